@@ -1,0 +1,50 @@
+# `make demo` and `make test` set up everything they need in .venv and run; see README.md.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test test-all lint format bench clean constraints
+.DEFAULT_GOAL := help
+
+help:  ## what each target does
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "mvrec needs Python 3.11 or newer; $(PYTHON) is older: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "cannot create $(VENV): on Debian and Ubuntu 'apt install python3-venv' first" >&2; exit 1; }
+	$(BIN)/pip install --quiet uv
+
+# One stamp per set of extras, so that a second run installs nothing.
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.installed-demo  ## generate moving digits, train a small MViT on them, evaluate (minutes on 2 cores)
+	$(BIN)/mvrec demo
+
+test: $(VENV)/.installed-test  ## the test suite
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.installed-test  ## the test suite with the slow tests (full-size models)
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test $(VENV)/.installed-dev  ## ruff, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-test  ## measure mvrec beside its peers
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+constraints: $(BIN)/uv  ## pin the newest versions that fit pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --strip-extras \
+		--no-annotate --no-header --quiet --upgrade --output-file constraints.txt
+
+clean:  ## remove the environment and caches; data/ and runs/ stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,3 @@
+from mvrec.cli import main
+
+main()
