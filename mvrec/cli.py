@@ -1,0 +1,77 @@
+"""The `mvrec` command: finds the sub-command and loads only what it needs.
+
+Nothing heavy is imported here, so that help, version and typing errors answer at once.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from mvrec import __version__
+from mvrec.errors import UserError, nearest
+
+USAGE_ERROR = 2
+
+HELP = """\
+usage: mvrec COMMAND ...
+
+train and evaluate (each takes --config FILE and single values such as --trainer.max_epochs 10):
+  fit        train, with validation
+  validate   score the validation split
+  test       score the test split with the full protocol
+  predict    write the predictions for the test split
+
+others:
+  demo       generate the moving digits data set, train on it, evaluate
+
+`mvrec COMMAND --help` tells more. `mvrec --version` prints the version.
+"""
+
+
+def _lightning(command: str, arguments: list[str]) -> None:
+    from mvrec.lightning_cli import run
+
+    run([command, *arguments])
+
+
+def _demo(command: str, arguments: list[str]) -> None:
+    from mvrec.commands.demo import main as demo
+
+    demo(arguments)
+
+
+COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
+    "fit": _lightning,
+    "validate": _lightning,
+    "test": _lightning,
+    "predict": _lightning,
+    "demo": _demo,
+}
+
+
+def fail(message: str) -> NoReturn:
+    """Print one line on stderr and leave with the exit code of a usage error."""
+    print(f"mvrec: error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    sys.exit(USAGE_ERROR)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")  # noqa: T201
+        return
+    if arguments[0] == "--version":
+        print(f"mvrec {__version__}")  # noqa: T201
+        return
+    command, *rest = arguments
+    if command not in COMMANDS:
+        fail(f"unknown command {command!r}{nearest(command, COMMANDS)} (mvrec --help lists them)")
+    try:
+        COMMANDS[command](command, rest)
+    except UserError as error:
+        fail(str(error))

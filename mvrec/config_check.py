@@ -1,0 +1,224 @@
+"""Finds wrong keys in config files and flags before they are parsed, and says parse errors in one line.
+
+jsonargparse knows whether a key is accepted, but not which file and line it came from nor what was probably meant.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from mvrec.errors import UserError, nearest
+
+CLASS_NODE_KEYS = frozenset({"class_path", "init_args", "dict_kwargs"})
+CONFIG_FLAGS = ("-c", "--config")
+
+
+class Entry(NamedTuple):
+    """One key of a config file or one flag, with its value and where it stands.
+
+    `key` is dotted and leaves out `init_args`.
+    """
+
+    key: str
+    value: Any
+    where: str
+
+
+def flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(name, value) of each `--name value` or `--name=value`; a flag without a value gets ""."""
+    for position, argument in enumerate(arguments):
+        if not argument.startswith("-") or re.fullmatch(r"-[\d.].*", argument):
+            continue
+        name, equals, value = argument.partition("=")
+        following = arguments[position + 1] if position + 1 < len(arguments) else ""
+        yield name, value if equals else ("" if following.startswith("--") else following)
+
+
+def entries(arguments: Sequence[str]) -> list[Entry]:
+    """All keys that config files and flags set, in the order in which they take effect.
+
+    Raises:
+        UserError: A config file that is missing or no YAML mapping.
+    """
+    found: list[Entry] = []
+    for name, value in flags(arguments):
+        if name in CONFIG_FLAGS:
+            found.extend(_file_entries(Path(value)))
+        elif name.startswith("--"):
+            key = name[2:].rstrip("+").replace(".init_args", "").removesuffix(".class_path")
+            found.append(Entry(key, value, name))
+    return found
+
+
+def _file_entries(path: Path) -> list[Entry]:
+    if not path.is_file():
+        others = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise UserError(f"config file {str(path)!r} does not exist{nearest(str(path), others)}")
+    try:
+        tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from None
+    if tree is None:
+        return []
+    if not isinstance(tree, yaml.MappingNode):
+        raise UserError(f"{path}:{tree.start_mark.line + 1}: a config file must be a mapping of keys to values")
+    return list(_node_entries(tree, "", path))
+
+
+def _node_entries(node: yaml.Node, prefix: str, path: Path) -> Iterator[Entry]:
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            yield from _node_entries(item, f"{prefix}[{number}]", path)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key_node, value_node in node.value:
+        name = str(key_node.value)
+        where = f"{path}:{key_node.start_mark.line + 1}"
+        key = f"{prefix}.{name}" if prefix else name
+        if name == "class_path":
+            yield Entry(prefix, value_node.value, where)
+        elif name in ("init_args", "dict_kwargs"):
+            yield from _node_entries(value_node, prefix, path)
+        else:
+            yield Entry(key, value_node.value if isinstance(value_node, yaml.ScalarNode) else None, where)
+            yield from _node_entries(value_node, key, path)
+
+
+class KnownKeys:
+    """The keys that a parser accepts, including the arguments of the classes that the entries name.
+
+    Args:
+        plain: Dotted keys of the parser itself, as `parser.get_defaults().keys()` gives them.
+        given: What configs and flags set; their class paths open further keys.
+    """
+
+    def __init__(self, plain: Iterable[str], given: Sequence[Entry]) -> None:
+        self._children: dict[str, set[str]] = {"": set()}
+        self._open: set[str] = set()  # below these anything goes: not ours to know
+        self._plain = set(plain)
+        for key in self._plain:
+            self._add(key)
+        for entry in given:
+            if isinstance(entry.value, str) and "." in entry.value:
+                self._add_class(entry.key, entry.value)
+
+    def _add(self, key: str) -> None:
+        parent, _, name = key.rpartition(".")
+        if parent and name not in self._children.get(parent, set()):
+            self._add(parent)
+        self._children.setdefault(parent, set()).add(name)
+
+    def _add_class(self, key: str, class_path: str) -> None:
+        target = resolve(class_path)
+        if callable(target):
+            self._add_parameters(key, target)
+
+    def _add_parameters(self, key: str, target: Callable[..., Any]) -> None:
+        try:
+            parameters = inspect.signature(target).parameters.values()
+            hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
+        except (ValueError, TypeError, NameError):
+            self._open.add(key)
+            return
+        for parameter in parameters:
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                self._open.add(key)
+            name = f"{key}.{parameter.name}"
+            self._add(name)
+            for kind in _alternatives(hints.get(parameter.name)):
+                if dataclasses.is_dataclass(kind):
+                    self._add_parameters(name, kind)
+                elif kind is not None and kind not in (int, float, str, bool, type(None)):
+                    self._open.add(name)
+
+    def unknown_part(self, key: str) -> tuple[str, set[str]] | None:
+        """The shortest part of a key that is not accepted, with the names that would be; `None` when all is."""
+        path = ""
+        for name in key.split("."):
+            if path in self._open:
+                return None
+            children = self._children.get(path)
+            if children is None:
+                return None if path in self._plain else (f"{path}.{name}", set())
+            path = f"{path}.{name}" if path else name
+            if name not in children:
+                return path, children
+        return None
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) or (hint,)
+
+
+def resolve(class_path: str) -> Any:
+    """What a dotted path names, or `None`."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None
+
+
+def check_keys(plain: Iterable[str], given: Sequence[Entry]) -> None:
+    """Check all keys of configs and flags.
+
+    Raises:
+        UserError: The first key that nothing accepts, with its place and the nearest right name.
+    """
+    known = KnownKeys(plain, given)
+    for entry in given:
+        if "[" in entry.key or entry.key in ("config", "help", "h", "print_config") or entry.key.endswith(".help"):
+            continue
+        wrong = known.unknown_part(entry.key)
+        if wrong is not None:
+            part, candidates = wrong
+            hint = nearest(part.rpartition(".")[2], candidates)
+            raise UserError(f"{entry.where}: unknown key {part!r}{hint}")
+
+
+def explain(message: str, given: Sequence[Entry]) -> str:
+    """jsonargparse's message about a value as one line: where, key, value, what was expected."""
+    found = re.search(r'Parser key "([^"]+)"', message)
+    if found is None:
+        return message
+    key = found.group(1)
+    expected = _expected(message)
+    entry = next((e for e in reversed(given) if e.key == key or e.key.endswith(f".{key}")), None)
+    place = key if entry is None else f"{entry.where}: {entry.key}" if entry.where[2:] != entry.key else entry.where
+    class_problem = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
+    if class_problem is not None:
+        module, name = class_problem.groups()
+        return f"{place}: {module} has no {name!r}{nearest(name, dir(importlib.import_module(module)))}"
+    value = entry.value if entry is not None else _given_value(message)
+    if not expected:
+        return f"{place}: {' '.join(message[found.end() :].strip(': ').split())}"
+    names = {name.strip(" '") for text in expected for name in text.removeprefix("one of ").split(",")}
+    return f"{place}: {value!r} is not {' or '.join(expected)}{nearest(str(value), names)}"
+
+
+def _given_value(message: str) -> str:
+    found = re.search(r"(?:Given value|Got value): (.*)", message)
+    return found.group(1) if found else "?"
+
+
+def _expected(message: str) -> list[str]:
+    """What the message says was expected, in plain words."""
+    words: dict[str, None] = {}
+    for text in re.findall(r"Expected (?:an? )?(.+?)(?:\. Got value.*)?$", message, flags=re.MULTILINE):
+        if text.startswith("path but"):
+            continue
+        text = re.sub(r"^dot import path string.*", "a class name such as package.module.Class", text)
+        text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text).replace("NoneType", "null")
+        text = re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", text)
+        words[text] = None
+    return list(words)

@@ -1,0 +1,107 @@
+"""What travels from the loader to the model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+PADDING_ID = -1  # sample id of a view that only keeps a rank busy; scores ignore it
+
+
+class SampleKey(NamedTuple):
+    """What a sampler asks a dataset for. Everything random about the sample follows from it and the seed."""
+
+    epoch: int
+    index: int
+    counted: bool = True
+
+
+class BadSample(NamedTuple):
+    """A file that could not be read.
+
+    Attributes:
+        index: Row of the index.
+        path: The file.
+        cause: One line.
+        fatal: No substitute could be read either, so there is nothing to train on.
+    """
+
+    index: int
+    path: str
+    cause: str
+    fatal: bool = False
+
+
+class Item(NamedTuple):
+    """One dataset item: all views or repeats of one video, or none of them when it could not be read."""
+
+    views: Tensor | None  # uint8 (V, T, C, H, W)
+    label: int
+    sample_id: int
+    seeds: tuple[int, ...] = ()
+    bad: tuple[BadSample, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """A batch of clips.
+
+    Attributes:
+        clips: (B, C, T, H, W): uint8 RGB out of the loader, normalised float on the device.
+        labels: int64 (B,).
+        sample_ids: int64 (B,), the row of the index, `PADDING_ID` for views that do not count.
+        view_ids: int64 (B,), which view (or repeat) of the sample.
+        seeds: int64 (B,), for augmentation on the device.
+        bad: Files that could not be read. In training others stand in for them, in evaluation nothing does.
+    """
+
+    clips: Tensor
+    labels: Tensor
+    sample_ids: Tensor
+    view_ids: Tensor
+    seeds: Tensor
+    bad: tuple[BadSample, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def with_clips(self, clips: Tensor) -> "ClipBatch":
+        """The same batch with other pixels."""
+        return replace(self, clips=clips)
+
+    def _map_tensors(self, change: Any) -> "ClipBatch":
+        fields = ("clips", "labels", "sample_ids", "view_ids", "seeds")
+        return replace(self, **{name: change(getattr(self, name)) for name in fields})
+
+    def to(self, device: Any, *, non_blocking: bool = False) -> "ClipBatch":
+        """The same batch on another device."""
+        return self._map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "ClipBatch":
+        """The same batch in page-locked memory; the loader calls it where a GPU waits."""
+        return self._map_tensors(lambda tensor: tensor.pin_memory())
+
+
+def collate(items: Sequence[Item]) -> ClipBatch:
+    """Lay the views of all items one behind the other; items without views leave only their `bad` entries."""
+    bad = tuple(entry for item in items for entry in item.bad)
+    readable = [item for item in items if item.views is not None]
+    if not readable:
+        empty = torch.empty(0, dtype=torch.int64)
+        return ClipBatch(torch.empty((0, 3, 0, 0, 0), dtype=torch.uint8), empty, empty, empty, empty, bad)
+    views = torch.cat([item.views for item in readable if item.views is not None])
+    counts = torch.tensor([len(item.seeds) for item in readable])
+
+    def per_view(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64).repeat_interleave(counts)
+
+    return ClipBatch(
+        clips=views.transpose(1, 2),  # (B, T, C, H, W) -> (B, C, T, H, W)
+        labels=per_view([item.label for item in readable]),
+        sample_ids=per_view([item.sample_id for item in readable]),
+        view_ids=torch.cat([torch.arange(int(count)) for count in counts]),
+        seeds=torch.tensor([seed for item in readable for seed in item.seeds], dtype=torch.int64),
+        bad=bad,
+    )

@@ -1,0 +1,139 @@
+"""Datasets of clips: index x frame choice x decoder x pixels, and nothing else."""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mvrec.data.batch import PADDING_ID, BadSample, Item, SampleKey
+from mvrec.data.index import Sample, VideoIndex
+from mvrec.data.protocol import FrameOrder, Protocol
+from mvrec.data.sampling import ClipSpec, clip_starts, frame_indices, frame_window, random_start
+from mvrec.data.seeds import derive_seed
+from mvrec.data.transforms import Augment, eval_views, train_view
+from mvrec.data.video import Decoder, Video, open_video
+from mvrec.errors import DecodeError
+
+SUBSTITUTES = 10  # files tried in place of one that cannot be read before training is given up
+
+
+@dataclass(frozen=True)
+class TrainClips(Dataset[Item]):
+    """Random augmented clips of an index, `repeats` of them per video from one decode.
+
+    An item is asked for by `SampleKey`; all that is random about it follows from (seed, epoch, index), so
+    workers and restarts cannot change it. A file that cannot be read is replaced by another one, chosen the same
+    way, and reported.
+
+    Args:
+        index: The videos.
+        clip: Frames of a clip.
+        size: Side of the square view in pixels.
+        augment: Augmentation.
+        repeats: Augmented views per decoded clip (Hoffer et al. 2020, repeated augmentation).
+        decoder: Which decoder reads the files.
+        seed: Root of all randomness.
+    """
+
+    index: VideoIndex
+    clip: ClipSpec
+    size: int
+    augment: Augment
+    repeats: int = 1
+    decoder: Decoder = "auto"
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: SampleKey) -> Item:
+        bad: list[BadSample] = []
+        number = key.index
+        for attempt in range(SUBSTITUTES):
+            if attempt:
+                number = derive_seed(self.seed, key.epoch, key.index, "substitute", attempt) % len(self.index)
+            sample = self.index[number]
+            try:
+                return self._item(sample, number, key)._replace(bad=tuple(bad))
+            except DecodeError as error:
+                bad.append(BadSample(number, str(sample.path), error.cause))
+        bad[-1] = bad[-1]._replace(fatal=True)
+        return Item(None, -1, PADDING_ID, bad=tuple(bad))
+
+    def _item(self, sample: Sample, number: int, key: SampleKey) -> Item:
+        seeds = tuple(
+            derive_seed(self.seed, key.epoch, key.index, "view", repeat) for repeat in range(self.repeats)
+        )
+        rng = random.Random(derive_seed(self.seed, key.epoch, key.index, "clip"))
+        with open_video(sample.path, decoder=self.decoder) as video:
+            window = frame_window(video.num_frames, video.fps, sample.start_seconds, sample.end_seconds)
+            span = self.clip.span(video.fps)
+            chosen = frame_indices(random_start(window, span, rng), span, window, self.clip)
+            frames = video.frames(chosen.tolist())
+        pixel_seeds = [derive_seed("pixels", seed) for seed in seeds]
+        views = [train_view(frames, size=self.size, augment=self.augment, seed=seed) for seed in pixel_seeds]
+        return Item(torch.stack(views), sample.label, number, seeds)
+
+
+@dataclass(frozen=True)
+class EvalClips(Dataset[Item]):
+    """All views of each video of an index, decoded in one pass. Nothing is random, nothing is replaced.
+
+    Args:
+        index: The videos.
+        protocol: Which frames, crops and pixels make the views.
+        decoder: Which decoder reads the files.
+    """
+
+    index: VideoIndex
+    protocol: Protocol
+    decoder: Decoder = "auto"
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: SampleKey) -> Item:
+        sample = self.index[key.index]
+        sample_id = key.index if key.counted else PADDING_ID
+        try:
+            with open_video(sample.path, decoder=self.decoder) as video:
+                views = self._views(video, sample, key.index)
+        except DecodeError as error:
+            bad = BadSample(key.index, str(sample.path), error.cause)
+            return Item(None, sample.label, sample_id, bad=(bad,) if key.counted else ())
+        return Item(views, sample.label, sample_id, tuple(range(len(views))))
+
+    def _views(self, video: Video, sample: Sample, number: int) -> Tensor:
+        clip, views = self.protocol.clip, self.protocol.views
+        window = frame_window(video.num_frames, video.fps, sample.start_seconds, sample.end_seconds)
+        span = clip.span(video.fps)
+        starts = clip_starts(
+            window, span, num_clips=views.num_clips, positions=views.positions, fps=video.fps
+        )
+        chosen = torch.stack([frame_indices(start, span, window, clip) for start in starts])  # (clips, T)
+        needed, place = torch.unique(chosen, return_inverse=True)
+        frames = video.frames(needed.tolist())
+        crops = [
+            eval_views(
+                _in_order(frames[row.numpy()], views.frame_order, number),
+                short_side=views.short_side,
+                size=self.protocol.size,
+                num_crops=views.num_crops,
+                interpolation=views.interpolation,
+            )
+            for row in place
+        ]
+        return torch.cat(crops)  # (clips * crops, T, C, h, w)
+
+
+def _in_order(frames: np.ndarray, order: FrameOrder, number: int) -> np.ndarray:
+    if order == "reversed":
+        return frames[::-1]
+    if order == "shuffled":
+        places = list(range(len(frames)))
+        random.Random(derive_seed("frame order", number)).shuffle(places)
+        return frames[places]
+    return frames

@@ -1,0 +1,243 @@
+"""Lists of videos: which files there are and what class each belongs to.
+
+The only code that knows list formats. An index keeps its rows in a few packed arrays, so that a million
+of them cost one allocation each and forked loader workers share the memory.
+"""
+
+import csv
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from os import DirEntry, scandir
+from pathlib import Path
+
+import numpy as np
+
+from mvrec.errors import UserError, nearest
+
+VIDEO_EXTENSIONS = frozenset(
+    ".mp4 .avi .mkv .webm .mov .m4v .mpg .mpeg .wmv .flv .3gp .ogv .mts .m2ts".split()
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row: a file, its class, and optionally the part of it that counts.
+
+    Attributes:
+        path: The file.
+        label: Class index.
+        start_seconds: Where the action starts; `None` for the whole file.
+        end_seconds: Where it ends; `None` for the whole file.
+    """
+
+    path: Path
+    label: int
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row as read, before class names have become numbers. `where` is for error messages."""
+
+    path: str
+    label: str
+    start_seconds: float = math.nan
+    end_seconds: float = math.nan
+    where: str = ""
+
+
+class VideoIndex:
+    """An immutable sequence of `Sample`s with the names of their classes.
+
+    Args:
+        rows: What was read from a list or found in folders.
+        root: Relative paths are relative to it.
+        class_names: Names in label order. A row's label is one of them, or a number below their count.
+
+    Raises:
+        UserError: A label that is no class, with the row's place and the nearest name.
+    """
+
+    def __init__(self, rows: Iterable[Row], *, root: Path, class_names: Sequence[str]) -> None:
+        self.root = root
+        self.class_names = tuple(class_names)
+        number_of = {name: number for number, name in enumerate(self.class_names)}
+        paths, labels, spans = [], [], []
+        for row in rows:
+            paths.append(row.path.encode("utf-8", "surrogateescape"))
+            labels.append(_label_number(row, number_of))
+            spans.append((row.start_seconds, row.end_seconds))
+        self._bytes = np.frombuffer(b"".join(paths), dtype=np.uint8)
+        self._ends = np.cumsum([len(path) for path in paths], dtype=np.int64)
+        self.labels = np.asarray(labels, dtype=np.int32)
+        self._spans = np.asarray(spans, dtype=np.float32).reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, number: int) -> Sample:
+        if not 0 <= number < len(self):
+            raise IndexError(f"row {number} of an index of {len(self)} rows")
+        begin = self._ends[number - 1] if number else 0
+        name = self._bytes[begin : self._ends[number]].tobytes().decode("utf-8", "surrogateescape")
+        start, end = (None if math.isnan(second) else float(second) for second in self._spans[number])
+        return Sample(self.root / name, int(self.labels[number]), start, end)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[number] for number in range(len(self)))
+
+    def class_counts(self) -> np.ndarray:
+        """How many rows each class has, in label order."""
+        return np.bincount(self.labels, minlength=len(self.class_names))
+
+
+def _label_number(row: Row, number_of: dict[str, int]) -> int:
+    number = number_of.get(row.label)
+    if number is not None:
+        return number
+    try:
+        number = int(row.label)
+    except ValueError:
+        hint = nearest(row.label, number_of)
+        raise UserError(f"{row.where}: {row.label!r} is not one of the {len(number_of)} classes{hint}") from None
+    if not 0 <= number < len(number_of):
+        raise UserError(f"{row.where}: label {number} is outside 0..{len(number_of) - 1}")
+    return number
+
+
+def find_split(root: Path, split: str, *, class_names: Sequence[str] | None = None) -> VideoIndex | None:
+    """The rows of one split of a Kinetics-style tree, or `None` when the tree has no such split.
+
+    A list `root/<split>.csv` wins over the folders `root/<split>/<class name>/*.mp4`. Class names come from
+    the argument, else from `root/classes.txt`, else from what the split itself holds.
+
+    Raises:
+        UserError: No such root, an empty split, a class folder without videos, or a malformed list.
+    """
+    if not root.is_dir():
+        raise UserError(f"data root {str(root)!r} is not a directory")
+    names = class_names if class_names is not None else read_class_names(root / "classes.txt")
+    listed, folder = root / f"{split}.csv", root / split
+    if listed.is_file():
+        rows = list(read_rows(listed))
+    elif folder.is_dir():
+        rows = list(scan_class_folders(folder))
+    else:
+        return None
+    if not rows:
+        raise UserError(f"{listed if listed.is_file() else folder}: no videos in it")
+    return VideoIndex(rows, root=root, class_names=names or class_names_of(rows))
+
+
+def read_class_names(path: Path) -> list[str]:
+    """Class names, one per line in label order; an empty list when there is no such file."""
+    if not path.is_file():
+        return []
+    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    names = [name for name in names if name]
+    repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
+    if repeated:
+        raise UserError(f"{path}: class {sorted(repeated)[0]!r} stands there twice")
+    return names
+
+
+def class_names_of(rows: Sequence[Row]) -> list[str]:
+    """The classes that rows speak of: names sorted, or "0".."n-1" when all labels are numbers."""
+    labels = {row.label for row in rows}
+    if all(label.isdecimal() for label in labels):
+        numbers = {int(label) for label in labels}
+        return [str(number) for number in range(max(numbers) + 1)]
+    return sorted(labels)
+
+
+def scan_class_folders(folder: Path) -> Iterator[Row]:
+    """Rows of `folder/<class name>/<video>`, sorted; dot-files and files that are no videos are passed over.
+
+    Only directories are read, no file is opened, so a tree of any size is listed quickly.
+    """
+    root = folder.parent
+    classes = sorted(entry.name for entry in _visible(folder) if entry.is_dir())
+    if not classes:
+        raise UserError(f"{folder}: no class folders in it (expected {folder}/<class name>/<video>)")
+    for name in classes:
+        videos = sorted(
+            entry.name for entry in _visible(folder / name) if Path(entry.name).suffix.lower() in VIDEO_EXTENSIONS
+        )
+        if not videos:
+            raise UserError(
+                f"{folder / name}: no videos in this class folder (looked for {' '.join(sorted(VIDEO_EXTENSIONS))})"
+            )
+        for video in videos:
+            path = (folder / name / video).relative_to(root)
+            yield Row(str(path), name, where=str(folder / name))
+
+
+def _visible(folder: Path) -> Iterator[DirEntry[str]]:
+    with scandir(folder) as entries:
+        yield from (entry for entry in entries if not entry.name.startswith("."))
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Rows of a list file.
+
+    Two formats: a CSV with a header that names `path` and `label` (and optionally `start`, `end` in seconds),
+    where fields may be quoted; or the `path label` lines of SlowFast and mmaction2 without a header, split
+    at the last space or comma. Blank lines are passed over.
+
+    Raises:
+        UserError: A malformed row, with file and line.
+    """
+    with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
+        first = file.readline()
+        columns = [column.strip().lower() for column in first.split(",")]
+        if {"path", "label"} <= set(columns):
+            yield from _rows_with_header(path, csv.reader(file), columns)
+        else:
+            file.seek(0)
+            yield from _rows_without_header(path, file)
+
+
+def _rows_with_header(path: Path, lines: Iterator[list[str]], columns: list[str]) -> Iterator[Row]:
+    for number, fields in enumerate(lines, start=2):
+        if not any(field.strip() for field in fields):
+            continue
+        where = f"{path}:{number}"
+        if len(fields) != len(columns):
+            raise UserError(f"{where}: {len(fields)} fields, the header has {len(columns)}: {','.join(columns)}")
+        row = dict(zip(columns, (field.strip() for field in fields), strict=True))
+        if not row["path"] or not row["label"]:
+            raise UserError(f"{where}: path and label must not be empty")
+        start, end = (_seconds(row.get(key, ""), where) for key in ("start", "end"))
+        if start >= end:
+            raise UserError(f"{where}: start {start:g} s is not before end {end:g} s")
+        yield Row(row["path"], row["label"], start, end, where)
+
+
+def _seconds(text: str, where: str) -> float:
+    if not text:
+        return math.nan
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise UserError(f"{where}: {text!r} is not a number of seconds") from None
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise UserError(f"{where}: {text!r} is not a number of seconds from 0 on")
+    return seconds
+
+
+def _rows_without_header(path: Path, lines: Iterable[str]) -> Iterator[Row]:
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if not text:
+            continue
+        where = f"{path}:{number}"
+        cut = max(text.rfind(" "), text.rfind(","), text.rfind("\t"))
+        name, label = text[:cut].strip(), text[cut + 1 :].strip()
+        if cut <= 0 or not label.isdecimal():
+            raise UserError(
+                f"{where}: expected `path label` with a whole number as label, or a header line `path,label`; "
+                f"got {text[:80]!r}"
+            )
+        yield Row(name, label, where=where)

@@ -1,0 +1,214 @@
+"""Batches in an order that is a function of (seed, epoch) alone, resumable at any batch.
+
+Ranks and worker counts are known here so that nothing else in this package needs them.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mvrec.data.batch import BadSample, ClipBatch, SampleKey, collate
+from mvrec.data.seeds import derive_seed
+from mvrec.errors import UserError
+
+MAX_AUTO_WORKERS = 16
+
+log = logging.getLogger(__name__)
+
+
+class TrainBatches(Sampler[list[SampleKey]]):
+    """Which samples make each training batch of this rank.
+
+    Global batch g of an epoch is a slice of one permutation that all ranks share; ranks take consecutive parts
+    of the slice. So the global batches do not depend on how many ranks share them, and a position is one number.
+    The last, incomplete global batch is dropped; a data set smaller than one global batch is repeated to fill it.
+
+    Args:
+        num_samples: Rows of the index.
+        batch_size: Samples per rank and batch.
+        seed: Root of the order.
+        rank: This process.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, num_samples: int, *, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self.consumed = 0  # samples of this epoch that all ranks together have trained on
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples that all ranks together take per batch."""
+        return self.batch_size * self.world_size
+
+    @property
+    def sampler(self) -> "TrainBatches":
+        """Lightning looks for `set_epoch` at `batch_sampler.sampler`."""
+        return self
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch, also after a resume."""
+        return max(self.num_samples // self.global_batch_size, 1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move to the start of an epoch; staying in the epoch keeps the position."""
+        if epoch != self.epoch:
+            self.epoch, self.consumed = epoch, 0
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        epoch, first = self.epoch, self.consumed // self.global_batch_size
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        order = torch.randperm(self.num_samples, generator=generator)
+        short = self.global_batch_size - len(order)
+        if short > 0:
+            order = order.repeat(short // len(order) + 2)[: self.global_batch_size]
+        for number in range(first, len(self)):
+            begin = number * self.global_batch_size + self.rank * self.batch_size
+            yield [SampleKey(epoch, index) for index in order[begin : begin + self.batch_size].tolist()]
+
+
+class EvalBatches(Sampler[list[SampleKey]]):
+    """Each sample once over all ranks: unpadded, rank r takes r, r + world_size, ...
+
+    A rank without samples gets one batch that does not count, since a loader without batches would keep the
+    rank away from the collective at the end.
+    """
+
+    def __init__(self, num_samples: int, *, batch_size: int, rank: int, world_size: int) -> None:
+        keys = [SampleKey(0, index) for index in range(rank, num_samples, world_size)]
+        keys = keys or [SampleKey(0, 0, counted=False)]
+        self.batches = [keys[begin : begin + batch_size] for begin in range(0, len(keys), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        return iter(self.batches)
+
+
+class BadFiles:
+    """Keeps count of files that could not be read, names each once, and stops a run that has too many.
+
+    The share is taken of the samples that this process has asked for, since with many ranks each sees a part only.
+
+    Args:
+        num_samples: Rows of the index.
+        max_fraction: Distinct bad files, as a share of the samples asked for, above which training stops.
+    """
+
+    FIRST_LOOK = 100  # with fewer samples a share says little
+
+    def __init__(self, num_samples: int, max_fraction: float) -> None:
+        self.num_samples, self.max_fraction = num_samples, max_fraction
+        self.asked = 0
+        self.seen: dict[int, BadSample] = {}
+
+    def report(self, bad: tuple[BadSample, ...], *, asked: int) -> None:
+        """Note what a training batch of `asked` samples met.
+
+        Raises:
+            UserError: Too many, or not one of a row of files could be read.
+        """
+        self.asked += asked
+        for entry in bad:
+            if entry.index not in self.seen:
+                self.seen[entry.index] = entry
+                log.warning("unreadable, another video takes its place: %s: %s", entry.path, entry.cause)
+            if entry.fatal:
+                raise UserError(
+                    f"not one of {len(bad)} videos in a row could be read; the last: {entry.path}: {entry.cause}"
+                )
+        looked_at = min(self.num_samples, max(self.asked, self.FIRST_LOOK))
+        if len(self.seen) > self.max_fraction * looked_at:
+            first = next(iter(self.seen.values()))
+            raise UserError(
+                f"{len(self.seen)} of the first {looked_at} videos cannot be read, more than "
+                f"data.max_bad_fraction={self.max_fraction:g} allows; the first: {first.path}: {first.cause}"
+            )
+
+
+class ClipLoader(DataLoader[ClipBatch]):
+    """A `DataLoader` of `ClipBatch`es that knows its position.
+
+    Its state counts batches handed out, not batches that workers have fetched ahead, so a restored loader goes
+    on with the next batch whatever the number of workers.
+
+    Args:
+        dataset: Answers `SampleKey`s.
+        batches: `TrainBatches` or `EvalBatches`.
+        num_workers: Worker processes.
+        pin_memory: Page-lock batches for a faster copy to a GPU.
+        max_bad_fraction: See `BadFiles`; `None` in evaluation, where bad files are failed samples instead.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        batches: TrainBatches | EvalBatches,
+        *,
+        num_workers: int,
+        pin_memory: bool,
+        max_bad_fraction: float | None = None,
+    ) -> None:
+        super().__init__(
+            dataset,
+            batch_sampler=batches,
+            num_workers=num_workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            worker_init_fn=_start_worker,
+            persistent_workers=num_workers > 0,
+        )
+        self.batches = batches
+        fraction, rows = max_bad_fraction, len(dataset)  # type: ignore[arg-type]
+        self.bad_files = None if fraction is None else BadFiles(rows, fraction)
+
+    def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]
+        if isinstance(self.batches, TrainBatches):
+            return self._counted(self.batches)
+        return super().__iter__()
+
+    def _counted(self, batches: TrainBatches) -> Iterator[ClipBatch]:
+        # Being a generator, this starts the workers at the first batch: Lightning calls iter() at a time when it
+        # has not yet told the sampler which epoch it is.
+        for batch in super().__iter__():
+            if self.bad_files is not None:
+                self.bad_files.report(batch.bad, asked=batches.batch_size)
+            batches.consumed += batches.global_batch_size
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """(seed, epoch, consumed): enough to go on, with any number of workers or ranks."""
+        if not isinstance(self.batches, TrainBatches):
+            return {}
+        return {"seed": self.batches.seed, "epoch": self.batches.epoch, "consumed": self.batches.consumed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position; `set_epoch` then moves on from a finished epoch."""
+        if state and isinstance(self.batches, TrainBatches):
+            batches = self.batches
+            batches.seed, batches.epoch, batches.consumed = state["seed"], state["epoch"], state["consumed"]
+
+
+def _start_worker(worker_id: int) -> None:
+    torch.set_num_threads(1)  # one worker, one core: the parallelism is the number of workers
+
+
+def worker_count(wanted: int | Literal["auto"]) -> int:
+    """How many loader workers a process gets.
+
+    "auto" is one per core that this process may use: `SLURM_CPUS_PER_TASK` in a Slurm job, else the cores it may
+    run on, shared among the processes of a `torchrun` launch; at most 16.
+    """
+    if wanted != "auto":
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = int(os.environ.get("SLURM_CPUS_PER_TASK", cores))
+    if "SLURM_CPUS_PER_TASK" not in os.environ:
+        cores //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, min(cores, MAX_AUTO_WORKERS))

@@ -1,0 +1,72 @@
+"""The moving digits data set as a data module: made on the spot, then read like Kinetics."""
+
+from typing import Any, Literal
+
+from mvrec.data.kinetics import Kinetics
+from mvrec.data.moving_digits_video import generate_moving_digits
+from mvrec.data.protocol import Views
+from mvrec.data.sampling import ClipSpec
+from mvrec.data.transforms import Augment, Normalisation
+from mvrec.data.video import Decoder
+
+
+class MovingDigits(Kinetics):
+    """`Kinetics` on generated videos: handwritten digits that move, turn, orbit and grow.
+
+    A toy for seeing that training works, not a benchmark. The classes come in pairs that only time tells apart.
+
+    Args:
+        root: Where the videos are, or are generated when the folder does not exist.
+        clips_per_class: How many videos of each class the training split gets.
+        eval_clips_per_class: The same for each of validation and test.
+        clip: See `Kinetics`, also for the rest.
+        size: Side of the clips in pixels; the videos have this size too.
+        augment: See `Kinetics`. There must be no flip: left and right are classes.
+        repeats: See `Kinetics`.
+        normalisation: See `Kinetics`.
+        val_views: See `Kinetics`.
+        test_views: See `Kinetics`.
+        batch_size: See `Kinetics`.
+        eval_batch_size: See `Kinetics`.
+        num_workers: See `Kinetics`.
+        decoder: See `Kinetics`.
+        max_bad_fraction: See `Kinetics`.
+        seed: See `Kinetics`. The videos themselves are always the same.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/moving_digits",
+        *,
+        clips_per_class: int = 60,
+        eval_clips_per_class: int = 20,
+        clip: ClipSpec = ClipSpec(num_frames=8, stride_frames=4, target_fps=None),  # noqa: B008
+        size: int = 64,
+        augment: Augment = Augment(  # noqa: B008
+            crop_area=(0.8, 1.0), flip_probability=0.0, rand_augment=None, random_erasing=None
+        ),
+        repeats: int = 1,
+        normalisation: Normalisation = Normalisation(),  # noqa: B008
+        val_views: Views = Views(num_clips=1, short_side=64),  # noqa: B008
+        test_views: Views = Views(num_clips=1, short_side=64),  # noqa: B008
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        num_workers: int | Literal["auto"] = "auto",
+        decoder: Decoder = "auto",
+        max_bad_fraction: float = 0.0,
+        seed: int | None = None,
+    ) -> None:
+        shared: dict[str, Any] = dict(locals())
+        for name in ("self", "__class__", "root", "clips_per_class", "eval_clips_per_class"):
+            shared.pop(name)
+        super().__init__(root, **shared)
+        self.clips_per_class, self.eval_clips_per_class = clips_per_class, eval_clips_per_class
+
+    def prepare_data(self) -> None:
+        """Generate the videos unless they are there."""
+        counts = {
+            "train": self.clips_per_class,
+            "val": self.eval_clips_per_class,
+            "test": self.eval_clips_per_class,
+        }
+        generate_moving_digits(self.root, clips_per_class=counts, size=self.size)

@@ -1,0 +1,81 @@
+"""How a video becomes the views that are scored: what a published accuracy cannot be read without.
+
+It stands in this package because it says how data are read; evaluation prints it and checkpoints carry it.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from mvrec.data.sampling import ClipPositions, ClipSpec
+from mvrec.data.transforms import Interpolation, Normalisation
+
+FrameOrder = Literal["natural", "reversed", "shuffled"]
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of a video.
+
+    Attributes:
+        num_clips: Temporal views.
+        num_crops: Spatial views per clip: 1 (centre) or 3 (along the long side).
+        short_side: Pixels of the short side of a frame before it is cropped.
+        positions: Where the clips lie: "spread" over the video as SlowFast does it, or pytorchvideo's
+            "constant_clips_per_video".
+        interpolation: How frames are scaled (antialiased).
+        frame_order: "natural"; "reversed" and "shuffled" are controls that show what a score owes to time.
+    """
+
+    num_clips: int = 5
+    num_crops: int = 1
+    short_side: int = 256
+    positions: ClipPositions = "spread"
+    interpolation: Interpolation = "bilinear"
+    frame_order: FrameOrder = "natural"
+
+    def __post_init__(self) -> None:
+        if self.num_clips < 1 or self.num_crops not in (1, 3):
+            raise ValueError(
+                f"views need num_clips >= 1 and num_crops 1 or 3, got {self.num_clips} x {self.num_crops}"
+            )
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything between a file and a score except the model.
+
+    Attributes:
+        clip: Frames of a clip.
+        views: Clips and crops.
+        size: Side of a crop in pixels.
+        normalisation: Mean and standard deviation.
+        aggregation: How the views of a video become one score.
+    """
+
+    clip: ClipSpec = field(default_factory=ClipSpec)
+    views: Views = field(default_factory=Views)
+    size: int = 224
+    normalisation: Normalisation = field(default_factory=Normalisation)
+    aggregation: Literal["mean of softmax"] = "mean of softmax"
+
+    def __post_init__(self) -> None:
+        if self.size > self.views.short_side:
+            raise ValueError(f"crops of {self.size} pixels do not fit in a short side of {self.views.short_side}")
+
+    @property
+    def num_views(self) -> int:
+        """Views per video."""
+        return self.views.num_clips * self.views.num_crops
+
+    def __str__(self) -> str:
+        clip, views = self.clip, self.views
+        rate = "own fps" if clip.target_fps is None else f"{clip.target_fps:g} fps"
+        order = "" if views.frame_order == "natural" else f", frames {views.frame_order}"
+        return (
+            f"{clip.num_frames}x{clip.stride_frames} at {rate}, {views.num_clips} clips x {views.num_crops} crops, "
+            f"short side {views.short_side}, crop {self.size}, {views.interpolation}, {self.aggregation}{order}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, as checkpoints hold it."""
+        return asdict(self)

@@ -1,0 +1,193 @@
+"""RandAugment for clips, in the form that the published video and image recipes use.
+
+The recipes write `rand-m7-n4-mstd0.5-inc1`: `num_ops` operations per sample, each applied with probability
+0.5 at a magnitude drawn from N(m, mstd), with every operation growing stronger as the magnitude grows ("inc").
+torchvision's own RandAugment has neither the noise, nor the probability, nor the increasing scale.
+Cubuk et al. 2020, https://arxiv.org/abs/1909.13719, in the variant made popular by timm.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tvf
+
+MAX_MAGNITUDE = 10.0
+INTERPOLATIONS = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
+
+
+@dataclass(frozen=True)
+class RandAugment:
+    """Random photometric and geometric operations, the same on all frames of a clip.
+
+    Attributes:
+        num_ops: n, operations drawn per clip (with replacement).
+        magnitude: m, on the scale 0..10.
+        magnitude_std: mstd, spread of the magnitude.
+        probability: Chance that a drawn operation is applied.
+        fill: RGB of pixels that come from outside the frame.
+    """
+
+    num_ops: int = 4
+    magnitude: float = 7.0
+    magnitude_std: float = 0.5
+    probability: float = 0.5
+    fill: tuple[int, int, int] = (124, 116, 104)  # the ImageNet mean
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.magnitude <= MAX_MAGNITUDE:
+            raise ValueError(f"RandAugment magnitude must lie in 0..{MAX_MAGNITUDE:g}, got {self.magnitude}")
+
+    def __call__(self, clip: Tensor, rng: random.Random) -> Tensor:
+        """Augment one clip.
+
+        Args:
+            clip: uint8 (T, C, H, W).
+            rng: Source of all random choices.
+
+        Returns:
+            uint8 (T, C, H, W).
+        """
+        for name in rng.choices(list(OPERATIONS), k=self.num_ops):
+            if rng.random() >= self.probability:
+                continue
+            magnitude = min(max(rng.gauss(self.magnitude, self.magnitude_std), 0.0), MAX_MAGNITUDE)
+            clip = OPERATIONS[name](clip, magnitude / MAX_MAGNITUDE, rng, self.fill)
+        return clip
+
+
+Fill = tuple[int, int, int]
+Operation = Callable[[Tensor, float, random.Random, Fill], Tensor]
+
+
+def _signed(value: float, rng: random.Random) -> float:
+    return -value if rng.random() < 0.5 else value
+
+
+def _affine(
+    clip: Tensor,
+    rng: random.Random,
+    fill: Fill,
+    *,
+    angle: float = 0.0,
+    translate: tuple[float, float] = (0.0, 0.0),
+    shear: tuple[float, float] = (0.0, 0.0),
+) -> Tensor:
+    """`tvf.affine` about the upper left corner for shears (as PIL's transform is) and the centre otherwise."""
+    return tvf.affine(
+        clip,
+        angle=angle,
+        translate=list(translate),
+        scale=1.0,
+        shear=list(shear),
+        interpolation=rng.choice(INTERPOLATIONS),
+        fill=[float(value) for value in fill],
+        center=[0.0, 0.0] if any(shear) else None,
+    )
+
+
+def _degrees(slope: float) -> float:
+    return float(torch.rad2deg(torch.atan(torch.tensor(slope))))
+
+
+def rotate(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Rotate by up to 30 degrees."""
+    return _affine(clip, rng, fill, angle=_signed(30.0 * strength, rng))
+
+
+def shear_x(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Slant rows by up to 0.3 pixels per pixel."""
+    return _affine(clip, rng, fill, shear=(_degrees(_signed(0.3 * strength, rng)), 0.0))
+
+
+def shear_y(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Slant columns by up to 0.3 pixels per pixel."""
+    return _affine(clip, rng, fill, shear=(0.0, _degrees(_signed(0.3 * strength, rng))))
+
+
+def translate_x(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Move sideways by up to 0.45 of the width."""
+    return _affine(clip, rng, fill, translate=(_signed(0.45 * strength, rng) * clip.shape[-1], 0.0))
+
+
+def translate_y(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Move up or down by up to 0.45 of the height."""
+    return _affine(clip, rng, fill, translate=(0.0, _signed(0.45 * strength, rng) * clip.shape[-2]))
+
+
+def auto_contrast(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Stretch each channel of each frame to the full range."""
+    return tvf.autocontrast(clip)
+
+
+def equalize(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Equalise the histogram of each channel of each frame."""
+    return tvf.equalize(clip)
+
+
+def invert(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Photographic negative."""
+    return tvf.invert(clip)
+
+
+def posterize(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Keep 4 bits per channel at strength 0 and none at 1."""
+    return tvf.posterize(clip, bits=4 - int(4 * strength))
+
+
+def solarize(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Invert everything at or above a threshold that falls from 256 to 0."""
+    threshold = 256 - int(256 * strength)
+    return torch.where(clip < threshold, clip, 255 - clip)
+
+
+def solarize_add(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Add up to 110 to the dark half of the levels."""
+    brighter = (clip.to(torch.int16) + int(110 * strength)).clamp(max=255).to(torch.uint8)
+    return torch.where(clip < 128, brighter, clip)
+
+
+def _factor(strength: float, rng: random.Random) -> float:
+    return max(0.1, 1.0 + _signed(0.9 * strength, rng))
+
+
+def color(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """More or less saturation, by up to 0.9."""
+    return tvf.adjust_saturation(clip, _factor(strength, rng))
+
+
+def contrast(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """More or less contrast, by up to 0.9."""
+    return tvf.adjust_contrast(clip, _factor(strength, rng))
+
+
+def brightness(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Brighter or darker, by up to 0.9."""
+    return tvf.adjust_brightness(clip, _factor(strength, rng))
+
+
+def sharpness(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Sharper or softer, by up to 0.9."""
+    return tvf.adjust_sharpness(clip, _factor(strength, rng))
+
+
+OPERATIONS: dict[str, Operation] = {
+    "auto_contrast": auto_contrast,
+    "equalize": equalize,
+    "invert": invert,
+    "rotate": rotate,
+    "posterize": posterize,
+    "solarize": solarize,
+    "solarize_add": solarize_add,
+    "color": color,
+    "contrast": contrast,
+    "brightness": brightness,
+    "sharpness": sharpness,
+    "shear_x": shear_x,
+    "shear_y": shear_y,
+    "translate_x": translate_x,
+    "translate_y": translate_y,
+}

@@ -1,0 +1,122 @@
+"""Which frames make a clip: pure arithmetic on frame numbers, no files and no global random state.
+
+All positions are in frames of the video as stored (float, because `target_fps` rescales time); only
+`frame_indices` rounds.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+ShortVideo = Literal["repeat_last", "loop", "error"]
+ClipPositions = Literal["spread", "constant_clips_per_video"]
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """How a clip is taken from a video.
+
+    Attributes:
+        num_frames: T, frames in a clip.
+        stride_frames: Distance of two clip frames, in frames at `target_fps`.
+        target_fps: Time base of the stride. A 60 fps video is read in steps twice as wide as a 30 fps one.
+            `None` takes each video's own frames as the time base.
+        short_video: A clip longer than its video repeats the last frame, loops, or is an error.
+    """
+
+    num_frames: int = 16
+    stride_frames: int = 4
+    target_fps: float | None = 30.0
+    short_video: ShortVideo = "repeat_last"
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1 or self.stride_frames < 1:
+            raise ValueError(
+                f"a clip needs num_frames >= 1 and stride_frames >= 1, "
+                f"got {self.num_frames} x {self.stride_frames}"
+            )
+        if self.target_fps is not None and self.target_fps <= 0:
+            raise ValueError(f"target_fps must be positive or null, got {self.target_fps}")
+
+    def span(self, fps: float) -> float:
+        """Length of a clip in frames of a video of `fps` frames per second."""
+        rate = 1.0 if self.target_fps is None else fps / self.target_fps
+        return self.num_frames * self.stride_frames * rate
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a video that counts, in frames: `first`, and `length` frames from there."""
+
+    first: int
+    length: int
+
+
+def frame_window(
+    num_video_frames: int, fps: float, start_seconds: float | None, end_seconds: float | None
+) -> Window:
+    """The window of a row's time span; the whole video without a span, never empty."""
+    first = 0 if start_seconds is None else round(start_seconds * fps)
+    last = num_video_frames if end_seconds is None else round(end_seconds * fps)
+    first = min(first, num_video_frames - 1)
+    return Window(first, max(min(last, num_video_frames) - first, 1))
+
+
+def random_start(window: Window, span: float, rng: random.Random) -> float:
+    """Start of a clip, uniform over all places where it fits; the window's start where it does not."""
+    return window.first + rng.uniform(0, max(window.length - span, 0.0))
+
+
+def spread_starts(window: Window, span: float, num_clips: int) -> list[float]:
+    """Starts of evenly spread clips as SlowFast's test places them: the first at the start.
+
+    Clip i of n starts at `i * floor(delta / (n - 1))`, where delta is the room that the window leaves; a single
+    clip is centred.
+    """
+    room = max(window.length - span, 0.0)
+    if num_clips == 1:
+        return [window.first + room / 2]
+    step = math.floor(room / (num_clips - 1))
+    return [window.first + number * step for number in range(num_clips)]
+
+
+def frame_indices(start: float, span: float, window: Window, spec: ClipSpec) -> torch.Tensor:
+    """Frame numbers of one clip.
+
+    `linspace(start, start + span - 1, T)`, truncated: SlowFast's offset sampling.
+
+    Returns:
+        int64 (T,).
+
+    Raises:
+        ValueError: The clip is longer than the window and `short_video` is "error".
+    """
+    positions = torch.linspace(start, start + span - 1, spec.num_frames, dtype=torch.float64)
+    offsets = positions.floor().long() - window.first
+    if spec.short_video == "error" and span > window.length:
+        raise ValueError(f"a clip of {span:g} frames does not fit in {window.length} frames")
+    if spec.short_video == "loop":
+        return offsets % window.length + window.first
+    return offsets.clamp(0, window.length - 1) + window.first
+
+
+def clip_starts(
+    window: Window, span: float, *, num_clips: int, positions: ClipPositions, fps: float
+) -> Sequence[float]:
+    """Starts of the clips that an evaluation reads from one video.
+
+    "spread" is SlowFast's rule (`spread_starts`); "constant_clips_per_video" is pytorchvideo's clip sampler of
+    that name. Training's `random_start` is pytorchvideo's "random".
+    """
+    if positions == "spread":
+        return spread_starts(window, span, num_clips)
+    from mvrec.data.pytorchvideo_sampling import constant_clip_starts
+
+    seconds = constant_clip_starts(
+        clip_seconds=span / fps, video_seconds=window.length / fps, num_clips=num_clips
+    )
+    return [window.first + second * fps for second in seconds]

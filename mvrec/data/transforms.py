@@ -1,0 +1,227 @@
+"""Pixels: crop first and in uint8, float last and on the device.
+
+Random choices come from a `random.Random` or a seed that the caller derives from (seed, epoch, index), never
+from global state. All frames of a clip share them.
+"""
+
+import math
+import random
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tvf
+
+from mvrec.data.rand_augment import RandAugment
+from mvrec.data.seeds import derive_seed
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class RandomErasing:
+    """Overwrite a random rectangle with noise, the same rectangle in all frames of a clip.
+
+    Zhong et al. 2020, https://arxiv.org/abs/1708.04896, mode "pixel": fresh N(0, 1) values per pixel of the
+    normalised clip.
+
+    Attributes:
+        probability: Chance per clip.
+        area: Least and greatest share of the frame.
+        aspect: Least ratio of height to width; the greatest is its inverse.
+    """
+
+    probability: float = 0.25
+    area: tuple[float, float] = (0.02, 1 / 3)
+    aspect: float = 0.3
+
+    def box(self, height: int, width: int, rng: random.Random) -> Box | None:
+        """Where to erase, or `None` for a clip that is left alone."""
+        if rng.random() >= self.probability:
+            return None
+        for _ in range(10):
+            area = rng.uniform(*self.area) * height * width
+            aspect = math.exp(rng.uniform(math.log(self.aspect), -math.log(self.aspect)))
+            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < h < height and 0 < w < width:
+                return Box(rng.randint(0, height - h), rng.randint(0, width - w), h, w)
+        return None
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Training augmentation; the defaults are the Kinetics recipe of MViT (Fan et al. 2021, appendix).
+
+    Attributes:
+        crop_area: Least and greatest share of the frame that a crop takes.
+        crop_aspect: Least and greatest ratio of width to height of that crop before it becomes square.
+        interpolation: How crops are scaled.
+        flip_probability: Chance of a horizontal flip. 0 where left and right are different classes.
+        rand_augment: Photometric and geometric operations, or `None`.
+        random_erasing: Noise rectangles, or `None`.
+    """
+
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: Interpolation = "bilinear"
+    flip_probability: float = 0.5
+    rand_augment: RandAugment | None = field(default_factory=RandAugment)
+    random_erasing: RandomErasing | None = field(default_factory=RandomErasing)
+
+    def __post_init__(self) -> None:
+        for name in ("crop_area", "crop_aspect"):
+            least, greatest = getattr(self, name)
+            if not 0 < least <= greatest:
+                raise ValueError(f"{name} must be two rising positive numbers, got {least}, {greatest}")
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation per RGB channel, on the scale 0..1."""
+
+    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
+    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+
+    def __call__(self, clips: Tensor) -> Tensor:
+        """uint8 (B, C, T, H, W) -> float32 of the same shape."""
+        shape = (1, 3) + (1,) * (clips.ndim - 2)
+        mean = torch.tensor(self.mean, device=clips.device).view(shape)
+        std = torch.tensor(self.std, device=clips.device).view(shape)
+        return torch.addcmul(-mean / std, clips.float(), 1 / (255 * std))
+
+
+def random_crop_box(height: int, width: int, augment: Augment, rng: random.Random) -> Box:
+    """A box of random area and aspect ratio inside a frame (Szegedy et al. 2015), the centre when none fits."""
+    low, high = (math.log(aspect) for aspect in augment.crop_aspect)
+    for _ in range(10):
+        area = rng.uniform(*augment.crop_area) * height * width
+        aspect = math.exp(rng.uniform(low, high))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return Box(rng.randint(0, height - h), rng.randint(0, width - w), h, w)
+    aspect = min(max(width / height, augment.crop_aspect[0]), augment.crop_aspect[1])
+    w = min(width, round(height * aspect))
+    h = min(height, round(w / aspect))
+    return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def crop_and_resize(frames: np.ndarray, box: Box, size: tuple[int, int], *, interpolation: str) -> Tensor:
+    """Cut a box out of all frames and scale it, antialiased, in uint8.
+
+    Args:
+        frames: uint8 (T, H, W, C).
+        box: What to keep.
+        size: (height, width) of the result in pixels.
+        interpolation: "bilinear" or "bicubic".
+
+    Returns:
+        uint8 (T, C, h, w), channels last in memory: torchvision's fast path.
+    """
+    cut = frames[:, box.top : box.top + box.height, box.left : box.left + box.width]
+    clip = torch.from_numpy(np.ascontiguousarray(cut)).permute(0, 3, 1, 2)  # (T, C, h, w)
+    if clip.shape[-2:] == torch.Size(size):
+        return clip
+    return tvf.resize(clip, list(size), InterpolationMode(interpolation), antialias=True)
+
+
+def train_view(frames: np.ndarray, *, size: int, augment: Augment, seed: int) -> Tensor:
+    """One augmented training view of decoded frames.
+
+    Args:
+        frames: uint8 (T, H, W, C).
+        size: Side of the square result in pixels.
+        augment: What to do.
+        seed: All random choices follow from it.
+
+    Returns:
+        uint8 (T, C, size, size).
+    """
+    rng = random.Random(seed)
+    box = random_crop_box(frames.shape[1], frames.shape[2], augment, rng)
+    clip = crop_and_resize(frames, box, (size, size), interpolation=augment.interpolation)
+    if rng.random() < augment.flip_probability:
+        clip = clip.flip(-1)
+    if augment.rand_augment is not None:
+        clip = augment.rand_augment(clip, rng)
+    return clip.contiguous()
+
+
+def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """(height, width) with the short side given and the long one in proportion, rounded down."""
+    if width < height:
+        return math.floor(height / width * short_side), short_side
+    return short_side, math.floor(width / height * short_side)
+
+
+def spatial_crops(height: int, width: int, size: int, num_crops: int) -> list[Box]:
+    """Square crops for evaluation: the centre one, or three along the long side (left to right, top to bottom).
+
+    Raises:
+        ValueError: Another number of crops, or a frame smaller than the crop.
+    """
+    if min(height, width) < size:
+        raise ValueError(f"a crop of {size} pixels does not fit in frames of {height}x{width}")
+    top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
+    if num_crops == 1:
+        return [Box(top, left, size, size)]
+    if num_crops != 3:
+        raise ValueError(f"crops per clip must be 1 or 3, got {num_crops}")
+    if height > width:
+        return [Box(y, left, size, size) for y in (0, top, height - size)]
+    return [Box(top, x, size, size) for x in (0, left, width - size)]
+
+
+def eval_views(
+    frames: np.ndarray, *, short_side: int, size: int, num_crops: int, interpolation: Interpolation
+) -> Tensor:
+    """The spatial views of one clip: short side scaled, then cropped.
+
+    Args:
+        frames: uint8 (T, H, W, C).
+        short_side: Pixels of the short side after scaling.
+        size: Side of the square crops in pixels.
+        num_crops: 1 (centre) or 3.
+        interpolation: How frames are scaled.
+
+    Returns:
+        uint8 (num_crops, T, C, size, size).
+    """
+    height, width = frames.shape[1:3]
+    scaled = short_side_size(height, width, short_side)
+    clip = crop_and_resize(frames, Box(0, 0, height, width), scaled, interpolation=interpolation)
+    boxes = spatial_crops(*scaled, size, num_crops)
+    return torch.stack([clip[..., b.top : b.top + b.height, b.left : b.left + b.width] for b in boxes])
+
+
+def erase(clips: Tensor, seeds: Tensor, erasing: RandomErasing) -> Tensor:
+    """Random erasing on the device, in place; each clip's choice follows from its seed.
+
+    Args:
+        clips: Normalised float (B, C, T, H, W).
+        seeds: int64 (B,).
+        erasing: What to do.
+
+    Returns:
+        `clips`.
+    """
+    for clip, seed in zip(clips, seeds.tolist(), strict=True):
+        box = erasing.box(clip.shape[-2], clip.shape[-1], random.Random(derive_seed("erase", seed)))
+        if box is None:
+            continue
+        generator = torch.Generator(clip.device).manual_seed(derive_seed("noise", seed))
+        shape = (*clip.shape[:2], box.height, box.width)
+        noise = torch.randn(shape, generator=generator, device=clip.device, dtype=clip.dtype)
+        clip[..., box.top : box.top + box.height, box.left : box.left + box.width] = noise
+    return clips

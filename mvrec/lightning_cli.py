@@ -1,0 +1,245 @@
+"""`mvrec fit | validate | test | predict`: Lightning's command line with our manners.
+
+What differs from stock Lightning: a checkpoint never overrides what the user says, errors are one line, all output goes to
+one run directory that may exist already, progress suits the terminal or the log file, and sampling, seeding and sharding
+are ours.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from mvrec import models
+from mvrec.cli import fail
+from mvrec.config_check import Entry, check_keys, entries, explain
+from mvrec.errors import UserError, nearest
+from mvrec.files import write_atomically
+from mvrec.tasks import Classification
+from mvrec.training.progress import BarProgress, LineProgress, Throughput
+from mvrec.training.random_state import SeedEveryStep
+from mvrec.training.run_directory import MetricsCsv, set_aside_earlier_run, write_environment
+
+log = logging.getLogger("mvrec")
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "use_distributed_sampler": False,  # the loaders shard themselves
+    "log_every_n_steps": 20,
+    "num_sanity_val_steps": 1,
+}
+CHECKPOINT_KEYWORDS = ("best", "last", "hpc")
+BACKBONE_FLAG = "--model.backbone"
+INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+
+
+class MvrecParser(LightningArgumentParser):
+    """A parser whose errors are one line with the nearest right name.
+
+    Attributes:
+        given: What configs and flags set, for messages about it.
+    """
+
+    given: ClassVar[Sequence[Entry]] = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the useful line of an error and exit with 2."""
+        fail(explain(message, self.given))
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the resolved configuration and the environment into the run directory."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write on the first process, and let no process go on before."""
+        if self.already_saved:
+            return
+        if trainer.is_global_zero:
+            run_dir = Path(trainer.loggers[0].save_dir or ".")
+            name = "config.yaml" if stage == "fit" else f"config_{stage}.yaml"
+            write_atomically(run_dir / name, self.parser.dump(self.config, skip_none=False))
+            write_environment(run_dir)
+        self.already_saved = True
+        trainer.strategy.barrier("save config")
+
+
+class MvrecCLI(LightningCLI):
+    """The command line of training and evaluation."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run directory and the checkpoint callback with their defaults."""
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Where everything about the run goes (default: runs/<name of the config file>, or the run that "
+            "ckpt_path lies in).",
+        )
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/top1",
+                "checkpoint.mode": "max",
+                "checkpoint.save_last": True,
+                "checkpoint.filename": "best",
+                "checkpoint.auto_insert_metric_name": False,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse with the checkpoint's values as defaults: flag > config > checkpoint > default."""
+        command, *arguments = args
+        arguments = [expand_backbone(argument, before) for before, argument in pairwise(["", *arguments])]
+        given = entries(arguments)
+        subparser = self._subcommand_parsers[command]
+        MvrecParser.given = given
+        check_keys(subparser.get_defaults().keys(), given)
+        checkpoint = next((entry for entry in reversed(given) if entry.key == "ckpt_path"), None)
+        if checkpoint is not None and checkpoint.value not in (None, "", "null", *CHECKPOINT_KEYWORDS):
+            subparser.set_defaults(checkpoint_defaults(Path(checkpoint.value), where=checkpoint.where))
+        self.config = parser.parse_args([command, *arguments])
+
+    def _parse_ckpt_path(self) -> None:
+        """Stock Lightning lets the checkpoint win over flags and configs here."""
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the run directory."""
+        config = self.config[self.subcommand]
+        self.run_dir = Path(config.run_dir or default_run_dir(config))
+        config.run_dir = str(self.run_dir)
+        if config.checkpoint.dirpath is None:
+            config.checkpoint.dirpath = str(self.run_dir / "checkpoints")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add progress, seeding and the CSV metrics that every run has."""
+        config = self._get(self.config_init, "trainer")
+        filename = "metrics.csv" if self.subcommand == "fit" else f"metrics_{self.subcommand}.csv"
+        wanted = config.get("logger")
+        more = wanted if isinstance(wanted, list) else [wanted] if isinstance(wanted, Logger) else []
+        throughput = Throughput()
+        callbacks = [throughput, SeedEveryStep(self._get(self.config, "seed_everything"))]
+        if config.get("enable_progress_bar") is not False:
+            callbacks.append(BarProgress() if sys.stdout.isatty() else LineProgress(throughput))
+        config["callbacks"] = [*(config.get("callbacks") or []), *callbacks]
+        return super().instantiate_trainer(logger=[MetricsCsv(self.run_dir, filename), *more], **kwargs)
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; what they refuse is the user's to mend."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, MisconfigurationException) as raised:
+            error: BaseException = raised
+            while error.__context__ is not None:  # jsonargparse wraps what a constructor says in pages of its own
+                error = error.__context__
+            raise UserError(str(error)) from None
+
+    def after_instantiate_classes(self) -> None:
+        """Hand the seed to the data, and let the checkpoint remember how model and data were made."""
+        config = self.config[self.subcommand]
+        if getattr(self.datamodule, "seed", 0) is None:
+            self.datamodule.seed = config.seed_everything
+        plain = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False))
+        class_path = f"{Classification.__module__}.{Classification.__qualname__}"
+        self.model.save_hyperparameters({**plain["model"], "_instantiator": INSTANTIATOR, "_class_path": class_path})
+        self.datamodule.save_hyperparameters(plain["data"])
+
+    def before_fit(self) -> None:
+        """A fresh run does not mix with an earlier one in the same directory."""
+        if self._get(self.config, "ckpt_path") is None and self.trainer.is_global_zero:
+            moved = set_aside_earlier_run(self.run_dir)
+            if moved is not None:
+                log.info("the earlier run in %s is now in %s", self.run_dir, moved)
+
+
+def run(args: list[str]) -> MvrecCLI:
+    """Parse and run `fit`, `validate`, `test` or `predict`.
+
+    Args:
+        args: The sub-command and its arguments.
+
+    Raises:
+        UserError: Bad input that only running could show.
+    """
+    configure_output()
+    return MvrecCLI(
+        Classification,
+        LightningDataModule,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        parser_class=MvrecParser,
+        parser_kwargs={"prog": "mvrec"},
+        save_config_callback=SaveConfig,
+        trainer_defaults=TRAINER_DEFAULTS,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=args,
+    )
+
+
+def configure_output() -> None:
+    """Our messages as plain lines on stderr, Lightning's only from warnings on."""
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("mvrec: %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+
+
+def default_run_dir(config: Namespace) -> Path:
+    """The run that a checkpoint belongs to, else `runs/<name of the last config file>`."""
+    checkpoint = config.get("ckpt_path")
+    if checkpoint and Path(checkpoint).parent.name == "checkpoints":
+        return Path(checkpoint).parent.parent
+    configs = config.get("config") or []
+    return Path("runs") / (Path(str(configs[0])).stem if configs else "unnamed")
+
+
+def expand_backbone(argument: str, before: str) -> str:
+    """`--model.backbone mvit_b_16x4` means the zoo's variant of that name; other arguments stay as they are."""
+    if before == BACKBONE_FLAG and "." not in argument:
+        return _zoo_path(argument)
+    if argument.startswith(f"{BACKBONE_FLAG}=") and "." not in argument.removeprefix(f"{BACKBONE_FLAG}="):
+        return f"{BACKBONE_FLAG}={_zoo_path(argument.removeprefix(f'{BACKBONE_FLAG}='))}"
+    return argument
+
+
+def _zoo_path(name: str) -> str:
+    if name not in models.__all__:
+        raise UserError(f"{BACKBONE_FLAG}: the zoo has no {name!r}{nearest(name, models.__all__)}")
+    return f"{models.__name__}.{name}"
+
+
+def checkpoint_defaults(path: Path, *, where: str) -> dict[str, Any]:
+    """How the model and the data of a checkpoint were configured, as parser defaults.
+
+    Raises:
+        UserError: No file, or no checkpoint of ours.
+    """
+    if not path.is_file():
+        others = [str(other) for other in path.parent.glob("*.ckpt")] if path.parent.is_dir() else []
+        raise UserError(f"{where}: checkpoint {str(path)!r} does not exist{nearest(str(path), others)}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise UserError(f"{where}: cannot read {path}: {str(error).splitlines()[0]}") from error
+    if not isinstance(checkpoint, dict) or "mvrec" not in checkpoint:
+        raise UserError(f"{where}: {path} is not a checkpoint that `mvrec fit` has written")
+    saved = checkpoint.get("hyper_parameters", {})
+    defaults = {f"model.{key}": value for key, value in saved.items() if not key.startswith("_")}
+    data = checkpoint.get("datamodule_hyper_parameters", {})
+    return {**defaults, "data": dict(data)} if data else defaults

@@ -1,0 +1,236 @@
+"""Single-label classification of clips and images."""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from mvrec import __version__
+from mvrec.data.batch import ClipBatch
+from mvrec.data.seeds import derive_seed
+from mvrec.errors import UserError
+from mvrec.evaluation.scores import ScoreKeeper, Scores
+from mvrec.models.backbone import Backbone
+from mvrec.training.mixing import Mixing, soft_targets
+from mvrec.training.optim import WarmupCosine, parameter_groups
+
+OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
+Stage = Literal["val", "test"]
+
+log = logging.getLogger(__name__)
+
+
+class Classification(L.LightningModule):
+    """Train and score a backbone.
+
+    The number of classes is the data's: the head is made anew when it differs, and the class names and the protocol
+    go into every checkpoint.
+
+    Args:
+        backbone: The network.
+        optimizer: Makes the optimiser; its weight decay does not act on biases, norms and what the backbone exempts.
+        schedule: Learning rate over time, relative to the optimiser's.
+        lr_reference_batch: Clips per step, over all processes and accumulated batches, that the optimiser's
+            learning rate is meant for; the rate is scaled in proportion to the real number (Goyal et al. 2017).
+            `None` takes the rate as it is.
+        mixing: Mixup and CutMix, or `None`.
+        label_smoothing: Share of the target that is spread over all classes.
+
+    Raises:
+        UserError: When a checkpoint's classes are not the data's.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3, weight_decay=0.05),
+        schedule: WarmupCosine = WarmupCosine(),  # noqa: B008 - frozen
+        lr_reference_batch: int | None = None,
+        mixing: Mixing | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"model.label_smoothing must lie in 0..1, got {label_smoothing}")
+        if lr_reference_batch is not None and lr_reference_batch < 1:
+            raise UserError(f"model.lr_reference_batch must be at least 1, got {lr_reference_batch}")
+        self.backbone = backbone
+        self.make_optimizer = optimizer
+        self.schedule = schedule
+        self.lr_reference_batch = lr_reference_batch
+        self.mixing = mixing
+        self.label_smoothing = label_smoothing
+        self.scores: Scores | None = None
+        self._keeper: ScoreKeeper | None = None
+
+    @property
+    def datamodule(self) -> Any:
+        """The data module of the running trainer."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Raw logits (B, K) of normalised clips (B, C, T, H, W)."""
+        return self.backbone(clips)
+
+    # -- set-up -------------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Fit the head to the data, which are known by now."""
+        num_classes = self.datamodule.num_classes
+        if self.backbone.num_classes != num_classes:
+            self.backbone.reset_head(num_classes)
+        built, fed = self.backbone.input_shape, self.datamodule.clip_shape
+        if built != fed:
+            log.warning(
+                "the backbone is built for clips (C, T, H, W) = %s and gets %s: its position tables are interpolated",
+                built,
+                fed,
+            )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimiser with its parameter groups, and the schedule per optimiser step."""
+        undecayed = {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+        optimizer = self.make_optimizer(parameter_groups(self, undecayed=undecayed))
+        trainer = self.trainer
+        total_steps = int(trainer.estimated_stepping_batches)
+        steps_per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        scale = self._lr_scale()
+        for group in optimizer.param_groups:
+            group["lr"] *= scale
+
+        def factor(step: int) -> float:
+            return self.schedule.factor(step, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+
+        scheduler = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _lr_scale(self) -> float:
+        if self.lr_reference_batch is None:
+            return 1.0
+        trainer = self.trainer
+        clips = self.datamodule.clips_per_step * trainer.world_size * trainer.accumulate_grad_batches
+        scale = clips / self.lr_reference_batch
+        log.info(
+            "%d clips per step: learning rate scaled by %d/%d = %.4g", clips, clips, self.lr_reference_batch, scale
+        )
+        return scale
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        """Cross-entropy with soft targets."""
+        targets = soft_targets(batch.labels, self.backbone.num_classes, smoothing=self.label_smoothing)
+        clips = batch.clips
+        if self.mixing is not None:
+            clips, targets = self.mixing(clips, targets, seed=derive_seed("mix", int(batch.seeds[0])))
+        loss = F.cross_entropy(self(clips).float(), targets)
+        self.log("train/loss", loss, batch_size=len(batch))
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch))
+        return loss
+
+    # -- evaluation ---------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to keep scores."""
+        self._begin("val")
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        """Score the views of a batch."""
+        self._score(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Join the scores of all processes."""
+        self._finish("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin to keep scores."""
+        self._begin("test")
+
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        """Score the views of a batch."""
+        self._score(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Join the scores of all processes."""
+        self._finish("test")
+
+    def predict_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Probabilities of the views of a batch: `sample_ids` (B,), `probabilities` (B, K)."""
+        probabilities = self(batch.clips).float().softmax(dim=1)
+        return {"sample_ids": batch.sample_ids, "probabilities": probabilities}
+
+    def _begin(self, stage: Stage) -> None:
+        loaders = self.trainer.val_dataloaders if stage == "val" else self.trainer.test_dataloaders
+        limit = self.trainer.limit_val_batches if stage == "val" else self.trainer.limit_test_batches
+        whole = limit == 1.0 and not self.trainer.sanity_checking
+        self._keeper = ScoreKeeper(
+            num_classes=self.backbone.num_classes,
+            num_views=self._protocol(stage).num_views,
+            expected=len(loaders.dataset) if whole else None,  # type: ignore[union-attr]
+        )
+
+    def _score(self, batch: ClipBatch) -> None:
+        assert self._keeper is not None
+        self._keeper.fail(batch.bad)
+        if len(batch):
+            self._keeper.add(self(batch.clips), batch.labels, batch.sample_ids)
+
+    def _finish(self, stage: Stage) -> None:
+        assert self._keeper is not None
+        self.scores, self._keeper = self._keeper.gather(), None
+        if self.trainer.sanity_checking:
+            return
+        metrics = self.scores.metrics()
+        self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()})
+        for bad in self.scores.failed:
+            log.warning("failed, counted as wrong: %s: %s", bad.path, bad.cause)
+        values = ", ".join(
+            f"{name} {value:.4f}" if name == "loss" else f"{name} {100 * value:.2f} %"
+            for name, value in metrics.items()
+        )
+        log.info("%s: %s (%s; %s)", stage, values, self.scores.counts(), self._protocol(stage))
+
+    def _protocol(self, stage: Stage) -> Any:
+        return self.datamodule.val_protocol if stage == "val" else self.datamodule.test_protocol
+
+    # -- checkpoints --------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a checkpoint needs to be used alone: class names and protocol."""
+        checkpoint["mvrec"] = {
+            "version": __version__,
+            "class_names": list(self.datamodule.class_names),
+            "protocol": self.datamodule.test_protocol.as_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compare the checkpoint's classes with the data's; without data, take them over."""
+        saved = checkpoint.get("mvrec")
+        if saved is None:
+            raise UserError("the checkpoint was not written by mvrec: it lacks the entry 'mvrec' with its class names")
+        names = saved["class_names"]
+        if self._trainer is None:
+            self.backbone.reset_head(len(names))
+        else:
+            compare_classes(names, self.datamodule.class_names)
+
+
+def compare_classes(saved: Iterable[str], found: Iterable[str]) -> None:
+    """Check that a checkpoint and the data speak of the same classes in the same order.
+
+    Raises:
+        UserError: With the counts or the first names that differ.
+    """
+    ours, theirs = list(saved), list(found)
+    if len(ours) != len(theirs):
+        raise UserError(f"the checkpoint knows {len(ours)} classes, the data have {len(theirs)}")
+    for number, (our, their) in enumerate(zip(ours, theirs, strict=True)):
+        if our != their:
+            raise UserError(f"class {number} is {our!r} in the checkpoint and {their!r} in the data")

@@ -1,0 +1,57 @@
+"""Which parameters decay, and the learning rate of every step."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class WarmupCosine:
+    """Linear warm-up, then half a cosine, set anew at every optimiser step.
+
+    Attributes:
+        warmup_epochs: Epochs over which the rate rises linearly.
+        start_factor: Rate of the first step as a share of the peak rate.
+        end_factor: Rate after the last step as a share of the peak rate.
+    """
+
+    warmup_epochs: float = 0.0
+    start_factor: float = 0.01
+    end_factor: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.warmup_epochs < 0 or not (0 <= self.start_factor <= 1 and 0 <= self.end_factor <= 1):
+            raise ValueError(
+                "schedule needs warmup_epochs >= 0 and factors in 0..1, got "
+                f"{self.warmup_epochs}, {self.start_factor}, {self.end_factor}"
+            )
+
+    def factor(self, step: int, *, total_steps: int, steps_per_epoch: int) -> float:
+        """The rate of optimiser step `step` (from 0) as a share of the peak rate."""
+        warmup = self.warmup_epochs * steps_per_epoch
+        if step < warmup:
+            return self.start_factor + (1 - self.start_factor) * step / warmup
+        progress = min((step - warmup) / max(total_steps - warmup, 1), 1.0)
+        return self.end_factor + (1 - self.end_factor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def parameter_groups(model: nn.Module, *, undecayed: set[str]) -> list[dict[str, Any]]:
+    """Two groups: what the optimiser's weight decay acts on, and what it leaves alone.
+
+    Vectors (biases, norms) and the names in `undecayed` do not decay; frozen parameters are in no group.
+
+    Raises:
+        ValueError: A name in `undecayed` that is no parameter.
+    """
+    names = dict(model.named_parameters())
+    unknown = undecayed - names.keys()
+    if unknown:
+        raise ValueError(f"no_weight_decay() names parameters that do not exist: {sorted(unknown)}")
+    decayed, left_alone = [], []
+    for name, parameter in names.items():
+        if parameter.requires_grad:
+            (left_alone if parameter.ndim <= 1 or name in undecayed else decayed).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": left_alone, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,28 @@
+"""Randomness of the model (dropout, stochastic depth) as a function of seed, rank and position."""
+
+from typing import Any
+
+import lightning as L
+import torch
+
+from mvrec.data.seeds import derive_seed
+
+
+class SeedEveryStep(L.Callback):
+    """Seeds torch before every training step from (seed, epoch, batch, rank).
+
+    So a resumed run draws what the uninterrupted one drew, without random states in checkpoints, and processes draw
+    different masks from the start.
+
+    Args:
+        seed: Root of all randomness.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed CPU and device generators."""
+        torch.manual_seed(derive_seed(self.seed, "step", trainer.current_epoch, batch_idx, trainer.global_rank))

@@ -1,0 +1,151 @@
+"""The run directory: everything about a run in one folder that can be moved.
+
+`config.yaml`, `environment.json`, `metrics.csv` and `checkpoints/`; a second run started afresh in the same folder moves
+these to `earlier/<n>/` first.
+"""
+
+import csv
+import io
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from argparse import Namespace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from mvrec import __version__
+from mvrec.files import write_atomically
+
+CONTENTS = ("config.yaml", "environment.json", "metrics.csv", "checkpoints")
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "decord", "av", "numpy")
+
+
+def set_aside_earlier_run(run_dir: Path) -> Path | None:
+    """Move what an earlier run left in a run directory to `earlier/<n>/`.
+
+    Returns:
+        Where it went, or `None` when there was nothing.
+    """
+    found = [run_dir / name for name in CONTENTS if (run_dir / name).exists()]
+    if not found:
+        return None
+    number = 1
+    while (run_dir / "earlier" / str(number)).exists():
+        number += 1
+    target = run_dir / "earlier" / str(number)
+    target.mkdir(parents=True)
+    for path in found:
+        path.rename(target / path.name)
+    return target
+
+
+def environment() -> dict[str, Any]:
+    """Versions, host and source revision, for `environment.json`."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "mvrec": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "command": sys.argv,
+        "git_revision": _git_revision(),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "packages": versions,
+    }
+
+
+def _git_revision() -> str | None:
+    folder = Path(__file__).parent
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
+
+
+def write_environment(run_dir: Path) -> None:
+    """Write `environment.json`."""
+    write_atomically(run_dir / "environment.json", json.dumps(environment(), indent=2) + "\n")
+
+
+class MetricsCsv(Logger):
+    """Appends every logged step to a CSV file, also across restarts.
+
+    Lightning's CSV logger deletes the file when a run is resumed; this one goes on in it and drops only the steps
+    after the checkpoint, which the resumed run does again.
+
+    Args:
+        run_dir: The run directory.
+        filename: Name of the file in it.
+    """
+
+    def __init__(self, run_dir: Path, filename: str = "metrics.csv") -> None:
+        super().__init__()
+        self.run_dir, self.path = run_dir, run_dir / filename
+        self._columns: list[str] = []
+        self._opened = False
+
+    @property
+    def name(self) -> str:
+        """Lightning asks for it; the folder's name."""
+        return self.run_dir.name
+
+    @property
+    def version(self) -> str:
+        """Lightning asks for it; there is one run per folder."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The run directory, which Lightning takes as the trainer's log directory."""
+        return str(self.run_dir)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: `config.yaml` has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append one row and flush it."""
+        row = {"step": -1 if step is None else step, **metrics}
+        if not self._opened:
+            self._rewrite(lambda known: int(known["step"]) < row["step"])
+            self._opened = True
+        if any(column not in self._columns for column in row):
+            self._columns += [column for column in row if column not in self._columns]
+            self._rewrite(lambda known: True)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
+
+    def _rewrite(self, keep: Any) -> None:
+        rows = []
+        if self.path.is_file():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                self._columns = list(dict.fromkeys([*(reader.fieldnames or []), *self._columns]))
+                rows = [row for row in reader if keep(row)]
+        if not self._columns:
+            return
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path, text.getvalue())

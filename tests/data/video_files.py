@@ -1,0 +1,137 @@
+"""Small real video files for tests, whose frames know their own number."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+_BITS = 10
+
+
+def numbered_frame(number, size):
+    """(H, W, 3): `number` as dark and light blocks, the lowest bit at the top left, under some texture."""
+    bits = (number >> np.arange(_BITS) & 1).reshape(2, _BITS // 2)
+    rows = np.arange(size[0]) * 2 // size[0]
+    columns = np.arange(size[1]) * (_BITS // 2) // size[1]
+    blocks = 60 + 130 * bits[rows[:, None], columns]
+    texture = np.random.default_rng(number).integers(-25, 25, (*size, 3))
+    return (blocks[..., None] + texture).astype(np.uint8)
+
+
+def read_number(frame):
+    """The number that `numbered_frame` put into a frame (H, W, 3), however it was compressed since."""
+    height, width = frame.shape[:2]
+    ys = (np.arange(2) * 2 + 1) * height // 4
+    xs = (np.arange(_BITS // 2) * 2 + 1) * width // _BITS
+    blocks = [
+        frame[y - height // 8 : y + height // 8, x - width // 30 : x + width // 30 + 1]
+        for y in ys
+        for x in xs
+    ]
+    return sum(int(block.mean() > 125) << bit for bit, block in enumerate(blocks))
+
+
+def read_numbers(frames):
+    return [read_number(frame) for frame in frames]
+
+
+def write_video(
+    path,
+    *,
+    num_frames=32,
+    size=(48, 64),
+    fps=30,
+    codec="libx264",
+    gop=12,
+    b_frames=2,
+    pix_fmt="yuv420p",
+    faststart=False,
+    numbered=True,
+    rotation=None,
+    ticks=None,
+    x264="",
+):
+    """Write a video file and return its path.
+
+    Args:
+        path: the file; its suffix chooses the container.
+        num_frames: how many frames.
+        size: (height, width).
+        fps: frames per second.
+        codec: an encoder of FFmpeg.
+        gop: the longest way between key frames.
+        b_frames: most B frames in a row.
+        pix_fmt: how pixels are stored; "yuv444p" takes odd sizes.
+        faststart: put the header of an MP4 before its frames.
+        numbered: let frames carry their number for `read_number`; grey otherwise.
+        rotation: degrees counter-clockwise by which a player has to turn the picture; needs PyAV 17.1.
+        ticks: a time in 1/600 s for each frame, for a rate that varies.
+        x264: more options of that encoder, as in "open-gop=1:keyint=7".
+    """
+    path = Path(path)
+    options = {"movflags": "faststart"} if faststart else {}
+    with av.open(str(path), "w", options=options) as container:
+        own = {"libx264": {"x264-params": x264}, "libx265": {"x265-params": "log-level=none"}}.get(codec, {})
+        stream = container.add_stream(codec, rate=fps, options={"bf": str(b_frames), "g": str(gop), **own})
+        stream.height, stream.width = size
+        stream.pix_fmt = pix_fmt
+        stream.codec_context.thread_count = 1
+        if rotation is not None:
+            stream.set_display_rotation(rotation)
+        if ticks is not None:
+            stream.codec_context.time_base = Fraction(1, 600)
+        for number in range(num_frames):
+            pixels = numbered_frame(number, size) if numbered else np.full((*size, 3), 128, np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            if ticks is not None:
+                frame.pts, frame.time_base = int(ticks[number]), Fraction(1, 600)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def write_audio(path, *, seconds=0.5):
+    """Write a sound without a picture and return its path."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        for start in range(0, int(16000 * seconds), 1024):
+            wave = np.sin(np.arange(start, start + 1024) / 10).astype(np.float32)[None]
+            frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16000, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return Path(path)
+
+
+def cut_start(source, target, *, num_frames, fps=30):
+    """Copy a video without its first `num_frames` frames, without encoding again.
+
+    The copy still holds those frames, for others need them, and an edit list that hides them.
+    """
+    with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
+        stream = reader.streams.video[0]
+        copy = writer.add_stream_from_template(stream)
+        shift = round(num_frames / fps / float(stream.time_base))
+        for packet in reader.demux(stream):
+            if packet.size:
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, copy
+                writer.mux(packet)
+    return Path(target)
+
+
+def truncate(path, fraction, target=None):
+    """Keep the first `fraction` of the bytes of a file, in place or in `target`, and return where."""
+    data = Path(path).read_bytes()
+    target = Path(target or path)
+    target.write_bytes(data[: int(len(data) * fraction)])
+    return target
+
+
+def damage(path, start, end):
+    """Overwrite the bytes between two fractions of a file with noise, in place."""
+    data = bytearray(Path(path).read_bytes())
+    first, last = int(len(data) * start), int(len(data) * end)
+    data[first:last] = np.random.default_rng(0).integers(0, 256, last - first, np.uint8).tobytes()
+    Path(path).write_bytes(data)
+    return Path(path)
