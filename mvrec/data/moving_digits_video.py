@@ -101,7 +101,7 @@ def poses(action: str, motion: Motion, num_frames: int) -> npt.NDArray[np.float6
         turn = 2 * np.pi * (motion.phase + travel)
         x, y = x + motion.radius * np.cos(turn), y + motion.radius * np.sin(turn)
     elif action == "grow":
-        extent = 0.22 * 3 ** (travel)
+        extent = 0.22 * 3 ** ((motion.phase + travel) % 1)
     else:
         raise ValueError(f"unknown action {action!r}; there are {', '.join(ACTIONS)}")
     return np.stack([x, y, extent, angle], axis=1)
@@ -303,7 +303,7 @@ def _encode(path: Path, frames: Frames, fps: int) -> None:
     with av.open(str(path), "w") as container:
         # On small pictures what x264's mbtree does depends on memory that nobody wrote, and the number of
         # threads decides too: without these two, equal frames become different bytes.
-        options = {"crf": "26", "preset": "veryfast", "x264-params": "mbtree=1"}
+        options = {"crf": "26", "preset": "veryfast", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.codec_context.thread_count = 1
         stream.height, stream.width = frames.shape[1:3]

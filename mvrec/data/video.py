@@ -36,11 +36,11 @@ Ints = npt.NDArray[np.int64]
 
 _MAX_FPS = 1000.0
 
-# Where decord gives the frames that were asked for, bit for bit what PyAV gives. Elsewhere it returns frames
-# from another group of pictures (MPEG-TS), frames a step or two beside (HEVC, MPEG-4), frames of a strange
-# colour (10 bits), trusts times that are not there (AVI) or has no decoder (AV1).
+# Where decord gives the frames that were asked for, bit for bit what PyAV gives, if the stream is plain (see
+# `_Timing`). Elsewhere it returns frames from another group of pictures (MPEG-TS), frames of a strange colour
+# (10 bits), trusts times that are not there (AVI) or has no decoder (AV1).
 _DECORD_CONTAINERS = {"mov", "matroska"}
-_DECORD_CODECS = {"h264", "vp9"}
+_DECORD_CODECS = {"h264", "hevc", "mpeg4", "vp9"}
 _DECORD_PIXELS = {"yuv420p", "yuvj420p", "yuv422p", "yuv444p"}
 
 
@@ -189,7 +189,8 @@ class _Timing:
     `shown` are those of the frames that are shown, ascending, or None where the packets carry no usable
     times, so that a frame can only be found by counting from the start. `keys` are those of the key frames,
     ascending, and `key_seeks` what to ask a seek for to land on each. `is_plain` says that each packet is a
-    frame that is shown, and that none is shown before the key frame after which it is stored.
+    frame that is shown, and that none is shown before the key frame after which it is stored: decord counts
+    what is hidden, and asked for a frame of the second kind gives one that is a few frames off.
     """
 
     shown: Ints | None

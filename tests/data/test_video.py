@@ -43,6 +43,8 @@ ORDINARY = {
     "h264.mkv": {"num_frames": 60},
     "late_start.mkv": {"ticks": 400 + 20 * np.arange(32)},
     "vp9.webm": {"codec": "libvpx-vp9"},
+    "closed_hevc.mp4": {"codec": "libx265", "size": (64, 96), "encoder_options": "open-gop=0:bframes=4"},
+    "no_b_frames_mpeg4.mp4": {"codec": "mpeg4", "b_frames": 0},
 }
 # Files on which only PyAV is.
 UNUSUAL = {
@@ -55,8 +57,8 @@ UNUSUAL = {
     "ten_bits.mp4": {"pix_fmt": "yuv420p10le"},
     "hevc.mp4": {"codec": "libx265", "size": (64, 96), "num_frames": 60},
     "mpeg4.mp4": {"codec": "mpeg4", "num_frames": 60},
-    "open_gop.mp4": {"num_frames": 60, "x264": "open-gop=1:keyint=7:min-keyint=7:bframes=3"},
-    "interlaced.mp4": {"x264": "interlaced=1"},
+    "open_gop.mp4": {"num_frames": 60, "encoder_options": "open-gop=1:keyint=7:min-keyint=7:bframes=3"},
+    "interlaced.mp4": {"encoder_options": "interlaced=1"},
 }
 
 

@@ -50,7 +50,7 @@ def write_video(
     numbered=True,
     rotation=None,
     ticks=None,
-    x264="",
+    encoder_options="",
 ):
     """Write a video file and return its path.
 
@@ -67,12 +67,15 @@ def write_video(
         numbered: let frames carry their number for `read_number`; grey otherwise.
         rotation: degrees counter-clockwise by which a player has to turn the picture; needs PyAV 17.1.
         ticks: a time in 1/600 s for each frame, for a rate that varies.
-        x264: more options of that encoder, as in "open-gop=1:keyint=7".
+        encoder_options: more options of x264 or x265, as in "open-gop=1:keyint=7".
     """
     path = Path(path)
     options = {"movflags": "faststart"} if faststart else {}
     with av.open(str(path), "w", options=options) as container:
-        own = {"libx264": {"x264-params": x264}, "libx265": {"x265-params": "log-level=none"}}.get(codec, {})
+        own = {
+            "libx264": {"x264-params": encoder_options},
+            "libx265": {"x265-params": f"log-level=none:{encoder_options}"},
+        }.get(codec, {})
         stream = container.add_stream(codec, rate=fps, options={"bf": str(b_frames), "g": str(gop), **own})
         stream.height, stream.width = size
         stream.pix_fmt = pix_fmt
