@@ -126,7 +126,7 @@ class KnownKeys:
     def _add_parameters(self, key: str, target: Callable[..., Any]) -> None:
         try:
             parameters = inspect.signature(target).parameters.values()
-            hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
+            hints = typing.get_type_hints(vars(target).get("__init__", target) if isinstance(target, type) else target)
         except (ValueError, TypeError, NameError):
             self._open.add(key)
             return
@@ -136,7 +136,7 @@ class KnownKeys:
             name = f"{key}.{parameter.name}"
             self._add(name)
             for kind in _alternatives(hints.get(parameter.name)):
-                if dataclasses.is_dataclass(kind):
+                if isinstance(kind, type) and dataclasses.is_dataclass(kind):
                     self._add_parameters(name, kind)
                 elif kind is not None and kind not in (int, float, str, bool, type(None)):
                     self._open.add(name)
@@ -187,7 +187,7 @@ def check_keys(plain: Iterable[str], given: Sequence[Entry]) -> None:
 
 
 def explain(message: str, given: Sequence[Entry]) -> str:
-    """jsonargparse's message about a value as one line: where, key, value, what was expected."""
+    """Jsonargparse's message about a value as one line: where, key, value, what was expected."""
     found = re.search(r'Parser key "([^"]+)"', message)
     if found is None:
         return message

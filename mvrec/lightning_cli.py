@@ -1,12 +1,14 @@
 """`mvrec fit | validate | test | predict`: Lightning's command line with our manners.
 
-What differs from stock Lightning: a checkpoint never overrides what the user says, errors are one line, all output goes to
-one run directory that may exist already, progress suits the terminal or the log file, and sampling, seeding and sharding
-are ours.
+What differs from stock Lightning: a checkpoint never overrides what the user says, errors are one line, all output
+goes to one run directory that may exist already, progress suits the terminal or the log file, and sampling, seeding
+and sharding are ours.
 """
 
 import logging
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +21,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mvrec import models
@@ -157,6 +160,11 @@ class MvrecCLI(LightningCLI):
         self.model.save_hyperparameters({**plain["model"], "_instantiator": INSTANTIATOR, "_class_path": class_path})
         self.datamodule.save_hyperparameters(plain["data"])
 
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Our own score line stands in for Lightning's table."""
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        return {**kwargs, "verbose": False} if "verbose" in kwargs else kwargs
+
     def before_fit(self) -> None:
         """A fresh run does not mix with an earlier one in the same directory."""
         if self._get(self.config, "ckpt_path") is None and self.trainer.is_global_zero:
@@ -190,11 +198,29 @@ def run(args: list[str]) -> MvrecCLI:
     )
 
 
+class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to what `sys.stderr` is at the time, which progress bars and tests exchange."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def configure_output() -> None:
-    """Our messages as plain lines on stderr, Lightning's only from warnings on."""
+    """Our messages as plain lines on stderr (news from the first process only), Lightning's from warnings on."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Lightning calls jsonargparse by names that it has deprecated.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    # Lightning's tree utilities use a class that torch has deprecated.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
+    # What we log at the end of an epoch is the same on all processes already.
+    warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*sync_dist=True")
     if not log.handlers:
-        handler = logging.StreamHandler()
+        handler = StderrHandler()
         handler.setFormatter(logging.Formatter("mvrec: %(message)s"))
+        handler.addFilter(lambda record: record.levelno >= logging.WARNING or getattr(rank_zero_only, "rank", 0) == 0)
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.propagate = False

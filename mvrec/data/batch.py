@@ -14,7 +14,7 @@ class SampleKey(NamedTuple):
     """What a sampler asks a dataset for. Everything random about the sample follows from it and the seed."""
 
     epoch: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     counted: bool = True
 
 
@@ -25,13 +25,13 @@ class BadSample(NamedTuple):
         index: Row of the index.
         path: The file.
         cause: One line.
-        fatal: No substitute could be read either, so there is nothing to train on.
+        fatal: How many files in a row could not be read, when no substitute was found either; else 0.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     path: str
     cause: str
-    fatal: bool = False
+    fatal: int = 0
 
 
 class Item(NamedTuple):

@@ -60,13 +60,11 @@ class TrainClips(Dataset[Item]):
                 return self._item(sample, number, key)._replace(bad=tuple(bad))
             except DecodeError as error:
                 bad.append(BadSample(number, str(sample.path), error.cause))
-        bad[-1] = bad[-1]._replace(fatal=True)
+        bad[-1] = bad[-1]._replace(fatal=SUBSTITUTES)
         return Item(None, -1, PADDING_ID, bad=tuple(bad))
 
     def _item(self, sample: Sample, number: int, key: SampleKey) -> Item:
-        seeds = tuple(
-            derive_seed(self.seed, key.epoch, key.index, "view", repeat) for repeat in range(self.repeats)
-        )
+        seeds = tuple(derive_seed(self.seed, key.epoch, key.index, "view", repeat) for repeat in range(self.repeats))
         rng = random.Random(derive_seed(self.seed, key.epoch, key.index, "clip"))
         with open_video(sample.path, decoder=self.decoder) as video:
             window = frame_window(video.num_frames, video.fps, sample.start_seconds, sample.end_seconds)
@@ -110,9 +108,7 @@ class EvalClips(Dataset[Item]):
         clip, views = self.protocol.clip, self.protocol.views
         window = frame_window(video.num_frames, video.fps, sample.start_seconds, sample.end_seconds)
         span = clip.span(video.fps)
-        starts = clip_starts(
-            window, span, num_clips=views.num_clips, positions=views.positions, fps=video.fps
-        )
+        starts = clip_starts(window, span, num_clips=views.num_clips, positions=views.positions, fps=video.fps)
         chosen = torch.stack([frame_indices(start, span, window, clip) for start in starts])  # (clips, T)
         needed, place = torch.unique(chosen, return_inverse=True)
         frames = video.frames(needed.tolist())

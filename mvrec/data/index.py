@@ -16,7 +16,7 @@ import numpy as np
 from mvrec.errors import UserError, nearest
 
 VIDEO_EXTENSIONS = frozenset(
-    ".mp4 .avi .mkv .webm .mov .m4v .mpg .mpeg .wmv .flv .3gp .ogv .mts .m2ts".split()
+    [".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".mts", ".m2ts"]
 )
 
 

@@ -1,14 +1,14 @@
 """Videos in the layout of Kinetics, for any number of classes."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 
 from mvrec.data.batch import ClipBatch
 from mvrec.data.clips import EvalClips, TrainClips
 from mvrec.data.index import VideoIndex, find_split
-from mvrec.data.loader import ClipLoader, EvalBatches, TrainBatches, worker_count
+from mvrec.data.loader import ClipLoader, EvalBatches, TrainBatches, Unwrapped, worker_count
 from mvrec.data.protocol import Protocol, Views
 from mvrec.data.sampling import ClipSpec
 from mvrec.data.transforms import Augment, Normalisation, erase
@@ -78,6 +78,8 @@ class Kinetics(L.LightningDataModule):
         self.max_bad_fraction, self.seed = max_bad_fraction, seed
         self._splits: dict[Split, VideoIndex] = {}
         self._class_names: tuple[str, ...] = ()
+        self._train_loader: ClipLoader | None = None
+        self._position: dict[str, Any] = {}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -142,7 +144,9 @@ class Kinetics(L.LightningDataModule):
         dataset = TrainClips(
             index, self.clip, self.size, self.augment, repeats=self.repeats, decoder=self.decoder, seed=seed
         )
-        return self._loader(dataset, batches, max_bad_fraction=self.max_bad_fraction)
+        self._train_loader = self._loader(dataset, batches, max_bad_fraction=self.max_bad_fraction)
+        self._train_loader.load_state_dict(self._position)
+        return self._train_loader
 
     def val_dataloader(self) -> ClipLoader:
         """Every validation video once over all processes."""
@@ -152,9 +156,21 @@ class Kinetics(L.LightningDataModule):
         """Every test video once over all processes."""
         return self._eval_loader("test", self.test_protocol)
 
-    def predict_dataloader(self) -> ClipLoader:
+    def predict_dataloader(self) -> Unwrapped:
         """The videos of the test split."""
-        return self.test_dataloader()
+        return Unwrapped(self.test_dataloader())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the training data, for checkpoints.
+
+        Lightning restores the state of loaders by itself, but not of those that it has asked for early, to count steps
+        for the learning-rate schedule.
+        """
+        return self._train_loader.state_dict() if self._train_loader is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Have the training data go on where a checkpoint was saved."""
+        self._position = state_dict
 
     def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
         """uint8 clips to normalised float on the device, with random erasing in training."""

@@ -121,7 +121,7 @@ class BadFiles:
                 log.warning("unreadable, another video takes its place: %s: %s", entry.path, entry.cause)
             if entry.fatal:
                 raise UserError(
-                    f"not one of {len(bad)} videos in a row could be read; the last: {entry.path}: {entry.cause}"
+                    f"not one of {entry.fatal} videos in a row could be read; the last: {entry.path}: {entry.cause}"
                 )
         looked_at = min(self.num_samples, max(self.asked, self.FIRST_LOOK))
         if len(self.seen) > self.max_fraction * looked_at:
@@ -193,6 +193,23 @@ class ClipLoader(DataLoader[ClipBatch]):
         if state and isinstance(self.batches, TrainBatches):
             batches = self.batches
             batches.seed, batches.epoch, batches.consumed = state["seed"], state["epoch"], state["consumed"]
+
+
+class Unwrapped:
+    """A loader that does not show that it is one.
+
+    Lightning rebuilds the samplers of a `DataLoader` it predicts with and cannot rebuild ours; other iterables it
+    leaves alone.
+    """
+
+    def __init__(self, loader: ClipLoader) -> None:
+        self.loader, self.dataset = loader, loader.dataset
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        return iter(self.loader)
 
 
 def _start_worker(worker_id: int) -> None:

@@ -1,9 +1,8 @@
 """The moving digits: a small action data set of real video files, made on the spot from real handwriting.
 
-One handwritten digit moves over a noisy texture, and the action is how it moves. Actions come in opposite
-pairs, one being the other played backwards. All motion is periodic (what leaves the picture comes back on the
-other side, what has grown starts small again) and starts at a random phase, so that a frame, even with its
-number known, says nothing about which of the two it is from: telling them apart takes a look at time.
+One handwritten digit moves over a noisy texture, and the action is how it moves. Actions come in opposite pairs,
+one being the other played backwards, and every motion is symmetric about the middle of its clip: so a single frame
+says nothing about which of the two it is from. Who wants to tell them apart has to know the order of the frames.
 """
 
 import csv
@@ -36,7 +35,7 @@ OPPOSITES = {
 _FORWARD_OF = {backward: forward for forward, backward in OPPOSITES.items()}
 ACTIONS = tuple(sorted((*OPPOSITES, *_FORWARD_OF)))
 
-_VERSION = 1
+_VERSION = 2
 _SPLIT_FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 # (x, y) per unit of travel; y points down, as pixels do.
 _DIRECTIONS = {"move_left": (-1.0, 0.0), "move_up": (0.0, -1.0), "move_up_right": (0.75, -0.75)}
@@ -50,12 +49,11 @@ class Motion:
     """What varies between two clips of one action. Lengths are in widths of the picture, angles in turns.
 
     Attributes:
-        x: where the digit (or the centre of its orbit) is when the clip starts.
+        x: where the digit (or the centre of its orbit) is in the middle of the clip.
         y: the same, downwards.
-        extent: the size of the digit.
-        angle: how it is turned, clockwise.
-        phase: how far a rotation, an orbit or a growth has come when the clip starts.
-        speed: widths or turns or growths in one clip.
+        extent: the size of the digit then.
+        angle: how it is turned then, clockwise; for an orbit, where on it the digit is.
+        speed: how far it goes in one clip, as a share of the most that its action goes.
         radius: of the orbit.
     """
 
@@ -63,7 +61,6 @@ class Motion:
     y: float
     extent: float
     angle: float
-    phase: float
     speed: float
     radius: float
 
@@ -71,13 +68,12 @@ class Motion:
     def draw(cls, rng: np.random.Generator) -> "Motion":
         """A random motion, from the same distribution for every action."""
         return cls(
-            x=rng.uniform(0, 1),
-            y=rng.uniform(0, 1),
-            extent=0.3 * 2 ** rng.uniform(0, 0.9),
-            angle=rng.uniform(-0.05, 0.05),
-            phase=rng.uniform(0, 1),
-            speed=rng.uniform(0.7, 1.3),
-            radius=rng.uniform(0.17, 0.27),
+            x=rng.uniform(0.4, 0.6),
+            y=rng.uniform(0.4, 0.6),
+            extent=rng.uniform(0.35, 0.5),
+            angle=rng.uniform(-0.07, 0.07),
+            speed=rng.uniform(0.7, 1.0),
+            radius=rng.uniform(0.2, 0.3),
         )
 
 
@@ -90,18 +86,18 @@ def poses(action: str, motion: Motion, num_frames: int) -> npt.NDArray[np.float6
     """
     if action in _FORWARD_OF:
         return poses(_FORWARD_OF[action], motion, num_frames)[::-1]
-    travel = motion.speed * np.arange(num_frames) / num_frames
+    travel = motion.speed * ((np.arange(num_frames) + 0.5) / num_frames - 0.5)  # -speed / 2 to speed / 2
     x, y, extent, angle = (np.full(num_frames, v) for v in (motion.x, motion.y, motion.extent, motion.angle))
     if action in _DIRECTIONS:
         towards_x, towards_y = _DIRECTIONS[action]
-        x, y = x + towards_x * travel, y + towards_y * travel
+        x, y = x + towards_x * 0.7 * travel, y + towards_y * 0.7 * travel
     elif action == "rotate_clockwise":
-        angle = motion.phase + travel
+        angle = angle + 0.7 * travel
     elif action == "orbit_clockwise":
-        turn = 2 * np.pi * (motion.phase + travel)
-        x, y = x + motion.radius * np.cos(turn), y + motion.radius * np.sin(turn)
+        turn = 2 * np.pi * (angle + travel)
+        x, y, angle = x + motion.radius * np.cos(turn), y + motion.radius * np.sin(turn), 0 * angle
     elif action == "grow":
-        extent = 0.22 * 3 ** ((motion.phase + travel) % 1)
+        extent = extent * 4**travel
     else:
         raise ValueError(f"unknown action {action!r}; there are {', '.join(ACTIONS)}")
     return np.stack([x, y, extent, angle], axis=1)
@@ -123,16 +119,11 @@ def render(
     Returns:
         (T, size, size, 3) uint8.
     """
-    ink = (
-        np.float32(rng.uniform(0.75, 1.0))
-        * _draw_ink(poses(action, motion, num_frames), digit, size)[..., None]
-    )
-    paper = rng.uniform(20, 110, 3).astype(np.float32) + _texture(rng, size)
-    pen = rng.uniform(170, 255, 3).astype(np.float32)
+    ink = np.float32(rng.uniform(0.75, 1.0)) * _draw_ink(poses(action, motion, num_frames), digit, size)[..., None]
+    paper = rng.uniform(20, 90, 3).astype(np.float32) + _texture(rng, size)
+    pen = rng.uniform(190, 255, 3).astype(np.float32)
     noise = 5 * rng.standard_normal((num_frames, size, size, 1), np.float32)
     frames = paper + noise + ink * (pen - paper)
-    if rng.random() < 0.3:  # dark on light
-        frames = 255 - frames
     return np.clip(frames, 0, 255).astype(np.uint8)
 
 
@@ -146,9 +137,7 @@ def _draw_ink(pose: npt.NDArray[np.float64], digit: Floats, size: int) -> Floats
     cos, sin = np.cos(2 * np.pi * angle) / extent, np.sin(2 * np.pi * angle) / extent
     across = cos * right + sin * down  # in extents of the digit, -0.5..0.5 within it
     along = cos * down - sin * right
-    return _sample_bilinear(
-        digit, (along + 0.5) * digit.shape[0] - 0.5, (across + 0.5) * digit.shape[1] - 0.5
-    )
+    return _sample_bilinear(digit, (along + 0.5) * digit.shape[0] - 0.5, (across + 0.5) * digit.shape[1] - 0.5)
 
 
 def _sample_bilinear(image: Floats, rows: Floats, columns: Floats) -> Floats:
@@ -250,14 +239,10 @@ def _is_there(root: Path, parameters: dict[str, Any]) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     if not record.is_file():
-        raise UserError(
-            f"{root} is there already and holds no moving digits: name another folder or remove it"
-        )
+        raise UserError(f"{root} is there already and holds no moving digits: name another folder or remove it")
     found = json.loads(record.read_text())
     differing = [
-        f"{name} is {found.get(name)}, not {value}"
-        for name, value in parameters.items()
-        if found.get(name) != value
+        f"{name} is {found.get(name)}, not {value}" for name, value in parameters.items() if found.get(name) != value
     ]
     if differing:
         raise UserError(
@@ -286,9 +271,7 @@ def _plan(parameters: dict[str, Any]) -> Iterator[tuple[str, str, str, tuple[int
                 yield split, f"{split}/{label}/{index:05d}.mp4", label, (split_number, label_number, index)
 
 
-def _write_clip(
-    path: Path, digits: Floats, key: tuple[int, ...], label: str, parameters: dict[str, Any]
-) -> None:
+def _write_clip(path: Path, digits: Floats, key: tuple[int, ...], label: str, parameters: dict[str, Any]) -> None:
     rng = np.random.default_rng(key)
     motion = Motion.draw(rng)
     digit = digits[rng.integers(len(digits))]

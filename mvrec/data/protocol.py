@@ -35,9 +35,7 @@ class Views:
 
     def __post_init__(self) -> None:
         if self.num_clips < 1 or self.num_crops not in (1, 3):
-            raise ValueError(
-                f"views need num_clips >= 1 and num_crops 1 or 3, got {self.num_clips} x {self.num_crops}"
-            )
+            raise ValueError(f"views need num_clips >= 1 and num_crops 1 or 3, got {self.num_clips} x {self.num_crops}")
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,7 @@ class ClipSpec:
     def __post_init__(self) -> None:
         if self.num_frames < 1 or self.stride_frames < 1:
             raise ValueError(
-                f"a clip needs num_frames >= 1 and stride_frames >= 1, "
-                f"got {self.num_frames} x {self.stride_frames}"
+                f"a clip needs num_frames >= 1 and stride_frames >= 1, got {self.num_frames} x {self.stride_frames}"
             )
         if self.target_fps is not None and self.target_fps <= 0:
             raise ValueError(f"target_fps must be positive or null, got {self.target_fps}")
@@ -56,9 +55,7 @@ class Window:
     length: int
 
 
-def frame_window(
-    num_video_frames: int, fps: float, start_seconds: float | None, end_seconds: float | None
-) -> Window:
+def frame_window(num_video_frames: int, fps: float, start_seconds: float | None, end_seconds: float | None) -> Window:
     """The window of a row's time span; the whole video without a span, never empty."""
     first = 0 if start_seconds is None else round(start_seconds * fps)
     last = num_video_frames if end_seconds is None else round(end_seconds * fps)
@@ -116,7 +113,5 @@ def clip_starts(
         return spread_starts(window, span, num_clips)
     from mvrec.data.pytorchvideo_sampling import constant_clip_starts
 
-    seconds = constant_clip_starts(
-        clip_seconds=span / fps, video_seconds=window.length / fps, num_clips=num_clips
-    )
+    seconds = constant_clip_starts(clip_seconds=span / fps, video_seconds=window.length / fps, num_clips=num_clips)
     return [window.first + second * fps for second in seconds]

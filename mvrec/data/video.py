@@ -148,9 +148,7 @@ class DecordVideo(Video):
     def __init__(self, walked: "PyAVVideo") -> None:
         super().__init__(walked.path, num_frames=walked.num_frames, fps=walked.fps, size=walked.size)
         if not walked.suits_decord:
-            raise DecodeError(
-                self.path, "decord is not exact on this kind of file: use the decoder auto or pyav"
-            )
+            raise DecodeError(self.path, "decord is not exact on this kind of file: use the decoder auto or pyav")
         import decord
 
         decord.logging.set_level(decord.logging.QUIET)
@@ -158,9 +156,7 @@ class DecordVideo(Video):
             # One thread: the parallel thing is the data-loading process.
             self._reader: Any = decord.VideoReader(_for_ffmpeg(self.path), ctx=decord.cpu(0), num_threads=1)
         if len(self._reader) != self.num_frames:
-            raise DecodeError(
-                self.path, f"decord counts {len(self._reader)} frames instead of {self.num_frames}"
-            )
+            raise DecodeError(self.path, f"decord counts {len(self._reader)} frames instead of {self.num_frames}")
 
     def _decode(self, indices: Ints) -> Frames:
         with self._decode_errors():
@@ -256,9 +252,7 @@ class PyAVVideo(Video):
         from av.video.stream import VideoStream
 
         # A title in an old encoding is no reason to refuse a file; from version 19 on PyAV thinks so too.
-        tolerant: dict[str, Any] = (
-            {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
-        )
+        tolerant: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
         self._container: InputContainer = av.open(_for_ffmpeg(self.path), **tolerant)
         stream = self._container.streams.best("video")
         # A song carries its cover as a video.
@@ -400,9 +394,7 @@ def _check_is_file_with_content(path: str) -> None:
             pass
     except FileNotFoundError as error:
         is_link = Path(path).is_symlink()
-        raise DecodeError(
-            path, "is a link to a file that is not there" if is_link else "no such file"
-        ) from error
+        raise DecodeError(path, "is a link to a file that is not there" if is_link else "no such file") from error
     except (OSError, ValueError) as error:
         raise DecodeError(path, getattr(error, "strerror", None) or str(error)) from error
 

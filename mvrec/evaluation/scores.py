@@ -112,7 +112,13 @@ class ScoreKeeper:
     def _all_states(self) -> list[Any]:
         samples = sorted(self._sums)
         sums = torch.stack([self._sums[sample] for sample in samples]) if samples else torch.empty(0)
-        state = (samples, sums, [self._counts[s] for s in samples], [self._labels[s] for s in samples], self._failed)
+        state = (
+            samples,
+            sums,
+            [self._counts[s] for s in samples],
+            [self._labels[s] for s in samples],
+            self._failed,
+        )
         if not (dist.is_available() and dist.is_initialized()):
             return [state]
         states: list[Any] = [None] * dist.get_world_size()

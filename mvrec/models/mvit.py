@@ -83,9 +83,7 @@ def block_plan(
     return plan
 
 
-def _check_plan_sizes(
-    *, depth: int, kv_stride: int, q_strides: dict[int, int], pool_kernel: Grid | None
-) -> None:
+def _check_plan_sizes(*, depth: int, kv_stride: int, q_strides: dict[int, int], pool_kernel: Grid | None) -> None:
     if depth < 1:
         raise ValueError(f"depth must be 1 or more, got {depth}")
     if kv_stride < 1:
@@ -360,9 +358,7 @@ class MViT(Backbone):
         built = self._input_shape
         if len(shape) != len(built) or shape[0] != built[0] or min(shape) < 1 or min(shape[-2:]) < cell:
             axes = "(B, C, T, H, W)" if len(built) == 4 else "(B, C, H, W)"
-            raise ValueError(
-                f"expected {axes} with C={built[0]} and H, W of {cell} or more, got shape {('B', *shape)}"
-            )
+            raise ValueError(f"expected {axes} with C={built[0]} and H, W of {cell} or more, got shape {('B', *shape)}")
 
 
 def resized_positions(positions: Tensor, size: Grid, new_size: Grid) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth  # type: ignore[import-untyped]
+from torchvision.ops import StochasticDepth
 
 from mvrec.models.layers import Mlp
 
@@ -42,9 +42,7 @@ class HeadSharedConv(nn.Conv3d):
         weight = self.weight.repeat(channels // self.in_channels, 1, 1, 1, 1)
         if self.kernel_size[0] == 1:  # frames do not mix: the 2-D kernels are the faster ones
             frames = grid.flatten(0, 1).permute(0, 3, 1, 2)  # (B*T, C, H, W)
-            frames = F.conv2d(
-                frames, weight.squeeze(2), None, self.stride[1:], self.padding[1:], groups=channels
-            )
+            frames = F.conv2d(frames, weight.squeeze(2), None, self.stride[1:], self.padding[1:], groups=channels)
             return frames.permute(0, 2, 3, 1).unflatten(0, grid.shape[:2])  # (B, T, H', W', C)
         clip = grid.permute(0, 4, 1, 2, 3)  # (B, C, T, H, W)
         clip = F.conv3d(clip, weight, None, self.stride, self.padding, groups=channels)
@@ -91,9 +89,7 @@ class RelativeGeometry(NamedTuple):
     key_onehot: Tensor  # (N_k, kt + kh + kw): where each key lies on each axis
 
 
-def relative_geometry(
-    q_thw: Grid, k_thw: Grid, *, device: torch.device, dtype: torch.dtype
-) -> RelativeGeometry:
+def relative_geometry(q_thw: Grid, k_thw: Grid, *, device: torch.device, dtype: torch.dtype) -> RelativeGeometry:
     """Table rows and one-hot positions for decomposed relative positions between two grids."""
     axes = tuple(zip(q_thw, k_thw, strict=True))
     onehot = []

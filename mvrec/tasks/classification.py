@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
@@ -15,13 +16,14 @@ from mvrec import __version__
 from mvrec.data.batch import ClipBatch
 from mvrec.data.seeds import derive_seed
 from mvrec.errors import UserError
+from mvrec.evaluation.predictions import write_predictions
 from mvrec.evaluation.scores import ScoreKeeper, Scores
 from mvrec.models.backbone import Backbone
 from mvrec.training.mixing import Mixing, soft_targets
 from mvrec.training.optim import WarmupCosine, parameter_groups
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
-Stage = Literal["val", "test"]
+Stage = Literal["val", "test", "predict"]
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,8 @@ class Classification(L.LightningModule):
 
     def configure_model(self) -> None:
         """Fit the head to the data, which are known by now."""
+        if self._trainer is None:
+            return  # loading without data: `on_load_checkpoint` fits the head to the checkpoint
         num_classes = self.datamodule.num_classes
         if self.backbone.num_classes != num_classes:
             self.backbone.reset_head(num_classes)
@@ -94,7 +98,7 @@ class Classification(L.LightningModule):
                 fed,
             )
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """The optimiser with its parameter groups, and the schedule per optimiser step."""
         undecayed = {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
         optimizer = self.make_optimizer(parameter_groups(self, undecayed=undecayed))
@@ -118,9 +122,24 @@ class Classification(L.LightningModule):
         clips = self.datamodule.clips_per_step * trainer.world_size * trainer.accumulate_grad_batches
         scale = clips / self.lr_reference_batch
         log.info(
-            "%d clips per step: learning rate scaled by %d/%d = %.4g", clips, clips, self.lr_reference_batch, scale
+            "%d clips per step: learning rate scaled by %d/%d = %.4g",
+            clips,
+            clips,
+            self.lr_reference_batch,
+            scale,
         )
         return scale
+
+    def on_fit_start(self) -> None:
+        """Say what is trained."""
+        parameters = sum(parameter.numel() for parameter in self.backbone.parameters())
+        log.info(
+            "%s, %.2f M parameters, %d classes, clips (C, T, H, W) = %s",
+            type(self.backbone).__name__,
+            parameters / 1e6,
+            self.backbone.num_classes,
+            self.datamodule.clip_shape,
+        )
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -161,19 +180,31 @@ class Classification(L.LightningModule):
         """Join the scores of all processes."""
         self._finish("test")
 
-    def predict_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Probabilities of the views of a batch: `sample_ids` (B,), `probabilities` (B, K)."""
-        probabilities = self(batch.clips).float().softmax(dim=1)
-        return {"sample_ids": batch.sample_ids, "probabilities": probabilities}
+    def on_predict_epoch_start(self) -> None:
+        """Begin to keep scores."""
+        self._begin("predict")
+
+    def predict_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        """Score the views of a batch; returns their sample ids (B,)."""
+        self._score(batch)
+        return batch.sample_ids
+
+    def on_predict_epoch_end(self) -> None:
+        """Join the scores of all processes and write `predictions.csv`."""
+        self._finish("predict")
 
     def _begin(self, stage: Stage) -> None:
-        loaders = self.trainer.val_dataloaders if stage == "val" else self.trainer.test_dataloaders
-        limit = self.trainer.limit_val_batches if stage == "val" else self.trainer.limit_test_batches
-        whole = limit == 1.0 and not self.trainer.sanity_checking
+        trainer = self.trainer
+        loader, limit = {
+            "val": (trainer.val_dataloaders, trainer.limit_val_batches),
+            "test": (trainer.test_dataloaders, trainer.limit_test_batches),
+            "predict": (trainer.predict_dataloaders, trainer.limit_predict_batches),
+        }[stage]
+        whole = limit == 1.0 and not trainer.sanity_checking
         self._keeper = ScoreKeeper(
             num_classes=self.backbone.num_classes,
             num_views=self._protocol(stage).num_views,
-            expected=len(loaders.dataset) if whole else None,  # type: ignore[union-attr]
+            expected=len(loader.dataset) if whole else None,  # type: ignore[union-attr]
         )
 
     def _score(self, batch: ClipBatch) -> None:
@@ -187,8 +218,11 @@ class Classification(L.LightningModule):
         self.scores, self._keeper = self._keeper.gather(), None
         if self.trainer.sanity_checking:
             return
+        if stage != "val" and self.trainer.is_global_zero:
+            self._write_predictions(self.scores)
         metrics = self.scores.metrics()
-        self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()})
+        if stage != "predict":  # Lightning logs nothing there
+            self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()})
         for bad in self.scores.failed:
             log.warning("failed, counted as wrong: %s: %s", bad.path, bad.cause)
         values = ", ".join(
@@ -196,6 +230,12 @@ class Classification(L.LightningModule):
             for name, value in metrics.items()
         )
         log.info("%s: %s (%s; %s)", stage, values, self.scores.counts(), self._protocol(stage))
+
+    def _write_predictions(self, scores: Scores) -> None:
+        path = Path(self.trainer.loggers[0].save_dir or ".") / "predictions.csv"
+        paths = [sample.path for sample in self.datamodule.index("test")]
+        write_predictions(path, scores, paths=paths, class_names=self.datamodule.class_names)
+        log.info("predictions in %s", path)
 
     def _protocol(self, stage: Stage) -> Any:
         return self.datamodule.val_protocol if stage == "val" else self.datamodule.test_protocol

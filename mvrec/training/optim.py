@@ -49,7 +49,8 @@ def parameter_groups(model: nn.Module, *, undecayed: set[str]) -> list[dict[str,
     unknown = undecayed - names.keys()
     if unknown:
         raise ValueError(f"no_weight_decay() names parameters that do not exist: {sorted(unknown)}")
-    decayed, left_alone = [], []
+    decayed: list[nn.Parameter] = []
+    left_alone: list[nn.Parameter] = []
     for name, parameter in names.items():
         if parameter.requires_grad:
             (left_alone if parameter.ndim <= 1 or name in undecayed else decayed).append(parameter)

@@ -11,6 +11,10 @@ from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 log = logging.getLogger(__name__)
 
 
+def _log_every(trainer: L.Trainer) -> int:
+    return trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it in a helper class
+
+
 class Throughput(L.Callback):
     """Measures clips per second and the share of time spent waiting for data, and logs both.
 
@@ -39,6 +43,10 @@ class Throughput(L.Callback):
         self._mark = now
         return lap
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock, also of an epoch that is resumed in its middle."""
+        self._mark = time.perf_counter()
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock: the first batch is waited for from here."""
         self._mark = time.perf_counter()
@@ -60,7 +68,7 @@ class Throughput(L.Callback):
         self._worked += self._lap()
         self._clips += len(batch) * trainer.world_size
         self._steps += 1
-        if (batch_idx + 1) % trainer.log_every_n_steps:
+        if (batch_idx + 1) % _log_every(trainer):
             return
         seconds = self._waited + self._worked
         if seconds > 0:
@@ -99,7 +107,7 @@ class LineProgress(ProgressBar):
     ) -> None:
         """Print every `log_every_n_steps` batches."""
         done = batch_idx + 1
-        if not getattr(self, "_enabled", True) or done % trainer.log_every_n_steps:
+        if not getattr(self, "_enabled", True) or done % _log_every(trainer):
             return
         speed = self.throughput
         loss = trainer.callback_metrics.get("train/loss")

@@ -1,7 +1,7 @@
 """The run directory: everything about a run in one folder that can be moved.
 
-`config.yaml`, `environment.json`, `metrics.csv` and `checkpoints/`; a second run started afresh in the same folder moves
-these to `earlier/<n>/` first.
+`config.yaml`, `environment.json`, `metrics.csv` and `checkpoints/`; a second run started afresh in the same
+folder moves these to `earlier/<n>/` first.
 """
 
 import csv
@@ -48,7 +48,7 @@ def set_aside_earlier_run(run_dir: Path) -> Path | None:
 
 def environment() -> dict[str, Any]:
     """Versions, host and source revision, for `environment.json`."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)

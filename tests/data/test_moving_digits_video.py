@@ -32,9 +32,7 @@ def dataset(tmp_path_factory):
 
 
 def contents(root):
-    return {
-        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
-    }
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def random_motion(seed=0):
@@ -50,9 +48,7 @@ def test_layout_and_indices(dataset):
     for split, count in CLIPS.items():
         with (dataset / f"{split}.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        on_disk = {
-            str(path.relative_to(dataset)): path.parent.name for path in dataset.glob(f"{split}/*/*.mp4")
-        }
+        on_disk = {str(path.relative_to(dataset)): path.parent.name for path in dataset.glob(f"{split}/*/*.mp4")}
         assert {row["path"]: row["label"] for row in rows} == on_disk
         assert len(rows) == len(on_disk) == count * len(ACTIONS)
         assert set(on_disk.values()) == set(ACTIONS)
@@ -83,9 +79,7 @@ def test_same_seed_same_bytes_other_seed_other_clips(dataset, tmp_path):
 
 
 def test_a_clip_does_not_depend_on_how_many_there_are(dataset, tmp_path):
-    generate_moving_digits(
-        tmp_path / "more", **{**SMALL, "clips_per_class": {"train": 3, "val": 2, "test": 1}}
-    )
+    generate_moving_digits(tmp_path / "more", **{**SMALL, "clips_per_class": {"train": 3, "val": 2, "test": 1}})
     more = contents(tmp_path / "more")
     assert all(more[name] == data for name, data in contents(dataset).items() if name.endswith(".mp4"))
 
@@ -171,9 +165,7 @@ def test_pose_is_what_is_drawn():
 
 
 def test_what_leaves_the_picture_comes_back():
-    np.testing.assert_allclose(
-        ink([0.98, 0.3, 0.5, 0.1]), np.roll(ink([0.48, 0.3, 0.5, 0.1]), 32, axis=1), atol=1e-4
-    )
+    np.testing.assert_allclose(ink([0.98, 0.3, 0.5, 0.1]), np.roll(ink([0.48, 0.3, 0.5, 0.1]), 32, axis=1), atol=1e-4)
 
 
 def test_render_is_a_function_of_its_arguments():

@@ -268,9 +268,7 @@ def test_damage_inside_is_a_decode_error(tmp_path, capfd, decoder):
 
 
 @pytest.mark.parametrize("fraction", [0.2, 0.5, 0.77, 0.98])
-@pytest.mark.parametrize(
-    "name", ["h264.mkv", "vp9.webm", "vp8.webm", "h264.ts", "mpeg4.avi", "h264_b_frames.avi"]
-)
+@pytest.mark.parametrize("name", ["h264.mkv", "vp9.webm", "vp8.webm", "h264.ts", "mpeg4.avi", "h264_b_frames.avi"])
 def test_what_is_promised_of_a_cut_file_can_be_read(files, tmp_path, name, fraction):
     """These containers do not say how much there should be: what is there counts, and no frame more."""
     path = truncate(files(name), fraction, tmp_path / name)

@@ -24,11 +24,7 @@ def read_number(frame):
     height, width = frame.shape[:2]
     ys = (np.arange(2) * 2 + 1) * height // 4
     xs = (np.arange(_BITS // 2) * 2 + 1) * width // _BITS
-    blocks = [
-        frame[y - height // 8 : y + height // 8, x - width // 30 : x + width // 30 + 1]
-        for y in ys
-        for x in xs
-    ]
+    blocks = [frame[y - height // 8 : y + height // 8, x - width // 30 : x + width // 30 + 1] for y in ys for x in xs]
     return sum(int(block.mean() > 125) << bit for bit, block in enumerate(blocks))
 
 

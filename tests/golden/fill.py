@@ -98,9 +98,7 @@ def relative_error(got: Mapping[str, Any], want: Mapping[str, Any]) -> float:
     return math.inf if any(math.isnan(e) for e in errors) else max(errors)
 
 
-def check(
-    spec: Mapping[str, Any], logits: Tensor, features: Mapping[str, Tensor] | None = None
-) -> dict[str, float]:
+def check(spec: Mapping[str, Any], logits: Tensor, features: Mapping[str, Tensor] | None = None) -> dict[str, float]:
     """Compare logits and features with a recording; the relative error of each.
 
     Raises:

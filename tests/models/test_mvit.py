@@ -177,9 +177,7 @@ def test_checkpointing_keeps_fewer_activations() -> None:
     for on in (False, True):
         model.set_activation_checkpointing(on)
         sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t
-        ):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
             model(batch(model))
         saved.append(sum(sizes))
     assert saved[1] < saved[0] / 2
@@ -257,9 +255,7 @@ def test_layer_groups_walk_from_stem_to_head(kind: str) -> None:
     model = tiny(kind)
     groups = model.layer_groups()
     assert len(groups) == 1 + 5 + 1
-    assert sorted(name for group in groups for name in group) == sorted(
-        name for name, _ in model.named_parameters()
-    )
+    assert sorted(name for group in groups for name in group) == sorted(name for name, _ in model.named_parameters())
     assert "patch_embed.proj.weight" in groups[0]
     assert ("cls_token" in groups[0]) == (kind != "v2_image")
     assert all(name.startswith("blocks.1.") for name in groups[2])

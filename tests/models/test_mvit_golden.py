@@ -56,9 +56,7 @@ def test_modules_match_the_recording(name: str) -> None:
         model = BUILDS[name]()
 
     assert sum(p.numel() for p in model.parameters()) == spec["params"]
-    recorded = {
-        k: v for k, v in spec["modules"].items() if v["type"] not in ("MaxPool2d", "MaxPool3d", "DropPath")
-    }
+    recorded = {k: v for k, v in spec["modules"].items() if v["type"] not in ("MaxPool2d", "MaxPool3d", "DropPath")}
     ours = {k: described(m) for k, m in model.named_modules() if described(m) is not None}
     if not model.head.dropout.p:
         ours.pop("head.dropout")

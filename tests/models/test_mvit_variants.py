@@ -81,9 +81,7 @@ def test_knobs_are_typed_keywords_that_arrive(name: str) -> None:
         assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
         assert parameter.annotation is not inspect.Parameter.empty
 
-    model = on_meta(
-        name, num_classes=7, image_size=(64, 96), drop_path_rate=0.4, head_dropout=0.3, pooling="max"
-    )
+    model = on_meta(name, num_classes=7, image_size=(64, 96), drop_path_rate=0.4, head_dropout=0.3, pooling="max")
     assert model.head.projection.out_features == 7
     assert model.input_shape[-2:] == (64, 96)
     assert model.blocks[-1].drop_path.p == pytest.approx(0.4)
@@ -95,9 +93,7 @@ def test_first_release_of_16x4_leaves_the_last_keys_unpooled() -> None:
     first, now = on_meta("mvit_b_16x4", unpooled_kv_blocks=(14, 15)), on_meta("mvit_b_16x4")
     assert count(first) == 36_599_536
     gone = {k.rsplit(".", 1)[0] for k in now.state_dict().keys() - first.state_dict().keys()}
-    assert gone == {
-        f"blocks.{i}.attn.{m}" for i in (14, 15) for m in ("pool_k", "pool_v", "norm_k", "norm_v")
-    }
+    assert gone == {f"blocks.{i}.attn.{m}" for i in (14, 15) for m in ("pool_k", "pool_v", "norm_k", "norm_v")}
 
 
 def test_building_initialises_once() -> None:

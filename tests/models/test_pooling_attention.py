@@ -55,9 +55,7 @@ def written_out(module: PoolingAttention, x: Tensor, thw: tuple[int, int, int]) 
         (q, q_size), (k, k_size), (v, _) = pooled
         scores = q @ k.mT * d**-0.5
         if module.has_rel_pos:
-            scores = scores + torch.stack(
-                [position_bias(module, q[b], q_size, k_size) for b in range(len(q))]
-            )
+            scores = scores + torch.stack([position_bias(module, q[b], q_size, k_size) for b in range(len(q))])
         out = scores.softmax(-1) @ v
         if module.residual_pooling:
             out[:, n:] += q[:, n:]
@@ -65,9 +63,7 @@ def written_out(module: PoolingAttention, x: Tensor, thw: tuple[int, int, int]) 
     return module.proj(torch.cat(outputs, -1))
 
 
-def position_bias(
-    module: PoolingAttention, q: Tensor, q_size: tuple[int, ...], k_size: tuple[int, ...]
-) -> Tensor:
+def position_bias(module: PoolingAttention, q: Tensor, q_size: tuple[int, ...], k_size: tuple[int, ...]) -> Tensor:
     n = module.num_cls
     places_q = [(t, h, w) for t in range(q_size[0]) for h in range(q_size[1]) for w in range(q_size[2])]
     places_k = [(t, h, w) for t in range(k_size[0]) for h in range(k_size[1]) for w in range(k_size[2])]

@@ -1,0 +1,93 @@
+"""Fixtures for all tests: one thread, random states restored, a small data set of real videos."""
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent / "data"))  # video_files.py serves the tests of other folders too
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """GPU tests skip, with the reason, where there is no GPU."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Sums in another order are other floats: all tests, and the fixtures they share, count on one thread."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def restored_random_states() -> Iterator[None]:
+    """No test sees the random numbers that another one left behind."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    torch.set_rng_state(states[2])
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small moving digits data set: 12 classes of 3 training, 2 validation and 2 test videos."""
+    from mvrec.data.moving_digits_video import generate_moving_digits
+
+    root = tmp_path_factory.mktemp("moving_digits") / "data"
+    generate_moving_digits(root, clips_per_class={"train": 3, "val": 2, "test": 2})
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny(digits: Path) -> list[str]:
+    """Arguments of a run that takes a second: the demo's configuration on `digits` with a two-block network."""
+    network = {
+        "num_frames": 4,
+        "embed_dim": 8,
+        "depth": 2,
+        "dim_mults": "{}",
+        "head_mults": "{}",
+        "q_strides": "{1: 2}",
+        "drop_path_rate": 0.2,
+    }
+    values = {
+        **{f"model.backbone.{key}": value for key, value in network.items()},
+        "data.root": digits,
+        "data.clips_per_class": 3,
+        "data.eval_clips_per_class": 2,
+        "data.clip.num_frames": 4,
+        "data.batch_size": 9,
+        "data.num_workers": 0,
+        "trainer.max_epochs": 1,
+        "trainer.log_every_n_steps": 1,
+    }
+    return ["--config", str(ROOT / "configs/demo.yaml"), *(f"--{key}={value}" for key, value in values.items())]
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `mvrec ARGUMENTS` in this process; returns exit code, stdout and stderr."""
+    from mvrec.cli import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        try:
+            main([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as leave:
+            code = int(leave.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call

@@ -1,0 +1,235 @@
+"""Whole runs through the command line: training, resuming, several processes, bad files."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mvrec.tasks import Classification
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def assert_same_weights(ours: Path, theirs: Path) -> None:
+    a, b = weights(ours), weights(theirs)
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different, different
+
+
+def test_a_run_leaves_everything_in_its_directory(command, tiny, tmp_path):
+    run_dir = tmp_path / "run"
+    code, _, err = command("fit", *tiny, "--run_dir", run_dir)
+    assert code == 0, err
+    assert {path.name for path in run_dir.iterdir()} == {
+        "config.yaml",
+        "environment.json",
+        "metrics.csv",
+        "checkpoints",
+    }
+    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    rows = read_csv(run_dir / "metrics.csv")
+    assert [float(row["train/loss"]) > 0 for row in rows if row.get("train/loss")] == [True] * 4
+    assert len([row for row in rows if row.get("val/top1")]) == 1
+    assert json.loads((run_dir / "environment.json").read_text())["packages"]["torch"] == torch.__version__.split("+")[0]
+    saved = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert saved["model"]["backbone"]["init_args"]["embed_dim"] == 8
+    assert "24/24 videos scored, 0 failed; 4x4 at own fps" in err
+    # Nobody listens on a terminal here, so progress is lines.
+    lines = [line for line in err.splitlines() if "clips/s" in line]
+    assert len(lines) == 4
+    assert all(word in lines[-1] for word in ("epoch 1/1", "step 4/4", "loss", "lr", "data wait", "ETA"))
+
+
+def test_the_saved_config_runs_again_in_the_same_directory(command, tiny, tmp_path):
+    run_dir = tmp_path / "run"
+    assert command("fit", *tiny, "--run_dir", run_dir)[0] == 0
+    first = (run_dir / "checkpoints" / "last.ckpt").read_bytes()
+    shutil.copy(run_dir / "config.yaml", tmp_path / "again.yaml")
+    code, _, err = command("fit", "--config", tmp_path / "again.yaml")
+    assert code == 0, err
+    assert (run_dir / "earlier/1/checkpoints/last.ckpt").read_bytes() == first
+    assert (run_dir / "earlier/1/metrics.csv").is_file()
+    assert_same_weights(run_dir / "checkpoints/last.ckpt", run_dir / "earlier/1/checkpoints/last.ckpt")
+
+
+@pytest.fixture(scope="module")
+def interrupted(tiny, tmp_path_factory):
+    """An uninterrupted run of two epochs of four steps, with a checkpoint after every step."""
+    from mvrec.cli import main
+
+    run_dir = tmp_path_factory.mktemp("interrupted") / "whole"
+    every_step = {"every_n_train_steps": 1, "monitor": "null", "save_top_k": -1, "filename": "step{step}"}
+    arguments = [
+        *tiny,
+        *(f"--checkpoint.{key}={value}" for key, value in every_step.items()),
+        "--trainer.max_epochs=2",
+        "--data.augment.random_erasing.probability=0.5",
+        "--model.mixing={}",
+        "--model.backbone.head_dropout=0.3",
+    ]
+    main(["fit", *arguments, f"--run_dir={run_dir}"])
+    return arguments, run_dir
+
+
+@pytest.mark.parametrize(("step", "workers"), [(1, 0), (3, 2), (4, 1), (6, 0)])
+def test_a_resumed_run_ends_as_the_uninterrupted_one(command, interrupted, tmp_path, step, workers):
+    arguments, whole = interrupted
+    code, _, err = command(
+        "fit",
+        *arguments,
+        f"--run_dir={tmp_path / 'resumed'}",
+        f"--ckpt_path={whole / f'checkpoints/step{step}.ckpt'}",
+        f"--data.num_workers={workers}",
+    )
+    assert code == 0, err
+    assert_same_weights(tmp_path / "resumed/checkpoints/last.ckpt", whole / "checkpoints/last.ckpt")
+
+    def losses(run_dir: Path) -> dict[int, str]:
+        rows = read_csv(run_dir / "metrics.csv")
+        return {int(row["step"]): row["train/loss"] for row in rows if row["train/loss"]}
+
+    resumed = losses(tmp_path / "resumed")
+    assert resumed == {number: loss for number, loss in losses(whole).items() if number >= step}
+
+
+def test_resuming_in_place_goes_on_in_the_same_metrics(command, interrupted, tmp_path):
+    arguments, whole = interrupted
+    shutil.copytree(whole, tmp_path / "run")
+    checkpoint = tmp_path / "run/checkpoints/step5.ckpt"
+    assert command("fit", *arguments, f"--ckpt_path={checkpoint}", f"--run_dir={tmp_path / 'run'}")[0] == 0
+    steps = [row["step"] for row in read_csv(tmp_path / "run/metrics.csv") if row["train/loss"]]
+    assert steps == [str(number) for number in range(8)]
+    assert not (tmp_path / "run/earlier").exists()
+
+
+def run_processes(arguments: list[str], devices: int) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-m", "mvrec", *arguments, "--trainer.strategy=ddp", f"--trainer.devices={devices}"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+
+def test_two_processes_train_and_score_as_one(tiny, tmp_path):
+    # Normalisation layers see single samples only, so half the batch on each of two processes is the same step.
+    arguments = ["fit", *tiny, "--model.backbone.drop_path_rate=0", "--trainer.gradient_clip_val=null"]
+    one = run_processes([*arguments, f"--run_dir={tmp_path / 'one'}", "--data.batch_size=6"], devices=1)
+    two = run_processes([*arguments, f"--run_dir={tmp_path / 'two'}", "--data.batch_size=3"], devices=2)
+    a, b = weights(tmp_path / "one/checkpoints/last.ckpt"), weights(tmp_path / "two/checkpoints/last.ckpt")
+    for name in a:
+        if name.endswith("attn.norm_k.bias"):
+            continue  # no effect on the softmax: its gradient is rounding noise, which AdamW blows up
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-5, msg=name)
+    # The score line is printed once and counts every video once.
+    assert two.count("24/24 videos scored") == 1
+    assert one.count("24/24 videos scored") == 1
+
+
+def test_predict_and_test_write_predictions(command, tiny, tmp_path):
+    run_dir = tmp_path / "run"
+    assert command("fit", *tiny, f"--run_dir={run_dir}")[0] == 0
+    # The checkpoint alone knows the model and the data.
+    code, _, err = command("test", f"--ckpt_path={run_dir / 'checkpoints/best.ckpt'}")
+    assert code == 0, err
+    rows = read_csv(run_dir / "predictions.csv")
+    assert len(rows) == 24
+    assert all(Path(row["path"]).parent.name == row["label"] for row in rows)
+    assert all(float(row["probability_1"]) >= float(row["probability_2"]) for row in rows)
+    (run_dir / "predictions.csv").unlink()
+    code, _, err = command("predict", f"--ckpt_path={run_dir / 'checkpoints/best.ckpt'}")
+    assert code == 0, err
+    assert read_csv(run_dir / "predictions.csv") == rows
+
+
+def test_a_checkpoint_loads_without_the_command_line(command, tiny, tmp_path):
+    assert command("fit", *tiny, f"--run_dir={tmp_path}")[0] == 0
+    task = Classification.load_from_checkpoint(tmp_path / "checkpoints/last.ckpt")
+    assert task.backbone.num_classes == 12
+    assert task(torch.zeros(1, 3, 4, 64, 64)).shape == (1, 12)
+
+
+@pytest.fixture
+def three_classes(digits, tmp_path) -> Path:
+    """A folder tree of three classes without lists."""
+    root = tmp_path / "three"
+    for split in ("train", "val", "test"):
+        for name in ("grow", "move_left", "orbit_clockwise"):
+            shutil.copytree(digits / split / name, root / split / name)
+    return root
+
+
+def kinetics(tiny: list[str], root: Path, **more: object) -> list[str]:
+    """The arguments of `tiny` for a tree that is not generated."""
+    kept = [argument for argument in tiny if "clips_per_class" not in argument and "data.root" not in argument]
+    own = {"size": 64, "val_views.short_side": 64, "test_views.short_side": 64, "decoder": "auto", **more}
+    return [*kept, "--data=mvrec.data.Kinetics", f"--data.root={root}", *(f"--data.{k}={v}" for k, v in own.items())]
+
+
+def test_the_number_of_classes_comes_from_the_data(command, tiny, three_classes, tmp_path):
+    code, _, err = command("fit", *kinetics(tiny, three_classes), f"--run_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    assert "3 classes" in err
+    assert "top3 100.00 %" in err  # top-5 of three classes
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["mvrec"]
+    assert saved["class_names"] == ["grow", "move_left", "orbit_clockwise"]
+    assert saved["protocol"]["clip"]["num_frames"] == 4
+
+
+def test_a_bad_training_file_is_replaced_and_named_once(command, tiny, three_classes, tmp_path):
+    bad = three_classes / "train/grow/00000.mp4"
+    bad.write_bytes(b"no video")
+    arguments = kinetics(tiny, three_classes, max_bad_fraction=0.2, batch_size=3)
+    code, _, err = command("fit", *arguments, "--trainer.max_epochs=2", f"--run_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    assert err.count(str(bad)) == 1
+    assert "unreadable, another video takes its place" in err
+
+
+def test_too_many_bad_training_files_stop_the_run(command, tiny, three_classes, tmp_path):
+    for path in sorted((three_classes / "train").rglob("*.mp4"))[:4]:
+        path.write_bytes(b"no video")
+    arguments = kinetics(tiny, three_classes, max_bad_fraction=0.2, batch_size=3)
+    code, _, err = command("fit", *arguments, f"--run_dir={tmp_path / 'run'}")
+    assert code == 2
+    assert "max_bad_fraction=0.2" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_when_the_first_files_all_fail_the_run_stops_with_their_cause(command, tiny, three_classes, tmp_path):
+    for path in (three_classes / "train").rglob("*.mp4"):
+        path.write_bytes(b"no video")
+    arguments = kinetics(tiny, three_classes, max_bad_fraction=1.0)
+    code, _, err = command("fit", *arguments, f"--run_dir={tmp_path / 'run'}", "--trainer.num_sanity_val_steps=0")
+    assert code == 2
+    assert "not one of 10 videos in a row could be read" in err.splitlines()[-1]
+
+
+def test_a_bad_file_in_evaluation_counts_as_wrong(command, tiny, three_classes, tmp_path):
+    bad = three_classes / "val/grow/00001.mp4"
+    bad.write_bytes(bad.read_bytes()[:300])
+    code, _, err = command("fit", *kinetics(tiny, three_classes), f"--run_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    assert "5/6 videos scored, 1 failed" in err
+    assert f"failed, counted as wrong: {bad}" in err
+    assert "top3 83.33 %" in err
