@@ -40,7 +40,7 @@ format: $(VENV)/.installed-dev  ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed-test  ## measure mvrec beside its peers
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
 
 constraints: $(BIN)/uv  ## pin the newest versions that fit pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --strip-extras \

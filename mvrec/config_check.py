@@ -102,7 +102,7 @@ class KnownKeys:
         given: What configs and flags set; their class paths open further keys.
     """
 
-    def __init__(self, plain: Iterable[str], given: Sequence[Entry]) -> None:
+    def __init__(self, plain: Iterable[str], given: Iterable[Entry]) -> None:
         self._children: dict[str, set[str]] = {"": set()}
         self._open: set[str] = set()  # below these anything goes: not ours to know
         self._plain = set(plain)
@@ -169,13 +169,28 @@ def resolve(class_path: str) -> Any:
         return None
 
 
-def check_keys(plain: Iterable[str], given: Sequence[Entry]) -> None:
+def class_entries(defaults: Any, prefix: str = "") -> Iterator[Entry]:
+    """The classes that default values name, as if a config had named them."""
+    if isinstance(defaults, dict):
+        if isinstance(defaults.get("class_path"), str):
+            yield Entry(prefix, defaults["class_path"], "default")
+        for name, value in defaults.items():
+            below = prefix if name in CLASS_NODE_KEYS else f"{prefix}.{name}" if prefix else str(name)
+            yield from class_entries(value, below)
+
+
+def check_keys(plain: Iterable[str], given: Sequence[Entry], *, defaults: dict[str, Any]) -> None:
     """Check all keys of configs and flags.
+
+    Args:
+        plain: Dotted keys that the parser itself accepts.
+        given: What configs and flags set.
+        defaults: Nested default values; the classes in them accept keys too.
 
     Raises:
         UserError: The first key that nothing accepts, with its place and the nearest right name.
     """
-    known = KnownKeys(plain, given)
+    known = KnownKeys(plain, [*class_entries(defaults), *given])
     for entry in given:
         if "[" in entry.key or entry.key in ("config", "help", "h", "print_config") or entry.key.endswith(".help"):
             continue

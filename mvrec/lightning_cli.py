@@ -40,6 +40,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "use_distributed_sampler": False,  # the loaders shard themselves
     "log_every_n_steps": 20,
     "num_sanity_val_steps": 1,
+    "enable_model_summary": False,  # the task says in one line what it trains
 }
 CHECKPOINT_KEYWORDS = ("best", "last", "hpc")
 BACKBONE_FLAG = "--model.backbone"
@@ -72,7 +73,8 @@ class SaveConfig(SaveConfigCallback):
             return
         if trainer.is_global_zero:
             run_dir = Path(trainer.loggers[0].save_dir or ".")
-            name = "config.yaml" if stage == "fit" else f"config_{stage}.yaml"
+            command = trainer.state.fn
+            name = "config.yaml" if command in (None, "fit") else f"config_{command.value}.yaml"
             write_atomically(run_dir / name, self.parser.dump(self.config, skip_none=False))
             write_environment(run_dir)
         self.already_saved = True
@@ -110,10 +112,11 @@ class MvrecCLI(LightningCLI):
         given = entries(arguments)
         subparser = self._subcommand_parsers[command]
         MvrecParser.given = given
-        check_keys(subparser.get_defaults().keys(), given)
         checkpoint = next((entry for entry in reversed(given) if entry.key == "ckpt_path"), None)
         if checkpoint is not None and checkpoint.value not in (None, "", "null", *CHECKPOINT_KEYWORDS):
             subparser.set_defaults(checkpoint_defaults(Path(checkpoint.value), where=checkpoint.where))
+        defaults = subparser.get_defaults()
+        check_keys(defaults.keys(), given, defaults=defaults.as_dict())
         self.config = parser.parse_args([command, *arguments])
 
     def _parse_ckpt_path(self) -> None:

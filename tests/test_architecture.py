@@ -1,0 +1,95 @@
+"""Who may import whom, and how long things may grow."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "mvrec").rglob("*.py"))
+
+# A room may open the doors of these rooms of mvrec (its own always).
+MAY_IMPORT = {
+    "__init__": set(),
+    "__main__": {"cli"},
+    "errors": set(),
+    "files": set(),
+    "cli": {"__init__", "errors", "lightning_cli", "commands"},
+    "config_check": {"errors"},
+    "lightning_cli": {"cli", "config_check", "errors", "files", "models", "tasks", "training"},
+    "commands": {"errors", "evaluation", "lightning_cli"},
+    "tasks": {"__init__", "data.batch", "data.seeds", "errors", "evaluation", "models.backbone", "training"},
+    "training": {"__init__", "data.seeds", "errors", "files"},
+    "evaluation": {"data.batch", "errors", "files"},
+    "data": {"errors"},
+    "models": set(),
+}
+# Words that only these files may use.
+ONLY_IN = {
+    "decord": {"data/video.py"},
+    "av": {"data/video.py", "data/moving_digits_video.py"},
+    "pytorchvideo": {"data/pytorchvideo_sampling.py"},
+    "torch.distributed": {"evaluation/scores.py"},
+    "yaml": {"config_check.py", "lightning_cli.py"},
+    "jsonargparse": {"lightning_cli.py"},
+}
+ARCHITECTURES = {"mvit", "mvit_variants"}  # variants are rows of the architecture beside them
+
+
+def room(module: str) -> str:
+    return module.removeprefix("mvrec").lstrip(".").split(".")[0] or "__init__"
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / "mvrec")))
+def test_imports_go_one_way(path):
+    relative = path.relative_to(ROOT / "mvrec")
+    own = relative.parts[0].removesuffix(".py")
+    for name in imports(path):
+        if name.split(".")[0] != "mvrec" or name in ("mvrec", "mvrec.__version__"):
+            continue
+        target = name.removeprefix("mvrec.")
+        allowed = room(name) == own or any(
+            target == door or target.startswith(f"{door}.") for door in MAY_IMPORT[own]
+        )
+        assert allowed or target in ("models", "data"), f"{relative} must not import {name}"
+        if target in ("models", "data") and room(name) != own:
+            assert target in MAY_IMPORT[own] or any(d.startswith(f"{target}.") for d in MAY_IMPORT[own]), name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / "mvrec")))
+def test_libraries_stay_behind_their_door(path):
+    relative = str(path.relative_to(ROOT / "mvrec"))
+    for name in imports(path):
+        for library, files in ONLY_IN.items():
+            if name == library or name.startswith(f"{library}."):
+                assert relative in files, f"{relative} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "mvrec/models").glob("*.py")), ids=lambda path: path.stem)
+def test_models_are_plain_torch(path):
+    for name in imports(path):
+        library = name.split(".")[0]
+        assert library in ("torch", "torchvision", "mvrec") or library in __import__("sys").stdlib_module_names, name
+        if path.stem in ARCHITECTURES and name.startswith("mvrec.models."):
+            other = name.split(".")[2]
+            assert other not in ARCHITECTURES or path.stem.startswith(other), f"{path.stem} imports {other}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / "mvrec")))
+def test_nothing_grows_without_bound(path):
+    text = path.read_text()
+    assert text.count("\n") <= 450
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 80, f"{path.name}: {node.name}"

@@ -1,0 +1,224 @@
+"""Manners of the command line: speed, one-line errors, precedence."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mvrec import __version__
+
+ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "configs/demo.yaml"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["fti"], []])
+def test_light_answers_import_nothing_heavy(arguments):
+    code = (
+        "import sys\nfrom mvrec.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'lightning', 'jsonargparse', 'numpy', 'av', 'decord'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_version_and_help(command):
+    assert command("--version") == (0, f"mvrec {__version__}\n", "")
+    code, out, _ = command("--help")
+    assert code == 0
+    assert all(word in out for word in ("fit", "validate", "test", "predict", "demo"))
+
+
+def test_a_wrong_command_names_the_nearest(command):
+    code, out, err = command("fti")
+    assert (code, out) == (2, "")
+    assert err == "mvrec: error: unknown command 'fti'; did you mean 'fit'? (mvrec --help lists them)\n"
+
+
+def only_line(result: tuple[int, str, str]) -> str:
+    """The error line of a command that must have failed with exactly one."""
+    code, _, err = result
+    lines = [line for line in err.splitlines() if not line.startswith("mvrec: the earlier run")]
+    assert code == 2, err
+    assert len(lines) == 1, err
+    assert lines[0].startswith("mvrec: error: ")
+    return lines[0].removeprefix("mvrec: error: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("modle: 3", "bad.yaml:1: unknown key 'modle'; did you mean 'model'?"),
+        ("model:\n  bakbone: 3", "bad.yaml:2: unknown key 'model.bakbone'; did you mean 'backbone'?"),
+        ("trainer:\n  max_epoch: 3", "bad.yaml:2: unknown key 'trainer.max_epoch'; did you mean 'max_epochs'?"),
+        ("model:\n  schedule: {warmup_epoch: 3}", "unknown key 'model.schedule.warmup_epoch'; did you mean 'warmup"),
+        (
+            "model:\n  backbone:\n    class_path: mvrec.models.MViT\n    init_args: {dept: 3}",
+            "bad.yaml:4: unknown key 'model.backbone.dept'; did you mean 'depth'?",
+        ),
+        (
+            "data:\n  class_path: mvrec.data.Kinetics\n  init_args:\n    root: x\n    clip: {num_frame: 3}",
+            "bad.yaml:5: unknown key 'data.clip.num_frame'; did you mean 'num_frames'?",
+        ),
+        ("data:\n  class_path: mvrec.data.Kinetic", "mvrec.data has no 'Kinetic'; did you mean 'Kinetics'?"),
+        ("model:\n  backbone:\n    class_path: mvrec.models.mvit_b_16x5", "has no 'mvit_b_16x5'; did you mean 'mvit_b_"),
+        ("trainer:\n  max_epochs: three", "bad.yaml:2: trainer.max_epochs: 'three' is not int or null"),
+        ("a: [1\nb: }", "bad.yaml:2: not valid YAML"),
+        ("- 1\n- 2", "bad.yaml:1: a config file must be a mapping"),
+    ],
+)
+def test_a_wrong_config_is_one_line_with_file_and_line(command, tmp_path, text, expected):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    assert expected in only_line(command("fit", "--config", DEMO, "--config", path))
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--model.bakbone=3", "unknown key 'model.bakbone'; did you mean 'backbone'?"),
+        ("--model.backbone.dept=3", "unknown key 'model.backbone.dept'; did you mean 'depth'?"),
+        ("--data.rooot=x", "unknown key 'data.rooot'; did you mean 'root'?"),
+        ("--trainer.max_epoch=3", "unknown key 'trainer.max_epoch'; did you mean 'max_epochs'?"),
+        ("--model.backbone.depth=x", "--model.backbone.depth: 'x' is not int"),
+        ("--data.decoder=decort", "--data.decoder: 'decort' is not one of 'auto', 'decord', 'pyav'; did you mean 'decord'"),
+        ("--model.backbone=mvit_b_16x5", "the zoo has no 'mvit_b_16x5'; did you mean 'mvit_b_16x4'?"),
+        ("--data.clip.num_frames=0", "a clip needs num_frames >= 1 and stride_frames >= 1, got 0 x 4"),
+        ("--data.batch_size=0", "data.batch_size must be at least 1, got 0"),
+        ("--model.label_smoothing=1.5", "model.label_smoothing must lie in 0..1, got 1.5"),
+        ("--ckpt_path=none.ckpt", "--ckpt_path: checkpoint 'none.ckpt' does not exist"),
+        ("--config=none.yaml", "config file 'none.yaml' does not exist"),
+        ("--trainer.strategy=foo", "invalid strategy name"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(command, flag, expected):
+    assert expected in only_line(command("fit", "--config", DEMO, flag))
+
+
+def test_a_file_that_is_no_checkpoint_is_named(command, tmp_path):
+    (tmp_path / "text.ckpt").write_text("hello")
+    assert "cannot read" in only_line(command("test", "--ckpt_path", tmp_path / "text.ckpt"))
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    assert "not a checkpoint that `mvrec fit` has written" in only_line(
+        command("test", "--ckpt_path", tmp_path / "other.ckpt")
+    )
+
+
+@pytest.fixture
+def trained(command, tiny, tmp_path) -> Path:
+    """A checkpoint whose learning rate and batch size are not the defaults."""
+    arguments = ["--model.optimizer.lr=0.5", "--model.label_smoothing=0.25", "--trainer.limit_train_batches=1"]
+    assert command("fit", *tiny, *arguments, f"--run_dir={tmp_path / 'trained'}")[0] == 0
+    return tmp_path / "trained/checkpoints/last.ckpt"
+
+
+def resolved(command, *arguments: object) -> dict:
+    code, out, err = command(*arguments, "--print_config")
+    assert code == 0, err
+    return yaml.safe_load(out)
+
+
+def test_flag_over_later_config_over_earlier_config_over_checkpoint_over_default(command, trained, tmp_path):
+    early, late = tmp_path / "early.yaml", tmp_path / "late.yaml"
+    early.write_text("model: {label_smoothing: 0.1, lr_reference_batch: 10}\ntrainer: {max_epochs: 3}\n")
+    late.write_text("model: {lr_reference_batch: 20}\ntrainer: {max_epochs: 4}\n")
+    got = resolved(
+        command, "fit", "--ckpt_path", trained, "--config", early, "--config", late, "--trainer.max_epochs=5"
+    )
+    assert got["trainer"]["max_epochs"] == 5  # flag
+    assert got["model"]["lr_reference_batch"] == 20  # later config
+    assert got["model"]["label_smoothing"] == 0.1  # earlier config
+    assert got["model"]["optimizer"]["init_args"]["lr"] == 0.5  # checkpoint
+    assert got["model"]["backbone"]["init_args"]["embed_dim"] == 8  # checkpoint, nested
+    assert got["data"]["init_args"]["batch_size"] == 9  # checkpoint, data
+    assert got["model"]["schedule"]["warmup_epochs"] == 1  # checkpoint (from the demo's config)
+    assert got["checkpoint"]["monitor"] == "val/top1"  # default
+
+
+def test_a_flag_reaches_inside_what_the_checkpoint_says(command, trained):
+    got = resolved(
+        command, "fit", "--ckpt_path", trained, "--model.optimizer.lr=0.125", "--model.backbone.drop_path_rate=0.5"
+    )
+    assert got["model"]["optimizer"]["init_args"]["lr"] == 0.125
+    assert got["model"]["backbone"]["init_args"]["drop_path_rate"] == 0.5
+    assert got["model"]["backbone"]["init_args"]["embed_dim"] == 8
+
+
+def test_a_checkpoint_path_in_a_config_counts_too(command, trained, tmp_path):
+    config = tmp_path / "resume.yaml"
+    config.write_text(f"ckpt_path: {trained}\n")
+    assert resolved(command, "fit", "--config", config)["model"]["label_smoothing"] == 0.25
+
+
+def test_the_run_directory_is_named_after_the_config_or_found_from_the_checkpoint(command, trained, tiny):
+    code, _, err = command("validate", "--ckpt_path", trained)
+    assert code == 0, err
+    assert (trained.parent.parent / "metrics_validate.csv").is_file()
+    assert (trained.parent.parent / "config_validate.yaml").is_file()
+
+
+def test_a_checkpoint_of_other_classes_is_refused(command, trained, digits, tmp_path):
+    root = tmp_path / "other"
+    for split in ("train", "test"):
+        for name in ("grow", "shrink"):
+            (root / split / name).mkdir(parents=True)
+            (root / split / name / "a.mp4").symlink_to(digits / split / name / "00000.mp4")
+    arguments = ["--ckpt_path", trained, "--data=mvrec.data.Kinetics", "--data.root", root]
+    assert only_line(command("test", *arguments)) == "the checkpoint knows 12 classes, the data have 2"
+
+
+def test_a_checkpoint_of_renamed_classes_is_refused(command, trained, digits, tmp_path):
+    root = tmp_path / "renamed"
+    for folder in sorted((digits / "test").iterdir()):
+        (root / "test" / folder.name.replace("grow", "growing")).mkdir(parents=True)
+        (root / "test" / folder.name.replace("grow", "growing") / "a.mp4").symlink_to(folder / "00000.mp4")
+    arguments = ["--ckpt_path", trained, "--data=mvrec.data.Kinetics", "--data.root", root]
+    assert only_line(command("test", *arguments)) == "class 0 is 'grow' in the checkpoint and 'growing' in the data"
+
+
+def bad_root(kind: str, root: Path) -> None:
+    """Make a data root with one thing wrong."""
+    folder = root / "train"
+    if kind == "empty":
+        root.mkdir()
+    elif kind == "no class folders":
+        folder.mkdir(parents=True)
+    elif kind == "class without files":
+        (folder / "jump").mkdir(parents=True)
+    elif kind == "one class":
+        (folder / "jump").mkdir(parents=True)
+        (folder / "jump/a.mp4").touch()
+    elif kind == "empty list":
+        root.mkdir()
+        (root / "train.csv").write_text("path,label\n")
+    elif kind == "bad label":
+        root.mkdir()
+        (root / "classes.txt").write_text("jump\nrun\n")
+        (root / "train.csv").write_text("path,label\na.mp4,jump\nb.mp4,runn\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("missing", "is not a directory"),
+        ("empty", "no videos found; expected"),
+        ("no class folders", "no class folders in it"),
+        ("class without files", "jump: no videos in this class folder"),
+        ("one class", "only the class 'jump' was found"),
+        ("empty list", "train.csv: no videos in it"),
+        ("bad label", "train.csv:3: 'runn' is not one of the 2 classes; did you mean 'run'?"),
+    ],
+)
+def test_a_bad_data_root_is_one_line(command, tiny, tmp_path, kind, expected):
+    root = tmp_path / "root"
+    bad_root(kind, root)
+    kept = [argument for argument in tiny if "clips_per_class" not in argument and "data.root" not in argument]
+    line = only_line(
+        command("fit", *kept, "--data=mvrec.data.Kinetics", f"--data.root={root}", f"--run_dir={tmp_path / 'run'}")
+    )
+    assert expected in line
+    assert not (tmp_path / "run/checkpoints").exists()
