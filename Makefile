@@ -39,8 +39,8 @@ format: $(VENV)/.installed-dev  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-test  ## measure mvrec beside its peers
-	for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
+bench: $(VENV)/.installed-test  ## measure mvrec beside its peers (BENCH_FLAGS=--quick for a first look)
+	for script in benchmarks/*.py; do $(BIN)/python $$script $(BENCH_FLAGS) || exit 1; done
 
 constraints: $(BIN)/uv  ## pin the newest versions that fit pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --strip-extras \

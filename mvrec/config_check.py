@@ -49,6 +49,8 @@ def entries(arguments: Sequence[str]) -> list[Entry]:
     """
     found: list[Entry] = []
     for name, value in flags(arguments):
+        if name in CONFIG_FLAGS and not value:
+            raise UserError(f"{name} needs the path of a file")
         if name in CONFIG_FLAGS:
             found.extend(_file_entries(Path(value)))
         elif name.startswith("--"):
@@ -219,6 +221,16 @@ def explain(message: str, given: Sequence[Entry]) -> str:
         return f"{place}: {' '.join(message[found.end() :].strip(': ').split())}"
     names = {name.strip(" '") for text in expected for name in text.removeprefix("one of ").split(",")}
     return f"{place}: {value!r} is not {' or '.join(expected)}{nearest(str(value), names)}"
+
+
+def reason(error: BaseException) -> str:
+    """What a constructor refused, out of the pages that jsonargparse wraps around it."""
+    problem = re.search(r"Problem with given class_path '([\w.]+)':\n((?: {6,}.*\n)+)", f"{error}\n")
+    if problem is not None:
+        return f"{problem.group(1)}: {' '.join(problem.group(2).split())}"
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error)
 
 
 def _given_value(message: str) -> str:

@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mvrec import models
 from mvrec.cli import fail
-from mvrec.config_check import Entry, check_keys, entries, explain
+from mvrec.config_check import Entry, check_keys, entries, explain, reason
 from mvrec.errors import UserError, nearest
 from mvrec.files import write_atomically
 from mvrec.tasks import Classification
@@ -147,11 +147,8 @@ class MvrecCLI(LightningCLI):
         """Build data, model and trainer; what they refuse is the user's to mend."""
         try:
             super().instantiate_classes()
-        except (ValueError, MisconfigurationException) as raised:
-            error: BaseException = raised
-            while error.__context__ is not None:  # jsonargparse wraps what a constructor says in pages of its own
-                error = error.__context__
-            raise UserError(str(error)) from None
+        except (ValueError, ImportError, MisconfigurationException) as raised:
+            raise UserError(reason(raised)) from None
 
     def after_instantiate_classes(self) -> None:
         """Hand the seed to the data, and let the checkpoint remember how model and data were made."""

@@ -93,6 +93,8 @@ def test_a_wrong_config_is_one_line_with_file_and_line(command, tmp_path, text, 
         ("--ckpt_path=none.ckpt", "--ckpt_path: checkpoint 'none.ckpt' does not exist"),
         ("--config=none.yaml", "config file 'none.yaml' does not exist"),
         ("--trainer.strategy=foo", "invalid strategy name"),
+        ("--trainer.logger=WandbLogger", "lightning.pytorch.loggers.WandbLogger: "),
+        ("--config", "--config needs the path of a file"),
     ],
 )
 def test_a_wrong_flag_is_one_line(command, flag, expected):

@@ -144,8 +144,15 @@ def read_class_names(path: Path) -> list[str]:
 
 
 def class_names_of(rows: Sequence[Row]) -> list[str]:
-    """The classes that rows speak of: names sorted, or "0".."n-1" when all labels are numbers."""
-    labels = {row.label for row in rows}
+    """The classes that rows speak of: names sorted, or "0".."n-1" when all labels are numbers.
+
+    Raises:
+        UserError: A negative number, which would otherwise pass for a name and make names of all numbers.
+    """
+    labels = {row.label: row.where for row in rows}
+    for label, where in labels.items():
+        if label.startswith("-") and label[1:].isdecimal():
+            raise UserError(f"{where}: label {label} is negative")
     if all(label.isdecimal() for label in labels):
         numbers = {int(label) for label in labels}
         return [str(number) for number in range(max(numbers) + 1)]
@@ -234,8 +241,8 @@ def _rows_without_header(path: Path, lines: Iterable[str]) -> Iterator[Row]:
             continue
         where = f"{path}:{number}"
         cut = max(text.rfind(" "), text.rfind(","), text.rfind("\t"))
-        name, label = text[:cut].strip(), text[cut + 1 :].strip()
-        if cut <= 0 or not label.isdecimal():
+        name, label = text[:cut].rstrip(", \t"), text[cut + 1 :]
+        if not name or cut <= 0 or not label.isdecimal():
             raise UserError(
                 f"{where}: expected `path label` with a whole number as label, or a header line `path,label`; "
                 f"got {text[:80]!r}"

@@ -140,7 +140,7 @@ def posterize(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> 
 def solarize(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
     """Invert everything at or above a threshold that falls from 256 to 0."""
     threshold = 256 - int(256 * strength)
-    return torch.where(clip < threshold, clip, 255 - clip)
+    return torch.where(clip.to(torch.int16) < threshold, clip, 255 - clip)  # uint8 holds no 256
 
 
 def solarize_add(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:

@@ -72,11 +72,11 @@ def spread_starts(window: Window, span: float, num_clips: int) -> list[float]:
     """Starts of evenly spread clips as SlowFast's test places them: the first at the start.
 
     Clip i of n starts at `i * floor(delta / (n - 1))`, where delta is the room that the window leaves; a single
-    clip is centred.
+    clip is centred, at `floor(delta / 2)`.
     """
     room = max(window.length - span, 0.0)
     if num_clips == 1:
-        return [window.first + room / 2]
+        return [window.first + math.floor(room / 2)]
     step = math.floor(room / (num_clips - 1))
     return [window.first + number * step for number in range(num_clips)]
 

@@ -39,7 +39,8 @@ class HeadSharedConv(nn.Conv3d):
     def forward(self, grid: Tensor) -> Tensor:
         """`(B, T, H, W, heads * d)` to `(B, T, H', W', heads * d)`."""
         channels = grid.shape[-1]
-        weight = self.weight.repeat(channels // self.in_channels, 1, 1, 1, 1)
+        # Repeated as a matrix, so that its gradient comes back in the parameter's own layout, as DDP's buckets want it.
+        weight = self.weight.flatten(1).repeat(channels // self.in_channels, 1).unflatten(1, self.weight.shape[1:])
         if self.kernel_size[0] == 1:  # frames do not mix: the 2-D kernels are the faster ones
             frames = grid.flatten(0, 1).permute(0, 3, 1, 2)  # (B*T, C, H, W)
             frames = F.conv2d(frames, weight.squeeze(2), None, self.stride[1:], self.padding[1:], groups=channels)

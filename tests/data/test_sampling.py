@@ -1,6 +1,5 @@
 import math
 import random
-import subprocess
 import sys
 import warnings
 
@@ -91,6 +90,7 @@ def test_random_starts_fill_the_window_and_stay_inside():
     [
         (Window(0, 300), 64, 1, [118]),
         (Window(0, 300), 64, 5, [0, 59, 118, 177, 236]),
+        (Window(0, 303), 64, 1, [119]),  # the middle of 239, rounded down
         (Window(0, 303), 64, 5, [0, 59, 118, 177, 236]),  # room 239: steps are rounded down
         (Window(50, 300), 64, 5, [50, 109, 168, 227, 286]),
         (Window(0, 300), 64, 10, [26 * number for number in range(10)]),
@@ -146,9 +146,7 @@ def test_constant_clips_are_those_of_pytorchvideo(num_clips, length, fps):
         expected.append(7 + float(clip.clip_start_sec) * fps)
         if clip.is_last_clip:
             break
-    found = clip_starts(
-        Window(7, length), span, num_clips=num_clips, positions="constant_clips_per_video", fps=fps
-    )
+    found = clip_starts(Window(7, length), span, num_clips=num_clips, positions="constant_clips_per_video", fps=fps)
     assert list(found) == pytest.approx(expected)
     room = max(length - span, 0)
     assert list(found) == pytest.approx([7 + number * room / num_clips for number in range(num_clips)])
@@ -165,13 +163,13 @@ def test_random_starts_are_those_of_pytorchvideo(length, fps):
         assert random_start(Window(0, length), span, random.Random(seed)) == pytest.approx(theirs)
 
 
-def test_pytorchvideo_is_imported_only_when_asked_for():
-    code = (
-        "import sys, mvrec.data.sampling as s; w = s.Window(0, 9)\n"
-        "s.clip_starts(w, 4, num_clips=2, positions='spread', fps=30)\n"
-        "assert not any(name.startswith('pytorchvideo') for name in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_pytorchvideo_is_imported_only_when_asked_for(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("pytorchvideo")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pytorchvideo", None)
+    clip_starts(Window(0, 9), 4, num_clips=2, positions="spread", fps=30)
+    with pytest.raises(ImportError):
+        clip_starts(Window(0, 9), 4, num_clips=2, positions="constant_clips_per_video", fps=30)
 
 
 def test_one_frame_clip_is_the_start():
