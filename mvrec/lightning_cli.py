@@ -139,7 +139,7 @@ class MvrecCLI(LightningCLI):
         throughput = Throughput()
         callbacks = [throughput, SeedEveryStep(self._get(self.config, "seed_everything"))]
         if config.get("enable_progress_bar") is not False:
-            callbacks.append(BarProgress() if sys.stdout.isatty() else LineProgress(throughput))
+            callbacks.append(BarProgress(throughput) if sys.stdout.isatty() else LineProgress(throughput))
         config["callbacks"] = [*(config.get("callbacks") or []), *callbacks]
         return super().instantiate_trainer(logger=[MetricsCsv(self.run_dir, filename), *more], **kwargs)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from video_files import write_video
 
 from mvrec.tasks import Classification
 
@@ -195,6 +196,28 @@ def test_the_number_of_classes_comes_from_the_data(command, tiny, three_classes,
     saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["mvrec"]
     assert saved["class_names"] == ["grow", "move_left", "orbit_clockwise"]
     assert saved["protocol"]["clip"]["num_frames"] == 4
+
+
+def test_short_videos_are_trained_and_scored(command, tiny, three_classes, tmp_path):
+    for split in ("train", "val"):
+        write_video(three_classes / split / "grow/00000.mp4", num_frames=1, size=(64, 80))
+        write_video(three_classes / split / "grow/00001.mp4", num_frames=3, size=(80, 64))
+    code, _, err = command("fit", *kinetics(tiny, three_classes), f"--run_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    assert "6/6 videos scored, 0 failed" in err
+    assert "unreadable" not in err
+
+
+@pytest.mark.parametrize("content", [b"", b"text, not video", None], ids=["zero bytes", "text", "cut short"])
+def test_each_kind_of_unreadable_file_is_named_with_its_cause(command, tiny, three_classes, tmp_path, content):
+    bad = three_classes / "val/grow/00001.mp4"
+    bad.write_bytes(bad.read_bytes()[: bad.stat().st_size // 2] if content is None else content)
+    code, _, err = command("fit", *kinetics(tiny, three_classes), f"--run_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    line = next(line for line in err.splitlines() if str(bad) in line)
+    assert line.startswith(f"mvrec: failed, counted as wrong: {bad}: ")
+    assert len(line) > len(f"mvrec: failed, counted as wrong: {bad}: ")
+    assert "5/6 videos scored, 1 failed" in err
 
 
 def test_a_bad_training_file_is_replaced_and_named_once(command, tiny, three_classes, tmp_path):

@@ -2,8 +2,9 @@
 
 The recipes write `rand-m7-n4-mstd0.5-inc1`: `num_ops` operations per sample, each applied with probability
 0.5 at a magnitude drawn from N(m, mstd), with every operation growing stronger as the magnitude grows ("inc").
-torchvision's own RandAugment has neither the noise, nor the probability, nor the increasing scale. Geometric operations are bilinear, which is all
-that torchvision offers for tensors; the recipes draw between bilinear and bicubic.
+torchvision's own RandAugment has neither the noise, nor the probability, nor the increasing scale. Geometric
+operations are bilinear, which is all that torchvision offers for tensors; the recipes draw between bilinear and
+bicubic.
 Cubuk et al. 2020, https://arxiv.org/abs/1909.13719, in the variant made popular by timm.
 """
 

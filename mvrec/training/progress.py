@@ -129,10 +129,23 @@ class LineProgress(ProgressBar):
 
 
 class BarProgress(TQDMProgressBar):
-    """Lightning's progress bar without the version column, for terminals."""
+    """Lightning's progress bar, for terminals, with the same figures as the lines.
+
+    Args:
+        throughput: Where speed and waiting are measured.
+    """
+
+    def __init__(self, throughput: Throughput) -> None:
+        super().__init__(leave=True)
+        self.throughput = throughput
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Metrics to show beside the bar."""
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
+        """What stands beside the bar."""
+        speed = self.throughput
+        loss = trainer.callback_metrics.get("train/loss")
+        return {
+            "loss": f"{float(loss):.4f}" if loss is not None else "-",
+            "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.3g}" if trainer.optimizers else "-",
+            "clips/s": f"{speed.clips_per_second:.1f}",
+            "data wait": f"{100 * speed.data_wait:.0f} %",
+        }
