@@ -59,9 +59,7 @@ def test_imports_go_one_way(path):
         if name.split(".")[0] != "mvrec" or name in ("mvrec", "mvrec.__version__"):
             continue
         target = name.removeprefix("mvrec.")
-        allowed = room(name) == own or any(
-            target == door or target.startswith(f"{door}.") for door in MAY_IMPORT[own]
-        )
+        allowed = room(name) == own or any(target == door or target.startswith(f"{door}.") for door in MAY_IMPORT[own])
         assert allowed or target in ("models", "data"), f"{relative} must not import {name}"
         if target in ("models", "data") and room(name) != own:
             assert target in MAY_IMPORT[own] or any(d.startswith(f"{target}.") for d in MAY_IMPORT[own]), name

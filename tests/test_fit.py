@@ -46,7 +46,9 @@ def test_a_run_leaves_everything_in_its_directory(command, tiny, tmp_path):
     rows = read_csv(run_dir / "metrics.csv")
     assert [float(row["train/loss"]) > 0 for row in rows if row.get("train/loss")] == [True] * 4
     assert len([row for row in rows if row.get("val/top1")]) == 1
-    assert json.loads((run_dir / "environment.json").read_text())["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert (
+        json.loads((run_dir / "environment.json").read_text())["packages"]["torch"] == torch.__version__.split("+")[0]
+    )
     saved = yaml.safe_load((run_dir / "config.yaml").read_text())
     assert saved["model"]["backbone"]["init_args"]["embed_dim"] == 8
     assert "24/24 videos scored, 0 failed; 4x4 at own fps" in err

@@ -25,8 +25,9 @@ def main(arguments: list[str]) -> None:
     fit = run(["fit", *common])
     minutes = (time.monotonic() - begin) / 60
     checkpoint = fit.trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
-    scores = _test([*common, "--ckpt_path", checkpoint])
+    # The control comes first, so that the files it writes are not what stays.
     control = _test([*common, "--ckpt_path", checkpoint, "--data.test_views.frame_order", "shuffled"])
+    scores = _test([*common, "--ckpt_path", checkpoint])
 
     parameters = sum(parameter.numel() for parameter in fit.model.backbone.parameters())
     report = [
