@@ -198,7 +198,7 @@ def run(args: list[str]) -> MvrecCLI:
     )
 
 
-class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
+class StderrHandler(logging.StreamHandler):
     """Writes to what `sys.stderr` is at the time, which progress bars and tests exchange."""
 
     def emit(self, record: logging.LogRecord) -> None:
