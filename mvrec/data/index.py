@@ -170,7 +170,9 @@ def scan_class_folders(folder: Path) -> Iterator[Row]:
         raise UserError(f"{folder}: no class folders in it (expected {folder}/<class name>/<video>)")
     for name in classes:
         videos = sorted(
-            entry.name for entry in _visible(folder / name) if Path(entry.name).suffix.lower() in VIDEO_EXTENSIONS
+            entry.name
+            for entry in _visible(folder / name)
+            if Path(entry.name).suffix.lower() in VIDEO_EXTENSIONS and not entry.is_dir()
         )
         if not videos:
             raise UserError(
@@ -197,20 +199,22 @@ def read_rows(path: Path) -> Iterator[Row]:
         UserError: A malformed row, with file and line.
     """
     with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
-        first = file.readline()
-        columns = [column.strip().lower() for column in first.split(",")]
+        columns = [column.strip().lower() for column in next(csv.reader([file.readline()]), [])]
         if {"path", "label"} <= set(columns):
-            yield from _rows_with_header(path, csv.reader(file), columns)
+            file.seek(0)
+            yield from _rows_with_header(path, file, columns)
         else:
             file.seek(0)
             yield from _rows_without_header(path, file)
 
 
-def _rows_with_header(path: Path, lines: Iterator[list[str]], columns: list[str]) -> Iterator[Row]:
-    for number, fields in enumerate(lines, start=2):
+def _rows_with_header(path: Path, file: Iterable[str], columns: list[str]) -> Iterator[Row]:
+    lines = csv.reader(file)
+    next(lines)
+    for fields in lines:
         if not any(field.strip() for field in fields):
             continue
-        where = f"{path}:{number}"
+        where = f"{path}:{lines.line_num}"
         if len(fields) != len(columns):
             raise UserError(f"{where}: {len(fields)} fields, the header has {len(columns)}: {','.join(columns)}")
         row = dict(zip(columns, (field.strip() for field in fields), strict=True))

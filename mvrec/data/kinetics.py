@@ -195,10 +195,14 @@ class Kinetics(L.LightningDataModule):
         return ClipLoader(
             dataset,
             batches,
-            num_workers=worker_count(self.num_workers),
+            num_workers=worker_count(self.num_workers, processes=self._processes_here),
             pin_memory=on_gpu,
             max_bad_fraction=max_bad_fraction,
         )
+
+    @property
+    def _processes_here(self) -> int:
+        return max(self.trainer.num_devices, 1) if self.trainer is not None else 1
 
     @property
     def _rank(self) -> int:

@@ -216,16 +216,18 @@ def _start_worker(worker_id: int) -> None:
     torch.set_num_threads(1)  # one worker, one core: the parallelism is the number of workers
 
 
-def worker_count(wanted: int | Literal["auto"]) -> int:
+def worker_count(wanted: int | Literal["auto"], *, processes: int = 1) -> int:
     """How many loader workers a process gets.
 
-    "auto" is one per core that this process may use: `SLURM_CPUS_PER_TASK` in a Slurm job, else the cores it may
-    run on, shared among the processes of a `torchrun` launch; at most 16.
+    "auto" is one per core that this process may use: `SLURM_CPUS_PER_TASK` in a Slurm job, else its share of the cores
+    of this machine; at most 16.
+
+    Args:
+        wanted: A number, or "auto".
+        processes: Training processes on this machine.
     """
     if wanted != "auto":
         return wanted
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = int(os.environ.get("SLURM_CPUS_PER_TASK", cores))
-    if "SLURM_CPUS_PER_TASK" not in os.environ:
-        cores //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    cores = int(os.environ.get("SLURM_CPUS_PER_TASK", cores // processes))
     return max(1, min(cores, MAX_AUTO_WORKERS))

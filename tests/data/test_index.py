@@ -5,7 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mvrec.data.index import Row, Sample, VideoIndex, find_split, read_class_names, read_rows
+from mvrec.data.index import (
+    Row,
+    Sample,
+    VideoIndex,
+    find_split,
+    read_class_names,
+    read_rows,
+    scan_class_folders,
+)
 from mvrec.errors import UserError
 
 
@@ -225,3 +233,18 @@ def test_class_counts_have_a_place_for_every_class():
     rows = [Row("a", "x"), Row("b", "z"), Row("c", "z")]
     counts = VideoIndex(rows, root=Path(), class_names=["x", "y", "z"]).class_counts()
     np.testing.assert_array_equal(counts, [1, 0, 2])
+
+
+def test_a_header_may_be_quoted_and_lines_are_counted_through_quoted_breaks(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text('"path","label"\n"two\nlines.mp4",a\nb.mp4\n')
+    rows = read_rows(path)
+    assert next(rows).path == "two\nlines.mp4"
+    with pytest.raises(UserError, match=r"train\.csv:4: 1 fields"):
+        next(rows)
+
+
+def test_a_folder_named_like_a_video_is_none(tmp_path):
+    (tmp_path / "train/run/clip.mp4").mkdir(parents=True)
+    (tmp_path / "train/run/real.mp4").touch()
+    assert [row.path for row in scan_class_folders(tmp_path / "train")] == ["train/run/real.mp4"]

@@ -252,23 +252,22 @@ def test_share_of_broken_files_is_taken_of_what_was_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("environment", "expected"),
+    ("environment", "processes", "expected"),
     [
-        ({}, 12),
-        ({"LOCAL_WORLD_SIZE": "4"}, 3),
-        ({"LOCAL_WORLD_SIZE": "24"}, 1),
-        ({"SLURM_CPUS_PER_TASK": "7"}, 7),
-        ({"SLURM_CPUS_PER_TASK": "7", "LOCAL_WORLD_SIZE": "4"}, 7),  # Slurm counts per task already
-        ({"SLURM_CPUS_PER_TASK": "64"}, 16),
-        ({"SLURM_CPUS_PER_TASK": "1"}, 1),
+        ({}, 1, 12),
+        ({}, 4, 3),
+        ({}, 24, 1),
+        ({"SLURM_CPUS_PER_TASK": "7"}, 1, 7),
+        ({"SLURM_CPUS_PER_TASK": "7"}, 4, 7),  # Slurm counts per task already
+        ({"SLURM_CPUS_PER_TASK": "64"}, 1, 16),
+        ({"SLURM_CPUS_PER_TASK": "1"}, 1, 1),
     ],
 )
-def test_worker_count(monkeypatch, environment, expected):
-    for name in ("SLURM_CPUS_PER_TASK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
+def test_worker_count(monkeypatch, environment, processes, expected):
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(12)), raising=False)
-    assert worker_count("auto") == expected
+    assert worker_count("auto", processes=processes) == expected
     assert worker_count(0) == 0
     assert worker_count(40) == 40
