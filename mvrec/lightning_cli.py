@@ -30,6 +30,7 @@ from mvrec.config_check import Entry, check_keys, entries, explain, reason
 from mvrec.errors import UserError, nearest
 from mvrec.files import write_atomically
 from mvrec.tasks import Classification
+from mvrec.training.final_checkpoint import FinalCheckpoint
 from mvrec.training.progress import BarProgress, LineProgress, Throughput
 from mvrec.training.random_state import SeedEveryStep
 from mvrec.training.run_directory import MetricsCsv, set_aside_earlier_run, write_environment
@@ -129,6 +130,9 @@ class MvrecCLI(LightningCLI):
         config.run_dir = str(self.run_dir)
         if config.checkpoint.dirpath is None:
             config.checkpoint.dirpath = str(self.run_dir / "checkpoints")
+        if config.trainer.fast_dev_run:
+            self._parser(self.subcommand).callback_keys.remove("checkpoint")  # it would save, though nothing is logged
+            config.trainer.enable_checkpointing = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add progress, seeding and the CSV metrics that every run has."""
@@ -137,7 +141,8 @@ class MvrecCLI(LightningCLI):
         wanted = config.get("logger")
         more = wanted if isinstance(wanted, list) else [wanted] if isinstance(wanted, Logger) else []
         throughput = Throughput()
-        callbacks = [throughput, SeedEveryStep(self._get(self.config, "seed_everything"))]
+        folder = Path(self._get(self.config, "checkpoint").dirpath)
+        callbacks = [throughput, SeedEveryStep(self._get(self.config, "seed_everything")), FinalCheckpoint(folder)]
         if config.get("enable_progress_bar") is not False:
             callbacks.append(BarProgress(throughput) if sys.stdout.isatty() else LineProgress(throughput))
         config["callbacks"] = [*(config.get("callbacks") or []), *callbacks]
@@ -167,7 +172,8 @@ class MvrecCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """A fresh run does not mix with an earlier one in the same directory."""
-        if self._get(self.config, "ckpt_path") is None and self.trainer.is_global_zero:
+        fresh = self._get(self.config, "ckpt_path") is None and not self._get(self.config, "trainer").fast_dev_run
+        if fresh and self.trainer.is_global_zero:
             moved = set_aside_earlier_run(self.run_dir)
             if moved is not None:
                 log.info("the earlier run in %s is now in %s", self.run_dir, moved)

@@ -120,6 +120,37 @@ def test_resuming_in_place_goes_on_in_the_same_metrics(command, interrupted, tmp
     assert not (tmp_path / "run/earlier").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*there is no last checkpoint available")
+def test_last_means_the_newest_checkpoint_of_the_run_directory(command, tiny, tmp_path):
+    arguments = [*tiny, f"--run_dir={tmp_path / 'run'}", "--ckpt_path=last"]
+    code, _, err = command("fit", *arguments)  # there is none yet: a fresh start
+    assert code == 0, err
+    code, _, err = command("fit", *arguments, "--trainer.max_epochs=2")
+    assert code == 0, err
+    assert "epoch 2/2" in err
+    assert "epoch 1/2" not in err
+
+
+def test_a_fast_dev_run_leaves_no_trace(command, tiny, tmp_path):
+    code, _, err = command("fit", *tiny, f"--run_dir={tmp_path / 'run'}", "--trainer.fast_dev_run=true")
+    assert code == 0, err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_may_be_measured_in_steps(command, tiny, tmp_path):
+    steps = ["--trainer.max_epochs=-1", "--trainer.max_steps=6"]
+    code, _, err = command("fit", *tiny, f"--run_dir={tmp_path}", *steps)
+    assert code == 0, err
+    assert "epoch 2/?  step 2/4" in err
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
+
+
+def test_a_run_without_end_is_refused(command, tiny, tmp_path):
+    code, _, err = command("fit", *tiny, f"--run_dir={tmp_path}", "--trainer.max_epochs=-1")
+    assert code == 2
+    assert err == "mvrec: error: the schedule needs an end: set trainer.max_epochs or trainer.max_steps\n"
+
+
 def run_processes(arguments: list[str], devices: int) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(

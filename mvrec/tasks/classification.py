@@ -1,6 +1,7 @@
 """Single-label classification of clips and images."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -103,14 +104,17 @@ class Classification(L.LightningModule):
         undecayed = {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
         optimizer = self.make_optimizer(parameter_groups(self, undecayed=undecayed))
         trainer = self.trainer
-        total_steps = int(trainer.estimated_stepping_batches)
-        steps_per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        total_steps = trainer.estimated_stepping_batches
+        if total_steps == math.inf:
+            raise UserError("the schedule needs an end: set trainer.max_epochs or trainer.max_steps")
+        trainer.fit_loop.setup_data()  # counts the batches where the line above did not need to
+        steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
         scale = self._lr_scale()
         for group in optimizer.param_groups:
             group["lr"] *= scale
 
         def factor(step: int) -> float:
-            return self.schedule.factor(step, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+            return self.schedule.factor(step, total_steps=int(total_steps), steps_per_epoch=steps_per_epoch)
 
         scheduler = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
@@ -200,7 +204,7 @@ class Classification(L.LightningModule):
             "test": (trainer.test_dataloaders, trainer.limit_test_batches),
             "predict": (trainer.predict_dataloaders, trainer.limit_predict_batches),
         }[stage]
-        whole = limit == 1.0 and not trainer.sanity_checking
+        whole = isinstance(limit, float) and limit == 1.0 and not trainer.sanity_checking  # 1 is one batch, 1.0 all
         self._keeper = ScoreKeeper(
             num_classes=self.backbone.num_classes,
             num_views=self._protocol(stage).num_views,
