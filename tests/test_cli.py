@@ -188,6 +188,13 @@ def test_a_checkpoint_of_renamed_classes_is_refused(command, trained, digits, tm
     assert only_line(command("test", *arguments)) == "class 0 is 'grow' in the checkpoint and 'growing' in the data"
 
 
+def test_an_image_network_on_clips_is_one_line(command, tiny, tmp_path):
+    kept = [argument for argument in tiny if "model.backbone" not in argument]
+    network = ["--model.backbone=mvit_v2_t", "--model.backbone.image_size=64"]
+    line = only_line(command("fit", *kept, *network, f"--run_dir={tmp_path}"))
+    assert line == "the backbone takes inputs of shape (3, 64, 64) without the batch, the data give (3, 4, 64, 64)"
+
+
 def bad_root(kind: str, root: Path) -> None:
     """Make a data root with one thing wrong."""
     folder = root / "train"

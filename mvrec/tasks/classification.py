@@ -88,10 +88,12 @@ class Classification(L.LightningModule):
         """Fit the head to the data, which are known by now."""
         if self._trainer is None:
             return  # loading without data: `on_load_checkpoint` fits the head to the checkpoint
+        built, fed = self.backbone.input_shape, self.datamodule.clip_shape
+        if len(built) != len(fed) or built[0] != fed[0]:
+            raise UserError(f"the backbone takes inputs of shape {built} without the batch, the data give {fed}")
         num_classes = self.datamodule.num_classes
         if self.backbone.num_classes != num_classes:
             self.backbone.reset_head(num_classes)
-        built, fed = self.backbone.input_shape, self.datamodule.clip_shape
         if built != fed:
             log.warning(
                 "the backbone is built for clips (C, T, H, W) = %s and gets %s: its position tables are interpolated",
