@@ -34,7 +34,7 @@ ONLY_IN = {
     "yaml": {"config_check.py", "lightning_cli.py"},
     "jsonargparse": {"lightning_cli.py"},
 }
-ARCHITECTURES = {"mvit", "mvit_variants"}  # variants are rows of the architecture beside them
+ARCHITECTURES = {"mvit", "mvit_variants", "cloformer", "shunted", "sgformer"}  # variants are rows of the architecture beside them
 
 
 def room(module: str) -> str:

@@ -1,4 +1,5 @@
 from mvrec.models.backbone import Backbone
+from mvrec.models.cloformer import CloFormer, cloformer_s, cloformer_xs, cloformer_xxs
 from mvrec.models.mvit import MViT
 from mvrec.models.mvit_variants import (
     mvit_b24_32x3,
@@ -16,7 +17,11 @@ from mvrec.models.mvit_variants import (
 
 __all__ = [
     "Backbone",
+    "CloFormer",
     "MViT",
+    "cloformer_s",
+    "cloformer_xs",
+    "cloformer_xxs",
     "mvit_b24_32x3",
     "mvit_b_16x4",
     "mvit_b_32x3",
