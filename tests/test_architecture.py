@@ -34,7 +34,9 @@ ONLY_IN = {
     "yaml": {"config_check.py", "lightning_cli.py"},
     "jsonargparse": {"lightning_cli.py"},
 }
-ARCHITECTURES = {"mvit", "mvit_variants", "cloformer", "shunted", "sgformer"}  # variants are rows of the architecture beside them
+SHARED_BY_MODELS = {"__init__", "backbone", "layers", "pooling_attention"}
+# Variants are rows of the architecture beside them.
+ARCHITECTURES = {path.stem for path in (ROOT / "mvrec/models").glob("*.py")} - SHARED_BY_MODELS
 
 
 def room(module: str) -> str:

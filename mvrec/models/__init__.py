@@ -14,11 +14,13 @@ from mvrec.models.mvit_variants import (
     mvit_v2_s_16x4,
     mvit_v2_t,
 )
+from mvrec.models.shunted import Shunted, shunted_b, shunted_s, shunted_t
 
 __all__ = [
     "Backbone",
     "CloFormer",
     "MViT",
+    "Shunted",
     "cloformer_s",
     "cloformer_xs",
     "cloformer_xxs",
@@ -33,4 +35,7 @@ __all__ = [
     "mvit_v2_s",
     "mvit_v2_s_16x4",
     "mvit_v2_t",
+    "shunted_b",
+    "shunted_s",
+    "shunted_t",
 ]
