@@ -43,6 +43,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "num_sanity_val_steps": 1,
     "enable_model_summary": False,  # the task says in one line what it trains
 }
+VALIDATION_SCORE = "val/top1"
 CHECKPOINT_KEYWORDS = ("best", "last", "hpc")
 BACKBONE_FLAG = "--model.backbone"
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
@@ -97,7 +98,7 @@ class MvrecCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
-                "checkpoint.monitor": "val/top1",
+                "checkpoint.monitor": VALIDATION_SCORE,
                 "checkpoint.mode": "max",
                 "checkpoint.save_last": True,
                 "checkpoint.filename": "best",
@@ -130,6 +131,8 @@ class MvrecCLI(LightningCLI):
         config.run_dir = str(self.run_dir)
         if config.checkpoint.dirpath is None:
             config.checkpoint.dirpath = str(self.run_dir / "checkpoints")
+        if config.trainer.limit_val_batches == 0 and config.checkpoint.monitor == VALIDATION_SCORE:
+            config.checkpoint.monitor = None  # nothing will be measured: the newest checkpoint is the best there is
         if config.trainer.fast_dev_run:
             self._parser(self.subcommand).callback_keys.remove("checkpoint")  # it would save, though nothing is logged
             config.trainer.enable_checkpointing = False

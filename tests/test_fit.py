@@ -253,6 +253,26 @@ def test_each_kind_of_unreadable_file_is_named_with_its_cause(command, tiny, thr
     assert "5/6 videos scored, 1 failed" in err
 
 
+def test_training_without_a_validation_split(command, tiny, three_classes, tmp_path):
+    shutil.rmtree(three_classes / "val")
+    arguments = [*kinetics(tiny, three_classes), f"--run_dir={tmp_path / 'run'}"]
+    code, _, err = command("fit", *arguments)
+    assert code == 2
+    assert err.splitlines()[-1].endswith("(training without validation: --trainer.limit_val_batches 0)")
+    code, _, err = command("fit", *arguments, "--trainer.limit_val_batches=0")
+    assert code == 0, err
+    assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
+
+
+def test_a_video_shorter_than_its_clip_can_be_refused_by_name(command, tiny, three_classes, tmp_path):
+    short = three_classes / "val/grow/00000.mp4"
+    write_video(short, num_frames=5, size=(64, 80))
+    arguments = kinetics(tiny, three_classes, **{"clip.short_video": "error"})
+    code, _, err = command("fit", *arguments, f"--run_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    assert f"failed, counted as wrong: {short}: a clip of 16 frames does not fit in 5 frames" in err
+
+
 def test_a_bad_training_file_is_replaced_and_named_once(command, tiny, three_classes, tmp_path):
     bad = three_classes / "train/grow/00000.mp4"
     bad.write_bytes(b"no video")

@@ -1,6 +1,7 @@
 """Datasets of clips: index x frame choice x decoder x pixels, and nothing else."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,15 @@ from torch.utils.data import Dataset
 from mvrec.data.batch import PADDING_ID, BadSample, Item, SampleKey
 from mvrec.data.index import Sample, VideoIndex
 from mvrec.data.protocol import FrameOrder, Protocol
-from mvrec.data.sampling import ClipSpec, clip_starts, frame_indices, frame_window, random_start
+from mvrec.data.sampling import (
+    ClipSpec,
+    ClipTooLongError,
+    Window,
+    clip_starts,
+    frame_indices,
+    frame_window,
+    random_start,
+)
 from mvrec.data.seeds import derive_seed
 from mvrec.data.transforms import Augment, eval_views, train_view
 from mvrec.data.video import Decoder, Video, open_video
@@ -69,7 +78,7 @@ class TrainClips(Dataset[Item]):
         with open_video(sample.path, decoder=self.decoder) as video:
             window = frame_window(video.num_frames, video.fps, sample.start_seconds, sample.end_seconds)
             span = self.clip.span(video.fps)
-            chosen = frame_indices(random_start(window, span, rng), span, window, self.clip)
+            chosen = _chosen_frames(sample, [random_start(window, span, rng)], span, window, self.clip)[0]
             frames = video.frames(chosen.tolist())
         pixel_seeds = [derive_seed("pixels", seed) for seed in seeds]
         views = [train_view(frames, size=self.size, augment=self.augment, seed=seed) for seed in pixel_seeds]
@@ -109,7 +118,7 @@ class EvalClips(Dataset[Item]):
         window = frame_window(video.num_frames, video.fps, sample.start_seconds, sample.end_seconds)
         span = clip.span(video.fps)
         starts = clip_starts(window, span, num_clips=views.num_clips, positions=views.positions, fps=video.fps)
-        chosen = torch.stack([frame_indices(start, span, window, clip) for start in starts])  # (clips, T)
+        chosen = _chosen_frames(sample, starts, span, window, clip)  # (clips, T)
         needed, place = torch.unique(chosen, return_inverse=True)
         frames = video.frames(needed.tolist())
         crops = [
@@ -123,6 +132,14 @@ class EvalClips(Dataset[Item]):
             for row in place
         ]
         return torch.cat(crops)  # (clips * crops, T, C, h, w)
+
+
+def _chosen_frames(sample: Sample, starts: Sequence[float], span: float, window: Window, clip: ClipSpec) -> Tensor:
+    """Frame numbers (clips, T); a video that a policy finds too short is a bad file like any other."""
+    try:
+        return torch.stack([frame_indices(start, span, window, clip) for start in starts])
+    except ClipTooLongError as error:
+        raise DecodeError(sample.path, str(error)) from None
 
 
 def _in_order(frames: np.ndarray, order: FrameOrder, number: int) -> np.ndarray:

@@ -47,6 +47,10 @@ class ClipSpec:
         return self.num_frames * self.stride_frames * rate
 
 
+class ClipTooLongError(ValueError):
+    """A video is too short for a clip and the policy says that this is an error."""
+
+
 @dataclass(frozen=True)
 class Window:
     """The part of a video that counts, in frames: `first`, and `length` frames from there."""
@@ -90,12 +94,12 @@ def frame_indices(start: float, span: float, window: Window, spec: ClipSpec) -> 
         int64 (T,).
 
     Raises:
-        ValueError: The clip is longer than the window and `short_video` is "error".
+        ClipTooLongError: The clip is longer than the window and `short_video` is "error".
     """
     positions = torch.linspace(start, start + span - 1, spec.num_frames, dtype=torch.float64)
     offsets = positions.floor().long() - window.first
     if spec.short_video == "error" and span > window.length:
-        raise ValueError(f"a clip of {span:g} frames does not fit in {window.length} frames")
+        raise ClipTooLongError(f"a clip of {span:g} frames does not fit in {window.length} frames")
     if spec.short_video == "loop":
         return offsets % window.length + window.first
     return offsets.clamp(0, window.length - 1) + window.first
