@@ -47,6 +47,11 @@ class Backbone(nn.Module):
         """`(C, H, W)` for images or `(C, T, H, W)` for clips: the size this network was constructed for."""
         raise NotImplementedError
 
+    @property
+    def position_grid(self) -> tuple[int, int, int] | None:
+        """`(t, h, w)`: the token grid that the position tables were made for; None where there are none."""
+        return None
+
     def make_head(self, num_classes: int) -> nn.Module:
         """A freshly initialised head from `(B, num_features)` to `(B, num_classes)`, one class or more."""
         raise NotImplementedError

@@ -47,6 +47,22 @@ def _norm(dim: int) -> nn.GroupNorm:
     return nn.GroupNorm(1, dim)
 
 
+class DepthwiseConv(nn.Conv2d):
+    """Convolution of every channel by itself, on a padded grid."""
+
+    def __init__(self, dim: int, kernel: int, *, stride: int = 1) -> None:
+        super().__init__(dim, dim, kernel, stride, kernel // 2, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, dim, H, W)` to `(B, dim, h, w)`."""
+        weight = self.weight
+        # Of images with their channels last, the gradient would come back so too, in strides that DDP's buckets do
+        # not want. Seen as a matrix, it comes back in the parameter's own layout, unless that is channels last.
+        if weight.stride(1) > 1:
+            weight = weight.flatten(1).unflatten(1, weight.shape[1:])
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, groups=self.groups)
+
+
 class ConvNorm(nn.Module):
     """3x3 convolution, batch norm and ReLU."""
 
@@ -107,8 +123,7 @@ class Attention(nn.Module):
             self.avgpool = nn.AvgPool2d(stage.kv_pool) if stage.kv_pool > 1 else nn.Identity()
         if self.local_dim:
             dim, qkv_dim = self.local_dim, 3 * self.local_dim
-            conv = nn.Conv2d(qkv_dim, qkv_dim, stage.kernel, padding=stage.kernel // 2, groups=qkv_dim)
-            self.convs = nn.ModuleList([conv])
+            self.convs = nn.ModuleList([DepthwiseConv(qkv_dim, stage.kernel)])
             self.act_blocks = nn.ModuleList([Gate(dim)])
             self.qkvs = nn.ModuleList([nn.Conv2d(stage.dim, qkv_dim, 1)])
         self.proj = nn.Conv2d(stage.dim, stage.dim, 1)
@@ -150,7 +165,7 @@ class ConvMlp(nn.Module):
         super().__init__()
         self.fc1 = nn.Conv2d(dim, hidden_dim, 1)
         self.act = nn.GELU()
-        self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, kernel, stride, kernel // 2, groups=hidden_dim)
+        self.dwconv = DepthwiseConv(hidden_dim, kernel, stride=stride)
         self.fc2 = nn.Conv2d(hidden_dim, dim_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -235,6 +250,8 @@ class CloFormer(Backbone):
             raise ValueError(f"branches must be one of {get_args(Branches)}, got {branches!r}")
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must lie in [0, 1), got {drop_path_rate}")
+        if in_channels < 1:
+            raise ValueError(f"in_channels must be 1 or more, got {in_channels}")
         _check_odd("mlp_kernel", mlp_kernel)
         _check_stages(stages, mlp_ratio=mlp_ratio)
         stages = [_with_branches(stage, branches) for stage in stages]
@@ -303,7 +320,7 @@ class CloFormer(Backbone):
     def _check_input_shape(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless `shape`, without the batch, is one that this network takes."""
         channels = self._input_shape[0]
-        if len(shape) != 3 or shape[0] != channels or channels < 1 or min(shape[1:]) < self._min_size:
+        if len(shape) != 3 or shape[0] != channels or min(shape[1:]) < self._min_size:
             wanted = f"(B, C, H, W) with C={channels} and H, W of {self._min_size} or more"
             raise ValueError(f"expected {wanted}, got shape {('B', *shape)}")
 
@@ -359,6 +376,7 @@ def cloformer_xxs(
     num_classes: int = 1000,
     *,
     image_size: int | tuple[int, int] = 224,
+    in_channels: int = 3,
     drop_path_rate: float = 0.0,
     branches: Branches = "both",
 ) -> CloFormer:
@@ -372,6 +390,7 @@ def cloformer_xxs(
         ),
         num_classes=num_classes,
         image_size=image_size,
+        in_channels=in_channels,
         drop_path_rate=drop_path_rate,
         branches=branches,
     )
@@ -381,6 +400,7 @@ def cloformer_xs(
     num_classes: int = 1000,
     *,
     image_size: int | tuple[int, int] = 224,
+    in_channels: int = 3,
     drop_path_rate: float = 0.06,
     branches: Branches = "both",
 ) -> CloFormer:
@@ -394,6 +414,7 @@ def cloformer_xs(
         ),
         num_classes=num_classes,
         image_size=image_size,
+        in_channels=in_channels,
         drop_path_rate=drop_path_rate,
         branches=branches,
     )
@@ -403,6 +424,7 @@ def cloformer_s(
     num_classes: int = 1000,
     *,
     image_size: int | tuple[int, int] = 224,
+    in_channels: int = 3,
     drop_path_rate: float = 0.06,
     branches: Branches = "both",
 ) -> CloFormer:
@@ -416,6 +438,7 @@ def cloformer_s(
         ),
         num_classes=num_classes,
         image_size=image_size,
+        in_channels=in_channels,
         drop_path_rate=drop_path_rate,
         branches=branches,
     )
