@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-all lint format bench clean constraints
+.PHONY: help demo test test-all golden lint format bench clean constraints
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
@@ -29,6 +29,9 @@ test: $(VENV)/.installed-test  ## the test suite
 
 test-all: $(VENV)/.installed-test  ## the test suite with the slow tests (full-size models)
 	$(BIN)/python -m pytest
+
+golden: $(VENV)/.installed-test  ## the table of our outputs beside the recorded ones of the authors' code
+	$(BIN)/python tests/models/golden_support.py
 
 lint: $(VENV)/.installed-test $(VENV)/.installed-dev  ## ruff, formatting and types
 	$(BIN)/ruff check .

@@ -22,6 +22,8 @@ train and evaluate (each takes --config FILE and single values such as --trainer
   predict    write the predictions for the test split
 
 others:
+  models     list the networks: size, cost, published accuracy, which checkpoints load
+  convert    write any known checkpoint as safetensors, with a report of what was loaded
   demo       generate the moving digits data set, train on it, evaluate
 
 `mvrec COMMAND --help` tells more. `mvrec --version` prints the version.
@@ -40,11 +42,25 @@ def _demo(command: str, arguments: list[str]) -> None:
     demo(arguments)
 
 
+def _models(command: str, arguments: list[str]) -> None:
+    from mvrec.commands.models import main as models
+
+    models(arguments)
+
+
+def _convert(command: str, arguments: list[str]) -> None:
+    from mvrec.commands.convert import main as convert
+
+    convert(arguments)
+
+
 COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
     "fit": _lightning,
     "validate": _lightning,
     "test": _lightning,
     "predict": _lightning,
+    "models": _models,
+    "convert": _convert,
     "demo": _demo,
 }
 

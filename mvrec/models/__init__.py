@@ -1,5 +1,9 @@
 from mvrec.models.backbone import Backbone
+from mvrec.models.checkpoints import LoadReport, load_weights
 from mvrec.models.cloformer import CloFormer, cloformer_s, cloformer_xs, cloformer_xxs
+from mvrec.models.feature_pyramid import FeaturePyramid
+from mvrec.models.framewise import Framewise
+from mvrec.models.macs import count_macs
 from mvrec.models.mvit import MViT
 from mvrec.models.mvit_variants import (
     mvit_b24_32x3,
@@ -14,16 +18,26 @@ from mvrec.models.mvit_variants import (
     mvit_v2_s_16x4,
     mvit_v2_t,
 )
+from mvrec.models.sgformer import SGFormer, sgformer_b, sgformer_m, sgformer_s
 from mvrec.models.shunted import Shunted, shunted_b, shunted_s, shunted_t
+from mvrec.models.zoo import create_model, list_models
 
 __all__ = [
     "Backbone",
     "CloFormer",
+    "FeaturePyramid",
+    "Framewise",
+    "LoadReport",
     "MViT",
+    "SGFormer",
     "Shunted",
     "cloformer_s",
     "cloformer_xs",
     "cloformer_xxs",
+    "count_macs",
+    "create_model",
+    "list_models",
+    "load_weights",
     "mvit_b24_32x3",
     "mvit_b_16x4",
     "mvit_b_32x3",
@@ -35,6 +49,9 @@ __all__ = [
     "mvit_v2_s",
     "mvit_v2_s_16x4",
     "mvit_v2_t",
+    "sgformer_b",
+    "sgformer_m",
+    "sgformer_s",
     "shunted_b",
     "shunted_s",
     "shunted_t",

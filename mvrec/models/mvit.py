@@ -214,6 +214,8 @@ class MViT(Backbone):
         _check_choice("pooling", pooling, get_args(Pooling))
         _check_choice("pos_embed", pos_embed, ("separate", "joint", "none"))
         _check_rates(drop_path_rate=drop_path_rate, head_dropout=head_dropout)
+        if in_channels < 1:
+            raise ValueError(f"in_channels must be 1 or more, got {in_channels}")
         is_video = num_frames is not None
         if not is_video and pool_kernel is not None and pool_kernel[0] != 1:
             raise ValueError(f"an image has one frame, so pool_kernel must start with 1, got {pool_kernel}")
@@ -233,16 +235,16 @@ class MViT(Backbone):
         self.num_classes = num_classes
         self.num_features = plan[-1].dim_out
         self.feature_info = _feature_info(plan)
-        self._head_dropout = head_dropout
+        self.head_dropout = head_dropout
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self._input_shape = (in_channels, *([] if num_frames is None else [num_frames]), height, width)
         self._check_input_shape(self._input_shape)
-        self._built_thw = _patch_grid(self._input_shape)
+        self._position_grid = _patch_grid(self._input_shape)
 
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if cls_token else None
         self._add_position_tables(pos_embed, embed_dim)
         self.patch_embed = PatchEmbed(in_channels, embed_dim, is_video=is_video)
-        rel_pos_sizes = _rel_pos_sizes(plan, self._built_thw, is_video=is_video)
+        rel_pos_sizes = _rel_pos_sizes(plan, self._position_grid, is_video=is_video)
         self.blocks = nn.ModuleList(
             Block(
                 spec,
@@ -260,7 +262,7 @@ class MViT(Backbone):
         self._initialise()
 
     def _add_position_tables(self, kind: str, dim: int) -> None:
-        t, h, w = self._built_thw
+        t, h, w = self._position_grid
         num_cls = int(self.cls_token is not None)
         lengths = {
             "pos_embed": num_cls + t * h * w if kind == "joint" else 0,
@@ -279,12 +281,17 @@ class MViT(Backbone):
 
     def make_head(self, num_classes: int) -> nn.Module:
         """Dropout and a linear layer, freshly initialised."""
-        return Head(self.num_features, num_classes, dropout=self._head_dropout).apply(init_trunc_normal)
+        return Head(self.num_features, num_classes, dropout=self.head_dropout).apply(init_trunc_normal)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """`(C, H, W)` for images, `(C, T, H, W)` for clips: the size this network was constructed for."""
         return self._input_shape
+
+    @property
+    def position_grid(self) -> Grid:
+        """`(t, h, w)`: the token grid that the position tables were made for."""
+        return self._position_grid
 
     def parameter_stages(self) -> list[tuple[str, ...]]:
         """The stem with its positions, each block, and the head with the last norm."""
@@ -337,7 +344,7 @@ class MViT(Backbone):
         """Token grid `(B, t, h, w, C)` to tokens `(B, [1 +] t*h*w, C)` with class token and positions."""
         tokens = grid.flatten(1, 3)
         cls: Tensor | None = self.cls_token
-        t, h, w = self._built_thw
+        t, h, w = self._position_grid
         if self.pos_embed is not None:
             n = int(cls is not None)
             tokens = tokens + resized_positions(self.pos_embed[:, n:], (t, h, w), thw)
@@ -357,8 +364,10 @@ class MViT(Backbone):
         cell = self.feature_info[-1].stride
         built = self._input_shape
         if len(shape) != len(built) or shape[0] != built[0] or min(shape) < 1 or min(shape[-2:]) < cell:
-            axes = "(B, C, T, H, W)" if len(built) == 4 else "(B, C, H, W)"
-            raise ValueError(f"expected {axes} with C={built[0]} and H, W of {cell} or more, got shape {('B', *shape)}")
+            wanted = f"(B, C, H, W) with C={built[0]}"
+            if len(built) == 4:
+                wanted = f"(B, C, T, H, W) with C={built[0]}, T of 1 or more"
+            raise ValueError(f"expected {wanted} and H, W of {cell} or more, got shape {('B', *shape)}")
 
 
 def resized_positions(positions: Tensor, size: Grid, new_size: Grid) -> Tensor:

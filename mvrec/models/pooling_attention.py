@@ -5,6 +5,7 @@ Tokens keep their channels last from end to end. A grid `(B, T, H, W, C)` seen t
 Source: Fan et al. 2021 (MViT), section 3.1; Li et al. 2022 (MViTv2), section 4.1.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -63,8 +64,9 @@ class GridPool(nn.Module):
         t, h, w = _half(self.kernel)
         if self.kind == "max":
             clip = F.max_pool3d(clip, self.kernel, self.stride, (t, h, w))
-        else:  # avg_pool3d refuses grids below its kernel, whatever its padding
-            clip = F.avg_pool3d(F.pad(clip, (w, w, h, h, t, t)), self.kernel, self.stride)
+        else:  # avg_pool3d refuses grids below its kernel, whatever its padding, and on the CPU half precision
+            wide = F.pad(clip, (w, w, h, h, t, t)).to(torch.promote_types(clip.dtype, torch.float32))
+            clip = F.avg_pool3d(wide, self.kernel, self.stride).to(clip.dtype)
         return clip.permute(0, 2, 3, 4, 1)
 
 
@@ -115,7 +117,7 @@ def _distance_rows(q_size: int, k_size: int, *, device: torch.device) -> Tensor:
     return (q - k + (k_size - 1) * k_step).long()  # (q, k)
 
 
-def _resized_table(table: Tensor, length: int) -> Tensor:
+def resized_table(table: Tensor, length: int) -> Tensor:
     """`(L, d)` to `(length, d)`; a table that has its length already is returned untouched."""
     if table.shape[0] == length:
         return table
@@ -192,6 +194,16 @@ class PoolingAttention(nn.Module):
         q_thw = pooled_grid(thw, kernel=self.q_kernel, stride=self.q_stride)
         return q_thw, pooled_grid(thw, kernel=self.kv_kernel, stride=self.kv_stride)
 
+    def folding_macs(self, thw: Grid) -> int:
+        """Multiply-adds per clip that the wider keys of the folded positions cost beyond the mathematics."""
+        if not self.has_rel_pos:
+            return 0
+        q_thw, k_thw = self.grids(thw)
+        places = sum(k_thw) if self.rel_pos_t is not None else sum(k_thw[1:])
+        extra = places + -(self.head_dim + places) % HEAD_DIM_MULTIPLE
+        num_q, num_k = (math.prod(grid) + self.num_cls for grid in (q_thw, k_thw))
+        return 2 * self.num_heads * num_q * num_k * extra
+
     def forward(self, x: Tensor, thw: Grid, geometry: RelativeGeometry | None = None) -> Tensor:
         """`(B, [1 +] T*H*W, dim)` to `(B, [1 +] T*H'*W', dim_out)`, the tokens of `grids(thw)[0]`.
 
@@ -247,7 +259,7 @@ class PoolingAttention(nn.Module):
             equations, tables, geometry.table_rows, geometry.table_lengths, strict=True
         ):
             if table is not None:
-                distances = F.embedding(rows, _resized_table(table, length))  # (q, k, d)
+                distances = F.embedding(rows, resized_table(table, length))  # (q, k, d)
                 scores.append(torch.einsum(equation, grid, distances))
         return torch.cat(scores, -1).flatten(1, 3)
 

@@ -1,0 +1,394 @@
+"""A network of another library behind our contract; `baselines.py` builds them by name."""
+
+import contextlib
+import copy
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mvrec.errors import UserError
+from mvrec.models.backbone import Backbone, FeatureInfo
+
+PYRAMID_STRIDES = (4, 8, 16, 32)
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a network was before its classifier was taken off.
+
+    Attributes:
+        name: As `create_baseline` takes it.
+        input_shape: `(C, H, W)` or `(C, T, H, W)` that it is built for.
+        num_classes: Classes of the classifier.
+        classifier: Its name in the library's checkpoints.
+        has_bias: Whether it had a bias.
+        head_dropout: Dropout for our classifier, where the network has none of its own before it.
+        channels_last: Whether the maps inside are `(B, [T,] H, W, C)`.
+    """
+
+    name: str
+    input_shape: tuple[int, ...]
+    num_classes: int
+    classifier: str
+    has_bias: bool = True
+    head_dropout: float = 0.0
+    channels_last: bool = False
+
+
+class Classifier(nn.Linear):
+    """Dropout and a linear layer, `(B, D)` to `(B, K)`."""
+
+    def __init__(self, dim: int, num_classes: int, *, bias: bool, dropout: float) -> None:
+        super().__init__(dim, num_classes, bias=bias)
+        self.dropout = dropout
+        nn.init.trunc_normal_(self.weight, std=0.02)
+        if bias:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, D)` to raw logits `(B, K)`."""
+        return super().forward(F.dropout(x, self.dropout, self.training))
+
+
+class Baseline(Backbone):
+    """Another library's network: `net` up to the features, and a linear head of ours.
+
+    What the library puts behind its classifier, such as a softmax, is gone: logits are raw. `load_state_dict` takes
+    the library's own checkpoints too.
+
+    Args:
+        net: `(B, C, [T,] H, W)` to `(B, D)`.
+        origin: What it was.
+        num_classes: Classes of the head; 0 for none, None for as many as the library's.
+
+    Raises:
+        UserError: The network cannot take its input shape.
+    """
+
+    def __init__(self, net: nn.Module, *, origin: Origin, num_classes: int | None = None) -> None:
+        super().__init__()
+        self.origin = origin
+        self.net = net
+        self.num_features, self._levels = _probe(net, origin)
+        self.feature_info = tuple(self._levels.values())
+        self.num_classes = origin.num_classes if num_classes is None else num_classes
+        self.head = self.new_head(self.num_classes)
+
+    @property
+    def name(self) -> str:
+        """As `create_baseline` takes it."""
+        return self.origin.name
+
+    def make_head(self, num_classes: int) -> nn.Module:
+        """A linear layer, freshly initialised."""
+        origin = self.origin
+        return Classifier(self.num_features, num_classes, bias=origin.has_bias, dropout=origin.head_dropout)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """`(C, H, W)` for images or `(C, T, H, W)` for clips: the size this network was constructed for."""
+        return self.origin.input_shape
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Image `(B, C, H, W)` or clip `(B, C, T, H, W)` to the vectors that the library classifies, `(B, D)`.
+
+        Raises:
+            ValueError: The shape is not one that this network takes.
+        """
+        return cast("Tensor", self._run(self.net, x))
+
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """The last map `(B, C_i, [T_i,] H_i, W_i)` on each of the grids of strides 4, 8, 16 and 32 that there are.
+
+        Raises:
+            NotImplementedError: The network has no maps, or its library does not open them.
+        """
+        if not self._levels:
+            raise NotImplementedError(f"{self.name} has no feature maps to give: its library does not open them")
+        kept: dict[str, Tensor] = {}
+        hooks = [
+            self.net.get_submodule(path).register_forward_hook(partial(_keep, kept, path)) for path in self._levels
+        ]
+        try:
+            self._run(self.net, x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        maps = [kept[path] for path in self._levels]
+        return [level.movedim(-1, 1) for level in maps] if self.origin.channels_last else maps
+
+    def _run(self, call: Callable[[Tensor], Any], x: Tensor) -> Any:
+        """Call the library with a shape that it may not like, and say so in one line."""
+        shape, built = tuple(x.shape[1:]), self.input_shape
+        if len(shape) != len(built) or shape[0] != built[0]:
+            axes = "(B, C, T, H, W)" if len(built) == 4 else "(B, C, H, W)"
+            raise ValueError(f"{self.name}: expected {axes} with C={built[0]}, got shape {('B', *shape)}")
+        if shape == built:
+            return call(x)
+        try:
+            return call(x)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+            raise ValueError(f"{self.name} is built for {built} and cannot take {shape}: {one_line(error)}") from error
+
+    def layer_groups(self) -> list[list[str]]:
+        """All parameter names in groups from the stem to the head: the library's own, or else block by block."""
+        groups = [[f"net.{name}" for name in group] for group in self._net_groups()]
+        groups[-1] += [f"head.{name}" for name, _ in self.head.named_parameters()]
+        return [group for group in groups if group]
+
+    def parameter_stages(self) -> list[tuple[str, ...]]:
+        """As `layer_groups`, in whole names: no prefix tells the depth in a foreign network."""
+        return [tuple(group) for group in self.layer_groups()]
+
+    def _net_groups(self) -> list[list[str]]:
+        """Parameter names of `net` by depth; the last group is the head's and may be empty."""
+        return groups_by_block(self.net)
+
+    def set_activation_checkpointing(self, on: bool) -> None:
+        """Only timm's networks have it.
+
+        Raises:
+            NotImplementedError: It is wanted and the library does not have it.
+        """
+        if on:
+            raise NotImplementedError(f"{self.name} cannot recompute its activations: its library does not offer it")
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As torch's, and it knows the library's own names, which have no `net.` before them."""
+        if not any(name.startswith("net.") for name in state_dict):
+            state_dict = self._renamed(state_dict)
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def _renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        renamed: OrderedDict[str, Tensor] = OrderedDict()
+        inner = "net.net." if isinstance(self.net, TwoPathways) else "net."
+        before = f"{self.origin.classifier}."
+        for name, tensor in state.items():
+            if not name.startswith(before):
+                renamed[f"{inner}{name}"] = tensor
+            elif self.num_classes:
+                # Two of torchvision's networks classify by a 1x1 convolution.
+                renamed[f"head.{name.removeprefix(before)}"] = tensor.flatten(1) if tensor.ndim > 2 else tensor
+        # The versions of the modules, which a few networks ask for, travel beside the tensors.
+        metadata = getattr(state, "_metadata", {})
+        renamed._metadata = {f"{inner}{path}".rstrip("."): version for path, version in metadata.items()}  # type: ignore[attr-defined]
+        return renamed
+
+
+class TimmBaseline(Baseline):
+    """A network of timm, which opens more of them than the other libraries do."""
+
+    def __init__(self, net: nn.Module, *, origin: Origin, num_classes: int | None = None) -> None:
+        super().__init__(net, origin=origin, num_classes=num_classes)
+        self._indices = _timm_levels(net) if hasattr(net, "forward_intermediates") else {}
+        self.feature_info = tuple(self._indices.values())
+
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """The last map `(B, C_i, H_i, W_i)` of each stride from 4 on, as timm's `forward_intermediates` gives it.
+
+        Raises:
+            NotImplementedError: The network has no maps, or timm does not open them.
+        """
+        if not self._indices:
+            raise NotImplementedError(f"{self.name} has no feature maps to give: timm does not open them")
+        intermediates = partial(
+            cast("Callable[..., list[Tensor]]", self.net.forward_intermediates),
+            indices=list(self._indices),
+            intermediates_only=True,
+        )
+        return list(self._run(intermediates, x))
+
+    def no_weight_decay(self) -> set[str]:
+        """What timm exempts, and biases and everything 1-D."""
+        exempt = cast("Callable[[], set[str]]", getattr(self.net, "no_weight_decay", set))()
+        own = {f"net.{name}" for name, _ in self.net.named_parameters() if name in exempt}
+        return own | super().no_weight_decay()
+
+    def set_activation_checkpointing(self, on: bool) -> None:
+        """Recompute what timm calls a block in the backward pass, instead of keeping its activations.
+
+        Raises:
+            NotImplementedError: timm cannot do that to this network.
+        """
+        try:
+            cast("Callable[[bool], None]", self.net.set_grad_checkpointing)(on)
+        except (AttributeError, AssertionError) as error:
+            raise NotImplementedError(f"{self.name} cannot recompute its activations: {one_line(error)}") from None
+        self.activation_checkpointing = on
+
+    def _net_groups(self) -> list[list[str]]:
+        if not hasattr(self.net, "group_matcher"):
+            return super()._net_groups()
+        from timm.models import group_parameters
+
+        # The classifier, under the name that timm knows it by, shows which level is the head's.
+        head = f"{self.origin.classifier}.weight"
+        names = [*(name for name, _ in self.net.named_parameters()), head]
+        matcher = cast("Callable[..., Any]", self.net.group_matcher)(coarse=False)
+        named: Any = SimpleNamespace(named_parameters=lambda: [(name, name) for name in names])
+        levels = group_parameters(named, matcher)
+        return [[name for name in levels[level] if name != head] for level in sorted(levels)]
+
+
+class TwoPathways(nn.Module):
+    """SlowFast takes two clips of one video: all frames, and every alpha-th."""
+
+    def __init__(self, net: nn.Module, *, alpha: int) -> None:
+        super().__init__()
+        self.net = net
+        self.alpha = alpha
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Clips `(B, C, T, H, W)` to what the network makes of them."""
+        frames = x.shape[2]
+        kept = math.ceil(frames / self.alpha)
+        # First and last frame and even steps between, as SlowFast's authors choose them.
+        slow = [i * (frames - 1) // max(kept - 1, 1) for i in range(kept)]
+        return cast("Tensor", self.net([x[:, :, slow], x]))
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error, or its kind where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _keep(kept: dict[str, Tensor], path: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+    kept[path] = output  # a forward hook
+
+
+# -- what a network does with its input -----------------------------------------------------------------------------
+
+
+def _probe(net: nn.Module, origin: Origin) -> tuple[int, dict[str, FeatureInfo]]:
+    """Width of the features, and path of a module -> its map, the last of each of the pyramid's strides.
+
+    Raises:
+        UserError: The network does not take the shape it is built for, or gives no vector.
+    """
+    features, outputs = _try_forward(net, origin)
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        raise UserError(f"{origin.name} gives no vector per input: it is no classifier")
+    by_stride = {}
+    for path, output in outputs.items():  # in the order of the calls
+        info = _feature_info(output, origin)
+        if info is not None:
+            by_stride[info.stride] = path, info
+    if len(by_stride) < 2:  # nothing but the patches of a network that goes on with tokens
+        by_stride = {}
+    return features.shape[1], dict(by_stride[stride] for stride in sorted(by_stride))
+
+
+def _try_forward(net: nn.Module, origin: Origin) -> tuple[Any, dict[str, Tensor]]:
+    x = torch.zeros(1, *origin.input_shape)
+    # On shapes alone, which costs nothing. Some networks cannot do that; if it is the shape, it fails again below.
+    with contextlib.suppress(Exception):
+        return _watched_forward(_without_data(net), x.to("meta"))
+    try:
+        return _watched_forward(net, x)
+    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
+        raise UserError(f"{origin.name} cannot take inputs of shape {origin.input_shape}: {one_line(error)}") from None
+
+
+def _without_data(net: nn.Module) -> nn.Module:
+    """A copy whose tensors have shapes only."""
+    shapes: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in net.parameters()}
+    shapes |= {id(buffer): buffer.to("meta") for buffer in net.buffers()}
+    return copy.deepcopy(net, shapes)
+
+
+def _watched_forward(net: nn.Module, x: Tensor) -> tuple[Any, dict[str, Tensor]]:
+    """What a network gives, and what the modules gave that may make maps, by their paths."""
+    outputs: dict[str, Tensor] = {}
+    hooks = [module.register_forward_hook(partial(_keep, outputs, path)) for path, module in _map_makers(net)]
+    training = net.training
+    net.eval()  # batch norm must neither learn from this nor refuse a batch of one
+    try:
+        with torch.no_grad():
+            return net(x), outputs
+    finally:
+        net.train(training)
+        for hook in hooks:
+            hook.remove()
+
+
+def _map_makers(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules whose outputs may be maps: those on top, and those in the containers there."""
+    for name, module in net.named_children():
+        below = module.named_children() if isinstance(module, CONTAINERS) else ()
+        for path, maker in ((name, module), *((f"{name}.{inner}", child) for inner, child in below)):
+            if any(True for _ in maker.parameters()):  # else it may be the pooling behind the last map
+                yield path, maker
+
+
+def _feature_info(output: Any, origin: Origin) -> FeatureInfo | None:
+    """Channels and stride of a module's output, or None if it is no map of the pyramid."""
+    if not isinstance(output, Tensor) or output.ndim != len(origin.input_shape) + 1:
+        return None
+    last = origin.channels_last
+    channels, width = (output.shape[-1], output.shape[-2]) if last else (output.shape[1], output.shape[-1])
+    pixels = origin.input_shape[-1]
+    stride = next((stride for stride in PYRAMID_STRIDES if math.ceil(pixels / stride) == width), None)
+    return None if stride is None else FeatureInfo(channels, stride)
+
+
+def _timm_levels(net: nn.Module) -> dict[int, FeatureInfo]:
+    """Index among timm's intermediates -> what it is, the last of each stride from 4 on."""
+    infos: Any = getattr(net, "feature_info", [])
+    by_stride: dict[int, tuple[int, FeatureInfo]] = {}
+    for index, info in enumerate(getattr(infos, "info", infos)):
+        if info["reduction"] >= PYRAMID_STRIDES[0]:
+            by_stride[info["reduction"]] = index, FeatureInfo(info["num_chs"], info["reduction"])
+    return dict(by_stride.values())
+
+
+# -- its parameters by depth ----------------------------------------------------------------------------------------
+
+
+def groups_by_block(net: nn.Module) -> list[list[str]]:
+    """Parameter names by depth: the stem, each block with what leads to it, and what follows the last.
+
+    A network without blocks has a level for each part.
+    """
+    blocks = list(_blocks(net)) or list(_parts(net))
+    groups: list[list[str]] = [[] for _ in range(len(blocks) + 2)]
+    started = 0
+    for name, _ in net.named_parameters():
+        owner = next((i for i, block in enumerate(blocks) if name.startswith(f"{block}.")), None)
+        if owner is not None:
+            started = owner + 1
+            groups[started].append(name)
+        else:
+            groups[started + 1 if started else 0].append(name)
+    return [*(group for group in groups[:-1] if group), groups[-1]]
+
+
+def _blocks(module: nn.Module, path: str = "") -> Iterator[str]:
+    """Elements of containers that have parts of their own; of nested ones the inner, if it is several."""
+    for name, child in module.named_children():
+        below = f"{path}.{name}" if path else name
+        inner = [] if hasattr(child, "multipathway_blocks") else list(_blocks(child, below))  # SlowFast: side by side
+        is_element = isinstance(module, CONTAINERS) and not isinstance(child, CONTAINERS)
+        if is_element and any(True for _ in child.children()) and len(inner) < 2:
+            yield below
+        else:
+            yield from inner
+
+
+def _parts(module: nn.Module, path: str = "") -> Iterator[str]:
+    for name, child in module.named_children():
+        below = f"{path}.{name}" if path else name
+        if isinstance(child, CONTAINERS):
+            yield from _parts(child, below)
+        else:
+            yield below

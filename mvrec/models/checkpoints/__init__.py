@@ -1,0 +1,129 @@
+"""Weights of every layout into our networks, with a report of what became of each tensor."""
+
+import logging
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from mvrec.errors import UserError
+from mvrec.models.backbone import Backbone
+from mvrec.models.checkpoints.files import Source, StoredWeights, read_weights
+from mvrec.models.checkpoints.fit import BOOKKEEPING, Fitted, fit
+from mvrec.models.checkpoints.layouts import Recognised, recognise
+from mvrec.models.checkpoints.report import LoadReport, Resized, listed
+from mvrec.models.cloformer import CloFormer
+from mvrec.models.mvit import MViT
+from mvrec.models.sgformer import SGFormer
+from mvrec.models.shunted import Shunted
+
+__all__ = ["LoadReport", "Resized", "load_weights"]
+
+log = logging.getLogger("mvrec")
+
+FAMILIES: dict[str, type[Backbone]] = {"shunted": Shunted, "sgformer": SGFormer, "cloformer": CloFormer, "mvit": MViT}
+
+
+def load_weights(model: Backbone, source: Source, *, allow_partial: bool = False) -> LoadReport:
+    """Copy the weights of a file or state dict into a network, whichever layout they are in.
+
+    Position tables of another size are interpolated and image weights inflated to video (or summed back), as
+    SlowFast does; the report lists it all. The network is untouched when anything is wrong.
+
+    Args:
+        model: The network.
+        source: A path (torch or safetensors) or a state dict.
+        allow_partial: Take what fits and leave the rest at its initial values, instead of refusing.
+
+    Raises:
+        UserError: The file cannot be read, holds another architecture, or lacks a part of the network, unless
+            `allow_partial`. A head of another class count is such a part; no head at all is not.
+    """
+    stored = read_weights(source)
+    return load_recognised(model, stored, recognised(stored), allow_partial=allow_partial)
+
+
+def recognised(stored: StoredWeights) -> Recognised:
+    """The layout of stored weights; see `recognise`."""
+    return recognise(stored.tensors, source=stored.source)
+
+
+def load_recognised(
+    model: Backbone, stored: StoredWeights, found: Recognised, *, allow_partial: bool = False, new_head: bool = False
+) -> LoadReport:
+    """`load_weights` for weights that are read already.
+
+    Args:
+        model: The network.
+        stored: The weights as the file names them.
+        found: The same under our names.
+        allow_partial: See `load_weights`.
+        new_head: The caller wants a head of its own class count, whatever the file's.
+    """
+    if not isinstance(model, FAMILIES[found.family]):
+        raise UserError(
+            f"{stored.source}: holds a {FAMILIES[found.family].__name__} ({found.layout} layout), "
+            f"the network is a {type(model).__name__}"
+        )
+    tensors = {name: tensor for name, tensor in found.tensors.items() if not (new_head and name.startswith("head."))}
+    if model.num_classes == 0:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+    _check_finite(tensors, stored.source)
+    fitted = fit(tensors, model, details=stored.details, source=stored.source)
+    report = _report(stored, found, fitted)
+    if not allow_partial:
+        _check_complete(report, fitted, found, model)
+    elif all(BOOKKEEPING.search(name) or name.startswith("head.") for name in fitted.tensors):
+        raise UserError(f"{stored.source}: nothing in it fits this {type(model).__name__}")
+    model.load_state_dict({**model.state_dict(), **fitted.tensors})
+    log.log(logging.INFO if report.complete else logging.WARNING, "%s", report)
+    return report
+
+
+def _report(stored: StoredWeights, found: Recognised, fitted: Fitted) -> LoadReport:
+    own = bool(stored.details)
+    return LoadReport(
+        source=stored.source,
+        layout="mvrec" if own else found.layout,
+        entry=stored.entry,
+        loaded=tuple(fitted.tensors),
+        renamed=found.renamed,
+        reshaped=tuple(fitted.reshaped),
+        interpolated=tuple(fitted.interpolated),
+        inflated=tuple(fitted.inflated),
+        missing=(*fitted.excused, *fitted.missing),
+        mismatched=tuple(fitted.mismatched),
+        unexpected=tuple(fitted.unexpected),
+        ignored=found.ignored,
+    )
+
+
+def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise UserError(f"{source}: {len(broken)} tensors hold NaN or infinity ({listed(broken)}): a diverged run?")
+
+
+def _check_complete(report: LoadReport, fitted: Fitted, found: Recognised, model: Backbone) -> None:
+    heads = [change for change in fitted.mismatched if change.name.startswith("head.")]
+    if heads and len(heads) == len(fitted.mismatched):
+        classes = heads[0].stored[0]
+        raise UserError(
+            f"{report.source}: its head knows {classes} classes, the network {model.num_classes}: build the network "
+            f"with num_classes={classes}, or pass allow_partial=True to keep the network's own untrained head"
+        )
+    missing = [name for name in fitted.missing if not name.startswith("head.")]
+    problems = [
+        f"{len(items)} {what} ({listed(items)})"
+        for what, items in (
+            ("tensors are missing", missing),
+            ("have another shape, file -> network", fitted.mismatched),
+            ("have no place in the network", fitted.unexpected),
+        )
+        if items
+    ]
+    if problems:
+        raise UserError(
+            f"{report.source}: does not fit this {type(model).__name__} ({found.layout} layout): "
+            f"{', '.join(problems)}; create_model(name, weights=...) builds the network that a file holds, "
+            "allow_partial=True loads what fits"
+        )

@@ -1,0 +1,207 @@
+"""Whose names a file uses, and those names turned into ours.
+
+Ours are the authors' own: those of the three image repositories, and of SlowFast with one `qkv` layer for MViT.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mvrec.errors import UserError
+
+Tensors = dict[str, Tensor]
+Family = Literal["shunted", "sgformer", "cloformer", "mvit"]
+WRAPPER = r"(?:[A-Za-z_]\w*\.)*"  # module., model., backbone. and what else a network was an attribute of
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way of naming a family's tensors.
+
+    Attributes:
+        name: For people.
+        family: Which networks it names.
+        signature: A pattern for one name that every such file has and no other.
+        convert: From the file's tensors to ours.
+    """
+
+    name: str
+    family: Family
+    signature: str
+    convert: Callable[[Tensors], Tensors]
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A file's tensors under our names.
+
+    Attributes:
+        layout: Whose names the file uses, for people.
+        family: Which networks they belong to.
+        tensors: By our names.
+        renamed: How many of them the file calls otherwise.
+        ignored: The file's names beside the network.
+    """
+
+    layout: str
+    family: Family
+    tensors: Tensors
+    renamed: int
+    ignored: tuple[str, ...]
+
+
+def recognise(tensors: Tensors, *, source: str) -> Recognised:
+    """Find the layout, strip what wraps the names, and give the tensors our names.
+
+    Raises:
+        UserError: No layout that we know, or several networks in one file.
+    """
+    plain = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
+    for layout in LAYOUTS:
+        found = [match for name in plain if (match := re.fullmatch(f"({WRAPPER}){layout.signature}", name))]
+        prefixes = {match.group(1) for match in found}
+        if prefixes:
+            break
+    else:
+        shown = ", ".join(list(plain)[:3])
+        names = ", ".join(dict.fromkeys(known.name for known in LAYOUTS))
+        raise UserError(f"{source}: no known network: its names begin with {shown}; known layouts: {names}")
+    prefix = _only_prefix(prefixes, source)
+    inside = {name.removeprefix(prefix): tensor for name, tensor in plain.items() if name.startswith(prefix)}
+    converted = layout.convert(inside)
+    return Recognised(
+        layout=_described(layout, inside),
+        family=layout.family,
+        tensors=converted,
+        renamed=len(converted.keys() - plain.keys()),
+        ignored=tuple(name for name in plain if not name.startswith(prefix) and not name.endswith("n_averaged")),
+    )
+
+
+def _only_prefix(prefixes: set[str], source: str) -> str:
+    """The wrapper around the network; where there is an average beside the raw weights, that of the average."""
+    if len(prefixes) == 1:
+        return prefixes.pop()
+    averaged = [prefix for prefix in prefixes if re.search(r"(^|[._])(ema|average)", prefix)]
+    if len(averaged) == 1:
+        return averaged[0]
+    names = ", ".join(repr(prefix) for prefix in sorted(prefixes))
+    raise UserError(f"{source}: several networks in one file, under {names}: pass the state dict of one of them")
+
+
+def _described(layout: Layout, tensors: Tensors) -> str:
+    if layout is not SLOWFAST:
+        return layout.name
+    if "blocks.0.attn.q.weight" in tensors:
+        return "SlowFast (separate q, k, v)"
+    if any(name.endswith("attn.pool_k.weight") and tensor.ndim == 4 for name, tensor in tensors.items()):
+        return "mvit repository"
+    return layout.name
+
+
+# -- MViT ---------------------------------------------------------------------------------------------------------
+
+RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
+    "pytorchvideo": (
+        (r"^patch_embed\.patch_model\.", "patch_embed.proj."),
+        (r"^cls_positional_encoding\.", ""),
+        (r"^norm_embed\.", "norm."),
+        (r"^head\.proj\.", "head.projection."),
+    ),
+    "torchvision": (
+        (r"^conv_proj\.", "patch_embed.proj."),
+        (r"^pos_encoding\.class_token$", "cls_token"),
+        (r"^pos_encoding\.spatial_pos$", "pos_embed_spatial"),
+        (r"^pos_encoding\.temporal_pos$", "pos_embed_temporal"),
+        (r"^pos_encoding\.class_pos$", "pos_embed_class"),
+        (r"\.attn\.project\.0\.", ".attn.proj."),
+        (r"\.attn\.pool_([qkv])\.pool\.", r".attn.pool_\1."),
+        (r"\.attn\.pool_([qkv])\.norm_act\.0\.", r".attn.norm_\1."),
+        (r"\.mlp\.0\.", ".mlp.fc1."),
+        (r"\.mlp\.3\.", ".mlp.fc2."),
+        (r"\.project\.(weight|bias)$", r".proj.\1"),
+        (r"^head\.1\.", "head.projection."),
+    ),
+    "timm": (
+        (r"\.shortcut_proj_(?:attn|mlp)\.", ".proj."),
+        (r"^head\.fc\.", "head.projection."),
+    ),
+}
+
+
+def _renamed(tensors: Tensors, rules: tuple[tuple[str, str], ...]) -> Tensors:
+    renamed = {}
+    for name, tensor in tensors.items():
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = tensor
+    return renamed
+
+
+def _mvit(tensors: Tensors) -> Tensors:
+    """SlowFast's own names, whatever the shapes: one `qkv`, kernels over (T, H, W), tables `(1, N, C)`."""
+    tensors = _fused(tensors)
+    for name, tensor in tensors.items():
+        if re.search(r"\.pool_[qkv]\.weight$", name) and tensor.ndim == 4:
+            tensors[name] = tensor.unsqueeze(2)  # (d, 1, kh, kw) to (d, 1, 1, kh, kw)
+        elif name.startswith(("cls_token", "pos_embed")):
+            tensors[name] = tensor.reshape(1, -1, tensor.shape[-1])
+    return tensors
+
+
+def _fused(tensors: Tensors) -> Tensors:
+    """Queries, keys and values in one layer, row blocks in this order."""
+    fused: Tensors = {}
+    for name, tensor in tensors.items():
+        parts = re.fullmatch(r"(.*\.attn\.)[qkv](\.weight|\.bias)", name)
+        if parts is None:
+            fused[name] = tensor
+            continue
+        before, after = parts.groups()
+        rows = [tensors.get(f"{before}{part}{after}") for part in "qkv"]
+        if any(row is None for row in rows):
+            fused[name] = tensor  # left as it is, and so reported as having no place
+            continue
+        fused[f"{before}qkv{after}"] = torch.cat([row for row in rows if row is not None])
+    return fused
+
+
+def _from_pytorchvideo(tensors: Tensors) -> Tensors:
+    return _mvit(_renamed(tensors, RENAMES["pytorchvideo"]))
+
+
+def _from_torchvision(tensors: Tensors) -> Tensors:
+    return _mvit(_renamed(tensors, RENAMES["torchvision"]))
+
+
+def _from_timm(tensors: Tensors) -> Tensors:
+    """Blocks are counted per stage there and through the network here."""
+    places = {(int(s), int(b)) for name in tensors for s, b in re.findall(r"^stages\.(\d+)\.blocks\.(\d+)\.", name)}
+    number = {place: i for i, place in enumerate(sorted(places))}
+
+    def through(match: re.Match[str]) -> str:
+        return f"blocks.{number[int(match.group(1)), int(match.group(2))]}."
+
+    flat = {re.sub(r"^stages\.(\d+)\.blocks\.(\d+)\.", through, name): tensor for name, tensor in tensors.items()}
+    return _mvit(_renamed(flat, RENAMES["timm"]))
+
+
+def _as_it_is(tensors: Tensors) -> Tensors:
+    return dict(tensors)
+
+
+SLOWFAST = Layout("SlowFast", "mvit", r"blocks\.0\.attn\.(?:qkv|q)\.weight", _mvit)
+# Tried in this order: what comes later is less particular.
+LAYOUTS = (
+    Layout("SG-Former", "sgformer", r"patch_embed1\.conv\.0\.c\.weight", _as_it_is),
+    Layout("Shunted Transformer", "shunted", r"patch_embed1\.conv\.0\.weight", _as_it_is),
+    Layout("CloFormer", "cloformer", r"patch_embed\.conv1\.conv\.0\.weight", _as_it_is),
+    Layout("pytorchvideo", "mvit", r"patch_embed\.patch_model\.weight", _from_pytorchvideo),
+    Layout("torchvision", "mvit", r"pos_encoding\.class_token", _from_torchvision),
+    Layout("timm", "mvit", r"stages\.0\.blocks\.0\.attn\.norm_k\.weight", _from_timm),
+    SLOWFAST,
+)

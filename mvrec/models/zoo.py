@@ -1,0 +1,181 @@
+"""The zoo by name: how to build its networks, with random weights or those of a file."""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvrec.errors import UserError, nearest
+from mvrec.models.backbone import Backbone
+from mvrec.models.baselines import create_baseline
+from mvrec.models.checkpoints import FAMILIES, LoadReport, load_recognised, load_weights, recognised
+from mvrec.models.checkpoints.files import StoredWeights, read_weights
+from mvrec.models.checkpoints.structure import WrongArchitectureError, build_as_stored, same_network
+from mvrec.models.cloformer import Branches, cloformer_s, cloformer_xs, cloformer_xxs
+from mvrec.models.mvit_variants import (
+    mvit_b24_32x3,
+    mvit_b_16x4,
+    mvit_b_32x3,
+    mvit_b_image,
+    mvit_v2_b,
+    mvit_v2_b_32x3,
+    mvit_v2_l,
+    mvit_v2_l_40x3,
+    mvit_v2_s,
+    mvit_v2_s_16x4,
+    mvit_v2_t,
+)
+from mvrec.models.pooling_attention import Pooling
+from mvrec.models.sgformer import sgformer_b, sgformer_m, sgformer_s
+from mvrec.models.shunted import shunted_b, shunted_s, shunted_t
+from mvrec.published import list_models
+
+log = logging.getLogger("mvrec")
+
+__all__ = ["VARIANTS", "create_model", "identify", "list_models", "with_weights"]
+
+VARIANTS: dict[str, Callable[..., Backbone]] = {
+    build.__name__: build
+    for build in (
+        *(shunted_t, shunted_s, shunted_b),
+        *(sgformer_s, sgformer_m, sgformer_b),
+        *(cloformer_xxs, cloformer_xs, cloformer_s),
+        *(mvit_b_image, mvit_v2_t, mvit_v2_s, mvit_v2_b, mvit_v2_l),
+        *(mvit_b_16x4, mvit_b_32x3, mvit_b24_32x3, mvit_v2_s_16x4, mvit_v2_b_32x3, mvit_v2_l_40x3),
+    )
+}
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    weights: str | Path | dict[str, Any] | None = None,
+    num_frames: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    in_channels: int | None = None,
+    drop_path_rate: float | None = None,
+    head_dropout: float | None = None,
+    pooling: Pooling | None = None,
+    branches: Branches | None = None,
+    unpooled_kv_blocks: tuple[int, ...] | None = None,
+    allow_partial: bool = False,
+) -> Backbone:
+    """A network by name, with random weights or those of a file.
+
+    With `weights` the network is built as the file has it: class count, input channels, the size and length of its
+    position tables, and for MViT depth and pooling too. What is given here wins: position tables are interpolated,
+    and a head of another class count starts anew, with a warning. None stands for the file's value, or else the
+    variant's own. Weights of image networks load into those for clips and back.
+
+    Args:
+        name: One of `list_models()`, or `timm/...`, `torchvision/...`, `pytorchvideo/...` for a baseline.
+        num_classes: Classes of the head; 0 for none.
+        weights: Path or state dict, in any layout.
+        num_frames: Frames of a clip.
+        image_size: Pixels, square or (H, W).
+        in_channels: Channels of the input.
+        drop_path_rate: Stochastic depth of the last block.
+        head_dropout: Dropout before the classifier (MViT).
+        pooling: What pools queries, keys and values (MViT).
+        branches: Which attention runs (CloFormer).
+        unpooled_kv_blocks: Blocks whose keys and values are not pooled (MViT-B 16x4).
+        allow_partial: Take from the file what fits.
+
+    Raises:
+        UserError: No such name, a knob that the variant does not have, or weights that are not this network's.
+    """
+    given: dict[str, Any] = {
+        "num_classes": num_classes,
+        "num_frames": num_frames,
+        "image_size": image_size,
+        "in_channels": in_channels,
+        "drop_path_rate": drop_path_rate,
+        "head_dropout": head_dropout,
+        "pooling": pooling,
+        "branches": branches,
+        "unpooled_kv_blocks": unpooled_kv_blocks,
+    }
+    knobs = {knob: value for knob, value in given.items() if value is not None}
+    if "/" in name:
+        _check_knobs(name, knobs, create_baseline)
+        model = create_baseline(name, **knobs)
+        if weights is not None:
+            load_weights(model, weights, allow_partial=allow_partial)
+        return model
+    build = _variant(name)
+    _check_knobs(name, knobs, build)
+    if weights is None:
+        return build(**knobs)
+    model, _ = with_weights(name, read_weights(weights), knobs, allow_partial=allow_partial)
+    return model
+
+
+def _check_knobs(name: str, knobs: Iterable[str], build: Callable[..., Backbone]) -> None:
+    known = [knob for knob in inspect.signature(build).parameters if knob != "name"]
+    if unknown := [knob for knob in knobs if knob not in known]:
+        raise UserError(f"{name} has no {unknown[0]!r}; it has {', '.join(known)}")
+
+
+def _variant(name: str) -> Callable[..., Backbone]:
+    if name not in VARIANTS:
+        raise UserError(f"the zoo has no model {name!r}{nearest(name, VARIANTS)} (mvrec models lists them)")
+    return VARIANTS[name]
+
+
+def with_weights(
+    name: str, stored: StoredWeights, knobs: dict[str, Any], *, allow_partial: bool = False
+) -> tuple[Backbone, LoadReport]:
+    """`create_model` for weights that are read already, with the report of their loading.
+
+    Raises:
+        UserError: No such name, or weights that are not this network's.
+    """
+    build = _variant(name)
+    found = recognised(stored)
+    family = FAMILIES[found.family]
+    try:
+        model = build_as_stored(build, found.tensors, knobs, family=family, details=stored.details)
+    except WrongArchitectureError as error:
+        if not allow_partial:
+            others = identify(found.tensors)
+            hint = f"; it fits {' and '.join(others)}" if others else ""
+            raise UserError(f"{stored.source}: the weights are not those of {name} but of {error}{hint}") from None
+        model = build(**knobs)
+    classes = next((t.shape[0] for n, t in found.tensors.items() if n.startswith("head.") and t.ndim == 2), None)
+    new_head = classes is not None and classes != model.num_classes and "num_classes" in knobs
+    if new_head and model.num_classes:
+        log.warning(
+            "%s: its head of %d classes is left out, the new one of %d is untrained",
+            stored.source,
+            classes,
+            model.num_classes,
+        )
+    return model, load_recognised(model, stored, found, allow_partial=allow_partial, new_head=new_head)
+
+
+def identify(tensors: Mapping[str, Tensor], *, but_for_pooling: bool = False) -> list[str]:
+    """The variants whose network some weights, by our names, belong to; those of the same input size first.
+
+    Args:
+        tensors: The weights.
+        but_for_pooling: Other pooling of queries, keys and values makes no other network, as in the first release
+            of MViT-B 16x4.
+    """
+    fitting: list[tuple[bool, str]] = []
+    for name, build in VARIANTS.items():
+        with torch.device("meta"):
+            model = build()
+        if same_network(model, tensors, but_for_pooling=but_for_pooling):
+            state = model.state_dict()
+            other_size = any(
+                key in state and tensor.shape != state[key].shape
+                for key, tensor in tensors.items()
+                if not key.startswith("head.")
+            )
+            fitting.append((other_size, name))
+    return [name for _, name in sorted(fitting, key=lambda pair: pair[0])]

@@ -1,0 +1,110 @@
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from mvrec.models import Backbone, create_model
+
+
+@pytest.fixture(scope="module")
+def network() -> Backbone:
+    torch.manual_seed(0)
+    return create_model("cloformer_xxs", num_classes=3).eval()
+
+
+@pytest.fixture
+def source(network: Backbone, tmp_path: Path) -> Path:
+    path = tmp_path / "ckpt.pth"
+    torch.save({"model": network.state_dict(), "args": argparse.Namespace(lr=1)}, path)
+    return path
+
+
+def check_same(network: Backbone, path: Path) -> None:
+    other = create_model("cloformer_xxs", weights=path).eval()
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(other(x), network(x), rtol=0, atol=0)
+
+
+def test_the_result_holds_the_network_and_says_what_it_is(command, network, source, tmp_path) -> None:
+    out_path = tmp_path / "new folder" / "w.safetensors"
+    code, out, _ = command("convert", source, "-o", out_path)
+    assert code == 0
+    total = len(network.state_dict())
+    assert out.splitlines() == [
+        f"{source}[model]: CloFormer layout, {total} of {total} tensors loaded",
+        f"cloformer_xxs, {sum(p.numel() for p in network.parameters()):,} parameters: "
+        f"{out_path} and {out_path.with_suffix('.json')}",
+    ]
+    check_same(network, out_path)
+    card = json.loads(out_path.with_suffix(".json").read_text())
+    with safe_open(out_path, framework="pt") as file:
+        assert json.loads(file.metadata()["mvrec"]) == card
+    assert (card["name"], card["num_classes"], card["image_size"]) == ("cloformer_xxs", 3, [224, 224])
+    assert card["pipeline_tag"] == "image-classification"
+    assert card["converted_from"]["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert sorted(path.name for path in out_path.parent.iterdir()) == ["w.json", "w.safetensors"]
+
+
+def test_converting_again_changes_no_weight(command, network, source, tmp_path) -> None:
+    command("convert", source, "-o", tmp_path / "a.safetensors")
+    code, out, _ = command("convert", tmp_path / "a.safetensors", "-o", tmp_path / "b.safetensors")
+    assert code == 0
+    assert "mvrec layout" in out
+    check_same(network, tmp_path / "b.safetensors")
+
+
+def test_a_rectangle_survives(command, tmp_path) -> None:
+    """A table of positions does not show its sides, the card does."""
+    torch.manual_seed(0)
+    network = create_model("mvit_b_16x4", num_classes=2, num_frames=4, image_size=(32, 64)).eval()
+    torch.save(network.state_dict(), tmp_path / "x.pth")
+    code, _, err = command("convert", tmp_path / "x.pth", "-o", tmp_path / "x.safetensors")
+    assert code == 2
+    assert "128 positions are no square grid" in err
+    assert "--image_size" in err
+    code, out, _ = command("convert", tmp_path / "x.pth", "-o", tmp_path / "x.safetensors", "--image_size", "32", "64")
+    assert code == 0, out
+    other = create_model("mvit_b_16x4", weights=tmp_path / "x.safetensors").eval()
+    assert other.input_shape == (3, 4, 32, 64)
+    x = torch.randn(1, *network.input_shape)
+    torch.testing.assert_close(other(x), network(x), rtol=0, atol=0)
+    square = create_model("mvit_b_16x4", weights=tmp_path / "x.safetensors", image_size=64).eval()
+    assert square.input_shape == (3, 4, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "w.pth"], "--output must end in .safetensors, got w.pth"),
+        (["-o", "w.safetensors", "--model", "cloformer_s"], "the weights are not those of cloformer_s"),
+        (["-o", "w.safetensors", "--model", "cloformer"], "the zoo has no model 'cloformer'; did you mean"),
+    ],
+)
+def test_wrong_requests_are_one_line(command, source, tmp_path, monkeypatch, arguments, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command("convert", source, *arguments)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert message in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpt.pth"]
+
+
+def test_a_damaged_source_leaves_nothing_behind(command, source, tmp_path) -> None:
+    source.write_bytes(source.read_bytes()[:1000])
+    code, _, err = command("convert", source, "-o", tmp_path / "w.safetensors")
+    assert code == 2
+    assert err.startswith(f"mvrec: error: {source}: damaged, truncated or no torch checkpoint")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpt.pth"]
+
+
+def test_the_source_is_never_overwritten(command, source, tmp_path) -> None:
+    command("convert", source, "-o", tmp_path / "w.safetensors")
+    before = (tmp_path / "w.safetensors").read_bytes()
+    code, _, err = command("convert", tmp_path / "w.safetensors", "-o", tmp_path / "w.safetensors")
+    assert code == 2
+    assert "--output is the source itself" in err
+    assert (tmp_path / "w.safetensors").read_bytes() == before

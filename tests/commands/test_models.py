@@ -1,0 +1,36 @@
+import subprocess
+import sys
+
+from mvrec.published import PUBLISHED
+
+
+def test_the_table_has_a_row_for_every_network(command) -> None:
+    code, out, _ = command("models")
+    assert code == 0
+    rows = {line.split()[0]: line for line in out.splitlines() if line.split()[:1] and line.split()[0] in PUBLISHED}
+    assert list(rows) == list(PUBLISHED)
+    assert rows["mvit_v2_l_40x3"].split()[1:5] == ["40x312x312", "213,390,112", "2823.4", "86.1"]
+    assert rows["mvit_b_16x4"].endswith("SlowFast, pytorchvideo, torchvision")
+    assert rows["shunted_s"].split()[1:6] == ["224x224", "22,401,256", "4.99", "82.9", "ImageNet-1k"]
+
+
+def test_a_pattern_picks_rows(command) -> None:
+    _, out, _ = command("models", "cloformer_*")
+    assert [line.split()[0] for line in out.splitlines() if line.startswith("clo")] == [
+        "cloformer_xxs",
+        "cloformer_xs",
+        "cloformer_s",
+    ]
+    assert "shunted" not in out
+
+
+def test_no_match_is_one_line(command) -> None:
+    code, out, err = command("models", "shunted_x")
+    assert (code, out) == (2, "")
+    assert err.startswith("mvrec: error: no model matches 'shunted_x'; did you mean 'shunted_")
+    assert err.count("\n") == 1
+
+
+def test_the_table_costs_no_import_of_torch() -> None:
+    program = "import sys; from mvrec.cli import main; main(['models']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)

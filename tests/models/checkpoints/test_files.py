@@ -1,0 +1,230 @@
+"""Reading files: what holds the network, what is refused, and that nothing in a file ever runs."""
+
+import argparse
+import collections
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from small_networks import images, small
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from mvrec.errors import UserError
+from mvrec.models import MViT, load_weights
+from mvrec.models.checkpoints.files import read_weights
+
+
+@pytest.fixture
+def model() -> MViT:
+    return small("v1")
+
+
+def check_loads(source: Any, model: MViT) -> None:
+    other = small("v1", seed=9)
+    report = load_weights(other, source)
+    assert report.complete
+    assert not report.unexpected
+    x = images(model)
+    torch.testing.assert_close(other(x), model(x), rtol=0, atol=0)
+
+
+def saved(tree: Any, path: Path) -> Path:
+    torch.save(tree, path)
+    return path
+
+
+WRAPPERS = {
+    "plain": lambda state: state,
+    "SlowFast": lambda state: {"epoch": 3, "model_state": state, "optimizer_state": {"state": {}}, "cfg": "A: 1\n"},
+    "timm or DeiT": lambda state: {"model": state, "args": argparse.Namespace(lr=1.0, out=["a"]), "epoch": 1},
+    "Lightning": lambda state: {"state_dict": {f"backbone.{n}": t for n, t in state.items()}, "callbacks": {}},
+    "data parallel": lambda state: {"state_dict": {f"module.{n}": t for n, t in state.items()}},
+    "compiled": lambda state: {f"_orig_mod.{n}": t for n, t in state.items()},
+    "compiled blocks": lambda state: {n.replace("blocks.1.", "blocks.1._orig_mod."): t for n, t in state.items()},
+    "everything at once": lambda state: {
+        "model": {"state_dict": {f"module.model._orig_mod.encoder.{n}": t for n, t in state.items()}}
+    },
+    "a loss beside it": lambda state: {
+        "state_dict": {"criterion.weight": torch.ones(5), **{f"net.{n}": t for n, t in state.items()}}
+    },
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_finds_the_network_inside(wrapper: str, model: MViT, tmp_path: Path) -> None:
+    check_loads(saved(WRAPPERS[wrapper](model.state_dict()), tmp_path / "x.pth"), model)
+
+
+def test_half_precision_becomes_the_networks_own(model: MViT) -> None:
+    other = small("v1", seed=9)
+    load_weights(other, {name: tensor.half() for name, tensor in model.state_dict().items()})
+    assert {tensor.dtype for tensor in other.state_dict().values()} == {torch.float32}
+    torch.testing.assert_close(other(images(model)), model(images(model)), rtol=0.05, atol=0.05)
+
+
+def test_reads_safetensors_whatever_the_name(model: MViT, tmp_path: Path) -> None:
+    for name in ("x.safetensors", "x.bin"):
+        save_file(model.state_dict(), tmp_path / name)
+        check_loads(tmp_path / name, model)
+        check_loads(str(tmp_path / name), model)
+
+
+def test_reads_the_old_serialisation(model: MViT, tmp_path: Path) -> None:
+    torch.save({"model_state": model.state_dict()}, tmp_path / "x.pyth", _use_new_zipfile_serialization=False)
+    check_loads(tmp_path / "x.pyth", model)
+
+
+def test_takes_a_state_dict(model: MViT) -> None:
+    check_loads(model.state_dict(), model)
+    check_loads({"model": model.state_dict()}, model)
+
+
+@pytest.mark.parametrize("name", ["state_dict_ema", "model_ema", "ema"])
+def test_the_averaged_weights_win(name: str, model: MViT, tmp_path: Path) -> None:
+    raw = small("v1", seed=5).state_dict()
+    path = saved({"state_dict": raw, "model": raw, name: model.state_dict()}, tmp_path / "x.pth")
+    check_loads(path, model)
+    assert read_weights(path).entry == name
+
+
+def test_reads_an_averaged_model(model: MViT, tmp_path: Path) -> None:
+    averaged = AveragedModel(model, use_buffers=True)
+    check_loads(saved(averaged.state_dict(), tmp_path / "x.pth"), model)
+
+
+def test_an_average_beside_the_raw_weights_wins(model: MViT) -> None:
+    raw = small("v1", seed=5).state_dict()
+    both = {f"net.{n}": t for n, t in raw.items()} | {f"ema_net.{n}": t for n, t in model.state_dict().items()}
+    check_loads({"state_dict": both}, model)
+    twins = {f"student.{n}": t for n, t in raw.items()} | {f"teacher.{n}": t for n, t in raw.items()}
+    with pytest.raises(UserError, match=r"several networks in one file, under 'student\.', 'teacher\.'"):
+        load_weights(model, twins)
+
+
+def test_settings_and_scores_beside_the_weights_are_no_hindrance(model: MViT, tmp_path: Path) -> None:
+    """What the authors' own files hold: argparse, yacs and numpy values, none of which torch reads by itself."""
+    from yacs.config import CfgNode
+
+    settings = CfgNode({"MODEL": {"NAME": "x", "DEPTHS": [1, 2]}, "LR": 1e-3})
+    settings.freeze()
+    tree = {
+        "model": model.state_dict(),
+        "config": settings,
+        "args": argparse.Namespace(lr=np.float64(3.0), nested=argparse.Namespace(a=1)),
+        "max_accuracy": np.float64(82.9),
+        "epoch": np.int64(3),
+    }
+    check_loads(saved(tree, tmp_path / "x.pth"), model)
+
+
+class Harmful:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {shlex.quote(str(self.marker))}",)
+
+
+def test_code_in_a_file_is_refused_and_never_runs(model: MViT, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    path = saved({"model": model.state_dict(), "extra": Harmful(marker)}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x\.pth: holds a (posix|nt)\.system .* could run code") as error:
+        load_weights(model, path)
+    assert "\n" not in str(error.value)
+    assert not marker.exists()
+
+
+def run_command_of(error: Exception) -> None:
+    program, *arguments = shlex.split(str(error).partition("extract the weights once: ")[2])
+    assert program == "python"
+    subprocess.run([sys.executable, *arguments], check=True)
+
+
+@pytest.mark.parametrize("extra", [pathlib.PurePosixPath("a"), collections.UserDict(a=1)])
+def test_the_way_out_of_a_refusal_works(extra: Any, model: MViT, tmp_path: Path) -> None:
+    path = saved({"epoch": 3, "model": model.state_dict(), "extra": extra}, tmp_path / "it's here.pth")
+    with pytest.raises(UserError, match="if you trust them, extract the weights once: python -c") as error:
+        load_weights(model, path)
+    run_command_of(error.value)
+    check_loads(tmp_path / "it's here.weights.pth", model)
+
+
+def test_a_whole_pickled_network_is_refused_with_a_way_out(model: MViT, tmp_path: Path) -> None:
+    path = saved(model, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"holds a mvrec\.models\.mvit\.MViT beside its weights") as error:
+        load_weights(model, path)
+    run_command_of(error.value)
+    check_loads(tmp_path / "x.weights.pth", model)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
+@pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
+def test_a_truncated_file_is_one_line(kind: str, share: float, model: MViT, tmp_path: Path) -> None:
+    path = tmp_path / ("x.safetensors" if kind == "safetensors" else "x.pth")
+    if kind == "safetensors":
+        save_file(model.state_dict(), path)
+    else:
+        torch.save(model.state_dict(), path, _use_new_zipfile_serialization=kind == "zip")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    check_refused(path, model, r"damaged")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "damaged, truncated or no torch checkpoint"),
+        (b"<!DOCTYPE html><html>", "damaged, truncated or no torch checkpoint"),
+        (b"\x00" * 100, "damaged, truncated or no torch checkpoint"),
+        (b"\x08\x00\x00\x00\x00\x00\x00\x00{]      ", "damaged or no safetensors file"),
+    ],
+)
+def test_other_files_are_one_line(content: bytes, message: str, model: MViT, tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(content)
+    check_refused(path, model, message)
+
+
+def check_refused(path: Path, model: MViT, message: str) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError, match=message) as error:
+        load_weights(model, path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_what_is_no_file_is_one_line(model: MViT, tmp_path: Path) -> None:
+    check_refused(tmp_path / "none.pth", model, "no such file")
+    check_refused(tmp_path, model, "is a folder, not a file of weights")
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ([1, 2], "holds a list, not a dictionary with weights"),
+        ({"epoch": 3, "scores": {"a": 1}}, "no weights found; it holds 'epoch', 'scores'"),
+        ({"model": {"fc.weight": torch.ones(2, 2)}}, "no known network: its names begin with fc.weight"),
+        ({}, "no weights found; it holds nothing"),
+    ],
+)
+def test_a_file_without_a_network_is_one_line(tree: Any, message: str, model: MViT, tmp_path: Path) -> None:
+    check_refused(saved(tree, tmp_path / "x.pth"), model, message)
+
+
+def test_weights_that_have_diverged_are_refused(model: MViT, tmp_path: Path) -> None:
+    state: dict[str, Tensor] = {**model.state_dict()}
+    state["blocks.2.mlp.fc1.bias"] = state["blocks.2.mlp.fc1.bias"] * float("nan")
+    check_refused(
+        saved(state, tmp_path / "x.pth"), model, r"1 tensors hold NaN or infinity \(blocks\.2\.mlp\.fc1\.bias\)"
+    )

@@ -1,0 +1,80 @@
+"""Every recorded output of the authors' code, through its own layout of names."""
+
+import pytest
+import torch
+from golden_support import (
+    CASES,
+    GOLDEN,
+    build,
+    described,
+    drop_paths,
+    load_recording,
+    measure,
+    our_names,
+    recorded_description,
+)
+
+from mvrec.models.mvit import MViT
+
+pytestmark = pytest.mark.golden
+NOT_LAYERS = ("Dropout", "DropPath", "StochasticDepth", "MaxPool2d", "MaxPool3d")
+
+
+def test_every_recording_is_checked() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.json")} == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_match_the_recording(name: str) -> None:
+    measured = measure(name)
+    assert measured.num_features == len(load_recording(name)["output"]["features"])
+    assert measured.passes, measured
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_modules_match_the_recording(name: str) -> None:
+    """Weights cannot tell an epsilon or a padding, and outputs hardly an epsilon."""
+    spec = load_recording(name)
+    with torch.device("meta"):
+        model = build(name)
+    assert sum(p.numel() for p in model.parameters()) == spec["params"]
+    paths = our_names(spec, spec["modules"])
+    recorded = {
+        paths[key]: recorded_description(entry, paths[key])
+        for key, entry in spec["modules"].items()
+        if entry["type"] not in NOT_LAYERS
+    }
+    if "pytorchvideo" in name:  # the release's pooling norms alone have torch's own epsilon, SlowFast's have not
+        for path, entry in recorded.items():
+            if ".attn.norm_" in path:
+                assert entry["eps"] == 1e-5
+                entry["eps"] = 1e-6
+    ours = {path: words for path, module in model.named_modules() if (words := described(module)) is not None}
+    assert ours == recorded
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_dropping_matches_the_recording(name: str) -> None:
+    spec = load_recording(name)
+    with torch.device("meta"):
+        model = build(name)
+    paths = our_names(spec, spec["modules"])
+    rates = drop_paths(model)
+    for key, entry in spec["modules"].items():
+        if entry["type"] in ("DropPath", "StochasticDepth") and paths[key] in rates:
+            assert rates[paths[key]] == pytest.approx(entry["p"], rel=1e-6), key
+        elif entry["type"] == "Dropout" and entry["p"]:
+            assert model.get_submodule(paths[key]).p == entry["p"], key
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("mvit")])
+def test_shortcuts_are_pooled_where_recorded(name: str) -> None:
+    spec = load_recording(name)
+    with torch.device("meta"):
+        model = build(name)
+    assert isinstance(model, MViT)
+    paths = our_names(spec, spec["modules"])
+    recorded = {paths[k]: v for k, v in spec["modules"].items() if v["type"].startswith("MaxPool")}
+    strides = {f"blocks.{i}.pool_skip": b.q_stride for i, b in enumerate(model.blocks) if b.q_stride > 1}
+    assert {k: v["stride"][-2:] for k, v in recorded.items()} == {k: [s, s] for k, s in strides.items()}
+    assert all(v["kernel"][-2:] == [3, 3] and v["padding"][-2:] == [1, 1] for v in recorded.values())
