@@ -167,10 +167,11 @@ class Baseline(Backbone):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As torch's, and it knows the library's own names, which have no `net.` before them."""
         if not any(name.startswith("net.") for name in state_dict):
-            state_dict = self._renamed(state_dict)
+            state_dict = self.renamed(state_dict)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
-    def _renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict under the library's own names as one under ours."""
         renamed: OrderedDict[str, Tensor] = OrderedDict()
         inner = "net.net." if isinstance(self.net, TwoPathways) else "net."
         before = f"{self.origin.classifier}."

@@ -137,6 +137,7 @@ def with_weights(
     """
     build = _variant(name)
     found = recognised(stored)
+    assert found.family is not None  # known for all layouts but those of baselines
     family = FAMILIES[found.family]
     try:
         model = build_as_stored(build, found.tensors, knobs, family=family, details=stored.details)

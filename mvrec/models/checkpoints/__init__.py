@@ -7,11 +7,13 @@ from torch import Tensor
 
 from mvrec.errors import UserError
 from mvrec.models.backbone import Backbone
+from mvrec.models.baseline import Baseline
 from mvrec.models.checkpoints.files import Source, StoredWeights, read_weights
 from mvrec.models.checkpoints.fit import BOOKKEEPING, Fitted, fit
 from mvrec.models.checkpoints.layouts import Recognised, recognise
 from mvrec.models.checkpoints.report import LoadReport, Resized, listed
 from mvrec.models.cloformer import CloFormer
+from mvrec.models.framewise import Framewise
 from mvrec.models.mvit import MViT
 from mvrec.models.sgformer import SGFormer
 from mvrec.models.shunted import Shunted
@@ -39,12 +41,34 @@ def load_weights(model: Backbone, source: Source, *, allow_partial: bool = False
             `allow_partial`. A head of another class count is such a part; no head at all is not.
     """
     stored = read_weights(source)
-    return load_recognised(model, stored, recognised(stored), allow_partial=allow_partial)
+    if isinstance(model, Framewise):
+        model = model.backbone
+    found = by_library_names(model, stored) if isinstance(model, Baseline) else recognised(stored)
+    return load_recognised(model, stored, found, allow_partial=allow_partial)
 
 
 def recognised(stored: StoredWeights) -> Recognised:
     """The layout of stored weights; see `recognise`."""
     return recognise(stored.tensors, source=stored.source)
+
+
+def by_library_names(model: Baseline, stored: StoredWeights) -> Recognised:
+    """Weights of another library's network, which has its own names, by ours.
+
+    The wrapper is the part before those names that leaves most of them at home.
+    """
+    plain = {name.replace("_orig_mod.", ""): tensor for name, tensor in stored.tensors.items()}
+    first = next(iter(plain)).split(".")
+    prefixes = ["".join(f"{part}." for part in first[:depth]) for depth in range(len(first))]
+    wanted = model.state_dict().keys()
+
+    def unwrapped(prefix: str) -> dict[str, Tensor]:
+        inside = {name.removeprefix(prefix): tensor for name, tensor in plain.items() if name.startswith(prefix)}
+        return inside if any(name.startswith("net.") for name in inside) else model.renamed(inside)
+
+    prefix = max(prefixes, key=lambda prefix: len(unwrapped(prefix).keys() & wanted))
+    ignored = tuple(name for name in plain if not name.startswith(prefix) and not name.endswith("n_averaged"))
+    return Recognised(model.name.split("/")[0], None, unwrapped(prefix), 0, ignored)
 
 
 def load_recognised(
@@ -59,7 +83,7 @@ def load_recognised(
         allow_partial: See `load_weights`.
         new_head: The caller wants a head of its own class count, whatever the file's.
     """
-    if not isinstance(model, FAMILIES[found.family]):
+    if found.family is not None and not isinstance(model, FAMILIES[found.family]):
         raise UserError(
             f"{stored.source}: holds a {FAMILIES[found.family].__name__} ({found.layout} layout), "
             f"the network is a {type(model).__name__}"

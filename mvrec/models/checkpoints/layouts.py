@@ -41,14 +41,14 @@ class Recognised:
 
     Attributes:
         layout: Whose names the file uses, for people.
-        family: Which networks they belong to.
+        family: Which networks they belong to; None for one that is known already.
         tensors: By our names.
         renamed: How many of them the file calls otherwise.
         ignored: The file's names beside the network.
     """
 
     layout: str
-    family: Family
+    family: Family | None
     tensors: Tensors
     renamed: int
     ignored: tuple[str, ...]

@@ -9,7 +9,7 @@ from small_networks import V1, images, lively, mvit_repository, separate_qkv, sm
 from torch import Tensor
 
 from mvrec.errors import UserError
-from mvrec.models import MViT, create_model, load_weights
+from mvrec.models import Framewise, MViT, create_model, load_weights
 from mvrec.models.backbone import Backbone
 
 State = dict[str, Tensor]
@@ -64,6 +64,65 @@ def test_another_architecture_is_one_line(holds: str) -> None:
         ):
             load_weights(model, state)
         assert name != holds
+
+
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18", "torchvision/swin_t"])
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone.net._orig_mod."])
+def test_a_baseline_loads_its_own_librarys_files(name: str, prefix: str) -> None:
+    peer = library_network(name)
+    state = {"state_dict": {f"{prefix}{key}": tensor for key, tensor in peer.state_dict().items()}, "epoch": 1}
+    model = create_model(name, num_classes=5, image_size=64, weights=state).eval()
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(model(x), peer(x))
+
+
+def library_network(name: str) -> Any:
+    import timm
+    import torchvision
+
+    torch.manual_seed(0)
+    library, model = name.split("/")
+    if library == "timm":
+        return lively(timm.create_model(model, num_classes=5))
+    return lively(torchvision.models.get_model(model, num_classes=5))
+
+
+def test_a_baselines_own_state_dict_loads() -> None:
+    model, other = (lively(create_model("timm/resnet18", num_classes=5), seed=seed) for seed in (1, 2))
+    lightning = {"state_dict": {f"backbone.{key}": tensor for key, tensor in model.state_dict().items()}}
+    assert load_weights(other, lightning).complete
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(other(x), model(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("holds", "message"),
+    [
+        ("torchvision/resnet50", r"does not fit this Baseline \(torchvision layout\)"),
+        ("torchvision/swin_t", r"does not fit this Baseline \(torchvision layout\): \d+ tensors are missing"),
+    ],
+)
+def test_a_baseline_refuses_another_networks_files(holds: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        create_model("torchvision/resnet18", num_classes=5, weights=library_network(holds).state_dict())
+
+
+def test_a_baselines_head_of_another_class_count_is_one_line() -> None:
+    state = library_network("torchvision/resnet18").state_dict()
+    with pytest.raises(UserError, match="its head knows 5 classes, the network 7"):
+        create_model("torchvision/resnet18", num_classes=7, weights=state)
+    report = load_weights(create_model("torchvision/resnet18", num_classes=7), state, allow_partial=True)
+    assert [change.name for change in report.mismatched] == ["head.weight", "head.bias"]
+
+
+def test_an_image_network_on_clips_loads_the_images_file() -> None:
+    image, build = LAYOUTS["CloFormer"][0](), LAYOUTS["CloFormer"][0]
+    clips = Framewise(lively(build(), seed=7), num_frames=2)
+    assert load_weights(clips, image.state_dict()).complete
+    own = {f"backbone.{key}": tensor for key, tensor in image.state_dict().items()}
+    assert load_weights(clips, own).complete
+    x = images(image)
+    torch.testing.assert_close(clips.eval()(x[:, :, None].expand(-1, -1, 2, -1, -1)), image(x))
 
 
 def other_networks() -> dict[str, Any]:
