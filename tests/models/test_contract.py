@@ -1,0 +1,347 @@
+"""What every network promises, held against a shallow build of each family and kind."""
+
+import copy
+import pickle
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+from zoo_builds import BUILDS, VIDEOS, channels_last, inputs, lively
+
+import mvrec.models as zoo
+from mvrec.models.backbone import Backbone
+
+builds = pytest.mark.parametrize("name", BUILDS)
+videos = pytest.mark.parametrize("name", VIDEOS)
+
+
+def test_every_architecture_is_in_the_table() -> None:
+    networks = {value for value in vars(zoo).values() if isinstance(value, type) and issubclass(value, Backbone)}
+    assert {build.network for build in BUILDS.values()} == networks - {Backbone, zoo.Framewise}
+
+
+# Outputs
+
+
+@builds
+def test_gives_features_and_logits(name: str) -> None:
+    model = lively(BUILDS[name]()).eval()
+    x = inputs(model)
+    features, logits = model.forward_features(x), model(x)
+    assert features.shape == (2, model.num_features)
+    assert logits.shape == (2, model.num_classes) == (2, 5)
+    assert logits.isfinite().all()
+    torch.testing.assert_close(model.head(features), logits)
+    assert not torch.allclose(logits[0], logits[1], rtol=0.01)  # the input matters
+
+
+@builds
+def test_logits_are_raw_in_evaluation_too(name: str) -> None:
+    model = lively(BUILDS[name]()).eval()
+    x = inputs(model)
+    logits = model(x)
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.mul_(2)
+    torch.testing.assert_close(model(x), 2 * logits)
+
+
+@builds
+def test_samples_do_not_see_each_other(name: str) -> None:
+    model = lively(BUILDS[name]()).double().eval()
+    x = inputs(model, 3).double()
+    torch.testing.assert_close(model(x)[1:2], model(x[1:2]))
+
+
+@builds
+def test_forward_keeps_nothing_on_the_modules(name: str) -> None:
+    model = lively(BUILDS[name]()).eval()
+    larger = inputs(model, H=96, W=80, **({"T": 7} if name in VIDEOS else {}))
+
+    def kept() -> list[dict[str, object]]:
+        return [{**vars(m), **m._buffers, **m._parameters, **m._modules} for m in model.modules()]
+
+    before = kept()
+    first = model(inputs(model))
+    model(larger)
+    model.feature_maps(larger)
+    for old, new in zip(before, kept(), strict=True):
+        assert old.keys() == new.keys()
+        assert all(old[key] is new[key] for key in old)
+    torch.testing.assert_close(model(inputs(model)), first, rtol=0, atol=0)
+
+
+@builds
+def test_copies_are_networks_of_their_own(name: str) -> None:
+    model = lively(BUILDS[name]()).eval()
+    x = inputs(model)
+    logits = model(x)
+    copies = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    for other in copies:
+        assert not other.training
+        torch.testing.assert_close(other(x), logits, rtol=0, atol=0)
+
+
+# Sizes
+
+
+@builds
+@pytest.mark.parametrize(("h", "w"), [(64, 96), (80, 32), (37, 51), (49, 33)])
+def test_takes_any_size(name: str, h: int, w: int) -> None:
+    model = lively(BUILDS[name]())
+    x = inputs(model, H=h, W=w)
+    logits = model(x)
+    logits.sum().backward()
+    assert logits.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    check_feature_maps(model.eval(), x)
+
+
+@videos
+@pytest.mark.parametrize("frames", [1, 2, 5, 16])
+def test_takes_any_number_of_frames(name: str, frames: int) -> None:
+    model = lively(BUILDS[name]()).eval()
+    x = inputs(model, T=frames, W=48)
+    assert model(x).isfinite().all()
+    check_feature_maps(model, x)
+
+
+@videos
+@pytest.mark.parametrize(
+    ("frames", "h", "w"),
+    [
+        (8, 160, 312),
+        pytest.param(16, 312, 224, marks=pytest.mark.slow),
+        pytest.param(32, 200, 160, marks=pytest.mark.slow),
+    ],
+)
+def test_takes_long_and_large_clips(name: str, frames: int, h: int, w: int) -> None:
+    model = lively(BUILDS[name]()).eval()
+    x = inputs(model, 1, T=frames, H=h, W=w)
+    with torch.no_grad():
+        assert model(x).isfinite().all()
+        check_feature_maps(model, x)
+
+
+def check_feature_maps(model: Backbone, x: Tensor) -> None:
+    """Maps are finite and as large as `feature_info` says, give or take a broken cell, and features are of the last."""
+    maps = model.feature_maps(x)
+    assert [info.stride for info in model.feature_info] == [4 * 2**i for i in range(len(maps))]
+    assert model.feature_info[-1].channels == model.num_features
+    for feature_map, info in zip(maps, model.feature_info, strict=True):
+        assert feature_map.shape[:2] == (len(x), info.channels)
+        assert list(feature_map.shape[2:-2]) == [-(-frames // 2) for frames in x.shape[2:-2]]
+        for cells, pixels in zip(feature_map.shape[-2:], x.shape[-2:], strict=True):
+            assert pixels // info.stride <= cells <= -(-pixels // info.stride)
+        assert feature_map.isfinite().all()
+    if getattr(model, "cls_token", None) is None:
+        torch.testing.assert_close(maps[-1].flatten(2).mean(2), model.forward_features(x))
+
+
+@builds
+def test_can_be_built_for_a_rectangle(name: str) -> None:
+    frames = {"num_frames": 1} if name in VIDEOS else {}
+    model = lively(BUILDS[name](image_size=(37, 64), in_channels=2, **frames)).eval()
+    assert model.input_shape == (2, *frames.values(), 37, 64)
+    assert model(inputs(model)).isfinite().all()
+    assert model(inputs(model, H=64)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "axis"), [(name, axis) for name in BUILDS for axis in ("CTHW" if name in VIDEOS else "CHW")]
+)
+def test_sizes_below_the_least_are_one_clear_error(name: str, axis: str) -> None:
+    least = BUILDS[name].min_size
+    model = BUILDS[name]().eval()
+    sizes = {"C": 3} | ({"T": 1} if name in VIDEOS else {}) | {"H": least, "W": least}
+    assert model(torch.zeros(2, *sizes.values())).isfinite().all()
+    sizes[axis] -= 1
+    axes = ", ".join(("B", *sizes))
+    wanted = f"({axes}) with C=3{', T of 1 or more' if name in VIDEOS else ''} and H, W of {least} or more"
+    with pytest.raises(ValueError, match="expected") as caught:
+        model(torch.zeros(2, *sizes.values()))
+    assert str(caught.value) == f"expected {wanted}, got shape {('B', *sizes.values())}"
+
+
+@builds
+def test_clips_are_not_images(name: str) -> None:
+    build = BUILDS[name]
+    wrong, axes = ((2, 3, 64, 64), "B, C, T, H, W") if build.is_video else ((2, 3, 4, 64, 64), "B, C, H, W")
+    with pytest.raises(ValueError, match=rf"expected \({axes}\) .* got shape \('B', {str(wrong[1:])[1:-1]}\)"):
+        build()(torch.zeros(wrong))
+
+
+@builds
+@pytest.mark.parametrize(
+    ("changes", "value"),
+    [
+        ({"image_size": 0}, "0, 0"),
+        ({"image_size": (64, 14)}, "64, 14"),
+        ({"in_channels": 0}, "0"),
+        ({"num_classes": -1}, "num_classes must be 0 or more, got -1"),
+        ({"drop_path_rate": 1.0}, r"drop_path_rate must lie in \[0, 1\), got 1.0"),
+        ({"drop_path_rate": -0.1}, r"drop_path_rate must lie in \[0, 1\), got -0.1"),
+    ],
+)
+def test_wrong_arguments_are_named(name: str, changes: dict[str, Any], value: str) -> None:
+    with pytest.raises(ValueError, match=f"^.*got .*{value}.*$|^.*{value}$"):
+        BUILDS[name](**changes)
+
+
+# Heads, groups and initialisation
+
+
+@builds
+def test_reset_head_replaces_the_head_alone(name: str) -> None:
+    model = lively(BUILDS[name]()).double().eval()
+    x = inputs(model).double()
+    features = model.forward_features(x)
+    names = [n for n, _ in model.named_parameters()]
+    model.reset_head(9)
+    assert model.num_classes == 9
+    assert not any(module.training for module in model.modules())
+    assert [n for n, _ in model.named_parameters()] == names
+    assert model(x).shape == (2, 9)
+    assert model(x).dtype == torch.float64
+    torch.testing.assert_close(model.forward_features(x), features, rtol=0, atol=0)
+
+    with pytest.raises(ValueError, match="num_classes must be 0 or more, got -1"):
+        model.reset_head(-1)
+    assert model.num_classes == 9
+    model.reset_head(0)
+    assert model.num_classes == 0
+    torch.testing.assert_close(model(x), features, rtol=0, atol=0)
+    headless = BUILDS[name](num_classes=0)
+    assert headless.state_dict().keys() == model.state_dict().keys()
+
+
+@builds
+@pytest.mark.parametrize("num_classes", [5, 0])
+def test_layer_groups_hold_every_parameter_once(name: str, num_classes: int) -> None:
+    build = BUILDS[name]
+    model = build(num_classes=num_classes)
+    groups = model.layer_groups()
+    assert len(groups) == 1 + build.depth + 1
+    assert all(groups)
+    assert Counter(n for group in groups for n in group) == Counter(n for n, _ in model.named_parameters())
+    stem, last = groups[0], groups[-1]
+    assert any(n.startswith("patch_embed") for n in stem)
+    assert not any("block" in n for n in (*stem, *last))
+    assert {n for n in last if n.startswith("head.")} == {f"head.{n}" for n, _ in model.head.named_parameters()}
+
+
+@builds
+def test_norms_and_biases_alone_are_not_decayed(name: str) -> None:
+    model = BUILDS[name]()
+    assert model.no_weight_decay() == {n for n, p in model.named_parameters() if p.ndim == 1}
+
+
+@builds
+def test_drop_path_rises_linearly_over_the_blocks(name: str) -> None:
+    depth = BUILDS[name].depth
+    drops = [m for m in BUILDS[name](drop_path_rate=0.6).modules() if isinstance(m, StochasticDepth)]
+    assert [m.p for m in drops] == pytest.approx([0.6 * i / (depth - 1) for i in range(depth)])
+    assert {m.mode for m in drops} == {"row"}
+
+
+@builds
+def test_building_initialises_every_parameter_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network of many parts is slow to build when each of them initialises all that is in it."""
+    fills: Counter[int] = Counter()
+    for function in [f for f in vars(nn.init) if f.endswith("_") and not f.startswith("_")]:
+        original = getattr(nn.init, function)
+
+        def counted(tensor: Tensor, *args: Any, _original: Any = original, **kwargs: Any) -> Tensor:
+            fills[tensor.data_ptr()] += 1
+            return _original(tensor, *args, **kwargs)
+
+        monkeypatch.setattr(nn.init, function, counted)
+    model = BUILDS[name]()
+    for parameter_name, parameter in model.named_parameters():
+        # Once by torch's own layer and once by us, who make the head for `reset_head` too.
+        assert fills[parameter.data_ptr()] <= 2 + parameter_name.startswith("head."), parameter_name
+        assert parameter.isfinite().all(), parameter_name
+
+
+# Gradients
+
+
+@builds
+def test_every_parameter_learns(name: str) -> None:
+    build = BUILDS[name]
+    model = lively(build()).double()  # in float32, rounding is not much smaller than some gradients
+    model(inputs(model, 3).double()).square().sum().backward()
+    largest = {}
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+        largest[parameter_name] = parameter.grad.abs().max().item()
+    assert {n for n, value in largest.items() if value == 0} == {n for n in largest if n.endswith(build.zero or "-")}
+    unseen = {n for n, value in largest.items() if value < 1e-9}
+    assert unseen == {n for n in largest if n.endswith((*build.zero, *build.inert, "-"))}
+
+
+@builds
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+def test_gradients_lie_in_memory_as_their_parameters_do(name: str, last: bool) -> None:
+    """DDP warns of every gradient that does not, even in the strides of axes of one."""
+    model = BUILDS[name]()
+    x = inputs(model, 3)
+    model(channels_last(x) if last else x).sum().backward()
+    assert {n: p.grad.stride() for n, p in model.named_parameters()} == {
+        n: p.stride() for n, p in model.named_parameters()
+    }
+
+
+@builds
+def test_checkpointing_changes_neither_gradients_nor_statistics(name: str) -> None:
+    results, saved = [], []
+    for on in (False, True):
+        model = lively(BUILDS[name](drop_path_rate=0.3))
+        model.set_activation_checkpointing(on)
+        torch.manual_seed(3)
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+            loss = model(inputs(model, 4)).square().sum()
+        loss.backward()
+        results.append(([p.grad for p in model.parameters()], list(model.buffers())))
+        saved.append(sum(sizes))
+    torch.testing.assert_close(results[0], results[1])
+    assert saved[1] < 0.8 * saved[0]
+    counts = [b for n, b in model.named_buffers() if n.endswith("num_batches_tracked")]
+    assert all(count == 1 for count in counts)
+    assert bool(counts) == BUILDS[name].has_batch_norm
+
+
+# Precision
+
+
+@builds
+def test_bf16_autocast_is_finite_and_close(name: str) -> None:
+    model = lively(BUILDS[name]()).eval()
+    x = inputs(model)
+    reference = model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(x)
+    assert logits.isfinite().all()
+    assert (logits - reference).abs().max() < 0.1 * reference.std()
+
+
+@builds
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_runs_in_another_precision(name: str, dtype: torch.dtype) -> None:
+    model = lively(BUILDS[name]())
+    x = inputs(model, W=80, **({"T": 6} if name in VIDEOS else {}))
+    reference = model(x)
+    model = model.to(dtype)
+    logits = model(x.to(dtype))
+    assert logits.dtype == dtype
+    assert (logits - reference).abs().max() < 0.1 * reference.std()
+    logits.square().sum().backward()
+    assert all(p.grad.dtype == dtype and p.grad.isfinite().all() for p in model.parameters())

@@ -1,0 +1,113 @@
+"""Our pyramids inside torchvision's detectors."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from zoo_builds import BUILDS
+
+from mvrec.models import FeaturePyramid, cloformer_xxs, mvit_v2_t, sgformer_s, shunted_t
+from mvrec.models.backbone import Backbone
+
+SIZES = {"min_size": 128, "max_size": 160, "num_classes": 3}
+DETECTORS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "mask_rcnn": lambda backbone: MaskRCNN(
+        backbone,
+        rpn_pre_nms_top_n_train=50,
+        rpn_post_nms_top_n_train=20,
+        rpn_pre_nms_top_n_test=50,
+        rpn_post_nms_top_n_test=20,
+        box_batch_size_per_image=16,
+        box_detections_per_img=4,
+        **SIZES,
+    ),
+    "retinanet": lambda backbone: RetinaNet(
+        backbone,
+        anchor_generator=AnchorGenerator(tuple((size,) for size in (16, 32, 64, 128, 256)), ((0.5, 1.0, 2.0),) * 5),
+        **SIZES,
+    ),
+}
+NETWORKS: dict[str, dict[str, object]] = {
+    "shunted": {},
+    "sgformer": {},
+    "cloformer": {},
+    "mvit_v2_image": {"image_size": 64, "q_strides": {1: 2, 2: 2, 3: 2}},  # four grids, as the released ones have
+}
+
+
+def images_and_targets() -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """Two images of different sizes, each with one object."""
+    images = [torch.rand(3, 128, 160), torch.rand(3, 90, 70)]
+    targets = []
+    for image in images:
+        mask = torch.zeros(1, *image.shape[1:], dtype=torch.uint8)
+        mask[0, 20:60, 10:50] = 1
+        targets.append({"boxes": torch.tensor([[10.0, 20, 50, 60]]), "labels": torch.tensor([1]), "masks": mask})
+    return images, targets
+
+
+def check_detector(kind: str, backbone: Backbone) -> None:
+    """One step of training and one of inference."""
+    torch.manual_seed(0)
+    stem = next(iter(backbone.parameters()))
+    model = DETECTORS[kind](FeaturePyramid(backbone, out_channels=32))
+    images, targets = images_and_targets()
+    loss = sum(model(images, targets).values())
+    loss.backward()
+    assert loss.isfinite()
+    assert stem.grad is not None
+    assert stem.grad.abs().sum() > 0
+    with torch.no_grad():
+        found = model.eval()(images)
+    assert len(found) == 2
+    assert kind == "retinanet" or all(len(detections["masks"]) for detections in found)
+    for image, detections in zip(images, found, strict=True):
+        boxes = detections["boxes"]
+        assert boxes.isfinite().all()
+        assert (boxes[:, 2] <= image.shape[2]).all()
+        assert (boxes[:, 3] <= image.shape[1]).all()
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_detector_trains_and_infers_on_a_small_network(name: str, kind: str) -> None:
+    check_detector(kind, BUILDS[name](**NETWORKS[name]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DETECTORS)
+@pytest.mark.parametrize("variant", [shunted_t, sgformer_s, cloformer_xxs, mvit_v2_t])
+def test_a_detector_trains_and_infers_on_a_released_network(variant: Callable[[], Backbone], kind: str) -> None:
+    check_detector(kind, variant())
+
+
+def test_the_pyramid_has_one_width_and_the_networks_strides() -> None:
+    backbone = BUILDS["shunted"]()
+    pyramid = FeaturePyramid(backbone, out_channels=24)
+    maps = pyramid(torch.rand(1, 3, 128, 64))
+    assert {name: tuple(level.shape[1:]) for name, level in maps.items()} == {
+        "0": (24, 32, 16),
+        "1": (24, 16, 8),
+        "2": (24, 8, 4),
+        "3": (24, 4, 2),
+        "pool": (24, 2, 1),
+    }
+    assert backbone.num_classes == 0  # the head could get no gradient here
+    maps["0"].sum().backward()
+    assert not [name for name, p in backbone.named_parameters() if p.grad is None]
+
+
+def test_some_of_the_levels_will_do() -> None:
+    pyramid = FeaturePyramid(BUILDS["cloformer"](), out_channels=24, levels=(1, 3))
+    maps = pyramid(torch.rand(1, 3, 64, 64))
+    assert {name: level.shape[-1] for name, level in maps.items()} == {"1": 8, "3": 2, "pool": 1}
+
+
+def test_what_gives_no_such_maps_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"needs maps of images, got a MViT for inputs of shape \(3, 4, 32, 32\)"):
+        FeaturePyramid(BUILDS["mvit_v1_video"]())
+    with pytest.raises(ValueError, match=r"levels must lie in 0\.\.3, got \(2, 4\)"):
+        FeaturePyramid(BUILDS["shunted"](), levels=(2, 4))

@@ -1,0 +1,162 @@
+"""A shallow build of every family and kind of network, for the tests that all of them must pass."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvrec.models import CloFormer, MViT, SGFormer, Shunted, cloformer, sgformer, shunted
+from mvrec.models.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Build:
+    """One row of the table.
+
+    Attributes:
+        network: The class of the network.
+        arguments: Its arguments.
+        min_size: The fewest pixels per side that it takes.
+        depth: Number of its blocks.
+        shallower: Arguments that leave every kind of layer once: tracing takes seconds per block.
+        zero: Names, or their ends, of parameters whose gradient is exactly zero, though there is one.
+        inert: The same for gradients that are zero but for rounding.
+    """
+
+    network: Callable[..., Backbone]
+    arguments: dict[str, Any]
+    min_size: int
+    depth: int
+    shallower: dict[str, Any] = field(default_factory=dict)
+    zero: tuple[str, ...] = ()
+    inert: tuple[str, ...] = ()
+
+    def __call__(self, **changes: Any) -> Backbone:
+        """The network as it starts, with other arguments where wanted."""
+        torch.manual_seed(0)
+        return self.network(**(self.arguments | changes))
+
+    @property
+    def is_video(self) -> bool:
+        return self.arguments.get("num_frames") is not None
+
+    @property
+    def has_batch_norm(self) -> bool:
+        return self.network in (CloFormer, Shunted)
+
+
+COMMON = {"num_classes": 5, "image_size": 64}
+SHUNTED_STAGES = (
+    shunted.Stage(dim=16, depth=1, heads=2, sr_ratio=8, mlp_ratio=2),
+    shunted.Stage(dim=32, depth=2, heads=4, sr_ratio=4, mlp_ratio=2),
+    shunted.Stage(dim=48, depth=1, heads=2, sr_ratio=2, mlp_ratio=1.5),
+    shunted.Stage(dim=64, depth=1, heads=4, sr_ratio=1, mlp_ratio=2),
+)
+SGFORMER_STAGES = (
+    sgformer.Stage(dim=16, depth=2, heads=2, sr_ratio=8, chunks=(8, 4, 2), mlp_ratio=2),
+    sgformer.Stage(dim=32, depth=2, heads=4, sr_ratio=4, chunks=(4, 2, 1), mlp_ratio=2),
+    sgformer.Stage(dim=48, depth=1, heads=2, sr_ratio=2, chunks=(2, 1), mlp_ratio=1.5),
+    sgformer.Stage(dim=64, depth=1, heads=4, sr_ratio=1, chunks=(), mlp_ratio=2),
+)
+CLOFORMER_STAGES = (
+    cloformer.Stage(dim=8, depth=2, heads=2, local_heads=1, kernel=3, kv_pool=8),
+    cloformer.Stage(dim=12, depth=1, heads=3, local_heads=1, kernel=5, kv_pool=4),
+    cloformer.Stage(dim=16, depth=1, heads=4, local_heads=3, kernel=7, kv_pool=2),
+    cloformer.Stage(dim=24, depth=1, heads=6, local_heads=2, kernel=9, kv_pool=1),
+)
+SHUNTED = COMMON | {"stages": SHUNTED_STAGES, "num_stem_convs": 1}
+SGFORMER = COMMON | {"stages": SGFORMER_STAGES}
+CLOFORMER = COMMON | {"stages": CLOFORMER_STAGES}
+
+# Three grids, the last with 16 pixels to a cell; as in the released networks, no stage starts at the first block.
+MVIT_V1 = {
+    "num_classes": 5,
+    "embed_dim": 16,
+    "depth": 5,
+    "dim_mults": {1: 2, 3: 2},
+    "head_mults": {1: 2, 3: 2},
+    "q_strides": {1: 2, 3: 2},
+    "kv_stride": 4,
+}
+MVIT_V2 = MVIT_V1 | {
+    "pool_every_q": True,
+    "dim_change": "attention",
+    "pos_embed": "none",
+    "rel_pos": True,
+    "residual_pooling": True,
+}
+VIDEO = {"num_frames": 4, "image_size": 32}
+IMAGE = {"num_frames": None, "image_size": 32, "pool_kernel": (1, 3, 3)}
+MVIT_SHALLOWER = {"depth": 2, "dim_mults": {1: 2}, "head_mults": {1: 2}, "q_strides": {1: 2}}
+# A bias of all keys shifts all scores of a query alike, and a softmax does not see that.
+KEY_BIAS = (".attn.norm_k.bias",)
+# Only the class token of the last block reaches the head: its query is neither pooled nor placed.
+LAST_PLACES = tuple(f"blocks.4.attn.rel_pos_{axis}" for axis in "thw")
+LAST_QUERY = ("blocks.4.attn.pool_q.weight", *LAST_PLACES)
+# Batch norms take the mean away again.
+BEFORE_BATCH_NORM = (*(f"patch_embed.conv{i}.conv.0.bias" for i in (1, 2, 3, 4)), ".downsample.0.bias")
+
+
+def _cloformer(**changes: Any) -> Build:
+    return Build(
+        CloFormer,
+        CLOFORMER | changes,
+        min_size=32,
+        depth=5,
+        shallower={"stages": CLOFORMER_STAGES[1:3]},
+        inert=BEFORE_BATCH_NORM,
+    )
+
+
+def _mvit(arguments: dict[str, Any], *, zero: tuple[str, ...] = (), **changes: Any) -> Build:
+    return Build(
+        MViT,
+        arguments | changes,
+        min_size=16,
+        depth=5,
+        shallower=MVIT_SHALLOWER,
+        zero=zero,
+        inert=() if "pooling" in changes else KEY_BIAS,
+    )
+
+
+BUILDS = {
+    "shunted": Build(Shunted, SHUNTED, min_size=31, depth=5, shallower={"stages": SHUNTED_STAGES[2:]}),
+    "sgformer": Build(
+        SGFormer, SGFORMER, min_size=17, depth=6, shallower={"stages": (SGFORMER_STAGES[1], SGFORMER_STAGES[3])}
+    ),
+    "cloformer": _cloformer(),
+    "cloformer_global": _cloformer(branches="global"),
+    "cloformer_local": _cloformer(branches="local"),
+    "mvit_v1_video": _mvit(MVIT_V1 | VIDEO),
+    "mvit_v1_video_space": _mvit(MVIT_V1 | VIDEO, pool_kernel=None),
+    "mvit_v1_video_max": _mvit(MVIT_V1 | VIDEO, pooling="max"),
+    "mvit_v1_image": _mvit(MVIT_V1 | IMAGE, pos_embed="joint"),
+    "mvit_v2_video": _mvit(MVIT_V2 | VIDEO, zero=LAST_QUERY),
+    "mvit_v2_video_avg": _mvit(MVIT_V2 | VIDEO, zero=LAST_PLACES, pooling="avg"),
+    "mvit_v2_image": _mvit(MVIT_V2 | IMAGE, cls_token=False),
+    "mvit_v2_image_mlp": _mvit(MVIT_V2 | IMAGE, cls_token=False, dim_change="mlp"),
+}
+VIDEOS = [name for name, build in BUILDS.items() if build.is_video]
+
+
+def lively(model: Backbone) -> Backbone:
+    """Weights of ordinary size: at initialisation the attention is almost uniform and hides mistakes."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
+    return model
+
+
+def inputs(model: Backbone, size: int = 2, **axes: int) -> Tensor:
+    """A batch of `size` images or clips as the network was constructed for, but for the axes (C, T, H, W) named."""
+    shape = dict(zip("CTHW" if len(model.input_shape) == 4 else "CHW", model.input_shape, strict=True)) | axes
+    return torch.randn(size, *shape.values(), generator=torch.Generator().manual_seed(2))
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same batch with its channels last in memory."""
+    return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
