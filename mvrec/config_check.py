@@ -10,7 +10,7 @@ import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import yaml
 
@@ -18,6 +18,9 @@ from mvrec.errors import UserError, nearest
 
 CLASS_NODE_KEYS = frozenset({"class_path", "init_args", "dict_kwargs"})
 CONFIG_FLAGS = ("-c", "--config")
+ZOO = "mvrec.models"
+CREATE_MODEL = f"{ZOO}.create_model"
+BACKBONE_FLAG = re.compile(r"--model(\.(init_args\.)?backbone)+")
 
 
 class Entry(NamedTuple):
@@ -39,6 +42,42 @@ def flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
         name, equals, value = argument.partition("=")
         following = arguments[position + 1] if position + 1 < len(arguments) else ""
         yield name, value if equals else ("" if following.startswith("--") else following)
+
+
+def is_short_name(value: Any) -> TypeGuard[str]:
+    """Whether a value names a backbone shortly: `mvit_b_16x4` or `timm/resnet50`, not `package.module.name`."""
+    return isinstance(value, str) and bool(value) and ("/" in value or "." not in value)
+
+
+def backbone_node(name: str) -> dict[str, Any]:
+    """The class path and arguments that a short name stands for."""
+    return {"class_path": CREATE_MODEL, "init_args": {"name": name}} if "/" in name else {"class_path": f"{ZOO}.{name}"}
+
+
+def expand_backbones(config: Any) -> Any:
+    """Put class paths where a loaded config names backbones shortly: in `model`, and inside of backbones."""
+    if isinstance(config, dict):
+        for node in (config, config.get("model")):
+            while isinstance(node, dict):
+                inner = node.get("backbone")
+                if is_short_name(inner):
+                    node["backbone"] = backbone_node(inner)
+                node = inner.get("init_args", inner) if isinstance(inner, dict) else None
+    return config
+
+
+def expand_flags(arguments: Sequence[str]) -> Iterator[str]:
+    """The same for `--model.backbone NAME`; other arguments stay as they are."""
+    flag = ""  # that the next argument is the value of
+    for argument in arguments:
+        name, equals, value = (flag, " ", argument) if flag else argument.partition("=")
+        flag = argument if not flag and BACKBONE_FLAG.fullmatch(argument) else ""
+        if not equals or not BACKBONE_FLAG.fullmatch(name) or not is_short_name(value):
+            yield argument
+            continue
+        node = backbone_node(value)
+        yield node["class_path"] if equals == " " else f"{name}={node['class_path']}"
+        yield from (f"{name}.{key}={argument}" for key, argument in node.get("init_args", {}).items())
 
 
 def entries(arguments: Sequence[str]) -> list[Entry]:
@@ -91,9 +130,17 @@ def _node_entries(node: yaml.Node, prefix: str, path: Path) -> Iterator[Entry]:
             yield Entry(prefix, value_node.value, where)
         elif name in ("init_args", "dict_kwargs"):
             yield from _node_entries(value_node, prefix, path)
+        elif re.fullmatch(r"model(\.backbone)+", key) and _is_string(value_node) and is_short_name(value_node.value):
+            named = backbone_node(value_node.value)
+            yield Entry(key, named["class_path"], where)
+            yield from (Entry(f"{key}.{name}", value, where) for name, value in named.get("init_args", {}).items())
         else:
             yield Entry(key, value_node.value if isinstance(value_node, yaml.ScalarNode) else None, where)
             yield from _node_entries(value_node, key, path)
+
+
+def _is_string(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str"
 
 
 class KnownKeys:
@@ -107,6 +154,7 @@ class KnownKeys:
     def __init__(self, plain: Iterable[str], given: Iterable[Entry]) -> None:
         self._children: dict[str, set[str]] = {"": set()}
         self._open: set[str] = set()  # below these anything goes: not ours to know
+        self._unnamed: set[str] = set()  # below these too, until an entry names a class
         self._plain = set(plain)
         for key in self._plain:
             self._add(key)
@@ -123,6 +171,7 @@ class KnownKeys:
     def _add_class(self, key: str, class_path: str) -> None:
         target = resolve(class_path)
         if callable(target):
+            self._unnamed.discard(key)
             self._add_parameters(key, target)
 
     def _add_parameters(self, key: str, target: Callable[..., Any]) -> None:
@@ -141,13 +190,13 @@ class KnownKeys:
                 if isinstance(kind, type) and dataclasses.is_dataclass(kind):
                     self._add_parameters(name, kind)
                 elif kind is not None and kind not in (int, float, str, bool, type(None)):
-                    self._open.add(name)
+                    self._unnamed.add(name)
 
     def unknown_part(self, key: str) -> tuple[str, set[str]] | None:
         """The shortest part of a key that is not accepted, with the names that would be; `None` when all is."""
         path = ""
         for name in key.split("."):
-            if path in self._open:
+            if path in self._open or path in self._unnamed:
                 return None
             children = self._children.get(path)
             if children is None:
@@ -228,7 +277,7 @@ def reason(error: BaseException) -> str:
     problem = re.search(r"Problem with given class_path '([\w.]+)':\n((?: {6,}.*\n)+)", f"{error}\n")
     if problem is not None:
         return f"{problem.group(1)}: {' '.join(problem.group(2).split())}"
-    while error.__context__ is not None:
+    while error.__context__ is not None and not isinstance(error, UserError):  # which says it all by itself
         error = error.__context__
     return str(error)
 

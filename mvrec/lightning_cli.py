@@ -7,16 +7,16 @@ and sharding are ours.
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import torch
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -26,9 +26,21 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mvrec import models
 from mvrec.cli import fail
-from mvrec.config_check import Entry, check_keys, entries, explain, reason
+from mvrec.config_check import (
+    CREATE_MODEL,
+    ZOO,
+    Entry,
+    check_keys,
+    entries,
+    expand_backbones,
+    expand_flags,
+    explain,
+    reason,
+)
 from mvrec.errors import UserError, nearest
 from mvrec.files import write_atomically
+from mvrec.models.backbone import Backbone
+from mvrec.models.baselines import check_baseline
 from mvrec.tasks import Classification
 from mvrec.training.final_checkpoint import FinalCheckpoint
 from mvrec.training.progress import BarProgress, LineProgress, Throughput
@@ -45,8 +57,16 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 VALIDATION_SCORE = "val/top1"
 CHECKPOINT_KEYWORDS = ("best", "last", "hpc")
-BACKBONE_FLAG = "--model.backbone"
+PARSER_MODE = "mvrec"  # YAML in which a backbone may be a short name
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+
+
+def load_config(text: str) -> Any:
+    """YAML as jsonargparse reads it, with class paths where backbones have short names."""
+    return expand_backbones(get_loader("yaml")(text))
+
+
+set_loader(PARSER_MODE, load_config, exceptions=(yaml.YAMLError,))
 
 
 class MvrecParser(LightningArgumentParser):
@@ -59,7 +79,7 @@ class MvrecParser(LightningArgumentParser):
     given: ClassVar[Sequence[Entry]] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False, "parser_mode": PARSER_MODE})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the useful line of an error and exit with 2."""
@@ -110,8 +130,9 @@ class MvrecCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse with the checkpoint's values as defaults: flag > config > checkpoint > default."""
         command, *arguments = args
-        arguments = [expand_backbone(argument, before) for before, argument in pairwise(["", *arguments])]
+        arguments = list(expand_flags(arguments))
         given = entries(arguments)
+        check_backbones(given)
         subparser = self._subcommand_parsers[command]
         MvrecParser.given = given
         checkpoint = next((entry for entry in reversed(given) if entry.key == "ckpt_path"), None)
@@ -244,19 +265,33 @@ def default_run_dir(config: Namespace) -> Path:
     return Path("runs") / (Path(str(configs[0])).stem if configs else "unnamed")
 
 
-def expand_backbone(argument: str, before: str) -> str:
-    """`--model.backbone mvit_b_16x4` means the zoo's variant of that name; other arguments stay as they are."""
-    if before == BACKBONE_FLAG and "." not in argument:
-        return _zoo_path(argument)
-    if argument.startswith(f"{BACKBONE_FLAG}=") and "." not in argument.removeprefix(f"{BACKBONE_FLAG}="):
-        return f"{BACKBONE_FLAG}={_zoo_path(argument.removeprefix(f'{BACKBONE_FLAG}='))}"
-    return argument
+def check_backbones(given: Sequence[Entry]) -> None:
+    """Check the names of the zoo and of baselines in configs and flags, while it is known where they stand.
+
+    Raises:
+        UserError: A name that does not exist, with the nearest, or a baseline whose library is not installed.
+    """
+    variants = models.list_models()
+    classes = {name for name, kind in vars(models).items() if isinstance(kind, type) and issubclass(kind, Backbone)}
+    by_name: set[str] = set()  # keys whose network is `create_model(name)`
+    for key, value, where in given:
+        if re.fullmatch(r"model(\.backbone)+", key) and isinstance(value, str):
+            package, _, name = value.rpartition(".")
+            if package == ZOO and not hasattr(models, name):
+                raise UserError(f"{where}: the zoo has no {name!r}{nearest(name, [*variants, *classes])}")
+            (by_name.add if value == CREATE_MODEL else by_name.discard)(key)
+        elif key.removesuffix(".name") in by_name and isinstance(value, str):
+            _check_model_name(value, variants, where.removesuffix(".name"))
 
 
-def _zoo_path(name: str) -> str:
-    if name not in models.__all__:
-        raise UserError(f"{BACKBONE_FLAG}: the zoo has no {name!r}{nearest(name, models.__all__)}")
-    return f"{models.__name__}.{name}"
+def _check_model_name(name: str, variants: Sequence[str], where: str) -> None:
+    if "/" not in name and name not in variants:
+        raise UserError(f"{where}: the zoo has no {name!r}{nearest(name, variants)}")
+    if "/" in name:
+        try:
+            check_baseline(name)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
 
 
 def checkpoint_defaults(path: Path, *, where: str) -> dict[str, Any]:

@@ -69,6 +69,31 @@ def only_line(result: tuple[int, str, str]) -> str:
             "model:\n  backbone:\n    class_path: mvrec.models.mvit_b_16x5",
             "has no 'mvit_b_16x5'; did you mean 'mvit_b_",
         ),
+        ("model:\n  backbone: mvit_b_16x5", "bad.yaml:2: the zoo has no 'mvit_b_16x5'; did you mean 'mvit_b_16x4'?"),
+        (
+            "model:\n  backbone: torchvision/resnet51",
+            "bad.yaml:2: torchvision has no network 'torchvision/resnet51'; did you mean 'torchvision/resnet50'?",
+        ),
+        ("model:\n  backbone: tim/resnet50", "bad.yaml:2: 'tim/resnet50' is no network: the part before the slash"),
+        (
+            "model:\n  backbone:\n    class_path: mvrec.models.create_model\n    init_args:\n      name: shunted_x",
+            "bad.yaml:5: the zoo has no 'shunted_x'; did you mean 'shunted_",
+        ),
+        (
+            "model:\n  backbone:\n    class_path: mvrec.models.create_model\n"
+            "    init_args: {name: torchvision/r3d_18, drop_path_rate: 0.2}",
+            "torchvision/r3d_18: it has no stochastic depth, so drop_path_rate=0.2 cannot be had",
+        ),
+        (
+            "model:\n  backbone:\n    class_path: mvrec.models.Framewise\n"
+            "    init_args: {num_frames: 8, backbone: shuntd_t}",
+            "bad.yaml:4: the zoo has no 'shuntd_t'; did you mean 'shunted_t'?",
+        ),
+        (
+            "model:\n  backbone:\n    class_path: mvrec.models.Framewise\n    init_args:\n      backbone:\n"
+            "        class_path: mvrec.models.shunted_t\n        init_args: {drop_rate: 0.1}",
+            "bad.yaml:7: unknown key 'model.backbone.backbone.drop_rate'; did you mean 'drop_path_rate'?",
+        ),
         ("trainer:\n  max_epochs: three", "bad.yaml:2: trainer.max_epochs: 'three' is not int or null"),
         ("a: [1\nb: }", "bad.yaml:2: not valid YAML"),
         ("- 1\n- 2", "bad.yaml:1: a config file must be a mapping"),
@@ -93,6 +118,10 @@ def test_a_wrong_config_is_one_line_with_file_and_line(command, tmp_path, text, 
             "--data.decoder: 'decort' is not one of 'auto', 'decord', 'pyav'; did you mean 'decord'",
         ),
         ("--model.backbone=mvit_b_16x5", "the zoo has no 'mvit_b_16x5'; did you mean 'mvit_b_16x4'?"),
+        (
+            "--model.backbone=torchvision/r3d_17",
+            "--model.backbone: torchvision has no network 'torchvision/r3d_17'; did you mean 'torchvision/r3d_18'?",
+        ),
         ("--data.clip.num_frames=0", "a clip needs num_frames >= 1 and stride_frames >= 1, got 0 x 4"),
         ("--data.batch_size=0", "data.batch_size must be at least 1, got 0"),
         ("--model.label_smoothing=1.5", "model.label_smoothing must lie in 0..1, got 1.5"),
@@ -193,6 +222,75 @@ def test_an_image_network_on_clips_is_one_line(command, tiny, tmp_path):
     network = ["--model.backbone=mvit_v2_t", "--model.backbone.image_size=64"]
     line = only_line(command("fit", *kept, *network, f"--run_dir={tmp_path}"))
     assert line == "the backbone takes inputs of shape (3, 64, 64) without the batch, the data give (3, 4, 64, 64)"
+
+
+ZOO_NAME = {"class_path": "mvrec.models.create_model", "init_args": {"name": "torchvision/swin_t"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "expected"),
+    [
+        ("mvit_b_16x4", [], {"class_path": "mvrec.models.mvit_b_16x4", "init_args": {"head_dropout": 0.5}}),
+        (
+            "mvrec.models.mvit_b_16x4",
+            [],
+            {"class_path": "mvrec.models.mvit_b_16x4", "init_args": {"head_dropout": 0.5}},
+        ),
+        ("MViT", [], {"class_path": "mvrec.models.MViT", "init_args": {"pooling": "conv"}}),
+        ("torchvision/swin_t", [], ZOO_NAME),
+        ("{class_path: mvrec.models.create_model, init_args: {name: torchvision/swin_t}}", [], ZOO_NAME),
+        (
+            "shunted_t",
+            ["--model.backbone.drop_path_rate=0.3"],
+            {"class_path": "mvrec.models.shunted_t", "init_args": {"drop_path_rate": 0.3}},
+        ),
+        (
+            "torchvision/swin_t",
+            ["--model.backbone.drop_path_rate=0.3"],
+            {**ZOO_NAME, "init_args": {"name": "torchvision/swin_t", "drop_path_rate": 0.3}},
+        ),
+        ("shunted_t", ["--model.backbone=torchvision/swin_t"], ZOO_NAME),
+        ("shunted_t", ["--model.backbone", "torchvision/swin_t"], ZOO_NAME),
+        ("torchvision/swin_t", ["--model.backbone", "shunted_t"], {"class_path": "mvrec.models.shunted_t"}),
+    ],
+)
+def test_a_backbone_by_its_short_name(command, tmp_path, text, flags, expected):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"model:\n  backbone: {text}\n")
+    got = resolved(command, "fit", "--config", config, *flags)["model"]["backbone"]
+    assert got["class_path"] == expected["class_path"]
+    assert got["init_args"].items() >= expected.get("init_args", {}).items()
+
+
+def test_a_backbone_inside_a_backbone_by_its_short_name(command, tmp_path):
+    config = tmp_path / "config.yaml"
+    framewise = "{class_path: mvrec.models.Framewise, init_args: {num_frames: 8, backbone: shunted_t}}"
+    config.write_text(f"model:\n  backbone: {framewise}\n")
+    got = resolved(command, "fit", "--config", config, "--model.backbone.backbone.drop_path_rate=0.3")
+    inner = got["model"]["backbone"]["init_args"]["backbone"]
+    assert (inner["class_path"], inner["init_args"]["drop_path_rate"]) == ("mvrec.models.shunted_t", 0.3)
+    got = resolved(command, "fit", "--config", config, "--model.backbone.backbone=torchvision/swin_t")
+    assert got["model"]["backbone"]["init_args"]["backbone"]["init_args"]["name"] == "torchvision/swin_t"
+    assert got["model"]["backbone"]["init_args"]["num_frames"] == 8
+
+
+def test_a_run_with_a_baseline_repeats_from_its_config_and_tests_from_its_checkpoint(command, digits, tmp_path):
+    config, run_dir = tmp_path / "config.yaml", tmp_path / "run"
+    inner = "{class_path: mvrec.models.create_model, init_args: {name: timm/resnet10t, image_size: 64}}"
+    framewise = f"{{class_path: mvrec.models.Framewise, init_args: {{num_frames: 2, backbone: {inner}}}}}"
+    data = f"{{root: {digits}, clips_per_class: 3, eval_clips_per_class: 2, clip: {{num_frames: 2}}, num_workers: 0}}"
+    config.write_text(
+        f"model:\n  backbone: {framewise}\ndata: {{class_path: mvrec.data.MovingDigits, init_args: {data}}}\n"
+        "trainer: {max_epochs: 1, limit_train_batches: 1, limit_val_batches: 1, accelerator: cpu}\n"
+    )
+    code, _, err = command("fit", "--config", config, "--run_dir", run_dir)
+    assert code == 0, err
+    assert "Framewise" in err
+    before = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert resolved(command, "fit", "--config", run_dir / "config.yaml")["model"] == before["model"]
+    code, _, err = command("test", "--ckpt_path", run_dir / "checkpoints/last.ckpt", "--trainer.limit_test_batches=1")
+    assert code == 0, err
+    assert "mvrec: test: top1" in err
 
 
 def bad_root(kind: str, root: Path) -> None:
