@@ -208,7 +208,7 @@ def _pytorchvideo(model: str, wanted: Wanted) -> tuple[nn.Module, Origin]:
         raise UserError(f"it has no stochastic depth, so drop_path_rate={wanted.drop_path_rate} cannot be had")
     net = getattr(hub, model)(pretrained=False, **knobs)
     removed = _without_classifier(net, wanted)
-    _pool_everything(net)
+    _replace_outdated(net)
     channels = _with_channels(net, wanted.in_channels)
     return TwoPathways(net, alpha=SLOWFAST_ALPHA) if model.startswith("slowfast") else net, Origin(
         name=f"pytorchvideo/{model}",
@@ -289,9 +289,15 @@ def _set_drop_path(net: nn.Module, rate: float) -> None:
         layer.p *= rate / highest
 
 
-def _pool_everything(net: nn.Module) -> None:
-    """Let the heads average over whole maps, which their windows cover at the released size, so that any size works."""
+def _replace_outdated(net: nn.Module) -> None:
+    """Exchange two layers of pytorchvideo, none of which has parameters.
+
+    The pooling windows of the heads cover whole maps at the released size: averages over whole maps take any size.
+    Its Swish is torch's SiLU, written with a part of torch that is to go.
+    """
     for path, layer in list(net.named_modules()):
+        parent, _, name = path.rpartition(".")
         if isinstance(layer, nn.AvgPool3d):
-            parent, _, name = path.rpartition(".")
             setattr(net.get_submodule(parent), name, nn.AdaptiveAvgPool3d(1))
+        elif type(layer).__name__ == "Swish":
+            setattr(net.get_submodule(parent), name, nn.SiLU())

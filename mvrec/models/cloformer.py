@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from mvrec.models.backbone import Backbone, FeatureInfo
+from mvrec.models.layers import with_plain_gradient
 
 STEM_STRIDE = 4
 
@@ -55,11 +56,7 @@ class DepthwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, dim, H, W)` to `(B, dim, h, w)`."""
-        weight = self.weight
-        # Of images with their channels last, the gradient would come back so too, in strides that DDP's buckets do
-        # not want. Seen as a matrix, it comes back in the parameter's own layout, unless that is channels last.
-        if weight.stride(1) > 1:
-            weight = weight.flatten(1).unflatten(1, weight.shape[1:])
+        weight = with_plain_gradient(self.weight)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, groups=self.groups)
 
 

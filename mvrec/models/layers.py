@@ -19,6 +19,7 @@ PATCH_STRIDE = 4
 PYRAMID_NORM_EPS = 1e-6
 
 ImageSize = int | tuple[int, int]  # pixels, square or (H, W)
+Grid = tuple[int, int, int]  # tokens along (T, H, W)
 
 
 def init_trunc_normal(module: nn.Module) -> None:
@@ -47,6 +48,18 @@ def init_fan_out(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+def resized_positions(positions: Tensor, size: Grid, new_size: Grid) -> Tensor:
+    """`(1, t*h*w, C)` from one grid to another by interpolation; the same grid is returned untouched."""
+    if size == new_size:
+        return positions
+    grid = positions.unflatten(1, size).permute(0, 4, 1, 2, 3)  # (1, C, t, h, w)
+    if size[0] == new_size[0]:
+        frames = grid.squeeze(0).transpose(0, 1)  # (t, C, h, w)
+        frames = F.interpolate(frames, size=new_size[1:], mode="bicubic")
+        return frames.permute(0, 2, 3, 1).flatten(0, 2)[None]
+    return F.interpolate(grid, size=new_size, mode="trilinear").flatten(2).mT
+
+
 class Mlp(nn.Module):
     """Two linear layers around a GELU, `(..., dim)` to `(..., dim_out)`."""
 
@@ -61,13 +74,23 @@ class Mlp(nn.Module):
         return self.fc2(self.act(self.fc1(x)))
 
 
+def with_plain_gradient(weight: Tensor) -> Tensor:
+    """A kernel `(O, I, kh, kw)` whose gradient has the kernel's own strides, as DDP's buckets want it.
+
+    Of inputs with their channels last it would come back so too. Seen as a matrix, it comes back in the parameter's
+    layout, unless that is channels last itself.
+    """
+    if weight.stride(1) > 1 or weight.shape[2:].numel() == 1:
+        return weight.flatten(1).unflatten(1, weight.shape[1:])
+    return weight
+
+
 class GridConv(nn.Conv2d):
     """Convolution over a token grid."""
 
     def forward(self, grid: Tensor) -> Tensor:
         """`(B, h, w, C)` to `(B, h', w', C')`."""
-        # Seen as a matrix, so that its gradient comes back in the parameter's own layout, as DDP's buckets want it.
-        weight = self.weight.flatten(1).unflatten(1, self.weight.shape[1:])
+        weight = with_plain_gradient(self.weight)
         x = F.conv2d(grid.permute(0, 3, 1, 2), weight, self.bias, self.stride, self.padding, groups=self.groups)
         return x.permute(0, 2, 3, 1)
 
@@ -252,7 +275,9 @@ class Pyramid(Backbone):
     def _check_input_shape(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless `shape`, without the batch, is one that this network takes."""
         channels, least = self._input_shape[0], self.min_image_size
-        if len(shape) != 3 or shape[0] != channels or min(shape) < 1 or min(shape[1:]) < least:
+        if channels < 1:
+            raise ValueError(f"in_channels must be 1 or more, got {channels}")
+        if len(shape) != 3 or shape[0] != channels or min(shape[1:]) < least:
             raise ValueError(
                 f"expected (B, C, H, W) with C={channels} and H, W of {least} or more, got shape {('B', *shape)}"
             )

@@ -10,16 +10,14 @@ from collections.abc import Iterable
 from typing import Literal, cast, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvrec.models.backbone import Backbone, FeatureInfo
-from mvrec.models.layers import init_trunc_normal
+from mvrec.models.layers import Grid, init_trunc_normal, resized_positions
 from mvrec.models.pooling_attention import (
     NORM_EPS,
     Block,
     BlockSpec,
-    Grid,
     Pooling,
     RelativeGeometry,
     relative_geometry,
@@ -368,18 +366,6 @@ class MViT(Backbone):
             if len(built) == 4:
                 wanted = f"(B, C, T, H, W) with C={built[0]}, T of 1 or more"
             raise ValueError(f"expected {wanted} and H, W of {cell} or more, got shape {('B', *shape)}")
-
-
-def resized_positions(positions: Tensor, size: Grid, new_size: Grid) -> Tensor:
-    """`(1, t*h*w, C)` from one grid to another by interpolation; the same grid is returned untouched."""
-    if size == new_size:
-        return positions
-    grid = positions.unflatten(1, size).permute(0, 4, 1, 2, 3)  # (1, C, t, h, w)
-    if size[0] == new_size[0]:
-        frames = grid.squeeze(0).transpose(0, 1)  # (t, C, h, w)
-        frames = F.interpolate(frames, size=new_size[1:], mode="bicubic")
-        return frames.permute(0, 2, 3, 1).flatten(0, 2)[None]
-    return F.interpolate(grid, size=new_size, mode="trilinear").flatten(2).mT
 
 
 def _patch_grid(shape: tuple[int, ...]) -> Grid:

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from mvrec.models.layers import Mlp
+from mvrec.models.layers import Grid, Mlp
 
-Grid = tuple[int, int, int]
 Pooling = Literal["conv", "max", "avg"]
 NORM_EPS = 1e-6
 # Fused attention kernels want head widths that are multiples of this; other widths fall back to slow ones.

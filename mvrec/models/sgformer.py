@@ -34,6 +34,7 @@ from mvrec.models.layers import (
     attend,
     depthwise,
     drop_path_rates,
+    resized_positions,
 )
 
 WINDOW = 7  # tokens per side of what a local head sees
@@ -386,11 +387,8 @@ class SGFormer(Pyramid):
         grid = super()._embed(x, stage)
         if stage > 1:
             return grid
-        positions = self.pos_embed.unflatten(1, self.position_grid[1:])  # (1, h, w, C)
-        if positions.shape[1:3] != grid.shape[1:3]:
-            positions = F.interpolate(positions.permute(0, 3, 1, 2), size=grid.shape[1:3], mode="bicubic")
-            positions = positions.permute(0, 2, 3, 1)
-        return grid + positions
+        positions = resized_positions(self.pos_embed, self.position_grid, (1, *grid.shape[1:3]))
+        return grid + positions.unflatten(1, grid.shape[1:3])
 
     def _run_blocks(self, blocks: nn.ModuleList, grid: Tensor) -> Tensor:
         importance = None  # each stage has its own

@@ -223,7 +223,7 @@ def test_timm_recomputes_activations_and_others_say_that_they_cannot() -> None:
     plain = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     runs = []
-    model.net.blocks[3].register_forward_hook(lambda *arguments: runs.append(1))
+    model.net.blocks[3].register_forward_pre_hook(lambda *arguments: runs.append(1))
     model.set_activation_checkpointing(True)
     model(x).sum().backward()
     assert len(runs) == 2

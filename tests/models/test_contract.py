@@ -183,7 +183,7 @@ def test_clips_are_not_images(name: str) -> None:
     [
         ({"image_size": 0}, "0, 0"),
         ({"image_size": (64, 14)}, "64, 14"),
-        ({"in_channels": 0}, "0"),
+        ({"in_channels": 0}, "in_channels must be 1 or more, got 0"),
         ({"num_classes": -1}, "num_classes must be 0 or more, got -1"),
         ({"drop_path_rate": 1.0}, r"drop_path_rate must lie in \[0, 1\), got 1.0"),
         ({"drop_path_rate": -0.1}, r"drop_path_rate must lie in \[0, 1\), got -0.1"),
@@ -297,6 +297,16 @@ def test_gradients_lie_in_memory_as_their_parameters_do(name: str, last: bool) -
     assert {n: p.grad.stride() for n, p in model.named_parameters()} == {
         n: p.stride() for n, p in model.named_parameters()
     }
+
+
+@pytest.mark.parametrize("name", [name for name, build in BUILDS.items() if build.network is not zoo.MViT])
+def test_gradients_follow_a_network_whose_own_layout_is_channels_last(name: str) -> None:
+    """MViT cannot be moved to it: its pooling kernels have three axes."""
+    model = BUILDS[name]().to(memory_format=torch.channels_last)
+    model(channels_last(inputs(model, 3))).sum().backward()
+    for parameter_name, parameter in model.named_parameters():
+        if parameter.ndim == 4 and parameter.shape[2:].numel() > 1:
+            assert parameter.grad.stride() == parameter.stride(), parameter_name
 
 
 @builds

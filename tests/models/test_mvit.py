@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser
 from zoo_builds import BUILDS, inputs, lively
 
 from mvrec.models import MViT
-from mvrec.models.mvit import resized_positions
+from mvrec.models.layers import resized_positions
 
 KINDS = ("v1_video", "v1_image", "v2_video", "v2_image")
 kinds = pytest.mark.parametrize("kind", KINDS)

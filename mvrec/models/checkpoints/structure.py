@@ -10,8 +10,9 @@ from torch import Tensor
 
 from mvrec.errors import UserError
 from mvrec.models.backbone import Backbone
+from mvrec.models.layers import Grid
 from mvrec.models.mvit import PATCH_STRIDE, PATCH_STRIDE_FRAMES, MViT
-from mvrec.models.pooling_attention import Block, Grid
+from mvrec.models.pooling_attention import Block
 
 Tensors = Mapping[str, Tensor]
 Knobs = dict[str, Any]
