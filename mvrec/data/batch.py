@@ -11,11 +11,19 @@ PADDING_ID = -1  # sample id of a view that only keeps a rank busy; scores ignor
 
 
 class SampleKey(NamedTuple):
-    """What a sampler asks a dataset for. Everything random about the sample follows from it and the seed."""
+    """What a sampler asks a dataset for. Everything random about the sample follows from it and the seed.
+
+    Attributes:
+        epoch: The epoch.
+        index: Row of the index.
+        counted: False for a sample that only keeps a rank busy.
+        repeats: Which of the dataset's augmented views of the sample are wanted; `None` for all of them.
+    """
 
     epoch: int
     index: int  # type: ignore[assignment]  # hides tuple.index
     counted: bool = True
+    repeats: tuple[int, ...] | None = None
 
 
 class BadSample(NamedTuple):
@@ -35,9 +43,9 @@ class BadSample(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One dataset item: all views or repeats of one video, or none of them when it could not be read."""
+    """One dataset item: all views or repeats of one video or image, or none of them when it could not be read."""
 
-    views: Tensor | None  # uint8 (V, T, C, H, W)
+    views: Tensor | None  # uint8 (V, T, C, H, W), images (V, C, H, W)
     label: int
     sample_id: int
     seeds: tuple[int, ...] = ()
@@ -46,10 +54,10 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """A batch of clips.
+    """A batch of clips or images.
 
     Attributes:
-        clips: (B, C, T, H, W): uint8 RGB out of the loader, normalised float on the device.
+        clips: (B, C, T, H, W), images (B, C, H, W): uint8 RGB out of the loader, normalised float on the device.
         labels: int64 (B,).
         sample_ids: int64 (B,), the row of the index, `PADDING_ID` for views that do not count.
         view_ids: int64 (B,), which view (or repeat) of the sample.
@@ -98,7 +106,7 @@ def collate(items: Sequence[Item]) -> ClipBatch:
         return torch.tensor(values, dtype=torch.int64).repeat_interleave(counts)
 
     return ClipBatch(
-        clips=views.transpose(1, 2),  # (B, T, C, H, W) -> (B, C, T, H, W)
+        clips=views.transpose(1, 2) if views.ndim == 5 else views,  # (B, T, C, H, W) -> (B, C, T, H, W)
         labels=per_view([item.label for item in readable]),
         sample_ids=per_view([item.sample_id for item in readable]),
         view_ids=torch.cat([torch.arange(int(count)) for count in counts]),

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from mvrec.data.batch import PADDING_ID, BadSample, Item, SampleKey
 from mvrec.data.index import Sample, VideoIndex
 from mvrec.data.protocol import FrameOrder, Protocol
+from mvrec.data.samples import EvalSamples, TrainSamples
 from mvrec.data.sampling import (
     ClipSpec,
     ClipTooLongError,
@@ -26,16 +25,10 @@ from mvrec.data.transforms import Augment, eval_views, train_view
 from mvrec.data.video import Decoder, Video, open_video
 from mvrec.errors import DecodeError
 
-SUBSTITUTES = 10  # files tried in place of one that cannot be read before training is given up
-
 
 @dataclass(frozen=True)
-class TrainClips(Dataset[Item]):
-    """Random augmented clips of an index, `repeats` of them per video from one decode.
-
-    An item is asked for by `SampleKey`; all that is random about it follows from (seed, epoch, index), so
-    workers and restarts cannot change it. A file that cannot be read is replaced by another one, chosen the same
-    way, and reported.
+class TrainClips(TrainSamples):
+    """Random augmented clips of an index, `repeats` of them per video from one decode; see `TrainSamples`.
 
     Args:
         index: The videos.
@@ -55,39 +48,19 @@ class TrainClips(Dataset[Item]):
     decoder: Decoder = "auto"
     seed: int = 0
 
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, key: SampleKey) -> Item:
-        bad: list[BadSample] = []
-        number = key.index
-        for attempt in range(SUBSTITUTES):
-            if attempt:
-                number = derive_seed(self.seed, key.epoch, key.index, "substitute", attempt) % len(self.index)
-            sample = self.index[number]
-            try:
-                return self._item(sample, number, key)._replace(bad=tuple(bad))
-            except DecodeError as error:
-                bad.append(BadSample(number, str(sample.path), error.cause))
-        bad[-1] = bad[-1]._replace(fatal=SUBSTITUTES)
-        return Item(None, -1, PADDING_ID, bad=tuple(bad))
-
-    def _item(self, sample: Sample, number: int, key: SampleKey) -> Item:
-        seeds = tuple(derive_seed(self.seed, key.epoch, key.index, "view", repeat) for repeat in range(self.repeats))
-        rng = random.Random(derive_seed(self.seed, key.epoch, key.index, "clip"))
+    def views(self, sample: Sample, *, seeds: tuple[int, ...], rng: random.Random) -> Tensor:
+        """One clip, augmented once per seed: uint8 (V, T, C, size, size)."""
         with open_video(sample.path, decoder=self.decoder) as video:
             window = frame_window(video.num_frames, video.fps, sample.start_seconds, sample.end_seconds)
             span = self.clip.span(video.fps)
             chosen = _chosen_frames(sample, [random_start(window, span, rng)], span, window, self.clip)[0]
             frames = video.frames(chosen.tolist())
-        pixel_seeds = [derive_seed("pixels", seed) for seed in seeds]
-        views = [train_view(frames, size=self.size, augment=self.augment, seed=seed) for seed in pixel_seeds]
-        return Item(torch.stack(views), sample.label, number, seeds)
+        return torch.stack([train_view(frames, size=self.size, augment=self.augment, seed=seed) for seed in seeds])
 
 
 @dataclass(frozen=True)
-class EvalClips(Dataset[Item]):
-    """All views of each video of an index, decoded in one pass. Nothing is random, nothing is replaced.
+class EvalClips(EvalSamples):
+    """All views of each video of an index, decoded in one pass; see `EvalSamples`.
 
     Args:
         index: The videos.
@@ -99,19 +72,10 @@ class EvalClips(Dataset[Item]):
     protocol: Protocol
     decoder: Decoder = "auto"
 
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, key: SampleKey) -> Item:
-        sample = self.index[key.index]
-        sample_id = key.index if key.counted else PADDING_ID
-        try:
-            with open_video(sample.path, decoder=self.decoder) as video:
-                views = self._views(video, sample, key.index)
-        except DecodeError as error:
-            bad = BadSample(key.index, str(sample.path), error.cause)
-            return Item(None, sample.label, sample_id, bad=(bad,) if key.counted else ())
-        return Item(views, sample.label, sample_id, tuple(range(len(views))))
+    def views(self, sample: Sample, number: int) -> Tensor:
+        """Clip by clip and crop by crop: uint8 (clips * crops, T, C, size, size)."""
+        with open_video(sample.path, decoder=self.decoder) as video:
+            return self._views(video, sample, number)
 
     def _views(self, video: Video, sample: Sample, number: int) -> Tensor:
         clip, views = self.protocol.clip, self.protocol.views

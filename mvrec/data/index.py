@@ -1,4 +1,4 @@
-"""Lists of videos: which files there are and what class each belongs to.
+"""Lists of videos or images: which files there are and what class each belongs to.
 
 The only code that knows list formats. An index keeps its rows in a few packed arrays, so that a million
 of them cost one allocation each and forked loader workers share the memory.
@@ -6,9 +6,9 @@ of them cost one allocation each and forked loader workers share the memory.
 
 import csv
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from os import DirEntry, scandir
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,26 @@ from mvrec.errors import UserError, nearest
 VIDEO_EXTENSIONS = frozenset(
     [".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".mts", ".m2ts"]
 )
+IMAGE_EXTENSIONS = frozenset([".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"])
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What sort of files a data set is made of.
+
+    Attributes:
+        noun: What messages call one file.
+        extensions: How the names of such files end, in lower case.
+        nested: Whether files may lie deeper than their class folder, as in `train/<class name>/images/1.JPEG`.
+    """
+
+    noun: str
+    extensions: frozenset[str]
+    nested: bool = False
+
+
+VIDEOS = Kind("video", VIDEO_EXTENSIONS)
+IMAGES = Kind("image", IMAGE_EXTENSIONS, nested=True)
 
 
 @dataclass(frozen=True)
@@ -37,7 +57,7 @@ class Sample:
     end_seconds: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """A row as read, before class names have become numbers. `where` is for error messages."""
 
@@ -107,14 +127,21 @@ def _label_number(row: Row, number_of: dict[str, int]) -> int:
     return number
 
 
-def find_split(root: Path, split: str, *, class_names: Sequence[str] | None = None) -> VideoIndex | None:
+def has_split(root: Path, split: str) -> bool:
+    """Whether `find_split` would find that split."""
+    return (root / f"{split}.csv").is_file() or (root / split).is_dir()
+
+
+def find_split(
+    root: Path, split: str, *, class_names: Sequence[str] | None = None, kind: Kind = VIDEOS
+) -> VideoIndex | None:
     """The rows of one split of a Kinetics-style tree, or `None` when the tree has no such split.
 
     A list `root/<split>.csv` wins over the folders `root/<split>/<class name>/*.mp4`. Class names come from
     the argument, else from `root/classes.txt`, else from what the split itself holds.
 
     Raises:
-        UserError: No such root, an empty split, a class folder without videos, or a malformed list.
+        UserError: No such root, an empty split, a class folder without files of that kind, or a malformed list.
     """
     if not root.is_dir():
         raise UserError(f"data root {str(root)!r} is not a directory")
@@ -123,11 +150,11 @@ def find_split(root: Path, split: str, *, class_names: Sequence[str] | None = No
     if listed.is_file():
         rows = list(read_rows(listed))
     elif folder.is_dir():
-        rows = list(scan_class_folders(folder))
+        rows = list(scan_class_folders(folder, kind=kind))
     else:
         return None
     if not rows:
-        raise UserError(f"{listed if listed.is_file() else folder}: no videos in it")
+        raise UserError(f"{listed if listed.is_file() else folder}: no {kind.noun}s in it")
     return VideoIndex(rows, root=root, class_names=names or class_names_of(rows))
 
 
@@ -159,32 +186,42 @@ def class_names_of(rows: Sequence[Row]) -> list[str]:
     return sorted(labels)
 
 
-def scan_class_folders(folder: Path) -> Iterator[Row]:
-    """Rows of `folder/<class name>/<video>`, sorted; dot-files and files that are no videos are passed over.
+def scan_class_folders(folder: Path, *, kind: Kind = VIDEOS) -> Iterator[Row]:
+    """Rows of `folder/<class name>/<file>`, sorted; dot-files and files of another kind are passed over.
 
     Only directories are read, no file is opened, so a tree of any size is listed quickly.
     """
-    root = folder.parent
+    expected = f"{folder}/<class name>/<{kind.noun}>"
     classes = sorted(entry.name for entry in _visible(folder) if entry.is_dir())
     if not classes:
-        raise UserError(f"{folder}: no class folders in it (expected {folder}/<class name>/<video>)")
+        raise UserError(f"{folder}: no class folders in it (expected {expected})")
     for name in classes:
-        videos = sorted(
-            entry.name
-            for entry in _visible(folder / name)
-            if Path(entry.name).suffix.lower() in VIDEO_EXTENSIONS and not entry.is_dir()
-        )
-        if not videos:
-            raise UserError(
-                f"{folder / name}: no videos in this class folder (looked for {' '.join(sorted(VIDEO_EXTENSIONS))})"
-            )
-        for video in videos:
-            path = (folder / name / video).relative_to(root)
-            yield Row(str(path), name, where=str(folder / name))
+        where = str(folder / name)
+        found = False
+        for file in _files(where, kind):
+            found = True
+            yield Row(f"{folder.name}/{name}/{file}", name, where=where)
+        if not found:
+            looked_for = " ".join(sorted(kind.extensions))
+            raise UserError(f"{where}: no {kind.noun}s in this class folder (looked for {looked_for})")
 
 
-def _visible(folder: Path) -> Iterator[DirEntry[str]]:
-    with scandir(folder) as entries:
+def _files(folder: str, kind: Kind, prefix: str = "") -> Iterator[str]:
+    """Names of the files of a kind in a folder, sorted; files in nested folders come after those beside them."""
+    files: list[str] = []
+    folders: list[str] = []
+    for entry in _visible(folder):
+        if entry.is_dir():
+            folders.append(entry.name)
+        elif os.path.splitext(entry.name)[1].lower() in kind.extensions:  # noqa: PTH122 - a Path each costs seconds
+            files.append(prefix + entry.name)
+    yield from sorted(files)
+    for name in sorted(folders) if kind.nested else ():
+        yield from _files(f"{folder}/{name}", kind, f"{prefix}{name}/")
+
+
+def _visible(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
         yield from (entry for entry in entries if not entry.name.startswith("."))
 
 

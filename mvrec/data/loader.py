@@ -6,6 +6,7 @@ Ranks and worker counts are known here so that nothing else in this package need
 import logging
 import os
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any, Literal
 
 import torch
@@ -27,23 +28,30 @@ class TrainBatches(Sampler[list[SampleKey]]):
     of the slice. So the global batches do not depend on how many ranks share them, and a position is one number.
     The last, incomplete global batch is dropped; a data set smaller than one global batch is repeated to fill it.
 
+    With `repeats`, the permutation is read with each sample `repeats` times in a row (a, a, a, b, b, b, ...), and an
+    epoch still has `num_samples` draws: it shows a random part of the samples, each several times in the same global
+    batch. That is the epoch of the image recipes with repeated augmentation (Hoffer et al. 2020; DeiT's sampler).
+
     Args:
         num_samples: Rows of the index.
-        batch_size: Samples per rank and batch.
+        batch_size: Draws per rank and batch.
         seed: Root of the order.
         rank: This process.
         world_size: Number of processes.
+        repeats: Draws of the same sample in a row.
     """
 
-    def __init__(self, num_samples: int, *, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self, num_samples: int, *, batch_size: int, seed: int, rank: int, world_size: int, repeats: int = 1
+    ) -> None:
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.repeats = rank, world_size, repeats
         self.epoch = 0
-        self.consumed = 0  # samples of this epoch that all ranks together have trained on
+        self.consumed = 0  # draws of this epoch that all ranks together have trained on
 
     @property
     def global_batch_size(self) -> int:
-        """Samples that all ranks together take per batch."""
+        """Draws that all ranks together take per batch."""
         return self.batch_size * self.world_size
 
     @property
@@ -69,7 +77,17 @@ class TrainBatches(Sampler[list[SampleKey]]):
             order = order.repeat(short // len(order) + 2)[: self.global_batch_size]
         for number in range(first, len(self)):
             begin = number * self.global_batch_size + self.rank * self.batch_size
-            yield [SampleKey(epoch, index) for index in order[begin : begin + self.batch_size].tolist()]
+            yield self._keys(epoch, order, range(begin, begin + self.batch_size))
+
+    def _keys(self, epoch: int, order: torch.Tensor, draws: range) -> list[SampleKey]:
+        if self.repeats == 1:
+            return [SampleKey(epoch, index) for index in order[draws.start : draws.stop].tolist()]
+        # Draws of one sample that fall into the same batch are one key, so that its file is decoded once.
+        groups = groupby(draws, key=lambda draw: draw // self.repeats)
+        return [
+            SampleKey(epoch, int(order[place]), repeats=tuple(draw % self.repeats for draw in group))
+            for place, group in groups
+        ]
 
 
 class EvalBatches(Sampler[list[SampleKey]]):
@@ -99,12 +117,13 @@ class BadFiles:
     Args:
         num_samples: Rows of the index.
         max_fraction: Distinct bad files, as a share of the samples asked for, above which training stops.
+        noun: What messages call a file.
     """
 
     FIRST_LOOK = 100  # with fewer samples a share says little
 
-    def __init__(self, num_samples: int, max_fraction: float) -> None:
-        self.num_samples, self.max_fraction = num_samples, max_fraction
+    def __init__(self, num_samples: int, max_fraction: float, *, noun: str = "video") -> None:
+        self.num_samples, self.max_fraction, self.noun = num_samples, max_fraction, noun
         self.asked = 0
         self.seen: dict[int, BadSample] = {}
 
@@ -118,16 +137,17 @@ class BadFiles:
         for entry in bad:
             if entry.index not in self.seen:
                 self.seen[entry.index] = entry
-                log.warning("unreadable, another video takes its place: %s: %s", entry.path, entry.cause)
+                log.warning("unreadable, another %s takes its place: %s: %s", self.noun, entry.path, entry.cause)
             if entry.fatal:
                 raise UserError(
-                    f"not one of {entry.fatal} videos in a row could be read; the last: {entry.path}: {entry.cause}"
+                    f"not one of {entry.fatal} {self.noun}s in a row could be read; "
+                    f"the last: {entry.path}: {entry.cause}"
                 )
         looked_at = min(self.num_samples, max(self.asked, self.FIRST_LOOK))
         if len(self.seen) > self.max_fraction * looked_at:
             first = next(iter(self.seen.values()))
             raise UserError(
-                f"{len(self.seen)} of the first {looked_at} videos cannot be read, more than "
+                f"{len(self.seen)} of the first {looked_at} {self.noun}s cannot be read, more than "
                 f"data.max_bad_fraction={self.max_fraction:g} allows; the first: {first.path}: {first.cause}"
             )
 
@@ -144,6 +164,7 @@ class ClipLoader(DataLoader[ClipBatch]):
         num_workers: Worker processes.
         pin_memory: Page-lock batches for a faster copy to a GPU.
         max_bad_fraction: See `BadFiles`; `None` in evaluation, where bad files are failed samples instead.
+        noun: What messages call a file.
     """
 
     def __init__(
@@ -154,6 +175,7 @@ class ClipLoader(DataLoader[ClipBatch]):
         num_workers: int,
         pin_memory: bool,
         max_bad_fraction: float | None = None,
+        noun: str = "video",
     ) -> None:
         super().__init__(
             dataset,
@@ -166,7 +188,7 @@ class ClipLoader(DataLoader[ClipBatch]):
         )
         self.batches = batches
         fraction, rows = max_bad_fraction, len(dataset)  # type: ignore[arg-type]
-        self.bad_files = None if fraction is None else BadFiles(rows, fraction)
+        self.bad_files = None if fraction is None else BadFiles(rows, fraction, noun=noun)
 
     def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]
         if isinstance(self.batches, TrainBatches):
@@ -178,7 +200,7 @@ class ClipLoader(DataLoader[ClipBatch]):
         # has not yet told the sampler which epoch it is.
         for batch in super().__iter__():
             if self.bad_files is not None:
-                self.bad_files.report(batch.bad, asked=batches.batch_size)
+                self.bad_files.report(batch.bad, asked=max(batches.batch_size // batches.repeats, 1))
             batches.consumed += batches.global_batch_size
             yield batch
 

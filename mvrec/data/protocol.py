@@ -1,4 +1,4 @@
-"""How a video becomes the views that are scored: what a published accuracy cannot be read without.
+"""How a file becomes the views that are scored: what a published accuracy cannot be read without.
 
 It stands in this package because it says how data are read; evaluation prints it and checkpoints carry it.
 """
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from mvrec.data.sampling import ClipPositions, ClipSpec
-from mvrec.data.transforms import Interpolation, Normalisation
+from mvrec.data.transforms import IMAGENET_NORMALISATION, Interpolation, Normalisation
 
 FrameOrder = Literal["natural", "reversed", "shuffled"]
 
@@ -73,6 +73,41 @@ class Protocol:
             f"{clip.num_frames}x{clip.stride_frames} at {rate}, {views.num_clips} clips x {views.num_crops} crops, "
             f"short side {views.short_side}, crop {self.size}, {views.interpolation}, {self.aggregation}{order}"
         )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, as checkpoints hold it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ImageProtocol:
+    """Everything between an image and a score except the model: short side scaled with antialiasing, centre cropped.
+
+    Attributes:
+        split: Which images are scored. ImageNet's published accuracies are those of "val".
+        short_side: Pixels of the short side after scaling.
+        size: Side of the crop in pixels.
+        interpolation: How the image is scaled.
+        normalisation: Mean and standard deviation.
+    """
+
+    split: Literal["val", "test"] = "val"
+    short_side: int = 256
+    size: int = 224
+    interpolation: Interpolation = "bicubic"
+    normalisation: Normalisation = IMAGENET_NORMALISATION
+
+    def __post_init__(self) -> None:
+        if self.size > self.short_side:
+            raise ValueError(f"crops of {self.size} pixels do not fit in a short side of {self.short_side}")
+
+    @property
+    def num_views(self) -> int:
+        """Views per image."""
+        return 1
+
+    def __str__(self) -> str:
+        return f"{self.split} images, short side {self.short_side}, crop {self.size}, {self.interpolation}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, as checkpoints hold it."""

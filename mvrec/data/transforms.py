@@ -19,6 +19,7 @@ from mvrec.data.rand_augment import RandAugment
 from mvrec.data.seeds import derive_seed
 
 Interpolation = Literal["bilinear", "bicubic"]
+TrainInterpolation = Literal["bilinear", "bicubic", "random"]
 
 
 class Box(NamedTuple):
@@ -32,7 +33,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """Overwrite a random rectangle with noise, the same rectangle in all frames of a clip.
+    """Overwrite a random rectangle of an image with noise, the same rectangle in all frames of a clip.
 
     Zhong et al. 2020, https://arxiv.org/abs/1708.04896, mode "pixel": fresh N(0, 1) values per pixel of the
     normalised clip.
@@ -67,7 +68,7 @@ class Augment:
     Attributes:
         crop_area: Least and greatest share of the frame that a crop takes.
         crop_aspect: Least and greatest ratio of width to height of that crop before it becomes square.
-        interpolation: How crops are scaled.
+        interpolation: How crops are scaled; "random" draws between bilinear and bicubic for each.
         flip_probability: Chance of a horizontal flip. 0 where left and right are different classes.
         rand_augment: Photometric and geometric operations, or `None`.
         random_erasing: Noise rectangles, or `None`.
@@ -75,7 +76,7 @@ class Augment:
 
     crop_area: tuple[float, float] = (0.08, 1.0)
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    interpolation: Interpolation = "bilinear"
+    interpolation: TrainInterpolation = "bilinear"
     flip_probability: float = 0.5
     rand_augment: RandAugment | None = field(default_factory=RandAugment)
     random_erasing: RandomErasing | None = field(default_factory=RandomErasing)
@@ -95,11 +96,14 @@ class Normalisation:
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
 
     def __call__(self, clips: Tensor) -> Tensor:
-        """uint8 (B, C, T, H, W) -> float32 of the same shape."""
+        """uint8 (B, C, T, H, W) or (B, C, H, W) -> float32 of the same shape."""
         shape = (1, 3) + (1,) * (clips.ndim - 2)
         mean = torch.tensor(self.mean, device=clips.device).view(shape)
         std = torch.tensor(self.std, device=clips.device).view(shape)
         return torch.addcmul(-mean / std, clips.float(), 1 / (255 * std))
+
+
+IMAGENET_NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def random_crop_box(height: int, width: int, augment: Augment, rng: random.Random) -> Box:
@@ -150,7 +154,10 @@ def train_view(frames: np.ndarray, *, size: int, augment: Augment, seed: int) ->
     """
     rng = random.Random(seed)
     box = random_crop_box(frames.shape[1], frames.shape[2], augment, rng)
-    clip = crop_and_resize(frames, box, (size, size), interpolation=augment.interpolation)
+    interpolation = augment.interpolation
+    if interpolation == "random":
+        interpolation = rng.choice(("bilinear", "bicubic"))
+    clip = crop_and_resize(frames, box, (size, size), interpolation=interpolation)
     if rng.random() < augment.flip_probability:
         clip = clip.flip(-1)
     if augment.rand_augment is not None:
@@ -205,11 +212,31 @@ def eval_views(
     return torch.stack([clip[..., b.top : b.top + b.height, b.left : b.left + b.width] for b in boxes])
 
 
+def image_view(image: np.ndarray, *, short_side: int, size: int, interpolation: Interpolation) -> Tensor:
+    """The view that image classification is scored on: short side scaled, then the centre.
+
+    Sizes and the centre are rounded as torchvision rounds them, which differs from what `eval_views` does by a pixel
+    for some frames: that one follows SlowFast.
+
+    Args:
+        image: uint8 (H, W, C).
+        short_side: Pixels of the short side after scaling.
+        size: Side of the square crop in pixels.
+        interpolation: How the image is scaled, antialiased.
+
+    Returns:
+        uint8 (C, size, size).
+    """
+    pixels = torch.from_numpy(image).permute(2, 0, 1)  # (C, H, W)
+    scaled = tvf.resize(pixels, [short_side], InterpolationMode(interpolation), antialias=True)
+    return tvf.center_crop(scaled, [size, size])
+
+
 def erase(clips: Tensor, seeds: Tensor, erasing: RandomErasing) -> Tensor:
     """Random erasing on the device, in place; each clip's choice follows from its seed.
 
     Args:
-        clips: Normalised float (B, C, T, H, W).
+        clips: Normalised float (B, C, T, H, W) or (B, C, H, W).
         seeds: int64 (B,).
         erasing: What to do.
 
@@ -221,7 +248,7 @@ def erase(clips: Tensor, seeds: Tensor, erasing: RandomErasing) -> Tensor:
         if box is None:
             continue
         generator = torch.Generator(clip.device).manual_seed(derive_seed("noise", seed))
-        shape = (*clip.shape[:2], box.height, box.width)
+        shape = (*clip.shape[:-2], box.height, box.width)
         noise = torch.randn(shape, generator=generator, device=clip.device, dtype=clip.dtype)
         clip[..., box.top : box.top + box.height, box.left : box.left + box.width] = noise
     return clips

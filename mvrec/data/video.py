@@ -208,7 +208,7 @@ class PyAVVideo(Video):
         from av.video.reformatter import VideoReformatter
 
         self.path = path
-        _check_is_file_with_content(path)
+        check_is_file_with_content(path)
         # Kept, because a frame would build its own each time, with a thread for each core.
         self._reformatter = VideoReformatter()
         try:
@@ -381,7 +381,12 @@ class PyAVVideo(Video):
         self._open()
 
 
-def _check_is_file_with_content(path: str) -> None:
+def check_is_file_with_content(path: str) -> None:
+    """Say what is wrong with a path before a decoder says it in its own words.
+
+    Raises:
+        DecodeError: no regular file with content, or it may not be read.
+    """
     try:
         status = os.stat(path)  # noqa: PTH116 - a Path would forget how the caller wrote it
         if stat.S_ISDIR(status.st_mode):

@@ -63,9 +63,9 @@ class Scores:
         values = {"top1": self.top_k(1), f"top{k}": self.top_k(k), "mean_class": self.mean_class_accuracy()}
         return {**values, "loss": self.loss()}
 
-    def counts(self) -> str:
-        """How many samples the score speaks of."""
-        return f"{len(self.sample_ids)}/{self.expected} videos scored, {len(self.failed)} failed"
+    def counts(self, noun: str = "videos") -> str:
+        """How many samples the score speaks of, by the name that the caller gives them."""
+        return f"{len(self.sample_ids)}/{self.expected} {noun} scored, {len(self.failed)} failed"
 
 
 class ScoreKeeper:

@@ -39,7 +39,7 @@ class Classification(L.LightningModule):
         backbone: The network.
         optimizer: Makes the optimiser; its weight decay does not act on biases, norms and what the backbone exempts.
         schedule: Learning rate over time, relative to the optimiser's.
-        lr_reference_batch: Clips per step, over all processes and accumulated batches, that the optimiser's
+        lr_reference_batch: Clips or images per step, over all processes and accumulated batches, that the optimiser's
             learning rate is meant for; the rate is scaled in proportion to the real number (Goyal et al. 2017).
             `None` takes the rate as it is.
         mixing: Mixup and CutMix, or `None`.
@@ -79,7 +79,7 @@ class Classification(L.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Raw logits (B, K) of normalised clips (B, C, T, H, W)."""
+        """Raw logits (B, K) of normalised clips (B, C, T, H, W) or images (B, C, H, W)."""
         return self.backbone(clips)
 
     # -- set-up -------------------------------------------------------------------------------------------------
@@ -96,9 +96,7 @@ class Classification(L.LightningModule):
             self.backbone.reset_head(num_classes)
         if built != fed:
             log.warning(
-                "the backbone is built for clips (C, T, H, W) = %s and gets %s: its position tables are interpolated",
-                built,
-                fed,
+                "the backbone is built for %s and gets %s: its position tables are interpolated", _input(built), fed
             )
 
     def configure_optimizers(self) -> Any:
@@ -128,8 +126,9 @@ class Classification(L.LightningModule):
         clips = self.datamodule.clips_per_step * trainer.world_size * trainer.accumulate_grad_batches
         scale = clips / self.lr_reference_batch
         log.info(
-            "%d clips per step: learning rate scaled by %d/%d = %.4g",
+            "%d %s per step: learning rate scaled by %d/%d = %.4g",
             clips,
+            "clips" if len(self.datamodule.clip_shape) == 4 else "images",
             clips,
             self.lr_reference_batch,
             scale,
@@ -140,11 +139,11 @@ class Classification(L.LightningModule):
         """Say what is trained."""
         parameters = sum(parameter.numel() for parameter in self.backbone.parameters())
         log.info(
-            "%s, %.2f M parameters, %d classes, clips (C, T, H, W) = %s",
+            "%s, %.2f M parameters, %d classes, %s",
             type(self.backbone).__name__,
             parameters / 1e6,
             self.backbone.num_classes,
-            self.datamodule.clip_shape,
+            _input(self.datamodule.clip_shape),
         )
 
     # -- training -----------------------------------------------------------------------------------------------
@@ -235,7 +234,8 @@ class Classification(L.LightningModule):
             f"{name} {value:.4f}" if name == "loss" else f"{name} {100 * value:.2f} %"
             for name, value in metrics.items()
         )
-        log.info("%s: %s (%s; %s)", stage, values, self.scores.counts(), self._protocol(stage))
+        counts = self.scores.counts("videos" if len(self.datamodule.clip_shape) == 4 else "images")
+        log.info("%s: %s (%s; %s)", stage, values, counts, self._protocol(stage))
 
     def _write_predictions(self, scores: Scores) -> None:
         path = Path(self.trainer.loggers[0].save_dir or ".") / "predictions.csv"
@@ -266,6 +266,11 @@ class Classification(L.LightningModule):
             self.backbone.reset_head(len(names))
         else:
             compare_classes(names, self.datamodule.class_names)
+
+
+def _input(shape: tuple[int, ...]) -> str:
+    """A shape without the batch, with its axes named."""
+    return f"clips (C, T, H, W) = {shape}" if len(shape) == 4 else f"images (C, H, W) = {shape}"
 
 
 def compare_classes(saved: Iterable[str], found: Iterable[str]) -> None:

@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import torch
 from torch import nn
 
 from mvrec.training.optim import WarmupCosine, parameter_groups
@@ -38,10 +39,64 @@ def test_short_schedules(warmup_epochs, expected):
     assert found == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("values", [{"warmup_epochs": -1}, {"start_factor": 1.5}, {"end_factor": -0.1}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"warmup_epochs": -1},
+        {"cooldown_epochs": -0.5},
+        {"start_factor": 1.5},
+        {"end_factor": -0.1},
+        {"cosine_from": "end"},
+    ],
+)
 def test_impossible_schedules(values):
     with pytest.raises(ValueError, match=str(next(iter(values.values())))):
         WarmupCosine(**values)
+
+
+# 10 epochs of 4 steps: 2 epochs of warm-up from 0.1, 2 at the end rate of 0.02.
+COOLED = {
+    "warmup": {0: 0.1, 7: 0.8875, 8: 1.0, 20: 0.51, 31: 0.0241920, 32: 0.02, 36: 0.02, 39: 0.02},
+    "start": {0: 0.1, 7: 0.8875, 8: 0.8564823, 16: 0.51, 31: 0.0223595, 32: 0.02, 36: 0.02, 39: 0.02},
+}
+
+
+@pytest.mark.parametrize(("cosine_from", "step", "factor"), [(c, *pair) for c in COOLED for pair in COOLED[c].items()])
+def test_cool_down_and_where_the_cosine_begins(cosine_from, step, factor):
+    schedule = WarmupCosine(
+        warmup_epochs=2, start_factor=0.1, end_factor=0.02, cooldown_epochs=2, cosine_from=cosine_from
+    )
+    assert schedule.factor(step, total_steps=40, steps_per_epoch=4) == pytest.approx(factor, abs=1e-7)
+
+
+def test_a_run_shorter_than_warm_up_and_cool_down():
+    schedule = WarmupCosine(warmup_epochs=20, start_factor=0.0, end_factor=0.02, cooldown_epochs=10)
+    factors = [schedule.factor(step, total_steps=25, steps_per_epoch=1) for step in range(25)]
+    assert factors == pytest.approx([*(step / 20 for step in range(20)), 1.0, *[0.02] * 4])
+
+
+@pytest.mark.parametrize("cosine_from", ["start", "warmup"])
+def test_the_image_recipes_follow_timm(cosine_from):
+    from timm.scheduler.cosine_lr import CosineLRScheduler
+
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    prefix = cosine_from == "warmup"
+    theirs = CosineLRScheduler(
+        optimizer,
+        t_initial=300 - 20 * prefix,  # with a prefix timm counts the cosine from the end of the warm-up
+        lr_min=0.02,
+        warmup_t=20,
+        warmup_lr_init=0.002,
+        warmup_prefix=prefix,
+        t_in_epochs=False,
+    )
+    ours = WarmupCosine(
+        warmup_epochs=20, start_factor=0.001, end_factor=0.01, cooldown_epochs=10, cosine_from=cosine_from
+    )
+    for step in range(310):
+        theirs.step_update(step)
+        factor = ours.factor(step, total_steps=310, steps_per_epoch=1)
+        assert 2 * factor == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6), step
 
 
 class Network(nn.Module):

@@ -1,0 +1,248 @@
+"""What the data modules of videos and of images share: splits, loaders, the position in them, pixels on the device."""
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+
+from mvrec.data.batch import ClipBatch
+from mvrec.data.index import Kind, VideoIndex, find_split
+from mvrec.data.loader import ClipLoader, EvalBatches, TrainBatches, Unwrapped, worker_count
+from mvrec.data.protocol import ImageProtocol, Protocol
+from mvrec.data.samples import EvalSamples, TrainSamples
+from mvrec.data.transforms import Augment, Normalisation, erase
+from mvrec.errors import UserError
+
+Split = Literal["train", "val", "test"]
+
+
+class RecognitionData(L.LightningDataModule):
+    """Labelled files of `root/<split>/<class name>/` or of the lists `root/<split>.csv`, split = train, val, test.
+
+    A subclass says what kind of files they are, how they become views and how many of these make a step.
+
+    Args:
+        root: The data set.
+        size: Side of the square views that the model sees, in pixels.
+        augment: Training augmentation.
+        repeats: Augmented views per decoded training file.
+        normalisation: Mean and standard deviation.
+        batch_size: See the subclass.
+        eval_batch_size: Files per process and evaluation step; by default as many as keep the number of views
+            at that of a training step.
+        num_workers: Loader processes per process; "auto" takes the cores there are.
+        max_bad_fraction: Training stops when a greater share of the files cannot be read.
+        seed: Root of order and augmentation.
+
+    Raises:
+        UserError: A number that is out of range, with its key; from `setup`: a missing or empty root, split or class
+            folder.
+    """
+
+    kind: ClassVar[Kind]
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        size: int,
+        augment: Augment,
+        repeats: int,
+        normalisation: Normalisation,
+        batch_size: int,
+        eval_batch_size: int | None,
+        num_workers: int | Literal["auto"],
+        max_bad_fraction: float,
+        seed: int | None,
+    ) -> None:
+        super().__init__()
+        for name, value in {"size": size, "repeats": repeats, "batch_size": batch_size}.items():
+            if value < 1:
+                raise UserError(f"data.{name} must be at least 1, got {value}")
+        if not 0 <= max_bad_fraction <= 1:
+            raise UserError(f"data.max_bad_fraction must lie in 0..1, got {max_bad_fraction}")
+        self.root = Path(root).expanduser()
+        self.size, self.augment, self.repeats = size, augment, repeats
+        self.normalisation = normalisation
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.num_workers = num_workers
+        self.max_bad_fraction, self.seed = max_bad_fraction, seed
+        self._splits: dict[Split, VideoIndex] = {}
+        self._class_names: tuple[str, ...] = ()
+        self._train_loader: ClipLoader | None = None
+        self._position: dict[str, Any] = {}
+
+    # -- what a subclass says -----------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def clip_shape(self) -> tuple[int, ...]:
+        """The shape of what the model sees, without the batch."""
+
+    @property
+    @abstractmethod
+    def clips_per_step(self) -> int:
+        """Views that this process trains on per step."""
+
+    @property
+    def draws_per_sample(self) -> int:
+        """How often in a row the training order draws the same file; see `TrainBatches`."""
+        return 1
+
+    @property
+    def test_split(self) -> Split:
+        """The split that `test` and `predict` read."""
+        return "test"
+
+    @abstractmethod
+    def train_dataset(self, index: VideoIndex, *, seed: int) -> TrainSamples:
+        """Random views of the files of an index."""
+
+    @abstractmethod
+    def eval_dataset(self, split: Split) -> EvalSamples:
+        """The views of "val" or "test" that are scored."""
+
+    @abstractmethod
+    def protocol(self, split: Split) -> Protocol | ImageProtocol:
+        """How the files of "val" or "test" become views."""
+
+    # -- what all have ------------------------------------------------------------------------------------------
+
+    @property
+    def val_protocol(self) -> Protocol | ImageProtocol:
+        """How files become views while training goes on."""
+        return self.protocol("val")
+
+    @property
+    def test_protocol(self) -> Protocol | ImageProtocol:
+        """How files become views for `test` and `predict`."""
+        return self.protocol("test")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in label order; known after `setup`."""
+        return self._class_names
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are; known after `setup`."""
+        return len(self._class_names)
+
+    def index(self, split: Split) -> VideoIndex:
+        """The rows of a split that `setup` has read.
+
+        Raises:
+            UserError: The data set has no such split.
+        """
+        if split == "test":
+            split = self.test_split
+        if split not in self._splits:
+            raise UserError(
+                f"{self.root} has no split {split!r}: neither a list {split}.csv nor a folder {split}/"
+                + (" (training without validation: --trainer.limit_val_batches 0)" if split == "val" else "")
+            )
+        return self._splits[split]
+
+    def setup(self, stage: str) -> None:
+        """Read the lists or folders that a stage needs; no file is opened."""
+        wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+        for split in ("train", *wanted.get(stage, (self.test_split,))):
+            if split in self._splits:
+                continue
+            index = find_split(self.root, split, class_names=self._class_names or None, kind=self.kind)
+            if index is None:
+                continue
+            self._splits[split] = index
+            self._class_names = self._class_names or index.class_names
+        if not self._splits:
+            noun = self.kind.noun
+            raise UserError(
+                f"{self.root}: no {noun}s found; expected {self.root}/train/<class name>/<{noun}> and the same for "
+                "val and test, or the lists train.csv, val.csv and test.csv"
+            )
+        if self.num_classes < 2:
+            raise UserError(f"{self.root}: only the class {self.class_names[0]!r} was found, training needs two")
+        if stage == "fit":
+            self.index("train")
+
+    def train_dataloader(self) -> ClipLoader:
+        """Random views, in an order that only the seed and the epoch decide."""
+        index, seed = self.index("train"), self.seed or 0
+        batches = TrainBatches(
+            len(index),
+            batch_size=self.batch_size,
+            seed=seed,
+            rank=self._rank,
+            world_size=self._world_size,
+            repeats=self.draws_per_sample,
+        )
+        dataset = self.train_dataset(index, seed=seed)
+        self._train_loader = self._loader(dataset, batches, max_bad_fraction=self.max_bad_fraction)
+        self._train_loader.load_state_dict(self._position)
+        return self._train_loader
+
+    def val_dataloader(self) -> ClipLoader:
+        """Every validation file once over all processes."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> ClipLoader:
+        """Every test file once over all processes."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> Unwrapped:
+        """The files of the test split."""
+        return Unwrapped(self.test_dataloader())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the training data, for checkpoints.
+
+        Lightning restores the state of loaders by itself, but not of those that it has asked for early, to count steps
+        for the learning-rate schedule.
+        """
+        return self._train_loader.state_dict() if self._train_loader is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Have the training data go on where a checkpoint was saved."""
+        self._position = state_dict
+
+    def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
+        """uint8 pixels to normalised float on the device, with random erasing in training."""
+        clips = self.normalisation(batch.clips)
+        if self.trainer is not None and self.trainer.training and self.augment.random_erasing is not None:
+            clips = erase(clips, batch.seeds, self.augment.random_erasing)
+        return batch.with_clips(clips)
+
+    def _eval_loader(self, split: Split) -> ClipLoader:
+        dataset = self.eval_dataset(split)
+        size = self.eval_batch_size or max(1, self.clips_per_step // self.protocol(split).num_views)
+        batches = EvalBatches(len(dataset), batch_size=size, rank=self._rank, world_size=self._world_size)
+        return self._loader(dataset, batches)
+
+    def _loader(
+        self,
+        dataset: TrainSamples | EvalSamples,
+        batches: TrainBatches | EvalBatches,
+        max_bad_fraction: float | None = None,
+    ) -> ClipLoader:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return ClipLoader(
+            dataset,
+            batches,
+            num_workers=worker_count(self.num_workers, processes=self._processes_here),
+            pin_memory=on_gpu,
+            max_bad_fraction=max_bad_fraction,
+            noun=self.kind.noun,
+        )
+
+    @property
+    def _processes_here(self) -> int:
+        return max(self.trainer.num_devices, 1) if self.trainer is not None else 1
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer is not None else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1

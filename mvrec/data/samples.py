@@ -1,0 +1,91 @@
+"""What datasets of clips and of images share: how a key becomes an item, and what happens to a file that is bad."""
+
+import random
+from abc import abstractmethod
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mvrec.data.batch import PADDING_ID, BadSample, Item, SampleKey
+from mvrec.data.index import Sample, VideoIndex
+from mvrec.data.seeds import derive_seed
+from mvrec.errors import DecodeError
+
+SUBSTITUTES = 10  # files tried in place of one that cannot be read before training is given up
+
+
+class TrainSamples(Dataset[Item]):
+    """Random views of an index, `repeats` of them per file from one decode.
+
+    An item is asked for by `SampleKey`; all that is random about it follows from (seed, epoch, index), so
+    workers and restarts cannot change it. A file that cannot be read is replaced by another one, chosen the same
+    way, and reported.
+    """
+
+    index: VideoIndex
+    repeats: int
+    seed: int
+
+    @abstractmethod
+    def views(self, sample: Sample, *, seeds: tuple[int, ...], rng: random.Random) -> Tensor:
+        """One random view per pixel seed: uint8 (V, T, C, H, W), images without T.
+
+        Args:
+            sample: The file.
+            seeds: One per view; what is random about its pixels follows from it.
+            rng: For what the views share.
+
+        Raises:
+            DecodeError: The file cannot be read.
+        """
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: SampleKey) -> Item:
+        bad: list[BadSample] = []
+        number = key.index
+        for attempt in range(SUBSTITUTES):
+            if attempt:
+                number = derive_seed(self.seed, key.epoch, key.index, "substitute", attempt) % len(self.index)
+            sample = self.index[number]
+            try:
+                return self._item(sample, number, key)._replace(bad=tuple(bad))
+            except DecodeError as error:
+                bad.append(BadSample(number, str(sample.path), error.cause))
+        bad[-1] = bad[-1]._replace(fatal=SUBSTITUTES)
+        return Item(None, -1, PADDING_ID, bad=tuple(bad))
+
+    def _item(self, sample: Sample, number: int, key: SampleKey) -> Item:
+        repeats = range(self.repeats) if key.repeats is None else key.repeats
+        seeds = tuple(derive_seed(self.seed, key.epoch, key.index, "view", repeat) for repeat in repeats)
+        rng = random.Random(derive_seed(self.seed, key.epoch, key.index, "clip"))
+        views = self.views(sample, seeds=tuple(derive_seed("pixels", seed) for seed in seeds), rng=rng)
+        return Item(views, sample.label, number, seeds)
+
+
+class EvalSamples(Dataset[Item]):
+    """All views of each file of an index, from one decode. Nothing is random, nothing is replaced."""
+
+    index: VideoIndex
+
+    @abstractmethod
+    def views(self, sample: Sample, number: int) -> Tensor:
+        """The protocol's views of row `number`: uint8 (V, T, C, H, W), images without T.
+
+        Raises:
+            DecodeError: The file cannot be read.
+        """
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: SampleKey) -> Item:
+        sample = self.index[key.index]
+        sample_id = key.index if key.counted else PADDING_ID
+        try:
+            views = self.views(sample, key.index)
+        except DecodeError as error:
+            bad = BadSample(key.index, str(sample.path), error.cause)
+            return Item(None, sample.label, sample_id, bad=(bad,) if key.counted else ())
+        return Item(views, sample.label, sample_id, tuple(range(len(views))))

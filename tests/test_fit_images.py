@@ -1,0 +1,183 @@
+"""Whole runs on folders of JPEGs through the command line."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+CLASSES = ("n01440764", "n02102040", "n03000684")
+
+# Lightning's callback remarks on a hook that every task of ours has, and on its absence where nothing is trained.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+]
+
+
+@pytest.fixture(scope="module")
+def jpegs(tmp_path_factory) -> Path:
+    """An ImageNet-style tree without a test split: three classes of 4 training and 2 validation images."""
+    root = tmp_path_factory.mktemp("imagenet") / "data"
+    colours = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for name in CLASSES:
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                grid = colours.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+                picture = Image.fromarray(grid).resize((120, 90), Image.Resampling.BICUBIC)
+                picture.save(folder / f"{name}_{number}.JPEG", quality=90)
+    return root
+
+
+def recipe(name: str, root: Path, run_dir: Path) -> list[str]:
+    """Two steps of a recipe at 64 pixels in full precision."""
+    small = {
+        "data.root": root,
+        "data.size": 64,
+        "model.backbone.image_size": 64,
+        "trainer.precision": 32,
+        "run_dir": run_dir,
+    }
+    configs = [ROOT / f"configs/{name}.yaml", *(ROOT / f"configs/overlays/{o}.yaml" for o in ("debug", "cpu"))]
+    return [*(f"--config={path}" for path in configs), *(f"--{key}={value}" for key, value in small.items())]
+
+
+def test_a_recipe_trains_and_its_checkpoint_is_scored(command, jpegs, tmp_path):
+    code, _, err = command("fit", *recipe("shunted_t", jpegs, tmp_path))
+    assert code == 0, err
+    assert "2 images per step: learning rate scaled by 2/1024" in err
+    assert "Shunted, 11.04 M parameters, 3 classes, images (C, H, W) = (3, 64, 64)" in err
+    assert "4/4 images scored, 0 failed; val images, short side 73, crop 64, bicubic)" in err
+    checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+    assert checkpoint["mvrec"]["class_names"] == list(CLASSES)
+    protocol = checkpoint["mvrec"]["protocol"]
+    assert {key: protocol[key] for key in ("split", "short_side", "size", "interpolation")} == {
+        "split": "val",
+        "short_side": 73,
+        "size": 64,
+        "interpolation": "bicubic",
+    }
+    assert protocol["normalisation"]["mean"] == (0.485, 0.456, 0.406)
+
+    code, _, err = command("test", f"--ckpt_path={tmp_path / 'checkpoints/last.ckpt'}", "--trainer.accelerator=cpu")
+    assert code == 0, err
+    assert f"{jpegs} has no test split: the images of val are read instead" in err
+    assert "test: top1 " in err
+    assert "(6/6 images scored, 0 failed; val images, short side 73, crop 64, bicubic)" in err
+    with (tmp_path / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["path"]).parent.name for row in rows] == [row["label"] for row in rows]
+    assert len(rows) == 6
+
+
+def test_sgformer_is_scored_and_saved_with_averaged_weights(command, jpegs, tmp_path):
+    code, _, err = command("fit", *recipe("sgformer_s", jpegs, tmp_path))
+    assert code == 0, err
+    assert "short side 71, crop 64, bicubic" in err
+    checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    averaged, current = checkpoint["state_dict"], checkpoint["current_model_state"]
+    name = "backbone.head.weight"
+    assert averaged[name].shape == (3, 512)
+    assert not torch.equal(averaged[name], current[name])
+    code, _, err = command("test", f"--ckpt_path={tmp_path / 'checkpoints/last.ckpt'}", "--trainer.accelerator=cpu")
+    assert code == 0, err
+    assert "6/6 images scored" in err
+
+
+@pytest.fixture
+def tiny_images(jpegs, tmp_path) -> list[str]:
+    """Arguments of a run that takes a second: a two-block network on 32 pixels, three views of each image."""
+    network = {"num_classes": 3, "num_frames": None, "image_size": 32, "embed_dim": 8, "num_heads": 1, "depth": 2}
+    network |= {
+        "dim_mults": {},
+        "head_mults": {},
+        "q_strides": {1: 2},
+        "kv_stride": 2,
+        "pool_kernel": [1, 3, 3],
+        "drop_path_rate": 0.2,
+    }
+    data = {"root": str(jpegs), "size": 32, "batch_size": 4, "repeats": 3, "num_workers": 0}
+    config = {
+        "model": {
+            "backbone": {"class_path": "mvrec.models.MViT", "init_args": network},
+            "mixing": {"mixup_alpha": 0.8},
+        },
+        "data": {"class_path": "mvrec.data.ImageNet", "init_args": data},
+        "trainer": {"max_epochs": 2, "accelerator": "cpu", "devices": 1, "log_every_n_steps": 1},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
+    return ["--config", str(tmp_path / "tiny.yaml")]
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_run_ends_as_the_uninterrupted_one(command, tiny_images, tmp_path, workers):
+    every_step = {"every_n_train_steps": 1, "monitor": "null", "save_top_k": -1, "filename": "step{step}"}
+    arguments = [*tiny_images, *(f"--checkpoint.{key}={value}" for key, value in every_step.items())]
+    code, _, err = command("fit", *arguments, f"--run_dir={tmp_path / 'whole'}")
+    assert code == 0, err
+    assert "epoch 2/2  step 3/3" in err  # 12 images are 12 views an epoch, also with three views of each
+    checkpoint = f"--ckpt_path={tmp_path / 'whole/checkpoints/step2.ckpt'}"
+    run = [f"--run_dir={tmp_path / 'resumed'}", f"--data.num_workers={workers}"]
+    code, _, err = command("fit", *arguments, checkpoint, *run)
+    assert code == 0, err
+    ours, theirs = (weights(tmp_path / name / "checkpoints/last.ckpt") for name in ("resumed", "whole"))
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert not torch.equal(
+        theirs["backbone.head.projection.weight"], weights(checkpoint[12:])["backbone.head.projection.weight"]
+    )
+
+
+def test_bad_images_are_named_replaced_in_training_and_wrong_in_evaluation(command, tiny_images, jpegs, tmp_path):
+    root = tmp_path / "own"
+    (root / "train").mkdir(parents=True)
+    for name in CLASSES:
+        (root / "train" / name).mkdir()
+        for path in (jpegs / "train" / name).iterdir():
+            (root / "train" / name / path.name).write_bytes(path.read_bytes())
+    (root / "val").symlink_to(jpegs / "val")
+    good = next(iter(sorted((root / "train" / CLASSES[1]).iterdir())))
+    good.write_bytes(good.read_bytes()[:500])
+    (root / "classes.txt").write_text("\n".join(CLASSES))
+    rows = [f"val/{CLASSES[0]}/{CLASSES[0]}_0.JPEG {0}", "val/missing.JPEG 1"]
+    (root / "val.csv").write_text("\n".join(rows))
+    arguments = [*tiny_images, f"--data.root={root}", "--data.repeats=1", "--data.max_bad_fraction=0.2"]
+    code, _, err = command("fit", *arguments, f"--run_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    assert err.count(str(good)) == 1
+    assert f"unreadable, another image takes its place: {good}: damaged or cut short" in err
+    assert f"failed, counted as wrong: {root / 'val/missing.JPEG'}: no such file" in err
+    assert "1/2 images scored, 1 failed; val images, short side 36, crop 32, bicubic" in err
+
+
+def test_predict_and_test_agree(command, tiny_images, tmp_path):
+    assert command("fit", *tiny_images, f"--run_dir={tmp_path}", "--trainer.max_epochs=1")[0] == 0
+    rows = []
+    for verb in ("test", "predict"):
+        code, _, err = command(verb, f"--ckpt_path={tmp_path / 'checkpoints/last.ckpt'}")
+        assert code == 0, err
+        assert f"{verb}: top1 " in err
+        rows.append((tmp_path / "predictions.csv").read_text())
+        (tmp_path / "predictions.csv").unlink()
+    assert rows[0] == rows[1]
+    assert rows[0].count("/val/") == 6
+
+
+def test_a_network_for_clips_is_refused_on_images(command, tiny_images, tmp_path):
+    arguments = [*tiny_images, f"--run_dir={tmp_path / 'run'}", "--model.backbone.num_frames=4"]
+    code, _, err = command("fit", *arguments)
+    assert code == 2
+    assert err.splitlines()[-1] == (
+        "mvrec: error: the backbone takes inputs of shape (3, 4, 32, 32) without the batch, the data give (3, 32, 32)"
+    )
