@@ -247,6 +247,9 @@ def configure_output() -> None:
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
     # What we log at the end of an epoch is the same on all processes already.
     warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*sync_dist=True")
+    # Averaged weights are what a recipe with this callback wants in its checkpoints.
+    warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback")
+    warnings.filterwarnings("ignore", message=r"Be aware that when using `?ckpt_path")
     if not log.handlers:
         handler = StderrHandler()
         handler.setFormatter(logging.Formatter("mvrec: %(message)s"))
@@ -294,6 +297,17 @@ def _check_model_name(name: str, variants: Sequence[str], where: str) -> None:
             raise UserError(f"{where}: {error}") from None
 
 
+def _build_from(checkpoint: Path, backbone: Any) -> None:
+    """Let a backbone that was built from a file of weights be built from the checkpoint: that file may be gone."""
+    if not isinstance(backbone, dict) or not isinstance(arguments := backbone.get("init_args"), dict):
+        return
+    if backbone.get("class_path") == CREATE_MODEL and arguments.get("weights") is not None:
+        # A baseline's structure follows from its name alone.
+        arguments["weights"] = None if "/" in str(arguments.get("name")) else str(checkpoint)
+        arguments["num_classes"] = None
+    _build_from(checkpoint, arguments.get("backbone"))
+
+
 def checkpoint_defaults(path: Path, *, where: str) -> dict[str, Any]:
     """How the model and the data of a checkpoint were configured, as parser defaults.
 
@@ -311,5 +325,6 @@ def checkpoint_defaults(path: Path, *, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: {path} is not a checkpoint that `mvrec fit` has written")
     saved = checkpoint.get("hyper_parameters", {})
     defaults = {f"model.{key}": value for key, value in saved.items() if not key.startswith("_")}
+    _build_from(path, defaults.get("model.backbone"))
     data = checkpoint.get("datamodule_hyper_parameters", {})
     return {**defaults, "data": dict(data)} if data else defaults

@@ -25,6 +25,46 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     return torch.load(checkpoint, weights_only=True)["state_dict"]
 
 
+def test_a_runs_checkpoint_is_weights_like_any_other(command, tiny, tmp_path):
+    from mvrec.models import MViT, load_weights
+
+    code, _, err = command("fit", *tiny, "--run_dir", tmp_path / "run")
+    assert code == 0, err
+    checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["mvrec"]["image_size"] == [64, 64]
+    assert checkpoint["mvrec"]["position_grid"] == [2, 16, 16]
+    arguments = checkpoint["hyper_parameters"]["backbone"]["init_args"]
+    model = MViT(**(arguments | {"num_classes": 12, "q_strides": {1: 2}}))
+    report = load_weights(model, tmp_path / "run/checkpoints/last.ckpt")
+    assert (report.layout, report.entry, report.complete) == ("mvrec", "state_dict", True)
+    assert torch.equal(model.norm.weight, checkpoint["state_dict"]["backbone.norm.weight"])
+
+
+@pytest.mark.parametrize("network", ["mvit_b_16x4", "torchvision/r3d_18"])
+def test_a_checkpoint_is_enough_without_the_weights_that_its_run_started_from(command, tiny, tmp_path, network):
+    """First released without pooled keys in two blocks, the network is known from its weights alone."""
+    from mvrec.models import create_model
+
+    start = tmp_path / "start.pth"
+    knobs = {"num_frames": 4, "image_size": 64}
+    unusual = {"unpooled_kv_blocks": (14, 15)} if network == "mvit_b_16x4" else {"num_classes": 12}
+    torch.save(create_model(network, **knobs, **unusual).state_dict(), start)
+    arguments = [argument for argument in tiny if not argument.startswith("--model.backbone")]
+    backbone = [
+        f"--model.backbone.{key}={value}" for key, value in {"name": network, "weights": start, **knobs}.items()
+    ]
+    run = tmp_path / "run"
+    limits = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]
+    code, _, err = command(
+        "fit", *arguments, "--model.backbone=mvrec.models.create_model", *backbone, "--run_dir", run, *limits
+    )
+    assert code == 0, err
+    start.unlink()
+    code, _, err = command("test", "--ckpt_path", run / "checkpoints/last.ckpt", *limits)
+    assert code == 0, err
+    assert "mvrec: test: top1" in err
+
+
 def assert_same_weights(ours: Path, theirs: Path) -> None:
     a, b = weights(ours), weights(theirs)
     assert a.keys() == b.keys()

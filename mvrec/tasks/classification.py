@@ -249,11 +249,14 @@ class Classification(L.LightningModule):
     # -- checkpoints --------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a checkpoint needs to be used alone: class names and protocol."""
+        """Add what a checkpoint needs to be used alone: class names, protocol, and the sides of position tables."""
+        grid = self.backbone.position_grid
         checkpoint["mvrec"] = {
             "version": __version__,
             "class_names": list(self.datamodule.class_names),
             "protocol": self.datamodule.test_protocol.as_dict(),
+            "image_size": list(self.backbone.input_shape[-2:]),
+            "position_grid": None if grid is None else list(grid),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -116,7 +116,7 @@ class LineProgress(ProgressBar):
             f"step {done}/{int(trainer.num_training_batches)}",
             f"loss {float(loss):.4f}" if loss is not None else "",
             f"lr {trainer.optimizers[0].param_groups[0]['lr']:.3g}",
-            f"{speed.clips_per_second:.1f} clips/s",
+            f"{speed.clips_per_second:.1f} {_inputs(trainer)}/s",
             f"data wait {100 * speed.data_wait:.0f} %",
             f"ETA {self._eta(trainer)}",
         ]
@@ -126,6 +126,12 @@ class LineProgress(ProgressBar):
         total = int(trainer.estimated_stepping_batches)
         batches = max(total - trainer.global_step, 0) * trainer.accumulate_grad_batches
         return str(timedelta(seconds=round(batches * self.throughput.seconds_per_step)))
+
+
+def _inputs(trainer: L.Trainer) -> str:
+    """What the network is fed with."""
+    shape = getattr(trainer.datamodule, "clip_shape", None)  # type: ignore[attr-defined]
+    return "images" if shape is not None and len(shape) == 3 else "clips"
 
 
 class BarProgress(TQDMProgressBar):
@@ -146,6 +152,6 @@ class BarProgress(TQDMProgressBar):
         return {
             "loss": f"{float(loss):.4f}" if loss is not None else "-",
             "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.3g}" if trainer.optimizers else "-",
-            "clips/s": f"{speed.clips_per_second:.1f}",
+            f"{_inputs(trainer)}/s": f"{speed.clips_per_second:.1f}",
             "data wait": f"{100 * speed.data_wait:.0f} %",
         }

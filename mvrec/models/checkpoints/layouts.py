@@ -77,7 +77,7 @@ def recognise(tensors: Tensors, *, source: str) -> Recognised:
         layout=_described(layout, inside),
         family=layout.family,
         tensors=converted,
-        renamed=len(converted.keys() - plain.keys()),
+        renamed=len(converted.keys() - inside.keys()),
         ignored=tuple(name for name in plain if not name.startswith(prefix) and not name.endswith("n_averaged")),
     )
 
