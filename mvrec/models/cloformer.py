@@ -221,7 +221,7 @@ class CloFormer(Backbone):
         image_size: Pixels, square or (H, W), that `input_shape` states; no weight depends on it.
         in_channels: Channels of the input.
         branches: Which attention the heads run: as `stages` splits them, or all "global" or all "local",
-            the paper's ablations.
+            the paper's ablations (`cloformer_global` and `cloformer_no_global` in the authors' release).
         mlp_ratio: Hidden width of the MLP over its input width.
         mlp_kernel: Kernel of the MLP's depthwise convolution and of the downsampling shortcut.
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the first.
