@@ -1,6 +1,7 @@
 """Who may import whom, and how long things may grow."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +33,8 @@ MAY_IMPORT = {
 ONLY_IN = {
     "decord": {"data/video.py"},
     "av": {"data/video.py", "data/moving_digits_video.py"},
-    "pytorchvideo": {"data/pytorchvideo_sampling.py"},
-    "timm": {"timm.py", "models/baseline.py"},
+    "pytorchvideo": {"data/pytorchvideo_sampling.py", "models/baselines.py"},
+    "timm": {"timm.py", "models/baseline.py", "models/baselines.py"},
     "safetensors": {"models/checkpoints/files.py", "commands/convert.py"},
     "PIL": {"data/images.py"},
     "torch.distributed": {"evaluation/scores.py"},
@@ -106,3 +107,13 @@ def test_nothing_grows_without_bound(path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 80, f"{path.name}: {node.name}"
+
+
+def test_the_zoo_loads_no_library_before_it_is_asked_for():
+    code = (
+        "import sys, mvrec.models\n"
+        "heavy = {'timm', 'pytorchvideo', 'lightning', 'jsonargparse', 'av', 'decord'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

@@ -123,7 +123,7 @@ def check_baseline(name: str) -> tuple[str, str]:
     module = _import(library, name)
     known = list_baselines(library)
     # timm's names may end in the tag of some weights.
-    if name not in known and not (library == "timm" and ":" not in model and module.is_model(model)):
+    if name not in known and not (library == "timm" and module.is_model(model)):
         raise UserError(f"{library} has no network {name!r}{nearest(name, known)}")
     return library, model
 

@@ -15,7 +15,7 @@ from torchvision.ops import StochasticDepth
 from mvrec.errors import UserError
 from mvrec.models import create_model
 from mvrec.models.backbone import Backbone
-from mvrec.models.baseline import TwoPathways, groups_by_block
+from mvrec.models.baseline import Baseline, Origin, TwoPathways, groups_by_block
 from mvrec.models.baselines import create_baseline, list_baselines
 
 
@@ -122,6 +122,34 @@ def test_building_leaves_no_trace_on_the_network() -> None:
     coat = create_baseline("timm/coat_lite_tiny")
     assert {tensor.device.type for tensor in (*coat.parameters(), *coat.buffers())} == {"cpu"}
     copy.deepcopy(coat)
+
+
+class Stubborn(nn.Module):
+    """Patches and tokens of a network that cannot run on shapes alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 6, 4, 4)
+        self.norm = nn.BatchNorm2d(6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = 1.0 if float(x.abs().max()) >= 0 else 2.0
+        return self.norm(self.patches(x)).flatten(2).mean(2) * scale
+
+
+def test_a_network_that_must_really_run_learns_nothing_from_it() -> None:
+    net = Stubborn()
+    origin = Origin(name="some/network", input_shape=(3, 4, 4), num_classes=2, classifier="head")
+    model = Baseline(net, origin=origin)
+    assert model.num_features == 6
+    assert net.norm.num_batches_tracked == 0
+    assert model.training
+    assert net.norm.training
+
+
+def test_patches_alone_are_no_pyramid() -> None:
+    origin = Origin(name="some/network", input_shape=(3, 64, 64), num_classes=2, classifier="head")
+    assert Baseline(Stubborn(), origin=origin).feature_info == ()
 
 
 def test_slowfast_gets_every_fourth_frame_beside_all() -> None:
