@@ -94,7 +94,7 @@ class Classification(L.LightningModule):
         num_classes = self.datamodule.num_classes
         if self.backbone.num_classes != num_classes:
             self.backbone.reset_head(num_classes)
-        if built != fed:
+        if built != fed and self.backbone.position_grid is not None:
             log.warning(
                 "the backbone is built for %s and gets %s: its position tables are interpolated", _input(built), fed
             )
