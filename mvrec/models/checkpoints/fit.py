@@ -51,7 +51,7 @@ def fit(tensors: Tensors, model: Backbone, *, details: Mapping[str, Any], source
     """
     wanted = model.state_dict()
     from_image, to_image = _is_image(tensors), _is_image(wanted)
-    stored = _with_the_same_tables(tensors, wanted, model)
+    stored = _with_the_same_tables(tensors, wanted)
     grid = _stored_grid(details)
     fitted = Fitted()
     for name, target in wanted.items():
@@ -120,7 +120,7 @@ def _inflated(tensor: Tensor, target: Tensor) -> Tensor | None:
 # -- position tables ----------------------------------------------------------------------------------------------
 
 
-def _with_the_same_tables(tensors: Tensors, wanted: Mapping[str, Tensor], model: Backbone) -> Tensors:
+def _with_the_same_tables(tensors: Tensors, wanted: Mapping[str, Tensor]) -> Tensors:
     """One joint table of absolute positions as separate ones for space, time and class token, or back."""
     stored = dict(tensors)
     if "pos_embed" in stored and "pos_embed_spatial" in wanted:
