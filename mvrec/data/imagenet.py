@@ -43,6 +43,10 @@ class ImageNet(RecognitionData):
         eval_batch_size: Images per process and evaluation step; `batch_size` by default.
         num_workers: Loader processes per process; "auto" takes the cores there are.
         max_bad_fraction: Training stops when a greater share of the images cannot be read.
+        decode_timeout: Seconds that a file may take. After that the process that reads it is killed, and the file is
+            treated as one that cannot be read, in this run for good. `None` waits for ever.
+        decode_memory: Most memory in GiB that reading a file may take, with the same end. `None` for no limit.
+        augment_on: Where RandAugment is applied: in the loader's "worker", or on the "device". The pixels are the same.
         seed: Root of order and augmentation; `seed_everything`'s by default.
 
     Raises:
@@ -67,6 +71,9 @@ class ImageNet(RecognitionData):
         eval_batch_size: int | None = None,
         num_workers: int | Literal["auto"] = "auto",
         max_bad_fraction: float = 0.01,
+        decode_timeout: float | None = 60.0,
+        decode_memory: float | None = 8.0,
+        augment_on: Literal["worker", "device"] = "worker",
         seed: int | None = None,
     ) -> None:
         super().__init__(
@@ -79,6 +86,9 @@ class ImageNet(RecognitionData):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             max_bad_fraction=max_bad_fraction,
+            decode_timeout=decode_timeout,
+            decode_memory=decode_memory,
+            augment_on=augment_on,
             seed=seed,
         )
         if not 0 < crop_fraction <= 1:

@@ -31,6 +31,10 @@ class Kinetics(RecognitionData):
         num_workers: Loader processes per process; "auto" takes the cores there are.
         decoder: What reads the files.
         max_bad_fraction: Training stops when a greater share of the videos cannot be read.
+        decode_timeout: Seconds that a file may take. After that the process that reads it is killed, and the file is
+            treated as one that cannot be read, in this run for good. `None` waits for ever.
+        decode_memory: Most memory in GiB that reading a file may take, with the same end. `None` for no limit.
+        augment_on: Where RandAugment is applied: in the loader's "worker", or on the "device". The pixels are the same.
         seed: Root of order and augmentation; `seed_everything`'s by default.
 
     Raises:
@@ -55,6 +59,9 @@ class Kinetics(RecognitionData):
         num_workers: int | Literal["auto"] = "auto",
         decoder: Decoder = "auto",
         max_bad_fraction: float = 0.05,
+        decode_timeout: float | None = 60.0,
+        decode_memory: float | None = 8.0,
+        augment_on: Literal["worker", "device"] = "worker",
         seed: int | None = None,
     ) -> None:
         super().__init__(
@@ -67,6 +74,9 @@ class Kinetics(RecognitionData):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             max_bad_fraction=max_bad_fraction,
+            decode_timeout=decode_timeout,
+            decode_memory=decode_memory,
+            augment_on=augment_on,
             seed=seed,
         )
         self.clip, self.decoder = clip, decoder

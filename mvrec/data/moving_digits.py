@@ -31,6 +31,9 @@ class MovingDigits(Kinetics):
         num_workers: See `Kinetics`.
         decoder: See `Kinetics`.
         max_bad_fraction: See `Kinetics`.
+        decode_timeout: See `Kinetics`.
+        decode_memory: See `Kinetics`.
+        augment_on: See `Kinetics`.
         seed: See `Kinetics`. The videos themselves are always the same.
     """
 
@@ -54,6 +57,9 @@ class MovingDigits(Kinetics):
         num_workers: int | Literal["auto"] = "auto",
         decoder: Decoder = "auto",
         max_bad_fraction: float = 0.0,
+        decode_timeout: float | None = 60.0,
+        decode_memory: float | None = 8.0,
+        augment_on: Literal["worker", "device"] = "worker",
         seed: int | None = None,
     ) -> None:
         shared: dict[str, Any] = dict(locals())

@@ -33,6 +33,10 @@ class RecognitionData(L.LightningDataModule):
             at that of a training step.
         num_workers: Loader processes per process; "auto" takes the cores there are.
         max_bad_fraction: Training stops when a greater share of the files cannot be read.
+        decode_timeout: Seconds that a file may take. After that the process that reads it is killed, and the file is
+            treated as one that cannot be read, in this run for good. `None` waits for ever.
+        decode_memory: Most memory in GiB that reading a file may take, with the same end. `None` for no limit.
+        augment_on: Where RandAugment is applied: in the loader's "worker", or on the "device". The pixels are the same.
         seed: Root of order and augmentation.
 
     Raises:
@@ -54,12 +58,18 @@ class RecognitionData(L.LightningDataModule):
         eval_batch_size: int | None,
         num_workers: int | Literal["auto"],
         max_bad_fraction: float,
+        decode_timeout: float | None,
+        decode_memory: float | None,
+        augment_on: Literal["worker", "device"],
         seed: int | None,
     ) -> None:
         super().__init__()
         for name, value in {"size": size, "repeats": repeats, "batch_size": batch_size}.items():
             if value < 1:
                 raise UserError(f"data.{name} must be at least 1, got {value}")
+        for name, limit in {"decode_timeout": decode_timeout, "decode_memory": decode_memory}.items():
+            if limit is not None and limit <= 0:
+                raise UserError(f"data.{name} must be above 0, or null, got {limit}")
         if not 0 <= max_bad_fraction <= 1:
             raise UserError(f"data.max_bad_fraction must lie in 0..1, got {max_bad_fraction}")
         self.root = Path(root).expanduser()
@@ -68,6 +78,7 @@ class RecognitionData(L.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_workers = num_workers
         self.max_bad_fraction, self.seed = max_bad_fraction, seed
+        self.decode_timeout, self.decode_memory, self.augment_on = decode_timeout, decode_memory, augment_on
         self._splits: dict[Split, VideoIndex] = {}
         self._class_names: tuple[str, ...] = ()
         self._train_loader: ClipLoader | None = None
