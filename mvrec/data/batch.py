@@ -33,13 +33,13 @@ class BadSample(NamedTuple):
         index: Row of the index.
         path: The file.
         cause: One line.
-        fatal: How many files in a row could not be read, when no substitute was found either; else 0.
+        stop: Why the run has to end with this file, or "".
     """
 
     index: int  # type: ignore[assignment]  # hides tuple.index
     path: str
     cause: str
-    fatal: int = 0
+    stop: str = ""
 
 
 class Item(NamedTuple):

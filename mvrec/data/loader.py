@@ -4,15 +4,20 @@ Ranks and worker counts are known here so that nothing else in this package need
 """
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mvrec.data.batch import BadSample, ClipBatch, SampleKey, collate
+from mvrec.data.guard import CAN_FORK, GuardedSamples, Limits
+from mvrec.data.quarantine import Quarantine
+from mvrec.data.samples import EvalSamples, TrainSamples
 from mvrec.data.seeds import derive_seed
 from mvrec.errors import UserError
 
@@ -98,15 +103,19 @@ class EvalBatches(Sampler[list[SampleKey]]):
     """
 
     def __init__(self, num_samples: int, *, batch_size: int, rank: int, world_size: int) -> None:
-        keys = [SampleKey(0, index) for index in range(rank, num_samples, world_size)]
-        keys = keys or [SampleKey(0, 0, counted=False)]
-        self.batches = [keys[begin : begin + batch_size] for begin in range(0, len(keys), batch_size)]
+        self.rows, self.batch_size, self.rank = range(rank, num_samples, world_size), batch_size, rank
+        self.passes = 0
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return max(math.ceil(len(self.rows) / self.batch_size), 1)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        return iter(self.batches)
+        self.passes += 1
+        epoch = self.passes - 1
+        if not self.rows:
+            yield [SampleKey(epoch, 0, counted=False)]
+        for begin in range(0, len(self.rows), self.batch_size):
+            yield [SampleKey(epoch, row) for row in self.rows[begin : begin + self.batch_size]]
 
 
 class BadFiles:
@@ -131,18 +140,13 @@ class BadFiles:
         """Note what a training batch of `asked` samples met.
 
         Raises:
-            UserError: Too many, or not one of a row of files could be read.
+            UserError: Too many.
         """
         self.asked += asked
         for entry in bad:
             if entry.index not in self.seen:
                 self.seen[entry.index] = entry
                 log.warning("unreadable, another %s takes its place: %s: %s", self.noun, entry.path, entry.cause)
-            if entry.fatal:
-                raise UserError(
-                    f"not one of {entry.fatal} {self.noun}s in a row could be read; "
-                    f"the last: {entry.path}: {entry.cause}"
-                )
         looked_at = min(self.num_samples, max(self.asked, self.FIRST_LOOK))
         if len(self.seen) > self.max_fraction * looked_at:
             first = next(iter(self.seen.values()))
@@ -165,20 +169,29 @@ class ClipLoader(DataLoader[ClipBatch]):
         pin_memory: Page-lock batches for a faster copy to a GPU.
         max_bad_fraction: See `BadFiles`; `None` in evaluation, where bad files are failed samples instead.
         noun: What messages call a file.
+        limits: What reading a file may take before its process is killed; `None` reads without a guard, in the loader
+            process itself.
+        quarantine: The folder in which files that broke the limits are remembered; `None` keeps them in memory.
     """
 
     def __init__(
         self,
-        dataset: Dataset[Any],
+        dataset: TrainSamples | EvalSamples,
         batches: TrainBatches | EvalBatches,
         *,
         num_workers: int,
         pin_memory: bool,
         max_bad_fraction: float | None = None,
         noun: str = "video",
+        limits: Limits | None = None,
+        quarantine: Path | None = None,
     ) -> None:
+        rows = len(dataset)
+        source: Dataset[Any] = dataset
+        if limits is not None and CAN_FORK:
+            source = GuardedSamples(dataset, limits, Quarantine(quarantine, rank=batches.rank), rank=batches.rank)
         super().__init__(
-            dataset,
+            source,
             batch_sampler=batches,
             num_workers=num_workers,
             collate_fn=collate,
@@ -187,21 +200,20 @@ class ClipLoader(DataLoader[ClipBatch]):
             persistent_workers=num_workers > 0,
         )
         self.batches = batches
-        fraction, rows = max_bad_fraction, len(dataset)  # type: ignore[arg-type]
-        self.bad_files = None if fraction is None else BadFiles(rows, fraction, noun=noun)
+        self.bad_files = None if max_bad_fraction is None else BadFiles(rows, max_bad_fraction, noun=noun)
 
     def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]
-        if isinstance(self.batches, TrainBatches):
-            return self._counted(self.batches)
-        return super().__iter__()
-
-    def _counted(self, batches: TrainBatches) -> Iterator[ClipBatch]:
         # Being a generator, this starts the workers at the first batch: Lightning calls iter() at a time when it
         # has not yet told the sampler which epoch it is.
+        batches = self.batches
         for batch in super().__iter__():
-            if self.bad_files is not None:
-                self.bad_files.report(batch.bad, asked=max(batches.batch_size // batches.repeats, 1))
-            batches.consumed += batches.global_batch_size
+            last = next((entry for entry in batch.bad if entry.stop), None)
+            if last is not None:
+                raise UserError(f"{last.stop}; the last: {last.path}: {last.cause}")
+            if isinstance(batches, TrainBatches):
+                if self.bad_files is not None:
+                    self.bad_files.report(batch.bad, asked=max(batches.batch_size // batches.repeats, 1))
+                batches.consumed += batches.global_batch_size
             yield batch
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 import lightning as L
 
 from mvrec.data.batch import ClipBatch
-from mvrec.data.index import Kind, VideoIndex, find_split
+from mvrec.data.guard import MAX_KILLS, Limits
+from mvrec.data.index import Kind, SampleIndex, find_split
 from mvrec.data.loader import ClipLoader, EvalBatches, TrainBatches, Unwrapped, worker_count
 from mvrec.data.protocol import ImageProtocol, Protocol
 from mvrec.data.samples import EvalSamples, TrainSamples
@@ -79,7 +80,7 @@ class RecognitionData(L.LightningDataModule):
         self.num_workers = num_workers
         self.max_bad_fraction, self.seed = max_bad_fraction, seed
         self.decode_timeout, self.decode_memory, self.augment_on = decode_timeout, decode_memory, augment_on
-        self._splits: dict[Split, VideoIndex] = {}
+        self._splits: dict[Split, SampleIndex] = {}
         self._class_names: tuple[str, ...] = ()
         self._train_loader: ClipLoader | None = None
         self._position: dict[str, Any] = {}
@@ -107,7 +108,7 @@ class RecognitionData(L.LightningDataModule):
         return "test"
 
     @abstractmethod
-    def train_dataset(self, index: VideoIndex, *, seed: int) -> TrainSamples:
+    def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainSamples:
         """Random views of the files of an index."""
 
     @abstractmethod
@@ -140,7 +141,7 @@ class RecognitionData(L.LightningDataModule):
         """How many classes there are; known after `setup`."""
         return len(self._class_names)
 
-    def index(self, split: Split) -> VideoIndex:
+    def index(self, split: Split) -> SampleIndex:
         """The rows of a split that `setup` has read.
 
         Raises:
@@ -244,7 +245,26 @@ class RecognitionData(L.LightningDataModule):
             pin_memory=on_gpu,
             max_bad_fraction=max_bad_fraction,
             noun=self.kind.noun,
+            limits=self._limits(),
+            quarantine=self._quarantine(),
         )
+
+    def _limits(self) -> Limits | None:
+        if self.decode_timeout is None and self.decode_memory is None:
+            return None
+        longest = MAX_KILLS * (self.decode_timeout or 0)
+        patience = getattr(self.trainer.strategy, "_timeout", None) if self.trainer is not None else None
+        if self._world_size > 1 and patience is not None and longest >= patience.total_seconds():
+            raise UserError(
+                f"data.decode_timeout={self.decode_timeout:g}: {MAX_KILLS} files that hang would take {longest:g} s, "
+                f"and the other processes wait {patience.total_seconds():g} s: take a shorter one, or a longer timeout "
+                "for trainer.strategy"
+            )
+        return Limits(self.decode_timeout, self.decode_memory)
+
+    def _quarantine(self) -> Path | None:
+        loggers = self.trainer.loggers if self.trainer is not None else []
+        return Path(loggers[0].save_dir) / "quarantine" if loggers and loggers[0].save_dir else None
 
     @property
     def _processes_here(self) -> int:

@@ -2,16 +2,31 @@
 
 import random
 from abc import abstractmethod
+from collections.abc import Callable
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mvrec.data.batch import PADDING_ID, BadSample, Item, SampleKey
-from mvrec.data.index import Sample, VideoIndex
+from mvrec.data.index import Sample, SampleIndex
 from mvrec.data.seeds import derive_seed
 from mvrec.errors import DecodeError
 
 SUBSTITUTES = 10  # files tried in place of one that cannot be read before training is given up
+
+
+class _Reading:
+    """Who is told which file is opened next. In a reading process that is its guard; see `mvrec.data.guard`.
+
+    Attributes:
+        announce: Takes row and path; raises `DecodeError` for a file that is not to be opened again.
+    """
+
+    announce: Callable[[int, str], None]
+
+
+reading = _Reading()
+reading.announce = lambda number, path: None
 
 
 class TrainSamples(Dataset[Item]):
@@ -22,7 +37,7 @@ class TrainSamples(Dataset[Item]):
     way, and reported.
     """
 
-    index: VideoIndex
+    index: SampleIndex
     repeats: int
     seed: int
 
@@ -50,10 +65,11 @@ class TrainSamples(Dataset[Item]):
                 number = derive_seed(self.seed, key.epoch, key.index, "substitute", attempt) % len(self.index)
             sample = self.index[number]
             try:
+                reading.announce(number, str(sample.path))
                 return self._item(sample, number, key)._replace(bad=tuple(bad))
             except DecodeError as error:
                 bad.append(BadSample(number, str(sample.path), error.cause))
-        bad[-1] = bad[-1]._replace(fatal=SUBSTITUTES)
+        bad[-1] = bad[-1]._replace(stop=f"not one of {SUBSTITUTES} files in a row could be read")
         return Item(None, -1, PADDING_ID, bad=tuple(bad))
 
     def _item(self, sample: Sample, number: int, key: SampleKey) -> Item:
@@ -67,7 +83,7 @@ class TrainSamples(Dataset[Item]):
 class EvalSamples(Dataset[Item]):
     """All views of each file of an index, from one decode. Nothing is random, nothing is replaced."""
 
-    index: VideoIndex
+    index: SampleIndex
 
     @abstractmethod
     def views(self, sample: Sample, number: int) -> Tensor:
@@ -84,6 +100,7 @@ class EvalSamples(Dataset[Item]):
         sample = self.index[key.index]
         sample_id = key.index if key.counted else PADDING_ID
         try:
+            reading.announce(key.index, str(sample.path))
             views = self.views(sample, key.index)
         except DecodeError as error:
             bad = BadSample(key.index, str(sample.path), error.cause)

@@ -1,7 +1,7 @@
 """The run directory: everything about a run in one folder that can be moved.
 
-`config.yaml`, `environment.json`, `metrics.csv` and `checkpoints/`; a second run started afresh in the same
-folder moves these to `earlier/<n>/` first.
+`config.yaml`, `environment.json`, `metrics.csv`, `quarantine/` and `checkpoints/`; a second run started afresh in
+the same folder moves these to `earlier/<n>/` first.
 """
 
 import csv
@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from mvrec import __version__
 from mvrec.files import write_atomically
 
-CONTENTS = ("config.yaml", "environment.json", "metrics.csv", "checkpoints")
+CONTENTS = ("config.yaml", "environment.json", "metrics.csv", "quarantine", "checkpoints")
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "decord", "av", "numpy")
 
 

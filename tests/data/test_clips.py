@@ -6,7 +6,7 @@ from video_files import read_number, truncate, write_video
 from mvrec.data import clips as module
 from mvrec.data.batch import PADDING_ID, BadSample, ClipBatch, Item, SampleKey, collate
 from mvrec.data.clips import EvalClips, TrainClips
-from mvrec.data.index import Row, VideoIndex
+from mvrec.data.index import Row, SampleIndex
 from mvrec.data.protocol import Protocol, Views
 from mvrec.data.sampling import ClipSpec
 from mvrec.data.transforms import Augment
@@ -29,7 +29,7 @@ def index(tmp_path_factory):
         Row("short.mp4", "0"),
         Row("missing.mp4", "1"),
     ]
-    return VideoIndex(rows, root=root, class_names=["0", "1", "2"])
+    return SampleIndex(rows, root=root, class_names=["0", "1", "2"])
 
 
 @pytest.fixture
@@ -106,8 +106,8 @@ def test_evaluation_replaces_nothing(index):
         item = clips[SampleKey(0, row)]
         assert item.views is None
         assert (item.sample_id, item.label) == (row, index[row].label)
-        ((number, path, cause, fatal),) = item.bad
-        assert (number, path, fatal) == (row, str(index[row].path), 0)
+        ((number, path, cause, stop),) = item.bad
+        assert (number, path, stop) == (row, str(index[row].path), "")
         assert cause
         assert "\n" not in cause
 
@@ -198,12 +198,12 @@ def test_training_replaces_what_cannot_be_read(index):
 
 
 def test_training_gives_up_after_ten_files(tmp_path):
-    broken = VideoIndex([Row(f"{n}.mp4", "0") for n in range(50)], root=tmp_path, class_names=["0"])
+    broken = SampleIndex([Row(f"{n}.mp4", "0") for n in range(50)], root=tmp_path, class_names=["0"])
     item = train_clips(broken)[SampleKey(0, 7)]
     assert item.views is None
     assert item.sample_id == PADDING_ID
     assert len(item.bad) == 10
-    assert [entry.fatal for entry in item.bad] == [0] * 9 + [10]
+    assert [entry.stop for entry in item.bad] == [""] * 9 + ["not one of 10 files in a row could be read"]
 
 
 def item(count, *, label=0, sample_id=0, bad=()):

@@ -1,0 +1,69 @@
+"""The files that a run does not open again, because reading them broke a limit: `quarantine/rank_<n>.csv`."""
+
+import csv
+import io
+import os
+import time
+from pathlib import Path
+
+_HEADER = ("path", "cause")
+_LOOK_SECONDS = 5.0
+
+
+class Quarantine:
+    """What all loader processes of a run know about files that hung, crashed or took too much memory.
+
+    Each rank appends to a file of its own, which the loader processes of all ranks read now and then; so such a file
+    costs its deadline once, not once per process and epoch, and a resumed run knows it from the start. Removing the
+    folder forgets all.
+
+    Args:
+        folder: Where the lists are; `None` keeps them in memory.
+        rank: This process among all.
+    """
+
+    def __init__(self, folder: Path | None, *, rank: int = 0) -> None:
+        self.folder, self.rank = folder, rank
+        self.files: dict[str, str] = {}
+        self._read_bytes: dict[Path, int] = {}
+        self._looked = -_LOOK_SECONDS
+
+    def add(self, path: str, cause: str) -> None:
+        """Remember a file."""
+        self.files[path] = cause
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        own = self.folder / f"rank_{self.rank}.csv"
+        if not own.exists():
+            self._append(own, _HEADER)
+        self._append(own, (path, cause))
+
+    def news(self) -> dict[str, str]:
+        """All files known by now, looking at most every few seconds into the lists."""
+        now = time.monotonic()
+        if self.folder is not None and now - self._looked >= _LOOK_SECONDS:
+            self._looked = now
+            for path in sorted(self.folder.glob("rank_*.csv")):
+                self._read(path)
+        return self.files
+
+    def _read(self, path: Path) -> None:
+        if path.stat().st_size == self._read_bytes.get(path):
+            return
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        self._read_bytes[path] = len(text.encode("utf-8", "surrogateescape"))
+        for row in csv.reader(io.StringIO(text)):
+            if len(row) == len(_HEADER) and tuple(row) != _HEADER:
+                self.files.setdefault(row[0], row[1])
+
+    @staticmethod
+    def _append(path: Path, row: tuple[str, ...]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(row)
+        # One write at the end of the file: lines of several processes do not mix.
+        target = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(target, text.getvalue().encode("utf-8", "surrogateescape"))
+        finally:
+            os.close(target)
