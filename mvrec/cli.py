@@ -23,6 +23,7 @@ train and evaluate (each takes --config FILE and single values such as --trainer
 
 others:
   models     list the networks: size, cost, published accuracy, which checkpoints load
+  benchmark  measure what a training clip costs on one's own data: `mvrec benchmark data --config FILE`
   convert    write any known checkpoint as safetensors, with a report of what was loaded
   demo       generate the moving digits data set, train on it, evaluate
 
@@ -48,6 +49,12 @@ def _models(command: str, arguments: list[str]) -> None:
     models(arguments)
 
 
+def _benchmark(command: str, arguments: list[str]) -> None:
+    from mvrec.commands.benchmark import main as benchmark
+
+    benchmark(arguments)
+
+
 def _convert(command: str, arguments: list[str]) -> None:
     from mvrec.commands.convert import main as convert
 
@@ -60,6 +67,7 @@ COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
     "test": _lightning,
     "predict": _lightning,
     "models": _models,
+    "benchmark": _benchmark,
     "convert": _convert,
     "demo": _demo,
 }

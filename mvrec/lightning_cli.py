@@ -212,8 +212,31 @@ def run(args: list[str]) -> MvrecCLI:
     Raises:
         UserError: Bad input that only running could show.
     """
+    return _command_line(MvrecCLI, args)
+
+
+class InstantiatedCLI(MvrecCLI):
+    """Builds data, model and trainer, and runs nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def instantiate(args: list[str]) -> MvrecCLI:
+    """What `run` would run: its data module, model and trainer.
+
+    Args:
+        args: The sub-command and its arguments.
+
+    Raises:
+        UserError: Bad input.
+    """
+    return _command_line(InstantiatedCLI, args)
+
+
+def _command_line(kind: type[MvrecCLI], args: list[str]) -> MvrecCLI:
     configure_output()
-    return MvrecCLI(
+    return kind(
         Classification,
         LightningDataModule,
         subclass_mode_data=True,

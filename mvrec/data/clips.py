@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvrec.data.index import Sample, VideoIndex
+from mvrec.data.index import Sample, SampleIndex
 from mvrec.data.protocol import FrameOrder, Protocol
 from mvrec.data.samples import EvalSamples, TrainSamples
 from mvrec.data.sampling import (
@@ -21,6 +21,7 @@ from mvrec.data.sampling import (
     random_start,
 )
 from mvrec.data.seeds import derive_seed
+from mvrec.data.stages import stage
 from mvrec.data.transforms import Augment, eval_views, train_view
 from mvrec.data.video import Decoder, Video, open_video
 from mvrec.errors import DecodeError
@@ -40,7 +41,7 @@ class TrainClips(TrainSamples):
         seed: Root of all randomness.
     """
 
-    index: VideoIndex
+    index: SampleIndex
     clip: ClipSpec
     size: int
     augment: Augment
@@ -50,12 +51,13 @@ class TrainClips(TrainSamples):
 
     def views(self, sample: Sample, *, seeds: tuple[int, ...], rng: random.Random) -> Tensor:
         """One clip, augmented once per seed: uint8 (V, T, C, size, size)."""
-        with open_video(sample.path, decoder=self.decoder) as video:
+        with stage("decode"), open_video(sample.path, decoder=self.decoder) as video:
             window = frame_window(video.num_frames, video.fps, sample.start_seconds, sample.end_seconds)
             span = self.clip.span(video.fps)
             chosen = _chosen_frames(sample, [random_start(window, span, rng)], span, window, self.clip)[0]
             frames = video.frames(chosen.tolist())
-        return torch.stack([train_view(frames, size=self.size, augment=self.augment, seed=seed) for seed in seeds])
+        with stage("transform"):
+            return torch.stack([train_view(frames, size=self.size, augment=self.augment, seed=seed) for seed in seeds])
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class EvalClips(EvalSamples):
         decoder: Which decoder reads the files.
     """
 
-    index: VideoIndex
+    index: SampleIndex
     protocol: Protocol
     decoder: Decoder = "auto"
 

@@ -4,7 +4,8 @@ import logging
 from typing import ClassVar, Literal
 
 from mvrec.data.images import EvalImages, TrainImages
-from mvrec.data.index import IMAGES, Kind, VideoIndex, has_split
+from mvrec.data.index import SampleIndex
+from mvrec.data.kinds import IMAGES, Kind
 from mvrec.data.protocol import ImageProtocol
 from mvrec.data.rand_augment import RandAugment
 from mvrec.data.recognition_data import RecognitionData, Split
@@ -46,7 +47,7 @@ class ImageNet(RecognitionData):
         decode_timeout: Seconds that a file may take. After that the process that reads it is killed, and the file is
             treated as one that cannot be read, in this run for good. `None` waits for ever.
         decode_memory: Most memory in GiB that reading a file may take, with the same end. `None` for no limit.
-        augment_on: Where RandAugment is applied: in the loader's "worker", or on the "device". The pixels are the same.
+        augment_on: Where RandAugment is applied: in the loader's "worker" or on the "device". The choices are the same.
         seed: Root of order and augmentation; `seed_everything`'s by default.
 
     Raises:
@@ -114,7 +115,7 @@ class ImageNet(RecognitionData):
     @property
     def test_split(self) -> Literal["val", "test"]:
         """The split that `test` and `predict` read."""
-        return self._wanted_test_split or ("test" if has_split(self.root, "test") else "val")
+        return self._wanted_test_split or ("test" if self.layout.has("test") else "val")
 
     def setup(self, stage: str) -> None:
         """Read the lists or folders that a stage needs; no image is opened."""
@@ -122,9 +123,9 @@ class ImageNet(RecognitionData):
         if stage in ("test", "predict") and self._wanted_test_split is None and self.test_split == "val":
             log.info("%s has no test split: the images of val are read instead", self.root)
 
-    def train_dataset(self, index: VideoIndex, *, seed: int) -> TrainImages:
+    def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainImages:
         """Random views of the images of an index."""
-        return TrainImages(index, self.size, self.augment, repeats=self.repeats, seed=seed)
+        return TrainImages(index, self.size, self.worker_augment, repeats=self.repeats, seed=seed)
 
     def eval_dataset(self, split: Split) -> EvalImages:
         """The centre views of the images of a split."""

@@ -3,7 +3,8 @@
 from typing import ClassVar, Literal
 
 from mvrec.data.clips import EvalClips, TrainClips
-from mvrec.data.index import VIDEOS, Kind, VideoIndex
+from mvrec.data.index import SampleIndex
+from mvrec.data.kinds import VIDEOS, Kind
 from mvrec.data.protocol import Protocol, Views
 from mvrec.data.recognition_data import RecognitionData, Split
 from mvrec.data.sampling import ClipSpec
@@ -34,7 +35,7 @@ class Kinetics(RecognitionData):
         decode_timeout: Seconds that a file may take. After that the process that reads it is killed, and the file is
             treated as one that cannot be read, in this run for good. `None` waits for ever.
         decode_memory: Most memory in GiB that reading a file may take, with the same end. `None` for no limit.
-        augment_on: Where RandAugment is applied: in the loader's "worker", or on the "device". The pixels are the same.
+        augment_on: Where RandAugment is applied: in the loader's "worker" or on the "device". The choices are the same.
         seed: Root of order and augmentation; `seed_everything`'s by default.
 
     Raises:
@@ -95,10 +96,10 @@ class Kinetics(RecognitionData):
         """Clips that this process trains on per step."""
         return self.batch_size * self.repeats
 
-    def train_dataset(self, index: VideoIndex, *, seed: int) -> TrainClips:
+    def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainClips:
         """Random clips of the videos of an index."""
         return TrainClips(
-            index, self.clip, self.size, self.augment, repeats=self.repeats, decoder=self.decoder, seed=seed
+            index, self.clip, self.size, self.worker_augment, repeats=self.repeats, decoder=self.decoder, seed=seed
         )
 
     def eval_dataset(self, split: Split) -> EvalClips:

@@ -89,6 +89,7 @@ class ImageProtocol:
         size: Side of the crop in pixels.
         interpolation: How the image is scaled.
         normalisation: Mean and standard deviation.
+        upright: Whether the image is turned as its EXIF block asks for; the published accuracies are without.
     """
 
     split: Literal["val", "test"] = "val"
@@ -96,6 +97,7 @@ class ImageProtocol:
     size: int = 224
     interpolation: Interpolation = "bicubic"
     normalisation: Normalisation = IMAGENET_NORMALISATION
+    upright: bool = False
 
     def __post_init__(self) -> None:
         if self.size > self.short_side:
@@ -107,7 +109,8 @@ class ImageProtocol:
         return 1
 
     def __str__(self) -> str:
-        return f"{self.split} images, short side {self.short_side}, crop {self.size}, {self.interpolation}"
+        turned = ", turned upright" if self.upright else ""
+        return f"{self.split} images, short side {self.short_side}, crop {self.size}, {self.interpolation}{turned}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, as checkpoints hold it."""

@@ -1,18 +1,22 @@
 """What the data modules of videos and of images share: splits, loaders, the position in them, pixels on the device."""
 
 from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning as L
 
 from mvrec.data.batch import ClipBatch
+from mvrec.data.class_names import known_class_names
 from mvrec.data.guard import MAX_KILLS, Limits
-from mvrec.data.index import Kind, SampleIndex, find_split
+from mvrec.data.index import SampleIndex
+from mvrec.data.kinds import Kind
+from mvrec.data.layouts import Layout, ListsAndFolders, check_root
 from mvrec.data.loader import ClipLoader, EvalBatches, TrainBatches, Unwrapped, worker_count
 from mvrec.data.protocol import ImageProtocol, Protocol
 from mvrec.data.samples import EvalSamples, TrainSamples
-from mvrec.data.transforms import Augment, Normalisation, erase
+from mvrec.data.transforms import Augment, Normalisation, erase, rand_augment_batch
 from mvrec.errors import UserError
 
 Split = Literal["train", "val", "test"]
@@ -37,8 +41,10 @@ class RecognitionData(L.LightningDataModule):
         decode_timeout: Seconds that a file may take. After that the process that reads it is killed, and the file is
             treated as one that cannot be read, in this run for good. `None` waits for ever.
         decode_memory: Most memory in GiB that reading a file may take, with the same end. `None` for no limit.
-        augment_on: Where RandAugment is applied: in the loader's "worker", or on the "device". The pixels are the same.
+        augment_on: Where RandAugment is applied: in the loader's "worker" or on the "device". The choices are the same.
         seed: Root of order and augmentation.
+        classes: Class names in label order: "kinetics400", "imagenet1k" (both as torchvision has them), or a file with
+            one name per line. By default the data say.
 
     Raises:
         UserError: A number that is out of range, with its key; from `setup`: a missing or empty root, split or class
@@ -63,6 +69,7 @@ class RecognitionData(L.LightningDataModule):
         decode_memory: float | None,
         augment_on: Literal["worker", "device"],
         seed: int | None,
+        classes: str | None = None,
     ) -> None:
         super().__init__()
         for name, value in {"size": size, "repeats": repeats, "batch_size": batch_size}.items():
@@ -80,6 +87,8 @@ class RecognitionData(L.LightningDataModule):
         self.num_workers = num_workers
         self.max_bad_fraction, self.seed = max_bad_fraction, seed
         self.decode_timeout, self.decode_memory, self.augment_on = decode_timeout, decode_memory, augment_on
+        self.classes = classes
+        self._layout: Layout | None = None
         self._splits: dict[Split, SampleIndex] = {}
         self._class_names: tuple[str, ...] = ()
         self._train_loader: ClipLoader | None = None
@@ -106,6 +115,10 @@ class RecognitionData(L.LightningDataModule):
     def test_split(self) -> Split:
         """The split that `test` and `predict` read."""
         return "test"
+
+    def find_layout(self) -> Layout:
+        """Look at the disk for how the data set lies there; once, after `prepare_data`."""
+        return ListsAndFolders(self.root, self.kind)
 
     @abstractmethod
     def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainSamples:
@@ -141,6 +154,18 @@ class RecognitionData(L.LightningDataModule):
         """How many classes there are; known after `setup`."""
         return len(self._class_names)
 
+    @property
+    def layout(self) -> Layout:
+        """How the data set lies on disk.
+
+        Raises:
+            UserError: There is no root, or nothing in it that is known.
+        """
+        if self._layout is None:
+            check_root(self.root)
+            self._layout = self.find_layout()
+        return self._layout
+
     def index(self, split: Split) -> SampleIndex:
         """The rows of a split that `setup` has read.
 
@@ -151,7 +176,7 @@ class RecognitionData(L.LightningDataModule):
             split = self.test_split
         if split not in self._splits:
             raise UserError(
-                f"{self.root} has no split {split!r}: neither a list {split}.csv nor a folder {split}/"
+                f"{self.root} has no split {split!r}: {self.layout.missing(split)}"
                 + (" (training without validation: --trainer.limit_val_batches 0)" if split == "val" else "")
             )
         return self._splits[split]
@@ -159,20 +184,19 @@ class RecognitionData(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the lists or folders that a stage needs; no file is opened."""
         wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+        if not self._class_names:
+            named = known_class_names(self.classes) if self.classes is not None else self.layout.class_names()
+            self._class_names = tuple(named)
         for split in ("train", *wanted.get(stage, (self.test_split,))):
             if split in self._splits:
                 continue
-            index = find_split(self.root, split, class_names=self._class_names or None, kind=self.kind)
+            index = self.layout.index(split, class_names=self._class_names or None)
             if index is None:
                 continue
             self._splits[split] = index
             self._class_names = self._class_names or index.class_names
         if not self._splits:
-            noun = self.kind.noun
-            raise UserError(
-                f"{self.root}: no {noun}s found; expected {self.root}/train/<class name>/<{noun}> and the same for "
-                "val and test, or the lists train.csv, val.csv and test.csv"
-            )
+            raise UserError(f"{self.root}: no {self.kind.noun}s found; expected {self.layout.expected()}")
         if self.num_classes < 2:
             raise UserError(f"{self.root}: only the class {self.class_names[0]!r} was found, training needs two")
         if stage == "fit":
@@ -219,11 +243,19 @@ class RecognitionData(L.LightningDataModule):
         self._position = state_dict
 
     def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
-        """uint8 pixels to normalised float on the device, with random erasing in training."""
-        clips = self.normalisation(batch.clips)
-        if self.trainer is not None and self.trainer.training and self.augment.random_erasing is not None:
+        """uint8 pixels to normalised float on the device; in training also erasing, and RandAugment where so set."""
+        clips, training = batch.clips, self.trainer is not None and self.trainer.training
+        if training and self.augment_on == "device" and self.augment.rand_augment is not None:
+            clips = rand_augment_batch(clips, batch.seeds, self.augment.rand_augment)
+        clips = self.normalisation(clips)
+        if training and self.augment.random_erasing is not None:
             clips = erase(clips, batch.seeds, self.augment.random_erasing)
         return batch.with_clips(clips)
+
+    @property
+    def worker_augment(self) -> Augment:
+        """The part of the augmentation that loader processes apply."""
+        return self.augment if self.augment_on == "worker" else replace(self.augment, rand_augment=None)
 
     def _eval_loader(self, split: Split) -> ClipLoader:
         dataset = self.eval_dataset(split)

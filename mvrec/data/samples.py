@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from mvrec.data.batch import PADDING_ID, BadSample, Item, SampleKey
 from mvrec.data.index import Sample, SampleIndex
 from mvrec.data.seeds import derive_seed
+from mvrec.data.transforms import pixel_seed
 from mvrec.errors import DecodeError
 
 SUBSTITUTES = 10  # files tried in place of one that cannot be read before training is given up
@@ -76,7 +77,7 @@ class TrainSamples(Dataset[Item]):
         repeats = range(self.repeats) if key.repeats is None else key.repeats
         seeds = tuple(derive_seed(self.seed, key.epoch, key.index, "view", repeat) for repeat in repeats)
         rng = random.Random(derive_seed(self.seed, key.epoch, key.index, "clip"))
-        views = self.views(sample, seeds=tuple(derive_seed("pixels", seed) for seed in seeds), rng=rng)
+        views = self.views(sample, seeds=tuple(pixel_seed(seed) for seed in seeds), rng=rng)
         return Item(views, sample.label, number, seeds)
 
 

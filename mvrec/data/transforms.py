@@ -35,18 +35,20 @@ class Box(NamedTuple):
 class RandomErasing:
     """Overwrite a random rectangle of an image with noise, the same rectangle in all frames of a clip.
 
-    Zhong et al. 2020, https://arxiv.org/abs/1708.04896, mode "pixel": fresh N(0, 1) values per pixel of the
-    normalised clip.
+    Zhong et al. 2020, https://arxiv.org/abs/1708.04896, with the modes that timm and SlowFast have.
 
     Attributes:
         probability: Chance per clip.
         area: Least and greatest share of the frame.
         aspect: Least ratio of height to width; the greatest is its inverse.
+        mode: What is written over the normalised values: "pixel", N(0, 1) for each; "rand", one such colour per frame;
+            "const", 0.
     """
 
     probability: float = 0.25
     area: tuple[float, float] = (0.02, 1 / 3)
     aspect: float = 0.3
+    mode: Literal["pixel", "rand", "const"] = "pixel"
 
     def box(self, height: int, width: int, rng: random.Random) -> Box | None:
         """Where to erase, or `None` for a clip that is left alone."""
@@ -161,7 +163,7 @@ def train_view(frames: np.ndarray, *, size: int, augment: Augment, seed: int) ->
     if rng.random() < augment.flip_probability:
         clip = clip.flip(-1)
     if augment.rand_augment is not None:
-        clip = augment.rand_augment(clip, rng)
+        clip = augment.rand_augment(clip, _rand_augment_rng(seed))
     return clip.contiguous()
 
 
@@ -247,8 +249,40 @@ def erase(clips: Tensor, seeds: Tensor, erasing: RandomErasing) -> Tensor:
         box = erasing.box(clip.shape[-2], clip.shape[-1], random.Random(derive_seed("erase", seed)))
         if box is None:
             continue
+        cut = clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
+        if erasing.mode == "const":
+            cut.zero_()
+            continue
         generator = torch.Generator(clip.device).manual_seed(derive_seed("noise", seed))
-        shape = (*clip.shape[:-2], box.height, box.width)
-        noise = torch.randn(shape, generator=generator, device=clip.device, dtype=clip.dtype)
-        clip[..., box.top : box.top + box.height, box.left : box.left + box.width] = noise
+        shape = cut.shape if erasing.mode == "pixel" else (*cut.shape[:-2], 1, 1)
+        cut.copy_(torch.randn(shape, generator=generator, device=clip.device, dtype=clip.dtype))
     return clips
+
+
+def rand_augment_batch(clips: Tensor, seeds: Tensor, rand_augment: RandAugment) -> Tensor:
+    """RandAugment on the device: the choices that `train_view` makes for the same seeds, on pixels that are there.
+
+    Args:
+        clips: uint8 (B, C, T, H, W) or (B, C, H, W).
+        seeds: int64 (B,), as a batch has them.
+        rand_augment: What to do.
+
+    Returns:
+        uint8 of the same shape.
+    """
+    augmented = []
+    for clip, seed in zip(clips, seeds.tolist(), strict=True):
+        frames = clip.transpose(0, 1) if clip.ndim == 4 else clip[None]  # (T, C, H, W)
+        frames = rand_augment(frames, _rand_augment_rng(pixel_seed(seed)))
+        augmented.append(frames.transpose(0, 1) if clip.ndim == 4 else frames[0])
+    return torch.stack(augmented)
+
+
+def pixel_seed(seed: int) -> int:
+    """What is random about the pixels of a view, from the view's seed in a batch."""
+    return derive_seed("pixels", seed)
+
+
+def _rand_augment_rng(seed: int) -> random.Random:
+    # Of its own, so that it is the same wherever the operations are applied.
+    return random.Random(derive_seed("rand augment", seed))

@@ -1,6 +1,8 @@
 """What a run says while it runs: how fast it is, how long it waits for data, when it will be done."""
 
 import logging
+import math
+import os
 import time
 from datetime import timedelta
 from typing import Any
@@ -9,6 +11,36 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
 log = logging.getLogger(__name__)
+
+
+HIGH_WAIT = 0.2  # share of the time waiting for data from which on it is worth a word
+
+
+def starvation_advice(data_wait: float, *, num_workers: int, cores: int, device_augment: bool) -> str:
+    """One line for a run that waits for its data.
+
+    Loader processes that are always busy deliver in proportion to their number, so n of them that keep the device
+    waiting for a share w of the time become enough at n / (1 - w). Without loader processes the training process reads
+    the data itself, and as many are needed as the reading takes longer than the work.
+
+    Args:
+        data_wait: Share of 0..1 of the time that was spent waiting.
+        num_workers: Loader processes of this process.
+        cores: Cores that this process may count on.
+        device_augment: RandAugment is on the device already.
+    """
+    data_wait = min(data_wait, 0.99)
+    needed = math.ceil(num_workers / (1 - data_wait) if num_workers else data_wait / (1 - data_wait))
+    text = (
+        f"{100 * data_wait:.0f} % of the time goes by waiting for data: about {needed} loader workers per process "
+        f"would feed the device, there are {num_workers} (data.num_workers)"
+    )
+    if needed <= cores:
+        return text
+    cheaper = ["files made by data_prep/resize.py --preset fastdecode"]
+    if not device_augment:
+        cheaper.append("data.augment_on=device")
+    return f"{text}; with {cores} cores per process, make reading cheaper: {' or '.join(cheaper)}"
 
 
 def _log_every(trainer: L.Trainer) -> int:
@@ -30,6 +62,8 @@ class Throughput(L.Callback):
         self.clips_per_second = 0.0
         self.data_wait = 0.0
         self.seconds_per_step = 0.0
+        self._laps = 0
+        self._advised = False
         self._restart()
 
     def _restart(self) -> None:
@@ -78,9 +112,27 @@ class Throughput(L.Callback):
             values = {"train/clips_per_second": self.clips_per_second, "train/data_wait": self.data_wait}
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=trainer.global_step - 1)
+        self._laps += 1
+        if self._laps > 1 and self.data_wait >= HIGH_WAIT and not self._advised:  # the first lap starts the workers
+            self._advised = True
+            self._advise(trainer)
         mark = self._mark
         self._restart()
         self._mark = mark
+
+    def _advise(self, trainer: L.Trainer) -> None:
+        loader: Any = trainer.train_dataloader
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = int(os.environ.get("SLURM_CPUS_PER_TASK", cores // max(trainer.num_devices, 1)))
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        log.info(
+            starvation_advice(
+                self.data_wait,
+                num_workers=getattr(loader, "num_workers", 0),
+                cores=max(cores, 1),
+                device_augment=getattr(datamodule, "augment_on", "") == "device",
+            )
+        )
 
 
 class LineProgress(ProgressBar):

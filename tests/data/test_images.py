@@ -12,9 +12,12 @@ from torchvision.transforms import v2
 
 from mvrec.data import ImageNet, read_image
 from mvrec.data import images as module
+from mvrec.data.archive import ArchiveMember
 from mvrec.data.batch import PADDING_ID, SampleKey, collate
 from mvrec.data.images import EvalImages, TrainImages
-from mvrec.data.index import IMAGES, Row, VideoIndex, find_split
+from mvrec.data.index import Row, SampleIndex
+from mvrec.data.kinds import IMAGES
+from mvrec.data.layouts import find_split
 from mvrec.data.loader import ClipLoader, TrainBatches
 from mvrec.data.protocol import ImageProtocol
 from mvrec.data.seeds import derive_seed
@@ -101,12 +104,88 @@ def test_alpha_is_dropped_and_not_blended(tmp_path):
     np.testing.assert_array_equal(read_image(write(tmp_path / "p.png", content)), np.asarray(palette.convert("RGB")))
 
 
-def test_a_rotation_in_exif_is_not_applied(tmp_path):
-    image = Image.fromarray(picture())
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_in_exif_is_applied_where_asked_for(tmp_path, kind, orientation):
+    """Each orientation undone by hand, as the standard's table has it: where row 0 and column 0 of the file belong."""
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees to show
-    path = write(tmp_path / "a.jpg", encoded(image, "JPEG", exif=exif))
+    exif[0x0112] = orientation
+    path = write(tmp_path / "a.jpg", encoded(Image.fromarray(picture()), kind, exif=exif))
+    stored = read_image(path, upright=False)
+    assert stored.shape == (60, 80, 3)
+    shown = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: a[::-1].transpose(1, 0, 2),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: a[:, ::-1].transpose(1, 0, 2),
+    }[orientation](stored)
+    np.testing.assert_array_equal(read_image(path), shown)
+
+
+def test_the_protocol_says_whether_images_are_turned(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = write(tmp_path / "train/a/a.jpg", encoded(Image.fromarray(picture()), "JPEG", exif=exif))
+    index = SampleIndex([Row("train/a/a.jpg", "a")], root=tmp_path, class_names=["a", "b"])
+    for upright in (False, True):
+        protocol = ImageProtocol(short_side=30, size=30, upright=upright)
+        expected = image_view(
+            read_image(path, upright=upright), short_side=30, size=30, interpolation=protocol.interpolation
+        )
+        assert torch.equal(EvalImages(index, protocol)[SampleKey(0, 0)].views[0], expected)
+        assert ("upright" in str(protocol)) == upright
+        train = TrainImages(index, 24, WHOLE, upright=upright)[SampleKey(0, 0)].views
+        whole = crop_and_resize(
+            read_image(path, upright=upright)[None],
+            random_crop_box(*read_image(path, upright=upright).shape[:2], WHOLE, random.Random(0)),
+            (24, 24),
+            interpolation="bilinear",
+        )
+        assert train.shape == whole.shape == (1, 3, 24, 24)
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "grey", "cmyk", "rgb"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True, "quality": 30}])
+@pytest.mark.parametrize("size", [(60, 80), (37, 51), (1, 1), (8, 300)])
+def test_jpegs_of_all_kinds_have_pillows_pixels(tmp_path, subsampling, options, size):
+    image = Image.fromarray(picture(*size))
+    if subsampling == "grey":
+        image = image.convert("L")
+    elif subsampling == "cmyk":
+        image = image.convert("CMYK")
+    elif subsampling == "rgb":
+        options = {**options, "keep_rgb": True}
+    else:
+        options = {**options, "subsampling": subsampling}
+    path = write(tmp_path / "a.png", encoded(image, "JPEG", **options))
+    found = read_image(path)
+    np.testing.assert_array_equal(found, np.asarray(Image.open(path).convert("RGB")))
+    assert found.dtype == np.uint8
+    assert found.flags.writeable
+
+
+def test_plain_jpegs_do_not_go_through_pillow(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.jpg", encoded(Image.fromarray(picture()), "JPEG"))
+    monkeypatch.setattr(module.Image, "open", lambda *args: pytest.fail("Pillow is twice as slow"))
     assert read_image(path).shape == (60, 80, 3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_an_image_in_an_archive_is_read_in_place(tmp_path, kind):
+    content = encoded(Image.fromarray(picture()), kind)
+    archive = write(tmp_path / "a.tar", b"before" + content + b"after")
+    member = ArchiveMember(archive, "n01/a.JPEG", 6, len(content))
+    np.testing.assert_array_equal(read_image(member), read_image(write(tmp_path / "a", content)))
+    with pytest.raises(DecodeError, match=r"a\.tar/n01/a\.JPEG: damaged or cut short|no image"):
+        read_image(ArchiveMember(archive, "n01/a.JPEG", 6, len(content) // 2))
+    with pytest.raises(DecodeError, match=r"a\.tar/n01/a\.JPEG: its archive ends after \d+ of its 9999 bytes"):
+        read_image(ArchiveMember(archive, "n01/a.JPEG", 6, 9999))
+    with pytest.raises(DecodeError, match="its archive: No such file"):
+        read_image(ArchiveMember(tmp_path / "gone.tar", "a.JPEG", 0, 1))
 
 
 def test_broken_exif_is_no_matter(tmp_path):
@@ -296,7 +375,7 @@ def test_a_view_is_a_random_crop_of_the_image(tree):
 
 def test_repeats_are_decoded_once_and_a_key_may_name_some(tree, monkeypatch):
     opened = []
-    monkeypatch.setattr(module, "read_image", lambda path: opened.append(path) or read_image(path))
+    monkeypatch.setattr(module, "read_image", lambda path, upright: opened.append(path) or read_image(path))
     images = TrainImages(listed(tree), 32, Augment(), repeats=3)
     every = images[SampleKey(0, 4)]
     assert len(opened) == 1
@@ -309,7 +388,7 @@ def test_repeats_are_decoded_once_and_a_key_may_name_some(tree, monkeypatch):
 
 def test_a_bad_image_is_replaced_in_training_and_failed_in_evaluation(tree):
     rows = [Row("train/n01/n01_0.JPEG", "a"), Row("train/n01/notes.txt", "b")]
-    index = VideoIndex(rows, root=tree, class_names=["a", "b"])
+    index = SampleIndex(rows, root=tree, class_names=["a", "b"])
     item = TrainImages(index, 16, Augment())[SampleKey(0, 1)]
     assert (item.label, item.sample_id) == (0, 0)
     assert item.bad[0][:2] == (1, str(tree / "train/n01/notes.txt"))
@@ -455,7 +534,7 @@ def test_test_reads_val_where_there_is_no_test_split_and_says_so(tree, tmp_path,
     own.mkdir()
     (own / "train").symlink_to(tree / "train")
     (own / "val").symlink_to(tree / "val")
-    write(own / "test.csv", b"path,label\nval/n01/n01_0.JPEG,n01\n")
+    write(own / "test.csv", b"path,label\nval/n01/n01_0.JPEG,n01\nval/n02/n02_0.JPEG,n02\n")
     caplog.clear()
     data, asked = ImageNet(str(own), size=32), ImageNet(str(own), size=32, test_split="val")
     with caplog.at_level("INFO"):

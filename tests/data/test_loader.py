@@ -5,7 +5,7 @@ import pytest
 import torch
 from video_files import truncate, write_video
 
-from mvrec.data.batch import BadSample, SampleKey
+from mvrec.data.batch import BadSample
 from mvrec.data.clips import EvalClips, TrainClips
 from mvrec.data.index import Row, SampleIndex
 from mvrec.data.loader import BadFiles, ClipLoader, EvalBatches, TrainBatches, Unwrapped, worker_count

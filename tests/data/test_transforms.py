@@ -1,5 +1,6 @@
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from mvrec.data.transforms import (
     crop_and_resize,
     erase,
     eval_views,
+    pixel_seed,
+    rand_augment_batch,
     random_crop_box,
     short_side_size,
     spatial_crops,
@@ -222,6 +225,48 @@ def test_erasing_overwrites_one_rectangle_in_all_frames_with_noise():
     box = clips[0][clips[0] != 100].view(3, 4, -1)
     assert not torch.equal(box[0, 0], box[0, 1])  # fresh noise in every frame and channel
     assert not torch.equal(box[0, 0], box[1, 0])
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 32, 32), (3, 32, 32)])
+def test_erasing_modes(shape):
+    """One colour per frame, or black, over the same rectangles as noise."""
+    seeds = list(range(20))
+    noise, colour, black = (
+        erased(seeds, RandomErasing(probability=1.0, mode=mode), shape=shape) for mode in ("pixel", "rand", "const")
+    )
+    for pixel, rand, const in zip(noise, colour, black, strict=True):
+        mask = pixel != 100
+        assert torch.equal(rand != 100, mask)
+        assert torch.equal(const, torch.where(mask, 0.0, 100.0))
+        frames = rand.transpose(0, 1) if rand.ndim == 4 else rand[None]
+        places = mask.transpose(0, 1) if mask.ndim == 4 else mask[None]
+        found = set()
+        for channel, here in zip(frames.flatten(0, 1), places.flatten(0, 1), strict=True):
+            assert len(channel[here].unique()) == 1
+            found.add(float(channel[here][0]))
+        assert len(found) == len(frames) * 3
+    values = torch.cat([clip[clip != 100].unique() for clip in colour])
+    assert abs(values.mean()) < 0.5
+    assert 0.5 < values.std() < 1.5
+
+
+@pytest.mark.parametrize("shape", [(5, 40, 50, 3), (1, 40, 50, 3)])
+def test_rand_augment_on_the_device_equals_the_workers(shape):
+    """Bit for bit on the CPU, for clips and images, whatever else is in the batch."""
+    frames = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    augment = Augment(rand_augment=RandAugment(num_ops=3))
+    plain = replace(augment, rand_augment=None)
+    seeds = [11, 12, 13, 14]
+    in_worker, raw = (
+        torch.stack([train_view(frames, size=24, augment=how, seed=pixel_seed(seed)) for seed in seeds]).transpose(1, 2)
+        for how in (augment, plain)
+    )  # (B, C, T, H, W)
+    if shape[0] == 1:
+        in_worker, raw = in_worker[:, :, 0], raw[:, :, 0]  # images (B, C, H, W)
+    on_device = rand_augment_batch(raw, torch.tensor(seeds), augment.rand_augment)
+    assert torch.equal(on_device, in_worker)
+    assert not torch.equal(on_device, raw)
+    assert torch.equal(rand_augment_batch(raw[2:3], torch.tensor(seeds[2:3]), augment.rand_augment)[0], in_worker[2])
 
 
 def test_erasing_does_not_depend_on_the_batch():
