@@ -350,3 +350,22 @@ def test_a_bad_file_in_evaluation_counts_as_wrong(command, tiny, three_classes, 
     assert "5/6 videos scored, 1 failed" in err
     assert f"failed, counted as wrong: {bad}" in err
     assert "top3 83.33 %" in err
+
+
+def test_augmentation_on_the_device_is_the_same_training(tiny, command, tmp_path):
+    """RandAugment moved out of the workers changes nothing: same choices, same pixels, same losses."""
+    losses = {}
+    for name, where, augment in (
+        ("worker", "worker", "{num_ops: 2, magnitude: 9}"),
+        ("device", "device", "{num_ops: 2, magnitude: 9}"),
+        ("without", "device", "null"),
+    ):
+        run_dir = tmp_path / name
+        code, _, err = command(
+            "fit", *tiny, f"--run_dir={run_dir}", f"--data.augment_on={where}", f"--data.augment.rand_augment={augment}"
+        )
+        assert code == 0, err
+        with (run_dir / "metrics.csv").open() as file:
+            losses[name] = [row["train/loss"] for row in csv.DictReader(file) if row["train/loss"]]
+    assert losses["worker"] == losses["device"] != losses["without"]
+    assert len(losses["worker"]) == 4

@@ -541,6 +541,6 @@ def test_test_reads_val_where_there_is_no_test_split_and_says_so(tree, tmp_path,
         data.setup("test")
         asked.setup("test")
     assert caplog.text == ""
-    assert (len(data.index("test")), len(asked.index("test"))) == (1, 4)
+    assert (len(data.index("test")), len(asked.index("test"))) == (2, 4)
     assert str(data.test_protocol).startswith("test images")
     assert str(asked.test_protocol).startswith("val images")
