@@ -356,14 +356,12 @@ def test_augmentation_on_the_device_is_the_same_training(tiny, command, tmp_path
     """RandAugment moved out of the workers changes nothing: same choices, same pixels, same losses."""
     losses = {}
     for name, where, augment in (
-        ("worker", "worker", "{num_ops: 2, magnitude: 9}"),
-        ("device", "device", "{num_ops: 2, magnitude: 9}"),
-        ("without", "device", "null"),
+        ("worker", "worker", ["--data.augment.rand_augment={num_ops: 2, magnitude: 9}"]),
+        ("device", "device", ["--data.augment.rand_augment={num_ops: 2, magnitude: 9}"]),
+        ("without", "device", []),
     ):
         run_dir = tmp_path / name
-        code, _, err = command(
-            "fit", *tiny, f"--run_dir={run_dir}", f"--data.augment_on={where}", f"--data.augment.rand_augment={augment}"
-        )
+        code, _, err = command("fit", *tiny, f"--run_dir={run_dir}", f"--data.augment_on={where}", *augment)
         assert code == 0, err
         with (run_dir / "metrics.csv").open() as file:
             losses[name] = [row["train/loss"] for row in csv.DictReader(file) if row["train/loss"]]
