@@ -1,0 +1,200 @@
+"""Clips per second and core of mvrec's decoder beside its peers, on the same files in one process; prints ratios.
+
+python benchmarks/decode.py [--quick] [--json PATH]
+
+A clip is 16 frames, 4 apart, from a random start, and includes opening the file, as in training. Times are CPU seconds
+of the process with one thread. Every peer has to return the same pixels, bit for bit. torchcodec joins in where its
+libraries load; it needs FFmpeg on the system.
+"""
+
+import argparse
+import json
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import av
+import decord
+import numpy as np
+import torch
+from pytorchvideo.data.encoded_video import EncodedVideo
+
+from mvrec.data.video import describe_decoder, open_video
+
+T, STRIDE = 16, 4
+SPAN = (T - 1) * STRIDE + 1
+FPS = 30
+
+Read = Callable[[Path, list[int]], np.ndarray]
+
+
+def moving_pictures(*, num_frames: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Pictures (H, W, 3) of a soft landscape that wanders under a finely textured square that crosses it."""
+    height, width = size
+    rng = np.random.default_rng(0)
+    coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, height // 8, width // 8)))
+    scene = torch.nn.functional.interpolate(coarse, (height + 200, width + 200), mode="bicubic")
+    landscape = scene[0].permute(1, 2, 0).clamp(0, 255).byte().numpy()
+    square = rng.integers(0, 256, (height // 4, height // 4, 3), dtype=np.uint8)
+    for number in range(num_frames):
+        y, x = (int(100 + 99 * turn) for turn in (np.sin(number / 30), np.cos(number / 40)))
+        picture = landscape[y : y + height, x : x + width].copy()
+        left = number * 5 % (width - height // 4)
+        picture[height // 3 : height // 3 + height // 4, left : left + height // 4] = square
+        yield picture
+
+
+def write(path: Path, *, size: tuple[int, int], gop: int, b_frames: int, seconds: int) -> Path:
+    """H.264 as Kinetics has it: B frames, and a key frame every `gop` frames at most."""
+    with av.open(str(path), "w") as container:
+        options = {"bf": str(b_frames), "g": str(gop), "sc_threshold": "0", "preset": "fast"}
+        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p"
+        for picture in moving_pictures(num_frames=seconds * FPS, size=size):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def mvrec_auto(path: Path, indices: list[int]) -> np.ndarray:
+    with open_video(path) as video:
+        return video.frames(indices)
+
+
+def plain_decord(path: Path, indices: list[int]) -> np.ndarray:
+    reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+    return reader.get_batch(indices).asnumpy()
+
+
+def naive_pyav(path: Path, indices: list[int]) -> np.ndarray:
+    """Every frame from the key frame on to RGB, of which those wanted are kept, as in PySlowFast's PyAV reader."""
+    found = {}
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_type = "NONE"
+        ticks = 1 / FPS / float(stream.time_base)
+        container.seek(round(indices[0] * ticks), stream=stream)
+        for frame in container.decode(stream):
+            number = round(frame.pts / ticks)
+            found[number] = frame.to_ndarray(format="rgb24")
+            if number >= indices[-1]:
+                break
+    return np.stack([found[index] for index in indices])
+
+
+def torchcodec_exact(path: Path, indices: list[int]) -> np.ndarray:
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+    return decoder.get_frames_at(indices).data.numpy()
+
+
+def pytorchvideo_clip(path: Path, indices: list[int]) -> np.ndarray:
+    """EncodedVideo's way: a span of time, of which frames are taken afterwards."""
+    video = EncodedVideo.from_path(str(path), decode_audio=False)
+    clip = video.get_clip(indices[0] / FPS, (indices[-1] + 0.5) / FPS)["video"]  # (C, t, H, W) float
+    video.close()
+    return clip[:, ::STRIDE].permute(1, 2, 3, 0).to(torch.uint8).numpy()
+
+
+PEERS: dict[str, Read] = {
+    "mvrec (auto)": mvrec_auto,
+    "torchcodec exact": torchcodec_exact,
+    "decord": plain_decord,
+    "PyAV naive": naive_pyav,
+    "pytorchvideo": pytorchvideo_clip,
+}
+
+
+def available_peers() -> dict[str, Read]:
+    """The peers that work here; says why one does not."""
+    peers = dict(PEERS)
+    try:
+        from torchcodec.decoders import VideoDecoder
+
+        VideoDecoder(b"")
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        if "libtorchcodec" in str(error) or isinstance(error, ImportError):
+            print("torchcodec is left out: it does not load here (it needs FFmpeg on the system)")
+            del peers["torchcodec exact"]
+    return peers
+
+
+def measure(path: Path, peers: dict[str, Read], *, seconds: int, repeats: int) -> dict[str, list[float]]:
+    """CPU milliseconds of each clip by peer, the peers taking turns in an order that changes."""
+    rng = random.Random(0)
+    times: dict[str, list[float]] = {name: [] for name in peers}
+    for repeat in range(repeats + 1):
+        start = rng.randrange(seconds * FPS - SPAN + 1)
+        indices = list(range(start, start + SPAN, STRIDE))
+        clips = {}
+        for name in rng.sample(list(peers), len(peers)):
+            begin = time.process_time()
+            clips[name] = peers[name](path, indices)
+            if repeat:  # the first one warms up
+                times[name].append(1000 * (time.process_time() - begin))
+        for name, clip in clips.items():
+            assert np.array_equal(clip, clips["mvrec (auto)"]), f"{name} differs on {path.name} from frame {start}"
+    return times
+
+
+def report(name: str, times: dict[str, list[float]]) -> dict[str, object]:
+    """Print the rows of one file."""
+    means = {peer: statistics.mean(values) for peer, values in times.items()}
+    fastest = min((peer for peer in means if not peer.startswith("mvrec")), key=means.__getitem__)
+    for peer, mean in means.items():
+        print(f"| {name} | {peer} | {mean:.1f} | {1000 / mean:.1f} | {mean / means['mvrec (auto)']:.2f} |")
+    return {"file": name, "cpu_ms_per_clip": means, "fastest_peer": fastest,
+            "mvrec_to_fastest_peer": means[fastest] / means["mvrec (auto)"]}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few clips, and no 1080p")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    decord.logging.set_level(decord.logging.QUIET)
+    peers = available_peers()
+    versions = ", ".join(f"{p} {version(p)}" for p in ("av", "decord", "torchcodec", "pytorchvideo") if _has(p))
+    machine = f"{platform.machine()}, Python {sys.version.split()[0]}, {versions}"
+    print(f"{machine}; {describe_decoder('auto')}; one thread, {T} frames {STRIDE} apart, opening included\n")
+    print("| file | decoder | CPU ms per clip | clips/s/core | times mvrec |\n|---|---|---|---|---|")
+    files = {
+        "340x256, GOP 12": {"size": (256, 340), "gop": 12, "b_frames": 3, "seconds": 10},
+        "340x256, GOP 250": {"size": (256, 340), "gop": 250, "b_frames": 3, "seconds": 10},
+        "340x256, GOP 12, no B frames": {"size": (256, 340), "gop": 12, "b_frames": 0, "seconds": 10},
+        "1920x1080, GOP 60": {"size": (1080, 1920), "gop": 60, "b_frames": 3, "seconds": 5},
+    }
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (name, how) in enumerate(files.items()):
+            large = how["size"][0] > 1000
+            if large and options.quick:
+                continue
+            path = write(Path(folder) / f"{number}.mp4", **how)
+            repeats = 3 if options.quick else 6 if large else 40
+            rows.append(report(name, measure(path, peers, seconds=how["seconds"], repeats=repeats)))
+    print()
+    for row in rows:
+        print(f"{row['file']}: mvrec is {row['mvrec_to_fastest_peer']:.2f} times as fast as {row['fastest_peer']}")
+    if options.json:
+        options.json.write_text(json.dumps({"machine": machine, "files": rows}, indent=1) + "\n")
+
+
+def _has(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except ModuleNotFoundError:
+        return False
+
+
+if __name__ == "__main__":
+    main()
