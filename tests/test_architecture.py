@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "config_check": {"errors"},
     "lightning_cli": {"cli", "config_check", "errors", "files", "models", "tasks", "training"},
     "commands": {"__init__", "data", "errors", "evaluation", "files", "lightning_cli", "models", "published"},
-    "tasks": {"__init__", "data.batch", "data.seeds", "errors", "evaluation", "models.backbone", "training"},
+    "tasks": {"__init__", "data.batch", "data.class_names", "data.seeds", "errors", "evaluation", "models.backbone", "training"},
     "training": {"__init__", "data.seeds", "errors", "files"},
     "evaluation": {"data.batch", "errors", "files"},
     "data": {"errors", "files"},
@@ -31,8 +31,9 @@ MAY_IMPORT = {
 }
 # Words that only these files may use.
 ONLY_IN = {
-    "decord": {"data/video.py"},
-    "av": {"data/video.py", "data/moving_digits_video.py"},
+    "decord": {"data/decord_video.py"},
+    "av": {"data/pyav_video.py", "data/moving_digits_video.py"},
+    "torchcodec": {"data/torchcodec_video.py"},
     "pytorchvideo": {"data/pytorchvideo_sampling.py", "models/baselines.py"},
     "timm": {"timm.py", "models/baseline.py", "models/baselines.py"},
     "safetensors": {"models/checkpoints/files.py", "commands/convert.py"},

@@ -115,7 +115,7 @@ def test_a_wrong_config_is_one_line_with_file_and_line(command, tmp_path, text, 
         ("--model.backbone.depth=x", "--model.backbone.depth: 'x' is not int"),
         (
             "--data.decoder=decort",
-            "--data.decoder: 'decort' is not one of 'auto', 'decord', 'pyav'; did you mean 'decord'",
+            "--data.decoder: 'decort' is not one of 'auto', 'decord', 'pyav', 'torchcodec'; did you mean 'decord'",
         ),
         ("--model.backbone=mvit_b_16x5", "the zoo has no 'mvit_b_16x5'; did you mean 'mvit_b_16x4'?"),
         (
@@ -214,7 +214,8 @@ def test_a_checkpoint_of_renamed_classes_is_refused(command, trained, digits, tm
         (root / "test" / folder.name.replace("grow", "growing")).mkdir(parents=True)
         (root / "test" / folder.name.replace("grow", "growing") / "a.mp4").symlink_to(folder / "00000.mp4")
     arguments = ["--ckpt_path", trained, "--data=mvrec.data.Kinetics", "--data.root", root]
-    assert only_line(command("test", *arguments)) == "class 0 is 'grow' in the checkpoint and 'growing' in the data"
+    line = only_line(command("test", *arguments))
+    assert line == "1 of 12 classes differ: class 0 is 'grow' in the checkpoint and 'growing' in the data"
 
 
 def test_an_image_network_on_clips_is_one_line(command, tiny, tmp_path):

@@ -1,10 +1,33 @@
 """Files that lie inside an uncompressed tar and are read in place, by their offset."""
 
+import hashlib
+import logging
 import os
+import tarfile
+import zipfile
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from mvrec.errors import DecodeError
+import numpy as np
+
+from mvrec.errors import DecodeError, UserError
+from mvrec.files import atomic_path
+
+log = logging.getLogger(__name__)
+
+_BLOCK = 512  # bytes; headers and contents of a tar begin at multiples of it
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"PK\x03\x04": "zip",
+}
+_VERSION = 1  # of the saved listings
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +72,173 @@ class ArchiveMember:
 
 
 FilePath = str | os.PathLike[str]  # what readers take: a path, or an `ArchiveMember`
+
+
+def list_tar(path: Path) -> Iterator[ArchiveMember]:
+    """The files in an uncompressed tar, and in the tars that lie in it, in the order in which they lie there.
+
+    Only the headers are read, so the time is that of one small read per file. Folders, links and the like are passed
+    over. The files of a tar in a tar are named with both, `n01440764.tar/n01440764_10026.JPEG`.
+
+    Raises:
+        UserError: No such file, no tar, compressed, or damaged, with the place.
+    """
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+        yield from _members(path, prefix="", begin=0, end=end)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+
+
+def _refuse_compressed(where: str, beginning: bytes) -> None:
+    for magic, kind in _COMPRESSED.items():
+        if beginning.startswith(magic):
+            raise UserError(
+                f"{where}: compressed ({kind}), so that files in it cannot be read in place: unpack it, or make it a "
+                "plain tar"
+            )
+
+
+def _members(path: Path, *, prefix: str, begin: int, end: int) -> Iterator[ArchiveMember]:
+    """The files of the tar that lies at `begin..end` of a file, and of those in it."""
+    where = f"{path}/{prefix}".rstrip("/")
+    with path.open("rb") as file:
+        file.seek(begin)
+        _refuse_compressed(where, file.read(8))
+        file.seek(begin)
+        try:
+            archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - the next line closes it
+            with archive:
+                while (member := archive.next()) is not None and member.offset < end:
+                    archive.members.clear()  # type: ignore[attr-defined]  # it would keep an object for every file
+                    if member.isreg():
+                        yield from _files_of(path, member, prefix=prefix, end=end, where=where)
+                _check_end(file, archive.offset if member is None else member.offset, end=end, where=where)
+        except tarfile.TarError as error:
+            raise UserError(f"{where}: not a tar, or a damaged one: {error}") from None
+
+
+def _files_of(path: Path, member: tarfile.TarInfo, *, prefix: str, end: int, where: str) -> Iterator[ArchiveMember]:
+    name, stop = f"{prefix}{member.name.removeprefix('./')}", member.offset_data + member.size
+    if stop > end:
+        raise UserError(f"{where}: ends at byte {end}, in the middle of {member.name!r}: it is cut off")
+    if member.sparse is not None:
+        raise UserError(f"{where}: {member.name!r} is stored with holes (sparse) and cannot be read in place")
+    if member.name.endswith(".tar"):
+        yield from _members(path, prefix=f"{name}/", begin=member.offset_data, end=stop)
+    else:
+        yield ArchiveMember(path, name, member.offset_data, member.size)
+
+
+def _check_end(file: BinaryIO, offset: int, *, end: int, where: str) -> None:
+    """Tell the end of a tar from a header that nothing can be made of, which tarfile takes for the end too."""
+    if offset >= end:
+        log.warning("%s: ends without the mark that ends a tar; it may have been cut off", where)
+        return
+    file.seek(offset)
+    if any(file.read(min(_BLOCK, end - offset))):
+        raise UserError(f"{where}: not a tar, or a damaged one: no header at byte {offset}")
+
+
+class TarListing:
+    """What `list_tar` finds, sorted by name, in packed arrays.
+
+    Attributes:
+        archive: The tar.
+        names: The names one after the other, UTF-8 (or what it is): uint8.
+        ends: Where each name ends in `names`: int64 (files,).
+        offsets: Where each file begins in the tar, in bytes: int64 (files,).
+        sizes: How many bytes it has: int64 (files,).
+    """
+
+    def __init__(self, archive: Path, arrays: Mapping[str, np.ndarray]) -> None:
+        self.archive = archive
+        self.names, self.ends = arrays["names"], arrays["ends"]
+        self.offsets, self.sizes = arrays["offsets"], arrays["sizes"]
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __iter__(self) -> Iterator[ArchiveMember]:
+        begin = 0
+        for end, offset, size in zip(self.ends, self.offsets, self.sizes, strict=True):
+            name = self.names[begin:end].tobytes().decode("utf-8", "surrogateescape")
+            yield ArchiveMember(self.archive, name, int(offset), int(size))
+            begin = end
+
+
+def read_tar_listing(path: Path, *, cache: Path | None = None) -> TarListing:
+    """`list_tar`, kept in a file, so that the headers of a million files are walked once.
+
+    The file is `<tar>.index.npz` beside the tar; where that folder may not be written, in the user's cache. It counts
+    while size and time of change of the tar are those that it was made from.
+
+    Args:
+        path: An uncompressed tar.
+        cache: Another place for the file.
+
+    Raises:
+        UserError: As `list_tar`.
+    """
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    stamp = np.asarray([_VERSION, state.st_size, state.st_mtime_ns], dtype=np.int64)
+    places = [cache] if cache is not None else [path.with_name(f"{path.name}.index.npz"), _user_cache(path)]
+    for place in places:
+        if (saved := _saved_listing(place, stamp)) is not None:
+            return TarListing(path, saved)
+    log.info("%s: walking its headers, once (%.1f GB)", path, state.st_size / 1e9)
+    arrays = _packed(list_tar(path))
+    for place in places:
+        try:
+            with atomic_path(place) as temporary, temporary.open("wb") as file:
+                np.savez(file, allow_pickle=False, stamp=stamp, **arrays)
+        except OSError as error:
+            log.debug("%s: %s", place, error)
+        else:
+            log.info("%s: %d files, listed in %s", path, len(arrays["ends"]), place)
+            break
+    else:
+        log.warning("%s: its listing can be saved nowhere (tried %s)", path, ", ".join(map(str, places)))
+    return TarListing(path, arrays)
+
+
+def _user_cache(path: Path) -> Path:
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
+    return base / "mvrec" / "tars" / f"{digest}-{path.name}.index.npz"
+
+
+def _saved_listing(place: Path, stamp: np.ndarray) -> dict[str, np.ndarray] | None:
+    """The arrays of a saved listing, or `None` when there is none, or one of another state of the tar."""
+    if not place.is_file():
+        return None
+    try:
+        with np.load(place, allow_pickle=False) as saved:
+            if not np.array_equal(saved["stamp"], stamp):
+                log.info("%s: the tar has changed since it was listed there", place)
+                return None
+            return {name: saved[name] for name in ("names", "ends", "offsets", "sizes")}
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        log.warning("%s: cannot be read and is made anew (%s)", place, error)
+        return None
+
+
+def _packed(members: Iterable[ArchiveMember]) -> dict[str, np.ndarray]:
+    names: list[bytes] = []
+    offsets, sizes = array("q"), array("q")
+    for member in members:
+        names.append(member.name.encode("utf-8", "surrogateescape"))
+        offsets.append(member.offset)
+        sizes.append(member.size)
+    # Sorted, so that files of a tar come in the order of the same files in folders.
+    order = sorted(range(len(names)), key=names.__getitem__)
+    return {
+        "names": np.frombuffer(b"".join(names[place] for place in order), dtype=np.uint8),
+        "ends": np.cumsum([len(names[place]) for place in order], dtype=np.int64),
+        "offsets": np.asarray(offsets, dtype=np.int64)[order],
+        "sizes": np.asarray(sizes, dtype=np.int64)[order],
+    }

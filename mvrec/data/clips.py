@@ -1,7 +1,8 @@
 """Datasets of clips: index x frame choice x decoder x pixels, and nothing else."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from mvrec.data.sampling import (
     frame_indices,
     frame_window,
     random_start,
+    segment_indices,
 )
 from mvrec.data.seeds import derive_seed
 from mvrec.data.stages import stage
@@ -53,8 +55,7 @@ class TrainClips(TrainSamples):
         """One clip, augmented once per seed: uint8 (V, T, C, size, size)."""
         with stage("decode"), open_video(sample.path, decoder=self.decoder) as video:
             window = frame_window(video.num_frames, video.fps, sample.start_seconds, sample.end_seconds)
-            span = self.clip.span(video.fps)
-            chosen = _chosen_frames(sample, [random_start(window, span, rng)], span, window, self.clip)[0]
+            chosen = _random_frames(sample, video.fps, window, self.clip, rng)
             frames = video.frames(chosen.tolist())
         with stage("transform"):
             return torch.stack([train_view(frames, size=self.size, augment=self.augment, seed=seed) for seed in seeds])
@@ -80,11 +81,9 @@ class EvalClips(EvalSamples):
             return self._views(video, sample, number)
 
     def _views(self, video: Video, sample: Sample, number: int) -> Tensor:
-        clip, views = self.protocol.clip, self.protocol.views
+        views = self.protocol.views
         window = frame_window(video.num_frames, video.fps, sample.start_seconds, sample.end_seconds)
-        span = clip.span(video.fps)
-        starts = clip_starts(window, span, num_clips=views.num_clips, positions=views.positions, fps=video.fps)
-        chosen = _chosen_frames(sample, starts, span, window, clip)  # (clips, T)
+        chosen = _eval_frames(sample, video.fps, window, self.protocol)  # (clips, T)
         needed, place = torch.unique(chosen, return_inverse=True)
         frames = video.frames(needed.tolist())
         crops = [
@@ -100,10 +99,31 @@ class EvalClips(EvalSamples):
         return torch.cat(crops)  # (clips * crops, T, C, h, w)
 
 
-def _chosen_frames(sample: Sample, starts: Sequence[float], span: float, window: Window, clip: ClipSpec) -> Tensor:
-    """Frame numbers (clips, T); a video that a policy finds too short is a bad file like any other."""
-    try:
+def _random_frames(sample: Sample, fps: float, window: Window, clip: ClipSpec, rng: random.Random) -> Tensor:
+    """Frame numbers (T,) of a clip to train on."""
+    with _too_short_is_bad(sample):
+        if clip.sampling == "segments":
+            return segment_indices(window, clip, rng)
+        span = clip.span(fps)
+        return frame_indices(random_start(window, span, rng), span, window, clip)
+
+
+def _eval_frames(sample: Sample, fps: float, window: Window, protocol: Protocol) -> Tensor:
+    """Frame numbers (clips, T) of the clips that are scored."""
+    clip, views = protocol.clip, protocol.views
+    with _too_short_is_bad(sample):
+        if clip.sampling == "segments":
+            return segment_indices(window, clip)[None]
+        span = clip.span(fps)
+        starts = clip_starts(window, span, num_clips=views.num_clips, positions=views.positions, fps=fps)
         return torch.stack([frame_indices(start, span, window, clip) for start in starts])
+
+
+@contextmanager
+def _too_short_is_bad(sample: Sample) -> Iterator[None]:
+    """A video that a policy finds too short is a bad file like any other."""
+    try:
+        yield
     except ClipTooLongError as error:
         raise DecodeError(sample.path, str(error)) from None
 

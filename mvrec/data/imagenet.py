@@ -1,36 +1,35 @@
-"""Images in the layout of ImageNet, for any number of classes."""
+"""ImageNet, and images of any classes that lie as it does."""
 
-import logging
-from typing import ClassVar, Literal
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
 
-from mvrec.data.images import EvalImages, TrainImages
-from mvrec.data.index import SampleIndex
-from mvrec.data.kinds import IMAGES, Kind
-from mvrec.data.protocol import ImageProtocol
-from mvrec.data.rand_augment import RandAugment
-from mvrec.data.recognition_data import RecognitionData, Split
+from mvrec.data.archive import read_tar_listing
+from mvrec.data.image_data import IMAGENET_AUGMENT, ImageData
+from mvrec.data.imagenet_devkit import validation_wnids
+from mvrec.data.kinds import IMAGES
+from mvrec.data.layouts import Layout, ListsAndFolders, class_folders, files_below
+from mvrec.data.lists import Row
 from mvrec.data.transforms import IMAGENET_NORMALISATION, Augment, Interpolation, Normalisation
 from mvrec.errors import UserError
 
-# rand-m9-mstd0.5-inc1, the string that the ImageNet recipes share: two operations where it names no number.
-IMAGENET_AUGMENT = Augment(
-    interpolation="bicubic", rand_augment=RandAugment(num_ops=2, magnitude=9.0, magnitude_std=0.5)
-)
-
-log = logging.getLogger(__name__)
+_VAL_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
 
 
-class ImageNet(RecognitionData):
+class ImageNet(ImageData):
     """Images of `root/<split>/<class name>/<image>` or of the lists `root/<split>.csv`, split = train, val, test.
 
-    Images may lie deeper in their class folder. The number of classes comes from `root/classes.txt`, else from the
-    training split. Most image data sets come without a labelled test split; `test` and `predict` then read val, and
-    say so beside the score.
+    Images may lie deeper in their class folder. Instead of folders there may be the tars as they are published,
+    `ILSVRC2012_img_train.tar` and `ILSVRC2012_img_val.tar`: images are then read in them, in place. The validation
+    images have no labels; they come from the development kit, which is beside them or named by `devkit`.
 
-    An epoch has as many views as there are training images, whatever `repeats` is; see `TrainBatches`.
+    The classes come from `classes`, else from `root/classes.txt`, else from the training split. With
+    `classes: imagenet1k` the WordNet ids of folders and tars stand for readable names.
 
     Args:
         root: The data set.
+        devkit: `ILSVRC2012_devkit_t12.tar.gz` or the folder that it unpacks to; by default that in the root.
         size: Side of the square images that the model sees, in pixels.
         crop_fraction: Share of the scaled short side that the centre crop of an evaluation keeps: the short side is
             `int(size / crop_fraction)`, 256 pixels for 224 and 0.875.
@@ -49,18 +48,19 @@ class ImageNet(RecognitionData):
         decode_memory: Most memory in GiB that reading a file may take, with the same end. `None` for no limit.
         augment_on: Where RandAugment is applied: in the loader's "worker" or on the "device". The choices are the same.
         seed: Root of order and augmentation; `seed_everything`'s by default.
+        classes: Class names in label order: "kinetics400", "imagenet1k" (both as torchvision has them), or a file with
+            one name per line. By default the data say.
 
     Raises:
         UserError: A number that is out of range, with its key; from `setup`: a missing or empty root, split or class
-            folder.
+            folder, or no labels for the validation images.
     """
-
-    kind: ClassVar[Kind] = IMAGES
 
     def __init__(
         self,
         root: str,
         *,
+        devkit: str | None = None,
         size: int = 224,
         crop_fraction: float = 0.875,
         interpolation: Interpolation = "bicubic",
@@ -76,67 +76,95 @@ class ImageNet(RecognitionData):
         decode_memory: float | None = 8.0,
         augment_on: Literal["worker", "device"] = "worker",
         seed: int | None = None,
+        classes: str | None = None,
     ) -> None:
-        super().__init__(
-            root,
-            size=size,
-            augment=augment,
-            repeats=repeats,
-            normalisation=normalisation,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            max_bad_fraction=max_bad_fraction,
-            decode_timeout=decode_timeout,
-            decode_memory=decode_memory,
-            augment_on=augment_on,
-            seed=seed,
-        )
-        if not 0 < crop_fraction <= 1:
-            raise UserError(f"data.crop_fraction must lie in 0..1 and not be 0, got {crop_fraction}")
-        self.crop_fraction, self.interpolation = crop_fraction, interpolation
-        self._wanted_test_split = test_split
+        shared: dict[str, Any] = dict(locals())
+        for name in ("self", "__class__", "root", "devkit"):
+            shared.pop(name)
+        super().__init__(root, **shared)
+        self._devkit = Path(devkit).expanduser() if devkit is not None else None
 
-    @property
-    def clip_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images that the model sees."""
-        return 3, self.size, self.size
+    def prepare_data(self) -> None:
+        """List the tars where that has not been done, in one process."""
+        if self.root.is_dir():
+            for split in ("train", "val"):
+                if (archive := ImageNetLayout(self.root, devkit=self._devkit).tar_of(split)) is not None:
+                    read_tar_listing(archive)
 
-    @property
-    def clips_per_step(self) -> int:
-        """Images that this process trains on per step."""
-        return self.batch_size
+    def find_layout(self) -> Layout:
+        """Lists, folders or tars."""
+        return ImageNetLayout(self.root, devkit=self._devkit)
 
-    @property
-    def draws_per_sample(self) -> int:
-        """Repeats are draws of the training order."""
-        return self.repeats
 
-    @property
-    def test_split(self) -> Literal["val", "test"]:
-        """The split that `test` and `predict` read."""
-        return self._wanted_test_split or ("test" if self.layout.has("test") else "val")
+class ImageNetLayout(ListsAndFolders):
+    """Lists and folders, and for a split without either its tar; see `ImageNet`."""
 
-    def setup(self, stage: str) -> None:
-        """Read the lists or folders that a stage needs; no image is opened."""
-        super().setup(stage)
-        if stage in ("test", "predict") and self._wanted_test_split is None and self.test_split == "val":
-            log.info("%s has no test split: the images of val are read instead", self.root)
+    title = "ImageNet"
 
-    def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainImages:
-        """Random views of the images of an index."""
-        return TrainImages(index, self.size, self.worker_augment, repeats=self.repeats, seed=seed)
+    def __init__(self, root: Path, *, devkit: Path | None = None) -> None:
+        super().__init__(root, IMAGES)
+        self._devkit = devkit
 
-    def eval_dataset(self, split: Split) -> EvalImages:
-        """The centre views of the images of a split."""
-        return EvalImages(self.index(split), self.protocol(split))
+    def tar_of(self, split: str) -> Path | None:
+        """The published tar of a split, where it has neither list nor folder. Test images have no labels."""
+        archive = self.root / f"ILSVRC2012_img_{split}.tar"
+        return archive if split != "test" and not super().has(split) and archive.is_file() else None
 
-    def protocol(self, split: Split) -> ImageProtocol:
-        """How the images of "val" or "test" become views, and which they are."""
-        return ImageProtocol(
-            split="val" if split == "val" else self.test_split,
-            short_side=int(self.size / self.crop_fraction),
-            size=self.size,
-            interpolation=self.interpolation,
-            normalisation=self.normalisation,
-        )
+    def has(self, split: str) -> bool:
+        """Whether there is a list, a folder or a tar."""
+        return super().has(split) or self.tar_of(split) is not None
+
+    def place(self, split: str) -> str:
+        """The list, the folder or the tar."""
+        return str(self.tar_of(split) or super().place(split))
+
+    def expected(self) -> str:
+        """The folders, the lists and the tars."""
+        return f"{super().expected()} or ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"
+
+    def rows(self, split: str) -> Iterable[Row]:
+        """The rows of the list, the folder or the tar."""
+        archive, folder = self.tar_of(split), self.folder_of(split)
+        if archive is not None:
+            return self._tar_rows(archive)
+        if self.list_of(split) is None and split == "val" and folder is not None and not class_folders(folder):
+            return self._unlabelled_rows(folder)
+        return super().rows(split)
+
+    def _tar_rows(self, archive: Path) -> Iterator[Row]:
+        names, source = None, str(archive)
+        for member in read_tar_listing(archive):
+            above, _, name = member.name.rpartition("/")
+            if not name.lower().endswith(tuple(IMAGES.extensions)) or name.startswith("."):
+                continue
+            if above:  # the tar of a class, or in a tar made anew its folder
+                label = above.rpartition("/")[2].removesuffix(".tar")
+            else:
+                names = names or self._val_names(archive)
+                label = _label_of(name, names, where=source)
+            yield Row(f"{archive.name}/{member.name}", label, offset=member.offset, size=member.size, source=source)
+
+    def _unlabelled_rows(self, folder: Path) -> Iterator[Row]:
+        files = list(files_below(str(folder), IMAGES))
+        names = self._val_names(folder) if files else []
+        for name in files:
+            yield Row(f"{folder.name}/{name}", _label_of(name, names, where=str(folder)), source=str(folder))
+
+    def _val_names(self, images: Path) -> list[str]:
+        """The WordNet ids of the validation images in their order."""
+        beside = [self.root / name for name in ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12")]
+        devkit = self._devkit or next((path for path in beside if path.exists()), None)
+        if devkit is None:
+            raise UserError(
+                f"{images}: its images have no labels: put ILSVRC2012_devkit_t12.tar.gz beside it, name it with "
+                "data.devkit, or sort the images into class folders"
+            )
+        return validation_wnids(devkit)
+
+
+def _label_of(name: str, wnids: list[str], *, where: str) -> str:
+    found = _VAL_NUMBER.fullmatch(name)
+    number = int(found[1]) if found is not None else 0
+    if not 1 <= number <= len(wnids):
+        raise UserError(f"{where}: {name!r} is not one of ILSVRC2012_val_00000001.JPEG .. {len(wnids):08d}.JPEG")
+    return wnids[number - 1]

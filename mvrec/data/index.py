@@ -1,43 +1,26 @@
-"""Lists of videos or images: which files there are and what class each belongs to.
+"""The samples of a split in packed arrays: which files there are and what class each belongs to.
 
-The only code that knows list formats. An index keeps its rows in a few packed arrays, so that a million
-of them cost one allocation each and forked loader workers share the memory.
+A million rows cost a few allocations, and forked loader workers share their memory: a list of objects would be
+copied page by page, as every look at an object writes its reference count.
 """
 
-import csv
+import logging
 import math
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mvrec.errors import UserError, nearest
+from mvrec.data.archive import ArchiveMember
+from mvrec.data.class_names import ClassNames, class_names_of, normalised, printable, wordnet_aliases
+from mvrec.data.lists import Row
+from mvrec.errors import UserError
 
-VIDEO_EXTENSIONS = frozenset(
-    [".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".mts", ".m2ts"]
-)
-IMAGE_EXTENSIONS = frozenset([".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"])
+NAMED = 5  # classes that a warning names before it counts
 
-
-@dataclass(frozen=True)
-class Kind:
-    """What sort of files a data set is made of.
-
-    Attributes:
-        noun: What messages call one file.
-        extensions: How the names of such files end, in lower case.
-        nested: Whether files may lie deeper than their class folder, as in `train/<class name>/images/1.JPEG`.
-    """
-
-    noun: str
-    extensions: frozenset[str]
-    nested: bool = False
-
-
-VIDEOS = Kind("video", VIDEO_EXTENSIONS)
-IMAGES = Kind("image", IMAGE_EXTENSIONS, nested=True)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,54 +28,69 @@ class Sample:
     """One row: a file, its class, and optionally the part of it that counts.
 
     Attributes:
-        path: The file.
+        path: The file, or the member of a tar.
         label: Class index.
         start_seconds: Where the action starts; `None` for the whole file.
         end_seconds: Where it ends; `None` for the whole file.
     """
 
-    path: Path
+    path: Path | ArchiveMember
     label: int
     start_seconds: float | None = None
     end_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row as read, before class names have become numbers. `where` is for error messages."""
-
-    path: str
-    label: str
-    start_seconds: float = math.nan
-    end_seconds: float = math.nan
-    where: str = ""
-
-
-class VideoIndex:
+class SampleIndex:
     """An immutable sequence of `Sample`s with the names of their classes.
 
+    Rows that stand there twice stay and are counted in a warning; classes without a row are named in another.
+
     Args:
-        rows: What was read from a list or found in folders.
+        rows: What was read from a list or found in folders. They are taken one by one and not kept.
         root: Relative paths are relative to it.
-        class_names: Names in label order. A row's label is one of them, or a number below their count.
+        class_names: Names in label order. A row's label is one of them but for spelling (see `normalised`), or a
+            number below their count; with ImageNet's 1000 names it may be a WordNet id. By default the names are the
+            labels themselves, sorted, or all numbers up to the highest.
+        name: What warnings call the rows: "train" and so on.
+
+    Attributes:
+        root: As passed.
+        classes: The names of the classes, and what labels mean them; for other splits.
+        class_names: Names in label order.
+        labels: int32 (rows,).
 
     Raises:
-        UserError: A label that is no class, with the row's place and the nearest name.
+        UserError: A label that is no class, with the row's place and the nearest name; a file with two labels; a
+            path in a tar that is not there.
     """
 
-    def __init__(self, rows: Iterable[Row], *, root: Path, class_names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        *,
+        root: Path,
+        class_names: Sequence[str] | ClassNames | None = None,
+        name: str = "",
+    ) -> None:
         self.root = root
-        self.class_names = tuple(class_names)
-        number_of = {name: number for number, name in enumerate(self.class_names)}
-        paths, labels, spans = [], [], []
+        packed = _Packing(root)
         for row in rows:
-            paths.append(row.path.encode("utf-8", "surrogateescape"))
-            labels.append(_label_number(row, number_of))
-            spans.append((row.start_seconds, row.end_seconds))
-        self._bytes = np.frombuffer(b"".join(paths), dtype=np.uint8)
-        self._ends = np.cumsum([len(path) for path in paths], dtype=np.int64)
-        self.labels = np.asarray(labels, dtype=np.int32)
-        self._spans = np.asarray(spans, dtype=np.float32).reshape(-1, 2)
+            packed.add(row)
+        labels = packed.labels_seen()
+        known = class_names
+        if not isinstance(known, ClassNames):
+            names = class_names_of(labels) if known is None else known
+            known = ClassNames(names, aliases=wordnet_aliases(labels, names, where=packed.first_source))
+        self.classes = known
+        numbers = [known.number(label, where=where) for label, where in labels.items()]
+        self.class_names = known.names
+        self.labels = np.asarray(numbers, dtype=np.int32)[np.frombuffer(packed.labels, dtype=np.int32)]
+        self._bytes = np.frombuffer(packed.paths, dtype=np.uint8)
+        self._ends = np.frombuffer(packed.ends, dtype=np.int64)
+        self._spans = np.frombuffer(packed.spans, dtype=np.float32).reshape(-1, 2) if packed.has_spans else None
+        self._places = np.frombuffer(packed.places, dtype=np.int64).reshape(-1, 3) if packed.has_places else None
+        repeated = _repeated_rows(self, packed)
+        self._warn(name, repeated)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -100,192 +98,161 @@ class VideoIndex:
     def __getitem__(self, number: int) -> Sample:
         if not 0 <= number < len(self):
             raise IndexError(f"row {number} of an index of {len(self)} rows")
-        begin = self._ends[number - 1] if number else 0
-        name = self._bytes[begin : self._ends[number]].tobytes().decode("utf-8", "surrogateescape")
-        start, end = (None if math.isnan(second) else float(second) for second in self._spans[number])
-        return Sample(self.root / name, int(self.labels[number]), start, end)
+        return Sample(self._path(number), int(self.labels[number]), *self._span(number))
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[number] for number in range(len(self)))
 
     def class_counts(self) -> np.ndarray:
-        """How many rows each class has, in label order."""
+        """How many rows each class has, in label order: int64 (classes,)."""
         return np.bincount(self.labels, minlength=len(self.class_names))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed arrays."""
+        arrays = (self._bytes, self._ends, self.labels, self._spans, self._places)
+        return sum(values.nbytes for values in arrays if values is not None)
 
-def _label_number(row: Row, number_of: dict[str, int]) -> int:
-    number = number_of.get(row.label)
-    if number is not None:
-        return number
-    try:
-        number = int(row.label)
-    except ValueError:
-        hint = nearest(row.label, number_of)
-        raise UserError(f"{row.where}: {row.label!r} is not one of the {len(number_of)} classes{hint}") from None
-    if not 0 <= number < len(number_of):
-        raise UserError(f"{row.where}: label {number} is outside 0..{len(number_of) - 1}")
-    return number
+    def _name(self, number: int) -> bytes:
+        begin = self._ends[number - 1] if number else 0
+        return self._bytes[begin : self._ends[number]].tobytes()
 
+    def _path(self, number: int) -> Path | ArchiveMember:
+        name = self._name(number)
+        if self._places is not None and self._places[number, 0] >= 0:
+            offset, size, cut = (int(value) for value in self._places[number])
+            return ArchiveMember(self.root / _decoded(name[:cut]), _decoded(name[cut + 1 :]), offset, size)
+        return self.root / _decoded(name)
 
-def has_split(root: Path, split: str) -> bool:
-    """Whether `find_split` would find that split."""
-    return (root / f"{split}.csv").is_file() or (root / split).is_dir()
+    def _span(self, number: int) -> tuple[float | None, float | None]:
+        if self._spans is None:
+            return None, None
+        start, end = (None if math.isnan(second) else float(second) for second in self._spans[number])
+        return start, end
 
-
-def find_split(
-    root: Path, split: str, *, class_names: Sequence[str] | None = None, kind: Kind = VIDEOS
-) -> VideoIndex | None:
-    """The rows of one split of a Kinetics-style tree, or `None` when the tree has no such split.
-
-    A list `root/<split>.csv` wins over the folders `root/<split>/<class name>/*.mp4`. Class names come from
-    the argument, else from `root/classes.txt`, else from what the split itself holds.
-
-    Raises:
-        UserError: No such root, an empty split, a class folder without files of that kind, or a malformed list.
-    """
-    if not root.is_dir():
-        raise UserError(f"data root {str(root)!r} is not a directory")
-    names = class_names if class_names is not None else read_class_names(root / "classes.txt")
-    listed, folder = root / f"{split}.csv", root / split
-    if listed.is_file():
-        rows = list(read_rows(listed))
-    elif folder.is_dir():
-        rows = list(scan_class_folders(folder, kind=kind))
-    else:
-        return None
-    if not rows:
-        raise UserError(f"{listed if listed.is_file() else folder}: no {kind.noun}s in it")
-    return VideoIndex(rows, root=root, class_names=names or class_names_of(rows))
+    def _warn(self, name: str, repeated: int) -> None:
+        beginning = f"{self.root}{', ' if name else ''}{name}"
+        if repeated:
+            log.warning("%s: %d of %d rows repeat another one and count again", beginning, repeated, len(self))
+        missing = np.flatnonzero(self.class_counts() == 0).tolist()
+        if missing and len(self):
+            named = ", ".join(printable(self.class_names[number]) for number in missing[:NAMED])
+            more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+            count = len(self.class_names)
+            log.warning("%s: no samples for %d of %d classes: %s%s", beginning, len(missing), count, named, more)
+        alike: dict[str, str] = {}
+        for label in self.class_names:
+            other = alike.setdefault(normalised(label), label)
+            if other != label:
+                log.warning("%s: %r and %r are two classes that only spelling tells apart", beginning, other, label)
 
 
-def read_class_names(path: Path) -> list[str]:
-    """Class names, one per line in label order; an empty list when there is no such file."""
-    if not path.is_file():
-        return []
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    names = [name for name in names if name]
-    repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-    if repeated:
-        raise UserError(f"{path}: class {sorted(repeated)[0]!r} stands there twice")
-    return names
+def _decoded(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
 
 
-def class_names_of(rows: Sequence[Row]) -> list[str]:
-    """The classes that rows speak of: names sorted, or "0".."n-1" when all labels are numbers.
+class _Packing:
+    """Arrays that grow row by row; no Python object per row stays behind."""
 
-    Raises:
-        UserError: A negative number, which would otherwise pass for a name and make names of all numbers.
-    """
-    labels = {row.label: row.where for row in rows}
-    for label, where in labels.items():
-        if label.startswith("-") and label[1:].isdecimal():
-            raise UserError(f"{where}: label {label} is negative")
-    if all(label.isdecimal() for label in labels):
-        numbers = {int(label) for label in labels}
-        return [str(number) for number in range(max(numbers) + 1)]
-    return sorted(labels)
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.paths = bytearray()
+        self.ends, self.labels, self.lines = array("q"), array("i"), array("i")
+        self.spans, self.places = array("f"), array("q")
+        self.has_spans = self.has_places = False
+        self.sources: list[tuple[int, str]] = []  # first row of each run of rows with one source
+        self._numbers: dict[str, int] = {}  # labels in the order of their first rows, which `_firsts` has
+        self._firsts: list[str] = []
+        self._archives: dict[str, int] = {}
 
+    @property
+    def first_source(self) -> str:
+        return self.sources[0][1] if self.sources else ""
 
-def scan_class_folders(folder: Path, *, kind: Kind = VIDEOS) -> Iterator[Row]:
-    """Rows of `folder/<class name>/<file>`, sorted; dot-files and files of another kind are passed over.
-
-    Only directories are read, no file is opened, so a tree of any size is listed quickly.
-    """
-    expected = f"{folder}/<class name>/<{kind.noun}>"
-    classes = sorted(entry.name for entry in _visible(folder) if entry.is_dir())
-    if not classes:
-        raise UserError(f"{folder}: no class folders in it (expected {expected})")
-    for name in classes:
-        where = str(folder / name)
-        found = False
-        for file in _files(where, kind):
-            found = True
-            yield Row(f"{folder.name}/{name}/{file}", name, where=where)
-        if not found:
-            looked_for = " ".join(sorted(kind.extensions))
-            raise UserError(f"{where}: no {kind.noun}s in this class folder (looked for {looked_for})")
-
-
-def _files(folder: str, kind: Kind, prefix: str = "") -> Iterator[str]:
-    """Names of the files of a kind in a folder, sorted; files in nested folders come after those beside them."""
-    files: list[str] = []
-    folders: list[str] = []
-    for entry in _visible(folder):
-        if entry.is_dir():
-            folders.append(entry.name)
-        elif os.path.splitext(entry.name)[1].lower() in kind.extensions:  # noqa: PTH122 - a Path each costs seconds
-            files.append(prefix + entry.name)
-    yield from sorted(files)
-    for name in sorted(folders) if kind.nested else ():
-        yield from _files(f"{folder}/{name}", kind, f"{prefix}{name}/")
-
-
-def _visible(folder: Path | str) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        yield from (entry for entry in entries if not entry.name.startswith("."))
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """Rows of a list file.
-
-    Two formats: a CSV with a header that names `path` and `label` (and optionally `start`, `end` in seconds),
-    where fields may be quoted; or the `path label` lines of SlowFast and mmaction2 without a header, split
-    at the last space or comma. Blank lines are passed over.
-
-    Raises:
-        UserError: A malformed row, with file and line.
-    """
-    with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
-        columns = [column.strip().lower() for column in next(csv.reader([file.readline()]), [])]
-        if {"path", "label"} <= set(columns):
-            file.seek(0)
-            yield from _rows_with_header(path, file, columns)
-        else:
-            file.seek(0)
-            yield from _rows_without_header(path, file)
-
-
-def _rows_with_header(path: Path, file: Iterable[str], columns: list[str]) -> Iterator[Row]:
-    lines = csv.reader(file)
-    next(lines)
-    for fields in lines:
-        if not any(field.strip() for field in fields):
-            continue
-        where = f"{path}:{lines.line_num}"
-        if len(fields) != len(columns):
-            raise UserError(f"{where}: {len(fields)} fields, the header has {len(columns)}: {','.join(columns)}")
-        row = dict(zip(columns, (field.strip() for field in fields), strict=True))
-        if not row["path"] or not row["label"]:
-            raise UserError(f"{where}: path and label must not be empty")
-        start, end = (_seconds(row.get(key, ""), where) for key in ("start", "end"))
-        if start >= end:
-            raise UserError(f"{where}: start {start:g} s is not before end {end:g} s")
-        yield Row(row["path"], row["label"], start, end, where)
-
-
-def _seconds(text: str, where: str) -> float:
-    if not text:
-        return math.nan
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise UserError(f"{where}: {text!r} is not a number of seconds") from None
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise UserError(f"{where}: {text!r} is not a number of seconds from 0 on")
-    return seconds
-
-
-def _rows_without_header(path: Path, lines: Iterable[str]) -> Iterator[Row]:
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if not text:
-            continue
-        where = f"{path}:{number}"
-        cut = max(text.rfind(" "), text.rfind(","), text.rfind("\t"))
-        name, label = text[:cut].rstrip(", \t"), text[cut + 1 :]
-        if not name or cut <= 0 or not label.isdecimal():
+    def add(self, row: Row) -> None:
+        number = self._numbers.get(row.label)
+        if number is None:
+            number = self._numbers[row.label] = len(self._firsts)
+            self._firsts.append(row.where)
+        if not self.sources or self.sources[-1][1] != row.source:
+            self.sources.append((len(self.ends), row.source))
+        self.paths += row.path.encode("utf-8", "surrogateescape")
+        self.ends.append(len(self.paths))
+        self.labels.append(number)
+        self.lines.append(row.line)
+        self._add_span(row)
+        if row.offset < 0 and ".tar/" in row.path and self._archive_end(row.path) >= 0:
             raise UserError(
-                f"{where}: expected `path label` with a whole number as label, or a header line `path,label`; "
-                f"got {text[:80]!r}"
+                f"{row.where}: {printable(row.path)} lies in a tar: the columns offset and size must say where"
             )
-        yield Row(name, label, where=where)
+        if row.offset >= 0 or self.has_places:
+            self._add_place(row)
+
+    def _add_span(self, row: Row) -> None:
+        spanned = not (math.isnan(row.start_seconds) and math.isnan(row.end_seconds))
+        if spanned and not self.has_spans:
+            self.spans.extend([math.nan] * (2 * (len(self.ends) - 1)))
+            self.has_spans = True
+        if self.has_spans:
+            self.spans.append(row.start_seconds)
+            self.spans.append(row.end_seconds)
+
+    def _add_place(self, row: Row) -> None:
+        if not self.has_places:
+            self.places.extend([-1] * (3 * (len(self.ends) - 1)))
+            self.has_places = True
+        cut = -1
+        if row.offset >= 0:
+            cut = self._archive_end(row.path)
+            if cut < 0:
+                raise UserError(
+                    f"{row.where}: {printable(row.path)} has an offset, but no part of it is a tar below {self.root}"
+                )
+        self.places.extend((row.offset, row.size, cut))
+
+    def _archive_end(self, path: str) -> int:
+        """Bytes of a path up to the first part that is a tar; -1 where no part is. Each is looked for once."""
+        place = -1
+        while (place := path.find(".tar/", place + 1)) >= 0:
+            archive = path[: place + len(".tar")]
+            if archive not in self._archives:
+                there = (self.root / archive).is_file()
+                self._archives[archive] = len(archive.encode("utf-8", "surrogateescape")) if there else -1
+            if self._archives[archive] >= 0:
+                return self._archives[archive]
+        return -1
+
+    def labels_seen(self) -> Mapping[str, str]:
+        """The labels, each with the place of its first row."""
+        return dict(zip(self._numbers, self._firsts, strict=True))
+
+    def where(self, number: int) -> str:
+        """The place of a row."""
+        source = next(source for first, source in reversed(self.sources) if first <= number)
+        return Row("", "", source=source, line=self.lines[number]).where
+
+
+def _repeated_rows(index: SampleIndex, packed: _Packing) -> int:
+    """How many rows repeat the file and the span of an earlier one.
+
+    Raises:
+        UserError: Two such rows with different labels.
+    """
+    # Hashes find the few rows to compare; a set of a million paths would take more memory than the index.
+    hashes = np.fromiter((hash(index._name(number)) for number in range(len(index))), np.int64, len(index))
+    values, counts = np.unique(hashes, return_counts=True)
+    suspects = np.flatnonzero(np.isin(hashes, values[counts > 1]))
+    first: dict[tuple[bytes, float | None, float | None], int] = {}
+    repeated = 0
+    for number in suspects.tolist():
+        earlier = first.setdefault((index._name(number), *index._span(number)), number)
+        if earlier == number:
+            continue
+        repeated += 1
+        ours, theirs = (index.class_names[int(index.labels[row])] for row in (number, earlier))
+        if ours != theirs:
+            name = printable(_decoded(index._name(number)))
+            raise UserError(
+                f"{packed.where(number)}: {name} is {ours!r} here and {theirs!r} at {packed.where(earlier)}"
+            )
+    return repeated

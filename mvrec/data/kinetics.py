@@ -1,24 +1,31 @@
-"""Videos in the layout of Kinetics, for any number of classes."""
+"""Kinetics 400, 600 and 700, and videos of any classes that lie as they do."""
 
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from mvrec.data.clips import EvalClips, TrainClips
-from mvrec.data.index import SampleIndex
-from mvrec.data.kinds import VIDEOS, Kind
-from mvrec.data.protocol import Protocol, Views
-from mvrec.data.recognition_data import RecognitionData, Split
+from mvrec.data.kinetics_layouts import KineticsLayout, find_kinetics_layout
+from mvrec.data.layouts import Layout
+from mvrec.data.protocol import Views
 from mvrec.data.sampling import ClipSpec
 from mvrec.data.transforms import Augment, Normalisation
 from mvrec.data.video import Decoder
+from mvrec.data.video_data import VideoData
 
 
-class Kinetics(RecognitionData):
-    """Clips of `root/<split>/<class name>/<video>` or of the lists `root/<split>.csv`, split = train, val, test.
+class Kinetics(VideoData):
+    """Clips of the videos of Kinetics, in the layouts in which people have it.
 
-    The number of classes comes from `root/classes.txt`, else from the training split.
+    These are `root/<split>/<class name>/<video>` with split = train, val, test; lists `root/<split>.csv` of ours, of
+    SlowFast or of mmaction2; the annotation CSVs of DeepMind and CVDF beside their folders of videos; and OpenDataLab's
+    `Kinetics-400/videos`. See `mvrec.data.kinetics_layouts`.
+
+    The classes come from `classes`, else from `root/classes.txt`, else from the training split.
 
     Args:
         root: The data set.
+        layout: How it lies there. "auto" takes what it finds, lists before annotation CSVs before class folders, and
+            says what that was; "lists", "folders", "cvdf" (annotation CSVs) and "opendatalab" insist.
+        annotations: The folder of lists or CSVs, where it is neither `root` nor `root/annotations`.
         clip: Frames of a clip.
         size: Side of the square clips that the model sees, in pixels.
         augment: Training augmentation.
@@ -37,18 +44,20 @@ class Kinetics(RecognitionData):
         decode_memory: Most memory in GiB that reading a file may take, with the same end. `None` for no limit.
         augment_on: Where RandAugment is applied: in the loader's "worker" or on the "device". The choices are the same.
         seed: Root of order and augmentation; `seed_everything`'s by default.
+        classes: Class names in label order: "kinetics400", "imagenet1k" (both as torchvision has them), or a file with
+            one name per line. By default the data say.
 
     Raises:
-        UserError: From `setup`: a missing or empty root, split or class folder.
+        UserError: From `setup`: a missing or empty root, split or class folder, or a malformed list.
     """
-
-    kind: ClassVar[Kind] = VIDEOS
 
     def __init__(
         self,
         root: str,
         *,
-        clip: ClipSpec = ClipSpec(),  # noqa: B008 - frozen dataclasses, and jsonargparse shows them in --help
+        layout: KineticsLayout = "auto",
+        annotations: str | None = None,
+        clip: ClipSpec = ClipSpec(),  # noqa: B008 - frozen, and shown in --help
         size: int = 224,
         augment: Augment = Augment(),  # noqa: B008
         repeats: int = 1,
@@ -64,48 +73,15 @@ class Kinetics(RecognitionData):
         decode_memory: float | None = 8.0,
         augment_on: Literal["worker", "device"] = "worker",
         seed: int | None = None,
+        classes: str | None = None,
     ) -> None:
-        super().__init__(
-            root,
-            size=size,
-            augment=augment,
-            repeats=repeats,
-            normalisation=normalisation,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            max_bad_fraction=max_bad_fraction,
-            decode_timeout=decode_timeout,
-            decode_memory=decode_memory,
-            augment_on=augment_on,
-            seed=seed,
-        )
-        self.clip, self.decoder = clip, decoder
-        self._protocols = {
-            "val": Protocol(clip, val_views, size, normalisation),
-            "test": Protocol(clip, test_views, size, normalisation),
-        }
+        shared: dict[str, Any] = dict(locals())
+        for name in ("self", "__class__", "root", "layout", "annotations"):
+            shared.pop(name)
+        super().__init__(root, **shared)
+        self._wanted_layout, self._annotations = layout, annotations
 
-    @property
-    def clip_shape(self) -> tuple[int, int, int, int]:
-        """(C, T, H, W) of the clips that the model sees."""
-        return 3, self.clip.num_frames, self.size, self.size
-
-    @property
-    def clips_per_step(self) -> int:
-        """Clips that this process trains on per step."""
-        return self.batch_size * self.repeats
-
-    def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainClips:
-        """Random clips of the videos of an index."""
-        return TrainClips(
-            index, self.clip, self.size, self.worker_augment, repeats=self.repeats, decoder=self.decoder, seed=seed
-        )
-
-    def eval_dataset(self, split: Split) -> EvalClips:
-        """The views of the videos of a split."""
-        return EvalClips(self.index(split), self.protocol(split), self.decoder)
-
-    def protocol(self, split: Split) -> Protocol:
-        """How the videos of "val" or "test" become views."""
-        return self._protocols[split]
+    def find_layout(self) -> Layout:
+        """What the root holds; see `find_kinetics_layout`."""
+        annotations = Path(self._annotations).expanduser() if self._annotations is not None else None
+        return find_kinetics_layout(self.root, layout=self._wanted_layout, annotations=annotations)

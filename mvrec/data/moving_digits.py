@@ -2,16 +2,16 @@
 
 from typing import Any, Literal
 
-from mvrec.data.kinetics import Kinetics
 from mvrec.data.moving_digits_video import generate_moving_digits
 from mvrec.data.protocol import Views
 from mvrec.data.sampling import ClipSpec
 from mvrec.data.transforms import Augment, Normalisation
 from mvrec.data.video import Decoder
+from mvrec.data.video_data import VideoData
 
 
-class MovingDigits(Kinetics):
-    """`Kinetics` on generated videos: handwritten digits that move, turn, orbit and grow.
+class MovingDigits(VideoData):
+    """`VideoData` on generated videos: handwritten digits that move, turn, orbit and grow.
 
     A toy for seeing that training works, not a benchmark. The classes come in pairs that only time tells apart.
 

@@ -59,6 +59,10 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.size > self.views.short_side:
             raise ValueError(f"crops of {self.size} pixels do not fit in a short side of {self.views.short_side}")
+        if self.clip.sampling == "segments" and self.views.num_clips != 1:
+            raise ValueError(
+                f"segments over the whole video make one clip, num_clips must be 1, got {self.views.num_clips}"
+            )
 
     @property
     def num_views(self) -> int:
@@ -69,8 +73,11 @@ class Protocol:
         clip, views = self.clip, self.views
         rate = "own fps" if clip.target_fps is None else f"{clip.target_fps:g} fps"
         order = "" if views.frame_order == "natural" else f", frames {views.frame_order}"
+        frames = f"{clip.num_frames}x{clip.stride_frames} at {rate}"
+        if clip.sampling == "segments":
+            frames = f"{clip.num_frames} segments"
         return (
-            f"{clip.num_frames}x{clip.stride_frames} at {rate}, {views.num_clips} clips x {views.num_crops} crops, "
+            f"{frames}, {views.num_clips} clips x {views.num_crops} crops, "
             f"short side {views.short_side}, crop {self.size}, {views.interpolation}, {self.aggregation}{order}"
         )
 

@@ -1,6 +1,7 @@
 """What the data modules of videos and of images share: splits, loaders, the position in them, pixels on the device."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -8,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import lightning as L
 
 from mvrec.data.batch import ClipBatch
-from mvrec.data.class_names import known_class_names
+from mvrec.data.class_names import ClassNames, known_class_names
 from mvrec.data.guard import MAX_KILLS, Limits
 from mvrec.data.index import SampleIndex
 from mvrec.data.kinds import Kind
@@ -90,7 +91,7 @@ class RecognitionData(L.LightningDataModule):
         self.classes = classes
         self._layout: Layout | None = None
         self._splits: dict[Split, SampleIndex] = {}
-        self._class_names: tuple[str, ...] = ()
+        self._classes: ClassNames | None = None
         self._train_loader: ClipLoader | None = None
         self._position: dict[str, Any] = {}
 
@@ -147,12 +148,12 @@ class RecognitionData(L.LightningDataModule):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names in label order; known after `setup`."""
-        return self._class_names
+        return self._classes.names if self._classes is not None else ()
 
     @property
     def num_classes(self) -> int:
         """How many classes there are; known after `setup`."""
-        return len(self._class_names)
+        return len(self.class_names)
 
     @property
     def layout(self) -> Layout:
@@ -184,17 +185,17 @@ class RecognitionData(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the lists or folders that a stage needs; no file is opened."""
         wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
-        if not self._class_names:
+        named: Sequence[str] = ()
+        if self._classes is None:
             named = known_class_names(self.classes) if self.classes is not None else self.layout.class_names()
-            self._class_names = tuple(named)
         for split in ("train", *wanted.get(stage, (self.test_split,))):
             if split in self._splits:
                 continue
-            index = self.layout.index(split, class_names=self._class_names or None)
+            index = self.layout.index(split, class_names=self._classes or named or None)
             if index is None:
                 continue
             self._splits[split] = index
-            self._class_names = self._class_names or index.class_names
+            self._classes = self._classes or index.classes
         if not self._splits:
             raise UserError(f"{self.root}: no {self.kind.noun}s found; expected {self.layout.expected()}")
         if self.num_classes < 2:

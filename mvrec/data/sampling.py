@@ -8,11 +8,13 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
 
 ShortVideo = Literal["repeat_last", "loop", "error"]
+Sampling = Literal["dense", "segments"]
 ClipPositions = Literal["spread", "constant_clips_per_video"]
 
 
@@ -22,16 +24,20 @@ class ClipSpec:
 
     Attributes:
         num_frames: T, frames in a clip.
-        stride_frames: Distance of two clip frames, in frames at `target_fps`.
+        stride_frames: Distance of two clip frames, in frames at `target_fps`. Dense sampling only.
         target_fps: Time base of the stride. A 60 fps video is read in steps twice as wide as a 30 fps one.
-            `None` takes each video's own frames as the time base.
-        short_video: A clip longer than its video repeats the last frame, loops, or is an error.
+            `None` takes each video's own frames as the time base. Dense sampling only.
+        short_video: A clip longer than its video repeats the last frame, loops, or is an error. Videos with fewer
+            frames than segments repeat frames, or are an error.
+        sampling: "dense" takes neighbouring frames at a stride; "segments" takes one frame of each of `num_frames`
+            equal parts of the video (TSN, Wang et al. 2016), as Something-Something is read.
     """
 
     num_frames: int = 16
     stride_frames: int = 4
     target_fps: float | None = 30.0
     short_video: ShortVideo = "repeat_last"
+    sampling: Sampling = "dense"
 
     def __post_init__(self) -> None:
         if self.num_frames < 1 or self.stride_frames < 1:
@@ -103,6 +109,31 @@ def frame_indices(start: float, span: float, window: Window, spec: ClipSpec) -> 
     if spec.short_video == "loop":
         return offsets % window.length + window.first
     return offsets.clamp(0, window.length - 1) + window.first
+
+
+def segment_indices(window: Window, spec: ClipSpec, rng: random.Random | None = None) -> torch.Tensor:
+    """One frame of each of T segments, as SlowFast reads Something-Something v2.
+
+    With n frames, segment i goes from `round(i * (n - 1) / T)` to `round((i + 1) * (n - 1) / T)`, both included, so
+    that neighbours share a frame.
+
+    Args:
+        window: The part of the video that counts.
+        spec: Its `num_frames` is T.
+        rng: Draws a frame of each segment; `None` takes the middle one, rounded down.
+
+    Returns:
+        int64 (T,), never falling.
+
+    Raises:
+        ClipTooLongError: Fewer frames than segments, and `short_video` is "error".
+    """
+    if spec.short_video == "error" and window.length < spec.num_frames:
+        raise ClipTooLongError(f"{spec.num_frames} segments do not fit in {window.length} frames")
+    width = (window.length - 1) / spec.num_frames
+    edges = [round(width * number) for number in range(spec.num_frames + 1)]
+    chosen = [(first + last) // 2 if rng is None else rng.randint(first, last) for first, last in pairwise(edges)]
+    return torch.tensor(chosen) + window.first
 
 
 def clip_starts(

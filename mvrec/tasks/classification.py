@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mvrec import __version__
 from mvrec.data.batch import ClipBatch
+from mvrec.data.class_names import normalised
 from mvrec.data.seeds import derive_seed
 from mvrec.errors import UserError
 from mvrec.evaluation.predictions import write_predictions
@@ -279,12 +280,22 @@ def _input(shape: tuple[int, ...]) -> str:
 def compare_classes(saved: Iterable[str], found: Iterable[str]) -> None:
     """Check that a checkpoint and the data speak of the same classes in the same order.
 
+    Names that differ in blanks, underscores, quotes and case only are the same; see `normalised`.
+
     Raises:
-        UserError: With the counts or the first names that differ.
+        UserError: With the counts, or with the first names that differ and how many do.
     """
     ours, theirs = list(saved), list(found)
     if len(ours) != len(theirs):
         raise UserError(f"the checkpoint knows {len(ours)} classes, the data have {len(theirs)}")
-    for number, (our, their) in enumerate(zip(ours, theirs, strict=True)):
-        if our != their:
-            raise UserError(f"class {number} is {our!r} in the checkpoint and {their!r} in the data")
+    plain = [(normalised(our), normalised(their)) for our, their in zip(ours, theirs, strict=True)]
+    different = [number for number, (our, their) in enumerate(plain) if our != their]
+    if not different:
+        return
+    first = "; ".join(
+        f"class {number} is {ours[number]!r} in the checkpoint and {theirs[number]!r} in the data"
+        for number in different[:3]
+    )
+    same = {our for our, _ in plain} == {their for _, their in plain}
+    order = ", the same names in another order: put the checkpoint's into classes.txt" if same else ""
+    raise UserError(f"{len(different)} of {len(ours)} classes differ{order}: {first}")

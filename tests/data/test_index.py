@@ -5,15 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mvrec.data.index import (
-    Row,
-    Sample,
-    VideoIndex,
-    find_split,
-    read_class_names,
-    read_rows,
-    scan_class_folders,
-)
+from mvrec.data.class_names import read_class_names
+from mvrec.data.index import Row, Sample, SampleIndex
+from mvrec.data.layouts import find_split, scan_class_folders
+from mvrec.data.lists import read_rows
 from mvrec.errors import UserError
 
 
@@ -218,7 +213,7 @@ def test_many_rows_are_packed(tmp_path):
     path = write(tmp_path / "train.csv", "\n".join(lines))
     tracemalloc.start()
     try:
-        index = VideoIndex(read_rows(path), root=tmp_path, class_names=[str(number) for number in range(400)])
+        index = SampleIndex(read_rows(path), root=tmp_path, class_names=[str(number) for number in range(400)])
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -231,7 +226,7 @@ def test_many_rows_are_packed(tmp_path):
 
 def test_class_counts_have_a_place_for_every_class():
     rows = [Row("a", "x"), Row("b", "z"), Row("c", "z")]
-    counts = VideoIndex(rows, root=Path(), class_names=["x", "y", "z"]).class_counts()
+    counts = SampleIndex(rows, root=Path(), class_names=["x", "y", "z"]).class_counts()
     np.testing.assert_array_equal(counts, [1, 0, 2])
 
 

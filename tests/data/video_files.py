@@ -47,6 +47,7 @@ def write_video(
     rotation=None,
     ticks=None,
     encoder_options="",
+    container_options=None,
 ):
     """Write a video file and return its path.
 
@@ -64,9 +65,10 @@ def write_video(
         rotation: degrees counter-clockwise by which a player has to turn the picture; needs PyAV 17.1.
         ticks: a time in 1/600 s for each frame, for a rate that varies.
         encoder_options: more options of x264 or x265, as in "open-gop=1:keyint=7".
+        container_options: options of the container, as in {"movflags": "frag_keyframe"}.
     """
     path = Path(path)
-    options = {"movflags": "faststart"} if faststart else {}
+    options = {**({"movflags": "faststart"} if faststart else {}), **(container_options or {})}
     with av.open(str(path), "w", options=options) as container:
         own = {
             "libx264": {"x264-params": encoder_options},

@@ -1,0 +1,221 @@
+"""Folders of classes without splits, which are made here."""
+
+import hashlib
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from mvrec.data.image_data import IMAGENET_AUGMENT, ImageData
+from mvrec.data.kinds import Kind
+from mvrec.data.layouts import SPLITS, Layout, ListsAndFolders, class_folders, scan_class_folders
+from mvrec.data.lists import Row
+from mvrec.data.protocol import Views
+from mvrec.data.sampling import ClipSpec
+from mvrec.data.transforms import IMAGENET_NORMALISATION, Augment, Interpolation, Normalisation
+from mvrec.data.video import Decoder
+from mvrec.data.video_data import VideoData
+from mvrec.errors import UserError
+
+
+class VideoFolder(VideoData):
+    """Clips of `root/<class name>/<video>`, split into train and val by a hash of the path.
+
+    A root that has splits (`root/train/<class name>/<video>` or lists) is read with them, like `Kinetics`. `test` and
+    `predict` read val where there is no test split.
+
+    Args:
+        root: The data set.
+        val_fraction: Share of the videos that are val where the root has no splits. Which they are depends on their
+            paths alone, so it stays so when others come and go.
+        clip: See `Kinetics`, also for the rest.
+        size: See `Kinetics`.
+        augment: See `Kinetics`.
+        repeats: See `Kinetics`.
+        normalisation: See `Kinetics`.
+        val_views: See `Kinetics`.
+        test_views: See `Kinetics`.
+        batch_size: See `Kinetics`.
+        eval_batch_size: See `Kinetics`.
+        num_workers: See `Kinetics`.
+        decoder: See `Kinetics`.
+        max_bad_fraction: See `Kinetics`.
+        decode_timeout: See `Kinetics`.
+        decode_memory: See `Kinetics`.
+        augment_on: See `Kinetics`.
+        seed: See `Kinetics`.
+        classes: See `Kinetics`.
+
+    Raises:
+        UserError: A fraction outside 0..1; from `setup`: a missing or empty root or class folder.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        val_fraction: float = 0.1,
+        clip: ClipSpec = ClipSpec(),  # noqa: B008 - frozen, and shown in --help
+        size: int = 224,
+        augment: Augment = Augment(),  # noqa: B008
+        repeats: int = 1,
+        normalisation: Normalisation = Normalisation(),  # noqa: B008
+        val_views: Views = Views(num_clips=1),  # noqa: B008
+        test_views: Views = Views(),  # noqa: B008
+        batch_size: int = 8,
+        eval_batch_size: int | None = None,
+        num_workers: int | Literal["auto"] = "auto",
+        decoder: Decoder = "auto",
+        max_bad_fraction: float = 0.05,
+        decode_timeout: float | None = 60.0,
+        decode_memory: float | None = 8.0,
+        augment_on: Literal["worker", "device"] = "worker",
+        seed: int | None = None,
+        classes: str | None = None,
+    ) -> None:
+        shared: dict[str, Any] = dict(locals())
+        for name in ("self", "__class__", "root", "val_fraction"):
+            shared.pop(name)
+        super().__init__(root, **shared)
+        self.val_fraction = checked_fraction(val_fraction)
+
+    @property
+    def test_split(self) -> Literal["val", "test"]:
+        """The split that `test` and `predict` read."""
+        return "test" if self.layout.has("test") else "val"
+
+    def find_layout(self) -> Layout:
+        """The splits that the root has, else those that a hash makes."""
+        return find_folder_layout(self.root, self.kind, val_fraction=self.val_fraction)
+
+
+class ImageFolder(ImageData):
+    """Images of `root/<class name>/<image>`, split into train and val by a hash of the path.
+
+    A root that has splits (`root/train/<class name>/<image>` or lists) is read with them, like `ImageNet`. `test` and
+    `predict` read val where there is no test split. Images are turned as their EXIF block asks for.
+
+    Args:
+        root: The data set.
+        val_fraction: See `VideoFolder`.
+        size: See `ImageNet`, also for the rest.
+        crop_fraction: See `ImageNet`.
+        interpolation: See `ImageNet`.
+        augment: See `ImageNet`.
+        repeats: See `ImageNet`.
+        normalisation: See `ImageNet`.
+        test_split: See `ImageNet`.
+        batch_size: See `ImageNet`.
+        eval_batch_size: See `ImageNet`.
+        num_workers: See `ImageNet`.
+        max_bad_fraction: See `ImageNet`.
+        decode_timeout: See `ImageNet`.
+        decode_memory: See `ImageNet`.
+        augment_on: See `ImageNet`.
+        seed: See `ImageNet`.
+        classes: See `ImageNet`.
+
+    Raises:
+        UserError: A fraction outside 0..1; from `setup`: a missing or empty root or class folder.
+    """
+
+    upright: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        val_fraction: float = 0.1,
+        size: int = 224,
+        crop_fraction: float = 0.875,
+        interpolation: Interpolation = "bicubic",
+        augment: Augment = IMAGENET_AUGMENT,
+        repeats: int = 1,
+        normalisation: Normalisation = IMAGENET_NORMALISATION,
+        test_split: Literal["val", "test"] | None = None,
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        num_workers: int | Literal["auto"] = "auto",
+        max_bad_fraction: float = 0.01,
+        decode_timeout: float | None = 60.0,
+        decode_memory: float | None = 8.0,
+        augment_on: Literal["worker", "device"] = "worker",
+        seed: int | None = None,
+        classes: str | None = None,
+    ) -> None:
+        shared: dict[str, Any] = dict(locals())
+        for name in ("self", "__class__", "root", "val_fraction"):
+            shared.pop(name)
+        super().__init__(root, **shared)
+        self.val_fraction = checked_fraction(val_fraction)
+
+    def find_layout(self) -> Layout:
+        """The splits that the root has, else those that a hash makes."""
+        return find_folder_layout(self.root, self.kind, val_fraction=self.val_fraction)
+
+
+def checked_fraction(val_fraction: float) -> float:
+    """The share, which must leave something to train on."""
+    if not 0 <= val_fraction < 1:
+        raise UserError(f"data.val_fraction must lie in 0..1 and not be 1, got {val_fraction}")
+    return val_fraction
+
+
+def find_folder_layout(root: Path, kind: Kind, *, val_fraction: float) -> Layout:
+    """The splits that a root has, else `HashSplit`."""
+    split = ListsAndFolders(root, kind)
+    return split if any(split.has(name) for name in SPLITS) else HashSplit(root, kind, val_fraction=val_fraction)
+
+
+class HashSplit(Layout):
+    """`root/<class name>/<file>`, of which a share of the paths is val.
+
+    A class with more than one file has at least one of them in each split.
+
+    Args:
+        root: The class folders.
+        kind: What sort of files they are.
+        val_fraction: The share.
+    """
+
+    title = "class folders"
+
+    def __init__(self, root: Path, kind: Kind, *, val_fraction: float) -> None:
+        super().__init__(root, kind)
+        self.val_fraction = val_fraction
+
+    def has(self, split: str) -> bool:
+        """Whether the root has class folders and the fraction leaves that split something."""
+        return (split == "train" or (split == "val" and self.val_fraction > 0)) and bool(class_folders(self.root))
+
+    def place(self, split: str) -> str:
+        """The root."""
+        return str(self.root)
+
+    def expected(self) -> str:
+        """The class folders."""
+        noun = self.kind.noun
+        return f"{self.root}/<class name>/<{noun}>, or with splits {self.root}/train/<class name>/<{noun}>"
+
+    def missing(self, split: str) -> str:
+        """The fraction, or the folder."""
+        return "data.val_fraction is 0" if split == "val" and not self.val_fraction else super().missing(split)
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """The files of a split, class by class."""
+        for _, rows in groupby(scan_class_folders(self.root, kind=self.kind, root=self.root), lambda row: row.label):
+            yield from self._share(list(rows), split)
+
+    def _share(self, rows: list[Row], split: str) -> list[Row]:
+        shares = [path_share(row.path) for row in rows]
+        # At least the lowest is val and at least the highest is not, where there are two.
+        limit = sorted(shares)[-1] if len(rows) > 1 else self.val_fraction
+        least = min(shares) if len(rows) > 1 and self.val_fraction > 0 else -1.0
+        val = [share <= least or (share < self.val_fraction and share < limit) for share in shares]
+        return [row for row, is_val in zip(rows, val, strict=True) if is_val == (split == "val")]
+
+
+def path_share(path: str) -> float:
+    """A number in 0..1 that follows from a path, evenly spread."""
+    digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
