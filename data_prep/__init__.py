@@ -1,0 +1,1 @@
+"""Tools that make a raw download trainable; each script does one job. See README.md."""

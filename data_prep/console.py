@@ -1,0 +1,109 @@
+"""What the tools share in talking to people: arguments, progress, tables, one-line errors, exit codes."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
+
+from tqdm import tqdm
+
+from mvrec.errors import UserError
+
+ALL_FINE, SOME_BAD, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Arguments, with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what `run_tool` prints."""
+        raise UserError(f"{message} (--help tells more)")
+
+
+def parser(name: str, description: str) -> Parser:
+    """A parser with the options that all tools have."""
+    made = Parser(prog=name, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    made.add_argument("--workers", type=positive(int), default=cores, help="processes")
+    made.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
+    return made
+
+
+def add_limits(made: Parser, *, seconds: float) -> None:
+    """Options for what the work on one file may take."""
+    made.add_argument("--timeout", type=positive(float), default=seconds, help="seconds that one file may take")
+    made.add_argument("--memory", type=positive(float), default=4.0, help="GiB that one file may take")
+
+
+def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    """An argument type: a number above 0."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it in its message
+    return parse
+
+
+def size_in_bytes(text: str) -> int:
+    """An argument type: `256MB`, `1GiB`, `5000`."""
+    units = {"": 1, "B": 1}
+    for power, letter in enumerate("KMGT", start=1):
+        units |= {letter: 1000**power, f"{letter}B": 1000**power, f"{letter}IB": 1024**power}
+    number = text.strip().upper().rstrip("BIKMGT")
+    try:
+        value = int(float(number) * units[text.strip().upper()[len(number) :].strip()])
+    except (ValueError, KeyError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 256MB or 1GiB") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be above 0")
+    return value
+
+
+def progress(total: int, *, unit: str = "file", label: str = "") -> "tqdm[NoReturn]":
+    """A bar with the time that is left, on stderr."""
+    tqdm.monitor_interval = 0  # its thread would stand beside forks
+    return tqdm(total=total, unit=unit, desc=label or None, unit_scale=unit == "B", dynamic_ncols=True, mininterval=0.5)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Columns under their names; all but the first stand right."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = []
+    for row in cells:
+        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join([first.strip().ljust(widths[0]), *others]).rstrip())
+    return "\n".join(lines)
+
+
+def shown(text: str | os.PathLike[str]) -> str:
+    """A path for people: what a terminal cannot print is escaped."""
+    name = os.fspath(text)
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def run_tool(name: str, main: Callable[[list[str]], int], arguments: Sequence[str] | None = None) -> int:
+    """Run a tool's `main` and return the exit code; what goes wrong is one line on stderr.
+
+    Codes: 0 all fine, 1 some files are bad or the disk is, 2 wrong arguments or input, 130 interrupted.
+    """
+    try:
+        return main(list(sys.argv[1:] if arguments is None else arguments))
+    except UserError as error:
+        message, code = str(error), USAGE_ERROR
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `| head`: nobody listens any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SOME_BAD
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        message, code = f"{where}{error.strerror or error}; the same command goes on from here", SOME_BAD
+    print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,168 @@
+"""What is done already: a file of JSON lines that survives being killed, and temporary files that do not pile up."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from mvrec.errors import UserError
+
+_WAIT_SECONDS = 10.0  # the processes of a run that was killed a moment ago may still be dying
+_MOST_NAME_BYTES = 255  # of a file name, on all usual file systems
+
+
+class Journal:
+    """Records by key, appended to a file as they come; also the lock that keeps a second run off the same output.
+
+    A line that a killed run left half-written is dropped, so its work is done again. Of records with the same key the
+    last one counts.
+
+    Args:
+        path: The file. It is made with its folder, unless `dry`.
+        dry: Read only, and take no lock.
+
+    Raises:
+        UserError: Another run has the journal open, or it cannot be written.
+    """
+
+    def __init__(self, path: Path, *, dry: bool = False) -> None:
+        self.path = path
+        self.unreadable = 0
+        self._lines: dict[str, bytes] = {}  # a parsed record takes several times the memory
+        self._file = -1
+        if dry:
+            self._read(path.read_bytes() if path.is_file() else b"")
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from None
+        try:
+            self._lock()
+            content = path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                os.ftruncate(self._file, whole)
+            self._read(content[:whole])
+        except BaseException:
+            self.close()
+            raise
+
+    def _lock(self) -> None:
+        end = time.monotonic() + _WAIT_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    return  # a file system without locks
+                if time.monotonic() > end:
+                    raise UserError(f"{self.path}: another run is writing there; wait for it or end it") from None
+                time.sleep(0.05)
+
+    def _read(self, content: bytes) -> None:
+        for line in content.splitlines():
+            try:
+                self._lines[json.loads(line)["key"]] = line
+            except (ValueError, KeyError, TypeError):  # its work is done again
+                self.unreadable += 1
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The last record of a key."""
+        line = self._lines.get(key)
+        return None if line is None else json.loads(line)
+
+    def add(self, key: str, **record: Any) -> None:
+        """Append a record; it is in the file when this returns."""
+        line = json.dumps({"key": key, **record}).encode()  # ASCII: names of any bytes pass
+        self._lines[key] = line
+        data = line + b"\n"
+        if os.write(self._file, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+    def close(self) -> None:
+        """Close the file and free the lock."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def part_path(path: Path) -> Path:
+    """The hidden sibling in which a file is written: always the same, so that the next run overwrites what one left."""
+    name = f".{path.name}.part"
+    if len(os.fsencode(name)) > _MOST_NAME_BYTES:
+        name = f".{hashlib.blake2b(os.fsencode(path.name), digest_size=16).hexdigest()}.part"
+    return path.with_name(name)
+
+
+@contextmanager
+def written_whole(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """The sibling to write, which takes the place of `path` when the block ends well.
+
+    One run at a time may write there: see `Journal`.
+
+    Args:
+        path: The file.
+        durable: Wait for the disk to have it before it takes its name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = part_path(path)
+    try:
+        yield part
+        if durable:
+            handle = os.open(part, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a report, whole or not at all."""
+    with written_whole(path) as part:
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
+
+
+def stamp(path: Path) -> list[int]:
+    """Size in bytes and time of the last change in ns: a file with the same stamp is the same file."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed runs left of `path`, written by `mvrec.files.atomic_path` or `written_whole`."""
+    beginning = f".{path.name}."
+    if path.parent.is_dir():
+        for entry in os.scandir(path.parent):
+            if entry.name.startswith(beginning) and entry.is_file(follow_symlinks=False):
+                Path(entry.path).unlink(missing_ok=True)
+
+
+def remove_parts(folders: Iterable[Path]) -> None:
+    """Remove what killed runs were writing with `written_whole` in these folders."""
+    for folder in folders:
+        if folder.is_dir():
+            for entry in os.scandir(folder):
+                if entry.name.startswith(".") and entry.name.endswith(".part") and entry.is_file(follow_symlinks=False):
+                    Path(entry.path).unlink(missing_ok=True)

@@ -1,0 +1,165 @@
+"""What a tool works on: the rows of lists, or all media files of a folder."""
+
+import importlib.util
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mvrec.errors import UserError
+
+if TYPE_CHECKING:  # importing mvrec.data takes seconds, which `--help` need not
+    from mvrec.data.archive import FilePath
+    from mvrec.data.lists import Row
+
+SPLITS = ("train", "val", "test")
+NO_SPLIT = "all"  # what files without a split are listed as
+_SPLIT_NAMES = {"training": "train", "validation": "val", "validate": "val", "valid": "val", "testing": "test"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rows of a data set.
+
+    Attributes:
+        root: Relative paths are relative to it.
+        rows: The rows of each split. A row of a file outside any class folder has the label "".
+        lists: The lists that were read, by split.
+    """
+
+    root: Path
+    rows: dict[str, list["Row"]]
+    lists: dict[str, Path] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.rows.values()))
+
+
+def read_source(root: Path, *, lists: Sequence[Path] = (), only: str | None = None) -> Source:
+    """The rows of given lists, else of `root/<split>.csv` (or `.txt`), else all media files below `root`.
+
+    Args:
+        root: A folder; or a single list, whose own folder is then the root.
+        lists: Lists to read; a list's split is what its name begins with.
+        only: "video" or "image" to pass over files of the other kind in folders.
+
+    Raises:
+        UserError: No such folder, a malformed list, two lists of a split, or nothing in it.
+    """
+    from mvrec.data.lists import read_rows
+
+    if root.is_file() and not lists:
+        root, lists = root.parent, [root]
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder or list")
+    found = _named(lists) if lists else _lists_in(root)
+    rows = {split: list(read_rows(path)) for split, path in found.items()} if found else _walked(root, only)
+    source = Source(root, rows, found)
+    if not len(source):
+        raise UserError(f"{root}: no {only or 'media'} files and no lists train.csv, val.csv or test.csv in it")
+    return source
+
+
+def _named(lists: Iterable[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in lists:
+        split = path.name.split(".")[0]
+        if split in found:
+            raise UserError(f"{found[split]} and {path} are both lists of {split!r}: rename one, or take one at a time")
+        found[split] = path
+    return found
+
+
+def _lists_in(root: Path) -> dict[str, Path]:
+    named = ((split, root / f"{split}{suffix}") for split in SPLITS for suffix in (".txt", ".csv"))
+    return {split: path for split, path in named if path.is_file()}
+
+
+def has_lists(root: Path) -> bool:
+    """Whether `read_source` would read lists, and not all files."""
+    return bool(_lists_in(root))
+
+
+def _walked(root: Path, only: str | None) -> dict[str, list["Row"]]:
+    from mvrec.data.lists import Row
+
+    rows: dict[str, list[Row]] = {}
+    for name in media_files(root, only=only):
+        parts = name.split("/")
+        split = _SPLIT_NAMES.get(parts[0], parts[0])
+        inner = parts[1:-1] if split in SPLITS and len(parts) > 1 else parts[:-1]
+        split = split if split in SPLITS and len(parts) > 1 else NO_SPLIT
+        rows.setdefault(split, []).append(Row(name, inner[0] if inner else "", source=str(root)))
+    return rows
+
+
+def media_files(root: Path, *, only: str | None = None) -> Iterator[str]:
+    """Paths of all videos and images below a folder, relative to it, sorted; what begins with a dot is passed over.
+
+    Links to folders are followed, but not in circles. A link to a file that is not there counts as a file.
+    """
+    return _media_below(os.fspath(root), "", only, frozenset())
+
+
+def _media_below(folder: str, prefix: str, only: str | None, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    try:
+        status = os.stat(folder)  # noqa: PTH116 - a Path for each of a million files costs seconds
+        with os.scandir(folder) as listing:
+            entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}") from None
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _media_below(entry.path, f"{prefix}{entry.name}/", only, above | {here})
+        elif (kind := media_kind(entry.name)) is not None and only in (None, kind):
+            yield f"{prefix}{entry.name}"
+
+
+def media_kind(name: str) -> str | None:
+    """What a name says the file is: "video", "image", or `None` when it says neither."""
+    from mvrec.data.kinds import IMAGES, VIDEOS
+
+    extension = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path each costs seconds
+    if extension in IMAGES.extensions:
+        return "image"
+    return "video" if extension in VIDEOS.extensions else None
+
+
+def file_of(root: Path, row: "Row") -> "FilePath":
+    """The file that a row names: a path, or the member of a tar.
+
+    Raises:
+        UserError: An offset, and no tar in the path.
+    """
+    from mvrec.data.archive import ArchiveMember
+
+    if row.offset < 0:
+        return root / row.path
+    place = -1
+    while (place := row.path.find(".tar/", place + 1)) >= 0:
+        archive = root / row.path[: place + len(".tar")]
+        if not archive.is_dir():  # a tar that is missing is named as a missing file
+            return ArchiveMember(archive, row.path[place + len(".tar/") :], row.offset, row.size)
+    raise UserError(f"{row.where}: {row.path!r} has an offset, but no part of it is a tar")
+
+
+def archive_of(file: "FilePath") -> Path:
+    """The file on disk that holds a file: the tar of a member."""
+    from mvrec.data.archive import ArchiveMember
+
+    return file.archive if isinstance(file, ArchiveMember) else Path(file)
+
+
+def load_decoders() -> None:
+    """Import what reads files, before processes are forked that would each do so for themselves."""
+    import av  # noqa: F401
+
+    import mvrec.data.images
+    import mvrec.data.video  # noqa: F401
+
+    if importlib.util.find_spec("decord") is not None:
+        import decord  # noqa: F401

@@ -1,0 +1,336 @@
+"""One video or image in a smaller size, with as many frames at the same times."""
+
+import hashlib
+import io
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from data_prep.journal import written_whole
+from mvrec.errors import DecodeError
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+    from mvrec.data.archive import FilePath
+
+_TV = 1  # FFmpeg's number for the limited range of brightness, which players expect of videos
+_SMPTE170M = 6  # and for the colours of standard definition
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How files become smaller.
+
+    Attributes:
+        short_side: In pixels, even.
+        gop: Most frames from one key frame to the next; a jump into the video decodes no more than that.
+        crf: x264's quality; lower is better and larger.
+        preset: x264's preset of speed.
+        fast_decode: Leave out what costs the decoder most (x264's tune fastdecode: no CABAC, no deblocking).
+        enlarge: Enlarge what is smaller, too.
+        quality: Of JPEG.
+    """
+
+    short_side: int = 256
+    gop: int = 16
+    crf: int = 23
+    preset: str = "fast"
+    fast_decode: bool = False
+    enlarge: bool = False
+    quality: int = 95
+
+    @property
+    def mark(self) -> str:
+        """What the files carry as a comment, by which they are known as done."""
+        digest = hashlib.blake2b(repr(self).encode(), digest_size=4).hexdigest()
+        return f"mvrec resize: short side {self.short_side}, {digest}"
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the result: the aspect is kept up to even sides."""
+        short = min(height, width)
+        target = self.short_side if self.enlarge or short > self.short_side else short
+        even = [max(2, 2 * round(side * target / short / 2)) for side in (height, width)]
+        return even[0], even[1]
+
+    def encoder_options(self) -> dict[str, str]:
+        """For FFmpeg's libx264."""
+        # What mbtree does depends on memory that nobody wrote, on small pictures: equal frames become different bytes.
+        options = {"crf": str(self.crf), "preset": self.preset, "g": str(self.gop), "x264-params": "mbtree=0"}
+        return {**options, "tune": "fastdecode"} if self.fast_decode else options
+
+
+class Task(NamedTuple):
+    """A file to make smaller.
+
+    Attributes:
+        source: It.
+        target: The result.
+        kind: "video" or "image".
+    """
+
+    source: "FilePath"
+    target: Path
+    kind: str
+
+
+def resize(task: Task, *, recipe: Recipe) -> dict[str, Any]:
+    """Write a task's target, or find it done.
+
+    Returns:
+        state "done" or "kept"; height and width; frames and fps of a video.
+
+    Raises:
+        DecodeError: The source cannot be read, or the result is not what it should be.
+        OSError: The target cannot be written.
+    """
+    return _resize_image(task, recipe) if task.kind == "image" else _resize_video(task, recipe)
+
+
+# -- videos ----------------------------------------------------------------------------------------------------------
+
+
+def _resize_video(task: Task, recipe: Recipe) -> dict[str, Any]:
+    import av
+
+    from mvrec.data.video import open_video
+
+    with open_video(task.source, "pyav") as video:
+        num_frames, fps, (height, width) = video.num_frames, video.fps, video.size
+    size = recipe.size(height, width)
+    facts = {"frames": num_frames, "fps": fps, "height": size[0], "width": size[1]}
+    if task.target.is_file() and _is_done(task.target, num_frames, size, recipe):
+        return {"state": "kept", **facts}
+    try:
+        with written_whole(task.target) as part:
+            times = _transcode(task, part, size, recipe, num_frames=num_frames)
+            _verify(task, part, times, num_frames=num_frames, size=size)
+    except av.FFmpegError as error:
+        if isinstance(error, OSError) and not isinstance(error, av.InvalidDataError) and error.errno:
+            raise OSError(error.errno, error.strerror, str(task.target)) from error
+        raise DecodeError(task.source, f"cannot be encoded again ({error.strerror})") from error
+    return {"state": "done", **facts}
+
+
+def _is_done(target: Path, num_frames: int, size: tuple[int, int], recipe: Recipe) -> bool:
+    import av
+
+    from mvrec.data.video import open_video
+
+    try:
+        with av.open(str(target)) as container:
+            if container.metadata.get("comment") != recipe.mark:
+                return False
+        with open_video(target, "pyav") as video:
+            return video.num_frames == num_frames and video.size == size
+    except (av.FFmpegError, DecodeError):
+        return False
+
+
+def _opened(file: "FilePath") -> "InputContainer":
+    import av
+
+    from mvrec.data.archive import ArchiveMember
+
+    return av.open(io.BytesIO(file.read()) if isinstance(file, ArchiveMember) else str(Path(file).absolute()), "r")
+
+
+def _transcode(task: Task, part: Path, size: tuple[int, int], recipe: Recipe, *, num_frames: int) -> list[Fraction]:
+    """Write the video; returns the time of each frame in seconds from the first."""
+    import av
+
+    with _opened(task.source) as reader:
+        source = reader.streams.best("video")
+        assert isinstance(source, av.VideoStream)
+        rate = source.average_rate or source.guessed_rate or Fraction(25)
+        even = _is_even(reader, source, rate)
+        source.codec_context.thread_type = "NONE"
+        reader.seek(0)
+        frames = reader.decode(source)
+        first = next(frames, None)
+        if first is None:
+            raise DecodeError(task.source, "not one frame can be decoded")
+        base = 1 / rate if even or first.time_base is None else first.time_base
+        with av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as writer:
+            writer.metadata["comment"] = recipe.mark
+            stream = _add_stream(writer, source, first, rate=rate, base=base, size=size, recipe=recipe)
+            times: list[Fraction] = []
+            made = _scaled(task, itertools.chain([first], frames), size, even=even, base=base, times=times)
+            packets = itertools.chain.from_iterable(stream.encode(frame) for frame in itertools.chain(made, [None]))
+            for packet in _lasting(packets, num_frames / rate):
+                writer.mux(packet)
+    return times
+
+
+def _lasting(packets: Iterator["Packet"], seconds: Fraction) -> Iterator["Packet"]:
+    """Packets, of which the last one lasts until all have lasted so long: that decides the mean frame rate."""
+    begin, held = None, None
+    for packet in packets:
+        begin = packet.dts if begin is None else begin
+        if held is not None:
+            yield held
+        held = packet
+    if held is not None and held.dts is not None and held.time_base is not None:
+        held.duration = max(1, round(seconds / held.time_base) - (held.dts - (begin or 0)))
+        yield held
+
+
+def _is_even(reader: "InputContainer", source: "VideoStream", rate: Fraction) -> bool:
+    """Whether frames are to be an even distance apart.
+
+    So they are where packets have no times or repeat some (AVI), and where they lie on the grid of the frame rate but
+    for the rounding of a container that counts in milliseconds.
+    """
+    packets = [packet for packet in reader.demux(source) if packet.size and not packet.is_discard]
+    times = sorted(packet.pts for packet in packets if packet.pts is not None)
+    # AVI knows only the order in which frames are stored.
+    stored = reader.format.name == "avi" and source.codec_context.has_b_frames
+    if stored or len(set(times)) < len(packets) or source.time_base is None:
+        return True
+    return all(abs((time - times[0]) - n / (rate * source.time_base)) <= 1 for n, time in enumerate(times))
+
+
+def _add_stream(
+    writer: "av.container.OutputContainer",
+    source: "VideoStream",
+    first: "VideoFrame",
+    *,
+    rate: Fraction,
+    base: Fraction,
+    size: tuple[int, int],
+    recipe: Recipe,
+) -> "VideoStream":
+    stream = writer.add_stream("libx264", rate=rate, options=recipe.encoder_options())
+    codec = stream.codec_context
+    codec.thread_count = 1  # with more, the bytes would depend on their number
+    codec.height, codec.width = size
+    codec.pix_fmt = "yuv420p"
+    codec.time_base = base
+    codec.color_range = _TV
+    codec.colorspace, codec.color_primaries, codec.color_trc = _colours(first)
+    aspect = source.sample_aspect_ratio
+    if aspect and aspect > 0 and aspect != 1:
+        codec.sample_aspect_ratio = 1 / aspect if _quarter_turns(first) % 2 else aspect
+    return stream
+
+
+def _colours(frame: "VideoFrame") -> tuple[int, int, int]:
+    if frame.format.is_rgb:
+        return _SMPTE170M, _SMPTE170M, _SMPTE170M  # into which RGB is converted
+    return int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc)
+
+
+def _quarter_turns(frame: "VideoFrame") -> int:
+    return round(frame.rotation / 90) % 4
+
+
+def _scaled(
+    task: Task,
+    frames: Iterator["VideoFrame"],
+    size: tuple[int, int],
+    *,
+    even: bool,
+    base: Fraction,
+    times: list[Fraction],
+) -> Iterator["VideoFrame"]:
+    """Frames of the new size, upright, with times from 0 on, which are added to `times`."""
+    from av.video.reformatter import VideoReformatter
+
+    reformatter, begin, stored = VideoReformatter(), 0, None
+    turns = 0
+    for number, frame in enumerate(frames):
+        if stored is None:
+            stored, begin, turns = (frame.height, frame.width), frame.pts or 0, _quarter_turns(frame)
+        if (frame.height, frame.width) != stored:
+            raise DecodeError(task.source, "the frames are not all of one size")
+        height, width = size[::-1] if turns % 2 else size
+        made = reformatter.reformat(
+            frame,
+            width,
+            height,
+            "yuv420p",
+            interpolation="LANCZOS",
+            dst_colorspace=_SMPTE170M if frame.format.is_rgb else None,
+            dst_color_range=_TV,
+            threads=1,
+        )
+        made = _turned(made, turns)
+        made.pts, made.time_base = (number if even else (frame.pts or 0) - begin), base
+        times.append((made.pts or 0) * base)
+        made.pict_type = 0  # the encoder chooses key frames, not the source
+        yield made
+
+
+def _turned(frame: "VideoFrame", turns: int) -> "VideoFrame":
+    """A yuv420p frame after counter-clockwise quarter turns."""
+    import numpy as np
+    from av.video.frame import VideoFrame
+
+    if turns:
+        height, width = frame.height, frame.width
+        flat = frame.to_ndarray().ravel()
+        ends = [height * width, height * width * 5 // 4]
+        y, u, v = np.split(flat, ends)
+        planes = [y.reshape(height, width), *(plane.reshape(height // 2, width // 2) for plane in (u, v))]
+        turned = [np.rot90(plane, turns) for plane in planes]
+        packed = np.concatenate([plane.ravel() for plane in turned]).reshape(-1, turned[0].shape[1])
+        frame = VideoFrame.from_ndarray(packed, format="yuv420p")
+    return frame
+
+
+def _verify(task: Task, part: Path, times: list[Fraction], *, num_frames: int, size: tuple[int, int]) -> None:
+    """Raises `DecodeError` unless the result has every frame of the source, each at its time, in the right size."""
+    import av
+
+    from mvrec.data.video import open_video
+
+    if len(times) != num_frames:
+        raise DecodeError(task.source, f"{len(times)} of its {num_frames} frames can be decoded")
+    with open_video(part, "pyav") as video:
+        if video.num_frames != num_frames or video.size != size:
+            raise DecodeError(task.source, f"its copy came out as {video.num_frames} frames of {video.size}")
+    with av.open(str(part)) as container:
+        stream = container.streams.video[0]
+        base = stream.time_base or Fraction(1)
+        ticks = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
+    for found, wanted in zip(ticks, times, strict=True):
+        if abs((found - ticks[0]) * base - (wanted - times[0])) > base:
+            raise DecodeError(
+                task.source, f"its frame at {float(wanted):.3f} s would come at {float(found * base):.3f} s"
+            )
+
+
+# -- images ----------------------------------------------------------------------------------------------------------
+
+
+def _resize_image(task: Task, recipe: Recipe) -> dict[str, Any]:
+    from PIL import Image
+
+    from mvrec.data.archive import ArchiveMember
+    from mvrec.data.images import read_image
+
+    pixels = read_image(task.source, upright=True)
+    height, width = pixels.shape[:2]
+    target = recipe.short_side if recipe.enlarge or min(height, width) > recipe.short_side else min(height, width)
+    height, width = (max(1, round(side * target / min(height, width))) for side in (height, width))
+    facts = {"frames": 1, "fps": 0.0, "height": height, "width": width}
+    same_size = (height, width) == pixels.shape[:2]
+    content = task.source.read() if isinstance(task.source, ArchiveMember) else Path(task.source).read_bytes()
+    if not (same_size and content.startswith(b"\xff\xd8\xff")):  # a JPEG that is small already stays as it is
+        made = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        made.save(buffer, "JPEG", quality=recipe.quality, comment=recipe.mark)
+        content = buffer.getvalue()
+    # Scaling again is cheap beside reading, so that the bytes themselves tell what is done.
+    if task.target.is_file() and task.target.read_bytes() == content:
+        return {"state": "kept", **facts}
+    with written_whole(task.target, durable=False) as part:
+        part.write_bytes(content)
+    return {"state": "done", **facts}
