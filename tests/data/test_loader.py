@@ -230,7 +230,7 @@ def test_nothing_readable_stops_at_once(root, num_workers):
     loader = train_loader(
         index_of(root, [f"gone{number}.mp4" for number in range(40)]), num_workers=num_workers, max_bad_fraction=1.0
     )
-    with pytest.raises(UserError, match=r"not one of 10 videos in a row could be read; the last: .*gone\d+\.mp4: "):
+    with pytest.raises(UserError, match=r"not one of 10 files in a row could be read; the last: .*gone\d+\.mp4: "):
         next(iter(loader))
 
 
