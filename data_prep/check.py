@@ -1,10 +1,12 @@
 """Really decode every file of a data set, name the bad ones, and write lists without them."""
 
 import functools
+import io
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +18,7 @@ from data_prep import console, sources
 from data_prep.console import shown
 from data_prep.jobs import Failure, Limits, run_jobs
 from data_prep.journal import Journal, remove_leftovers, stamp, write_json
-from mvrec.errors import UserError
+from mvrec.errors import DecodeError, UserError
 
 if TYPE_CHECKING:
     from mvrec.data.archive import FilePath
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 STATUSES = ("ok", "corrupt", "missing", "timeout", "short")
 _FRAMES_AT_ONCE = 32
+_TOLERATED_SECONDS, _TOLERATED_SHARE = 0.25, 0.1  # of a video's length that may be missing at its end
 _CAUSES = 10  # that the table names; the report names every file
 
 
@@ -82,7 +85,32 @@ def decode(task: Task, *, every_frame: bool) -> dict[str, Any]:
         for numbers in steps:
             video.frames(list(numbers))
         height, width = video.size
+        _compare_with_promise(task.file, video.num_frames / video.fps)
         return {"frames": video.num_frames, "fps": video.fps, "height": height, "width": width}
+
+
+def _compare_with_promise(file: "FilePath", seconds: float) -> None:
+    """Raises `DecodeError` where a file says that its video is clearly longer than what is there.
+
+    A Matroska or WebM file that was cut between two frames is otherwise a sound, shorter video.
+    """
+    import av
+
+    from mvrec.data.archive import ArchiveMember
+
+    source = io.BytesIO(file.read()) if isinstance(file, ArchiveMember) else os.path.abspath(file)  # noqa: PTH100
+    try:
+        with av.open(source, "r") as container:
+            stream = container.streams.best("video")
+            promised = 0.0
+            if stream is not None and stream.duration and stream.time_base:
+                promised = float(stream.duration * stream.time_base)
+            elif len(container.streams) == 1 and container.duration:  # else it may be that of the sound
+                promised = container.duration / av.time_base
+    except av.FFmpegError as error:
+        raise DecodeError(file, error.strerror or str(error)) from error
+    if seconds < promised - max(_TOLERATED_SECONDS, _TOLERATED_SHARE * promised):
+        raise DecodeError(file, f"cut short: {seconds:.2f} of {promised:.2f} s are there")
 
 
 def check_files(
@@ -117,9 +145,12 @@ def check_files(
     sources.load_decoders()
     work = functools.partial(_decode_keyed, every_frame=settings.every_frame)
     bad = Counter(record["status"] for record in records.values() if record["status"] != "ok")
-    with console.progress(len(records) + len(tasks)) as bar:
+    with (
+        console.progress(len(records) + len(tasks)) as bar,
+        closing(run_jobs(work, tasks.items(), workers=workers, limits=limits)) as outcomes,
+    ):
         bar.update(len(records))
-        for (key, task), result in run_jobs(work, tasks.items(), workers=workers, limits=limits):
+        for (key, task), result in outcomes:
             records[key] = _record(task, result, settings=settings, limits=limits)
             journal.add(key, **records[key])
             bad.update([] if records[key]["status"] == "ok" else [records[key]["status"]])
@@ -340,9 +371,7 @@ def main(given: list[str]) -> int:
         if options.dry_run:
             known = sum(journal.get(key) is not None for key, _ in _unique_files(source))
             files = sum(1 for _ in _unique_files(source))
-            print(
-                f"{files} files of {len(source)} rows would be checked, {known} of them are known from {journal.path}"
-            )
+            print(f"{files} files of {len(source)} rows to check, {known} of them are known from {journal.path}")
             return console.ALL_FINE
         records = check_files(
             source, journal, settings=settings, workers=options.workers, limits=limits, again=options.again

@@ -2,12 +2,15 @@
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from tqdm import tqdm
 
+from data_prep.jobs import stop
 from mvrec.errors import UserError
 
 ALL_FINE, SOME_BAD, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -87,13 +90,30 @@ def shown(text: str | os.PathLike[str]) -> str:
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be heard also where a library swallows the exception that it raises."""
+
+    def note(number: int, frame: object) -> None:
+        stop.set()
+        raise KeyboardInterrupt
+
+    stop.clear()
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def run_tool(name: str, main: Callable[[list[str]], int], arguments: Sequence[str] | None = None) -> int:
     """Run a tool's `main` and return the exit code; what goes wrong is one line on stderr.
 
     Codes: 0 all fine, 1 some files are bad or the disk is, 2 wrong arguments or input, 130 interrupted.
     """
     try:
-        return main(list(sys.argv[1:] if arguments is None else arguments))
+        with _interruptible():
+            return main(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
         message, code = str(error), USAGE_ERROR
     except KeyboardInterrupt:

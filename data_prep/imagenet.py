@@ -5,6 +5,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +15,7 @@ if __name__ == "__main__":
 
 from data_prep import console
 from data_prep.jobs import Failure, Limits, run_jobs
-from data_prep.journal import Journal, remove_leftovers, remove_parts, stamp, write_json, written_whole
+from data_prep.journal import Journal, remove_leftovers, stamp, without_parts, write_json, written_whole
 from mvrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -163,10 +164,13 @@ def unpack(splits: Mapping[str, Sequence[Image]], folder: Path, *, workers: int)
         What went wrong.
     """
     jobs = list(_jobs(splits, folder))
-    remove_parts({job.folder for job in jobs})
     failures = []
-    with console.progress(sum(map(len, splits.values())), unit="image", label="unpack") as bar:
-        for job, result in run_jobs(write_images, jobs, workers=workers, limits=Limits(seconds=None, memory=None)):
+    with (
+        without_parts(job.folder for job in jobs),
+        console.progress(sum(map(len, splits.values())), unit="image", label="unpack") as bar,
+        closing(run_jobs(write_images, jobs, workers=workers, limits=Limits(seconds=None, memory=None))) as results,
+    ):
+        for job, result in results:
             if isinstance(result, Failure):
                 failures.append(f"{job.folder}: {result.cause}")
             bar.update(len(job.images))

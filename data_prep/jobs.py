@@ -11,15 +11,18 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from mvrec.errors import DecodeError
+
+stop = threading.Event()  # Ctrl-C was pressed; some libraries swallow the exception that says so
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -67,8 +70,8 @@ class _Fatal(NamedTuple):
 
 def run_jobs(
     work: Callable[[Item], Result], items: Iterable[Item], *, workers: int, limits: Limits
-) -> Iterator[tuple[Item, Result | Failure]]:
-    """Do `work` on every item in killable processes.
+) -> Generator[tuple[Item, Result | Failure], None, None]:
+    """Do `work` on every item in killable processes, which are ended when the generator is closed.
 
     Args:
         work: A function of a module (or a partial of one). Its exceptions become `Failure`s of kind "error".
@@ -87,6 +90,8 @@ def run_jobs(
     queue = iter(items)
     try:
         while True:
+            if stop.is_set():
+                raise KeyboardInterrupt
             for worker in crew:
                 if worker.is_idle and not worker.take(queue):
                     break
@@ -170,7 +175,11 @@ class _Worker(Generic[Item, Result]):
         with warnings.catch_warnings():
             # Python warns of forks beside threads. This process has none but those of libraries that rest.
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._process.start()
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child keeps it so
+            try:
+                self._process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()
         self._done = 0
 
@@ -228,7 +237,7 @@ def _failure(cause: str, limits: Limits) -> Failure:
 
 
 def _settle_in(limits: Limits, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the parent's business
     for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTERM"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_DFL)

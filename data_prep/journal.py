@@ -159,8 +159,21 @@ def remove_leftovers(path: Path) -> None:
                 Path(entry.path).unlink(missing_ok=True)
 
 
-def remove_parts(folders: Iterable[Path]) -> None:
-    """Remove what killed runs were writing with `written_whole` in these folders."""
+@contextmanager
+def without_parts(folders: Iterable[Path]) -> Iterator[None]:
+    """Remove what `written_whole` was writing in these folders when its process was killed, before the block and after.
+
+    Whoever may still be writing there must have been ended when the block ends.
+    """
+    places = set(folders)
+    _remove_parts(places)
+    try:
+        yield
+    finally:
+        _remove_parts(places)
+
+
+def _remove_parts(folders: Iterable[Path]) -> None:
     for folder in folders:
         if folder.is_dir():
             for entry in os.scandir(folder):

@@ -3,6 +3,7 @@
 import functools
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ if __name__ == "__main__":
 from data_prep import console, sources
 from data_prep.console import shown
 from data_prep.jobs import Failure, Limits, run_jobs
-from data_prep.journal import Journal, part_path, remove_leftovers, remove_parts, stamp, write_json
+from data_prep.journal import Journal, part_path, remove_leftovers, stamp, without_parts, write_json
 from data_prep.transcode import Recipe, Task, resize
 from mvrec.errors import UserError
 
@@ -93,13 +94,16 @@ def resize_files(
             results[path] = {**record["result"], "state": "kept"}
         else:
             open_tasks.append((path, task))
-    remove_parts({task.target.parent for task in tasks.values()})
     sources.load_decoders()
     work = functools.partial(_resize_keyed, recipe=recipe)
     failed = 0
-    with console.progress(len(tasks)) as bar:
+    with (
+        without_parts(task.target.parent for task in tasks.values()),
+        console.progress(len(tasks)) as bar,
+        closing(run_jobs(work, open_tasks, workers=workers, limits=limits)) as outcomes,
+    ):
         bar.update(len(results))
-        for (path, task), result in run_jobs(work, open_tasks, workers=workers, limits=limits):
+        for (path, task), result in outcomes:
             results[path] = result
             if isinstance(result, Failure):
                 part_path(task.target).unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import random
 import sys
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -14,7 +15,7 @@ if __name__ == "__main__":
 from data_prep import console, sources
 from data_prep.console import shown
 from data_prep.jobs import Failure, Limits, run_jobs
-from data_prep.journal import Journal, remove_leftovers, remove_parts, stamp, write_json, written_whole
+from data_prep.journal import Journal, remove_leftovers, stamp, without_parts, write_json, written_whole
 from mvrec.errors import DecodeError, UserError
 
 if TYPE_CHECKING:
@@ -59,11 +60,8 @@ class Shard(NamedTuple):
 
 def member_name(path: str) -> str:
     """What the file of a row is called in a shard: its path, without what leads out of a folder."""
-    parts = [part for part in Path(path).parts if part not in ("/", "..")]
-    # A tar in a name would pass for one that holds the file.
-    return "/".join(
-        [*(part.replace(".tar", "_tar") if part.endswith(".tar") else part for part in parts[:-1]), parts[-1]]
-    )
+    *folders, name = (part for part in Path(path).parts if part not in ("/", ".."))
+    return "/".join([*(folder.removesuffix(".tar") for folder in folders), name])  # one tar in a path is enough
 
 
 def pieces_of(source: sources.Source, rows: Sequence["Row"]) -> tuple[dict[tuple[str, int], Piece], list[str]]:
@@ -199,9 +197,11 @@ def write_shards(
         For each tar the places of its files, or why it failed.
     """
     results: dict[Path, list[tuple[int, int]] | Failure] = {}
-    remove_parts({shard.target.parent for shard in shards})
     todo = []
-    with console.progress(sum(piece.size for shard in shards for piece in shard.pieces), unit="B") as bar:
+    with (
+        without_parts(shard.target.parent for shard in shards),
+        console.progress(sum(piece.size for shard in shards for piece in shard.pieces), unit="B") as bar,
+    ):
         for shard in shards:
             record = journal.get(str(shard.target))
             if record is not None and _is_current(record, shard):
@@ -209,12 +209,14 @@ def write_shards(
                 bar.update(sum(piece.size for piece in shard.pieces))
             else:
                 todo.append(shard)
-        for shard, result in run_jobs(write_shard, todo, workers=workers, limits=Limits(seconds=None, memory=None)):
-            results[shard.target] = result
-            if not isinstance(result, Failure):
-                state = {"stamp": stamp(shard.target), "digest": shard.digest, "sources": _sources_digest(shard)}
-                journal.add(str(shard.target), **state, places=result)
-            bar.update(sum(piece.size for piece in shard.pieces))
+        limits = Limits(seconds=None, memory=None)
+        with closing(run_jobs(write_shard, todo, workers=workers, limits=limits)) as written:
+            for shard, result in written:
+                results[shard.target] = result
+                if not isinstance(result, Failure):
+                    state = {"stamp": stamp(shard.target), "digest": shard.digest, "sources": _sources_digest(shard)}
+                    journal.add(str(shard.target), **state, places=result)
+                bar.update(sum(piece.size for piece in shard.pieces))
     return results
 
 

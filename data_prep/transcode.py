@@ -171,14 +171,18 @@ def _transcode(task: Task, part: Path, size: tuple[int, int], recipe: Recipe, *,
 
 def _lasting(packets: Iterator["Packet"], seconds: Fraction) -> Iterator["Packet"]:
     """Packets, of which the last one lasts until all have lasted so long: that decides the mean frame rate."""
-    begin, held = None, None
+    begin, held, count = None, None, 0
     for packet in packets:
+        count += 1
         begin = packet.dts if begin is None else begin
         if held is not None:
             yield held
         held = packet
     if held is not None and held.dts is not None and held.time_base is not None:
-        held.duration = max(1, round(seconds / held.time_base) - (held.dts - (begin or 0)))
+        before = held.dts - (begin or 0)
+        left = round(seconds / held.time_base) - before
+        # A container that promises a rate which its times do not keep (Matroska) says nothing about the last frame.
+        held.duration = left if left > 0 else max(1, before // max(1, count - 1))
         yield held
 
 

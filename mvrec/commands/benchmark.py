@@ -75,7 +75,7 @@ def report(data: RecognitionData, *, num_samples: int, device_rate: float | None
     per_core = 1000 / total
     yield f"  {'sum':<10}{total:9.2f} ms = {per_core:.1f} {noun}s/s per core"
     rate = loader_rate(loader, num_samples)
-    yield f"loader with {loader.num_workers} workers, {torch.get_num_threads()} thread here: {rate:.1f} {noun}s/s"
+    yield f"loader with {loader.num_workers} workers: {rate:.1f} {noun}s/s"
     if device_rate is not None:
         per_worker = rate / max(loader.num_workers, 1)
         yield f"to feed {device_rate:g} {noun}s/s: about {math.ceil(device_rate / per_worker)} workers like these"

@@ -217,7 +217,7 @@ def _saved_listing(place: Path, stamp: np.ndarray) -> dict[str, np.ndarray] | No
     if not place.is_file():
         return None
     try:
-        with np.load(place, allow_pickle=False) as saved:
+        with place.open("rb") as file, np.load(file, allow_pickle=False) as saved:
             if not np.array_equal(saved["stamp"], stamp):
                 log.info("%s: the tar has changed since it was listed there", place)
                 return None

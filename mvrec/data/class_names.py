@@ -61,15 +61,10 @@ class ClassNames:
             number = int(label)
         except ValueError:
             hint = nearest(label, self.names)
-            raise UserError(f"{where}: {printable(label)} is not one of the {len(self.names)} classes{hint}") from None
+            raise UserError(f"{where}: {label!r} is not one of the {len(self.names)} classes{hint}") from None
         if not 0 <= number < len(self.names):
             raise UserError(f"{where}: label {number} is outside 0..{len(self.names) - 1}")
         return number
-
-
-def printable(text: str) -> str:
-    """Text in quotes; bytes that are not UTF-8 as escapes, so that it can be printed."""
-    return repr(text).encode("utf-8", "backslashreplace").decode()
 
 
 def read_class_names(path: Path) -> list[str]:
@@ -162,8 +157,8 @@ def class_names_of(labels: Mapping[str, str]) -> list[str]:
     for label, where in labels.items():
         if label.startswith("-") and label[1:].isdecimal():
             raise UserError(f"{where}: label {label} is negative")
-        if not label.isascii() and printable(label) != repr(label):
-            raise UserError(f"{where}: class {printable(label)} is not UTF-8")
+        if any("\udc80" <= letter <= "\udcff" for letter in label):  # what bytes become that are not
+            raise UserError(f"{where}: class {label!r} is not UTF-8")
     if all(label.isdecimal() for label in labels):
         return [str(number) for number in range(max((int(label) for label in labels), default=-1) + 1)]
     broken = next((label for label in labels if not label.isdecimal() and _is_number(label)), None)

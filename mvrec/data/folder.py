@@ -170,7 +170,7 @@ def find_folder_layout(root: Path, kind: Kind, *, val_fraction: float) -> Layout
 class HashSplit(Layout):
     """`root/<class name>/<file>`, of which a share of the paths is val.
 
-    A class with more than one file has at least one of them in each split.
+    A class with more than one file has at least one of them in each split; a single file is for training.
 
     Args:
         root: The class folders.
@@ -208,10 +208,10 @@ class HashSplit(Layout):
 
     def _share(self, rows: list[Row], split: str) -> list[Row]:
         shares = [path_share(row.path) for row in rows]
-        # At least the lowest is val and at least the highest is not, where there are two.
-        limit = sorted(shares)[-1] if len(rows) > 1 else self.val_fraction
+        # A class keeps at least its highest for training, and has at least its lowest in val.
+        highest = max(shares)
         least = min(shares) if len(rows) > 1 and self.val_fraction > 0 else -1.0
-        val = [share <= least or (share < self.val_fraction and share < limit) for share in shares]
+        val = [share == least or share < min(self.val_fraction, highest) for share in shares]
         return [row for row, is_val in zip(rows, val, strict=True) if is_val == (split == "val")]
 
 

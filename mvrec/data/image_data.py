@@ -129,9 +129,7 @@ class ImageData(RecognitionData):
 
     def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainImages:
         """Random views of the images of an index."""
-        return TrainImages(
-            index, self.size, self.worker_augment, repeats=self.repeats, seed=seed, upright=self.upright
-        )
+        return TrainImages(index, self.size, self.worker_augment, repeats=self.repeats, seed=seed, upright=self.upright)
 
     def eval_dataset(self, split: Split) -> EvalImages:
         """The centre views of the images of a split."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mvrec.data.archive import ArchiveMember
-from mvrec.data.class_names import ClassNames, class_names_of, normalised, printable, wordnet_aliases
+from mvrec.data.class_names import ClassNames, class_names_of, normalised, wordnet_aliases
 from mvrec.data.lists import Row
 from mvrec.errors import UserError
 
@@ -136,7 +136,7 @@ class SampleIndex:
             log.warning("%s: %d of %d rows repeat another one and count again", beginning, repeated, len(self))
         missing = np.flatnonzero(self.class_counts() == 0).tolist()
         if missing and len(self):
-            named = ", ".join(printable(self.class_names[number]) for number in missing[:NAMED])
+            named = ", ".join(repr(self.class_names[number]) for number in missing[:NAMED])
             more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
             count = len(self.class_names)
             log.warning("%s: no samples for %d of %d classes: %s%s", beginning, len(missing), count, named, more)
@@ -182,9 +182,7 @@ class _Packing:
         self.lines.append(row.line)
         self._add_span(row)
         if row.offset < 0 and ".tar/" in row.path and self._archive_end(row.path) >= 0:
-            raise UserError(
-                f"{row.where}: {printable(row.path)} lies in a tar: the columns offset and size must say where"
-            )
+            raise UserError(f"{row.where}: {row.path!r} lies in a tar: the columns offset and size must say where")
         if row.offset >= 0 or self.has_places:
             self._add_place(row)
 
@@ -206,7 +204,7 @@ class _Packing:
             cut = self._archive_end(row.path)
             if cut < 0:
                 raise UserError(
-                    f"{row.where}: {printable(row.path)} has an offset, but no part of it is a tar below {self.root}"
+                    f"{row.where}: {row.path!r} has an offset, but no part of it is a tar below {self.root}"
                 )
         self.places.extend((row.offset, row.size, cut))
 
@@ -251,7 +249,7 @@ def _repeated_rows(index: SampleIndex, packed: _Packing) -> int:
         repeated += 1
         ours, theirs = (index.class_names[int(index.labels[row])] for row in (number, earlier))
         if ours != theirs:
-            name = printable(_decoded(index._name(number)))
+            name = repr(_decoded(index._name(number)))
             raise UserError(
                 f"{packed.where(number)}: {name} is {ours!r} here and {theirs!r} at {packed.where(earlier)}"
             )

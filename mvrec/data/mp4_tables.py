@@ -59,10 +59,10 @@ def _header(file: BinaryIO, num_bytes: int) -> bytes | None:
     """The content of the one `moov` box, if all frames are listed there."""
     position, header = 0, None
     for count in range(_MAX_TOP_LEVEL_BOXES):
+        if position + 8 > num_bytes:
+            return header
         file.seek(position)
         start = file.read(16)
-        if len(start) < 8:
-            return header
         size, name, prefix = int.from_bytes(start[:4]), start[4:8], 8
         if size == 1:
             size, prefix = int.from_bytes(start[8:16]), 16
@@ -133,7 +133,8 @@ def _runs(table: bytes) -> np.ndarray:
 
 
 def _num_listed(table: bytes) -> int:
-    return int(_runs(table)[:, 0].sum())
+    """How many frames a table of runs speaks of, or how many runs it claims to have where that is more."""
+    return max(int(_runs(table)[:, 0].sum()), struct.unpack_from(">I", table, 4)[0])
 
 
 def _offsets(table: bytes, num_frames: int) -> Ints:

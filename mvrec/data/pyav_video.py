@@ -56,6 +56,9 @@ class Timing:
     shown_of_stored: dict[int, int] | None = field(default=None, repr=False)
 
 
+_UNKNOWN = Timing(None, np.empty(0, np.int64), np.empty(0, np.int64), is_plain=False)
+
+
 class _TablesDifferError(Exception):
     """A packet is not shown when the tables of the file say."""
 
@@ -76,6 +79,7 @@ class PyAVVideo(Video):
         # Kept, because a frame would build its own each time, with a thread for each core.
         self._reformatter = VideoReformatter()
         self._stored_size: tuple[int, int] | None = None
+        self._timing = _UNKNOWN
         try:
             with _decode_errors(source.path):
                 self._timing, num_frames = self._find_out()
@@ -100,7 +104,10 @@ class PyAVVideo(Video):
 
     def is_ordinary(self) -> bool:
         """The file is of a kind that the other decoders read exactly, too."""
-        if _ORDINARY_CONTAINERS.isdisjoint(self._container.format.name.split(",")) or not self._timing.is_plain:
+        container = self._container.format.name
+        if _ORDINARY_CONTAINERS.isdisjoint(container.split(",")) or not self._timing.is_plain:
+            return False
+        if "mov" in container and self._timing.shown_of_stored is None:  # stored in fragments, or cut by an edit list
             return False
         first = self.first_frame()
         # Where colours are shared between pixels, at the edge of an odd size each decoder guesses in its own way.
@@ -156,8 +163,14 @@ class PyAVVideo(Video):
             raise DecodeError(self.path, f"frame {indices[found]} of {self.num_frames} cannot be decoded")
         return frames
 
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > MAX_PIXELS:
+            size = f"{width} x {height}"
+            raise DecodeError(self.path, f"frames of {size} are larger than the {MAX_PIXELS} pixels that one may have")
+
     def _note_size(self, frame: "VideoFrame") -> None:
         if self._stored_size is None:
+            self._check_size(frame.width, frame.height)
             self._stored_size = frame.height, frame.width
             self._quarter_turns = round(frame.rotation / 90) % 4
 
@@ -177,7 +190,9 @@ class PyAVVideo(Video):
 
         # A title in an old encoding is no reason to refuse a file; from version 19 on PyAV thinks so too.
         tolerant: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
-        options = {"max_pixels": str(MAX_PIXELS)} | ({} if probe else {"skip_frame": "all"})
+        # FFmpeg measures frames with their margins, so this is only for those that the header does not announce.
+        limit = {"max_pixels": str(2 * MAX_PIXELS)}
+        options = limit if probe else {**limit, "skip_frame": "all"}
         self._container: InputContainer = av.open(self.source.for_ffmpeg(), options=options, **tolerant)
         stream = self._container.streams.best("video")
         # A song carries its cover as a video.
@@ -185,11 +200,9 @@ class PyAVVideo(Video):
             raise DecodeError(self.path, "there is no video in it")
         if stream.codec_context is None:
             raise DecodeError(self.path, "no decoder for its codec")
-        if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
-            size = f"{stream.codec_context.width} x {stream.codec_context.height}"
-            raise DecodeError(self.path, f"frames of {size} are larger than the {MAX_PIXELS} pixels that one may have")
+        self._check_size(stream.codec_context.width, stream.codec_context.height)
         stream.codec_context.thread_type = "NONE"
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        stream.codec_context.options = limit
         self._stream = stream
         # Frames that no other frame needs can be skipped. Only H.264 marks them in a way that never errs.
         self._can_skip = stream.codec_context.name == "h264"
@@ -236,7 +249,7 @@ class PyAVVideo(Video):
             or (np.diff(stored) <= 0).any()
         ):
             return None
-        first = next(self._container.demux(self._stream), None)
+        first = next(self._packets(), None)
         if first is None or first.pts is None or first.dts is None or first.dts != stored[0]:
             return None
         shown = stored + (first.pts - first.dts) + (0 if offsets is None else offsets - offsets[0])
@@ -252,12 +265,13 @@ class PyAVVideo(Video):
 
     def _walk(self) -> Timing:
         """Look at every packet, keeping and decoding none."""
+        self._timing = _UNKNOWN
         shown: list[int | None] = []
         keys: list[tuple[int, int]] = []
         num_packets, whole, leading = 0, True, False
         # Matroska looks up the time at which a frame is shown, everything else that at which it is stored.
         seek_by_pts = "matroska" in self._container.format.name
-        for packet in self._container.demux(self._stream):
+        for packet in self._packets():
             if not packet.size:  # the mark of the end, or AVI's "as before"
                 continue
             num_packets += 1
@@ -349,13 +363,13 @@ class PyAVVideo(Video):
     def _packets_from(self, key: int) -> Iterator["Packet"]:
         """The packets from a key frame on, or from the start where a jump to it fails."""
         self._container.seek(int(self._timing.key_seeks[key]), stream=self._stream)
-        packets = self._demux()
+        packets = self._packets()
         first = next(packets, None)
         if first and first.is_keyframe and first.pts is not None and first.pts <= self._timing.keys[key]:
             return itertools.chain([first], packets)
         # Some containers land elsewhere; then the way is from the start.
         self._reopen()
-        return self._demux()
+        return self._packets()
 
     def _packets_until(self, key: int, packets: Iterator["Packet"]) -> Iterator["Packet"]:
         """The rest of `packets` from a key frame on, of which those before it are not decoded."""
@@ -364,16 +378,23 @@ class PyAVVideo(Video):
                 return itertools.chain([packet], packets)
         return iter(())
 
-    def _demux(self) -> Iterator["Packet"]:
-        confirm = self._timing.shown_of_stored
-        for packet in self._container.demux(self._stream):
-            if confirm is not None and packet.size and confirm.get(packet.dts or 0) != packet.pts:
-                raise _TablesDifferError
-            yield packet
+    def _packets(self) -> Iterator["Packet"]:
+        """All packets from where the file is, with the empty one at the end that empties the decoder."""
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.size and not self._confirms(packet):
+                    raise _TablesDifferError
+                yield packet
+        except IndexError as error:  # PyAV's, on a packet of a stream that was not there when the file was opened
+            raise DecodeError(self.path, "another stream begins in the middle of it") from error
+
+    def _confirms(self, packet: "Packet") -> bool:
+        told = self._timing.shown_of_stored
+        return told is None or (packet.dts is not None and told.get(packet.dts) == packet.pts)
 
     def _decode_from_start(self) -> Iterator["VideoFrame"]:
         self._reopen()
-        return self._container.decode(self._stream)
+        return (frame for packet in self._packets() for frame in packet.decode())
 
     def _reopen(self) -> None:
         self._container.close()

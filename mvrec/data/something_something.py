@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from mvrec.data.class_names import printable
 from mvrec.data.kinds import VIDEOS
 from mvrec.data.layouts import Layout, first_folder
 from mvrec.data.lists import Row, csv_lines, open_text
@@ -157,7 +156,7 @@ class SomethingSomethingLists(Layout):
             place = f"{listed}[{number}]"
             if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("id", "template")):
                 raise UserError(
-                    f"{place}: expected an object with the texts `id` and `template`, got {printable(str(entry)[:80])}"
+                    f"{place}: expected an object with the texts `id` and `template`, got {str(entry)[:80]!r}"
                 )
             # The templates of the splits have the objects in brackets, those of the labels file do not.
             template = entry["template"].replace("[", "").replace("]", "")

@@ -21,8 +21,8 @@ from mvrec.data import clips
 from mvrec.data.batch import SampleKey
 from mvrec.data.clips import EvalClips, TrainClips
 from mvrec.data.guard import GuardedSamples, Limits
-from mvrec.data.layouts import find_split
 from mvrec.data.kinetics import Kinetics
+from mvrec.data.layouts import find_split
 from mvrec.data.loader import ClipLoader, EvalBatches, TrainBatches
 from mvrec.data.protocol import Protocol, Views
 from mvrec.data.quarantine import Quarantine

@@ -2,15 +2,15 @@ import random
 
 import numpy as np
 import pytest
+from video_files import read_numbers, write_video
 
+from mvrec.data.batch import SampleKey
 from mvrec.data.clips import EvalClips, TrainClips
 from mvrec.data.index import SampleIndex
 from mvrec.data.lists import Row
 from mvrec.data.protocol import Protocol, Views
 from mvrec.data.sampling import ClipSpec, ClipTooLongError, Window, segment_indices
 from mvrec.data.transforms import Augment
-from mvrec.errors import DecodeError
-from video_files import *  # noqa: F403
 
 
 def spec(num_frames, **options):
@@ -63,3 +63,28 @@ def test_segments_make_one_clip():
     with pytest.raises(ValueError, match="num_clips must be 1, got 5"):
         Protocol(spec(8), Views())
     assert str(Protocol(spec(8), Views(num_clips=1, num_crops=3))).startswith("8 segments, 1 clips x 3 crops")
+
+
+def test_clips_of_segments(tmp_path):
+    write_video(tmp_path / "a.mp4", num_frames=33, size=(96, 96))
+    write_video(tmp_path / "b.mp4", num_frames=5, size=(96, 96))
+    index = SampleIndex([Row("a.mp4", "0"), Row("a.mp4", "1", 0.5, 1.0), Row("b.mp4", "0")], root=tmp_path)
+    views = Views(num_clips=1, num_crops=3, short_side=96)
+    dataset = EvalClips(index, Protocol(spec(8), views, size=96))
+    whole, part, short = (
+        [read_numbers(view.movedim(1, -1).numpy()) for view in dataset[SampleKey(0, number)].views]
+        for number in range(3)
+    )
+    assert [list(numbers) for numbers in whole] == [[2, 6, 10, 14, 18, 22, 26, 30]] * 3
+    assert list(part[0]) == [16, 18, 19, 21, 23, 24, 26, 28]  # 15 frames from 15 on, edges 0 2 4 5 7 9 10 12 14
+    assert list(short[0]) == [0, 0, 1, 2, 2, 2, 3, 4]
+
+    plain = Augment((1.0, 1.0), (1.0, 1.0), flip_probability=0.0, rand_augment=None, random_erasing=None)
+    train = TrainClips(index, spec(8), 96, plain, seed=4)
+    drawn = [list(read_numbers(train[SampleKey(epoch, 0)].views[0].movedim(1, -1).numpy())) for epoch in range(3)]
+    bounds = edges(33, 8)
+    assert all(low <= n <= high for numbers in drawn for low, n, high in zip(bounds, numbers, bounds[1:], strict=False))
+    assert len({tuple(numbers) for numbers in drawn}) == 3
+
+    bad = EvalClips(index, Protocol(spec(8, short_video="error"), views, size=96))[SampleKey(0, 2)].bad
+    assert bad[0].cause == "8 segments do not fit in 5 frames"

@@ -1,77 +1,36 @@
 import importlib.util
 import os
 import pickle
+import re
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from video_files import (
-    cut_start,
-    damage,
-    read_numbers,
-    truncate,
-    write_audio,
-    write_video,
-)
+from video_files import damage, read_numbers, truncate, write_audio, write_video
 
 from mvrec.data import video as video_module
-from mvrec.data.video import open_video
+from mvrec.data.video import describe_decoder, open_video
 from mvrec.errors import DecodeError, UserError
 
 HAS_DECORD = importlib.util.find_spec("decord") is not None
 needs_decord = pytest.mark.skipif(not HAS_DECORD, reason="decord has no wheels for this machine")
-DECODERS = [pytest.param("decord", marks=needs_decord), "pyav", "auto"]
+needs_torchcodec = pytest.mark.skipif(
+    "torchcodec 0" not in describe_decoder("torchcodec"), reason="torchcodec finds no FFmpeg here"
+)
+DECODERS = ["auto", pytest.param("decord", marks=needs_decord), pytest.param("torchcodec", marks=needs_torchcodec)]
 
-# Files on which decord and PyAV are both exact.
-ORDINARY = {
-    "b_frames.mp4": {"num_frames": 60},
-    "no_b_frames.mp4": {"num_frames": 40, "b_frames": 0},
-    "many_b_frames.mp4": {"num_frames": 60, "b_frames": 7, "gop": 40},
-    "one_group.mp4": {"num_frames": 300, "gop": 250},
-    "15_fps.mp4": {"num_frames": 30, "fps": 15},
-    "60_fps.mp4": {"num_frames": 90, "fps": 60},
-    "odd_size.mp4": {"size": (63, 65), "pix_fmt": "yuv444p"},
-    "one_frame.mp4": {"num_frames": 1},
-    "three_frames.mp4": {"num_frames": 3},
-    "faststart.mp4": {"faststart": True},
-    "varying_rate.mp4": {"ticks": np.random.default_rng(0).integers(10, 60, 32).cumsum()},
-    "late_start.mp4": {"ticks": 400 + 20 * np.arange(32)},
+CUT = {
     "h264.mkv": {"num_frames": 60},
-    "late_start.mkv": {"ticks": 400 + 20 * np.arange(32)},
     "vp9.webm": {"codec": "libvpx-vp9"},
-    "closed_hevc.mp4": {"codec": "libx265", "size": (64, 96), "encoder_options": "open-gop=0:bframes=4"},
-    "no_b_frames_mpeg4.mp4": {"codec": "mpeg4", "b_frames": 0},
-}
-# Files on which only PyAV is.
-UNUSUAL = {
-    "h264_b_frames.avi": {"num_frames": 60},
-    "h264.avi": {"b_frames": 0},
-    "mpeg4_b_frames.avi": {"codec": "mpeg4"},
-    "mpeg4.avi": {"codec": "mpeg4", "b_frames": 0},
-    "h264.ts": {"num_frames": 60},
     "vp8.webm": {"codec": "libvpx"},
-    "ten_bits.mp4": {"pix_fmt": "yuv420p10le"},
-    "hevc.mp4": {"codec": "libx265", "size": (64, 96), "num_frames": 60},
-    "mpeg4.mp4": {"codec": "mpeg4", "num_frames": 60},
-    "open_gop.mp4": {"num_frames": 60, "encoder_options": "open-gop=1:keyint=7:min-keyint=7:bframes=3"},
-    "interlaced.mp4": {"encoder_options": "interlaced=1"},
+    "h264.ts": {"num_frames": 60},
+    "mpeg4.avi": {"codec": "mpeg4", "b_frames": 0},
+    "h264_b_frames.avi": {"num_frames": 60},
 }
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Writes each file of the tables above once, when it is first asked for."""
-    folder = tmp_path_factory.mktemp("videos")
-
-    def get(name):
-        path = folder / name
-        return path if path.exists() else write_video(path, **{**ORDINARY, **UNUSUAL}[name])
-
-    return get
 
 
 @pytest.fixture
@@ -79,76 +38,17 @@ def clip(tmp_path):
     return write_video(tmp_path / "clip.mp4")
 
 
-def random_indices(num_frames, count=100):
-    return np.random.default_rng(0).integers(0, num_frames, count)
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+def test_auto_is_pyav(clip, decoder):
+    with open_video(clip, decoder) as video:
+        assert video.decoder == "pyav"
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("name", ORDINARY)
-def test_frame_asked_for_is_frame_given(files, name, decoder):
-    kwargs = ORDINARY[name]
-    with open_video(files(name), decoder) as video:
-        assert video.num_frames == kwargs.get("num_frames", 32)
-        assert video.size == kwargs.get("size", (48, 64))
-        if "ticks" not in kwargs:
-            assert video.fps == pytest.approx(kwargs.get("fps", 30), rel=1e-3)
-        assert video.decoder == decoder or decoder == "auto"
-        indices = random_indices(video.num_frames)
-        frames = video.frames(indices)
-        assert frames.shape == (len(indices), *video.size, 3)
-        assert frames.dtype == np.uint8
-        assert read_numbers(frames) == indices.tolist()
-        for index in indices[:20]:  # one by one, each time from somewhere else
-            assert read_numbers(video.frames([index])) == [index]
-
-
-@needs_decord
-@pytest.mark.parametrize("name", ORDINARY)
-def test_decord_and_pyav_agree_bit_for_bit(files, name):
-    with open_video(files(name), "decord") as decord, open_video(files(name), "pyav") as pyav:
-        assert (decord.num_frames, decord.fps, decord.size) == (pyav.num_frames, pyav.fps, pyav.size)
-        indices = random_indices(pyav.num_frames)
-        np.testing.assert_array_equal(decord.frames(indices), pyav.frames(indices))
-
-
-@needs_decord
-def test_auto_is_decord_where_it_is_exact(clip):
-    with open_video(clip) as video:
-        assert video.decoder == "decord"
-
-
-@pytest.mark.parametrize("name", UNUSUAL)
-def test_auto_reads_exactly_what_decord_does_not(files, name):
-    with open_video(files(name)) as video:
-        assert video.decoder == "pyav"
-        assert video.num_frames == UNUSUAL[name].get("num_frames", 32)
-        indices = random_indices(video.num_frames)
-        assert read_numbers(video.frames(indices)) == indices.tolist()
-        for index in range(video.num_frames):
-            assert read_numbers(video.frames([index])) == [index]
-
-
-@needs_decord
-def test_asking_for_decord_where_it_is_not_exact_is_refused(files):
-    with pytest.raises(DecodeError, match="decord is not exact on this kind of file"):
-        open_video(files("h264.ts"), "decord")
-
-
-def test_frames_behind_an_edit_list_do_not_count(clip, tmp_path):
-    cut = cut_start(clip, tmp_path / "cut.mp4", num_frames=5)
-    with open_video(cut) as video:
-        assert video.num_frames == 27
-        assert read_numbers(video.frames(range(27))) == list(range(5, 32))
-
-
-@pytest.mark.parametrize(("rotation", "turns"), [(90, 1), (-90, 3), (180, 2)])
-def test_rotation_is_applied(tmp_path, rotation, turns):
-    turned = write_video(tmp_path / "turned.mp4", rotation=rotation)
-    straight = write_video(tmp_path / "straight.mp4")
-    with open_video(turned) as video, open_video(straight) as reference:
-        expected = np.rot90(reference.frames([0, 20]), turns, axes=(1, 2))
-        assert video.size == expected.shape[1:3]
-        np.testing.assert_array_equal(video.frames([0, 20]), expected)
+def test_what_a_decoder_is_can_be_said_in_one_line(decoder):
+    line = describe_decoder(decoder)
+    name = {"auto": "PyAV", "pyav": "PyAV"}.get(decoder, decoder)
+    assert re.fullmatch(rf"{decoder}: {name} \d+\.\d+[^\n]*", line)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -268,10 +168,10 @@ def test_damage_inside_is_a_decode_error(tmp_path, capfd, decoder):
 
 
 @pytest.mark.parametrize("fraction", [0.2, 0.5, 0.77, 0.98])
-@pytest.mark.parametrize("name", ["h264.mkv", "vp9.webm", "vp8.webm", "h264.ts", "mpeg4.avi", "h264_b_frames.avi"])
-def test_what_is_promised_of_a_cut_file_can_be_read(files, tmp_path, name, fraction):
+@pytest.mark.parametrize("name", CUT)
+def test_what_is_promised_of_a_cut_file_can_be_read(tmp_path, name, fraction):
     """These containers do not say how much there should be: what is there counts, and no frame more."""
-    path = truncate(files(name), fraction, tmp_path / name)
+    path = truncate(write_video(tmp_path / name, **CUT[name]), fraction)
     try:
         video = open_video(path)
     except DecodeError:
@@ -282,16 +182,30 @@ def test_what_is_promised_of_a_cut_file_can_be_read(files, tmp_path, name, fract
     assert numbers[:-4] == list(range(len(numbers) - 4))
 
 
-def test_works_without_decord(clip, monkeypatch):
-    monkeypatch.setattr(video_module, "_has_decord", lambda: False)
+@pytest.mark.parametrize("decoder", ["decord", "torchcodec"])
+def test_a_decoder_that_is_not_installed(clip, monkeypatch, decoder):
+    monkeypatch.setattr(video_module, "_is_installed", lambda package: package != decoder)
     with open_video(clip) as video:
         assert video.decoder == "pyav"
-    with pytest.raises(UserError, match="decord is not installed"):
-        open_video(clip, "decord")
+    with pytest.raises(UserError, match=f"{decoder} is not installed here: .*choose"):
+        open_video(clip, decoder)
+    assert describe_decoder(decoder) == f"{decoder}: not installed"
+
+
+@pytest.mark.parametrize("how", ["finds no FFmpeg", "does not import"])
+def test_torchcodec_that_does_not_load_is_one_line(clip, monkeypatch, how):
+    package = types.ModuleType("torchcodec")
+    package.ffmpeg_major_version, package.decoders = None, types.ModuleType("torchcodec.decoders")
+    monkeypatch.setitem(sys.modules, "torchcodec", package)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None if how == "does not import" else package.decoders)
+    monkeypatch.setattr(video_module, "_is_installed", lambda package: True)
+    with pytest.raises(UserError, match=r"^torchcodec does not load here: install FFmpeg [^\n]*$"):
+        open_video(clip, "torchcodec")
+    assert describe_decoder("torchcodec").startswith("torchcodec: torchcodec does not load here")
 
 
 def test_unknown_decoder(clip):
-    with pytest.raises(UserError, match="must be auto, decord or pyav, got 'opencv'"):
+    with pytest.raises(UserError, match="must be auto, decord, pyav or torchcodec, got 'opencv'"):
         open_video(clip, "opencv")
 
 
@@ -331,12 +245,13 @@ def test_memory_stays_level(clip):
 
 
 def test_importing_loads_no_decoder():
+    # The package itself imports all data modules, and so torch.
     code = (
-        "import importlib.util, sys\n"
-        f"spec = importlib.util.spec_from_file_location('video', {video_module.__file__!r})\n"
-        "module = sys.modules['video'] = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(module)\n"
-        "print(sorted({'av', 'decord', 'torch'} & set(sys.modules)))\n"
+        "import sys, types, mvrec\n"
+        "package = sys.modules['mvrec.data'] = types.ModuleType('mvrec.data')\n"
+        f"package.__path__ = [{str(Path(video_module.__file__).parent)!r}]\n"
+        "import mvrec.data.video, mvrec.data.pyav_video, mvrec.data.decord_video, mvrec.data.torchcodec_video\n"
+        "print(sorted({'av', 'decord', 'torch', 'torchcodec'} & set(sys.modules)))\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"

@@ -1,10 +1,14 @@
 """Small real video files for tests, whose frames know their own number."""
 
+import io
+import tarfile
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+
+from mvrec.data.archive import ArchiveMember
 
 _BITS = 10
 
@@ -48,6 +52,7 @@ def write_video(
     ticks=None,
     encoder_options="",
     container_options=None,
+    sound=False,
 ):
     """Write a video file and return its path.
 
@@ -66,6 +71,7 @@ def write_video(
         ticks: a time in 1/600 s for each frame, for a rate that varies.
         encoder_options: more options of x264 or x265, as in "open-gop=1:keyint=7".
         container_options: options of the container, as in {"movflags": "frag_keyframe"}.
+        sound: give it a sound track, before the pictures.
     """
     path = Path(path)
     options = {**({"movflags": "faststart"} if faststart else {}), **(container_options or {})}
@@ -74,6 +80,7 @@ def write_video(
             "libx264": {"x264-params": encoder_options},
             "libx265": {"x265-params": f"log-level=none:{encoder_options}"},
         }.get(codec, {})
+        sounds = [container.add_stream("aac", rate=16000, layout="mono")] if sound else []
         stream = container.add_stream(codec, rate=fps, options={"bf": str(b_frames), "g": str(gop), **own})
         stream.height, stream.width = size
         stream.pix_fmt = pix_fmt
@@ -82,6 +89,8 @@ def write_video(
             stream.set_display_rotation(rotation)
         if ticks is not None:
             stream.codec_context.time_base = Fraction(1, 600)
+        for sound_stream in sounds:
+            _encode_sound(container, sound_stream, seconds=num_frames / fps)
         for number in range(num_frames):
             pixels = numbered_frame(number, size) if numbered else np.full((*size, 3), 128, np.uint8)
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -95,14 +104,17 @@ def write_video(
 def write_audio(path, *, seconds=0.5):
     """Write a sound without a picture and return its path."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000, layout="mono")
-        for start in range(0, int(16000 * seconds), 1024):
-            wave = np.sin(np.arange(start, start + 1024) / 10).astype(np.float32)[None]
-            frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = 16000, start
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        _encode_sound(container, container.add_stream("aac", rate=16000, layout="mono"), seconds=seconds)
     return Path(path)
+
+
+def _encode_sound(container, stream, *, seconds):
+    for start in range(0, int(16000 * seconds), 1024):
+        wave = np.sin(np.arange(start, start + 1024) / 10).astype(np.float32)[None]
+        frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16000, start
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
 
 
 def cut_start(source, target, *, num_frames, fps=30):
@@ -136,3 +148,24 @@ def damage(path, start, end):
     data[first:last] = np.random.default_rng(0).integers(0, 256, last - first, np.uint8).tobytes()
     Path(path).write_bytes(data)
     return Path(path)
+
+
+def in_archive(path, archive=None):
+    """A member that is a copy of a file inside a tar of its own, behind another file."""
+    archive = archive or Path(path).with_suffix(".tar")
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        other = tarfile.TarInfo("before.txt")
+        other.size = 5
+        tar.addfile(other, io.BytesIO(b"hello"))
+        tar.add(path, arcname=Path(path).name)
+    with tarfile.open(archive) as tar:
+        info = tar.getmember(Path(path).name)
+    return ArchiveMember(archive=Path(archive), name=info.name, offset=info.offset_data, size=info.size)
+
+
+def patch_box(data, box, offset, value):
+    """The bytes of an MP4 with another 32-bit number at `offset` behind the name of its first such box."""
+    data = bytearray(data)
+    place = data.index(box) + 4 + offset
+    data[place : place + 4] = value.to_bytes(4)
+    return bytes(data)

@@ -1,0 +1,186 @@
+"""What the tests of data_prep share: data sets, tools run in this process, in another one, and killed."""
+
+import contextlib
+import importlib
+import io
+import os
+import random
+import signal
+import sys
+import tarfile
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from video_files import write_video
+
+ROOT = Path(__file__).parent.parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from data_prep import console, jobs, journal  # noqa: E402
+
+
+def run(name, *arguments):
+    """Run a tool in this process; returns exit code, stdout and stderr."""
+    tool = importlib.import_module(f"data_prep.{name}")
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = console.run_tool(f"{name}.py", tool.main, [str(argument) for argument in arguments])
+        except SystemExit as leave:
+            code = leave.code
+    return code, out.getvalue(), err.getvalue()
+
+
+def start(name, *arguments, before=lambda: None, log=os.devnull):
+    """Run a tool in a process of its own, forked because importing takes seconds; returns its id."""
+    tool = importlib.import_module(f"data_prep.{name}")
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 99
+    try:
+        sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(sink, 1)
+        os.dup2(sink, 2)
+        sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w") for number in (1, 2))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        before()
+        code = console.run_tool(f"{name}.py", tool.main, [str(argument) for argument in arguments])
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def exit_code(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def slow_down():
+    """Make the moments longer between which a tool may be killed: half a journal line, a file before its renaming."""
+
+    def slow(function, before, after):
+        def slowed(*arguments, **options):
+            time.sleep(before)
+            try:
+                return function(*arguments, **options)
+            finally:
+                time.sleep(after)
+
+        return slowed
+
+    def torn(file, data):
+        half = len(data) // 2 if Path(f"/proc/self/fd/{file}").readlink().suffix == ".jsonl" else 0
+        written = write(file, data[:half]) if half else 0
+        time.sleep(0.005)
+        return written + write(file, data[written:])
+
+    write = os.write
+    journal.os = types.SimpleNamespace(**{**vars(os), "write": torn})
+    jobs._answer = slow(jobs._answer, 0.005, 0.005)
+    Path.replace = slow(Path.replace, 0.005, 0.005)
+    os.replace = slow(os.replace, 0.01, 0.01)
+
+
+def kill_often(name, *arguments, times, seconds, seed=0):
+    """Start a tool again and again and kill it after a random part of that time.
+
+    Returns how many of the runs were really cut short.
+    """
+    rng, killed = random.Random(seed), 0
+    for _ in range(times):
+        pid = start(name, *arguments, before=slow_down)
+        time.sleep(rng.uniform(0.02, seconds))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        killed += exit_code(pid) == -signal.SIGKILL
+    return killed
+
+
+def tree(folder, *, without=()):
+    """Bytes of all files below a folder by their paths."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.endswith(".jsonl") and path.name not in without
+    }
+
+
+def hidden(folder):
+    return [path.name for path in folder.rglob(".*")]
+
+
+def write_image(path, *, size=(40, 60), seed=0, **options):
+    """A JPEG (or what the name says) of soft noise; size is (height, width)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 255, (5, 7, 3), np.uint8)
+    Image.fromarray(noise).resize(size[::-1], Image.Resampling.BICUBIC).save(path, **options)
+    return path
+
+
+def write_videos(root, *, classes=("run", "walk"), split="train", count=3, **options):
+    paths = []
+    for label in classes:
+        folder = root / split / label
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            frames = 10 + 3 * number + 7 * len(paths) % 5
+            paths.append(write_video(folder / f"{number}.mp4", **{"num_frames": frames, **options}))
+    return paths
+
+
+WNIDS = ("n00000001", "n00000002", "n00000003")
+# By ILSVRC2012_ID: not in the order of the WordNet ids, as in the real one.
+KIT_IDS = {1: "n00000003", 2: "n00000001", 3: "n00000002", 4: "n00000009"}  # the last is a group of classes
+
+
+def write_imagenet(root, *, per_class=4, val_ids=(1, 2, 3, 3, 2, 1)):
+    """Three tars like ImageNet's, of three classes."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(root / "ILSVRC2012_img_train.tar", "w") as outer:
+        for wnid in reversed(WNIDS):
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as tar:
+                for number in range(per_class):
+                    add(tar, f"{wnid}_{number}.JPEG", jpeg(seed=hash_of(wnid, number)))
+            add(outer, f"{wnid}.tar", inner.getvalue())
+    with tarfile.open(root / "ILSVRC2012_img_val.tar", "w") as tar:
+        for number in range(len(val_ids), 0, -1):
+            add(tar, f"ILSVRC2012_val_{number:08d}.JPEG", jpeg(seed=1000 + number))
+    write_devkit(root, val_ids)
+    return root
+
+
+def hash_of(wnid, number):
+    return int(wnid[1:]) * 100 + number
+
+
+def write_devkit(root, val_ids):
+    from scipy.io import savemat
+
+    kinds = [(name, object) for name in ("ILSVRC2012_ID", "WNID", "words", "num_children")]
+    synsets = np.array([(n, w, "thing", 2 if n == 4 else 0) for n, w in KIT_IDS.items()], dtype=kinds)[:, None]
+    meta = io.BytesIO()
+    savemat(meta, {"synsets": synsets})
+    with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as kit:
+        folder = "ILSVRC2012_devkit_t12/data"
+        add(kit, f"{folder}/meta.mat", meta.getvalue())
+        truth = "".join(f"{number}\n" for number in val_ids)
+        add(kit, f"{folder}/ILSVRC2012_validation_ground_truth.txt", truth.encode())
+
+
+def add(tar, name, content):
+    header = tarfile.TarInfo(name)
+    header.size = len(content)
+    tar.addfile(header, io.BytesIO(content))
+
+
+def jpeg(*, seed, size=(24, 32)):
+    noise = np.random.default_rng(seed).integers(0, 255, (3, 4, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).resize(size[::-1]).save(buffer, "JPEG")
+    return buffer.getvalue()

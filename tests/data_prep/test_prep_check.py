@@ -1,0 +1,256 @@
+"""check.py on good, bad and strange files."""
+
+import ctypes
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import prep_support
+import pytest
+from prep_support import run, write_image, write_imagenet, write_videos
+from video_files import damage, truncate, write_audio, write_video
+
+from data_prep import check
+from mvrec.data import video
+from mvrec.data.kinds import VIDEOS
+from mvrec.data.layouts import find_split
+from mvrec.data.lists import Row, read_rows, write_rows
+
+
+def statuses(out):
+    report = json.loads((out / "report.json").read_text())
+    return {entry["path"]: (entry["status"], entry["cause"]) for entry in report["bad"]}, report
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """A tree with every kind of fault and strange name."""
+    root = tmp_path_factory.mktemp("odd")
+    walk = root / "train/walk the dog"
+    walk.mkdir(parents=True)
+    good = write_video(walk / "good.mp4")
+    for name in (
+        "two  blanks, and a comma.mp4",
+        "ünïcödé 走.mp4",
+        'quote\'s "x".MP4',
+        "%d{0}.mp4",
+        "-rf.mp4",
+        "a:b.mp4",
+    ):
+        shutil.copy(good, walk / name)
+    Path(os.fsdecode(os.fsencode(walk) + b"/latin\xe9.mp4")).write_bytes(good.read_bytes())
+    truncate(good, 0.5, walk / "half.mp4")
+    truncate(write_video(walk / "stub.mkv"), 0.5)
+    damage(shutil.copy(good, walk / "noise.mp4"), 0.2, 0.9)
+    (walk / "empty.mp4").write_bytes(b"")
+    (walk / "text.avi").write_text("<html>404 Not Found</html>")
+    (walk / "dead.mp4").symlink_to("nowhere.mp4")
+    (walk / "link.mp4").symlink_to("good.mp4")
+    (walk / "folder.mp4").mkdir()
+    os.mkfifo(walk / "pipe.mp4")
+    write_audio(walk / "song.mp4")
+    write_video(walk / "short.mp4", num_frames=3)
+    write_image(walk / "picture.jpg")
+    truncate(write_image(walk / "cut.jpg"), 0.5)
+    write_image(walk / "name_lies.jpg", format="PNG")
+    (walk / "._good.mp4").write_text("junk")
+    (walk / ".DS_Store").write_text("junk")
+    (walk / "notes.txt").write_text("no media")
+    (walk / "circle").symlink_to(walk, target_is_directory=True)
+    return root
+
+
+def test_every_fault_gets_its_name(odd, tmp_path):
+    code, out, err = run("check", odd, "--out", tmp_path, "--workers", 2)
+    assert code == 1, err
+    bad, report = statuses(tmp_path)
+    found = {Path(path).name: status for path, (status, _) in bad.items()}
+    assert found == {
+        "half.mp4": "corrupt", "stub.mkv": "corrupt", "noise.mp4": "corrupt", "empty.mp4": "corrupt",
+        "text.avi": "corrupt", "dead.mp4": "missing", "pipe.mp4": "corrupt", "song.mp4": "corrupt",
+        "short.mp4": "short", "cut.jpg": "corrupt",
+    }  # fmt: skip
+    assert report["counts"]["train"] == {"ok": 11, "corrupt": 8, "missing": 1, "timeout": 0, "short": 1}
+    causes = {Path(path).name: cause for path, (_, cause) in bad.items()}
+    assert causes["empty.mp4"] == "is empty (0 bytes)"
+    assert causes["dead.mp4"] == "is a link to a file that is not there"
+    assert causes["short.mp4"] == "3 frames, fewer than 8"
+    assert "not a regular file" in causes["pipe.mp4"]
+    assert "train" in out
+    assert "corrupt: is empty (0 bytes)" in out
+    rows = list(read_rows(tmp_path / "train.clean.csv"))
+    assert len(rows) == 11
+    assert all(Path(row.path).is_file() and row.label == "walk the dog" for row in rows)
+
+
+def test_a_second_run_decodes_nothing_again(odd, tmp_path, monkeypatch):
+    run("check", odd, "--out", tmp_path)
+    first = (tmp_path / "report.json").read_text()
+
+    def nothing(work, items, **_):
+        assert not list(items)
+        yield from ()
+
+    monkeypatch.setattr(check, "run_jobs", nothing)
+    assert run("check", odd, "--out", tmp_path)[0] == 1
+    assert (tmp_path / "report.json").read_text() == first
+
+
+def test_what_changed_is_decoded_again(tmp_path):
+    paths = write_videos(tmp_path / "data", count=1)
+    out = tmp_path / "out"
+    assert run("check", tmp_path / "data", "--out", out)[0] == 0
+    content = paths[0].read_bytes()
+    truncate(paths[0], 0.5)
+    assert run("check", tmp_path / "data", "--out", out)[0] == 1
+    paths[0].write_bytes(content)
+    assert run("check", tmp_path / "data", "--out", out)[0] == 0
+
+
+def test_damage_between_the_looks_is_found_with_all(tmp_path, monkeypatch):
+    path = write_videos(tmp_path / "data", count=1, classes=("run",), num_frames=60)[0]
+    real = video.open_video
+
+    def open_video(file, *arguments):
+        opened = real(file, *arguments)
+        frames = opened.frames
+
+        def checked(indices):
+            if 20 in list(indices):
+                raise video.DecodeError(file, "frame 20 is damaged")
+            return frames(indices)
+
+        opened.frames = checked
+        return opened
+
+    monkeypatch.setattr(video, "open_video", open_video)
+    out = tmp_path / "out"
+    assert run("check", tmp_path / "data", "--out", out)[0] == 0
+    assert run("check", tmp_path / "data", "--out", out, "--all")[0] == 1
+    assert statuses(out)[0][f"train/run/{path.name}"] == ("corrupt", "frame 20 is damaged")
+
+
+def test_a_decoder_that_hangs_holding_the_lock_or_crashes_costs_one_file(tmp_path, monkeypatch):
+    write_videos(tmp_path / "data", count=4, classes=("run",))
+    real = video.open_video
+
+    def open_video(file, *arguments):
+        if Path(file).name == "1.mp4":
+            ctypes.PyDLL(None).sleep(60)
+        if Path(file).name == "2.mp4":
+            ctypes.string_at(0)
+        return real(file, *arguments)
+
+    monkeypatch.setattr(video, "open_video", open_video)
+    begin = time.monotonic()
+    assert run("check", tmp_path / "data", "--out", tmp_path / "out", "--timeout", 1, "--workers", 2)[0] == 1
+    assert time.monotonic() - begin < 10
+    bad, report = statuses(tmp_path / "out")
+    assert bad["train/run/1.mp4"] == ("timeout", "took longer than 1 s")
+    assert bad["train/run/2.mp4"] == ("corrupt", "the process working on it was ended by SIGSEGV")
+    assert report["counts"]["train"]["ok"] == 2
+    monkeypatch.undo()
+    # With the same limit the verdict stands; with more time, or when asked, the files are tried again.
+    assert run("check", tmp_path / "data", "--out", tmp_path / "out", "--timeout", 1)[0] == 1
+    assert run("check", tmp_path / "data", "--out", tmp_path / "out", "--timeout", 20)[0] == 0
+
+
+def test_bad_files_are_tried_again_when_asked(tmp_path, monkeypatch):
+    write_videos(tmp_path / "data", count=1, classes=("run",))
+    with monkeypatch.context() as patch:
+        patch.setattr(video, "open_video", lambda *_: ctypes.string_at(0))
+        assert run("check", tmp_path / "data", "--out", tmp_path / "out")[0] == 1
+    assert run("check", tmp_path / "data", "--out", tmp_path / "out")[0] == 1
+    assert run("check", tmp_path / "data", "--out", tmp_path / "out", "--again")[0] == 0
+
+
+def test_lists_with_repeated_rows_spans_and_missing_files(tmp_path):
+    data = tmp_path / "data"
+    write_videos(data, count=2, num_frames=30)
+    rows = [
+        Row("train/run/0.mp4", "run"),
+        Row("train/run/0.mp4", "run"),
+        Row("train/run/1.mp4", "run", 0.0, 0.5),
+        Row("train/run/1.mp4", "run", 0.5, 0.9),
+        Row("train/run/1.mp4", "run", 5.0, 6.0),
+        Row("train/walk/9.mp4", "walk"),
+    ]
+    write_rows(data / "train.csv", rows)
+    (data / "classes.txt").write_text("run\nwalk\n")
+    out = tmp_path / "out"
+    code, text, _ = run("check", data, "--out", out, "--write-lists", tmp_path / "lists")
+    assert code == 1
+    bad, report = statuses(out)
+    assert bad["train/walk/9.mp4"] == ("missing", "no such file")
+    assert bad["train/run/1.mp4"][0] == "short"
+    assert report["counts"]["train"] == {"ok": 4, "corrupt": 0, "missing": 1, "timeout": 0, "short": 1}
+    assert report["repeated_rows"] == 1
+    assert "1 rows repeat" in text
+    assert len((out / "journal.jsonl").read_text().splitlines()) == 2
+    index = find_split(tmp_path / "lists", "train", kind=VIDEOS)
+    assert len(index) == 4
+    assert index.class_names == ("run", "walk")
+    assert index[2].end_seconds == 0.5
+
+
+def test_the_list_that_is_checked_is_never_overwritten(tmp_path):
+    write_videos(tmp_path, count=1)
+    write_rows(tmp_path / "train.csv", [Row("train/run/0.mp4", "run")])
+    before = (tmp_path / "train.csv").read_bytes()
+    code, _, err = run("check", tmp_path, "--out", tmp_path / "out", "--write-lists", tmp_path)
+    assert code == 2
+    assert "would overwrite" in err
+    assert (tmp_path / "train.csv").read_bytes() == before
+
+
+def test_lists_in_the_root_have_relative_paths_and_are_what_training_reads(tmp_path):
+    write_videos(tmp_path, count=2)
+    (tmp_path / "train/run/1.mp4").write_bytes(b"")
+    assert run("check", tmp_path, "--out", tmp_path / "out", "--write-lists", tmp_path)[0] == 1
+    assert (tmp_path / "train.csv").read_text().splitlines()[1] == "train/run/0.mp4,run"
+    assert len(find_split(tmp_path, "train", kind=VIDEOS)) == 3
+
+
+def test_members_of_tars_are_read_in_place(tmp_path):
+    root = write_imagenet(tmp_path / "imagenet")
+    assert run("imagenet", root, "--no-md5", "--any-size")[0] == 0
+    assert run("check", root, "--out", tmp_path / "out")[0] == 0
+    rows = list(read_rows(tmp_path / "out/train.clean.csv"))
+    assert rows[0].path.startswith(str(root))
+    content = bytearray((root / "ILSVRC2012_img_val.tar").read_bytes())
+    place = next(read_rows(root / "val.csv"))
+    content[place.offset : place.offset + place.size] = bytes(place.size)
+    (root / "ILSVRC2012_img_val.tar").write_bytes(content)
+    assert run("check", root, "--out", tmp_path / "out")[0] == 1
+    bad, _ = statuses(tmp_path / "out")
+    assert list(bad) == [place.path]
+
+
+def test_nothing_is_written_by_a_dry_run(tmp_path):
+    write_videos(tmp_path / "data", count=1)
+    code, text, _ = run("check", tmp_path / "data", "--out", tmp_path / "out", "--dry-run")
+    assert code == 0
+    assert text == f"2 files of 2 rows to check, 0 of them are known from {tmp_path / 'out/journal.jsonl'}\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    code, _, err = run("check", tmp_path, "--out", tmp_path / "out")
+    assert code == 2
+    assert "no media files" in err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_output_folder_that_may_not_be_written(tmp_path):
+    write_videos(tmp_path / "data", count=1)
+    (tmp_path / "out").mkdir(mode=0o500)
+    code, _, err = run("check", tmp_path / "data", "--out", tmp_path / "out")
+    assert code == 2
+    assert "cannot be written" in err
+
+
+def test_support_has_no_leftovers(odd, tmp_path):
+    run("check", odd, "--out", tmp_path)
+    assert prep_support.hidden(tmp_path) == []

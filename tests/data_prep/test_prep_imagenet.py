@@ -1,0 +1,154 @@
+"""imagenet.py on three small tars like ImageNet's."""
+
+import hashlib
+import json
+import resource
+import tarfile
+
+import prep_support
+import pytest
+from prep_support import WNIDS, exit_code, hash_of, jpeg, run, start, tree, write_devkit, write_imagenet
+
+from data_prep import imagenet
+from mvrec.data.kinds import IMAGES
+from mvrec.data.layouts import find_split
+from mvrec.data.lists import read_rows
+
+VAL_WNIDS = ("n00000003", "n00000001", "n00000002", "n00000002", "n00000001", "n00000003")
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_imagenet(tmp_path / "imagenet")
+
+
+def test_lists_name_every_image_in_place_with_the_right_class(root):
+    code, text, err = run("imagenet", root, "--no-md5", "--any-size")
+    assert code == 0, err
+    assert (root / "classes.txt").read_text().split() == list(WNIDS)
+    train = find_split(root, "train", kind=IMAGES)
+    assert len(train) == 12
+    for sample in train:
+        wnid = train.class_names[sample.label]
+        number = int(sample.path.name.rpartition("_")[2].removesuffix(".JPEG"))
+        assert sample.path.read() == jpeg(seed=hash_of(wnid, number))
+    val = find_split(root, "val", kind=IMAGES)
+    # The kit's ids 1, 2, 3 are the classes number 2, 0, 1 in the order of WordNet ids.
+    assert [sample.label for sample in val] == [2, 0, 1, 1, 0, 2]
+    assert [sample.path.read() for sample in val] == [jpeg(seed=1001 + number) for number in range(6)]
+    assert [row.label for row in read_rows(root / "val.csv")] == list(VAL_WNIDS)
+    assert "train" in text
+    report = json.loads((root / "imagenet.json").read_text())
+    assert report["images"]["train"] == dict.fromkeys(WNIDS, 4)
+    assert prep_support.hidden(root) == []
+
+
+def test_lists_elsewhere_have_absolute_paths(root, tmp_path):
+    assert run("imagenet", root, "--no-md5", "--any-size", "--out", tmp_path / "lists")[0] == 0
+    assert len({sample.path.read() for sample in find_split(tmp_path / "lists", "train", kind=IMAGES)}) == 12
+    assert not (root / "train.csv").exists()
+
+
+def test_sums_are_compared_and_both_are_named(root, monkeypatch):
+    code, _, err = run("imagenet", root, "--any-size")
+    found = hashlib.md5((root / imagenet.TRAIN).read_bytes()).hexdigest()
+    assert code == 2
+    assert f"its md5 is {found}, the published one is 1d675b47d978889d74fa0da5fadfb00e" in err
+    assert not (root / "train.csv").exists()
+    sums = {name: hashlib.md5((root / name).read_bytes()).hexdigest() for name in imagenet.MD5}
+    monkeypatch.setattr(imagenet, "MD5", sums)
+    assert run("imagenet", root, "--any-size")[0] == 0
+    with monkeypatch.context() as patch:  # known, so that nothing is read again
+        patch.setattr(imagenet.hashlib, "md5", lambda **_: pytest.fail("read again"))
+        assert run("imagenet", root, "--any-size")[0] == 0
+    content = bytearray((root / imagenet.VAL).read_bytes())
+    content[600] ^= 1
+    (root / imagenet.VAL).write_bytes(content)
+    assert run("imagenet", root, "--any-size")[0] == 2
+
+
+def test_the_published_sums_and_numbers():
+    assert imagenet.MD5 == {
+        "ILSVRC2012_img_train.tar": "1d675b47d978889d74fa0da5fadfb00e",
+        "ILSVRC2012_img_val.tar": "29b22e2961454d5413ddabcf34fc5622",
+        "ILSVRC2012_devkit_t12.tar.gz": "fa75699e90414af021442c21a62c3abf",
+    }
+    assert (imagenet.CLASSES, imagenet.IMAGES) == (1000, {"train": 1281167, "val": 50000})
+
+
+def test_other_numbers_are_an_error_unless_meant(root):
+    code, _, err = run("imagenet", root, "--no-md5")
+    assert code == 2
+    assert "12 images of 3 classes instead of 1281167 of 1000" in err
+
+
+def test_unpacked_images_are_the_tars_and_stay(root, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["imagenet", root, "--no-md5", "--any-size", "--unpack", out, "--workers", 2]
+    code, _, err = run(*arguments)
+    assert code == 0, err
+    train = find_split(out, "train", kind=IMAGES)
+    assert [train.class_names[sample.label] for sample in train] == sorted(WNIDS * 4)
+    for number, wnid in enumerate(VAL_WNIDS, start=1):
+        path = out / "val" / wnid / f"ILSVRC2012_val_{number:08d}.JPEG"
+        assert path.read_bytes() == jpeg(seed=1000 + number)
+    first = tree(out)
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.JPEG")}
+    assert run(*arguments)[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.JPEG")} == stamps
+    victim = out / "train" / WNIDS[0] / f"{WNIDS[0]}_1.JPEG"
+    victim.write_bytes(bytes(victim.stat().st_size))  # what a power cut may leave
+    assert run(*arguments)[0] == 0
+    assert tree(out) == first
+
+
+def test_a_full_disk_is_one_line_and_the_next_run_goes_on(root, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "log"
+    arguments = ["imagenet", root, "--no-md5", "--any-size", "--unpack", out]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))  # noqa: E731
+    assert exit_code(start(*arguments, before=limit, log=log)) == 1
+    assert prep_support.hidden(out) == []
+    assert run(*arguments)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"])
+@pytest.mark.parametrize("fault", ["gone", "cut", "empty", "noise"])
+def test_a_damaged_tar_is_one_line(root, name, fault):
+    path = root / name
+    content = path.read_bytes()
+    path.unlink()
+    if fault != "gone":
+        path.write_bytes({"cut": content[: len(content) // 2 + 77], "empty": b"", "noise": b"\x07" * 4096}[fault])
+    code, _, err = run("imagenet", root, "--no-md5", "--any-size")
+    assert code == 2
+    assert err.splitlines()[-1].startswith("imagenet.py: error: ")
+    assert name in err.splitlines()[-1]
+    assert not (root / "train.csv").exists()
+
+
+def test_a_tar_without_the_rest_of_its_classes_is_noticed(root):
+    path = root / imagenet.TRAIN
+    with tarfile.open(path) as tar:
+        member = tar.getmembers()[1]
+        end = member.offset_data + member.size
+    path.write_bytes(path.read_bytes()[:end])  # cut where a class ends
+    code, _, err = run("imagenet", root, "--no-md5", "--any-size")
+    assert code == 2
+    assert "1 of 3 classes have no train images, n00000001" in err
+
+
+def test_ground_truth_that_the_kit_does_not_know(root):
+    write_devkit(root, (1, 2, 3, 7, 2, 1))
+    assert run("imagenet", root, "--no-md5", "--any-size")[0] == 2
+    write_devkit(root, (1, 2, 3))
+    code, _, err = run("imagenet", root, "--no-md5", "--any-size")
+    assert code == 2
+    assert "is not one of the 3 validation images" in err
+
+
+def test_a_dry_run_writes_nothing(root):
+    before = tree(root)
+    code, text, _ = run("imagenet", root, "--any-size", "--dry-run")
+    assert code == 0
+    assert "18 images would be listed" in text
+    assert tree(root) == before

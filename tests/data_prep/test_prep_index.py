@@ -1,0 +1,290 @@
+"""index.py on the layouts that people have."""
+
+import json
+import shutil
+from pathlib import Path
+
+import prep_support
+import pytest
+from prep_support import run, tree, write_image, write_imagenet
+from video_files import write_video
+
+from data_prep import repeats
+from mvrec.data.kinds import IMAGES, VIDEOS
+from mvrec.data.layouts import find_split
+from mvrec.data.lists import Row, read_rows, write_rows
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", num_frames=8)
+
+
+def put(clip, path, number=0):
+    """A video of its own: bytes after the end do no harm."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(clip.read_bytes() + f"{path.name}{number}".encode())
+    return path
+
+
+def kinetics_csv(clip, root):
+    rows = {
+        "train": [("riding a bike", "aaaa1", 3, 13), ("abseiling", "bbbbbbbbbb2", 0, 10), ("yoga", "c-c_c", 5, 9)],
+        "val": [("yoga", "-dddd", 1, 11), ("abseiling", "eeee", 2, 12)],
+    }
+    (root / "annotations").mkdir(parents=True)
+    for split, entries in rows.items():
+        lines = ["label,youtube_id,time_start,time_end,split,is_cc"]
+        for label, video, begin, end in entries:
+            lines.append(f"{label},{video},{begin},{end},{split},0")
+            if video not in ("bbbbbbbbbb2", "eeee"):
+                put(clip, root / split / f"{video}_{begin:06d}_{end:06d}.mp4")
+        (root / "annotations" / f"{split}.csv").write_text("\n".join(lines) + "\n")
+
+
+def folders(clip, root):
+    for split, count in (("train", 2), ("val", 1)):
+        for label in ("a b", "é"):
+            for number in range(count):
+                put(clip, root / split / label / f"{number}.mp4", f"{split}{label}")
+    (root / "train/a b/._0.mp4").write_text("junk")
+
+
+def opendatalab(clip, root):
+    folders(clip, root / "Kinetics-400/videos")
+
+
+def slowfast(clip, root):
+    folders(clip, root / "videos")
+    for split in ("train", "val"):
+        lines = [f"videos/{split}/a b/0.mp4 0", f"videos/{split}/é/0.mp4 1"]
+        (root / f"{split}.csv").write_text("\n".join(lines) + "\n")
+
+
+def ucf(clip, root):
+    lists = root / "ucfTrainTestlist"
+    lists.mkdir(parents=True)
+    (lists / "classInd.txt").write_text("1 Archery\n2 BabyCrawling\n")
+    (lists / "trainlist01.txt").write_text("Archery/v_1.avi 1\nBabyCrawling/v_2.avi 2\nArchery/v_9.avi 1\n")
+    (lists / "testlist01.txt").write_text("Archery/v_3.avi\nBabyCrawling/v_4.avi\n")
+    for name in ("Archery/v_1", "BabyCrawling/v_2", "Archery/v_3", "BabyCrawling/v_4"):
+        put(clip, root / "UCF-101" / f"{name}.avi")
+
+
+def hmdb(clip, root):
+    lists = root / "testTrainMulti_7030_splits"
+    lists.mkdir(parents=True)
+    for label in ("run", "walk"):
+        (lists / f"{label}_test_split1.txt").write_text(f"{label}_1.avi 1 \n{label}_2.avi 2 \n{label}_3.avi 0 \n")
+        for number in (1, 2, 3):
+            put(clip, root / "hmdb51_org" / label / f"{label}_{number}.avi")
+
+
+def ssv2(clip, root):
+    labels = root / "labels"
+    labels.mkdir(parents=True)
+    names = {"Pushing something from left to right": "0", "Tearing something": "1"}
+    (labels / "labels.json").write_text(json.dumps(names))
+    for split, ids in (("train", (10, 11)), ("validation", (12, 13))):
+        templates = ("Pushing [something] from left to right", "Tearing [something]")
+        entries = [{"id": str(n), "label": "x", "template": t} for n, t in zip(ids, templates, strict=True)]
+        (labels / f"{split}.json").write_text(json.dumps(entries))
+        for number in ids:
+            put(clip, root / "20bn-something-something-v2" / f"{number}.webm")
+
+
+def class_folders(clip, root):
+    for label in ("a", "b"):
+        for number in range(10):
+            put(clip, root / label / f"{number}.mp4", label)
+
+
+LAYOUTS = {  # how many rows train and val have, how many of them are missing
+    kinetics_csv: (3, 2, 2),
+    folders: (4, 2, 0),
+    opendatalab: (4, 2, 0),
+    slowfast: (2, 2, 0),
+    ucf: (3, 2, 1),
+    hmdb: (2, 2, 0),
+    ssv2: (2, 2, 0),
+    class_folders: (18, 2, 0),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+def test_videos_of_any_layout_become_lists_that_training_reads(layout, clip, tmp_path):
+    root, out = tmp_path / "data", tmp_path / "out"
+    layout(clip, root)
+    train, val, missing = LAYOUTS[layout]
+    code, text, err = run("index", root, "--out", out)
+    assert code == (1 if missing else 0), err + text
+    report = json.loads((out / "report.json").read_text())
+    counts = report["splits"]
+    if layout is class_folders:
+        assert counts["train"]["expected"] + counts["val"]["expected"] == train + val
+        assert counts["val"]["expected"] >= 2
+    else:
+        assert (counts["train"]["expected"], counts["val"]["expected"]) == (train, val)
+    assert sum(split["missing"] for split in counts.values()) == missing
+    assert report["leaks"] == report["duplicates"] == []
+    names = (out / "classes.txt").read_text(encoding="utf-8").splitlines()
+    for split in ("train", "val"):
+        index = find_split(out, split, kind=VIDEOS)
+        assert len(index) == counts[split]["found"]
+        assert all(sample.path.is_file() for sample in index)
+        per_class = {name: counts[split]["found"] for name, counts in report["classes"].items()}
+        assert [per_class[name] for name in names] == index.class_counts().tolist()
+    assert prep_support.hidden(out) == []
+
+
+def test_what_was_never_downloaded_is_named_per_class(clip, tmp_path):
+    kinetics_csv(clip, tmp_path / "data")
+    _, text, _ = run("index", tmp_path / "data", "--out", tmp_path / "out")
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["missing"] == {"train": [["abseiling", "bbbbbbbbbb2"]], "val": [["abseiling", "eeee"]]}
+    assert report["classes"]["abseiling"] == {
+        split: {"expected": 1, "found": 0, "missing": 1} for split in ("train", "val")
+    }
+    assert "most missing" in text
+    assert (tmp_path / "out/classes.txt").read_text().split("\n") == ["abseiling", "riding a bike", "yoga", ""]
+
+
+def images_in_folders(root):
+    for split, count in (("train", 3), ("val", 2)):
+        for label in ("n00000001", "n00000002"):
+            for number in range(count):
+                seed = 100 * count + 10 * number + int(label[-1])
+                write_image(root / split / label / "images" / f"{number}.JPEG", seed=seed)
+
+
+def test_images_in_folders_and_tars(tmp_path):
+    images_in_folders(tmp_path / "folders")
+    assert run("index", tmp_path / "folders", "--out", tmp_path / "a")[0] == 0
+    assert len(find_split(tmp_path / "a", "train", kind=IMAGES)) == 6
+    root = write_imagenet(tmp_path / "tars")
+    assert run("index", root, "--out", tmp_path / "b")[0] == 0
+    train = find_split(tmp_path / "b", "train", kind=IMAGES)
+    assert train.class_counts().tolist() == [4, 4, 4]
+    assert all(sample.path.read().startswith(b"\xff\xd8") for sample in train)
+
+
+@pytest.fixture
+def repeated(clip, tmp_path):
+    root = tmp_path / "data"
+    folders(clip, root)
+    shutil.copy(root / "train/a b/0.mp4", root / "train/a b/copy.mp4")
+    shutil.copy(root / "train/é/1.mp4", root / "val/é/leak.mp4")
+    shutil.copy(root / "train/a b/1.mp4", root / "train/é/other class.mp4")
+    (root / "val/a b/link.mp4").symlink_to(root / "val/a b/0.mp4")
+    other = bytearray((root / "val/é/0.mp4").read_bytes())
+    other[-1] ^= 1  # as large, but not the same
+    (root / "train/é/alike.mp4").write_bytes(other)
+    return root
+
+
+def test_content_that_is_there_twice_is_found_within_and_across_splits(repeated, tmp_path):
+    code, text, _ = run("index", repeated, "--out", tmp_path / "out", "--workers", 2)
+    assert code == 1
+    report = json.loads((tmp_path / "out/report.json").read_text())
+
+    def groups(kind):
+        return sorted(sorted(place["path"] for place in group) for group in report[kind])
+
+    assert groups("duplicates") == [
+        ["train/a b/0.mp4", "train/a b/copy.mp4"],
+        ["train/a b/1.mp4", "train/é/other class.mp4"],
+        ["val/a b/0.mp4", "val/a b/link.mp4"],
+    ]
+    assert groups("leaks") == [["train/é/1.mp4", "val/é/leak.mp4"]]
+    assert groups("conflicts") == [["train/a b/1.mp4", "train/é/other class.mp4"]]
+    assert "1 files stand in more than one split" in text
+
+
+def test_only_files_of_equal_size_are_read_and_only_once(repeated, tmp_path, monkeypatch):
+    hashed = []
+    real = repeats.run_jobs
+
+    def counting(work, items, **options):
+        items = list(items)
+        hashed.append(sorted(Path(file).name for _, file in items))
+        return real(work, items, **options)
+
+    monkeypatch.setattr(repeats, "run_jobs", counting)
+    put(repeated / "train/é/1.mp4", repeated / "train/é/of another size.mp4")
+    assert run("index", repeated, "--out", tmp_path / "out")[0] == 1
+    first = (tmp_path / "out/report.json").read_text()
+    assert "of another size.mp4" not in hashed[0]
+    assert "alike.mp4" in hashed[0]
+    run("index", repeated, "--out", tmp_path / "out")
+    assert hashed[1] == []
+    assert (tmp_path / "out/report.json").read_text() == first
+
+
+def test_without_hashes_only_paths_are_compared(repeated, tmp_path):
+    twice = Row("train/é/1.mp4", "é")
+    write_rows(repeated / "train.csv", [twice, twice, Row("train/a b/0.mp4", "a b")])
+    write_rows(repeated / "val.csv", [Row("train/a b/0.mp4", "a b"), Row("val/é/leak.mp4", "é")])
+    assert run("index", repeated, "--out", tmp_path / "out", "--no-hash")[0] == 1
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert [[place["path"] for place in group] for group in report["leaks"]] == [["train/a b/0.mp4"] * 2]
+    assert [[place["path"] for place in group] for group in report["duplicates"]] == [["train/é/1.mp4"] * 2]
+    assert report["compared_by"] == "path"
+
+
+def test_parts_of_one_video_are_no_duplicates_but_a_leak_across_splits(clip, tmp_path):
+    root = tmp_path / "data"
+    put(clip, root / "a.mp4")
+    put(clip, root / "bb.mp4")
+    write_rows(root / "train.csv", [Row("a.mp4", "x", 0, 1), Row("a.mp4", "x", 1, 2), Row("bb.mp4", "y", 0, 1)])
+    assert run("index", root, "--out", tmp_path / "out")[0] == 0
+    rows = list(read_rows(tmp_path / "out/train.csv"))
+    assert [(row.start_seconds, row.end_seconds) for row in rows] == [(0, 1), (1, 2), (0, 1)]
+    write_rows(root / "val.csv", [Row("a.mp4", "x", 2, 3)])
+    assert run("index", root, "--out", tmp_path / "out")[0] == 1
+    assert len(json.loads((tmp_path / "out/report.json").read_text())["leaks"]) == 1
+
+
+def test_lists_beside_the_files_have_relative_paths_and_no_list_is_overwritten(clip, tmp_path):
+    folders(clip, tmp_path)
+    assert run("index", tmp_path, "--out", tmp_path)[0] == 0
+    assert (tmp_path / "train.csv").read_text().splitlines()[1] == "train/a b/0.mp4,a b"
+    code, _, err = run("index", tmp_path, "--out", tmp_path)
+    assert code == 2
+    assert "would be overwritten" in err
+
+
+def test_a_dry_run_counts_and_writes_nothing(clip, tmp_path):
+    folders(clip, tmp_path / "data")
+    before = tree(tmp_path)
+    code, text, _ = run("index", tmp_path / "data", "--dry-run", "--out", tmp_path / "out")
+    assert code == 0
+    assert "train" in text
+    assert "nothing was hashed or written" in text
+    assert tree(tmp_path) == before
+
+
+def test_folders_that_hold_nothing_known_are_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/readme.txt").write_text("nothing")
+    for root in ("empty", "text", "nowhere"):
+        code, _, err = run("index", tmp_path / root, "--out", tmp_path / "out")
+        assert code == 2
+        assert str(tmp_path / root) in err
+        assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_list_whose_files_are_all_gone_is_an_error(tmp_path):
+    write_rows(tmp_path / "train.csv", [Row("a.mp4", "x")])
+    code, _, err = run("index", tmp_path, "--out", tmp_path / "out")
+    assert code == 2
+    assert "not one of its 1 files is there" in err
+
+
+def test_a_layout_by_name(clip, tmp_path):
+    folders(clip, tmp_path / "data")
+    assert run("index", tmp_path / "data", "--out", tmp_path / "out", "--layout", "kinetics")[0] == 0
+    code, _, err = run("index", tmp_path / "data", "--out", tmp_path / "out", "--layout", "ucf101")
+    assert code == 2
+    assert "no layout that is known as ucf101" in err

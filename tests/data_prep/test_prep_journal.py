@@ -1,0 +1,125 @@
+"""The journal, its lock, and temporary names."""
+
+import prep_support
+import pytest
+
+from data_prep import console, journal
+from data_prep.journal import Journal, part_path, remove_leftovers, written_whole
+from mvrec.errors import UserError
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_records_come_back_and_the_last_one_counts(tmp_path):
+    odd = "a\n\udcff é\0.mp4"
+    with Journal(tmp_path / "deep/journal.jsonl") as book:
+        book.add("a", value=1)
+        book.add(odd, value=[2, None])
+        book.add("a", value=3)
+        assert book.get("a") == {"key": "a", "value": 3}
+    with Journal(tmp_path / "deep/journal.jsonl") as book:
+        assert [book.get(key)["value"] for key in ("a", odd)] == [3, [2, None]]
+        assert book.get("b") is None
+
+
+@pytest.mark.parametrize("cut", range(1, 25))
+def test_a_torn_last_line_is_dropped_and_the_next_one_is_whole(tmp_path, cut):
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as book:
+        book.add("first", value=1)
+        book.add("second", value=2)
+    content = path.read_bytes()
+    path.write_bytes(content[:-cut])
+    with Journal(path) as book:
+        assert book.get("first")["value"] == 1
+        assert book.get("second") is None
+        book.add("third", value=3)
+    with Journal(path) as book:
+        assert [book.get(key)["value"] for key in ("first", "third")] == [1, 3]
+        assert book.unreadable == 0
+
+
+def test_what_is_no_record_is_passed_over(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b'{"key": "a", "value": 1}\n\xff\x00\n[]\n{"value": 2}\n{"key": "b", "value": 3}\n')
+    with Journal(path) as book:
+        assert [book.get(key)["value"] for key in "ab"] == [1, 3]
+        assert book.unreadable == 3
+
+
+def test_a_second_run_is_refused_and_a_dead_one_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "_WAIT_SECONDS", 0.2)
+    path = tmp_path / "journal.jsonl"
+    with Journal(path), pytest.raises(UserError, match="another run is writing there"):
+        Journal(path)
+    Journal(path).close()
+
+
+def test_a_dry_run_leaves_nothing(tmp_path):
+    with Journal(tmp_path / "new/journal.jsonl", dry=True) as book:
+        assert book.get("a") is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/journal.jsonl: cannot be written \(File exists\)"):
+        Journal(tmp_path / "file/journal.jsonl")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "ü" * 120 + ".mp4", "x" * 255, ".hidden"])
+def test_temporary_names_are_valid_and_always_the_same(tmp_path, name):
+    path = tmp_path / name
+    assert part_path(path) == part_path(path) != path
+    with written_whole(path) as part:
+        part.write_text("content")
+        assert part.name.startswith(".")
+    assert names(tmp_path) == [name]
+
+
+def test_nothing_half_written_takes_the_name(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(TypeError), written_whole(path) as part:
+        part.write_text(part.write_text("ne"))
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_leftovers_of_a_list_are_removed_and_nothing_else(tmp_path):
+    for name in (".train.csv.abcd", ".train.csv.part", "train.csv", ".train.csv", ".val.csv.abcd", "x.train.csv.y"):
+        (tmp_path / name).write_text("")
+    remove_leftovers(tmp_path / "train.csv")
+    assert names(tmp_path) == [".train.csv", ".val.csv.abcd", "train.csv", "x.train.csv.y"]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("256MB", 256_000_000), ("1GiB", 2**30), ("5000", 5000), ("1.5k", 1500), ("2 TB", 2 * 10**12)]
+)
+def test_sizes(text, size):
+    assert console.size_in_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MB", "x", "-1", "0", "1e999", "nan", "5 QB", "1M5"])
+def test_what_is_no_size(text):
+    with pytest.raises(Exception, match=r"no size|above 0"):
+        console.size_in_bytes(text)
+
+
+@pytest.mark.parametrize("tool", ["check", "resize", "shard", "index", "imagenet"])
+@pytest.mark.parametrize("arguments", [[], ["/nowhere/at all", "/tmp/out"], ["x", "--workers", "0"], ["--wrong"]])
+def test_wrong_arguments_are_one_line(tool, arguments):
+    code, _, err = prep_support.run(tool, *arguments)
+    assert code == 2
+    assert err.startswith(f"{tool}.py: error: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("tool", ["check", "resize", "shard", "index", "imagenet"])
+def test_help_says_what_a_tool_is_for(tool, capsys):
+    code, out, _ = prep_support.run(tool, "--help")
+    assert code == 0
+    assert "--dry-run" in out
+    assert "--workers" in out
