@@ -295,7 +295,6 @@ def write_lists(source: sources.Source, found: Verdict, folder: Path, *, suffix:
         UserError: A list would take the place of one that was read.
     """
     from mvrec.data.lists import write_rows
-    from mvrec.files import write_atomically
 
     is_root = folder.resolve() == source.root.resolve()
     written = []
@@ -306,10 +305,8 @@ def write_lists(source: sources.Source, found: Verdict, folder: Path, *, suffix:
         remove_leftovers(target)
         write_rows(target, rows if is_root else (_absolute(row, source.root) for row in rows))
         written.append(target)
-    names = source.root / "classes.txt"
-    if written and names.is_file() and not is_root:
-        remove_leftovers(folder / "classes.txt")
-        write_atomically(folder / "classes.txt", names.read_text(encoding="utf-8"))
+    if written:
+        source.copy_class_names(folder)
     return written
 
 

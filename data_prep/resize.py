@@ -134,7 +134,6 @@ def _is_current(record: dict[str, Any], task: Task, recipe: Recipe) -> bool:
 def write_lists(source: sources.Source, tasks: dict[str, Task], done: set[str], out: Path) -> list[Path]:
     """Write the lists that were read again, with the new paths and without what failed; and `classes.txt`."""
     from mvrec.data.lists import write_rows
-    from mvrec.files import write_atomically
 
     written = []
     for split in source.lists:
@@ -147,10 +146,7 @@ def write_lists(source: sources.Source, tasks: dict[str, Task], done: set[str], 
         remove_leftovers(target)
         write_rows(target, rows)
         written.append(target)
-    names = source.root / "classes.txt"
-    if names.is_file():
-        remove_leftovers(out / "classes.txt")
-        write_atomically(out / "classes.txt", names.read_text(encoding="utf-8"))
+    source.copy_class_names(out)
     return written
 
 

@@ -349,7 +349,6 @@ def _write_lists(
     source: sources.Source, splits: dict[str, Split], places: dict[Path, list[tuple[int, int]]], out: Path
 ) -> list[Path]:
     from mvrec.data.lists import write_rows
-    from mvrec.files import write_atomically
 
     written = []
     for name, split in splits.items():
@@ -357,10 +356,7 @@ def _write_lists(
         remove_leftovers(target)
         write_rows(target, listed(split.rows, split.pieces, split.shards, places, out=out))
         written.append(target)
-    names = source.root / "classes.txt"
-    if names.is_file():
-        remove_leftovers(out / "classes.txt")
-        write_atomically(out / "classes.txt", names.read_text(encoding="utf-8"))
+    source.copy_class_names(out)
     return written
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_prep.journal import remove_leftovers
 from mvrec.errors import UserError
+from mvrec.files import write_atomically
 
 if TYPE_CHECKING:  # importing mvrec.data takes seconds, which `--help` need not
     from mvrec.data.archive import FilePath
@@ -34,6 +36,15 @@ class Source:
 
     def __len__(self) -> int:
         return sum(map(len, self.rows.values()))
+
+    def copy_class_names(self, folder: Path) -> None:
+        """Write `classes.txt`, from beside the lists or from the root, into a folder; nothing where there is none."""
+        beside = [path.parent / "classes.txt" for path in self.lists.values()]
+        found = next((path for path in (*beside, self.root / "classes.txt") if path.is_file()), None)
+        target = folder / "classes.txt"
+        if found is not None and found.resolve() != target.resolve():
+            remove_leftovers(target)
+            write_atomically(target, found.read_text(encoding="utf-8"))
 
 
 def read_source(root: Path, *, lists: Sequence[Path] = (), only: str | None = None) -> Source:

@@ -115,7 +115,9 @@ def _resize_video(task: Task, recipe: Recipe) -> dict[str, Any]:
     except av.FFmpegError as error:
         if isinstance(error, OSError) and not isinstance(error, av.InvalidDataError) and error.errno:
             raise OSError(error.errno, error.strerror, str(task.target)) from error
-        raise DecodeError(task.source, f"cannot be encoded again ({error.strerror})") from error
+        damaged = isinstance(error, av.InvalidDataError)
+        cause = "damaged: not every frame can be decoded" if damaged else f"cannot be encoded again ({error.strerror})"
+        raise DecodeError(task.source, cause) from error
     return {"state": "done", **facts}
 
 

@@ -11,6 +11,7 @@ them with another process.
 import argparse
 import collections
 import contextlib
+import faulthandler
 import os
 import resource
 import select
@@ -172,6 +173,7 @@ def outcome_of(path, decoder, *, seconds, read=read_some_frames):
 
 
 def _read_in_child(path, decoder, read):
+    faulthandler.disable()  # pytest's would print where a crash happened
     _limit_memory()
     with contextlib.suppress(OSError):
         silence = os.open(os.devnull, os.O_WRONLY)

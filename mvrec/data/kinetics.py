@@ -1,5 +1,6 @@
 """Kinetics 400, 600 and 700, and videos of any classes that lie as they do."""
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,8 @@ from mvrec.data.sampling import ClipSpec
 from mvrec.data.transforms import Augment, Normalisation
 from mvrec.data.video import Decoder
 from mvrec.data.video_data import VideoData
+
+log = logging.getLogger(__name__)
 
 
 class Kinetics(VideoData):
@@ -80,6 +83,14 @@ class Kinetics(VideoData):
             shared.pop(name)
         super().__init__(root, **shared)
         self._wanted_layout, self._annotations = layout, annotations
+        self._told = False
+
+    def setup(self, stage: str) -> None:
+        """Read the lists or folders that a stage needs, and say what "auto" has found; no file is opened."""
+        super().setup(stage)
+        if self._wanted_layout == "auto" and not self._told:
+            log.info("data: %s", self.layout.describe())
+            self._told = True
 
     def find_layout(self) -> Layout:
         """What the root holds; see `find_kinetics_layout`."""

@@ -17,13 +17,11 @@ KineticsLayout = Literal["auto", "lists", "folders", "cvdf", "opendatalab"]
 
 _SYNONYMS = {"train": ("train",), "val": ("val", "validate", "validation"), "test": ("test",)}
 
-log = logging.getLogger(__name__)
-
 
 def find_kinetics_layout(root: Path, *, layout: KineticsLayout = "auto", annotations: Path | None = None) -> Layout:
     """How a folder holds its videos.
 
-    "auto" takes the first of these that is there, and says which: lists of ours, of SlowFast or of mmaction2, with
+    "auto" takes the first of these that is there: lists of ours, of SlowFast or of mmaction2, with
     class folders for splits without one; annotation CSVs; class folders in `root`; those in `root/videos` or in
     `root/Kinetics-400/videos`, as OpenDataLab packs them.
 
@@ -45,10 +43,7 @@ def find_kinetics_layout(root: Path, *, layout: KineticsLayout = "auto", annotat
     lists = [ListsAndFolders(root, VIDEOS, annotations=folder) for folder in _list_folders(root, annotations)]
     listed = next((own for own in lists if any(own.list_of(split) is not None for split in SPLITS)), None)
     found = listed or _first(chain.from_iterable(_candidates(root, annotations).values()))
-    if found is None:
-        return lists[0]  # whose messages say what is expected
-    log.info("%s: found %s", root, found.describe())
-    return found
+    return found if found is not None else lists[0]  # whose messages say what is expected
 
 
 def _candidates(root: Path, annotations: Path | None) -> dict[str, list[Layout]]:
@@ -164,7 +159,9 @@ class AnnotatedVideos(Layout):
                 f"{listed}: not one of its {expected} videos is in {folder} ({example}.mp4 is not; {there}); class "
                 "folders alone are read with data.layout=folders"
             )
-        log.info("%s: %d videos expected, %d found, %d missing", listed, expected, found, expected - found)
+        self.notes.append(
+            (logging.INFO, f"{listed}: {expected} videos expected, {found} found, {expected - found} missing")
+        )
 
     def _folder_of(self, split: str) -> Path:
         names = _SYNONYMS[split]

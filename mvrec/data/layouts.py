@@ -29,12 +29,15 @@ class Layout(ABC):
 
     Attributes:
         title: What messages call the layout.
+        notes: What there is to say of rows that have been read, with the level of each. `index` logs them when it
+            has succeeded, so that a fault of input stays one line.
     """
 
     title: ClassVar[str]
 
     def __init__(self, root: Path, kind: Kind) -> None:
         self.root, self.kind = root, kind
+        self.notes: list[tuple[int, str]] = []
 
     @abstractmethod
     def has(self, split: str) -> bool:
@@ -81,7 +84,11 @@ class Layout(ABC):
         first = next(rows, None)
         if first is None:
             raise UserError(f"{self.place(split)}: no {self.kind.noun}s in it")
-        return SampleIndex(chain([first], rows), root=self.root, class_names=class_names, name=split)
+        index = SampleIndex(chain([first], rows), root=self.root, class_names=class_names, name=split)
+        for level, text in self.notes:
+            log.log(level, "%s", text)
+        self.notes.clear()
+        return index
 
 
 class ListsAndFolders(Layout):
@@ -160,14 +167,12 @@ class ListsAndFolders(Layout):
                 break  # the first that has any: the root before all others
         prefix = max(found, key=lambda name: found[name])
         if probed and not found[prefix] and any(row.offset < 0 for row in probed):
-            log.warning(
-                "%s: not one of the first %d files is there, such as %s",
-                probed[0].where,
-                len(probed),
-                self.root / probed[0].path,
-            )
+            first = self.root / probed[0].path
+            text = f"{probed[0].where}: not one of the first {len(probed)} files is there, such as {first}"
+            self.notes.append((logging.WARNING, text))
         if prefix:
-            log.info("%s: its paths are taken to be relative to %s/%s", probed[0].source, self.root, prefix)
+            text = f"{probed[0].source}: its paths are taken to be relative to {self.root}/{prefix}"
+            self.notes.append((logging.INFO, text))
         for row in chain(probed, rows):
             yield row._replace(path=f"{prefix}{row.path}") if prefix and not row.path.startswith("/") else row
 

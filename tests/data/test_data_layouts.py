@@ -32,7 +32,8 @@ def test_annotation_csvs(tmp_path, csv, folder, caplog):
     caplog.set_level("INFO")
     make(tmp_path, {csv: TRAIN, **{f"{folder}/{name}": "" for name in VIDEOS}})
     assert contents(tmp_path) == [(f"{folder}/{name}", label) for name, label in FOUND]
-    assert f"{tmp_path}: found annotation CSVs: train from {tmp_path / csv}" in caplog.text
+    Kinetics(str(tmp_path)).setup("fit")
+    assert f"data: annotation CSVs: train from {tmp_path / csv}" in caplog.text
     assert f"{tmp_path / csv}: 3 videos expected, 2 found, 1 missing" in caplog.text
 
 

@@ -1,0 +1,112 @@
+"""Does a decoder keep memory from file to file? Opens one file many times and prints what a thousand opens cost.
+
+python benchmarks/decoder_memory.py [--opens 20000] [--decoder NAME ...] [--quick] [--json PATH]
+
+Each decoder has a process of its own, which opens the file, reads two frames and closes it, again and again. The slope
+is that of a straight line through its resident memory after a warm-up of a tenth of the opens.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import av
+import numpy as np
+
+from mvrec.data.video import Decoder, describe_decoder, open_video
+from mvrec.errors import DecodeError, UserError
+
+DECODERS: tuple[Decoder, ...] = ("pyav", "decord", "torchcodec")
+SAMPLES = 200
+
+
+def write(path: Path) -> Path:
+    """Two seconds of noise, 160x120, H.264 with B frames."""
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"g": "12", "bf": "3", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for _ in range(60):
+            picture = rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def open_many_times(path: Path, decoder: Decoder, opens: int, answers: Connection) -> None:
+    """Send (opens so far, resident MB) as it goes, and files and threads held at the end; runs in a child."""
+    every = max(1, opens // SAMPLES)
+    memory = []
+    for number in range(opens):
+        with open_video(path, decoder) as video:
+            video.frames([number % 50, 55])
+        if number % every == 0:
+            memory.append((number, resident_mb()))
+    held = [len(list(Path("/proc/self", kind).iterdir())) for kind in ("fd", "task")]
+    answers.send((memory, held))
+
+
+def measure(path: Path, decoder: Decoder, opens: int) -> dict[str, object]:
+    """MB after warm-up and at the end, and the slope in MB per 1,000 opens, of a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    begin = time.monotonic()
+    child = context.Process(target=open_many_times, args=(path, decoder, opens, theirs))
+    child.start()
+    theirs.close()
+    memory, held = ours.recv()
+    child.join()
+    counts, mb = np.array(memory[len(memory) // 10 :]).T
+    return {
+        "decoder": decoder,
+        "opens": opens,
+        "mb_after_warm_up": float(mb[0]),
+        "mb_at_end": float(mb[-1]),
+        "mb_per_1000_opens": 1000 * float(np.polyfit(counts, mb, 1)[0]),
+        "files_held": held[0],
+        "threads_held": held[1],
+        "seconds": time.monotonic() - begin,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--opens", type=int, default=20_000)
+    parser.add_argument("--decoder", nargs="+", choices=DECODERS, default=DECODERS)
+    parser.add_argument("--quick", action="store_true", help="500 opens")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
+    options = parser.parse_args()
+    opens = 500 if options.quick else options.opens
+    print("| decoder | opens | MB after warm-up | MB at the end | MB per 1,000 opens | ms per open and read |")
+    print("|---|---|---|---|---|---|")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder) / "clip.mp4")
+        for decoder in options.decoder:
+            try:
+                open_video(path, decoder).close()
+            except (UserError, DecodeError) as error:
+                print(f"| {decoder} | left out: {error} | | | | |")
+                continue
+            row = measure(path, decoder, opens)
+            rows.append(row)
+            print(
+                f"| {describe_decoder(decoder).partition(',')[0]} | {opens} | {row['mb_after_warm_up']:.0f} | "
+                f"{row['mb_at_end']:.0f} | {row['mb_per_1000_opens']:+.3f} | {1000 * row['seconds'] / opens:.1f} |"
+            )
+    if options.json:
+        options.json.write_text(json.dumps({"av": version("av"), "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
