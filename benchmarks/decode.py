@@ -99,7 +99,8 @@ def torchcodec_exact(path: Path, indices: list[int]) -> np.ndarray:
 def pytorchvideo_clip(path: Path, indices: list[int]) -> np.ndarray:
     """EncodedVideo's way: a span of time, of which frames are taken afterwards."""
     video = EncodedVideo.from_path(str(path), decode_audio=False)
-    clip = video.get_clip(indices[0] / FPS, (indices[-1] + 0.5) / FPS)["video"]  # (C, t, H, W) float
+    half = 0.5 / FPS  # so that no rounding of times lets a neighbour in or the last frame out
+    clip = video.get_clip(max(0, indices[0] / FPS - half), indices[-1] / FPS + half)["video"]  # (C, t, H, W) float
     video.close()
     return clip[:, ::STRIDE].permute(1, 2, 3, 0).to(torch.uint8).numpy()
 

@@ -238,13 +238,13 @@ def _cut(text: str) -> tuple[str, str]:
 
 
 def _without_frame_count(name: str, *, where: str) -> str:
-    """The path of `path frames label`. A path that only ends in a digit has no media extension before that.
+    """The path of `path frames label`, or the whole name where no frame count ends it.
 
     Raises:
         UserError: The path is a folder, so that the list is one of raw frames.
     """
     before, count = _cut(name)
-    if not before or not count.isdecimal() or _is_media(name):
+    if not before or not count.isdecimal():
         return name
     if not _is_media(before.rstrip('"')):
         raise UserError(

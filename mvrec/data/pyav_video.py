@@ -6,10 +6,10 @@ container has times.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
     from av.video.frame import VideoFrame
+
+Found = TypeVar("Found")
 
 # What the other decoders read exactly, bit for bit like PyAV, if the stream is plain (see `Timing`).
 _ORDINARY_CONTAINERS = {"mov", "matroska"}
@@ -126,8 +128,7 @@ class PyAVVideo(Video):
         Raises:
             DecodeError: it cannot be decoded.
         """
-        with _decode_errors(self.path):
-            first = next(self._find(np.zeros(1, np.int64)), None)
+        first = self._believing_packets(lambda: next(self._find(np.zeros(1, np.int64)), None))
         if first is None:
             raise DecodeError(self.path, "not one frame can be decoded")
         self._note_size(first)
@@ -139,16 +140,20 @@ class PyAVVideo(Video):
             self._container.close()
 
     def _decode(self, indices: Ints) -> Frames:
+        return self._believing_packets(lambda: self._decode_found(indices))
+
+    def _believing_packets(self, read: Callable[[], Found]) -> Found:
+        """What `read` gives, by the times of the packets where the tables of the file turn out to tell others."""
         with _decode_errors(self.path):
             try:
-                return self._decode_found(indices)
+                return read()
             except _TablesDifferError:
                 # Never seen, but if FFmpeg reads some file's tables in another way, its packets are right.
                 self._reopen()
                 self._timing = self._walk()
                 if self._timing.shown is None or len(self._timing.shown) != self.num_frames:
                     raise DecodeError(self.path, "its tables and its frames do not agree") from None
-                return self._decode_found(indices)
+                return read()
 
     def _decode_found(self, indices: Ints) -> Frames:
         frames: Frames | None = None

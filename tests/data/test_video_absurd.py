@@ -98,6 +98,14 @@ def test_frames_of_more_pixels_than_may_be(tmp_path, monkeypatch, name):
         open_video(path)
 
 
+def test_frames_of_more_pixels_than_the_header_says(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "large.mp4", num_frames=2, size=(144, 160))
+    patched(path, [(b"avc1", 24, 16 << 16 | 16)])
+    monkeypatch.setattr(pyav_video, "MAX_PIXELS", 5000)
+    with pytest.raises(DecodeError, match="frames of 160 x 144 are larger than the 5000 pixels that one may have"):
+        open_video(path)
+
+
 @pytest.mark.parametrize("indices", [range(32), [0] * 32])
 @pytest.mark.parametrize("decoder", ["auto", "decord"])
 def test_more_frames_than_fit_into_memory(clip, monkeypatch, decoder, indices):
