@@ -109,7 +109,8 @@ def test_what_changed_is_decoded_again(tmp_path):
     assert run("check", tmp_path / "data", "--out", out)[0] == 0
 
 
-def test_damage_between_the_looks_is_found_with_all(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("bad", "looks"), [(0, True), (29, True), (59, True), (20, False)])
+def test_first_middle_and_last_frame_are_decoded_and_with_all_every_one(tmp_path, monkeypatch, bad, looks):
     path = write_videos(tmp_path / "data", count=1, classes=("run",), num_frames=60)[0]
     real = video.open_video
 
@@ -118,8 +119,8 @@ def test_damage_between_the_looks_is_found_with_all(tmp_path, monkeypatch):
         frames = opened.frames
 
         def checked(indices):
-            if 20 in list(indices):
-                raise video.DecodeError(file, "frame 20 is damaged")
+            if bad in list(indices):
+                raise video.DecodeError(file, f"frame {bad} is damaged")
             return frames(indices)
 
         opened.frames = checked
@@ -127,9 +128,9 @@ def test_damage_between_the_looks_is_found_with_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(video, "open_video", open_video)
     out = tmp_path / "out"
-    assert run("check", tmp_path / "data", "--out", out)[0] == 0
+    assert run("check", tmp_path / "data", "--out", out)[0] == int(looks)
     assert run("check", tmp_path / "data", "--out", out, "--all")[0] == 1
-    assert statuses(out)[0][f"train/run/{path.name}"] == ("corrupt", "frame 20 is damaged")
+    assert statuses(out)[0][f"train/run/{path.name}"] == ("corrupt", f"frame {bad} is damaged")
 
 
 def test_a_decoder_that_hangs_holding_the_lock_or_crashes_costs_one_file(tmp_path, monkeypatch):
