@@ -51,9 +51,9 @@ def moving_pictures(*, num_frames: int, size: tuple[int, int]) -> Iterator[np.nd
 
 
 def write(path: Path, *, size: tuple[int, int], gop: int, b_frames: int, seconds: int) -> Path:
-    """H.264 as Kinetics has it: B frames, and a key frame every `gop` frames at most."""
+    """H.264 with `b_frames` B frames after every P frame and a key frame every `gop` frames."""
     with av.open(str(path), "w") as container:
-        options = {"bf": str(b_frames), "g": str(gop), "sc_threshold": "0", "preset": "fast"}
+        options = {"bf": str(b_frames), "g": str(gop), "sc_threshold": "0", "b_strategy": "0", "preset": "fast"}
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
@@ -181,7 +181,7 @@ def main() -> None:
             if large and options.quick:
                 continue
             path = write(Path(folder) / f"{number}.mp4", **how)
-            repeats = 3 if options.quick else 6 if large else 40
+            repeats = 3 if options.quick else 6 if large else 30
             rows.append(report(name, measure(path, peers, seconds=how["seconds"], repeats=repeats)))
     print()
     for row in rows:
