@@ -4,7 +4,7 @@ import importlib.util
 
 import numpy as np
 import pytest
-from video_files import cut_start, in_archive, read_numbers, write_video
+from video_files import cut_start, in_archive, patch_box, read_numbers, write_video
 
 from mvrec.data import pyav_video
 from mvrec.data.pyav_video import PyAVVideo
@@ -68,10 +68,12 @@ UNUSUAL = {
     "ten_bits.mp4": {"pix_fmt": "yuv420p10le"},
     "sixteen_bits.mkv": {"codec": "ffv1", "pix_fmt": "gbrp16le", "b_frames": 0},
     "alpha.mov": {"codec": "png", "pix_fmt": "rgba", "b_frames": 0},
-    "odd_size_shared_colours.webm": {"codec": "libvpx-vp9", "size": (49, 67)},
+    "odd_width_shared_colours.webm": {"codec": "libvpx-vp9", "size": (48, 67)},
+    "odd_height_shared_colours.mkv": {"codec": "libvpx-vp9", "size": (49, 64)},
     "hevc.mp4": {"codec": "libx265", "size": (64, 96), "num_frames": 60},
     "ten_bits_hevc.mp4": {"codec": "libx265", "size": (64, 96), "pix_fmt": "yuv420p10le"},
     "fragments.mp4": {"num_frames": 60, "container_options": {"movflags": "frag_keyframe+empty_moov"}},
+    "late_fragments.mp4": {"num_frames": 60, "container_options": {"movflags": "frag_keyframe"}},
     "mpeg4.mp4": {"codec": "mpeg4", "num_frames": 60},
     "open_gop.mp4": {"num_frames": 60, "encoder_options": "open-gop=1:keyint=7:min-keyint=7:bframes=3"},
     "interlaced.mp4": {"encoder_options": "interlaced=1"},
@@ -186,6 +188,14 @@ def test_frames_behind_an_edit_list_do_not_count(files, tmp_path):
     with open_video(cut) as video:
         assert video.num_frames == 35
         assert read_numbers(video.frames(range(35))) == list(range(5, 40))
+
+
+def test_frames_after_the_end_of_an_edit_list_do_not_count(files, tmp_path):
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(patch_box(files("b_frames.mp4").read_bytes(), b"elst", 8, 1000))  # milliseconds
+    with open_video(path) as video:
+        assert video.num_frames == 30
+        assert read_numbers(video.frames(range(30))) == list(range(30))
 
 
 @pytest.mark.parametrize("rotation", [90, -90, 180])
