@@ -16,9 +16,10 @@ if __name__ == "__main__":
 
 from data_prep import console, sources
 from data_prep.console import shown
-from data_prep.jobs import Failure, Limits, run_jobs
+from data_prep.jobs import Failure, run_jobs
 from data_prep.journal import Journal, remove_leftovers, stamp, write_json
 from mvrec.errors import DecodeError, UserError
+from mvrec.limits import Limits
 
 if TYPE_CHECKING:
     from mvrec.data.archive import FilePath

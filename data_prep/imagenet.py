@@ -14,9 +14,10 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data_prep import console
-from data_prep.jobs import Failure, Limits, run_jobs
+from data_prep.jobs import Failure, run_jobs
 from data_prep.journal import Journal, remove_leftovers, stamp, without_parts, write_json, written_whole
 from mvrec.errors import UserError
+from mvrec.limits import Limits
 
 if TYPE_CHECKING:
     from mvrec.data.archive import ArchiveMember

@@ -14,10 +14,10 @@ if __name__ == "__main__":
 
 from data_prep import console, sources
 from data_prep.console import shown
-from data_prep.jobs import Limits
 from data_prep.journal import Journal, remove_leftovers, write_json
 from data_prep.repeats import Place, Repeats, find_repeats
 from mvrec.errors import UserError
+from mvrec.limits import Limits
 
 if TYPE_CHECKING:
     from mvrec.data.archive import FilePath

@@ -15,12 +15,11 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from mvrec.errors import DecodeError
+from mvrec.limits import Limits, how_it_ended, is_out_of_memory, settle_in
 
 stop = threading.Event()  # Ctrl-C was pressed; some libraries swallow the exception that says so
 
@@ -32,20 +31,6 @@ _FILES_PER_PROCESS = 500  # then a fresh one takes over: what a decoder leaks is
 _IDLE_DEATHS = 20
 # Faults of the disk that is written to; every other file would meet them too.
 _DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
-_OUT_OF_MEMORY = ("Cannot allocate memory", "can't allocate memory", "not enough memory")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the work on one file may take.
-
-    Attributes:
-        seconds: Time; `None` for no limit.
-        memory: GiB on top of what the process has when it starts; `None` for no limit. Linux only.
-    """
-
-    seconds: float | None = 60.0
-    memory: float | None = 4.0
 
 
 class Failure(NamedTuple):
@@ -196,18 +181,14 @@ class _Worker(Generic[Item, Result]):
         self._process.join(5.0)
         code = self._process.exitcode
         self.kill()
-        if code is None or code >= 0:
-            return f"the process working on it left with exit code {code}"
-        name = signal.Signals(-code).name
-        hint = ", which the system sends when memory runs out" if name == "SIGKILL" else ""
-        return f"the process working on it was ended by {name}{hint}"
+        return f"the process working on it {how_it_ended(code)}"
 
 
 # -- the child -------------------------------------------------------------------------------------------------------
 
 
 def _serve(channel: Connection, work: Callable[[Any], Any], limits: Limits, parent: int) -> None:
-    _settle_in(limits, parent)
+    settle_in(limits, parent=parent)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             item = channel.recv()
@@ -220,7 +201,7 @@ def _answer(work: Callable[[Any], Any], item: Any, limits: Limits) -> Any:
     except DecodeError as error:
         return _failure(error.cause, limits)
     except MemoryError:
-        return _failure(_OUT_OF_MEMORY[0], limits)
+        return _failure("not enough memory", limits)
     except OSError as error:
         if error.errno in _DISK_FAULTS:
             return _Fatal(error.errno, error.strerror or str(error), error.filename)
@@ -231,27 +212,6 @@ def _answer(work: Callable[[Any], Any], item: Any, limits: Limits) -> Any:
 
 def _failure(cause: str, limits: Limits) -> Failure:
     text = " ".join(cause.split())[:300]
-    if limits.memory is not None and any(phrase in text for phrase in _OUT_OF_MEMORY):
+    if limits.memory is not None and is_out_of_memory(text):
         return Failure("memory", f"needs more than {limits.memory:g} GiB of memory")
     return Failure("error", text)
-
-
-def _settle_in(limits: Limits, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the parent's business
-    for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTERM"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
-    if not sys.platform.startswith("linux"):
-        return
-    import ctypes
-    import resource
-
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: nobody is left behind by a killed parent
-    if os.getppid() != parent:
-        os._exit(0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected and told; no dump of it
-    if limits.memory is not None:
-        status = Path("/proc/self/status").read_text().split()
-        now_bytes = 1024 * int(status[status.index("VmData:") + 1])
-        most = now_bytes + int(limits.memory * 2**30)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from data_prep import console, sources
-from data_prep.jobs import Failure, Limits, run_jobs
+from data_prep.jobs import Failure, run_jobs
 from data_prep.journal import Journal, stamp
 from mvrec.errors import DecodeError
+from mvrec.limits import Limits
 
 if TYPE_CHECKING:
     from mvrec.data.archive import FilePath

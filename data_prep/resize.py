@@ -12,10 +12,11 @@ if __name__ == "__main__":
 
 from data_prep import console, sources
 from data_prep.console import shown
-from data_prep.jobs import Failure, Limits, run_jobs
+from data_prep.jobs import Failure, run_jobs
 from data_prep.journal import Journal, part_path, remove_leftovers, stamp, without_parts, write_json
 from data_prep.transcode import Recipe, Task, resize
 from mvrec.errors import UserError
+from mvrec.limits import Limits
 
 if TYPE_CHECKING:
     from mvrec.data.lists import Row

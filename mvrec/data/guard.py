@@ -14,13 +14,11 @@ import pickle
 import select
 import signal
 import socket
-import sys
 import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -31,26 +29,13 @@ from mvrec.data.batch import PADDING_ID, BadSample, Item, SampleKey
 from mvrec.data.quarantine import Quarantine
 from mvrec.data.samples import EvalSamples, TrainSamples, reading
 from mvrec.errors import DecodeError
+from mvrec.limits import Limits, how_it_ended, is_out_of_memory, settle_in
 
 MAX_KILLS = 10  # files that may be killed in one training batch or one evaluation before the run stops
 CAN_FORK = hasattr(os, "fork")
 
 _TICK_SECONDS = 0.25
 _INLINE_BYTES = 1 << 16  # smaller pixels travel in the message itself
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What reading one file may take.
-
-    Attributes:
-        seconds: Time without an answer, or `None` for no limit.
-        memory: GiB on top of what the process has when it starts, or `None` for no limit. Linux only.
-    """
-
-    seconds: float | None = 60.0
-    memory: float | None = 8.0
 
 
 class ReaderError(Exception):
@@ -209,10 +194,7 @@ class _Reader:
 
     def _death(self) -> str:
         status = self._reap(seconds=5.0)
-        if status is None or not os.WIFSIGNALED(status):
-            return "ended" if status is None else f"left with exit code {os.waitstatus_to_exitcode(status)}"
-        name = signal.Signals(os.WTERMSIG(status)).name
-        return f"was ended by {name}" + (", which the system sends when memory runs out" if name == "SIGKILL" else "")
+        return how_it_ended(None if status is None else os.waitstatus_to_exitcode(status))
 
     def kill(self) -> None:
         """End the process. One that waits for a dead disk cannot be ended and is left behind."""
@@ -247,7 +229,8 @@ def _serve(channel: socket.socket, dataset: TrainSamples | EvalSamples, limits: 
     """Answer requests until the other side closes. Never returns into the code that forked."""
     code = 1
     try:
-        _settle_in(limits, parent)
+        settle_in(limits, parent=parent)
+        torch.set_num_threads(1)
         quarantined: dict[str, str] = {}
 
         def announce(number: int, path: str) -> None:
@@ -272,36 +255,8 @@ def _serve(channel: socket.socket, dataset: TrainSamples | EvalSamples, limits: 
 def _answer(dataset: TrainSamples | EvalSamples, key: SampleKey) -> tuple[str, Any]:
     try:
         return "item", dataset[key]
-    except MemoryError:
-        return "memory", None
     except Exception as error:  # our own faults are raised in the parent
-        if any(phrase in str(error) for phrase in _OUT_OF_MEMORY):
-            return "memory", None
-        return "error", traceback.format_exc()
-
-
-def _settle_in(limits: Limits, parent: int) -> None:
-    # A crash is reported by the parent; Ctrl-C and the signals of clusters are the training process's business.
-    for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTERM"):
-        signal.signal(getattr(signal, name), signal.SIG_DFL)
-    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
-    torch.set_num_threads(1)
-    if not sys.platform.startswith("linux"):
-        return
-    import ctypes
-    import resource
-
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a stuck process must not outlive its parent
-    if os.getppid() != parent:
-        os._exit(0)
-    # Should memory run out all the same, let the system take this process.
-    Path("/proc/self/oom_score_adj").write_text("700")
-    if limits.memory is not None:
-        status = Path("/proc/self/status").read_text().split()
-        bytes_now = 1024 * int(status[status.index("VmData:") + 1])
-        most = bytes_now + int(limits.memory * 2**30)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        return ("memory", None) if is_out_of_memory(error) else ("error", traceback.format_exc())
 
 
 # -- messages -----------------------------------------------------------------------------------------------------

@@ -15,11 +15,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mvrec.data.batch import BadSample, ClipBatch, SampleKey, collate
-from mvrec.data.guard import CAN_FORK, GuardedSamples, Limits
+from mvrec.data.guard import CAN_FORK, GuardedSamples
 from mvrec.data.quarantine import Quarantine
 from mvrec.data.samples import EvalSamples, TrainSamples
 from mvrec.data.seeds import derive_seed
 from mvrec.errors import UserError
+from mvrec.limits import Limits
 
 MAX_AUTO_WORKERS = 16
 

@@ -10,7 +10,7 @@ import lightning as L
 
 from mvrec.data.batch import ClipBatch
 from mvrec.data.class_names import ClassNames, known_class_names
-from mvrec.data.guard import MAX_KILLS, Limits
+from mvrec.data.guard import MAX_KILLS
 from mvrec.data.index import SampleIndex
 from mvrec.data.kinds import Kind
 from mvrec.data.layouts import Layout, ListsAndFolders, check_root
@@ -19,6 +19,7 @@ from mvrec.data.protocol import ImageProtocol, Protocol
 from mvrec.data.samples import EvalSamples, TrainSamples
 from mvrec.data.transforms import Augment, Normalisation, erase, rand_augment_batch
 from mvrec.errors import UserError
+from mvrec.limits import Limits
 
 Split = Literal["train", "val", "test"]
 

@@ -20,7 +20,7 @@ from video_files import write_video
 from mvrec.data import clips
 from mvrec.data.batch import SampleKey
 from mvrec.data.clips import EvalClips, TrainClips
-from mvrec.data.guard import GuardedSamples, Limits
+from mvrec.data.guard import GuardedSamples
 from mvrec.data.kinetics import Kinetics
 from mvrec.data.layouts import find_split
 from mvrec.data.loader import ClipLoader, EvalBatches, TrainBatches
@@ -29,6 +29,7 @@ from mvrec.data.quarantine import Quarantine
 from mvrec.data.sampling import ClipSpec
 from mvrec.data.transforms import Augment
 from mvrec.errors import UserError
+from mvrec.limits import Limits
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),

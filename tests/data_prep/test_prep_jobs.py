@@ -10,8 +10,9 @@ import prep_support  # noqa: F401 - makes data_prep importable
 import pytest
 
 from data_prep import jobs
-from data_prep.jobs import Failure, Limits, run_jobs
+from data_prep.jobs import Failure, run_jobs
 from mvrec.errors import DecodeError
+from mvrec.limits import Limits
 
 
 def work(item):
