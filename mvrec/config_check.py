@@ -161,6 +161,8 @@ class KnownKeys:
         for entry in given:
             if isinstance(entry.value, str) and "." in entry.value:
                 self._add_class(entry.key, entry.value)
+            elif isinstance(entry.value, str) and entry.key == "data":  # jsonargparse takes the bare name of a class
+                self._add_class(entry.key, f"mvrec.data.{entry.value}")
 
     def _add(self, key: str) -> None:
         parent, _, name = key.rpartition(".")
@@ -183,7 +185,8 @@ class KnownKeys:
             return
         for parameter in parameters:
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                self._open.add(key)
+                self._add_rest(key, target)
+                continue
             name = f"{key}.{parameter.name}"
             self._add(name)
             for kind in _alternatives(hints.get(parameter.name)):
@@ -191,6 +194,15 @@ class KnownKeys:
                     self._add_parameters(name, kind)
                 elif kind is not None and kind not in (int, float, str, bool, type(None)):
                     self._unnamed.add(name)
+
+    def _add_rest(self, key: str, target: Callable[..., Any]) -> None:
+        """What `**knobs` stand for: in our own classes, what the parent takes."""
+        parents = target.__mro__[1:] if isinstance(target, type) else ()
+        parent = next((kind for kind in parents if "__init__" in vars(kind)), None)
+        if parent is not None and parent.__module__.startswith("mvrec."):
+            self._add_parameters(key, parent)
+        else:
+            self._open.add(key)
 
     def unknown_part(self, key: str) -> tuple[str, set[str]] | None:
         """The shortest part of a key that is not accepted, with the names that would be; `None` when all is."""

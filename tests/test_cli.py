@@ -137,6 +137,19 @@ def test_a_wrong_flag_is_one_line(command, flag, expected):
     assert expected in only_line(command("fit", "--config", DEMO, flag))
 
 
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--data.splt=2", "--data.splt: unknown key 'data.splt'; did you mean 'split'?"),  # its own
+        ("--data.batchsize=2", "--data.batchsize: unknown key 'data.batchsize'; did you mean 'batch_size'?"),  # shared
+        ("--data.clip.num_frame=2", "unknown key 'data.clip.num_frame'; did you mean 'num_frames'?"),
+    ],
+)
+@pytest.mark.parametrize("name", ["UCF101", "mvrec.data.UCF101"])
+def test_a_wrong_key_of_a_data_set_is_one_line(command, name, flag, expected):
+    assert expected in only_line(command("fit", "--data", name, "--data.root=x", flag))
+
+
 def test_a_file_that_is_no_checkpoint_is_named(command, tmp_path):
     (tmp_path / "text.ckpt").write_text("hello")
     assert "cannot read" in only_line(command("test", "--ckpt_path", tmp_path / "text.ckpt"))

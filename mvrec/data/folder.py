@@ -6,14 +6,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from mvrec.data.image_data import IMAGENET_AUGMENT, ImageData
+from mvrec.data.image_data import ImageData
 from mvrec.data.kinds import Kind
 from mvrec.data.layouts import SPLITS, Layout, ListsAndFolders, class_folders, scan_class_folders
 from mvrec.data.lists import Row
-from mvrec.data.protocol import Views
-from mvrec.data.sampling import ClipSpec
-from mvrec.data.transforms import IMAGENET_NORMALISATION, Augment, Interpolation, Normalisation
-from mvrec.data.video import Decoder
 from mvrec.data.video_data import VideoData
 from mvrec.errors import UserError
 
@@ -28,23 +24,7 @@ class VideoFolder(VideoData):
         root: The data set.
         val_fraction: Share of the videos that are val where the root has no splits. Which they are depends on their
             paths alone, so it stays so when others come and go.
-        clip: See `Kinetics`, also for the rest.
-        size: See `Kinetics`.
-        augment: See `Kinetics`.
-        repeats: See `Kinetics`.
-        normalisation: See `Kinetics`.
-        val_views: See `Kinetics`.
-        test_views: See `Kinetics`.
-        batch_size: See `Kinetics`.
-        eval_batch_size: See `Kinetics`.
-        num_workers: See `Kinetics`.
-        decoder: See `Kinetics`.
-        max_bad_fraction: See `Kinetics`.
-        decode_timeout: See `Kinetics`.
-        decode_memory: See `Kinetics`.
-        augment_on: See `Kinetics`.
-        seed: See `Kinetics`.
-        classes: See `Kinetics`.
+        **knobs: See `VideoData`.
 
     Raises:
         UserError: A fraction outside 0..1; from `setup`: a missing or empty root or class folder.
@@ -55,28 +35,9 @@ class VideoFolder(VideoData):
         root: str,
         *,
         val_fraction: float = 0.1,
-        clip: ClipSpec = ClipSpec(),  # noqa: B008 - frozen, and shown in --help
-        size: int = 224,
-        augment: Augment = Augment(),  # noqa: B008
-        repeats: int = 1,
-        normalisation: Normalisation = Normalisation(),  # noqa: B008
-        val_views: Views = Views(num_clips=1),  # noqa: B008
-        test_views: Views = Views(),  # noqa: B008
-        batch_size: int = 8,
-        eval_batch_size: int | None = None,
-        num_workers: int | Literal["auto"] = "auto",
-        decoder: Decoder = "auto",
-        max_bad_fraction: float = 0.05,
-        decode_timeout: float | None = 60.0,
-        decode_memory: float | None = 8.0,
-        augment_on: Literal["worker", "device"] = "worker",
-        seed: int | None = None,
-        classes: str | None = None,
+        **knobs: Any,
     ) -> None:
-        shared: dict[str, Any] = dict(locals())
-        for name in ("self", "__class__", "root", "val_fraction"):
-            shared.pop(name)
-        super().__init__(root, **shared)
+        super().__init__(root, **knobs)
         self.val_fraction = checked_fraction(val_fraction)
 
     @property
@@ -98,22 +59,7 @@ class ImageFolder(ImageData):
     Args:
         root: The data set.
         val_fraction: See `VideoFolder`.
-        size: See `ImageNet`, also for the rest.
-        crop_fraction: See `ImageNet`.
-        interpolation: See `ImageNet`.
-        augment: See `ImageNet`.
-        repeats: See `ImageNet`.
-        normalisation: See `ImageNet`.
-        test_split: See `ImageNet`.
-        batch_size: See `ImageNet`.
-        eval_batch_size: See `ImageNet`.
-        num_workers: See `ImageNet`.
-        max_bad_fraction: See `ImageNet`.
-        decode_timeout: See `ImageNet`.
-        decode_memory: See `ImageNet`.
-        augment_on: See `ImageNet`.
-        seed: See `ImageNet`.
-        classes: See `ImageNet`.
+        **knobs: See `ImageData`.
 
     Raises:
         UserError: A fraction outside 0..1; from `setup`: a missing or empty root or class folder.
@@ -126,27 +72,9 @@ class ImageFolder(ImageData):
         root: str,
         *,
         val_fraction: float = 0.1,
-        size: int = 224,
-        crop_fraction: float = 0.875,
-        interpolation: Interpolation = "bicubic",
-        augment: Augment = IMAGENET_AUGMENT,
-        repeats: int = 1,
-        normalisation: Normalisation = IMAGENET_NORMALISATION,
-        test_split: Literal["val", "test"] | None = None,
-        batch_size: int = 128,
-        eval_batch_size: int | None = None,
-        num_workers: int | Literal["auto"] = "auto",
-        max_bad_fraction: float = 0.01,
-        decode_timeout: float | None = 60.0,
-        decode_memory: float | None = 8.0,
-        augment_on: Literal["worker", "device"] = "worker",
-        seed: int | None = None,
-        classes: str | None = None,
+        **knobs: Any,
     ) -> None:
-        shared: dict[str, Any] = dict(locals())
-        for name in ("self", "__class__", "root", "val_fraction"):
-            shared.pop(name)
-        super().__init__(root, **shared)
+        super().__init__(root, **knobs)
         self.val_fraction = checked_fraction(val_fraction)
 
     def find_layout(self) -> Layout:

@@ -3,15 +3,14 @@
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mvrec.data.archive import read_tar_listing
-from mvrec.data.image_data import IMAGENET_AUGMENT, ImageData
+from mvrec.data.image_data import ImageData
 from mvrec.data.imagenet_devkit import validation_wnids
 from mvrec.data.kinds import IMAGES
 from mvrec.data.layouts import Layout, ListsAndFolders, class_folders, files_below
 from mvrec.data.lists import Row
-from mvrec.data.transforms import IMAGENET_NORMALISATION, Augment, Interpolation, Normalisation
 from mvrec.errors import UserError
 
 _VAL_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
@@ -30,26 +29,7 @@ class ImageNet(ImageData):
     Args:
         root: The data set.
         devkit: `ILSVRC2012_devkit_t12.tar.gz` or the folder that it unpacks to; by default that in the root.
-        size: Side of the square images that the model sees, in pixels.
-        crop_fraction: Share of the scaled short side that the centre crop of an evaluation keeps: the short side is
-            `int(size / crop_fraction)`, 256 pixels for 224 and 0.875.
-        interpolation: How images are scaled in evaluation (antialiased).
-        augment: Training augmentation.
-        repeats: Augmented views of the same image in a batch, from one decode where a process has all of them
-            (Hoffer et al. 2020, repeated augmentation).
-        normalisation: Mean and standard deviation.
-        test_split: What `test` and `predict` read; by default "test" where there is one, else "val".
-        batch_size: Views per process and training step.
-        eval_batch_size: Images per process and evaluation step; `batch_size` by default.
-        num_workers: Loader processes per process; "auto" takes the cores there are.
-        max_bad_fraction: Training stops when a greater share of the images cannot be read.
-        decode_timeout: Seconds that a file may take. After that the process that reads it is killed, and the file is
-            treated as one that cannot be read, in this run for good. `None` waits for ever.
-        decode_memory: Most memory in GiB that reading a file may take, with the same end. `None` for no limit.
-        augment_on: Where RandAugment is applied: in the loader's "worker" or on the "device". The choices are the same.
-        seed: Root of order and augmentation; `seed_everything`'s by default.
-        classes: Class names in label order: "kinetics400", "imagenet1k" (both as torchvision has them), or a file with
-            one name per line. By default the data say.
+        **knobs: See `ImageData`.
 
     Raises:
         UserError: A number that is out of range, with its key; from `setup`: a missing or empty root, split or class
@@ -61,27 +41,9 @@ class ImageNet(ImageData):
         root: str,
         *,
         devkit: str | None = None,
-        size: int = 224,
-        crop_fraction: float = 0.875,
-        interpolation: Interpolation = "bicubic",
-        augment: Augment = IMAGENET_AUGMENT,
-        repeats: int = 1,
-        normalisation: Normalisation = IMAGENET_NORMALISATION,
-        test_split: Literal["val", "test"] | None = None,
-        batch_size: int = 128,
-        eval_batch_size: int | None = None,
-        num_workers: int | Literal["auto"] = "auto",
-        max_bad_fraction: float = 0.01,
-        decode_timeout: float | None = 60.0,
-        decode_memory: float | None = 8.0,
-        augment_on: Literal["worker", "device"] = "worker",
-        seed: int | None = None,
-        classes: str | None = None,
+        **knobs: Any,
     ) -> None:
-        shared: dict[str, Any] = dict(locals())
-        for name in ("self", "__class__", "root", "devkit"):
-            shared.pop(name)
-        super().__init__(root, **shared)
+        super().__init__(root, **knobs)
         self._devkit = Path(devkit).expanduser() if devkit is not None else None
 
     def prepare_data(self) -> None:

@@ -1,12 +1,11 @@
 """The moving digits data set as a data module: made on the spot, then read like Kinetics."""
 
-from typing import Any, Literal
+from typing import Any
 
 from mvrec.data.moving_digits_video import generate_moving_digits
 from mvrec.data.protocol import Views
 from mvrec.data.sampling import ClipSpec
-from mvrec.data.transforms import Augment, Normalisation
-from mvrec.data.video import Decoder
+from mvrec.data.transforms import Augment
 from mvrec.data.video_data import VideoData
 
 
@@ -19,22 +18,14 @@ class MovingDigits(VideoData):
         root: Where the videos are, or are generated when the folder does not exist.
         clips_per_class: How many videos of each class the training split gets.
         eval_clips_per_class: The same for each of validation and test.
-        clip: See `Kinetics`, also for the rest.
+        clip: See `VideoData`.
         size: Side of the clips in pixels; the videos have this size too.
-        augment: See `Kinetics`. There must be no flip: left and right are classes.
-        repeats: See `Kinetics`.
-        normalisation: See `Kinetics`.
-        val_views: See `Kinetics`.
-        test_views: See `Kinetics`.
-        batch_size: See `Kinetics`.
-        eval_batch_size: See `Kinetics`.
-        num_workers: See `Kinetics`.
-        decoder: See `Kinetics`.
-        max_bad_fraction: See `Kinetics`.
-        decode_timeout: See `Kinetics`.
-        decode_memory: See `Kinetics`.
-        augment_on: See `Kinetics`.
-        seed: See `Kinetics`. The videos themselves are always the same.
+        augment: See `VideoData`. There must be no flip: left and right are classes.
+        val_views: See `VideoData`.
+        test_views: See `VideoData`.
+        batch_size: See `VideoData`.
+        max_bad_fraction: See `VideoData`.
+        **knobs: See `VideoData`.
     """
 
     def __init__(
@@ -48,24 +39,23 @@ class MovingDigits(VideoData):
         augment: Augment = Augment(  # noqa: B008
             crop_area=(0.8, 1.0), flip_probability=0.0, rand_augment=None, random_erasing=None
         ),
-        repeats: int = 1,
-        normalisation: Normalisation = Normalisation(),  # noqa: B008
         val_views: Views = Views(num_clips=1, short_side=64),  # noqa: B008
         test_views: Views = Views(num_clips=1, short_side=64),  # noqa: B008
         batch_size: int = 16,
-        eval_batch_size: int | None = None,
-        num_workers: int | Literal["auto"] = "auto",
-        decoder: Decoder = "auto",
         max_bad_fraction: float = 0.0,
-        decode_timeout: float | None = 60.0,
-        decode_memory: float | None = 8.0,
-        augment_on: Literal["worker", "device"] = "worker",
-        seed: int | None = None,
+        **knobs: Any,
     ) -> None:
-        shared: dict[str, Any] = dict(locals())
-        for name in ("self", "__class__", "root", "clips_per_class", "eval_clips_per_class"):
-            shared.pop(name)
-        super().__init__(root, **shared)
+        super().__init__(
+            root,
+            clip=clip,
+            size=size,
+            augment=augment,
+            val_views=val_views,
+            test_views=test_views,
+            batch_size=batch_size,
+            max_bad_fraction=max_bad_fraction,
+            **knobs,
+        )
         self.clips_per_class, self.eval_clips_per_class = clips_per_class, eval_clips_per_class
 
     def prepare_data(self) -> None:

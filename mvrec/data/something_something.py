@@ -10,8 +10,7 @@ from mvrec.data.layouts import Layout, first_folder
 from mvrec.data.lists import Row, csv_lines, open_text
 from mvrec.data.protocol import Views
 from mvrec.data.sampling import ClipSpec
-from mvrec.data.transforms import Augment, Normalisation
-from mvrec.data.video import Decoder
+from mvrec.data.transforms import Augment
 from mvrec.data.video_data import VideoData
 from mvrec.errors import UserError
 
@@ -33,23 +32,10 @@ class SomethingSomething(VideoData):
         root: The data set.
         annotations: The folder of the JSON files, where it is another.
         test_split: What `test` and `predict` read. The labels of "test" are in `test-answers.csv`, where one has it.
-        clip: See `Kinetics`, also for the rest.
-        size: See `Kinetics`.
-        augment: See `Kinetics`. There must be no flip.
-        repeats: See `Kinetics`.
-        normalisation: See `Kinetics`.
-        val_views: See `Kinetics`.
-        test_views: See `Kinetics`.
-        batch_size: See `Kinetics`.
-        eval_batch_size: See `Kinetics`.
-        num_workers: See `Kinetics`.
-        decoder: See `Kinetics`.
-        max_bad_fraction: See `Kinetics`.
-        decode_timeout: See `Kinetics`.
-        decode_memory: See `Kinetics`.
-        augment_on: See `Kinetics`.
-        seed: See `Kinetics`.
-        classes: See `Kinetics`; by default those of the labels file.
+        clip: See `VideoData`.
+        augment: See `VideoData`. There must be no flip.
+        test_views: See `VideoData`.
+        **knobs: See `VideoData`.
 
     Raises:
         UserError: A flip; from `setup`: missing or malformed files.
@@ -62,27 +48,11 @@ class SomethingSomething(VideoData):
         annotations: str | None = None,
         test_split: Literal["val", "test"] = "val",
         clip: ClipSpec = ClipSpec(num_frames=16, sampling="segments"),  # noqa: B008 - frozen, and shown in --help
-        size: int = 224,
         augment: Augment = Augment(flip_probability=0.0),  # noqa: B008
-        repeats: int = 1,
-        normalisation: Normalisation = Normalisation(),  # noqa: B008
-        val_views: Views = Views(num_clips=1),  # noqa: B008
         test_views: Views = Views(num_clips=1, num_crops=3, short_side=224),  # noqa: B008
-        batch_size: int = 8,
-        eval_batch_size: int | None = None,
-        num_workers: int | Literal["auto"] = "auto",
-        decoder: Decoder = "auto",
-        max_bad_fraction: float = 0.05,
-        decode_timeout: float | None = 60.0,
-        decode_memory: float | None = 8.0,
-        augment_on: Literal["worker", "device"] = "worker",
-        seed: int | None = None,
-        classes: str | None = None,
+        **knobs: Any,
     ) -> None:
-        shared: dict[str, Any] = dict(locals())
-        for name in ("self", "__class__", "root", "annotations", "test_split"):
-            shared.pop(name)
-        super().__init__(root, **shared)
+        super().__init__(root, clip=clip, augment=augment, test_views=test_views, **knobs)
         if augment.flip_probability > 0:
             raise UserError(
                 f"data.augment.flip_probability must be 0, got {augment.flip_probability}: mirrored, `Pushing "

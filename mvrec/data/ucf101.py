@@ -8,10 +8,6 @@ from mvrec.data.class_names import ClassNames, class_names_of, read_class_names
 from mvrec.data.kinds import VIDEOS
 from mvrec.data.layouts import Layout, first_folder
 from mvrec.data.lists import Row, open_text
-from mvrec.data.protocol import Views
-from mvrec.data.sampling import ClipSpec
-from mvrec.data.transforms import Augment, Normalisation
-from mvrec.data.video import Decoder
 from mvrec.data.video_data import VideoData
 from mvrec.errors import UserError
 
@@ -30,23 +26,7 @@ class UCF101(VideoData):
         root: The data set.
         split: Which of the three.
         annotations: The folder of the lists, where it is another.
-        clip: See `Kinetics`, also for the rest.
-        size: See `Kinetics`.
-        augment: See `Kinetics`.
-        repeats: See `Kinetics`.
-        normalisation: See `Kinetics`.
-        val_views: See `Kinetics`.
-        test_views: See `Kinetics`.
-        batch_size: See `Kinetics`.
-        eval_batch_size: See `Kinetics`.
-        num_workers: See `Kinetics`.
-        decoder: See `Kinetics`.
-        max_bad_fraction: See `Kinetics`.
-        decode_timeout: See `Kinetics`.
-        decode_memory: See `Kinetics`.
-        augment_on: See `Kinetics`.
-        seed: See `Kinetics`.
-        classes: See `Kinetics`; by default `classInd.txt`.
+        **knobs: See `VideoData`.
 
     Raises:
         UserError: From `setup`: missing or malformed lists.
@@ -58,28 +38,9 @@ class UCF101(VideoData):
         *,
         split: OfficialSplit = 1,
         annotations: str | None = None,
-        clip: ClipSpec = ClipSpec(),  # noqa: B008 - frozen, and shown in --help
-        size: int = 224,
-        augment: Augment = Augment(),  # noqa: B008
-        repeats: int = 1,
-        normalisation: Normalisation = Normalisation(),  # noqa: B008
-        val_views: Views = Views(num_clips=1),  # noqa: B008
-        test_views: Views = Views(),  # noqa: B008
-        batch_size: int = 8,
-        eval_batch_size: int | None = None,
-        num_workers: int | Literal["auto"] = "auto",
-        decoder: Decoder = "auto",
-        max_bad_fraction: float = 0.05,
-        decode_timeout: float | None = 60.0,
-        decode_memory: float | None = 8.0,
-        augment_on: Literal["worker", "device"] = "worker",
-        seed: int | None = None,
-        classes: str | None = None,
+        **knobs: Any,
     ) -> None:
-        shared: dict[str, Any] = dict(locals())
-        for name in ("self", "__class__", "root", "split", "annotations"):
-            shared.pop(name)
-        super().__init__(root, **shared)
+        super().__init__(root, **knobs)
         self.split, self._annotations = split, annotations
 
     def find_layout(self) -> Layout:

@@ -181,8 +181,8 @@ def open_video(path: FilePath, decoder: Decoder = "auto") -> Video:
 def describe_decoder(decoder: Decoder) -> str:
     """One line for the log: what a choice of decoder means on this machine.
 
-    `auto` is PyAV everywhere: it is exact on every kind of file, always installed, and on clips of training the
-    fastest of the three, because it can leave out the frames that no other frame needs (`benchmarks/decode.py`).
+    `auto` is PyAV everywhere: it is exact on every kind of file, always installed, and leaves out the frames that no
+    other frame needs, which makes it the fastest of the three on H.264 with B frames (`benchmarks/decode.py`).
     """
     package, name = {"decord": ("decord", "decord"), "torchcodec": ("torchcodec", "torchcodec")}.get(
         decoder, ("av", "PyAV")

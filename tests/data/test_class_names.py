@@ -125,7 +125,10 @@ def test_a_file_of_names(tmp_path):
 
 
 def test_checkpoint_and_data_may_spell_differently():
-    compare_classes(["riding a bike", "tai chi"], ["Riding_a_bike", '"tai chi"'])
+    saved, found = ["riding a bike", "tai chi", "yoga"], ["Riding_a_bike", '"tai chi"', "juggling"]
+    assert compare_classes(saved[:2], found[:2]) is None
+    with pytest.raises(UserError, match=r"^1 of 3 classes differ: class 2 is 'yoga'"):
+        compare_classes(saved, found)
 
 
 @pytest.mark.parametrize(
