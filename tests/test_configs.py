@@ -76,7 +76,9 @@ def data_class(config: Path) -> type:
 def foreign_keys(config: Path, overlay: Path) -> list[str]:
     """Data keys of an overlay that the config's kind of data does not have: clips and crops for images, say."""
     keys = yaml.safe_load(overlay.read_text()).get("data", {}).get("init_args", {})
-    return [key for key in keys if key not in inspect.signature(data_class(config)).parameters]
+    # What a data module does not declare itself it takes for its parents.
+    known = {name for kind in data_class(config).__mro__[:-1] for name in inspect.signature(kind).parameters}
+    return [key for key in keys if key not in known]
 
 
 PAIRS = [(config, overlay) for config in CONFIGS for overlay in OVERLAYS]
