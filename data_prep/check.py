@@ -1,7 +1,6 @@
 """Really decode every file of a data set, name the bad ones, and write lists without them."""
 
 import functools
-import io
 import os
 import sys
 from collections import Counter
@@ -97,11 +96,8 @@ def _compare_with_promise(file: "FilePath", seconds: float) -> None:
     """
     import av
 
-    from mvrec.data.archive import ArchiveMember
-
-    source = io.BytesIO(file.read()) if isinstance(file, ArchiveMember) else os.path.abspath(file)  # noqa: PTH100
     try:
-        with av.open(source, "r") as container:
+        with sources.open_container(file) as container:
             stream = container.streams.best("video")
             promised = 0.0
             if stream is not None and stream.duration and stream.time_base:

@@ -1,6 +1,7 @@
 """What a tool works on: the rows of lists, or all media files of a folder."""
 
 import importlib.util
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from mvrec.errors import UserError
 from mvrec.files import write_atomically
 
 if TYPE_CHECKING:  # importing mvrec.data takes seconds, which `--help` need not
+    from av.container import InputContainer
+
     from mvrec.data.archive import FilePath
     from mvrec.data.lists import Row
 
@@ -163,6 +166,20 @@ def archive_of(file: "FilePath") -> Path:
     from mvrec.data.archive import ArchiveMember
 
     return file.archive if isinstance(file, ArchiveMember) else Path(file)
+
+
+def open_container(file: "FilePath") -> "InputContainer":
+    """A file, or the member of a tar, as FFmpeg sees it.
+
+    Raises:
+        av.FFmpegError: It is no container that FFmpeg knows.
+    """
+    import av
+
+    from mvrec.data.archive import ArchiveMember
+
+    # FFmpeg takes what stands before a colon in a relative path for a protocol.
+    return av.open(io.BytesIO(file.read()) if isinstance(file, ArchiveMember) else os.path.abspath(file), "r")  # noqa: PTH100
 
 
 def load_decoders() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_prep.journal import written_whole
+from data_prep.sources import open_container
 from mvrec.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -136,19 +137,11 @@ def _is_done(target: Path, num_frames: int, size: tuple[int, int], recipe: Recip
         return False
 
 
-def _opened(file: "FilePath") -> "InputContainer":
-    import av
-
-    from mvrec.data.archive import ArchiveMember
-
-    return av.open(io.BytesIO(file.read()) if isinstance(file, ArchiveMember) else str(Path(file).absolute()), "r")
-
-
 def _transcode(task: Task, part: Path, size: tuple[int, int], recipe: Recipe, *, num_frames: int) -> list[Fraction]:
     """Write the video; returns the time of each frame in seconds from the first."""
     import av
 
-    with _opened(task.source) as reader:
+    with open_container(task.source) as reader:
         source = reader.streams.best("video")
         assert isinstance(source, av.VideoStream)
         rate = source.average_rate or source.guessed_rate or Fraction(25)
