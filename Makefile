@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-all golden lint format bench clean constraints
+.PHONY: help demo demo-images test test-all golden lint format bench clean constraints
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
@@ -23,6 +23,9 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/uv
 
 demo: $(VENV)/.installed-demo  ## generate moving digits, train a small MViT on them, evaluate (minutes on 2 cores)
 	$(BIN)/mvrec demo
+
+demo-images: $(VENV)/.installed-demo  ## train a small network of every family on JPEGs and PNGs of digits (minutes each)
+	$(BIN)/mvrec demo-images
 
 test: $(VENV)/.installed-test  ## the test suite
 	$(BIN)/python -m pytest -m "not slow"

@@ -297,7 +297,7 @@ def write_lists(source: sources.Source, found: Verdict, folder: Path, *, suffix:
     written = []
     for split, rows in found.good.items():
         target = folder / f"{split}{suffix}"
-        if not rows or any(not row.label for row in rows):
+        if not rows or any(not row.label and not row.multi_label for row in rows):
             continue  # files outside class folders make no list to train on
         remove_leftovers(target)
         write_rows(target, rows if is_root else (_absolute(row, source.root) for row in rows))

@@ -102,17 +102,25 @@ class Split:
     Attributes:
         place: Where its rows come from.
         rows: Those whose file is there.
-        missing: The others: label and what is missing.
+        missing: The others: label (in a multi-label list all of them, as there) and what is missing.
     """
 
     place: str
     rows: list["Row"] = field(default_factory=list)
     missing: list[tuple[str, str]] = field(default_factory=list)
+    multi_label: bool = False
 
     @property
     def expected(self) -> int:
         """Rows, with those whose file is missing."""
         return len(self.rows) + len(self.missing)
+
+    def missing_labels(self) -> Iterator[str]:
+        """Every label of every missing file."""
+        from mvrec.data.lists import Row
+
+        for label, what in self.missing:
+            yield from Row(what, label, multi_label=self.multi_label).labels
 
 
 def find_splits(layout: "Layout") -> dict[str, Split]:
@@ -129,6 +137,7 @@ def find_splits(layout: "Layout") -> dict[str, Split]:
         listed = set()
         for row in layout.rows(name):
             listed.add(row.line)
+            split.multi_label = row.multi_label
             if _is_there(sources.file_of(layout.root, row)):
                 split.rows.append(row)
             else:
@@ -173,7 +182,7 @@ def class_names(layout: "Layout", splits: dict[str, Split]) -> list[str]:
     if names := layout.class_names():
         return names
     rows = next(split.rows for split in splits.values())
-    return class_names_of({row.label: row.where for row in reversed(rows)})
+    return class_names_of({label: row.where for row in reversed(rows) for label in row.labels})
 
 
 def write_lists(splits: dict[str, Split], names: Sequence[str], root: Path, out: Path) -> list[Path]:
@@ -206,8 +215,8 @@ def report(layout: "Layout", splits: dict[str, Split], names: Sequence[str], rep
     named = functools.cache(lambda label, where: names[known.number(label, where=where)])
     per_class: dict[str, dict[str, dict[str, int]]] = {}
     for name, split in splits.items():
-        found = Counter(named(row.label, split.place) for row in split.rows)
-        missing = Counter(named(label, split.place) for label, _ in split.missing)
+        found = Counter(named(label, split.place) for row in split.rows for label in row.labels)
+        missing = Counter(named(label, split.place) for label in split.missing_labels())
         for label in names:
             counts = {"expected": found[label] + missing[label], "found": found[label], "missing": missing[label]}
             per_class.setdefault(label, {})[name] = counts

@@ -83,7 +83,7 @@ def find_repeats(
     return Repeats(
         duplicates=[group for group in repeated if len({split for split, _ in group}) == 1 and _is_repeat(group)],
         leaks=[group for group in repeated if len({split for split, _ in group}) > 1],
-        conflicts=[group for group in repeated if len({row.label for _, row in group}) > 1],
+        conflicts=[group for group in repeated if len({frozenset(row.labels) for _, row in group}) > 1],
         unread=unread,
         by_content=journal is not None,
     )

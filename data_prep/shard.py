@@ -287,7 +287,7 @@ def plan_splits(source: sources.Source, options: Any) -> tuple[dict[str, Split],
     """
     splits, missing = {}, []
     for name, rows in source.rows.items():
-        unlabelled = next((row for row in rows if not row.label), None)
+        unlabelled = next((row for row in rows if not row.label and not row.multi_label), None)
         if unlabelled is not None:
             raise UserError(f"{unlabelled.where}: {shown(unlabelled.path)} lies in no class folder and has no label")
         pieces, gone = pieces_of(source, rows)

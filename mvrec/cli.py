@@ -26,6 +26,7 @@ others:
   benchmark  measure what a training clip costs on one's own data: `mvrec benchmark data --config FILE`
   convert    write any known checkpoint as safetensors, with a report of what was loaded
   demo       generate the moving digits data set, train on it, evaluate
+  demo-images  the same with images of digits and a network of every family
 
 `mvrec COMMAND --help` tells more. `mvrec --version` prints the version.
 """
@@ -41,6 +42,12 @@ def _demo(command: str, arguments: list[str]) -> None:
     from mvrec.commands.demo import main as demo
 
     demo(arguments)
+
+
+def _demo_images(command: str, arguments: list[str]) -> None:
+    from mvrec.commands.demo_images import main as demo_images
+
+    demo_images(arguments)
 
 
 def _models(command: str, arguments: list[str]) -> None:
@@ -70,6 +77,7 @@ COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
     "benchmark": _benchmark,
     "convert": _convert,
     "demo": _demo,
+    "demo-images": _demo_images,
 }
 
 

@@ -12,9 +12,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
-import torch
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -27,6 +26,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from mvrec import models
 from mvrec.cli import fail
 from mvrec.config_check import (
+    CONFIG_FLAGS,
     CREATE_MODEL,
     ZOO,
     Entry,
@@ -35,17 +35,24 @@ from mvrec.config_check import (
     expand_backbones,
     expand_flags,
     explain,
+    flags,
     reason,
 )
 from mvrec.errors import UserError, nearest
 from mvrec.files import write_atomically
+from mvrec.inherited import inherited, last_value, resumed
 from mvrec.models.backbone import Backbone
 from mvrec.models.baselines import check_baseline
 from mvrec.tasks import Classification
+from mvrec.training.averaging import check_averaging
+from mvrec.training.checkpoint_files import CheckpointFiles
 from mvrec.training.final_checkpoint import FinalCheckpoint
+from mvrec.training.non_finite import NonFiniteGuard
+from mvrec.training.position import ExactPosition
+from mvrec.training.precision import chosen_precision
 from mvrec.training.progress import BarProgress, LineProgress, Throughput
 from mvrec.training.random_state import SeedEveryStep
-from mvrec.training.run_directory import MetricsCsv, set_aside_earlier_run, write_environment
+from mvrec.training.run_directory import MetricsCsv, RunRecord, set_aside_earlier_run
 
 log = logging.getLogger("mvrec")
 
@@ -56,7 +63,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_model_summary": False,  # the task says in one line what it trains
 }
 VALIDATION_SCORE = "val/top1"
-CHECKPOINT_KEYWORDS = ("best", "last", "hpc")
 PARSER_MODE = "mvrec"  # YAML in which a backbone may be a short name
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
@@ -98,7 +104,6 @@ class SaveConfig(SaveConfigCallback):
             command = trainer.state.fn
             name = "config.yaml" if command in (None, "fit") else f"config_{command.value}.yaml"
             write_atomically(run_dir / name, self.parser.dump(self.config, skip_none=False))
-            write_environment(run_dir)
         self.already_saved = True
         trainer.strategy.barrier("save config")
 
@@ -114,6 +119,13 @@ class MvrecCLI(LightningCLI):
             default=None,
             help="Where everything about the run goes (default: runs/<name of the config file>, or the run that "
             "ckpt_path lies in).",
+        )
+        parser.add_argument(
+            "--resume",
+            type=Literal["auto"] | None,
+            default=None,
+            help="auto: fit goes on from the newest whole checkpoint of the run directory, or starts where there is "
+            "none.",
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -135,10 +147,18 @@ class MvrecCLI(LightningCLI):
         check_backbones(given)
         subparser = self._subcommand_parsers[command]
         MvrecParser.given = given
-        checkpoint = next((entry for entry in reversed(given) if entry.key == "ckpt_path"), None)
-        if checkpoint is not None and checkpoint.value not in (None, "", "null", *CHECKPOINT_KEYWORDS):
-            subparser.set_defaults(checkpoint_defaults(Path(checkpoint.value), where=checkpoint.where))
+        checkpoint = last_value(given, "ckpt_path")
+        found = resumed(given, _run_dir_of(given, arguments)) if command == "fit" else None
+        if found is not None:  # wins over a checkpoint that the first start began with
+            arguments += ["--ckpt_path", str(found)]
+            checkpoint = Entry("ckpt_path", str(found), "--resume auto")
+        subparser.set_defaults(inherited(given, checkpoint=checkpoint))
         defaults = subparser.get_defaults()
+        if last_value(given, "data") is None and defaults.get("data") is None:
+            raise UserError(
+                "which data? --data VideoFolder (or another of mvrec.data), or --model.weights FILE, whose network "
+                "says it"
+            )
         check_keys(defaults.keys(), given, defaults=defaults.as_dict())
         self.config = parser.parse_args([command, *arguments])
 
@@ -166,11 +186,17 @@ class MvrecCLI(LightningCLI):
         more = wanted if isinstance(wanted, list) else [wanted] if isinstance(wanted, Logger) else []
         throughput = Throughput()
         folder = Path(self._get(self.config, "checkpoint").dirpath)
-        callbacks = [throughput, SeedEveryStep(self._get(self.config, "seed_everything")), FinalCheckpoint(folder)]
+        callbacks = [throughput, SeedEveryStep(self._get(self.config, "seed_everything"))]
+        if self.subcommand == "fit":
+            callbacks += [NonFiniteGuard(self.run_dir / "non_finite"), ExactPosition(), RunRecord(self.run_dir)]
         if config.get("enable_progress_bar") is not False:
             callbacks.append(BarProgress(throughput) if sys.stdout.isatty() else LineProgress(throughput))
-        config["callbacks"] = [*(config.get("callbacks") or []), *callbacks]
-        return super().instantiate_trainer(logger=[MetricsCsv(self.run_dir, filename), *more], **kwargs)
+        # The last checkpoint comes first: at the end of training, averaging callbacks put averages for the weights.
+        config["callbacks"] = [FinalCheckpoint(folder), *(config.get("callbacks") or []), *callbacks]
+        loggers = [MetricsCsv(self.run_dir, filename), *more]
+        plugins = [*_as_list(config.get("plugins")), CheckpointFiles()]
+        precision = chosen_precision(config.get("precision"), accelerator=str(config.get("accelerator")))
+        return super().instantiate_trainer(logger=loggers, plugins=plugins, precision=precision, **kwargs)
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; what they refuse is the user's to mend."""
@@ -186,7 +212,10 @@ class MvrecCLI(LightningCLI):
             self.datamodule.seed = config.seed_everything
         plain = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False))
         class_path = f"{Classification.__module__}.{Classification.__qualname__}"
-        self.model.save_hyperparameters({**plain["model"], "_instantiator": INSTANTIATOR, "_class_path": class_path})
+        self.model.run_record = {"config": plain}
+        self.model.save_hyperparameters(
+            {**plain["model"], "weights": None, "_instantiator": INSTANTIATOR, "_class_path": class_path}
+        )
         self.datamodule.save_hyperparameters(plain["data"])
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -196,6 +225,7 @@ class MvrecCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """A fresh run does not mix with an earlier one in the same directory."""
+        check_averaging(self.trainer, self._get(self.config, "ckpt_path"))
         fresh = self._get(self.config, "ckpt_path") is None and not self._get(self.config, "trainer").fast_dev_run
         if fresh and self.trainer.is_global_zero:
             moved = set_aside_earlier_run(self.run_dir)
@@ -282,6 +312,19 @@ def configure_output() -> None:
         log.propagate = False
 
 
+def _run_dir_of(given: Sequence[Entry], arguments: Sequence[str]) -> Path:
+    """Where the run goes, known before anything is parsed."""
+    if (run_dir := last_value(given, "run_dir")) is not None:
+        return Path(run_dir.value)
+    checkpoint = last_value(given, "ckpt_path")
+    configs = [value for name, value in flags(arguments) if name in CONFIG_FLAGS]
+    return default_run_dir(Namespace(ckpt_path=checkpoint.value if checkpoint else None, config=configs))
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 def default_run_dir(config: Namespace) -> Path:
     """The run that a checkpoint belongs to, else `runs/<name of the last config file>`."""
     checkpoint = config.get("ckpt_path")
@@ -318,36 +361,3 @@ def _check_model_name(name: str, variants: Sequence[str], where: str) -> None:
             check_baseline(name)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-
-
-def _build_from(checkpoint: Path, backbone: Any) -> None:
-    """Let a backbone that was built from a file of weights be built from the checkpoint: that file may be gone."""
-    if not isinstance(backbone, dict) or not isinstance(arguments := backbone.get("init_args"), dict):
-        return
-    if backbone.get("class_path") == CREATE_MODEL and arguments.get("weights") is not None:
-        # A baseline's structure follows from its name alone.
-        arguments["weights"] = None if "/" in str(arguments.get("name")) else str(checkpoint)
-        arguments["num_classes"] = None
-    _build_from(checkpoint, arguments.get("backbone"))
-
-
-def checkpoint_defaults(path: Path, *, where: str) -> dict[str, Any]:
-    """How the model and the data of a checkpoint were configured, as parser defaults.
-
-    Raises:
-        UserError: No file, or no checkpoint of ours.
-    """
-    if not path.is_file():
-        others = [str(other) for other in path.parent.glob("*.ckpt")] if path.parent.is_dir() else []
-        raise UserError(f"{where}: checkpoint {str(path)!r} does not exist{nearest(str(path), others)}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise UserError(f"{where}: cannot read {path}: {str(error).splitlines()[0]}") from error
-    if not isinstance(checkpoint, dict) or "mvrec" not in checkpoint:
-        raise UserError(f"{where}: {path} is not a checkpoint that `mvrec fit` has written")
-    saved = checkpoint.get("hyper_parameters", {})
-    defaults = {f"model.{key}": value for key, value in saved.items() if not key.startswith("_")}
-    _build_from(path, defaults.get("model.backbone"))
-    data = checkpoint.get("datamodule_hyper_parameters", {})
-    return {**defaults, "data": dict(data)} if data else defaults

@@ -2,6 +2,7 @@
 
 import fnmatch
 from dataclasses import dataclass
+from typing import Any
 
 SHUNTED = "Ren et al. 2022, arXiv 2111.15193"
 SGFORMER = "Ren et al. 2023, arXiv 2308.12216"
@@ -65,6 +66,37 @@ PUBLISHED: dict[str, Published] = {network.name: network for network in (
     Published("mvit_v2_l_40x3", (40, 312, 312), 213_390_112, 2823.4, 86.1, VIDEO, MVIT_V2, V2_VIDEO),
 )}
 # fmt: on
+
+
+def input_settings(name: str) -> dict[str, Any]:
+    """How a network of the zoo was fed when its accuracy was measured, as arguments of a data module.
+
+    Pixels, normalisation and views are those of the release; see the recipes in `configs/`, which a test compares.
+
+    Args:
+        name: One of `list_models()`.
+    """
+    network = PUBLISHED[name]
+    size = network.input[-1]
+    if network.data == IMAGE:
+        fraction = 0.9 if network.source == SGFORMER else 0.875
+        return {
+            "size": size,
+            "crop_fraction": fraction,
+            "interpolation": "bicubic",
+            "normalisation": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+        }
+    large = name == "mvit_v2_l_40x3"  # the only one with ImageNet's normalisation and three crops
+    mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) if large else ([0.45] * 3, [0.225] * 3)
+    stride = int(name.rpartition("x")[2])
+    crops, short_side = (3, size) if large else (1, 256)  # with three crops the short side is the crop
+    return {
+        "size": size,
+        "clip": {"num_frames": network.input[0], "stride_frames": stride, "target_fps": 30.0},
+        "normalisation": {"mean": mean, "std": std},
+        "val_views": {"num_clips": 1, "num_crops": 1, "short_side": size * 256 // 224},
+        "test_views": {"num_clips": 5, "num_crops": crops, "short_side": short_side},
+    }
 
 
 def list_models(pattern: str = "*") -> list[str]:

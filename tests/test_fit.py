@@ -79,7 +79,10 @@ def test_a_run_leaves_everything_in_its_directory(command, tiny, tmp_path):
     assert {path.name for path in run_dir.iterdir()} == {
         "config.yaml",
         "environment.json",
+        "data.json",
+        "parameter_groups.json",
         "metrics.csv",
+        "curves.png",
         "checkpoints",
     }
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}

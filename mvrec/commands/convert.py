@@ -12,9 +12,9 @@ from mvrec import __version__
 from mvrec.errors import UserError
 from mvrec.files import atomic_path, write_atomically
 from mvrec.models.backbone import Backbone
-from mvrec.models.checkpoints import LoadReport, recognised
+from mvrec.models.checkpoints import LoadReport
 from mvrec.models.checkpoints.files import StoredWeights, read_weights
-from mvrec.models.zoo import identify, with_weights
+from mvrec.models.zoo import name_of, with_weights
 from mvrec.published import PUBLISHED
 
 
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     if output.resolve() == options.source.expanduser().resolve():
         raise UserError(f"--output is the source itself: {output}")
     stored = read_weights(options.source)
-    name = options.model or _name_of(stored)
+    name = options.model or name_of(stored)
     knobs = {"image_size": tuple(options.image_size)} if options.image_size else {}
     model, report = with_weights(name, stored, knobs)
     card = model_card(name, model, stored, report)
@@ -47,19 +47,6 @@ def main(arguments: list[str]) -> None:
         save_file(tensors, temporary, metadata={"format": "pt", "mvrec": json.dumps(card)})
     write_atomically(output.with_suffix(".json"), json.dumps(card, indent=2, ensure_ascii=False) + "\n")
     print(f"{report}\n{name}, {card['parameters']:,} parameters: {output} and {output.with_suffix('.json')}")  # noqa: T201
-
-
-def _name_of(stored: StoredWeights) -> str:
-    told = stored.details.get("name")
-    if told in PUBLISHED:
-        return str(told)
-    tensors = recognised(stored).tensors
-    names = identify(tensors) or identify(tensors, but_for_pooling=True)
-    if not names:
-        raise UserError(
-            f"{stored.source}: no variant has these weights; name the nearest with --model (mvrec models lists them)"
-        )
-    return names[0]
 
 
 def model_card(name: str, model: Backbone, stored: StoredWeights, report: LoadReport) -> dict[str, Any]:

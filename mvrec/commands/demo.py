@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from mvrec.errors import UserError
-from mvrec.evaluation.scores import Scores
+from mvrec.evaluation.scores import SingleLabelScores
 from mvrec.lightning_cli import run
 
 CONFIG = Path("configs/demo.yaml")
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     print("\n" + "\n".join(report))  # noqa: T201
 
 
-def _test(arguments: list[str]) -> Scores:
+def _test(arguments: list[str]) -> SingleLabelScores:
     scores = run(["test", *arguments]).model.scores
     assert scores is not None
     return scores

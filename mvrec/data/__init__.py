@@ -1,5 +1,7 @@
 """Disk to batch. Data modules for the command line, and the decoders beneath them."""
 
+from mvrec.data.charades import Charades
+from mvrec.data.digit_images import DigitImages
 from mvrec.data.folder import ImageFolder, VideoFolder
 from mvrec.data.hmdb51 import HMDB51
 from mvrec.data.imagenet import ImageNet
@@ -13,6 +15,8 @@ from mvrec.data.video import Video, open_video
 __all__ = [
     "HMDB51",
     "UCF101",
+    "Charades",
+    "DigitImages",
     "ImageFolder",
     "ImageNet",
     "Kinetics",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,19 +35,21 @@ class BadSample(NamedTuple):
         path: The file.
         cause: One line.
         stop: Why the run has to end with this file, or "".
+        labels: In the evaluation of a multi-label data set its class indices: classes that no score can find.
     """
 
     index: int  # type: ignore[assignment]  # hides tuple.index
     path: str
     cause: str
     stop: str = ""
+    labels: tuple[int, ...] = ()
 
 
 class Item(NamedTuple):
     """One dataset item: all views or repeats of one video or image, or none of them when it could not be read."""
 
     views: Tensor | None  # uint8 (V, T, C, H, W), images (V, C, H, W)
-    label: int
+    label: int | np.ndarray  # class index; of a multi-label data set multi-hot, float32 (K,)
     sample_id: int
     seeds: tuple[int, ...] = ()
     bad: tuple[BadSample, ...] = ()
@@ -58,7 +61,7 @@ class ClipBatch:
 
     Attributes:
         clips: (B, C, T, H, W), images (B, C, H, W): uint8 RGB out of the loader, normalised float on the device.
-        labels: int64 (B,).
+        labels: int64 (B,), class indices; of a multi-label data set multi-hot, float32 (B, K).
         sample_ids: int64 (B,), the row of the index, `PADDING_ID` for views that do not count.
         view_ids: int64 (B,), which view (or repeat) of the sample.
         seeds: int64 (B,), for augmentation on the device.
@@ -74,6 +77,11 @@ class ClipBatch:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a view may have several classes, or none."""
+        return self.labels.ndim == 2
 
     def with_clips(self, clips: Tensor) -> "ClipBatch":
         """The same batch with other pixels."""
@@ -98,7 +106,8 @@ def collate(items: Sequence[Item]) -> ClipBatch:
     readable = [item for item in items if item.views is not None]
     if not readable:
         empty = torch.empty(0, dtype=torch.int64)
-        return ClipBatch(torch.empty((0, 3, 0, 0, 0), dtype=torch.uint8), empty, empty, empty, empty, bad)
+        labels = _stacked([item.label for item in items])[:0]  # which say of what kind they are
+        return ClipBatch(torch.empty((0, 3, 0, 0, 0), dtype=torch.uint8), labels, empty, empty, empty, bad)
     views = torch.cat([item.views for item in readable if item.views is not None])
     counts = torch.tensor([len(item.seeds) for item in readable])
 
@@ -107,9 +116,15 @@ def collate(items: Sequence[Item]) -> ClipBatch:
 
     return ClipBatch(
         clips=views.transpose(1, 2) if views.ndim == 5 else views,  # (B, T, C, H, W) -> (B, C, T, H, W)
-        labels=per_view([item.label for item in readable]),
+        labels=_stacked([item.label for item in readable]).repeat_interleave(counts, dim=0),
         sample_ids=per_view([item.sample_id for item in readable]),
         view_ids=torch.cat([torch.arange(int(count)) for count in counts]),
         seeds=torch.tensor([seed for item in readable for seed in item.seeds], dtype=torch.int64),
         bad=bad,
     )
+
+
+def _stacked(labels: Sequence[int | np.ndarray]) -> Tensor:
+    """Class indices as int64 (items,), or multi-hot labels as float32 (items, K)."""
+    several = [label for label in labels if isinstance(label, np.ndarray)]
+    return torch.from_numpy(np.stack(several)) if several else torch.tensor(labels, dtype=torch.int64)

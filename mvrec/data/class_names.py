@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from mvrec.data.lists import LABEL_SEPARATOR, SEVERAL
 from mvrec.errors import UserError, nearest
 
 SHIPPED = ("kinetics400", "imagenet1k")
@@ -29,15 +30,27 @@ class ClassNames:
     Args:
         names: In label order, each once.
         aliases: Other labels for them with their numbers, such as WordNet ids.
+        multi_label: Whether a file may have several of these classes, or none; `None` where the list is to say.
+        source: The list that has said so, for messages.
 
     Attributes:
         names: In label order.
         aliases: As passed.
+        multi_label: As passed.
+        source: As passed.
     """
 
-    def __init__(self, names: Iterable[str], *, aliases: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        names: Iterable[str],
+        *,
+        aliases: Mapping[str, int] | None = None,
+        multi_label: bool | None = None,
+        source: str = "",
+    ) -> None:
         self.names = tuple(names)
         self.aliases = dict(aliases or {})
+        self.multi_label, self.source = multi_label, source
         self._exact = {**self.aliases, **{name: number for number, name in enumerate(self.names)}}
         self._loose: dict[str, int] = {}
         ambiguous = set()
@@ -61,6 +74,8 @@ class ClassNames:
             number = int(label)
         except ValueError:
             hint = nearest(label, self.names)
+            if LABEL_SEPARATOR in label and all(part.strip() in self._exact for part in label.split(LABEL_SEPARATOR)):
+                hint = f" (several classes per file: in a list with a column {SEVERAL!r})"
             raise UserError(f"{where}: {label!r} is not one of the {len(self.names)} classes{hint}") from None
         if not 0 <= number < len(self.names):
             raise UserError(f"{where}: label {number} is outside 0..{len(self.names) - 1}")

@@ -47,6 +47,9 @@ class ImageData(RecognitionData):
             treated as one that cannot be read, in this run for good. `None` waits for ever.
         decode_memory: Most memory in GiB that reading a file may take, with the same end. `None` for no limit.
         augment_on: Where RandAugment is applied: in the loader's "worker" or on the "device". The choices are the same.
+        class_balance: How far training evens out classes of unequal size, 0..1: a class of n files is drawn in
+            proportion to `n ** (1 - class_balance)`. With 0 each file is drawn once per epoch, with 1 all classes
+            equally often. The same on one process or many.
         seed: Root of order and augmentation; `seed_everything`'s by default.
         classes: Class names in label order: "kinetics400", "imagenet1k" (both as torchvision has them), or a file with
             one name per line. By default the data say.
@@ -77,6 +80,7 @@ class ImageData(RecognitionData):
         decode_timeout: float | None = 60.0,
         decode_memory: float | None = 8.0,
         augment_on: Literal["worker", "device"] = "worker",
+        class_balance: float = 0.0,
         seed: int | None = None,
         classes: str | None = None,
     ) -> None:
@@ -93,6 +97,7 @@ class ImageData(RecognitionData):
             decode_timeout=decode_timeout,
             decode_memory=decode_memory,
             augment_on=augment_on,
+            class_balance=class_balance,
             seed=seed,
             classes=classes,
         )

@@ -4,6 +4,7 @@ A million rows cost a few allocations, and forked loader workers share their mem
 copied page by page, as every look at an object writes its reference count.
 """
 
+import hashlib
 import logging
 import math
 from array import array
@@ -15,7 +16,8 @@ import numpy as np
 
 from mvrec.data.archive import ArchiveMember
 from mvrec.data.class_names import ClassNames, class_names_of, normalised, wordnet_aliases
-from mvrec.data.lists import Row
+from mvrec.data.label_sets import LabelSets
+from mvrec.data.lists import LABEL_SEPARATOR, SEVERAL, Row
 from mvrec.errors import UserError
 
 NAMED = 5  # classes that a warning names before it counts
@@ -25,17 +27,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """One row: a file, its class, and optionally the part of it that counts.
+    """One row: a file, its class or classes, and optionally the part of it that counts.
 
     Attributes:
         path: The file, or the member of a tar.
-        label: Class index.
+        label: Class index; in a multi-label index those of all its classes, rising, or ().
         start_seconds: Where the action starts; `None` for the whole file.
         end_seconds: Where it ends; `None` for the whole file.
     """
 
     path: Path | ArchiveMember
-    label: int
+    label: int | tuple[int, ...]
     start_seconds: float | None = None
     end_seconds: float | None = None
 
@@ -44,6 +46,9 @@ class SampleIndex:
     """An immutable sequence of `Sample`s with the names of their classes.
 
     Rows that stand there twice stay and are counted in a warning; classes without a row are named in another.
+
+    Rows of multi-label lists give a multi-label index, in which a row has any number of classes, also none. There, rows
+    of the same file and span become one with the labels of all, so that a list may have a line per label.
 
     Args:
         rows: What was read from a list or found in folders. They are taken one by one and not kept.
@@ -57,11 +62,13 @@ class SampleIndex:
         root: As passed.
         classes: The names of the classes, and what labels mean them; for other splits.
         class_names: Names in label order.
-        labels: int32 (rows,).
+        multi_label: Whether a row may have several classes, or none.
+        labels: int32 (rows,); in a multi-label index (labels,), those of all rows one behind the other.
 
     Raises:
-        UserError: A label that is no class, with the row's place and the nearest name; a file with two labels; a
-            path in a tar that is not there.
+        UserError: A label that is no class, with the row's place and the nearest name; a file with two labels where
+            it has one, or a label twice where it has several; rows of both kinds, or of another kind than the classes
+            given were found with; a path in a tar that is not there.
     """
 
     def __init__(
@@ -77,20 +84,23 @@ class SampleIndex:
         for row in rows:
             packed.add(row)
         labels = packed.labels_seen()
-        known = class_names
-        if not isinstance(known, ClassNames):
-            names = class_names_of(labels) if known is None else known
-            known = ClassNames(names, aliases=wordnet_aliases(labels, names, where=packed.first_source))
-        self.classes = known
+        self.multi_label = packed.multi_label
+        self.classes = known = _classes(packed, class_names, labels)
         numbers = [known.number(label, where=where) for label, where in labels.items()]
         self.class_names = known.names
         self.labels = np.asarray(numbers, dtype=np.int32)[np.frombuffer(packed.labels, dtype=np.int32)]
+        self._sets: LabelSets | None = None
         self._bytes = np.frombuffer(packed.paths, dtype=np.uint8)
         self._ends = np.frombuffer(packed.ends, dtype=np.int64)
         self._spans = np.frombuffer(packed.spans, dtype=np.float32).reshape(-1, 2) if packed.has_spans else None
         self._places = np.frombuffer(packed.places, dtype=np.int64).reshape(-1, 3) if packed.has_places else None
-        repeated = _repeated_rows(self, packed)
-        self._warn(name, repeated)
+        repeated = _repeated_rows(self)
+        if self.multi_label:
+            self._take_sets(packed)
+            self._join(repeated)
+        else:
+            _refuse_two_labels(self, packed, repeated)
+        self._warn(name, len(repeated))
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -98,10 +108,17 @@ class SampleIndex:
     def __getitem__(self, number: int) -> Sample:
         if not 0 <= number < len(self):
             raise IndexError(f"row {number} of an index of {len(self)} rows")
-        return Sample(self._path(number), int(self.labels[number]), *self._span(number))
+        label = int(self.labels[number]) if self._sets is None else tuple(self._sets[number].tolist())
+        return Sample(self._path(number), label, *self._span(number))
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[number] for number in range(len(self)))
+
+    def target(self, number: int) -> int | np.ndarray:
+        """What a model is to say of a row: its class index; in a multi-label index multi-hot, float32 (classes,)."""
+        if self._sets is None:
+            return int(self.labels[number])
+        return self._sets.multi_hot(number, len(self.class_names))
 
     def class_counts(self) -> np.ndarray:
         """How many rows each class has, in label order: int64 (classes,)."""
@@ -110,8 +127,18 @@ class SampleIndex:
     @property
     def nbytes(self) -> int:
         """Bytes of the packed arrays."""
-        arrays = (self._bytes, self._ends, self.labels, self._spans, self._places)
+        label_ends = self._sets.ends if self._sets is not None else None
+        arrays = (self._bytes, self._ends, self.labels, label_ends, self._spans, self._places)
         return sum(values.nbytes for values in arrays if values is not None)
+
+    def digest(self) -> str:
+        """SHA-256 of paths (relative to the root), labels, spans and class names, by which two runs' data compare."""
+        digest = hashlib.sha256("\n".join(self.class_names).encode("utf-8", "surrogateescape"))
+        label_ends = self._sets.ends if self._sets is not None else None
+        for values in (self._bytes, self._ends, self.labels, label_ends, self._spans):
+            digest.update(b"" if values is None else np.ascontiguousarray(values).data)
+            digest.update(b"\n")
+        return digest.hexdigest()
 
     def _name(self, number: int) -> bytes:
         begin = self._ends[number - 1] if number else 0
@@ -130,9 +157,33 @@ class SampleIndex:
         start, end = (None if math.isnan(second) else float(second) for second in self._spans[number])
         return start, end
 
+    def _take_sets(self, packed: "_Packing") -> None:
+        self._sets = LabelSets(self.labels, np.frombuffer(packed.label_ends, dtype=np.int64)).ordered()
+        self.labels = self._sets.values
+        if (twice := self._sets.first_repeated()) is not None:
+            row, label = twice
+            raise UserError(f"{packed.where(row)}: label {self.class_names[label]!r} stands there twice")
+
+    def _join(self, repeated: Mapping[int, int]) -> None:
+        """Make one row of those of the same file and span."""
+        if not repeated or self._sets is None:
+            return
+        keep = np.ones(len(self), dtype=bool)
+        keep[list(repeated)] = False
+        into = np.cumsum(keep) - 1
+        into[list(repeated)] = into[list(repeated.values())]
+        self._sets = self._sets.joined(into)
+        self.labels = self._sets.values
+        lengths = np.diff(self._ends, prepend=0)
+        self._bytes, self._ends = self._bytes[np.repeat(keep, lengths)], np.cumsum(lengths[keep])
+        self._spans = None if self._spans is None else self._spans[keep].reshape(-1, 2)
+        self._places = None if self._places is None else self._places[keep].reshape(-1, 3)
+
     def _warn(self, name: str, repeated: int) -> None:
         beginning = f"{self.root}{', ' if name else ''}{name}"
-        if repeated:
+        if repeated and self.multi_label:
+            log.info("%s: %d rows name a file of another one and are joined with it", beginning, repeated)
+        elif repeated:
             log.warning("%s: %d of %d rows repeat another one and count again", beginning, repeated, len(self))
         missing = np.flatnonzero(self.class_counts() == 0).tolist()
         if missing and len(self):
@@ -140,6 +191,12 @@ class SampleIndex:
             more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
             count = len(self.class_names)
             log.warning("%s: no samples for %d of %d classes: %s%s", beginning, len(missing), count, named, more)
+        joint = (label for label in self.class_names if LABEL_SEPARATOR in label)
+        for label in joint:
+            if {part.strip() for part in label.split(LABEL_SEPARATOR)} <= set(self.class_names):
+                text = "%s: %r is one class here: several per file need a column %r instead of 'label'"
+                log.warning(text, beginning, label, SEVERAL)
+                break
         alike: dict[str, str] = {}
         for label in self.class_names:
             other = alike.setdefault(normalised(label), label)
@@ -151,6 +208,30 @@ def _decoded(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
+def _classes(packed: "_Packing", given: Sequence[str] | ClassNames | None, labels: Mapping[str, str]) -> ClassNames:
+    """The classes that rows speak of, which must be of the kind that they were found with in another split."""
+    several, source = packed.multi_label, packed.first_source
+    if isinstance(given, ClassNames):
+        if given.multi_label is not None and given.multi_label != several and len(packed.ends):
+            has, other = ("several labels", "one label") if several else ("one label", "several labels")
+            raise UserError(
+                f"{source}: has {has} per file, {given.source} has {other}: all splits need a column "
+                f"{SEVERAL!r}, or none"
+            )
+        names, aliases = given.names, given.aliases
+    else:
+        names = tuple(class_names_of(labels) if given is None else given)
+        aliases = wordnet_aliases(labels, names, where=source)
+    if several and not names:
+        raise UserError(f"{source}: none of its {len(packed.ends)} rows has a label")
+    unwritable = next((name for name in names if LABEL_SEPARATOR in name), None) if several else None
+    if unwritable is not None:
+        raise UserError(
+            f"{source}: class {unwritable!r} holds the {LABEL_SEPARATOR!r} that separates labels: rename it"
+        )
+    return ClassNames(names, aliases=aliases, multi_label=several, source=source)
+
+
 class _Packing:
     """Arrays that grow row by row; no Python object per row stays behind."""
 
@@ -158,6 +239,8 @@ class _Packing:
         self.root = root
         self.paths = bytearray()
         self.ends, self.labels, self.lines = array("q"), array("i"), array("i")
+        self.label_ends = array("q")  # of multi-label rows
+        self.multi_label = False
         self.spans, self.places = array("f"), array("q")
         self.has_spans = self.has_places = False
         self.sources: list[tuple[int, str]] = []  # first row of each run of rows with one source
@@ -170,21 +253,31 @@ class _Packing:
         return self.sources[0][1] if self.sources else ""
 
     def add(self, row: Row) -> None:
-        number = self._numbers.get(row.label)
-        if number is None:
-            number = self._numbers[row.label] = len(self._firsts)
-            self._firsts.append(row.where)
+        self._add_labels(row)
         if not self.sources or self.sources[-1][1] != row.source:
             self.sources.append((len(self.ends), row.source))
         self.paths += row.path.encode("utf-8", "surrogateescape")
         self.ends.append(len(self.paths))
-        self.labels.append(number)
         self.lines.append(row.line)
         self._add_span(row)
         if row.offset < 0 and ".tar/" in row.path and self._archive_end(row.path) >= 0:
             raise UserError(f"{row.where}: {row.path!r} lies in a tar: the columns offset and size must say where")
         if row.offset >= 0 or self.has_places:
             self._add_place(row)
+
+    def _add_labels(self, row: Row) -> None:
+        if row.multi_label != self.multi_label:
+            if len(self.ends):
+                raise UserError(f"{row.where}: rows with one label and with several, as at {self.where(0)}, do not mix")
+            self.multi_label = row.multi_label
+        for label in row.labels:
+            number = self._numbers.get(label)
+            if number is None:
+                number = self._numbers[label] = len(self._firsts)
+                self._firsts.append(row.where)
+            self.labels.append(number)
+        if self.multi_label:
+            self.label_ends.append(len(self.labels))
 
     def _add_span(self, row: Row) -> None:
         spanned = not (math.isnan(row.start_seconds) and math.isnan(row.end_seconds))
@@ -230,27 +323,28 @@ class _Packing:
         return Row("", "", source=source, line=self.lines[number]).where
 
 
-def _repeated_rows(index: SampleIndex, packed: _Packing) -> int:
-    """How many rows repeat the file and the span of an earlier one.
-
-    Raises:
-        UserError: Two such rows with different labels.
-    """
+def _repeated_rows(index: SampleIndex) -> dict[int, int]:
+    """The rows that repeat the file and the span of an earlier one, with that."""
     # Hashes find the few rows to compare; a set of a million paths would take more memory than the index.
     hashes = np.fromiter((hash(index._name(number)) for number in range(len(index))), np.int64, len(index))
     values, counts = np.unique(hashes, return_counts=True)
     suspects = np.flatnonzero(np.isin(hashes, values[counts > 1]))
     first: dict[tuple[bytes, float | None, float | None], int] = {}
-    repeated = 0
+    repeated = {}
     for number in suspects.tolist():
         earlier = first.setdefault((index._name(number), *index._span(number)), number)
-        if earlier == number:
-            continue
-        repeated += 1
+        if earlier != number:
+            repeated[number] = earlier
+    return repeated
+
+
+def _refuse_two_labels(index: SampleIndex, packed: _Packing, repeated: Mapping[int, int]) -> None:
+    """Raises `UserError` when rows of the same file and span have different labels."""
+    for number, earlier in repeated.items():
         ours, theirs = (index.class_names[int(index.labels[row])] for row in (number, earlier))
         if ours != theirs:
             name = repr(_decoded(index._name(number)))
             raise UserError(
                 f"{packed.where(number)}: {name} is {ours!r} here and {theirs!r} at {packed.where(earlier)}"
+                f" (several classes per file: a column {SEVERAL!r} instead of 'label')"
             )
-    return repeated

@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -13,8 +14,11 @@ from mvrec.files import atomic_path
 
 DELIMITERS = ",;\t "  # of lists with a header
 COLUMNS = ("path", "label", "start", "end", "offset", "size")  # what a header may name, in the order that we write
+SEVERAL = "labels"  # the column that stands in for `label` where a file may have several classes, or none
+LABEL_SEPARATOR = ";"  # between them
 YOUTUBE_COLUMNS = ("youtube_id", "time_start", "time_end")  # of an annotation CSV; a test split may lack `label`
 MEDIA_EXTENSIONS = VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
+_NUMBERS_BEHIND = re.compile(r"([ ,\t]+\d+)+$")
 
 
 class Row(NamedTuple):
@@ -22,13 +26,14 @@ class Row(NamedTuple):
 
     Attributes:
         path: The file, relative to the data set's root or absolute; for a file in a tar `some.tar/inner/name.JPEG`.
-        label: Name or number of its class.
+        label: Name or number of its class; in a multi-label list those of all, with `;` between them, or "".
         start_seconds: Where the action starts; nan for the whole file.
         end_seconds: Where it ends; nan for the whole file.
         offset: Where the file's bytes begin in its tar; -1 for a file of its own.
         size: How many bytes it has there; -1 for a file of its own.
         source: The list or folder that the row was read from, for messages.
         line: Its line there; 0 where there are no lines.
+        multi_label: Whether a file may have several classes, or none.
     """
 
     path: str
@@ -39,11 +44,28 @@ class Row(NamedTuple):
     size: int = -1
     source: str = ""
     line: int = 0
+    multi_label: bool = False
 
     @property
     def where(self) -> str:
         """`file:line`, as messages begin."""
         return f"{self.source}:{self.line}" if self.line else self.source
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names or numbers of its classes: one, or in a multi-label list any number.
+
+        Raises:
+            UserError: A separator with nothing before or behind it.
+        """
+        if not self.multi_label:
+            return (self.label,)
+        if not self.label:
+            return ()
+        labels = tuple(label.strip() for label in self.label.split(LABEL_SEPARATOR))
+        if not all(labels):
+            raise UserError(f"{self.where}: an empty label in {self.label[:80]!r}: one {LABEL_SEPARATOR!r} between two")
+        return labels
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -52,6 +74,9 @@ def read_rows(path: Path) -> Iterator[Row]:
     Two formats. With a header that names `path` and `label`, in any order, and optionally `start` and `end` in
     seconds, or `offset` and `size` in bytes for files inside a tar; other columns are passed over. The delimiter is
     the header's: comma, semicolon, tab or blank; fields may be quoted.
+
+    A column `labels` in the place of `label` makes a multi-label list: a field holds the labels of all classes of the
+    file, with semicolons between them, or nothing.
 
     Without a header, the lines of SlowFast and mmaction2: `path label` or `path frames label`, split at the last
     blanks, commas or tabs. Paths may hold blanks and commas, labels are whole numbers.
@@ -73,12 +98,17 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     The file appears when it is complete.
 
     Raises:
-        UserError: A path or label that is empty, begins or ends with a blank, or holds a carriage return.
+        UserError: A path or label that is empty (labels of a multi-label list may be), begins or ends with a blank, or
+            holds a carriage return; multi-label rows and others in one list.
     """
     kept = list(rows)
+    several = any(row.multi_label for row in kept)
+    if several and not all(row.multi_label for row in kept):
+        raise UserError(f"{path}: rows with one label and multi-label rows do not go into one list")
     spans = any(not (math.isnan(row.start_seconds) and math.isnan(row.end_seconds)) for row in kept)
     members = any(row.offset >= 0 for row in kept)
-    columns = [*COLUMNS[:2], *(COLUMNS[2:4] if spans else ()), *(COLUMNS[4:] if members else ())]
+    columns = ["path", SEVERAL if several else "label"]
+    columns += [*(COLUMNS[2:4] if spans else ()), *(COLUMNS[4:] if members else ())]
     with (
         atomic_path(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="", errors="surrogateescape") as file,
@@ -86,8 +116,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         for row in kept:
-            for text in row[:2]:
-                if not text or text != text.strip() or "\r" in text or "\0" in text:
+            for text, may_be_empty in ((row.path, False), (row.label, several)):
+                if not (text or may_be_empty) or text != text.strip() or "\r" in text or "\0" in text:
                     raise UserError(f"{path}: {text!r} would not be read back from a list as it is: rename it")
             writer.writerow(_fields(row, spans=spans, members=members))
 
@@ -146,17 +176,12 @@ def is_youtube_csv(path: Path) -> bool:
 
 
 def _header(line: str) -> tuple[list[str], str] | None:
-    return read_header(line, needed=("path", "label"))
+    return read_header(line, needed=("path", "label")) or read_header(line, needed=("path", SEVERAL))
 
 
 def _rows_with_header(path: Path, file: Iterable[str], columns: list[str], delimiter: str) -> Iterator[Row]:
-    source = str(path)
-    for name in COLUMNS:
-        if columns.count(name) > 1:
-            raise UserError(f"{path}:1: the header names {name!r} twice")
-    place = {name: columns.index(name) for name in COLUMNS if name in columns}
-    if ("offset" in place) != ("size" in place):
-        raise UserError(f"{path}:1: the columns offset and size come together, the header has one of them")
+    source, several = str(path), SEVERAL in columns
+    place = _places(path, columns)
     at_path, at_label = place["path"], place["label"]
     plain = len(place) == 2
     lines = csv_lines(path, file, delimiter=delimiter)
@@ -167,12 +192,31 @@ def _rows_with_header(path: Path, file: Iterable[str], columns: list[str], delim
                 f"{path}:{line}: {len(fields)} fields, the header has {len(columns)}: {delimiter.join(columns)}"
             )
         name, label = fields[at_path], fields[at_label]
-        if not name or not label:
-            raise UserError(f"{path}:{line}: path and label must not be empty")
+        if not name or not (label or several):
+            what = "path" if several else "path and label"
+            hint = "" if several or not name else f" (files without a class: a column {SEVERAL!r} instead of 'label')"
+            raise UserError(f"{path}:{line}: {what} must not be empty{hint}")
         if plain:
-            yield Row(name, label, source=source, line=line)
+            yield Row(name, label, source=source, line=line, multi_label=several)
         else:
-            yield Row(name, label, *_extras(place, fields, f"{path}:{line}"), source, line)
+            yield Row(name, label, *_extras(place, fields, f"{path}:{line}"), source, line, several)
+
+
+def _places(path: Path, columns: list[str]) -> dict[str, int]:
+    """Where in a row the columns are that count; `labels` is found as `label`."""
+    for name in (*COLUMNS, SEVERAL):
+        if columns.count(name) > 1:
+            raise UserError(f"{path}:1: the header names {name!r} twice")
+    if SEVERAL in columns and "label" in columns:
+        raise UserError(f"{path}:1: the header names both 'label' (one class per file) and {SEVERAL!r}: leave one")
+    if SEVERAL in columns and "frame_id" in columns:
+        raise UserError(f"{path}:1: a list of single frames, which are not read: take a list of the videos")
+    place = {name: columns.index(name) for name in COLUMNS if name in columns}
+    if SEVERAL in columns:
+        place["label"] = columns.index(SEVERAL)
+    if ("offset" in place) != ("size" in place):
+        raise UserError(f"{path}:1: the columns offset and size come together, the header has one of them")
+    return place
 
 
 def _extras(place: dict[str, int], fields: list[str], where: str) -> tuple[float, float, int, int]:
@@ -247,6 +291,11 @@ def _without_frame_count(name: str, *, where: str) -> str:
     if not before or not count.isdecimal():
         return name
     if not _is_media(before.rstrip('"')):
+        if _is_media(_NUMBERS_BEHIND.sub("", before)):
+            raise UserError(
+                f"{where}: several numbers behind the file: more than one label goes into a list with the header "
+                f"`path,{SEVERAL}`, as in `x.mp4,3;7`"
+            )
         raise UserError(
             f"{where}: {before!r} with {count} frames looks like a folder of single frames; lists of raw frames are "
             "not read, take the list of the videos"

@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -30,13 +31,14 @@ log = logging.getLogger(__name__)
 class TrainBatches(Sampler[list[SampleKey]]):
     """Which samples make each training batch of this rank.
 
-    Global batch g of an epoch is a slice of one permutation that all ranks share; ranks take consecutive parts
-    of the slice. So the global batches do not depend on how many ranks share them, and a position is one number.
-    The last, incomplete global batch is dropped; a data set smaller than one global batch is repeated to fill it.
+    Step g of an epoch is trained on a slice of one order that all ranks share: ranks take consecutive parts of it, and
+    with accumulation consecutive batches. So the samples of a step do not depend on how many ranks and batches share
+    them, and a position is one number. The last, incomplete step is dropped; a data set smaller than one step is
+    repeated to fill it.
 
-    With `repeats`, the permutation is read with each sample `repeats` times in a row (a, a, a, b, b, b, ...), and an
-    epoch still has `num_samples` draws: it shows a random part of the samples, each several times in the same global
-    batch. That is the epoch of the image recipes with repeated augmentation (Hoffer et al. 2020; DeiT's sampler).
+    With `repeats`, the order is read with each sample `repeats` times in a row (a, a, a, b, b, b, ...), and an
+    epoch still has `num_samples` draws: it shows a random part of the samples, each several times in the same step.
+    That is the epoch of the image recipes with repeated augmentation (Hoffer et al. 2020; DeiT's sampler).
 
     Args:
         num_samples: Rows of the index.
@@ -44,21 +46,40 @@ class TrainBatches(Sampler[list[SampleKey]]):
         seed: Root of the order.
         rank: This process.
         world_size: Number of processes.
+        accumulate: Batches per step.
         repeats: Draws of the same sample in a row.
+        labels: Class of each row (num_samples,), where classes are balanced.
+        balance: See `epoch_order`.
     """
 
     def __init__(
-        self, num_samples: int, *, batch_size: int, seed: int, rank: int, world_size: int, repeats: int = 1
+        self,
+        num_samples: int,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        accumulate: int = 1,
+        repeats: int = 1,
+        labels: np.ndarray | None = None,
+        balance: float = 0.0,
     ) -> None:
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
-        self.rank, self.world_size, self.repeats = rank, world_size, repeats
+        self.rank, self.world_size, self.accumulate, self.repeats = rank, world_size, accumulate, repeats
+        self.labels, self.balance = labels, balance
         self.epoch = 0
         self.consumed = 0  # draws of this epoch that all ranks together have trained on
 
     @property
-    def global_batch_size(self) -> int:
+    def draws_per_batch(self) -> int:
         """Draws that all ranks together take per batch."""
         return self.batch_size * self.world_size
+
+    @property
+    def draws_per_step(self) -> int:
+        """Draws behind one step of the optimiser."""
+        return self.draws_per_batch * self.accumulate
 
     @property
     def sampler(self) -> "TrainBatches":
@@ -67,7 +88,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
 
     def __len__(self) -> int:
         """Batches in a whole epoch, also after a resume."""
-        return max(self.num_samples // self.global_batch_size, 1)
+        return max(self.num_samples // self.draws_per_step, 1) * self.accumulate
 
     def set_epoch(self, epoch: int) -> None:
         """Move to the start of an epoch; staying in the epoch keeps the position."""
@@ -75,14 +96,15 @@ class TrainBatches(Sampler[list[SampleKey]]):
             self.epoch, self.consumed = epoch, 0
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        epoch, first = self.epoch, self.consumed // self.global_batch_size
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
-        order = torch.randperm(self.num_samples, generator=generator)
-        short = self.global_batch_size - len(order)
+        epoch, first = self.epoch, self.consumed // self.draws_per_batch
+        order = epoch_order(
+            self.num_samples, seed=derive_seed(self.seed, "order", epoch), labels=self.labels, balance=self.balance
+        )
+        short = self.draws_per_step - len(order)
         if short > 0:
-            order = order.repeat(short // len(order) + 2)[: self.global_batch_size]
+            order = order.repeat(short // len(order) + 2)[: self.draws_per_step]
         for number in range(first, len(self)):
-            begin = number * self.global_batch_size + self.rank * self.batch_size
+            begin = number * self.draws_per_batch + self.rank * self.batch_size
             yield self._keys(epoch, order, range(begin, begin + self.batch_size))
 
     def _keys(self, epoch: int, order: torch.Tensor, draws: range) -> list[SampleKey]:
@@ -94,6 +116,38 @@ class TrainBatches(Sampler[list[SampleKey]]):
             SampleKey(epoch, int(order[place]), repeats=tuple(draw % self.repeats for draw in group))
             for place, group in groups
         ]
+
+
+def epoch_order(num_samples: int, *, seed: int, labels: np.ndarray | None = None, balance: float = 0.0) -> torch.Tensor:
+    """The order of an epoch of `num_samples` draws: int64 (num_samples,), a function of the seed alone.
+
+    With a balance of 0 each sample is drawn once. Above, a class of n samples is drawn in proportion to
+    `n ** (1 - balance)`: with 1 all classes equally often, with 0.5 by the square root. A sample's draws are its
+    expected number rounded down or up, so that a class gets its share in every epoch, not only on average.
+
+    Args:
+        num_samples: Rows of the index.
+        seed: All choices follow from it.
+        labels: Class of each row (num_samples,); needed for a balance.
+        balance: 0..1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(num_samples, generator=generator)
+    if balance == 0:
+        return order
+    assert labels is not None
+    classes = torch.from_numpy(np.asarray(labels, dtype=np.int64))
+    order = order[classes[order].argsort(stable=True)]  # class by class, mixed within each
+    sizes = torch.bincount(classes).double()
+    shares = torch.where(sizes > 0, sizes ** (1 - balance), 0.0)
+    per_sample = num_samples * shares / shares.sum() / sizes.clamp_min(1)
+    # Ticks at u, u + 1, u + 2, ... on a line on which each sample has its expected draws as length.
+    ends = per_sample[classes[order]].cumsum(0)
+    ends[-1] = num_samples
+    ticks = (ends - torch.rand((), generator=generator, dtype=torch.float64)).ceil().clamp_min(0).long()
+    draws = ticks.diff(prepend=torch.zeros(1, dtype=torch.int64))
+    drawn = order.repeat_interleave(draws)
+    return drawn[torch.randperm(len(drawn), generator=generator)]
 
 
 class EvalBatches(Sampler[list[SampleKey]]):
@@ -214,14 +268,16 @@ class ClipLoader(DataLoader[ClipBatch]):
             if isinstance(batches, TrainBatches):
                 if self.bad_files is not None:
                     self.bad_files.report(batch.bad, asked=max(batches.batch_size // batches.repeats, 1))
-                batches.consumed += batches.global_batch_size
+                batches.consumed += batches.draws_per_batch
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """(seed, epoch, consumed): enough to go on, with any number of workers or ranks."""
         if not isinstance(self.batches, TrainBatches):
             return {}
-        return {"seed": self.batches.seed, "epoch": self.batches.epoch, "consumed": self.batches.consumed}
+        batches = self.batches
+        sizes = {"draws_per_batch": batches.draws_per_batch, "draws_per_step": batches.draws_per_step}
+        return {"seed": batches.seed, "epoch": batches.epoch, "consumed": batches.consumed, **sizes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved position; `set_epoch` then moves on from a finished epoch."""

@@ -1,5 +1,6 @@
 """What the data modules of videos and of images share: splits, loaders, the position in them, pixels on the device."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +24,8 @@ from mvrec.limits import Limits
 
 Split = Literal["train", "val", "test"]
 
+log = logging.getLogger(__name__)
+
 
 class RecognitionData(L.LightningDataModule):
     """Labelled files of `root/<split>/<class name>/` or of the lists `root/<split>.csv`, split = train, val, test.
@@ -44,6 +47,9 @@ class RecognitionData(L.LightningDataModule):
             treated as one that cannot be read, in this run for good. `None` waits for ever.
         decode_memory: Most memory in GiB that reading a file may take, with the same end. `None` for no limit.
         augment_on: Where RandAugment is applied: in the loader's "worker" or on the "device". The choices are the same.
+        class_balance: How far training evens out classes of unequal size, 0..1: a class of n files is drawn in
+            proportion to `n ** (1 - class_balance)`. With 0 each file is drawn once per epoch, with 1 all classes
+            equally often. The same on one process or many.
         seed: Root of order and augmentation.
         classes: Class names in label order: "kinetics400", "imagenet1k" (both as torchvision has them), or a file with
             one name per line. By default the data say.
@@ -70,6 +76,7 @@ class RecognitionData(L.LightningDataModule):
         decode_timeout: float | None,
         decode_memory: float | None,
         augment_on: Literal["worker", "device"],
+        class_balance: float,
         seed: int | None,
         classes: str | None = None,
     ) -> None:
@@ -82,6 +89,8 @@ class RecognitionData(L.LightningDataModule):
                 raise UserError(f"data.{name} must be above 0, or null, got {limit}")
         if not 0 <= max_bad_fraction <= 1:
             raise UserError(f"data.max_bad_fraction must lie in 0..1, got {max_bad_fraction}")
+        if not 0 <= class_balance <= 1:
+            raise UserError(f"data.class_balance must lie in 0..1, got {class_balance}")
         self.root = Path(root).expanduser()
         self.size, self.augment, self.repeats = size, augment, repeats
         self.normalisation = normalisation
@@ -89,6 +98,7 @@ class RecognitionData(L.LightningDataModule):
         self.num_workers = num_workers
         self.max_bad_fraction, self.seed = max_bad_fraction, seed
         self.decode_timeout, self.decode_memory, self.augment_on = decode_timeout, decode_memory, augment_on
+        self.class_balance = class_balance
         self.classes = classes
         self._layout: Layout | None = None
         self._splits: dict[Split, SampleIndex] = {}
@@ -157,6 +167,11 @@ class RecognitionData(L.LightningDataModule):
         return len(self.class_names)
 
     @property
+    def multi_label(self) -> bool:
+        """Whether a file may have several classes, or none; known after `setup`."""
+        return self._classes is not None and bool(self._classes.multi_label)
+
+    @property
     def layout(self) -> Layout:
         """How the data set lies on disk.
 
@@ -202,7 +217,45 @@ class RecognitionData(L.LightningDataModule):
         if self.num_classes < 2:
             raise UserError(f"{self.root}: only the class {self.class_names[0]!r} was found, training needs two")
         if stage == "fit":
-            self.index("train")
+            self._look_over(self.index("train"))
+
+    def _look_over(self, index: SampleIndex) -> None:
+        """Say before the first step what training will suffer from."""
+        draws = self.draws_per_batch * self._accumulate
+        if draws > len(index):
+            log.warning(
+                "a step takes %d %ss and the training split has %d: it sees some of them several times; lower "
+                "data.batch_size",
+                draws,
+                self.kind.noun,
+                len(index),
+            )
+        single = [self.class_names[label] for label, count in enumerate(self.class_counts) if count == 1]
+        if single:
+            more = f" and {len(single) - 3} more" if len(single) > 3 else ""
+            named = ", ".join(map(repr, single[:3]))
+            log.warning("classes with a single training %s: %s%s", self.kind.noun, named, more)
+        if self.class_balance and getattr(self, "multi_label", False):
+            raise UserError("data.class_balance is for data with one class per file")
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Training files of each class, in label order; known after `setup`."""
+        return [int(count) for count in self.index("train").class_counts()]
+
+    def record(self) -> dict[str, Any]:
+        """What a run's record says of its data: the splits read so far with their sizes and hashes, the classes."""
+        splits = {
+            split: {"files": len(index), "sha256": index.digest()} for split, index in sorted(self._splits.items())
+        }
+        return {
+            "module": type(self).__name__,
+            "root": str(self.root),
+            "layout": self.layout.title,
+            "splits": splits,
+            "class_names": list(self.class_names),
+            "protocol": self.test_protocol.as_dict(),
+        }
 
     def train_dataloader(self) -> ClipLoader:
         """Random views, in an order that only the seed and the epoch decide."""
@@ -213,7 +266,10 @@ class RecognitionData(L.LightningDataModule):
             seed=seed,
             rank=self._rank,
             world_size=self._world_size,
+            accumulate=self._accumulate,
             repeats=self.draws_per_sample,
+            labels=index.labels if self.class_balance else None,
+            balance=self.class_balance,
         )
         dataset = self.train_dataset(index, seed=seed)
         self._train_loader = self._loader(dataset, batches, max_bad_fraction=self.max_bad_fraction)
@@ -243,6 +299,14 @@ class RecognitionData(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Have the training data go on where a checkpoint was saved."""
         self._position = state_dict
+        before, now = state_dict.get("draws_per_step"), self.draws_per_batch * self._accumulate
+        if before not in (None, now):
+            log.warning(
+                "a step drew %d files when the checkpoint was saved and draws %d now: the order of the files goes on, "
+                "the steps are others (files per step = data.batch_size x processes x trainer.accumulate_grad_batches)",
+                before,
+                now,
+            )
 
     def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
         """uint8 pixels to normalised float on the device; in training also erasing, and RandAugment where so set."""
@@ -303,6 +367,15 @@ class RecognitionData(L.LightningDataModule):
     @property
     def _processes_here(self) -> int:
         return max(self.trainer.num_devices, 1) if self.trainer is not None else 1
+
+    @property
+    def draws_per_batch(self) -> int:
+        """Draws of the training order that all processes together take per batch."""
+        return self.batch_size * self._world_size
+
+    @property
+    def _accumulate(self) -> int:
+        return self.trainer.accumulate_grad_batches if self.trainer is not None else 1
 
     @property
     def _rank(self) -> int:

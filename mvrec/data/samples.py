@@ -78,7 +78,7 @@ class TrainSamples(Dataset[Item]):
         seeds = tuple(derive_seed(self.seed, key.epoch, key.index, "view", repeat) for repeat in repeats)
         rng = random.Random(derive_seed(self.seed, key.epoch, key.index, "clip"))
         views = self.views(sample, seeds=tuple(pixel_seed(seed) for seed in seeds), rng=rng)
-        return Item(views, sample.label, number, seeds)
+        return Item(views, self.index.target(number), number, seeds)
 
 
 class EvalSamples(Dataset[Item]):
@@ -98,12 +98,13 @@ class EvalSamples(Dataset[Item]):
         return len(self.index)
 
     def __getitem__(self, key: SampleKey) -> Item:
-        sample = self.index[key.index]
+        sample, target = self.index[key.index], self.index.target(key.index)
         sample_id = key.index if key.counted else PADDING_ID
         try:
             reading.announce(key.index, str(sample.path))
             views = self.views(sample, key.index)
         except DecodeError as error:
-            bad = BadSample(key.index, str(sample.path), error.cause)
-            return Item(None, sample.label, sample_id, bad=(bad,) if key.counted else ())
-        return Item(views, sample.label, sample_id, tuple(range(len(views))))
+            classes = sample.label if isinstance(sample.label, tuple) else ()
+            bad = BadSample(key.index, str(sample.path), error.cause, labels=classes)
+            return Item(None, target, sample_id, bad=(bad,) if key.counted else ())
+        return Item(views, target, sample_id, tuple(range(len(views))))

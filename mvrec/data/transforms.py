@@ -70,6 +70,9 @@ class Augment:
     Attributes:
         crop_area: Least and greatest share of the frame that a crop takes.
         crop_aspect: Least and greatest ratio of width to height of that crop before it becomes square.
+        crop_side: Least and greatest side of a square crop as a share of the frame's short side, up to 1, in place of
+            `crop_area` and `crop_aspect`. To scale the short side at random between 256 and 320 pixels and cut out 224
+            (SlowFast, drawn evenly over the inverse) is 224/320 to 224/256 of it.
         interpolation: How crops are scaled; "random" draws between bilinear and bicubic for each.
         flip_probability: Chance of a horizontal flip. 0 where left and right are different classes.
         rand_augment: Photometric and geometric operations, or `None`.
@@ -78,6 +81,7 @@ class Augment:
 
     crop_area: tuple[float, float] = (0.08, 1.0)
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_side: tuple[float, float] | None = None
     interpolation: TrainInterpolation = "bilinear"
     flip_probability: float = 0.5
     rand_augment: RandAugment | None = field(default_factory=RandAugment)
@@ -88,6 +92,10 @@ class Augment:
             least, greatest = getattr(self, name)
             if not 0 < least <= greatest:
                 raise ValueError(f"{name} must be two rising positive numbers, got {least}, {greatest}")
+        if self.crop_side is not None and not 0 < self.crop_side[0] <= self.crop_side[1] <= 1:
+            raise ValueError(
+                f"crop_side must be two rising numbers in 0..1, got {self.crop_side[0]}, {self.crop_side[1]}"
+            )
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,13 @@ IMAGENET_NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.2
 
 
 def random_crop_box(height: int, width: int, augment: Augment, rng: random.Random) -> Box:
-    """A box of random area and aspect ratio inside a frame (Szegedy et al. 2015), the centre when none fits."""
+    """A box of random area and aspect ratio inside a frame (Szegedy et al. 2015), the centre when none fits.
+
+    With `crop_side` a square of random size.
+    """
+    if augment.crop_side is not None:
+        side = max(round(rng.uniform(*augment.crop_side) * min(height, width)), 1)
+        return Box(rng.randint(0, height - side), rng.randint(0, width - side), side, side)
     low, high = (math.log(aspect) for aspect in augment.crop_aspect)
     for _ in range(10):
         area = rng.uniform(*augment.crop_area) * height * width

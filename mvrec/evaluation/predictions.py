@@ -2,11 +2,15 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mvrec.evaluation.scores import Scores
+import torch
+
+from mvrec.evaluation.scores import THRESHOLD, MultiLabelScores, Scores
 from mvrec.files import write_atomically
+
+LABEL_SEPARATOR = ";"  # as in multi-label lists; no class name holds it there
 
 
 def write_predictions(
@@ -15,6 +19,10 @@ def write_predictions(
     """Write one row per sample: its file, its class, and the most probable classes with their probabilities.
 
     Samples that could not be read have the cause in the column `error`.
+
+    In multi-label data the column `label` is `labels`, with semicolons between the names, and `predicted` holds in the
+    same way all classes whose probability is above `THRESHOLD`, the most probable first. The probabilities of a row are
+    each for itself and do not add up to 1.
 
     Args:
         path: The CSV file.
@@ -27,13 +35,29 @@ def write_predictions(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ranks = [name for rank in range(1, top + 1) for name in (f"class_{rank}", f"probability_{rank}")]
-    writer.writerow(["path", "label", *ranks, "error"])
+    several = isinstance(scores, MultiLabelScores)
+    writer.writerow(["path", *(["labels", "predicted"] if several else ["label"]), *ranks, "error"])
     best = scores.probabilities.topk(top, dim=1)
     for row, sample in enumerate(scores.sample_ids.tolist()):
         cells: list[str] = []
         for value, number in zip(best.values[row].tolist(), best.indices[row].tolist(), strict=True):
             cells += [class_names[number], f"{value:.6f}"]
-        writer.writerow([paths[sample], class_names[int(scores.labels[row])], *cells, ""])
+        writer.writerow([paths[sample], *_classes(scores, row, class_names), *cells, ""])
     for bad in scores.failed:
-        writer.writerow([bad.path, "", *[""] * len(ranks), bad.cause])
+        known = [_joined(bad.labels, class_names), ""] if several else [""]
+        writer.writerow([bad.path, *known, *[""] * len(ranks), bad.cause])
     write_atomically(path, text.getvalue())
+
+
+def _classes(scores: Scores, row: int, class_names: Sequence[str]) -> list[str]:
+    """What a sample is; in multi-label data also what it is predicted to be."""
+    if not isinstance(scores, MultiLabelScores):
+        return [class_names[int(scores.labels[row])]]
+    order = scores.probabilities[row].argsort(descending=True, stable=True)
+    predicted = order[scores.probabilities[row][order] > THRESHOLD]
+    true = torch.nonzero(scores.labels[row]).flatten()
+    return [_joined(true.tolist(), class_names), _joined(predicted.tolist(), class_names)]
+
+
+def _joined(numbers: Iterable[int], class_names: Sequence[str]) -> str:
+    return LABEL_SEPARATOR.join(class_names[number] for number in numbers)

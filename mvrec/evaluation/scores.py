@@ -1,28 +1,32 @@
 """Scores that do not depend on how many processes computed them.
 
-Every process adds the softmax of each view to its sample's sum; at the end the sums of all processes are added per
-sample. So a video counts once, wherever its views went.
+Every process adds the softmax of each view, in multi-label data its sigmoid, to its sample's sum; at the end the sums
+of all processes are added per sample. So a video counts once, wherever its views went.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torchmetrics.functional.classification import binary_average_precision
 
 from mvrec.data.batch import PADDING_ID, BadSample
 from mvrec.errors import UserError
 
+THRESHOLD = 0.5  # a class with a greater probability is one that the model predicts, in multi-label data
+
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(ABC):
     """What an evaluation found.
 
     Attributes:
         sample_ids: int64 (N,), rising; the samples that were scored.
-        probabilities: float64 (N, K), mean softmax over views.
-        labels: int64 (N,).
+        probabilities: float64 (N, K), means over views.
+        labels: int64 (N,), or multi-hot, bool (N, K).
         failed: Samples that could not be read. They count as wrong.
         expected: Samples that should have been scored.
     """
@@ -37,6 +41,19 @@ class Scores:
     def num_classes(self) -> int:
         """K."""
         return self.probabilities.shape[1]
+
+    @abstractmethod
+    def metrics(self) -> dict[str, float]:
+        """Named values, the one that says which of two models is better first."""
+
+    def counts(self, noun: str = "videos") -> str:
+        """How many samples the score speaks of, by the name that the caller gives them."""
+        return f"{len(self.sample_ids)}/{self.expected} {noun} scored, {len(self.failed)} failed"
+
+
+@dataclass(frozen=True)
+class SingleLabelScores(Scores):
+    """What an evaluation found where a sample has one class: means of softmax, labels are int64 (N,)."""
 
     def top_k(self, k: int) -> float:
         """Share of all expected samples whose class is among the k most probable ones."""
@@ -63,31 +80,90 @@ class Scores:
         values = {"top1": self.top_k(1), f"top{k}": self.top_k(k), "mean_class": self.mean_class_accuracy()}
         return {**values, "loss": self.loss()}
 
+
+@dataclass(frozen=True)
+class MultiLabelScores(Scores):
+    """What an evaluation found where a sample has any number of classes: means of sigmoids, labels are bool (N, K).
+
+    For a sample that could not be read the model predicts nothing: its classes are missed, whatever the threshold, and
+    it is no false alarm of any other class.
+    """
+
+    def average_precisions(self) -> Tensor:
+        """Area under the precision-recall curve of each class, by steps: float64 (K,), nan for one without samples.
+
+        That is scikit-learn's `average_precision_score`, over all samples, also those without any class. The recall is
+        that of all samples, so that those that failed lower it.
+        """
+        found, missed = self.labels.sum(dim=0), self._missed()
+        values = torch.full((self.num_classes,), torch.nan, dtype=torch.float64)
+        values[missed > 0] = 0.0
+        for number in torch.nonzero(found).flatten().tolist():
+            precision = binary_average_precision(
+                self.probabilities[:, number], self.labels[:, number].long(), validate_args=False
+            )
+            values[number] = precision.double() * found[number] / (found[number] + missed[number])
+        return values
+
+    def mean_average_precision(self) -> float:
+        """The mean of `average_precisions` over the classes that occur, as Charades is reported."""
+        values = self.average_precisions()
+        values = values[~values.isnan()]
+        return float(values.mean()) if len(values) else 0.0
+
+    def micro_f1(self) -> float:
+        """F1 of all decisions on samples and classes together, a class being predicted above `THRESHOLD`."""
+        predicted = self.probabilities > THRESHOLD
+        right = int((predicted & self.labels).sum())
+        both = int(predicted.sum()) + int(self.labels.sum()) + int(self._missed().sum())
+        return 2 * right / both if both else 0.0
+
+    def loss(self) -> float:
+        """Binary cross-entropy of the mean sigmoid in nats, averaged over the scored samples and all classes."""
+        likely = torch.where(self.labels, self.probabilities, 1 - self.probabilities).clamp_min(1e-12)
+        return float(-likely.log().mean()) if len(likely) else 0.0
+
+    def metrics(self) -> dict[str, float]:
+        """Named values; "map" is the mean average precision."""
+        return {"map": self.mean_average_precision(), "micro_f1": self.micro_f1(), "loss": self.loss()}
+
     def counts(self, noun: str = "videos") -> str:
-        """How many samples the score speaks of, by the name that the caller gives them."""
-        return f"{len(self.sample_ids)}/{self.expected} {noun} scored, {len(self.failed)} failed"
+        """Also how many classes the mean average precision speaks of."""
+        occurring = int(((self.labels.sum(dim=0) + self._missed()) > 0).sum())
+        return f"{super().counts(noun)}, map of {occurring}/{self.num_classes} classes"
+
+    def _missed(self) -> Tensor:
+        """How many failed samples each class has: int64 (K,)."""
+        labels = [label for bad in self.failed for label in bad.labels]
+        return torch.bincount(torch.tensor(labels, dtype=torch.int64), minlength=self.num_classes)
 
 
 class ScoreKeeper:
-    """Collects softmax sums per sample on one process and joins them over all.
+    """Collects sums of probabilities per sample on one process and joins them over all.
 
     Args:
         num_classes: K.
         num_views: Views that each sample must have.
         expected: Samples over all processes; `None` when only a part is scored on purpose.
+        multi_label: Whether a sample may have several classes, or none.
     """
 
-    def __init__(self, *, num_classes: int, num_views: int, expected: int | None) -> None:
+    def __init__(self, *, num_classes: int, num_views: int, expected: int | None, multi_label: bool = False) -> None:
         self.num_classes, self.num_views, self.expected = num_classes, num_views, expected
+        self.multi_label = multi_label
         self._sums: dict[int, Tensor] = {}
         self._counts: dict[int, int] = {}
-        self._labels: dict[int, int] = {}
+        self._labels: dict[int, Tensor] = {}
         self._failed: list[BadSample] = []
 
     def add(self, logits: Tensor, labels: Tensor, sample_ids: Tensor) -> None:
-        """Add views: logits (B, K), labels (B,), sample_ids (B,) where `PADDING_ID` does not count."""
-        probabilities = logits.detach().float().softmax(dim=1).double().cpu()
-        for row, label, sample in zip(probabilities, labels.tolist(), sample_ids.tolist(), strict=True):
+        """Add views: logits (B, K), labels (B,) or multi-hot (B, K), ids (B,) where `PADDING_ID` does not count."""
+        assert labels.ndim == 1 + self.multi_label, labels.shape
+        logits = logits.detach().float().cpu()
+        # In float32 the sigmoid of all logits above 17 is 1: their order, which is what counts, would be lost.
+        probabilities = logits.double().sigmoid() if self.multi_label else logits.softmax(dim=1).double()
+        labels = labels.cpu().to(self._label_dtype)
+        for row, label, sample in zip(probabilities, labels, sample_ids.tolist(), strict=True):
             if sample == PADDING_ID:
                 continue
             self._sums[sample] = self._sums[sample] + row if sample in self._sums else row
@@ -104,19 +180,23 @@ class ScoreKeeper:
         Raises:
             UserError: A sample with more or fewer views than the protocol says, or samples missing.
         """
-        total = ScoreKeeper(num_classes=self.num_classes, num_views=self.num_views, expected=self.expected)
+        total = ScoreKeeper(
+            num_classes=self.num_classes,
+            num_views=self.num_views,
+            expected=self.expected,
+            multi_label=self.multi_label,
+        )
         for state in self._all_states():
             total._merge(*state)
         return total._scores()
 
     def _all_states(self) -> list[Any]:
         samples = sorted(self._sums)
-        sums = torch.stack([self._sums[sample] for sample in samples]) if samples else torch.empty(0)
         state = (
             samples,
-            sums,
-            [self._counts[s] for s in samples],
-            [self._labels[s] for s in samples],
+            _stacked([self._sums[sample] for sample in samples]),
+            [self._counts[sample] for sample in samples],
+            _stacked([self._labels[sample] for sample in samples]),
             self._failed,
         )
         if not (dist.is_available() and dist.is_initialized()):
@@ -126,7 +206,7 @@ class ScoreKeeper:
         return states
 
     def _merge(
-        self, samples: list[int], sums: Tensor, counts: list[int], labels: list[int], failed: list[BadSample]
+        self, samples: list[int], sums: Tensor, counts: list[int], labels: Tensor, failed: list[BadSample]
     ) -> None:
         for sample, row, count, label in zip(samples, sums, counts, labels, strict=True):
             self._sums[sample] = self._sums[sample] + row if sample in self._sums else row
@@ -142,11 +222,20 @@ class ScoreKeeper:
         if self.expected is not None and came != self.expected:
             raise UserError(f"{came} samples came in, {self.expected} were expected")
         samples = sorted(self._sums)
-        rows = torch.stack([self._sums[sample] for sample in samples]) if samples else torch.empty(0, self.num_classes)
-        return Scores(
+        sums = _stacked([self._sums[sample] for sample in samples]).double().reshape(-1, self.num_classes)
+        labels = _stacked([self._labels[sample] for sample in samples]).to(self._label_dtype)
+        return (MultiLabelScores if self.multi_label else SingleLabelScores)(
             sample_ids=torch.tensor(samples, dtype=torch.int64),
-            probabilities=rows.double() / self.num_views,
-            labels=torch.tensor([self._labels[sample] for sample in samples], dtype=torch.int64),
+            probabilities=sums / self.num_views,
+            labels=labels.reshape(sums.shape) if self.multi_label else labels,
             failed=tuple(sorted(self._failed)),
             expected=came,
         )
+
+    @property
+    def _label_dtype(self) -> torch.dtype:
+        return torch.bool if self.multi_label else torch.int64
+
+
+def _stacked(rows: list[Tensor]) -> Tensor:
+    return torch.stack(rows) if rows else torch.empty(0)

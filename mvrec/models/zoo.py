@@ -36,7 +36,7 @@ from mvrec.published import list_models
 
 log = logging.getLogger("mvrec")
 
-__all__ = ["VARIANTS", "create_model", "identify", "list_models", "with_weights"]
+__all__ = ["VARIANTS", "create_model", "identify", "list_models", "name_of", "with_weights"]
 
 VARIANTS: dict[str, Callable[..., Backbone]] = {
     build.__name__: build
@@ -157,6 +157,24 @@ def with_weights(
             model.num_classes,
         )
     return model, load_recognised(model, stored, found, allow_partial=allow_partial, new_head=new_head)
+
+
+def name_of(stored: StoredWeights) -> str:
+    """The variant that some weights are those of: as they say themselves, else by their shapes.
+
+    Raises:
+        UserError: No variant has such weights.
+    """
+    told = stored.details.get("name")
+    if told in VARIANTS:
+        return str(told)
+    tensors = recognised(stored).tensors
+    names = identify(tensors) or identify(tensors, but_for_pooling=True)
+    if not names:
+        raise UserError(
+            f"{stored.source}: no variant has these weights; name the nearest with --model (mvrec models lists them)"
+        )
+    return names[0]
 
 
 def identify(tensors: Mapping[str, Tensor], *, but_for_pooling: bool = False) -> list[str]:

@@ -1,4 +1,4 @@
-"""Single-label classification of clips and images."""
+"""Classification of clips and images that have one class, or any number of classes."""
 
 import logging
 import math
@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -21,8 +20,13 @@ from mvrec.errors import UserError
 from mvrec.evaluation.predictions import write_predictions
 from mvrec.evaluation.scores import ScoreKeeper, Scores
 from mvrec.models.backbone import Backbone
-from mvrec.training.mixing import Mixing, soft_targets
-from mvrec.training.optim import WarmupCosine, parameter_groups
+from mvrec.tasks.start import Start
+from mvrec.tasks.targets import classification_loss, compare_kinds, make_targets
+from mvrec.training.losses import ClassWeights, class_weight_tensor
+from mvrec.training.mixing import Mixing
+from mvrec.training.optim import WarmupCosine
+from mvrec.training.parameter_groups import group_record, group_table, parameter_groups, scale_rates
+from mvrec.training.sharding import is_sharded, shard
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 Stage = Literal["val", "test", "predict"]
@@ -38,40 +42,68 @@ class Classification(L.LightningModule):
 
     Args:
         backbone: The network.
+        weights: File whose weights training starts from, in any layout; see `load_weights`.
+        new_head: Whether the head starts untrained. By default where the classes of `weights` are not the data's.
+        freeze: What stays as it is: layers from the stem on, by their number, or "backbone" for all but the head.
         optimizer: Makes the optimiser; its weight decay does not act on biases, norms and what the backbone exempts.
+        layer_decay: Ratio between the learning rates of neighbouring layers, the head having all of it; 1 for none.
         schedule: Learning rate over time, relative to the optimiser's.
         lr_reference_batch: Clips or images per step, over all processes and accumulated batches, that the optimiser's
             learning rate is meant for; the rate is scaled in proportion to the real number (Goyal et al. 2017).
             `None` takes the rate as it is.
         mixing: Mixup and CutMix, or `None`.
-        label_smoothing: Share of the target that is spread over all classes.
+        label_smoothing: Share of the target that is spread over all classes; in multi-label data over "has this class"
+            and "has it not" of each.
+        class_weights: Weight of each class in the training loss, or "balanced" for the inverse of its size.
+        compile: Compile the backbone (`torch.compile`); the first step takes a minute or more.
+        channels_last: Lay pixels out with their channels together, which GPUs convolve faster.
+        activation_checkpointing: Recompute each block in the backward pass: less memory, the same numbers.
 
     Raises:
-        UserError: When a checkpoint's classes are not the data's.
+        UserError: A number that is out of range; weights that do not fit; a checkpoint's classes that are not the
+            data's.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         *,
+        weights: str | None = None,
+        new_head: bool | None = None,
+        freeze: int | Literal["backbone"] = 0,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3, weight_decay=0.05),
+        layer_decay: float = 1.0,
         schedule: WarmupCosine = WarmupCosine(),  # noqa: B008 - frozen
         lr_reference_batch: int | None = None,
         mixing: Mixing | None = None,
         label_smoothing: float = 0.0,
+        class_weights: ClassWeights | None = None,
+        compile: bool = False,
+        channels_last: bool = False,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        if not 0 < layer_decay <= 1:
+            raise UserError(f"model.layer_decay must lie in 0..1 and not be 0, got {layer_decay}")
         if not 0 <= label_smoothing < 1:
             raise UserError(f"model.label_smoothing must lie in 0..1, got {label_smoothing}")
         if lr_reference_batch is not None and lr_reference_batch < 1:
             raise UserError(f"model.lr_reference_batch must be at least 1, got {lr_reference_batch}")
         self.backbone = backbone
+        self.start = Start(weights, new_head=new_head, freeze=freeze)
+        self.start.load(backbone)
         self.make_optimizer = optimizer
+        self.layer_decay, self.class_weights = layer_decay, class_weights
+        self.compiled, self.channels_last = compile, channels_last
+        backbone.set_activation_checkpointing(activation_checkpointing)
         self.schedule = schedule
         self.lr_reference_batch = lr_reference_batch
         self.mixing = mixing
         self.label_smoothing = label_smoothing
+        self.run_record: dict[str, Any] = {}  # what the command line adds to checkpoints
+        self.parameter_groups: list[dict[str, Any]] = []
         self.scores: Scores | None = None
+        self._configured = False
         self._keeper: ScoreKeeper | None = None
 
     @property
@@ -92,27 +124,61 @@ class Classification(L.LightningModule):
         built, fed = self.backbone.input_shape, self.datamodule.clip_shape
         if len(built) != len(fed) or built[0] != fed[0]:
             raise UserError(f"the backbone takes inputs of shape {built} without the batch, the data give {fed}")
-        num_classes = self.datamodule.num_classes
-        if self.backbone.num_classes != num_classes:
-            self.backbone.reset_head(num_classes)
+        if not self._configured:  # averaging callbacks ask for it before the trainer does
+            self._configured = True
+            self.start.fit_head(self.backbone, self.datamodule.class_names)
+            self.start.freeze_layers(self.backbone)
+            self._prepare_backbone()
         if built != fed and self.backbone.position_grid is not None:
             log.warning(
                 "the backbone is built for %s and gets %s: its position tables are interpolated", _input(built), fed
             )
 
+    def _prepare_backbone(self) -> None:
+        if self.channels_last:
+            layout = torch.channels_last if len(self.backbone.input_shape) == 3 else torch.channels_last_3d
+            self.backbone.to(memory_format=layout)
+        if self.class_weights is not None:
+            weights = class_weight_tensor(self.class_weights, self.datamodule.class_counts)
+            self.register_buffer("class_weight", weights, persistent=False)
+        if self.compiled:
+            self.backbone.compile()
+        if is_sharded(self.trainer):
+            blocks = shard(self.backbone, self.backbone.parameter_stages(), self.device_mesh)
+            log.info("%d blocks are sharded over %d processes", blocks, self.trainer.world_size)
+
+    def train(self, mode: bool = True) -> "Classification":
+        """Training or evaluation mode; what is frozen stays in evaluation mode, with its running statistics."""
+        super().train(mode)
+        self.start.keep_frozen(self.backbone)
+        return self
+
     def configure_optimizers(self) -> Any:
-        """The optimiser with its parameter groups, and the schedule per optimiser step."""
-        undecayed = {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
-        optimizer = self.make_optimizer(parameter_groups(self, undecayed=undecayed))
+        """The optimiser with its parameter groups, and the schedule per optimiser step.
+
+        Raises:
+            UserError: A learning rate that is not above 0, or a schedule without an end.
+        """
+        groups = parameter_groups(
+            self,
+            undecayed={f"backbone.{name}" for name in self.backbone.no_weight_decay()},
+            layers=[[f"backbone.{name}" for name in layer] for layer in self.backbone.layer_groups()],
+            layer_decay=self.layer_decay,
+        )
+        try:
+            optimizer = self.make_optimizer(groups)
+        except ValueError as error:
+            raise UserError(f"model.optimizer: {error}") from None
+        if any(group["lr"] <= 0 for group in optimizer.param_groups):
+            raise UserError(f"model.optimizer.lr must be above 0, got {optimizer.param_groups[0]['lr']}")
         trainer = self.trainer
         total_steps = trainer.estimated_stepping_batches
         if total_steps == math.inf:
             raise UserError("the schedule needs an end: set trainer.max_epochs or trainer.max_steps")
         trainer.fit_loop.setup_data()  # counts the batches where the line above did not need to
         steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-        scale = self._lr_scale()
-        for group in optimizer.param_groups:
-            group["lr"] *= scale
+        scale_rates(optimizer, self._lr_scale())
+        self.parameter_groups = group_record(optimizer, self)
 
         def factor(step: int) -> float:
             return self.schedule.factor(step, total_steps=int(total_steps), steps_per_epoch=steps_per_epoch)
@@ -146,16 +212,19 @@ class Classification(L.LightningModule):
             self.backbone.num_classes,
             _input(self.datamodule.clip_shape),
         )
+        for line in group_table(self.parameter_groups):
+            log.info("%s", line)
 
     # -- training -----------------------------------------------------------------------------------------------
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        """Cross-entropy with soft targets."""
-        targets = soft_targets(batch.labels, self.backbone.num_classes, smoothing=self.label_smoothing)
+        """Cross-entropy with soft targets; of sigmoids where a clip may have several classes."""
+        targets = make_targets(batch.labels, self.backbone.num_classes, smoothing=self.label_smoothing)
         clips = batch.clips
         if self.mixing is not None:
             clips, targets = self.mixing(clips, targets, seed=derive_seed("mix", int(batch.seeds[0])))
-        loss = F.cross_entropy(self(clips).float(), targets)
+        weights = getattr(self, "class_weight", None)
+        loss = classification_loss(self(clips).float(), targets, multi_label=batch.multi_label, class_weights=weights)
         self.log("train/loss", loss, batch_size=len(batch))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch))
         return loss
@@ -211,6 +280,7 @@ class Classification(L.LightningModule):
             num_classes=self.backbone.num_classes,
             num_views=self._protocol(stage).num_views,
             expected=len(loader.dataset) if whole else None,  # type: ignore[union-attr]
+            multi_label=self.datamodule.multi_label,
         )
 
     def _score(self, batch: ClipBatch) -> None:
@@ -255,9 +325,13 @@ class Classification(L.LightningModule):
         checkpoint["mvrec"] = {
             "version": __version__,
             "class_names": list(self.datamodule.class_names),
+            "multi_label": self.datamodule.multi_label,
             "protocol": self.datamodule.test_protocol.as_dict(),
             "image_size": list(self.backbone.input_shape[-2:]),
             "position_grid": None if grid is None else list(grid),
+            "parameter_groups": self.parameter_groups,
+            "data": self.datamodule.record(),
+            **self.run_record,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -269,6 +343,7 @@ class Classification(L.LightningModule):
         if self._trainer is None:
             self.backbone.reset_head(len(names))
         else:
+            compare_kinds(saved.get("multi_label", False), self.datamodule.multi_label)
             compare_classes(names, self.datamodule.class_names)
 
 

@@ -1,15 +1,13 @@
-"""Which parameters decay, and the learning rate of every step."""
+"""The learning rate of every step."""
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from torch import nn
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class WarmupCosine:
-    """Linear warm-up, half a cosine and a rest at the end rate, set anew at every optimiser step.
+    """Linear warm-up, half a cosine and a rest at the end rate.
 
     Attributes:
         warmup_epochs: Epochs over which the rate rises linearly.
@@ -19,6 +17,9 @@ class WarmupCosine:
         cosine_from: Where the cosine begins: where the "warmup" ends (SlowFast), or at the "start", with the warm-up
             laid over its first part (timm), which gives lower rates: half-way through 300 epochs with 20 of warm-up
             0.50 of the peak instead of 0.56.
+        per: How long a rate stays. It is set anew at every optimiser "step"; or at every "epoch", which has the rate of
+            its first step throughout, as in timm's training script; or "epoch_late", with the rate of the epoch before,
+            so that the first two share one, as in DeiT's script, which steps to e after epoch e and not to e + 1.
     """
 
     warmup_epochs: float = 0.0
@@ -26,6 +27,7 @@ class WarmupCosine:
     end_factor: float = 0.01
     cooldown_epochs: float = 0.0
     cosine_from: Literal["warmup", "start"] = "warmup"
+    per: Literal["step", "epoch", "epoch_late"] = "step"
 
     def __post_init__(self) -> None:
         if min(self.warmup_epochs, self.cooldown_epochs) < 0:
@@ -37,9 +39,14 @@ class WarmupCosine:
             raise ValueError(f"schedule needs factors in 0..1, got {self.start_factor}, {self.end_factor}")
         if self.cosine_from not in ("warmup", "start"):
             raise ValueError(f"schedule.cosine_from must be 'warmup' or 'start', got {self.cosine_from!r}")
+        if self.per not in ("step", "epoch", "epoch_late"):
+            raise ValueError(f"schedule.per must be 'step', 'epoch' or 'epoch_late', got {self.per!r}")
 
     def factor(self, step: int, *, total_steps: int, steps_per_epoch: int) -> float:
         """The rate of optimiser step `step` (from 0) as a share of the peak rate."""
+        if self.per != "step":
+            epoch = step // steps_per_epoch
+            step = steps_per_epoch * (max(epoch - 1, 0) if self.per == "epoch_late" else epoch)
         warmup = self.warmup_epochs * steps_per_epoch
         if step < warmup:
             return self.start_factor + (1 - self.start_factor) * step / warmup
@@ -47,24 +54,3 @@ class WarmupCosine:
         last = total_steps - self.cooldown_epochs * steps_per_epoch
         progress = min((step - first) / max(last - first, 1), 1.0)
         return self.end_factor + (1 - self.end_factor) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def parameter_groups(model: nn.Module, *, undecayed: set[str]) -> list[dict[str, Any]]:
-    """Two groups: what the optimiser's weight decay acts on, and what it leaves alone.
-
-    Vectors (biases, norms) and the names in `undecayed` do not decay; frozen parameters are in no group.
-
-    Raises:
-        ValueError: A name in `undecayed` that is no parameter.
-    """
-    names = dict(model.named_parameters())
-    unknown = undecayed - names.keys()
-    if unknown:
-        raise ValueError(f"no_weight_decay() names parameters that do not exist: {sorted(unknown)}")
-    decayed: list[nn.Parameter] = []
-    left_alone: list[nn.Parameter] = []
-    for name, parameter in names.items():
-        if parameter.requires_grad:
-            (left_alone if parameter.ndim <= 1 or name in undecayed else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": left_alone, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]

@@ -1,7 +1,6 @@
 """The run directory: everything about a run in one folder that can be moved.
 
-`config.yaml`, `environment.json`, `metrics.csv`, `quarantine/` and `checkpoints/`; a second run started afresh in
-the same folder moves these to `earlier/<n>/` first.
+What it holds stands in `CONTENTS`; a second run started afresh in the same folder moves it to `earlier/<n>/` first.
 """
 
 import csv
@@ -17,13 +16,27 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import lightning as L
+import torch
+import torch.distributed as dist
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mvrec import __version__
 from mvrec.files import write_atomically
+from mvrec.training.curves import draw_curves
 
-CONTENTS = ("config.yaml", "environment.json", "metrics.csv", "quarantine", "checkpoints")
+CONTENTS = (
+    "config.yaml",
+    "environment.json",
+    "data.json",
+    "parameter_groups.json",
+    "metrics.csv",
+    "curves.png",
+    "non_finite",
+    "quarantine",
+    "checkpoints",
+)
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "decord", "av", "numpy")
 
 
@@ -47,7 +60,7 @@ def set_aside_earlier_run(run_dir: Path) -> Path | None:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, host and source revision, for `environment.json`."""
+    """Versions, hosts and source revision, for `environment.json`; in a run of several processes all must call it."""
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
@@ -58,12 +71,26 @@ def environment() -> dict[str, Any]:
         "mvrec": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "host": socket.gethostname(),
+        "hosts": _hosts(),
+        "devices": _devices(),
         "command": sys.argv,
         "git_revision": _git_revision(),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
         "packages": versions,
     }
+
+
+def _hosts() -> list[str]:
+    """The host of each process, by rank."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [socket.gethostname()]
+    hosts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(hosts, socket.gethostname())
+    return hosts
+
+
+def _devices() -> list[str]:
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
 def _git_revision() -> str | None:
@@ -81,9 +108,36 @@ def _git_revision() -> str | None:
     return result.stdout.strip() or None
 
 
-def write_environment(run_dir: Path) -> None:
-    """Write `environment.json`."""
-    write_atomically(run_dir / "environment.json", json.dumps(environment(), indent=2) + "\n")
+class RunRecord(L.Callback):
+    """Writes what a result cannot be judged without, at the start, and the curves at the end.
+
+    `environment.json`, `data.json` and `parameter_groups.json`; the same goes into every checkpoint, where
+    `mvrec.environment`, `mvrec.data` and `mvrec.parameter_groups` are.
+
+    Args:
+        run_dir: The run directory.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the record; every process takes part, the first one writes."""
+        record = environment()
+        task: Any = pl_module
+        task.run_record["environment"] = record
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        files = {"environment": record, "data": datamodule.record(), "parameter_groups": task.parameter_groups}
+        for name, content in files.items():
+            write_atomically(self.run_dir / f"{name}.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw the curves."""
+        metrics = self.run_dir / "metrics.csv"
+        if trainer.is_global_zero and metrics.is_file():
+            draw_curves(metrics, self.run_dir / "curves.png")
 
 
 class MetricsCsv(Logger):

@@ -170,7 +170,7 @@ def test_a_file_with_two_labels_is_refused(tmp_path):
         Row("y", "run", source="l", line=3),
         Row("x", "jump", source="l", line=9),
     ]
-    with pytest.raises(UserError, match=r"^l:9: 'x' is 'jump' here and 'run' at l:2$"):
+    with pytest.raises(UserError, match=r"^l:9: 'x' is 'jump' here and 'run' at l:2 \(several .* column 'labels'"):
         SampleIndex(rows, root=tmp_path)
 
 

@@ -106,8 +106,8 @@ def test_evaluation_replaces_nothing(index):
         item = clips[SampleKey(0, row)]
         assert item.views is None
         assert (item.sample_id, item.label) == (row, index[row].label)
-        ((number, path, cause, stop),) = item.bad
-        assert (number, path, stop) == (row, str(index[row].path), "")
+        ((number, path, cause, stop, classes),) = item.bad
+        assert (number, path, stop, classes) == (row, str(index[row].path), "", ())
         assert cause
         assert "\n" not in cause
 

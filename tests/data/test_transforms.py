@@ -99,6 +99,33 @@ def test_crop_box_is_the_centre_where_none_fits(height, width, box):
     assert random_crop_box(height, width, too_large, random.Random(0)) == box
 
 
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (320, 240), (100, 100), (2, 900)])
+def test_square_crops_of_a_share_of_the_short_side(height, width):
+    augment = Augment(crop_side=(224 / 320, 224 / 256))
+    boxes = [random_crop_box(height, width, augment, random.Random(seed)) for seed in range(400)]
+    short = min(height, width)
+    assert all(b.height == b.width and 0 <= b.top <= height - b.height for b in boxes)
+    assert all(0 <= b.left <= width - b.width for b in boxes)
+    sides = [b.height for b in boxes]
+    assert min(sides) == pytest.approx(0.7 * short, abs=1)
+    assert max(sides) == pytest.approx(0.875 * short, abs=1)
+    # To the edges on all sides.
+    assert min(b.left for b in boxes) < 0.05 * width
+    assert max(b.left + b.width for b in boxes) > 0.95 * width
+    assert min(b.top for b in boxes) < 0.05 * height
+    assert max(b.top + b.height for b in boxes) > 0.95 * height
+
+
+def test_a_side_of_the_short_side_alone_is_the_frame_as_it_stands():
+    assert random_crop_box(30, 30, Augment(crop_side=(1.0, 1.0)), random.Random(0)) == Box(0, 0, 30, 30)
+
+
+@pytest.mark.parametrize("share", [(0.0, 1.0), (0.5, 0.4), (0.9, 1.1)])
+def test_impossible_squares(share):
+    with pytest.raises(ValueError, match=f"crop_side must be two rising numbers in 0..1, got {share[0]}, {share[1]}"):
+        Augment(crop_side=share)
+
+
 @pytest.mark.parametrize("bounds", [{"crop_area": (0.0, 1.0)}, {"crop_area": (0.5, 0.4)}, {"crop_aspect": (2, 1)}])
 def test_impossible_crops(bounds):
     ((name, (least, greatest)),) = bounds.items()

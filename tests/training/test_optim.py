@@ -2,9 +2,8 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
-from mvrec.training.optim import WarmupCosine, parameter_groups
+from mvrec.training.optim import WarmupCosine
 
 # 10 epochs of 4 steps, 2 of them warm-up from 0.1, down to 0.02.
 TABLE = {
@@ -47,6 +46,7 @@ def test_short_schedules(warmup_epochs, expected):
         {"start_factor": 1.5},
         {"end_factor": -0.1},
         {"cosine_from": "end"},
+        {"per": "day"},
     ],
 )
 def test_impossible_schedules(values):
@@ -79,7 +79,7 @@ def test_a_run_shorter_than_warm_up_and_cool_down():
 def test_the_image_recipes_follow_timm(cosine_from):
     from timm.scheduler.cosine_lr import CosineLRScheduler
 
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
     prefix = cosine_from == "warmup"
     theirs = CosineLRScheduler(
         optimizer,
@@ -99,48 +99,41 @@ def test_the_image_recipes_follow_timm(cosine_from):
         assert 2 * factor == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6), step
 
 
-class Network(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.position = nn.Parameter(nn.init.zeros_(nn.Linear(4, 7).weight.data))
-        self.linear = nn.Linear(4, 4)
-        self.norm = nn.LayerNorm(4)
-        self.conv = nn.Conv3d(1, 2, 3)
-        self.shared = self.linear
-        self.scale = nn.Parameter(self.norm.weight.data[0].clone())
+# 10 epochs of 4 steps, 2 of them warm-up from 0.1, 2 at the end rate of 0.02: the rates of whole epochs.
+PER_EPOCH = {
+    "epoch": {0: 0.1, 3: 0.1, 4: 0.55, 7: 0.55, 8: 1.0, 20: 0.51, 23: 0.51, 28: 0.0856476, 32: 0.02, 39: 0.02},
+    "epoch_late": {0: 0.1, 7: 0.1, 8: 0.55, 11: 0.55, 12: 1.0, 24: 0.51, 27: 0.51, 32: 0.0856476, 36: 0.02, 39: 0.02},
+}
 
 
-def names_in(model, group):
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [names[id(parameter)] for parameter in group["params"]]
+@pytest.mark.parametrize(
+    ("per", "step", "factor"), [(per, *pair) for per in PER_EPOCH for pair in PER_EPOCH[per].items()]
+)
+def test_a_rate_that_stays_for_an_epoch(per, step, factor):
+    schedule = WarmupCosine(warmup_epochs=2, start_factor=0.1, end_factor=0.02, cooldown_epochs=2, per=per)
+    assert schedule.factor(step, total_steps=40, steps_per_epoch=4) == pytest.approx(factor, abs=1e-7)
 
 
-def test_each_parameter_once_and_vectors_undecayed():
-    model = Network()
-    decayed, left_alone = parameter_groups(model, undecayed={"position"})
-    assert names_in(model, decayed) == ["linear.weight", "conv.weight"]
-    assert sorted(names_in(model, left_alone)) == sorted(
-        ["position", "scale", "linear.bias", "norm.weight", "norm.bias", "conv.bias"]
+@pytest.mark.parametrize("cooldown_epochs", [0, 10])
+@pytest.mark.parametrize(("per", "ahead"), [("epoch", 1), ("epoch_late", 0)])
+def test_a_schedule_per_epoch_follows_timm(per, ahead, cooldown_epochs):
+    """The scripts of timm step to epoch + 1 after an epoch, DeiT's to that epoch's own number."""
+    from timm.scheduler.cosine_lr import CosineLRScheduler
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    theirs = CosineLRScheduler(optimizer, t_initial=300, lr_min=1e-5, warmup_t=5, warmup_lr_init=1e-6)
+    ours = WarmupCosine(
+        warmup_epochs=5,
+        start_factor=0.001,
+        end_factor=0.01,
+        cooldown_epochs=cooldown_epochs,
+        cosine_from="start",
+        per=per,
     )
-    assert "weight_decay" not in decayed  # the optimiser's own
-    assert left_alone["weight_decay"] == 0.0
-
-
-def test_frozen_parameters_are_in_no_group():
-    model = Network()
-    model.linear.requires_grad_(False)
-    model.norm.bias.requires_grad_(False)
-    names = [name for group in parameter_groups(model, undecayed=set()) for name in names_in(model, group)]
-    assert sorted(names) == sorted(["position", "scale", "norm.weight", "conv.weight", "conv.bias"])
-
-
-@pytest.mark.parametrize(("model", "decay"), [(nn.LayerNorm(3), 0.0), (nn.Linear(3, 3, bias=False), None)])
-def test_no_group_is_empty(model, decay):
-    (group,) = parameter_groups(model, undecayed=set())
-    assert group.get("weight_decay") == decay
-    assert group["params"]
-
-
-def test_unknown_name():
-    with pytest.raises(ValueError, match=r"parameters that do not exist: \['positon'\]"):
-        parameter_groups(Network(), undecayed={"position", "positon"})
+    steps_per_epoch, epochs = 3, 300 + cooldown_epochs
+    for epoch in range(epochs):
+        for step in range(steps_per_epoch * epoch, steps_per_epoch * (epoch + 1)):
+            factor = ours.factor(step, total_steps=steps_per_epoch * epochs, steps_per_epoch=steps_per_epoch)
+            theirs.step_update(step + 1)  # which does nothing, as they count epochs
+            assert 1e-3 * factor == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6), (epoch, step)
+        theirs.step(epoch + ahead)

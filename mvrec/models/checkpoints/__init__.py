@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from mvrec.models.mvit import MViT
 from mvrec.models.sgformer import SGFormer
 from mvrec.models.shunted import Shunted
 
-__all__ = ["LoadReport", "Resized", "load_weights"]
+__all__ = ["LoadReport", "Resized", "load_weights", "start_from"]
 
 log = logging.getLogger("mvrec")
 
@@ -45,6 +46,28 @@ def load_weights(model: Backbone, source: Source, *, allow_partial: bool = False
         model = model.backbone
     found = by_library_names(model, stored) if isinstance(model, Baseline) else recognised(stored)
     return load_recognised(model, stored, found, allow_partial=allow_partial)
+
+
+def start_from(model: Backbone, source: Source) -> dict[str, Any]:
+    """Load weights for a training that starts from them: a head of another class count is left out.
+
+    Args:
+        model: The network.
+        source: A path (torch or safetensors) or a state dict.
+
+    Returns:
+        What the file says of itself, such as `class_names`; empty for a file that is not mvrec's.
+
+    Raises:
+        UserError: See `load_weights`.
+    """
+    stored = read_weights(source)
+    inner = model.backbone if isinstance(model, Framewise) else model
+    found = by_library_names(inner, stored) if isinstance(inner, Baseline) else recognised(stored)
+    heads = [tensor.shape[0] for name, tensor in found.tensors.items() if name.startswith("head.") and tensor.ndim == 2]
+    new_head = bool(heads) and heads[0] != inner.num_classes
+    load_recognised(inner, stored, found, new_head=new_head)
+    return stored.details
 
 
 def recognised(stored: StoredWeights) -> Recognised:

@@ -37,6 +37,23 @@ def build_as_stored(
 ) -> Backbone:
     """The network of a variant with the class count, size, depth and pooling that the weights have.
 
+    Raises:
+        WrongArchitectureError: The weights are those of another network.
+    """
+    target, arguments = as_stored(build, tensors, knobs, family=family, details=details)
+    return target(**arguments)
+
+
+def as_stored(
+    build: Callable[..., Backbone],
+    tensors: Tensors,
+    knobs: Knobs,
+    *,
+    family: type[Backbone],
+    details: Mapping[str, Any],
+) -> tuple[Callable[..., Backbone], Knobs]:
+    """What to call, and with which arguments, for the network that some weights belong to.
+
     Args:
         build: The variant's function.
         tensors: Its weights by our names.
@@ -56,15 +73,15 @@ def build_as_stored(
         stored["image_size"] = _image_size(tensors, base, details)
     if isinstance(base, MViT) and _is_video(tensors) == (len(base.input_shape) == 4):
         plan = mvit_arguments(tensors, base)
-        return MViT(**{**plan, **stored, **knobs})
+        return MViT, {**plan, **stored, **knobs}
     if isinstance(base, MViT):  # image weights for clips, or back: the variant's own plan holds them
-        return build(**{**stored, **knobs})
+        return build, {**stored, **knobs}
     stored |= _branches(build, tensors)
     with torch.device("meta"):
         same = same_network(build(**{name: value for name, value in stored.items() if name == "branches"}), tensors)
     if not same:
         raise WrongArchitectureError("other widths or depths")
-    return build(**{**stored, **_channels(tensors, base), **knobs})
+    return build, {**stored, **_channels(tensors, base), **knobs}
 
 
 def same_network(model: Backbone, tensors: Tensors, *, but_for_pooling: bool = False) -> bool:

@@ -1,0 +1,56 @@
+"""Sets of labels in packed arrays: the labels of all rows one behind the other, and where those of each row end."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class LabelSets:
+    """A sequence of sets of class numbers, which may be empty.
+
+    Attributes:
+        values: int32 (labels,), those of row 0, then those of row 1 and so on.
+        ends: int64 (rows,), where in `values` those of each row end.
+    """
+
+    values: np.ndarray
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.values[self.ends[row - 1] if row else 0 : self.ends[row]]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The row of each label: int64 (labels,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.ends, prepend=0))
+
+    def multi_hot(self, row: int, num_classes: int) -> np.ndarray:
+        """1 for the classes of a row and 0 for all others: float32 (num_classes,)."""
+        target = np.zeros(num_classes, np.float32)
+        target[self[row]] = 1
+        return target
+
+    def ordered(self) -> "LabelSets":
+        """The same with each row's labels rising."""
+        return LabelSets(self.values[np.lexsort((self.values, self.rows))], self.ends)
+
+    def first_repeated(self) -> tuple[int, int] | None:
+        """Row and label of the first label that stands twice in its row; the rows' labels must rise."""
+        rows = self.rows
+        twice = np.flatnonzero((rows[1:] == rows[:-1]) & (self.values[1:] == self.values[:-1]))
+        return (int(rows[twice[0]]), int(self.values[twice[0]])) if len(twice) else None
+
+    def joined(self, into: np.ndarray) -> "LabelSets":
+        """One set for the rows that go into one, with each label once.
+
+        Args:
+            into: int64 (rows,), the number that each row becomes; 0 to the highest, each at least once.
+        """
+        count = int(into.max(initial=-1)) + 1
+        width = int(self.values.max(initial=0)) + 1
+        rows, values = np.divmod(np.unique(into[self.rows] * width + self.values), width)
+        return LabelSets(values.astype(np.int32), np.cumsum(np.bincount(rows, minlength=count)))

@@ -1,0 +1,121 @@
+"""What a file of weights says about the run that starts from it: which network, which data, which protocol."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from mvrec.errors import UserError
+from mvrec.models.checkpoints import FAMILIES, recognised
+from mvrec.models.checkpoints.files import StoredWeights, read_weights
+from mvrec.models.checkpoints.structure import as_stored
+from mvrec.models.zoo import VARIANTS, name_of
+from mvrec.published import input_settings
+
+
+class StartingPoint(NamedTuple):
+    """Settings that follow from a file of weights, as a config would give them.
+
+    Attributes:
+        backbone: `class_path` and `init_args` of the network.
+        data: The same of the data module; the root is the user's to give.
+        summary: One line for people.
+    """
+
+    backbone: dict[str, Any]
+    data: dict[str, Any]
+    summary: str
+
+
+def starting_point(path: str, *, where: str) -> StartingPoint:
+    """Read what a file of weights has to say.
+
+    A checkpoint of a run knows its network, its clips or images, and its protocol. Of other files the network is found
+    by the shapes of their weights, and the rest is what was published with it.
+
+    Args:
+        path: The file.
+        where: The flag or line of a config that names it.
+
+    Raises:
+        UserError: The file cannot be read, or holds no network of the zoo.
+    """
+    try:
+        stored = read_weights(path)
+        run = _hyper_parameters(Path(path).expanduser())
+        if run:
+            return _of_run(run, stored)
+        return _of_weights(stored)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _hyper_parameters(path: Path) -> dict[str, Any]:
+    """How the run of a checkpoint was configured; empty for weights of another kind."""
+    if path.suffix == ".safetensors":
+        return {}
+    try:
+        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # no checkpoint of a run: `read_weights` has read it in its own way
+        return {}
+    known = isinstance(tree, dict) and "mvrec" in tree and isinstance(tree.get("hyper_parameters"), dict)
+    return tree["hyper_parameters"] if known else {}
+
+
+def _of_run(run: dict[str, Any], stored: StoredWeights) -> StartingPoint:
+    node = run["backbone"]
+    _without_files(node, stored)
+    protocol = stored.details["protocol"]
+    summary = f"{stored.source}: {_short(node)}, {len(stored.details.get('class_names') or ())} classes"
+    return StartingPoint(node, _data_node(_settings_of(protocol), is_video="clip" in protocol), summary)
+
+
+def _without_files(node: Any, stored: StoredWeights) -> None:
+    """A network that was itself built from a file is built from this one: that file may be gone."""
+    arguments = node.get("init_args") if isinstance(node, dict) else None
+    if not isinstance(arguments, dict):
+        return
+    if arguments.get("weights") is not None:
+        arguments["weights"] = None if "/" in str(arguments.get("name")) else stored.source
+        arguments["num_classes"] = None
+    _without_files(arguments.get("backbone"), stored)
+
+
+def _of_weights(stored: StoredWeights) -> StartingPoint:
+    name = name_of(stored)
+    found = recognised(stored)
+    assert found.family is not None
+    build, arguments = as_stored(
+        VARIANTS[name], found.tensors, {}, family=FAMILIES[found.family], details=stored.details
+    )
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
+    node = {"class_path": f"mvrec.models.{build.__name__}", "init_args": plain}
+    settings = input_settings(name)
+    protocol = stored.details.get("protocol")
+    if protocol:
+        settings |= _settings_of(protocol)
+    elif "clip" in settings:
+        settings["clip"]["num_frames"] = plain.get("num_frames") or settings["clip"]["num_frames"]
+    summary = f"{stored.source}: {name} ({found.layout} layout), {arguments['num_classes']} classes"
+    return StartingPoint(node, _data_node(settings, is_video="clip" in settings), summary)
+
+
+def _settings_of(protocol: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a data module under which it has a protocol."""
+    shared = {"size": protocol["size"], "normalisation": protocol["normalisation"]}
+    if "clip" not in protocol:
+        fraction = protocol["size"] / protocol["short_side"]
+        return {**shared, "crop_fraction": fraction, "interpolation": protocol["interpolation"]}
+    views = protocol["views"]
+    one = {**views, "num_clips": 1, "num_crops": 1}
+    return {**shared, "clip": protocol["clip"], "test_views": views, "val_views": one}
+
+
+def _data_node(settings: dict[str, Any], *, is_video: bool) -> dict[str, Any]:
+    return {"class_path": f"mvrec.data.{'VideoFolder' if is_video else 'ImageFolder'}", "init_args": settings}
+
+
+def _short(node: Any) -> str:
+    path = str(node.get("class_path", "?")) if isinstance(node, dict) else str(node)
+    name = node.get("init_args", {}).get("name") if isinstance(node, dict) else None
+    return str(name or path.rpartition(".")[2])

@@ -1,0 +1,90 @@
+"""Checkpoints that are whole or not there, and the newest of them that can be gone on from."""
+
+import logging
+import os
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from mvrec.files import atomic_path
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes a checkpoint to a temporary file, through to the disk, and gives it its name last.
+
+    What was `last.ckpt` before becomes `previous.ckpt`, to fall back on. The file's own format (a zip archive) has a
+    CRC-32 of every tensor, by which `is_whole` finds damage.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint.
+
+        Args:
+            checkpoint: What to write.
+            path: The file.
+            storage_options: Not used.
+        """
+        path = Path(path)
+        with atomic_path(path) as temporary:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if path.name == LAST and path.is_file():
+                path.replace(path.with_name(PREVIOUS))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether every byte of a checkpoint's tensors is as it was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+class Found(NamedTuple):
+    """A checkpoint of a run, by how far it got."""
+
+    step: int
+    modified_ns: int
+    path: Path
+
+
+def newest_checkpoint(folder: Path) -> Found | None:
+    """The whole checkpoint in a folder that is furthest in training; damaged ones are named in a warning.
+
+    Args:
+        folder: A run's `checkpoints`.
+    """
+    found, damaged = [], []
+    for path in sorted(folder.glob("*.ckpt")) if folder.is_dir() else []:
+        step = _step(path)
+        if step is None:
+            damaged.append(path)
+        else:
+            found.append(Found(step, path.stat().st_mtime_ns, path))
+    for candidate in sorted(found, reverse=True):
+        if is_whole(candidate.path):
+            break
+        damaged.append(candidate.path)
+    else:
+        candidate = None
+    for path in damaged:
+        log.warning("%s is damaged: %s", path, "the one before is taken" if candidate else "it is not used")
+    return candidate
+
+
+def _step(path: Path) -> int | None:
+    """At which optimiser step a checkpoint was saved, or `None` for what cannot be read."""
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except Exception:  # a damaged file shows itself as anything; the caller says that it is damaged
+        return None

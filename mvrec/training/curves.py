@@ -1,0 +1,77 @@
+"""Training curves as a picture, from the metrics that a run has written."""
+
+import csv
+import importlib.util
+import logging
+import math
+from pathlib import Path
+
+from mvrec.files import atomic_path
+
+# One panel each: title, columns of metrics.csv, logarithmic axis.
+PANELS = (
+    ("loss", ("train/loss", "val/loss"), False),
+    ("score", ("val/top1", "val/top5", "val/map", "val/mean_class"), False),
+    ("learning rate", ("train/lr",), False),
+    ("gradient norm", ("train/grad_norm",), True),
+    ("throughput per second", ("train/clips_per_second",), False),
+    ("share of time waiting for data", ("train/data_wait",), False),
+)
+
+log = logging.getLogger(__name__)
+
+
+def read_columns(path: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """The steps and finite values of each column of `metrics.csv`."""
+    columns: dict[str, tuple[list[int], list[float]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            for name, text in row.items():
+                if name == "step" or not text or not math.isfinite(value := float(text)):
+                    continue
+                steps, values = columns.setdefault(name, ([], []))
+                steps.append(int(row["step"]))
+                values.append(value)
+    return columns
+
+
+def draw_curves(metrics: Path, output: Path) -> bool:
+    """Draw the curves of `metrics.csv` into a PNG.
+
+    Args:
+        metrics: The file.
+        output: The picture.
+
+    Returns:
+        Whether there is one: it needs matplotlib, the extra "plot", and a log line says so where that is missing.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        log.info("no %s: pip install 'mvrec[plot]' for the curves of a run", output.name)
+        return False
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = read_columns(metrics)
+    panels = [panel for panel in PANELS if any(name in columns for name in panel[1])]
+    if not panels:
+        return False
+    rows = math.ceil(len(panels) / 2)
+    figure = Figure(figsize=(11, 2.8 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, 2, squeeze=False).flat
+    for axes, (title, names, logarithmic) in zip(grid, panels, strict=False):
+        for name in names:
+            if name in columns:
+                steps, values = columns[name]
+                axes.plot(steps, values, label=name, marker="." if len(steps) < 30 else None, linewidth=1)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("optimiser step", fontsize=8)
+        axes.grid(alpha=0.3)
+        if logarithmic:
+            axes.set_yscale("log")
+        axes.legend(fontsize=8)
+    for axes in list(figure.axes)[len(panels) :]:
+        axes.set_visible(False)
+    with atomic_path(output) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    return True

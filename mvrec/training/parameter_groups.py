@@ -1,0 +1,100 @@
+"""Which parameters are trained, at what share of the learning rate, and which of them decay."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    undecayed: set[str],
+    layers: Sequence[Sequence[str]] = (),
+    layer_decay: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Groups for an optimiser: what its weight decay acts on, and what it leaves alone; with layer decay, per layer.
+
+    Vectors (biases, norms) and the names in `undecayed` do not decay; frozen parameters are in no group. With a
+    `layer_decay` below 1 the rate of layer i of n is `layer_decay ** (n - 1 - i)` of the optimiser's, so that the last
+    one, the head, has all of it (Bao et al. 2022, BEiT, https://arxiv.org/abs/2106.08254).
+
+    Args:
+        model: Whose parameters they are.
+        undecayed: Names that do not decay, besides vectors.
+        layers: Names from the stem to the head; what none of them names has the full rate.
+        layer_decay: Ratio between the rates of neighbouring layers.
+
+    Returns:
+        Groups with `params`, `names`, `name`, `lr_scale`, and `weight_decay` of 0 where nothing decays.
+
+    Raises:
+        ValueError: A name in `undecayed` that is no parameter.
+    """
+    names = dict(model.named_parameters())
+    unknown = undecayed - names.keys()
+    if unknown:
+        raise ValueError(f"no_weight_decay() names parameters that do not exist: {sorted(unknown)}")
+    layer_of = {name: number for number, layer in enumerate(layers) for name in layer}
+    last = max(len(layers) - 1, 0)
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in names.items():
+        if not parameter.requires_grad:
+            continue
+        layer = layer_of.get(name, last) if layer_decay != 1 else last
+        decays = parameter.ndim > 1 and name not in undecayed
+        group = groups.setdefault((layer, not decays), _new_group(layer, last, layer_decay, decays=decays))
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _new_group(layer: int, last: int, layer_decay: float, *, decays: bool) -> dict[str, Any]:
+    where = f"layer {layer} of {last}, " if layer_decay != 1 else ""
+    group = {
+        "params": [],
+        "names": [],
+        "name": f"{where}{'decayed' if decays else 'not decayed'}",
+        "lr_scale": layer_decay ** (last - layer),
+    }
+    return group if decays else {**group, "weight_decay": 0.0}
+
+
+def scale_rates(optimizer: Optimizer, factor: float) -> None:
+    """Multiply each group's rate by a factor and by the group's own share."""
+    for group in optimizer.param_groups:
+        group["lr"] *= factor * group.get("lr_scale", 1.0)
+
+
+def group_record(optimizer: Optimizer, model: nn.Module) -> list[dict[str, Any]]:
+    """What stands in a run's record: each group with its peak rate, decay and names; frozen parameters at the end."""
+    record = [
+        {
+            "name": group["name"],
+            "tensors": len(group["params"]),
+            "parameters": sum(parameter.numel() for parameter in group["params"]),
+            "lr": float(group["lr"]),
+            "weight_decay": float(group.get("weight_decay", 0.0)),
+            "names": list(group["names"]),
+        }
+        for group in optimizer.param_groups
+    ]
+    frozen = {name: p.numel() for name, p in model.named_parameters() if not p.requires_grad}
+    if frozen:
+        parameters = sum(frozen.values())
+        rest = {"lr": 0.0, "weight_decay": 0.0, "names": list(frozen)}
+        record.append({"name": "frozen", "tensors": len(frozen), "parameters": parameters, **rest})
+    return record
+
+
+def group_table(record: Sequence[dict[str, Any]]) -> list[str]:
+    """The record as lines of a table, without the names of the parameters."""
+    width = max([len(row["name"]) for row in record] + [5])
+    lines = [f"{'group':<{width}}  tensors  parameters    peak lr  weight decay"]
+    for row in record:
+        lines.append(
+            f"{row['name']:<{width}}  {row['tensors']:>7}  {row['parameters']:>10,}  {row['lr']:>9.3g}"
+            f"  {row['weight_decay']:>12g}"
+        )
+    return lines

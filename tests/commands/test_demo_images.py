@@ -1,0 +1,153 @@
+"""`mvrec demo-images` on a small scale, and the images that it makes."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from mvrec.commands.demo_images import CONFIGS
+from mvrec.data import DigitImages, read_image
+from mvrec.data.digit_images import generate_digit_images
+from mvrec.errors import UserError
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = {"train": 6, "val": 2, "test": 2}
+FLAGS = ["--data.images_per_class=6", "--data.val_images_per_class=2", "--data.test_images_per_class=2"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digit_images") / "data"
+    generate_digit_images(folder, images_per_class=SMALL)
+    return folder
+
+
+def test_networks_are_trained_and_tested_on_the_same_files(command, root, tmp_path):
+    configs = [ROOT / config for config in CONFIGS if config.stem.endswith(("sgformer", "mvit"))]
+    run_dir = tmp_path / "runs"
+    limits = [
+        "--trainer.max_epochs=1",
+        "--data.num_workers=0",
+        f"--data.root={root}",
+        "--trainer.limit_train_batches=1",
+    ]
+    code, out, err = command("demo-images", "--run_dir", run_dir, "--configs", *configs, *limits, *FLAGS)
+    assert code == 0, err
+    *rows, last = out.strip().splitlines()[-3:]
+    row = r"(SGFormer|MViT) +\d\.\d\d M +\d+\.\d  [\d.]+ % \(20/20 images scored, 0 failed\)"
+    found = [re.fullmatch(row, line) for line in rows]
+    assert all(found), rows
+    assert [match[1] for match in found] == ["SGFormer", "MViT"]
+    assert last == f"everything about the runs: {run_dir}"
+    assert {path.name for path in run_dir.iterdir()} == {config.stem for config in configs}
+    assert err.count("; test images, short side 64, crop 64") == 2
+
+
+def test_a_missing_config_is_one_line(command, tmp_path):
+    code, _, err = command("demo-images", "--configs", tmp_path / "none.yaml")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "none.yaml is not here" in err
+
+
+def test_the_configs_differ_in_the_network_alone():
+    whole = [yaml.safe_load((ROOT / config).read_text()) for config in CONFIGS]
+    assert {path.relative_to(ROOT) for path in ROOT.glob("configs/demo_images*.yaml")} == set(CONFIGS)
+    networks = [config["model"].pop("backbone")["class_path"].rpartition(".")[2] for config in whole]
+    assert networks == ["Shunted", "SGFormer", "cloformer_xxs", "MViT"]
+    assert all(config["data"] == whole[0]["data"] for config in whole)
+
+
+def test_files_are_jpegs_and_pngs_of_the_same_kind(root):
+    files = sorted(path.relative_to(root) for path in root.rglob("*.*") if path.suffix != ".json")
+    assert len(files) == 10 * (6 + 2 + 2)
+    starts = {path.suffix: set() for path in files}
+    for path in files:
+        starts[path.suffix].add((root / path).read_bytes()[:3])
+        image = read_image(root / path)
+        assert (image.shape, image.dtype) == ((64, 64, 3), np.uint8)
+        assert image.std() > 5  # ink and paper
+    assert starts == {".jpg": {b"\xff\xd8\xff"}, ".png": {b"\x89PN"}}
+    assert {path.parts[1] for path in files} == set("0123456789")
+    # As many of one kind as of the other in every split and class, so that the format tells nothing.
+    assert sum(path.suffix == ".png" for path in files if path.parts[0] == "train") == 30
+
+
+def test_splits_share_no_handwriting_and_the_seed_decides_the_rest(root, tmp_path):
+    generate_digit_images(tmp_path / "again", images_per_class=SMALL)
+    generate_digit_images(tmp_path / "other", images_per_class=SMALL, seed=1)
+    ours, again, other = (
+        {path.relative_to(base): path.read_bytes() for path in base.rglob("*.png")}
+        for base in (root, tmp_path / "again", tmp_path / "other")
+    )
+    assert ours == again
+    assert not set(ours.values()) & set(other.values())
+    from mvrec.data.digit_images import _handwriting
+
+    shares = _handwriting(0)
+    sets = [{digit.tobytes() for own in shares[split].values() for digit in own} for split in ("train", "val", "test")]
+    assert [len(part) for part in sets] == [len(part) for part in sets if part]
+    assert sum(len(part) for part in sets) == len(set.union(*sets)) > 1700
+
+
+def test_what_is_there_is_kept_and_something_else_is_an_error(root, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    generate_digit_images(root, images_per_class=SMALL)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+    with pytest.raises(UserError, match=r"holds other images \(size is 64, not 32\)"):
+        generate_digit_images(root, images_per_class=SMALL, size=32)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("x")
+    with pytest.raises(UserError, match="mine is there already and holds no digit images"):
+        generate_digit_images(tmp_path / "mine", images_per_class=SMALL)
+
+
+def test_a_broken_generation_leaves_nothing_behind(tmp_path, monkeypatch):
+    written = []
+
+    def fail(path, image):
+        written.append(path)
+        if len(written) == 5:
+            raise OSError(28, "No space left on device")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+    monkeypatch.setattr("mvrec.data.digit_images._write", fail)
+    with pytest.raises(OSError, match="No space"):
+        generate_digit_images(tmp_path / "data", images_per_class=SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"images_per_class": {"train": 1, "val": 0, "test": 1}},
+            r"images_per_class\['val'\] must be 1 or more, got 0",
+        ),
+        ({"images_per_class": {"train": 1, "val": 1}}, r"images_per_class\['test'\] must be 1 or more, got None"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
+        ({"size": 15}, "size must be 16 or more, got 15"),
+    ],
+)
+def test_impossible_parameters(tmp_path, changes, message):
+    with pytest.raises(UserError, match=f"digit images: {message}"):
+        generate_digit_images(tmp_path / "data", **{"images_per_class": SMALL, **changes})
+
+
+def test_the_data_module_makes_its_files_and_refuses_flips(tmp_path):
+    from mvrec.data.transforms import Augment
+
+    data = DigitImages(
+        str(tmp_path / "data"), images_per_class=2, val_images_per_class=1, test_images_per_class=1, num_workers=0
+    )
+    data.prepare_data()
+    data.setup("fit")
+    assert (len(data.index("train")), len(data.index("val"))) == (20, 10)
+    assert list(data.class_names) == list("0123456789")
+    assert json.loads((tmp_path / "data/dataset.json").read_text())["size"] == 64
+    with pytest.raises(UserError, match=r"flip_probability must be 0, got 0\.5: a mirrored digit is none"):
+        DigitImages(str(tmp_path / "data"), augment=Augment())

@@ -1,0 +1,313 @@
+"""Every recipe against what was published, at the batch it was published for.
+
+The numbers in the table are written down from the papers and the released code, not taken from a configuration. What
+they are compared with is what training would use: the optimiser's groups, the scheduler's rate, each block's layer.
+"""
+
+import functools
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+import torch
+import yaml
+from config_builds import RECIPES, ROOT, one_parser, stopped_at
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.plugins.precision import MixedPrecision
+
+from mvrec.data.loader import TrainBatches
+
+IMAGENET_IMAGES = 1_281_167
+
+
+class Recipe(NamedTuple):
+    """A published run. Rates are those of the published batch."""
+
+    gpus: int
+    batch: int  # views per step on all of them
+    epochs: int
+    steps: int  # per epoch
+    # Of the first step, the first one after the warm-up, the first one of the second half, and the last one.
+    rates: tuple[float, float, float, float]
+    warmup: int  # epochs
+    blocks: int
+    drop_path: float  # of the last block; 0 of the first one and in even steps between
+    decay: float = 0.05
+    sgd: bool = False
+    clip: float | None = None
+    mixing: bool = True
+    ema: float | None = None
+    repeats: int = 1
+    rand: tuple[int, float] = (2, 9)  # operations, magnitude
+    interpolation: str = "bicubic"
+    crop: tuple[float, float] | None = None  # of a square crop; else 8 to 100 % of the area
+    flip: float = 0.5
+    protocol: str = "val images, short side 256, crop 224, bicubic"
+    mean: float = 0.485  # of red
+    sync: bool = False
+    start: bool = False  # from weights
+
+
+def shunted(blocks, drop_path, clip=None):
+    """5e-4 per 512; the first two epochs share a rate; DeiT's cosine runs below the warm-up."""
+    rates = (1e-6, 9.99321620e-4, 5.10183534e-4, 1.01085617e-5)
+    return Recipe(8, 1024, 300, 1251, rates, 6, blocks, drop_path, clip=clip, repeats=3)
+
+
+def sgformer(blocks, drop_path):
+    """1e-3 at 1024; 10 epochs at the end rate come on top of 300."""
+    return Recipe(
+        *(8, 1024, 310, 1251, (1e-6, 9.89183062e-4, 4.79093702e-4, 1e-5), 20, blocks, drop_path),
+        ema=0.99992,
+        interpolation="random",
+        protocol="val images, short side 248, crop 224, bicubic",
+    )
+
+
+def cloformer(drop_path):
+    """5e-4 per 512; the authors do not say on how many GPUs."""
+    rates = (5e-7, 4.94591531e-4, 2.525e-4, 5e-6)
+    return Recipe(2, 512, 300, 2502, rates, 20, 12, drop_path, clip=5.0, sync=True)
+
+
+def mvit_image(blocks, drop_path, decay=0.05):
+    """2e-3 at 2048, which is 2.5e-4, 1e-8 and 1e-6 on each of 8 nodes."""
+    rates = (8e-8, 2e-3, 1.46222478e-3, 8e-6)
+    return Recipe(64, 2048, 300, 625, rates, 70, blocks, drop_path, decay, clip=1.0, rand=(6, 9))
+
+
+def kinetics(blocks, drop_path, clip, gpus=128, views="5 clips x 1 crops, short side 256, crop 224", mean=0.45):
+    """1.6e-3 at 512 clips, two of each of 256 videos; 937 steps are 240,000 videos."""
+    return Recipe(
+        *(gpus, 512, 200, 937, (1.6e-5, 1.6e-3, 1.02474109e-3, 1.6e-5), 30, blocks, drop_path),
+        clip=1.0,
+        repeats=2,
+        rand=(4, 7),
+        interpolation="bilinear",
+        protocol=f"{clip} at 30 fps, {views}, bilinear, mean of softmax",
+        mean=mean,
+    )
+
+
+def ssv2(blocks, frames, rates, crops="short side 224, crop 224", **rest):
+    """Per node of 8 GPUs 16 clips (L: 8) at 2.5e-3 (S), 1.5e-3 (B), 1.25e-3 (L); here on 8 nodes."""
+    run = {"gpus": 64, "batch": 128, "epochs": 100, "steps": 1319, "drop_path": 0.4, "crop": (0.7, 0.875), **rest}
+    return Recipe(
+        **{"mean": 0.45, **run},
+        rates=rates,
+        warmup=3,
+        blocks=blocks,
+        decay=1e-4,
+        sgd=True,
+        rand=(4, 7),
+        interpolation="bilinear",
+        flip=0.0,
+        protocol=f"{frames} segments, 1 clips x 3 crops, {crops}, bilinear, mean of softmax",
+        start=True,
+    )
+
+
+TABLE = {
+    "shunted_t": shunted(8, 0.1),
+    "shunted_s": shunted(19, 0.2),
+    "shunted_b": shunted(33, 0.3, clip=1.0),
+    "sgformer_s": sgformer(23, 0.1),
+    "sgformer_m": sgformer(38, 0.2),
+    "sgformer_b": sgformer(36, 0.4),
+    # The paper gives the rate without a batch.
+    "sgformer_b_384": sgformer(36, 0.4)._replace(
+        gpus=32,
+        epochs=30,
+        rates=(5e-6, 5e-6, 2.525e-6, 6.35583090e-8),
+        warmup=0,
+        decay=1e-8,
+        protocol="val images, short side 426, crop 384, bicubic",
+        start=True,
+    ),
+    "cloformer_xxs": cloformer(0.0),
+    "cloformer_xs": cloformer(0.06),
+    "cloformer_s": cloformer(0.06),
+    "mvit_b_image": mvit_image(16, 0.1),
+    "mvit_v2_t": mvit_image(10, 0.1),
+    "mvit_v2_s": mvit_image(16, 0.1),
+    "mvit_v2_b": mvit_image(24, 0.3),
+    "mvit_v2_l": mvit_image(48, 0.5, decay=0.1),
+    "mvit_b_16x4": kinetics(16, 0.2, "16x4", gpus=32),
+    "mvit_b_32x3": kinetics(16, 0.3, "32x3"),
+    "mvit_b24_32x3": kinetics(24, 0.3, "32x3"),
+    "mvit_v2_s_16x4": kinetics(16, 0.2, "16x4"),
+    "mvit_v2_b_32x3": kinetics(24, 0.3, "32x3"),
+    # 1.6e-5 at 128 clips, once each; 1875 steps are 240,000 videos.
+    "mvit_v2_l_40x3": kinetics(
+        48, 0.75, "40x3", views="5 clips x 3 crops, short side 312, crop 312", mean=0.485
+    )._replace(
+        batch=128,
+        epochs=30,
+        steps=1875,
+        rates=(1.6e-5, 1.6e-5, 8.08e-6, 1.6e-7),
+        warmup=0,
+        decay=1e-8,
+        mixing=False,
+        repeats=1,
+        start=True,
+    ),
+    "mvit_v2_s_16x4_ssv2": ssv2(16, 16, (8e-4, 0.02, 0.0104894280, 8e-6)),
+    "mvit_v2_b_32x3_ssv2": ssv2(24, 32, (8e-4, 0.012, 0.00629517908, 8e-6)),
+    "mvit_v2_l_40x3_ssv2": ssv2(
+        *(48, 40, (8e-6, 0.01, 0.00563858103, 8e-6), "short side 312, crop 312"),
+        batch=64,
+        epochs=40,
+        steps=2639,
+        drop_path=0.75,
+        clip=2.0,
+        mixing=False,
+        crop=(0.699552, 0.876404),
+        mean=0.485,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """Data, model and trainer of a recipe, as `mvrec fit` makes them; of each once."""
+    run_dir = tmp_path_factory.mktemp("run")
+    (run_dir / "data/val").mkdir(parents=True)  # so that the protocol of images knows its split
+    with one_parser():
+        yield functools.cache(
+            lambda name: stopped_at(
+                "_run_subcommand",
+                f"--config={ROOT / f'configs/{name}.yaml'}",
+                f"--run_dir={run_dir}",
+                f"--data.root={run_dir / 'data'}",
+            )
+        )
+
+
+def test_the_table_has_all_recipes():
+    assert set(TABLE) == {path.stem for path in RECIPES}
+
+
+@pytest.fixture
+def run(build, monkeypatch):
+    """The optimiser and the rate of each step, of a recipe on as many GPUs as it was published for."""
+
+    def configure(name):
+        recipe, cli = TABLE[name], build(name)
+        trainer = SimpleNamespace(
+            datamodule=cli.datamodule,
+            world_size=recipe.gpus,
+            accumulate_grad_batches=cli.trainer.accumulate_grad_batches,
+            num_training_batches=recipe.steps,
+            estimated_stepping_batches=recipe.steps * cli.trainer.max_epochs,
+            fit_loop=SimpleNamespace(setup_data=lambda: None),
+        )
+        monkeypatch.setattr(cli.model, "_trainer", trainer)
+        configured = cli.model.configure_optimizers()
+        assert configured["lr_scheduler"]["interval"] == "step"
+        return configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+
+    return configure
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_rates_of_every_group(build, run, name):
+    recipe = TABLE[name]
+    assert build(name).trainer.max_epochs == recipe.epochs
+    assert build(name).datamodule.clips_per_step * recipe.gpus == recipe.batch
+    _, scheduler = run(name)
+    steps = [0, recipe.warmup * recipe.steps, recipe.epochs // 2 * recipe.steps, recipe.epochs * recipe.steps - 1]
+    for peak, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+        assert [peak * factor(step) for step in steps] == pytest.approx(recipe.rates, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_decay_of_every_parameter(build, run, name):
+    """Matrices, kernels and position tables decay in all of these trainings; biases, norms and other vectors do not."""
+    recipe = TABLE[name]
+    optimizer, _ = run(name)
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    named = dict(build(name).model.named_parameters())
+    assert len(decays) == len(named)
+    expected = {key: recipe.decay if p.ndim > 1 else 0.0 for key, p in named.items()}
+    assert {key: decays[id(p)] for key, p in named.items()} == expected
+    group = optimizer.param_groups[0]
+    if recipe.sgd:
+        assert type(optimizer) is torch.optim.SGD
+        assert (group["momentum"], group["nesterov"], group["dampening"]) == (0.9, True, 0)
+    else:
+        assert type(optimizer) is torch.optim.AdamW
+        assert (tuple(group["betas"]), group["eps"]) == ((0.9, 0.999), 1e-8)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_drop_path_of_every_block(build, name):
+    recipe, backbone = TABLE[name], build(name).model.backbone
+    rates = [layer.p for layer in backbone.modules() if type(layer).__name__ == "StochasticDepth"]
+    assert rates == pytest.approx([recipe.drop_path * block / (recipe.blocks - 1) for block in range(recipe.blocks)])
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_how_a_recipe_trains(build, name):
+    recipe, cli = TABLE[name], build(name)
+    model, trainer = cli.model, cli.trainer
+    assert type(model.backbone).__name__.lower() == name.split("_")[0]
+    assert trainer.gradient_clip_val == recipe.clip
+    keys = yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
+    assert keys["trainer"]["precision"] is None
+    assert keys["trainer"].get("sync_batchnorm", False) == recipe.sync
+    assert ("weights" in keys["model"]) == recipe.start
+    averages = [callback for callback in trainer.callbacks if isinstance(callback, EMAWeightAveraging)]
+    one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    kept = [float(average._kwargs["avg_fn"](one, zero, 1)) for average in averages]
+    assert kept == ([] if recipe.ema is None else [pytest.approx(recipe.ema, abs=1e-9)])
+    assert model.label_smoothing == 0.1
+    if recipe.mixing:
+        assert (model.mixing.mixup_alpha, model.mixing.cutmix_alpha) == (0.8, 1.0)
+        assert (model.mixing.probability, model.mixing.switch_probability) == (1.0, 0.5)
+    else:
+        assert model.mixing is None
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_what_a_recipe_sees(build, name):
+    recipe, data = TABLE[name], build(name).datamodule
+    augment, operations = data.augment, data.augment.rand_augment
+    if recipe.crop is None:
+        assert (augment.crop_area, augment.crop_side) == ((0.08, 1.0), None)
+        assert augment.crop_aspect == pytest.approx((3 / 4, 4 / 3), abs=1e-4)
+    else:
+        assert augment.crop_side == pytest.approx(recipe.crop, abs=1e-5)
+    assert augment.flip_probability == recipe.flip
+    assert (augment.interpolation, data.repeats) == (recipe.interpolation, recipe.repeats)
+    assert (operations.num_ops, operations.magnitude, operations.magnitude_std) == (*recipe.rand, 0.5)
+    assert augment.random_erasing.probability == 0.25
+    assert str(data.test_protocol) == recipe.protocol
+    assert data.val_protocol.num_views == 1
+    assert data.normalisation == data.test_protocol.normalisation == data.val_protocol.normalisation
+    means = {0.45: (0.45,) * 3, 0.485: (0.485, 0.456, 0.406)}[recipe.mean]
+    assert (data.normalisation.mean, data.normalisation.std[0]) == (means, {0.45: 0.225, 0.485: 0.229}[recipe.mean])
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in TABLE.items() if "images" in recipe.protocol])
+def test_an_epoch_of_imagenet_has_the_published_steps(build, name):
+    """As many as the published batch makes of all images; DeiT's sampler (Shunted) counts so too."""
+    recipe, data = TABLE[name], build(name).datamodule
+    batches = TrainBatches(
+        *(IMAGENET_IMAGES,),
+        batch_size=data.batch_size,
+        seed=0,
+        rank=0,
+        world_size=recipe.gpus,
+        repeats=data.draws_per_sample,
+    )
+    assert (batches.draws_per_step, len(batches)) == (recipe.batch, recipe.steps)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_recipe_can_be_clipped_in_mixed_precision(build, run, name):
+    """In mixed precision, bf16 too, Lightning refuses to clip for a fused optimiser, at the first step."""
+    optimizer, _ = run(name)
+    trainer = build(name).trainer
+    if trainer.gradient_clip_val is not None:
+        precision = MixedPrecision("bf16-mixed", "cpu")
+        precision.clip_gradients(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm or "norm")

@@ -1,0 +1,42 @@
+"""Callbacks for tests: what every step of a run was trained on, and checkpoints at any batch."""
+
+import json
+from pathlib import Path
+
+import lightning as L
+
+
+class StepRecorder(L.Callback):
+    """Appends a line per batch to `folder/rank_<r>.jsonl`: optimiser step, epoch, batch, rows of the samples."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        entry = {"step": trainer.global_step, "epoch": trainer.current_epoch, "batch": batch_idx}
+        entry |= {"ids": batch.sample_ids.tolist(), "seeds": batch.seeds.tolist()}
+        with (self.folder / f"rank_{trainer.global_rank}.jsonl").open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+class SaveAt(L.Callback):
+    """Saves a checkpoint after some batches, counted from the start of training."""
+
+    def __init__(self, folder: str, batches: list[int]) -> None:
+        self.folder, self.batches, self.done = Path(folder), batches, 0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.done += 1
+        if self.done in self.batches:
+            trainer.save_checkpoint(self.folder / f"batch{self.done}.ckpt")
+
+
+def steps(folder: Path) -> dict[int, list[int]]:
+    """The rows that each optimiser step of all processes was trained on, sorted."""
+    found: dict[int, list[int]] = {}
+    for path in sorted(folder.glob("rank_*.jsonl")):
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            found.setdefault(entry["step"], []).extend(entry["ids"])
+    return {step: sorted(rows) for step, rows in found.items()}

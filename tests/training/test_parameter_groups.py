@@ -1,0 +1,113 @@
+import pytest
+import torch
+from torch import nn
+
+from mvrec.models import create_model
+from mvrec.training.parameter_groups import group_record, group_table, parameter_groups, scale_rates
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.position = nn.Parameter(nn.init.zeros_(nn.Linear(4, 7).weight.data))
+        self.linear = nn.Linear(4, 4)
+        self.norm = nn.LayerNorm(4)
+        self.conv = nn.Conv3d(1, 2, 3)
+        self.shared = self.linear
+        self.scale = nn.Parameter(self.norm.weight.data[0].clone())
+
+
+def names_in(model, group):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for parameter in group["params"]]
+
+
+def test_each_parameter_once_and_vectors_undecayed():
+    model = Network()
+    decayed, left_alone = parameter_groups(model, undecayed={"position"})
+    assert names_in(model, decayed) == ["linear.weight", "conv.weight"]
+    assert sorted(names_in(model, left_alone)) == sorted(
+        ["position", "scale", "linear.bias", "norm.weight", "norm.bias", "conv.bias"]
+    )
+    assert "weight_decay" not in decayed  # the optimiser's own
+    assert left_alone["weight_decay"] == 0.0
+    assert decayed["names"] == names_in(model, decayed)
+
+
+def test_frozen_parameters_are_in_no_group():
+    model = Network()
+    model.linear.requires_grad_(False)
+    model.norm.bias.requires_grad_(False)
+    names = [name for group in parameter_groups(model, undecayed=set()) for name in names_in(model, group)]
+    assert sorted(names) == sorted(["position", "scale", "norm.weight", "conv.weight", "conv.bias"])
+
+
+@pytest.mark.parametrize(("model", "decay"), [(nn.LayerNorm(3), 0.0), (nn.Linear(3, 3, bias=False), None)])
+def test_no_group_is_empty(model, decay):
+    (group,) = parameter_groups(model, undecayed=set())
+    assert group.get("weight_decay") == decay
+    assert group["params"]
+
+
+def test_unknown_name():
+    with pytest.raises(ValueError, match=r"parameters that do not exist: \['positon'\]"):
+        parameter_groups(Network(), undecayed={"position", "positon"})
+
+
+LAYERS = [
+    ["position"],
+    ["linear.weight", "linear.bias"],
+    ["norm.weight", "norm.bias", "scale", "conv.weight", "conv.bias"],
+]
+
+
+def test_layer_decay_gives_each_layer_its_share_of_the_rate():
+    model = Network()
+    groups = parameter_groups(model, undecayed={"position"}, layers=LAYERS, layer_decay=0.5)
+    assert [(group["lr_scale"], group.get("weight_decay"), group["names"]) for group in groups] == [
+        (0.25, 0.0, ["position"]),
+        (0.5, None, ["linear.weight"]),
+        (0.5, 0.0, ["linear.bias"]),
+        (1.0, None, ["conv.weight"]),
+        (1.0, 0.0, ["scale", "norm.weight", "norm.bias", "conv.bias"]),
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=0.1, weight_decay=0.3)
+    scale_rates(optimizer, 2.0)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.1, 0.1, 0.2, 0.2])
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.3, 0.0, 0.3, 0.0]
+
+
+def test_the_rate_of_each_block_of_a_real_network_follows_the_formula_and_the_schedule():
+    with torch.device("meta"):
+        model = create_model("mvit_v2_s_16x4")
+    layers = model.layer_groups()
+    assert len(layers) == 18  # stem, 16 blocks, head
+    groups = parameter_groups(model, undecayed=model.no_weight_decay(), layers=layers, layer_decay=0.75)
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    scale_rates(optimizer, 4.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+    for _ in range(2):
+        optimizer.step()
+        schedule.step()
+    rate = {name: group["lr"] for group in optimizer.param_groups for name in group["names"]}
+    assert rate.keys() == dict(model.named_parameters()).keys()
+    assert rate["patch_embed.proj.weight"] == pytest.approx(4 * 0.75**17 / 3)
+    assert rate["blocks.0.attn.qkv.weight"] == pytest.approx(4 * 0.75**16 / 3)
+    assert rate["blocks.15.mlp.fc1.bias"] == pytest.approx(4 * 0.75 / 3)
+    assert rate[layers[-1][-1]] == pytest.approx(4 / 3)
+    assert layers[-1][-1].startswith("head.")
+
+
+def test_the_record_and_its_table_name_every_parameter_once():
+    model = Network()
+    model.linear.requires_grad_(False)
+    groups = parameter_groups(model, undecayed={"position"})
+    optimizer = torch.optim.AdamW(groups, lr=0.1, weight_decay=0.3)
+    record = group_record(optimizer, model)
+    assert [row["name"] for row in record] == ["decayed", "not decayed", "frozen"]
+    assert sorted(name for row in record for name in row["names"]) == sorted(dict(model.named_parameters()))
+    assert sum(row["parameters"] for row in record) == sum(p.numel() for p in model.parameters())
+    assert [(row["lr"], row["weight_decay"]) for row in record] == [(0.1, 0.3), (0.1, 0.0), (0.0, 0.0)]
+    lines = group_table(record)
+    assert lines[1].split() == ["decayed", "1", "54", "0.1", "0.3"]
+    assert lines[3].split() == ["frozen", "2", "20", "0", "0"]
