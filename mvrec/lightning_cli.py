@@ -37,6 +37,7 @@ from mvrec.config_check import (
     explain,
     flags,
     reason,
+    resolve,
 )
 from mvrec.errors import UserError, nearest
 from mvrec.files import write_atomically
@@ -154,11 +155,17 @@ class MvrecCLI(LightningCLI):
             checkpoint = Entry("ckpt_path", str(found), "--resume auto")
         subparser.set_defaults(inherited(given, checkpoint=checkpoint))
         defaults = subparser.get_defaults()
-        if last_value(given, "data") is None and defaults.get("data") is None:
+        chosen = last_value(given, "data")
+        if chosen is None and defaults.get("data") is None:
             raise UserError(
                 "which data? --data VideoFolder (or another of mvrec.data), or --model.weights FILE, whose network "
                 "says it"
             )
+        if chosen is not None and defaults.get("data") is None:  # a config before the flag may have arguments for it
+            path = chosen.value if "." in chosen.value else f"mvrec.data.{chosen.value}"
+            if resolve(path) is not None:
+                subparser.set_defaults({"data": {"class_path": path}})
+                defaults = subparser.get_defaults()
         check_keys(defaults.keys(), given, defaults=defaults.as_dict())
         self.config = parser.parse_args([command, *arguments])
 
@@ -192,7 +199,7 @@ class MvrecCLI(LightningCLI):
         if config.get("enable_progress_bar") is not False:
             callbacks.append(BarProgress(throughput) if sys.stdout.isatty() else LineProgress(throughput))
         # The last checkpoint comes first: at the end of training, averaging callbacks put averages for the weights.
-        config["callbacks"] = [FinalCheckpoint(folder), *(config.get("callbacks") or []), *callbacks]
+        config["callbacks"] = [FinalCheckpoint(folder), *_as_list(config.get("callbacks")), *callbacks]
         loggers = [MetricsCsv(self.run_dir, filename), *more]
         plugins = [*_as_list(config.get("plugins")), CheckpointFiles()]
         precision = chosen_precision(config.get("precision"), accelerator=str(config.get("accelerator")))

@@ -11,9 +11,9 @@ from mvrec.cli import main
 from mvrec.lightning_cli import MvrecCLI
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-# Not of a published training: the demos, and the template for data of one's own.
-RECIPES = [path for path in CONFIGS if not path.stem.startswith(("demo", "finetune"))]
+# The template for one's own data has no network before it is given weights.
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "finetune")
+RECIPES = [path for path in CONFIGS if not path.stem.startswith("demo")]  # of published trainings
 
 
 class Built(Exception):  # noqa: N818 - not an error
@@ -31,6 +31,9 @@ def one_parser() -> Iterator[None]:
             setup_parser(self, *args, **kwargs)
             ready.update({name: value for name, value in vars(self).items() if name not in before})
         vars(self).update(ready)
+        # The kind of data that one configuration names becomes the parser's default, and must not be the next one's.
+        for parser in self._subcommand_parsers.values():
+            parser.set_defaults({"data": None})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MvrecCLI, "setup_parser", setup_once)

@@ -51,7 +51,7 @@ class DigitImages(ImageFolder):
         self,
         root: str = "data/digit_images",
         *,
-        images_per_class: int = 200,
+        images_per_class: int = 400,
         val_images_per_class: int = 30,
         test_images_per_class: int = 50,
         size: int = 64,

@@ -104,6 +104,7 @@ class Classification(L.LightningModule):
         self.parameter_groups: list[dict[str, Any]] = []
         self.scores: Scores | None = None
         self._configured = False
+        self._network = type(backbone).__name__  # sharding gives it another
         self._keeper: ScoreKeeper | None = None
 
     @property
@@ -207,7 +208,7 @@ class Classification(L.LightningModule):
         parameters = sum(parameter.numel() for parameter in self.backbone.parameters())
         log.info(
             "%s, %.2f M parameters, %d classes, %s",
-            type(self.backbone).__name__,
+            self._network,
             parameters / 1e6,
             self.backbone.num_classes,
             _input(self.datamodule.clip_shape),

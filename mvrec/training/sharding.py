@@ -1,12 +1,33 @@
 """Fully sharded data parallelism: every process keeps a part of each block's weights."""
 
+from datetime import timedelta
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-from mvrec.errors import UserError
+
+class FullyShardedStrategy(ModelParallelStrategy):
+    """Fully sharded data parallelism over all processes (FSDP2), with whole checkpoints.
+
+    The weights, gradients and optimiser state of each block are spread over the processes, and gathered for its turn.
+    The task shards its network; see `shard`.
+
+    Args:
+        timeout_seconds: How long a process waits for the others.
+    """
+
+    def __init__(self, timeout_seconds: float = 1800) -> None:
+        super().__init__(
+            tensor_parallel_size=1, save_distributed_checkpoint=False, timeout=timedelta(seconds=timeout_seconds)
+        )
+
+    def setup_environment(self) -> None:
+        """Spread over all processes, where Lightning would spread over nodes only."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
 
 
 def shard(backbone: nn.Module, stages: list[tuple[str, ...]], device_mesh: Any) -> int:
@@ -20,12 +41,7 @@ def shard(backbone: nn.Module, stages: list[tuple[str, ...]], device_mesh: Any) 
 
     Returns:
         How many blocks were sharded by themselves.
-
-    Raises:
-        UserError: Tensor parallelism, which no network here has.
     """
-    if device_mesh["tensor_parallel"].size() > 1:
-        raise UserError("trainer.strategy.tensor_parallel_size must be 1: the networks are sharded by data only")
     mesh = device_mesh["data_parallel"]
     blocks = [backbone.get_submodule(stage[0].rstrip(".")) for stage in stages[1:-1] if len(stage) == 1]
     for block in blocks:
@@ -36,6 +52,4 @@ def shard(backbone: nn.Module, stages: list[tuple[str, ...]], device_mesh: Any) 
 
 def is_sharded(trainer: L.Trainer) -> bool:
     """Whether the trainer's strategy leaves the sharding to the model."""
-    from lightning.pytorch.strategies import ModelParallelStrategy
-
     return isinstance(trainer.strategy, ModelParallelStrategy)

@@ -1,6 +1,7 @@
 import logging
 import os
 
+import numpy as np
 import pytest
 import torch
 from video_files import truncate, write_video
@@ -8,7 +9,7 @@ from video_files import truncate, write_video
 from mvrec.data.batch import BadSample
 from mvrec.data.clips import EvalClips, TrainClips
 from mvrec.data.index import Row, SampleIndex
-from mvrec.data.loader import BadFiles, ClipLoader, EvalBatches, TrainBatches, Unwrapped, worker_count
+from mvrec.data.loader import BadFiles, ClipLoader, EvalBatches, TrainBatches, Unwrapped, epoch_order, worker_count
 from mvrec.data.protocol import Protocol, Views
 from mvrec.data.sampling import ClipSpec
 from mvrec.data.transforms import Augment
@@ -89,6 +90,47 @@ def test_set_epoch_keeps_the_position_only_within_an_epoch():
     sampler.set_epoch(3)
     assert sampler.consumed == 0
     assert len(list(sampler)) == 12
+
+
+@pytest.mark.parametrize(("world_size", "batch_size", "accumulate"), [(1, 8, 3), (2, 4, 3), (4, 3, 2), (1, 2, 12)])
+def test_a_step_has_the_same_samples_however_it_is_shared(world_size, batch_size, accumulate):
+    samplers = [
+        TrainBatches(101, batch_size=batch_size, seed=3, rank=rank, world_size=world_size, accumulate=accumulate)
+        for rank in range(world_size)
+    ]
+    batches = global_batches(samplers, epoch=1)
+    assert len(batches) == len(samplers[0]) == 4 * accumulate  # whole steps only: 96 of 101 samples
+    steps = [sum(batches[i : i + accumulate], []) for i in range(0, len(batches), accumulate)]
+    (reference,) = ranks(1, global_batch_size=24)
+    assert [sorted(step) for step in steps] == [sorted(step) for step in global_batches([reference], epoch=1)]
+
+
+LABELS = np.repeat([0, 1, 3], [60, 30, 10])  # class 2 is empty
+
+
+@pytest.mark.parametrize(
+    ("balance", "expected"), [(0.0, [60, 30, 0, 10]), (1.0, [33.3, 33.3, 0, 33.3]), (0.5, [47.3, 33.4, 0, 19.3])]
+)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_balanced_classes_have_their_share_in_every_epoch(balance, expected, seed):
+    order = epoch_order(100, seed=seed, labels=LABELS, balance=balance)
+    counts = np.bincount(LABELS[order.numpy()], minlength=4)
+    assert len(order) == counts.sum() == 100
+    assert np.abs(counts - expected).max() < 1
+    draws = np.bincount(order.numpy(), minlength=100)
+    for label in (0, 1, 3):  # within a class all samples are drawn about equally often
+        assert draws[label == LABELS].max() - draws[label == LABELS].min() <= 1
+    assert order.tolist() != epoch_order(100, seed=seed + 10, labels=LABELS, balance=balance).tolist()
+    assert order.tolist() == epoch_order(100, seed=seed, labels=LABELS, balance=balance).tolist()
+
+
+def test_balance_holds_over_ranks():
+    samplers = [
+        TrainBatches(100, batch_size=5, seed=1, rank=rank, world_size=2, labels=LABELS, balance=1.0)
+        for rank in range(2)
+    ]
+    drawn = [row for batch in global_batches(samplers) for row in batch]
+    assert np.bincount(LABELS[drawn], minlength=4).tolist() in ([33, 33, 0, 34], [33, 34, 0, 33], [34, 33, 0, 33])
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])

@@ -1,0 +1,97 @@
+import os
+import random
+
+import pytest
+import torch
+
+from mvrec.training.checkpoint_files import CheckpointFiles, is_whole, newest_checkpoint
+
+
+def checkpoint(step):
+    return {"global_step": step, "state_dict": {"weight": torch.full((5000,), float(step))}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    files = CheckpointFiles()
+    for step in (1, 2, 3):
+        files.save_checkpoint(checkpoint(step), tmp_path / "last.ckpt")
+    files.save_checkpoint(checkpoint(1), tmp_path / "best.ckpt")
+    return tmp_path
+
+
+def damage(path, how):
+    content = bytearray(path.read_bytes())
+    if how == "cut":
+        content = content[: len(content) // 2]
+    elif how == "empty":
+        content = bytearray()
+    else:
+        content[len(content) // 2] ^= 1  # one bit, in the middle of the tensor
+    path.write_bytes(content)
+
+
+def test_the_one_before_last_is_kept(folder):
+    steps = {path.name: torch.load(path, weights_only=True)["global_step"] for path in folder.iterdir()}
+    assert steps == {"last.ckpt": 3, "previous.ckpt": 2, "best.ckpt": 1}
+    assert newest_checkpoint(folder).path.name == "last.ckpt"
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "bit"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(folder, how, caplog):
+    damage(folder / "last.ckpt", how)
+    assert not is_whole(folder / "last.ckpt")
+    with caplog.at_level("WARNING"):
+        found = newest_checkpoint(folder)
+    assert (found.path.name, found.step) == ("previous.ckpt", 2)
+    assert caplog.messages == [f"{folder / 'last.ckpt'} is damaged: the one before is taken"]
+    damage(folder / "previous.ckpt", "bit")
+    assert newest_checkpoint(folder).path.name == "best.ckpt"
+    damage(folder / "best.ckpt", "cut")
+    assert newest_checkpoint(folder) is None
+
+
+def test_any_flipped_bit_of_the_tensors_is_noticed(folder):
+    content = (folder / "best.ckpt").read_bytes()
+    begin = content.index(torch.full((5000,), 1.0).numpy().tobytes())
+    rng = random.Random(0)
+    for _ in range(50):
+        changed = bytearray(content)
+        changed[begin + rng.randrange(20000)] ^= 1 << rng.randrange(8)
+        (folder / "best.ckpt").write_bytes(changed)
+        assert not is_whole(folder / "best.ckpt")
+    (folder / "best.ckpt").write_bytes(content)
+    assert is_whole(folder / "best.ckpt")
+
+
+def test_nothing_half_written_stays(folder, monkeypatch):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full_disk(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        CheckpointFiles().save_checkpoint(checkpoint(4), folder / "last.ckpt")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_empty_or_missing_folder(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+    assert newest_checkpoint(tmp_path / "missing") is None
+
+
+def test_resume_auto(command, tiny, tmp_path):
+    arguments = [*tiny, f"--run_dir={tmp_path}", "--resume=auto", "--trainer.max_epochs=2"]
+    code, _, err = command("fit", *arguments)
+    assert code == 0, err
+    assert f"resume: nothing to go on from in {tmp_path / 'checkpoints'}, a fresh start" in err
+    damage(tmp_path / "checkpoints/last.ckpt", "bit")
+    code, _, err = command("fit", *arguments, "--trainer.max_epochs=3")
+    assert code == 0, err
+    assert "last.ckpt is damaged: the one before is taken" in err
+    assert f"resume: going on from {tmp_path / 'checkpoints/previous.ckpt'} at step 4" in err
+    assert "epoch 2/3  step 1/4" in err
+    assert "epoch 1/3" not in err
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
+    assert not (tmp_path / "earlier").exists()
