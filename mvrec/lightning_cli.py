@@ -41,10 +41,11 @@ from mvrec.config_check import (
 )
 from mvrec.errors import UserError, nearest
 from mvrec.files import write_atomically
-from mvrec.inherited import inherited, last_value, resumed
+from mvrec.inherited import CHECKPOINT_KEYWORDS, inherited, last_value, resumed
 from mvrec.models.backbone import Backbone
 from mvrec.models.baselines import check_baseline
 from mvrec.tasks import Classification
+from mvrec.tasks.classification import SINGLE_LABEL_SCORE
 from mvrec.training.averaging import check_averaging
 from mvrec.training.checkpoint_files import CheckpointFiles
 from mvrec.training.final_checkpoint import FinalCheckpoint
@@ -63,7 +64,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "num_sanity_val_steps": 1,
     "enable_model_summary": False,  # the task says in one line what it trains
 }
-VALIDATION_SCORE = "val/top1"
 PARSER_MODE = "mvrec"  # YAML in which a backbone may be a short name
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
@@ -131,7 +131,7 @@ class MvrecCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
-                "checkpoint.monitor": VALIDATION_SCORE,
+                "checkpoint.monitor": SINGLE_LABEL_SCORE,
                 "checkpoint.mode": "max",
                 "checkpoint.save_last": True,
                 "checkpoint.filename": "best",
@@ -156,7 +156,8 @@ class MvrecCLI(LightningCLI):
         subparser.set_defaults(inherited(given, checkpoint=checkpoint))
         defaults = subparser.get_defaults()
         chosen = last_value(given, "data")
-        if chosen is None and defaults.get("data") is None:
+        shown_only = any(name.startswith(("--print_config", "--help", "-h")) for name, _ in flags(arguments))
+        if chosen is None and defaults.get("data") is None and not shown_only:
             raise UserError(
                 "which data? --data VideoFolder (or another of mvrec.data), or --model.weights FILE, whose network "
                 "says it"
@@ -177,9 +178,11 @@ class MvrecCLI(LightningCLI):
         config = self.config[self.subcommand]
         self.run_dir = Path(config.run_dir or default_run_dir(config))
         config.run_dir = str(self.run_dir)
+        if config.get("ckpt_path") not in (None, *CHECKPOINT_KEYWORDS):
+            config.model.weights = None  # the checkpoint has its own, and the file that its run began with may be gone
         if config.checkpoint.dirpath is None:
             config.checkpoint.dirpath = str(self.run_dir / "checkpoints")
-        if config.trainer.limit_val_batches == 0 and config.checkpoint.monitor == VALIDATION_SCORE:
+        if config.trainer.limit_val_batches == 0 and config.checkpoint.monitor == SINGLE_LABEL_SCORE:
             config.checkpoint.monitor = None  # nothing will be measured: the newest checkpoint is the best there is
         if config.trainer.fast_dev_run:
             self._parser(self.subcommand).callback_keys.remove("checkpoint")  # it would save, though nothing is logged
@@ -307,6 +310,8 @@ def configure_output() -> None:
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
     # What we log at the end of an epoch is the same on all processes already.
     warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*sync_dist=True")
+    # Frozen layers stay in evaluation mode on purpose.
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
     # Averaged weights are what a recipe with this callback wants in its checkpoints.
     warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback")
     warnings.filterwarnings("ignore", message=r"Be aware that when using `?ckpt_path")

@@ -21,7 +21,7 @@ QUICK = ["--data.num_workers=0", "--trainer.accelerator=cpu", "--trainer.log_eve
 @pytest.fixture(scope="module")
 def my_videos(digits, tmp_path_factory):
     """Two classes of eight clips each, in folders with blanks and letters of several alphabets."""
-    root = tmp_path_factory.mktemp("fine tune") / "Mes vidéos – два"
+    root = tmp_path_factory.mktemp("fine tune") / "Mes vidéos - два"
     for theirs, ours in (("move_left", "nach links"), ("orbit_clockwise", "по кругу")):
         files = sorted(digits.glob(f"*/{theirs}/*.mp4"))
         for number in range(8):
@@ -58,7 +58,7 @@ def test_a_checkpoint_is_fine_tuned_on_a_folder(command, my_videos, trained, tmp
     assert rates["layer 1 of 3, decayed"] == pytest.approx(1e-3 / 8 * 0.75**2)
     checkpoint = torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)
     record = checkpoint["mvrec"]
-    assert record["data"] == data
+    assert json.loads(json.dumps(record["data"])) == data
     assert record["parameter_groups"] == groups
     assert record["environment"]["hosts"] == json.loads((run_dir / "environment.json").read_text())["hosts"]
     assert record["config"]["model"]["weights"] == str(trained)

@@ -106,7 +106,7 @@ class MultiLabelScores(Scores):
         return values
 
     def mean_average_precision(self) -> float:
-        """The mean of `average_precisions` over the classes that occur, as Charades is reported."""
+        """The mean of `average_precisions` over the classes that occur, as SlowFast reports Charades."""
         values = self.average_precisions()
         values = values[~values.isnan()]
         return float(values.mean()) if len(values) else 0.0

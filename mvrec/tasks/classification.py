@@ -31,6 +31,8 @@ from mvrec.training.sharding import is_sharded, shard
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 Stage = Literal["val", "test", "predict"]
 
+SINGLE_LABEL_SCORE, MULTI_LABEL_SCORE = "val/top1", "val/map"
+
 log = logging.getLogger(__name__)
 
 
@@ -118,6 +120,13 @@ class Classification(L.LightningModule):
 
     # -- set-up -------------------------------------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        """Let the data decide which score makes a checkpoint the best, unless the user has."""
+        if stage == "fit" and getattr(self.datamodule, "multi_label", False):
+            for callback in self.trainer.checkpoint_callbacks:
+                if getattr(callback, "monitor", None) == SINGLE_LABEL_SCORE:
+                    callback.monitor = MULTI_LABEL_SCORE  # type: ignore[attr-defined]
+
     def configure_model(self) -> None:
         """Fit the head to the data, which are known by now."""
         if self._trainer is None:
@@ -140,7 +149,9 @@ class Classification(L.LightningModule):
             layout = torch.channels_last if len(self.backbone.input_shape) == 3 else torch.channels_last_3d
             self.backbone.to(memory_format=layout)
         if self.class_weights is not None:
-            weights = class_weight_tensor(self.class_weights, self.datamodule.class_counts)
+            data = self.datamodule
+            files = len(data.index("train")) if data.multi_label else None
+            weights = class_weight_tensor(self.class_weights, data.class_counts, multi_label_files=files)
             self.register_buffer("class_weight", weights, persistent=False)
         if self.compiled:
             self.backbone.compile()

@@ -100,7 +100,9 @@ def test_a_step_has_the_same_samples_however_it_is_shared(world_size, batch_size
     ]
     batches = global_batches(samplers, epoch=1)
     assert len(batches) == len(samplers[0]) == 4 * accumulate  # whole steps only: 96 of 101 samples
-    steps = [sum(batches[i : i + accumulate], []) for i in range(0, len(batches), accumulate)]
+    steps = [
+        [row for batch in batches[i : i + accumulate] for row in batch] for i in range(0, len(batches), accumulate)
+    ]
     (reference,) = ranks(1, global_batch_size=24)
     assert [sorted(step) for step in steps] == [sorted(step) for step in global_batches([reference], epoch=1)]
 
@@ -215,7 +217,8 @@ def test_a_restored_loader_goes_on_with_the_next_batch(index, stream, taken, bef
         if len(found) == taken:
             break
     state = loader.state_dict()
-    assert state == {"seed": 5, "epoch": (taken - 1) // 5, "consumed": 2 * ((taken - 1) % 5 + 1)}
+    position = {"seed": 5, "epoch": (taken - 1) // 5, "consumed": 2 * ((taken - 1) % 5 + 1)}
+    assert state == {**position, "draws_per_batch": 2, "draws_per_step": 2}
     restored = train_loader(index, num_workers=after, repeats=2)
     restored.load_state_dict(state)
     assert found + epochs(restored, range(state["epoch"], 2)) == stream

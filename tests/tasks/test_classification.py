@@ -11,7 +11,10 @@ from mvrec.tasks import Classification
 def fed(backbone: Backbone, shape: tuple[int, ...], num_classes: int = 5) -> Classification:
     """A task whose data give inputs of some shape, configured as before training."""
     task = Classification(backbone)
-    task._trainer = SimpleNamespace(datamodule=SimpleNamespace(clip_shape=shape, num_classes=num_classes))
+    task._trainer = SimpleNamespace(
+        datamodule=SimpleNamespace(clip_shape=shape, class_names=[str(number) for number in range(num_classes)]),
+        strategy=None,
+    )
     task.configure_model()
     return task
 
