@@ -16,7 +16,8 @@ def class_weight_tensor(wanted: ClassWeights, counts: Sequence[int], *, multi_la
 
     "balanced" weighs a class of n of the N training samples with N / (K n), so that the mean over the samples is 1; a
     class without samples gets 1. Where a file may have several classes, the weight is that of a class's positives: with
-    n of N files it is (N - n) / n, so that positives and negatives weigh the same. The counts are those of the whole training split, hence the same on every process.
+    n of N files it is (N - n) / n, so that positives and negatives weigh the same. The counts are those of the whole
+    training split, hence the same on every process.
 
     Args:
         wanted: "balanced", or the weights themselves.

@@ -100,9 +100,8 @@ def test_a_step_has_the_same_samples_however_it_is_shared(world_size, batch_size
     ]
     batches = global_batches(samplers, epoch=1)
     assert len(batches) == len(samplers[0]) == 4 * accumulate  # whole steps only: 96 of 101 samples
-    steps = [
-        [row for batch in batches[i : i + accumulate] for row in batch] for i in range(0, len(batches), accumulate)
-    ]
+    parts = [batches[i : i + accumulate] for i in range(0, len(batches), accumulate)]
+    steps = [[row for batch in part for row in batch] for part in parts]
     (reference,) = ranks(1, global_batch_size=24)
     assert [sorted(step) for step in steps] == [sorted(step) for step in global_batches([reference], epoch=1)]
 
