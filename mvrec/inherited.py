@@ -19,8 +19,9 @@ log = logging.getLogger("mvrec")
 
 def last_value(given: Sequence[Entry], key: str) -> Entry | None:
     """The entry of a key that counts, `None` where it is not set or set to null."""
-    entry = next((entry for entry in reversed(given) if entry.key == key), None)
-    return None if entry is None or entry.value in (None, "", "null", "~") else entry
+    # A mapping has no value of its own: what it holds are entries too.
+    entry = next((entry for entry in reversed(given) if entry.key == key and entry.value is not None), None)
+    return None if entry is None or entry.value in ("", "null", "~") else entry
 
 
 def resumed(given: Sequence[Entry], run_dir: Path) -> Path | None:
