@@ -91,7 +91,9 @@ def test_images_with_weights_of_the_authors(command, tmp_path):
         Image.new("RGB", (60, 50), (200 * (number % 2), 10 * number, 99)).save(path)
     torch.save({"model": create_model("cloformer_xxs").state_dict()}, tmp_path / "clo.pth")
     inputs = [f"--data.root={root}", f"--model.weights={tmp_path / 'clo.pth'}", f"--run_dir={tmp_path / 'run'}"]
-    code, _, err = command(*FINETUNE, *inputs, *QUICK, "--trainer.max_epochs=1", "--data.size=64")
+    # In the precision that a GPU would choose.
+    few = ["--trainer.max_epochs=1", "--data.size=64", "--trainer.precision=bf16-mixed"]
+    code, _, err = command(*FINETUNE, *inputs, *QUICK, *few)
     assert code == 0, err
     assert "cloformer_xxs (CloFormer layout), 1000 classes" in err
     assert "the head of 1000 classes is replaced by an untrained one of 2" in err
