@@ -325,7 +325,12 @@ def test_a_deadline_that_outlasts_the_other_processes_is_refused(make, tmp_path,
     data = Kinetics(str(tmp_path / "data"), decode_timeout=600, num_workers=0, seed=0)
     data.setup("fit")
     data.trainer = SimpleNamespace(
-        strategy=DDPStrategy(), world_size=world_size, global_rank=0, num_devices=1, loggers=[]
+        strategy=DDPStrategy(),
+        world_size=world_size,
+        global_rank=0,
+        num_devices=1,
+        accumulate_grad_batches=1,
+        loggers=[],
     )
     data.trainer.strategy._parallel_devices = [torch.device("cpu")]
     data.trainer.strategy.cluster_environment = LightningEnvironment()
