@@ -12,12 +12,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from mvrec.data.folder import ImageFolder
+from mvrec.data.generated import RECORD, handwritten_digits, is_generated
 from mvrec.data.moving_digits_video import Motion, render
 from mvrec.data.transforms import Augment
 from mvrec.errors import UserError
 
 SPLITS = ("train", "val", "test")
 CLASSES = tuple("0123456789")
+NOUN = "digit images"
 
 _VERSION = 1
 _SPLIT_ENDS = {"train": 0.7, "val": 0.85, "test": 1.0}  # where its share of the handwriting ends
@@ -108,7 +110,7 @@ def generate_digit_images(root: Path, *, images_per_class: Mapping[str, int], se
     parameters = {"version": _VERSION, "images_per_class": counts, "seed": seed, "size": size}
     _check(parameters)
     root = Path(root)
-    if _is_there(root, parameters):
+    if is_generated(root, parameters, noun=NOUN):
         return
     digits = _handwriting(seed)
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -117,11 +119,11 @@ def generate_digit_images(root: Path, *, images_per_class: Mapping[str, int], se
         draft = box / root.name  # the box itself is closed to other users
         for path, image in _draw(parameters, digits):
             _write(draft / path, image)
-        (draft / "dataset.json").write_text(json.dumps(parameters, indent=2) + "\n")
+        (draft / RECORD).write_text(json.dumps(parameters, indent=2) + "\n")
         try:
             draft.rename(root)
         except OSError:  # another process may have been faster
-            if not _is_there(root, parameters):
+            if not is_generated(root, parameters, noun=NOUN):
                 raise
     finally:
         shutil.rmtree(box, ignore_errors=True)
@@ -137,34 +139,11 @@ def _check(parameters: Mapping[str, Any]) -> None:
         raise UserError(f"digit images: size must be {_LEAST_PIXELS} or more, got {parameters['size']}")
 
 
-def _is_there(root: Path, parameters: Mapping[str, Any]) -> bool:
-    """Whether the data set of these `parameters` is at `root`; something else there is an error."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    record = root / "dataset.json"
-    if not record.is_file():
-        raise UserError(f"{root} is there already and holds no digit images: name another folder or remove it")
-    found = json.loads(record.read_text())
-    differing = [
-        f"{name} is {found.get(name)}, not {value}" for name, value in parameters.items() if found.get(name) != value
-    ]
-    if differing:
-        raise UserError(
-            f"{root} holds other images ({'; '.join(differing)}): name another folder, remove it, or ask for what is "
-            "there"
-        )
-    return True
-
-
 def _handwriting(seed: int) -> dict[str, dict[str, Floats]]:
     """Digits (n, 8, 8) from 0 to 1 for each split and class; no two splits share one."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise UserError("digit images need scikit-learn: pip install mvrec[demo]") from error
-    images, labels = load_digits(return_X_y=True)
+    images, labels = handwritten_digits(noun=NOUN)
     order = np.random.default_rng(seed).permutation(len(images))
-    images, labels = images[order].reshape(-1, 8, 8).astype(np.float32) / 16, labels[order]
+    images, labels = images[order], labels[order]
     shares: dict[str, dict[str, Floats]] = {split: {} for split in SPLITS}
     for label, name in enumerate(CLASSES):
         own, begin = images[labels == label], 0

@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mvrec.data.generated import RECORD, handwritten_digits, is_generated
 from mvrec.errors import UserError
 
+NOUN = "moving digits"
 SPLITS = ("train", "val", "test")
 
 # Each action with the one that it is when played backwards.
@@ -198,7 +200,7 @@ def generate_moving_digits(
         fps=fps,
     )
     root = Path(root)
-    if _is_there(root, parameters):
+    if is_generated(root, parameters, noun=NOUN):
         return
     digits = _split_digits(seed)
     with _appearing_at_once(root, parameters) as draft:
@@ -233,32 +235,10 @@ def _check_parameters(**parameters: Any) -> dict[str, Any]:
     return parameters
 
 
-def _is_there(root: Path, parameters: dict[str, Any]) -> bool:
-    """Whether the data set of these `parameters` is at `root`; something else there is an error."""
-    record = root / "dataset.json"
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    if not record.is_file():
-        raise UserError(f"{root} is there already and holds no moving digits: name another folder or remove it")
-    found = json.loads(record.read_text())
-    differing = [
-        f"{name} is {found.get(name)}, not {value}" for name, value in parameters.items() if found.get(name) != value
-    ]
-    if differing:
-        raise UserError(
-            f"{root} holds moving digits with other parameters ({'; '.join(differing)}): "
-            "name another folder, remove it, or ask for what is there"
-        )
-    return True
-
-
 def _split_digits(seed: int) -> dict[str, Floats]:
     """Handwritten digits (n, 8, 8) from 0 to 1 for each split; no two splits share one."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise UserError("moving digits need scikit-learn: pip install mvrec[demo]") from error
-    images = np.random.default_rng(seed).permutation(load_digits().images.astype(np.float32) / 16)
+    images, _ = handwritten_digits(noun=NOUN)
+    images = np.random.default_rng(seed).permutation(images)
     ends = np.cumsum([round(len(images) * _SPLIT_FRACTIONS[split]) for split in SPLITS])
     return dict(zip(SPLITS, np.split(images, ends[:-1]), strict=True))
 
@@ -303,7 +283,7 @@ def _write_indices(root: Path, parameters: dict[str, Any]) -> None:
             rows.writerow(["path", "label"])
             rows.writerows((path, label) for of, path, label, _ in _plan(parameters) if of == split)
     (root / "classes.txt").write_text("".join(f"{action}\n" for action in ACTIONS))
-    (root / "dataset.json").write_text(json.dumps(parameters, indent=2) + "\n")
+    (root / RECORD).write_text(json.dumps(parameters, indent=2) + "\n")
 
 
 @contextmanager
@@ -318,7 +298,7 @@ def _appearing_at_once(root: Path, parameters: dict[str, Any]) -> Iterator[Path]
         try:
             draft.rename(root)
         except OSError:  # another process may have been faster
-            if not _is_there(root, parameters):
+            if not is_generated(root, parameters, noun=NOUN):
                 raise
     finally:
         shutil.rmtree(box, ignore_errors=True)

@@ -97,7 +97,7 @@ def test_what_is_there_is_kept_and_something_else_is_an_error(root, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     generate_digit_images(root, images_per_class=SMALL)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
-    with pytest.raises(UserError, match=r"holds other images \(size is 64, not 32\)"):
+    with pytest.raises(UserError, match=r"holds digit images with other parameters \(size is 64, not 32\)"):
         generate_digit_images(root, images_per_class=SMALL, size=32)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("x")

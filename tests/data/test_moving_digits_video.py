@@ -292,22 +292,22 @@ RACER = """
 import importlib.util, os, sys, time
 from pathlib import Path
 
-# Without the packages around it, which take long to import.
+# A copy of the module, so that only this process waits in it.
 spec = importlib.util.spec_from_file_location("module", sys.argv[1])
 module = sys.modules["module"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 root, number = Path(sys.argv[2]), int(sys.argv[3])
-is_there = module._is_there
+is_there = module.is_generated
 
-def wait_for_the_other(*args):
-    answer = is_there(*args)
-    module._is_there = is_there
+def wait_for_the_other(*args, **noun):
+    answer = is_there(*args, **noun)
+    module.is_generated = is_there
     (root.parent / f"seen{number}").touch()
     while not (root.parent / f"seen{1 - number}").exists():
         time.sleep(0.01)
     return answer
 
-module._is_there = wait_for_the_other
+module.is_generated = wait_for_the_other
 module.generate_moving_digits(root, clips_per_class={"train": 2, "val": 1, "test": 1}, num_frames=8, size=32)
 """
 
