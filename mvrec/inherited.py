@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from mvrec.config_check import CREATE_MODEL, Entry
+from mvrec.config_check import Entry
 from mvrec.errors import UserError, nearest
-from mvrec.starting_point import starting_point
+from mvrec.starting_point import build_from, starting_point
 from mvrec.training.checkpoint_files import newest_checkpoint
 
 CHECKPOINT_KEYWORDS = ("best", "last", "hpc")
@@ -81,18 +81,7 @@ def checkpoint_defaults(path: Path, *, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: {path} is not a checkpoint that `mvrec fit` has written")
     saved = checkpoint.get("hyper_parameters", {})
     defaults = {f"model.{key}": value for key, value in saved.items() if not key.startswith("_")}
-    _build_from(path, defaults.get("model.backbone"))
+    build_from(str(path), defaults.get("model.backbone"))
     defaults["model.weights"] = None  # a checkpoint has its own
     data = checkpoint.get("datamodule_hyper_parameters", {})
     return {**defaults, "data": dict(data)} if data else defaults
-
-
-def _build_from(checkpoint: Path, backbone: Any) -> None:
-    """Let a backbone that was built from a file of weights be built from the checkpoint: that file may be gone."""
-    if not isinstance(backbone, dict) or not isinstance(arguments := backbone.get("init_args"), dict):
-        return
-    if backbone.get("class_path") == CREATE_MODEL and arguments.get("weights") is not None:
-        # A baseline's structure follows from its name alone.
-        arguments["weights"] = None if "/" in str(arguments.get("name")) else str(checkpoint)
-        arguments["num_classes"] = None
-    _build_from(checkpoint, arguments.get("backbone"))

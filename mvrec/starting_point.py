@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from mvrec.config_check import CREATE_MODEL
 from mvrec.errors import UserError
 from mvrec.models.checkpoints import FAMILIES, recognised
 from mvrec.models.checkpoints.files import StoredWeights, read_weights
@@ -64,21 +65,26 @@ def _hyper_parameters(path: Path) -> dict[str, Any]:
 
 def _of_run(run: dict[str, Any], stored: StoredWeights) -> StartingPoint:
     node = run["backbone"]
-    _without_files(node, stored)
+    build_from(stored.source, node)
     protocol = stored.details["protocol"]
     summary = f"{stored.source}: {_short(node)}, {len(stored.details.get('class_names') or ())} classes"
     return StartingPoint(node, _data_node(_settings_of(protocol), is_video="clip" in protocol), summary)
 
 
-def _without_files(node: Any, stored: StoredWeights) -> None:
-    """A network that was itself built from a file is built from this one: that file may be gone."""
-    arguments = node.get("init_args") if isinstance(node, dict) else None
-    if not isinstance(arguments, dict):
+def build_from(source: str, backbone: Any) -> None:
+    """Let a network that was itself built from a file of weights be built from another one: that file may be gone.
+
+    Args:
+        source: The file that has the weights now.
+        backbone: `class_path` and `init_args` of the network; changed in place.
+    """
+    if not isinstance(backbone, dict) or not isinstance(arguments := backbone.get("init_args"), dict):
         return
-    if arguments.get("weights") is not None:
-        arguments["weights"] = None if "/" in str(arguments.get("name")) else stored.source
+    if backbone.get("class_path") == CREATE_MODEL and arguments.get("weights") is not None:
+        # A baseline's structure follows from its name alone.
+        arguments["weights"] = None if "/" in str(arguments.get("name")) else source
         arguments["num_classes"] = None
-    _without_files(arguments.get("backbone"), stored)
+    build_from(source, arguments.get("backbone"))
 
 
 def _of_weights(stored: StoredWeights) -> StartingPoint:

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "config_check": {"errors"},
     "lightning_cli": {"cli", "config_check", "errors", "files", "inherited", "models", "tasks", "training"},
     "inherited": {"config_check", "errors", "starting_point", "training.checkpoint_files"},
-    "starting_point": {"errors", "models", "published"},
+    "starting_point": {"config_check", "errors", "models", "published"},
     "commands": {"__init__", "data", "errors", "evaluation", "files", "lightning_cli", "models", "published"},
     "tasks": {
         "__init__",
