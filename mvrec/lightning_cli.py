@@ -64,6 +64,15 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "num_sanity_val_steps": 1,
     "enable_model_summary": False,  # the task says in one line what it trains
 }
+# Of these 1 means one batch and 1.0 all, and jsonargparse may read either as a float.
+BATCH_COUNTS = (
+    "limit_train_batches",
+    "limit_val_batches",
+    "limit_test_batches",
+    "limit_predict_batches",
+    "overfit_batches",
+    "val_check_interval",
+)
 PARSER_MODE = "mvrec"  # YAML in which a backbone may be a short name
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
@@ -191,6 +200,10 @@ class MvrecCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add progress, seeding and the CSV metrics that every run has."""
         config = self._get(self.config_init, "trainer")
+        for key in BATCH_COUNTS:
+            entry = last_value(MvrecParser.given, f"trainer.{key}")
+            if entry is not None and re.fullmatch(r"\d+", str(entry.value)):
+                config[key] = int(entry.value)
         filename = "metrics.csv" if self.subcommand == "fit" else f"metrics_{self.subcommand}.csv"
         wanted = config.get("logger")
         more = wanted if isinstance(wanted, list) else [wanted] if isinstance(wanted, Logger) else []

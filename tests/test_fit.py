@@ -174,6 +174,14 @@ def test_last_means_the_newest_checkpoint_of_the_run_directory(command, tiny, tm
     assert "epoch 1/2" not in err
 
 
+@pytest.mark.parametrize(("limit", "batches"), [("1", 1), ("1.0", 4), ("2", 2), ("0.5", 2)])
+def test_one_batch_is_not_all_of_them(command, tiny, tmp_path, limit, batches):
+    limits = [f"--trainer.limit_train_batches={limit}", "--trainer.limit_val_batches=1"]
+    code, _, err = command("fit", *tiny, f"--run_dir={tmp_path}", *limits)
+    assert code == 0, err
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == batches
+
+
 def test_a_fast_dev_run_leaves_no_trace(command, tiny, tmp_path):
     code, _, err = command("fit", *tiny, f"--run_dir={tmp_path / 'run'}", "--trainer.fast_dev_run=true")
     assert code == 0, err
