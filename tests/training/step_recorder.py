@@ -32,6 +32,17 @@ class SaveAt(L.Callback):
             trainer.save_checkpoint(self.folder / f"batch{self.done}.ckpt")
 
 
+class BreakLoss(L.Callback):
+    """Makes the loss of one batch on one process not a number."""
+
+    def __init__(self, batch: int, rank: int) -> None:
+        self.batch, self.rank = batch, rank
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        if (trainer.global_step, trainer.global_rank) == (self.batch, self.rank):
+            loss.mul_(float("nan"))
+
+
 def steps(folder: Path) -> dict[int, list[int]]:
     """The rows that each optimiser step of all processes was trained on, sorted."""
     found: dict[int, list[int]] = {}

@@ -1,7 +1,12 @@
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from mvrec.tasks import Classification
 from mvrec.training.non_finite import total_norm
@@ -65,6 +70,35 @@ def test_with_accumulation_all_batches_of_the_step_are_written(command, tiny, tm
     assert code == 0, err
     lines = [json.loads(line) for line in (tmp_path / "non_finite/rank_0.jsonl").read_text().splitlines()]
     assert [(line["step"], line["batch"], len(line["paths"])) for line in lines] == [(1, 2, 3), (1, 3, 3)]
+
+
+def test_two_processes_leave_out_the_same_step(tiny, tmp_path):
+    """The loss is broken on one of them only; weights and averages of both stay what they were."""
+    callbacks = tmp_path / "callbacks.yaml"
+    broken = {"class_path": "step_recorder.BreakLoss", "init_args": {"batch": 2, "rank": 1}}
+    averages = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.9}}
+    callbacks.write_text(yaml.safe_dump({"trainer": {"callbacks": [broken, averages]}}))
+    run_dir = tmp_path / "run"
+    balance = ["--model.class_weights=balanced", "--data.class_balance=1"]
+    arguments = [*tiny, *EVERY_STEP, *balance, "--checkpoint.filename=step{step}", f"--config={callbacks}"]
+    two = ["--data.batch_size=4", "--trainer.strategy=ddp", "--trainer.devices=2"]
+    result = subprocess.run(
+        [sys.executable, "-m", "mvrec", "fit", *arguments, *two, f"--run_dir={run_dir}"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)},
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    for rank in (0, 1):
+        (line,) = (run_dir / f"non_finite/rank_{rank}.jsonl").read_text().splitlines()
+        assert json.loads(line)["step"] == 2
+    before, after, end = (saved(run_dir / f"checkpoints/step{step}.ckpt") for step in (2, 3, 4))
+    names = before["current_model_state"]
+    assert all(torch.equal(names[name], after["current_model_state"][name]) for name in names)
+    assert all(tensor.isfinite().all() for tensor in end["state_dict"].values())
+    assert any(not torch.equal(names[name], end["current_model_state"][name]) for name in names)
 
 
 def test_total_norm():
