@@ -6,12 +6,36 @@ from typing import Any, NamedTuple
 import torch
 
 from mvrec.config_check import CREATE_MODEL
-from mvrec.errors import UserError
+from mvrec.errors import UserError, nearest
 from mvrec.models.checkpoints import FAMILIES, recognised
 from mvrec.models.checkpoints.files import StoredWeights, read_weights
 from mvrec.models.checkpoints.structure import as_stored
 from mvrec.models.zoo import VARIANTS, name_of
 from mvrec.published import input_settings
+
+
+def checkpoint_of(path: str | Path, *, where: str = "") -> Path:
+    """The checkpoint that a path means: itself, or the best one of a run directory, else its last.
+
+    Args:
+        path: A file or a run directory.
+        where: The flag that names it, for messages.
+
+    Raises:
+        UserError: There is none.
+    """
+    path = Path(path).expanduser()
+    prefix = f"{where}: " if where else ""
+    if path.is_dir():
+        places = [folder / name for folder in (path / "checkpoints", path) for name in ("best.ckpt", "last.ckpt")]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            raise UserError(f"{prefix}{path} is a folder without checkpoints/best.ckpt or checkpoints/last.ckpt")
+        return found
+    if not path.exists():
+        others = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"{prefix}there is no checkpoint {str(path)!r}{nearest(str(path), others)}")
+    return path
 
 
 class StartingPoint(NamedTuple):
@@ -21,11 +45,13 @@ class StartingPoint(NamedTuple):
         backbone: `class_path` and `init_args` of the network.
         data: The same of the data module; the root is the user's to give.
         summary: One line for people.
+        details: What the file says of itself, such as `class_names`; empty for a file that is not mvrec's.
     """
 
     backbone: dict[str, Any]
     data: dict[str, Any]
     summary: str
+    details: dict[str, Any]
 
 
 def starting_point(path: str, *, where: str) -> StartingPoint:
@@ -68,7 +94,7 @@ def _of_run(run: dict[str, Any], stored: StoredWeights) -> StartingPoint:
     build_from(stored.source, node)
     protocol = stored.details["protocol"]
     summary = f"{stored.source}: {_short(node)}, {len(stored.details.get('class_names') or ())} classes"
-    return StartingPoint(node, _data_node(_settings_of(protocol), is_video="clip" in protocol), summary)
+    return StartingPoint(node, _data_node(_settings_of(protocol), is_video="clip" in protocol), summary, stored.details)
 
 
 def build_from(source: str, backbone: Any) -> None:
@@ -103,7 +129,7 @@ def _of_weights(stored: StoredWeights) -> StartingPoint:
     elif "clip" in settings:
         settings["clip"]["num_frames"] = plain.get("num_frames") or settings["clip"]["num_frames"]
     summary = f"{stored.source}: {name} ({found.layout} layout), {arguments['num_classes']} classes"
-    return StartingPoint(node, _data_node(settings, is_video="clip" in settings), summary)
+    return StartingPoint(node, _data_node(settings, is_video="clip" in settings), summary, stored.details)
 
 
 def _settings_of(protocol: dict[str, Any]) -> dict[str, Any]:

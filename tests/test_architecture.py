@@ -23,7 +23,20 @@ MAY_IMPORT = {
     "lightning_cli": {"cli", "config_check", "errors", "files", "inherited", "models", "tasks", "training"},
     "inherited": {"config_check", "errors", "starting_point", "training.checkpoint_files"},
     "starting_point": {"config_check", "errors", "models", "published"},
-    "commands": {"__init__", "data", "errors", "evaluation", "files", "lightning_cli", "models", "published"},
+    "commands": {
+        "__init__",
+        "data",
+        "errors",
+        "evaluation",
+        "files",
+        "inference",
+        "lightning_cli",
+        "models",
+        "published",
+        "starting_point",
+        "training",
+    },
+    "inference": {"__init__", "data", "errors", "evaluation", "files", "models", "published", "starting_point"},
     "tasks": {
         "__init__",
         "data.batch",
@@ -54,7 +67,7 @@ ONLY_IN = {
     "torch.distributed": {"evaluation/scores.py", "training/run_directory.py", "training/sharding.py"},
     "matplotlib": {"training/curves.py"},
     "yaml": {"config_check.py", "lightning_cli.py"},
-    "jsonargparse": {"lightning_cli.py"},
+    "jsonargparse": {"lightning_cli.py", "inference/recogniser.py"},
 }
 # A file of these with the bricks beside it runs in anybody's notebook.
 ARCHITECTURES = {"cloformer", "mvit", "mvit_variants", "sgformer", "shunted"}

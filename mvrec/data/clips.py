@@ -25,7 +25,7 @@ from mvrec.data.sampling import (
 from mvrec.data.seeds import derive_seed
 from mvrec.data.stages import stage
 from mvrec.data.transforms import Augment, eval_views, train_view
-from mvrec.data.video import Decoder, Video, open_video
+from mvrec.data.video import Decoder, open_video
 from mvrec.errors import DecodeError
 
 
@@ -76,27 +76,53 @@ class EvalClips(EvalSamples):
     decoder: Decoder = "auto"
 
     def views(self, sample: Sample, number: int) -> Tensor:
-        """Clip by clip and crop by crop: uint8 (clips * crops, T, C, size, size)."""
-        with open_video(sample.path, decoder=self.decoder) as video:
-            return self._views(video, sample, number)
+        """See `video_views`."""
+        return video_views(sample, self.protocol, decoder=self.decoder, number=number)
 
-    def _views(self, video: Video, sample: Sample, number: int) -> Tensor:
-        views = self.protocol.views
+
+def video_views(sample: Sample, protocol: Protocol, *, decoder: Decoder = "auto", number: int = 0) -> Tensor:
+    """The views of one video that a protocol scores, clip by clip and crop by crop, decoded in one pass.
+
+    Args:
+        sample: The video, and the part of it that counts.
+        protocol: Which frames, crops and pixels make the views.
+        decoder: Which decoder reads the file.
+        number: Seed of the control that shuffles frames: the row of an index.
+
+    Returns:
+        uint8 (clips * crops, T, C, size, size).
+
+    Raises:
+        DecodeError: The file cannot be read.
+    """
+    with open_video(sample.path, decoder=decoder) as video:
         window = frame_window(video.num_frames, video.fps, sample.start_seconds, sample.end_seconds)
-        chosen = _eval_frames(sample, video.fps, window, self.protocol)  # (clips, T)
+        chosen = _eval_frames(sample, video.fps, window, protocol)  # (clips, T)
         needed, place = torch.unique(chosen, return_inverse=True)
         frames = video.frames(needed.tolist())
-        crops = [
-            eval_views(
-                _in_order(frames[row.numpy()], views.frame_order, number),
-                short_side=views.short_side,
-                size=self.protocol.size,
-                num_crops=views.num_crops,
-                interpolation=views.interpolation,
-            )
-            for row in place
-        ]
-        return torch.cat(crops)  # (clips * crops, T, C, h, w)
+    views = [clip_views(frames[row.numpy()], protocol, number=number) for row in place]
+    return torch.cat(views)  # (clips * crops, T, C, h, w)
+
+
+def clip_views(frames: np.ndarray, protocol: Protocol, *, number: int = 0) -> Tensor:
+    """The crops of one clip that a protocol scores.
+
+    Args:
+        frames: uint8 (T, H, W, C), the clip's frames.
+        protocol: Which crops and pixels make the views.
+        number: See `video_views`.
+
+    Returns:
+        uint8 (crops, T, C, size, size).
+    """
+    views = protocol.views
+    return eval_views(
+        _in_order(frames, views.frame_order, number),
+        short_side=views.short_side,
+        size=protocol.size,
+        num_crops=views.num_crops,
+        interpolation=views.interpolation,
+    )
 
 
 def _random_frames(sample: Sample, fps: float, window: Window, clip: ClipSpec, rng: random.Random) -> Tensor:

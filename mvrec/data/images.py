@@ -142,11 +142,10 @@ class EvalImages(EvalSamples):
 
     def views(self, sample: Sample, number: int) -> Tensor:
         """uint8 (1, C, size, size)."""
-        protocol = self.protocol
-        view = image_view(
-            read_image(sample.path, upright=protocol.upright),
-            short_side=protocol.short_side,
-            size=protocol.size,
-            interpolation=protocol.interpolation,
-        )
-        return view[None]
+        return protocol_view(read_image(sample.path, upright=self.protocol.upright), self.protocol)
+
+
+def protocol_view(image: npt.NDArray[np.uint8], protocol: ImageProtocol) -> Tensor:
+    """The view of an image (H, W, C) that a protocol scores: uint8 (1, C, size, size)."""
+    view = image_view(image, short_side=protocol.short_side, size=protocol.size, interpolation=protocol.interpolation)
+    return view[None]

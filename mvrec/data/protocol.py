@@ -3,6 +3,7 @@
 It stands in this package because it says how data are read; evaluation prints it and checkpoints carry it.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -122,3 +123,22 @@ class ImageProtocol:
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, as checkpoints hold it."""
         return asdict(self)
+
+
+def protocol_of(values: Mapping[str, Any]) -> Protocol | ImageProtocol:
+    """The protocol that `as_dict` has written.
+
+    Raises:
+        ValueError: It is not one of this version.
+    """
+    try:
+        values = {**values, "normalisation": _normalisation(values["normalisation"])}
+        if "clip" not in values:
+            return ImageProtocol(**values)
+        return Protocol(**{**values, "clip": ClipSpec(**values["clip"]), "views": Views(**values["views"])})
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"this protocol was not written by this version of mvrec: {error}") from None
+
+
+def _normalisation(values: Mapping[str, Any]) -> Normalisation:
+    return Normalisation(mean=tuple(values["mean"]), std=tuple(values["std"]))

@@ -1,0 +1,199 @@
+"""A trained network with all that using it takes: class names, protocol, pixels to probabilities. No Lightning."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from torch import Tensor
+
+from mvrec.data.class_names import known_class_names
+from mvrec.data.clips import video_views
+from mvrec.data.images import protocol_view, read_image
+from mvrec.data.index import Sample
+from mvrec.data.protocol import ImageProtocol, Protocol, protocol_of
+from mvrec.data.video import Decoder
+from mvrec.errors import UserError
+from mvrec.models.backbone import Backbone
+from mvrec.models.checkpoints import load_weights
+from mvrec.starting_point import checkpoint_of, starting_point
+
+# Which shipped list names the classes of published weights, by their number.
+SHIPPED_CLASSES = {400: "kinetics400", 1000: "imagenet1k"}
+
+log = logging.getLogger("mvrec")
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """A network ready for use, as `load_recogniser` makes it.
+
+    Attributes:
+        backbone: The network, in evaluation mode, on its device.
+        class_names: Names in label order.
+        protocol: How a file becomes views.
+        multi_label: Whether probabilities are sigmoids, each class for itself.
+        source: The file it was loaded from.
+    """
+
+    backbone: Backbone
+    class_names: tuple[str, ...]
+    protocol: Protocol | ImageProtocol
+    multi_label: bool
+    source: Path
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.backbone.parameters()).device
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it takes clips (B, C, T, H, W); else images (B, C, H, W)."""
+        return isinstance(self.protocol, Protocol)
+
+    def views(
+        self,
+        path: Path,
+        *,
+        decoder: Decoder = "auto",
+        start_seconds: float | None = None,
+        end_seconds: float | None = None,
+    ) -> Tensor:
+        """The views of a file as the protocol has them, those that `mvrec test` scores.
+
+        Args:
+            path: A video or an image, as the network takes it.
+            decoder: Which decoder reads videos.
+            start_seconds: Start of the part of a video that counts.
+            end_seconds: End of it.
+
+        Returns:
+            uint8 (V, C, T, H, W), images (1, C, H, W).
+
+        Raises:
+            DecodeError: The file cannot be read.
+        """
+        if isinstance(self.protocol, ImageProtocol):
+            return protocol_view(read_image(path, upright=self.protocol.upright), self.protocol)
+        sample = Sample(path, 0, start_seconds, end_seconds)
+        return video_views(sample, self.protocol, decoder=decoder).transpose(1, 2)
+
+    def normalised(self, views: Tensor) -> Tensor:
+        """What the network takes: uint8 views to float32 of the same shape, on the network's device."""
+        return self.protocol.normalisation(views.to(self.device))
+
+    @torch.inference_mode()
+    def probabilities(self, views: Tensor, *, views_per_forward: int | None = None) -> Tensor:
+        """Softmax, or sigmoid in multi-label data, of each view.
+
+        Args:
+            views: uint8 (V, C, T, H, W) or (V, C, H, W).
+            views_per_forward: Views that go through the network together; all by default.
+
+        Returns:
+            float64 (V, K) on the CPU.
+        """
+        parts = [self.backbone(self.normalised(part)) for part in views.split(views_per_forward or len(views))]
+        logits = torch.cat(parts).float().cpu()
+        return logits.double().sigmoid() if self.multi_label else logits.softmax(dim=1).double()
+
+    def score(self, path: Path, *, views_per_forward: int | None = None, decoder: Decoder = "auto") -> Tensor:
+        """The score of a file: its views' mean probabilities, float64 (K,).
+
+        Raises:
+            DecodeError: The file cannot be read.
+        """
+        views = self.views(path, decoder=decoder)
+        return self.probabilities(views, views_per_forward=views_per_forward).mean(dim=0)
+
+
+def load_recogniser(
+    path: str | Path,
+    *,
+    classes: str | None = None,
+    protocol: Protocol | ImageProtocol | None = None,
+    device: str | torch.device = "auto",
+    where: str = "--ckpt",
+) -> Recogniser:
+    """Load a network for use from one file: a checkpoint or directory of a run, or weights of any known layout.
+
+    A checkpoint of ours knows class names and protocol. Published weights of the zoo are given the protocol they were
+    published with, and the names of Kinetics-400 or ImageNet-1k if they have as many classes.
+
+    Args:
+        path: The file, or a run directory, whose best checkpoint is taken.
+        classes: A shipped list or a file with one name per line, where the file has no names.
+        protocol: In place of the file's.
+        device: "auto" is the first GPU where there is one, else the CPU.
+        where: The flag that names the file, for messages.
+
+    Raises:
+        UserError: No such file, one that cannot be read or is no network of ours, as many names as classes are not
+            known.
+    """
+    path = checkpoint_of(path, where=where)
+    start = starting_point(str(path), where=where)
+    backbone = _built(start.backbone)
+    details = start.details
+    names = details.get("class_names")
+    if names:  # the run's head was made for its data
+        backbone.reset_head(len(names))
+    load_weights(backbone, path)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Recogniser(
+        backbone.eval().to(device),
+        _class_names(names, classes, backbone.num_classes, path),
+        protocol or _protocol(details.get("protocol"), start.data["init_args"], path),
+        bool(details.get("multi_label")),
+        path,
+    )
+
+
+def _built(node: dict[str, Any]) -> Backbone:
+    """The network of a `class_path` with `init_args`."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--backbone", type=Backbone)
+    return parser.instantiate_classes(parser.parse_object({"backbone": node})).backbone
+
+
+def _class_names(saved: Sequence[str] | None, wanted: str | None, count: int, path: Path) -> tuple[str, ...]:
+    if wanted is None and saved:
+        return tuple(saved)
+    if wanted is None and count not in SHIPPED_CLASSES:
+        raise UserError(
+            f"{path} has {count} classes and does not name them: --classes FILE, with one name per line in label order"
+        )
+    names = tuple(known_class_names(wanted or SHIPPED_CLASSES[count]))
+    if len(names) != count:
+        raise UserError(f"--classes={wanted} has {len(names)} names, {path} has {count} classes")
+    if wanted is None:
+        log.info("%s does not name its classes: they are taken for those of %s", path, SHIPPED_CLASSES[count])
+    return names
+
+
+def _protocol(saved: dict[str, Any] | None, settings: dict[str, Any], path: Path) -> Protocol | ImageProtocol:
+    """The protocol of a checkpoint, or that of published weights from the arguments of a data module."""
+    if saved is not None:
+        try:
+            return protocol_of(saved)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
+    shared = {"size": settings["size"], "normalisation": settings["normalisation"]}
+    if "clip" in settings:
+        aggregation = "mean of softmax"
+        return protocol_of(
+            {**shared, "clip": settings["clip"], "views": settings["test_views"], "aggregation": aggregation}
+        )
+    return protocol_of(
+        {
+            **shared,
+            "short_side": int(settings["size"] / settings["crop_fraction"]),
+            "interpolation": settings["interpolation"],
+            "upright": True,
+        }
+    )
