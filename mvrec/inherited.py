@@ -1,15 +1,18 @@
 """Settings that a run takes over from files: a checkpoint that is tested or resumed, weights that it starts from."""
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mvrec.config_check import Entry
+from mvrec.config_check import CONFIG_FLAGS, Entry, resolve
+from mvrec.data.presets import preset
 from mvrec.errors import UserError, nearest
-from mvrec.starting_point import build_from, starting_point
+from mvrec.models.checkpoints.files import read_weights
+from mvrec.starting_point import build_from, checkpoint_of, is_checkpoint, starting_point
 from mvrec.training.checkpoint_files import newest_checkpoint
 
 CHECKPOINT_KEYWORDS = ("best", "last", "hpc")
@@ -42,6 +45,79 @@ def resumed(given: Sequence[Entry], run_dir: Path) -> Path | None:
         return None
     log.info("resume: going on from %s at step %d", found.path, found.step)
     return found.path
+
+
+def named_checkpoint(arguments: Sequence[str]) -> list[str]:
+    """`RUN_OR_CKPT --flags` as flags: a checkpoint of a run, the best one of a run directory, or a file of weights.
+
+    Raises:
+        UserError: There is no such file, or it is named twice.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        return list(arguments)
+    path, rest = checkpoint_of(arguments[0]), list(arguments[1:])
+    flag = "--ckpt_path" if is_checkpoint(path) else "--model.weights"
+    if any(argument.partition("=")[0] == flag for argument in rest):
+        raise UserError(f"{arguments[0]} and {flag} both name a checkpoint: one is enough")
+    return [flag, str(path), *rest]
+
+
+def expand_evaluation(arguments: Sequence[str], given: Sequence[Entry], defaults: dict[str, Any]) -> list[str]:
+    """Put the values in for which `--protocol NAME` and `--data.classes checkpoint` stand.
+
+    Args:
+        arguments: The command line.
+        given: What configs and flags set.
+        defaults: What files say, as `inherited` returns it.
+
+    Raises:
+        UserError: No such protocol, or one for another kind of data; no checkpoint that names its classes.
+    """
+    arguments = list(arguments)
+    data = defaults.get("data") or {}
+    if (entry := last_value(given, "data.classes")) is not None and entry.value == "checkpoint":
+        arguments.append(f"--data.classes={json.dumps(_class_names_of(given, entry.where), ensure_ascii=False)}")
+    if (entry := last_value(given, "protocol")) is None:
+        return arguments
+    chosen = preset(entry.value, where=entry.where)
+    kind = _kind_of_data(given, data)
+    if kind is not None and kind != chosen.noun:
+        raise UserError(f"{entry.where}: {entry.value} is a protocol for {chosen.noun}s, the data are {kind}s")
+    named = last_value(given, "data.size")
+    size = int(named.value) if named is not None else data.get("init_args", {}).get("size", 224)
+    return _with_flags(arguments, list(_as_flags("--data", chosen.settings(size))))
+
+
+def _with_flags(arguments: list[str], values: list[str]) -> list[str]:
+    """Flags behind `--protocol`, so that what comes later wins, or behind the configs where one of them has it."""
+    names = [argument.partition("=")[0] for argument in arguments]
+    anchors = ("--protocol",) if "--protocol" in names else CONFIG_FLAGS
+    place = max(number for number, name in enumerate(names) if name in anchors)
+    place += 1 if "=" in arguments[place] else 2
+    return [*arguments[:place], *values, *arguments[place:]]
+
+
+def _as_flags(prefix: str, values: dict[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _as_flags(f"{prefix}.{name}", value)
+        else:
+            yield f"{prefix}.{name}={json.dumps(value) if isinstance(value, bool) else value}"
+
+
+def _kind_of_data(given: Sequence[Entry], data: dict[str, Any]) -> str | None:
+    chosen = last_value(given, "data")
+    path = str(data.get("class_path", "")) if chosen is None else chosen.value
+    module = resolve(path if "." in path else f"mvrec.data.{path}")
+    return getattr(getattr(module, "kind", None), "noun", None)
+
+
+def _class_names_of(given: Sequence[Entry], where: str) -> list[str]:
+    source = last_value(given, "ckpt_path") or last_value(given, "model.weights")
+    names = read_weights(source.value).details.get("class_names") if source is not None else None
+    if not names:
+        raise UserError(f"{where}=checkpoint: there is no checkpoint that names its classes")
+    return list(names)
 
 
 def inherited(given: Sequence[Entry], *, checkpoint: Entry | None) -> dict[str, Any]:

@@ -39,9 +39,17 @@ from mvrec.config_check import (
     reason,
     resolve,
 )
+from mvrec.data.presets import PRESETS
 from mvrec.errors import UserError, nearest
 from mvrec.files import write_atomically
-from mvrec.inherited import CHECKPOINT_KEYWORDS, inherited, last_value, resumed
+from mvrec.inherited import (
+    CHECKPOINT_KEYWORDS,
+    expand_evaluation,
+    inherited,
+    last_value,
+    named_checkpoint,
+    resumed,
+)
 from mvrec.models.backbone import Backbone
 from mvrec.models.baselines import check_baseline
 from mvrec.tasks import Classification
@@ -137,6 +145,13 @@ class MvrecCLI(LightningCLI):
             help="auto: fit goes on from the newest whole checkpoint of the run directory, or starts where there is "
             "none.",
         )
+        parser.add_argument(
+            "--protocol",
+            type=str | None,
+            default=None,
+            help=f"How files become views in test and predict, by name; single values such as "
+            f"--data.test_views.num_clips win when they come later. One of {', '.join(PRESETS)}.",
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -153,7 +168,11 @@ class MvrecCLI(LightningCLI):
         """Parse with the checkpoint's values as defaults: flag > config > checkpoint > default."""
         command, *arguments = args
         arguments = list(expand_flags(arguments))
+        if command != "fit":
+            arguments = named_checkpoint(arguments)
         given = entries(arguments)
+        if command in ("fit", "validate") and (named := last_value(given, "protocol")) is not None:
+            raise UserError(f"{named.where}: a protocol is for test and predict, {command} has data.val_views")
         check_backbones(given)
         subparser = self._subcommand_parsers[command]
         MvrecParser.given = given
@@ -162,7 +181,11 @@ class MvrecCLI(LightningCLI):
         if found is not None:  # wins over a checkpoint that the first start began with
             arguments += ["--ckpt_path", str(found)]
             checkpoint = Entry("ckpt_path", str(found), "--resume auto")
-        subparser.set_defaults(inherited(given, checkpoint=checkpoint))
+        from_files = inherited(given, checkpoint=checkpoint)
+        subparser.set_defaults(from_files)
+        if command != "fit":
+            arguments = expand_evaluation(arguments, given, from_files)
+            MvrecParser.given = given = entries(arguments)
         defaults = subparser.get_defaults()
         chosen = last_value(given, "data")
         shown_only = any(name.startswith(("--print_config", "--help", "-h")) for name, _ in flags(arguments))

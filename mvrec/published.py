@@ -94,8 +94,8 @@ def input_settings(name: str) -> dict[str, Any]:
         "size": size,
         "clip": {"num_frames": network.input[0], "stride_frames": stride, "target_fps": 30.0},
         "normalisation": {"mean": mean, "std": std},
-        "val_views": {"num_clips": 1, "num_crops": 1, "short_side": size * 256 // 224},
-        "test_views": {"num_clips": 5, "num_crops": crops, "short_side": short_side},
+        "val_views": {"num_clips": 1, "num_crops": 1, "short_side": size * 256 // 224, "antialias": False},
+        "test_views": {"num_clips": 5, "num_crops": crops, "short_side": short_side, "antialias": False},
     }
 
 

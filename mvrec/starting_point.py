@@ -1,5 +1,6 @@
 """What a file of weights says about the run that starts from it: which network, which data, which protocol."""
 
+import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +16,10 @@ from mvrec.published import input_settings
 
 
 def checkpoint_of(path: str | Path, *, where: str = "") -> Path:
-    """The checkpoint that a path means: itself, or the best one of a run directory, else its last.
+    """The file that a path means: itself, or of a run directory the best checkpoint, else the last.
 
     Args:
-        path: A file or a run directory.
+        path: A file, a run directory, or a folder with `model.safetensors` as `mvrec hub` makes it.
         where: The flag that names it, for messages.
 
     Raises:
@@ -28,9 +29,11 @@ def checkpoint_of(path: str | Path, *, where: str = "") -> Path:
     prefix = f"{where}: " if where else ""
     if path.is_dir():
         places = [folder / name for folder in (path / "checkpoints", path) for name in ("best.ckpt", "last.ckpt")]
-        found = next((place for place in places if place.is_file()), None)
+        found = next((place for place in [*places, path / "model.safetensors"] if place.is_file()), None)
         if found is None:
-            raise UserError(f"{prefix}{path} is a folder without checkpoints/best.ckpt or checkpoints/last.ckpt")
+            raise UserError(
+                f"{prefix}{path} is a folder without checkpoints/best.ckpt, checkpoints/last.ckpt or model.safetensors"
+            )
         return found
     if not path.exists():
         others = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -46,12 +49,14 @@ class StartingPoint(NamedTuple):
         data: The same of the data module; the root is the user's to give.
         summary: One line for people.
         details: What the file says of itself, such as `class_names`; empty for a file that is not mvrec's.
+        name: The variant of the zoo; None for a network of another shape.
     """
 
     backbone: dict[str, Any]
     data: dict[str, Any]
     summary: str
     details: dict[str, Any]
+    name: str | None
 
 
 def starting_point(path: str, *, where: str) -> StartingPoint:
@@ -69,12 +74,41 @@ def starting_point(path: str, *, where: str) -> StartingPoint:
     """
     try:
         stored = read_weights(path)
-        run = _hyper_parameters(Path(path).expanduser())
+        run = _exported(stored) or _hyper_parameters(Path(path).expanduser())
         if run:
             return _of_run(run, stored)
         return _of_weights(stored)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def _exported(stored: StoredWeights) -> dict[str, Any]:
+    """How the network of weights that `mvrec export` has written is built; empty for a file of another kind."""
+    node = stored.details.get("backbone")
+    if not isinstance(node, dict) or not stored.details.get("protocol"):
+        return {}
+    if foreign := foreign_classes(node):
+        raise UserError(
+            f"{stored.source}: its network is a {foreign[0]}, and a file of weights may only name networks of "
+            "mvrec.models, because code of others would run: load the checkpoint of its run instead"
+        )
+    return {"backbone": copy.deepcopy(node)}
+
+
+def foreign_classes(node: Any) -> list[str]:
+    """The class paths of a network, at whatever depth, that are not of `mvrec.models`."""
+    if isinstance(node, list | tuple):
+        return [path for item in node for path in foreign_classes(item)]
+    if not isinstance(node, dict):
+        return []
+    below = [path for value in node.values() for path in foreign_classes(value)]
+    paths = [path for key in ("class_path", "backbone") if isinstance(path := node.get(key), str)]
+    return [path for path in paths if not path.startswith("mvrec.models.")] + below
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is a checkpoint that `mvrec fit` has written, and not weights alone."""
+    return bool(_hyper_parameters(path))
 
 
 def _hyper_parameters(path: Path) -> dict[str, Any]:
@@ -93,8 +127,10 @@ def _of_run(run: dict[str, Any], stored: StoredWeights) -> StartingPoint:
     node = run["backbone"]
     build_from(stored.source, node)
     protocol = stored.details["protocol"]
-    summary = f"{stored.source}: {_short(node)}, {len(stored.details.get('class_names') or ())} classes"
-    return StartingPoint(node, _data_node(_settings_of(protocol), is_video="clip" in protocol), summary, stored.details)
+    short = _short(node)
+    summary = f"{stored.source}: {short}, {len(stored.details.get('class_names') or ())} classes"
+    data = _data_node(_settings_of(protocol), is_video="clip" in protocol)
+    return StartingPoint(node, data, summary, stored.details, short if short in VARIANTS else None)
 
 
 def build_from(source: str, backbone: Any) -> None:
@@ -129,7 +165,7 @@ def _of_weights(stored: StoredWeights) -> StartingPoint:
     elif "clip" in settings:
         settings["clip"]["num_frames"] = plain.get("num_frames") or settings["clip"]["num_frames"]
     summary = f"{stored.source}: {name} ({found.layout} layout), {arguments['num_classes']} classes"
-    return StartingPoint(node, _data_node(settings, is_video="clip" in settings), summary, stored.details)
+    return StartingPoint(node, _data_node(settings, is_video="clip" in settings), summary, stored.details, name)
 
 
 def _settings_of(protocol: dict[str, Any]) -> dict[str, Any]:

@@ -20,8 +20,17 @@ MAY_IMPORT = {
     "limits": set(),
     "cli": {"__init__", "errors", "lightning_cli", "commands"},
     "config_check": {"errors"},
-    "lightning_cli": {"cli", "config_check", "errors", "files", "inherited", "models", "tasks", "training"},
-    "inherited": {"config_check", "errors", "starting_point", "training.checkpoint_files"},
+    "lightning_cli": {
+        *("cli", "config_check", "data.presets", "errors", "files", "inherited", "models", "tasks", "training"),
+    },
+    "inherited": {
+        "config_check",
+        "data.presets",
+        "errors",
+        "models.checkpoints",
+        "starting_point",
+        "training.checkpoint_files",
+    },
     "starting_point": {"config_check", "errors", "models", "published"},
     "commands": {
         "__init__",
@@ -58,12 +67,12 @@ MAY_IMPORT = {
 # Words that only these files may use.
 ONLY_IN = {
     "decord": {"data/decord_video.py"},
-    "av": {"data/pyav_video.py", "data/moving_digits_video.py"},
+    "av": {"data/pyav_video.py", "data/moving_digits_video.py", "inference/overlay.py"},
     "torchcodec": {"data/torchcodec_video.py"},
     "pytorchvideo": {"data/pytorchvideo_sampling.py", "models/baselines.py"},
     "timm": {"timm.py", "models/baseline.py", "models/baselines.py"},
     "safetensors": {"models/checkpoints/files.py", "commands/convert.py"},
-    "PIL": {"data/images.py", "data/digit_images.py"},
+    "PIL": {"data/images.py", "data/digit_images.py", "inference/overlay.py"},
     "torch.distributed": {"evaluation/scores.py", "training/run_directory.py", "training/sharding.py"},
     "matplotlib": {"training/curves.py"},
     "yaml": {"config_check.py", "lightning_cli.py"},

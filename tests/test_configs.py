@@ -13,9 +13,7 @@ import torch
 import yaml
 from config_builds import CONFIGS, RECIPES, ROOT, one_parser, stopped_at
 
-from mvrec import data as data_room
 from mvrec import models
-from mvrec.data.kinds import IMAGES
 from mvrec.models import Backbone
 
 OVERLAYS = sorted((ROOT / "configs/overlays").glob("*.yaml"))
@@ -35,21 +33,7 @@ def build(parser_once, tmp_path_factory):
     return functools.cache(lambda config: stopped_at("_run_subcommand", f"--config={config}", f"--run_dir={run_dir}"))
 
 
-def data_class(config: Path) -> type:
-    return getattr(data_room, yaml.safe_load(config.read_text())["data"]["class_path"].rpartition(".")[2])
-
-
-def foreign_keys(config: Path, overlay: Path) -> list[str]:
-    """Data keys of an overlay that the config's kind of data does not have: clips and crops for images, say."""
-    keys = yaml.safe_load(overlay.read_text()).get("data", {}).get("init_args", {})
-    # What a data module does not declare itself it takes for its parents.
-    known = {name for kind in data_class(config).__mro__[:-1] for name in inspect.signature(kind).parameters}
-    return [key for key in keys if key not in known]
-
-
 PAIRS = [(config, overlay) for config in CONFIGS for overlay in OVERLAYS]
-FITTING = [(config, overlay) for config, overlay in PAIRS if not foreign_keys(config, overlay)]
-OTHERS = [(config, overlay) for config, overlay in PAIRS if foreign_keys(config, overlay)]
 
 
 def pair_name(value):
@@ -71,7 +55,7 @@ def test_the_network_of_a_config_takes_what_the_data_give(build, name):
     assert logits.shape == (2, cli.model.backbone.num_classes)
 
 
-@pytest.mark.parametrize(("config", "overlay"), FITTING, ids=pair_name)
+@pytest.mark.parametrize(("config", "overlay"), PAIRS, ids=pair_name)
 def test_an_overlay_changes_what_it_names_and_nothing_else(build, config, overlay):
     alone = build(config).config.fit
     files = [f"--config={config}", f"--config={overlay}"]
@@ -90,20 +74,6 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, object]:
     for key, value in tree.items():
         found.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return found
-
-
-@pytest.mark.parametrize(("config", "overlay"), OTHERS, ids=pair_name)
-def test_an_overlay_for_another_kind_of_data_is_refused_in_one_line(command, parser_once, config, overlay, tmp_path):
-    code, _, err = command("fit", f"--config={config}", f"--config={overlay}", f"--run_dir={tmp_path}")
-    assert code == 2
-    (key,) = foreign_keys(config, overlay)
-    assert re.fullmatch(rf"mvrec: error: {re.escape(str(overlay))}:\d+: unknown key 'data.{key}'.*\n", err)
-
-
-def test_only_views_of_clips_are_for_one_kind_of_data_only():
-    assert {overlay.stem for _, overlay in OTHERS} == {"views_10x3"}
-    assert all(data_class(config).kind == IMAGES for config, _ in OTHERS)
-    assert len(FITTING) + len(OTHERS) == len(CONFIGS) * len(OVERLAYS)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=pair_name)

@@ -84,7 +84,7 @@ def kinetics(blocks, drop_path, clip, gpus=128, views="5 clips x 1 crops, short 
         repeats=2,
         rand=(4, 7),
         interpolation="bilinear",
-        protocol=f"{clip} at 30 fps, {views}, bilinear, mean of softmax",
+        protocol=f"{clip} at 30 fps, {views}, bilinear without antialias, mean of softmax",
         mean=mean,
     )
 
@@ -102,7 +102,7 @@ def ssv2(blocks, frames, rates, crops="short side 224, crop 224", **rest):
         rand=(4, 7),
         interpolation="bilinear",
         flip=0.0,
-        protocol=f"{frames} segments, 1 clips x 3 crops, {crops}, bilinear, mean of softmax",
+        protocol=f"{frames} segments, 1 clips x 3 crops, {crops}, bilinear without antialias, mean of softmax",
         start=True,
     )
 

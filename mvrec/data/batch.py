@@ -18,7 +18,7 @@ class SampleKey(NamedTuple):
         epoch: The epoch.
         index: Row of the index.
         counted: False for a sample that only keeps a rank busy.
-        repeats: Which of the dataset's augmented views of the sample are wanted; `None` for all of them.
+        repeats: Which of the sample's views are wanted, by their numbers; `None` for all of them.
     """
 
     epoch: int
@@ -35,7 +35,7 @@ class BadSample(NamedTuple):
         path: The file.
         cause: One line.
         stop: Why the run has to end with this file, or "".
-        labels: In the evaluation of a multi-label data set its class indices: classes that no score can find.
+        labels: In evaluation its class indices: classes that no score can find.
     """
 
     index: int  # type: ignore[assignment]  # hides tuple.index
@@ -53,6 +53,7 @@ class Item(NamedTuple):
     sample_id: int
     seeds: tuple[int, ...] = ()
     bad: tuple[BadSample, ...] = ()
+    view_ids: tuple[int, ...] | None = None  # counted from 0 by default
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def collate(items: Sequence[Item]) -> ClipBatch:
         clips=views.transpose(1, 2) if views.ndim == 5 else views,  # (B, T, C, H, W) -> (B, C, T, H, W)
         labels=_stacked([item.label for item in readable]).repeat_interleave(counts, dim=0),
         sample_ids=per_view([item.sample_id for item in readable]),
-        view_ids=torch.cat([torch.arange(int(count)) for count in counts]),
+        view_ids=torch.tensor([view for item in readable for view in item.view_ids or range(len(item.seeds))]),
         seeds=torch.tensor([seed for item in readable for seed in item.seeds], dtype=torch.int64),
         bad=bad,
     )

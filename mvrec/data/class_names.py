@@ -106,8 +106,8 @@ def read_class_names(path: Path) -> list[str]:
     return names
 
 
-def known_class_names(classes: str) -> list[str]:
-    """The names behind `data.classes`: a shipped list or a file with one name per line.
+def known_class_names(classes: str | Sequence[str]) -> list[str]:
+    """The names behind `data.classes`: themselves, a shipped list, or a file with one name per line.
 
     The shipped lists are those that torchvision's weights carry: 400 of Kinetics in alphabetical order, 1000 of
     ImageNet in the order of their WordNet ids.
@@ -115,6 +115,8 @@ def known_class_names(classes: str) -> list[str]:
     Raises:
         UserError: Neither a shipped list nor a file with names.
     """
+    if not isinstance(classes, str):
+        return list(classes)
     if classes in SHIPPED:
         from torchvision.models import ResNet18_Weights  # takes a second to import: only where it is asked for
         from torchvision.models.video import R3D_18_Weights

@@ -1,7 +1,7 @@
 """Datasets of clips: index x frame choice x decoder x pixels, and nothing else."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from mvrec.data.sampling import (
     frame_window,
     random_start,
     segment_indices,
+    uniform_clips,
 )
 from mvrec.data.seeds import derive_seed
 from mvrec.data.stages import stage
@@ -75,12 +76,19 @@ class EvalClips(EvalSamples):
     protocol: Protocol
     decoder: Decoder = "auto"
 
-    def views(self, sample: Sample, number: int) -> Tensor:
+    def views(self, sample: Sample, number: int, *, wanted: Sequence[int] | None = None) -> Tensor:
         """See `video_views`."""
-        return video_views(sample, self.protocol, decoder=self.decoder, number=number)
+        return video_views(sample, self.protocol, decoder=self.decoder, number=number, wanted=wanted)
 
 
-def video_views(sample: Sample, protocol: Protocol, *, decoder: Decoder = "auto", number: int = 0) -> Tensor:
+def video_views(
+    sample: Sample,
+    protocol: Protocol,
+    *,
+    decoder: Decoder = "auto",
+    number: int = 0,
+    wanted: Sequence[int] | None = None,
+) -> Tensor:
     """The views of one video that a protocol scores, clip by clip and crop by crop, decoded in one pass.
 
     Args:
@@ -88,20 +96,28 @@ def video_views(sample: Sample, protocol: Protocol, *, decoder: Decoder = "auto"
         protocol: Which frames, crops and pixels make the views.
         decoder: Which decoder reads the file.
         number: Seed of the control that shuffles frames: the row of an index.
+        wanted: Views by their numbers, rising; `None` for all. Frames of other clips are not decoded.
 
     Returns:
-        uint8 (clips * crops, T, C, size, size).
+        uint8 (clips * crops, T, C, size, size), or as many views as are wanted.
 
     Raises:
         DecodeError: The file cannot be read.
     """
     with open_video(sample.path, decoder=decoder) as video:
         window = frame_window(video.num_frames, video.fps, sample.start_seconds, sample.end_seconds)
-        chosen = _eval_frames(sample, video.fps, window, protocol)  # (clips, T)
+        chosen = eval_frames(sample, video.fps, window, protocol)  # (clips, T)
+        crops = protocol.views.num_crops
+        numbers = range(crops * len(chosen)) if wanted is None else wanted
+        clips = sorted({view // crops for view in numbers})
+        chosen = chosen[clips]
         needed, place = torch.unique(chosen, return_inverse=True)
         frames = video.frames(needed.tolist())
     views = [clip_views(frames[row.numpy()], protocol, number=number) for row in place]
-    return torch.cat(views)  # (clips * crops, T, C, h, w)
+    whole = torch.cat(views)  # (clips * crops, T, C, h, w)
+    if len(whole) == len(numbers):
+        return whole
+    return whole[[clips.index(view // crops) * crops + view % crops for view in numbers]]
 
 
 def clip_views(frames: np.ndarray, protocol: Protocol, *, number: int = 0) -> Tensor:
@@ -122,6 +138,8 @@ def clip_views(frames: np.ndarray, protocol: Protocol, *, number: int = 0) -> Te
         size=protocol.size,
         num_crops=views.num_crops,
         interpolation=views.interpolation,
+        antialias=views.antialias,
+        rounding=views.rounding,
     )
 
 
@@ -134,12 +152,14 @@ def _random_frames(sample: Sample, fps: float, window: Window, clip: ClipSpec, r
         return frame_indices(random_start(window, span, rng), span, window, clip)
 
 
-def _eval_frames(sample: Sample, fps: float, window: Window, protocol: Protocol) -> Tensor:
+def eval_frames(sample: Sample, fps: float, window: Window, protocol: Protocol) -> Tensor:
     """Frame numbers (clips, T) of the clips that are scored."""
     clip, views = protocol.clip, protocol.views
     with _too_short_is_bad(sample):
         if clip.sampling == "segments":
             return segment_indices(window, clip)[None]
+        if views.positions == "uniform":
+            return uniform_clips(window, fps, clip, num_clips=views.num_clips)
         span = clip.span(fps)
         starts = clip_starts(window, span, num_clips=views.num_clips, positions=views.positions, fps=fps)
         return torch.stack([frame_indices(start, span, window, clip) for start in starts])

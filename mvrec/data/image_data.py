@@ -50,9 +50,11 @@ class ImageData(RecognitionData):
         class_balance: How far training evens out classes of unequal size, 0..1: a class of n files is drawn in
             proportion to `n ** (1 - class_balance)`. With 0 each file is drawn once per epoch, with 1 all classes
             equally often. The same on one process or many.
+        split_views: Whether processes share the views of a file in evaluation. The score is the same; it evens out the
+            work where there are few files with many views, and costs each process the opening of files.
         seed: Root of order and augmentation; `seed_everything`'s by default.
-        classes: Class names in label order: "kinetics400", "imagenet1k" (both as torchvision has them), or a file with
-            one name per line. By default the data say.
+        classes: Class names in label order: themselves, "kinetics400", "imagenet1k" (both as torchvision has them), or
+            a file with one name per line. By default the data say.
 
     Raises:
         UserError: A number that is out of range, with its key; from `setup`: a missing or empty root, split or class
@@ -81,8 +83,9 @@ class ImageData(RecognitionData):
         decode_memory: float | None = 8.0,
         augment_on: Literal["worker", "device"] = "worker",
         class_balance: float = 0.0,
+        split_views: bool = False,
         seed: int | None = None,
-        classes: str | None = None,
+        classes: str | list[str] | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -98,6 +101,7 @@ class ImageData(RecognitionData):
             decode_memory=decode_memory,
             augment_on=augment_on,
             class_balance=class_balance,
+            split_views=split_views,
             seed=seed,
             classes=classes,
         )

@@ -10,6 +10,7 @@ import io
 import os
 import random
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,7 +141,7 @@ class EvalImages(EvalSamples):
     index: SampleIndex
     protocol: ImageProtocol
 
-    def views(self, sample: Sample, number: int) -> Tensor:
+    def views(self, sample: Sample, number: int, *, wanted: Sequence[int] | None = None) -> Tensor:
         """uint8 (1, C, size, size)."""
         return protocol_view(read_image(sample.path, upright=self.protocol.upright), self.protocol)
 

@@ -153,24 +153,42 @@ def epoch_order(num_samples: int, *, seed: int, labels: np.ndarray | None = None
 class EvalBatches(Sampler[list[SampleKey]]):
     """Each sample once over all ranks: unpadded, rank r takes r, r + world_size, ...
 
+    With `shared_views` it is each view once: ranks share the views of a sample, and rank r takes every world_size-th
+    view of all.
+
     A rank without samples gets one batch that does not count, since a loader without batches would keep the
     rank away from the collective at the end.
+
+    Args:
+        num_samples: Rows of the index.
+        batch_size: Samples per batch; of shared views as many as so many samples have.
+        rank: This process.
+        world_size: Number of processes.
+        shared_views: Views per sample that ranks share; 0 keeps a sample's views together.
     """
 
-    def __init__(self, num_samples: int, *, batch_size: int, rank: int, world_size: int) -> None:
-        self.rows, self.batch_size, self.rank = range(rank, num_samples, world_size), batch_size, rank
+    def __init__(self, num_samples: int, *, batch_size: int, rank: int, world_size: int, shared_views: int = 0) -> None:
+        self.views, self.rank = max(shared_views, 1), rank
+        self.shared = shared_views > 1
+        self.parts = range(rank, num_samples * self.views, world_size)  # samples, or views counted through
+        self.parts_per_batch = batch_size * self.views
         self.passes = 0
 
     def __len__(self) -> int:
-        return max(math.ceil(len(self.rows) / self.batch_size), 1)
+        return max(math.ceil(len(self.parts) / self.parts_per_batch), 1)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         self.passes += 1
         epoch = self.passes - 1
-        if not self.rows:
+        if not self.parts:
             yield [SampleKey(epoch, 0, counted=False)]
-        for begin in range(0, len(self.rows), self.batch_size):
-            yield [SampleKey(epoch, row) for row in self.rows[begin : begin + self.batch_size]]
+        for begin in range(0, len(self.parts), self.parts_per_batch):
+            parts = self.parts[begin : begin + self.parts_per_batch]
+            if not self.shared:
+                yield [SampleKey(epoch, row) for row in parts]
+                continue
+            rows = groupby(parts, key=lambda part: part // self.views)
+            yield [SampleKey(epoch, row, repeats=tuple(part % self.views for part in group)) for row, group in rows]
 
 
 class BadFiles:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from mvrec.data.sampling import ClipPositions, ClipSpec
-from mvrec.data.transforms import IMAGENET_NORMALISATION, Interpolation, Normalisation
+from mvrec.data.transforms import IMAGENET_NORMALISATION, Interpolation, Normalisation, Rounding
 
 FrameOrder = Literal["natural", "reversed", "shuffled"]
 
@@ -21,9 +21,12 @@ class Views:
         num_clips: Temporal views.
         num_crops: Spatial views per clip: 1 (centre) or 3 (along the long side).
         short_side: Pixels of the short side of a frame before it is cropped.
-        positions: Where the clips lie: "spread" over the video as SlowFast does it, or pytorchvideo's
-            "constant_clips_per_video".
-        interpolation: How frames are scaled (antialiased).
+        positions: Where the clips lie: "spread" over the video as SlowFast does it, "uniform" as torchvision's
+            references do it, or pytorchvideo's "constant_clips_per_video".
+        interpolation: How frames are scaled.
+        antialias: Whether scaling down averages over all pixels that it covers. The published accuracies of videos,
+            SlowFast's and torchvision's, are without.
+        rounding: Whose rounding the long side and the place of the crops follow; they differ by a pixel at most.
         frame_order: "natural"; "reversed" and "shuffled" are controls that show what a score owes to time.
     """
 
@@ -32,11 +35,15 @@ class Views:
     short_side: int = 256
     positions: ClipPositions = "spread"
     interpolation: Interpolation = "bilinear"
+    antialias: bool = True
+    rounding: Rounding = "slowfast"
     frame_order: FrameOrder = "natural"
 
     def __post_init__(self) -> None:
         if self.num_clips < 1 or self.num_crops not in (1, 3):
             raise ValueError(f"views need num_clips >= 1 and num_crops 1 or 3, got {self.num_clips} x {self.num_crops}")
+        if self.rounding == "torchvision" and self.num_crops != 1:
+            raise ValueError(f"torchvision's rounding is for one crop, num_crops must be 1, got {self.num_crops}")
 
 
 @dataclass(frozen=True)
@@ -73,13 +80,14 @@ class Protocol:
     def __str__(self) -> str:
         clip, views = self.clip, self.views
         rate = "own fps" if clip.target_fps is None else f"{clip.target_fps:g} fps"
+        scaling = views.interpolation if views.antialias else f"{views.interpolation} without antialias"
         order = "" if views.frame_order == "natural" else f", frames {views.frame_order}"
         frames = f"{clip.num_frames}x{clip.stride_frames} at {rate}"
         if clip.sampling == "segments":
             frames = f"{clip.num_frames} segments"
         return (
             f"{frames}, {views.num_clips} clips x {views.num_crops} crops, "
-            f"short side {views.short_side}, crop {self.size}, {views.interpolation}, {self.aggregation}{order}"
+            f"short side {views.short_side}, crop {self.size}, {scaling}, {self.aggregation}{order}"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -95,7 +103,7 @@ class ImageProtocol:
         split: Which images are scored. ImageNet's published accuracies are those of "val".
         short_side: Pixels of the short side after scaling.
         size: Side of the crop in pixels.
-        interpolation: How the image is scaled.
+        interpolation: How the image is scaled, antialiased.
         normalisation: Mean and standard deviation.
         upright: Whether the image is turned as its EXIF block asks for; the published accuracies are without.
     """

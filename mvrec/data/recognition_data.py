@@ -50,9 +50,11 @@ class RecognitionData(L.LightningDataModule):
         class_balance: How far training evens out classes of unequal size, 0..1: a class of n files is drawn in
             proportion to `n ** (1 - class_balance)`. With 0 each file is drawn once per epoch, with 1 all classes
             equally often. The same on one process or many.
+        split_views: Whether processes share the views of a file in evaluation. The score is the same; it evens out the
+            work where there are few files with many views, and costs each process the opening of files.
         seed: Root of order and augmentation.
-        classes: Class names in label order: "kinetics400", "imagenet1k" (both as torchvision has them), or a file with
-            one name per line. By default the data say.
+        classes: Class names in label order: themselves, "kinetics400", "imagenet1k" (both as torchvision has them), or
+            a file with one name per line. By default the data say.
 
     Raises:
         UserError: A number that is out of range, with its key; from `setup`: a missing or empty root, split or class
@@ -77,8 +79,9 @@ class RecognitionData(L.LightningDataModule):
         decode_memory: float | None,
         augment_on: Literal["worker", "device"],
         class_balance: float,
+        split_views: bool,
         seed: int | None,
-        classes: str | None = None,
+        classes: str | list[str] | None = None,
     ) -> None:
         super().__init__()
         for name, value in {"size": size, "repeats": repeats, "batch_size": batch_size}.items():
@@ -98,7 +101,7 @@ class RecognitionData(L.LightningDataModule):
         self.num_workers = num_workers
         self.max_bad_fraction, self.seed = max_bad_fraction, seed
         self.decode_timeout, self.decode_memory, self.augment_on = decode_timeout, decode_memory, augment_on
-        self.class_balance = class_balance
+        self.class_balance, self.split_views = class_balance, split_views
         self.classes = classes
         self._layout: Layout | None = None
         self._splits: dict[Split, SampleIndex] = {}
@@ -326,7 +329,13 @@ class RecognitionData(L.LightningDataModule):
     def _eval_loader(self, split: Split) -> ClipLoader:
         dataset = self.eval_dataset(split)
         size = self.eval_batch_size or max(1, self.clips_per_step // self.protocol(split).num_views)
-        batches = EvalBatches(len(dataset), batch_size=size, rank=self._rank, world_size=self._world_size)
+        batches = EvalBatches(
+            len(dataset),
+            batch_size=size,
+            rank=self._rank,
+            world_size=self._world_size,
+            shared_views=self.protocol(split).num_views if self.split_views else 0,
+        )
         return self._loader(dataset, batches)
 
     def _loader(

@@ -2,7 +2,7 @@
 
 import random
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -78,17 +78,25 @@ class TrainSamples(Dataset[Item]):
         seeds = tuple(derive_seed(self.seed, key.epoch, key.index, "view", repeat) for repeat in repeats)
         rng = random.Random(derive_seed(self.seed, key.epoch, key.index, "clip"))
         views = self.views(sample, seeds=tuple(pixel_seed(seed) for seed in seeds), rng=rng)
-        return Item(views, self.index.target(number), number, seeds)
+        return Item(views, self.index.target(number), number, seeds, view_ids=tuple(repeats))
 
 
 class EvalSamples(Dataset[Item]):
-    """All views of each file of an index, from one decode. Nothing is random, nothing is replaced."""
+    """All views of each file of an index, from one decode. Nothing is random, nothing is replaced.
+
+    A key whose `repeats` names some of the views gets these only, so that processes can share the views of a file.
+    """
 
     index: SampleIndex
 
     @abstractmethod
-    def views(self, sample: Sample, number: int) -> Tensor:
+    def views(self, sample: Sample, number: int, *, wanted: Sequence[int] | None = None) -> Tensor:
         """The protocol's views of row `number`: uint8 (V, T, C, H, W), images without T.
+
+        Args:
+            sample: The file.
+            number: Its row.
+            wanted: Which of the views, by their numbers; `None` for all.
 
         Raises:
             DecodeError: The file cannot be read.
@@ -102,9 +110,10 @@ class EvalSamples(Dataset[Item]):
         sample_id = key.index if key.counted else PADDING_ID
         try:
             reading.announce(key.index, str(sample.path))
-            views = self.views(sample, key.index)
+            views = self.views(sample, key.index, wanted=key.repeats)
         except DecodeError as error:
-            classes = sample.label if isinstance(sample.label, tuple) else ()
+            classes = sample.label if isinstance(sample.label, tuple) else (sample.label,)
             bad = BadSample(key.index, str(sample.path), error.cause, labels=classes)
             return Item(None, target, sample_id, bad=(bad,) if key.counted else ())
-        return Item(views, target, sample_id, tuple(range(len(views))))
+        numbers = tuple(range(len(views)) if key.repeats is None else key.repeats)
+        return Item(views, target, sample_id, seeds=numbers, view_ids=numbers)

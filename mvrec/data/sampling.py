@@ -15,7 +15,7 @@ import torch
 
 ShortVideo = Literal["repeat_last", "loop", "error"]
 Sampling = Literal["dense", "segments"]
-ClipPositions = Literal["spread", "constant_clips_per_video"]
+ClipPositions = Literal["spread", "uniform", "constant_clips_per_video"]
 
 
 @dataclass(frozen=True)
@@ -136,13 +136,41 @@ def segment_indices(window: Window, spec: ClipSpec, rng: random.Random | None = 
     return torch.tensor(chosen) + window.first
 
 
+def uniform_clips(window: Window, fps: float, spec: ClipSpec, *, num_clips: int) -> torch.Tensor:
+    """Frame numbers of evenly spread clips as torchvision's references place them.
+
+    The video is resampled to the clip's frame rate, `target_fps / stride_frames`: frame j of n is `floor(j * step)`,
+    the step being the ratio of the rates. Of all clips of T neighbours, `num_clips` are taken at
+    `floor(linspace(0, count - 1))` (torchvision's `VideoClips` and `UniformClipSampler`). A video too short for a clip,
+    which torchvision leaves out, is treated as `short_video` says.
+
+    Returns:
+        int64 (num_clips, T).
+
+    Raises:
+        ClipTooLongError: No clip fits and `short_video` is "error".
+    """
+    rate = (fps if spec.target_fps is None else spec.target_fps) / spec.stride_frames
+    step = fps / rate
+    if step == int(step):
+        frames = torch.arange(0, window.length, int(step))
+    else:  # float32 as torchvision has it
+        frames = (torch.arange(math.floor(window.length * rate / fps), dtype=torch.float32) * step).floor().long()
+    frames = frames.clamp_max(window.length - 1) + window.first
+    count = len(frames) - spec.num_frames + 1
+    if count < 1:
+        return frame_indices(float(window.first), spec.span(fps), window, spec).expand(num_clips, -1)
+    starts = torch.linspace(0, count - 1, num_clips).floor().long()
+    return frames[starts[:, None] + torch.arange(spec.num_frames)]
+
+
 def clip_starts(
     window: Window, span: float, *, num_clips: int, positions: ClipPositions, fps: float
 ) -> Sequence[float]:
     """Starts of the clips that an evaluation reads from one video.
 
     "spread" is SlowFast's rule (`spread_starts`); "constant_clips_per_video" is pytorchvideo's clip sampler of
-    that name. Training's `random_start` is pytorchvideo's "random".
+    that name. Training's `random_start` is pytorchvideo's "random". "uniform" has no starts; see `uniform_clips`.
     """
     if positions == "spread":
         return spread_starts(window, span, num_clips)

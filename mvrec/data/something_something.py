@@ -49,7 +49,7 @@ class SomethingSomething(VideoData):
         test_split: Literal["val", "test"] = "val",
         clip: ClipSpec = ClipSpec(num_frames=16, sampling="segments"),  # noqa: B008 - frozen, and shown in --help
         augment: Augment = Augment(flip_probability=0.0),  # noqa: B008
-        test_views: Views = Views(num_clips=1, num_crops=3, short_side=224),  # noqa: B008
+        test_views: Views = Views(num_clips=1, num_crops=3, short_side=224, antialias=False),  # noqa: B008
         **knobs: Any,
     ) -> None:
         super().__init__(root, clip=clip, augment=augment, test_views=test_views, **knobs)

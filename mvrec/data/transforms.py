@@ -20,6 +20,7 @@ from mvrec.data.seeds import derive_seed
 
 Interpolation = Literal["bilinear", "bicubic"]
 TrainInterpolation = Literal["bilinear", "bicubic", "random"]
+Rounding = Literal["slowfast", "torchvision"]
 
 
 class Box(NamedTuple):
@@ -137,14 +138,17 @@ def random_crop_box(height: int, width: int, augment: Augment, rng: random.Rando
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
-def crop_and_resize(frames: np.ndarray, box: Box, size: tuple[int, int], *, interpolation: str) -> Tensor:
-    """Cut a box out of all frames and scale it, antialiased, in uint8.
+def crop_and_resize(
+    frames: np.ndarray, box: Box, size: tuple[int, int], *, interpolation: str, antialias: bool = True
+) -> Tensor:
+    """Cut a box out of all frames and scale it in uint8.
 
     Args:
         frames: uint8 (T, H, W, C).
         box: What to keep.
         size: (height, width) of the result in pixels.
         interpolation: "bilinear" or "bicubic".
+        antialias: Whether scaling down averages over all pixels that it covers.
 
     Returns:
         uint8 (T, C, h, w), channels last in memory: torchvision's fast path.
@@ -153,7 +157,7 @@ def crop_and_resize(frames: np.ndarray, box: Box, size: tuple[int, int], *, inte
     clip = torch.from_numpy(np.ascontiguousarray(cut)).permute(0, 3, 1, 2)  # (T, C, h, w)
     if clip.shape[-2:] == torch.Size(size):
         return clip
-    return tvf.resize(clip, list(size), InterpolationMode(interpolation), antialias=True)
+    return _resized(clip, list(size), interpolation, antialias)
 
 
 def train_view(frames: np.ndarray, *, size: int, augment: Augment, seed: int) -> Tensor:
@@ -207,7 +211,14 @@ def spatial_crops(height: int, width: int, size: int, num_crops: int) -> list[Bo
 
 
 def eval_views(
-    frames: np.ndarray, *, short_side: int, size: int, num_crops: int, interpolation: Interpolation
+    frames: np.ndarray,
+    *,
+    short_side: int,
+    size: int,
+    num_crops: int,
+    interpolation: Interpolation,
+    antialias: bool = True,
+    rounding: Rounding = "slowfast",
 ) -> Tensor:
     """The spatial views of one clip: short side scaled, then cropped.
 
@@ -215,37 +226,59 @@ def eval_views(
         frames: uint8 (T, H, W, C).
         short_side: Pixels of the short side after scaling.
         size: Side of the square crops in pixels.
-        num_crops: 1 (centre) or 3.
+        num_crops: 1 (centre) or 3; with torchvision's rounding 1.
         interpolation: How frames are scaled.
+        antialias: See `crop_and_resize`.
+        rounding: Whose rounding the long side and the place of the crops follow; they differ by a pixel at most.
 
     Returns:
         uint8 (num_crops, T, C, size, size).
     """
+    if rounding == "torchvision":
+        clip = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # (T, C, H, W)
+        return _torchvision_view(clip, short_side, size, interpolation, antialias)[None]
     height, width = frames.shape[1:3]
     scaled = short_side_size(height, width, short_side)
-    clip = crop_and_resize(frames, Box(0, 0, height, width), scaled, interpolation=interpolation)
+    clip = crop_and_resize(frames, Box(0, 0, height, width), scaled, interpolation=interpolation, antialias=antialias)
     boxes = spatial_crops(*scaled, size, num_crops)
     return torch.stack([clip[..., b.top : b.top + b.height, b.left : b.left + b.width] for b in boxes])
 
 
-def image_view(image: np.ndarray, *, short_side: int, size: int, interpolation: Interpolation) -> Tensor:
+def image_view(
+    image: np.ndarray, *, short_side: int, size: int, interpolation: Interpolation, antialias: bool = True
+) -> Tensor:
     """The view that image classification is scored on: short side scaled, then the centre.
 
-    Sizes and the centre are rounded as torchvision rounds them, which differs from what `eval_views` does by a pixel
-    for some frames: that one follows SlowFast.
+    Sizes and the centre are rounded as torchvision rounds them.
 
     Args:
         image: uint8 (H, W, C).
         short_side: Pixels of the short side after scaling.
         size: Side of the square crop in pixels.
-        interpolation: How the image is scaled, antialiased.
+        interpolation: How the image is scaled.
+        antialias: See `crop_and_resize`.
 
     Returns:
         uint8 (C, size, size).
     """
     pixels = torch.from_numpy(image).permute(2, 0, 1)  # (C, H, W)
-    scaled = tvf.resize(pixels, [short_side], InterpolationMode(interpolation), antialias=True)
-    return tvf.center_crop(scaled, [size, size])
+    return _torchvision_view(pixels, short_side, size, interpolation, antialias)
+
+
+def _torchvision_view(pixels: Tensor, short_side: int, size: int, interpolation: str, antialias: bool) -> Tensor:
+    return tvf.center_crop(_resized(pixels, [short_side], interpolation, antialias), [size, size])
+
+
+def _resized(pixels: Tensor, size: list[int], interpolation: str, antialias: bool) -> Tensor:
+    """Scale uint8 (..., H, W) to `size` as torchvision's `resize` reads it."""
+    mode = InterpolationMode(interpolation)
+    if antialias:
+        return tvf.resize(pixels, size, mode, antialias=True)
+    # SlowFast and torchvision's presets scale floats, which torchvision's quicker way for uint8 misses by a grey level.
+    frames = pixels if pixels.ndim == 4 else pixels[None]  # one at a time: floats of all would take much memory
+    scaled = [tvf.resize(frame.float(), size, mode, antialias=False) for frame in frames]
+    whole = torch.stack([frame.round_().clamp_(0, 255).to(torch.uint8) for frame in scaled])
+    return whole if pixels.ndim == 4 else whole[0]
 
 
 def erase(clips: Tensor, seeds: Tensor, erasing: RandomErasing) -> Tensor:

@@ -27,8 +27,10 @@ class Scores(ABC):
         sample_ids: int64 (N,), rising; the samples that were scored.
         probabilities: float64 (N, K), means over views.
         labels: int64 (N,), or multi-hot, bool (N, K).
-        failed: Samples that could not be read. They count as wrong.
+        failed: Samples that could not be read.
         expected: Samples that should have been scored.
+        num_views: Views of each sample.
+        failed_are_wrong: Whether samples that could not be read count as wrong; else the score is that of the others.
     """
 
     sample_ids: Tensor
@@ -36,6 +38,8 @@ class Scores(ABC):
     labels: Tensor
     failed: tuple[BadSample, ...]
     expected: int
+    num_views: int = 1
+    failed_are_wrong: bool = True
 
     @property
     def num_classes(self) -> int:
@@ -48,7 +52,18 @@ class Scores(ABC):
 
     def counts(self, noun: str = "videos") -> str:
         """How many samples the score speaks of, by the name that the caller gives them."""
-        return f"{len(self.sample_ids)}/{self.expected} {noun} scored, {len(self.failed)} failed"
+        counted = " and left out" if self.failed and not self.failed_are_wrong else ""
+        return f"{len(self.sample_ids)}/{self.expected} {noun} scored, {len(self.failed)} failed{counted}"
+
+    def failed_per_class(self) -> Tensor:
+        """How many samples of each class could not be read: int64 (K,)."""
+        labels = [label for bad in self.failed for label in bad.labels]
+        return torch.bincount(torch.tensor(labels, dtype=torch.int64), minlength=self.num_classes)
+
+    def _missed(self) -> Tensor:
+        """How many samples of each class count as wrong because they could not be read: int64 (K,)."""
+        failed = self.failed_per_class()
+        return failed if self.failed_are_wrong else torch.zeros_like(failed)
 
 
 @dataclass(frozen=True)
@@ -56,18 +71,37 @@ class SingleLabelScores(Scores):
     """What an evaluation found where a sample has one class: means of softmax, labels are int64 (N,)."""
 
     def top_k(self, k: int) -> float:
-        """Share of all expected samples whose class is among the k most probable ones."""
-        if not self.expected:
+        """Share of the samples whose class is among the k most probable ones."""
+        total = self.expected if self.failed_are_wrong else len(self.sample_ids)
+        if not total:
             return 0.0
         best = self.probabilities.topk(min(k, self.num_classes), dim=1).indices
-        return float((best == self.labels[:, None]).any(dim=1).sum()) / self.expected
+        return float((best == self.labels[:, None]).any(dim=1).sum()) / total
+
+    def confusion(self) -> Tensor:
+        """How many scored samples of a class (row) were taken for which (column): int64 (K, K)."""
+        pairs = self.labels * self.num_classes + self.probabilities.argmax(dim=1)
+        return torch.bincount(pairs, minlength=self.num_classes**2).reshape(self.num_classes, self.num_classes)
+
+    def class_accuracies(self) -> Tensor:
+        """Top-1 within each class, also called recall: float64 (K,), nan for a class without samples."""
+        return self.confusion().diag().double() / self.counted_per_class()
+
+    def f1_per_class(self) -> Tensor:
+        """Harmonic mean of accuracy and precision of each class: float64 (K,), nan for a class without samples."""
+        confusion, counted = self.confusion(), self.counted_per_class()
+        f1 = 2 * confusion.diag().double() / (confusion.sum(dim=0) + counted)
+        return f1.where(counted > 0, torch.nan)
+
+    def counted_per_class(self) -> Tensor:
+        """Samples of each class that the score speaks of: int64 (K,)."""
+        return torch.bincount(self.labels, minlength=self.num_classes) + self._missed()
 
     def mean_class_accuracy(self) -> float:
-        """Top-1 averaged over the classes that occur among the scored samples."""
-        hits = (self.probabilities.argmax(dim=1) == self.labels).double()
-        counts = torch.bincount(self.labels, minlength=self.num_classes)
-        right = torch.bincount(self.labels, weights=hits, minlength=self.num_classes)
-        return float((right[counts > 0] / counts[counts > 0]).mean()) if len(hits) else 0.0
+        """Top-1 averaged over the classes that occur."""
+        accuracies = self.class_accuracies()
+        accuracies = accuracies[~accuracies.isnan()]
+        return float(accuracies.mean()) if len(accuracies) else 0.0
 
     def loss(self) -> float:
         """Cross-entropy of the mean softmax in nats, over the scored samples."""
@@ -85,8 +119,8 @@ class SingleLabelScores(Scores):
 class MultiLabelScores(Scores):
     """What an evaluation found where a sample has any number of classes: means of sigmoids, labels are bool (N, K).
 
-    For a sample that could not be read the model predicts nothing: its classes are missed, whatever the threshold, and
-    it is no false alarm of any other class.
+    For a sample that could not be read and counts as wrong the model predicts nothing: its classes are missed, whatever
+    the threshold, and it is no false alarm of any other class.
     """
 
     def average_precisions(self) -> Tensor:
@@ -132,11 +166,6 @@ class MultiLabelScores(Scores):
         occurring = int(((self.labels.sum(dim=0) + self._missed()) > 0).sum())
         return f"{super().counts(noun)}, map of {occurring}/{self.num_classes} classes"
 
-    def _missed(self) -> Tensor:
-        """How many failed samples each class has: int64 (K,)."""
-        labels = [label for bad in self.failed for label in bad.labels]
-        return torch.bincount(torch.tensor(labels, dtype=torch.int64), minlength=self.num_classes)
-
 
 class ScoreKeeper:
     """Collects sums of probabilities per sample on one process and joins them over all.
@@ -146,15 +175,24 @@ class ScoreKeeper:
         num_views: Views that each sample must have.
         expected: Samples over all processes; `None` when only a part is scored on purpose.
         multi_label: Whether a sample may have several classes, or none.
+        failed_are_wrong: See `Scores`.
     """
 
-    def __init__(self, *, num_classes: int, num_views: int, expected: int | None, multi_label: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        num_views: int,
+        expected: int | None,
+        multi_label: bool = False,
+        failed_are_wrong: bool = True,
+    ) -> None:
         self.num_classes, self.num_views, self.expected = num_classes, num_views, expected
-        self.multi_label = multi_label
+        self.multi_label, self.failed_are_wrong = multi_label, failed_are_wrong
         self._sums: dict[int, Tensor] = {}
         self._counts: dict[int, int] = {}
         self._labels: dict[int, Tensor] = {}
-        self._failed: list[BadSample] = []
+        self._failed: dict[int, BadSample] = {}  # by row: each process that shares a file's views may meet it
 
     def add(self, logits: Tensor, labels: Tensor, sample_ids: Tensor) -> None:
         """Add views: logits (B, K), labels (B,) or multi-hot (B, K), ids (B,) where `PADDING_ID` does not count."""
@@ -172,7 +210,7 @@ class ScoreKeeper:
 
     def fail(self, bad: tuple[BadSample, ...]) -> None:
         """Note samples that could not be read."""
-        self._failed.extend(bad)
+        self._failed.update((entry.index, entry) for entry in bad)
 
     def gather(self) -> Scores:
         """Join all processes; every process must call it, also one that saw no sample.
@@ -185,6 +223,7 @@ class ScoreKeeper:
             num_views=self.num_views,
             expected=self.expected,
             multi_label=self.multi_label,
+            failed_are_wrong=self.failed_are_wrong,
         )
         for state in self._all_states():
             total._merge(*state)
@@ -197,7 +236,7 @@ class ScoreKeeper:
             _stacked([self._sums[sample] for sample in samples]),
             [self._counts[sample] for sample in samples],
             _stacked([self._labels[sample] for sample in samples]),
-            self._failed,
+            tuple(self._failed.values()),
         )
         if not (dist.is_available() and dist.is_initialized()):
             return [state]
@@ -206,15 +245,18 @@ class ScoreKeeper:
         return states
 
     def _merge(
-        self, samples: list[int], sums: Tensor, counts: list[int], labels: Tensor, failed: list[BadSample]
+        self, samples: list[int], sums: Tensor, counts: list[int], labels: Tensor, failed: tuple[BadSample, ...]
     ) -> None:
         for sample, row, count, label in zip(samples, sums, counts, labels, strict=True):
             self._sums[sample] = self._sums[sample] + row if sample in self._sums else row
             self._counts[sample] = self._counts.get(sample, 0) + count
             self._labels[sample] = label
-        self._failed.extend(failed)
+        self.fail(failed)
 
     def _scores(self) -> Scores:
+        for sample in self._failed:  # a part of its views may have been read
+            self._sums.pop(sample, None)
+            self._counts.pop(sample, None)
         for sample, count in self._counts.items():
             if count != self.num_views:
                 raise UserError(f"sample {sample} was scored on {count} views, the protocol has {self.num_views}")
@@ -228,8 +270,10 @@ class ScoreKeeper:
             sample_ids=torch.tensor(samples, dtype=torch.int64),
             probabilities=sums / self.num_views,
             labels=labels.reshape(sums.shape) if self.multi_label else labels,
-            failed=tuple(sorted(self._failed)),
+            failed=tuple(sorted(self._failed.values())),
             expected=came,
+            num_views=self.num_views,
+            failed_are_wrong=self.failed_are_wrong,
         )
 
     @property

@@ -14,12 +14,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mvrec import __version__
 from mvrec.data.batch import ClipBatch
-from mvrec.data.class_names import normalised
 from mvrec.data.seeds import derive_seed
 from mvrec.errors import UserError
 from mvrec.evaluation.predictions import write_predictions
-from mvrec.evaluation.scores import ScoreKeeper, Scores
+from mvrec.evaluation.results import sha256, write_confusion, write_metrics, write_per_class
+from mvrec.evaluation.scores import ScoreKeeper, Scores, SingleLabelScores
 from mvrec.models.backbone import Backbone
+from mvrec.tasks.class_match import ClassMatch, compare_classes
 from mvrec.tasks.start import Start
 from mvrec.tasks.targets import classification_loss, compare_kinds, make_targets
 from mvrec.training.losses import ClassWeights, class_weight_tensor
@@ -60,6 +61,9 @@ class Classification(L.LightningModule):
         compile: Compile the backbone (`torch.compile`); the first step takes a minute or more.
         channels_last: Lay pixels out with their channels together, which GPUs convolve faster.
         activation_checkpointing: Recompute each block in the backward pass: less memory, the same numbers.
+        views_per_forward: Views that go through the network together in evaluation; by default as many as a training
+            step has clips or images.
+        failed_files: Whether files that cannot be read count as "wrong" in a score or are "left_out" of it.
 
     Raises:
         UserError: A number that is out of range; weights that do not fit; a checkpoint's classes that are not the
@@ -83,6 +87,8 @@ class Classification(L.LightningModule):
         compile: bool = False,
         channels_last: bool = False,
         activation_checkpointing: bool = False,
+        views_per_forward: int | None = None,
+        failed_files: Literal["wrong", "left_out"] = "wrong",
     ) -> None:
         super().__init__()
         if not 0 < layer_decay <= 1:
@@ -91,6 +97,8 @@ class Classification(L.LightningModule):
             raise UserError(f"model.label_smoothing must lie in 0..1, got {label_smoothing}")
         if lr_reference_batch is not None and lr_reference_batch < 1:
             raise UserError(f"model.lr_reference_batch must be at least 1, got {lr_reference_batch}")
+        if views_per_forward is not None and views_per_forward < 1:
+            raise UserError(f"model.views_per_forward must be at least 1, got {views_per_forward}")
         self.backbone = backbone
         self.start = Start(weights, new_head=new_head, freeze=freeze)
         self.start.load(backbone)
@@ -102,12 +110,14 @@ class Classification(L.LightningModule):
         self.lr_reference_batch = lr_reference_batch
         self.mixing = mixing
         self.label_smoothing = label_smoothing
+        self.views_per_forward, self.failed_files = views_per_forward, failed_files
         self.run_record: dict[str, Any] = {}  # what the command line adds to checkpoints
         self.parameter_groups: list[dict[str, Any]] = []
         self.scores: Scores | None = None
         self._configured = False
         self._network = type(backbone).__name__  # sharding gives it another
         self._keeper: ScoreKeeper | None = None
+        self._match: ClassMatch | None = None  # in evaluation, of the checkpoint's classes and the data's
 
     @property
     def datamodule(self) -> Any:
@@ -136,7 +146,11 @@ class Classification(L.LightningModule):
             raise UserError(f"the backbone takes inputs of shape {built} without the batch, the data give {fed}")
         if not self._configured:  # averaging callbacks ask for it before the trainer does
             self._configured = True
-            self.start.fit_head(self.backbone, self.datamodule.class_names)
+            if self.trainer.state.fn == "fit" or self.start.weights is None:
+                self.start.fit_head(self.backbone, self.datamodule.class_names)
+            else:
+                names = self.datamodule.class_names
+                self._match = ClassMatch(self.start.classes(self.backbone, names), names)
             self.start.freeze_layers(self.backbone)
             self._prepare_backbone()
         if built != fed and self.backbone.position_grid is not None:
@@ -293,38 +307,70 @@ class Classification(L.LightningModule):
             num_views=self._protocol(stage).num_views,
             expected=len(loader.dataset) if whole else None,  # type: ignore[union-attr]
             multi_label=self.datamodule.multi_label,
+            failed_are_wrong=self.failed_files == "wrong",
         )
 
     def _score(self, batch: ClipBatch) -> None:
         assert self._keeper is not None
-        self._keeper.fail(batch.bad)
+        match, together = self._match, self.views_per_forward or self.datamodule.clips_per_step
+        self._keeper.fail(batch.bad if match is None else match.bad(batch.bad))
         if len(batch):
-            self._keeper.add(self(batch.clips), batch.labels, batch.sample_ids)
+            logits = torch.cat([self(clips) for clips in batch.clips.split(together)])
+            labels = batch.labels if match is None else match.labels(batch.labels)
+            self._keeper.add(logits, labels, batch.sample_ids)
 
     def _finish(self, stage: Stage) -> None:
         assert self._keeper is not None
         self.scores, self._keeper = self._keeper.gather(), None
         if self.trainer.sanity_checking:
             return
-        if stage != "val" and self.trainer.is_global_zero:
-            self._write_predictions(self.scores)
+        if self.trainer.state.fn != "fit" and self.trainer.is_global_zero:
+            self._write_results(self.scores, stage)
         metrics = self.scores.metrics()
         if stage != "predict":  # Lightning logs nothing there
             self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()})
         for bad in self.scores.failed:
-            log.warning("failed, counted as wrong: %s: %s", bad.path, bad.cause)
+            log.warning("failed, %s: %s: %s", self._fate, bad.path, bad.cause)
         values = ", ".join(
             f"{name} {value:.4f}" if name == "loss" else f"{name} {100 * value:.2f} %"
             for name, value in metrics.items()
         )
-        counts = self.scores.counts("videos" if len(self.datamodule.clip_shape) == 4 else "images")
-        log.info("%s: %s (%s; %s)", stage, values, counts, self._protocol(stage))
+        log.info("%s: %s (%s; %s)", stage, values, self.scores.counts(self._noun), self._protocol(stage))
 
-    def _write_predictions(self, scores: Scores) -> None:
-        path = Path(self.trainer.loggers[0].save_dir or ".") / "predictions.csv"
-        paths = [sample.path for sample in self.datamodule.index("test")]
-        write_predictions(path, scores, paths=paths, class_names=self.datamodule.class_names)
-        log.info("predictions in %s", path)
+    def _write_results(self, scores: Scores, stage: Stage) -> None:
+        folder = Path(self.trainer.loggers[0].save_dir or ".")
+        names = self.class_names
+        paths = [sample.path for sample in self.datamodule.index("val" if stage == "val" else "test")]
+        write_predictions(folder / "predictions.csv", scores, paths=paths, class_names=names)
+        log.info("predictions in %s", folder / "predictions.csv")
+        if stage == "predict":
+            return
+        write_per_class(folder / "per_class.csv", scores, class_names=names)
+        if isinstance(scores, SingleLabelScores):
+            write_confusion(folder / "confusion.csv", scores, class_names=names)
+        source = self.trainer.ckpt_path or self.start.weights
+        facts = {
+            "checkpoint": None if source is None else str(source),
+            "checkpoint_sha256": sha256(Path(source)) if source and Path(source).is_file() else None,
+            "mvrec": __version__,
+            "class_names": list(names),
+            "data": self.datamodule.record(),
+        }
+        protocol = self._protocol(stage)
+        write_metrics(folder / "metrics.json", scores, stage=stage, protocol=protocol, noun=self._noun, facts=facts)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the network's outputs."""
+        return self.datamodule.class_names if self._match is None else self._match.names
+
+    @property
+    def _noun(self) -> str:
+        return "videos" if len(self.datamodule.clip_shape) == 4 else "images"
+
+    @property
+    def _fate(self) -> str:
+        return "counted as wrong" if self.failed_files == "wrong" else "left out of the score"
 
     def _protocol(self, stage: Stage) -> Any:
         return self.datamodule.val_protocol if stage == "val" else self.datamodule.test_protocol
@@ -356,33 +402,14 @@ class Classification(L.LightningModule):
             self.backbone.reset_head(len(names))
         else:
             compare_kinds(saved.get("multi_label", False), self.datamodule.multi_label)
-            compare_classes(names, self.datamodule.class_names)
+            if self.trainer.state.fn == "fit":  # where another order would be another training
+                compare_classes(names, self.datamodule.class_names)
+                return
+            self._match = ClassMatch(names, self.datamodule.class_names)
+            if self._match.order is not None:
+                log.info("the data's classes come in another order than the checkpoint's: matched by their names")
 
 
 def _input(shape: tuple[int, ...]) -> str:
     """A shape without the batch, with its axes named."""
     return f"clips (C, T, H, W) = {shape}" if len(shape) == 4 else f"images (C, H, W) = {shape}"
-
-
-def compare_classes(saved: Iterable[str], found: Iterable[str]) -> None:
-    """Check that a checkpoint and the data speak of the same classes in the same order.
-
-    Names that differ in blanks, underscores, quotes and case only are the same; see `normalised`.
-
-    Raises:
-        UserError: With the counts, or with the first names that differ and how many do.
-    """
-    ours, theirs = list(saved), list(found)
-    if len(ours) != len(theirs):
-        raise UserError(f"the checkpoint knows {len(ours)} classes, the data have {len(theirs)}")
-    plain = [(normalised(our), normalised(their)) for our, their in zip(ours, theirs, strict=True)]
-    different = [number for number, (our, their) in enumerate(plain) if our != their]
-    if not different:
-        return
-    first = "; ".join(
-        f"class {number} is {ours[number]!r} in the checkpoint and {theirs[number]!r} in the data"
-        for number in different[:3]
-    )
-    same = {our for our, _ in plain} == {their for _, their in plain}
-    order = ", the same names in another order: put the checkpoint's into classes.txt" if same else ""
-    raise UserError(f"{len(different)} of {len(ours)} classes differ{order}: {first}")

@@ -67,6 +67,22 @@ class Start:
         if self.weights is not None:
             log.info("the head of %d classes is replaced by an untrained one of %d", before, len(names))
 
+    def classes(self, backbone: Backbone, names: Sequence[str]) -> Sequence[str]:
+        """The classes that the weights are for, where they are only to be scored: no head is made.
+
+        Args:
+            backbone: The network.
+            names: The data's classes in label order, which weights without names are taken to be for.
+
+        Raises:
+            UserError: Weights without names, for another number of classes.
+        """
+        if self._names is None and backbone.num_classes != len(names):
+            raise UserError(f"{self.weights} is for {backbone.num_classes} classes, the data have {len(names)}")
+        if self._names is None:
+            log.warning("%s does not name its %d classes: they are taken for the data's", self.weights, len(names))
+        return self._names or names
+
     def freeze_layers(self, backbone: Backbone) -> None:
         """Take the frozen layers out of training, before anything wraps the network.
 

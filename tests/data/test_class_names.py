@@ -4,7 +4,7 @@ from mvrec.data.class_names import ClassNames, class_names_of, known_class_names
 from mvrec.data.index import SampleIndex
 from mvrec.data.lists import Row
 from mvrec.errors import UserError
-from mvrec.tasks.classification import compare_classes
+from mvrec.tasks.class_match import compare_classes
 
 WORDNET = pytest.importorskip("timm.data").ImageNetInfo().label_names()  # the 1000 ids
 

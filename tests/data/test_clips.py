@@ -107,7 +107,7 @@ def test_evaluation_replaces_nothing(index):
         assert item.views is None
         assert (item.sample_id, item.label) == (row, index[row].label)
         ((number, path, cause, stop, classes),) = item.bad
-        assert (number, path, stop, classes) == (row, str(index[row].path), "", ())
+        assert (number, path, stop, classes) == (row, str(index[row].path), "", (index[row].label,))
         assert cause
         assert "\n" not in cause
 

@@ -205,7 +205,8 @@ def test_predictions_come_back_as_they_were(tmp_path):
     with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     ranks = [f"{what}_{rank}" for rank in (1, 2, 3) for what in ("class", "probability")]
-    assert list(rows[0]) == ["path", "labels", "predicted", *ranks, "error"]
+    assert list(rows[0]) == ["path", "labels", "predicted", *ranks, "views", "error"]
+    assert [row["views"] for row in rows] == ["1", "1", "1", "0", "0"]
     assert [row["path"] for row in rows] == [*map(str, paths[:3]), "none.mp4", "/data/bad, one.mp4"]
 
     def sets(column):

@@ -1,0 +1,87 @@
+"""The classes that a network knows beside those of the data: the same, the same in another order, or others."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from mvrec.data.batch import BadSample
+from mvrec.data.class_names import normalised
+from mvrec.errors import UserError
+
+
+class ClassMatch:
+    """Turns the data's class numbers into those of a checkpoint, by the names.
+
+    Names that differ in blanks, underscores, quotes and case only are the same; see `normalised`.
+
+    Args:
+        saved: The checkpoint's names in label order.
+        found: The data's.
+
+    Attributes:
+        names: The checkpoint's names.
+        order: int64 (K,), the checkpoint's number of each of the data's classes; `None` where they are the same.
+
+    Raises:
+        UserError: Other names, with the first that differ, or another number of them.
+    """
+
+    def __init__(self, saved: Iterable[str], found: Iterable[str]) -> None:
+        self.names, theirs = tuple(saved), tuple(found)
+        ours = {normalised(name): number for number, name in enumerate(self.names)}
+        if len(self.names) != len(theirs) or len(ours) != len(theirs):
+            raise UserError(_other_count(self.names, theirs))
+        unknown = [name for name in theirs if normalised(name) not in ours]
+        if unknown:
+            raise UserError(_differences(self.names, theirs))
+        order = [ours[normalised(name)] for name in theirs]
+        self.order = None if order == list(range(len(order))) else torch.tensor(order)
+
+    def labels(self, labels: Tensor) -> Tensor:
+        """Class indices (B,) or multi-hot labels (B, K) of the data as the checkpoint counts them."""
+        if self.order is None:
+            return labels
+        order = self.order.to(labels.device)
+        if labels.ndim == 1:
+            return order[labels]
+        return torch.zeros_like(labels).index_copy_(1, order, labels)
+
+    def bad(self, bad: tuple[BadSample, ...]) -> tuple[BadSample, ...]:
+        """The same for samples that could not be read."""
+        if self.order is None:
+            return bad
+        order = self.order.tolist()
+        return tuple(entry._replace(labels=tuple(sorted(order[label] for label in entry.labels))) for entry in bad)
+
+
+def compare_classes(saved: Iterable[str], found: Iterable[str]) -> None:
+    """Check that a checkpoint and the data speak of the same classes in the same order, as training on needs it.
+
+    Raises:
+        UserError: With the counts, or with the first names that differ and how many do.
+    """
+    ours, theirs = tuple(saved), tuple(found)
+    if len(ours) != len(theirs):
+        raise UserError(_other_count(ours, theirs))
+    if any(normalised(our) != normalised(their) for our, their in zip(ours, theirs, strict=True)):
+        raise UserError(_differences(ours, theirs))
+
+
+def _other_count(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
+    known = {normalised(name) for name in ours}
+    part = len(theirs) < len(ours) and all(normalised(name) in known for name in theirs)
+    hint = ", which are among them: --data.classes checkpoint scores these" if part else ""
+    return f"the checkpoint knows {len(ours)} classes, the data have {len(theirs)}{hint}"
+
+
+def _differences(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
+    plain = [(normalised(our), normalised(their)) for our, their in zip(ours, theirs, strict=True)]
+    different = [number for number, (our, their) in enumerate(plain) if our != their]
+    first = "; ".join(
+        f"class {number} is {ours[number]!r} in the checkpoint and {theirs[number]!r} in the data"
+        for number in different[:3]
+    )
+    same = {our for our, _ in plain} == {their for _, their in plain}
+    order = ", the same names in another order: put the checkpoint's into classes.txt" if same else ""
+    return f"{len(different)} of {len(ours)} classes differ{order}: {first}"
