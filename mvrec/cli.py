@@ -3,14 +3,17 @@
 Nothing heavy is imported here, so that help, version and typing errors answer at once.
 """
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from mvrec import __version__
 from mvrec.errors import UserError, nearest
+from mvrec.messages import show_messages
 
 USAGE_ERROR = 2
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 HELP = """\
 usage: mvrec COMMAND ...
@@ -22,6 +25,7 @@ train and evaluate (each takes --config FILE and single values such as --trainer
   predict    write the predictions for the test split
 
 others:
+  recognize  name what is to be seen in videos, images, cameras or streams
   models     list the networks: size, cost, published accuracy, which checkpoints load
   benchmark  measure what a training clip costs on one's own data: `mvrec benchmark data --config FILE`
   convert    write any known checkpoint as safetensors, with a report of what was loaded
@@ -36,6 +40,12 @@ def _lightning(command: str, arguments: list[str]) -> None:
     from mvrec.lightning_cli import run
 
     run([command, *arguments])
+
+
+def _recognize(command: str, arguments: list[str]) -> None:
+    from mvrec.commands.recognize import main as recognize
+
+    recognize(arguments)
 
 
 def _demo(command: str, arguments: list[str]) -> None:
@@ -73,6 +83,7 @@ COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
     "validate": _lightning,
     "test": _lightning,
     "predict": _lightning,
+    "recognize": _recognize,
     "models": _models,
     "benchmark": _benchmark,
     "convert": _convert,
@@ -103,7 +114,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     command, *rest = arguments
     if command not in COMMANDS:
         fail(f"unknown command {command!r}{nearest(command, COMMANDS)} (mvrec --help lists them)")
+    show_messages()
     try:
         COMMANDS[command](command, rest)
     except UserError as error:
         fail(str(error))
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        fail(f"{error.strerror}{f': {error.filename}' if error.filename else ''}; nothing half-written is left")

@@ -20,10 +20,9 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from mvrec import models
+from mvrec import data, models
 from mvrec.cli import fail
 from mvrec.config_check import (
     CONFIG_FLAGS,
@@ -50,6 +49,7 @@ from mvrec.inherited import (
     named_checkpoint,
     resumed,
 )
+from mvrec.messages import show_messages
 from mvrec.models.backbone import Backbone
 from mvrec.models.baselines import check_baseline
 from mvrec.tasks import Classification
@@ -312,6 +312,8 @@ def instantiate(args: list[str]) -> MvrecCLI:
 
 def _command_line(kind: type[MvrecCLI], args: list[str]) -> MvrecCLI:
     configure_output()
+    for name in data.__all__:  # jsonargparse knows by their bare names only the classes that are loaded
+        getattr(data, name)
     return kind(
         Classification,
         LightningDataModule,
@@ -325,15 +327,6 @@ def _command_line(kind: type[MvrecCLI], args: list[str]) -> MvrecCLI:
         load_from_checkpoint_support=False,
         args=args,
     )
-
-
-class StderrHandler(logging.StreamHandler):
-    """Writes to what `sys.stderr` is at the time, which progress bars and tests exchange."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one message."""
-        self.stream = sys.stderr
-        super().emit(record)
 
 
 def configure_output() -> None:
@@ -351,13 +344,7 @@ def configure_output() -> None:
     # Averaged weights are what a recipe with this callback wants in its checkpoints.
     warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback")
     warnings.filterwarnings("ignore", message=r"Be aware that when using `?ckpt_path")
-    if not log.handlers:
-        handler = StderrHandler()
-        handler.setFormatter(logging.Formatter("mvrec: %(message)s"))
-        handler.addFilter(lambda record: record.levelno >= logging.WARNING or getattr(rank_zero_only, "rank", 0) == 0)
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False
+    show_messages()
 
 
 def _run_dir_of(given: Sequence[Entry], arguments: Sequence[str]) -> Path:

@@ -1,6 +1,7 @@
 """Fixtures for all tests: one thread, random states restored, a small data set of real videos."""
 
 import random
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,6 +74,29 @@ def tiny(digits: Path) -> list[str]:
         "trainer.log_every_n_steps": 1,
     }
     return ["--config", str(ROOT / "configs/demo.yaml"), *(f"--{key}={value}" for key, value in values.items())]
+
+
+@pytest.fixture(scope="session")
+def small_data(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder tree of three classes."""
+    root = tmp_path_factory.mktemp("three")
+    for split in ("train", "val", "test"):
+        for name in ("grow", "move_left", "orbit_clockwise"):
+            shutil.copytree(digits / split / name, root / split / name)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_run(tiny: list[str], small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run on three classes."""
+    from mvrec.lightning_cli import run
+
+    kept = [argument for argument in tiny if "clips_per_class" not in argument and "data.root" not in argument]
+    own = {"root": small_data, "size": 64, "val_views.short_side": 64, "test_views.short_side": 64, "decoder": "auto"}
+    folder = tmp_path_factory.mktemp("runs") / "mine"
+    flags = ["--data=mvrec.data.Kinetics", *(f"--data.{key}={value}" for key, value in own.items())]
+    run(["fit", *kept, *flags, f"--run_dir={folder}", "--trainer.max_epochs=3", "--model.optimizer.lr=0.01"])
+    return folder
 
 
 @pytest.fixture

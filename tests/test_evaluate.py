@@ -20,33 +20,10 @@ def metrics(run_dir: Path) -> dict:
     return json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def three(digits, tmp_path_factory) -> Path:
-    """A folder tree of three classes."""
-    root = tmp_path_factory.mktemp("three")
-    for split in ("train", "val", "test"):
-        for name in ("grow", "move_left", "orbit_clockwise"):
-            shutil.copytree(digits / split / name, root / split / name)
-    return root
-
-
-@pytest.fixture(scope="module")
-def run_dir(tiny, three, tmp_path_factory) -> Path:
-    """A short run on three classes."""
-    from mvrec.lightning_cli import run
-
-    kept = [argument for argument in tiny if "clips_per_class" not in argument and "data.root" not in argument]
-    own = {"root": three, "size": 64, "val_views.short_side": 64, "test_views.short_side": 64, "decoder": "auto"}
-    folder = tmp_path_factory.mktemp("runs") / "mine"
-    flags = ["--data=mvrec.data.Kinetics", *(f"--data.{key}={value}" for key, value in own.items())]
-    run(["fit", *kept, *flags, f"--run_dir={folder}", "--trainer.max_epochs=3", "--model.optimizer.lr=0.01"])
-    return folder
-
-
 @pytest.fixture
-def copied(run_dir, tmp_path) -> Path:
+def copied(small_run, tmp_path) -> Path:
     """A run directory of its own, moved elsewhere."""
-    return Path(shutil.copytree(run_dir, tmp_path / "moved here"))
+    return Path(shutil.copytree(small_run, tmp_path / "moved here"))
 
 
 def test_a_run_directory_is_enough(command, copied):
@@ -78,12 +55,13 @@ def test_a_checkpoint_file_and_the_flag_are_the_same(command, copied, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_classes_in_another_order_are_matched_by_their_names(command, copied, three, tmp_path):
+def test_classes_in_another_order_are_matched_by_their_names(command, copied, small_data, tmp_path):
     assert command("test", copied, f"--run_dir={tmp_path / 'before'}")[0] == 0
     other = tmp_path / "other"
     other.mkdir()
     rows = [
-        f"{path},{ORDER.index(path.parent.name.replace('orbit_', 'orbit '))}" for path in three.glob("test/*/*.mp4")
+        f"{path},{ORDER.index(path.parent.name.replace('orbit_', 'orbit '))}"
+        for path in small_data.glob("test/*/*.mp4")
     ]
     (other / "test.csv").write_text("\n".join(["path,label", *rows]))
     (other / "classes.txt").write_text("\n".join(ORDER))
@@ -97,12 +75,12 @@ def test_classes_in_another_order_are_matched_by_their_names(command, copied, th
     assert rows[0] == rows[1]
 
 
-def test_failed_files_keep_their_class_when_classes_are_matched(command, copied, three, tmp_path):
+def test_failed_files_keep_their_class_when_classes_are_matched(command, copied, small_data, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"no video")
-    good = next(three.glob("test/grow/*.mp4"))
+    good = next(small_data.glob("test/grow/*.mp4"))
     (other / "test.csv").write_text(f"path,label\n{bad},0\n{good},1\n")
     (other / "classes.txt").write_text("\n".join(ORDER))
     code, _, err = command("test", copied, f"--data.root={other}", f"--run_dir={tmp_path / 'run'}")
@@ -121,9 +99,9 @@ def test_failed_files_keep_their_class_when_classes_are_matched(command, copied,
     assert "1/2 videos scored, 1 failed and left out" in err
 
 
-def test_other_classes_are_refused_with_what_differs(command, copied, three, tmp_path):
+def test_other_classes_are_refused_with_what_differs(command, copied, small_data, tmp_path):
     other = tmp_path / "other"
-    shutil.copytree(three / "test", other / "test")
+    shutil.copytree(small_data / "test", other / "test")
     (other / "test/move_left").rename(other / "test/move_right")
     code, _, err = command("test", copied, f"--data.root={other}", f"--run_dir={tmp_path / 'run'}")
     assert code == 2
@@ -131,10 +109,10 @@ def test_other_classes_are_refused_with_what_differs(command, copied, three, tmp
     assert not (tmp_path / "run/metrics.json").exists()
 
 
-def test_a_part_of_the_classes_is_scored_when_asked_for(command, copied, three, tmp_path):
+def test_a_part_of_the_classes_is_scored_when_asked_for(command, copied, small_data, tmp_path):
     other = tmp_path / "other"
     for name in ("grow", "orbit_clockwise"):
-        shutil.copytree(three / "test" / name, other / "test" / name)
+        shutil.copytree(small_data / "test" / name, other / "test" / name)
     arguments = ["test", copied, f"--data.root={other}", f"--run_dir={tmp_path / 'run'}"]
     code, _, err = command(*arguments)
     assert code == 2
@@ -212,7 +190,7 @@ def test_memory_of_many_views_is_bounded_and_changes_no_score(command, copied, t
         assert float(ours["probability_1"]) == pytest.approx(float(theirs["probability_1"]), abs=1.1e-6)
 
 
-def test_published_weights_are_scored_on_data_of_as_many_classes(command, three, tmp_path):
+def test_published_weights_are_scored_on_data_of_as_many_classes(command, small_data, tmp_path):
     """Weights without names or protocol: the protocol is the one they were published with."""
     from mvrec.models import create_model
 

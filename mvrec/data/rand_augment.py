@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as tvf
+
+from mvrec.data import pixel_operations as tvf
 
 MAX_MAGNITUDE = 10.0
 
@@ -83,7 +83,7 @@ def _affine(
         translate=list(translate),
         scale=1.0,
         shear=list(shear),
-        interpolation=InterpolationMode.BILINEAR,
+        interpolation=tvf.InterpolationMode.BILINEAR,
         fill=[float(value) for value in fill],
         center=[0.0, 0.0] if any(shear) else None,
     )

@@ -12,9 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as tvf
 
+from mvrec.data import pixel_operations as tvf
 from mvrec.data.rand_augment import RandAugment
 from mvrec.data.seeds import derive_seed
 
@@ -271,7 +270,7 @@ def _torchvision_view(pixels: Tensor, short_side: int, size: int, interpolation:
 
 def _resized(pixels: Tensor, size: list[int], interpolation: str, antialias: bool) -> Tensor:
     """Scale uint8 (..., H, W) to `size` as torchvision's `resize` reads it."""
-    mode = InterpolationMode(interpolation)
+    mode = tvf.InterpolationMode(interpolation)
     if antialias:
         return tvf.resize(pixels, size, mode, antialias=True)
     # SlowFast and torchvision's presets scale floats, which torchvision's quicker way for uint8 misses by a grey level.

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mvrec.data.index import Sample
 from mvrec.data.protocol import ImageProtocol, Protocol, protocol_of
 from mvrec.data.video import Decoder
 from mvrec.errors import UserError
+from mvrec.inference.hub_files import local_path
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints import load_weights
 from mvrec.starting_point import checkpoint_of, starting_point
@@ -82,6 +83,10 @@ class Recogniser:
         sample = Sample(path, 0, start_seconds, end_seconds)
         return video_views(sample, self.protocol, decoder=decoder).transpose(1, 2)
 
+    def under(self, protocol: Protocol | ImageProtocol) -> "Recogniser":
+        """The same network under another protocol."""
+        return replace(self, protocol=protocol)
+
     def normalised(self, views: Tensor) -> Tensor:
         """What the network takes: uint8 views to float32 of the same shape, on the network's device."""
         return self.protocol.normalisation(views.to(self.device))
@@ -125,7 +130,8 @@ def load_recogniser(
     published with, and the names of Kinetics-400 or ImageNet-1k if they have as many classes.
 
     Args:
-        path: The file, or a run directory, whose best checkpoint is taken.
+        path: The file, a run directory, whose best checkpoint is taken, or `hf://user/name[@revision]` for a model of
+            the Hugging Face Hub.
         classes: A shipped list or a file with one name per line, where the file has no names.
         protocol: In place of the file's.
         device: "auto" is the first GPU where there is one, else the CPU.
@@ -135,7 +141,7 @@ def load_recogniser(
         UserError: No such file, one that cannot be read or is no network of ours, as many names as classes are not
             known.
     """
-    path = checkpoint_of(path, where=where)
+    path = checkpoint_of(local_path(path), where=where)
     start = starting_point(str(path), where=where)
     backbone = _built(start.backbone)
     details = start.details

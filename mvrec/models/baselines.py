@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from torch import nn
-from torchvision.ops import StochasticDepth
 
 from mvrec.errors import UserError, nearest
 from mvrec.models.backbone import Backbone
@@ -281,6 +280,8 @@ def _with_channels(net: nn.Module, channels: int | None) -> int:
 
 def _set_drop_path(net: nn.Module, rate: float) -> None:
     """Scale the rates of all blocks so that the last one's is `rate`."""
+    from torchvision.ops import StochasticDepth  # the import takes seconds
+
     layers = [layer for layer in net.modules() if isinstance(layer, StochasticDepth)]
     highest = max((layer.p for layer in layers), default=0.0)
     if not highest:

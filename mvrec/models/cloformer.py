@@ -13,10 +13,9 @@ from typing import Literal, cast, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from mvrec.models.backbone import Backbone, FeatureInfo
-from mvrec.models.layers import with_plain_gradient
+from mvrec.models.layers import StochasticDepth, with_plain_gradient
 
 STEM_STRIDE = 4
 
@@ -180,7 +179,7 @@ class Block(nn.Module):
         dim = stage.dim
         self.norm1 = _norm(dim)
         self.attn = Attention(stage)
-        self.drop_path = StochasticDepth(drop_path_rate, mode="row")
+        self.drop_path = StochasticDepth(drop_path_rate)
         self.norm2 = _norm(dim)
         self.downsample: nn.Module | None = None
         if dim_out is not None:

@@ -4,8 +4,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from mvrec.models.backbone import Backbone
 
@@ -26,6 +24,9 @@ class FeaturePyramid(nn.Module):
     """
 
     def __init__(self, backbone: Backbone, *, out_channels: int = 256, levels: Sequence[int] | None = None) -> None:
+        from torchvision.ops import FeaturePyramidNetwork  # the import takes seconds
+        from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
         super().__init__()
         available = range(len(backbone.feature_info))
         self.levels = tuple(available if levels is None else levels)

@@ -48,6 +48,34 @@ def init_fan_out(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+class StochasticDepth(nn.Module):
+    """Drops the residual branch of whole samples at random and scales up the others (Huang et al. 2016, 1603.09382).
+
+    Draws and numbers are those of torchvision's class of this name, whose import would take seconds.
+
+    Args:
+        p: Chance that a sample's branch is dropped, in training.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise ValueError(f"the drop path rate must lie in 0..1, got {p}")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, ...)` to the same shape."""
+        if not self.training or self.p == 0:
+            return x
+        survival = 1 - self.p
+        kept = x.new_empty([len(x)] + [1] * (x.ndim - 1)).bernoulli_(survival)
+        return x * (kept.div_(survival) if survival > 0 else kept)
+
+    def extra_repr(self) -> str:
+        """For printing a network."""
+        return f"p={self.p}"
+
+
 def resized_positions(positions: Tensor, size: Grid, new_size: Grid) -> Tensor:
     """`(1, t*h*w, C)` from one grid to another by interpolation; the same grid is returned untouched."""
     if size == new_size:

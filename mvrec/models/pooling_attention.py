@@ -12,9 +12,8 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
-from mvrec.models.layers import Grid, Mlp
+from mvrec.models.layers import Grid, Mlp, StochasticDepth
 
 Pooling = Literal["conv", "max", "avg"]
 NORM_EPS = 1e-6
@@ -318,7 +317,7 @@ class Block(nn.Module):
             residual_pooling=residual_pooling,
             rel_pos_sizes=rel_pos_sizes,
         )
-        self.drop_path = StochasticDepth(drop_path_rate, mode="row")
+        self.drop_path = StochasticDepth(drop_path_rate)
         self.norm2 = nn.LayerNorm(spec.attn_dim, eps=NORM_EPS)
         self.mlp = Mlp(spec.attn_dim, hidden_dim=int(spec.attn_dim * mlp_ratio), dim_out=spec.dim_out)
         self.proj = nn.Linear(spec.dim, spec.dim_out) if spec.dim != spec.dim_out else None

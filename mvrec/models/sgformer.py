@@ -21,7 +21,6 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from mvrec.models.layers import (
     PATCH_STRIDE,
@@ -31,6 +30,7 @@ from mvrec.models.layers import (
     ImageSize,
     Pyramid,
     PyramidStage,
+    StochasticDepth,
     attend,
     depthwise,
     drop_path_rates,
@@ -314,7 +314,7 @@ class Block(nn.Module):
             self.attn = FullAttention(stage)
         else:
             self.attn = GuidedAttention(stage) if index % 2 else HybridAttention(stage)
-        self.drop_path = StochasticDepth(drop_path_rate, mode="row")
+        self.drop_path = StochasticDepth(drop_path_rate)
         self.norm2 = nn.LayerNorm(stage.dim, eps=PYRAMID_NORM_EPS)
         self.mlp = DetailMlp(stage.dim, hidden_dim=int(stage.dim * stage.mlp_ratio))
 

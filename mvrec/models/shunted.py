@@ -13,7 +13,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from mvrec.models.layers import (
     PATCH_STRIDE,
@@ -23,6 +22,7 @@ from mvrec.models.layers import (
     ImageSize,
     Pyramid,
     PyramidStage,
+    StochasticDepth,
     attend,
     depthwise,
     drop_path_rates,
@@ -147,7 +147,7 @@ class Block(nn.Module):
             self.attn = ShuntedAttention(stage.dim, num_heads=stage.heads, sr_ratio=stage.sr_ratio)
         else:
             self.attn = FullAttention(stage.dim, num_heads=stage.heads)
-        self.drop_path = StochasticDepth(drop_path_rate, mode="row")
+        self.drop_path = StochasticDepth(drop_path_rate)
         self.norm2 = nn.LayerNorm(stage.dim, eps=PYRAMID_NORM_EPS)
         self.mlp = DetailMlp(stage.dim, hidden_dim=int(stage.dim * stage.mlp_ratio))
 

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from mvrec.models import create_model, load_weights
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints.layouts import recognise
+from mvrec.models.layers import StochasticDepth
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -7,11 +7,11 @@ import torch
 from golden_support import run_with_features
 from jsonargparse import ArgumentParser
 from torch import Tensor
-from torchvision.ops import StochasticDepth
 from zoo_builds import BUILDS, channels_last, inputs, lively
 from zoo_builds import CLOFORMER_STAGES as STAGES
 
 from mvrec.models.cloformer import Attention, CloFormer, Stage, cloformer_s, cloformer_xs, cloformer_xxs
+from mvrec.models.layers import StochasticDepth
 
 branches = pytest.mark.parametrize("branches", ["both", "global", "local"])
 

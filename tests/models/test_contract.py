@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 from zoo_builds import BUILDS, VIDEOS, channels_last, inputs, lively
 
 import mvrec.models as zoo
 from mvrec.models.backbone import Backbone
+from mvrec.models.layers import StochasticDepth
 
 builds = pytest.mark.parametrize("name", BUILDS)
 videos = pytest.mark.parametrize("name", VIDEOS)

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from golden_support import run_with_features
 from jsonargparse import ArgumentParser
 from torch import nn
-from torchvision.ops import StochasticDepth
 from zoo_builds import BUILDS, SGFORMER_STAGES, inputs, lively
 
 from mvrec.models.backbone import FeatureInfo
-from mvrec.models.layers import GridConv
+from mvrec.models.layers import GridConv, StochasticDepth
 from mvrec.models.sgformer import (
     FullAttention,
     GuidedAttention,

@@ -6,10 +6,10 @@ import torch
 from golden_support import run_with_features
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 from zoo_builds import BUILDS, inputs, lively
 
 from mvrec.models.backbone import FeatureInfo
+from mvrec.models.layers import StochasticDepth
 from mvrec.models.shunted import GridConv, Shunted, Stage, shunted_b, shunted_s, shunted_t
 
 

@@ -1,0 +1,229 @@
+"""`mvrec recognize`: what is to be seen in files, folders, cameras and streams."""
+
+import argparse
+import contextlib
+import csv
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, get_args
+
+from mvrec.data.kinds import IMAGES, VIDEOS
+from mvrec.data.presets import PRESETS, preset
+from mvrec.data.protocol import Protocol
+from mvrec.data.stream import Stream, is_stream
+from mvrec.data.video import Decoder
+from mvrec.errors import UserError
+from mvrec.files import atomic_path
+from mvrec.inference.recogniser import Recogniser, load_recogniser
+from mvrec.inference.recognising import Recognition, recognise_files, recognise_stream
+from mvrec.inference.sources import find_sources
+
+SOME_FAILED = 1  # exit code
+LONG_SECONDS = 60.0  # above it a hint says that there are windows
+FORMATS = ("table", "csv", "jsonl")
+
+log = logging.getLogger("mvrec")
+
+
+def main(arguments: list[str]) -> None:
+    """Print the most probable classes of videos, images, cameras or streams.
+
+    A file gets the score that `mvrec test` gives it; with --window a video is scored piece by piece. Streams always
+    are, until they end or Ctrl-C. A file that cannot be read is named, the others are done, and the exit code is 1.
+    """
+    options = _parser().parse_args(arguments)
+    _check(options)
+    recogniser = load_recogniser(options.ckpt, classes=options.classes, device=options.device)
+    if options.protocol is not None:
+        recogniser = recogniser.under(preset(options.protocol).applied(recogniser.protocol))
+    if options.window is not None and not recogniser.is_video:
+        raise UserError(f"--window is for videos, and {recogniser.source} is a network for images")
+    streams = [source for source in options.sources if is_stream(source)]
+    if streams and len(options.sources) > 1:
+        raise UserError(f"a camera or stream is recognised by itself: {streams[0]} came with other sources")
+    log.info("%s: %d classes, %s", recogniser.source, len(recogniser.class_names), recogniser.protocol)
+    failed = []
+    results = _of_stream(recogniser, options) if streams else _of_files(recogniser, options)
+    with _output(options.output, live=bool(streams)) as file, contextlib.suppress(KeyboardInterrupt):
+        writer = WRITERS[options.format](file, recogniser.class_names, min(options.top, len(recogniser.class_names)))
+        for result in results:
+            writer.write(result)
+            file.flush()
+            if result.error:
+                failed.append(result)
+    for result in failed:
+        log.warning("unreadable: %s: %s", result.source, result.error)
+    if failed:
+        sys.exit(SOME_FAILED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mvrec recognize", description=main.__doc__)
+    parser.add_argument(
+        *("sources",),
+        nargs="+",
+        metavar="SOURCE",
+        help="files, folders, lists (.txt, .csv), patterns; or a camera's number, or a stream's address",
+    )
+    parser.add_argument("--ckpt", required=True, metavar="PATH", help="a checkpoint, a run directory or weights")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes per result (default: %(default)s)")
+    parser.add_argument("--window", type=float, metavar="S", help="cut videos into pieces of this many seconds")
+    parser.add_argument("--stride", type=float, metavar="S", help="seconds from piece to piece (default: --window)")
+    parser.add_argument("--format", choices=FORMATS, default="table", help="default: %(default)s")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write there (default: print)")
+    parser.add_argument("--protocol", metavar="NAME", help=f"in place of the checkpoint's: {', '.join(PRESETS)}")
+    parser.add_argument("--views_per_forward", type=int, metavar="N", help="views at a time (default: all of a video)")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="files decoded at a time (default: 2)")
+    parser.add_argument("--decoder", choices=get_args(Decoder), default="auto", help="default: %(default)s")
+    parser.add_argument("--classes", metavar="LIST", help="names of the classes, where the checkpoint has none")
+    parser.add_argument("--device", default="auto", help="default: the first GPU where there is one, else the CPU")
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    for name in ("top", "views_per_forward", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} must be at least 1, got {value}")
+    for name in ("window", "stride"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"--{name} must be above 0 seconds, got {value:g}")
+    streams = any(is_stream(source) for source in options.sources)
+    if options.stride is not None and options.window is None and not streams:
+        raise UserError("--stride is the way from window to window: add --window")
+
+
+def _of_files(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[Recognition]:
+    files = find_sources(options.sources, kind=VIDEOS if recogniser.is_video else IMAGES)
+    results = recognise_files(
+        recogniser,
+        files,
+        window_seconds=options.window,
+        stride_seconds=options.stride,
+        views_per_forward=options.views_per_forward,
+        decoder=options.decoder,
+        num_threads=options.threads,
+    )
+    for result in results:
+        yield result
+        if options.window is None and (result.end_seconds or 0) > LONG_SECONDS:
+            log.info("%s lasts %.0f s: --window 10 recognises it piece by piece", result.source, result.end_seconds)
+
+
+def _of_stream(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[Recognition]:
+    window = options.window or _clip_seconds(recogniser.protocol)
+    with Stream(options.sources[0]) as stream:
+        yield from recognise_stream(
+            recogniser,
+            stream,
+            window_seconds=window,
+            stride_seconds=options.stride or window,
+            views_per_forward=options.views_per_forward,
+        )
+
+
+def _clip_seconds(protocol: Any) -> float:
+    """The length of a clip, which a window of a stream has unless another is asked for."""
+    if not isinstance(protocol, Protocol):
+        return 1.0
+    clip = protocol.clip
+    if clip.sampling == "segments":
+        raise UserError("this network looks at segments of a whole action: say with --window how long one may take")
+    return clip.num_frames * clip.stride_frames / (clip.target_fps or 30.0)
+
+
+@contextlib.contextmanager
+def _output(path: Path | None, *, live: bool) -> Iterator[IO[str]]:
+    """Where results go: a file appears when it is whole, but for that of a stream, which has no end."""
+    if path is None:
+        yield sys.stdout
+    elif live:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            yield file
+    else:
+        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            yield file
+
+
+class Writer:
+    """Writes results as they come.
+
+    Args:
+        file: Where to.
+        class_names: Names in label order.
+        top: Classes per result.
+    """
+
+    def __init__(self, file: IO[str], class_names: Sequence[str], top: int) -> None:
+        self.file, self.class_names, self.top = file, class_names, top
+
+    def write(self, result: Recognition) -> None:
+        """Write one result."""
+        raise NotImplementedError
+
+    def best(self, result: Recognition) -> list[tuple[str, float]]:
+        """The most probable classes with their probabilities."""
+        if result.probabilities is None:
+            return []
+        found = result.probabilities.topk(self.top)
+        numbers, values = found.indices.tolist(), found.values.tolist()
+        return [(self.class_names[number], value) for number, value in zip(numbers, values, strict=True)]
+
+
+class TableWriter(Writer):
+    """A line per result, for people."""
+
+    def write(self, result: Recognition) -> None:
+        """Source, time span, then classes."""
+        span = ""
+        if result.start_seconds is not None and result.end_seconds is not None:
+            span = f"  {_clock(result.start_seconds)}-{_clock(result.end_seconds)}"
+        said = ", ".join(f"{name} {100 * value:.1f} %" for name, value in self.best(result))
+        self.file.write(f"{result.source}{span}  {said or f'unreadable: {result.error}'}\n")
+
+
+class CsvWriter(Writer):
+    """A row per result, with the columns of `predictions.csv`."""
+
+    def __init__(self, file: IO[str], class_names: Sequence[str], top: int) -> None:
+        super().__init__(file, class_names, top)
+        self._rows = csv.writer(file, lineterminator="\n")
+        ranks = [name for rank in range(1, top + 1) for name in (f"class_{rank}", f"probability_{rank}")]
+        self._rows.writerow(["path", "start_seconds", "end_seconds", *ranks, "error"])
+
+    def write(self, result: Recognition) -> None:
+        """Times in seconds; empty where there are none."""
+        span = ["" if value is None else f"{value:.3f}" for value in (result.start_seconds, result.end_seconds)]
+        cells = [cell for name, value in self.best(result) for cell in (name, f"{value:.6f}")]
+        empty = [""] * (2 * self.top - len(cells))
+        self._rows.writerow([result.source, *span, *cells, *empty, result.error])
+
+
+class JsonWriter(Writer):
+    """A JSON object per line."""
+
+    def write(self, result: Recognition) -> None:
+        """Probabilities in full."""
+        line: dict[str, Any] = {
+            "path": result.source,
+            "start_seconds": result.start_seconds,
+            "end_seconds": result.end_seconds,
+            "classes": [{"class": name, "probability": value} for name, value in self.best(result)],
+        }
+        if result.error:
+            line["error"] = result.error
+        self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+WRITERS = {"table": TableWriter, "csv": CsvWriter, "jsonl": JsonWriter}
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}"

@@ -1,0 +1,92 @@
+"""Frames as they come: from a camera, from a network stream, from a file that is still being written."""
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.reformatter import VideoReformatter
+
+from mvrec.errors import UserError
+
+# How FFmpeg calls cameras, by platform, and what a camera's number becomes there.
+CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
+LIVE = ("rtsp", "rtmp", "rtp", "udp", "srt", "mms")
+OPEN_SECONDS, READ_SECONDS = 10.0, 30.0
+
+
+def is_stream(source: str) -> bool:
+    """Whether a source is a camera's number or an address, and not a file."""
+    return source.isdecimal() or re.match(r"[a-z][a-z0-9+.-]*://", source, re.IGNORECASE) is not None
+
+
+class Stream:
+    """Frames of a camera or stream with their times; iterate over it in a `with` statement.
+
+    Args:
+        source: A camera's number, 0 for the first, or an address that FFmpeg knows: `rtsp://...`, `http://...`.
+
+    Attributes:
+        source: As passed.
+        is_live: Whether frames come at their own pace and not as fast as they are read.
+
+    Raises:
+        UserError: Nothing there, or nothing with pictures.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.is_live = source.isdecimal() or source.partition("://")[0].lower() in LIVE
+        name, form = source, None
+        if source.isdecimal():
+            form, pattern = CAMERAS.get(sys.platform, CAMERAS["linux"])
+            name = pattern.format(source)
+        try:
+            self._container = av.open(name, "r", format=form, timeout=(OPEN_SECONDS, READ_SECONDS))
+        except (OSError, ValueError, av.FFmpegError) as error:
+            what = f"camera {source} ({name})" if source.isdecimal() else f"stream {source}"
+            raise UserError(f"{what} cannot be opened: {_cause(error)}") from None
+        if not self._container.streams.video:
+            self._container.close()
+            raise UserError(f"stream {source}: there are no pictures in it")
+        self._reformatter = VideoReformatter()
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
+        """Seconds since the first frame, and the frame, uint8 RGB (H, W, 3).
+
+        Raises:
+            UserError: The stream broke off.
+        """
+        video = self._container.streams.video[0]
+        video.thread_type = "NONE"  # threads would hold frames back
+        begin: float | None = None
+        fps = float(video.average_rate or video.base_rate or 30)
+        count = 0
+        try:
+            for packet in self._container.demux(video):
+                with contextlib.suppress(
+                    av.error.InvalidDataError
+                ):  # a stream joined midway begins with half a picture
+                    for frame in packet.decode():
+                        time = count / fps if frame.time is None else float(frame.time)
+                        begin, count = (time if begin is None else begin), count + 1
+                        yield time - begin, self._rgb(frame)
+        except (OSError, av.FFmpegError) as error:
+            raise UserError(f"stream {self.source} broke off after {count} frames: {_cause(error)}") from None
+
+    def _rgb(self, frame: Any) -> npt.NDArray[np.uint8]:
+        return np.asarray(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), dtype=np.uint8)
+
+
+def _cause(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error).splitlines()[0]

@@ -1,0 +1,215 @@
+"""Files and streams to names: whole files as an evaluation reads them, long ones and streams window by window."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mvrec.data.clips import clip_views, eval_frames
+from mvrec.data.images import protocol_view
+from mvrec.data.index import Sample
+from mvrec.data.protocol import ImageProtocol, Protocol
+from mvrec.data.sampling import Window, frame_window
+from mvrec.data.stream import Stream
+from mvrec.data.video import Decoder, Video, open_video
+from mvrec.errors import DecodeError
+from mvrec.inference.recogniser import Recogniser
+from mvrec.inference.windows import windows
+
+AHEAD = 2  # decoded parts that wait for the network, per thread
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What was recognised in a file, a part of it, or a part of a stream.
+
+    Attributes:
+        source: The file or stream.
+        start_seconds: Where the part starts; `None` for an image.
+        end_seconds: Where it ends.
+        probabilities: float64 (K,); `None` for what could not be read.
+        error: Why not, or "".
+    """
+
+    source: str
+    start_seconds: float | None
+    end_seconds: float | None
+    probabilities: Tensor | None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The views of a part, and how much each counts in the mean."""
+
+    source: str
+    start_seconds: float | None
+    end_seconds: float | None
+    views: Tensor  # uint8 (V, C, [T,] H, W)
+    weights: Tensor  # float64 (V,), adds up to 1
+
+    def recognised(self, recogniser: Recogniser, views_per_forward: int | None) -> Recognition:
+        """Put the views through the network."""
+        scores = recogniser.probabilities(self.views, views_per_forward=views_per_forward)  # (V, K)
+        return Recognition(self.source, self.start_seconds, self.end_seconds, self.weights @ scores)
+
+
+def recognise_files(
+    recogniser: Recogniser,
+    files: Sequence[Path],
+    *,
+    window_seconds: float | None = None,
+    stride_seconds: float | None = None,
+    views_per_forward: int | None = None,
+    decoder: Decoder = "auto",
+    num_threads: int = 2,
+) -> Iterator[Recognition]:
+    """Recognise files in their order; while the network is at one, the next are decoded.
+
+    Without windows each file is one result, the score that `mvrec test` gives it.
+
+    Args:
+        recogniser: The network.
+        files: Videos or images.
+        window_seconds: Cut videos into windows of this length, each scored like a video of its own.
+        stride_seconds: From window to window; side by side by default.
+        views_per_forward: Views that go through the network together; all of a part by default.
+        decoder: Which decoder reads videos.
+        num_threads: Files that are decoded at the same time. Windows of a file are decoded one after the other.
+
+    Yields:
+        One result per file or window; a file that cannot be read gives one that says why.
+    """
+
+    def whole(path: Path) -> Part | Recognition:
+        return next(_parts(recogniser, path, None, None, decoder))
+
+    with ThreadPoolExecutor(num_threads) as pool:
+        if window_seconds is None:
+            parts = _in_order(pool, whole, files, ahead=AHEAD * num_threads)
+        else:
+            in_windows = (_parts(recogniser, path, window_seconds, stride_seconds, decoder) for path in files)
+            parts = (part for one in in_windows for part in _prefetched(pool, one))
+        for part in parts:
+            yield part if isinstance(part, Recognition) else part.recognised(recogniser, views_per_forward)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, job: Callable[[Path], Part | Recognition], files: Sequence[Path], *, ahead: int
+) -> Iterator[Part | Recognition]:
+    waiting: deque[Future[Part | Recognition]] = deque()
+    for path in files:
+        waiting.append(pool.submit(job, path))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _prefetched(pool: ThreadPoolExecutor, parts: Iterator[Part | Recognition]) -> Iterator[Part | Recognition]:
+    coming = pool.submit(next, parts, None)
+    while (part := coming.result()) is not None:
+        coming = pool.submit(next, parts, None)
+        yield part
+
+
+def _parts(
+    recogniser: Recogniser, path: Path, window: float | None, stride: float | None, decoder: Decoder
+) -> Iterator[Part | Recognition]:
+    """The parts of a file, one after the other, so that memory does not grow with its length."""
+    protocol = recogniser.protocol
+    try:
+        if isinstance(protocol, ImageProtocol):
+            views = recogniser.views(path)
+            yield Part(str(path), None, None, views, _even(len(views)))
+            return
+        with open_video(path, decoder=decoder) as video:
+            seconds = video.num_frames / video.fps
+            for start, end in [(0.0, seconds)] if window is None else windows(seconds, window, stride):
+                yield _part(path, video, protocol, start, end, whole=window is None)
+    except DecodeError as error:
+        yield Recognition(str(path), None, None, None, error.cause)
+
+
+def _part(path: Path, video: Video, protocol: Protocol, start: float, end: float, *, whole: bool) -> Part:
+    span = (None, None) if whole else (start, end)
+    sample = Sample(path, 0, *span)
+    chosen = eval_frames(sample, video.fps, frame_window(video.num_frames, video.fps, *span), protocol)  # (clips, T)
+    # In a window no longer than a clip all clips are the same one.
+    rows, counts = torch.unique(chosen, dim=0, return_counts=True)
+    needed, place = torch.unique(rows, return_inverse=True)
+    frames = video.frames(needed.tolist())
+    views = torch.cat([clip_views(frames[row.numpy()], protocol) for row in place])  # (rows * crops, T, C, h, w)
+    return Part(str(path), start, end, views.transpose(1, 2), _shares(counts, protocol.views.num_crops))
+
+
+def _shares(counts: Tensor, num_crops: int) -> Tensor:
+    """Weight of each view of clips that occur `counts` times."""
+    return (counts.double() / counts.sum() / num_crops).repeat_interleave(num_crops)
+
+
+def _even(num_views: int) -> Tensor:
+    return torch.full((num_views,), 1 / num_views, dtype=torch.float64)
+
+
+def recognise_stream(
+    recogniser: Recogniser,
+    stream: Stream,
+    *,
+    window_seconds: float,
+    stride_seconds: float,
+    views_per_forward: int | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Recognition]:
+    """Recognise what a stream shows, over and over, until it ends.
+
+    Every `stride_seconds` the last `window_seconds` are scored like a video of their own; networks for images take the
+    newest frame. Frames are cropped and scaled as they come, so that a window costs little memory. A live stream that
+    is faster than the network has windows left out, so that results do not fall behind.
+
+    Args:
+        recogniser: The network.
+        stream: Camera or network stream.
+        window_seconds: Length of a window.
+        stride_seconds: From window to window.
+        views_per_forward: Views that go through the network together; all by default.
+        clock: Seconds, to know what is late.
+
+    Yields:
+        One result per window.
+    """
+    protocol = recogniser.protocol
+    frames: deque[tuple[float, Tensor]] = deque()  # time, and uint8 (crops, C, size, size)
+    begin, due = clock(), window_seconds
+    for seconds, frame in stream:
+        if isinstance(protocol, ImageProtocol):
+            view = protocol_view(frame, protocol)
+        else:
+            view = clip_views(frame[None], protocol)[:, 0]
+        frames.append((seconds, view))
+        while frames[0][0] < seconds - window_seconds:
+            frames.popleft()
+        if seconds < due:
+            continue
+        due += stride_seconds * max(1, math.floor((seconds - due) / stride_seconds) + 1)
+        if stream.is_live and clock() - begin > seconds + stride_seconds:
+            continue
+        part = _part_of_stream(stream.source, frames, protocol)
+        yield part.recognised(recogniser, views_per_forward)
+
+
+def _part_of_stream(source: str, frames: Sequence[tuple[float, Tensor]], protocol: Protocol | ImageProtocol) -> Part:
+    start, end = frames[0][0], frames[-1][0]
+    if isinstance(protocol, ImageProtocol):
+        return Part(source, end, end, frames[-1][1], _even(1))
+    fps = (len(frames) - 1) / (end - start) if end > start else 1.0
+    chosen = eval_frames(Sample(Path(source), 0), fps, Window(0, len(frames)), protocol)  # (clips, T)
+    rows, counts = torch.unique(chosen, dim=0, return_counts=True)
+    clips = [torch.stack([frames[number][1] for number in row], dim=2) for row in rows.tolist()]  # (crops, C, T, h, w)
+    return Part(source, start, end, torch.cat(clips), _shares(counts, protocol.views.num_crops))

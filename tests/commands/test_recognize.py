@@ -1,0 +1,197 @@
+"""`mvrec recognize`: the same scores as `test`, from every kind of source, in every format."""
+
+import csv
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from video_files import write_video
+
+
+def read_csv(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.fixture
+def tested(command, small_run, tmp_path) -> dict[str, dict[str, str]]:
+    """The predictions of `mvrec test` by path."""
+    assert command("test", small_run, f"--run_dir={tmp_path / 'tested'}")[0] == 0
+    return {row["path"]: row for row in read_csv((tmp_path / "tested/predictions.csv").read_text())}
+
+
+def assert_same(ours: dict[str, str], theirs: dict[str, str]) -> None:
+    for rank in (1, 2, 3):
+        assert ours[f"class_{rank}"] == theirs[f"class_{rank}"]
+        assert float(ours[f"probability_{rank}"]) == pytest.approx(float(theirs[f"probability_{rank}"]), abs=1e-5)
+
+
+@pytest.mark.parametrize("extra", [[], ["--views_per_forward=2", "--threads=1"]], ids=["", "bounded"])
+def test_a_file_gets_the_score_that_test_gives_it(command, small_run, small_data, tested, extra):
+    code, out, err = command("recognize", small_data / "test", "--ckpt", small_run, "--format=csv", *extra)
+    assert code == 0, err
+    rows = read_csv(out)
+    assert sorted(row["path"] for row in rows) == sorted(tested)
+    for row in rows:
+        assert_same(row, tested[row["path"]])
+    assert "5 clips x 1 crops" in err
+
+
+def test_windows_are_scored_like_rows_with_a_time_span(command, small_run, tmp_path):
+    path = write_video(tmp_path / "länger als ein clip.mp4", num_frames=100, size=(64, 80))
+    spans = [(0, 1), (0.75, 1.75), (1.5, 2.5), (2.25, 3.25), (3.0, 100 / 30)]
+    code, out, err = command(
+        *("recognize", path, "--ckpt", small_run, "--window=1", "--stride=0.75", "--format=csv", "--threads=1")
+    )
+    assert code == 0, err
+    rows = read_csv(out)
+    assert [(float(row["start_seconds"]), float(row["end_seconds"])) for row in rows] == [
+        (start, pytest.approx(end, abs=1e-3)) for start, end in spans
+    ]
+    lines = ["path,label,start,end", *(f"{path},grow,{start},{end}" for start, end in spans)]
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list/test.csv").write_text("\n".join(lines))
+    (tmp_path / "list/classes.txt").write_text("grow\nmove_left\norbit_clockwise")
+    code, _, err = command(*("test", small_run, f"--data.root={tmp_path / 'list'}", f"--run_dir={tmp_path / 'tested'}"))
+    assert code == 0, err
+    tested = read_csv((tmp_path / "tested/predictions.csv").read_text())
+    assert len({row["probability_1"] for row in rows}) > 1
+    for ours, theirs in zip(rows, tested, strict=True):
+        assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("form", ["folder", "list", "pattern", "files"])
+def test_every_source_means_the_same_files(command, small_run, small_data, tested, tmp_path, form):
+    folder = tmp_path / "Ordner mit ü"
+    shutil.copytree(small_data / "test/grow", folder)
+    names = sorted(path.name for path in folder.iterdir() if path.suffix == ".mp4")
+    listed = tmp_path / "Ordner mit ü/list.txt"
+    listed.write_text("\n".join(names), encoding="utf-8")
+    sources = {
+        "folder": [folder],
+        "list": [listed],
+        "pattern": [folder / "*.mp4"],
+        "files": [folder / name for name in names],
+    }[form]
+    code, out, err = command("recognize", *sources, "--ckpt", small_run, "--format=csv")
+    assert code == 0, err
+    rows = read_csv(out)
+    assert [Path(row["path"]).name for row in rows] == names
+    for row in rows:
+        assert_same(row, tested[str(small_data / "test/grow" / Path(row["path"]).name)])
+
+
+@pytest.mark.parametrize("window", [[], ["--window=0.5"]], ids=["whole", "windows"])
+def test_unreadable_files_are_named_and_the_others_done(command, small_run, small_data, tmp_path, window):
+    good = next((small_data / "test/grow").glob("*.mp4"))
+    for name, content in {"a.mp4": b"", "b.mp4": b"no video", "d.mp4": good.read_bytes()[:900]}.items():
+        (tmp_path / name).write_bytes(content)
+    for name in ("c.mp4", "e.mp4"):
+        shutil.copy(good, tmp_path / name)
+    code, out, err = command("recognize", tmp_path, "--ckpt", small_run, "--format=csv", *window)
+    assert code == 1
+    rows = read_csv(out)
+    assert {Path(row["path"]).name for row in rows if row["error"]} == {"a.mp4", "b.mp4", "d.mp4"}
+    assert {Path(row["path"]).name for row in rows if row["class_1"]} == {"c.mp4", "e.mp4"}
+    assert f"unreadable: {tmp_path / 'a.mp4'}: is empty (0 bytes)" in err
+
+
+def test_formats_say_the_same(command, small_run, small_data):
+    path = next((small_data / "test/grow").glob("*.mp4"))
+    found = {}
+    for form in ("csv", "jsonl", "table"):
+        code, found[form], err = command("recognize", path, "--ckpt", small_run, f"--format={form}", "--top=2")
+        assert code == 0, err
+    (row,) = read_csv(found["csv"])
+    assert list(row) == [
+        *("path", "start_seconds", "end_seconds", "class_1", "probability_1", "class_2", "probability_2", "error"),
+    ]
+    line = json.loads(found["jsonl"])
+    assert [entry["class"] for entry in line["classes"]] == [row["class_1"], row["class_2"]]
+    assert line["classes"][0]["probability"] == pytest.approx(float(row["probability_1"]), abs=1e-6)
+    assert line["end_seconds"] == pytest.approx(float(row["end_seconds"]), abs=1e-3)
+    share = 100 * line["classes"][0]["probability"]
+    assert found["table"].startswith(f"{path}  0:00:00.0-0:00:0")
+    assert f"  {row['class_1']} {share:.1f} %, {row['class_2']} " in found["table"]
+
+
+def test_a_file_appears_when_it_is_whole(command, small_run, small_data, tmp_path, monkeypatch):
+    from mvrec.commands import recognize as module
+
+    path, output = next((small_data / "test/grow").glob("*.mp4")), tmp_path / "deep/out.csv"
+    arguments = ["recognize", path, path.parent, "--ckpt", small_run, "--format=csv", "-o", output]
+    assert command(*arguments)[0] == 0
+    before = output.read_text()
+    assert len(read_csv(before)) == 2
+
+    def full(self, result):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.CsvWriter, "write", full)
+    code, _, err = command(*arguments)
+    assert code == 2
+    assert err.splitlines()[-1] == "mvrec: error: No space left on device; nothing half-written is left"
+    assert [(entry.name, entry.read_text()) for entry in output.parent.iterdir()] == [("out.csv", before)]
+
+
+def test_another_protocol(command, small_run, small_data):
+    path = next((small_data / "test/grow").glob("*.mp4"))
+    code, _, err = command("recognize", path, "--ckpt", small_run, "--protocol=slowfast-10x3")
+    assert code == 0, err
+    assert "10 clips x 3 crops, short side 64" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no such.mp4"], "there is no file or folder 'no such.mp4'"),
+        ([".", "--top=0"], "--top must be at least 1, got 0"),
+        ([".", "--window=0"], "--window must be above 0 seconds, got 0"),
+        ([".", "--stride=1"], "--stride is the way from window to window: add --window"),
+        ([".", "--protocol=imagenet-mvit"], "this protocol is for images, the network takes videos"),
+        (["7", "."], "a camera or stream is recognised by itself: 7 came with other sources"),
+        (["99"], "camera 99 (/dev/video99) cannot be opened: "),
+        (["http://127.0.0.1:9/x.mp4"], "stream http://127.0.0.1:9/x.mp4 cannot be opened: "),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_bad_input_is_one_line(command, small_run, arguments, message):
+    code, _, err = command("recognize", *arguments, "--ckpt", small_run)
+    assert code == 2
+    assert message in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_an_empty_folder_and_a_checkpoint_that_is_none(command, small_run, tmp_path):
+    code, _, err = command("recognize", tmp_path, "--ckpt", small_run)
+    assert (code, err.splitlines()[-1]) == (2, f"mvrec: error: there is no video in {tmp_path}")
+    code, _, err = command("recognize", tmp_path, "--ckpt", tmp_path / "none.ckpt")
+    assert (code, err) == (2, f"mvrec: error: --ckpt: there is no checkpoint '{tmp_path / 'none.ckpt'}'\n")
+
+
+def test_images(command, tmp_path):
+    """A network for images, from published weights whose classes a file names."""
+    import torch
+    from PIL import Image
+
+    from mvrec.models import create_model
+
+    torch.manual_seed(0)
+    torch.save({"model": create_model("cloformer_xxs", num_classes=3, image_size=64).state_dict()}, tmp_path / "w.pth")
+    (tmp_path / "names.txt").write_text("eins\nzwei\ndrei", encoding="utf-8")
+    Image.new("RGB", (90, 70), (200, 30, 90)).save(tmp_path / "x y.png")
+    arguments = ["recognize", tmp_path / "x y.png", "--ckpt", tmp_path / "w.pth", "--format=jsonl"]
+    code, out, err = command(*arguments, "--classes", tmp_path / "names.txt")
+    assert code == 0, err
+    line = json.loads(out)
+    assert {entry["class"] for entry in line["classes"]} == {"eins", "zwei", "drei"}
+    assert sum(entry["probability"] for entry in line["classes"]) == pytest.approx(1)
+    assert line["start_seconds"] is None
+    code, _, err = command(*arguments)
+    assert code == 2
+    assert re.search(r"has 3 classes and does not name them: --classes FILE", err)
+    code, _, err = command(*arguments, "--classes", tmp_path / "names.txt", "--window=1")
+    assert code == 2
+    assert "--window is for videos" in err

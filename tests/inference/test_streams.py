@@ -1,0 +1,181 @@
+"""Streams: frames as they come over the network, window by window, within bounded memory and time."""
+
+import functools
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from video_files import write_video
+
+from mvrec.data.clips import clip_views, eval_frames
+from mvrec.data.index import Sample
+from mvrec.data.sampling import Window
+from mvrec.data.stream import Stream, is_stream
+from mvrec.data.video import open_video
+from mvrec.errors import UserError
+from mvrec.inference.recogniser import load_recogniser
+from mvrec.inference.recognising import recognise_files, recognise_stream
+from mvrec.inference.windows import windows
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def served(tmp_path) -> Iterator[tuple[str, Path]]:
+    """A folder behind a web server of this machine."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", tmp_path
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def recogniser(small_run):
+    return load_recogniser(small_run, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("0", True),
+        ("12", True),
+        ("rtsp://x/y", True),
+        ("HTTP://x", True),
+        ("a.mp4", False),
+        ("C:/x.mp4", False),
+        ("", False),
+    ],
+)
+def test_what_is_a_stream(source, expected):
+    assert is_stream(source) is expected
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "ts", "mkv"])
+def test_frames_of_a_stream_are_those_of_the_file(served, suffix):
+    address, folder = served
+    path = write_video(folder / f"x.{suffix}", num_frames=40, size=(64, 80), faststart=suffix == "mp4")
+    with Stream(f"{address}/x.{suffix}") as stream:
+        assert not stream.is_live
+        found = list(stream)
+    with open_video(path) as video:
+        expected = video.frames(range(40))
+    assert len(found) == 40
+    assert [seconds for seconds, _ in found] == pytest.approx([number / 30 for number in range(40)], abs=2e-3)
+    assert np.array_equal(np.stack([frame for _, frame in found]), expected)
+
+
+def test_windows_of_a_stream_are_scored_like_videos_of_their_own(served, recogniser):
+    address, folder = served
+    path = write_video(folder / "x.mp4", num_frames=100, size=(64, 80), faststart=True)
+    with Stream(f"{address}/x.mp4") as stream:
+        results = list(recognise_stream(recogniser, stream, window_seconds=1.0, stride_seconds=0.5))
+    assert [round(result.end_seconds, 2) for result in results] == [1.0, 1.5, 2.0, 2.5, 3.0]
+    assert [result.end_seconds - result.start_seconds for result in results] == pytest.approx([1.0] * 5, abs=0.04)
+    with open_video(path) as video:
+        frames = video.frames(range(100))
+    for result in results:
+        first, last = round(result.start_seconds * 30), round(result.end_seconds * 30)
+        own = frames[first : last + 1]
+        chosen = eval_frames(Sample(path, 0), 30.0, Window(0, len(own)), recogniser.protocol)
+        views = torch.cat([clip_views(own[row.numpy()], recogniser.protocol) for row in chosen]).transpose(1, 2)
+        expected = recogniser.probabilities(views).mean(dim=0)
+        torch.testing.assert_close(result.probabilities, expected, atol=1e-6, rtol=0)
+    assert len({float(result.probabilities[0]) for result in results}) > 1
+
+
+class Camera:
+    """Stands in for a camera: frames with times, which a clock runs along with."""
+
+    source, is_live = "0", True
+
+    def __init__(self, frames, cost):
+        self.now, self.frames, self.cost = 0.0, frames, cost
+
+    def __iter__(self):
+        for number in range(self.frames):
+            self.now = max(self.now, number / 10)  # the camera makes one wait for its frames
+            yield number / 10, np.full((64, 64, 3), number % 256, np.uint8)
+
+
+def test_a_live_stream_leaves_windows_out_when_the_network_is_late(recogniser):
+    def results(cost):
+        camera = Camera(200, cost)
+        ends = []
+        options = {"window_seconds": 1.0, "stride_seconds": 1.0, "clock": lambda: camera.now}
+        for result in recognise_stream(recogniser, camera, **options):
+            ends.append(result.end_seconds)
+            assert camera.now - result.end_seconds <= 1.0 + 1e-6  # never further behind than a stride
+            camera.now += cost  # what the network took
+        return ends
+
+    quick, slow = results(0.1), results(3.4)
+    assert quick == pytest.approx(list(range(1, 20)))
+    assert 4 <= len(slow) <= 7
+    assert max(slow) > 15
+
+
+def test_memory_of_a_stream_is_that_of_a_window(recogniser):
+    from mvrec.inference import recognising
+
+    kept = []
+    part = recognising._part_of_stream
+
+    def counted(source, frames, protocol):
+        kept.append(len(frames))
+        return part(source, frames, protocol)
+
+    recognising._part_of_stream, camera = counted, Camera(300, 0)
+    try:
+        list(recognise_stream(recogniser, camera, window_seconds=2.0, stride_seconds=1.0, clock=lambda: camera.now))
+    finally:
+        recognising._part_of_stream = part
+    assert max(kept) <= 21
+
+
+def test_a_stream_of_sound_and_one_that_is_no_stream(served):
+    address, folder = served
+    (folder / "text.mp4").write_text("no video")
+    with pytest.raises(UserError, match="cannot be opened"):
+        Stream(f"{address}/text.mp4")
+    with pytest.raises(UserError, match="cannot be opened"):
+        Stream(f"{address}/none.mp4")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "length", "stride", "expected"),
+    [
+        (10, 4, None, [(0, 4), (4, 8), (8, 10)]),
+        (10, 5, None, [(0, 5), (5, 10)]),
+        (3, 5, 2, [(0, 3)]),
+        (5, 2, 1, [(0, 2), (1, 3), (2, 4), (3, 5)]),
+        (7, 2, 3, [(0, 2), (3, 5), (6, 7)]),
+    ],
+)
+def test_windows_cover_a_video(seconds, length, stride, expected):
+    assert windows(seconds, length, stride) == expected
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_an_hour(recogniser, tmp_path):
+    """An hour of video in windows: the memory after the first minute is that of the end."""
+    import resource
+
+    path = write_video(tmp_path / "hour.mp4", num_frames=36_000, size=(64, 64), fps=10, numbered=False)
+    peaks = []
+    ends = []
+    for result in recognise_files(recogniser, [path], window_seconds=10.0, num_threads=1):
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        ends.append(result.end_seconds)
+    assert len(peaks) == 360
+    assert ends[-1] == pytest.approx(3600)
+    assert peaks[-1] - peaks[6] < 20  # MiB
