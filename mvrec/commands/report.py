@@ -1,0 +1,107 @@
+"""`mvrec report`: a run as one HTML file, with its figures beside it."""
+
+import argparse
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from mvrec.data.protocol import ImageProtocol, Protocol, protocol_of
+from mvrec.errors import DecodeError, UserError
+from mvrec.evaluation.charts import Panel
+from mvrec.evaluation.figures import draw_classes, draw_confusion
+from mvrec.evaluation.report import render_report
+from mvrec.evaluation.report_parts import Thumbnails
+from mvrec.evaluation.run_results import RunResults, mapping, read_results
+from mvrec.files import write_atomically
+from mvrec.inference.thumbnails import find_file, thumbnails
+from mvrec.training.curves import PANELS, draw_curves, read_columns
+
+NO_FIGURES = "no PNGs beside the report: pip install 'mvrec[plot]'"
+
+
+def main(arguments: list[str]) -> None:
+    """Render a run directory as one HTML file that needs no network, with its figures as PNGs in RUN/report.
+
+    Shown are the training curves, and of a run that `mvrec test` has scored the score with its protocol, the classes,
+    the confusions and the worst mistakes with what the network saw. Neither a GPU nor the network is needed.
+    """
+    parser = argparse.ArgumentParser(prog="mvrec report", description=main.__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the HTML file (default: RUN/report.html)")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="where the data are now, if they have moved")
+    parser.add_argument("--mistakes", type=int, default=24, metavar="N", help="how many mistakes to show (default: 24)")
+    options = parser.parse_args(arguments)
+    if options.mistakes < 0:
+        raise UserError(f"--mistakes must be 0 or more, got {options.mistakes}")
+    if options.root is not None and not options.root.is_dir():
+        raise UserError(f"--root={options.root}: there is no such directory")
+    run = options.run.expanduser()
+    output = options.output or run / "report.html"
+    results = read_results(run)
+    panels = _panels(results)
+    pictures = _pictures(results, options.root)
+    try:
+        figures = _figures(results, output.with_suffix(""))
+        write_atomically(
+            output, render_report(results, panels=panels, thumbnails=pictures, most_mistakes=options.mistakes)
+        )
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror or error} (-o FILE puts it elsewhere)") from None
+    for note in results.notes:
+        print(f"mvrec: {note}")  # noqa: T201
+    beside = f", figures in {output.with_suffix('')}: {', '.join(figures)}" if figures else ""
+    print(f"{output} ({output.stat().st_size / 1e3:.0f} kB){beside}")  # noqa: T201
+
+
+def _panels(results: RunResults) -> list[Panel]:
+    """The training curves; the notes say when they cannot be read."""
+    path = results.run_dir / "metrics.csv"
+    if not path.is_file():
+        return []
+    try:
+        columns = read_columns(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        results.notes.append(f"metrics.csv is damaged and was left out ({error})")
+        return []
+    panels = [
+        Panel(title, {name: columns[name] for name in names if name in columns}, logarithmic)
+        for title, names, logarithmic in PANELS
+    ]
+    return [panel for panel in panels if panel.lines]
+
+
+def _pictures(results: RunResults, root: Path | None) -> Thumbnails:
+    """What gives the pictures of a file, and the protocol's text for the score where the test did not write one."""
+    recorded = mapping(results.score.get("protocol")) or mapping(results.data.get("protocol"))
+    protocol: Protocol | ImageProtocol | None = None
+    try:
+        protocol = protocol_of(recorded) if recorded else None
+    except ValueError as error:
+        results.notes.append(f"no pictures of the mistakes: {error}")
+    if protocol is not None and results.was_tested:
+        results.score.setdefault("protocol_text", str(protocol))
+
+    def of_file(path: str) -> Sequence[bytes]:
+        if protocol is None:
+            raise DecodeError(path, "the run's protocol is not known")
+        return thumbnails(find_file(path, root), protocol)
+
+    return of_file
+
+
+def _figures(results: RunResults, folder: Path) -> list[str]:
+    """Draw the PNGs; returns the names of those there are."""
+    if importlib.util.find_spec("matplotlib") is None:
+        results.notes.append(NO_FIGURES)
+        return []
+    drawn = []
+    metrics = results.run_dir / "metrics.csv"
+    readable = metrics.is_file() and not any(note.startswith("metrics.csv is damaged") for note in results.notes)
+    if readable and draw_curves(metrics, folder / "curves.png"):
+        drawn.append("curves.png")
+    label = "average precision" if results.multi_label else "accuracy"
+    if draw_classes(results.classes, folder / "classes.png", label=label):
+        drawn.append("classes.png")
+    if results.confusion is not None and draw_confusion(results.confusion, folder / "confusion.png"):
+        drawn.append("confusion.png")
+    return drawn

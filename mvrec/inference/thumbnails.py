@@ -1,0 +1,107 @@
+"""What a network saw of a file, as small JPEGs."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import simplejpeg
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mvrec.data.archive import ArchiveMember, read_tar_listing
+from mvrec.data.clips import video_views
+from mvrec.data.images import protocol_view, read_image
+from mvrec.data.index import Sample
+from mvrec.data.protocol import ImageProtocol, Protocol
+from mvrec.errors import DecodeError, UserError
+
+JPEG_QUALITY = 82
+
+
+def thumbnails(
+    path: Path | ArchiveMember, protocol: Protocol | ImageProtocol, *, frames: int = 4, pixels: int = 160
+) -> list[bytes]:
+    """Frames of the central clip of a video, cropped in the centre, or an image, as a protocol has them.
+
+    Args:
+        path: The file.
+        protocol: How it becomes views; of these one is taken.
+        frames: How many frames of a clip, at most.
+        pixels: Side of a picture, at most.
+
+    Returns:
+        JPEG files.
+
+    Raises:
+        DecodeError: The file cannot be read.
+    """
+    if isinstance(protocol, ImageProtocol):
+        view = protocol_view(read_image(path, upright=protocol.upright), protocol)  # (1, C, h, w)
+    else:
+        one = replace(protocol, views=replace(protocol.views, num_clips=1, num_crops=1))
+        view = video_views(Sample(path, 0), one)[0]  # (T, C, h, w)
+        count = min(frames, len(view))
+        view = view[[(2 * place + 1) * len(view) // (2 * count) for place in range(count)]]
+    return [_jpeg(picture) for picture in _small(view, pixels)]
+
+
+def _small(view: Tensor, pixels: int) -> Tensor:
+    """uint8 (N, C, h, w) with no side above `pixels`."""
+    side = max(view.shape[-2:])
+    if side <= pixels:
+        return view
+    size = [max(1, round(length * pixels / side)) for length in view.shape[-2:]]
+    small = F.interpolate(view.float(), size=size, mode="bilinear", antialias=True)
+    return small.round().clamp(0, 255).to(torch.uint8)
+
+
+def _jpeg(picture: Tensor) -> bytes:
+    pixels = picture.permute(1, 2, 0).contiguous().numpy()
+    return simplejpeg.encode_jpeg(pixels, quality=JPEG_QUALITY, colorspace="RGB")
+
+
+def find_file(recorded: str, root: Path | None = None) -> Path | ArchiveMember:
+    """The file of a recorded path, also inside a tar, and also where the data have moved.
+
+    Args:
+        recorded: The path as `predictions.csv` has it.
+        root: Where the data are now. What stands at the end of the recorded path is looked for below it.
+
+    Raises:
+        DecodeError: It is not there.
+    """
+    for place in _places(recorded, root):
+        if place.is_file():
+            return place
+        member = _archived(place)
+        if member is not None:
+            return member
+    where = "is not there any more" if root is None else f"is not below {root}"
+    raise DecodeError(recorded, f"the file {where}")
+
+
+def _places(recorded: str, root: Path | None) -> Iterator[Path]:
+    if root is None:
+        yield Path(recorded)
+        return
+    parts = Path(recorded).parts
+    for begin in range(len(parts)):
+        if parts[begin] != Path(recorded).anchor:
+            yield root.joinpath(*parts[begin:])
+
+
+def _archived(place: Path) -> ArchiveMember | None:
+    for parent in place.parents:
+        if parent.suffix == ".tar" and parent.is_file():
+            return _members(parent).get(str(place))
+    return None
+
+
+@lru_cache(maxsize=4)
+def _members(archive: Path) -> dict[str, ArchiveMember]:
+    try:
+        return {str(member): member for member in read_tar_listing(archive)}
+    except UserError as error:
+        raise DecodeError(archive, str(error)) from None

@@ -1,0 +1,210 @@
+"""`mvrec report` on real runs: of videos and images, tested and not, moved, without matplotlib."""
+
+import importlib.util
+import io
+import re
+import shutil
+import tarfile
+from base64 import b64decode
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from mvrec.commands.report import main
+from mvrec.data.protocol import ImageProtocol
+from mvrec.errors import DecodeError, UserError
+from mvrec.inference.thumbnails import find_file, thumbnails
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny):
+    """A run of the tiny network that was fitted, not tested."""
+    from mvrec.cli import main as mvrec
+
+    run = tmp_path_factory.mktemp("a folder <&> ü") / "run"
+    mvrec(["fit", *tiny, "--run_dir", str(run)])
+    return run
+
+
+@pytest.fixture(scope="module")
+def tested(trained, tmp_path_factory):
+    """A copy of the run, tested."""
+    from mvrec.cli import main as mvrec
+
+    run = tmp_path_factory.mktemp("tested") / "run"
+    shutil.copytree(trained, run)
+    mvrec(["test", "--ckpt_path", str(run / "checkpoints/best.ckpt"), "--run_dir", str(run)])
+    return run
+
+
+def pictures(page):
+    """The thumbnails in a page, decoded."""
+    found = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    return [np.asarray(Image.open(io.BytesIO(b64decode(text)))) for text in found]
+
+
+def test_a_run_that_was_not_tested(trained, capsys):
+    main([str(trained)])
+    page = (trained / "report.html").read_text()
+    assert "mvrec test --ckpt_path" in page
+    assert "best.ckpt" in page
+    for title in ("Training", "Parameter groups", "Environment", "Configuration"):
+        assert f">{title}</h2>" in page
+    assert "Worst mistakes" not in page
+    assert sorted(path.name for path in (trained / "report").iterdir()) == ["curves.png"]
+    assert "figures in" in capsys.readouterr().out
+
+
+def test_a_tested_run_shows_what_the_network_saw(tested, capsys):
+    main([str(tested), "--mistakes", "3"])
+    out = capsys.readouterr().out
+    page = (tested / "report.html").read_text()
+    assert "of 24 videos scored, 0 could not be read" in page
+    assert "4x4 at own fps" in page
+    assert "counterclockwise" in page
+    shown = pictures(page)
+    assert len(shown) == 3 * 4  # four frames of each
+    assert all(picture.shape == (64, 64, 3) and picture.std() > 5 for picture in shown)
+    assert any(not np.array_equal(shown[0], other) for other in shown[1:4])  # it moves
+    assert page.count("no picture") == 0
+    assert sorted(path.name for path in (tested / "report").iterdir()) == ["classes.png", "confusion.png", "curves.png"]
+    assert str(tested / "report.html") in out
+
+
+def test_it_is_the_same_when_rendered_again(tested, tmp_path):
+    main([str(tested), "-o", str(tmp_path / "a/one.html")])
+    main([str(tested), "-o", str(tmp_path / "a/two.html")])
+    assert (tmp_path / "a/one.html").read_bytes() == (tmp_path / "a/two.html").read_bytes()
+    assert (tmp_path / "a/one/curves.png").is_file()
+
+
+def test_neither_network_nor_checkpoint_is_needed(tested, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(tested, run, ignore=shutil.ignore_patterns("checkpoints"))
+    monkeypatch.setattr("torch.nn.Module.__call__", lambda *_: pytest.fail("the network was run"))
+    monkeypatch.setattr("torch.load", lambda *_, **__: pytest.fail("a checkpoint was loaded"))
+    main([str(run)])
+    assert len(pictures((run / "report.html").read_text())) > 0
+
+
+def test_videos_that_have_moved(tested, digits, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tested, run, ignore=shutil.ignore_patterns("checkpoints"))
+    text = (run / "predictions.csv").read_text()
+    (run / "predictions.csv").write_text(text.replace(str(digits), "/nowhere/data"))
+    main([str(run)])
+    page = (run / "report.html").read_text()
+    assert "no picture: the file is not there any more" in page
+    assert not pictures(page)
+    main([str(run), "--root", str(digits)])
+    page = (run / "report.html").read_text()
+    assert len(pictures(page)) > 0
+    assert "no picture" not in page
+
+
+def test_a_damaged_video_is_told(tested, digits, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tested, run, ignore=shutil.ignore_patterns("checkpoints"))
+    data = tmp_path / "data"
+    shutil.copytree(digits, data)
+    for path in (data / "test").rglob("*.mp4"):
+        path.write_bytes(path.read_bytes()[:100])
+    main([str(run), "--root", str(data)])
+    page = (run / "report.html").read_text()
+    assert "no picture: " in page
+    assert not pictures(page)
+
+
+def test_without_matplotlib_one_line_says_so(tested, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(tested, run, ignore=shutil.ignore_patterns("checkpoints", "report"))
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else found(name))
+    main([str(run)])
+    assert capsys.readouterr().out.count("pip install 'mvrec[plot]'") == 1
+    page = (run / "report.html").read_text()
+    assert page.count("pip install &#x27;mvrec[plot]&#x27;") == 1
+    assert "<polyline" in page  # the curves are there all the same
+    assert not (run / "report").exists()
+
+
+def test_damaged_curves_are_a_note(trained, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run, ignore=shutil.ignore_patterns("checkpoints", "report"))
+    with (run / "metrics.csv").open("a") as file:
+        file.write("7,1.2e-\n")
+    main([str(run)])
+    assert "metrics.csv is damaged" in capsys.readouterr().out
+    assert "metrics.csv is damaged" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "there is no such directory"),
+        (["."], "is no run directory"),
+        ([".", "--mistakes", "-1"], "0 or more"),
+        ([".", "--root", "nowhere"], "no such directory"),
+    ],
+)
+def test_bad_input(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        main(arguments)
+
+
+def test_a_place_that_cannot_be_written(trained, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be written.*-o FILE"):
+        main([str(trained), "-o", str(tmp_path / "file/report.html")])
+
+
+# -- pictures of files -----------------------------------------------------------------------------------------------
+
+
+def save_jpeg(path, height, width):
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:, width // 2 :] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(simplejpeg.encode_jpeg(pixels, colorspace="RGB"))
+
+
+def test_an_image_is_what_the_protocol_makes_of_it(tmp_path):
+    path = tmp_path / "ein bild ü.jpg"
+    save_jpeg(path, 90, 301)
+    (content,) = thumbnails(path, ImageProtocol(short_side=256, size=224), pixels=100)
+    picture = np.asarray(Image.open(io.BytesIO(content)))
+    assert picture.shape == (100, 100, 3)
+    assert picture[:, :40].mean() < 10
+    assert picture[:, 60:].mean() > 245
+    (content,) = thumbnails(path, ImageProtocol(short_side=40, size=32), pixels=100)
+    assert np.asarray(Image.open(io.BytesIO(content))).shape == (32, 32, 3)
+
+
+def test_files_in_a_tar_and_in_a_moved_tar(tmp_path):
+    save_jpeg(tmp_path / "x.jpg", 40, 40)
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder in (old, new):
+        folder.mkdir()
+    with tarfile.open(old / "val.tar", "w") as archive:
+        archive.add(tmp_path / "x.jpg", "n01/x.jpg")
+    recorded = f"{old}/val.tar/n01/x.jpg"
+    protocol = ImageProtocol(short_side=32, size=32)
+    assert thumbnails(find_file(recorded), protocol)
+    shutil.move(old / "val.tar", new / "val.tar")
+    with pytest.raises(DecodeError, match="not there any more"):
+        find_file(recorded)
+    assert thumbnails(find_file(recorded, new), protocol)
+    with pytest.raises(DecodeError, match="not below"):
+        find_file(f"{old}/val.tar/n01/y.jpg", new)
+
+
+def test_the_longest_end_of_a_path_wins(tmp_path):
+    for name in ("x.jpg", "b/x.jpg"):
+        save_jpeg(tmp_path / name, 8, 8)
+    assert find_file("/gone/a/b/x.jpg", tmp_path) == tmp_path / "b/x.jpg"
+    assert find_file("/gone/c/x.jpg", tmp_path) == tmp_path / "x.jpg"
+    with pytest.raises(DecodeError):
+        find_file("/gone/c/z.jpg", tmp_path)
