@@ -1,0 +1,223 @@
+"""What the machine gives a run: cores, memory, shared memory, open files, processes, devices and their precisions."""
+
+import os
+import platform
+import shutil
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mvrec.doctor.checks import Check, TrialError, apart
+
+# A step of the recipes for MViT-B: 8 clips of 16 frames of 224 x 224 pixels, of which each loader worker has two ready.
+BATCH_BYTES = 8 * 3 * 16 * 224 * 224
+READY_BATCHES = 2
+FEW_FILES = 1024  # open files; loaders pass each batch through one
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def machine_checks(
+    *, cgroup: Path = CGROUP, shm: Path = Path("/dev/shm"), environ: Mapping[str, str] | None = None
+) -> list[Check]:
+    """Cores, memory, shared memory, open files and processes.
+
+    Args:
+        cgroup: Where the limits of a container are.
+        shm: Where loader workers leave batches.
+        environ: `os.environ`.
+    """
+    environ = os.environ if environ is None else environ
+    cores, quota = visible_cores(), cpu_quota(cgroup)
+    workers = min(int(environ.get("SLURM_CPUS_PER_TASK") or cores), 16)
+    return [
+        _cores(cores, quota, environ),
+        _memory(cgroup),
+        _shared_memory(shm, workers),
+        _open_files(),
+        _fork(),
+    ]
+
+
+def visible_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_quota(cgroup: Path) -> float | None:
+    """How many cores' time a container may use, `None` for no limit."""
+    try:
+        limit, period = (cgroup / "cpu.max").read_text().split()  # version 2
+    except (OSError, ValueError):
+        try:
+            limit = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    try:
+        return float(limit) / float(period) if limit != "max" and float(limit) > 0 else None
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def _cores(cores: int, quota: float | None, environ: Mapping[str, str]) -> Check:
+    wanted = environ.get("SLURM_CPUS_PER_TASK")
+    text = f"{cores} of {os.cpu_count()} cores ({platform.machine()})"
+    if quota is not None and quota < cores:
+        few = max(1, int(quota))
+        text += f", but this container may use the time of {quota:g}"
+        fix = f"--data.num_workers {few} --trainer.devices 1, or give the container more: docker run --cpus N"
+        return Check("machine", "cores", "warning", text, fix)
+    if wanted and wanted.isdigit() and int(wanted) > cores:
+        text += f", SLURM_CPUS_PER_TASK is {wanted}"
+        fix = f"srun --cpus-per-task={wanted}: since Slurm 22.05 srun does not take it over from sbatch"
+        return Check("machine", "cores", "warning", text, fix)
+    if "SLURM_JOB_ID" in environ and not wanted and cores == 1:
+        return Check("machine", "cores", "warning", f"{text} in a Slurm job", "#SBATCH --cpus-per-task=8")
+    return Check("machine", "cores", "ok", text + (f", {wanted} per task" if wanted else ""))
+
+
+def _memory(cgroup: Path) -> Check:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    limits = [total] if total > 0 else []
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            text = (cgroup / name).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit() and int(text) < total:
+            limits.append(int(text))
+    if not limits:
+        return Check("machine", "memory", "note", "unknown")
+    least = min(limits)
+    text = f"{least / 2**30:.1f} GiB" + (
+        f" of {total / 2**30:.1f}, the limit of this container" if least < total else ""
+    )
+    if least < 4 * 2**30:
+        fix = "--data.num_workers 1 and a small --data.batch_size, or more memory (docker run --memory, #SBATCH --mem)"
+        return Check("machine", "memory", "warning", text, fix)
+    return Check("machine", "memory", "ok", text)
+
+
+def _shared_memory(shm: Path, workers: int) -> Check:
+    if not shm.is_dir():
+        if not sys.platform.startswith("linux"):
+            return Check("machine", "shared memory", "note", f"there is no {shm}")
+        return Check("machine", "shared memory", "broken", f"there is no {shm}", "mount -t tmpfs tmpfs /dev/shm")
+    free = shutil.disk_usage(shm).free
+    each = READY_BATCHES * BATCH_BYTES
+    text = f"{free / 2**20:,.0f} MiB free in {shm}"
+    if free >= workers * each:
+        return Check("machine", "shared memory", "ok", text)
+    fits = free // each
+    need = f"{workers} loader workers with steps of 8 clips need {workers * each / 2**20:,.0f}"
+    fix = f"docker run --ipc=host (or --shm-size=8g); mount -o remount,size=8g {shm}; or --data.num_workers {fits}"
+    return Check("machine", "shared memory", "warning" if fits else "broken", f"{text}, {need}", fix)
+
+
+def _open_files() -> Check:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return Check("machine", "open files", "note", "no limit is known")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < FEW_FILES:
+        most = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+        fix = f"ulimit -n {most}"
+        if most <= soft:
+            fix = "raise the hard limit first, in /etc/security/limits.conf or docker run --ulimit nofile=65536"
+        return Check("machine", "open files", "warning", f"at most {soft}: loaders pass batches through files", fix)
+    return Check("machine", "open files", "ok", f"at most {'any number' if soft == resource.RLIM_INFINITY else soft}")
+
+
+def _fork() -> Check:
+    if not hasattr(os, "fork"):
+        text = "not on this system: a file that hangs the decoder hangs its loader process"
+        return Check("machine", "fork", "warning", text, "use Linux or WSL for data that you do not trust")
+    try:
+        apart(os.getpid, seconds=20)
+    except (TrialError, OSError) as error:
+        return Check("machine", "fork", "broken", f"no process can be started: {error}", "ulimit -u unlimited")
+    return Check("machine", "fork", "ok", "files are read in processes that can be killed")
+
+
+# -- devices ----------------------------------------------------------------------------------------------------------
+
+
+def device_checks() -> list[Check]:
+    """The CPU and every GPU, with a product of matrices in each precision."""
+    import torch
+
+    found = [_cpu(torch)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    if not available:
+        found.append(_no_gpu(torch, [str(one.message) for one in caught], os.environ))
+        return found
+    return found + [_gpu(torch, number) for number in range(torch.cuda.device_count())]
+
+
+def _cpu(torch: Any) -> Check:
+    works = [name for name in ("fp32", "bf16") if _multiplies(torch, "cpu", name) is None]
+    text = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, works in {', '.join(works)}"
+    if "fp32" not in works:
+        return Check("devices", "CPU", "broken", text, "pip install --force-reinstall torch torchvision")
+    return Check("devices", "CPU", "ok", text)
+
+
+def _no_gpu(torch: Any, said: list[str], environ: Mapping[str, str], *, dev: Path = Path("/dev")) -> Check:
+    """No GPU that torch can use: none there, hidden, a torch without CUDA, or a driver that is too old."""
+    nodes = sorted(dev.glob("nvidia[0-9]*"))
+    hidden = environ.get("CUDA_VISIBLE_DEVICES")
+    if not nodes:
+        mps = getattr(torch.backends, "mps", None)
+        return Check(
+            "devices", "GPU", "note", "none" + (", Apple's (mps) is there" if mps and mps.is_available() else "")
+        )
+    if hidden is not None and hidden.strip() in ("", "-1"):
+        return Check(
+            "devices",
+            "GPU",
+            "note",
+            f"CUDA_VISIBLE_DEVICES={hidden!r} hides {len(nodes)}",
+            "unset CUDA_VISIBLE_DEVICES",
+        )
+    if torch.version.cuda is None:
+        fix = "pip install --force-reinstall torch torchvision (https://pytorch.org/get-started/locally has the index)"
+        return Check("devices", "GPU", "broken", f"{len(nodes)} are there, but this torch has no CUDA", fix)
+    cause = " ".join(" ".join(said).split())[:200] or "CUDA does not start"
+    fix = f"nvidia-smi must work; update the driver to one for CUDA {torch.version.cuda}, or install an older torch"
+    return Check("devices", "GPU", "broken", f"{len(nodes)} are there, but torch cannot use them: {cause}", fix)
+
+
+def _gpu(torch: Any, number: int) -> Check:
+    properties = torch.cuda.get_device_properties(number)
+    name = f"GPU {number}"
+    text = (
+        f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, compute {properties.major}.{properties.minor}"
+    )
+    failed = {kind: error for kind in ("fp32", "fp16", "bf16") if (error := _multiplies(torch, f"cuda:{number}", kind))}
+    if "fp32" in failed:
+        kernels = ", ".join(torch.cuda.get_arch_list())
+        fix = f"a torch with kernels for sm_{properties.major}{properties.minor} (this one: {kernels}), or another GPU"
+        return Check("devices", name, "broken", f"{text}: {failed['fp32']}", fix)
+    works = [kind for kind in ("fp16", "bf16") if kind not in failed]
+    if "bf16" in works and properties.major < 8:
+        works[works.index("bf16")] = "bf16 (emulated, slow: --trainer.precision 16-mixed)"
+    if properties.major >= 8:
+        works.append("tf32")
+    return Check("devices", name, "ok", f"{text}, works in fp32, {', '.join(works)}")
+
+
+def _multiplies(torch: Any, device: str, kind: str) -> str | None:
+    """Try a product in a precision; returns what is wrong with it, or `None`."""
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[kind]
+    try:
+        ones = torch.ones(32, 32, device=device, dtype=dtype)
+        value = float((ones @ ones)[0, 0])
+    except (RuntimeError, NotImplementedError) as error:
+        return " ".join(str(error).split())[:200]
+    return None if value == 32 else f"32 ones add up to {value:g}"

@@ -1,0 +1,180 @@
+"""Do the decoders work here? Tried on small videos and images that are made on the spot, in processes of their own."""
+
+import base64
+import importlib.util
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mvrec.doctor.checks import Check, Status, TrialError, apart
+
+# Codecs and who encodes them; the first that is there is taken. A decoder may be there without any encoder.
+ENCODERS = {
+    "h264": ("libx264", "libopenh264"),
+    "hevc": ("libx265",),
+    "vp9": ("libvpx-vp9",),
+    "av1": ("libsvtav1", "libaom-av1", "librav1e"),
+    "mpeg4": ("mpeg4",),
+}
+LEVELS = tuple(range(30, 230, 20))  # the grey of each frame
+TOLERANCE = 6  # of a grey level after coding
+TRIAL_SECONDS = 60.0
+
+_SIZE = (48, 64)
+_PNG = base64.b64decode(  # one grey pixel of 127
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGOoBwAAgQCA05RTSgAAAABJRU5ErkJggg=="
+)
+_FIXES = {
+    "pyav": "pip install --force-reinstall av",
+    "decord": "pip install --force-reinstall decord (--data.decoder auto does without it)",
+    "torchcodec": "install FFmpeg (apt install ffmpeg, or conda install ffmpeg) and the torchcodec of this torch: "
+    "pip install --upgrade torchcodec (--data.decoder auto does without it)",
+}
+
+
+def media_checks() -> list[Check]:
+    """Every decoder on every codec that can be encoded here, and images."""
+    with tempfile.TemporaryDirectory() as folder:
+        decoders, unusable = _usable()
+        found = [_image(Path(folder)), *unusable]
+        for codec in ENCODERS:
+            found += _codec(Path(folder), codec, decoders)
+    return found
+
+
+def _codec(folder: Path, codec: str, decoders: Sequence[str]) -> list[Check]:
+    path = folder / f"{codec}.mp4"
+    try:
+        encoder = apart(write_clip, path, codec, seconds=TRIAL_SECONDS)
+    except TrialError as error:
+        # Without a clip nothing can be tried; that PyAV does not load at all is what matters of it.
+        status: Status = "broken" if codec == "h264" else "warning"
+        return [Check("decoders", codec, status, f"no clip could be made: {error}", _FIXES["pyav"])]
+    if encoder is None:
+        return [Check("decoders", codec, "note", "not tried: this PyAV has no encoder for it")]
+    return [_decoder(path, codec, decoder) for decoder in decoders]
+
+
+def _usable() -> tuple[list[str], list[Check]]:
+    """The decoders to try, and what there is to say of those that are not installed or do not load."""
+    usable, found = ["pyav"], []
+    for decoder in ("decord", "torchcodec"):
+        if importlib.util.find_spec(decoder) is None:
+            found.append(Check("decoders", decoder, "note", "not installed (the decoder auto does without it)"))
+            continue
+        try:
+            apart(load, decoder, seconds=TRIAL_SECONDS)
+        except TrialError as error:
+            found.append(
+                Check("decoders", decoder, "warning", str(error).partition(": ")[2] or str(error), _FIXES[decoder])
+            )
+        else:
+            usable.append(decoder)
+    return usable, found
+
+
+def _decoder(path: Path, codec: str, decoder: str) -> Check:
+    name = f"{codec} by {decoder}"
+    try:
+        answer = apart(read_levels, path, decoder, seconds=TRIAL_SECONDS)
+    except TrialError as error:
+        return _failed(name, decoder, codec, str(error))
+    if isinstance(answer, str):
+        if decoder != "pyav" and codec in ("av1", "mpeg4"):
+            return Check("decoders", name, "note", answer)
+        return _failed(name, decoder, codec, answer)
+    off = max(abs(level - wanted) for level, wanted in zip(answer, LEVELS, strict=True))
+    if off > TOLERANCE:
+        return _failed(name, decoder, codec, f"gives the wrong frames or colours: {answer} for {list(LEVELS)}")
+    return Check("decoders", name, "ok", f"{len(LEVELS)} frames")
+
+
+def _failed(name: str, decoder: str, codec: str, text: str) -> Check:
+    status: Status = "broken" if decoder == "pyav" and codec in ("h264", "mpeg4", "vp9") else "warning"
+    return Check("decoders", name, status, text, _FIXES[decoder])
+
+
+def _image(folder: Path) -> Check:
+    try:
+        levels = apart(read_images, folder, seconds=TRIAL_SECONDS)
+    except TrialError as error:
+        fix = "pip install --force-reinstall simplejpeg pillow"
+        return Check("decoders", "JPEG and PNG", "broken", str(error), fix)
+    return Check("decoders", "JPEG and PNG", "ok", f"grey {levels[0]} and {levels[1]}")
+
+
+# -- what runs in a process of its own ---------------------------------------------------------------------------------
+
+
+def load(decoder: str) -> None:
+    """Load the libraries of a decoder."""
+    if decoder == "torchcodec":
+        from mvrec.data.torchcodec_video import require_torchcodec
+
+        require_torchcodec()
+    else:
+        importlib.import_module(decoder)
+
+
+def write_clip(path: Path, codec: str) -> str | None:
+    """Write frames of `LEVELS`; returns the encoder, or `None` where there is none."""
+    import av
+    import numpy as np
+
+    known = [name for name in ENCODERS[codec] if name in av.codecs_available]
+    encoder = next((name for name in known if _can_encode(name)), None)
+    if encoder is None:
+        return None
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(encoder, rate=10)
+        stream.codec_context.thread_count = 1
+        stream.height, stream.width = _SIZE
+        stream.pix_fmt = "yuv420p"
+        for level in LEVELS:
+            pixels = np.full((*_SIZE, 3), level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return encoder
+
+
+def _can_encode(name: str) -> bool:
+    import av
+
+    try:
+        return bool(av.codec.Codec(name, "w").is_encoder)
+    except ValueError:
+        return False
+
+
+def read_levels(path: Path, decoder: str) -> list[int] | str:
+    """The mean grey of every frame that a decoder gives, or why it gives none."""
+    from mvrec.data.video import open_video
+    from mvrec.errors import DecodeError, UserError
+
+    try:
+        with open_video(path, decoder=decoder) as video:  # type: ignore[arg-type]
+            if video.num_frames != len(LEVELS):
+                return f"counts {video.num_frames} frames instead of {len(LEVELS)}"
+            frames = video.frames(range(len(LEVELS)))
+    except DecodeError as error:
+        return error.cause
+    except UserError as error:
+        return str(error)
+    return [round(float(frame.mean())) for frame in frames]
+
+
+def read_images(folder: Path) -> tuple[int, int]:
+    """The grey of a JPEG and of a PNG."""
+    import numpy as np
+    import simplejpeg
+
+    from mvrec.data.images import read_image
+
+    pixels = np.full((16, 24, 3), 90, np.uint8)
+    (folder / "x.jpg").write_bytes(simplejpeg.encode_jpeg(pixels, colorspace="RGB"))
+    (folder / "x.png").write_bytes(_PNG)
+    levels = [round(float(read_image(folder / name).mean())) for name in ("x.jpg", "x.png")]
+    if abs(levels[0] - 90) > TOLERANCE or levels[1] != 127:
+        raise ValueError(f"grey levels {levels} instead of 90 and 127")
+    return levels[0], levels[1]
