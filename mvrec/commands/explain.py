@@ -1,0 +1,205 @@
+"""`mvrec explain`: what in a video or an image the score of a class rests on, drawn over its frames."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mvrec.data.clips import clip_views, eval_frames
+from mvrec.data.images import protocol_view, read_image
+from mvrec.data.index import Sample
+from mvrec.data.protocol import ImageProtocol, Protocol
+from mvrec.data.sampling import frame_window
+from mvrec.data.transforms import Box, crop_and_resize, short_side_size, spatial_crops
+from mvrec.data.video import open_video
+from mvrec.errors import DecodeError, UserError, nearest
+from mvrec.inference.heat import METHODS, default_method, heat_map
+from mvrec.inference.overlay import (
+    Crop,
+    Pixels,
+    contact_sheet,
+    enlarged,
+    in_range,
+    overlaid,
+    side_by_side,
+    write_mp4,
+    write_png,
+)
+from mvrec.inference.recogniser import Recogniser, load_recogniser
+
+MAX_FPS = 60.0
+
+
+class Seen(NamedTuple):
+    """What a network saw of a file.
+
+    Attributes:
+        view: What it takes, uint8 (1, C, [T,] H, W).
+        frames: Whole frames scaled as the view is, uint8 (T, H', W', 3); T is 1 for images.
+        crop: Where in them the view lies.
+        fps: At which frames are to be shown to pass as quickly as in the file.
+        where: What of the file this is, for people.
+    """
+
+    view: Tensor
+    frames: Pixels
+    crop: Crop
+    fps: float
+    where: str
+
+
+def main(arguments: list[str]) -> None:
+    """Draw what a network's score for a class rests on over the frames that it saw, and print its best classes.
+
+    The methods: cam (Grad-CAM) and layercam (LayerCAM) weigh a stage of the network's feature maps, for every network.
+    For MViT there are also rollout, the attention of all blocks followed back to the patches, whatever the class, and
+    relevance, the same with the attention that speaks for the class.
+    """
+    options = _parser().parse_args(arguments)
+    suffix = options.output.suffix.lower()
+    if suffix not in (".mp4", ".png"):
+        raise UserError(f"--output must end in .mp4 or .png, got {options.output}")
+    if options.output.resolve() == options.source.resolve():
+        raise UserError(f"--output is the source itself: {options.output}")
+    if options.top < 1:
+        raise UserError(f"--top must be 1 or more, got {options.top}")
+    recogniser = load_recogniser(options.ckpt, classes=options.classes, device=options.device)
+    if suffix == ".mp4" and not recogniser.is_video:
+        raise UserError(f"{options.ckpt} is a network for images, of which no video comes: --output must end in .png")
+    number = None if options.class_name is None else class_number(options.class_name, recogniser.class_names)
+    try:
+        seen = seen_by(recogniser, options.source, clip=options.clip, crop=options.crop)
+    except DecodeError as error:
+        raise UserError(str(error)) from None
+
+    probabilities = recogniser.probabilities(seen.view)[0]
+    number = int(probabilities.argmax()) if number is None else number
+    method = options.method or default_method(recogniser.backbone, stage=options.stage)
+    x = recogniser.normalised(seen.view)
+    heat = heat_map(recogniser.backbone, x, torch.tensor([number]), method=method, stage=options.stage)[0].cpu()
+    name = recogniser.class_names[number]
+    subject = "any class" if method == "rollout" else f"{name} ({100 * probabilities[number]:.1f} %)"
+    about = f"{method} for {subject}: {options.source.name}, {seen.where}"
+    try:
+        _write(options.output, seen, heat, full_frame=options.full_frame, about=about)
+    except OSError as error:
+        raise UserError(f"cannot write {options.output}: {error.strerror or error}") from None
+    report = [f"{options.source}: {seen.where}"]
+    for value, place in zip(*probabilities.topk(min(options.top, len(probabilities))), strict=True):
+        report.append(f"{100 * value:6.2f} %  {recogniser.class_names[place]}")
+    print("\n".join([*report, f"{options.output}: {method} for {subject}"]))  # noqa: T201
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mvrec explain", description=main.__doc__)
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a video or an image")
+    parser.add_argument("--ckpt", required=True, metavar="PATH", help="a checkpoint, a run directory or weights")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="the .mp4 or .png to write")
+    parser.add_argument("--method", choices=METHODS, help="default: relevance for MViT, cam for the others")
+    parser.add_argument("--class", dest="class_name", metavar="NAME", help="default: the most probable one")
+    parser.add_argument(
+        "--stage", type=int, metavar="N", help="of cam, layercam: 0 is the finest map (default: the coarsest)"
+    )
+    parser.add_argument("--clip", type=int, metavar="N", help="which of the protocol's clips (default: the middle one)")
+    parser.add_argument("--crop", type=int, metavar="N", help="which of its crops (default: the middle one)")
+    parser.add_argument("--full_frame", action="store_true", help="draw whole frames, with the crop marked in them")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to print (default: %(default)s)")
+    parser.add_argument("--classes", metavar="LIST", help="names of the classes, where the checkpoint has none")
+    parser.add_argument("--device", default="auto", help="default: the first GPU where there is one, else the CPU")
+    return parser
+
+
+def class_number(name: str, names: tuple[str, ...]) -> int:
+    """The class that a name means: itself, or its number where no class is called so.
+
+    Raises:
+        UserError: There is none.
+    """
+    if name in names:
+        return names.index(name)
+    if name.isdecimal() and int(name) < len(names):
+        return int(name)
+    raise UserError(f"--class: {name!r} is not one of the {len(names)} classes{nearest(name, names)}")
+
+
+def seen_by(recogniser: Recogniser, path: Path, *, clip: int | None = None, crop: int | None = None) -> Seen:
+    """One view of a file as the protocol has it, with the frames around it.
+
+    Args:
+        recogniser: The network and its protocol.
+        path: A video or an image, as the network takes it.
+        clip: Which clip of a video, 0 for the first; the middle one by default.
+        crop: Which crop of a clip; the middle one by default.
+
+    Raises:
+        UserError: The protocol has no such clip or crop.
+        DecodeError: The file cannot be read.
+    """
+    protocol = recogniser.protocol
+    if isinstance(protocol, ImageProtocol):
+        _chosen("clip", clip, 1)
+        _chosen("crop", crop, 1)
+        image = read_image(path, upright=protocol.upright)
+        frames, boxes = _scaled(image[None], protocol.short_side, protocol.size, 1, protocol.interpolation)
+        return Seen(protocol_view(image, protocol), frames, boxes[0], 1.0, "the image")
+    return _clip_seen(protocol, path, clip=clip, crop=crop)
+
+
+def _clip_seen(protocol: Protocol, path: Path, *, clip: int | None, crop: int | None) -> Seen:
+    views = protocol.views
+    protocol = replace(protocol, views=replace(views, frame_order="natural"))  # a control has no say in what is shown
+    clip, crop = _chosen("clip", clip, views.num_clips), _chosen("crop", crop, views.num_crops)
+    sample = Sample(path, 0, None, None)
+    with open_video(path) as video:
+        fps = video.fps
+        window = frame_window(video.num_frames, fps, None, None)
+        chosen = eval_frames(sample, fps, window, protocol)[clip]
+        pixels = video.frames(chosen.tolist())
+    frames, boxes = _scaled(pixels, views.short_side, protocol.size, views.num_crops, views.interpolation)
+    view = clip_views(pixels, protocol)[crop].transpose(0, 1)[None]  # (1, C, T, H, W)
+    first, last = int(chosen.min()), int(chosen.max())
+    steps = max(last - first, 1) / max(len(chosen) - 1, 1)  # frames of the file from one of the clip to the next
+    where = (
+        f"clip {clip} of {views.num_clips} ({first / fps:.2f} s to {(last + 1) / fps:.2f} s), "
+        f"crop {crop} of {views.num_crops}"
+    )
+    return Seen(view, frames, boxes[crop], min(fps / steps, MAX_FPS), where)
+
+
+def _chosen(noun: str, number: int | None, count: int) -> int:
+    if number is None:
+        return count // 2
+    if not 0 <= number < count:
+        raise UserError(f"--{noun}: there is no {noun} {number}: the protocol has the {noun}s 0..{count - 1}")
+    return number
+
+
+def _scaled(
+    frames: Pixels, short_side: int, size: int, num_crops: int, interpolation: str
+) -> tuple[Pixels, list[Crop]]:
+    """Whole frames (T, H', W', 3) scaled as a protocol does it, and its crops in them, to the pixel or nearly so."""
+    height, width = frames.shape[1:3]
+    scaled = short_side_size(height, width, short_side)
+    whole = crop_and_resize(frames, Box(0, 0, height, width), scaled, interpolation=interpolation)
+    return whole.permute(0, 2, 3, 1).numpy(), [Crop(*box) for box in spatial_crops(*scaled, size, num_crops)]
+
+
+def _write(path: Path, seen: Seen, heat: Tensor, *, full_frame: bool, about: str) -> None:
+    """Draw and write; without `full_frame` it is the view's own pixels."""
+    view = seen.view[0]
+    frames = (view if view.ndim == 4 else view[:, None]).permute(1, 2, 3, 0).numpy()  # (T, H, W, 3)
+    shown = in_range(heat.reshape(frames.shape[:3]).numpy())
+    if full_frame:
+        frames, drawn = seen.frames, overlaid(seen.frames, shown, crop=seen.crop)
+    else:
+        drawn = overlaid(frames, shown)
+    frames, drawn = enlarged(frames), enlarged(drawn)
+    if path.suffix.lower() == ".mp4":
+        write_mp4(path, side_by_side(frames, drawn), fps=seen.fps, about=about)
+    elif len(frames) == 1:
+        write_png(path, side_by_side(frames, drawn)[0], about=about)
+    else:
+        write_png(path, contact_sheet(frames, drawn), about=about)

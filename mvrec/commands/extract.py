@@ -1,0 +1,166 @@
+"""`mvrec extract`: features of videos or images as files, with the time of every clip."""
+
+import argparse
+import glob
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from mvrec.data.kinds import IMAGES, VIDEOS, Kind
+from mvrec.errors import DecodeError, UserError
+from mvrec.files import write_atomically
+from mvrec.inference.features import FORMATS, POOLS, Format, Wanted, extract, is_complete, settings_of
+from mvrec.inference.recogniser import Recogniser, load_recogniser
+from mvrec.inference.sources import find_sources
+
+RECORD = "extract.json"
+SOME_FAILED = 1  # exit code
+
+Outcome = Literal["written", "complete", "unreadable"]
+
+
+def main(arguments: list[str]) -> None:
+    """Write features of videos or images: the vector before the head, or a stage's maps, pooled or not.
+
+    OUT gets one file per source, under the source's name and its place in the folder that was given. A second run goes
+    on where the first one stopped. A file that cannot be read is named, the others are done, and the exit code is 1.
+    """
+    options = _parser().parse_args(arguments)
+    wanted = Wanted(options.stage, options.pool, options.window, options.stride)
+    shard, num_shards = _shard(options.shard)
+    if options.batch_size < 1:
+        raise UserError(f"--batch_size must be 1 or more, got {options.batch_size}")
+    recogniser = load_recogniser(options.ckpt, classes=options.classes, device=options.device)
+    wanted.check(recogniser)
+    files = output_names(options.sources, kind=VIDEOS if recogniser.is_video else IMAGES)
+    settings = settings_of(recogniser, wanted, options.format, sha256=_sha256(recogniser.source))
+    _keep_record(options.output / RECORD, settings, overwrite=options.overwrite)
+    outcomes: list[Outcome] = []
+    for name, path in tqdm(sorted(files.items())[shard - 1 :: num_shards], disable=None, unit="file"):
+        outcomes.append(
+            _one(recogniser, path, options.output / name, wanted, options.format, settings, options.batch_size)
+        )
+    counts = {outcome: outcomes.count(outcome) for outcome in ("written", "complete", "unreadable")}
+    part = "" if num_shards == 1 else f" (shard {shard} of {num_shards})"
+    print(  # noqa: T201
+        f"{options.output}{part}: {counts['written']} written, {counts['complete']} were there, "
+        f"{counts['unreadable']} could not be read"
+    )
+    if counts["unreadable"]:
+        sys.exit(SOME_FAILED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mvrec extract", description=main.__doc__)
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="files, folders, lists (.txt, .csv) or patterns")
+    parser.add_argument("--ckpt", required=True, metavar="PATH", help="a checkpoint, a run directory or weights")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="the folder to write to")
+    parser.add_argument("--stage", type=int, metavar="N", help="a feature map, 0 for the finest (default: the vector)")
+    parser.add_argument("--pool", choices=POOLS, default="all", help="what maps are averaged over (default: all)")
+    parser.add_argument("--window", type=float, metavar="S", help="seconds of a window (default: the protocol's clips)")
+    parser.add_argument("--stride", type=float, metavar="S", help="seconds from window to window (default: --window)")
+    parser.add_argument("--format", choices=FORMATS, default="npy", help="default: %(default)s")
+    parser.add_argument("--shard", default="1/1", metavar="I/N", help="do the I-th of N parts; together they do all")
+    parser.add_argument("--batch_size", type=int, default=8, metavar="N", help="views at a time (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace what was written with other settings")
+    parser.add_argument("--classes", metavar="LIST", help="names of the classes, where the checkpoint has none")
+    parser.add_argument("--device", default="auto", help="default: the first GPU where there is one, else the CPU")
+    return parser
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+        return int(number), int(count)
+    raise UserError(f"--shard must be I/N with I in 1..N, such as 2/8, got {text!r}")
+
+
+def output_names(sources: Sequence[str], *, kind: Kind) -> dict[Path, Path]:
+    """Where the features of every file go, relative to the output folder and without suffix, and the file.
+
+    A file keeps its place in the folder that was given, or that a list or pattern stands in, and its suffix, since
+    `a.mp4` and `a.avi` may lie side by side.
+
+    Raises:
+        UserError: A source means no file, or two files would write to one.
+    """
+    files: dict[Path, Path] = {}
+    places: set[Path] = set()
+    for source in sources:
+        base = _base(source)
+        for path in find_sources([source], kind=kind):
+            place = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links, and change names
+            if place in places:  # named by two sources
+                continue
+            places.add(place)
+            name = place.relative_to(base) if place.is_relative_to(base) else place.relative_to(place.anchor)
+            if name in files:
+                raise UserError(f"{files[name]} and {path} would both be written as {name}: give a folder above both")
+            files[name] = path
+    return files
+
+
+def _base(source: str) -> Path:
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        fixed = [part for part in path.parents if not glob.has_magic(str(part)) or part.exists()]
+        path = fixed[0] if fixed else Path()
+    return Path(os.path.abspath(path))  # noqa: PTH100
+
+
+def _keep_record(path: Path, settings: dict[str, Any], *, overwrite: bool) -> None:
+    """Note the settings in the output folder.
+
+    Raises:
+        UserError: Others are noted there, or the folder cannot be written.
+    """
+    try:
+        if path.is_file() and not overwrite:
+            noted = json.loads(path.read_text(encoding="utf-8"))
+            if noted != settings:
+                keys = [key for key in settings if noted.get(key) != settings[key]] or list(settings)
+                different = ", ".join(f"{key} {_short(noted.get(key))} and not {_short(settings[key])}" for key in keys)
+                raise UserError(
+                    f"{path.parent} holds features with {different}: take another folder, or --overwrite them"
+                )
+            return
+        write_atomically(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    except json.JSONDecodeError:
+        raise UserError(f"{path} is none of mvrec's: take another folder, or --overwrite") from None
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 20 else f"{text[:12]}..."
+
+
+def _one(
+    recogniser: Recogniser,
+    path: Path,
+    stem: Path,
+    wanted: Wanted,
+    form: Format,
+    settings: dict[str, Any],
+    batch_size: int,
+) -> Outcome:
+    try:
+        if is_complete(stem, path, settings, form):
+            return "complete"
+        extract(recogniser, path, stem, wanted=wanted, form=form, settings=settings, views_per_forward=batch_size)
+    except DecodeError as error:
+        print(f"mvrec: unreadable: {error}", file=sys.stderr)  # noqa: T201
+        return "unreadable"
+    return "written"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

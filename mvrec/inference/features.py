@@ -1,0 +1,311 @@
+"""Features of files, clip by clip or window by window, as files that say what they hold."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mvrec.data.clips import clip_views, eval_frames
+from mvrec.data.index import Sample
+from mvrec.data.protocol import Protocol
+from mvrec.data.sampling import frame_window
+from mvrec.data.video import Video, check_is_file_with_content, open_video
+from mvrec.errors import UserError
+from mvrec.files import atomic_path, write_atomically
+from mvrec.inference.recogniser import Recogniser
+from mvrec.inference.windows import windows
+
+Pool = Literal["none", "spatial", "all"]
+Format = Literal["npy", "safetensors"]
+POOLS, FORMATS = get_args(Pool), get_args(Format)
+KEY = "mvrec"  # of the record in the metadata of a safetensors file
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which features of which parts of a file.
+
+    Attributes:
+        stage: Which of the network's feature maps, 0 for the finest; None for the vector that its head takes.
+        pool: What a map is averaged over: "none", "spatial" for rows and columns, "all" for time too.
+        window_seconds: Length of the windows that a video is cut into; None for the clips of the protocol.
+        stride_seconds: From the start of one window to that of the next; None for windows side by side.
+
+    Raises:
+        UserError: They contradict one another.
+    """
+
+    stage: int | None = None
+    pool: Pool = "all"
+    window_seconds: float | None = None
+    stride_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.stage is None and self.pool != "all":
+            raise UserError(f"--pool {self.pool} is for maps, and without --stage there is one vector per clip")
+        for name, value in (("window", self.window_seconds), ("stride", self.stride_seconds)):
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"--{name} must be above 0 seconds, got {value:g}")
+        if self.stride_seconds is not None and self.window_seconds is None:
+            raise UserError("--stride is the way from window to window: add --window")
+
+    def check(self, recogniser: Recogniser) -> None:
+        """See that a network has this.
+
+        Raises:
+            UserError: It has not.
+        """
+        stages = len(recogniser.backbone.feature_info)
+        if self.stage is not None and not -stages <= self.stage < stages:
+            have = f"the stages 0..{stages - 1}" if stages else "no feature maps"
+            raise UserError(f"--stage: there is no stage {self.stage}: this network has {have}")
+        if self.window_seconds is not None and not recogniser.is_video:
+            raise UserError(f"--window is for videos, and {recogniser.source} is a network for images")
+
+
+@torch.no_grad()
+def features_of(recogniser: Recogniser, views: Tensor, wanted: Wanted) -> Tensor:
+    """Features of each view.
+
+    Args:
+        recogniser: The network.
+        views: uint8 (V, C, [T,] H, W).
+        wanted: Which features.
+
+    Returns:
+        float32 on the CPU: (V, D) without a stage; else (V, C), with "spatial" (V, C, [t]), with "none"
+        (V, C, [t,] h, w).
+    """
+    x = recogniser.normalised(views)
+    if wanted.stage is None:
+        return recogniser.backbone.forward_features(x).float().cpu()
+    level = recogniser.backbone.feature_maps(x)[wanted.stage]
+    if wanted.pool == "all":
+        level = level.flatten(2).mean(2)
+    elif wanted.pool == "spatial":
+        level = level.mean((-2, -1))
+    return level.float().cpu()
+
+
+# -- which frames ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The clips of a video: frame numbers int64 (N, T), and from where to where each reaches in seconds."""
+
+    frames: Tensor
+    start_seconds: list[float]
+    end_seconds: list[float]
+
+
+def clips_of(path: Path, video: Video, protocol: Protocol, wanted: Wanted) -> Clips:
+    """The clips of the protocol, or of every window the one in its middle.
+
+    Args:
+        path: The video, for messages.
+        video: The same, opened.
+        protocol: How clips are taken.
+        wanted: Whether there are windows.
+
+    Raises:
+        DecodeError: The video is too short, where the protocol calls that an error.
+    """
+    fps = video.fps
+    if wanted.window_seconds is None:
+        frames = eval_frames(Sample(path, 0), fps, frame_window(video.num_frames, fps, None, None), protocol)
+        first, last = frames.amin(1).double(), frames.amax(1).double()
+        return Clips(frames, (first / fps).tolist(), ((last + 1) / fps).tolist())
+    one = replace(protocol, views=replace(protocol.views, num_clips=1))
+    spans = windows(video.num_frames / fps, wanted.window_seconds, wanted.stride_seconds)
+    clips = []
+    for start, end in spans:
+        inside = frame_window(video.num_frames, fps, start, end)
+        clips.append(eval_frames(Sample(path, 0, start, end), fps, inside, one)[0])
+    return Clips(torch.stack(clips), [start for start, _ in spans], [end for _, end in spans])
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def target_files(stem: Path, form: Format) -> tuple[Path, Path]:
+    """The file of the features, and the one that says what they are and is written last: the same for safetensors."""
+    features = stem.with_name(f"{stem.name}.{form}")
+    return features, (features if form == "safetensors" else stem.with_name(f"{stem.name}.json"))
+
+
+def read_record(stem: Path, form: Format) -> dict[str, Any] | None:
+    """What the features of a file say of themselves; None where there are none, or not all of them."""
+    features, record = target_files(stem, form)
+    if not features.is_file() or not record.is_file():
+        return None
+    try:
+        if form == "npy":
+            return json.loads(record.read_text(encoding="utf-8"))
+        with features.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return json.loads(header["__metadata__"][KEY])
+    except (ValueError, KeyError, TypeError):  # not ours, or damaged: to be written anew
+        return None
+
+
+def is_complete(stem: Path, path: Path, settings: dict[str, Any], form: Format) -> bool:
+    """Whether the features of a file are there, taken with these settings, and the file is what it was.
+
+    Raises:
+        DecodeError: There is no such file.
+    """
+    record = read_record(stem, form)
+    if record is None or record.get("settings") != settings:
+        return False
+    return {**record.get("source", {}), "path": ""} == {**_identity(path), "path": ""}  # it may have moved
+
+
+def extract(
+    recogniser: Recogniser,
+    path: Path,
+    stem: Path,
+    *,
+    wanted: Wanted,
+    form: Format,
+    settings: dict[str, Any],
+    views_per_forward: int = 8,
+) -> tuple[int, ...]:
+    """Write the features of one file, in one step when all of them are there.
+
+    No more than `views_per_forward` views and the frames of one clip are held at a time, however long the video.
+
+    Args:
+        recogniser: The network.
+        path: A video or an image, as the network takes it.
+        stem: Where to write, without the suffix.
+        wanted: Which features.
+        form: The format. "npy" has a `.json` beside it with times and settings; "safetensors" holds `start_seconds` and
+            `end_seconds` too, and the same record in its metadata.
+        settings: What to note of how they were taken.
+        views_per_forward: Views that go through the network together.
+
+    Returns:
+        The features' shape, views first: clip by clip and crop by crop.
+
+    Raises:
+        DecodeError: The file cannot be read.
+        UserError: The features cannot be written.
+    """
+    record: dict[str, Any] = {"source": _identity(path), "settings": settings}
+    if recogniser.is_video:
+        assert isinstance(recogniser.protocol, Protocol)
+        with open_video(path) as video:
+            clips = clips_of(path, video, recogniser.protocol, wanted)
+            crops = recogniser.protocol.views.num_crops
+            record |= {"fps": video.fps, "num_crops": crops}
+            for name in ("start_seconds", "end_seconds"):
+                record[name] = [second for second in getattr(clips, name) for _ in range(crops)]
+            views = _views(video, clips, recogniser.protocol)
+            return _write(
+                stem, form, record, len(clips.frames) * crops, _rows(recogniser, views, wanted, views_per_forward)
+            )
+    views = iter(recogniser.views(path))
+    return _write(stem, form, record, 1, _rows(recogniser, views, wanted, views_per_forward))
+
+
+def _views(video: Video, clips: Clips, protocol: Protocol) -> Iterator[Tensor]:
+    """View after view, uint8 (C, T, H, W), decoded clip by clip."""
+    for chosen in clips.frames:
+        yield from clip_views(video.frames(chosen.tolist()), protocol).transpose(1, 2)
+
+
+def _rows(recogniser: Recogniser, views: Iterator[Tensor], wanted: Wanted, at_once: int) -> Iterator[npt.NDArray[Any]]:
+    while batch := list(islice(views, at_once)):
+        yield features_of(recogniser, torch.stack(batch), wanted).contiguous().numpy()
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    check_is_file_with_content(str(path))
+    status = path.stat()
+    return {"path": str(path), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+
+
+def _write(
+    stem: Path, form: Format, record: dict[str, Any], num_rows: int, rows: Iterator[npt.NDArray[Any]]
+) -> tuple[int, ...]:
+    """Rows as they come, behind a header that needs nothing but their number and the shape of the first."""
+    features, beside = target_files(stem, form)
+    part = next(rows)  # before anything is touched: a file that cannot be read leaves nothing
+    shape = (num_rows, *part.shape[1:])
+    record["shape"] = list(shape)
+    with _writing(features):
+        beside.unlink(missing_ok=True)  # what is there now is about other features
+    written = 0
+    with _writing(features), atomic_path(features) as temporary, temporary.open("wb") as file:
+        _write_header(file, form, record)
+        while True:
+            file.write(part.astype("<f4", copy=False).tobytes())
+            written += len(part)
+            following = next(rows, None)
+            if following is None:
+                break
+            part = following
+        assert written == num_rows, f"{written} rows of {num_rows}"
+    if beside != features:
+        with _writing(beside):
+            write_atomically(beside, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return shape
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _write_header(file: IO[bytes], form: Format, record: dict[str, Any]) -> None:
+    shape = record["shape"]
+    if form == "npy":
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)})
+        return
+    times = {
+        name: np.asarray(record[name], "<f8")
+        for name in ("start_seconds", "end_seconds")
+        if record.get(name) is not None
+    }
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", KEY: json.dumps(record, ensure_ascii=False)}}
+    end = 0
+    for name, values in times.items():
+        header[name] = {"dtype": "F64", "shape": list(values.shape), "data_offsets": [end, end + values.nbytes]}
+        end += values.nbytes
+    size = 4 * int(np.prod(shape))
+    header["features"] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the numbers are aligned
+    file.write(len(text).to_bytes(8, "little") + text)
+    for values in times.values():
+        file.write(values.tobytes())
+
+
+def settings_of(recogniser: Recogniser, wanted: Wanted, form: Format, *, sha256: str) -> dict[str, Any]:
+    """All that decides what the features of a file are: where two of these are equal, so are the features.
+
+    Args:
+        recogniser: The network.
+        wanted: Which features.
+        form: In which format.
+        sha256: Of the file that the network was loaded from.
+    """
+    settings = {
+        "checkpoint_sha256": sha256,
+        "protocol": recogniser.protocol.as_dict(),
+        **asdict(wanted),
+        "format": form,
+    }
+    return json.loads(json.dumps(settings))  # as it will be read: lists for tuples

@@ -1,0 +1,392 @@
+"""Where a network looks: maps over the pixels and frames of its input that say what a class score rests on.
+
+Class activation: Selvaraju et al. 2017, "Grad-CAM", arXiv 1610.02391; Jiang et al. 2021, "LayerCAM: Exploring
+Hierarchical Class Activation Maps for Localization", IEEE TIP 30.
+Rollout: Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers", arXiv 2005.00928.
+Relevance: Chefer et al. 2021, "Generic Attention-model Explainability", arXiv 2103.15679.
+
+Nothing here has a place in the networks' own code: maps and attention are taken from a forward pass as it is.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from mvrec.errors import UserError
+from mvrec.models import CloFormer, Framewise, MViT
+from mvrec.models.backbone import Backbone
+from mvrec.models.layers import Grid, Pyramid
+from mvrec.models.mvit import PATCH_STRIDE, PATCH_STRIDE_FRAMES
+from mvrec.models.pooling_attention import Block
+
+Method = Literal["cam", "layercam", "rollout", "relevance"]
+METHODS = get_args(Method)
+_QUERIES_AT_ONCE = 4096  # whose attention is held at a time: a large clip has 100,000
+
+
+def heat_map(backbone: Backbone, x: Tensor, classes: Tensor, *, method: Method, stage: int | None = None) -> Tensor:
+    """How much each pixel of each frame has to do with the score of a class.
+
+    "cam" is Grad-CAM on one of the network's `feature_maps`, which weighs every channel by its mean gradient.
+    "layercam" weighs every cell of every channel by its own gradient where that is positive, which suits fine maps too,
+    and networks with a class token, for whom a channel does not mean the same everywhere. "rollout" follows the
+    attention of all blocks back to the patches, whatever the class; "relevance" does so with the attention that raises
+    the score of the class. Both are for MViT.
+
+    Args:
+        backbone: The network, in evaluation mode.
+        x: What it takes, normalised (B, C, [T,] H, W).
+        classes: int64 (B,), the class to explain of each.
+        method: See above.
+        stage: Which of the feature maps "cam" and "layercam" explain, 0 for the finest; the coarsest by default.
+
+    Returns:
+        float32 (B, [T,] H, W), 0 or more, of no particular scale.
+
+    Raises:
+        UserError: The network has no such method or stage.
+    """
+    if method not in METHODS:
+        raise UserError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method in ("cam", "layercam"):
+        return _class_activation(backbone, x, classes, stage=-1 if stage is None else stage, by_cell=method != "cam")
+    if stage is not None:
+        raise UserError(f"a stage is for cam and layercam; {method} follows all blocks")
+    return _attention_flow(backbone, x, classes, of_class=method == "relevance")
+
+
+def default_method(backbone: Backbone, *, stage: int | None = None) -> Method:
+    """What tells most about a network: "relevance" for MViT unless a stage is asked for, else "cam"."""
+    if isinstance(backbone, MViT):
+        return "relevance" if stage is None else "layercam"
+    return "cam"
+
+
+# -- class activation ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Level:
+    """Where in a forward pass a feature map can be had.
+
+    Attributes:
+        module: The module that gives it, or takes it.
+        taken: Whether the module takes it; else it gives it.
+        to_map: From that tensor to the map `(B, C, [t,] h, w)`.
+        stride: Pixels from one cell of the map to the next.
+    """
+
+    module: nn.Module
+    to_map: Callable[[Tensor], Tensor]
+    stride: int
+    taken: bool = False
+
+
+def levels(backbone: Backbone, shape: tuple[int, ...]) -> list[Level]:
+    """The feature maps of a network from fine to coarse, each on the way to the score.
+
+    They are those of `Backbone.feature_maps`, but for the coarsest of an MViT with a class token. Nothing but the class
+    token leaves its last block, so there the map is what that block starts from.
+
+    Args:
+        backbone: The network.
+        shape: Of its input, (B, C, [T,] H, W).
+
+    Raises:
+        UserError: No such maps are known of this network.
+    """
+    if isinstance(backbone, Framewise):
+        return levels(backbone.backbone, (shape[0] * shape[2], *shape[:2], *shape[3:]))
+    strides = [info.stride for info in backbone.feature_info]
+    if isinstance(backbone, Pyramid):
+        norms = [getattr(backbone, f"norm{i + 1}") for i in range(len(strides))]
+        return [Level(norm, _channels_second, stride) for norm, stride in zip(norms, strides, strict=True)]
+    if isinstance(backbone, CloFormer):
+        stages = cast("list[nn.ModuleDict]", backbone.layers)
+        last_blocks = [cast("nn.ModuleList", stage["blocks"])[-1] for stage in stages]
+        modules = [*last_blocks[:-1], backbone.norm]
+        return [Level(module, _as_it_is, stride) for module, stride in zip(modules, strides, strict=True)]
+    if isinstance(backbone, MViT):
+        return _mvit_levels(backbone, shape)
+    raise UserError(f"class activation is for mvrec's own networks, and a {type(backbone).__name__} is none")
+
+
+def _mvit_levels(backbone: MViT, shape: tuple[int, ...]) -> list[Level]:
+    blocks = cast("list[Block]", backbone.blocks)
+    has_cls, is_video = backbone.cls_token is not None, len(shape) == 5
+    stride, found = PATCH_STRIDE, []
+    grids = token_grids(backbone, shape)
+    for i, block in enumerate(blocks):
+        to_map = partial(_tokens_to_map, thw=grids[i], has_cls=has_cls, is_video=is_video)
+        if block.q_stride > 1 or (has_cls and i == len(blocks) - 1):
+            found.append(Level(block, to_map, stride, taken=True))
+        stride *= block.q_stride
+    if has_cls:
+        # A last block that pools starts from the last but one of the grids: both stages are one map then.
+        return found if blocks[-1].q_stride == 1 else [*found, found[-1]]
+    to_map = partial(_tokens_to_map, thw=grids[-1], has_cls=False, is_video=is_video)
+    return [*found, Level(backbone.norm, to_map, stride)]
+
+
+def token_grids(backbone: MViT, shape: tuple[int, ...]) -> list[Grid]:
+    """The grid (t, h, w) of the tokens that each block starts from, and of those that the last one leaves."""
+    t = math.ceil(shape[2] / PATCH_STRIDE_FRAMES) if len(shape) == 5 else 1
+    grids: list[Grid] = [(t, math.ceil(shape[-2] / PATCH_STRIDE), math.ceil(shape[-1] / PATCH_STRIDE))]
+    for block in cast("list[Block]", backbone.blocks):
+        grids.append(block.attn.grids(grids[-1])[0])
+    return grids
+
+
+def _channels_second(grid: Tensor) -> Tensor:
+    return grid.movedim(-1, 1)
+
+
+def _as_it_is(level: Tensor) -> Tensor:
+    return level
+
+
+def _tokens_to_map(tokens: Tensor, *, thw: Grid, has_cls: bool, is_video: bool) -> Tensor:
+    grid = tokens[:, int(has_cls) :].unflatten(1, thw).movedim(-1, 1)  # (B, C, t, h, w)
+    return grid if is_video else grid.squeeze(2)
+
+
+def _class_activation(backbone: Backbone, x: Tensor, classes: Tensor, *, stage: int, by_cell: bool) -> Tensor:
+    all_levels = levels(backbone, tuple(x.shape))
+    if not -len(all_levels) <= stage < len(all_levels):
+        raise UserError(f"there is no stage {stage}: this network has the stages 0..{len(all_levels) - 1}")
+    level = all_levels[stage]
+    with _kept(level) as tensors:
+        score = _score(backbone, x, classes)
+    gradients = torch.autograd.grad(score, tensors)
+    activation = torch.cat([level.to_map(tensor.detach()) for tensor in tensors]).float()
+    gradient = torch.cat([level.to_map(part) for part in gradients]).float()
+    if isinstance(backbone, Framewise):  # its maps are of frames (B * T, C, h, w)
+        activation, gradient = (
+            part.unflatten(0, (len(x), -1)).transpose(1, 2) for part in (activation, gradient)
+        )  # (B, C, T, h, w)
+    weight = gradient.relu() if by_cell else gradient.mean(tuple(range(2, gradient.ndim)), keepdim=True)
+    heat = (weight * activation).sum(1).relu()  # (B, [t,] h, w)
+    return on_pixels(heat, size=tuple(x.shape[2:]), stride=level.stride)
+
+
+@contextmanager
+def _kept(level: Level) -> Iterator[list[Tensor]]:
+    """The tensors that a level's module gives or takes while the block runs: more than one if it is called often."""
+    kept: list[Tensor] = []
+
+    def keep_taken(module: nn.Module, arguments: Any) -> None:
+        kept.append(arguments[0])
+
+    def keep_given(module: nn.Module, arguments: Any, output: Any) -> None:
+        kept.append(output[0] if isinstance(output, tuple) else output)
+
+    if level.taken:
+        hook = level.module.register_forward_pre_hook(keep_taken)
+    else:
+        hook = level.module.register_forward_hook(keep_given)
+    try:
+        yield kept
+    finally:
+        hook.remove()
+
+
+def _score(backbone: Backbone, x: Tensor, classes: Tensor) -> Tensor:
+    """The sum of the logits to explain; gradients of one sample do not mix with another's."""
+    with torch.enable_grad():
+        # Also where all weights are frozen there is a graph then.
+        logits = backbone(x.detach().clone().requires_grad_())
+        return logits.gather(1, classes.to(x.device)[:, None]).sum()
+
+
+# -- attention -------------------------------------------------------------------------------------------------------
+
+
+class Attended(NamedTuple):
+    """One call of attention: queries (B, heads, Nq, d), keys and values (B, heads, Nk, d), and what came of it."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scale: float
+    out: Tensor
+
+
+class AttentionRecorder(TorchFunctionMode):
+    """Notes what goes into and comes out of every fused attention while it is entered.
+
+    Fused attention forms no probabilities. Queries and keys are enough to form them afterwards, as exactly as the
+    network's own, relative positions included, and the network runs as always.
+
+    Attributes:
+        calls: What was noted, in the order of the calls.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Attended] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run `func`, and note it if it is attention."""
+        out = func(*args, **(kwargs or {}))
+        if func is F.scaled_dot_product_attention:
+            q, k, v = args
+            assert set(kwargs or {}) <= {"scale"}, "masks and dropout would change the probabilities"
+            scale = (kwargs or {}).get("scale")
+            self.calls.append(Attended(q, k, v, q.shape[-1] ** -0.5 if scale is None else scale, out))
+        return out
+
+
+def _attention_flow(backbone: Backbone, x: Tensor, classes: Tensor, *, of_class: bool) -> Tensor:
+    """Follow the head's input back to the patches, block by block; see the note.
+
+    Note [rollout across pooled grids]
+
+    Without pooling a block of N tokens is a matrix (N, N): rollout takes (A + I) / 2, with A the heads' mean attention,
+    and relevance I + mean((grad A * A)+). What the head reads is a row r of the matrices' product: that of the class
+    token, or the mean of all rows where the head takes the mean of all tokens. So r is all that has to be followed, by
+    r <- r M from the last block to the first, and no product of matrices is ever formed.
+
+    In a pooling block queries, keys and shortcut stand on grids of their own. A key's value is drawn from the window of
+    tokens that its pooling kernel covers, and a shortcut or pooled query from that of its own kernel. With P the matrix
+    that hands what a pooled cell gets to the cells of its window in equal shares, the attention A (Nq, Nk) becomes
+    A P_kv (Nq, N), and the identity becomes P_shortcut (Nq, N). Rows still sum to 1, and where nothing is pooled P is
+    the identity. The class token is never pooled: it is a cell of its own in all of these.
+
+    Residual pooling (MViTv2) adds the pooled queries to what was attended, before the shortcut is added to both: its
+    attention counts as the mean of A P_kv and P_q, but for the class token, to which nothing is added.
+
+    Windows of 3 tokens at steps of 8, as MViT-B has them, leave tokens that no key reads. The row is true to that, and
+    shows it as a lattice under everything else, which says nothing about the input. It is averaged away.
+    """
+    if not isinstance(backbone, MViT):
+        name = type(backbone).__name__
+        raise UserError(f"rollout and relevance follow the attention of MViT; for {name} there are cam and layercam")
+    with AttentionRecorder() as recorder, torch.set_grad_enabled(of_class):
+        score = _score(backbone, x, classes) if of_class else backbone(x)
+    calls, blocks = recorder.calls, cast("list[Block]", backbone.blocks)
+    assert len(calls) == len(blocks)
+    gradients: list[Tensor | None] = [None] * len(calls)
+    if of_class:
+        gradients = list(torch.autograd.grad(score, [call.out for call in calls]))
+    has_cls = backbone.cls_token is not None
+    grids = token_grids(backbone, tuple(x.shape))
+    row = _row_of_head(len(x), grids[-1], has_cls=has_cls, device=x.device)
+    unattended = row  # what reaches the patches by shortcuts alone
+    for block, call, gradient, thw in zip(blocks[::-1], calls[::-1], gradients[::-1], grids[-2::-1], strict=True):
+        row = _through_block(row, block, call, gradient, thw)
+        unattended = _shortcut(unattended, block, thw)
+    if of_class:  # of the identity nothing is said about the class
+        row = row - unattended
+    heat = row[:, int(has_cls) :].unflatten(1, grids[0]).clamp_min(0)  # (B, t, h, w)
+    heat = _without_lattice(heat, period=blocks[0].attn.kv_stride)
+    return on_pixels(heat if x.ndim == 5 else heat.squeeze(1), size=tuple(x.shape[2:]), stride=PATCH_STRIDE)
+
+
+def _row_of_head(batch: int, thw: Grid, *, has_cls: bool, device: torch.device) -> Tensor:
+    """What the head reads of the last tokens: (B, [1 +] t*h*w), summing to 1."""
+    num_tokens = math.prod(thw)
+    if not has_cls:
+        return torch.full((batch, num_tokens), 1 / num_tokens, device=device)
+    row = torch.zeros(batch, 1 + num_tokens, device=device)
+    row[:, 0] = 1
+    return row
+
+
+def _through_block(row: Tensor, block: Block, call: Attended, gradient: Tensor | None, thw: Grid) -> Tensor:
+    """From a row over the tokens that a block leaves to one over those that it starts from, on `thw`."""
+    attention = block.attn
+    spread = partial(_spread, thw=thw, num_cls=attention.num_cls)
+    to_values = partial(spread, kernel=attention.kv_kernel, stride=attention.kv_stride)
+    shortcut = _shortcut(row, block, thw)
+    if gradient is not None:
+        return shortcut + to_values(_to_keys(row, call, gradient))
+    to_queries = row / 2 if attention.residual_pooling else torch.zeros_like(row)
+    to_queries[:, : attention.num_cls] = 0
+    attended = to_values(_to_keys(row - to_queries, call, None))
+    queries = spread(to_queries, kernel=attention.q_kernel, stride=attention.q_stride)
+    return (shortcut + attended + queries) / 2
+
+
+def _shortcut(row: Tensor, block: Block, thw: Grid) -> Tensor:
+    stride = block.q_stride
+    kernel = (1, stride + 1, stride + 1) if stride > 1 else None
+    return _spread(row, thw=thw, kernel=kernel, stride=stride, num_cls=block.attn.num_cls)
+
+
+def _to_keys(row: Tensor, call: Attended, gradient: Tensor | None) -> Tensor:
+    """A row (B, Nq) times the heads' mean attention, or with a gradient their mean relevance: (B, Nk)."""
+    total = torch.zeros(len(row), call.k.shape[2], device=row.device)
+    q, k, v = (part.detach().float() for part in (call.q, call.k, call.v))
+    for first in range(0, q.shape[2], _QUERIES_AT_ONCE):
+        some = slice(first, first + _QUERIES_AT_ONCE)
+        weight = (q[:, :, some] @ k.mT * call.scale).softmax(-1)  # (B, heads, some, Nk)
+        if gradient is not None:  # out = weight @ v, so that the weight's gradient is that of out @ v.T
+            weight = (weight * (gradient[:, :, some].float() @ v.mT)).relu()
+        total += torch.einsum("bq,bhqk->bk", row[:, some], weight) / q.shape[1]
+    return total
+
+
+def _spread(row: Tensor, *, thw: Grid, kernel: Grid | None, stride: int, num_cls: int) -> Tensor:
+    """Hand what pooled cells have, (B, [1 +] N'), in equal shares to the cells of their windows, (B, [1 +] N)."""
+    if kernel is None:
+        return row
+    steps = (1, stride, stride)
+    padding = tuple(size // 2 for size in kernel)
+    window = torch.ones(1, 1, *kernel, device=row.device)
+    members = F.conv3d(torch.ones(1, 1, *thw, device=row.device), window, stride=steps, padding=padding)
+    cells = row[:, num_cls:].unflatten(1, members.shape[2:])[:, None] / members
+    left_over = [
+        n + 2 * p - k - (m - 1) * s
+        for n, p, k, m, s in zip(thw, padding, kernel, members.shape[2:], steps, strict=True)
+    ]
+    spread = F.conv_transpose3d(cells, window, stride=steps, padding=padding, output_padding=left_over)
+    return torch.cat([row[:, :num_cls], spread.flatten(1)], 1)
+
+
+def _without_lattice(heat: Tensor, *, period: int) -> Tensor:
+    """Means of (B, t, h, w) over a square as wide as the period, which leave nothing of a pattern of that period."""
+    if period == 1:
+        return heat
+    window = torch.ones(period // 2 * 2 + 1, device=heat.device)
+    if period % 2 == 0:  # an even width has no middle: the outermost cells count half
+        window[0] = window[-1] = 0.5
+    window = window / window.sum()
+    for axis in (2, 3):
+        lines = heat.movedim(axis, -1)
+        padded = F.pad(lines.flatten(0, -2)[:, None], (len(window) // 2,) * 2, mode="replicate")
+        heat = F.conv1d(padded, window[None, None]).view(lines.shape).movedim(-1, axis)
+    return heat
+
+
+# -- from cells to pixels --------------------------------------------------------------------------------------------
+
+
+def on_pixels(heat: Tensor, *, size: tuple[int, ...], stride: int) -> Tensor:
+    """Spread a map over its input, linearly from cell to cell.
+
+    The grids come from convolutions of odd kernels that pad by half of them, so that cell j looks at pixel `j * stride`
+    and not at the middle of a tile: at a stride of 32 that is half a cell. (The stem of Shunted Transformer ends in
+    tiles of 2x2, which is one pixel more.)
+
+    Args:
+        heat: (B, [t,] h, w).
+        size: Of the input, ([T,] H, W).
+        stride: Pixels from cell to cell.
+
+    Returns:
+        (B, [T,] H, W).
+    """
+    steps = [stride, stride] if len(size) == 2 else [math.ceil(size[0] / heat.shape[1]), stride, stride]
+    for axis, (cells, pixels, step) in enumerate(zip(heat.shape[1:], size, steps, strict=True), start=1):
+        place = (torch.arange(pixels, device=heat.device) / step).clamp_max(cells - 1)
+        weight = (1 - (place[:, None] - torch.arange(cells, device=heat.device)).abs()).clamp_min(0)  # (pixels, cells)
+        heat = torch.tensordot(heat, weight, dims=([axis], [1])).movedim(-1, axis)
+    return heat

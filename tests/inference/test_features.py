@@ -1,0 +1,296 @@
+"""Features of files against the network asked directly, and what is written of them."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from video_files import read_numbers, truncate, write_video
+
+from mvrec.data.protocol import ImageProtocol, Protocol, Views
+from mvrec.data.sampling import ClipSpec
+from mvrec.data.video import open_video
+from mvrec.errors import DecodeError, UserError
+from mvrec.inference.features import (
+    Wanted,
+    clips_of,
+    extract,
+    features_of,
+    is_complete,
+    read_record,
+    settings_of,
+)
+from mvrec.inference.recogniser import Recogniser
+from mvrec.inference.windows import windows
+from mvrec.models import CloFormer, MViT, cloformer
+
+SETTINGS = {"any": "settings"}
+
+
+def video_recogniser(tmp_path, *, clip=None, **views):
+    torch.manual_seed(0)
+    model = MViT(num_classes=3, num_frames=4, image_size=32, embed_dim=8, depth=2, dim_mults={1: 2}, q_strides={1: 2})
+    protocol = Protocol(
+        clip=clip or ClipSpec(num_frames=4, stride_frames=2, target_fps=None),
+        views=Views(**{"num_clips": 3, "num_crops": 3, "short_side": 32} | views),
+        size=32,
+    )
+    return Recogniser(model.eval(), ("a", "b", "c"), protocol, False, tmp_path / "weights")
+
+
+def image_recogniser(tmp_path):
+    torch.manual_seed(0)
+    stages = (
+        cloformer.Stage(dim=8, depth=1, heads=2, local_heads=1, kernel=3, kv_pool=2),
+        cloformer.Stage(dim=12, depth=1, heads=3, local_heads=1, kernel=3, kv_pool=1),
+    )
+    model = CloFormer(stages=stages, num_classes=3, image_size=32)
+    return Recogniser(model.eval(), ("a", "b", "c"), ImageProtocol(short_side=40, size=32), False, tmp_path / "weights")
+
+
+def load(stem, form):
+    """Features, and the record with the times."""
+    if form == "npy":
+        return torch.from_numpy(np.load(f"{stem}.npy")), json.loads(stem.with_name(f"{stem.name}.json").read_text())
+    tensors = load_file(f"{stem}.safetensors")
+    record = read_record(stem, form)
+    if "start_seconds" in tensors:
+        assert tensors["start_seconds"].tolist() == record["start_seconds"]
+        assert tensors["end_seconds"].tolist() == record["end_seconds"]
+    return tensors["features"], record
+
+
+@pytest.mark.parametrize("form", ["npy", "safetensors"])
+@pytest.mark.parametrize(
+    ("stage", "pool", "shape"),
+    [
+        (None, "all", (9, 16)),
+        (0, "none", (9, 16, 2, 8, 8)),
+        (1, "spatial", (9, 16, 2)),
+        (-1, "all", (9, 16)),
+    ],
+)
+def test_features_are_those_of_the_views(tmp_path, form, stage, pool, shape):
+    recogniser = video_recogniser(tmp_path)
+    path = write_video(tmp_path / "läuft gut.mp4", num_frames=37, size=(36, 50), fps=10)
+    wanted, stem = Wanted(stage, pool), tmp_path / "out" / "läuft gut.mp4"
+    got = extract(recogniser, path, stem, wanted=wanted, form=form, settings=SETTINGS, views_per_forward=2)
+    assert got == shape
+    features, record = load(stem, form)
+    assert features.shape == shape
+    assert features.dtype == torch.float32
+
+    x = recogniser.normalised(recogniser.views(path))  # what `mvrec test` scores
+    with torch.no_grad():
+        if stage is None:
+            expected = recogniser.backbone.forward_features(x)
+        else:
+            level = recogniser.backbone.feature_maps(x)[stage]
+            axes = {"none": (), "spatial": (3, 4), "all": (2, 3, 4)}[pool]
+            expected = level.mean(axes) if axes else level
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    # Three clips of 8 frames in 37: from 0, from floor(29 / 2) and from twice that; the last frame ends a frame later.
+    assert record["start_seconds"] == pytest.approx([start for start in (0, 1.4, 2.8) for _ in range(3)])
+    assert record["end_seconds"] == pytest.approx([end for end in (0.8, 2.2, 3.6) for _ in range(3)])
+    assert record["settings"] == SETTINGS
+    assert record["shape"] == list(shape)
+
+
+def test_the_head_takes_the_vector_as_it_is(tmp_path):
+    recogniser = video_recogniser(tmp_path)
+    views = torch.randint(0, 256, (2, 3, 4, 32, 32), dtype=torch.uint8)
+    logits = recogniser.backbone.head(features_of(recogniser, views, Wanted())).detach()
+    torch.testing.assert_close(logits.softmax(1).double(), recogniser.probabilities(views))
+
+
+def test_images(tmp_path):
+    from PIL import Image
+
+    recogniser = image_recogniser(tmp_path)
+    path = tmp_path / "a b.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(path)
+    for form in ("npy", "safetensors"):
+        extract(recogniser, path, tmp_path / "x" / "a", wanted=Wanted(1, "none"), form=form, settings=SETTINGS)
+        features, record = load(tmp_path / "x" / "a", form)
+        expected = recogniser.backbone.feature_maps(recogniser.normalised(recogniser.views(path)))[1]
+        torch.testing.assert_close(features, expected.detach())
+        assert "start_seconds" not in record
+
+
+@pytest.mark.parametrize(
+    ("seconds", "length", "stride", "expected"),
+    [
+        (10, 4, None, [(0, 4), (4, 8), (8, 10)]),
+        (8, 4, None, [(0, 4), (4, 8)]),
+        (3, 4, 1, [(0, 3)]),
+        (4, 4, 1, [(0, 4)]),
+        (5, 4, 0.5, [(0, 4), (0.5, 4.5), (1, 5)]),
+        (5.2, 4, 1, [(0, 4), (1, 5), (2, 5.2)]),
+        (10, 1, 4, [(0, 1), (4, 5), (8, 9)]),
+        (9, 1, 4, [(0, 1), (4, 5), (8, 9)]),
+        (0.3, 0.1, 0.1, [(0, 0.1), (0.1, 0.2), (0.2, 0.3)]),
+    ],
+)
+def test_windows_cover_the_video(seconds, length, stride, expected):
+    spans = windows(seconds, length, stride)
+    assert [value for span in spans for value in span] == pytest.approx([v for span in expected for v in span])
+
+
+def test_a_window_is_read_in_its_middle(tmp_path):
+    recogniser = video_recogniser(tmp_path, num_crops=1)
+    path = write_video(tmp_path / "a.mp4", num_frames=50, fps=10, size=(64, 80))
+    wanted = Wanted(window_seconds=2, stride_seconds=1)
+    with open_video(path) as video:
+        clips = clips_of(path, video, recogniser.protocol, wanted)
+        # 20 frames leave 12 beside a clip of 8, of which 6 come before it.
+        assert [read_numbers(video.frames(row.tolist())) for row in clips.frames[:2]] == [
+            [6, 8, 10, 13],
+            [16, 18, 20, 23],
+        ]
+    assert clips.start_seconds == [0, 1, 2, 3]
+    assert clips.end_seconds == [2, 3, 4, 5]
+    extract(recogniser, path, tmp_path / "w", wanted=wanted, form="npy", settings=SETTINGS)
+    features, record = load(tmp_path / "w", "npy")
+    assert features.shape == (4, 16)
+    assert record["end_seconds"] == [2, 3, 4, 5]
+    third = recogniser.views(path, start_seconds=2, end_seconds=4)
+    assert len(third) == 3  # of the protocol's three clips, the middle one is the window's
+    expected = features_of(recogniser, third[1:2], Wanted())
+    torch.testing.assert_close(features[2:3], expected)
+
+
+def test_no_more_than_a_clip_is_decoded_at_a_time(tmp_path, monkeypatch):
+    from mvrec.data.pyav_video import PyAVVideo
+
+    most = []
+    decode = PyAVVideo._decode
+    monkeypatch.setattr(PyAVVideo, "_decode", lambda self, indices: most.append(len(indices)) or decode(self, indices))
+    forwards = []
+    recogniser = video_recogniser(tmp_path)
+    monkeypatch.setattr(
+        type(recogniser.backbone),
+        "forward_features",
+        lambda self, x: forwards.append(len(x)) or torch.zeros(len(x), 16),
+    )
+    path = write_video(tmp_path / "a.mp4", num_frames=300, fps=10)
+    wanted = Wanted(window_seconds=1)
+    extract(recogniser, path, tmp_path / "w", wanted=wanted, form="npy", settings=SETTINGS, views_per_forward=4)
+    assert max(most) == 4
+    assert sum(most) == 4 * 30
+    assert max(forwards) == 4
+    assert sum(forwards) == 3 * 30
+
+
+def test_a_video_shorter_than_a_clip(tmp_path):
+    path = write_video(tmp_path / "a.mp4", num_frames=3, fps=10)
+    recogniser = video_recogniser(tmp_path)
+    extract(recogniser, path, tmp_path / "o", wanted=Wanted(), form="npy", settings=SETTINGS)
+    features, record = load(tmp_path / "o", "npy")
+    assert features.shape == (9, 16)
+    assert record["end_seconds"] == pytest.approx([0.3] * 9)
+    strict = video_recogniser(tmp_path, clip=ClipSpec(4, 2, None, short_video="error"))
+    with pytest.raises(DecodeError, match="a clip of 8 frames does not fit in 3 frames"):
+        extract(strict, path, tmp_path / "e", wanted=Wanted(), form="npy", settings=SETTINGS)
+    assert not list(tmp_path.glob("e*"))
+
+
+@pytest.mark.parametrize("form", ["npy", "safetensors"])
+def test_what_is_complete(tmp_path, form):
+    recogniser = video_recogniser(tmp_path)
+    path, stem = write_video(tmp_path / "a.mp4"), tmp_path / "out" / "a.mp4"
+
+    def complete(settings=SETTINGS):
+        return is_complete(stem, path, settings, form)
+
+    assert not complete()
+    extract(recogniser, path, stem, wanted=Wanted(), form=form, settings=SETTINGS)
+    assert complete()
+    assert not complete({"any": "other settings"})
+    assert not is_complete(stem, path, SETTINGS, "npy" if form == "safetensors" else "safetensors")
+    write_video(path, num_frames=40)
+    assert not complete()  # another file under its name
+    extract(recogniser, path, stem, wanted=Wanted(), form=form, settings=SETTINGS)
+    assert complete()
+    if form == "npy":
+        stem.with_name("a.mp4.npy").unlink()
+    else:
+        stem.with_name("a.mp4.safetensors").write_bytes(b"\x05\0\0\0\0\0\0\0hello")
+    assert not complete()
+    path.unlink()
+    if form == "npy":
+        assert not complete()
+    extract_again = pytest.raises(DecodeError, match="no such file")
+    with extract_again:
+        extract(recogniser, path, stem, wanted=Wanted(), form=form, settings=SETTINGS)
+
+
+@pytest.mark.parametrize("form", ["npy", "safetensors"])
+def test_a_file_that_breaks_in_its_middle_leaves_nothing(tmp_path, form, monkeypatch):
+    import mvrec.inference.features as module
+
+    recogniser = video_recogniser(tmp_path)
+    path, out = write_video(tmp_path / "a.mp4", num_frames=60), tmp_path / "out"
+    out.mkdir()
+    extract(recogniser, path, out / "a", wanted=Wanted(), form=form, settings=SETTINGS)
+    calls = []
+
+    def features(*arguments):
+        calls.append(0)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return features_of(*arguments)
+
+    monkeypatch.setattr(module, "features_of", features)
+    with pytest.raises(KeyboardInterrupt):
+        extract(recogniser, path, out / "a", wanted=Wanted(), form=form, settings={}, views_per_forward=2)
+    assert not is_complete(out / "a", path, SETTINGS, form)
+    assert not is_complete(out / "a", path, {}, form)
+    assert not list(out.glob(".*"))
+
+    with pytest.raises(DecodeError):
+        extract(recogniser, truncate(path, 0.5), out / "b", wanted=Wanted(), form=form, settings=SETTINGS)
+    assert not list(out.glob("*b*"))
+
+
+def test_settings_say_what_decides(tmp_path):
+    recogniser = video_recogniser(tmp_path)
+    settings = settings_of(recogniser, Wanted(1, "spatial"), "npy", sha256="0123")
+    assert settings == json.loads(json.dumps(settings))
+    assert settings["stage"] == 1
+    assert settings["protocol"]["views"]["num_clips"] == 3
+    others = [
+        settings_of(recogniser, Wanted(0, "spatial"), "npy", sha256="0123"),
+        settings_of(recogniser, Wanted(1, "none"), "npy", sha256="0123"),
+        settings_of(recogniser, Wanted(1, "spatial", 1.0), "npy", sha256="0123"),
+        settings_of(recogniser, Wanted(1, "spatial"), "safetensors", sha256="0123"),
+        settings_of(recogniser, Wanted(1, "spatial"), "npy", sha256="4567"),
+        settings_of(video_recogniser(tmp_path, num_clips=2), Wanted(1, "spatial"), "npy", sha256="0123"),
+    ]
+    assert all(other != settings for other in others)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pool": "none"}, "--pool none is for maps"),
+        ({"window_seconds": 0.0}, "--window must be above 0 seconds, got 0"),
+        ({"window_seconds": math.nan}, "--window must be above 0"),
+        ({"window_seconds": 1.0, "stride_seconds": -2.0}, "--stride must be above 0 seconds, got -2"),
+        ({"stride_seconds": 1.0}, "add --window"),
+    ],
+)
+def test_wishes_that_contradict_one_another(arguments, message):
+    with pytest.raises(UserError, match=message):
+        Wanted(**arguments)
+
+
+def test_wishes_that_a_network_has_no_way_to_meet(tmp_path):
+    recogniser = video_recogniser(tmp_path)
+    for stage in (2, -3):
+        with pytest.raises(UserError, match=f"no stage {stage}: this network has the stages 0..1"):
+            Wanted(stage).check(recogniser)
+    Wanted(-2).check(recogniser)
+    with pytest.raises(UserError, match="--window is for videos"):
+        Wanted(window_seconds=1.0).check(image_recogniser(tmp_path))

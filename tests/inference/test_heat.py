@@ -1,0 +1,438 @@
+"""Heat maps against what is known: exact identities, explicit matrices, and networks whose reason is known."""
+
+import copy
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mvrec.errors import UserError
+from mvrec.inference.heat import METHODS, default_method, heat_map, levels, on_pixels, token_grids
+from mvrec.models import CloFormer, Framewise, MViT, SGFormer, Shunted, cloformer, create_model, sgformer, shunted
+from mvrec.models.backbone import Backbone
+
+SHUNTED_STAGES = (
+    shunted.Stage(dim=8, depth=1, heads=2, sr_ratio=4, mlp_ratio=2),
+    shunted.Stage(dim=16, depth=1, heads=2, sr_ratio=2, mlp_ratio=2),
+    shunted.Stage(dim=24, depth=1, heads=2, sr_ratio=1, mlp_ratio=2),
+)
+SGFORMER_STAGES = (
+    sgformer.Stage(dim=8, depth=2, heads=2, sr_ratio=4, chunks=(4, 2), mlp_ratio=2),
+    sgformer.Stage(dim=16, depth=1, heads=2, sr_ratio=2, chunks=(2, 1), mlp_ratio=2),
+    sgformer.Stage(dim=24, depth=1, heads=2, sr_ratio=1, chunks=(), mlp_ratio=2),
+)
+CLOFORMER_STAGES = (
+    cloformer.Stage(dim=8, depth=1, heads=2, local_heads=1, kernel=3, kv_pool=4),
+    cloformer.Stage(dim=12, depth=1, heads=3, local_heads=1, kernel=5, kv_pool=2),
+    cloformer.Stage(dim=24, depth=1, heads=4, local_heads=2, kernel=5, kv_pool=1),
+)
+V1 = {
+    "num_classes": 5,
+    "image_size": 32,
+    "embed_dim": 16,
+    "depth": 4,
+    "dim_mults": {1: 2},
+    "head_mults": {1: 2},
+    "q_strides": {1: 2, 2: 2},
+    "kv_stride": 4,
+}
+V2 = V1 | {
+    "pool_every_q": True,
+    "dim_change": "attention",
+    "pos_embed": "none",
+    "rel_pos": True,
+    "residual_pooling": True,
+}
+IMAGE = {"num_frames": None, "pool_kernel": (1, 3, 3)}
+MVITS = {
+    "v1_video": V1 | {"num_frames": 4},
+    "v1_video_of_space": V1 | {"num_frames": 4, "pool_kernel": None},
+    "v1_video_max": V1 | {"num_frames": 6, "pooling": "max", "unpooled_kv_blocks": (1,)},
+    "v1_image_last_block_pools": V1 | IMAGE | {"pos_embed": "joint", "q_strides": {0: 2, 3: 2}},
+    "v2_video": V2 | {"num_frames": 4},
+    "v2_image_of_mean": V2 | IMAGE | {"cls_token": False},
+}
+PYRAMIDS = {
+    "shunted": lambda: Shunted(SHUNTED_STAGES, num_classes=5, image_size=64),
+    "sgformer": lambda: SGFormer(SGFORMER_STAGES, num_classes=5, image_size=64),
+    "cloformer": lambda: CloFormer(stages=CLOFORMER_STAGES, num_classes=5, image_size=64),
+}
+
+
+def lively(model: nn.Module) -> Backbone:
+    """Weights of ordinary size: at initialisation the attention is nearly uniform, and hides mistakes."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
+    return model.eval()
+
+
+def mvit(name: str) -> MViT:
+    torch.manual_seed(0)
+    return lively(MViT(**MVITS[name]))
+
+
+def pyramid(name: str) -> Backbone:
+    torch.manual_seed(0)
+    return lively(PYRAMIDS[name]())
+
+
+def batch(model: Backbone, size: int = 2, **axes: int) -> torch.Tensor:
+    names = "CTHW" if len(model.input_shape) == 4 else "CHW"
+    shape = dict(zip(names, model.input_shape, strict=True)) | axes
+    return torch.randn(size, *shape.values(), generator=torch.Generator().manual_seed(2))
+
+
+# -- class activation -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
+@pytest.mark.parametrize("height", [64, 72])
+def test_of_a_mean_grad_cam_is_the_class_activation_map(name, height):
+    """Where the head takes the mean of the last map, its weights are all there is to it (Zhou et al. 2016)."""
+    model = pyramid(name)
+    x, classes = batch(model, H=height, W=80), torch.tensor([3, 0])
+    last = model.feature_maps(x)[-1].detach()
+    expected = torch.einsum("bc,bchw->bhw", model.head.weight[classes], last).relu() / last[0, 0].numel()
+    heat = heat_map(model, x, classes, method="cam")
+    assert heat.shape == (2, height, 80)
+    assert expected.max() > 0
+    torch.testing.assert_close(heat[:, ::16, ::16], expected, rtol=1e-4, atol=1e-6)  # 16 pixels from cell to cell
+
+
+@pytest.mark.parametrize("name", [*PYRAMIDS, *MVITS])
+def test_stages_are_those_of_the_feature_maps(name):
+    model = mvit(name) if name in MVITS else pyramid(name)
+    x = batch(model)
+    maps = model.feature_maps(x)
+    found = levels(model, tuple(x.shape))
+    assert len(found) == len(maps)
+    for stage, (level, expected) in enumerate(zip(found, maps, strict=True)):
+        kept = []
+        if level.taken:
+            hook = level.module.register_forward_pre_hook(lambda _, arguments, kept=kept: kept.append(arguments[0]))
+        else:
+            hook = level.module.register_forward_hook(lambda _, __, output, kept=kept: kept.append(output))
+        model(x)
+        hook.remove()
+        output = kept[0][0] if isinstance(kept[0], tuple) else kept[0]
+        is_before_the_last = stage == len(maps) - 1 and getattr(model, "cls_token", None) is not None
+        if not is_before_the_last:
+            assert torch.equal(level.to_map(output), expected)
+            assert level.stride == model.feature_info[stage].stride
+        assert heat_map(model, x, torch.tensor([1, 2]), method="layercam", stage=stage).sum() > 0
+
+
+def test_the_last_map_of_a_class_token_is_one_that_reaches_it():
+    """The grid that `feature_maps` ends with has a gradient of zero; with MViT-B's plan the stage before has one."""
+    model = mvit("v1_video")
+    x = batch(model)
+    last = model.feature_maps(x)[-1]
+    level = levels(model, tuple(x.shape))[-1]
+    assert level.module is model.blocks[-1]
+    assert level.to_map(torch.zeros(2, 1 + last[0, 0].numel(), 32)).shape[2:] == last.shape[2:]
+    for method in ("cam", "layercam"):
+        assert heat_map(model, x, torch.tensor([0, 1]), method=method).amax((1, 2, 3)).min() > 0
+
+
+class CornerShunted(Shunted):
+    """A network whose score depends on one corner of its last grid, and on nothing else of that grid."""
+
+    def forward_features(self, x):
+        return self._run_stages(x)[-1][:, 2:, 2:].mean((1, 2))
+
+
+def test_layercam_is_cold_where_the_head_does_not_look():
+    torch.manual_seed(0)
+    model = lively(CornerShunted(SHUNTED_STAGES, num_classes=5, image_size=64))
+    heat = heat_map(model, batch(model, size=5), torch.arange(5), method="layercam")
+    assert heat[:, 32:, 32:].max() > 0.01
+    assert heat[:, :17].abs().max() == 0
+    assert heat[:, :, :17].abs().max() == 0
+
+
+# -- attention --------------------------------------------------------------------------------------------------------
+
+
+def windows(thw, kernel, stride, num_cls):
+    """(num_cls + N', num_cls + N): which tokens a pooled cell is drawn from, in equal shares, found one by one."""
+    kernel = kernel or (1, 1, 1)
+    steps = (1, stride, stride)
+    pooled = [(n + 2 * (k // 2) - k) // s + 1 for n, k, s in zip(thw, kernel, steps, strict=True)]
+    matrix = torch.zeros(num_cls + math.prod(pooled), num_cls + math.prod(thw), dtype=torch.float64)
+    matrix[:num_cls, :num_cls] = torch.eye(num_cls)
+    for row, cell in enumerate(itertools.product(*map(range, pooled))):
+        for column, token in enumerate(itertools.product(*map(range, thw))):
+            offsets = [t - (c * s - k // 2) for t, c, s, k in zip(token, cell, steps, kernel, strict=True)]
+            if all(0 <= offset < k for offset, k in zip(offsets, kernel, strict=True)):
+                matrix[num_cls + row, num_cls + column] = 1
+    return matrix / matrix.sum(1, keepdim=True)
+
+
+def explicit_attention(monkeypatch, model, x, classes):
+    """All probabilities with their gradients, by a network that forms them: its logits must be the same."""
+    kept = []
+
+    def attend(q, k, v, scale):
+        weights = (q @ k.mT * scale).softmax(-1)
+        weights.retain_grad()
+        kept.append(weights)
+        return weights @ v
+
+    fast = model(x)
+    with monkeypatch.context() as patch:
+        patch.setattr(F, "scaled_dot_product_attention", attend)
+        slow = model(x)
+    torch.testing.assert_close(fast, slow)
+    slow.gather(1, classes[:, None]).sum().backward()
+    return kept
+
+
+def expected_flow(model, x, probabilities, *, of_class):
+    """The product of all blocks' matrices, and of them what the head reads: (B, t, h, w)."""
+    num_cls = int(model.cls_token is not None)
+    grids = token_grids(model, tuple(x.shape))
+    rows = []
+    for sample in range(len(x)):
+        flow, unattended = None, None
+        for block, weights, thw in zip(model.blocks, probabilities, grids[:-1], strict=True):
+            attention = block.attn
+            values = windows(thw, attention.kv_kernel, attention.kv_stride, num_cls)
+            stride = block.q_stride
+            shortcut = windows(thw, (1, stride + 1, stride + 1) if stride > 1 else None, stride, num_cls)
+            weight = weights[sample].detach().double()
+            if of_class:
+                attended = (weight * weights.grad[sample].double()).relu().mean(0) @ values
+                matrix = shortcut + attended
+            else:
+                attended = weight.mean(0) @ values
+                if attention.residual_pooling:
+                    queries = windows(thw, attention.q_kernel, attention.q_stride, num_cls)
+                    attended[num_cls:] = (attended[num_cls:] + queries[num_cls:]) / 2
+                matrix = (shortcut + attended) / 2
+                torch.testing.assert_close(matrix.sum(1), torch.ones(len(matrix), dtype=torch.float64))
+            flow = matrix if flow is None else matrix @ flow
+            unattended = shortcut if unattended is None else shortcut @ unattended
+        whole = flow - unattended if of_class else flow
+        rows.append(whole[0, 1:] if num_cls else whole.mean(0))
+    return torch.stack(rows).unflatten(1, grids[0])
+
+
+@pytest.mark.parametrize("method", ["rollout", "relevance"])
+@pytest.mark.parametrize("name", MVITS)
+def test_attention_flows_as_the_product_of_all_matrices(monkeypatch, method, name):
+    model = mvit(name)
+    x, classes = batch(model, H=36, W=44), torch.tensor([4, 1])  # grids of 9 x 11, which no stride divides
+    probabilities = explicit_attention(monkeypatch, model, x, classes)
+    expected = expected_flow(model, x, probabilities, of_class=method == "relevance")
+    with monkeypatch.context() as patch:  # what is smoothed away is another test's
+        patch.setattr("mvrec.inference.heat._without_lattice", lambda heat, period: heat)
+        patch.setattr("mvrec.inference.heat._QUERIES_AT_ONCE", 7)
+        heat = heat_map(model, x, classes, method=method)
+    assert heat.shape == (2, *x.shape[2:])
+    cells = heat[:, ::2, ::4, ::4] if x.ndim == 5 else heat[:, None, ::4, ::4]
+    assert expected.max() > 0
+    torch.testing.assert_close(cells.double(), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_what_is_regular_is_smoothed_away():
+    from mvrec.inference.heat import _without_lattice
+
+    for period in (2, 3, 4, 8):
+        lattice = torch.zeros(1, 2, 24, 24)
+        lattice[..., ::period, ::period] = period**2
+        smooth = _without_lattice(lattice, period=period)[..., period:-period, period:-period]
+        torch.testing.assert_close(smooth, torch.ones_like(smooth))
+    assert torch.equal(_without_lattice(lattice, period=1), lattice)
+
+
+# -- all of them ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_network_is_left_as_it_was(method):
+    model = mvit("v2_video").requires_grad_(False)  # frozen weights too
+    x, classes = batch(model, size=3), torch.tensor([0, 1, 2])
+    before = model(x)
+    together = heat_map(model, x, classes, method=method)
+    assert torch.equal(model(x), before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert not together.requires_grad
+    for i in range(3):
+        alone = heat_map(model, x[i : i + 1], classes[i : i + 1], method=method)
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "rollout"])
+def test_another_class_has_other_reasons(method):
+    model = mvit("v1_video")
+    x = batch(model, size=1)
+    one, other = (heat_map(model, x, torch.tensor([number]), method=method) for number in (0, 1))
+    assert not torch.allclose(one / one.sum(), other / other.sum(), rtol=0.01, atol=1e-6)
+
+
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_frame_by_frame(pool):
+    model = Framewise(pyramid("cloformer"), num_frames=3, pool=pool, frames_per_chunk=2).eval()
+    x = batch(model)
+    heat = heat_map(model, x, torch.tensor([0, 1]), method="cam")
+    assert heat.shape == (2, 3, 64, 64)
+    if pool == "mean":  # then every frame speaks for itself, as an image does
+        weights = [heat_map(model.backbone, x[:, :, t], torch.tensor([0, 1]), method="cam") for t in range(3)]
+        torch.testing.assert_close(heat, torch.stack(weights, 1) / 3, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*PYRAMIDS, "v2_image_of_mean"])
+def test_cells_lie_where_the_network_has_them(name):
+    """The centre of what a cell sees is at `cell * stride`, to a quarter of a cell, and not in the middle of a tile."""
+    model = mvit(name) if name in MVITS else pyramid(name)
+    x = batch(model, size=4, H=96, W=96).requires_grad_()
+    stage, stride = 1, 8
+    level = model.feature_maps(x)[stage]
+    (gradient,) = torch.autograd.grad(level[:, :, 6, 6].square().sum(), x)
+    power = gradient.square().sum((0, 1))[20:77, 20:77]  # what comes from afar would outweigh by its distance
+    place = torch.arange(20, 77)
+    centre = [float((power.sum(axis) * place).sum() / power.sum()) for axis in (0, 1)]
+    assert all(abs(value - 6 * stride) < stride / 4 for value in centre), centre
+    heat = torch.zeros(1, 12, 12)
+    heat[0, 6, 6] = 1
+    drawn = on_pixels(heat, size=(96, 96), stride=stride)
+    assert divmod(int(drawn.argmax()), 96) == (48, 48)
+
+
+def test_from_cells_to_pixels_and_frames():
+    heat = torch.tensor([[0.0, 4.0], [8.0, 12.0]])[None]
+    drawn = on_pixels(heat, size=(5, 7), stride=4)
+    assert drawn.shape == (1, 5, 7)
+    assert drawn[0, 0].tolist() == [0, 1, 2, 3, 4, 4, 4]
+    assert drawn[0, :, 0].tolist() == [0, 2, 4, 6, 8]
+    clips = on_pixels(torch.tensor([0.0, 2.0, 4.0]).view(1, 3, 1, 1), size=(5, 2, 2), stride=4)
+    assert clips[0, :, 0, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("shunted", {"method": "rollout"}, "rollout and relevance .* MViT; for Shunted .* cam and layercam"),
+        ("cloformer", {"method": "relevance"}, "MViT; for CloFormer"),
+        ("shunted", {"method": "cam", "stage": 3}, "no stage 3: this network has the stages 0..2"),
+        ("shunted", {"method": "cam", "stage": -4}, "no stage -4"),
+        ("v1_video", {"method": "rollout", "stage": 0}, "stage is for cam and layercam; rollout"),
+        ("v1_video", {"method": "grad"}, "one of cam, layercam, rollout, relevance, got 'grad'"),
+    ],
+)
+def test_what_a_network_has_not(name, arguments, message):
+    model = mvit(name) if name in MVITS else pyramid(name)
+    with pytest.raises(UserError, match=message):
+        heat_map(model, batch(model), torch.tensor([0, 0]), **arguments)
+
+
+def test_another_library_s_network():
+    model = create_model("torchvision/resnet18", num_classes=3)
+    with pytest.raises(UserError, match="mvrec's own networks, and a Baseline is none"):
+        heat_map(model.eval(), torch.zeros(1, 3, 224, 224), torch.tensor([0]), method="cam")
+
+
+def test_default_methods():
+    assert default_method(mvit("v1_video")) == "relevance"
+    assert default_method(mvit("v1_video"), stage=0) == "layercam"
+    assert default_method(pyramid("shunted")) == "cam"
+
+
+# -- networks whose reason is known -----------------------------------------------------------------------------------
+
+
+def striped(number, seed, *, frames=None, size=48):
+    """Noise with 12 x 12 pixels of stripes somewhere, of one of four directions: inputs, classes, masks.
+
+    Of a clip only two neighbouring frames have them.
+    """
+    rng = np.random.default_rng(seed)
+    count = frames or 1
+    x = rng.normal(0, 0.3, (number, count, size, size)).astype(np.float32)
+    masks = np.zeros(x.shape, bool)
+    labels = rng.integers(0, 4, number)
+    down, right = np.mgrid[:12, :12]
+    waves = [np.where(lines // 2 % 2, 2, -2) for lines in (down, right, right + down, right - down)]
+    for i in range(number):
+        top, left = rng.integers(0, size - 12, 2)
+        first = rng.integers(0, count - 1) if frames else 0
+        x[i, first : first + 2, top : top + 12, left : left + 12] += waves[labels[i]]
+        masks[i, first : first + 2, max(top - 4, 0) : top + 16, max(left - 4, 0) : left + 16] = True
+    inputs = torch.from_numpy(x)[:, None].repeat_interleave(3, 1)  # (B, C, T, H, W)
+    if frames is None:
+        inputs, masks = inputs.squeeze(2), masks[:, 0]
+    return inputs, torch.from_numpy(labels), torch.from_numpy(masks)
+
+
+def trained(model, *, steps, lr=3e-3, **shape):
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
+    for step in range(steps):
+        x, labels, _ = striped(24, (1, step), **shape)
+        loss = F.cross_entropy(model(x), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+def concentration(model, x, labels, masks, **how):
+    """Heat per pixel within the masks over heat per pixel at large, and the same with the masks of other samples."""
+    heat = heat_map(model, x, labels, **how)
+    axes = tuple(range(1, heat.ndim))
+    heat = heat / heat.sum(axes, keepdim=True).clamp_min(1e-12)
+    own, other = (((heat * m).sum(axes) / m.float().mean(axes)).mean() for m in (masks, masks.roll(1, 0)))
+    return float(own), float(other)
+
+
+MVIT_OF_STRIPES = {
+    "num_classes": 4,
+    "image_size": 48,
+    "embed_dim": 16,
+    "depth": 3,
+    "dim_mults": {1: 2},
+    "head_mults": {1: 2},
+    "q_strides": {1: 2},
+    "kv_stride": 4,
+}
+
+
+def check_heat_finds(model, untrained, wanted, **shape):
+    """Four classes, so that each needs a reason of its own: of two, one can be what the other is not."""
+    x, labels, masks = striped(100, 99, **shape)
+    assert (model(x).argmax(1) == labels).float().mean() > 0.45
+    for (method, stage), least in wanted.items():
+        own, other = concentration(model, x, labels, masks, method=method, stage=stage)
+        control, _ = concentration(untrained, x, labels, masks, method=method, stage=stage)
+        assert own > least, (method, own)
+        assert own > 1.1 * max(other, control), (method, own, other, control)
+
+
+def test_a_trained_mvit_looks_at_what_decides():
+    torch.manual_seed(0)
+    untrained = MViT(**MVIT_OF_STRIPES, **IMAGE).eval()
+    model = trained(copy.deepcopy(untrained), steps=160, lr=5e-3)
+    check_heat_finds(model, untrained, {("relevance", None): 1.6, ("rollout", None): 1.15, ("layercam", 0): 1.5})
+
+
+def test_a_trained_shunted_transformer_looks_at_what_decides():
+    torch.manual_seed(0)
+    untrained = Shunted(SHUNTED_STAGES, num_classes=4, image_size=48).eval()
+    model = trained(copy.deepcopy(untrained), steps=120)
+    check_heat_finds(model, untrained, {("cam", 1): 1.7, ("layercam", 1): 1.25})
+
+
+@pytest.mark.slow
+def test_a_trained_video_network_looks_at_the_frames_that_decide():
+    torch.manual_seed(0)
+    untrained = MViT(**MVIT_OF_STRIPES, num_frames=8).eval()
+    model = trained(copy.deepcopy(untrained), steps=250, lr=5e-3, frames=8)
+    check_heat_finds(model, untrained, {("relevance", None): 2, ("rollout", None): 1.2}, frames=8)

@@ -1,0 +1,125 @@
+"""Drawing and writing, read back from the files."""
+
+import resource
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from mvrec.inference.overlay import (
+    Crop,
+    contact_sheet,
+    enlarged,
+    in_range,
+    overlaid,
+    side_by_side,
+    write_mp4,
+    write_png,
+)
+
+
+def grey(count, height, width, value=100):
+    return np.full((count, height, width, 3), value, np.uint8)
+
+
+def test_heat_goes_from_its_least_to_its_most():
+    assert in_range(np.array([[3.0, 5.0], [7.0, 3.0]], np.float32)).tolist() == [[0, 0.5], [1, 0]]
+    assert in_range(np.full((2, 2), 3, np.float32)).tolist() == [[0, 0], [0, 0]]
+    assert in_range(np.zeros((1, 2), np.float32)).tolist() == [[0, 0]]
+
+
+def test_cold_pixels_stay_as_they_are_and_hot_ones_are_lighter_the_hotter():
+    heat = np.linspace(0, 1, 11, dtype=np.float32).reshape(1, 1, 11)
+    drawn = overlaid(grey(1, 1, 11), heat)
+    assert drawn[0, 0, 0].tolist() == [100, 100, 100]
+    # A quarter of the frame, three quarters of the lightest colour.
+    assert drawn[0, 0, 10].tolist() == [216, 205, 115]
+    covered = overlaid(grey(1, 1, 11, value=0), heat)[0, 0].astype(int).sum(1)
+    assert (np.diff(covered) > 0).all()
+
+
+def test_the_crop_of_a_whole_frame_is_marked():
+    heat = np.zeros((2, 4, 6), np.float32)
+    heat[1, 2, 3] = 1
+    drawn = overlaid(grey(2, 9, 13), heat, crop=Crop(2, 5, 4, 6))
+    assert drawn[0, 0, 0].tolist() == [50, 50, 50]
+    assert drawn[0, 3, 7].tolist() == [100, 100, 100]
+    edge = [drawn[0, 2, 5], drawn[0, 5, 10], drawn[0, 2, 8], drawn[0, 4, 5], drawn[0, 4, 10]]
+    assert all(pixel.tolist() == [0, 255, 255] for pixel in edge)
+    assert drawn[0, 6, 8].tolist() == drawn[0, 4, 11].tolist() == [50, 50, 50]
+    assert drawn[1, 4, 8].tolist() == [216, 205, 115]
+
+
+def test_heat_of_another_size_is_not_drawn():
+    with pytest.raises(AssertionError):
+        overlaid(grey(1, 4, 4), np.zeros((1, 4, 5), np.float32))
+
+
+def test_a_sheet_has_every_frame_above_its_own():
+    frames = np.stack([np.full((5, 7, 3), 10 * i, np.uint8) for i in range(11)])
+    drawn = frames + 1
+    sheet = contact_sheet(frames, drawn)
+    assert sheet.shape == (2 * (2 * 5 + 4 + 4) + 4, 8 * (7 + 4) + 4, 3)
+    for i in range(11):
+        top, left = divmod(i, 8)
+        top, left = top * 18 + 4, left * 11 + 4
+        assert (sheet[top : top + 5, left : left + 7] == 10 * i).all()
+        assert (sheet[top + 9 : top + 14, left : left + 7] == 10 * i + 1).all()
+    assert contact_sheet(frames[:3], drawn[:3]).shape[1] == 3 * 11 + 4
+    assert side_by_side(frames, drawn).shape == (11, 5, 18, 3)
+
+
+def test_small_frames_are_drawn_larger():
+    frames = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
+    large = enlarged(frames, least=10)
+    assert large.shape == (2, 9, 12, 3)
+    assert np.array_equal(large[:, 1::3, 1::3], frames)
+    assert np.array_equal(enlarged(frames, least=2), frames)
+
+
+@pytest.mark.parametrize(("size", "fps"), [((32, 48), 4), ((33, 47), 29.97), ((64, 130), 3.6129)])
+def test_h264_as_it_was_drawn(tmp_path, size, fps):
+    height, width = size
+    frames = np.zeros((9, height, width, 3), np.uint8)
+    for i, frame in enumerate(frames):
+        frame[:] = 40 + 10 * i
+        frame[:, : width // 2, 0] = 200
+    path = tmp_path / "heat für alle.mp4"
+    write_mp4(path, frames, fps=fps, about="rollout for 走る")
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        assert (stream.height, stream.width) == (height + height % 2, width + width % 2)
+        assert float(stream.average_rate) == pytest.approx(fps, rel=1e-3)
+        assert container.metadata["comment"] == "rollout for 走る"
+        read = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(read) == 9
+    for expected, frame in zip(frames, read, strict=True):
+        assert abs(frame[4:-4, 4 : width // 2 - 4].astype(int) - expected[4, 4]).max() < 12
+        assert abs(frame[4:-4, width // 2 + 4 : -4].astype(int) - expected[4, -5]).max() < 12
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_png_as_it_was_drawn(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    path = tmp_path / "new folder" / "a.png"
+    write_png(path, picture, about="cam for 走る")
+    with Image.open(path) as image:
+        assert np.array_equal(np.array(image), picture)
+        assert image.text["Description"] == "cam for 走る"
+
+
+@pytest.mark.parametrize("suffix", ["png", "mp4"])
+def test_a_full_disk_leaves_nothing(tmp_path, suffix):
+    """Files of this process may not grow beyond 20 kB for a moment: what does not fit is an error and no half file."""
+    frames = np.random.default_rng(0).integers(0, 256, (12, 128, 128, 3), dtype=np.uint8)
+    path = tmp_path / f"a.{suffix}"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_png(path, frames[0]) if suffix == "png" else write_mp4(path, frames, fps=4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
