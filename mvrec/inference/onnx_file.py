@@ -1,0 +1,76 @@
+"""ONNX files: written from a traced network, run with onnxruntime. Needs the extra `export`."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnxscript import opset18 as op
+from torch import Tensor
+from torch.export import ExportedProgram
+
+
+def write_onnx(
+    program: ExportedProgram, path: Path, *, opset: int, input_name: str, output_name: str, metadata: dict[str, str]
+) -> None:
+    """Write a traced network, weights and all, into one ONNX file.
+
+    Args:
+        program: The network.
+        path: Where to.
+        opset: Version of ONNX's operators.
+        input_name: What its input is called.
+        output_name: What its output is called.
+        metadata: What the file says of itself.
+    """
+    translated = torch.onnx.export(
+        program,
+        dynamo=True,
+        verbose=False,
+        input_names=[input_name],
+        output_names=[output_name],
+        opset_version=opset,
+        custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
+    )
+    assert translated is not None
+    translated.model.metadata_props.update(metadata)
+    translated.model.producer_name = "mvrec"
+    translated.save(path, external_data=False)
+
+
+def _stable_sort(self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
+    """Torch's stable sort in ONNX, whose TopK lists equal values in the order of their indices."""
+    length = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]))  # type: ignore[type-var]
+    return op.TopK(self, length, axis=dim, largest=int(descending), sorted=1)
+
+
+class OnnxNetwork:
+    """An ONNX file in onnxruntime, on the CPU.
+
+    Calling it gives logits, and the orders into which it sorted tokens, one (B, N) for each sort; see `exporting`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.session = _session(os.fspath(path))
+        graph = onnx.load(path)
+        self._orders = [node.output[1] for node in graph.graph.node if node.op_type == "TopK"]
+        self._sorting: onnxruntime.InferenceSession | None = None
+        if self._orders:  # the same network once more, open where it sorts
+            kind = onnx.TensorProto.INT64
+            graph.graph.output.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name in self._orders)
+            self._sorting = _session(graph.SerializeToString())
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Input (B, C, [T,] H, W) to logits (B, K) and the orders."""
+        feed = {self.session.get_inputs()[0].name: x.numpy()}
+        (logits,) = self.session.run(None, feed)
+        orders: Sequence[np.ndarray] = self._sorting.run(self._orders, feed) if self._sorting is not None else []
+        return torch.from_numpy(logits), [torch.from_numpy(order) for order in orders]
+
+
+def _session(source: str | bytes) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
