@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that help, version and typing errors answer a
 import errno
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import NoReturn
 
 from mvrec import __version__
@@ -26,6 +27,12 @@ train and evaluate (each takes --config FILE and single values such as --trainer
 
 others:
   recognize  name what is to be seen in videos, images, cameras or streams
+  report     one HTML file about a run: curves, scores, confusions, worst mistakes
+  explain    where a network looks: heat over a video or image
+  extract    features of videos or images as files
+  export     ONNX, torch.export or safetensors, with class names and preprocessing inside
+  hub        push weights to a model hub, or pull them
+  doctor     check this machine, or a launch of several processes (--dist)
   models     list the networks: size, cost, published accuracy, which checkpoints load
   benchmark  measure what a training clip costs on one's own data: `mvrec benchmark data --config FILE`
   convert    write any known checkpoint as safetensors, with a report of what was loaded
@@ -42,53 +49,21 @@ def _lightning(command: str, arguments: list[str]) -> None:
     run([command, *arguments])
 
 
-def _recognize(command: str, arguments: list[str]) -> None:
-    from mvrec.commands.recognize import main as recognize
+def _of_module(name: str) -> Callable[[str, list[str]], None]:
+    def call(command: str, arguments: list[str]) -> None:
+        import_module(f"mvrec.commands.{name}").main(arguments)
 
-    recognize(arguments)
-
-
-def _demo(command: str, arguments: list[str]) -> None:
-    from mvrec.commands.demo import main as demo
-
-    demo(arguments)
+    return call
 
 
-def _demo_images(command: str, arguments: list[str]) -> None:
-    from mvrec.commands.demo_images import main as demo_images
-
-    demo_images(arguments)
-
-
-def _models(command: str, arguments: list[str]) -> None:
-    from mvrec.commands.models import main as models
-
-    models(arguments)
-
-
-def _benchmark(command: str, arguments: list[str]) -> None:
-    from mvrec.commands.benchmark import main as benchmark
-
-    benchmark(arguments)
-
-
-def _convert(command: str, arguments: list[str]) -> None:
-    from mvrec.commands.convert import main as convert
-
-    convert(arguments)
-
-
+LIGHTNING = ("fit", "validate", "test", "predict")
+MODULES = (
+    *("recognize", "report", "explain", "extract", "export", "hub"),
+    *("doctor", "models", "benchmark", "convert", "demo", "demo-images"),
+)
 COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
-    "fit": _lightning,
-    "validate": _lightning,
-    "test": _lightning,
-    "predict": _lightning,
-    "recognize": _recognize,
-    "models": _models,
-    "benchmark": _benchmark,
-    "convert": _convert,
-    "demo": _demo,
-    "demo-images": _demo_images,
+    **dict.fromkeys(LIGHTNING, _lightning),
+    **{name: _of_module(name.replace("-", "_")) for name in MODULES},
 }
 
 

@@ -312,6 +312,8 @@ def instantiate(args: list[str]) -> MvrecCLI:
 
 def _command_line(kind: type[MvrecCLI], args: list[str]) -> MvrecCLI:
     configure_output()
+    if args[0] != "fit":  # where nothing is saved, it matters little that a run has moved
+        warnings.filterwarnings("ignore", message="The dirpath has changed from")
     for name in data.__all__:  # jsonargparse knows by their bare names only the classes that are loaded
         getattr(data, name)
     return kind(

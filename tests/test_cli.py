@@ -1,5 +1,7 @@
 """Manners of the command line: speed, one-line errors, precedence."""
 
+import csv
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -303,9 +305,18 @@ def test_a_run_with_a_baseline_repeats_from_its_config_and_tests_from_its_checkp
     assert "Framewise" in err
     before = yaml.safe_load((run_dir / "config.yaml").read_text())
     assert resolved(command, "fit", "--config", run_dir / "config.yaml")["model"] == before["model"]
-    code, _, err = command("test", "--ckpt_path", run_dir / "checkpoints/last.ckpt", "--trainer.limit_test_batches=1")
+    code, _, err = command("test", run_dir / "checkpoints/last.ckpt", "--trainer.limit_test_batches=1")
     assert code == 0, err
     assert "mvrec: test: top1" in err
+    with (run_dir / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    code, out, err = command(
+        *("recognize", rows[0]["path"], "--ckpt", run_dir / "checkpoints/last.ckpt", "--format=csv", "--device=cpu")
+    )
+    assert code == 0, err
+    (found,) = csv.DictReader(io.StringIO(out))
+    assert found["class_1"] == rows[0]["class_1"]
+    assert float(found["probability_1"]) == pytest.approx(float(rows[0]["probability_1"]), abs=1e-5)
 
 
 def bad_root(kind: str, root: Path) -> None:

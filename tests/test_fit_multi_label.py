@@ -171,3 +171,20 @@ def test_two_processes_score_as_one(command, trained, several, tmp_path):
     for ours, theirs in zip(*predictions, strict=True):
         assert (ours["labels"], ours["error"]) == (theirs["labels"], theirs["error"])
         assert float(ours["probability_1"] or 0) == pytest.approx(float(theirs["probability_1"] or 0), abs=1e-5)
+
+
+def test_recognised_files_get_the_probabilities_of_the_predictions(command, trained, several, tmp_path):
+    run_dir, _ = trained
+    assert command("predict", run_dir, f"--run_dir={tmp_path}")[0] == 0
+    rows = {row["path"]: row for row in read_csv(tmp_path / "predictions.csv")}
+    code, out, err = command("recognize", several / "test.csv", "--ckpt", run_dir, "--format=csv")
+    assert code == 0, err
+    found = list(csv.DictReader(io.StringIO(out)))
+    assert {row["path"] for row in found} == rows.keys()
+    for row in found:
+        for rank in range(1, 6):
+            name, value = row[f"class_{rank}"], float(row[f"probability_{rank}"])
+            assert name == rows[row["path"]][f"class_{rank}"]
+            assert value == pytest.approx(float(rows[row["path"]][f"probability_{rank}"]), abs=1e-5)
+    # Each class for itself: sigmoids do not add up to 1.
+    assert any(abs(sum(float(row[f"probability_{rank}"]) for rank in range(1, 6)) - 1) > 0.2 for row in found)

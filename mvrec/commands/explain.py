@@ -158,7 +158,9 @@ def _clip_seen(protocol: Protocol, path: Path, *, clip: int | None, crop: int | 
         window = frame_window(video.num_frames, fps, None, None)
         chosen = eval_frames(sample, fps, window, protocol)[clip]
         pixels = video.frames(chosen.tolist())
-    frames, boxes = _scaled(pixels, views.short_side, protocol.size, views.num_crops, views.interpolation)
+    frames, boxes = _scaled(
+        pixels, views.short_side, protocol.size, views.num_crops, views.interpolation, antialias=views.antialias
+    )
     view = clip_views(pixels, protocol)[crop].transpose(0, 1)[None]  # (1, C, T, H, W)
     first, last = int(chosen.min()), int(chosen.max())
     steps = max(last - first, 1) / max(len(chosen) - 1, 1)  # frames of the file from one of the clip to the next
@@ -178,12 +180,12 @@ def _chosen(noun: str, number: int | None, count: int) -> int:
 
 
 def _scaled(
-    frames: Pixels, short_side: int, size: int, num_crops: int, interpolation: str
+    frames: Pixels, short_side: int, size: int, num_crops: int, interpolation: str, *, antialias: bool = True
 ) -> tuple[Pixels, list[Crop]]:
     """Whole frames (T, H', W', 3) scaled as a protocol does it, and its crops in them, to the pixel or nearly so."""
     height, width = frames.shape[1:3]
     scaled = short_side_size(height, width, short_side)
-    whole = crop_and_resize(frames, Box(0, 0, height, width), scaled, interpolation=interpolation)
+    whole = crop_and_resize(frames, Box(0, 0, height, width), scaled, interpolation=interpolation, antialias=antialias)
     return whole.permute(0, 2, 3, 1).numpy(), [Crop(*box) for box in spatial_crops(*scaled, size, num_crops)]
 
 

@@ -164,7 +164,7 @@ def _built(node: dict[str, Any]) -> Backbone:
     """The network of a `class_path` with `init_args`."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--backbone", type=Backbone)
-    return parser.instantiate_classes(parser.parse_object({"backbone": node})).backbone
+    return parser.instantiate(parser.parse_object({"backbone": node})).backbone
 
 
 def _class_names(saved: Sequence[str] | None, wanted: str | None, count: int, path: Path) -> tuple[str, ...]:

@@ -40,7 +40,8 @@ def _of_one(source: str, kind: Kind) -> list[Path]:
     if path.exists():
         return [path]
     if glob.has_magic(source):
-        return sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())  # noqa: PTH207 - a whole pattern
+        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob wants to know where to begin
+        return sorted(match for match in map(Path, matches) if match.is_file())
     raise UserError(f"there is no file or folder {source!r}")
 
 
@@ -51,6 +52,12 @@ def _entries(path: Path) -> list[str]:
         raise UserError(f"{path}: byte {error.start} is not UTF-8") from None
     if path.suffix.lower() == ".txt":
         return [line.strip() for line in lines if line.strip()]
-    rows = [row for row in csv.reader(lines) if row and row[0].strip()]
-    column = rows[0].index("path") if rows and "path" in rows[0] else None
-    return [row[column or 0] for row in (rows if column is None else rows[1:])]
+    rows = [(number, row) for number, row in enumerate(csv.reader(lines), start=1) if any(row)]
+    column = rows[0][1].index("path") if rows and "path" in rows[0][1] else None
+    entries = []
+    for number, row in rows if column is None else rows[1:]:
+        entry = row[column or 0].strip() if len(row) > (column or 0) else ""
+        if not entry:
+            raise UserError(f"{path}:{number}: there is no path in this row")
+        entries.append(entry)
+    return entries

@@ -1,6 +1,7 @@
 """`mvrec explain`: what it prints and draws, and what it says of bad input."""
 
 import re
+from pathlib import Path
 
 import av
 import numpy as np
@@ -14,6 +15,8 @@ from mvrec.errors import UserError
 from mvrec.inference.recogniser import load_recogniser
 from mvrec.lightning_cli import run
 from mvrec.models import create_model
+
+CONFIG = Path(__file__).parents[2] / "configs/demo.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +109,15 @@ def test_an_image(image_weights, picture, tmp_path, capsys, options):
     assert ": layercam for dog (" in capsys.readouterr().out
 
 
-def test_views_are_those_of_the_protocol(run_dir, digits, tmp_path):
+@pytest.mark.parametrize("antialias", [True, False])
+def test_views_are_those_of_the_protocol(run_dir, tmp_path, antialias):
     import dataclasses
 
     from video_files import write_video
 
     recogniser = load_recogniser(run_dir)
     protocol = recogniser.protocol
-    views = dataclasses.replace(protocol.views, num_clips=3, num_crops=3)
+    views = dataclasses.replace(protocol.views, num_clips=3, num_crops=3, antialias=antialias)
     recogniser = dataclasses.replace(recogniser, protocol=dataclasses.replace(protocol, views=views))
     path = write_video(tmp_path / "wide.mp4", num_frames=70, size=(80, 150))
     all_views = recogniser.views(path)
@@ -211,7 +215,7 @@ def test_the_heat_of_the_demo_follows_the_digit(tmp_path):
     from mvrec.inference.heat import heat_map
 
     root = tmp_path / "data"
-    run(["fit", "--config", "configs/demo.yaml", "--run_dir", str(tmp_path / "run"), "--data.root", str(root)])
+    run(["fit", "--config", str(CONFIG), "--run_dir", str(tmp_path / "run"), "--data.root", str(root)])
     recogniser = load_recogniser(tmp_path / "run", device="cpu")
     shares = {}
     for name in ("trained", "untrained"):
