@@ -102,7 +102,7 @@ def _summary(checks: Sequence[Check]) -> str:
     counts = {status: sum(check.status == status for check in checks) for status in ("broken", "warning")}
     if not any(counts.values()):
         return "all is well"
-    return f"{counts['broken']} broken, {counts['warning']} warnings: each with its fix above"
+    return f"broken: {counts['broken']}, warnings: {counts['warning']}; each has its fix above"
 
 
 # -- a launch ---------------------------------------------------------------------------------------------------------

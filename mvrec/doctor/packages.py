@@ -126,18 +126,13 @@ def _conflicts(direct: list[Requirement], version_of: VersionOf) -> Iterator[Che
             continue
         for need in needs:
             version = version_of(need.name)
-            if version is None or need.specifier.contains(_public(version), prereleases=True):
+            if version is None or need.specifier.contains(version, prereleases=True):
                 continue
             pair = f"{owner.name} and {need.name}"
             text = f"{owner.name} {version_of(owner.name)} needs {need.name}{need.specifier}, here is {version}"
             known = {canonicalize_name(one.name) for one in direct}
             status: Status = "broken" if canonicalize_name(need.name) in known else "warning"
             yield Check("packages", pair, status, text, f"pip install --upgrade {owner.name} {need.name}")
-
-
-def _public(version: str) -> str:
-    """Without the mark of a build: 2.9.0+cu128 is 2.9.0."""
-    return version.partition("+")[0]
 
 
 def extra_checks(version_of: VersionOf = installed_version) -> list[Check]:

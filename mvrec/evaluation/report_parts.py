@@ -10,7 +10,7 @@ import numpy.typing as npt
 from mvrec.errors import DecodeError
 from mvrec.evaluation.charts import Panel, bar, jpeg_data, line_chart, png_data
 from mvrec.evaluation.markup import Html, facts, folded, join, name_of, table, tag
-from mvrec.evaluation.run_results import ClassScore, Confusion, Prediction, RunResults, number
+from mvrec.evaluation.run_results import ClassScore, Confusion, Prediction, RunResults, mapping, number
 
 Thumbnails = Callable[[str], Sequence[bytes]]
 
@@ -56,7 +56,7 @@ def score_section(results: RunResults) -> Html:
     counted = number(score.get("expected" if score.get("failed_are_wrong", True) else "scored"))
     cards = [
         _card(name, float(value), int(counted or 0))
-        for name, value in (score.get("metrics") or {}).items()
+        for name, value in mapping(score.get("metrics")).items()
         if number(value) is not None
     ]
     checkpoint = score.get("checkpoint")

@@ -15,7 +15,7 @@ import pytest
 
 from mvrec.commands import doctor
 from mvrec.commands.doctor import main
-from mvrec.doctor import machine, media
+from mvrec.doctor import machine, media, packages
 from mvrec.doctor.checks import Check, TrialError, apart, lines
 from mvrec.doctor.machine import cpu_quota, machine_checks
 from mvrec.doctor.packages import extra_checks, installed_version, lightning_checks, package_checks
@@ -37,6 +37,11 @@ def run(*arguments, **environ):
         timeout=120,
         check=False,
     )
+
+
+def in_front(folder):
+    """PYTHONPATH with a folder before all others."""
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def fake_package(folder, name, version, *, module=None):
@@ -113,13 +118,21 @@ def test_lines_stand_below_their_group():
 def test_a_malicious_release_is_named_and_never_imported(tmp_path):
     trap = tmp_path / "it was imported"
     fake_package(tmp_path / "site", "lightning", "2.6.2", module=f"open({str(trap)!r}, 'w')\n")
-    result = run(PYTHONPATH=str(tmp_path / "site"))
+    result = run(PYTHONPATH=in_front(tmp_path / "site"))
     assert result.returncode == 1, result.stderr
     assert "2.6.2 is a malicious release" in result.stdout
     assert "lightning>=2.6.6,<2.7" in result.stdout
     assert "change every password" in result.stdout
     assert not trap.exists()
     assert "cores" in result.stdout  # what needs no package is still looked at
+
+
+def test_nothing_is_loaded_beside_a_malicious_release(monkeypatch):
+    monkeypatch.setattr(packages, "lightning_checks", lambda: lightning_checks({"lightning": "2.6.3"}.get))
+    monkeypatch.setattr(packages, "importlib", SimpleNamespace(import_module=lambda name: pytest.fail(name)))
+    checks = doctor.all_checks()
+    assert {check.group for check in checks} == {"packages", "extras", "machine"}
+    assert checks[0].status == "broken"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +186,7 @@ def test_a_package_that_does_not_load(tmp_path):
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        env={**ALONE, "PYTHONPATH": str(tmp_path)},
+        env={**ALONE, "PYTHONPATH": in_front(tmp_path)},
         check=True,
     )
     assert "status='broken'" in result.stdout
@@ -374,7 +387,7 @@ def test_a_rank_with_another_package(tmp_path):
         port = str(free.getsockname()[1])
     shared = {**ALONE, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     call = [sys.executable, "-c", CALL, "--dist", "--timeout", "25"]
-    other = {"RANK": "1", "PYTHONPATH": str(tmp_path)}
+    other = {"RANK": "1", "PYTHONPATH": in_front(tmp_path)}
     started = [
         subprocess.Popen(call, env={**shared, **mine}, stdout=subprocess.PIPE, text=True)
         for mine in ({"RANK": "0"}, other)

@@ -18,7 +18,7 @@ from mvrec.evaluation.report import render_report
 from mvrec.evaluation.report_parts import blocks, heat, wilson, worst
 from mvrec.evaluation.run_results import Confusion, classes_of, confusion_of, read_predictions, read_results
 
-NASTY = ["</td><script>alert(1)</script>", 'quote "x" & <b>', "日本語", "مرحبا", "$x_{1", "it's\x07"]
+NASTY = ["</td><script>alert(1)</script>", 'quote "x" & <b>', "日本語", "مرحبا", "$x_{1$", "it's\x07"]
 PROTOCOL = {
     "split": "val",
     "short_side": 32,
@@ -139,7 +139,7 @@ def test_several_classes_per_file(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     rows = [
-        ("a.mp4", "x;y", [("x", 0.9), ("z", 0.1)], "x", ""),  # y is missed, and not even listed
+        ("z.mp4", "x;y", [("x", 0.9), ("z", 0.1)], "x", ""),  # y is missed, and not even listed
         ("b.mp4", "", [("z", 0.8), ("x", 0.3)], "z", ""),
         ("c.mp4", "y", [("y", 0.6), ("x", 0.4)], "y", ""),
         ("d.mp4", "y", [], "", "no such file"),
@@ -150,7 +150,7 @@ def test_several_classes_per_file(tmp_path):
     score = {"metrics": {"map": 0.375, "micro_f1": 0.4}, "multi_label": True, "noun": "videos", "failed": 1}
     (run / "metrics.json").write_text(json.dumps({**score, "scored": 3, "expected": 4}))
     results = read_results(run)
-    assert [row.path for row in worst(results.predictions, 9)] == ["a.mp4", "b.mp4"]
+    assert [row.path for row in worst(results.predictions, 9)] == ["z.mp4", "b.mp4"]
     assert [row.badness for row in worst(results.predictions, 9)] == pytest.approx([0.9, 0.8])
     page = render_report(results)
     check(page)
@@ -166,9 +166,9 @@ def test_worst_mistakes_come_first_and_a_missing_file_is_said(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     rows = [
-        ("sure.jpg", "a", [("b", 0.99), ("a", 0.01)], None, ""),
+        ("z sure.jpg", "a", [("b", 0.99), ("a", 0.01)], None, ""),
         ("right.jpg", "a", [("a", 0.999), ("b", 0.001)], None, ""),
-        ("unsure.jpg", "b", [("a", 0.51), ("b", 0.49)], None, ""),
+        ("a unsure.jpg", "b", [("a", 0.51), ("b", 0.49)], None, ""),
         ("broken.jpg", "b", [], None, "is empty (0 bytes)"),
     ]
     write_predictions(run / "predictions.csv", rows)
@@ -177,12 +177,12 @@ def test_worst_mistakes_come_first_and_a_missing_file_is_said(tmp_path):
         raise DecodeError(path, "the file is not there <any> more")
 
     page = render_report(read_results(run), thumbnails=moved)
-    assert page.index("sure.jpg") < page.index("unsure.jpg")
+    assert page.index("z sure.jpg") < page.index("a unsure.jpg")
     assert "right.jpg" not in page
     assert page.count("no picture: the file is not there &lt;any&gt; more") == 2
     assert "All 2 mistakes" in page
     shown = render_report(read_results(run), thumbnails=moved, most_mistakes=1)
-    assert "unsure.jpg" not in shown
+    assert "a unsure.jpg" not in shown
     assert "The 1 of 2 mistakes" in shown
 
 
