@@ -25,7 +25,8 @@ from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.models.backbone import Backbone
 
 METADATA = "mvrec"  # the key in ONNX and safetensors, and with .json the extra file in .pt2
-LARGEST_DIFFERENCE = 1e-4  # of logits, times the largest of them where that is above 1
+LARGEST_DIFFERENCE = 1e-4  # of logits up to LARGE_LOGIT; of larger ones, whose last bits are coarser, in proportion
+LARGE_LOGIT = 10.0
 TRACED_BATCH = 2  # torch.export takes a size of 1 for a constant
 CHECKED_BATCHES = (1, 3)
 DEFAULT_OPSET, OPSETS = 20, range(18, 24)
@@ -51,7 +52,7 @@ class Differences:
     @property
     def limit(self) -> float:
         """The difference that is allowed."""
-        return LARGEST_DIFFERENCE * max(1.0, self.largest_logit)
+        return LARGEST_DIFFERENCE * max(1.0, self.largest_logit / LARGE_LOGIT)
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,8 @@ def fetch(
     import huggingface_hub
 
     with explained(repo_id, filename, revision):
+        if local_files_only or offline():
+            return _cached(repo_id, filename, revision=revision, cache_dir=cache_dir)
         path = huggingface_hub.hf_hub_download(
             repo_id,
             filename,
@@ -84,11 +86,21 @@ def fetch(
             token=token,
             cache_dir=cache_dir,
             force_download=force_download,
-            local_files_only=local_files_only or offline(),
             library_name="mvrec",
             library_version=__version__,
         )
     return Path(str(path))
+
+
+def _cached(repo_id: str, filename: str, *, revision: str | None, cache_dir: str | Path | None) -> Path:
+    """A file of the cache. The Hub's own `local_files_only` still asks the network which program is calling."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    found = try_to_load_from_cache(repo_id, filename, cache_dir=cache_dir, revision=revision)
+    if not isinstance(found, str):
+        raise LocalEntryNotFoundError(filename)
+    return Path(found)
 
 
 def offline() -> bool:

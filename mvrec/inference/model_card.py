@@ -1,8 +1,11 @@
 """What a file of weights says of itself, so that it can be used alone, and the writing of such files."""
 
 import copy
+import errno
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -111,8 +114,9 @@ def save_weights(path: Path, network: Backbone, card: dict[str, Any]) -> None:
     tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
     try:
         save_file(tensors, path, metadata={"format": "pt", "mvrec": json.dumps(card)})
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
+    except SafetensorError as error:  # it tells a full disk from other faults in its message only
+        number = int(found[1]) if (found := re.search(r"os error (\d+)", str(error))) else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def check_portable(recogniser: Recogniser, card: dict[str, Any]) -> None:

@@ -122,6 +122,5 @@ class _Handler(BaseHTTPRequestHandler):
                 branch[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             else:
                 self.server.messages.append(line["value"]["summary"])
-        pull_request = f"{self.server.address}/{match['repo']}/discussions/1" if "create_pr=1" in self.path else None
         answer = {"success": True, "commitUrl": f"{self.server.address}/{match['repo']}/commit/{'1' * 40}"}
-        self._json({**answer, "commitOid": "1" * 40, "pullRequestUrl": pull_request})
+        self._json({**answer, "commitOid": "1" * 40, "pullRequestUrl": None})

@@ -23,7 +23,7 @@ from video_files import numbered_frame, write_video
 
 from mvrec.errors import UserError
 from mvrec.inference import exporting
-from mvrec.inference.exporting import Exported, _Sorted, check_request, export
+from mvrec.inference.exporting import Differences, Exported, _Sorted, check_request, export
 from mvrec.inference.model_card import card_of
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.models import Backbone, CloFormer, create_model
@@ -113,6 +113,33 @@ def test_every_family_in_every_format(suffix: str, kind: str, exported) -> None:
         torch.testing.assert_close(logits(path, x), wanted, rtol=0, atol=tolerance)
 
 
+FULL_SIZE = [
+    *("cloformer_xxs", "shunted_t", "sgformer_s", "mvit_b_image", "mvit_v2_t"),
+    *("mvit_b_16x4", "mvit_v2_s_16x4"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_every_family_at_full_size(name: str, suffix: str, tmp_path: Path) -> None:
+    """With weights of ordinary size; docs/export.md has what this measured for all variants."""
+    torch.manual_seed(0)
+    network = create_model(name)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            noise = torch.randn(parameter.shape)
+            if parameter.ndim > 1:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+            else:
+                parameter.add_(noise, alpha=0.1)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    result = export(loaded(tmp_path / "weights.pth"), tmp_path / f"m{suffix}")
+    assert result.card["name"] == name
+    assert result.differences.largest_logit > 1
+    assert max(result.differences.by_batch.values()) < 1e-4
+
+
 def test_the_graph_is_one_file_of_the_opset_that_was_asked_for(exported) -> None:
     _, result = exported("mvit_v2_video", ".onnx")
     graph = onnx.load(result.path, load_external_data=False)
@@ -170,7 +197,7 @@ def test_networks_around_networks_survive_as_weights(kind: str, tmp_path: Path) 
     path = tmp_path / "m.safetensors"
     exported = export(recogniser, path)
     source.unlink()
-    assert "/gone" not in json.dumps(exported.card)
+    assert not any(place in json.dumps(exported.card) for place in ("/gone", str(tmp_path)))
     again = loaded(path)
     assert (again.class_names, again.protocol) == (("only", "two"), protocol)
     x = torch.randn(2, 3, *([4] if is_video else []), 64, 64)
@@ -253,7 +280,12 @@ def test_a_file_of_weights_runs_no_code(node: dict, tmp_path: Path, monkeypatch:
 # -- what is not as it should be is not kept ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [1e-3, float("nan")])
+@pytest.mark.parametrize(("largest", "limit"), [(0.1, 1e-4), (9.9, 1e-4), (50.0, 5e-4)])
+def test_what_is_allowed_to_differ(largest: float, limit: float) -> None:
+    assert Differences({1: 0.0}, largest, 0.0).limit == pytest.approx(limit)
+
+
+@pytest.mark.parametrize("value", [1e-2, float("nan")])
 def test_a_file_that_differs_is_not_kept(value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recogniser = run_of("cloformer", tmp_path)
     path = tmp_path / "m.safetensors"
@@ -269,7 +301,7 @@ def test_a_file_that_differs_is_not_kept(value: float, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(exporting, "save_weights", spoiled)
     if value == value:
-        with pytest.raises(UserError, match=r"m.safetensors is not written: its logits in torch .* by 1.0e-03 \(limit"):
+        with pytest.raises(UserError, match=r"m.safetensors is not written: its logits in torch .* by 1.0e-02 \(limit"):
             export(recogniser, path)
     else:
         with pytest.raises(UserError, match="NaN"):
@@ -385,13 +417,11 @@ def used_otherwise(recogniser: Recogniser, result: Exported, path: Path, **chang
 def check_script(script: str, recogniser: Recogniser, network: Path, file: Path, *, tolerance: float) -> None:
     wanted = dict(zip(recogniser.class_names, recogniser.score(file).tolist(), strict=True))
     found = run_script(script, network, file)
-    order = sorted(wanted, key=lambda name: -wanted[name])
-    assert list(found) == order
-    # The probabilities are far from equal, or their order would say nothing.
-    assert wanted[order[0]] - wanted[order[1]] > 10 * tolerance
-    worst = max(abs(found[name] - wanted[name]) for name in wanted)
-    print(network.name, file.name, recogniser.protocol, worst)
-    assert worst < tolerance
+    best = max(wanted.values())
+    assert best - min(wanted.values()) > 5 * tolerance  # or it would say nothing
+    assert wanted[next(iter(found))] > best - tolerance
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert found == pytest.approx(wanted, rel=0, abs=tolerance)
 
 
 def test_the_scripts_are_short() -> None:
@@ -420,7 +450,9 @@ def test_the_script_for_videos_gives_what_mvrec_gives(video: str, use: int, expo
     protocol = replace(protocol, views=replace(protocol.views, **views), clip=replace(protocol.clip, **clip))
     other = used_otherwise(recogniser, result, tmp_path / "m.onnx", protocol=protocol, multi_label=multi_label)
     file = write_video(tmp_path / f"{video}.mp4", **VIDEOS[video])
-    check_script(SCRIPTS[0], other, tmp_path / "m.onnx", file, tolerance=0.002)
+    # Without antialias Pillow rounds down, which makes a grey level, and noise and a steep head make much of it.
+    tolerance = 0.002 if protocol.views.antialias else 0.02
+    check_script(SCRIPTS[0], other, tmp_path / "m.onnx", file, tolerance=tolerance)
 
 
 @pytest.mark.parametrize(("size", "suffix", "upright"), [((90, 150), "png", False), ((151, 97), "jpg", True)])
