@@ -28,7 +28,7 @@ demo-images: $(VENV)/.installed-demo  ## train a small network of every family o
 	$(BIN)/mvrec demo-images
 
 test: $(VENV)/.installed-test  ## the test suite
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
 
 test-all: $(VENV)/.installed-test  ## the test suite with the slow tests (full-size models)
 	$(BIN)/python -m pytest

@@ -12,6 +12,7 @@ from typing import NoReturn
 from mvrec import __version__
 from mvrec.errors import UserError, nearest
 from mvrec.messages import show_messages
+from mvrec.signals import requests
 
 USAGE_ERROR = 2
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -91,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(f"unknown command {command!r}{nearest(command, COMMANDS)} (mvrec --help lists them)")
     show_messages()
     try:
+        if command == "fit":
+            requests.listen()  # before torch is imported, which takes seconds: no signal is lost
         COMMANDS[command](command, rest)
     except UserError as error:
         fail(str(error))
@@ -98,3 +101,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         if error.errno not in FULL_DISK:
             raise
         fail(f"{error.strerror}{f': {error.filename}' if error.filename else ''}; nothing half-written is left")
+    finally:
+        requests.restore()

@@ -20,6 +20,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mvrec import data, models
@@ -52,6 +53,7 @@ from mvrec.inherited import (
 from mvrec.messages import show_messages
 from mvrec.models.backbone import Backbone
 from mvrec.models.baselines import check_baseline
+from mvrec.signals import REQUEUE, requests
 from mvrec.tasks import Classification
 from mvrec.tasks.classification import SINGLE_LABEL_SCORE
 from mvrec.training.averaging import check_averaging
@@ -60,6 +62,8 @@ from mvrec.training.final_checkpoint import FinalCheckpoint
 from mvrec.training.non_finite import NonFiniteGuard
 from mvrec.training.position import ExactPosition
 from mvrec.training.precision import chosen_precision
+from mvrec.training.preemption import STOP_EXIT, PreemptedError, Preemption, job_end_time, requeue
+from mvrec.training.preflight import SharedState, check_processes
 from mvrec.training.progress import BarProgress, LineProgress, Throughput
 from mvrec.training.random_state import SeedEveryStep
 from mvrec.training.run_directory import MetricsCsv, RunRecord, set_aside_earlier_run
@@ -146,6 +150,12 @@ class MvrecCLI(LightningCLI):
             "none.",
         )
         parser.add_argument(
+            "--save_every_minutes",
+            type=float,
+            default=30.0,
+            help="Interval of last.ckpt in fit, besides where the schedule of checkpoints has one; 0 for none.",
+        )
+        parser.add_argument(
             "--protocol",
             type=str | None,
             default=None,
@@ -212,6 +222,8 @@ class MvrecCLI(LightningCLI):
         config.run_dir = str(self.run_dir)
         if config.get("ckpt_path") not in (None, *CHECKPOINT_KEYWORDS):
             config.model.weights = None  # the checkpoint has its own, and the file that its run began with may be gone
+        if config.trainer.default_root_dir is None:
+            config.trainer.default_root_dir = str(self.run_dir)  # Lightning resumes from what it finds there
         if config.checkpoint.dirpath is None:
             config.checkpoint.dirpath = str(self.run_dir / "checkpoints")
         if config.trainer.limit_val_batches == 0 and config.checkpoint.monitor == SINGLE_LABEL_SCORE:
@@ -234,13 +246,24 @@ class MvrecCLI(LightningCLI):
         folder = Path(self._get(self.config, "checkpoint").dirpath)
         callbacks = [throughput, SeedEveryStep(self._get(self.config, "seed_everything"))]
         if self.subcommand == "fit":
-            callbacks += [NonFiniteGuard(self.run_dir / "non_finite"), ExactPosition(), RunRecord(self.run_dir)]
+            callbacks += [
+                SharedState(self.run_dir),
+                NonFiniteGuard(self.run_dir / "non_finite"),
+                ExactPosition(),
+                RunRecord(self.run_dir),
+            ]
         if config.get("enable_progress_bar") is not False:
             callbacks.append(BarProgress(throughput) if sys.stdout.isatty() else LineProgress(throughput))
+        if self.subcommand == "fit" and not config.get("fast_dev_run"):
+            minutes = self._get(self.config, "save_every_minutes")
+            end = job_end_time(os.environ)
+            callbacks.append(Preemption(folder, save_every_minutes=minutes, end_time=end))
         # The last checkpoint comes first: at the end of training, averaging callbacks put averages for the weights.
         config["callbacks"] = [FinalCheckpoint(folder), *_as_list(config.get("callbacks")), *callbacks]
         loggers = [MetricsCsv(self.run_dir, filename), *more]
         plugins = [*_as_list(config.get("plugins")), CheckpointFiles()]
+        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+            plugins.append(SLURMEnvironment(auto_requeue=False))  # see Preemption
         precision = chosen_precision(config.get("precision"), accelerator=str(config.get("accelerator")))
         return super().instantiate_trainer(logger=loggers, plugins=plugins, precision=precision, **kwargs)
 
@@ -263,6 +286,15 @@ class MvrecCLI(LightningCLI):
             {**plain["model"], "weights": None, "_instantiator": INSTANTIATOR, "_class_path": class_path}
         )
         self.datamodule.save_hyperparameters(plain["data"])
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Leave with the exit code that says what is to happen next when the run was asked to end."""
+        try:
+            super()._run_subcommand(subcommand)
+        except PreemptedError as preempted:
+            sys.exit(requeue(os.environ) if preempted.level == REQUEUE else STOP_EXIT)
+        finally:
+            requests.restore()
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Our own score line stands in for Lightning's table."""
@@ -312,6 +344,7 @@ def instantiate(args: list[str]) -> MvrecCLI:
 
 def _command_line(kind: type[MvrecCLI], args: list[str]) -> MvrecCLI:
     configure_output()
+    check_processes(os.environ)
     if args[0] != "fit":  # where nothing is saved, it matters little that a run has moved
         warnings.filterwarnings("ignore", message="The dirpath has changed from")
     for name in data.__all__:  # jsonargparse knows by their bare names only the classes that are loaded

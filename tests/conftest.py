@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent / "data"))  # video_files.py serves the tests of other folders too
+for folder in ("data", "training"):  # video_files.py and step_recorder.py serve the tests of other folders too
+    sys.path.insert(0, str(Path(__file__).parent / folder))
 
 ROOT = Path(__file__).parent.parent
 

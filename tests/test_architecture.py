@@ -17,12 +17,25 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "errors": set(),
     "messages": set(),
+    "signals": {"errors"},
     "files": set(),
     "limits": set(),
-    "cli": {"__init__", "errors", "lightning_cli", "commands", "messages"},
+    "cli": {"__init__", "errors", "lightning_cli", "commands", "messages", "signals"},
     "config_check": {"errors"},
     "lightning_cli": {
-        *("cli", "config_check", "data", "errors", "files", "inherited", "messages", "models", "tasks", "training"),
+        *(
+            "cli",
+            "config_check",
+            "data",
+            "errors",
+            "files",
+            "inherited",
+            "messages",
+            "models",
+            "signals",
+            "tasks",
+            "training",
+        ),
     },
     "inherited": {
         "config_check",
@@ -36,6 +49,7 @@ MAY_IMPORT = {
     "commands": {
         "__init__",
         "data",
+        "doctor",
         "errors",
         "evaluation",
         "files",
@@ -46,6 +60,7 @@ MAY_IMPORT = {
         "starting_point",
         "training",
     },
+    "doctor": {"data", "errors", "limits"},
     "inference": {"__init__", "data", "errors", "evaluation", "files", "models", "published", "starting_point"},
     "tasks": {
         "__init__",
@@ -58,7 +73,7 @@ MAY_IMPORT = {
         "models.checkpoints",
         "training",
     },
-    "training": {"__init__", "data.seeds", "errors", "files"},
+    "training": {"__init__", "data.seeds", "errors", "files", "signals"},
     "evaluation": {"data.batch", "errors", "files"},
     "data": {"errors", "files", "limits"},
     "models": {"errors", "published"},  # the architectures nothing but their bricks: see below
@@ -68,14 +83,23 @@ MAY_IMPORT = {
 # Words that only these files may use.
 ONLY_IN = {
     "decord": {"data/decord_video.py"},
-    "av": {"data/pyav_video.py", "data/stream.py", "data/moving_digits_video.py", "inference/overlay.py"},
+    "av": {
+        "data/pyav_video.py",
+        "data/stream.py",
+        "doctor/media.py",
+        "data/moving_digits_video.py",
+        "inference/overlay.py",
+    },
     "torchcodec": {"data/torchcodec_video.py"},
     "pytorchvideo": {"data/pytorchvideo_sampling.py", "models/baselines.py"},
     "timm": {"timm.py", "models/baseline.py", "models/baselines.py"},
-    "safetensors": {"models/checkpoints/files.py", "commands/convert.py"},
+    "safetensors": {"models/checkpoints/files.py", "inference/model_card.py"},
     "PIL": {"data/images.py", "data/digit_images.py", "inference/overlay.py"},
-    "torch.distributed": {"evaluation/scores.py", "training/run_directory.py", "training/sharding.py"},
-    "matplotlib": {"training/curves.py"},
+    "torch.distributed": {
+        *("evaluation/scores.py", "training/launch_check.py", "training/preemption.py", "training/preflight.py"),
+        *("training/run_directory.py", "training/sharding.py"),
+    },
+    "matplotlib": {"training/curves.py", "evaluation/figures.py"},
     "yaml": {"config_check.py", "lightning_cli.py"},
     "jsonargparse": {"lightning_cli.py", "inference/recogniser.py"},
 }

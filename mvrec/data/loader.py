@@ -6,6 +6,7 @@ Ranks and worker counts are known here so that nothing else in this package need
 import logging
 import math
 import os
+import signal
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -323,6 +324,8 @@ class Unwrapped:
 
 def _start_worker(worker_id: int) -> None:
     torch.set_num_threads(1)  # one worker, one core: the parallelism is the number of workers
+    for number in (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
+        signal.signal(number, signal.SIG_IGN)  # Slurm sends them to all processes; the main one ends the workers
 
 
 def worker_count(wanted: int | Literal["auto"], *, processes: int = 1) -> int:

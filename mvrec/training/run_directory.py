@@ -33,6 +33,17 @@ CONTENTS = (
     "parameter_groups.json",
     "metrics.csv",
     "curves.png",
+    "metrics_test.csv",
+    "metrics_validate.csv",
+    "config_test.yaml",
+    "config_validate.yaml",
+    "config_predict.yaml",
+    "predictions.csv",
+    "per_class.csv",
+    "confusion.csv",
+    "metrics.json",
+    "report.html",
+    "report",
     "non_finite",
     "quarantine",
     "checkpoints",
@@ -123,6 +134,9 @@ class RunRecord(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the record; every process takes part, the first one writes."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCsv):
+                logger.go_on_from(trainer.global_step)
         record = environment()
         task: Any = pl_module
         task.run_record["environment"] = record
@@ -175,6 +189,12 @@ class MetricsCsv(Logger):
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Nothing: `config.yaml` has them."""
+
+    @rank_zero_only
+    def go_on_from(self, step: int) -> None:
+        """Drop the rows that a run going on from a checkpoint at `step` will write again."""
+        self._rewrite(lambda known: int(known["step"]) < step)
+        self._opened = True
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

@@ -1,6 +1,9 @@
 """Callbacks for tests: what every step of a run was trained on, and checkpoints at any batch."""
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import lightning as L
@@ -32,6 +35,18 @@ class SaveAt(L.Callback):
             trainer.save_checkpoint(self.folder / f"batch{self.done}.ckpt")
 
 
+class SignalAt(L.Callback):
+    """Sends a signal to one of the processes, as a cluster would, after a batch that is counted from the start."""
+
+    def __init__(self, batch: int, name: str, rank: int = 0) -> None:
+        self.batch, self.number, self.rank, self.done = batch, getattr(signal, f"SIG{name}"), rank, 0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.done += 1
+        if (self.done, trainer.global_rank) == (self.batch, self.rank):
+            os.kill(os.getpid(), self.number)
+
+
 class BreakLoss(L.Callback):
     """Makes the loss of one batch on one process not a number."""
 
@@ -51,3 +66,14 @@ def steps(folder: Path) -> dict[int, list[int]]:
             entry = json.loads(line)
             found.setdefault(entry["step"], []).extend(entry["ids"])
     return {step: sorted(rows) for step, rows in found.items()}
+
+
+class Slow(L.Callback):
+    """Takes its time over every batch on one process, or on all."""
+
+    def __init__(self, seconds: float, rank: int | None = None) -> None:
+        self.seconds, self.rank = seconds, rank
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if self.rank in (None, trainer.global_rank):
+            time.sleep(self.seconds)
