@@ -26,7 +26,7 @@ from mvrec.data.sampling import (
 from mvrec.data.seeds import derive_seed
 from mvrec.data.stages import stage
 from mvrec.data.transforms import Augment, eval_views, train_view
-from mvrec.data.video import Decoder, open_video
+from mvrec.data.video import Decoder, Video, open_video
 from mvrec.errors import DecodeError
 
 
@@ -110,14 +110,30 @@ def video_views(
         crops = protocol.views.num_crops
         numbers = range(crops * len(chosen)) if wanted is None else wanted
         clips = sorted({view // crops for view in numbers})
-        chosen = chosen[clips]
-        needed, place = torch.unique(chosen, return_inverse=True)
-        frames = video.frames(needed.tolist())
-    views = [clip_views(frames[row.numpy()], protocol, number=number) for row in place]
-    whole = torch.cat(views)  # (clips * crops, T, C, h, w)
+        whole = views_of_clips(video, chosen[clips], protocol, number=number)
     if len(whole) == len(numbers):
         return whole
     return whole[[clips.index(view // crops) * crops + view % crops for view in numbers]]
+
+
+def views_of_clips(video: Video, chosen: Tensor, protocol: Protocol, *, number: int = 0) -> Tensor:
+    """The crops of clips whose frames are chosen, each frame decoded once.
+
+    Args:
+        video: The video.
+        chosen: Frame numbers, int64 (clips, T).
+        protocol: Which crops and pixels make the views.
+        number: See `video_views`.
+
+    Returns:
+        uint8 (clips * crops, T, C, size, size).
+
+    Raises:
+        DecodeError: The file is damaged.
+    """
+    needed, place = torch.unique(chosen, return_inverse=True)
+    frames = video.frames(needed.tolist())
+    return torch.cat([clip_views(frames[row.numpy()], protocol, number=number) for row in place])
 
 
 def clip_views(frames: np.ndarray, protocol: Protocol, *, number: int = 0) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mvrec.data.clips import clip_views, eval_frames
+from mvrec.data.clips import clip_views, eval_frames, views_of_clips
 from mvrec.data.images import protocol_view
 from mvrec.data.index import Sample
 from mvrec.data.protocol import ImageProtocol, Protocol
@@ -143,9 +143,7 @@ def _part(path: Path, video: Video, protocol: Protocol, start: float, end: float
     chosen = eval_frames(sample, video.fps, frame_window(video.num_frames, video.fps, *span), protocol)  # (clips, T)
     # In a window no longer than a clip all clips are the same one.
     rows, counts = torch.unique(chosen, dim=0, return_counts=True)
-    needed, place = torch.unique(rows, return_inverse=True)
-    frames = video.frames(needed.tolist())
-    views = torch.cat([clip_views(frames[row.numpy()], protocol) for row in place])  # (rows * crops, T, C, h, w)
+    views = views_of_clips(video, rows, protocol)  # (rows * crops, T, C, h, w)
     return Part(str(path), start, end, views.transpose(1, 2), _shares(counts, protocol.views.num_crops))
 
 

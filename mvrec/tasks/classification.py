@@ -324,7 +324,7 @@ class Classification(L.LightningModule):
         self.scores, self._keeper = self._keeper.gather(), None
         if self.trainer.sanity_checking:
             return
-        if self.trainer.state.fn != "fit" and self.trainer.is_global_zero:
+        if stage != "val" and self.trainer.is_global_zero:
             self._write_results(self.scores, stage)
         metrics = self.scores.metrics()
         if stage != "predict":  # Lightning logs nothing there
@@ -340,7 +340,7 @@ class Classification(L.LightningModule):
     def _write_results(self, scores: Scores, stage: Stage) -> None:
         folder = Path(self.trainer.loggers[0].save_dir or ".")
         names = self.class_names
-        paths = [sample.path for sample in self.datamodule.index("val" if stage == "val" else "test")]
+        paths = [sample.path for sample in self.datamodule.index("test")]
         write_predictions(folder / "predictions.csv", scores, paths=paths, class_names=names)
         log.info("predictions in %s", folder / "predictions.csv")
         if stage == "predict":
