@@ -221,7 +221,8 @@ def test_a_checkpoint_of_other_classes_is_refused(command, trained, digits, tmp_
             (root / split / name).mkdir(parents=True)
             (root / split / name / "a.mp4").symlink_to(digits / split / name / "00000.mp4")
     arguments = ["--ckpt_path", trained, "--data=mvrec.data.Kinetics", "--data.root", root]
-    assert only_line(command("test", *arguments)) == "the checkpoint knows 12 classes, the data have 2"
+    line = only_line(command("test", *arguments))
+    assert line.startswith("the checkpoint knows 12 classes, the data have 2, which are among them")
 
 
 def test_a_checkpoint_of_renamed_classes_is_refused(command, trained, digits, tmp_path):

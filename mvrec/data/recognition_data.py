@@ -303,7 +303,8 @@ class RecognitionData(L.LightningDataModule):
         """Have the training data go on where a checkpoint was saved."""
         self._position = state_dict
         before, now = state_dict.get("draws_per_step"), self.draws_per_batch * self._accumulate
-        if before not in (None, now):
+        training = self.trainer is None or self.trainer.state.fn == "fit"  # else nothing goes on
+        if training and before not in (None, now):
             log.warning(
                 "a step drew %d files when the checkpoint was saved and draws %d now: the order of the files goes on, "
                 "the steps are others (files per step = data.batch_size x processes x trainer.accumulate_grad_batches)",

@@ -247,7 +247,23 @@ def test_drop_path_rises_linearly_over_the_blocks(name: str) -> None:
     depth = BUILDS[name].depth
     drops = [m for m in BUILDS[name](drop_path_rate=0.6).modules() if isinstance(m, StochasticDepth)]
     assert [m.p for m in drops] == pytest.approx([0.6 * i / (depth - 1) for i in range(depth)])
-    assert {m.mode for m in drops} == {"row"}
+
+
+def test_stochastic_depth_is_torchvisions() -> None:
+    """The same draws and numbers, one per sample; nothing in evaluation."""
+    from torchvision.ops import StochasticDepth as Theirs
+
+    x = torch.randn(64, 3, 5)
+    for p in (0.0, 0.3, 1.0):
+        ours, theirs = StochasticDepth(p), Theirs(p, mode="row")
+        for training in (True, False):
+            results = []
+            for layer in (ours.train(training), theirs.train(training)):
+                torch.manual_seed(1)
+                results.append(layer(x))
+            assert torch.equal(*results), (p, training)
+    with pytest.raises(ValueError, match=r"must lie in 0..1, got 1.5"):
+        StochasticDepth(1.5)
 
 
 @builds

@@ -14,6 +14,7 @@ def fed(backbone: Backbone, shape: tuple[int, ...], num_classes: int = 5) -> Cla
     task._trainer = SimpleNamespace(
         datamodule=SimpleNamespace(clip_shape=shape, class_names=[str(number) for number in range(num_classes)]),
         strategy=None,
+        state=SimpleNamespace(fn="fit"),
     )
     task.configure_model()
     return task
