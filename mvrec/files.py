@@ -1,5 +1,6 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Writing files so that nobody ever sees half of one, and knowing a file wherever it is copied to."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -28,3 +29,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -63,6 +63,7 @@ MAY_IMPORT = {
     "doctor": {"data", "errors", "limits"},
     "inference": {"__init__", "data", "errors", "evaluation", "files", "models", "published", "starting_point"},
     "tasks": {
+        "files",
         "__init__",
         "data.batch",
         "data.class_names",
@@ -94,6 +95,10 @@ ONLY_IN = {
     "pytorchvideo": {"data/pytorchvideo_sampling.py", "models/baselines.py"},
     "timm": {"timm.py", "models/baseline.py", "models/baselines.py"},
     "safetensors": {"models/checkpoints/files.py", "inference/model_card.py"},
+    "onnx": {"inference/onnx_file.py"},
+    "onnxscript": {"inference/onnx_file.py"},
+    "onnxruntime": {"inference/onnx_file.py", "inference/exporting.py"},
+    "huggingface_hub": {"inference/hub.py", "inference/hub_files.py"},
     "PIL": {"data/images.py", "data/digit_images.py", "inference/overlay.py"},
     "torch.distributed": {
         *("evaluation/scores.py", "training/launch_check.py", "training/preemption.py", "training/preflight.py"),

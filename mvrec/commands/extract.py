@@ -2,7 +2,6 @@
 
 import argparse
 import glob
-import hashlib
 import json
 import os
 import sys
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from mvrec.data.kinds import IMAGES, VIDEOS, Kind
 from mvrec.errors import DecodeError, UserError
-from mvrec.files import write_atomically
+from mvrec.files import sha256, write_atomically
 from mvrec.inference.features import FORMATS, POOLS, Format, Wanted, extract, is_complete, settings_of
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.sources import find_sources
@@ -39,7 +38,7 @@ def main(arguments: list[str]) -> None:
     recogniser = load_recogniser(options.ckpt, classes=options.classes, device=options.device)
     wanted.check(recogniser)
     files = output_names(options.sources, kind=VIDEOS if recogniser.is_video else IMAGES)
-    settings = settings_of(recogniser, wanted, options.format, sha256=_sha256(recogniser.source))
+    settings = settings_of(recogniser, wanted, options.format, sha256=sha256(recogniser.source))
     _keep_record(options.output / RECORD, settings, overwrite=options.overwrite)
     outcomes: list[Outcome] = []
     for name, path in tqdm(sorted(files.items())[shard - 1 :: num_shards], disable=None, unit="file"):
@@ -159,8 +158,3 @@ def _one(
         print(f"mvrec: unreadable: {error}", file=sys.stderr)  # noqa: T201
         return "unreadable"
     return "written"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,6 @@
 """What an evaluation leaves behind besides predictions: a score with its small print, classes, confusions."""
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
@@ -80,12 +79,6 @@ def write_metrics(path: Path, scores: Scores, *, stage: str, protocol: Any, noun
         **facts,
     }
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, which names a checkpoint wherever it is copied to."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

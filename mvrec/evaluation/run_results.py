@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from mvrec.errors import UserError
 from mvrec.evaluation.predictions import LABEL_SEPARATOR
-from mvrec.evaluation.results import FAILED, sha256
+from mvrec.evaluation.results import FAILED
+from mvrec.files import sha256
 
 KNOWN_FILES = (
     "config.yaml",

@@ -2,7 +2,6 @@
 
 import copy
 import errno
-import hashlib
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 
 from mvrec import __version__
 from mvrec.errors import UserError
+from mvrec.files import sha256
 from mvrec.inference.recogniser import Recogniser
 from mvrec.models.backbone import Backbone
 from mvrec.models.framewise import Framewise
@@ -58,8 +58,7 @@ def model_card(
 
 def origin_of(path: Path) -> dict[str, Any]:
     """Name and SHA-256 of the file that weights came from."""
-    with path.expanduser().open("rb") as file:
-        return {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"file": path.name, "sha256": sha256(path.expanduser())}
 
 
 def card_of(recogniser: Recogniser) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from mvrec.data.batch import ClipBatch
 from mvrec.data.seeds import derive_seed
 from mvrec.errors import UserError
 from mvrec.evaluation.predictions import write_predictions
-from mvrec.evaluation.results import sha256, write_confusion, write_metrics, write_per_class
+from mvrec.evaluation.results import write_confusion, write_metrics, write_per_class
 from mvrec.evaluation.scores import ScoreKeeper, Scores, SingleLabelScores
+from mvrec.files import sha256
 from mvrec.models.backbone import Backbone
 from mvrec.tasks.class_match import ClassMatch, compare_classes
 from mvrec.tasks.start import Start

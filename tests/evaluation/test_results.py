@@ -11,8 +11,9 @@ from sklearn.metrics import average_precision_score, confusion_matrix, f1_score,
 
 from mvrec.data.batch import BadSample
 from mvrec.data.protocol import Protocol
-from mvrec.evaluation.results import FAILED, sha256, write_confusion, write_metrics, write_per_class
+from mvrec.evaluation.results import FAILED, write_confusion, write_metrics, write_per_class
 from mvrec.evaluation.scores import ScoreKeeper
+from mvrec.files import sha256
 
 NAMES = ["run", 'say "hi", loud', "jump", "never seen", "<b>ü</b>"]
 
