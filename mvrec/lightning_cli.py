@@ -67,6 +67,7 @@ from mvrec.training.preflight import SharedState, check_processes
 from mvrec.training.progress import BarProgress, LineProgress, Throughput
 from mvrec.training.random_state import SeedEveryStep
 from mvrec.training.run_directory import MetricsCsv, RunRecord, set_aside_earlier_run
+from mvrec.training.watchdog import Watchdog
 
 log = logging.getLogger("mvrec")
 
@@ -154,6 +155,13 @@ class MvrecCLI(LightningCLI):
             type=float,
             default=30.0,
             help="Interval of last.ckpt in fit, besides where the schedule of checkpoints has one; 0 for none.",
+        )
+        parser.add_argument(
+            "--hang_timeout_minutes",
+            type=float,
+            default=20.0,
+            help="With several processes, the longest time without progress: then the run ends, and the process that "
+            "the others wait for is named; 0 for no limit.",
         )
         parser.add_argument(
             "--protocol",
@@ -259,7 +267,9 @@ class MvrecCLI(LightningCLI):
             end = job_end_time(os.environ)
             callbacks.append(Preemption(folder, save_every_minutes=minutes, end_time=end))
         # The last checkpoint comes first: at the end of training, averaging callbacks put averages for the weights.
-        config["callbacks"] = [FinalCheckpoint(folder), *_as_list(config.get("callbacks")), *callbacks]
+        # Before it only the watchdog, which must know of a hook when another callback hangs in it.
+        first = [Watchdog(60 * self._get(self.config, "hang_timeout_minutes")), FinalCheckpoint(folder)]
+        config["callbacks"] = [*first, *_as_list(config.get("callbacks")), *callbacks]
         loggers = [MetricsCsv(self.run_dir, filename), *more]
         plugins = [*_as_list(config.get("plugins")), CheckpointFiles()]
         if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():

@@ -77,3 +77,17 @@ class Slow(L.Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if self.rank in (None, trainer.global_rank):
             time.sleep(self.seconds)
+
+
+class Stand(L.Callback):
+    """Stands still at a batch on one process, which writes its id to `folder/standing`."""
+
+    def __init__(self, batch: int, rank: int, folder: str, *, stop: bool, seconds: float = 3600.0) -> None:
+        self.batch, self.rank, self.folder, self.stop, self.seconds = batch, rank, Path(folder), stop, seconds
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if (trainer.fit_loop.total_batch_idx + 1, trainer.global_rank) == (self.batch, self.rank):
+            (self.folder / "standing").write_text(str(os.getpid()))
+            if self.stop:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(self.seconds)

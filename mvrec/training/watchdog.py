@@ -1,0 +1,303 @@
+"""Ending a run in which a process stands still, and saying which one, where, and at what.
+
+A collective that one process never enters keeps all others waiting in silence; when its timeout comes, after half an
+hour, the error says that something timed out, and not who was missing.
+"""
+
+import faulthandler
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+import lightning as L
+import torch.distributed as dist
+
+_NAMED = 8  # so many processes at most are named in a line
+_SILENT_BEATS = 3  # without a sign of life
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What a process tells of itself.
+
+    Attributes:
+        rank: Its number.
+        host: Where it runs.
+        pid: Its process id there.
+        beat: Counts its signs of life.
+        phase: Counts the parts of the run that it has begun, such as an epoch or a validation.
+        batch: Counts batches within the phase.
+        place: What it is at, in words.
+    """
+
+    rank: int
+    host: str
+    pid: int
+    beat: int
+    phase: int
+    batch: int
+    place: str
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} on {self.host} (pid {self.pid})"
+
+
+def judge(signs: Mapping[int, Sign], silent: Mapping[int, float]) -> tuple[tuple[int, ...], str]:
+    """Who keeps the others waiting.
+
+    Args:
+        signs: The last sign of every process, by rank.
+        silent: Ranks that gave none for some seconds.
+
+    Returns:
+        The ranks, and a line about them. They are all ranks where nobody is behind.
+    """
+    if silent:
+        told = [
+            f"{signs[rank]} has given no sign of life for {seconds:.0f} s, it is stopped or its machine hangs; its "
+            f"last one was from {signs[rank].place}"
+            for rank, seconds in sorted(silent.items())
+        ]
+        return tuple(sorted(silent)), _joined(told)
+    positions = {rank: (one.phase, one.batch) for rank, one in sorted(signs.items())}
+    if len(set(positions.values())) == 1:
+        return tuple(positions), f"all {len(signs)} processes stand still at {signs[0].place}"
+    last = min(positions.values())
+    named = [signs[rank] for rank, position in positions.items() if position == last]
+    told = [f"{one} lives, but stands still at {one.place}" for one in named]
+    return tuple(one.rank for one in named), f"{_joined(told)}, while the others wait"
+
+
+def _joined(told: list[str]) -> str:
+    more = f"; and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
+    return "; ".join(told[:_NAMED]) + more
+
+
+class Watchdog(L.Callback):
+    """Ends the processes of a run, with exit code 1, when they have stood still for too long.
+
+    Every process tells rank 0 over TCP, from a thread, that it lives and how far it is. One that has not got on for
+    `seconds` looks at what the others have told. The launcher (srun with --kill-on-bad-exit, torchrun) ends those
+    that cannot end themselves. Time in which the machine or the whole process is suspended does not count.
+
+    Args:
+        seconds: The longest time without progress; 0 for no limit. A batch, a checkpoint, a compilation take less.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.watch: Watch | None = None
+        self._position = (0, 0)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Begin, where there is more than one process; every process takes part."""
+        if trainer.world_size > 1 and self.seconds > 0 and self.watch is None:
+            store, host = shared_store(trainer.global_rank, patience=max(5.0, self.seconds / 4))
+            self.watch = Watch(store, host, rank=trainer.global_rank, size=trainer.world_size, seconds=self.seconds)
+            self.watch.start()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """The run is over."""
+        self._stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """What ends the run has its own words."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.watch is not None:
+            self.watch.stop()
+
+    def _phase(self, place: str) -> None:
+        self._position = (self._position[0] + 1, 0)
+        self._at(place)
+
+    def _batch(self, place: str) -> None:
+        self._position = (self._position[0], self._position[1] + 1)
+        self._at(place)
+
+    def _at(self, place: str) -> None:
+        if self.watch is not None:
+            self.watch.at(*self._position, place)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """In."""
+        self._phase(f"the start of epoch {trainer.current_epoch}")
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> Any:
+        """In."""
+        self._batch(f"batch {batch_idx} of epoch {trainer.current_epoch}")
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Any) -> None:
+        """In the backward pass processes wait for each other."""
+        self._batch(f"the backward pass at step {trainer.global_step}")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Next comes the waiting for data."""
+        self._batch(f"the data after batch {batch_idx} of epoch {trainer.current_epoch}")
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """In."""
+        self._phase(f"a checkpoint at step {trainer.global_step}")
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """In."""
+        self._phase("the start of an evaluation")
+
+    def on_test_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """In."""
+        self._batch(f"batch {batch_idx} of an evaluation")
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Next comes the waiting for data."""
+        self._batch(f"the data after batch {batch_idx} of an evaluation")
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A phase of its own, because processes may have unequal numbers of batches."""
+        self._phase("the scores of an evaluation")
+
+    on_validation_start = on_predict_start = on_test_start
+    on_validation_batch_start = on_predict_batch_start = on_test_batch_start
+    on_validation_batch_end = on_predict_batch_end = on_test_batch_end
+    on_validation_epoch_end = on_predict_epoch_end = on_test_epoch_end
+
+
+def shared_store(rank: int, *, patience: float) -> tuple[Any, str]:
+    """A store of rank 0 that all processes can reach, and rank 0's host; every process must call it.
+
+    Args:
+        rank: This process.
+        patience: Seconds after which a question to rank 0 fails.
+    """
+    address = os.environ.get("MASTER_ADDR", "127.0.0.1")
+    limit = timedelta(seconds=patience)
+    told: list[Any] = [None]
+    store = None
+    if rank == 0:
+        store = dist.TCPStore(address, 0, is_master=True, timeout=limit, wait_for_workers=False)
+        told = [(socket.gethostname(), store.port)]
+    dist.broadcast_object_list(told, src=0)
+    host, port = told[0]
+    if store is None:
+        store = dist.TCPStore(address, port, is_master=False, timeout=limit, wait_for_workers=False)
+    return store, host
+
+
+class Watch:
+    """The threads of a process's watchdog: one talks to the store, and may wait for it, the other one decides.
+
+    Args:
+        store: Where all processes write.
+        host: Of rank 0, whose store it is.
+        rank: This process.
+        size: Of the run in processes.
+        seconds: The longest time without progress.
+        end: What ends this process.
+    """
+
+    def __init__(
+        self,
+        store: Any,
+        host: str,
+        *,
+        rank: int,
+        size: int,
+        seconds: float,
+        end: Callable[[int], Any] = os._exit,
+    ) -> None:
+        self.store, self.host, self.rank, self.size, self.seconds, self.end = store, host, rank, size, seconds, end
+        self.beat_seconds = min(10.0, seconds / 20)
+        self._mine = Sign(rank, socket.gethostname(), os.getpid(), 0, 0, 0, "the start of the run")
+        self._over = threading.Event()
+        self._clock = self._moved = self._answered = 0.0
+        self._signs: dict[int, Sign] = {}
+        self._heard: dict[int, float] = {}
+        self._threads = [threading.Thread(target=one, daemon=True) for one in (self._talk, self._decide)]
+
+    def start(self) -> None:
+        """Begin to watch."""
+        for one in self._threads:
+            one.start()
+
+    def stop(self) -> None:
+        """End the threads, without waiting for one that waits itself."""
+        self._over.set()
+
+    def at(self, phase: int, batch: int, place: str) -> None:
+        """The run has got on."""
+        self._mine = Sign(self.rank, self._mine.host, self._mine.pid, 0, phase, batch, place)
+        self._moved = self._clock
+
+    @property
+    def still(self) -> float:
+        """Seconds without progress."""
+        return self._clock - self._moved
+
+    def _talk(self) -> None:
+        beat = 0
+        keys = [str(rank) for rank in range(self.size)]
+        try:
+            while not self._over.is_set():
+                beat += 1
+                self.store.set(str(self.rank), json.dumps({**asdict(self._mine), "beat": beat}))
+                if self.still > 0.4 * self.seconds:
+                    self._hear([Sign(**json.loads(value)) for value in self.store.multi_get(keys)])
+                self._answered = self._clock
+                self._over.wait(self.beat_seconds)
+        except dist.DistError:
+            return  # rank 0 is gone, which `_decide` sees by its silence
+
+    def _hear(self, signs: list[Sign]) -> None:
+        for one in signs:
+            before = self._signs.get(one.rank)
+            if before is None or before.beat != one.beat:
+                self._heard[one.rank] = self._clock
+            self._signs[one.rank] = one
+
+    def _decide(self) -> None:
+        before = time.monotonic()
+        while not self._over.wait(self.beat_seconds):
+            now = time.monotonic()
+            # A process that was suspended has not stood still: more than two beats at once are no time of its own.
+            self._clock += min(now - before, 2 * self.beat_seconds)
+            before = now
+            if self.still > self.seconds:
+                self._finish()
+
+    def _finish(self) -> None:
+        self._over.set()  # the store ends with rank 0
+        ranks, text = self._verdict()
+        speaker = min(set(range(self.size)) - set(ranks), default=0)
+        if self.rank == speaker:
+            message = f"mvrec: error: {text}; the run has stood still for {self.still:.0f} s (--hang_timeout_minutes)"
+            print(message, file=sys.stderr, flush=True)  # noqa: T201
+        if self.rank in ranks and (self.rank == speaker or speaker not in ranks):
+            faulthandler.dump_traceback(sys.stderr)  # where it hangs
+        time.sleep(1.0 if self.rank == speaker else min(2 * self.beat_seconds + 2, 5.0))  # the line comes first
+        self.end(1)
+
+    def _verdict(self) -> tuple[tuple[int, ...], str]:
+        silence = _SILENT_BEATS * self.beat_seconds
+        if self._clock - self._answered > silence or not self._signs:
+            return (0,), f"rank 0 on {self.host} does not answer: it has ended, is stopped, or its machine hangs"
+        silent = {rank: self._clock - heard for rank, heard in self._heard.items() if self._clock - heard > silence}
+        return judge(self._signs, silent)
