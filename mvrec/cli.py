@@ -15,7 +15,7 @@ from mvrec.messages import show_messages
 from mvrec.signals import requests
 
 USAGE_ERROR = 2
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 HELP = """\
 usage: mvrec COMMAND ...

@@ -30,13 +30,23 @@ class CheckpointFiles(TorchCheckpointIO):
             checkpoint: What to write.
             path: The file.
             storage_options: Not used.
+
+        Raises:
+            OSError: The disk is full or may not be written to; the file, if there was one, is as before.
         """
         path = Path(path)
         with atomic_path(path) as temporary:
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with temporary.open("wb") as file:
+                    torch.save(checkpoint, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except (OSError, RuntimeError) as raised:
+                # torch, closing its archive, hides the system's error behind one about positions in the file.
+                cause = raised if isinstance(raised, OSError) else raised.__context__
+                if isinstance(cause, OSError):
+                    raise OSError(cause.errno, cause.strerror, str(path)) from None
+                raise
             if path.name == LAST and path.is_file():
                 path.replace(path.with_name(PREVIOUS))
 

@@ -75,8 +75,8 @@ class SharedState(L.Callback):
         }
         everyone: list[Any] = [None] * trainer.world_size
         dist.all_gather_object(everyone, mine)
-        if trainer.is_global_zero:
-            mark.unlink(missing_ok=True)
+        if trainer.is_global_zero and not problem:
+            mark.unlink()
         if found := first_difference(everyone):
             raise UserError(found)
 

@@ -1,5 +1,6 @@
 import os
 import random
+import resource
 
 import pytest
 import torch
@@ -64,6 +65,14 @@ def test_any_flipped_bit_of_the_tensors_is_noticed(folder):
     assert is_whole(folder / "best.ckpt")
 
 
+@pytest.fixture
+def file_size_limit():
+    """Sets the largest file of this process in bytes, until the end of the test."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_nothing_half_written_stays(folder, monkeypatch):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -71,9 +80,22 @@ def test_nothing_half_written_stays(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left on device: '\S+last\.ckpt'"):
         CheckpointFiles().save_checkpoint(checkpoint(4), folder / "last.ckpt")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_disk_that_is_full_in_the_middle_is_one_line(command, tiny, tmp_path, file_size_limit):
+    file_size_limit(40_000)  # less than a checkpoint, more than any other file
+    limits = ["--data.decode_timeout=null", "--data.decode_memory=null"]  # files in memory have the limit, too
+    code, _, err = command("fit", *tiny, *limits, f"--run_dir={tmp_path / 'run'}")
+    checkpoints = tmp_path / "run/checkpoints"
+    assert code == 2, err
+    last = err.strip().splitlines()[-1]
+    assert last.startswith(f"mvrec: error: File too large: {checkpoints}/"), err
+    assert last.endswith("nothing half-written is left")
+    assert "Traceback" not in err
+    assert list(checkpoints.iterdir()) == []
 
 
 def test_an_empty_or_missing_folder(tmp_path):
