@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -86,6 +87,16 @@ class Jobs:
         path = self.folder / name / "steps/rank_0.jsonl"
         return len(path.read_text().splitlines()) if path.is_file() else 0
 
+    def wait_for_step(self, number: int, name: str, step: int) -> None:
+        """Wait until rank 0 has begun so many steps; says what the job has printed where it ends before."""
+        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+        self.cluster.wait(
+            f"job {number} is at step {step} or over",
+            lambda: self.steps_done(name) >= step or self.cluster.job(number)["JobState"] in over,
+            240,
+        )
+        assert self.steps_done(name) >= step, self.said(name)[-3000:]
+
     def end(self, number: int, name: str, *states: str) -> str:
         """Wait for the end of a job; returns what it printed."""
         try:
@@ -134,7 +145,7 @@ def test_a_job_on_two_nodes_trains_with_four_processes(jobs):
 def test_a_signal_mid_epoch_loses_nothing(jobs, attempt):
     name = f"signalled{attempt}"
     number = jobs.fit(name, slow=0.7)
-    jobs.cluster.wait(f"{name} trains\n{jobs.said(name)}", lambda: jobs.steps_done(name) >= 2 + attempt, 200)
+    jobs.wait_for_step(number, name, 2 + attempt)
     jobs.cluster.call("scancel", "--signal=USR1", number)
     said = jobs.end(number, name, "COMPLETED", "FAILED", "CANCELLED")
     assert jobs.cluster.job(number)["JobState"] == "COMPLETED", said
@@ -147,7 +158,7 @@ def test_a_signal_mid_epoch_loses_nothing(jobs, attempt):
 
 def test_a_more_urgent_job_takes_the_nodes_and_nothing_is_lost(jobs):
     number = jobs.fit("preempted", slow=0.7)
-    jobs.cluster.wait("it trains", lambda: jobs.steps_done("preempted") >= 3, 200)
+    jobs.wait_for_step(number, "preempted", 3)
     urgent = jobs.cluster.submit(
         *("--partition=high", "--nodes=2", "--exclusive", f"--output={jobs.folder}/urgent.out", "--wrap=sleep 1"),
         cwd=ROOT,
@@ -197,16 +208,9 @@ def pid_of_rank(jobs: Jobs, name: str, rank: int) -> int:
     return 0
 
 
-def test_a_frozen_rank_ends_the_job_within_the_timeout(jobs):
-    strategy = "lightning.pytorch.strategies.DDPStrategy"
-    number = jobs.fit(
-        "frozen",
-        f"--trainer.strategy={strategy}",
-        "--trainer.strategy.timeout=0:00:20",
-        "--data.decode_timeout=1",
-        slow=1.0,
-    )
-    jobs.cluster.wait("it trains", lambda: jobs.steps_done("frozen") >= 2, 200)
+def test_a_frozen_rank_ends_the_job_within_the_timeout_and_is_named(jobs):
+    number = jobs.fit("frozen", "--hang_timeout_minutes=0.5", slow=1.0)
+    jobs.wait_for_step(number, "frozen", 2)
     pid = send(jobs, "frozen", 3, signal.SIGSTOP)
     try:
         said = jobs.end(number, "frozen", "FAILED", "COMPLETED", "CANCELLED")
@@ -214,17 +218,41 @@ def test_a_frozen_rank_ends_the_job_within_the_timeout(jobs):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     assert jobs.cluster.job(number)["JobState"] == "FAILED", said
+    assert re.search(rf"mvrec: error: rank 3 on \S+ \(pid {pid}\) has given no sign of life for \d+ s", said), said
 
 
 def test_a_killed_rank_ends_the_job_and_the_next_goes_on(jobs):
+    """Also where the kill has cut the newest checkpoint short."""
     number = jobs.fit("killed", "--save_every_minutes=0.01", slow=1.0)
-    jobs.cluster.wait("it trains", lambda: jobs.steps_done("killed") >= 4, 200)
+    jobs.wait_for_step(number, "killed", 6)
     send(jobs, "killed", 1, signal.SIGKILL)
     said = jobs.end(number, "killed", "FAILED", "COMPLETED", "CANCELLED")
     assert jobs.cluster.job(number)["JobState"] == "FAILED", said
+    checkpoints = jobs.folder / "killed/run/checkpoints"
+    newest = checkpoints / "last.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-100])
     said = jobs.end(jobs.fit("killed"), "killed", "COMPLETED", "FAILED")
-    assert "resume: going on from" in said
+    assert f"{newest} is damaged: the one before is taken" in said
+    assert f"resume: going on from {checkpoints}/previous.ckpt" in said
     jobs.assert_whole("killed")
+
+
+def test_a_lost_node_is_made_up_for_from_the_last_checkpoint(jobs):
+    """No signal comes: Slurm notices that the node is silent, and queues the job again."""
+    number = jobs.fit("lost", "--save_every_minutes=0.01", slow=1.0)
+    jobs.wait_for_step(number, "lost", 4)
+    jobs.cluster.kill_daemon("slurmd.n2", signal.SIGKILL)
+    silent = [send(jobs, "lost", rank, signal.SIGSTOP) for rank in (2, 3)]  # a lost machine closes no connection
+    try:
+        jobs.cluster.wait("the job is queued again", lambda: jobs.cluster.job(number)["Restarts"] == "1", 120)
+    finally:
+        for pid in silent:
+            os.kill(pid, signal.SIGKILL)
+        jobs.cluster.call("slurmd", "-N", "n2")
+    said = jobs.end(number, "lost", "COMPLETED", "FAILED", "CANCELLED")
+    assert jobs.cluster.job(number)["JobState"] == "COMPLETED", said
+    assert "resume: going on from" in said
+    jobs.assert_whole("lost")
 
 
 def test_another_job_in_the_same_place_starts_fresh(jobs, tmp_path):
