@@ -85,6 +85,13 @@ def test_nothing_half_written_stays(folder, monkeypatch):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize("limit", [100, 300_000])
+def test_the_system_s_error_is_not_hidden_by_torch_s(folder, file_size_limit, limit):
+    file_size_limit(limit)
+    with pytest.raises(OSError, match=r"File too large: '\S+last\.ckpt'"):
+        CheckpointFiles().save_checkpoint({"state_dict": torch.zeros(1_000_000)}, folder / "last.ckpt")
+
+
 def test_a_disk_that_is_full_in_the_middle_is_one_line(command, tiny, tmp_path, file_size_limit):
     file_size_limit(40_000)  # less than a checkpoint, more than any other file
     limits = ["--data.decode_timeout=null", "--data.decode_memory=null"]  # files in memory have the limit, too
