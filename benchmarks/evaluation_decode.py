@@ -1,0 +1,165 @@
+"""Decoding a video for evaluation, 10 clips x 3 crops: mvrec beside its peers, interleaved in one process.
+
+python benchmarks/evaluation_decode.py [--quick] [--json PATH]
+
+mvrec reads the file once and decodes each frame that a clip needs once. decord and torchcodec get the frame numbers of
+all clips in one call, as mmaction2 does it. PyAV opens the file for every view, as PySlowFast's test loader does. Every
+peer returns the frames of all views before they are scaled, and they have to be equal bit for bit. One thread.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import decord
+import numpy as np
+import torch
+from decode import FPS, available_peers, machine_line, naive_pyav, now, plain_decord, torchcodec_exact, write
+
+from mvrec.data.clips import eval_frames
+from mvrec.data.index import Sample
+from mvrec.data.protocol import Protocol, Views
+from mvrec.data.sampling import Window, frame_window
+from mvrec.data.video import open_video
+
+SECONDS = 10
+PROTOCOL = Protocol(views=Views(num_clips=10, num_crops=3))
+CROPS = PROTOCOL.views.num_crops
+GOALS = {"decord": 6.0, "torchcodec exact": 1.4}
+FILES = {
+    "340x256, GOP 12": {"gop": 12, "b_frames": 3},
+    "340x256, GOP 250": {"gop": 250, "b_frames": 3},
+    "340x256, GOP 12, no B frames": {"gop": 12, "b_frames": 0},
+}
+
+ReadClips = Callable[[Path], list[np.ndarray]]
+
+
+def chosen_frames() -> np.ndarray:
+    """Frame numbers (clips, T) that the protocol asks of the file."""
+    sample = Sample(Path(), 0)
+    return eval_frames(sample, float(FPS), Window(0, SECONDS * FPS), PROTOCOL).numpy()
+
+
+def mvrec_one_pass(path: Path) -> list[np.ndarray]:
+    """What `mvrec.data.clips.video_views` does before it scales: one clip, which its crops share, after the other."""
+    with open_video(path) as video:
+        window = frame_window(video.num_frames, video.fps, None, None)
+        needed, place = torch.unique(
+            eval_frames(Sample(path, 0), video.fps, window, PROTOCOL), return_inverse=True
+        )  # place: (clips, T)
+        frames = video.frames(needed.tolist())
+    return [frames[row.numpy()] for row in place]
+
+
+def at_once(read: Callable[[Path, list[int]], np.ndarray]) -> ReadClips:
+    """All frame numbers in one call; a peer that wants each number once would have to sort out itself what is whose."""
+
+    def read_clips(path: Path) -> list[np.ndarray]:
+        chosen = chosen_frames()
+        frames = read(path, chosen.ravel().tolist())
+        return list(frames.reshape(*chosen.shape, *frames.shape[1:]))
+
+    return read_clips
+
+
+def pyav_per_view(path: Path) -> list[np.ndarray]:
+    """The file is opened and decoded for every view; returned are those of the clips' last crops."""
+    clips = []
+    for row in chosen_frames().tolist():
+        for _ in range(CROPS):
+            clip = naive_pyav(path, row)
+        clips.append(clip)
+    return clips
+
+
+def all_peers() -> dict[str, ReadClips]:
+    peers = {"mvrec": mvrec_one_pass, "decord": at_once(plain_decord), "PyAV naive": pyav_per_view}
+    if "torchcodec exact" in available_peers():
+        peers["torchcodec exact"] = at_once(torchcodec_exact)
+    return peers
+
+
+def measure(path: Path, peers: dict[str, ReadClips], *, repeats: int) -> dict[str, list[tuple[float, float]]]:
+    """CPU and wall milliseconds of each reading of the file, the peers taking turns in an order that changes."""
+    rng = random.Random(0)
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in peers}
+    for repeat in range(repeats + 1):
+        reference = mvrec_one_pass(path)
+        for name in rng.sample(list(peers), len(peers)):
+            if name == "PyAV naive" and repeat > max(3, repeats // 5):  # it takes seconds
+                continue
+            begin = now()
+            clips = peers[name](path)
+            end = now()
+            if repeat:  # the first one warms up
+                times[name].append((1000 * (end[0] - begin[0]), 1000 * (end[1] - begin[1])))
+            for number, (clip, wanted) in enumerate(zip(clips, reference, strict=True)):
+                assert np.array_equal(clip, wanted), f"{name} differs on {path.name} in clip {number}"
+    return times
+
+
+def report(name: str, times: dict[str, list[tuple[float, float]]]) -> dict[str, object]:
+    """Print the rows of one file."""
+    medians = {peer: statistics.median(cpu for cpu, _ in values) for peer, values in times.items()}
+    figures = {}
+    for peer, values in times.items():
+        cpu, wall = (sorted(column) for column in zip(*values, strict=True))
+        low, high = (float(value) for value in np.quantile(cpu, (0.1, 0.9)))
+        ratio = medians[peer] / medians["mvrec"]
+        figures[peer] = {"cpu_ms": medians[peer], "cpu_ms_10_90": [low, high], "wall_ms": statistics.median(wall),
+                         "readings": len(values), "times_mvrec": ratio}  # fmt: skip
+        print(
+            f"| {name} | {peer} | {medians[peer]:.0f} | {low:.0f} to {high:.0f} | {statistics.median(wall):.0f} "
+            f"| {ratio:.2f} |"
+        )
+    return {"file": name, "peers": figures}
+
+
+def verdicts(rows: list[dict]) -> list[str]:
+    """A line for each goal and file."""
+    lines = []
+    for row in rows:
+        for peer, goal in GOALS.items():
+            if peer in row["peers"]:
+                ratio = row["peers"][peer]["times_mvrec"]
+                reached = "reached" if ratio >= goal else "missed"
+                lines.append(
+                    f"goal: {row['file']}: {peer} takes {ratio:.2f} times mvrec's CPU time, {goal:g} {reached}"
+                )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few readings")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    decord.logging.set_level(decord.logging.QUIET)
+    peers, machine = all_peers(), machine_line()
+    chosen = chosen_frames()
+    print(
+        f"{machine}; one thread; {PROTOCOL.views.num_clips} clips x {CROPS} crops of {SECONDS} s, "
+        f"{chosen.size} frames of which {len(np.unique(chosen))} differ; every peer's frames are bit-equal\n"
+    )
+    print("| file | decoder | CPU ms per video | 10 to 90 % | wall ms | times mvrec |\n|---|---|---|---|---|---|")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (name, how) in enumerate(FILES.items()):
+            path = write(Path(folder) / f"{number}.mp4", size=(256, 340), seconds=SECONDS, **how)
+            rows.append(report(name, measure(path, peers, repeats=2 if options.quick else 20)))
+    print()
+    lines = verdicts(rows)
+    print(*lines, sep="\n")
+    if options.json:
+        content = {"machine": machine, "files": rows, "verdicts": lines}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

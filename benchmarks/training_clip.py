@@ -1,0 +1,434 @@
+"""CPU cost of a training clip, from the closed file to what the model's process takes over: mvrec beside its peers.
+
+python benchmarks/training_clip.py [--quick] [--json PATH]
+
+mvrec is the training data set of configs/mvit_b_16x4.yaml, once with RandAugment in the worker, which is the default,
+and once with `data.augment_on=device`, which leaves only cropping, scaling and flipping to the worker. Normalising and
+erasing are the device's in both; "all on the CPU" adds them here, so that it ends where the peers end. The recipe draws
+two views of every decoded clip (`repeats: 2`); figures are per view, and those of one view per clip stand beside them.
+
+- pytorchvideo: `EncodedVideo`, uniform temporal subsampling, / 255, normalise, random short side scale (256 to 320),
+  random crop, flip, in the order of its tutorials. Its package of transforms does not import with current torchvision,
+  so these are its lines' torch operations. It has neither RandAugment nor views that share a decode.
+- SlowFast-style: every frame from the key frame on to RGB with PyAV, those of the clip's span in one array of which the
+  clip is taken, rand-m7-n4-mstd0.5-inc1 on PIL images (bilinear, as mvrec's), to float, normalise, random resized crop,
+  flip, random erasing.
+
+All pipelines take turns in one process on one thread, from the same frames, boxes, flips and operations. Their frames
+have to be equal bit for bit; with the augmentations off the whole pipelines have to give the same pixels; with them on
+the same shape, type and range. Peers read the source also where mvrec reads a copy by `data_prep/resize.py`.
+"""
+
+import argparse
+import itertools
+import json
+import random
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import decord
+import numpy as np
+import torch
+import yaml
+from decode import FPS, machine_line, naive_pyav, now, write
+from PIL import Image, ImageEnhance, ImageOps
+from pytorchvideo.data.encoded_video import EncodedVideo
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image, to_tensor
+
+from mvrec.data.clips import TrainClips
+from mvrec.data.index import Sample, SampleIndex
+from mvrec.data.rand_augment import RandAugment
+from mvrec.data.sampling import ClipSpec, Window, frame_indices
+from mvrec.data.seeds import derive_seed
+from mvrec.data.transforms import Augment, Normalisation, RandomErasing, erase, random_crop_box
+from mvrec.data.video import open_video
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # for data_prep, which is not installed
+
+from data_prep.transcode import Recipe, Task, resize  # noqa: E402
+
+SECONDS = 10
+GOALS = {"source": 6.0, "fastdecode": 15.0}
+RANDOM_SHORT_SIDE = (256, 320)
+FILES = {"340x256, GOP 12": 12, "340x256, GOP 250": 250}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The data half of a training configuration."""
+
+    clip: ClipSpec
+    size: int
+    augment: Augment
+    normalisation: Normalisation
+    repeats: int
+
+    @classmethod
+    def read(cls, path: Path) -> "Settings":
+        values = yaml.safe_load(path.read_text())["data"]["init_args"]
+        augment = dict(values["augment"])
+        augment["rand_augment"] = RandAugment(**augment["rand_augment"])
+        augment["random_erasing"] = RandomErasing(**augment["random_erasing"])
+        normalisation = Normalisation(**{name: tuple(numbers) for name, numbers in values["normalisation"].items()})
+        return cls(ClipSpec(**values["clip"]), values["size"], Augment(**augment), normalisation, values["repeats"])
+
+    @property
+    def off(self) -> "Settings":
+        """Nothing is augmented, and crops of the size of the result are not scaled."""
+        side = self.size / 256
+        augment = Augment(crop_side=(side, side), flip_probability=0, rand_augment=None, random_erasing=None)
+        return replace(self, augment=augment)
+
+
+class Clip(NamedTuple):
+    """What to read."""
+
+    path: Path
+    start: int
+    seeds: tuple[int, ...]
+
+
+class Result(NamedTuple):
+    """What came of it: frames (T, H, W, C) uint8 where a pipeline shows them, views, and seconds until the frames."""
+
+    frames: np.ndarray | None
+    views: Tensor
+    decoded: tuple[float, float] | None = None
+
+
+Pipeline = Callable[[Clip, Settings], Result]
+
+
+def chosen_frames(clip: Clip, settings: Settings) -> list[int]:
+    span = settings.clip.span(FPS)
+    return frame_indices(float(clip.start), span, Window(clip.start, round(span)), settings.clip).tolist()
+
+
+# -- mvrec -----------------------------------------------------------------------------------------------------------
+
+
+def mvrec_worker(clip: Clip, settings: Settings) -> Result:
+    """uint8 (V, T, C, H, W): what a loader process hands over."""
+    span = settings.clip.span(FPS)
+    # A time span of the length of a clip, so that the random start is the one that the peers are given.
+    sample = Sample(clip.path, 0, clip.start / FPS, (clip.start + span) / FPS)
+    data = TrainClips(EMPTY, settings.clip, settings.size, settings.augment, repeats=len(clip.seeds))
+    return Result(None, data.views(sample, seeds=clip.seeds, rng=random.Random(0)))
+
+
+def mvrec_device(clip: Clip, settings: Settings) -> Result:
+    """The same without RandAugment, as `augment_on=device` has it."""
+    return mvrec_worker(clip, replace(settings, augment=replace(settings.augment, rand_augment=None)))
+
+
+def mvrec_all(clip: Clip, settings: Settings) -> Result:
+    """The worker's part and the device's, on the CPU: float (V, C, T, H, W)."""
+    views = settings.normalisation(mvrec_worker(clip, settings).views.transpose(1, 2))
+    if settings.augment.random_erasing is not None:
+        erase(views, torch.tensor(clip.seeds), settings.augment.random_erasing)
+    return Result(None, views)
+
+
+# -- pytorchvideo ----------------------------------------------------------------------------------------------------
+
+
+def pytorchvideo_pipeline(clip: Clip, settings: Settings) -> Result:
+    """Float (V, C, T, H, W), each view from a decode of its own."""
+    views = []
+    for seed in clip.seeds:
+        video = EncodedVideo.from_path(str(clip.path), decode_audio=False)
+        half = 0.5 / FPS  # so that no rounding of times lets a neighbour in
+        begin = max(0, clip.start / FPS - half)
+        whole = video.get_clip(begin, (clip.start + settings.clip.span(FPS)) / FPS - half)["video"]  # (C, t, H, W)
+        video.close()
+        places = torch.linspace(0, whole.shape[1] - 1, settings.clip.num_frames).long()
+        taken = torch.index_select(whole, 1, places)
+        decoded = now()
+        views.append(_pytorchvideo_view(taken / 255, settings, random.Random(seed)))
+    return Result(taken.permute(1, 2, 3, 0).to(torch.uint8).numpy(), torch.stack(views), decoded)
+
+
+def _pytorchvideo_view(pixels: Tensor, settings: Settings, rng: random.Random) -> Tensor:
+    """(C, T, H, W) of 0..1 to a view."""
+    pixels = _normalised(pixels.permute(1, 0, 2, 3), settings).permute(1, 0, 2, 3)
+    height, width = pixels.shape[-2:]
+    augment, size = settings.augment, settings.size
+    if augment.crop_side is not None:  # off
+        box = random_crop_box(height, width, augment, rng)
+        return pixels[..., box.top : box.top + size, box.left : box.left + size]
+    side = rng.randint(*RANDOM_SHORT_SIDE)
+    scaled = (side, width * side // height)  # wide frames
+    pixels = torch.nn.functional.interpolate(pixels, scaled, mode="bilinear", align_corners=False)
+    top, left = rng.randint(0, scaled[0] - size), rng.randint(0, scaled[1] - size)
+    pixels = pixels[..., top : top + size, left : left + size]
+    return pixels.flip(-1) if rng.random() < augment.flip_probability else pixels
+
+
+def _normalised(frames: Tensor, settings: Settings) -> Tensor:
+    """(T, C, H, W), a new tensor."""
+    mean = torch.tensor(settings.normalisation.mean).view(-1, 1, 1)
+    std = torch.tensor(settings.normalisation.std).view(-1, 1, 1)
+    return (frames - mean) / std
+
+
+# -- SlowFast-style --------------------------------------------------------------------------------------------------
+
+
+def slowfast_style(clip: Clip, settings: Settings) -> Result:
+    """Float (V, C, T, H, W), all views from one decode."""
+    span = round(settings.clip.span(FPS))
+    whole = naive_pyav(clip.path, list(range(clip.start, clip.start + span)))  # (span, H, W, C)
+    frames = whole[[number - clip.start for number in chosen_frames(clip, settings)]]
+    decoded = now()
+    return Result(frames, torch.stack([_slowfast_view(frames, settings, seed) for seed in clip.seeds]), decoded)
+
+
+def _slowfast_view(frames: np.ndarray, settings: Settings, seed: int) -> Tensor:
+    augment, rng = settings.augment, random.Random(seed)
+    images = [to_pil_image(frame) for frame in frames]
+    if augment.rand_augment is not None:
+        images = rand_augment_pil(images, augment.rand_augment, random.Random(derive_seed("rand augment", seed)))
+    pixels = _normalised(torch.stack([to_tensor(image) for image in images]), settings)  # (T, C, H, W)
+    box = random_crop_box(*pixels.shape[-2:], augment, rng)
+    pixels = pixels[..., box.top : box.top + box.height, box.left : box.left + box.width]
+    if augment.crop_side is None:
+        size = (settings.size, settings.size)
+        pixels = torch.nn.functional.interpolate(pixels, size, mode="bilinear", align_corners=False)
+    if rng.random() < augment.flip_probability:
+        pixels = pixels.flip(-1)
+    view = pixels.transpose(0, 1).contiguous()  # (C, T, H, W)
+    if augment.random_erasing is not None:
+        erase(view[None], torch.tensor([seed]), augment.random_erasing)
+    return view
+
+
+def rand_augment_pil(images: list[Image.Image], recipe: RandAugment, rng: random.Random) -> list[Image.Image]:
+    """The operations that mvrec draws from the same `rng`, image by image with PIL."""
+    for name in rng.choices(list(PIL_OPERATIONS), k=recipe.num_ops):
+        if rng.random() >= recipe.probability:
+            continue
+        strength = min(max(rng.gauss(recipe.magnitude, recipe.magnitude_std), 0.0), 10.0) / 10.0
+        sign = 1.0
+        if name in SIGNED:
+            sign = -1.0 if rng.random() < 0.5 else 1.0
+        operation = PIL_OPERATIONS[name]
+        images = [operation(image, strength, sign, recipe.fill) for image in images]
+    return images
+
+
+def _affine(image: Image.Image, matrix: tuple[float, ...], fill: tuple[int, int, int]) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=fill)
+
+
+def _brighter_darks(strength: float) -> list[int]:
+    return [min(255, level + int(110 * strength)) if level < 128 else level for level in range(256)] * 3
+
+
+def _enhanced(kind: Any) -> Callable:
+    return lambda image, s, sign, fill: kind(image).enhance(max(0.1, 1 + 0.9 * s * sign))
+
+
+# In the order of mvrec's table, so that the same draws mean the same operations.
+PIL_OPERATIONS: dict[str, Callable[[Image.Image, float, float, tuple[int, int, int]], Image.Image]] = {
+    "auto_contrast": lambda image, s, sign, fill: ImageOps.autocontrast(image),
+    "equalize": lambda image, s, sign, fill: ImageOps.equalize(image),
+    "invert": lambda image, s, sign, fill: ImageOps.invert(image),
+    "rotate": lambda image, s, sign, fill: image.rotate(-30 * s * sign, Image.Resampling.BILINEAR, fillcolor=fill),
+    "posterize": lambda image, s, sign, fill: ImageOps.posterize(image, 4 - int(4 * s)),
+    "solarize": lambda image, s, sign, fill: ImageOps.solarize(image, 256 - int(256 * s)),
+    "solarize_add": lambda image, s, sign, fill: image.point(_brighter_darks(s)),
+    "color": _enhanced(ImageEnhance.Color),
+    "contrast": _enhanced(ImageEnhance.Contrast),
+    "brightness": _enhanced(ImageEnhance.Brightness),
+    "sharpness": _enhanced(ImageEnhance.Sharpness),
+    "shear_x": lambda image, s, sign, fill: _affine(image, (1, -0.3 * s * sign, 0, 0, 1, 0), fill),
+    "shear_y": lambda image, s, sign, fill: _affine(image, (1, 0, 0, -0.3 * s * sign, 1, 0), fill),
+    "translate_x": lambda image, s, sign, fill: _affine(image, (1, 0, -0.45 * s * sign * image.width, 0, 1, 0), fill),
+    "translate_y": lambda image, s, sign, fill: _affine(image, (1, 0, 0, 0, 1, -0.45 * s * sign * image.height), fill),
+}
+SIGNED = {"rotate", "color", "contrast", "brightness", "sharpness", "shear_x", "shear_y", "translate_x", "translate_y"}
+
+
+# -- measuring -------------------------------------------------------------------------------------------------------
+
+
+class Contestant(NamedTuple):
+    """A pipeline, the file it reads and how many views it draws from a clip."""
+
+    name: str
+    run: Pipeline
+    reads: str = "source"
+    views: int = 1
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}, {self.reads}, {self.views}"
+
+
+def contestants(repeats: int) -> list[Contestant]:
+    ours = {"mvrec, device": mvrec_device, "mvrec, worker": mvrec_worker, "mvrec, all on the CPU": mvrec_all}
+    rows = [Contestant("pytorchvideo", pytorchvideo_pipeline)]
+    rows += [Contestant("SlowFast-style", slowfast_style, views=views) for views in (1, repeats)]
+    return rows + [
+        Contestant(name, run, reads, views) for reads in GOALS for name, run in ours.items() for views in (1, repeats)
+    ]
+
+
+def check(source: Path, start: int, settings: Settings, shown: dict[str, np.ndarray]) -> None:
+    """Frames bit-equal; with augmentations off, the whole pipelines too."""
+    clip = Clip(source, start, (start + 1,))
+    with open_video(source) as video:
+        frames = video.frames(chosen_frames(clip, settings))
+    for name, theirs in shown.items():
+        assert np.array_equal(frames, theirs), f"{name}'s frames differ on {source.name} from frame {start}"
+    off = settings.off
+    box = random_crop_box(*frames.shape[1:3], off.augment, random.Random(clip.seeds[0]))
+    cut = frames[:, box.top : box.top + box.height, box.left : box.left + box.width]
+    pixels = torch.from_numpy(cut.copy()).permute(3, 0, 1, 2)[None]  # (1, C, T, H, W)
+    assert torch.equal(mvrec_worker(clip, off).views.transpose(1, 2), pixels), "mvrec's pixels are not its frames'"
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1, 1) for v in (off.normalisation.mean, off.normalisation.std))
+    for name, run in (
+        ("mvrec", mvrec_all),
+        ("pytorchvideo", pytorchvideo_pipeline),
+        ("SlowFast-style", slowfast_style),
+    ):
+        views = run(clip, off).views
+        levels = ((views * std + mean) * 255).round().to(torch.uint8)
+        assert torch.equal(levels, pixels), f"{name}'s pixels differ with augmentations off"
+        torch.testing.assert_close(views, mvrec_all(clip, off).views, rtol=0, atol=2e-6)
+
+
+def check_views(one: Contestant, views: Tensor, settings: Settings) -> Tensor:
+    """Shape, type and range; returns mean and standard deviation of the normalised values."""
+    if views.dtype == torch.uint8:
+        views = settings.normalisation(views.transpose(1, 2))
+    shape = (one.views, 3, settings.clip.num_frames, settings.size, settings.size)
+    assert views.shape == shape, f"{one.key}: {tuple(views.shape)}, not {shape}"
+    assert views.dtype == torch.float32, f"{one.key}: {views.dtype}"
+    assert views.isfinite().all(), f"{one.key}: values that are not finite"
+    return torch.stack([views.mean(), views.std()])
+
+
+def measure(files: dict[str, Path], settings: Settings, rows: list[Contestant], *, repeats: int) -> dict[str, Any]:
+    """CPU and wall milliseconds per view of each contestant, which take turns in an order that changes."""
+    rng = random.Random(0)
+    times: dict[str, list[tuple[float, ...]]] = {row.key: [] for row in rows}
+    statistics_of: dict[str, list[Tensor]] = {row.key: [] for row in rows}
+    for repeat in range(repeats + 1):
+        start = rng.randrange(SECONDS * FPS - round(settings.clip.span(FPS)) + 1)
+        shown: dict[str, np.ndarray] = {}
+        for row in rng.sample(rows, len(rows)):
+            clip = Clip(files[row.reads], start, tuple(derive_seed("view", repeat, view) for view in range(row.views)))
+            begin = now()
+            result = row.run(clip, settings)
+            end = now()
+            if repeat:  # the first one warms up
+                decoded = result.decoded[0] - begin[0] if result.decoded else float("nan")
+                spent = (end[0] - begin[0], end[1] - begin[1], decoded)
+                times[row.key].append(tuple(1000 * seconds / row.views for seconds in spent))
+            if result.frames is not None:
+                shown[row.key] = result.frames
+            statistics_of[row.key].append(check_views(row, result.views, settings))
+        check(files["source"], start, settings, shown)
+    means = {key: torch.stack(found).mean(0) for key, found in statistics_of.items()}
+    _check_statistics(means)
+    return {"times": times, "statistics": {key: value.tolist() for key, value in means.items()}}
+
+
+def _check_statistics(means: dict[str, Tensor]) -> None:
+    """The same boxes, flips and operations leave mean and deviation about where the peer has them."""
+    ours, theirs = means["mvrec, all on the CPU, source, 1"], means["SlowFast-style, source, 1"]
+    assert (ours - theirs).abs().max() < 0.15, f"mean and deviation {ours.tolist()}, SlowFast-style {theirs.tolist()}"
+
+
+def report(name: str, found: dict[str, Any], rows: list[Contestant]) -> dict[str, Any]:
+    """Print the rows of one file."""
+    figures = {}
+    for row in rows:
+        cpu, wall, decoded = (list(column) for column in zip(*found["times"][row.key], strict=True))
+        low, high = (float(value) for value in np.quantile(cpu, (0.1, 0.9)))
+        figures[row.key] = {"cpu_ms": statistics.median(cpu), "cpu_ms_mean": statistics.mean(cpu),
+                            "cpu_ms_10_90": [low, high], "wall_ms": statistics.median(wall),
+                            "statistics": found["statistics"][row.key]}  # fmt: skip
+        print(
+            f"| {name} | {row.name} | {row.reads} | {row.views} | {statistics.median(cpu):.1f} | {low:.1f} to {high:.1f} "
+            f"| {statistics.mean(cpu):.1f} | {statistics.median(wall):.1f} |"
+        )
+    return {"file": name, "pipelines": figures}
+
+
+def verdicts(row: dict[str, Any], repeats: int) -> list[dict[str, Any]]:
+    """Ratios of medians, with the goal for the recipe as it stands and for one view per clip."""
+    figures, found = row["pipelines"], []
+    for reads, goal in GOALS.items():
+        for where, views in itertools.product(("device", "worker"), (repeats, 1)):
+            ours = figures[f"mvrec, {where}, {reads}, {views}"]["cpu_ms"]
+            theirs = {"pytorchvideo": "pytorchvideo, source, 1", "SlowFast-style": f"SlowFast-style, source, {views}"}
+            ratios = {peer: figures[key]["cpu_ms"] / ours for peer, key in theirs.items()}
+            found.append({"file": row["file"], "reads": reads, "augment_on": where, "views_per_decode": views,
+                          "times_mvrec": ratios, "goal": goal, "reached": min(ratios.values()) >= goal})  # fmt: skip
+    return found
+
+
+def in_words(verdict: dict[str, Any]) -> str:
+    ratios = " and ".join(f"{peer} {ratio:.1f}" for peer, ratio in verdict["times_mvrec"].items())
+    views = verdict["views_per_decode"]
+    return (
+        f"goal: {verdict['file']}, {verdict['reads']}, augment_on {verdict['augment_on']}, {views} "
+        f"view{'s' if views > 1 else ''} per decode: {ratios} times mvrec's CPU time, "
+        f"{verdict['goal']:g} {'reached' if verdict['reached'] else 'missed'}"
+    )
+
+
+def psnr(files: dict[str, Path]) -> float:
+    """How near the copy is to the source, in dB."""
+    with open_video(files["source"]) as source, open_video(files["fastdecode"]) as copy:
+        places = list(range(0, source.num_frames, 10))
+        error = source.frames(places).astype(float) - copy.frames(places)
+    return float(10 * np.log10(255**2 / np.mean(error**2)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few clips")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    decord.logging.set_level(decord.logging.QUIET)
+    settings = Settings.read(ROOT / "configs" / "mvit_b_16x4.yaml")
+    rows, machine = contestants(settings.repeats), machine_line()
+    print(f"{machine}, Pillow {Image.__version__}; one thread; opening included, per view\n")
+    print("| file | pipeline | reads | views per decode | CPU ms | 10 to 90 % | mean | wall ms |")
+    print("|---|---|---|---|---|---|---|---|")
+    results, lines = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, gop in FILES.items():
+            files = {reads: Path(folder) / f"{gop}.{reads}.mp4" for reads in GOALS}
+            write(files["source"], size=(256, 340), gop=gop, b_frames=3, seconds=SECONDS)
+            resize(Task(files["source"], files["fastdecode"], "video"), recipe=Recipe(gop=12, fast_decode=True))
+            result = report(name, measure(files, settings, rows, repeats=5 if options.quick else 40), rows)
+            result["fastdecode_psnr_db"] = psnr(files)
+            result["bytes"] = {reads: path.stat().st_size for reads, path in files.items()}
+            results.append(result)
+            lines += verdicts(result, settings.repeats)
+    print()
+    for result in results:
+        sizes = " and ".join(f"{size // 1000} kB" for size in result["bytes"].values())
+        print(f"{result['file']}: source and fastdecode copy {sizes}, {result['fastdecode_psnr_db']:.1f} dB apart")
+    print(*map(in_words, lines), sep="\n")
+    if options.json:
+        content = {"machine": machine, "files": results, "verdicts": lines}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+EMPTY = SampleIndex([], root=ROOT, class_names=["none"])
+
+if __name__ == "__main__":
+    main()
