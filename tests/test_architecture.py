@@ -102,7 +102,7 @@ ONLY_IN = {
     "PIL": {"data/images.py", "data/digit_images.py", "inference/overlay.py"},
     "torch.distributed": {
         *("evaluation/scores.py", "training/launch_check.py", "training/preemption.py", "training/preflight.py"),
-        *("training/run_directory.py", "training/sharding.py"),
+        *("training/run_directory.py", "training/sharding.py", "training/watchdog.py"),
     },
     "matplotlib": {"training/curves.py", "evaluation/figures.py"},
     "yaml": {"config_check.py", "lightning_cli.py"},
@@ -110,7 +110,7 @@ ONLY_IN = {
 }
 # A file of these with the bricks beside it runs in anybody's notebook.
 ARCHITECTURES = {"cloformer", "mvit", "mvit_variants", "sgformer", "shunted"}
-BRICKS = {"backbone", "layers", "pooling_attention"}
+BRICKS = {"attention", "backbone", "depthwise", "layers", "pooling_attention", "recompute"}
 AROUND_THEM = {"__init__", "baseline", "baselines", "feature_pyramid", "framewise", "macs", "zoo"}
 
 

@@ -176,7 +176,8 @@ def train_view(frames: np.ndarray, *, size: int, augment: Augment, seed: int) ->
     interpolation = augment.interpolation
     if interpolation == "random":
         interpolation = rng.choice(("bilinear", "bicubic"))
-    clip = crop_and_resize(frames, box, (size, size), interpolation=interpolation)
+    # What follows is quicker with channels apart.
+    clip = crop_and_resize(frames, box, (size, size), interpolation=interpolation).contiguous()
     if rng.random() < augment.flip_probability:
         clip = clip.flip(-1)
     if augment.rand_augment is not None:

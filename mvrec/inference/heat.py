@@ -24,7 +24,7 @@ from mvrec.errors import UserError
 from mvrec.models import CloFormer, Framewise, MViT
 from mvrec.models.backbone import Backbone
 from mvrec.models.layers import Grid, Pyramid
-from mvrec.models.mvit import PATCH_STRIDE, PATCH_STRIDE_FRAMES
+from mvrec.models.mvit import PATCH_STRIDE, PATCH_STRIDE_FRAMES, all_tokens
 from mvrec.models.pooling_attention import Block
 
 Method = Literal["cam", "layercam", "rollout", "relevance"]
@@ -269,7 +269,7 @@ def _attention_flow(backbone: Backbone, x: Tensor, classes: Tensor, *, of_class:
     if not isinstance(backbone, MViT):
         name = type(backbone).__name__
         raise UserError(f"rollout and relevance follow the attention of MViT; for {name} there are cam and layercam")
-    with AttentionRecorder() as recorder, torch.set_grad_enabled(of_class):
+    with AttentionRecorder() as recorder, torch.set_grad_enabled(of_class), all_tokens(backbone):
         score = _score(backbone, x, classes) if of_class else backbone(x)
     calls, blocks = recorder.calls, cast("list[Block]", backbone.blocks)
     assert len(calls) == len(blocks)

@@ -12,7 +12,9 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mvrec.models.attention import attention
 from mvrec.models.backbone import Backbone, FeatureInfo
+from mvrec.models.recompute import gelu_linear, norm_linear
 
 # Of every pyramid: pixels per side of a cell of the first stage, and epsilon of the norms of blocks and stages.
 PATCH_STRIDE = 4
@@ -97,9 +99,9 @@ class Mlp(nn.Module):
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden_dim, dim_out)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`(..., dim)` to `(..., dim_out)`."""
-        return self.fc2(self.act(self.fc1(x)))
+    def forward(self, x: Tensor, *, norm: nn.Module) -> Tensor:
+        """`(..., dim)`, before their norm, to `(..., dim_out)`."""
+        return gelu_linear(norm_linear(x, norm, self.fc1), self.act, self.fc2)
 
 
 def with_plain_gradient(weight: Tensor) -> Tensor:
@@ -158,9 +160,8 @@ class DetailMlp(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor, *, head_dim: int) -> Tensor:
     """Grids `(B, h, w, heads * d)`; keys and values share theirs, and the queries' is the output's."""
     size = q.shape[1:3]
-    q, k, v = (part.flatten(1, 2).unflatten(-1, (-1, head_dim)).transpose(1, 2) for part in (q, k, v))
-    attended = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, d)
-    return attended.transpose(1, 2).flatten(2).unflatten(1, size)
+    q, k, v = (part.flatten(1, 2).unflatten(-1, (-1, head_dim)) for part in (q, k, v))  # (B, N, heads, d)
+    return attention(q, k, v, scale=head_dim**-0.5).flatten(2).unflatten(1, size)
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,16 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from mvrec.models.backbone import Backbone
+from mvrec.models.mvit import all_tokens
 from mvrec.models.pooling_attention import PoolingAttention
 
 
 def count_macs(model: Backbone, input_shape: tuple[int, ...] | None = None) -> int:
     """Multiply-adds of convolutions, linear layers and attention for one image or clip, as papers count them.
 
-    Nothing is computed: shapes alone go through the network. MViT's relative positions count as the products with
-    their tables that the papers have, and not as the wider keys that stand in for them here.
+    Nothing is computed: shapes alone go through the network. MViT counts as in the papers: relative positions as
+    products with their tables, not as the wider keys that stand in for them here, and keys, values and last tokens that
+    nobody reads as if they were made.
 
     Args:
         model: The network; it is not changed.
@@ -31,13 +33,13 @@ def count_macs(model: Backbone, input_shape: tuple[int, ...] | None = None) -> i
 
     def note(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         assert isinstance(module, PoolingAttention)
-        surplus.append(module.folding_macs(inputs[1]))
+        surplus.append(module.surplus_macs(inputs[1]))
 
     attentions = [module for module in model.modules() if isinstance(module, PoolingAttention)]
     handles = [attention.register_forward_hook(note) for attention in attentions]
     was_training = model.training
     try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), all_tokens(model):
             functional_call(model.eval(), on_meta, (torch.empty(1, *shape, device="meta"),))
     finally:
         model.train(was_training)

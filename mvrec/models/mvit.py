@@ -6,7 +6,8 @@ Where a paper and its released models differ, the released models win, because t
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal, cast, get_args
 
 import torch
@@ -234,6 +235,7 @@ class MViT(Backbone):
         self.num_features = plan[-1].dim_out
         self.feature_info = _feature_info(plan)
         self.head_dropout = head_dropout
+        self.computes_all_tokens = False  # see all_tokens
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self._input_shape = (in_channels, *([] if num_frames is None else [num_frames]), height, width)
         self._check_input_shape(self._input_shape)
@@ -302,7 +304,7 @@ class MViT(Backbone):
         Raises:
             ValueError: The shape is not one that this network takes.
         """
-        tokens, _ = self._run_blocks(x)
+        tokens, _ = self._run_blocks(x, cls_only=self.cls_token is not None and not self.computes_all_tokens)
         tokens = self.norm(tokens)
         return tokens.mean(1) if self.cls_token is None else tokens[:, 0]
 
@@ -320,8 +322,8 @@ class MViT(Backbone):
             maps.append(level_map if x.ndim == 5 else level_map.squeeze(2))
         return maps
 
-    def _run_blocks(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Grid]]]:
-        """All blocks: the last tokens, and for every grid size the tokens it ended with."""
+    def _run_blocks(self, x: Tensor, *, cls_only: bool = False) -> tuple[Tensor, list[tuple[Tensor, Grid]]]:
+        """All blocks: the last tokens, or the class token alone, and for every grid size the tokens it ended with."""
         self._check_input_shape(tuple(x.shape[1:]))
         grid = self.patch_embed(x)  # (B, t, h, w, C)
         thw: Grid = grid.shape[1:4]
@@ -334,7 +336,8 @@ class MViT(Backbone):
                 geometries[grids] = relative_geometry(*grids, device=tokens.device, dtype=tokens.dtype)
             if block.q_stride > 1:
                 levels.append((tokens, thw))
-            tokens = self.run_block(block, tokens, thw, geometries.get(grids))
+            alone = cls_only and block is self.blocks[-1]
+            tokens = self.run_block(block, tokens, thw, geometries.get(grids), alone)
             thw = grids[0]
         return tokens, [*levels, (tokens, thw)]
 
@@ -366,6 +369,23 @@ class MViT(Backbone):
             if len(built) == 4:
                 wanted = f"(B, C, T, H, W) with C={built[0]}, T of 1 or more"
             raise ValueError(f"expected {wanted} and H, W of {cell} or more, got shape {('B', *shape)}")
+
+
+@contextmanager
+def all_tokens(network: nn.Module) -> Iterator[None]:
+    """Have MViTs compute all tokens of their last block, of which the head reads the class token alone.
+
+    For who looks inside or counts. The network's output is the same.
+    """
+    found = [module for module in network.modules() if isinstance(module, MViT)]
+    before = [module.computes_all_tokens for module in found]
+    for module in found:
+        module.computes_all_tokens = True
+    try:
+        yield
+    finally:
+        for module, value in zip(found, before, strict=True):
+            module.computes_all_tokens = value
 
 
 def _patch_grid(shape: tuple[int, ...]) -> Grid:

@@ -7,13 +7,16 @@ Source: Fan et al. 2021 (MViT), section 3.1; Li et al. 2022 (MViTv2), section 4.
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mvrec.models.attention import attention
+from mvrec.models.depthwise import depthwise_conv
 from mvrec.models.layers import Grid, Mlp, StochasticDepth
+from mvrec.models.recompute import norm_linear, norm_project
 
 Pooling = Literal["conv", "max", "avg"]
 NORM_EPS = 1e-6
@@ -35,18 +38,13 @@ class HeadSharedConv(nn.Conv3d):
             bias=False,
         )
 
-    def forward(self, grid: Tensor) -> Tensor:
-        """`(B, T, H, W, heads * d)` to `(B, T, H', W', heads * d)`."""
-        channels = grid.shape[-1]
+    def forward(self, grid: Tensor, stride: int | None = None) -> Tensor:
+        """`(B, T, H, W, heads * d)` to `(B, T, H', W', heads * d)`, by its own stride or by another."""
         # Repeated as a matrix, so that its gradient comes back in the parameter's own layout, as DDP's buckets want it.
-        weight = self.weight.flatten(1).repeat(channels // self.in_channels, 1).unflatten(1, self.weight.shape[1:])
-        if self.kernel_size[0] == 1:  # frames do not mix: the 2-D kernels are the faster ones
-            frames = grid.flatten(0, 1).permute(0, 3, 1, 2)  # (B*T, C, H, W)
-            frames = F.conv2d(frames, weight.squeeze(2), None, self.stride[1:], self.padding[1:], groups=channels)
-            return frames.permute(0, 2, 3, 1).unflatten(0, grid.shape[:2])  # (B, T, H', W', C)
-        clip = grid.permute(0, 4, 1, 2, 3)  # (B, C, T, H, W)
-        clip = F.conv3d(clip, weight, None, self.stride, self.padding, groups=channels)
-        return clip.permute(0, 2, 3, 4, 1)  # (B, T, H', W', C)
+        heads = grid.shape[-1] // self.in_channels
+        weight = self.weight.flatten(1).repeat(heads, 1).unflatten(1, self.weight.shape[1:])
+        padding = _half(cast("Grid", self.kernel_size))
+        return depthwise_conv(grid, weight, stride=stride or self.stride[1], padding=padding)
 
 
 class GridPool(nn.Module):
@@ -79,6 +77,21 @@ def pooled_grid(thw: Grid, *, kernel: Grid | None, stride: int) -> Grid:
         return thw
     t, h, w = (n + 2 * (k // 2) - k for n, k in zip(thw, kernel, strict=True))
     return t + 1, h // stride + 1, w // stride + 1
+
+
+def cells_read(size: int, *, kernel: int, stride: int) -> int:
+    """How many cells of an axis are read by windows of `kernel` cells whose centres are `stride` apart."""
+    half = kernel // 2
+    windows = (size + 2 * half - kernel) // stride + 1
+    beyond = max(0, (windows - 1) * stride + kernel - half - size)  # of the last window, over the edge
+    return windows * kernel - half - beyond
+
+
+def _read_cells(size: int, *, kernel: int, stride: int, device: torch.device) -> Tensor:
+    """Which cells these are, in order."""
+    half, count = kernel // 2, cells_read(size, kernel=kernel, stride=stride)
+    centres = torch.arange(0, size + half, stride, device=device)
+    return (centres[:, None] + torch.arange(-half, kernel - half, device=device)).flatten()[half : half + count]
 
 
 class RelativeGeometry(NamedTuple):
@@ -192,41 +205,113 @@ class PoolingAttention(nn.Module):
         q_thw = pooled_grid(thw, kernel=self.q_kernel, stride=self.q_stride)
         return q_thw, pooled_grid(thw, kernel=self.kv_kernel, stride=self.kv_stride)
 
-    def folding_macs(self, thw: Grid) -> int:
-        """Multiply-adds per clip that the wider keys of the folded positions cost beyond the mathematics."""
-        if not self.has_rel_pos:
-            return 0
+    def surplus_macs(self, thw: Grid) -> int:
+        """Multiply-adds per clip beyond the formula: of wider keys for positions, less those of keys nobody reads."""
         q_thw, k_thw = self.grids(thw)
-        places = sum(k_thw) if self.rel_pos_t is not None else sum(k_thw[1:])
-        extra = places + -(self.head_dim + places) % HEAD_DIM_MULTIPLE
-        num_q, num_k = (math.prod(grid) + self.num_cls for grid in (q_thw, k_thw))
-        return 2 * self.num_heads * num_q * num_k * extra
+        extra = 0
+        if self.has_rel_pos:
+            places = sum(k_thw) if self.rel_pos_t is not None else sum(k_thw[1:])
+            wider = places + -(self.head_dim + places) % HEAD_DIM_MULTIPLE
+            num_q, num_k = (math.prod(grid) + self.num_cls for grid in (q_thw, k_thw))
+            extra = 2 * self.num_heads * num_q * num_k * wider
+        unread = math.prod(thw) - math.prod(self._read_grid(thw))
+        return extra - unread * 2 * self.qkv.in_features * self.proj.in_features
 
-    def forward(self, x: Tensor, thw: Grid, geometry: RelativeGeometry | None = None) -> Tensor:
+    def _read_grid(self, thw: Grid) -> Grid:
+        """The grid of the tokens whose keys and values are read; see the note.
+
+        Note [keys and values that nobody reads]
+
+        A pooling window of 3 cells, 8 apart, leaves 5 of 8 cells per axis unread: on 56 x 56 cells seven of eight keys
+        and values are made in vain. Where windows do not meet, the cells that are read form a grid of their own, on
+        which the same windows lie side by side. Tokens are gathered before they are projected, and the kernel's size
+        takes the stride's place. What lies beyond the edge is zero on either grid.
+        """
+        kernel, stride = self.kv_kernel, self.kv_stride
+        if not isinstance(self.pool_k, HeadSharedConv) or type(self.qkv) is not nn.Linear or kernel is None:
+            return thw
+        if kernel[1] != kernel[2] or kernel[1] >= stride:
+            return thw
+        h, w = (cells_read(size, kernel=kernel[1], stride=stride) for size in thw[1:])
+        return thw[0], h, w
+
+    def forward(
+        self,
+        x: Tensor,
+        thw: Grid,
+        geometry: RelativeGeometry | None,
+        *,
+        norm: nn.Module,
+        cls_only: bool = False,
+    ) -> Tensor:
         """`(B, [1 +] T*H*W, dim)` to `(B, [1 +] T*H'*W', dim_out)`, the tokens of `grids(thw)[0]`.
 
-        `geometry` belongs to `grids(thw)` and is needed where there are relative positions.
+        Args:
+            x: The tokens, before their norm.
+            thw: Their grid.
+            geometry: Belongs to `grids(thw)` and is needed where there are relative positions.
+            norm: The norm of the tokens.
+            cls_only: Compute the class token's row of the output alone, `(B, 1, dim_out)`.
         """
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
-        q, k, v = qkv.unbind(2)  # (B, N, heads, d)
-        q = self._pool(q, thw, self.pool_q, self.norm_q)
-        k = self._pool(k, thw, self.pool_k, self.norm_k)
-        v = self._pool(v, thw, self.pool_v, self.norm_v)
-        if self.has_rel_pos:
+        q, k, v = self._project(x, thw, norm, cls_only=cls_only)  # (B, N, heads, d)
+        q = self._pool_cls(q) if cls_only else self._pool(q, thw, self.pool_q, self.norm_q)
+        read = self._read_grid(thw)
+        stride = None if read == thw or self.kv_kernel is None else self.kv_kernel[1]
+        k = self._pool(k, read, self.pool_k, self.norm_k, stride)
+        v = self._pool(v, read, self.pool_v, self.norm_v, stride)
+        if self.has_rel_pos and not cls_only:  # a class token has no place
             assert geometry is not None, "relative positions need a geometry"
             out = self._attend_with_positions(q, k, v, geometry)
         else:
-            out = _attend(q, k, v, scale=self.head_dim**-0.5)
-        if self.residual_pooling:
+            out = attention(q, k, v, scale=self.head_dim**-0.5)
+        if self.residual_pooling and not cls_only:
             n = self.num_cls
             out = torch.cat([out[:, :n], out[:, n:] + q[:, n:]], 1) if n else out + q
         return self.proj(out.flatten(2))
 
-    def _pool(self, tokens: Tensor, thw: Grid, pool: nn.Module | None, norm: nn.Module | None) -> Tensor:
+    def _project(self, x: Tensor, thw: Grid, norm: nn.Module, *, cls_only: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values `(B, N, heads, d)`, as far as they are read."""
+        heads = (self.num_heads, self.head_dim)
+        read = self._read_grid(thw)
+        if type(self.qkv) is not nn.Linear or (read == thw and not cls_only):
+            q, k, v = norm_linear(x, norm, self.qkv).unflatten(-1, (3, *heads)).unbind(2)
+            return (q[:, :1] if cls_only else q), k, v
+        q_rows, kv_rows = self.qkv.weight.tensor_split([self.proj.in_features])
+        q_bias, kv_bias = self.qkv.bias.tensor_split([self.proj.in_features])
+        q = norm_project(x[:, :1] if cls_only else x, norm, q_rows, q_bias)
+        kv = norm_project(x if read == thw else self._gathered(x, thw), norm, kv_rows, kv_bias)
+        k, v = kv.unflatten(-1, (2, *heads)).unbind(2)
+        return q.unflatten(-1, heads), k, v
+
+    def _gathered(self, x: Tensor, thw: Grid) -> Tensor:
+        """The tokens whose keys and values are read."""
+        assert self.kv_kernel is not None
+        grid = x[:, self.num_cls :].unflatten(1, thw)
+        for axis in (2, 3):
+            cells = _read_cells(grid.shape[axis], kernel=self.kv_kernel[1], stride=self.kv_stride, device=x.device)
+            grid = grid.index_select(axis, cells)
+        tokens = grid.flatten(1, 3)
+        return torch.cat([x[:, :1], tokens], 1) if self.num_cls else tokens
+
+    def _pool_cls(self, q: Tensor) -> Tensor:
+        """The class token's query, which is not pooled."""
+        q = q if self.norm_q is None else self.norm_q(q)
+        if not torch.is_grad_enabled():
+            return q
+        # What only other rows would need gets a gradient of zero instead of none, as if they had been computed: DDP
+        # waits for it, and optimisers decay by it.
+        tables = (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w)
+        unread = [*(self.pool_q.parameters() if self.pool_q is not None else ()), *filter(torch.is_tensor, tables)]
+        return q + sum(0.0 * parameter.sum() for parameter in unread).to(q.dtype) if unread else q
+
+    def _pool(
+        self, tokens: Tensor, thw: Grid, pool: nn.Module | None, norm: nn.Module | None, stride: int | None = None
+    ) -> Tensor:
         if pool is None:
             return tokens
         cls, grid = tokens[:, : self.num_cls], tokens[:, self.num_cls :]
-        pooled = pool(grid.flatten(2).unflatten(1, thw))  # (B, T, H', W', C)
+        grid = grid.flatten(2).unflatten(1, thw)
+        pooled = pool(grid) if stride is None else pool(grid, stride)  # (B, T, H', W', C)
         pooled = pooled.flatten(1, 3).unflatten(-1, (self.num_heads, self.head_dim))
         if self.num_cls:
             pooled = torch.cat([cls, pooled], 1)
@@ -246,7 +331,7 @@ class PoolingAttention(nn.Module):
         onehot = onehot[None, :, None].expand(k.shape[0], -1, self.num_heads, -1)
         q = torch.cat([q * self.head_dim**-0.5, bias], -1)
         k = torch.cat([k, onehot], -1)
-        return _attend(q, k, v, scale=1.0)
+        return attention(q, k, v, scale=1.0)
 
     def _position_scores(self, q: Tensor, geometry: RelativeGeometry) -> Tensor:
         grid = q[:, self.num_cls :].unflatten(1, geometry.q_thw)  # (B, t, h, w, heads, d)
@@ -260,15 +345,6 @@ class PoolingAttention(nn.Module):
                 distances = F.embedding(rows, resized_table(table, length))  # (q, k, d)
                 scores.append(torch.einsum(equation, grid, distances))
         return torch.cat(scores, -1).flatten(1, 3)
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
-    """`(B, N, heads, d)` each to `(B, N_q, heads, d_v)`; `v` may be narrower than `q` and `k`."""
-    width = v.shape[-1]
-    # Flash kernels take one width for q, k and v.
-    v = F.pad(v, (0, q.shape[-1] - width)) if q.shape[-1] != width else v
-    q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, heads, N, d)
-    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)[..., :width]
 
 
 @dataclass(frozen=True)
@@ -322,16 +398,15 @@ class Block(nn.Module):
         self.mlp = Mlp(spec.attn_dim, hidden_dim=int(spec.attn_dim * mlp_ratio), dim_out=spec.dim_out)
         self.proj = nn.Linear(spec.dim, spec.dim_out) if spec.dim != spec.dim_out else None
 
-    def forward(self, x: Tensor, thw: Grid, geometry: RelativeGeometry | None = None) -> Tensor:
-        """`(B, [1 +] T*H*W, dim)` to `(B, [1 +] T*H'*W', dim_out)`."""
+    def forward(self, x: Tensor, thw: Grid, geometry: RelativeGeometry | None = None, cls_only: bool = False) -> Tensor:
+        """`(B, [1 +] T*H*W, dim)` to `(B, [1 +] T*H'*W', dim_out)`, or to the class token alone, `(B, 1, dim_out)`."""
+        attended = self.drop_path(self.attn(x, thw, geometry, norm=self.norm1, cls_only=cls_only))
+        x = x[:, :1] if cls_only else x
         # Where the width changes, the released models project the normed tokens, not the shortcut itself.
-        y = self.norm1(x)
-        attended = self.drop_path(self.attn(y, thw, geometry))
-        shortcut = self.proj(y) if self.proj is not None and self.proj_in_attention else x
-        x = self._pool_shortcut(shortcut, thw) + attended
-        y = self.norm2(x)
-        shortcut = self.proj(y) if self.proj is not None and not self.proj_in_attention else x
-        return shortcut + self.drop_path(self.mlp(y))
+        shortcut = norm_linear(x, self.norm1, self.proj) if self.proj is not None and self.proj_in_attention else x
+        x = (shortcut if cls_only else self._pool_shortcut(shortcut, thw)) + attended
+        shortcut = norm_linear(x, self.norm2, self.proj) if self.proj is not None and not self.proj_in_attention else x
+        return shortcut + self.drop_path(self.mlp(x, norm=self.norm2))
 
     def _pool_shortcut(self, x: Tensor, thw: Grid) -> Tensor:
         stride = self.q_stride

@@ -14,6 +14,7 @@ from mvrec.errors import UserError
 from mvrec.inference.heat import METHODS, default_method, heat_map, levels, on_pixels, token_grids
 from mvrec.models import CloFormer, Framewise, MViT, SGFormer, Shunted, cloformer, create_model, sgformer, shunted
 from mvrec.models.backbone import Backbone
+from mvrec.models.mvit import all_tokens
 
 SHUNTED_STAGES = (
     shunted.Stage(dim=8, depth=1, heads=2, sr_ratio=4, mlp_ratio=2),
@@ -185,7 +186,7 @@ def explicit_attention(monkeypatch, model, x, classes):
         return weights @ v
 
     fast = model(x)
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, all_tokens(model):
         patch.setattr(F, "scaled_dot_product_attention", attend)
         slow = model(x)
     torch.testing.assert_close(fast, slow)

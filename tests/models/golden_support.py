@@ -19,6 +19,7 @@ from mvrec.models import create_model, load_weights
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints.layouts import recognise
 from mvrec.models.layers import StochasticDepth
+from mvrec.models.mvit import all_tokens
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -82,11 +83,12 @@ def run_with_features(model: nn.Module, x: Tensor, names: Iterable[str]) -> tupl
         )
         for name in names
     ]
-    with torch.no_grad():
-        output = model.eval()(x)
+    with torch.no_grad(), all_tokens(model):
+        model.eval()(x)
     for handle in handles:
         handle.remove()
-    return output, features
+    with torch.no_grad():  # as it is used, without the last tokens that nobody reads
+        return model(x), features
 
 
 # -- outputs ------------------------------------------------------------------------------------------------------

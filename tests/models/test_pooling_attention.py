@@ -1,12 +1,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvrec.models.pooling_attention import (
     GridPool,
     HeadSharedConv,
     PoolingAttention,
+    _read_cells,
+    cells_read,
     pooled_grid,
     relative_geometry,
 )
@@ -109,10 +111,87 @@ def test_matches_the_definition_written_out(case: str, thw: tuple[int, int, int]
     q_thw, k_thw = module.grids(thw)
     geometry = relative_geometry(q_thw, k_thw, device=CPU, dtype=x.dtype) if module.has_rel_pos else None
 
-    out = module(x, thw, geometry)
+    out = module(x, thw, geometry, norm=nn.Identity())
 
     assert out.shape == (2, q_thw[0] * q_thw[1] * q_thw[2] + module.num_cls, 20)
     torch.testing.assert_close(out, written_out(module, x, thw))
+
+
+def gradients(output: Tensor, module: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Of a sum with weights, for the input and all parameters; zeros where there is none."""
+    weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+    inputs = {"x": x, **dict(module.named_parameters())}
+    found = torch.autograd.grad((output * weights).sum(), list(inputs.values()), allow_unused=True)
+    pairs = zip(inputs.items(), found, strict=True)
+    return {name: torch.zeros_like(value) if g is None else g for (name, value), g in pairs}
+
+
+@pytest.mark.parametrize("kv_stride", [4, 5, 8])
+@pytest.mark.parametrize("thw", [(2, 8, 8), (1, 5, 7), (3, 1, 2), (2, 9, 12)])
+@pytest.mark.parametrize("case", ["v2", "v2, query stride", "v2, no class token", "image", "v1"])
+def test_keys_that_nobody_reads_are_left_out_without_a_trace(
+    case: str, thw: tuple[int, int, int], kv_stride: int
+) -> None:
+    module = attention(**{**CASES[case], "kv_stride": kv_stride})
+    norm = nn.LayerNorm(12).double()
+    x = torch.randn(2, thw[0] * thw[1] * thw[2] + module.num_cls, 12, dtype=torch.float64, requires_grad=True)
+    grids = module.grids(thw)
+    geometry = relative_geometry(*grids, device=CPU, dtype=x.dtype) if module.has_rel_pos else None
+    ours, theirs = module(x, thw, geometry, norm=norm), written_out(module, norm(x), thw)
+    torch.testing.assert_close(ours, theirs)
+    expected = gradients(theirs, module, x)
+    for name, found in gradients(ours, module, x).items():
+        torch.testing.assert_close(found, expected[name], msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("kv_stride", [1, 2, 8])
+@pytest.mark.parametrize(
+    "case", ["v2", "v2, query stride", "v2, queries left alone", "image", "v1", "v1, nothing pooled"]
+)
+def test_the_class_token_alone_is_the_first_row(case: str, kv_stride: int) -> None:
+    """Also its gradients, which are zeros, and not absent, for what only the other rows would need."""
+    module = attention(**{**CASES[case], "kv_stride": kv_stride})
+    thw, norm = (2, 8, 9), nn.LayerNorm(12).double()
+    x = torch.randn(2, 2 * 8 * 9 + 1, 12, dtype=torch.float64, requires_grad=True)
+    geometry = relative_geometry(*module.grids(thw), device=CPU, dtype=x.dtype) if module.has_rel_pos else None
+    whole = module(x, thw, geometry, norm=norm)[:, :1]
+    alone = module(x, thw, geometry, norm=norm, cls_only=True)
+    torch.testing.assert_close(alone, whole)
+    expected = gradients(whole, module, x)
+    for name, found in gradients(alone, module, x).items():
+        torch.testing.assert_close(found, expected[name], msg=lambda text, name=name: f"{name}: {text}")
+    module(x, thw, geometry, norm=norm, cls_only=True).sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    with torch.no_grad():
+        torch.testing.assert_close(module(x, thw, geometry, norm=norm, cls_only=True), whole)
+
+
+@pytest.mark.parametrize("size", range(1, 30))
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 4), (3, 8), (1, 2), (5, 8), (3, 5)])
+def test_cells_that_are_read(size: int, kernel: int, stride: int) -> None:
+    windows = pooled_grid((1, size, size), kernel=(1, kernel, kernel), stride=stride)[1]
+    read = {w * stride + k - kernel // 2 for w in range(windows) for k in range(kernel)} & set(range(size))
+    assert _read_cells(size, kernel=kernel, stride=stride, device=CPU).tolist() == sorted(read)
+    assert cells_read(size, kernel=kernel, stride=stride) == len(read)
+
+
+def test_another_layer_in_the_place_of_the_projection_is_used() -> None:
+    """As adapters of low rank are put there."""
+
+    class Adapted(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    plain, thw = attention(kv_stride=8, rel_pos_sizes=None), (2, 8, 8)
+    x, norm = torch.randn(2, 129, 12, dtype=torch.float64), nn.LayerNorm(12).double()
+    with torch.no_grad():
+        plain.qkv.weight *= 2
+        plain.qkv.bias *= 2
+    for cls_only in (False, True):
+        expected = plain(x, thw, None, norm=norm, cls_only=cls_only)
+        adapted = attention(kv_stride=8, rel_pos_sizes=None)
+        adapted.qkv.__class__ = Adapted
+        torch.testing.assert_close(adapted(x, thw, None, norm=norm, cls_only=cls_only), expected)
 
 
 def test_no_score_matrix_is_kept() -> None:
@@ -122,7 +201,7 @@ def test_no_score_matrix_is_kept() -> None:
     geometry = relative_geometry(*module.grids(thw), device=CPU, dtype=torch.float32)
     saved: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
-        module(torch.randn(1, 4 * 16 * 16, 12), thw, geometry)
+        module(torch.randn(1, 4 * 16 * 16, 12), thw, geometry, norm=nn.Identity())
     scores = (4 * 16 * 16) * (4 * 8 * 8)
     assert max(saved) < scores / 2
 

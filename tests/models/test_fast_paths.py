@@ -1,0 +1,295 @@
+"""What is computed in another way than it is written in the papers: equal values, equal gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mvrec.models import MViT, attention
+from mvrec.models.attention import attention as attend
+from mvrec.models.depthwise import depthwise_conv
+from mvrec.models.mvit import all_tokens
+from mvrec.models.recompute import gelu_linear, norm_linear
+
+
+def reference_conv(grid: Tensor, weight: Tensor, stride: int, padding: tuple[int, int, int]) -> Tensor:
+    clip = grid.permute(0, 4, 1, 2, 3).contiguous()
+    return F.conv3d(clip, weight, None, (1, stride, stride), padding, groups=len(weight)).permute(0, 2, 3, 4, 1)
+
+
+# -- depthwise convolution -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (5, 3, 1), (2, 4, 4), (3, 5, 5)])
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize("thw", [(4, 6, 7), (1, 5, 5), (2, 4, 9)])
+def test_a_convolution_and_its_gradients(kernel, stride, thw):
+    padding = tuple(k // 2 for k in kernel)
+    grid = torch.randn(2, *thw, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, 1, *kernel, dtype=torch.float64, requires_grad=True)
+    ours = depthwise_conv(grid, weight, stride=stride, padding=padding)
+    theirs = reference_conv(grid, weight, stride, padding)
+    torch.testing.assert_close(ours, theirs)
+    of_output = torch.randn_like(theirs)
+    for found, expected in zip(
+        torch.autograd.grad(ours, (grid, weight), of_output),
+        torch.autograd.grad(theirs, (grid, weight), of_output),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected)
+        assert found.stride() == expected.stride() or found.is_contiguous()
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_first_and_second_derivatives_of_a_convolution(stride):
+    grid = torch.randn(1, 2, 4, 5, 2, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 1, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+
+    def call(grid: Tensor, weight: Tensor) -> Tensor:
+        return depthwise_conv(grid, weight, stride=stride, padding=(1, 1, 1))
+
+    assert torch.autograd.gradcheck(call, (grid, weight))
+    assert torch.autograd.gradgradcheck(call, (grid, weight))
+
+
+@pytest.mark.parametrize("frozen", ["grid", "weight"])
+def test_what_needs_no_gradient_gets_none(frozen):
+    grid = torch.randn(1, 2, 4, 4, 3, requires_grad=frozen != "grid")
+    weight = torch.randn(3, 1, 3, 3, 3, requires_grad=frozen != "weight")
+    depthwise_conv(grid, weight, stride=2, padding=(1, 1, 1)).sum().backward()
+    assert (grid.grad is None) == (frozen == "grid")
+    assert (weight.grad is None) == (frozen == "weight")
+
+
+def test_half_precision_loses_no_more_than_its_own_rounding():
+    grid = torch.randn(1, 4, 9, 9, 8).bfloat16().requires_grad_()
+    weight = torch.randn(8, 1, 3, 3, 3).bfloat16().requires_grad_()
+    out = depthwise_conv(grid, weight, stride=2, padding=(1, 1, 1))
+    of_output = torch.randn_like(out)
+    found = torch.autograd.grad(out, (grid, weight), of_output)
+    exact = [part.detach().double().requires_grad_() for part in (grid, weight)]
+    expected = torch.autograd.grad(reference_conv(*exact, 2, (1, 1, 1)), exact, of_output.double())
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert ((ours - theirs).abs() <= theirs.abs() * 2**-8 + 1e-6).all()
+
+
+# -- attention -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few_rows(monkeypatch):
+    """Blocks of 7 queries, so that there are several and the last one is cut."""
+    monkeypatch.setattr(attention, "ROWS", 7)
+
+
+def operands(dtype: torch.dtype, *, narrow: int = 0) -> list[Tensor]:
+    widths, counts = (16, 16, 16 - narrow), (40, 11, 11)
+    return [torch.randn(2, n, 3, d).to(dtype).requires_grad_() for n, d in zip(counts, widths, strict=True)]
+
+
+@pytest.mark.parametrize("narrow", [0, 5])
+@pytest.mark.parametrize("scale", [0.25, 1.0])
+def test_blocks_of_rows_are_the_whole(few_rows, narrow, scale):
+    parts = operands(torch.float64, narrow=narrow)
+    ours = attention._RowBlocks.apply(*parts, scale)
+    q, k, v = (part.transpose(1, 2) for part in parts)
+    theirs = ((scale * q @ k.mT).softmax(-1) @ v).transpose(1, 2)
+    torch.testing.assert_close(ours, theirs)
+    of_output = torch.randn_like(theirs)
+    for found, expected in zip(
+        torch.autograd.grad(ours, parts, of_output), torch.autograd.grad(theirs, parts, of_output), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)  # keys and values add up in float32
+
+
+@pytest.mark.parametrize("narrow", [0, 5])
+def test_fused_kernels_take_narrow_values(narrow):
+    q, k, v = operands(torch.float64, narrow=narrow)
+    expected = ((0.25 * q.transpose(1, 2) @ k.transpose(1, 2).mT).softmax(-1) @ v.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(attend(q, k, v, scale=0.25), expected)
+
+
+def test_bfloat16_on_cpus_goes_by_rows(few_rows, monkeypatch):
+    calls: list[torch.dtype] = []
+    monkeypatch.setattr(attention._RowBlocks, "apply", lambda q, k, v, scale: calls.append(q.dtype) or q)
+    for dtype in (torch.float32, torch.bfloat16):
+        attend(*operands(dtype), scale=1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        attend(*operands(torch.float32), scale=1.0)
+    assert calls == [torch.bfloat16] * 2
+
+
+def test_bfloat16_by_rows_is_as_good_as_products_in_bfloat16_are(few_rows):
+    parts = operands(torch.bfloat16)
+    out = attend(*parts, scale=0.25)
+    grads = torch.autograd.grad(out.float().square().sum(), parts)
+    wide = [part.detach().float().requires_grad_() for part in parts]
+    exact = attend(*wide, scale=0.25)
+    for ours, theirs in zip((out, *grads), (exact, *torch.autograd.grad(exact.square().sum(), wide)), strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert (ours - theirs).abs().max() < 0.03 * theirs.abs().max()
+
+
+# -- activations that are computed again -----------------------------------------------------------------------------
+
+
+def pair(kind: str) -> tuple[nn.Module, nn.Linear]:
+    first: nn.Module = nn.LayerNorm(10, eps=1e-6) if kind == "norm" else nn.GELU()
+    if isinstance(first, nn.LayerNorm):
+        nn.init.normal_(first.weight)
+        nn.init.normal_(first.bias)
+    return first, nn.Linear(10, 6)
+
+
+CALLS = {"norm": norm_linear, "gelu": gelu_linear}
+
+
+@pytest.mark.parametrize("kind", CALLS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_values_and_gradients_are_the_plain_layers(kind, dtype, autocast):
+    first, linear = (module.to(dtype) for module in pair(kind))
+    x = torch.randn(2, 5, 10, dtype=dtype, requires_grad=True)
+    inputs = [x, *first.parameters(), *linear.parameters()]
+    results = []
+    for call in (CALLS[kind], lambda x, first, linear: linear(first(x))):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast and dtype == torch.float32):
+            out = call(x, first, linear)
+        results.append((out, *torch.autograd.grad(out.float().square().sum(), inputs)))
+    tolerance = 0.02 if torch.bfloat16 in (dtype, results[0][0].dtype) else 1e-6 if dtype == torch.float32 else 1e-12
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_first_and_second_derivatives(kind):
+    first, linear = (module.double() for module in pair(kind))
+    x = torch.randn(3, 10, dtype=torch.float64, requires_grad=True)
+    names = [(module, name) for module in (first, linear) for name, _ in module.named_parameters()]
+
+    def call(x: Tensor, *values: Tensor) -> Tensor:
+        for (module, name), value in zip(names, values, strict=True):
+            del module._parameters[name]
+            setattr(module, name, value)
+            module._parameters[name] = value  # type: ignore[assignment]
+        return CALLS[kind](x, first, linear)
+
+    values = [getattr(module, name).detach().clone().requires_grad_() for module, name in names]
+    assert torch.autograd.gradcheck(call, (x, *values))
+    assert torch.autograd.gradgradcheck(call, (x, *values))
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_a_layer_used_twice_gets_both_gradients(kind):
+    first, linear = pair(kind)
+    x = torch.randn(4, 10)
+    (CALLS[kind](x, first, linear).sum() + CALLS[kind](2 * x, first, linear).square().sum()).backward()
+    ours = linear.weight.grad
+    linear.weight.grad = None
+    (linear(first(x)).sum() + linear(first(2 * x)).square().sum()).backward()
+    torch.testing.assert_close(ours, linear.weight.grad)
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_frozen_layers_get_no_gradient(kind):
+    first, linear = pair(kind)
+    linear.requires_grad_(False)
+    x = torch.randn(4, 10, requires_grad=True)
+    CALLS[kind](x, first, linear).sum().backward()
+    assert linear.weight.grad is None
+    assert linear.bias.grad is None
+    ours = x.grad
+    x.grad = None
+    linear(first(x)).sum().backward()
+    torch.testing.assert_close(ours, x.grad)
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_only_the_input_is_kept(kind):
+    first, linear = pair(kind)
+    x = torch.randn(100, 10, requires_grad=True)
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        CALLS[kind](x, first, linear)
+    assert [t.data_ptr() == x.data_ptr() for t in saved if t.numel() == x.numel()] == [True]
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_hooks_and_other_layers_are_respected(kind):
+    first, linear = pair(kind)
+    x = torch.randn(4, 10)
+    called: list[str] = []
+    for module, name in ((first, "first"), (linear, "linear")):
+        handle = module.register_forward_hook(lambda *_, name=name: called.append(name))
+        CALLS[kind](x, first, linear)
+        assert name in called
+        handle.remove()
+
+    class Doubled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    plain = CALLS[kind](x, first, linear)
+    linear.__class__ = Doubled
+    torch.testing.assert_close(CALLS[kind](x, first, linear), 2 * plain)
+
+
+# -- the whole network -----------------------------------------------------------------------------------------------
+
+SMALL = {
+    "num_classes": 5,
+    "num_frames": 4,
+    "image_size": 64,
+    "embed_dim": 16,
+    "num_heads": 1,
+    "depth": 4,
+    "dim_mults": {1: 2.0, 3: 2.0},
+    "head_mults": {1: 2.0, 3: 2.0},
+    "q_strides": {1: 2, 3: 2},
+    "kv_stride": 4,
+}
+V2 = {"pool_every_q": True, "dim_change": "attention", "rel_pos": True, "residual_pooling": True, "pos_embed": "none"}
+
+
+@pytest.mark.parametrize("more", [{}, V2], ids=["v1", "v2"])
+def test_the_last_block_without_the_tokens_that_nobody_reads(more):
+    torch.manual_seed(0)
+    network = MViT(**SMALL, **more).double()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, 0, 0.2)
+    clip = torch.randn(2, 3, 4, 64, 64, dtype=torch.float64)
+    results = []
+    for whole in (False, True):
+        network.zero_grad()
+        with all_tokens(network) if whole else torch.enable_grad():
+            out = network(clip)
+        out.square().sum().backward()
+        results.append((out, [parameter.grad for parameter in network.parameters()]))
+    torch.testing.assert_close(results[0][0], results[1][0])
+    for (name, _), ours, theirs in zip(network.named_parameters(), results[0][1], results[1][1], strict=True):
+        assert ours is not None, name
+        torch.testing.assert_close(ours, theirs, msg=lambda text, name=name: f"{name}: {text}")
+    assert not network.computes_all_tokens
+
+
+def test_all_tokens_is_undone_after_an_error():
+    network = MViT(**SMALL)
+    with pytest.raises(ValueError, match="expected"), all_tokens(network):
+        network(torch.randn(1))
+    assert not network.computes_all_tokens
+
+
+def test_checkpointing_still_spares_the_activations():
+    """The functions of our own give what they keep to the hooks that are on."""
+    network = MViT(**SMALL)
+    clip = torch.randn(1, 3, 4, 64, 64)
+    kept = []
+    for on in (False, True):
+        network.set_activation_checkpointing(on)
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t.numel()) or t, lambda t: t):
+            network(clip)
+        kept.append(sum(saved))
+    assert kept[1] < 0.5 * kept[0]
