@@ -110,7 +110,7 @@ ONLY_IN = {
 }
 # A file of these with the bricks beside it runs in anybody's notebook.
 ARCHITECTURES = {"cloformer", "mvit", "mvit_variants", "sgformer", "shunted"}
-BRICKS = {"attention", "backbone", "depthwise", "layers", "pooling_attention", "recompute"}
+BRICKS = {"attention", "backbone", "depthwise", "layers", "pooling_attention", "products", "recompute"}
 AROUND_THEM = {"__init__", "baseline", "baselines", "feature_pyramid", "framewise", "macs", "zoo"}
 
 

@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from mvrec.errors import UserError
 from mvrec.models import CloFormer, Framewise, MViT
+from mvrec.models.attention import Attended, recorded_attention
 from mvrec.models.backbone import Backbone
 from mvrec.models.layers import Grid, Pyramid
 from mvrec.models.mvit import PATCH_STRIDE, PATCH_STRIDE_FRAMES, all_tokens
@@ -209,41 +209,6 @@ def _score(backbone: Backbone, x: Tensor, classes: Tensor) -> Tensor:
 # -- attention -------------------------------------------------------------------------------------------------------
 
 
-class Attended(NamedTuple):
-    """One call of attention: queries (B, heads, Nq, d), keys and values (B, heads, Nk, d), and what came of it."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    scale: float
-    out: Tensor
-
-
-class AttentionRecorder(TorchFunctionMode):
-    """Notes what goes into and comes out of every fused attention while it is entered.
-
-    Fused attention forms no probabilities. Queries and keys are enough to form them afterwards, as exactly as the
-    network's own, relative positions included, and the network runs as always.
-
-    Attributes:
-        calls: What was noted, in the order of the calls.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[Attended] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run `func`, and note it if it is attention."""
-        out = func(*args, **(kwargs or {}))
-        if func is F.scaled_dot_product_attention:
-            q, k, v = args
-            assert set(kwargs or {}) <= {"scale"}, "masks and dropout would change the probabilities"
-            scale = (kwargs or {}).get("scale")
-            self.calls.append(Attended(q, k, v, q.shape[-1] ** -0.5 if scale is None else scale, out))
-        return out
-
-
 def _attention_flow(backbone: Backbone, x: Tensor, classes: Tensor, *, of_class: bool) -> Tensor:
     """Follow the head's input back to the patches, block by block; see the note.
 
@@ -269,9 +234,9 @@ def _attention_flow(backbone: Backbone, x: Tensor, classes: Tensor, *, of_class:
     if not isinstance(backbone, MViT):
         name = type(backbone).__name__
         raise UserError(f"rollout and relevance follow the attention of MViT; for {name} there are cam and layercam")
-    with AttentionRecorder() as recorder, torch.set_grad_enabled(of_class), all_tokens(backbone):
+    with recorded_attention() as calls, torch.set_grad_enabled(of_class), all_tokens(backbone):
         score = _score(backbone, x, classes) if of_class else backbone(x)
-    calls, blocks = recorder.calls, cast("list[Block]", backbone.blocks)
+    blocks = cast("list[Block]", backbone.blocks)
     assert len(calls) == len(blocks)
     gradients: list[Tensor | None] = [None] * len(calls)
     if of_class:
@@ -323,13 +288,14 @@ def _shortcut(row: Tensor, block: Block, thw: Grid) -> Tensor:
 
 def _to_keys(row: Tensor, call: Attended, gradient: Tensor | None) -> Tensor:
     """A row (B, Nq) times the heads' mean attention, or with a gradient their mean relevance: (B, Nk)."""
-    total = torch.zeros(len(row), call.k.shape[2], device=row.device)
-    q, k, v = (part.detach().float() for part in (call.q, call.k, call.v))
+    total = torch.zeros(len(row), call.k.shape[1], device=row.device)
+    q, k, v = (part.detach().float().transpose(1, 2) for part in (call.q, call.k, call.v))  # (B, heads, N, d)
+    gradient = None if gradient is None else gradient.float().transpose(1, 2)
     for first in range(0, q.shape[2], _QUERIES_AT_ONCE):
         some = slice(first, first + _QUERIES_AT_ONCE)
         weight = (q[:, :, some] @ k.mT * call.scale).softmax(-1)  # (B, heads, some, Nk)
         if gradient is not None:  # out = weight @ v, so that the weight's gradient is that of out @ v.T
-            weight = (weight * (gradient[:, :, some].float() @ v.mT)).relu()
+            weight = (weight * (gradient[:, :, some] @ v.mT)).relu()
         total += torch.einsum("bq,bhqk->bk", row[:, some], weight) / q.shape[1]
     return total
 

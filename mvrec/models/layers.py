@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mvrec.models.attention import attention
 from mvrec.models.backbone import Backbone, FeatureInfo
+from mvrec.models.products import Linear
 from mvrec.models.recompute import gelu_linear, norm_linear
 
 # Of every pyramid: pixels per side of a cell of the first stage, and epsilon of the norms of blocks and stages.
@@ -95,9 +96,9 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, *, hidden_dim: int, dim_out: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc1 = Linear(dim, hidden_dim)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden_dim, dim_out)
+        self.fc2 = Linear(hidden_dim, dim_out)
 
     def forward(self, x: Tensor, *, norm: nn.Module) -> Tensor:
         """`(..., dim)`, before their norm, to `(..., dim_out)`."""
@@ -147,14 +148,14 @@ class DetailMlp(nn.Module):
 
     def __init__(self, dim: int, *, hidden_dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc1 = Linear(dim, hidden_dim)
         self.dwconv = DetailConv(hidden_dim)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, grid: Tensor) -> Tensor:
         """`(B, h, w, dim)` to the same."""
-        return self.fc2(self.act(self.dwconv(self.fc1(grid))))
+        return gelu_linear(self.dwconv(self.fc1(grid)), self.act, self.fc2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, head_dim: int) -> Tensor:

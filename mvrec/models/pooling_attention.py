@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mvrec.models.attention import attention
 from mvrec.models.depthwise import depthwise_conv
 from mvrec.models.layers import Grid, Mlp, StochasticDepth
+from mvrec.models.products import Linear
 from mvrec.models.recompute import norm_linear, norm_project
 
 Pooling = Literal["conv", "max", "avg"]
@@ -184,8 +185,8 @@ class PoolingAttention(nn.Module):
             table = nn.Parameter(torch.empty(size, self.head_dim)) if size else None
             self.register_parameter(f"rel_pos_{name}", table)
         self.has_rel_pos = rel_pos_sizes is not None
-        self.qkv = nn.Linear(dim, 3 * dim_out)
-        self.proj = nn.Linear(dim_out, dim_out)
+        self.qkv = Linear(dim, 3 * dim_out)
+        self.proj = Linear(dim_out, dim_out)
         self.pool_q, self.norm_q = self._pool_and_norm(pooling, q_kernel, q_stride)
         self.pool_k, self.norm_k = self._pool_and_norm(pooling, kv_kernel, kv_stride)
         self.pool_v, self.norm_v = self._pool_and_norm(pooling, kv_kernel, kv_stride)
@@ -228,7 +229,7 @@ class PoolingAttention(nn.Module):
         takes the stride's place. What lies beyond the edge is zero on either grid.
         """
         kernel, stride = self.kv_kernel, self.kv_stride
-        if not isinstance(self.pool_k, HeadSharedConv) or type(self.qkv) is not nn.Linear or kernel is None:
+        if not isinstance(self.pool_k, HeadSharedConv) or type(self.qkv) is not Linear or kernel is None:
             return thw
         if kernel[1] != kernel[2] or kernel[1] >= stride:
             return thw
@@ -273,7 +274,7 @@ class PoolingAttention(nn.Module):
         """Queries, keys and values `(B, N, heads, d)`, as far as they are read."""
         heads = (self.num_heads, self.head_dim)
         read = self._read_grid(thw)
-        if type(self.qkv) is not nn.Linear or (read == thw and not cls_only):
+        if type(self.qkv) is not Linear or (read == thw and not cls_only):
             q, k, v = norm_linear(x, norm, self.qkv).unflatten(-1, (3, *heads)).unbind(2)
             return (q[:, :1] if cls_only else q), k, v
         q_rows, kv_rows = self.qkv.weight.tensor_split([self.proj.in_features])
@@ -396,7 +397,7 @@ class Block(nn.Module):
         self.drop_path = StochasticDepth(drop_path_rate)
         self.norm2 = nn.LayerNorm(spec.attn_dim, eps=NORM_EPS)
         self.mlp = Mlp(spec.attn_dim, hidden_dim=int(spec.attn_dim * mlp_ratio), dim_out=spec.dim_out)
-        self.proj = nn.Linear(spec.dim, spec.dim_out) if spec.dim != spec.dim_out else None
+        self.proj = Linear(spec.dim, spec.dim_out) if spec.dim != spec.dim_out else None
 
     def forward(self, x: Tensor, thw: Grid, geometry: RelativeGeometry | None = None, cls_only: bool = False) -> Tensor:
         """`(B, [1 +] T*H*W, dim)` to `(B, [1 +] T*H'*W', dim_out)`, or to the class token alone, `(B, 1, dim_out)`."""

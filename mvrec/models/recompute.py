@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mvrec.models.products import Linear, product, product_gradients
+
 
 def norm_linear(x: Tensor, norm: nn.Module, linear: nn.Module) -> Tensor:
     """`linear(norm(x))`, `(..., C)` to `(..., D)`, of which only `x` is kept."""
-    if isinstance(linear, nn.Linear) and _is_plain(linear, nn.Linear) and _keeps_activations():
+    if isinstance(linear, Linear) and _is_plain(linear, Linear) and _keeps_activations():
         return norm_project(x, norm, linear.weight, linear.bias)
     return linear(norm(x))
 
@@ -25,12 +27,12 @@ def norm_project(x: Tensor, norm: nn.Module, weight: Tensor, bias: Tensor | None
     """The same with a weight `(D, C)` and a bias `(D)` that may be parts of a layer's."""
     if _is_plain(norm, nn.LayerNorm) and _keeps_activations():
         return _NormLinear.apply(x, norm.weight, norm.bias, norm.eps, weight, bias)
-    return F.linear(norm(x), weight, bias)
+    return product(norm(x), weight, bias)
 
 
 def gelu_linear(x: Tensor, act: nn.Module, linear: nn.Module) -> Tensor:
     """`linear(act(x))`, `(..., C)` to `(..., D)`, of which only `x` is kept."""
-    if _is_plain(act, nn.GELU) and _is_plain(linear, nn.Linear) and _keeps_activations():
+    if _is_plain(act, nn.GELU) and _is_plain(linear, Linear) and _keeps_activations():
         return _GeluLinear.apply(x, act.approximate, linear.weight, linear.bias)
     return linear(act(x))
 
@@ -51,19 +53,7 @@ def _product_dtype(x: Tensor) -> torch.dtype:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    return F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
-
-
-def _product_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, bool, bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of `_product` for what it was given, `x` in the product's own precision."""
-    of_x, of_weight, of_bias = needed
-    rows = grad.flatten(0, -2)
-    grad_x = grad @ weight.to(grad.dtype) if of_x else None
-    grad_weight = (rows.T @ x.flatten(0, -2)).to(weight.dtype) if of_weight else None
-    grad_bias = rows.sum(0).to(weight.dtype) if of_bias else None
-    return grad_x, grad_weight, grad_bias
+    return product(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
 class _NormLinear(torch.autograd.Function):
@@ -83,7 +73,7 @@ class _NormLinear(torch.autograd.Function):
         wide = x.to(gain.dtype)
         normed = torch.native_layer_norm(wide, gain.shape, gain, shift, ctx.eps)[0].to(ctx.dtype) if of_weight else x
         needed = (of_x or of_gain or of_shift, of_weight, of_bias)
-        grad_normed, grad_weight, grad_bias = _product_gradients(grad, normed, weight, needed)
+        grad_normed, grad_weight, grad_bias = product_gradients(grad, normed, weight, needed)
         grads: list[Any] = [None, None, None]
         if grad_normed is not None:
             mask = [of_x, of_gain, of_shift]
@@ -107,7 +97,7 @@ class _GeluLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         of_x, _, of_weight, of_bias = ctx.needs_input_grad
         active = F.gelu(x, approximate=ctx.approximate).to(ctx.dtype) if of_weight else x
-        grad_active, grad_weight, grad_bias = _product_gradients(grad, active, weight, (of_x, of_weight, of_bias))
+        grad_active, grad_weight, grad_bias = product_gradients(grad, active, weight, (of_x, of_weight, of_bias))
         if grad_active is not None:
             grad_active = torch.ops.aten.gelu_backward(grad_active.to(x.dtype), x, approximate=ctx.approximate)
         return grad_active, None, grad_weight, grad_bias

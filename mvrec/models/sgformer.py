@@ -36,6 +36,7 @@ from mvrec.models.layers import (
     drop_path_rates,
     resized_positions,
 )
+from mvrec.models.products import Linear
 
 WINDOW = 7  # tokens per side of what a local head sees
 
@@ -120,9 +121,9 @@ class Attention(nn.Module):
     def __init__(self, stage: Stage) -> None:
         super().__init__()
         self.head_dim = stage.dim // stage.heads
-        self.lepe_linear = nn.Linear(stage.dim, stage.dim)
+        self.lepe_linear = Linear(stage.dim, stage.dim)
         self.lepe_conv = depthwise(stage.dim)
-        self.proj = nn.Linear(stage.dim, stage.dim)
+        self.proj = Linear(stage.dim, stage.dim)
 
     def projected(self, attended: Tensor, grid: Tensor) -> Tensor:
         """`(B, h, w, dim)` twice: what was attended, and the tokens that the block started from."""
@@ -134,8 +135,8 @@ class FullAttention(Attention):
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage)
-        self.q = nn.Linear(stage.dim, stage.dim)
-        self.kv = nn.Linear(stage.dim, 2 * stage.dim)
+        self.q = Linear(stage.dim, stage.dim)
+        self.kv = Linear(stage.dim, 2 * stage.dim)
 
     def forward(self, grid: Tensor, importance: None = None) -> tuple[Tensor, None]:
         """`(B, h, w, dim)` to the same; there is no importance in this stage."""
@@ -158,10 +159,10 @@ class HybridAttention(Attention):
         self.sr = GridConv(dim, dim, stage.sr_ratio, stage.sr_ratio)
         self.norm = nn.LayerNorm(dim)
         self.act = nn.GELU()
-        self.q1 = nn.Linear(dim, dim // 2)
-        self.kv1 = nn.Linear(dim, dim)
-        self.q2 = nn.Linear(dim, dim // 2)
-        self.kv2 = nn.Linear(dim, dim)
+        self.q1 = Linear(dim, dim // 2)
+        self.kv1 = Linear(dim, dim)
+        self.q2 = Linear(dim, dim // 2)
+        self.kv2 = Linear(dim, dim)
 
     def forward(self, grid: Tensor, importance: None = None) -> tuple[Tensor, Tensor]:
         """`(B, h, w, dim)` to the same, with the tokens' importance `(B, h, w)`; none comes in."""
@@ -210,9 +211,9 @@ class GuidedAttention(Attention):
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage)
         self.chunks = stage.chunks
-        self.q = nn.Linear(stage.dim, stage.dim)
-        self.kv1 = nn.Linear(stage.dim, stage.dim)
-        self.kv2 = nn.Linear(stage.dim, stage.dim)
+        self.q = Linear(stage.dim, stage.dim)
+        self.kv1 = Linear(stage.dim, stage.dim)
+        self.kv2 = Linear(stage.dim, stage.dim)
         for i, chunk in enumerate(stage.chunks, start=1):
             self.add_module(f"f{i}", nn.Linear(chunk, 1))
 

@@ -27,6 +27,7 @@ from mvrec.models.layers import (
     depthwise,
     drop_path_rates,
 )
+from mvrec.models.products import Linear
 
 STEM_DIM = 64  # whatever the width of the first stage
 
@@ -86,10 +87,10 @@ class FullAttention(nn.Module):
     def __init__(self, dim: int, *, num_heads: int) -> None:
         super().__init__()
         self.head_dim = dim // num_heads
-        self.q = nn.Linear(dim, dim)
-        self.kv = nn.Linear(dim, 2 * dim)
+        self.q = Linear(dim, dim)
+        self.kv = Linear(dim, 2 * dim)
         self.local_conv = depthwise(dim)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, grid: Tensor) -> Tensor:
         """`(B, h, w, dim)` to the same."""
@@ -109,17 +110,17 @@ class ShuntedAttention(nn.Module):
         super().__init__()
         self.head_dim = dim // num_heads
         coarse, fine = sr_ratio, sr_ratio // 2
-        self.q = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim)
         self.sr1 = GridConv(dim, dim, coarse, coarse)
         self.norm1 = nn.LayerNorm(dim)
-        self.kv1 = nn.Linear(dim, dim)
+        self.kv1 = Linear(dim, dim)
         self.local_conv1 = depthwise(dim // 2)
         self.sr2 = GridConv(dim, dim, fine, fine)
         self.norm2 = nn.LayerNorm(dim)
-        self.kv2 = nn.Linear(dim, dim)
+        self.kv2 = Linear(dim, dim)
         self.local_conv2 = depthwise(dim // 2)
         self.act = nn.GELU()
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, grid: Tensor) -> Tensor:
         """`(B, h, w, dim)` to the same."""
@@ -130,7 +131,7 @@ class ShuntedAttention(nn.Module):
         fine = self._branch(q_fine, merged, self.kv2, self.local_conv2)
         return self.proj(torch.cat([coarse, fine], -1))
 
-    def _branch(self, q: Tensor, merged: Tensor, kv: nn.Linear, local_conv: GridConv) -> Tensor:
+    def _branch(self, q: Tensor, merged: Tensor, kv: Linear, local_conv: GridConv) -> Tensor:
         """Queries `(B, h, w, dim / 2)` and a merged grid `(B, h', w', dim)` to `(B, h, w, dim / 2)`."""
         k, v = kv(merged).chunk(2, -1)
         return attend(q, k, v + local_conv(v), head_dim=self.head_dim)

@@ -79,7 +79,7 @@ def test_compiles_as_one_graph_and_only_once(name: str) -> None:
                 logits = network(x)
             logits.square().sum().backward()
             results.append((logits, {n: p.grad for n, p in model.named_parameters()}))
-        torch.testing.assert_close(results[1], results[0])
+        torch.testing.assert_close(results[1], results[0], rtol=2e-5, atol=2e-5)  # products may go by other libraries
 
 
 @traced

@@ -1,14 +1,18 @@
 """What is computed in another way than it is written in the papers: equal values, equal gradients."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvrec.models import MViT, attention
+from mvrec.models import MViT, attention, products
 from mvrec.models.attention import attention as attend
+from mvrec.models.attention import recorded_attention
 from mvrec.models.depthwise import depthwise_conv
 from mvrec.models.mvit import all_tokens
+from mvrec.models.products import Linear
 from mvrec.models.recompute import gelu_linear, norm_linear
 
 
@@ -79,8 +83,9 @@ def test_half_precision_loses_no_more_than_its_own_rounding():
 
 @pytest.fixture
 def few_rows(monkeypatch):
-    """Blocks of 7 queries, so that there are several and the last one is cut."""
+    """Blocks of 7 queries, so that there are several and the last one is cut, however few scores there are."""
     monkeypatch.setattr(attention, "ROWS", 7)
+    monkeypatch.setattr(attention, "FEW_SCORES", 0)
 
 
 def operands(dtype: torch.dtype, *, narrow: int = 0) -> list[Tensor]:
@@ -110,14 +115,82 @@ def test_fused_kernels_take_narrow_values(narrow):
     torch.testing.assert_close(attend(q, k, v, scale=0.25), expected)
 
 
-def test_bfloat16_on_cpus_goes_by_rows(few_rows, monkeypatch):
-    calls: list[torch.dtype] = []
-    monkeypatch.setattr(attention._RowBlocks, "apply", lambda q, k, v, scale: calls.append(q.dtype) or q)
-    for dtype in (torch.float32, torch.bfloat16):
+@pytest.mark.parametrize(("onednn", "expected"), [(True, ["float32", "bfloat16"]), (False, ["bfloat16"])])
+def test_who_goes_by_rows(few_rows, monkeypatch, onednn, expected):
+    calls: list[str] = []
+    monkeypatch.setattr(attention._RowBlocks, "apply", lambda q, k, v, scale: calls.append(str(q.dtype)[6:]) or q)
+    monkeypatch.setattr(products, "_HAS_ONEDNN", onednn)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
         attend(*operands(dtype), scale=1.0)
+    assert calls == expected
     with torch.autocast("cpu", torch.bfloat16):
         attend(*operands(torch.float32), scale=1.0)
-    assert calls == [torch.bfloat16] * 2
+    assert calls == [*expected, "bfloat16"]
+    monkeypatch.setattr(attention, "FEW_SCORES", 441)  # 40 queries x 11 keys are 440
+    attend(*operands(torch.bfloat16), scale=1.0)
+    assert calls == [*expected, "bfloat16"]
+
+
+def test_attention_is_recorded_where_somebody_listens(few_rows):
+    parts = operands(torch.float32)
+    with recorded_attention() as calls:
+        out = attend(*parts, scale=0.25)
+        with recorded_attention() as inner:
+            attend(*parts, scale=0.5)
+    attend(*parts, scale=1.0)
+    assert [call.scale for call in calls] == [0.25, 0.5]
+    assert [call.scale for call in inner] == [0.5]
+    assert calls[0].out is out
+    assert calls[0].q is parts[0]
+
+
+# -- products --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_product_is_small(monkeypatch):
+    monkeypatch.setattr(products, "SMALL", 1)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(5, 10), (2, 3, 10), (2, 3, 4, 10), (0, 10)])
+@pytest.mark.parametrize("onednn", [True, False])
+def test_a_linear_layer_and_its_gradients(monkeypatch, no_product_is_small, bias, shape, onednn):
+    """In either library, where this machine has both."""
+    monkeypatch.setattr(products, "_HAS_ONEDNN", onednn and products._HAS_ONEDNN)
+    ours, theirs = Linear(10, 6, bias=bias), nn.Linear(10, 6, bias=bias)
+    theirs.load_state_dict(ours.state_dict())
+    wide = torch.randn(*shape[:-1], 20)
+    results = []
+    for layer in (ours, theirs):
+        x = wide[..., ::2].clone().requires_grad_()
+        out = layer(x[..., :])
+        results.append((out, *torch.autograd.grad(out.square().sum(), [x, *layer.parameters()])))
+        with torch.no_grad():
+            torch.testing.assert_close(layer(wide[..., ::2]), out)  # not contiguous
+    for here, there in zip(*results, strict=True):
+        torch.testing.assert_close(here, there)
+        assert here.shape == there.shape
+
+
+@pytest.mark.skipif(not products._HAS_ONEDNN, reason="no oneDNN products on this machine")
+def test_where_onednn_computes(monkeypatch, no_product_is_small):
+    used: list[torch.Size] = []
+    operator = torch.ops.mkldnn._linear_pointwise
+    fake = SimpleNamespace(_linear_pointwise=lambda x, *rest: used.append(x.shape) or operator(x, *rest))
+    monkeypatch.setattr(torch.ops, "mkldnn", fake)
+    layer, x = Linear(10, 6), torch.randn(5, 10)
+    layer(x).sum().backward()
+    assert used == [(5, 10), (6, 5)]  # forward, and the weight's gradient; x needs none
+    with torch.no_grad():
+        layer(x)
+    assert len(used) == 3
+    layer.double()(x.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        layer.float()(x)
+    monkeypatch.setattr(products, "SMALL", 301)  # 5 x 10 x 6 are 300
+    layer(x)
+    assert len(used) == 3
 
 
 def test_bfloat16_by_rows_is_as_good_as_products_in_bfloat16_are(few_rows):
@@ -134,12 +207,12 @@ def test_bfloat16_by_rows_is_as_good_as_products_in_bfloat16_are(few_rows):
 # -- activations that are computed again -----------------------------------------------------------------------------
 
 
-def pair(kind: str) -> tuple[nn.Module, nn.Linear]:
+def pair(kind: str) -> tuple[nn.Module, Linear]:
     first: nn.Module = nn.LayerNorm(10, eps=1e-6) if kind == "norm" else nn.GELU()
     if isinstance(first, nn.LayerNorm):
         nn.init.normal_(first.weight)
         nn.init.normal_(first.bias)
-    return first, nn.Linear(10, 6)
+    return first, Linear(10, 6)
 
 
 CALLS = {"norm": norm_linear, "gelu": gelu_linear}
@@ -227,7 +300,7 @@ def test_hooks_and_other_layers_are_respected(kind):
         assert name in called
         handle.remove()
 
-    class Doubled(nn.Linear):
+    class Doubled(Linear):
         def forward(self, x: Tensor) -> Tensor:
             return 2 * super().forward(x)
 

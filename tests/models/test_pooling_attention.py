@@ -12,6 +12,7 @@ from mvrec.models.pooling_attention import (
     pooled_grid,
     relative_geometry,
 )
+from mvrec.models.products import Linear
 
 CPU = torch.device("cpu")
 
@@ -178,7 +179,7 @@ def test_cells_that_are_read(size: int, kernel: int, stride: int) -> None:
 def test_another_layer_in_the_place_of_the_projection_is_used() -> None:
     """As adapters of low rank are put there."""
 
-    class Adapted(nn.Linear):
+    class Adapted(Linear):
         def forward(self, x: Tensor) -> Tensor:
             return 2 * super().forward(x)
 
