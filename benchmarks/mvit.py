@@ -4,8 +4,8 @@ python benchmarks/mvit.py [--quick] [--only NAME] [--json PATH]
 
 One clip of 16 x 224 x 224 on one thread: inference and training step (forward and backward), in float32 and under
 bfloat16 autocast, CPU and wall seconds; then the bytes that a training step keeps for its backward pass, every storage
-once and parameters not at all. All networks have the same weights and get the same clip; logits are
-compared first, and in float64 the gradients. Stochastic depth and dropout are off: they take no time and draw differently.
+once and parameters not at all. All networks have the same weights and get the same clip; logits are compared first, and
+in float64 the gradients. Stochastic depth and dropout are off: they take no time and draw differently.
 """
 
 import argparse
