@@ -29,14 +29,26 @@ def depthwise_conv(grid: Tensor, weight: Tensor, *, stride: int, padding: Triple
         `(B, T', H', W', C)`.
     """
     wanted = torch.is_grad_enabled() and (grid.requires_grad or weight.requires_grad)
-    if wanted and grid.device.type == "cpu" and not torch.compiler.is_compiling():
+    if wanted and not torch.compiler.is_compiling() and _has_slow_backward(grid, weight, stride, padding):
         return _DepthwiseConv.apply(grid, weight, stride, padding)
     return _convolve(grid, weight, stride, padding)
 
 
+def _has_slow_backward(grid: Tensor, weight: Tensor, stride: int, padding: Triple) -> bool:
+    """In three dimensions always; in two it is slow with a stride in bfloat16 alone, and up to 5 times faster else."""
+    if grid.device.type != "cpu":
+        return False
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else grid.dtype
+    return not _is_flat(weight, padding) or (stride > 1 and dtype == torch.bfloat16)
+
+
+def _is_flat(weight: Tensor, padding: Triple) -> bool:
+    return weight.shape[2] == 1 and padding[0] == 0
+
+
 def _convolve(grid: Tensor, weight: Tensor, stride: int, padding: Triple) -> Tensor:
     channels = grid.shape[-1]
-    if weight.shape[2] == 1 and padding[0] == 0:  # frames do not mix: the 2-D kernels are the faster ones
+    if _is_flat(weight, padding):  # frames do not mix: the 2-D kernels are the faster ones
         frames = grid.flatten(0, 1).permute(0, 3, 1, 2)  # (B*T, C, H, W)
         frames = F.conv2d(frames, weight.squeeze(2), None, stride, padding[1:], groups=channels)
         return frames.permute(0, 2, 3, 1).unflatten(0, grid.shape[:2])

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvrec.models import MViT, attention, products
+from mvrec.models import MViT, attention, depthwise, products
 from mvrec.models.attention import attention as attend
 from mvrec.models.attention import recorded_attention
 from mvrec.models.depthwise import depthwise_conv
@@ -31,8 +31,9 @@ def test_a_convolution_and_its_gradients(kernel, stride, thw):
     padding = tuple(k // 2 for k in kernel)
     grid = torch.randn(2, *thw, 6, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(6, 1, *kernel, dtype=torch.float64, requires_grad=True)
-    ours = depthwise_conv(grid, weight, stride=stride, padding=padding)
+    ours = depthwise._DepthwiseConv.apply(grid, weight, stride, padding)
     theirs = reference_conv(grid, weight, stride, padding)
+    torch.testing.assert_close(depthwise_conv(grid, weight, stride=stride, padding=padding), theirs)
     torch.testing.assert_close(ours, theirs)
     of_output = torch.randn_like(theirs)
     for found, expected in zip(
@@ -42,6 +43,20 @@ def test_a_convolution_and_its_gradients(kernel, stride, thw):
     ):
         torch.testing.assert_close(found, expected)
         assert found.stride() == expected.stride() or found.is_contiguous()
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "autocast"])
+def test_which_backward_pass_is_ours(monkeypatch, kernel, stride, dtype):
+    calls: list[int] = []
+    monkeypatch.setattr(depthwise._DepthwiseConv, "apply", lambda grid, *rest: calls.append(1) or grid)
+    kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    grid, weight = torch.randn(1, 2, 5, 5, 3, dtype=kind), torch.randn(3, 1, *kernel, dtype=kind, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "autocast"):
+        depthwise_conv(grid, weight, stride=stride, padding=(kernel[0] // 2, 1, 1))
+        depthwise_conv(grid, weight.detach(), stride=stride, padding=(kernel[0] // 2, 1, 1))
+    assert len(calls) == int(kernel[0] == 3 or (stride == 2 and dtype != "float32"))
 
 
 @pytest.mark.parametrize("stride", [1, 3])
