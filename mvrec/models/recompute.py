@@ -49,7 +49,8 @@ def _keeps_activations() -> bool:
 def _product_dtype(x: Tensor) -> torch.dtype:
     """What autocast would compute a product in."""
     device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    in_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # "meta" has none
+    return torch.get_autocast_dtype(device) if in_autocast else x.dtype
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
