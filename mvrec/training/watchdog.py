@@ -128,15 +128,15 @@ class Watchdog(L.Callback):
             self.watch.at(*self._position, place)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """In."""
+        """Note the place."""
         self._phase(f"the start of epoch {trainer.current_epoch}")
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> Any:
-        """In."""
+        """Note the place."""
         self._batch(f"batch {batch_idx} of epoch {trainer.current_epoch}")
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Any) -> None:
-        """In the backward pass processes wait for each other."""
+        """Note the place: in the backward pass processes wait for each other."""
         self._batch(f"the backward pass at step {trainer.global_step}")
 
     def on_train_batch_end(
@@ -146,17 +146,17 @@ class Watchdog(L.Callback):
         self._batch(f"the data after batch {batch_idx} of epoch {trainer.current_epoch}")
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """In."""
+        """Note the place."""
         self._phase(f"a checkpoint at step {trainer.global_step}")
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """In."""
+        """Note the place."""
         self._phase("the start of an evaluation")
 
     def on_test_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """In."""
+        """Note the place."""
         self._batch(f"batch {batch_idx} of an evaluation")
 
     def on_test_batch_end(
