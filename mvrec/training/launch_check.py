@@ -13,7 +13,6 @@ import queue
 import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -335,7 +334,7 @@ class _Member:
             store = self._client()
             store.wait(["verdict"], timedelta(seconds=self.seconds))
             values = json.loads(store.get("verdict"))
-            store.add(f"read/{self.launch.rank}", 1)
+            store.set(f"read/{self.launch.rank}", "1")
         except Exception as error:  # a thread has nobody else to tell
             problems = alone_problems(self.launch, socket.gethostname(), "lost", self.seconds, error)
             self.answers.put(self.report(problems))
@@ -362,7 +361,7 @@ class _Member:
             report = self.report(problems, processes, all_reduce_ms=milliseconds)
             store.set("verdict", json.dumps(report.as_dict()))
             named = {rank for problem in problems for rank in problem.ranks}
-            self._wait_for_readers(store, Counter(one.rank for one in (*processes, *twice)), named)
+            self._wait_for_readers(store, {one.rank for one in processes}, named)
         except Exception as error:  # a thread has nobody else to tell
             report = self.report(alone_problems(self.launch, socket.gethostname(), "lost", self.seconds, error))
         self.answers.put(report)
@@ -409,17 +408,17 @@ class _Member:
             if silent or now > end or (errors and len(errors) == len(beats)):
                 return judge_stuck(self.launch, processes, stages=stages, silent=silent, errors=errors, order=STAGES)
 
-    def _wait_for_readers(self, store: Any, readers: Mapping[int, int], named: set[int]) -> None:
+    def _wait_for_readers(self, store: Any, waiting: set[int], named: set[int]) -> None:
         """The store ends with this process, so the others must have read the verdict before.
 
         Those that the verdict names may live, as two of one rank do, or not: they get a second.
         """
-        begin = time.monotonic()
-        end = min(begin + 5, self.begin + 0.98 * self.seconds)
-        while time.monotonic() < end:
-            late = {rank for rank, count in readers.items() if rank and store.add(f"read/{rank}", 0) < count}
-            if not late or (late <= named and time.monotonic() > begin + 1):
-                return
+        end = min(time.monotonic() + 5, self.begin + 0.98 * self.seconds)
+        if named:
+            time.sleep(min(1.0, max(0.0, end - time.monotonic())))
+        waiting = waiting - named - {0}
+        while waiting and time.monotonic() < end:
+            waiting = {rank for rank in waiting if not store.check([f"read/{rank}"])}
             time.sleep(_POLL_SECONDS)
 
 

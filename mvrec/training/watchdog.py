@@ -292,7 +292,8 @@ class Watch:
             print(message, file=sys.stderr, flush=True)  # noqa: T201
         if self.rank in ranks and (self.rank == speaker or speaker not in ranks):
             faulthandler.dump_traceback(sys.stderr)  # where it hangs
-        time.sleep(1.0 if self.rank == speaker else min(2 * self.beat_seconds + 2, 5.0))  # the line comes first
+        # The first one to end takes all others with it, which come to the same verdict some beats sooner or later.
+        time.sleep(_SILENT_BEATS * self.beat_seconds + 2)
         self.end(1)
 
     def _verdict(self) -> tuple[tuple[int, ...], str]:
