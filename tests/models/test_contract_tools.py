@@ -64,7 +64,9 @@ def _trained_gradients(folder: Path, *, rank: int) -> dict[str, dict[str, Tensor
 
 
 @traced
-def test_compiles_as_one_graph_and_only_once(name: str) -> None:
+def test_compiles_as_one_graph_and_only_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # No graph has oneDNN's products, whose sums are in another order.
+    monkeypatch.setattr("mvrec.models.products._HAS_ONEDNN", False)
     torch._dynamo.reset()
     build = BUILDS[name]
     model = lively(build(**build.shallower, drop_path_rate=0.2))
@@ -79,7 +81,7 @@ def test_compiles_as_one_graph_and_only_once(name: str) -> None:
                 logits = network(x)
             logits.square().sum().backward()
             results.append((logits, {n: p.grad for n, p in model.named_parameters()}))
-        torch.testing.assert_close(results[1], results[0], rtol=2e-5, atol=2e-5)  # products may go by other libraries
+        torch.testing.assert_close(results[1], results[0])
 
 
 @traced
