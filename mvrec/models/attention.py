@@ -12,6 +12,7 @@ from mvrec.models.products import goes_by_onednn, product
 
 ROWS = 1024  # queries at a time per thread: their scores stay in the cache
 FEW_SCORES = 2**16  # per head; below, the calls of a block cost more than they save
+GROUP_SCORES = 2**20  # of all heads that are computed at a time
 
 
 class Attended(NamedTuple):
@@ -54,24 +55,26 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
         `(B, N, heads, d_v)`.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else q.dtype
-    if _goes_by_rows(q, k, dtype):
-        out = _RowBlocks.apply(q.to(dtype), k.to(dtype), v.to(dtype), scale)
-    else:
-        out = _fused(q, k, v, scale)
+    own = _faster_than_fused(q, k, dtype)
+    out = _fused(q, k, v, scale) if own is None else own.apply(q.to(dtype), k.to(dtype), v.to(dtype), scale)
     for calls in _records:
         calls.append(Attended(q, k, v, scale, out))
     return out
 
 
-def _goes_by_rows(q: Tensor, k: Tensor, dtype: torch.dtype) -> bool:
-    """Whether plain products of a block of rows at a time beat torch's fused kernel.
+def _faster_than_fused(q: Tensor, k: Tensor, dtype: torch.dtype) -> type[torch.autograd.Function] | None:
+    """What beats torch's fused kernel, if anything does.
 
-    Zen 5, one core, 393 to 25,089 queries, 393 keys, with and without gradients: in bfloat16 the fused kernel takes 1.6
-    to 2.5 times as long; in float32 1.4 to 1.8 times where products go by oneDNN, and the same elsewhere.
+    Zen 5, one core, with gradients. In bfloat16, 49 to 784 queries, 49 to 196 keys: the fused kernel takes 1.2 to 6
+    times as long as groups of heads; 393 to 25,089 queries, 393 keys: 1.6 to 2.5 times as long as blocks of rows. In
+    float32 these are 1.4 to 1.8 times as fast where products go by oneDNN, and the same elsewhere.
     """
-    if torch.compiler.is_compiling() or q.device.type != "cpu" or q.shape[1] * k.shape[1] < FEW_SCORES:
-        return False
-    return dtype == torch.bfloat16 or goes_by_onednn(q)
+    if torch.compiler.is_compiling() or q.device.type != "cpu":
+        return None
+    scores = q.shape[1] * k.shape[1]
+    if dtype == torch.bfloat16:
+        return _HeadGroups if scores < GROUP_SCORES else _RowBlocks
+    return _RowBlocks if scores >= FEW_SCORES and goes_by_onednn(q) else None
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -80,6 +83,46 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     v = F.pad(v, (0, q.shape[-1] - width)) if q.shape[-1] != width else v
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, heads, N, d)
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)[..., :width]
+
+
+class _HeadGroups(torch.autograd.Function):
+    """Attention of as many heads at a time as fit in the cache; the backward pass computes probabilities again."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(q, k, v)
+        ctx.scale = scale
+        out = q.new_empty(q.shape[0] * q.shape[2], q.shape[1], v.shape[-1])
+        for queries, keys, values, into in _groups(q, k, v, out):
+            torch.bmm((queries * scale @ keys.mT).softmax(-1), values, out=into)
+        return _tokens_first(out, q)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        q, k, v = ctx.saved_tensors
+        grads = [part.new_empty(part.shape[0] * part.shape[2], *part.shape[1::2]) for part in (q, k, v)]
+        for queries, keys, values, of_out, of_q, of_k, of_v in _groups(q, k, v, grad, *grads):
+            queries = queries * ctx.scale
+            probabilities = (queries @ keys.mT).softmax(-1)
+            torch.bmm(probabilities.mT, of_out, out=of_v)
+            of_scores = torch._softmax_backward_data(of_out @ values.mT, probabilities, -1, probabilities.dtype)
+            torch.bmm(of_scores, keys, out=of_q)
+            torch.bmm(of_scores.mT, queries, out=of_k)
+        grads[0].mul_(ctx.scale)
+        return *(_tokens_first(part, q) for part in grads), None
+
+
+def _groups(q: Tensor, k: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Parts of tensors `(B, N, heads, d)` or `(B * heads, N, d)`, all as the latter."""
+    heads = max(1, GROUP_SCORES // (q.shape[1] * k.shape[1]))
+    flat = [part.transpose(1, 2).flatten(0, 1) if part.ndim == 4 else part for part in (q, k, *others)]
+    return zip(*(part.split(heads) for part in flat), strict=True)
+
+
+def _tokens_first(x: Tensor, q: Tensor) -> Tensor:
+    """`(B * heads, N, d)` to `(B, N, heads, d)`."""
+    return x.unflatten(0, (q.shape[0], q.shape[2])).transpose(1, 2)
 
 
 class _RowBlocks(torch.autograd.Function):

@@ -3,7 +3,8 @@
 Fan et al. 2023, "Rethinking Local Perception in Lightweight Vision Transformer", arXiv 2303.17803.
 Where the paper and its released models differ, the released models win, because their weights must load: the
 stem ends in one more 1x1 convolution, the downsampling shortcut is a dense convolution, norms are group norms.
-Everything is `(B, C, H, W)`, so every "linear" layer is a 1x1 convolution.
+Everything is `(B, C, H, W)`, with channels last in memory, so every "linear" layer is a 1x1 convolution and at the same
+time a matrix product.
 """
 
 from collections.abc import Sequence
@@ -11,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvrec.models.backbone import Backbone, FeatureInfo
-from mvrec.models.layers import StochasticDepth, with_plain_gradient
+from mvrec.models.layers import StochasticDepth, attend, depthwise_grid, with_plain_gradient
+from mvrec.models.products import linear
 
 STEM_STRIDE = 4
 
@@ -55,8 +56,25 @@ class DepthwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, dim, H, W)` to `(B, dim, h, w)`."""
-        weight = with_plain_gradient(self.weight)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding, groups=self.groups)
+        grid = depthwise_grid(x.permute(0, 2, 3, 1), with_plain_gradient(self.weight), self.bias, self)
+        return grid.permute(0, 3, 1, 2)
+
+
+class PointwiseConv(nn.Conv2d):
+    """1x1 convolution.
+
+    With channels last it is a matrix product, which CPUs compute faster than a convolution: torch's own takes 1.6 times
+    as long for an inference of CloFormer-XXS in float32 on one core of a Zen 5.
+    """
+
+    def __init__(self, dim: int, dim_out: int) -> None:
+        super().__init__(dim, dim_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, dim, H, W)` to `(B, dim_out, H, W)`."""
+        # Seen in the order of its strides, so that its gradient comes back with the same, as DDP's buckets want it.
+        weight = self.weight if self.weight.stride(3) == 1 else self.weight.permute(0, 2, 3, 1)
+        return linear(x.permute(0, 2, 3, 1), weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class ConvNorm(nn.Module):
@@ -80,12 +98,13 @@ class PatchEmbed(nn.Module):
         self.conv2 = ConvNorm(dim // 2, dim, stride=2)
         self.conv3 = ConvNorm(dim, dim, stride=1)
         self.conv4 = ConvNorm(dim, dim, stride=1)
-        self.conv5 = nn.Conv2d(dim, dim, 1)
+        self.conv5 = PointwiseConv(dim, dim)
         self.layernorm = _norm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, H, W)` to `(B, dim, h, w)`, a quarter of the size rounded up."""
-        x = self.conv4(self.conv3(self.conv2(self.conv1(x))))
+        x = self.conv1(x.to(memory_format=torch.channels_last))
+        x = self.conv4(self.conv3(self.conv2(x)))
         return self.layernorm(self.conv5(x))
 
 
@@ -94,7 +113,7 @@ class Gate(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.act_block = nn.Sequential(nn.Conv2d(dim, dim, 1), nn.SiLU(), nn.Conv2d(dim, dim, 1))
+        self.act_block = nn.Sequential(PointwiseConv(dim, dim), nn.SiLU(), PointwiseConv(dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, dim, h, w)` to the same shape."""
@@ -114,15 +133,15 @@ class Attention(nn.Module):
         self.global_heads = stage.heads - stage.local_heads
         if self.global_heads:
             global_dim = self.global_heads * self.head_dim
-            self.global_q = nn.Conv2d(stage.dim, global_dim, 1)
-            self.global_kv = nn.Conv2d(stage.dim, 2 * global_dim, 1)
+            self.global_q = PointwiseConv(stage.dim, global_dim)
+            self.global_kv = PointwiseConv(stage.dim, 2 * global_dim)
             self.avgpool = nn.AvgPool2d(stage.kv_pool) if stage.kv_pool > 1 else nn.Identity()
         if self.local_dim:
             dim, qkv_dim = self.local_dim, 3 * self.local_dim
             self.convs = nn.ModuleList([DepthwiseConv(qkv_dim, stage.kernel)])
             self.act_blocks = nn.ModuleList([Gate(dim)])
-            self.qkvs = nn.ModuleList([nn.Conv2d(stage.dim, qkv_dim, 1)])
-        self.proj = nn.Conv2d(stage.dim, stage.dim, 1)
+            self.qkvs = nn.ModuleList([PointwiseConv(stage.dim, qkv_dim)])
+        self.proj = PointwiseConv(stage.dim, stage.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, h, w)` to the same shape."""
@@ -144,14 +163,9 @@ class Attention(nn.Module):
 
         Where the pooling does not divide the grid, the last rows and columns are only asked, never answer.
         """
-        q = self._split_heads(self.global_q(x))
-        k, v = (self._split_heads(part) for part in self.global_kv(self.avgpool(x)).chunk(2, 1))
-        out = F.scaled_dot_product_attention(q, k, v)
-        return out.mT.flatten(1, 2).unflatten(2, x.shape[2:])  # (B, global_dim, h, w)
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        """`(B, heads * d, h, w)` to `(B, heads, h * w, d)`."""
-        return x.unflatten(1, (self.global_heads, self.head_dim)).flatten(3).mT
+        q = self.global_q(x).permute(0, 2, 3, 1)  # (B, h, w, global_dim)
+        k, v = self.global_kv(self.avgpool(x)).permute(0, 2, 3, 1).chunk(2, -1)
+        return attend(q, k, v, head_dim=self.head_dim).permute(0, 3, 1, 2)
 
 
 class ConvMlp(nn.Module):
@@ -159,10 +173,10 @@ class ConvMlp(nn.Module):
 
     def __init__(self, dim: int, *, hidden_dim: int, dim_out: int, kernel: int, stride: int) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(dim, hidden_dim, 1)
+        self.fc1 = PointwiseConv(dim, hidden_dim)
         self.act = nn.GELU()
         self.dwconv = DepthwiseConv(hidden_dim, kernel, stride=stride)
-        self.fc2 = nn.Conv2d(hidden_dim, dim_out, 1)
+        self.fc2 = PointwiseConv(hidden_dim, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, dim, h, w)` to `(B, dim_out, h', w')`."""
@@ -185,7 +199,7 @@ class Block(nn.Module):
         if dim_out is not None:
             k, pad = mlp_kernel, mlp_kernel // 2
             self.downsample = nn.Sequential(
-                nn.Conv2d(dim, dim, k, 2, pad), nn.BatchNorm2d(dim), nn.Conv2d(dim, dim_out, 1)
+                nn.Conv2d(dim, dim, k, 2, pad), nn.BatchNorm2d(dim), PointwiseConv(dim, dim_out)
             )
         self.mlp = ConvMlp(
             dim,

@@ -1,12 +1,17 @@
 """Depthwise convolution over token grids, with a backward pass that CPUs compute fast.
 
 A grid `(B, T, H, W, C)` seen with its channels first is what convolutions call channels last, and there oneDNN's
-forward pass is fast. Its backward pass is not: in three dimensions it takes hundreds of times the forward's time in
-bfloat16, and with a stride also in two. In float32 and two dimensions it is fast, and a three-dimensional convolution
-is a sum of two-dimensional ones, one per tap in time, of shifted frames. On one core of a Zen 5, for the queries of
-MViT-B's second stage (8 x 56 x 56 x 192, stride 2): 172 ms becomes 8 ms in bfloat16, and 27 ms 7 ms in float32.
+forward pass is fast. Its backward pass is fast in two dimensions only, for kernels of 3 x 3, and for the gradient of
+the grid in bfloat16 only without a stride. All else is put together from that, on one core of a Zen 5:
+
+- A convolution in three dimensions is a sum of two-dimensional ones, one per tap in time, of shifted frames. For the
+  queries of MViT-B's second stage (8 x 56 x 56 x 192, stride 2) 172 ms become 8 ms in bfloat16, 27 ms 7 ms in float32.
+- The gradient of a larger kernel consists of those of kernels of 3 x 3 on shifted gradients: for 5 x 5 on
+  8 x 56 x 56 x 128, 48 ms become 3.6 ms in bfloat16, 24 ms 11 ms in float32.
+- With a stride in bfloat16, the grid's gradient is computed in float32: 39 ms become 2 ms for the same at stride 2.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -14,14 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Triple = tuple[int, int, int]
+FAST = 3  # the kernel that oneDNN has fast gradients for
 
 
-def depthwise_conv(grid: Tensor, weight: Tensor, *, stride: int, padding: Triple) -> Tensor:
+def depthwise_conv(grid: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int, padding: Triple) -> Tensor:
     """Convolve every channel by itself.
 
     Args:
         grid: `(B, T, H, W, C)`.
         weight: `(C, 1, kt, kh, kw)`.
+        bias: `(C)`.
         stride: Along H and W.
         padding: Zeros on either side along (T, H, W).
 
@@ -30,37 +37,37 @@ def depthwise_conv(grid: Tensor, weight: Tensor, *, stride: int, padding: Triple
     """
     wanted = torch.is_grad_enabled() and (grid.requires_grad or weight.requires_grad)
     if wanted and not torch.compiler.is_compiling() and _has_slow_backward(grid, weight, stride, padding):
-        return _DepthwiseConv.apply(grid, weight, stride, padding)
-    return _convolve(grid, weight, stride, padding)
+        return _DepthwiseConv.apply(grid, weight, bias, stride, padding)
+    return _convolve(grid, weight, bias, stride, padding)
 
 
 def _has_slow_backward(grid: Tensor, weight: Tensor, stride: int, padding: Triple) -> bool:
-    """In three dimensions always; in two it is slow with a stride in bfloat16 alone, and up to 5 times faster else."""
     if grid.device.type != "cpu":
         return False
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else grid.dtype
-    return not _is_flat(weight, padding) or (stride > 1 and dtype == torch.bfloat16)
+    slow_grid = stride > 1 and dtype == torch.bfloat16
+    return not _is_flat(weight, padding) or slow_grid or max(weight.shape[3:]) > FAST
 
 
 def _is_flat(weight: Tensor, padding: Triple) -> bool:
     return weight.shape[2] == 1 and padding[0] == 0
 
 
-def _convolve(grid: Tensor, weight: Tensor, stride: int, padding: Triple) -> Tensor:
+def _convolve(grid: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Triple) -> Tensor:
     channels = grid.shape[-1]
     if _is_flat(weight, padding):  # frames do not mix: the 2-D kernels are the faster ones
-        frames = grid.flatten(0, 1).permute(0, 3, 1, 2)  # (B*T, C, H, W)
-        frames = F.conv2d(frames, weight.squeeze(2), None, stride, padding[1:], groups=channels)
+        frames = _channels_first(grid)  # (B*T, C, H, W)
+        frames = F.conv2d(frames, weight.squeeze(2), bias, stride, padding[1:], groups=channels)
         return frames.permute(0, 2, 3, 1).unflatten(0, grid.shape[:2])
     clip = grid.permute(0, 4, 1, 2, 3)  # (B, C, T, H, W)
-    clip = F.conv3d(clip, weight, None, (1, stride, stride), padding, groups=channels)
+    clip = F.conv3d(clip, weight, bias, (1, stride, stride), padding, groups=channels)
     return clip.permute(0, 2, 3, 4, 1)
 
 
 class _DepthwiseConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, grid: Tensor, weight: Tensor, stride: int, padding: Triple) -> Tensor:
-        out = _convolve(grid, weight, stride, padding)  # in autocast's precision
+    def forward(ctx: Any, grid: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Triple) -> Tensor:
+        out = _convolve(grid, weight, bias, stride, padding)  # in autocast's precision
         ctx.save_for_backward(grid.to(out.dtype), weight)
         ctx.stride, ctx.padding, ctx.dtype = stride, padding, grid.dtype
         return out
@@ -68,39 +75,110 @@ class _DepthwiseConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         grid, weight = ctx.saved_tensors
-        exact = torch.promote_types(grid.dtype, torch.float32)
-        grid, grad, wide = grid.to(exact), grad.to(exact), weight.to(exact)
-        of_grid, of_weight = ctx.needs_input_grad[:2]
-        grad_grid, of_taps = None, [torch.zeros_like(wide[:, :, 0]) for _ in range(weight.shape[2])]
-        shifts = [tap - ctx.padding[0] for tap in range(weight.shape[2])]
-        for tap in sorted(range(len(shifts)), key=lambda tap: abs(shifts[tap])):  # the one that covers all frames first
-            shift = shifts[tap]
-            begin, end = max(0, -shift), min(grad.shape[1], grid.shape[1] - shift)  # frames that come out
-            if begin >= end:
-                continue
-            part, of_taps[tap] = _frame_gradients(
-                grad[:, begin:end],
-                grid[:, begin + shift : end + shift],
-                wide[:, :, tap],
-                ctx.stride,
-                ctx.padding[1:],
-                [of_grid, of_weight, False],
+        of_grid, of_weight, of_bias = ctx.needs_input_grad[:3]
+        grad_bias = grad.flatten(0, -2).sum(0).to(weight.dtype) if of_bias else None
+        if _is_flat(weight, ctx.padding):
+            taps = weight.squeeze(2).to(grad.dtype)
+            grad_grid = _grid_gradient(grad, grid, taps, ctx.stride, ctx.padding) if of_grid else None
+            grad_taps = _taps_gradient(grad, grid, taps, ctx.stride, ctx.padding) if of_weight else None
+            grad_weight = None if grad_taps is None else grad_taps.unsqueeze(2)
+        else:
+            grad_grid, grad_weight = _gradients_over_time(
+                grad, grid, weight, ctx.stride, ctx.padding, of_grid=of_grid, of_weight=of_weight
             )
-            if of_grid and grad_grid is None:
-                grad_grid = part
-            elif of_grid and grad_grid is not None:
-                grad_grid[:, begin + shift : end + shift] += part
-        grad_grid = grad_grid.to(ctx.dtype) if grad_grid is not None else None
-        return grad_grid, torch.stack(of_taps, 2).to(weight.dtype) if of_weight else None, None, None
+        grad_grid = None if grad_grid is None else grad_grid.to(ctx.dtype)
+        if grad_weight is not None:  # in the weight's own layout, as DDP's buckets want it
+            grad_weight = torch.empty_like(weight).copy_(grad_weight)
+        return grad_grid, grad_weight, grad_bias, None, None
 
 
-def _frame_gradients(
-    grad: Tensor, frames: Tensor, weight: Tensor, stride: int, padding: tuple[int, ...], needed: list[bool]
-) -> tuple[Any, Any]:
-    """Of a 2-D convolution of `frames` `(B, T, H, W, C)` with `(C, 1, kh, kw)`: for the frames and for the weight."""
-    batch, channels = frames.shape[:2], frames.shape[-1]
-    flat_grad, flat = (part.flatten(0, 1).permute(0, 3, 1, 2) for part in (grad, frames))
-    of_frames, of_weight, _ = torch.ops.aten.convolution_backward(
-        flat_grad, flat, weight, None, [stride] * 2, list(padding), [1, 1], False, [0, 0], channels, needed
+def _gradients_over_time(
+    grad: Tensor, grid: Tensor, weight: Tensor, stride: int, padding: Triple, *, of_grid: bool, of_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Sums over the taps in time, in float32 or better: of the grid, and of the weight."""
+    exact = torch.promote_types(grid.dtype, torch.float32)
+    grid, grad, weight = grid.to(exact), grad.to(exact), weight.to(exact)
+    grad_grid, of_taps = None, [torch.zeros_like(weight[:, :, 0]) for _ in range(weight.shape[2])]
+    shifts = [tap - padding[0] for tap in range(weight.shape[2])]
+    for tap in sorted(range(len(shifts)), key=lambda tap: abs(shifts[tap])):  # the one that covers all frames first
+        shift, taps = shifts[tap], weight[:, :, tap]
+        begin, end = max(0, -shift), min(grad.shape[1], grid.shape[1] - shift)  # frames that come out
+        if begin >= end:
+            continue
+        out, read = grad[:, begin:end], grid[:, begin + shift : end + shift]
+        if of_weight:
+            of_taps[tap] = _taps_gradient(out, read, taps, stride, padding)
+        if not of_grid:
+            continue
+        part = _grid_gradient(out, read, taps, stride, padding)
+        if grad_grid is None:
+            grad_grid = part
+        else:
+            grad_grid[:, begin + shift : end + shift] += part
+    return grad_grid, torch.stack(of_taps, 2) if of_weight else None
+
+
+def _grid_gradient(grad: Tensor, grid: Tensor, taps: Tensor, stride: int, padding: Triple) -> Tensor:
+    """Of a 2-D convolution of the frames of `grid` `(B, T, H, W, C)` with `(C, 1, kh, kw)`, for the grid."""
+    dtype = grad.dtype
+    if stride > 1 and dtype == torch.bfloat16:
+        grad, grid, taps = grad.float(), grid.float(), taps.float()
+    out, frames = _channels_first(grad), _channels_first(grid)
+    found = _convolution_backward(out, frames, taps, stride, padding[1:], [True, False, False])[0]
+    return found.permute(0, 2, 3, 1).unflatten(0, grid.shape[:2]).to(dtype)
+
+
+def _taps_gradient(grad: Tensor, grid: Tensor, taps: Tensor, stride: int, padding: Triple) -> Tensor:
+    """The same for the kernel, `(C, 1, kh, kw)`."""
+    if max(taps.shape[2:]) <= FAST or stride > FAST:
+        out, frames = _channels_first(grad), _channels_first(grid)
+        return _convolution_backward(out, frames, taps, stride, padding[1:], [False, True, False])[1]
+    return _large_taps_gradient(grad.flatten(0, 1), grid.flatten(0, 1), taps, stride, padding[1:])
+
+
+def _large_taps_gradient(grad: Tensor, grid: Tensor, taps: Tensor, stride: int, padding: tuple[int, int]) -> Tensor:
+    """Of frames `(B, H, W, C)`, by kernels of 3 x 3.
+
+    Note [large kernels from small ones]
+
+    What the taps from (a, b) on see of the grid, taps from (0, 0) on see for gradients that come a / stride rows and
+    b / stride columns later. Gradients surrounded by zeros, as one row of memory, are that when read from an earlier
+    place on: no copy, and oneDNN takes each as a dense tensor.
+    """
+    batch, channels = grad.shape[0], grad.shape[-1]
+    step = FAST // stride * stride
+    counts = [math.ceil(max(size - FAST, 0) / step) + 1 for size in taps.shape[2:]]  # of small kernels
+    rows, columns = (size + (count - 1) * step // stride for size, count in zip(grad.shape[1:3], counts, strict=True))
+    beyond = [
+        stride * (outs - 1) + FAST - size - pad
+        for outs, size, pad in zip((rows, columns), grid.shape[1:3], padding, strict=True)
+    ]
+    grid = F.pad(grid, (0, 0, padding[1], beyond[1], padding[0], beyond[0])).permute(0, 3, 1, 2)
+    lead = rows * columns  # zeros of a whole frame
+    cells = F.pad(grad, (0, 0, 0, columns - grad.shape[2], 0, rows - grad.shape[1])).flatten(0, 2)
+    cells = F.pad(cells, (0, 0, lead, 0))  # (lead + B * rows * columns, C)
+    small = taps.new_empty(channels, 1, FAST, FAST)
+    bands = []
+    for i in range(counts[0]):
+        band = []
+        for j in range(counts[1]):
+            first = lead - (i * columns + j) * step // stride
+            later = cells[first : first + batch * lead].view(batch, rows, columns, channels).permute(0, 3, 1, 2)
+            found = _convolution_backward(later, grid, small, stride, (0, 0), [False, True, False])[1]
+            band.append(found if j == counts[1] - 1 else found[..., :step])
+        joined = torch.cat(band, 3)
+        bands.append(joined if i == counts[0] - 1 else joined[:, :, :step])
+    return torch.cat(bands, 2)[:, :, : taps.shape[2], : taps.shape[3]]
+
+
+def _channels_first(grid: Tensor) -> Tensor:
+    """Frames `(B * T, C, H, W)` of a grid `(B, T, H, W, C)`."""
+    return grid.flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def _convolution_backward(
+    grad: Tensor, frames: Tensor, taps: Tensor, stride: int, padding: tuple[int, ...], needed: list[bool]
+) -> Any:
+    return torch.ops.aten.convolution_backward(
+        grad, frames, taps, None, [stride] * 2, list(padding), [1, 1], False, [0, 0], len(taps), needed
     )
-    return of_frames.permute(0, 2, 3, 1).unflatten(0, batch) if needed[0] else None, of_weight

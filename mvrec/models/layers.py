@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mvrec.models.attention import attention
 from mvrec.models.backbone import Backbone, FeatureInfo
+from mvrec.models.depthwise import depthwise_conv
 from mvrec.models.products import Linear
 from mvrec.models.recompute import gelu_linear, norm_linear
 
@@ -122,8 +123,16 @@ class GridConv(nn.Conv2d):
     def forward(self, grid: Tensor) -> Tensor:
         """`(B, h, w, C)` to `(B, h', w', C')`."""
         weight = with_plain_gradient(self.weight)
+        if self.groups == self.in_channels == self.out_channels > 1:
+            return depthwise_grid(grid, weight, self.bias, self)
         x = F.conv2d(grid.permute(0, 3, 1, 2), weight, self.bias, self.stride, self.padding, groups=self.groups)
         return x.permute(0, 2, 3, 1)
+
+
+def depthwise_grid(grid: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
+    """`(B, h, w, C)` to `(B, h', w', C)` by a convolution's stride and padding, every channel by itself."""
+    padding = (0, *cast("tuple[int, int]", conv.padding))
+    return depthwise_conv(grid[:, None], weight[:, :, None], bias, stride=conv.stride[0], padding=padding)[:, 0]
 
 
 def depthwise(dim: int) -> GridConv:

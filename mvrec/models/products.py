@@ -50,14 +50,19 @@ def product_gradients(
     return grad_x, grad_weight, grad_bias
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`product`, also where gradients are recorded: theirs are `product`, too."""
+    if torch.is_grad_enabled() and goes_by_onednn(x):
+        return _Linear.apply(x, weight, bias)
+    return product(x, weight, bias)
+
+
 class Linear(nn.Linear):
     """A linear layer whose products, and those of its gradients, are `product`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., C)` to `(..., D)`."""
-        if torch.is_grad_enabled() and goes_by_onednn(x):
-            return _Linear.apply(x, self.weight, self.bias)
-        return product(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
 
 class _Linear(torch.autograd.Function):

@@ -170,14 +170,21 @@ def our_gradients(peer: nn.Module, ours: Iterable[str]) -> dict[str, Tensor]:
     return found
 
 
-def check(pair: Pair, *, dtype: torch.dtype, rtol: float, atol: float, skip_key_biases: bool = False) -> None:
+def check(
+    pair: Pair, *, dtype: torch.dtype, rtol: float, atol: float, samples: int = 2, max_pooling: bool = False
+) -> None:
+    """Outputs and gradients are close.
+
+    In float32 rounding decides which of two nearly equal tokens a max pooling takes, and so which of them gets the
+    gradient. With `max_pooling` gradients may differ so, by some hundredths of their norm.
+    """
     torch.manual_seed(0)
     peer, model = (build().to(dtype).eval() for build in pair)
     stirred(peer)
     report = load_weights(model, peer.state_dict())
     assert report.complete
     assert not report.interpolated
-    x = torch.randn(1 if dtype == torch.float32 else 2, *model.input_shape, dtype=dtype)
+    x = torch.randn(samples, *model.input_shape, dtype=dtype)
     got, want = model(x), peer(x)
     torch.testing.assert_close(got, want, rtol=rtol, atol=atol)
 
@@ -185,14 +192,16 @@ def check(pair: Pair, *, dtype: torch.dtype, rtol: float, atol: float, skip_key_
     want.square().sum().backward()
     found = our_gradients(peer, dict(model.named_parameters()))
     for name, parameter in model.named_parameters():
-        if skip_key_biases and name.endswith("norm_k.bias"):
+        if dtype == torch.float32 and name.endswith("norm_k.bias"):
             continue  # softmax does not see a shift of all keys: in float32 both are rounding noise
         theirs = found[name].reshape(parameter.shape)
-        scale = theirs.abs().max().item()
         assert parameter.grad is not None
-        torch.testing.assert_close(
-            parameter.grad, theirs, rtol=0, atol=atol + rtol * scale, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        if max_pooling:
+            off, norm = (parameter.grad - theirs).norm(), theirs.norm()
+            assert off <= 0.03 * norm, f"{name}: the gradient, of norm {norm:.3g}, is off by {off:.3g}"
+        else:
+            limit = atol + rtol * theirs.abs().max().item()
+            torch.testing.assert_close(parameter.grad, theirs, rtol=0, atol=limit, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -214,4 +223,5 @@ def test_the_image_network_of_pytorchvideo_keeps_time_apart() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_outputs_and_gradients_match_at_full_size(name: str) -> None:
-    check(FULL[name], dtype=torch.float32, rtol=2e-3, atol=2e-4, skip_key_biases=True)
+    check(FULL[name], dtype=torch.float64, rtol=1e-6, atol=1e-9, samples=1)
+    check(FULL[name], dtype=torch.float32, rtol=2e-3, atol=2e-4, samples=1, max_pooling=True)
