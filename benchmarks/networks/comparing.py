@@ -1,0 +1,203 @@
+"""Networks with the same weights and the same input, interleaved in one process on one thread."""
+
+import ctypes
+import platform
+import statistics
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mvrec.models import load_weights
+
+HEADER = "| network | what | peer | mvrec | peer | ratio | from, to | goal |\n|---|---|---|---|---|---|---|---|"
+
+
+class Row(NamedTuple):
+    """A line of the table: what is measured, and the ratio that we want."""
+
+    train: bool
+    bf16: bool
+    goal: dict[str, float]
+
+    @property
+    def what(self) -> str:
+        return f"{'training step' if self.train else 'inference'}, {'bf16' if self.bf16 else 'fp32'}"
+
+
+def machine(*packages: str) -> str:
+    """Where figures come from."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
+    return f"{platform.machine()}, Python {platform.python_version()}, {versions}"
+
+
+def randomise(network: nn.Module) -> None:
+    """No weight stays at a value, such as zero or one, that hides a difference."""
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        if parameter.ndim == 1 or parameter.numel() == 1:
+            nn.init.normal_(parameter, parameter.mean().item(), 0.1)
+        elif parameter.std() < 1e-3:
+            nn.init.normal_(parameter, 0, 0.02)
+
+
+def logits_and_gradient(network: nn.Module, clip: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Of a loss of the logits: its gradient for the clip, and the norm of that for all parameters."""
+    clip = clip.clone().requires_grad_()
+    out = network(clip)
+    network.zero_grad()
+    out.square().mean().backward()
+    assert clip.grad is not None
+    grads = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    norm = torch.stack([grad.double().norm() for grad in grads]).norm().item()
+    network.zero_grad()
+    return out.detach(), clip.grad, norm
+
+
+def assert_equal(ours: nn.Module, peer: nn.Module, name: str, clip: Tensor, *, atol: float = 1e-5) -> float:
+    """With the peer's weights in ours; returns the largest difference of a logit.
+
+    Args:
+        ours: Our network.
+        peer: The other one.
+        name: Of the pair, for messages.
+        clip: What both get.
+        atol: How far logits may lie apart in float32, in which networks that sort decide between near ties.
+    """
+    randomise(peer)
+    load_weights(ours, peer.state_dict())
+    wide = [network.double().train() for network in (ours, peer)]
+    # In float32 rounding decides which of two nearly equal tokens a max pooling takes, and so where gradients go.
+    (out, grad, norm), (out_there, grad_there, norm_there) = (logits_and_gradient(net, clip.double()) for net in wide)
+    torch.testing.assert_close(out, out_there, rtol=1e-8, atol=1e-9, msg=lambda text: f"{name}, logits: {text}")
+    scale = grad_there.abs().max().item()
+    torch.testing.assert_close(
+        grad, grad_there, rtol=1e-6, atol=1e-7 * scale, msg=lambda text: f"{name}, gradient for the clip: {text}"
+    )
+    assert abs(norm / norm_there - 1) < 1e-6, f"{name}: the gradients' norms are {norm} and {norm_there}"
+    for network in wide:
+        network.float()
+    with torch.no_grad():
+        out, out_there = (network.eval()(clip) for network in (ours, peer))
+    torch.testing.assert_close(out, out_there, rtol=1e-4, atol=atol, msg=lambda text: f"{name}, float32: {text}")
+    return (out - out_there).abs().max().item()
+
+
+# -- measuring -------------------------------------------------------------------------------------------------------
+
+
+def step(network: nn.Module, clip: Tensor, row: Row) -> tuple[float, float]:
+    """CPU and wall seconds."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    with torch.autocast("cpu", torch.bfloat16, enabled=row.bf16), torch.set_grad_enabled(row.train):
+        out = network(clip)
+    if row.train:
+        out.float().square().mean().backward()
+        network.zero_grad()
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def kept_bytes(network: nn.Module, clip: Tensor, *, bf16: bool) -> int:
+    """What a training step keeps for its backward pass, without the parameters and the clip themselves."""
+    known = {tensor.untyped_storage().data_ptr() for tensor in (clip, *network.parameters())}
+    kept: dict[int, tuple[Tensor, int]] = {}  # with the tensor, so that its memory is not given to another one
+
+    def keep(tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = tensor.detach(), storage.nbytes()  # attached, it would keep the graph for good
+
+    network.train()
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda _: None),
+        torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+    ):
+        out = network(clip)
+    del out
+    return sum(size for _, size in kept.values())
+
+
+def resident_bytes(network: nn.Module, clip: Tensor, row: Row) -> int:
+    """By how much a step raises the resident memory of the process at its highest; Linux only."""
+    network.train(row.train)
+    ctypes.CDLL(None).malloc_trim(0)  # what is free, but not given back, would hide a part
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status_bytes("VmRSS")
+    step(network, clip, row)
+    return _status_bytes("VmHWM") - before
+
+
+def _status_bytes(name: str) -> int:
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:"))
+    return 1024 * int(line.split()[1])
+
+
+def measure(
+    name: str,
+    nets: dict[str, nn.Module],
+    clip: Tensor,
+    row: Row,
+    repeats: int,
+    *,
+    what: str | None = None,
+    against: str | None = None,
+) -> dict[str, object]:
+    """All networks in turn, several times; prints a line per peer.
+
+    Args:
+        name: Of the network.
+        nets: "mvrec" and the peers.
+        clip: What they get.
+        row: What they do with it.
+        repeats: How often, after one that warms up.
+        what: How the line calls it, if not as the row does.
+        against: The peer that the goal is about; the fastest one by default.
+    """
+    times: dict[str, list[tuple[float, float]]] = {who: [] for who in nets}
+    for network in nets.values():
+        network.train(row.train)
+    for repeat in range(repeats + 1):
+        for who, network in nets.items():
+            took = step(network, clip, row)
+            if repeat:
+                times[who].append(took)
+    what = what or row.what
+    record: dict[str, object] = {"network": name, "what": what, "goal": row.goal.get(name), "seconds": times}
+    medians = {who: [statistics.median(column) for column in zip(*pairs, strict=True)] for who, pairs in times.items()}
+    peers = [who for who in nets if who != "mvrec"]
+    against = against or min(peers, key=lambda who: medians[who][0])
+    for who in peers:
+        ratios = [there[0] / here[0] for here, there in zip(times["mvrec"], times[who], strict=True)]
+        goal = f"{row.goal[name]:.1f}" if who == against and name in row.goal else ""
+        print(
+            f"| {name} | {what} | {who} | {medians['mvrec'][0]:.3g} ({medians['mvrec'][1]:.3g}) | "
+            f"{medians[who][0]:.3g} ({medians[who][1]:.3g}) | {statistics.median(ratios):.2f} | "
+            f"{min(ratios):.2f} to {max(ratios):.2f} | {goal} |",
+            flush=True,
+        )
+        record[who] = statistics.median(ratios)
+    return record
+
+
+def measure_memory(name: str, nets: dict[str, nn.Module], clip: Tensor, goal: float | None) -> list[dict[str, object]]:
+    """Bytes that training steps of every network keep, and their peak in resident memory; prints a line per peer."""
+    records = []
+    for bf16 in (True, False):
+        row = Row(train=True, bf16=bf16, goal={})
+        kept = {who: kept_bytes(network, clip, bf16=bf16) for who, network in nets.items()}
+        resident = {who: resident_bytes(network, clip, row) for who, network in nets.items()}
+        for what, sizes in (("kept for the backward pass", kept), ("peak of resident memory", resident)):
+            what += ", bf16" if bf16 else ", fp32"
+            wanted = goal if bf16 and sizes is kept else None
+            records.append({"network": name, "what": what, "goal": wanted, "bytes": sizes})
+            for who in sizes:
+                if who != "mvrec":
+                    print(
+                        f"| {name} | {what} | {who} | {sizes['mvrec'] / 2**20:.0f} MiB | {sizes[who] / 2**20:.0f} MiB "
+                        f"| {sizes[who] / sizes['mvrec']:.2f} | | {wanted or ''} |",
+                        flush=True,
+                    )
+    return records
