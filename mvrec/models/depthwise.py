@@ -154,9 +154,9 @@ def _large_taps_gradient(grad: Tensor, grid: Tensor, taps: Tensor, stride: int, 
         for outs, size, pad in zip((rows, columns), grid.shape[1:3], padding, strict=True)
     ]
     grid = F.pad(grid, (0, 0, padding[1], beyond[1], padding[0], beyond[0])).permute(0, 3, 1, 2)
-    lead = rows * columns  # zeros of a whole frame
-    cells = F.pad(grad, (0, 0, 0, columns - grad.shape[2], 0, rows - grad.shape[1])).flatten(0, 2)
-    cells = F.pad(cells, (0, 0, lead, 0))  # (lead + B * rows * columns, C)
+    lead = rows * columns  # of a whole frame of zeros
+    cells = grad.new_zeros(lead + batch * lead, channels)
+    cells[lead:].view(batch, rows, columns, channels)[:, : grad.shape[1], : grad.shape[2]] = grad
     small = taps.new_empty(channels, 1, FAST, FAST)
     bands = []
     for i in range(counts[0]):
