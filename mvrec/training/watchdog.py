@@ -291,7 +291,8 @@ class Watch:
             message = f"mvrec: error: {text}; the run has stood still for {self.still:.0f} s (--hang_timeout_minutes)"
             print(message, file=sys.stderr, flush=True)  # noqa: T201
         if self.rank in ranks and (self.rank == speaker or speaker not in ranks):
-            faulthandler.dump_traceback(sys.stderr)  # where it hangs
+            print(f"mvrec: {self._mine} hangs here:", file=sys.stderr, flush=True)  # noqa: T201
+            faulthandler.dump_traceback(sys.stderr)
         # The first one to end takes all others with it, which come to the same verdict some beats sooner or later.
         time.sleep(_SILENT_BEATS * self.beat_seconds + 2)
         self.end(1)
