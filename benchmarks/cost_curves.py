@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from networks.comparing import kept_bytes
 from torch import Tensor, nn
 
 from mvrec.data.batch import ClipBatch
@@ -167,20 +168,6 @@ def timed(step: Callable[[], None], count: int = 1) -> tuple[float, float]:
     after = resource.getrusage(resource.RUSAGE_SELF)
     kernel = after.ru_stime - before.ru_stime
     return (after.ru_utime - before.ru_utime + kernel) / count, kernel / count
-
-
-def kept_bytes(network: nn.Module, clips: Tensor) -> int:
-    """What a step keeps for its backward pass, every storage once, without the network and its input themselves."""
-    known = {part.untyped_storage().data_ptr() for part in (clips, *network.parameters(), *network.buffers())}
-    kept: dict[int, Tensor] = {}  # so that no memory is given out twice
-
-    def keep(tensor: Tensor) -> None:  # the graph gets nothing: with its own outputs it would never be freed
-        if tensor.untyped_storage().data_ptr() not in known:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.detach()
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda _: None):
-        network(clips)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def peak_bytes(step: Callable[[], None]) -> int:

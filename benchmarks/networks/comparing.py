@@ -100,9 +100,9 @@ def step(network: nn.Module, clip: Tensor, row: Row) -> tuple[float, float]:
     return time.process_time() - cpu, time.perf_counter() - wall
 
 
-def kept_bytes(network: nn.Module, clip: Tensor, *, bf16: bool) -> int:
-    """What a training step keeps for its backward pass, without the parameters and the clip themselves."""
-    known = {tensor.untyped_storage().data_ptr() for tensor in (clip, *network.parameters())}
+def kept_bytes(network: nn.Module, clip: Tensor, *, bf16: bool = False) -> int:
+    """What a training step keeps for its backward pass, every storage once, without the network and the clip."""
+    known = {part.untyped_storage().data_ptr() for part in (clip, *network.parameters(), *network.buffers())}
     kept: dict[int, tuple[Tensor, int]] = {}  # with the tensor, so that its memory is not given to another one
 
     def keep(tensor: Tensor) -> None:

@@ -18,7 +18,11 @@ def curves():
     spec = importlib.util.spec_from_file_location("cost_curves", ROOT / "benchmarks/cost_curves.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["cost_curves"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # only while it is imported, as other scripts lie there
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
     return module
 
 
