@@ -30,8 +30,9 @@ demo-images: $(VENV)/.installed-demo  ## train a small network of every family o
 test: $(VENV)/.installed-test  ## the test suite
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
 
-test-all: $(VENV)/.installed-test  ## the test suite with the slow tests (full-size models)
+test-all: $(VENV)/.installed-test  ## the slow tests too (full-size models), and all as on a processor without AVX-512
 	$(BIN)/python -m pytest
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
 
 golden: $(VENV)/.installed-test  ## the table of our outputs beside the recorded ones of the authors' code
 	$(BIN)/python tests/models/golden_support.py

@@ -65,15 +65,17 @@ def test_a_large_kernel_with_any_padding(padding):
 @pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (1, 5, 3)])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "autocast"])
-def test_which_backward_pass_is_ours(monkeypatch, kernel, stride, dtype):
+@pytest.mark.parametrize("has_half", [True, False])
+def test_which_backward_pass_is_ours(monkeypatch, kernel, stride, dtype, has_half):
     calls: list[int] = []
+    monkeypatch.setattr(depthwise, "_sums_in_half", lambda dtype: dtype == torch.bfloat16 and not has_half)
     monkeypatch.setattr(depthwise._DepthwiseConv, "apply", lambda grid, *rest: calls.append(1) or grid)
     kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
     grid, weight = torch.randn(1, 2, 5, 5, 3, dtype=kind), torch.randn(3, 1, *kernel, dtype=kind, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "autocast"):
         depthwise_conv(grid, weight, stride=stride, padding=(kernel[0] // 2, 1, 1))
         depthwise_conv(grid, weight.detach(), stride=stride, padding=(kernel[0] // 2, 1, 1))
-    assert len(calls) == int(kernel != (1, 3, 3) or (stride == 2 and dtype != "float32"))
+    assert len(calls) == int(kernel != (1, 3, 3) or (dtype != "float32" and (stride == 2 or not has_half)))
 
 
 @pytest.mark.parametrize(("stride", "kernel"), [(1, (3, 3, 3)), (3, (3, 3, 3)), (1, (1, 5, 5)), (2, (1, 5, 4))])
