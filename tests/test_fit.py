@@ -246,7 +246,8 @@ def test_predict_and_test_write_predictions(command, tiny, tmp_path):
     (run_dir / "predictions.csv").unlink()
     code, _, err = command("predict", f"--ckpt_path={run_dir / 'checkpoints/best.ckpt'}")
     assert code == 0, err
-    assert read_csv(run_dir / "predictions.csv") == rows
+    assert read_csv(run_dir / "predicted.csv") == rows
+    assert not (run_dir / "predictions.csv").exists()
 
 
 def test_a_checkpoint_loads_without_the_command_line(command, tiny, tmp_path):

@@ -1,6 +1,8 @@
 """Whole runs on folders of JPEGs through the command line."""
 
 import csv
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,9 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+
+from mvrec.evaluation.report import render_report
+from mvrec.evaluation.run_results import read_results
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ("n01440764", "n02102040", "n03000684")
@@ -163,15 +168,94 @@ def test_bad_images_are_named_replaced_in_training_and_wrong_in_evaluation(comma
 
 def test_predict_and_test_agree(command, tiny_images, tmp_path):
     assert command("fit", *tiny_images, f"--run_dir={tmp_path}", "--trainer.max_epochs=1")[0] == 0
-    rows = []
+    found = {}
     for verb in ("test", "predict"):
-        code, _, err = command(verb, f"--ckpt_path={tmp_path / 'checkpoints/last.ckpt'}")
-        assert code == 0, err
-        assert f"{verb}: top1 " in err
-        rows.append((tmp_path / "predictions.csv").read_text())
-        (tmp_path / "predictions.csv").unlink()
+        code, _, found[verb] = command(verb, f"--ckpt_path={tmp_path / 'checkpoints/last.ckpt'}")
+        assert code == 0, found[verb]
+    rows = [(tmp_path / name).read_text() for name in ("predictions.csv", "predicted.csv")]
     assert rows[0] == rows[1]
     assert rows[0].count("/val/") == 6
+    assert "test: top1 " in found["test"]
+    assert "predict: (6/6 images scored, 0 failed; val images" in found["predict"]
+
+
+def score_of(run_dir: Path) -> dict:
+    return json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def trained_on_images(command, tiny_images, tmp_path) -> Path:
+    """A run of one epoch on a data set whose validation split stands in for a test split."""
+    run = tmp_path / "run"
+    code, _, err = command("fit", *tiny_images, f"--run_dir={run}", "--trainer.max_epochs=1", "--data.repeats=1")
+    assert code == 0, err
+    return run
+
+
+def test_a_score_says_that_it_is_of_the_split_on_which_the_checkpoint_was_chosen(
+    command, trained_on_images, jpegs, tmp_path
+):
+    code, _, err = command("test", trained_on_images)
+    assert code == 0, err
+    assert err.rstrip().endswith(") of the validation split, on which best.ckpt was chosen")
+    score = score_of(trained_on_images)
+    assert (score["split"], score["split_chose_checkpoint"]) == ("val", True)
+    results = read_results(trained_on_images)
+    assert "the score is of the validation split, on which best.ckpt was chosen: expect less" in results.notes[0]
+    assert "val of the validation split, on which best.ckpt was chosen" in render_report(results)
+    other = tmp_path / "other"  # other files, as a validation split and as a test split
+    shutil.copytree(jpegs / "train", other / "val")
+    for split, text in (("val", "of the validation split"), ("test", "bicubic)")):
+        code, _, err = command("test", trained_on_images, f"--data.root={other}", f"--run_dir={tmp_path / split}")
+        assert code == 0, err
+        assert err.rstrip().endswith(text)
+        assert (score_of(tmp_path / split)["split"], read_results(tmp_path / split).score["split"]) == (split, split)
+        shutil.copytree(jpegs / "train", other / "test", dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize("limit", ["limit_test_batches=1", "limit_test_batches=0.5", "fast_dev_run=true"])
+def test_a_part_of_a_test_is_called_one_everywhere(command, trained_on_images, limit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = command("test", trained_on_images, f"--trainer.{limit}", "--data.eval_batch_size=3")
+    assert code == 0, err
+    folder = trained_on_images
+    if limit == "fast_dev_run=true":
+        assert "(only 3 of 6 images: 3/3 images scored" in err
+        assert not list(tmp_path.glob("*.csv"))
+        assert not (folder / "metrics.json").exists()
+        return
+    assert "(only 3 of 6 images: 3/3 images scored, 0 failed; " in err
+    score = score_of(folder)
+    assert (score["expected"], score["of"], score["partial"]) == (3, 6, True)
+    with (folder / "per_class.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["in_split"] for row in rows] == ["2", "2", "2"]
+    assert sum(int(row["samples"]) for row in rows) == 3
+    results = read_results(folder)
+    assert any(note.startswith("only a part of the test: 3 of 6 images") for note in results.notes)
+    assert "only a part of the test" in render_report(results)
+    assert command("test", trained_on_images, "--trainer.limit_test_batches=9")[0] == 0  # more than there are: all
+    assert (score_of(folder)["partial"], read_results(folder).notes[0][:9]) == (False, "the score")
+
+
+def test_outputs_that_are_not_finite_fail_and_are_named_by_every_command(command, trained_on_images, tmp_path):
+    checkpoint = torch.load(trained_on_images / "checkpoints/best.ckpt", weights_only=True)
+    for value in checkpoint["state_dict"].values():
+        value.fill_(float("nan"))
+    torch.save(checkpoint, tmp_path / "broken.ckpt")
+    for verb in ("test", "validate", "predict"):
+        code, _, err = command(verb, tmp_path / "broken.ckpt", f"--run_dir={tmp_path / 'out'}")
+        assert code == 0, err
+        (line,) = (line for line in err.splitlines() if "not finite" in line)
+        assert "failed, counted as wrong: the network's outputs are not finite for 6 of 6 images: " in line
+        assert "and 3 more" in line
+        assert "0/6 images scored, 6 failed" in err.splitlines()[-1]
+        assert "loss 0" not in err
+    for name in ("predictions.csv", "predicted.csv"):
+        assert (tmp_path / "out" / name).read_text().count("not finite") == 6
+    score = score_of(tmp_path / "out")
+    assert (score["metrics"]["top1"], score["metrics"]["loss"], score["not_finite"]) == (0, None, 6)
+    assert "6 gave outputs that are not finite and count as wrong" in render_report(read_results(tmp_path / "out"))
 
 
 def test_a_network_for_clips_is_refused_on_images(command, tiny_images, tmp_path):

@@ -86,7 +86,7 @@ def test_test_and_predict_write_what_is_scored(command, trained, several, tmp_pa
     assert "mvrec: test: map " in err
     code, _, err = command("predict", f"--ckpt_path={checkpoint}", f"--run_dir={tmp_path / 'predict'}")
     assert code == 0, err
-    assert read_csv(tmp_path / "predict/predictions.csv") == rows
+    assert read_csv(tmp_path / "predict/predicted.csv") == rows
 
 
 def test_a_file_that_failed_counts_as_missed(command, trained, several, tmp_path):

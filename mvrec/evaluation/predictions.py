@@ -18,8 +18,8 @@ def write_predictions(
 ) -> None:
     """Write one row per sample: its file, its class, and the most probable classes with their probabilities.
 
-    The column `views` says how many views the probabilities are the mean of. Samples that could not be read have the
-    cause in the column `error`.
+    The column `views` says how many views the probabilities are the mean of. Samples that failed have the cause in the
+    column `error`. The order of classes that are equally probable is that of `Scores.ranked`.
 
     In multi-label data the column `label` is `labels`, with semicolons between the names, and `predicted` holds in the
     same way all classes whose probability is above `THRESHOLD`, the most probable first. The probabilities of a row are
@@ -38,10 +38,11 @@ def write_predictions(
     ranks = [name for rank in range(1, top + 1) for name in (f"class_{rank}", f"probability_{rank}")]
     several = isinstance(scores, MultiLabelScores)
     writer.writerow(["path", *(["labels", "predicted"] if several else ["label"]), *ranks, "views", "error"])
-    best = scores.probabilities.topk(top, dim=1)
+    best = scores.ranked(top)
+    values = scores.probabilities.gather(1, best).tolist()
     for row, sample in enumerate(scores.sample_ids.tolist()):
         cells: list[str] = []
-        for value, number in zip(best.values[row].tolist(), best.indices[row].tolist(), strict=True):
+        for value, number in zip(values[row], best[row].tolist(), strict=True):
             cells += [class_names[number], f"{value:.6f}"]
         writer.writerow([paths[sample], *_classes(scores, row, class_names), *cells, scores.num_views, ""])
     for bad in scores.failed:

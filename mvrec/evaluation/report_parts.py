@@ -10,7 +10,8 @@ import numpy.typing as npt
 from mvrec.errors import DecodeError
 from mvrec.evaluation.charts import Panel, bar, jpeg_data, line_chart, png_data
 from mvrec.evaluation.markup import Html, facts, folded, join, name_of, table, tag
-from mvrec.evaluation.run_results import ClassScore, Confusion, Prediction, RunResults, mapping, number
+from mvrec.evaluation.run_results import ClassScore, Confusion, Prediction, RunResults, chosen_on, mapping, number
+from mvrec.evaluation.score_text import split_text
 
 Thumbnails = Callable[[str], Sequence[bytes]]
 
@@ -67,6 +68,7 @@ def score_section(results: RunResults) -> Html:
             facts(
                 [
                     ("Counts", _counts(results)),
+                    ("Split", _split(results)),
                     ("Protocol", score.get("protocol_text")),
                     ("Checkpoint", tag("code", checkpoint) if checkpoint else None),
                     ("SHA-256", tag("code", digest) if digest else None),
@@ -99,8 +101,16 @@ def _counts(results: RunResults) -> str | None:
     wrong = "count as missed" if results.multi_label else "count as wrong"
     if not results.score.get("failed_are_wrong", True):
         wrong = "are left out of the score"
-    could_not = f"{failed} could not be read" + (f" and {wrong}" if failed else "")
+    not_finite = int(number(results.score.get("not_finite")) or 0)
+    could_not = f"{failed - not_finite} could not be read" + (f" and {wrong}" if failed - not_finite else "")
+    if not_finite:
+        could_not += f", {not_finite} gave outputs that are not finite and {wrong}"
     return f"{int(scored)} of {int(expected)} {results.noun} scored, {could_not}"
+
+
+def _split(results: RunResults) -> str | None:
+    split = results.score.get("split")
+    return None if split is None else f"{split} {split_text(str(split), chosen_on=chosen_on(results))}".strip()
 
 
 def _not_tested(results: RunResults) -> Html:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from mvrec.errors import UserError
 from mvrec.evaluation.predictions import LABEL_SEPARATOR
 from mvrec.evaluation.results import FAILED
+from mvrec.evaluation.score_text import split_text
 from mvrec.files import sha256
 
 KNOWN_FILES = (
@@ -194,6 +195,7 @@ def read_results(run_dir: Path) -> RunResults:
     results.confusion = _read(results, "confusion.csv", read_confusion)
     _complete(results)
     _check_checkpoint(results)
+    _check_extent(results)
     return results
 
 
@@ -343,6 +345,24 @@ def _check_checkpoint(results: RunResults) -> None:
         results.notes.append(
             f"the score is of another {path.name} than the one in checkpoints/ now: mvrec test --ckpt_path {path}"
         )
+
+
+def _check_extent(results: RunResults) -> None:
+    """Notice when the score is of a part of a split, or of the files on which the checkpoint was chosen."""
+    score, noun = results.score, results.noun
+    if score.get("partial"):
+        results.notes.append(
+            f"only a part of the test: {score.get('expected')} of {score.get('of')} {noun}; the whole: mvrec test "
+            f"{results.run_dir}"
+        )
+    text = split_text(str(score.get("split") or "test"), chosen_on=chosen_on(results))
+    if text:
+        results.notes.append(f"the score is {text}: expect less on new {noun}")
+
+
+def chosen_on(results: RunResults) -> bool:
+    """Whether the score is of the files on which the checkpoint was chosen."""
+    return bool(results.score.get("split_chose_checkpoint"))
 
 
 def number(value: Any) -> float | None:

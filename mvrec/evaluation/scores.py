@@ -4,18 +4,22 @@ Every process adds the softmax of each view, in multi-label data its sigmoid, to
 of all processes are added per sample. So a video counts once, wherever its views went.
 """
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.functional import one_hot
 from torchmetrics.functional.classification import binary_average_precision
 
 from mvrec.data.batch import PADDING_ID, BadSample
 from mvrec.errors import UserError
 
+NOT_FINITE = "the network's outputs are not finite"  # why a sample failed that was read
 THRESHOLD = 0.5  # a class with a greater probability is one that the model predicts, in multi-label data
 
 
@@ -27,10 +31,11 @@ class Scores(ABC):
         sample_ids: int64 (N,), rising; the samples that were scored.
         probabilities: float64 (N, K), means over views.
         labels: int64 (N,), or multi-hot, bool (N, K).
-        failed: Samples that could not be read.
+        failed: Samples that could not be read, or whose logits are not finite.
         expected: Samples that should have been scored.
         num_views: Views of each sample.
-        failed_are_wrong: Whether samples that could not be read count as wrong; else the score is that of the others.
+        failed_are_wrong: Whether samples that failed count as wrong; else the score is that of the others.
+        total: Samples of the whole split, where that is known.
     """
 
     sample_ids: Tensor
@@ -40,11 +45,26 @@ class Scores(ABC):
     expected: int
     num_views: int = 1
     failed_are_wrong: bool = True
+    total: int | None = None
 
     @property
     def num_classes(self) -> int:
         """K."""
         return self.probabilities.shape[1]
+
+    @property
+    def partial(self) -> bool:
+        """Whether only a part of the split was to be scored."""
+        return self.total is not None and self.expected < self.total
+
+    @property
+    def not_finite(self) -> tuple[BadSample, ...]:
+        """Samples that were read, and whose logits are not finite."""
+        return tuple(bad for bad in self.failed if bad.cause == NOT_FINITE)
+
+    def ranked(self, k: int) -> Tensor:
+        """The k most probable classes of each sample, the most probable first: int64 (N, k)."""
+        return self.probabilities.topk(min(k, self.num_classes), dim=1).indices
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
@@ -53,15 +73,16 @@ class Scores(ABC):
     def counts(self, noun: str = "videos") -> str:
         """How many samples the score speaks of, by the name that the caller gives them."""
         counted = " and left out" if self.failed and not self.failed_are_wrong else ""
-        return f"{len(self.sample_ids)}/{self.expected} {noun} scored, {len(self.failed)} failed{counted}"
+        part = f"only {self.expected} of {self.total} {noun}: " if self.partial else ""
+        return f"{part}{len(self.sample_ids)}/{self.expected} {noun} scored, {len(self.failed)} failed{counted}"
 
     def failed_per_class(self) -> Tensor:
-        """How many samples of each class could not be read: int64 (K,)."""
+        """How many samples of each class failed: int64 (K,)."""
         labels = [label for bad in self.failed for label in bad.labels]
         return torch.bincount(torch.tensor(labels, dtype=torch.int64), minlength=self.num_classes)
 
     def _missed(self) -> Tensor:
-        """How many samples of each class count as wrong because they could not be read: int64 (K,)."""
+        """How many samples of each class count as wrong because they failed: int64 (K,)."""
         failed = self.failed_per_class()
         return failed if self.failed_are_wrong else torch.zeros_like(failed)
 
@@ -70,17 +91,32 @@ class Scores(ABC):
 class SingleLabelScores(Scores):
     """What an evaluation found where a sample has one class: means of softmax, labels are int64 (N,)."""
 
+    def ranked(self, k: int) -> Tensor:
+        """The k most probable classes of each sample, its own last of those that are equally probable: int64 (N, k).
+
+        So a class counts as found only where no wrong one is as probable, and a network that says the same of all
+        classes is right about none, instead of about all samples of the first.
+        """
+        best = super().ranked(k)
+        own = self.labels[:, None]
+        tied = torch.nonzero((self.probabilities == self.probabilities.gather(1, own)).sum(dim=1) > 1).flatten()
+        if len(tied):
+            wrong_first = one_hot(self.labels[tied], self.num_classes).argsort(dim=1, stable=True)
+            values = self.probabilities[tied].gather(1, wrong_first)
+            order = values.argsort(dim=1, descending=True, stable=True)[:, :k]
+            best[tied] = wrong_first.gather(1, order)
+        return best
+
     def top_k(self, k: int) -> float:
-        """Share of the samples whose class is among the k most probable ones."""
+        """Share of the samples whose class is among the k most probable ones; see `ranked` for ties."""
         total = self.expected if self.failed_are_wrong else len(self.sample_ids)
         if not total:
             return 0.0
-        best = self.probabilities.topk(min(k, self.num_classes), dim=1).indices
-        return float((best == self.labels[:, None]).any(dim=1).sum()) / total
+        return float((self.ranked(k) == self.labels[:, None]).any(dim=1).sum()) / total
 
     def confusion(self) -> Tensor:
         """How many scored samples of a class (row) were taken for which (column): int64 (K, K)."""
-        pairs = self.labels * self.num_classes + self.probabilities.argmax(dim=1)
+        pairs = self.labels * self.num_classes + self.ranked(1).flatten()
         return torch.bincount(pairs, minlength=self.num_classes**2).reshape(self.num_classes, self.num_classes)
 
     def class_accuracies(self) -> Tensor:
@@ -104,9 +140,9 @@ class SingleLabelScores(Scores):
         return float(accuracies.mean()) if len(accuracies) else 0.0
 
     def loss(self) -> float:
-        """Cross-entropy of the mean softmax in nats, over the scored samples."""
+        """Cross-entropy of the mean softmax in nats, over the scored samples; nan when nothing was, or not finite."""
         chosen = self.probabilities.gather(1, self.labels[:, None]).clamp_min(1e-12)
-        return float(-chosen.log().mean()) if len(chosen) else 0.0
+        return math.nan if self.not_finite else float(-chosen.log().mean())
 
     def metrics(self) -> dict[str, float]:
         """Named values; "top5" becomes "top<K>" with fewer than five classes."""
@@ -153,9 +189,9 @@ class MultiLabelScores(Scores):
         return 2 * right / both if both else 0.0
 
     def loss(self) -> float:
-        """Binary cross-entropy of the mean sigmoid in nats, averaged over the scored samples and all classes."""
+        """Binary cross-entropy of the mean sigmoid in nats, averaged over the scored samples and classes; else nan."""
         likely = torch.where(self.labels, self.probabilities, 1 - self.probabilities).clamp_min(1e-12)
-        return float(-likely.log().mean()) if len(likely) else 0.0
+        return math.nan if self.not_finite else float(-likely.log().mean())
 
     def metrics(self) -> dict[str, float]:
         """Named values; "map" is the mean average precision."""
@@ -176,6 +212,8 @@ class ScoreKeeper:
         expected: Samples over all processes; `None` when only a part is scored on purpose.
         multi_label: Whether a sample may have several classes, or none.
         failed_are_wrong: See `Scores`.
+        total: See `Scores`.
+        path_of: The file of a sample id, to name it when its logits are not finite.
     """
 
     def __init__(
@@ -186,30 +224,40 @@ class ScoreKeeper:
         expected: int | None,
         multi_label: bool = False,
         failed_are_wrong: bool = True,
+        total: int | None = None,
+        path_of: Callable[[int], str] = str,
     ) -> None:
         self.num_classes, self.num_views, self.expected = num_classes, num_views, expected
-        self.multi_label, self.failed_are_wrong = multi_label, failed_are_wrong
+        self.multi_label, self.failed_are_wrong, self.total = multi_label, failed_are_wrong, total
+        self.path_of = path_of
         self._sums: dict[int, Tensor] = {}
         self._counts: dict[int, int] = {}
         self._labels: dict[int, Tensor] = {}
         self._failed: dict[int, BadSample] = {}  # by row: each process that shares a file's views may meet it
 
     def add(self, logits: Tensor, labels: Tensor, sample_ids: Tensor) -> None:
-        """Add views: logits (B, K), labels (B,) or multi-hot (B, K), ids (B,) where `PADDING_ID` does not count."""
+        """Add views: logits (B, K), labels (B,) or multi-hot (B, K), ids (B,) where `PADDING_ID` does not count.
+
+        A sample with a view whose logits are not finite fails.
+        """
         assert labels.ndim == 1 + self.multi_label, labels.shape
         logits = logits.detach().float().cpu()
         # In float32 the sigmoid of all logits above 17 is 1: their order, which is what counts, would be lost.
         probabilities = logits.double().sigmoid() if self.multi_label else logits.softmax(dim=1).double()
         labels = labels.cpu().to(self._label_dtype)
-        for row, label, sample in zip(probabilities, labels, sample_ids.tolist(), strict=True):
+        finite = logits.isfinite().all(dim=1).tolist()
+        for row, label, sample, usable in zip(probabilities, labels, sample_ids.tolist(), finite, strict=True):
             if sample == PADDING_ID:
                 continue
+            if not usable:
+                classes = torch.nonzero(label).flatten().tolist() if self.multi_label else [int(label)]
+                self.fail((BadSample(sample, self.path_of(sample), NOT_FINITE, labels=tuple(classes)),))
             self._sums[sample] = self._sums[sample] + row if sample in self._sums else row
             self._counts[sample] = self._counts.get(sample, 0) + 1
             self._labels[sample] = label
 
     def fail(self, bad: tuple[BadSample, ...]) -> None:
-        """Note samples that could not be read."""
+        """Note samples that could not be scored."""
         self._failed.update((entry.index, entry) for entry in bad)
 
     def gather(self) -> Scores:
@@ -224,6 +272,7 @@ class ScoreKeeper:
             expected=self.expected,
             multi_label=self.multi_label,
             failed_are_wrong=self.failed_are_wrong,
+            total=self.total,
         )
         for state in self._all_states():
             total._merge(*state)
@@ -274,6 +323,7 @@ class ScoreKeeper:
             expected=came,
             num_views=self.num_views,
             failed_are_wrong=self.failed_are_wrong,
+            total=self.total,
         )
 
     @property

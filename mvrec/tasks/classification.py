@@ -18,6 +18,7 @@ from mvrec.data.seeds import derive_seed
 from mvrec.errors import UserError
 from mvrec.evaluation.predictions import write_predictions
 from mvrec.evaluation.results import write_confusion, write_metrics, write_per_class
+from mvrec.evaluation.score_text import failures, score_line, split_text
 from mvrec.evaluation.scores import ScoreKeeper, Scores, SingleLabelScores
 from mvrec.files import sha256
 from mvrec.models.backbone import Backbone
@@ -119,6 +120,7 @@ class Classification(L.LightningModule):
         self._network = type(backbone).__name__  # sharding gives it another
         self._keeper: ScoreKeeper | None = None
         self._match: ClassMatch | None = None  # in evaluation, of the checkpoint's classes and the data's
+        self._chosen_on: str | None = None  # hash of the validation files of the checkpoint's run
 
     @property
     def datamodule(self) -> Any:
@@ -292,7 +294,7 @@ class Classification(L.LightningModule):
         return batch.sample_ids
 
     def on_predict_epoch_end(self) -> None:
-        """Join the scores of all processes and write `predictions.csv`."""
+        """Join the scores of all processes and write `predicted.csv`."""
         self._finish("predict")
 
     def _begin(self, stage: Stage) -> None:
@@ -309,6 +311,8 @@ class Classification(L.LightningModule):
             expected=len(loader.dataset) if whole else None,  # type: ignore[union-attr]
             multi_label=self.datamodule.multi_label,
             failed_are_wrong=self.failed_files == "wrong",
+            total=len(loader.dataset),  # type: ignore[union-attr]
+            path_of=lambda row: str(self.datamodule.index("val" if stage == "val" else "test")[row].path),
         )
 
     def _score(self, batch: ClipBatch) -> None:
@@ -325,32 +329,34 @@ class Classification(L.LightningModule):
         self.scores, self._keeper = self._keeper.gather(), None
         if self.trainer.sanity_checking:
             return
-        if stage != "val" and self.trainer.is_global_zero:
+        if stage != "val" and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._write_results(self.scores, stage)
-        metrics = self.scores.metrics()
         if stage != "predict":  # Lightning logs nothing there
-            self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()})
-        for bad in self.scores.failed:
-            log.warning("failed, %s: %s: %s", self._fate, bad.path, bad.cause)
-        values = ", ".join(
-            f"{name} {value:.4f}" if name == "loss" else f"{name} {100 * value:.2f} %"
-            for name, value in metrics.items()
-        )
-        log.info("%s: %s (%s; %s)", stage, values, self.scores.counts(self._noun), self._protocol(stage))
+            self.log_dict({f"{stage}/{name}": value for name, value in self.scores.metrics().items()})
+        for line in failures(self.scores, noun=self._noun):
+            log.warning("failed, %s: %s", self._fate, line)
+        split = "" if stage == "val" else split_text(self._split, chosen_on=self._chosen_on_split)
+        log.info("%s", score_line(self.scores, stage, noun=self._noun, protocol=self._protocol(stage), split=split))
 
     def _write_results(self, scores: Scores, stage: Stage) -> None:
         folder = Path(self.trainer.loggers[0].save_dir or ".")
-        names = self.class_names
-        paths = [sample.path for sample in self.datamodule.index("test")]
-        write_predictions(folder / "predictions.csv", scores, paths=paths, class_names=names)
-        log.info("predictions in %s", folder / "predictions.csv")
+        names, index = self.class_names, self.datamodule.index("test")
+        predictions = folder / ("predicted.csv" if stage == "predict" else "predictions.csv")
+        write_predictions(predictions, scores, paths=[sample.path for sample in index], class_names=names)
+        log.info("predictions in %s", predictions)
         if stage == "predict":
             return
-        write_per_class(folder / "per_class.csv", scores, class_names=names)
+        in_split = torch.as_tensor(index.class_counts())
+        if self._match is not None and self._match.order is not None:
+            in_split = torch.zeros_like(in_split).index_copy_(0, self._match.order, in_split)
+        whole = in_split.tolist() if scores.partial else None
+        write_per_class(folder / "per_class.csv", scores, class_names=names, in_split=whole)
         if isinstance(scores, SingleLabelScores):
             write_confusion(folder / "confusion.csv", scores, class_names=names)
         source = self.trainer.ckpt_path or self.start.weights
         facts = {
+            "split": self._split,
+            "split_chose_checkpoint": self._chosen_on_split,
             "checkpoint": None if source is None else str(source),
             "checkpoint_sha256": sha256(Path(source)) if source and Path(source).is_file() else None,
             "mvrec": __version__,
@@ -359,6 +365,16 @@ class Classification(L.LightningModule):
         }
         protocol = self._protocol(stage)
         write_metrics(folder / "metrics.json", scores, stage=stage, protocol=protocol, noun=self._noun, facts=facts)
+
+    @property
+    def _split(self) -> str:
+        """The split that `test` and `predict` read."""
+        return self.datamodule.test_split
+
+    @property
+    def _chosen_on_split(self) -> bool:
+        """Whether that is the very list of files on which the checkpoint was chosen."""
+        return self._chosen_on is not None and self._chosen_on == self.datamodule.index("test").digest()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -406,6 +422,7 @@ class Classification(L.LightningModule):
             if self.trainer.state.fn == "fit":  # where another order would be another training
                 compare_classes(names, self.datamodule.class_names)
                 return
+            self._chosen_on = ((saved.get("data") or {}).get("splits") or {}).get("val", {}).get("sha256")
             self._match = ClassMatch(names, self.datamodule.class_names)
             if self._match.order is not None:
                 log.info("the data's classes come in another order than the checkpoint's: matched by their names")

@@ -39,6 +39,7 @@ CONTENTS = (
     "config_validate.yaml",
     "config_predict.yaml",
     "predictions.csv",
+    "predicted.csv",
     "per_class.csv",
     "confusion.csv",
     "metrics.json",

@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from mvrec.data.batch import PADDING_ID, BadSample
 from mvrec.errors import UserError
-from mvrec.evaluation.scores import ScoreKeeper
+from mvrec.evaluation.scores import NOT_FINITE, ScoreKeeper
 
 
 def logits_of(*rows):
@@ -93,6 +94,56 @@ def test_a_part_can_be_scored_on_purpose():
     assert scores.top_k(1) == 0.5
 
 
+@pytest.mark.parametrize(("total", "text"), [(8, "only 2 of 8 clips: 2/2 clips scored"), (2, "2/2 clips scored")])
+def test_a_part_of_a_split_is_called_one(total, text):
+    keeper = ScoreKeeper(num_classes=2, num_views=1, expected=None, total=total)
+    keeper.add(torch.eye(2), torch.tensor([0, 0]), torch.tensor([5, 6]))
+    scores = keeper.gather()
+    assert scores.partial == (total == 8)
+    assert scores.counts("clips") == f"{text}, 0 failed"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_not_finite_fail_and_are_named(value):
+    keeper = ScoreKeeper(num_classes=3, num_views=2, expected=2, path_of="file {}".format)
+    logits = torch.tensor([[9.0, 0, 0], [9.0, 0, 0], [9.0, 0, 0], [9.0, value, 0]])
+    keeper.add(logits, torch.zeros(4, dtype=torch.int64), torch.tensor([0, 0, 1, 1]))
+    scores = keeper.gather()
+    assert scores.failed == (BadSample(1, "file 1", NOT_FINITE, labels=(0,)),) == scores.not_finite
+    assert scores.sample_ids.tolist() == [0]
+    metrics = scores.metrics()
+    assert metrics["top1"] == 0.5
+    assert math.isnan(metrics["loss"])
+
+
+def test_a_network_that_says_the_same_of_all_classes_is_right_about_none():
+    """Its best class would be the first, and its accuracy the share of that class."""
+    keeper = ScoreKeeper(num_classes=4, num_views=1, expected=6)
+    keeper.add(torch.zeros(6, 4), torch.tensor([0, 0, 0, 1, 2, 3]), torch.arange(6))
+    scores = keeper.gather()
+    assert [scores.top_k(k) for k in (1, 2, 3, 4)] == [0, 0, 0, 1]
+    assert scores.confusion().diag().tolist() == [0, 0, 0, 0]
+    assert scores.ranked(4)[:, -1].tolist() == scores.labels.tolist()
+
+
+def test_ties_of_other_classes_cost_nothing_and_without_ties_all_is_as_before():
+    keeper = ScoreKeeper(num_classes=4, num_views=1, expected=3)
+    rows = [[0.1, 0.4, 0.4, 0.1], [0.3, 0.5, 0.1, 0.1], [0.4, 0.4, 0.1, 0.1]]
+    keeper.add(logits_of(*rows), torch.tensor([1, 0, 1]), torch.arange(3))
+    scores = keeper.gather()
+    assert scores.ranked(2).tolist() == [[2, 1], [1, 0], [0, 1]]
+    assert (scores.top_k(1), scores.top_k(2)) == (0.0, 1.0)
+    keeper = ScoreKeeper(num_classes=7, num_views=1, expected=200)
+    logits = torch.randn(200, 7, generator=torch.Generator().manual_seed(1))
+    labels = torch.randint(7, (200,), generator=torch.Generator().manual_seed(2))
+    keeper.add(logits, labels, torch.arange(200))
+    scores = keeper.gather()
+    for k in (1, 3, 5):
+        theirs = multiclass_accuracy(logits, labels, num_classes=7, average="micro", top_k=k)
+        assert scores.top_k(k) == pytest.approx(float(theirs))
+        assert scores.ranked(k).tolist() == logits.softmax(dim=1).double().topk(k).indices.tolist()
+
+
 def test_padding_does_not_count():
     keeper = ScoreKeeper(num_classes=2, num_views=1, expected=1)
     keeper.add(torch.eye(2), torch.tensor([0, 0]), torch.tensor([0, PADDING_ID]))
@@ -107,7 +158,9 @@ def test_nothing_could_be_read():
     keeper.fail((BadSample(0, "x.mp4", "empty"),))
     scores = keeper.gather()
     assert scores.probabilities.shape == (0, 7)
-    assert scores.metrics() == {"top1": 0.0, "top5": 0.0, "mean_class": 0.0, "loss": 0.0}
+    metrics = scores.metrics()
+    assert math.isnan(metrics.pop("loss"))  # 0 would be the best of all
+    assert metrics == {"top1": 0.0, "top5": 0.0, "mean_class": 0.0}
 
 
 def test_logits_in_low_precision_and_with_gradients():
