@@ -19,7 +19,7 @@ class DecordVideo(Video):
     decoder = "decord"
 
     def __init__(self, found: PyAVVideo) -> None:
-        super().__init__(found.path, num_frames=found.num_frames, fps=found.fps)
+        super().__init__(found.path, num_frames=found.num_frames, fps=found.fps, clock=found.clock)
         # It counts hidden frames, gives frames of another group of pictures (MPEG-TS, open groups) or of a strange
         # colour (10 bits), trusts times that are not there (AVI), turns no picture and has no decoder for AV1.
         if not found.is_ordinary() or found.quarter_turns:

@@ -8,13 +8,13 @@ container has times.
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from mvrec.data.mp4_tables import MAX_FRAMES, read_mp4_tracks
-from mvrec.data.video import MAX_PIXELS, Frames, Ints, Source, Video
+from mvrec.data.video import MAX_PIXELS, Clock, Frames, Ints, Source, Video
 from mvrec.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class Timing:
         key_seeks: what to ask a seek for to land on each key frame.
         is_plain: each packet is a frame that is shown, and none is shown before the key frame after which it is stored.
         shown_of_stored: when a packet is shown by when it is stored, where tables said so and packets have to confirm.
+        counted: when the frames are shown by the decoder, where they can only be found by counting.
+        last: for how long the last frame is shown; 0 where nobody knows.
     """
 
     shown: Ints | None
@@ -56,6 +58,8 @@ class Timing:
     key_seeks: Ints
     is_plain: bool
     shown_of_stored: dict[int, int] | None = field(default=None, repr=False)
+    counted: Ints | None = None
+    last: int = 0
 
 
 _UNKNOWN = Timing(None, np.empty(0, np.int64), np.empty(0, np.int64), is_plain=False)
@@ -85,7 +89,8 @@ class PyAVVideo(Video):
         try:
             with _decode_errors(source.path):
                 self._timing, num_frames = self._find_out()
-            super().__init__(source.path, num_frames=num_frames, fps=self._mean_fps(num_frames))
+                clock = self._clock()
+            super().__init__(source.path, num_frames=num_frames, fps=self._mean_fps(num_frames), clock=clock)
         except BaseException:
             self.close()
             raise
@@ -153,6 +158,8 @@ class PyAVVideo(Video):
                 self._timing = self._walk()
                 if self._timing.shown is None or len(self._timing.shown) != self.num_frames:
                     raise DecodeError(self.path, "its tables and its frames do not agree") from None
+                self.clock = self._clock()
+                vars(self).pop("times", None)
                 return read()
 
     def _decode_found(self, indices: Ints) -> Frames:
@@ -234,7 +241,16 @@ class PyAVVideo(Video):
         if first is None:
             raise DecodeError(self.path, "not one frame can be decoded")
         self._note_size(first)
-        return timing, 1 + sum(1 for _ in frames)
+        times = [first.pts, *(frame.pts for frame in frames)]
+        known = np.array([time for time in times if time is not None], np.int64)
+        usable = len(known) == len(times) and self._container.format.name != "avi" and bool((np.diff(known) > 0).all())
+        return replace(timing, counted=known if usable else None), len(times)
+
+    def _clock(self) -> Clock:
+        ticks = self._timing.counted if self._timing.shown is None else self._timing.shown
+        if ticks is None or not self._stream.time_base:
+            return Clock()
+        return Clock(ticks, self._stream.time_base, self._timing.last)
 
     def _from_tables(self, offsets: Ints | None) -> Timing | None:
         """The times by the tables of an MP4, or None where it takes a look at the packets."""
@@ -266,14 +282,15 @@ class PyAVVideo(Video):
         keys = np.flatnonzero(is_key)
         keys = keys[np.argsort(shown[keys])]
         confirm = dict(zip(stored.tolist(), shown.tolist(), strict=True))
-        return Timing(ascending, shown[keys], stored[keys], is_plain, confirm)
+        last = (self._stream.duration or 0) - int(stored[-1] - stored[0])
+        return Timing(ascending, shown[keys], stored[keys], is_plain, confirm, last=last)
 
     def _walk(self) -> Timing:
         """Look at every packet, keeping and decoding none."""
         self._timing = _UNKNOWN
         shown: list[int | None] = []
         keys: list[tuple[int, int]] = []
-        num_packets, whole, leading = 0, True, False
+        num_packets, whole, leading, last_shown = 0, True, False, (-(2**63), 0)
         # Matroska looks up the time at which a frame is shown, everything else that at which it is stored.
         seek_by_pts = "matroska" in self._container.format.name
         for packet in self._packets():
@@ -284,6 +301,8 @@ class PyAVVideo(Video):
                 raise DecodeError(self.path, f"it has more than the {MAX_FRAMES} frames that a video may have")
             whole = not packet.is_corrupt
             if not packet.is_discard:
+                if packet.pts is not None:
+                    last_shown = max(last_shown, (packet.pts, packet.duration or 0))
                 shown.append(packet.pts)
             if packet.is_keyframe and packet.pts is not None:
                 keys.append((packet.pts, packet.pts if seek_by_pts or packet.dts is None else packet.dts))
@@ -294,7 +313,8 @@ class PyAVVideo(Video):
             raise DecodeError(self.path, "there are no frames in it")
         if num_packets < num_promised or not whole:
             raise DecodeError(self.path, f"cut short: it ends with packet {num_packets} of {num_promised}")
-        return self._timing_of(shown, sorted(keys), is_plain=not leading and len(shown) == num_packets)
+        timing = self._timing_of(shown, sorted(keys), is_plain=not leading and len(shown) == num_packets)
+        return replace(timing, last=last_shown[1])
 
     def _timing_of(self, shown: list[int | None], keys: list[tuple[int, int]], *, is_plain: bool) -> Timing:
         key_times, key_seeks = np.array(keys, np.int64).reshape(-1, 2).T

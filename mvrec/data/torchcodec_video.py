@@ -21,7 +21,7 @@ class TorchCodecVideo(Video):
     decoder = "torchcodec"
 
     def __init__(self, found: PyAVVideo) -> None:
-        super().__init__(found.path, num_frames=found.num_frames, fps=found.fps)
+        super().__init__(found.path, num_frames=found.num_frames, fps=found.fps, clock=found.clock)
         # It misses or mixes up frames where the others do (MPEG-TS, AVI with B frames, open groups of pictures), and
         # colours of more than 8 bits and edges of odd sizes come out a little different.
         if not found.is_ordinary():

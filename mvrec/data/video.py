@@ -14,6 +14,8 @@ import stat
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Literal, Self, get_args
@@ -30,9 +32,25 @@ if TYPE_CHECKING:
 Decoder = Literal["auto", "decord", "pyav", "torchcodec"]
 Frames = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 MAX_PIXELS = 2**26  # of a frame: 8192 x 8192
 MAX_GIB = 8  # that the frames of one call may take
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When the frames of a file are shown.
+
+    Attributes:
+        ticks: (num_frames,) the time of each frame, not decreasing; None where the file has no usable times.
+        tick: seconds.
+        last: ticks for which the last frame is shown; 0 where nobody knows.
+    """
+
+    ticks: "Ints | None" = None
+    tick: Fraction = Fraction(1)
+    last: int = 0
 
 
 class Video(ABC):
@@ -43,14 +61,34 @@ class Video(ABC):
         decoder: the name of what decodes it.
         num_frames: how many frames are shown when the file is played, 1 or more.
         fps: mean frames per second.
+        clock: when each frame is shown.
     """
 
     decoder: str
 
-    def __init__(self, path: str, *, num_frames: int, fps: float) -> None:
+    def __init__(self, path: str, *, num_frames: int, fps: float, clock: "Clock") -> None:
         self.path = path
         self.num_frames = num_frames
         self.fps = fps
+        self.clock = clock
+
+    @property
+    def has_times(self) -> bool:
+        """The file says when each frame is shown; otherwise `times` and `duration` follow from `fps`."""
+        return self.clock.ticks is not None
+
+    @cached_property
+    def times(self) -> Floats:
+        """(num_frames,) seconds from the first frame to each frame as it is shown, not decreasing."""
+        if self.clock.ticks is None:
+            return np.arange(self.num_frames) / self.fps
+        return (self.clock.ticks - self.clock.ticks[0]) * float(self.clock.tick)
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame to the end of the last."""
+        last = float(self.clock.last * self.clock.tick) if self.has_times else 0.0
+        return float(self.times[-1]) + (last if last > 0 else 1 / self.fps)
 
     @property
     @abstractmethod

@@ -198,6 +198,24 @@ def test_frames_after_the_end_of_an_edit_list_do_not_count(files, tmp_path):
         assert read_numbers(video.frames(range(30))) == list(range(30))
 
 
+@pytest.mark.parametrize("decoder", ["auto", *OTHERS])
+@pytest.mark.parametrize("name", ["varying_rate.mp4", "late_start.mkv", "b_frames.mp4"])
+def test_times_are_those_of_the_file(files, name, decoder):
+    ticks = ORDINARY[name].get("ticks", 20 * np.arange(60))
+    with open_video(files(name), decoder) as video:
+        assert video.has_times
+        np.testing.assert_allclose(video.times, (ticks - ticks[0]) / 600, atol=1.1e-3)
+        assert video.times[-1] < video.duration < video.times[-1] + 0.2
+
+
+@pytest.mark.parametrize("name", ["vp8.webm", "h264.ts", "h264.flv", "h264_b_frames.avi", "fragments.mp4"])
+def test_times_of_other_files(files, name):
+    with open_video(files(name)) as video:
+        assert video.has_times == (not name.endswith("avi"))
+        np.testing.assert_allclose(video.times, np.arange(video.num_frames) / 30, atol=1.1e-3)
+        assert video.duration == pytest.approx(video.num_frames / 30, abs=2e-3)
+
+
 @pytest.mark.parametrize("rotation", [90, -90, 180])
 def test_rotation_is_applied(tmp_path, rotation):
     turned = write_video(tmp_path / "turned.mp4", rotation=rotation)
