@@ -50,7 +50,7 @@ from mvrec.inherited import (
     named_checkpoint,
     resumed,
 )
-from mvrec.messages import show_messages
+from mvrec.messages import show_lightning_messages, show_messages
 from mvrec.models.backbone import Backbone
 from mvrec.models.baselines import check_baseline
 from mvrec.signals import REQUEUE, requests
@@ -64,9 +64,10 @@ from mvrec.training.position import ExactPosition
 from mvrec.training.precision import chosen_precision
 from mvrec.training.preemption import STOP_EXIT, PreemptedError, Preemption, job_end_time, requeue
 from mvrec.training.preflight import SharedState, check_processes
-from mvrec.training.progress import BarProgress, LineProgress, Throughput
+from mvrec.training.progress import BarProgress, EndReason, LineProgress, Throughput
 from mvrec.training.random_state import SeedEveryStep
 from mvrec.training.run_directory import MetricsCsv, RunRecord, set_aside_earlier_run
+from mvrec.training.trainer_arguments import BATCH_COUNTS, REFUSALS, check_trainer, refused_by_lightning
 from mvrec.training.watchdog import Watchdog
 
 log = logging.getLogger("mvrec")
@@ -77,15 +78,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "num_sanity_val_steps": 1,
     "enable_model_summary": False,  # the task says in one line what it trains
 }
-# Of these 1 means one batch and 1.0 all, and jsonargparse may read either as a float.
-BATCH_COUNTS = (
-    "limit_train_batches",
-    "limit_val_batches",
-    "limit_test_batches",
-    "limit_predict_batches",
-    "overfit_batches",
-    "val_check_interval",
-)
 PARSER_MODE = "mvrec"  # YAML in which a backbone may be a short name
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
@@ -226,6 +218,7 @@ class MvrecCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run directory."""
         config = self.config[self.subcommand]
+        check_trainer(config.trainer, str(self.subcommand))
         self.run_dir = Path(config.run_dir or default_run_dir(config))
         config.run_dir = str(self.run_dir)
         if config.get("ckpt_path") not in (None, *CHECKPOINT_KEYWORDS):
@@ -236,7 +229,7 @@ class MvrecCLI(LightningCLI):
             config.checkpoint.dirpath = str(self.run_dir / "checkpoints")
         if config.trainer.limit_val_batches == 0 and config.checkpoint.monitor == SINGLE_LABEL_SCORE:
             config.checkpoint.monitor = None  # nothing will be measured: the newest checkpoint is the best there is
-        if config.trainer.fast_dev_run:
+        if config.trainer.fast_dev_run or config.trainer.enable_checkpointing is False:
             self._parser(self.subcommand).callback_keys.remove("checkpoint")  # it would save, though nothing is logged
             config.trainer.enable_checkpointing = False
 
@@ -259,6 +252,7 @@ class MvrecCLI(LightningCLI):
                 NonFiniteGuard(self.run_dir / "non_finite"),
                 ExactPosition(),
                 RunRecord(self.run_dir),
+                EndReason(),
             ]
         if config.get("enable_progress_bar") is not False:
             callbacks.append(BarProgress(throughput) if sys.stdout.isatty() else LineProgress(throughput))
@@ -281,7 +275,7 @@ class MvrecCLI(LightningCLI):
         """Build data, model and trainer; what they refuse is the user's to mend."""
         try:
             super().instantiate_classes()
-        except (ValueError, ImportError, MisconfigurationException) as raised:
+        except (TypeError, ValueError, ImportError, MisconfigurationException) as raised:
             raise UserError(reason(raised)) from None
 
     def after_instantiate_classes(self) -> None:
@@ -303,6 +297,10 @@ class MvrecCLI(LightningCLI):
             super()._run_subcommand(subcommand)
         except PreemptedError as preempted:
             sys.exit(requeue(os.environ) if preempted.level == REQUEUE else STOP_EXIT)
+        except REFUSALS as raised:
+            if not refused_by_lightning(raised):
+                raise
+            raise UserError(reason(raised)) from None
         finally:
             requests.restore()
 
@@ -375,9 +373,8 @@ def _command_line(kind: type[MvrecCLI], args: list[str]) -> MvrecCLI:
 
 
 def configure_output() -> None:
-    """Our messages as plain lines on stderr (news from the first process only), Lightning's from warnings on."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    """Our messages as plain lines on stderr (news from the first process only), and what was asked of Lightning."""
+    show_lightning_messages()
     # Lightning calls jsonargparse by names that it has deprecated.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     # Lightning's tree utilities use a class that torch has deprecated.

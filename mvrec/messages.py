@@ -1,6 +1,7 @@
 """Our messages as plain lines on stderr. Importing this module costs nothing."""
 
 import logging
+import re
 import sys
 
 log = logging.getLogger("mvrec")
@@ -25,6 +26,28 @@ def show_messages() -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
+
+
+# Lightning's news that come only when they are asked for: profiler, verbose callbacks, model summaries, finders.
+ASKED_FOR = re.compile(
+    r"profiler|early_stopping|model_checkpoint|model_summary|stochastic_weight_avg|lr_finder|batch_size_scaling"
+)
+
+
+def show_lightning_messages() -> None:
+    """Print Lightning's messages from warnings on, and the news that the user has asked for."""
+    handler = StderrHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(_was_asked_for)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+
+
+def _was_asked_for(record: logging.LogRecord) -> bool:
+    # A message for the first process only has the name of Lightning's helper, and the place of who called it.
+    return record.levelno >= logging.WARNING or ASKED_FOR.search(f"{record.name} {record.filename}") is not None
 
 
 def _from_first_process(record: logging.LogRecord) -> bool:

@@ -56,9 +56,11 @@ class Item(NamedTuple):
     view_ids: tuple[int, ...] | None = None  # counted from 0 by default
 
 
-@dataclass(frozen=True)
+@dataclass
 class ClipBatch:
     """A batch of clips or images.
+
+    Not frozen: Lightning sets the fields of a copy where it computes in another precision throughout.
 
     Attributes:
         clips: (B, C, T, H, W), images (B, C, H, W): uint8 RGB out of the loader, normalised float on the device.

@@ -129,7 +129,7 @@ class Classification(L.LightningModule):
 
     def forward(self, clips: Tensor) -> Tensor:
         """Raw logits (B, K) of normalised clips (B, C, T, H, W) or images (B, C, H, W)."""
-        return self.backbone(clips)
+        return self.backbone(clips.to(next(self.backbone.parameters()).dtype))  # pixels are float32 in any precision
 
     # -- set-up -------------------------------------------------------------------------------------------------
 

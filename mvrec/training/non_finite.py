@@ -66,7 +66,8 @@ class NonFiniteGuard(L.Callback):
         finite = torch.isfinite(norm)
         if trainer.world_size > 1:  # sharded gradients differ between processes
             finite = trainer.strategy.reduce(finite.float(), reduce_op="sum") == trainer.world_size
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (trainer.global_step + 1) % every == 0:
             pl_module.log("train/grad_norm", norm, batch_size=1)
         if bool(finite):
             self._in_a_row = 0

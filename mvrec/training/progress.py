@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, Timer, TQDMProgressBar
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,9 @@ def starvation_advice(data_wait: float, *, num_workers: int, cores: int, device_
     return f"{text}; with {cores} cores per process, make reading cheaper: {' or '.join(cheaper)}"
 
 
-def _log_every(trainer: L.Trainer) -> int:
-    return trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it in a helper class
+def _log_every(trainer: L.Trainer) -> float:
+    """Steps between two lines; with 0 there are none."""
+    return trainer.log_every_n_steps or math.inf  # type: ignore[attr-defined]  # Lightning sets it in a helper class
 
 
 class Throughput(L.Callback):
@@ -133,6 +135,30 @@ class Throughput(L.Callback):
                 device_augment=getattr(datamodule, "augment_on", "") == "device",
             )
         )
+
+
+class EndReason(L.Callback):
+    """Says in one line why a run ends before its last epoch."""
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say it once training is over."""
+        why = end_reason(trainer)
+        if why:
+            log.info("training stops in epoch %d at step %d: %s", trainer.current_epoch + 1, trainer.global_step, why)
+
+
+def end_reason(trainer: L.Trainer) -> str:
+    """Why a trainer stops before its last epoch, or ""."""
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    if any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers):
+        return "the time of trainer.max_time is up"
+    for callback in trainer.early_stopping_callbacks if trainer.should_stop else []:
+        if callback is not None and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
+            words = (callback.stopping_reason_message or "").replace("Signaling Trainer to stop.", "")
+            return f"EarlyStopping: {words.strip()}"
+    if 0 < (trainer.max_steps or 0) <= trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return f"trainer.max_steps={trainer.max_steps} is reached"
+    return "a callback asked for it" if trainer.should_stop else ""
 
 
 class LineProgress(ProgressBar):

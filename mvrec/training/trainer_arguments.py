@@ -1,0 +1,99 @@
+"""Values of the trainer that Lightning takes and then trips over, or that would make a run of nothing."""
+
+import re
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from mvrec.errors import UserError
+
+# Of these 1 means one batch and 1.0 all, and jsonargparse may read either as a float.
+LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches")
+BATCH_COUNTS = (*LIMITS, "val_check_interval")
+LEAST = {
+    **dict.fromkeys(LIMITS, 0),
+    **dict.fromkeys(("min_epochs", "min_steps", "log_every_n_steps", "reload_dataloaders_every_n_epochs"), 0),
+    **dict.fromkeys(("accumulate_grad_batches", "num_nodes", "check_val_every_n_epoch"), 1),
+    **dict.fromkeys(("max_epochs", "max_steps", "num_sanity_val_steps"), -1),
+    **dict.fromkeys(("fast_dev_run", "gradient_clip_val"), 0),
+}
+READS = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
+CLIP_ALGORITHMS = (None, "norm", "value")
+
+# Callbacks that change what is settled before training, or have a flag of the trainer for them.
+NOT_HERE = {
+    "LearningRateFinder": "it looks for a rate that model.optimizer.lr and the schedule set here",
+    "BatchSizeFinder": "steps, order and schedule follow from data.batch_size before training; mvrec benchmark data "
+    "tells what a size costs",
+    "Timer": "--trainer.max_time does the same",
+}
+REFUSALS = (MisconfigurationException, ValueError, TypeError, AttributeError, ImportError)
+
+
+def refused_by_lightning(error: BaseException) -> bool:
+    """Whether Lightning itself raised an error because of a value: it can say so only when the run has begun."""
+    if not isinstance(error, REFUSALS) or error.__traceback__ is None:
+        return False
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return isinstance(error, MisconfigurationException) or Path(L.__file__).parent in raised_in.parents
+
+
+def check_trainer(config: Mapping[str, Any], command: str) -> None:
+    """Check what Lightning does not, or only with a traceback.
+
+    Args:
+        config: The values below `trainer`.
+        command: "fit", "validate", "test" or "predict".
+
+    Raises:
+        UserError: A value that is out of range, or with which the command would do nothing.
+    """
+    for key, least in LEAST.items():
+        value = config.get(key)
+        if isinstance(value, int | float) and value < least:
+            raise UserError(f"trainer.{key} must be at least {least}, got {value}")
+    callbacks = config.get("callbacks")
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        name = str(getattr(callback, "class_path", None)).rpartition(".")[2]
+        if name in NOT_HERE:
+            raise UserError(f"trainer.callbacks: {name} does not work here: {NOT_HERE[name]}")
+    nothing = f"limit_{READS[command]}_batches"
+    if config.get(nothing) == 0 and not config.get("fast_dev_run"):
+        raise UserError(f"trainer.{nothing}=0: {command} would do nothing; leave it out, or give 1 or more")
+    if command == "fit":
+        _check_fit(config)
+
+
+def _check_fit(config: Mapping[str, Any]) -> None:
+    for key in ("max_epochs", "max_steps"):
+        if config.get(key) == 0:
+            raise UserError(f"trainer.{key}=0: nothing would be trained; mvrec test scores a network as it is")
+    interval = config.get("val_check_interval")
+    if isinstance(interval, int | float) and interval <= 0:
+        raise UserError(
+            f"trainer.val_check_interval must be above 0, got {interval}; without validation: "
+            "--trainer.limit_val_batches 0"
+        )
+    if config.get("gradient_clip_algorithm") not in CLIP_ALGORITHMS:
+        raise UserError(f"trainer.gradient_clip_algorithm is norm or value, got {config['gradient_clip_algorithm']!r}")
+    for key in ("max_time", "val_check_interval"):
+        _check_duration(key, config.get(key))
+    if config.get("barebones"):
+        raise UserError(
+            "trainer.barebones: it measures Lightning without any callback, and runs here have some; "
+            "mvrec benchmark measures a training step"
+        )
+
+
+def _check_duration(key: str, value: Any) -> None:
+    units = ("days", "hours", "minutes", "seconds", "weeks", "milliseconds", "microseconds")
+    if isinstance(value, str) and not re.fullmatch(r"\d+:\d+:\d+:\d+", value.strip()):
+        raise UserError(f"trainer.{key}: a time is DD:HH:MM:SS (days, hours, minutes, seconds), got {value!r}")
+    if isinstance(value, str) and not re.search("[1-9]", value):
+        raise UserError(f"trainer.{key} must be above 0, got {value!r}")
+    if isinstance(value, Mapping) and not (set(value) <= set(units) and value):
+        raise UserError(f"trainer.{key}: a time has {', '.join(units[:4])}, got {', '.join(map(str, value)) or 'none'}")
