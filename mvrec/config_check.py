@@ -155,6 +155,8 @@ class KnownKeys:
         self._children: dict[str, set[str]] = {"": set()}
         self._open: set[str] = set()  # below these anything goes: not ours to know
         self._unnamed: set[str] = set()  # below these too, until an entry names a class
+        self.hints: dict[str, Any] = {}  # the types of the arguments of classes
+        self.owners: dict[str, str] = {}  # the modules that these classes come from
         self._plain = set(plain)
         for key in self._plain:
             self._add(key)
@@ -189,6 +191,7 @@ class KnownKeys:
                 continue
             name = f"{key}.{parameter.name}"
             self._add(name)
+            self.hints[name], self.owners[name] = hints.get(parameter.name), str(target.__module__)
             for kind in _alternatives(hints.get(parameter.name)):
                 if isinstance(kind, type) and dataclasses.is_dataclass(kind):
                     self._add_parameters(name, kind)
@@ -203,6 +206,16 @@ class KnownKeys:
             self._add_parameters(key, parent)
         else:
             self._open.add(key)
+
+    def children(self, key: str) -> set[str]:
+        """The names that are accepted below a key."""
+        return self._children.get(key, set())
+
+    def group(self, key: str) -> set[str]:
+        """The names below a key that the parser itself always takes as a mapping, such as `trainer`; else none."""
+        names = self.children(key)
+        is_class = "class_path" in names or key in self._unnamed or key in self._plain or key in self.hints
+        return set() if is_class else names
 
     def unknown_part(self, key: str) -> tuple[str, set[str]] | None:
         """The shortest part of a key that is not accepted, with the names that would be; `None` when all is."""
@@ -228,7 +241,7 @@ def resolve(class_path: str) -> Any:
     module, _, name = class_path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name, None)
-    except ImportError:
+    except (ImportError, ValueError):  # the latter for `.5`
         return None
 
 
@@ -242,13 +255,16 @@ def class_entries(defaults: Any, prefix: str = "") -> Iterator[Entry]:
             yield from class_entries(value, below)
 
 
-def check_keys(plain: Iterable[str], given: Sequence[Entry], *, defaults: dict[str, Any]) -> None:
+def check_keys(plain: Iterable[str], given: Sequence[Entry], *, defaults: dict[str, Any]) -> KnownKeys:
     """Check all keys of configs and flags.
 
     Args:
         plain: Dotted keys that the parser itself accepts.
         given: What configs and flags set.
         defaults: Nested default values; the classes in them accept keys too.
+
+    Returns:
+        The keys, with what is known of their types.
 
     Raises:
         UserError: The first key that nothing accepts, with its place and the nearest right name.
@@ -262,6 +278,7 @@ def check_keys(plain: Iterable[str], given: Sequence[Entry], *, defaults: dict[s
             part, candidates = wrong
             hint = nearest(part.rpartition(".")[2], candidates)
             raise UserError(f"{entry.where}: unknown key {part!r}{hint}")
+    return known
 
 
 def explain(message: str, given: Sequence[Entry]) -> str:
@@ -270,6 +287,7 @@ def explain(message: str, given: Sequence[Entry]) -> str:
     if found is None:
         return message
     key = found.group(1)
+    message = re.sub(r"Config file loop detected: (\S+) -> \S+", r"\1 holds no settings for it", message)
     expected = _expected(message)
     entry = next((e for e in reversed(given) if e.key == key or e.key.endswith(f".{key}")), None)
     place = key if entry is None else f"{entry.where}: {entry.key}" if entry.where[2:] != entry.key else entry.where
@@ -306,6 +324,7 @@ def _expected(message: str) -> list[str]:
         if text.startswith("path but"):
             continue
         text = re.sub(r"^dot import path string.*", "a class name such as package.module.Class", text)
+        text = re.sub(r"^import path or a subclass spec.*", "a class name such as package.module.Class", text)
         text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text).replace("NoneType", "null")
         text = re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", text)
         words[text] = None

@@ -21,7 +21,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mvrec import data, models
 from mvrec.cli import fail
@@ -69,6 +68,7 @@ from mvrec.training.random_state import SeedEveryStep
 from mvrec.training.run_directory import MetricsCsv, RunRecord, set_aside_earlier_run
 from mvrec.training.trainer_arguments import BATCH_COUNTS, REFUSALS, check_trainer, refused_by_lightning
 from mvrec.training.watchdog import Watchdog
+from mvrec.value_check import check_values, refusals
 
 log = logging.getLogger("mvrec")
 
@@ -209,7 +209,7 @@ class MvrecCLI(LightningCLI):
             if resolve(path) is not None:
                 subparser.set_defaults({"data": {"class_path": path}})
                 defaults = subparser.get_defaults()
-        check_keys(defaults.keys(), given, defaults=defaults.as_dict())
+        check_values(given, check_keys(defaults.keys(), given, defaults=defaults.as_dict()))
         self.config = parser.parse_args([command, *arguments])
 
     def _parse_ckpt_path(self) -> None:
@@ -273,10 +273,8 @@ class MvrecCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; what they refuse is the user's to mend."""
-        try:
+        with refusals(MvrecParser.given):
             super().instantiate_classes()
-        except (TypeError, ValueError, ImportError, MisconfigurationException) as raised:
-            raise UserError(reason(raised)) from None
 
     def after_instantiate_classes(self) -> None:
         """Hand the seed to the data, and let the checkpoint remember how model and data were made."""

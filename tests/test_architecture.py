@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "limits": set(),
     "cli": {"__init__", "errors", "lightning_cli", "commands", "messages", "signals"},
     "config_check": {"errors"},
+    "value_check": {"config_check", "errors"},
     "lightning_cli": {
         *(
             "cli",
@@ -35,6 +36,7 @@ MAY_IMPORT = {
             "signals",
             "tasks",
             "training",
+            "value_check",
         ),
     },
     "inherited": {

@@ -116,6 +116,26 @@ class Recogniser:
         return self.probabilities(views, views_per_forward=views_per_forward).mean(dim=0)
 
 
+def usable_device(name: str | torch.device) -> torch.device:
+    """The device of a name, "auto" being the first GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: No such device, or none here.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if gpus else "cpu")
+    there = ["auto", "cpu", *(["cuda"] if gpus else []), *(f"cuda:{number}" for number in range(gpus))]
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and (device.index or 0) >= gpus:
+            raise RuntimeError
+        torch.empty(1, device=device).cpu()
+    except (AssertionError, ImportError, NotImplementedError, RuntimeError):
+        raise UserError(f"--device: there is no device {str(name)!r} here, it must be {' or '.join(there)}") from None
+    return device
+
+
 def load_recogniser(
     path: str | Path,
     *,
@@ -138,9 +158,10 @@ def load_recogniser(
         where: The flag that names the file, for messages.
 
     Raises:
-        UserError: No such file, one that cannot be read or is no network of ours, as many names as classes are not
-            known.
+        UserError: No such device or file, one that cannot be read or is no network of ours, as many names as classes
+            are not known.
     """
+    chosen = usable_device(device)
     path = checkpoint_of(local_path(path), where=where)
     start = starting_point(str(path), where=where)
     backbone = _built(start.backbone)
@@ -149,10 +170,8 @@ def load_recogniser(
     if names:  # the run's head was made for its data
         backbone.reset_head(len(names))
     load_weights(backbone, path)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return Recogniser(
-        backbone.eval().to(device),
+        backbone.eval().to(chosen),
         _class_names(names, classes, backbone.num_classes, path),
         protocol or _protocol(details.get("protocol"), start.data["init_args"], path),
         bool(details.get("multi_label")),

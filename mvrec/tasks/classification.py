@@ -2,14 +2,12 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mvrec import __version__
@@ -27,11 +25,10 @@ from mvrec.tasks.start import Start
 from mvrec.tasks.targets import classification_loss, compare_kinds, make_targets
 from mvrec.training.losses import ClassWeights, class_weight_tensor
 from mvrec.training.mixing import Mixing
-from mvrec.training.optim import WarmupCosine
+from mvrec.training.optim import OptimizerCallable, WarmupCosine, check_optimizer
 from mvrec.training.parameter_groups import group_record, group_table, parameter_groups, scale_rates
 from mvrec.training.sharding import is_sharded, shard
 
-OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 Stage = Literal["val", "test", "predict"]
 
 SINGLE_LABEL_SCORE, MULTI_LABEL_SCORE = "val/top1", "val/map"
@@ -101,6 +98,7 @@ class Classification(L.LightningModule):
             raise UserError(f"model.lr_reference_batch must be at least 1, got {lr_reference_batch}")
         if views_per_forward is not None and views_per_forward < 1:
             raise UserError(f"model.views_per_forward must be at least 1, got {views_per_forward}")
+        check_optimizer(optimizer)
         self.backbone = backbone
         self.start = Start(weights, new_head=new_head, freeze=freeze)
         self.start.load(backbone)
@@ -194,17 +192,9 @@ class Classification(L.LightningModule):
             layers=[[f"backbone.{name}" for name in layer] for layer in self.backbone.layer_groups()],
             layer_decay=self.layer_decay,
         )
-        try:
-            optimizer = self.make_optimizer(groups)
-        except ValueError as error:
-            raise UserError(f"model.optimizer: {error}") from None
-        if any(group["lr"] <= 0 for group in optimizer.param_groups):
-            raise UserError(f"model.optimizer.lr must be above 0, got {optimizer.param_groups[0]['lr']}")
+        optimizer = self.make_optimizer(groups)
         trainer = self.trainer
-        total_steps = trainer.estimated_stepping_batches
-        if total_steps == math.inf:
-            raise UserError("the schedule needs an end: set trainer.max_epochs or trainer.max_steps")
-        trainer.fit_loop.setup_data()  # counts the batches where the line above did not need to
+        total_steps = self._count_steps()
         steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
         scale_rates(optimizer, self._lr_scale())
         self.parameter_groups = group_record(optimizer, self)
@@ -214,6 +204,24 @@ class Classification(L.LightningModule):
 
         scheduler = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _count_steps(self) -> float:
+        """Steps of the whole run; the batches of an epoch are counted too."""
+        trainer = self.trainer
+        try:
+            total_steps = trainer.estimated_stepping_batches
+            trainer.fit_loop.setup_data()  # counts the batches where the line above did not need to
+        except ValueError as error:
+            if isinstance(error, UserError) or "val_check_interval" not in str(error):
+                raise
+            raise UserError(
+                f"trainer.val_check_interval={trainer.val_check_interval} is more than the "
+                f"{trainer.num_training_batches} batches of an epoch; --trainer.check_val_every_n_epoch null counts "
+                "over epochs"
+            ) from None
+        if total_steps == math.inf:
+            raise UserError("the schedule needs an end: set trainer.max_epochs or trainer.max_steps")
+        return total_steps
 
     def _lr_scale(self) -> float:
         if self.lr_reference_batch is None:

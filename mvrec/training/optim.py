@@ -1,8 +1,31 @@
 """The learning rate of every step."""
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import torch
+from torch.optim import Optimizer
+
+from mvrec.errors import UserError
+
+OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
+
+
+def check_optimizer(make: OptimizerCallable) -> None:
+    """Make an optimiser for one weight, so that wrong settings show before any data are read.
+
+    Raises:
+        UserError: What the optimiser refuses, or a learning rate that is not above 0.
+    """
+    weight = torch.nn.Parameter(torch.zeros(1, device="cpu"))
+    try:
+        optimizer = make([weight])
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"model.optimizer: {error}") from None
+    if any(group["lr"] <= 0 for group in optimizer.param_groups):
+        raise UserError(f"model.optimizer.lr must be above 0, got {optimizer.param_groups[0]['lr']}")
 
 
 @dataclass(frozen=True)

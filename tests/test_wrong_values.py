@@ -1,0 +1,95 @@
+"""Every key of recipes is given values that are wrong: whatever is refused is refused in one line that helps."""
+
+import contextlib
+import re
+
+import pytest
+import torch
+from config_builds import ROOT, Built, one_parser
+
+from mvrec.cli import main
+from mvrec.config_check import entries
+from mvrec.lightning_cli import MvrecCLI
+
+OWN = ("--data=VideoFolder", "--data.root=x", "--model.backbone=mvit_b_16x4")
+RECIPES = {"mvit_b_16x4": (), "cloformer_s": (), "finetune": OWN, "mvit_v2_s_16x4_ssv2": (), "demo": ()}
+WRONG = {"type": "abc", "negative": "-1", "zero": "0", "huge": "1000000000000", "null": "null", "path": "/etc/hosts"}
+# Of what jsonargparse and Python say where they are at a loss.
+WALLS = re.compile(r"Union|Namespace\(|Subtypes|Traceback|functools|Parser key|<class|Unable to load")
+# Text, which may be any, or null where that is a value.
+ANY_TEXT = {"data.root", "model.weights"}
+
+
+def keys_of(recipe: str) -> list[str]:
+    """The dotted keys of a recipe, without those of tables of blocks."""
+    named = [entry.key for entry in entries([f"--config={ROOT / f'configs/{recipe}.yaml'}"])]
+    return [key for key in dict.fromkeys(named) if not re.search(r"(mults|strides)\.|\[", key)]
+
+
+def cases(recipes):
+    return [(recipe, key) for recipe in recipes for key in keys_of(recipe)]
+
+
+@pytest.fixture(scope="module")
+def parser_once():
+    with one_parser():
+        yield
+
+
+@pytest.fixture
+def answer(parser_once, monkeypatch, capfd):
+    """What `mvrec fit` answers to flags before anything runs: the error line, "" where it would run."""
+
+    def stop(*args: object) -> None:
+        raise Built
+
+    def call(*arguments: str) -> str:
+        capfd.readouterr()
+        monkeypatch.setattr(MvrecCLI, "_run_subcommand", stop)
+        with torch.device("meta"), contextlib.suppress(Built):
+            with pytest.raises(SystemExit) as left:
+                main(["fit", *arguments])
+            assert left.value.code == 2
+            lines = capfd.readouterr().err.splitlines()
+            assert len(lines) == 1, lines
+            return lines[0].removeprefix("mvrec: error: ")
+        return ""
+
+    return call
+
+
+def check_key(answer, tmp_path, recipe: str, key: str) -> None:
+    config = (f"--config={ROOT / f'configs/{recipe}.yaml'}", *RECIPES[recipe], f"--run_dir={tmp_path}")
+    misspelt = answer(*config, f"--{key[:-2]}{key[-1]}=1")
+    assert "unknown key" in misspelt
+    assert "did you mean" in misspelt
+    for kind, value in WRONG.items():
+        line = answer(*config, f"--{key}={value}")
+        assert not WALLS.search(line), line
+        assert len(line) < 400, line
+        if line:
+            assert f"--{key}" in line or "which data?" in line, (kind, line)
+        elif kind in ("type", "path"):
+            assert key in ANY_TEXT, f"{key}={value} is accepted"
+        elif kind == "negative":
+            assert key in {*ANY_TEXT, "trainer.max_epochs", "trainer.devices"}, f"{key}={value} is accepted"
+
+
+QUICK = ("model.schedule", "model.optimizer", "data.num_workers", "data.val_views", "trainer.limit_train_batches")
+
+
+@pytest.mark.parametrize("key", QUICK)
+@pytest.mark.parametrize("value", ["abc", "-1", "null", "/etc/hosts"])
+def test_a_wrong_value_is_one_line_before_anything_is_built(answer, monkeypatch, tmp_path, key, value):
+    monkeypatch.setattr(MvrecCLI, "instantiate_classes", lambda *_: pytest.fail(f"{key}={value} was accepted"))
+    if (key, value) == ("trainer.limit_train_batches", "null"):
+        pytest.skip("null is Lightning's default")
+    line = answer(f"--config={ROOT / 'configs/mvit_b_16x4.yaml'}", f"--run_dir={tmp_path}", f"--{key}={value}")
+    assert line.startswith(f"--{key}: ")
+    assert not WALLS.search(line), line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "key"), cases(RECIPES))
+def test_a_wrong_value_of_a_recipe_is_one_line(answer, tmp_path, recipe, key):
+    check_key(answer, tmp_path, recipe, key)
