@@ -143,8 +143,8 @@ class EndReason(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say it once training is over."""
         why = end_reason(trainer)
-        if why:
-            log.info("training stops in epoch %d at step %d: %s", trainer.current_epoch + 1, trainer.global_step, why)
+        if why:  # Lightning has counted the epoch by now, also one that was not finished
+            log.info("training stops in epoch %d at step %d: %s", trainer.current_epoch, trainer.global_step, why)
 
 
 def end_reason(trainer: L.Trainer) -> str:

@@ -184,6 +184,8 @@ def test_a_run_that_ends_early_says_why(command, tiny, tmp_path, argument, why):
     code, _, err = command(*tiny, f"--run_dir={tmp_path}", f"--trainer.{argument}", "--trainer.max_epochs=99")
     assert code == 0, err
     assert f": {why}" in err
+    if argument == "max_steps=4":
+        assert "mvrec: training stops in epoch 2 at step 4: " in err
 
 
 @pytest.mark.slow
