@@ -1,6 +1,8 @@
 """`mvrec explain`: what in a video or an image the score of a class rests on, drawn over its frames."""
 
 import argparse
+import logging
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -8,11 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mvrec.data.clips import clip_views, eval_frames
+from mvrec.data.clips import clip_views, timed_frames
 from mvrec.data.images import protocol_view, read_image
 from mvrec.data.index import Sample
+from mvrec.data.kinds import IMAGES, VIDEOS
 from mvrec.data.protocol import ImageProtocol, Protocol
-from mvrec.data.sampling import frame_window
+from mvrec.data.timeline import timeline_of
 from mvrec.data.transforms import Box, crop_and_resize, short_side_size, spatial_crops
 from mvrec.data.video import open_video
 from mvrec.errors import DecodeError, UserError, nearest
@@ -29,8 +32,12 @@ from mvrec.inference.overlay import (
     write_png,
 )
 from mvrec.inference.recogniser import Recogniser, load_recogniser
+from mvrec.inference.sources import LISTS, as_sample, find_sources
 
 MAX_FPS = 60.0
+SOME_FAILED = 1  # exit code
+
+log = logging.getLogger("mvrec")
 
 
 class Seen(NamedTuple):
@@ -57,24 +64,50 @@ def main(arguments: list[str]) -> None:
     The methods: cam (Grad-CAM) and layercam (LayerCAM) weigh a stage of the network's feature maps, for every network.
     For MViT there are also rollout, the attention of all blocks followed back to the patches, whatever the class, and
     relevance, the same with the attention that speaks for the class.
+
+    Of a list with several rows each one is drawn, with its span: OUT gets the row's number behind its name. A file that
+    cannot be read is named, the others are drawn, and the exit code is 1.
     """
     options = _parser().parse_args(arguments)
-    suffix = options.output.suffix.lower()
-    if suffix not in (".mp4", ".png"):
+    _check(options)
+    recogniser = load_recogniser(options.ckpt, classes=options.classes, device=options.device)
+    if options.output.suffix.lower() == ".mp4" and not recogniser.is_video:
+        raise UserError(f"{options.ckpt} is a network for images, of which no video comes: --output must end in .png")
+    number = None if options.class_name is None else class_number(options.class_name, recogniser.class_names)
+    is_list = options.source.suffix.lower() in LISTS and options.source.is_file()
+    kind = VIDEOS if recogniser.is_video else IMAGES
+    samples = find_sources([str(options.source)], kind=kind) if is_list else [Sample(options.source, 0)]
+    failed: list[DecodeError] = []
+    for row, sample in enumerate(samples, start=1):
+        output = options.output
+        if len(samples) > 1:
+            output = output.with_stem(f"{output.stem}_{row:0{len(str(len(samples)))}d}")
+        try:
+            _explain(recogniser, sample, output, number, options)
+        except DecodeError as error:
+            failed.append(error)
+    if failed and len(samples) == 1:
+        raise UserError(str(failed[0]))
+    for fault in failed:
+        log.warning("unreadable: %s", fault)
+    if failed:
+        sys.exit(SOME_FAILED)
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.output.suffix.lower() not in (".mp4", ".png"):
         raise UserError(f"--output must end in .mp4 or .png, got {options.output}")
     if options.output.resolve() == options.source.resolve():
         raise UserError(f"--output is the source itself: {options.output}")
     if options.top < 1:
         raise UserError(f"--top must be 1 or more, got {options.top}")
-    recogniser = load_recogniser(options.ckpt, classes=options.classes, device=options.device)
-    if suffix == ".mp4" and not recogniser.is_video:
-        raise UserError(f"{options.ckpt} is a network for images, of which no video comes: --output must end in .png")
-    number = None if options.class_name is None else class_number(options.class_name, recogniser.class_names)
-    try:
-        seen = seen_by(recogniser, options.source, clip=options.clip, crop=options.crop)
-    except DecodeError as error:
-        raise UserError(str(error)) from None
 
+
+def _explain(
+    recogniser: Recogniser, sample: Sample, output: Path, number: int | None, options: argparse.Namespace
+) -> None:
+    """Draw one view of a file or span, and print what the network says of it."""
+    seen = seen_by(recogniser, sample, clip=options.clip, crop=options.crop)
     probabilities = recogniser.probabilities(seen.view)[0]
     number = int(probabilities.argmax()) if number is None else number
     method = options.method or default_method(recogniser.backbone, stage=options.stage)
@@ -82,20 +115,20 @@ def main(arguments: list[str]) -> None:
     heat = heat_map(recogniser.backbone, x, torch.tensor([number]), method=method, stage=options.stage)[0].cpu()
     name = recogniser.class_names[number]
     subject = "any class" if method == "rollout" else f"{name} ({100 * probabilities[number]:.1f} %)"
-    about = f"{method} for {subject}: {options.source.name}, {seen.where}"
+    about = f"{method} for {subject}: {Path(sample.path).name}, {seen.where}"
     try:
-        _write(options.output, seen, heat, full_frame=options.full_frame, about=about)
+        _write(output, seen, heat, full_frame=options.full_frame, about=about)
     except OSError as error:
-        raise UserError(f"cannot write {options.output}: {error.strerror or error}") from None
-    report = [f"{options.source}: {seen.where}"]
+        raise UserError(f"cannot write {output}: {error.strerror or error}") from None
+    report = [f"{sample.path}: {seen.where}"]
     for value, place in zip(*probabilities.topk(min(options.top, len(probabilities))), strict=True):
         report.append(f"{100 * value:6.2f} %  {recogniser.class_names[place]}")
-    print("\n".join([*report, f"{options.output}: {method} for {subject}"]))  # noqa: T201
+    print("\n".join([*report, f"{output}: {method} for {subject}"]))  # noqa: T201
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mvrec explain", description=main.__doc__)
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a video or an image")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a video, an image or a list")
     parser.add_argument("--ckpt", required=True, metavar="PATH", help="a checkpoint, a run directory or weights")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="the .mp4 or .png to write")
     parser.add_argument("--method", choices=METHODS, help="default: relevance for MViT, cam for the others")
@@ -125,12 +158,12 @@ def class_number(name: str, names: tuple[str, ...]) -> int:
     raise UserError(f"--class: {name!r} is not one of the {len(names)} classes{nearest(name, names)}")
 
 
-def seen_by(recogniser: Recogniser, path: Path, *, clip: int | None = None, crop: int | None = None) -> Seen:
-    """One view of a file as the protocol has it, with the frames around it.
+def seen_by(recogniser: Recogniser, file: Path | Sample, *, clip: int | None = None, crop: int | None = None) -> Seen:
+    """One view of a file, or of a span of one, as the protocol has it, with the frames around it.
 
     Args:
         recogniser: The network and its protocol.
-        path: A video or an image, as the network takes it.
+        file: A video, or a span of one, or an image, as the network takes it.
         clip: Which clip of a video, 0 for the first; the middle one by default.
         crop: Which crop of a clip; the middle one by default.
 
@@ -138,37 +171,33 @@ def seen_by(recogniser: Recogniser, path: Path, *, clip: int | None = None, crop
         UserError: The protocol has no such clip or crop.
         DecodeError: The file cannot be read.
     """
-    protocol = recogniser.protocol
+    protocol, sample = recogniser.protocol, as_sample(file)
     if isinstance(protocol, ImageProtocol):
         _chosen("clip", clip, 1)
         _chosen("crop", crop, 1)
-        image = read_image(path, upright=protocol.upright)
+        image = read_image(sample.path, upright=protocol.upright)
         frames, boxes = _scaled(image[None], protocol.short_side, protocol.size, 1, protocol.interpolation)
         return Seen(protocol_view(image, protocol), frames, boxes[0], 1.0, "the image")
-    return _clip_seen(protocol, path, clip=clip, crop=crop)
+    return _clip_seen(protocol, sample, clip=clip, crop=crop)
 
 
-def _clip_seen(protocol: Protocol, path: Path, *, clip: int | None, crop: int | None) -> Seen:
+def _clip_seen(protocol: Protocol, sample: Sample, *, clip: int | None, crop: int | None) -> Seen:
     views = protocol.views
     protocol = replace(protocol, views=replace(views, frame_order="natural"))  # a control has no say in what is shown
     clip, crop = _chosen("clip", clip, views.num_clips), _chosen("crop", crop, views.num_crops)
-    sample = Sample(path, 0, None, None)
-    with open_video(path) as video:
-        fps = video.fps
-        window = frame_window(video.num_frames, fps, None, None)
-        chosen = eval_frames(sample, fps, window, protocol)[clip]
+    with open_video(sample.path) as video:
+        times = timeline_of(video)
+        chosen = timed_frames(sample, times, protocol)[clip]
         pixels = video.frames(chosen.tolist())
     frames, boxes = _scaled(
         pixels, views.short_side, protocol.size, views.num_crops, views.interpolation, antialias=views.antialias
     )
     view = clip_views(pixels, protocol)[crop].transpose(0, 1)[None]  # (1, C, T, H, W)
-    first, last = int(chosen.min()), int(chosen.max())
-    steps = max(last - first, 1) / max(len(chosen) - 1, 1)  # frames of the file from one of the clip to the next
-    where = (
-        f"clip {clip} of {views.num_clips} ({first / fps:.2f} s to {(last + 1) / fps:.2f} s), "
-        f"crop {crop} of {views.num_crops}"
-    )
-    return Seen(view, frames, boxes[crop], min(fps / steps, MAX_FPS), where)
+    ends = torch.stack([chosen.min(), chosen.max()])
+    (start, last), end = times.start_of(ends), times.end_of(ends)[1]
+    step = max(last - start, 1 / times.fps) / max(len(chosen) - 1, 1)  # seconds from one frame of the clip to the next
+    where = f"clip {clip} of {views.num_clips} ({start:.2f} s to {end:.2f} s), crop {crop} of {views.num_crops}"
+    return Seen(view, frames, boxes[crop], min(1 / step, MAX_FPS), where)
 
 
 def _chosen(noun: str, number: int | None, count: int) -> int:

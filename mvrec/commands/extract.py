@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from mvrec.data.index import Sample
 from mvrec.data.kinds import IMAGES, VIDEOS, Kind
 from mvrec.errors import DecodeError, UserError
 from mvrec.files import sha256, write_atomically
@@ -27,8 +28,9 @@ Outcome = Literal["written", "complete", "unreadable"]
 def main(arguments: list[str]) -> None:
     """Write features of videos or images: the vector before the head, or a stage's maps, pooled or not.
 
-    OUT gets one file per source, under the source's name and its place in the folder that was given. A second run goes
-    on where the first one stopped. A file that cannot be read is named, the others are done, and the exit code is 1.
+    OUT gets one file per source, under its name and its place in the folder that was given; one per row of a list, with
+    its span in the name, as in a.mp4_5-7.5.npy. A second run goes on where the first one stopped. A file that cannot be
+    read is named, the others are done, and the exit code is 1.
     """
     options = _parser().parse_args(arguments)
     wanted = Wanted(options.stage, options.pool, options.window, options.stride)
@@ -41,9 +43,10 @@ def main(arguments: list[str]) -> None:
     settings = settings_of(recogniser, wanted, options.format, sha256=sha256(recogniser.source))
     _keep_record(options.output / RECORD, settings, overwrite=options.overwrite)
     outcomes: list[Outcome] = []
-    for name, path in tqdm(sorted(files.items())[shard - 1 :: num_shards], disable=None, unit="file"):
+    for name in tqdm(sorted(files)[shard - 1 :: num_shards], disable=None, unit="file"):
+        sample = files[name]
         outcomes.append(
-            _one(recogniser, path, options.output / name, wanted, options.format, settings, options.batch_size)
+            _one(recogniser, sample, options.output / name, wanted, options.format, settings, options.batch_size)
         )
     counts = {outcome: outcomes.count(outcome) for outcome in ("written", "complete", "unreadable")}
     part = "" if num_shards == 1 else f" (shard {shard} of {num_shards})"
@@ -80,8 +83,8 @@ def _shard(text: str) -> tuple[int, int]:
     raise UserError(f"--shard must be I/N with I in 1..N, such as 2/8, got {text!r}")
 
 
-def output_names(sources: Sequence[str], *, kind: Kind) -> dict[Path, Path]:
-    """Where the features of every file go, relative to the output folder and without suffix, and the file.
+def output_names(sources: Sequence[str], *, kind: Kind) -> dict[Path, Sample]:
+    """Where the features of every file or span go, relative to the output folder and without suffix, and the file.
 
     A file keeps its place in the folder that was given, or that a list or pattern stands in, and its suffix, since
     `a.mp4` and `a.avi` may lie side by side.
@@ -89,20 +92,32 @@ def output_names(sources: Sequence[str], *, kind: Kind) -> dict[Path, Path]:
     Raises:
         UserError: A source means no file, or two files would write to one.
     """
-    files: dict[Path, Path] = {}
-    places: set[Path] = set()
+    files: dict[Path, Sample] = {}
+    places: set[tuple[Path, str]] = set()
     for source in sources:
         base = _base(source)
-        for path in find_sources([source], kind=kind):
-            place = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links, and change names
-            if place in places:  # named by two sources
+        for sample in find_sources([source], kind=kind):
+            place = Path(os.path.abspath(sample.path))  # noqa: PTH100 - resolve() would follow links, and change names
+            span = _span_name(sample)
+            if (place, span) in places:  # named by two sources or rows
                 continue
-            places.add(place)
+            places.add((place, span))
             name = place.relative_to(base) if place.is_relative_to(base) else place.relative_to(place.anchor)
+            name = name.with_name(name.name + span)
             if name in files:
-                raise UserError(f"{files[name]} and {path} would both be written as {name}: give a folder above both")
-            files[name] = path
+                raise UserError(
+                    f"{files[name].path} and {sample.path} would both be written as {name}: give a folder above both"
+                )
+            files[name] = sample
     return files
+
+
+def _span_name(sample: Sample) -> str:
+    """What the name of a row's features has behind that of its file."""
+    if sample.start_seconds is None and sample.end_seconds is None:
+        return ""
+    end = "end" if sample.end_seconds is None else repr(sample.end_seconds).removesuffix(".0")
+    return f"_{repr(sample.start_seconds or 0.0).removesuffix('.0')}-{end}"
 
 
 def _base(source: str) -> Path:
@@ -143,7 +158,7 @@ def _short(value: Any) -> str:
 
 def _one(
     recogniser: Recogniser,
-    path: Path,
+    sample: Sample,
     stem: Path,
     wanted: Wanted,
     form: Format,
@@ -151,9 +166,9 @@ def _one(
     batch_size: int,
 ) -> Outcome:
     try:
-        if is_complete(stem, path, settings, form):
+        if is_complete(stem, sample, settings, form):
             return "complete"
-        extract(recogniser, path, stem, wanted=wanted, form=form, settings=settings, views_per_forward=batch_size)
+        extract(recogniser, sample, stem, wanted=wanted, form=form, settings=settings, views_per_forward=batch_size)
     except DecodeError as error:
         print(f"mvrec: unreadable: {error}", file=sys.stderr)  # noqa: T201
         return "unreadable"

@@ -31,8 +31,9 @@ log = logging.getLogger("mvrec")
 def main(arguments: list[str]) -> None:
     """Print the most probable classes of videos, images, cameras or streams.
 
-    A file gets the score that `mvrec test` gives it; with --window a video is scored piece by piece. Streams always
-    are, until they end or Ctrl-C. A file that cannot be read is named, the others are done, and the exit code is 1.
+    A file, and each row of a list with its span, gets the score that `mvrec test` gives it; with --window a video is
+    scored piece by piece. Streams always are, until they end or Ctrl-C. A file that cannot be read is named, the others
+    are done, and the exit code is 1.
     """
     options = _parser().parse_args(arguments)
     _check(options)
@@ -110,8 +111,9 @@ def _of_files(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[R
     )
     for result in results:
         yield result
-        if options.window is None and (result.end_seconds or 0) > LONG_SECONDS:
-            log.info("%s lasts %.0f s: --window 10 recognises it piece by piece", result.source, result.end_seconds)
+        lasts = (result.end_seconds or 0) - (result.start_seconds or 0)
+        if options.window is None and not result.error and lasts > LONG_SECONDS:
+            log.info("%s lasts %.0f s: --window 10 recognises it piece by piece", result.source, lasts)
 
 
 def _of_stream(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[Recognition]:
@@ -181,8 +183,9 @@ class TableWriter(Writer):
     def write(self, result: Recognition) -> None:
         """Source, time span, then classes."""
         span = ""
-        if result.start_seconds is not None and result.end_seconds is not None:
-            span = f"  {_clock(result.start_seconds)}-{_clock(result.end_seconds)}"
+        if result.start_seconds is not None or result.end_seconds is not None:
+            end = "end" if result.end_seconds is None else _clock(result.end_seconds)
+            span = f"  {_clock(result.start_seconds or 0)}-{end}"
         said = ", ".join(f"{name} {100 * value:.1f} %" for name, value in self.best(result))
         self.file.write(f"{result.source}{span}  {said or f'unreadable: {result.error}'}\n")
 
@@ -224,6 +227,6 @@ WRITERS = {"table": TableWriter, "csv": CsvWriter, "jsonl": JsonWriter}
 
 
 def _clock(seconds: float) -> str:
-    minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02d}:{rest:04.1f}"
+    minutes, tenths = divmod(round(10 * seconds), 600)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{tenths / 10:04.1f}"

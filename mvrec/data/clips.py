@@ -18,13 +18,13 @@ from mvrec.data.sampling import (
     Window,
     clip_starts,
     frame_indices,
-    frame_window,
     random_start,
     segment_indices,
     uniform_clips,
 )
 from mvrec.data.seeds import derive_seed
 from mvrec.data.stages import stage
+from mvrec.data.timeline import Timeline, timeline_of
 from mvrec.data.transforms import Augment, eval_views, train_view
 from mvrec.data.video import Decoder, Video, open_video
 from mvrec.errors import DecodeError
@@ -55,8 +55,7 @@ class TrainClips(TrainSamples):
     def views(self, sample: Sample, *, seeds: tuple[int, ...], rng: random.Random) -> Tensor:
         """One clip, augmented once per seed: uint8 (V, T, C, size, size)."""
         with stage("decode"), open_video(sample.path, decoder=self.decoder) as video:
-            window = frame_window(video.num_frames, video.fps, sample.start_seconds, sample.end_seconds)
-            chosen = _random_frames(sample, video.fps, window, self.clip, rng)
+            chosen = _random_frames(sample, timeline_of(video), self.clip, rng)
             frames = video.frames(chosen.tolist())
         with stage("transform"):
             return torch.stack([train_view(frames, size=self.size, augment=self.augment, seed=seed) for seed in seeds])
@@ -105,8 +104,7 @@ def video_views(
         DecodeError: The file cannot be read.
     """
     with open_video(sample.path, decoder=decoder) as video:
-        window = frame_window(video.num_frames, video.fps, sample.start_seconds, sample.end_seconds)
-        chosen = eval_frames(sample, video.fps, window, protocol)  # (clips, T)
+        chosen = timed_frames(sample, timeline_of(video), protocol)  # (clips, T)
         crops = protocol.views.num_crops
         numbers = range(crops * len(chosen)) if wanted is None else wanted
         clips = sorted({view // crops for view in numbers})
@@ -159,17 +157,34 @@ def clip_views(frames: np.ndarray, protocol: Protocol, *, number: int = 0) -> Te
     )
 
 
-def _random_frames(sample: Sample, fps: float, window: Window, clip: ClipSpec, rng: random.Random) -> Tensor:
+def _random_frames(sample: Sample, timeline: Timeline, clip: ClipSpec, rng: random.Random) -> Tensor:
     """Frame numbers (T,) of a clip to train on."""
+    timeline.check_span(sample)
+    counted, shown = timeline.counted_for(clip)
+    window = counted.window(sample.start_seconds, sample.end_seconds)
     with _too_short_is_bad(sample):
         if clip.sampling == "segments":
             return segment_indices(window, clip, rng)
-        span = clip.span(fps)
-        return frame_indices(random_start(window, span, rng), span, window, clip)
+        span = clip.span(counted.fps)
+        chosen = frame_indices(random_start(window, span, rng), span, window, clip)
+    return chosen if shown is None else shown[chosen]
+
+
+def timed_frames(sample: Sample, timeline: Timeline, protocol: Protocol) -> Tensor:
+    """Frame numbers (clips, T) of the clips of a row's span that are scored.
+
+    Raises:
+        DecodeError: The span does not lie in the video, or is too short where the protocol calls that an error.
+    """
+    timeline.check_span(sample)
+    counted, shown = timeline.counted_for(protocol.clip)
+    window = counted.window(sample.start_seconds, sample.end_seconds)
+    chosen = eval_frames(sample, counted.fps, window, protocol)
+    return chosen if shown is None else shown[chosen]
 
 
 def eval_frames(sample: Sample, fps: float, window: Window, protocol: Protocol) -> Tensor:
-    """Frame numbers (clips, T) of the clips that are scored."""
+    """Frame numbers (clips, T) of the clips that are scored, in a video of constant rate."""
     clip, views = protocol.clip, protocol.views
     with _too_short_is_bad(sample):
         if clip.sampling == "segments":

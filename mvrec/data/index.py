@@ -18,6 +18,7 @@ from mvrec.data.archive import ArchiveMember
 from mvrec.data.class_names import ClassNames, class_names_of, normalised, wordnet_aliases
 from mvrec.data.label_sets import LabelSets
 from mvrec.data.lists import LABEL_SEPARATOR, SEVERAL, Row
+from mvrec.data.row_origins import Origins
 from mvrec.errors import UserError
 
 NAMED = 5  # classes that a warning names before it counts
@@ -34,12 +35,14 @@ class Sample:
         label: Class index; in a multi-label index those of all its classes, rising, or ().
         start_seconds: Where the action starts; `None` for the whole file.
         end_seconds: Where it ends; `None` for the whole file.
+        where: `list:line` of a row with a span, for messages.
     """
 
     path: Path | ArchiveMember
     label: int | tuple[int, ...]
     start_seconds: float | None = None
     end_seconds: float | None = None
+    where: str = ""
 
 
 class SampleIndex:
@@ -92,8 +95,9 @@ class SampleIndex:
         self._sets: LabelSets | None = None
         self._bytes = np.frombuffer(packed.paths, dtype=np.uint8)
         self._ends = np.frombuffer(packed.ends, dtype=np.int64)
-        self._spans = np.frombuffer(packed.spans, dtype=np.float32).reshape(-1, 2) if packed.has_spans else None
+        self._spans = np.frombuffer(packed.spans, dtype=np.float64).reshape(-1, 2) if packed.has_spans else None
         self._places = np.frombuffer(packed.places, dtype=np.int64).reshape(-1, 3) if packed.has_places else None
+        self._origins = packed.origins
         repeated = _repeated_rows(self)
         if self.multi_label:
             self._take_sets(packed)
@@ -109,7 +113,8 @@ class SampleIndex:
         if not 0 <= number < len(self):
             raise IndexError(f"row {number} of an index of {len(self)} rows")
         label = int(self.labels[number]) if self._sets is None else tuple(self._sets[number].tolist())
-        return Sample(self._path(number), label, *self._span(number))
+        where = self._origins.where(number) if self._spans is not None else ""
+        return Sample(self._path(number), label, *self._span(number), where)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[number] for number in range(len(self)))
@@ -129,13 +134,23 @@ class SampleIndex:
         """Bytes of the packed arrays."""
         label_ends = self._sets.ends if self._sets is not None else None
         arrays = (self._bytes, self._ends, self.labels, label_ends, self._spans, self._places)
-        return sum(values.nbytes for values in arrays if values is not None)
+        return sum(values.nbytes for values in arrays if values is not None) + self._origins.nbytes
+
+    def columns(self) -> dict[str, list[str]]:
+        """What the lists say of each row besides path and class: its span, and the columns that mean nothing to us."""
+        spans: dict[str, list[str]] = {}
+        if self._spans is not None:
+            for place, name in enumerate(("start_seconds", "end_seconds")):
+                seconds = self._spans[:, place].tolist()
+                spans[name] = ["" if math.isnan(second) else f"{second:.3f}" for second in seconds]
+        return {**spans, **self._origins.columns()}
 
     def digest(self) -> str:
         """SHA-256 of paths (relative to the root), labels, spans and class names, by which two runs' data compare."""
         digest = hashlib.sha256("\n".join(self.class_names).encode("utf-8", "surrogateescape"))
         label_ends = self._sets.ends if self._sets is not None else None
-        for values in (self._bytes, self._ends, self.labels, label_ends, self._spans):
+        spans = None if self._spans is None else self._spans.astype(np.float32)  # as when the first runs were recorded
+        for values in (self._bytes, self._ends, self.labels, label_ends, spans):
             digest.update(b"" if values is None else np.ascontiguousarray(values).data)
             digest.update(b"\n")
         return digest.hexdigest()
@@ -178,6 +193,7 @@ class SampleIndex:
         self._bytes, self._ends = self._bytes[np.repeat(keep, lengths)], np.cumsum(lengths[keep])
         self._spans = None if self._spans is None else self._spans[keep].reshape(-1, 2)
         self._places = None if self._places is None else self._places[keep].reshape(-1, 3)
+        self._origins = self._origins.kept(keep)
 
     def _warn(self, name: str, repeated: int) -> None:
         beginning = f"{self.root}{', ' if name else ''}{name}"
@@ -238,27 +254,25 @@ class _Packing:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.paths = bytearray()
-        self.ends, self.labels, self.lines = array("q"), array("i"), array("i")
+        self.ends, self.labels = array("q"), array("i")
         self.label_ends = array("q")  # of multi-label rows
         self.multi_label = False
-        self.spans, self.places = array("f"), array("q")
+        self.spans, self.places = array("d"), array("q")
         self.has_spans = self.has_places = False
-        self.sources: list[tuple[int, str]] = []  # first row of each run of rows with one source
+        self.origins = Origins()
         self._numbers: dict[str, int] = {}  # labels in the order of their first rows, which `_firsts` has
         self._firsts: list[str] = []
         self._archives: dict[str, int] = {}
 
     @property
     def first_source(self) -> str:
-        return self.sources[0][1] if self.sources else ""
+        return self.origins.first_source
 
     def add(self, row: Row) -> None:
         self._add_labels(row)
-        if not self.sources or self.sources[-1][1] != row.source:
-            self.sources.append((len(self.ends), row.source))
+        self.origins.add(row)
         self.paths += row.path.encode("utf-8", "surrogateescape")
         self.ends.append(len(self.paths))
-        self.lines.append(row.line)
         self._add_span(row)
         if row.offset < 0 and ".tar/" in row.path and self._archive_end(row.path) >= 0:
             raise UserError(f"{row.where}: {row.path!r} lies in a tar: the columns offset and size must say where")
@@ -319,8 +333,7 @@ class _Packing:
 
     def where(self, number: int) -> str:
         """The place of a row."""
-        source = next(source for first, source in reversed(self.sources) if first <= number)
-        return Row("", "", source=source, line=self.lines[number]).where
+        return self.origins.where(number)
 
 
 def _repeated_rows(index: SampleIndex) -> dict[int, int]:

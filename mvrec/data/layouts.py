@@ -160,17 +160,12 @@ class ListsAndFolders(Layout):
     def _with_prefix(self, split: str, rows: Iterator[Row]) -> Iterator[Row]:
         """Rows relative to the root, where a list's paths are relative to a folder of videos in it."""
         probed = list(islice(rows, PROBED))
-        found = {"": 0}
-        for prefix in ("", f"{split}/", f"videos/{split}/", f"videos_{split}/", "videos/"):
-            found[prefix] = sum((self.root / f"{prefix}{row.path}").is_file() for row in probed if row.offset < 0)
-            if found[prefix]:
-                break  # the first that has any: the root before all others
-        prefix = max(found, key=lambda name: found[name])
-        if probed and not found[prefix] and any(row.offset < 0 for row in probed):
+        prefix = find_prefix(self.root, split, probed)
+        if prefix is None:
             first = self.root / probed[0].path
             text = f"{probed[0].where}: not one of the first {len(probed)} files is there, such as {first}"
             self.notes.append((logging.WARNING, text))
-        if prefix:
+        elif prefix:
             text = f"{probed[0].source}: its paths are taken to be relative to {self.root}/{prefix}"
             self.notes.append((logging.INFO, text))
         for row in chain(probed, rows):
@@ -184,6 +179,23 @@ class ListsAndFolders(Layout):
         return " or ".join(
             text for text, counts in ((folders, self._folders is not None), (lists, self._with_lists)) if counts
         )
+
+
+def find_prefix(root: Path, split: str, rows: Sequence[Row]) -> str | None:
+    """What paths of a list have to begin with to be relative to the root; `None` where not one of these files is there.
+
+    Args:
+        root: Where the list or its data set is.
+        split: What the list is of.
+        rows: Some of its rows.
+    """
+    files = [row for row in rows if row.offset < 0]
+    if not files:
+        return ""
+    for prefix in ("", f"{split}/", f"videos/{split}/", f"videos_{split}/", "videos/"):
+        if any((root / f"{prefix}{row.path}").is_file() for row in files):
+            return prefix  # the first that has any: the root before all others
+    return None
 
 
 def check_root(root: Path) -> None:

@@ -34,6 +34,7 @@ class Row(NamedTuple):
         source: The list or folder that the row was read from, for messages.
         line: Its line there; 0 where there are no lines.
         multi_label: Whether a file may have several classes, or none.
+        others: The columns that mean nothing to us, name and value.
     """
 
     path: str
@@ -45,6 +46,7 @@ class Row(NamedTuple):
     source: str = ""
     line: int = 0
     multi_label: bool = False
+    others: tuple[tuple[str, str], ...] = ()
 
     @property
     def where(self) -> str:
@@ -72,8 +74,8 @@ def read_rows(path: Path) -> Iterator[Row]:
     """Rows of a list file.
 
     Two formats. With a header that names `path` and `label`, in any order, and optionally `start` and `end` in
-    seconds, or `offset` and `size` in bytes for files inside a tar; other columns are passed over. The delimiter is
-    the header's: comma, semicolon, tab or blank; fields may be quoted.
+    seconds, or `offset` and `size` in bytes for files inside a tar; other columns travel along. The delimiter is the
+    header's: comma, semicolon, tab or blank; fields may be quoted.
 
     A column `labels` in the place of `label` makes a multi-label list: a field holds the labels of all classes of the
     file, with semicolons between them, or nothing.
@@ -90,6 +92,55 @@ def read_rows(path: Path) -> Iterator[Row]:
         header = _header(file.readline())
         file.seek(0)
         yield from _rows_without_header(path, file) if header is None else _rows_with_header(path, file, *header)
+
+
+def read_files(path: Path) -> Iterator[Row]:
+    """Rows of a list of files that need not say their classes.
+
+    All that `read_rows` reads; with a header that names `path`, also without labels; without a header also plain paths,
+    one per line, or the first field of each line of a `.csv`. Paths are relative to the list.
+
+    Raises:
+        UserError: As `read_rows`.
+    """
+    with open_text(path) as file:
+        line = file.readline()
+        # A blank does not separate here: a path may hold the word "path".
+        header = _header(line) or read_header(line, needed=("path",), delimiters=",;\t")
+        file.seek(0)
+        if header is not None:
+            yield from _rows_with_header(path, file, *header, labelled=False)
+            return
+        if path.suffix.lower() == ".csv":
+            lines = ((number, ",".join(fields), fields[0]) for number, fields in csv_lines(path, file, delimiter=","))
+        else:
+            lines = ((number, text.strip(), text.strip()) for number, text in enumerate(file, start=1))
+        for number, text, otherwise in lines:
+            if "\0" in text:
+                raise UserError(f"{path}:{number}: there is a NUL byte in it: lists are text in UTF-8")
+            name = text if _is_file(path, text) else _without_label(path, text) or otherwise
+            if name:
+                yield Row(name, "", source=str(path), line=number)
+
+
+def _is_file(listed: Path, name: str) -> bool:
+    return (listed.parent / Path(name).expanduser()).is_file()
+
+
+def _without_label(listed: Path, text: str) -> str:
+    """The path of `path label` or `path frames label`; "" where the line is none of these."""
+    name, label = _cut(text)
+    if not name or not label.isdecimal():
+        return ""
+    before, count = _cut(name)
+    if count.isdecimal() and _is_media(before.rstrip('"')):
+        name = before
+    name = _unquoted(name)
+    return name if _is_media(name) or _is_file(listed, name) else ""
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name[0] == '"' and name[-1] == '"' and len(name) > 2 else name
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -179,27 +230,33 @@ def _header(line: str) -> tuple[list[str], str] | None:
     return read_header(line, needed=("path", "label")) or read_header(line, needed=("path", SEVERAL))
 
 
-def _rows_with_header(path: Path, file: Iterable[str], columns: list[str], delimiter: str) -> Iterator[Row]:
+def _rows_with_header(
+    path: Path, file: Iterable[str], columns: list[str], delimiter: str, *, labelled: bool = True
+) -> Iterator[Row]:
     source, several = str(path), SEVERAL in columns
     place = _places(path, columns)
-    at_path, at_label = place["path"], place["label"]
-    plain = len(place) == 2
+    at_path, at_label = place["path"], place.get("label")
+    needed = labelled and not several
+    plain = len(place) == len(columns) == 2
     lines = csv_lines(path, file, delimiter=delimiter)
-    next(lines)
+    others = [(at, name) for at, name in enumerate(next(lines)[1]) if at not in place.values()]
     for line, fields in lines:
         if len(fields) != len(columns):
             raise UserError(
                 f"{path}:{line}: {len(fields)} fields, the header has {len(columns)}: {delimiter.join(columns)}"
             )
-        name, label = fields[at_path], fields[at_label]
-        if not name or not (label or several):
-            what = "path" if several else "path and label"
-            hint = "" if several or not name else f" (files without a class: a column {SEVERAL!r} instead of 'label')"
+        name, label = fields[at_path], "" if at_label is None else fields[at_label]
+        if not name or (needed and not label):
+            what = "path and label" if needed else "path"
+            hint = (
+                "" if not needed or not name else f" (files without a class: a column {SEVERAL!r} instead of 'label')"
+            )
             raise UserError(f"{path}:{line}: {what} must not be empty{hint}")
         if plain:
             yield Row(name, label, source=source, line=line, multi_label=several)
         else:
-            yield Row(name, label, *_extras(place, fields, f"{path}:{line}"), source, line, several)
+            known = _extras(place, fields, f"{path}:{line}")
+            yield Row(name, label, *known, source, line, several, tuple((name, fields[at]) for at, name in others))
 
 
 def _places(path: Path, columns: list[str]) -> dict[str, int]:
@@ -270,9 +327,7 @@ def _rows_without_header(path: Path, lines: Iterable[str]) -> Iterator[Row]:
             )
         if name[-1].isdecimal():
             name = _without_frame_count(name, where=f"{source}:{number}")
-        if name[0] == '"' and name[-1] == '"' and len(name) > 2:
-            name = name[1:-1].replace('""', '"')
-        yield Row(name, label, source=source, line=number)
+        yield Row(_unquoted(name), label, source=source, line=number)
 
 
 def _cut(text: str) -> tuple[str, str]:

@@ -13,14 +13,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mvrec.data.clips import clip_views, eval_frames
+from mvrec.data.archive import ArchiveMember
+from mvrec.data.clips import clip_views, timed_frames
 from mvrec.data.index import Sample
 from mvrec.data.protocol import Protocol
-from mvrec.data.sampling import frame_window
+from mvrec.data.timeline import timeline_of
 from mvrec.data.video import Video, check_is_file_with_content, open_video
 from mvrec.errors import UserError
 from mvrec.files import atomic_path, write_atomically
 from mvrec.inference.recogniser import Recogniser
+from mvrec.inference.sources import as_sample
 from mvrec.inference.windows import windows
 
 Pool = Literal["none", "spatial", "all"]
@@ -107,29 +109,29 @@ class Clips:
     end_seconds: list[float]
 
 
-def clips_of(path: Path, video: Video, protocol: Protocol, wanted: Wanted) -> Clips:
+def clips_of(file: Path | Sample, video: Video, protocol: Protocol, wanted: Wanted) -> Clips:
     """The clips of the protocol, or of every window the one in its middle.
 
     Args:
-        path: The video, for messages.
+        file: The video, or the span of it that counts.
         video: The same, opened.
         protocol: How clips are taken.
         wanted: Whether there are windows.
 
     Raises:
-        DecodeError: The video is too short, where the protocol calls that an error.
+        DecodeError: The span does not lie in the video, or is too short where the protocol calls that an error.
     """
-    fps = video.fps
+    sample, times = as_sample(file), timeline_of(video)
+    times.check_span(sample)
     if wanted.window_seconds is None:
-        frames = eval_frames(Sample(path, 0), fps, frame_window(video.num_frames, fps, None, None), protocol)
-        first, last = frames.amin(1).double(), frames.amax(1).double()
-        return Clips(frames, (first / fps).tolist(), ((last + 1) / fps).tolist())
+        frames = timed_frames(sample, times, protocol)
+        return Clips(frames, times.start_of(frames.amin(1)), times.end_of(frames.amax(1)))
     one = replace(protocol, views=replace(protocol.views, num_clips=1))
-    spans = windows(video.num_frames / fps, wanted.window_seconds, wanted.stride_seconds)
-    clips = []
-    for start, end in spans:
-        inside = frame_window(video.num_frames, fps, start, end)
-        clips.append(eval_frames(Sample(path, 0, start, end), fps, inside, one)[0])
+    end = times.seconds if sample.end_seconds is None else min(sample.end_seconds, times.seconds)
+    spans = windows(end, wanted.window_seconds, wanted.stride_seconds, begin=sample.start_seconds or 0.0)
+    clips = [
+        timed_frames(replace(sample, start_seconds=first, end_seconds=last), times, one)[0] for first, last in spans
+    ]
     return Clips(torch.stack(clips), [start for start, _ in spans], [end for _, end in spans])
 
 
@@ -157,8 +159,8 @@ def read_record(stem: Path, form: Format) -> dict[str, Any] | None:
         return None
 
 
-def is_complete(stem: Path, path: Path, settings: dict[str, Any], form: Format) -> bool:
-    """Whether the features of a file are there, taken with these settings, and the file is what it was.
+def is_complete(stem: Path, file: Path | Sample, settings: dict[str, Any], form: Format) -> bool:
+    """Whether the features of a file or span are there, taken with these settings, and the file is what it was.
 
     Raises:
         DecodeError: There is no such file.
@@ -166,12 +168,12 @@ def is_complete(stem: Path, path: Path, settings: dict[str, Any], form: Format) 
     record = read_record(stem, form)
     if record is None or record.get("settings") != settings:
         return False
-    return {**record.get("source", {}), "path": ""} == {**_identity(path), "path": ""}  # it may have moved
+    return {**record.get("source", {}), "path": ""} == {**_identity(as_sample(file)), "path": ""}  # it may have moved
 
 
 def extract(
     recogniser: Recogniser,
-    path: Path,
+    file: Path | Sample,
     stem: Path,
     *,
     wanted: Wanted,
@@ -185,7 +187,7 @@ def extract(
 
     Args:
         recogniser: The network.
-        path: A video or an image, as the network takes it.
+        file: A video, or a span of one, or an image, as the network takes it.
         stem: Where to write, without the suffix.
         wanted: Which features.
         form: The format. "npy" has a `.json` beside it with times and settings; "safetensors" holds `start_seconds` and
@@ -200,20 +202,21 @@ def extract(
         DecodeError: The file cannot be read.
         UserError: The features cannot be written.
     """
-    record: dict[str, Any] = {"source": _identity(path), "settings": settings}
+    sample = as_sample(file)
+    record: dict[str, Any] = {"source": _identity(sample), "settings": settings}
     if recogniser.is_video:
         assert isinstance(recogniser.protocol, Protocol)
-        with open_video(path) as video:
-            clips = clips_of(path, video, recogniser.protocol, wanted)
+        with open_video(sample.path) as video:
+            clips = clips_of(sample, video, recogniser.protocol, wanted)
             crops = recogniser.protocol.views.num_crops
-            record |= {"fps": video.fps, "num_crops": crops}
+            record |= {"fps": timeline_of(video).fps, "num_crops": crops}
             for name in ("start_seconds", "end_seconds"):
                 record[name] = [second for second in getattr(clips, name) for _ in range(crops)]
             views = _views(video, clips, recogniser.protocol)
             return _write(
                 stem, form, record, len(clips.frames) * crops, _rows(recogniser, views, wanted, views_per_forward)
             )
-    views = iter(recogniser.views(path))
+    views = iter(recogniser.views(sample.path))
     return _write(stem, form, record, 1, _rows(recogniser, views, wanted, views_per_forward))
 
 
@@ -228,10 +231,17 @@ def _rows(recogniser: Recogniser, views: Iterator[Tensor], wanted: Wanted, at_on
         yield features_of(recogniser, torch.stack(batch), wanted).contiguous().numpy()
 
 
-def _identity(path: Path) -> dict[str, Any]:
-    check_is_file_with_content(str(path))
-    status = path.stat()
-    return {"path": str(path), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+def _identity(sample: Sample) -> dict[str, Any]:
+    path = sample.path
+    file = path.archive if isinstance(path, ArchiveMember) else path
+    check_is_file_with_content(str(file))
+    status = file.stat()
+    found: dict[str, Any] = {"path": str(path), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    if isinstance(path, ArchiveMember):
+        found["offset"] = path.offset
+    if sample.start_seconds is not None or sample.end_seconds is not None:
+        found["span_seconds"] = [sample.start_seconds, sample.end_seconds]
+    return found
 
 
 def _write(

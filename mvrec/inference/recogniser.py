@@ -10,6 +10,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from mvrec.data.archive import ArchiveMember
 from mvrec.data.class_names import known_class_names
 from mvrec.data.clips import video_views
 from mvrec.data.images import protocol_view, read_image
@@ -58,7 +59,7 @@ class Recogniser:
 
     def views(
         self,
-        path: Path,
+        path: Path | ArchiveMember,
         *,
         decoder: Decoder = "auto",
         start_seconds: float | None = None,

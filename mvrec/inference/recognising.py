@@ -1,26 +1,32 @@
 """Files and streams to names: whole files as an evaluation reads them, long ones and streams window by window."""
 
+import logging
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mvrec.data.clips import clip_views, eval_frames, views_of_clips
+from mvrec.data.clips import clip_views, timed_frames, views_of_clips
 from mvrec.data.images import protocol_view
 from mvrec.data.index import Sample
 from mvrec.data.protocol import ImageProtocol, Protocol
-from mvrec.data.sampling import Window, frame_window
 from mvrec.data.stream import Stream
+from mvrec.data.timeline import Timeline, timeline, timeline_of
 from mvrec.data.video import Decoder, Video, open_video
-from mvrec.errors import DecodeError
+from mvrec.errors import DecodeError, UserError
 from mvrec.inference.recogniser import Recogniser
+from mvrec.inference.sources import as_sample
 from mvrec.inference.windows import windows
+
+log = logging.getLogger("mvrec")
 
 AHEAD = 2  # decoded parts that wait for the network, per thread
 
@@ -62,7 +68,7 @@ class Part:
 
 def recognise_files(
     recogniser: Recogniser,
-    files: Sequence[Path],
+    files: Sequence[Path | Sample],
     *,
     window_seconds: float | None = None,
     stride_seconds: float | None = None,
@@ -72,11 +78,11 @@ def recognise_files(
 ) -> Iterator[Recognition]:
     """Recognise files in their order; while the network is at one, the next are decoded.
 
-    Without windows each file is one result, the score that `mvrec test` gives it.
+    Without windows each file, or span of one, is one result, the score that `mvrec test` gives it.
 
     Args:
         recogniser: The network.
-        files: Videos or images.
+        files: Videos or images, or spans of videos.
         window_seconds: Cut videos into windows of this length, each scored like a video of its own.
         stride_seconds: From window to window; side by side by default.
         views_per_forward: Views that go through the network together; all of a part by default.
@@ -84,28 +90,29 @@ def recognise_files(
         num_threads: Files that are decoded at the same time. Windows of a file are decoded one after the other.
 
     Yields:
-        One result per file or window; a file that cannot be read gives one that says why.
+        One result per file, span or window; one that cannot be read gives one that says why.
     """
+    samples = [as_sample(file) for file in files]
 
-    def whole(path: Path) -> Part | Recognition:
-        return next(_parts(recogniser, path, None, None, decoder))
+    def whole(sample: Sample) -> Part | Recognition:
+        return next(_parts(recogniser, sample, None, None, decoder))
 
     with ThreadPoolExecutor(num_threads) as pool:
         if window_seconds is None:
-            parts = _in_order(pool, whole, files, ahead=AHEAD * num_threads)
+            parts = _in_order(pool, whole, samples, ahead=AHEAD * num_threads)
         else:
-            in_windows = (_parts(recogniser, path, window_seconds, stride_seconds, decoder) for path in files)
+            in_windows = (_parts(recogniser, sample, window_seconds, stride_seconds, decoder) for sample in samples)
             parts = (part for one in in_windows for part in _prefetched(pool, one))
         for part in parts:
             yield part if isinstance(part, Recognition) else part.recognised(recogniser, views_per_forward)
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, job: Callable[[Path], Part | Recognition], files: Sequence[Path], *, ahead: int
+    pool: ThreadPoolExecutor, job: Callable[[Sample], Part | Recognition], samples: Sequence[Sample], *, ahead: int
 ) -> Iterator[Part | Recognition]:
     waiting: deque[Future[Part | Recognition]] = deque()
-    for path in files:
-        waiting.append(pool.submit(job, path))
+    for sample in samples:
+        waiting.append(pool.submit(job, sample))
         if len(waiting) > ahead:
             yield waiting.popleft().result()
     while waiting:
@@ -120,31 +127,36 @@ def _prefetched(pool: ThreadPoolExecutor, parts: Iterator[Part | Recognition]) -
 
 
 def _parts(
-    recogniser: Recogniser, path: Path, window: float | None, stride: float | None, decoder: Decoder
+    recogniser: Recogniser, sample: Sample, window: float | None, stride: float | None, decoder: Decoder
 ) -> Iterator[Part | Recognition]:
     """The parts of a file, one after the other, so that memory does not grow with its length."""
-    protocol = recogniser.protocol
+    protocol, source = recogniser.protocol, str(sample.path)
     try:
         if isinstance(protocol, ImageProtocol):
-            views = recogniser.views(path)
-            yield Part(str(path), None, None, views, _even(len(views)))
+            views = recogniser.views(sample.path)
+            yield Part(source, None, None, views, _even(len(views)))
             return
-        with open_video(path, decoder=decoder) as video:
-            seconds = video.num_frames / video.fps
-            for start, end in [(0.0, seconds)] if window is None else windows(seconds, window, stride):
-                yield _part(path, video, protocol, start, end, whole=window is None)
+        with open_video(sample.path, decoder=decoder) as video:
+            times = timeline_of(video)
+            times.check_span(sample)
+            start, end = sample.start_seconds or 0.0, sample.end_seconds
+            if window is None:
+                yield _part(sample, video, times, protocol, start, times.seconds if end is None else end)
+                return
+            end = times.seconds if end is None else min(end, times.seconds)
+            for first, last in windows(end, window, stride, begin=start):
+                one = replace(sample, start_seconds=first, end_seconds=last)
+                yield _part(one, video, times, protocol, first, last)
     except DecodeError as error:
-        yield Recognition(str(path), None, None, None, error.cause)
+        yield Recognition(source, sample.start_seconds, sample.end_seconds, None, error.cause)
 
 
-def _part(path: Path, video: Video, protocol: Protocol, start: float, end: float, *, whole: bool) -> Part:
-    span = (None, None) if whole else (start, end)
-    sample = Sample(path, 0, *span)
-    chosen = eval_frames(sample, video.fps, frame_window(video.num_frames, video.fps, *span), protocol)  # (clips, T)
+def _part(sample: Sample, video: Video, times: Timeline, protocol: Protocol, start: float, end: float) -> Part:
+    chosen = timed_frames(sample, times, protocol)  # (clips, T)
     # In a window no longer than a clip all clips are the same one.
     rows, counts = torch.unique(chosen, dim=0, return_counts=True)
     views = views_of_clips(video, rows, protocol)  # (rows * crops, T, C, h, w)
-    return Part(str(path), start, end, views.transpose(1, 2), _shares(counts, protocol.views.num_crops))
+    return Part(str(sample.path), start, end, views.transpose(1, 2), _shares(counts, protocol.views.num_crops))
 
 
 def _shares(counts: Tensor, num_crops: int) -> Tensor:
@@ -168,8 +180,9 @@ def recognise_stream(
     """Recognise what a stream shows, over and over, until it ends.
 
     Every `stride_seconds` the last `window_seconds` are scored like a video of their own; networks for images take the
-    newest frame. Frames are cropped and scaled as they come, so that a window costs little memory. A live stream that
-    is faster than the network has windows left out, so that results do not fall behind.
+    newest frame. What comes after the last whole window is scored too, also where the stream breaks off. Frames
+    are cropped and scaled as they come, so that a window costs little memory. A live stream that is faster than the
+    network has windows left out, which are counted, so that results do not fall behind.
 
     Args:
         recogniser: The network.
@@ -181,25 +194,43 @@ def recognise_stream(
 
     Yields:
         One result per window.
+
+    Raises:
+        UserError: The stream broke off.
     """
-    protocol = recogniser.protocol
     frames: deque[tuple[float, Tensor]] = deque()  # time, and uint8 (crops, C, size, size)
-    begin, due = clock(), window_seconds
-    for seconds, frame in stream:
-        if isinstance(protocol, ImageProtocol):
-            view = protocol_view(frame, protocol)
-        else:
-            view = clip_views(frame[None], protocol)[:, 0]
-        frames.append((seconds, view))
-        while frames[0][0] < seconds - window_seconds:
-            frames.popleft()
-        if seconds < due:
-            continue
-        due += stride_seconds * max(1, math.floor((seconds - due) / stride_seconds) + 1)
-        if stream.is_live and clock() - begin > seconds + stride_seconds:
-            continue
-        part = _part_of_stream(stream.source, frames, protocol)
-        yield part.recognised(recogniser, views_per_forward)
+    begin, due, scored, left_out = clock(), window_seconds, -math.inf, 0
+    cut: UserError | KeyboardInterrupt | None = None
+    try:
+        for seconds, frame in stream:
+            frames.append((seconds, _view(frame, recogniser.protocol)))
+            while frames[0][0] < seconds - window_seconds:
+                frames.popleft()
+            if seconds < due:
+                continue
+            due += stride_seconds * max(1, math.floor((seconds - due) / stride_seconds) + 1)
+            scored = seconds
+            if stream.is_live and clock() - begin > seconds + stride_seconds:
+                left_out += 1
+                continue
+            part = _part_of_stream(stream.source, frames, recogniser.protocol)
+            yield part.recognised(recogniser, views_per_forward)
+    except (UserError, KeyboardInterrupt) as error:
+        cut = error
+    rest = [(seconds, view) for seconds, view in frames if seconds >= due - window_seconds]
+    if rest and rest[-1][0] > scored:
+        yield _part_of_stream(stream.source, rest, recogniser.protocol).recognised(recogniser, views_per_forward)
+    if left_out:
+        log.warning("%s: %d windows were left out: the network is slower than the stream", stream.source, left_out)
+    if cut is not None:
+        raise cut
+
+
+def _view(frame: npt.NDArray[np.uint8], protocol: Protocol | ImageProtocol) -> Tensor:
+    """Crops of a frame of a stream, uint8 (crops, C, size, size)."""
+    if isinstance(protocol, ImageProtocol):
+        return protocol_view(frame, protocol)
+    return clip_views(frame[None], protocol)[:, 0]
 
 
 def _part_of_stream(source: str, frames: Sequence[tuple[float, Tensor]], protocol: Protocol | ImageProtocol) -> Part:
@@ -207,7 +238,9 @@ def _part_of_stream(source: str, frames: Sequence[tuple[float, Tensor]], protoco
     if isinstance(protocol, ImageProtocol):
         return Part(source, end, end, frames[-1][1], _even(1))
     fps = (len(frames) - 1) / (end - start) if end > start else 1.0
-    chosen = eval_frames(Sample(Path(source), 0), fps, Window(0, len(frames)), protocol)  # (clips, T)
+    times = np.array([seconds - start for seconds, _ in frames])
+    shown = timeline(times, fps=fps, seconds=end - start + 1 / fps)
+    chosen = timed_frames(Sample(Path(source), 0), shown, protocol)  # (clips, T)
     rows, counts = torch.unique(chosen, dim=0, return_counts=True)
     clips = [torch.stack([frames[number][1] for number in row], dim=2) for row in rows.tolist()]  # (crops, C, T, h, w)
     return Part(source, start, end, torch.cat(clips), _shares(counts, protocol.views.num_crops))

@@ -1,63 +1,87 @@
-"""What a command is to read: files, folders, lists and patterns as one list of files."""
+"""What a command is to read: files, folders, lists and patterns as one list of files and parts of files."""
 
-import csv
 import glob
+import math
+import re
 from collections.abc import Sequence
+from itertools import chain, islice
 from pathlib import Path
 
+from mvrec.data.archive import ArchiveMember
+from mvrec.data.index import Sample
 from mvrec.data.kinds import Kind
+from mvrec.data.layouts import PROBED, SPLITS, find_prefix
+from mvrec.data.lists import Row, read_files
 from mvrec.errors import UserError
 
 LISTS = (".txt", ".csv")
 
 
-def find_sources(sources: Sequence[str], *, kind: Kind) -> list[Path]:
-    """The files that sources mean, each once, in the order of the sources.
+def find_sources(sources: Sequence[str], *, kind: Kind) -> list[Sample]:
+    """What sources mean, in their order: a file that several sources name counts once, a list's row each time.
 
     Args:
-        sources: Files, whatever their names end with; folders, which are searched through; lists, `.txt` with a path
-            per line or `.csv` with the paths in its column `path` or else the first, relative to the list; patterns.
+        sources: Files, whatever their names end with; folders, which are searched through; lists (`.txt`, `.csv`), as
+            training reads them or with paths only, see `read_files`, relative to the list; patterns.
         kind: What is looked for in folders.
 
+    Returns:
+        Files with the spans that lists give them; the label is 0 and means nothing.
+
     Raises:
-        UserError: A source means no file.
+        UserError: A source means no file, or is a malformed list.
     """
-    files: dict[Path, None] = {}
+    samples: list[Sample] = []
+    known: set[tuple[str, float | None, float | None]] = set()
     for source in sources:
         found = _of_one(source, kind)
         if not found:
             raise UserError(f"there is no {kind.noun} in {source}")
-        files |= dict.fromkeys(found)
-    return list(files)
+        keys = [(str(sample.path), sample.start_seconds, sample.end_seconds) for sample in found]
+        samples += [sample for sample, key in zip(found, keys, strict=True) if key not in known]
+        known.update(keys)
+    return samples
 
 
-def _of_one(source: str, kind: Kind) -> list[Path]:
+def as_sample(file: Path | Sample) -> Sample:
+    """A file, or the part of one that a row names."""
+    return file if isinstance(file, Sample) else Sample(file, 0)
+
+
+def _of_one(source: str, kind: Kind) -> list[Sample]:
     path = Path(source).expanduser()
     if path.is_dir():
-        return sorted(p for p in path.rglob("*") if p.suffix.lower() in kind.extensions and p.is_file())
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in kind.extensions and p.is_file())
+        return [Sample(file, 0) for file in files]
     if path.suffix.lower() in LISTS and path.is_file():
-        return [path.parent / Path(entry).expanduser() for entry in _entries(path)]
+        return _of_list(path)
     if path.exists():
-        return [path]
+        return [Sample(path, 0)]
     if glob.has_magic(source):
         matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob wants to know where to begin
-        return sorted(match for match in map(Path, matches) if match.is_file())
+        return [Sample(match, 0) for match in sorted(map(Path, matches)) if match.is_file()]
     raise UserError(f"there is no file or folder {source!r}")
 
 
-def _entries(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8") from None
-    if path.suffix.lower() == ".txt":
-        return [line.strip() for line in lines if line.strip()]
-    rows = [(number, row) for number, row in enumerate(csv.reader(lines), start=1) if any(row)]
-    column = rows[0][1].index("path") if rows and "path" in rows[0][1] else None
-    entries = []
-    for number, row in rows if column is None else rows[1:]:
-        entry = row[column or 0].strip() if len(row) > (column or 0) else ""
-        if not entry:
-            raise UserError(f"{path}:{number}: there is no path in this row")
-        entries.append(entry)
-    return entries
+def _of_list(path: Path) -> list[Sample]:
+    rows = read_files(path)
+    probed = list(islice(rows, PROBED))
+    split = next((name for name in SPLITS if re.search(rf"(^|_){name}(_|$)", path.stem)), path.stem)
+    prefix = find_prefix(path.parent, split, probed) or ""
+    return [
+        Sample(_file(path.parent, row, prefix), 0, _seconds(row.start_seconds), _seconds(row.end_seconds), row.where)
+        for row in chain(probed, rows)
+    ]
+
+
+def _file(root: Path, row: Row, prefix: str) -> Path | ArchiveMember:
+    if row.offset < 0:
+        return root / (Path(row.path).expanduser() if row.path.startswith("~") else prefix + row.path)
+    for end in (match.end() for match in re.finditer(r"\.tar(?=/)", row.path)):
+        if (root / row.path[:end]).is_file():
+            return ArchiveMember(root / row.path[:end], row.path[end + 1 :], row.offset, row.size)
+    raise UserError(f"{row.where}: {row.path!r} has an offset, but no part of it is a tar below {root}")
+
+
+def _seconds(value: float) -> float | None:
+    return None if math.isnan(value) else value

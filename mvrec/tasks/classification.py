@@ -350,7 +350,8 @@ class Classification(L.LightningModule):
         folder = Path(self.trainer.loggers[0].save_dir or ".")
         names, index = self.class_names, self.datamodule.index("test")
         predictions = folder / ("predicted.csv" if stage == "predict" else "predictions.csv")
-        write_predictions(predictions, scores, paths=[sample.path for sample in index], class_names=names)
+        paths = [sample.path for sample in index]
+        write_predictions(predictions, scores, paths=paths, class_names=names, columns=index.columns())
         log.info("predictions in %s", predictions)
         if stage == "predict":
             return

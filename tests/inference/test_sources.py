@@ -4,7 +4,11 @@ import pytest
 
 from mvrec.data.kinds import IMAGES, VIDEOS
 from mvrec.errors import UserError
-from mvrec.inference.sources import find_sources
+from mvrec.inference import sources
+
+
+def find_sources(names, *, kind):
+    return [sample.path for sample in sources.find_sources(names, kind=kind)]
 
 
 @pytest.fixture
@@ -43,14 +47,39 @@ def test_what_means_no_file(folder):
     (folder / "empty").mkdir()
     (folder / "empty.txt").touch()
     (folder / "short.csv").write_text("label,path\n1,b.mp4\n2\n")
-    (folder / "latin.txt").write_bytes("ü.mp4\n".encode("latin-1"))
     for source, message in (
         ("empty", "there is no video in .*empty"),
         ("empty.txt", "there is no video in"),
         ("*.avi", r"there is no video in .*\*\.avi"),
         ("nothing.mp4", "there is no file or folder .*nothing.mp4"),
-        ("short.csv", r"short\.csv:3: there is no path in this row"),
-        ("latin.txt", "byte 0 is not UTF-8"),
+        ("short.csv", r"short\.csv:3: 1 fields, the header has 2"),
     ):
         with pytest.raises(UserError, match=message):
             find_sources([str(folder / source)], kind=VIDEOS)
+
+
+def test_rows_as_training_reads_them_and_one_sample_for_each(folder):
+    span = "path,label,start,end,who\nb.mp4,x,0,0.5,me\nb.mp4,x,0.5,,you\nb.mp4,y,0,0.5,me\n"
+    (folder / "spans.csv").write_text(span)
+    found = sources.find_sources([str(folder / "spans.csv")], kind=VIDEOS)
+    assert [(sample.path, sample.start_seconds, sample.end_seconds) for sample in found] == [
+        (folder / "b.mp4", 0.0, 0.5),
+        (folder / "b.mp4", 0.5, None),
+        (folder / "b.mp4", 0.0, 0.5),
+    ]
+    assert found[1].where == f"{folder / 'spans.csv'}:3"
+    (folder / "mmaction.txt").write_text('b.mp4 3\na/c d.MKV 120 7\n"a/b [1].mp4",4\ngone.mp4 5\n')
+    names = ["b.mp4", "a/c d.MKV", "a/b [1].mp4", "gone.mp4"]
+    assert find_sources([str(folder / "mmaction.txt")], kind=VIDEOS) == [folder / name for name in names]
+    (folder / "odd 3").write_text("x")  # a file may end in a number, and need not exist
+    (folder / "plain.txt").write_text("odd 3\nodder 4\n")
+    assert find_sources([str(folder / "plain.txt")], kind=VIDEOS) == [folder / "odd 3", folder / "odder 4"]
+    (folder / "latin.txt").write_bytes("ü.mp4\n".encode("latin-1"))
+    assert find_sources([str(folder / "latin.txt")], kind=VIDEOS) == [folder / "\udcfc.mp4"]
+    (folder / "a" / "val.csv").write_text("path,label\nvideo.mp4,x\n")
+    (folder / "a" / "val").mkdir()
+    (folder / "a" / "val" / "video.mp4").write_text("x")
+    assert find_sources([str(folder / "a" / "val.csv")], kind=VIDEOS) == [folder / "a" / "val" / "video.mp4"]
+    (folder / "bad.csv").write_text("path,label,start,end\nb.mp4,x,5,3\n")
+    with pytest.raises(UserError, match=r"bad\.csv:2: start 5 s is not before end 3 s"):
+        find_sources([str(folder / "bad.csv")], kind=VIDEOS)
