@@ -9,7 +9,7 @@ import logging
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ class Sample:
     label: int | tuple[int, ...]
     start_seconds: float | None = None
     end_seconds: float | None = None
-    where: str = ""
+    where: str = field(default="", compare=False)
 
 
 class SampleIndex:

@@ -10,7 +10,7 @@ import pytest
 
 from mvrec.data.clips import timed_frames
 from mvrec.data.index import Sample
-from mvrec.data.protocol import Views, Protocol
+from mvrec.data.protocol import Protocol, Views
 from mvrec.data.sampling import ClipSpec, frame_window
 from mvrec.data.timeline import Timeline, timeline, timeline_of
 from mvrec.data.video import open_video

@@ -79,8 +79,10 @@ def test_windows_of_a_stream_are_scored_like_videos_of_their_own(served, recogni
     path = write_video(folder / "x.mp4", num_frames=100, size=(64, 80), faststart=True)
     with Stream(f"{address}/x.mp4") as stream:
         results = list(recognise_stream(recogniser, stream, window_seconds=1.0, stride_seconds=0.5))
-    assert [round(result.end_seconds, 2) for result in results] == [1.0, 1.5, 2.0, 2.5, 3.0]
-    assert [result.end_seconds - result.start_seconds for result in results] == pytest.approx([1.0] * 5, abs=0.04)
+    assert [round(result.end_seconds, 2) for result in results] == [1.0, 1.5, 2.0, 2.5, 3.0, 3.3]
+    assert [result.end_seconds - result.start_seconds for result in results] == pytest.approx(
+        [1.0] * 5 + [0.8], abs=0.04
+    )
     with open_video(path) as video:
         frames = video.frames(range(100))
     for result in results:
@@ -114,13 +116,14 @@ def test_a_live_stream_leaves_windows_out_when_the_network_is_late(recogniser):
         options = {"window_seconds": 1.0, "stride_seconds": 1.0, "clock": lambda: camera.now}
         for result in recognise_stream(recogniser, camera, **options):
             ends.append(result.end_seconds)
-            assert camera.now - result.end_seconds <= 1.0 + 1e-6  # never further behind than a stride
+            # Never further behind than a stride, but for the end, which is scored in any case.
+            assert camera.now - result.end_seconds <= 1.0 + 1e-6 or result.end_seconds == 19.9
             camera.now += cost  # what the network took
         return ends
 
     quick, slow = results(0.1), results(3.4)
-    assert quick == pytest.approx(list(range(1, 20)))
-    assert 4 <= len(slow) <= 7
+    assert quick == pytest.approx([*range(1, 20), 19.9])
+    assert 4 <= len(slow) <= 8
     assert max(slow) > 15
 
 
