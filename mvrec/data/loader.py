@@ -51,6 +51,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
         repeats: Draws of the same sample in a row.
         labels: Class of each row (num_samples,), where classes are balanced.
         balance: See `epoch_order`.
+        same_epoch: Whether every epoch is the first one over again, with the same views of the same files.
     """
 
     def __init__(
@@ -65,10 +66,11 @@ class TrainBatches(Sampler[list[SampleKey]]):
         repeats: int = 1,
         labels: np.ndarray | None = None,
         balance: float = 0.0,
+        same_epoch: bool = False,
     ) -> None:
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
         self.rank, self.world_size, self.accumulate, self.repeats = rank, world_size, accumulate, repeats
-        self.labels, self.balance = labels, balance
+        self.labels, self.balance, self.same_epoch = labels, balance, same_epoch
         self.epoch = 0
         self.consumed = 0  # draws of this epoch that all ranks together have trained on
 
@@ -97,7 +99,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
             self.epoch, self.consumed = epoch, 0
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        epoch, first = self.epoch, self.consumed // self.draws_per_batch
+        epoch, first = 0 if self.same_epoch else self.epoch, self.consumed // self.draws_per_batch
         order = epoch_order(
             self.num_samples, seed=derive_seed(self.seed, "order", epoch), labels=self.labels, balance=self.balance
         )

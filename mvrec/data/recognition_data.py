@@ -273,6 +273,7 @@ class RecognitionData(L.LightningDataModule):
             repeats=self.draws_per_sample,
             labels=index.labels if self.class_balance else None,
             balance=self.class_balance,
+            same_epoch=self.trainer is not None and self.trainer.overfit_batches > 0,  # type: ignore[attr-defined]
         )
         dataset = self.train_dataset(index, seed=seed)
         self._train_loader = self._loader(dataset, batches, max_bad_fraction=self.max_bad_fraction)
