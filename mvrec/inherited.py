@@ -159,5 +159,8 @@ def checkpoint_defaults(path: Path, *, where: str) -> dict[str, Any]:
     defaults = {f"model.{key}": value for key, value in saved.items() if not key.startswith("_")}
     build_from(str(path), defaults.get("model.backbone"))
     defaults["model.weights"] = None  # a checkpoint has its own
+    seed = checkpoint["mvrec"].get("config", {}).get("seed_everything")
+    if isinstance(seed, int):
+        defaults["seed_everything"] = seed
     data = checkpoint.get("datamodule_hyper_parameters", {})
     return {**defaults, "data": dict(data)} if data else defaults

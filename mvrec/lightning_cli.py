@@ -65,6 +65,7 @@ from mvrec.training.preemption import STOP_EXIT, PreemptedError, Preemption, job
 from mvrec.training.preflight import SharedState, check_processes
 from mvrec.training.progress import BarProgress, EndReason, LineProgress, Throughput
 from mvrec.training.random_state import SeedEveryStep
+from mvrec.training.resume import Resume, check_resume
 from mvrec.training.run_directory import MetricsCsv, RunRecord, set_aside_earlier_run
 from mvrec.training.trainer_arguments import BATCH_COUNTS, REFUSALS, check_trainer, refused_by_lightning
 from mvrec.training.watchdog import Watchdog
@@ -251,6 +252,7 @@ class MvrecCLI(LightningCLI):
                 SharedState(self.run_dir),
                 NonFiniteGuard(self.run_dir / "non_finite"),
                 ExactPosition(),
+                Resume(self.run_dir),
                 RunRecord(self.run_dir),
                 EndReason(),
             ]
@@ -309,6 +311,7 @@ class MvrecCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """A fresh run does not mix with an earlier one in the same directory."""
+        check_resume(self.model.run_record["config"], self._get(self.config, "ckpt_path"))
         check_averaging(self.trainer, self._get(self.config, "ckpt_path"))
         fresh = self._get(self.config, "ckpt_path") is None and not self._get(self.config, "trainer").fast_dev_run
         if fresh and self.trainer.is_global_zero:

@@ -27,6 +27,7 @@ from mvrec.training.losses import ClassWeights, class_weight_tensor
 from mvrec.training.mixing import Mixing
 from mvrec.training.optim import OptimizerCallable, WarmupCosine, check_optimizer
 from mvrec.training.parameter_groups import group_record, group_table, parameter_groups, scale_rates
+from mvrec.training.resume import check_weights
 from mvrec.training.sharding import is_sharded, shard
 
 Stage = Literal["val", "test", "predict"]
@@ -430,6 +431,8 @@ class Classification(L.LightningModule):
             compare_kinds(saved.get("multi_label", False), self.datamodule.multi_label)
             if self.trainer.state.fn == "fit":  # where another order would be another training
                 compare_classes(names, self.datamodule.class_names)
+                if not is_sharded(self.trainer):
+                    check_weights(self, checkpoint, self.trainer.ckpt_path)
                 return
             self._chosen_on = ((saved.get("data") or {}).get("splits") or {}).get("val", {}).get("sha256")
             self._match = ClassMatch(names, self.datamodule.class_names)

@@ -31,6 +31,7 @@ CONTENTS = (
     "environment.json",
     "data.json",
     "parameter_groups.json",
+    "resumes.json",
     "metrics.csv",
     "curves.png",
     "metrics_test.csv",

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import lightning as L
 
+from mvrec.errors import UserError
+
 
 class StepRecorder(L.Callback):
     """Appends a line per batch to `folder/rank_<r>.jsonl`: optimiser step, epoch, batch, rows of the samples."""
@@ -91,3 +93,23 @@ class Stand(L.Callback):
             if self.stop:
                 os.kill(os.getpid(), signal.SIGSTOP)
             time.sleep(self.seconds)
+
+
+class EndAt(L.Callback):
+    """Ends a run after a batch that is counted from the start: by `should_stop`, a signal, or an error after saving."""
+
+    def __init__(self, batch: int, way: str) -> None:
+        self.batch, self.way, self.done = batch, way, 0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.done += 1
+        if self.done != self.batch:
+            return
+        if self.way == "stop":
+            trainer.should_stop = True
+        elif self.way == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            trainer._logger_connector.update_train_step_metrics()
+            trainer.save_checkpoint(Path(trainer.loggers[0].save_dir) / "checkpoints/last.ckpt")
+            raise UserError("the test ends the run here")

@@ -1,0 +1,288 @@
+"""What has changed between a checkpoint and the run that goes on from it: used and recorded, or refused.
+
+What the user says now wins over the checkpoint. So every setting that differs is used from the next step on, said in
+one line and written to `resumes.json`; what cannot be changed in the middle of a run is refused before it begins.
+"""
+
+import copy
+import json
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import nn
+
+from mvrec import __version__
+from mvrec.errors import UserError
+from mvrec.files import write_atomically
+
+RESUMES = "resumes.json"
+# What says where a run lies, what it shows, and how fast it reads: no step depends on it.
+WITHOUT_EFFECT = (
+    *("config", "run_dir", "resume", "ckpt_path", "weights_only", "protocol", "checkpoint.dirpath"),
+    *("save_every_minutes", "hang_timeout_minutes", "model.weights", "model.new_head", "model.views_per_forward"),
+    *("data.root", "data.num_workers", "data.test_views", "data.decode_timeout", "data.decode_memory"),
+    *("trainer.default_root_dir", "trainer.logger", "trainer.log_every_n_steps", "trainer.profiler"),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.num_sanity_val_steps"),
+    *("trainer.limit_test_batches", "trainer.limit_predict_batches"),
+)
+REFUSED = {
+    "seed_everything": "the order of the files follows from it",
+    "data.seed": "the order of the files follows from it",
+    "data.class_path": "the position in the files is that of the other data module",
+    "model.optimizer.class_path": "the optimiser's state is of the other kind",
+    "model.freeze": "the optimiser's state is of other parameters",
+    "model.backbone.class_path": "the weights are of another network",
+}
+LONGEST = 40  # characters of a value in a line
+
+log = logging.getLogger(__name__)
+
+
+class Change(NamedTuple):
+    """A setting that is not what it was."""
+
+    setting: str
+    before: Any
+    now: Any
+
+    def __str__(self) -> str:
+        before, now = (json.dumps(value, default=str, ensure_ascii=False) for value in self[1:])
+        return self.setting if max(len(before), len(now)) > LONGEST else f"{self.setting} {before} -> {now}"
+
+
+def check_resume(config: dict[str, Any], checkpoint: str | None) -> None:
+    """Refuse what cannot go on from a checkpoint, before anything is written.
+
+    Args:
+        config: The settings of now.
+        checkpoint: What is resumed.
+
+    Raises:
+        UserError: A setting that cannot be changed in the middle of a run, or more epochs behind it than it may have.
+    """
+    if checkpoint is not None and Path(checkpoint).is_file():
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        changes_since(saved, config, path=checkpoint)
+
+
+def changes_since(saved: dict[str, Any], config: dict[str, Any], *, path: str) -> list[Change]:
+    """The settings that are not what they were when a checkpoint was saved.
+
+    Args:
+        saved: The checkpoint.
+        config: The settings of now.
+        path: The checkpoint's file, for messages.
+
+    Raises:
+        UserError: See `check_resume`.
+    """
+    record = saved.get("mvrec", {})
+    before = record.get("config", {})
+    same_version = record.get("version") == __version__
+    changes = list(_differences(before, config, new_keys=same_version)) if before else []
+    for change in changes:
+        reason = REFUSED.get(change.setting)
+        if change.setting == "model.layer_decay" and 1 in (change.before, change.now):
+            reason = "the optimiser's state is of other groups of parameters"
+        if change.setting.startswith("model.backbone") and change.setting.endswith("class_path"):
+            reason = REFUSED["model.backbone.class_path"]
+        if reason is not None:
+            raise UserError(f"{change} cannot be changed in the middle of a run, since {reason}. {anew(path)}")
+    epochs = saved.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {}).get("processed", 0)
+    longest = config.get("trainer", {}).get("max_epochs")
+    if longest is not None and 0 <= longest < epochs:
+        raise UserError(
+            f"trainer.max_epochs={longest}, and {path} has trained {epochs} epochs: nothing is left to train; "
+            f"give more than {epochs} to train longer"
+        )
+    return changes
+
+
+def anew(path: Any) -> str:
+    """How a run begins that has a checkpoint's weights and nothing else of it."""
+    return f"To start anew from its weights: --model.weights {path} with a new --run_dir, without --resume"
+
+
+def _differences(before: Any, now: Any, *, new_keys: bool, path: str = "") -> Iterator[Change]:
+    """The leaves of two configurations that differ, under the names that flags have."""
+    if path in WITHOUT_EFFECT or path.endswith(".weights"):
+        return
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        if before != now:
+            yield Change(path, before, now)
+        return
+    if before.get("class_path") != now.get("class_path"):
+        yield Change(f"{path}.class_path", before.get("class_path"), now.get("class_path"))
+        return
+    for name in [*before, *(name for name in now if name not in before and new_keys)]:
+        below = path if name == "init_args" else f"{path}.{name}" if path else name
+        yield from _differences(before.get(name), now.get(name), new_keys=new_keys, path=below)
+
+
+def check_weights(module: nn.Module, checkpoint: dict[str, Any], path: Any) -> None:
+    """Refuse the weights of another network in one line.
+
+    Raises:
+        UserError: The first parameter that differs.
+    """
+    ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    theirs = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    name = next((name for name in [*theirs, *ours] if ours.get(name) != theirs.get(name)), None)
+    if name is not None:
+        found, wanted = (str(shapes.get(name, "missing")) for shapes in (theirs, ours))
+        raise UserError(
+            f"{name} is {found} in {path} and {wanted} in the network of now: a run goes on with the network that it "
+            f"began with. {anew(path)}"
+        )
+
+
+class Resume(L.Callback):
+    """Has a resumed run do what is asked now, and records from which step on.
+
+    Optimiser options and rates are those of now; Lightning would restore the checkpoint's. Where an epoch has another
+    number of steps than before, the schedule goes on at the same place of the epoch, so that it reaches its end.
+
+    Args:
+        run_dir: The run directory, for `resumes.json`.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self._checkpoint: dict[str, Any] | None = None
+        self._entry: dict[str, Any] | None = None
+        self._history: list[dict[str, Any]] = []
+        self._begun = False
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Compare the checkpoint with what is asked now.
+
+        Raises:
+            UserError: What cannot be changed.
+        """
+        task: Any = pl_module
+        path = str(trainer.ckpt_path)
+        changes = changes_since(checkpoint, task.run_record.get("config", {}), path=path)
+        saved, datamodule = checkpoint.get("mvrec", {}), trainer.datamodule  # type: ignore[attr-defined]
+        changes += _changes_of_data(saved.get("data", {}), datamodule.record())
+        averaged = any(isinstance(c, WeightAveraging) for c in trainer.callbacks)  # type: ignore[attr-defined]
+        if "current_model_state" in checkpoint and not averaged:  # the averages were loaded, training goes on without
+            pl_module.load_state_dict(checkpoint["current_model_state"])
+        self._checkpoint = checkpoint
+        self._entry = {"step": checkpoint["global_step"], "epoch": checkpoint["epoch"], "checkpoint": path}
+        self._entry["changed"] = [change._asdict() for change in changes]
+        self._history = saved.get("resumes", [])
+        if trainer.optimizers:  # strategies that restore late
+            self._use_options_of_now(trainer)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the optimiser options of now into the checkpoint before Lightning restores them."""
+        self._use_options_of_now(trainer)
+        task: Any = pl_module
+        task.run_record["facts"] = {"steps_per_epoch": _steps_per_epoch(trainer), "precision": str(trainer.precision)}
+
+    def _use_options_of_now(self, trainer: L.Trainer) -> None:
+        checkpoint = self._checkpoint
+        if checkpoint is None or self._entry is None:
+            return
+        facts = checkpoint.get("mvrec", {}).get("facts", {})
+        if (precision := facts.get("precision", str(trainer.precision))) != str(trainer.precision):
+            self._entry["changed"].append(Change("precision in use", precision, str(trainer.precision))._asdict())
+        states = zip(trainer.optimizers, checkpoint.get("optimizer_states", ()), strict=False)
+        schedulers: list[Any] = [entry.scheduler for entry in trainer.lr_scheduler_configs]
+        for (optimizer, state), scheduler, saved in zip(states, schedulers, checkpoint["lr_schedulers"], strict=False):
+            self._check_groups(optimizer, state, trainer.ckpt_path)
+            saved["base_lrs"] = list(scheduler.base_lrs)
+            saved["last_epoch"] = _place_in_schedule(trainer, checkpoint, facts, saved["last_epoch"])
+            rates = [
+                base * factor(saved["last_epoch"])
+                for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            ]
+            saved["_last_lr"] = rates
+            for group, now, rate in zip(state["param_groups"], optimizer.param_groups, rates, strict=True):
+                options = {name: copy.deepcopy(value) for name, value in now.items() if name != "params"}
+                group.update({**options, "lr": rate})
+
+    def _check_groups(self, optimizer: torch.optim.Optimizer, state: dict[str, Any], path: Any) -> None:
+        ours, theirs = (
+            [sorted(group.get("names", ())) for group in groups]
+            for groups in (optimizer.param_groups, state["param_groups"])
+        )
+        if ours != theirs:
+            raise UserError(
+                f"the optimiser has other groups of parameters than in {path} (model.freeze, model.layer_decay, or the "
+                f"network): a run goes on with those that it began with. {anew(path)}"
+            )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say and record what is another from here on."""
+        if self._entry is None:
+            return
+        changed = [Change(**change) for change in self._entry["changed"]]
+        if changed:
+            line = "; ".join(map(str, changed))
+            log.info("resume: changed from step %d on: %s", self._entry["step"], line)
+        task: Any = pl_module
+        task.run_record["resumes"] = [*self._history, self._entry]
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            text = json.dumps(task.run_record["resumes"], indent=2, ensure_ascii=False, default=str)
+            write_atomically(self.run_dir / RESUMES, text + "\n")
+        self._checkpoint = None
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note that something was left to train."""
+        self._begun = True
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say that a run was finished already, and how to train longer."""
+        if self._entry is not None and not self._begun:
+            log.info("resume: nothing is left to train at step %d: %s", self._entry["step"], _limit(trainer))
+
+
+def _limit(trainer: L.Trainer) -> str:
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return f"trainer.max_steps={trainer.max_steps} is reached; a larger --trainer.max_steps trains longer"
+    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
+        return f"trainer.max_epochs={trainer.max_epochs} is reached; a larger --trainer.max_epochs trains longer"
+    return "the run is asked to stop at once, as by a trainer.max_time that is used up; a longer one trains on"
+
+
+def _changes_of_data(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
+    changes = []
+    for split, what in (("train", "training"), ("val", "validation")):
+        then, today = (record.get("splits", {}).get(split) for record in (before, now))
+        if then is None or today is None or then == today:
+            continue
+        changes.append(Change(f"data of the {what} split", then, today))
+        if then["files"] == today["files"]:
+            found = f"has {today['files']} files as when the checkpoint was saved, but other names, labels or spans"
+        else:
+            found = f"had {then['files']} files when the checkpoint was saved and has {today['files']} now"
+        effect = "the run will not be as if uninterrupted" if split == "train" else "scores compare other files"
+        log.warning("the %s split %s: %s", what, found, effect)
+    return changes
+
+
+def _steps_per_epoch(trainer: L.Trainer) -> int | None:
+    batches = trainer.num_training_batches
+    return None if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
+
+
+def _place_in_schedule(trainer: L.Trainer, checkpoint: dict[str, Any], facts: dict[str, Any], step: int) -> int:
+    """The step at which the schedule goes on: as far in its epoch as before, where an epoch has other steps now."""
+    before, now = facts.get("steps_per_epoch"), _steps_per_epoch(trainer)
+    datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+    position = checkpoint.get(type(datamodule).__qualname__, {})
+    if before is None or now is None or before == now or trainer.max_steps != -1 or "consumed" not in position:
+        return step
+    if math.ceil(position["consumed"] / position["draws_per_step"]) >= before:
+        return int((position["epoch"] + 1) * now)
+    draws = datamodule.draws_per_batch * trainer.accumulate_grad_batches
+    return int(position["epoch"] * now + min(position["consumed"] // draws, now))
