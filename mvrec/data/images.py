@@ -30,13 +30,19 @@ from mvrec.data.transforms import Augment, image_view, train_view
 from mvrec.data.video import check_is_file_with_content
 from mvrec.errors import DecodeError
 
+_PHOTOMETRIC = 262  # TIFF's tag of what the values mean
 _MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # above that Pillow refuses, and says why
+
+
+class _GreyRangeError(ValueError):
+    """Nothing says which grey value is white."""
 
 
 def read_image(path: FilePath, *, upright: bool = True) -> npt.NDArray[np.uint8]:
     """Decode an image file of any format, whatever its name ends with.
 
-    Grey, palette, CMYK and other colours become RGB; of 16-bit grey the upper 8 bits are kept.
+    Grey, palette, CMYK and other colours become RGB; of 16-bit grey the upper 8 bits are kept, and grey of 32 bits is
+    read as 16 bits where it is in that range. Floating-point grey must lie in 0..1 or in 0..255.
 
     Args:
         path: The file; one in an archive is read in place.
@@ -67,6 +73,8 @@ def read_image(path: FilePath, *, upright: bool = True) -> npt.NDArray[np.uint8]
     except Exception as error:  # Pillow's readers raise whatever their parsers come across
         unknown = isinstance(error, Image.UnidentifiedImageError)
         cause = "no image, or a damaged one" if unknown else f"damaged or cut short ({error})"
+        if isinstance(error, _GreyRangeError):
+            cause = str(error)
         raise DecodeError(path, cause) from error
 
 
@@ -94,10 +102,31 @@ def _plain_jpeg(content: bytes) -> npt.NDArray[np.uint8] | None:
 
 
 def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    if image.mode.startswith("I;16"):
-        grey = (np.asarray(image) >> 8).astype(np.uint8)  # Pillow's own conversion would clip at 255
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = _eight_bits(image)
         return np.repeat(grey[..., None], 3, axis=2)
     return np.array(image.convert("RGB"))  # a copy, because Pillow's own memory is read-only
+
+
+def _eight_bits(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Grey of more than 8 bits, which Pillow's own conversion would clip at 255.
+
+    Raises:
+        _GreyRangeError: Nothing says which value is white.
+    """
+    values = np.asarray(image)
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 65535:
+        raise _GreyRangeError(f"grey values {low:g}..{high:g}: convert the image to 8 or 16 bits")
+    if image.mode == "F":
+        if high > 255:
+            raise _GreyRangeError(f"floating-point grey values up to {high:g}: scale them to 0..1")
+        return np.rint(values * (255 if high <= 1 else 1)).astype(np.uint8)
+    is_tiff = image.format == "TIFF"
+    if is_tiff and image.getexif().get(_PHOTOMETRIC) == 0:  # white is 0, which Pillow minds up to 8 bits only
+        raise _GreyRangeError("more than 8 bits with white as 0: convert the image to 8 bits")
+    narrow = is_tiff and image.mode == "I" and high <= 255  # 32 bits that hold values of 8
+    return (values.astype(np.int64) >> (0 if narrow else 8)).astype(np.uint8)
 
 
 @dataclass(frozen=True)
