@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that help, version and typing errors answer a
 """
 
 import errno
+import io
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -81,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: Arguments without the program's name; those of the process by default.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are not UTF-8 stay what they are
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")  # noqa: T201
         return

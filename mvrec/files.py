@@ -1,17 +1,28 @@
 """Writing files so that nobody ever sees half of one, and knowing a file wherever it is copied to."""
 
 import hashlib
+import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what bytes of file names become that are not
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file: into a temporary sibling first, then renamed."""
+    """Write a text file: into a temporary sibling first, then renamed. Bytes of file names stay as they are."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def json_text(content: Any, *, indent: int | None = None) -> str:
+    """JSON with letters as they are; bytes of file names that are not UTF-8 are escaped, as `os.fsdecode` has them."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    return _NOT_UTF8.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 @contextmanager

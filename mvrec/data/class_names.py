@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,12 +17,21 @@ _QUOTES = str.maketrans("", "", "\"'`\u2018\u2019\u201c\u201d")
 
 
 def normalised(name: str) -> str:
-    """A class name for comparison: without quotes and case, with underscores as blanks.
+    """A class name for comparison: without quotes and case, with underscores as blanks, letters composed.
 
     Folders of Kinetics are called `riding_a_bike` or `riding a bike`, SlowFast's lists have
-    `"massaging person's head"` with the quotes.
+    `"massaging person's head"` with the quotes. macOS stores an accent behind its letter.
     """
-    return " ".join(name.translate(_QUOTES).replace("_", " ").casefold().split())
+    composed = unicodedata.normalize("NFC", name.translate(_QUOTES).replace("_", " ").casefold())
+    return " ".join(composed.split())
+
+
+def comparable(ours: Sequence[str], theirs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Two lists of classes for comparison: `normalised`, or as they are where that makes two of one list equal."""
+    lists = [normalised(name) for name in ours], [normalised(name) for name in theirs]
+    if any(len(set(plain)) < len(plain) for plain in lists):
+        return list(ours), list(theirs)
+    return lists
 
 
 class ClassNames:
@@ -161,27 +171,46 @@ def wordnet_aliases(labels: Iterable[str], names: Sequence[str], *, where: str) 
     return {label: number for number, label in enumerate(ids)}
 
 
-def class_names_of(labels: Mapping[str, str]) -> list[str]:
-    """The classes that labels speak of: names sorted, or "0".."n-1" when all labels are numbers.
+def class_names_of(labels: Mapping[str, str], *, are_names: bool = False, multi_label: bool = False) -> list[str]:
+    """The classes that labels speak of: names sorted, or "0".."n-1" when all labels of a list are numbers.
 
     Args:
         labels: The labels with the place of their first row.
+        are_names: They are names of folders, which are names even where they are numbers.
+        multi_label: A file may have several of them; then numbers may leave out classes that no file has.
 
     Raises:
         UserError: A negative or broken number, which would otherwise pass for a name and make names of all numbers;
-            or a name with bytes that are not UTF-8.
+            numbers that leave one out; or a name with bytes that are not UTF-8.
     """
+    for label, where in labels.items():
+        if any("\udc80" <= letter <= "\udcff" for letter in label):  # what bytes become that are not
+            raise UserError(f"{where}: class {label!r} is not UTF-8")
+    numbers = all(label.isdecimal() for label in labels)
+    if are_names:
+        return sorted(labels, key=lambda label: (int(label), label)) if numbers else sorted(labels)
     for label, where in labels.items():
         if label.startswith("-") and label[1:].isdecimal():
             raise UserError(f"{where}: label {label} is negative")
-        if any("\udc80" <= letter <= "\udcff" for letter in label):  # what bytes become that are not
-            raise UserError(f"{where}: class {label!r} is not UTF-8")
-    if all(label.isdecimal() for label in labels):
-        return [str(number) for number in range(max((int(label) for label in labels), default=-1) + 1)]
+    if numbers:
+        return _numbered(labels, may_have_gaps=multi_label)
     broken = next((label for label in labels if not label.isdecimal() and _is_number(label)), None)
     if broken is not None and all(_is_number(label) for label in labels):
         raise UserError(f"{labels[broken]}: label {broken} is not a whole number")
     return sorted(labels)
+
+
+def _numbered(labels: Mapping[str, str], *, may_have_gaps: bool) -> list[str]:
+    """Numbers from "0" to the highest one."""
+    found = {int(label): where for label, where in labels.items()}
+    most = max(found, default=-1)
+    missing = next((number for number in range(len(found)) if number not in found), None)
+    if missing is not None and not may_have_gaps:
+        raise UserError(
+            f"{found[most]}: label {most} is a class number, but no row has {missing}: name all {most + 1} classes in "
+            "a file classes.txt (one per line) or data.classes, or number the classes from 0 on without gaps"
+        )
+    return [str(number) for number in range(most + 1)]
 
 
 def _is_number(text: str) -> bool:

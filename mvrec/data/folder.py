@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from mvrec.data.image_data import ImageData
 from mvrec.data.kinds import Kind
-from mvrec.data.layouts import SPLITS, Layout, ListsAndFolders, class_folders, scan_class_folders
+from mvrec.data.layouts import SPLITS, Layout, ListsAndFolders, class_folders
 from mvrec.data.lists import Row
 from mvrec.data.video_data import VideoData
 from mvrec.errors import UserError
@@ -131,7 +131,7 @@ class HashSplit(Layout):
 
     def rows(self, split: str) -> Iterator[Row]:
         """The files of a split, class by class."""
-        for _, rows in groupby(scan_class_folders(self.root, kind=self.kind, root=self.root), lambda row: row.label):
+        for _, rows in groupby(self.rows_of_folders(self.root), lambda row: row.label):
             yield from self._share(list(rows), split)
 
     def _share(self, rows: list[Row], split: str) -> list[Row]:

@@ -217,7 +217,7 @@ class SampleIndex:
         for label in self.class_names:
             other = alike.setdefault(normalised(label), label)
             if other != label:
-                log.warning("%s: %r and %r are two classes that only spelling tells apart", beginning, other, label)
+                log.warning("%s: %a and %a are two classes that only spelling tells apart", beginning, other, label)
 
 
 def _decoded(name: bytes) -> str:
@@ -236,7 +236,9 @@ def _classes(packed: "_Packing", given: Sequence[str] | ClassNames | None, label
             )
         names, aliases = given.names, given.aliases
     else:
-        names = tuple(class_names_of(labels) if given is None else given)
+        if given is None:
+            given = class_names_of(labels, are_names=packed.from_folders, multi_label=several)
+        names = tuple(given)
         aliases = wordnet_aliases(labels, names, where=source)
     if several and not names:
         raise UserError(f"{source}: none of its {len(packed.ends)} rows has a label")
@@ -259,6 +261,7 @@ class _Packing:
         self.multi_label = False
         self.spans, self.places = array("d"), array("q")
         self.has_spans = self.has_places = False
+        self.from_folders = True  # not from a list
         self.origins = Origins()
         self._numbers: dict[str, int] = {}  # labels in the order of their first rows, which `_firsts` has
         self._firsts: list[str] = []
@@ -270,6 +273,7 @@ class _Packing:
 
     def add(self, row: Row) -> None:
         self._add_labels(row)
+        self.from_folders = self.from_folders and row.line == 0
         self.origins.add(row)
         self.paths += row.path.encode("utf-8", "surrogateescape")
         self.ends.append(len(self.paths))

@@ -2,10 +2,19 @@
 
 from dataclasses import dataclass
 
-VIDEO_EXTENSIONS = frozenset(
-    [".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".mts", ".m2ts"]
-)
-IMAGE_EXTENSIONS = frozenset([".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"])
+# GIF is in both: an animation among videos, a picture among images.
+# fmt: off
+VIDEO_EXTENSIONS = frozenset([
+    ".mp4", ".m4v", ".mov", ".qt", ".avi", ".divx", ".mkv", ".webm", ".mpg", ".mpeg", ".mpe", ".m1v",
+    ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".ogm",
+    ".mxf", ".dv", ".y4m", ".ivf", ".nut", ".rm", ".rmvb", ".gif", ".h264", ".264", ".h265", ".265",
+    ".hevc", ".mjpeg", ".mjpg",
+])
+IMAGE_EXTENSIONS = frozenset([
+    ".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".avif", ".jp2",
+    ".j2k", ".jpx", ".tga", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".tif", ".tiff", ".pcx", ".sgi",
+])
+# fmt: on
 
 
 @dataclass(frozen=True)

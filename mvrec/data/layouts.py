@@ -15,6 +15,7 @@ from mvrec.data.lists import Row, is_youtube_csv, read_rows
 from mvrec.errors import UserError
 
 SPLITS = ("train", "val", "test")
+NAMED = 5  # files that a message names
 PROBED = 20  # rows of a list whose files are looked for, to find the folder that its paths are relative to
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,18 @@ class Layout(ABC):
     def __init__(self, root: Path, kind: Kind) -> None:
         self.root, self.kind = root, kind
         self.notes: list[tuple[int, str]] = []
+        self._skipped_said = False
+
+    def rows_of_folders(self, folder: Path) -> Iterator[Row]:
+        """`scan_class_folders`, with a note of the files that are skipped, once."""
+        skipped: list[str] = []
+        yield from scan_class_folders(folder, kind=self.kind, root=self.root, skipped=skipped)
+        if skipped and not self._skipped_said:
+            self._skipped_said = True
+            named = ", ".join(skipped[:NAMED]) + (f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else "")
+            count = f"{len(skipped)} files" if len(skipped) > 1 else "1 file"
+            text = f"{folder}: {count} skipped, by the name no {self.kind.noun} of a class: {named}"
+            self.notes.append((logging.WARNING, text))
 
     @abstractmethod
     def has(self, split: str) -> bool:
@@ -155,7 +168,7 @@ class ListsAndFolders(Layout):
         if listed is not None:
             return self._with_prefix(split, read_rows(listed))
         assert folder is not None
-        return scan_class_folders(folder, kind=self.kind, root=self.root)
+        return self.rows_of_folders(folder)
 
     def _with_prefix(self, split: str, rows: Iterator[Row]) -> Iterator[Row]:
         """Rows relative to the root, where a list's paths are relative to a folder of videos in it."""
@@ -219,8 +232,10 @@ def find_split(
     return layout.index(split, class_names=class_names if class_names is not None else layout.class_names() or None)
 
 
-def scan_class_folders(folder: Path, *, kind: Kind = VIDEOS, root: Path | None = None) -> Iterator[Row]:
-    """Rows of `folder/<class name>/<file>`, sorted; dot-files and files of another kind are passed over.
+def scan_class_folders(
+    folder: Path, *, kind: Kind = VIDEOS, root: Path | None = None, skipped: list[str] | None = None
+) -> Iterator[Row]:
+    """Rows of `folder/<class name>/<file>`, sorted; hidden files and files of another kind are skipped.
 
     Only directories are read, no file is opened, so a tree of any size is listed quickly.
 
@@ -228,10 +243,15 @@ def scan_class_folders(folder: Path, *, kind: Kind = VIDEOS, root: Path | None =
         folder: The folder of a split.
         kind: What sort of files count.
         root: What the paths of the rows are relative to; the folder above by default.
+        skipped: Takes the names of what is skipped, relative to the folder.
 
     Raises:
         UserError: No class folders, or one without files.
     """
+    skipped = [] if skipped is None else skipped
+    skipped += sorted(
+        entry.name for entry in entries_of(folder) if _is_named_like(entry.name, kind) and entry.is_file()
+    )
     prefix = folder.name if root is None else folder.relative_to(root).as_posix()
     prefix = "" if prefix == "." else f"{prefix}/"
     classes = class_folders(folder)
@@ -240,7 +260,7 @@ def scan_class_folders(folder: Path, *, kind: Kind = VIDEOS, root: Path | None =
     for name in classes:
         where = str(folder / name)
         found = False
-        for file in files_below(where, kind):
+        for file in files_below(where, kind, skipped=skipped, skipped_prefix=f"{name}/"):
             found = True
             yield Row(f"{prefix}{name}/{file}", name, source=where)
         if not found:
@@ -258,19 +278,37 @@ def class_folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in visible(folder) if entry.is_dir())
 
 
-def files_below(folder: str, kind: Kind, prefix: str = "") -> Iterator[str]:
-    """Names of the files of a kind in a folder, sorted; files in nested folders come after those beside them."""
+def files_below(
+    folder: str, kind: Kind, prefix: str = "", *, skipped: list[str] | None = None, skipped_prefix: str = ""
+) -> Iterator[str]:
+    """Names of the files of a kind in a folder, sorted; files in nested folders come after those beside them.
+
+    `skipped` takes the names of the others: of another kind, hidden ones, and folders where none are looked into.
+    """
     files: list[str] = []
     folders: list[str] = []
-    for entry in visible(folder):
+    others: list[str] = []
+    for entry in entries_of(folder):
         # A name with the ending of a file is most often one: asking for the folders first would cost a look at each.
-        if os.path.splitext(entry.name)[1].lower() in kind.extensions and not entry.is_dir():  # noqa: PTH122
+        if entry.name.startswith("."):
+            if _is_named_like(entry.name, kind) and not entry.name.startswith("._"):
+                others.append(entry.name)
+        elif _is_named_like(entry.name, kind) and not entry.is_dir():
             files.append(prefix + entry.name)
         elif kind.nested and entry.is_dir():
             folders.append(entry.name)
+        else:
+            others.append(entry.name)
+    if skipped is not None:
+        skipped += [f"{skipped_prefix}{prefix}{name}" for name in sorted(others)]
     yield from sorted(files)
     for name in sorted(folders):
-        yield from files_below(f"{folder}/{name}", kind, f"{prefix}{name}/")
+        below = f"{prefix}{name}/"
+        yield from files_below(f"{folder}/{name}", kind, below, skipped=skipped, skipped_prefix=skipped_prefix)
+
+
+def _is_named_like(name: str, kind: Kind) -> bool:
+    return os.path.splitext(name)[1].lower() in kind.extensions  # noqa: PTH122 - a Path each costs seconds
 
 
 def visible(folder: Path | str) -> Iterator[os.DirEntry[str]]:
@@ -279,8 +317,17 @@ def visible(folder: Path | str) -> Iterator[os.DirEntry[str]]:
     Raises:
         UserError: The folder may not be read.
     """
+    return (entry for entry in entries_of(folder) if not entry.name.startswith("."))
+
+
+def entries_of(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+    """All that is in a folder.
+
+    Raises:
+        UserError: The folder may not be read.
+    """
     try:
         with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if not entry.name.startswith("."))
+            yield from entries
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror or error}") from None

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Sequence
 from math import isfinite
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from mvrec.evaluation.scores import THRESHOLD, MultiLabelScores, Scores, SingleLabelScores
-from mvrec.files import write_atomically
+from mvrec.files import json_text, write_atomically
 
 FAILED = "(failed)"  # the column of a confusion matrix for samples that could not be read
 
@@ -92,7 +91,7 @@ def write_metrics(path: Path, scores: Scores, *, stage: str, protocol: Any, noun
         "multi_label": isinstance(scores, MultiLabelScores),
         **facts,
     }
-    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(path, json_text(content, indent=2) + "\n")
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mvrec.data.batch import BadSample
-from mvrec.data.class_names import normalised
+from mvrec.data.class_names import comparable
 from mvrec.errors import UserError
 
 
@@ -29,13 +29,13 @@ class ClassMatch:
 
     def __init__(self, saved: Iterable[str], found: Iterable[str]) -> None:
         self.names, theirs = tuple(saved), tuple(found)
-        ours = {normalised(name): number for number, name in enumerate(self.names)}
+        saved_plain, found_plain = comparable(self.names, theirs)
+        ours = {name: number for number, name in enumerate(saved_plain)}
         if len(self.names) != len(theirs) or len(ours) != len(theirs):
             raise UserError(_other_count(self.names, theirs))
-        unknown = [name for name in theirs if normalised(name) not in ours]
-        if unknown:
+        if not ours.keys() >= set(found_plain):
             raise UserError(_differences(self.names, theirs))
-        order = [ours[normalised(name)] for name in theirs]
+        order = [ours[name] for name in found_plain]
         self.order = None if order == list(range(len(order))) else torch.tensor(order)
 
     def labels(self, labels: Tensor) -> Tensor:
@@ -64,19 +64,20 @@ def compare_classes(saved: Iterable[str], found: Iterable[str]) -> None:
     ours, theirs = tuple(saved), tuple(found)
     if len(ours) != len(theirs):
         raise UserError(_other_count(ours, theirs))
-    if any(normalised(our) != normalised(their) for our, their in zip(ours, theirs, strict=True)):
+    saved_plain, found_plain = comparable(ours, theirs)
+    if saved_plain != found_plain:
         raise UserError(_differences(ours, theirs))
 
 
 def _other_count(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
-    known = {normalised(name) for name in ours}
-    part = len(theirs) < len(ours) and all(normalised(name) in known for name in theirs)
+    saved_plain, found_plain = comparable(ours, theirs)
+    part = len(theirs) < len(ours) and set(found_plain) <= set(saved_plain)
     hint = ", which are among them: --data.classes checkpoint scores these" if part else ""
     return f"the checkpoint knows {len(ours)} classes, the data have {len(theirs)}{hint}"
 
 
 def _differences(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
-    plain = [(normalised(our), normalised(their)) for our, their in zip(ours, theirs, strict=True)]
+    plain = list(zip(*comparable(ours, theirs), strict=True))
     different = [number for number, (our, their) in enumerate(plain) if our != their]
     first = "; ".join(
         f"class {number} is {ours[number]!r} in the checkpoint and {theirs[number]!r} in the data"

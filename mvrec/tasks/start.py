@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from mvrec.data.class_names import normalised
+from mvrec.data.class_names import comparable
 from mvrec.errors import UserError
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints import start_from
@@ -113,4 +113,5 @@ class Start:
 
 
 def _same(ours: Sequence[str], theirs: Sequence[str]) -> bool:
-    return [normalised(name) for name in ours] == [normalised(name) for name in theirs]
+    plain = comparable(ours, theirs)
+    return plain[0] == plain[1]

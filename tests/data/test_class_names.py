@@ -49,12 +49,25 @@ def test_labels_by_name_spelling_alias_and_number():
         (["0", "1.5"], "here: label 1.5 is not a whole number"),
         (["0", "3.0", "nan"], "here: label 3.0 is not a whole number"),
         (["run", "-3"], "here: label -3 is negative"),
+        (
+            ["0", "270"],
+            "here: label 270 is a class number, but no row has 1: name all 271 classes in a file classes.txt",
+        ),
         (["run", "caf\udce9"], r"here: class 'caf\\udce9' is not UTF-8"),
     ],
 )
 def test_labels_that_would_make_wrong_classes(labels, message):
     with pytest.raises(UserError, match=message):
         class_names_of(dict.fromkeys(labels, "here"))
+
+
+def test_folders_that_are_called_by_numbers_are_names():
+    assert class_names_of(dict.fromkeys(["180", "0", "90", "270"], ""), are_names=True) == ["0", "90", "180", "270"]
+
+
+def test_an_accent_is_the_same_composed_or_behind_its_letter():
+    names = ClassNames(["caf\u00e9", "bar"])
+    assert names.number("cafe\u0301", where="") == 0
 
 
 def test_names_that_look_like_numbers_among_names():
@@ -154,7 +167,7 @@ def test_other_classes_are_refused(saved, found, message):
 
 def test_warnings_of_an_index(tmp_path, caplog):
     rows = [Row("a", "0"), Row("a", "0"), Row("b", "9"), Row("b", "9"), Row("b", "9")]
-    index = SampleIndex(rows, root=tmp_path, name="train")
+    index = SampleIndex(rows, root=tmp_path, name="train", class_names=[str(number) for number in range(10)])
     assert len(index) == 5
     repeats, gaps = caplog.messages
     assert repeats == f"{tmp_path}, train: 3 of 5 rows repeat another one and count again"

@@ -164,10 +164,9 @@ def test_classes_txt_with_a_name_twice_or_missing(tmp_path):
 
 
 def test_numbers_as_labels_make_numbered_classes(tmp_path):
-    index = listed(tmp_path, "a.mp4 10\nb.mp4 2\n")
-    assert index.class_names == tuple(str(number) for number in range(11))
-    assert index.labels.tolist() == [10, 2]
-    assert index.class_counts().tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1]
+    index = listed(tmp_path, "a.mp4 1\nb.mp4 0\nc.mp4 1\n")
+    assert index.class_names == ("0", "1")
+    assert index.labels.tolist() == [1, 0, 1]
 
 
 def test_a_list_wins_over_folders(tmp_path):
@@ -243,3 +242,13 @@ def test_a_folder_named_like_a_video_is_none(tmp_path):
     (tmp_path / "train/run/clip.mp4").mkdir(parents=True)
     (tmp_path / "train/run/real.mp4").touch()
     assert [row.path for row in scan_class_folders(tmp_path / "train")] == ["train/run/real.mp4"]
+
+
+def test_files_that_are_skipped_are_counted_and_named(tmp_path, caplog):
+    for name in ("a.mp4", "b.mp4.part", ".c.mp4", "._a.mp4", "d.xyz", "e.ts"):
+        write(tmp_path / f"train/run/{name}", "")
+    write(tmp_path / "train/loose.mp4", "")
+    index = find_split(tmp_path, "train")
+    assert [sample.path.name for sample in index] == ["a.mp4", "e.ts"]
+    named = "loose.mp4, run/.c.mp4, run/b.mp4.part, run/d.xyz"
+    assert f"{tmp_path}/train: 4 files skipped, by the name no video of a class: {named}" in caplog.messages
