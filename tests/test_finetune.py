@@ -137,7 +137,7 @@ def test_what_is_wrong_is_one_line(command, my_videos, trained, tmp_path):
         ([], "which data? --data VideoFolder"),
         (["--model.weights=none.pth"], "--model.weights: none.pth: no such file"),
         ([f"--model.weights={tmp_path / 'text.pth'}"], "--model.weights: "),
-        ([good, "--model.optimizer.lr=0"], "model.optimizer.lr must be above 0, got 0.0"),
+        ([good, "--model.optimizer.lr=0"], "model.optimizer.lr must lie in 0..1000000 and not be 0, got 0"),
         ([good, "--model.optimizer.lr=-1"], "model.optimizer: Invalid learning rate: -1.0"),
         ([good, "--model.layer_decay=0"], "model.layer_decay must lie in 0..1 and not be 0, got 0.0"),
         ([good, "--data.class_balance=2"], "data.class_balance must lie in 0..1, got 2.0"),
