@@ -328,7 +328,8 @@ def test_a_deadline_that_outlasts_the_other_processes_is_refused(make, tmp_path,
     make("a")
     data = Kinetics(str(tmp_path / "data"), decode_timeout=600, num_workers=0, seed=0)
     data.setup("fit")
-    data.trainer = SimpleNamespace(overfit_batches=0.0, 
+    data.trainer = SimpleNamespace(
+        overfit_batches=0.0,
         strategy=DDPStrategy(),
         world_size=world_size,
         global_rank=0,
