@@ -63,7 +63,7 @@ def decode(task: Task, *, every_frame: bool) -> dict[str, Any]:
     """Decode a file.
 
     Returns:
-        frames, fps (0 for an image), height and width in pixels.
+        frames, fps and duration in seconds (both 0 for an image), height and width in pixels.
 
     Raises:
         DecodeError: The file cannot be read.
@@ -72,7 +72,7 @@ def decode(task: Task, *, every_frame: bool) -> dict[str, Any]:
         from mvrec.data.images import read_image
 
         height, width, _ = read_image(task.file).shape
-        return {"frames": 1, "fps": 0.0, "height": height, "width": width}
+        return {"frames": 1, "fps": 0.0, "duration": 0.0, "height": height, "width": width}
     from mvrec.data import video as decoders
 
     with decoders.open_video(task.file) as video:
@@ -85,14 +85,16 @@ def decode(task: Task, *, every_frame: bool) -> dict[str, Any]:
         for numbers in steps:
             video.frames(list(numbers))
         height, width = video.size
-        _compare_with_promise(task.file, video.num_frames / video.fps)
-        return {"frames": video.num_frames, "fps": video.fps, "height": height, "width": width}
+        _compare_with_promise(task.file, video.duration)
+        known = {"frames": video.num_frames, "fps": video.fps, "duration": video.duration}
+        return {**known, "height": height, "width": width}
 
 
 def _compare_with_promise(file: "FilePath", seconds: float) -> None:
     """Raises `DecodeError` where a file says that its video is clearly longer than what is there.
 
-    A Matroska or WebM file that was cut between two frames is otherwise a sound, shorter video.
+    A Matroska or WebM file that was cut between two frames is otherwise a sound, shorter video. Frames that a camera
+    dropped are no fault: what counts is when the last frame has been shown, and not how many there are.
     """
     import av
 
@@ -104,6 +106,8 @@ def _compare_with_promise(file: "FilePath", seconds: float) -> None:
                 promised = float(stream.duration * stream.time_base)
             elif len(container.streams) == 1 and container.duration:  # else it may be that of the sound
                 promised = container.duration / av.time_base
+                if "matroska" in container.format.name:  # there it counts from 0, whenever the first frame comes
+                    promised -= max(container.start_time or 0, 0) / av.time_base
     except av.FFmpegError as error:
         raise DecodeError(file, error.strerror or str(error)) from error
     if seconds < promised - max(_TOLERATED_SECONDS, _TOLERATED_SHARE * promised):
@@ -211,7 +215,8 @@ def judge(row: "Row", record: dict[str, Any], settings: Settings) -> tuple[str, 
     """Status and cause of a row: its file's, or "short"."""
     if record["status"] != "ok" or not record["fps"]:
         return record["status"], record["cause"]
-    frames, seconds = record["frames"], record["frames"] / record["fps"]
+    frames = record["frames"]
+    seconds = record.get("duration", frames / record["fps"])  # earlier journals have none
     if frames < settings.min_frames:
         return "short", f"{frames} frames, fewer than {settings.min_frames}"
     if seconds < settings.min_seconds:
