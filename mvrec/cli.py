@@ -3,7 +3,6 @@
 Nothing heavy is imported here, so that help, version and typing errors answer at once.
 """
 
-import errno
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -12,11 +11,11 @@ from typing import NoReturn
 
 from mvrec import __version__
 from mvrec.errors import UserError, nearest
+from mvrec.limits import allow_open_files, machine_fault
 from mvrec.messages import show_messages
 from mvrec.signals import requests
 
 USAGE_ERROR = 2
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 HELP = """\
 usage: mvrec COMMAND ...
@@ -94,15 +93,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if command not in COMMANDS:
         fail(f"unknown command {command!r}{nearest(command, COMMANDS)} (mvrec --help lists them)")
     show_messages()
+    allow_open_files()
     try:
         if command == "fit":
             requests.listen()  # before torch is imported, which takes seconds: no signal is lost
         COMMANDS[command](command, rest)
     except UserError as error:
         fail(str(error))
-    except OSError as error:
-        if error.errno not in FULL_DISK:
+    except Exception as error:
+        message = machine_fault(error)
+        if message is None:
             raise
-        fail(f"{error.strerror}{f': {error.filename}' if error.filename else ''}; nothing half-written is left")
+        fail(message)
     finally:
         requests.restore()

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "signals": {"errors"},
     "files": set(),
     "limits": set(),
-    "cli": {"__init__", "errors", "lightning_cli", "commands", "messages", "signals"},
+    "cli": {"__init__", "errors", "lightning_cli", "limits", "commands", "messages", "signals"},
     "config_check": {"errors"},
     "value_check": {"config_check", "errors"},
     "lightning_cli": {

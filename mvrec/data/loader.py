@@ -6,7 +6,6 @@ Ranks and worker counts are known here so that nothing else in this package need
 import logging
 import math
 import os
-import signal
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -21,8 +20,9 @@ from mvrec.data.guard import CAN_FORK, GuardedSamples
 from mvrec.data.quarantine import Quarantine
 from mvrec.data.samples import EvalSamples, TrainSamples
 from mvrec.data.seeds import derive_seed
+from mvrec.data.workers import start_worker
 from mvrec.errors import UserError
-from mvrec.limits import Limits
+from mvrec.limits import Limits, shared_memory_fault
 
 MAX_AUTO_WORKERS = 16
 
@@ -272,7 +272,7 @@ class ClipLoader(DataLoader[ClipBatch]):
             num_workers=num_workers,
             collate_fn=collate,
             pin_memory=pin_memory,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             persistent_workers=num_workers > 0,
         )
         self.batches = batches
@@ -282,6 +282,8 @@ class ClipLoader(DataLoader[ClipBatch]):
         # Being a generator, this starts the workers at the first batch: Lightning calls iter() at a time when it
         # has not yet told the sampler which epoch it is.
         batches = self.batches
+        if self._iterator is None and (fault := shared_memory_fault(self.num_workers)) is not None:
+            raise UserError(fault)
         for batch in super().__iter__():
             last = next((entry for entry in batch.bad if entry.stop), None)
             if last is not None:
@@ -322,12 +324,6 @@ class Unwrapped:
 
     def __iter__(self) -> Iterator[ClipBatch]:
         return iter(self.loader)
-
-
-def _start_worker(worker_id: int) -> None:
-    torch.set_num_threads(1)  # one worker, one core: the parallelism is the number of workers
-    for number in (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
-        signal.signal(number, signal.SIG_IGN)  # Slurm sends them to all processes; the main one ends the workers
 
 
 def worker_count(wanted: int | Literal["auto"], *, processes: int = 1) -> int:

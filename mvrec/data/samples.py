@@ -12,6 +12,7 @@ from mvrec.data.index import Sample, SampleIndex
 from mvrec.data.seeds import derive_seed
 from mvrec.data.transforms import pixel_seed
 from mvrec.errors import DecodeError
+from mvrec.limits import machine_fault
 
 SUBSTITUTES = 10  # files tried in place of one that cannot be read before training is given up
 
@@ -69,7 +70,9 @@ class TrainSamples(Dataset[Item]):
                 reading.announce(number, str(sample.path))
                 return self._item(sample, number, key)._replace(bad=tuple(bad))
             except DecodeError as error:
-                bad.append(BadSample(number, str(sample.path), error.cause))
+                bad.append(BadSample(number, str(sample.path), error.cause, stop=machine_fault(error) or ""))
+                if bad[-1].stop:  # no other file would fare better
+                    return Item(None, -1, PADDING_ID, bad=tuple(bad))
         bad[-1] = bad[-1]._replace(stop=f"not one of {SUBSTITUTES} files in a row could be read")
         return Item(None, -1, PADDING_ID, bad=tuple(bad))
 
@@ -113,7 +116,7 @@ class EvalSamples(Dataset[Item]):
             views = self.views(sample, key.index, wanted=key.repeats)
         except DecodeError as error:
             classes = sample.label if isinstance(sample.label, tuple) else (sample.label,)
-            bad = BadSample(key.index, str(sample.path), error.cause, labels=classes)
+            bad = BadSample(key.index, str(sample.path), error.cause, labels=classes, stop=machine_fault(error) or "")
             return Item(None, target, sample_id, bad=(bad,) if key.counted else ())
         numbers = tuple(range(len(views)) if key.repeats is None else key.repeats)
         return Item(views, target, sample_id, seeds=numbers, view_ids=numbers)

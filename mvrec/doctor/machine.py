@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mvrec.doctor.checks import Check, TrialError, apart
+from mvrec.limits import shared_memory_fault
 
 # A step of the recipes for MViT-B: 8 clips of 16 frames of 224 x 224 pixels, of which each loader worker has two ready.
 BATCH_BYTES = 8 * 3 * 16 * 224 * 224
@@ -102,13 +103,17 @@ def _memory(cgroup: Path) -> Check:
 
 
 def _shared_memory(shm: Path, workers: int) -> Check:
-    if not shm.is_dir():
-        if not sys.platform.startswith("linux"):
-            return Check("machine", "shared memory", "note", f"there is no {shm}")
-        return Check("machine", "shared memory", "broken", f"there is no {shm}", "mount -t tmpfs tmpfs /dev/shm")
+    if not shm.is_dir() and not sys.platform.startswith("linux"):
+        return Check("machine", "shared memory", "note", f"there is no {shm}")
+    fault = shared_memory_fault(workers, folder=shm)
+    if fault is not None:
+        text, _, fix = fault.partition(": ")
+        return Check("machine", "shared memory", "broken", text, fix)
     free = shutil.disk_usage(shm).free
-    each = READY_BATCHES * BATCH_BYTES
     text = f"{free / 2**20:,.0f} MiB free in {shm}"
+    if hasattr(os, "memfd_create"):
+        return Check("machine", "shared memory", "ok", f"{text}, which batches do not need")
+    each = READY_BATCHES * BATCH_BYTES
     if free >= workers * each:
         return Check("machine", "shared memory", "ok", text)
     fits = free // each

@@ -311,12 +311,24 @@ def test_shared_memory_against_what_workers_need(tmp_path, monkeypatch, mebibyte
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: usage(0, 0, mebibytes * 2**20))
     environ = {"SLURM_CPUS_PER_TASK": "8"}
+    monkeypatch.delattr(os, "memfd_create", raising=False)
     check = named(machine_checks(cgroup=tmp_path, shm=tmp_path, environ=environ), "shared memory")
     assert check.status == status
     if status != "ok":
         assert "8 loader workers with steps of 8 clips need 294" in check.text
         assert f"--data.num_workers {mebibytes // 36}" in check.fix
         assert "--ipc=host" in check.fix
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memory without a file")
+@pytest.mark.parametrize(("kibibytes", "status"), [(128, "broken"), (256, "ok")])
+def test_batches_take_no_shared_memory_where_there_is_memory_without_a_file(tmp_path, monkeypatch, kibibytes, status):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: usage(0, 0, kibibytes * 2**10))
+    environ = {"SLURM_CPUS_PER_TASK": "8"}
+    check = named(machine_checks(cgroup=tmp_path, shm=tmp_path, environ=environ), "shared memory")
+    assert check.status == status
+    assert ("--data.num_workers 0" in check.fix) == (status == "broken")
 
 
 def test_no_shared_memory(tmp_path):
