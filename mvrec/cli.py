@@ -97,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if command == "fit":
             requests.listen()  # before torch is imported, which takes seconds: no signal is lost
+        else:
+            requests.leave()
         COMMANDS[command](command, rest)
     except UserError as error:
         fail(str(error))

@@ -52,7 +52,7 @@ from mvrec.inherited import (
 from mvrec.messages import show_lightning_messages, show_messages
 from mvrec.models.backbone import Backbone
 from mvrec.models.baselines import check_baseline
-from mvrec.signals import REQUEUE, requests
+from mvrec.signals import REQUEUE, STOP_EXIT, requests
 from mvrec.tasks import Classification
 from mvrec.tasks.classification import SINGLE_LABEL_SCORE
 from mvrec.training.averaging import check_averaging
@@ -61,7 +61,7 @@ from mvrec.training.final_checkpoint import FinalCheckpoint
 from mvrec.training.non_finite import NonFiniteGuard
 from mvrec.training.position import ExactPosition
 from mvrec.training.precision import chosen_precision
-from mvrec.training.preemption import STOP_EXIT, PreemptedError, Preemption, job_end_time, requeue
+from mvrec.training.preemption import PreemptedError, Preemption, job_end_time, on_own_clock, requeue
 from mvrec.training.preflight import SharedState, check_processes
 from mvrec.training.progress import BarProgress, EndReason, LineProgress, Throughput
 from mvrec.training.random_state import SeedEveryStep
@@ -260,7 +260,7 @@ class MvrecCLI(LightningCLI):
             callbacks.append(BarProgress(throughput) if sys.stdout.isatty() else LineProgress(throughput))
         if self.subcommand == "fit" and not config.get("fast_dev_run"):
             minutes = self._get(self.config, "save_every_minutes")
-            end = job_end_time(os.environ)
+            end = on_own_clock(job_end_time(os.environ))
             callbacks.append(Preemption(folder, save_every_minutes=minutes, end_time=end))
         # The last checkpoint comes first: at the end of training, averaging callbacks put averages for the weights.
         # Before it only the watchdog, which must know of a hook when another callback hangs in it.

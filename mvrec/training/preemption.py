@@ -21,7 +21,6 @@ from mvrec.signals import REQUEUE, requests
 from mvrec.training.checkpoint_files import LAST
 
 REQUEUE_EXIT = 75  # EX_TEMPFAIL of sysexits.h: "try again"
-STOP_EXIT = 143  # what a shell says of a process that SIGTERM has ended
 LEAD_SECONDS = 90.0  # before the end of a job that has sent no signal
 SCONTROL_SECONDS = 60
 
@@ -53,7 +52,7 @@ class Preemption(L.Callback):
             only where the schedule of checkpoints has one.
         end_time: When the job ends, in seconds of `now`; `None` where nobody says. Shortly before, it is as if the
             signal to requeue had come.
-        now: Seconds since 1970.
+        now: Seconds of a clock that nobody sets.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class Preemption(L.Callback):
         *,
         save_every_minutes: float = 0.0,
         end_time: float | None = None,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder, self.save_every_seconds, self.end_time, self.now = folder, 60 * save_every_minutes, end_time, now
         self._group: Any = None
@@ -90,6 +89,7 @@ class Preemption(L.Callback):
         level, save = self._agreed()
         if level:
             log.info("asked to end (%s): saving at step %d", _reason(), trainer.global_step)
+            requests.saving()
             trainer._logger_connector.update_train_step_metrics()  # what comes after this hook will not
             trainer.save_checkpoint(self.folder / LAST)
             requests.ignore()  # what is left to do should not be cut short
@@ -128,6 +128,11 @@ class Preemption(L.Callback):
 
 def _reason() -> str:
     return ", ".join(dict.fromkeys(requests.names)) or "by another process, or by the time limit"
+
+
+def on_own_clock(seconds: float | None) -> float | None:
+    """A time since 1970 in seconds of `time.monotonic`, which stays right when somebody sets the machine's clock."""
+    return None if seconds is None else seconds - time.time() + time.monotonic()
 
 
 def job_end_time(environ: Mapping[str, str]) -> float | None:

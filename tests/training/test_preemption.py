@@ -16,8 +16,8 @@ import yaml
 from step_recorder import steps
 
 from mvrec.errors import UserError
-from mvrec.signals import REQUEUE, STOP, Requests
-from mvrec.training.preemption import REQUEUE_EXIT, STOP_EXIT, Preemption, job_end_time, requeue
+from mvrec.signals import REQUEUE, STOP, STOP_EXIT, Requests
+from mvrec.training.preemption import REQUEUE_EXIT, Preemption, job_end_time, on_own_clock, requeue
 
 HERE = Path(__file__).parent
 EMA = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.9}}
@@ -204,6 +204,13 @@ def test_checkpoints_in_an_interval(tmp_path):
 @pytest.mark.parametrize(("text", "expected"), [("1700000000", 1.7e9), ("", None), ("Unknown", None)])
 def test_when_slurm_ends_the_job(text, expected):
     assert job_end_time({"SLURM_JOB_END_TIME": text}) == expected
+
+
+def test_a_clock_that_is_set_ends_no_job_and_saves_nothing(tmp_path, monkeypatch):
+    callback = Preemption(tmp_path, save_every_minutes=30, end_time=on_own_clock(time.time() + 3600))
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+    assert callback._agreed() == (0, False)
+    assert on_own_clock(None) is None
 
 
 # -- requeueing ------------------------------------------------------------------------------------------------------
