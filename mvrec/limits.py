@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+# What is left of the number when torch has carried an error from a worker to the main process.
+_FULL_DISK_TOLD = re.compile(
+    rf"\[Errno (?:{'|'.join(map(str, FULL_DISK))})\] ({'|'.join(map(os.strerror, FULL_DISK))})(: '.*?')?"
+)
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 _MANY_FILES = 65536
 _PAGE, _PAGES_PER_WORKER, _PAGES_PER_LOADER = 4096, 3, 12  # of the semaphores of queues and events, with some to spare
@@ -135,6 +139,9 @@ def machine_fault(error: BaseException) -> str | None:
         if isinstance(one, OSError) and one.errno in FULL_DISK:
             place = f": {one.filename}" if one.filename else ""
             return f"{one.strerror}{place}; nothing half-written is left"
+        told = _FULL_DISK_TOLD.search(str(one)) if isinstance(one, OSError) else None
+        if told is not None:
+            return f"{told[1]}{told[2] or ''}; nothing half-written is left"
         if (isinstance(one, OSError) and one.errno in TOO_MANY_FILES) or "Too many open files" in str(one):
             return f"too many open files: raise the limit with `ulimit -n {_MANY_FILES}`, or lower data.num_workers"
         died = _WORKER_DIED.match(str(one)) if isinstance(one, RuntimeError) else None

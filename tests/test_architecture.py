@@ -63,7 +63,9 @@ MAY_IMPORT = {
         "training",
     },
     "doctor": {"data", "errors", "limits"},
-    "inference": {"__init__", "data", "errors", "evaluation", "files", "models", "published", "starting_point"},
+    "inference": {
+        *("__init__", "data", "errors", "evaluation", "files", "limits", "models", "published", "starting_point"),
+    },
     "tasks": {
         "files",
         "__init__",

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from mvrec.data.clips import clip_views, timed_frames
-from mvrec.data.images import protocol_view, read_image
+from mvrec.data.guarded_files import open_video, read_image
+from mvrec.data.images import protocol_view
 from mvrec.data.index import Sample
 from mvrec.data.kinds import IMAGES, VIDEOS
 from mvrec.data.protocol import ImageProtocol, Protocol
 from mvrec.data.timeline import timeline_of
 from mvrec.data.transforms import Box, crop_and_resize, short_side_size, spatial_crops
-from mvrec.data.video import open_video
 from mvrec.errors import DecodeError, UserError, nearest
 from mvrec.inference.heat import METHODS, default_method, heat_map
 from mvrec.inference.overlay import (
@@ -31,6 +31,7 @@ from mvrec.inference.overlay import (
     write_mp4,
     write_png,
 )
+from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.sources import LISTS, as_sample, find_sources
 
@@ -70,6 +71,7 @@ def main(arguments: list[str]) -> None:
     """
     options = _parser().parse_args(arguments)
     _check(options)
+    start_readers(options)
     recogniser = load_recogniser(options.ckpt, classes=options.classes, device=options.device)
     if options.output.suffix.lower() == ".mp4" and not recogniser.is_video:
         raise UserError(f"{options.ckpt} is a network for images, of which no video comes: --output must end in .png")
@@ -142,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to print (default: %(default)s)")
     parser.add_argument("--classes", metavar="LIST", help="names of the classes, where the checkpoint has none")
     parser.add_argument("--device", default="auto", help="default: the first GPU where there is one, else the CPU")
+    add_limits(parser)
     return parser
 
 

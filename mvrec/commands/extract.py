@@ -16,6 +16,7 @@ from mvrec.data.kinds import IMAGES, VIDEOS, Kind
 from mvrec.errors import DecodeError, UserError
 from mvrec.files import sha256, write_atomically
 from mvrec.inference.features import FORMATS, POOLS, Format, Wanted, extract, is_complete, settings_of
+from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.sources import find_sources
 
@@ -37,6 +38,7 @@ def main(arguments: list[str]) -> None:
     shard, num_shards = _shard(options.shard)
     if options.batch_size < 1:
         raise UserError(f"--batch_size must be 1 or more, got {options.batch_size}")
+    start_readers(options)
     recogniser = load_recogniser(options.ckpt, classes=options.classes, device=options.device)
     wanted.check(recogniser)
     files = output_names(options.sources, kind=VIDEOS if recogniser.is_video else IMAGES)
@@ -73,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="replace what was written with other settings")
     parser.add_argument("--classes", metavar="LIST", help="names of the classes, where the checkpoint has none")
     parser.add_argument("--device", default="auto", help="default: the first GPU where there is one, else the CPU")
+    add_limits(parser)
     return parser
 
 

@@ -17,6 +17,7 @@ from mvrec.data.stream import Stream, is_stream
 from mvrec.data.video import Decoder
 from mvrec.errors import UserError
 from mvrec.files import atomic_path
+from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.recognising import Recognition, recognise_files, recognise_stream
 from mvrec.inference.sources import find_sources
@@ -37,6 +38,7 @@ def main(arguments: list[str]) -> None:
     """
     options = _parser().parse_args(arguments)
     _check(options)
+    start_readers(options, count=options.threads)
     recogniser = load_recogniser(options.ckpt, classes=options.classes, device=options.device)
     if options.protocol is not None:
         recogniser = recogniser.under(preset(options.protocol).applied(recogniser.protocol))
@@ -81,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--decoder", choices=get_args(Decoder), default="auto", help="default: %(default)s")
     parser.add_argument("--classes", metavar="LIST", help="names of the classes, where the checkpoint has none")
     parser.add_argument("--device", default="auto", help="default: the first GPU where there is one, else the CPU")
+    add_limits(parser)
     return parser
 
 

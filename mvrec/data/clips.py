@@ -1,7 +1,7 @@
 """Datasets of clips: index x frame choice x decoder x pixels, and nothing else."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -87,6 +87,7 @@ def video_views(
     decoder: Decoder = "auto",
     number: int = 0,
     wanted: Sequence[int] | None = None,
+    opener: Callable[..., Video] | None = None,
 ) -> Tensor:
     """The views of one video that a protocol scores, clip by clip and crop by crop, decoded in one pass.
 
@@ -96,6 +97,7 @@ def video_views(
         decoder: Which decoder reads the file.
         number: Seed of the control that shuffles frames: the row of an index.
         wanted: Views by their numbers, rising; `None` for all. Frames of other clips are not decoded.
+        opener: What opens the file in place of `open_video`.
 
     Returns:
         uint8 (clips * crops, T, C, size, size), or as many views as are wanted.
@@ -103,7 +105,7 @@ def video_views(
     Raises:
         DecodeError: The file cannot be read.
     """
-    with open_video(sample.path, decoder=decoder) as video:
+    with (opener or open_video)(sample.path, decoder=decoder) as video:
         chosen = timed_frames(sample, timeline_of(video), protocol)  # (clips, T)
         crops = protocol.views.num_crops
         numbers = range(crops * len(chosen)) if wanted is None else wanted

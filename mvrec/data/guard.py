@@ -57,7 +57,7 @@ class GuardedSamples(torch.utils.data.Dataset[Item]):
     limits: Limits
     quarantine: Quarantine
     rank: int = 0
-    _reader: "_Reader | None" = field(default=None, init=False, repr=False)
+    _reader: "Reader | None" = field(default=None, init=False, repr=False)
     _kills: int = field(default=0, init=False)
     _pass: int = field(default=-1, init=False)
 
@@ -104,9 +104,9 @@ class GuardedSamples(torch.utils.data.Dataset[Item]):
             self._reader.kill()
         self._reader = None
 
-    def _living_reader(self) -> "_Reader":
+    def _living_reader(self) -> "Reader":
         if self._reader is None or self._reader.owner != os.getpid():
-            self._reader = _Reader(self.dataset, self.limits)
+            self._reader = Reader(self.dataset, self.limits)
         return self._reader
 
     def _after(self, fault: ReaderError, file: tuple[int, str] | None) -> list[Item]:
@@ -127,7 +127,7 @@ class GuardedSamples(torch.utils.data.Dataset[Item]):
         return [Item(None, -1, PADDING_ID, bad=(bad,))]
 
 
-class _Reader:
+class Reader:
     """A forked process that answers requests for items, seen from the process that watches it.
 
     Attributes:
@@ -135,7 +135,7 @@ class _Reader:
         file: Row and path of the file it is at.
     """
 
-    def __init__(self, dataset: TrainSamples | EvalSamples, limits: Limits) -> None:
+    def __init__(self, dataset: Any, limits: Limits) -> None:
         self.owner, self.limits = os.getpid(), limits
         self.file: tuple[int, str] | None = None
         self._channel, theirs = socket.socketpair()
@@ -150,7 +150,7 @@ class _Reader:
         # Once a message has begun, its rest is a matter of copying.
         self._channel.settimeout(limits.seconds)
 
-    def read(self, keys: Sequence[SampleKey], quarantined: dict[str, str]) -> Iterator[Item]:
+    def read(self, keys: Sequence[Any], quarantined: dict[str, str]) -> Iterator[Any]:
         """Items in the order of `keys`, as they come.
 
         Raises:
@@ -166,7 +166,7 @@ class _Reader:
         except (EOFError, ConnectionError):
             raise ReaderError(self._death()) from None
 
-    def _next_item(self) -> Item:
+    def _next_item(self) -> Any:
         while True:
             self._wait()
             kind, content = _receive(self._channel)
@@ -191,6 +191,16 @@ class _Reader:
             waited += min(time.monotonic() - begin, 2 * _TICK_SECONDS)
             if self.limits.seconds is not None and waited >= self.limits.seconds:
                 raise ReaderError(f"gave no answer for {self.limits.seconds:g} s")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not killed."""
+        return self._channel.fileno() >= 0
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is a process, and it is this one's child."""
+        return self.is_open and self.owner == os.getpid() and self._reap(seconds=0.0) is None and self.pid > 0
 
     def _death(self) -> str:
         status = self._reap(seconds=5.0)
@@ -225,7 +235,7 @@ class _Reader:
 # -- the reading process ------------------------------------------------------------------------------------------
 
 
-def _serve(channel: socket.socket, dataset: TrainSamples | EvalSamples, limits: Limits, parent: int) -> NoReturn:
+def _serve(channel: socket.socket, dataset: Any, limits: Limits, parent: int) -> NoReturn:
     """Answer requests until the other side closes. Never returns into the code that forked."""
     code = 1
     try:
@@ -252,7 +262,7 @@ def _serve(channel: socket.socket, dataset: TrainSamples | EvalSamples, limits: 
         os._exit(code)  # nothing of the parent's may be finalised here
 
 
-def _answer(dataset: TrainSamples | EvalSamples, key: SampleKey) -> tuple[str, Any]:
+def _answer(dataset: Any, key: Any) -> tuple[str, Any]:
     try:
         return "item", dataset[key]
     except Exception as error:  # our own faults are raised in the parent
@@ -263,15 +273,13 @@ def _answer(dataset: TrainSamples | EvalSamples, key: SampleKey) -> tuple[str, A
 
 
 def _send(channel: socket.socket, message: tuple[str, Any]) -> None:
-    """A message; the pixels of an item go through shared memory, where there is such a thing."""
+    """A message; the pixels of an item go through shared memory, where there is such a thing, if they are many."""
     kind, content = message
     pixels = None
-    if kind == "item" and content.views is not None and hasattr(os, "memfd_create"):
-        views = content.views.contiguous()
-        if views.nbytes > _INLINE_BYTES:
-            pixels, content = views.numpy(), content._replace(views=None)
-    if pixels is None:
-        data = pickle.dumps((kind, content, None), protocol=5)
+    if kind == "item" and content.views is not None:
+        pixels, content = content.views.contiguous().numpy(), content._replace(views=None)
+    if pixels is None or pixels.nbytes <= _INLINE_BYTES or not hasattr(os, "memfd_create"):
+        data = pickle.dumps((kind, content, pixels), protocol=5)  # a tensor would pickle a whole file of torch's
         channel.sendall(len(data).to_bytes(8, "big") + data)
         return
     data = pickle.dumps((kind, content, (pixels.shape, pixels.dtype.str)), protocol=5)
@@ -294,8 +302,10 @@ def _receive(channel: socket.socket) -> tuple[str, Any]:
             raise EOFError
         kind, content, layout = pickle.loads(_receive_bytes(channel, int.from_bytes(header, "big")))
         if layout is not None:
-            shape, dtype = layout
-            pixels = np.frombuffer(mmap.mmap(files[0], 0), dtype).reshape(shape)
+            pixels = layout
+            if isinstance(layout, tuple):
+                shape, dtype = layout
+                pixels = np.frombuffer(mmap.mmap(files[0], 0), dtype).reshape(shape)
             content = content._replace(views=torch.from_numpy(pixels))
         return kind, content
     finally:

@@ -437,3 +437,8 @@ def _decode_errors(path: str) -> Iterator[None]:
         if isinstance(error, av.InvalidDataError):
             cause = "no video, damaged or cut short"
         raise DecodeError(path, cause) from error
+
+
+def load_library() -> None:
+    """Import PyAV now, before processes are forked that would each do so for themselves."""
+    import av  # noqa: F401

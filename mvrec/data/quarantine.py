@@ -1,6 +1,8 @@
 """The files that a run does not open again, because reading them broke a limit: `quarantine/rank_<n>.csv`."""
 
+import contextlib
 import csv
+import errno
 import io
 import os
 import time
@@ -34,10 +36,7 @@ class Quarantine:
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        own = self.folder / f"rank_{self.rank}.csv"
-        if not own.exists():
-            self._append(own, _HEADER)
-        self._append(own, (path, cause))
+        self._append(self.folder / f"rank_{self.rank}.csv", (path, cause))
 
     def news(self) -> dict[str, str]:
         """All files known by now, looking at most every few seconds into the lists."""
@@ -59,11 +58,19 @@ class Quarantine:
 
     @staticmethod
     def _append(path: Path, row: tuple[str, ...]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(row)
-        # One write at the end of the file: lines of several processes do not mix.
+        import fcntl  # only where processes are forked is there anything to remember
+
         target = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(target, text.getvalue().encode("utf-8", "surrogateescape"))
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(target, fcntl.LOCK_EX)  # of several loader processes one writes the header
+            before = os.fstat(target).st_size
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows([row] if before else [_HEADER, row])
+            # One write at the end of the file: lines of several processes do not mix.
+            content = text.getvalue().encode("utf-8", "surrogateescape")
+            if os.write(target, content) < len(content):
+                os.ftruncate(target, before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         finally:
             os.close(target)

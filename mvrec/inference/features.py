@@ -15,10 +15,11 @@ from torch import Tensor
 
 from mvrec.data.archive import ArchiveMember
 from mvrec.data.clips import clip_views, timed_frames
+from mvrec.data.guarded_files import open_video
 from mvrec.data.index import Sample
 from mvrec.data.protocol import Protocol
 from mvrec.data.timeline import timeline_of
-from mvrec.data.video import Video, check_is_file_with_content, open_video
+from mvrec.data.video import Video, check_is_file_with_content
 from mvrec.errors import UserError
 from mvrec.files import atomic_path, write_atomically
 from mvrec.inference.recogniser import Recogniser

@@ -13,7 +13,8 @@ from torch import Tensor
 from mvrec.data.archive import ArchiveMember
 from mvrec.data.class_names import known_class_names
 from mvrec.data.clips import video_views
-from mvrec.data.images import protocol_view, read_image
+from mvrec.data.guarded_files import open_video, read_image
+from mvrec.data.images import protocol_view
 from mvrec.data.index import Sample
 from mvrec.data.protocol import ImageProtocol, Protocol, protocol_of
 from mvrec.data.video import Decoder
@@ -82,7 +83,7 @@ class Recogniser:
         if isinstance(self.protocol, ImageProtocol):
             return protocol_view(read_image(path, upright=self.protocol.upright), self.protocol)
         sample = Sample(path, 0, start_seconds, end_seconds)
-        return video_views(sample, self.protocol, decoder=decoder).transpose(1, 2)
+        return video_views(sample, self.protocol, decoder=decoder, opener=open_video).transpose(1, 2)
 
     def under(self, protocol: Protocol | ImageProtocol) -> "Recogniser":
         """The same network under another protocol."""

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from mvrec.data.clips import clip_views, timed_frames, views_of_clips
+from mvrec.data.guarded_files import open_video
 from mvrec.data.images import protocol_view
 from mvrec.data.index import Sample
 from mvrec.data.protocol import ImageProtocol, Protocol
 from mvrec.data.stream import Stream
 from mvrec.data.timeline import Timeline, timeline, timeline_of
-from mvrec.data.video import Decoder, Video, open_video
+from mvrec.data.video import Decoder, Video
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.recogniser import Recogniser
 from mvrec.inference.sources import as_sample

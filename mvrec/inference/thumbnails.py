@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from mvrec.data.archive import ArchiveMember, read_tar_listing
 from mvrec.data.clips import video_views
-from mvrec.data.images import protocol_view, read_image
+from mvrec.data.guarded_files import open_video, read_image
+from mvrec.data.images import protocol_view
 from mvrec.data.index import Sample
 from mvrec.data.protocol import ImageProtocol, Protocol
 from mvrec.errors import DecodeError, UserError
@@ -41,7 +42,7 @@ def thumbnails(
         view = protocol_view(read_image(path, upright=protocol.upright), protocol)  # (1, C, h, w)
     else:
         one = replace(protocol, views=replace(protocol.views, num_clips=1, num_crops=1))
-        view = video_views(Sample(path, 0), one)[0]  # (T, C, h, w)
+        view = video_views(Sample(path, 0), one, opener=open_video)[0]  # (T, C, h, w)
         count = min(frames, len(view))
         view = view[[(2 * place + 1) * len(view) // (2 * count) for place in range(count)]]
     return [_jpeg(picture) for picture in _small(view, pixels)]

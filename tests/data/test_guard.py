@@ -342,3 +342,17 @@ def test_a_deadline_that_outlasts_the_other_processes_is_refused(make, tmp_path,
     expected = pytest.raises(UserError, match="10 files that hang would take 6000 s, and the other processes wait 1800")
     with expected if refused else contextlib.nullcontext():
         data.train_dataloader()
+
+
+def test_loader_processes_that_begin_a_list_together_write_one_header(tmp_path):
+    children = []
+    for number in range(8):
+        child = os.fork()
+        if child == 0:
+            Quarantine(tmp_path).add(f"{number}.mp4", "hung")
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
+    lines = (tmp_path / "rank_0.csv").read_text().splitlines()
+    assert lines[0] == "path,cause"
+    assert sorted(lines[1:]) == [f"{number}.mp4,hung" for number in range(8)]

@@ -88,6 +88,16 @@ def test_a_worker_that_is_killed_is_told_in_one_line():
     assert "\n" not in message
 
 
+def full():
+    raise OSError(errno.ENOSPC, "No space left on device", "rank_0.csv")
+
+
+def test_a_full_disk_under_a_worker_is_told_in_one_line():
+    with pytest.raises(OSError, match="Caught OSError in DataLoader worker") as raised:
+        loaded(full)
+    assert limits.machine_fault(raised.value) == "No space left on device: 'rank_0.csv'; nothing half-written is left"
+
+
 def test_only_what_the_machine_did_is_put_down_to_it():
     assert limits.machine_fault(RuntimeError("shapes do not match")) is None
     assert limits.machine_fault(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None

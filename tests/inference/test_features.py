@@ -162,11 +162,13 @@ def test_a_window_is_read_in_its_middle(tmp_path):
 
 
 def test_no_more_than_a_clip_is_decoded_at_a_time(tmp_path, monkeypatch):
-    from mvrec.data.pyav_video import PyAVVideo
+    from mvrec.data.guarded_files import GuardedVideo
 
     most = []
-    decode = PyAVVideo._decode
-    monkeypatch.setattr(PyAVVideo, "_decode", lambda self, indices: most.append(len(indices)) or decode(self, indices))
+    decode = GuardedVideo._decode
+    monkeypatch.setattr(
+        GuardedVideo, "_decode", lambda self, indices: most.append(len(indices)) or decode(self, indices)
+    )
     forwards = []
     recogniser = video_recogniser(tmp_path)
     monkeypatch.setattr(
