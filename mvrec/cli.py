@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from mvrec import __version__
+from mvrec.class_paths import take_trusted
 from mvrec.errors import UserError, nearest
 from mvrec.limits import allow_open_files, machine_fault
 from mvrec.messages import show_messages
@@ -40,6 +41,7 @@ others:
   demo       generate the moving digits data set, train on it, evaluate
   demo-images  the same with images of digits and a network of every family
 
+A checkpoint of a network of one's own: `--trust MODULE` with any command lets files name classes of that module.
 `mvrec COMMAND --help` tells more. `mvrec --version` prints the version.
 """
 
@@ -99,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             requests.listen()  # before torch is imported, which takes seconds: no signal is lost
         else:
             requests.leave()
-        COMMANDS[command](command, rest)
+        COMMANDS[command](command, take_trusted(rest))
     except UserError as error:
         fail(str(error))
     except Exception as error:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import yaml
 
+from mvrec.class_paths import imported, is_class_path, trust
 from mvrec.errors import UserError, nearest
 
 CLASS_NODE_KEYS = frozenset({"class_path", "init_args", "dict_kwargs"})
@@ -21,17 +22,24 @@ CONFIG_FLAGS = ("-c", "--config")
 ZOO = "mvrec.models"
 CREATE_MODEL = f"{ZOO}.create_model"
 BACKBONE_FLAG = re.compile(r"--model(\.(init_args\.)?backbone)+")
+# Keys of the parser itself whose value may be a class path; those of classes are known by their types.
+CLASS_KEYS = re.compile(
+    r"data|model(\.backbone)+|model\.optimizer|trainer\.(callbacks|logger|strategy|plugins|profiler)"
+)
+CONFIG_ENDINGS = (".yaml", ".yml", ".json")  # of files that may stand for a mapping
+CLASS_IN_TEXT = re.compile(r"class_path[\"']?\s*[:=]\s*[\"']?([\w.]+)")
 
 
 class Entry(NamedTuple):
     """One key of a config file or one flag, with its value and where it stands.
 
-    `key` is dotted and leaves out `init_args`.
+    `key` is dotted and leaves out `init_args`. `is_class` says that the value stood under `class_path`.
     """
 
     key: str
     value: Any
     where: str
+    is_class: bool = False
 
 
 def flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -94,7 +102,7 @@ def entries(arguments: Sequence[str]) -> list[Entry]:
             found.extend(_file_entries(Path(value)))
         elif name.startswith("--"):
             key = name[2:].rstrip("+").replace(".init_args", "").removesuffix(".class_path")
-            found.append(Entry(key, value, name))
+            found.append(Entry(key, value, name, is_class=name.endswith(".class_path")))
     return found
 
 
@@ -127,12 +135,12 @@ def _node_entries(node: yaml.Node, prefix: str, path: Path) -> Iterator[Entry]:
         where = f"{path}:{key_node.start_mark.line + 1}"
         key = f"{prefix}.{name}" if prefix else name
         if name == "class_path":
-            yield Entry(prefix, value_node.value, where)
+            yield Entry(prefix, value_node.value, where, is_class=True)
         elif name in ("init_args", "dict_kwargs"):
             yield from _node_entries(value_node, prefix, path)
         elif re.fullmatch(r"model(\.backbone)+", key) and _is_string(value_node) and is_short_name(value_node.value):
             named = backbone_node(value_node.value)
-            yield Entry(key, named["class_path"], where)
+            yield Entry(key, named["class_path"], where, is_class=True)
             yield from (Entry(f"{key}.{name}", value, where) for name, value in named.get("init_args", {}).items())
         else:
             yield Entry(key, value_node.value if isinstance(value_node, yaml.ScalarNode) else None, where)
@@ -161,10 +169,8 @@ class KnownKeys:
         for key in self._plain:
             self._add(key)
         for entry in given:
-            if isinstance(entry.value, str) and "." in entry.value:
-                self._add_class(entry.key, entry.value)
-            elif isinstance(entry.value, str) and entry.key == "data":  # jsonargparse takes the bare name of a class
-                self._add_class(entry.key, f"mvrec.data.{entry.value}")
+            if (path := class_path_of(entry)) is not None or _is_class_hint(self.hints.get(entry.key)):
+                self._add_class(entry, path or entry.value)
 
     def _add(self, key: str) -> None:
         parent, _, name = key.rpartition(".")
@@ -172,11 +178,11 @@ class KnownKeys:
             self._add(parent)
         self._children.setdefault(parent, set()).add(name)
 
-    def _add_class(self, key: str, class_path: str) -> None:
+    def _add_class(self, entry: Entry, class_path: Any) -> None:
         target = resolve(class_path)
         if callable(target):
-            self._unnamed.discard(key)
-            self._add_parameters(key, target)
+            self._unnamed.discard(entry.key)
+            self._add_parameters(entry.key, target)
 
     def _add_parameters(self, key: str, target: Callable[..., Any]) -> None:
         try:
@@ -236,12 +242,35 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) or (hint,)
 
 
-def resolve(class_path: str) -> Any:
-    """What a dotted path names, or `None`."""
-    module, _, name = class_path.rpartition(".")
+def _is_class_hint(hint: Any) -> bool:
+    """Whether a type takes a class path; those of dataclasses take mappings."""
+    kinds = [kind for kind in _alternatives(hint) if isinstance(kind, type) and not dataclasses.is_dataclass(kind)]
+    return any(kind.__module__ not in ("builtins", "pathlib") for kind in kinds)
+
+
+def class_path_of(entry: Entry) -> str | None:
+    """The class that an entry names for sure, by its key; `None` for paths of files and all other values."""
+    key, value = entry.key.partition("[")[0].rstrip("+"), entry.value
+    if key == "data" and isinstance(value, str) and value.isidentifier():  # jsonargparse takes the bare name of a class
+        return f"mvrec.data.{value}"
+    expected = entry.is_class or CLASS_KEYS.fullmatch(key)
+    return value if expected and is_class_path(value) and not value.endswith(CONFIG_ENDINGS) else None
+
+
+def trust_named(given: Iterable[Entry]) -> None:
+    """Let files name classes of the modules that configs and flags name."""
+    for entry in given:
+        named = [class_path_of(entry), *CLASS_IN_TEXT.findall(entry.value if isinstance(entry.value, str) else "")]
+        trust(*(path.rpartition(".")[0] for path in named if is_class_path(path)))
+
+
+def resolve(class_path: Any) -> Any:
+    """What a class path names, or `None`."""
+    if not is_class_path(class_path):
+        return None
     try:
-        return getattr(importlib.import_module(module), name, None)
-    except (ImportError, ValueError):  # the latter for `.5`
+        return imported(class_path)
+    except UserError:  # jsonargparse says what is wrong with it
         return None
 
 
@@ -249,7 +278,7 @@ def class_entries(defaults: Any, prefix: str = "") -> Iterator[Entry]:
     """The classes that default values name, as if a config had named them."""
     if isinstance(defaults, dict):
         if isinstance(defaults.get("class_path"), str):
-            yield Entry(prefix, defaults["class_path"], "default")
+            yield Entry(prefix, defaults["class_path"], "default", is_class=True)
         for name, value in defaults.items():
             below = prefix if name in CLASS_NODE_KEYS else f"{prefix}.{name}" if prefix else str(name)
             yield from class_entries(value, below)

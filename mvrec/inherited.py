@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from mvrec.config_check import CONFIG_FLAGS, Entry, resolve
+from mvrec.class_paths import check_file_classes
+from mvrec.config_check import CONFIG_FLAGS, Entry, class_path_of, reason, resolve
 from mvrec.data.presets import preset
 from mvrec.errors import UserError, nearest
 from mvrec.models.checkpoints.files import read_weights
@@ -107,8 +108,8 @@ def _as_flags(prefix: str, values: dict[str, Any]) -> Iterator[str]:
 
 def _kind_of_data(given: Sequence[Entry], data: dict[str, Any]) -> str | None:
     chosen = last_value(given, "data")
-    path = str(data.get("class_path", "")) if chosen is None else chosen.value
-    module = resolve(path if "." in path else f"mvrec.data.{path}")
+    path = data.get("class_path") if chosen is None else class_path_of(chosen)
+    module = resolve(path)
     return getattr(getattr(module, "kind", None), "noun", None)
 
 
@@ -155,12 +156,25 @@ def checkpoint_defaults(path: Path, *, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: cannot read {path}: {str(error).splitlines()[0]}") from error
     if not isinstance(checkpoint, dict) or "mvrec" not in checkpoint:
         raise UserError(f"{where}: {path} is not a checkpoint that `mvrec fit` has written")
-    saved = checkpoint.get("hyper_parameters", {})
+    saved, data = checkpoint.get("hyper_parameters", {}), checkpoint.get("datamodule_hyper_parameters", {})
+    check_file_classes({**saved, "data": data}, source=f"{where}: {path}")
     defaults = {f"model.{key}": value for key, value in saved.items() if not key.startswith("_")}
     build_from(str(path), defaults.get("model.backbone"))
     defaults["model.weights"] = None  # a checkpoint has its own
     seed = checkpoint["mvrec"].get("config", {}).get("seed_everything")
     if isinstance(seed, int):
         defaults["seed_everything"] = seed
-    data = checkpoint.get("datamodule_hyper_parameters", {})
     return {**defaults, "data": dict(data)} if data else defaults
+
+
+def set_file_defaults(parser: Any, values: dict[str, Any]) -> None:
+    """Let a parser of jsonargparse take over what a file says, which may be of another version or made by others.
+
+    Raises:
+        UserError: The parser does not take it.
+    """
+    try:
+        parser.set_defaults(values)
+        parser.get_defaults()
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"settings of the checkpoint do not fit this version of mvrec: {reason(error)}") from error

@@ -30,6 +30,7 @@ from mvrec.config_check import (
     ZOO,
     Entry,
     check_keys,
+    class_path_of,
     entries,
     expand_backbones,
     expand_flags,
@@ -37,6 +38,7 @@ from mvrec.config_check import (
     flags,
     reason,
     resolve,
+    trust_named,
 )
 from mvrec.data.presets import PRESETS
 from mvrec.errors import UserError, nearest
@@ -48,6 +50,7 @@ from mvrec.inherited import (
     last_value,
     named_checkpoint,
     resumed,
+    set_file_defaults,
 )
 from mvrec.messages import show_lightning_messages, show_messages
 from mvrec.models.backbone import Backbone
@@ -185,6 +188,7 @@ class MvrecCLI(LightningCLI):
         if command in ("fit", "validate") and (named := last_value(given, "protocol")) is not None:
             raise UserError(f"{named.where}: a protocol is for test and predict, {command} has data.val_views")
         check_backbones(given)
+        trust_named(given)
         subparser = self._subcommand_parsers[command]
         MvrecParser.given = given
         checkpoint = last_value(given, "ckpt_path")
@@ -193,7 +197,7 @@ class MvrecCLI(LightningCLI):
             arguments += ["--ckpt_path", str(found)]
             checkpoint = Entry("ckpt_path", str(found), "--resume auto")
         from_files = inherited(given, checkpoint=checkpoint)
-        subparser.set_defaults(from_files)
+        set_file_defaults(subparser, from_files)
         if command != "fit":
             arguments = expand_evaluation(arguments, given, from_files)
             MvrecParser.given = given = entries(arguments)
@@ -206,8 +210,8 @@ class MvrecCLI(LightningCLI):
                 "says it"
             )
         if chosen is not None and defaults.get("data") is None:  # a config before the flag may have arguments for it
-            path = chosen.value if "." in chosen.value else f"mvrec.data.{chosen.value}"
-            if resolve(path) is not None:
+            path = class_path_of(chosen)
+            if path is not None and resolve(path) is not None:
                 subparser.set_defaults({"data": {"class_path": path}})
                 defaults = subparser.get_defaults()
         check_values(given, check_keys(defaults.keys(), given, defaults=defaults.as_dict()))
@@ -421,7 +425,7 @@ def check_backbones(given: Sequence[Entry]) -> None:
     variants = models.list_models()
     classes = {name for name, kind in vars(models).items() if isinstance(kind, type) and issubclass(kind, Backbone)}
     by_name: set[str] = set()  # keys whose network is `create_model(name)`
-    for key, value, where in given:
+    for key, value, where, _ in given:
         if re.fullmatch(r"model(\.backbone)+", key) and isinstance(value, str):
             package, _, name = value.rpartition(".")
             if package == ZOO and not hasattr(models, name):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from mvrec.class_paths import check_file_classes
 from mvrec.config_check import CREATE_MODEL
 from mvrec.errors import UserError, nearest
 from mvrec.models.checkpoints import FAMILIES, recognised
@@ -125,6 +126,7 @@ def _hyper_parameters(path: Path) -> dict[str, Any]:
 
 def _of_run(run: dict[str, Any], stored: StoredWeights) -> StartingPoint:
     node = run["backbone"]
+    check_file_classes({"backbone": node}, source=stored.source)
     build_from(stored.source, node)
     protocol = stored.details["protocol"]
     short = _short(node)

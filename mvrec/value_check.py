@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from mvrec.config_check import Entry, KnownKeys, reason
+from mvrec.config_check import CONFIG_ENDINGS, Entry, KnownKeys, reason
 from mvrec.errors import UserError
 
 LARGEST = 2**31 - 1  # of a count: more does not fit in what counts batches, pixels and steps
 NULLS = ("null", "~")
-CONFIG_ENDINGS = (".yaml", ".yml", ".json")  # of files that may stand for a mapping
 
 
 class Range(NamedTuple):

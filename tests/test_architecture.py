@@ -19,9 +19,10 @@ MAY_IMPORT = {
     "messages": set(),
     "signals": {"errors"},
     "files": set(),
+    "class_paths": {"errors"},
     "limits": set(),
-    "cli": {"__init__", "errors", "lightning_cli", "limits", "commands", "messages", "signals"},
-    "config_check": {"errors"},
+    "cli": {"__init__", "class_paths", "errors", "lightning_cli", "limits", "commands", "messages", "signals"},
+    "config_check": {"class_paths", "errors"},
     "value_check": {"config_check", "errors"},
     "lightning_cli": {
         *(
@@ -40,6 +41,7 @@ MAY_IMPORT = {
         ),
     },
     "inherited": {
+        "class_paths",
         "config_check",
         "data.presets",
         "errors",
@@ -47,7 +49,7 @@ MAY_IMPORT = {
         "starting_point",
         "training.checkpoint_files",
     },
-    "starting_point": {"config_check", "errors", "models", "published"},
+    "starting_point": {"class_paths", "config_check", "errors", "models", "published"},
     "commands": {
         "__init__",
         "data",
@@ -64,7 +66,16 @@ MAY_IMPORT = {
     },
     "doctor": {"data", "errors", "limits"},
     "inference": {
-        *("__init__", "data", "errors", "evaluation", "files", "limits", "models", "published", "starting_point"),
+        "__init__",
+        "config_check",
+        "data",
+        "errors",
+        "evaluation",
+        "files",
+        "limits",
+        "models",
+        "published",
+        "starting_point",
     },
     "tasks": {
         "files",

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 
+from mvrec.config_check import reason
 from mvrec.data.archive import ArchiveMember
 from mvrec.data.class_names import known_class_names
 from mvrec.data.clips import video_views
@@ -153,7 +154,7 @@ def load_recogniser(
 
     Args:
         path: The file, a run directory, whose best checkpoint is taken, or `hf://user/name[@revision]` for a model of
-            the Hugging Face Hub.
+            the Hugging Face Hub. A network of one's own needs `mvrec.class_paths.trust`, since its code is run.
         classes: A shipped list or a file with one name per line, where the file has no names.
         protocol: In place of the file's.
         device: "auto" is the first GPU where there is one, else the CPU.
@@ -166,7 +167,13 @@ def load_recogniser(
     chosen = usable_device(device)
     path = checkpoint_of(local_path(path), where=where)
     start = starting_point(str(path), where=where)
-    backbone = _built(start.backbone)
+    try:
+        backbone = _built(start.backbone)
+    except UserError:
+        raise
+    except (ArgumentError, RuntimeError, TypeError, ValueError) as error:
+        network = start.backbone.get("class_path")
+        raise UserError(f"{path}: its network {network} cannot be built: {reason(error)}") from error
     details = start.details
     names = details.get("class_names")
     if names:  # the run's head was made for its data

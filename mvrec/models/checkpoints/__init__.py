@@ -44,8 +44,7 @@ def load_weights(model: Backbone, source: Source, *, allow_partial: bool = False
     stored = read_weights(source)
     if isinstance(model, Framewise):
         model = model.backbone
-    found = by_library_names(model, stored) if isinstance(model, Baseline) else recognised(stored)
-    return load_recognised(model, stored, found, allow_partial=allow_partial)
+    return load_recognised(model, stored, named_as_in(model, stored), allow_partial=allow_partial)
 
 
 def start_from(model: Backbone, source: Source) -> dict[str, Any]:
@@ -63,7 +62,7 @@ def start_from(model: Backbone, source: Source) -> dict[str, Any]:
     """
     stored = read_weights(source)
     inner = model.backbone if isinstance(model, Framewise) else model
-    found = by_library_names(inner, stored) if isinstance(inner, Baseline) else recognised(stored)
+    found = named_as_in(inner, stored)
     heads = [tensor.shape[0] for name, tensor in found.tensors.items() if name.startswith("head.") and tensor.ndim == 2]
     new_head = bool(heads) and heads[0] != inner.num_classes
     load_recognised(inner, stored, found, new_head=new_head)
@@ -75,8 +74,13 @@ def recognised(stored: StoredWeights) -> Recognised:
     return recognise(stored.tensors, source=stored.source)
 
 
-def by_library_names(model: Baseline, stored: StoredWeights) -> Recognised:
-    """Weights of another library's network, which has its own names, by ours.
+def named_as_in(model: Backbone, stored: StoredWeights) -> Recognised:
+    """Stored weights by the names that the network has for them."""
+    return recognised(stored) if isinstance(model, tuple(FAMILIES.values())) else by_its_names(model, stored)
+
+
+def by_its_names(model: Backbone, stored: StoredWeights) -> Recognised:
+    """Weights of another library's network or a user's own, which have names of their own.
 
     The wrapper is the part before those names that leaves most of them at home.
     """
@@ -87,11 +91,14 @@ def by_library_names(model: Baseline, stored: StoredWeights) -> Recognised:
 
     def unwrapped(prefix: str) -> dict[str, Tensor]:
         inside = {name.removeprefix(prefix): tensor for name, tensor in plain.items() if name.startswith(prefix)}
-        return inside if any(name.startswith("net.") for name in inside) else model.renamed(inside)
+        if isinstance(model, Baseline) and not any(name.startswith("net.") for name in inside):
+            return model.renamed(inside)
+        return inside
 
     prefix = max(prefixes, key=lambda prefix: len(unwrapped(prefix).keys() & wanted))
     ignored = tuple(name for name in plain if not name.startswith(prefix) and not name.endswith("n_averaged"))
-    return Recognised(model.name.split("/")[0], None, unwrapped(prefix), 0, ignored)
+    layout = model.name.split("/")[0] if isinstance(model, Baseline) else type(model).__name__
+    return Recognised(layout, None, unwrapped(prefix), 0, ignored)
 
 
 def load_recognised(

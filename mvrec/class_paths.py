@@ -1,0 +1,156 @@
+"""Class paths: what is one, whose classes a file may name, and their import.
+
+Importing a module runs it, and a function that stands for a class is called with what the file says. So a file (a
+checkpoint, weights) may name networks and data modules of mvrec, optimisers of torch, and what is in modules that the
+user has named: in a config, in a flag, with `--trust`, or by `trust`.
+"""
+
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mvrec.errors import UserError, nearest
+
+CLASS_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+TRUST = "--trust"
+
+_named: set[str] = set()
+
+
+class Place(NamedTuple):
+    """Where files hold classes: what messages call such a class, and the package of those that need no trust."""
+
+    noun: str
+    package: str
+
+
+class FileClass(NamedTuple):
+    """A class that a file names: what for, and its path, or what stands in its place."""
+
+    place: Place
+    path: Any
+
+
+PLACES = {
+    "backbone": Place("network", "mvrec.models"),
+    "optimizer": Place("optimiser", "torch.optim"),
+    "data": Place("data module", "mvrec.data"),
+}
+ELSEWHERE = Place("class", "")
+
+
+def is_class_path(value: Any) -> bool:
+    """Whether a value may be `package.module.Class`: names with dots between them, not `./folder` or `.5`."""
+    return isinstance(value, str) and CLASS_PATH.fullmatch(value) is not None
+
+
+def trust(*modules: str) -> None:
+    """Let files name classes of these modules and of those below them, for the rest of the process."""
+    _named.update(modules)
+
+
+def take_trusted(arguments: Sequence[str]) -> list[str]:
+    """Trust the modules that `--trust MODULE` names; what is left are the other arguments.
+
+    Raises:
+        UserError: No module's name behind it.
+    """
+    left: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        if flag != TRUST:
+            left.append(argument)
+            continue
+        module = value if equals else next(rest, "")
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise UserError(f"{TRUST} needs the name of a module, such as mynet, got {module!r}")
+        trust(module)
+    return left
+
+
+def _is_below(class_path: str, modules: Iterable[str]) -> bool:
+    module = class_path.rpartition(".")[0]
+    return any(module == name or module.startswith(f"{name}.") for name in modules)
+
+
+def imported(class_path: str) -> Any:
+    """What a class path names.
+
+    Raises:
+        UserError: Its module cannot be imported, or has no such name.
+    """
+    module, _, name = class_path.rpartition(".")
+    try:
+        home = importlib.import_module(module)
+    except Exception as error:  # it runs code of others, which may raise anything
+        problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        hint = ": put its folder into PYTHONPATH" if _lacks(error, module) else ""
+        raise UserError(f"{class_path} cannot be imported ({problem}){hint}") from error
+    if not hasattr(home, name):
+        raise UserError(f"{module} has no {name!r}{nearest(name, dir(home))}")
+    return getattr(home, name)
+
+
+def check_file_classes(tree: Mapping[str, Any], *, source: str) -> None:
+    """Check the classes that a file names, before anything of them is imported; then that they can be.
+
+    Args:
+        tree: What the file says, with `backbone`, `optimizer` or `data`.
+        source: The file, for messages.
+
+    Raises:
+        UserError: A class of a module that is not to be imported for a file's sake, or one that is not there.
+    """
+    found = list(_file_classes(tree, ELSEWHERE))
+    for place, path in found:
+        if not is_class_path(path):
+            raise UserError(f"{source}: its {place.noun} is {path!r}, which is no class such as package.module.Class")
+        if not _is_below(path, [*filter(None, [place.package]), *_named]):
+            raise UserError(f"{source}: its {place.noun} is {path}, {_why_not(place, path)}")
+    for place, path in found:
+        try:
+            target = imported(path)
+        except UserError as error:
+            raise UserError(f"{source}: its {place.noun} cannot be used: {error}") from error
+        if place.package == "torch.optim" and not _is_below(path, _named) and not _is_optimiser(target):
+            raise UserError(f"{source}: its {place.noun} is {path}, which is none")
+
+
+def _file_classes(node: Any, place: Place) -> Iterator[FileClass]:
+    if isinstance(node, list | tuple):
+        for item in node:
+            yield from _file_classes(item, place)
+    if not isinstance(node, dict):
+        return
+    for name, value in node.items():
+        key = str(name).rpartition(".")[2]  # jsonargparse takes dots in a key for levels
+        below = PLACES.get(key, place)
+        # A text in such a place would be taken for a class path, for settings, or for a file with settings.
+        if key == "class_path" or (key in PLACES and not isinstance(value, dict | None)):
+            yield FileClass(below, value)
+        else:
+            yield from _file_classes(value, below)
+
+
+def _is_optimiser(target: Any) -> bool:
+    from torch.optim import Optimizer  # too slow to import for what needs no file
+
+    return isinstance(target, type) and issubclass(target, Optimizer)
+
+
+def _why_not(place: Place, path: str) -> str:
+    module = path.rpartition(".")[0]
+    package = module.partition(".")[0]
+    if package not in sys.modules and importlib.util.find_spec(package) is None:  # which imports nothing
+        return f"and there is no module {package} here: put its folder into PYTHONPATH and add {TRUST} {module}"
+    known = f", only one of {place.package}" if place.package else ""
+    return f"and a file may not name code of others, which would run{known}: add {TRUST} {module} if you know that code"
+
+
+def _lacks(error: Exception, module: str) -> bool:
+    """Whether the module itself is missing, not one that it needs."""
+    return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")

@@ -1,0 +1,188 @@
+"""Which classes are imported: of values only where one is expected, of files only what may be."""
+
+import copy
+import sys
+
+import pytest
+import torch
+
+from mvrec import class_paths
+from mvrec.class_paths import check_file_classes, is_class_path, take_trusted, trust
+from mvrec.config_check import Entry, KnownKeys, class_path_of, trust_named
+from mvrec.errors import UserError
+from mvrec.inference.recogniser import load_recogniser
+
+OWN = """
+from torch import nn
+from mvrec.models.backbone import Backbone
+
+class Tiny(Backbone):
+    def __init__(self, num_classes: int = 2):
+        super().__init__()
+        self.num_classes, self.num_features = num_classes, 8
+        self.conv = nn.Conv3d(3, 8, 3, stride=2, padding=1)
+        self.head = self.new_head(num_classes)
+
+    @property
+    def input_shape(self): return (3, 4, 32, 32)
+
+    def make_head(self, num_classes): return nn.Linear(8, num_classes)
+
+    def forward_features(self, x): return self.conv(x).relu().mean((2, 3, 4))
+
+    def parameter_stages(self): return [("conv.",), ("head.",)]
+"""
+TRAP = "raise RuntimeError('imported')\n"
+
+
+@pytest.fixture(autouse=True)
+def nothing_trusted(monkeypatch):
+    monkeypatch.setattr(class_paths, "_named", set())
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    """A folder on the path with a network of one's own and a module that may not be imported."""
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "own_network.py").write_text(OWN, encoding="utf-8")
+    (folder / "trap.py").write_text(TRAP, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(folder))
+    yield folder
+    sys.modules.pop("own_network", None)
+
+
+@pytest.mark.parametrize(
+    "value", ["./two", ".5", "../a.b", "a/b.c", "~/x.y", "two", "a..b", "1.5", "a.b-c", "", None, 3]
+)
+def test_what_is_no_class_path(value):
+    assert not is_class_path(value)
+
+
+@pytest.mark.parametrize("key", ["data.root", "run_dir", "model.weights", "trainer.default_root_dir", "data.classes"])
+def test_a_path_of_a_file_is_not_imported(modules, key):
+    given = [Entry("data", "mvrec.data.VideoFolder", "a"), Entry(key, "trap.mp4", "b")]
+    KnownKeys([key], given)
+    assert "trap" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["folder.v1", "net.yaml"])
+def test_values_that_look_like_class_paths_name_nothing(name):
+    assert class_path_of(Entry("data.root" if name == "folder.v1" else "model.backbone", name, "a")) is None
+
+
+def test_a_class_in_a_class_is_known_by_its_type():
+    given = [Entry("model.backbone", "mvrec.models.Framewise", "a"), Entry("model.backbone.backbone", "Shunted", "b")]
+    assert KnownKeys(["model.backbone"], given).unknown_part("model.backbone.backbone.depth") is None
+    named = [*given[:1], Entry("model.backbone.backbone", "mvrec.models.mvit_b_16x4", "b")]
+    assert KnownKeys(["model.backbone"], named).unknown_part("model.backbone.backbone.depht") is not None
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"backbone": {"class_path": "trap.Net"}}, "its network is trap.Net, .* add --trust trap"),
+        ({"backbone": "trap.Net"}, "its network is trap.Net"),
+        ({"backbone": "{class_path: trap.Net}"}, "which is no class"),
+        ({"backbone.class_path": "trap.Net"}, "its network is trap.Net|its class is trap.Net"),
+        (
+            {"backbone": {"class_path": "mvrec.models.Framewise", "init_args": {"backbone": "trap.Net"}}},
+            "its network is trap.Net",
+        ),
+        ({"optimizer": {"class_path": "trap.Adam"}}, "its optimiser is trap.Adam"),
+        ({"optimizer": {"class_path": "torch.hub.load"}}, "its optimiser is torch.hub.load"),
+        ({"optimizer": {"class_path": "torch.optim.lr_scheduler.Counter"}}, "which is none"),
+        ({"optimizer": {"class_path": "mvrec.files.write_atomically"}}, "its optimiser is mvrec.files"),
+        ({"data": {"class_path": "trap.Data"}}, "its data module is trap.Data"),
+        ({"mixing": {"class_path": "trap.Mix"}}, "its class is trap.Mix"),
+        ({"list": [{"class_path": "os.system"}]}, "its class is os.system"),
+        ({"backbone": {"class_path": "mvrec_like.Net"}}, "no module mvrec_like here: put its folder into PYTHONPATH"),
+        ({"backbone": {"class_path": "mvrec.models.Mvit"}}, "mvrec.models has no 'Mvit'; did you mean 'mvit"),
+        ({"backbone": {"class_path": 3}}, "its network is 3, which is no class"),
+    ],
+)
+def test_a_file_names_only_what_it_may(modules, tree, message):
+    with pytest.raises(UserError, match=message) as raised:
+        check_file_classes(tree, source="x.ckpt")
+    assert str(raised.value).startswith("x.ckpt: ")
+    assert "\n" not in str(raised.value)
+    assert "trap" not in sys.modules
+
+
+def test_the_user_names_modules(modules):
+    tree = {"backbone": {"class_path": "own_network.Tiny"}, "optimizer": None}
+    trust_named([Entry("run_dir", "own_network.Tiny", "a"), Entry("data", "a.yaml", "b")])
+    with pytest.raises(UserError, match="add --trust own_network"):
+        check_file_classes(tree, source="x.ckpt")
+    trust_named([Entry("model.backbone", '{"class_path": "own_network.Tiny"}', "a")])
+    check_file_classes(tree, source="x.ckpt")
+    trust("trap")
+    with pytest.raises(UserError, match=r"trap.Net cannot be imported \(RuntimeError: imported\)"):
+        check_file_classes({"backbone": {"class_path": "trap.Net"}}, source="x.ckpt")
+
+
+def test_trust_is_taken_from_any_command():
+    assert take_trusted(["a", "--trust", "one", "--b", "--trust=two.three"]) == ["a", "--b"]
+    check_file_classes({}, source="x")
+    assert class_paths._named == {"one", "two.three"}
+    for wrong in (["--trust"], ["--trust", "./mynet.py"], ["--trust="]):
+        with pytest.raises(UserError, match="--trust needs the name of a module"):
+            take_trusted(wrong)
+
+
+@pytest.fixture
+def small(small_run):
+    return torch.load(small_run / "checkpoints/best.ckpt", weights_only=True)
+
+
+def swapped(checkpoint, tmp_path, group, **values):
+    changed = copy.deepcopy(checkpoint)
+    changed[group].update(values)
+    torch.save(changed, tmp_path / "other.ckpt")
+    return tmp_path / "other.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("group", "values", "message"),
+    [
+        ("hyper_parameters", {"backbone": {"class_path": "trap.Net"}}, "its network is trap.Net"),
+        ("hyper_parameters", {"optimizer": {"class_path": "trap.Adam"}}, "its optimiser is trap.Adam"),
+        ("datamodule_hyper_parameters", {"class_path": "trap.Data"}, "its data module is trap.Data"),
+        ("hyper_parameters", {"backbone": {"class_path": "mvrec.models.load_weights"}}, "do not fit this version"),
+        ("hyper_parameters", {"frobnicate": 3}, "do not fit this version"),
+    ],
+)
+def test_a_checkpoint_from_elsewhere_is_refused_in_a_line(
+    command, small, modules, tmp_path, digits, group, values, message
+):
+    other = swapped(small, tmp_path, group, **values)
+    code, _, err = command("test", other, f"--data.root={digits}", f"--run_dir={tmp_path / 'r'}")
+    assert (code, err.count("\n")) == (2, 1), err
+    assert message in err
+    assert "trap" not in sys.modules
+    assert not (tmp_path / "r").exists()
+
+
+def test_recognising_imports_no_module_of_a_file(small, modules, tmp_path):
+    other = swapped(small, tmp_path, "hyper_parameters", backbone={"class_path": "trap.Net", "init_args": {}})
+    with pytest.raises(UserError, match=r"--ckpt: .*other.ckpt: its network is trap.Net"):
+        load_recogniser(other)
+    other = swapped(small, tmp_path, "hyper_parameters", backbone={"class_path": "mvrec.models.load_weights"})
+    with pytest.raises(UserError, match="cannot be built"):
+        load_recogniser(other)
+    assert "trap" not in sys.modules
+
+
+def test_a_network_of_ones_own_from_training_to_recognising(command, tiny, modules, tmp_path, digits):
+    run = tmp_path / "run"
+    flags = ["--model.backbone=own_network.Tiny", "--trainer.limit_train_batches=1", f"--run_dir={run}"]
+    plain = [flag for flag in tiny if not flag.startswith("--model.backbone")]
+    assert command("fit", *plain, *flags)[0] == 0
+    class_paths._named.clear()
+    code, _, err = command("test", run)
+    assert code == 2
+    assert "add --trust own_network" in err
+    assert command("test", run, "--trust", "own_network")[0] == 0
+    class_paths._named.clear()
+    assert command("test", run, "--model.backbone=own_network.Tiny")[0] == 0
+    assert type(load_recogniser(run).backbone).__name__ == "Tiny"
