@@ -92,7 +92,8 @@ def _holds_images(root: Path) -> bool:
     except UserError:  # another kind of list; who reads it will say what is wrong
         source = None
     names = (row.path for rows in source.rows.values() for row in rows) if source else sources.media_files(root)
-    return next((kind == "image" for kind in map(sources.media_kind, names) if kind), False)
+    kinds = (sources.media_kind(name, prefer="") for name in names)  # a GIF says nothing
+    return next((kind == "image" for kind in kinds if kind), False)
 
 
 @dataclass

@@ -38,7 +38,7 @@ def plan(source: sources.Source, out: Path, *, kind: str) -> dict[str, Task]:
     files: dict[str, Row] = {}
     for rows in source.rows.values():
         for row in rows:
-            if (sources.media_kind(row.path) or "video") == kind:
+            if (sources.media_kind(row.path, prefer=kind) or "video") == kind:
                 files.setdefault(row.path, row)
     endings = {".mp4"} if kind == "video" else {".jpg", ".jpeg"}
     taken = {_renamed(_relative(source, row), endings, keep=False) for row in files.values() if _has(row, endings)}

@@ -129,15 +129,17 @@ def _media_below(folder: str, prefix: str, only: str | None, above: frozenset[tu
     for entry in entries:
         if entry.is_dir():
             yield from _media_below(entry.path, f"{prefix}{entry.name}/", only, above | {here})
-        elif (kind := media_kind(entry.name)) is not None and only in (None, kind):
+        elif (kind := media_kind(entry.name, prefer=only or "video")) is not None and only in (None, kind):
             yield f"{prefix}{entry.name}"
 
 
-def media_kind(name: str) -> str | None:
-    """What a name says the file is: "video", "image", or `None` when it says neither."""
+def media_kind(name: str, *, prefer: str = "video") -> str | None:
+    """What a name says the file is: "video", "image", `prefer` where it may be both, or `None` when it says neither."""
     from mvrec.data.kinds import IMAGES, VIDEOS
 
     extension = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path each costs seconds
+    if extension in IMAGES.extensions and extension in VIDEOS.extensions:
+        return prefer
     if extension in IMAGES.extensions:
         return "image"
     return "video" if extension in VIDEOS.extensions else None

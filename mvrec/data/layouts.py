@@ -15,6 +15,27 @@ from mvrec.data.lists import Row, is_youtube_csv, read_rows
 from mvrec.errors import UserError
 
 SPLITS = ("train", "val", "test")
+# What systems and editors leave in folders.
+LITTER = frozenset(
+    [
+        ".DS_Store",
+        ".gitkeep",
+        ".gitignore",
+        ".gitattributes",
+        ".git",
+        ".directory",
+        ".nomedia",
+        ".localized",
+        ".ipynb_checkpoints",
+        ".cache",
+        ".Trashes",
+        ".Spotlight-V100",
+        ".fseventsd",
+        ".AppleDouble",
+        ".dvc",
+        ".dvcignore",
+    ]
+)
 NAMED = 5  # files that a message names
 PROBED = 20  # rows of a list whose files are looked for, to find the folder that its paths are relative to
 
@@ -39,17 +60,16 @@ class Layout(ABC):
     def __init__(self, root: Path, kind: Kind) -> None:
         self.root, self.kind = root, kind
         self.notes: list[tuple[int, str]] = []
-        self._skipped_said = False
+        self._skipped_said: set[Path] = set()  # folders
 
     def rows_of_folders(self, folder: Path) -> Iterator[Row]:
         """`scan_class_folders`, with a note of the files that are skipped, once."""
         skipped: list[str] = []
         yield from scan_class_folders(folder, kind=self.kind, root=self.root, skipped=skipped)
-        if skipped and not self._skipped_said:
-            self._skipped_said = True
-            named = ", ".join(skipped[:NAMED]) + (f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else "")
+        if skipped and folder not in self._skipped_said:
+            self._skipped_said.add(folder)
             count = f"{len(skipped)} files" if len(skipped) > 1 else "1 file"
-            text = f"{folder}: {count} skipped, by the name no {self.kind.noun} of a class: {named}"
+            text = f"{folder}: {count} skipped, by the name no {self.kind.noun} of a class: {_some(skipped)}"
             self.notes.append((logging.WARNING, text))
 
     @abstractmethod
@@ -249,9 +269,7 @@ def scan_class_folders(
         UserError: No class folders, or one without files.
     """
     skipped = [] if skipped is None else skipped
-    skipped += sorted(
-        entry.name for entry in entries_of(folder) if _is_named_like(entry.name, kind) and entry.is_file()
-    )
+    skipped += sorted(filter(None, (_skipped_beside_classes(entry, kind) for entry in entries_of(folder))))
     prefix = folder.name if root is None else folder.relative_to(root).as_posix()
     prefix = "" if prefix == "." else f"{prefix}/"
     classes = class_folders(folder)
@@ -265,7 +283,9 @@ def scan_class_folders(
             yield Row(f"{prefix}{name}/{file}", name, source=where)
         if not found:
             looked_for = " ".join(sorted(kind.extensions))
-            raise UserError(f"{where}: no {kind.noun}s in this class folder (looked for {looked_for})")
+            others = [file for file in skipped if file.startswith(f"{name}/")]
+            there = f"; there is {_some(others)}" if others else ""
+            raise UserError(f"{where}: no {kind.noun}s in this class folder (looked for {looked_for}{there})")
 
 
 def first_folder(root: Path, names: Iterable[str]) -> Path:
@@ -275,7 +295,7 @@ def first_folder(root: Path, names: Iterable[str]) -> Path:
 
 def class_folders(folder: Path) -> list[str]:
     """Names of the folders in a folder, sorted, without hidden ones."""
-    return sorted(entry.name for entry in visible(folder) if entry.is_dir())
+    return sorted(entry.name for entry in visible(folder) if _is_folder(entry))
 
 
 def files_below(
@@ -291,11 +311,11 @@ def files_below(
     for entry in entries_of(folder):
         # A name with the ending of a file is most often one: asking for the folders first would cost a look at each.
         if entry.name.startswith("."):
-            if _is_named_like(entry.name, kind) and not entry.name.startswith("._"):
+            if entry.name not in LITTER:
                 others.append(entry.name)
-        elif _is_named_like(entry.name, kind) and not entry.is_dir():
+        elif _is_named_like(entry.name, kind) and not _is_folder(entry):
             files.append(prefix + entry.name)
-        elif kind.nested and entry.is_dir():
+        elif kind.nested and _is_folder(entry) and not _leads_back(entry, folder):
             folders.append(entry.name)
         else:
             others.append(entry.name)
@@ -305,6 +325,35 @@ def files_below(
     for name in sorted(folders):
         below = f"{prefix}{name}/"
         yield from files_below(f"{folder}/{name}", kind, below, skipped=skipped, skipped_prefix=skipped_prefix)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def _skipped_beside_classes(entry: os.DirEntry[str], kind: Kind) -> str | None:
+    """What there is to say of an entry beside the class folders: a file that lies too high, a folder left out."""
+    if entry.is_symlink() and not Path(entry.path).exists():
+        return f"{entry.name} (a link that leads nowhere)"
+    if entry.name.startswith("."):
+        is_class_like = entry.name not in LITTER and _is_folder(entry)
+        return f"{entry.name} (a hidden folder)" if is_class_like else None
+    return entry.name if _is_named_like(entry.name, kind) and not _is_folder(entry) else None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle
+        return False
+
+
+def _leads_back(entry: os.DirEntry[str], folder: str) -> bool:
+    """Whether a folder is a link to one that it lies in, below which all files would be found again and again."""
+    if not entry.is_symlink():
+        return False
+    here, there = os.path.realpath(folder), os.path.realpath(entry.path)
+    return os.path.commonpath([here, there]) == there
 
 
 def _is_named_like(name: str, kind: Kind) -> bool:

@@ -7,7 +7,8 @@ import pytest
 
 from mvrec.data.class_names import read_class_names
 from mvrec.data.index import Row, Sample, SampleIndex
-from mvrec.data.layouts import find_split, scan_class_folders
+from mvrec.data.kinds import IMAGES, VIDEOS
+from mvrec.data.layouts import ListsAndFolders, find_split, scan_class_folders
 from mvrec.data.lists import read_rows
 from mvrec.errors import UserError
 
@@ -245,10 +246,48 @@ def test_a_folder_named_like_a_video_is_none(tmp_path):
 
 
 def test_files_that_are_skipped_are_counted_and_named(tmp_path, caplog):
-    for name in ("a.mp4", "b.mp4.part", ".c.mp4", "._a.mp4", "d.xyz", "e.ts"):
+    for name in ("a.mp4", "b.mp4.part", ".c.mp4", "._a.mp4", "d.xyz", "e.ts", ".DS_Store", ".f.mp4.x7Q2"):
         write(tmp_path / f"train/run/{name}", "")
     write(tmp_path / "train/loose.mp4", "")
     index = find_split(tmp_path, "train")
     assert [sample.path.name for sample in index] == ["a.mp4", "e.ts"]
-    named = "loose.mp4, run/.c.mp4, run/b.mp4.part, run/d.xyz"
-    assert f"{tmp_path}/train: 4 files skipped, by the name no video of a class: {named}" in caplog.messages
+    named = "loose.mp4, run/._a.mp4, run/.c.mp4, run/.f.mp4.x7Q2, run/b.mp4.part and 1 more"
+    assert f"{tmp_path}/train: 6 files skipped, by the name no video of a class: {named}" in caplog.messages
+
+
+def test_every_split_says_what_is_skipped(tmp_path, caplog):
+    for split in ("train", "val"):
+        for name in ("a.mp4", f"{split}.xyz"):
+            write(tmp_path / split / "run" / name, "")
+    layout = ListsAndFolders(tmp_path, VIDEOS)
+    for split in ("train", "val", "val"):
+        assert layout.index(split, class_names=None) is not None
+    said = [message for message in caplog.messages if "skipped" in message]
+    assert [message.rpartition(" ")[2] for message in said] == ["run/train.xyz", "run/val.xyz"]
+
+
+def test_links_that_lead_nowhere_and_folders_left_out(tmp_path, caplog):
+    write(tmp_path / "train/run/a.mp4", "")
+    write(tmp_path / "train/.jump/a.mp4", "")
+    write(tmp_path / "train/.git/a.mp4", "")
+    (tmp_path / "train/walk").symlink_to("nowhere")
+    (tmp_path / "train/turn").symlink_to("turn")
+    (tmp_path / "train/run/round").symlink_to("round")
+    (tmp_path / "train/run/clip.mp4").mkdir()
+    find_split(tmp_path, "train")
+    nowhere = "turn (a link that leads nowhere), walk (a link that leads nowhere)"
+    assert caplog.messages[-1].endswith(f": .jump (a hidden folder), {nowhere}, run/clip.mp4, run/round")
+
+
+def test_nested_folders_that_link_to_those_above(tmp_path, caplog):
+    write(tmp_path / "train/cat/images/1.png", "")
+    (tmp_path / "train/cat/images/up").symlink_to("..")
+    index = find_split(tmp_path, "train", kind=IMAGES)
+    assert [str(sample.path.relative_to(tmp_path)) for sample in index] == ["train/cat/images/1.png"]
+    assert caplog.messages[-1].endswith("cat/images/up")
+
+
+def test_a_folder_without_files_says_what_is_in_it(tmp_path):
+    write(tmp_path / "train/run/a.xyz", "")
+    with pytest.raises(UserError, match=r"no videos in this class folder \(looked for .*; there is run/a.xyz\)"):
+        find_split(tmp_path, "train")
