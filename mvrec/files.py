@@ -25,6 +25,11 @@ def json_text(content: Any, *, indent: int | None = None) -> str:
     return _NOT_UTF8.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def shown(text: str) -> str:
+    """Text for what takes UTF-8 only: bytes of file names that are not become visible with a backslash."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary sibling to write into, which takes the place of `path` when the block ends well."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, get_args
 
 from mvrec.config_check import CONFIG_ENDINGS, Entry, KnownKeys, reason
 from mvrec.errors import UserError
+from mvrec.files import shown
 
 LARGEST = 2**31 - 1  # of a count: more does not fit in what counts batches, pixels and steps
 NULLS = ("null", "~")
@@ -162,8 +163,18 @@ def check_values(given: Iterable[Entry], known: KnownKeys) -> None:
     for entry in given:
         if entry.value is None or "[" in entry.key or not known.owners.get(entry.key, "mvrec.").startswith(OURS):
             continue
+        _check_bytes(entry)
         _check_kind(entry, known)
         _check_number(entry)
+
+
+def _check_bytes(entry: Entry) -> None:
+    """YAML, in which the settings of model and data are kept, has no form for bytes that are not UTF-8."""
+    if entry.key.startswith(("data.", "model.")) and entry.value != shown(entry.value):
+        raise UserError(
+            f"{place(entry)}: {shown(entry.value)} has bytes that are not UTF-8, which settings cannot keep: rename "
+            "the folder, or name a link to it"
+        )
 
 
 def _check_kind(entry: Entry, known: KnownKeys) -> None:

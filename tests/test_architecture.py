@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "limits": set(),
     "cli": {"__init__", "class_paths", "errors", "lightning_cli", "limits", "commands", "messages", "signals"},
     "config_check": {"class_paths", "errors"},
-    "value_check": {"config_check", "errors"},
+    "value_check": {"config_check", "errors", "files"},
     "lightning_cli": {
         *(
             "cli",

@@ -1,12 +1,11 @@
 """`mvrec convert`: any checkpoint of a network in the zoo as a safetensors file that says what it is."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from mvrec.errors import UserError
-from mvrec.files import atomic_path, write_atomically
+from mvrec.files import atomic_path, json_text, write_atomically
 from mvrec.inference.model_card import model_card, origin_of, save_weights
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints import LoadReport
@@ -41,7 +40,7 @@ def main(arguments: list[str]) -> None:
     card = _card(name, model, stored, report)
     with atomic_path(output) as temporary:
         save_weights(temporary, model, card)
-    write_atomically(output.with_suffix(".json"), json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(output.with_suffix(".json"), json_text(card, indent=2) + "\n")
     print(f"{report}\n{name}, {card['parameters']:,} parameters: {output} and {output.with_suffix('.json')}")  # noqa: T201
 
 

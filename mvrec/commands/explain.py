@@ -19,6 +19,7 @@ from mvrec.data.protocol import ImageProtocol, Protocol
 from mvrec.data.timeline import timeline_of
 from mvrec.data.transforms import Box, crop_and_resize, short_side_size, spatial_crops
 from mvrec.errors import DecodeError, UserError, nearest
+from mvrec.files import shown
 from mvrec.inference.heat import METHODS, default_method, heat_map
 from mvrec.inference.overlay import (
     Crop,
@@ -117,7 +118,7 @@ def _explain(
     heat = heat_map(recogniser.backbone, x, torch.tensor([number]), method=method, stage=options.stage)[0].cpu()
     name = recogniser.class_names[number]
     subject = "any class" if method == "rollout" else f"{name} ({100 * probabilities[number]:.1f} %)"
-    about = f"{method} for {subject}: {Path(sample.path).name}, {seen.where}"
+    about = shown(f"{method} for {subject}: {Path(sample.path).name}, {seen.where}")
     try:
         _write(output, seen, heat, full_frame=options.full_frame, about=about)
     except OSError as error:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mvrec.data.index import Sample
 from mvrec.data.kinds import IMAGES, VIDEOS, Kind
 from mvrec.errors import DecodeError, UserError
-from mvrec.files import sha256, write_atomically
+from mvrec.files import json_text, sha256, write_atomically
 from mvrec.inference.features import FORMATS, POOLS, Format, Wanted, extract, is_complete, settings_of
 from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
@@ -147,7 +147,7 @@ def _keep_record(path: Path, settings: dict[str, Any], *, overwrite: bool) -> No
                     f"{path.parent} holds features with {different}: take another folder, or --overwrite them"
                 )
             return
-        write_atomically(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(path, json_text(settings, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
     except json.JSONDecodeError:

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import csv
-import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from mvrec.data.protocol import Protocol
 from mvrec.data.stream import Stream, is_stream
 from mvrec.data.video import Decoder
 from mvrec.errors import UserError
-from mvrec.files import atomic_path
+from mvrec.files import atomic_path, json_text
 from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.recognising import Recognition, recognise_files, recognise_stream
@@ -146,12 +145,14 @@ def _output(path: Path | None, *, live: bool) -> Iterator[IO[str]]:
     """Where results go: a file appears when it is whole, but for that of a stream, which has no end."""
     if path is None:
         yield sys.stdout
-    elif live:
+        return
+    how: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}  # as names of files are
+    if live:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with path.open("w", **how) as file:
             yield file
     else:
-        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with atomic_path(path) as temporary, temporary.open("w", **how) as file:
             yield file
 
 
@@ -223,7 +224,7 @@ class JsonWriter(Writer):
         }
         if result.error:
             line["error"] = result.error
-        self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self.file.write(json_text(line) + "\n")
 
 
 WRITERS = {"table": TableWriter, "csv": CsvWriter, "jsonl": JsonWriter}

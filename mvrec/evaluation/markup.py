@@ -5,6 +5,8 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from mvrec.files import shown
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 # Elements without content. Those of SVG end with a slash: without it, what follows would be taken for their content.
 _EMPTY = {"meta", "img", "circle", "line", "polyline", "rect", "image"}
@@ -25,8 +27,7 @@ def escaped(content: Any) -> Html:
         return content
     if content is None:
         return Html("")
-    text = str(content).encode("utf-8", "backslashreplace").decode("utf-8")
-    return Html(html.escape(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text), quote=True))
+    return Html(html.escape(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", shown(str(content))), quote=True))
 
 
 def join(parts: Iterable[Any]) -> Html:

@@ -21,7 +21,7 @@ from mvrec.data.protocol import Protocol
 from mvrec.data.timeline import timeline_of
 from mvrec.data.video import Video, check_is_file_with_content
 from mvrec.errors import UserError
-from mvrec.files import atomic_path, write_atomically
+from mvrec.files import atomic_path, json_text, write_atomically
 from mvrec.inference.recogniser import Recogniser
 from mvrec.inference.sources import as_sample
 from mvrec.inference.windows import windows
@@ -268,7 +268,7 @@ def _write(
         assert written == num_rows, f"{written} rows of {num_rows}"
     if beside != features:
         with _writing(beside):
-            write_atomically(beside, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+            write_atomically(beside, json_text(record, indent=2) + "\n")
     return shape
 
 

@@ -17,7 +17,7 @@ import torch
 from mvrec import __version__
 from mvrec.data.protocol import ImageProtocol, Protocol
 from mvrec.errors import UserError
-from mvrec.files import atomic_path
+from mvrec.files import atomic_path, json_text, shown
 from mvrec.inference.extras import need
 from mvrec.inference.hub_files import (
     CONFIG,
@@ -57,10 +57,10 @@ def save_pretrained(recogniser: Recogniser, folder: str | Path, *, repo_id: str 
     check_portable(recogniser, card)
     contents: dict[str, Callable[[Path], Any]] = {
         WEIGHTS: lambda path: save_weights(path, recogniser.backbone, card),
-        CONFIG: lambda path: path.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"),
+        CONFIG: lambda path: path.write_text(json_text(card, indent=2) + "\n", encoding="utf-8"),
     }
     if not (folder / README).exists():
-        contents[README] = lambda path: path.write_text(readme(card, repo_id or folder.name), encoding="utf-8")
+        contents[README] = lambda path: path.write_text(shown(readme(card, repo_id or folder.name)), encoding="utf-8")
     _write_together(folder, contents)
     return folder
 

@@ -5,7 +5,6 @@ What it holds stands in `CONTENTS`; a second run started afresh in the same fold
 
 import csv
 import io
-import json
 import os
 import platform
 import socket
@@ -23,7 +22,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mvrec import __version__
-from mvrec.files import write_atomically
+from mvrec.files import json_text, write_atomically
 from mvrec.training.curves import draw_curves
 
 CONTENTS = (
@@ -147,7 +146,7 @@ class RunRecord(L.Callback):
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         files = {"environment": record, "data": datamodule.record(), "parameter_groups": task.parameter_groups}
         for name, content in files.items():
-            write_atomically(self.run_dir / f"{name}.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+            write_atomically(self.run_dir / f"{name}.json", json_text(content, indent=2) + "\n")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the curves."""
