@@ -15,6 +15,7 @@ from mvrec.errors import UserError, nearest
 from mvrec.models.checkpoints.files import read_weights
 from mvrec.starting_point import build_from, checkpoint_of, is_checkpoint, starting_point
 from mvrec.training.checkpoint_files import newest_checkpoint
+from mvrec.training.monitors import mode_of
 
 CHECKPOINT_KEYWORDS = ("best", "last", "hpc")
 
@@ -26,6 +27,49 @@ def last_value(given: Sequence[Entry], key: str) -> Entry | None:
     # A mapping has no value of its own: what it holds are entries too.
     entry = next((entry for entry in reversed(given) if entry.key == key and entry.value is not None), None)
     return None if entry is None or entry.value in ("", "null", "~") else entry
+
+
+def forget_own_paths(given: Sequence[Entry]) -> list[str]:
+    """Flags that undo where the configuration of another run says that run's own places.
+
+    Earlier versions wrote them into `config.yaml`: with another --run_dir they would lead to the run it came from.
+
+    Args:
+        given: What configs and flags set.
+    """
+    chosen = last_value(given, "run_dir")
+    undone = []
+    for key in ("checkpoint.dirpath", "trainer.default_root_dir", "ckpt_path"):
+        entry = last_value(given, key)
+        if entry is None or chosen is None:
+            continue
+        config = entry.where.rpartition(":")[0]
+        runs = [one.value for one in given if one.key == "run_dir" and config and one.where.startswith(f"{config}:")]
+        if runs and runs[-1] and runs[-1] != chosen.value and Path(entry.value).is_relative_to(runs[-1]):
+            undone.append(f"--{key}=null")
+    return undone
+
+
+def chosen_mode(given: Sequence[Entry], monitor: str | None) -> str | None:
+    """Whether less or more of the monitored score is better: as its name says, unless the user says it beside it.
+
+    Raises:
+        UserError: The mode contradicts the name, and comes from elsewhere than the name.
+    """
+    entry = last_value(given, "checkpoint.mode")
+    if entry is None or monitor is None or entry.value not in ("min", "max"):
+        return None if entry is None else entry.value
+    natural, named = mode_of(monitor), last_value(given, "checkpoint.monitor")
+    if entry.value == natural:
+        return natural
+    worst = "highest" if natural == "min" else "lowest"
+    if named is None or named.where.partition(":")[0].startswith("-") != entry.where.startswith("-"):
+        raise UserError(
+            f"{entry.where}: checkpoint.mode {entry.value} would keep the {worst} {monitor}: leave the mode out, it "
+            f"follows from the name"
+        )
+    log.warning("best.ckpt will be the one with the %s %s, as checkpoint.mode %s says", worst, monitor, entry.value)
+    return entry.value
 
 
 def resumed(given: Sequence[Entry], run_dir: Path) -> Path | None:

@@ -16,9 +16,8 @@ from typing import Any, ClassVar, Literal, NoReturn
 
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
@@ -42,10 +41,11 @@ from mvrec.config_check import (
 )
 from mvrec.data.presets import PRESETS
 from mvrec.errors import UserError, nearest
-from mvrec.files import write_atomically
 from mvrec.inherited import (
     CHECKPOINT_KEYWORDS,
+    chosen_mode,
     expand_evaluation,
+    forget_own_paths,
     inherited,
     last_value,
     named_checkpoint,
@@ -55,7 +55,7 @@ from mvrec.inherited import (
 from mvrec.messages import show_lightning_messages, show_messages
 from mvrec.models.backbone import Backbone
 from mvrec.models.baselines import check_baseline
-from mvrec.signals import REQUEUE, STOP_EXIT, requests
+from mvrec.signals import REQUEUE, requests
 from mvrec.tasks import Classification
 from mvrec.tasks.classification import SINGLE_LABEL_SCORE
 from mvrec.training.averaging import check_averaging
@@ -64,12 +64,22 @@ from mvrec.training.final_checkpoint import FinalCheckpoint
 from mvrec.training.non_finite import NonFiniteGuard
 from mvrec.training.position import ExactPosition
 from mvrec.training.precision import chosen_precision
-from mvrec.training.preemption import PreemptedError, Preemption, job_end_time, on_own_clock, requeue
+from mvrec.training.preemption import (
+    INTERRUPT_EXIT,
+    PreemptedError,
+    Preemption,
+    job_end_time,
+    on_own_clock,
+    requeue,
+    stop_exit,
+)
 from mvrec.training.preflight import SharedState, check_processes
 from mvrec.training.progress import BarProgress, EndReason, LineProgress, Throughput
 from mvrec.training.random_state import SeedEveryStep
 from mvrec.training.resume import Resume, check_resume
-from mvrec.training.run_directory import MetricsCsv, RunRecord, set_aside_earlier_run
+from mvrec.training.run_checkpoints import CheckpointSettings, run_checkpoints
+from mvrec.training.run_directory import MetricsCsv, RunRecord, SaveConfig, is_run, without_own_paths
+from mvrec.training.run_lock import RunLock, lock_run
 from mvrec.training.trainer_arguments import BATCH_COUNTS, REFUSALS, check_trainer, refused_by_lightning
 from mvrec.training.watchdog import Watchdog
 from mvrec.value_check import check_values, refusals
@@ -111,24 +121,10 @@ class MvrecParser(LightningArgumentParser):
         fail(explain(message, self.given))
 
 
-class SaveConfig(SaveConfigCallback):
-    """Writes the resolved configuration and the environment into the run directory."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write on the first process, and let no process go on before."""
-        if self.already_saved:
-            return
-        if trainer.is_global_zero:
-            run_dir = Path(trainer.loggers[0].save_dir or ".")
-            command = trainer.state.fn
-            name = "config.yaml" if command in (None, "fit") else f"config_{command.value}.yaml"
-            write_atomically(run_dir / name, self.parser.dump(self.config, skip_none=False))
-        self.already_saved = True
-        trainer.strategy.barrier("save config")
-
-
 class MvrecCLI(LightningCLI):
     """The command line of training and evaluation."""
+
+    locks: Sequence[RunLock] = ()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run directory and the checkpoint callback with their defaults."""
@@ -166,13 +162,11 @@ class MvrecCLI(LightningCLI):
             help=f"How files become views in test and predict, by name; single values such as "
             f"--data.test_views.num_clips win when they come later. One of {', '.join(PRESETS)}.",
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(CheckpointSettings, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.monitor": SINGLE_LABEL_SCORE,
-                "checkpoint.mode": "max",
                 "checkpoint.save_last": True,
-                "checkpoint.filename": "best",
                 "checkpoint.auto_insert_metric_name": False,
                 "checkpoint.enable_version_counter": False,
             }
@@ -182,6 +176,7 @@ class MvrecCLI(LightningCLI):
         """Parse with the checkpoint's values as defaults: flag > config > checkpoint > default."""
         command, *arguments = args
         arguments = list(expand_flags(arguments))
+        arguments += forget_own_paths(entries(arguments)) if command == "fit" else []
         if command != "fit":
             arguments = named_checkpoint(arguments)
         given = entries(arguments)
@@ -225,18 +220,15 @@ class MvrecCLI(LightningCLI):
         config = self.config[self.subcommand]
         check_trainer(config.trainer, str(self.subcommand))
         self.run_dir = Path(config.run_dir or default_run_dir(config))
-        config.run_dir = str(self.run_dir)
+        config.checkpoint.mode = chosen_mode(MvrecParser.given, config.checkpoint.monitor)
         if config.get("ckpt_path") not in (None, *CHECKPOINT_KEYWORDS):
             config.model.weights = None  # the checkpoint has its own, and the file that its run began with may be gone
-        if config.trainer.default_root_dir is None:
-            config.trainer.default_root_dir = str(self.run_dir)  # Lightning resumes from what it finds there
-        if config.checkpoint.dirpath is None:
-            config.checkpoint.dirpath = str(self.run_dir / "checkpoints")
+        self.checkpoint_dir = Path(config.checkpoint.dirpath or self.run_dir / "checkpoints")
         if config.trainer.limit_val_batches == 0 and config.checkpoint.monitor == SINGLE_LABEL_SCORE:
             config.checkpoint.monitor = None  # nothing will be measured: the newest checkpoint is the best there is
-        if config.trainer.fast_dev_run or config.trainer.enable_checkpointing is False:
-            self._parser(self.subcommand).callback_keys.remove("checkpoint")  # it would save, though nothing is logged
-            config.trainer.enable_checkpointing = False
+        self._parser(self.subcommand).callback_keys.remove("checkpoint")  # see `run_checkpoints`
+        if config.trainer.fast_dev_run:
+            config.trainer.enable_checkpointing = False  # it would save, though nothing is logged
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add progress, seeding and the CSV metrics that every run has."""
@@ -249,7 +241,12 @@ class MvrecCLI(LightningCLI):
         wanted = config.get("logger")
         more = wanted if isinstance(wanted, list) else [wanted] if isinstance(wanted, Logger) else []
         throughput = Throughput()
-        folder = Path(self._get(self.config, "checkpoint").dirpath)
+        own = _as_list(config.get("callbacks"))
+        saving = (
+            []
+            if config.get("enable_checkpointing") is False
+            else run_checkpoints(self._get(self.config_init, "checkpoint"), self.checkpoint_dir, own)
+        )
         callbacks = [throughput, SeedEveryStep(self._get(self.config, "seed_everything"))]
         if self.subcommand == "fit":
             callbacks += [
@@ -257,7 +254,6 @@ class MvrecCLI(LightningCLI):
                 NonFiniteGuard(self.run_dir / "non_finite"),
                 ExactPosition(),
                 Resume(self.run_dir),
-                RunRecord(self.run_dir),
                 EndReason(),
             ]
         if config.get("enable_progress_bar") is not False:
@@ -265,16 +261,21 @@ class MvrecCLI(LightningCLI):
         if self.subcommand == "fit" and not config.get("fast_dev_run"):
             minutes = self._get(self.config, "save_every_minutes")
             end = on_own_clock(job_end_time(os.environ))
-            callbacks.append(Preemption(folder, save_every_minutes=minutes, end_time=end))
+            callbacks.append(Preemption(self.checkpoint_dir, save_every_minutes=minutes, end_time=end))
         # The last checkpoint comes first: at the end of training, averaging callbacks put averages for the weights.
         # Before it only the watchdog, which must know of a hook when another callback hangs in it.
-        first = [Watchdog(60 * self._get(self.config, "hang_timeout_minutes")), FinalCheckpoint(folder)]
-        config["callbacks"] = [*first, *_as_list(config.get("callbacks")), *callbacks]
+        first = [Watchdog(60 * self._get(self.config, "hang_timeout_minutes"))]
+        if self.subcommand == "fit":
+            first.append(RunRecord(self.run_dir, fresh=self._is_fresh()))
+            first += [FinalCheckpoint(saving[-1])] if saving else []
+        config["callbacks"] = [*first, *own, *callbacks, *saving]
         loggers = [MetricsCsv(self.run_dir, filename), *more]
         plugins = [*_as_list(config.get("plugins")), CheckpointFiles()]
         if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
             plugins.append(SLURMEnvironment(auto_requeue=False))  # see Preemption
         precision = chosen_precision(config.get("precision"), accelerator=str(config.get("accelerator")))
+        root = config.get("default_root_dir") or str(self.run_dir)
+        kwargs = {"default_root_dir": root, **kwargs}
         return super().instantiate_trainer(logger=loggers, plugins=plugins, precision=precision, **kwargs)
 
     def instantiate_classes(self) -> None:
@@ -287,7 +288,8 @@ class MvrecCLI(LightningCLI):
         config = self.config[self.subcommand]
         if getattr(self.datamodule, "seed", 0) is None:
             self.datamodule.seed = config.seed_everything
-        plain = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False))
+        portable = without_own_paths(config, self.run_dir)
+        plain = yaml.safe_load(self._parser(self.subcommand).dump(portable, skip_none=False))
         class_path = f"{Classification.__module__}.{Classification.__qualname__}"
         self.model.run_record = {"config": plain}
         self.model.save_hyperparameters(
@@ -300,13 +302,17 @@ class MvrecCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except PreemptedError as preempted:
-            sys.exit(requeue(os.environ) if preempted.level == REQUEUE else STOP_EXIT)
+            sys.exit(requeue(os.environ) if preempted.level == REQUEUE else stop_exit())
+        except SystemExit:  # Lightning has met Ctrl-C
+            sys.exit(INTERRUPT_EXIT)
         except REFUSALS as raised:
             if not refused_by_lightning(raised):
                 raise
             raise UserError(reason(raised)) from None
         finally:
             requests.restore()
+            for lock in reversed(self.locks):
+                lock.release()
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Our own score line stands in for Lightning's table."""
@@ -314,14 +320,14 @@ class MvrecCLI(LightningCLI):
         return {**kwargs, "verbose": False} if "verbose" in kwargs else kwargs
 
     def before_fit(self) -> None:
-        """A fresh run does not mix with an earlier one in the same directory."""
+        """Keep the run's directories for this process: two runs do not mix."""
         check_resume(self.model.run_record["config"], self._get(self.config, "ckpt_path"))
         check_averaging(self.trainer, self._get(self.config, "ckpt_path"))
-        fresh = self._get(self.config, "ckpt_path") is None and not self._get(self.config, "trainer").fast_dev_run
-        if fresh and self.trainer.is_global_zero:
-            moved = set_aside_earlier_run(self.run_dir)
-            if moved is not None:
-                log.info("the earlier run in %s is now in %s", self.run_dir, moved)
+        if self.trainer.is_global_zero and not self._get(self.config, "trainer").fast_dev_run:
+            self.locks = lock_run(self.run_dir, self.checkpoint_dir, fresh=self._is_fresh())
+
+    def _is_fresh(self) -> bool:
+        return self._get(self.config, "ckpt_path") is None and not self._get(self.config, "trainer").fast_dev_run
 
 
 def run(args: list[str]) -> MvrecCLI:
@@ -358,8 +364,6 @@ def instantiate(args: list[str]) -> MvrecCLI:
 def _command_line(kind: type[MvrecCLI], args: list[str]) -> MvrecCLI:
     configure_output()
     check_processes(os.environ)
-    if args[0] != "fit":  # where nothing is saved, it matters little that a run has moved
-        warnings.filterwarnings("ignore", message="The dirpath has changed from")
     for name in data.__all__:  # jsonargparse knows by their bare names only the classes that are loaded
         getattr(data, name)
     return kind(
@@ -391,6 +395,8 @@ def configure_output() -> None:
     # Averaged weights are what a recipe with this callback wants in its checkpoints.
     warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback")
     warnings.filterwarnings("ignore", message=r"Be aware that when using `?ckpt_path")
+    # They lie in a run's directory, beside those of the run itself.
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
     show_messages()
 
 
@@ -408,11 +414,13 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def default_run_dir(config: Namespace) -> Path:
-    """The run that a checkpoint belongs to, else `runs/<name of the last config file>`."""
+    """The run that a checkpoint or a resolved configuration belongs to, else `runs/<name of the last config file>`."""
     checkpoint = config.get("ckpt_path")
     if checkpoint and Path(checkpoint).parent.name == "checkpoints":
         return Path(checkpoint).parent.parent
     configs = config.get("config") or []
+    if configs and Path(str(configs[0])).name == "config.yaml" and is_run(Path(str(configs[0])).parent):
+        return Path(str(configs[0])).parent
     return Path("runs") / (Path(str(configs[0])).stem if configs else "unnamed")
 
 

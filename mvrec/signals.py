@@ -44,15 +44,18 @@ class Requests:
         self._pid = os.getpid()
         self._deadline: Deadline | None = None
 
-    def listen(self) -> None:
+    def listen(self, *, interrupts: bool = False) -> None:
         """Take over the signals that the environment names, by default USR1 and TERM; again, if others did since.
+
+        Args:
+            interrupts: Also Ctrl-C, of which the second one ends the process at once.
 
         Raises:
             UserError: The environment names a signal that does not exist.
         """
         if threading.current_thread() is not threading.main_thread():
             return  # where Python takes no handlers
-        self._levels = _levels(os.environ)
+        self._levels = _levels(os.environ) | ({signal.SIGINT: STOP} if interrupts else {})
         self._pid = os.getpid()
         for number in self._levels:
             before = signal.signal(number, self._note)
@@ -95,6 +98,8 @@ class Requests:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:  # Slurm signals every process of a step, also forks, which have no say
             return
+        if number == signal.SIGINT and "SIGINT" in self.names:
+            raise KeyboardInterrupt
         self.level = max(self.level, self._levels[number])
         self.names.append(signal.Signals(number).name)
 

@@ -48,6 +48,7 @@ MAY_IMPORT = {
         "models.checkpoints",
         "starting_point",
         "training.checkpoint_files",
+        "training.monitors",
     },
     "starting_point": {"class_paths", "config_check", "errors", "models", "published"},
     "commands": {

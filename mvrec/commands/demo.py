@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
     begin = time.monotonic()
     fit = run(["fit", *common])
     minutes = (time.monotonic() - begin) / 60
-    checkpoint = fit.trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+    checkpoint = str(fit.run_dir / "checkpoints/best.ckpt")
     # The control comes first, so that the files it writes are not what stays.
     control = _test([*common, "--ckpt_path", checkpoint, "--data.test_views.frame_order", "shuffled"])
     scores = _test([*common, "--ckpt_path", checkpoint])

@@ -57,7 +57,7 @@ def _train_and_test(config: Path, run_dir: Path, overrides: Sequence[str]) -> Re
     begin = time.monotonic()
     fit = run(["fit", *common])
     minutes = (time.monotonic() - begin) / 60
-    checkpoint = fit.trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+    checkpoint = str(fit.run_dir / "checkpoints/best.ckpt")
     scores = run(["test", *common, "--ckpt_path", checkpoint]).model.scores
     assert isinstance(scores, SingleLabelScores)
     backbone = fit.model.backbone

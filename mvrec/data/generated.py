@@ -27,7 +27,11 @@ def is_generated(root: Path, parameters: Mapping[str, Any], *, noun: str) -> boo
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     if not (root / RECORD).is_file():
-        raise UserError(f"{root} is there already and holds no {noun}: name another folder or remove it")
+        own = "ImageFolder" if "image" in noun else "VideoFolder"
+        raise UserError(
+            f"{root} is there already and holds no {noun}: name a new folder for them, or add --data {own} for files "
+            "of your own"
+        )
     found = json.loads((root / RECORD).read_text())
     differing = [
         f"{name} is {found.get(name)}, not {value}" for name, value in parameters.items() if found.get(name) != value
@@ -35,7 +39,7 @@ def is_generated(root: Path, parameters: Mapping[str, Any], *, noun: str) -> boo
     if differing:
         raise UserError(
             f"{root} holds {noun} with other parameters ({'; '.join(differing)}): "
-            "name another folder, remove it, or ask for what is there"
+            "name another folder, or ask for what is there"
         )
     return True
 

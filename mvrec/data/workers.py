@@ -23,8 +23,8 @@ FAILED = 70  # exit code of a worker that cannot pass its batches on
 def start_worker(worker_id: int) -> None:
     """Set up the calling process, a loader's worker; torch calls it as `worker_init_fn`."""
     torch.set_num_threads(1)  # one worker, one core: the parallelism is the number of workers
-    for number in (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
-        signal.signal(number, signal.SIG_IGN)  # Slurm sends them to all processes; the main one ends the workers
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
+        signal.signal(number, signal.SIG_IGN)  # they are sent to all processes; the main one ends the workers
     queues.Queue._on_queue_feeder_error = staticmethod(_leave)  # type: ignore[attr-defined]
     if hasattr(os, "memfd_create"):
         ForkingPickler.register(torch.UntypedStorage, _reduced)

@@ -70,6 +70,11 @@ class Scores(ABC):
     def metrics(self) -> dict[str, float]:
         """Named values, the one that says which of two models is better first."""
 
+    @staticmethod
+    @abstractmethod
+    def names(num_classes: int) -> tuple[str, ...]:
+        """Those of `metrics`."""
+
     def counts(self, noun: str = "videos") -> str:
         """How many samples the score speaks of, by the name that the caller gives them."""
         counted = " and left out" if self.failed and not self.failed_are_wrong else ""
@@ -145,10 +150,14 @@ class SingleLabelScores(Scores):
         return math.nan if self.not_finite else float(-chosen.log().mean())
 
     def metrics(self) -> dict[str, float]:
-        """Named values; "top5" becomes "top<K>" with fewer than five classes."""
-        k = min(5, self.num_classes)
-        values = {"top1": self.top_k(1), f"top{k}": self.top_k(k), "mean_class": self.mean_class_accuracy()}
-        return {**values, "loss": self.loss()}
+        """Named values."""
+        values = (self.top_k(1), self.top_k(min(5, self.num_classes)), self.mean_class_accuracy(), self.loss())
+        return dict(zip(self.names(self.num_classes), values, strict=True))
+
+    @staticmethod
+    def names(num_classes: int) -> tuple[str, ...]:
+        """Those of `metrics`; "top5" becomes "top<K>" with fewer than five classes."""
+        return "top1", f"top{min(5, num_classes)}", "mean_class", "loss"
 
 
 @dataclass(frozen=True)
@@ -196,6 +205,11 @@ class MultiLabelScores(Scores):
     def metrics(self) -> dict[str, float]:
         """Named values; "map" is the mean average precision."""
         return {"map": self.mean_average_precision(), "micro_f1": self.micro_f1(), "loss": self.loss()}
+
+    @staticmethod
+    def names(num_classes: int) -> tuple[str, ...]:
+        """Those of `metrics`."""
+        return "map", "micro_f1", "loss"
 
     def counts(self, noun: str = "videos") -> str:
         """Also how many classes the mean average precision speaks of."""

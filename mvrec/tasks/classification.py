@@ -17,7 +17,7 @@ from mvrec.errors import UserError
 from mvrec.evaluation.predictions import write_predictions
 from mvrec.evaluation.results import write_confusion, write_metrics, write_per_class
 from mvrec.evaluation.score_text import failures, score_line, split_text
-from mvrec.evaluation.scores import ScoreKeeper, Scores, SingleLabelScores
+from mvrec.evaluation.scores import MultiLabelScores, ScoreKeeper, Scores, SingleLabelScores
 from mvrec.files import sha256
 from mvrec.models.backbone import Backbone
 from mvrec.tasks.class_match import ClassMatch, compare_classes
@@ -305,6 +305,11 @@ class Classification(L.LightningModule):
     def on_predict_epoch_end(self) -> None:
         """Join the scores of all processes and write `predicted.csv`."""
         self._finish("predict")
+
+    def score_names(self) -> list[str]:
+        """What a validation logs."""
+        kind: type[Scores] = MultiLabelScores if self.datamodule.multi_label else SingleLabelScores
+        return [f"val/{name}" for name in kind.names(self.backbone.num_classes)]
 
     def _begin(self, stage: Stage) -> None:
         trainer = self.trainer

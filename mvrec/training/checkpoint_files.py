@@ -11,7 +11,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mvrec.files import atomic_path
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 
 log = logging.getLogger(__name__)
 

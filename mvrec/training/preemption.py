@@ -17,10 +17,11 @@ import lightning as L
 import torch
 import torch.distributed as dist
 
-from mvrec.signals import REQUEUE, requests
+from mvrec.signals import REQUEUE, STOP_EXIT, requests
 from mvrec.training.checkpoint_files import LAST
 
 REQUEUE_EXIT = 75  # EX_TEMPFAIL of sysexits.h: "try again"
+INTERRUPT_EXIT = 130  # what a shell says of a process that Ctrl-C has ended
 LEAD_SECONDS = 90.0  # before the end of a job that has sent no signal
 SCONTROL_SECONDS = 60
 
@@ -71,7 +72,7 @@ class Preemption(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the signals back from Lightning, which has put handlers of its own before ours by now."""
-        requests.listen()
+        requests.listen(interrupts=True)
         # It would synchronise the device before every batch.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         if trainer.world_size > 1:  # a group of its own: that of the gradients is on the device
@@ -92,6 +93,7 @@ class Preemption(L.Callback):
             requests.saving()
             trainer._logger_connector.update_train_step_metrics()  # what comes after this hook will not
             trainer.save_checkpoint(self.folder / LAST)
+            log.info("saved in %s: --resume auto goes on from there", self.folder / LAST)
             requests.ignore()  # what is left to do should not be cut short
             raise PreemptedError(level)
         if save:
@@ -133,6 +135,11 @@ def _reason() -> str:
 def on_own_clock(seconds: float | None) -> float | None:
     """A time since 1970 in seconds of `time.monotonic`, which stays right when somebody sets the machine's clock."""
     return None if seconds is None else seconds - time.time() + time.monotonic()
+
+
+def stop_exit() -> int:
+    """The exit code of a run that was asked to stop: as a shell has it for the signal that asked."""
+    return INTERRUPT_EXIT if requests.names and requests.names[0] == "SIGINT" else STOP_EXIT
 
 
 def job_end_time(environ: Mapping[str, str]) -> float | None:

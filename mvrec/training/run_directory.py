@@ -1,10 +1,12 @@
 """The run directory: everything about a run in one folder that can be moved.
 
-What it holds stands in `CONTENTS`; a second run started afresh in the same folder moves it to `earlier/<n>/` first.
+What it holds stands in `CONTENTS`; a second run started afresh in the same folder moves it to `earlier/<n>/` when its
+first step is about to be made.
 """
 
 import csv
 import io
+import logging
 import os
 import platform
 import socket
@@ -18,12 +20,14 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mvrec import __version__
 from mvrec.files import json_text, write_atomically
 from mvrec.training.curves import draw_curves
+from mvrec.training.monitors import check_monitors
 
 CONTENTS = (
     "config.yaml",
@@ -49,7 +53,36 @@ CONTENTS = (
     "quarantine",
     "checkpoints",
 )
+TRAINING_VALUES = ("train/loss", "train/lr", "train/grad_norm")
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "decord", "av", "numpy")
+
+
+log = logging.getLogger(__name__)
+
+
+def without_own_paths(config: Any, run_dir: Path) -> Any:
+    """A resolved configuration without what leads to its own run, so that it can be used for another one.
+
+    Args:
+        config: Of a sub-command.
+        run_dir: The run's directory.
+    """
+    config = config.clone()
+    config.run_dir = config.checkpoint.dirpath = None
+    for node, key in ((config, "ckpt_path"), (config.trainer, "default_root_dir")):
+        if lies_in(node.get(key), run_dir):
+            node[key] = None
+    return config
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run directory in which a run has begun."""
+    return (folder / "environment.json").is_file()
+
+
+def lies_in(path: Any, folder: Path) -> bool:
+    """Whether a path is a folder, or something in it; links are followed."""
+    return isinstance(path, (str, Path)) and Path(path).resolve().is_relative_to(folder.resolve())
 
 
 def set_aside_earlier_run(run_dir: Path) -> Path | None:
@@ -121,20 +154,36 @@ def _git_revision() -> str | None:
 
 
 class RunRecord(L.Callback):
-    """Writes what a result cannot be judged without, at the start, and the curves at the end.
+    """Writes what a result cannot be judged without, before the first step, and the curves at the end.
+
+    Until then nothing in the run directory changes, so that a start that fails leaves an earlier run as it was.
 
     `environment.json`, `data.json` and `parameter_groups.json`; the same goes into every checkpoint, where
     `mvrec.environment`, `mvrec.data` and `mvrec.parameter_groups` are.
 
     Args:
         run_dir: The run directory.
+        fresh: Whether the run begins here: an earlier one in the directory moves aside.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
+    def __init__(self, run_dir: Path, *, fresh: bool = False) -> None:
+        self.run_dir, self.fresh = run_dir, fresh
+        self._written = False
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the record; every process takes part, the first one writes."""
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """See that what callbacks watch will be logged."""
+        task: Any = pl_module
+        check_monitors(trainer, [*task.score_names(), *TRAINING_VALUES])
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Write the record at the first batch, which could be read; every process takes part, the first one writes."""
+        if self._written:
+            return
+        self._written = True
+        if self.fresh and trainer.is_global_zero and (moved := set_aside_earlier_run(self.run_dir)) is not None:
+            log.info("the earlier run in %s is now in %s", self.run_dir, moved)
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCsv):
                 logger.go_on_from(trainer.global_step)
@@ -153,6 +202,29 @@ class RunRecord(L.Callback):
         metrics = self.run_dir / "metrics.csv"
         if trainer.is_global_zero and metrics.is_file():
             draw_curves(metrics, self.run_dir / "curves.png")
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the resolved configuration and the environment into the run directory."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write on the first process, and let no process go on before."""
+        if self.already_saved:
+            return
+        if stage != "fit":  # which writes nothing before its first step
+            self._write(trainer, f"config_{stage}.yaml")
+            trainer.strategy.barrier("save config")
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Write when the first step is about to be made, an earlier run having moved aside."""
+        if not self.already_saved and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._write(trainer, "config.yaml")
+
+    def _write(self, trainer: L.Trainer, name: str) -> None:
+        self.already_saved = True
+        if trainer.is_global_zero:
+            run_dir = Path(trainer.loggers[0].save_dir or ".")
+            write_atomically(run_dir / name, self.parser.dump(without_own_paths(self.config, run_dir), skip_none=False))
 
 
 class MetricsCsv(Logger):

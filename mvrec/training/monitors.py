@@ -1,0 +1,57 @@
+"""Which scores a run watches: which direction is better, and whether any validation will log them."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import lightning as L
+
+from mvrec.errors import UserError, nearest
+
+Mode = Literal["min", "max"]
+
+
+def mode_of(score: str) -> Mode:
+    """Whether less or more of a score is better, by its name."""
+    name = score.lower()
+    return "min" if any(word in name for word in ("loss", "error")) else "max"
+
+
+def check_monitors(trainer: L.Trainer, known: Iterable[str]) -> None:
+    """See that callbacks watch scores that come, in the direction in which they improve.
+
+    Args:
+        trainer: It knows its callbacks and whether there is a validation.
+        known: What this run logs.
+
+    Raises:
+        UserError: A score that nothing will log, with the nearest name, or one watched in the wrong direction.
+    """
+    names = [name for name in known if not name.startswith("val/") or trainer.num_val_batches != [0]]
+    # Callbacks of others may log what they like.
+    others = any(type(one).__module__.split(".")[0] not in ("lightning", "mvrec") for one in trainer.callbacks)  # type: ignore[attr-defined]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        monitor = getattr(callback, "monitor", None)
+        if not isinstance(monitor, str):
+            continue
+        key = getattr(callback, "monitor_key", None) or f"{type(callback).__name__}.monitor"
+        hint = _nearest(monitor, names)
+        if monitor not in names and (hint or not others):
+            raise UserError(f"{key} {monitor!r}: nothing in this run logs it{hint}; there are {', '.join(names)}")
+        _check_mode(callback, monitor, known=monitor in names)
+
+
+def _check_mode(callback: Any, monitor: str, *, known: bool) -> None:
+    mode = getattr(callback, "mode", None)
+    if hasattr(callback, "monitor_key") or not known or mode not in ("min", "max") or mode == mode_of(monitor):
+        return
+    better = "lower" if mode_of(monitor) == "min" else "higher"
+    raise UserError(
+        f"{type(callback).__name__} watches {monitor} with mode {mode}, but {better} is better: "
+        f"set its mode to {mode_of(monitor)} (without one it is min)"
+    )
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    """Also for the way in which other libraries write a name: val_acc1, val_top1."""
+    plain = name.replace("_", "/", 1) if "/" not in name else name
+    return f"; did you mean {plain!r}?" if plain in names else nearest(plain, names)
