@@ -37,13 +37,13 @@ class FinalCheckpoint(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save what can be saved, and say so."""
         fitting = trainer.state.fn == "fit" and trainer.checkpoint_callbacks and not trainer.sanity_checking
-        if isinstance(exception, PreemptedError) or not fitting:
-            return
+        if isinstance(exception, PreemptedError) or not fitting or self._stepping < 0:
+            return  # saved, or nothing was trained
         cause = "interrupted" if isinstance(exception, KeyboardInterrupt) else type(exception).__name__
         path, done = self.checkpoints.folder / LAST, trainer.global_step
         if self.checkpoints.last_step != done and self._can_save(trainer):
             self._save(trainer)
-        if not path.is_file() or not done:
+        if not path.is_file():
             log.warning("%s at step %d: nothing is saved yet", cause, done)
         elif self.checkpoints.last_step == done:
             log.warning("%s at step %d: all of it is in %s; --resume auto goes on from there", cause, done, path)
