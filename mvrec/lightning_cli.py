@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, NoReturn
 
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
@@ -77,7 +77,7 @@ from mvrec.training.preflight import SharedState, check_processes
 from mvrec.training.progress import BarProgress, EndReason, LineProgress, Throughput
 from mvrec.training.random_state import SeedEveryStep
 from mvrec.training.resume import Resume, check_resume
-from mvrec.training.run_checkpoints import CheckpointSettings, run_checkpoints
+from mvrec.training.run_checkpoints import BestAndLast, CheckpointSettings, run_checkpoints
 from mvrec.training.run_directory import MetricsCsv, RunRecord, SaveConfig, is_run, without_own_paths
 from mvrec.training.run_lock import RunLock, lock_run
 from mvrec.training.trainer_arguments import BATCH_COUNTS, REFUSALS, check_trainer, refused_by_lightning
@@ -238,15 +238,13 @@ class MvrecCLI(LightningCLI):
             if entry is not None and re.fullmatch(r"\d+", str(entry.value)):
                 config[key] = int(entry.value)
         filename = "metrics.csv" if self.subcommand == "fit" else f"metrics_{self.subcommand}.csv"
-        wanted = config.get("logger")
-        more = wanted if isinstance(wanted, list) else [wanted] if isinstance(wanted, Logger) else []
+        loggers = config.get("logger")
+        more = loggers if isinstance(loggers, list) else [loggers] if isinstance(loggers, Logger) else []
         throughput = Throughput()
         own = _as_list(config.get("callbacks"))
-        saving = (
-            []
-            if config.get("enable_checkpointing") is False
-            else run_checkpoints(self._get(self.config_init, "checkpoint"), self.checkpoint_dir, own)
-        )
+        wanted = self._get(self.config_init, "checkpoint")
+        keeps = config.get("enable_checkpointing") is not False
+        saving = run_checkpoints(wanted, self.checkpoint_dir, own) if keeps else []
         callbacks = [throughput, SeedEveryStep(self._get(self.config, "seed_everything"))]
         if self.subcommand == "fit":
             callbacks += [
@@ -264,18 +262,17 @@ class MvrecCLI(LightningCLI):
             callbacks.append(Preemption(self.checkpoint_dir, save_every_minutes=minutes, end_time=end))
         # The last checkpoint comes first: at the end of training, averaging callbacks put averages for the weights.
         # Before it only the watchdog, which must know of a hook when another callback hangs in it.
-        first = [Watchdog(60 * self._get(self.config, "hang_timeout_minutes"))]
+        first: list[Callback] = [Watchdog(60 * self._get(self.config, "hang_timeout_minutes"))]
         if self.subcommand == "fit":
             first.append(RunRecord(self.run_dir, fresh=self._is_fresh()))
-            first += [FinalCheckpoint(saving[-1])] if saving else []
+            first += [FinalCheckpoint(one) for one in saving if isinstance(one, BestAndLast)]
         config["callbacks"] = [*first, *own, *callbacks, *saving]
         loggers = [MetricsCsv(self.run_dir, filename), *more]
         plugins = [*_as_list(config.get("plugins")), CheckpointFiles()]
         if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
             plugins.append(SLURMEnvironment(auto_requeue=False))  # see Preemption
         precision = chosen_precision(config.get("precision"), accelerator=str(config.get("accelerator")))
-        root = config.get("default_root_dir") or str(self.run_dir)
-        kwargs = {"default_root_dir": root, **kwargs}
+        kwargs = {"default_root_dir": config.get("default_root_dir") or str(self.run_dir), **kwargs}
         return super().instantiate_trainer(logger=loggers, plugins=plugins, precision=precision, **kwargs)
 
     def instantiate_classes(self) -> None:

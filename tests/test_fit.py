@@ -105,12 +105,23 @@ def test_the_saved_config_runs_again_in_the_same_directory(command, tiny, tmp_pa
     run_dir = tmp_path / "run"
     assert command("fit", *tiny, "--run_dir", run_dir)[0] == 0
     first = (run_dir / "checkpoints" / "last.ckpt").read_bytes()
-    shutil.copy(run_dir / "config.yaml", tmp_path / "again.yaml")
-    code, _, err = command("fit", "--config", tmp_path / "again.yaml")
+    code, _, err = command("fit", "--config", run_dir / "config.yaml")
     assert code == 0, err
     assert (run_dir / "earlier/1/checkpoints/last.ckpt").read_bytes() == first
     assert (run_dir / "earlier/1/metrics.csv").is_file()
     assert_same_weights(run_dir / "checkpoints/last.ckpt", run_dir / "earlier/1/checkpoints/last.ckpt")
+
+
+def test_a_saved_config_leads_to_no_directory_of_its_own_run(command, tiny, tmp_path):
+    first, second = tmp_path / "run", tmp_path / "second"
+    assert command("fit", *tiny, "--run_dir", first)[0] == 0
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    assert str(first) not in (first / "config.yaml").read_text()
+    code, _, err = command("fit", "--config", first / "config.yaml", "--run_dir", second, "--seed_everything", "1")
+    assert code == 0, err
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
+    assert (second / "checkpoints/best.ckpt").is_file()
+    assert (second / "checkpoints/last.ckpt").is_file()
 
 
 @pytest.fixture(scope="module")

@@ -51,13 +51,13 @@ class FinalCheckpoint(L.Callback):
             log.warning("%s at step %d: this step could not be saved; --resume auto goes on from %s", cause, done, path)
 
     def _can_save(self, trainer: L.Trainer) -> bool:
-        progress = trainer.fit_loop.epoch_loop.batch_progress
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
         # Other processes do not wait here; averages may stand in for the weights in a validation.
         whole = progress.total.processed >= self._stepping and trainer.training
         return bool(whole and trainer.world_size == 1 and trainer.global_step)
 
     def _save(self, trainer: L.Trainer) -> None:
-        current = trainer.fit_loop.epoch_loop.batch_progress.current
+        current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         draws = getattr(trainer.datamodule, "draws_per_batch", 0)  # type: ignore[attr-defined]
         self._unused = draws * (current.ready - current.processed)
         try:

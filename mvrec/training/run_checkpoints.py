@@ -111,7 +111,7 @@ class BestAndLast(ModelCheckpoint):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """See how good the best.ckpt is that lies there, when a run goes on."""
-        if trainer.ckpt_path is not None:  # type: ignore[attr-defined]
+        if trainer.ckpt_path is not None:
             found = rank_of(self.folder / BEST, self.monitor) if trainer.is_global_zero else None
             self._best = trainer.strategy.broadcast(found)
 
@@ -123,7 +123,7 @@ class BestAndLast(ModelCheckpoint):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         self._validated = True
-        if trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval != 1.0:  # type: ignore[attr-defined]
+        if trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval != 1.0:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
