@@ -119,8 +119,8 @@ def test_resume_auto(command, tiny, tmp_path):
     code, _, err = command("fit", *arguments, "--trainer.max_epochs=3")
     assert code == 0, err
     assert "last.ckpt is damaged: the one before is taken" in err
-    assert f"resume: going on from {tmp_path / 'checkpoints/previous.ckpt'} at step 4" in err
-    assert "epoch 2/3  step 1/4" in err
-    assert "epoch 1/3" not in err
+    assert f"resume: going on from {tmp_path / 'checkpoints/best.ckpt'} at step 8" in err
+    assert "epoch 3/3  step 1/4" in err
+    assert "epoch 2/3" not in err
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
     assert not (tmp_path / "earlier").exists()
