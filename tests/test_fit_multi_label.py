@@ -176,7 +176,7 @@ def test_two_processes_score_as_one(command, trained, several, tmp_path):
 def test_recognised_files_get_the_probabilities_of_the_predictions(command, trained, several, tmp_path):
     run_dir, _ = trained
     assert command("predict", run_dir, f"--run_dir={tmp_path}")[0] == 0
-    rows = {row["path"]: row for row in read_csv(tmp_path / "predictions.csv")}
+    rows = {row["path"]: row for row in read_csv(tmp_path / "predicted.csv")}
     code, out, err = command("recognize", several / "test.csv", "--ckpt", run_dir, "--format=csv")
     assert code == 0, err
     found = list(csv.DictReader(io.StringIO(out)))

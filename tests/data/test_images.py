@@ -358,7 +358,8 @@ def test_folders_are_listed_without_opening_a_file(tree, monkeypatch):
 
 def test_a_folder_without_images_is_named(tmp_path):
     write(tmp_path / "train/n01/deep/movie.mp4", b"")
-    with pytest.raises(UserError, match=r"train/n01: no images in this class folder \(looked for .*\.jpeg .*\.webp\)"):
+    words = r"n01: no images in this class folder \(looked for .*\.jpeg .*\.webp; there is n01/deep/movie\.mp4\)"
+    with pytest.raises(UserError, match=words):
         listed(tmp_path)
     write(tmp_path / "val.csv", b"")
     with pytest.raises(UserError, match=r"val\.csv: no images in it"):

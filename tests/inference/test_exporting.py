@@ -21,6 +21,7 @@ from safetensors import safe_open
 from torch import Tensor
 from video_files import numbered_frame, write_video
 
+from mvrec import class_paths
 from mvrec.errors import UserError
 from mvrec.inference import exporting
 from mvrec.inference.exporting import Differences, Exported, _Sorted, check_request, export
@@ -244,7 +245,8 @@ class Foreign(CloFormer):
         return super().forward(x) * (2 if x.sum() > 0 else 1)
 
 
-def test_code_of_others_is_never_named_by_a_file_of_weights(tmp_path: Path) -> None:
+def test_code_of_others_is_never_named_by_a_file_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(class_paths, "_named", {__name__})
     node = network_node("smallest") | {"class_path": f"{__name__}.Foreign"}
     recogniser = loaded(save_run(tmp_path / "r.ckpt", node))
     with pytest.raises(UserError, match=r"its network is a test_exporting.Foreign, which is not of mvrec.models"):
