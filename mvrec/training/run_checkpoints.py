@@ -64,15 +64,18 @@ def run_checkpoints(settings: CheckpointSettings, folder: Path, callbacks: list[
         one.save_last = None
         if one.filename in (Path(BEST).stem, Path(LAST).stem, Path(PREVIOUS).stem):
             raise UserError(f"ModelCheckpoint.filename {one.filename!r}: the run itself has a file of this name")
+    watched = BestAndLast(settings, folder)
     if settings.keeps_more:
         settings.dirpath, settings.save_last = str(folder), None
+        if settings.save_top_k == -1:
+            settings.monitor = None  # all are kept: none has to wait for a score
         theirs.append(settings)
     if len({one.state_key for one in theirs}) < len(theirs):
         raise UserError(
             "two ModelCheckpoints have the same monitor, mode and interval: a checkpoint could not tell them apart; "
             "best.ckpt and last.ckpt come without any"
         )
-    return [*([settings] if settings.keeps_more else []), BestAndLast(settings, folder)]
+    return [*([settings] if settings.keeps_more else []), watched]
 
 
 class Rank(NamedTuple):
