@@ -102,6 +102,8 @@ ONLY_IN = {
     "decord": {"data/decord_video.py"},
     "av": {
         "data/pyav_video.py",
+        "data/frame_finder.py",
+        "data/frame_times.py",
         "data/stream.py",
         "doctor/media.py",
         "data/moving_digits_video.py",
