@@ -101,6 +101,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "decord": {"data/decord_video.py"},
     "av": {
+        "data/shown_pictures.py",
         "data/pyav_video.py",
         "data/frame_finder.py",
         "data/frame_times.py",

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mvrec.data.shown_pictures import Orientation
 from mvrec.data.pyav_video import PyAVVideo
 from mvrec.data.video import Frames, Ints, Video
 from mvrec.errors import DecodeError
@@ -22,7 +23,7 @@ class DecordVideo(Video):
         super().__init__(found.path, num_frames=found.num_frames, fps=found.fps, clock=found.clock)
         # It counts hidden frames, gives frames of another group of pictures (MPEG-TS, open groups) or of a strange
         # colour (10 bits), trusts times that are not there (AVI), turns no picture and has no decoder for AV1.
-        if not found.is_ordinary() or found.quarter_turns:
+        if not found.is_ordinary() or found.orientation != Orientation():
             raise DecodeError(self.path, "decord is not exact on this kind of file: use the decoder auto or pyav")
         import decord
 

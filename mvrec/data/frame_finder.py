@@ -49,6 +49,7 @@ class FrameFinder:
         path: what messages call it.
         stream: what PyAV says of it.
         timing: when its frames are shown.
+        header_size: (height, width) in pixels that the file announces.
 
     Raises:
         DecodeError: the file is cut short, no video or promises what cannot be.
@@ -377,6 +378,7 @@ class FrameFinder:
         if stream.codec_context is None:
             raise DecodeError(self.path, "no decoder for its codec")
         check_size(self.path, stream.codec_context.width, stream.codec_context.height)
+        self.header_size = stream.codec_context.height, stream.codec_context.width
         stream.codec_context.thread_type = "NONE"
         stream.codec_context.options = limit
         self.stream = stream

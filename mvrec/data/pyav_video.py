@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mvrec.data.frame_finder import FrameFinder, check_size
+from mvrec.data.shown_pictures import Orientation, ShownPictures
 from mvrec.data.video import Frames, Ints, Source, Video
 from mvrec.errors import DecodeError
 
@@ -29,12 +30,8 @@ class PyAVVideo(Video):
     decoder = "pyav"
 
     def __init__(self, source: Source) -> None:
-        from av.video.reformatter import VideoReformatter
-
         self.path, self.source = source.path, source
-        # Kept, because a frame would build its own each time, with a thread for each core.
-        self._reformatter = VideoReformatter()
-        self._stored_size: tuple[int, int] | None = None
+        self._pictures: ShownPictures | None = None
         self._finder = FrameFinder(source)
         try:
             num_frames = self._finder.timing.num_frames
@@ -46,16 +43,18 @@ class PyAVVideo(Video):
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels as shown, which is after rotation. Decodes a frame if none was yet."""
-        if self._stored_size is None:
-            self.first_frame()
-        assert self._stored_size is not None
-        return self._stored_size[::-1] if self._quarter_turns % 2 else self._stored_size
+        return self._shown_as().size
 
     @property
-    def quarter_turns(self) -> int:
-        """By how many quarters of a turn counter-clockwise the stored picture is shown."""
-        assert self.size
-        return self._quarter_turns
+    def orientation(self) -> Orientation:
+        """How the stored picture becomes the one shown. Decodes a frame if none was yet."""
+        return self._shown_as().orientation
+
+    def _shown_as(self) -> ShownPictures:
+        if self._pictures is None:
+            self.first_frame()
+        assert self._pictures is not None
+        return self._pictures
 
     def is_ordinary(self) -> bool:
         """The file is of a kind that the other decoders read exactly, too."""
@@ -70,6 +69,7 @@ class PyAVVideo(Video):
             and first.height % height == 0
             and first.width % width == 0
             and not first.interlaced_frame
+            and first.colorspace != 0  # that of RGB, which these pixels are not
         )
 
     def first_frame(self) -> "VideoFrame":
@@ -100,28 +100,24 @@ class PyAVVideo(Video):
         frames: Frames | None = None
         found = 0
         for found, frame in enumerate(self._finder.find(indices), start=1):
+            check_size(self.path, frame.width, frame.height)
+            if self._pictures is None and (frame.height, frame.width) != self._finder.header_size:
+                self.first_frame()  # to whose size the others are scaled
+                return self._decode_found(indices)
+            pictures = self._note_size(frame)
             if frames is None:
-                self._note_size(frame)
-                self._check_memory(len(indices), self.size)
-                frames = np.empty((len(indices), *self.size, 3), np.uint8)
-            frames[found - 1] = self._to_rgb(frame)
+                self._check_memory(len(indices), pictures.size)
+                frames = np.empty((len(indices), *pictures.size, 3), np.uint8)
+            frames[found - 1] = pictures.rgb(frame)
         if frames is None or found < len(indices):
             raise DecodeError(self.path, f"frame {indices[found]} of {self.num_frames} cannot be decoded")
         return frames
 
-    def _note_size(self, frame: "VideoFrame") -> None:
-        if self._stored_size is None:
+    def _note_size(self, frame: "VideoFrame") -> ShownPictures:
+        if self._pictures is None:
             check_size(self.path, frame.width, frame.height)
-            self._stored_size = frame.height, frame.width
-            self._quarter_turns = round(frame.rotation / 90) % 4
-
-    def _to_rgb(self, frame: "VideoFrame") -> Frames:
-        if (frame.height, frame.width) != self._stored_size:
-            raise DecodeError(self.path, "the frames are not all of one size")
-        plane = self._reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
-        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(frame.height, plane.line_size)
-        rgb = rows[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
-        return np.rot90(rgb, self._quarter_turns) if self._quarter_turns else rgb
+            self._pictures = ShownPictures(frame)
+        return self._pictures
 
     def _mean_fps(self) -> float:
         stream, ticks = self._finder.stream, self._finder.clock.ticks

@@ -1,16 +1,15 @@
 """Frames as they come: from a camera, from a network stream, from a file that is still being written."""
 
-import contextlib
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import av
 import numpy as np
 import numpy.typing as npt
-from av.video.reformatter import VideoReformatter
+from av.video.frame import VideoFrame
 
+from mvrec.data.shown_pictures import ShownPictures
 from mvrec.errors import UserError
 
 # How FFmpeg calls cameras, by platform, and what a camera's number becomes there.
@@ -33,6 +32,7 @@ class Stream:
     Attributes:
         source: As passed.
         is_live: Whether frames come at their own pace and not as fast as they are read.
+        num_lost: Packets so far that could not be decoded.
 
     Raises:
         UserError: Nothing there, or nothing with pictures.
@@ -53,7 +53,8 @@ class Stream:
         if not self._container.streams.video:
             self._container.close()
             raise UserError(f"stream {source}: there are no pictures in it")
-        self._reformatter = VideoReformatter()
+        self.num_lost = 0
+        self._pictures: ShownPictures | None = None
 
     def __enter__(self) -> "Stream":
         return self
@@ -74,18 +75,27 @@ class Stream:
         count = 0
         try:
             for packet in self._container.demux(video):
-                with contextlib.suppress(
-                    av.error.InvalidDataError
-                ):  # a stream joined midway begins with half a picture
-                    for frame in packet.decode():
-                        time = count / fps if frame.time is None else float(frame.time)
-                        begin, count = (time if begin is None else begin), count + 1
-                        yield time - begin, self._rgb(frame)
+                for frame in self._frames(packet):
+                    time = count / fps if frame.time is None else float(frame.time)
+                    begin, count = (time if begin is None else begin), count + 1
+                    yield time - begin, self._rgb(frame)
         except (OSError, av.FFmpegError) as error:
             raise UserError(f"stream {self.source} broke off after {count} frames: {_cause(error)}") from None
+        if not count:
+            raise UserError(f"stream {self.source}: not one frame can be decoded")
 
-    def _rgb(self, frame: Any) -> npt.NDArray[np.uint8]:
-        return np.asarray(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), dtype=np.uint8)
+    def _frames(self, packet: av.Packet) -> list[VideoFrame]:
+        """The frames that a packet completes; none, and counted, where it is damaged or lacks what it refers to."""
+        try:
+            return list(packet.decode())
+        except av.error.InvalidDataError:  # a stream joined midway begins with half a picture
+            self.num_lost += 1
+            return []
+
+    def _rgb(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
+        if self._pictures is None:
+            self._pictures = ShownPictures(frame)
+        return self._pictures.rgb(frame)
 
 
 def _cause(error: BaseException) -> str:

@@ -24,7 +24,7 @@ class TorchCodecVideo(Video):
         super().__init__(found.path, num_frames=found.num_frames, fps=found.fps, clock=found.clock)
         # It misses or mixes up frames where the others do (MPEG-TS, AVI with B frames, open groups of pictures), and
         # colours of more than 8 bits and edges of odd sizes come out a little different.
-        if not found.is_ordinary():
+        if not found.is_ordinary() or found.orientation.is_mirrored:
             raise DecodeError(self.path, "torchcodec is not exact on this kind of file: use the decoder auto or pyav")
         self._size = found.size
         name, content = str(Path(found.path).absolute()), found.source.content

@@ -49,6 +49,8 @@ def write_video(
     faststart=False,
     numbered=True,
     rotation=None,
+    matrix=None,
+    colours=None,
     ticks=None,
     encoder_options="",
     container_options=None,
@@ -68,6 +70,8 @@ def write_video(
         faststart: put the header of an MP4 before its frames.
         numbered: let frames carry their number for `read_number`; grey otherwise.
         rotation: degrees counter-clockwise by which a player has to turn the picture; needs PyAV 17.1.
+        matrix: (a, b, c, d) of a display matrix that shows (x, y) at (a x + c y, b x + d y), up to a shift.
+        colours: (colour matrix, range) that the encoder writes into the stream, by their numbers in H.273.
         ticks: a time in 1/600 s for each frame, for a rate that varies.
         encoder_options: more options of x264 or x265, as in "open-gop=1:keyint=7".
         container_options: options of the container, as in {"movflags": "frag_keyframe"}.
@@ -87,6 +91,11 @@ def write_video(
         stream.codec_context.thread_count = 1
         if rotation is not None:
             stream.set_display_rotation(rotation)
+        if matrix is not None:
+            a, b, c, d = (round(value * 65536) for value in matrix)
+            stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
+        if colours is not None:
+            stream.codec_context.colorspace, stream.codec_context.color_range = colours
         if ticks is not None:
             stream.codec_context.time_base = Fraction(1, 600)
         for sound_stream in sounds:
