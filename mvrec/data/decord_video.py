@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mvrec.data.shown_pictures import Orientation
 from mvrec.data.pyav_video import PyAVVideo
+from mvrec.data.shown_pictures import Orientation
 from mvrec.data.video import Frames, Ints, Video
 from mvrec.errors import DecodeError
 

@@ -32,7 +32,6 @@ class Stream:
     Attributes:
         source: As passed.
         is_live: Whether frames come at their own pace and not as fast as they are read.
-        num_lost: Packets so far that could not be decoded.
 
     Raises:
         UserError: Nothing there, or nothing with pictures.
@@ -53,7 +52,7 @@ class Stream:
         if not self._container.streams.video:
             self._container.close()
             raise UserError(f"stream {source}: there are no pictures in it")
-        self.num_lost = 0
+        self._num_bad_packets = self._num_bad_frames = 0
         self._pictures: ShownPictures | None = None
 
     def __enter__(self) -> "Stream":
@@ -84,13 +83,20 @@ class Stream:
         if not count:
             raise UserError(f"stream {self.source}: not one frame can be decoded")
 
+    @property
+    def num_lost(self) -> int:
+        """Pictures so far that came damaged or not at all, at least."""
+        return max(self._num_bad_packets, self._num_bad_frames)  # which may be the same ones
+
     def _frames(self, packet: av.Packet) -> list[VideoFrame]:
-        """The frames that a packet completes; none, and counted, where it is damaged or lacks what it refers to."""
+        """The frames that a packet completes; none where it cannot be decoded."""
         try:
-            return list(packet.decode())
+            frames, is_whole = list(packet.decode()), not packet.is_corrupt
         except av.error.InvalidDataError:  # a stream joined midway begins with half a picture
-            self.num_lost += 1
-            return []
+            frames, is_whole = [], False
+        self._num_bad_packets += not is_whole
+        self._num_bad_frames += sum(frame.is_corrupt for frame in frames)
+        return frames
 
     def _rgb(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
         if self._pictures is None:

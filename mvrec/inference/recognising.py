@@ -183,7 +183,7 @@ def recognise_stream(
     Every `stride_seconds` the last `window_seconds` are scored like a video of their own; networks for images take the
     newest frame. What comes after the last whole window is scored too, also where the stream breaks off. Frames
     are cropped and scaled as they come, so that a window costs little memory. A live stream that is faster than the
-    network has windows left out, which are counted, so that results do not fall behind.
+    network has windows left out, so that results do not fall behind. These are counted, as lost pictures are.
 
     Args:
         recogniser: The network.
@@ -221,6 +221,8 @@ def recognise_stream(
     rest = [(seconds, view) for seconds, view in frames if seconds >= due - window_seconds]
     if rest and rest[-1][0] > scored:
         yield _part_of_stream(stream.source, rest, recogniser.protocol).recognised(recogniser, views_per_forward)
+    if stream.num_lost:
+        log.warning("%s: at least %d pictures were lost or damaged on the way", stream.source, stream.num_lost)
     if left_out:
         log.warning("%s: %d windows were left out: the network is slower than the stream", stream.source, left_out)
     if cut is not None:

@@ -98,7 +98,7 @@ def test_windows_of_a_stream_are_scored_like_videos_of_their_own(served, recogni
 class Camera:
     """Stands in for a camera: frames with times, which a clock runs along with."""
 
-    source, is_live = "0", True
+    source, is_live, num_lost = "0", True, 0
 
     def __init__(self, frames, cost):
         self.now, self.frames, self.cost = 0.0, frames, cost
@@ -143,6 +143,36 @@ def test_memory_of_a_stream_is_that_of_a_window(recogniser):
     finally:
         recognising._part_of_stream = part
     assert max(kept) <= 21
+
+
+@pytest.mark.parametrize("loss", ["none", "hole", "noise", "cut"])
+def test_what_a_stream_lost_is_counted_and_said(tmp_path, recogniser, loss, caplog):
+    """Packets of a transport stream that did not arrive, or not as they were sent."""
+    path = write_video(tmp_path / "x.ts", num_frames=60, size=(64, 80))
+    content = path.read_bytes()
+    packets = [content[begin : begin + 188] for begin in range(0, len(content), 188)]
+    middle = len(packets) // 2
+    if loss == "hole":
+        del packets[middle : middle + 12]
+    elif loss == "noise":
+        packets[middle : middle + 12] = [np.random.default_rng(0).bytes(188) for _ in range(12)]
+    elif loss == "cut":
+        packets[middle:] = [packets[middle][:50]]
+    path.write_bytes(b"".join(packets))
+    with Stream(f"file://{path}") as stream:
+        results = list(recognise_stream(recogniser, stream, window_seconds=1.0, stride_seconds=0.5))
+        assert (stream.num_lost > 0) == (loss != "none")
+    assert results
+    said = f"at least {stream.num_lost} pictures were lost or damaged" in caplog.text
+    assert said == (loss != "none")
+
+
+def test_a_stream_without_one_whole_picture_is_an_error(tmp_path):
+    path = write_video(tmp_path / "x.ts", num_frames=40, size=(64, 80), gop=40)
+    content = path.read_bytes()
+    path.write_bytes(content[len(content) // 2 // 188 * 188 :])
+    with Stream(f"file://{path}") as stream, pytest.raises(UserError, match="not one frame can be decoded"):
+        list(stream)
 
 
 def test_a_stream_of_sound_and_one_that_is_no_stream(served):
