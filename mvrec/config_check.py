@@ -1,10 +1,9 @@
-"""Finds wrong keys in config files and flags before they are parsed, and says parse errors in one line.
+"""Finds wrong keys in config files and flags before they are parsed.
 
 jsonargparse knows whether a key is accepted, but not which file and line it came from nor what was probably meant.
 """
 
 import dataclasses
-import importlib
 import inspect
 import re
 import typing
@@ -27,6 +26,11 @@ CLASS_KEYS = re.compile(
     r"data|model(\.backbone)+|model\.optimizer|trainer\.(callbacks|logger|strategy|plugins|profiler)"
 )
 CONFIG_ENDINGS = (".yaml", ".yml", ".json")  # of files that may stand for a mapping
+# What people look for that is no key, and why.
+NOT_KEYS = {
+    "model.num_classes": ": the data say how many classes there are, and the head is made for them",
+    "num_classes": ": the data say how many classes there are, and the head is made for them",
+}
 CLASS_IN_TEXT = re.compile(r"class_path[\"']?\s*[:=]\s*[\"']?([\w.]+)")
 
 
@@ -40,6 +44,17 @@ class Entry(NamedTuple):
     value: Any
     where: str
     is_class: bool = False
+
+    @property
+    def name(self) -> str:
+        """The last name of the key."""
+        return self.key.rpartition(".")[2]
+
+    @property
+    def place(self) -> str:
+        """Where the value stands and its key, which a flag names by itself."""
+        is_flag = self.where.startswith("--") and self.where[2:] == self.key
+        return self.where if is_flag else f"{self.where}: {self.key}"
 
 
 def flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -223,6 +238,12 @@ class KnownKeys:
         is_class = "class_path" in names or key in self._unnamed or key in self._plain or key in self.hints
         return set() if is_class else names
 
+    def elsewhere(self, name: str) -> str:
+        """A hint for an error message: the keys whose last name this is."""
+        parents = [parent for parent, names in self._children.items() if parent and name in names]
+        keys = sorted(f"{parent}.{name}" for parent in parents if "init_args" not in parent)
+        return f"; did you mean {' or '.join(map(repr, keys[:3]))}?" if keys else ""
+
     def unknown_part(self, key: str) -> tuple[str, set[str]] | None:
         """The shortest part of a key that is not accepted, with the names that would be; `None` when all is."""
         path = ""
@@ -284,13 +305,16 @@ def class_entries(defaults: Any, prefix: str = "") -> Iterator[Entry]:
             yield from class_entries(value, below)
 
 
-def check_keys(plain: Iterable[str], given: Sequence[Entry], *, defaults: dict[str, Any]) -> KnownKeys:
+def check_keys(
+    plain: Iterable[str], given: Sequence[Entry], *, defaults: dict[str, Any], fixed: dict[str, Any] | None = None
+) -> KnownKeys:
     """Check all keys of configs and flags.
 
     Args:
         plain: Dotted keys that the parser itself accepts.
         given: What configs and flags set.
         defaults: Nested default values; the classes in them accept keys too.
+        fixed: Nested class paths that are no values of the parser.
 
     Returns:
         The keys, with what is known of their types.
@@ -298,63 +322,14 @@ def check_keys(plain: Iterable[str], given: Sequence[Entry], *, defaults: dict[s
     Raises:
         UserError: The first key that nothing accepts, with its place and the nearest right name.
     """
-    known = KnownKeys(plain, [*class_entries(defaults), *given])
+    known = KnownKeys(plain, [*class_entries(fixed), *class_entries(defaults), *given])
     for entry in given:
         if "[" in entry.key or entry.key in ("config", "help", "h", "print_config") or entry.key.endswith(".help"):
             continue
         wrong = known.unknown_part(entry.key)
         if wrong is not None:
             part, candidates = wrong
-            hint = nearest(part.rpartition(".")[2], candidates)
+            name = part.rpartition(".")[2]
+            hint = NOT_KEYS.get(part) or nearest(name, candidates) or known.elsewhere(name)
             raise UserError(f"{entry.where}: unknown key {part!r}{hint}")
     return known
-
-
-def explain(message: str, given: Sequence[Entry]) -> str:
-    """Jsonargparse's message about a value as one line: where, key, value, what was expected."""
-    found = re.search(r'Parser key "([^"]+)"', message)
-    if found is None:
-        return message
-    key = found.group(1)
-    message = re.sub(r"Config file loop detected: (\S+) -> \S+", r"\1 holds no settings for it", message)
-    expected = _expected(message)
-    entry = next((e for e in reversed(given) if e.key == key or e.key.endswith(f".{key}")), None)
-    place = key if entry is None else f"{entry.where}: {entry.key}" if entry.where[2:] != entry.key else entry.where
-    class_problem = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
-    if class_problem is not None:
-        module, name = class_problem.groups()
-        return f"{place}: {module} has no {name!r}{nearest(name, dir(importlib.import_module(module)))}"
-    value = entry.value if entry is not None else _given_value(message)
-    if not expected:
-        return f"{place}: {' '.join(message[found.end() :].strip(': ').split())}"
-    names = {name.strip(" '") for text in expected for name in text.removeprefix("one of ").split(",")}
-    return f"{place}: {value!r} is not {' or '.join(expected)}{nearest(str(value), names)}"
-
-
-def reason(error: BaseException) -> str:
-    """What a constructor refused, out of the pages that jsonargparse wraps around it."""
-    problem = re.search(r"Problem with given class_path '([\w.]+)':\n((?: {6,}.*\n)+)", f"{error}\n")
-    if problem is not None:
-        return f"{problem.group(1)}: {' '.join(problem.group(2).split())}"
-    while error.__context__ is not None and not isinstance(error, UserError):  # which says it all by itself
-        error = error.__context__
-    return str(error)
-
-
-def _given_value(message: str) -> str:
-    found = re.search(r"(?:Given value|Got value): (.*)", message)
-    return found.group(1) if found else "?"
-
-
-def _expected(message: str) -> list[str]:
-    """What the message says was expected, in plain words."""
-    words: dict[str, None] = {}
-    for text in re.findall(r"Expected (?:an? )?(.+?)(?:\. Got value.*)?$", message, flags=re.MULTILINE):
-        if text.startswith("path but"):
-            continue
-        text = re.sub(r"^dot import path string.*", "a class name such as package.module.Class", text)
-        text = re.sub(r"^import path or a subclass spec.*", "a class name such as package.module.Class", text)
-        text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text).replace("NoneType", "null")
-        text = re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", text)
-        words[text] = None
-    return list(words)

@@ -21,26 +21,23 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
-from mvrec import data, models
+from mvrec import data
+from mvrec.backbone_names import check_backbones
 from mvrec.cli import fail
 from mvrec.config_check import (
     CONFIG_FLAGS,
-    CREATE_MODEL,
-    ZOO,
     Entry,
     check_keys,
     class_path_of,
     entries,
     expand_backbones,
     expand_flags,
-    explain,
     flags,
-    reason,
     resolve,
     trust_named,
 )
 from mvrec.data.presets import PRESETS
-from mvrec.errors import UserError, nearest
+from mvrec.errors import UserError
 from mvrec.inherited import (
     CHECKPOINT_KEYWORDS,
     chosen_mode,
@@ -53,8 +50,7 @@ from mvrec.inherited import (
     set_file_defaults,
 )
 from mvrec.messages import show_lightning_messages, show_messages
-from mvrec.models.backbone import Backbone
-from mvrec.models.baselines import check_baseline
+from mvrec.parse_errors import explain, reason, said_of_key
 from mvrec.signals import REQUEUE, requests
 from mvrec.tasks import Classification
 from mvrec.tasks.classification import SINGLE_LABEL_SCORE
@@ -93,6 +89,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_model_summary": False,  # the task says in one line what it trains
 }
 PARSER_MODE = "mvrec"  # YAML in which a backbone may be a short name
+CLASS_PATH = f"{Classification.__module__}.{Classification.__qualname__}"
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 
@@ -209,7 +206,8 @@ class MvrecCLI(LightningCLI):
             if path is not None and resolve(path) is not None:
                 subparser.set_defaults({"data": {"class_path": path}})
                 defaults = subparser.get_defaults()
-        check_values(given, check_keys(defaults.keys(), given, defaults=defaults.as_dict()))
+        classes = {"model": {"class_path": CLASS_PATH}}  # whose types say more than the parser's keys
+        check_values(given, check_keys(defaults.keys(), given, defaults=defaults.as_dict(), fixed=classes))
         self.config = parser.parse_args([command, *arguments])
 
     def _parse_ckpt_path(self) -> None:
@@ -218,7 +216,8 @@ class MvrecCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run directory."""
         config = self.config[self.subcommand]
-        check_trainer(config.trainer, str(self.subcommand))
+        with refusals(MvrecParser.given):
+            check_trainer(config.trainer, str(self.subcommand))
         self.run_dir = Path(config.run_dir or default_run_dir(config))
         config.checkpoint.mode = chosen_mode(MvrecParser.given, config.checkpoint.monitor)
         if config.get("ckpt_path") not in (None, *CHECKPOINT_KEYWORDS):
@@ -226,7 +225,8 @@ class MvrecCLI(LightningCLI):
         self.checkpoint_dir = Path(config.checkpoint.dirpath or self.run_dir / "checkpoints")
         if config.trainer.limit_val_batches == 0 and config.checkpoint.monitor == SINGLE_LABEL_SCORE:
             config.checkpoint.monitor = None  # nothing will be measured: the newest checkpoint is the best there is
-        self._parser(self.subcommand).callback_keys.remove("checkpoint")  # see `run_checkpoints`
+        parser = self._parser(self.subcommand)
+        parser.callback_keys = [key for key in parser.callback_keys if key != "checkpoint"]  # see `run_checkpoints`
         if config.trainer.fast_dev_run:
             config.trainer.enable_checkpointing = False  # it would save, though nothing is logged
 
@@ -287,10 +287,9 @@ class MvrecCLI(LightningCLI):
             self.datamodule.seed = config.seed_everything
         portable = without_own_paths(config, self.run_dir)
         plain = yaml.safe_load(self._parser(self.subcommand).dump(portable, skip_none=False))
-        class_path = f"{Classification.__module__}.{Classification.__qualname__}"
         self.model.run_record = {"config": plain}
         self.model.save_hyperparameters(
-            {**plain["model"], "weights": None, "_instantiator": INSTANTIATOR, "_class_path": class_path}
+            {**plain["model"], "weights": None, "_instantiator": INSTANTIATOR, "_class_path": CLASS_PATH}
         )
         self.datamodule.save_hyperparameters(plain["data"])
 
@@ -302,6 +301,8 @@ class MvrecCLI(LightningCLI):
             sys.exit(requeue(os.environ) if preempted.level == REQUEUE else stop_exit())
         except SystemExit:  # Lightning has met Ctrl-C
             sys.exit(INTERRUPT_EXIT)
+        except UserError as raised:
+            raise UserError(said_of_key(str(raised), MvrecParser.given)) from None
         except REFUSALS as raised:
             if not refused_by_lightning(raised):
                 raise
@@ -419,32 +420,3 @@ def default_run_dir(config: Namespace) -> Path:
     if configs and Path(str(configs[0])).name == "config.yaml" and is_run(Path(str(configs[0])).parent):
         return Path(str(configs[0])).parent
     return Path("runs") / (Path(str(configs[0])).stem if configs else "unnamed")
-
-
-def check_backbones(given: Sequence[Entry]) -> None:
-    """Check the names of the zoo and of baselines in configs and flags, while it is known where they stand.
-
-    Raises:
-        UserError: A name that does not exist, with the nearest, or a baseline whose library is not installed.
-    """
-    variants = models.list_models()
-    classes = {name for name, kind in vars(models).items() if isinstance(kind, type) and issubclass(kind, Backbone)}
-    by_name: set[str] = set()  # keys whose network is `create_model(name)`
-    for key, value, where, _ in given:
-        if re.fullmatch(r"model(\.backbone)+", key) and isinstance(value, str):
-            package, _, name = value.rpartition(".")
-            if package == ZOO and not hasattr(models, name):
-                raise UserError(f"{where}: the zoo has no {name!r}{nearest(name, [*variants, *classes])}")
-            (by_name.add if value == CREATE_MODEL else by_name.discard)(key)
-        elif key.removesuffix(".name") in by_name and isinstance(value, str):
-            _check_model_name(value, variants, where.removesuffix(".name"))
-
-
-def _check_model_name(name: str, variants: Sequence[str], where: str) -> None:
-    if "/" not in name and name not in variants:
-        raise UserError(f"{where}: the zoo has no {name!r}{nearest(name, variants)}")
-    if "/" in name:
-        try:
-            check_baseline(name)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None

@@ -7,12 +7,14 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from mvrec.config_check import CONFIG_ENDINGS, Entry, KnownKeys, reason
-from mvrec.errors import UserError
+from mvrec.config_check import CONFIG_ENDINGS, Entry, KnownKeys, class_path_of
+from mvrec.errors import UserError, nearest
 from mvrec.files import shown
+from mvrec.parse_errors import located, reason
 
 LARGEST = 2**31 - 1  # of a count: more does not fit in what counts batches, pixels and steps
 NULLS = ("null", "~")
@@ -113,10 +115,10 @@ RANGES: Mapping[str, Range] = {
     "min_epochs": COUNT_OR_NONE,
     "max_steps": COUNT_OR_ALL,
     "min_steps": COUNT_OR_NONE,
-    "limit_train_batches": POSITIVE,
+    "limit_train_batches": COUNT_OR_NONE,
     "limit_val_batches": COUNT_OR_NONE,
-    "limit_test_batches": POSITIVE,
-    "limit_predict_batches": POSITIVE,
+    "limit_test_batches": COUNT_OR_NONE,
+    "limit_predict_batches": COUNT_OR_NONE,
     "overfit_batches": COUNT_OR_NONE,
     "val_check_interval": POSITIVE,
     "check_val_every_n_epoch": COUNT,
@@ -142,13 +144,6 @@ def as_number(text: Any) -> float | None:
         return None
 
 
-def place(entry: Entry) -> str:
-    """Where a value stands and its key, which a flag names by itself."""
-    return (
-        entry.where if entry.where.startswith("--") and entry.where[2:] == entry.key else f"{entry.where}: {entry.key}"
-    )
-
-
 def check_values(given: Iterable[Entry], known: KnownKeys) -> None:
     """Check the values that configs and flags set.
 
@@ -164,6 +159,7 @@ def check_values(given: Iterable[Entry], known: KnownKeys) -> None:
         if entry.value is None or "[" in entry.key or not known.owners.get(entry.key, "mvrec.").startswith(OURS):
             continue
         _check_bytes(entry)
+        _check_data(entry)
         _check_kind(entry, known)
         _check_number(entry)
 
@@ -172,9 +168,21 @@ def _check_bytes(entry: Entry) -> None:
     """YAML, in which the settings of model and data are kept, has no form for bytes that are not UTF-8."""
     if entry.key.startswith(("data.", "model.")) and entry.value != shown(entry.value):
         raise UserError(
-            f"{place(entry)}: {shown(entry.value)} has bytes that are not UTF-8, which settings cannot keep: rename "
+            f"{entry.place}: {shown(entry.value)} has bytes that are not UTF-8, which settings cannot keep: rename "
             "the folder, or name a link to it"
         )
+
+
+def _check_data(entry: Entry) -> None:
+    """Of an unknown kind of data, jsonargparse would say that it does not take the arguments that a config has."""
+    package, _, name = (class_path_of(entry) or "").rpartition(".")
+    if entry.key != "data" or package != "mvrec.data" or entry.value in NULLS:
+        return
+    module = import_module(package)
+    kinds = [kind for kind in module.__all__ if hasattr(getattr(module, kind), "train_dataloader")]
+    if name not in kinds:
+        hint = nearest(name, kinds) or f" (one of {', '.join(sorted(kinds))})"
+        raise UserError(f"{entry.place}: {package} has no {name!r}{hint}")
 
 
 def _check_kind(entry: Entry, known: KnownKeys) -> None:
@@ -183,25 +191,23 @@ def _check_kind(entry: Entry, known: KnownKeys) -> None:
     names = known.group(entry.key)
     if entry.value in NULLS:
         if names or (hint not in (None, Any) and type(None) not in alternatives):
-            limits = RANGES.get(entry.key.rpartition(".")[2])
-            raise UserError(
-                f"{entry.where}: {entry.key} must not be null{f', it must {limits.wanted()}' if limits else ''}"
-            )
+            limits = RANGES.get(entry.name)
+            raise UserError(f"{entry.place} must not be null{f', it must {limits.wanted()}' if limits else ''}")
         return
     if any(dataclasses.is_dataclass(kind) for kind in alternatives):
         names = known.children(entry.key)
     is_mapping = entry.value.startswith("{") or entry.value.endswith(CONFIG_ENDINGS)
     if names and not is_mapping:
         keys = ", ".join(sorted(names)[:8]) + (", ..." if len(names) > 8 else "")
-        raise UserError(f"{entry.where}: {entry.key} must be a mapping of keys ({keys}), got {entry.value!r}")
+        raise UserError(f"{entry.place} must be a mapping of keys ({keys}), got {entry.value!r}")
     if entry.key in NAMES and Path(entry.value).is_file():  # jsonargparse would take what the file holds
-        raise UserError(f"{entry.where}: {entry.key} must be a name or a number, got the file {entry.value!r}")
+        raise UserError(f"{entry.place} must be a name or a number, got the file {entry.value!r}")
 
 
 def _check_number(entry: Entry) -> None:
-    limits, number = RANGES.get(entry.key.rpartition(".")[2]), as_number(entry.value)
+    limits, number = RANGES.get(entry.name), as_number(entry.value)
     if limits is not None and number is not None and not limits.holds(number):
-        raise UserError(f"{entry.where}: {entry.key} must {limits.wanted(number)}, got {entry.value}")
+        raise UserError(f"{entry.place} must {limits.wanted(number)}, got {entry.value}")
 
 
 @contextmanager
@@ -219,14 +225,3 @@ def refusals(given: Sequence[Entry]) -> Iterator[None]:
         raise UserError(located(f"more memory than there is is asked for {raised}", given)) from None
     except (ArithmeticError, ImportError, MisconfigurationException, RuntimeError, TypeError, ValueError) as raised:
         raise UserError(located(reason(raised).partition(" Exception raised from ")[0], given)) from None
-
-
-def located(message: str, given: Sequence[Entry]) -> str:
-    """What a constructor refused, with the place of the value that its message names."""
-    if any(message.startswith(f"{entry.where}:") for entry in given):
-        return message
-    words = set(re.findall(r"[A-Za-z_][A-Za-z_0-9]*", message))
-    named = [entry for entry in given if entry.value is not None and entry.key.rpartition(".")[2] in words]
-    exact = [entry for entry in named if re.search(rf"(?<![\w.]){re.escape(str(entry.value))}(?![\w.])", message)]
-    entry = next(reversed(exact or named), None)
-    return message if entry is None else f"{place(entry)}: {message.removeprefix(f'{entry.key} ')}"

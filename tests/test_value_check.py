@@ -4,7 +4,7 @@ import pytest
 
 from mvrec.config_check import Entry, check_keys
 from mvrec.errors import UserError
-from mvrec.value_check import RANGES, as_number, check_values, located
+from mvrec.value_check import RANGES, as_number, check_values
 
 
 def refused(key: str, value: str, where: str = "run.yaml:3") -> str:
@@ -15,9 +15,10 @@ def refused(key: str, value: str, where: str = "run.yaml:3") -> str:
 
 
 def test_a_number_out_of_range_names_place_key_range_and_value():
-    assert refused("trainer.limit_train_batches", "0") == (
-        "run.yaml:3: trainer.limit_train_batches must be above 0, got 0"
+    assert refused("trainer.val_check_interval", "0") == (
+        "run.yaml:3: trainer.val_check_interval must be above 0, got 0"
     )
+    assert refused("data.batch_size", "0", "--data.batch_size") == "--data.batch_size must be at least 1, got 0"
     assert refused("data.num_workers", "-1") == "run.yaml:3: data.num_workers must lie in 0..4096, got -1"
     assert "must lie in 0..1 and be below 1, got 1" in refused("model.label_smoothing", "1")
     assert "must lie in 1..2147483647, got 1e12" in refused("data.batch_size", "1e12")
@@ -41,17 +42,13 @@ def test_a_file_where_a_name_belongs_is_not_read(tmp_path):
     assert "secret" not in message
 
 
-def test_what_a_constructor_refused_is_told_with_its_place():
-    given = [
-        Entry("model.backbone.depth", "3", "a.yaml:1"),
-        Entry("model.backbone.kernel", "2", "--model.backbone.kernel"),
-    ]
-    assert located("kernel must be odd, got 2", given) == "--model.backbone.kernel: kernel must be odd, got 2"
-    assert located("depth 3 is too little", given) == "a.yaml:1: model.backbone.depth: depth 3 is too little"
-    assert located("no key is named", given) == "no key is named"
-
-
 def test_numbers_are_read_as_yaml_has_them():
     assert as_number("1.0e-3") == 0.001
     assert as_number("-.inf") == float("-inf")
     assert as_number("abc") is None
+
+
+def test_a_kind_of_data_that_does_not_exist_is_said_before_its_arguments_are():
+    message = refused("data", "VideoFoldr", "--data")
+    assert message == "--data: mvrec.data has no 'VideoFoldr'; did you mean 'VideoFolder'?"
+    assert "one of Charades, DigitImages" in refused("data", "open_video")  # no kind of data

@@ -105,6 +105,10 @@ class Normalisation:
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
 
+    def __post_init__(self) -> None:
+        if not min(self.std) > 0:
+            raise ValueError(f"std must be above 0, got {self.std}")
+
     def __call__(self, clips: Tensor) -> Tensor:
         """uint8 (B, C, T, H, W) or (B, C, H, W) -> float32 of the same shape."""
         shape = (1, 3) + (1,) * (clips.ndim - 2)

@@ -217,7 +217,7 @@ class MViT(Backbone):
             raise ValueError(f"in_channels must be 1 or more, got {in_channels}")
         is_video = num_frames is not None
         if not is_video and pool_kernel is not None and pool_kernel[0] != 1:
-            raise ValueError(f"an image has one frame, so pool_kernel must start with 1, got {pool_kernel}")
+            raise ValueError(f"num_frames=None is an image, so pool_kernel must start with 1, got {pool_kernel}")
         plan = block_plan(
             depth=depth,
             embed_dim=embed_dim,
@@ -238,7 +238,7 @@ class MViT(Backbone):
         self.computes_all_tokens = False  # see all_tokens
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self._input_shape = (in_channels, *([] if num_frames is None else [num_frames]), height, width)
-        self._check_input_shape(self._input_shape)
+        _check_sizes(image_size, num_frames, cell=self.feature_info[-1].stride)
         self._position_grid = _patch_grid(self._input_shape)
 
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if cls_token else None
@@ -369,6 +369,14 @@ class MViT(Backbone):
             if len(built) == 4:
                 wanted = f"(B, C, T, H, W) with C={built[0]}, T of 1 or more"
             raise ValueError(f"expected {wanted} and H, W of {cell} or more, got shape {('B', *shape)}")
+
+
+def _check_sizes(image_size: int | tuple[int, int], num_frames: int | None, *, cell: int) -> None:
+    sides = image_size if isinstance(image_size, tuple) else (image_size,)
+    if min(sides) < cell:
+        raise ValueError(f"image_size must be at least {cell}, got {image_size}")
+    if num_frames is not None and num_frames < 1:
+        raise ValueError(f"num_frames must be at least 1, got {num_frames}")
 
 
 @contextmanager
