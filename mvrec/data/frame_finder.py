@@ -180,7 +180,9 @@ class FrameFinder:
         if timing is None:
             return None
         looks = [self._look_at_key(timing, key) for key in range(1 if timing.is_plain else len(timing.keys))]
-        return timing if looks[0].is_entry and all(look.is_one for look in looks) else None
+        if not looks[0].is_entry or looks[0].has_header or not all(look.is_one for look in looks):
+            return None
+        return timing
 
     def _look_at_key(self, timing: Timing, key: int) -> Seen:
         if key not in self._looks:
@@ -348,6 +350,8 @@ class FrameFinder:
         """
         import av
 
+        if not packet.size and packet.pts is not None:  # "as before", of which decoders want to hear nothing
+            return []
         try:
             return packet.decode()
         except av.InvalidDataError:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # By how many places a frame may be shown earlier or later than it is stored.
 _MOST_REORDERED = 16
+# Ticks between two frames: hours or days. FLV has no times before 0 and makes a late one of each.
+_OVERFLOW = 2**30
 
 
 def _no_times() -> Ints:
@@ -106,7 +108,7 @@ class Packets:
         elif time is not None:
             self.last = max(self.last, (time, packet.duration or 0))
         self.num_keys += packet.is_keyframe
-        self.are_frames &= seen.is_one
+        self.are_frames &= seen.is_one and not packet.has_sidedata("new_extradata")
         self.has_late |= seen.is_late
         self.stored.append(time)
         self.sizes.append(packet.size)
@@ -228,7 +230,8 @@ def _is_plain_order(stored: Ints, places: Ints) -> bool:
 def _in_decoders_order(stored: Ints, places: Ints, *, has_late: bool) -> bool:
     """Whether the times of packets rise as the decoder shows them."""
     ascending = np.sort(stored)
-    if (np.diff(ascending) == 0).any():
+    gaps = np.diff(ascending)
+    if (gaps == 0).any() or (gaps > _OVERFLOW).any():
         return False
     order = np.searchsorted(ascending, stored)
     moved = np.abs(order - np.arange(len(stored)))

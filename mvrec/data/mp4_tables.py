@@ -110,6 +110,8 @@ def _track(trak: bytes, source: Source) -> Mp4Track | None:
         raise DecodeError(source.path, f"promises {listed} frames, more than the {MAX_FRAMES} that a video may have")
     if not is_video:
         return None
+    if int.from_bytes(boxes.get(b"stsd", b"")[4:8]) > 1:
+        raise ValueError("pictures that are coded in several ways")
     header = boxes.get(b"mdhd", b"")
     if header and not int.from_bytes(header[20:24] if header[0] == 1 else header[12:16]):
         raise DecodeError(source.path, "its time scale is 0: its frames have no times")

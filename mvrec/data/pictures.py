@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-_H264_PICTURES, _H264_IDR, _H264_SEI = range(1, 6), 5, 6
-_HEVC_PICTURES, _HEVC_ENTRIES, _HEVC_BREAKS = range(32), range(16, 22), (16, 17, 18, 36, 37)
+_H264_PICTURES, _H264_IDR, _H264_SEI, _H264_SETS = range(1, 6), 5, 6, (7, 8)
+_HEVC_PICTURES, _HEVC_ENTRIES, _HEVC_SETS, _HEVC_BREAKS = range(32), range(16, 22), (32, 33, 34), (16, 17, 18, 36, 37)
 _RECOVERY_POINT = 6
-_SLICE_BYTES = 32  # more than the beginning of a slice that is looked at
+_SLICE_BYTES = 16  # more than the beginning of a slice that is looked at
 _H264_BASELINE = 66
 _H264_WITH_CHROMA = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
+_MPEG4_PICTURE = b"\0\0\1\xb6"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _AV1_FRAMES = (3, 6)
 
@@ -38,10 +39,8 @@ class Bits:
 
     def unsigned(self) -> int:
         """The next number in Exp-Golomb code, as H.264 has them."""
-        zeros = 0
-        while not self.read(1):
-            zeros += 1
-        return (1 << zeros) - 1 + self.read(zeros)
+        zeros = self._left - (self._number & ((1 << self._left) - 1)).bit_length()
+        return self.read(2 * zeros + 1) - 1
 
     def signed(self) -> int:
         """The next number in Exp-Golomb code that may be negative."""
@@ -72,13 +71,16 @@ class Seen(NamedTuple):
     Attributes:
         is_entry: a decoder that begins with it shows it, and all that is shown after it, exactly. Pictures that are
             stored after it and shown before it are not among these.
-        is_one: it is one picture that is shown, and not a field, a mark, several pictures or a hidden one.
+        is_one: it is one picture that is shown, and not a field, a mark, several pictures or a hidden one, and changes
+            nothing in how others are to be decoded.
         is_late: where packets give no other order, it may be shown before a picture that is stored before it.
+        has_header: it repeats the global header, or has one of its own.
     """
 
     is_entry: bool
     is_one: bool = True
     is_late: bool = False
+    has_header: bool = False
 
 
 class Pictures:
@@ -97,7 +99,7 @@ class Pictures:
 
     def __init__(self, codec: str, header: bytes, *, intra_only: bool, reorders: bool) -> None:
         self._length_size = _length_size(codec, header)
-        self._reorders = reorders
+        self._header, self._reorders = header, reorders
         self._time_bits = _mpeg4_time_bits(header) if codec == "mpeg4" else 0
         self._look: Callable[[bytes], Seen] | None = {
             "h264": self._h264,
@@ -120,18 +122,20 @@ class Pictures:
             return Seen(is_entry=False, is_one=False)
 
     def _h264(self, data: bytes) -> Seen:
-        recovers = False
+        recovers, has_header, is_known = False, False, True
         for unit in self._units(data):
             kind = unit[0] & 31
             if kind == _H264_SEI:
                 recovers |= _recovers_at_once(unit[1:])
+            elif kind in _H264_SETS:
+                has_header, is_known = True, is_known and self._is_known(unit)
             elif kind in _H264_PICTURES:
                 bits = Bits(_unescaped(unit[1:_SLICE_BYTES]))
                 bits.unsigned()
                 form = bits.unsigned() % 5  # 1: a B slice; 2, 4: one that needs no other picture
                 is_entry = kind == _H264_IDR or (recovers and form in (2, 4))
                 is_late = form == 1 and not (self.sequence and self.sequence.in_order)
-                return Seen(is_entry, self._h264_is_frame(bits), is_late)
+                return Seen(is_entry, self._h264_is_frame(bits) and is_known, is_late, has_header)
         return Seen(is_entry=False, is_one=False)
 
     def _h264_is_frame(self, bits: Bits) -> bool:
@@ -143,29 +147,34 @@ class Pictures:
 
     def _hevc(self, data: bytes) -> Seen:
         # The first layer alone is shown.
-        kinds = [unit[0] >> 1 & 63 for unit in self._units(data) if not (unit[0] & 1 or unit[1] >> 3)]
-        picture = next((kind for kind in kinds if kind in _HEVC_PICTURES), None)
+        units = [(unit[0] >> 1 & 63, unit) for unit in self._units(data) if not (unit[0] & 1 or unit[1] >> 3)]
+        picture = next((kind for kind, _ in units if kind in _HEVC_PICTURES), None)
         # After some of these a decoder leaves out pictures that need what is stored before.
-        is_one = picture is not None and not any(kind in _HEVC_BREAKS for kind in kinds)
-        return Seen(picture in _HEVC_ENTRIES, is_one, self._reorders)
+        breaks = any(kind in _HEVC_BREAKS for kind, _ in units)
+        sets = [self._is_known(unit) for kind, unit in units if kind in _HEVC_SETS]
+        is_one = picture is not None and not breaks and all(sets)
+        return Seen(picture in _HEVC_ENTRIES, is_one, self._reorders, bool(sets))
+
+    def _is_known(self, unit: bytes) -> bool:
+        """Whether a parameter set is one of the global header. If not, pictures depend on where decoding began."""
+        return unit.rstrip(b"\0") in self._header
 
     def _mpeg4(self, data: bytes) -> Seen:
-        self._time_bits = _mpeg4_time_bits(data) or self._time_bits
-        starts = [match.end() for match in re.finditer(b"\0\0\1\xb6", data)]
-        forms = [data[start] >> 6 for start in starts]  # 0: I, 1: P, 2: B
-        bits = Bits(data[starts[0] : starts[0] + _SLICE_BYTES])
+        start = data.index(_MPEG4_PICTURE) + len(_MPEG4_PICTURE)
+        form, is_single = data[start] >> 6, data.find(_MPEG4_PICTURE, start) < 0  # form 0: I, 1: P, 2: B
+        if not self._time_bits:
+            self._time_bits = _mpeg4_time_bits(data)
+        bits = Bits(data[start : start + _SLICE_BYTES])
         bits.read(2)
         while bits.read(1):  # whole seconds
             pass
-        bits.read(self._time_bits + 2)
-        is_coded = bool(bits.read(1))  # or else a mark of a picture that is left out
-        return Seen(forms[0] == 0, len(forms) == 1 and self._time_bits > 0 and is_coded, 2 in forms)
+        is_coded = bits.read(self._time_bits + 3) & 1 == 1  # or else a mark of a picture that is left out
+        return Seen(form == 0, is_single and is_coded and self._time_bits > 0, form == 2)
 
     def _units(self, data: bytes) -> Iterator[bytes]:
         """The units (NAL) of a packet of H.264 or HEVC, without what separates them."""
         if not self._length_size:
-            starts = [match.end() for match in re.finditer(b"\0\0\1", data)]
-            yield from (data[start:end] for start, end in zip(starts, [*starts[1:], len(data)], strict=True))
+            yield from re.split(b"\0\0\1", data)[1:]
             return
         position = 0
         while position + self._length_size < len(data):

@@ -121,12 +121,14 @@ class PyAVVideo(Video):
 
     def _mean_fps(self) -> float:
         stream, ticks = self._finder.stream, self._finder.clock.ticks
-        rate = float(stream.average_rate or 0)
-        if not _MIN_FPS <= rate <= _MAX_FPS and ticks is not None and len(ticks) > 1 and stream.time_base:
-            rate = (len(ticks) - 1) / (int(ticks[-1] - ticks[0]) * float(stream.time_base))
-        if not _MIN_FPS <= rate <= _MAX_FPS:
-            raise DecodeError(self.path, f"its frame rate of {rate:g} per second cannot be")
-        return rate
+        rates = [float(stream.average_rate or 0)]
+        if ticks is not None and len(ticks) > 1 and stream.time_base:
+            rates.append((len(ticks) - 1) / (int(ticks[-1] - ticks[0]) * float(stream.time_base)))
+        rates.append(float(stream.guessed_rate or 0))
+        for rate in rates:
+            if _MIN_FPS <= rate <= _MAX_FPS:
+                return rate
+        raise DecodeError(self.path, f"its frame rate of {max(rates):g} per second cannot be")
 
 
 def load_library() -> None:

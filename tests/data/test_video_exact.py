@@ -76,6 +76,8 @@ UNUSUAL = {
     "late_fragments.mp4": {"num_frames": 60, "container_options": {"movflags": "frag_keyframe"}},
     "mpeg4.mp4": {"codec": "mpeg4", "num_frames": 60},
     "open_gop.mp4": {"num_frames": 60, "encoder_options": "open-gop=1:keyint=7:min-keyint=7:bframes=3"},
+    "refresh.mp4": {"num_frames": 60, "b_frames": 0, "encoder_options": "intra-refresh=1:keyint=12:scenecut=0"},
+    "refresh.mkv": {"num_frames": 60, "encoder_options": "intra-refresh=1:keyint=12:scenecut=0:bframes=2:b-adapt=0"},
     "interlaced.mp4": {"encoder_options": "interlaced=1"},
 }
 # MP4s that are read by their tables alone, and one for each reason why others are not.
