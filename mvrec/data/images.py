@@ -46,7 +46,8 @@ def read_image(path: FilePath, *, upright: bool = True) -> npt.NDArray[np.uint8]
 
     Args:
         path: The file; one in an archive is read in place.
-        upright: Turn and mirror the image as its EXIF block asks for, which is how viewers show it.
+        upright: Turn and mirror the image as its EXIF block asks for, which is how viewers show it. TIFF files are
+            always turned as they ask for, which is how Pillow reads them.
 
     Returns:
         uint8 (H, W, 3).
@@ -55,8 +56,8 @@ def read_image(path: FilePath, *, upright: bool = True) -> npt.NDArray[np.uint8]
         DecodeError: The file is missing, damaged, cut short or no image.
     """
     content = _content(path)
-    # Turning is rare: only a file that holds such a block is looked at twice.
-    plain = not upright or b"Exif" not in content[: 1 << 16]
+    # Turning is rare: only a file that holds such a block, behind whatever else, is looked at twice.
+    plain = not upright or b"Exif\0" not in content
     pixels = _plain_jpeg(content) if plain else None
     if pixels is not None:
         return pixels

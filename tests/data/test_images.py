@@ -137,26 +137,42 @@ def test_alpha_is_dropped_and_not_blended(tmp_path):
     np.testing.assert_array_equal(read_image(write(tmp_path / "p.png", content)), np.asarray(palette.convert("RGB")))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_in_exif_is_applied_where_asked_for(tmp_path, kind, orientation):
-    """Each orientation undone by hand, as the standard's table has it: where row 0 and column 0 of the file belong."""
+# What is shown of stored pixels, as the table of the standard has it: where row 0 and column 0 of the file belong.
+ORIENTED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: a[::-1].transpose(1, 0, 2),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: a[:, ::-1].transpose(1, 0, 2),
+}
+
+
+def oriented(kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = write(tmp_path / "a.jpg", encoded(Image.fromarray(picture()), kind, exif=exif))
+    return encoded(Image.fromarray(picture()), kind, exif=exif)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", ORIENTED)
+def test_orientation_in_exif_is_applied_where_asked_for(tmp_path, kind, orientation):
+    path = write(tmp_path / "a.jpg", oriented(kind, orientation))
     stored = read_image(path, upright=False)
     assert stored.shape == (60, 80, 3)
-    shown = {
-        1: lambda a: a,
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.transpose(1, 0, 2),
-        6: lambda a: a[::-1].transpose(1, 0, 2),
-        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
-        8: lambda a: a[:, ::-1].transpose(1, 0, 2),
-    }[orientation](stored)
-    np.testing.assert_array_equal(read_image(path), shown)
+    np.testing.assert_array_equal(read_image(path), ORIENTED[orientation](stored))
+
+
+@pytest.mark.parametrize("orientation", ORIENTED)
+def test_orientation_of_tiff_and_behind_long_blocks_is_applied(tmp_path, orientation):
+    path = write(tmp_path / "a.tif", oriented("TIFF", orientation))
+    np.testing.assert_array_equal(read_image(path), ORIENTED[orientation](picture()))
+    jpeg = oriented("JPEG", orientation)
+    profile = b"\xff\xed\xea\x62" + bytes(60000)
+    path = write(tmp_path / "a.jpg", jpeg[:2] + 3 * profile + jpeg[2:])
+    np.testing.assert_array_equal(read_image(path), ORIENTED[orientation](read_image(path, upright=False)))
 
 
 def test_the_protocol_says_whether_images_are_turned(tmp_path):
