@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_prep.journal import written_whole
 from data_prep.sources import open_container
+from mvrec.data.shown_pictures import Orientation, bare_copy
 from mvrec.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _transcode(task: Task, part: Path, size: tuple[int, int], recipe: Recipe, *,
             writer.metadata["comment"] = recipe.mark
             stream = _add_stream(writer, source, first, rate=rate, base=base, size=size, recipe=recipe)
             times: list[Fraction] = []
-            made = _scaled(task, itertools.chain([first], frames), size, even=even, base=base, times=times)
+            made = _scaled(itertools.chain([first], frames), size, even=even, base=base, times=times)
             packets = itertools.chain.from_iterable(stream.encode(frame) for frame in itertools.chain(made, [None]))
             for packet in _lasting(packets, num_frames / rate):
                 writer.mux(packet)
@@ -216,7 +217,7 @@ def _add_stream(
     codec.colorspace, codec.color_primaries, codec.color_trc = _colours(first)
     aspect = source.sample_aspect_ratio
     if aspect and aspect > 0 and aspect != 1:
-        codec.sample_aspect_ratio = 1 / aspect if _quarter_turns(first) % 2 else aspect
+        codec.sample_aspect_ratio = 1 / aspect if Orientation.of(first).transposed else aspect
     return stream
 
 
@@ -226,12 +227,7 @@ def _colours(frame: "VideoFrame") -> tuple[int, int, int]:
     return int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc)
 
 
-def _quarter_turns(frame: "VideoFrame") -> int:
-    return round(frame.rotation / 90) % 4
-
-
 def _scaled(
-    task: Task,
     frames: Iterator["VideoFrame"],
     size: tuple[int, int],
     *,
@@ -242,14 +238,11 @@ def _scaled(
     """Frames of the new size, upright, with times from 0 on, which are added to `times`."""
     from av.video.reformatter import VideoReformatter
 
-    reformatter, begin, stored = VideoReformatter(), 0, None
-    turns = 0
+    reformatter, begin, orientation = VideoReformatter(), 0, Orientation()
     for number, frame in enumerate(frames):
-        if stored is None:
-            stored, begin, turns = (frame.height, frame.width), frame.pts or 0, _quarter_turns(frame)
-        if (frame.height, frame.width) != stored:
-            raise DecodeError(task.source, "the frames are not all of one size")
-        height, width = size[::-1] if turns % 2 else size
+        if not number:
+            begin, orientation = frame.pts or 0, Orientation.of(frame)
+        height, width = orientation.size(size)
         made = reformatter.reformat(
             frame,
             width,
@@ -260,28 +253,12 @@ def _scaled(
             dst_color_range=_TV,
             threads=1,
         )
-        made = _turned(made, turns)
+        if orientation != Orientation():
+            made = bare_copy(made, orientation)
         made.pts, made.time_base = (number if even else (frame.pts or 0) - begin), base
         times.append((made.pts or 0) * base)
         made.pict_type = 0  # the encoder chooses key frames, not the source
         yield made
-
-
-def _turned(frame: "VideoFrame", turns: int) -> "VideoFrame":
-    """A yuv420p frame after counter-clockwise quarter turns."""
-    import numpy as np
-    from av.video.frame import VideoFrame
-
-    if turns:
-        height, width = frame.height, frame.width
-        flat = frame.to_ndarray().ravel()
-        ends = [height * width, height * width * 5 // 4]
-        y, u, v = np.split(flat, ends)
-        planes = [y.reshape(height, width), *(plane.reshape(height // 2, width // 2) for plane in (u, v))]
-        turned = [np.rot90(plane, turns) for plane in planes]
-        packed = np.concatenate([plane.ravel() for plane in turned]).reshape(-1, turned[0].shape[1])
-        frame = VideoFrame.from_ndarray(packed, format="yuv420p")
-    return frame
 
 
 def _verify(task: Task, part: Path, times: list[Fraction], *, num_frames: int, size: tuple[int, int]) -> None:

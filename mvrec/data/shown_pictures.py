@@ -95,7 +95,7 @@ class ShownPictures:
         if self._interpolates_colours(frame):
             # Elsewhere the planes of colours, once turned, would be of shapes that no format has.
             turns = frame.format.chroma_width(128) == frame.format.chroma_height(128)
-            self._bare = _bare_copy(frame, orientation if turns else Orientation(), reuse=self._bare)
+            self._bare = bare_copy(frame, orientation if turns else Orientation(), reuse=self._bare)
             frame = self._bare
             orientation = Orientation() if turns else orientation
         frame.colorspace = _MATRICES.get(frame.colorspace, _NO_MATRIX)
@@ -117,7 +117,7 @@ class ShownPictures:
         return not is_direct and frame.format.chroma_width(128) * frame.format.chroma_height(128) < 128 * 128
 
 
-def _bare_copy(frame: "VideoFrame", orientation: Orientation, *, reuse: "VideoFrame | None") -> "VideoFrame":
+def bare_copy(frame: "VideoFrame", orientation: Orientation, *, reuse: "VideoFrame | None" = None) -> "VideoFrame":
     """A frame as it is shown, which says neither where its shared colours lie nor that it holds two fields.
 
     FFmpeg's scaler minds both where it is handed a frame, which its `ffmpeg` command does not: edges in colour would

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_video_exact import OTHERS
-from video_files import read_numbers, write_video
+from video_files import read_numbers, write_two_sizes, write_video
 
 from mvrec.data.stream import Stream
 from mvrec.data.video import open_video
@@ -224,37 +224,10 @@ def test_other_decoders_have_the_same_colours_or_refuse(tmp_path, decoder, matri
         np.testing.assert_array_equal(other.frames(range(2)), expected)
 
 
-def joined(folder, suffix, *, sizes=((48, 64), (96, 120)), **options):
-    """Two videos of ten frames each in one, of which the second is of another size."""
-    parts = [
-        write_video(
-            folder / f"{number}.ts",
-            num_frames=10,
-            b_frames=0,
-            size=size,
-            ticks=20 * np.arange(10) + 200 * number,
-            **options,
-        )
-        for number, size in enumerate(sizes)
-    ]
-    path = folder / "joined.ts"
-    path.write_bytes(b"".join(part.read_bytes() for part in parts))
-    if suffix == "ts":
-        return path
-    copy = folder / f"joined.{suffix}"
-    with av.open(str(path)) as reader, av.open(str(copy), "w") as writer:
-        stream = writer.add_stream_from_template(reader.streams.video[0])
-        for packet in reader.demux(reader.streams.video[0]):
-            if packet.size:
-                packet.stream = stream
-                writer.mux(packet)
-    return copy
-
-
 @pytest.mark.parametrize("suffix", ["ts", "mkv", "mp4"])
 @pytest.mark.parametrize("options", [{}, {"pix_fmt": "yuv420p10le"}])
 def test_frames_are_scaled_to_the_size_of_the_first(tmp_path, suffix, options):
-    path = joined(tmp_path, suffix, **options)
+    path = write_two_sizes(tmp_path, suffix, **options)
     with av.open(str(path)) as container:
         assert {(frame.height, frame.width) for frame in container.decode(video=0)} == {(48, 64), (96, 120)}
     expected = ffmpegs_pictures(path, scale="scale=w=64:h=48:flags=bicubic")

@@ -110,6 +110,33 @@ def write_video(
     return path
 
 
+def write_two_sizes(folder, suffix, *, sizes=((48, 64), (96, 120)), **options):
+    """Two videos of ten frames each in one, of which the second is of another size, and return its path."""
+    parts = [
+        write_video(
+            folder / f"{number}.ts",
+            num_frames=10,
+            b_frames=0,
+            size=size,
+            ticks=20 * np.arange(10) + 200 * number,
+            **options,
+        )
+        for number, size in enumerate(sizes)
+    ]
+    path = Path(folder) / "joined.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    if suffix == "ts":
+        return path
+    copy = folder / f"joined.{suffix}"
+    with av.open(str(path)) as reader, av.open(str(copy), "w") as writer:
+        stream = writer.add_stream_from_template(reader.streams.video[0])
+        for packet in reader.demux(reader.streams.video[0]):
+            if packet.size:
+                packet.stream = stream
+                writer.mux(packet)
+    return copy
+
+
 def write_audio(path, *, seconds=0.5):
     """Write a sound without a picture and return its path."""
     with av.open(str(path), "w") as container:

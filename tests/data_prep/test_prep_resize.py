@@ -12,7 +12,7 @@ import prep_support
 import pytest
 from PIL import Image
 from prep_support import exit_code, run, start, tree, write_image, write_videos
-from video_files import cut_start, damage, read_numbers, truncate, write_audio, write_video
+from video_files import cut_start, damage, read_numbers, truncate, write_audio, write_two_sizes, write_video
 
 from data_prep import resize as tool
 from data_prep import transcode
@@ -87,16 +87,28 @@ def test_colours_stay(name, tmp_path):
     assert np.abs(means[0] - means[1]).max() < 2.5
 
 
-@pytest.mark.parametrize("rotation", [90, 180, -90])
-def test_a_rotation_is_applied_once(rotation, tmp_path):
-    source = write_video(tmp_path / "turned.mp4", rotation=rotation, size=(64, 96))
+@pytest.mark.parametrize(
+    "matrix",
+    [(-1, 0, 0, -1), (0, 1, -1, 0), (0, -1, 1, 0), (-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)],
+)
+def test_the_orientation_is_applied_once(matrix, tmp_path):
+    source = write_video(tmp_path / "turned.mp4", matrix=matrix, size=(64, 96))
     target, _ = resized(source, tmp_path, short_side=64, crf=5)
     with open_video(source) as before, open_video(target) as after:
-        assert after.size == before.size == ((96, 64) if rotation != 180 else (64, 96))
+        assert after.size == before.size == ((64, 96) if matrix[0] else (96, 64))
         difference = np.abs(before.frames([3]).astype(int) - after.frames([3])).mean()
     assert difference < 3
     with av.open(str(target)) as container:
-        assert next(container.decode(video=0)).rotation == 0
+        assert not next(container.decode(video=0)).side_data.get("DISPLAYMATRIX")
+
+
+def test_frames_of_another_size_are_scaled_to_the_first(tmp_path):
+    source = write_two_sizes(tmp_path, "ts", sizes=((96, 120), (48, 64)))
+    target, facts = resized(source, tmp_path, short_side=48)
+    with open_video(target) as video:
+        assert (video.num_frames, video.size) == (20, (48, 60))
+        assert read_numbers(video.frames(range(20))) == [*range(10), *range(10)]
+    assert facts["frames"] == 20
 
 
 def test_hidden_frames_stay_hidden(tmp_path):
