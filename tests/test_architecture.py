@@ -1,6 +1,7 @@
 """Who may import whom, and how long things may grow."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -219,3 +220,13 @@ def test_the_zoo_loads_no_library_before_it_is_asked_for():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_every_promise_names_tests_that_are_there():
+    rows = [line.split("|") for line in (ROOT / "docs/trust.md").read_text("utf-8").splitlines() if "`" in line]
+    named = [name for row in rows for name in re.findall(r"`([\w/]+\.py)?(?:::)?(test_\w+)?`", row[2])]
+    assert len(named) > 50
+    text = ""
+    for path, test in named:
+        text = (ROOT / "tests" / path).read_text("utf-8") if path else text
+        assert not test or f"\ndef {test}(" in text, test
