@@ -4,6 +4,7 @@
 that hangs, crashes or takes too much memory makes a file that cannot be read, and the command goes on with the others.
 """
 
+import contextlib
 import threading
 from typing import Any, NamedTuple
 
@@ -187,7 +188,8 @@ class GuardedVideo(Video):
             return
         self._is_open = False
         if self._reader.is_open:  # else it was ended, and an exception is on its way
-            self._readers._ask(self._reader, "close", self._file, None, is_last=True)
+            with contextlib.suppress(DecodeError):  # what was read stays good; a process that cannot close is replaced
+                self._readers._ask(self._reader, "close", self._file, None, is_last=True)
 
 
 readers = FileReaders()

@@ -104,8 +104,11 @@ def recognise_files(
         else:
             in_windows = (_parts(recogniser, sample, window_seconds, stride_seconds, decoder) for sample in samples)
             parts = (part for one in in_windows for part in _prefetched(pool, one))
-        for part in parts:
-            yield part if isinstance(part, Recognition) else part.recognised(recogniser, views_per_forward)
+        try:
+            for part in parts:
+                yield part if isinstance(part, Recognition) else part.recognised(recogniser, views_per_forward)
+        finally:
+            pool.shutdown(cancel_futures=True)  # nobody waits for files that were to come
 
 
 def _in_order(
