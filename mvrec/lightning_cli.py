@@ -299,8 +299,8 @@ class MvrecCLI(LightningCLI):
             super()._run_subcommand(subcommand)
         except PreemptedError as preempted:
             sys.exit(requeue(os.environ) if preempted.level == REQUEUE else stop_exit())
-        except SystemExit:  # Lightning has met Ctrl-C
-            sys.exit(INTERRUPT_EXIT)
+        except SystemExit as leaving:  # Lightning turns Ctrl-C into exit code 1
+            sys.exit(INTERRUPT_EXIT if isinstance(leaving.__context__, KeyboardInterrupt) else leaving.code)
         except UserError as raised:
             raise UserError(said_of_key(str(raised), MvrecParser.given)) from None
         except REFUSALS as raised:
