@@ -179,6 +179,14 @@ class RunRecord(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Write the record at the first batch, which could be read; every process takes part, the first one writes."""
+        self._write(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The same where a resumed run begins with a validation that it owes."""
+        if not trainer.sanity_checking:
+            self._write(trainer)
+
+    def _write(self, trainer: L.Trainer) -> None:
         if self._written:
             return
         self._written = True
@@ -188,7 +196,7 @@ class RunRecord(L.Callback):
             if isinstance(logger, MetricsCsv):
                 logger.go_on_from(trainer.global_step)
         record = environment()
-        task: Any = pl_module
+        task: Any = trainer.lightning_module
         task.run_record["environment"] = record
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
