@@ -62,6 +62,9 @@ class ExactPosition(L.Callback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Turn a checkpoint back to where an optimiser step has ended and its epoch has not, and note what it owes."""
         _reopen_epoch(trainer, checkpoint)
+        if trainer.validating and not _validation_is_due(trainer):  # made because the run ends, or by the clock
+            for counts in progress_of(checkpoint):
+                counts["completed"] = counts["processed"] - 1  # as if saved where the batch ended
         owes = trainer.training and trainer.fit_loop.total_batch_idx != self._validated_at
         if not self._turn_back(trainer, checkpoint) and owes and _validation_is_due(trainer):
             checkpoint["loops"]["fit_loop"][OWED] = _validation_schedule(trainer)
@@ -72,7 +75,7 @@ class ExactPosition(L.Callback):
         begun = progress["current"]["processed"] % trainer.accumulate_grad_batches
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         position = checkpoint.get(type(datamodule).__qualname__, {})
-        if not begun or not trainer.training or "consumed" not in position:
+        if not begun or not (trainer.training or trainer.validating) or "consumed" not in position:
             return False
         loops = checkpoint["loops"]["fit_loop"]
         at_start = progress["current"]["processed"] == begun
@@ -100,7 +103,7 @@ class ExactPosition(L.Callback):
         self._owes_validation = OWED in loops and loops[OWED] == _validation_schedule(trainer)
         if self._owes_validation:
             # As if saved in the first batch of the validation, where Lightning goes on by making all of it.
-            for counts in (loops[PROGRESS]["current"], loops[PROGRESS]["total"]):
+            for counts in progress_of(checkpoint):
                 counts["completed"] = counts["processed"]
             loops[VALIDATION]["total"].update(ready=1, started=1, processed=0, completed=0)
             loops[VALIDATION]["current"].update(ready=0, started=0, processed=0, completed=0)
@@ -111,8 +114,7 @@ class ExactPosition(L.Callback):
         before, now = position.get("draws_per_batch"), getattr(datamodule, "draws_per_batch", None)
         if before is None or now is None or before == now:
             return
-        progress = checkpoint["loops"]["fit_loop"][PROGRESS]
-        for counts in (progress["current"], progress["total"]):
+        for counts in progress_of(checkpoint):
             behind = counts["processed"] - counts["completed"]
             for name in COUNTS:
                 counts[name] = counts[name] * before // now
@@ -135,6 +137,12 @@ def _reopen_epoch(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
     for counts in (batches["current"], batches["total"]):
         counts["completed"] = counts["processed"] - 1
     loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+
+
+def progress_of(checkpoint: dict[str, Any]) -> list[dict[str, int]]:
+    """Lightning's counts of the batches of the epoch, and of all."""
+    progress = checkpoint["loops"]["fit_loop"][PROGRESS]
+    return [progress["current"], progress["total"]]
 
 
 def _validation_is_due(trainer: L.Trainer) -> bool:

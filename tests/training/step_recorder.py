@@ -26,14 +26,18 @@ class StepRecorder(L.Callback):
 
 
 class SaveAt(L.Callback):
-    """Saves a checkpoint after some batches, counted from the start of training."""
+    """Saves a checkpoint after some batches, counted from the start, and at the end of validations after others."""
 
-    def __init__(self, folder: str, batches: list[int]) -> None:
-        self.folder, self.batches, self.done = Path(folder), batches, 0
+    def __init__(self, folder: str, batches: list[int], validations: list[int]) -> None:
+        self.folder, self.batches, self.validations, self.done = Path(folder), batches, validations, 0
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.done += 1
         if self.done in self.batches:
+            trainer.save_checkpoint(self.folder / f"batch{self.done}.ckpt")
+
+    def on_validation_end(self, trainer, pl_module):
+        if self.done in self.validations:
             trainer.save_checkpoint(self.folder / f"batch{self.done}.ckpt")
 
 

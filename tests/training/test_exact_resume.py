@@ -54,7 +54,11 @@ def whole(tiny, tmp_path_factory):
         averages,
         {
             "class_path": "step_recorder.SaveAt",
-            "init_args": {"folder": str(run_dir / "at"), "batches": [1, 2, 5, 11, 12, 13, 16, 19]},
+            "init_args": {
+                "folder": str(run_dir / "at"),
+                "batches": [1, 2, 5, 11, 12, 13, 16, 19],
+                "validations": [3, 6, 21],
+            },
         },
         {"class_path": "step_recorder.StepRecorder", "init_args": {"folder": str(run_dir / "steps")}},
     ]
@@ -65,7 +69,7 @@ def whole(tiny, tmp_path_factory):
         "--data.repeats=2",
         "--trainer.accumulate_grad_batches=2",
         "--trainer.max_epochs=2",
-        "--trainer.val_check_interval=0.5",
+        "--trainer.val_check_interval=3",
         "--data.augment.random_erasing.probability=0.5",
         "--model.mixing={}",
         "--model.backbone.head_dropout=0.3",
@@ -74,7 +78,9 @@ def whole(tiny, tmp_path_factory):
     return [*arguments, overlay(run_dir / "resumed", [averages])], run_dir
 
 
-@pytest.mark.parametrize(("batch", "workers"), [(1, 0), (2, 2), (5, 0), (11, 1), (12, 0), (13, 0), (16, 2), (19, 0)])
+@pytest.mark.parametrize(
+    ("batch", "workers"), [(1, 0), (2, 2), (5, 0), (11, 1), (12, 0), (13, 0), (16, 2), (3, 0), (6, 0), (21, 0)]
+)
 def test_a_run_stopped_after_any_batch_goes_on_bit_for_bit(command, whole, tmp_path, batch, workers):
     arguments, original = whole
     code, _, err = command(
