@@ -62,6 +62,34 @@ def test_windows_are_scored_like_rows_with_a_time_span(command, small_run, tmp_p
         assert_same(ours, theirs)
 
 
+def test_every_command_reads_a_list_with_spans_row_by_row(command, small_run, tmp_path):
+    path = write_video(tmp_path / "a.mp4", num_frames=100, size=(64, 80))  # 3.33 s
+    rows = ["path,label,start,end,camera", "a.mp4,grow,0,1,left", "a.mp4,grow,2,3,right", "a.mp4,grow,90,91,nowhere"]
+    listed = tmp_path / "test.csv"
+    listed.write_text("\n".join(rows))
+    (tmp_path / "classes.txt").write_text("grow\nmove_left\norbit_clockwise")
+    code, _, err = command("test", small_run, f"--data.root={tmp_path}", f"--run_dir={tmp_path / 'tested'}")
+    assert code == 0, err
+    outside = f"{listed}:4"
+    assert outside in err
+    tested = read_csv((tmp_path / "tested/predictions.csv").read_text())
+    assert [(row["camera"], bool(row["error"])) for row in tested] == [
+        *(("left", False), ("right", False), ("nowhere", True)),
+    ]
+    code, out, err = command("recognize", listed, "--ckpt", small_run, "--format=csv")
+    assert (code, outside in err) == (1, True), err
+    found = read_csv(out)
+    assert [(row["start_seconds"], bool(row["error"])) for row in found][:2] == [("0.000", False), ("2.000", False)]
+    for ours, theirs in zip(found[:2], tested[:2], strict=True):
+        assert_same(ours, theirs)
+    code, _, err = command("extract", listed, "--ckpt", small_run, "-o", tmp_path / "features")
+    assert (code, outside in err) == (1, True), err
+    assert len(list((tmp_path / "features").rglob("*.npy"))) == 2
+    code, out, err = command("explain", listed, "--ckpt", small_run, "-o", tmp_path / "heat")
+    assert (code, outside in err) == (1, True), err
+    assert "(2." in out.split(f"{path}: clip")[2].splitlines()[0]
+
+
 @pytest.mark.parametrize("form", ["folder", "list", "pattern", "files"])
 def test_every_source_means_the_same_files(command, small_run, small_data, tested, tmp_path, form):
     folder = tmp_path / "Ordner mit ü"
