@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim import Optimizer
 
 from mvrec.training.checkpoint_files import LAST
@@ -52,9 +53,10 @@ class FinalCheckpoint(L.Callback):
 
     def _can_save(self, trainer: L.Trainer) -> bool:
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
-        # Other processes do not wait here; averages may stand in for the weights in a validation.
-        whole = progress.total.processed >= self._stepping and trainer.training
-        return bool(whole and trainer.world_size == 1 and trainer.global_step)
+        averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        own = trainer.training or (trainer.validating and not averaged)  # averages stand in for weights in a validation
+        whole = own and progress.total.processed >= self._stepping
+        return bool(whole and trainer.world_size == 1 and trainer.global_step)  # other processes do not wait here
 
     def _save(self, trainer: L.Trainer) -> None:
         current: Any = trainer.fit_loop.epoch_loop.batch_progress.current

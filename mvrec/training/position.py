@@ -65,7 +65,8 @@ class ExactPosition(L.Callback):
         if trainer.validating and not _validation_is_due(trainer):  # made because the run ends, or by the clock
             for counts in progress_of(checkpoint):
                 counts["completed"] = counts["processed"] - 1  # as if saved where the batch ended
-        owes = trainer.training and trainer.fit_loop.total_batch_idx != self._validated_at
+        fitting = trainer.training or trainer.validating  # in a validation that has not ended, by an error
+        owes = fitting and trainer.fit_loop.total_batch_idx != self._validated_at
         if not self._turn_back(trainer, checkpoint) and owes and _validation_is_due(trainer):
             checkpoint["loops"]["fit_loop"][OWED] = _validation_schedule(trainer)
 

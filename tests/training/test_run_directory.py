@@ -215,6 +215,29 @@ def test_what_callbacks_watch_must_come(monitor, mode, message):
         check_monitors(trainer, ["val/top1", "val/loss", "train/loss"])
 
 
+def test_an_error_in_a_validation_costs_no_step(command, tiny, tmp_path, monkeypatch):
+    from mvrec.tasks import Classification
+
+    plain = Classification.validation_step
+
+    def breaking(self, batch, *rest):
+        if self.trainer.global_step == 8:
+            raise ZeroDivisionError("mine")
+        return plain(self, batch, *rest)
+
+    arguments = [*tiny, f"--run_dir={tmp_path}", "--trainer.max_epochs=2"]
+    monkeypatch.setattr(Classification, "validation_step", breaking)
+    with pytest.raises(ZeroDivisionError):
+        command("fit", *arguments)
+    assert stored(tmp_path / "checkpoints/last.ckpt")["global_step"] == 8
+    monkeypatch.undo()
+    code, _, err = command("fit", *arguments, "--resume=auto")
+    assert code == 0, err
+    assert err.count("mvrec: val: ") == 1
+    assert "step 1/4" not in err  # no step is made again
+    assert stored(tmp_path / "checkpoints/best.ckpt")["global_step"] in (4, 8)
+
+
 @pytest.mark.parametrize("how", ["interrupt", "error"])
 def test_no_whole_step_is_lost_when_a_run_breaks_off(command, tiny, tmp_path, monkeypatch, how):
     from mvrec.tasks import Classification
