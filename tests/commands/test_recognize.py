@@ -85,7 +85,7 @@ def test_every_command_reads_a_list_with_spans_row_by_row(command, small_run, tm
     code, _, err = command("extract", listed, "--ckpt", small_run, "-o", tmp_path / "features")
     assert (code, outside in err) == (1, True), err
     assert len(list((tmp_path / "features").rglob("*.npy"))) == 2
-    code, out, err = command("explain", listed, "--ckpt", small_run, "-o", tmp_path / "heat")
+    code, out, err = command("explain", listed, "--ckpt", small_run, "-o", tmp_path / "heat.png")
     assert (code, outside in err) == (1, True), err
     assert "(2." in out.split(f"{path}: clip")[2].splitlines()[0]
 
