@@ -10,6 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# By their first bytes: what lies in place of a file that was not really fetched, and what is taken for it by mistake.
+_STAND_INS = (
+    (
+        rb"\s*<(!doctype|html|head|\?xml)",
+        "a web page: fetch the file itself, which may need a login",
+    ),
+    (rb"version https://git-lfs", "a pointer of Git LFS: fetch the file itself with `git lfs pull`"),
+    (rb"/annex/objects/|\.git/annex/", "a pointer of git-annex: fetch the file itself with `git annex get`"),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ\x00|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd", "an archive: unpack it first"),
+    (rb"\x89HDF\r\n", "a file of HDF5, which TensorFlow and Keras write: weights of PyTorch are wanted"),
+    (rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI |\xff\xd8\xff|\x89PNG|GIF8", "a video or image"),
+)
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what bytes of file names become that are not
 
 
@@ -28,6 +40,15 @@ def json_text(content: Any, *, indent: int | None = None) -> str:
 def shown(text: str) -> str:
     """Text for what takes UTF-8 only: bytes of file names that are not become visible with a backslash."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def stand_in(path: Path) -> str:
+    """What a file is that lies where weights or a list should, such as a web page; "" for one that may be right."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        return "empty"
+    return next((text for start, text in _STAND_INS if re.match(start, head, re.DOTALL | re.IGNORECASE)), "")
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from mvrec.class_paths import check_file_classes
 from mvrec.config_check import CONFIG_FLAGS, Entry, class_path_of, resolve
 from mvrec.data.presets import preset
 from mvrec.errors import UserError, nearest
-from mvrec.models.checkpoints.files import read_weights
+from mvrec.files import stand_in
+from mvrec.models.checkpoints.files import read_weights, unreadable
 from mvrec.parse_errors import reason
 from mvrec.starting_point import build_from, checkpoint_of, is_checkpoint, starting_point
 from mvrec.training.checkpoint_files import newest_checkpoint
@@ -198,7 +199,7 @@ def checkpoint_defaults(path: Path, *, where: str) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        raise UserError(f"{where}: cannot read {path}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{where}: cannot read {path}: {stand_in(path) or unreadable(error)}") from error
     if not isinstance(checkpoint, dict) or "mvrec" not in checkpoint:
         raise UserError(f"{where}: {path} is not a checkpoint that `mvrec fit` has written")
     saved, data = checkpoint.get("hyper_parameters", {}), checkpoint.get("datamodule_hyper_parameters", {})

@@ -10,7 +10,7 @@ from mvrec.class_paths import check_file_classes
 from mvrec.config_check import CREATE_MODEL
 from mvrec.errors import UserError, nearest
 from mvrec.models.checkpoints import FAMILIES, recognised
-from mvrec.models.checkpoints.files import StoredWeights, read_weights
+from mvrec.models.checkpoints.files import StoredWeights, read_weights, weights_in
 from mvrec.models.checkpoints.structure import as_stored
 from mvrec.models.zoo import VARIANTS, name_of
 from mvrec.published import input_settings
@@ -29,13 +29,10 @@ def checkpoint_of(path: str | Path, *, where: str = "") -> Path:
     path = Path(path).expanduser()
     prefix = f"{where}: " if where else ""
     if path.is_dir():
-        places = [folder / name for folder in (path / "checkpoints", path) for name in ("best.ckpt", "last.ckpt")]
-        found = next((place for place in [*places, path / "model.safetensors"] if place.is_file()), None)
-        if found is None:
-            raise UserError(
-                f"{prefix}{path} is a folder without checkpoints/best.ckpt, checkpoints/last.ckpt or model.safetensors"
-            )
-        return found
+        try:
+            return weights_in(path)
+        except UserError as error:
+            raise UserError(f"{prefix}{error}") from None
     if not path.exists():
         others = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"{prefix}there is no checkpoint {str(path)!r}{nearest(str(path), others)}")
@@ -67,7 +64,7 @@ def starting_point(path: str, *, where: str) -> StartingPoint:
     by the shapes of their weights, and the rest is what was published with it.
 
     Args:
-        path: The file.
+        path: The file, or a run directory.
         where: The flag or line of a config that names it.
 
     Raises:
@@ -75,7 +72,7 @@ def starting_point(path: str, *, where: str) -> StartingPoint:
     """
     try:
         stored = read_weights(path)
-        run = _exported(stored) or _hyper_parameters(Path(path).expanduser())
+        run = _exported(stored) or _hyper_parameters(Path(stored.source))
         if run:
             return _of_run(run, stored)
         return _of_weights(stored)

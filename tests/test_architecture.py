@@ -50,6 +50,7 @@ MAY_IMPORT = {
         "config_check",
         "data.presets",
         "errors",
+        "files",
         "models.checkpoints",
         "parse_errors",
         "starting_point",
@@ -99,7 +100,7 @@ MAY_IMPORT = {
     "training": {"__init__", "data.seeds", "errors", "files", "signals"},
     "evaluation": {"data.batch", "errors", "files"},
     "data": {"errors", "files", "limits"},
-    "models": {"errors", "published"},  # the architectures nothing but their bricks: see below
+    "models": {"errors", "files", "published"},  # the architectures nothing but their bricks: see below
     "published": set(),
     "timm": {"models"},
 }

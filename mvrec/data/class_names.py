@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from mvrec.data.class_files import read_class_names
 from mvrec.data.lists import LABEL_SEPARATOR, SEVERAL
 from mvrec.errors import UserError, nearest
 
@@ -92,32 +93,8 @@ class ClassNames:
         return number
 
 
-def read_class_names(path: Path) -> list[str]:
-    """Class names, one per line in label order; an empty list when there is no such file.
-
-    `classInd.txt`, whose lines are `1 ApplyEyeMakeup`, `2 ApplyLipstick` and so on, is read without the numbers.
-
-    Raises:
-        UserError: A name that stands there twice.
-    """
-    if not path.is_file():
-        return []
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8") from None
-    names = [name for name in (line.strip() for line in text.splitlines()) if name]
-    numbered = [name.split(maxsplit=1) for name in names]
-    if numbered and all(len(parts) == 2 and parts[0] == str(n) for n, parts in enumerate(numbered, start=1)):
-        names = [parts[1] for parts in numbered]
-    repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-    if repeated:
-        raise UserError(f"{path}: class {sorted(repeated)[0]!r} stands there twice")
-    return names
-
-
 def known_class_names(classes: str | Sequence[str]) -> list[str]:
-    """The names behind `data.classes`: themselves, a shipped list, or a file with one name per line.
+    """The names behind `data.classes`: themselves, a shipped list, or a file of names.
 
     The shipped lists are those that torchvision's weights carry: 400 of Kinetics in alphabetical order, 1000 of
     ImageNet in the order of their WordNet ids.

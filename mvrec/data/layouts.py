@@ -8,7 +8,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import ClassVar
 
-from mvrec.data.class_names import ClassNames, read_class_names
+from mvrec.data.class_files import read_class_names
+from mvrec.data.class_names import ClassNames
 from mvrec.data.index import SampleIndex
 from mvrec.data.kinds import VIDEOS, Kind
 from mvrec.data.lists import Row, is_youtube_csv, read_rows

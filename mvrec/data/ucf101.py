@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from mvrec.data.class_names import ClassNames, class_names_of, read_class_names
+from mvrec.data.class_files import read_class_names
+from mvrec.data.class_names import ClassNames, class_names_of
 from mvrec.data.kinds import VIDEOS
 from mvrec.data.layouts import Layout, first_folder
 from mvrec.data.lists import Row, open_text

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 from mvrec import __version__
@@ -220,7 +221,7 @@ class SaveConfig(SaveConfigCallback):
         if self.already_saved:
             return
         if stage != "fit":  # which writes nothing before its first step
-            self._write(trainer, f"config_{stage}.yaml")
+            self._write(trainer, f"config_{TrainerFn(stage).value}.yaml")
             trainer.strategy.barrier("save config")
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mvrec.data.class_names import read_class_names
+from mvrec.data.class_files import read_class_names
 from mvrec.data.index import Row, Sample, SampleIndex
 from mvrec.data.kinds import IMAGES, VIDEOS
 from mvrec.data.layouts import ListsAndFolders, find_split, scan_class_folders
@@ -160,7 +160,7 @@ def test_classes_txt_gives_the_order(tmp_path):
 def test_classes_txt_with_a_name_twice_or_missing(tmp_path):
     assert read_class_names(tmp_path / "classes.txt") == []
     write(tmp_path / "classes.txt", "run\njump\nrun \n")
-    with pytest.raises(UserError, match=r"classes\.txt: class 'run' stands there twice"):
+    with pytest.raises(UserError, match=r"classes\.txt:\d: class 'run' stands there twice"):
         read_class_names(tmp_path / "classes.txt")
 
 

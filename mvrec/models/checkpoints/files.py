@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mvrec.errors import UserError
+from mvrec.files import stand_in
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -80,16 +81,20 @@ class StoredWeights:
 def read_weights(source: Source) -> StoredWeights:
     """Read a `.safetensors` file, any torch checkpoint or a state dict; wrappers around the network are left out.
 
+    Of a run directory its best checkpoint is read.
+
     Raises:
         UserError: No file, a damaged one, one that holds more than tensors and settings, or no tensors in it.
     """
     if isinstance(source, Mapping):
         return _network(source, "state dict", {})
     path = Path(source).expanduser()
-    if path.is_dir() or not path.exists():
-        raise UserError(f"{path}: {'is a folder, not a file of weights' if path.is_dir() else 'no such file'}")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty")
+    if path.is_dir():
+        path = weights_in(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    if wrong := stand_in(path):
+        raise UserError(f"{path}: the file is {wrong}")
     if _is_safetensors(path):
         tensors, metadata = _read_safetensors(path)
         return _network(tensors, str(path), metadata)
@@ -98,6 +103,21 @@ def read_weights(source: Source) -> StoredWeights:
         raise UserError(f"{path}: holds a {type(tree).__name__}, not a dictionary with weights")
     known = tree.get("mvrec")
     return _network(tree, str(path), dict(known) if isinstance(known, Mapping) else {})
+
+
+def weights_in(folder: Path) -> Path:
+    """Of a run directory the best checkpoint, else the last; of a folder that `mvrec hub` has made the weights.
+
+    Raises:
+        UserError: There is none.
+    """
+    places = [place / name for place in (folder / "checkpoints", folder) for name in ("best.ckpt", "last.ckpt")]
+    found = next((place for place in [*places, folder / "model.safetensors"] if place.is_file()), None)
+    if found is None:
+        raise UserError(
+            f"{folder} is a folder without checkpoints/best.ckpt, checkpoints/last.ckpt or model.safetensors"
+        )
+    return found
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -132,7 +152,7 @@ def _read_torch(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: {_refusal(path, str(error))}") from None
     except Exception as error:  # a damaged file shows itself as anything: a RuntimeError, EOFError, KeyError ...
-        raise UserError(f"{path}: damaged, truncated or no torch checkpoint: {_first_line(error)}") from error
+        raise UserError(f"{path}: {unreadable(error)}") from error
 
 
 def _refusal(path: Path, message: str) -> str:
@@ -144,6 +164,13 @@ def _refusal(path: Path, message: str) -> str:
         f"holds a {found.group(1)} beside its weights, and loading that could run code of whoever wrote the file; "
         f"if you trust them, extract the weights once: {command}"
     )
+
+
+def unreadable(error: BaseException) -> str:
+    """Why torch could not read a checkpoint, in a few words."""
+    if "central directory" in str(error):  # which is the end of a zip archive
+        return "truncated: an unfinished download or copy"
+    return f"damaged, truncated or no torch checkpoint: {_first_line(error)}"
 
 
 def _first_line(error: BaseException) -> str:

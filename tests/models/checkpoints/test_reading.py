@@ -206,7 +206,43 @@ def check_refused(path: Path, model: MViT, message: str) -> None:
 
 def test_what_is_no_file_is_one_line(model: MViT, tmp_path: Path) -> None:
     check_refused(tmp_path / "none.pth", model, "no such file")
-    check_refused(tmp_path, model, "is a folder, not a file of weights")
+    with pytest.raises(UserError, match=r"is a folder without checkpoints/best\.ckpt, checkpoints/last\.ckpt or model"):
+        load_weights(model, tmp_path)
+
+
+def test_of_a_run_directory_the_best_checkpoint_is_read(model: MViT, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("last.ckpt", "best.ckpt"):
+        saved({"state_dict": model.state_dict()}, tmp_path / "checkpoints" / name)
+        assert read_weights(tmp_path).source == str(tmp_path / "checkpoints" / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"\n<!DOCTYPE html>\n<html>", "the file is a web page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "the file is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "the file is a pointer of Git LFS"),
+        (b"/annex/objects/MD5E-s1--0.pth\n", "the file is a pointer of git-annex"),
+        (b"\x1f\x8b\x08\x00rest", "the file is an archive"),
+        (b"\x89HDF\r\n\x1a\n", "the file is a file of HDF5"),
+        (b"\x00\x00\x00\x20ftypisom", "the file is a video or image"),
+        (b'{"message": "Not Found"}', "damaged, truncated or no torch checkpoint"),
+    ],
+)
+def test_what_lies_in_place_of_weights_is_called_what_it_is(
+    content: bytes, message: str, model: MViT, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(content)
+    check_refused(path, model, message)
+
+
+def test_a_download_that_stopped_is_called_truncated(model: MViT, tmp_path: Path) -> None:
+    path = saved(model.state_dict(), tmp_path / "x.pth")
+    path.write_bytes(path.read_bytes()[:-100])
+    check_refused(path, model, "truncated: an unfinished download or copy")
 
 
 @pytest.mark.parametrize(
