@@ -287,6 +287,7 @@ def _verify(task: Task, part: Path, times: list[Fraction], *, num_frames: int, s
 
 
 def _resize_image(task: Task, recipe: Recipe) -> dict[str, Any]:
+    import numpy as np
     from PIL import Image
 
     from mvrec.data.archive import ArchiveMember
@@ -299,7 +300,9 @@ def _resize_image(task: Task, recipe: Recipe) -> dict[str, Any]:
     facts = {"frames": 1, "fps": 0.0, "height": height, "width": width}
     same_size = (height, width) == pixels.shape[:2]
     content = task.source.read() if isinstance(task.source, ArchiveMember) else Path(task.source).read_bytes()
-    if not (same_size and content.startswith(b"\xff\xd8\xff")):  # a JPEG that is small already stays as it is
+    # A JPEG that is small and upright already stays as it is.
+    stays = same_size and content.startswith(b"\xff\xd8\xff")
+    if not (stays and np.array_equal(read_image(task.source, upright=False), pixels)):
         made = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         made.save(buffer, "JPEG", quality=recipe.quality, comment=recipe.mark)

@@ -93,7 +93,10 @@ class Video(ABC):
     @property
     @abstractmethod
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels as shown, which is after rotation. Decodes a frame if none was yet.
+        """(height, width) in pixels as shown, which is after turning. Decodes a frame if none was yet.
+
+        Where the size changes in the middle, it is that of the first frame, to which the others are scaled. Pixels that
+        are not square are not stretched, as other frameworks leave them.
 
         Raises:
             DecodeError: the file is damaged.

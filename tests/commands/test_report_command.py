@@ -7,13 +7,15 @@ import shutil
 import tarfile
 from base64 import b64decode
 
+import av
 import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image
 
 from mvrec.commands.report import main
-from mvrec.data.protocol import ImageProtocol
+from mvrec.data.protocol import ImageProtocol, Protocol, Views
+from mvrec.data.sampling import ClipSpec
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.thumbnails import find_file, thumbnails
 
@@ -181,6 +183,31 @@ def test_an_image_is_what_the_protocol_makes_of_it(tmp_path):
     assert picture[:, 60:].mean() > 245
     (content,) = thumbnails(path, ImageProtocol(short_side=40, size=32), pixels=100)
     assert np.asarray(Image.open(io.BytesIO(content))).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "video"])
+def test_pictures_are_as_players_show_them(tmp_path, kind):
+    """Mirrored in the file's header: what is dark on the left of the stored pixels is dark on the right."""
+    stored = np.zeros((64, 64, 3), np.uint8)
+    stored[:, 32:] = 255
+    if kind == "jpeg":
+        exif, path = Image.Exif(), tmp_path / "a.jpg"
+        exif[0x0112] = 2
+        Image.fromarray(stored).save(path, exif=exif)
+        protocol = ImageProtocol(short_side=64, size=64, upright=True)
+    else:
+        path = tmp_path / "a.mp4"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.width = stream.height = 64
+            stream.set_display_matrix([-65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
+            container.mux(stream.encode())
+        protocol = Protocol(ClipSpec(num_frames=1), Views(num_clips=1, short_side=64), size=64)
+    (content,) = thumbnails(path, protocol)
+    picture = np.asarray(Image.open(io.BytesIO(content)))
+    assert picture[:, :28].mean() > 230
+    assert picture[:, 36:].mean() < 25
 
 
 def test_files_in_a_tar_and_in_a_moved_tar(tmp_path):

@@ -239,3 +239,16 @@ def test_frames_are_scaled_to_the_size_of_the_first(tmp_path, suffix, options):
     with open_video(path) as video:  # whichever is asked for first
         np.testing.assert_array_equal(video.frames([15, 3]), frames[[15, 3]])
     np.testing.assert_array_equal(of_stream(path), frames)
+
+
+def test_pixels_that_are_not_square_are_not_stretched(tmp_path):
+    """As the `ffmpeg` command and the other decoders leave them."""
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.codec_context.sample_aspect_ratio = 64, 48, Fraction(16, 11)
+        container.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+        container.mux(stream.encode())
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
+    with open_video(tmp_path / "a.mp4") as video:
+        assert video.size == video.frames([0]).shape[1:3] == (48, 64)

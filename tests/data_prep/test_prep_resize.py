@@ -312,22 +312,24 @@ def test_images(tmp_path):
     turned = write_image(data / "a/turned.jpg", size=(100, 180))
     exif = Image.Exif()
     exif[0x0112] = 6
-    with Image.open(turned) as image:
-        pixels = image.copy()
-    pixels.save(turned, exif=exif, quality=95)
+    for path in (turned, small):
+        with Image.open(path) as image:
+            pixels = image.copy()
+        pixels.save(path if path == turned else data / "a/small_turned.jpg", exif=exif, quality=95)
     truncate(big, 0.5, data / "a/cut.jpg")
     code, _, err = run("resize", data, out, "--images", "--short-side", 60, "--workers", 2)
     assert code == 1, err
     shapes = {path.name: read_image(path).shape[:2] for path in (out / "a").iterdir()}
     assert shapes == {
         "big.jpg": (60, 100), "small.jpeg": (20, 30), "grey.jpg": (80, 60), "big.png.jpg": (60, 60),
-        "turned.jpg": (108, 60),
+        "turned.jpg": (108, 60), "small_turned.jpg": (30, 20),
     }  # fmt: skip
     assert (out / "a/small.jpeg").read_bytes() == small.read_bytes()
     wanted = np.asarray(Image.fromarray(read_image(turned)).resize((60, 108), Image.Resampling.LANCZOS))
     assert np.abs(read_image(out / "a/turned.jpg").astype(int) - wanted).mean() < 3
-    with Image.open(out / "a/turned.jpg") as image:
-        assert image.getexif().get(0x0112, 1) == 1
+    for name in ("turned.jpg", "small_turned.jpg"):
+        with Image.open(out / "a" / name) as image:
+            assert image.getexif().get(0x0112, 1) == 1
     before = {path: path.stat().st_mtime_ns for path in (out / "a").iterdir()}
     (out / "resize.jsonl").unlink()
     run("resize", data, out, "--images", "--short-side", 60)
