@@ -33,6 +33,8 @@ _FRAME_PACKETS = {"mov", "matroska"}
 _LISTED_CODECS = {"h264", "hevc", "mpeg4"}
 # Frames come out of a decoder as many packets late as they may be out of order: 16, or twice that in fields.
 _MAX_DELAY_PACKETS = 64
+# Frames after a key frame from which on it pays to let them pass instead of decoding all of them again.
+_FAR = 100
 
 
 class _PacketsDifferError(Exception):
@@ -61,7 +63,9 @@ class FrameFinder:
         self._has_one_edit = False
         # What was seen of the key frames of an MP4 that is read by its tables.
         self._looks: dict[int, Seen] = {}
-        # Where frames are counted: what goes on from the last that was asked for, and how many there were up to it.
+        # From which key frame the last frame was decoded that was asked for, and its number.
+        self._last = (-1, -1)
+        # Where frames pass one by one: those after the last that was asked for, and how many there were up to it.
         self._coming: Iterator[VideoFrame] | None = None
         self._num_gone = 0
         try:
@@ -209,6 +213,7 @@ class FrameFinder:
             packets.add(packet, seek_by_pts=seek_by_pts)
         # The index of an MP4 is complete; that of other files lists key frames at most.
         num_packets, num_promised = len(packets.stored), len(self.stream.index_entries)
+        whole |= "mpegts" in self.containers  # a recording that was stopped
         if not num_packets:
             raise DecodeError(self.path, "there are no frames in it")
         if num_packets < num_promised or not whole:
@@ -220,6 +225,7 @@ class FrameFinder:
 
     def _find_out_again(self) -> None:
         was, num_frames = self.timing, self.timing.num_frames
+        self._last, self._coming = (-1, -1), None
         self._reopen()
         # Never seen of tables, but if FFmpeg reads some of them in another way, its packets are right.
         self.timing = self._look_through() if was.is_listed else self._count(Timing(last=was.last))
@@ -229,11 +235,16 @@ class FrameFinder:
     def find(self, indices: Ints) -> Iterator["VideoFrame"]:
         """The frames at ascending `indices`, ending early where one is not to be had; see `believing_packets`."""
         if self.timing.shown is None:
-            yield from self._find_by_counting(indices)
+            yield from self._find_in_passing(indices, 0)
             return
         times = self.timing.shown[indices]
         keys = np.searchsorted(self.timing.keys, times, side="right") - 1
         keys = np.array([next(k for k in range(key, -1, -1) if self._can_begin(k)) for key in keys.tolist()])
+        (last_key, last), self._last = self._last, (int(keys[-1]), int(indices[-1]))
+        if last_key == keys[0] == keys[-1] and last < indices[0] and indices[0] > self._number_of(last_key) + _FAR:
+            yield from self._find_in_passing(indices, last_key)
+            return
+        self._coming = None
         # Reading on costs less than a jump to the very next key frame. Where no frame is stored after a key frame that
         # is shown before it, the packets up to that key frame need not even be decoded.
         stops_at_keys = self.timing.is_plain and self._packets_are_frames
@@ -245,18 +256,33 @@ class FrameFinder:
             yield from self._decode_group(packets, group.tolist())
             reached = key if stops_at_keys else -2
 
-    def _find_by_counting(self, indices: Ints) -> Iterator["VideoFrame"]:
+    def _find_in_passing(self, indices: Ints, key: int) -> Iterator["VideoFrame"]:
+        """The frames at `indices` out of all from a key frame on, of which those after them are kept for later."""
         coming, self._coming = self._coming, None
         if coming is None or indices[0] < self._num_gone:
-            coming, self._num_gone = self._decode_from_start(), 0
-        wanted = set(indices.tolist())
+            coming, self._num_gone = self._all_from(key), self._number_of(key)
+        wanted, shown = set(indices.tolist()), self.timing.shown
         for frame in coming:
+            if shown is not None and frame.pts != shown[self._num_gone]:
+                raise _PacketsDifferError
             self._num_gone += 1
             if self._num_gone - 1 in wanted:
                 yield frame
             if self._num_gone > indices[-1]:
                 self._coming = coming
                 return
+
+    def _all_from(self, key: int) -> Iterator["VideoFrame"]:
+        if self.timing.shown is None or (self.timing.has_head and key == 0):
+            return self._decode_from_start()
+        begin = self.timing.keys[key]
+        packets = self._packets_from(key)
+        self.stream.codec_context.skip_frame = "DEFAULT"
+        return (frame for packet in packets for frame in packet.decode() if frame.pts is None or frame.pts >= begin)
+
+    def _number_of(self, key: int) -> int:
+        """The number of a key frame among the frames that are shown."""
+        return 0 if self.timing.shown is None else int(np.searchsorted(self.timing.shown, self.timing.keys[key]))
 
     def _decode_group(self, packets: Iterator["Packet"], times: list[int]) -> Iterator["VideoFrame"]:
         """The frames at ascending `times`, of which the first depends on the key frame with which `packets` begin.

@@ -83,7 +83,7 @@ class Packets:
         entries: place, time and seek of each from which decoding can begin.
         num_keys: how many the container calls key frames.
         last: time and length of the one shown last.
-        are_frames: each is one picture that is shown.
+        are_frames: each is one whole picture that is shown, coded like all others.
         has_late: some may be shown before others that are stored before them.
     """
 
@@ -108,7 +108,8 @@ class Packets:
         elif time is not None:
             self.last = max(self.last, (time, packet.duration or 0))
         self.num_keys += packet.is_keyframe
-        self.are_frames &= seen.is_one and not packet.has_sidedata("new_extradata")
+        # Of what was lost on the way a decoder makes something out of whatever it has decoded before.
+        self.are_frames &= seen.is_one and not packet.is_corrupt and not packet.has_sidedata("new_extradata")
         self.has_late |= seen.is_late
         self.stored.append(time)
         self.sizes.append(packet.size)

@@ -179,6 +179,30 @@ def test_files_one_after_the_other(clips, tmp_path, kinds, container):
     assert finder.timing.num_frames == NUM_FRAMES * len(kinds)
 
 
+@pytest.mark.parametrize(("codec", "kind"), [("libx264", "closed"), ("libx264", "no_b"), ("mpeg2video", "open")])
+def test_a_transport_stream_that_lost_packets(clips, tmp_path, codec, kind):
+    """What a decoder makes of the rest depends on all that it has decoded before."""
+    data = clips(kind, "ts", codec).read_bytes()
+    packets = [data[place : place + 188] for place in range(0, len(data), 188)]
+    for number in (len(packets) // 3, len(packets) // 2):
+        del packets[number]
+    path = tmp_path / "lost.ts"
+    path.write_bytes(b"".join(packets))
+    assert check_every_frame(path).timing.shown is None
+
+
+@pytest.mark.parametrize("kind", ["refresh", "endless"])
+def test_windows_one_after_the_other_are_one_pass(tmp_path, monkeypatch, kind):
+    path = write_video(tmp_path / "long.mp4", num_frames=300, **H264[kind] | {"b_frames": 2})
+    begun = []
+    real = FrameFinder._packets_from
+    monkeypatch.setattr(FrameFinder, "_packets_from", lambda *args: begun.append(args) or real(*args))
+    with open_video(path) as video:
+        for begin in range(0, 300, 12):
+            assert read_numbers(video.frames([begin, begin + 7])) == [begin, begin + 7]
+    assert len(begun) < 14
+
+
 def test_streams_one_after_the_other(clips, tmp_path):
     path = tmp_path / "streams.ts"
     path.write_bytes(clips("closed", "ts").read_bytes() + clips("open", "ts").read_bytes())
