@@ -93,8 +93,9 @@ class ShownPictures:
         """The picture of a frame: uint8 (H, W, 3), which may be a view."""
         orientation = self.orientation
         if self._interpolates_colours(frame):
-            # Elsewhere the planes of colours, once turned, would be of shapes that no format has.
-            turns = frame.format.chroma_width(128) == frame.format.chroma_height(128)
+            # Turned by a quarter, the planes of other colours would be of shapes that no format has.
+            square = frame.format.chroma_width(128) == frame.format.chroma_height(128)
+            turns = len(frame.planes) > 1 and (square or not orientation.transposed)
             self._bare = bare_copy(frame, orientation if turns else Orientation(), reuse=self._bare)
             frame = self._bare
             orientation = Orientation() if turns else orientation

@@ -86,6 +86,8 @@ DELICATE = [
     {"encoder_options": "interlaced=1"},
     {"codec": "mpeg4", "size": (49, 67)},
     {"codec": "rawvideo", "pix_fmt": "nv12"},
+    {"codec": "ffv1", "pix_fmt": "yuv411p"},
+    {"pix_fmt": "yuv422p10le"},
 ]
 
 
@@ -95,6 +97,8 @@ def test_delicate_pictures_are_turned_as_ffmpeg_does(tmp_path, matrix, options):
     """It turns before it converts, which shows where colours are shared between pixels."""
     plain = {"num_frames": 2, "size": (52, 72), "b_frames": 0}
     path = write_video(tmp_path / "a.mkv", matrix=matrix, **{**plain, **options})
+    if not matrix[0] and options.get("pix_fmt") in ("yuv411p", "yuv422p10le"):
+        pytest.skip("FFmpeg cannot turn these by a quarter and takes a way of its own from release to release")
     with open_video(path) as video:
         np.testing.assert_array_equal(video.frames(range(2)), ffmpegs_pictures(path, *SHOWN[matrix][1]))
 
