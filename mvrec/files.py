@@ -31,6 +31,20 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
+def append_whole(path: Path, text: str) -> None:
+    """Append to a text file all or nothing: where that fails, the file is as it was, and the error names it."""
+    rest = text.encode("utf-8", "surrogateescape")
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError as error:
+            os.ftruncate(file.fileno(), before)
+            error.filename = str(path)
+            raise
+
+
 def json_text(content: Any, *, indent: int | None = None) -> str:
     """JSON with letters as they are; bytes of file names that are not UTF-8 are escaped, as `os.fsdecode` has them."""
     text = json.dumps(content, indent=indent, ensure_ascii=False)
@@ -63,8 +77,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)  # noqa: PTH101 - mkstemp gives 0600, which nobody else could read
         os.replace(name, path)  # noqa: PTH105
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a failed write does not say of which file
         raise
 
 

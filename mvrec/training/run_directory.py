@@ -26,7 +26,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 from mvrec import __version__
-from mvrec.files import json_text, write_atomically
+from mvrec.files import append_whole, json_text, write_atomically
 from mvrec.training.curves import draw_curves
 from mvrec.training.monitors import check_monitors
 
@@ -288,16 +288,17 @@ class MetricsCsv(Logger):
         if any(column not in self._columns for column in row):
             self._columns += [column for column in row if column not in self._columns]
             self._rewrite(lambda known: True)
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self._columns).writerow(row)
+        text = io.StringIO()
+        csv.DictWriter(text, self._columns, lineterminator="\n").writerow(row)
+        append_whole(self.path, text.getvalue())
 
     def _rewrite(self, keep: Any) -> None:
         rows = []
         if self.path.is_file():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                self._columns = list(dict.fromkeys([*(reader.fieldnames or []), *self._columns]))
-                rows = [row for row in reader if keep(row)]
+            whole, end, _ = self.path.read_text(encoding="utf-8").rpartition("\n")  # no row that a kill has cut
+            reader = csv.DictReader(io.StringIO(whole + end))
+            self._columns = list(dict.fromkeys([*(reader.fieldnames or []), *self._columns]))
+            rows = [row for row in reader if keep(row)]
         if not self._columns:
             return
         text = io.StringIO()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mvrec.training.checkpoint_files import CheckpointFiles, is_whole, newest_checkpoint
+from mvrec.training.run_directory import MetricsCsv
 
 
 def checkpoint(step):
@@ -103,6 +104,20 @@ def test_a_disk_that_is_full_in_the_middle_is_one_line(command, tiny, tmp_path, 
     assert last.endswith("nothing half-written is left")
     assert "Traceback" not in err
     assert list(checkpoints.iterdir()) == []
+
+
+def test_metrics_have_whole_rows_only(tmp_path, file_size_limit):
+    logger = MetricsCsv(tmp_path)
+    logger.log_metrics({"loss": 1.0}, step=0)
+    before = (tmp_path / "metrics.csv").read_bytes()
+    file_size_limit(len(before) + 4)  # the next row has seven bytes
+    with pytest.raises(OSError, match=r"File too large: '\S+metrics\.csv'"):
+        logger.log_metrics({"loss": 12.25}, step=1)
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+    file_size_limit(10_000)
+    (tmp_path / "metrics.csv").write_bytes(before + b"1,1")  # a process was killed there
+    MetricsCsv(tmp_path).log_metrics({"loss": 2.0}, step=2)
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == ["step,loss", "0,1.0", "2,2.0"]
 
 
 def test_an_empty_or_missing_folder(tmp_path):
