@@ -225,7 +225,7 @@ def recognise_stream(
     if rest and rest[-1][0] > scored:
         yield _part_of_stream(stream.source, rest, recogniser.protocol).recognised(recogniser, views_per_forward)
     if stream.num_lost:
-        log.warning("%s: at least %d pictures were lost or damaged on the way", stream.source, stream.num_lost)
+        log.warning("%s: pictures lost or damaged on the way: at least %d", stream.source, stream.num_lost)
     if left_out:
         log.warning("%s: %d windows were left out: the network is slower than the stream", stream.source, left_out)
     if cut is not None:

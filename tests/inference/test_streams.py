@@ -163,7 +163,7 @@ def test_what_a_stream_lost_is_counted_and_said(tmp_path, recogniser, loss, capl
         results = list(recognise_stream(recogniser, stream, window_seconds=1.0, stride_seconds=0.5))
         assert (stream.num_lost > 0) == (loss != "none")
     assert results
-    said = f"at least {stream.num_lost} pictures were lost or damaged" in caplog.text
+    said = f"pictures lost or damaged on the way: at least {stream.num_lost}" in caplog.text
     assert said == (loss != "none")
 
 
