@@ -110,14 +110,12 @@ def _told(entry: Entry, text: str) -> str:
 
 def _named(message: str, given: Sequence[Entry]) -> Entry | None:
     named = [entry for entry in given if entry.name in _words(message)]
-    with_value = [entry for entry in named if _has_token(message, str(entry.value))]
-    if with_value:
-        return _last(with_value)
+    begins = [entry for entry in given if entry.value and message.startswith(f"{entry.value}: ")]  # as files do
+    if sure := begins or [entry for entry in named if _has_token(message, str(entry.value))]:
+        return _last(sure)
     technical = [entry for entry in named if "_" in entry.name or re.match(rf".*`{entry.name}|{entry.name} ", message)]
-    by_value = [
-        e for e in given if re.fullmatch(r"[^\d\s.-]\S{2,}", str(e.value)) and _has_token(message, str(e.value))
-    ]
-    candidates = technical or by_value
+    words = [entry for entry in given if re.fullmatch(r"[^\d\s.-]\S{2,}", str(entry.value))]
+    candidates = technical or [entry for entry in words if _has_token(message, str(entry.value))]
     return _last(candidates) if len({entry.key for entry in candidates}) == 1 else None
 
 

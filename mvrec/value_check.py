@@ -175,8 +175,13 @@ def _check_bytes(entry: Entry) -> None:
 
 def _check_data(entry: Entry) -> None:
     """Of an unknown kind of data, jsonargparse would say that it does not take the arguments that a config has."""
-    package, _, name = (class_path_of(entry) or "").rpartition(".")
-    if entry.key != "data" or package != "mvrec.data" or entry.value in NULLS:
+    if entry.key != "data" or entry.value in ("", *NULLS) or entry.value.startswith("{"):
+        return
+    path = class_path_of(entry)
+    if path is None and not entry.value.endswith(CONFIG_ENDINGS):
+        raise UserError(f"{entry.place} must be a class such as VideoFolder, got {entry.value!r}")
+    package, _, name = (path or "").rpartition(".")
+    if package != "mvrec.data":
         return
     module = import_module(package)
     kinds = [kind for kind in module.__all__ if hasattr(getattr(module, kind), "train_dataloader")]

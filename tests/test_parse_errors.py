@@ -37,6 +37,7 @@ GIVEN = [
         ),
         ("model.optimizer: it is closed", "a.yaml:4: model.optimizer: it is closed"),
         ("data.size=64: too large", "a.yaml:5: data.size=64: too large"),
+        ("64: no such file", "a.yaml:5: data.size: 64: no such file"),
         ("data.sizes: too large", "data.sizes: too large"),
         ("a.yaml:5: data.size: said already", "a.yaml:5: data.size: said already"),
     ],

@@ -52,3 +52,4 @@ def test_a_kind_of_data_that_does_not_exist_is_said_before_its_arguments_are():
     message = refused("data", "VideoFoldr", "--data")
     assert message == "--data: mvrec.data has no 'VideoFoldr'; did you mean 'VideoFolder'?"
     assert "one of Charades, DigitImages" in refused("data", "open_video")  # no kind of data
+    assert refused("data", "-1", "--data") == "--data must be a class such as VideoFolder, got '-1'"
