@@ -68,6 +68,8 @@ COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
     **dict.fromkeys(LIGHTNING, _lightning),
     **{name: _of_module(name.replace("-", "_")) for name in MODULES},
 }
+# What other tools call them.
+ALSO_CALLED = {"train": "fit", "eval": "test", "evaluate": "test", "infer": "recognize", "classify": "recognize"}
 
 
 def fail(message: str) -> NoReturn:
@@ -93,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     command, *rest = arguments
     if command not in COMMANDS:
-        fail(f"unknown command {command!r}{nearest(command, COMMANDS)} (mvrec --help lists them)")
+        meant = f"; did you mean {ALSO_CALLED[command]!r}?" if command in ALSO_CALLED else nearest(command, COMMANDS)
+        fail(f"unknown command {command!r}{meant} (mvrec --help lists them)")
     show_messages()
     allow_open_files()
     try:

@@ -362,3 +362,7 @@ def test_a_bad_data_root_is_one_line(command, tiny, tmp_path, kind, expected):
     )
     assert expected in line
     assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_a_command_by_the_name_that_other_tools_give_it_is_pointed_to_ours(command):
+    assert "unknown command 'train'; did you mean 'fit'?" in only_line(command("train"))
