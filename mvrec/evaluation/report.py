@@ -1,5 +1,6 @@
 """The report of a run: one HTML file that needs nothing but a browser, neither a network nor a GPU."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +110,7 @@ def _subtitle(results: RunResults) -> str:
     version = results.score.get("mvrec") or results.environment.get("mvrec")
     parts = [
         f"{count} classes" if count else "",
+        f"chance {100 / count:.1f} %" if count and not results.multi_label else "",
         "several classes per file" if results.multi_label else "",
         str(results.data.get("module") or ""),
         f"mvrec {version}" if version else "",
@@ -128,17 +130,17 @@ def _training(panels: Sequence[Panel]) -> Html:
 
 
 def _best(panels: Sequence[Panel]) -> Html:
-    """The best validation of the run, in a sentence."""
-    for panel in panels:
-        for name in ("val/top1", "val/map"):
-            steps, values = panel.lines.get(name, ((), ()))
-            if values:
-                place = max(range(len(values)), key=values.__getitem__)
-                metric = name.removeprefix("val/")
-                best = f"{metric_title(metric)} {metric_text(metric, values[place])} at step {steps[place]}"
-                return tag(
-                    "p", f"Best validation: {best}; the last of {len(values)}: {metric_text(metric, values[-1])}."
-                )
+    """The best validation of the run, in a sentence; of equals the one that best.ckpt is of."""
+    lines = {name: line for panel in panels for name, line in panel.lines.items()}
+    losses = dict(zip(*lines.get("val/loss", ((), ())), strict=True))
+    for name in ("val/top1", "val/map"):
+        steps, values = lines.get(name, ((), ()))
+        if values:
+            ranks = [(value, -losses.get(step, math.inf), step) for step, value in zip(steps, values, strict=True)]
+            score, _, step = max(ranks)
+            metric = name.removeprefix("val/")
+            best = f"{metric_title(metric)} {metric_text(metric, score)} at step {step}"
+            return tag("p", f"Best validation: {best}; the last of {len(values)}: {metric_text(metric, values[-1])}.")
     return Html("")
 
 

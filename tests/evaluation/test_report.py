@@ -100,6 +100,7 @@ def test_nothing_of_the_data_becomes_markup(tmp_path):
 def test_score_stands_with_protocol_counts_and_interval(tmp_path):
     page = render_report(read_results(make_run(tmp_path, ["a", "b"])))
     assert "66.67 %" in page  # 6 of 9
+    assert "chance 50.0 %" in page
     low, high = wilson(6 / 9, 9)
     assert f"6 of 9; 95 % interval {100 * low:.1f} to {100 * high:.1f}\N{NO-BREAK SPACE}%" in page
     assert "8 of 9 images scored, 1 could not be read and count as wrong" in page
@@ -133,6 +134,14 @@ def test_a_run_that_was_not_tested_says_how(tmp_path):
     assert "Confusions" not in page
     assert "model: &lt;x&gt;" in page
     assert "Best validation: Top-1 accuracy 50.00 % at step 3; the last of 2: 40.00 %" in page
+
+
+@pytest.mark.parametrize(("losses", "step"), [([1.0, 0.8, 0.9], 2), ([1.0, 1.0, 1.0], 3), ([0.8, 0.9, 1.0], 1)])
+def test_of_equal_validations_the_one_of_best_ckpt_is_named(tmp_path, losses, step):
+    lines = {"val/top1": ([1, 2, 3, 4], [0.5, 0.5, 0.5, 0.4]), "val/loss": ([1, 2, 3, 4], [*losses, 0.1])}
+    panels = [Panel(name, {name: line}) for name, line in lines.items()]
+    page = render_report(read_results(make_run(tmp_path, ["a", "b"])), panels=panels)
+    assert f"Top-1 accuracy 50.00 % at step {step};" in page
 
 
 def test_several_classes_per_file(tmp_path):
