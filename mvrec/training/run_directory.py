@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -51,7 +52,7 @@ CONTENTS = (
     "report.html",
     "report",
     "non_finite",
-    "quarantine",
+    ".quarantine",  # see `RunRecord.on_fit_start`
     "checkpoints",
 )
 TRAINING_VALUES = ("train/loss", "train/lr", "train/grad_norm")
@@ -101,7 +102,7 @@ def set_aside_earlier_run(run_dir: Path) -> Path | None:
     target = run_dir / "earlier" / str(number)
     target.mkdir(parents=True)
     for path in found:
-        path.rename(target / path.name)
+        path.rename(target / path.name.removeprefix("."))
     return target
 
 
@@ -169,12 +170,28 @@ class RunRecord(L.Callback):
 
     def __init__(self, run_dir: Path, *, fresh: bool = False) -> None:
         self.run_dir, self.fresh = run_dir, fresh
-        self._written = False
+        self._quarantine, self._hidden = run_dir / "quarantine", run_dir / ".quarantine"
+        self._reading = self._written = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """See that what callbacks watch will be logged."""
+        """See that what callbacks watch will be logged, and let files be read without an earlier run's quarantine.
+
+        Those who read write theirs before the first batch, which is when the earlier run moves aside.
+        """
         task: Any = pl_module
         check_monitors(trainer, [*task.score_names(), *TRAINING_VALUES])
+        if self.fresh:
+            self._reading = True
+            if trainer.is_global_zero and not self._hidden.exists() and self._quarantine.exists():
+                self._quarantine.rename(self._hidden)
+            trainer.strategy.barrier("earlier quarantine")
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leave the quarantine of an earlier run as it was when this one has not begun."""
+        if self._reading and not self._written and trainer.is_global_zero:
+            shutil.rmtree(self._quarantine, ignore_errors=True)
+            if self._hidden.exists():
+                self._hidden.rename(self._quarantine)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

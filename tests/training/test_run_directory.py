@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from mvrec.errors import UserError
 from mvrec.training.monitors import check_monitors, mode_of
 from mvrec.training.run_checkpoints import BestAndLast, CheckpointSettings, run_checkpoints
+from mvrec.training.run_directory import RunRecord
 from mvrec.training.run_lock import RunLock, lock_run
 
 HOLD = (
@@ -61,6 +63,31 @@ def test_a_start_that_fails_leaves_the_directory_as_it_was(command, tiny, run_di
     code, _, err = command("fit", *tiny, f"--run_dir={run_dir}", *wrong.split())
     assert code == 2, err
     assert contents(run_dir) == before
+
+
+def test_an_earlier_quarantine_moves_aside_with_its_run_or_stays(tmp_path):
+    def start(record):
+        trainer = SimpleNamespace(callbacks=[], num_val_batches=[], is_global_zero=True, loggers=[], fast_dev_run=True)
+        trainer.strategy = SimpleNamespace(barrier=lambda name: None)
+        trainer.lightning_module = SimpleNamespace(score_names=list, run_record={})
+        record.on_fit_start(trainer, trainer.lightning_module)
+        assert not (tmp_path / "quarantine").exists()
+        (tmp_path / "quarantine").mkdir()
+        (tmp_path / "quarantine/rank_0.csv").write_text("new")
+        return trainer
+
+    (tmp_path / "quarantine").mkdir()
+    (tmp_path / "quarantine/rank_0.csv").write_text("old")
+    RunRecord(tmp_path, fresh=True).on_exception(SimpleNamespace(is_global_zero=True), None, ValueError())
+    failing = RunRecord(tmp_path, fresh=True)
+    failing.on_exception(start(failing), None, ValueError())
+    assert contents(tmp_path) == {Path("quarantine/rank_0.csv"): b"old"}
+    record = RunRecord(tmp_path, fresh=True)
+    record.on_train_batch_start(start(record), None, None, 0)
+    assert contents(tmp_path) == {
+        Path("quarantine/rank_0.csv"): b"new",
+        Path("earlier/1/quarantine/rank_0.csv"): b"old",
+    }
 
 
 def test_a_directory_belongs_to_one_process(command, tiny, run_dir):
