@@ -372,9 +372,9 @@ class MViT(Backbone):
 
 
 def _check_sizes(image_size: int | tuple[int, int], num_frames: int | None, *, cell: int) -> None:
-    sides = image_size if isinstance(image_size, tuple) else (image_size,)
+    sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     if min(sides) < cell:
-        raise ValueError(f"image_size must be at least {cell}, got {image_size}")
+        raise ValueError(f"image_size must be at least {cell}, got {sides[0]}, {sides[1]}")
     if num_frames is not None and num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
 
