@@ -160,7 +160,7 @@ def test_a_file_appears_when_it_is_whole(command, small_run, small_data, tmp_pat
     monkeypatch.setattr(module.CsvWriter, "write", full)
     code, _, err = command(*arguments)
     assert code == 2
-    assert err.splitlines()[-1] == "mvrec: error: No space left on device; nothing half-written is left"
+    assert err.splitlines()[-1] == f"mvrec: error: No space left on device: {output}; nothing half-written is left"
     assert [(entry.name, entry.read_text()) for entry in output.parent.iterdir()] == [("out.csv", before)]
 
 
