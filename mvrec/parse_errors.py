@@ -27,7 +27,7 @@ ALSO_CALLED = {
     **dict.fromkeys(("fp64", "float64", "double"), "64-true"),
 }
 # Attempts of jsonargparse that say nothing about the value itself.
-ATTEMPTS = re.compile(r"Expected an? |Not a valid subclass|Not of type")
+ATTEMPTS = re.compile(r"Expected an? |Not a valid subclass|Not of type|Does not validate against any")
 
 
 def explain(message: str, given: Sequence[Entry]) -> str:

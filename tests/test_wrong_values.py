@@ -79,6 +79,7 @@ QUICK = {
     "model.schedule": "abc",
     "model.mixing.mixup_alpha": "null",
     "model.optimizer": "/etc/hosts",
+    "model.optimizer.lr": "abc",
     "model.backbone.image_size": "31",
     "data.num_workers": "-1",
     "trainer.max_epochs": "0",
