@@ -180,18 +180,23 @@ class RunRecord(L.Callback):
         """
         task: Any = pl_module
         check_monitors(trainer, [*task.score_names(), *TRAINING_VALUES])
-        if self.fresh:
-            self._reading = True
-            if trainer.is_global_zero and not self._hidden.exists() and self._quarantine.exists():
+        self._reading = self.fresh
+        if trainer.is_global_zero:
+            if self._hidden.exists():  # by a start that was killed before its first batch
+                self._restore_quarantine()
+            if self.fresh and self._quarantine.exists():
                 self._quarantine.rename(self._hidden)
-            trainer.strategy.barrier("earlier quarantine")
+        trainer.strategy.barrier("earlier quarantine")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave the quarantine of an earlier run as it was when this one has not begun."""
         if self._reading and not self._written and trainer.is_global_zero:
-            shutil.rmtree(self._quarantine, ignore_errors=True)
-            if self._hidden.exists():
-                self._hidden.rename(self._quarantine)
+            self._restore_quarantine()
+
+    def _restore_quarantine(self) -> None:
+        shutil.rmtree(self._quarantine, ignore_errors=True)
+        if self._hidden.exists():
+            self._hidden.rename(self._quarantine)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

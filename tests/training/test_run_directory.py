@@ -82,6 +82,7 @@ def test_an_earlier_quarantine_moves_aside_with_its_run_or_stays(tmp_path):
     failing = RunRecord(tmp_path, fresh=True)
     failing.on_exception(start(failing), None, ValueError())
     assert contents(tmp_path) == {Path("quarantine/rank_0.csv"): b"old"}
+    start(RunRecord(tmp_path, fresh=True))  # and is killed
     record = RunRecord(tmp_path, fresh=True)
     record.on_train_batch_start(start(record), None, None, 0)
     assert contents(tmp_path) == {
