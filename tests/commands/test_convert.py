@@ -97,7 +97,7 @@ def test_a_damaged_source_leaves_nothing_behind(command, source, tmp_path) -> No
     source.write_bytes(source.read_bytes()[:1000])
     code, _, err = command("convert", source, "-o", tmp_path / "w.safetensors")
     assert code == 2
-    assert err.startswith(f"mvrec: error: {source}: damaged, truncated or no torch checkpoint")
+    assert err.startswith(f"mvrec: error: {source}: truncated: an unfinished download or copy")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpt.pth"]
 
 
