@@ -2,11 +2,11 @@
 
 import contextlib
 import csv
-import errno
 import io
-import os
 import time
 from pathlib import Path
+
+from mvrec.files import append_whole
 
 _HEADER = ("path", "cause")
 _LOOK_SECONDS = 5.0
@@ -60,17 +60,9 @@ class Quarantine:
     def _append(path: Path, row: tuple[str, ...]) -> None:
         import fcntl  # only where processes are forked is there anything to remember
 
-        target = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
+        with path.open("ab") as file:
             with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(target, fcntl.LOCK_EX)  # of several loader processes one writes the header
-            before = os.fstat(target).st_size
+                fcntl.flock(file, fcntl.LOCK_EX)  # of several loader processes one writes the header
             text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows([row] if before else [_HEADER, row])
-            # One write at the end of the file: lines of several processes do not mix.
-            content = text.getvalue().encode("utf-8", "surrogateescape")
-            if os.write(target, content) < len(content):
-                os.ftruncate(target, before)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        finally:
-            os.close(target)
+            csv.writer(text, lineterminator="\n").writerows([row] if path.stat().st_size else [_HEADER, row])
+            append_whole(path, text.getvalue())
