@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Imports read thousands of files: they are compiled once, into .venv, also where the environment forbids it.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo demo-images test test-all golden lint format bench clean constraints
 .DEFAULT_GOAL := help
