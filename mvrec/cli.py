@@ -12,7 +12,7 @@ from typing import NoReturn
 from mvrec import __version__
 from mvrec.class_paths import take_trusted
 from mvrec.errors import UserError, nearest
-from mvrec.limits import allow_open_files, machine_fault
+from mvrec.limits import allow_open_files, closed_path, machine_fault
 from mvrec.messages import show_messages
 from mvrec.signals import requests
 
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         fail(str(error))
     except Exception as error:
-        message = machine_fault(error)
+        message = machine_fault(error) or closed_path(error)
         if message is None:
             raise
         fail(message)

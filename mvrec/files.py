@@ -1,5 +1,6 @@
 """Writing files so that nobody ever sees half of one, and knowing a file wherever it is copied to."""
 
+import errno
 import hashlib
 import json
 import os
@@ -68,6 +69,8 @@ def stand_in(path: Path) -> str:
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary sibling to write into, which takes the place of `path` when the block ends well."""
+    if path.is_dir():  # now, and not when the work of hours is to take its place
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)

@@ -18,6 +18,8 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _FULL_DISK_TOLD = re.compile(
     rf"\[Errno (?:{'|'.join(map(str, FULL_DISK))})\] ({'|'.join(map(os.strerror, FULL_DISK))})(: '.*?')?"
 )
+# Where a path is not what it is taken for, or not ours to use. A file that is missing may be anybody's mistake.
+_CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 _MANY_FILES = 65536
 _PAGE, _PAGES_PER_WORKER, _PAGES_PER_LOADER = 4096, 3, 12  # of the semaphores of queues and events, with some to spare
@@ -148,6 +150,13 @@ def machine_fault(error: BaseException) -> str | None:
         if died is not None:
             return _worker_died(*died.groups())
     return None
+
+
+def closed_path(error: BaseException) -> str | None:
+    """What to say of an error by which the system refuses a path; `None` for every other error."""
+    if not isinstance(error, OSError) or error.errno not in _CLOSED or error.filename is None:
+        return None
+    return f"{error.filename}: {error.strerror}: name another path, or change who may use it"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

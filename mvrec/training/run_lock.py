@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mvrec.errors import UserError
+from mvrec.limits import machine_fault
 
 NAME = ".lock"
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -67,14 +68,11 @@ class RunLock:
         """Take the lock.
 
         Raises:
-            UserError: Another process has it.
+            UserError: Another process has it, or no directory can be there.
         """
         folder = self.path.parent
-        missing = [one for one in (folder, *folder.parents) if not one.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        self._made = missing
         while True:
-            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._open()
             try:
                 fcntl.lockf(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -89,6 +87,19 @@ class RunLock:
         me = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid()), "time": time.time()}
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, json.dumps(me).encode(), 0)
+
+    def _open(self) -> None:
+        folder = self.path.parent
+        try:
+            self._made = self._made or [one for one in (folder, *folder.parents) if not one.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            if machine_fault(error) is not None:
+                raise
+            raise UserError(
+                f"{folder}: cannot be the directory of a run ({error.strerror}): name another one with --run_dir"
+            ) from error
 
     def release(self) -> None:
         """Give it back, and leave no trace of it."""

@@ -119,6 +119,13 @@ def test_a_lock_leaves_no_directory_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_path_that_can_be_no_directory_is_told_as_such(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file/below", Path("/proc/below"), tmp_path / ("x" * 300)):
+        with pytest.raises(UserError, match=f"^{folder}: cannot be the directory of a run .*--run_dir"):
+            lock_run(folder, folder / "checkpoints", fresh=True)
+
+
 def test_checkpoints_of_another_run_are_not_written_over(run_dir, tmp_path):
     with pytest.raises(UserError, match=r"holds checkpoints of another run \(best.ckpt\): name another folder"):
         lock_run(tmp_path / "second", run_dir / "checkpoints", fresh=True)

@@ -1,0 +1,29 @@
+"""Files are written as a whole or not at all, and a path that cannot be written to is named."""
+
+import pytest
+
+from mvrec.files import append_whole, atomic_path, write_atomically
+from mvrec.limits import closed_path
+
+
+def test_a_directory_is_no_place_for_a_file_and_that_is_said_at_once(tmp_path):
+    with pytest.raises(IsADirectoryError) as raised, atomic_path(tmp_path):
+        raise AssertionError("the work would be lost")
+    assert closed_path(raised.value) == f"{tmp_path}: Is a directory: name another path, or change who may use it"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_below_a_file_is_told_in_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file") as raised:
+        write_atomically(tmp_path / "file/below", "text")
+    assert closed_path(raised.value).startswith(f"{tmp_path}/file: ")
+    assert closed_path(FileNotFoundError(2, "No such file", "x")) is None  # anybody's mistake keeps its traceback
+
+
+def test_an_error_in_the_middle_leaves_the_earlier_file(tmp_path):
+    write_atomically(tmp_path / "file", "before")
+    with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "file") as temporary:
+        1 / temporary.write_text("")
+    append_whole(tmp_path / "file", " and after")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before and after"]
