@@ -1,5 +1,6 @@
 """Fixtures for all tests: one thread, random states restored, a small data set of real videos."""
 
+import os
 import random
 import shutil
 import sys
@@ -39,6 +40,14 @@ def restored_random_states() -> Iterator[None]:
     random.setstate(states[0])
     np.random.set_state(states[1])  # noqa: NPY002
     torch.set_rng_state(states[2])
+
+
+@pytest.fixture(autouse=True)
+def ordinary_priority() -> Iterator[None]:
+    """SVT-AV1 makes a process of root a real-time one, beside which no other gets the processor."""
+    yield
+    if hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 @pytest.fixture(scope="session")
