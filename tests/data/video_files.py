@@ -1,10 +1,7 @@
 """Small real video files for tests, whose frames know their own number."""
 
 import io
-import os
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -82,7 +79,7 @@ def write_video(
     """
     path = Path(path)
     options = {**({"movflags": "faststart"} if faststart else {}), **(container_options or {})}
-    with kept_scheduling(), av.open(str(path), "w", options=options) as container:
+    with av.open(str(path), "w", options=options) as container:
         own = {
             "libx264": {"x264-params": encoder_options},
             "libx265": {"x265-params": f"log-level=none:{encoder_options}"},
@@ -111,20 +108,6 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
-
-
-@contextmanager
-def kept_scheduling() -> Iterator[None]:
-    """Undo what SVT-AV1 does as root: it gives the thread that calls it the highest real-time priority for good.
-
-    Every process that this one starts would inherit it, and one of those that spins would stop the whole machine.
-    """
-    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
-    try:
-        yield
-    finally:
-        if os.sched_getscheduler(0) != policy:
-            os.sched_setscheduler(0, policy, parameters)
 
 
 def write_two_sizes(folder, suffix, *, sizes=((48, 64), (96, 120)), **options):
