@@ -4,10 +4,11 @@ import re
 from collections.abc import Sequence
 
 from mvrec import models
-from mvrec.config_check import CREATE_MODEL, ZOO, Entry
+from mvrec.config_check import Entry
 from mvrec.errors import UserError, nearest
 from mvrec.models.backbone import Backbone
 from mvrec.models.baselines import check_baseline
+from mvrec.published import CREATE_MODEL, ZOO
 
 
 def check_backbones(given: Sequence[Entry]) -> None:

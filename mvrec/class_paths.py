@@ -16,6 +16,8 @@ from mvrec.errors import UserError, nearest
 
 CLASS_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 TRUST = "--trust"
+# Attempts of jsonargparse that say nothing about the value itself.
+ATTEMPTS = re.compile(r"Expected an? |Not a valid subclass|Not of type|Does not validate against any")
 
 _named: set[str] = set()
 
@@ -154,3 +156,19 @@ def _why_not(place: Place, path: str) -> str:
 def _lacks(error: Exception, module: str) -> bool:
     """Whether the module itself is missing, not one that it needs."""
     return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+
+
+def reason(error: BaseException) -> str:
+    """What a constructor refused, out of the pages that jsonargparse wraps around it."""
+    problem = re.search(r"Problem with given class_path '([\w.]+)':\n((?: {6,}.*\n)+)", f"{error}\n")
+    if problem is not None:
+        return f"{problem.group(1)}: {' '.join(problem.group(2).split())}"
+    while error.__context__ is not None and not isinstance(error, UserError):  # which says it all by itself
+        error = error.__context__
+    return attempts(str(error)) or str(error)
+
+
+def attempts(message: str) -> str:
+    """Of the list of what jsonargparse has tried, the first that says something about the value; "" where none does."""
+    tried = re.findall(r"^ {2}- (.*(?:\n {4,}(?!- ).*)*)", message, flags=re.MULTILINE)
+    return next((" ".join(text.split()) for text in tried if not ATTEMPTS.match(text)), "")

@@ -7,16 +7,13 @@ import io
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import NoReturn
 
 from mvrec import __version__
 from mvrec.class_paths import take_trusted
 from mvrec.errors import UserError, nearest
 from mvrec.limits import allow_open_files, closed_path, machine_fault
-from mvrec.messages import show_messages
+from mvrec.messages import fail, show_messages
 from mvrec.signals import requests
-
-USAGE_ERROR = 2
 
 HELP = """\
 usage: mvrec COMMAND ...
@@ -70,12 +67,6 @@ COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
 }
 # What other tools call them.
 ALSO_CALLED = {"train": "fit", "eval": "test", "evaluate": "test", "infer": "recognize", "classify": "recognize"}
-
-
-def fail(message: str) -> NoReturn:
-    """Print one line on stderr and leave with the exit code of a usage error."""
-    print(f"mvrec: error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
-    sys.exit(USAGE_ERROR)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -15,11 +15,10 @@ import yaml
 
 from mvrec.class_paths import imported, is_class_path, trust
 from mvrec.errors import UserError, nearest
+from mvrec.published import CREATE_MODEL, ZOO
 
 CLASS_NODE_KEYS = frozenset({"class_path", "init_args", "dict_kwargs"})
 CONFIG_FLAGS = ("-c", "--config")
-ZOO = "mvrec.models"
-CREATE_MODEL = f"{ZOO}.create_model"
 BACKBONE_FLAG = re.compile(r"--model(\.(init_args\.)?backbone)+")
 # Keys of the parser itself whose value may be a class path; those of classes are known by their types.
 CLASS_KEYS = re.compile(

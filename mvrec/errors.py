@@ -1,5 +1,6 @@
-"""The two kinds of fault that callers tell apart from a bug. Importing this module costs nothing."""
+"""The two kinds of fault that callers tell apart from a bug, and their words. Importing this module costs nothing."""
 
+import importlib.util
 import os
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -33,3 +34,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an error message: `"; did you mean 'x'?"`, or nothing when no known name is like it."""
     matches = get_close_matches(name, list(known), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def need(extra: str, *packages: str) -> None:
+    """Check that packages of an extra are installed.
+
+    Raises:
+        UserError: With the command that installs them.
+    """
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise UserError(f"this needs {' and '.join(missing)}: pip install 'mvrec[{extra}]'")

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
-from mvrec.class_paths import check_file_classes
+from mvrec.class_paths import check_file_classes, reason
 from mvrec.config_check import CONFIG_FLAGS, Entry, class_path_of, resolve
 from mvrec.data.presets import preset
 from mvrec.errors import UserError, nearest
 from mvrec.files import stand_in
 from mvrec.models.checkpoints.files import read_weights, unreadable
-from mvrec.parse_errors import reason
 from mvrec.starting_point import build_from, checkpoint_of, is_checkpoint, starting_point
 from mvrec.training.checkpoint_files import newest_checkpoint
 from mvrec.training.monitors import mode_of

@@ -23,7 +23,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 
 from mvrec import data
 from mvrec.backbone_names import check_backbones
-from mvrec.cli import fail
+from mvrec.class_paths import reason
 from mvrec.config_check import (
     CONFIG_FLAGS,
     Entry,
@@ -49,8 +49,8 @@ from mvrec.inherited import (
     resumed,
     set_file_defaults,
 )
-from mvrec.messages import show_lightning_messages, show_messages
-from mvrec.parse_errors import explain, reason, said_of_key
+from mvrec.messages import fail, show_lightning_messages, show_messages
+from mvrec.parse_errors import explain, said_of_key
 from mvrec.signals import REQUEUE, requests
 from mvrec.tasks import Classification
 from mvrec.tasks.classification import SINGLE_LABEL_SCORE

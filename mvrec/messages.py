@@ -1,8 +1,11 @@
-"""Our messages as plain lines on stderr. Importing this module costs nothing."""
+"""Our messages as plain lines on stderr, an error the last one. Importing this module costs nothing."""
 
 import logging
 import re
 import sys
+from typing import NoReturn
+
+USAGE_ERROR = 2
 
 log = logging.getLogger("mvrec")
 
@@ -43,6 +46,12 @@ def show_lightning_messages() -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
+
+
+def fail(message: str) -> NoReturn:
+    """Print one line on stderr and leave with the exit code of a usage error."""
+    print(f"mvrec: error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    sys.exit(USAGE_ERROR)
 
 
 def _was_asked_for(record: logging.LogRecord) -> bool:

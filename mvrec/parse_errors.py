@@ -5,8 +5,9 @@ import inspect
 import re
 from collections.abc import Iterable, Sequence
 
+from mvrec.class_paths import attempts
 from mvrec.config_check import Entry, class_path_of, resolve
-from mvrec.errors import UserError, nearest
+from mvrec.errors import nearest
 
 PLAIN_KINDS = {
     **{"int": "a whole number", "float": "a number", "bool": "true or false", "dict": "a mapping"},
@@ -26,8 +27,6 @@ ALSO_CALLED = {
     **dict.fromkeys(("fp32", "float32"), "32-true"),
     **dict.fromkeys(("fp64", "float64", "double"), "64-true"),
 }
-# Attempts of jsonargparse that say nothing about the value itself.
-ATTEMPTS = re.compile(r"Expected an? |Not a valid subclass|Not of type|Does not validate against any")
 
 
 def explain(message: str, given: Sequence[Entry]) -> str:
@@ -54,22 +53,6 @@ def explain(message: str, given: Sequence[Entry]) -> str:
     meant = ALSO_CALLED.get(str(value).lower()) if key == "trainer.precision" else None
     hint = f"; did you mean {meant!r}?" if meant else nearest(str(value), names)
     return f"{place}: {value!r} is not {' or '.join(expected)}{hint}"
-
-
-def reason(error: BaseException) -> str:
-    """What a constructor refused, out of the pages that jsonargparse wraps around it."""
-    problem = re.search(r"Problem with given class_path '([\w.]+)':\n((?: {6,}.*\n)+)", f"{error}\n")
-    if problem is not None:
-        return f"{problem.group(1)}: {' '.join(problem.group(2).split())}"
-    while error.__context__ is not None and not isinstance(error, UserError):  # which says it all by itself
-        error = error.__context__
-    return attempts(str(error)) or str(error)
-
-
-def attempts(message: str) -> str:
-    """Of the list of what jsonargparse has tried, the first that says something about the value; "" where none does."""
-    tried = re.findall(r"^ {2}- (.*(?:\n {4,}(?!- ).*)*)", message, flags=re.MULTILINE)
-    return next((" ".join(text.split()) for text in tried if not ATTEMPTS.match(text)), "")
 
 
 def located(message: str, given: Sequence[Entry]) -> str:

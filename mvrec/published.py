@@ -4,6 +4,9 @@ import fnmatch
 from dataclasses import dataclass
 from typing import Any
 
+ZOO = "mvrec.models"
+CREATE_MODEL = f"{ZOO}.create_model"
+
 SHUNTED = "Ren et al. 2022, arXiv 2111.15193"
 SGFORMER = "Ren et al. 2023, arXiv 2308.12216"
 CLOFORMER = "Fan et al. 2023, arXiv 2303.17803"

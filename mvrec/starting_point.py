@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 import torch
 
 from mvrec.class_paths import check_file_classes
-from mvrec.config_check import CREATE_MODEL
 from mvrec.errors import UserError, nearest
 from mvrec.models.checkpoints import FAMILIES, recognised
 from mvrec.models.checkpoints.files import StoredWeights, read_weights, weights_in
 from mvrec.models.checkpoints.structure import as_stored
 from mvrec.models.zoo import VARIANTS, name_of
-from mvrec.published import input_settings
+from mvrec.published import CREATE_MODEL, input_settings
 
 
 def checkpoint_of(path: str | Path, *, where: str = "") -> Path:

@@ -11,10 +11,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+from mvrec.class_paths import reason
 from mvrec.config_check import CONFIG_ENDINGS, Entry, KnownKeys, class_path_of
 from mvrec.errors import UserError, nearest
 from mvrec.files import shown
-from mvrec.parse_errors import located, reason
+from mvrec.parse_errors import located
 
 LARGEST = 2**31 - 1  # of a count: more does not fit in what counts batches, pixels and steps
 NULLS = ("null", "~")

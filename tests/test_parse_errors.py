@@ -2,9 +2,10 @@
 
 import pytest
 
+from mvrec.class_paths import reason
 from mvrec.config_check import Entry
 from mvrec.errors import UserError
-from mvrec.parse_errors import attempts, explain, located, reason, said_of_key
+from mvrec.parse_errors import attempts, explain, located, said_of_key
 
 GIVEN = [
     Entry("model.backbone", "mvrec.models.MViT", "a.yaml:1", is_class=True),

@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
-from mvrec.errors import UserError, nearest
+from mvrec.errors import UserError, nearest, need
 from mvrec.files import atomic_path
-from mvrec.inference.extras import need
 from mvrec.inference.model_card import card_of, check_portable, input_shape, save_weights
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.models.backbone import Backbone

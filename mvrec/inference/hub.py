@@ -16,9 +16,8 @@ import torch
 
 from mvrec import __version__
 from mvrec.data.protocol import ImageProtocol, Protocol
-from mvrec.errors import UserError
+from mvrec.errors import UserError, need
 from mvrec.files import atomic_path, json_text, shown
-from mvrec.inference.extras import need
 from mvrec.inference.hub_files import (
     CONFIG,
     README,

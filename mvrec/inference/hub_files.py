@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mvrec import __version__
-from mvrec.errors import UserError
-from mvrec.inference.extras import need
+from mvrec.errors import UserError, need
 
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
 # One slash is what is left of two in a pathlib.Path.

@@ -10,6 +10,7 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 
+from mvrec.class_paths import reason
 from mvrec.data.archive import ArchiveMember
 from mvrec.data.class_names import known_class_names
 from mvrec.data.clips import video_views
@@ -22,7 +23,6 @@ from mvrec.errors import UserError
 from mvrec.inference.hub_files import local_path
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints import load_weights
-from mvrec.parse_errors import reason
 from mvrec.starting_point import checkpoint_of, starting_point
 
 # Which shipped list names the classes of published weights, by their number.
