@@ -38,6 +38,7 @@ CONTENTS = (
     "parameter_groups.json",
     "resumes.json",
     "metrics.csv",
+    "metrics.csv.damaged",
     "curves.png",
     "metrics_test.csv",
     "metrics_validate.csv",
@@ -317,10 +318,7 @@ class MetricsCsv(Logger):
     def _rewrite(self, keep: Any) -> None:
         rows = []
         if self.path.is_file():
-            whole, end, _ = self.path.read_text(encoding="utf-8").rpartition("\n")  # no row that a kill has cut
-            reader = csv.DictReader(io.StringIO(whole + end))
-            self._columns = list(dict.fromkeys([*(reader.fieldnames or []), *self._columns]))
-            rows = [row for row in reader if keep(row)]
+            rows = [row for row in self._rows() if keep(row)]
         if not self._columns:
             return
         text = io.StringIO()
@@ -328,3 +326,25 @@ class MetricsCsv(Logger):
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(self.path, text.getvalue())
+
+    def _rows(self) -> list[dict[str, str]]:
+        """The rows of the file; where a crash of the machine has left others than ours, a copy of it is kept."""
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        whole, end, _ = text.rpartition("\n")  # no row that a kill has cut
+        reader = csv.DictReader(io.StringIO(whole + end))
+        found = list(reader)
+        rows = [row for row in found if _is_of_numbers(row)]
+        if "step" in (reader.fieldnames or ()):
+            self._columns = list(dict.fromkeys([*(reader.fieldnames or []), *self._columns]))
+        if len(rows) < len(found):
+            copy = self.path.with_name(f"{self.path.name}.damaged")
+            shutil.copyfile(self.path, copy)
+            log.warning("%s: %d damaged rows are left out; as it was it is %s", self.path, len(found) - len(rows), copy)
+        return rows
+
+
+def _is_of_numbers(row: dict[str, str]) -> bool:
+    try:
+        return isinstance(int(row["step"]), int) and all(isinstance(float(text or 0), float) for text in row.values())
+    except (KeyError, TypeError, ValueError):  # a row that is too long has a list in it
+        return False

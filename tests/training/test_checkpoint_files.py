@@ -120,6 +120,16 @@ def test_metrics_have_whole_rows_only(tmp_path, file_size_limit):
     assert (tmp_path / "metrics.csv").read_text().splitlines() == ["step,loss", "0,1.0", "2,2.0"]
 
 
+@pytest.mark.parametrize("rows", ["1,1.0,2\n", "abc,1.0\n", "1,\0\n", "\ufffd,\n"])
+def test_rows_that_a_crash_has_damaged_are_left_out(tmp_path, rows, caplog):
+    before = f"step,loss\n0,1.0\n{rows}".replace("\ufffd", "\xe2").encode("latin-1")
+    (tmp_path / "metrics.csv").write_bytes(before)
+    MetricsCsv(tmp_path).log_metrics({"loss": 2.0}, step=2)
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == ["step,loss", "0,1.0", "2,2.0"]
+    assert (tmp_path / "metrics.csv.damaged").read_bytes() == before
+    assert "metrics.csv: 1 damaged rows are left out" in caplog.text
+
+
 def test_an_empty_or_missing_folder(tmp_path):
     assert newest_checkpoint(tmp_path) is None
     assert newest_checkpoint(tmp_path / "missing") is None
