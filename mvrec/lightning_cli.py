@@ -7,15 +7,16 @@ and sharding are ours.
 
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
+import torch
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
+from jsonargparse.typing import register_type
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
@@ -76,7 +77,7 @@ from mvrec.training.resume import Resume, check_resume
 from mvrec.training.run_checkpoints import BestAndLast, CheckpointSettings, run_checkpoints
 from mvrec.training.run_directory import MetricsCsv, RunRecord, SaveConfig, is_run, without_own_paths
 from mvrec.training.run_lock import RunLock, lock_run
-from mvrec.training.trainer_arguments import BATCH_COUNTS, REFUSALS, check_trainer, refused_by_lightning
+from mvrec.training.trainer_arguments import BATCH_COUNTS, REFUSALS, check_trainer, refused_by_lightning, whole_first
 from mvrec.training.watchdog import Watchdog
 from mvrec.value_check import check_values, refusals
 
@@ -99,6 +100,7 @@ def load_config(text: str) -> Any:
 
 
 set_loader(PARSER_MODE, load_config, exceptions=(yaml.YAMLError,))
+register_type(torch.device)  # which a saved configuration could not name otherwise, and StochasticWeightAveraging has
 
 
 class MvrecParser(LightningArgumentParser):
@@ -125,6 +127,9 @@ class MvrecCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run directory and the checkpoint callback with their defaults."""
+        for action in parser._actions:
+            if action.dest in [f"trainer.{key}" for key in BATCH_COUNTS]:
+                vars(action)["_typehint"] = whole_first(vars(action)["_typehint"])
         parser.add_argument(
             "--run_dir",
             type=str | None,
@@ -204,8 +209,11 @@ class MvrecCLI(LightningCLI):
         if chosen is not None and defaults.get("data") is None:  # a config before the flag may have arguments for it
             path = class_path_of(chosen)
             if path is not None and resolve(path) is not None:
-                subparser.set_defaults({"data": {"class_path": path}})
-                defaults = subparser.get_defaults()
+                try:
+                    subparser.set_defaults({"data": {"class_path": path}})
+                    defaults = subparser.get_defaults()
+                except (TypeError, ValueError):
+                    raise UserError(f"{chosen.place}: {path} is no LightningDataModule") from None
         classes = {"model": {"class_path": CLASS_PATH}}  # whose types say more than the parser's keys
         check_values(given, check_keys(defaults.keys(), given, defaults=defaults.as_dict(), fixed=classes))
         self.config = parser.parse_args([command, *arguments])
@@ -233,10 +241,6 @@ class MvrecCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add progress, seeding and the CSV metrics that every run has."""
         config = self._get(self.config_init, "trainer")
-        for key in BATCH_COUNTS:
-            entry = last_value(MvrecParser.given, f"trainer.{key}")
-            if entry is not None and re.fullmatch(r"\d+", str(entry.value)):
-                config[key] = int(entry.value)
         filename = "metrics.csv" if self.subcommand == "fit" else f"metrics_{self.subcommand}.csv"
         loggers = config.get("logger")
         more = loggers if isinstance(loggers, list) else [loggers] if isinstance(loggers, Logger) else []

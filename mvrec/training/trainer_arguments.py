@@ -1,17 +1,19 @@
 """Values of the trainer that Lightning takes and then trips over, or that would make a run of nothing."""
 
+import functools
+import operator
 import re
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mvrec.errors import UserError
 
-# Of these 1 means one batch and 1.0 all, and jsonargparse may read either as a float.
+# Of these 1 means one batch and 1.0 all.
 LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches")
 BATCH_COUNTS = (*LIMITS, "val_check_interval")
 LEAST = {
@@ -32,6 +34,14 @@ NOT_HERE = {
     "Timer": "--trainer.max_time does the same",
 }
 REFUSALS = (MisconfigurationException, ValueError, TypeError, AttributeError, ImportError)
+
+
+def whole_first(union: Any) -> Any:
+    """A union of types in which a whole number is tried before a float.
+
+    Python's `typing` gives equal unions the order of the one that was made first: then 1 is read and saved as 1.0.
+    """
+    return functools.reduce(operator.or_, sorted(get_args(union), key=lambda kind: kind is float))
 
 
 def refused_by_lightning(error: BaseException) -> bool:

@@ -153,6 +153,17 @@ def tiny(tmp_path_factory) -> list[str]:
     return ["fit", "--config", str(root / "tiny.yaml")]
 
 
+def test_a_saved_configuration_means_what_was_said(command, tiny):
+    values = {"limit_train_batches": "1", "limit_val_batches": "1.0", "overfit_batches": "0", "val_check_interval": "1"}
+    flags = [f"--trainer.{key}={value}" for key, value in values.items()]
+    average = ["--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"]
+    code, out, err = command(*tiny, *flags, *average, "--print_config")
+    assert code == 0, err
+    saved = yaml.safe_load(out)["trainer"]
+    assert {key: str(saved[key]) for key in values} == values
+    assert saved["callbacks"][0]["init_args"]["device"] == "cpu"
+
+
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_true_precisions_train_and_are_scored(command, tiny, tmp_path, precision):
     code, _, err = command(*tiny, f"--run_dir={tmp_path}", f"--trainer.precision={precision}")
