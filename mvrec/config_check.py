@@ -3,6 +3,7 @@
 jsonargparse knows whether a key is accepted, but not which file and line it came from nor what was probably meant.
 """
 
+import contextlib
 import dataclasses
 import inspect
 import re
@@ -117,7 +118,25 @@ def entries(arguments: Sequence[str]) -> list[Entry]:
         elif name.startswith("--"):
             key = name[2:].rstrip("+").replace(".init_args", "").removesuffix(".class_path")
             found.append(Entry(key, value, name, is_class=name.endswith(".class_path")))
+            found.extend(_mapping_entries(found[-1]))
     return found
+
+
+def reads_as_null(text: str) -> bool:
+    """Whether YAML reads a text as null."""
+    try:
+        return yaml.safe_load(text) is None
+    except (ValueError, yaml.YAMLError):
+        return False
+
+
+def _mapping_entries(entry: Entry) -> Iterator[Entry]:
+    """The keys of a flag whose value is a mapping."""
+    if not entry.value.startswith("{"):
+        return
+    with contextlib.suppress(yaml.YAMLError):  # which the parser tells
+        if (tree := yaml.compose(entry.value, Loader=yaml.SafeLoader)) is not None:
+            yield from _node_entries(tree, entry.key, entry.where)
 
 
 def _file_entries(path: Path) -> list[Entry]:
@@ -138,27 +157,28 @@ def _file_entries(path: Path) -> list[Entry]:
     return list(_node_entries(tree, "", path))
 
 
-def _node_entries(node: yaml.Node, prefix: str, path: Path) -> Iterator[Entry]:
+def _node_entries(node: yaml.Node, prefix: str, source: Path | str) -> Iterator[Entry]:
+    """The keys of a mapping in a file, or in a flag."""
     if isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
-            yield from _node_entries(item, f"{prefix}[{number}]", path)
+            yield from _node_entries(item, f"{prefix}[{number}]", source)
     if not isinstance(node, yaml.MappingNode):
         return
     for key_node, value_node in node.value:
         name = str(key_node.value)
-        where = f"{path}:{key_node.start_mark.line + 1}"
+        where = source if isinstance(source, str) else f"{source}:{key_node.start_mark.line + 1}"
         key = f"{prefix}.{name}" if prefix else name
         if name == "class_path":
             yield Entry(prefix, value_node.value, where, is_class=True)
         elif name in ("init_args", "dict_kwargs"):
-            yield from _node_entries(value_node, prefix, path)
+            yield from _node_entries(value_node, prefix, source)
         elif re.fullmatch(r"model(\.backbone)+", key) and _is_string(value_node) and is_short_name(value_node.value):
             named = backbone_node(value_node.value)
             yield Entry(key, named["class_path"], where, is_class=True)
             yield from (Entry(f"{key}.{name}", value, where) for name, value in named.get("init_args", {}).items())
         else:
             yield Entry(key, value_node.value if isinstance(value_node, yaml.ScalarNode) else None, where)
-            yield from _node_entries(value_node, key, path)
+            yield from _node_entries(value_node, key, source)
 
 
 def _is_string(node: yaml.Node) -> bool:

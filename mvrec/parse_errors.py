@@ -42,6 +42,9 @@ def explain(message: str, given: Sequence[Entry]) -> str:
     if class_problem is not None:
         module, name = class_problem.groups()
         return f"{place}: {module} has no {name!r}{nearest(name, dir(importlib.import_module(module)))}"
+    other_kind = re.search(r"Expected '([\w.]+)' to be a .*<class '(?:[\w.]+\.)?(\w+)'>", message)
+    if other_kind is not None:
+        return f"{place}: {other_kind[1]} is no {other_kind[2]}{nearest(other_kind[1], _home_names(key))}"
     expected, told = _expected(message), attempts(message)
     if told or not expected:
         return f"{place}: {told or ' '.join(message[found.end() :].strip(': ').split())}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from mvrec.class_paths import reason
-from mvrec.config_check import CONFIG_ENDINGS, Entry, KnownKeys, class_path_of
+from mvrec.config_check import CONFIG_ENDINGS, Entry, KnownKeys, class_path_of, reads_as_null
 from mvrec.errors import UserError, nearest
 from mvrec.files import shown
 from mvrec.parse_errors import located
@@ -195,7 +195,7 @@ def _check_kind(entry: Entry, known: KnownKeys) -> None:
     hint = known.hints.get(entry.key)
     alternatives = (hint, *get_args(hint))
     names = known.group(entry.key)
-    if entry.value in NULLS:
+    if _is_null(entry, alternatives):
         if names or (hint not in (None, Any) and type(None) not in alternatives):
             limits = RANGES.get(entry.name)
             raise UserError(f"{entry.place} must not be null{f', it must {limits.wanted()}' if limits else ''}")
@@ -210,9 +210,17 @@ def _check_kind(entry: Entry, known: KnownKeys) -> None:
         raise UserError(f"{entry.place} must be a name or a number, got the file {entry.value!r}")
 
 
+def _is_null(entry: Entry, kinds: Sequence[Any]) -> bool:
+    """Whether YAML reads a value as null, as it does Null, an anchor alone, and nothing at all in a file."""
+    if entry.value in NULLS or str in kinds:
+        return entry.value in NULLS
+    return reads_as_null(entry.value) and bool(entry.value or not entry.where.startswith("-"))
+
+
 def _check_number(entry: Entry) -> None:
     limits, number = RANGES.get(entry.name), as_number(entry.value)
-    if limits is not None and number is not None and not limits.holds(number):
+    wrong = entry.value.startswith("{") if number is None else limits is not None and not limits.holds(number)
+    if limits is not None and wrong:
         raise UserError(f"{entry.place} must {limits.wanted(number)}, got {entry.value}")
 
 

@@ -42,6 +42,13 @@ def test_a_file_where_a_name_belongs_is_not_read(tmp_path):
     assert "secret" not in message
 
 
+@pytest.mark.parametrize("value", ["null", "Null", "NULL", "~", "", "&a", "# 9"])
+def test_whatever_yaml_reads_as_null_is_null(value):
+    given = [Entry("data", "VideoFolder", "run.yaml:2"), Entry("data.batch_size", value, "run.yaml:3")]
+    with pytest.raises(UserError, match=r"^run.yaml:3: data.batch_size must not be null, it must be at least 1$"):
+        check_values(given, check_keys(["data"], given, defaults={}))
+
+
 def test_numbers_are_read_as_yaml_has_them():
     assert as_number("1.0e-3") == 0.001
     assert as_number("-.inf") == float("-inf")

@@ -104,6 +104,20 @@ def test_a_wrong_value_is_one_line_with_its_flag_or_line(answer, tmp_path, key):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--model={optimiser: 1}", "--model: unknown key 'model.optimiser'; did you mean 'optimizer'?"),
+        ("--model.optimizer.lr={a: 1}", "--model.optimizer.lr must lie in 0..1000000 and not be 0, got {a: 1}"),
+        ("--data={class_path: ImageNet, init_args: {sizes: 3}}", "--data: unknown key 'data.sizes'"),
+        ("--data=os.system", "--data: os.system is no LightningDataModule"),
+        ("--data=mvrec.models", "--data: mvrec.models is no LightningDataModule"),
+    ],
+)
+def test_a_mapping_or_class_in_a_flag_is_checked_as_one_in_a_file_is(answer, flag, expected):
+    assert answer(f"--config={ROOT / 'configs/mvit_b_16x4.yaml'}", flag).startswith(expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "key"), cases(RECIPES))
 def test_a_wrong_value_of_a_recipe_is_one_line(answer, tmp_path, recipe, key):
