@@ -17,7 +17,7 @@ import numpy as np
 from mvrec.data.frame_times import Packets, Timing, in_shown_order, listed_timing, with_head
 from mvrec.data.mp4_tables import MAX_FRAMES, read_mp4_tracks
 from mvrec.data.pictures import Pictures, Seen
-from mvrec.data.video import MAX_PIXELS, Clock, Ints, Source
+from mvrec.data.video import MAX_PIXELS, Clock, Ints, Source, check_size
 from mvrec.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -319,8 +319,7 @@ class FrameFinder:
     def _packets_from(self, key: int) -> Iterator["Packet"]:
         """The packets from a key frame on, or from an earlier one or the start where a jump to it fails."""
         timing, from_start = self.timing, int(self.timing.has_head)
-        if key >= from_start:
-            self._container.seek(int(timing.key_seeks[key]), stream=self.stream)
+        if key >= from_start and self._jumps_to(int(timing.key_seeks[key])):
             packets = self._packets()
             first = next(packets, None)
             reached = -1 if first is None or first.pts is None else int(np.searchsorted(timing.keys, first.pts))
@@ -329,6 +328,16 @@ class FrameFinder:
             # Some containers land elsewhere; then the way is from the start.
         self._reopen()
         return self._confirmed(self._packets(), 0)
+
+    def _jumps_to(self, seek: int) -> bool:
+        """Go near a time; whether the container can: pictures one behind the other, Flash and FITS cannot."""
+        import av
+
+        try:
+            self._container.seek(seek, stream=self.stream)
+        except av.FFmpegError:
+            return False
+        return True
 
     def _is_key(self, packet: "Packet", key: int) -> bool:
         place = self.timing.key_places[key]
@@ -436,10 +445,3 @@ def decode_errors(path: str) -> Iterator[None]:
         if isinstance(error, av.InvalidDataError):
             cause = "no video, damaged or cut short"
         raise DecodeError(path, cause) from error
-
-
-def check_size(path: str, width: int, height: int) -> None:
-    """Refuse frames that are larger than any that a video may have."""
-    if width * height > MAX_PIXELS:
-        size = f"{width} x {height}"
-        raise DecodeError(path, f"frames of {size} are larger than the {MAX_PIXELS} pixels that one may have")

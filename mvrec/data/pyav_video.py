@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mvrec.data.frame_finder import FrameFinder, check_size
+from mvrec.data.frame_finder import FrameFinder
 from mvrec.data.shown_pictures import Orientation, ShownPictures
-from mvrec.data.video import Frames, Ints, Source, Video
+from mvrec.data.video import Frames, Ints, Source, Video, check_size
 from mvrec.errors import DecodeError
 
 if TYPE_CHECKING:

@@ -275,3 +275,10 @@ def check_is_file_with_content(path: str) -> None:
         raise DecodeError(path, "is a link to a file that is not there" if is_link else "no such file") from error
     except (OSError, ValueError) as error:
         raise DecodeError(path, getattr(error, "strerror", None) or str(error)) from error
+
+
+def check_size(path: str, width: int, height: int) -> None:
+    """Refuse frames that are larger than any that a video may have."""
+    if width * height > MAX_PIXELS:
+        size = f"{width} x {height}"
+        raise DecodeError(path, f"frames of {size} are larger than the {MAX_PIXELS} pixels that one may have")

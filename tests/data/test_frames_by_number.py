@@ -41,7 +41,7 @@ ENCODERS = {
     "libvpx": ({"groups": {"gop": 8}}, "webm mkv avi ivf"),
     "libvpx-vp9": ({"groups": {"gop": 8}}, "webm mkv mp4 ivf"),
     "libsvtav1": ({"groups": {"gop": 8, "size": (64, 64)}}, "mp4 webm mkv"),
-    "mjpeg": ({"intra": {"pix_fmt": "yuvj420p"}}, "avi mov mkv"),
+    "mjpeg": ({"intra": {"pix_fmt": "yuvj420p"}}, "avi mov mkv mjpeg swf"),  # the last two cannot seek
     "ffv1": ({"groups": {"gop": 8}}, "mkv avi"),
     "huffyuv": ({"intra": {"pix_fmt": "yuv422p"}}, "avi"),
     "png": ({"intra": {"pix_fmt": "rgb24"}}, "mov"),
