@@ -17,7 +17,7 @@ from data_prep import console, sources
 from data_prep.console import shown
 from data_prep.jobs import Failure, run_jobs
 from data_prep.journal import Journal, remove_leftovers, stamp, write_json
-from mvrec.errors import DecodeError, UserError
+from mvrec.errors import UserError
 from mvrec.limits import Limits
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 STATUSES = ("ok", "corrupt", "missing", "timeout", "short")
 _FRAMES_AT_ONCE = 32
-_TOLERATED_SECONDS, _TOLERATED_SHARE = 0.25, 0.1  # of a video's length that may be missing at its end
 _CAUSES = 10  # that the table names; the report names every file
 
 
@@ -85,33 +84,9 @@ def decode(task: Task, *, every_frame: bool) -> dict[str, Any]:
         for numbers in steps:
             video.frames(list(numbers))
         height, width = video.size
-        _compare_with_promise(task.file, video.duration)
+        sources.compare_with_promise(task.file, video.duration)
         known = {"frames": video.num_frames, "fps": video.fps, "duration": video.duration}
         return {**known, "height": height, "width": width}
-
-
-def _compare_with_promise(file: "FilePath", seconds: float) -> None:
-    """Raises `DecodeError` where a file says that its video is clearly longer than what is there.
-
-    A Matroska or WebM file that was cut between two frames is otherwise a sound, shorter video. Frames that a camera
-    dropped are no fault: what counts is when the last frame has been shown, and not how many there are.
-    """
-    import av
-
-    try:
-        with sources.open_container(file) as container:
-            stream = container.streams.best("video")
-            promised = 0.0
-            if stream is not None and stream.duration and stream.time_base:
-                promised = float(stream.duration * stream.time_base)
-            elif len(container.streams) == 1 and container.duration:  # else it may be that of the sound
-                promised = container.duration / av.time_base
-                if "matroska" in container.format.name:  # there it counts from 0, whenever the first frame comes
-                    promised -= max(container.start_time or 0, 0) / av.time_base
-    except av.FFmpegError as error:
-        raise DecodeError(file, error.strerror or str(error)) from error
-    if seconds < promised - max(_TOLERATED_SECONDS, _TOLERATED_SHARE * promised):
-        raise DecodeError(file, f"cut short: {seconds:.2f} of {promised:.2f} s are there")
 
 
 def check_files(

@@ -1,7 +1,6 @@
 """What a tool works on: the rows of lists, or all media files of a folder."""
 
 import importlib.util
-import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,17 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.journal import remove_leftovers
-from mvrec.errors import UserError
+from mvrec.errors import DecodeError, UserError
 from mvrec.files import write_atomically
 
 if TYPE_CHECKING:  # importing mvrec.data takes seconds, which `--help` need not
-    from av.container import InputContainer
-
     from mvrec.data.archive import FilePath
     from mvrec.data.lists import Row
 
 SPLITS = ("train", "val", "test")
 NO_SPLIT = "all"  # what files without a split are listed as
+_TOLERATED_SECONDS, _TOLERATED_SHARE = 0.25, 0.1  # of a video's length that may be missing at its end
 _SPLIT_NAMES = {"training": "train", "validation": "val", "validate": "val", "valid": "val", "testing": "test"}
 
 
@@ -170,18 +168,31 @@ def archive_of(file: "FilePath") -> Path:
     return file.archive if isinstance(file, ArchiveMember) else Path(file)
 
 
-def open_container(file: "FilePath") -> "InputContainer":
-    """A file, or the member of a tar, as FFmpeg sees it.
+def compare_with_promise(file: "FilePath", seconds: float) -> None:
+    """Raises `DecodeError` where a file says that its video is clearly longer than what is there.
 
-    Raises:
-        av.FFmpegError: It is no container that FFmpeg knows.
+    A Matroska or WebM file that was cut between two frames is otherwise a sound, shorter video. Frames that a camera
+    dropped are no fault: what counts is when the last frame has been shown, and not how many there are.
     """
     import av
 
-    from mvrec.data.archive import ArchiveMember
+    from mvrec.data.containers import open_container, shown_stream
+    from mvrec.data.video import source_of
 
-    # FFmpeg takes what stands before a colon in a relative path for a protocol.
-    return av.open(io.BytesIO(file.read()) if isinstance(file, ArchiveMember) else os.path.abspath(file), "r")  # noqa: PTH100
+    try:
+        with open_container(source_of(file).for_ffmpeg()) as container:
+            stream = shown_stream(container)
+            promised = 0.0
+            if stream is not None and stream.duration and stream.time_base:
+                promised = float(stream.duration * stream.time_base)
+            elif len(container.streams) == 1 and container.duration:  # else it may be that of the sound
+                promised = container.duration / av.time_base
+                if "matroska" in container.format.name:  # there it counts from 0, whenever the first frame comes
+                    promised -= max(container.start_time or 0, 0) / av.time_base
+    except av.FFmpegError as error:
+        raise DecodeError(file, error.strerror or str(error)) from error
+    if seconds < promised - max(_TOLERATED_SECONDS, _TOLERATED_SHARE * promised):
+        raise DecodeError(file, f"cut short: {seconds:.2f} of {promised:.2f} s are there")
 
 
 def load_decoders() -> None:

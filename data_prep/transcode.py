@@ -1,5 +1,6 @@
 """One video or image in a smaller size, with as many frames at the same times."""
 
+import contextlib
 import hashlib
 import io
 import itertools
@@ -10,18 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_prep.journal import written_whole
-from data_prep.sources import open_container
+from data_prep.sources import compare_with_promise
 from mvrec.data.shown_pictures import Orientation, bare_copy
 from mvrec.errors import DecodeError
 
 if TYPE_CHECKING:
     import av
-    from av.container import InputContainer
     from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
     from mvrec.data.archive import FilePath
+    from mvrec.data.video import Clock, Ints
 
 _TV = 1  # FFmpeg's number for the limited range of brightness, which players expect of videos
 _SMPTE170M = 6  # and for the colours of standard definition
@@ -106,6 +107,7 @@ def _resize_video(task: Task, recipe: Recipe) -> dict[str, Any]:
 
     with open_video(task.source, "pyav") as video:
         num_frames, fps, (height, width) = video.num_frames, video.fps, video.size
+        compare_with_promise(task.source, video.duration)
     size = recipe.size(height, width)
     facts = {"frames": num_frames, "fps": fps, "height": size[0], "width": size[1]}
     if task.target.is_file() and _is_done(task.target, num_frames, size, recipe):
@@ -115,11 +117,9 @@ def _resize_video(task: Task, recipe: Recipe) -> dict[str, Any]:
             times = _transcode(task, part, size, recipe, num_frames=num_frames)
             _verify(task, part, times, num_frames=num_frames, size=size)
     except av.FFmpegError as error:
-        if isinstance(error, OSError) and not isinstance(error, av.InvalidDataError) and error.errno:
+        if isinstance(error, OSError) and error.errno:
             raise OSError(error.errno, error.strerror, str(task.target)) from error
-        damaged = isinstance(error, av.InvalidDataError)
-        cause = "damaged: not every frame can be decoded" if damaged else f"cannot be encoded again ({error.strerror})"
-        raise DecodeError(task.source, cause) from error
+        raise DecodeError(task.source, f"cannot be encoded again ({error.strerror})") from error
     return {"state": "done", **facts}
 
 
@@ -142,23 +142,23 @@ def _transcode(task: Task, part: Path, size: tuple[int, int], recipe: Recipe, *,
     """Write the video; returns the time of each frame in seconds from the first."""
     import av
 
-    with open_container(task.source) as reader:
-        source = reader.streams.best("video")
-        assert isinstance(source, av.VideoStream)
+    from mvrec.data.frame_finder import FrameFinder
+    from mvrec.data.video import source_of
+
+    with contextlib.closing(FrameFinder(source_of(task.source))) as finder:
+        source, clock = finder.stream, finder.clock
         rate = source.average_rate or source.guessed_rate or Fraction(25)
-        even = _is_even(reader, source, rate)
-        source.codec_context.thread_type = "NONE"
-        reader.seek(0)
-        frames = reader.decode(source)
+        ticks = None if _is_even(clock, rate) else clock.ticks
+        frames = finder.all_frames()
         first = next(frames, None)
         if first is None:
             raise DecodeError(task.source, "not one frame can be decoded")
-        base = 1 / rate if even or first.time_base is None else first.time_base
+        base = 1 / rate if ticks is None else clock.tick
         with av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as writer:
             writer.metadata["comment"] = recipe.mark
             stream = _add_stream(writer, source, first, rate=rate, base=base, size=size, recipe=recipe)
             times: list[Fraction] = []
-            made = _scaled(itertools.chain([first], frames), size, even=even, base=base, times=times)
+            made = _scaled(itertools.chain([first], frames), size, ticks=ticks, base=base, times=times)
             packets = itertools.chain.from_iterable(stream.encode(frame) for frame in itertools.chain(made, [None]))
             for packet in _lasting(packets, num_frames / rate):
                 writer.mux(packet)
@@ -182,19 +182,16 @@ def _lasting(packets: Iterator["Packet"], seconds: Fraction) -> Iterator["Packet
         yield held
 
 
-def _is_even(reader: "InputContainer", source: "VideoStream", rate: Fraction) -> bool:
+def _is_even(clock: "Clock", rate: Fraction) -> bool:
     """Whether frames are to be an even distance apart.
 
-    So they are where packets have no times or repeat some (AVI), and where they lie on the grid of the frame rate but
-    for the rounding of a container that counts in milliseconds.
+    So they are where the file has no usable times (AVI), and where they lie on the grid of the frame rate but for the
+    rounding of a container that counts in milliseconds.
     """
-    packets = [packet for packet in reader.demux(source) if packet.size and not packet.is_discard]
-    times = sorted(packet.pts for packet in packets if packet.pts is not None)
-    # AVI knows only the order in which frames are stored.
-    stored = reader.format.name == "avi" and source.codec_context.has_b_frames
-    if stored or len(set(times)) < len(packets) or source.time_base is None:
+    if clock.ticks is None:
         return True
-    return all(abs((time - times[0]) - n / (rate * source.time_base)) <= 1 for n, time in enumerate(times))
+    times = (clock.ticks - clock.ticks[0]).tolist()
+    return all(abs(time - number / (rate * clock.tick)) <= 1 for number, time in enumerate(times))
 
 
 def _add_stream(
@@ -231,17 +228,18 @@ def _scaled(
     frames: Iterator["VideoFrame"],
     size: tuple[int, int],
     *,
-    even: bool,
+    ticks: "Ints | None",
     base: Fraction,
     times: list[Fraction],
 ) -> Iterator["VideoFrame"]:
-    """Frames of the new size, upright, with times from 0 on, which are added to `times`."""
+    """Frames of the new size, upright, at `ticks` from 0 on or else evenly, which are added to `times`."""
     from av.video.reformatter import VideoReformatter
 
-    reformatter, begin, orientation = VideoReformatter(), 0, Orientation()
+    reformatter, orientation = VideoReformatter(), Orientation()
     for number, frame in enumerate(frames):
         if not number:
-            begin, orientation = frame.pts or 0, Orientation.of(frame)
+            orientation = Orientation.of(frame)
+        place = number if ticks is None or number >= len(ticks) else int(ticks[number] - ticks[0])
         height, width = orientation.size(size)
         made = reformatter.reformat(
             frame,
@@ -255,8 +253,8 @@ def _scaled(
         )
         if orientation != Orientation():
             made = bare_copy(made, orientation)
-        made.pts, made.time_base = (number if even else (frame.pts or 0) - begin), base
-        times.append((made.pts or 0) * base)
+        made.pts, made.time_base = place, base
+        times.append(place * base)
         made.pict_type = 0  # the encoder chooses key frames, not the source
         yield made
 

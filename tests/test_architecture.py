@@ -107,6 +107,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "decord": {"data/decord_video.py"},
     "av": {
+        "data/containers.py",
         "data/shown_pictures.py",
         "data/pyav_video.py",
         "data/frame_finder.py",

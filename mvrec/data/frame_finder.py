@@ -10,10 +10,11 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from mvrec.data.containers import open_container, shown_stream
 from mvrec.data.frame_times import Packets, Timing, in_shown_order, listed_timing, with_head
 from mvrec.data.mp4_tables import MAX_FRAMES, read_mp4_tracks
 from mvrec.data.pictures import Pictures, Seen
@@ -21,7 +22,6 @@ from mvrec.data.video import MAX_PIXELS, Clock, Ints, Source, check_size
 from mvrec.errors import DecodeError
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
     from av.packet import Packet
     from av.video.frame import VideoFrame
 
@@ -113,6 +113,14 @@ class FrameFinder:
             except _PacketsDifferError:
                 self._find_out_again()
                 return read()
+
+    def all_frames(self) -> Iterator["VideoFrame"]:
+        """Every frame as it is stored, in the order in which they are shown; see `find`."""
+        with decode_errors(self.path):
+            try:
+                yield from self.find(np.arange(self.timing.num_frames))
+            except _PacketsDifferError:
+                raise DecodeError(self.path, "its packets are not those that its tables promise") from None
 
     def _find_out(self) -> Timing:
         """When the frames are shown."""
@@ -297,7 +305,7 @@ class FrameFinder:
             if can_skip:
                 codec.skip_frame = "DEFAULT" if packet.pts in unsent else "NONREF"
             frames = self._decode_packet(packet, tolerant=has_head and not began)
-            began |= bool(frames)
+            began |= bool(frames) or (packet.is_keyframe and not packet.is_corrupt)
             yield from self._wanted(frames, wanted)
             unsent.discard(packet.pts)
             late += not unsent
@@ -374,7 +382,7 @@ class FrameFinder:
         began = False
         for packet in self._packets():
             frames = self._decode_packet(packet, tolerant=not began)
-            began |= bool(frames)
+            began |= bool(frames) or (packet.is_keyframe and not packet.is_corrupt)
             yield from frames
 
     @staticmethod
@@ -400,19 +408,12 @@ class FrameFinder:
 
     def _open(self, *, probe: bool = True) -> None:
         """Open the file; without `probe` FFmpeg decodes nothing to learn what a stream is like."""
-        import av
-        from av.stream import Disposition
-        from av.video.stream import VideoStream
-
-        # A title in an old encoding is no reason to refuse a file; from version 19 on PyAV thinks so too.
-        tolerant: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
         # FFmpeg measures frames with their margins, so this is only for those that the header does not announce.
         limit = {"max_pixels": str(2 * MAX_PIXELS)}
         options = limit if probe else {**limit, "skip_frame": "all"}
-        self._container: InputContainer = av.open(self._source.for_ffmpeg(), options=options, **tolerant)
-        stream = self._container.streams.best("video")
-        # A song carries its cover as a video.
-        if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+        self._container = open_container(self._source.for_ffmpeg(), options=options)
+        stream = shown_stream(self._container)
+        if stream is None:
             raise DecodeError(self.path, "there is no video in it")
         if stream.codec_context is None:
             raise DecodeError(self.path, "no decoder for its codec")

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
 
+from mvrec.data.containers import open_container, shown_stream
 from mvrec.data.shown_pictures import ShownPictures
 from mvrec.errors import UserError
 
@@ -45,13 +46,15 @@ class Stream:
             form, pattern = CAMERAS.get(sys.platform, CAMERAS["linux"])
             name = pattern.format(source)
         try:
-            self._container = av.open(name, "r", format=form, timeout=(OPEN_SECONDS, READ_SECONDS))
+            self._container = open_container(name, format=form, timeout=(OPEN_SECONDS, READ_SECONDS))
         except (OSError, ValueError, av.FFmpegError) as error:
             what = f"camera {source} ({name})" if source.isdecimal() else f"stream {source}"
             raise UserError(f"{what} cannot be opened: {_cause(error)}") from None
-        if not self._container.streams.video:
+        video = shown_stream(self._container)
+        if video is None:
             self._container.close()
             raise UserError(f"stream {source}: there are no pictures in it")
+        self._video = video
         self._num_bad_packets = self._num_bad_frames = 0
         self._pictures: ShownPictures | None = None
 
@@ -67,7 +70,7 @@ class Stream:
         Raises:
             UserError: The stream broke off.
         """
-        video = self._container.streams.video[0]
+        video = self._video
         video.thread_type = "NONE"  # threads would hold frames back
         begin: float | None = None
         fps = float(video.average_rate or video.base_rate or 30)

@@ -206,7 +206,7 @@ def open_video(path: FilePath, decoder: Decoder = "auto") -> Video:
         require_torchcodec()
     from mvrec.data.pyav_video import PyAVVideo
 
-    video = PyAVVideo(_source(path))
+    video = PyAVVideo(source_of(path))
     if decoder in ("auto", "pyav"):
         return video
     with video:
@@ -246,7 +246,12 @@ def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _source(path: FilePath) -> Source:
+def source_of(path: FilePath) -> Source:
+    """Where the bytes of a file come from.
+
+    Raises:
+        DecodeError: There is no such file, or nothing in it.
+    """
     if isinstance(path, ArchiveMember):
         return Source(str(path), path.read())
     name = os.fspath(path)

@@ -3,7 +3,7 @@
 import av
 import numpy as np
 import pytest
-from video_files import cut_start, read_numbers, write_video
+from video_files import cut_start, damage, read_numbers, write_video
 
 from mvrec.data.frame_finder import FrameFinder
 from mvrec.data.video import Source, open_video
@@ -168,6 +168,12 @@ def test_what_was_cut_out_of_the_middle(clips, tmp_path, kind, container):
     else:
         with pytest.raises(DecodeError, match="not one frame can be decoded"):
             open_video(path)
+
+
+def test_damage_behind_the_first_key_frame_is_no_cut(tmp_path):
+    path = write_video(tmp_path / "noise.mp4", num_frames=14, size=(64, 96))
+    with pytest.raises(DecodeError, match="damaged"):
+        open_video(damage(path, 0.2, 0.9))
 
 
 @pytest.mark.parametrize("container", ["mp4", "ts"])

@@ -90,10 +90,10 @@ def test_more_packets_than_a_video_may_have(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["large.mp4", "large.mkv"])
 def test_frames_of_more_pixels_than_may_be(tmp_path, monkeypatch, name):
     path = write_video(tmp_path / name, num_frames=2, size=(144, 160))
-    monkeypatch.setattr(frame_finder, "MAX_PIXELS", 144 * 160)
+    monkeypatch.setattr(video_module, "MAX_PIXELS", 144 * 160)
     with open_video(path) as video:
         assert video.frames([0]).shape == (1, 144, 160, 3)
-    monkeypatch.setattr(frame_finder, "MAX_PIXELS", 144 * 159)
+    monkeypatch.setattr(video_module, "MAX_PIXELS", 144 * 159)
     with pytest.raises(DecodeError, match="frames of 160 x 144 are larger than the 22896 pixels that one may have"):
         open_video(path)
 
@@ -101,7 +101,7 @@ def test_frames_of_more_pixels_than_may_be(tmp_path, monkeypatch, name):
 def test_frames_of_more_pixels_than_the_header_says(tmp_path, monkeypatch):
     path = write_video(tmp_path / "large.mp4", num_frames=2, size=(144, 160))
     patched(path, [(b"avc1", 24, 16 << 16 | 16)])
-    monkeypatch.setattr(frame_finder, "MAX_PIXELS", 5000)
+    monkeypatch.setattr(video_module, "MAX_PIXELS", 5000)
     with pytest.raises(DecodeError, match="frames of 160 x 144 are larger than the 5000 pixels that one may have"):
         open_video(path)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 from mvrec.data.archive import ArchiveMember
 
@@ -55,6 +56,8 @@ def write_video(
     encoder_options="",
     container_options=None,
     sound=False,
+    cover=False,
+    title="",
 ):
     """Write a video file and return its path.
 
@@ -76,6 +79,8 @@ def write_video(
         encoder_options: more options of x264 or x265, as in "open-gop=1:keyint=7".
         container_options: options of the container, as in {"movflags": "frag_keyframe"}.
         sound: give it a sound track, before the pictures.
+        cover: give it the picture of a cover, before the pictures.
+        title: what it says of itself; its letters é become those of Latin-1, which are no UTF-8.
     """
     path = Path(path)
     options = {**({"movflags": "faststart"} if faststart else {}), **(container_options or {})}
@@ -84,6 +89,8 @@ def write_video(
             "libx264": {"x264-params": encoder_options},
             "libx265": {"x265-params": f"log-level=none:{encoder_options}"},
         }.get(codec, {})
+        container.metadata.update({"title": title} if title else {})
+        covers = [container.add_stream("mjpeg", rate=1, height=32, width=32, pix_fmt="yuvj420p")] if cover else []
         sounds = [container.add_stream("aac", rate=16000, layout="mono")] if sound else []
         stream = container.add_stream(codec, rate=fps, options={"bf": str(b_frames), "g": str(gop), **own})
         stream.height, stream.width = size
@@ -98,6 +105,10 @@ def write_video(
             stream.codec_context.colorspace, stream.codec_context.color_range = colours
         if ticks is not None:
             stream.codec_context.time_base = Fraction(1, 600)
+        for cover_stream in covers:
+            cover_stream.disposition = Disposition.attached_pic
+            grey = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 200, np.uint8), format="rgb24")
+            container.mux(cover_stream.encode(grey))
         for sound_stream in sounds:
             _encode_sound(container, sound_stream, seconds=num_frames / fps)
         for number in range(num_frames):
@@ -107,6 +118,8 @@ def write_video(
                 frame.pts, frame.time_base = int(ticks[number]), Fraction(1, 600)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    if "é" in title:
+        path.write_bytes(path.read_bytes().replace("é".encode(), b"\xe9 "))
     return path
 
 

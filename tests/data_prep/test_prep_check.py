@@ -30,7 +30,7 @@ def odd(tmp_path_factory):
     root = tmp_path_factory.mktemp("odd")
     walk = root / "train/walk the dog"
     walk.mkdir(parents=True)
-    good = write_video(walk / "good.mp4")
+    good = write_video(walk / "good.mp4", title="café")  # in Latin-1
     for name in (
         "two  blanks, and a comma.mp4",
         "ünïcödé 走.mp4",

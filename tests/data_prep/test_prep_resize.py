@@ -17,6 +17,7 @@ from video_files import cut_start, damage, read_numbers, truncate, write_audio, 
 from data_prep import resize as tool
 from data_prep import transcode
 from data_prep.transcode import Recipe, Task
+from mvrec.data.containers import open_container
 from mvrec.data.images import read_image
 from mvrec.data.kinds import VIDEOS
 from mvrec.data.layouts import find_split
@@ -26,7 +27,7 @@ from mvrec.data.video import open_video
 
 def shown_times(path):
     """Seconds from the first frame, from the decoder."""
-    with av.open(str(path)) as container:
+    with open_container(str(path)) as container:
         times = [frame.pts * frame.time_base for frame in container.decode(video=0)]
     return [time - times[0] for time in times]
 
@@ -58,6 +59,9 @@ KINDS = {
     "open_gop.mp4": {"encoder_options": "open-gop=1:keyint=7"},
     "single.mp4": {"num_frames": 1},
     "long_gop.mp4": {"gop": 250, "num_frames": 80},
+    "old_title.mp4": {"title": "café"},
+    "late.ts": {"container_options": {"output_ts_offset": "95442"}},
+    "no_seek.swf": {"codec": "mjpeg", "pix_fmt": "yuvj420p", "b_frames": 0},
 }
 
 

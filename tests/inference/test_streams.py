@@ -63,7 +63,9 @@ def test_what_is_a_stream(source, expected):
 @pytest.mark.parametrize("suffix", ["mp4", "ts", "mkv"])
 def test_frames_of_a_stream_are_those_of_the_file(served, suffix):
     address, folder = served
-    path = write_video(folder / f"x.{suffix}", num_frames=40, size=(64, 80), faststart=suffix == "mp4")
+    # The cover comes first in Matroska; the title is no UTF-8.
+    options = {"cover": suffix == "mkv", "title": "café"}
+    path = write_video(folder / f"x.{suffix}", num_frames=40, size=(64, 80), faststart=suffix == "mp4", **options)
     with Stream(f"{address}/x.{suffix}") as stream:
         assert not stream.is_live
         found = list(stream)
