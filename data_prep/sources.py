@@ -176,13 +176,15 @@ def compare_with_promise(file: "FilePath", seconds: float) -> None:
     """
     import av
 
-    from mvrec.data.containers import open_container, shown_stream
+    from mvrec.data.containers import has_jumps, open_container, shown_stream
     from mvrec.data.video import source_of
 
     try:
         with open_container(source_of(file).for_ffmpeg()) as container:
             stream = shown_stream(container)
             promised = 0.0
+            if has_jumps(container):  # it promises nothing: FFmpeg takes the last time for the end
+                return
             if stream is not None and stream.duration and stream.time_base:
                 promised = float(stream.duration * stream.time_base)
             elif len(container.streams) == 1 and container.duration:  # else it may be that of the sound

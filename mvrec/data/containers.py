@@ -1,6 +1,8 @@
-"""What FFmpeg opens, in one way for files, cameras and addresses, and which of its streams is shown."""
+"""What FFmpeg opens, in one way for files, cameras and addresses, which of its streams is shown, and by which clock."""
 
 from typing import TYPE_CHECKING, Any
+
+MOST_GAP_SECONDS = 10.0  # between two frames; as the `ffmpeg` command has it
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -33,3 +35,13 @@ def shown_stream(container: "InputContainer") -> "VideoStream | None":
     stream = container.streams.best("video")
     is_video = isinstance(stream, VideoStream) and not stream.disposition & Disposition.attached_pic
     return stream if is_video else None  # type: ignore[return-value]  # mypy does not see through the name
+
+
+def has_jumps(container: "InputContainer") -> bool:
+    """Whether the clock of such containers (transport streams, DVDs) may be set anew in the middle.
+
+    What follows a gap of more than `MOST_GAP_SECONDS` then comes right behind what was before, as players show it.
+    """
+    from av.format import Flags
+
+    return bool(container.format.flags & int(Flags.ts_discont.value))  # type: ignore[call-overload]  # an int

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from mvrec.data.containers import open_container, shown_stream
-from mvrec.data.frame_times import Packets, Timing, in_shown_order, listed_timing, with_head
+from mvrec.data.containers import MOST_GAP_SECONDS, has_jumps, open_container, shown_stream
+from mvrec.data.frame_times import Packets, Timing, in_shown_order, listed_timing, with_head, without_jumps
 from mvrec.data.mp4_tables import MAX_FRAMES, read_mp4_tracks
 from mvrec.data.pictures import Pictures, Seen
 from mvrec.data.video import MAX_PIXELS, Clock, Ints, Source, check_size
@@ -87,6 +87,8 @@ class FrameFinder:
         ticks = timing.counted if timing.shown is None else timing.shown
         if ticks is None or not self.stream.time_base:
             return Clock()
+        if has_jumps(self._container):
+            ticks = without_jumps(ticks, MOST_GAP_SECONDS / self.stream.time_base)
         return Clock(ticks, self.stream.time_base, timing.last)
 
     def is_plain(self) -> bool:

@@ -253,3 +253,16 @@ def in_shown_order(times: Ints) -> Ints | None:
     moved = np.abs(np.searchsorted(ascending, times) - np.arange(len(times)))
     usable = (np.diff(ascending) > 0).all() and moved.max(initial=0) <= _MOST_REORDERED
     return ascending if usable else None
+
+
+def without_jumps(times: Ints, most: float) -> Ints:
+    """Ascending times of frames by a clock that was set anew wherever more than `most` ticks are between two of them.
+
+    What follows comes as long after what was before as frames usually do.
+    """
+    gaps = np.diff(times)
+    is_jump = gaps > most
+    if is_jump.any() and not is_jump.all():
+        gaps[is_jump] = int(np.median(gaps[~is_jump]))
+        times = times[0] + np.concatenate([[0], np.cumsum(gaps)])
+    return times

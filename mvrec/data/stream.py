@@ -1,5 +1,6 @@
 """Frames as they come: from a camera, from a network stream, from a file that is still being written."""
 
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -7,9 +8,11 @@ from collections.abc import Iterator
 import av
 import numpy as np
 import numpy.typing as npt
+from av.container import InputContainer
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
-from mvrec.data.containers import open_container, shown_stream
+from mvrec.data.containers import MOST_GAP_SECONDS, has_jumps, open_container, shown_stream
 from mvrec.data.shown_pictures import ShownPictures
 from mvrec.errors import UserError
 
@@ -17,6 +20,7 @@ from mvrec.errors import UserError
 CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
 LIVE = ("rtsp", "rtmp", "rtp", "udp", "srt", "mms")
 OPEN_SECONDS, READ_SECONDS = 10.0, 30.0
+_DISORDER_SECONDS = 1.0  # by how much times may fall without the clock having been set anew
 
 
 def is_stream(source: str) -> bool:
@@ -72,18 +76,14 @@ class Stream:
         """
         video = self._video
         video.thread_type = "NONE"  # threads would hold frames back
-        begin: float | None = None
-        fps = float(video.average_rate or video.base_rate or 30)
-        count = 0
+        times = Times(self._container, video)
         try:
             for packet in self._container.demux(video):
                 for frame in self._frames(packet):
-                    time = count / fps if frame.time is None else float(frame.time)
-                    begin, count = (time if begin is None else begin), count + 1
-                    yield time - begin, self._rgb(frame)
+                    yield times.next(frame), self._rgb(frame)
         except (OSError, av.FFmpegError) as error:
-            raise UserError(f"stream {self.source} broke off after {count} frames: {_cause(error)}") from None
-        if not count:
+            raise UserError(f"stream {self.source} broke off after {times.count} frames: {_cause(error)}") from None
+        if not times.count:
             raise UserError(f"stream {self.source}: not one frame can be decoded")
 
     @property
@@ -105,6 +105,39 @@ class Stream:
         if self._pictures is None:
             self._pictures = ShownPictures(frame)
         return self._pictures.rgb(frame)
+
+
+class Times:
+    """When the frames of a stream are shown: seconds from the first, never falling.
+
+    A clock that is set anew in the middle, as where an encoder starts again or recordings are joined, goes on.
+
+    Args:
+        container: What the frames come from.
+        video: The stream in it.
+
+    Attributes:
+        count: How many frames there were.
+    """
+
+    def __init__(self, container: InputContainer, video: VideoStream) -> None:
+        self.count = 0
+        self._step = 1 / float(video.average_rate or video.base_rate or 30)
+        # AVI knows only the order in which frames are stored.
+        self._has_times = not (container.format.name == "avi" and video.codec_context.has_b_frames)
+        self._most_gap = MOST_GAP_SECONDS if has_jumps(container) else math.inf
+        self._begin = self._last = 0.0
+
+    def next(self, frame: VideoFrame) -> float:
+        """The time of the next frame."""
+        time = float(frame.time) if self._has_times and frame.time is not None else self.count * self._step
+        if not self.count:
+            self._begin = time
+        elif not -_DISORDER_SECONDS < time - self._begin - self._last < self._most_gap:
+            self._begin = time - self._last - self._step
+        self._last = max(time - self._begin, self._last)
+        self.count += 1
+        return self._last
 
 
 def _cause(error: BaseException) -> str:

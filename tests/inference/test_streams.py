@@ -11,6 +11,7 @@ import pytest
 import torch
 from video_files import write_video
 
+from data_prep.sources import compare_with_promise
 from mvrec.data.clips import clip_views, eval_frames
 from mvrec.data.index import Sample
 from mvrec.data.sampling import Window
@@ -167,6 +168,21 @@ def test_what_a_stream_lost_is_counted_and_said(tmp_path, recogniser, loss, capl
     assert results
     said = f"pictures lost or damaged on the way: at least {stream.num_lost}" in caplog.text
     assert said == (loss != "none")
+
+
+@pytest.mark.parametrize("offsets", [(0, 3600), (3600, 0), (0, 0)])
+def test_a_clock_that_is_set_anew_goes_on(tmp_path, offsets):
+    """An encoder that starts again, recordings that are joined."""
+    options = [{"container_options": {"output_ts_offset": str(offset)}} for offset in offsets]
+    parts = [write_video(tmp_path / f"{n}.ts", num_frames=40, b_frames=0, **how) for n, how in enumerate(options)]
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with Stream(f"file://{path}") as stream, open_video(path) as video:
+        streamed = [seconds for seconds, _ in stream]
+        assert streamed == pytest.approx(video.times.tolist(), abs=2e-3)
+        assert streamed == pytest.approx([number / 30 for number in range(80)], abs=2e-3)
+        assert video.duration == pytest.approx(80 / 30, abs=2e-3)
+    compare_with_promise(path, video.duration)
 
 
 def test_a_stream_without_one_whole_picture_is_an_error(tmp_path):
