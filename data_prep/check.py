@@ -1,6 +1,7 @@
 """Really decode every file of a data set, name the bad ones, and write lists without them."""
 
 import functools
+import math
 import os
 import sys
 from collections import Counter
@@ -17,7 +18,8 @@ from data_prep import console, sources
 from data_prep.console import shown
 from data_prep.jobs import Failure, run_jobs
 from data_prep.journal import Journal, remove_leftovers, stamp, write_json
-from mvrec.errors import UserError
+from mvrec.errors import DecodeError, UserError
+from mvrec.files import at_home
 from mvrec.limits import Limits
 
 if TYPE_CHECKING:
@@ -188,6 +190,9 @@ def file_key(source: sources.Source, row: "Row") -> str:
 
 def judge(row: "Row", record: dict[str, Any], settings: Settings) -> tuple[str, str]:
     """Status and cause of a row: its file's, or "short"."""
+    from mvrec.data.index import Sample
+    from mvrec.data.timeline import Timeline
+
     if record["status"] != "ok" or not record["fps"]:
         return record["status"], record["cause"]
     frames = record["frames"]
@@ -196,8 +201,11 @@ def judge(row: "Row", record: dict[str, Any], settings: Settings) -> tuple[str, 
         return "short", f"{frames} frames, fewer than {settings.min_frames}"
     if seconds < settings.min_seconds:
         return "short", f"{seconds:.2f} s, less than {settings.min_seconds:g} s"
-    if row.start_seconds >= seconds:
-        return "short", f"it ends at {seconds:.2f} s, before the row's start at {row.start_seconds:g} s"
+    start, end = (None if math.isnan(second) else second for second in (row.start_seconds, row.end_seconds))
+    try:
+        Timeline(frames, record["fps"], seconds).check_span(Sample(Path(row.path), 0, start, end))
+    except DecodeError as error:
+        return "short", error.cause
     return "ok", ""
 
 
@@ -321,10 +329,10 @@ def report(source: sources.Source, found: Verdict, settings: Settings) -> dict[s
 def arguments() -> console.Parser:
     """The command line."""
     made = console.parser("check.py", __doc__ or "")
-    made.add_argument("root", type=Path, help="a data set: a folder of files or with lists, or one list")
-    made.add_argument("--list", type=Path, action="append", default=[], help="check these lists (paths from ROOT)")
-    made.add_argument("--out", type=Path, default=Path("runs/check"), help="folder of journal, report and clean lists")
-    made.add_argument("--write-lists", type=Path, metavar="DIR", help="also write <split>.csv without bad files here")
+    made.add_argument("root", type=at_home, help="a data set: a folder of files or with lists, or one list")
+    made.add_argument("--list", type=at_home, action="append", default=[], help="check these lists (paths from ROOT)")
+    made.add_argument("--out", type=at_home, default=Path("runs/check"), help="folder of journal, report, clean lists")
+    made.add_argument("--write-lists", type=at_home, metavar="DIR", help="write <split>.csv without bad files here")
     made.add_argument("--all", action="store_true", help="decode every frame, not only first, middle and last")
     made.add_argument("--min-frames", type=int, default=8, help="a video with fewer frames is too short")
     made.add_argument("--min-seconds", type=float, default=0.0, help="a video of less time is too short")

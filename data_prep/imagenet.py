@@ -17,6 +17,7 @@ from data_prep import console
 from data_prep.jobs import Failure, run_jobs
 from data_prep.journal import Journal, remove_leftovers, stamp, without_parts, write_json, written_whole
 from mvrec.errors import UserError
+from mvrec.files import at_home
 from mvrec.limits import Limits
 
 if TYPE_CHECKING:
@@ -235,9 +236,9 @@ def write_lists(splits: Mapping[str, Sequence[Image]], wnids: Sequence[str], roo
 def arguments() -> console.Parser:
     """The command line."""
     made = console.parser("imagenet.py", __doc__ or "")
-    made.add_argument("root", type=Path, help=f"the folder with {TRAIN}, {VAL} and {DEVKIT}")
-    made.add_argument("--out", type=Path, help="where lists and report go (by default: beside the tars)")
-    made.add_argument("--unpack", type=Path, metavar="DIR", help="write the images into folders instead of lists")
+    made.add_argument("root", type=at_home, help=f"the folder with {TRAIN}, {VAL} and {DEVKIT}")
+    made.add_argument("--out", type=at_home, help="where lists and report go (by default: beside the tars)")
+    made.add_argument("--unpack", type=at_home, metavar="DIR", help="write the images into folders instead of lists")
     made.add_argument("--no-md5", action="store_true", help="do not compare the tars with the published sums")
     made.add_argument("--any-size", action="store_true", help="accept other numbers of classes and images")
     return made

@@ -17,6 +17,7 @@ from data_prep.console import shown
 from data_prep.journal import Journal, remove_leftovers, write_json
 from data_prep.repeats import Place, Repeats, find_repeats
 from mvrec.errors import UserError
+from mvrec.files import at_home
 from mvrec.limits import Limits
 
 if TYPE_CHECKING:
@@ -286,10 +287,10 @@ _REPEATS = {
 def arguments() -> console.Parser:
     """The command line."""
     made = console.parser("index.py", __doc__ or "")
-    made.add_argument("root", type=Path, help="a data set in any layout")
-    made.add_argument("--out", type=Path, default=Path("runs/index"), help="where lists and report go")
+    made.add_argument("root", type=at_home, help="a data set in any layout")
+    made.add_argument("--out", type=at_home, default=Path("runs/index"), help="where lists and report go")
     made.add_argument("--layout", choices=LAYOUTS, default="auto", help="how the data set lies there")
-    made.add_argument("--annotations", type=Path, help="the folder of its lists or CSVs, where it is another")
+    made.add_argument("--annotations", type=at_home, help="the folder of its lists or CSVs, where it is another")
     made.add_argument("--split-number", type=int, choices=(1, 2, 3), default=1, help="of UCF101 and HMDB51")
     made.add_argument("--val-fraction", type=float, default=0.1, help="share of class folders that becomes val")
     made.add_argument("--no-hash", action="store_true", help="look for repeated paths only, not for repeated content")

@@ -16,6 +16,7 @@ from data_prep.jobs import Failure, run_jobs
 from data_prep.journal import Journal, part_path, remove_leftovers, stamp, without_parts, write_json
 from data_prep.transcode import Recipe, Task, resize
 from mvrec.errors import UserError
+from mvrec.files import at_home
 from mvrec.limits import Limits
 
 if TYPE_CHECKING:
@@ -174,9 +175,9 @@ def summary(tasks: dict[str, Task], results: dict[str, dict[str, Any] | Failure]
 def arguments() -> console.Parser:
     """The command line."""
     made = console.parser("resize.py", __doc__ or "")
-    made.add_argument("root", type=Path, help="a data set: a folder of files or with lists, or one list")
-    made.add_argument("out", type=Path, help="where the smaller files go, in the same tree")
-    made.add_argument("--list", type=Path, action="append", default=[], help="take the files of these lists")
+    made.add_argument("root", type=at_home, help="a data set: a folder of files or with lists, or one list")
+    made.add_argument("out", type=at_home, help="where the smaller files go, in the same tree")
+    made.add_argument("--list", type=at_home, action="append", default=[], help="take the files of these lists")
     made.add_argument("--images", action="store_true", help="images instead of videos")
     made.add_argument("--short-side", type=console.positive(int), default=256, help="pixels, even for videos")
     made.add_argument("--gop", type=console.positive(int), help="frames per key frame (16; 12 with fastdecode)")

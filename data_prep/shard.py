@@ -17,6 +17,7 @@ from data_prep.console import shown
 from data_prep.jobs import Failure, run_jobs
 from data_prep.journal import Journal, remove_leftovers, stamp, without_parts, write_json, written_whole
 from mvrec.errors import DecodeError, UserError
+from mvrec.files import at_home
 from mvrec.limits import Limits
 
 if TYPE_CHECKING:
@@ -262,9 +263,9 @@ def listed(
 def arguments() -> console.Parser:
     """The command line."""
     made = console.parser("shard.py", __doc__ or "")
-    made.add_argument("root", type=Path, help="a data set: a folder of files or with lists, or one list")
-    made.add_argument("out", type=Path, help="where <split>/shard-000000.tar and so on go, with <split>.csv")
-    made.add_argument("--list", type=Path, action="append", default=[], help="pack these lists (paths from ROOT)")
+    made.add_argument("root", type=at_home, help="a data set: a folder of files or with lists, or one list")
+    made.add_argument("out", type=at_home, help="where <split>/shard-000000.tar and so on go, with <split>.csv")
+    made.add_argument("--list", type=at_home, action="append", default=[], help="pack these lists (paths from ROOT)")
     made.add_argument("--shard-size", type=console.size_in_bytes, default="256MB", help="about how large a tar is")
     made.add_argument("--shuffle", type=int, metavar="SEED", help="spread the files at random")
     made.add_argument("--skip-missing", action="store_true", help="leave files out that are not there")

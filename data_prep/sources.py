@@ -59,6 +59,7 @@ def read_source(root: Path, *, lists: Sequence[Path] = (), only: str | None = No
     Raises:
         UserError: No such folder, a malformed list, two lists of a split, or nothing in it.
     """
+    from mvrec.data.layouts import placed_rows
     from mvrec.data.lists import read_rows
 
     if root.is_file() and not lists:
@@ -66,7 +67,10 @@ def read_source(root: Path, *, lists: Sequence[Path] = (), only: str | None = No
     if not root.is_dir():
         raise UserError(f"{root}: no such folder or list")
     found = _named(lists) if lists else _lists_in(root)
-    rows = {split: list(read_rows(path)) for split, path in found.items()} if found else _walked(root, only)
+    if found:
+        rows = {split: list(placed_rows(root, split, read_rows(path), [])) for split, path in found.items()}
+    else:
+        rows = _walked(root, only)
     source = Source(root, rows, found)
     if not len(source):
         raise UserError(f"{root}: no {only or 'media'} files and no lists train.csv, val.csv or test.csv in it")

@@ -26,6 +26,11 @@ _STAND_INS = (
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what bytes of file names become that are not
 
 
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """A path as a user writes it: `~` at its start is the home directory, unless it only is a name that begins so."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own refuses such names
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file: into a temporary sibling first, then renamed. Bytes of file names stay as they are."""
     with atomic_path(path) as temporary:

@@ -8,6 +8,7 @@ import torch
 
 from mvrec.class_paths import check_file_classes
 from mvrec.errors import UserError, nearest
+from mvrec.files import at_home
 from mvrec.models.checkpoints import FAMILIES, recognised
 from mvrec.models.checkpoints.files import StoredWeights, read_weights, weights_in
 from mvrec.models.checkpoints.structure import as_stored
@@ -25,7 +26,7 @@ def checkpoint_of(path: str | Path, *, where: str = "") -> Path:
     Raises:
         UserError: There is none.
     """
-    path = Path(path).expanduser()
+    path = at_home(path)
     prefix = f"{where}: " if where else ""
     if path.is_dir():
         try:

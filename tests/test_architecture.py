@@ -56,7 +56,7 @@ MAY_IMPORT = {
         "training.checkpoint_files",
         "training.monitors",
     },
-    "starting_point": {"class_paths", "errors", "models", "published"},
+    "starting_point": {"class_paths", "errors", "files", "models", "published"},
     "commands": {
         "__init__",
         "data",

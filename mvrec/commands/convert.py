@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mvrec.errors import UserError
-from mvrec.files import atomic_path, json_text, write_atomically
+from mvrec.files import at_home, atomic_path, json_text, write_atomically
 from mvrec.inference.model_card import model_card, origin_of, save_weights
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints import LoadReport
@@ -17,8 +17,8 @@ from mvrec.published import PUBLISHED
 def main(arguments: list[str]) -> None:
     """Write a checkpoint of any known layout as safetensors, with a model card beside it, and print the load report."""
     parser = argparse.ArgumentParser(prog="mvrec convert", description=main.__doc__)
-    parser.add_argument("source", type=Path, metavar="SRC", help="a checkpoint: torch or safetensors, any layout")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="the .safetensors to write")
+    parser.add_argument("source", type=at_home, metavar="SRC", help="a checkpoint: torch or safetensors, any layout")
+    parser.add_argument("-o", "--output", type=at_home, required=True, metavar="OUT", help="the .safetensors to write")
     parser.add_argument("--model", metavar="NAME", help="the network, where the weights leave it open (mvrec models)")
     parser.add_argument(
         "--image_size",
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     output = options.output
     if output.suffix != ".safetensors":
         raise UserError(f"--output must end in .safetensors, got {output}")
-    if output.resolve() == options.source.expanduser().resolve():
+    if output.resolve() == options.source.resolve():
         raise UserError(f"--output is the source itself: {output}")
     stored = read_weights(options.source)
     name = options.model or name_of(stored)

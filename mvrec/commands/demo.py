@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mvrec.errors import UserError
 from mvrec.evaluation.scores import SingleLabelScores
+from mvrec.files import at_home
 from mvrec.lightning_cli import run
 
 CONFIG = Path("configs/demo.yaml")
@@ -14,8 +15,8 @@ CONFIG = Path("configs/demo.yaml")
 def main(arguments: list[str]) -> None:
     """Generate moving digits, train, test, test again with shuffled frames, and sum up in five lines."""
     parser = argparse.ArgumentParser(prog="mvrec demo", description=main.__doc__)
-    parser.add_argument("--config", type=Path, default=CONFIG, help="the run's configuration (default: %(default)s)")
-    parser.add_argument("--run_dir", type=Path, default=Path("runs/demo"), help="default: %(default)s")
+    parser.add_argument("--config", type=at_home, default=CONFIG, help="the run's configuration (default: %(default)s)")
+    parser.add_argument("--run_dir", type=at_home, default=Path("runs/demo"), help="default: %(default)s")
     options, overrides = parser.parse_known_args(arguments)
     if not options.config.is_file():
         raise UserError(f"{options.config} is not here: run mvrec demo in the root of the source tree")

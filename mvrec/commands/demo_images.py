@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mvrec.errors import UserError
 from mvrec.evaluation.scores import SingleLabelScores
+from mvrec.files import at_home
 from mvrec.lightning_cli import run
 
 CONFIGS = tuple(Path(f"configs/demo_images_{name}.yaml") for name in ("shunted", "sgformer", "cloformer", "mvit"))
@@ -35,12 +36,12 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="mvrec demo-images", description=main.__doc__)
     parser.add_argument(
         *("--configs",),
-        type=Path,
+        type=at_home,
         nargs="+",
         default=CONFIGS,
         help=f"one per network (default: {' '.join(map(str, CONFIGS))})",
     )
-    parser.add_argument("--run_dir", type=Path, default=Path("runs/demo_images"), help="default: %(default)s")
+    parser.add_argument("--run_dir", type=at_home, default=Path("runs/demo_images"), help="default: %(default)s")
     options, overrides = parser.parse_known_args(arguments)
     for config in options.configs:
         if not config.is_file():

@@ -19,7 +19,7 @@ from mvrec.data.protocol import ImageProtocol, Protocol
 from mvrec.data.timeline import timeline_of
 from mvrec.data.transforms import Box, crop_and_resize, short_side_size, spatial_crops
 from mvrec.errors import DecodeError, UserError, nearest
-from mvrec.files import shown
+from mvrec.files import at_home, shown
 from mvrec.inference.heat import METHODS, default_method, heat_map
 from mvrec.inference.overlay import (
     Crop,
@@ -131,9 +131,9 @@ def _explain(
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mvrec explain", description=main.__doc__)
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a video, an image or a list")
+    parser.add_argument("source", type=at_home, metavar="SOURCE", help="a video, an image or a list")
     parser.add_argument("--ckpt", required=True, metavar="PATH", help="a checkpoint, a run directory or weights")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="the .mp4 or .png to write")
+    parser.add_argument("-o", "--output", type=at_home, required=True, metavar="OUT", help="the .mp4 or .png to write")
     parser.add_argument("--method", choices=METHODS, help="default: relevance for MViT, cam for the others")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="default: the most probable one")
     parser.add_argument(

@@ -1,8 +1,8 @@
 """`mvrec export`: a trained network as one file for other runtimes."""
 
 import argparse
-from pathlib import Path
 
+from mvrec.files import at_home
 from mvrec.inference.exporting import OPSETS, check_request, export
 from mvrec.inference.hub_files import local_path
 from mvrec.inference.recogniser import load_recogniser
@@ -17,14 +17,14 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="mvrec export", description=main.__doc__)
     parser.add_argument("ckpt", metavar="CKPT", help="a run directory, a checkpoint, weights, or hf://user/name")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT", help="ends in .onnx, .pt2 or .safetensors"
+        "-o", "--output", type=at_home, required=True, metavar="OUT", help="ends in .onnx, .pt2 or .safetensors"
     )
     parser.add_argument("--classes", metavar="FILE", help="names in label order, where the weights have none")
     parser.add_argument(
         "--opset", type=int, metavar="N", help=f"version of ONNX's operators, {OPSETS[0]} to {OPSETS[-1]}"
     )
     options = parser.parse_args(arguments)
-    output = options.output.expanduser()
+    output = options.output
     source = checkpoint_of(local_path(options.ckpt), where="CKPT")
     check_request(output, source=source, opset=options.opset)
     recogniser = load_recogniser(source, classes=options.classes, device="cpu", where="CKPT")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mvrec.data.index import Sample
 from mvrec.data.kinds import IMAGES, VIDEOS, Kind
 from mvrec.errors import DecodeError, UserError
-from mvrec.files import json_text, sha256, write_atomically
+from mvrec.files import at_home, json_text, sha256, write_atomically
 from mvrec.inference.features import FORMATS, POOLS, Format, Wanted, extract, is_complete, settings_of
 from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mvrec extract", description=main.__doc__)
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="files, folders, lists (.txt, .csv) or patterns")
     parser.add_argument("--ckpt", required=True, metavar="PATH", help="a checkpoint, a run directory or weights")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="the folder to write to")
+    parser.add_argument("-o", "--output", type=at_home, required=True, metavar="OUT", help="the folder to write to")
     parser.add_argument("--stage", type=int, metavar="N", help="a feature map, 0 for the finest (default: the vector)")
     parser.add_argument("--pool", choices=POOLS, default="all", help="what maps are averaged over (default: all)")
     parser.add_argument("--window", type=float, metavar="S", help="seconds of a window (default: the protocol's clips)")
@@ -124,7 +124,7 @@ def _span_name(sample: Sample) -> str:
 
 
 def _base(source: str) -> Path:
-    path = Path(source).expanduser()
+    path = at_home(source)
     if not path.is_dir():
         fixed = [part for part in path.parents if not glob.has_magic(str(part)) or part.exists()]
         path = fixed[0] if fixed else Path()

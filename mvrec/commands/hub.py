@@ -1,8 +1,8 @@
 """`mvrec hub`: networks to and from the Hugging Face Hub, or folders laid out as there."""
 
 import argparse
-from pathlib import Path
 
+from mvrec.files import at_home
 from mvrec.inference.hub import pull, push_to_hub, repository, save_pretrained
 from mvrec.inference.recogniser import load_recogniser
 
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     push.set_defaults(run=_push)
     fetch = commands.add_parser("pull", help="copy a model into a folder")
     fetch.add_argument("name", metavar="REPO", help="user/name or hf://user/name[@revision]")
-    fetch.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    fetch.add_argument("-o", "--output", type=at_home, required=True, metavar="DIR")
     fetch.add_argument("--revision", help="branch, tag or commit; the main branch by default")
     fetch.add_argument(
         "--offline", action="store_true", help="never touch the network, as HF_HUB_OFFLINE=1: from the Hub's cache"
@@ -58,11 +58,7 @@ def _is_folder(destination: str) -> bool:
     """Whether a destination is a folder: one that is there, or a path that is not of the form `user/name`."""
     if destination.startswith("hf:/"):
         return False
-    return (
-        Path(destination).expanduser().is_dir()
-        or destination.startswith((".", "/", "~"))
-        or (destination.count("/") != 1)
-    )
+    return at_home(destination).is_dir() or destination.startswith((".", "/", "~")) or (destination.count("/") != 1)
 
 
 def _pull(options: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from mvrec.data.protocol import Protocol
 from mvrec.data.stream import Stream, is_stream
 from mvrec.data.video import Decoder
 from mvrec.errors import UserError
-from mvrec.files import atomic_path, json_text
+from mvrec.files import at_home, atomic_path, json_text
 from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.recognising import Recognition, recognise_files, recognise_stream
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--window", type=float, metavar="S", help="cut videos into pieces of this many seconds")
     parser.add_argument("--stride", type=float, metavar="S", help="seconds from piece to piece (default: --window)")
     parser.add_argument("--format", choices=FORMATS, default="table", help="default: %(default)s")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write there (default: print)")
+    parser.add_argument("-o", "--output", type=at_home, metavar="FILE", help="write there (default: print)")
     parser.add_argument("--protocol", metavar="NAME", help=f"in place of the checkpoint's: {', '.join(PRESETS)}")
     parser.add_argument("--views_per_forward", type=int, metavar="N", help="views at a time (default: all of a video)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="files decoded at a time (default: 2)")

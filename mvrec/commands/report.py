@@ -11,8 +11,8 @@ from mvrec.evaluation.charts import Panel
 from mvrec.evaluation.figures import draw_classes, draw_confusion
 from mvrec.evaluation.report import render_report
 from mvrec.evaluation.report_parts import Thumbnails
-from mvrec.evaluation.run_results import RunResults, mapping, read_results
-from mvrec.files import write_atomically
+from mvrec.evaluation.run_results import Prediction, RunResults, mapping, read_results
+from mvrec.files import at_home, write_atomically
 from mvrec.inference.thumbnails import find_file, thumbnails
 from mvrec.training.curves import PANELS, draw_curves, read_columns
 
@@ -26,16 +26,16 @@ def main(arguments: list[str]) -> None:
     the confusions and the worst mistakes with what the network saw. Neither a GPU nor the network is needed.
     """
     parser = argparse.ArgumentParser(prog="mvrec report", description=main.__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run directory")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the HTML file (default: RUN/report.html)")
-    parser.add_argument("--root", type=Path, metavar="DIR", help="where the data are now, if they have moved")
+    parser.add_argument("run", type=at_home, metavar="RUN", help="the run directory")
+    parser.add_argument("-o", "--output", type=at_home, metavar="FILE", help="the HTML file (default: RUN/report.html)")
+    parser.add_argument("--root", type=at_home, metavar="DIR", help="where the data are now, if they have moved")
     parser.add_argument("--mistakes", type=int, default=24, metavar="N", help="how many mistakes to show (default: 24)")
     options = parser.parse_args(arguments)
     if options.mistakes < 0:
         raise UserError(f"--mistakes must be 0 or more, got {options.mistakes}")
     if options.root is not None and not options.root.is_dir():
         raise UserError(f"--root={options.root}: there is no such directory")
-    run = options.run.expanduser()
+    run = options.run
     output = options.output or run / "report.html"
     results = read_results(run)
     panels = _panels(results)
@@ -81,12 +81,12 @@ def _pictures(results: RunResults, root: Path | None) -> Thumbnails:
     if protocol is not None and results.was_tested:
         results.score.setdefault("protocol_text", str(protocol))
 
-    def of_file(path: str) -> Sequence[bytes]:
+    def of_row(row: Prediction) -> Sequence[bytes]:
         if protocol is None:
-            raise DecodeError(path, "the run's protocol is not known")
-        return thumbnails(find_file(path, root), protocol)
+            raise DecodeError(row.path, "the run's protocol is not known")
+        return thumbnails(find_file(row.path, root), protocol, span=row.span)
 
-    return of_file
+    return of_row
 
 
 def _figures(results: RunResults, folder: Path) -> list[str]:

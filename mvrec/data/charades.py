@@ -11,6 +11,7 @@ from mvrec.data.layouts import Layout, files_below, first_folder
 from mvrec.data.lists import LABEL_SEPARATOR, Row, csv_lines, open_text, read_seconds
 from mvrec.data.video_data import VideoData
 from mvrec.errors import UserError, nearest
+from mvrec.files import at_home
 
 _VIDEO_FOLDERS = ("Charades_v1_480", "Charades_v1", "videos", "")
 _LIST_FOLDERS = ("Charades", "annotations", "")
@@ -42,7 +43,7 @@ class Charades(VideoData):
 
     def find_layout(self) -> Layout:
         """The lists."""
-        lists = Path(self._annotations).expanduser() if self._annotations is not None else None
+        lists = at_home(self._annotations) if self._annotations is not None else None
         return CharadesLists(self.root, annotations=lists)
 
 

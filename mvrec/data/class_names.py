@@ -4,11 +4,11 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from mvrec.data.class_files import read_class_names
 from mvrec.data.lists import LABEL_SEPARATOR, SEVERAL
 from mvrec.errors import UserError, nearest
+from mvrec.files import at_home
 
 SHIPPED = ("kinetics400", "imagenet1k")
 WNID = re.compile(r"n\d{8}")
@@ -110,7 +110,7 @@ def known_class_names(classes: str | Sequence[str]) -> list[str]:
 
         weights = {"kinetics400": R3D_18_Weights.KINETICS400_V1, "imagenet1k": ResNet18_Weights.IMAGENET1K_V1}
         return unique_names(weights[classes].meta["categories"])
-    path = Path(classes).expanduser()
+    path = at_home(classes)
     names = read_class_names(path)
     if not names:
         problem = "there are no names in it" if path.is_file() else "there is no such file"

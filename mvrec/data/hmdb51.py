@@ -9,6 +9,7 @@ from mvrec.data.layouts import Layout, first_folder
 from mvrec.data.lists import Row, open_text
 from mvrec.data.video_data import VideoData
 from mvrec.errors import UserError
+from mvrec.files import at_home
 
 OfficialSplit = Literal[1, 2, 3]
 
@@ -43,7 +44,7 @@ class HMDB51(VideoData):
 
     def find_layout(self) -> Layout:
         """The lists of one of the three splits."""
-        lists = Path(self._annotations).expanduser() if self._annotations is not None else None
+        lists = at_home(self._annotations) if self._annotations is not None else None
         return HMDB51Lists(self.root, split=self.split, annotations=lists)
 
 

@@ -12,6 +12,7 @@ from mvrec.data.kinds import IMAGES
 from mvrec.data.layouts import Layout, ListsAndFolders, class_folders, files_below
 from mvrec.data.lists import Row
 from mvrec.errors import UserError
+from mvrec.files import at_home
 
 _VAL_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
 
@@ -44,7 +45,7 @@ class ImageNet(ImageData):
         **knobs: Any,
     ) -> None:
         super().__init__(root, **knobs)
-        self._devkit = Path(devkit).expanduser() if devkit is not None else None
+        self._devkit = at_home(devkit) if devkit is not None else None
 
     def prepare_data(self) -> None:
         """List the tars where that has not been done, in one process."""

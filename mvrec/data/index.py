@@ -23,6 +23,8 @@ from mvrec.errors import UserError
 
 NAMED = 5  # classes that a warning names before it counts
 
+_SPAN_COLUMNS = ("start_seconds", "end_seconds")  # of predictions
+
 log = logging.getLogger(__name__)
 
 
@@ -140,10 +142,12 @@ class SampleIndex:
         """What the lists say of each row besides path and class: its span, and the columns that mean nothing to us."""
         spans: dict[str, list[str]] = {}
         if self._spans is not None:
-            for place, name in enumerate(("start_seconds", "end_seconds")):
+            for place, name in enumerate(_SPAN_COLUMNS):
                 seconds = self._spans[:, place].tolist()
                 spans[name] = ["" if math.isnan(second) else f"{second:.3f}" for second in seconds]
-        return {**spans, **self._origins.columns()}
+        for name, values in self._origins.columns().items():
+            spans[f"list_{name}" if name in _SPAN_COLUMNS else name] = values
+        return spans
 
     def digest(self) -> str:
         """SHA-256 of paths (relative to the root), labels, spans and class names, by which two runs' data compare."""

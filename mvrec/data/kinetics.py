@@ -1,12 +1,12 @@
 """Kinetics 400, 600 and 700, and videos of any classes that lie as they do."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from mvrec.data.kinetics_layouts import KineticsLayout, find_kinetics_layout
 from mvrec.data.layouts import Layout
 from mvrec.data.video_data import VideoData
+from mvrec.files import at_home
 
 log = logging.getLogger(__name__)
 
@@ -52,5 +52,5 @@ class Kinetics(VideoData):
 
     def find_layout(self) -> Layout:
         """What the root holds; see `find_kinetics_layout`."""
-        annotations = Path(self._annotations).expanduser() if self._annotations is not None else None
+        annotations = at_home(self._annotations) if self._annotations is not None else None
         return find_kinetics_layout(self.root, layout=self._wanted_layout, annotations=annotations)

@@ -187,23 +187,9 @@ class ListsAndFolders(Layout):
         """The rows of the list, else those of the folder."""
         listed, folder = self.list_of(split), self.folder_of(split)
         if listed is not None:
-            return self._with_prefix(split, read_rows(listed))
+            return placed_rows(self.root, split, read_rows(listed), self.notes)
         assert folder is not None
         return self.rows_of_folders(folder)
-
-    def _with_prefix(self, split: str, rows: Iterator[Row]) -> Iterator[Row]:
-        """Rows relative to the root, where a list's paths are relative to a folder of videos in it."""
-        probed = list(islice(rows, PROBED))
-        prefix = find_prefix(self.root, split, probed)
-        if prefix is None:
-            first = self.root / probed[0].path
-            text = f"{probed[0].where}: not one of the first {len(probed)} files is there, such as {first}"
-            self.notes.append((logging.WARNING, text))
-        elif prefix:
-            text = f"{probed[0].source}: its paths are taken to be relative to {self.root}/{prefix}"
-            self.notes.append((logging.INFO, text))
-        for row in chain(probed, rows):
-            yield row._replace(path=f"{prefix}{row.path}") if prefix and not row.path.startswith("/") else row
 
     def expected(self) -> str:
         """The folders and the lists."""
@@ -213,6 +199,28 @@ class ListsAndFolders(Layout):
         return " or ".join(
             text for text, counts in ((folders, self._folders is not None), (lists, self._with_lists)) if counts
         )
+
+
+def placed_rows(root: Path, split: str, rows: Iterator[Row], notes: list[tuple[int, str]]) -> Iterator[Row]:
+    """Rows of a list with paths relative to its data set, also where the list's are relative to a folder in it.
+
+    Args:
+        root: Where the data set is.
+        split: What the list is of.
+        rows: The rows as read.
+        notes: Takes what there is to say, with its level.
+    """
+    probed = list(islice(rows, PROBED))
+    prefix = find_prefix(root, split, probed)
+    if prefix is None:
+        first = root / probed[0].path
+        text = f"{probed[0].where}: not one of the first {len(probed)} files is there, such as {first}"
+        notes.append((logging.WARNING, text))
+    elif prefix:
+        text = f"{probed[0].source}: its paths are taken to be relative to {root}/{prefix}"
+        notes.append((logging.INFO, text))
+    for row in chain(probed, rows):
+        yield row._replace(path=f"{prefix}{row.path}") if prefix and not row.path.startswith("/") else row
 
 
 def find_prefix(root: Path, split: str, rows: Sequence[Row]) -> str | None:
@@ -226,10 +234,11 @@ def find_prefix(root: Path, split: str, rows: Sequence[Row]) -> str | None:
     files = [row for row in rows if row.offset < 0]
     if not files:
         return ""
+    relative = [row for row in files if not row.path.startswith("/")]
     for prefix in ("", f"{split}/", f"videos/{split}/", f"videos_{split}/", "videos/"):
-        if any((root / f"{prefix}{row.path}").is_file() for row in files):
+        if any((root / f"{prefix}{row.path}").is_file() for row in relative):
             return prefix  # the first that has any: the root before all others
-    return None
+    return "" if any((root / row.path).is_file() for row in files) else None
 
 
 def check_root(root: Path) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple, TextIO
 
 from mvrec.data.kinds import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from mvrec.errors import UserError
-from mvrec.files import atomic_path
+from mvrec.files import at_home, atomic_path
 
 DELIMITERS = ",;\t "  # of lists with a header
 COLUMNS = ("path", "label", "start", "end", "offset", "size")  # what a header may name, in the order that we write
@@ -120,11 +120,11 @@ def read_files(path: Path) -> Iterator[Row]:
                 raise UserError(f"{path}:{number}: there is a NUL byte in it: lists are text in UTF-8")
             name = text if _is_file(path, text) else _without_label(path, text) or otherwise
             if name:
-                yield Row(name, "", source=str(path), line=number)
+                yield Row(_file_name(name), "", source=str(path), line=number)
 
 
 def _is_file(listed: Path, name: str) -> bool:
-    return (listed.parent / Path(name).expanduser()).is_file()
+    return (listed.parent / at_home(name)).is_file()
 
 
 def _without_label(listed: Path, text: str) -> str:
@@ -139,12 +139,16 @@ def _without_label(listed: Path, text: str) -> str:
     return name if _is_media(name) or _is_file(listed, name) else ""
 
 
+def _file_name(name: str) -> str:
+    return str(at_home(name)) if name[0] == "~" else name
+
+
 def _unquoted(name: str) -> str:
     return name[1:-1].replace('""', '"') if name[0] == '"' and name[-1] == '"' and len(name) > 2 else name
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write a list that `read_rows` reads: a CSV with a header and only the columns that some row needs.
+    """Write a list that `read_rows` reads: a CSV with a header and only the columns that some row needs, also others'.
 
     The file appears when it is complete.
 
@@ -160,17 +164,19 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     members = any(row.offset >= 0 for row in kept)
     columns = ["path", SEVERAL if several else "label"]
     columns += [*(COLUMNS[2:4] if spans else ()), *(COLUMNS[4:] if members else ())]
+    others = list(dict.fromkeys(name for row in kept for name, _ in row.others))
     with (
         atomic_path(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
+        writer.writerow(columns + others)
         for row in kept:
             for text, may_be_empty in ((row.path, False), (row.label, several)):
                 if not (text or may_be_empty) or text != text.strip() or "\r" in text or "\0" in text:
                     raise UserError(f"{path}: {text!r} would not be read back from a list as it is: rename it")
-            writer.writerow(_fields(row, spans=spans, members=members))
+            values = dict(row.others)
+            writer.writerow(_fields(row, spans=spans, members=members) + [values.get(name, "") for name in others])
 
 
 def _fields(row: Row, *, spans: bool, members: bool) -> list[str]:
@@ -252,6 +258,7 @@ def _rows_with_header(
                 "" if not needed or not name else f" (files without a class: a column {SEVERAL!r} instead of 'label')"
             )
             raise UserError(f"{path}:{line}: {what} must not be empty{hint}")
+        name = _file_name(name)
         if plain:
             yield Row(name, label, source=source, line=line, multi_label=several)
         else:
@@ -327,7 +334,7 @@ def _rows_without_header(path: Path, lines: Iterable[str]) -> Iterator[Row]:
             )
         if name[-1].isdecimal():
             name = _without_frame_count(name, where=f"{source}:{number}")
-        yield Row(_unquoted(name), label, source=source, line=number)
+        yield Row(_file_name(_unquoted(name)), label, source=source, line=number)
 
 
 def _cut(text: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from mvrec.data.protocol import ImageProtocol, Protocol
 from mvrec.data.samples import EvalSamples, TrainSamples
 from mvrec.data.transforms import Augment, Normalisation, erase, rand_augment_batch
 from mvrec.errors import UserError
+from mvrec.files import at_home
 from mvrec.limits import Limits
 
 Split = Literal["train", "val", "test"]
@@ -94,7 +95,7 @@ class RecognitionData(L.LightningDataModule):
             raise UserError(f"data.max_bad_fraction must lie in 0..1, got {max_bad_fraction}")
         if not 0 <= class_balance <= 1:
             raise UserError(f"data.class_balance must lie in 0..1, got {class_balance}")
-        self.root = Path(root).expanduser()
+        self.root = at_home(root)
         self.size, self.augment, self.repeats = size, augment, repeats
         self.normalisation = normalisation
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size

@@ -13,6 +13,7 @@ from mvrec.data.sampling import ClipSpec
 from mvrec.data.transforms import Augment
 from mvrec.data.video_data import VideoData
 from mvrec.errors import UserError
+from mvrec.files import at_home
 
 _VIDEO_FOLDERS = ("20bn-something-something-v2", "videos", "")
 _LIST_FOLDERS = ("labels", "annotations", "")
@@ -67,7 +68,7 @@ class SomethingSomething(VideoData):
 
     def find_layout(self) -> Layout:
         """The JSON files."""
-        lists = Path(self._annotations).expanduser() if self._annotations is not None else None
+        lists = at_home(self._annotations) if self._annotations is not None else None
         return SomethingSomethingLists(self.root, annotations=lists)
 
 

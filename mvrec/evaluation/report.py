@@ -20,7 +20,7 @@ from mvrec.evaluation.report_parts import (
     worst,
 )
 from mvrec.evaluation.report_style import STYLE
-from mvrec.evaluation.run_results import RunResults, mapping, number
+from mvrec.evaluation.run_results import Prediction, RunResults, mapping, number
 
 # What a page may load: nothing but what is in it. So not even a class name could make it ask a server.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -39,9 +39,9 @@ class Section:
         return self.title.lower().replace(" ", "-")
 
 
-def no_thumbnails(path: str) -> Sequence[bytes]:
+def no_thumbnails(row: Prediction) -> Sequence[bytes]:
     """Stands in where files are not to be opened."""
-    raise DecodeError(path, "pictures were not asked for")
+    raise DecodeError(row.path, "pictures were not asked for")
 
 
 def render_report(

@@ -13,7 +13,7 @@ from mvrec.evaluation.markup import Html, facts, folded, join, name_of, table, t
 from mvrec.evaluation.run_results import ClassScore, Confusion, Prediction, RunResults, chosen_on, mapping, number
 from mvrec.evaluation.score_text import split_text
 
-Thumbnails = Callable[[str], Sequence[bytes]]
+Thumbnails = Callable[[Prediction], Sequence[bytes]]
 
 MOST_CELLS = 26  # classes whose matrix is a table with its counts; more are an image
 MOST_BLOCKS = 250  # rows of that image; with more classes a row is several of them
@@ -346,7 +346,7 @@ def mistakes_section(rows: Sequence[Prediction], total: int, noun: str, thumbnai
 
 def _mistake(row: Prediction, thumbnails: Thumbnails) -> Html:
     try:
-        pictures = thumbnails(row.path)
+        pictures = thumbnails(row)
     except DecodeError as error:
         film, style = tag("div", f"no picture: {error.cause}", class_="missing"), "mistake"
     else:
@@ -370,8 +370,15 @@ def _mistake(row: Prediction, thumbnails: Thumbnails) -> Html:
         said.append(tag("p", tag("b", "predicted: "), name_of(name), f" ({100 * probability:.1f} %)"))
     else:
         said.append(tag("p", tag("b", "predicted: "), name_of(_names(row.predicted))))
-    said += [tag("p", *ranked, class_="path"), tag("p", name_of(row.path), class_="path")]
+    said += [tag("p", *ranked, class_="path"), tag("p", name_of(row.path), _span(row), class_="path")]
     return tag("div", film, tag("div", *said), class_=style)
+
+
+def _span(row: Prediction) -> str:
+    start, end = row.span
+    if start is None and end is None:
+        return ""
+    return f" from {start or 0:g} s " + ("on" if end is None else f"to {end:g} s")
 
 
 def _what(row: Prediction) -> str:

@@ -41,6 +41,7 @@ class Prediction:
         ranked: The most probable classes with their probabilities, best first.
         predicted: In multi-label data the classes that are predicted; else `None`.
         error: Why the file could not be read, or nothing.
+        span: Start and end in seconds of the part of the file that was scored; `None` for its own.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Prediction:
     ranked: tuple[tuple[str, float], ...]
     predicted: tuple[str, ...] | None
     error: str
+    span: tuple[float | None, float | None] = (None, None)
 
     @property
     def is_mistake(self) -> bool:
@@ -246,9 +248,14 @@ def read_predictions(path: Path) -> list[Prediction]:
                 ranked=tuple((name, float(probability)) for name, probability in ranked),
                 predicted=_names(row["predicted"]) if several else None,
                 error=row["error"],
+                span=(_seconds(row, "start_seconds"), _seconds(row, "end_seconds")),
             )
         )
     return found
+
+
+def _seconds(row: Mapping[str, str], column: str) -> float | None:
+    return float(row[column]) if row.get(column) else None
 
 
 def _names(cell: str) -> tuple[str, ...]:

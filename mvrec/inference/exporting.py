@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
 from mvrec.errors import UserError, nearest, need
-from mvrec.files import atomic_path
+from mvrec.files import at_home, atomic_path
 from mvrec.inference.model_card import card_of, check_portable, input_shape, save_weights
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.models.backbone import Backbone
@@ -101,7 +101,7 @@ def export(recogniser: Recogniser, output: str | Path, *, opset: int | None = No
         UserError: Another suffix, packages that are not installed, a network that cannot be traced, a full disk, or
             logits that differ. There is no file then, and one that was there before is untouched.
     """
-    output = Path(output).expanduser()
+    output = at_home(output)
     check_request(output, source=recogniser.source, opset=opset)
     card = card_of(recogniser)
     write = WRITERS[output.suffix.lower()]
@@ -123,7 +123,7 @@ def check_request(output: Path, *, source: Path, opset: int | None = None) -> No
         raise UserError(f"--output must end in {known}, got {str(output)!r}{nearest(suffix, WRITERS)}")
     if output.is_dir():
         raise UserError(f"--output is a folder: {output}")
-    if output.resolve() == source.expanduser().resolve():
+    if output.resolve() == at_home(source).resolve():
         raise UserError(f"--output is the source itself: {output}")
     if opset is not None and suffix != ".onnx":
         raise UserError(f"--opset is for .onnx, --output is {output}")

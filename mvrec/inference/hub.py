@@ -17,7 +17,7 @@ import torch
 from mvrec import __version__
 from mvrec.data.protocol import ImageProtocol, Protocol
 from mvrec.errors import UserError, need
-from mvrec.files import atomic_path, json_text, shown
+from mvrec.files import at_home, atomic_path, json_text, shown
 from mvrec.inference.hub_files import (
     CONFIG,
     README,
@@ -47,7 +47,7 @@ def save_pretrained(recogniser: Recogniser, folder: str | Path, *, repo_id: str 
     Raises:
         UserError: A network that weights alone cannot describe, or a folder that cannot be written.
     """
-    folder = Path(folder).expanduser()
+    folder = at_home(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file, a folder is needed")
     if recogniser.source.resolve() == (folder / WEIGHTS).resolve():
@@ -92,7 +92,7 @@ def from_pretrained(
     Raises:
         UserError: See `fetch` and `load_recogniser`.
     """
-    path = Path(name).expanduser()
+    path = at_home(name)
     if not path.exists():
         repo_id, stated = repository(str(name))
         path = fetch(
@@ -175,7 +175,7 @@ def pull(
         UserError: See `fetch`; or its weights cannot be read.
     """
     repo_id, stated = repository(name)
-    folder = Path(folder).expanduser()
+    folder = at_home(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file, a folder is needed")
     found = {WEIGHTS: fetch(repo_id, revision=revision or stated, local_files_only=local_files_only)}

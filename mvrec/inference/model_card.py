@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from mvrec import __version__
 from mvrec.errors import UserError
-from mvrec.files import sha256
+from mvrec.files import at_home, sha256
 from mvrec.inference.recogniser import Recogniser
 from mvrec.models.backbone import Backbone
 from mvrec.models.framewise import Framewise
@@ -58,7 +58,7 @@ def model_card(
 
 def origin_of(path: Path) -> dict[str, Any]:
     """Name and SHA-256 of the file that weights came from."""
-    return {"file": path.name, "sha256": sha256(path.expanduser())}
+    return {"file": path.name, "sha256": sha256(at_home(path))}
 
 
 def card_of(recogniser: Recogniser) -> dict[str, Any]:

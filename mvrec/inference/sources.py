@@ -4,15 +4,15 @@ import glob
 import math
 import re
 from collections.abc import Sequence
-from itertools import chain, islice
 from pathlib import Path
 
 from mvrec.data.archive import ArchiveMember
 from mvrec.data.index import Sample
 from mvrec.data.kinds import Kind
-from mvrec.data.layouts import PROBED, SPLITS, find_prefix
+from mvrec.data.layouts import SPLITS, placed_rows
 from mvrec.data.lists import Row, read_files
 from mvrec.errors import UserError
+from mvrec.files import at_home
 
 LISTS = (".txt", ".csv")
 
@@ -49,7 +49,7 @@ def as_sample(file: Path | Sample) -> Sample:
 
 
 def _of_one(source: str, kind: Kind) -> list[Sample]:
-    path = Path(source).expanduser()
+    path = at_home(source)
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in kind.extensions and p.is_file())
         return [Sample(file, 0) for file in files]
@@ -64,19 +64,17 @@ def _of_one(source: str, kind: Kind) -> list[Sample]:
 
 
 def _of_list(path: Path) -> list[Sample]:
-    rows = read_files(path)
-    probed = list(islice(rows, PROBED))
     split = next((name for name in SPLITS if re.search(rf"(^|_){name}(_|$)", path.stem)), path.stem)
-    prefix = find_prefix(path.parent, split, probed) or ""
+    rows = placed_rows(path.parent, split, read_files(path), [])  # each file that is not there is told by itself
     return [
-        Sample(_file(path.parent, row, prefix), 0, _seconds(row.start_seconds), _seconds(row.end_seconds), row.where)
-        for row in chain(probed, rows)
+        Sample(_file(path.parent, row), 0, _seconds(row.start_seconds), _seconds(row.end_seconds), row.where)
+        for row in rows
     ]
 
 
-def _file(root: Path, row: Row, prefix: str) -> Path | ArchiveMember:
+def _file(root: Path, row: Row) -> Path | ArchiveMember:
     if row.offset < 0:
-        return root / (Path(row.path).expanduser() if row.path.startswith("~") else prefix + row.path)
+        return root / row.path
     for end in (match.end() for match in re.finditer(r"\.tar(?=/)", row.path)):
         if (root / row.path[:end]).is_file():
             return ArchiveMember(root / row.path[:end], row.path[end + 1 :], row.offset, row.size)

@@ -22,13 +22,19 @@ JPEG_QUALITY = 82
 
 
 def thumbnails(
-    path: Path | ArchiveMember, protocol: Protocol | ImageProtocol, *, frames: int = 4, pixels: int = 160
+    path: Path | ArchiveMember,
+    protocol: Protocol | ImageProtocol,
+    *,
+    span: tuple[float | None, float | None] = (None, None),
+    frames: int = 4,
+    pixels: int = 160,
 ) -> list[bytes]:
-    """Frames of the central clip of a video, cropped in the centre, or an image, as a protocol has them.
+    """Frames of the central clip of a video or a part of it, cropped in the centre, or an image, as a protocol has it.
 
     Args:
         path: The file.
         protocol: How it becomes views; of these one is taken.
+        span: Start and end of the part in seconds; `None` for those of the video.
         frames: How many frames of a clip, at most.
         pixels: Side of a picture, at most.
 
@@ -42,7 +48,7 @@ def thumbnails(
         view = protocol_view(read_image(path, upright=protocol.upright), protocol)  # (1, C, h, w)
     else:
         one = replace(protocol, views=replace(protocol.views, num_clips=1, num_crops=1))
-        view = video_views(Sample(path, 0), one, opener=open_video)[0]  # (T, C, h, w)
+        view = video_views(Sample(path, 0, *span), one, opener=open_video)[0]  # (T, C, h, w)
         count = min(frames, len(view))
         view = view[[(2 * place + 1) * len(view) // (2 * count) for place in range(count)]]
     return [_jpeg(picture) for picture in _small(view, pixels)]

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image
+from video_files import read_number, write_video
 
 from mvrec.commands.report import main
 from mvrec.data.protocol import ImageProtocol, Protocol, Views
 from mvrec.data.sampling import ClipSpec
 from mvrec.errors import DecodeError, UserError
+from mvrec.evaluation.report_parts import mistakes_section
+from mvrec.evaluation.run_results import read_predictions
 from mvrec.inference.thumbnails import find_file, thumbnails
 
 
@@ -208,6 +211,18 @@ def test_pictures_are_as_players_show_them(tmp_path, kind):
     picture = np.asarray(Image.open(io.BytesIO(content)))
     assert picture[:, :28].mean() > 230
     assert picture[:, 36:].mean() < 25
+
+
+def test_the_part_that_was_scored_is_shown(tmp_path):
+    path = write_video(tmp_path / "a.mp4", num_frames=100, size=(64, 64))
+    listed = tmp_path / "predictions.csv"
+    columns = "path,label,class_1,probability_1,views,error,start_seconds,end_seconds"
+    listed.write_text(f"{columns}\n{path},walk,run,0.9,1,,2.000,3.000\n")
+    (row,) = read_predictions(listed)
+    protocol = Protocol(ClipSpec(num_frames=1), Views(num_clips=1, short_side=64), size=64)
+    (content,) = thumbnails(path, protocol, span=row.span)
+    assert 60 <= read_number(np.asarray(Image.open(io.BytesIO(content)))) < 90
+    assert "from 2 s to 3 s" in mistakes_section([row], 1, "videos", lambda row: [content])
 
 
 def test_files_in_a_tar_and_in_a_moved_tar(tmp_path):

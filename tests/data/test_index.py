@@ -54,6 +54,8 @@ def test_csv_with_header(tmp_path, newline, encoding):
 def test_columns_in_any_order_and_others_passed_over(tmp_path):
     index = listed(tmp_path, "Label,youtube_id,END,Path\n1,x,2,b.mp4\n0,y,,a.mp4\n")
     assert list(index) == [Sample(tmp_path / "b.mp4", 1, None, 2.0), Sample(tmp_path / "a.mp4", 0)]
+    columns = listed(tmp_path, "path,label,start,start_seconds\na.mp4,0,2,mine\n").columns()
+    assert columns == {"start_seconds": ["2.000"], "end_seconds": [""], "list_start_seconds": ["mine"]}
 
 
 @pytest.mark.parametrize("separator", [" ", ",", "\t", ", ", "  "])

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from mvrec.data.lists import Row, read_rows, write_rows
+from mvrec.data.lists import Row, read_files, read_rows, write_rows
 from mvrec.errors import UserError
 
 
@@ -74,6 +74,7 @@ ROWS = [
     Row('sagt "ja"\n.mp4', "jump; high", 1.25, 1e-07),
     Row("\udce9 straße.mp4", "7", math.nan, 2.5),
     Row("x.tar/n01.tar/1.JPEG", "n01", offset=1536, size=2**40),
+    Row("c.mp4", "run", others=(("camera", "left, 2"), ("who", ""))),
 ]
 
 
@@ -84,6 +85,7 @@ ROWS = [
         ([0, 2], "path,label,start,end"),
         ([0, 3], "path,label,offset,size"),
         ([2, 0, 3], "path,label,start,end,offset,size"),
+        ([4], "path,label,camera,who"),
         ([], "path,label"),
     ],
 )
@@ -103,3 +105,12 @@ def test_a_row_that_would_not_come_back_is_refused_and_nothing_is_left(tmp_path,
         write_rows(path, [Row("fine.mp4", "a"), row])
     assert [file.name for file in tmp_path.iterdir()] == ["train.csv"]
     assert path.read_text() == "before"
+
+
+@pytest.mark.parametrize("text", ["path,label\n{}/a.mp4,3\n{}b.mp4,3\n", "{}/a.mp4 3\n{}b.mp4 3\n"])
+def test_a_home_directory_and_names_that_only_begin_like_one(tmp_path, monkeypatch, text):
+    monkeypatch.setenv("HOME", "/home/me")
+    path = tmp_path / "train.csv"
+    path.write_text(text.format("~", "~"))
+    assert [row.path for row in read_rows(path)] == ["/home/me/a.mp4", "~b.mp4"]
+    assert [row.path for row in read_files(path)] == ["/home/me/a.mp4", "~b.mp4"]

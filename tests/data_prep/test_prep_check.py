@@ -190,7 +190,8 @@ def test_lists_with_repeated_rows_spans_and_missing_files(tmp_path):
         Row("train/run/0.mp4", "run"),
         Row("train/run/1.mp4", "run", 0.0, 0.5),
         Row("train/run/1.mp4", "run", 0.5, 0.9),
-        Row("train/run/1.mp4", "run", 5.0, 6.0),
+        Row("train/run/1.mp4", "run", 5.0, 6.0, others=(("camera", "left"),)),
+        Row("train/run/1.mp4", "run", 0.5, 90.0),  # training takes it for a bad row, too
         Row("train/walk/9.mp4", "walk"),
     ]
     write_rows(data / "train.csv", rows)
@@ -201,7 +202,7 @@ def test_lists_with_repeated_rows_spans_and_missing_files(tmp_path):
     bad, report = statuses(out)
     assert bad["train/walk/9.mp4"] == ("missing", "no such file")
     assert bad["train/run/1.mp4"][0] == "short"
-    assert report["counts"]["train"] == {"ok": 4, "corrupt": 0, "missing": 1, "timeout": 0, "short": 1}
+    assert report["counts"]["train"] == {"ok": 4, "corrupt": 0, "missing": 1, "timeout": 0, "short": 2}
     assert report["repeated_rows"] == 1
     assert "1 rows repeat" in text
     assert len((out / "journal.jsonl").read_text().splitlines()) == 2
@@ -219,6 +220,13 @@ def test_the_list_that_is_checked_is_never_overwritten(tmp_path):
     assert code == 2
     assert "would overwrite" in err
     assert (tmp_path / "train.csv").read_bytes() == before
+
+
+def test_paths_relative_to_a_folder_of_videos_are_found_as_in_training(tmp_path):
+    write_videos(tmp_path / "videos", count=1, split="train")
+    (tmp_path / "train.csv").write_text("path,label\nrun/0.mp4,run\nwalk/0.mp4,walk\n")
+    code, text, _ = run("check", tmp_path, "--out", tmp_path / "out")
+    assert code == 0, text
 
 
 def test_lists_in_the_root_have_relative_paths_and_are_what_training_reads(tmp_path):

@@ -69,7 +69,7 @@ def make_run(tmp_path, names, *, files_per_class=4, name="run"):
     return run
 
 
-def jpeg(path):
+def jpeg(row):
     """A picture, in place of a file."""
     content = io.BytesIO()
     Image.new("RGB", (32, 32), (200, 40, 40)).save(content, "JPEG")
@@ -182,8 +182,8 @@ def test_worst_mistakes_come_first_and_a_missing_file_is_said(tmp_path):
     ]
     write_predictions(run / "predictions.csv", rows)
 
-    def moved(path):
-        raise DecodeError(path, "the file is not there <any> more")
+    def moved(row):
+        raise DecodeError(row.path, "the file is not there <any> more")
 
     page = render_report(read_results(run), thumbnails=moved)
     assert page.index("z sure.jpg") < page.index("a unsure.jpg")

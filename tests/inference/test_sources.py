@@ -80,6 +80,9 @@ def test_rows_as_training_reads_them_and_one_sample_for_each(folder):
     (folder / "a" / "val").mkdir()
     (folder / "a" / "val" / "video.mp4").write_text("x")
     assert find_sources([str(folder / "a" / "val.csv")], kind=VIDEOS) == [folder / "a" / "val" / "video.mp4"]
+    (folder / "a" / "val.csv").write_text(f"path,label\nvideo.mp4,x\n{folder}/b.mp4,x\n~b.mp4,x\n")
+    found = find_sources([str(folder / "a" / "val.csv")], kind=VIDEOS)
+    assert found == [folder / "a/val/video.mp4", folder / "b.mp4", folder / "a/val/~b.mp4"]
     (folder / "bad.csv").write_text("path,label,start,end\nb.mp4,x,5,3\n")
     with pytest.raises(UserError, match=r"bad\.csv:2: start 5 s is not before end 3 s"):
         find_sources([str(folder / "bad.csv")], kind=VIDEOS)

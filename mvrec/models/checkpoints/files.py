@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mvrec.errors import UserError
-from mvrec.files import stand_in
+from mvrec.files import at_home, stand_in
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -88,7 +88,7 @@ def read_weights(source: Source) -> StoredWeights:
     """
     if isinstance(source, Mapping):
         return _network(source, "state dict", {})
-    path = Path(source).expanduser()
+    path = at_home(source)
     if path.is_dir():
         path = weights_in(path)
     if not path.exists():
