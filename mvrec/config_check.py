@@ -140,45 +140,83 @@ def _mapping_entries(entry: Entry) -> Iterator[Entry]:
 
 
 def _file_entries(path: Path) -> list[Entry]:
-    if not path.is_file():
+    if not path.expanduser().is_file():
         others = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise UserError(f"config file {str(path)!r} does not exist{nearest(str(path), others)}")
+        found = "is a directory" if path.is_dir() else f"does not exist{nearest(str(path), others)}"
+        raise UserError(f"config file {str(path)!r} {found}")
     try:
-        tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        text = path.expanduser().read_text(encoding="utf-8")
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        loaded = yaml.safe_load(text)  # what can be composed may still be of no type
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text file: {error}") from None
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from None
-    if tree is None:
-        return []
+    except (RecursionError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if tree is None or (isinstance(loaded, dict) and list(loaded.values()) == [None]):
+        raise UserError(f"{path}: this config file sets nothing")
     if not isinstance(tree, yaml.MappingNode):
         raise UserError(f"{path}:{tree.start_mark.line + 1}: a config file must be a mapping of keys to values")
     return list(_node_entries(tree, "", path))
 
 
 def _node_entries(node: yaml.Node, prefix: str, source: Path | str) -> Iterator[Entry]:
-    """The keys of a mapping in a file, or in a flag."""
-    if isinstance(node, yaml.SequenceNode):
-        for number, item in enumerate(node.value):
-            yield from _node_entries(item, f"{prefix}[{number}]", source)
+    """The keys of a mapping in a file, or in a flag.
+
+    Raises:
+        UserError: A key that stands twice, of which YAML would take the last, or arguments of a class in a wrong place.
+    """
+    for number, item in enumerate(node.value if isinstance(node, yaml.SequenceNode) else ()):
+        if isinstance(item, yaml.ScalarNode):
+            yield Entry(f"{prefix}[{number}]", item.value, _where(source, item))
+        yield from _node_entries(item, f"{prefix}[{number}]", source)
     if not isinstance(node, yaml.MappingNode):
         return
+    lines: dict[str, str] = {}
     for key_node, value_node in node.value:
-        name = str(key_node.value)
-        where = source if isinstance(source, str) else f"{source}:{key_node.start_mark.line + 1}"
+        name, where = str(key_node.value), _where(source, key_node)
         key = f"{prefix}.{name}" if prefix else name
-        if name == "class_path":
-            yield Entry(prefix, value_node.value, where, is_class=True)
-        elif name in ("init_args", "dict_kwargs"):
-            yield from _node_entries(value_node, prefix, source)
+        if name in lines:
+            raise UserError(f"{where}: {key} stands twice (also {lines[name]}): which one counts?")
+        lines[name] = where
+        if name in CLASS_NODE_KEYS:
+            yield from _class_entries(name, value_node, prefix, source)
         elif re.fullmatch(r"model(\.backbone)+", key) and _is_string(value_node) and is_short_name(value_node.value):
             named = backbone_node(value_node.value)
             yield Entry(key, named["class_path"], where, is_class=True)
             yield from (Entry(f"{key}.{name}", value, where) for name, value in named.get("init_args", {}).items())
         else:
-            yield Entry(key, value_node.value if isinstance(value_node, yaml.ScalarNode) else None, where)
+            yield Entry(key, _text_of(value_node), where)
             yield from _node_entries(value_node, key, source)
+    beside = next((name for name in lines if name not in CLASS_NODE_KEYS), None)
+    if prefix and "class_path" in lines and beside is not None:
+        raise UserError(f"{lines[beside]}: {prefix}.{beside}: the arguments of a class stand below init_args")
+
+
+def _class_entries(name: str, node: yaml.Node, prefix: str, source: Path | str) -> Iterator[Entry]:
+    is_path = name == "class_path"
+    if not isinstance(node, yaml.ScalarNode if is_path else yaml.MappingNode) and not reads_as_null(str(node.value)):
+        wanted = "a name such as package.module.Class" if is_path else "a mapping of arguments"
+        raise UserError(f"{_where(source, node)}: {prefix}.{name} must be {wanted}")
+    if is_path:
+        yield Entry(prefix, node.value, _where(source, node), is_class=True)
+    else:
+        yield from _node_entries(node, prefix, source)
+
+
+def _where(source: Path | str, node: yaml.Node) -> str:
+    """The line of a node of a file, or the flag that it is of."""
+    return source if isinstance(source, str) else f"{source}:{node.start_mark.line + 1}"
+
+
+def _text_of(node: yaml.Node) -> str | None:
+    """The value of a key in one line; `None` of a mapping, whose keys are entries too, and of a list of mappings."""
+    if isinstance(node, yaml.SequenceNode):
+        items = [item.value for item in node.value]
+        return f"[{', '.join(items)}]" if all(isinstance(item, str) for item in items) else None
+    return node.value if isinstance(node, yaml.ScalarNode) else None
 
 
 def _is_string(node: yaml.Node) -> bool:

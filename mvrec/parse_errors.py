@@ -4,6 +4,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from mvrec.class_paths import attempts
 from mvrec.config_check import Entry, class_path_of, resolve
@@ -48,7 +49,11 @@ def explain(message: str, given: Sequence[Entry]) -> str:
     expected, told = _expected(message), attempts(message)
     if told or not expected:
         return f"{place}: {told or ' '.join(message[found.end() :].strip(': ').split())}"
-    value = entry.value if entry is not None else _given_value(message)
+    if entry is not None and entry.value is None:  # a list of classes, of which one is wrong
+        items = [one for one in given if re.fullmatch(rf"{re.escape(entry.key)}\[\d+\]", one.key)]
+        if (wrong := next((one for one in items if _kind(one) is None), None)) is not None:
+            entry, place, expected = wrong, wrong.place, [CLASS_NAME]
+    value = _given_value(message) if entry is None or entry.value is None else entry.value
     if expected == ["null"]:
         expected = [CLASS_NAME]
     names = {name.strip(" '") for text in expected for name in text.removeprefix("one of ").split(",")}
@@ -122,6 +127,12 @@ def _of_arguments(message: str, given: Sequence[Entry]) -> str:
     """Messages about the command line as a whole."""
     if (found := re.fullmatch(r"the following arguments are required: (.*)", message)) is not None:
         return _required(found.group(1).split(", ")[0].removeprefix("fit."), given)
+    if (found := re.fullmatch(r"Option '([\w.]+)' is not accepted", message)) is not None:
+        unknown = _last(entry for entry in given if f".{entry.key}".endswith(f".{found.group(1)}"))
+        if unknown is not None:
+            parent, _, name = unknown.key.rpartition(".")
+            names = {one for entry in given if entry.key == parent for one in _parameters(entry)}
+            return f"{unknown.where}: unknown key {unknown.key!r}{nearest(name, names)}"
     if message.endswith(": expected one argument"):
         entry = _last(entry for entry in given if entry.value == "" and entry.where.startswith("--"))
         return f"{entry.where} needs a value" if entry is not None else message
@@ -134,13 +145,20 @@ def _required(name: str, given: Sequence[Entry]) -> str:
     if "." not in name:  # of a class
         for entry in reversed(given):
             if name in _parameters(entry):
-                return f"{entry.place}: {entry.value} needs --{entry.key}.{name}"
+                needed = f"init_args with {name}" if entry.key.endswith("]") else f"--{entry.key}.{name}"
+                return f"{entry.place}: {entry.value} needs {needed}"
     return f"--{name} is required"
 
 
 def _parameters(entry: Entry) -> Iterable[str]:
-    kind = resolve(class_path_of(entry) or f"{HOMES.get(entry.key)}.{entry.value}")
+    kind = _kind(entry)
     return inspect.signature(kind).parameters if callable(kind) else ()
+
+
+def _kind(entry: Entry) -> Any:
+    """The class that an entry names, also by a bare name, or `None`."""
+    home = HOMES.get(entry.key.partition("[")[0])
+    return resolve(class_path_of(entry) or f"{home}.{entry.value}") or resolve(f"{home}.{entry.value}")
 
 
 def _home_names(key: str) -> list[str]:

@@ -100,6 +100,31 @@ def only_line(result: tuple[int, str, str]) -> str:
         ("trainer:\n  max_epochs: three", "bad.yaml:2: trainer.max_epochs: 'three' is not a whole number or null"),
         ("a: [1\nb: }", "bad.yaml:2: not valid YAML"),
         ("- 1\n- 2", "bad.yaml:1: a config file must be a mapping"),
+        ("# nothing\n", "bad.yaml: this config file sets nothing"),
+        ("? [1]\n: 2", "bad.yaml:1: not valid YAML: found unhashable key"),
+        ("trainer: !!python/name:os.system", "bad.yaml:1: not valid YAML: could not determine a constructor"),
+        ("a: " + 1000 * "[", "bad.yaml: not valid YAML: maximum recursion depth exceeded"),
+        ("data:\n  size: 3\nmodel: {}\ndata:\n  root: x", "bad.yaml:4: data stands twice (also"),
+        ("trainer: [1, 2]", "bad.yaml:1: trainer must be a mapping of keys"),
+        ("run_dir: [1, 2]", "bad.yaml:1: run_dir: '[1, 2]' is not str or null"),
+        ("model:\n  backbone:\n    class_path: [1]", "bad.yaml:3: model.backbone.class_path must be a name"),
+        (
+            "model:\n  optimizer:\n    class_path: SGD\n    lr: 1",
+            "bad.yaml:4: model.optimizer.lr: the arguments of a class stand below init_args",
+        ),
+        (
+            "trainer:\n  callbacks:\n    - EarlyStopping",
+            "bad.yaml:3: trainer.callbacks[0]: EarlyStopping needs init_args with monitor",
+        ),
+        (
+            "trainer:\n  callbacks:\n    - class_path: EarlyStoping",
+            "bad.yaml:3: trainer.callbacks[0]: 'EarlyStoping' is not a class name such as package.module.Class; did "
+            "you mean 'EarlyStopping'?",
+        ),
+        (
+            "trainer:\n  callbacks:\n    - class_path: EarlyStopping\n      init_args: {monitr: val/loss}",
+            "bad.yaml:4: unknown key 'trainer.callbacks[0].monitr'; did you mean 'monitor'?",
+        ),
     ],
 )
 def test_a_wrong_config_is_one_line_with_file_and_line(command, tmp_path, text, expected):
