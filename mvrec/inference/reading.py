@@ -6,6 +6,8 @@ from mvrec.data.guarded_files import readers
 from mvrec.errors import UserError
 from mvrec.limits import Limits
 
+LARGEST = 1_000_000_000  # seconds or GiB: calls of the system do not take any number
+
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """Add the flags, which have the names and defaults of the keys of training."""
@@ -37,7 +39,7 @@ def start_readers(options: argparse.Namespace, *, count: int = 1) -> None:
         UserError: A limit is out of range.
     """
     for name in ("decode_timeout", "decode_memory"):
-        if not 0 <= getattr(options, name) < float("inf"):
-            raise UserError(f"--{name} must be 0 or above, got {getattr(options, name):g}")
+        if not 0 <= getattr(options, name) <= LARGEST:
+            raise UserError(f"--{name} must lie in 0..{LARGEST}, got {getattr(options, name):g}")
     readers.limits = Limits(options.decode_timeout or None, options.decode_memory or None)
     readers.start(count)

@@ -202,7 +202,7 @@ def _class_names(saved: Sequence[str] | None, wanted: str | None, count: int, pa
         raise UserError(
             f"{path} has {count} classes and does not name them: --classes FILE, with one name per line in label order"
         )
-    names = tuple(known_class_names(wanted or SHIPPED_CLASSES[count]))
+    names = tuple(known_class_names(SHIPPED_CLASSES[count] if wanted is None else wanted))
     if len(names) != count:
         raise UserError(f"--classes={wanted} has {len(names)} names, {path} has {count} classes")
     if wanted is None:

@@ -51,7 +51,10 @@ def as_sample(file: Path | Sample) -> Sample:
 def _of_one(source: str, kind: Kind) -> list[Sample]:
     path = at_home(source)
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in kind.extensions and p.is_file())
+        try:
+            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in kind.extensions and p.is_file())
+        except OSError as error:  # of a folder below that is no place for files, as in /proc
+            raise UserError(f"{path}: {error.filename} cannot be listed ({error.strerror})") from error
         return [Sample(file, 0) for file in files]
     if path.suffix.lower() in LISTS and path.is_file():
         return _of_list(path)

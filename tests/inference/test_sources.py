@@ -1,10 +1,14 @@
 """What files, folders, lists and patterns mean."""
 
+import argparse
+from pathlib import Path
+
 import pytest
 
 from mvrec.data.kinds import IMAGES, VIDEOS
 from mvrec.errors import UserError
 from mvrec.inference import sources
+from mvrec.inference.reading import start_readers
 
 
 def find_sources(names, *, kind):
@@ -56,6 +60,18 @@ def test_what_means_no_file(folder):
     ):
         with pytest.raises(UserError, match=message):
             find_sources([str(folder / source)], kind=VIDEOS)
+
+
+def test_a_folder_that_cannot_be_listed_and_limits_that_no_clock_takes(folder, monkeypatch):
+    def refuse(*args):
+        raise OSError(22, "Invalid argument", "/proc/1/net")
+
+    monkeypatch.setattr(Path, "rglob", refuse)
+    with pytest.raises(UserError, match=r"/proc/1/net cannot be listed \(Invalid argument\)"):
+        find_sources([str(folder)], kind=VIDEOS)
+    options = argparse.Namespace(decode_timeout=1e30, decode_memory=1.0)
+    with pytest.raises(UserError, match=r"--decode_timeout must lie in 0\.\.1000000000, got 1e\+30"):
+        start_readers(options)
 
 
 def test_rows_as_training_reads_them_and_one_sample_for_each(folder):
