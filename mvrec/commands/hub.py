@@ -2,6 +2,7 @@
 
 import argparse
 
+from mvrec.errors import UserError
 from mvrec.files import at_home
 from mvrec.inference.hub import pull, push_to_hub, repository, save_pretrained
 from mvrec.inference.recogniser import load_recogniser
@@ -20,7 +21,7 @@ def main(arguments: list[str]) -> None:
     )
     push.add_argument("--classes", metavar="FILE", help="names in label order, where the weights have none")
     push.add_argument("--private", action="store_true", default=None, help="a repository that is made is private")
-    push.add_argument("--message", default="Upload model with mvrec", metavar="TEXT", help="of the commit")
+    push.add_argument("--message", metavar="TEXT", help="of the commit (default: Upload model with mvrec)")
     push.add_argument("--branch", help="in place of main")
     push.add_argument("--create_pr", action="store_true", help="make a pull request instead of a commit")
     push.set_defaults(run=_push)
@@ -37,6 +38,9 @@ def main(arguments: list[str]) -> None:
 
 
 def _push(options: argparse.Namespace) -> None:
+    for name in ("private", "message", "branch", "create_pr"):
+        if getattr(options, name) and _is_folder(options.destination):
+            raise UserError(f"--{name} is for a repository of the Hub, and {options.destination} is a folder")
     recogniser = load_recogniser(options.ckpt, classes=options.classes, device="cpu", where="CKPT")
     if _is_folder(options.destination):
         folder = save_pretrained(recogniser, options.destination)
@@ -46,7 +50,7 @@ def _push(options: argparse.Namespace) -> None:
     address = push_to_hub(
         recogniser,
         repo_id,
-        commit_message=options.message,
+        commit_message=options.message or "Upload model with mvrec",
         private=options.private,
         branch=options.branch or revision,
         create_pr=options.create_pr,

@@ -37,6 +37,8 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--root={options.root}: there is no such directory")
     run = options.run
     output = options.output or run / "report.html"
+    if output.is_dir():
+        raise UserError(f"--output={output} is a folder: name the HTML file in it")
     results = read_results(run)
     panels = _panels(results)
     pictures = _pictures(results, options.root)

@@ -152,6 +152,7 @@ def test_damaged_curves_are_a_note(trained, tmp_path, capsys):
         (["."], "is no run directory"),
         ([".", "--mistakes", "-1"], "0 or more"),
         ([".", "--root", "nowhere"], "no such directory"),
+        ([".", "-o", ""], "is a folder: name the HTML file in it"),
     ],
 )
 def test_bad_input(tmp_path, monkeypatch, arguments, message):
