@@ -71,6 +71,8 @@ class Found(NamedTuple):
 def newest_checkpoint(folder: Path) -> Found | None:
     """The whole checkpoint in a folder that is furthest in training; damaged ones are named in a warning.
 
+    Those of weights alone are passed over: a run cannot go on from them.
+
     Args:
         folder: A run's `checkpoints`.
     """
@@ -79,7 +81,7 @@ def newest_checkpoint(folder: Path) -> Found | None:
         step = _step(path)
         if step is None:
             damaged.append(path)
-        else:
+        elif step >= 0:
             found.append(Found(step, path.stat().st_mtime_ns, path))
     for candidate in sorted(found, reverse=True):
         if is_whole(candidate.path):
@@ -93,8 +95,9 @@ def newest_checkpoint(folder: Path) -> Found | None:
 
 
 def _step(path: Path) -> int | None:
-    """At which optimiser step a checkpoint was saved, or `None` for what cannot be read."""
+    """At which optimiser step a checkpoint was saved, -1 for one of weights alone, `None` for what cannot be read."""
     try:
-        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return int(checkpoint["global_step"]) if "optimizer_states" in checkpoint else -1
     except Exception:  # a damaged file shows itself as anything; the caller says that it is damaged
         return None

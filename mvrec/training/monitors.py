@@ -1,5 +1,6 @@
 """Which scores a run watches: which direction is better, and whether any validation will log them."""
 
+import string
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -8,12 +9,28 @@ import lightning as L
 from mvrec.errors import UserError, nearest
 
 Mode = Literal["min", "max"]
+COUNTS = ("epoch", "step")  # what a file's name may show beside scores
 
 
 def mode_of(score: str) -> Mode:
     """Whether less or more of a score is better, by its name."""
     name = score.lower()
     return "min" if any(word in name for word in ("loss", "error")) else "max"
+
+
+def placeholders(filename: str) -> list[str]:
+    """The names in braces in a file's name.
+
+    Raises:
+        UserError: Braces or formats that no number can be put into, which would show only at the first checkpoint.
+    """
+    try:
+        fields = [(name, spec) for _, name, spec, _ in string.Formatter().parse(filename) if name is not None]
+        for name, spec in fields:
+            format(1 if name in COUNTS else 1.0, spec or "")
+    except ValueError as error:
+        raise UserError(f"checkpoint.filename {filename!r}: {error}") from None
+    return [name for name, _ in fields]
 
 
 def check_monitors(trainer: L.Trainer, known: Iterable[str]) -> None:
@@ -30,6 +47,10 @@ def check_monitors(trainer: L.Trainer, known: Iterable[str]) -> None:
     # Callbacks of others may log what they like.
     others = any(type(one).__module__.split(".")[0] not in ("lightning", "mvrec") for one in trainer.callbacks)  # type: ignore[attr-defined]
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for name in placeholders(getattr(callback, "filename", None) or ""):
+            hint = _nearest(name, [*names, *COUNTS])
+            if name not in (*names, *COUNTS) and (hint or not others):
+                raise UserError(f"checkpoint.filename {callback.filename!r}: nothing in this run logs {name!r}{hint}")
         monitor = getattr(callback, "monitor", None)
         if not isinstance(monitor, str):
             continue

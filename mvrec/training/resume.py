@@ -68,6 +68,8 @@ def check_resume(config: dict[str, Any], checkpoint: str | None) -> None:
     """
     if checkpoint is not None and Path(checkpoint).is_file():
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        if "optimizer_states" not in saved:
+            raise UserError(f"{checkpoint} has weights alone (checkpoint.save_weights_only). {anew(checkpoint)}")
         changes_since(saved, config, path=checkpoint)
 
 

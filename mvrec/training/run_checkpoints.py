@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mvrec.errors import UserError
 from mvrec.training.checkpoint_files import BEST, LAST, PREVIOUS
-from mvrec.training.monitors import Mode, mode_of
+from mvrec.training.monitors import Mode, mode_of, placeholders
 
 LOSS = "val/loss"
 
@@ -31,6 +31,7 @@ class CheckpointSettings(ModelCheckpoint):
 
     def __init__(self, mode: Mode | None = None, filename: str | None = None, **knobs: Any) -> None:
         filename = None if filename == "best" else filename  # what earlier versions wrote for the default
+        placeholders(filename or "")
         intervals = [knobs.get(name) for name in ("every_n_train_steps", "every_n_epochs", "train_time_interval")]
         self.keeps_best, self.keeps_last = knobs.get("save_top_k", 1) != 0, bool(knobs.get("save_last", True))
         self.keeps_more = knobs.get("save_top_k", 1) not in (0, 1) or filename is not None or any(intervals)

@@ -5,12 +5,15 @@ import resource
 import pytest
 import torch
 
+from mvrec.errors import UserError
 from mvrec.training.checkpoint_files import CheckpointFiles, is_whole, newest_checkpoint
+from mvrec.training.resume import check_resume
 from mvrec.training.run_directory import MetricsCsv
 
 
 def checkpoint(step):
-    return {"global_step": step, "state_dict": {"weight": torch.full((5000,), float(step))}}
+    weights = {"weight": torch.full((5000,), float(step))}
+    return {"global_step": step, "state_dict": weights, "optimizer_states": []}
 
 
 @pytest.fixture
@@ -128,6 +131,16 @@ def test_rows_that_a_crash_has_damaged_are_left_out(tmp_path, rows, caplog):
     assert (tmp_path / "metrics.csv").read_text().splitlines() == ["step,loss", "0,1.0", "2,2.0"]
     assert (tmp_path / "metrics.csv.damaged").read_bytes() == before
     assert "metrics.csv: 1 damaged rows are left out" in caplog.text
+
+
+def test_from_weights_alone_no_run_goes_on(folder):
+    weights = {name: value for name, value in checkpoint(9).items() if name != "optimizer_states"}
+    CheckpointFiles().save_checkpoint(weights, folder / "best.ckpt")
+    assert newest_checkpoint(folder).path.name == "last.ckpt"
+    with pytest.raises(
+        UserError, match=r"best.ckpt has weights alone .* To start anew from its weights: --model.weights"
+    ):
+        check_resume({}, str(folder / "best.ckpt"))
 
 
 def test_an_empty_or_missing_folder(tmp_path):

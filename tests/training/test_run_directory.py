@@ -229,6 +229,22 @@ def test_a_name_that_is_the_runs_own_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("filename", "message"),
+    [
+        ("{epoch", r"'\{epoch': expected '\}' before end of string"),
+        ("{epoch:zz}", "checkpoint.filename .*: "),
+        ("{val/topp1:.2f}", r"nothing in this run logs 'val/topp1'; did you mean 'val/top1'\?"),
+        ("{epoch:02d}-{step}-{val/top1:.2f}", None),
+    ],
+)
+def test_a_name_shows_only_what_is_logged(filename, message):
+    refused = pytest.raises(UserError, match=message) if message else contextlib.nullcontext()
+    with refused:
+        settings = CheckpointSettings(monitor="val/top1", filename=filename, save_top_k=2)
+        check_monitors(SimpleNamespace(callbacks=[settings], num_val_batches=[3]), ["val/top1", "val/loss"])
+
+
+@pytest.mark.parametrize(
     ("monitor", "mode", "message"),
     [
         (
