@@ -50,7 +50,9 @@ def main(arguments: list[str]) -> None:
     failed = []
     results = _of_stream(recogniser, options) if streams else _of_files(recogniser, options)
     with _output(options.output, live=bool(streams)) as file, contextlib.suppress(KeyboardInterrupt):
-        writer = WRITERS[options.format](file, recogniser.class_names, min(options.top, len(recogniser.class_names)))
+        ending = options.output.suffix[1:] if options.output else ""
+        form = options.format or (ending if ending in FORMATS else "table")
+        writer = WRITERS[form](file, recogniser.class_names, min(options.top, len(recogniser.class_names)))
         for result in results:
             writer.write(result)
             file.flush()
@@ -74,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes per result (default: %(default)s)")
     parser.add_argument("--window", type=float, metavar="S", help="cut videos into pieces of this many seconds")
     parser.add_argument("--stride", type=float, metavar="S", help="seconds from piece to piece (default: --window)")
-    parser.add_argument("--format", choices=FORMATS, default="table", help="default: %(default)s")
+    parser.add_argument("--format", choices=FORMATS, help="default: as --output ends (.csv, .jsonl), else table")
     parser.add_argument("-o", "--output", type=at_home, metavar="FILE", help="write there (default: print)")
     parser.add_argument("--protocol", metavar="NAME", help=f"in place of the checkpoint's: {', '.join(PRESETS)}")
     parser.add_argument("--views_per_forward", type=int, metavar="N", help="views at a time (default: all of a video)")

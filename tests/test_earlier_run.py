@@ -1,0 +1,64 @@
+"""A run of an earlier state of this package is resumed, scored, recognised with and exported as it was then.
+
+`golden/earlier_run` was trained for 12 epochs of 4 steps on the data of the fixture `digits`.
+"""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+EARLIER = Path(__file__).parent / "golden/earlier_run"
+CHECKPOINT = EARLIER / "checkpoints/last.ckpt"
+NEXT_LOSSES = [2.4686813, 2.2014146, 2.5390997, 2.2981927]  # of the four steps after the checkpoint, recorded then
+TEST = {"top1": 0.125, "top5": 0.5, "mean_class": 0.125, "loss": 2.4030316}
+GROWS = [("orbit_counterclockwise", 0.156364), ("orbit_clockwise", 0.139085), ("move_left", 0.118815)]
+
+
+def test_it_goes_on_with_the_same_losses(command, digits, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(EARLIER, run)
+    flags = [f"--config={run / 'config.yaml'}", f"--run_dir={run}", "--resume=auto", f"--data.root={digits}"]
+    code, _, err = command("fit", *flags, "--trainer.max_epochs=13")
+    assert code == 0, err
+    losses, before = (
+        [float(row["train/loss"]) for row in read(folder / "metrics.csv") if row["train/loss"]]
+        for folder in (run, EARLIER)
+    )
+    assert losses[:48] == before
+    assert losses[48:] == pytest.approx(NEXT_LOSSES, abs=1e-4)
+
+
+def test_its_scores_and_predictions_are_those_of_then(command, digits, tmp_path):
+    code, _, err = command("test", f"--ckpt_path={CHECKPOINT}", f"--data.root={digits}", f"--run_dir={tmp_path}")
+    assert code == 0, err
+    assert json.loads((tmp_path / "metrics.json").read_text())["metrics"] == pytest.approx(TEST, abs=1e-5)
+    rows = read(tmp_path / "predictions.csv")
+    assert len(rows) == 24
+    assert best_of(rows[0]) == GROWS
+    video = digits / "test/grow/00000.mp4"
+    code, _, err = command("recognize", "--ckpt", CHECKPOINT, video, "--output", tmp_path / "recognised.csv")
+    assert code == 0, err
+    (row,) = read(tmp_path / "recognised.csv")
+    assert best_of(row) == GROWS
+
+
+def test_it_is_exported(command, digits, tmp_path):
+    exported = tmp_path / "network.safetensors"
+    code, _, err = command("export", CHECKPOINT, "--output", exported)
+    assert code == 0, err
+    flags = [f"--model.weights={exported}", f"--data.root={digits}", f"--run_dir={tmp_path / 'run'}"]
+    config = EARLIER / "config.yaml"
+    code, _, err = command("test", f"--config={config}", *flags)
+    assert code == 0, err
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["metrics"] == pytest.approx(TEST, abs=1e-5)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def best_of(row: dict[str, str]) -> list[tuple[str, float]]:
+    return [(row[f"class_{rank}"], pytest.approx(float(row[f"probability_{rank}"]), abs=2e-6)) for rank in (1, 2, 3)]
