@@ -69,7 +69,7 @@ def draw_curves(metrics: Path, output: Path) -> bool:
         axes.grid(alpha=0.3)
         if logarithmic:
             axes.set_yscale("log")
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="upper right")  # to look for the best place takes seconds of a long run
     for axes in list(figure.axes)[len(panels) :]:
         axes.set_visible(False)
     with atomic_path(output) as temporary:

@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import time
+from pathlib import Path
 
 import prep_support  # noqa: F401 - makes data_prep importable
 import pytest
@@ -102,7 +103,8 @@ def test_a_process_killed_while_idle_costs_no_item():
     stream = run_jobs(work, [("pid", 0), 4, 5], workers=1, limits=Limits())
     _, pid = next(stream)
     os.kill(pid, signal.SIGKILL)
-    time.sleep(0.2)
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
     assert dict(stream) == {4: 8, 5: 10}
 
 
