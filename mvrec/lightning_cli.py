@@ -39,6 +39,7 @@ from mvrec.config_check import (
 )
 from mvrec.data.presets import PRESETS
 from mvrec.errors import UserError
+from mvrec.files import at_home
 from mvrec.inherited import (
     CHECKPOINT_KEYWORDS,
     chosen_mode,
@@ -226,11 +227,11 @@ class MvrecCLI(LightningCLI):
         config = self.config[self.subcommand]
         with refusals(MvrecParser.given):
             check_trainer(config.trainer, str(self.subcommand))
-        self.run_dir = Path(config.run_dir or default_run_dir(config))
+        self.run_dir = at_home(config.run_dir or default_run_dir(config))
         config.checkpoint.mode = chosen_mode(MvrecParser.given, config.checkpoint.monitor)
         if config.get("ckpt_path") not in (None, *CHECKPOINT_KEYWORDS):
             config.model.weights = None  # the checkpoint has its own, and the file that its run began with may be gone
-        self.checkpoint_dir = Path(config.checkpoint.dirpath or self.run_dir / "checkpoints")
+        self.checkpoint_dir = at_home(config.checkpoint.dirpath or self.run_dir / "checkpoints")
         if config.trainer.limit_val_batches == 0 and config.checkpoint.monitor == SINGLE_LABEL_SCORE:
             config.checkpoint.monitor = None  # nothing will be measured: the newest checkpoint is the best there is
         parser = self._parser(self.subcommand)
@@ -405,7 +406,7 @@ def configure_output() -> None:
 def _run_dir_of(given: Sequence[Entry], arguments: Sequence[str]) -> Path:
     """Where the run goes, known before anything is parsed."""
     if (run_dir := last_value(given, "run_dir")) is not None:
-        return Path(run_dir.value)
+        return at_home(run_dir.value)
     checkpoint = last_value(given, "ckpt_path")
     configs = [value for name, value in flags(arguments) if name in CONFIG_FLAGS]
     return default_run_dir(Namespace(ckpt_path=checkpoint.value if checkpoint else None, config=configs))

@@ -16,6 +16,14 @@ ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "configs/demo.yaml"
 
 
+def test_a_run_directory_may_lie_at_home(monkeypatch):
+    from mvrec.config_check import Entry
+    from mvrec.lightning_cli import _run_dir_of
+
+    monkeypatch.setenv("HOME", "/home/me")
+    assert _run_dir_of([Entry("run_dir", "~/runs/a", "--run_dir")], []) == Path("/home/me/runs/a")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["fti"], []])
 def test_light_answers_import_nothing_heavy(arguments):
     code = (

@@ -123,6 +123,8 @@ def _eight_bits(image: Image.Image) -> npt.NDArray[np.uint8]:
         if high > 255:
             raise _GreyRangeError(f"floating-point grey values up to {high:g}: scale them to 0..1")
         return np.rint(values * (255 if high <= 1 else 1)).astype(np.uint8)
+    if image.format == "FITS":  # its header may move and stretch the values, which Pillow does not mind
+        raise _GreyRangeError("grey values of FITS: convert the image to 8 bits")
     is_tiff = image.format == "TIFF"
     if is_tiff and image.getexif().get(_PHOTOMETRIC) == 0:  # white is 0, which Pillow minds up to 8 bits only
         raise _GreyRangeError("more than 8 bits with white as 0: convert the image to 8 bits")

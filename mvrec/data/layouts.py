@@ -69,9 +69,7 @@ class Layout(ABC):
         yield from scan_class_folders(folder, kind=self.kind, root=self.root, skipped=skipped)
         if skipped and folder not in self._skipped_said:
             self._skipped_said.add(folder)
-            count = f"{len(skipped)} files" if len(skipped) > 1 else "1 file"
-            text = f"{folder}: {count} skipped, by the name no {self.kind.noun} of a class: {_some(skipped)}"
-            self.notes.append((logging.WARNING, text))
+            self.notes.append((logging.WARNING, skipped_text(folder, skipped, f"{self.kind.noun} of a class")))
 
     @abstractmethod
     def has(self, split: str) -> bool:
@@ -335,6 +333,12 @@ def files_below(
     for name in sorted(folders):
         below = f"{prefix}{name}/"
         yield from files_below(f"{folder}/{name}", kind, below, skipped=skipped, skipped_prefix=skipped_prefix)
+
+
+def skipped_text(folder: Path, skipped: Sequence[str], noun: str) -> str:
+    """What there is to say of the files in a folder that are not what is looked for, of which there is one at least."""
+    count = f"{len(skipped)} files" if len(skipped) > 1 else "1 file"
+    return f"{folder}: {count} skipped, by the name no {noun}: {_some(skipped)}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,18 +1,22 @@
 """What a command is to read: files, folders, lists and patterns as one list of files and parts of files."""
 
 import glob
+import logging
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mvrec.data.archive import ArchiveMember
 from mvrec.data.index import Sample
 from mvrec.data.kinds import Kind
-from mvrec.data.layouts import SPLITS, placed_rows
+from mvrec.data.layouts import SPLITS, files_below, placed_rows, skipped_text
 from mvrec.data.lists import Row, read_files
 from mvrec.errors import UserError
 from mvrec.files import at_home
+
+log = logging.getLogger("mvrec")
 
 LISTS = (".txt", ".csv")
 
@@ -51,11 +55,11 @@ def as_sample(file: Path | Sample) -> Sample:
 def _of_one(source: str, kind: Kind) -> list[Sample]:
     path = at_home(source)
     if path.is_dir():
-        try:
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in kind.extensions and p.is_file())
-        except OSError as error:  # of a folder below that is no place for files, as in /proc
-            raise UserError(f"{path}: {error.filename} cannot be listed ({error.strerror})") from error
-        return [Sample(file, 0) for file in files]
+        skipped: list[str] = []
+        names = list(files_below(str(path), replace(kind, nested=True), skipped=skipped))
+        if skipped:
+            log.warning("%s", skipped_text(path, skipped, kind.noun))
+        return [Sample(file, 0) for file in sorted(path / name for name in names)]
     if path.suffix.lower() in LISTS and path.is_file():
         return _of_list(path)
     if path.exists():

@@ -127,6 +127,15 @@ def test_grey_without_a_known_white_is_refused(tmp_path, values):
         read_image(write(tmp_path / "a.tif", encoded(Image.fromarray(values), "TIFF")))
 
 
+def test_grey_of_fits_is_refused(tmp_path):
+    """Its header may say by how much every value is to be raised."""
+    numbers = {"SIMPLE": "T", "BITPIX": 16, "NAXIS": 2, "NAXIS1": 4, "NAXIS2": 2, "BZERO": 32768}
+    header = "".join(f"{name:8}= {value:>20}".ljust(80) for name, value in numbers.items()) + "END"
+    content = header.ljust(2880).encode() + np.full(8, -32768, ">i2").tobytes().ljust(2880, b"\0")
+    with pytest.raises(DecodeError, match="grey values of FITS: convert the image to 8 bits"):
+        read_image(write(tmp_path / "a.fits", content))
+
+
 def test_alpha_is_dropped_and_not_blended(tmp_path):
     pixels = picture()
     alpha = np.zeros((*pixels.shape[:2], 1), np.uint8)

@@ -1,7 +1,6 @@
 """What files, folders, lists and patterns mean."""
 
 import argparse
-from pathlib import Path
 
 import pytest
 
@@ -23,8 +22,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_folders_files_and_patterns(folder):
+def test_folders_files_and_patterns(folder, caplog):
     assert find_sources([str(folder)], kind=VIDEOS) == [folder / "a/b [1].mp4", folder / "a/c d.MKV", folder / "b.mp4"]
+    assert f"{folder}: 2 files skipped, by the name no video: notes.txt, a/ü.png" in caplog.text
     assert find_sources([str(folder)], kind=IMAGES) == [folder / "a/ü.png"]
     assert find_sources([f"{folder}/*/*.M*"], kind=VIDEOS) == [folder / "a/c d.MKV"]
     assert find_sources([f"{folder}/**/*.mp4"], kind=VIDEOS) == [folder / "a/b [1].mp4", folder / "b.mp4"]
@@ -66,8 +66,8 @@ def test_a_folder_that_cannot_be_listed_and_limits_that_no_clock_takes(folder, m
     def refuse(*args):
         raise OSError(22, "Invalid argument", "/proc/1/net")
 
-    monkeypatch.setattr(Path, "rglob", refuse)
-    with pytest.raises(UserError, match=r"/proc/1/net cannot be listed \(Invalid argument\)"):
+    monkeypatch.setattr("mvrec.data.layouts.os.scandir", refuse)
+    with pytest.raises(UserError, match=f"{folder}: Invalid argument"):
         find_sources([str(folder)], kind=VIDEOS)
     options = argparse.Namespace(decode_timeout=1e30, decode_memory=1.0)
     with pytest.raises(UserError, match=r"--decode_timeout must lie in 0\.\.1000000000, got 1e\+30"):
