@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,27 +99,34 @@ def has_lists(root: Path) -> bool:
 
 
 def _walked(root: Path, only: str | None) -> dict[str, list["Row"]]:
+    from mvrec.data.layouts import skipped_text
     from mvrec.data.lists import Row
 
     rows: dict[str, list[Row]] = {}
-    for name in media_files(root, only=only):
+    skipped: list[str] = []
+    for name in media_files(root, only=only, skipped=skipped):
         parts = name.split("/")
         split = _SPLIT_NAMES.get(parts[0], parts[0])
         inner = parts[1:-1] if split in SPLITS and len(parts) > 1 else parts[:-1]
         split = split if split in SPLITS and len(parts) > 1 else NO_SPLIT
         rows.setdefault(split, []).append(Row(name, inner[0] if inner else "", source=str(root)))
+    if skipped:
+        print(skipped_text(root, skipped, only or "video or image"), file=sys.stderr)
     return rows
 
 
-def media_files(root: Path, *, only: str | None = None) -> Iterator[str]:
+def media_files(root: Path, *, only: str | None = None, skipped: list[str] | None = None) -> Iterator[str]:
     """Paths of all videos and images below a folder, relative to it, sorted; what begins with a dot is passed over.
 
-    Links to folders are followed, but not in circles. A link to a file that is not there counts as a file.
+    Links to folders are followed, but not in circles. A link to a file that is not there counts as a file. `skipped`
+    takes the paths of files of other names.
     """
-    return _media_below(os.fspath(root), "", only, frozenset())
+    return _media_below(os.fspath(root), "", only, frozenset(), [] if skipped is None else skipped)
 
 
-def _media_below(folder: str, prefix: str, only: str | None, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+def _media_below(
+    folder: str, prefix: str, only: str | None, above: frozenset[tuple[int, int]], skipped: list[str]
+) -> Iterator[str]:
     try:
         status = os.stat(folder)  # noqa: PTH116 - a Path for each of a million files costs seconds
         with os.scandir(folder) as listing:
@@ -130,9 +138,11 @@ def _media_below(folder: str, prefix: str, only: str | None, above: frozenset[tu
         return
     for entry in entries:
         if entry.is_dir():
-            yield from _media_below(entry.path, f"{prefix}{entry.name}/", only, above | {here})
+            yield from _media_below(entry.path, f"{prefix}{entry.name}/", only, above | {here}, skipped)
         elif (kind := media_kind(entry.name, prefer=only or "video")) is not None and only in (None, kind):
             yield f"{prefix}{entry.name}"
+        else:
+            skipped.append(f"{prefix}{entry.name}")
 
 
 def media_kind(name: str, *, prefer: str = "video") -> str | None:

@@ -78,6 +78,7 @@ def test_every_fault_gets_its_name(odd, tmp_path):
     assert causes["dead.mp4"] == "is a link to a file that is not there"
     assert causes["short.mp4"] == "3 frames, fewer than 8"
     assert "not a regular file" in causes["pipe.mp4"]
+    assert f"{odd}: 1 file skipped, by the name no video or image: train/walk the dog/notes.txt" in err
     assert "train" in out
     assert "corrupt: is empty (0 bytes)" in out
     rows = list(read_rows(tmp_path / "train.clean.csv"))
