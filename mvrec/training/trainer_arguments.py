@@ -32,6 +32,8 @@ NOT_HERE = {
     "BatchSizeFinder": "steps, order and schedule follow from data.batch_size before training; mvrec benchmark data "
     "tells what a size costs",
     "Timer": "--trainer.max_time does the same",
+    "GradientAccumulationScheduler": "steps and schedule follow from trainer.accumulate_grad_batches before training",
+    "BackboneFinetuning": "it would freeze the head with the backbone; --model.freeze backbone keeps all but the head",
 }
 REFUSALS = (MisconfigurationException, ValueError, TypeError, AttributeError, ImportError)
 

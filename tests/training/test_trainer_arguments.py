@@ -104,6 +104,12 @@ def test_no_argument_is_forgotten(kind, known):
             {"callbacks": [Namespace(class_path="x.BatchSizeFinder")]},
             "BatchSizeFinder does not work here: steps",
         ),
+        (
+            "fit",
+            {"callbacks": [Namespace(class_path="x.GradientAccumulationScheduler")]},
+            "steps and schedule follow from trainer.accumulate_grad_batches",
+        ),
+        ("fit", {"callbacks": Namespace(class_path="x.BackboneFinetuning")}, "--model.freeze backbone keeps"),
         ("fit", {"max_time": {"hour": 1}}, "trainer.max_time: a time has days, hours, minutes, seconds, got hour"),
         ("fit", {"gradient_clip_algorithm": "max"}, "trainer.gradient_clip_algorithm is norm or value, got 'max'"),
         ("fit", {"barebones": True}, "mvrec benchmark measures a training step"),
