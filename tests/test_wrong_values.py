@@ -110,6 +110,7 @@ def test_a_wrong_value_is_one_line_with_its_flag_or_line(answer, tmp_path, key):
         ("--model={optimiser: 1}", "--model: unknown key 'model.optimiser'; did you mean 'optimizer'?"),
         ("--model.optimizer.lr={a: 1}", "--model.optimizer.lr must lie in 0..1000000 and not be 0, got {a: 1}"),
         ("--data={class_path: ImageNet, init_args: {sizes: 3}}", "--data: unknown key 'data.sizes'"),
+        ("--checkpoint.save_top_k=abc", "--checkpoint.save_top_k: 'abc' is not a whole number"),
         ("--data=os.system", "--data: os.system is no LightningDataModule"),
         ("--data=mvrec.models", "--data: mvrec.models is no LightningDataModule"),
     ],

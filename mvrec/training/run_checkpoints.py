@@ -26,18 +26,23 @@ class CheckpointSettings(ModelCheckpoint):
         mode: Whether less or more of the monitored score is better; by default as its name says, less of a loss.
         filename: Name of the further files, for `save_top_k` other than 1 or an interval of one's own; with
             placeholders such as `{epoch}`, `{step}`, `{val/top1}`.
+        save_top_k: How many of the best are kept; -1 for all, 0 for none, also no best.ckpt.
         knobs: See `ModelCheckpoint`.
     """
 
-    def __init__(self, mode: Mode | None = None, filename: str | None = None, **knobs: Any) -> None:
+    def __init__(
+        self, mode: Mode | None = None, filename: str | None = None, save_top_k: int = 1, **knobs: Any
+    ) -> None:
         filename = None if filename == "best" else filename  # what earlier versions wrote for the default
         placeholders(filename or "")
         intervals = [knobs.get(name) for name in ("every_n_train_steps", "every_n_epochs", "train_time_interval")]
-        self.keeps_best, self.keeps_last = knobs.get("save_top_k", 1) != 0, bool(knobs.get("save_last", True))
-        self.keeps_more = knobs.get("save_top_k", 1) not in (0, 1) or filename is not None or any(intervals)
+        self.keeps_best, self.keeps_last = save_top_k != 0, bool(knobs.get("save_last", True))
+        self.keeps_more = save_top_k not in (0, 1) or filename is not None or any(intervals)
         if self.keeps_more:
-            filename = _own_name(filename, many=knobs.get("save_top_k", 1) != 1)
-        super().__init__(mode=mode or mode_of(knobs.get("monitor") or ""), filename=filename, **knobs)
+            filename = _own_name(filename, many=save_top_k != 1)
+        super().__init__(
+            mode=mode or mode_of(knobs.get("monitor") or ""), filename=filename, save_top_k=save_top_k, **knobs
+        )
 
 
 def _own_name(filename: str | None, *, many: bool) -> str:
