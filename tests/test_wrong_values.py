@@ -111,6 +111,7 @@ def test_a_wrong_value_is_one_line_with_its_flag_or_line(answer, tmp_path, key):
         ("--model.optimizer.lr={a: 1}", "--model.optimizer.lr must lie in 0..1000000 and not be 0, got {a: 1}"),
         ("--data={class_path: ImageNet, init_args: {sizes: 3}}", "--data: unknown key 'data.sizes'"),
         ("--checkpoint.save_top_k=abc", "--checkpoint.save_top_k: 'abc' is not a whole number"),
+        ("--checkpoint.save_last=abc", "--checkpoint.save_last: 'abc' is not true or false"),
         ("--data=os.system", "--data: os.system is no LightningDataModule"),
         ("--data=mvrec.models", "--data: mvrec.models is no LightningDataModule"),
     ],

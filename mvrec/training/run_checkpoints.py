@@ -3,7 +3,7 @@
 import logging
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
@@ -27,22 +27,27 @@ class CheckpointSettings(ModelCheckpoint):
         filename: Name of the further files, for `save_top_k` other than 1 or an interval of one's own; with
             placeholders such as `{epoch}`, `{step}`, `{val/top1}`.
         save_top_k: How many of the best are kept; -1 for all, 0 for none, also no best.ckpt.
+        save_last: Whether last.ckpt is written.
         knobs: See `ModelCheckpoint`.
     """
 
     def __init__(
-        self, mode: Mode | None = None, filename: str | None = None, save_top_k: int = 1, **knobs: Any
+        self,
+        mode: Mode | None = None,
+        filename: str | None = None,
+        save_top_k: int = 1,
+        save_last: bool | Literal["link"] | None = True,
+        **knobs: Any,
     ) -> None:
         filename = None if filename == "best" else filename  # what earlier versions wrote for the default
         placeholders(filename or "")
         intervals = [knobs.get(name) for name in ("every_n_train_steps", "every_n_epochs", "train_time_interval")]
-        self.keeps_best, self.keeps_last = save_top_k != 0, bool(knobs.get("save_last", True))
+        self.keeps_best, self.keeps_last = save_top_k != 0, bool(save_last)
         self.keeps_more = save_top_k not in (0, 1) or filename is not None or any(intervals)
         if self.keeps_more:
             filename = _own_name(filename, many=save_top_k != 1)
-        super().__init__(
-            mode=mode or mode_of(knobs.get("monitor") or ""), filename=filename, save_top_k=save_top_k, **knobs
-        )
+        mode = mode or mode_of(knobs.get("monitor") or "")
+        super().__init__(mode=mode, filename=filename, save_top_k=save_top_k, save_last=save_last, **knobs)
 
 
 def _own_name(filename: str | None, *, many: bool) -> str:
