@@ -195,6 +195,7 @@ class Resume(L.Callback):
         facts = checkpoint.get("mvrec", {}).get("facts", {})
         if (precision := facts.get("precision", str(trainer.precision))) != str(trainer.precision):
             self._entry["changed"].append(Change("precision in use", precision, str(trainer.precision))._asdict())
+        _check_epoch(trainer, checkpoint, facts)
         states = zip(trainer.optimizers, checkpoint.get("optimizer_states", ()), strict=False)
         schedulers: list[Any] = [entry.scheduler for entry in trainer.lr_scheduler_configs]
         for (optimizer, state), scheduler, saved in zip(states, schedulers, checkpoint["lr_schedulers"], strict=False):
@@ -275,6 +276,21 @@ def _changes_of_data(before: dict[str, Any], now: dict[str, Any]) -> list[Change
 def _steps_per_epoch(trainer: L.Trainer) -> int | None:
     batches = trainer.num_training_batches
     return None if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
+
+
+def _check_epoch(trainer: L.Trainer, checkpoint: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Refuse an epoch that has become so short that the checkpoint stands behind its end."""
+    before, now = facts.get("steps_per_epoch"), _steps_per_epoch(trainer)
+    datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+    position = checkpoint.get(type(datamodule).__qualname__, {})
+    if before is None or now is None or "consumed" not in position:
+        return
+    done = math.ceil(position["consumed"] / position["draws_per_step"])
+    if now <= done < before:
+        raise UserError(
+            f"{trainer.ckpt_path} stands after step {done} of an epoch of {before}, and an epoch has {now} now "
+            f"(trainer.limit_train_batches, or fewer files): go on with at least {done + 1}. {anew(trainer.ckpt_path)}"
+        )
 
 
 def _place_in_schedule(trainer: L.Trainer, checkpoint: dict[str, Any], facts: dict[str, Any], step: int) -> int:

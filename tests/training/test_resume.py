@@ -129,6 +129,7 @@ REFUSALS = {
     "model.freeze": ["--model.freeze=1"],
     "model.layer_decay": ["--model.layer_decay=0.5"],
     "seed_everything": ["--seed_everything=5"],
+    "trainer.limit_train_batches": ["--trainer.limit_train_batches=2"],
     "backbone.": ["--model.backbone.embed_dim=16"],
     "model.backbone.class_path": ["--model.backbone=mvrec.models.mvit_b_16x4"],
 }
