@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
@@ -22,7 +23,8 @@ def placeholders(filename: str) -> list[str]:
     """The names in braces in a file's name.
 
     Raises:
-        UserError: Braces or formats that no number can be put into, which would show only at the first checkpoint.
+        UserError: Braces or formats that no number can be put into, which would show only at the first checkpoint; a
+            name that leads out of the run.
     """
     try:
         fields = [(name, spec) for _, name, spec, _ in string.Formatter().parse(filename) if name is not None]
@@ -30,6 +32,8 @@ def placeholders(filename: str) -> list[str]:
             format(1 if name in COUNTS else 1.0, spec or "")
     except ValueError as error:
         raise UserError(f"checkpoint.filename {filename!r}: {error}") from None
+    if Path(filename).is_absolute() or ".." in Path(filename).parts:
+        raise UserError(f"checkpoint.filename {filename!r}: a name below checkpoint.dirpath is expected")
     return [name for name, _ in fields]
 
 

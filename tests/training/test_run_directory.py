@@ -233,6 +233,7 @@ def test_a_name_that_is_the_runs_own_is_refused(tmp_path):
     [
         ("{epoch", r"'\{epoch': expected '\}' before end of string"),
         ("{epoch:zz}", "checkpoint.filename .*: "),
+        ("../../x", "a name below checkpoint.dirpath is expected"),
         ("{val/topp1:.2f}", r"nothing in this run logs 'val/topp1'; did you mean 'val/top1'\?"),
         ("{epoch:02d}-{step}-{val/top1:.2f}", None),
     ],
