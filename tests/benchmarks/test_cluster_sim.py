@@ -436,6 +436,7 @@ def test_the_recipes_network_has_so_many_gradient_bytes(sim):
     assert sim.Training().gradient_bytes == 4 * sum(each.numel() for each in network.parameters())
 
 
+@pytest.mark.slow
 def test_calibration_measures_real_processes(calibration, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(calibration, "CLIPS_PER_CLASS", 6)  # 9 steps alone, 8 for two processes
     monkeypatch.setattr(calibration, "WARM_UP", 2)

@@ -273,7 +273,7 @@ RUN = [
 ]
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_whole_run_with_all_faults(tiny, digits, tmp_path, devices):
     """Training and test, on one and two processes: each bad file once, and as failed where it is scored."""
     root = tmp_path / "digits"

@@ -156,6 +156,7 @@ def test_a_signal_mid_epoch_loses_nothing(jobs, attempt):
     jobs.assert_whole(name)
 
 
+@pytest.mark.slow
 def test_a_more_urgent_job_takes_the_nodes_and_nothing_is_lost(jobs):
     number = jobs.fit("preempted", slow=0.7)
     jobs.wait_for_step(number, "preempted", 3)
@@ -170,6 +171,7 @@ def test_a_more_urgent_job_takes_the_nodes_and_nothing_is_lost(jobs):
     jobs.assert_whole("preempted")
 
 
+@pytest.mark.slow
 def test_a_signal_during_imports_is_not_lost(jobs):
     number = jobs.fit("early")
     jobs.cluster.wait("the script runs", lambda: "meeting at" in jobs.said("early"), 60)
@@ -237,6 +239,7 @@ def test_a_killed_rank_ends_the_job_and_the_next_goes_on(jobs):
     jobs.assert_whole("killed")
 
 
+@pytest.mark.slow
 def test_a_lost_node_is_made_up_for_from_the_last_checkpoint(jobs):
     """No signal comes: Slurm notices that the node is silent, and queues the job again."""
     number = jobs.fit("lost", "--save_every_minutes=0.01", slow=1.0)

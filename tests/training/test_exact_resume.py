@@ -142,7 +142,13 @@ def one_process(tiny, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("step", "devices", "batch_size", "accumulate"), [(3, 2, 4, 1), (6, 2, 2, 2), (1, 1, 2, 4), (4, 1, 4, 2)]
+    ("step", "devices", "batch_size", "accumulate"),
+    [
+        (3, 2, 4, 1),
+        pytest.param(6, 2, 2, 2, marks=pytest.mark.slow),
+        (1, 1, 2, 4),
+        pytest.param(4, 1, 4, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_another_number_of_processes_goes_on_with_the_same_steps(
     one_process, tmp_path, step, devices, batch_size, accumulate

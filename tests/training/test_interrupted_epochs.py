@@ -49,10 +49,13 @@ def assert_same_run(run_dir: Path, original: Path) -> None:
 @pytest.mark.parametrize(
     ("way", "batches"),
     [
-        *(("stop", batch) for batch in (1, 3, 4, 6)),
+        *(("stop", batch) for batch in (1, 3)),
         ("signal", 3),
-        ("signal", 6),
-        *(("save", batch) for batch in (1, 4, 6)),
+        ("save", 6),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("stop", 4), ("stop", 6), ("signal", 6), ("save", 1), ("save", 4))
+        ),
     ],
 )
 def test_a_run_ended_at_any_step_goes_on_there(command, whole, tmp_path, way, batches):

@@ -88,8 +88,8 @@ def ddp(devices: int) -> list[str]:
     ("batch", "name", "devices", "rank", "code"),
     [
         (5, "USR1", 1, 0, REQUEUE_EXIT),
-        (6, "TERM", 1, 0, STOP_EXIT),
-        (12, "USR1", 1, 0, REQUEUE_EXIT),
+        pytest.param(6, "TERM", 1, 0, STOP_EXIT, marks=pytest.mark.slow),
+        pytest.param(12, "USR1", 1, 0, REQUEUE_EXIT, marks=pytest.mark.slow),
         (3, "TERM", 2, 1, STOP_EXIT),  # Lightning would broadcast in its handler, and wait for ever
     ],
 )
