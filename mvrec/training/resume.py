@@ -285,10 +285,11 @@ def _check_epoch(trainer: L.Trainer, checkpoint: dict[str, Any], facts: dict[str
     position = checkpoint.get(type(datamodule).__qualname__, {})
     if before is None or now is None or "consumed" not in position:
         return
-    done = math.ceil(position["consumed"] / position["draws_per_step"])
-    if now <= done < before:
+    was_at_end = math.ceil(position["consumed"] / position["draws_per_step"]) >= before
+    done = position["consumed"] // (datamodule.draws_per_batch * trainer.accumulate_grad_batches)
+    if now <= done and not was_at_end:
         raise UserError(
-            f"{trainer.ckpt_path} stands after step {done} of an epoch of {before}, and an epoch has {now} now "
+            f"{trainer.ckpt_path} stands after step {done} of an epoch, and an epoch has {now} now "
             f"(trainer.limit_train_batches, or fewer files): go on with at least {done + 1}. {anew(trainer.ckpt_path)}"
         )
 
