@@ -319,6 +319,8 @@ def main(given: list[str]) -> int:
         val_fraction=options.val_fraction,
     )
     splits = find_splits(layout)
+    for _, note in layout.notes:
+        print(note, file=sys.stderr)
     if not any(split.rows for split in splits.values()):
         first = next(iter(splits.values()))
         raise UserError(f"{first.place}: not one of its {first.expected} files is there")

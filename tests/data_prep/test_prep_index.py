@@ -157,6 +157,14 @@ def images_in_folders(root):
                 write_image(root / split / label / "images" / f"{number}.JPEG", seed=seed)
 
 
+def test_what_is_skipped_in_a_folder_is_said(tmp_path):
+    images_in_folders(tmp_path / "data")
+    (tmp_path / "data/train/n00000001/late.jpg.part").write_bytes(b"half")
+    code, _, err = run("index", tmp_path / "data", "--out", tmp_path / "out", "--dry-run")
+    assert code == 0
+    assert "n00000001/late.jpg.part" in err
+
+
 def test_images_in_folders_and_tars(tmp_path):
     images_in_folders(tmp_path / "folders")
     assert run("index", tmp_path / "folders", "--out", tmp_path / "a")[0] == 0
