@@ -217,7 +217,7 @@ def test_what_crashes_hangs_or_raises_is_told():
     begin = time.monotonic()
     with pytest.raises(TrialError, match=r"gave no answer for 0\.5 s"):
         apart(time.sleep, 30, seconds=0.5)
-    assert time.monotonic() - begin < 25
+    assert time.monotonic() - begin < 5
     with pytest.raises(TrialError, match="invalid literal"):
         apart(int, "x")
 

@@ -103,7 +103,7 @@ def test_training_goes_on_without_a_file_that_breaks_the_limits(make, tmp_path, 
     loader = train_loader(index, num_workers=num_workers, limits=limits, quarantine=tmp_path / "quarantine")
     begin = time.monotonic()
     batches = list(loader)
-    assert time.monotonic() - begin < 600
+    assert time.monotonic() - begin < 40
     assert [len(batch) for batch in batches] == [2] * 5
     names = [index[int(i)].path.stem for batch in batches for i in batch.sample_ids]
     assert len(names) == 10

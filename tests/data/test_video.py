@@ -140,7 +140,7 @@ def test_broken_file_is_one_quick_line(tmp_path, capfd, case, decoder):
     start = time.process_time()
     with pytest.raises(DecodeError, match=cause) as caught:
         open_video(path, decoder)
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 2
     assert caught.value.path == str(path)
     assert str(caught.value) == f"{path}: {caught.value.cause}"
     assert "\n" not in str(caught.value)
@@ -161,7 +161,7 @@ def test_damage_inside_is_a_decode_error(tmp_path, capfd, decoder):
     start = time.process_time()
     with open_video(path, decoder) as video, pytest.raises(DecodeError) as caught:
         video.frames(range(120))
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 2
     assert caught.value.path == str(path)
     assert "\n" not in caught.value.cause
     assert capfd.readouterr().err == ""

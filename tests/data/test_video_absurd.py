@@ -61,7 +61,7 @@ def test_absurd_numbers_are_refused_before_they_cost_memory(clip, case, in_tar):
     begin, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(DecodeError, match=cause) as caught:
         open_video(path)
-    assert time.process_time() - begin < 3
+    assert time.process_time() - begin < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KB
     assert caught.value.path == str(path)
     assert "\n" not in str(caught.value)

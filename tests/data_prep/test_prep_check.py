@@ -148,7 +148,7 @@ def test_a_decoder_that_hangs_holding_the_lock_or_crashes_costs_one_file(tmp_pat
     monkeypatch.setattr(video, "open_video", open_video)
     begin = time.monotonic()
     assert run("check", tmp_path / "data", "--out", tmp_path / "out", "--timeout", 1, "--workers", 2)[0] == 1
-    assert time.monotonic() - begin < 55
+    assert time.monotonic() - begin < 10
     bad, report = statuses(tmp_path / "out")
     assert bad["train/run/1.mp4"] == ("timeout", "took longer than 1 s")
     assert bad["train/run/2.mp4"] == ("corrupt", "the process working on it was ended by SIGSEGV")

@@ -70,7 +70,7 @@ def test_a_fault_is_told_and_the_others_are_done(fault, kind, words):
 def test_a_process_that_holds_pythons_lock_is_ended_in_time():
     begin = time.monotonic()
     found = results(["hang", 1, 2], seconds=0.7)
-    assert time.monotonic() - begin < 60
+    assert time.monotonic() - begin < 5
     assert found == {"hang": Failure("timeout", "took longer than 0.7 s"), 1: 2, 2: 4}
 
 
