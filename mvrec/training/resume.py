@@ -195,7 +195,6 @@ class Resume(L.Callback):
         facts = checkpoint.get("mvrec", {}).get("facts", {})
         if (precision := facts.get("precision", str(trainer.precision))) != str(trainer.precision):
             self._entry["changed"].append(Change("precision in use", precision, str(trainer.precision))._asdict())
-        _check_epoch(trainer, checkpoint, facts)
         states = zip(trainer.optimizers, checkpoint.get("optimizer_states", ()), strict=False)
         schedulers: list[Any] = [entry.scheduler for entry in trainer.lr_scheduler_configs]
         for (optimizer, state), scheduler, saved in zip(states, schedulers, checkpoint["lr_schedulers"], strict=False):
@@ -278,30 +277,24 @@ def _steps_per_epoch(trainer: L.Trainer) -> int | None:
     return None if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
 
 
-def _check_epoch(trainer: L.Trainer, checkpoint: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Refuse an epoch that has become so short that the checkpoint stands behind its end."""
+def _place_in_schedule(trainer: L.Trainer, checkpoint: dict[str, Any], facts: dict[str, Any], step: int) -> int:
+    """The step at which the schedule goes on: as far in its epoch as before, where an epoch has other steps now.
+
+    Raises:
+        UserError: An epoch has become so short that the checkpoint stands behind its end.
+    """
     before, now = facts.get("steps_per_epoch"), _steps_per_epoch(trainer)
     datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
     position = checkpoint.get(type(datamodule).__qualname__, {})
     if before is None or now is None or "consumed" not in position:
-        return
-    was_at_end = math.ceil(position["consumed"] / position["draws_per_step"]) >= before
+        return step
+    is_at_end = math.ceil(position["consumed"] / position["draws_per_step"]) >= before
     done = position["consumed"] // (datamodule.draws_per_batch * trainer.accumulate_grad_batches)
-    if now <= done and not was_at_end:
+    if done >= now and not is_at_end:
         raise UserError(
             f"{trainer.ckpt_path} stands after step {done} of an epoch, and an epoch has {now} now "
             f"(trainer.limit_train_batches, or fewer files): go on with at least {done + 1}. {anew(trainer.ckpt_path)}"
         )
-
-
-def _place_in_schedule(trainer: L.Trainer, checkpoint: dict[str, Any], facts: dict[str, Any], step: int) -> int:
-    """The step at which the schedule goes on: as far in its epoch as before, where an epoch has other steps now."""
-    before, now = facts.get("steps_per_epoch"), _steps_per_epoch(trainer)
-    datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-    position = checkpoint.get(type(datamodule).__qualname__, {})
-    if before is None or now is None or before == now or trainer.max_steps != -1 or "consumed" not in position:
+    if before == now or trainer.max_steps != -1:
         return step
-    if math.ceil(position["consumed"] / position["draws_per_step"]) >= before:
-        return int((position["epoch"] + 1) * now)
-    draws = datamodule.draws_per_batch * trainer.accumulate_grad_batches
-    return int(position["epoch"] * now + min(position["consumed"] // draws, now))
+    return int((position["epoch"] + 1) * now if is_at_end else position["epoch"] * now + done)
