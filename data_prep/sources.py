@@ -69,7 +69,10 @@ def read_source(root: Path, *, lists: Sequence[Path] = (), only: str | None = No
         raise UserError(f"{root}: no such folder or list")
     found = _named(lists) if lists else _lists_in(root)
     if found:
-        rows = {split: list(placed_rows(root, split, read_rows(path), [])) for split, path in found.items()}
+        notes: list[tuple[int, str]] = []
+        rows = {split: list(placed_rows(root, split, read_rows(path), notes)) for split, path in found.items()}
+        for _, note in notes:
+            print(note, file=sys.stderr)
     else:
         rows = _walked(root, only)
     source = Source(root, rows, found)
