@@ -16,6 +16,7 @@ import yaml
 
 from mvrec.class_paths import imported, is_class_path, trust
 from mvrec.errors import UserError, nearest
+from mvrec.files import at_home
 from mvrec.published import CREATE_MODEL, ZOO
 
 CLASS_NODE_KEYS = frozenset({"class_path", "init_args", "dict_kwargs"})
@@ -140,12 +141,12 @@ def _mapping_entries(entry: Entry) -> Iterator[Entry]:
 
 
 def _file_entries(path: Path) -> list[Entry]:
-    if not path.expanduser().is_file():
+    if not at_home(path).is_file():
         others = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         found = "is a directory" if path.is_dir() else f"does not exist{nearest(str(path), others)}"
         raise UserError(f"config file {str(path)!r} {found}")
     try:
-        text = path.expanduser().read_text(encoding="utf-8")
+        text = at_home(path).read_text(encoding="utf-8")
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
         loaded = yaml.safe_load(text)  # what can be composed may still be of no type
     except UnicodeDecodeError as error:

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "class_paths": {"errors"},
     "limits": set(),
     "cli": {"__init__", "class_paths", "commands", "errors", "lightning_cli", "limits", "messages", "signals"},
-    "config_check": {"class_paths", "errors", "published"},
+    "config_check": {"class_paths", "errors", "files", "published"},
     "parse_errors": {"class_paths", "config_check", "errors"},
     "value_check": {"class_paths", "config_check", "errors", "files", "parse_errors"},
     "backbone_names": {"config_check", "errors", "models", "published"},

@@ -2,6 +2,8 @@
 
 import pytest
 
+from mvrec.config_check import entries
+from mvrec.errors import UserError
 from mvrec.files import append_whole, atomic_path, write_atomically
 from mvrec.limits import closed_path
 
@@ -27,3 +29,8 @@ def test_an_error_in_the_middle_leaves_the_earlier_file(tmp_path):
         1 / temporary.write_text("")
     append_whole(tmp_path / "file", " and after")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before and after"]
+
+
+def test_a_name_that_only_begins_like_a_home_directory_is_a_name():
+    with pytest.raises(UserError, match=r"config file '~b.yaml' does not exist"):
+        entries(["--config", "~b.yaml"])
