@@ -30,11 +30,11 @@ import torch
 from networks.comparing import kept_bytes
 from torch import Tensor, nn
 
-from mvrec.data.batch import ClipBatch
-from mvrec.data.transforms import Normalisation
-from mvrec.evaluation.scores import ScoreKeeper
+from mvrec.data.loading.batch import ClipBatch
+from mvrec.data.views.transforms import Normalisation
 from mvrec.models import Backbone, count_macs, create_model
 from mvrec.tasks import Classification
+from mvrec.tasks.scores import ScoreKeeper
 
 VIDEO = ("mvit_b_16x4", "mvit_v2_s_16x4")
 NETWORKS = (*VIDEO, "mvit_v2_t", "shunted_t", "sgformer_s", "cloformer_xxs")

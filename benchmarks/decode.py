@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from pytorchvideo.data.encoded_video import EncodedVideo
 
-from mvrec.data.video import describe_decoder, open_video
+from mvrec.data.video.opening import describe_decoder, open_video
 
 T, STRIDE = 16, 4
 SPAN = (T - 1) * STRIDE + 1

@@ -20,7 +20,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from mvrec.data.video import Decoder, describe_decoder, open_video
+from mvrec.data.video.opening import describe_decoder, open_video
+from mvrec.data.video.video import Decoder
 from mvrec.errors import DecodeError, UserError
 
 DECODERS: tuple[Decoder, ...] = ("pyav", "decord", "torchcodec")

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from decode import FPS, available_peers, machine_line, naive_pyav, now, plain_decord, torchcodec_exact, write
 
-from mvrec.data.clips import eval_frames
-from mvrec.data.index import Sample
-from mvrec.data.protocol import Protocol, Views
-from mvrec.data.sampling import Window, frame_window
-from mvrec.data.video import open_video
+from mvrec.data.listing.index import Sample
+from mvrec.data.loading.clips import eval_frames
+from mvrec.data.video.opening import open_video
+from mvrec.data.views.protocol import Protocol, Views
+from mvrec.data.views.sampling import Window, frame_window
 
 SECONDS = 10
 PROTOCOL = Protocol(views=Views(num_clips=10, num_crops=3))
@@ -46,7 +46,7 @@ def chosen_frames() -> np.ndarray:
 
 
 def mvrec_one_pass(path: Path) -> list[np.ndarray]:
-    """What `mvrec.data.clips.video_views` does before it scales: one clip, which its crops share, after the other."""
+    """What `clips.video_views` does before it scales: one clip, which its crops share, after the other."""
     with open_video(path) as video:
         window = frame_window(video.num_frames, video.fps, None, None)
         needed, place = torch.unique(

@@ -22,8 +22,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from mvrec.data.images import read_image
-from mvrec.data.transforms import Augment, crop_and_resize, random_crop_box
+from mvrec.data.loading.images import read_image
+from mvrec.data.views.transforms import Augment, crop_and_resize, random_crop_box
 
 SIZE = 224
 AUGMENT = Augment(interpolation="bicubic")

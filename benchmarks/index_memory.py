@@ -18,11 +18,11 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from mvrec.data.index import SampleIndex
-from mvrec.data.kinds import VIDEOS
-from mvrec.data.kinetics_layouts import AnnotatedVideos
-from mvrec.data.layouts import Layout, ListsAndFolders
-from mvrec.data.lists import Row
+from mvrec.data.listing.file_kinds import VIDEOS
+from mvrec.data.listing.index import SampleIndex
+from mvrec.data.listing.layouts import Layout, ListsAndFolders
+from mvrec.data.listing.lists import Row
+from mvrec.data.sets.kinetics_layouts import AnnotatedVideos
 
 MIB = 2**20
 CLASSES = [f"class number {number:03d}" for number in range(400)]

@@ -54,8 +54,8 @@ def note(*_):
     if not report.exists():
         report.write_text(json.dumps({"total": taken, "loaders": others(), "modules": list(sys.modules)}))
 
-from mvrec.cli import main
-from mvrec.signals import requests
+from mvrec.cli.main import main
+from mvrec.runs.signals import requests
 requests.listen()
 from torch.optim.optimizer import register_optimizer_step_post_hook
 register_optimizer_step_post_hook(note)
@@ -209,7 +209,7 @@ def fit_rows(fits: list[Fit]) -> list[Row]:
 
 def make_data(root: Path) -> None:
     """The demo's videos, fewer of them, as its data module makes them."""
-    code = "import json, sys; from mvrec.data.moving_digits_video import generate_moving_digits as make; "
+    code = "import json, sys; from mvrec.data.generated.moving_digits_video import generate_moving_digits as make; "
     python(f"{code}make(sys.argv[1], clips_per_class=json.loads(sys.argv[2]))", str(root), json.dumps(CLIPS_PER_CLASS))
 
 

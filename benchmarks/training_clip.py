@@ -44,14 +44,14 @@ from pytorchvideo.data.encoded_video import EncodedVideo
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from mvrec.data.clips import TrainClips
-from mvrec.data.index import Sample, SampleIndex
-from mvrec.data.rand_augment import MAX_MAGNITUDE, OPERATIONS, RandAugment
-from mvrec.data.sampling import ClipSpec, Window, frame_indices
-from mvrec.data.seeds import derive_seed
-from mvrec.data.stages import stage
-from mvrec.data.transforms import Augment, Normalisation, RandomErasing, erase, random_crop_box
-from mvrec.data.video import open_video
+from mvrec.data.listing.index import Sample, SampleIndex
+from mvrec.data.loading.clips import TrainClips
+from mvrec.data.loading.step_times import stage
+from mvrec.data.video.opening import open_video
+from mvrec.data.views.rand_augment import MAX_MAGNITUDE, OPERATIONS, RandAugment
+from mvrec.data.views.sampling import ClipSpec, Window, frame_indices
+from mvrec.data.views.transforms import Augment, Normalisation, RandomErasing, erase, random_crop_box
+from mvrec.seeds import derive_seed
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for data_prep, which is not installed

@@ -20,11 +20,11 @@ from data_prep.jobs import Failure, run_jobs
 from data_prep.journal import Journal, remove_leftovers, stamp, write_json
 from mvrec.errors import DecodeError, UserError
 from mvrec.files import at_home
-from mvrec.limits import Limits
+from mvrec.processes import Limits
 
 if TYPE_CHECKING:
-    from mvrec.data.archive import FilePath
-    from mvrec.data.lists import Row
+    from mvrec.data.listing.archive import FilePath
+    from mvrec.data.listing.lists import Row
 
 STATUSES = ("ok", "corrupt", "missing", "timeout", "short")
 _FRAMES_AT_ONCE = 32
@@ -70,11 +70,11 @@ def decode(task: Task, *, every_frame: bool) -> dict[str, Any]:
         DecodeError: The file cannot be read.
     """
     if task.kind == "image":
-        from mvrec.data.images import read_image
+        from mvrec.data.loading.images import read_image
 
         height, width, _ = read_image(task.file).shape
         return {"frames": 1, "fps": 0.0, "duration": 0.0, "height": height, "width": width}
-    from mvrec.data import video as decoders
+    from mvrec.data.video import opening as decoders
 
     with decoders.open_video(task.file) as video:
         last = video.num_frames - 1
@@ -190,8 +190,8 @@ def file_key(source: sources.Source, row: "Row") -> str:
 
 def judge(row: "Row", record: dict[str, Any], settings: Settings) -> tuple[str, str]:
     """Status and cause of a row: its file's, or "short"."""
-    from mvrec.data.index import Sample
-    from mvrec.data.timeline import Timeline
+    from mvrec.data.listing.index import Sample
+    from mvrec.data.views.timeline import Timeline
 
     if record["status"] != "ok" or not record["fps"]:
         return record["status"], record["cause"]
@@ -279,7 +279,7 @@ def write_lists(source: sources.Source, found: Verdict, folder: Path, *, suffix:
     Raises:
         UserError: A list would take the place of one that was read.
     """
-    from mvrec.data.lists import write_rows
+    from mvrec.data.listing.lists import write_rows
 
     is_root = folder.resolve() == source.root.resolve()
     written = []

@@ -18,10 +18,10 @@ from data_prep.jobs import Failure, run_jobs
 from data_prep.journal import Journal, remove_leftovers, stamp, without_parts, write_json, written_whole
 from mvrec.errors import UserError
 from mvrec.files import at_home
-from mvrec.limits import Limits
+from mvrec.processes import Limits
 
 if TYPE_CHECKING:
-    from mvrec.data.archive import ArchiveMember
+    from mvrec.data.listing.archive import ArchiveMember
 
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 # As the organisers publish them.
@@ -86,7 +86,7 @@ def train_images(path: Path, wnids: Sequence[str]) -> list[Image]:
     Raises:
         UserError: No tar, a damaged one, or an image of another class.
     """
-    from mvrec.data.archive import list_tar
+    from mvrec.data.listing.archive import list_tar
 
     known, images = set(wnids), []
     with console.progress(0, unit="image", label=path.name) as bar:
@@ -111,7 +111,7 @@ def val_images(path: Path, wnids: Sequence[str]) -> list[Image]:
     Raises:
         UserError: A damaged tar, or an image whose number the development kit does not know.
     """
-    from mvrec.data.archive import list_tar
+    from mvrec.data.listing.archive import list_tar
 
     images = []
     for member in list_tar(path):
@@ -214,7 +214,7 @@ def write_lists(splits: Mapping[str, Sequence[Image]], wnids: Sequence[str], roo
 
     Paths are relative when the lists lie beside the tars, else absolute.
     """
-    from mvrec.data.lists import Row, write_rows
+    from mvrec.data.listing.lists import Row, write_rows
     from mvrec.files import write_atomically
 
     beside = root.resolve() == out.resolve()
@@ -247,7 +247,7 @@ def arguments() -> console.Parser:
 def main(given: list[str]) -> int:
     """Prepare ImageNet; returns the exit code."""
     options = arguments().parse_args(given)
-    from mvrec.data.imagenet_devkit import validation_wnids
+    from mvrec.data.sets.imagenet_devkit import validation_wnids
 
     root: Path = options.root
     out: Path = options.out or options.unpack or root

@@ -18,12 +18,12 @@ from data_prep.journal import Journal, remove_leftovers, write_json
 from data_prep.repeats import Place, Repeats, find_repeats
 from mvrec.errors import UserError
 from mvrec.files import at_home
-from mvrec.limits import Limits
+from mvrec.processes import Limits
 
 if TYPE_CHECKING:
-    from mvrec.data.archive import FilePath
-    from mvrec.data.layouts import Layout
-    from mvrec.data.lists import Row
+    from mvrec.data.listing.archive import FilePath
+    from mvrec.data.listing.layouts import Layout
+    from mvrec.data.listing.lists import Row
 
 LAYOUTS = ("auto", "kinetics", "ucf101", "hmdb51", "ssv2", "imagenet", "videos", "images")
 _NAMED = 10
@@ -57,13 +57,13 @@ def find_layout(
 def _candidates(
     root: Path, name: str, *, annotations: Path | None, number: int, val_fraction: float
 ) -> Iterator["Layout"]:
-    from mvrec.data.folder import find_folder_layout
-    from mvrec.data.hmdb51 import HMDB51Lists
-    from mvrec.data.imagenet import ImageNetLayout
-    from mvrec.data.kinds import IMAGES, VIDEOS
-    from mvrec.data.kinetics_layouts import find_kinetics_layout
-    from mvrec.data.something_something import SomethingSomethingLists
-    from mvrec.data.ucf101 import UCF101Lists
+    from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
+    from mvrec.data.sets.folder import find_folder_layout
+    from mvrec.data.sets.hmdb51 import HMDB51Lists
+    from mvrec.data.sets.imagenet import ImageNetLayout
+    from mvrec.data.sets.kinetics_layouts import find_kinetics_layout
+    from mvrec.data.sets.something_something import SomethingSomethingLists
+    from mvrec.data.sets.ucf101 import UCF101Lists
 
     def asked(*names: str) -> bool:
         return name in names
@@ -119,7 +119,7 @@ class Split:
 
     def missing_labels(self) -> Iterator[str]:
         """Every label of every missing file."""
-        from mvrec.data.lists import Row
+        from mvrec.data.listing.lists import Row
 
         for label, what in self.missing:
             yield from Row(what, label, multi_label=self.multi_label).labels
@@ -152,7 +152,7 @@ def find_splits(layout: "Layout") -> dict[str, Split]:
 
 
 def _is_there(file: "FilePath") -> bool:
-    from mvrec.data.archive import ArchiveMember
+    from mvrec.data.listing.archive import ArchiveMember
 
     if isinstance(file, ArchiveMember):
         return file.archive.is_file() and file.archive.stat().st_size >= file.offset + file.size
@@ -161,8 +161,8 @@ def _is_there(file: "FilePath") -> bool:
 
 def _never_downloaded(layout: "Layout", split: str, listed: set[int]) -> list[tuple[str, str]]:
     """Label and YouTube id of the videos of an annotation CSV that gave no row."""
-    from mvrec.data.kinetics_layouts import AnnotatedVideos
-    from mvrec.data.lists import csv_lines, open_text
+    from mvrec.data.listing.lists import csv_lines, open_text
+    from mvrec.data.sets.kinetics_layouts import AnnotatedVideos
 
     path = layout.csv_of(split) if isinstance(layout, AnnotatedVideos) else None
     if path is None:
@@ -179,7 +179,7 @@ def _never_downloaded(layout: "Layout", split: str, listed: set[int]) -> list[tu
 
 def class_names(layout: "Layout", splits: dict[str, Split]) -> list[str]:
     """The layout's class names, else those of the training split's labels, or of whichever comes first."""
-    from mvrec.data.class_names import class_names_of
+    from mvrec.data.listing.class_names import class_names_of
 
     if names := layout.class_names():
         return names
@@ -189,7 +189,7 @@ def class_names(layout: "Layout", splits: dict[str, Split]) -> list[str]:
 
 def write_lists(splits: dict[str, Split], names: Sequence[str], root: Path, out: Path) -> list[Path]:
     """Write `<split>.csv` and `classes.txt`; paths are relative to `out` where they lie below it, else absolute."""
-    from mvrec.data.lists import write_rows
+    from mvrec.data.listing.lists import write_rows
     from mvrec.files import write_atomically
 
     written = []
@@ -211,7 +211,7 @@ def _from(out: Path, root: Path, path: str) -> str:
 
 def report(layout: "Layout", splits: dict[str, Split], names: Sequence[str], repeats: Repeats | None) -> dict[str, Any]:
     """What `report.json` holds."""
-    from mvrec.data.class_names import ClassNames
+    from mvrec.data.listing.class_names import ClassNames
 
     known = ClassNames(names)
     named = functools.cache(lambda label, where: names[known.number(label, where=where)])

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from mvrec.errors import DecodeError
-from mvrec.limits import Limits, how_it_ended, is_out_of_memory, settle_in
+from mvrec.processes import Limits, how_it_ended, is_out_of_memory, settle_in
 
 stop = threading.Event()  # Ctrl-C was pressed; some libraries swallow the exception that says so
 

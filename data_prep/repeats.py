@@ -13,11 +13,11 @@ from data_prep import console, sources
 from data_prep.jobs import Failure, run_jobs
 from data_prep.journal import Journal, stamp
 from mvrec.errors import DecodeError
-from mvrec.limits import Limits
+from mvrec.processes import Limits
 
 if TYPE_CHECKING:
-    from mvrec.data.archive import FilePath
-    from mvrec.data.lists import Row
+    from mvrec.data.listing.archive import FilePath
+    from mvrec.data.listing.lists import Row
 
 _CHUNK_BYTES = 1 << 20
 
@@ -127,7 +127,7 @@ def _hashes(
 
 
 def _stamp(file: "FilePath") -> tuple[int, int]:
-    from mvrec.data.archive import ArchiveMember
+    from mvrec.data.listing.archive import ArchiveMember
 
     size, changed = stamp(sources.archive_of(file))
     return (file.size if isinstance(file, ArchiveMember) else size), changed
@@ -139,7 +139,7 @@ def hash_file(item: tuple[str, "FilePath"]) -> str:
     Raises:
         DecodeError: It cannot be read.
     """
-    from mvrec.data.archive import ArchiveMember
+    from mvrec.data.listing.archive import ArchiveMember
 
     _, file = item
     if isinstance(file, ArchiveMember):

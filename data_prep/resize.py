@@ -17,10 +17,10 @@ from data_prep.journal import Journal, part_path, remove_leftovers, stamp, witho
 from data_prep.transcode import Recipe, Task, resize
 from mvrec.errors import UserError
 from mvrec.files import at_home
-from mvrec.limits import Limits
+from mvrec.processes import Limits
 
 if TYPE_CHECKING:
-    from mvrec.data.lists import Row
+    from mvrec.data.listing.lists import Row
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 FAST_DECODE_GOP = 12
@@ -135,7 +135,7 @@ def _is_current(record: dict[str, Any], task: Task, recipe: Recipe) -> bool:
 
 def write_lists(source: sources.Source, tasks: dict[str, Task], done: set[str], out: Path) -> list[Path]:
     """Write the lists that were read again, with the new paths and without what failed; and `classes.txt`."""
-    from mvrec.data.lists import write_rows
+    from mvrec.data.listing.lists import write_rows
 
     written = []
     for split in source.lists:

@@ -18,11 +18,11 @@ from data_prep.jobs import Failure, run_jobs
 from data_prep.journal import Journal, remove_leftovers, stamp, without_parts, write_json, written_whole
 from mvrec.errors import DecodeError, UserError
 from mvrec.files import at_home
-from mvrec.limits import Limits
+from mvrec.processes import Limits
 
 if TYPE_CHECKING:
-    from mvrec.data.archive import FilePath
-    from mvrec.data.lists import Row
+    from mvrec.data.listing.archive import FilePath
+    from mvrec.data.listing.lists import Row
 
 _CHUNK_BYTES = 1 << 20
 _NAMED = 10
@@ -159,7 +159,7 @@ class _Summing:
 
 
 def _opened(piece: Piece) -> BinaryIO:
-    from mvrec.data.archive import ArchiveMember
+    from mvrec.data.listing.archive import ArchiveMember
 
     try:
         file = sources.archive_of(piece.source).open("rb")
@@ -171,7 +171,7 @@ def _opened(piece: Piece) -> BinaryIO:
 
 
 def _verified(shard: Shard, part: Path, sums: list[bytes]) -> list[tuple[int, int]]:
-    from mvrec.data.archive import list_tar
+    from mvrec.data.listing.archive import list_tar
 
     places = []
     with part.open("rb") as file:
@@ -350,7 +350,7 @@ def _report(splits: dict[str, Split], missing: list[str], options: Any) -> dict[
 def _write_lists(
     source: sources.Source, splits: dict[str, Split], places: dict[Path, list[tuple[int, int]]], out: Path
 ) -> list[Path]:
-    from mvrec.data.lists import write_rows
+    from mvrec.data.listing.lists import write_rows
 
     written = []
     for name, split in splits.items():

@@ -13,8 +13,8 @@ from mvrec.errors import DecodeError, UserError
 from mvrec.files import write_atomically
 
 if TYPE_CHECKING:  # importing mvrec.data takes seconds, which `--help` need not
-    from mvrec.data.archive import FilePath
-    from mvrec.data.lists import Row
+    from mvrec.data.listing.archive import FilePath
+    from mvrec.data.listing.lists import Row
 
 SPLITS = ("train", "val", "test")
 NO_SPLIT = "all"  # what files without a split are listed as
@@ -60,8 +60,8 @@ def read_source(root: Path, *, lists: Sequence[Path] = (), only: str | None = No
     Raises:
         UserError: No such folder, a malformed list, two lists of a split, or nothing in it.
     """
-    from mvrec.data.layouts import placed_rows
-    from mvrec.data.lists import read_rows
+    from mvrec.data.listing.layouts import placed_rows
+    from mvrec.data.listing.lists import read_rows
 
     if root.is_file() and not lists:
         root, lists = root.parent, [root]
@@ -102,8 +102,8 @@ def has_lists(root: Path) -> bool:
 
 
 def _walked(root: Path, only: str | None) -> dict[str, list["Row"]]:
-    from mvrec.data.layouts import skipped_text
-    from mvrec.data.lists import Row
+    from mvrec.data.listing.layouts import skipped_text
+    from mvrec.data.listing.lists import Row
 
     rows: dict[str, list[Row]] = {}
     skipped: list[str] = []
@@ -150,7 +150,7 @@ def _media_below(
 
 def media_kind(name: str, *, prefer: str = "video") -> str | None:
     """What a name says the file is: "video", "image", `prefer` where it may be both, or `None` when it says neither."""
-    from mvrec.data.kinds import IMAGES, VIDEOS
+    from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
 
     extension = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path each costs seconds
     if extension in IMAGES.extensions and extension in VIDEOS.extensions:
@@ -166,7 +166,7 @@ def file_of(root: Path, row: "Row") -> "FilePath":
     Raises:
         UserError: An offset, and no tar in the path.
     """
-    from mvrec.data.archive import ArchiveMember
+    from mvrec.data.listing.archive import ArchiveMember
 
     if row.offset < 0:
         return root / row.path
@@ -180,7 +180,7 @@ def file_of(root: Path, row: "Row") -> "FilePath":
 
 def archive_of(file: "FilePath") -> Path:
     """The file on disk that holds a file: the tar of a member."""
-    from mvrec.data.archive import ArchiveMember
+    from mvrec.data.listing.archive import ArchiveMember
 
     return file.archive if isinstance(file, ArchiveMember) else Path(file)
 
@@ -193,8 +193,8 @@ def compare_with_promise(file: "FilePath", seconds: float) -> None:
     """
     import av
 
-    from mvrec.data.containers import has_jumps, open_container, shown_stream
-    from mvrec.data.video import source_of
+    from mvrec.data.video.containers import has_jumps, open_container, shown_stream
+    from mvrec.data.video.opening import source_of
 
     try:
         with open_container(source_of(file).for_ffmpeg()) as container:
@@ -218,8 +218,8 @@ def load_decoders() -> None:
     """Import what reads files, before processes are forked that would each do so for themselves."""
     import av  # noqa: F401
 
-    import mvrec.data.images
-    import mvrec.data.video  # noqa: F401
+    import mvrec.data.loading.images
+    import mvrec.data.video.video  # noqa: F401
 
     if importlib.util.find_spec("decord") is not None:
         import decord  # noqa: F401

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_prep.journal import written_whole
 from data_prep.sources import compare_with_promise
-from mvrec.data.shown_pictures import Orientation, bare_copy
+from mvrec.data.video.shown_pictures import Orientation, bare_copy
 from mvrec.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-    from mvrec.data.archive import FilePath
-    from mvrec.data.video import Clock, Ints
+    from mvrec.data.listing.archive import FilePath
+    from mvrec.data.video.video import Clock, Ints
 
 _TV = 1  # FFmpeg's number for the limited range of brightness, which players expect of videos
 _SMPTE170M = 6  # and for the colours of standard definition
@@ -103,7 +103,7 @@ def resize(task: Task, *, recipe: Recipe) -> dict[str, Any]:
 def _resize_video(task: Task, recipe: Recipe) -> dict[str, Any]:
     import av
 
-    from mvrec.data.video import open_video
+    from mvrec.data.video.opening import open_video
 
     with open_video(task.source, "pyav") as video:
         num_frames, fps, (height, width) = video.num_frames, video.fps, video.size
@@ -126,7 +126,7 @@ def _resize_video(task: Task, recipe: Recipe) -> dict[str, Any]:
 def _is_done(target: Path, num_frames: int, size: tuple[int, int], recipe: Recipe) -> bool:
     import av
 
-    from mvrec.data.video import open_video
+    from mvrec.data.video.opening import open_video
 
     try:
         with av.open(str(target)) as container:
@@ -142,8 +142,8 @@ def _transcode(task: Task, part: Path, size: tuple[int, int], recipe: Recipe, *,
     """Write the video; returns the time of each frame in seconds from the first."""
     import av
 
-    from mvrec.data.frame_finder import FrameFinder
-    from mvrec.data.video import source_of
+    from mvrec.data.video.frame_finder import FrameFinder
+    from mvrec.data.video.opening import source_of
 
     with contextlib.closing(FrameFinder(source_of(task.source))) as finder:
         source, clock = finder.stream, finder.clock
@@ -263,7 +263,7 @@ def _verify(task: Task, part: Path, times: list[Fraction], *, num_frames: int, s
     """Raises `DecodeError` unless the result has every frame of the source, each at its time, in the right size."""
     import av
 
-    from mvrec.data.video import open_video
+    from mvrec.data.video.opening import open_video
 
     if len(times) != num_frames:
         raise DecodeError(task.source, f"{len(times)} of its {num_frames} frames can be decoded")
@@ -288,8 +288,8 @@ def _resize_image(task: Task, recipe: Recipe) -> dict[str, Any]:
     import numpy as np
     from PIL import Image
 
-    from mvrec.data.archive import ArchiveMember
-    from mvrec.data.images import read_image
+    from mvrec.data.listing.archive import ArchiveMember
+    from mvrec.data.loading.images import read_image
 
     pixels = read_image(task.source, upright=True)
     height, width = pixels.shape[:2]

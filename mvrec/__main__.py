@@ -1,3 +1,3 @@
-from mvrec.cli import main
+from mvrec.cli.main import main
 
 main()

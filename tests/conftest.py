@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-for folder in ("data", "training"):  # video_files.py and step_recorder.py serve the tests of other folders too
+for folder in ("data", "runs"):  # video_files.py and step_recorder.py serve the tests of other folders too
     sys.path.insert(0, str(Path(__file__).parent / folder))
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +53,7 @@ def ordinary_priority() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small moving digits data set: 12 classes of 3 training, 2 validation and 2 test videos."""
-    from mvrec.data.moving_digits_video import generate_moving_digits
+    from mvrec.data.generated.moving_digits_video import generate_moving_digits
 
     root = tmp_path_factory.mktemp("moving_digits") / "data"
     generate_moving_digits(root, clips_per_class={"train": 3, "val": 2, "test": 2})
@@ -99,7 +99,7 @@ def small_data(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_run(tiny: list[str], small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run on three classes."""
-    from mvrec.lightning_cli import run
+    from mvrec.cli.lightning import run
 
     kept = [argument for argument in tiny if "clips_per_class" not in argument and "data.root" not in argument]
     own = {"root": small_data, "size": 64, "val_views.short_side": 64, "test_views.short_side": 64, "decoder": "auto"}
@@ -112,7 +112,7 @@ def small_run(tiny: list[str], small_data: Path, tmp_path_factory: pytest.TempPa
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run `mvrec ARGUMENTS` in this process; returns exit code, stdout and stderr."""
-    from mvrec.cli import main
+    from mvrec.cli.main import main
 
     def call(*arguments: object) -> tuple[int, str, str]:
         capfd.readouterr()

@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT.parent), str(ROOT / "data")]
 
 from video_files import write_audio, write_video  # noqa: E402
 
-from mvrec.data.video import open_video  # noqa: E402
+from mvrec.data.video.opening import open_video  # noqa: E402
 from mvrec.errors import DecodeError  # noqa: E402
 
 GIB = 2  # of memory beyond what the process has

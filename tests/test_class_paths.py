@@ -8,7 +8,7 @@ import torch
 
 from mvrec import class_paths
 from mvrec.class_paths import check_file_classes, is_class_path, take_trusted, trust
-from mvrec.config_check import Entry, KnownKeys, class_path_of, trust_named
+from mvrec.cli.config_check import Entry, KnownKeys, class_path_of, trust_named
 from mvrec.errors import UserError
 from mvrec.inference.recogniser import load_recogniser
 

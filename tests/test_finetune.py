@@ -11,7 +11,7 @@ from PIL import Image
 
 from mvrec.models import create_model
 from mvrec.published import PUBLISHED, input_settings
-from mvrec.starting_point import starting_point
+from mvrec.runs.weights_origin import starting_point
 
 ROOT = Path(__file__).parent.parent
 FINETUNE = ["fit", "--config", ROOT / "configs/finetune.yaml"]
@@ -33,7 +33,7 @@ def my_videos(digits, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory):
-    from mvrec.cli import main
+    from mvrec.cli.main import main
 
     run_dir = tmp_path_factory.mktemp("trained")
     main(["fit", *map(str, tiny), f"--run_dir={run_dir}"])

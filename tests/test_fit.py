@@ -127,7 +127,7 @@ def test_a_saved_config_leads_to_no_directory_of_its_own_run(command, tiny, tmp_
 @pytest.fixture(scope="module")
 def interrupted(tiny, tmp_path_factory):
     """An uninterrupted run of two epochs of four steps, with a checkpoint after every step."""
-    from mvrec.cli import main
+    from mvrec.cli.main import main
 
     run_dir = tmp_path_factory.mktemp("interrupted") / "whole"
     every_step = {"every_n_train_steps": 1, "monitor": "null", "save_top_k": -1, "filename": "step{step}"}

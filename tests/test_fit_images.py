@@ -11,8 +11,8 @@ import torch
 import yaml
 from PIL import Image
 
-from mvrec.evaluation.report import render_report
-from mvrec.evaluation.run_results import read_results
+from mvrec.report.page import render_report
+from mvrec.tasks.classification.run_results import read_results
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ("n01440764", "n02102040", "n03000684")

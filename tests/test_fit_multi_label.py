@@ -32,7 +32,7 @@ def several(digits, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def trained(several, tiny, tmp_path_factory) -> tuple[Path, str]:
     """A run of three epochs, and what it printed."""
-    from mvrec.cli import main
+    from mvrec.cli.main import main
 
     run_dir = tmp_path_factory.mktemp("trained") / "run"
     longer = ["--trainer.max_epochs=3", "--model.optimizer.init_args.lr=0.02"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvrec.data.moving_digits_video import generate_moving_digits
+from mvrec.data.generated.moving_digits_video import generate_moving_digits
 
 ROOT = Path(__file__).parent.parent
 

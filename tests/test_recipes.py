@@ -15,7 +15,7 @@ from config_builds import RECIPES, ROOT, one_parser, stopped_at
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision
 
-from mvrec.data.loader import TrainBatches
+from mvrec.data.loading.loader import TrainBatches
 
 IMAGENET_IMAGES = 1_281_167
 

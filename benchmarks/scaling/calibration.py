@@ -112,7 +112,7 @@ def environment() -> dict[str, str]:
 
 def make_data(root: Path) -> None:
     """The demo's videos, fewer of them."""
-    from mvrec.data.moving_digits_video import generate_moving_digits
+    from mvrec.data.generated.moving_digits_video import generate_moving_digits
 
     if not root.exists():
         generate_moving_digits(root, clips_per_class={"train": CLIPS_PER_CLASS, "val": 1, "test": 1})

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from mvrec.data.batch import Item, SampleKey, collate
-from mvrec.data.loader import ClipLoader, TrainBatches
-from mvrec.data.recognition_data import RecognitionData
-from mvrec.data.samples import TrainSamples
-from mvrec.data.stages import stage
+from mvrec.cli.lightning import instantiate
+from mvrec.data.loading.batch import Item, SampleKey, collate
+from mvrec.data.loading.loader import ClipLoader, TrainBatches
+from mvrec.data.loading.samples import TrainSamples
+from mvrec.data.loading.step_times import stage
+from mvrec.data.sets.recognition_data import RecognitionData
 from mvrec.errors import UserError
-from mvrec.lightning_cli import instantiate
 
 STEPS = ("decode", "transform", "collate")
 

@@ -4,10 +4,10 @@ import argparse
 import time
 from pathlib import Path
 
+from mvrec.cli.lightning import run
 from mvrec.errors import UserError
-from mvrec.evaluation.scores import SingleLabelScores
 from mvrec.files import at_home
-from mvrec.lightning_cli import run
+from mvrec.tasks.scores import SingleLabelScores
 
 CONFIG = Path("configs/demo.yaml")
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mvrec.cli.lightning import run
 from mvrec.errors import UserError
-from mvrec.evaluation.scores import SingleLabelScores
 from mvrec.files import at_home
-from mvrec.lightning_cli import run
+from mvrec.tasks.scores import SingleLabelScores
 
 CONFIGS = tuple(Path(f"configs/demo_images_{name}.yaml") for name in ("shunted", "sgformer", "cloformer", "mvit"))
 

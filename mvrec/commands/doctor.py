@@ -110,8 +110,8 @@ def _summary(checks: Sequence[Check]) -> str:
 
 def _check_this_launch(options: argparse.Namespace) -> None:
     """Check the launch that this process is part of; rank 0 tells, the others where they have no verdict of its."""
-    from mvrec.training.launch import launch_of
-    from mvrec.training.launch_check import check_launch
+    from mvrec.cluster.launch import launch_of
+    from mvrec.cluster.launch_check import check_launch
 
     launch = launch_of(os.environ)
     if launch is None:

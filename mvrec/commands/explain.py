@@ -10,14 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mvrec.data.clips import clip_views, timed_frames
-from mvrec.data.guarded_files import open_video, read_image
-from mvrec.data.images import protocol_view
-from mvrec.data.index import Sample
-from mvrec.data.kinds import IMAGES, VIDEOS
-from mvrec.data.protocol import ImageProtocol, Protocol
-from mvrec.data.timeline import timeline_of
-from mvrec.data.transforms import Box, crop_and_resize, short_side_size, spatial_crops
+from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
+from mvrec.data.listing.index import Sample
+from mvrec.data.loading.clips import clip_views, timed_frames
+from mvrec.data.loading.guarded_files import open_video, read_image
+from mvrec.data.loading.images import protocol_view
+from mvrec.data.views.protocol import ImageProtocol, Protocol
+from mvrec.data.views.timeline import timeline_of
+from mvrec.data.views.transforms import Box, crop_and_resize, short_side_size, spatial_crops
 from mvrec.errors import DecodeError, UserError, nearest
 from mvrec.files import at_home, shown
 from mvrec.inference.heat import METHODS, default_method, heat_map

@@ -2,11 +2,11 @@
 
 import argparse
 
+from mvrec.export.exporting import OPSETS, check_request, export
 from mvrec.files import at_home
-from mvrec.inference.exporting import OPSETS, check_request, export
 from mvrec.inference.hub_files import local_path
 from mvrec.inference.recogniser import load_recogniser
-from mvrec.starting_point import checkpoint_of
+from mvrec.runs.weights_origin import checkpoint_of
 
 
 def main(arguments: list[str]) -> None:

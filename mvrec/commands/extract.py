@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from mvrec.data.index import Sample
-from mvrec.data.kinds import IMAGES, VIDEOS, Kind
+from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
+from mvrec.data.listing.index import Sample
 from mvrec.errors import DecodeError, UserError
 from mvrec.files import at_home, json_text, sha256, write_atomically
 from mvrec.inference.features import FORMATS, POOLS, Format, Wanted, extract, is_complete, settings_of

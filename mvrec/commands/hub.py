@@ -3,8 +3,8 @@
 import argparse
 
 from mvrec.errors import UserError
+from mvrec.export.hub import pull, push_to_hub, repository, save_pretrained
 from mvrec.files import at_home
-from mvrec.inference.hub import pull, push_to_hub, repository, save_pretrained
 from mvrec.inference.recogniser import load_recogniser
 
 

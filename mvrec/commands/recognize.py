@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, get_args
 
-from mvrec.data.kinds import IMAGES, VIDEOS
-from mvrec.data.presets import PRESETS, preset
-from mvrec.data.protocol import Protocol
-from mvrec.data.stream import Stream, is_stream
-from mvrec.data.video import Decoder
+from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
+from mvrec.data.video.stream import Stream, is_stream
+from mvrec.data.video.video import Decoder
+from mvrec.data.views.presets import PRESETS, preset
+from mvrec.data.views.protocol import Protocol
 from mvrec.errors import UserError
 from mvrec.files import at_home, atomic_path, json_text
 from mvrec.inference.reading import add_limits, start_readers

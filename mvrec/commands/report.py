@@ -5,16 +5,16 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from mvrec.data.protocol import ImageProtocol, Protocol, protocol_of
+from mvrec.data.views.protocol import ImageProtocol, Protocol, protocol_of
 from mvrec.errors import DecodeError, UserError
-from mvrec.evaluation.charts import Panel
-from mvrec.evaluation.figures import draw_classes, draw_confusion
-from mvrec.evaluation.report import render_report
-from mvrec.evaluation.report_parts import Thumbnails
-from mvrec.evaluation.run_results import Prediction, RunResults, mapping, read_results
 from mvrec.files import at_home, write_atomically
 from mvrec.inference.thumbnails import find_file, thumbnails
-from mvrec.training.curves import PANELS, draw_curves, read_columns
+from mvrec.report.charts import Panel
+from mvrec.report.page import render_report
+from mvrec.runs.curves import PANELS, draw_curves, read_columns
+from mvrec.tasks.classification.figures import draw_classes, draw_confusion
+from mvrec.tasks.classification.report import Thumbnails
+from mvrec.tasks.classification.run_results import Prediction, RunResults, mapping, read_results
 
 NO_FIGURES = "no PNGs beside the report: pip install 'mvrec[plot]'"
 

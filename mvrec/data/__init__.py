@@ -7,32 +7,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mvrec.data.charades import Charades
-    from mvrec.data.digit_images import DigitImages
-    from mvrec.data.folder import ImageFolder, VideoFolder
-    from mvrec.data.hmdb51 import HMDB51
-    from mvrec.data.imagenet import ImageNet
-    from mvrec.data.images import read_image
-    from mvrec.data.kinetics import Kinetics
-    from mvrec.data.moving_digits import MovingDigits
-    from mvrec.data.something_something import SomethingSomething
-    from mvrec.data.ucf101 import UCF101
-    from mvrec.data.video import Video, open_video
+    from mvrec.data.generated.digit_images import DigitImages
+    from mvrec.data.generated.moving_digits import MovingDigits
+    from mvrec.data.loading.images import read_image
+    from mvrec.data.sets.charades import Charades
+    from mvrec.data.sets.folder import ImageFolder, VideoFolder
+    from mvrec.data.sets.hmdb51 import HMDB51
+    from mvrec.data.sets.imagenet import ImageNet
+    from mvrec.data.sets.kinetics import Kinetics
+    from mvrec.data.sets.something_something import SomethingSomething
+    from mvrec.data.sets.ucf101 import UCF101
+    from mvrec.data.video.opening import open_video
+    from mvrec.data.video.video import Video
 
 _HOMES = {
-    "Charades": "charades",
-    "DigitImages": "digit_images",
-    "HMDB51": "hmdb51",
-    "ImageFolder": "folder",
-    "ImageNet": "imagenet",
-    "Kinetics": "kinetics",
-    "MovingDigits": "moving_digits",
-    "SomethingSomething": "something_something",
-    "UCF101": "ucf101",
-    "Video": "video",
-    "VideoFolder": "folder",
-    "open_video": "video",
-    "read_image": "images",
+    "Charades": "sets.charades",
+    "DigitImages": "generated.digit_images",
+    "HMDB51": "sets.hmdb51",
+    "ImageFolder": "sets.folder",
+    "ImageNet": "sets.imagenet",
+    "Kinetics": "sets.kinetics",
+    "MovingDigits": "generated.moving_digits",
+    "SomethingSomething": "sets.something_something",
+    "UCF101": "sets.ucf101",
+    "Video": "video.video",
+    "VideoFolder": "sets.folder",
+    "open_video": "video.opening",
+    "read_image": "loading.images",
 }
 
 __all__ = [

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from mvrec.limits import how_it_ended
+from mvrec.processes import how_it_ended
 
 Status = Literal["ok", "note", "warning", "broken"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mvrec.doctor.checks import Check, TrialError, apart
-from mvrec.limits import shared_memory_fault
+from mvrec.processes import shared_memory_fault
 
 # A step of the recipes for MViT-B: 8 clips of 16 frames of 224 x 224 pixels, of which each loader worker has two ready.
 BATCH_BYTES = 8 * 3 * 16 * 224 * 224

@@ -110,7 +110,7 @@ def _image(folder: Path) -> Check:
 def load(decoder: str) -> None:
     """Load the libraries of a decoder."""
     if decoder == "torchcodec":
-        from mvrec.data.torchcodec_video import require_torchcodec
+        from mvrec.data.video.torchcodec import require_torchcodec
 
         require_torchcodec()
     else:
@@ -149,7 +149,7 @@ def _can_encode(name: str) -> bool:
 
 def read_levels(path: Path, decoder: str) -> list[int] | str:
     """The mean grey of every frame that a decoder gives, or why it gives none."""
-    from mvrec.data.video import open_video
+    from mvrec.data.video.opening import open_video
     from mvrec.errors import DecodeError, UserError
 
     try:
@@ -169,7 +169,7 @@ def read_images(folder: Path) -> tuple[int, int]:
     import numpy as np
     import simplejpeg
 
-    from mvrec.data.images import read_image
+    from mvrec.data.loading.images import read_image
 
     pixels = np.full((16, 24, 3), 90, np.uint8)
     (folder / "x.jpg").write_bytes(simplejpeg.encode_jpeg(pixels, colorspace="RGB"))

@@ -13,18 +13,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mvrec.data.archive import ArchiveMember
-from mvrec.data.clips import clip_views, timed_frames
-from mvrec.data.guarded_files import open_video
-from mvrec.data.index import Sample
-from mvrec.data.protocol import Protocol
-from mvrec.data.timeline import timeline_of
-from mvrec.data.video import Video, check_is_file_with_content
+from mvrec.data.listing.archive import ArchiveMember
+from mvrec.data.listing.index import Sample
+from mvrec.data.loading.clips import clip_views, timed_frames
+from mvrec.data.loading.guarded_files import open_video
+from mvrec.data.video.video import Video, check_is_file_with_content
+from mvrec.data.views.protocol import Protocol
+from mvrec.data.views.timeline import timeline_of
+from mvrec.data.views.windows import windows
 from mvrec.errors import UserError
 from mvrec.files import atomic_path, json_text, write_atomically
 from mvrec.inference.recogniser import Recogniser
 from mvrec.inference.sources import as_sample
-from mvrec.inference.windows import windows
 
 Pool = Literal["none", "spatial", "all"]
 Format = Literal["npy", "safetensors"]

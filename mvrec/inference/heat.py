@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from mvrec.errors import UserError
 from mvrec.models import CloFormer, Framewise, MViT
-from mvrec.models.attention import Attended, recorded_attention
 from mvrec.models.backbone import Backbone
+from mvrec.models.fast.attention import Attended, recorded_attention
 from mvrec.models.layers import Grid, Pyramid
-from mvrec.models.mvit import PATCH_STRIDE, PATCH_STRIDE_FRAMES, all_tokens
-from mvrec.models.pooling_attention import Block
+from mvrec.models.mvit.mvit import PATCH_STRIDE, PATCH_STRIDE_FRAMES, all_tokens
+from mvrec.models.mvit.pooling_attention import Block
 
 Method = Literal["cam", "layercam", "rollout", "relevance"]
 METHODS = get_args(Method)

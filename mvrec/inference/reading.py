@@ -2,9 +2,9 @@
 
 import argparse
 
-from mvrec.data.guarded_files import readers
+from mvrec.data.loading.guarded_files import readers
 from mvrec.errors import UserError
-from mvrec.limits import Limits
+from mvrec.processes import Limits
 
 LARGEST = 1_000_000_000  # seconds or GiB: calls of the system do not take any number
 

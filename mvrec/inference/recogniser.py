@@ -11,19 +11,19 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 
 from mvrec.class_paths import reason
-from mvrec.data.archive import ArchiveMember
-from mvrec.data.class_names import known_class_names
-from mvrec.data.clips import video_views
-from mvrec.data.guarded_files import open_video, read_image
-from mvrec.data.images import protocol_view
-from mvrec.data.index import Sample
-from mvrec.data.protocol import ImageProtocol, Protocol, protocol_of
-from mvrec.data.video import Decoder
+from mvrec.data.listing.archive import ArchiveMember
+from mvrec.data.listing.class_names import known_class_names
+from mvrec.data.listing.index import Sample
+from mvrec.data.loading.clips import video_views
+from mvrec.data.loading.guarded_files import open_video, read_image
+from mvrec.data.loading.images import protocol_view
+from mvrec.data.video.video import Decoder
+from mvrec.data.views.protocol import ImageProtocol, Protocol, protocol_of
 from mvrec.errors import UserError
 from mvrec.inference.hub_files import local_path
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints import load_weights
-from mvrec.starting_point import checkpoint_of, starting_point
+from mvrec.runs.weights_origin import checkpoint_of, starting_point
 
 # Which shipped list names the classes of published weights, by their number.
 SHIPPED_CLASSES = {400: "kinetics400", 1000: "imagenet1k"}

@@ -14,18 +14,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mvrec.data.clips import clip_views, timed_frames, views_of_clips
-from mvrec.data.guarded_files import open_video
-from mvrec.data.images import protocol_view
-from mvrec.data.index import Sample
-from mvrec.data.protocol import ImageProtocol, Protocol
-from mvrec.data.stream import Stream
-from mvrec.data.timeline import Timeline, timeline, timeline_of
-from mvrec.data.video import Decoder, Video
+from mvrec.data.listing.index import Sample
+from mvrec.data.loading.clips import clip_views, timed_frames, views_of_clips
+from mvrec.data.loading.guarded_files import open_video
+from mvrec.data.loading.images import protocol_view
+from mvrec.data.video.stream import Stream
+from mvrec.data.video.video import Decoder, Video
+from mvrec.data.views.protocol import ImageProtocol, Protocol
+from mvrec.data.views.timeline import Timeline, timeline, timeline_of
+from mvrec.data.views.windows import windows
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.recogniser import Recogniser
 from mvrec.inference.sources import as_sample
-from mvrec.inference.windows import windows
 
 log = logging.getLogger("mvrec")
 

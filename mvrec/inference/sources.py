@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mvrec.data.archive import ArchiveMember
-from mvrec.data.index import Sample
-from mvrec.data.kinds import Kind
-from mvrec.data.layouts import SPLITS, files_below, placed_rows, skipped_text
-from mvrec.data.lists import Row, read_files
+from mvrec.data.listing.archive import ArchiveMember
+from mvrec.data.listing.file_kinds import Kind
+from mvrec.data.listing.index import Sample
+from mvrec.data.listing.layouts import SPLITS, files_below, placed_rows, skipped_text
+from mvrec.data.listing.lists import Row, read_files
 from mvrec.errors import UserError
 from mvrec.files import at_home
 

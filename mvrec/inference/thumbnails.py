@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mvrec.data.archive import ArchiveMember, read_tar_listing
-from mvrec.data.clips import video_views
-from mvrec.data.guarded_files import open_video, read_image
-from mvrec.data.images import protocol_view
-from mvrec.data.index import Sample
-from mvrec.data.protocol import ImageProtocol, Protocol
+from mvrec.data.listing.archive import ArchiveMember, read_tar_listing
+from mvrec.data.listing.index import Sample
+from mvrec.data.loading.clips import video_views
+from mvrec.data.loading.guarded_files import open_video, read_image
+from mvrec.data.loading.images import protocol_view
+from mvrec.data.views.protocol import ImageProtocol, Protocol
 from mvrec.errors import DecodeError, UserError
 
 JPEG_QUALITY = 82

@@ -1,11 +1,11 @@
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints import LoadReport, load_weights
 from mvrec.models.cloformer import CloFormer, cloformer_s, cloformer_xs, cloformer_xxs
-from mvrec.models.feature_pyramid import FeaturePyramid
 from mvrec.models.framewise import Framewise
+from mvrec.models.heads.feature_pyramid import FeaturePyramid
 from mvrec.models.macs import count_macs
-from mvrec.models.mvit import MViT
-from mvrec.models.mvit_variants import (
+from mvrec.models.mvit.mvit import MViT
+from mvrec.models.mvit.variants import (
     mvit_b24_32x3,
     mvit_b_16x4,
     mvit_b_32x3,

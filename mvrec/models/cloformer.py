@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from mvrec.models.backbone import Backbone, FeatureInfo
+from mvrec.models.fast.products import linear
 from mvrec.models.layers import StochasticDepth, attend, depthwise_grid, with_plain_gradient
-from mvrec.models.products import linear
 
 STEM_STRIDE = 4
 

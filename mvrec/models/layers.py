@@ -12,11 +12,11 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvrec.models.attention import attention
 from mvrec.models.backbone import Backbone, FeatureInfo
-from mvrec.models.depthwise import depthwise_conv
-from mvrec.models.products import Linear
-from mvrec.models.recompute import gelu_linear, norm_linear
+from mvrec.models.fast.attention import attention
+from mvrec.models.fast.depthwise import depthwise_conv
+from mvrec.models.fast.products import Linear
+from mvrec.models.fast.recompute import gelu_linear, norm_linear
 
 # Of every pyramid: pixels per side of a cell of the first stage, and epsilon of the norms of blocks and stages.
 PATCH_STRIDE = 4

@@ -8,8 +8,8 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from mvrec.models.backbone import Backbone
-from mvrec.models.mvit import all_tokens
-from mvrec.models.pooling_attention import PoolingAttention
+from mvrec.models.mvit.mvit import all_tokens
+from mvrec.models.mvit.pooling_attention import PoolingAttention
 
 
 def count_macs(model: Backbone, input_shape: tuple[int, ...] | None = None) -> int:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mvrec.models.fast.products import Linear
 from mvrec.models.layers import (
     PATCH_STRIDE,
     PYRAMID_NORM_EPS,
@@ -36,7 +37,6 @@ from mvrec.models.layers import (
     drop_path_rates,
     resized_positions,
 )
-from mvrec.models.products import Linear
 
 WINDOW = 7  # tokens per side of what a local head sees
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from mvrec.models.fast.products import Linear
 from mvrec.models.layers import (
     PATCH_STRIDE,
     PYRAMID_NORM_EPS,
@@ -27,7 +28,6 @@ from mvrec.models.layers import (
     depthwise,
     drop_path_rates,
 )
-from mvrec.models.products import Linear
 
 STEM_DIM = 64  # whatever the width of the first stage
 

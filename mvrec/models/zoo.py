@@ -11,12 +11,13 @@ from torch import Tensor
 
 from mvrec.errors import UserError, nearest
 from mvrec.models.backbone import Backbone
-from mvrec.models.baselines import create_baseline
+from mvrec.models.baselines.names import create_baseline
 from mvrec.models.checkpoints import FAMILIES, LoadReport, load_recognised, load_weights, recognised
 from mvrec.models.checkpoints.files import StoredWeights, read_weights
 from mvrec.models.checkpoints.structure import WrongArchitectureError, build_as_stored, same_network
 from mvrec.models.cloformer import Branches, cloformer_s, cloformer_xs, cloformer_xxs
-from mvrec.models.mvit_variants import (
+from mvrec.models.mvit.pooling_attention import Pooling
+from mvrec.models.mvit.variants import (
     mvit_b24_32x3,
     mvit_b_16x4,
     mvit_b_32x3,
@@ -29,7 +30,6 @@ from mvrec.models.mvit_variants import (
     mvit_v2_s_16x4,
     mvit_v2_t,
 )
-from mvrec.models.pooling_attention import Pooling
 from mvrec.models.sgformer import sgformer_b, sgformer_m, sgformer_s
 from mvrec.models.shunted import shunted_b, shunted_s, shunted_t
 from mvrec.published import list_models

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from mvrec.data.class_names import comparable
+from mvrec.data.listing.class_names import comparable
 from mvrec.errors import UserError
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints import start_from

@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from mvrec.data.seeds import derive_seed
+from mvrec.seeds import derive_seed
 
 
 class SeedEveryStep(L.Callback):

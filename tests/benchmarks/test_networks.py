@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mvrec import models
-from mvrec.models.products import Linear
+from mvrec.models.fast.products import Linear
 
 ROOT = Path(__file__).resolve().parents[2]
 

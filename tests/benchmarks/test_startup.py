@@ -98,7 +98,7 @@ def test_fit_is_measured_up_to_its_first_step(startup, digits, tmp_path, monkeyp
     report = json.loads((tmp_path / "run.json").read_text())
     assert found.total == report["total"] > 0
     assert found.imports > 0  # by another process, whose clock may run slower: which is more is for nobody to say
-    assert {"mvrec.lightning_cli", "mvrec.data.moving_digits", "lightning.pytorch"} <= set(report["modules"])
+    assert {"mvrec.cli.lightning", "mvrec.data.generated.moving_digits", "lightning.pytorch"} <= set(report["modules"])
     if Path("/proc").is_dir():
         assert found.loaders > 0
     assert (tmp_path / "run/checkpoints/last.ckpt").is_file()  # it was a whole run

@@ -3,7 +3,7 @@ import re
 import pytest
 from video_files import truncate
 
-from mvrec.data.stages import Stages
+from mvrec.data.loading.step_times import Stages
 
 
 def figures(out):

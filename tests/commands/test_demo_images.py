@@ -10,7 +10,7 @@ import yaml
 
 from mvrec.commands.demo_images import CONFIGS
 from mvrec.data import DigitImages, read_image
-from mvrec.data.digit_images import generate_digit_images
+from mvrec.data.generated.digit_images import generate_digit_images
 from mvrec.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -85,7 +85,7 @@ def test_splits_share_no_handwriting_and_the_seed_decides_the_rest(root, tmp_pat
     )
     assert ours == again
     assert not set(ours.values()) & set(other.values())
-    from mvrec.data.digit_images import _handwriting
+    from mvrec.data.generated.digit_images import _handwriting
 
     shares = _handwriting(0)
     sets = [{digit.tobytes() for own in shares[split].values() for digit in own} for split in ("train", "val", "test")]
@@ -115,7 +115,7 @@ def test_a_broken_generation_leaves_nothing_behind(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
 
-    monkeypatch.setattr("mvrec.data.digit_images._write", fail)
+    monkeypatch.setattr("mvrec.data.generated.digit_images._write", fail)
     with pytest.raises(OSError, match="No space"):
         generate_digit_images(tmp_path / "data", images_per_class=SMALL)
     assert list(tmp_path.iterdir()) == []
@@ -139,7 +139,7 @@ def test_impossible_parameters(tmp_path, changes, message):
 
 
 def test_the_data_module_makes_its_files_and_refuses_flips(tmp_path):
-    from mvrec.data.transforms import Augment
+    from mvrec.data.views.transforms import Augment
 
     data = DigitImages(
         str(tmp_path / "data"), images_per_class=2, val_images_per_class=1, test_images_per_class=1, num_workers=0

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from mvrec.cli.lightning import run
 from mvrec.commands.explain import class_number, main, seen_by
-from mvrec.data.moving_digits_video import ACTIONS, SPLITS, Motion, poses
+from mvrec.data.generated.moving_digits_video import ACTIONS, SPLITS, Motion, poses
 from mvrec.errors import UserError
 from mvrec.inference.recogniser import load_recogniser
-from mvrec.lightning_cli import run
 from mvrec.models import create_model
 
 CONFIG = Path(__file__).parents[2] / "configs/demo.yaml"

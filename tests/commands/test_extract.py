@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from video_files import truncate, write_video
 
+from mvrec.cli.lightning import run
 from mvrec.commands.extract import main, output_names
-from mvrec.data.kinds import VIDEOS
+from mvrec.data.listing.file_kinds import VIDEOS
 from mvrec.errors import UserError
 from mvrec.inference.recogniser import load_recogniser
-from mvrec.lightning_cli import run
 from mvrec.models import create_model
 
 

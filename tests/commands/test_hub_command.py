@@ -8,7 +8,7 @@ from mvrec.commands.hub import main
 from mvrec.errors import UserError
 from mvrec.inference.recogniser import load_recogniser
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "inference"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "export"))
 from exported_runs import network_node, save_run
 
 

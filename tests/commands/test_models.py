@@ -32,6 +32,6 @@ def test_no_match_is_one_line(command) -> None:
 
 
 def test_the_table_costs_no_import_of_torch() -> None:
-    program = "import sys; from mvrec.cli import main; main(['models']); sys.exit('torch' in sys.modules)"
+    program = "import sys; from mvrec.cli.main import main; main(['models']); sys.exit('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
     assert result.returncode == 0

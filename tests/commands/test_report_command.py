@@ -15,18 +15,18 @@ from PIL import Image
 from video_files import read_number, write_video
 
 from mvrec.commands.report import main
-from mvrec.data.protocol import ImageProtocol, Protocol, Views
-from mvrec.data.sampling import ClipSpec
+from mvrec.data.views.protocol import ImageProtocol, Protocol, Views
+from mvrec.data.views.sampling import ClipSpec
 from mvrec.errors import DecodeError, UserError
-from mvrec.evaluation.report_parts import mistakes_section
-from mvrec.evaluation.run_results import read_predictions
 from mvrec.inference.thumbnails import find_file, thumbnails
+from mvrec.tasks.classification.report import mistakes_section
+from mvrec.tasks.classification.run_results import read_predictions
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny):
     """A run of the tiny network that was fitted, not tested."""
-    from mvrec.cli import main as mvrec
+    from mvrec.cli.main import main as mvrec
 
     run = tmp_path_factory.mktemp("a folder <&> ü") / "run"
     mvrec(["fit", *tiny, "--run_dir", str(run)])
@@ -36,7 +36,7 @@ def trained(tmp_path_factory, tiny):
 @pytest.fixture(scope="module")
 def tested(trained, tmp_path_factory):
     """A copy of the run, tested."""
-    from mvrec.cli import main as mvrec
+    from mvrec.cli.main import main as mvrec
 
     run = tmp_path_factory.mktemp("tested") / "run"
     shutil.copytree(trained, run)

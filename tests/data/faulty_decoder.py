@@ -8,7 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from mvrec.data import clips, video
+from mvrec.data.loading import clips
+from mvrec.data.video import opening
 
 
 def spin():
@@ -47,11 +48,11 @@ def open_video(path, *args, **kwargs):
             with Path(os.environ["FAULTS_LOG"]).open("a") as log:
                 log.write(f"{Path(path).name}\n")
             fault()
-    return video.open_video(path, *args, **kwargs)
+    return opening.open_video(path, *args, **kwargs)
 
 
 if __name__ == "__main__":  # python faulty_decoder.py fit ...: the command line with this decoder
     clips.open_video = open_video
-    from mvrec.cli import main
+    from mvrec.cli.main import main
 
     main(sys.argv[1:])

@@ -9,7 +9,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from mvrec.data.archive import ArchiveMember
+from mvrec.data.listing.archive import ArchiveMember
 
 _BITS = 10
 

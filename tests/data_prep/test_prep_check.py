@@ -13,10 +13,11 @@ from prep_support import run, write_image, write_imagenet, write_videos
 from video_files import damage, truncate, write_audio, write_video
 
 from data_prep import check
-from mvrec.data import video
-from mvrec.data.kinds import VIDEOS
-from mvrec.data.layouts import find_split
-from mvrec.data.lists import Row, read_rows, write_rows
+from mvrec.data.listing.file_kinds import VIDEOS
+from mvrec.data.listing.layouts import find_split
+from mvrec.data.listing.lists import Row, read_rows, write_rows
+from mvrec.data.video import opening
+from mvrec.errors import DecodeError
 
 
 def statuses(out):
@@ -113,7 +114,7 @@ def test_what_changed_is_decoded_again(tmp_path):
 @pytest.mark.parametrize(("bad", "looks"), [(0, True), (29, True), (59, True), (20, False)])
 def test_first_middle_and_last_frame_are_decoded_and_with_all_every_one(tmp_path, monkeypatch, bad, looks):
     path = write_videos(tmp_path / "data", count=1, classes=("run",), num_frames=60)[0]
-    real = video.open_video
+    real = opening.open_video
 
     def open_video(file, *arguments):
         opened = real(file, *arguments)
@@ -121,13 +122,13 @@ def test_first_middle_and_last_frame_are_decoded_and_with_all_every_one(tmp_path
 
         def checked(indices):
             if bad in list(indices):
-                raise video.DecodeError(file, f"frame {bad} is damaged")
+                raise DecodeError(file, f"frame {bad} is damaged")
             return frames(indices)
 
         opened.frames = checked
         return opened
 
-    monkeypatch.setattr(video, "open_video", open_video)
+    monkeypatch.setattr(opening, "open_video", open_video)
     out = tmp_path / "out"
     assert run("check", tmp_path / "data", "--out", out)[0] == int(looks)
     assert run("check", tmp_path / "data", "--out", out, "--all")[0] == 1
@@ -136,7 +137,7 @@ def test_first_middle_and_last_frame_are_decoded_and_with_all_every_one(tmp_path
 
 def test_a_decoder_that_hangs_holding_the_lock_or_crashes_costs_one_file(tmp_path, monkeypatch):
     write_videos(tmp_path / "data", count=4, classes=("run",))
-    real = video.open_video
+    real = opening.open_video
 
     def open_video(file, *arguments):
         if Path(file).name == "1.mp4":
@@ -145,7 +146,7 @@ def test_a_decoder_that_hangs_holding_the_lock_or_crashes_costs_one_file(tmp_pat
             ctypes.string_at(0)
         return real(file, *arguments)
 
-    monkeypatch.setattr(video, "open_video", open_video)
+    monkeypatch.setattr(opening, "open_video", open_video)
     begin = time.monotonic()
     assert run("check", tmp_path / "data", "--out", tmp_path / "out", "--timeout", 1, "--workers", 2)[0] == 1
     assert time.monotonic() - begin < 10
@@ -177,7 +178,7 @@ def test_frames_that_a_camera_dropped_are_not_missing(tmp_path, container):
 def test_bad_files_are_tried_again_when_asked(tmp_path, monkeypatch):
     write_videos(tmp_path / "data", count=1, classes=("run",))
     with monkeypatch.context() as patch:
-        patch.setattr(video, "open_video", lambda *_: ctypes.string_at(0))
+        patch.setattr(opening, "open_video", lambda *_: ctypes.string_at(0))
         assert run("check", tmp_path / "data", "--out", tmp_path / "out")[0] == 1
     assert run("check", tmp_path / "data", "--out", tmp_path / "out")[0] == 1
     assert run("check", tmp_path / "data", "--out", tmp_path / "out", "--again")[0] == 0

@@ -10,9 +10,9 @@ import pytest
 from prep_support import WNIDS, exit_code, hash_of, jpeg, run, start, tree, write_devkit, write_imagenet
 
 from data_prep import imagenet
-from mvrec.data.kinds import IMAGES
-from mvrec.data.layouts import find_split
-from mvrec.data.lists import read_rows
+from mvrec.data.listing.file_kinds import IMAGES
+from mvrec.data.listing.layouts import find_split
+from mvrec.data.listing.lists import read_rows
 
 VAL_WNIDS = ("n00000003", "n00000001", "n00000002", "n00000002", "n00000001", "n00000003")
 

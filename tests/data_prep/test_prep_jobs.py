@@ -13,7 +13,7 @@ import pytest
 from data_prep import jobs
 from data_prep.jobs import Failure, run_jobs
 from mvrec.errors import DecodeError
-from mvrec.limits import Limits
+from mvrec.processes import Limits
 
 
 def work(item):

@@ -6,7 +6,7 @@ import pytest
 from prep_support import run
 from video_files import write_video
 
-from mvrec.data.layouts import find_split
+from mvrec.data.listing.layouts import find_split
 
 
 @pytest.fixture

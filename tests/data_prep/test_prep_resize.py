@@ -17,12 +17,12 @@ from video_files import cut_start, damage, read_numbers, truncate, write_audio, 
 from data_prep import resize as tool
 from data_prep import transcode
 from data_prep.transcode import Recipe, Task
-from mvrec.data.containers import open_container
-from mvrec.data.images import read_image
-from mvrec.data.kinds import VIDEOS
-from mvrec.data.layouts import find_split
-from mvrec.data.lists import Row, write_rows
-from mvrec.data.video import open_video
+from mvrec.data.listing.file_kinds import VIDEOS
+from mvrec.data.listing.layouts import find_split
+from mvrec.data.listing.lists import Row, write_rows
+from mvrec.data.loading.images import read_image
+from mvrec.data.video.containers import open_container
+from mvrec.data.video.opening import open_video
 
 
 def shown_times(path):

@@ -11,10 +11,10 @@ from prep_support import exit_code, run, start, tree, write_image, write_imagene
 
 from data_prep import shard
 from data_prep.shard import Piece, member_name, plan
-from mvrec.data.archive import list_tar
-from mvrec.data.kinds import IMAGES, VIDEOS
-from mvrec.data.layouts import find_split
-from mvrec.data.lists import Row, read_rows, write_rows
+from mvrec.data.listing.archive import list_tar
+from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
+from mvrec.data.listing.layouts import find_split
+from mvrec.data.listing.lists import Row, read_rows, write_rows
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 from video_files import read_numbers, truncate, write_video
 
-from mvrec.data.protocol import ImageProtocol, Protocol, Views
-from mvrec.data.sampling import ClipSpec
-from mvrec.data.video import open_video
+from mvrec.data.video.opening import open_video
+from mvrec.data.views.protocol import ImageProtocol, Protocol, Views
+from mvrec.data.views.sampling import ClipSpec
+from mvrec.data.views.windows import windows
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.features import (
     Wanted,
@@ -23,7 +24,6 @@ from mvrec.inference.features import (
     settings_of,
 )
 from mvrec.inference.recogniser import Recogniser
-from mvrec.inference.windows import windows
 from mvrec.models import CloFormer, MViT, cloformer
 
 SETTINGS = {"any": "settings"}
@@ -162,7 +162,7 @@ def test_a_window_is_read_in_its_middle(tmp_path):
 
 
 def test_no_more_than_a_clip_is_decoded_at_a_time(tmp_path, monkeypatch):
-    from mvrec.data.guarded_files import GuardedVideo
+    from mvrec.data.loading.guarded_files import GuardedVideo
 
     most = []
     decode = GuardedVideo._decode

@@ -14,7 +14,7 @@ from mvrec.errors import UserError
 from mvrec.inference.heat import METHODS, default_method, heat_map, levels, on_pixels, token_grids
 from mvrec.models import CloFormer, Framewise, MViT, SGFormer, Shunted, cloformer, create_model, sgformer, shunted
 from mvrec.models.backbone import Backbone
-from mvrec.models.mvit import all_tokens
+from mvrec.models.mvit.mvit import all_tokens
 
 SHUNTED_STAGES = (
     shunted.Stage(dim=8, depth=1, heads=2, sr_ratio=4, mlp_ratio=2),
@@ -188,7 +188,7 @@ def explicit_attention(monkeypatch, model, x, classes):
     fast = model(x)
     with monkeypatch.context() as patch, all_tokens(model):
         patch.setattr(F, "scaled_dot_product_attention", attend)
-        patch.setattr("mvrec.models.attention.FEW_SCORES", math.inf)  # all of them by that one
+        patch.setattr("mvrec.models.fast.attention.FEW_SCORES", math.inf)  # all of them by that one
         slow = model(x)
     torch.testing.assert_close(fast, slow)
     slow.gather(1, classes[:, None]).sum().backward()

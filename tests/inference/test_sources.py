@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from mvrec.data.kinds import IMAGES, VIDEOS
+from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
 from mvrec.errors import UserError
 from mvrec.inference import sources
 from mvrec.inference.reading import start_readers
@@ -66,7 +66,7 @@ def test_a_folder_that_cannot_be_listed_and_limits_that_no_clock_takes(folder, m
     def refuse(*args):
         raise OSError(22, "Invalid argument", "/proc/1/net")
 
-    monkeypatch.setattr("mvrec.data.layouts.os.scandir", refuse)
+    monkeypatch.setattr("mvrec.data.listing.layouts.os.scandir", refuse)
     with pytest.raises(UserError, match=f"{folder}: Invalid argument"):
         find_sources([str(folder)], kind=VIDEOS)
     options = argparse.Namespace(decode_timeout=1e30, decode_memory=1.0)

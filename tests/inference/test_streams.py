@@ -12,15 +12,15 @@ import torch
 from video_files import write_video
 
 from data_prep.sources import compare_with_promise
-from mvrec.data.clips import clip_views, eval_frames
-from mvrec.data.index import Sample
-from mvrec.data.sampling import Window
-from mvrec.data.stream import Stream, is_stream
-from mvrec.data.video import open_video
+from mvrec.data.listing.index import Sample
+from mvrec.data.loading.clips import clip_views, eval_frames
+from mvrec.data.video.opening import open_video
+from mvrec.data.video.stream import Stream, is_stream
+from mvrec.data.views.sampling import Window
+from mvrec.data.views.windows import windows
 from mvrec.errors import UserError
 from mvrec.inference.recogniser import load_recogniser
 from mvrec.inference.recognising import recognise_files, recognise_stream
-from mvrec.inference.windows import windows
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -19,7 +19,7 @@ from mvrec.models import create_model, load_weights
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints.layouts import recognise
 from mvrec.models.layers import StochasticDepth
-from mvrec.models.mvit import all_tokens
+from mvrec.models.mvit.mvit import all_tokens
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -66,7 +66,7 @@ def _trained_gradients(folder: Path, *, rank: int) -> dict[str, dict[str, Tensor
 @traced
 def test_compiles_as_one_graph_and_only_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # No graph has oneDNN's products, whose sums are in another order.
-    monkeypatch.setattr("mvrec.models.products._HAS_ONEDNN", False)
+    monkeypatch.setattr("mvrec.models.fast.products._HAS_ONEDNN", False)
     torch._dynamo.reset()
     build = BUILDS[name]
     model = lively(build(**build.shallower, drop_path_rate=0.2))

@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvrec.models import MViT, attention, depthwise, products
-from mvrec.models.attention import attention as attend
-from mvrec.models.attention import recorded_attention
-from mvrec.models.depthwise import depthwise_conv
-from mvrec.models.mvit import all_tokens
-from mvrec.models.products import Linear
-from mvrec.models.recompute import gelu_linear, norm_linear
+from mvrec.models import MViT
+from mvrec.models.fast import attention, depthwise, products
+from mvrec.models.fast.attention import attention as attend
+from mvrec.models.fast.attention import recorded_attention
+from mvrec.models.fast.depthwise import depthwise_conv
+from mvrec.models.fast.products import Linear
+from mvrec.models.fast.recompute import gelu_linear, norm_linear
+from mvrec.models.mvit.mvit import all_tokens
 
 
 def reference_conv(

@@ -6,7 +6,7 @@ from zoo_builds import BUILDS, lively
 
 from mvrec.models import Framewise
 from mvrec.models.backbone import Backbone
-from mvrec.models.baselines import create_baseline
+from mvrec.models.baselines.names import create_baseline
 
 CLIPS = torch.randn(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(3))  # (B, C, T, H, W)
 IMAGE_NETWORKS = ["shunted", "sgformer", "cloformer", "mvit_v2_image"]

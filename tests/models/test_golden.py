@@ -14,7 +14,7 @@ from golden_support import (
     recorded_description,
 )
 
-from mvrec.models.mvit import MViT
+from mvrec.models.mvit.mvit import MViT
 
 pytestmark = pytest.mark.golden
 NOT_LAYERS = ("Dropout", "DropPath", "StochasticDepth", "MaxPool2d", "MaxPool3d")

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from mvrec.models.mvit import block_plan
-from mvrec.models.pooling_attention import BlockSpec
+from mvrec.models.mvit.mvit import block_plan
+from mvrec.models.mvit.pooling_attention import BlockSpec
 
 FULL = (3, 3, 3)
 

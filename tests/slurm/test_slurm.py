@@ -45,7 +45,7 @@ class Jobs:
         self.flags = [argument for argument in tiny if "--config" not in argument and "demo.yaml" not in argument]
         self.environment = {
             "MVREC": str(Path(sys.executable).parent / "mvrec"),
-            "PYTHONPATH": str(HERE.parent / "training"),
+            "PYTHONPATH": str(HERE.parent / "runs"),
             "PYTHONWARNINGS": "ignore",
             "MASTER_ADDR": "127.0.0.1",
             "MVREC_PREFLIGHT_SECONDS": "120",
@@ -122,7 +122,7 @@ class Jobs:
 @pytest.fixture(scope="module")
 def jobs(cluster, tiny, tmp_path_factory) -> Jobs:
     """With the uninterrupted run done: two nodes, two tasks each."""
-    sys.path.insert(0, str(HERE.parent / "training"))
+    sys.path.insert(0, str(HERE.parent / "runs"))
     found = Jobs(cluster, tiny, tmp_path_factory.mktemp("jobs"))
     found.end(found.fit("whole"), "whole", "COMPLETED", "FAILED")
     return found

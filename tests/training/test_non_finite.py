@@ -87,7 +87,7 @@ def test_two_processes_leave_out_the_same_step(tiny, tmp_path):
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent / "runs")},
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from mvrec.errors import UserError
 from mvrec.models.backbone import Backbone
-from mvrec.models.baseline import Baseline
+from mvrec.models.baselines.wrapper import Baseline
 from mvrec.models.checkpoints.files import Source, StoredWeights, read_weights
 from mvrec.models.checkpoints.fit import BOOKKEEPING, Fitted, fit
 from mvrec.models.checkpoints.layouts import Recognised, recognise
 from mvrec.models.checkpoints.report import LoadReport, Resized, listed
 from mvrec.models.cloformer import CloFormer
 from mvrec.models.framewise import Framewise
-from mvrec.models.mvit import MViT
+from mvrec.models.mvit.mvit import MViT
 from mvrec.models.sgformer import SGFormer
 from mvrec.models.shunted import Shunted
 

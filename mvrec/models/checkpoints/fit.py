@@ -13,7 +13,7 @@ from mvrec.errors import UserError
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints.report import Resized
 from mvrec.models.layers import Grid, resized_positions
-from mvrec.models.pooling_attention import resized_table
+from mvrec.models.mvit.pooling_attention import resized_table
 
 Tensors = dict[str, Tensor]
 REL_POS = re.compile(r"\.rel_pos_[thw]$")

@@ -11,8 +11,8 @@ from torch import Tensor
 from mvrec.errors import UserError
 from mvrec.models.backbone import Backbone
 from mvrec.models.layers import Grid
-from mvrec.models.mvit import PATCH_STRIDE, PATCH_STRIDE_FRAMES, MViT
-from mvrec.models.pooling_attention import Block
+from mvrec.models.mvit.mvit import PATCH_STRIDE, PATCH_STRIDE_FRAMES, MViT
+from mvrec.models.mvit.pooling_attention import Block
 
 Tensors = Mapping[str, Tensor]
 Knobs = dict[str, Any]

@@ -1,0 +1,427 @@
+"""`mvrec fit | validate | test | predict`: Lightning's command line with our manners.
+
+What differs from stock Lightning: a checkpoint never overrides what the user says, errors are one line, all output
+goes to one run directory that may exist already, progress suits the terminal or the log file, and sampling, seeding
+and sharding are ours.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NoReturn
+
+import torch
+import yaml
+from jsonargparse import Namespace, get_loader, set_loader
+from jsonargparse.typing import register_type
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+from mvrec import data
+from mvrec.class_paths import reason
+from mvrec.cli.backbone_names import check_backbones
+from mvrec.cli.config_check import (
+    CONFIG_FLAGS,
+    Entry,
+    check_keys,
+    class_path_of,
+    entries,
+    expand_backbones,
+    expand_flags,
+    flags,
+    resolve,
+    trust_named,
+)
+from mvrec.cli.parse_errors import explain, said_of_key
+from mvrec.cli.run_defaults import (
+    CHECKPOINT_KEYWORDS,
+    chosen_mode,
+    expand_evaluation,
+    forget_own_paths,
+    inherited,
+    last_value,
+    named_checkpoint,
+    resumed,
+    set_file_defaults,
+)
+from mvrec.cli.trainer_arguments import BATCH_COUNTS, REFUSALS, check_trainer, refused_by_lightning, whole_first
+from mvrec.cli.value_check import check_values, refusals
+from mvrec.cluster.preflight import SharedState, check_processes
+from mvrec.cluster.watchdog import Watchdog
+from mvrec.data.views.presets import PRESETS
+from mvrec.errors import UserError
+from mvrec.files import at_home
+from mvrec.messages import fail, show_lightning_messages, show_messages
+from mvrec.runs.checkpoint_files import CheckpointFiles
+from mvrec.runs.final_checkpoint import FinalCheckpoint
+from mvrec.runs.position import ExactPosition
+from mvrec.runs.preemption import (
+    INTERRUPT_EXIT,
+    PreemptedError,
+    Preemption,
+    job_end_time,
+    on_own_clock,
+    requeue,
+    stop_exit,
+)
+from mvrec.runs.progress import BarProgress, EndReason, LineProgress, Throughput
+from mvrec.runs.resume import Resume, check_resume
+from mvrec.runs.run_checkpoints import BestAndLast, CheckpointSettings, run_checkpoints
+from mvrec.runs.run_directory import MetricsCsv, RunRecord, SaveConfig, is_run, without_own_paths
+from mvrec.runs.run_lock import RunLock, lock_run
+from mvrec.runs.signals import REQUEUE, requests
+from mvrec.tasks import Classification
+from mvrec.tasks.classification.task import SINGLE_LABEL_SCORE
+from mvrec.training.averaging import check_averaging
+from mvrec.training.non_finite import NonFiniteGuard
+from mvrec.training.precision import chosen_precision
+from mvrec.training.random_state import SeedEveryStep
+
+log = logging.getLogger("mvrec")
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "use_distributed_sampler": False,  # the loaders shard themselves
+    "log_every_n_steps": 20,
+    "num_sanity_val_steps": 1,
+    "enable_model_summary": False,  # the task says in one line what it trains
+}
+PARSER_MODE = "mvrec"  # YAML in which a backbone may be a short name
+CLASS_PATH = f"{Classification.__module__}.{Classification.__qualname__}"
+INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+
+
+def load_config(text: str) -> Any:
+    """YAML as jsonargparse reads it, with class paths where backbones have short names."""
+    return expand_backbones(get_loader("yaml")(text))
+
+
+set_loader(PARSER_MODE, load_config, exceptions=(yaml.YAMLError,))
+register_type(torch.device)  # which a saved configuration could not name otherwise, and StochasticWeightAveraging has
+
+
+class MvrecParser(LightningArgumentParser):
+    """A parser whose errors are one line with the nearest right name.
+
+    Attributes:
+        given: What configs and flags set, for messages about it.
+    """
+
+    given: ClassVar[Sequence[Entry]] = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False, "parser_mode": PARSER_MODE})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the useful line of an error and exit with 2."""
+        fail(explain(message, self.given))
+
+
+class MvrecCLI(LightningCLI):
+    """The command line of training and evaluation."""
+
+    locks: Sequence[RunLock] = ()
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run directory and the checkpoint callback with their defaults."""
+        for action in parser._actions:
+            if action.dest in [f"trainer.{key}" for key in BATCH_COUNTS]:
+                vars(action)["_typehint"] = whole_first(vars(action)["_typehint"])
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Where everything about the run goes (default: runs/<name of the config file>, or the run that "
+            "ckpt_path lies in).",
+        )
+        parser.add_argument(
+            "--resume",
+            type=Literal["auto"] | None,
+            default=None,
+            help="auto: fit goes on from the newest whole checkpoint of the run directory, or starts where there is "
+            "none.",
+        )
+        parser.add_argument(
+            "--save_every_minutes",
+            type=float,
+            default=30.0,
+            help="Interval of last.ckpt in fit, besides where the schedule of checkpoints has one; 0 for none.",
+        )
+        parser.add_argument(
+            "--hang_timeout_minutes",
+            type=float,
+            default=20.0,
+            help="With several processes, the longest time without progress: then the run ends, and the process that "
+            "the others wait for is named; 0 for no limit.",
+        )
+        parser.add_argument(
+            "--protocol",
+            type=str | None,
+            default=None,
+            help=f"How files become views in test and predict, by name; single values such as "
+            f"--data.test_views.num_clips win when they come later. One of {', '.join(PRESETS)}.",
+        )
+        parser.add_lightning_class_args(CheckpointSettings, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": SINGLE_LABEL_SCORE,
+                "checkpoint.save_last": True,
+                "checkpoint.auto_insert_metric_name": False,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse with the checkpoint's values as defaults: flag > config > checkpoint > default."""
+        command, *arguments = args
+        arguments = list(expand_flags(arguments))
+        arguments += forget_own_paths(entries(arguments)) if command == "fit" else []
+        if command != "fit":
+            arguments = named_checkpoint(arguments)
+        given = entries(arguments)
+        if command in ("fit", "validate") and (named := last_value(given, "protocol")) is not None:
+            raise UserError(f"{named.where}: a protocol is for test and predict, {command} has data.val_views")
+        check_backbones(given)
+        trust_named(given)
+        subparser = self._subcommand_parsers[command]
+        MvrecParser.given = given
+        checkpoint = last_value(given, "ckpt_path")
+        found = resumed(given, _run_dir_of(given, arguments)) if command == "fit" else None
+        if found is not None:  # wins over a checkpoint that the first start began with
+            arguments += ["--ckpt_path", str(found)]
+            checkpoint = Entry("ckpt_path", str(found), "--resume auto")
+        from_files = inherited(given, checkpoint=checkpoint)
+        set_file_defaults(subparser, from_files)
+        if command != "fit":
+            arguments = expand_evaluation(arguments, given, from_files)
+            MvrecParser.given = given = entries(arguments)
+        defaults = subparser.get_defaults()
+        chosen = last_value(given, "data")
+        shown_only = any(name.startswith(("--print_config", "--help", "-h")) for name, _ in flags(arguments))
+        if chosen is None and defaults.get("data") is None and not shown_only:
+            raise UserError(
+                "which data? --data VideoFolder (or another of mvrec.data), or --model.weights FILE, whose network "
+                "says it"
+            )
+        if chosen is not None and defaults.get("data") is None:  # a config before the flag may have arguments for it
+            path = class_path_of(chosen)
+            if path is not None and resolve(path) is not None:
+                try:
+                    subparser.set_defaults({"data": {"class_path": path}})
+                    defaults = subparser.get_defaults()
+                except (TypeError, ValueError):
+                    raise UserError(f"{chosen.place}: {path} is no LightningDataModule") from None
+        classes = {"model": {"class_path": CLASS_PATH}}  # whose types say more than the parser's keys
+        check_values(given, check_keys(defaults.keys(), given, defaults=defaults.as_dict(), fixed=classes))
+        self.config = parser.parse_args([command, *arguments])
+
+    def _parse_ckpt_path(self) -> None:
+        """Stock Lightning lets the checkpoint win over flags and configs here."""
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the run directory."""
+        config = self.config[self.subcommand]
+        with refusals(MvrecParser.given):
+            check_trainer(config.trainer, str(self.subcommand))
+        self.run_dir = at_home(config.run_dir or default_run_dir(config))
+        config.checkpoint.mode = chosen_mode(MvrecParser.given, config.checkpoint.monitor)
+        if config.get("ckpt_path") not in (None, *CHECKPOINT_KEYWORDS):
+            config.model.weights = None  # the checkpoint has its own, and the file that its run began with may be gone
+        self.checkpoint_dir = at_home(config.checkpoint.dirpath or self.run_dir / "checkpoints")
+        if config.trainer.limit_val_batches == 0 and config.checkpoint.monitor == SINGLE_LABEL_SCORE:
+            config.checkpoint.monitor = None  # nothing will be measured: the newest checkpoint is the best there is
+        parser = self._parser(self.subcommand)
+        parser.callback_keys = [key for key in parser.callback_keys if key != "checkpoint"]  # see `run_checkpoints`
+        if config.trainer.fast_dev_run:
+            config.trainer.enable_checkpointing = False  # it would save, though nothing is logged
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add progress, seeding and the CSV metrics that every run has."""
+        config = self._get(self.config_init, "trainer")
+        filename = "metrics.csv" if self.subcommand == "fit" else f"metrics_{self.subcommand}.csv"
+        loggers = config.get("logger")
+        more = loggers if isinstance(loggers, list) else [loggers] if isinstance(loggers, Logger) else []
+        throughput = Throughput()
+        own = _as_list(config.get("callbacks"))
+        wanted = self._get(self.config_init, "checkpoint")
+        keeps = config.get("enable_checkpointing") is not False
+        saving = run_checkpoints(wanted, self.checkpoint_dir, own) if keeps else []
+        callbacks = [throughput, SeedEveryStep(self._get(self.config, "seed_everything"))]
+        if self.subcommand == "fit":
+            callbacks += [
+                SharedState(self.run_dir),
+                NonFiniteGuard(self.run_dir / "non_finite"),
+                ExactPosition(),
+                Resume(self.run_dir),
+                EndReason(),
+            ]
+        if config.get("enable_progress_bar") is not False:
+            callbacks.append(BarProgress(throughput) if sys.stdout.isatty() else LineProgress(throughput))
+        if self.subcommand == "fit" and not config.get("fast_dev_run"):
+            minutes = self._get(self.config, "save_every_minutes")
+            end = on_own_clock(job_end_time(os.environ))
+            callbacks.append(Preemption(self.checkpoint_dir, save_every_minutes=minutes, end_time=end))
+        # The last checkpoint comes first: at the end of training, averaging callbacks put averages for the weights.
+        # Before it only the watchdog, which must know of a hook when another callback hangs in it.
+        first: list[Callback] = [Watchdog(60 * self._get(self.config, "hang_timeout_minutes"))]
+        if self.subcommand == "fit":
+            first.append(RunRecord(self.run_dir, fresh=self._is_fresh()))
+            first += [FinalCheckpoint(one) for one in saving if isinstance(one, BestAndLast)]
+        config["callbacks"] = [*first, *own, *callbacks, *saving]
+        loggers = [MetricsCsv(self.run_dir, filename), *more]
+        plugins = [*_as_list(config.get("plugins")), CheckpointFiles()]
+        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+            plugins.append(SLURMEnvironment(auto_requeue=False))  # see Preemption
+        precision = chosen_precision(config.get("precision"), accelerator=str(config.get("accelerator")))
+        kwargs = {"default_root_dir": config.get("default_root_dir") or str(self.run_dir), **kwargs}
+        return super().instantiate_trainer(logger=loggers, plugins=plugins, precision=precision, **kwargs)
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; what they refuse is the user's to mend."""
+        with refusals(MvrecParser.given):
+            super().instantiate_classes()
+
+    def after_instantiate_classes(self) -> None:
+        """Hand the seed to the data, and let the checkpoint remember how model and data were made."""
+        config = self.config[self.subcommand]
+        if getattr(self.datamodule, "seed", 0) is None:
+            self.datamodule.seed = config.seed_everything
+        portable = without_own_paths(config, self.run_dir)
+        plain = yaml.safe_load(self._parser(self.subcommand).dump(portable, skip_none=False))
+        self.model.run_record = {"config": plain}
+        self.model.save_hyperparameters(
+            {**plain["model"], "weights": None, "_instantiator": INSTANTIATOR, "_class_path": CLASS_PATH}
+        )
+        self.datamodule.save_hyperparameters(plain["data"])
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Leave with the exit code that says what is to happen next when the run was asked to end."""
+        try:
+            super()._run_subcommand(subcommand)
+        except PreemptedError as preempted:
+            sys.exit(requeue(os.environ) if preempted.level == REQUEUE else stop_exit())
+        except SystemExit as leaving:  # Lightning turns Ctrl-C into exit code 1
+            sys.exit(INTERRUPT_EXIT if isinstance(leaving.__context__, KeyboardInterrupt) else leaving.code)
+        except UserError as raised:
+            raise UserError(said_of_key(str(raised), MvrecParser.given)) from None
+        except REFUSALS as raised:
+            if not refused_by_lightning(raised):
+                raise
+            raise UserError(reason(raised)) from None
+        finally:
+            requests.restore()
+            for lock in reversed(self.locks):
+                lock.release()
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Our own score line stands in for Lightning's table."""
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        return {**kwargs, "verbose": False} if "verbose" in kwargs else kwargs
+
+    def before_fit(self) -> None:
+        """Keep the run's directories for this process: two runs do not mix."""
+        check_resume(self.model.run_record["config"], self._get(self.config, "ckpt_path"))
+        check_averaging(self.trainer, self._get(self.config, "ckpt_path"))
+        if self.trainer.is_global_zero and not self._get(self.config, "trainer").fast_dev_run:
+            self.locks = lock_run(self.run_dir, self.checkpoint_dir, fresh=self._is_fresh())
+
+    def _is_fresh(self) -> bool:
+        return self._get(self.config, "ckpt_path") is None and not self._get(self.config, "trainer").fast_dev_run
+
+
+def run(args: list[str]) -> MvrecCLI:
+    """Parse and run `fit`, `validate`, `test` or `predict`.
+
+    Args:
+        args: The sub-command and its arguments.
+
+    Raises:
+        UserError: Bad input that only running could show.
+    """
+    return _command_line(MvrecCLI, args)
+
+
+class InstantiatedCLI(MvrecCLI):
+    """Builds data, model and trainer, and runs nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def instantiate(args: list[str]) -> MvrecCLI:
+    """What `run` would run: its data module, model and trainer.
+
+    Args:
+        args: The sub-command and its arguments.
+
+    Raises:
+        UserError: Bad input.
+    """
+    return _command_line(InstantiatedCLI, args)
+
+
+def _command_line(kind: type[MvrecCLI], args: list[str]) -> MvrecCLI:
+    configure_output()
+    check_processes(os.environ)
+    for name in data.__all__:  # jsonargparse knows by their bare names only the classes that are loaded
+        getattr(data, name)
+    return kind(
+        Classification,
+        LightningDataModule,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        parser_class=MvrecParser,
+        parser_kwargs={"prog": "mvrec"},
+        save_config_callback=SaveConfig,
+        trainer_defaults=TRAINER_DEFAULTS,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=args,
+    )
+
+
+def configure_output() -> None:
+    """Our messages as plain lines on stderr (news from the first process only), and what was asked of Lightning."""
+    show_lightning_messages()
+    # Lightning calls jsonargparse by names that it has deprecated.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    # Lightning's tree utilities use a class that torch has deprecated.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
+    # What we log at the end of an epoch is the same on all processes already.
+    warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*sync_dist=True")
+    # Frozen layers stay in evaluation mode on purpose.
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+    # Averaged weights are what a recipe with this callback wants in its checkpoints.
+    warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback")
+    warnings.filterwarnings("ignore", message=r"Be aware that when using `?ckpt_path")
+    # They lie in a run's directory, beside those of the run itself.
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
+    show_messages()
+
+
+def _run_dir_of(given: Sequence[Entry], arguments: Sequence[str]) -> Path:
+    """Where the run goes, known before anything is parsed."""
+    if (run_dir := last_value(given, "run_dir")) is not None:
+        return at_home(run_dir.value)
+    checkpoint = last_value(given, "ckpt_path")
+    configs = [value for name, value in flags(arguments) if name in CONFIG_FLAGS]
+    return default_run_dir(Namespace(ckpt_path=checkpoint.value if checkpoint else None, config=configs))
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def default_run_dir(config: Namespace) -> Path:
+    """The run that a checkpoint or a resolved configuration belongs to, else `runs/<name of the last config file>`."""
+    checkpoint = config.get("ckpt_path")
+    if checkpoint and Path(checkpoint).parent.name == "checkpoints":
+        return Path(checkpoint).parent.parent
+    configs = config.get("config") or []
+    if configs and Path(str(configs[0])).name == "config.yaml" and is_run(Path(str(configs[0])).parent):
+        return Path(str(configs[0])).parent
+    return Path("runs") / (Path(str(configs[0])).stem if configs else "unnamed")

@@ -1,0 +1,107 @@
+"""The `mvrec` command: finds the sub-command and loads only what it needs.
+
+Nothing heavy is imported here, so that help, version and typing errors answer at once.
+"""
+
+import io
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from mvrec import __version__
+from mvrec.class_paths import take_trusted
+from mvrec.errors import UserError, nearest
+from mvrec.messages import fail, show_messages
+from mvrec.processes import allow_open_files, closed_path, machine_fault
+from mvrec.runs.signals import requests
+
+HELP = """\
+usage: mvrec COMMAND ...
+
+train and evaluate (each takes --config FILE and single values such as --trainer.max_epochs 10):
+  fit        train, with validation
+  validate   score the validation split
+  test       score the test split with the full protocol
+  predict    write the predictions for the test split
+
+others:
+  recognize  name what is to be seen in videos, images, cameras or streams
+  report     one HTML file about a run: curves, scores, confusions, worst mistakes
+  explain    where a network looks: heat over a video or image
+  extract    features of videos or images as files
+  export     ONNX, torch.export or safetensors, with class names and preprocessing inside
+  hub        push weights to a model hub, or pull them
+  doctor     check this machine, or a launch of several processes (--dist)
+  models     list the networks: size, cost, published accuracy, which checkpoints load
+  benchmark  measure what a training clip costs on one's own data: `mvrec benchmark data --config FILE`
+  convert    write any known checkpoint as safetensors, with a report of what was loaded
+  demo       generate the moving digits data set, train on it, evaluate
+  demo-images  the same with images of digits and a network of every family
+
+A checkpoint of a network of one's own: `--trust MODULE` with any command lets files name classes of that module.
+`mvrec COMMAND --help` tells more. `mvrec --version` prints the version.
+"""
+
+
+def _lightning(command: str, arguments: list[str]) -> None:
+    from mvrec.cli.lightning import run
+
+    run([command, *arguments])
+
+
+def _of_module(name: str) -> Callable[[str, list[str]], None]:
+    def call(command: str, arguments: list[str]) -> None:
+        import_module(f"mvrec.commands.{name}").main(arguments)
+
+    return call
+
+
+LIGHTNING = ("fit", "validate", "test", "predict")
+MODULES = (
+    *("recognize", "report", "explain", "extract", "export", "hub"),
+    *("doctor", "models", "benchmark", "convert", "demo", "demo-images"),
+)
+COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
+    **dict.fromkeys(LIGHTNING, _lightning),
+    **{name: _of_module(name.replace("-", "_")) for name in MODULES},
+}
+# What other tools call them.
+ALSO_CALLED = {"train": "fit", "eval": "test", "evaluate": "test", "infer": "recognize", "classify": "recognize"}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are not UTF-8 stay what they are
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")  # noqa: T201
+        return
+    if arguments[0] == "--version":
+        print(f"mvrec {__version__}")  # noqa: T201
+        return
+    command, *rest = arguments
+    if command not in COMMANDS:
+        meant = f"; did you mean {ALSO_CALLED[command]!r}?" if command in ALSO_CALLED else nearest(command, COMMANDS)
+        fail(f"unknown command {command!r}{meant} (mvrec --help lists them)")
+    show_messages()
+    allow_open_files()
+    try:
+        if command == "fit":
+            requests.listen()  # before torch is imported, which takes seconds: no signal is lost
+        else:
+            requests.leave()
+        COMMANDS[command](command, take_trusted(rest))
+    except UserError as error:
+        fail(str(error))
+    except Exception as error:
+        message = machine_fault(error) or closed_path(error)
+        if message is None:
+            raise
+        fail(message)
+    finally:
+        requests.restore()

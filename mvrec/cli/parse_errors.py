@@ -1,0 +1,186 @@
+"""What jsonargparse, Lightning and torch say of a value that they refuse, as one plain line with its place."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mvrec.class_paths import attempts
+from mvrec.cli.config_check import Entry, class_path_of, resolve
+from mvrec.errors import nearest
+
+PLAIN_KINDS = {
+    **{"int": "a whole number", "float": "a number", "bool": "true or false", "dict": "a mapping"},
+    **dict.fromkeys(("tuple", "list", "Sequence", "Iterable"), "a list"),
+}
+CLASS_NAME = "a class name such as package.module.Class"
+# Whose classes a key takes by their bare names.
+HOMES = {
+    "model.optimizer": "torch.optim",
+    "trainer.callbacks": "lightning.pytorch.callbacks",
+    "trainer.logger": "lightning.pytorch.loggers",
+}
+# What other libraries call a precision.
+ALSO_CALLED = {
+    **dict.fromkeys(("fp16", "float16", "half", "amp"), "16-mixed"),
+    **dict.fromkeys(("bfloat16", "bf16-amp"), "bf16-mixed"),
+    **dict.fromkeys(("fp32", "float32"), "32-true"),
+    **dict.fromkeys(("fp64", "float64", "double"), "64-true"),
+}
+
+
+def explain(message: str, given: Sequence[Entry]) -> str:
+    """Jsonargparse's message about a value as one line: where, key, value, what was expected."""
+    found = re.search(r'Parser key "([^"]+)"', message)
+    if found is None:
+        return _of_arguments(message, given)
+    key = found.group(1)
+    message = re.sub(r"Config file loop detected: (\S+) -> \S+", r"\1 holds no settings for it", message)
+    entry = next((e for e in reversed(given) if e.key == key or e.key.endswith(f".{key}")), None)
+    place = key if entry is None else entry.place
+    class_problem = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
+    if class_problem is not None:
+        module, name = class_problem.groups()
+        return f"{place}: {module} has no {name!r}{nearest(name, dir(importlib.import_module(module)))}"
+    other_kind = re.search(r"Expected '([\w.]+)' to be a .*<class '(?:[\w.]+\.)?(\w+)'>", message)
+    if other_kind is not None:
+        return f"{place}: {other_kind[1]} is no {other_kind[2]}{nearest(other_kind[1], _home_names(key))}"
+    expected, told = _expected(message), attempts(message)
+    if told or not expected:
+        return f"{place}: {told or ' '.join(message[found.end() :].strip(': ').split())}"
+    if entry is not None and entry.value is None:  # a list of classes, of which one is wrong
+        items = [one for one in given if re.fullmatch(rf"{re.escape(entry.key)}\[\d+\]", one.key)]
+        if (wrong := next((one for one in items if _kind(one) is None), None)) is not None:
+            entry, place, expected = wrong, wrong.place, [CLASS_NAME]
+    value = _given_value(message) if entry is None or entry.value is None else entry.value
+    if expected == ["null"]:
+        expected = [CLASS_NAME]
+    names = {name.strip(" '") for text in expected for name in text.removeprefix("one of ").split(",")}
+    names |= set(_home_names(key))
+    meant = ALSO_CALLED.get(str(value).lower()) if key == "trainer.precision" else None
+    hint = f"; did you mean {meant!r}?" if meant else nearest(str(value), names)
+    return f"{place}: {value!r} is not {' or '.join(expected)}{hint}"
+
+
+def located(message: str, given: Sequence[Entry]) -> str:
+    """What a constructor refused, with the place of the value that its message is about.
+
+    That is the one whose key the message begins with, or which it names together with its value. A name that is no
+    word of English, or a value that is no number, is enough where it is the only one.
+    """
+    placed = said_of_key(message, given)
+    if placed != message or any(message.startswith((f"{entry.where}:", entry.place)) for entry in given):
+        return placed
+    entry = _named(message, [entry for entry in given if entry.value is not None])
+    return message if entry is None else _told(entry, f": {message}")
+
+
+def said_of_key(message: str, given: Sequence[Entry]) -> str:
+    """A message that begins with a key, with the place where it, or what the message names below it, was set."""
+    key = max(
+        (entry.key for entry in given if re.match(rf"{re.escape(entry.key)}(?![\w.])", message)), key=len, default=""
+    )
+    if not key:
+        return message
+    rest = message.removeprefix(key)
+    below = [entry for entry in given if entry.key.startswith(f"{key}.") and entry.value is not None]
+    numbers = re.findall(r"-?\d+\.\d+", rest)
+    fractions = [entry for entry in below if any(_has_token(str(entry.value), number) for number in numbers)]
+    words = set(_words(rest))
+    entry = _last(fractions) or _last(entry for entry in below if entry.name in words)
+    entry = entry or _last(entry for entry in given if entry.key == key)
+    return message if entry is None else _told(entry, rest)
+
+
+def _told(entry: Entry, text: str) -> str:
+    """Place and message, with the value of a key without keys below it where the message leaves it out."""
+    is_told = " got " in text or entry.is_class or entry.key in HOMES or _has_token(text, str(entry.value))
+    return f"{entry.place}{text}{'' if is_told or entry.value is None else f' (got {entry.value})'}"
+
+
+def _named(message: str, given: Sequence[Entry]) -> Entry | None:
+    named = [entry for entry in given if entry.name in _words(message)]
+    begins = [entry for entry in given if entry.value and message.startswith(f"{entry.value}: ")]  # as files do
+    if sure := begins or [entry for entry in named if _has_token(message, str(entry.value))]:
+        return _last(sure)
+    technical = [entry for entry in named if "_" in entry.name or re.match(rf".*`{entry.name}|{entry.name} ", message)]
+    words = [entry for entry in given if re.fullmatch(r"[^\d\s.-]\S{2,}", str(entry.value))]
+    candidates = technical or [entry for entry in words if _has_token(message, str(entry.value))]
+    return _last(candidates) if len({entry.key for entry in candidates}) == 1 else None
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z_][a-z_0-9]*", text.lower())
+
+
+def _has_token(text: str, token: str) -> bool:
+    pattern = rf"(?<![\w.]){re.escape(token.lower())}(?!\w|\.\w)"
+    return bool(token) and re.search(pattern, text.lower()) is not None
+
+
+def _last(entries: Iterable[Entry]) -> Entry | None:
+    return next(reversed(list(entries)), None)
+
+
+def _of_arguments(message: str, given: Sequence[Entry]) -> str:
+    """Messages about the command line as a whole."""
+    if (found := re.fullmatch(r"the following arguments are required: (.*)", message)) is not None:
+        return _required(found.group(1).split(", ")[0].removeprefix("fit."), given)
+    if (found := re.fullmatch(r"Option '([\w.]+)' is not accepted", message)) is not None:
+        unknown = _last(entry for entry in given if f".{entry.key}".endswith(f".{found.group(1)}"))
+        if unknown is not None:
+            parent, _, name = unknown.key.rpartition(".")
+            names = {one for entry in given if entry.key == parent for one in _parameters(entry)}
+            return f"{unknown.where}: unknown key {unknown.key!r}{nearest(name, names)}"
+    if message.endswith(": expected one argument"):
+        entry = _last(entry for entry in given if entry.value == "" and entry.where.startswith("--"))
+        return f"{entry.where} needs a value" if entry is not None else message
+    return message
+
+
+def _required(name: str, given: Sequence[Entry]) -> str:
+    if name == "model.backbone":
+        return "which network? --model.backbone NAME (mvrec models lists them), or --model.weights FILE, which has one"
+    if "." not in name:  # of a class
+        for entry in reversed(given):
+            if name in _parameters(entry):
+                needed = f"init_args with {name}" if entry.key.endswith("]") else f"--{entry.key}.{name}"
+                return f"{entry.place}: {entry.value} needs {needed}"
+    return f"--{name} is required"
+
+
+def _parameters(entry: Entry) -> Iterable[str]:
+    kind = _kind(entry)
+    return inspect.signature(kind).parameters if callable(kind) else ()
+
+
+def _kind(entry: Entry) -> Any:
+    """The class that an entry names, also by a bare name, or `None`."""
+    home = HOMES.get(entry.key.partition("[")[0])
+    return resolve(class_path_of(entry) or f"{home}.{entry.value}") or resolve(f"{home}.{entry.value}")
+
+
+def _home_names(key: str) -> list[str]:
+    if key not in HOMES:
+        return []
+    return [name for name, kind in vars(importlib.import_module(HOMES[key])).items() if isinstance(kind, type)]
+
+
+def _given_value(message: str) -> str:
+    found = re.search(r"(?:Given value|Got value): (.*)", message)
+    return found.group(1) if found else "?"
+
+
+def _expected(message: str) -> list[str]:
+    """What the message says was expected, in plain words."""
+    words: dict[str, None] = {}
+    for text in re.findall(r"Expected (?:an? )?(.+?)(?:\. Got value.*)?$", message, flags=re.MULTILINE):
+        if text.startswith("path but"):
+            continue
+        text = re.sub(r"^(dot import path string|import path or a subclass spec).*", CLASS_NAME, text)
+        text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text).replace("NoneType", "null")
+        text = re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", text)
+        text = re.sub(r"^(\w+)", lambda kind: PLAIN_KINDS.get(kind[1], kind[1]), text)
+        words[text] = None
+    return list(words)

@@ -1,0 +1,241 @@
+"""Finds numbers of configs and flags that are out of range, before anything is built or read.
+
+Constructors check what they are given too, but know neither the file and line nor the flag that a value came from.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from mvrec.class_paths import reason
+from mvrec.cli.config_check import CONFIG_ENDINGS, Entry, KnownKeys, class_path_of, reads_as_null
+from mvrec.cli.parse_errors import located
+from mvrec.errors import UserError, nearest
+from mvrec.files import shown
+
+LARGEST = 2**31 - 1  # of a count: more does not fit in what counts batches, pixels and steps
+NULLS = ("null", "~")
+
+
+class Range(NamedTuple):
+    """The numbers that a key takes.
+
+    `above` leaves `least` out, `below` leaves `greatest` out.
+    """
+
+    least: float = 1
+    greatest: float = LARGEST
+    above: bool = False
+    below: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is one of them; NaN is not."""
+        return self.least <= value <= self.greatest and not (
+            (self.above and value == self.least) or (self.below and value == self.greatest)
+        )
+
+    def wanted(self, value: float | None = None) -> str:
+        """What a value must be or do instead, said of one that is not."""
+        if self.greatest == LARGEST and self.least > -1 and not (value is not None and value > LARGEST):
+            return f"be above {self.least:g}" if self.above else f"be at least {self.least:g}"
+        text = f"lie in {self.least:.10g}..{self.greatest:.10g}"
+        if self.above and value in (None, self.least):
+            text += f" and not be {self.least:g}"
+        return f"{text} and be below {self.greatest:g}" if self.below and value in (None, self.greatest) else text
+
+
+COUNT, COUNT_OR_NONE, COUNT_OR_ALL = Range(), Range(0), Range(-1)
+POSITIVE = Range(0, above=True)
+SHARE, SHARE_ABOVE_0, SHARE_BELOW_1 = Range(0, 1), Range(0, 1, above=True), Range(0, 1, below=True)
+PIXELS = Range(1, 16384)
+SEED = Range(0, 2**32 - 1)  # what NumPy's seed takes
+
+# By the last name of the key: a name means the same in all of our classes, in torch's optimisers and in the trainer.
+RANGES: Mapping[str, Range] = {
+    # networks
+    "num_classes": Range(0, 10_000_000),
+    "num_frames": Range(1, 10_000),
+    "image_size": PIXELS,
+    "in_channels": Range(1, 1024),
+    "embed_dim": Range(1, 65_536),
+    "num_heads": Range(1, 4096),
+    "depth": Range(1, 1000),
+    "kv_stride": Range(1, 1024),
+    "mlp_ratio": Range(0, 1000, above=True),
+    "drop_path_rate": SHARE_BELOW_1,
+    "head_dropout": SHARE_BELOW_1,
+    # training
+    "freeze": COUNT_OR_NONE,
+    "layer_decay": SHARE_ABOVE_0,
+    "lr_reference_batch": COUNT,
+    "label_smoothing": SHARE_BELOW_1,
+    "views_per_forward": COUNT,
+    "lr": Range(0, 1_000_000, above=True),
+    "weight_decay": Range(0, 1_000_000),
+    "momentum": SHARE,
+    "eps": SHARE,
+    "warmup_epochs": COUNT_OR_NONE,
+    "cooldown_epochs": COUNT_OR_NONE,
+    "start_factor": SHARE,
+    "end_factor": SHARE,
+    "mixup_alpha": Range(0, 1_000_000),
+    "cutmix_alpha": Range(0, 1_000_000),
+    "probability": SHARE,
+    "switch_probability": SHARE,
+    # data
+    "size": PIXELS,
+    "short_side": PIXELS,
+    "repeats": Range(1, 10_000),
+    "batch_size": COUNT,
+    "eval_batch_size": COUNT,
+    "num_workers": Range(0, 4096),
+    "max_bad_fraction": SHARE,
+    "decode_timeout": POSITIVE,
+    "decode_memory": POSITIVE,
+    "class_balance": SHARE,
+    "crop_fraction": SHARE_ABOVE_0,
+    "seed": SEED,
+    "stride_frames": Range(1, 1_000_000),
+    "target_fps": Range(0, 1_000_000, above=True),
+    "num_clips": Range(1, 10_000),
+    "num_crops": Range(1, 3),
+    "flip_probability": SHARE,
+    "num_ops": Range(0, 100),
+    "magnitude": Range(0, 10),
+    "magnitude_std": Range(0, 1000),
+    "aspect": SHARE_ABOVE_0,
+    # the run
+    "seed_everything": SEED,
+    "save_every_minutes": COUNT_OR_NONE,
+    "hang_timeout_minutes": COUNT_OR_NONE,
+    "max_epochs": COUNT_OR_ALL,
+    "min_epochs": COUNT_OR_NONE,
+    "max_steps": COUNT_OR_ALL,
+    "min_steps": COUNT_OR_NONE,
+    "limit_train_batches": COUNT_OR_NONE,
+    "limit_val_batches": COUNT_OR_NONE,
+    "limit_test_batches": COUNT_OR_NONE,
+    "limit_predict_batches": COUNT_OR_NONE,
+    "overfit_batches": COUNT_OR_NONE,
+    "val_check_interval": POSITIVE,
+    "check_val_every_n_epoch": COUNT,
+    "num_sanity_val_steps": COUNT_OR_ALL,
+    "log_every_n_steps": COUNT_OR_NONE,
+    "accumulate_grad_batches": COUNT,
+    "gradient_clip_val": COUNT_OR_NONE,
+    "devices": Range(-1, 4096),
+    "num_nodes": Range(1, 1_000_000),
+    "save_top_k": COUNT_OR_ALL,
+    "every_n_epochs": COUNT_OR_NONE,
+    "every_n_train_steps": COUNT_OR_NONE,
+}
+OURS = ("mvrec.", "torch.optim")
+NAMES = tuple(f"trainer.{name}" for name in ("accelerator", "strategy", "devices", "precision", "profiler", "logger"))
+
+
+def as_number(text: Any) -> float | None:
+    """The number that a scalar of YAML or a flag is, `None` where it is none."""
+    try:
+        return float(re.sub(r"^([+-]?)\.(inf|nan)$", r"\1\2", str(text).lower()))
+    except ValueError:
+        return None
+
+
+def check_values(given: Iterable[Entry], known: KnownKeys) -> None:
+    """Check the values that configs and flags set.
+
+    Args:
+        given: What configs and flags set.
+        known: The keys that are accepted, with their types.
+
+    Raises:
+        UserError: The first number that is out of range, null where there must be a value, or a single value or file
+            where there must be a mapping or a name.
+    """
+    for entry in given:
+        if entry.value is None or "[" in entry.key or not known.owners.get(entry.key, "mvrec.").startswith(OURS):
+            continue
+        _check_bytes(entry)
+        _check_data(entry)
+        _check_kind(entry, known)
+        _check_number(entry)
+
+
+def _check_bytes(entry: Entry) -> None:
+    """YAML, in which the settings of model and data are kept, has no form for bytes that are not UTF-8."""
+    if entry.key.startswith(("data.", "model.")) and entry.value != shown(entry.value):
+        raise UserError(
+            f"{entry.place}: {shown(entry.value)} has bytes that are not UTF-8, which settings cannot keep: rename "
+            "the folder, or name a link to it"
+        )
+
+
+def _check_data(entry: Entry) -> None:
+    """Of an unknown kind of data, jsonargparse would say that it does not take the arguments that a config has."""
+    if entry.key != "data" or entry.value in ("", *NULLS) or entry.value.startswith("{"):
+        return
+    path = class_path_of(entry)
+    if path is None and not entry.value.endswith(CONFIG_ENDINGS):
+        raise UserError(f"{entry.place} must be a class such as VideoFolder, got {entry.value!r}")
+    package, _, name = (path or "").rpartition(".")
+    if package != "mvrec.data":
+        return
+    module = import_module(package)
+    kinds = [kind for kind in module.__all__ if hasattr(getattr(module, kind), "train_dataloader")]
+    if name not in kinds:
+        hint = nearest(name, kinds) or f" (one of {', '.join(sorted(kinds))})"
+        raise UserError(f"{entry.place}: {package} has no {name!r}{hint}")
+
+
+def _check_kind(entry: Entry, known: KnownKeys) -> None:
+    hint = known.hints.get(entry.key)
+    alternatives = (hint, *get_args(hint))
+    names = known.group(entry.key)
+    if _is_null(entry, alternatives):
+        if names or (hint not in (None, Any) and type(None) not in alternatives):
+            limits = RANGES.get(entry.name)
+            raise UserError(f"{entry.place} must not be null{f', it must {limits.wanted()}' if limits else ''}")
+        return
+    if any(dataclasses.is_dataclass(kind) for kind in alternatives):
+        names = known.children(entry.key)
+    is_mapping = entry.value.startswith("{") or entry.value.endswith(CONFIG_ENDINGS)
+    if names and not is_mapping:
+        keys = ", ".join(sorted(names)[:8]) + (", ..." if len(names) > 8 else "")
+        raise UserError(f"{entry.place} must be a mapping of keys ({keys}), got {entry.value!r}")
+    if entry.key in NAMES and Path(entry.value).is_file():  # jsonargparse would take what the file holds
+        raise UserError(f"{entry.place} must be a name or a number, got the file {entry.value!r}")
+
+
+def _is_null(entry: Entry, kinds: Sequence[Any]) -> bool:
+    """Whether YAML reads a value as null, as it does Null, an anchor alone, and nothing at all in a file."""
+    if entry.value in NULLS or str in kinds:
+        return entry.value in NULLS
+    return reads_as_null(entry.value) and bool(entry.value or not entry.where.startswith("-"))
+
+
+def _check_number(entry: Entry) -> None:
+    limits, number = RANGES.get(entry.name), as_number(entry.value)
+    wrong = entry.value.startswith("{") if number is None else limits is not None and not limits.holds(number)
+    if limits is not None and wrong:
+        raise UserError(f"{entry.place} must {limits.wanted(number)}, got {entry.value}")
+
+
+@contextmanager
+def refusals(given: Sequence[Entry]) -> Iterator[None]:
+    """While data, model and trainer are built: what they refuse is the user's to mend.
+
+    Raises:
+        UserError: What was refused, with the place of the value.
+    """
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    try:
+        yield
+    except MemoryError as raised:
+        raise UserError(located(f"more memory than there is is asked for {raised}", given)) from None
+    except (ArithmeticError, ImportError, MisconfigurationException, RuntimeError, TypeError, ValueError) as raised:
+        raise UserError(located(reason(raised).partition(" Exception raised from ")[0], given)) from None

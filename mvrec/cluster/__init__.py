@@ -1,0 +1,1 @@
+"""Several processes as one run: who they are, whether they meet, and who hangs."""

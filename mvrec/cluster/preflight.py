@@ -1,0 +1,105 @@
+"""What is wrong with a launch, found in its first minute instead of at a collective that waits for half an hour."""
+
+import secrets
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch.distributed as dist
+
+from mvrec.cluster.launch import launch_of
+from mvrec.cluster.launch_check import check_launch
+from mvrec.errors import UserError
+
+SECONDS = 50.0
+VARIABLE = "MVREC_PREFLIGHT_SECONDS"
+
+
+def check_processes(environ: Mapping[str, str]) -> None:
+    """See that the processes of a launch by srun or torchrun find each other and are equal; all must call it.
+
+    Args:
+        environ: `os.environ`. `MVREC_PREFLIGHT_SECONDS` is how long it may take, 50 by default; 0 leaves it out.
+
+    Raises:
+        UserError: The first thing that is wrong, with rank and host, and what to do.
+    """
+    # Lightning's own children have some of these variables, but not all, and are on this machine anyway.
+    if "TORCHELASTIC_RUN_ID" not in environ and "SLURM_PROCID" not in environ:
+        return
+    text = environ.get(VARIABLE, str(SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise UserError(f"{VARIABLE}={text!r} is no number of seconds") from None
+    launch = launch_of(environ)
+    if launch is None or seconds <= 0:
+        return
+    problems = list(launch.problems)
+    if not problems and launch.world_size > 1:
+        problems = list(check_launch(launch, timeout_seconds=seconds).problems)
+    if problems:
+        raise UserError(f"{problems[0].text}; {problems[0].fix}")
+
+
+class SharedState(L.Callback):
+    """Checks at the start of training that all processes have the same data, and one run directory.
+
+    Args:
+        run_dir: The run directory.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compare; every process takes part.
+
+        Raises:
+            UserError: The first process that differs from rank 0, with its host and how.
+        """
+        if trainer.world_size == 1:
+            return
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        token = [secrets.token_hex(8)]
+        dist.broadcast_object_list(token, src=0)
+        mark = self.run_dir / f".shared-{token[0]}"
+        problem = self._write(mark) if trainer.is_global_zero else ""
+        dist.barrier()
+        mine = {
+            "host": socket.gethostname(),
+            "splits": datamodule.record()["splits"] if hasattr(datamodule, "record") else {},
+            "problem": problem or ("" if mark.exists() else f"does not see what rank 0 writes in {self.run_dir}"),
+        }
+        everyone: list[Any] = [None] * trainer.world_size
+        dist.all_gather_object(everyone, mine)
+        if trainer.is_global_zero and not problem:
+            mark.unlink()
+        if found := first_difference(everyone):
+            raise UserError(found)
+
+    def _write(self, mark: Path) -> str:
+        try:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        except OSError as error:
+            return f"cannot write in {self.run_dir}: {error.strerror}"
+        return ""
+
+
+def first_difference(everyone: list[dict[str, Any]]) -> str:
+    """What the first process that is not like rank 0 has, as one line; "" where all are alike."""
+    for rank, one in enumerate(everyone):
+        where = f"rank {rank} on {one['host']}"
+        if one["problem"]:
+            return f"{where} {one['problem']}: the run directory must be on a file system that all nodes share"
+        for split, facts in everyone[0]["splits"].items():
+            theirs = one["splits"].get(split)
+            if theirs != facts:
+                return (
+                    f"{where} has other data than rank 0 on {everyone[0]['host']}: split {split!r} has "
+                    f"{theirs and theirs['files']} files there and {facts['files']} here, or other paths or labels"
+                )
+    return ""

@@ -1,0 +1,304 @@
+"""The moving digits: a small action data set of real video files, made on the spot from real handwriting.
+
+One handwritten digit moves over a noisy texture, and the action is how it moves. Actions come in opposite pairs,
+one being the other played backwards, and every motion is symmetric about the middle of its clip: so a single frame
+says nothing about which of the two it is from. Who wants to tell them apart has to know the order of the frames.
+"""
+
+import csv
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mvrec.data.generated.splits import RECORD, handwritten_digits, is_generated
+from mvrec.errors import UserError
+
+NOUN = "moving digits"
+SPLITS = ("train", "val", "test")
+
+# Each action with the one that it is when played backwards.
+OPPOSITES = {
+    "move_left": "move_right",
+    "move_up": "move_down",
+    "move_up_right": "move_down_left",
+    "rotate_clockwise": "rotate_counterclockwise",
+    "orbit_clockwise": "orbit_counterclockwise",
+    "grow": "shrink",
+}
+_FORWARD_OF = {backward: forward for forward, backward in OPPOSITES.items()}
+ACTIONS = tuple(sorted((*OPPOSITES, *_FORWARD_OF)))
+
+_VERSION = 2
+_SPLIT_FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+# (x, y) per unit of travel; y points down, as pixels do.
+_DIRECTIONS = {"move_left": (-1.0, 0.0), "move_up": (0.0, -1.0), "move_up_right": (0.75, -0.75)}
+
+Floats = npt.NDArray[np.float32]
+Frames = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What varies between two clips of one action. Lengths are in widths of the picture, angles in turns.
+
+    Attributes:
+        x: where the digit (or the centre of its orbit) is in the middle of the clip.
+        y: the same, downwards.
+        extent: the size of the digit then.
+        angle: how it is turned then, clockwise; for an orbit, where on it the digit is.
+        speed: how far it goes in one clip, as a share of the most that its action goes.
+        radius: of the orbit.
+    """
+
+    x: float
+    y: float
+    extent: float
+    angle: float
+    speed: float
+    radius: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "Motion":
+        """A random motion, from the same distribution for every action."""
+        return cls(
+            x=rng.uniform(0.4, 0.6),
+            y=rng.uniform(0.4, 0.6),
+            extent=rng.uniform(0.35, 0.5),
+            angle=rng.uniform(-0.07, 0.07),
+            speed=rng.uniform(0.7, 1.0),
+            radius=rng.uniform(0.2, 0.3),
+        )
+
+
+def poses(action: str, motion: Motion, num_frames: int) -> npt.NDArray[np.float64]:
+    """Where the digit is in each frame.
+
+    Returns:
+        (T, 4): x, y and extent in widths of the picture, and the angle in clockwise turns. x and y are not
+        wrapped into 0..1.
+    """
+    if action in _FORWARD_OF:
+        return poses(_FORWARD_OF[action], motion, num_frames)[::-1]
+    travel = motion.speed * ((np.arange(num_frames) + 0.5) / num_frames - 0.5)  # -speed / 2 to speed / 2
+    x, y, extent, angle = (np.full(num_frames, v) for v in (motion.x, motion.y, motion.extent, motion.angle))
+    if action in _DIRECTIONS:
+        towards_x, towards_y = _DIRECTIONS[action]
+        x, y = x + towards_x * 0.7 * travel, y + towards_y * 0.7 * travel
+    elif action == "rotate_clockwise":
+        angle = angle + 0.7 * travel
+    elif action == "orbit_clockwise":
+        turn = 2 * np.pi * (angle + travel)
+        x, y, angle = x + motion.radius * np.cos(turn), y + motion.radius * np.sin(turn), 0 * angle
+    elif action == "grow":
+        extent = extent * 4**travel
+    else:
+        raise ValueError(f"unknown action {action!r}; there are {', '.join(ACTIONS)}")
+    return np.stack([x, y, extent, angle], axis=1)
+
+
+def render(
+    action: str, motion: Motion, digit: Floats, rng: np.random.Generator, *, num_frames: int, size: int
+) -> Frames:
+    """Draw one clip.
+
+    Args:
+        action: one of `ACTIONS`.
+        motion: how the digit moves.
+        digit: (h, w) ink from 0 to 1.
+        rng: where colours, texture and noise come from.
+        num_frames: T.
+        size: height and width of the picture in pixels.
+
+    Returns:
+        (T, size, size, 3) uint8.
+    """
+    ink = np.float32(rng.uniform(0.75, 1.0)) * _draw_ink(poses(action, motion, num_frames), digit, size)[..., None]
+    paper = rng.uniform(20, 90, 3).astype(np.float32) + _texture(rng, size)
+    pen = rng.uniform(190, 255, 3).astype(np.float32)
+    noise = 5 * rng.standard_normal((num_frames, size, size, 1), np.float32)
+    frames = paper + noise + ink * (pen - paper)
+    return np.clip(frames, 0, 255).astype(np.uint8)
+
+
+def _draw_ink(pose: npt.NDArray[np.float64], digit: Floats, size: int) -> Floats:
+    """How much ink of `digit` (h, w) is on each pixel when it takes each `pose` (T, 4): (T, size, size)."""
+    x, y, extent, angle = pose.astype(np.float32).T[..., None, None]  # (T, 1, 1) each
+    centres = (np.arange(size, dtype=np.float32) + 0.5) / size
+    # The nearest way to the digit may lead over the edge of the picture.
+    right = (centres - x + 0.5) % 1 - 0.5  # (T, 1, W)
+    down = (centres[:, None] - y + 0.5) % 1 - 0.5  # (T, H, 1)
+    cos, sin = np.cos(2 * np.pi * angle) / extent, np.sin(2 * np.pi * angle) / extent
+    across = cos * right + sin * down  # in extents of the digit, -0.5..0.5 within it
+    along = cos * down - sin * right
+    return _sample_bilinear(digit, (along + 0.5) * digit.shape[0] - 0.5, (across + 0.5) * digit.shape[1] - 0.5)
+
+
+def _sample_bilinear(image: Floats, rows: Floats, columns: Floats) -> Floats:
+    """Values of `image` (h, w) between its pixels, 0 outside."""
+    padded = np.pad(image, 1)
+    rows = np.clip(rows + 1, 0, padded.shape[0] - 1.001)
+    columns = np.clip(columns + 1, 0, padded.shape[1] - 1.001)
+    top, left = np.floor(rows), np.floor(columns)
+    below, beside = rows - top, columns - left
+    corner = (top * padded.shape[1] + left).astype(np.intp)
+    flat = padded.ravel()
+    upper = flat[corner] * (1 - beside) + flat[corner + 1] * beside
+    corner += padded.shape[1]
+    lower = flat[corner] * (1 - beside) + flat[corner + 1] * beside
+    return upper * (1 - below) + lower * below
+
+
+def _texture(rng: np.random.Generator, size: int) -> Floats:
+    """A still background (size, size, 1) of soft blotches around 0."""
+    blotches = rng.normal(0, 22, (8, 8)).astype(np.float32)
+    at = np.linspace(0, 7, size, dtype=np.float32)
+    return _sample_bilinear(blotches, at[:, None] + 0 * at, at + 0 * at[:, None])[..., None]
+
+
+def generate_moving_digits(
+    root: Path,
+    *,
+    clips_per_class: Mapping[str, int],
+    seed: int = 0,
+    num_frames: int = 32,
+    size: int = 64,
+    fps: int = 16,
+) -> None:
+    """Write the data set to `root`, or leave it as it is where it is there already.
+
+    `root` then holds `{train,val,test}/<action>/<clip>.mp4`, the indices `{train,val,test}.csv` with columns
+    path (from `root`) and label, `classes.txt`, and `dataset.json` with the parameters. The splits share no
+    handwriting. The folder appears in one step when all of it is written, so any number of processes may ask
+    for it at once; what a killed one leaves is a hidden folder beside it.
+
+    Args:
+        root: a folder that does not exist, is empty, or holds this very data set.
+        clips_per_class: how many clips each action gets in "train", "val" and "test".
+        seed: decides everything in it.
+        num_frames: frames in a clip.
+        size: height and width in pixels; even.
+        fps: frames per second.
+
+    Raises:
+        UserError: `root` holds something else, a parameter is impossible, or scikit-learn is missing.
+    """
+    parameters = _check_parameters(
+        version=_VERSION,
+        clips_per_class={split: clips_per_class.get(split) for split in SPLITS},
+        seed=seed,
+        num_frames=num_frames,
+        size=size,
+        fps=fps,
+    )
+    root = Path(root)
+    if is_generated(root, parameters, noun=NOUN):
+        return
+    digits = _split_digits(seed)
+    with _appearing_at_once(root, parameters) as draft:
+        with ThreadPoolExecutor(2) as pool:  # drawing and encoding leave Python's lock
+            jobs = [
+                pool.submit(_write_clip, draft / path, digits[split], (seed, *key), label, parameters)
+                for split, path, label, key in _plan(parameters)
+            ]
+            try:
+                for job in jobs:
+                    job.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        _write_indices(draft, parameters)
+
+
+def _check_parameters(**parameters: Any) -> dict[str, Any]:
+    counts = parameters["clips_per_class"]
+    for name, value in [
+        *counts.items(),
+        ("num_frames", parameters["num_frames"]),
+        ("fps", parameters["fps"]),
+    ]:
+        if not isinstance(value, int) or value < 1:
+            what = f"clips_per_class[{name!r}]" if name in counts else name
+            raise UserError(f"moving digits: {what} must be 1 or more, got {value!r}")
+    if parameters["seed"] < 0:
+        raise UserError(f"moving digits: seed must be 0 or more, got {parameters['seed']}")
+    if parameters["size"] < 16 or parameters["size"] % 2:
+        raise UserError(f"moving digits: size must be even and 16 or more, got {parameters['size']}")
+    return parameters
+
+
+def _split_digits(seed: int) -> dict[str, Floats]:
+    """Handwritten digits (n, 8, 8) from 0 to 1 for each split; no two splits share one."""
+    images, _ = handwritten_digits(noun=NOUN)
+    images = np.random.default_rng(seed).permutation(images)
+    ends = np.cumsum([round(len(images) * _SPLIT_FRACTIONS[split]) for split in SPLITS])
+    return dict(zip(SPLITS, np.split(images, ends[:-1]), strict=True))
+
+
+def _plan(parameters: dict[str, Any]) -> Iterator[tuple[str, str, str, tuple[int, int, int]]]:
+    """Split, path, label and the numbers that seed its randomness, for each clip."""
+    for split_number, split in enumerate(SPLITS):
+        for label_number, label in enumerate(ACTIONS):
+            for index in range(parameters["clips_per_class"][split]):
+                yield split, f"{split}/{label}/{index:05d}.mp4", label, (split_number, label_number, index)
+
+
+def _write_clip(path: Path, digits: Floats, key: tuple[int, ...], label: str, parameters: dict[str, Any]) -> None:
+    rng = np.random.default_rng(key)
+    motion = Motion.draw(rng)
+    digit = digits[rng.integers(len(digits))]
+    frames = render(label, motion, digit, rng, num_frames=parameters["num_frames"], size=parameters["size"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _encode(path, frames, parameters["fps"])
+
+
+def _encode(path: Path, frames: Frames, fps: int) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        # On small pictures what x264's mbtree does depends on memory that nobody wrote, and the number of
+        # threads decides too: without these two, equal frames become different bytes.
+        options = {"crf": "26", "preset": "veryfast", "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream.codec_context.thread_count = 1
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _write_indices(root: Path, parameters: dict[str, Any]) -> None:
+    for split in SPLITS:
+        with (root / f"{split}.csv").open("w", newline="") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(["path", "label"])
+            rows.writerows((path, label) for of, path, label, _ in _plan(parameters) if of == split)
+    (root / "classes.txt").write_text("".join(f"{action}\n" for action in ACTIONS))
+    (root / RECORD).write_text(json.dumps(parameters, indent=2) + "\n")
+
+
+@contextmanager
+def _appearing_at_once(root: Path, parameters: dict[str, Any]) -> Iterator[Path]:
+    """A draft folder that takes the name `root` when the block ends well and vanishes when it does not."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    box = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        draft = box / root.name  # mkdtemp's own folder is closed to other users
+        draft.mkdir()
+        yield draft
+        try:
+            draft.rename(root)
+        except OSError:  # another process may have been faster
+            if not is_generated(root, parameters, noun=NOUN):
+                raise
+    finally:
+        shutil.rmtree(box, ignore_errors=True)

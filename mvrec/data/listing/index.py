@@ -1,0 +1,371 @@
+"""The samples of a split in packed arrays: which files there are and what class each belongs to.
+
+A million rows cost a few allocations, and forked loader workers share their memory: a list of objects would be
+copied page by page, as every look at an object writes its reference count.
+"""
+
+import hashlib
+import logging
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mvrec.data.listing.archive import ArchiveMember
+from mvrec.data.listing.class_names import ClassNames, class_names_of, normalised, wordnet_aliases
+from mvrec.data.listing.label_sets import LabelSets
+from mvrec.data.listing.lists import LABEL_SEPARATOR, SEVERAL, Row
+from mvrec.data.listing.row_origins import Origins
+from mvrec.errors import UserError
+
+NAMED = 5  # classes that a warning names before it counts
+
+_SPAN_COLUMNS = ("start_seconds", "end_seconds")  # of predictions
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row: a file, its class or classes, and optionally the part of it that counts.
+
+    Attributes:
+        path: The file, or the member of a tar.
+        label: Class index; in a multi-label index those of all its classes, rising, or ().
+        start_seconds: Where the action starts; `None` for the whole file.
+        end_seconds: Where it ends; `None` for the whole file.
+        where: `list:line` of a row with a span, for messages.
+    """
+
+    path: Path | ArchiveMember
+    label: int | tuple[int, ...]
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+    where: str = field(default="", compare=False)
+
+
+class SampleIndex:
+    """An immutable sequence of `Sample`s with the names of their classes.
+
+    Rows that stand there twice stay and are counted in a warning; classes without a row are named in another.
+
+    Rows of multi-label lists give a multi-label index, in which a row has any number of classes, also none. There, rows
+    of the same file and span become one with the labels of all, so that a list may have a line per label.
+
+    Args:
+        rows: What was read from a list or found in folders. They are taken one by one and not kept.
+        root: Relative paths are relative to it.
+        class_names: Names in label order. A row's label is one of them but for spelling (see `normalised`), or a
+            number below their count; with ImageNet's 1000 names it may be a WordNet id. By default the names are the
+            labels themselves, sorted, or all numbers up to the highest.
+        name: What warnings call the rows: "train" and so on.
+
+    Attributes:
+        root: As passed.
+        classes: The names of the classes, and what labels mean them; for other splits.
+        class_names: Names in label order.
+        multi_label: Whether a row may have several classes, or none.
+        labels: int32 (rows,); in a multi-label index (labels,), those of all rows one behind the other.
+
+    Raises:
+        UserError: A label that is no class, with the row's place and the nearest name; a file with two labels where
+            it has one, or a label twice where it has several; rows of both kinds, or of another kind than the classes
+            given were found with; a path in a tar that is not there.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        *,
+        root: Path,
+        class_names: Sequence[str] | ClassNames | None = None,
+        name: str = "",
+    ) -> None:
+        self.root = root
+        packed = _Packing(root)
+        for row in rows:
+            packed.add(row)
+        labels = packed.labels_seen()
+        self.multi_label = packed.multi_label
+        self.classes = known = _classes(packed, class_names, labels)
+        numbers = [known.number(label, where=where) for label, where in labels.items()]
+        self.class_names = known.names
+        self.labels = np.asarray(numbers, dtype=np.int32)[np.frombuffer(packed.labels, dtype=np.int32)]
+        self._sets: LabelSets | None = None
+        self._bytes = np.frombuffer(packed.paths, dtype=np.uint8)
+        self._ends = np.frombuffer(packed.ends, dtype=np.int64)
+        self._spans = np.frombuffer(packed.spans, dtype=np.float64).reshape(-1, 2) if packed.has_spans else None
+        self._places = np.frombuffer(packed.places, dtype=np.int64).reshape(-1, 3) if packed.has_places else None
+        self._origins = packed.origins
+        repeated = _repeated_rows(self)
+        if self.multi_label:
+            self._take_sets(packed)
+            self._join(repeated)
+        else:
+            _refuse_two_labels(self, packed, repeated)
+        self._warn(name, len(repeated))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, number: int) -> Sample:
+        if not 0 <= number < len(self):
+            raise IndexError(f"row {number} of an index of {len(self)} rows")
+        label = int(self.labels[number]) if self._sets is None else tuple(self._sets[number].tolist())
+        where = self._origins.where(number) if self._spans is not None else ""
+        return Sample(self._path(number), label, *self._span(number), where)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[number] for number in range(len(self)))
+
+    def target(self, number: int) -> int | np.ndarray:
+        """What a model is to say of a row: its class index; in a multi-label index multi-hot, float32 (classes,)."""
+        if self._sets is None:
+            return int(self.labels[number])
+        return self._sets.multi_hot(number, len(self.class_names))
+
+    def class_counts(self) -> np.ndarray:
+        """How many rows each class has, in label order: int64 (classes,)."""
+        return np.bincount(self.labels, minlength=len(self.class_names))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed arrays."""
+        label_ends = self._sets.ends if self._sets is not None else None
+        arrays = (self._bytes, self._ends, self.labels, label_ends, self._spans, self._places)
+        return sum(values.nbytes for values in arrays if values is not None) + self._origins.nbytes
+
+    def columns(self) -> dict[str, list[str]]:
+        """What the lists say of each row besides path and class: its span, and the columns that mean nothing to us."""
+        spans: dict[str, list[str]] = {}
+        if self._spans is not None:
+            for place, name in enumerate(_SPAN_COLUMNS):
+                seconds = self._spans[:, place].tolist()
+                spans[name] = ["" if math.isnan(second) else f"{second:.3f}" for second in seconds]
+        for name, values in self._origins.columns().items():
+            spans[f"list_{name}" if name in _SPAN_COLUMNS else name] = values
+        return spans
+
+    def digest(self) -> str:
+        """SHA-256 of paths (relative to the root), labels, spans and class names, by which two runs' data compare."""
+        digest = hashlib.sha256("\n".join(self.class_names).encode("utf-8", "surrogateescape"))
+        label_ends = self._sets.ends if self._sets is not None else None
+        spans = None if self._spans is None else self._spans.astype(np.float32)  # as when the first runs were recorded
+        for values in (self._bytes, self._ends, self.labels, label_ends, spans):
+            digest.update(b"" if values is None else np.ascontiguousarray(values).data)
+            digest.update(b"\n")
+        return digest.hexdigest()
+
+    def _name(self, number: int) -> bytes:
+        begin = self._ends[number - 1] if number else 0
+        return self._bytes[begin : self._ends[number]].tobytes()
+
+    def _path(self, number: int) -> Path | ArchiveMember:
+        name = self._name(number)
+        if self._places is not None and self._places[number, 0] >= 0:
+            offset, size, cut = (int(value) for value in self._places[number])
+            return ArchiveMember(self.root / _decoded(name[:cut]), _decoded(name[cut + 1 :]), offset, size)
+        return self.root / _decoded(name)
+
+    def _span(self, number: int) -> tuple[float | None, float | None]:
+        if self._spans is None:
+            return None, None
+        start, end = (None if math.isnan(second) else float(second) for second in self._spans[number])
+        return start, end
+
+    def _take_sets(self, packed: "_Packing") -> None:
+        self._sets = LabelSets(self.labels, np.frombuffer(packed.label_ends, dtype=np.int64)).ordered()
+        self.labels = self._sets.values
+        if (twice := self._sets.first_repeated()) is not None:
+            row, label = twice
+            raise UserError(f"{packed.where(row)}: label {self.class_names[label]!r} stands there twice")
+
+    def _join(self, repeated: Mapping[int, int]) -> None:
+        """Make one row of those of the same file and span."""
+        if not repeated or self._sets is None:
+            return
+        keep = np.ones(len(self), dtype=bool)
+        keep[list(repeated)] = False
+        into = np.cumsum(keep) - 1
+        into[list(repeated)] = into[list(repeated.values())]
+        self._sets = self._sets.joined(into)
+        self.labels = self._sets.values
+        lengths = np.diff(self._ends, prepend=0)
+        self._bytes, self._ends = self._bytes[np.repeat(keep, lengths)], np.cumsum(lengths[keep])
+        self._spans = None if self._spans is None else self._spans[keep].reshape(-1, 2)
+        self._places = None if self._places is None else self._places[keep].reshape(-1, 3)
+        self._origins = self._origins.kept(keep)
+
+    def _warn(self, name: str, repeated: int) -> None:
+        beginning = f"{self.root}{', ' if name else ''}{name}"
+        if repeated and self.multi_label:
+            log.info("%s: %d rows name a file of another one and are joined with it", beginning, repeated)
+        elif repeated:
+            log.warning("%s: %d of %d rows repeat another one and count again", beginning, repeated, len(self))
+        missing = np.flatnonzero(self.class_counts() == 0).tolist()
+        if missing and len(self):
+            named = ", ".join(repr(self.class_names[number]) for number in missing[:NAMED])
+            more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+            count = len(self.class_names)
+            log.warning("%s: no samples for %d of %d classes: %s%s", beginning, len(missing), count, named, more)
+        joint = (label for label in self.class_names if LABEL_SEPARATOR in label)
+        for label in joint:
+            if {part.strip() for part in label.split(LABEL_SEPARATOR)} <= set(self.class_names):
+                text = "%s: %r is one class here: several per file need a column %r instead of 'label'"
+                log.warning(text, beginning, label, SEVERAL)
+                break
+        alike: dict[str, str] = {}
+        for label in self.class_names:
+            other = alike.setdefault(normalised(label), label)
+            if other != label:
+                log.warning("%s: %a and %a are two classes that only spelling tells apart", beginning, other, label)
+
+
+def _decoded(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _classes(packed: "_Packing", given: Sequence[str] | ClassNames | None, labels: Mapping[str, str]) -> ClassNames:
+    """The classes that rows speak of, which must be of the kind that they were found with in another split."""
+    several, source = packed.multi_label, packed.first_source
+    if isinstance(given, ClassNames):
+        if given.multi_label is not None and given.multi_label != several and len(packed.ends):
+            has, other = ("several labels", "one label") if several else ("one label", "several labels")
+            raise UserError(
+                f"{source}: has {has} per file, {given.source} has {other}: all splits need a column "
+                f"{SEVERAL!r}, or none"
+            )
+        names, aliases = given.names, given.aliases
+    else:
+        if given is None:
+            given = class_names_of(labels, are_names=packed.from_folders, multi_label=several)
+        names = tuple(given)
+        aliases = wordnet_aliases(labels, names, where=source)
+    if several and not names:
+        raise UserError(f"{source}: none of its {len(packed.ends)} rows has a label")
+    unwritable = next((name for name in names if LABEL_SEPARATOR in name), None) if several else None
+    if unwritable is not None:
+        raise UserError(
+            f"{source}: class {unwritable!r} holds the {LABEL_SEPARATOR!r} that separates labels: rename it"
+        )
+    return ClassNames(names, aliases=aliases, multi_label=several, source=source)
+
+
+class _Packing:
+    """Arrays that grow row by row; no Python object per row stays behind."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.paths = bytearray()
+        self.ends, self.labels = array("q"), array("i")
+        self.label_ends = array("q")  # of multi-label rows
+        self.multi_label = False
+        self.spans, self.places = array("d"), array("q")
+        self.has_spans = self.has_places = False
+        self.from_folders = True  # not from a list
+        self.origins = Origins()
+        self._numbers: dict[str, int] = {}  # labels in the order of their first rows, which `_firsts` has
+        self._firsts: list[str] = []
+        self._archives: dict[str, int] = {}
+
+    @property
+    def first_source(self) -> str:
+        return self.origins.first_source
+
+    def add(self, row: Row) -> None:
+        self._add_labels(row)
+        self.from_folders = self.from_folders and row.line == 0
+        self.origins.add(row)
+        self.paths += row.path.encode("utf-8", "surrogateescape")
+        self.ends.append(len(self.paths))
+        self._add_span(row)
+        if row.offset < 0 and ".tar/" in row.path and self._archive_end(row.path) >= 0:
+            raise UserError(f"{row.where}: {row.path!r} lies in a tar: the columns offset and size must say where")
+        if row.offset >= 0 or self.has_places:
+            self._add_place(row)
+
+    def _add_labels(self, row: Row) -> None:
+        if row.multi_label != self.multi_label:
+            if len(self.ends):
+                raise UserError(f"{row.where}: rows with one label and with several, as at {self.where(0)}, do not mix")
+            self.multi_label = row.multi_label
+        for label in row.labels:
+            number = self._numbers.get(label)
+            if number is None:
+                number = self._numbers[label] = len(self._firsts)
+                self._firsts.append(row.where)
+            self.labels.append(number)
+        if self.multi_label:
+            self.label_ends.append(len(self.labels))
+
+    def _add_span(self, row: Row) -> None:
+        spanned = not (math.isnan(row.start_seconds) and math.isnan(row.end_seconds))
+        if spanned and not self.has_spans:
+            self.spans.extend([math.nan] * (2 * (len(self.ends) - 1)))
+            self.has_spans = True
+        if self.has_spans:
+            self.spans.append(row.start_seconds)
+            self.spans.append(row.end_seconds)
+
+    def _add_place(self, row: Row) -> None:
+        if not self.has_places:
+            self.places.extend([-1] * (3 * (len(self.ends) - 1)))
+            self.has_places = True
+        cut = -1
+        if row.offset >= 0:
+            cut = self._archive_end(row.path)
+            if cut < 0:
+                raise UserError(
+                    f"{row.where}: {row.path!r} has an offset, but no part of it is a tar below {self.root}"
+                )
+        self.places.extend((row.offset, row.size, cut))
+
+    def _archive_end(self, path: str) -> int:
+        """Bytes of a path up to the first part that is a tar; -1 where no part is. Each is looked for once."""
+        place = -1
+        while (place := path.find(".tar/", place + 1)) >= 0:
+            archive = path[: place + len(".tar")]
+            if archive not in self._archives:
+                there = (self.root / archive).is_file()
+                self._archives[archive] = len(archive.encode("utf-8", "surrogateescape")) if there else -1
+            if self._archives[archive] >= 0:
+                return self._archives[archive]
+        return -1
+
+    def labels_seen(self) -> Mapping[str, str]:
+        """The labels, each with the place of its first row."""
+        return dict(zip(self._numbers, self._firsts, strict=True))
+
+    def where(self, number: int) -> str:
+        """The place of a row."""
+        return self.origins.where(number)
+
+
+def _repeated_rows(index: SampleIndex) -> dict[int, int]:
+    """The rows that repeat the file and the span of an earlier one, with that."""
+    # Hashes find the few rows to compare; a set of a million paths would take more memory than the index.
+    hashes = np.fromiter((hash(index._name(number)) for number in range(len(index))), np.int64, len(index))
+    values, counts = np.unique(hashes, return_counts=True)
+    suspects = np.flatnonzero(np.isin(hashes, values[counts > 1]))
+    first: dict[tuple[bytes, float | None, float | None], int] = {}
+    repeated = {}
+    for number in suspects.tolist():
+        earlier = first.setdefault((index._name(number), *index._span(number)), number)
+        if earlier != number:
+            repeated[number] = earlier
+    return repeated
+
+
+def _refuse_two_labels(index: SampleIndex, packed: _Packing, repeated: Mapping[int, int]) -> None:
+    """Raises `UserError` when rows of the same file and span have different labels."""
+    for number, earlier in repeated.items():
+        ours, theirs = (index.class_names[int(index.labels[row])] for row in (number, earlier))
+        if ours != theirs:
+            name = repr(_decoded(index._name(number)))
+            raise UserError(
+                f"{packed.where(number)}: {name} is {ours!r} here and {theirs!r} at {packed.where(earlier)}"
+                f" (several classes per file: a column {SEVERAL!r} instead of 'label')"
+            )

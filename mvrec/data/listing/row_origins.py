@@ -1,0 +1,72 @@
+"""Where the rows of an index come from, and what their lists say of them besides path and class."""
+
+from array import array
+from bisect import bisect_right
+
+import numpy as np
+
+from mvrec.data.listing.lists import Row
+
+_BETWEEN = "\0"  # values of one row: no list holds it
+
+
+class Origins:
+    """The place of every row in its list, and its other columns; filled row by row, in packed arrays."""
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []  # first row of each run of rows with one source
+        self._sources: list[str] = []
+        self._lines = array("i")
+        self._names: tuple[str, ...] = ()  # of other columns
+        self._values = bytearray()
+        self._ends = array("q")
+        self._rows: np.ndarray | None = None  # which rows are left
+
+    @property
+    def first_source(self) -> str:
+        """Where the first row comes from."""
+        return self._sources[0] if self._sources else ""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed arrays."""
+        return self._lines.itemsize * len(self._lines) + len(self._values) + self._ends.itemsize * len(self._ends)
+
+    def add(self, row: Row) -> None:
+        """Take a row behind all others."""
+        if not self._sources or self._sources[-1] != row.source:
+            self._firsts.append(len(self._lines))
+            self._sources.append(row.source)
+        self._lines.append(row.line)
+        if row.others and not self._names:
+            self._names = tuple(name for name, _ in row.others)
+            self._ends.extend([0] * (len(self._lines) - 1))
+        if self._names:
+            values = dict(row.others)
+            text = _BETWEEN.join(values.get(name, "") for name in self._names)
+            self._values += text.encode("utf-8", "surrogateescape")
+            self._ends.append(len(self._values))
+
+    def where(self, number: int) -> str:
+        """`list:line` of a row."""
+        number = number if self._rows is None else int(self._rows[number])
+        source = self._sources[bisect_right(self._firsts, number) - 1]
+        return Row("", "", source=source, line=self._lines[number]).where
+
+    def columns(self) -> dict[str, list[str]]:
+        """The other columns by their names, a value for every row."""
+        if not self._names:
+            return {}
+        rows = range(len(self._ends)) if self._rows is None else self._rows.tolist()
+        fields = [self._fields(number) for number in rows]
+        return {name: [row[place] for row in fields] for place, name in enumerate(self._names)}
+
+    def _fields(self, number: int) -> list[str]:
+        begin = self._ends[number - 1] if number else 0
+        text = bytes(self._values[begin : self._ends[number]]).decode("utf-8", "surrogateescape")
+        return text.split(_BETWEEN) if text else [""] * len(self._names)
+
+    def kept(self, keep: np.ndarray) -> "Origins":
+        """Those of the rows where `keep`, bool (rows,), is true."""
+        self._rows = np.flatnonzero(keep)
+        return self

@@ -1,0 +1,218 @@
+"""Datasets of clips: index x frame choice x decoder x pixels, and nothing else."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mvrec.data.listing.index import Sample, SampleIndex
+from mvrec.data.loading.samples import EvalSamples, TrainSamples
+from mvrec.data.loading.step_times import stage
+from mvrec.data.video.opening import open_video
+from mvrec.data.video.video import Decoder, Video
+from mvrec.data.views.protocol import FrameOrder, Protocol
+from mvrec.data.views.sampling import (
+    ClipSpec,
+    ClipTooLongError,
+    Window,
+    clip_starts,
+    frame_indices,
+    random_start,
+    segment_indices,
+    uniform_clips,
+)
+from mvrec.data.views.timeline import Timeline, timeline_of
+from mvrec.data.views.transforms import Augment, eval_views, train_view
+from mvrec.errors import DecodeError
+from mvrec.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class TrainClips(TrainSamples):
+    """Random augmented clips of an index, `repeats` of them per video from one decode; see `TrainSamples`.
+
+    Args:
+        index: The videos.
+        clip: Frames of a clip.
+        size: Side of the square view in pixels.
+        augment: Augmentation.
+        repeats: Augmented views per decoded clip (Hoffer et al. 2020, repeated augmentation).
+        decoder: Which decoder reads the files.
+        seed: Root of all randomness.
+    """
+
+    index: SampleIndex
+    clip: ClipSpec
+    size: int
+    augment: Augment
+    repeats: int = 1
+    decoder: Decoder = "auto"
+    seed: int = 0
+
+    def views(self, sample: Sample, *, seeds: tuple[int, ...], rng: random.Random) -> Tensor:
+        """One clip, augmented once per seed: uint8 (V, T, C, size, size)."""
+        with stage("decode"), open_video(sample.path, decoder=self.decoder) as video:
+            chosen = _random_frames(sample, timeline_of(video), self.clip, rng)
+            frames = video.frames(chosen.tolist())
+        with stage("transform"):
+            return torch.stack([train_view(frames, size=self.size, augment=self.augment, seed=seed) for seed in seeds])
+
+
+@dataclass(frozen=True)
+class EvalClips(EvalSamples):
+    """All views of each video of an index, decoded in one pass; see `EvalSamples`.
+
+    Args:
+        index: The videos.
+        protocol: Which frames, crops and pixels make the views.
+        decoder: Which decoder reads the files.
+    """
+
+    index: SampleIndex
+    protocol: Protocol
+    decoder: Decoder = "auto"
+
+    def views(self, sample: Sample, number: int, *, wanted: Sequence[int] | None = None) -> Tensor:
+        """See `video_views`."""
+        return video_views(sample, self.protocol, decoder=self.decoder, number=number, wanted=wanted)
+
+
+def video_views(
+    sample: Sample,
+    protocol: Protocol,
+    *,
+    decoder: Decoder = "auto",
+    number: int = 0,
+    wanted: Sequence[int] | None = None,
+    opener: Callable[..., Video] | None = None,
+) -> Tensor:
+    """The views of one video that a protocol scores, clip by clip and crop by crop, decoded in one pass.
+
+    Args:
+        sample: The video, and the part of it that counts.
+        protocol: Which frames, crops and pixels make the views.
+        decoder: Which decoder reads the file.
+        number: Seed of the control that shuffles frames: the row of an index.
+        wanted: Views by their numbers, rising; `None` for all. Frames of other clips are not decoded.
+        opener: What opens the file in place of `open_video`.
+
+    Returns:
+        uint8 (clips * crops, T, C, size, size), or as many views as are wanted.
+
+    Raises:
+        DecodeError: The file cannot be read.
+    """
+    with (opener or open_video)(sample.path, decoder=decoder) as video:
+        chosen = timed_frames(sample, timeline_of(video), protocol)  # (clips, T)
+        crops = protocol.views.num_crops
+        numbers = range(crops * len(chosen)) if wanted is None else wanted
+        clips = sorted({view // crops for view in numbers})
+        whole = views_of_clips(video, chosen[clips], protocol, number=number)
+    if len(whole) == len(numbers):
+        return whole
+    return whole[[clips.index(view // crops) * crops + view % crops for view in numbers]]
+
+
+def views_of_clips(video: Video, chosen: Tensor, protocol: Protocol, *, number: int = 0) -> Tensor:
+    """The crops of clips whose frames are chosen, each frame decoded once.
+
+    Args:
+        video: The video.
+        chosen: Frame numbers, int64 (clips, T).
+        protocol: Which crops and pixels make the views.
+        number: See `video_views`.
+
+    Returns:
+        uint8 (clips * crops, T, C, size, size).
+
+    Raises:
+        DecodeError: The file is damaged.
+    """
+    needed, place = torch.unique(chosen, return_inverse=True)
+    frames = video.frames(needed.tolist())
+    return torch.cat([clip_views(frames[row.numpy()], protocol, number=number) for row in place])
+
+
+def clip_views(frames: np.ndarray, protocol: Protocol, *, number: int = 0) -> Tensor:
+    """The crops of one clip that a protocol scores.
+
+    Args:
+        frames: uint8 (T, H, W, C), the clip's frames.
+        protocol: Which crops and pixels make the views.
+        number: See `video_views`.
+
+    Returns:
+        uint8 (crops, T, C, size, size).
+    """
+    views = protocol.views
+    return eval_views(
+        _in_order(frames, views.frame_order, number),
+        short_side=views.short_side,
+        size=protocol.size,
+        num_crops=views.num_crops,
+        interpolation=views.interpolation,
+        antialias=views.antialias,
+        rounding=views.rounding,
+    )
+
+
+def _random_frames(sample: Sample, timeline: Timeline, clip: ClipSpec, rng: random.Random) -> Tensor:
+    """Frame numbers (T,) of a clip to train on."""
+    timeline.check_span(sample)
+    counted, shown = timeline.counted_for(clip)
+    window = counted.window(sample.start_seconds, sample.end_seconds)
+    with _too_short_is_bad(sample):
+        if clip.sampling == "segments":
+            return segment_indices(window, clip, rng)
+        span = clip.span(counted.fps)
+        chosen = frame_indices(random_start(window, span, rng), span, window, clip)
+    return chosen if shown is None else shown[chosen]
+
+
+def timed_frames(sample: Sample, timeline: Timeline, protocol: Protocol) -> Tensor:
+    """Frame numbers (clips, T) of the clips of a row's span that are scored.
+
+    Raises:
+        DecodeError: The span does not lie in the video, or is too short where the protocol calls that an error.
+    """
+    timeline.check_span(sample)
+    counted, shown = timeline.counted_for(protocol.clip)
+    window = counted.window(sample.start_seconds, sample.end_seconds)
+    chosen = eval_frames(sample, counted.fps, window, protocol)
+    return chosen if shown is None else shown[chosen]
+
+
+def eval_frames(sample: Sample, fps: float, window: Window, protocol: Protocol) -> Tensor:
+    """Frame numbers (clips, T) of the clips that are scored, in a video of constant rate."""
+    clip, views = protocol.clip, protocol.views
+    with _too_short_is_bad(sample):
+        if clip.sampling == "segments":
+            return segment_indices(window, clip)[None]
+        if views.positions == "uniform":
+            return uniform_clips(window, fps, clip, num_clips=views.num_clips)
+        span = clip.span(fps)
+        starts = clip_starts(window, span, num_clips=views.num_clips, positions=views.positions, fps=fps)
+        return torch.stack([frame_indices(start, span, window, clip) for start in starts])
+
+
+@contextmanager
+def _too_short_is_bad(sample: Sample) -> Iterator[None]:
+    """A video that a policy finds too short is a bad file like any other."""
+    try:
+        yield
+    except ClipTooLongError as error:
+        raise DecodeError(sample.path, str(error)) from None
+
+
+def _in_order(frames: np.ndarray, order: FrameOrder, number: int) -> np.ndarray:
+    if order == "reversed":
+        return frames[::-1]
+    if order == "shuffled":
+        places = list(range(len(frames)))
+        random.Random(derive_seed("frame order", number)).shuffle(places)
+        return frames[places]
+    return frames

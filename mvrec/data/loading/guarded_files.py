@@ -1,0 +1,226 @@
+"""Opening files one by one in processes that can be killed, for commands that read without a loader.
+
+`open_video` and `read_image` are those of `mvrec.data`, with the guard around them: a decoder
+that hangs, crashes or takes too much memory makes a file that cannot be read, and the command goes on with the others.
+"""
+
+import contextlib
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mvrec.data.listing.archive import FilePath
+from mvrec.data.loading import images
+from mvrec.data.loading.guard import CAN_FORK, Reader, ReaderError
+from mvrec.data.loading.samples import reading
+from mvrec.data.video import opening
+from mvrec.data.video.pyav import load_library
+from mvrec.data.video.video import Clock, Decoder, Frames, Ints, Video
+from mvrec.errors import DecodeError, UserError
+from mvrec.processes import Limits
+
+
+class Answer(NamedTuple):
+    """What a reading process says of a file.
+
+    Attributes:
+        views: Pixels, uint8 (T, H, W, 3), of an image (H, W, 3); `None` where none were asked for.
+        about: The error, the size (height, width), or what a `Video` knows of itself.
+    """
+
+    views: torch.Tensor | None
+    about: Any = None
+
+
+class _About(NamedTuple):
+    decoder: str
+    num_frames: int
+    fps: float
+    clock: Clock
+
+
+class _OneFile:
+    """What the reading process holds: a video at a time, asked by (what, path, argument)."""
+
+    def __init__(self) -> None:
+        self.video: Video | None = None
+
+    def __getitem__(self, request: tuple[str, FilePath, Any]) -> Answer:
+        what, path, argument = request
+        reading.announce(0, str(path))
+        try:
+            return getattr(self, f"_{what}")(path, argument)
+        except (DecodeError, UserError) as error:
+            return Answer(None, error)
+
+    def _open(self, path: FilePath, decoder: Decoder) -> Answer:
+        self._close(path, None)
+        opened = self.video = opening.open_video(path, decoder)
+        return Answer(None, _About(opened.decoder, opened.num_frames, opened.fps, opened.clock))
+
+    def _close(self, path: FilePath, _: None) -> Answer:
+        if self.video is not None:
+            self.video.close()
+        self.video = None
+        return Answer(None)
+
+    def _size(self, path: FilePath, _: None) -> Answer:
+        assert self.video is not None
+        return Answer(None, self.video.size)
+
+    def _frames(self, path: FilePath, indices: Ints) -> Answer:
+        assert self.video is not None
+        return Answer(torch.from_numpy(np.ascontiguousarray(self.video.frames(indices))))
+
+    def _image(self, path: FilePath, upright: bool) -> Answer:
+        return Answer(torch.from_numpy(np.ascontiguousarray(images.read_image(path, upright=upright))))
+
+
+class FileReaders:
+    """Reading processes, as many as files are open at the same time, kept for the files that come.
+
+    Args:
+        limits: What a file may take.
+
+    Attributes:
+        killed: Files that broke the limits, with what happened; they are not opened again.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.killed: dict[str, str] = {}
+        self._idle: list[Reader] = []
+        self._lock = threading.Lock()
+
+    def start(self, count: int) -> None:
+        """Fork so many now, while this process is small and has no threads."""
+        if CAN_FORK:
+            started = [self._take() for _ in range(count)]
+            self._idle += started
+
+    def close(self) -> None:
+        """End the processes that are idle."""
+        while self._idle:
+            self._idle.pop().kill()
+
+    def open(self, path: FilePath, decoder: Decoder) -> Video:
+        """See `open_video`."""
+        reader = self._take()
+        return GuardedVideo(self, reader, path, self._ask(reader, "open", path, decoder, is_last=False).about)
+
+    def image(self, path: FilePath, upright: bool) -> npt.NDArray[np.uint8]:
+        """See `read_image`."""
+        views = self._ask(self._take(), "image", path, upright, is_last=True).views
+        assert views is not None
+        return views.numpy()
+
+    def _take(self) -> Reader:
+        load_library()  # a fork beside threads should load none
+
+        with self._lock:  # a process forked in between would hold the other's channel open
+            while self._idle:
+                reader = self._idle.pop()
+                if reader.is_alive and reader.limits == self.limits:
+                    return reader
+                reader.kill()
+            return Reader(_OneFile(), self.limits)
+
+    def _ask(self, reader: Reader, what: str, path: FilePath, argument: Any, *, is_last: bool) -> Answer:
+        """The answer to one question, after the `last` of which, or an error, the process is free for another file.
+
+        Raises:
+            DecodeError: The file cannot be read, or broke the limits.
+        """
+        cause = self.killed.get(str(path))
+        try:
+            if cause is not None:
+                raise DecodeError(path, cause)
+            (answer,) = reader.read([(what, path, argument)], {})
+        except ReaderError as fault:
+            reader.kill()
+            cause = self.killed[str(path)] = f"the process reading it {fault}"
+            raise DecodeError(path, cause) from None
+        except DecodeError:
+            self._free(reader)
+            raise
+        except BaseException:
+            reader.kill()  # it may still be sending what nobody waits for
+            raise
+        is_error = isinstance(answer.about, DecodeError | UserError)
+        if is_last or (is_error and what == "open"):
+            self._free(reader)
+        if is_error:
+            raise answer.about
+        return answer
+
+    def _free(self, reader: Reader) -> None:
+        with self._lock:
+            self._idle.append(reader)
+
+
+class GuardedVideo(Video):
+    """A video that a reading process has opened."""
+
+    def __init__(self, readers: FileReaders, reader: Reader, path: FilePath, about: _About) -> None:
+        super().__init__(str(path), num_frames=about.num_frames, fps=about.fps, clock=about.clock)
+        self.decoder = about.decoder
+        self._readers, self._reader, self._file = readers, reader, path
+        self._size: tuple[int, int] | None = None
+        self._is_open = True
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels as shown."""
+        if self._size is None:
+            self._size = self._readers._ask(self._reader, "size", self._file, None, is_last=False).about
+        return self._size
+
+    def _decode(self, indices: Ints) -> Frames:
+        views = self._readers._ask(self._reader, "frames", self._file, indices, is_last=False).views
+        assert views is not None
+        return views.numpy()
+
+    def close(self) -> None:
+        """Close it in the reading process, which is then free for another file."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        if self._reader.is_open:  # else it was ended, and an exception is on its way
+            with contextlib.suppress(DecodeError):  # what was read stays good; a process that cannot close is replaced
+                self._readers._ask(self._reader, "close", self._file, None, is_last=True)
+
+
+readers = FileReaders()
+
+
+def open_video(path: FilePath, decoder: Decoder = "auto") -> Video:
+    """`mvrec.data.open_video` in a process that can be killed, where the system can fork.
+
+    Args:
+        path: The file.
+        decoder: Which decoder reads it.
+
+    Raises:
+        DecodeError: The file cannot be read, or reading it took too long, too much memory, or the process with it.
+        UserError: No such decoder, or it does not work here.
+    """
+    return readers.open(path, decoder) if CAN_FORK else opening.open_video(path, decoder)
+
+
+def read_image(path: FilePath, *, upright: bool = True) -> npt.NDArray[np.uint8]:
+    """`mvrec.data.read_image` in a process that can be killed, where the system can fork.
+
+    Args:
+        path: The file.
+        upright: Turn and mirror the image as its EXIF block asks for.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        DecodeError: As `open_video`.
+    """
+    return readers.image(path, upright) if CAN_FORK else images.read_image(path, upright=upright)

@@ -1,0 +1,184 @@
+"""Datasets of images: index x decoder x pixels. An image is a clip of one frame without the axis T.
+
+libjpeg-turbo decodes what it can (simplejpeg, with Pillow's own settings and bit for bit its pixels, in two thirds of
+its time), Pillow the rest. What the published recipes do not do is not done here unless asked for: a rotation that
+EXIF asks for is applied where `upright` says so, an alpha channel is dropped and not blended, an animation is its
+first frame.
+"""
+
+import io
+import os
+import random
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from mvrec.data.listing.archive import ArchiveMember, FilePath
+from mvrec.data.listing.index import Sample, SampleIndex
+from mvrec.data.loading.samples import EvalSamples, TrainSamples
+from mvrec.data.loading.step_times import stage
+from mvrec.data.video.video import check_is_file_with_content
+from mvrec.data.views.protocol import ImageProtocol
+from mvrec.data.views.transforms import Augment, image_view, train_view
+from mvrec.errors import DecodeError
+
+_PHOTOMETRIC = 262  # TIFF's tag of what the values mean
+_MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # above that Pillow refuses, and says why
+
+
+class _GreyRangeError(ValueError):
+    """Nothing says which grey value is white."""
+
+
+def read_image(path: FilePath, *, upright: bool = True) -> npt.NDArray[np.uint8]:
+    """Decode an image file of any format, whatever its name ends with.
+
+    Grey, palette, CMYK and other colours become RGB; of 16-bit grey the upper 8 bits are kept, and grey of 32 bits is
+    read as 16 bits where it is in that range. Floating-point grey must lie in 0..1 or in 0..255.
+
+    Args:
+        path: The file; one in an archive is read in place.
+        upright: Turn and mirror the image as its EXIF block asks for, which is how viewers show it. TIFF files are
+            always turned as they ask for, which is how Pillow reads them.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        DecodeError: The file is missing, damaged, cut short or no image.
+    """
+    content = _content(path)
+    # Turning is rare: only a file that holds such a block, behind whatever else, is looked at twice.
+    plain = not upright or b"Exif\0" not in content
+    pixels = _plain_jpeg(content) if plain else None
+    if pixels is not None:
+        return pixels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on EXIF blocks, of which ImageNet has broken ones
+            with Image.open(io.BytesIO(content)) as image:
+                if upright and image.getexif().get(0x0112, 1) != 1:
+                    return _rgb(ImageOps.exif_transpose(image))
+                pixels = _plain_jpeg(content)
+                return _rgb(image) if pixels is None else pixels
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever their parsers come across
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        cause = "no image, or a damaged one" if unknown else f"damaged or cut short ({error})"
+        if isinstance(error, _GreyRangeError):
+            cause = str(error)
+        raise DecodeError(path, cause) from error
+
+
+def _content(path: FilePath) -> bytes:
+    if isinstance(path, ArchiveMember):
+        return path.read()
+    check_is_file_with_content(os.fspath(path))
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DecodeError(path, error.strerror or str(error)) from error
+
+
+def _plain_jpeg(content: bytes) -> npt.NDArray[np.uint8] | None:
+    """A JPEG file in YCbCr or grey without any fault; `None` for everything else, which Pillow judges."""
+    if not content.startswith(b"\xff\xd8\xff"):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if height * width > _MOST_PIXELS or colours not in ("YCbCr", "Gray"):
+            return None
+        return simplejpeg.decode_jpeg(content, colorspace="RGB")
+    except ValueError:
+        return None
+
+
+def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = _eight_bits(image)
+        return np.repeat(grey[..., None], 3, axis=2)
+    return np.array(image.convert("RGB"))  # a copy, because Pillow's own memory is read-only
+
+
+def _eight_bits(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Grey of more than 8 bits, which Pillow's own conversion would clip at 255.
+
+    Raises:
+        _GreyRangeError: Nothing says which value is white.
+    """
+    values = np.asarray(image)
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 65535:
+        raise _GreyRangeError(f"grey values {low:g}..{high:g}: convert the image to 8 or 16 bits")
+    if image.mode == "F":
+        if high > 255:
+            raise _GreyRangeError(f"floating-point grey values up to {high:g}: scale them to 0..1")
+        return np.rint(values * (255 if high <= 1 else 1)).astype(np.uint8)
+    if image.format == "FITS":  # its header may move and stretch the values, which Pillow does not mind
+        raise _GreyRangeError("grey values of FITS: convert the image to 8 bits")
+    is_tiff = image.format == "TIFF"
+    if is_tiff and image.getexif().get(_PHOTOMETRIC) == 0:  # white is 0, which Pillow minds up to 8 bits only
+        raise _GreyRangeError("more than 8 bits with white as 0: convert the image to 8 bits")
+    narrow = is_tiff and image.mode == "I" and high <= 255  # 32 bits that hold values of 8
+    return (values.astype(np.int64) >> (0 if narrow else 8)).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class TrainImages(TrainSamples):
+    """Random augmented views of the images of an index; see `TrainSamples`.
+
+    Args:
+        index: The images.
+        size: Side of the square view in pixels.
+        augment: Augmentation.
+        repeats: Augmented views per image, when a key does not say which.
+        seed: Root of all randomness.
+        upright: Apply what EXIF says of the orientation.
+    """
+
+    index: SampleIndex
+    size: int
+    augment: Augment
+    repeats: int = 1
+    seed: int = 0
+    upright: bool = False
+
+    def views(self, sample: Sample, *, seeds: tuple[int, ...], rng: random.Random) -> Tensor:
+        """One image, augmented once per seed: uint8 (V, C, size, size)."""
+        with stage("decode"):
+            frames = read_image(sample.path, upright=self.upright)[None]  # (1, H, W, C)
+        with stage("transform"):
+            views = [train_view(frames, size=self.size, augment=self.augment, seed=seed) for seed in seeds]
+        return torch.cat(views)  # (V, C, size, size): the one frame of each
+
+
+@dataclass(frozen=True)
+class EvalImages(EvalSamples):
+    """The centre view of each image of an index; see `EvalSamples`.
+
+    Args:
+        index: The images.
+        protocol: Which pixels make the view.
+    """
+
+    index: SampleIndex
+    protocol: ImageProtocol
+
+    def views(self, sample: Sample, number: int, *, wanted: Sequence[int] | None = None) -> Tensor:
+        """uint8 (1, C, size, size)."""
+        return protocol_view(read_image(sample.path, upright=self.protocol.upright), self.protocol)
+
+
+def protocol_view(image: npt.NDArray[np.uint8], protocol: ImageProtocol) -> Tensor:
+    """The view of an image (H, W, C) that a protocol scores: uint8 (1, C, size, size)."""
+    view = image_view(image, short_side=protocol.short_side, size=protocol.size, interpolation=protocol.interpolation)
+    return view[None]

@@ -1,0 +1,149 @@
+"""Folders of classes without splits, which are made here."""
+
+import hashlib
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from mvrec.data.listing.file_kinds import Kind
+from mvrec.data.listing.layouts import SPLITS, Layout, ListsAndFolders, class_folders
+from mvrec.data.listing.lists import Row
+from mvrec.data.sets.image_data import ImageData
+from mvrec.data.sets.video_data import VideoData
+from mvrec.errors import UserError
+
+
+class VideoFolder(VideoData):
+    """Clips of `root/<class name>/<video>`, split into train and val by a hash of the path.
+
+    A root that has splits (`root/train/<class name>/<video>` or lists) is read with them, like `Kinetics`. `test` and
+    `predict` read val where there is no test split.
+
+    Args:
+        root: The data set.
+        val_fraction: Share of the videos that are val where the root has no splits. Which they are depends on their
+            paths alone, so it stays so when others come and go.
+        **knobs: See `VideoData`.
+
+    Raises:
+        UserError: A fraction outside 0..1; from `setup`: a missing or empty root or class folder.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        val_fraction: float = 0.1,
+        **knobs: Any,
+    ) -> None:
+        super().__init__(root, **knobs)
+        self.val_fraction = checked_fraction(val_fraction)
+
+    @property
+    def test_split(self) -> Literal["val", "test"]:
+        """The split that `test` and `predict` read."""
+        return "test" if self.layout.has("test") else "val"
+
+    def find_layout(self) -> Layout:
+        """The splits that the root has, else those that a hash makes."""
+        return find_folder_layout(self.root, self.kind, val_fraction=self.val_fraction)
+
+
+class ImageFolder(ImageData):
+    """Images of `root/<class name>/<image>`, split into train and val by a hash of the path.
+
+    A root that has splits (`root/train/<class name>/<image>` or lists) is read with them, like `ImageNet`. `test` and
+    `predict` read val where there is no test split. Images are turned as their EXIF block asks for.
+
+    Args:
+        root: The data set.
+        val_fraction: See `VideoFolder`.
+        **knobs: See `ImageData`.
+
+    Raises:
+        UserError: A fraction outside 0..1; from `setup`: a missing or empty root or class folder.
+    """
+
+    upright: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        val_fraction: float = 0.1,
+        **knobs: Any,
+    ) -> None:
+        super().__init__(root, **knobs)
+        self.val_fraction = checked_fraction(val_fraction)
+
+    def find_layout(self) -> Layout:
+        """The splits that the root has, else those that a hash makes."""
+        return find_folder_layout(self.root, self.kind, val_fraction=self.val_fraction)
+
+
+def checked_fraction(val_fraction: float) -> float:
+    """The share, which must leave something to train on."""
+    if not 0 <= val_fraction < 1:
+        raise UserError(f"data.val_fraction must lie in 0..1 and not be 1, got {val_fraction}")
+    return val_fraction
+
+
+def find_folder_layout(root: Path, kind: Kind, *, val_fraction: float) -> Layout:
+    """The splits that a root has, else `HashSplit`."""
+    split = ListsAndFolders(root, kind)
+    return split if any(split.has(name) for name in SPLITS) else HashSplit(root, kind, val_fraction=val_fraction)
+
+
+class HashSplit(Layout):
+    """`root/<class name>/<file>`, of which a share of the paths is val.
+
+    A class with more than one file has at least one of them in each split; a single file is for training.
+
+    Args:
+        root: The class folders.
+        kind: What sort of files they are.
+        val_fraction: The share.
+    """
+
+    title = "class folders"
+
+    def __init__(self, root: Path, kind: Kind, *, val_fraction: float) -> None:
+        super().__init__(root, kind)
+        self.val_fraction = val_fraction
+
+    def has(self, split: str) -> bool:
+        """Whether the root has class folders and the fraction leaves that split something."""
+        return (split == "train" or (split == "val" and self.val_fraction > 0)) and bool(class_folders(self.root))
+
+    def place(self, split: str) -> str:
+        """The root."""
+        return str(self.root)
+
+    def expected(self) -> str:
+        """The class folders."""
+        noun = self.kind.noun
+        return f"{self.root}/<class name>/<{noun}>, or with splits {self.root}/train/<class name>/<{noun}>"
+
+    def missing(self, split: str) -> str:
+        """The fraction, or the folder."""
+        return "data.val_fraction is 0" if split == "val" and not self.val_fraction else super().missing(split)
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """The files of a split, class by class."""
+        for _, rows in groupby(self.rows_of_folders(self.root), lambda row: row.label):
+            yield from self._share(list(rows), split)
+
+    def _share(self, rows: list[Row], split: str) -> list[Row]:
+        shares = [path_share(row.path) for row in rows]
+        # A class keeps at least its highest for training, and has at least its lowest in val.
+        highest = max(shares)
+        least = min(shares) if len(rows) > 1 and self.val_fraction > 0 else -1.0
+        val = [share == least or share < min(self.val_fraction, highest) for share in shares]
+        return [row for row, is_val in zip(rows, val, strict=True) if is_val == (split == "val")]
+
+
+def path_share(path: str) -> float:
+    """A number in 0..1 that follows from a path, evenly spread."""
+    digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

@@ -1,0 +1,156 @@
+"""What all data modules of images share: views, and how they are scored."""
+
+import logging
+from typing import ClassVar, Literal
+
+from mvrec.data.listing.file_kinds import IMAGES, Kind
+from mvrec.data.listing.index import SampleIndex
+from mvrec.data.loading.images import EvalImages, TrainImages
+from mvrec.data.sets.recognition_data import RecognitionData, Split
+from mvrec.data.views.protocol import ImageProtocol
+from mvrec.data.views.rand_augment import RandAugment
+from mvrec.data.views.transforms import IMAGENET_NORMALISATION, Augment, Interpolation, Normalisation
+from mvrec.errors import UserError
+
+# rand-m9-mstd0.5-inc1, the string that the ImageNet recipes share: two operations where it names no number.
+IMAGENET_AUGMENT = Augment(
+    interpolation="bicubic", rand_augment=RandAugment(num_ops=2, magnitude=9.0, magnitude_std=0.5)
+)
+
+log = logging.getLogger(__name__)
+
+
+class ImageData(RecognitionData):
+    """Images. A subclass says how its data set lies on disk; see `RecognitionData.find_layout`.
+
+    Most image data sets come without a labelled test split; `test` and `predict` then read val, and say so beside the
+    score.
+
+    An epoch has as many views as there are training images, whatever `repeats` is; see `TrainBatches`.
+
+    Args:
+        root: The data set.
+        size: Side of the square images that the model sees, in pixels.
+        crop_fraction: Share of the scaled short side that the centre crop of an evaluation keeps: the short side is
+            `int(size / crop_fraction)`, 256 pixels for 224 and 0.875.
+        interpolation: How images are scaled in evaluation (antialiased).
+        augment: Training augmentation.
+        repeats: Augmented views of the same image in a batch, from one decode where a process has all of them
+            (Hoffer et al. 2020, repeated augmentation).
+        normalisation: Mean and standard deviation.
+        test_split: What `test` and `predict` read; by default "test" where there is one, else "val".
+        batch_size: Views per process and training step.
+        eval_batch_size: Images per process and evaluation step; `batch_size` by default.
+        num_workers: Loader processes per process; "auto" takes the cores there are.
+        max_bad_fraction: Training stops when a greater share of the images cannot be read.
+        decode_timeout: Seconds that a file may take. After that the process that reads it is killed, and the file is
+            treated as one that cannot be read, in this run for good. `None` waits for ever.
+        decode_memory: Most memory in GiB that reading a file may take, with the same end. `None` for no limit.
+        augment_on: Where RandAugment is applied: in the loader's "worker" or on the "device". The choices are the same.
+        class_balance: How far training evens out classes of unequal size, 0..1: a class of n files is drawn in
+            proportion to `n ** (1 - class_balance)`. With 0 each file is drawn once per epoch, with 1 all classes
+            equally often. The same on one process or many.
+        split_views: Whether processes share the views of a file in evaluation. The score is the same; it evens out the
+            work where there are few files with many views, and costs each process the opening of files.
+        seed: Root of order and augmentation; `seed_everything`'s by default.
+        classes: Class names in label order: themselves, "kinetics400", "imagenet1k" (both as torchvision has them), or
+            a file with one name per line. By default the data say.
+
+    Raises:
+        UserError: A number that is out of range, with its key; from `setup`: a missing or empty root, split or class
+            folder.
+    """
+
+    kind: ClassVar[Kind] = IMAGES
+    upright: ClassVar[bool] = False  # images are turned as EXIF asks for; the published recipes do not
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        size: int = 224,
+        crop_fraction: float = 0.875,
+        interpolation: Interpolation = "bicubic",
+        augment: Augment = IMAGENET_AUGMENT,
+        repeats: int = 1,
+        normalisation: Normalisation = IMAGENET_NORMALISATION,
+        test_split: Literal["val", "test"] | None = None,
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        num_workers: int | Literal["auto"] = "auto",
+        max_bad_fraction: float = 0.01,
+        decode_timeout: float | None = 60.0,
+        decode_memory: float | None = 8.0,
+        augment_on: Literal["worker", "device"] = "worker",
+        class_balance: float = 0.0,
+        split_views: bool = False,
+        seed: int | None = None,
+        classes: str | list[str] | None = None,
+    ) -> None:
+        super().__init__(
+            root,
+            size=size,
+            augment=augment,
+            repeats=repeats,
+            normalisation=normalisation,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            max_bad_fraction=max_bad_fraction,
+            decode_timeout=decode_timeout,
+            decode_memory=decode_memory,
+            augment_on=augment_on,
+            class_balance=class_balance,
+            split_views=split_views,
+            seed=seed,
+            classes=classes,
+        )
+        if not 0 < crop_fraction <= 1:
+            raise UserError(f"data.crop_fraction must lie in 0..1 and not be 0, got {crop_fraction}")
+        self.crop_fraction, self.interpolation = crop_fraction, interpolation
+        self._wanted_test_split = test_split
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that the model sees."""
+        return 3, self.size, self.size
+
+    @property
+    def clips_per_step(self) -> int:
+        """Images that this process trains on per step."""
+        return self.batch_size
+
+    @property
+    def draws_per_sample(self) -> int:
+        """Repeats are draws of the training order."""
+        return self.repeats
+
+    @property
+    def test_split(self) -> Literal["val", "test"]:
+        """The split that `test` and `predict` read."""
+        return self._wanted_test_split or ("test" if self.layout.has("test") else "val")
+
+    def setup(self, stage: str) -> None:
+        """Read the lists or folders that a stage needs; no image is opened."""
+        super().setup(stage)
+        if stage in ("test", "predict") and self._wanted_test_split is None and self.test_split == "val":
+            log.info("%s has no test split: the images of val are read instead", self.root)
+
+    def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainImages:
+        """Random views of the images of an index."""
+        return TrainImages(index, self.size, self.worker_augment, repeats=self.repeats, seed=seed, upright=self.upright)
+
+    def eval_dataset(self, split: Split) -> EvalImages:
+        """The centre views of the images of a split."""
+        return EvalImages(self.index(split), self.protocol(split))
+
+    def protocol(self, split: Split) -> ImageProtocol:
+        """How the images of "val" or "test" become views, and which they are."""
+        return ImageProtocol(
+            split="val" if split == "val" else self.test_split,
+            short_side=int(self.size / self.crop_fraction),
+            size=self.size,
+            interpolation=self.interpolation,
+            normalisation=self.normalisation,
+            upright=self.upright,
+        )

@@ -1,0 +1,398 @@
+"""What the data modules of videos and of images share: splits, loaders, the position in them, pixels on the device."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+
+from mvrec.data.listing.class_names import ClassNames, known_class_names
+from mvrec.data.listing.file_kinds import Kind
+from mvrec.data.listing.index import SampleIndex
+from mvrec.data.listing.layouts import Layout, ListsAndFolders, check_root
+from mvrec.data.loading.batch import ClipBatch
+from mvrec.data.loading.guard import MAX_KILLS
+from mvrec.data.loading.loader import ClipLoader, EvalBatches, TrainBatches, Unwrapped, worker_count
+from mvrec.data.loading.samples import EvalSamples, TrainSamples
+from mvrec.data.views.protocol import ImageProtocol, Protocol
+from mvrec.data.views.transforms import Augment, Normalisation, erase, rand_augment_batch
+from mvrec.errors import UserError
+from mvrec.files import at_home
+from mvrec.processes import Limits
+
+Split = Literal["train", "val", "test"]
+
+log = logging.getLogger(__name__)
+
+
+class RecognitionData(L.LightningDataModule):
+    """Labelled files of `root/<split>/<class name>/` or of the lists `root/<split>.csv`, split = train, val, test.
+
+    A subclass says what kind of files they are, how they become views and how many of these make a step.
+
+    Args:
+        root: The data set.
+        size: Side of the square views that the model sees, in pixels.
+        augment: Training augmentation.
+        repeats: Augmented views per decoded training file.
+        normalisation: Mean and standard deviation.
+        batch_size: See the subclass.
+        eval_batch_size: Files per process and evaluation step; by default as many as keep the number of views
+            at that of a training step.
+        num_workers: Loader processes per process; "auto" takes the cores there are.
+        max_bad_fraction: Training stops when a greater share of the files cannot be read.
+        decode_timeout: Seconds that a file may take. After that the process that reads it is killed, and the file is
+            treated as one that cannot be read, in this run for good. `None` waits for ever.
+        decode_memory: Most memory in GiB that reading a file may take, with the same end. `None` for no limit.
+        augment_on: Where RandAugment is applied: in the loader's "worker" or on the "device". The choices are the same.
+        class_balance: How far training evens out classes of unequal size, 0..1: a class of n files is drawn in
+            proportion to `n ** (1 - class_balance)`. With 0 each file is drawn once per epoch, with 1 all classes
+            equally often. The same on one process or many.
+        split_views: Whether processes share the views of a file in evaluation. The score is the same; it evens out the
+            work where there are few files with many views, and costs each process the opening of files.
+        seed: Root of order and augmentation.
+        classes: Class names in label order: themselves, "kinetics400", "imagenet1k" (both as torchvision has them), or
+            a file with one name per line. By default the data say.
+
+    Raises:
+        UserError: A number that is out of range, with its key; from `setup`: a missing or empty root, split or class
+            folder.
+    """
+
+    kind: ClassVar[Kind]
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        size: int,
+        augment: Augment,
+        repeats: int,
+        normalisation: Normalisation,
+        batch_size: int,
+        eval_batch_size: int | None,
+        num_workers: int | Literal["auto"],
+        max_bad_fraction: float,
+        decode_timeout: float | None,
+        decode_memory: float | None,
+        augment_on: Literal["worker", "device"],
+        class_balance: float,
+        split_views: bool,
+        seed: int | None,
+        classes: str | list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in {"size": size, "repeats": repeats, "batch_size": batch_size}.items():
+            if value < 1:
+                raise UserError(f"data.{name} must be at least 1, got {value}")
+        for name, limit in {"decode_timeout": decode_timeout, "decode_memory": decode_memory}.items():
+            if limit is not None and limit <= 0:
+                raise UserError(f"data.{name} must be above 0, or null, got {limit}")
+        if not 0 <= max_bad_fraction <= 1:
+            raise UserError(f"data.max_bad_fraction must lie in 0..1, got {max_bad_fraction}")
+        if not 0 <= class_balance <= 1:
+            raise UserError(f"data.class_balance must lie in 0..1, got {class_balance}")
+        self.root = at_home(root)
+        self.size, self.augment, self.repeats = size, augment, repeats
+        self.normalisation = normalisation
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.num_workers = num_workers
+        self.max_bad_fraction, self.seed = max_bad_fraction, seed
+        self.decode_timeout, self.decode_memory, self.augment_on = decode_timeout, decode_memory, augment_on
+        self.class_balance, self.split_views = class_balance, split_views
+        self.classes = classes
+        self._layout: Layout | None = None
+        self._splits: dict[Split, SampleIndex] = {}
+        self._classes: ClassNames | None = None
+        self._train_loader: ClipLoader | None = None
+        self._position: dict[str, Any] = {}
+
+    # -- what a subclass says -----------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def clip_shape(self) -> tuple[int, ...]:
+        """The shape of what the model sees, without the batch."""
+
+    @property
+    @abstractmethod
+    def clips_per_step(self) -> int:
+        """Views that this process trains on per step."""
+
+    @property
+    def draws_per_sample(self) -> int:
+        """How often in a row the training order draws the same file; see `TrainBatches`."""
+        return 1
+
+    @property
+    def test_split(self) -> Split:
+        """The split that `test` and `predict` read."""
+        return "test"
+
+    def find_layout(self) -> Layout:
+        """Look at the disk for how the data set lies there; once, after `prepare_data`."""
+        return ListsAndFolders(self.root, self.kind)
+
+    @abstractmethod
+    def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainSamples:
+        """Random views of the files of an index."""
+
+    @abstractmethod
+    def eval_dataset(self, split: Split) -> EvalSamples:
+        """The views of "val" or "test" that are scored."""
+
+    @abstractmethod
+    def protocol(self, split: Split) -> Protocol | ImageProtocol:
+        """How the files of "val" or "test" become views."""
+
+    # -- what all have ------------------------------------------------------------------------------------------
+
+    @property
+    def val_protocol(self) -> Protocol | ImageProtocol:
+        """How files become views while training goes on."""
+        return self.protocol("val")
+
+    @property
+    def test_protocol(self) -> Protocol | ImageProtocol:
+        """How files become views for `test` and `predict`."""
+        return self.protocol("test")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in label order; known after `setup`."""
+        return self._classes.names if self._classes is not None else ()
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are; known after `setup`."""
+        return len(self.class_names)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a file may have several classes, or none; known after `setup`."""
+        return self._classes is not None and bool(self._classes.multi_label)
+
+    @property
+    def layout(self) -> Layout:
+        """How the data set lies on disk.
+
+        Raises:
+            UserError: There is no root, or nothing in it that is known.
+        """
+        if self._layout is None:
+            check_root(self.root)
+            self._layout = self.find_layout()
+        return self._layout
+
+    def index(self, split: Split) -> SampleIndex:
+        """The rows of a split that `setup` has read.
+
+        Raises:
+            UserError: The data set has no such split.
+        """
+        if split == "test":
+            split = self.test_split
+        if split not in self._splits:
+            raise UserError(
+                f"{self.root} has no split {split!r}: {self.layout.missing(split)}"
+                + (" (training without validation: --trainer.limit_val_batches 0)" if split == "val" else "")
+            )
+        return self._splits[split]
+
+    def setup(self, stage: str) -> None:
+        """Read the lists or folders that a stage needs; no file is opened."""
+        wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+        named: Sequence[str] = ()
+        if self._classes is None:
+            named = known_class_names(self.classes) if self.classes is not None else self.layout.class_names()
+        for split in ("train", *wanted.get(stage, (self.test_split,))):
+            if split in self._splits:
+                continue
+            index = self.layout.index(split, class_names=self._classes or named or None)
+            if index is None:
+                continue
+            self._splits[split] = index
+            self._classes = self._classes or index.classes
+        if not self._splits:
+            raise UserError(f"{self.root}: no {self.kind.noun}s found; expected {self.layout.expected()}")
+        if self.num_classes < 2:
+            raise UserError(f"{self.root}: only the class {self.class_names[0]!r} was found, training needs two")
+        if stage == "fit":
+            self._look_over(self.index("train"))
+
+    def _look_over(self, index: SampleIndex) -> None:
+        """Say before the first step what training will suffer from."""
+        draws = self.draws_per_batch * self._accumulate
+        if draws > len(index):
+            log.warning(
+                "a step takes %d %ss and the training split has %d: it sees some of them several times; lower "
+                "data.batch_size",
+                draws,
+                self.kind.noun,
+                len(index),
+            )
+        single = [self.class_names[label] for label, count in enumerate(self.class_counts) if count == 1]
+        if single:
+            more = f" and {len(single) - 3} more" if len(single) > 3 else ""
+            named = ", ".join(map(repr, single[:3]))
+            log.warning("classes with a single training %s: %s%s", self.kind.noun, named, more)
+        if self.class_balance and getattr(self, "multi_label", False):
+            raise UserError("data.class_balance is for data with one class per file")
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Training files of each class, in label order; known after `setup`."""
+        return [int(count) for count in self.index("train").class_counts()]
+
+    def record(self) -> dict[str, Any]:
+        """What a run's record says of its data: the splits read so far with their sizes and hashes, the classes."""
+        splits = {
+            split: {"files": len(index), "sha256": index.digest()} for split, index in sorted(self._splits.items())
+        }
+        return {
+            "module": type(self).__name__,
+            "root": str(self.root),
+            "layout": self.layout.title,
+            "splits": splits,
+            "class_names": list(self.class_names),
+            "protocol": self.test_protocol.as_dict(),
+        }
+
+    def train_dataloader(self) -> ClipLoader:
+        """Random views, in an order that only the seed and the epoch decide."""
+        index, seed = self.index("train"), self.seed or 0
+        batches = TrainBatches(
+            len(index),
+            batch_size=self.batch_size,
+            seed=seed,
+            rank=self._rank,
+            world_size=self._world_size,
+            accumulate=self._accumulate,
+            repeats=self.draws_per_sample,
+            labels=index.labels if self.class_balance else None,
+            balance=self.class_balance,
+            same_epoch=self.trainer is not None and self.trainer.overfit_batches > 0,  # type: ignore[attr-defined]
+        )
+        dataset = self.train_dataset(index, seed=seed)
+        self._train_loader = self._loader(dataset, batches, max_bad_fraction=self.max_bad_fraction)
+        self._train_loader.load_state_dict(self._position)
+        return self._train_loader
+
+    def val_dataloader(self) -> ClipLoader:
+        """Every validation file once over all processes."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> ClipLoader:
+        """Every test file once over all processes."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> Unwrapped:
+        """The files of the test split."""
+        return Unwrapped(self.test_dataloader())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the training data, for checkpoints.
+
+        Lightning restores the state of loaders by itself, but not of those that it has asked for early, to count steps
+        for the learning-rate schedule.
+        """
+        return self._train_loader.state_dict() if self._train_loader is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Have the training data go on where a checkpoint was saved."""
+        self._position = state_dict
+        before, now = state_dict.get("draws_per_step"), self.draws_per_batch * self._accumulate
+        training = self.trainer is None or self.trainer.state.fn == "fit"  # else nothing goes on
+        if training and before not in (None, now):
+            log.warning(
+                "a step drew %d files when the checkpoint was saved and draws %d now: the order of the files goes on, "
+                "the steps are others (files per step = data.batch_size x processes x trainer.accumulate_grad_batches)",
+                before,
+                now,
+            )
+
+    def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
+        """uint8 pixels to normalised float on the device; in training also erasing, and RandAugment where so set."""
+        clips, training = batch.clips, self.trainer is not None and self.trainer.training
+        if training and self.augment_on == "device" and self.augment.rand_augment is not None:
+            clips = rand_augment_batch(clips, batch.seeds, self.augment.rand_augment)
+        clips = self.normalisation(clips)
+        if training and self.augment.random_erasing is not None:
+            clips = erase(clips, batch.seeds, self.augment.random_erasing)
+        return batch.with_clips(clips)
+
+    @property
+    def worker_augment(self) -> Augment:
+        """The part of the augmentation that loader processes apply."""
+        return self.augment if self.augment_on == "worker" else replace(self.augment, rand_augment=None)
+
+    def _eval_loader(self, split: Split) -> ClipLoader:
+        dataset = self.eval_dataset(split)
+        size = self.eval_batch_size or max(1, self.clips_per_step // self.protocol(split).num_views)
+        batches = EvalBatches(
+            len(dataset),
+            batch_size=size,
+            rank=self._rank,
+            world_size=self._world_size,
+            shared_views=self.protocol(split).num_views if self.split_views else 0,
+        )
+        return self._loader(dataset, batches)
+
+    def _loader(
+        self,
+        dataset: TrainSamples | EvalSamples,
+        batches: TrainBatches | EvalBatches,
+        max_bad_fraction: float | None = None,
+    ) -> ClipLoader:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return ClipLoader(
+            dataset,
+            batches,
+            num_workers=worker_count(self.num_workers, processes=self._processes_here),
+            pin_memory=on_gpu,
+            max_bad_fraction=max_bad_fraction,
+            noun=self.kind.noun,
+            limits=self._limits(),
+            quarantine=self._quarantine(),
+        )
+
+    def _limits(self) -> Limits | None:
+        if self.decode_timeout is None and self.decode_memory is None:
+            return None
+        longest = MAX_KILLS * (self.decode_timeout or 0)
+        patience = getattr(self.trainer.strategy, "_timeout", None) if self.trainer is not None else None
+        if self._world_size > 1 and patience is not None and longest >= patience.total_seconds():
+            raise UserError(
+                f"data.decode_timeout={self.decode_timeout:g}: {MAX_KILLS} files that hang would take {longest:g} s, "
+                f"and the other processes wait {patience.total_seconds():g} s: take a shorter one, or a longer timeout "
+                "for trainer.strategy"
+            )
+        return Limits(self.decode_timeout, self.decode_memory)
+
+    def _quarantine(self) -> Path | None:
+        loggers = self.trainer.loggers if self.trainer is not None else []
+        return Path(loggers[0].save_dir) / "quarantine" if loggers and loggers[0].save_dir else None
+
+    @property
+    def _processes_here(self) -> int:
+        return max(self.trainer.num_devices, 1) if self.trainer is not None else 1
+
+    @property
+    def draws_per_batch(self) -> int:
+        """Draws of the training order that all processes together take per batch."""
+        return self.batch_size * self._world_size
+
+    @property
+    def _accumulate(self) -> int:
+        return self.trainer.accumulate_grad_batches if self.trainer is not None else 1
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer is not None else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1

@@ -1,0 +1,110 @@
+"""The protocols that published accuracies were measured with, by name.
+
+A preset says how a file becomes views. What belongs to the weights stays as it is: frames per clip, crop size, mean and
+standard deviation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from mvrec.data.views.protocol import ImageProtocol, Protocol
+from mvrec.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One protocol.
+
+    Attributes:
+        source: Whose it is.
+        clip: Values of a `ClipSpec`.
+        views: Values of `Views`, but for the short side; empty for images.
+        short_side: Pixels of the short side for a crop of 224 pixels, and in proportion for others.
+        crop_fraction: Share of the scaled short side that the crop of an image keeps.
+    """
+
+    source: str
+    clip: Mapping[str, Any] = field(default_factory=dict)
+    views: Mapping[str, Any] = field(default_factory=dict)
+    short_side: int = 224
+    crop_fraction: float = 0.875
+
+    @property
+    def noun(self) -> Literal["video", "image"]:
+        """What it is for."""
+        return "video" if self.views else "image"
+
+    def settings(self, size: int) -> dict[str, Any]:
+        """The arguments of a data module whose crops have `size` pixels."""
+        if not self.views:
+            return {"crop_fraction": self.crop_fraction, "interpolation": "bicubic"}
+        return {"clip": dict(self.clip), "test_views": {**self.views, "short_side": size * self.short_side // 224}}
+
+    def applied(self, protocol: Protocol | ImageProtocol) -> Protocol | ImageProtocol:
+        """A protocol with the values of this one.
+
+        Raises:
+            UserError: It is for images and the protocol for videos, or the other way round.
+        """
+        if isinstance(protocol, ImageProtocol) == bool(self.views):
+            other = "images" if isinstance(protocol, ImageProtocol) else "videos"
+            raise UserError(f"this protocol is for {self.noun}s, the network takes {other}")
+        settings = self.settings(protocol.size)
+        if isinstance(protocol, ImageProtocol):
+            short_side = int(protocol.size / self.crop_fraction)
+            return replace(protocol, short_side=short_side, interpolation=settings["interpolation"])
+        clip = replace(protocol.clip, **settings["clip"])
+        # In one step: segments with many clips, which the protocol may have been for, are refused.
+        return replace(protocol, clip=clip, views=replace(protocol.views, **settings["test_views"]))
+
+
+_SLOWFAST = {"positions": "spread", "interpolation": "bilinear", "antialias": False, "rounding": "slowfast"}
+_DENSE = {"sampling": "dense", "target_fps": 30.0}
+
+PRESETS: dict[str, Preset] = {
+    "slowfast-5x1": Preset(
+        "SlowFast's models of the MViT papers on Kinetics: arXiv 2104.11227, section 4.1; one crop of 224 from 256",
+        _DENSE,
+        {"num_clips": 5, "num_crops": 1, **_SLOWFAST},
+        short_side=256,
+    ),
+    # With three crops SlowFast scales the short side to the crop.
+    "slowfast-10x3": Preset(
+        "SlowFast networks on Kinetics: arXiv 1812.03982, section 4",
+        _DENSE,
+        {"num_clips": 10, "num_crops": 3, **_SLOWFAST},
+    ),
+    "v2l-5x3": Preset(
+        "MViTv2-L on Kinetics: arXiv 2112.01526, section 5.3", _DENSE, {"num_clips": 5, "num_crops": 3, **_SLOWFAST}
+    ),
+    "ssv2-1x3": Preset(
+        "Something-Something v2 in both MViT papers: one clip of segments over the whole video, three crops",
+        {"sampling": "segments"},
+        {"num_clips": 1, "num_crops": 3, **_SLOWFAST},
+    ),
+    "torchvision-mvit": Preset(
+        "torchvision's mvit_v1_b and mvit_v2_s: frame_rate=7.5, clips_per_video=5, clip_len=16",
+        {"sampling": "dense", "target_fps": 30.0, "stride_frames": 4},
+        {
+            **{"num_clips": 5, "num_crops": 1, "positions": "uniform"},
+            **{"interpolation": "bilinear", "antialias": False, "rounding": "torchvision"},
+        },
+        short_side=256,
+    ),
+    "imagenet-shunted": Preset("Shunted Transformer's release"),
+    "imagenet-cloformer": Preset("CloFormer's release"),
+    "imagenet-mvit": Preset("MViT v1 and v2 in SlowFast and the mvit repository"),
+    "imagenet-sgformer": Preset("SG-Former's release, with timm 0.3.4's crop", crop_fraction=0.9),
+}
+
+
+def preset(name: str, *, where: str = "--protocol") -> Preset:
+    """A preset by name.
+
+    Raises:
+        UserError: There is none of this name, with those there are.
+    """
+    if name not in PRESETS:
+        raise UserError(f"{where}: there is no protocol {name!r}{nearest(name, PRESETS)}; known: {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,205 @@
+"""RandAugment for clips, in the form that the published video and image recipes use.
+
+The recipes write `rand-m7-n4-mstd0.5-inc1`: `num_ops` operations per sample, each applied with probability
+0.5 at a magnitude drawn from N(m, mstd), with every operation growing stronger as the magnitude grows ("inc").
+torchvision's own RandAugment has neither the noise, nor the probability, nor the increasing scale. Geometric
+operations are bilinear, which is all that torchvision offers for tensors; the recipes draw between bilinear and
+bicubic.
+Cubuk et al. 2020, https://arxiv.org/abs/1909.13719, in the variant made popular by timm.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mvrec.data.views import pixel_operations as tvf
+
+MAX_MAGNITUDE = 10.0
+
+
+@dataclass(frozen=True)
+class RandAugment:
+    """Random photometric and geometric operations, the same on all frames of a clip.
+
+    Attributes:
+        num_ops: n, operations drawn per clip (with replacement).
+        magnitude: m, on the scale 0..10.
+        magnitude_std: mstd, spread of the magnitude.
+        probability: Chance that a drawn operation is applied.
+        fill: RGB of pixels that come from outside the frame.
+    """
+
+    num_ops: int = 4
+    magnitude: float = 7.0
+    magnitude_std: float = 0.5
+    probability: float = 0.5
+    fill: tuple[int, int, int] = (124, 116, 104)  # the ImageNet mean
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.magnitude <= MAX_MAGNITUDE:
+            raise ValueError(f"RandAugment magnitude must lie in 0..{MAX_MAGNITUDE:g}, got {self.magnitude}")
+
+    def __call__(self, clip: Tensor, rng: random.Random) -> Tensor:
+        """Augment one clip.
+
+        Args:
+            clip: uint8 (T, C, H, W).
+            rng: Source of all random choices.
+
+        Returns:
+            uint8 (T, C, H, W).
+        """
+        for name in rng.choices(list(OPERATIONS), k=self.num_ops):
+            if rng.random() >= self.probability:
+                continue
+            magnitude = min(max(rng.gauss(self.magnitude, self.magnitude_std), 0.0), MAX_MAGNITUDE)
+            clip = OPERATIONS[name](clip, magnitude / MAX_MAGNITUDE, rng, self.fill)
+        return clip
+
+
+Fill = tuple[int, int, int]
+Operation = Callable[[Tensor, float, random.Random, Fill], Tensor]
+
+
+def _signed(value: float, rng: random.Random) -> float:
+    return -value if rng.random() < 0.5 else value
+
+
+def _affine(
+    clip: Tensor,
+    fill: Fill,
+    *,
+    angle: float = 0.0,
+    translate: tuple[float, float] = (0.0, 0.0),
+    shear: tuple[float, float] = (0.0, 0.0),
+) -> Tensor:
+    """`tvf.affine` about the upper left corner for shears (as PIL's transform is) and the centre otherwise."""
+
+    def moved(pixels: Tensor) -> Tensor:
+        return tvf.affine(
+            pixels,
+            angle=angle,
+            translate=list(translate),
+            scale=1.0,
+            shear=list(shear),
+            interpolation=tvf.InterpolationMode.BILINEAR,
+            center=[0.0, 0.0] if any(shear) else None,
+        )
+
+    # What torchvision does with `fill`, but for its mask with every frame: here one serves all. And where a pixel comes
+    # from is worked out once, since the frames go in as channels of one picture.
+    colour = torch.tensor(fill, dtype=torch.float32, device=clip.device).view(1, 3, 1, 1)
+    inside = moved(torch.ones((1, 1, *clip.shape[-2:]), device=clip.device))
+    frames = moved(clip.float().reshape(1, -1, *clip.shape[-2:])).view(clip.shape)
+    return frames.sub_(colour).mul_(inside).add_(colour).round_().to(torch.uint8)
+
+
+def _degrees(slope: float) -> float:
+    return float(torch.rad2deg(torch.atan(torch.tensor(slope))))
+
+
+def rotate(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Rotate by up to 30 degrees."""
+    return _affine(clip, fill, angle=_signed(30.0 * strength, rng))
+
+
+def shear_x(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Slant rows by up to 0.3 pixels per pixel."""
+    return _affine(clip, fill, shear=(_degrees(_signed(0.3 * strength, rng)), 0.0))
+
+
+def shear_y(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Slant columns by up to 0.3 pixels per pixel."""
+    return _affine(clip, fill, shear=(0.0, _degrees(_signed(0.3 * strength, rng))))
+
+
+def translate_x(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Move sideways by up to 0.45 of the width."""
+    return _affine(clip, fill, translate=(_signed(0.45 * strength, rng) * clip.shape[-1], 0.0))
+
+
+def translate_y(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Move up or down by up to 0.45 of the height."""
+    return _affine(clip, fill, translate=(0.0, _signed(0.45 * strength, rng) * clip.shape[-2]))
+
+
+def auto_contrast(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Stretch each channel of each frame to the full range."""
+    return tvf.autocontrast(clip)
+
+
+def equalize(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Equalise the histogram of each channel of each frame."""
+    return tvf.equalize(clip)
+
+
+def invert(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Photographic negative."""
+    return tvf.invert(clip)
+
+
+def posterize(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Keep 4 bits per channel at strength 0 and none at 1."""
+    return tvf.posterize(clip, bits=4 - int(4 * strength))
+
+
+def solarize(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Invert everything at or above a threshold that falls from 256 to 0."""
+    threshold = 256 - int(256 * strength)
+    if threshold > 255:  # more than uint8 holds
+        return clip
+    return clip ^ ((clip >= threshold).to(torch.uint8) * 255)
+
+
+def solarize_add(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Add up to 110 to the dark half of the levels."""
+    return clip + (clip < 128).to(torch.uint8) * int(110 * strength)  # 237 at most
+
+
+def _factor(strength: float, rng: random.Random) -> float:
+    return max(0.1, 1.0 + _signed(0.9 * strength, rng))
+
+
+def color(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """More or less saturation, by up to 0.9."""
+    return tvf.adjust_saturation(clip, _factor(strength, rng))
+
+
+def contrast(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """More or less contrast, by up to 0.9."""
+    return tvf.adjust_contrast(clip, _factor(strength, rng))
+
+
+def brightness(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Brighter or darker, by up to 0.9."""
+    return tvf.adjust_brightness(clip, _factor(strength, rng))
+
+
+def sharpness(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
+    """Sharper or softer, by up to 0.9."""
+    factor = _factor(strength, rng)
+    if clip.device.type == "cpu":  # where torch convolves single channels ten times as fast in this layout
+        return tvf.adjust_sharpness(clip.contiguous(memory_format=torch.channels_last), factor).contiguous()
+    return tvf.adjust_sharpness(clip, factor)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "auto_contrast": auto_contrast,
+    "equalize": equalize,
+    "invert": invert,
+    "rotate": rotate,
+    "posterize": posterize,
+    "solarize": solarize,
+    "solarize_add": solarize_add,
+    "color": color,
+    "contrast": contrast,
+    "brightness": brightness,
+    "sharpness": sharpness,
+    "shear_x": shear_x,
+    "shear_y": shear_y,
+    "translate_x": translate_x,
+    "translate_y": translate_y,
+}

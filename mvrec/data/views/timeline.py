@@ -1,0 +1,146 @@
+"""When the frames of a video are shown: seconds to frames and back. Pure arithmetic.
+
+In a video of constant rate a time is a frame number divided by the rate. In any other one (phones, screen recordings,
+cameras that drop frames) the frame of a time is the one that a player shows then.
+"""
+
+import logging
+import mmap
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mvrec.data.listing.index import Sample
+from mvrec.data.video.video import Video
+from mvrec.data.views.sampling import ClipSpec, Window, frame_window
+from mvrec.errors import DecodeError
+
+ROUNDING = 1.1e-3  # seconds: Matroska, WebM and FLV round times to milliseconds
+_SLACK_SECONDS, _SLACK_SHARE = 1.0, 0.05  # how far the end of a span may lie behind the end of its file in any case
+
+log = logging.getLogger("mvrec")
+_said = mmap.mmap(-1, 1)  # shared with the processes that loaders fork: once for all of them
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When frames are shown.
+
+    Attributes:
+        num_frames: How many there are.
+        fps: Frames per second; the mean where the rate is not constant.
+        seconds: From the first frame until the last one has been shown.
+        times: float64 (num_frames,), when each is shown, from 0 on; `None` where the rate is constant.
+    """
+
+    num_frames: int
+    fps: float
+    seconds: float
+    times: npt.NDArray[np.float64] | None = None
+
+    def window(self, start: float | None, end: float | None) -> Window:
+        """The frames of a span of seconds, at least one: from the one that is shown at its start on."""
+        if self.times is None:
+            return frame_window(self.num_frames, self.fps, start, end)
+        first = 0 if start is None else int(self.shown_at(np.array([start]))[0])
+        last = self.num_frames if end is None else int(np.searchsorted(self.times, end - ROUNDING))
+        return Window(first, max(last - first, 1))
+
+    def shown_at(self, seconds: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        """Numbers of the frames that are shown at some times, in a video of changing rate: int64, as many."""
+        assert self.times is not None
+        numbers = np.searchsorted(self.times, seconds + ROUNDING, side="right") - 1
+        return numbers.clip(0, self.num_frames - 1)
+
+    def start_of(self, numbers: Tensor) -> list[float]:
+        """When frames begin to be shown, in seconds."""
+        if self.times is None:
+            return (numbers.double() / self.fps).tolist()
+        return self.times[numbers.numpy()].tolist()
+
+    def end_of(self, numbers: Tensor) -> list[float]:
+        """When the frame after each begins to be shown, in seconds."""
+        if self.times is None:
+            return ((numbers.double() + 1) / self.fps).tolist()
+        return np.append(self.times, self.seconds)[numbers.numpy() + 1].tolist()
+
+    def counted_for(self, clip: ClipSpec) -> tuple["Timeline", Tensor | None]:
+        """What the frames of a clip are counted in.
+
+        These are the video's own frames, but for a clip at `target_fps` from a video of changing rate: that is counted
+        in the frames that the video would have at this constant rate.
+
+        Returns:
+            The timeline to count in, and for each of its frames the video's frame that is shown then, int64, or `None`
+            where they are the same.
+        """
+        if self.times is None or clip.target_fps is None or clip.sampling == "segments":
+            return self, None
+        rate = clip.target_fps
+        count = max(round(self.seconds * rate), 1)
+        shown = torch.from_numpy(self.shown_at(np.arange(count) / rate))
+        return Timeline(count, rate, self.seconds), shown
+
+    def check_span(self, sample: Sample) -> None:
+        """See that the span of a row lies in its file; the end may lie behind that of the file, but not by far.
+
+        Raises:
+            DecodeError: It does not.
+        """
+        if sample.start_seconds is None and sample.end_seconds is None:
+            return
+        start = sample.start_seconds or 0.0
+        end = self.seconds if sample.end_seconds is None else sample.end_seconds
+        behind, inside = end - self.seconds, self.seconds - start
+        if 0 <= start < min(end, self.seconds):
+            if behind <= max(_SLACK_SECONDS, _SLACK_SHARE * self.seconds, inside):
+                return
+            fault = f"ends far behind its end at {self.seconds:.2f} s"
+        else:
+            fault = f"does not lie in its {self.seconds:.2f} s"
+        where = f" ({sample.where})" if sample.where else ""
+        shown = f"{start:.10g} to {end:.10g} s" if sample.end_seconds is not None else f"from {start:.10g} s on"
+        raise DecodeError(sample.path, f"the span {shown} {fault}{self._unit(start, end)}{where}")
+
+    def _unit(self, start: float, end: float) -> str:
+        if not 0 <= start < end:
+            return ""
+        if end <= self.num_frames:
+            return ": it looks like frame numbers, and is to be in seconds"
+        if start / 1000 < self.seconds and end / 1000 <= self.seconds + _SLACK_SECONDS:
+            return ": it looks like milliseconds, and is to be in seconds"
+        return ""
+
+
+def timeline_of(video: Video) -> Timeline:
+    """When the frames of a video are shown.
+
+    Where the file has no time stamps, the rate that it declares stands in for them, which is said once.
+    """
+    if not video.has_times:
+        if not _said[0]:
+            _said[0] = 1
+            text = "%s has no time stamps: its seconds are frame numbers divided by its %g frames per second"
+            log.info(f"{text} (said once, there may be more such files)", video.path, video.fps)
+        return Timeline(video.num_frames, video.fps, video.num_frames / video.fps)
+    return timeline(np.asarray(video.times, np.float64), fps=video.fps, seconds=video.duration)
+
+
+def timeline(times: npt.NDArray[np.float64], *, fps: float, seconds: float) -> Timeline:
+    """When frames with these time stamps are shown: at a constant rate, if none is half a frame off.
+
+    Args:
+        times: float64 (frames,) in seconds, never falling, 0 for the first.
+        fps: Frames per second as the file declares them; the mean counts where they are something else.
+        seconds: From the first frame until the last one has been shown.
+    """
+    count = len(times)
+    mean = (count - 1) / times[-1] if times[-1] > 0 else fps
+    for rate in (fps, float(mean)):
+        if np.abs(times * rate - np.arange(count)).max() <= 0.5:
+            by_rate = count / rate
+            return Timeline(count, rate, by_rate if abs(by_rate - seconds) <= 1 / rate else seconds)
+    return Timeline(count, float(mean), seconds, times)

@@ -1,0 +1,252 @@
+"""A trained network as one file for other runtimes: ONNX, torch.export, safetensors; each is checked as it is written.
+
+The exported network takes normalised float32 (B, C, T, H, W) or (B, C, H, W) with any B, as the protocol makes it, and
+gives raw logits (B, K). All that it takes to use it without mvrec is in the file's metadata, as JSON under "mvrec".
+"""
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+from torch.overrides import TorchFunctionMode
+
+from mvrec.errors import UserError, nearest, need
+from mvrec.export.model_card import card_of, check_portable, input_shape, save_weights
+from mvrec.files import at_home, atomic_path
+from mvrec.inference.recogniser import Recogniser, load_recogniser
+from mvrec.models.backbone import Backbone
+
+METADATA = "mvrec"  # the key in ONNX and safetensors, and with .json the extra file in .pt2
+LARGEST_DIFFERENCE = 1e-4  # of logits up to LARGE_LOGIT; of larger ones, whose last bits are coarser, in proportion
+LARGE_LOGIT = 10.0
+TRACED_BATCH = 2  # torch.export takes a size of 1 for a constant
+CHECKED_BATCHES = (1, 3)
+DEFAULT_OPSET, OPSETS = 20, range(18, 24)
+ONNX_BYTES = 2 * 10**9  # what protobuf can hold
+
+Run = Callable[[Tensor], tuple[Tensor, Sequence[Tensor]]]  # logits, and the orders of what was sorted on the way
+
+
+@dataclass(frozen=True)
+class Differences:
+    """How near the exported network's logits are to the network's.
+
+    Attributes:
+        by_batch: Batch size -> largest absolute difference of a logit.
+        largest_logit: Of all that were compared, the largest absolute value.
+        unordered: Largest difference where each runtime sorts for itself; 0 where nothing is sorted.
+    """
+
+    by_batch: dict[int, float]
+    largest_logit: float
+    unordered: float
+
+    @property
+    def limit(self) -> float:
+        """The difference that is allowed."""
+        return LARGEST_DIFFERENCE * max(1.0, self.largest_logit / LARGE_LOGIT)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how near it is to the network that it was made of.
+
+    Attributes:
+        path: The file.
+        card: Its metadata.
+        differences: Of the logits.
+        runtime: What read the file and computed the logits.
+    """
+
+    path: Path
+    card: dict[str, Any]
+    differences: Differences
+    runtime: str
+
+    def __str__(self) -> str:
+        takes, gives, found = self.card["input"], self.card["output"], self.differences
+        shapes = ("(" + ", ".join(map(str, end["shape"])) + ")" for end in (takes, gives))
+        megabytes = self.path.stat().st_size / 1e6
+        name = self.card["name"] or self.card["architecture"]
+        sizes = " and ".join(f"{value:.1e} in batches of {size}" for size, value in found.by_batch.items())
+        lines = [
+            f"{self.path}: {name}, {megabytes:.3g} MB, {takes['layout']} {' to logits '.join(shapes)}",
+            f"largest difference of a logit in {self.runtime}: {sizes} (limit {found.limit:.1e}, "
+            f"largest logit {found.largest_logit:.3g})",
+        ]
+        if found.unordered:
+            lines.append(
+                "this network sorts tokens, and the above is for one order; where torch and the file's runtime each "
+                f"sort nearly equal ones for themselves, logits differ by up to {found.unordered:.1e}"
+            )
+        return "\n".join(lines)
+
+
+def export(recogniser: Recogniser, output: str | Path, *, opset: int | None = None) -> Exported:
+    """Write a network in the format that the suffix names, read it back, and compare the logits.
+
+    Args:
+        recogniser: The network, on the CPU.
+        output: Ends in .onnx, .pt2 or .safetensors.
+        opset: Version of ONNX's operators; 20 by default.
+
+    Raises:
+        UserError: Another suffix, packages that are not installed, a network that cannot be traced, a full disk, or
+            logits that differ. There is no file then, and one that was there before is untouched.
+    """
+    output = at_home(output)
+    check_request(output, source=recogniser.source, opset=opset)
+    card = card_of(recogniser)
+    write = WRITERS[output.suffix.lower()]
+    try:
+        with atomic_path(output) as temporary:
+            runtime, run = write(recogniser, card, temporary, opset or DEFAULT_OPSET)
+            exported = Exported(output, card, _differences(recogniser.backbone, run, input_shape(recogniser)), runtime)
+            _check(exported)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
+    return exported
+
+
+def check_request(output: Path, *, source: Path, opset: int | None = None) -> None:
+    """Raise UserError for what can be refused before anything is loaded or computed."""
+    suffix = output.suffix.lower()
+    if suffix not in WRITERS:
+        known = ", ".join(WRITERS)
+        raise UserError(f"--output must end in {known}, got {str(output)!r}{nearest(suffix, WRITERS)}")
+    if output.is_dir():
+        raise UserError(f"--output is a folder: {output}")
+    if output.resolve() == at_home(source).resolve():
+        raise UserError(f"--output is the source itself: {output}")
+    if opset is not None and suffix != ".onnx":
+        raise UserError(f"--opset is for .onnx, --output is {output}")
+    if opset is not None and opset not in OPSETS:
+        raise UserError(f"--opset must lie in {OPSETS[0]}..{OPSETS[-1]}, got {opset}")
+    if suffix == ".onnx":
+        need("export", "onnx", "onnxscript", "onnxruntime")
+
+
+# -- formats ---------------------------------------------------------------------------------------------------------
+
+
+def _safetensors(recogniser: Recogniser, card: dict[str, Any], path: Path, opset: int) -> tuple[str, Run]:
+    check_portable(recogniser, card)
+    save_weights(path, recogniser.backbone, card)
+    again = load_recogniser(path, device="cpu")
+    for name in ("class_names", "protocol", "multi_label"):
+        assert getattr(again, name) == getattr(recogniser, name), name
+    return f"torch {torch.__version__}", lambda x: (again.backbone(x), ())
+
+
+def _pt2(recogniser: Recogniser, card: dict[str, Any], path: Path, opset: int) -> tuple[str, Run]:
+    buffer = io.BytesIO()  # torch's writer ends the whole process when a disk is full
+    torch.export.save(_traced(recogniser), buffer, extra_files={f"{METADATA}.json": json.dumps(card)})
+    path.write_bytes(buffer.getbuffer())
+    del buffer
+    with path.open("rb") as file:
+        again = torch.export.load(file).module()
+    return f"torch {torch.__version__}", lambda x: (again(x), ())
+
+
+def _onnx(recogniser: Recogniser, card: dict[str, Any], path: Path, opset: int) -> tuple[str, Run]:
+    import onnxruntime
+
+    from mvrec.export.onnx_file import OnnxNetwork, write_onnx
+
+    size = sum(tensor.numel() * tensor.element_size() for tensor in recogniser.backbone.state_dict().values())
+    if size > ONNX_BYTES:
+        raise UserError(f"{recogniser.source}: weights of {size / 1e9:.1f} GB are more than a single .onnx can hold")
+    write_onnx(
+        _traced(recogniser),
+        path,
+        opset=opset,
+        input_name=card["input"]["name"],
+        output_name=card["output"]["name"],
+        metadata={METADATA: json.dumps(card)},
+    )
+    return f"onnxruntime {onnxruntime.__version__} (opset {opset})", OnnxNetwork(path)
+
+
+WRITERS = {".onnx": _onnx, ".pt2": _pt2, ".safetensors": _safetensors}
+
+
+def _traced(recogniser: Recogniser) -> ExportedProgram:
+    """The network as a graph with a dynamic batch size."""
+    example = torch.zeros(TRACED_BATCH, *input_shape(recogniser))
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                recogniser.backbone, (example,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False
+            )
+    except Exception as error:  # whatever the code of a network raises when it is given tensors without values
+        name = type(recogniser.backbone).__name__
+        raise UserError(f"{recogniser.source}: torch.export cannot trace this {name}: {_first_line(error)}") from error
+
+
+# -- comparison ------------------------------------------------------------------------------------------------------
+
+
+class _Sorted(TorchFunctionMode):
+    """Makes `Tensor.sort` give the orders that another runtime found, provided that they do sort."""
+
+    def __init__(self, orders: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.orders = list(orders)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not torch.Tensor.sort:
+            return func(*args, **(kwargs or {}))
+        values, order = args[0], self.orders.pop(0)
+        given = values.gather(1, order)  # (B, N)
+        off = (given - values.sort(1).values).abs().max() / values.abs().max()
+        if not off <= LARGEST_DIFFERENCE or not torch.equal(order.sort(1).values[0], torch.arange(order.shape[1])):
+            raise UserError(f"the exported network does not sort its tokens: they are off by {off.item():.1e}")
+        return torch.return_types.sort((given, order))
+
+
+@torch.inference_mode()
+def _differences(network: Backbone, run: Run, shape: Sequence[int]) -> Differences:
+    """Compare logits on noise, in batches of several sizes.
+
+    SG-Former sorts its tokens, and which of two nearly equal ones comes first is a matter of the last bit: it differs
+    between runtimes, and so would the logits. So they are compared in one order, the exported network's.
+    """
+    generator = torch.Generator().manual_seed(0)
+    differences: dict[int, float] = {}
+    largest, unordered = 0.0, 0.0
+    for size in CHECKED_BATCHES:
+        x = torch.randn(size, *shape, generator=generator)
+        found, orders = run(x)
+        with _Sorted(orders) if orders else nullcontext():
+            wanted = network(x)
+        differences[size] = _distance(found, wanted)
+        largest = max(largest, wanted.abs().max().item())
+        if orders:
+            unordered = max(unordered, _distance(found, network(x)))
+    return Differences(differences, largest, unordered)
+
+
+def _distance(found: Tensor, wanted: Tensor) -> float:
+    return (found.double() - wanted.double()).abs().max().item()
+
+
+def _check(exported: Exported) -> None:
+    worst, limit = max(exported.differences.by_batch.values()), exported.differences.limit
+    if not worst <= limit:  # not a number is no match either
+        raise UserError(
+            f"{exported.path} is not written: its logits in {exported.runtime} differ from the network's by "
+            f"{worst:.1e} (limit {limit:.1e})"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,143 @@
+"""What a file of weights says of itself, so that it can be used alone, and the writing of such files."""
+
+import copy
+import errno
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from mvrec import __version__
+from mvrec.errors import UserError
+from mvrec.files import at_home, sha256
+from mvrec.inference.recogniser import Recogniser
+from mvrec.models.backbone import Backbone
+from mvrec.models.framewise import Framewise
+from mvrec.published import PUBLISHED
+from mvrec.runs.weights_origin import StartingPoint, foreign_classes, starting_point
+
+THIS_FILE = "this file"  # where a network is built from a file of weights: the one that the card is in
+
+
+def model_card(
+    network: Backbone, name: str | None, details: Mapping[str, Any], origin: dict[str, Any]
+) -> dict[str, Any]:
+    """Which network, of what size and classes, and where its weights came from, as plain JSON.
+
+    Args:
+        network: The network.
+        name: The variant of the zoo, None for a network of another shape.
+        details: What is known of its use: `class_names`, `protocol`, `multi_label`.
+        origin: See `origin_of`.
+    """
+    published = PUBLISHED.get(name or "")
+    is_video = len(network.input_shape) == 4
+    return {
+        "library_name": "mvrec",
+        "mvrec_version": __version__,
+        "pipeline_tag": "video-classification" if is_video else "image-classification",
+        "name": name,
+        "num_classes": network.num_classes,
+        "class_names": details.get("class_names"),
+        "multi_label": bool(details.get("multi_label")),
+        "in_channels": network.input_shape[0],
+        "num_frames": network.input_shape[1] if is_video else None,
+        "image_size": list(network.input_shape[-2:]),
+        "position_grid": list(network.position_grid) if network.position_grid else None,
+        "protocol": details.get("protocol"),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "paper": published.source if published else None,
+        "converted_from": origin,
+    }
+
+
+def origin_of(path: Path) -> dict[str, Any]:
+    """Name and SHA-256 of the file that weights came from."""
+    return {"file": path.name, "sha256": sha256(at_home(path))}
+
+
+def card_of(recogniser: Recogniser) -> dict[str, Any]:
+    """The card of a network that is ready for use: `model_card` and all that it takes to use or to build it again.
+
+    Beside the entries of `model_card` it has `backbone`, how the network is built; `input`, what it takes; `output`,
+    what it gives.
+    """
+    start = starting_point(str(recogniser.source), where=str(recogniser.source))
+    network, protocol = recogniser.backbone, recogniser.protocol.as_dict()
+    details = {
+        "class_names": list(recogniser.class_names),
+        "protocol": protocol,
+        "multi_label": recogniser.multi_label,
+    }
+    # Through JSON and back: what is compared with a card that was read is of the same kinds.
+    card = model_card(network, start.name, details, origin_of(recogniser.source)) | {
+        "architecture": _architecture(network),
+        "backbone": _portable(start),
+        "input": {
+            "name": "input",
+            "dtype": "float32",
+            "layout": "BCTHW" if recogniser.is_video else "BCHW",
+            "shape": ["batch", *input_shape(recogniser)],
+            "channels": "RGB",
+            "pixels": "(value / 255 - mean) / std",
+            **protocol["normalisation"],
+        },
+        "output": {
+            "name": "logits",
+            "dtype": "float32",
+            "shape": ["batch", network.num_classes],
+            "activation": "sigmoid" if recogniser.multi_label else "softmax",
+        },
+    }
+    return json.loads(json.dumps(card))
+
+
+def input_shape(recogniser: Recogniser) -> tuple[int, ...]:
+    """(C, T, H, W) or (C, H, W) of the views that the protocol makes, which is what the network is fed."""
+    protocol, channels = recogniser.protocol, recogniser.backbone.input_shape[0]
+    frames = (protocol.clip.num_frames,) if recogniser.is_video else ()  # type: ignore[union-attr]
+    return (channels, *frames, protocol.size, protocol.size)
+
+
+def save_weights(path: Path, network: Backbone, card: dict[str, Any]) -> None:
+    """Write the weights of a network with their card in safetensors' format, to a path that is still temporary.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+    try:
+        save_file(tensors, path, metadata={"format": "pt", "mvrec": json.dumps(card)})
+    except SafetensorError as error:  # it tells a full disk from other faults in its message only
+        number = int(found[1]) if (found := re.search(r"os error (\d+)", str(error))) else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def check_portable(recogniser: Recogniser, card: dict[str, Any]) -> None:
+    """Raise UserError for a network that no file of weights may name, because its code is not mvrec's."""
+    if foreign := foreign_classes(card["backbone"]):
+        raise UserError(
+            f"{recogniser.source}: its network is a {foreign[0]}, which is not of mvrec.models: weights alone do not "
+            "say how to build it, and a file that names code of others is not loaded; .onnx and .pt2 hold any network"
+        )
+
+
+def _architecture(network: Backbone) -> str:
+    inner = network.backbone if isinstance(network, Framewise) else network
+    return type(inner).__name__
+
+
+def _portable(start: StartingPoint) -> dict[str, Any]:
+    """How the network is built, without paths of this machine."""
+    node = copy.deepcopy(start.backbone)
+    inner: Any = node
+    while isinstance(inner, dict) and isinstance(arguments := inner.get("init_args"), dict):
+        if arguments.get("weights") is not None:
+            arguments["weights"] = THIS_FILE
+        inner = arguments.get("backbone")
+    return node

@@ -1,0 +1,304 @@
+"""Networks of timm, torchvision and pytorchvideo's hub by name, to compare ours with.
+
+A library is imported when one of its networks is asked for. Weights are random: nothing is ever downloaded.
+"""
+
+import importlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from mvrec.errors import UserError, nearest
+from mvrec.models.backbone import Backbone
+from mvrec.models.baselines.wrapper import Baseline, Origin, TimmBaseline, TwoPathways, one_line
+
+# Modules that list the networks, and what to install where they are missing.
+MODULES = {"timm": "timm", "torchvision": "torchvision.models", "pytorchvideo": "pytorchvideo.models.hub"}
+INSTALL = {"timm": "mvrec[timm]", "torchvision": "torchvision", "pytorchvideo": "pytorchvideo"}
+VIDEO_FRAMES = 16  # of torchvision's video networks
+SLOWFAST_ALPHA = 4  # frames of the fast pathway to one of the slow
+# Frames and pixels of pytorchvideo's networks: what the pooling windows of their heads cover.
+HUB_INPUTS = {
+    "c2d_r50": (8, 224),
+    "csn_r101": (32, 224),
+    "efficient_x3d_s": (13, 160),
+    "efficient_x3d_xs": (4, 160),
+    "i3d_r50": (8, 224),
+    "mvit_base_16": (None, 224),
+    "mvit_base_16x4": (16, 224),
+    "mvit_base_32x3": (32, 224),
+    "r2plus1d_r50": (16, 224),
+    "slow_r50": (8, 224),
+    "slowfast_16x8_r101_50_50": (64, 224),
+    "slowfast_r101": (32, 224),
+    "slowfast_r50": (32, 224),
+    "x3d_l": (16, 312),
+    "x3d_m": (16, 224),
+    "x3d_s": (13, 160),
+    "x3d_xs": (4, 160),
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What `create_baseline` was asked for; None leaves it to the library."""
+
+    num_frames: int | None
+    image_size: tuple[int, int] | None
+    in_channels: int | None
+    drop_path_rate: float | None
+    head_dropout: float | None
+
+
+def create_baseline(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    num_frames: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    in_channels: int | None = None,
+    drop_path_rate: float | None = None,
+    head_dropout: float | None = None,
+) -> Backbone:
+    """Another library's network with random weights; None leaves a knob to the library.
+
+    Args:
+        name: `timm/...`, `torchvision/...` or `pytorchvideo/...` and the name there.
+        num_classes: Classes of the head; 0 for none.
+        num_frames: Frames of a clip.
+        image_size: Pixels, square or (H, W).
+        in_channels: Channels of the input.
+        drop_path_rate: Stochastic depth of the last block.
+        head_dropout: Dropout before the classifier.
+
+    Raises:
+        UserError: No such network, its library is not installed, or the network cannot be had like that.
+    """
+    library, model = check_baseline(name)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    wanted = Wanted(num_frames, size, in_channels, drop_path_rate, head_dropout)
+    try:
+        net, origin = BUILDERS[library](model, wanted)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise UserError(f"{name} cannot be built like that: {one_line(error)}") from error
+    kind = TimmBaseline if library == "timm" else Baseline
+    return kind(net, origin=origin, num_classes=num_classes)
+
+
+def list_baselines(library: str) -> list[str]:
+    """Names of one library's networks as `create_baseline` takes them.
+
+    Raises:
+        UserError: No such library, or it is not installed.
+    """
+    if library not in MODULES:
+        raise UserError(f"no library {library!r} of baselines{nearest(library, MODULES)}")
+    module = _import(library, f"{library}/...")
+    if library == "pytorchvideo":
+        names = list(HUB_INPUTS)
+    elif library == "torchvision":
+        names = [name for part in (module, module.video) for name in module.list_models(module=part)]
+    else:
+        names = module.list_models()
+    return [f"{library}/{name}" for name in names]
+
+
+def check_baseline(name: str) -> tuple[str, str]:
+    """Library and name in it.
+
+    Raises:
+        UserError: No such network, with the nearest name, or its library is not installed.
+    """
+    library, _, model = name.partition("/")
+    if library not in MODULES:
+        libraries = ", ".join(f"{known}/..." for known in MODULES)
+        raise UserError(f"{name!r} is no network: the part before the slash must be one of {libraries}")
+    module = _import(library, name)
+    known = list_baselines(library)
+    # timm's names may end in the tag of some weights.
+    if name not in known and not (library == "timm" and module.is_model(model)):
+        raise UserError(f"{library} has no network {name!r}{nearest(name, known)}")
+    return library, model
+
+
+def _import(library: str, name: str) -> ModuleType:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pytorchvideo's import uses deprecated parts of torch
+            return importlib.import_module(MODULES[library])
+    except ImportError as error:
+        what = f"needs {library}" if library in str(error) else f"cannot import {library} ({one_line(error)})"
+        raise UserError(f"{name}: {what}: pip install '{INSTALL[library]}'") from None
+
+
+def _timm(model: str, wanted: Wanted) -> tuple[nn.Module, Origin]:
+    timm = importlib.import_module("timm")
+    _refuse_frames(wanted)
+    config = timm.get_pretrained_cfg(model)
+    if config is None:
+        raise UserError("timm has given this name up and knows the network under another one")
+    channels, *size = config.input_size
+    knobs: dict[str, Any] = {
+        "in_chans": wanted.in_channels,
+        "drop_path_rate": wanted.drop_path_rate,
+        "drop_rate": wanted.head_dropout,
+        # Only networks with positions are told their size; the others take what comes.
+        "img_size": wanted.image_size if config.fixed_input_size else None,
+    }
+    net = timm.create_model(model, pretrained=False, num_classes=0, **{k: v for k, v in knobs.items() if v is not None})
+    classifier = config.classifier
+    return net, Origin(
+        name=f"timm/{model}",
+        input_shape=(wanted.in_channels or channels, *(wanted.image_size or size)),
+        num_classes=max(config.num_classes, 0),
+        classifier=classifier if isinstance(classifier, str) else (classifier or ["head"])[0],
+    )
+
+
+def _torchvision(model: str, wanted: Wanted) -> tuple[nn.Module, Origin]:
+    models = importlib.import_module("torchvision.models")
+    is_video = model in models.list_models(module=models.video)
+    if not is_video:
+        _refuse_frames(wanted)
+    default = list(models.get_model_weights(model))[-1].transforms().crop_size
+    size = wanted.image_size or (default[0], default[-1])
+    knobs: dict[str, Any] = {}
+    if model in ("googlenet", "inception_v3"):  # their auxiliary heads would add outputs while training
+        knobs = {"aux_logits": False, "init_weights": True}
+    elif model.startswith("vit_"):
+        knobs = {"image_size": _square(size)}
+    elif model.startswith("maxvit_"):
+        knobs = {"input_size": size}
+    net = models.get_model(model, weights=None, **knobs)
+    if wanted.drop_path_rate is not None:
+        _set_drop_path(net, wanted.drop_path_rate)
+    frames = [wanted.num_frames or VIDEO_FRAMES] if is_video else []
+    removed = _without_classifier(net, wanted)
+    return net, Origin(
+        name=f"torchvision/{model}",
+        input_shape=(_with_channels(net, wanted.in_channels), *frames, *size),
+        channels_last=model.startswith("swin"),
+        **removed._asdict(),
+    )
+
+
+def _pytorchvideo(model: str, wanted: Wanted) -> tuple[nn.Module, Origin]:
+    hub = importlib.import_module("pytorchvideo.models.hub")
+    frames, side = HUB_INPUTS[model]
+    if frames is None:
+        _refuse_frames(wanted)
+    frames = frames if wanted.num_frames is None else wanted.num_frames
+    size = wanted.image_size or (side, side)
+    is_mvit = model.startswith("mvit_")
+    knobs: dict[str, Any] = {}
+    if is_mvit:
+        knobs = {"spatial_size": size, "temporal_size": frames or 1}
+        if wanted.drop_path_rate is not None:
+            knobs["droppath_rate_block"] = wanted.drop_path_rate
+        if frames is None:
+            knobs["head_num_classes"] = 1000  # it is for ImageNet, but the hub's default is Kinetics' 400
+    elif wanted.drop_path_rate is not None:
+        raise UserError(f"it has no stochastic depth, so drop_path_rate={wanted.drop_path_rate} cannot be had")
+    net = getattr(hub, model)(pretrained=False, **knobs)
+    removed = _without_classifier(net, wanted)
+    _replace_outdated(net)
+    channels = _with_channels(net, wanted.in_channels)
+    return TwoPathways(net, alpha=SLOWFAST_ALPHA) if model.startswith("slowfast") else net, Origin(
+        name=f"pytorchvideo/{model}",
+        input_shape=(channels, *([] if frames is None else [frames]), *size),
+        **removed._asdict(),
+    )
+
+
+BUILDERS: dict[str, Callable[[str, Wanted], tuple[nn.Module, Origin]]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "pytorchvideo": _pytorchvideo,
+}
+
+
+def _refuse_frames(wanted: Wanted) -> None:
+    if wanted.num_frames is not None:
+        raise UserError(
+            f"an image network has no num_frames (got {wanted.num_frames}); mvrec.models.Framewise runs it on clips"
+        )
+
+
+def _square(size: tuple[int, int]) -> int:
+    if size[0] != size[1]:
+        raise UserError(f"it takes square images only, got image_size={size}")
+    return size[0]
+
+
+class Removed(NamedTuple):
+    """The classifier that a network had, as `Origin` keeps it."""
+
+    num_classes: int
+    classifier: str
+    has_bias: bool
+    head_dropout: float
+
+
+def _without_classifier(net: nn.Module, wanted: Wanted) -> Removed:
+    """Take the classifier off: the last linear layer, or in networks without one the last convolution.
+
+    Our linear head acts on pooled features. Where the network pools after its classifier that is the same, as means
+    and linear maps commute; only SqueezeNet has a ReLU between them, which goes with the classifier.
+    """
+    layers = dict(net.named_modules())
+    linear = [path for path, layer in layers.items() if isinstance(layer, nn.Linear)]
+    path = (linear or [path for path, layer in layers.items() if isinstance(layer, (nn.Conv2d, nn.Conv3d))])[-1]
+    layer = layers[path]
+    parent, _, name = path.rpartition(".")
+    owner = net.get_submodule(parent)
+    setattr(owner, name, nn.Identity())
+    if isinstance(getattr(owner, "activation", None), nn.Softmax):
+        owner.activation = nn.Identity()
+    before = [child for child in owner.children() if isinstance(child, nn.Dropout)]
+    if before and wanted.head_dropout is not None:
+        before[-1].p = wanted.head_dropout
+    num_classes = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+    dropout = 0.0 if before or wanted.head_dropout is None else wanted.head_dropout
+    return Removed(int(num_classes), path, layer.bias is not None, dropout)
+
+
+def _with_channels(net: nn.Module, channels: int | None) -> int:
+    """Let the layers that read the pixels take another number of channels; returns what they take now."""
+    for layer in net.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Conv3d)) and layer.in_channels == 3 and channels is not None:
+            # At random as the library initialises three channels, which are taken in turn.
+            layer.weight = nn.Parameter(layer.weight.detach()[:, [i % 3 for i in range(channels)]].clone())
+            layer.in_channels = channels
+    return channels or 3
+
+
+def _set_drop_path(net: nn.Module, rate: float) -> None:
+    """Scale the rates of all blocks so that the last one's is `rate`."""
+    from torchvision.ops import StochasticDepth  # the import takes seconds
+
+    layers = [layer for layer in net.modules() if isinstance(layer, StochasticDepth)]
+    highest = max((layer.p for layer in layers), default=0.0)
+    if not highest:
+        raise UserError(f"it has no stochastic depth, so drop_path_rate={rate} cannot be had")
+    for layer in layers:
+        layer.p *= rate / highest
+
+
+def _replace_outdated(net: nn.Module) -> None:
+    """Exchange two layers of pytorchvideo, none of which has parameters.
+
+    The pooling windows of the heads cover whole maps at the released size: averages over whole maps take any size.
+    Its Swish is torch's SiLU, written with a part of torch that is to go.
+    """
+    for path, layer in list(net.named_modules()):
+        parent, _, name = path.rpartition(".")
+        if isinstance(layer, nn.AvgPool3d):
+            setattr(net.get_submodule(parent), name, nn.AdaptiveAvgPool3d(1))
+        elif type(layer).__name__ == "Swish":
+            setattr(net.get_submodule(parent), name, nn.SiLU())

@@ -1,0 +1,1 @@
+"""The same mathematics by what is fast on the device."""

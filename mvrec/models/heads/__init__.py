@@ -1,0 +1,1 @@
+"""What stands on a backbone in place of its classifier."""

@@ -1,0 +1,433 @@
+"""MViT v1 and v2 for images and clips, with the parameter names of the authors' releases.
+
+v1: Fan et al. 2021, "Multiscale Vision Transformers", arXiv 2104.11227.
+v2: Li et al. 2022, "MViTv2: Improved Multiscale Vision Transformers", arXiv 2112.01526.
+Where a paper and its released models differ, the released models win, because their weights must load.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from mvrec.models.backbone import Backbone, FeatureInfo
+from mvrec.models.layers import Grid, init_trunc_normal, resized_positions
+from mvrec.models.mvit.pooling_attention import (
+    NORM_EPS,
+    Block,
+    BlockSpec,
+    Pooling,
+    RelativeGeometry,
+    relative_geometry,
+)
+
+PATCH_STRIDE = 4
+PATCH_STRIDE_FRAMES = 2
+
+
+def block_plan(
+    *,
+    depth: int,
+    embed_dim: int,
+    num_heads: int,
+    dim_mults: dict[int, float],
+    head_mults: dict[int, float],
+    q_strides: dict[int, int],
+    kv_stride: int,
+    pool_kernel: Grid | None,
+    pool_every_q: bool,
+    unpooled_kv_blocks: tuple[int, ...],
+    dim_change: Literal["mlp", "attention"],
+) -> list[BlockSpec]:
+    """The table of blocks that the arguments of `MViT`, which explains them, describe.
+
+    Raises:
+        ValueError: A block index lies outside the network, or a width is no multiple of its heads.
+    """
+    _check_plan_sizes(depth=depth, kv_stride=kv_stride, q_strides=q_strides, pool_kernel=pool_kernel)
+    _check_choice("dim_change", dim_change, ("mlp", "attention"))
+    _check_block_indices("dim_mults", dim_mults, first=1, depth=depth)  # the first width is embed_dim
+    _check_block_indices("head_mults", head_mults, first=0, depth=depth)
+    _check_block_indices("q_strides", q_strides, first=0, depth=depth)
+    _check_block_indices("unpooled_kv_blocks", unpooled_kv_blocks, first=0, depth=depth)
+    plan = []
+    dim, heads = embed_dim, num_heads
+    for i in range(depth):
+        heads = _multiple(heads, head_mults.get(i, 1), name=f"the heads of block {i}")
+        grows_at = i if dim_change == "attention" else i + 1
+        dim_out = _multiple(dim, dim_mults.get(grows_at, 1), name=f"the width after block {i}")
+        attn_dim = dim_out if dim_change == "attention" else dim
+        if attn_dim % heads:
+            raise ValueError(f"block {i}: width {attn_dim} does not split over {heads} heads")
+        q_stride = q_strides.get(i, 1)
+        kv_stride = max(kv_stride // q_stride, 1)
+        pools_q = pool_every_q or q_stride > 1
+        pools_kv = i not in unpooled_kv_blocks
+        plan.append(
+            BlockSpec(
+                dim=dim,
+                attn_dim=attn_dim,
+                dim_out=dim_out,
+                num_heads=heads,
+                q_stride=q_stride,
+                kv_stride=kv_stride if pools_kv else 1,
+                q_kernel=_kernel(pool_kernel, q_stride) if pools_q else None,
+                kv_kernel=_kernel(pool_kernel, kv_stride) if pools_kv else None,
+            )
+        )
+        dim = dim_out
+    return plan
+
+
+def _check_plan_sizes(*, depth: int, kv_stride: int, q_strides: dict[int, int], pool_kernel: Grid | None) -> None:
+    if depth < 1:
+        raise ValueError(f"depth must be 1 or more, got {depth}")
+    if kv_stride < 1:
+        raise ValueError(f"kv_stride must be 1 or more, got {kv_stride}")
+    # Odd strides would leave the max-pooled shortcut and the pooled queries on grids of different sizes.
+    if odd := {i: s for i, s in q_strides.items() if s != 1 and (s < 1 or s % 2)}:
+        raise ValueError(f"q_strides must be 1 or even, got {odd}")
+    if pool_kernel is not None and (len(pool_kernel) != 3 or any(k < 1 or k % 2 == 0 for k in pool_kernel)):
+        raise ValueError(f"pool_kernel must be three odd sizes (T, H, W), got {pool_kernel}")
+
+
+def _check_block_indices(name: str, blocks: Iterable[int], *, first: int, depth: int) -> None:
+    if outside := [i for i in blocks if not first <= i < depth]:
+        raise ValueError(f"{name} names {outside}; with depth={depth} its blocks are {first}..{depth - 1}")
+
+
+def _multiple(value: int, factor: float, *, name: str) -> int:
+    product = value * factor
+    if product != int(product) or product < 1:
+        raise ValueError(f"{name} would be {value} * {factor} = {product}, which is no positive integer")
+    return int(product)
+
+
+def _kernel(pool_kernel: Grid | None, stride: int) -> Grid | None:
+    kernel = (1, stride + 1, stride + 1) if pool_kernel is None and stride > 1 else pool_kernel
+    return None if kernel == (1, 1, 1) and stride == 1 else kernel
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping 7x7 patches of stride 4; clips take 3 frames at a stride of 2."""
+
+    def __init__(self, in_channels: int, dim: int, *, is_video: bool) -> None:
+        super().__init__()
+        self.proj: nn.Conv2d | nn.Conv3d
+        if is_video:
+            self.proj = nn.Conv3d(in_channels, dim, (3, 7, 7), (PATCH_STRIDE_FRAMES, 4, 4), (1, 3, 3))
+        else:
+            self.proj = nn.Conv2d(in_channels, dim, 7, PATCH_STRIDE, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, [T,] H, W)` to a token grid `(B, t, h, w, dim)`."""
+        x = self.proj(x)
+        return (x if x.ndim == 5 else x.unsqueeze(2)).permute(0, 2, 3, 4, 1)
+
+
+class Head(nn.Module):
+    """Dropout and a linear layer, `(B, dim)` to `(B, num_classes)`."""
+
+    def __init__(self, dim: int, num_classes: int, *, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.projection = nn.Linear(dim, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, dim)` to raw logits `(B, num_classes)`."""
+        return self.projection(self.dropout(x))
+
+
+class MViT(Backbone):
+    """Multiscale vision transformer: the token grid shrinks while its width grows.
+
+    Images `(B, C, H, W)` when `num_frames` is None, else clips `(B, C, T, H, W)`. Any size of at least one
+    cell of the coarsest grid works; position tables are interpolated where it is not the constructed one.
+
+    Args:
+        num_classes: Classes of the head; 0 for none.
+        num_frames: Frames of the clips it is constructed for, or None for images.
+        image_size: Pixels, square or (H, W), that it is constructed for.
+        in_channels: Channels of the input.
+        embed_dim: Width of the first block.
+        num_heads: Attention heads of the first block.
+        depth: Number of blocks.
+        dim_mults: Block index -> factor by which the width has grown when that block attends.
+        head_mults: Block index -> factor by which the heads grow at that block.
+        q_strides: Block index -> spatial stride of that block's queries, and so of the grid from there on.
+        kv_stride: Spatial stride of keys and values at the start; each query stride divides it.
+        pool_kernel: Pooling kernel over (T, H, W). None pools space alone, with stride + 1, where the stride
+            is above 1.
+        pool_every_q: Pool the queries of every block (v2) or only where they have a stride (v1).
+        unpooled_kv_blocks: Blocks whose keys and values are not pooled.
+        dim_change: The width grows in the MLP of the block before (v1) or in the attention itself (v2).
+        cls_token: Classify from a class token, or else from the mean of all tokens.
+        pos_embed: Absolute positions: "separate" tables for space and time, one "joint" table, or "none".
+        rel_pos: Decomposed relative positions in the attention (v2).
+        residual_pooling: Add the pooled queries to the attention's output (v2).
+        mlp_ratio: Hidden width of the MLP over its input width.
+        pooling: What pools queries, keys and values: a learned depthwise "conv", "max" or "avg".
+        drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the first.
+        head_dropout: Dropout before the classifier.
+
+    Raises:
+        ValueError: The arguments contradict one another, or the size is below one cell of the coarsest grid.
+    """
+
+    pos_embed: nn.Parameter | None
+    pos_embed_spatial: nn.Parameter | None
+    pos_embed_temporal: nn.Parameter | None
+    pos_embed_class: nn.Parameter | None
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 400,
+        num_frames: int | None = 16,
+        image_size: int | tuple[int, int] = 224,
+        in_channels: int = 3,
+        embed_dim: int = 96,
+        num_heads: int = 1,
+        depth: int = 16,
+        dim_mults: dict[int, float] | None = None,
+        head_mults: dict[int, float] | None = None,
+        q_strides: dict[int, int] | None = None,
+        kv_stride: int = 8,
+        pool_kernel: tuple[int, int, int] | None = (3, 3, 3),
+        pool_every_q: bool = False,
+        unpooled_kv_blocks: tuple[int, ...] = (),
+        dim_change: Literal["mlp", "attention"] = "mlp",
+        cls_token: bool = True,
+        pos_embed: Literal["separate", "joint", "none"] = "separate",
+        rel_pos: bool = False,
+        residual_pooling: bool = False,
+        mlp_ratio: float = 4.0,
+        pooling: Pooling = "conv",
+        drop_path_rate: float = 0.0,
+        head_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check_choice("pooling", pooling, get_args(Pooling))
+        _check_choice("pos_embed", pos_embed, ("separate", "joint", "none"))
+        _check_rates(drop_path_rate=drop_path_rate, head_dropout=head_dropout)
+        if in_channels < 1:
+            raise ValueError(f"in_channels must be 1 or more, got {in_channels}")
+        is_video = num_frames is not None
+        if not is_video and pool_kernel is not None and pool_kernel[0] != 1:
+            raise ValueError(f"num_frames=None is an image, so pool_kernel must start with 1, got {pool_kernel}")
+        plan = block_plan(
+            depth=depth,
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            dim_mults=dim_mults or {},
+            head_mults=head_mults or {},
+            q_strides=q_strides or {},
+            kv_stride=kv_stride,
+            pool_kernel=pool_kernel,
+            pool_every_q=pool_every_q,
+            unpooled_kv_blocks=unpooled_kv_blocks,
+            dim_change=dim_change,
+        )
+        self.num_classes = num_classes
+        self.num_features = plan[-1].dim_out
+        self.feature_info = _feature_info(plan)
+        self.head_dropout = head_dropout
+        self.computes_all_tokens = False  # see all_tokens
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self._input_shape = (in_channels, *([] if num_frames is None else [num_frames]), height, width)
+        _check_sizes(image_size, num_frames, cell=self.feature_info[-1].stride)
+        self._position_grid = _patch_grid(self._input_shape)
+
+        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if cls_token else None
+        self._add_position_tables(pos_embed, embed_dim)
+        self.patch_embed = PatchEmbed(in_channels, embed_dim, is_video=is_video)
+        rel_pos_sizes = _rel_pos_sizes(plan, self._position_grid, is_video=is_video)
+        self.blocks = nn.ModuleList(
+            Block(
+                spec,
+                pooling=pooling,
+                has_cls=cls_token,
+                residual_pooling=residual_pooling,
+                rel_pos_sizes=sizes if rel_pos else None,
+                mlp_ratio=mlp_ratio,
+                drop_path_rate=drop_path_rate * i / max(depth - 1, 1),
+            )
+            for i, (spec, sizes) in enumerate(zip(plan, rel_pos_sizes, strict=True))
+        )
+        self.norm = nn.LayerNorm(self.num_features, eps=NORM_EPS)
+        self.head = self.new_head(num_classes)
+        self._initialise()
+
+    def _add_position_tables(self, kind: str, dim: int) -> None:
+        t, h, w = self._position_grid
+        num_cls = int(self.cls_token is not None)
+        lengths = {
+            "pos_embed": num_cls + t * h * w if kind == "joint" else 0,
+            "pos_embed_spatial": h * w if kind == "separate" else 0,
+            "pos_embed_temporal": t if kind == "separate" else 0,
+            "pos_embed_class": num_cls if kind == "separate" else 0,
+        }
+        for name, length in lengths.items():
+            self.register_parameter(name, nn.Parameter(torch.empty(1, length, dim)) if length else None)
+
+    def _initialise(self) -> None:
+        self.apply(init_trunc_normal)
+        for name, parameter in self.named_parameters():
+            if name.startswith(("cls_token", "pos_embed")) or ".rel_pos_" in name:
+                nn.init.trunc_normal_(parameter, std=0.02)
+
+    def make_head(self, num_classes: int) -> nn.Module:
+        """Dropout and a linear layer, freshly initialised."""
+        return Head(self.num_features, num_classes, dropout=self.head_dropout).apply(init_trunc_normal)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """`(C, H, W)` for images, `(C, T, H, W)` for clips: the size this network was constructed for."""
+        return self._input_shape
+
+    @property
+    def position_grid(self) -> Grid:
+        """`(t, h, w)`: the token grid that the position tables were made for."""
+        return self._position_grid
+
+    def parameter_stages(self) -> list[tuple[str, ...]]:
+        """The stem with its positions, each block, and the head with the last norm."""
+        blocks = [(f"blocks.{i}.",) for i in range(len(self.blocks))]
+        return [("cls_token", "pos_embed", "patch_embed."), *blocks, ("norm.", "head.")]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Clip `(B, C, T, H, W)` or image `(B, C, H, W)` to `(B, D)`.
+
+        Raises:
+            ValueError: The shape is not one that this network takes.
+        """
+        tokens, _ = self._run_blocks(x, cls_only=self.cls_token is not None and not self.computes_all_tokens)
+        tokens = self.norm(tokens)
+        return tokens.mean(1) if self.cls_token is None else tokens[:, 0]
+
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """The tokens at the end of every grid size, as maps `(B, C_i, [T_i,] H_i, W_i)`.
+
+        The last map has passed the final norm, which the finer ones have no counterpart of.
+        """
+        tokens, levels = self._run_blocks(x)
+        *finer, (_, thw) = levels
+        maps = []
+        for level, grid in [*finer, (self.norm(tokens), thw)]:
+            level = level if self.cls_token is None else level[:, 1:]
+            level_map = level.unflatten(1, grid).permute(0, 4, 1, 2, 3)  # (B, C, t, h, w)
+            maps.append(level_map if x.ndim == 5 else level_map.squeeze(2))
+        return maps
+
+    def _run_blocks(self, x: Tensor, *, cls_only: bool = False) -> tuple[Tensor, list[tuple[Tensor, Grid]]]:
+        """All blocks: the last tokens, or the class token alone, and for every grid size the tokens it ended with."""
+        self._check_input_shape(tuple(x.shape[1:]))
+        grid = self.patch_embed(x)  # (B, t, h, w, C)
+        thw: Grid = grid.shape[1:4]
+        tokens = self._with_positions(grid, thw)
+        geometries: dict[tuple[Grid, Grid], RelativeGeometry] = {}  # blocks of a stage share theirs
+        levels: list[tuple[Tensor, Grid]] = []
+        for block in cast("list[Block]", self.blocks):
+            grids = block.attn.grids(thw)
+            if block.attn.has_rel_pos and grids not in geometries:
+                geometries[grids] = relative_geometry(*grids, device=tokens.device, dtype=tokens.dtype)
+            if block.q_stride > 1:
+                levels.append((tokens, thw))
+            alone = cls_only and block is self.blocks[-1]
+            tokens = self.run_block(block, tokens, thw, geometries.get(grids), alone)
+            thw = grids[0]
+        return tokens, [*levels, (tokens, thw)]
+
+    def _with_positions(self, grid: Tensor, thw: Grid) -> Tensor:
+        """Token grid `(B, t, h, w, C)` to tokens `(B, [1 +] t*h*w, C)` with class token and positions."""
+        tokens = grid.flatten(1, 3)
+        cls: Tensor | None = self.cls_token
+        t, h, w = self._position_grid
+        if self.pos_embed is not None:
+            n = int(cls is not None)
+            tokens = tokens + resized_positions(self.pos_embed[:, n:], (t, h, w), thw)
+            cls = None if cls is None else cls + self.pos_embed[:, :1]
+        elif self.pos_embed_spatial is not None and self.pos_embed_temporal is not None:
+            space = resized_positions(self.pos_embed_spatial, (1, h, w), (1, *thw[1:]))
+            time = resized_positions(self.pos_embed_temporal, (t, 1, 1), (thw[0], 1, 1))
+            tokens = tokens + (space[:, None] + time[:, :, None]).flatten(1, 2)
+            if cls is not None and self.pos_embed_class is not None:
+                cls = cls + self.pos_embed_class
+        if cls is not None:
+            tokens = torch.cat([cls.expand(tokens.shape[0], -1, -1), tokens], 1)
+        return tokens.contiguous()  # the blocks rely on channels being last in memory too
+
+    def _check_input_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError unless `shape`, without the batch, is one that this network takes."""
+        cell = self.feature_info[-1].stride
+        built = self._input_shape
+        if len(shape) != len(built) or shape[0] != built[0] or min(shape) < 1 or min(shape[-2:]) < cell:
+            wanted = f"(B, C, H, W) with C={built[0]}"
+            if len(built) == 4:
+                wanted = f"(B, C, T, H, W) with C={built[0]}, T of 1 or more"
+            raise ValueError(f"expected {wanted} and H, W of {cell} or more, got shape {('B', *shape)}")
+
+
+def _check_sizes(image_size: int | tuple[int, int], num_frames: int | None, *, cell: int) -> None:
+    sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    if min(sides) < cell:
+        raise ValueError(f"image_size must be at least {cell}, got {sides[0]}, {sides[1]}")
+    if num_frames is not None and num_frames < 1:
+        raise ValueError(f"num_frames must be at least 1, got {num_frames}")
+
+
+@contextmanager
+def all_tokens(network: nn.Module) -> Iterator[None]:
+    """Have MViTs compute all tokens of their last block, of which the head reads the class token alone.
+
+    For who looks inside or counts. The network's output is the same.
+    """
+    found = [module for module in network.modules() if isinstance(module, MViT)]
+    before = [module.computes_all_tokens for module in found]
+    for module in found:
+        module.computes_all_tokens = True
+    try:
+        yield
+    finally:
+        for module, value in zip(found, before, strict=True):
+            module.computes_all_tokens = value
+
+
+def _patch_grid(shape: tuple[int, ...]) -> Grid:
+    t = math.ceil(shape[1] / PATCH_STRIDE_FRAMES) if len(shape) == 4 else 1
+    return t, math.ceil(shape[-2] / PATCH_STRIDE), math.ceil(shape[-1] / PATCH_STRIDE)
+
+
+def _feature_info(plan: list[BlockSpec]) -> tuple[FeatureInfo, ...]:
+    info, stride = [], PATCH_STRIDE
+    for i, spec in enumerate(plan):
+        if spec.q_stride > 1:
+            info.append(FeatureInfo(channels=plan[i - 1].dim_out if i else spec.dim, stride=stride))
+            stride *= spec.q_stride
+    return (*info, FeatureInfo(channels=plan[-1].dim_out, stride=stride))
+
+
+def _rel_pos_sizes(plan: list[BlockSpec], thw: Grid, *, is_video: bool) -> list[Grid]:
+    """Lengths of each block's relative-position tables, along (T, H, W)."""
+    sizes = []
+    t, h, w = thw
+    for spec in plan:
+        # The released tables are sized by floor division, while odd grids round up; use stretches them.
+        h_length, w_length = (2 * max(n // spec.q_stride, n // spec.kv_stride, 1) - 1 for n in (h, w))
+        sizes.append((2 * t - 1 if is_video else 0, h_length, w_length))
+        h, w = max(h // spec.q_stride, 1), max(w // spec.q_stride, 1)
+    return sizes
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+def _check_rates(**rates: float) -> None:
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise ValueError(f"{name} must lie in [0, 1), got {rate}")

@@ -1,0 +1,176 @@
+"""Charts of a report as inline SVG, which follows the page's colours and needs no drawing library."""
+
+import base64
+import math
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mvrec.report.markup import Html, join, tag
+
+MOST_POINTS = 400  # of a line; more cannot be told apart on a screen
+MARKED_POINTS = 30  # a line of fewer points shows them
+
+_WIDTH, _HEIGHT = 480, 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 34
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart of lines.
+
+    Attributes:
+        title: What it shows.
+        lines: Steps and values of each line, by its name.
+        logarithmic: Whether the values stand on a logarithmic axis; those that are not above 0 are left out there.
+        across: What the steps count.
+    """
+
+    title: str
+    lines: Mapping[str, tuple[Sequence[int], Sequence[float]]]
+    logarithmic: bool = False
+    across: str = "optimiser step"
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Where a value stands."""
+
+    low: float
+    high: float
+    begin: float
+    end: float
+    logarithmic: bool = False
+
+    def place(self, value: float) -> float:
+        low, high = (math.log10(self.low), math.log10(self.high)) if self.logarithmic else (self.low, self.high)
+        value = math.log10(value) if self.logarithmic else value
+        return self.begin + (value - low) / (high - low) * (self.end - self.begin)
+
+
+def line_chart(panel: Panel) -> Html:
+    """A chart of lines with its legend; a line of many points keeps its peaks."""
+    lines = {
+        name: [(step, value) for step, value in zip(*line, strict=True) if value > 0 or not panel.logarithmic]
+        for name, line in panel.lines.items()
+    }
+    lines = {name: points for name, points in lines.items() if points}
+    if not lines:
+        return Html("")
+    steps = [step for points in lines.values() for step, _ in points]
+    values = [value for points in lines.values() for _, value in points]
+    across = _Axis(*_widened(min(steps), max(steps)), _LEFT, _WIDTH - _RIGHT)
+    low, high = _widened(min(values), max(values), logarithmic=panel.logarithmic)
+    up = _Axis(low, high, _HEIGHT - _BOTTOM, _TOP, panel.logarithmic)
+    drawn = [_grid(across, up, panel.across)]
+    for number, points in enumerate(lines.values()):
+        drawn.append(_line(points, across, up, f"line line{number % 6}"))
+    last = ", ".join(f"{name} ends at {points[-1][1]:.4g}" for name, points in lines.items())
+    picture = tag("svg", *drawn, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=f"{panel.title}: {last}")
+    legend = tag(
+        "ul", *(tag("li", name, class_=f"key line{number % 6}") for number, name in enumerate(lines)), class_="legend"
+    )
+    return tag("figure", tag("figcaption", panel.title), picture, legend)
+
+
+def _grid(across: _Axis, up: _Axis, label: str) -> Html:
+    parts = []
+    for value in ticks(up.low, up.high, logarithmic=up.logarithmic):
+        y = f"{up.place(value):.1f}"
+        parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid"))
+        parts.append(tag("text", f"{value:.4g}", x=_LEFT - 6, y=y, dy="0.35em", text_anchor="end"))
+    for value in ticks(across.low, across.high, most=5):
+        if value == int(value):
+            x = f"{across.place(value):.1f}"
+            parts.append(tag("text", _short_count(int(value)), x=x, y=_HEIGHT - _BOTTOM + 14, text_anchor="middle"))
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    parts.append(tag("text", label, x=middle, y=_HEIGHT - 4, text_anchor="middle"))
+    return join(parts)
+
+
+def _short_count(value: int) -> str:
+    return f"{value // 1000}k" if value >= 10_000 and value % 1000 == 0 else str(value)
+
+
+def _line(points: list[tuple[int, float]], across: _Axis, up: _Axis, style: str) -> Html:
+    marked = len(points) < MARKED_POINTS
+    places = [(across.place(step), up.place(value)) for step, value in _thinned(points)]
+    text = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    drawn = [tag("polyline", points=text, class_=style)]
+    if marked:
+        drawn += [tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r="2.2", class_=style) for x, y in places]
+    return join(drawn)
+
+
+def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """At most about `MOST_POINTS` points: of each stretch the lowest and the highest, in order."""
+    if len(points) <= MOST_POINTS:
+        return points
+    stretch = math.ceil(2 * len(points) / MOST_POINTS)
+    kept = []
+    for begin in range(0, len(points), stretch):
+        part = range(begin, min(begin + stretch, len(points)))
+        chosen = {min(part, key=lambda place: points[place][1]), max(part, key=lambda place: points[place][1])}
+        kept += [points[place] for place in sorted(chosen)]
+    return kept
+
+
+def _widened(low: float, high: float, *, logarithmic: bool = False) -> tuple[float, float]:
+    """Ends of an axis, apart also where all values are equal."""
+    if low == high:
+        return (low / 2, high * 2) if logarithmic else (low - (abs(low) / 10 or 1), high + (abs(high) / 10 or 1))
+    return low, high
+
+
+def ticks(low: float, high: float, *, most: int = 6, logarithmic: bool = False) -> list[float]:
+    """Round numbers in `low..high`, at most `most` of them where the axis is linear.
+
+    Args:
+        low: Lower end.
+        high: Upper end, above it.
+        most: How many, at most.
+        logarithmic: Powers of ten, with 2 and 5 between them where there are few.
+    """
+    if logarithmic:
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for factors in ((1,), (1, 2, 5)):
+            found = [value for power in powers for factor in factors if low <= (value := factor * 10.0**power) <= high]
+            if len(found) >= 3:
+                return found[:: math.ceil(len(found) / most)]
+        # Less than a decade: linear ticks are as good.
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def bar(share: float) -> Html:
+    """A bar of 0..1 of its column's width; the number stands beside it."""
+    return tag("span", class_="bar", style=f"width:{100 * min(max(share, 0.0), 1.0):.1f}%", aria_hidden="true")
+
+
+def jpeg_data(content: bytes) -> str:
+    """A JPEG as a URI."""
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
+
+
+def png_data(pixels: npt.NDArray[np.uint8]) -> str:
+    """An image (H, W, 3) as the URI of a PNG."""
+    height, width = pixels.shape[:2]
+    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each row begins with its filter, 0 for none
+    rows[:, 1:] = pixels.reshape(height, -1)
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows.tobytes(), 9)),
+        (b"IEND", b""),
+    ]
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,222 @@
+"""The report of a run: one HTML file that needs nothing but a browser, neither a network nor a GPU."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mvrec.errors import DecodeError
+from mvrec.report.charts import Panel, line_chart
+from mvrec.report.markup import Html, facts, folded, join, name_of, table, tag
+from mvrec.report.style import STYLE
+from mvrec.tasks.classification.report import (
+    Thumbnails,
+    classes_section,
+    confusion_section,
+    failures_section,
+    metric_text,
+    metric_title,
+    mistakes_section,
+    score_section,
+    worst,
+)
+from mvrec.tasks.classification.run_results import Prediction, RunResults, mapping, number
+
+# What a page may load: nothing but what is in it. So not even a class name could make it ask a server.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report; one without content is left out."""
+
+    title: str
+    content: Html
+
+    @property
+    def anchor(self) -> str:
+        """What links to it."""
+        return self.title.lower().replace(" ", "-")
+
+
+def no_thumbnails(row: Prediction) -> Sequence[bytes]:
+    """Stands in where files are not to be opened."""
+    raise DecodeError(row.path, "pictures were not asked for")
+
+
+def render_report(
+    results: RunResults,
+    *,
+    panels: Sequence[Panel] = (),
+    thumbnails: Thumbnails = no_thumbnails,
+    most_mistakes: int = 24,
+) -> str:
+    """The report as HTML.
+
+    Args:
+        results: The run directory; see `read_results`.
+        panels: The training curves.
+        thumbnails: What a file looks like to the network, as JPEGs; it raises `DecodeError` where that cannot be said.
+        most_mistakes: How many mistakes are shown.
+    """
+    name = results.run_dir.resolve().name
+    sections = [section for section in _sections(results, panels, thumbnails, most_mistakes) if section.content]
+    links = [tag("a", section.title, href=f"#{section.anchor}") for section in sections]
+    body = [
+        tag("header", tag("h1", name_of(name)), tag("p", _subtitle(results), class_="faint"), tag("nav", *links)),
+        _notes(results.notes),
+        tag("main", *(_framed(section) for section in sections)),
+    ]
+    head = [
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", f"{name} - mvrec report"),
+        tag("style", Html(STYLE)),
+    ]
+    return f"<!DOCTYPE html>\n{tag('html', tag('head', *head), tag('body', *body), lang='en')}\n"
+
+
+def _sections(
+    results: RunResults, panels: Sequence[Panel], thumbnails: Thumbnails, most_mistakes: int
+) -> list[Section]:
+    mistakes = Html("")
+    if results.predictions:
+        total = sum(row.is_mistake for row in results.predictions)
+        shown = worst(results.predictions, most_mistakes)
+        mistakes = mistakes_section(shown, total, results.noun, thumbnails) if shown or not total else Html("")
+    multi_label = results.multi_label
+    return [
+        Section("Score", score_section(results)),
+        Section("Training", _training(panels)),
+        Section("Classes", classes_section(results.classes, multi_label=multi_label) if results.classes else Html("")),
+        Section("Confusions", confusion_section(results.confusion) if results.confusion is not None else Html("")),
+        Section("Worst mistakes", mistakes),
+        Section("Files that could not be read", failures_section(results.predictions)),
+        Section("Data", _data(results)),
+        Section("Parameter groups", _groups(results.parameter_groups)),
+        Section("Environment", _environment(results)),
+        Section("Configuration", join(folded(name, tag("pre", text)) for name, text in results.configs.items())),
+    ]
+
+
+def _framed(section: Section) -> Html:
+    heading = tag("h2", section.title, id=section.anchor)
+    return tag("section", heading, section.content, aria_labelledby=section.anchor)
+
+
+def _subtitle(results: RunResults) -> str:
+    count = len(results.score.get("class_names") or results.data.get("class_names") or results.classes)
+    version = results.score.get("mvrec") or results.environment.get("mvrec")
+    parts = [
+        f"{count} classes" if count else "",
+        f"chance {100 / count:.1f} %" if count and not results.multi_label else "",
+        "several classes per file" if results.multi_label else "",
+        str(results.data.get("module") or ""),
+        f"mvrec {version}" if version else "",
+    ]
+    return " \N{MIDDLE DOT} ".join(part for part in parts if part)
+
+
+def _notes(notes: Sequence[str]) -> Html:
+    return tag("div", *(tag("p", note) for note in notes), class_="notes", role="note") if notes else Html("")
+
+
+def _training(panels: Sequence[Panel]) -> Html:
+    charts = [chart for panel in panels if (chart := line_chart(panel))]
+    if not charts:
+        return Html("")
+    return join([_best(panels), tag("div", *charts, class_="grid")])
+
+
+def _best(panels: Sequence[Panel]) -> Html:
+    """The best validation of the run, in a sentence; of equals the one that best.ckpt is of."""
+    lines = {name: line for panel in panels for name, line in panel.lines.items()}
+    losses = dict(zip(*lines.get("val/loss", ((), ())), strict=True))
+    for name in ("val/top1", "val/map"):
+        steps, values = lines.get(name, ((), ()))
+        if values:
+            ranks = [(value, -losses.get(step, math.inf), step) for step, value in zip(steps, values, strict=True)]
+            score, _, step = max(ranks)
+            metric = name.removeprefix("val/")
+            best = f"{metric_title(metric)} {metric_text(metric, score)} at step {step}"
+            return tag("p", f"Best validation: {best}; the last of {len(values)}: {metric_text(metric, values[-1])}.")
+    return Html("")
+
+
+def _data(results: RunResults) -> Html:
+    """The data as the run recorded them, and what only the test has read."""
+    tested = mapping(results.score.get("data"))
+    data = {**results.data, **tested}
+    splits = {**mapping(results.data.get("splits")), **mapping(tested.get("splits"))}
+    if not data:
+        return Html("")
+    pairs = [
+        ("Module", data.get("module")),
+        ("Root", tag("code", data["root"]) if data.get("root") else None),
+        ("Layout", data.get("layout")),
+    ]
+    rows = [
+        (name, mapping(split).get("files", ""), tag("code", mapping(split).get("sha256", "")))
+        for name, split in splits.items()
+    ]
+    listing = table(("split", "files", "SHA-256 of its list"), rows, numeric={1}) if rows else Html("")
+    return join([facts(pairs), listing])
+
+
+def _groups(groups: Sequence[dict[str, Any]]) -> Html:
+    if not groups:
+        return Html("")
+    total = sum(int(number(group.get("parameters")) or 0) for group in groups)
+    rows = [
+        (
+            group.get("name", ""),
+            group.get("tensors", ""),
+            f"{int(number(group.get('parameters')) or 0):,}",
+            _rate(group.get("lr")),
+            _rate(group.get("weight_decay")),
+        )
+        for group in groups
+    ]
+    header = ("group", "tensors", "parameters", "peak learning rate", "weight decay")
+    names = [
+        folded(
+            f"{group.get('name', '')}: the {len(group['names'])} tensors",
+            tag("pre", "\n".join(map(str, group["names"]))),
+        )
+        for group in groups
+        if group["names"]
+    ]
+    return join([tag("p", f"{total:,} parameters."), table(header, rows, numeric={1, 2, 3, 4}), *names])
+
+
+def _rate(value: Any) -> str:
+    rate = number(value)
+    return "" if rate is None else f"{rate:.3g}"
+
+
+def _environment(results: RunResults) -> Html:
+    found = results.environment
+    if not found:
+        return Html("")
+    hosts = [str(host) for host in found.get("hosts") or ()]
+    counted = ", ".join(
+        f"{host} ({hosts.count(host)} processes)" if len(hosts) > 1 else host for host in dict.fromkeys(hosts)
+    )
+    devices = [str(device) for device in found.get("devices") or ()]
+    gpus = ", ".join(f"{devices.count(name)} x {name}" for name in dict.fromkeys(devices)) or "CPU"
+    command = found.get("command")
+    packages = mapping(found.get("packages"))
+    return facts(
+        [
+            ("mvrec", found.get("mvrec")),
+            ("Revision", tag("code", found["git_revision"]) if found.get("git_revision") else None),
+            ("Python", found.get("python")),
+            ("Platform", found.get("platform")),
+            ("Hosts", counted),
+            ("Devices of a host", gpus),
+            ("Slurm job", found.get("slurm_job_id")),
+            ("Command", tag("code", " ".join(map(str, command))) if isinstance(command, list) else None),
+            ("Packages", ", ".join(f"{name} {version or '-'}" for name, version in packages.items())),
+        ]
+    )

@@ -1,0 +1,81 @@
+"""Predictions as a file that people and spreadsheets read."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from mvrec.files import write_atomically
+from mvrec.tasks.scores import THRESHOLD, MultiLabelScores, Scores
+
+LABEL_SEPARATOR = ";"  # as in multi-label lists; no class name holds it there
+
+
+def write_predictions(
+    path: Path,
+    scores: Scores,
+    *,
+    paths: Sequence[Path],
+    class_names: Sequence[str],
+    top: int = 5,
+    columns: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Write one row per sample: its file, its class, and the most probable classes with their probabilities.
+
+    The column `views` says how many views the probabilities are the mean of. Samples that failed have the cause in the
+    column `error`. The order of classes that are equally probable is that of `Scores.ranked`.
+
+    In multi-label data the column `label` is `labels`, with semicolons between the names, and `predicted` holds in the
+    same way all classes whose probability is above `THRESHOLD`, the most probable first. The probabilities of a row are
+    each for itself and do not add up to 1.
+
+    Args:
+        path: The CSV file.
+        scores: What an evaluation found.
+        paths: The file of each sample id.
+        class_names: Names in label order.
+        top: How many classes per row, at most.
+        columns: What else there is to say of each sample id, by the name of the column; they come last. A name that is
+            one of ours gets `list_` before it.
+    """
+    top = min(top, len(class_names))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    ranks = [name for rank in range(1, top + 1) for name in (f"class_{rank}", f"probability_{rank}")]
+    several = isinstance(scores, MultiLabelScores)
+    header = ["path", *(["labels", "predicted"] if several else ["label"]), *ranks, "views", "error"]
+    others = columns or {}
+    writer.writerow([*header, *(f"list_{name}" if name in header else name for name in others)])
+    best = scores.ranked(top)
+    values = scores.probabilities.gather(1, best).tolist()
+    for row, sample in enumerate(scores.sample_ids.tolist()):
+        cells: list[str] = []
+        for value, number in zip(values[row], best[row].tolist(), strict=True):
+            cells += [class_names[number], f"{value:.6f}"]
+        writer.writerow(
+            [paths[sample], *_classes(scores, row, class_names), *cells, scores.num_views, "", *_of(others, sample)]
+        )
+    for bad in scores.failed:
+        known = [_joined(bad.labels, class_names), *([""] if several else [])]
+        writer.writerow([bad.path, *known, *[""] * len(ranks), 0, bad.cause, *_of(others, bad.index)])
+    write_atomically(path, text.getvalue())
+
+
+def _of(columns: Mapping[str, Sequence[str]], sample: int) -> list[str]:
+    return [values[sample] for values in columns.values()]
+
+
+def _classes(scores: Scores, row: int, class_names: Sequence[str]) -> list[str]:
+    """What a sample is; in multi-label data also what it is predicted to be."""
+    if not isinstance(scores, MultiLabelScores):
+        return [class_names[int(scores.labels[row])]]
+    order = scores.probabilities[row].argsort(descending=True, stable=True)
+    predicted = order[scores.probabilities[row][order] > THRESHOLD]
+    true = torch.nonzero(scores.labels[row]).flatten()
+    return [_joined(true.tolist(), class_names), _joined(predicted.tolist(), class_names)]
+
+
+def _joined(numbers: Iterable[int], class_names: Sequence[str]) -> str:
+    return LABEL_SEPARATOR.join(class_names[number] for number in numbers)

@@ -1,0 +1,109 @@
+"""What an evaluation leaves behind besides predictions: a score with its small print, classes, confusions."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mvrec.files import json_text, write_atomically
+from mvrec.tasks.scores import THRESHOLD, MultiLabelScores, Scores, SingleLabelScores
+
+FAILED = "(failed)"  # the column of a confusion matrix for samples that could not be read
+
+
+def write_per_class(
+    path: Path, scores: Scores, *, class_names: Sequence[str], in_split: Sequence[int] | None = None
+) -> None:
+    """Write one row per class.
+
+    `samples` are all that should have been scored, `failed` those that could not be. With one class per sample:
+    `correct`, `accuracy` (recall), `precision` and `f1`. With several: `average_precision`, and `predicted`, the
+    samples for which the class is above `THRESHOLD`. What has no value, such as the accuracy of a class without
+    samples, is empty. Where only a part of a split was scored, `in_split` is how many of a class the whole of it has.
+
+    Args:
+        path: The CSV file.
+        scores: What an evaluation found.
+        class_names: Names in label order.
+        in_split: Samples of each class in the whole split: int64 (K,).
+    """
+    failed = scores.failed_per_class()
+    if isinstance(scores, MultiLabelScores):
+        header = ["average_precision", "predicted"]
+        samples = scores.labels.sum(dim=0) + failed
+        predicted = (scores.probabilities > THRESHOLD).sum(dim=0)
+        columns = [scores.average_precisions().tolist(), predicted.tolist()]
+    else:
+        assert isinstance(scores, SingleLabelScores)
+        header = ["correct", "accuracy", "precision", "f1"]
+        confusion = scores.confusion()
+        samples, correct = confusion.sum(dim=1) + failed, confusion.diag()
+        precision = correct.double() / confusion.sum(dim=0)
+        values = (scores.class_accuracies(), precision, scores.f1_per_class())
+        columns = [correct.tolist(), *(value.tolist() for value in values)]
+    columns.append(failed.tolist())
+    header.append("failed")
+    if in_split is not None:
+        columns.append(list(in_split))
+        header.append("in_split")
+    _write(path, ["class", "samples", *header], zip(class_names, samples.tolist(), *columns, strict=True))
+
+
+def write_confusion(path: Path, scores: SingleLabelScores, *, class_names: Sequence[str]) -> None:
+    """Write counts: a row per class, a column per class that it was taken for, and one for what failed."""
+    counts = torch.cat([scores.confusion(), scores.failed_per_class()[:, None]], dim=1)
+    rows = ([name, *row] for name, row in zip(class_names, counts.tolist(), strict=True))
+    _write(path, ["", *class_names, FAILED], rows)
+
+
+def write_metrics(path: Path, scores: Scores, *, stage: str, protocol: Any, noun: str, facts: dict[str, Any]) -> None:
+    """Write a score with everything that it cannot be read without, as JSON.
+
+    `of` is the number of samples in the whole split, of which `expected` were to be scored. A value that is not finite
+    is null.
+
+    Args:
+        path: The file.
+        scores: What an evaluation found.
+        stage: "test" and so on.
+        protocol: How files became views.
+        noun: What a sample is called, in the plural.
+        facts: Whatever else is to be in it.
+    """
+    content = {
+        "stage": stage,
+        "metrics": {name: value if isfinite(value) else None for name, value in scores.metrics().items()},
+        "scored": len(scores.sample_ids),
+        "expected": scores.expected,
+        "of": scores.total,
+        "partial": scores.partial,
+        "failed": len(scores.failed),
+        "not_finite": len(scores.not_finite),
+        "failed_are_wrong": scores.failed_are_wrong,
+        "noun": noun,
+        "num_views": scores.num_views,
+        "protocol": protocol.as_dict(),
+        "protocol_text": str(protocol),
+        "multi_label": isinstance(scores, MultiLabelScores),
+        **facts,
+    }
+    write_atomically(path, json_text(content, indent=2) + "\n")
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow([_cell(value) for value in row])
+    write_atomically(path, text.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.6f}"  # nan is not equal to itself
+    return value

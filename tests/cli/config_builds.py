@@ -1,0 +1,54 @@
+"""Data, model and trainer of a shipped configuration, as `mvrec fit` makes them, up to where the run would begin."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from mvrec.cli.lightning import MvrecCLI
+from mvrec.cli.main import main
+
+ROOT = Path(__file__).parent.parent.parent
+# The template for one's own data has no network before it is given weights.
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "finetune")
+RECIPES = [path for path in CONFIGS if not path.stem.startswith("demo")]  # of published trainings
+
+
+class Built(Exception):  # noqa: N818 - not an error
+    """Raised in place of going on."""
+
+
+@contextlib.contextmanager
+def one_parser() -> Iterator[None]:
+    """Set up the command line's parser once: it is the same for every configuration."""
+    setup_parser, ready = MvrecCLI.setup_parser, {}
+
+    def setup_once(self, *args, **kwargs):
+        if not ready:
+            before = set(vars(self))
+            setup_parser(self, *args, **kwargs)
+            ready.update({name: value for name, value in vars(self).items() if name not in before})
+        vars(self).update(ready)
+        # The kind of data that one configuration names becomes the parser's default, and must not be the next one's.
+        for parser in self._subcommand_parsers.values():
+            parser.set_defaults({"data": None})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MvrecCLI, "setup_parser", setup_once)
+        yield
+
+
+def stopped_at(method: str, *arguments: object) -> MvrecCLI:
+    """Go through `mvrec fit` up to a method of the command line object, and return that object."""
+    found: list[MvrecCLI] = []
+
+    def stop(self: MvrecCLI, *args: object) -> None:
+        found.append(self)
+        raise Built
+
+    with pytest.MonkeyPatch.context() as patch, torch.device("meta"), contextlib.suppress(Built):
+        patch.setattr(MvrecCLI, method, stop)
+        main(["fit", *map(str, arguments)])
+    return found.pop()

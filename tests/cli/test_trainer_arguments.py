@@ -1,0 +1,219 @@
+"""Values of the trainer and of its checkpoints: each works or is refused in one line, and none is forgotten."""
+
+import inspect
+from argparse import Namespace
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
+
+from mvrec.cli.trainer_arguments import check_trainer
+from mvrec.errors import UserError
+
+# Per argument the values that are tried, each alone; what is in REFUSED must not run.
+TRAINER = {
+    "accelerator": ["cpu", "gpu", "mps", "foo"],
+    "strategy": ["auto", "ddp_foo", "fsdp"],
+    "devices": ["auto", "1", "0", "-1", "foo", "[0]"],
+    "num_nodes": ["0", "-1"],
+    "precision": ["bf16-true", "64-true", "16-true", "bf16-mixed", "64", "transformer-engine", "fp16"],
+    "logger": ["true", "false"],
+    "callbacks": ["null", "[]", "Foo", "LearningRateMonitor", "DeviceStatsMonitor", "RichModelSummary"],
+    "fast_dev_run": ["true", "3", "0", "-1"],
+    "max_epochs": ["0", "-1", "-2", "null"],
+    "min_epochs": ["2", "-1"],
+    "max_steps": ["0", "1", "-2"],
+    "min_steps": ["2", "-1"],
+    "max_time": ["00:00:00:01", "00:00:00:00", "foo", "{seconds: 1}", "{foo: 1}"],
+    "limit_train_batches": ["0", "0.01", "0.5", "1", "-1", "1.5", "99"],
+    "limit_val_batches": ["0", "0.01", "-1", "99"],
+    "limit_test_batches": ["0", "-1"],
+    "limit_predict_batches": ["0", "-1"],
+    "overfit_batches": ["-1"],
+    "val_check_interval": ["0", "0.5", "2", "99", "-1", "1.5", "00:00:00:01", "foo"],
+    "check_val_every_n_epoch": ["0", "-1", "5", "null"],
+    "num_sanity_val_steps": ["-1", "-2", "0"],
+    "log_every_n_steps": ["0", "-1", "1000", "null"],
+    "enable_checkpointing": ["false"],
+    "enable_progress_bar": ["false"],
+    "enable_model_summary": ["true"],
+    "accumulate_grad_batches": ["0", "2", "99", "-1"],
+    "gradient_clip_val": ["0.5", "0", "-1"],
+    "gradient_clip_algorithm": ["value", "foo"],
+    "deterministic": ["true", "warn"],
+    "benchmark": ["true"],
+    "inference_mode": ["false"],
+    "use_distributed_sampler": ["true"],
+    "profiler": ["simple", "advanced", "foo"],
+    "detect_anomaly": ["true"],
+    "barebones": ["true"],
+    "plugins": ["foo"],
+    "sync_batchnorm": ["true"],
+    "reload_dataloaders_every_n_epochs": ["1", "-1"],
+    "default_root_dir": ["elsewhere"],
+    "enable_autolog_hparams": ["false"],
+    "model_registry": ["foo"],
+}
+CHECKPOINT = {
+    "dirpath": ["elsewhere"],
+    "filename": ["null", "{epoch}"],
+    "monitor": ["null"],
+    "verbose": ["true"],
+    "save_last": ["null", "false", "link"],
+    "save_top_k": ["0", "-1", "-2"],
+    "save_on_exception": ["true"],
+    "save_weights_only": ["true"],
+    "mode": ["foo"],
+    "auto_insert_metric_name": ["true"],
+    "every_n_train_steps": ["1", "-1"],
+    "train_time_interval": ["00:00:01", "foo"],
+    "every_n_epochs": ["-1", "5"],
+    "save_on_train_epoch_end": ["true", "false"],
+    "enable_version_counter": ["true"],
+}
+ALL = [(f"trainer.{key}", value) for key, values in TRAINER.items() for value in values] + [
+    (f"checkpoint.{key}", value) for key, values in CHECKPOINT.items() for value in values
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "known"), [(L.Trainer, TRAINER), (ModelCheckpoint, CHECKPOINT)], ids=["trainer", "checkpoint"]
+)
+def test_no_argument_is_forgotten(kind, known):
+    assert set(inspect.signature(kind.__init__).parameters) - {"self"} == set(known)
+
+
+@pytest.mark.parametrize(
+    ("command", "values", "message"),
+    [
+        ("fit", {"accumulate_grad_batches": 0}, "trainer.accumulate_grad_batches must be at least 1, got 0"),
+        ("fit", {"log_every_n_steps": -1}, "trainer.log_every_n_steps must be at least 0, got -1"),
+        ("fit", {"limit_train_batches": 0}, "trainer.limit_train_batches=0: fit would do nothing"),
+        ("test", {"limit_test_batches": 0.0}, "trainer.limit_test_batches=0: test would do nothing"),
+        ("predict", {"limit_predict_batches": -0.5}, "must be at least 0, got -0.5"),
+        ("fit", {"max_epochs": 0}, "trainer.max_epochs=0: nothing would be trained"),
+        ("fit", {"val_check_interval": 0}, "trainer.val_check_interval must be above 0"),
+        ("fit", {"max_time": "1h"}, "trainer.max_time: a time is DD:HH:MM:SS (days, hours, minutes, seconds), got"),
+        ("fit", {"max_time": "00:00:00:00"}, "trainer.max_time must be above 0, got '00:00:00:00'"),
+        (
+            "fit",
+            {"callbacks": [Namespace(class_path="x.BatchSizeFinder")]},
+            "BatchSizeFinder does not work here: steps",
+        ),
+        (
+            "fit",
+            {"callbacks": [Namespace(class_path="x.GradientAccumulationScheduler")]},
+            "steps and schedule follow from trainer.accumulate_grad_batches",
+        ),
+        ("fit", {"callbacks": Namespace(class_path="x.BackboneFinetuning")}, "--model.freeze backbone keeps"),
+        ("fit", {"max_time": {"hour": 1}}, "trainer.max_time: a time has days, hours, minutes, seconds, got hour"),
+        ("fit", {"gradient_clip_algorithm": "max"}, "trainer.gradient_clip_algorithm is norm or value, got 'max'"),
+        ("fit", {"barebones": True}, "mvrec benchmark measures a training step"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_values_that_lightning_trips_over_are_refused(command, values, message):
+    with pytest.raises(UserError) as refused:
+        check_trainer(values, command)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "values"),
+    [
+        ("fit", {"limit_val_batches": 0, "limit_test_batches": 0, "log_every_n_steps": 0, "max_epochs": -1}),
+        ("fit", {"val_check_interval": "00:01:00:00", "max_time": {"hours": 1}, "num_sanity_val_steps": -1}),
+        ("test", {"limit_train_batches": 0, "max_epochs": 0}),
+        ("validate", {"fast_dev_run": True, "limit_val_batches": None}),
+    ],
+)
+def test_values_that_have_a_meaning_are_taken(command, values):
+    check_trainer(values, command)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> list[str]:
+    """Arguments of a run of three steps: a network of two blocks on images of 32 pixels."""
+    root = tmp_path_factory.mktemp("trainer")
+    colours = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for name in "abc":
+            folder = root / "data" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(colours.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    network = {"num_classes": 3, "num_frames": None, "image_size": 32, "embed_dim": 8, "num_heads": 1, "depth": 2}
+    network |= {"dim_mults": {}, "head_mults": {}, "q_strides": {1: 2}, "kv_stride": 2, "pool_kernel": [1, 3, 3]}
+    data = {"root": str(root / "data"), "size": 32, "batch_size": 4, "num_workers": 0}
+    data |= {"decode_timeout": None, "decode_memory": None}
+    config = {
+        "model": {"backbone": {"class_path": "mvrec.models.MViT", "init_args": network}},
+        "data": {"class_path": "mvrec.data.ImageNet", "init_args": data},
+        "trainer": {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "log_every_n_steps": 1},
+    }
+    (root / "tiny.yaml").write_text(yaml.safe_dump(config))
+    return ["fit", "--config", str(root / "tiny.yaml")]
+
+
+def test_a_saved_configuration_means_what_was_said(command, tiny):
+    values = {"limit_train_batches": "1", "limit_val_batches": "1.0", "overfit_batches": "0", "val_check_interval": "1"}
+    flags = [f"--trainer.{key}={value}" for key, value in values.items()]
+    average = ["--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"]
+    code, out, err = command(*tiny, *flags, *average, "--print_config")
+    assert code == 0, err
+    saved = yaml.safe_load(out)["trainer"]
+    assert {key: str(saved[key]) for key in values} == values
+    assert saved["callbacks"][0]["init_args"]["device"] == "cpu"
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_true_precisions_train_and_are_scored(command, tiny, tmp_path, precision):
+    code, _, err = command(*tiny, f"--run_dir={tmp_path}", f"--trainer.precision={precision}")
+    assert code == 0, err
+    assert "6/6 images scored, 0 failed" in err
+    code, _, err = command("test", tmp_path, f"--trainer.precision={precision}", "--trainer.accelerator=cpu")
+    assert code == 0, err
+    assert "6/6 images scored, 0 failed" in err
+
+
+def test_what_was_asked_for_is_shown_and_an_early_end_is_explained(command, tiny, tmp_path):
+    stop = {"": "EarlyStopping", ".monitor": "val/top1", ".mode": "max", ".patience": "1"}
+    asked = [*(f"--trainer.callbacks{key}={value}" for key, value in stop.items()), "--trainer.profiler=simple"]
+    asked += ["--trainer.enable_model_summary=true", "--trainer.max_epochs=8", "--model.optimizer.lr=1e-9"]
+    code, _, err = command(*tiny, f"--run_dir={tmp_path}", *asked)
+    assert code == 0, err
+    assert "EarlyStopping: Monitored metric val/top1 did not improve in the last 1 records" in err
+    assert err.count("mvrec: training stops in epoch ") == 1
+    assert "run_training_batch" in err
+    assert "Trainable params" in err
+    assert "GPU available" not in err  # nobody asked
+
+
+@pytest.mark.parametrize(
+    ("argument", "why"),
+    [("max_steps=4", "trainer.max_steps=4 is reached"), ("max_time=00:00:00:01", "the time of trainer.max_time is up")],
+)
+def test_a_run_that_ends_early_says_why(command, tiny, tmp_path, argument, why):
+    code, _, err = command(*tiny, f"--run_dir={tmp_path}", f"--trainer.{argument}", "--trainer.max_epochs=99")
+    assert code == 0, err
+    assert f": {why}" in err
+    if argument == "max_steps=4":
+        assert "mvrec: training stops in epoch 2 at step 4: " in err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice on odd values
+@pytest.mark.parametrize(("key", "value"), ALL, ids=lambda value: value.replace("/", "|"))
+def test_every_value_works_or_is_refused_in_one_line(command, tiny, tmp_path, monkeypatch, key, value):
+    monkeypatch.chdir(tmp_path)
+    end = ["--trainer.max_steps=6"] if key == "trainer.max_epochs" else []  # without a limit it goes on for long
+    code, _, err = command(*tiny, f"--run_dir={tmp_path / 'run'}", f"--{key}={value}", *end)
+    assert code in (0, 2), err
+    if code == 2:
+        assert len([line for line in err.splitlines() if line.startswith("mvrec: error: ")]) == 1
+        assert err.splitlines()[-1].startswith("mvrec: error: ")
+    assert not list(Path(tmp_path).glob("*.csv"))

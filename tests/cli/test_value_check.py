@@ -1,0 +1,62 @@
+"""Ranges of numbers, and where a wrong one stands."""
+
+import pytest
+
+from mvrec.cli.config_check import Entry, check_keys
+from mvrec.cli.value_check import RANGES, as_number, check_values
+from mvrec.errors import UserError
+
+
+def refused(key: str, value: str, where: str = "run.yaml:3") -> str:
+    given = [Entry(key, value, where)]
+    with pytest.raises(UserError) as raised:
+        check_values(given, check_keys([key], given, defaults={}))
+    return str(raised.value)
+
+
+def test_a_number_out_of_range_names_place_key_range_and_value():
+    assert refused("trainer.val_check_interval", "0") == (
+        "run.yaml:3: trainer.val_check_interval must be above 0, got 0"
+    )
+    assert refused("data.batch_size", "0", "--data.batch_size") == "--data.batch_size must be at least 1, got 0"
+    assert refused("data.num_workers", "-1") == "run.yaml:3: data.num_workers must lie in 0..4096, got -1"
+    assert "must lie in 0..1 and be below 1, got 1" in refused("model.label_smoothing", "1")
+    assert "must lie in 1..2147483647, got 1e12" in refused("data.batch_size", "1e12")
+    assert "must be above 0, got .nan" in refused("trainer.val_check_interval", ".nan")
+
+
+@pytest.mark.parametrize("key", RANGES)
+def test_the_ends_of_a_range_belong_to_it_as_it_says(key):
+    limits = RANGES[key]
+    assert limits.holds(limits.least) is not limits.above
+    assert limits.holds(limits.greatest) is not limits.below
+    assert not limits.holds(float("nan"))
+    assert not limits.holds(float("inf"))
+
+
+def test_a_file_where_a_name_belongs_is_not_read(tmp_path):
+    path = tmp_path / "cpu"
+    path.write_text("secret")
+    message = refused("trainer.accelerator", str(path))
+    assert "must be a name or a number" in message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize("value", ["null", "Null", "NULL", "~", "", "&a", "# 9"])
+def test_whatever_yaml_reads_as_null_is_null(value):
+    given = [Entry("data", "VideoFolder", "run.yaml:2"), Entry("data.batch_size", value, "run.yaml:3")]
+    with pytest.raises(UserError, match=r"^run.yaml:3: data.batch_size must not be null, it must be at least 1$"):
+        check_values(given, check_keys(["data"], given, defaults={}))
+
+
+def test_numbers_are_read_as_yaml_has_them():
+    assert as_number("1.0e-3") == 0.001
+    assert as_number("-.inf") == float("-inf")
+    assert as_number("abc") is None
+
+
+def test_a_kind_of_data_that_does_not_exist_is_said_before_its_arguments_are():
+    message = refused("data", "VideoFoldr", "--data")
+    assert message == "--data: mvrec.data has no 'VideoFoldr'; did you mean 'VideoFolder'?"
+    assert "one of Charades, DigitImages" in refused("data", "open_video")  # no kind of data
+    assert refused("data", "-1", "--data") == "--data must be a class such as VideoFolder, got '-1'"

@@ -1,0 +1,328 @@
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from mvrec.data.generated import moving_digits_video as module
+from mvrec.data.generated.moving_digits_video import (
+    ACTIONS,
+    OPPOSITES,
+    Motion,
+    generate_moving_digits,
+    poses,
+    render,
+)
+from mvrec.data.video.opening import open_video
+from mvrec.errors import UserError
+
+CLIPS = {"train": 2, "val": 1, "test": 1}
+SMALL = {"clips_per_class": CLIPS, "num_frames": 8, "size": 32}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "moving digits"
+    generate_moving_digits(root, **SMALL)
+    return root
+
+
+def contents(root):
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def random_motion(seed=0):
+    return Motion.draw(np.random.default_rng(seed))
+
+
+def test_layout_and_indices(dataset):
+    assert sorted(path.name for path in dataset.iterdir()) == sorted(
+        ["train", "val", "test", "train.csv", "val.csv", "test.csv", "classes.txt", "dataset.json"]
+    )
+    assert (dataset / "classes.txt").read_text().split() == sorted(ACTIONS)
+    assert len(set(ACTIONS)) == 12
+    for split, count in CLIPS.items():
+        with (dataset / f"{split}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        on_disk = {str(path.relative_to(dataset)): path.parent.name for path in dataset.glob(f"{split}/*/*.mp4")}
+        assert {row["path"]: row["label"] for row in rows} == on_disk
+        assert len(rows) == len(on_disk) == count * len(ACTIONS)
+        assert set(on_disk.values()) == set(ACTIONS)
+    assert json.loads((dataset / "dataset.json").read_text())["clips_per_class"] == CLIPS
+
+
+def test_other_users_can_read_it(dataset):
+    assert dataset.stat().st_mode & 0o055 == (dataset / "train").stat().st_mode & 0o055 != 0
+
+
+def test_both_decoders_read_the_same_real_video(dataset):
+    path = dataset / "train" / "move_left" / "00000.mp4"
+    with open_video(path, "pyav") as video:
+        assert (video.num_frames, video.fps, video.size) == (8, 16, (32, 32))
+        frames = video.frames(range(8))
+    assert frames.std() > 10
+    if find_spec("decord"):
+        with open_video(path, "decord") as video:
+            np.testing.assert_array_equal(video.frames(range(8)), frames)
+
+
+def test_same_seed_same_bytes_other_seed_other_clips(dataset, tmp_path):
+    generate_moving_digits(tmp_path / "again", **SMALL)
+    assert contents(tmp_path / "again") == contents(dataset)
+    generate_moving_digits(tmp_path / "other", **SMALL, seed=1)
+    other = contents(tmp_path / "other")
+    assert all(other[name] != data for name, data in contents(dataset).items() if name.endswith(".mp4"))
+
+
+def test_a_clip_does_not_depend_on_how_many_there_are(dataset, tmp_path):
+    generate_moving_digits(tmp_path / "more", **{**SMALL, "clips_per_class": {"train": 3, "val": 2, "test": 1}})
+    more = contents(tmp_path / "more")
+    assert all(more[name] == data for name, data in contents(dataset).items() if name.endswith(".mp4"))
+
+
+def test_no_two_clips_are_alike(dataset):
+    clips = [data for name, data in contents(dataset).items() if name.endswith(".mp4")]
+    assert len(set(clips)) == len(clips) == 4 * 12
+
+
+def test_splits_share_no_handwriting():
+    digits = module._split_digits(0)
+    known = [{image.tobytes() for image in digits[split]} for split in module.SPLITS]
+    assert [len(images) for images in digits.values()] == [1258, 270, 269]
+    assert not known[0] & known[1]
+    assert not known[0] & known[2]
+    assert not known[1] & known[2]
+
+
+@pytest.mark.parametrize(("action", "opposite"), OPPOSITES.items())
+def test_opposite_is_the_action_played_backwards(action, opposite):
+    motion = random_motion()
+    there, back = poses(action, motion, 32), poses(opposite, motion, 32)
+    assert there.shape == (32, 4)
+    np.testing.assert_array_equal(back, there[::-1])
+    assert np.abs(there - back).max() > 0.1
+
+
+@pytest.mark.parametrize(("action", "opposite"), OPPOSITES.items())
+def test_a_single_frame_without_its_number_does_not_tell_an_action_from_its_opposite(action, opposite):
+    """Over many clips and all their frames, what is seen is spread the same way in both."""
+
+    def seen(name, seeds):
+        pose = np.concatenate([poses(name, random_motion(seed), 32) for seed in seeds])
+        pose[:, [0, 1, 3]] %= 1
+        return pose
+
+    def sorted_rows(pose):
+        return pose[np.lexsort(pose.T)]
+
+    motions = range(1000)
+    np.testing.assert_array_equal(sorted_rows(seen(action, motions)), sorted_rows(seen(opposite, motions)))
+    # With motions of their own: the largest difference of two distributions, in ranks; 1000 clips each.
+    for one, other in zip(seen(action, motions).T, seen(opposite, range(1000, 2000)).T, strict=True):
+        if np.ptp(one) > 0:
+            ranks = np.searchsorted(np.sort(other), np.sort(one), side="right") / len(other)
+            assert np.abs(ranks - np.arange(1, len(one) + 1) / len(one)).max() < 0.087
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_every_motion_is_symmetric_about_the_middle_of_its_clip(action):
+    motion = random_motion(1)
+    pose = poses(action, motion, 33)
+    if "orbit" in action:  # a mirror image about the line through the centre and the middle
+        towards = np.array([np.cos(2 * np.pi * motion.angle), np.sin(2 * np.pi * motion.angle)])
+        along = (pose[:, :2] - [motion.x, motion.y]) @ towards
+        np.testing.assert_allclose(along, along[::-1], atol=1e-9)
+        assert along[16] == pytest.approx(motion.radius)
+        return
+    np.testing.assert_allclose(pose[16], [motion.x, motion.y, motion.extent, motion.angle])
+    pose[:, 2] = np.log(pose[:, 2])
+    np.testing.assert_allclose(pose + pose[::-1], np.broadcast_to(2 * pose[16], pose.shape), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("action", "column", "sign"),
+    [("move_left", 0, -1), ("move_up", 1, -1), ("rotate_clockwise", 3, 1), ("move_up_right", 0, 1)],
+)
+def test_direction_is_what_the_name_says(action, column, sign):
+    assert np.all(np.sign(np.diff(poses(action, random_motion(), 32)[:, column])) == sign)
+
+
+def test_growing_and_turning_around():
+    extent = poses("grow", replace(random_motion(), speed=0.9), 32)[:, 2]
+    assert np.all(np.diff(extent) > 0)
+    assert extent[-1] > 2 * extent[0]
+    x, y = poses("orbit_clockwise", replace(random_motion(), x=0.5, y=0.5, angle=0.0, speed=1.0), 32)[:, :2].T
+    assert x[16] > 0.6  # at the right in the middle, and then goes down, which is where y grows
+    assert y[24] > 0.6
+    assert x[0] < 0.4
+    assert y[8] < 0.4
+
+
+def ink(pose, size=64):
+    digit = np.zeros((8, 8), np.float32)
+    digit[1:4, 5:7] = 1  # a block at the upper right
+    return module._draw_ink(np.array([pose], np.float64), digit, size)[0]
+
+
+def centre_of(picture):
+    ys, xs = np.mgrid[: picture.shape[0], : picture.shape[1]]
+    return (picture * xs).sum() / picture.sum(), (picture * ys).sum() / picture.sum()
+
+
+def test_pose_is_what_is_drawn():
+    x, y = centre_of(ink([0.5, 0.5, 0.5, 0.0]))
+    assert x > 34
+    assert y < 30
+    turned_x, turned_y = centre_of(ink([0.5, 0.5, 0.5, 0.25]))  # clockwise: upper right becomes lower right
+    assert (turned_x - 31.5, turned_y - 31.5) == pytest.approx((31.5 - y, x - 31.5), abs=0.1)
+    moved_x, moved_y = centre_of(ink([0.6, 0.4, 0.5, 0.0]))
+    assert (moved_x - x, moved_y - y) == pytest.approx((6.4, -6.4), abs=0.1)
+    assert ink([0.5, 0.5, 0.25, 0.0]).sum() == pytest.approx(ink([0.5, 0.5, 0.5, 0.0]).sum() / 4, rel=0.02)
+
+
+def test_what_leaves_the_picture_comes_back():
+    np.testing.assert_allclose(ink([0.98, 0.3, 0.5, 0.1]), np.roll(ink([0.48, 0.3, 0.5, 0.1]), 32, axis=1), atol=1e-4)
+
+
+def test_render_is_a_function_of_its_arguments():
+    def draw():
+        digit = np.eye(8, dtype=np.float32)
+        return render("grow", random_motion(), digit, np.random.default_rng(3), num_frames=5, size=48)
+
+    frames = draw()
+    assert frames.shape == (5, 48, 48, 3)
+    assert frames.dtype == np.uint8
+    np.testing.assert_array_equal(draw(), frames)
+
+
+def test_unknown_action():
+    with pytest.raises(ValueError, match="unknown action 'jump'; there are grow, "):
+        poses("jump", random_motion(), 4)
+
+
+def test_what_is_there_is_used_again(dataset, monkeypatch):
+    monkeypatch.setattr(module, "_write_clip", None)
+    monkeypatch.setattr(module, "_split_digits", None)
+    before = contents(dataset)
+    generate_moving_digits(dataset, **SMALL)
+    assert contents(dataset) == before
+
+
+def test_other_parameters_name_the_difference_and_the_way_out(dataset):
+    before = contents(dataset)
+    with pytest.raises(UserError, match=r"num_frames is 8, not 16; fps is 16, not 8\): name another folder"):
+        generate_moving_digits(dataset, **{**SMALL, "num_frames": 16, "fps": 8})
+    assert contents(dataset) == before
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_what_belongs_to_someone_else_is_left_alone(tmp_path, is_file):
+    root = tmp_path / "thesis"
+    if is_file:
+        root.write_text("chapter 1")
+    else:
+        root.mkdir()
+        (root / "chapter1.tex").touch()
+    with pytest.raises(UserError, match="thesis is there already and holds no moving digits"):
+        generate_moving_digits(root, **SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
+
+
+def test_empty_folder_is_filled(tmp_path):
+    generate_moving_digits(tmp_path, clips_per_class={"train": 1, "val": 1, "test": 1}, num_frames=2, size=16)
+    assert (tmp_path / "dataset.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"clips_per_class": {"train": 1, "val": 1}},
+            r"clips_per_class\['test'\] must be 1 or more, got None",
+        ),
+        ({"clips_per_class": {**CLIPS, "val": 0}}, r"clips_per_class\['val'\] must be 1 or more, got 0"),
+        ({"num_frames": 0}, "num_frames must be 1 or more, got 0"),
+        ({"fps": -1}, "fps must be 1 or more, got -1"),
+        ({"size": 33}, "size must be even and 16 or more, got 33"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
+    ],
+)
+def test_impossible_parameters(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        generate_moving_digits(tmp_path / "data", **{**SMALL, **changes})
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_interruption_leaves_nothing(tmp_path, monkeypatch, error):
+    write, written = module._write_clip, []
+
+    def fail_later(path, *args):
+        if len(written) == 20:
+            raise error
+        written.append(path)
+        write(path, *args)
+
+    monkeypatch.setattr(module, "_write_clip", fail_later)
+    with pytest.raises(type(error)):
+        generate_moving_digits(tmp_path / "data", **SMALL)
+    assert written
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_appears_before_all_is_written(tmp_path, monkeypatch):
+    root = tmp_path / "data"
+    write, seen = module._write_clip, set()
+
+    def watch(*args):
+        seen.add(root.exists())
+        write(*args)
+
+    monkeypatch.setattr(module, "_write_clip", watch)
+    generate_moving_digits(root, **SMALL)
+    assert seen == {False}
+    assert list(tmp_path.iterdir()) == [root]
+
+
+RACER = """
+import importlib.util, os, sys, time
+from pathlib import Path
+
+# A copy of the module, so that only this process waits in it.
+spec = importlib.util.spec_from_file_location("module", sys.argv[1])
+module = sys.modules["module"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+root, number = Path(sys.argv[2]), int(sys.argv[3])
+is_there = module.is_generated
+
+def wait_for_the_other(*args, **noun):
+    answer = is_there(*args, **noun)
+    module.is_generated = is_there
+    (root.parent / f"seen{number}").touch()
+    while not (root.parent / f"seen{1 - number}").exists():
+        time.sleep(0.01)
+    return answer
+
+module.is_generated = wait_for_the_other
+module.generate_moving_digits(root, clips_per_class={"train": 2, "val": 1, "test": 1}, num_frames=8, size=32)
+"""
+
+
+def test_two_processes_at_once(dataset, tmp_path):
+    """Both see that there is nothing yet; the one that is later finds the other's and takes it."""
+    command = [sys.executable, "-c", RACER, module.__file__, str(tmp_path / "data")]
+    racers = [subprocess.Popen([*command, str(number)]) for number in range(2)]
+    assert [racer.wait(timeout=100) for racer in racers] == [0, 0]
+    assert contents(tmp_path / "data") == contents(dataset)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "seen0", "seen1"]
+
+
+def test_missing_scikit_learn_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(UserError, match=r"pip install mvrec\[demo\]"):
+        generate_moving_digits(tmp_path / "data", **SMALL)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,409 @@
+"""Files with several classes, or none: their lists, their index, their batches."""
+
+import math
+import random
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from video_files import write_video
+
+from mvrec.data import ImageFolder, Kinetics, SomethingSomething, VideoFolder
+from mvrec.data.listing.class_names import ClassNames
+from mvrec.data.listing.index import Sample, SampleIndex
+from mvrec.data.listing.label_sets import LabelSets
+from mvrec.data.listing.layouts import find_split
+from mvrec.data.listing.lists import Row, read_rows, write_rows
+from mvrec.data.loading.batch import BadSample, Item, SampleKey, collate
+from mvrec.data.loading.clips import EvalClips, TrainClips
+from mvrec.data.loading.guard import GuardedSamples
+from mvrec.data.loading.loader import ClipLoader, EvalBatches
+from mvrec.data.loading.quarantine import Quarantine
+from mvrec.data.views.protocol import Protocol, Views
+from mvrec.data.views.sampling import ClipSpec
+from mvrec.data.views.transforms import Augment
+from mvrec.errors import UserError
+from mvrec.processes import Limits
+
+
+def listed(root, text, name="train.csv", **options):
+    root.mkdir(parents=True, exist_ok=True)
+    (root / name).write_bytes(text.encode())
+    return find_split(root, name.split(".")[0], **options)
+
+
+def contents(index):
+    return [(sample.path.relative_to(index.root).as_posix(), sample.label) for sample in index]
+
+
+# -- lists --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_column_of_labels(tmp_path, newline):
+    lines = ["path,labels", "a.mp4,run;jump high", "b.mp4,", '"c, d.mp4"," fall ; run "', "e.mp4,fall", ""]
+    index = listed(tmp_path, newline.join(lines))
+    assert index.multi_label
+    assert index.class_names == ("fall", "jump high", "run")
+    assert contents(index) == [("a.mp4", (1, 2)), ("b.mp4", ()), ("c, d.mp4", (0, 2)), ("e.mp4", (0,))]
+    assert [index.target(number).tolist() for number in range(4)] == [[0, 1, 1], [0, 0, 0], [1, 0, 1], [1, 0, 0]]
+    assert index.target(1).dtype == np.float32
+    assert index.class_counts().tolist() == [2, 1, 2]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", " "])
+def test_any_delimiter_of_a_header_of_labels(tmp_path, delimiter):
+    rows = [
+        ("end", "PATH", "other", "Labels", "start"),
+        ("3.5", '"a b.mp4"', "x", '"2;0"', "1"),
+        ('""', "c", "y", '""', "2"),
+    ]
+    index = listed(tmp_path, "\n".join(delimiter.join(row) for row in rows))
+    assert index.class_names == ("0", "1", "2")
+    assert list(index) == [Sample(tmp_path / "a b.mp4", (0, 2), 1.0, 3.5), Sample(tmp_path / "c", (), 2.0, None)]
+
+
+def test_a_semicolon_in_a_column_label_is_part_of_the_name(tmp_path, caplog):
+    index = listed(tmp_path, "path,label\na.mp4,run; fast\nb.mp4,walk\n")
+    assert "is one class here" not in caplog.text
+    assert not index.multi_label
+    assert index.class_names == ("run; fast", "walk")
+    assert [index.target(row) for row in range(2)] == [0, 1]
+    listed(tmp_path, "path,label\na.mp4,run\nb.mp4,walk\nc.mp4,walk; run\n")
+    assert "'walk; run' is one class here: several per file need a column 'labels' instead of 'label'" in caplog.text
+
+
+@pytest.mark.parametrize("label", ["jump;Riding_A_bike", "0; 1", "0;riding a bike", "riding a bike ;jump"])
+def test_names_numbers_and_spellings_mix(tmp_path, label):
+    (tmp_path / "classes.txt").write_text("jump\nriding a bike\n")
+    assert contents(listed(tmp_path, f"path,labels\na.mp4,{label}\n")) == [("a.mp4", (0, 1))]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "path,labels\na,run\nb,run;jumb\n",
+            r"train\.csv:3: 'jumb' is not one of the 2 classes; did you mean 'jump'\?$",
+        ),
+        ("path,labels\na,run;2\n", r"train\.csv:2: label 2 is outside 0\.\.1$"),
+        ("path,labels\na,run;-1\n", r"train\.csv:2: label -1 is outside 0\.\.1$"),
+        ("path,labels\na,run\n\nb,run;jump;run\n", r"train\.csv:4: label 'run' stands there twice$"),
+        ("path,labels\na,run;0\n", r"train\.csv:2: label 'run' stands there twice$"),
+        ("path,labels\na,run;;jump\n", r"train\.csv:2: an empty label in 'run;;jump': one ';' between two$"),
+        ("path,labels\na,run;\n", r"train\.csv:2: an empty label in 'run;'"),
+        ("path,labels\na,;\n", r"train\.csv:2: an empty label in ';'"),
+        ("path,labels\n,run\n", r"train\.csv:2: path must not be empty$"),
+        ("path,labels\na\n", r"train\.csv:2: 1 fields, the header has 2: path,labels$"),
+        ("path,labels\na,run,jump\n", r"train\.csv:2: 3 fields, the header has 2: path,labels$"),
+        (
+            "path,labels,label\na,run,1\n",
+            r"train\.csv:1: the header names both 'label' \(one .*\) and 'labels': leave one$",
+        ),
+        ("path,labels,labels\na,run,1\n", r"train\.csv:1: the header names 'labels' twice$"),
+        (
+            'original_vido_id video_id frame_id path labels\nA 0 0 A/A-000001.jpg "1,0"\n',
+            r"train\.csv:1: a list of single frames, which are not read: take a list of the videos$",
+        ),
+        (
+            "path,label\na,run\nb,\n",
+            r"train\.csv:3: path and label must not be empty \(files without a class: .*'labels'",
+        ),
+        (
+            "path,label\na,run;jump\n",
+            r"train\.csv:2: 'run;jump' is not one of the 2 classes \(several classes per file: .* column 'labels'\)$",
+        ),
+        ("path,label\na,run\na,jump\n", r"train\.csv:3: 'a' is 'jump' here and 'run' at .*:2 \(several .*'labels'"),
+        (
+            "a.mp4 1 0 1\n",
+            r"train\.csv:1: several numbers behind the file: .* the header `path,labels`, as in `x\.mp4,3;7`",
+        ),
+        ("a b.mp4 1 0 1 1 0\n", r"train\.csv:1: several numbers behind the file"),
+        ("path,labels\n", r"train\.csv: no videos in it$"),
+    ],
+)
+def test_malformed_multi_label_lists(tmp_path, text, message):
+    (tmp_path / "classes.txt").write_text("run\njump\n")
+    with pytest.raises(UserError, match=message) as caught:
+        listed(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,labels\na,0;-1\n", r"train\.csv:2: label -1 is negative$"),
+        ("path,labels\na,0;1.5\n", r"train\.csv:2: label 1\.5 is not a whole number$"),
+        ("path,labels\na,\nb,\n", r"train\.csv: none of its 2 rows has a label$"),
+    ],
+)
+def test_labels_that_make_no_classes(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        listed(tmp_path, text)
+
+
+def test_class_names_that_no_list_could_hold(tmp_path):
+    (tmp_path / "classes.txt").write_text("run; fast\njump\n")
+    with pytest.raises(UserError, match=r"train\.csv: class 'run; fast' holds .*';'.* separates labels"):
+        listed(tmp_path, "path,labels\na,0;1\n")
+    assert listed(tmp_path, "path,label\na,0\n").class_names[0] == "run; fast"
+
+
+def test_lines_of_the_same_file_are_joined(tmp_path, caplog):
+    """A line per label, as lists in long form have them, wherever they stand."""
+    caplog.set_level("INFO")
+    text = "path,labels,start,end\na,run,,\nb,,,\na,jump,,\na,run,1,2\nc,fall,,\na,run;fall,,\nb,jump,,\na,,1,2\n"
+    index = listed(tmp_path, text)
+    assert index.class_names == ("fall", "jump", "run")
+    assert [(path, label) for path, label in contents(index)] == [
+        ("a", (0, 1, 2)),
+        ("b", (1,)),
+        ("a", (2,)),
+        ("c", (0,)),
+    ]
+    assert [sample.start_seconds for sample in index] == [None, None, 1.0, None]
+    assert [index.target(row).sum() for row in range(4)] == [3, 1, 1, 1]
+    assert f"{tmp_path}, train: 4 rows name a file of another one and are joined with it" in caplog.text
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_joining_is_that_of_sets(tmp_path, seed):
+    rng = random.Random(seed)
+    rows = [
+        Row(
+            f"{rng.randrange(9)}" * rng.choice([1, 30]),
+            ";".join(rng.sample("abcdefg", rng.randrange(4))),
+            multi_label=True,
+        )
+        for _ in range(60)
+    ]
+    expected: dict[str, set[str]] = {}
+    for row in rows:
+        expected.setdefault(row.path, set()).update(row.labels)
+    index = SampleIndex(rows, root=tmp_path, class_names=list("abcdefg"))
+    found = {name: {index.class_names[label] for label in labels} for name, labels in contents(index)}
+    assert list(found.items()) == list(expected.items())
+    assert len(index) == len(expected)
+    assert index.class_counts().sum() == sum(map(len, expected.values()))
+
+
+def test_classes_without_a_file_are_named(tmp_path, caplog):
+    listed(tmp_path, "path,labels\na,0;3\nb,\n")
+    assert f"{tmp_path}, train: no samples for 2 of 4 classes: '1', '2'" in caplog.text
+
+
+MULTI_ROWS = [
+    Row("a, b.mp4", "run;jump, high", multi_label=True),
+    Row("ü.mp4", "", 1.25, math.nan, multi_label=True),
+    Row("x.tar/n01/1.JPEG", "run", offset=1536, size=7, multi_label=True),
+]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "header"),
+    [([0], "path,labels"), ([1, 0], "path,labels,start,end"), ([2, 0], "path,labels,offset,size"), ([0, 1, 2], None)],
+)
+def test_what_is_written_is_read(tmp_path, chosen, header):
+    rows = [MULTI_ROWS[number] for number in chosen]
+    write_rows(tmp_path / "train.csv", rows)
+    text = (tmp_path / "train.csv").read_text()
+    assert text.splitlines()[0] == (header or "path,labels,start,end,offset,size")
+    assert [str(row._replace(source="", line=0)) for row in read_rows(tmp_path / "train.csv")] == list(map(str, rows))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([Row("a", "x", multi_label=True), Row("b", "x")], "rows with one label and multi-label rows"),
+        ([Row("", "", multi_label=True)], "'' would not be read back"),
+        ([Row("a", " x", multi_label=True)], "' x' would not be read back"),
+    ],
+)
+def test_rows_that_make_no_list(tmp_path, rows, message):
+    with pytest.raises(UserError, match=message):
+        write_rows(tmp_path / "train.csv", rows)
+    assert not list(tmp_path.iterdir())
+
+
+# -- splits that do not agree -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("train", "val"), [("label", "labels"), ("labels", "label")])
+def test_splits_of_both_kinds_are_refused(tmp_path, train, val):
+    for split, column in (("train", train), ("val", val)):
+        (tmp_path / f"{split}.csv").write_text(f"path,{column}\na.mp4,run\nb.mp4,jump\n")
+    has = {"label": "one label", "labels": "several labels"}
+    with pytest.raises(
+        UserError, match=rf"val\.csv: has {has[val]} per file, .*train\.csv has {has[train]}: .*'labels', or none$"
+    ):
+        Kinetics(str(tmp_path)).setup("fit")
+
+
+def test_a_list_with_several_labels_beside_class_folders_is_refused(tmp_path):
+    (tmp_path / "train.csv").write_text("path,labels\na.mp4,run;jump\n")
+    (tmp_path / "val/run").mkdir(parents=True)
+    (tmp_path / "val/run/a.mp4").touch()
+    with pytest.raises(UserError, match=r"val/run: has one label per file, .*train\.csv has several labels"):
+        Kinetics(str(tmp_path)).setup("fit")
+
+
+def test_rows_of_both_kinds_are_refused(tmp_path):
+    rows = [Row("a", "x", source="l", line=2, multi_label=True), Row("b", "x", source="l", line=3)]
+    with pytest.raises(UserError, match=r"^l:3: rows with one label and with several, as at l:2, do not mix$"):
+        SampleIndex(rows, root=tmp_path)
+    with pytest.raises(UserError, match=r"^l:2: rows with one label and with several, as at l:3, do not mix$"):
+        SampleIndex(rows[::-1], root=tmp_path)
+
+
+@pytest.mark.parametrize("module", [Kinetics, VideoFolder, ImageFolder])
+@pytest.mark.parametrize("given", [False, True])
+def test_every_module_with_lists_reads_several_labels(tmp_path, module, given):
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.csv").write_text("path,labels\na,2;0\nb,\n")
+    if given:
+        (tmp_path / "names.txt").write_text("run\njump\nfall\n")
+    data = module(str(tmp_path), classes=str(tmp_path / "names.txt") if given else None)
+    assert not data.multi_label
+    for stage in ("fit", "test"):
+        data.setup(stage)
+        assert data.multi_label
+    assert data.class_names == (("run", "jump", "fall") if given else ("0", "1", "2"))
+    assert [sample.label for sample in data.index("test")] == [(0, 2), ()]
+    if module is not ImageFolder:
+        assert data.val_protocol.aggregation == data.test_protocol.as_dict()["aggregation"] == "mean of sigmoid"
+        assert str(data.test_protocol).endswith("mean of sigmoid")
+
+
+def test_given_classes_leave_the_kind_to_the_list(tmp_path):
+    index = SampleIndex([Row("a", "x", multi_label=True)], root=tmp_path, class_names=ClassNames(["x", "y"]))
+    assert index.multi_label
+    assert index.classes.multi_label
+    assert not SampleIndex([Row("a", "x")], root=tmp_path, class_names=["x", "y"]).classes.multi_label
+
+
+def test_json_lists_have_one_label(tmp_path):
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    (folder / "labels.json").write_text('{"Holding; something": "0", "Pushing": "1"}')
+    entries = '[{"id": "1", "template": "Holding; [something]"}, {"id": "2", "template": "Pushing"}]'
+    for name in ("train", "validation"):
+        (folder / f"{name}.json").write_text(entries)
+    data = SomethingSomething(str(tmp_path))
+    data.setup("fit")
+    assert not data.multi_label
+    assert data.class_names[0] == "Holding; something"
+    assert data.index("train").labels.tolist() == [0, 1]
+    assert data.val_protocol.aggregation == "mean of softmax"
+
+
+# -- packed -------------------------------------------------------------------------------------------------------
+
+
+def test_label_sets_by_hand():
+    sets = LabelSets(np.array([3, 1, 0, 2, 1], np.int32), np.array([2, 2, 5]))
+    assert [sets[row].tolist() for row in range(len(sets))] == [[3, 1], [], [0, 2, 1]]
+    assert sets.rows.tolist() == [0, 0, 2, 2, 2]
+    ordered = sets.ordered()
+    assert [ordered[row].tolist() for row in range(3)] == [[1, 3], [], [0, 1, 2]]
+    assert ordered.first_repeated() is None
+    assert LabelSets(np.array([1, 1, 2, 2]), np.array([1, 2, 4])).first_repeated() == (2, 2)
+    joined = ordered.joined(np.array([1, 0, 1]))
+    assert [joined[row].tolist() for row in range(2)] == [[], [0, 1, 2, 3]]
+
+
+def test_many_rows_of_several_labels_are_packed(tmp_path):
+    count = 20_000
+    lines = (f"v/{number:06d}.mp4,{number % 157};{(number + 1) % 157};{(number + 7) % 157}" for number in range(count))
+    (tmp_path / "train.csv").write_text("\n".join(["path,labels", *lines]))
+    names = [str(number) for number in range(157)]
+    tracemalloc.start()
+    try:
+        index = SampleIndex(read_rows(tmp_path / "train.csv"), root=tmp_path, class_names=names)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 60 * count  # bytes: 12 of path, 8 of its end, 12 of labels, 8 of their end
+    assert peak < 250 * count
+    assert index.nbytes < 45 * count
+    assert index[count - 1].label == tuple(sorted({(count - 1) % 157, count % 157, (count + 6) % 157}))
+    assert index.class_counts().sum() == 3 * count
+
+
+def test_the_digest_tells_labels_apart(tmp_path):
+    def digest(*labels):
+        rows = [Row(name, label, multi_label=True) for name, label in zip("ab", labels, strict=True)]
+        return SampleIndex(rows, root=tmp_path, class_names=["x", "y"]).digest()
+
+    assert digest("x;y", "") == digest("y;x", "")
+    assert len({digest("x;y", ""), digest("x", "y"), digest("", "x;y"), digest("x", "x;y")}) == 4
+
+
+# -- items and batches --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clips_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clips")
+    for name in ("a", "b", "c"):
+        write_video(root / f"{name}.mp4", num_frames=8)
+    (root / "bad.mp4").write_bytes(b"no video")
+    (root / "val.csv").write_text("path,labels\na.mp4,run;jump\nb.mp4,\nbad.mp4,jump;fall\nc.mp4,fall\n")
+    return root
+
+
+CLIP = ClipSpec(num_frames=2, stride_frames=2)
+HOTS = {0: [0, 1, 1], 1: [0, 0, 0], 2: [1, 1, 0], 3: [1, 0, 0]}  # fall, jump, run
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_of_an_evaluation(clips_root, tmp_path, guarded, workers):
+    index = find_split(clips_root, "val")
+    dataset = EvalClips(index, Protocol(CLIP, Views(num_clips=2, short_side=32), 32))
+    loader = ClipLoader(
+        dataset,
+        EvalBatches(len(index), batch_size=3, rank=0, world_size=1),
+        num_workers=workers,
+        pin_memory=False,
+        limits=Limits(30.0, None) if guarded else None,
+        quarantine=tmp_path,
+    )
+    batches = list(loader)
+    assert [batch.sample_ids.tolist() for batch in batches] == [[0, 0, 1, 1], [3, 3]]
+    for batch in batches:
+        assert batch.multi_label
+        assert batch.labels.dtype == torch.float32
+        assert batch.labels.tolist() == [HOTS[number] for number in batch.sample_ids.tolist()]
+        assert len(batch) == len(batch.clips)
+        assert batch.to("meta").labels.shape == batch.labels.shape
+    assert [entry.labels for batch in batches for entry in batch.bad] == [(0, 1)]
+
+
+def test_training_items_have_the_targets_of_the_file_that_was_read(clips_root):
+    index = find_split(clips_root, "val")
+    dataset = TrainClips(index, CLIP, 32, Augment(), repeats=2, seed=3)
+    for row in range(4):
+        item = dataset[SampleKey(0, row)]
+        assert item.label.tolist() == HOTS[item.sample_id]
+        assert len(item.views) == 2
+        assert (item.sample_id == row) == (row != 2)
+    guarded = GuardedSamples(dataset, Limits(30.0, None), Quarantine(None, rank=0))
+    try:
+        assert guarded[SampleKey(0, 0)].label.tolist() == HOTS[0]
+    finally:
+        guarded.close()
+
+
+def test_collate_keeps_the_kind_of_labels():
+    def item(label, views=1):
+        return Item(torch.zeros(views, 2, 3, 4, 4, dtype=torch.uint8), label, 0, tuple(range(views)))
+
+    one, two = np.array([1, 0, 1], np.float32), np.array([0, 0, 0], np.float32)
+    batch = collate([item(one, 2), item(two)])
+    assert batch.labels.tolist() == [[1, 0, 1], [1, 0, 1], [0, 0, 0]]
+    batch.labels[0, 0] = 5  # the items' own arrays are not the batch's
+    assert one.tolist() == [1, 0, 1]
+    lone = collate([Item(None, one, 4, bad=(BadSample(4, "x", "empty", labels=(0, 2)),))])
+    assert (len(lone), lone.labels.shape, lone.labels.dtype, lone.multi_label) == (0, (0, 3), torch.float32, True)
+    assert not collate([item(1)]).multi_label

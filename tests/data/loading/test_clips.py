@@ -1,0 +1,262 @@
+import numpy as np
+import pytest
+import torch
+from video_files import read_number, truncate, write_video
+
+from mvrec.data.listing.index import Row, SampleIndex
+from mvrec.data.loading import clips as module
+from mvrec.data.loading.batch import PADDING_ID, BadSample, ClipBatch, Item, SampleKey, collate
+from mvrec.data.loading.clips import EvalClips, TrainClips
+from mvrec.data.views.protocol import Protocol, Views
+from mvrec.data.views.sampling import ClipSpec
+from mvrec.data.views.transforms import Augment
+
+WHOLE = Augment((1.0, 1.0), (4 / 3, 4 / 3), flip_probability=0.0, rand_augment=None, random_erasing=None)
+CLIP = ClipSpec(num_frames=4, stride_frames=4)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """Rows: a landscape video, a part of it, a portrait video, a file that is cut short, no file."""
+    root = tmp_path_factory.mktemp("clips")
+    write_video(root / "wide.mp4", num_frames=40, size=(96, 128))
+    write_video(root / "tall.mp4", num_frames=20, size=(128, 96))
+    truncate(root / "wide.mp4", 0.5, root / "short.mp4")
+    rows = [
+        Row("wide.mp4", "0"),
+        Row("wide.mp4", "1", 0.5, 1.0),
+        Row("tall.mp4", "2"),
+        Row("short.mp4", "0"),
+        Row("missing.mp4", "1"),
+    ]
+    return SampleIndex(rows, root=root, class_names=["0", "1", "2"])
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Frame numbers of every call to a decoder."""
+    calls = []
+    real_open = module.open_video
+
+    def watched(path, decoder):
+        video = real_open(path, decoder=decoder)
+        frames = video.frames
+
+        def note(indices):
+            calls.append(list(indices))
+            return frames(indices)
+
+        video.frames = note
+        return video
+
+    monkeypatch.setattr(module, "open_video", watched)
+    return calls
+
+
+def protocol(*, size=96, short_side=96, **views):
+    return Protocol(clip=CLIP, size=size, views=Views(short_side=short_side, **views))
+
+
+def numbers(view):
+    """Frame numbers that a whole-frame view (T, C, H, W) shows."""
+    return [read_number(frame) for frame in view.permute(0, 2, 3, 1).numpy()]
+
+
+def test_views_come_clip_by_clip_and_crop_by_crop(index):
+    clips = EvalClips(index, protocol(size=64, num_clips=2, num_crops=3))
+    item = clips[SampleKey(0, 0)]
+    assert item.views.shape == (6, 4, 3, 64, 64)
+    assert item.views.dtype == torch.uint8
+    assert (item.label, item.sample_id, item.seeds, item.bad) == (0, 0, tuple(range(6)), ())
+    # Crops of a wide frame overlap by 32 columns: the right half of one is the left half of the next.
+    for first in (0, 3):
+        left, centre, right = item.views[first : first + 3]
+        assert torch.equal(left[..., 32:], centre[..., :32])
+        assert torch.equal(centre[..., 32:], right[..., :32])
+    assert not torch.equal(item.views[0], item.views[3])
+    (single,) = EvalClips(index, protocol(size=64, num_clips=1))[SampleKey(0, 0)].views
+    assert single.shape == (4, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("row", "num_clips", "expected"),
+    [
+        (0, 1, [[12, 17, 22, 27]]),
+        (0, 3, [[0, 5, 10, 15], [12, 17, 22, 27], [24, 29, 34, 39]]),
+        (1, 2, [[15, 20, 25, 29]] * 2),  # frames 15 to 29: shorter than a clip
+        (2, 2, [[0, 5, 10, 15], [4, 9, 14, 19]]),
+    ],
+)
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+def test_frames_are_the_ones_that_the_rule_names_and_each_is_decoded_once(
+    index, decoded, monkeypatch, row, num_clips, expected, decoder
+):
+    seen = []
+    monkeypatch.setattr(
+        module, "eval_views", lambda frames, **options: seen.append(list(map(read_number, frames))) or torch.zeros(1)
+    )
+    EvalClips(index, protocol(num_clips=num_clips), decoder)[SampleKey(0, row)]
+    assert seen == expected
+    assert decoded == [sorted({number for clip in expected for number in clip})]
+
+
+def test_evaluation_replaces_nothing(index):
+    clips = EvalClips(index, protocol(num_clips=2))
+    for row in (3, 4):
+        item = clips[SampleKey(0, row)]
+        assert item.views is None
+        assert (item.sample_id, item.label) == (row, index[row].label)
+        ((number, path, cause, stop, classes),) = item.bad
+        assert (number, path, stop, classes) == (row, str(index[row].path), "", (index[row].label,))
+        assert cause
+        assert "\n" not in cause
+
+
+def test_uncounted_keys_are_padding(index):
+    clips = EvalClips(index, protocol(num_clips=1))
+    item = clips[SampleKey(0, 0, counted=False)]
+    assert item.sample_id == PADDING_ID
+    assert item.views is not None
+    failed = clips[SampleKey(0, 4, counted=False)]
+    assert (failed.sample_id, failed.views, failed.bad) == (PADDING_ID, None, ())
+
+
+def test_frame_order_is_a_control(index):
+    def view(order, row=0):
+        return EvalClips(index, protocol(num_clips=2, frame_order=order))[SampleKey(0, row)].views
+
+    natural, reverse, shuffled = view("natural"), view("reversed"), view("shuffled")
+    assert torch.equal(reverse, natural.flip(1))
+    assert torch.equal(shuffled, view("shuffled"))
+    assert not torch.equal(shuffled, natural)
+    assert sorted(frame.numpy().tobytes() for frame in shuffled[0]) == sorted(f.numpy().tobytes() for f in natural[0])
+
+
+def test_shuffled_order_differs_between_videos():
+    frames = np.arange(16)
+    orders = {tuple(module._in_order(frames, "shuffled", number)) for number in range(20)}
+    assert len(orders) == 20
+    assert all(sorted(order) == list(range(16)) for order in orders)
+
+
+def train_clips(index, **options):
+    return TrainClips(index, **{"clip": CLIP, "size": 96, "augment": WHOLE, **options})
+
+
+def test_training_items_follow_from_seed_epoch_and_index(index):
+    clips = train_clips(index, augment=Augment(), size=32)
+
+    def pixels(dataset, epoch, row):
+        return dataset[SampleKey(epoch, row)].views.numpy().tobytes()
+
+    first = pixels(clips, 0, 0)
+    assert pixels(clips, 0, 0) == first
+    assert len({first, pixels(clips, 1, 0), pixels(clips, 0, 1), pixels(train_clips(index, seed=1), 0, 0)}) == 4
+
+
+def test_training_reads_the_window_of_a_row(index, decoded):
+    clips = train_clips(index)
+    for epoch in range(20):
+        clips[SampleKey(epoch, 0)]
+        clips[SampleKey(epoch, 1)]
+    whole, part = decoded[::2], decoded[1::2]
+    starts = {chosen[0] for chosen in whole}
+    assert len(starts) > 8
+    assert max(starts) <= 24
+    assert part == [[15, 20, 25, 29]] * 20
+    assert all(len(chosen) == 4 for chosen in whole)
+
+
+def test_repeats_share_frames_and_differ_in_pixels(index, decoded):
+    item = train_clips(index, augment=Augment(), size=32, repeats=3)[SampleKey(0, 0)]
+    assert len(decoded) == 1
+    assert item.views.shape == (3, 4, 3, 32, 32)
+    assert len(set(item.seeds)) == 3
+    assert len({view.numpy().tobytes() for view in item.views}) == 3
+    # Without augmentation they are the same clip.
+    views = train_clips(index, repeats=2)[SampleKey(0, 0)].views
+    assert torch.equal(views[0], views[1])
+    single = train_clips(index, augment=Augment(), size=32)[SampleKey(0, 0)]
+    assert torch.equal(single.views[0], item.views[0])
+    assert single.seeds == item.seeds[:1]
+
+
+def test_training_replaces_what_cannot_be_read(index):
+    clips = train_clips(index)
+    substitutes = set()
+    for epoch in range(10):
+        item = clips[SampleKey(epoch, 4)]
+        again = clips[SampleKey(epoch, 4)]
+        assert torch.equal(item.views, again.views)
+        assert item.bad == again.bad
+        assert item.bad[0][:2] == (4, str(index[4].path))
+        assert {entry.index for entry in item.bad} <= {3, 4}
+        assert item.sample_id in (0, 1, 2)
+        assert item.label == index[item.sample_id].label  # not that of the file that it stands in for
+        substitutes.add(item.sample_id)
+    assert len(substitutes) > 1
+
+
+def test_training_gives_up_after_ten_files(tmp_path):
+    broken = SampleIndex([Row(f"{n}.mp4", "0") for n in range(50)], root=tmp_path, class_names=["0"])
+    item = train_clips(broken)[SampleKey(0, 7)]
+    assert item.views is None
+    assert item.sample_id == PADDING_ID
+    assert len(item.bad) == 10
+    assert [entry.stop for entry in item.bad] == [""] * 9 + ["not one of 10 files in a row could be read"]
+
+
+def item(count, *, label=0, sample_id=0, bad=()):
+    views = torch.full((count, 4, 3, 6, 8), sample_id, dtype=torch.uint8)
+    return Item(views, label, sample_id, tuple(range(100 * sample_id, 100 * sample_id + count)), bad)
+
+
+def test_collate_lays_views_one_behind_the_other():
+    bad = BadSample(9, "x.mp4", "cut short")
+    failed = Item(None, 3, 9, bad=(bad,))
+    batch = collate([item(2, label=5, sample_id=1), failed, item(1, label=6, sample_id=2)])
+    assert batch.clips.shape == (3, 3, 4, 6, 8)
+    assert batch.clips[:, 0, 0, 0, 0].tolist() == [1, 1, 2]
+    assert batch.labels.tolist() == [5, 5, 6]
+    assert batch.sample_ids.tolist() == [1, 1, 2]
+    assert batch.view_ids.tolist() == [0, 1, 0]
+    assert batch.seeds.tolist() == [100, 101, 200]
+    assert batch.bad == (bad,)
+    assert len(batch) == 3
+    for name in ("labels", "sample_ids", "view_ids", "seeds"):
+        assert getattr(batch, name).dtype == torch.int64
+
+
+def test_collate_turns_time_and_channels():
+    views = torch.arange(4 * 3, dtype=torch.uint8).view(1, 4, 3, 1, 1)
+    assert torch.equal(collate([Item(views, 0, 0, (1,))]).clips, views.transpose(1, 2))
+
+
+def test_collate_of_nothing_readable():
+    bad = [BadSample(number, "x.mp4", "empty") for number in range(2)]
+    batch = collate([Item(None, 0, number, bad=(bad[number],)) for number in range(2)])
+    assert len(batch) == 0
+    assert batch.bad == tuple(bad)
+    assert batch.clips.shape[:2] == (0, 3)
+    assert batch.clips.dtype == torch.uint8
+    assert batch.labels.dtype == torch.int64
+    assert len(batch.to("cpu")) == 0
+
+
+def test_batches_move_as_a_whole():
+    batch = collate([item(2, sample_id=3)])
+    moved = batch.to("meta", non_blocking=True)
+    assert isinstance(moved, ClipBatch)
+    for name in ("clips", "labels", "sample_ids", "view_ids", "seeds"):
+        assert getattr(moved, name).device.type == "meta"
+        assert getattr(moved, name).shape == getattr(batch, name).shape
+        assert getattr(batch, name).device.type == "cpu"
+    assert moved.bad == batch.bad
+
+
+def test_with_clips_changes_only_pixels():
+    batch = collate([item(2, sample_id=3, label=1)])
+    other = batch.with_clips(torch.zeros(2, 3, 4, 2, 2))
+    assert other.clips.shape[-1] == 2
+    assert other.labels is batch.labels
+    assert batch.clips.shape[-1] == 8

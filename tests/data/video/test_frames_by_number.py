@@ -1,0 +1,256 @@
+"""A frame asked for alone is the frame that decoding from the start brings at that place, in every kind of file."""
+
+import av
+import numpy as np
+import pytest
+from video_files import cut_start, damage, read_numbers, write_video
+
+from mvrec.data.video.frame_finder import FrameFinder
+from mvrec.data.video.opening import open_video
+from mvrec.data.video.video import Source
+from mvrec.errors import DecodeError
+
+NUM_FRAMES = 24
+B_FRAMES = "b-adapt=0:bframes=3:scenecut=0"
+
+# Encoders and how they are asked to group pictures; the containers that FFmpeg writes them into.
+H264 = {
+    "closed": {"encoder_options": f"{B_FRAMES}:keyint=8"},
+    "open": {"encoder_options": f"{B_FRAMES}:keyint=8:min-keyint=4:open-gop=1"},
+    "open_pyramid": {"encoder_options": "bframes=5:b-adapt=0:b-pyramid=strict:ref=5:keyint=9:open-gop=1:weightp=2"},
+    "refresh": {"encoder_options": "bframes=0:intra-refresh=1:scenecut=0:keyint=8"},
+    "refresh_with_b": {"encoder_options": "bframes=2:b-adapt=0:intra-refresh=1:scenecut=0:keyint=8"},
+    "endless": {"encoder_options": f"{B_FRAMES}:keyint=infinite"},
+    "no_b": {"encoder_options": "bframes=0:keyint=8", "b_frames": 0},
+    "intra": {"encoder_options": "keyint=1"},
+    "fields": {"encoder_options": f"{B_FRAMES}:interlaced=1:keyint=8"},
+    "slices": {"encoder_options": f"{B_FRAMES}:slices=3:aud=1:keyint=8"},
+}
+HEVC = {
+    "closed": {"encoder_options": "open-gop=0:keyint=8:bframes=3:b-adapt=0"},
+    "open": {"encoder_options": "open-gop=1:keyint=8:min-keyint=4:bframes=3:b-adapt=0"},
+    "refresh": {"encoder_options": "intra-refresh=1:scenecut=0:keyint=8:bframes=0"},
+    "radl": {"encoder_options": "radl=2:open-gop=0:keyint=8:bframes=4:b-adapt=0"},
+}
+GROUPS = {"open": {"gop": 8}, "no_b": {"gop": 8, "b_frames": 0}, "intra": {"gop": 1, "b_frames": 0}}
+ENCODERS = {
+    "libx264": (H264, "mp4 mov mkv avi ts flv asf nut h264"),
+    "libx265": ({name: {"size": (64, 96), **kwargs} for name, kwargs in HEVC.items()}, "mp4 mkv ts"),
+    "mpeg4": (GROUPS, "mp4 mov mkv avi ts"),
+    "mpeg2video": (GROUPS, "mpg ts mkv mp4 avi mxf"),
+    "mpeg1video": (GROUPS, "mpg mkv"),
+    "libvpx": ({"groups": {"gop": 8}}, "webm mkv avi ivf"),
+    "libvpx-vp9": ({"groups": {"gop": 8}}, "webm mkv mp4 ivf"),
+    "libsvtav1": ({"groups": {"gop": 8, "size": (64, 64)}}, "mp4 webm mkv"),
+    "mjpeg": ({"intra": {"pix_fmt": "yuvj420p"}}, "avi mov mkv mjpeg swf"),  # the last two cannot seek
+    "ffv1": ({"groups": {"gop": 8}}, "mkv avi"),
+    "huffyuv": ({"intra": {"pix_fmt": "yuv422p"}}, "avi"),
+    "png": ({"intra": {"pix_fmt": "rgb24"}}, "mov"),
+    "prores_ks": ({"intra": {"pix_fmt": "yuv422p10le"}}, "mov mkv"),
+    "wmv2": ({"groups": {"gop": 8}}, "asf avi"),
+    "msmpeg4v2": ({"groups": {"gop": 8}}, "avi"),
+    "flv": ({"groups": {"gop": 8}}, "flv"),
+    "h263": ({"groups": {"gop": 8, "size": (96, 128)}}, "mov"),
+    "gif": ({"groups": {"pix_fmt": "rgb8"}}, "gif"),
+}
+MATRIX = [
+    pytest.param(encoder, container, name, id=f"{encoder}-{name}.{container}")
+    for encoder, (kinds, containers) in ENCODERS.items()
+    for name in kinds
+    for container in containers.split()
+]
+NO_B = {"b_frames": 0}
+
+
+def pixels(frame):
+    return frame.to_ndarray()
+
+
+def decoded_in_sequence(path):
+    """All frames as decoding from the start brings them; what cannot be decoded is passed over, as players do."""
+    frames = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        for packet in container.demux(stream):
+            try:
+                frames += [pixels(frame) for frame in packet.decode()]
+            except av.InvalidDataError:
+                assert not frames
+    return frames
+
+
+def check_every_frame(path):
+    """Each frame alone in mixed order, each tenth from a fresh start, and every second in one call."""
+    expected = decoded_in_sequence(path)
+    finder = FrameFinder(Source(str(path)))
+    assert finder.timing.num_frames == len(expected)
+    for count, index in enumerate(np.random.default_rng(0).permutation(len(expected)).tolist()):
+        if count % 10 == 9:
+            finder.close()
+            finder = FrameFinder(Source(str(path)))
+        check_found(finder, [index], expected)
+    check_found(finder, range(0, len(expected), 2), expected)
+    check_found(finder, range(len(expected)), expected)
+    finder.close()
+    return finder
+
+
+def check_found(finder, indices, expected):
+    found = finder.believing_packets(lambda: [pixels(frame) for frame in finder.find(np.array(indices))])
+    assert len(found) == len(indices)
+    assert all(np.array_equal(frame, expected[index]) for frame, index in zip(found, indices, strict=True))
+
+
+@pytest.mark.parametrize(("encoder", "container", "name"), MATRIX)
+def test_every_frame_alone_is_that_of_the_whole(tmp_path, encoder, container, name):
+    has_b_frames = encoder in ("libx264", "libx265", "mpeg4", "mpeg1video", "mpeg2video")
+    kwargs = {"codec": encoder, "num_frames": NUM_FRAMES, "fps": 25, "b_frames": 2 * has_b_frames}
+    check_every_frame(write_video(tmp_path / f"clip.{container}", **kwargs | ENCODERS[encoder][0][name]))
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Writes an H.264 clip of some kind of groups once, when it is first asked for."""
+    folder = tmp_path_factory.mktemp("clips")
+
+    def get(kind, container="mp4", codec="libx264"):
+        path = folder / f"{codec}-{kind}.{container}"
+        kwargs = {"codec": codec, "num_frames": NUM_FRAMES, "fps": 25, **ENCODERS[codec][0][kind]}
+        return path if path.exists() else write_video(path, **kwargs)
+
+    return get
+
+
+def copied(sources, target, *, time=lambda packet, begin: (packet.pts + begin, packet.dts + begin), options=None):
+    """Copy the pictures of files one after the other without encoding again; `time` says when each is shown."""
+    with av.open(str(target), "w", options=options or {}) as writer:
+        stream, begin = None, 0
+        for source in sources:
+            with av.open(str(source)) as reader:
+                stream = stream or writer.add_stream_from_template(reader.streams.video[0])
+                packets = [packet for packet in reader.demux(video=0) if packet.size]
+                for packet in packets:
+                    packet.pts, packet.dts = time(packet, begin)
+                    packet.stream = stream
+                    writer.mux(packet)
+                begin += len(packets) * round(1 / 25 / float(packets[0].time_base))
+    return target
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
+@pytest.mark.parametrize(("codec", "kind"), [("libx264", "closed"), ("libx264", "open_pyramid"), ("mpeg4", "open")])
+def test_times_that_are_those_of_storage_are_not_believed(clips, tmp_path, codec, kind, container):
+    """As in an AVI with B frames that was put into another container."""
+    source = clips(kind, codec=codec)
+    path = copied([source], tmp_path / f"stored.{container}", time=lambda packet, begin: (packet.dts, packet.dts))
+    finder = check_every_frame(path)
+    assert finder.timing.shown is None
+    with open_video(path) as video:
+        assert video.has_times
+        assert (np.diff(video.times) > 0).all()
+        numbers = read_numbers(video.frames(range(video.num_frames)))
+        # An edit list hides the first that are stored, in players too.
+        assert numbers == sorted(set(numbers))
+        assert len(numbers) >= NUM_FRAMES - 3
+
+
+@pytest.mark.parametrize("kind", ["closed", "open", "open_pyramid", "refresh", "refresh_with_b", "endless"])
+@pytest.mark.parametrize("container", ["ts", "mp4", "mkv"])
+def test_what_was_cut_out_of_the_middle(clips, tmp_path, kind, container):
+    """It begins with pictures that lack what they need: shown are those that every player shows."""
+    path = tmp_path / f"cut.{container}"
+    if container == "ts":
+        path.write_bytes(clips(kind, "ts").read_bytes()[188 * 60 :])
+    else:
+        cut_start(clips(kind), path, num_frames=5, fps=25)
+    if decoded_in_sequence(path):
+        check_every_frame(path)
+    else:
+        with pytest.raises(DecodeError, match="not one frame can be decoded"):
+            open_video(path)
+
+
+def test_damage_behind_the_first_key_frame_is_no_cut(tmp_path):
+    path = write_video(tmp_path / "noise.mp4", num_frames=14, size=(64, 96))
+    with pytest.raises(DecodeError, match="damaged"):
+        open_video(damage(path, 0.2, 0.9))
+
+
+@pytest.mark.parametrize("container", ["mp4", "ts"])
+@pytest.mark.parametrize("kinds", [("closed", "closed"), ("closed", "open_pyramid"), ("no_b", "closed", "refresh")])
+def test_files_one_after_the_other(clips, tmp_path, kinds, container):
+    """Each part is decoded by its own parameters, whatever was decoded before."""
+    parts = [clips(kind, "ts") for kind in kinds]
+    finder = check_every_frame(copied(parts, tmp_path / f"parts.{container}"))
+    assert finder.timing.num_frames == NUM_FRAMES * len(kinds)
+
+
+@pytest.mark.parametrize(("codec", "kind"), [("libx264", "closed"), ("libx264", "no_b"), ("mpeg2video", "open")])
+def test_a_transport_stream_that_lost_packets(clips, tmp_path, codec, kind):
+    """What a decoder makes of the rest depends on all that it has decoded before."""
+    data = clips(kind, "ts", codec).read_bytes()
+    packets = [data[place : place + 188] for place in range(0, len(data), 188)]
+    for number in (len(packets) // 3, len(packets) // 2):
+        del packets[number]
+    path = tmp_path / "lost.ts"
+    path.write_bytes(b"".join(packets))
+    assert check_every_frame(path).timing.shown is None
+
+
+@pytest.mark.parametrize("kind", ["refresh", "endless"])
+def test_windows_one_after_the_other_are_one_pass(tmp_path, monkeypatch, kind):
+    path = write_video(tmp_path / "long.mp4", num_frames=300, **H264[kind] | {"b_frames": 2})
+    begun = []
+    real = FrameFinder._packets_from
+    monkeypatch.setattr(FrameFinder, "_packets_from", lambda *args: begun.append(args) or real(*args))
+    with open_video(path) as video:
+        for begin in range(0, 300, 12):
+            assert read_numbers(video.frames([begin, begin + 7])) == [begin, begin + 7]
+    assert len(begun) < 14
+
+
+def test_streams_one_after_the_other(clips, tmp_path):
+    path = tmp_path / "streams.ts"
+    path.write_bytes(clips("closed", "ts").read_bytes() + clips("open", "ts").read_bytes())
+    check_every_frame(path)
+
+
+@pytest.mark.parametrize("container", ["mkv", "ts", "mp4", "flv"])
+@pytest.mark.parametrize("seconds", [-0.5, 100])
+def test_an_early_or_late_start(clips, tmp_path, container, seconds):
+    def moved(packet, begin):
+        ticks = round(seconds / float(packet.time_base))
+        return packet.pts + ticks, packet.dts + ticks
+
+    options = {"avoid_negative_ts": "disabled"}
+    path = copied([clips("open")], tmp_path / f"moved.{container}", time=moved, options=options)
+    check_every_frame(path)
+
+
+@pytest.mark.parametrize("kind", ["closed", "open_pyramid", "refresh"])
+def test_several_edits(clips, tmp_path, kind):
+    """Two parts of the stored frames are shown, of which the second begins in the middle of a group."""
+    path = tmp_path / "edits.mp4"
+    path.write_bytes(with_edits(clips(kind).read_bytes(), [(400, 2), (320, 11)], frame_ticks=512))
+    finder = check_every_frame(path)
+    assert finder.timing.shown is None
+    with open_video(path) as video:
+        assert read_numbers(video.frames(range(video.num_frames))) == [*range(2, 12), *range(11, 19)]
+
+
+def with_edits(data, edits, *, frame_ticks):
+    """The bytes of an MP4 of one track with another edit list: (milliseconds, first frame)..."""
+    offset = int.from_bytes(data[data.index(b"elst") + 16 :][:4])  # by how much B frames move the first frame
+    rows = b"".join(
+        length.to_bytes(4) + (offset + first * frame_ticks).to_bytes(4) + b"\0\1\0\0" for length, first in edits
+    )
+    content = bytes(4) + len(edits).to_bytes(4) + rows
+    begin = data.index(b"edts") - 4
+    end = begin + int.from_bytes(data[begin : begin + 4])
+    box = (16 + len(content)).to_bytes(4) + b"edts" + (8 + len(content)).to_bytes(4) + b"elst" + content
+    for name in (b"moov", b"trak"):
+        size = data.index(name) - 4
+        longer = int.from_bytes(data[size : size + 4]) + len(box) - (end - begin)
+        data = data[:size] + longer.to_bytes(4) + data[size + 4 :]
+    return data[:begin] + box + data[end:]

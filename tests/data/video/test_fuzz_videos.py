@@ -1,0 +1,89 @@
+"""A few of the mutants of `tests/fuzz_videos.py`, and that it notices what it is there to notice."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from fuzz_videos import MUTATIONS, fuzz, mutate, outcome_of, table, write_seed_files
+
+from mvrec.errors import DecodeError
+
+NAMES = ("h264.mp4", "varying_rate.mp4", "vp9.webm", "h264.mkv", "h264.ts", "mpeg4.avi")
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and limits memory as Linux does")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return write_seed_files(tmp_path_factory.mktemp("seeds"), NAMES)
+
+
+def test_mutants_are_read_or_refused(files, tmp_path):
+    tally, findings = fuzz(files, "auto", mutants=60, seed=0, seconds=20, keep=tmp_path / "kept")
+    assert findings == []
+    assert not (tmp_path / "kept").exists()
+    total = {outcome: sum(row[outcome] for row in tally.values()) for outcome in ("frames", "DecodeError")}
+    assert sum(total.values()) == 60
+    assert min(total.values()) > 10
+    assert table(tally).splitlines()[-1] == f"| all | {total['DecodeError']} | {total['frames']} |"
+
+
+def test_a_mutant_is_made_again_from_its_seed_and_number(files):
+    mutants = [mutate(files, 7, number) for number in range(100)]
+    assert mutants == [mutate(files, 7, number) for number in range(100)]
+    assert mutants != [mutate(files, 8, number) for number in range(100)]
+    assert {mutation for _, mutation, _ in mutants} == {mutation.__name__ for mutation in MUTATIONS}
+    assert sum(data != files[name] for name, _, data in mutants) > 95  # blocks of equal bytes may change places
+
+
+def _hang(path, decoder):
+    time.sleep(60)
+
+
+def _crash(path, decoder):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _leave(path, decoder):
+    os._exit(3)
+
+
+def _fault(path, decoder):
+    raise IndexError("list index")
+
+
+def _take_memory(path, decoder):
+    bytearray(4 * 2**30)
+
+
+def _two_lines(path, decoder):
+    error = DecodeError(path, "cause")
+    error.args = ("without\na path",)
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("read", "outcome"),
+    [
+        (_hang, "hang"),
+        (_crash, "killed by SIGSEGV"),
+        (_leave, "left with 3"),
+        (_fault, "IndexError: list index"),
+        (_take_memory, "MemoryError: "),
+        (_two_lines, "badly said: without\na path"),
+    ],
+)
+def test_faults_of_a_decoder_are_findings(files, tmp_path, read, outcome):
+    assert outcome_of(tmp_path / "any.mp4", "auto", seconds=1, read=read) == outcome
+    tally, findings = fuzz(files, "auto", mutants=1, seed=3, seconds=1, keep=tmp_path / "kept", read=read)
+    (kept,) = (tmp_path / "kept").iterdir()
+    name, _, data = mutate(files, 3, 0)
+    assert kept.name == f"3-0-{name}"
+    assert kept.read_bytes() == data
+    assert findings == [f"{kept} ({next(iter(tally))}): {outcome}"]

@@ -1,0 +1,70 @@
+"""What packets say of the pictures in them."""
+
+import av
+import pytest
+from video_files import write_video
+
+from mvrec.data.video.pictures import Pictures, Seen, h264_sequence
+
+
+def opened(path):
+    """The packets of a file as (called a key frame, what is seen in it), and what looks into them."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        codec = stream.codec_context
+        pictures = Pictures(
+            codec.codec.canonical_name,
+            codec.extradata or b"",
+            intra_only=codec.codec.intra_only,
+            reorders=codec.has_b_frames,
+        )
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        return pictures, [(packet.is_keyframe, bytes(packet)) for packet in packets]
+
+
+@pytest.mark.parametrize("container", ["mp4", "ts"])
+def test_marks_of_intra_refresh_are_no_entries(tmp_path, container):
+    options = "intra-refresh=1:keyint=8:bframes=0:scenecut=0"
+    pictures, packets = opened(write_video(tmp_path / f"clip.{container}", encoder_options=options))
+    assert [number for number, (is_key, _) in enumerate(packets) if is_key] == [0, 8, 16, 24]
+    assert [number for number, (_, data) in enumerate(packets) if pictures.look(data).is_entry] == [0]
+
+
+@pytest.mark.parametrize(("codec", "options"), [("libx264", "open-gop=1:scenecut=0"), ("libx265", "open-gop=1")])
+def test_the_first_picture_of_an_open_group_is_an_entry(tmp_path, codec, options):
+    options += ":keyint=8:min-keyint=4:bframes=3:b-adapt=0"
+    pictures, packets = opened(write_video(tmp_path / "clip.mp4", codec=codec, size=(64, 96), encoder_options=options))
+    keys = [number for number, (is_key, _) in enumerate(packets) if is_key]
+    assert len(keys) >= 3
+    assert [number for number, (_, data) in enumerate(packets) if pictures.look(data).is_entry] == keys
+
+
+@pytest.mark.parametrize(
+    ("options", "in_order", "has_fields"),
+    [("bframes=2", False, False), ("bframes=0", True, False), ("bframes=2:interlaced=1:nal-hrd=vbr", False, True)],
+)
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p"])
+def test_the_header_of_h264(tmp_path, options, in_order, has_fields, pix_fmt):
+    options += ":cqm=jvt:vbv-maxrate=500:vbv-bufsize=500"
+    pictures, packets = opened(write_video(tmp_path / "clip.mp4", pix_fmt=pix_fmt, encoder_options=options))
+    assert pictures.sequence is not None
+    assert (pictures.sequence.in_order, pictures.sequence.has_fields) == (in_order, has_fields)
+    assert all(pictures.look(data).is_one for _, data in packets)
+
+
+def test_a_header_that_ends_early():
+    assert h264_sequence(b"") is None
+    assert h264_sequence(bytes.fromhex("0164000affe100186764000aacd9")) is None
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "mpeg4", "mpeg2video", "vp9", "av1", "png"])
+@pytest.mark.parametrize("data", [b"", b"\0", b"\0\0\1", b"\0\0\1\xb6", bytes(100), b"\xff" * 100])
+def test_noise_is_no_entry(codec, data):
+    pictures = Pictures(codec, b"", intra_only=False, reorders=False)
+    if (codec, data[:1]) not in (("vp9", b"\0"),):  # there a whole picture can begin like that
+        assert not pictures.look(data).is_entry
+
+
+def test_a_codec_that_is_not_known():
+    assert not Pictures("snow", b"", intra_only=False, reorders=False).known
+    assert Pictures("mjpeg", b"", intra_only=True, reorders=False).look(b"") == Seen(is_entry=True)

@@ -1,0 +1,258 @@
+"""Pictures are those of the `ffmpeg` command: turned, mirrored, of one size, in the colours that the file names."""
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from test_video_exact import OTHERS
+from video_files import read_numbers, write_two_sizes, write_video
+
+from mvrec.data.video.opening import open_video
+from mvrec.data.video.stream import Stream
+from mvrec.errors import DecodeError
+
+# By display matrix: what is shown of a picture, and the filters by which the `ffmpeg` command makes it.
+SHOWN = {
+    (1, 0, 0, 1): (lambda x: x, ()),
+    (-1, 0, 0, 1): (lambda x: x[:, ::-1], ("hflip",)),
+    (1, 0, 0, -1): (lambda x: x[::-1], ("vflip",)),
+    (-1, 0, 0, -1): (lambda x: x[::-1, ::-1], ("hflip", "vflip")),
+    (0, 1, -1, 0): (lambda x: np.rot90(x, 3), ("transpose=clock",)),
+    (0, -1, 1, 0): (lambda x: np.rot90(x, 1), ("transpose=cclock",)),
+    (0, 1, 1, 0): (lambda x: x.swapaxes(0, 1), ("transpose=cclock_flip",)),
+    (0, -1, -1, 0): (lambda x: np.rot90(x, 2).swapaxes(0, 1), ("transpose=clock_flip",)),
+}
+TURNS_ONLY = [(1, 0, 0, 1), (-1, 0, 0, -1), (0, 1, -1, 0), (0, -1, 1, 0)]
+BT601, BT709, NO_MATRIX, BT2020, BT2020_CONSTANT = 6, 1, 2, 9, 10
+LIMITED, FULL = 1, 2
+
+
+def ffmpegs_pictures(path, *filters, scale="scale=flags=bicubic"):
+    """All pictures of a file by the filters that the `ffmpeg` command takes for RGB, which knows no orientation."""
+    pictures = []
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            graph = av.filter.Graph()
+            own = graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+            )
+            steps = [graph.add(*step.split("=", 1)) for step in (*filters, scale, "format=rgb24")]
+            graph.link_nodes(own, *steps, graph.add("buffersink")).configure()
+            graph.push(frame)
+            pictures.append(graph.vpull().to_ndarray())
+    return np.stack(pictures)
+
+
+def address(path):
+    return f"file://{path}"
+
+
+def of_stream(path):
+    with Stream(address(path)) as stream:
+        return np.stack([picture for _, picture in stream])
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+@pytest.mark.parametrize("matrix", SHOWN)
+def test_all_eight_orientations_are_shown(tmp_path, suffix, matrix):
+    stored = write_video(tmp_path / f"stored.{suffix}", num_frames=4)
+    path = write_video(tmp_path / f"a.{suffix}", num_frames=4, matrix=matrix)
+    with open_video(stored) as video:
+        expected = np.stack([SHOWN[matrix][0](picture) for picture in video.frames(range(4))])
+    with open_video(path) as video:
+        assert video.size == expected.shape[1:3]
+        np.testing.assert_array_equal(video.frames(range(4)), expected)
+    np.testing.assert_array_equal(of_stream(path), expected)
+
+
+@pytest.mark.parametrize("decoder", OTHERS)
+@pytest.mark.parametrize("matrix", SHOWN)
+def test_other_decoders_turn_alike_or_refuse(tmp_path, decoder, matrix):
+    path = write_video(tmp_path / "a.mp4", num_frames=4, matrix=matrix)
+    if matrix == (1, 0, 0, 1) or (decoder == "torchcodec" and matrix in TURNS_ONLY):
+        with open_video(path) as pyav, open_video(path, decoder) as other:
+            assert other.size == pyav.size
+            np.testing.assert_array_equal(other.frames(range(4)), pyav.frames(range(4)))
+    else:
+        with pytest.raises(DecodeError, match=f"{decoder} is not exact on this kind of file"):
+            open_video(path, decoder)
+
+
+DELICATE = [
+    {"pix_fmt": "yuv420p10le"},
+    {"encoder_options": "interlaced=1"},
+    {"codec": "mpeg4", "size": (49, 67)},
+    {"codec": "rawvideo", "pix_fmt": "nv12"},
+    {"codec": "ffv1", "pix_fmt": "yuv411p"},
+    {"pix_fmt": "yuv422p10le"},
+]
+
+
+@pytest.mark.parametrize("matrix", SHOWN)
+@pytest.mark.parametrize("options", DELICATE)
+def test_delicate_pictures_are_turned_as_ffmpeg_does(tmp_path, matrix, options):
+    """It turns before it converts, which shows where colours are shared between pixels."""
+    plain = {"num_frames": 2, "size": (52, 72), "b_frames": 0}
+    path = write_video(tmp_path / "a.mkv", matrix=matrix, **{**plain, **options})
+    if not matrix[0] and options.get("pix_fmt") in ("yuv411p", "yuv422p10le"):
+        pytest.skip("FFmpeg cannot turn these by a quarter and takes a way of its own from release to release")
+    with open_video(path) as video:
+        np.testing.assert_array_equal(video.frames(range(2)), ffmpegs_pictures(path, *SHOWN[matrix][1]))
+
+
+def video_of_images(path, codec, content):
+    """A video that shows an encoded image three times."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_mux_stream(codec, rate=25, width=64, height=48)
+        for number in range(3):
+            packet = av.Packet(content)
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 25), stream, True
+            container.mux(packet)
+    return path
+
+
+def blocks():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1))
+
+
+def encoded(image, kind, **options):
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
+def test_frames_with_side_data_that_pyav_does_not_know_are_turned(tmp_path):
+    """Cameras write an EXIF block into each picture of motion JPEG."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = video_of_images(tmp_path / "a.avi", "mjpeg", encoded(blocks(), "JPEG", exif=exif, quality=95))
+    with open_video(path) as video:
+        pictures = video.frames([0, 2])
+    assert pictures.shape == (2, 64, 48, 3)
+    assert np.abs(pictures[1].astype(int) - np.rot90(np.asarray(blocks()), 3)).mean() < 12  # JPEG's own loss
+    assert of_stream(path).shape == (3, 64, 48, 3)
+
+
+@pytest.mark.parametrize("options", [{}, {"transparency": bytes(range(256))}])
+def test_palettes_are_looked_up(tmp_path, options):
+    """Whatever their alpha: it is dropped, as it is from images."""
+    image = blocks().quantize(40)
+    path = video_of_images(tmp_path / "a.mov", "png", encoded(image, "PNG", **options))
+    with open_video(path) as video:
+        np.testing.assert_array_equal(video.frames([2])[0], np.asarray(image.convert("RGB")))
+
+
+KINDS = [
+    {},
+    {"size": (49, 67), "codec": "mpeg4"},
+    {"size": (49, 67), "codec": "libvpx-vp9"},
+    {"encoder_options": "interlaced=1"},
+    {"encoder_options": "interlaced=1", "pix_fmt": "yuv422p"},
+    *({"pix_fmt": pixels} for pixels in ("yuvj420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le")),
+    {"pix_fmt": "yuv420p10le", "codec": "libx265", "size": (64, 96)},
+    {"pix_fmt": "yuv420p12le", "codec": "libx265", "size": (64, 96)},
+    {"pix_fmt": "yuv422p12le", "codec": "libx265", "size": (64, 96)},
+    {"pix_fmt": "yuv444p12le", "codec": "libx265", "size": (64, 96)},
+    *({"pix_fmt": pixels, "codec": "ffv1"} for pixels in ("yuv411p", "yuv440p10le", "gbrp12le", "yuva420p10le")),
+    *({"pix_fmt": pixels, "codec": "qtrle"} for pixels in ("argb", "rgb24")),
+    {"pix_fmt": "yuyv422", "codec": "rawvideo"},
+    {"pix_fmt": "nv12", "codec": "rawvideo"},
+    {"pix_fmt": "rgba", "codec": "png"},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
+def test_colours_are_ffmpegs(tmp_path, kind):
+    suffix = {"qtrle": "mov", "ffv1": "mkv", "rawvideo": "avi", "png": "mov"}.get(kind.get("codec"), "mkv")
+    path = write_video(tmp_path / f"a.{suffix}", num_frames=2, b_frames=0, **kind)
+    with open_video(path) as video:
+        np.testing.assert_array_equal(video.frames(range(2)), ffmpegs_pictures(path))
+
+
+def flat_video(path, planes, *, pix_fmt, colours):
+    """A video of one flat colour, stored without loss as these values."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264" if "12" not in pix_fmt else "ffv1", rate=25, options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        stream.codec_context.colorspace, stream.codec_context.color_range = colours
+        frame = av.VideoFrame(64, 48, pix_fmt)
+        frame.colorspace, frame.color_range = colours
+        for plane, value in zip(frame.planes, planes, strict=True):
+            plane.update(np.full(plane.buffer_size // 2, value, np.uint16).tobytes())
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("matrix", [BT601, BT709, BT2020, BT2020_CONSTANT, NO_MATRIX])
+@pytest.mark.parametrize("colour_range", [LIMITED, FULL])
+@pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "yuv422p10le", "yuv420p12le", "yuv444p12le"])
+def test_deep_colours_follow_the_standards(tmp_path, matrix, colour_range, pix_fmt):
+    """RGB by the formulas of BT.601, 709 and 2020; a file that names no matrix is taken for BT.601."""
+    red, blue = {BT709: (0.2126, 0.0722), BT2020: (0.2627, 0.0593), BT2020_CONSTANT: (0.2627, 0.0593)}.get(
+        matrix, (0.299, 0.114)
+    )
+    scale = 2 ** (int(pix_fmt[-4:-2]) - 8)
+    for number, (y, u, v) in enumerate([(60, 110, 150), (120, 128, 128), (150, 150, 90), (200, 120, 135)]):
+        path = flat_video(
+            tmp_path / f"{number}.mkv",
+            [y * scale, u * scale, v * scale],
+            pix_fmt=pix_fmt,
+            colours=(matrix, colour_range),
+        )
+        luma, chroma = ((y - 16) / 219, 224) if colour_range == LIMITED else (y / 255, 255)
+        r = luma + 2 * (1 - red) * (v - 128) / chroma
+        b = luma + 2 * (1 - blue) * (u - 128) / chroma
+        g = (luma - red * r - blue * b) / (1 - red - blue)
+        expected = np.clip(255 * np.array([r, g, b]), 0, 255)
+        with open_video(path) as video:
+            assert np.abs(video.frames([0])[0] - expected).max() < 3, (y, u, v)
+
+
+@pytest.mark.parametrize("decoder", OTHERS)
+@pytest.mark.parametrize("matrix", [0, BT601, BT709, BT2020, BT2020_CONSTANT, NO_MATRIX, 4, 7, 8])
+@pytest.mark.parametrize("colour_range", [LIMITED, FULL])
+def test_other_decoders_have_the_same_colours_or_refuse(tmp_path, decoder, matrix, colour_range):
+    path = write_video(tmp_path / "a.mp4", num_frames=2, colours=(matrix, colour_range))
+    with open_video(path) as pyav:
+        expected = pyav.frames(range(2))
+    if matrix == 0:  # no matrix for what is not stored as RGB
+        with pytest.raises(DecodeError, match="is not exact"):
+            open_video(path, decoder)
+        return
+    with open_video(path, decoder) as other:
+        np.testing.assert_array_equal(other.frames(range(2)), expected)
+
+
+@pytest.mark.parametrize("suffix", ["ts", "mkv", "mp4"])
+@pytest.mark.parametrize("options", [{}, {"pix_fmt": "yuv420p10le"}])
+def test_frames_are_scaled_to_the_size_of_the_first(tmp_path, suffix, options):
+    path = write_two_sizes(tmp_path, suffix, **options)
+    with av.open(str(path)) as container:
+        assert {(frame.height, frame.width) for frame in container.decode(video=0)} == {(48, 64), (96, 120)}
+    expected = ffmpegs_pictures(path, scale="scale=w=64:h=48:flags=bicubic")
+    with open_video(path) as video:
+        assert (video.num_frames, video.size) == (20, (48, 64))
+        frames = video.frames(range(20))
+    np.testing.assert_array_equal(frames, expected)
+    assert read_numbers(frames) == [*range(10), *range(10)]
+    with open_video(path) as video:  # whichever is asked for first
+        np.testing.assert_array_equal(video.frames([15, 3]), frames[[15, 3]])
+    np.testing.assert_array_equal(of_stream(path), frames)
+
+
+def test_pixels_that_are_not_square_are_not_stretched(tmp_path):
+    """As the `ffmpeg` command and the other decoders leave them."""
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.codec_context.sample_aspect_ratio = 64, 48, Fraction(16, 11)
+        container.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+        container.mux(stream.encode())
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
+    with open_video(tmp_path / "a.mp4") as video:
+        assert video.size == video.frames([0]).shape[1:3] == (48, 64)

@@ -1,0 +1,293 @@
+"""Every decoder gives the frame that was asked for, by the number burnt into it, or refuses the kind of file."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+from video_files import cut_start, in_archive, patch_box, read_numbers, write_video
+
+from mvrec.data.video import frame_finder
+from mvrec.data.video.opening import open_video
+from mvrec.data.video.pyav import PyAVVideo
+from mvrec.data.video.torchcodec import require_torchcodec
+from mvrec.data.video.video import Source
+from mvrec.errors import DecodeError, UserError
+
+
+def _torchcodec_loads():
+    try:
+        require_torchcodec()
+    except UserError:
+        return False
+    return True
+
+
+needs_decord = pytest.mark.skipif(importlib.util.find_spec("decord") is None, reason="decord has no wheels here")
+needs_torchcodec = pytest.mark.skipif(not _torchcodec_loads(), reason="torchcodec finds no FFmpeg here")
+OTHERS = [pytest.param("decord", marks=needs_decord), pytest.param("torchcodec", marks=needs_torchcodec)]
+
+# Files on which all decoders are exact, and equal bit for bit.
+ORDINARY = {
+    "b_frames.mp4": {"num_frames": 60},
+    "no_b_frames.mp4": {"num_frames": 40, "b_frames": 0},
+    "many_b_frames.mp4": {"num_frames": 60, "b_frames": 7, "gop": 40},
+    "only_key_frames.mp4": {"b_frames": 0, "gop": 1},
+    "one_group.mp4": {"num_frames": 200, "gop": 250},
+    "1_fps.mp4": {"fps": 1},
+    "5_fps.mp4": {"fps": 5},
+    "15_fps.mp4": {"num_frames": 30, "fps": 15},
+    "60_fps.mp4": {"num_frames": 90, "fps": 60},
+    "odd_size.mp4": {"size": (63, 65), "pix_fmt": "yuv444p"},
+    "one_frame.mp4": {"num_frames": 1},
+    "three_frames.mp4": {"num_frames": 3},
+    "faststart.mp4": {"faststart": True},
+    "with_sound.mp4": {"num_frames": 60, "sound": True},
+    "negative_offsets.mp4": {"num_frames": 60, "container_options": {"movflags": "negative_cts_offsets"}},
+    "varying_rate.mp4": {"ticks": np.random.default_rng(0).integers(10, 60, 32).cumsum()},
+    "late_start.mp4": {"ticks": 400 + 20 * np.arange(32)},
+    "h264.mov": {"num_frames": 60},
+    "half_colours.mp4": {"pix_fmt": "yuv422p"},
+    "full_range.mp4": {"pix_fmt": "yuvj420p"},
+    "h264.mkv": {"num_frames": 60},
+    "late_start.mkv": {"ticks": 400 + 20 * np.arange(32)},
+    "vp9.webm": {"codec": "libvpx-vp9"},
+    "vp9_alpha.webm": {"codec": "libvpx-vp9", "pix_fmt": "yuva420p"},
+    "closed_hevc.mp4": {"codec": "libx265", "size": (64, 96), "encoder_options": "open-gop=0:bframes=4"},
+    "no_b_frames_mpeg4.mp4": {"codec": "mpeg4", "b_frames": 0},
+}
+# Files on which only PyAV is.
+UNUSUAL = {
+    "h264_b_frames.avi": {"num_frames": 60},
+    "h264.avi": {"b_frames": 0},
+    "mpeg4_b_frames.avi": {"codec": "mpeg4"},
+    "mpeg4.avi": {"codec": "mpeg4", "b_frames": 0},
+    "h264.ts": {"num_frames": 60},
+    "h264.flv": {"num_frames": 60},
+    "mpeg2.mpg": {"codec": "mpeg2video"},
+    "mpeg2.ts": {"codec": "mpeg2video"},
+    "vp8.webm": {"codec": "libvpx"},
+    "ten_bits.mp4": {"pix_fmt": "yuv420p10le"},
+    "sixteen_bits.mkv": {"codec": "ffv1", "pix_fmt": "gbrp16le", "b_frames": 0},
+    "alpha.mov": {"codec": "png", "pix_fmt": "rgba", "b_frames": 0},
+    "odd_width_shared_colours.webm": {"codec": "libvpx-vp9", "size": (48, 67)},
+    "odd_height_shared_colours.mkv": {"codec": "libvpx-vp9", "size": (49, 64)},
+    "hevc.mp4": {"codec": "libx265", "size": (64, 96), "num_frames": 60},
+    "ten_bits_hevc.mp4": {"codec": "libx265", "size": (64, 96), "pix_fmt": "yuv420p10le"},
+    "fragments.mp4": {"num_frames": 60, "container_options": {"movflags": "frag_keyframe+empty_moov"}},
+    "late_fragments.mp4": {"num_frames": 60, "container_options": {"movflags": "frag_keyframe"}},
+    "mpeg4.mp4": {"codec": "mpeg4", "num_frames": 60},
+    "open_gop.mp4": {"num_frames": 60, "encoder_options": "open-gop=1:keyint=7:min-keyint=7:bframes=3"},
+    "refresh.mp4": {"num_frames": 60, "b_frames": 0, "encoder_options": "intra-refresh=1:keyint=12:scenecut=0"},
+    "refresh.mkv": {"num_frames": 60, "encoder_options": "intra-refresh=1:keyint=12:scenecut=0:bframes=2:b-adapt=0"},
+    "interlaced.mp4": {"encoder_options": "interlaced=1"},
+}
+# MP4s that are read by their tables alone, and one for each reason why others are not.
+LISTED = [name for name in ORDINARY if name.endswith(("mp4", "mov"))]
+LISTED += ["ten_bits.mp4", "hevc.mp4", "ten_bits_hevc.mp4", "mpeg4.mp4", "open_gop.mp4"]
+# Announced B frames of which the tables show none: whether there are any is for the packets to say.
+NO_B_FRAMES = ["odd_size.mp4", "one_frame.mp4", "three_frames.mp4"]
+LISTED = [name for name in LISTED if name not in NO_B_FRAMES]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Writes each file of the tables above once, when it is first asked for."""
+    folder = tmp_path_factory.mktemp("videos")
+
+    def get(name):
+        path = folder / name
+        return path if path.exists() else write_video(path, **{**ORDINARY, **UNUSUAL}[name])
+
+    return get
+
+
+def random_batches(num_frames, *, batches=10, size=100):
+    return np.random.default_rng(0).integers(0, num_frames, (batches, size))
+
+
+def check_a_thousand_frames(video, kwargs):
+    assert video.num_frames == kwargs.get("num_frames", 32)
+    if "ticks" not in kwargs:
+        assert video.fps == pytest.approx(kwargs.get("fps", 30), rel=1e-3)
+    for indices in random_batches(video.num_frames):
+        frames = video.frames(indices)
+        assert frames.shape == (len(indices), *video.size, 3)
+        assert frames.dtype == np.uint8
+        assert read_numbers(frames) == indices.tolist()
+    for index in random_batches(video.num_frames)[0, :20].tolist():  # one by one, each time from somewhere else
+        assert read_numbers(video.frames([index])) == [index]
+    assert video.size == kwargs.get("size", (48, 64))
+
+
+@pytest.mark.parametrize("decoder", ["auto", *OTHERS])
+@pytest.mark.parametrize("name", ORDINARY)
+def test_frame_asked_for_is_frame_given(files, name, decoder):
+    with open_video(files(name), decoder) as video:
+        assert video.decoder == ("pyav" if decoder == "auto" else decoder)
+        check_a_thousand_frames(video, ORDINARY[name])
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_auto_reads_exactly_what_others_do_not(files, name):
+    with open_video(files(name)) as video:
+        check_a_thousand_frames(video, UNUSUAL[name])
+        for index in range(video.num_frames):
+            assert read_numbers(video.frames([index])) == [index]
+
+
+@pytest.mark.parametrize("decoder", OTHERS)
+@pytest.mark.parametrize("name", ORDINARY)
+def test_decoders_agree_bit_for_bit(files, name, decoder):
+    with open_video(files(name), decoder) as other, open_video(files(name), "pyav") as pyav:
+        assert (other.num_frames, other.fps, other.size) == (pyav.num_frames, pyav.fps, pyav.size)
+        everything = np.arange(pyav.num_frames)
+        np.testing.assert_array_equal(other.frames(everything), pyav.frames(everything))
+
+
+@pytest.mark.parametrize("decoder", OTHERS)
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_a_decoder_that_is_not_exact_refuses(files, name, decoder):
+    cause = f"{decoder} is not exact on this kind of file: use the decoder auto or pyav"
+    with pytest.raises(DecodeError, match=f"{name}: {cause}"):
+        open_video(files(name), decoder)
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_tables_say_what_the_packets_say(files, name, monkeypatch):
+    listed = PyAVVideo(Source(str(files(name))))
+    monkeypatch.setattr(frame_finder, "read_mp4_tracks", lambda source: {})
+    walked = PyAVVideo(Source(str(files(name))))
+    assert listed._finder.timing.is_listed
+    assert walked._finder.timing.is_listed is False
+    for key in ("shown", "keys", "key_seeks", "is_plain", "stored", "sizes"):
+        np.testing.assert_array_equal(getattr(listed._finder.timing, key), getattr(walked._finder.timing, key))
+    assert (listed.num_frames, listed.fps, listed.size) == (walked.num_frames, walked.fps, walked.size)
+
+
+@pytest.mark.parametrize("name", ["fragments.mp4", "alpha.mov", "h264.mkv", "h264.ts", "interlaced.mp4", *NO_B_FRAMES])
+def test_other_files_are_looked_through(files, name):
+    assert PyAVVideo(Source(str(files(name))))._finder.timing.is_listed is False
+
+
+@pytest.mark.parametrize("first_use", [lambda video: video.size, lambda video: video.frames([9])])
+def test_tables_that_packets_belie_are_forgotten(files, monkeypatch, first_use):
+    real = frame_finder.read_mp4_tracks
+
+    def wrong(source):
+        ((number, track),) = real(source).items()
+        stored = 512 * np.arange(60)
+        shown = stored + track.offsets
+        shown[[1, 2]] = shown[[2, 1]]
+        track.offsets[:] = shown - stored
+        return {number: track}
+
+    monkeypatch.setattr(frame_finder, "read_mp4_tracks", wrong)
+    with open_video(files("b_frames.mp4")) as video:
+        assert video._finder.timing.is_listed
+        first_use(video)
+        assert read_numbers(video.frames(range(60))) == list(range(60))
+        assert video._finder.timing.is_listed is False
+
+
+def test_frames_behind_an_edit_list_do_not_count(files, tmp_path):
+    cut = cut_start(files("no_b_frames.mp4"), tmp_path / "cut.mp4", num_frames=5)
+    with open_video(cut) as video:
+        assert video.num_frames == 35
+        assert read_numbers(video.frames(range(35))) == list(range(5, 40))
+
+
+def test_frames_after_the_end_of_an_edit_list_do_not_count(files, tmp_path):
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(patch_box(files("b_frames.mp4").read_bytes(), b"elst", 8, 1000))  # milliseconds
+    with open_video(path) as video:
+        assert video.num_frames == 30
+        assert read_numbers(video.frames(range(30))) == list(range(30))
+
+
+@pytest.mark.parametrize("decoder", ["auto", *OTHERS])
+@pytest.mark.parametrize("name", ["varying_rate.mp4", "late_start.mkv", "b_frames.mp4"])
+def test_times_are_those_of_the_file(files, name, decoder):
+    ticks = ORDINARY[name].get("ticks", 20 * np.arange(60))
+    with open_video(files(name), decoder) as video:
+        assert video.has_times
+        np.testing.assert_allclose(video.times, (ticks - ticks[0]) / 600, atol=1.1e-3)
+        assert video.times[-1] < video.duration < video.times[-1] + 0.2
+
+
+@pytest.mark.parametrize("name", ["vp8.webm", "h264.ts", "h264.flv", "h264_b_frames.avi", "fragments.mp4"])
+def test_times_of_other_files(files, name):
+    with open_video(files(name)) as video:
+        assert video.has_times == (not name.endswith("avi"))
+        np.testing.assert_allclose(video.times, np.arange(video.num_frames) / 30, atol=1.1e-3)
+        assert video.duration == pytest.approx(video.num_frames / 30, abs=2e-3)
+
+
+@pytest.mark.parametrize("rotation", [90, -90, 180])
+def test_rotation_is_applied(tmp_path, rotation):
+    turned = write_video(tmp_path / "turned.mp4", rotation=rotation)
+    straight = write_video(tmp_path / "straight.mp4")
+    with open_video(turned) as video, open_video(straight) as reference:
+        expected = np.rot90(reference.frames([0, 20]), {90: 1, -90: 3, 180: 2}[rotation], axes=(1, 2))
+        assert video.size == expected.shape[1:3]
+        np.testing.assert_array_equal(video.frames([0, 20]), expected)
+
+
+@needs_torchcodec
+@pytest.mark.parametrize("rotation", [90, -90, 180])
+def test_torchcodec_turns_like_pyav(tmp_path, rotation):
+    turned = write_video(tmp_path / "turned.mp4", rotation=rotation)
+    with open_video(turned) as pyav, open_video(turned, "torchcodec") as torchcodec:
+        assert pyav.size == torchcodec.size
+        np.testing.assert_array_equal(pyav.frames([3, 20]), torchcodec.frames([3, 20]))
+
+
+@needs_decord
+def test_decord_refuses_to_turn(tmp_path):
+    with pytest.raises(DecodeError, match="decord is not exact"):
+        open_video(write_video(tmp_path / "turned.mp4", rotation=90), "decord")
+
+
+@pytest.mark.parametrize("name", ["b_frames.mp4", "h264.mkv", "h264_b_frames.avi", "open_gop.mp4", "fragments.mp4"])
+def test_a_file_in_an_archive_is_read_like_one_beside_it(files, tmp_path, name):
+    member = in_archive(files(name), tmp_path / "videos.tar")
+    with open_video(files(name)) as outside, open_video(member) as inside:
+        assert inside.path == f"{tmp_path}/videos.tar/{name}"
+        assert (inside.num_frames, inside.fps, inside.size) == (outside.num_frames, outside.fps, outside.size)
+        for indices in ([7, 30, 3], range(outside.num_frames)):
+            np.testing.assert_array_equal(inside.frames(indices), outside.frames(indices))
+
+
+@pytest.mark.parametrize("decoder", OTHERS)
+def test_other_decoders_read_archives_too(files, tmp_path, decoder):
+    member = in_archive(files("b_frames.mp4"), tmp_path / "videos.tar")
+    with open_video(member, decoder) as video:
+        assert video.decoder == decoder
+        assert read_numbers(video.frames([7, 30, 3])) == [7, 30, 3]
+    with pytest.raises(DecodeError, match=r"videos\.tar/h264\.ts: .*not exact"):
+        open_video(in_archive(files("h264.ts"), tmp_path / "videos.tar"), decoder)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_encoder_settings(tmp_path, seed):
+    """Groups, B frames, references and sizes drawn at random."""
+    rng = np.random.default_rng(seed)
+    ranges = {
+        "ref": (1, 9),
+        "b-pyramid": (0, 3),
+        "b-adapt": (0, 3),
+        "weightp": (0, 3),
+        "open-gop": (0, 2),
+        "slices": (1, 4),
+    }
+    kwargs = {
+        "num_frames": int(rng.integers(20, 80)),
+        "gop": int(rng.integers(1, 50)),
+        "b_frames": int(rng.integers(0, 9)),
+        "size": (2 * int(rng.integers(20, 50)), 2 * int(rng.integers(30, 50))),
+        "fps": int(rng.choice([10, 24, 25, 50])),
+        "encoder_options": ":".join(f"{key}={rng.integers(*ends)}" for key, ends in ranges.items()),
+        "sound": bool(rng.integers(2)),
+    }
+    path = write_video(tmp_path / f"clip.{rng.choice(['mp4', 'mov', 'mkv'])}", **kwargs)
+    with open_video(path) as video:
+        check_a_thousand_frames(video, kwargs)

@@ -1,0 +1,178 @@
+"""Protocols by name: the pixels, crops and frames of the reference implementations, worked out beside them."""
+
+import math
+import re
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mvrec.data.views.presets import PRESETS, preset
+from mvrec.data.views.protocol import ImageProtocol, Protocol, Views, protocol_of
+from mvrec.data.views.sampling import ClipSpec, ClipTooLongError, Window, uniform_clips
+from mvrec.data.views.transforms import Normalisation, eval_views
+from mvrec.errors import UserError
+
+VIDEO = Protocol(
+    ClipSpec(16, 4, target_fps=None), Views(num_clips=2, short_side=300), 224, Normalisation((0.1,) * 3, (0.2,) * 3)
+)
+FRAMES = [(240, 320), (320, 240), (256, 340), (360, 640), (225, 225), (257, 259), (128, 171)]
+
+
+def test_every_preset_is_what_its_source_says():
+    """Clips x crops, short side and crop for 224 pixels, written down from the papers and releases."""
+    written = {
+        "slowfast-5x1": "16x4 at 30 fps, 5 clips x 1 crops, short side 256, crop 224, bilinear without antialias",
+        "slowfast-10x3": "16x4 at 30 fps, 10 clips x 3 crops, short side 224, crop 224, bilinear without antialias",
+        "v2l-5x3": "16x4 at 30 fps, 5 clips x 3 crops, short side 224, crop 224, bilinear without antialias",
+        "ssv2-1x3": "16 segments, 1 clips x 3 crops, short side 224, crop 224, bilinear without antialias",
+        "torchvision-mvit": "16x4 at 30 fps, 5 clips x 1 crops, short side 256, crop 224, bilinear without antialias",
+    }
+    assert {name for name, one in PRESETS.items() if one.noun == "video"} == written.keys()
+    for name, text in written.items():
+        applied = PRESETS[name].applied(VIDEO)
+        assert str(applied) == f"{text}, mean of softmax"
+        assert applied.normalisation == VIDEO.normalisation  # belongs to the weights
+    images = {name.removeprefix("imagenet-"): one for name, one in PRESETS.items() if one.noun == "image"}
+    sides = {name: one.applied(ImageProtocol(interpolation="bilinear")).short_side for name, one in images.items()}
+    assert sides == {"shunted": 256, "cloformer": 256, "mvit": 256, "sgformer": 248}
+
+
+def test_sizes_scale_with_the_crop():
+    large = Protocol(VIDEO.clip, Views(short_side=312), 312)
+    assert preset("v2l-5x3").applied(large).views.short_side == 312
+    assert preset("slowfast-5x1").applied(large).views.short_side == 356
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol", "message"),
+    [
+        ("imagenet-mvit", VIDEO, "this protocol is for images, the network takes videos"),
+        ("slowfast-5x1", ImageProtocol(), "this protocol is for videos, the network takes images"),
+    ],
+)
+def test_a_preset_for_another_kind_of_data(name, protocol, message):
+    with pytest.raises(UserError, match=message):
+        preset(name).applied(protocol)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match=re.escape("--protocol: there is no protocol 'slowfast-5x2'; did you mean '")):
+        preset("slowfast-5x2")
+
+
+@pytest.mark.parametrize("protocol", [VIDEO, ImageProtocol(), PRESETS["ssv2-1x3"].applied(VIDEO)], ids=str)
+def test_a_protocol_comes_back_from_a_checkpoint(protocol):
+    import json
+
+    assert protocol_of(json.loads(json.dumps(protocol.as_dict()))) == protocol
+
+
+@pytest.mark.parametrize("change", [{"clip": {"frames": 3}}, {"normalisation": {}}, {"sides": 3}])
+def test_a_protocol_of_another_version_is_refused(change):
+    with pytest.raises(ValueError, match="not written by this version of mvrec"):
+        protocol_of({**VIDEO.as_dict(), **change})
+
+
+@pytest.mark.parametrize(("height", "width"), FRAMES)
+def test_pixels_are_those_of_torchvisions_preset(height, width):
+    from torchvision.models.video import MViT_V1_B_Weights
+
+    frames = np.random.default_rng(height).integers(0, 256, (3, height, width, 3), dtype=np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = MViT_V1_B_Weights.KINETICS400_V1.transforms()(torch.from_numpy(frames).permute(0, 3, 1, 2))
+    protocol = preset("torchvision-mvit").applied(VIDEO)
+    views = protocol.views
+    found = eval_views(
+        frames,
+        short_side=views.short_side,
+        size=224,
+        num_crops=1,
+        interpolation=views.interpolation,
+        antialias=views.antialias,
+        rounding=views.rounding,
+    )
+    clip = Normalisation()(found.transpose(1, 2))[0]  # the preset's 0.45 and 0.225
+    torch.testing.assert_close(clip, expected, atol=1e-6, rtol=0)
+
+
+def slowfast_crop(frames, *, scale, size, place):
+    """SlowFast: bilinear without antialias on floats, the long side cut to an integer, ceil((side - size) / 2)."""
+    height, width = frames.shape[1:3]
+    if width < height:
+        scaled = (math.floor(height / width * scale), scale)
+    else:
+        scaled = (scale, math.floor(width / height * scale))
+    clip = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+    if min(height, width) != scale:
+        clip = F.interpolate(clip, size=scaled, mode="bilinear", align_corners=False)
+    y, x = math.ceil((scaled[0] - size) / 2), math.ceil((scaled[1] - size) / 2)
+    if scaled[0] > scaled[1]:
+        y = (0, y, scaled[0] - size)[place]
+    else:
+        x = (0, x, scaled[1] - size)[place]
+    return clip[:, :, y : y + size, x : x + size]
+
+
+@pytest.mark.parametrize(("height", "width"), FRAMES)
+@pytest.mark.parametrize("name", ["slowfast-5x1", "slowfast-10x3"])
+def test_pixels_are_those_of_slowfast_to_half_a_grey_level(height, width, name):
+    """SlowFast scales floats, here frames stay bytes until they are on the device."""
+    frames = np.random.default_rng(width).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    views = preset(name).applied(VIDEO).views
+    found = eval_views(
+        frames,
+        short_side=views.short_side,
+        size=224,
+        num_crops=views.num_crops,
+        interpolation=views.interpolation,
+        antialias=views.antialias,
+        rounding=views.rounding,
+    )
+    places = [1] if views.num_crops == 1 else [0, 1, 2]
+    for view, place in zip(found, places, strict=True):
+        expected = slowfast_crop(frames, scale=views.short_side, size=224, place=place)
+        torch.testing.assert_close(view.float(), expected, atol=0.5 + 1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("fps", [12.5, 15, 24, 25, 29.97, 30, 50, 59.94, 60])
+def test_clips_are_those_of_torchvisions_references(fps):
+    from torchvision.datasets.samplers import UniformClipSampler
+    from torchvision.datasets.video_utils import VideoClips
+
+    class Clips(VideoClips):
+        def __init__(self, clips):
+            self.clips = [clips]
+
+    compared = 0
+    for num_frames in (60, 64, 65, 100, 250, 299, 300, 301, 1000):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of videos that it leaves out
+            # The "time stamps" are the frame numbers, so that clips show which frames they have.
+            clips, _ = VideoClips.compute_clips_for_video(torch.arange(num_frames), 16, 1, fps, 7.5)
+        if not len(clips):
+            continue
+        expected = torch.stack([clips[number] for number in UniformClipSampler(Clips(clips), 5)])
+        found = uniform_clips(Window(0, num_frames), fps, ClipSpec(16, 4, target_fps=30.0), num_clips=5)
+        assert torch.equal(found, expected), num_frames
+        shifted = uniform_clips(Window(7, num_frames), fps, ClipSpec(16, 4, target_fps=30.0), num_clips=5)
+        assert torch.equal(shifted, expected + 7)
+        compared += 1
+    assert compared >= 5
+
+
+def test_a_video_too_short_for_uniform_clips_follows_the_policy():
+    found = uniform_clips(Window(0, 20), 30, ClipSpec(16, 4), num_clips=5)
+    assert found.shape == (5, 16)
+    assert (found[0] == found).all()
+    assert found.max() == 19
+    with pytest.raises(ClipTooLongError):
+        uniform_clips(Window(0, 20), 30, ClipSpec(16, 4, short_video="error"), num_clips=5)
+
+
+def test_torchvisions_rounding_knows_one_crop():
+    with pytest.raises(ValueError, match="num_crops must be 1, got 3"):
+        Views(num_crops=3, rounding="torchvision")

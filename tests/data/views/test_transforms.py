@@ -1,0 +1,336 @@
+import math
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tvf
+
+from mvrec.data.views.rand_augment import RandAugment
+from mvrec.data.views.transforms import (
+    Augment,
+    Box,
+    Normalisation,
+    RandomErasing,
+    crop_and_resize,
+    erase,
+    eval_views,
+    pixel_seed,
+    rand_augment_batch,
+    random_crop_box,
+    short_side_size,
+    spatial_crops,
+    train_view,
+)
+
+PLAIN = Augment(flip_probability=0.0, rand_augment=None, random_erasing=None)
+WHOLE = Augment(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), flip_probability=0.0, rand_augment=None)
+
+
+def noise(num_frames=4, height=40, width=56, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (num_frames, height, width, 3), np.uint8)
+
+
+def test_train_view_is_a_function_of_its_seed():
+    frames, states = noise(), (random.getstate(), torch.get_rng_state())
+    before = frames.copy()
+    views = [train_view(frames, size=24, augment=Augment(), seed=seed) for seed in range(10)]
+    for seed, view in enumerate(views):
+        assert view.shape == (4, 3, 24, 24)
+        assert view.dtype == torch.uint8
+        assert view.is_contiguous()
+        assert torch.equal(view, train_view(frames, size=24, augment=Augment(), seed=seed))
+    assert len({view.numpy().tobytes() for view in views}) == 10
+    np.testing.assert_array_equal(frames, before)
+    assert random.getstate() == states[0]
+    assert torch.equal(torch.get_rng_state(), states[1])
+
+
+@pytest.mark.parametrize("augment", [PLAIN, Augment(flip_probability=0.5), Augment(rand_augment=RandAugment(8))])
+def test_all_frames_of_a_view_get_the_same(augment):
+    frames = np.repeat(noise(1), 5, axis=0)
+    for seed in range(10):
+        view = train_view(frames, size=24, augment=augment, seed=seed)
+        assert torch.equal(view, view[:1].expand_as(view))
+
+
+def test_flip_probability():
+    frames = noise(2, 32, 32)
+    upright = torch.from_numpy(frames).permute(0, 3, 1, 2)
+
+    def flips(probability):
+        augment = Augment((1.0, 1.0), (1.0, 1.0), flip_probability=probability, rand_augment=None)
+        views = [train_view(frames, size=32, augment=augment, seed=seed) for seed in range(200)]
+        assert all(torch.equal(view, upright) or torch.equal(view, upright.flip(-1)) for view in views)
+        return sum(torch.equal(view, upright.flip(-1)) for view in views)
+
+    assert flips(0.0) == 0
+    assert flips(1.0) == 200
+    assert 70 < flips(0.5) < 130
+
+
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (321, 241), (100, 100), (50, 400)])
+def test_crop_boxes_stay_inside_and_keep_their_bounds(height, width):
+    augment, rng = Augment(), random.Random(0)
+    boxes = [random_crop_box(height, width, augment, rng) for _ in range(500)]
+    assert all(b.top >= 0 and b.left >= 0 and b.top + b.height <= height and b.left + b.width <= width for b in boxes)
+    shares = np.array([b.height * b.width / (height * width) for b in boxes])
+    aspects = np.array([b.width / b.height for b in boxes])
+    assert shares.min() > 0.07
+    assert shares.max() <= 1.0
+    assert aspects.min() > 0.72
+    assert aspects.max() < 1.39
+    if width < 400:  # the wide frame has no room for large boxes
+        assert shares.min() < 0.1
+        assert shares.max() > 0.85
+        assert aspects.min() < 0.77
+        assert aspects.max() > 1.3
+    assert len({(b.top, b.left) for b in boxes}) > 150
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "box"),
+    [(30, 300, Box(0, 130, 30, 40)), (300, 30, Box(130, 0, 40, 30)), (90, 100, Box(0, 0, 90, 100))],
+)
+def test_crop_box_is_the_centre_where_none_fits(height, width, box):
+    too_large = Augment(crop_area=(2.0, 2.0))
+    assert random_crop_box(height, width, too_large, random.Random(0)) == box
+
+
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (320, 240), (100, 100), (2, 900)])
+def test_square_crops_of_a_share_of_the_short_side(height, width):
+    augment = Augment(crop_side=(224 / 320, 224 / 256))
+    boxes = [random_crop_box(height, width, augment, random.Random(seed)) for seed in range(400)]
+    short = min(height, width)
+    assert all(b.height == b.width and 0 <= b.top <= height - b.height for b in boxes)
+    assert all(0 <= b.left <= width - b.width for b in boxes)
+    sides = [b.height for b in boxes]
+    assert min(sides) == pytest.approx(0.7 * short, abs=1)
+    assert max(sides) == pytest.approx(0.875 * short, abs=1)
+    # To the edges on all sides.
+    assert min(b.left for b in boxes) < 0.05 * width
+    assert max(b.left + b.width for b in boxes) > 0.95 * width
+    assert min(b.top for b in boxes) < 0.05 * height
+    assert max(b.top + b.height for b in boxes) > 0.95 * height
+
+
+def test_a_side_of_the_short_side_alone_is_the_frame_as_it_stands():
+    assert random_crop_box(30, 30, Augment(crop_side=(1.0, 1.0)), random.Random(0)) == Box(0, 0, 30, 30)
+
+
+@pytest.mark.parametrize("share", [(0.0, 1.0), (0.5, 0.4), (0.9, 1.1)])
+def test_impossible_squares(share):
+    with pytest.raises(ValueError, match=f"crop_side must be two rising numbers in 0..1, got {share[0]}, {share[1]}"):
+        Augment(crop_side=share)
+
+
+@pytest.mark.parametrize("bounds", [{"crop_area": (0.0, 1.0)}, {"crop_area": (0.5, 0.4)}, {"crop_aspect": (2, 1)}])
+def test_impossible_crops(bounds):
+    ((name, (least, greatest)),) = bounds.items()
+    with pytest.raises(ValueError, match=f"{name} must be two rising positive numbers, got {least}, {greatest}"):
+        Augment(**bounds)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(24, 24), (50, 31), (20, 30)])
+@pytest.mark.parametrize("box", [Box(3, 5, 20, 30), Box(0, 0, 40, 56)])
+def test_crop_and_resize_is_torchvisions(box, size, interpolation):
+    frames = noise()
+    images = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
+    expected = tvf.resized_crop(images, *box, list(size), InterpolationMode(interpolation), antialias=True)
+    found = crop_and_resize(frames, box, size, interpolation=interpolation)
+    assert found.dtype == torch.uint8
+    assert found.shape == (4, 3, *size)
+    torch.testing.assert_close(found, expected, atol=1, rtol=0)  # memory formats round differently
+    assert (found != expected).float().mean() < 0.02
+
+
+@pytest.mark.parametrize("order", [np.s_[::-1], np.s_[::2]])
+def test_crop_and_resize_takes_views_of_arrays(order):
+    frames = noise()[order]
+    found = crop_and_resize(frames, Box(0, 0, 40, 56), (16, 16), interpolation="bilinear")
+    assert torch.equal(found, crop_and_resize(frames.copy(), Box(0, 0, 40, 56), (16, 16), interpolation="bilinear"))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [
+        (240, 320, (256, 341)),
+        (320, 240, (341, 256)),
+        (200, 200, (256, 256)),
+        (1080, 1920, (256, 455)),
+        (256, 300, (256, 300)),
+        (239, 427, (256, 457)),
+    ],
+)
+def test_short_side_size(height, width, expected):
+    assert short_side_size(height, width, 256) == expected
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "one", "three"),
+    [
+        (256, 341, (16, 59), [(16, 0), (16, 59), (16, 117)]),
+        (341, 256, (59, 16), [(0, 16), (59, 16), (117, 16)]),
+        (256, 256, (16, 16), [(16, 0), (16, 16), (16, 32)]),
+        (257, 257, (17, 17), [(17, 0), (17, 17), (17, 33)]),
+        (224, 224, (0, 0), [(0, 0), (0, 0), (0, 0)]),
+    ],
+)
+def test_spatial_crops(height, width, one, three):
+    assert spatial_crops(height, width, 224, 1) == [Box(*one, 224, 224)]
+    assert spatial_crops(height, width, 224, 3) == [Box(*corner, 224, 224) for corner in three]
+
+
+def test_impossible_spatial_crops():
+    with pytest.raises(ValueError, match="a crop of 224 pixels does not fit in frames of 223x300"):
+        spatial_crops(223, 300, 224, 1)
+    with pytest.raises(ValueError, match="crops per clip must be 1 or 3, got 2"):
+        spatial_crops(256, 256, 224, 2)
+
+
+@pytest.mark.parametrize(("height", "width"), [(33, 47), (47, 33), (40, 40), (32, 32)])
+def test_eval_views_are_crops_of_the_scaled_frames(height, width):
+    frames = noise(2, height, width)
+    options = {"short_side": 32, "size": 24, "interpolation": "bilinear"}
+    long_side = 32 * max(height, width) // min(height, width)
+    scaled = (32, long_side) if width >= height else (long_side, 32)
+    whole = tvf.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), list(scaled), antialias=True)
+    three = eval_views(frames, num_crops=3, **options)
+    one = eval_views(frames, num_crops=1, **options)
+    assert three.shape == (3, 2, 3, 24, 24)
+    assert one.shape == (1, 2, 3, 24, 24)
+    assert three.dtype == one.dtype == torch.uint8
+    assert torch.equal(one[0], three[1])
+    if width >= height:
+        assert torch.equal(three[0], whole[..., 4:28, :24])
+        assert torch.equal(three[2], whole[..., 4:28, -24:])
+    else:
+        assert torch.equal(three[0], whole[..., :24, 4:28])
+        assert torch.equal(three[2], whole[..., -24:, 4:28])
+
+
+@pytest.mark.parametrize(
+    "normalisation", [Normalisation(), Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
+)
+def test_normalisation_is_torchvisions(normalisation):
+    clips = torch.from_numpy(noise(2)).permute(3, 0, 1, 2)[None]  # (B, C, T, H, W)
+    before = clips.clone()
+    images = tvf.to_dtype(clips[0].transpose(0, 1), torch.float32, scale=True)
+    expected = tvf.normalize(images, list(normalisation.mean), list(normalisation.std)).transpose(0, 1)[None]
+    found = normalisation(clips)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    assert torch.equal(clips, before)
+    torch.testing.assert_close(normalisation(clips[:, :, 0]), expected[:, :, 0], atol=1e-6, rtol=1e-6)
+
+
+def erased(seeds, erasing=None, shape=(3, 4, 60, 80)):
+    clips = torch.full((len(seeds), *shape), 100.0)
+    return erase(clips, torch.tensor(seeds), erasing or RandomErasing(probability=1.0))
+
+
+def test_erasing_overwrites_one_rectangle_in_all_frames_with_noise():
+    seeds = list(range(40))
+    clips = erased(seeds)
+    shares, values = [], []
+    for clip in clips:
+        mask = clip != 100
+        assert torch.equal(mask, mask[:1, :1].expand_as(mask))
+        rows, columns = mask[0, 0].any(1), mask[0, 0].any(0)
+        assert torch.equal(mask[0, 0], rows[:, None] & columns)
+        shares.append(mask[0, 0].float().mean().item())
+        values.append(clip[mask])
+    assert min(shares) > 0.018
+    assert max(shares) < 0.34
+    assert max(shares) > 0.25
+    values = torch.cat(values)
+    assert values.mean().item() == pytest.approx(0, abs=0.02)
+    assert values.std().item() == pytest.approx(1, abs=0.02)
+    box = clips[0][clips[0] != 100].view(3, 4, -1)
+    assert not torch.equal(box[0, 0], box[0, 1])  # fresh noise in every frame and channel
+    assert not torch.equal(box[0, 0], box[1, 0])
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 32, 32), (3, 32, 32)])
+def test_erasing_modes(shape):
+    """One colour per frame, or black, over the same rectangles as noise."""
+    seeds = list(range(20))
+    noise, colour, black = (
+        erased(seeds, RandomErasing(probability=1.0, mode=mode), shape=shape) for mode in ("pixel", "rand", "const")
+    )
+    for pixel, rand, const in zip(noise, colour, black, strict=True):
+        mask = pixel != 100
+        assert torch.equal(rand != 100, mask)
+        assert torch.equal(const, torch.where(mask, 0.0, 100.0))
+        frames = rand.transpose(0, 1) if rand.ndim == 4 else rand[None]
+        places = mask.transpose(0, 1) if mask.ndim == 4 else mask[None]
+        found = set()
+        for channel, here in zip(frames.flatten(0, 1), places.flatten(0, 1), strict=True):
+            assert len(channel[here].unique()) == 1
+            found.add(float(channel[here][0]))
+        assert len(found) == len(frames) * 3
+    values = torch.cat([clip[clip != 100].unique() for clip in colour])
+    assert abs(values.mean()) < 0.5
+    assert 0.5 < values.std() < 1.5
+
+
+@pytest.mark.parametrize("shape", [(5, 40, 50, 3), (1, 40, 50, 3)])
+def test_rand_augment_on_the_device_equals_the_workers(shape):
+    """Bit for bit on the CPU, for clips and images, whatever else is in the batch."""
+    frames = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    augment = Augment(rand_augment=RandAugment(num_ops=3))
+    plain = replace(augment, rand_augment=None)
+    seeds = [11, 12, 13, 14]
+    in_worker, raw = (
+        torch.stack([train_view(frames, size=24, augment=how, seed=pixel_seed(seed)) for seed in seeds]).transpose(1, 2)
+        for how in (augment, plain)
+    )  # (B, C, T, H, W)
+    if shape[0] == 1:
+        in_worker, raw = in_worker[:, :, 0], raw[:, :, 0]  # images (B, C, H, W)
+    on_device = rand_augment_batch(raw, torch.tensor(seeds), augment.rand_augment)
+    assert torch.equal(on_device, in_worker)
+    assert not torch.equal(on_device, raw)
+    assert torch.equal(rand_augment_batch(raw[2:3], torch.tensor(seeds[2:3]), augment.rand_augment)[0], in_worker[2])
+
+
+def test_erasing_does_not_depend_on_the_batch():
+    state = torch.get_rng_state()
+    together = erased([5, 6, 7])
+    assert torch.equal(erased([5, 6, 7]), together)
+    for position, seed in enumerate([5, 6, 7]):
+        assert torch.equal(erased([seed])[0], together[position])
+    assert len({clip[clip != 100][0].item() for clip in together}) == 3  # each has noise of its own
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_erasing_leaves_others_untouched():
+    clips = erased(list(range(400)), RandomErasing(), shape=(1, 1, 12, 12))
+    touched = (clips != 100).flatten(1).any(1)
+    assert 60 < touched.sum() < 140  # of 100 expected
+    assert (erased([1, 2], RandomErasing(probability=0.0)) == 100).all()
+
+
+def test_erasing_works_in_place():
+    clips = torch.zeros(1, 3, 2, 16, 16)
+    assert erase(clips, torch.tensor([1]), RandomErasing(probability=1.0)) is clips
+
+
+def test_erased_boxes_take_both_aspects():
+    erasing, rng = RandomErasing(probability=1.0), random.Random(0)
+    boxes = [box for _ in range(500) if (box := erasing.box(200, 200, rng))]
+    aspects = np.array([box.height / box.width for box in boxes])
+    assert len(boxes) == 500
+    assert 0.27 < aspects.min() < 0.35
+    assert 2.9 < aspects.max() < 3.7
+    assert np.log(aspects).mean() == pytest.approx(0, abs=0.15)
+    assert max(box.top + box.height for box in boxes) <= 200
+    assert max(box.left + box.width for box in boxes) <= 200
+
+
+def test_whole_frame_of_the_right_size_is_kept_as_it_is():
+    frames = noise(3, 32, 32)
+    view = train_view(frames, size=32, augment=WHOLE, seed=math.factorial(10))
+    assert torch.equal(view, torch.from_numpy(frames).permute(0, 3, 1, 2))

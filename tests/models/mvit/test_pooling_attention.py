@@ -1,0 +1,257 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mvrec.models.fast.products import Linear
+from mvrec.models.mvit.pooling_attention import (
+    GridPool,
+    HeadSharedConv,
+    PoolingAttention,
+    _read_cells,
+    cells_read,
+    pooled_grid,
+    relative_geometry,
+)
+
+CPU = torch.device("cpu")
+
+
+def attention(**changes: object) -> PoolingAttention:
+    arguments = {
+        "num_heads": 2,
+        "q_kernel": (3, 3, 3),
+        "kv_kernel": (3, 3, 3),
+        "q_stride": 1,
+        "kv_stride": 2,
+        "pooling": "conv",
+        "has_cls": True,
+        "residual_pooling": True,
+        "rel_pos_sizes": (3, 7, 11),
+    }
+    torch.manual_seed(0)
+    module = PoolingAttention(12, 20, **(arguments | changes))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(0, 0.5)
+    return module.double()
+
+
+def written_out(module: PoolingAttention, x: Tensor, thw: tuple[int, int, int]) -> Tensor:
+    """The same attention one head, one query and one key at a time, straight from the papers' definition."""
+    n, heads, d = module.num_cls, module.num_heads, module.head_dim
+    qkv = module.qkv(x).unflatten(-1, (3, heads, d))
+    outputs = []
+    for head in range(heads):
+        pooled = []
+        for part, name in enumerate("qkv"):
+            tokens = qkv[:, :, part, head]  # (B, N, d)
+            conv, norm = getattr(module, f"pool_{name}"), getattr(module, f"norm_{name}")
+            grid, size = tokens[:, n:], thw
+            if conv is not None:
+                clip = grid.unflatten(1, thw).permute(0, 4, 1, 2, 3).contiguous()
+                clip = F.conv3d(clip, conv.weight, None, conv.stride, conv.padding, groups=d)
+                size = clip.shape[2:]
+                grid = clip.flatten(2).mT
+            tokens = torch.cat([tokens[:, :n], grid], 1)
+            pooled.append((tokens if norm is None else norm(tokens), size))
+        (q, q_size), (k, k_size), (v, _) = pooled
+        scores = q @ k.mT * d**-0.5
+        if module.has_rel_pos:
+            scores = scores + torch.stack([position_bias(module, q[b], q_size, k_size) for b in range(len(q))])
+        out = scores.softmax(-1) @ v
+        if module.residual_pooling:
+            out[:, n:] += q[:, n:]
+        outputs.append(out)
+    return module.proj(torch.cat(outputs, -1))
+
+
+def position_bias(module: PoolingAttention, q: Tensor, q_size: tuple[int, ...], k_size: tuple[int, ...]) -> Tensor:
+    n = module.num_cls
+    places_q = [(t, h, w) for t in range(q_size[0]) for h in range(q_size[1]) for w in range(q_size[2])]
+    places_k = [(t, h, w) for t in range(k_size[0]) for h in range(k_size[1]) for w in range(k_size[2])]
+    bias = torch.zeros(n + len(places_q), n + len(places_k), dtype=q.dtype)
+    for axis, name in enumerate("thw"):
+        table = getattr(module, f"rel_pos_{name}")
+        if table is None:
+            continue
+        length = 2 * max(q_size[axis], k_size[axis]) - 1
+        if len(table) != length:
+            table = F.interpolate(table.T[None], size=length, mode="linear")[0].T
+        up, down = max(k_size[axis] / q_size[axis], 1), max(q_size[axis] / k_size[axis], 1)
+        for i, place_q in enumerate(places_q):
+            for j, place_k in enumerate(places_k):
+                row = int(place_q[axis] * up - place_k[axis] * down + (k_size[axis] - 1) * down)
+                bias[n + i, n + j] += q[n + i] @ table[row]
+    return bias
+
+
+CASES = {
+    "v2": {},
+    "v2, query stride": {"q_stride": 2, "kv_stride": 1},
+    "v2, queries left alone": {"q_kernel": None},
+    "v2, no class token": {"has_cls": False},
+    "v2, tables of another size": {"rel_pos_sizes": (5, 3, 9)},
+    "image": {"rel_pos_sizes": (0, 7, 11), "q_kernel": (1, 3, 3), "kv_kernel": (1, 3, 3)},
+    "v1": {"rel_pos_sizes": None, "residual_pooling": False},
+    "v1, nothing pooled": {
+        "rel_pos_sizes": None,
+        "residual_pooling": False,
+        "q_kernel": None,
+        "kv_kernel": None,
+    },
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("thw", [(2, 4, 6), (1, 5, 3)])
+def test_matches_the_definition_written_out(case: str, thw: tuple[int, int, int]) -> None:
+    module = attention(**CASES[case])
+    count = thw[0] * thw[1] * thw[2] + module.num_cls
+    x = torch.randn(2, count, 12, dtype=torch.float64)
+    q_thw, k_thw = module.grids(thw)
+    geometry = relative_geometry(q_thw, k_thw, device=CPU, dtype=x.dtype) if module.has_rel_pos else None
+
+    out = module(x, thw, geometry, norm=nn.Identity())
+
+    assert out.shape == (2, q_thw[0] * q_thw[1] * q_thw[2] + module.num_cls, 20)
+    torch.testing.assert_close(out, written_out(module, x, thw))
+
+
+def gradients(output: Tensor, module: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Of a sum with weights, for the input and all parameters; zeros where there is none."""
+    weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+    inputs = {"x": x, **dict(module.named_parameters())}
+    found = torch.autograd.grad((output * weights).sum(), list(inputs.values()), allow_unused=True)
+    pairs = zip(inputs.items(), found, strict=True)
+    return {name: torch.zeros_like(value) if g is None else g for (name, value), g in pairs}
+
+
+@pytest.mark.parametrize("kv_stride", [4, 5, 8])
+@pytest.mark.parametrize("thw", [(2, 8, 8), (1, 5, 7), (3, 1, 2), (2, 9, 12)])
+@pytest.mark.parametrize("case", ["v2", "v2, query stride", "v2, no class token", "image", "v1"])
+def test_keys_that_nobody_reads_are_left_out_without_a_trace(
+    case: str, thw: tuple[int, int, int], kv_stride: int
+) -> None:
+    module = attention(**{**CASES[case], "kv_stride": kv_stride})
+    norm = nn.LayerNorm(12).double()
+    x = torch.randn(2, thw[0] * thw[1] * thw[2] + module.num_cls, 12, dtype=torch.float64, requires_grad=True)
+    grids = module.grids(thw)
+    geometry = relative_geometry(*grids, device=CPU, dtype=x.dtype) if module.has_rel_pos else None
+    ours, theirs = module(x, thw, geometry, norm=norm), written_out(module, norm(x), thw)
+    torch.testing.assert_close(ours, theirs)
+    expected = gradients(theirs, module, x)
+    for name, found in gradients(ours, module, x).items():
+        torch.testing.assert_close(found, expected[name], msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("kv_stride", [1, 2, 8])
+@pytest.mark.parametrize(
+    "case", ["v2", "v2, query stride", "v2, queries left alone", "image", "v1", "v1, nothing pooled"]
+)
+def test_the_class_token_alone_is_the_first_row(case: str, kv_stride: int) -> None:
+    """Also its gradients, which are zeros, and not absent, for what only the other rows would need."""
+    module = attention(**{**CASES[case], "kv_stride": kv_stride})
+    thw, norm = (2, 8, 9), nn.LayerNorm(12).double()
+    x = torch.randn(2, 2 * 8 * 9 + 1, 12, dtype=torch.float64, requires_grad=True)
+    geometry = relative_geometry(*module.grids(thw), device=CPU, dtype=x.dtype) if module.has_rel_pos else None
+    whole = module(x, thw, geometry, norm=norm)[:, :1]
+    alone = module(x, thw, geometry, norm=norm, cls_only=True)
+    torch.testing.assert_close(alone, whole)
+    expected = gradients(whole, module, x)
+    for name, found in gradients(alone, module, x).items():
+        torch.testing.assert_close(found, expected[name], msg=lambda text, name=name: f"{name}: {text}")
+    module(x, thw, geometry, norm=norm, cls_only=True).sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    with torch.no_grad():
+        torch.testing.assert_close(module(x, thw, geometry, norm=norm, cls_only=True), whole)
+
+
+@pytest.mark.parametrize("size", range(1, 30))
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 4), (3, 8), (1, 2), (5, 8), (3, 5)])
+def test_cells_that_are_read(size: int, kernel: int, stride: int) -> None:
+    windows = pooled_grid((1, size, size), kernel=(1, kernel, kernel), stride=stride)[1]
+    read = {w * stride + k - kernel // 2 for w in range(windows) for k in range(kernel)} & set(range(size))
+    assert _read_cells(size, kernel=kernel, stride=stride, device=CPU).tolist() == sorted(read)
+    assert cells_read(size, kernel=kernel, stride=stride) == len(read)
+
+
+def test_another_layer_in_the_place_of_the_projection_is_used() -> None:
+    """As adapters of low rank are put there."""
+
+    class Adapted(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).flip(-1)  # norms behind it would hide another scale
+
+    plain, thw = attention(kv_stride=8, rel_pos_sizes=None), (2, 8, 8)
+    x, norm = torch.randn(2, 129, 12, dtype=torch.float64), nn.LayerNorm(12).double()
+    with torch.no_grad():
+        plain.qkv.weight.copy_(plain.qkv.weight.flip(0))
+        plain.qkv.bias.copy_(plain.qkv.bias.flip(0))
+    for cls_only in (False, True):
+        expected = plain(x, thw, None, norm=norm, cls_only=cls_only)
+        adapted = attention(kv_stride=8, rel_pos_sizes=None)
+        adapted.qkv.__class__ = Adapted
+        torch.testing.assert_close(adapted(x, thw, None, norm=norm, cls_only=cls_only), expected)
+
+
+def test_no_score_matrix_is_kept() -> None:
+    """Positions live inside the dot product, so the backward pass keeps nothing of queries times keys."""
+    module = attention(has_cls=False, rel_pos_sizes=(7, 31, 31)).float()
+    thw = (4, 16, 16)
+    geometry = relative_geometry(*module.grids(thw), device=CPU, dtype=torch.float32)
+    saved: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        module(torch.randn(1, 4 * 16 * 16, 12), thw, geometry, norm=nn.Identity())
+    scores = (4 * 16 * 16) * (4 * 8 * 8)
+    assert max(saved) < scores / 2
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "expected"),
+    [
+        (3, 3, [[2, 1, 0], [3, 2, 1], [4, 3, 2]]),
+        (4, 2, [[2, 0], [3, 1], [4, 2], [5, 3]]),
+        (2, 4, [[3, 2, 1, 0], [5, 4, 3, 2]]),
+        (3, 2, [[1, 0], [2, 1], [3, 2]]),  # a ratio of 1.5: 1.5, 0, 2.5, 1, 3.5, 2 before truncation
+    ],
+)
+def test_table_rows_are_distances(q: int, k: int, expected: list[list[int]]) -> None:
+    geometry = relative_geometry((1, q, 1), (1, k, 1), device=CPU, dtype=torch.float32)
+    assert geometry.table_rows[1].tolist() == expected
+    assert geometry.table_lengths == (1, 2 * max(q, k) - 1, 1)
+
+
+def test_onehots_name_the_place_of_every_key() -> None:
+    geometry = relative_geometry((2, 3, 2), (2, 3, 2), device=CPU, dtype=torch.float32)
+    assert geometry.key_onehot.sum(-1).tolist() == [3.0] * 12
+    places = geometry.key_onehot.split((2, 3, 2), -1)
+    assert [tuple(int(p[7].argmax()) for p in places)] == [(1, 0, 1)]
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (1, 9, 9)])
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+@pytest.mark.parametrize("thw", [(2, 8, 8), (1, 5, 7), (3, 1, 2)])
+def test_pooled_grid_foretells_every_pooling(
+    kernel: tuple[int, int, int], stride: int, thw: tuple[int, int, int]
+) -> None:
+    grid = torch.randn(1, *thw, 4)
+    expected = pooled_grid(thw, kernel=kernel, stride=stride)
+    for pool in (
+        HeadSharedConv(2, kernel=kernel, stride=stride),
+        GridPool(kind="max", kernel=kernel, stride=stride),
+        GridPool(kind="avg", kernel=kernel, stride=stride),
+    ):
+        assert pool(grid).shape[1:4] == expected
+
+
+def test_channels_last_pooling_makes_no_transposed_copy() -> None:
+    grid = torch.randn(2, 4, 6, 6, 8)
+    assert grid.permute(0, 4, 1, 2, 3).is_contiguous(memory_format=torch.channels_last_3d)
+    pooled = HeadSharedConv(4, kernel=(3, 3, 3), stride=2)(grid)
+    assert pooled.is_contiguous()  # channels come out last as they went in
+
+
+def test_average_counts_the_zeros_around_the_grid() -> None:
+    pooled = GridPool(kind="avg", kernel=(1, 3, 3), stride=1)(torch.ones(1, 1, 3, 3, 1))
+    torch.testing.assert_close(pooled[0, 0, :, :, 0] * 9, torch.tensor([[4.0, 6, 4], [6, 9, 6], [4, 6, 4]]))

@@ -1,0 +1,411 @@
+import csv
+import io
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from browser import find_browser, opened
+from html5check import check
+from PIL import Image
+
+from mvrec.errors import DecodeError, UserError
+from mvrec.report.charts import Panel, line_chart, png_data, ticks
+from mvrec.report.markup import Html, tag
+from mvrec.report.page import render_report
+from mvrec.tasks.classification.figures import draw_classes, draw_confusion
+from mvrec.tasks.classification.report import blocks, heat, wilson, worst
+from mvrec.tasks.classification.run_results import Confusion, classes_of, confusion_of, read_predictions, read_results
+
+NASTY = ["</td><script>alert(1)</script>", 'quote "x" & <b>', "日本語", "مرحبا", "$x_{1$", "it's\x07"]
+PROTOCOL = {
+    "split": "val",
+    "short_side": 32,
+    "size": 32,
+    "interpolation": "bicubic",
+    "normalisation": {"mean": [0.5] * 3, "std": [0.5] * 3},
+    "upright": False,
+}
+
+
+def write_predictions(path, rows, *, several=False, width=2):
+    """Rows of (path, labels, [(class, probability)], predicted, error)."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    ranks = [name for rank in range(1, width + 1) for name in (f"class_{rank}", f"probability_{rank}")]
+    writer.writerow(["path", *(["labels", "predicted"] if several else ["label"]), *ranks, "views", "error"])
+    for name, labels, ranked, predicted, error in rows:
+        cells = [cell for pair in ranked for cell in pair] + [""] * (2 * (width - len(ranked)))
+        writer.writerow([name, labels, *([predicted] if several else []), *cells, 1, error])
+    path.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape")
+
+
+def make_run(tmp_path, names, *, files_per_class=4, name="run"):
+    """A tested run with `names` classes, in which every fourth file of a class is taken for the next class."""
+    run = tmp_path / name
+    run.mkdir(parents=True)
+    rows = []
+    for number, label in enumerate(names):
+        for file in range(files_per_class):
+            other = names[(number + 1) % len(names)]
+            first, second = (other, label) if file % 4 == 3 else (label, other)
+            rows.append((f"/data/{number}/{file} <&>.jpg", label, [(first, 0.7), (second, 0.2)], None, ""))
+    rows.append(("/data/broken.jpg", names[0], [], None, "damaged <here>"))
+    write_predictions(run / "predictions.csv", rows)
+    scored = len(rows) - 1
+    score = {
+        "metrics": {"top1": 0.75 * scored / len(rows), "top2": scored / len(rows), "mean_class": 0.75, "loss": 0.5},
+        "scored": scored,
+        "expected": len(rows),
+        "failed": 1,
+        "noun": "images",
+        "protocol": PROTOCOL,
+        "protocol_text": "val images, short side 32, crop 32, bicubic",
+        "multi_label": False,
+        "class_names": names,
+    }
+    (run / "metrics.json").write_text(json.dumps(score))
+    return run
+
+
+def jpeg(row):
+    """A picture, in place of a file."""
+    content = io.BytesIO()
+    Image.new("RGB", (32, 32), (200, 40, 40)).save(content, "JPEG")
+    return [content.getvalue()] * 4
+
+
+CURVES = [
+    Panel("loss", {"train/loss": ([1, 2, 3], [2.0, 1.5, 1.0]), "val/loss": ([3], [1.2])}),
+    Panel("score", {"val/top1": ([3, 6], [0.5, 0.4])}),
+    Panel("gradient norm", {"train/grad_norm": ([1, 2, 3], [1.0, 100.0, 0.0])}, logarithmic=True),
+]
+
+
+# -- what is in it ----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_the_data_becomes_markup(tmp_path):
+    page = render_report(read_results(make_run(tmp_path, NASTY)), panels=CURVES, thumbnails=jpeg)
+    elements = check(page)
+    assert "script" not in elements
+    assert "b" in elements
+    assert not re.search(r"(?:src|href)=\"(?!data:|#)", page)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "\x07" not in page
+    assert "it&#x27;s\N{REPLACEMENT CHARACTER}" in page
+
+
+def test_score_stands_with_protocol_counts_and_interval(tmp_path):
+    page = render_report(read_results(make_run(tmp_path, ["a", "b"])))
+    assert "66.67 %" in page  # 6 of 9
+    assert "chance 50.0 %" in page
+    low, high = wilson(6 / 9, 9)
+    assert f"6 of 9; 95 % interval {100 * low:.1f} to {100 * high:.1f}\N{NO-BREAK SPACE}%" in page
+    assert "8 of 9 images scored, 1 could not be read and count as wrong" in page
+    assert "val images, short side 32, crop 32, bicubic" in page
+    assert "damaged &lt;here&gt;" in page
+
+
+def test_wilson_interval_is_the_known_one():
+    assert wilson(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert wilson(1.0, 20) == pytest.approx((0.8389, 1.0), abs=1e-4)
+
+
+def test_files_left_out_of_the_score_do_not_count(tmp_path):
+    run = make_run(tmp_path, ["a", "b"])
+    score = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**score, "failed_are_wrong": False, "metrics": {"top1": 0.75}}))
+    page = render_report(read_results(run))
+    assert "6 of 8; 95 %" in page
+    assert "are left out of the score" in page
+
+
+def test_a_run_that_was_not_tested_says_how(tmp_path):
+    run = tmp_path / "my run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text("model: <x>\n")
+    page = render_report(read_results(run), panels=CURVES)
+    assert "there is no checkpoint yet" in page
+    (run / "checkpoints/last.ckpt").write_bytes(b"x")
+    page = render_report(read_results(run), panels=CURVES)
+    assert f"mvrec test --ckpt_path &#x27;{run}/checkpoints/last.ckpt&#x27;" in page
+    assert "Confusions" not in page
+    assert "model: &lt;x&gt;" in page
+    assert "Best validation: Top-1 accuracy 50.00 % at step 3; the last of 2: 40.00 %" in page
+
+
+@pytest.mark.parametrize(("losses", "step"), [([1.0, 0.8, 0.9], 2), ([1.0, 1.0, 1.0], 3), ([0.8, 0.9, 1.0], 1)])
+def test_of_equal_validations_the_one_of_best_ckpt_is_named(tmp_path, losses, step):
+    lines = {"val/top1": ([1, 2, 3, 4], [0.5, 0.5, 0.5, 0.4]), "val/loss": ([1, 2, 3, 4], [*losses, 0.1])}
+    panels = [Panel(name, {name: line}) for name, line in lines.items()]
+    page = render_report(read_results(make_run(tmp_path, ["a", "b"])), panels=panels)
+    assert f"Top-1 accuracy 50.00 % at step {step};" in page
+
+
+def test_several_classes_per_file(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    rows = [
+        ("z.mp4", "x;y", [("x", 0.9), ("z", 0.1)], "x", ""),  # y is missed, and not even listed
+        ("b.mp4", "", [("z", 0.8), ("x", 0.3)], "z", ""),
+        ("c.mp4", "y", [("y", 0.6), ("x", 0.4)], "y", ""),
+        ("d.mp4", "y", [], "", "no such file"),
+    ]
+    write_predictions(run / "predictions.csv", rows, several=True)
+    per_class = "class,samples,average_precision,predicted,failed\nx,1,0.5,1,0\ny,3,0.25,1,1\nz,0,,1,0\n"
+    (run / "per_class.csv").write_text(per_class)
+    score = {"metrics": {"map": 0.375, "micro_f1": 0.4}, "multi_label": True, "noun": "videos", "failed": 1}
+    (run / "metrics.json").write_text(json.dumps({**score, "scored": 3, "expected": 4}))
+    results = read_results(run)
+    assert [row.path for row in worst(results.predictions, 9)] == ["z.mp4", "b.mp4"]
+    assert [row.badness for row in worst(results.predictions, 9)] == pytest.approx([0.9, 0.8])
+    page = render_report(results)
+    check(page)
+    assert results.confusion is None
+    assert "Mean average precision (mAP)" in page
+    assert "37.50 %" in page
+    assert "1 of 3 classes have no files in the test" in page
+    assert "3 of 4 videos scored, 1 could not be read and count as missed" in page
+    assert "2 mistakes" in page
+
+
+def test_worst_mistakes_come_first_and_a_missing_file_is_said(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    rows = [
+        ("z sure.jpg", "a", [("b", 0.99), ("a", 0.01)], None, ""),
+        ("right.jpg", "a", [("a", 0.999), ("b", 0.001)], None, ""),
+        ("a unsure.jpg", "b", [("a", 0.51), ("b", 0.49)], None, ""),
+        ("broken.jpg", "b", [], None, "is empty (0 bytes)"),
+    ]
+    write_predictions(run / "predictions.csv", rows)
+
+    def moved(row):
+        raise DecodeError(row.path, "the file is not there <any> more")
+
+    page = render_report(read_results(run), thumbnails=moved)
+    assert page.index("z sure.jpg") < page.index("a unsure.jpg")
+    assert "right.jpg" not in page
+    assert page.count("no picture: the file is not there &lt;any&gt; more") == 2
+    assert "All 2 mistakes" in page
+    shown = render_report(read_results(run), thumbnails=moved, most_mistakes=1)
+    assert "a unsure.jpg" not in shown
+    assert "The 1 of 2 mistakes" in shown
+
+
+def test_what_the_test_did_not_write_is_worked_out(tmp_path):
+    run = make_run(tmp_path, ["a", "b", "c"])
+    (run / "metrics.json").unlink()
+    results = read_results(run)
+    assert results.score["metrics"] == pytest.approx({"top1": 9 / 13, "top2": 12 / 13})
+    assert results.confusion.counts.tolist() == [[3, 1, 0], [0, 3, 1], [1, 0, 3]]
+    assert results.confusion.failed.tolist() == [1, 0, 0]
+    assert [row.value for row in results.classes] == pytest.approx([3 / 5, 3 / 4, 3 / 4])
+    assert "worked out from predictions.csv" in render_report(results)
+
+
+# Odd, but what can be said can be said.
+HARMLESS = (
+    "path,label\n",
+    '{"hosts": [1, 2], "devices": null, "packages": [], "command": "x"}',
+    '{"splits": [], "protocol": {"clip": {}}}',
+    '[{"name": "<x>"}]',
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.json", "[1, 2"),
+        ("metrics.json", "[]"),
+        ("predictions.csv", HARMLESS[0]),
+        ("predictions.csv", 'path,label,class_1,probability_1,error\na,b,c,"x\n'),
+        ("predictions.csv", "path,label,class_1,probability_1,error\na,b,c,high,\n"),
+        ("per_class.csv", "class,samples\na,1\n"),
+        ("confusion.csv", ",a,b\na,1\n"),
+        ("confusion.csv", ""),
+        ("environment.json", HARMLESS[1]),
+        ("data.json", HARMLESS[2]),
+        ("parameter_groups.json", '{"a": 1}'),
+        ("parameter_groups.json", HARMLESS[3]),
+    ],
+)
+def test_a_damaged_file_is_a_note_and_not_the_end(tmp_path, name, content):
+    run = make_run(tmp_path, ["a", "b"])
+    (run / name).write_text(content)
+    results = read_results(run)
+    check(render_report(results))
+    said = [note for note in results.notes if note.startswith(f"{name} is damaged")]
+    assert len(said) == (0 if content in HARMLESS else 1)
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="there is no such directory"):
+        read_results(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="is no run directory"):
+        read_results(tmp_path)
+    (tmp_path / "best.ckpt").touch()
+    with pytest.raises(UserError, match="not a file in it"):
+        read_results(tmp_path / "best.ckpt")
+
+
+def test_a_score_of_another_checkpoint_is_noticed(tmp_path):
+    run = make_run(tmp_path, ["a", "b"])
+    score = json.loads((run / "metrics.json").read_text())
+    digest = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"  # of "x"
+    recorded = {**score, "checkpoint": "/elsewhere/best.ckpt", "checkpoint_sha256": digest}
+    (run / "metrics.json").write_text(json.dumps(recorded))
+    assert not read_results(run).notes
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints/best.ckpt").write_bytes(b"x")
+    assert not read_results(run).notes
+    (run / "checkpoints/best.ckpt").write_bytes(b"y")
+    assert "is of another best.ckpt" in read_results(run).notes[0]
+
+
+def test_file_names_that_are_not_utf8(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    write_predictions(run / "predictions.csv", [("/data/\udcff.jpg", "a", [("b", 0.9), ("a", 0.1)], None, "")])
+    assert read_predictions(run / "predictions.csv")[0].path == "/data/\udcff.jpg"
+    render_report(read_results(run)).encode("utf-8")
+
+
+# -- confusions -------------------------------------------------------------------------------------------------------
+
+
+def matrix(counts):
+    counts = np.asarray(counts, dtype=np.int64)
+    return Confusion(tuple(f"c{k}" for k in range(len(counts))), counts, np.zeros(len(counts), np.int64))
+
+
+def test_pairs_are_the_most_frequent_confusions():
+    found = matrix([[5, 3, 0], [0, 9, 1], [3, 0, 1]]).pairs(2)
+    assert found == [("c2", "c0", 3, 0.75), ("c0", "c1", 3, 0.375)]
+
+
+def test_blocks_keep_the_shares_of_rows():
+    shares, width = blocks(matrix(np.eye(7) * 3 + np.eye(7, k=1)), most=4)
+    assert width == 2
+    assert shares.shape == (4, 4)
+    # Rows 0 and 1: 3 + 1 + 3 within the first two classes, 1 in class 2.
+    assert shares[0].tolist() == pytest.approx([7 / 8, 1 / 8, 0, 0])
+    assert shares[3].tolist() == pytest.approx([0, 0, 0, 1])
+
+
+def test_heat_is_blue_on_the_diagonal_and_red_beside_it():
+    pixels = heat(np.array([[1.0, 0.1], [0.0, 0.25]])).astype(int)
+    assert pixels[0, 0].tolist() == [16, 62, 145]
+    assert pixels[1, 0].tolist() == [255, 255, 255]
+    assert pixels[0, 1].tolist() == [165, 30, 10]  # the greatest beside the diagonal
+    assert pixels[1, 1].tolist() == [136, 158, 200]  # half way
+
+
+def test_png_is_what_pillow_reads():
+    import base64
+
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    content = base64.b64decode(png_data(pixels).removeprefix("data:image/png;base64,"))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), pixels)
+
+
+def test_a_class_that_nobody_named_leaves_no_matrix(tmp_path):
+    run = make_run(tmp_path, ["a", "b"])
+    rows = read_predictions(run / "predictions.csv")
+    assert confusion_of(rows, ["a"]) is None
+    assert math.isnan(classes_of(confusion_of(rows, ["a", "b", "c"]))[2].value)
+
+
+# -- charts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "logarithmic", "expected"),
+    [
+        (0, 1, False, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (-3, 12, False, [0, 5, 10]),
+        (1e-5, 1e-3, True, [1e-5, 1e-4, 1e-3]),
+        (0.3, 3, True, [0.5, 1, 2]),
+        (1.1, 1.3, True, [1.1, 1.15, 1.2, 1.25, 1.3]),
+    ],
+)
+def test_ticks_are_round_numbers(low, high, logarithmic, expected):
+    assert ticks(low, high, logarithmic=logarithmic) == pytest.approx(expected)
+
+
+def test_a_long_line_keeps_its_peak():
+    values = [1.0] * 100_000
+    values[77_777] = 9.0
+    chart = line_chart(Panel("loss", {"train/loss": (list(range(100_000)), values)}))
+    assert len(chart) < 20_000
+    heights = [float(point.split(",")[1]) for point in re.search(r'points="([^"]+)"', chart)[1].split()]
+    assert min(heights) == 10  # the upper edge
+
+
+def test_a_chart_of_one_point_of_equal_values_and_of_nothing():
+    assert "circle" in line_chart(Panel("a", {"x": ([5], [0.0])}))
+    assert "polyline" in line_chart(Panel("a", {"x": ([5, 6], [3.0, 3.0])}, logarithmic=True))
+    assert line_chart(Panel("a", {"x": ([1], [-1.0])}, logarithmic=True)) == ""
+
+
+def test_elements_of_svg_are_closed():
+    assert tag("line", x1=1) == Html('<line x1="1" />')
+    check(line_chart(CURVES[0]))
+
+
+@pytest.mark.parametrize("count", [2, 6, 70])
+def test_figures_are_drawn(tmp_path, count):
+    names = (NASTY + [f"class {k}" for k in range(count)])[:count]
+    confusion = Confusion(tuple(names), np.eye(count, dtype=np.int64) * 3, np.zeros(count, np.int64))
+    assert draw_confusion(confusion, tmp_path / "confusion.png")
+    assert draw_classes(classes_of(confusion), tmp_path / "classes.png", label="accuracy")
+    for name in ("confusion.png", "classes.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert np.asarray(picture.convert("L")).std() > 5
+    assert not draw_classes([], tmp_path / "none.png", label="accuracy")
+    assert not (tmp_path / "none.png").exists()
+
+
+# -- in a browser -----------------------------------------------------------------------------------------------------
+
+needs_browser = pytest.mark.skipif(find_browser() is None, reason="no Chromium: apt install chromium-headless-shell")
+
+
+@needs_browser
+def test_a_browser_shows_it_and_asks_for_nothing(tmp_path):
+    with opened(tmp_path / "profile") as browser:
+        for count in (2, 6, 400):
+            names = (NASTY + [f"class {k}" for k in range(count)])[:count]
+            run = make_run(tmp_path, names, name=f"run {count}")
+            page = run / "report.html"
+            page.write_text(render_report(read_results(run), panels=CURVES, thumbnails=jpeg))
+            for width, dark in ((1200, False), (400, True)):
+                browser.open(page, width=width, dark=dark)
+                assert browser.requests == [page.as_uri()]
+                assert browser.complaints == []
+                assert browser.evaluate("document.documentElement.scrollWidth") <= width
+                assert browser.evaluate("[...document.images].every(i => i.complete && i.naturalWidth && i.alt)")
+                assert browser.evaluate("document.querySelectorAll('img').length") > 0
+                # Every shape of the charts has a place of its own on the page.
+                assert browser.evaluate("[...document.querySelectorAll('polyline')].every(p => p.getBBox().width >= 0)")
+                shown = "[...document.querySelectorAll('svg text')].every(t => t.getBoundingClientRect().width > 0)"
+                assert browser.evaluate(shown)
+                pixels = np.asarray(Image.open(io.BytesIO(browser.screenshot())).convert("L"))
+                assert pixels.shape == (900, width)
+                assert pixels.std() > 5
+                assert bool(pixels.mean() < 90) is dark
+            assert browser.evaluate("document.querySelectorAll('.confusion').length") == (1 if count < 27 else 0)
+
+
+@needs_browser
+def test_the_browser_would_complain(tmp_path):
+    """The test above can fail: the same checks on a page that asks for a picture and throws."""
+    page = tmp_path / "page.html"
+    page.write_text("<img src='nowhere.png'><script>throw new Error('x')</script>")
+    with opened(tmp_path / "profile") as browser:
+        browser.open(page)
+        assert len(browser.requests) == 2
+        assert any("ERR_FILE_NOT_FOUND" in text for text in browser.complaints)
+        assert any("exceptionThrown" in text for text in browser.complaints)

@@ -1,0 +1,164 @@
+import os
+import random
+import resource
+
+import pytest
+import torch
+
+from mvrec.errors import UserError
+from mvrec.runs.checkpoint_files import CheckpointFiles, is_whole, newest_checkpoint
+from mvrec.runs.resume import check_resume
+from mvrec.runs.run_directory import MetricsCsv
+
+
+def checkpoint(step):
+    weights = {"weight": torch.full((5000,), float(step))}
+    return {"global_step": step, "state_dict": weights, "optimizer_states": []}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    files = CheckpointFiles()
+    for step in (1, 2, 3):
+        files.save_checkpoint(checkpoint(step), tmp_path / "last.ckpt")
+    files.save_checkpoint(checkpoint(1), tmp_path / "best.ckpt")
+    return tmp_path
+
+
+def damage(path, how):
+    content = bytearray(path.read_bytes())
+    if how == "cut":
+        content = content[: len(content) // 2]
+    elif how == "empty":
+        content = bytearray()
+    else:
+        content[len(content) // 2] ^= 1  # one bit, in the middle of the tensor
+    path.write_bytes(content)
+
+
+def test_the_one_before_last_is_kept(folder):
+    steps = {path.name: torch.load(path, weights_only=True)["global_step"] for path in folder.iterdir()}
+    assert steps == {"last.ckpt": 3, "previous.ckpt": 2, "best.ckpt": 1}
+    assert newest_checkpoint(folder).path.name == "last.ckpt"
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "bit"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(folder, how, caplog):
+    damage(folder / "last.ckpt", how)
+    assert not is_whole(folder / "last.ckpt")
+    with caplog.at_level("WARNING"):
+        found = newest_checkpoint(folder)
+    assert (found.path.name, found.step) == ("previous.ckpt", 2)
+    assert caplog.messages == [f"{folder / 'last.ckpt'} is damaged: the one before is taken"]
+    damage(folder / "previous.ckpt", "bit")
+    assert newest_checkpoint(folder).path.name == "best.ckpt"
+    damage(folder / "best.ckpt", "cut")
+    assert newest_checkpoint(folder) is None
+
+
+def test_any_flipped_bit_of_the_tensors_is_noticed(folder):
+    content = (folder / "best.ckpt").read_bytes()
+    begin = content.index(torch.full((5000,), 1.0).numpy().tobytes())
+    rng = random.Random(0)
+    for _ in range(50):
+        changed = bytearray(content)
+        changed[begin + rng.randrange(20000)] ^= 1 << rng.randrange(8)
+        (folder / "best.ckpt").write_bytes(changed)
+        assert not is_whole(folder / "best.ckpt")
+    (folder / "best.ckpt").write_bytes(content)
+    assert is_whole(folder / "best.ckpt")
+
+
+@pytest.fixture
+def file_size_limit():
+    """Sets the largest file of this process in bytes, until the end of the test."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_nothing_half_written_stays(folder, monkeypatch):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full_disk(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match=r"No space left on device: '\S+last\.ckpt'"):
+        CheckpointFiles().save_checkpoint(checkpoint(4), folder / "last.ckpt")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("limit", [100, 300_000])
+def test_the_system_s_error_is_not_hidden_by_torch_s(folder, file_size_limit, limit):
+    file_size_limit(limit)
+    with pytest.raises(OSError, match=r"File too large: '\S+last\.ckpt'"):
+        CheckpointFiles().save_checkpoint({"state_dict": torch.zeros(1_000_000)}, folder / "last.ckpt")
+
+
+def test_a_disk_that_is_full_in_the_middle_is_one_line(command, tiny, tmp_path, file_size_limit):
+    file_size_limit(40_000)  # less than a checkpoint, more than any other file
+    limits = ["--data.decode_timeout=null", "--data.decode_memory=null"]  # files in memory have the limit, too
+    code, _, err = command("fit", *tiny, *limits, f"--run_dir={tmp_path / 'run'}")
+    checkpoints = tmp_path / "run/checkpoints"
+    assert code == 2, err
+    last = err.strip().splitlines()[-1]
+    assert last.startswith(f"mvrec: error: File too large: {checkpoints}/"), err
+    assert last.endswith("nothing half-written is left")
+    assert "Traceback" not in err
+    assert list(checkpoints.iterdir()) == []
+
+
+def test_metrics_have_whole_rows_only(tmp_path, file_size_limit):
+    logger = MetricsCsv(tmp_path)
+    logger.log_metrics({"loss": 1.0}, step=0)
+    before = (tmp_path / "metrics.csv").read_bytes()
+    file_size_limit(len(before) + 4)  # the next row has seven bytes
+    with pytest.raises(OSError, match=r"File too large: '\S+metrics\.csv'"):
+        logger.log_metrics({"loss": 12.25}, step=1)
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+    file_size_limit(10_000)
+    (tmp_path / "metrics.csv").write_bytes(before + b"1,1")  # a process was killed there
+    MetricsCsv(tmp_path).log_metrics({"loss": 2.0}, step=2)
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == ["step,loss", "0,1.0", "2,2.0"]
+
+
+@pytest.mark.parametrize("rows", ["1,1.0,2\n", "abc,1.0\n", "1,\0\n", "\ufffd,\n"])
+def test_rows_that_a_crash_has_damaged_are_left_out(tmp_path, rows, caplog):
+    before = f"step,loss\n0,1.0\n{rows}".replace("\ufffd", "\xe2").encode("latin-1")
+    (tmp_path / "metrics.csv").write_bytes(before)
+    MetricsCsv(tmp_path).log_metrics({"loss": 2.0}, step=2)
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == ["step,loss", "0,1.0", "2,2.0"]
+    assert (tmp_path / "metrics.csv.damaged").read_bytes() == before
+    assert "metrics.csv: 1 damaged rows are left out" in caplog.text
+
+
+def test_from_weights_alone_no_run_goes_on(folder):
+    weights = {name: value for name, value in checkpoint(9).items() if name != "optimizer_states"}
+    CheckpointFiles().save_checkpoint(weights, folder / "best.ckpt")
+    assert newest_checkpoint(folder).path.name == "last.ckpt"
+    with pytest.raises(
+        UserError, match=r"best.ckpt has weights alone .* To start anew from its weights: --model.weights"
+    ):
+        check_resume({}, str(folder / "best.ckpt"))
+
+
+def test_an_empty_or_missing_folder(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+    assert newest_checkpoint(tmp_path / "missing") is None
+
+
+def test_resume_auto(command, tiny, tmp_path):
+    arguments = [*tiny, f"--run_dir={tmp_path}", "--resume=auto", "--trainer.max_epochs=2"]
+    code, _, err = command("fit", *arguments)
+    assert code == 0, err
+    assert f"resume: nothing to go on from in {tmp_path / 'checkpoints'}, a fresh start" in err
+    damage(tmp_path / "checkpoints/last.ckpt", "bit")
+    code, _, err = command("fit", *arguments, "--trainer.max_epochs=3")
+    assert code == 0, err
+    assert "last.ckpt is damaged: the one before is taken" in err
+    assert f"resume: going on from {tmp_path / 'checkpoints/best.ckpt'} at step 8" in err
+    assert "epoch 3/3  step 1/4" in err
+    assert "epoch 2/3" not in err
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
+    assert not (tmp_path / "earlier").exists()

@@ -1,0 +1,41 @@
+import itertools
+
+import pytest
+
+from mvrec.runs.progress import Throughput, starvation_advice
+
+
+@pytest.mark.parametrize(
+    ("wait", "workers", "needed"),
+    [
+        (0.5, 4, 8),  # busy workers that deliver half of what is needed
+        (0.2, 4, 5),
+        (0.75, 2, 8),
+        (0.75, 0, 3),  # reading takes three times as long as the step
+        (1.0, 1, 100),
+    ],
+)
+def test_number_of_workers_that_would_feed_the_device(wait, workers, needed):
+    advice = starvation_advice(wait, num_workers=workers, cores=1000, device_augment=False)
+    assert f"about {needed} loader workers per process would feed the device, there are {workers}" in advice
+    assert "\n" not in advice
+    assert "cheaper" not in advice
+
+
+def test_where_there_are_not_enough_cores_the_way_out_is_named():
+    advice = starvation_advice(0.5, num_workers=4, cores=4, device_augment=False)
+    assert "with 4 cores per process, make reading cheaper" in advice
+    assert "data_prep/resize.py --preset fastdecode" in advice
+    assert "data.augment_on=device" in advice
+    assert "augment_on" not in starvation_advice(0.5, num_workers=4, cores=4, device_augment=True)
+
+
+@pytest.mark.parametrize(("seconds_of_waiting", "lines"), [(1.0, 1), (0.1, 0)])
+def test_a_starved_run_says_so_once_and_a_fed_run_nothing(
+    tiny, command, tmp_path, monkeypatch, seconds_of_waiting, lines
+):
+    laps = itertools.cycle([seconds_of_waiting, 1.0])  # waiting for a batch and working on it, by turns
+    monkeypatch.setattr(Throughput, "_lap", lambda self: next(laps))
+    code, _, err = command("fit", *tiny, f"--run_dir={tmp_path}", "--trainer.max_epochs=2")
+    assert code == 0, err
+    assert err.count("of the time goes by waiting for data") == lines

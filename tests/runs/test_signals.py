@@ -1,0 +1,126 @@
+"""A process that was asked to end does so, wherever it stands."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from mvrec.errors import UserError
+from mvrec.runs import signals
+from mvrec.runs.signals import STOP_EXIT, Deadline, Requests, requests
+
+PLACES = {
+    "a lock": "import threading; lock = threading.Lock(); lock.acquire(); lock.acquire()",
+    "a queue": "import queue; queue.Queue().get()",
+    "a child": "import subprocess; subprocess.run(['sleep', '60'])",
+    "native code": "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)",  # without Python's lock
+    "a loop": "while True: pass",
+}
+SCRIPT = """
+from mvrec.runs.signals import requests
+requests.{start}()
+print("ready", flush=True)
+{place}
+"""
+
+
+def ended(start, place):
+    """Exit code and messages of a process that stands still, after SIGTERM."""
+    call = [sys.executable, "-c", SCRIPT.format(start=start, place=PLACES[place])]
+    process = subprocess.Popen(
+        call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "MVREC_STOP_SECONDS": "0.5"}
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    return process.returncode, said
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_that_stands_still_is_ended(place):
+    code, said = ended("listen", place)
+    assert code == STOP_EXIT
+    assert said.startswith("mvrec: error: asked to end and still not done after 0.5 s in ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", ["a lock", "a loop", "native code"])
+def test_a_command_without_anything_to_save_leaves(place):
+    code, said = ended("leave", place)
+    assert code == STOP_EXIT
+    assert "not done" not in said or place == "native code"
+
+
+def deadline_of(monkeypatch, **knobs):
+    """A deadline that sets an event in place of ending this process."""
+    ended = threading.Event()
+    monkeypatch.setattr(signals, "_kill_children", lambda: None)
+    return Deadline({signal.SIGTERM}, 0.2, end=lambda code: ended.set(), **knobs), ended
+
+
+@pytest.fixture
+def quiet():
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_only_what_asks_for_the_end_counts(monkeypatch, quiet):
+    deadline, ended = deadline_of(monkeypatch)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert not ended.wait(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert ended.wait(10)
+    deadline.cancel()
+
+
+def test_saving_gets_its_time_and_the_end_of_the_command_all(monkeypatch, quiet):
+    deadline, ended = deadline_of(monkeypatch)
+    deadline.seconds = 100
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert not ended.wait(0.5)
+    deadline.cancel()
+    assert not ended.is_set()
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_the_signal_of_a_child_is_not_its_parents(monkeypatch, quiet):
+    deadline, ended = deadline_of(monkeypatch)
+    codes = []
+
+    def fork():
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    fork()
+    thread = threading.Thread(target=fork)  # as readers of files are forked
+    thread.start()
+    thread.join()
+    assert codes == [0, 0]
+    assert not ended.wait(0.5)
+    deadline.cancel()
+
+
+def test_restoring_calls_the_deadline_off():
+    found = Requests()
+    found.listen()
+    os.kill(os.getpid(), signal.SIGTERM)
+    found.restore()
+    assert not [thread for thread in threading.enumerate() if thread.name == "deadline"]
+    assert requests.level == 0
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
+def test_a_wrong_number_of_seconds_is_refused(monkeypatch, text):
+    monkeypatch.setenv("MVREC_STOP_SECONDS", text)
+    found = Requests()
+    with pytest.raises(UserError, match=f"MVREC_STOP_SECONDS={text}: must be a number of seconds above 0"):
+        found.listen()
+    found.restore()

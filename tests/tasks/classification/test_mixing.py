@@ -1,0 +1,151 @@
+import math
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.transforms import v2
+
+from mvrec.tasks.classification.mixing import Mixing, cutmix, soft_targets
+
+SHAPE = (4, 3, 5, 20, 30)  # B, C, T, H, W
+
+
+def counted_clips(shape=SHAPE):
+    """Sample b is b everywhere, so that a mixed pixel says where it is from."""
+    return torch.arange(shape[0], dtype=torch.float32).view(-1, *[1] * (len(shape) - 1)).expand(shape).clone()
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (4, 3, 20, 30)])
+@pytest.mark.parametrize("seed", range(20))
+def test_cutmix_cuts_height_and_width_but_not_time(shape, seed):
+    clips = counted_clips(shape)
+    before = clips.clone()
+    mixed, kept = cutmix(clips, 0.6, random.Random(seed))
+    assert torch.equal(clips, before)
+    foreign = mixed != clips
+    if len(shape) == 5:
+        assert torch.equal(foreign, foreign[:, :, :1].expand_as(foreign))
+    mask = foreign[0, 0, 0] if len(shape) == 5 else foreign[0, 0]
+    assert torch.equal(foreign, mask.expand_as(foreign))
+    rows, columns = mask.any(1), mask.any(0)
+    assert torch.equal(mask, rows[:, None] & columns)  # one rectangle
+    assert rows.int().diff().abs().sum() <= 2
+    assert columns.int().diff().abs().sum() <= 2
+    assert torch.equal(mixed[foreign], clips.flip(0)[foreign])
+    assert kept == pytest.approx(1 - mask.float().mean().item())
+    assert 0.59 < kept < 1  # cut off at the border, never larger than asked for
+
+
+def test_cutmix_rectangles_have_the_shape_of_the_frame_and_lie_everywhere():
+    clips = counted_clips((2, 1, 1, 40, 80))
+    heights, widths, touched = [], [], torch.zeros(40, 80)
+    for seed in range(300):
+        mask = (cutmix(clips, 0.75, random.Random(seed))[0] != clips)[0, 0, 0]
+        touched += mask
+        heights.append(int(mask.any(1).sum()))
+        widths.append(int(mask.any(0).sum()))
+    assert (max(heights), max(widths)) == (20, 40)  # sqrt(1 - 0.75) of each side
+    assert touched.min() > 0
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_kept_share_is_what_the_targets_get(seed):
+    clips, targets = counted_clips(), torch.eye(4)
+    mixed, mixed_targets = Mixing(mixup_alpha=0)(clips, targets, seed=seed)
+    kept = (mixed[0] == 0).float().mean().item()
+    assert mixed_targets[0].tolist() == pytest.approx([kept, 0, 0, 1 - kept], abs=1e-6)
+    assert torch.allclose(mixed_targets.sum(1), torch.ones(4))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_mixup_is_a_blend_with_the_mirrored_batch(seed):
+    clips, targets = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)), torch.eye(4)
+    mixed, mixed_targets = Mixing(cutmix_alpha=0)(clips, targets, seed=seed)
+    keep = mixed_targets[0, 0]
+    assert mixed_targets[0].tolist() == pytest.approx([float(keep), 0, 0, 1 - float(keep)], abs=1e-6)
+    torch.testing.assert_close(mixed, keep * clips + (1 - keep) * clips.flip(0))
+
+
+def test_mixup_shares_follow_the_beta_distribution():
+    clips, targets = torch.zeros(2, 1, 1, 2, 2), torch.eye(2)
+    mixing = Mixing(mixup_alpha=0.8, cutmix_alpha=0)
+    keeps = torch.stack([mixing(clips, targets, seed=seed)[1][0, 0] for seed in range(2000)])
+    assert keeps.mean().item() == pytest.approx(0.5, abs=0.03)
+    assert keeps.var().item() == pytest.approx(1 / (4 * (2 * 0.8 + 1)), abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mixup_arithmetic_is_that_of_torchvision(seed):
+    """On a batch of two, whose mirror image is also torchvision's shifted batch."""
+    images, targets = torch.rand(2, 3, 8, 10, generator=torch.Generator().manual_seed(seed)), torch.eye(2)
+    mixed, mixed_targets = Mixing(cutmix_alpha=0)(images, targets, seed=seed)
+    labels, keep = targets.clone(), mixed_targets[0, 0].item()
+    params = {"lam": keep, "labels": labels, "batch_size": 2}
+    reference = v2.MixUp(num_classes=2)
+    torch.testing.assert_close(mixed, reference.transform(images, params))
+    torch.testing.assert_close(mixed_targets, reference.transform(labels, params))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cutmix_arithmetic_is_that_of_torchvision(seed):
+    images, targets = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(seed)), torch.eye(2)
+    mixed, mixed_targets = Mixing(mixup_alpha=0)(images, targets, seed=seed)
+    mask = (mixed != images).any(0).any(0)
+    ys, xs = mask.nonzero().T
+    box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1) if len(xs) else (0, 0, 0, 0)
+    adjusted = 1 - (box[2] - box[0]) * (box[3] - box[1]) / (32 * 48)
+    labels = targets.clone()
+    params = {"box": box, "lam_adjusted": adjusted, "labels": labels, "batch_size": 2}
+    reference = v2.CutMix(num_classes=2)
+    torch.testing.assert_close(mixed, reference.transform(images, params))
+    torch.testing.assert_close(mixed_targets, reference.transform(labels, params))
+
+
+def test_same_seed_same_batch_and_no_global_random_numbers():
+    clips, targets = counted_clips(), torch.eye(4)
+    states = random.getstate(), torch.get_rng_state()
+    first, second = (Mixing()(clips, targets, seed=3) for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert not torch.equal(first[1], Mixing()(clips, targets, seed=4)[1])
+    assert random.getstate() == states[0]
+    assert torch.equal(torch.get_rng_state(), states[1])
+
+
+def test_probabilities():
+    clips, targets = counted_clips(), torch.eye(4)
+    unmixed = Mixing(probability=0.0)(clips, targets, seed=0)
+    assert unmixed[0] is clips
+    assert unmixed[1] is targets
+
+    def kind(mixing, seed):
+        mixed, mixed_targets = mixing(clips, targets, seed=seed)
+        if torch.equal(mixed_targets, targets):
+            return "none"
+        return "cutmix" if set(mixed.unique().tolist()) <= {0, 1, 2, 3} else "mixup"
+
+    def share(what, **options):
+        return sum(kind(Mixing(**options), seed) == what for seed in range(300)) / 300
+
+    assert share("cutmix", switch_probability=0.0) == 0
+    assert share("mixup", switch_probability=1.0) == 0
+    assert share("mixup", switch_probability=0.7) == pytest.approx(0.3, abs=0.09)
+    assert share("none", probability=0.4, cutmix_alpha=0) == pytest.approx(0.6, abs=0.09)
+
+
+@pytest.mark.parametrize("alphas", [(0, 0), (-0.1, 1), (1, -0.1)])
+def test_impossible_alphas(alphas):
+    with pytest.raises(ValueError, match=f"got {alphas[0]}, {alphas[1]}"):
+        Mixing(*alphas)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_soft_targets_are_label_smoothing(smoothing):
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(6, 5, generator=generator), torch.tensor([0, 4, 2, 2, 1, 3])
+    targets = soft_targets(labels, 5, smoothing=smoothing)
+    assert targets.dtype == torch.float32
+    torch.testing.assert_close(targets.sum(1), torch.ones(6))
+    ours = F.cross_entropy(logits, targets)
+    assert math.isclose(ours, F.cross_entropy(logits, labels, label_smoothing=smoothing), rel_tol=1e-6)
