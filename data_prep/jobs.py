@@ -1,36 +1,23 @@
 """Work on many files in processes that can be killed, so that no file can stop the others.
 
-A decoder that loops in native code keeps Python's lock: no timeout or signal handler of its own process ever runs
-again. So every file is worked on in a child process that is watched from outside. One that takes too long, crashes or
-asks for too much memory is killed and replaced, and its file is named with the reason.
+Every file is worked on in a `processes.Child`. One that takes too long, crashes or asks for too much memory is killed
+and replaced, and its file is named with the reason.
 """
 
-import contextlib
-import errno
-import multiprocessing
-import os
-import signal
-import sys
 import threading
-import time
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
-from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from mvrec.errors import DecodeError
-from mvrec.processes import Limits, how_it_ended, is_out_of_memory, settle_in
+from mvrec.processes import FULL_DISK, Channel, Child, ChildError, Limits, is_out_of_memory, watch
 
 stop = threading.Event()  # Ctrl-C was pressed; some libraries swallow the exception that says so
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_TICK_SECONDS = 0.1
 _FILES_PER_PROCESS = 500  # then a fresh one takes over: what a decoder leaks is freed
 _IDLE_DEATHS = 20
-# Faults of the disk that is written to; every other file would meet them too.
-_DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
 class Failure(NamedTuple):
@@ -80,17 +67,13 @@ def run_jobs(
             for worker in crew:
                 if worker.is_idle and not worker.take(queue):
                     break
-            busy = {worker.channel: worker for worker in crew if not worker.is_idle}
+            busy = {worker.child: worker for worker in crew if worker.child is not None and not worker.is_idle}
             if not busy:
                 return
-            begin = time.monotonic()
-            ready = {channel for channel in wait(list(busy), timeout=_TICK_SECONDS) if isinstance(channel, Connection)}
-            # Only time that this process has watched counts: it may be suspended.
-            watched = min(time.monotonic() - begin, 2 * _TICK_SECONDS)
-            for channel, worker in busy.items():
-                outcome = worker.receive() if channel in ready else worker.age(watched)
-                if outcome is not None:
-                    yield outcome
+            ready = watch(list(busy))
+            for child, worker in busy.items():
+                if child in ready or child.is_late:
+                    yield worker.receive()
     finally:
         for worker in crew:
             worker.kill()
@@ -102,11 +85,9 @@ class _Worker(Generic[Item, Result]):
     def __init__(self, work: Callable[[Item], Result], limits: Limits) -> None:
         self.work, self.limits = work, limits
         self.is_idle = True
+        self.child: Child | None = None
         self._item: Item
-        self._seconds = 0.0
         self._done = 0
-        self._process: Any = None
-        self.channel: Any = None
 
     def take(self, queue: Iterator[Item]) -> bool:
         """Begin with the next item; False when there is none."""
@@ -117,82 +98,46 @@ class _Worker(Generic[Item, Result]):
 
     def _give(self, item: Item) -> None:
         for _ in range(_IDLE_DEATHS):
-            if self._process is None or self._done >= _FILES_PER_PROCESS:
-                self._start()
+            if self.child is None or self._done >= _FILES_PER_PROCESS:
+                self.kill()
+                self.child, self._done = Child(self._serve, self.limits), 0
             try:
-                self.channel.send(item)
-            except ConnectionError:  # killed from outside while it was idle
+                self.child.send(item)
+            except ChildError:  # killed from outside while it was idle
                 self.kill()
                 continue
-            self._item, self._seconds, self.is_idle = item, 0.0, False
+            self._item, self.is_idle = item, False
             return
         raise RuntimeError(f"{_IDLE_DEATHS} processes died before they had anything to do")
 
     def receive(self) -> tuple[Item, Result | Failure]:
         """What the process answered, or why it cannot."""
+        assert self.child is not None
         self.is_idle = True
         self._done += 1
+        if self.child.is_late:
+            self.kill()
+            return self._item, Failure("timeout", f"took longer than {self.limits.seconds:g} s")
         try:
-            answer = self.channel.recv()
-        except (EOFError, ConnectionError):
-            return self._item, Failure("crash", self._death())
+            answer = self.child.receive()
+        except ChildError as fault:
+            self.kill()
+            return self._item, Failure("crash", f"the process working on it {fault}")
         if isinstance(answer, _Fatal):
             raise OSError(answer.number, answer.text, answer.path)
         if isinstance(answer, Failure) and answer.kind == "memory":
             self.kill()  # its memory may be in pieces
         return self._item, answer
 
-    def age(self, seconds: float) -> tuple[Item, Result | Failure] | None:
-        """Count time without an answer; beyond the limit the process is killed."""
-        self._seconds += seconds
-        if self.limits.seconds is None or self._seconds < self.limits.seconds:
-            return None
-        self.kill()
-        self.is_idle = True
-        return self._item, Failure("timeout", f"took longer than {self.limits.seconds:g} s")
-
-    def _start(self) -> None:
-        self.kill()
-        context = multiprocessing.get_context("fork" if sys.platform.startswith("linux") else "spawn")
-        self.channel, theirs = context.Pipe()
-        arguments = (theirs, self.work, self.limits, os.getpid())
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)  # type: ignore[attr-defined]
-        with warnings.catch_warnings():
-            # Python warns of forks beside threads. This process has none but those of libraries that rest.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child keeps it so
-            try:
-                self._process.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        theirs.close()
-        self._done = 0
-
     def kill(self) -> None:
-        """End the process. One that waits for a dead disk cannot be ended and is left behind."""
-        if self._process is None:
-            return
-        self.channel.close()
-        self._process.kill()
-        self._process.join(1.0)
-        self._process = None
+        """End the process."""
+        if self.child is not None:
+            self.child.kill()
+        self.child = None
 
-    def _death(self) -> str:
-        self._process.join(5.0)
-        code = self._process.exitcode
-        self.kill()
-        return f"the process working on it {how_it_ended(code)}"
-
-
-# -- the child -------------------------------------------------------------------------------------------------------
-
-
-def _serve(channel: Connection, work: Callable[[Any], Any], limits: Limits, parent: int) -> None:
-    settle_in(limits, parent=parent)
-    with contextlib.suppress(EOFError, ConnectionError):
+    def _serve(self, channel: Channel) -> None:
         while True:
-            item = channel.recv()
-            channel.send(_answer(work, item, limits))
+            channel.send(_answer(self.work, channel.receive(), self.limits))
 
 
 def _answer(work: Callable[[Any], Any], item: Any, limits: Limits) -> Any:
@@ -203,7 +148,7 @@ def _answer(work: Callable[[Any], Any], item: Any, limits: Limits) -> Any:
     except MemoryError:
         return _failure("not enough memory", limits)
     except OSError as error:
-        if error.errno in _DISK_FAULTS:
+        if error.errno in FULL_DISK:  # every other file would meet it too
             return _Fatal(error.errno, error.strerror or str(error), error.filename)
         return _failure(error.strerror or str(error), limits)
     except Exception as error:  # a file that our code did not foresee must not end the work on the others

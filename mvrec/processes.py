@@ -1,17 +1,32 @@
-"""What a process that works on one file at a time may take, and how to tell why it ended.
+"""Processes that can be killed, what they may take, and what the machine did to one that ended.
 
-Shared by the loader's reading processes and by `data_prep`; importing it costs nothing.
+A decoder that loops in native code holds Python's lock: no timeout, thread or signal handler of its own process ever
+runs again. So the loader, `data_prep` and the doctor work on files in a `Child`, watched from outside.
+Importing this costs nothing.
 """
 
+import contextlib
 import errno
+import io
+import mmap
 import os
+import pickle
 import re
+import select
 import shutil
 import signal
+import socket
+import struct
 import sys
-from collections.abc import Iterator
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
+
+CAN_FORK = hasattr(os, "fork")
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 # What is left of the number when torch has carried an error from a worker to the main process.
@@ -24,6 +39,9 @@ TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 _MANY_FILES = 65536
 _PAGE, _PAGES_PER_WORKER, _PAGES_PER_LOADER = 4096, 3, 12  # of the semaphores of queues and events, with some to spare
 _WORKER_DIED = re.compile(r"DataLoader worker \(pid(?:\(s\))? (\d+)[^)]*\) (.*)", re.DOTALL)
+_TICK_SECONDS = 0.1
+_INLINE_BYTES, _MOST_MEMORIES = 1 << 16, 16  # smaller arrays, and those beyond so many, travel in the message itself
+_HEADER = struct.Struct("!QB")  # bytes of the message, number of arrays beside it
 _OUT_OF_MEMORY = ("Cannot allocate memory", "can't allocate memory", "not enough memory")
 
 
@@ -174,3 +192,249 @@ def _worker_died(pid: str, how: str) -> str:
         return f"a loader worker (process {pid}) {cause}"
     how = how.split(". ")[0].rstrip(". ")
     return f"a loader worker (process {pid}) {how}: `mvrec doctor` looks for causes, --data.num_workers 0 does without"
+
+
+# -- children that can be killed ----------------------------------------------------------------------------------
+
+
+class ChildError(Exception):
+    """A child process gives no answer; says why in words that follow its name: "was ended by SIGSEGV"."""
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles tensors as arrays: torch's own way is a whole file of torch's for each."""
+
+    def reducer_override(self, value: Any) -> Any:
+        torch = sys.modules.get("torch")
+        if torch is not None and type(value) is torch.Tensor:
+            return _tensor, (value.contiguous().numpy(),)
+        return NotImplemented
+
+
+def _tensor(array: Any) -> Any:
+    import torch
+
+    return torch.from_numpy(array)
+
+
+class Channel:
+    """One end of a pair of sockets, for whole messages of anything that can be pickled.
+
+    Large arrays and tensors go through memory that both processes map, where there is such (Linux), since a socket
+    would copy them several times. The receiver may write into them.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+
+    def send(self, message: Any) -> None:
+        """Send a message; `ConnectionError` where nobody holds the other end any more."""
+        memories: list[int] = []
+
+        def stays_in_the_pickle(buffer: pickle.PickleBuffer) -> bool:
+            raw = buffer.raw()
+            if raw.nbytes <= _INLINE_BYTES or len(memories) == _MOST_MEMORIES or not hasattr(os, "memfd_create"):
+                return True
+            memories.append(os.memfd_create("array"))
+            while raw:
+                raw = raw[os.write(memories[-1], raw) :]
+            return False
+
+        data = io.BytesIO()
+        try:
+            _Pickler(data, protocol=5, buffer_callback=stays_in_the_pickle).dump(message)
+            header = _HEADER.pack(data.tell(), len(memories))
+            if memories:
+                socket.send_fds(self._end, [header], memories)
+                header = b""
+            self._end.sendall(header + data.getbuffer())
+        finally:
+            for memory in memories:
+                os.close(memory)
+
+    def receive(self) -> Any:
+        """The next message, once it comes; `EOFError` where nobody holds the other end any more."""
+        header, memories, _, _ = socket.recv_fds(self._end, _HEADER.size, _MOST_MEMORIES)
+        try:
+            if not header:
+                raise EOFError
+            length, count = _HEADER.unpack(header + self._receive_bytes(_HEADER.size - len(header)))
+            data = self._receive_bytes(length)
+            if len(memories) < count:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return pickle.loads(data, buffers=[mmap.mmap(memory, 0) for memory in memories])
+        finally:
+            for memory in memories:
+                os.close(memory)
+
+    def _receive_bytes(self, count: int) -> bytearray:
+        data = bytearray(count)
+        rest = memoryview(data)
+        while rest:
+            received = self._end.recv_into(rest)
+            if not received:
+                raise EOFError
+            rest = rest[received:]
+        return data
+
+
+class Child:
+    """A forked process that may be killed at any moment, seen from its parent.
+
+    Unlike those of `multiprocessing` it can be had in a loader's worker, which is daemonic.
+
+    Args:
+        serve: What it does, with its end of the channel; it ends when this returns, or when the parent is gone.
+        limits: What one answer may take.
+
+    Attributes:
+        owner: The process that forked it.
+        pid: Its number; 0 once it has ended.
+        waited: Seconds without an answer, as far as its parent watched: that may be suspended.
+    """
+
+    def __init__(self, serve: Callable[[Channel], None], limits: Limits) -> None:
+        self.owner, self.pid, self.limits, self.waited = os.getpid(), 0, limits, 0.0
+        self._end, theirs = socket.socketpair()
+        self._channel = Channel(self._end)
+        with warnings.catch_warnings():
+            # Python warns of forks beside threads. The child touches nothing that a thread of its parent may hold.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child keeps it so
+            try:
+                self.pid = os.fork()
+                if self.pid == 0:
+                    self._end.close()
+                    _run(serve, Channel(theirs), limits, self.owner)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        theirs.close()
+        self._end.settimeout(limits.seconds)  # once a message has begun, its rest is a matter of copying
+
+    def fileno(self) -> int:
+        """Of the parent's end of the channel, for `watch`."""
+        return self._end.fileno()
+
+    def send(self, message: Any) -> None:
+        """Ask it for an answer; `ChildError` where it has ended or takes no message."""
+        self.waited = 0.0
+        with self._faults():
+            self._channel.send(message)
+
+    def receive(self) -> Any:
+        """Its next message, waited for; `ChildError` where it hangs or has ended."""
+        while not watch([self]):
+            if self.is_late:
+                raise ChildError(f"gave no answer for {self.limits.seconds:g} s")
+        with self._faults():
+            return self._channel.receive()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it has given no answer for longer than its limits let it."""
+        return self.limits.seconds is not None and self.waited >= self.limits.seconds
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not killed."""
+        return self.fileno() >= 0
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is a process, and it is this one's child."""
+        return self.is_open and self.owner == os.getpid() and self._reap(seconds=0.0) is None and self.pid > 0
+
+    def kill(self) -> None:
+        """End the process. One that waits for a dead disk cannot be ended and is left behind."""
+        self._end.close()
+        if self.owner != os.getpid():
+            return  # a copy in a process that was forked later
+        with contextlib.suppress(ProcessLookupError):
+            if self.pid:
+                os.kill(self.pid, signal.SIGKILL)
+        self._reap(seconds=1.0)
+
+    def __del__(self) -> None:
+        self.kill()
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError:
+            raise ChildError(f"stopped in the middle of an answer for {self.limits.seconds:g} s") from None
+        except (EOFError, ConnectionError):
+            status = self._reap(seconds=5.0)
+            raise ChildError(how_it_ended(None if status is None else os.waitstatus_to_exitcode(status))) from None
+
+    def _reap(self, *, seconds: float) -> int | None:
+        end = time.monotonic() + seconds
+        while self.pid:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.pid = 0
+                return status
+            if time.monotonic() > end:
+                break
+            time.sleep(0.01)
+        return None
+
+
+def watch(children: Sequence[Child]) -> list[Child]:
+    """Wait a moment for messages: the children that have one. For the others the moment counts as `waited`."""
+    poll, begin = select.poll(), time.monotonic()
+    for child in children:
+        poll.register(child, select.POLLIN)
+    ready = {descriptor for descriptor, _ in poll.poll(1000 * _TICK_SECONDS)}
+    watched = min(time.monotonic() - begin, 2 * _TICK_SECONDS)
+    for child in children:
+        child.waited = 0.0 if child.fileno() in ready else child.waited + watched
+    return [child for child in children if child.fileno() in ready]
+
+
+def apart(function: Callable[..., Any], *arguments: Any, limits: Limits) -> Any:
+    """What a function returns in a silent process of its own, where native code may crash or hang.
+
+    A system that cannot fork has to call it right here.
+
+    Raises:
+        ChildError: It did so, or raised something.
+    """
+
+    def serve(channel: Channel) -> None:
+        silence = os.open(os.devnull, os.O_WRONLY)  # encoders and decoders tell of themselves at length, past Python
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        channel.send(_tried(function, arguments))
+
+    if CAN_FORK:
+        child = Child(serve, limits)
+        try:
+            value, fault = child.receive()
+        finally:
+            child.kill()
+    else:
+        value, fault = _tried(function, arguments)
+    if fault is not None:
+        raise ChildError(fault)
+    return value
+
+
+def _tried(function: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Any, str | None]:
+    try:
+        return function(*arguments), None
+    except Exception as error:  # it travels as text
+        return None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _run(serve: Callable[[Channel], None], channel: Channel, limits: Limits, parent: int) -> NoReturn:
+    code = 1
+    try:
+        settle_in(limits, parent=parent)
+        with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
+            serve(channel)
+        code = 0
+    except BaseException:  # whatever it is, this process ends here
+        traceback.print_exc()
+    finally:
+        os._exit(code)  # nothing of the parent's may be finalised here

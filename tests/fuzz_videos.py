@@ -10,12 +10,6 @@ them with another process.
 
 import argparse
 import collections
-import contextlib
-import faulthandler
-import os
-import resource
-import select
-import signal
 import sys
 import tempfile
 import time
@@ -30,6 +24,7 @@ from video_files import write_audio, write_video  # noqa: E402
 
 from mvrec.data.video.opening import open_video  # noqa: E402
 from mvrec.errors import DecodeError  # noqa: E402
+from mvrec.processes import ChildError, Limits, apart  # noqa: E402
 
 GIB = 2  # of memory beyond what the process has
 GOOD = ("frames", "DecodeError")
@@ -151,34 +146,14 @@ def read_some_frames(path, decoder):
 
 
 def outcome_of(path, decoder, *, seconds, read=read_some_frames):
-    """What reading a file comes to in a process of its own: see `GOOD`, or "hang", "killed by ...", an exception."""
-    receiving, sending = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(receiving)
-        os.write(sending, _read_in_child(path, decoder, read).encode()[:4000])
-        os._exit(0)
-    os.close(sending)
-    with os.fdopen(receiving, "rb") as answer:
-        ready, _, _ = select.select([answer], [], [], seconds)
-        if not ready:
-            os.kill(pid, signal.SIGKILL)
-        text = answer.read().decode() if ready else ""
-    _, status = os.waitpid(pid, 0)
-    if not ready:
-        return "hang"
-    if os.WIFSIGNALED(status):
-        return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
-    return text or f"left with {os.waitstatus_to_exitcode(status)}"
+    """What reading a file comes to in a process of its own: see `GOOD`, or how the process ended, or an exception."""
+    try:
+        return apart(_read_in_child, path, decoder, read, limits=Limits(seconds, GIB))
+    except ChildError as error:
+        return str(error)
 
 
 def _read_in_child(path, decoder, read):
-    faulthandler.disable()  # pytest's would print where a crash happened
-    _limit_memory()
-    with contextlib.suppress(OSError):
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)
-        os.dup2(silence, 2)
     try:
         read(path, decoder)
     except DecodeError as error:
@@ -187,13 +162,6 @@ def _read_in_child(path, decoder, read):
     except BaseException as error:
         return f"{type(error).__name__}: {error!s:.200}"
     return "frames"
-
-
-def _limit_memory():
-    status = Path("/proc/self/status").read_text().split()
-    most = 1024 * int(status[status.index("VmData:") + 1]) + GIB * 2**30
-    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def fuzz(files, decoder, *, mutants, seed, seconds, keep, read=read_some_frames):

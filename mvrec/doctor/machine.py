@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mvrec.doctor.checks import Check, TrialError, apart
-from mvrec.processes import shared_memory_fault
+from mvrec.doctor.checks import Check
+from mvrec.processes import CAN_FORK, ChildError, Limits, apart, shared_memory_fault
 
 # A step of the recipes for MViT-B: 8 clips of 16 frames of 224 x 224 pixels, of which each loader worker has two ready.
 BATCH_BYTES = 8 * 3 * 16 * 224 * 224
@@ -138,12 +138,12 @@ def _open_files() -> Check:
 
 
 def _fork() -> Check:
-    if not hasattr(os, "fork"):
+    if not CAN_FORK:
         text = "not on this system: a file that hangs the decoder hangs its loader process"
         return Check("machine", "fork", "warning", text, "use Linux or WSL for data that you do not trust")
     try:
-        apart(os.getpid, seconds=20)
-    except (TrialError, OSError) as error:
+        apart(os.getpid, limits=Limits(seconds=20, memory=None))
+    except (ChildError, OSError) as error:
         return Check("machine", "fork", "broken", f"no process can be started: {error}", "ulimit -u unlimited")
     return Check("machine", "fork", "ok", "files are read in processes that can be killed")
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mvrec.doctor.checks import Check, Status, TrialError, apart
+from mvrec.doctor.checks import Check, Status
+from mvrec.processes import ChildError, Limits, apart
 
 # Codecs and who encodes them; the first that is there is taken. A decoder may be there without any encoder.
 ENCODERS = {
@@ -19,7 +20,7 @@ ENCODERS = {
 }
 LEVELS = tuple(range(30, 230, 20))  # the grey of each frame
 TOLERANCE = 6  # of a grey level after coding
-TRIAL_SECONDS = 60.0
+TRIAL = Limits(seconds=60.0, memory=None)
 
 _SIZE = (48, 64)
 _PNG = base64.b64decode(  # one grey pixel of 127
@@ -46,8 +47,8 @@ def media_checks() -> list[Check]:
 def _codec(folder: Path, codec: str, decoders: Sequence[str]) -> list[Check]:
     path = folder / f"{codec}.mp4"
     try:
-        encoder = apart(write_clip, path, codec, seconds=TRIAL_SECONDS)
-    except TrialError as error:
+        encoder = apart(write_clip, path, codec, limits=TRIAL)
+    except ChildError as error:
         # Without a clip nothing can be tried; that PyAV does not load at all is what matters of it.
         status: Status = "broken" if codec == "h264" else "warning"
         return [Check("decoders", codec, status, f"no clip could be made: {error}", _FIXES["pyav"])]
@@ -64,8 +65,8 @@ def _usable() -> tuple[list[str], list[Check]]:
             found.append(Check("decoders", decoder, "note", "not installed (the decoder auto does without it)"))
             continue
         try:
-            apart(load, decoder, seconds=TRIAL_SECONDS)
-        except TrialError as error:
+            apart(load, decoder, limits=TRIAL)
+        except ChildError as error:
             found.append(
                 Check("decoders", decoder, "warning", str(error).partition(": ")[2] or str(error), _FIXES[decoder])
             )
@@ -77,8 +78,8 @@ def _usable() -> tuple[list[str], list[Check]]:
 def _decoder(path: Path, codec: str, decoder: str) -> Check:
     name = f"{codec} by {decoder}"
     try:
-        answer = apart(read_levels, path, decoder, seconds=TRIAL_SECONDS)
-    except TrialError as error:
+        answer = apart(read_levels, path, decoder, limits=TRIAL)
+    except ChildError as error:
         return _failed(name, decoder, codec, str(error))
     if isinstance(answer, str):
         if decoder != "pyav" and codec in ("av1", "mpeg4"):
@@ -97,8 +98,8 @@ def _failed(name: str, decoder: str, codec: str, text: str) -> Check:
 
 def _image(folder: Path) -> Check:
     try:
-        levels = apart(read_images, folder, seconds=TRIAL_SECONDS)
-    except TrialError as error:
+        levels = apart(read_images, folder, limits=TRIAL)
+    except ChildError as error:
         fix = "pip install --force-reinstall simplejpeg pillow"
         return Check("decoders", "JPEG and PNG", "broken", str(error), fix)
     return Check("decoders", "JPEG and PNG", "ok", f"grey {levels[0]} and {levels[1]}")

@@ -1,27 +1,18 @@
-"""Reading files in a process that can be killed, so that no file can hang a run or take it down.
+"""Reading samples in a process that can be killed, so that no file can hang a run or take it down.
 
-A decoder that loops in native code holds Python's lock: no timeout, thread or signal handler of its own process ever
-runs again. So each loader process hands its samples to a reading process, a fork of itself, and watches it from
-outside: one that gives no answer in time, crashes or asks for too much memory is killed, the file it was at is
-remembered as one that is not opened again, and a fresh one goes on with the same sample. To the rest of the program it
-is a file that cannot be read, like any other.
+Each loader process hands its samples to a reading process, a fork of itself (`processes.Child`): one that gives no
+answer in time, crashes or asks for too much memory is killed, the file it was at is remembered as one that is not
+opened again, and a fresh one goes on with the same sample. To the rest of the program it is a file that cannot be read,
+like any other.
 """
 
-import contextlib
-import mmap
 import os
-import pickle
-import select
-import signal
-import socket
-import time
 import traceback
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
@@ -29,17 +20,9 @@ from mvrec.data.loading.batch import PADDING_ID, BadSample, Item, SampleKey
 from mvrec.data.loading.quarantine import Quarantine
 from mvrec.data.loading.samples import EvalSamples, TrainSamples, reading
 from mvrec.errors import DecodeError
-from mvrec.processes import Limits, how_it_ended, is_out_of_memory, settle_in
+from mvrec.processes import Channel, Child, ChildError, Limits, is_out_of_memory
 
 MAX_KILLS = 10  # files that may be killed in one training batch or one evaluation before the run stops
-CAN_FORK = hasattr(os, "fork")
-
-_TICK_SECONDS = 0.25
-_INLINE_BYTES = 1 << 16  # smaller pixels travel in the message itself
-
-
-class ReaderError(Exception):
-    """The reading process is of no more use; says why."""
 
 
 @dataclass
@@ -90,7 +73,7 @@ class GuardedSamples(torch.utils.data.Dataset[Item]):
             try:
                 for item in reader.read(keys[len(items) :], self.quarantine.news()):
                     items.append(item)
-            except ReaderError as fault:
+            except ChildError as fault:
                 self.close()
                 items += self._after(fault, reader.file)
             except BaseException:
@@ -109,7 +92,7 @@ class GuardedSamples(torch.utils.data.Dataset[Item]):
             self._reader = Reader(self.dataset, self.limits)
         return self._reader
 
-    def _after(self, fault: ReaderError, file: tuple[int, str] | None) -> list[Item]:
+    def _after(self, fault: ChildError, file: tuple[int, str] | None) -> list[Item]:
         """Remember the file at fault; the item that ends the run when there have been too many."""
         self._kills += 1
         if file is None:  # killed from outside while it was idle
@@ -127,139 +110,58 @@ class GuardedSamples(torch.utils.data.Dataset[Item]):
         return [Item(None, -1, PADDING_ID, bad=(bad,))]
 
 
-class Reader:
-    """A forked process that answers requests for items, seen from the process that watches it.
+class Reader(Child):
+    """A child that answers requests for items, and says which file it is at.
 
     Attributes:
-        owner: The process that forked it.
         file: Row and path of the file it is at.
     """
 
     def __init__(self, dataset: Any, limits: Limits) -> None:
-        self.owner, self.limits = os.getpid(), limits
         self.file: tuple[int, str] | None = None
-        self._channel, theirs = socket.socketpair()
-        with warnings.catch_warnings():
-            # Python warns of forks beside threads. The child touches nothing that a thread of its parent may hold.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self.pid = os.fork()
-        if self.pid == 0:
-            self._channel.close()
-            _serve(theirs, dataset, limits, self.owner)
-        theirs.close()
-        # Once a message has begun, its rest is a matter of copying.
-        self._channel.settimeout(limits.seconds)
+        super().__init__(partial(_serve, dataset), limits)
 
     def read(self, keys: Sequence[Any], quarantined: dict[str, str]) -> Iterator[Any]:
         """Items in the order of `keys`, as they come.
 
         Raises:
-            ReaderError: The process is stuck, dead, or out of memory.
+            ChildError: The process is stuck, dead, or out of memory.
             RuntimeError: A fault in our own code.
         """
-        try:
-            _send(self._channel, ("read", (list(keys), quarantined)))
-            for _ in keys:
-                yield self._next_item()
-        except TimeoutError:
-            raise ReaderError(f"stopped in the middle of an answer for {self.limits.seconds:g} s") from None
-        except (EOFError, ConnectionError):
-            raise ReaderError(self._death()) from None
+        self.send((list(keys), quarantined))
+        for _ in keys:
+            yield self._next_item()
 
     def _next_item(self) -> Any:
         while True:
-            self._wait()
-            kind, content = _receive(self._channel)
+            kind, content = self.receive()
             if kind == "item":
                 self.file = None
                 return content
             if kind == "file":
                 self.file = content
             elif kind == "memory":
-                raise ReaderError(f"needed more than {self.limits.memory:g} GiB")
+                raise ChildError(f"needed more than {self.limits.memory:g} GiB")
             else:
                 raise RuntimeError(f"in the process that reads files:\n{content}")
 
-    def _wait(self) -> None:
-        """Until there is something to read. Only time that this process has watched counts: it may be suspended."""
-        waited, poll = 0.0, select.poll()
-        poll.register(self._channel, select.POLLIN)
-        while True:
-            begin = time.monotonic()
-            if poll.poll(1000 * _TICK_SECONDS):
-                return
-            waited += min(time.monotonic() - begin, 2 * _TICK_SECONDS)
-            if self.limits.seconds is not None and waited >= self.limits.seconds:
-                raise ReaderError(f"gave no answer for {self.limits.seconds:g} s")
 
-    @property
-    def is_open(self) -> bool:
-        """Whether it was not killed."""
-        return self._channel.fileno() >= 0
+def _serve(dataset: Any, channel: Channel) -> None:
+    """Answer requests, in the child."""
+    torch.set_num_threads(1)
+    quarantined: dict[str, str] = {}
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether there is a process, and it is this one's child."""
-        return self.is_open and self.owner == os.getpid() and self._reap(seconds=0.0) is None and self.pid > 0
+    def announce(number: int, path: str) -> None:
+        if path in quarantined:
+            raise DecodeError(path, quarantined[path])
+        channel.send(("file", (number, path)))
 
-    def _death(self) -> str:
-        status = self._reap(seconds=5.0)
-        return how_it_ended(None if status is None else os.waitstatus_to_exitcode(status))
-
-    def kill(self) -> None:
-        """End the process. One that waits for a dead disk cannot be ended and is left behind."""
-        self._channel.close()
-        if self.owner != os.getpid():
-            return  # a copy in a process that was forked later
-        with contextlib.suppress(ProcessLookupError):
-            if self.pid:
-                os.kill(self.pid, signal.SIGKILL)
-        self._reap(seconds=1.0)
-
-    def __del__(self) -> None:
-        self.kill()
-
-    def _reap(self, *, seconds: float) -> int | None:
-        end = time.monotonic() + seconds
-        while self.pid:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.pid = 0
-                return status
-            if time.monotonic() > end:
-                break
-            time.sleep(0.01)
-        return None
-
-
-# -- the reading process ------------------------------------------------------------------------------------------
-
-
-def _serve(channel: socket.socket, dataset: Any, limits: Limits, parent: int) -> NoReturn:
-    """Answer requests until the other side closes. Never returns into the code that forked."""
-    code = 1
-    try:
-        settle_in(limits, parent=parent)
-        torch.set_num_threads(1)
-        quarantined: dict[str, str] = {}
-
-        def announce(number: int, path: str) -> None:
-            if path in quarantined:
-                raise DecodeError(path, quarantined[path])
-            _send(channel, ("file", (number, path)))
-
-        reading.announce = announce
-        while True:
-            _, (keys, news) = _receive(channel)
-            quarantined.update(news)
-            for key in keys:
-                _send(channel, _answer(dataset, key))
-    except (EOFError, ConnectionError):
-        code = 0
-    except BaseException:  # whatever it is, this process ends here
-        traceback.print_exc()
-    finally:
-        os._exit(code)  # nothing of the parent's may be finalised here
+    reading.announce = announce
+    while True:
+        keys, news = channel.receive()
+        quarantined.update(news)
+        for key in keys:
+            channel.send(_answer(dataset, key))
 
 
 def _answer(dataset: Any, key: Any) -> tuple[str, Any]:
@@ -267,58 +169,3 @@ def _answer(dataset: Any, key: Any) -> tuple[str, Any]:
         return "item", dataset[key]
     except Exception as error:  # our own faults are raised in the parent
         return ("memory", None) if is_out_of_memory(error) else ("error", traceback.format_exc())
-
-
-# -- messages -----------------------------------------------------------------------------------------------------
-
-
-def _send(channel: socket.socket, message: tuple[str, Any]) -> None:
-    """A message; the pixels of an item go through shared memory, where there is such a thing, if they are many."""
-    kind, content = message
-    pixels = None
-    if kind == "item" and content.views is not None:
-        pixels, content = content.views.contiguous().numpy(), content._replace(views=None)
-    if pixels is None or pixels.nbytes <= _INLINE_BYTES or not hasattr(os, "memfd_create"):
-        data = pickle.dumps((kind, content, pixels), protocol=5)  # a tensor would pickle a whole file of torch's
-        channel.sendall(len(data).to_bytes(8, "big") + data)
-        return
-    data = pickle.dumps((kind, content, (pixels.shape, pixels.dtype.str)), protocol=5)
-    memory = os.memfd_create("views")
-    try:
-        rest = memoryview(pixels).cast("B")
-        while rest:
-            rest = rest[os.write(memory, rest) :]
-        socket.send_fds(channel, [len(data).to_bytes(8, "big")], [memory])
-    finally:
-        os.close(memory)
-    channel.sendall(data)
-
-
-def _receive(channel: socket.socket) -> tuple[str, Any]:
-    header, files, _, _ = socket.recv_fds(channel, 8, 1)
-    try:
-        header += _receive_bytes(channel, 8 - len(header)) if header else b""
-        if not header:
-            raise EOFError
-        kind, content, layout = pickle.loads(_receive_bytes(channel, int.from_bytes(header, "big")))
-        if layout is not None:
-            pixels = layout
-            if isinstance(layout, tuple):
-                shape, dtype = layout
-                pixels = np.frombuffer(mmap.mmap(files[0], 0), dtype).reshape(shape)
-            content = content._replace(views=torch.from_numpy(pixels))
-        return kind, content
-    finally:
-        for file in files:
-            os.close(file)
-
-
-def _receive_bytes(channel: socket.socket, count: int) -> bytearray:
-    data = bytearray(count)
-    rest = memoryview(data)
-    while rest:
-        received = channel.recv_into(rest)
-        if not received:
-            raise EOFError
-        rest = rest[received:]
-    return data

@@ -14,13 +14,13 @@ import torch
 
 from mvrec.data.listing.archive import FilePath
 from mvrec.data.loading import images
-from mvrec.data.loading.guard import CAN_FORK, Reader, ReaderError
+from mvrec.data.loading.guard import Reader
 from mvrec.data.loading.samples import reading
 from mvrec.data.video import opening
 from mvrec.data.video.pyav import load_library
 from mvrec.data.video.video import Clock, Decoder, Frames, Ints, Video
 from mvrec.errors import DecodeError, UserError
-from mvrec.processes import Limits
+from mvrec.processes import CAN_FORK, ChildError, Limits
 
 
 class Answer(NamedTuple):
@@ -139,7 +139,7 @@ class FileReaders:
             if cause is not None:
                 raise DecodeError(path, cause)
             (answer,) = reader.read([(what, path, argument)], {})
-        except ReaderError as fault:
+        except ChildError as fault:
             reader.kill()
             cause = self.killed[str(path)] = f"the process reading it {fault}"
             raise DecodeError(path, cause) from None

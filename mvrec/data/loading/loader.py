@@ -16,12 +16,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mvrec.data.loading.batch import BadSample, ClipBatch, SampleKey, collate
-from mvrec.data.loading.guard import CAN_FORK, GuardedSamples
+from mvrec.data.loading.guard import GuardedSamples
 from mvrec.data.loading.quarantine import Quarantine
 from mvrec.data.loading.samples import EvalSamples, TrainSamples
 from mvrec.data.loading.workers import start_worker
 from mvrec.errors import UserError
-from mvrec.processes import Limits, shared_memory_fault
+from mvrec.processes import CAN_FORK, Limits, shared_memory_fault
 from mvrec.seeds import derive_seed
 
 MAX_AUTO_WORKERS = 16

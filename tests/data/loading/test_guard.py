@@ -221,10 +221,10 @@ import sys; sys.path[:0] = {[str(Path(faulty_decoder.__file__).parent)]!r}
 import faulty_decoder
 from mvrec.data.loading import clips; clips.open_video = faulty_decoder.open_video
 from mvrec.data.loading.batch import SampleKey; from mvrec.data.loading.clips import TrainClips
-from mvrec.data.loading.guard import *; from mvrec.data.listing.layouts import find_split
+from mvrec.data.loading.guard import GuardedSamples; from mvrec.data.listing.layouts import find_split
 from mvrec.data.sets.kinetics import Kinetics
 from mvrec.data.views.sampling import ClipSpec; from mvrec.data.views.transforms import Augment
-from dataclasses import replace
+from mvrec.data.loading.quarantine import Quarantine; from mvrec.processes import Limits
 from pathlib import Path
 index = find_split(Path({str(index[0].path.parents[2])!r}), "train")
 data = GuardedSamples(TrainClips(index, ClipSpec(4, 2), 16, Augment(rand_augment=None)), Limits(60.0), Quarantine(None))

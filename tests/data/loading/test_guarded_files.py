@@ -11,11 +11,10 @@ from faulty_decoder import open_video as faulty_open
 from video_files import in_archive, write_video
 
 from mvrec.data.loading import images
-from mvrec.data.loading.guard import CAN_FORK
 from mvrec.data.loading.guarded_files import FileReaders
 from mvrec.data.video import opening
 from mvrec.errors import DecodeError, UserError
-from mvrec.processes import Limits
+from mvrec.processes import CAN_FORK, Limits
 
 pytestmark = pytest.mark.skipif(not CAN_FORK, reason="needs fork")
 
@@ -95,7 +94,7 @@ def test_a_decoder_that_breaks_the_limits_costs_one_file(monkeypatch, clip, tmp_
     assert fault in FAULTS
     monkeypatch.setenv("FAULTS_LOG", str(tmp_path / "log"))
     real = opening.open_video
-    monkeypatch.setattr("faulty_decoder.video", type("video", (), {"open_video": staticmethod(real)}))
+    monkeypatch.setattr("faulty_decoder.opening", type("opening", (), {"open_video": staticmethod(real)}))
     monkeypatch.setattr(opening, "open_video", faulty_open)
     readers = FileReaders(Limits(1.0 if fault in ("spin", "wait") else 60.0, 0.25))
     for _ in range(2):  # the second time the file is not opened again

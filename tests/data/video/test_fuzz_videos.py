@@ -71,9 +71,9 @@ def _two_lines(path, decoder):
 @pytest.mark.parametrize(
     ("read", "outcome"),
     [
-        (_hang, "hang"),
-        (_crash, "killed by SIGSEGV"),
-        (_leave, "left with 3"),
+        (_hang, "gave no answer for 1 s"),
+        (_crash, "was ended by SIGSEGV"),
+        (_leave, "left with exit code 3"),
         (_fault, "IndexError: list index"),
         (_take_memory, "MemoryError: "),
         (_two_lines, "badly said: without\na path"),
