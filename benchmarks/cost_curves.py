@@ -139,7 +139,7 @@ def inference(network: nn.Module, clips: Tensor) -> None:
 def evaluation(task: Classification, pixels: Tensor) -> None:
     """The views of one video as `mvrec test` has them: pixels normalised together, scored a few at a time."""
     views, zeros = torch.arange(len(pixels)), torch.zeros(len(pixels), dtype=torch.int64)
-    batch = ClipBatch(pixels, labels=zeros, sample_ids=zeros, view_ids=views, seeds=zeros)
+    batch = ClipBatch(pixels, targets=zeros, sample_ids=zeros, view_ids=views, seeds=zeros)
     keeper = ScoreKeeper(num_classes=task.backbone.num_classes, num_views=len(pixels), expected=1)
     task._keeper = keeper  # as on_test_epoch_start does, which needs a trainer
     with torch.inference_mode():

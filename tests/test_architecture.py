@@ -16,6 +16,7 @@ FILES = sorted((ROOT / "mvrec").rglob("*.py"))
 FLOORS = (
     *("__init__", "errors", "messages", "published", "seeds", "files", "processes", "class_paths"),
     *("models", "timm"),
+    *("data.views.pixel_operations", "data.views.geometry", "data.views.targets"),
     *("data.listing", "data.video", "data.views", "data.loading", "data.sets", "data.generated", "data"),
     *("cluster", "training", "runs"),
     *("report.markup", "report.charts", "report.style"),
@@ -29,7 +30,7 @@ STRANGERS = {
     "cluster": {"models", "data", "files"},
     "training": {"models", "data", "cluster", "files"},
     "runs": {"data", "cluster", "training"},
-    "tasks": {"cluster", "data.video", "data.views", "data.sets", "data.generated"},
+    "tasks": {"cluster", "data.video", "data.sets", "data.generated"},
     "inference": {"cluster", "training", "tasks", "report"},
     "export": {"cluster", "training", "tasks", "report"},
     "doctor": {"models", "cluster", "training", "runs", "tasks", "inference", "export"},

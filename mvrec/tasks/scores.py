@@ -17,6 +17,7 @@ from torch.nn.functional import one_hot
 from torchmetrics.functional.classification import binary_average_precision
 
 from mvrec.data.loading.batch import PADDING_ID, BadSample
+from mvrec.data.views.targets import ClassIndex, MultiHot, Target, classes_of
 from mvrec.errors import UserError
 
 NOT_FINITE = "the network's outputs are not finite"  # why a sample failed that was read
@@ -83,7 +84,7 @@ class Scores(ABC):
 
     def failed_per_class(self) -> Tensor:
         """How many samples of each class failed: int64 (K,)."""
-        labels = [label for bad in self.failed for label in bad.labels]
+        labels = [label for bad in self.failed for label in classes_of(bad.target)]
         return torch.bincount(torch.tensor(labels, dtype=torch.int64), minlength=self.num_classes)
 
     def _missed(self) -> Tensor:
@@ -264,11 +265,15 @@ class ScoreKeeper:
             if sample == PADDING_ID:
                 continue
             if not usable:
-                classes = torch.nonzero(label).flatten().tolist() if self.multi_label else [int(label)]
-                self.fail((BadSample(sample, self.path_of(sample), NOT_FINITE, labels=tuple(classes)),))
+                self.fail((BadSample(sample, self.path_of(sample), NOT_FINITE, target=self._target(label)),))
             self._sums[sample] = self._sums[sample] + row if sample in self._sums else row
             self._counts[sample] = self._counts.get(sample, 0) + 1
             self._labels[sample] = label
+
+    def _target(self, label: Tensor) -> Target:
+        if self.multi_label:
+            return MultiHot(tuple(torch.nonzero(label).flatten().tolist()), self.num_classes)
+        return ClassIndex(int(label))
 
     def fail(self, bad: tuple[BadSample, ...]) -> None:
         """Note samples that could not be scored."""

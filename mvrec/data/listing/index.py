@@ -19,6 +19,8 @@ from mvrec.data.listing.class_names import ClassNames, class_names_of, normalise
 from mvrec.data.listing.label_sets import LabelSets
 from mvrec.data.listing.lists import LABEL_SEPARATOR, SEVERAL, Row
 from mvrec.data.listing.row_origins import Origins
+from mvrec.data.listing.row_targets import RowTargets, TargetOf
+from mvrec.data.views.targets import ClassIndex, MultiHot, Target
 from mvrec.errors import UserError
 
 NAMED = 5  # classes that a warning names before it counts
@@ -62,13 +64,16 @@ class SampleIndex:
             number below their count; with ImageNet's 1000 names it may be a WordNet id. By default the names are the
             labels themselves, sorted, or all numbers up to the highest.
         name: What warnings call the rows: "train" and so on.
+        target_of: The target of a row, where it is not its class or classes. Labels are then any text, and the index
+            has no classes.
 
     Attributes:
         root: As passed.
         classes: The names of the classes, and what labels mean them; for other splits.
         class_names: Names in label order.
-        multi_label: Whether a row may have several classes, or none.
-        labels: int32 (rows,); in a multi-label index (labels,), those of all rows one behind the other.
+        target_type: The type of all rows' targets.
+        labels: int32 (rows,), which class or label text; in a multi-label index (labels,), those of all rows one behind
+            the other.
 
     Raises:
         UserError: A label that is no class, with the row's place and the nearest name; a file with two labels where
@@ -83,16 +88,23 @@ class SampleIndex:
         root: Path,
         class_names: Sequence[str] | ClassNames | None = None,
         name: str = "",
+        target_of: TargetOf | None = None,
     ) -> None:
         self.root = root
-        packed = _Packing(root)
+        packed = _Packing(root, RowTargets(target_of))
         for row in rows:
             packed.add(row)
         labels = packed.labels_seen()
-        self.multi_label = packed.multi_label
-        self.classes = known = _classes(packed, class_names, labels)
-        numbers = [known.number(label, where=where) for label, where in labels.items()]
-        self.class_names = known.names
+        self._targets = packed.targets
+        self._texts: tuple[str, ...] = ()  # of labels that are not classes
+        if packed.targets.type is None:
+            self.target_type: type[Target] = MultiHot if packed.multi_label else ClassIndex
+            self.classes = known = _classes(packed, class_names, labels)
+            numbers = [known.number(label, where=where) for label, where in labels.items()]
+        else:
+            self.target_type, self._texts = packed.targets.type, tuple(labels)
+            self.classes, numbers = ClassNames((), source=packed.first_source), list(range(len(labels)))
+        self.class_names = self.classes.names
         self.labels = np.asarray(numbers, dtype=np.int32)[np.frombuffer(packed.labels, dtype=np.int32)]
         self._sets: LabelSets | None = None
         self._bytes = np.frombuffer(packed.paths, dtype=np.uint8)
@@ -101,10 +113,10 @@ class SampleIndex:
         self._places = np.frombuffer(packed.places, dtype=np.int64).reshape(-1, 3) if packed.has_places else None
         self._origins = packed.origins
         repeated = _repeated_rows(self)
-        if self.multi_label:
+        if packed.multi_label:
             self._take_sets(packed)
             self._join(repeated)
-        else:
+        elif not self._texts:
             _refuse_two_labels(self, packed, repeated)
         self._warn(name, len(repeated))
 
@@ -121,15 +133,23 @@ class SampleIndex:
     def __iter__(self) -> Iterator[Sample]:
         return (self[number] for number in range(len(self)))
 
-    def target(self, number: int) -> int | np.ndarray:
-        """What a model is to say of a row: its class index; in a multi-label index multi-hot, float32 (classes,)."""
-        if self._sets is None:
-            return int(self.labels[number])
-        return self._sets.multi_hot(number, len(self.class_names))
+    def target(self, number: int) -> Target:
+        """What a model is to say of a row.
+
+        Raises:
+            DecodeError: The target is in a file that cannot be read.
+        """
+        if self._sets is not None:
+            return MultiHot(tuple(self._sets[number].tolist()), len(self.class_names))
+        if not self._texts:
+            return ClassIndex(int(self.labels[number]))
+        target = self._targets.of(self._row(number))
+        assert target is not None
+        return target
 
     def class_counts(self) -> np.ndarray:
         """How many rows each class has, in label order: int64 (classes,)."""
-        return np.bincount(self.labels, minlength=len(self.class_names))
+        return np.bincount(self.labels, minlength=len(self.class_names))[: len(self.class_names)]
 
     @property
     def nbytes(self) -> int:
@@ -151,7 +171,7 @@ class SampleIndex:
 
     def digest(self) -> str:
         """SHA-256 of paths (relative to the root), labels, spans and class names, by which two runs' data compare."""
-        digest = hashlib.sha256("\n".join(self.class_names).encode("utf-8", "surrogateescape"))
+        digest = hashlib.sha256("\n".join(self.class_names or self._texts).encode("utf-8", "surrogateescape"))
         label_ends = self._sets.ends if self._sets is not None else None
         spans = None if self._spans is None else self._spans.astype(np.float32)  # as when the first runs were recorded
         for values in (self._bytes, self._ends, self.labels, label_ends, spans):
@@ -175,6 +195,19 @@ class SampleIndex:
             return None, None
         start, end = (None if math.isnan(second) else float(second) for second in self._spans[number])
         return start, end
+
+    def _row(self, number: int) -> Row:
+        """A row as it was read."""
+        start, end = (math.nan if seconds is None else seconds for seconds in self._span(number))
+        offset, size = (-1, -1) if self._places is None else (int(value) for value in self._places[number, :2])
+        return self._origins.row(number)._replace(
+            path=_decoded(self._name(number)),
+            label=self._texts[self.labels[number]],
+            start_seconds=start,
+            end_seconds=end,
+            offset=offset,
+            size=size,
+        )
 
     def _take_sets(self, packed: "_Packing") -> None:
         self._sets = LabelSets(self.labels, np.frombuffer(packed.label_ends, dtype=np.int64)).ordered()
@@ -201,7 +234,7 @@ class SampleIndex:
 
     def _warn(self, name: str, repeated: int) -> None:
         beginning = f"{self.root}{', ' if name else ''}{name}"
-        if repeated and self.multi_label:
+        if repeated and self._sets is not None:
             log.info("%s: %d rows name a file of another one and are joined with it", beginning, repeated)
         elif repeated:
             log.warning("%s: %d of %d rows repeat another one and count again", beginning, repeated, len(self))
@@ -257,8 +290,8 @@ def _classes(packed: "_Packing", given: Sequence[str] | ClassNames | None, label
 class _Packing:
     """Arrays that grow row by row; no Python object per row stays behind."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, targets: RowTargets) -> None:
+        self.root, self.targets = root, targets
         self.paths = bytearray()
         self.ends, self.labels = array("q"), array("i")
         self.label_ends = array("q")  # of multi-label rows
@@ -276,7 +309,8 @@ class _Packing:
         return self.origins.first_source
 
     def add(self, row: Row) -> None:
-        self._add_labels(row)
+        self.targets.check(row)
+        self._add_labels(row if self.targets.type is None else row._replace(multi_label=False))
         self.from_folders = self.from_folders and row.line == 0
         self.origins.add(row)
         self.paths += row.path.encode("utf-8", "surrogateescape")

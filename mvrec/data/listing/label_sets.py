@@ -28,12 +28,6 @@ class LabelSets:
         """The row of each label: int64 (labels,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.ends, prepend=0))
 
-    def multi_hot(self, row: int, num_classes: int) -> np.ndarray:
-        """1 for the classes of a row and 0 for all others: float32 (num_classes,)."""
-        target = np.zeros(num_classes, np.float32)
-        target[self[row]] = 1
-        return target
-
     def ordered(self) -> "LabelSets":
         """The same with each row's labels rising."""
         return LabelSets(self.values[np.lexsort((self.values, self.rows))], self.ends)

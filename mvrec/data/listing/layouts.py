@@ -13,6 +13,7 @@ from mvrec.data.listing.class_names import ClassNames
 from mvrec.data.listing.file_kinds import VIDEOS, Kind
 from mvrec.data.listing.index import SampleIndex
 from mvrec.data.listing.lists import Row, is_youtube_csv, read_rows
+from mvrec.data.listing.row_targets import TargetOf
 from mvrec.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -104,8 +105,10 @@ class Layout(ABC):
         """The names in label order where the layout itself holds them, else an empty list."""
         return read_class_names(self.root / "classes.txt")
 
-    def index(self, split: str, *, class_names: Sequence[str] | ClassNames | None) -> SampleIndex | None:
-        """The samples of a split; `None` when there is none.
+    def index(
+        self, split: str, *, class_names: Sequence[str] | ClassNames | None, target_of: TargetOf | None = None
+    ) -> SampleIndex | None:
+        """The samples of a split; `None` when there is none. See `SampleIndex` for the other arguments.
 
         Raises:
             UserError: As `rows`, as `SampleIndex`, or a split without rows.
@@ -116,7 +119,9 @@ class Layout(ABC):
         first = next(rows, None)
         if first is None:
             raise UserError(f"{self.place(split)}: no {self.kind.noun}s in it")
-        index = SampleIndex(chain([first], rows), root=self.root, class_names=class_names, name=split)
+        index = SampleIndex(
+            chain([first], rows), root=self.root, class_names=class_names, name=split, target_of=target_of
+        )
         for level, text in self.notes:
             log.log(level, "%s", text)
         self.notes.clear()

@@ -49,9 +49,18 @@ class Origins:
 
     def where(self, number: int) -> str:
         """`list:line` of a row."""
+        return self._place(number).where
+
+    def row(self, number: int) -> Row:
+        """What is kept here of a row: its place and its other columns."""
+        kept = number if self._rows is None else int(self._rows[number])
+        values = zip(self._names, self._fields(kept), strict=True) if self._names else ()
+        return self._place(number)._replace(others=tuple(values))
+
+    def _place(self, number: int) -> Row:
         number = number if self._rows is None else int(self._rows[number])
         source = self._sources[bisect_right(self._firsts, number) - 1]
-        return Row("", "", source=source, line=self._lines[number]).where
+        return Row("", "", source=source, line=self._lines[number])
 
     def columns(self) -> dict[str, list[str]]:
         """The other columns by their names, a value for every row."""

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from mvrec.data.views.targets import Batched, NoTarget, Target
 
 PADDING_ID = -1  # sample id of a view that only keeps a rank busy; scores ignore it
 
@@ -35,21 +37,21 @@ class BadSample(NamedTuple):
         path: The file.
         cause: One line.
         stop: Why the run has to end with this file, or "".
-        labels: In evaluation its class indices: classes that no score can find.
+        target: In evaluation what a model should have said of it, where that is known.
     """
 
     index: int  # type: ignore[assignment]  # hides tuple.index
     path: str
     cause: str
     stop: str = ""
-    labels: tuple[int, ...] = ()
+    target: Target = NoTarget()
 
 
 class Item(NamedTuple):
     """One dataset item: all views or repeats of one video or image, or none of them when it could not be read."""
 
     views: Tensor | None  # uint8 (V, T, C, H, W), images (V, C, H, W)
-    label: int | np.ndarray  # class index; of a multi-label data set multi-hot, float32 (K,)
+    targets: tuple[Target, ...]  # one per view; without views at most one, which says of what type they are
     sample_id: int
     seeds: tuple[int, ...] = ()
     bad: tuple[BadSample, ...] = ()
@@ -64,7 +66,7 @@ class ClipBatch:
 
     Attributes:
         clips: (B, C, T, H, W), images (B, C, H, W): uint8 RGB out of the loader, normalised float on the device.
-        labels: int64 (B,), class indices; of a multi-label data set multi-hot, float32 (B, K).
+        targets: What a model is to say of each view, as the type of target lays it out; see `mvrec.data.views.targets`.
         sample_ids: int64 (B,), the row of the index, `PADDING_ID` for views that do not count.
         view_ids: int64 (B,), which view (or repeat) of the sample.
         seeds: int64 (B,), for augmentation on the device.
@@ -72,27 +74,22 @@ class ClipBatch:
     """
 
     clips: Tensor
-    labels: Tensor
+    targets: Batched
     sample_ids: Tensor
     view_ids: Tensor
     seeds: Tensor
     bad: tuple[BadSample, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether a view may have several classes, or none."""
-        return self.labels.ndim == 2
+        return len(self.sample_ids)
 
     def with_clips(self, clips: Tensor) -> "ClipBatch":
         """The same batch with other pixels."""
         return replace(self, clips=clips)
 
     def _map_tensors(self, change: Any) -> "ClipBatch":
-        fields = ("clips", "labels", "sample_ids", "view_ids", "seeds")
-        return replace(self, **{name: change(getattr(self, name)) for name in fields})
+        fields = ("clips", "targets", "sample_ids", "view_ids", "seeds")
+        return replace(self, **{name: pytree.tree_map_only(Tensor, change, getattr(self, name)) for name in fields})
 
     def to(self, device: Any, *, non_blocking: bool = False) -> "ClipBatch":
         """The same batch on another device."""
@@ -109,8 +106,9 @@ def collate(items: Sequence[Item]) -> ClipBatch:
     readable = [item for item in items if item.views is not None]
     if not readable:
         empty = torch.empty(0, dtype=torch.int64)
-        labels = _stacked([item.label for item in items])[:0]  # which say of what kind they are
-        return ClipBatch(torch.empty((0, 3, 0, 0, 0), dtype=torch.uint8), labels, empty, empty, empty, bad)
+        targets = _batched([target for item in items for target in item.targets][:1])  # which says of what type
+        none = targets if targets is None else targets[:0]
+        return ClipBatch(torch.empty((0, 3, 0, 0, 0), dtype=torch.uint8), none, empty, empty, empty, bad)
     views = torch.cat([item.views for item in readable if item.views is not None])
     counts = torch.tensor([len(item.seeds) for item in readable])
 
@@ -119,7 +117,7 @@ def collate(items: Sequence[Item]) -> ClipBatch:
 
     return ClipBatch(
         clips=views.transpose(1, 2) if views.ndim == 5 else views,  # (B, T, C, H, W) -> (B, C, T, H, W)
-        labels=_stacked([item.label for item in readable]).repeat_interleave(counts, dim=0),
+        targets=_batched([target for item in readable for target in item.targets]),
         sample_ids=per_view([item.sample_id for item in readable]),
         view_ids=torch.tensor([view for item in readable for view in item.view_ids or range(len(item.seeds))]),
         seeds=torch.tensor([seed for item in readable for seed in item.seeds], dtype=torch.int64),
@@ -127,7 +125,5 @@ def collate(items: Sequence[Item]) -> ClipBatch:
     )
 
 
-def _stacked(labels: Sequence[int | np.ndarray]) -> Tensor:
-    """Class indices as int64 (items,), or multi-hot labels as float32 (items, K)."""
-    several = [label for label in labels if isinstance(label, np.ndarray)]
-    return torch.from_numpy(np.stack(several)) if several else torch.tensor(labels, dtype=torch.int64)
+def _batched(targets: Sequence[Target]) -> Batched:
+    return type(targets[0]).batched(targets) if targets else None

@@ -107,7 +107,7 @@ class GuardedSamples(torch.utils.data.Dataset[Item]):
         scope = "batch" if isinstance(self.dataset, TrainSamples) else "evaluation"
         stop = f"{MAX_KILLS} files of one {scope} broke the limits (data.decode_timeout, data.decode_memory)"
         bad = BadSample(file[0], file[1], f"the process reading it {fault} ({where})", stop=stop)
-        return [Item(None, -1, PADDING_ID, bad=(bad,))]
+        return [Item(None, (), PADDING_ID, bad=(bad,))]
 
 
 class Reader(Child):

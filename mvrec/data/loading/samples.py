@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from mvrec.data.listing.index import Sample, SampleIndex
 from mvrec.data.loading.batch import PADDING_ID, BadSample, Item, SampleKey
+from mvrec.data.views.targets import NoTarget, Target
 from mvrec.data.views.transforms import pixel_seed
 from mvrec.errors import DecodeError
 from mvrec.processes import machine_fault
@@ -72,16 +73,17 @@ class TrainSamples(Dataset[Item]):
             except DecodeError as error:
                 bad.append(BadSample(number, str(sample.path), error.cause, stop=machine_fault(error) or ""))
                 if bad[-1].stop:  # no other file would fare better
-                    return Item(None, -1, PADDING_ID, bad=tuple(bad))
+                    return Item(None, (), PADDING_ID, bad=tuple(bad))
         bad[-1] = bad[-1]._replace(stop=f"not one of {SUBSTITUTES} files in a row could be read")
-        return Item(None, -1, PADDING_ID, bad=tuple(bad))
+        return Item(None, (), PADDING_ID, bad=tuple(bad))
 
     def _item(self, sample: Sample, number: int, key: SampleKey) -> Item:
         repeats = range(self.repeats) if key.repeats is None else key.repeats
         seeds = tuple(derive_seed(self.seed, key.epoch, key.index, "view", repeat) for repeat in repeats)
         rng = random.Random(derive_seed(self.seed, key.epoch, key.index, "clip"))
         views = self.views(sample, seeds=tuple(pixel_seed(seed) for seed in seeds), rng=rng)
-        return Item(views, self.index.target(number), number, seeds, view_ids=tuple(repeats))
+        targets = (self.index.target(number),) * len(seeds)
+        return Item(views, targets, number, seeds, view_ids=tuple(repeats))
 
 
 class EvalSamples(Dataset[Item]):
@@ -109,14 +111,15 @@ class EvalSamples(Dataset[Item]):
         return len(self.index)
 
     def __getitem__(self, key: SampleKey) -> Item:
-        sample, target = self.index[key.index], self.index.target(key.index)
+        sample = self.index[key.index]
+        target: Target = NoTarget()
         sample_id = key.index if key.counted else PADDING_ID
         try:
+            target = self.index.target(key.index)
             reading.announce(key.index, str(sample.path))
             views = self.views(sample, key.index, wanted=key.repeats)
         except DecodeError as error:
-            classes = sample.label if isinstance(sample.label, tuple) else (sample.label,)
-            bad = BadSample(key.index, str(sample.path), error.cause, labels=classes, stop=machine_fault(error) or "")
-            return Item(None, target, sample_id, bad=(bad,) if key.counted else ())
+            bad = BadSample(key.index, str(sample.path), error.cause, stop=machine_fault(error) or "", target=target)
+            return Item(None, (target,), sample_id, bad=(bad,) if key.counted else ())
         numbers = tuple(range(len(views)) if key.repeats is None else key.repeats)
-        return Item(views, target, sample_id, seeds=numbers, view_ids=numbers)
+        return Item(views, (target,) * len(views), sample_id, seeds=numbers, view_ids=numbers)

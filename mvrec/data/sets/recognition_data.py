@@ -13,11 +13,13 @@ from mvrec.data.listing.class_names import ClassNames, known_class_names
 from mvrec.data.listing.file_kinds import Kind
 from mvrec.data.listing.index import SampleIndex
 from mvrec.data.listing.layouts import Layout, ListsAndFolders, check_root
+from mvrec.data.listing.lists import Row
 from mvrec.data.loading.batch import ClipBatch
 from mvrec.data.loading.guard import MAX_KILLS
 from mvrec.data.loading.loader import ClipLoader, EvalBatches, TrainBatches, Unwrapped, worker_count
 from mvrec.data.loading.samples import EvalSamples, TrainSamples
 from mvrec.data.views.protocol import ImageProtocol, Protocol
+from mvrec.data.views.targets import ClassIndex, NoTarget, Target
 from mvrec.data.views.transforms import Augment, Normalisation, erase, rand_augment_batch
 from mvrec.errors import UserError
 from mvrec.files import at_home
@@ -132,6 +134,18 @@ class RecognitionData(L.LightningDataModule):
         """The split that `test` and `predict` read."""
         return "test"
 
+    def target(self, row: Row) -> Target | None:
+        """What a model is to say of a file; `None`, as here, for the class or classes that its list or folder names.
+
+        A subclass whose targets are something else makes them here of what its list says: `row.label` is then any
+        text, `row.others` are the columns that mean nothing to us. All rows must give the same type. It is called for
+        every row at set-up, to find faults before the first step, and again when the file is read.
+
+        Raises:
+            UserError: The row has no such target; begin with `row.where`. A `ValueError` becomes one.
+        """
+        return None
+
     def find_layout(self) -> Layout:
         """Look at the disk for how the data set lies there; once, after `prepare_data`."""
         return ListsAndFolders(self.root, self.kind)
@@ -171,9 +185,9 @@ class RecognitionData(L.LightningDataModule):
         return len(self.class_names)
 
     @property
-    def multi_label(self) -> bool:
-        """Whether a file may have several classes, or none; known after `setup`."""
-        return self._classes is not None and bool(self._classes.multi_label)
+    def target_type(self) -> type[Target]:
+        """The type of the files' targets; known after `setup`."""
+        return next((index.target_type for index in self._splits.values()), NoTarget)
 
     @property
     def layout(self) -> Layout:
@@ -211,14 +225,17 @@ class RecognitionData(L.LightningDataModule):
         for split in ("train", *wanted.get(stage, (self.test_split,))):
             if split in self._splits:
                 continue
-            index = self.layout.index(split, class_names=self._classes or named or None)
+            index = self.layout.index(split, class_names=self._classes or named or None, target_of=self.target)
             if index is None:
                 continue
+            if self._splits and index.target_type is not self.target_type:
+                ours, theirs = index.target_type.__name__, self.target_type.__name__
+                raise UserError(f"{self.root}: the targets of {split!r} are {ours}, those of other splits {theirs}")
             self._splits[split] = index
             self._classes = self._classes or index.classes
         if not self._splits:
             raise UserError(f"{self.root}: no {self.kind.noun}s found; expected {self.layout.expected()}")
-        if self.num_classes < 2:
+        if self.num_classes == 1:
             raise UserError(f"{self.root}: only the class {self.class_names[0]!r} was found, training needs two")
         if stage == "fit":
             self._look_over(self.index("train"))
@@ -239,7 +256,7 @@ class RecognitionData(L.LightningDataModule):
             more = f" and {len(single) - 3} more" if len(single) > 3 else ""
             named = ", ".join(map(repr, single[:3]))
             log.warning("classes with a single training %s: %s%s", self.kind.noun, named, more)
-        if self.class_balance and getattr(self, "multi_label", False):
+        if self.class_balance and self.target_type is not ClassIndex:
             raise UserError("data.class_balance is for data with one class per file")
 
     @property

@@ -12,6 +12,7 @@ from mvrec.data.video.opening import describe_decoder
 from mvrec.data.video.video import Decoder
 from mvrec.data.views.protocol import Protocol, Views
 from mvrec.data.views.sampling import ClipSpec
+from mvrec.data.views.targets import MultiHot
 from mvrec.data.views.transforms import Augment, Normalisation
 
 log = logging.getLogger(__name__)
@@ -133,4 +134,4 @@ class VideoData(RecognitionData):
     def protocol(self, split: Split) -> Protocol:
         """How the videos of "val" or "test" become views."""
         protocol = self._protocols[split]
-        return replace(protocol, aggregation="mean of sigmoid") if self.multi_label else protocol
+        return replace(protocol, aggregation="mean of sigmoid") if self.target_type is MultiHot else protocol

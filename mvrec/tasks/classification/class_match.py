@@ -1,12 +1,14 @@
 """The classes that a network knows beside those of the data: the same, the same in another order, or others."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from mvrec.data.listing.class_names import comparable
 from mvrec.data.loading.batch import BadSample
+from mvrec.data.views.targets import ClassIndex, MultiHot, Target
 from mvrec.errors import UserError
 
 
@@ -51,8 +53,14 @@ class ClassMatch:
         """The same for samples that could not be read."""
         if self.order is None:
             return bad
-        order = self.order.tolist()
-        return tuple(entry._replace(labels=tuple(sorted(order[label] for label in entry.labels))) for entry in bad)
+        return tuple(entry._replace(target=self.target(entry.target)) for entry in bad)
+
+    def target(self, target: Target) -> Target:
+        """The same for a single target."""
+        if self.order is None or not isinstance(target, ClassIndex | MultiHot):
+            return target
+        classes = sorted(int(self.order[number]) for number in target.classes)
+        return ClassIndex(classes[0]) if isinstance(target, ClassIndex) else replace(target, classes=tuple(classes))
 
 
 def compare_classes(saved: Iterable[str], found: Iterable[str]) -> None:

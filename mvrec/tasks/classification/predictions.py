@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from mvrec.data.views.targets import classes_of
 from mvrec.files import write_atomically
 from mvrec.tasks.scores import THRESHOLD, MultiLabelScores, Scores
 
@@ -58,7 +59,7 @@ def write_predictions(
             [paths[sample], *_classes(scores, row, class_names), *cells, scores.num_views, "", *_of(others, sample)]
         )
     for bad in scores.failed:
-        known = [_joined(bad.labels, class_names), *([""] if several else [])]
+        known = [_joined(classes_of(bad.target), class_names), *([""] if several else [])]
         writer.writerow([bad.path, *known, *[""] * len(ranks), 0, bad.cause, *_of(others, bad.index)])
     write_atomically(path, text.getvalue())
 

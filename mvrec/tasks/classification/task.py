@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mvrec import __version__
 from mvrec.data.loading.batch import ClipBatch
+from mvrec.data.views.targets import MultiHot
 from mvrec.errors import UserError
 from mvrec.files import sha256
 from mvrec.models.backbone import Backbone
@@ -134,7 +135,7 @@ class Classification(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Let the data decide which score makes a checkpoint the best, unless the user has."""
-        if stage == "fit" and getattr(self.datamodule, "multi_label", False):
+        if stage == "fit" and self.datamodule.target_type is MultiHot:
             for callback in self.trainer.checkpoint_callbacks:
                 if getattr(callback, "monitor", None) == SINGLE_LABEL_SCORE:
                     callback.monitor = MULTI_LABEL_SCORE  # type: ignore[attr-defined]
@@ -166,7 +167,7 @@ class Classification(L.LightningModule):
             self.backbone.to(memory_format=layout)
         if self.class_weights is not None:
             data = self.datamodule
-            files = len(data.index("train")) if data.multi_label else None
+            files = len(data.index("train")) if data.target_type is MultiHot else None
             weights = class_weight_tensor(self.class_weights, data.class_counts, multi_label_files=files)
             self.register_buffer("class_weight", weights, persistent=False)
         if self.compiled:
@@ -257,12 +258,12 @@ class Classification(L.LightningModule):
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Cross-entropy with soft targets; of sigmoids where a clip may have several classes."""
-        targets = make_targets(batch.labels, self.backbone.num_classes, smoothing=self.label_smoothing)
-        clips = batch.clips
+        targets = make_targets(batch.targets, self.backbone.num_classes, smoothing=self.label_smoothing)
+        clips, several = batch.clips, self.datamodule.target_type is MultiHot
         if self.mixing is not None:
             clips, targets = self.mixing(clips, targets, seed=derive_seed("mix", int(batch.seeds[0])))
-        weights = getattr(self, "class_weight", None)
-        loss = classification_loss(self(clips).float(), targets, multi_label=batch.multi_label, class_weights=weights)
+        logits, weights = self(clips).float(), getattr(self, "class_weight", None)
+        loss = classification_loss(logits, targets, multi_label=several, class_weights=weights)
         self.log("train/loss", loss, batch_size=len(batch))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch))
         return loss
@@ -308,7 +309,7 @@ class Classification(L.LightningModule):
 
     def score_names(self) -> list[str]:
         """What a validation logs."""
-        kind: type[Scores] = MultiLabelScores if self.datamodule.multi_label else SingleLabelScores
+        kind: type[Scores] = MultiLabelScores if self.datamodule.target_type is MultiHot else SingleLabelScores
         return [f"val/{name}" for name in kind.names(self.backbone.num_classes)]
 
     def _begin(self, stage: Stage) -> None:
@@ -323,7 +324,7 @@ class Classification(L.LightningModule):
             num_classes=self.backbone.num_classes,
             num_views=self._protocol(stage).num_views,
             expected=len(loader.dataset) if whole else None,  # type: ignore[union-attr]
-            multi_label=self.datamodule.multi_label,
+            multi_label=self.datamodule.target_type is MultiHot,
             failed_are_wrong=self.failed_files == "wrong",
             total=len(loader.dataset),  # type: ignore[union-attr]
             path_of=lambda row: str(self.datamodule.index("val" if stage == "val" else "test")[row].path),
@@ -335,8 +336,7 @@ class Classification(L.LightningModule):
         self._keeper.fail(batch.bad if match is None else match.bad(batch.bad))
         if len(batch):
             logits = torch.cat([self(clips) for clips in batch.clips.split(together)])
-            labels = batch.labels if match is None else match.labels(batch.labels)
-            self._keeper.add(logits, labels, batch.sample_ids)
+            self._keeper.add(logits, match.labels(batch.targets) if match else batch.targets, batch.sample_ids)
 
     def _finish(self, stage: Stage) -> None:
         assert self._keeper is not None
@@ -415,7 +415,7 @@ class Classification(L.LightningModule):
         checkpoint["mvrec"] = {
             "version": __version__,
             "class_names": list(self.datamodule.class_names),
-            "multi_label": self.datamodule.multi_label,
+            "multi_label": self.datamodule.target_type is MultiHot,
             "protocol": self.datamodule.test_protocol.as_dict(),
             "image_size": list(self.backbone.input_shape[-2:]),
             "position_grid": None if grid is None else list(grid),
@@ -433,7 +433,7 @@ class Classification(L.LightningModule):
         if self._trainer is None:
             self.backbone.reset_head(len(names))
         else:
-            compare_kinds(saved.get("multi_label", False), self.datamodule.multi_label)
+            compare_kinds(saved.get("multi_label", False), self.datamodule.target_type is MultiHot)
             if self.trainer.state.fn == "fit":  # where another order would be another training
                 compare_classes(names, self.datamodule.class_names)
                 if not is_sharded(self.trainer):

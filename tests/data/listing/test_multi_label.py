@@ -22,6 +22,7 @@ from mvrec.data.loading.loader import ClipLoader, EvalBatches
 from mvrec.data.loading.quarantine import Quarantine
 from mvrec.data.views.protocol import Protocol, Views
 from mvrec.data.views.sampling import ClipSpec
+from mvrec.data.views.targets import ClassIndex, MultiHot, NoTarget
 from mvrec.data.views.transforms import Augment
 from mvrec.errors import UserError
 from mvrec.processes import Limits
@@ -44,11 +45,10 @@ def contents(index):
 def test_a_column_of_labels(tmp_path, newline):
     lines = ["path,labels", "a.mp4,run;jump high", "b.mp4,", '"c, d.mp4"," fall ; run "', "e.mp4,fall", ""]
     index = listed(tmp_path, newline.join(lines))
-    assert index.multi_label
+    assert index.target_type is MultiHot
     assert index.class_names == ("fall", "jump high", "run")
     assert contents(index) == [("a.mp4", (1, 2)), ("b.mp4", ()), ("c, d.mp4", (0, 2)), ("e.mp4", (0,))]
-    assert [index.target(number).tolist() for number in range(4)] == [[0, 1, 1], [0, 0, 0], [1, 0, 1], [1, 0, 0]]
-    assert index.target(1).dtype == np.float32
+    assert [index.target(row) for row in range(4)] == [MultiHot(own, 3) for own in ((1, 2), (), (0, 2), (0,))]
     assert index.class_counts().tolist() == [2, 1, 2]
 
 
@@ -67,9 +67,9 @@ def test_any_delimiter_of_a_header_of_labels(tmp_path, delimiter):
 def test_a_semicolon_in_a_column_label_is_part_of_the_name(tmp_path, caplog):
     index = listed(tmp_path, "path,label\na.mp4,run; fast\nb.mp4,walk\n")
     assert "is one class here" not in caplog.text
-    assert not index.multi_label
+    assert index.target_type is ClassIndex
     assert index.class_names == ("run; fast", "walk")
-    assert [index.target(row) for row in range(2)] == [0, 1]
+    assert [index.target(row) for row in range(2)] == [ClassIndex(0), ClassIndex(1)]
     listed(tmp_path, "path,label\na.mp4,run\nb.mp4,walk\nc.mp4,walk; run\n")
     assert "'walk; run' is one class here: several per file need a column 'labels' instead of 'label'" in caplog.text
 
@@ -163,7 +163,6 @@ def test_lines_of_the_same_file_are_joined(tmp_path, caplog):
         ("c", (0,)),
     ]
     assert [sample.start_seconds for sample in index] == [None, None, 1.0, None]
-    assert [index.target(row).sum() for row in range(4)] == [3, 1, 1, 1]
     assert f"{tmp_path}, train: 4 rows name a file of another one and are joined with it" in caplog.text
 
 
@@ -264,10 +263,10 @@ def test_every_module_with_lists_reads_several_labels(tmp_path, module, given):
     if given:
         (tmp_path / "names.txt").write_text("run\njump\nfall\n")
     data = module(str(tmp_path), classes=str(tmp_path / "names.txt") if given else None)
-    assert not data.multi_label
+    assert data.target_type is NoTarget
     for stage in ("fit", "test"):
         data.setup(stage)
-        assert data.multi_label
+        assert data.target_type is MultiHot
     assert data.class_names == (("run", "jump", "fall") if given else ("0", "1", "2"))
     assert [sample.label for sample in data.index("test")] == [(0, 2), ()]
     if module is not ImageFolder:
@@ -277,7 +276,7 @@ def test_every_module_with_lists_reads_several_labels(tmp_path, module, given):
 
 def test_given_classes_leave_the_kind_to_the_list(tmp_path):
     index = SampleIndex([Row("a", "x", multi_label=True)], root=tmp_path, class_names=ClassNames(["x", "y"]))
-    assert index.multi_label
+    assert index.target_type is MultiHot
     assert index.classes.multi_label
     assert not SampleIndex([Row("a", "x")], root=tmp_path, class_names=["x", "y"]).classes.multi_label
 
@@ -291,7 +290,7 @@ def test_json_lists_have_one_label(tmp_path):
         (folder / f"{name}.json").write_text(entries)
     data = SomethingSomething(str(tmp_path))
     data.setup("fit")
-    assert not data.multi_label
+    assert data.target_type is ClassIndex
     assert data.class_names[0] == "Holding; something"
     assert data.index("train").labels.tolist() == [0, 1]
     assert data.val_protocol.aggregation == "mean of softmax"
@@ -372,12 +371,11 @@ def test_batches_of_an_evaluation(clips_root, tmp_path, guarded, workers):
     batches = list(loader)
     assert [batch.sample_ids.tolist() for batch in batches] == [[0, 0, 1, 1], [3, 3]]
     for batch in batches:
-        assert batch.multi_label
-        assert batch.labels.dtype == torch.float32
-        assert batch.labels.tolist() == [HOTS[number] for number in batch.sample_ids.tolist()]
+        assert batch.targets.dtype == torch.float32
+        assert batch.targets.tolist() == [HOTS[number] for number in batch.sample_ids.tolist()]
         assert len(batch) == len(batch.clips)
-        assert batch.to("meta").labels.shape == batch.labels.shape
-    assert [entry.labels for batch in batches for entry in batch.bad] == [(0, 1)]
+        assert batch.to("meta").targets.shape == batch.targets.shape
+    assert [entry.target for batch in batches for entry in batch.bad] == [MultiHot((0, 1), 3)]
 
 
 def test_training_items_have_the_targets_of_the_file_that_was_read(clips_root):
@@ -385,25 +383,22 @@ def test_training_items_have_the_targets_of_the_file_that_was_read(clips_root):
     dataset = TrainClips(index, CLIP, 32, Augment(), repeats=2, seed=3)
     for row in range(4):
         item = dataset[SampleKey(0, row)]
-        assert item.label.tolist() == HOTS[item.sample_id]
+        assert MultiHot.batched(item.targets).tolist() == [HOTS[item.sample_id]] * 2
         assert len(item.views) == 2
         assert (item.sample_id == row) == (row != 2)
     guarded = GuardedSamples(dataset, Limits(30.0, None), Quarantine(None, rank=0))
     try:
-        assert guarded[SampleKey(0, 0)].label.tolist() == HOTS[0]
+        assert guarded[SampleKey(0, 0)].targets == (MultiHot((1, 2), 3),) * 2
     finally:
         guarded.close()
 
 
 def test_collate_keeps_the_kind_of_labels():
-    def item(label, views=1):
-        return Item(torch.zeros(views, 2, 3, 4, 4, dtype=torch.uint8), label, 0, tuple(range(views)))
+    def item(target, views=1):
+        return Item(torch.zeros(views, 2, 3, 4, 4, dtype=torch.uint8), (target,) * views, 0, tuple(range(views)))
 
-    one, two = np.array([1, 0, 1], np.float32), np.array([0, 0, 0], np.float32)
+    one, two = MultiHot((0, 2), 3), MultiHot((), 3)
     batch = collate([item(one, 2), item(two)])
-    assert batch.labels.tolist() == [[1, 0, 1], [1, 0, 1], [0, 0, 0]]
-    batch.labels[0, 0] = 5  # the items' own arrays are not the batch's
-    assert one.tolist() == [1, 0, 1]
-    lone = collate([Item(None, one, 4, bad=(BadSample(4, "x", "empty", labels=(0, 2)),))])
-    assert (len(lone), lone.labels.shape, lone.labels.dtype, lone.multi_label) == (0, (0, 3), torch.float32, True)
-    assert not collate([item(1)]).multi_label
+    assert batch.targets.tolist() == [[1, 0, 1], [1, 0, 1], [0, 0, 0]]
+    lone = collate([Item(None, (one,), 4, bad=(BadSample(4, "x", "empty", target=one),))])
+    assert (len(lone), lone.targets.shape, lone.targets.dtype) == (0, (0, 3), torch.float32)

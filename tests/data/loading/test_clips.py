@@ -9,6 +9,7 @@ from mvrec.data.loading.batch import PADDING_ID, BadSample, ClipBatch, Item, Sam
 from mvrec.data.loading.clips import EvalClips, TrainClips
 from mvrec.data.views.protocol import Protocol, Views
 from mvrec.data.views.sampling import ClipSpec
+from mvrec.data.views.targets import ClassIndex
 from mvrec.data.views.transforms import Augment
 
 WHOLE = Augment((1.0, 1.0), (4 / 3, 4 / 3), flip_probability=0.0, rand_augment=None, random_erasing=None)
@@ -67,7 +68,7 @@ def test_views_come_clip_by_clip_and_crop_by_crop(index):
     item = clips[SampleKey(0, 0)]
     assert item.views.shape == (6, 4, 3, 64, 64)
     assert item.views.dtype == torch.uint8
-    assert (item.label, item.sample_id, item.seeds, item.bad) == (0, 0, tuple(range(6)), ())
+    assert (item.targets, item.sample_id, item.seeds, item.bad) == ((ClassIndex(0),) * 6, 0, tuple(range(6)), ())
     # Crops of a wide frame overlap by 32 columns: the right half of one is the left half of the next.
     for first in (0, 3):
         left, centre, right = item.views[first : first + 3]
@@ -105,9 +106,9 @@ def test_evaluation_replaces_nothing(index):
     for row in (3, 4):
         item = clips[SampleKey(0, row)]
         assert item.views is None
-        assert (item.sample_id, item.label) == (row, index[row].label)
-        ((number, path, cause, stop, classes),) = item.bad
-        assert (number, path, stop, classes) == (row, str(index[row].path), "", (index[row].label,))
+        assert (item.sample_id, item.targets) == (row, (index.target(row),))
+        ((number, path, cause, stop, target),) = item.bad
+        assert (number, path, stop, target) == (row, str(index[row].path), "", ClassIndex(index[row].label))
         assert cause
         assert "\n" not in cause
 
@@ -192,7 +193,7 @@ def test_training_replaces_what_cannot_be_read(index):
         assert item.bad[0][:2] == (4, str(index[4].path))
         assert {entry.index for entry in item.bad} <= {3, 4}
         assert item.sample_id in (0, 1, 2)
-        assert item.label == index[item.sample_id].label  # not that of the file that it stands in for
+        assert item.targets == (index.target(item.sample_id),)  # not that of the file that it stands in for
         substitutes.add(item.sample_id)
     assert len(substitutes) > 1
 
@@ -208,38 +209,40 @@ def test_training_gives_up_after_ten_files(tmp_path):
 
 def item(count, *, label=0, sample_id=0, bad=()):
     views = torch.full((count, 4, 3, 6, 8), sample_id, dtype=torch.uint8)
-    return Item(views, label, sample_id, tuple(range(100 * sample_id, 100 * sample_id + count)), bad)
+    return Item(
+        views, (ClassIndex(label),) * count, sample_id, tuple(range(100 * sample_id, 100 * sample_id + count)), bad
+    )
 
 
 def test_collate_lays_views_one_behind_the_other():
     bad = BadSample(9, "x.mp4", "cut short")
-    failed = Item(None, 3, 9, bad=(bad,))
+    failed = Item(None, (ClassIndex(3),), 9, bad=(bad,))
     batch = collate([item(2, label=5, sample_id=1), failed, item(1, label=6, sample_id=2)])
     assert batch.clips.shape == (3, 3, 4, 6, 8)
     assert batch.clips[:, 0, 0, 0, 0].tolist() == [1, 1, 2]
-    assert batch.labels.tolist() == [5, 5, 6]
+    assert batch.targets.tolist() == [5, 5, 6]
     assert batch.sample_ids.tolist() == [1, 1, 2]
     assert batch.view_ids.tolist() == [0, 1, 0]
     assert batch.seeds.tolist() == [100, 101, 200]
     assert batch.bad == (bad,)
     assert len(batch) == 3
-    for name in ("labels", "sample_ids", "view_ids", "seeds"):
+    for name in ("targets", "sample_ids", "view_ids", "seeds"):
         assert getattr(batch, name).dtype == torch.int64
 
 
 def test_collate_turns_time_and_channels():
     views = torch.arange(4 * 3, dtype=torch.uint8).view(1, 4, 3, 1, 1)
-    assert torch.equal(collate([Item(views, 0, 0, (1,))]).clips, views.transpose(1, 2))
+    assert torch.equal(collate([Item(views, (ClassIndex(0),), 0, (1,))]).clips, views.transpose(1, 2))
 
 
 def test_collate_of_nothing_readable():
     bad = [BadSample(number, "x.mp4", "empty") for number in range(2)]
-    batch = collate([Item(None, 0, number, bad=(bad[number],)) for number in range(2)])
+    batch = collate([Item(None, (ClassIndex(0),), number, bad=(bad[number],)) for number in range(2)])
     assert len(batch) == 0
     assert batch.bad == tuple(bad)
     assert batch.clips.shape[:2] == (0, 3)
     assert batch.clips.dtype == torch.uint8
-    assert batch.labels.dtype == torch.int64
+    assert batch.targets.dtype == torch.int64
     assert len(batch.to("cpu")) == 0
 
 
@@ -247,7 +250,7 @@ def test_batches_move_as_a_whole():
     batch = collate([item(2, sample_id=3)])
     moved = batch.to("meta", non_blocking=True)
     assert isinstance(moved, ClipBatch)
-    for name in ("clips", "labels", "sample_ids", "view_ids", "seeds"):
+    for name in ("clips", "targets", "sample_ids", "view_ids", "seeds"):
         assert getattr(moved, name).device.type == "meta"
         assert getattr(moved, name).shape == getattr(batch, name).shape
         assert getattr(batch, name).device.type == "cpu"
@@ -258,5 +261,5 @@ def test_with_clips_changes_only_pixels():
     batch = collate([item(2, sample_id=3, label=1)])
     other = batch.with_clips(torch.zeros(2, 3, 4, 2, 2))
     assert other.clips.shape[-1] == 2
-    assert other.labels is batch.labels
+    assert other.targets is batch.targets
     assert batch.clips.shape[-1] == 8

@@ -142,7 +142,7 @@ def test_guarded_items_equal_unguarded_ones(make, num_workers):
         strict=True,
     ):
         assert torch.equal(ours.clips, theirs.clips)
-        assert torch.equal(ours.labels, theirs.labels)
+        assert torch.equal(ours.targets, theirs.targets)
 
 
 def test_a_file_costs_its_deadline_once(make, tmp_path):

@@ -20,6 +20,7 @@ from mvrec.data.loading.batch import PADDING_ID, SampleKey, collate
 from mvrec.data.loading.images import EvalImages, TrainImages
 from mvrec.data.loading.loader import ClipLoader, TrainBatches
 from mvrec.data.views.protocol import ImageProtocol
+from mvrec.data.views.targets import ClassIndex
 from mvrec.data.views.transforms import (
     Augment,
     Normalisation,
@@ -404,7 +405,7 @@ def test_evaluation_reads_the_protocols_view(tree):
         item = images[SampleKey(0, row)]
         expected = image_view(read_image(index[row].path), short_side=40, size=32, interpolation="bicubic")
         assert torch.equal(item.views, expected[None])
-        assert (item.label, item.sample_id, item.bad) == (row // 2, row, ())
+        assert (item.targets, item.sample_id, item.bad) == ((ClassIndex(row // 2),), row, ())
     padding = images[SampleKey(0, 1, counted=False)]
     assert padding.sample_id == PADDING_ID
 
@@ -449,11 +450,11 @@ def test_a_bad_image_is_replaced_in_training_and_failed_in_evaluation(tree):
     rows = [Row("train/n01/n01_0.JPEG", "a"), Row("train/n01/notes.txt", "b")]
     index = SampleIndex(rows, root=tree, class_names=["a", "b"])
     item = TrainImages(index, 16, Augment())[SampleKey(0, 1)]
-    assert (item.label, item.sample_id) == (0, 0)
+    assert (item.targets, item.sample_id) == ((ClassIndex(0),), 0)
     assert item.bad[0][:2] == (1, str(tree / "train/n01/notes.txt"))
     assert item.bad[0].cause == "is empty (0 bytes)"
     failed = EvalImages(index, ImageProtocol(short_side=16, size=16))[SampleKey(0, 1)]
-    assert (failed.views, failed.label, failed.sample_id) == (None, 1, 1)
+    assert (failed.views, failed.targets, failed.sample_id) == (None, (ClassIndex(1),), 1)
 
 
 def test_a_batch_of_images_has_no_time_axis(tree):
@@ -462,7 +463,7 @@ def test_a_batch_of_images_has_no_time_axis(tree):
     assert batch.clips.shape == (4, 3, 32, 32)
     assert batch.clips.dtype == torch.uint8
     assert torch.equal(batch.clips[2:], images[SampleKey(0, 6)].views)
-    assert batch.labels.tolist() == [0, 0, 1, 1]
+    assert batch.targets.tolist() == [0, 0, 1, 1]
 
 
 def test_images_are_normalised_and_erased_per_image():

@@ -184,7 +184,7 @@ def train_loader(index, *, num_workers=0, batch_size=2, max_bad_fraction=None, r
 
 
 def record(batch):
-    tensors = (batch.clips, batch.labels, batch.sample_ids, batch.view_ids, batch.seeds)
+    tensors = (batch.clips, batch.targets, batch.sample_ids, batch.view_ids, batch.seeds)
     return [(tuple(tensor.shape), tensor.contiguous().numpy().tobytes()) for tensor in tensors]
 
 

@@ -17,6 +17,7 @@ from mvrec.data.loading.batch import SampleKey
 from mvrec.data.loading.loader import ClipLoader, EvalBatches
 from mvrec.data.loading.samples import EvalSamples, TrainSamples
 from mvrec.data.loading.workers import SMALL_BYTES, start_worker
+from mvrec.data.views.targets import ClassIndex
 from mvrec.errors import DecodeError, UserError
 
 linux = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memory without a file")
@@ -112,7 +113,7 @@ def test_only_what_the_machine_did_is_put_down_to_it():
 def test_too_many_open_files_are_no_fault_of_a_file(kind):
     class Index(list):
         def target(self, number):
-            return self[number].label
+            return ClassIndex(self[number].label)
 
     def views(sample, *_, **__):
         raise DecodeError(sample.path, "Too many open files") from OSError(errno.EMFILE, "Too many open files")

@@ -6,6 +6,7 @@ from video_files import write_video
 
 from mvrec.data import Charades
 from mvrec.data.views.sampling import ClipSpec
+from mvrec.data.views.targets import MultiHot
 from mvrec.errors import UserError
 
 HEADER = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length\n"
@@ -52,7 +53,7 @@ def test_charades(tmp_path, lists, videos, caplog):
     data = Charades(str(tmp_path), annotations=str(tmp_path / "elsewhere") if lists == "elsewhere/" else None)
     data.setup("fit")
     data.setup("test")
-    assert data.multi_label
+    assert data.target_type is MultiHot
     assert data.class_names == tuple(NAMES)
     assert contents(data, "train") == [
         (f"{videos}46GP8.mp4", ["Putting clothes somewhere", "Lying on a sofa/couch"]),
@@ -74,8 +75,8 @@ def test_real_videos_become_batches(tmp_path):
     batch = next(iter(data.train_dataloader()))
     assert batch.clips.shape == (2, 3, 4, 32, 32)
     hots = {0: [0, 1, 0, 1], 1: [0, 0, 0, 0]}
-    assert batch.labels.tolist() == [hots[number] for number in batch.sample_ids.tolist()]
-    assert batch.labels.dtype == torch.float32
+    assert batch.targets.tolist() == [hots[number] for number in batch.sample_ids.tolist()]
+    assert batch.targets.dtype == torch.float32
     assert sorted(batch.sample_ids.tolist()) == [0, 1]
 
 

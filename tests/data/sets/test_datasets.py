@@ -239,7 +239,7 @@ def test_imagenet_in_its_tars(tmp_path, kit):
     for sample, number in zip(data.index("val"), (1, 2, 3, 4), strict=True):
         assert sample.path.read() == VAL[f"ILSVRC2012_val_{number:08d}.JPEG"]
     batch = next(iter(data.test_dataloader()))
-    assert batch.labels.tolist() == [2, 0, 1, 2]
+    assert batch.targets.tolist() == [2, 0, 1, 2]
     assert np.allclose(batch.clips.float().mean((1, 2, 3)), [20, 40, 60, 80], atol=2)
 
 

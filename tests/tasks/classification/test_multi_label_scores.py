@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from mvrec.data.loading.batch import PADDING_ID, BadSample
 from mvrec.data.loading.loader import EvalBatches
+from mvrec.data.views.targets import MultiHot
 from mvrec.tasks.classification.predictions import write_predictions
 from mvrec.tasks.scores import MultiLabelScores, ScoreKeeper
 
@@ -84,7 +85,10 @@ def test_failed_samples_are_misses(seed):
     """The recall never comes back: as if the failed sample were ranked last and found by no threshold."""
     logits, labels = random_data(seed, count=20)
     labels[:, 3] = 0  # a class that only a failed sample has
-    failed = [BadSample(20, "x.mp4", "empty", labels=(0, 3)), BadSample(21, "y.mp4", "empty", labels=(0,))]
+    failed = [
+        BadSample(20, "x.mp4", "empty", target=MultiHot((0, 3), 4)),
+        BadSample(21, "y.mp4", "empty", target=MultiHot((0,), 4)),
+    ]
     whole, scores = scores_of(logits, labels), scores_of(logits, labels, failed=failed)
     before, after = whole.average_precisions(), scores.average_precisions()
     assert math.isnan(before[3])
@@ -126,7 +130,7 @@ def test_sure_predictions_keep_their_order():
 
 @pytest.mark.parametrize("failed", [0, 2])
 def test_nothing_to_score(failed):
-    bad = [BadSample(n, f"{n}.mp4", "empty", labels=(1,)) for n in range(failed)]
+    bad = [BadSample(n, f"{n}.mp4", "empty", target=MultiHot((1,), 4)) for n in range(failed)]
     scores = scores_of(torch.empty(0, 3), torch.empty(0, 3), failed=bad)
     assert scores.labels.shape == scores.probabilities.shape == (0, 3)
     metrics = scores.metrics()
@@ -162,7 +166,9 @@ def _scores_of_rank(rank, world_size, count):
     for keys in EvalBatches(count, batch_size=2, rank=rank, world_size=world_size):
         for key in keys:
             if key.index == 5:
-                keeper.fail((BadSample(5, "x.mp4", "empty", labels=tuple(labels[5].nonzero().flatten().tolist())),))
+                keeper.fail(
+                    (BadSample(5, "x.mp4", "empty", target=MultiHot(tuple(labels[5].nonzero().flatten().tolist()), 7)),)
+                )
                 continue
             views = logits[key.index].repeat(2, 1)
             views[1] -= 1
@@ -200,7 +206,10 @@ NAMES = ["run", 'say "hi", loud', "jump", "fall down", "ü"]
 def test_predictions_come_back_as_they_were(tmp_path):
     logits = torch.tensor([[2.0, -1, 3, -4, 0], [-1.0, -2, -3, -4, -5], [0.0, 9, 9, 0, 0]])
     labels = torch.tensor([[1.0, 1, 0, 0, 1], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0]])
-    bad = [BadSample(4, "/data/bad, one.mp4", "cut; short", labels=(1, 3)), BadSample(3, "none.mp4", "empty")]
+    bad = [
+        BadSample(4, "/data/bad, one.mp4", "cut; short", target=MultiHot((1, 3), 4)),
+        BadSample(3, "none.mp4", "empty"),
+    ]
     scores = scores_of(logits, labels, failed=bad)
     paths = [Path(f"a;{number}, x.mp4") for number in range(5)]
     write_predictions(tmp_path / "p.csv", scores, paths=paths, class_names=NAMES, top=3)

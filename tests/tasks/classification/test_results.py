@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score, confusion_matrix, f1_score,
 
 from mvrec.data.loading.batch import BadSample
 from mvrec.data.views.protocol import Protocol
+from mvrec.data.views.targets import ClassIndex
 from mvrec.files import sha256
 from mvrec.tasks.classification.results import FAILED, write_confusion, write_metrics, write_per_class
 from mvrec.tasks.scores import ScoreKeeper
@@ -59,7 +60,7 @@ def test_classes_are_those_of_scikit_learn(single, tmp_path):
 
 def test_the_confusion_matrix_is_scikit_learns_with_failures_in_a_column_of_their_own(single, tmp_path):
     logits, labels = single
-    bad = [BadSample(100, "x", "empty", labels=(2,)), BadSample(101, "y", "empty", labels=(2,))]
+    bad = [BadSample(100, "x", "empty", target=ClassIndex(2)), BadSample(101, "y", "empty", target=ClassIndex(2))]
     write_confusion(tmp_path / "c.csv", keeper_of(logits, labels, bad=bad).gather(), class_names=NAMES)
     rows = read(tmp_path / "c.csv")
     assert rows[0] == ["", *NAMES, FAILED]
@@ -72,7 +73,7 @@ def test_the_confusion_matrix_is_scikit_learns_with_failures_in_a_column_of_thei
 def test_failed_files_count_as_wrong_or_are_left_out(single, tmp_path, wrong):
     logits, labels = single
     alone = keeper_of(logits, labels).gather()
-    bad = [BadSample(100 + number, "x", "empty", labels=(2,)) for number in range(20)]
+    bad = [BadSample(100 + number, "x", "empty", target=ClassIndex(2)) for number in range(20)]
     scores = keeper_of(logits, labels, bad=bad, failed_are_wrong=wrong).gather()
     write_per_class(tmp_path / "c.csv", scores, class_names=NAMES)
     rows = read(tmp_path / "c.csv")
@@ -109,7 +110,7 @@ def test_a_file_that_fails_for_one_of_its_views_has_failed_once():
     keeper.add(torch.eye(2)[[0, 0]], torch.zeros(2, dtype=torch.int64), torch.tensor([0, 0]))
     keeper.add(torch.eye(2)[[0]], torch.zeros(1, dtype=torch.int64), torch.tensor([1]))
     for cause in ("empty", "empty"):
-        keeper.fail((BadSample(1, "x.mp4", cause, labels=(0,)),))
+        keeper.fail((BadSample(1, "x.mp4", cause, target=ClassIndex(0)),))
     scores = keeper.gather()
     assert (scores.sample_ids.tolist(), len(scores.failed), scores.expected) == ([0], 1, 2)
     assert scores.top_k(1) == 0.5
@@ -117,7 +118,7 @@ def test_a_file_that_fails_for_one_of_its_views_has_failed_once():
 
 def test_a_score_is_written_with_its_small_print(single, tmp_path):
     logits, labels = single
-    scores = keeper_of(logits, labels, bad=[BadSample(100, "x", "empty", labels=(2,))]).gather()
+    scores = keeper_of(logits, labels, bad=[BadSample(100, "x", "empty", target=ClassIndex(2))]).gather()
     facts = {"checkpoint": "last.ckpt", "class_names": NAMES}
     path = tmp_path / "deep/metrics.json"
     write_metrics(path, scores, stage="test", protocol=Protocol(), noun="videos", facts=facts)

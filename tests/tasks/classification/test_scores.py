@@ -5,6 +5,7 @@ import torch
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from mvrec.data.loading.batch import PADDING_ID, BadSample
+from mvrec.data.views.targets import ClassIndex
 from mvrec.errors import UserError
 from mvrec.tasks.scores import NOT_FINITE, ScoreKeeper
 
@@ -109,7 +110,7 @@ def test_logits_that_are_not_finite_fail_and_are_named(value):
     logits = torch.tensor([[9.0, 0, 0], [9.0, 0, 0], [9.0, 0, 0], [9.0, value, 0]])
     keeper.add(logits, torch.zeros(4, dtype=torch.int64), torch.tensor([0, 0, 1, 1]))
     scores = keeper.gather()
-    assert scores.failed == (BadSample(1, "file 1", NOT_FINITE, labels=(0,)),) == scores.not_finite
+    assert scores.failed == (BadSample(1, "file 1", NOT_FINITE, target=ClassIndex(0)),) == scores.not_finite
     assert scores.sample_ids.tolist() == [0]
     metrics = scores.metrics()
     assert metrics["top1"] == 0.5

@@ -1,0 +1,60 @@
+"""Targets that a data module makes of the rows of its lists, where they are not classes."""
+
+from collections.abc import Callable
+
+from mvrec.data.listing.lists import Row
+from mvrec.data.views.targets import Target
+from mvrec.errors import UserError
+
+TargetOf = Callable[[Row], Target | None]
+
+
+class RowTargets:
+    """Finds out from the first row whether a data module makes the targets, and of what type; looks over the others.
+
+    Args:
+        target_of: The target of a row; `None` where its class or classes are the target.
+
+    Attributes:
+        type: The type of all targets; `None` where the rows' classes are.
+    """
+
+    def __init__(self, target_of: TargetOf | None) -> None:
+        self.type: type[Target] | None = None
+        self._target_of = target_of
+        self._place = ""  # of the first row
+
+    def check(self, row: Row) -> None:
+        """Look at the next row.
+
+        Raises:
+            UserError: A target that cannot be made, or of another type than the first, with the row's place.
+        """
+        if self._target_of is None or (self.type is not None and self.type.in_file):
+            return
+        target = self.of(row)
+        kind = None if target is None else type(target)
+        if not self._place:
+            self.type, self._place = kind, row.where or "the first row"
+            if kind is None:
+                self._target_of = None
+        elif kind is not self.type:
+            raise UserError(f"{row.where}: the target is {_name(kind)}, at {self._place} it is {_name(self.type)}")
+
+    def of(self, row: Row) -> Target | None:
+        """The target of a row.
+
+        Raises:
+            UserError: It cannot be made.
+        """
+        assert self._target_of is not None
+        try:
+            return self._target_of(row)
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(f"{row.where}: {error}") from None
+
+
+def _name(kind: type[Target] | None) -> str:
+    return "none" if kind is None else kind.__name__

@@ -1,0 +1,237 @@
+"""What a model is to say of a view, and how it follows the pixels.
+
+A data module gives one type of target for all its files: `data.target_type`. Index, loader, guard and batch carry
+targets without looking into them:
+
+* `SampleIndex.target(row) -> Target`: of a file;
+* `Item.targets: tuple[Target, ...]`: of its views, each `target.moved(geometry)` of its view;
+* `ClipBatch.targets`: `target_type.batched([...])`, a tensor, a list of tensors or dictionaries of them, or `None`;
+* `BadSample.target`: in evaluation what a file that could not be read should have been.
+
+======================  =====================================================  =====================================
+type                    of a file                                              `ClipBatch.targets`
+======================  =====================================================  =====================================
+`ClassIndex`            its class                                              int64 (B,)
+`MultiHot`              any number of classes                                  float32 (B, K)
+`Values`                D numbers                                              float32 (B, D)
+`MaskMap`               the class of each pixel                                int64 (B, H, W), a list of several sizes
+`Boxes`                 objects: corners, class, and masks where there are     a list of dictionaries, as torchvision's
+                                                                               detectors take it
+`NoTarget`              nothing                                                `None`
+======================  =====================================================  =====================================
+
+A target of another kind is a subclass of `Target`; a data module gives it by overriding
+`RecognitionData.target(row)`.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+import mvrec.data.views.pixel_operations as tvf
+from mvrec.data.views.geometry import Box, Geometry
+
+Batched = Any  # a tensor, or lists and dictionaries of tensors, or None: all that `torch.utils._pytree` maps over
+
+
+class Target(ABC):
+    """What a model is to say of a view. Immutable, and small enough to travel between processes.
+
+    Attributes:
+        noun: What a file of such data has, for messages.
+        in_file: Whether making one reads a file, so that set-up looks at the first row's only.
+    """
+
+    noun: ClassVar[str]
+    in_file: ClassVar[bool] = False
+
+    def moved(self, geometry: Geometry) -> Self:
+        """The target of the view that `geometry` makes of the frames; itself where it is not about places."""
+        return self
+
+    @classmethod
+    @abstractmethod
+    def batched(cls, targets: Sequence[Self]) -> Batched:
+        """Those of the views of a batch, at least one."""
+
+
+@dataclass(frozen=True)
+class NoTarget(Target):
+    """Nothing is known of the file."""
+
+    noun: ClassVar[str] = "no label"
+
+    @classmethod
+    def batched(cls, targets: Sequence[Self]) -> None:
+        """Nothing."""
+        return
+
+
+@dataclass(frozen=True)
+class ClassIndex(Target):
+    """One class.
+
+    Attributes:
+        index: Its number.
+    """
+
+    noun: ClassVar[str] = "one class"
+
+    index: int
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The numbers of the classes."""
+        return (self.index,)
+
+    @classmethod
+    def batched(cls, targets: Sequence[Self]) -> Tensor:
+        """int64 (B,)."""
+        return torch.tensor([target.index for target in targets], dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class MultiHot(Target):
+    """Any number of classes, also none.
+
+    Attributes:
+        classes: Their numbers, rising.
+        num_classes: K.
+    """
+
+    noun: ClassVar[str] = "several classes"
+
+    classes: tuple[int, ...]
+    num_classes: int
+
+    @classmethod
+    def batched(cls, targets: Sequence[Self]) -> Tensor:
+        """1 for the classes of a view and 0 for all others: float32 (B, K)."""
+        hot = np.zeros((len(targets), targets[0].num_classes), np.float32)
+        for row, target in enumerate(targets):
+            hot[row, list(target.classes)] = 1
+        return torch.from_numpy(hot)
+
+
+def classes_of(target: Target) -> tuple[int, ...]:
+    """The numbers of the classes of a file; none where its target is something else, or not known."""
+    return target.classes if isinstance(target, ClassIndex | MultiHot) else ()
+
+
+@dataclass(frozen=True)
+class Values(Target):
+    """Numbers to be estimated.
+
+    Attributes:
+        values: D of them.
+    """
+
+    noun: ClassVar[str] = "numbers"
+
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, self.values)):
+            raise ValueError(f"values must be finite, got {', '.join(map(str, self.values))}")
+
+    @classmethod
+    def batched(cls, targets: Sequence[Self]) -> Tensor:
+        """float32 (B, D)."""
+        return torch.tensor([target.values for target in targets], dtype=torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskMap(Target):
+    """The class of each pixel.
+
+    Attributes:
+        classes: Integers (H, W); which number stands for "not labelled" is the data's to say.
+    """
+
+    noun: ClassVar[str] = "a class per pixel"
+    in_file: ClassVar[bool] = True
+
+    classes: npt.NDArray[Any]
+
+    def moved(self, geometry: Geometry) -> Self:
+        """Cut, scaled to the nearest pixel, flipped."""
+        return type(self)(_moved_maps(self.classes[None], geometry)[0])
+
+    @classmethod
+    def batched(cls, targets: Sequence[Self]) -> Tensor | list[Tensor]:
+        """int64 (B, H, W), or a list of (H, W) where views have different sizes."""
+        maps = [torch.from_numpy(target.classes.astype(np.int64)) for target in targets]
+        return torch.stack(maps) if len({single.shape for single in maps}) == 1 else maps
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes(Target):
+    """Objects.
+
+    Attributes:
+        corners: float32 (N, 4), left, top, right and bottom in pixels from the frame's upper left corner.
+        labels: int64 (N,), their classes.
+        masks: bool (N, H, W), or `None`.
+    """
+
+    noun: ClassVar[str] = "boxes"
+
+    corners: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    masks: npt.NDArray[np.bool_] | None = None
+
+    def moved(self, geometry: Geometry) -> Self:
+        """Cut at the border of the view; what has no area there is dropped, with its label and mask."""
+        corners = _moved_corners(self.corners, geometry)
+        kept = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
+        masks = None if self.masks is None else _moved_maps(self.masks[kept], geometry)
+        return type(self)(corners[kept], self.labels[kept], masks)
+
+    @classmethod
+    def batched(cls, targets: Sequence[Self]) -> list[dict[str, Tensor]]:
+        """For each view `boxes` (N, 4), `labels` (N,) and, where they are known, `masks` (N, H, W)."""
+        return [target._tensors() for target in targets]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        arrays: dict[str, npt.NDArray[Any] | None] = {"boxes": self.corners, "labels": self.labels, "masks": self.masks}
+        return {name: torch.from_numpy(array.copy()) for name, array in arrays.items() if array is not None}
+
+
+def _moved_corners(corners: npt.NDArray[np.float32], geometry: Geometry) -> npt.NDArray[np.float32]:
+    """Corners (N, 4) in pixels of the view, inside it."""
+    box, (height, width) = geometry.box, geometry.size
+    crop = geometry.crop or Box(0, 0, height, width)
+    shift = np.array([box.left, box.top] * 2, np.float32)
+    limit = np.array([box.width, box.height] * 2, np.float32)
+    scale = np.array([width / box.width, height / box.height] * 2, np.float32)
+    moved = np.clip(corners - shift, 0, limit) * scale - np.array([crop.left, crop.top] * 2, np.float32)
+    moved = np.clip(moved, 0, np.array([crop.width, crop.height] * 2, np.float32))
+    if geometry.flip:
+        moved = np.stack([crop.width - moved[:, 2], moved[:, 1], crop.width - moved[:, 0], moved[:, 3]], axis=1)
+    return moved.astype(np.float32)
+
+
+def _moved_maps(maps: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
+    """Maps (N, H, W) of the view, each value that of the nearest pixel; their type stays."""
+    box, crop = geometry.box, geometry.crop
+    moved = torch.from_numpy(np.ascontiguousarray(_cut(maps, box)))
+    if len(moved) and moved.shape[-2:] != torch.Size(geometry.size):
+        moved = tvf.resize(moved, list(geometry.size), tvf.InterpolationMode.NEAREST)
+    elif not len(moved):
+        moved = moved.new_empty((0, *geometry.size))
+    if crop is not None:
+        moved = moved[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    if geometry.flip:
+        moved = moved.flip(-1)
+    return moved.contiguous().numpy()
+
+
+def _cut(maps: npt.NDArray[Any], box: Box) -> npt.NDArray[Any]:
+    return maps[:, box.top : box.top + box.height, box.left : box.left + box.width]
