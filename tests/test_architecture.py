@@ -14,7 +14,7 @@ FILES = sorted((ROOT / "mvrec").rglob("*.py"))
 
 # From the ground up: a file imports from its own room and from the rooms above its own in this list.
 FLOORS = (
-    *("__init__", "errors", "messages", "published", "seeds", "files", "processes", "class_paths"),
+    *("__init__", "errors", "messages", "published", "seeds", "files", "machine", "processes", "class_paths"),
     *("models", "timm"),
     *("data.views.pixel_operations", "data.views.geometry", "data.views.targets"),
     *("data.listing", "data.video", "data.views", "data.loading", "data.sets", "data.generated", "data"),
@@ -59,7 +59,13 @@ ONLY_IN = {
     "huggingface_hub": {"export/hub.py", "inference/hub_files.py"},
     "PIL": {"data/loading/images.py", "data/generated/digit_images.py", "inference/overlay.py"},
     "torch.distributed": {
-        *("tasks/scores.py", "cluster/launch_check.py", "runs/preemption.py", "cluster/preflight.py"),
+        *(
+            "tasks/scores.py",
+            "cluster/heartbeat.py",
+            "cluster/launch_check.py",
+            "runs/preemption.py",
+            "cluster/preflight.py",
+        ),
         *("runs/run_directory.py", "training/sharding.py", "cluster/watchdog.py"),
     },
     "matplotlib": {"runs/curves.py", "tasks/classification/figures.py"},

@@ -25,6 +25,7 @@ import torch
 import torch.distributed as dist
 
 from mvrec import __version__
+from mvrec.cluster.heartbeat import Heartbeat, every, open_store
 from mvrec.cluster.launch import Launch, Problem
 from mvrec.cluster.launch_verdict import Process, alone_problems, judge_equal, judge_missing, judge_stuck
 
@@ -199,9 +200,12 @@ class _Member:
                 return
             store = self._client()
             times = store.add(f"times/{self.launch.rank}", 1)
-            store.set(f"stage/{self.launch.rank}", STAGES[0])  # before the entry that has the judge ask for it
+            heartbeat = Heartbeat(self._client(), self.launch.rank)
+            # Both before the entry that has the judge ask for them.
+            heartbeat.give()
+            store.set(f"stage/{self.launch.rank}", STAGES[0])
             store.set(f"process/{self.launch.rank}/{times - 1}", json.dumps(asdict(self._process())))
-            threading.Thread(target=self._beat, daemon=True).start()
+            every(_BEAT_SECONDS, heartbeat.give, self._finished).start()
             threading.Thread(target=self._judge if self.launch.rank == 0 else self._listen, daemon=True).start()
             self._stage(store, "registered")
             store.wait(["go"], timedelta(seconds=self.seconds))
@@ -256,10 +260,7 @@ class _Member:
             closed = self._knock(self.begin + _REGISTER_SHARE * self.seconds)
             return alone_problems(launch, host, "unreached", self.seconds, closed) if closed else []
         try:
-            # Whatever the address, it listens on all of this host's.
-            self._server = dist.TCPStore(
-                "127.0.0.1", launch.port, is_master=True, timeout=self._left(), wait_for_workers=False
-            )
+            self._server = open_store("127.0.0.1", launch.port, patience=self._left(), serves=True)
         except Exception as raised:  # torch's error is of no public class
             return alone_problems(launch, host, "taken", self.seconds, raised)
         # An address that is not this host's may lead here all the same, as a service of Kubernetes does.
@@ -280,15 +281,12 @@ class _Member:
                 return None
 
     def _client(self) -> Any:
-        """A connection of one's own, for a call that waits blocks the connection that it is made on."""
         launch = self.launch
-        store = dist.TCPStore(
-            launch.address, launch.port, is_master=False, timeout=self._left(), wait_for_workers=False
-        )
+        store = open_store(launch.address, launch.port, patience=self._left())
         return dist.PrefixStore(f"mvrec launch check {launch.attempt}.{self.number}", store)
 
-    def _left(self) -> timedelta:
-        return timedelta(seconds=max(1.0, self.begin + self.seconds - time.monotonic()))
+    def _left(self) -> float:
+        return max(1.0, self.begin + self.seconds - time.monotonic())
 
     def _process(self) -> Process:
         launch, device = self.launch, self._device()
@@ -318,14 +316,6 @@ class _Member:
         store.set(f"stage/{self.launch.rank}", name)
         if self.on_stage is not None:
             self.on_stage(name)
-
-    def _beat(self) -> None:
-        try:
-            store = self._client()
-            while not self._finished.wait(_BEAT_SECONDS):
-                store.add(f"beat/{self.launch.rank}", 1)
-        except Exception:  # rank 0 is gone: whoever waits for it says so
-            return
 
     def _listen(self) -> None:
         """Wait for the verdict of rank 0."""
@@ -387,24 +377,20 @@ class _Member:
         """Wait until all are done, or one of them is known not to be."""
         end = self.begin + _COLLECTIVE_SHARE * self.seconds
         silence = max(4 * _BEAT_SECONDS, min(8.0, 0.15 * self.seconds))
-        beats = {one.rank: 0 for one in processes}
-        heard = dict.fromkeys(beats, time.monotonic())
+        heartbeat = Heartbeat(store, self.launch.rank)
+        ranks = [one.rank for one in processes]
         while True:
             time.sleep(_POLL_SECONDS)
             now = time.monotonic()
-            stages = {rank: store.get(f"stage/{rank}").decode() for rank in beats}
+            stages = {rank: store.get(f"stage/{rank}").decode() for rank in ranks}
             if all(stage == "done" for stage in stages.values()):
                 return []
-            for rank in beats:
-                count = store.add(f"beat/{rank}", 0)
-                if count != beats[rank]:
-                    beats[rank], heard[rank] = count, now
-            silent = {
-                rank: now - heard[rank] for rank in beats if now - heard[rank] > silence and stages[rank] != "done"
-            }
-            errors = {rank: store.get(f"error/{rank}").decode() for rank in beats if store.check([f"error/{rank}"])}
+            heartbeat.hear(ranks, now=now)
+            silent = heartbeat.silent(now=now, seconds=silence)
+            silent = {rank: seconds for rank, seconds in silent.items() if stages[rank] != "done"}
+            errors = {rank: store.get(f"error/{rank}").decode() for rank in ranks if store.check([f"error/{rank}"])}
             # An error here is mostly the end of another process: who falls silent is known a little later.
-            if silent or now > end or (errors and len(errors) == len(beats)):
+            if silent or now > end or (errors and len(errors) == len(ranks)):
                 return judge_stuck(self.launch, processes, stages=stages, silent=silent, errors=errors, order=STAGES)
 
     def _wait_for_readers(self, store: Any, waiting: set[int], named: set[int]) -> None:

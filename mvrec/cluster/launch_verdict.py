@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mvrec.cluster.heartbeat import Member
 from mvrec.cluster.launch import Launch, Problem
 
 NETWORK_FIX = (
@@ -14,15 +15,12 @@ NETWORK_FIX = (
 
 
 @dataclass(frozen=True)
-class Process:
+class Process(Member):
     """What a process says of itself.
 
     Attributes:
-        rank: Its number among all.
         local_rank: Its number on its host.
         world_size: How many it believes there are.
-        host: Where it runs.
-        pid: Its process id there.
         device: The name of what it computes on.
         device_id: What tells the device from others of the name; empty for a CPU.
         visible_devices: GPUs that it sees.
@@ -30,11 +28,8 @@ class Process:
         problems: What is wrong with its environment.
     """
 
-    rank: int
     local_rank: int
     world_size: int
-    host: str
-    pid: int
     device: str
     device_id: str
     visible_devices: int
@@ -46,9 +41,6 @@ class Process:
         """The inverse of `dataclasses.asdict`."""
         problems = tuple(Problem(one["text"], one["fix"], tuple(one["ranks"])) for one in values["problems"])
         return cls(**{**values, "problems": problems})
-
-    def __str__(self) -> str:
-        return f"rank {self.rank} on {self.host} (pid {self.pid})"
 
 
 def alone_problems(

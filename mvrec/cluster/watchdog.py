@@ -5,7 +5,6 @@ hour, the error says that something timed out, and not who was missing.
 """
 
 import faulthandler
-import json
 import os
 import socket
 import sys
@@ -13,40 +12,30 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from typing import Any
 
 import lightning as L
 import torch.distributed as dist
+
+from mvrec.cluster.heartbeat import Heartbeat, Member, every, open_store
 
 _NAMED = 8  # so many processes at most are named in a line
 _SILENT_BEATS = 3  # without a sign of life
 
 
 @dataclass(frozen=True)
-class Sign:
-    """What a process tells of itself.
+class Sign(Member):
+    """How far a process is.
 
     Attributes:
-        rank: Its number.
-        host: Where it runs.
-        pid: Its process id there.
-        beat: Counts its signs of life.
         phase: Counts the parts of the run that it has begun, such as an epoch or a validation.
         batch: Counts batches within the phase.
         place: What it is at, in words.
     """
 
-    rank: int
-    host: str
-    pid: int
-    beat: int
     phase: int
     batch: int
     place: str
-
-    def __str__(self) -> str:
-        return f"rank {self.rank} on {self.host} (pid {self.pid})"
 
 
 def judge(signs: Mapping[int, Sign], silent: Mapping[int, float]) -> tuple[tuple[int, ...], str]:
@@ -189,16 +178,15 @@ def shared_store(rank: int, *, patience: float) -> tuple[Any, str]:
         patience: Seconds after which a question to rank 0 fails.
     """
     address = os.environ.get("MASTER_ADDR", "127.0.0.1")
-    limit = timedelta(seconds=patience)
     told: list[Any] = [None]
     store = None
     if rank == 0:
-        store = dist.TCPStore(address, 0, is_master=True, timeout=limit, wait_for_workers=False)
+        store = open_store(address, 0, patience=patience, serves=True)
         told = [(socket.gethostname(), store.port)]
     dist.broadcast_object_list(told, src=0)
     host, port = told[0]
     if store is None:
-        store = dist.TCPStore(address, port, is_master=False, timeout=limit, wait_for_workers=False)
+        store = open_store(address, port, patience=patience)
     return store, host
 
 
@@ -224,14 +212,17 @@ class Watch:
         seconds: float,
         end: Callable[[int], Any] = os._exit,
     ) -> None:
-        self.store, self.host, self.rank, self.size, self.seconds, self.end = store, host, rank, size, seconds, end
+        self.host, self.rank, self.size, self.seconds, self.end = host, rank, size, seconds, end
         self.beat_seconds = min(10.0, seconds / 20)
-        self._mine = Sign(rank, socket.gethostname(), os.getpid(), 0, 0, 0, "the start of the run")
+        self._mine = Sign(rank, socket.gethostname(), os.getpid(), 0, 0, "the start of the run")
         self._over = threading.Event()
         self._clock = self._moved = self._answered = 0.0
         self._signs: dict[int, Sign] = {}
-        self._heard: dict[int, float] = {}
-        self._threads = [threading.Thread(target=one, daemon=True) for one in (self._talk, self._decide)]
+        self._heartbeat = Heartbeat(store, rank)
+        self._threads = [
+            every(self.beat_seconds, self._talk, self._over),
+            threading.Thread(target=self._decide, daemon=True),
+        ]
 
     def start(self) -> None:
         """Begin to watch."""
@@ -244,7 +235,7 @@ class Watch:
 
     def at(self, phase: int, batch: int, place: str) -> None:
         """The run has got on."""
-        self._mine = Sign(self.rank, self._mine.host, self._mine.pid, 0, phase, batch, place)
+        self._mine = Sign(self.rank, self._mine.host, self._mine.pid, phase, batch, place)
         self._moved = self._clock
 
     @property
@@ -253,25 +244,11 @@ class Watch:
         return self._clock - self._moved
 
     def _talk(self) -> None:
-        beat = 0
-        keys = [str(rank) for rank in range(self.size)]
-        try:
-            while not self._over.is_set():
-                beat += 1
-                self.store.set(str(self.rank), json.dumps({**asdict(self._mine), "beat": beat}))
-                if self.still > 0.4 * self.seconds:
-                    self._hear([Sign(**json.loads(value)) for value in self.store.multi_get(keys)])
-                self._answered = self._clock
-                self._over.wait(self.beat_seconds)
-        except dist.DistError:
-            return  # rank 0 is gone, which `_decide` sees by its silence
-
-    def _hear(self, signs: list[Sign]) -> None:
-        for one in signs:
-            before = self._signs.get(one.rank)
-            if before is None or before.beat != one.beat:
-                self._heard[one.rank] = self._clock
-            self._signs[one.rank] = one
+        self._heartbeat.give(asdict(self._mine))
+        if self.still > 0.4 * self.seconds:
+            signs = self._heartbeat.hear(range(self.size), now=self._clock)
+            self._signs = {rank: Sign(**sign) for rank, sign in signs.items()}
+        self._answered = self._clock  # without an answer `_decide` sees that rank 0 is silent
 
     def _decide(self) -> None:
         before = time.monotonic()
@@ -301,5 +278,4 @@ class Watch:
         silence = _SILENT_BEATS * self.beat_seconds
         if self._clock - self._answered > silence or not self._signs:
             return (0,), f"rank 0 on {self.host} does not answer: it has ended, is stopped, or its machine hangs"
-        silent = {rank: self._clock - heard for rank, heard in self._heard.items() if self._clock - heard > silence}
-        return judge(self._signs, silent)
+        return judge(self._signs, self._heartbeat.silent(now=self._clock, seconds=silence))

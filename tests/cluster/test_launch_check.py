@@ -309,7 +309,7 @@ def test_short_forms_of_slurm():
 
 
 def process(rank, *, host="n1", gpu="", versions=None):
-    return Process(rank, rank, 4, host, 100 + rank, "A100" if gpu else "CPU", gpu, 1, versions or {"torch": "2"})
+    return Process(rank, host, 100 + rank, rank, 4, "A100" if gpu else "CPU", gpu, 1, versions or {"torch": "2"})
 
 
 def test_two_ranks_on_one_gpu():

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 def sign(rank: int, phase: int = 1, batch: int = 4, place: str = "batch 4 of epoch 0") -> Sign:
-    return Sign(rank=rank, host=f"n{rank // 2}", pid=100 + rank, beat=1, phase=phase, batch=batch, place=place)
+    return Sign(rank=rank, host=f"n{rank // 2}", pid=100 + rank, phase=phase, batch=batch, place=place)
 
 
 def signs(*them: Sign) -> dict[int, Sign]:
@@ -92,7 +92,14 @@ class Fake(Watch):
 
     def __init__(self, store, *, rank: int = 0, size: int = 2, seconds: float = 20.0) -> None:
         self.codes: list[int] = []
+        self.store = store
         super().__init__(store, "n0", rank=rank, size=size, seconds=seconds, end=self.codes.append)
+
+    def hear(self, *signs: Sign, count: int = 1) -> None:
+        """Let it hear these signs, each the one of this number."""
+        self._signs |= {sign.rank: sign for sign in signs}
+        self.store.update({f"sign/{sign.rank}": json.dumps([count, asdict(sign)]) for sign in signs})
+        self._heartbeat.hear(self._signs, now=self._clock)
 
     def turn(self, monkeypatch, times: list[float]) -> None:
         """Let the deciding thread's loop run with these times."""
@@ -105,7 +112,7 @@ class Fake(Watch):
 
 def test_progress_starts_the_time_anew(monkeypatch, capfd):
     watch = Fake(Talk())
-    watch._hear([sign(0), sign(1, batch=3)])
+    watch.hear(sign(0), sign(1, batch=3))
     watch._answered = 1000.0
     watch.turn(monkeypatch, [float(second) for second in range(21)])
     assert (watch.still, watch.codes) == (20.0, [])
@@ -113,7 +120,7 @@ def test_progress_starts_the_time_anew(monkeypatch, capfd):
     assert watch.still == 0
     watch.turn(monkeypatch, [float(second) for second in range(21)])
     assert watch.codes == []
-    watch._heard = {0: 40.0, 1: 40.0}
+    watch.hear(sign(0), sign(1, batch=3), count=2)
     monkeypatch.setattr(watchdog.time, "sleep", lambda seconds: None)
     watch.turn(monkeypatch, [0.0, 1.0])
     assert watch.codes == [1]
@@ -130,7 +137,7 @@ def test_a_suspended_process_has_not_stood_still(monkeypatch):
 @pytest.mark.parametrize(("rank", "speaks", "dumps"), [(0, True, False), (1, False, True), (2, False, False)])
 def test_one_process_speaks_and_the_one_that_hangs_shows_where(monkeypatch, capfd, rank, speaks, dumps):
     watch = Fake(Talk(), rank=rank, size=3)
-    watch._hear([sign(0), sign(1, batch=3), sign(2)])
+    watch.hear(sign(0), sign(1, batch=3), sign(2))
     waited: list[float] = []
     monkeypatch.setattr(watchdog.time, "sleep", waited.append)
     watch._finish()
@@ -145,7 +152,7 @@ def test_one_process_speaks_and_the_one_that_hangs_shows_where(monkeypatch, capf
 def test_a_silent_first_process_is_known_by_its_store(monkeypatch, capfd):
     monkeypatch.setattr(watchdog.time, "sleep", lambda seconds: None)
     watch = Fake(Talk(), rank=1)
-    watch._hear([sign(0), sign(1)])
+    watch.hear(sign(0), sign(1))
     watch._clock, watch._answered = 30.0, 26.0
     watch._finish()
     assert "rank 0 on n0 does not answer" in capfd.readouterr().err
@@ -153,29 +160,27 @@ def test_a_silent_first_process_is_known_by_its_store(monkeypatch, capfd):
 
 def test_a_rank_whose_beats_do_not_change_is_silent():
     watch = Fake(Talk(), size=2)
-    watch._hear([sign(0), sign(1)])
+    watch.hear(sign(0), sign(1))
     watch._clock = watch._answered = 10.0
-    watch._hear([Sign(**{**sign(0).__dict__, "beat": 2}), sign(1)])
+    watch.hear(sign(0), count=2)
     ranks, text = watch._verdict()
     assert ranks == (1,)
     assert "no sign of life for 10 s" in text
 
 
 def test_the_store_learns_the_place_and_is_asked_only_when_it_is_late():
-    store = Talk({"1": json.dumps(sign(1).__dict__)})
+    store = Talk({"sign/1": json.dumps([1, asdict(sign(1))])})
     watch = Fake(store)
     watch.at(2, 7, "batch 7 of epoch 1")
     asked: list[list[str]] = []
     store.multi_get = lambda keys: asked.append(keys) or [store[key] for key in keys]
-    watch._over.wait = lambda seconds: watch._over.set()  # type: ignore[method-assign]
     watch._talk()
-    assert (json.loads(store["0"])["phase"], json.loads(store["0"])["place"]) == (2, "batch 7 of epoch 1")
+    _, told = json.loads(store["sign/0"])
+    assert (told["phase"], told["place"]) == (2, "batch 7 of epoch 1")
     assert asked == []
-    watch._over = threading.Event()
-    watch._over.wait = lambda seconds: watch._over.set()  # type: ignore[method-assign]
     watch._clock = watch._moved + 9
     watch._talk()
-    assert asked == [["0", "1"]]
+    assert asked == [["sign/0", "sign/1"]]
     assert sorted(watch._signs) == [0, 1]
 
 
@@ -187,7 +192,10 @@ def test_a_lost_store_ends_the_talk_without_a_word():
 
     store.set = lost
     watch = Fake(store)
-    watch._talk()
+    talk = watch._threads[0]
+    talk.start()
+    talk.join(10)
+    assert not talk.is_alive()
     assert watch._answered == 0
 
 
