@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from data_prep.jobs import stop
 from mvrec.errors import UserError
+from mvrec.machine import visible_cores
 
 ALL_FINE, SOME_BAD, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
 
@@ -27,8 +28,7 @@ class Parser(argparse.ArgumentParser):
 def parser(name: str, description: str) -> Parser:
     """A parser with the options that all tools have."""
     made = Parser(prog=name, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    made.add_argument("--workers", type=positive(int), default=cores, help="processes")
+    made.add_argument("--workers", type=positive(int), default=visible_cores(), help="processes")
     made.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
     return made
 

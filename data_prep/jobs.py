@@ -9,7 +9,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from mvrec.errors import DecodeError
-from mvrec.processes import FULL_DISK, Channel, Child, ChildError, Limits, is_out_of_memory, watch
+from mvrec.machine import FULL_DISK
+from mvrec.processes import Channel, Child, ChildError, Limits, is_out_of_memory, watch
 
 stop = threading.Event()  # Ctrl-C was pressed; some libraries swallow the exception that says so
 

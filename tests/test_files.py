@@ -5,7 +5,7 @@ import pytest
 from mvrec.cli.config_check import entries
 from mvrec.errors import UserError
 from mvrec.files import append_whole, atomic_path, write_atomically
-from mvrec.processes import closed_path
+from mvrec.machine import closed_path
 
 
 def test_a_directory_is_no_place_for_a_file_and_that_is_said_at_once(tmp_path):

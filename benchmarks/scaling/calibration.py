@@ -15,6 +15,8 @@ import numpy as np
 from scaling.parameters import Cluster, Training
 from scaling.throughput import ring_all_reduce, slowest_of, speed
 
+from mvrec.machine import visible_cores
+
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 8  # clips of a process, as in configs/demo.yaml
 CLIPS_PER_CLASS = 40  # 480 files: 60 batches, divided by 1, 2 and 4 processes
@@ -62,10 +64,6 @@ class Link:
     latency: float
     bandwidth: float
     worst_error: float
-
-
-def num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def busy_seconds() -> float:
@@ -260,7 +258,7 @@ def calibrate(folder: Path, rounds: int) -> dict[str, Any]:
 
     Prints a line per run, and returns all figures.
     """
-    cores = num_cores()
+    cores = visible_cores()
     print(f"{cores} CPU cores, one thread and {BATCH} clips a step per process, 50 steps after {WARM_UP}", flush=True)
     make_data(folder / "data")
     rows = []

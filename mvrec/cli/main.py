@@ -11,8 +11,8 @@ from importlib import import_module
 from mvrec import __version__
 from mvrec.class_paths import take_trusted
 from mvrec.errors import UserError, nearest
+from mvrec.machine import allow_open_files, closed_path, machine_fault
 from mvrec.messages import fail, show_messages
-from mvrec.processes import allow_open_files, closed_path, machine_fault
 from mvrec.runs.signals import requests
 
 HELP = """\

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mvrec.doctor.checks import Check
-from mvrec.processes import CAN_FORK, ChildError, Limits, apart, shared_memory_fault
+from mvrec.machine import cores_per_process, shared_memory_fault, visible_cores
+from mvrec.processes import CAN_FORK, ChildError, Limits, apart
 
 # A step of the recipes for MViT-B: 8 clips of 16 frames of 224 x 224 pixels, of which each loader worker has two ready.
 BATCH_BYTES = 8 * 3 * 16 * 224 * 224
@@ -32,7 +33,7 @@ def machine_checks(
     """
     environ = os.environ if environ is None else environ
     cores, quota = visible_cores(), cpu_quota(cgroup)
-    workers = min(int(environ.get("SLURM_CPUS_PER_TASK") or cores), 16)
+    workers = min(cores_per_process(environ=environ), 16)
     return [
         _cores(cores, quota, environ),
         _memory(cgroup),
@@ -40,11 +41,6 @@ def machine_checks(
         _open_files(),
         _fork(),
     ]
-
-
-def visible_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_quota(cgroup: Path) -> float | None:

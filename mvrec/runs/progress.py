@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import time
 from datetime import timedelta
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, Timer, TQDMProgressBar
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+
+from mvrec.machine import cores_per_process
 
 log = logging.getLogger(__name__)
 
@@ -124,14 +125,12 @@ class Throughput(L.Callback):
 
     def _advise(self, trainer: L.Trainer) -> None:
         loader: Any = trainer.train_dataloader
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        cores = int(os.environ.get("SLURM_CPUS_PER_TASK", cores // max(trainer.num_devices, 1)))
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         log.info(
             starvation_advice(
                 self.data_wait,
                 num_workers=getattr(loader, "num_workers", 0),
-                cores=max(cores, 1),
+                cores=cores_per_process(trainer.num_devices),
                 device_augment=getattr(datamodule, "augment_on", "") == "device",
             )
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mvrec.errors import UserError
-from mvrec.processes import machine_fault
+from mvrec.machine import machine_fault
 
 NAME = ".lock"
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)

@@ -5,7 +5,6 @@ Ranks and worker counts are known here so that nothing else in this package need
 
 import logging
 import math
-import os
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +20,8 @@ from mvrec.data.loading.quarantine import Quarantine
 from mvrec.data.loading.samples import EvalSamples, TrainSamples
 from mvrec.data.loading.workers import start_worker
 from mvrec.errors import UserError
-from mvrec.processes import CAN_FORK, Limits, shared_memory_fault
+from mvrec.machine import cores_per_process, shared_memory_fault
+from mvrec.processes import CAN_FORK, Limits
 from mvrec.seeds import derive_seed
 
 MAX_AUTO_WORKERS = 16
@@ -338,6 +338,4 @@ def worker_count(wanted: int | Literal["auto"], *, processes: int = 1) -> int:
     """
     if wanted != "auto":
         return wanted
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = int(os.environ.get("SLURM_CPUS_PER_TASK", cores // processes))
-    return max(1, min(cores, MAX_AUTO_WORKERS))
+    return min(cores_per_process(processes), MAX_AUTO_WORKERS)

@@ -12,7 +12,7 @@ from mvrec.data.loading.batch import PADDING_ID, BadSample, Item, SampleKey
 from mvrec.data.views.targets import NoTarget, Target
 from mvrec.data.views.transforms import pixel_seed
 from mvrec.errors import DecodeError
-from mvrec.processes import machine_fault
+from mvrec.machine import machine_fault
 from mvrec.seeds import derive_seed
 
 SUBSTITUTES = 10  # files tried in place of one that cannot be read before training is given up

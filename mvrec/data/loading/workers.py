@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.multiprocessing import reductions
 
-from mvrec.processes import machine_fault
+from mvrec.machine import machine_fault
 
 SMALL_BYTES = 1 << 14  # travels in the message itself, without an open file
 FAILED = 70  # exit code of a worker that cannot pass its batches on

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mvrec import processes as limits
+from mvrec import machine
 from mvrec.data.listing.index import Sample
 from mvrec.data.loading.batch import SampleKey
 from mvrec.data.loading.loader import ClipLoader, EvalBatches
@@ -74,7 +74,7 @@ def test_tensors_come_out_of_a_worker_without_dev_shm(size):
 def test_a_batch_that_cannot_be_sent_ends_the_wait(capfd):
     with pytest.raises(RuntimeError) as raised:
         loaded(threading.Lock)
-    assert "a loader worker (process" in limits.machine_fault(raised.value)
+    assert "a loader worker (process" in machine.machine_fault(raised.value)
     said = capfd.readouterr().err
     assert said.startswith("mvrec: error: no batch can be sent: ")
     assert "Traceback" not in said
@@ -83,7 +83,7 @@ def test_a_batch_that_cannot_be_sent_ends_the_wait(capfd):
 def test_a_worker_that_is_killed_is_told_in_one_line():
     with pytest.raises(RuntimeError) as raised:
         loaded(die)
-    message = limits.machine_fault(raised.value)
+    message = machine.machine_fault(raised.value)
     assert "was killed, as the system does when memory runs out" in message
     assert "data.num_workers" in message
     assert "\n" not in message
@@ -96,17 +96,17 @@ def full():
 def test_a_full_disk_under_a_worker_is_told_in_one_line():
     with pytest.raises(OSError, match="Caught OSError in DataLoader worker") as raised:
         loaded(full)
-    assert limits.machine_fault(raised.value) == "No space left on device: 'rank_0.csv'; nothing half-written is left"
+    assert machine.machine_fault(raised.value) == "No space left on device: 'rank_0.csv'; nothing half-written is left"
 
 
 def test_only_what_the_machine_did_is_put_down_to_it():
-    assert limits.machine_fault(RuntimeError("shapes do not match")) is None
-    assert limits.machine_fault(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
-    assert limits.machine_fault(OSError(errno.ENOSPC, "No space left on device", "x.ckpt")).startswith(
+    assert machine.machine_fault(RuntimeError("shapes do not match")) is None
+    assert machine.machine_fault(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
+    assert machine.machine_fault(OSError(errno.ENOSPC, "No space left on device", "x.ckpt")).startswith(
         "No space left on"
     )
     told = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ...")
-    assert "--shm-size" in limits.machine_fault(told)
+    assert "--shm-size" in machine.machine_fault(told)
 
 
 @pytest.mark.parametrize("kind", [TrainSamples, EvalSamples])
@@ -130,10 +130,10 @@ def test_too_many_open_files_are_no_fault_of_a_file(kind):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /dev/shm")
 def test_no_worker_starts_where_shared_memory_has_no_room_for_its_queues(tmp_path, monkeypatch):
-    assert limits.shared_memory_fault(4, folder=tmp_path) is None
-    assert "there is no" in limits.shared_memory_fault(4, folder=tmp_path / "nowhere")
-    monkeypatch.setattr(limits.shutil, "disk_usage", lambda _: usage(0, 0, 16384))
-    assert limits.shared_memory_fault(0) is None
+    assert machine.shared_memory_fault(4, folder=tmp_path) is None
+    assert "there is no" in machine.shared_memory_fault(4, folder=tmp_path / "nowhere")
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage(0, 0, 16384))
+    assert machine.shared_memory_fault(0) is None
     batches = EvalBatches(2, batch_size=1, rank=0, world_size=1)
     loader = ClipLoader(Tensors(1, 2), batches, num_workers=2, pin_memory=False)
     with pytest.raises(UserError, match="/dev/shm has 16 KiB free, and 2 loader workers need 72 KiB: docker run"):
@@ -146,7 +146,7 @@ def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one():
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
-        limits.allow_open_files()
+        machine.allow_open_files()
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(before[1], 65536)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
