@@ -4,8 +4,10 @@ import os
 import random
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,6 +109,25 @@ def small_run(tiny: list[str], small_data: Path, tmp_path_factory: pytest.TempPa
     flags = ["--data=mvrec.data.Kinetics", *(f"--data.{key}={value}" for key, value in own.items())]
     run(["fit", *kept, *flags, f"--run_dir={folder}", "--trainer.max_epochs=3", "--model.optimizer.lr=0.01"])
     return folder
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
+    """How often each file of weights has been read."""
+    import safetensors
+
+    counts: Counter[Path] = Counter()
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(file: Any, *args: Any, **kwargs: Any) -> Any:
+            counts[Path(file if isinstance(file, str | Path) else file.name)] += 1
+            return function(file, *args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(torch, "load", counted(torch.load))
+    monkeypatch.setattr(safetensors, "safe_open", counted(safetensors.safe_open))
+    return counts
 
 
 @pytest.fixture

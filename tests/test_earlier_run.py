@@ -17,12 +17,13 @@ TEST = {"top1": 0.125, "top5": 0.5, "mean_class": 0.125, "loss": 2.4030316}
 GROWS = [("orbit_counterclockwise", 0.156364), ("orbit_clockwise", 0.139085), ("move_left", 0.118815)]
 
 
-def test_it_goes_on_with_the_same_losses(command, digits, tmp_path):
+def test_it_goes_on_with_the_same_losses(command, digits, tmp_path, reads):
     run = tmp_path / "run"
     shutil.copytree(EARLIER, run)
     flags = [f"--config={run / 'config.yaml'}", f"--run_dir={run}", "--resume=auto", f"--data.root={digits}"]
     code, _, err = command("fit", *flags, "--trainer.max_epochs=13")
     assert code == 0, err
+    assert reads[run / "checkpoints/last.ckpt"] == 1
     losses, before = (
         [float(row["train/loss"]) for row in read(folder / "metrics.csv") if row["train/loss"]]
         for folder in (run, EARLIER)
@@ -31,9 +32,10 @@ def test_it_goes_on_with_the_same_losses(command, digits, tmp_path):
     assert losses[48:] == pytest.approx(NEXT_LOSSES, abs=1e-4)
 
 
-def test_its_scores_and_predictions_are_those_of_then(command, digits, tmp_path):
-    code, _, err = command("test", f"--ckpt_path={CHECKPOINT}", f"--data.root={digits}", f"--run_dir={tmp_path}")
+def test_its_scores_and_predictions_are_those_of_then(command, digits, tmp_path, reads):
+    code, _, err = command("test", CHECKPOINT, f"--data.root={digits}", f"--run_dir={tmp_path}")
     assert code == 0, err
+    assert reads.pop(CHECKPOINT) == 1
     assert json.loads((tmp_path / "metrics.json").read_text())["metrics"] == pytest.approx(TEST, abs=1e-5)
     rows = read(tmp_path / "predictions.csv")
     assert len(rows) == 24
@@ -41,18 +43,21 @@ def test_its_scores_and_predictions_are_those_of_then(command, digits, tmp_path)
     video = digits / "test/grow/00000.mp4"
     code, _, err = command("recognize", "--ckpt", CHECKPOINT, video, "--output", tmp_path / "recognised.csv")
     assert code == 0, err
+    assert reads[CHECKPOINT] == 1
     (row,) = read(tmp_path / "recognised.csv")
     assert best_of(row) == GROWS
 
 
-def test_it_is_exported(command, digits, tmp_path):
+def test_it_is_exported(command, digits, tmp_path, reads):
     exported = tmp_path / "network.safetensors"
     code, _, err = command("export", CHECKPOINT, "--output", exported)
     assert code == 0, err
+    assert reads[CHECKPOINT] == 1
     flags = [f"--model.weights={exported}", f"--data.root={digits}", f"--run_dir={tmp_path / 'run'}"]
     config = EARLIER / "config.yaml"
     code, _, err = command("test", f"--config={config}", *flags)
     assert code == 0, err
+    assert reads[exported] == 1
     assert json.loads((tmp_path / "run/metrics.json").read_text())["metrics"] == pytest.approx(TEST, abs=1e-5)
 
 

@@ -1,5 +1,6 @@
 """One line that fine-tunes: nothing but a folder and a file of weights is given."""
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -40,11 +41,12 @@ def trained(tiny, tmp_path_factory):
     return run_dir / "checkpoints/best.ckpt"
 
 
-def test_a_checkpoint_is_fine_tuned_on_a_folder(command, my_videos, trained, tmp_path):
+def test_a_checkpoint_is_fine_tuned_on_a_folder(command, my_videos, trained, tmp_path, reads):
     run_dir = tmp_path / "run"
     inputs = [f"--data.root={my_videos}", f"--model.weights={trained}", f"--run_dir={run_dir}"]
     code, _, err = command(*FINETUNE, *inputs, *QUICK, "--trainer.max_epochs=2", "--model.freeze=1")
     assert code == 0, err
+    assert reads[trained] == 1
     assert "the head of 12 classes is replaced by an untrained one of 2" in err
     assert "learning rate scaled by 8/64 = 0.125" in err
     assert "2/2 videos scored, 0 failed; 4x4 at own fps, 1 clips x 1 crops, short side 64, crop 64" in err
@@ -83,18 +85,20 @@ def test_a_resumed_fine_tune_does_not_need_its_start(command, my_videos, trained
     assert "epoch 1/2" not in err
 
 
-def test_images_with_weights_of_the_authors(command, tmp_path):
+def test_images_with_weights_of_the_authors(command, tmp_path, reads):
     root = tmp_path / "my images"
     for number in range(16):
         path = root / ("ein Hund", "кот")[number % 2] / f"{number} ß.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (60, 50), (200 * (number % 2), 10 * number, 99)).save(path)
-    torch.save({"model": create_model("cloformer_xxs").state_dict()}, tmp_path / "clo.pth")
+    tree = {"model": create_model("cloformer_xxs").state_dict(), "args": argparse.Namespace(lr=1e-3)}
+    torch.save(tree, tmp_path / "clo.pth")
     inputs = [f"--data.root={root}", f"--model.weights={tmp_path / 'clo.pth'}", f"--run_dir={tmp_path / 'run'}"]
     # In the precision that a GPU would choose.
     few = ["--trainer.max_epochs=1", "--data.size=64", "--trainer.precision=bf16-mixed"]
     code, _, err = command(*FINETUNE, *inputs, *QUICK, *few)
     assert code == 0, err
+    assert reads[tmp_path / "clo.pth"] == 1
     assert "cloformer_xxs (CloFormer layout), 1000 classes" in err
     assert "the head of 1000 classes is replaced by an untrained one of 2" in err
     assert "2/2 images scored, 0 failed; val images, short side 73, crop 64, bicubic" in err

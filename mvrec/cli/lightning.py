@@ -57,6 +57,7 @@ from mvrec.data.views.presets import PRESETS
 from mvrec.errors import UserError
 from mvrec.files import at_home
 from mvrec.messages import fail, show_lightning_messages, show_messages
+from mvrec.models.checkpoints.files import each_file_once, forget_files, read_weights
 from mvrec.runs.checkpoint_files import CheckpointFiles
 from mvrec.runs.final_checkpoint import FinalCheckpoint
 from mvrec.runs.position import ExactPosition
@@ -273,7 +274,10 @@ class MvrecCLI(LightningCLI):
             first += [FinalCheckpoint(one) for one in saving if isinstance(one, BestAndLast)]
         config["callbacks"] = [*first, *own, *callbacks, *saving]
         loggers = [MetricsCsv(self.run_dir, filename), *more]
-        plugins = [*_as_list(config.get("plugins")), CheckpointFiles()]
+        path = self._get(self.config, "ckpt_path")
+        is_file = path is not None and path not in CHECKPOINT_KEYWORDS
+        self.checkpoint_files = CheckpointFiles(read_weights(path) if is_file else None)
+        plugins = [*_as_list(config.get("plugins")), self.checkpoint_files]
         if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
             plugins.append(SLURMEnvironment(auto_requeue=False))  # see Preemption
         precision = chosen_precision(config.get("precision"), accelerator=str(config.get("accelerator")))
@@ -300,6 +304,7 @@ class MvrecCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Leave with the exit code that says what is to happen next when the run was asked to end."""
+        forget_files()
         try:
             super()._run_subcommand(subcommand)
         except PreemptedError as preempted:
@@ -324,8 +329,9 @@ class MvrecCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Keep the run's directories for this process: two runs do not mix."""
-        check_resume(self.model.run_record["config"], self._get(self.config, "ckpt_path"))
-        check_averaging(self.trainer, self._get(self.config, "ckpt_path"))
+        resumed = self.checkpoint_files.read
+        check_resume(self.model.run_record["config"], resumed)
+        check_averaging(self.trainer, resumed.content if resumed else None, path=resumed.source if resumed else "")
         if self.trainer.is_global_zero and not self._get(self.config, "trainer").fast_dev_run:
             self.locks = lock_run(self.run_dir, self.checkpoint_dir, fresh=self._is_fresh())
 
@@ -369,19 +375,20 @@ def _command_line(kind: type[MvrecCLI], args: list[str]) -> MvrecCLI:
     check_processes(os.environ)
     for name in data.__all__:  # jsonargparse knows by their bare names only the classes that are loaded
         getattr(data, name)
-    return kind(
-        Classification,
-        LightningDataModule,
-        subclass_mode_data=True,
-        seed_everything_default=0,
-        parser_class=MvrecParser,
-        parser_kwargs={"prog": "mvrec"},
-        save_config_callback=SaveConfig,
-        trainer_defaults=TRAINER_DEFAULTS,
-        auto_configure_optimizers=False,
-        load_from_checkpoint_support=False,
-        args=args,
-    )
+    with each_file_once():
+        return kind(
+            Classification,
+            LightningDataModule,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            parser_class=MvrecParser,
+            parser_kwargs={"prog": "mvrec"},
+            save_config_callback=SaveConfig,
+            trainer_defaults=TRAINER_DEFAULTS,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
 
 
 def configure_output() -> None:

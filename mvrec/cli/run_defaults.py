@@ -6,17 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mvrec.class_paths import check_file_classes, reason
 from mvrec.cli.config_check import CONFIG_FLAGS, Entry, class_path_of, resolve
 from mvrec.data.views.presets import preset
 from mvrec.errors import UserError, nearest
-from mvrec.files import stand_in
-from mvrec.models.checkpoints.files import read_weights, unreadable
+from mvrec.models.checkpoints.files import read_weights
 from mvrec.runs.checkpoint_files import newest_checkpoint
 from mvrec.runs.monitors import mode_of
-from mvrec.runs.weights_origin import build_from, checkpoint_of, is_checkpoint, starting_point
+from mvrec.runs.weights_origin import build_from, checkpoint_of, starting_point
 
 CHECKPOINT_KEYWORDS = ("best", "last", "hpc")
 
@@ -102,7 +99,7 @@ def named_checkpoint(arguments: Sequence[str]) -> list[str]:
     if not arguments or arguments[0].startswith("-"):
         return list(arguments)
     path, rest = checkpoint_of(arguments[0]), list(arguments[1:])
-    flag = "--ckpt_path" if is_checkpoint(path) else "--model.weights"
+    flag = "--ckpt_path" if read_weights(path).model_settings else "--model.weights"
     if any(argument.partition("=")[0] == flag for argument in rest):
         raise UserError(f"{arguments[0]} and {flag} both name a checkpoint: one is enough")
     return [flag, str(path), *rest]
@@ -196,20 +193,20 @@ def checkpoint_defaults(path: Path, *, where: str) -> dict[str, Any]:
         others = [str(other) for other in path.parent.glob("*.ckpt")] if path.parent.is_dir() else []
         raise UserError(f"{where}: checkpoint {str(path)!r} does not exist{nearest(str(path), others)}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise UserError(f"{where}: cannot read {path}: {stand_in(path) or unreadable(error)}") from error
-    if not isinstance(checkpoint, dict) or "mvrec" not in checkpoint:
+        stored = read_weights(path)
+    except UserError as error:
+        raise UserError(f"{where}: cannot read {error}") from error
+    if not stored.is_checkpoint:
         raise UserError(f"{where}: {path} is not a checkpoint that `mvrec fit` has written")
-    saved, data = checkpoint.get("hyper_parameters", {}), checkpoint.get("datamodule_hyper_parameters", {})
+    saved, data = stored.model_settings, stored.data_settings
     check_file_classes({**saved, "data": data}, source=f"{where}: {path}")
     defaults = {f"model.{key}": value for key, value in saved.items() if not key.startswith("_")}
     build_from(str(path), defaults.get("model.backbone"))
     defaults["model.weights"] = None  # a checkpoint has its own
-    seed = checkpoint["mvrec"].get("config", {}).get("seed_everything")
+    seed = stored.details.get("config", {}).get("seed_everything")
     if isinstance(seed, int):
         defaults["seed_everything"] = seed
-    return {**defaults, "data": dict(data)} if data else defaults
+    return {**defaults, "data": data} if data else defaults
 
 
 def set_file_defaults(parser: Any, values: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from mvrec.export.exporting import OPSETS, check_request, export
 from mvrec.files import at_home
 from mvrec.inference.hub_files import local_path
 from mvrec.inference.recogniser import load_recogniser
+from mvrec.models.checkpoints.files import each_file_once
 from mvrec.runs.weights_origin import checkpoint_of
 
 
@@ -27,5 +28,6 @@ def main(arguments: list[str]) -> None:
     output = options.output
     source = checkpoint_of(local_path(options.ckpt), where="CKPT")
     check_request(output, source=source, opset=options.opset)
-    recogniser = load_recogniser(source, classes=options.classes, device="cpu", where="CKPT")
-    print(export(recogniser, output, opset=options.opset))  # noqa: T201
+    with each_file_once():
+        recogniser = load_recogniser(source, classes=options.classes, device="cpu", where="CKPT")
+        print(export(recogniser, output, opset=options.opset))  # noqa: T201

@@ -6,6 +6,7 @@ from mvrec.errors import UserError
 from mvrec.export.hub import pull, push_to_hub, repository, save_pretrained
 from mvrec.files import at_home
 from mvrec.inference.recogniser import load_recogniser
+from mvrec.models.checkpoints.files import each_file_once
 
 
 def main(arguments: list[str]) -> None:
@@ -34,7 +35,8 @@ def main(arguments: list[str]) -> None:
     )
     fetch.set_defaults(run=_pull)
     options = parser.parse_args(arguments)
-    options.run(options)
+    with each_file_once():
+        options.run(options)
 
 
 def _push(options: argparse.Namespace) -> None:

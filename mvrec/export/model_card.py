@@ -67,7 +67,7 @@ def card_of(recogniser: Recogniser) -> dict[str, Any]:
     Beside the entries of `model_card` it has `backbone`, how the network is built; `input`, what it takes; `output`,
     what it gives.
     """
-    start = starting_point(str(recogniser.source), where=str(recogniser.source))
+    start = starting_point(recogniser.source, where=str(recogniser.source))
     network, protocol = recogniser.backbone, recogniser.protocol.as_dict()
     details = {
         "class_names": list(recogniser.class_names),

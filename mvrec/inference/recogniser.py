@@ -23,7 +23,8 @@ from mvrec.errors import UserError
 from mvrec.inference.hub_files import local_path
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints import load_weights
-from mvrec.runs.weights_origin import checkpoint_of, starting_point
+from mvrec.models.checkpoints.files import each_file_once
+from mvrec.runs.weights_origin import StartingPoint, checkpoint_of, starting_point
 
 # Which shipped list names the classes of published weights, by their number.
 SHIPPED_CLASSES = {400: "kinetics400", 1000: "imagenet1k"}
@@ -166,19 +167,11 @@ def load_recogniser(
     """
     chosen = usable_device(device)
     path = checkpoint_of(local_path(path), where=where)
-    start = starting_point(str(path), where=where)
-    try:
-        backbone = _built(start.backbone)
-    except UserError:
-        raise
-    except (ArgumentError, RuntimeError, TypeError, ValueError) as error:
-        network = start.backbone.get("class_path")
-        raise UserError(f"{path}: its network {network} cannot be built: {reason(error)}") from error
+    with each_file_once():
+        start = starting_point(path, where=where)
+        backbone = _loaded(start, path)
     details = start.details
     names = details.get("class_names")
-    if names:  # the run's head was made for its data
-        backbone.reset_head(len(names))
-    load_weights(backbone, path)
     return Recogniser(
         backbone.eval().to(chosen),
         _class_names(names, classes, backbone.num_classes, path),
@@ -186,6 +179,21 @@ def load_recogniser(
         bool(details.get("multi_label")),
         path,
     )
+
+
+def _loaded(start: StartingPoint, path: Path) -> Backbone:
+    """The network of a file with its weights."""
+    try:
+        backbone = _built(start.backbone)
+    except UserError:
+        raise
+    except (ArgumentError, RuntimeError, TypeError, ValueError) as error:
+        network = start.backbone.get("class_path")
+        raise UserError(f"{path}: its network {network} cannot be built: {reason(error)}") from error
+    if names := start.details.get("class_names"):  # the run's head was made for its data
+        backbone.reset_head(len(names))
+    load_weights(backbone, path)
+    return backbone
 
 
 def _built(node: dict[str, Any]) -> Backbone:

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mvrec.files import atomic_path
+from mvrec.models.checkpoints.files import StoredWeights, read_weights
 
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 
@@ -21,7 +22,23 @@ class CheckpointFiles(TorchCheckpointIO):
 
     What was `last.ckpt` before becomes `previous.ckpt`, to fall back on. The file's own format (a zip archive) has a
     CRC-32 of every tensor, by which `is_whole` finds damage.
+
+    Args:
+        read: The checkpoint that was read for its settings: the trainer is handed it in place of a second reading. Its
+            tensors are mapped privately from the file, so a step never writes to the file, nor does a new file of the
+            same name change them. Strategies that shard weights read for themselves.
     """
+
+    def __init__(self, read: StoredWeights | None = None) -> None:
+        super().__init__()
+        self.read = read
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Hand out the checkpoint that was read already, once; read any other file."""
+        read, self.read = self.read, None
+        if read is not None and Path(path) == Path(read.source):
+            return read.content
+        return super().load_checkpoint(path, *args, **kwargs)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint.
@@ -97,7 +114,7 @@ def newest_checkpoint(folder: Path) -> Found | None:
 def _step(path: Path) -> int | None:
     """At which optimiser step a checkpoint was saved, -1 for one of weights alone, `None` for what cannot be read."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = read_weights(path).content
         return int(checkpoint["global_step"]) if "optimizer_states" in checkpoint else -1
     except Exception:  # a damaged file shows itself as anything; the caller says that it is damaged
         return None

@@ -20,6 +20,7 @@ from torch import nn
 from mvrec import __version__
 from mvrec.errors import UserError
 from mvrec.files import write_atomically
+from mvrec.models.checkpoints.files import StoredWeights
 
 RESUMES = "resumes.json"
 # What says where a run lies, what it shows, and how fast it reads: no step depends on it.
@@ -56,21 +57,22 @@ class Change(NamedTuple):
         return self.setting if max(len(before), len(now)) > LONGEST else f"{self.setting} {before} -> {now}"
 
 
-def check_resume(config: dict[str, Any], checkpoint: str | None) -> None:
+def check_resume(config: dict[str, Any], resumed: StoredWeights | None) -> None:
     """Refuse what cannot go on from a checkpoint, before anything is written.
 
     Args:
         config: The settings of now.
-        checkpoint: What is resumed.
+        resumed: What is resumed, if anything.
 
     Raises:
         UserError: A setting that cannot be changed in the middle of a run, or more epochs behind it than it may have.
     """
-    if checkpoint is not None and Path(checkpoint).is_file():
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        if "optimizer_states" not in saved:
-            raise UserError(f"{checkpoint} has weights alone (checkpoint.save_weights_only). {anew(checkpoint)}")
-        changes_since(saved, config, path=checkpoint)
+    if resumed is None:
+        return
+    path = resumed.source
+    if "optimizer_states" not in resumed.content:
+        raise UserError(f"{path} has weights alone (checkpoint.save_weights_only). {anew(path)}")
+    changes_since(resumed.content, config, path=path)
 
 
 def changes_since(saved: dict[str, Any], config: dict[str, Any], *, path: str) -> list[Change]:

@@ -4,8 +4,6 @@ import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from mvrec.class_paths import check_file_classes
 from mvrec.errors import UserError, nearest
 from mvrec.files import at_home
@@ -57,7 +55,7 @@ class StartingPoint(NamedTuple):
     name: str | None
 
 
-def starting_point(path: str, *, where: str) -> StartingPoint:
+def starting_point(path: str | Path, *, where: str) -> StartingPoint:
     """Read what a file of weights has to say.
 
     A checkpoint of a run knows its network, its clips or images, and its protocol. Of other files the network is found
@@ -72,25 +70,23 @@ def starting_point(path: str, *, where: str) -> StartingPoint:
     """
     try:
         stored = read_weights(path)
-        run = _exported(stored) or _hyper_parameters(Path(stored.source))
-        if run:
-            return _of_run(run, stored)
-        return _of_weights(stored)
+        node = _exported(stored) or stored.model_settings.get("backbone")
+        return _of_weights(stored) if node is None else _of_run(node, stored)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
 
-def _exported(stored: StoredWeights) -> dict[str, Any]:
-    """How the network of weights that `mvrec export` has written is built; empty for a file of another kind."""
+def _exported(stored: StoredWeights) -> dict[str, Any] | None:
+    """How the network of weights that `mvrec export` has written is built; `None` for a file of another kind."""
     node = stored.details.get("backbone")
     if not isinstance(node, dict) or not stored.details.get("protocol"):
-        return {}
+        return None
     if foreign := foreign_classes(node):
         raise UserError(
             f"{stored.source}: its network is a {foreign[0]}, and a file of weights may only name networks of "
             "mvrec.models, because code of others would run: load the checkpoint of its run instead"
         )
-    return {"backbone": copy.deepcopy(node)}
+    return copy.deepcopy(node)
 
 
 def foreign_classes(node: Any) -> list[str]:
@@ -104,25 +100,7 @@ def foreign_classes(node: Any) -> list[str]:
     return [path for path in paths if not path.startswith("mvrec.models.")] + below
 
 
-def is_checkpoint(path: Path) -> bool:
-    """Whether a file is a checkpoint that `mvrec fit` has written, and not weights alone."""
-    return bool(_hyper_parameters(path))
-
-
-def _hyper_parameters(path: Path) -> dict[str, Any]:
-    """How the run of a checkpoint was configured; empty for weights of another kind."""
-    if path.suffix == ".safetensors":
-        return {}
-    try:
-        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # no checkpoint of a run: `read_weights` has read it in its own way
-        return {}
-    known = isinstance(tree, dict) and "mvrec" in tree and isinstance(tree.get("hyper_parameters"), dict)
-    return tree["hyper_parameters"] if known else {}
-
-
-def _of_run(run: dict[str, Any], stored: StoredWeights) -> StartingPoint:
-    node = run["backbone"]
+def _of_run(node: dict[str, Any], stored: StoredWeights) -> StartingPoint:
     check_file_classes({"backbone": node}, source=stored.source)
     build_from(stored.source, node)
     protocol = stored.details["protocol"]

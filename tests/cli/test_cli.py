@@ -188,7 +188,7 @@ def test_a_wrong_key_of_a_data_set_is_one_line(command, name, flag, expected):
 def test_a_file_that_is_no_checkpoint_is_named(command, tmp_path):
     (tmp_path / "text.ckpt").write_text("hello")
     assert "cannot read" in only_line(command("test", "--ckpt_path", tmp_path / "text.ckpt"))
-    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "other.ckpt")
     assert "not a checkpoint that `mvrec fit` has written" in only_line(
         command("test", "--ckpt_path", tmp_path / "other.ckpt")
     )

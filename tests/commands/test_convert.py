@@ -29,10 +29,11 @@ def check_same(network: Backbone, path: Path) -> None:
     torch.testing.assert_close(other(x), network(x), rtol=0, atol=0)
 
 
-def test_the_result_holds_the_network_and_says_what_it_is(command, network, source, tmp_path) -> None:
+def test_the_result_holds_the_network_and_says_what_it_is(command, network, source, tmp_path, reads) -> None:
     out_path = tmp_path / "new folder" / "w.safetensors"
     code, out, _ = command("convert", source, "-o", out_path)
     assert code == 0
+    assert reads[source] == 1
     total = len(network.state_dict())
     assert out.splitlines() == [
         f"{source}[model]: CloFormer layout, {total} of {total} tensors loaded",

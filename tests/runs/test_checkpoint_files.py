@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mvrec.errors import UserError
+from mvrec.models.checkpoints.files import read_weights
 from mvrec.runs.checkpoint_files import CheckpointFiles, is_whole, newest_checkpoint
 from mvrec.runs.resume import check_resume
 from mvrec.runs.run_directory import MetricsCsv
@@ -140,7 +141,7 @@ def test_from_weights_alone_no_run_goes_on(folder):
     with pytest.raises(
         UserError, match=r"best.ckpt has weights alone .* To start anew from its weights: --model.weights"
     ):
-        check_resume({}, str(folder / "best.ckpt"))
+        check_resume({}, read_weights(folder / "best.ckpt"))
 
 
 def test_an_empty_or_missing_folder(tmp_path):

@@ -1,12 +1,15 @@
 """Files of weights: reads them without running anything in them, and finds the network among what else they hold."""
 
+import copy
 import os
 import pickle
 import re
 import shlex
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,18 +73,64 @@ class StoredWeights:
         source: The path, or "state dict".
         entry: Dotted path inside the file, "" for its top level.
         details: What else the file says of the network, such as `mvrec`'s own model card.
+        content: All that the file holds, as it holds it.
     """
 
     tensors: dict[str, Tensor]
     source: str
     entry: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+    content: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether `mvrec fit` has written the file."""
+        return "mvrec" in self.content
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """A copy of how the run of a checkpoint configured its model; empty for weights of another kind."""
+        return self._settings("hyper_parameters")
+
+    @property
+    def data_settings(self) -> dict[str, Any]:
+        """A copy of how the run of a checkpoint configured its data; empty for weights of another kind."""
+        return self._settings("datamodule_hyper_parameters")
+
+    def _settings(self, key: str) -> dict[str, Any]:
+        settings = self.content.get(key)
+        return copy.deepcopy(settings) if self.is_checkpoint and isinstance(settings, dict) else {}
+
+
+Stamp = tuple[Path, int, int, int]  # a file in the state in which it was read
+_read: ContextVar[dict[Stamp, StoredWeights] | None] = ContextVar("_read", default=None)
+
+
+@contextmanager
+def each_file_once() -> Iterator[None]:
+    """Inside this context `read_weights` reads a file a single time, as long as the file does not change.
+
+    A command asks one file for its settings, its classes and its weights. Its path reaches some of these places as the
+    text of a configuration, so what was read cannot be handed to them. Nothing is kept after the outermost context.
+    """
+    token = _read.set({}) if _read.get() is None else None
+    try:
+        yield
+    finally:
+        if token is not None:
+            _read.reset(token)
+
+
+def forget_files() -> None:
+    """Let go of what `each_file_once` keeps, before a run that takes days."""
+    (_read.get() or {}).clear()
 
 
 def read_weights(source: Source) -> StoredWeights:
     """Read a `.safetensors` file, any torch checkpoint or a state dict; wrappers around the network are left out.
 
-    Of a run directory its best checkpoint is read.
+    Of a run directory its best checkpoint is read. Tensors of a zip or `.safetensors` file are mapped: their bytes are
+    read when they are used.
 
     Raises:
         UserError: No file, a damaged one, one that holds more than tensors and settings, or no tensors in it.
@@ -95,6 +144,17 @@ def read_weights(source: Source) -> StoredWeights:
         raise UserError(f"{path}: no such file")
     if wrong := stand_in(path):
         raise UserError(f"{path}: the file is {wrong}")
+    kept = _read.get()
+    if kept is None:
+        return _read_file(path)
+    state = path.stat()
+    stamp = (path.resolve(), state.st_mtime_ns, state.st_size, state.st_ino)
+    if stamp not in kept:
+        kept[stamp] = _read_file(path)
+    return replace(kept[stamp], source=str(path))
+
+
+def _read_file(path: Path) -> StoredWeights:
     if _is_safetensors(path):
         tensors, metadata = _read_safetensors(path)
         return _network(tensors, str(path), metadata)
@@ -182,7 +242,7 @@ def _network(tree: Mapping[str, Any], source: str, details: dict[str, Any]) -> S
     for entry, candidate in _candidates(tree, ""):
         tensors = {str(name): value for name, value in candidate.items() if isinstance(value, Tensor)}
         if tensors:
-            return StoredWeights(tensors, source, entry, details)
+            return StoredWeights(tensors, source, entry, details, dict(tree))
     names = ", ".join(map(repr, list(tree)[:8])) or "nothing"
     raise UserError(f"{source}: no weights found; it holds {names} and none of {', '.join(ENTRIES)} with tensors")
 

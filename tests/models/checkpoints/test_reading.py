@@ -1,12 +1,12 @@
 """Reading files: what holds the network, what is refused, and that nothing in a file ever runs."""
 
 import argparse
-import collections
 import os
 import pathlib
 import shlex
 import subprocess
 import sys
+from collections import Counter, UserDict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mvrec.errors import UserError
 from mvrec.models import MViT, load_weights
-from mvrec.models.checkpoints.files import read_weights
+from mvrec.models.checkpoints.files import each_file_once, forget_files, read_weights
 
 
 @pytest.fixture
@@ -96,6 +96,24 @@ def test_the_averaged_weights_win(name: str, model: MViT, tmp_path: Path) -> Non
     assert read_weights(path).entry == name
 
 
+def test_a_file_is_read_once_until_it_changes(model: MViT, tmp_path: Path, reads: Counter[Path]) -> None:
+    path = saved(model.state_dict(), tmp_path / "x.pth")
+    (tmp_path / "link.pth").symlink_to(path)
+    with each_file_once():
+        with each_file_once():
+            first = read_weights(path)
+        assert read_weights(path).tensors is first.tensors
+        assert read_weights(tmp_path / "link.pth").source == str(tmp_path / "link.pth")
+        assert reads.pop(path) == 1
+        saved(small("v1", seed=5).state_dict(), path)
+        other = read_weights(path).tensors
+        assert any(not torch.equal(tensor, other[name]) for name, tensor in model.state_dict().items())
+        forget_files()
+        read_weights(path)
+    read_weights(path)
+    assert reads == {path: 3}
+
+
 def test_reads_an_averaged_model(model: MViT, tmp_path: Path) -> None:
     averaged = AveragedModel(model, use_buffers=True)
     check_loads(saved(averaged.state_dict(), tmp_path / "x.pth"), model)
@@ -149,7 +167,7 @@ def run_command_of(error: Exception) -> None:
     subprocess.run([sys.executable, *arguments], check=True)
 
 
-@pytest.mark.parametrize("extra", [pathlib.PurePosixPath("a"), collections.UserDict(a=1)])
+@pytest.mark.parametrize("extra", [pathlib.PurePosixPath("a"), UserDict(a=1)])
 def test_the_way_out_of_a_refusal_works(extra: Any, model: MViT, tmp_path: Path) -> None:
     path = saved({"epoch": 3, "model": model.state_dict(), "extra": extra}, tmp_path / "it's here.pth")
     with pytest.raises(UserError, match="if you trust them, extract the weights once: python -c") as error:
@@ -160,7 +178,7 @@ def test_the_way_out_of_a_refusal_works(extra: Any, model: MViT, tmp_path: Path)
 
 def test_a_whole_pickled_network_is_refused_with_a_way_out(model: MViT, tmp_path: Path) -> None:
     path = saved(model, tmp_path / "x.pth")
-    with pytest.raises(UserError, match=r"holds a mvrec\.models\.mvit\.MViT beside its weights") as error:
+    with pytest.raises(UserError, match=r"holds a mvrec\.models\.mvit\.mvit\.MViT beside its weights") as error:
         load_weights(model, path)
     run_command_of(error.value)
     check_loads(tmp_path / "x.weights.pth", model)
