@@ -3,8 +3,8 @@
 python benchmarks/image_networks.py [--quick] [--only NAME] [--no_compile] [--batch N] [--json PATH]
 
 Images of 224 x 224 on one thread: inference and training step (forward and backward), in float32 and under bfloat16
-autocast, CPU and wall seconds, and the memory of a training step. The plain form is the same network as papers write it
-down: explicit softmax, permuted copies, torch's own layers (benchmarks/networks/plain.py). Compiled means
+autocast, CPU and wall seconds, and the memory of a training step. The plain form is the same network before
+`accelerate`: torch's own layers and its fused attention, and copies where a layer wants another layout. Compiled means
 `torch.compile` of ours beside the plain form as it is, and beside that compiled, too. All networks have the same
 weights and get the same images; logits are compared first, and in float64 the gradients.
 """
@@ -17,7 +17,6 @@ from pathlib import Path
 import timm
 import torch
 from networks.comparing import HEADER, Row, assert_equal, machine, measure, measure_memory
-from networks.plain import plain
 from torch import nn
 
 from mvrec import models
@@ -37,10 +36,10 @@ COMPILED = Row(train=False, bf16=False, goal=dict.fromkeys(NAMES, 1.4))
 def pair(name: str) -> dict[str, nn.Module]:
     """Ours and the peer."""
     build: Callable[..., nn.Module] = getattr(models, name)
-    ours = build(drop_path_rate=0.0)
+    ours = models.accelerate(build(drop_path_rate=0.0))
     if name in TIMM:
         return {"mvrec": ours, "timm": timm.create_model(TIMM[name], drop_path_rate=0.0)}
-    return {"mvrec": ours, "plain": plain(build(drop_path_rate=0.0))}
+    return {"mvrec": ours, "plain": build(drop_path_rate=0.0)}
 
 
 def main() -> None:

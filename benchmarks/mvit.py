@@ -68,7 +68,7 @@ def main() -> None:
     print(f"{where}; one clip 16 x 224 x 224, one thread; CPU seconds (wall seconds), medians\n")
     records: list[dict[str, object]] = []
     for name in [options.only] if options.only else PEERS:
-        ours = getattr(models, name)(drop_path_rate=0.0, head_dropout=0.0)
+        ours = models.accelerate(getattr(models, name)(drop_path_rate=0.0, head_dropout=0.0))
         nets = {"mvrec": ours}
         for peer, build in PEERS[name].items():
             if options.quick and len(nets) == 2:

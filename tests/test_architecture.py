@@ -74,8 +74,7 @@ ONLY_IN = {
 }
 # A file of these with the bricks beside it runs in anybody's notebook.
 ARCHITECTURES = {"cloformer", "mvit.mvit", "mvit.variants", "sgformer", "shunted"}
-FAST = {"fast.attention", "fast.depthwise", "fast.products", "fast.recompute"}
-BRICKS = {"backbone", "layers", "mvit.pooling_attention", *FAST}
+BRICKS = {"backbone", "layers", "mvit.pooling_attention", "pyramid"}
 
 
 def room(module: str) -> str:

@@ -10,7 +10,7 @@ from timm.optim import create_optimizer_v2, param_groups_layer_decay
 
 import mvrec.models
 import mvrec.timm
-from mvrec.models import cloformer_xxs, create_model, load_weights, shunted_t
+from mvrec.models import accelerate, cloformer_xxs, create_model, load_weights, shunted_t
 
 NAMES = ["shunted_t", "sgformer_s", "cloformer_xxs"]
 families = pytest.mark.parametrize("name", NAMES)
@@ -164,7 +164,7 @@ def test_gradient_checkpointing_is_ours() -> None:
 def test_there_are_no_hosted_weights_but_files_load(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"^shunted_t has no hosted weights for pretrained=True; load a file with "):
         timm.create_model("shunted_t", pretrained=True)
-    trained = shunted_t().eval()
+    trained = accelerate(shunted_t()).eval()
     path = tmp_path / "weights.pth"
     torch.save({"model": trained.state_dict()}, path)
     model = timm.create_model("shunted_t").eval()

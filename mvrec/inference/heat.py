@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from mvrec.errors import UserError
 from mvrec.models import CloFormer, Framewise, MViT
 from mvrec.models.backbone import Backbone
-from mvrec.models.fast.attention import Attended, recorded_attention
-from mvrec.models.layers import Grid, Pyramid
-from mvrec.models.mvit.mvit import PATCH_STRIDE, PATCH_STRIDE_FRAMES, all_tokens
+from mvrec.models.layers import Grid
+from mvrec.models.mvit.mvit import PATCH_STRIDE, PATCH_STRIDE_FRAMES
 from mvrec.models.mvit.pooling_attention import Block
+from mvrec.models.pyramid import Pyramid
 
 Method = Literal["cam", "layercam", "rollout", "relevance"]
 METHODS = get_args(Method)
@@ -234,7 +234,7 @@ def _attention_flow(backbone: Backbone, x: Tensor, classes: Tensor, *, of_class:
     if not isinstance(backbone, MViT):
         name = type(backbone).__name__
         raise UserError(f"rollout and relevance follow the attention of MViT; for {name} there are cam and layercam")
-    with recorded_attention() as calls, torch.set_grad_enabled(of_class), all_tokens(backbone):
+    with _attended(backbone) as calls, torch.set_grad_enabled(of_class):
         score = _score(backbone, x, classes) if of_class else backbone(x)
     blocks = cast("list[Block]", backbone.blocks)
     assert len(calls) == len(blocks)
@@ -253,6 +253,42 @@ def _attention_flow(backbone: Backbone, x: Tensor, classes: Tensor, *, of_class:
     heat = row[:, int(has_cls) :].unflatten(1, grids[0]).clamp_min(0)  # (B, t, h, w)
     heat = _without_lattice(heat, period=blocks[0].attn.kv_stride)
     return on_pixels(heat if x.ndim == 5 else heat.squeeze(1), size=tuple(x.shape[2:]), stride=PATCH_STRIDE)
+
+
+class Attended(NamedTuple):
+    """What went into an attention and came out of it: `(B, heads, N, d)` each, the bias `(B, heads, N, M)`.
+
+    Queries are one where the last block is computed for the class token alone: nothing else of it is read.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    bias: Tensor | None
+    scale: float
+    out: Tensor
+
+
+@contextmanager
+def _attended(backbone: MViT) -> Iterator[list[Attended]]:
+    """Every attention of a forward pass, block by block.
+
+    No probabilities are kept here. Queries and keys are enough to form them afterwards, as exactly as the network does.
+    """
+    calls: list[Attended] = []
+
+    def note(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], out: Tensor) -> None:
+        q, k, v, *bias = inputs
+        scale = options.get("scale") or q.shape[-1] ** -0.5
+        calls.append(Attended(q, k, v, bias[0] if bias else None, scale, out))
+
+    attentions = [block.attn.softmax for block in cast("list[Block]", backbone.blocks)]
+    hooks = [attention.register_forward_hook(note, with_kwargs=True) for attention in attentions]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _row_of_head(batch: int, thw: Grid, *, has_cls: bool, device: torch.device) -> Tensor:
@@ -288,15 +324,15 @@ def _shortcut(row: Tensor, block: Block, thw: Grid) -> Tensor:
 
 def _to_keys(row: Tensor, call: Attended, gradient: Tensor | None) -> Tensor:
     """A row (B, Nq) times the heads' mean attention, or with a gradient their mean relevance: (B, Nk)."""
-    total = torch.zeros(len(row), call.k.shape[1], device=row.device)
-    q, k, v = (part.detach().float().transpose(1, 2) for part in (call.q, call.k, call.v))  # (B, heads, N, d)
-    gradient = None if gradient is None else gradient.float().transpose(1, 2)
+    q, k, v = (part.detach().float() for part in (call.q, call.k, call.v))  # (B, heads, N, d)
+    total = torch.zeros(len(row), k.shape[2], device=row.device)
     for first in range(0, q.shape[2], _QUERIES_AT_ONCE):
         some = slice(first, first + _QUERIES_AT_ONCE)
-        weight = (q[:, :, some] @ k.mT * call.scale).softmax(-1)  # (B, heads, some, Nk)
+        scores = q[:, :, some] @ k.mT * call.scale  # (B, heads, some, Nk)
+        weight = (scores if call.bias is None else scores + call.bias[:, :, some].detach().float()).softmax(-1)
         if gradient is not None:  # out = weight @ v, so that the weight's gradient is that of out @ v.T
-            weight = (weight * (gradient[:, :, some] @ v.mT)).relu()
-        total += torch.einsum("bq,bhqk->bk", row[:, some], weight) / q.shape[1]
+            weight = (weight * (gradient[:, :, some].float() @ v.mT)).relu()
+        total += torch.einsum("bq,bhqk->bk", row[:, : q.shape[2]][:, some], weight) / q.shape[1]
     return total
 
 

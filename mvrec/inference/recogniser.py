@@ -24,6 +24,7 @@ from mvrec.inference.hub_files import local_path
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints import load_weights
 from mvrec.models.checkpoints.files import each_file_once
+from mvrec.models.fast.accelerate import accelerate
 from mvrec.runs.weights_origin import StartingPoint, checkpoint_of, starting_point
 
 # Which shipped list names the classes of published weights, by their number.
@@ -173,7 +174,7 @@ def load_recogniser(
     details = start.details
     names = details.get("class_names")
     return Recogniser(
-        backbone.eval().to(chosen),
+        accelerate(backbone.eval().to(chosen)),
         _class_names(names, classes, backbone.num_classes, path),
         protocol or _protocol(details.get("protocol"), start.data["init_args"], path),
         bool(details.get("multi_label")),

@@ -1,6 +1,7 @@
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints import LoadReport, load_weights
 from mvrec.models.cloformer import CloFormer, cloformer_s, cloformer_xs, cloformer_xxs
+from mvrec.models.fast.accelerate import accelerate
 from mvrec.models.framewise import Framewise
 from mvrec.models.heads.feature_pyramid import FeaturePyramid
 from mvrec.models.macs import count_macs
@@ -31,6 +32,7 @@ __all__ = [
     "MViT",
     "SGFormer",
     "Shunted",
+    "accelerate",
     "cloformer_s",
     "cloformer_xs",
     "cloformer_xxs",

@@ -3,7 +3,7 @@
 Fan et al. 2023, "Rethinking Local Perception in Lightweight Vision Transformer", arXiv 2303.17803.
 Where the paper and its released models differ, the released models win, because their weights must load: the
 stem ends in one more 1x1 convolution, the downsampling shortcut is a dense convolution, norms are group norms.
-Everything is `(B, C, H, W)` with channels last in memory, so every "linear" layer is a 1x1 convolution and a product.
+Everything is `(B, C, H, W)`, and every "linear" layer a 1x1 convolution.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mvrec.models.backbone import Backbone, FeatureInfo
-from mvrec.models.fast.products import linear
-from mvrec.models.layers import StochasticDepth, attend, depthwise_grid, with_plain_gradient
+from mvrec.models.layers import SoftmaxAttention, StochasticDepth
 
 STEM_STRIDE = 4
 
@@ -47,29 +46,12 @@ def _norm(dim: int) -> nn.GroupNorm:
     return nn.GroupNorm(1, dim)
 
 
-class DepthwiseConv(nn.Conv2d):
-    """Convolution of every channel by itself, on a padded grid."""
-
-    def __init__(self, dim: int, kernel: int, *, stride: int = 1) -> None:
-        super().__init__(dim, dim, kernel, stride, kernel // 2, groups=dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, dim, H, W)` to `(B, dim, h, w)`."""
-        grid = depthwise_grid(x.permute(0, 2, 3, 1), with_plain_gradient(self.weight), self.bias, self)
-        return grid.permute(0, 3, 1, 2)
+def _depthwise(dim: int, kernel: int, *, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(dim, dim, kernel, stride, kernel // 2, groups=dim)
 
 
-class PointwiseConv(nn.Conv2d):
-    """1x1 convolution, computed as the matrix product that it is with channels last, which CPUs do faster."""
-
-    def __init__(self, dim: int, dim_out: int) -> None:
-        super().__init__(dim, dim_out, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, dim, H, W)` to `(B, dim_out, H, W)`."""
-        # Seen in the order of its strides, so that its gradient comes back with the same, as DDP's buckets want it.
-        weight = self.weight if self.weight.stride(3) == 1 else self.weight.permute(0, 2, 3, 1)
-        return linear(x.permute(0, 2, 3, 1), weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+def _pointwise(dim: int, dim_out: int) -> nn.Conv2d:
+    return nn.Conv2d(dim, dim_out, 1)
 
 
 class ConvNorm(nn.Module):
@@ -93,13 +75,12 @@ class PatchEmbed(nn.Module):
         self.conv2 = ConvNorm(dim // 2, dim, stride=2)
         self.conv3 = ConvNorm(dim, dim, stride=1)
         self.conv4 = ConvNorm(dim, dim, stride=1)
-        self.conv5 = PointwiseConv(dim, dim)
+        self.conv5 = _pointwise(dim, dim)
         self.layernorm = _norm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, H, W)` to `(B, dim, h, w)`, a quarter of the size rounded up."""
-        x = self.conv1(x.to(memory_format=torch.channels_last))
-        x = self.conv4(self.conv3(self.conv2(x)))
+        x = self.conv4(self.conv3(self.conv2(self.conv1(x.contiguous()))))
         return self.layernorm(self.conv5(x))
 
 
@@ -108,7 +89,7 @@ class Gate(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.act_block = nn.Sequential(PointwiseConv(dim, dim), nn.SiLU(), PointwiseConv(dim, dim))
+        self.act_block = nn.Sequential(_pointwise(dim, dim), nn.SiLU(), _pointwise(dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, dim, h, w)` to the same shape."""
@@ -128,15 +109,16 @@ class Attention(nn.Module):
         self.global_heads = stage.heads - stage.local_heads
         if self.global_heads:
             global_dim = self.global_heads * self.head_dim
-            self.global_q = PointwiseConv(stage.dim, global_dim)
-            self.global_kv = PointwiseConv(stage.dim, 2 * global_dim)
+            self.global_q = _pointwise(stage.dim, global_dim)
+            self.global_kv = _pointwise(stage.dim, 2 * global_dim)
+            self.softmax = SoftmaxAttention()
             self.avgpool = nn.AvgPool2d(stage.kv_pool) if stage.kv_pool > 1 else nn.Identity()
         if self.local_dim:
             dim, qkv_dim = self.local_dim, 3 * self.local_dim
-            self.convs = nn.ModuleList([DepthwiseConv(qkv_dim, stage.kernel)])
+            self.convs = nn.ModuleList([_depthwise(qkv_dim, stage.kernel)])
             self.act_blocks = nn.ModuleList([Gate(dim)])
-            self.qkvs = nn.ModuleList([PointwiseConv(stage.dim, qkv_dim)])
-        self.proj = PointwiseConv(stage.dim, stage.dim)
+            self.qkvs = nn.ModuleList([_pointwise(stage.dim, qkv_dim)])
+        self.proj = _pointwise(stage.dim, stage.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, h, w)` to the same shape."""
@@ -158,9 +140,11 @@ class Attention(nn.Module):
 
         Where the pooling does not divide the grid, the last rows and columns are only asked, never answer.
         """
-        q = self.global_q(x).permute(0, 2, 3, 1)  # (B, h, w, global_dim)
-        k, v = self.global_kv(self.avgpool(x)).permute(0, 2, 3, 1).chunk(2, -1)
-        return attend(q, k, v, head_dim=self.head_dim).permute(0, 3, 1, 2)
+        heads = (self.global_heads, self.head_dim)
+        q = self.global_q(x).flatten(2).unflatten(1, heads).mT  # (B, heads, N, d)
+        kv = self.global_kv(self.avgpool(x)).flatten(2).unflatten(1, (2, *heads)).mT
+        attended = self.softmax(q, kv[:, 0], kv[:, 1])
+        return attended.mT.flatten(1, 2).unflatten(2, x.shape[2:])
 
 
 class ConvMlp(nn.Module):
@@ -168,10 +152,10 @@ class ConvMlp(nn.Module):
 
     def __init__(self, dim: int, *, hidden_dim: int, dim_out: int, kernel: int, stride: int) -> None:
         super().__init__()
-        self.fc1 = PointwiseConv(dim, hidden_dim)
+        self.fc1 = _pointwise(dim, hidden_dim)
         self.act = nn.GELU()
-        self.dwconv = DepthwiseConv(hidden_dim, kernel, stride=stride)
-        self.fc2 = PointwiseConv(hidden_dim, dim_out)
+        self.dwconv = _depthwise(hidden_dim, kernel, stride=stride)
+        self.fc2 = _pointwise(hidden_dim, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, dim, h, w)` to `(B, dim_out, h', w')`."""
@@ -194,7 +178,7 @@ class Block(nn.Module):
         if dim_out is not None:
             k, pad = mlp_kernel, mlp_kernel // 2
             self.downsample = nn.Sequential(
-                nn.Conv2d(dim, dim, k, 2, pad), nn.BatchNorm2d(dim), PointwiseConv(dim, dim_out)
+                nn.Conv2d(dim, dim, k, 2, pad), nn.BatchNorm2d(dim), _pointwise(dim, dim_out)
             )
         self.mlp = ConvMlp(
             dim,

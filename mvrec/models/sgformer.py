@@ -22,20 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvrec.models.fast.products import Linear
-from mvrec.models.layers import (
+from mvrec.models.layers import DetailMlp, GridAttention, GridConv, StochasticDepth, depthwise, resized_positions
+from mvrec.models.pyramid import (
     PATCH_STRIDE,
     PYRAMID_NORM_EPS,
-    DetailMlp,
-    GridConv,
     ImageSize,
     Pyramid,
     PyramidStage,
-    StochasticDepth,
-    attend,
-    depthwise,
     drop_path_rates,
-    resized_positions,
 )
 
 WINDOW = 7  # tokens per side of what a local head sees
@@ -76,9 +70,7 @@ class ConvNorm(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """`(B, h, w, dim)` to `(B, ceil(h / stride), ceil(w / stride), dim_out)`."""
-        x = self.bn(self.c(grid).permute(0, 3, 1, 2))
-        # On some devices the norm turns the layout, while everything here relies on channels being last in memory.
-        return x.permute(0, 2, 3, 1).contiguous()
+        return self.bn(self.c(grid).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class Stem(nn.Module):
@@ -97,7 +89,7 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images `(B, C, H, W)` to a grid `(B, h, w, dim)`."""
-        return self.norm(self.conv(x.permute(0, 2, 3, 1).contiguous()))
+        return self.norm(self.conv(x.permute(0, 2, 3, 1)))
 
 
 class Downsample(nn.Module):
@@ -121,9 +113,9 @@ class Attention(nn.Module):
     def __init__(self, stage: Stage) -> None:
         super().__init__()
         self.head_dim = stage.dim // stage.heads
-        self.lepe_linear = Linear(stage.dim, stage.dim)
+        self.lepe_linear = nn.Linear(stage.dim, stage.dim)
         self.lepe_conv = depthwise(stage.dim)
-        self.proj = Linear(stage.dim, stage.dim)
+        self.proj = nn.Linear(stage.dim, stage.dim)
 
     def projected(self, attended: Tensor, grid: Tensor) -> Tensor:
         """`(B, h, w, dim)` twice: what was attended, and the tokens that the block started from."""
@@ -135,13 +127,14 @@ class FullAttention(Attention):
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage)
-        self.q = Linear(stage.dim, stage.dim)
-        self.kv = Linear(stage.dim, 2 * stage.dim)
+        self.attend = GridAttention(self.head_dim)
+        self.q = nn.Linear(stage.dim, stage.dim)
+        self.kv = nn.Linear(stage.dim, 2 * stage.dim)
 
     def forward(self, grid: Tensor, importance: None = None) -> tuple[Tensor, None]:
         """`(B, h, w, dim)` to the same; there is no importance in this stage."""
         k, v = self.kv(grid).chunk(2, -1)
-        return self.projected(attend(self.q(grid), k, v, head_dim=self.head_dim), grid), None
+        return self.projected(self.attend(self.q(grid), k, v), grid), None
 
 
 class HybridAttention(Attention):
@@ -159,10 +152,10 @@ class HybridAttention(Attention):
         self.sr = GridConv(dim, dim, stage.sr_ratio, stage.sr_ratio)
         self.norm = nn.LayerNorm(dim)
         self.act = nn.GELU()
-        self.q1 = Linear(dim, dim // 2)
-        self.kv1 = Linear(dim, dim)
-        self.q2 = Linear(dim, dim // 2)
-        self.kv2 = Linear(dim, dim)
+        self.q1 = nn.Linear(dim, dim // 2)
+        self.kv1 = nn.Linear(dim, dim)
+        self.q2 = nn.Linear(dim, dim // 2)
+        self.kv2 = nn.Linear(dim, dim)
 
     def forward(self, grid: Tensor, importance: None = None) -> tuple[Tensor, Tensor]:
         """`(B, h, w, dim)` to the same, with the tokens' importance `(B, h, w)`; none comes in."""
@@ -211,9 +204,10 @@ class GuidedAttention(Attention):
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage)
         self.chunks = stage.chunks
-        self.q = Linear(stage.dim, stage.dim)
-        self.kv1 = Linear(stage.dim, stage.dim)
-        self.kv2 = Linear(stage.dim, stage.dim)
+        self.attend = GridAttention(self.head_dim)
+        self.q = nn.Linear(stage.dim, stage.dim)
+        self.kv1 = nn.Linear(stage.dim, stage.dim)
+        self.kv2 = nn.Linear(stage.dim, stage.dim)
         for i, chunk in enumerate(stage.chunks, start=1):
             self.add_module(f"f{i}", nn.Linear(chunk, 1))
 
@@ -223,7 +217,7 @@ class GuidedAttention(Attention):
         # The authors' second half of heads sees the tokens column by column: once sorted, the same but for ties.
         (k1, v1), (k2, v2) = self.kv1(merged).chunk(2, -1), self.kv2(merged).chunk(2, -1)
         k, v = (torch.cat(halves, -1)[:, None] for halves in ((k1, k2), (v1, v2)))  # (B, 1, M, dim)
-        return self.projected(attend(self.q(grid), k, v, head_dim=self.head_dim), grid), None
+        return self.projected(self.attend(self.q(grid), k, v), grid), None
 
     def _merged(self, grid: Tensor, importance: Tensor) -> Tensor:
         """`(B, h, w, dim)` to `(B, M, dim)`, from the least important tokens to the most."""

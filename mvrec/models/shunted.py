@@ -3,8 +3,7 @@
 Ren et al. 2022, "Shunted Self-Attention via Multi-Scale Token Aggregation", arXiv 2111.15193.
 Where the paper and its released models differ, the released models win, because their weights must load.
 
-Tokens are grids `(B, h, w, C)` from end to end: the grid's size is the tensor's own, and a grid seen through
-`permute(0, 3, 1, 2)` already is a channels-last convolution input, so no layer needs a transposed copy.
+Tokens are grids `(B, h, w, C)` from end to end: the grid's size is the tensor's own.
 """
 
 from collections.abc import Sequence
@@ -14,18 +13,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from mvrec.models.fast.products import Linear
-from mvrec.models.layers import (
+from mvrec.models.layers import DetailMlp, GridAttention, GridConv, StochasticDepth, depthwise
+from mvrec.models.pyramid import (
     PATCH_STRIDE,
     PYRAMID_NORM_EPS,
-    DetailMlp,
-    GridConv,
     ImageSize,
     Pyramid,
     PyramidStage,
-    StochasticDepth,
-    attend,
-    depthwise,
     drop_path_rates,
 )
 
@@ -60,8 +54,7 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images `(B, C, H, W)` to a grid `(B, h, w, dim)`."""
-        x = self.conv(x.to(memory_format=torch.channels_last))
-        return self.norm(x.permute(0, 2, 3, 1))
+        return self.norm(self.conv(x).permute(0, 2, 3, 1))
 
 
 def _norm_and_act() -> tuple[nn.Module, nn.Module]:
@@ -86,17 +79,16 @@ class FullAttention(nn.Module):
 
     def __init__(self, dim: int, *, num_heads: int) -> None:
         super().__init__()
-        self.head_dim = dim // num_heads
-        self.q = Linear(dim, dim)
-        self.kv = Linear(dim, 2 * dim)
+        self.attend = GridAttention(dim // num_heads)
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
         self.local_conv = depthwise(dim)
-        self.proj = Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
 
     def forward(self, grid: Tensor) -> Tensor:
         """`(B, h, w, dim)` to the same."""
         k, v = self.kv(grid).chunk(2, -1)
-        attended = attend(self.q(grid), k, v, head_dim=self.head_dim)
-        return self.proj(attended + self.local_conv(v))
+        return self.proj(self.attend(self.q(grid), k, v) + self.local_conv(v))
 
 
 class ShuntedAttention(nn.Module):
@@ -108,19 +100,19 @@ class ShuntedAttention(nn.Module):
 
     def __init__(self, dim: int, *, num_heads: int, sr_ratio: int) -> None:
         super().__init__()
-        self.head_dim = dim // num_heads
+        self.attend = GridAttention(dim // num_heads)
         coarse, fine = sr_ratio, sr_ratio // 2
-        self.q = Linear(dim, dim)
+        self.q = nn.Linear(dim, dim)
         self.sr1 = GridConv(dim, dim, coarse, coarse)
         self.norm1 = nn.LayerNorm(dim)
-        self.kv1 = Linear(dim, dim)
+        self.kv1 = nn.Linear(dim, dim)
         self.local_conv1 = depthwise(dim // 2)
         self.sr2 = GridConv(dim, dim, fine, fine)
         self.norm2 = nn.LayerNorm(dim)
-        self.kv2 = Linear(dim, dim)
+        self.kv2 = nn.Linear(dim, dim)
         self.local_conv2 = depthwise(dim // 2)
         self.act = nn.GELU()
-        self.proj = Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
 
     def forward(self, grid: Tensor) -> Tensor:
         """`(B, h, w, dim)` to the same."""
@@ -131,10 +123,10 @@ class ShuntedAttention(nn.Module):
         fine = self._branch(q_fine, merged, self.kv2, self.local_conv2)
         return self.proj(torch.cat([coarse, fine], -1))
 
-    def _branch(self, q: Tensor, merged: Tensor, kv: Linear, local_conv: GridConv) -> Tensor:
+    def _branch(self, q: Tensor, merged: Tensor, kv: nn.Linear, local_conv: GridConv) -> Tensor:
         """Queries `(B, h, w, dim / 2)` and a merged grid `(B, h', w', dim)` to `(B, h, w, dim / 2)`."""
         k, v = kv(merged).chunk(2, -1)
-        return attend(q, k, v + local_conv(v), head_dim=self.head_dim)
+        return self.attend(q, k, v + local_conv(v))
 
 
 class Block(nn.Module):

@@ -16,6 +16,7 @@ from mvrec.models.checkpoints import FAMILIES, LoadReport, load_recognised, load
 from mvrec.models.checkpoints.files import StoredWeights, read_weights
 from mvrec.models.checkpoints.structure import WrongArchitectureError, build_as_stored, same_network
 from mvrec.models.cloformer import Branches, cloformer_s, cloformer_xs, cloformer_xxs
+from mvrec.models.fast.accelerate import accelerate
 from mvrec.models.mvit.pooling_attention import Pooling
 from mvrec.models.mvit.variants import (
     mvit_b24_32x3,
@@ -65,7 +66,7 @@ def create_model(
     unpooled_kv_blocks: tuple[int, ...] | None = None,
     allow_partial: bool = False,
 ) -> Backbone:
-    """A network by name, with random weights or those of a file.
+    """A network by name, accelerated (see `accelerate`), with random weights or those of a file.
 
     With `weights` the network is built as the file has it: class count, input channels, the size and length of its
     position tables, and for MViT depth and pooling too. What is given here wins: position tables are interpolated,
@@ -110,9 +111,9 @@ def create_model(
     build = _variant(name)
     _check_knobs(name, knobs, build)
     if weights is None:
-        return build(**knobs)
+        return accelerate(build(**knobs))
     model, _ = with_weights(name, read_weights(weights), knobs, allow_partial=allow_partial)
-    return model
+    return accelerate(model)
 
 
 def _check_knobs(name: str, knobs: Iterable[str], build: Callable[..., Backbone]) -> None:

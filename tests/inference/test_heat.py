@@ -12,9 +12,20 @@ from torch import nn
 
 from mvrec.errors import UserError
 from mvrec.inference.heat import METHODS, default_method, heat_map, levels, on_pixels, token_grids
-from mvrec.models import CloFormer, Framewise, MViT, SGFormer, Shunted, cloformer, create_model, sgformer, shunted
+from mvrec.models import (
+    CloFormer,
+    Framewise,
+    MViT,
+    SGFormer,
+    Shunted,
+    accelerate,
+    cloformer,
+    create_model,
+    sgformer,
+    shunted,
+)
 from mvrec.models.backbone import Backbone
-from mvrec.models.mvit.mvit import all_tokens
+from mvrec.models.fast.accelerate import as_written
 
 SHUNTED_STAGES = (
     shunted.Stage(dim=8, depth=1, heads=2, sr_ratio=4, mlp_ratio=2),
@@ -75,12 +86,12 @@ def lively(model: nn.Module) -> Backbone:
 
 def mvit(name: str) -> MViT:
     torch.manual_seed(0)
-    return lively(MViT(**MVITS[name]))
+    return accelerate(lively(MViT(**MVITS[name])))
 
 
 def pyramid(name: str) -> Backbone:
     torch.manual_seed(0)
-    return lively(PYRAMIDS[name]())
+    return accelerate(lively(PYRAMIDS[name]()))
 
 
 def batch(model: Backbone, size: int = 2, **axes: int) -> torch.Tensor:
@@ -179,16 +190,16 @@ def explicit_attention(monkeypatch, model, x, classes):
     """All probabilities with their gradients, by a network that forms them: its logits must be the same."""
     kept = []
 
-    def attend(q, k, v, scale):
-        weights = (q @ k.mT * scale).softmax(-1)
+    def attend(q, k, v, attn_mask, scale):
+        scores = q @ k.mT * q.shape[-1] ** -0.5
+        weights = (scores if attn_mask is None else scores + attn_mask).softmax(-1)
         weights.retain_grad()
         kept.append(weights)
         return weights @ v
 
     fast = model(x)
-    with monkeypatch.context() as patch, all_tokens(model):
+    with monkeypatch.context() as patch, as_written(model):
         patch.setattr(F, "scaled_dot_product_attention", attend)
-        patch.setattr("mvrec.models.fast.attention.FEW_SCORES", math.inf)  # all of them by that one
         slow = model(x)
     torch.testing.assert_close(fast, slow)
     slow.gather(1, classes[:, None]).sum().backward()
@@ -223,6 +234,16 @@ def expected_flow(model, x, probabilities, *, of_class):
         whole = flow - unattended if of_class else flow
         rows.append(whole[0, 1:] if num_cls else whole.mean(0))
     return torch.stack(rows).unflatten(1, grids[0])
+
+
+@pytest.mark.parametrize("method", ["rollout", "relevance"])
+@pytest.mark.parametrize("name", ["v1_video", "v2_video"])
+def test_heat_is_the_same_in_the_plain_form(method, name):
+    model = mvit(name)
+    x, classes = batch(model), torch.tensor([4, 1])
+    quick = heat_map(model, x, classes, method=method)
+    with as_written(model):
+        torch.testing.assert_close(heat_map(model, x, classes, method=method), quick, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["rollout", "relevance"])

@@ -7,14 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvrec.models import MViT
+from mvrec.models import MViT, accelerate
 from mvrec.models.fast import attention, depthwise, products
+from mvrec.models.fast.accelerate import as_written
 from mvrec.models.fast.attention import attention as attend
-from mvrec.models.fast.attention import recorded_attention
 from mvrec.models.fast.depthwise import depthwise_conv
 from mvrec.models.fast.products import Linear
 from mvrec.models.fast.recompute import gelu_linear, norm_linear
-from mvrec.models.mvit.mvit import all_tokens
 
 
 def reference_conv(
@@ -178,19 +177,6 @@ def test_which_attention_is_whose(monkeypatch, onednn, many):
     with torch.autocast("cpu", torch.bfloat16):
         attend(*operands(torch.float32), scale=1.0)
     assert calls == [*of_single, of_half, of_half]
-
-
-def test_attention_is_recorded_where_somebody_listens(few_rows):
-    parts = operands(torch.float32)
-    with recorded_attention() as calls:
-        out = attend(*parts, scale=0.25)
-        with recorded_attention() as inner:
-            attend(*parts, scale=0.5)
-    attend(*parts, scale=1.0)
-    assert [call.scale for call in calls] == [0.25, 0.5]
-    assert [call.scale for call in inner] == [0.5]
-    assert calls[0].out is out
-    assert calls[0].q is parts[0]
 
 
 # -- products --------------------------------------------------------------------------------------------------------
@@ -380,15 +366,16 @@ V2 = {"pool_every_q": True, "dim_change": "attention", "rel_pos": True, "residua
 
 @pytest.mark.parametrize("more", [{}, V2], ids=["v1", "v2"])
 def test_the_last_block_without_the_tokens_that_nobody_reads(more):
+    """Gradients of what only other rows would need are zeros there, and not absent."""
     torch.manual_seed(0)
-    network = MViT(**SMALL, **more).double()
+    network = accelerate(MViT(**SMALL, **more)).double()
     for parameter in network.parameters():
         nn.init.normal_(parameter, 0, 0.2)
     clip = torch.randn(2, 3, 4, 64, 64, dtype=torch.float64)
     results = []
     for whole in (False, True):
         network.zero_grad()
-        with all_tokens(network) if whole else torch.enable_grad():
+        with as_written(network) if whole else torch.enable_grad():
             out = network(clip)
         out.square().sum().backward()
         results.append((out, [parameter.grad for parameter in network.parameters()]))
@@ -396,19 +383,11 @@ def test_the_last_block_without_the_tokens_that_nobody_reads(more):
     for (name, _), ours, theirs in zip(network.named_parameters(), results[0][1], results[1][1], strict=True):
         assert ours is not None, name
         torch.testing.assert_close(ours, theirs, msg=lambda text, name=name: f"{name}: {text}")
-    assert not network.computes_all_tokens
-
-
-def test_all_tokens_is_undone_after_an_error():
-    network = MViT(**SMALL)
-    with pytest.raises(ValueError, match="expected"), all_tokens(network):
-        network(torch.randn(1))
-    assert not network.computes_all_tokens
 
 
 def test_checkpointing_still_spares_the_activations():
     """The functions of our own give what they keep to the hooks that are on."""
-    network = MViT(**SMALL)
+    network = accelerate(MViT(**SMALL))
     clip = torch.randn(1, 3, 4, 64, 64)
     kept = []
     for on in (False, True):

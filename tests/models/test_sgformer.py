@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from golden_support import run_with_features
 from jsonargparse import ArgumentParser
 from torch import nn
-from zoo_builds import BUILDS, SGFORMER_STAGES, inputs, lively
+from zoo_builds import BUILDS, SGFORMER_STAGES, inputs, lively, quick_form
 
 from mvrec.models.backbone import FeatureInfo
 from mvrec.models.layers import GridConv, StochasticDepth
@@ -156,6 +156,7 @@ def test_released_network_runs_at_sizes_of_other_tasks(h: int, w: int) -> None:
     torch.testing.assert_close(model(x), logits, rtol=0, atol=0)
 
 
+@quick_form
 def test_convolutions_read_the_tokens_where_they_lie() -> None:
     """A convolution whose input is no channels-last view makes a copy first."""
     model = tiny().eval()

@@ -6,7 +6,7 @@ import torch
 from golden_support import run_with_features
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
-from zoo_builds import BUILDS, inputs, lively
+from zoo_builds import BUILDS, inputs, lively, quick_form
 
 from mvrec.models.backbone import FeatureInfo
 from mvrec.models.layers import StochasticDepth
@@ -78,6 +78,7 @@ def test_each_half_of_the_heads_sees_its_own_keys() -> None:
     assert (difference[8:] > 0).all()
 
 
+@quick_form
 def test_convolutions_read_the_tokens_where_they_lie() -> None:
     """A convolution whose input is no channels-last view makes a copy first."""
     model = tiny().eval()

@@ -126,7 +126,7 @@ def test_a_variants_own_weights_build_it(name: str) -> None:
         knobs["num_frames"] = 8
     wanted = on_meta(name, **knobs)
     model = create_model(name, weights=weights_of(name, **knobs))
-    assert type(model) is type(wanted)
+    assert isinstance(model, type(wanted))
     assert shapes(model) == shapes(wanted)
     assert model.num_classes == 7
     has_positions = wanted.position_grid is not None

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-from mvrec.models import CloFormer, MViT, SGFormer, Shunted, cloformer, sgformer, shunted
+from mvrec.models import CloFormer, MViT, SGFormer, Shunted, accelerate, cloformer, sgformer, shunted
 from mvrec.models.backbone import Backbone
 
 
@@ -34,9 +35,9 @@ class Build:
     inert: tuple[str, ...] = ()
 
     def __call__(self, **changes: Any) -> Backbone:
-        """The network as it starts, with other arguments where wanted."""
+        """The network as it starts, with other arguments where wanted: quick, or plain under `MVREC_PLAIN=1`."""
         torch.manual_seed(0)
-        return self.network(**(self.arguments | changes))
+        return accelerate(self.network(**(self.arguments | changes)))
 
     @property
     def is_video(self) -> bool:
@@ -139,6 +140,9 @@ BUILDS = {
     "mvit_v2_image": _mvit(MVIT_V2 | IMAGE, cls_token=False),
     "mvit_v2_image_mlp": _mvit(MVIT_V2 | IMAGE, cls_token=False, dim_change="mlp"),
 }
+# In plain networks neither layouts nor what a network computes are chosen for speed.
+IS_PLAIN = type(accelerate(MViT(**MVIT_V1, **VIDEO))) is MViT
+quick_form = pytest.mark.skipif(IS_PLAIN, reason="networks are plain, and this is about their quick form")
 VIDEOS = [name for name, build in BUILDS.items() if build.is_video]
 
 

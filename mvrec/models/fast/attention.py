@@ -1,8 +1,7 @@
 """Softmax attention by the fastest exact way of the device."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,33 +12,6 @@ from mvrec.models.fast.products import goes_by_onednn, product
 ROWS = 1024  # queries at a time per thread: their scores stay in the cache
 FEW_SCORES = 2**16  # per head; below, the calls of a block cost more than they save
 GROUP_SCORES = 2**20  # of all heads that are computed at a time
-
-
-class Attended(NamedTuple):
-    """What went into an attention and came out of it: `(B, N, heads, d)` each."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    scale: float
-    out: Tensor
-
-
-_records: list[list[Attended]] = []
-
-
-@contextmanager
-def recorded_attention() -> Iterator[list[Attended]]:
-    """Note every attention in the list that this gives, in the order of the calls.
-
-    No probabilities are formed here. Queries and keys are enough to form them afterwards, as exactly as the network's
-    own, relative positions included.
-    """
-    _records.append([])
-    try:
-        yield _records[-1]
-    finally:
-        _records.pop()
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
@@ -56,10 +28,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else q.dtype
     own = _faster_than_fused(q, k, dtype)
-    out = _fused(q, k, v, scale) if own is None else own.apply(q.to(dtype), k.to(dtype), v.to(dtype), scale)
-    for calls in _records:
-        calls.append(Attended(q, k, v, scale, out))
-    return out
+    return _fused(q, k, v, scale) if own is None else own.apply(q.to(dtype), k.to(dtype), v.to(dtype), scale)
 
 
 def _faster_than_fused(q: Tensor, k: Tensor, dtype: torch.dtype) -> type[torch.autograd.Function] | None:

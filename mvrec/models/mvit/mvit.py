@@ -6,8 +6,7 @@ Where a paper and its released models differ, the released models win, because t
 """
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Literal, cast, get_args
 
 import torch
@@ -20,8 +19,6 @@ from mvrec.models.mvit.pooling_attention import (
     Block,
     BlockSpec,
     Pooling,
-    RelativeGeometry,
-    relative_geometry,
 )
 
 PATCH_STRIDE = 4
@@ -213,11 +210,6 @@ class MViT(Backbone):
         _check_choice("pooling", pooling, get_args(Pooling))
         _check_choice("pos_embed", pos_embed, ("separate", "joint", "none"))
         _check_rates(drop_path_rate=drop_path_rate, head_dropout=head_dropout)
-        if in_channels < 1:
-            raise ValueError(f"in_channels must be 1 or more, got {in_channels}")
-        is_video = num_frames is not None
-        if not is_video and pool_kernel is not None and pool_kernel[0] != 1:
-            raise ValueError(f"num_frames=None is an image, so pool_kernel must start with 1, got {pool_kernel}")
         plan = block_plan(
             depth=depth,
             embed_dim=embed_dim,
@@ -231,31 +223,28 @@ class MViT(Backbone):
             unpooled_kv_blocks=unpooled_kv_blocks,
             dim_change=dim_change,
         )
-        self.num_classes = num_classes
+        self.num_classes, self.head_dropout = num_classes, head_dropout
         self.num_features = plan[-1].dim_out
         self.feature_info = _feature_info(plan)
-        self.head_dropout = head_dropout
-        self.computes_all_tokens = False  # see all_tokens
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self._input_shape = (in_channels, *([] if num_frames is None else [num_frames]), height, width)
-        _check_sizes(image_size, num_frames, cell=self.feature_info[-1].stride)
+        cell = self.feature_info[-1].stride
+        self._input_shape = _input_shape(in_channels, num_frames, image_size, cell=cell, pool_kernel=pool_kernel)
         self._position_grid = _patch_grid(self._input_shape)
 
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if cls_token else None
         self._add_position_tables(pos_embed, embed_dim)
-        self.patch_embed = PatchEmbed(in_channels, embed_dim, is_video=is_video)
-        rel_pos_sizes = _rel_pos_sizes(plan, self._position_grid, is_video=is_video)
+        self.patch_embed = PatchEmbed(in_channels, embed_dim, is_video=num_frames is not None)
+        sizes = _rel_pos_sizes(plan, self._position_grid, is_video=num_frames is not None)
         self.blocks = nn.ModuleList(
             Block(
                 spec,
                 pooling=pooling,
                 has_cls=cls_token,
                 residual_pooling=residual_pooling,
-                rel_pos_sizes=sizes if rel_pos else None,
+                rel_pos_sizes=sizes[i] if rel_pos else None,
                 mlp_ratio=mlp_ratio,
                 drop_path_rate=drop_path_rate * i / max(depth - 1, 1),
             )
-            for i, (spec, sizes) in enumerate(zip(plan, rel_pos_sizes, strict=True))
+            for i, spec in enumerate(plan)
         )
         self.norm = nn.LayerNorm(self.num_features, eps=NORM_EPS)
         self.head = self.new_head(num_classes)
@@ -304,7 +293,7 @@ class MViT(Backbone):
         Raises:
             ValueError: The shape is not one that this network takes.
         """
-        tokens, _ = self._run_blocks(x, cls_only=self.cls_token is not None and not self.computes_all_tokens)
+        tokens, _ = self._run_blocks(x)
         tokens = self.norm(tokens)
         return tokens.mean(1) if self.cls_token is None else tokens[:, 0]
 
@@ -322,24 +311,23 @@ class MViT(Backbone):
             maps.append(level_map if x.ndim == 5 else level_map.squeeze(2))
         return maps
 
-    def _run_blocks(self, x: Tensor, *, cls_only: bool = False) -> tuple[Tensor, list[tuple[Tensor, Grid]]]:
-        """All blocks: the last tokens, or the class token alone, and for every grid size the tokens it ended with."""
+    def _run_blocks(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Grid]]]:
+        """All blocks: the last tokens, and for every grid size the tokens that it ended with."""
+        tokens, thw = self._embedded(x)
+        levels: list[tuple[Tensor, Grid]] = []
+        for block in cast("list[Block]", self.blocks):
+            if block.q_stride > 1:
+                levels.append((tokens, thw))
+            tokens = self.run_block(block, tokens, thw)
+            thw = block.attn.grids(thw)[0]
+        return tokens, [*levels, (tokens, thw)]
+
+    def _embedded(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """The tokens that the first block starts from, `(B, [1 +] t*h*w, C)`, and their grid."""
         self._check_input_shape(tuple(x.shape[1:]))
         grid = self.patch_embed(x)  # (B, t, h, w, C)
         thw: Grid = grid.shape[1:4]
-        tokens = self._with_positions(grid, thw)
-        geometries: dict[tuple[Grid, Grid], RelativeGeometry] = {}  # blocks of a stage share theirs
-        levels: list[tuple[Tensor, Grid]] = []
-        for block in cast("list[Block]", self.blocks):
-            grids = block.attn.grids(thw)
-            if block.attn.has_rel_pos and grids not in geometries:
-                geometries[grids] = relative_geometry(*grids, device=tokens.device, dtype=tokens.dtype)
-            if block.q_stride > 1:
-                levels.append((tokens, thw))
-            alone = cls_only and block is self.blocks[-1]
-            tokens = self.run_block(block, tokens, thw, geometries.get(grids), alone)
-            thw = grids[0]
-        return tokens, [*levels, (tokens, thw)]
+        return self._with_positions(grid, thw), thw
 
     def _with_positions(self, grid: Tensor, thw: Grid) -> Tensor:
         """Token grid `(B, t, h, w, C)` to tokens `(B, [1 +] t*h*w, C)` with class token and positions."""
@@ -358,7 +346,7 @@ class MViT(Backbone):
                 cls = cls + self.pos_embed_class
         if cls is not None:
             tokens = torch.cat([cls.expand(tokens.shape[0], -1, -1), tokens], 1)
-        return tokens.contiguous()  # the blocks rely on channels being last in memory too
+        return tokens
 
     def _check_input_shape(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless `shape`, without the batch, is one that this network takes."""
@@ -371,29 +359,22 @@ class MViT(Backbone):
             raise ValueError(f"expected {wanted} and H, W of {cell} or more, got shape {('B', *shape)}")
 
 
-def _check_sizes(image_size: int | tuple[int, int], num_frames: int | None, *, cell: int) -> None:
-    sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-    if min(sides) < cell:
-        raise ValueError(f"image_size must be at least {cell}, got {sides[0]}, {sides[1]}")
-    if num_frames is not None and num_frames < 1:
+def _input_shape(
+    in_channels: int, num_frames: int | None, image_size: int | tuple[int, int], *, cell: int, pool_kernel: Grid | None
+) -> tuple[int, ...]:
+    """`(C, [T,] H, W)`, checked."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if in_channels < 1:
+        raise ValueError(f"in_channels must be 1 or more, got {in_channels}")
+    if min(height, width) < cell:
+        raise ValueError(f"image_size must be at least {cell}, got {height}, {width}")
+    if num_frames is None:
+        if pool_kernel is not None and pool_kernel[0] != 1:
+            raise ValueError(f"num_frames=None is an image, so pool_kernel must start with 1, got {pool_kernel}")
+        return in_channels, height, width
+    if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
-
-
-@contextmanager
-def all_tokens(network: nn.Module) -> Iterator[None]:
-    """Have MViTs compute all tokens of their last block, of which the head reads the class token alone.
-
-    For who looks inside or counts. The network's output is the same.
-    """
-    found = [module for module in network.modules() if isinstance(module, MViT)]
-    before = [module.computes_all_tokens for module in found]
-    for module in found:
-        module.computes_all_tokens = True
-    try:
-        yield
-    finally:
-        for module, value in zip(found, before, strict=True):
-            module.computes_all_tokens = value
+    return in_channels, num_frames, height, width
 
 
 def _patch_grid(shape: tuple[int, ...]) -> Grid:

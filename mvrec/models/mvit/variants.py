@@ -1,6 +1,6 @@
 """The released MViT v1 and v2 networks: every function is one row of the papers' tables."""
 
-from typing import Literal
+from typing import Any
 
 from mvrec.models.mvit.mvit import MViT
 from mvrec.models.mvit.pooling_attention import Pooling
@@ -15,87 +15,37 @@ DEPTH_24: Stages = (2, 3, 16, 3)
 DEPTH_48: Stages = (2, 6, 36, 4)
 
 
-def _stage_starts(stages: Stages) -> list[int]:
-    """Index of the first block of every stage but the first."""
-    return [sum(stages[:i]) for i in range(1, len(stages))]
+def _mvit_v1(stages: Stages, **knobs: Any) -> MViT:
+    return MViT(embed_dim=96, num_heads=1, **_stage_starts(stages), **knobs)
 
 
-def _mvit_v1(
-    stages: Stages,
-    *,
-    num_classes: int,
-    num_frames: int | None,
-    image_size: Size,
-    in_channels: int,
-    kv_stride: int,
-    pool_kernel: tuple[int, int, int] | None,
-    pos_embed: Literal["separate", "joint"],
-    drop_path_rate: float,
-    head_dropout: float,
-    pooling: Pooling,
-    unpooled_kv_blocks: tuple[int, ...] = (),
-) -> MViT:
-    starts = _stage_starts(stages)
-    return MViT(
-        num_classes=num_classes,
-        num_frames=num_frames,
-        image_size=image_size,
-        in_channels=in_channels,
-        embed_dim=96,
-        num_heads=1,
-        depth=sum(stages),
-        dim_mults=dict.fromkeys(starts, 2),
-        head_mults=dict.fromkeys(starts, 2),
-        q_strides=dict.fromkeys(starts, 2),
-        kv_stride=kv_stride,
-        pool_kernel=pool_kernel,
-        unpooled_kv_blocks=unpooled_kv_blocks,
-        pos_embed=pos_embed,
-        pooling=pooling,
-        drop_path_rate=drop_path_rate,
-        head_dropout=head_dropout,
-    )
-
-
-def _mvit_v2(
-    stages: Stages,
-    *,
-    embed_dim: int = 96,
-    num_heads: int = 1,
-    dim_change: Literal["mlp", "attention"] = "attention",
-    num_classes: int,
-    num_frames: int | None,
-    image_size: Size,
-    in_channels: int,
-    drop_path_rate: float,
-    head_dropout: float,
-    pooling: Pooling,
-) -> MViT:
-    starts = _stage_starts(stages)
+def _mvit_v2(stages: Stages, *, num_frames: int | None, embed_dim: int = 96, num_heads: int = 1, **knobs: Any) -> MViT:
     is_video = num_frames is not None
     return MViT(
-        num_classes=num_classes,
         num_frames=num_frames,
-        image_size=image_size,
-        in_channels=in_channels,
         embed_dim=embed_dim,
         num_heads=num_heads,
-        depth=sum(stages),
-        dim_mults=dict.fromkeys(starts, 2),
-        head_mults=dict.fromkeys(starts, 2),
-        q_strides=dict.fromkeys(starts, 2),
         kv_stride=8 if is_video else 4,
         pool_kernel=(3, 3, 3) if is_video else (1, 3, 3),
         pool_every_q=True,
-        dim_change=dim_change,
         cls_token=is_video,
         pos_embed="none",
         rel_pos=True,
         residual_pooling=True,
-        pooling=pooling,
-        drop_path_rate=drop_path_rate,
-        head_dropout=head_dropout,
+        **{"dim_change": "attention", **_stage_starts(stages), **knobs},
     )
+
+
+def _stage_starts(stages: Stages) -> dict[str, Any]:
+    """Heads and width double and the grid halves at the first block of every stage but the first."""
+    starts = [sum(stages[:i]) for i in range(1, len(stages))]
+    return {
+        "depth": sum(stages),
+        **{name: dict.fromkeys(starts, 2) for name in ("dim_mults", "head_mults", "q_strides")},
+    }
+
+
+# A function's `locals()` are here its arguments as they were given: a row of a table, and what the user may change.
 
 
 def mvit_b_16x4(
@@ -113,20 +63,7 @@ def mvit_b_16x4(
 
     `unpooled_kv_blocks=(14, 15)` is the network as first released in April 2021, of 70.5 GFLOPs.
     """
-    return _mvit_v1(
-        DEPTH_16,
-        kv_stride=8,
-        pool_kernel=(3, 3, 3),
-        pos_embed="separate",
-        num_classes=num_classes,
-        num_frames=num_frames,
-        image_size=image_size,
-        in_channels=in_channels,
-        drop_path_rate=drop_path_rate,
-        head_dropout=head_dropout,
-        pooling=pooling,
-        unpooled_kv_blocks=unpooled_kv_blocks,
-    )
+    return _mvit_v1(DEPTH_16, kv_stride=8, pool_kernel=(3, 3, 3), pos_embed="separate", **locals())
 
 
 def mvit_b_32x3(
@@ -140,19 +77,7 @@ def mvit_b_32x3(
     pooling: Pooling = "conv",
 ) -> MViT:
     """MViT-B 32x3: 36.6 M parameters, 170 GFLOPs, 80.3 % on Kinetics-400."""
-    return _mvit_v1(
-        DEPTH_16,
-        kv_stride=8,
-        pool_kernel=(3, 3, 3),
-        pos_embed="separate",
-        num_classes=num_classes,
-        num_frames=num_frames,
-        image_size=image_size,
-        in_channels=in_channels,
-        drop_path_rate=drop_path_rate,
-        head_dropout=head_dropout,
-        pooling=pooling,
-    )
+    return _mvit_v1(DEPTH_16, kv_stride=8, pool_kernel=(3, 3, 3), pos_embed="separate", **locals())
 
 
 def mvit_b24_32x3(
@@ -169,19 +94,7 @@ def mvit_b24_32x3(
 
     It pools space alone, with kernels one wider than their strides, and nothing where the stride is 1.
     """
-    return _mvit_v1(
-        DEPTH_24,
-        kv_stride=8,
-        pool_kernel=None,
-        pos_embed="separate",
-        num_classes=num_classes,
-        num_frames=num_frames,
-        image_size=image_size,
-        in_channels=in_channels,
-        drop_path_rate=drop_path_rate,
-        head_dropout=head_dropout,
-        pooling=pooling,
-    )
+    return _mvit_v1(DEPTH_24, kv_stride=8, pool_kernel=None, pos_embed="separate", **locals())
 
 
 def mvit_b_image(
@@ -194,19 +107,7 @@ def mvit_b_image(
     pooling: Pooling = "conv",
 ) -> MViT:
     """MViT-B-16 for images: 37.0 M parameters, 7.8 GFLOPs, 83.0 % on ImageNet-1k."""
-    return _mvit_v1(
-        DEPTH_16,
-        kv_stride=4,
-        pool_kernel=(1, 3, 3),
-        pos_embed="joint",
-        num_classes=num_classes,
-        num_frames=None,
-        image_size=image_size,
-        in_channels=in_channels,
-        drop_path_rate=drop_path_rate,
-        head_dropout=head_dropout,
-        pooling=pooling,
-    )
+    return _mvit_v1(DEPTH_16, kv_stride=4, pool_kernel=(1, 3, 3), pos_embed="joint", num_frames=None, **locals())
 
 
 def mvit_v2_t(
@@ -219,16 +120,7 @@ def mvit_v2_t(
     pooling: Pooling = "conv",
 ) -> MViT:
     """MViTv2-T: 24.2 M parameters, 4.7 GFLOPs, 82.3 % on ImageNet-1k (MViTv2, table 1)."""
-    return _mvit_v2(
-        DEPTH_10,
-        num_classes=num_classes,
-        num_frames=None,
-        image_size=image_size,
-        in_channels=in_channels,
-        drop_path_rate=drop_path_rate,
-        head_dropout=head_dropout,
-        pooling=pooling,
-    )
+    return _mvit_v2(DEPTH_10, num_frames=None, **locals())
 
 
 def mvit_v2_s(
@@ -241,16 +133,7 @@ def mvit_v2_s(
     pooling: Pooling = "conv",
 ) -> MViT:
     """MViTv2-S: 34.9 M parameters, 7.0 GFLOPs, 83.6 % on ImageNet-1k (MViTv2, table 1)."""
-    return _mvit_v2(
-        DEPTH_16,
-        num_classes=num_classes,
-        num_frames=None,
-        image_size=image_size,
-        in_channels=in_channels,
-        drop_path_rate=drop_path_rate,
-        head_dropout=head_dropout,
-        pooling=pooling,
-    )
+    return _mvit_v2(DEPTH_16, num_frames=None, **locals())
 
 
 def mvit_v2_b(
@@ -263,16 +146,7 @@ def mvit_v2_b(
     pooling: Pooling = "conv",
 ) -> MViT:
     """MViTv2-B: 51.5 M parameters, 10.2 GFLOPs, 84.4 % on ImageNet-1k (MViTv2, table 1)."""
-    return _mvit_v2(
-        DEPTH_24,
-        num_classes=num_classes,
-        num_frames=None,
-        image_size=image_size,
-        in_channels=in_channels,
-        drop_path_rate=drop_path_rate,
-        head_dropout=head_dropout,
-        pooling=pooling,
-    )
+    return _mvit_v2(DEPTH_24, num_frames=None, **locals())
 
 
 def mvit_v2_l(
@@ -288,19 +162,7 @@ def mvit_v2_l(
 
     The released weights change width in the MLPs, unlike every other MViTv2.
     """
-    return _mvit_v2(
-        DEPTH_48,
-        embed_dim=144,
-        num_heads=2,
-        dim_change="mlp",
-        num_classes=num_classes,
-        num_frames=None,
-        image_size=image_size,
-        in_channels=in_channels,
-        drop_path_rate=drop_path_rate,
-        head_dropout=head_dropout,
-        pooling=pooling,
-    )
+    return _mvit_v2(DEPTH_48, embed_dim=144, num_heads=2, dim_change="mlp", num_frames=None, **locals())
 
 
 def mvit_v2_s_16x4(
@@ -314,16 +176,7 @@ def mvit_v2_s_16x4(
     pooling: Pooling = "conv",
 ) -> MViT:
     """MViTv2-S 16x4: 34.5 M parameters, 64.5 GFLOPs, 81.0 % on Kinetics-400."""
-    return _mvit_v2(
-        DEPTH_16,
-        num_classes=num_classes,
-        num_frames=num_frames,
-        image_size=image_size,
-        in_channels=in_channels,
-        drop_path_rate=drop_path_rate,
-        head_dropout=head_dropout,
-        pooling=pooling,
-    )
+    return _mvit_v2(DEPTH_16, **locals())
 
 
 def mvit_v2_b_32x3(
@@ -337,16 +190,7 @@ def mvit_v2_b_32x3(
     pooling: Pooling = "conv",
 ) -> MViT:
     """MViTv2-B 32x3: 51.2 M parameters, 225 GFLOPs, 82.9 % on Kinetics-400."""
-    return _mvit_v2(
-        DEPTH_24,
-        num_classes=num_classes,
-        num_frames=num_frames,
-        image_size=image_size,
-        in_channels=in_channels,
-        drop_path_rate=drop_path_rate,
-        head_dropout=head_dropout,
-        pooling=pooling,
-    )
+    return _mvit_v2(DEPTH_24, **locals())
 
 
 def mvit_v2_l_40x3(
@@ -360,15 +204,4 @@ def mvit_v2_l_40x3(
     pooling: Pooling = "conv",
 ) -> MViT:
     """MViTv2-L 40x3 at 312 pixels: 213 M parameters, 2.8 TFLOPs, 86.1 % on Kinetics-400."""
-    return _mvit_v2(
-        DEPTH_48,
-        embed_dim=144,
-        num_heads=2,
-        num_classes=num_classes,
-        num_frames=num_frames,
-        image_size=image_size,
-        in_channels=in_channels,
-        drop_path_rate=drop_path_rate,
-        head_dropout=head_dropout,
-        pooling=pooling,
-    )
+    return _mvit_v2(DEPTH_48, embed_dim=144, num_heads=2, **locals())

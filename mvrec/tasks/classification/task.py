@@ -15,7 +15,7 @@ from mvrec.data.loading.batch import ClipBatch
 from mvrec.data.views.targets import MultiHot
 from mvrec.errors import UserError
 from mvrec.files import sha256
-from mvrec.models.backbone import Backbone
+from mvrec.models import Backbone, accelerate
 from mvrec.runs.resume import check_weights
 from mvrec.seeds import derive_seed
 from mvrec.tasks.classification.class_match import ClassMatch, compare_classes
@@ -101,7 +101,7 @@ class Classification(L.LightningModule):
         if views_per_forward is not None and views_per_forward < 1:
             raise UserError(f"model.views_per_forward must be at least 1, got {views_per_forward}")
         check_optimizer(optimizer)
-        self.backbone = backbone
+        self.backbone = accelerate(backbone)
         self.start = Start(weights, new_head=new_head, freeze=freeze)
         self.start.load(backbone)
         self.make_optimizer = optimizer

@@ -3,21 +3,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mvrec.models import layers
+from mvrec.models.fast import bricks, mvit
 from mvrec.models.fast.products import Linear
-from mvrec.models.mvit.pooling_attention import (
-    GridPool,
-    HeadSharedConv,
-    PoolingAttention,
-    _read_cells,
-    cells_read,
-    pooled_grid,
-    relative_geometry,
-)
+from mvrec.models.mvit.pooling_attention import AvgPool3d, PoolingAttention, distance_rows, pooled_grid
 
 CPU = torch.device("cpu")
 
 
-def attention(**changes: object) -> PoolingAttention:
+def attention(*, quick: bool = False, **changes: object) -> PoolingAttention:
+    """As it is written, or as `accelerate` leaves it."""
     arguments = {
         "num_heads": 2,
         "q_kernel": (3, 3, 3),
@@ -34,6 +29,10 @@ def attention(**changes: object) -> PoolingAttention:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_(0, 0.5)
+    if quick:
+        swaps = {PoolingAttention: mvit.PoolingAttention, nn.Linear: Linear}
+        for part in module.modules():
+            part.__class__ = (swaps | {layers.SoftmaxAttention: bricks.SoftmaxAttention}).get(type(part), type(part))
     return module.double()
 
 
@@ -103,17 +102,15 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("quick", [False, True], ids=["plain", "quick"])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("thw", [(2, 4, 6), (1, 5, 3)])
-def test_matches_the_definition_written_out(case: str, thw: tuple[int, int, int]) -> None:
-    module = attention(**CASES[case])
+def test_matches_the_definition_written_out(case: str, thw: tuple[int, int, int], quick: bool) -> None:
+    module = attention(quick=quick, **CASES[case])
     count = thw[0] * thw[1] * thw[2] + module.num_cls
     x = torch.randn(2, count, 12, dtype=torch.float64)
-    q_thw, k_thw = module.grids(thw)
-    geometry = relative_geometry(q_thw, k_thw, device=CPU, dtype=x.dtype) if module.has_rel_pos else None
-
-    out = module(x, thw, geometry, norm=nn.Identity())
-
+    q_thw, _ = module.grids(thw)
+    out = module(x, thw)
     assert out.shape == (2, q_thw[0] * q_thw[1] * q_thw[2] + module.num_cls, 20)
     torch.testing.assert_close(out, written_out(module, x, thw))
 
@@ -133,14 +130,13 @@ def gradients(output: Tensor, module: nn.Module, x: Tensor) -> dict[str, Tensor]
 def test_keys_that_nobody_reads_are_left_out_without_a_trace(
     case: str, thw: tuple[int, int, int], kv_stride: int
 ) -> None:
-    module = attention(**{**CASES[case], "kv_stride": kv_stride})
+    module = attention(quick=True, **{**CASES[case], "kv_stride": kv_stride})
     norm = nn.LayerNorm(12).double()
     x = torch.randn(2, thw[0] * thw[1] * thw[2] + module.num_cls, 12, dtype=torch.float64, requires_grad=True)
-    grids = module.grids(thw)
-    geometry = relative_geometry(*grids, device=CPU, dtype=x.dtype) if module.has_rel_pos else None
-    ours, theirs = module(x, thw, geometry, norm=norm), written_out(module, norm(x), thw)
+    plain = attention(**{**CASES[case], "kv_stride": kv_stride})
+    ours, theirs = module(x, thw, norm=norm), plain(norm(x), thw)
     torch.testing.assert_close(ours, theirs)
-    expected = gradients(theirs, module, x)
+    expected = gradients(theirs, plain, x)
     for name, found in gradients(ours, module, x).items():
         torch.testing.assert_close(found, expected[name], msg=lambda text, name=name: f"{name}: {text}")
 
@@ -151,20 +147,19 @@ def test_keys_that_nobody_reads_are_left_out_without_a_trace(
 )
 def test_the_class_token_alone_is_the_first_row(case: str, kv_stride: int) -> None:
     """Also its gradients, which are zeros, and not absent, for what only the other rows would need."""
-    module = attention(**{**CASES[case], "kv_stride": kv_stride})
+    module = attention(quick=True, **{**CASES[case], "kv_stride": kv_stride})
     thw, norm = (2, 8, 9), nn.LayerNorm(12).double()
     x = torch.randn(2, 2 * 8 * 9 + 1, 12, dtype=torch.float64, requires_grad=True)
-    geometry = relative_geometry(*module.grids(thw), device=CPU, dtype=x.dtype) if module.has_rel_pos else None
-    whole = module(x, thw, geometry, norm=norm)[:, :1]
-    alone = module(x, thw, geometry, norm=norm, cls_only=True)
+    whole = module(x, thw, norm=norm)[:, :1]
+    alone = module(x, thw, norm=norm, cls_only=True)
     torch.testing.assert_close(alone, whole)
     expected = gradients(whole, module, x)
     for name, found in gradients(alone, module, x).items():
         torch.testing.assert_close(found, expected[name], msg=lambda text, name=name: f"{name}: {text}")
-    module(x, thw, geometry, norm=norm, cls_only=True).sum().backward()
+    module(x, thw, norm=norm, cls_only=True).sum().backward()
     assert all(parameter.grad is not None for parameter in module.parameters())
     with torch.no_grad():
-        torch.testing.assert_close(module(x, thw, geometry, norm=norm, cls_only=True), whole)
+        torch.testing.assert_close(module(x, thw, norm=norm, cls_only=True), whole)
 
 
 @pytest.mark.parametrize("size", range(1, 30))
@@ -172,8 +167,8 @@ def test_the_class_token_alone_is_the_first_row(case: str, kv_stride: int) -> No
 def test_cells_that_are_read(size: int, kernel: int, stride: int) -> None:
     windows = pooled_grid((1, size, size), kernel=(1, kernel, kernel), stride=stride)[1]
     read = {w * stride + k - kernel // 2 for w in range(windows) for k in range(kernel)} & set(range(size))
-    assert _read_cells(size, kernel=kernel, stride=stride, device=CPU).tolist() == sorted(read)
-    assert cells_read(size, kernel=kernel, stride=stride) == len(read)
+    assert mvit._read_cells(size, kernel=kernel, stride=stride, device=CPU).tolist() == sorted(read)
+    assert mvit.cells_read(size, kernel=kernel, stride=stride) == len(read)
 
 
 def test_another_layer_in_the_place_of_the_projection_is_used() -> None:
@@ -183,26 +178,25 @@ def test_another_layer_in_the_place_of_the_projection_is_used() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x).flip(-1)  # norms behind it would hide another scale
 
-    plain, thw = attention(kv_stride=8, rel_pos_sizes=None), (2, 8, 8)
+    plain, thw = attention(quick=True, kv_stride=8, rel_pos_sizes=None), (2, 8, 8)
     x, norm = torch.randn(2, 129, 12, dtype=torch.float64), nn.LayerNorm(12).double()
     with torch.no_grad():
         plain.qkv.weight.copy_(plain.qkv.weight.flip(0))
         plain.qkv.bias.copy_(plain.qkv.bias.flip(0))
     for cls_only in (False, True):
-        expected = plain(x, thw, None, norm=norm, cls_only=cls_only)
-        adapted = attention(kv_stride=8, rel_pos_sizes=None)
+        expected = plain(x, thw, norm=norm, cls_only=cls_only)
+        adapted = attention(quick=True, kv_stride=8, rel_pos_sizes=None)
         adapted.qkv.__class__ = Adapted
-        torch.testing.assert_close(adapted(x, thw, None, norm=norm, cls_only=cls_only), expected)
+        torch.testing.assert_close(adapted(x, thw, norm=norm, cls_only=cls_only), expected)
 
 
 def test_no_score_matrix_is_kept() -> None:
     """Positions live inside the dot product, so the backward pass keeps nothing of queries times keys."""
-    module = attention(has_cls=False, rel_pos_sizes=(7, 31, 31)).float()
+    module = attention(quick=True, has_cls=False, rel_pos_sizes=(7, 31, 31)).float()
     thw = (4, 16, 16)
-    geometry = relative_geometry(*module.grids(thw), device=CPU, dtype=torch.float32)
     saved: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
-        module(torch.randn(1, 4 * 16 * 16, 12), thw, geometry, norm=nn.Identity())
+        module(torch.randn(1, 4 * 16 * 16, 12), thw)
     scores = (4 * 16 * 16) * (4 * 8 * 8)
     assert max(saved) < scores / 2
 
@@ -217,13 +211,11 @@ def test_no_score_matrix_is_kept() -> None:
     ],
 )
 def test_table_rows_are_distances(q: int, k: int, expected: list[list[int]]) -> None:
-    geometry = relative_geometry((1, q, 1), (1, k, 1), device=CPU, dtype=torch.float32)
-    assert geometry.table_rows[1].tolist() == expected
-    assert geometry.table_lengths == (1, 2 * max(q, k) - 1, 1)
+    assert distance_rows(q, k, device=CPU).tolist() == expected
 
 
 def test_onehots_name_the_place_of_every_key() -> None:
-    geometry = relative_geometry((2, 3, 2), (2, 3, 2), device=CPU, dtype=torch.float32)
+    geometry = mvit.relative_geometry((2, 3, 2), (2, 3, 2), device=CPU, dtype=torch.float32)
     assert geometry.key_onehot.sum(-1).tolist() == [3.0] * 12
     places = geometry.key_onehot.split((2, 3, 2), -1)
     assert [tuple(int(p[7].argmax()) for p in places)] == [(1, 0, 1)]
@@ -235,23 +227,26 @@ def test_onehots_name_the_place_of_every_key() -> None:
 def test_pooled_grid_foretells_every_pooling(
     kernel: tuple[int, int, int], stride: int, thw: tuple[int, int, int]
 ) -> None:
-    grid = torch.randn(1, *thw, 4)
     expected = pooled_grid(thw, kernel=kernel, stride=stride)
-    for pool in (
-        HeadSharedConv(2, kernel=kernel, stride=stride),
-        GridPool(kind="max", kernel=kernel, stride=stride),
-        GridPool(kind="avg", kernel=kernel, stride=stride),
-    ):
-        assert pool(grid).shape[1:4] == expected
+    for pooling in ("conv", "max", "avg"):
+        module = attention(pooling=pooling, kv_kernel=kernel, kv_stride=stride)
+        assert module.pool_k(torch.randn(1, 10, *thw, dtype=torch.float64)).shape[2:] == expected
+    assert (
+        mvit.head_shared_conv(
+            nn.Conv3d(2, 2, kernel, (1, stride, stride), tuple(k // 2 for k in kernel), groups=2),
+            torch.randn(1, *thw, 4),
+        ).shape[1:4]
+        == expected
+    )
 
 
 def test_channels_last_pooling_makes_no_transposed_copy() -> None:
     grid = torch.randn(2, 4, 6, 6, 8)
     assert grid.permute(0, 4, 1, 2, 3).is_contiguous(memory_format=torch.channels_last_3d)
-    pooled = HeadSharedConv(4, kernel=(3, 3, 3), stride=2)(grid)
+    pooled = mvit.head_shared_conv(nn.Conv3d(4, 4, 3, (1, 2, 2), (1, 1, 1), groups=4), grid)
     assert pooled.is_contiguous()  # channels come out last as they went in
 
 
 def test_average_counts_the_zeros_around_the_grid() -> None:
-    pooled = GridPool(kind="avg", kernel=(1, 3, 3), stride=1)(torch.ones(1, 1, 3, 3, 1))
-    torch.testing.assert_close(pooled[0, 0, :, :, 0] * 9, torch.tensor([[4.0, 6, 4], [6, 9, 6], [4, 6, 4]]))
+    pooled = AvgPool3d((1, 3, 3), 1, (0, 1, 1))(torch.ones(1, 1, 1, 3, 3))
+    torch.testing.assert_close(pooled[0, 0, 0] * 9, torch.tensor([[4.0, 6, 4], [6, 9, 6], [4, 6, 4]]))

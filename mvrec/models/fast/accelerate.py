@@ -1,0 +1,71 @@
+"""Our networks made quick: other classes for their modules, which compute the same and keep all parameters."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from torch import nn
+
+from mvrec.models.cloformer import CloFormer, PatchEmbed
+from mvrec.models.fast import bricks, mvit
+from mvrec.models.fast.products import Linear
+from mvrec.models.layers import DetailMlp, GridConv, Mlp, SoftmaxAttention
+from mvrec.models.mvit.mvit import MViT
+from mvrec.models.mvit.pooling_attention import Block, PoolingAttention
+from mvrec.models.sgformer import ConvNorm, SGFormer
+from mvrec.models.sgformer import Stem as SGFormerStem
+from mvrec.models.shunted import Shunted
+from mvrec.models.shunted import Stem as ShuntedStem
+
+SWITCH = "MVREC_PLAIN"  # set to anything but 0, networks stay as they are written
+
+NETWORKS = (MViT, Shunted, SGFormer, CloFormer)
+FAST: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: Linear,
+    nn.Conv2d: bricks.Conv2d,
+    SoftmaxAttention: bricks.SoftmaxAttention,
+    Mlp: bricks.Mlp,
+    GridConv: bricks.GridConv,
+    DetailMlp: bricks.DetailMlp,
+    ShuntedStem: bricks.ShuntedStem,
+    SGFormerStem: bricks.SGFormerStem,
+    ConvNorm: bricks.SGFormerConvNorm,
+    PoolingAttention: mvit.PoolingAttention,
+    Block: mvit.Block,
+    MViT: mvit.MViT,
+    PatchEmbed: bricks.CloFormerPatchEmbed,
+}
+PLAIN = {fast: plain for plain, fast in FAST.items()}
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def accelerate(model: Module) -> Module:
+    """The same network, whose modules compute in a faster way from now on; others than ours are left alone.
+
+    Values and gradients are equal but for rounding, and random numbers are drawn in the same order. Parameters, their
+    names and the network's own class name stay. With `MVREC_PLAIN=1` in the environment nothing is done.
+    """
+    if os.environ.get(SWITCH, "0") in ("", "0"):
+        _swap(model, FAST)
+    return model
+
+
+@contextmanager
+def as_written(model: nn.Module) -> Iterator[None]:
+    """Let an accelerated network compute as it is written for a while: for who counts what it computes."""
+    quick = [module for module in model.modules() if type(module) in PLAIN]
+    _swap(model, PLAIN)
+    try:
+        yield
+    finally:
+        for module in quick:
+            module.__class__ = FAST[type(module)]
+
+
+def _swap(model: nn.Module, table: dict[type[nn.Module], type[nn.Module]]) -> None:
+    for network in model.modules():
+        if isinstance(network, NETWORKS):
+            for module in network.modules():
+                module.__class__ = table.get(type(module), type(module))

@@ -1,0 +1,130 @@
+"""The bricks of our networks, and torch's own layers within them, made quick: equal values, equal gradients.
+
+What a CPU computes quickly has its channels last in memory. A token grid `(B, h, w, C)` seen through
+`permute(0, 3, 1, 2)` already is such an input of a convolution, so that no layer needs a transposed copy.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mvrec.models.cloformer import PatchEmbed
+from mvrec.models.fast.attention import attention
+from mvrec.models.fast.depthwise import depthwise_conv
+from mvrec.models.fast.products import linear
+from mvrec.models.fast.recompute import gelu_linear, norm_linear
+from mvrec.models.layers import DetailMlp as PlainDetailMlp
+from mvrec.models.layers import GridConv as PlainGridConv
+from mvrec.models.layers import Mlp as PlainMlp
+from mvrec.models.layers import SoftmaxAttention as PlainSoftmaxAttention
+from mvrec.models.sgformer import ConvNorm
+from mvrec.models.sgformer import Stem as PlainSGFormerStem
+from mvrec.models.shunted import Stem as PlainShuntedStem
+
+
+class SoftmaxAttention(PlainSoftmaxAttention):
+    """By the fastest exact way of the device."""
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, scale: float | None = None
+    ) -> Tensor:
+        if bias is not None:
+            return super().forward(q, k, v, bias, scale=scale)
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
+        return attention(*(part.transpose(1, 2) for part in (q, k, v)), scale=scale).transpose(1, 2)
+
+
+class Mlp(PlainMlp):
+    """Keeps its input, and not what lies between its parts; takes the norm in front of it in as well."""
+
+    def forward(self, x: Tensor, *, norm: nn.Module | None = None) -> Tensor:
+        hidden = self.fc1(x) if norm is None else norm_linear(x, norm, self.fc1)
+        return gelu_linear(hidden, self.act, self.fc2)
+
+
+class DetailMlp(PlainDetailMlp):
+    """Keeps no output of the GELU."""
+
+    def forward(self, grid: Tensor) -> Tensor:
+        return gelu_linear(self.dwconv(self.fc1(grid)), self.act, self.fc2)
+
+
+class Conv2d(nn.Conv2d):
+    """Of 1x1 a matrix product; of every channel by itself, with a backward pass that CPUs compute fast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kernel_size == (1, 1) and self.stride == (1, 1) and self.groups == 1:
+            # Seen in the order of its strides, so that its gradient comes back with the same, as DDP's buckets want it.
+            weight = self.weight if self.weight.stride(3) == 1 else self.weight.permute(0, 2, 3, 1)
+            return linear(x.permute(0, 2, 3, 1), weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        if _is_depthwise(self):
+            return _depthwise_grid(x.permute(0, 2, 3, 1), self).permute(0, 3, 1, 2)
+        return super().forward(x)
+
+
+class GridConv(PlainGridConv):
+    """Without a copy, and like `Conv2d` where every channel is by itself."""
+
+    def forward(self, grid: Tensor) -> Tensor:
+        if _is_depthwise(self):
+            return _depthwise_grid(grid, self)
+        weight = _with_plain_gradient(self.weight)
+        x = F.conv2d(grid.permute(0, 3, 1, 2), weight, self.bias, self.stride, self.padding, groups=self.groups)
+        return x.permute(0, 2, 3, 1)
+
+
+def _is_depthwise(conv: nn.Conv2d) -> bool:
+    return conv.groups == conv.in_channels == conv.out_channels > 1
+
+
+def _depthwise_grid(grid: Tensor, conv: nn.Conv2d) -> Tensor:
+    """`(B, h, w, C)` to `(B, h', w', C)`."""
+    weight = _with_plain_gradient(conv.weight)[:, :, None]
+    padding = (0, *cast("tuple[int, int]", conv.padding))
+    return depthwise_conv(grid[:, None], weight, conv.bias, stride=conv.stride[0], padding=padding)[:, 0]
+
+
+def _with_plain_gradient(weight: Tensor) -> Tensor:
+    """A kernel `(O, I, kh, kw)` whose gradient has the kernel's own strides, as DDP's buckets want it.
+
+    Of inputs with their channels last it would come back so too. Seen as a matrix, it comes back in the parameter's
+    layout, unless that is channels last itself.
+    """
+    if weight.stride(1) > 1 or weight.shape[2:].numel() == 1:
+        return weight.flatten(1).unflatten(1, weight.shape[1:])
+    return weight
+
+
+# -- where images come in: from here on channels are last in memory --------------------------------------------------
+
+
+class ShuntedStem(PlainShuntedStem):
+    """Shunted Transformer's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(memory_format=torch.channels_last))
+
+
+class SGFormerStem(PlainSGFormerStem):
+    """SG-Former's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.contiguous(memory_format=torch.channels_last))
+
+
+class SGFormerConvNorm(ConvNorm):
+    """On some devices the norm turns the layout."""
+
+    def forward(self, grid: Tensor) -> Tensor:
+        return super().forward(grid).contiguous()
+
+
+class CloFormerPatchEmbed(PatchEmbed):
+    """CloFormer's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x.to(memory_format=torch.channels_last))
+        x = self.conv4(self.conv3(self.conv2(x)))
+        return self.layernorm(self.conv5(x))
