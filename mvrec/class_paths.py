@@ -5,6 +5,7 @@ checkpoint, weights) may name networks and data modules of mvrec, optimisers of 
 user has named: in a config, in a flag, with `--trust`, or by `trust`.
 """
 
+import copy
 import importlib
 import importlib.util
 import re
@@ -42,11 +43,56 @@ PLACES = {
     "data": Place("data module", "mvrec.data"),
 }
 ELSEWHERE = Place("class", "")
+# Modules whose classes configurations and checkpoints of earlier versions name, and where these classes are now.
+MOVED = {
+    **{
+        f"mvrec.data.{module}": f"mvrec.data.{folder}.{module}"
+        for folder, modules in {
+            "sets": "charades folder hmdb51 image_data imagenet kinetics recognition_data something_something ucf101 "
+            "video_data",
+            "generated": "digit_images moving_digits",
+            "views": "protocol rand_augment sampling transforms",
+        }.items()
+        for module in modules.split()
+    },
+    **{
+        f"mvrec.training.{module}": f"mvrec.{folder}.{module}"
+        for folder, modules in {
+            "cluster": "preflight watchdog",
+            "runs": "checkpoint_files final_checkpoint position preemption progress resume run_checkpoints "
+            "run_directory",
+            "tasks.classification": "mixing",
+        }.items()
+        for module in modules.split()
+    },
+    "mvrec.models.baseline": "mvrec.models.baselines.wrapper",
+    "mvrec.models.baselines": "mvrec.models.baselines.names",
+    "mvrec.models.feature_pyramid": "mvrec.models.heads.feature_pyramid",
+    "mvrec.models.mvit": "mvrec.models.mvit.mvit",
+    "mvrec.models.mvit_variants": "mvrec.models.mvit.variants",
+    "mvrec.models.pooling_attention": "mvrec.models.mvit.pooling_attention",
+    "mvrec.tasks.classification": "mvrec.tasks.classification.task",
+}
 
 
 def is_class_path(value: Any) -> bool:
     """Whether a value may be `package.module.Class`: names with dots between them, not `./folder` or `.5`."""
     return isinstance(value, str) and CLASS_PATH.fullmatch(value) is not None
+
+
+def current(class_path: str) -> str:
+    """The class path by which this version knows a class."""
+    module, _, name = class_path.rpartition(".")
+    return f"{MOVED[module]}.{name}" if module in MOVED else class_path
+
+
+def renewed(settings: Any) -> Any:
+    """A copy of settings from a file, in which the class paths are those of this version."""
+    if isinstance(settings, dict):
+        return {name: renewed(value) for name, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return type(settings)(renewed(value) for value in settings)
+    return current(settings) if isinstance(settings, str) else copy.deepcopy(settings)
 
 
 def trust(*modules: str) -> None:
@@ -85,7 +131,7 @@ def imported(class_path: str) -> Any:
     Raises:
         UserError: Its module cannot be imported, or has no such name.
     """
-    module, _, name = class_path.rpartition(".")
+    module, _, name = current(class_path).rpartition(".")
     try:
         home = importlib.import_module(module)
     except Exception as error:  # it runs code of others, which may raise anything

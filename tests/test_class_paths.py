@@ -2,15 +2,19 @@
 
 import copy
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from mvrec import class_paths
-from mvrec.class_paths import check_file_classes, is_class_path, take_trusted, trust
+from mvrec.class_paths import MOVED, check_file_classes, current, imported, is_class_path, take_trusted, trust
 from mvrec.cli.config_check import Entry, KnownKeys, class_path_of, trust_named
 from mvrec.errors import UserError
 from mvrec.inference.recogniser import load_recogniser
+from mvrec.tasks import Classification
+
+EARLIER_CHECKPOINT = Path(__file__).parent / "golden/earlier_run/checkpoints/last.ckpt"
 
 OWN = """
 from torch import nn
@@ -32,6 +36,44 @@ class Tiny(Backbone):
 
     def parameter_stages(self): return [("conv.",), ("head.",)]
 """
+# The classes of earlier versions that a configuration could name, in modules that have moved since.
+EARLIER = """
+mvrec.data.charades Charades
+mvrec.data.digit_images DigitImages
+mvrec.data.folder VideoFolder ImageFolder
+mvrec.data.hmdb51 HMDB51
+mvrec.data.image_data ImageData
+mvrec.data.imagenet ImageNet
+mvrec.data.kinetics Kinetics
+mvrec.data.moving_digits MovingDigits
+mvrec.data.protocol Views
+mvrec.data.rand_augment RandAugment
+mvrec.data.recognition_data RecognitionData
+mvrec.data.sampling ClipSpec
+mvrec.data.something_something SomethingSomething
+mvrec.data.transforms Augment RandomErasing Normalisation
+mvrec.data.ucf101 UCF101
+mvrec.data.video_data VideoData
+mvrec.models.baseline Baseline TimmBaseline TwoPathways
+mvrec.models.baselines create_baseline
+mvrec.models.feature_pyramid FeaturePyramid
+mvrec.models.mvit MViT
+mvrec.models.mvit_variants mvit_b24_32x3 mvit_b_16x4 mvit_b_32x3 mvit_b_image mvit_v2_b mvit_v2_b_32x3 mvit_v2_l
+mvrec.models.mvit_variants mvit_v2_l_40x3 mvit_v2_s mvit_v2_s_16x4 mvit_v2_t
+mvrec.models.pooling_attention BlockSpec
+mvrec.tasks.classification Classification
+mvrec.training.checkpoint_files CheckpointFiles
+mvrec.training.final_checkpoint FinalCheckpoint
+mvrec.training.mixing Mixing
+mvrec.training.position ExactPosition
+mvrec.training.preemption Preemption
+mvrec.training.preflight SharedState
+mvrec.training.progress Throughput EndReason LineProgress BarProgress
+mvrec.training.resume Resume
+mvrec.training.run_checkpoints CheckpointSettings BestAndLast
+mvrec.training.run_directory RunRecord SaveConfig MetricsCsv
+mvrec.training.watchdog Watchdog
+"""
 TRAP = "raise RuntimeError('imported')\n"
 
 
@@ -50,6 +92,36 @@ def modules(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(folder))
     yield folder
     sys.modules.pop("own_network", None)
+
+
+def test_classes_are_found_where_earlier_versions_had_them():
+    for line in EARLIER.split("\n")[1:-1]:
+        module, *names = line.split(" ")
+        for name in names:
+            assert imported(f"{module}.{name}") is imported(current(f"{module}.{name}"))
+    assert {line.split(" ")[0] for line in EARLIER.split("\n")[1:-1]} == MOVED.keys()
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """The checkpoint of an earlier version, with the modules of that version in its class paths."""
+    checkpoint = torch.load(EARLIER_CHECKPOINT, weights_only=True)
+    checkpoint["hyper_parameters"]["backbone"]["class_path"] = "mvrec.models.mvit.MViT"
+    checkpoint["datamodule_hyper_parameters"]["class_path"] = "mvrec.data.moving_digits.MovingDigits"
+    torch.save(checkpoint, tmp_path / "earlier.ckpt")
+    return tmp_path / "earlier.ckpt"
+
+
+def test_class_paths_of_earlier_versions_work_in_files_and_flags(command, digits, earlier, tmp_path):
+    config = tmp_path / "earlier.yaml"
+    config.write_text("data: {class_path: mvrec.data.moving_digits.MovingDigits}\n")
+    flags = [f"--data.root={digits}", f"--run_dir={tmp_path / 'run'}"]
+    named = [f"--config={config}", "--model.backbone=mvrec.models.mvit.MViT"]
+    code, _, err = command("test", earlier, *named, *flags, "--trainer.limit_test_batches=1")
+    assert code == 0, err
+    assert load_recogniser(earlier).class_names
+    task = Classification.load_from_checkpoint(EARLIER_CHECKPOINT)  # which names the task's class
+    assert type(task.backbone).__name__ == "MViT"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import yaml
 
-from mvrec.class_paths import imported, is_class_path, trust
+from mvrec.class_paths import current, imported, is_class_path, trust
 from mvrec.errors import UserError, nearest
 from mvrec.files import at_home
 from mvrec.published import CREATE_MODEL, ZOO
@@ -91,13 +91,14 @@ def expand_backbones(config: Any) -> Any:
 
 
 def expand_flags(arguments: Sequence[str]) -> Iterator[str]:
-    """The same for `--model.backbone NAME`; other arguments stay as they are."""
+    """The same for `--model.backbone NAME`; class paths of earlier versions become those of this one."""
     flag = ""  # that the next argument is the value of
     for argument in arguments:
         name, equals, value = (flag, " ", argument) if flag else argument.partition("=")
         flag = argument if not flag and BACKBONE_FLAG.fullmatch(argument) else ""
         if not equals or not BACKBONE_FLAG.fullmatch(name) or not is_short_name(value):
-            yield argument
+            name, equals, value = argument.rpartition("=")
+            yield f"{name}{equals}{current(value)}"
             continue
         node = backbone_node(value)
         yield node["class_path"] if equals == " " else f"{name}={node['class_path']}"
@@ -333,7 +334,7 @@ def class_path_of(entry: Entry) -> str | None:
     if key == "data" and isinstance(value, str) and value.isidentifier():  # jsonargparse takes the bare name of a class
         return f"mvrec.data.{value}"
     expected = entry.is_class or CLASS_KEYS.fullmatch(key)
-    return value if expected and is_class_path(value) and not value.endswith(CONFIG_ENDINGS) else None
+    return current(value) if expected and is_class_path(value) and not value.endswith(CONFIG_ENDINGS) else None
 
 
 def trust_named(given: Iterable[Entry]) -> None:

@@ -23,7 +23,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from mvrec import data
-from mvrec.class_paths import reason
+from mvrec.class_paths import reason, renewed
 from mvrec.cli.backbone_names import check_backbones
 from mvrec.cli.config_check import (
     CONFIG_FLAGS,
@@ -97,8 +97,8 @@ INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 
 def load_config(text: str) -> Any:
-    """YAML as jsonargparse reads it, with class paths where backbones have short names."""
-    return expand_backbones(get_loader("yaml")(text))
+    """YAML as jsonargparse reads it, with class paths of this version, also where backbones have short names."""
+    return renewed(expand_backbones(get_loader("yaml")(text)))
 
 
 set_loader(PARSER_MODE, load_config, exceptions=(yaml.YAMLError,))

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 
 from mvrec import __version__
+from mvrec.class_paths import renewed
 from mvrec.errors import UserError
 from mvrec.files import write_atomically
 from mvrec.models.checkpoints.files import StoredWeights
@@ -87,7 +88,7 @@ def changes_since(saved: dict[str, Any], config: dict[str, Any], *, path: str) -
         UserError: See `check_resume`.
     """
     record = saved.get("mvrec", {})
-    before = record.get("config", {})
+    before = renewed(record.get("config", {}))
     same_version = record.get("version") == __version__
     changes = list(_differences(before, config, new_keys=same_version)) if before else []
     for change in changes:

@@ -1,10 +1,9 @@
 """What a file of weights says about the run that starts from it: which network, which data, which protocol."""
 
-import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mvrec.class_paths import check_file_classes
+from mvrec.class_paths import check_file_classes, renewed
 from mvrec.errors import UserError, nearest
 from mvrec.files import at_home
 from mvrec.models.checkpoints import FAMILIES, recognised
@@ -86,7 +85,7 @@ def _exported(stored: StoredWeights) -> dict[str, Any] | None:
             f"{stored.source}: its network is a {foreign[0]}, and a file of weights may only name networks of "
             "mvrec.models, because code of others would run: load the checkpoint of its run instead"
         )
-    return copy.deepcopy(node)
+    return renewed(node)
 
 
 def foreign_classes(node: Any) -> list[str]:

@@ -1,6 +1,5 @@
 """Files of weights: reads them without running anything in them, and finds the network among what else they hold."""
 
-import copy
 import os
 import pickle
 import re
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mvrec.class_paths import renewed
 from mvrec.errors import UserError
 from mvrec.files import at_home, stand_in
 
@@ -99,7 +99,7 @@ class StoredWeights:
 
     def _settings(self, key: str) -> dict[str, Any]:
         settings = self.content.get(key)
-        return copy.deepcopy(settings) if self.is_checkpoint and isinstance(settings, dict) else {}
+        return renewed(settings) if self.is_checkpoint and isinstance(settings, dict) else {}
 
 
 Stamp = tuple[Path, int, int, int]  # a file in the state in which it was read
