@@ -23,11 +23,11 @@ from decode import FPS, available_peers, machine_line, naive_pyav, now, plain_de
 from mvrec.data.listing.index import Sample
 from mvrec.data.loading.clips import eval_frames
 from mvrec.data.video.opening import open_video
-from mvrec.data.views.protocol import Protocol, Views
+from mvrec.data.views.protocol import ClipProtocol, Views
 from mvrec.data.views.sampling import Window, frame_window
 
 SECONDS = 10
-PROTOCOL = Protocol(views=Views(num_clips=10, num_crops=3))
+PROTOCOL = ClipProtocol(views=Views(num_clips=10, num_crops=3))
 CROPS = PROTOCOL.views.num_crops
 GOALS = {"decord": 6.0, "torchcodec exact": 1.4}
 FILES = {

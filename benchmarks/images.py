@@ -23,7 +23,8 @@ import torchvision
 from PIL import Image
 
 from mvrec.data.loading.images import read_image
-from mvrec.data.views.transforms import Augment, crop_and_resize, random_crop_box
+from mvrec.data.views.geometry import random_crop_box
+from mvrec.data.views.transforms import Augment, crop_and_resize
 
 SIZE = 224
 AUGMENT = Augment(interpolation="bicubic")

@@ -48,9 +48,11 @@ from mvrec.data.listing.index import Sample, SampleIndex
 from mvrec.data.loading.clips import TrainClips
 from mvrec.data.loading.step_times import stage
 from mvrec.data.video.opening import open_video
+from mvrec.data.views.geometry import random_crop_box
 from mvrec.data.views.rand_augment import MAX_MAGNITUDE, OPERATIONS, RandAugment
 from mvrec.data.views.sampling import ClipSpec, Window, frame_indices
-from mvrec.data.views.transforms import Augment, Normalisation, RandomErasing, erase, random_crop_box
+from mvrec.data.views.targets import NoTarget
+from mvrec.data.views.transforms import Augment, Normalisation, RandomErasing, erase
 from mvrec.seeds import derive_seed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,7 +127,8 @@ def mvrec_worker(clip: Clip, settings: Settings) -> Result:
     sample = Sample(clip.path, 0, clip.start / FPS, (clip.start + span) / FPS)
     data = TrainClips(EMPTY, settings.clip, settings.size, settings.augment, repeats=len(clip.seeds))
     stage.start()
-    return Result(data.views(sample, seeds=clip.seeds, rng=random.Random(0)), stage.seconds["decode"])
+    frames = data.frames(sample, random.Random(0))
+    return Result(data.views(frames, NoTarget(), clip.seeds)[0], stage.seconds["decode"])
 
 
 def mvrec_device(clip: Clip, settings: Settings) -> Result:

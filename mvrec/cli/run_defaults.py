@@ -124,8 +124,8 @@ def expand_evaluation(arguments: Sequence[str], given: Sequence[Entry], defaults
         return arguments
     chosen = preset(entry.value, where=entry.where)
     kind = _kind_of_data(given, data)
-    if kind is not None and kind != chosen.noun:
-        raise UserError(f"{entry.where}: {entry.value} is a protocol for {chosen.noun}s, the data are {kind}s")
+    if kind is not None and kind != chosen.kind.noun:
+        raise UserError(f"{entry.where}: {entry.value} is a protocol for {chosen.kind.noun}s, the data are {kind}s")
     named = last_value(given, "data.size")
     size = int(named.value) if named is not None else data.get("init_args", {}).get("size", 224)
     return _with_flags(arguments, list(_as_flags("--data", chosen.settings(size))))

@@ -58,7 +58,7 @@ def report(data: RecognitionData, *, num_samples: int, device_rate: float | None
     Raises:
         UserError: Not one file could be read.
     """
-    noun = "clip" if len(data.clip_shape) == 4 else "image"
+    noun = data.val_protocol.view_noun
     loader = data.train_dataloader()
     num_samples = min(num_samples, len(data.index("train")) * 4)
     yield f"{data.root}: {len(data.index('train'))} training {data.kind.noun}s, {data.batch_size} per batch"

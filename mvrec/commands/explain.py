@@ -15,9 +15,10 @@ from mvrec.data.listing.index import Sample
 from mvrec.data.loading.clips import clip_views, timed_frames
 from mvrec.data.loading.guarded_files import open_video, read_image
 from mvrec.data.loading.images import protocol_view
-from mvrec.data.views.protocol import ImageProtocol, Protocol
+from mvrec.data.views.geometry import Geometry
+from mvrec.data.views.protocol import ClipProtocol, ImageProtocol
 from mvrec.data.views.timeline import timeline_of
-from mvrec.data.views.transforms import Box, crop_and_resize, short_side_size, spatial_crops
+from mvrec.data.views.transforms import views_of
 from mvrec.errors import DecodeError, UserError, nearest
 from mvrec.files import at_home, shown
 from mvrec.inference.heat import METHODS, default_method, heat_map
@@ -180,12 +181,13 @@ def seen_by(recogniser: Recogniser, file: Path | Sample, *, clip: int | None = N
         _chosen("clip", clip, 1)
         _chosen("crop", crop, 1)
         image = read_image(sample.path, upright=protocol.upright)
-        frames, boxes = _scaled(image[None], protocol.short_side, protocol.size, 1, protocol.interpolation)
-        return Seen(protocol_view(image, protocol), frames, boxes[0], 1.0, "the image")
+        frames, box = _scaled(image[None], protocol.geometries(*image.shape[:2])[0])
+        return Seen(protocol_view(image, protocol), frames, box, 1.0, "the image")
+    assert isinstance(protocol, ClipProtocol)
     return _clip_seen(protocol, sample, clip=clip, crop=crop)
 
 
-def _clip_seen(protocol: Protocol, sample: Sample, *, clip: int | None, crop: int | None) -> Seen:
+def _clip_seen(protocol: ClipProtocol, sample: Sample, *, clip: int | None, crop: int | None) -> Seen:
     views = protocol.views
     protocol = replace(protocol, views=replace(views, frame_order="natural"))  # a control has no say in what is shown
     clip, crop = _chosen("clip", clip, views.num_clips), _chosen("crop", crop, views.num_crops)
@@ -193,15 +195,13 @@ def _clip_seen(protocol: Protocol, sample: Sample, *, clip: int | None, crop: in
         times = timeline_of(video)
         chosen = timed_frames(sample, times, protocol)[clip]
         pixels = video.frames(chosen.tolist())
-    frames, boxes = _scaled(
-        pixels, views.short_side, protocol.size, views.num_crops, views.interpolation, antialias=views.antialias
-    )
+    frames, box = _scaled(pixels, protocol.geometries(*pixels.shape[1:3])[crop])
     view = clip_views(pixels, protocol)[crop].transpose(0, 1)[None]  # (1, C, T, H, W)
     ends = torch.stack([chosen.min(), chosen.max()])
     (start, last), end = times.start_of(ends), times.end_of(ends)[1]
     step = max(last - start, 1 / times.fps) / max(len(chosen) - 1, 1)  # seconds from one frame of the clip to the next
     where = f"clip {clip} of {views.num_clips} ({start:.2f} s to {end:.2f} s), crop {crop} of {views.num_crops}"
-    return Seen(view, frames, boxes[crop], min(1 / step, MAX_FPS), where)
+    return Seen(view, frames, box, min(1 / step, MAX_FPS), where)
 
 
 def _chosen(noun: str, number: int | None, count: int) -> int:
@@ -212,14 +212,11 @@ def _chosen(noun: str, number: int | None, count: int) -> int:
     return number
 
 
-def _scaled(
-    frames: Pixels, short_side: int, size: int, num_crops: int, interpolation: str, *, antialias: bool = True
-) -> tuple[Pixels, list[Crop]]:
-    """Whole frames (T, H', W', 3) scaled as a protocol does it, and its crops in them, to the pixel or nearly so."""
-    height, width = frames.shape[1:3]
-    scaled = short_side_size(height, width, short_side)
-    whole = crop_and_resize(frames, Box(0, 0, height, width), scaled, interpolation=interpolation, antialias=antialias)
-    return whole.permute(0, 2, 3, 1).numpy(), [Crop(*box) for box in spatial_crops(*scaled, size, num_crops)]
+def _scaled(frames: Pixels, geometry: Geometry) -> tuple[Pixels, Crop]:
+    """Whole frames (T, H', W', 3) scaled as for a view, and where in them the view lies."""
+    assert geometry.crop is not None
+    whole = views_of(frames, [replace(geometry, crop=None)])[0]
+    return whole.permute(0, 2, 3, 1).numpy(), Crop(*geometry.crop)
 
 
 def _write(path: Path, seen: Seen, heat: Tensor, *, full_frame: bool, about: str) -> None:

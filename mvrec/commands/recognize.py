@@ -13,7 +13,6 @@ from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
 from mvrec.data.video.stream import Stream, is_stream
 from mvrec.data.video.video import Decoder
 from mvrec.data.views.presets import PRESETS, preset
-from mvrec.data.views.protocol import Protocol
 from mvrec.errors import UserError
 from mvrec.files import at_home, atomic_path, json_text
 from mvrec.inference.reading import add_limits, start_readers
@@ -134,7 +133,7 @@ def _of_stream(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[
 
 def _clip_seconds(protocol: Any) -> float:
     """The length of a clip, which a window of a stream has unless another is asked for."""
-    if not isinstance(protocol, Protocol):
+    if not protocol.is_video:
         return 1.0
     clip = protocol.clip
     if clip.sampling == "segments":

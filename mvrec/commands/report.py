@@ -5,7 +5,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from mvrec.data.views.protocol import ImageProtocol, Protocol, protocol_of
+from mvrec.data.views.protocol import Protocol, protocol_of
 from mvrec.errors import DecodeError, UserError
 from mvrec.files import at_home, write_atomically
 from mvrec.inference.thumbnails import find_file, thumbnails
@@ -75,7 +75,7 @@ def _panels(results: RunResults) -> list[Panel]:
 def _pictures(results: RunResults, root: Path | None) -> Thumbnails:
     """What gives the pictures of a file, and the protocol's text for the score where the test did not write one."""
     recorded = mapping(results.score.get("protocol")) or mapping(results.data.get("protocol"))
-    protocol: Protocol | ImageProtocol | None = None
+    protocol: Protocol | None = None
     try:
         protocol = protocol_of(recorded) if recorded else None
     except ValueError as error:

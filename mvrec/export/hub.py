@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from mvrec import __version__
-from mvrec.data.views.protocol import ImageProtocol, Protocol
+from mvrec.data.views.protocol import Protocol
 from mvrec.errors import UserError, need
 from mvrec.export.model_card import card_of, check_portable, save_weights
 from mvrec.files import at_home, atomic_path, json_text, shown
@@ -73,7 +73,7 @@ def from_pretrained(
     force_download: bool = False,
     local_files_only: bool = False,
     classes: str | None = None,
-    protocol: Protocol | ImageProtocol | None = None,
+    protocol: Protocol | None = None,
     device: str | torch.device = "auto",
 ) -> Recogniser:
     """Load a network from a folder, or from the Hub.

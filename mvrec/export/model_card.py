@@ -99,9 +99,7 @@ def card_of(recogniser: Recogniser) -> dict[str, Any]:
 
 def input_shape(recogniser: Recogniser) -> tuple[int, ...]:
     """(C, T, H, W) or (C, H, W) of the views that the protocol makes, which is what the network is fed."""
-    protocol, channels = recogniser.protocol, recogniser.backbone.input_shape[0]
-    frames = (protocol.clip.num_frames,) if recogniser.is_video else ()  # type: ignore[union-attr]
-    return (channels, *frames, protocol.size, protocol.size)
+    return (recogniser.backbone.input_shape[0], *recogniser.protocol.view_shape[1:])
 
 
 def save_weights(path: Path, network: Backbone, card: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from mvrec.data.listing.index import Sample
 from mvrec.data.loading.clips import clip_views, timed_frames
 from mvrec.data.loading.guarded_files import open_video
 from mvrec.data.video.video import Video, check_is_file_with_content
-from mvrec.data.views.protocol import Protocol
+from mvrec.data.views.protocol import ClipProtocol
 from mvrec.data.views.timeline import timeline_of
 from mvrec.data.views.windows import windows
 from mvrec.errors import UserError
@@ -110,7 +110,7 @@ class Clips:
     end_seconds: list[float]
 
 
-def clips_of(file: Path | Sample, video: Video, protocol: Protocol, wanted: Wanted) -> Clips:
+def clips_of(file: Path | Sample, video: Video, protocol: ClipProtocol, wanted: Wanted) -> Clips:
     """The clips of the protocol, or of every window the one in its middle.
 
     Args:
@@ -205,8 +205,7 @@ def extract(
     """
     sample = as_sample(file)
     record: dict[str, Any] = {"source": _identity(sample), "settings": settings}
-    if recogniser.is_video:
-        assert isinstance(recogniser.protocol, Protocol)
+    if isinstance(recogniser.protocol, ClipProtocol):
         with open_video(sample.path) as video:
             clips = clips_of(sample, video, recogniser.protocol, wanted)
             crops = recogniser.protocol.views.num_crops
@@ -221,7 +220,7 @@ def extract(
     return _write(stem, form, record, 1, _rows(recogniser, views, wanted, views_per_forward))
 
 
-def _views(video: Video, clips: Clips, protocol: Protocol) -> Iterator[Tensor]:
+def _views(video: Video, clips: Clips, protocol: ClipProtocol) -> Iterator[Tensor]:
     """View after view, uint8 (C, T, H, W), decoded clip by clip."""
     for chosen in clips.frames:
         yield from clip_views(video.frames(chosen.tolist()), protocol).transpose(1, 2)

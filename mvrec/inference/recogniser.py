@@ -14,11 +14,9 @@ from mvrec.class_paths import reason
 from mvrec.data.listing.archive import ArchiveMember
 from mvrec.data.listing.class_names import known_class_names
 from mvrec.data.listing.index import Sample
-from mvrec.data.loading.clips import video_views
-from mvrec.data.loading.guarded_files import open_video, read_image
-from mvrec.data.loading.images import protocol_view
+from mvrec.data.loading.file_views import file_views
 from mvrec.data.video.video import Decoder
-from mvrec.data.views.protocol import ImageProtocol, Protocol, protocol_of
+from mvrec.data.views.protocol import Protocol, kind_of, protocol_of
 from mvrec.errors import UserError
 from mvrec.inference.hub_files import local_path
 from mvrec.models.backbone import Backbone
@@ -47,7 +45,7 @@ class Recogniser:
 
     backbone: Backbone
     class_names: tuple[str, ...]
-    protocol: Protocol | ImageProtocol
+    protocol: Protocol
     multi_label: bool
     source: Path
 
@@ -59,7 +57,7 @@ class Recogniser:
     @property
     def is_video(self) -> bool:
         """Whether it takes clips (B, C, T, H, W); else images (B, C, H, W)."""
-        return isinstance(self.protocol, Protocol)
+        return self.protocol.is_video
 
     def views(
         self,
@@ -83,12 +81,9 @@ class Recogniser:
         Raises:
             DecodeError: The file cannot be read.
         """
-        if isinstance(self.protocol, ImageProtocol):
-            return protocol_view(read_image(path, upright=self.protocol.upright), self.protocol)
-        sample = Sample(path, 0, start_seconds, end_seconds)
-        return video_views(sample, self.protocol, decoder=decoder, opener=open_video).transpose(1, 2)
+        return file_views(Sample(path, 0, start_seconds, end_seconds), self.protocol, decoder=decoder)
 
-    def under(self, protocol: Protocol | ImageProtocol) -> "Recogniser":
+    def under(self, protocol: Protocol) -> "Recogniser":
         """The same network under another protocol."""
         return replace(self, protocol=protocol)
 
@@ -145,7 +140,7 @@ def load_recogniser(
     path: str | Path,
     *,
     classes: str | None = None,
-    protocol: Protocol | ImageProtocol | None = None,
+    protocol: Protocol | None = None,
     device: str | torch.device = "auto",
     where: str = "--ckpt",
 ) -> Recogniser:
@@ -219,24 +214,11 @@ def _class_names(saved: Sequence[str] | None, wanted: str | None, count: int, pa
     return names
 
 
-def _protocol(saved: dict[str, Any] | None, settings: dict[str, Any], path: Path) -> Protocol | ImageProtocol:
+def _protocol(saved: dict[str, Any] | None, settings: dict[str, Any], path: Path) -> Protocol:
     """The protocol of a checkpoint, or that of published weights from the arguments of a data module."""
     if saved is not None:
         try:
             return protocol_of(saved)
         except ValueError as error:
             raise UserError(f"{path}: {error}") from None
-    shared = {"size": settings["size"], "normalisation": settings["normalisation"]}
-    if "clip" in settings:
-        aggregation = "mean of softmax"
-        return protocol_of(
-            {**shared, "clip": settings["clip"], "views": settings["test_views"], "aggregation": aggregation}
-        )
-    return protocol_of(
-        {
-            **shared,
-            "short_side": int(settings["size"] / settings["crop_fraction"]),
-            "interpolation": settings["interpolation"],
-            "upright": True,
-        }
-    )
+    return kind_of(settings).of_settings(settings)

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from mvrec.data.listing.index import Sample
-from mvrec.data.loading.clips import clip_views, timed_frames, views_of_clips
+from mvrec.data.loading.clips import timed_frames, views_of_clips
 from mvrec.data.loading.guarded_files import open_video
-from mvrec.data.loading.images import protocol_view
 from mvrec.data.video.stream import Stream
 from mvrec.data.video.video import Decoder, Video
-from mvrec.data.views.protocol import ImageProtocol, Protocol
+from mvrec.data.views.protocol import ClipProtocol, Protocol
 from mvrec.data.views.timeline import Timeline, timeline, timeline_of
+from mvrec.data.views.transforms import views_of
 from mvrec.data.views.windows import windows
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.recogniser import Recogniser
@@ -136,7 +136,7 @@ def _parts(
     """The parts of a file, one after the other, so that memory does not grow with its length."""
     protocol, source = recogniser.protocol, str(sample.path)
     try:
-        if isinstance(protocol, ImageProtocol):
+        if not isinstance(protocol, ClipProtocol):  # nothing that lasts
             views = recogniser.views(sample.path)
             yield Part(source, None, None, views, _even(len(views)))
             return
@@ -155,7 +155,7 @@ def _parts(
         yield Recognition(source, sample.start_seconds, sample.end_seconds, None, error.cause)
 
 
-def _part(sample: Sample, video: Video, times: Timeline, protocol: Protocol, start: float, end: float) -> Part:
+def _part(sample: Sample, video: Video, times: Timeline, protocol: ClipProtocol, start: float, end: float) -> Part:
     chosen = timed_frames(sample, times, protocol)  # (clips, T)
     # In a window no longer than a clip all clips are the same one.
     rows, counts = torch.unique(chosen, dim=0, return_counts=True)
@@ -232,16 +232,14 @@ def recognise_stream(
         raise cut
 
 
-def _view(frame: npt.NDArray[np.uint8], protocol: Protocol | ImageProtocol) -> Tensor:
+def _view(frame: npt.NDArray[np.uint8], protocol: Protocol) -> Tensor:
     """Crops of a frame of a stream, uint8 (crops, C, size, size)."""
-    if isinstance(protocol, ImageProtocol):
-        return protocol_view(frame, protocol)
-    return clip_views(frame[None], protocol)[:, 0]
+    return views_of(frame[None], protocol.geometries(*frame.shape[:2]))[:, 0]
 
 
-def _part_of_stream(source: str, frames: Sequence[tuple[float, Tensor]], protocol: Protocol | ImageProtocol) -> Part:
+def _part_of_stream(source: str, frames: Sequence[tuple[float, Tensor]], protocol: Protocol) -> Part:
     start, end = frames[0][0], frames[-1][0]
-    if isinstance(protocol, ImageProtocol):
+    if not isinstance(protocol, ClipProtocol):
         return Part(source, end, end, frames[-1][1], _even(1))
     fps = (len(frames) - 1) / (end - start) if end > start else 1.0
     times = np.array([seconds - start for seconds, _ in frames])

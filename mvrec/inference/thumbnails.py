@@ -1,7 +1,6 @@
 """What a network saw of a file, as small JPEGs."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,10 +11,8 @@ from torch.nn import functional as F
 
 from mvrec.data.listing.archive import ArchiveMember, read_tar_listing
 from mvrec.data.listing.index import Sample
-from mvrec.data.loading.clips import video_views
-from mvrec.data.loading.guarded_files import open_video, read_image
-from mvrec.data.loading.images import protocol_view
-from mvrec.data.views.protocol import ImageProtocol, Protocol
+from mvrec.data.loading.file_views import file_views
+from mvrec.data.views.protocol import Protocol
 from mvrec.errors import DecodeError, UserError
 
 JPEG_QUALITY = 82
@@ -23,7 +20,7 @@ JPEG_QUALITY = 82
 
 def thumbnails(
     path: Path | ArchiveMember,
-    protocol: Protocol | ImageProtocol,
+    protocol: Protocol,
     *,
     span: tuple[float | None, float | None] = (None, None),
     frames: int = 4,
@@ -44,13 +41,10 @@ def thumbnails(
     Raises:
         DecodeError: The file cannot be read.
     """
-    if isinstance(protocol, ImageProtocol):
-        view = protocol_view(read_image(path, upright=protocol.upright), protocol)  # (1, C, h, w)
-    else:
-        one = replace(protocol, views=replace(protocol.views, num_clips=1, num_crops=1))
-        view = video_views(Sample(path, 0, *span), one, opener=open_video)[0]  # (T, C, h, w)
-        count = min(frames, len(view))
-        view = view[[(2 * place + 1) * len(view) // (2 * count) for place in range(count)]]
+    view = file_views(Sample(path, 0, *span), protocol.central())[0]  # (C, T, h, w) or (C, h, w)
+    view = view.transpose(0, 1) if protocol.is_video else view[None]  # (T, C, h, w)
+    count = min(frames, len(view))
+    view = view[[(2 * place + 1) * len(view) // (2 * count) for place in range(count)]]
     return [_jpeg(picture) for picture in _small(view, pixels)]
 
 

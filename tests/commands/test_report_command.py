@@ -15,7 +15,7 @@ from PIL import Image
 from video_files import read_number, write_video
 
 from mvrec.commands.report import main
-from mvrec.data.views.protocol import ImageProtocol, Protocol, Views
+from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Views
 from mvrec.data.views.sampling import ClipSpec
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.thumbnails import find_file, thumbnails
@@ -207,7 +207,7 @@ def test_pictures_are_as_players_show_them(tmp_path, kind):
             stream.set_display_matrix([-65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
             container.mux(stream.encode())
-        protocol = Protocol(ClipSpec(num_frames=1), Views(num_clips=1, short_side=64), size=64)
+        protocol = ClipProtocol(ClipSpec(num_frames=1), Views(num_clips=1, short_side=64), size=64)
     (content,) = thumbnails(path, protocol)
     picture = np.asarray(Image.open(io.BytesIO(content)))
     assert picture[:, :28].mean() > 230
@@ -220,7 +220,7 @@ def test_the_part_that_was_scored_is_shown(tmp_path):
     columns = "path,label,class_1,probability_1,views,error,start_seconds,end_seconds"
     listed.write_text(f"{columns}\n{path},walk,run,0.9,1,,2.000,3.000\n")
     (row,) = read_predictions(listed)
-    protocol = Protocol(ClipSpec(num_frames=1), Views(num_clips=1, short_side=64), size=64)
+    protocol = ClipProtocol(ClipSpec(num_frames=1), Views(num_clips=1, short_side=64), size=64)
     (content,) = thumbnails(path, protocol, span=row.span)
     assert 60 <= read_number(np.asarray(Image.open(io.BytesIO(content)))) < 90
     assert "from 2 s to 3 s" in mistakes_section([row], 1, "videos", lambda row: [content])

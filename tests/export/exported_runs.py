@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mvrec.data.views.protocol import ImageProtocol, Protocol, Views
+from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Views
 from mvrec.data.views.sampling import ClipSpec
 from mvrec.inference.recogniser import _built
 
@@ -52,7 +52,7 @@ def network_node(kind: str, *, size: int = 32) -> dict[str, Any]:
     return {"class_path": f"mvrec.models.{name}", "init_args": {**arguments, **shared}}
 
 
-def protocol_for(node: dict[str, Any], **changes: Any) -> Protocol | ImageProtocol:
+def protocol_for(node: dict[str, Any], **changes: Any) -> ClipProtocol | ImageProtocol:
     """A protocol whose views fit the network."""
     arguments = node["init_args"]
     size = arguments.get("image_size", 32)
@@ -60,7 +60,7 @@ def protocol_for(node: dict[str, Any], **changes: Any) -> Protocol | ImageProtoc
         return ImageProtocol(**{"size": size, "short_side": size * 9 // 8, **changes})
     views = Views(num_clips=2, num_crops=1, short_side=size * 9 // 8)
     clip = ClipSpec(num_frames=arguments["num_frames"], stride_frames=3, target_fps=30)
-    return Protocol(**{"clip": clip, "views": views, "size": size, **changes})
+    return ClipProtocol(**{"clip": clip, "views": views, "size": size, **changes})
 
 
 def save_run(
@@ -69,7 +69,7 @@ def save_run(
     *,
     names: list[str] | None = None,
     multi_label: bool = False,
-    protocol: Protocol | ImageProtocol | None = None,
+    protocol: ClipProtocol | ImageProtocol | None = None,
 ) -> Path:
     """Write what `mvrec fit` would write of a run with this network; returns the path."""
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from video_files import read_numbers, truncate, write_video
 
 from mvrec.data.video.opening import open_video
-from mvrec.data.views.protocol import ImageProtocol, Protocol, Views
+from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Views
 from mvrec.data.views.sampling import ClipSpec
 from mvrec.data.views.windows import windows
 from mvrec.errors import DecodeError, UserError
@@ -32,7 +32,7 @@ SETTINGS = {"any": "settings"}
 def video_recogniser(tmp_path, *, clip=None, **views):
     torch.manual_seed(0)
     model = MViT(num_classes=3, num_frames=4, image_size=32, embed_dim=8, depth=2, dim_mults={1: 2}, q_strides={1: 2})
-    protocol = Protocol(
+    protocol = ClipProtocol(
         clip=clip or ClipSpec(num_frames=4, stride_frames=2, target_fps=None),
         views=Views(**{"num_clips": 3, "num_crops": 3, "short_side": 32} | views),
         size=32,

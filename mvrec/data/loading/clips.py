@@ -4,17 +4,19 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mvrec.data.listing.index import Sample, SampleIndex
-from mvrec.data.loading.samples import EvalSamples, TrainSamples
+from mvrec.data.loading.samples import EvalSamples, FileViews, TrainSamples
 from mvrec.data.loading.step_times import stage
 from mvrec.data.video.opening import open_video
 from mvrec.data.video.video import Decoder, Video
-from mvrec.data.views.protocol import FrameOrder, Protocol
+from mvrec.data.views.geometry import Geometry
+from mvrec.data.views.protocol import ClipProtocol, FrameOrder
 from mvrec.data.views.sampling import (
     ClipSpec,
     ClipTooLongError,
@@ -26,7 +28,7 @@ from mvrec.data.views.sampling import (
     uniform_clips,
 )
 from mvrec.data.views.timeline import Timeline, timeline_of
-from mvrec.data.views.transforms import Augment, eval_views, train_view
+from mvrec.data.views.transforms import Augment, views_of
 from mvrec.errors import DecodeError
 from mvrec.seeds import derive_seed
 
@@ -52,14 +54,13 @@ class TrainClips(TrainSamples):
     repeats: int = 1
     decoder: Decoder = "auto"
     seed: int = 0
+    is_video: ClassVar[bool] = True
 
-    def views(self, sample: Sample, *, seeds: tuple[int, ...], rng: random.Random) -> Tensor:
-        """One clip, augmented once per seed: uint8 (V, T, C, size, size)."""
+    def frames(self, sample: Sample, rng: random.Random) -> np.ndarray:
+        """One clip: uint8 (T, H, W, C)."""
         with stage("decode"), open_video(sample.path, decoder=self.decoder) as video:
             chosen = _random_frames(sample, timeline_of(video), self.clip, rng)
-            frames = video.frames(chosen.tolist())
-        with stage("transform"):
-            return torch.stack([train_view(frames, size=self.size, augment=self.augment, seed=seed) for seed in seeds])
+            return video.frames(chosen.tolist())
 
 
 @dataclass(frozen=True)
@@ -73,23 +74,23 @@ class EvalClips(EvalSamples):
     """
 
     index: SampleIndex
-    protocol: Protocol
+    protocol: ClipProtocol
     decoder: Decoder = "auto"
 
-    def views(self, sample: Sample, number: int, *, wanted: Sequence[int] | None = None) -> Tensor:
+    def views(self, sample: Sample, number: int, *, wanted: Sequence[int] | None = None) -> FileViews:
         """See `video_views`."""
         return video_views(sample, self.protocol, decoder=self.decoder, number=number, wanted=wanted)
 
 
 def video_views(
     sample: Sample,
-    protocol: Protocol,
+    protocol: ClipProtocol,
     *,
     decoder: Decoder = "auto",
     number: int = 0,
     wanted: Sequence[int] | None = None,
     opener: Callable[..., Video] | None = None,
-) -> Tensor:
+) -> FileViews:
     """The views of one video that a protocol scores, clip by clip and crop by crop, decoded in one pass.
 
     Args:
@@ -111,13 +112,13 @@ def video_views(
         crops = protocol.views.num_crops
         numbers = range(crops * len(chosen)) if wanted is None else wanted
         clips = sorted({view // crops for view in numbers})
-        whole = views_of_clips(video, chosen[clips], protocol, number=number)
-    if len(whole) == len(numbers):
-        return whole
-    return whole[[clips.index(view // crops) * crops + view % crops for view in numbers]]
+        pixels, geometries = _views_of_clips(video, chosen[clips], protocol, number=number)
+    if len(pixels) != len(numbers):
+        pixels = pixels[[clips.index(view // crops) * crops + view % crops for view in numbers]]
+    return FileViews(pixels, tuple(geometries[view % crops] for view in numbers))
 
 
-def views_of_clips(video: Video, chosen: Tensor, protocol: Protocol, *, number: int = 0) -> Tensor:
+def views_of_clips(video: Video, chosen: Tensor, protocol: ClipProtocol, *, number: int = 0) -> Tensor:
     """The crops of clips whose frames are chosen, each frame decoded once.
 
     Args:
@@ -132,12 +133,20 @@ def views_of_clips(video: Video, chosen: Tensor, protocol: Protocol, *, number: 
     Raises:
         DecodeError: The file is damaged.
     """
+    return _views_of_clips(video, chosen, protocol, number=number)[0]
+
+
+def _views_of_clips(
+    video: Video, chosen: Tensor, protocol: ClipProtocol, *, number: int
+) -> tuple[Tensor, list[Geometry]]:
+    """The same, and the geometry of each crop."""
     needed, place = torch.unique(chosen, return_inverse=True)
     frames = video.frames(needed.tolist())
-    return torch.cat([clip_views(frames[row.numpy()], protocol, number=number) for row in place])
+    views = torch.cat([clip_views(frames[row.numpy()], protocol, number=number) for row in place])
+    return views, protocol.geometries(*frames.shape[1:3])
 
 
-def clip_views(frames: np.ndarray, protocol: Protocol, *, number: int = 0) -> Tensor:
+def clip_views(frames: np.ndarray, protocol: ClipProtocol, *, number: int = 0) -> Tensor:
     """The crops of one clip that a protocol scores.
 
     Args:
@@ -148,16 +157,7 @@ def clip_views(frames: np.ndarray, protocol: Protocol, *, number: int = 0) -> Te
     Returns:
         uint8 (crops, T, C, size, size).
     """
-    views = protocol.views
-    return eval_views(
-        _in_order(frames, views.frame_order, number),
-        short_side=views.short_side,
-        size=protocol.size,
-        num_crops=views.num_crops,
-        interpolation=views.interpolation,
-        antialias=views.antialias,
-        rounding=views.rounding,
-    )
+    return views_of(_in_order(frames, protocol.views.frame_order, number), protocol.geometries(*frames.shape[1:3]))
 
 
 def _random_frames(sample: Sample, timeline: Timeline, clip: ClipSpec, rng: random.Random) -> Tensor:
@@ -173,7 +173,7 @@ def _random_frames(sample: Sample, timeline: Timeline, clip: ClipSpec, rng: rand
     return chosen if shown is None else shown[chosen]
 
 
-def timed_frames(sample: Sample, timeline: Timeline, protocol: Protocol) -> Tensor:
+def timed_frames(sample: Sample, timeline: Timeline, protocol: ClipProtocol) -> Tensor:
     """Frame numbers (clips, T) of the clips of a row's span that are scored.
 
     Raises:
@@ -186,7 +186,7 @@ def timed_frames(sample: Sample, timeline: Timeline, protocol: Protocol) -> Tens
     return chosen if shown is None else shown[chosen]
 
 
-def eval_frames(sample: Sample, fps: float, window: Window, protocol: Protocol) -> Tensor:
+def eval_frames(sample: Sample, fps: float, window: Window, protocol: ClipProtocol) -> Tensor:
     """Frame numbers (clips, T) of the clips that are scored, in a video of constant rate."""
     clip, views = protocol.clip, protocol.views
     with _too_short_is_bad(sample):

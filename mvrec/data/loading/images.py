@@ -13,21 +13,21 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from mvrec.data.listing.archive import ArchiveMember, FilePath
 from mvrec.data.listing.index import Sample, SampleIndex
-from mvrec.data.loading.samples import EvalSamples, TrainSamples
+from mvrec.data.loading.samples import EvalSamples, FileViews, TrainSamples
 from mvrec.data.loading.step_times import stage
 from mvrec.data.video.video import check_is_file_with_content
 from mvrec.data.views.protocol import ImageProtocol
-from mvrec.data.views.transforms import Augment, image_view, train_view
+from mvrec.data.views.transforms import Augment, views_of
 from mvrec.errors import DecodeError
 
 _PHOTOMETRIC = 262  # TIFF's tag of what the values mean
@@ -151,14 +151,12 @@ class TrainImages(TrainSamples):
     repeats: int = 1
     seed: int = 0
     upright: bool = False
+    is_video: ClassVar[bool] = False
 
-    def views(self, sample: Sample, *, seeds: tuple[int, ...], rng: random.Random) -> Tensor:
-        """One image, augmented once per seed: uint8 (V, C, size, size)."""
+    def frames(self, sample: Sample, rng: random.Random) -> np.ndarray:
+        """The image: uint8 (1, H, W, C)."""
         with stage("decode"):
-            frames = read_image(sample.path, upright=self.upright)[None]  # (1, H, W, C)
-        with stage("transform"):
-            views = [train_view(frames, size=self.size, augment=self.augment, seed=seed) for seed in seeds]
-        return torch.cat(views)  # (V, C, size, size): the one frame of each
+            return read_image(sample.path, upright=self.upright)[None]
 
 
 @dataclass(frozen=True)
@@ -173,12 +171,12 @@ class EvalImages(EvalSamples):
     index: SampleIndex
     protocol: ImageProtocol
 
-    def views(self, sample: Sample, number: int, *, wanted: Sequence[int] | None = None) -> Tensor:
-        """uint8 (1, C, size, size)."""
-        return protocol_view(read_image(sample.path, upright=self.protocol.upright), self.protocol)
+    def views(self, sample: Sample, number: int, *, wanted: Sequence[int] | None = None) -> FileViews:
+        """The one view."""
+        image = read_image(sample.path, upright=self.protocol.upright)
+        return FileViews(protocol_view(image, self.protocol), tuple(self.protocol.geometries(*image.shape[:2])))
 
 
 def protocol_view(image: npt.NDArray[np.uint8], protocol: ImageProtocol) -> Tensor:
     """The view of an image (H, W, C) that a protocol scores: uint8 (1, C, size, size)."""
-    view = image_view(image, short_side=protocol.short_side, size=protocol.size, interpolation=protocol.interpolation)
-    return view[None]
+    return views_of(image[None], protocol.geometries(*image.shape[:2]))[:, 0]

@@ -3,14 +3,19 @@
 import random
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mvrec.data.listing.index import Sample, SampleIndex
 from mvrec.data.loading.batch import PADDING_ID, BadSample, Item, SampleKey
+from mvrec.data.loading.step_times import stage
+from mvrec.data.views.geometry import Geometry, choose_geometry
 from mvrec.data.views.targets import NoTarget, Target
-from mvrec.data.views.transforms import pixel_seed
+from mvrec.data.views.transforms import Augment, pixel_seed, train_view
 from mvrec.errors import DecodeError
 from mvrec.machine import machine_fault
 from mvrec.seeds import derive_seed
@@ -32,6 +37,18 @@ reading = _Reading()
 reading.announce = lambda number, path: None
 
 
+class FileViews(NamedTuple):
+    """The views of a file, and how each was cut out of its frames.
+
+    Attributes:
+        pixels: uint8 (V, T, C, H, W), images without T.
+        geometries: One per view.
+    """
+
+    pixels: Tensor
+    geometries: tuple[Geometry, ...]
+
+
 class TrainSamples(Dataset[Item]):
     """Random views of an index, `repeats` of them per file from one decode.
 
@@ -41,17 +58,19 @@ class TrainSamples(Dataset[Item]):
     """
 
     index: SampleIndex
+    size: int
+    augment: Augment
     repeats: int
     seed: int
+    is_video: ClassVar[bool]
 
     @abstractmethod
-    def views(self, sample: Sample, *, seeds: tuple[int, ...], rng: random.Random) -> Tensor:
-        """One random view per pixel seed: uint8 (V, T, C, H, W), images without T.
+    def frames(self, sample: Sample, rng: random.Random) -> np.ndarray:
+        """The frames of which all views are made: uint8 (T, H, W, C), of images T is 1.
 
         Args:
             sample: The file.
-            seeds: One per view; what is random about its pixels follows from it.
-            rng: For what the views share.
+            rng: For what is random about them.
 
         Raises:
             DecodeError: The file cannot be read.
@@ -81,9 +100,21 @@ class TrainSamples(Dataset[Item]):
         repeats = range(self.repeats) if key.repeats is None else key.repeats
         seeds = tuple(derive_seed(self.seed, key.epoch, key.index, "view", repeat) for repeat in repeats)
         rng = random.Random(derive_seed(self.seed, key.epoch, key.index, "clip"))
-        views = self.views(sample, seeds=tuple(pixel_seed(seed) for seed in seeds), rng=rng)
-        targets = (self.index.target(number),) * len(seeds)
+        target, frames = self.index.target(number), self.frames(sample, rng)
+        with stage("transform"):
+            views, targets = self.views(frames, target, [pixel_seed(seed) for seed in seeds])
         return Item(views, targets, number, seeds, view_ids=tuple(repeats))
+
+    def views(self, frames: np.ndarray, target: Target, seeds: Sequence[int]) -> tuple[Tensor, tuple[Target, ...]]:
+        """A view and its target for every pixel seed: uint8 (V, T, C, size, size), images without T."""
+        height, width = frames.shape[1:3]
+        ways = [choose_geometry(height, width, size=self.size, augment=self.augment, seed=seed) for seed in seeds]
+        views = [
+            train_view(frames, way, rand_augment=self.augment.rand_augment, seed=seed)
+            for way, seed in zip(ways, seeds, strict=True)
+        ]
+        pixels = torch.stack(views) if self.is_video else torch.cat(views)  # the one frame of each
+        return pixels, tuple(target.moved(way) for way in ways)
 
 
 class EvalSamples(Dataset[Item]):
@@ -95,8 +126,8 @@ class EvalSamples(Dataset[Item]):
     index: SampleIndex
 
     @abstractmethod
-    def views(self, sample: Sample, number: int, *, wanted: Sequence[int] | None = None) -> Tensor:
-        """The protocol's views of row `number`: uint8 (V, T, C, H, W), images without T.
+    def views(self, sample: Sample, number: int, *, wanted: Sequence[int] | None = None) -> FileViews:
+        """The protocol's views of row `number`.
 
         Args:
             sample: The file.
@@ -117,9 +148,10 @@ class EvalSamples(Dataset[Item]):
         try:
             target = self.index.target(key.index)
             reading.announce(key.index, str(sample.path))
-            views = self.views(sample, key.index, wanted=key.repeats)
+            views, geometries = self.views(sample, key.index, wanted=key.repeats)
         except DecodeError as error:
             bad = BadSample(key.index, str(sample.path), error.cause, stop=machine_fault(error) or "", target=target)
             return Item(None, (target,), sample_id, bad=(bad,) if key.counted else ())
         numbers = tuple(range(len(views)) if key.repeats is None else key.repeats)
-        return Item(views, (target,) * len(views), sample_id, seeds=numbers, view_ids=numbers)
+        targets = tuple(target.moved(geometry) for geometry in geometries)
+        return Item(views, targets, sample_id, seeds=numbers, view_ids=numbers)

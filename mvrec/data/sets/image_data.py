@@ -7,9 +7,10 @@ from mvrec.data.listing.file_kinds import IMAGES, Kind
 from mvrec.data.listing.index import SampleIndex
 from mvrec.data.loading.images import EvalImages, TrainImages
 from mvrec.data.sets.recognition_data import RecognitionData, Split
+from mvrec.data.views.geometry import Interpolation
 from mvrec.data.views.protocol import ImageProtocol
 from mvrec.data.views.rand_augment import RandAugment
-from mvrec.data.views.transforms import IMAGENET_NORMALISATION, Augment, Interpolation, Normalisation
+from mvrec.data.views.transforms import IMAGENET_NORMALISATION, Augment, Normalisation
 from mvrec.errors import UserError
 
 # rand-m9-mstd0.5-inc1, the string that the ImageNet recipes share: two operations where it names no number.
@@ -109,11 +110,6 @@ class ImageData(RecognitionData):
             raise UserError(f"data.crop_fraction must lie in 0..1 and not be 0, got {crop_fraction}")
         self.crop_fraction, self.interpolation = crop_fraction, interpolation
         self._wanted_test_split = test_split
-
-    @property
-    def clip_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images that the model sees."""
-        return 3, self.size, self.size
 
     @property
     def clips_per_step(self) -> int:

@@ -18,7 +18,7 @@ from mvrec.data.loading.batch import ClipBatch
 from mvrec.data.loading.guard import MAX_KILLS
 from mvrec.data.loading.loader import ClipLoader, EvalBatches, TrainBatches, Unwrapped, worker_count
 from mvrec.data.loading.samples import EvalSamples, TrainSamples
-from mvrec.data.views.protocol import ImageProtocol, Protocol
+from mvrec.data.views.protocol import Protocol
 from mvrec.data.views.targets import ClassIndex, NoTarget, Target
 from mvrec.data.views.transforms import Augment, Normalisation, erase, rand_augment_batch
 from mvrec.errors import UserError
@@ -116,11 +116,6 @@ class RecognitionData(L.LightningDataModule):
 
     @property
     @abstractmethod
-    def clip_shape(self) -> tuple[int, ...]:
-        """The shape of what the model sees, without the batch."""
-
-    @property
-    @abstractmethod
     def clips_per_step(self) -> int:
         """Views that this process trains on per step."""
 
@@ -159,20 +154,25 @@ class RecognitionData(L.LightningDataModule):
         """The views of "val" or "test" that are scored."""
 
     @abstractmethod
-    def protocol(self, split: Split) -> Protocol | ImageProtocol:
+    def protocol(self, split: Split) -> Protocol:
         """How the files of "val" or "test" become views."""
 
     # -- what all have ------------------------------------------------------------------------------------------
 
     @property
-    def val_protocol(self) -> Protocol | ImageProtocol:
+    def val_protocol(self) -> Protocol:
         """How files become views while training goes on."""
         return self.protocol("val")
 
     @property
-    def test_protocol(self) -> Protocol | ImageProtocol:
+    def test_protocol(self) -> Protocol:
         """How files become views for `test` and `predict`."""
         return self.protocol("test")
+
+    @property
+    def clip_shape(self) -> tuple[int, ...]:
+        """The shape of what the model sees, without the batch: (C, T, H, W) of clips, (C, H, W) of images."""
+        return self.val_protocol.view_shape
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from mvrec.data.loading.clips import EvalClips, TrainClips
 from mvrec.data.sets.recognition_data import RecognitionData, Split
 from mvrec.data.video.opening import describe_decoder
 from mvrec.data.video.video import Decoder
-from mvrec.data.views.protocol import Protocol, Views
+from mvrec.data.views.protocol import ClipProtocol, Views
 from mvrec.data.views.sampling import ClipSpec
 from mvrec.data.views.targets import MultiHot
 from mvrec.data.views.transforms import Augment, Normalisation
@@ -100,8 +100,8 @@ class VideoData(RecognitionData):
         self.clip, self.decoder = clip, decoder
         self._said_decoder = False
         self._protocols = {
-            "val": Protocol(clip, val_views, size, normalisation),
-            "test": Protocol(clip, test_views, size, normalisation),
+            "val": ClipProtocol(clip, val_views, size, normalisation),
+            "test": ClipProtocol(clip, test_views, size, normalisation),
         }
 
     def setup(self, stage: str) -> None:
@@ -110,11 +110,6 @@ class VideoData(RecognitionData):
         if not self._said_decoder:
             log.info("decoder %s", describe_decoder(self.decoder))
             self._said_decoder = True
-
-    @property
-    def clip_shape(self) -> tuple[int, int, int, int]:
-        """(C, T, H, W) of the clips that the model sees."""
-        return 3, self.clip.num_frames, self.size, self.size
 
     @property
     def clips_per_step(self) -> int:
@@ -131,7 +126,7 @@ class VideoData(RecognitionData):
         """The views of the videos of a split."""
         return EvalClips(self.index(split), self.protocol(split), self.decoder)
 
-    def protocol(self, split: Split) -> Protocol:
+    def protocol(self, split: Split) -> ClipProtocol:
         """How the videos of "val" or "test" become views."""
         protocol = self._protocols[split]
         return replace(protocol, aggregation="mean of sigmoid") if self.target_type is MultiHot else protocol

@@ -4,10 +4,14 @@ A `Geometry` is decided once per view and then applied to the pixels (`mvrec.dat
 (`mvrec.data.views.targets`) alike. It reads no pixel and holds for any number of frames.
 """
 
+import math
+import random
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 Interpolation = Literal["bilinear", "bicubic"]
+TrainInterpolation = Literal["bilinear", "bicubic", "random"]
+Rounding = Literal["slowfast", "torchvision"]
 
 
 class Box(NamedTuple):
@@ -43,3 +47,134 @@ class Geometry:
     def view_size(self) -> tuple[int, int]:
         """(height, width) of the view in pixels."""
         return self.size if self.crop is None else (self.crop.height, self.crop.width)
+
+
+class Cropping(Protocol):
+    """The part of an augmentation that decides about places; see `Augment`."""
+
+    @property
+    def crop_area(self) -> tuple[float, float]:
+        """Least and greatest share of the frame."""
+
+    @property
+    def crop_aspect(self) -> tuple[float, float]:
+        """Least and greatest ratio of width to height."""
+
+    @property
+    def crop_side(self) -> tuple[float, float] | None:
+        """Least and greatest side of a square crop, as a share of the short side."""
+
+    @property
+    def interpolation(self) -> TrainInterpolation:
+        """How crops are scaled."""
+
+    @property
+    def flip_probability(self) -> float:
+        """Chance of a horizontal flip."""
+
+
+def choose_geometry(height: int, width: int, *, size: int, augment: Cropping, seed: int) -> Geometry:
+    """The geometry of a training view.
+
+    Args:
+        height: Pixels of a frame.
+        width: Pixels of a frame.
+        size: Side of the square view in pixels.
+        augment: What to choose from.
+        seed: All random choices follow from it.
+    """
+    rng = random.Random(seed)
+    box = random_crop_box(height, width, augment, rng)
+    choices: tuple[Interpolation, ...] = ("bilinear", "bicubic")
+    interpolation = rng.choice(choices) if augment.interpolation == "random" else augment.interpolation
+    flip = rng.random() < augment.flip_probability
+    return Geometry(box, (size, size), flip=flip, interpolation=interpolation)
+
+
+def random_crop_box(height: int, width: int, augment: Cropping, rng: random.Random) -> Box:
+    """A box of random area and aspect ratio inside a frame (Szegedy et al. 2015), the centre when none fits.
+
+    With `crop_side` a square of random size.
+    """
+    if augment.crop_side is not None:
+        side = max(round(rng.uniform(*augment.crop_side) * min(height, width)), 1)
+        return Box(rng.randint(0, height - side), rng.randint(0, width - side), side, side)
+    low, high = (math.log(aspect) for aspect in augment.crop_aspect)
+    for _ in range(10):
+        area = rng.uniform(*augment.crop_area) * height * width
+        aspect = math.exp(rng.uniform(low, high))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return Box(rng.randint(0, height - h), rng.randint(0, width - w), h, w)
+    aspect = min(max(width / height, augment.crop_aspect[0]), augment.crop_aspect[1])
+    w = min(width, round(height * aspect))
+    h = min(height, round(w / aspect))
+    return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def eval_geometries(
+    height: int,
+    width: int,
+    *,
+    short_side: int,
+    size: int,
+    num_crops: int = 1,
+    interpolation: Interpolation,
+    antialias: bool = True,
+    rounding: Rounding = "slowfast",
+) -> list[Geometry]:
+    """The spatial views that are scored: short side scaled, then cropped.
+
+    Args:
+        height: Pixels of a frame.
+        width: Pixels of a frame.
+        short_side: Pixels of the short side after scaling.
+        size: Side of the square crops in pixels.
+        num_crops: 1 (centre) or 3; with torchvision's rounding 1.
+        interpolation: How frames are scaled.
+        antialias: See `Geometry`.
+        rounding: Whose rounding the long side and the place of the crops follow; they differ by a pixel at most.
+
+    Raises:
+        ValueError: Another number of crops, or a frame smaller than the crop.
+    """
+    if rounding == "torchvision":
+        scaled = _torchvision_short_side(height, width, short_side)
+        crops = [Box(round((scaled[0] - size) / 2), round((scaled[1] - size) / 2), size, size)]
+    else:
+        scaled = short_side_size(height, width, short_side)
+        crops = spatial_crops(*scaled, size, num_crops)
+    whole = Box(0, 0, height, width)
+    return [Geometry(whole, scaled, crop, interpolation=interpolation, antialias=antialias) for crop in crops]
+
+
+def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """(height, width) with the short side given and the long one in proportion, rounded down."""
+    if width < height:
+        return math.floor(height / width * short_side), short_side
+    return short_side, math.floor(width / height * short_side)
+
+
+def spatial_crops(height: int, width: int, size: int, num_crops: int) -> list[Box]:
+    """Square crops for evaluation: the centre one, or three along the long side (left to right, top to bottom).
+
+    Raises:
+        ValueError: Another number of crops, or a frame smaller than the crop.
+    """
+    if min(height, width) < size:
+        raise ValueError(f"a crop of {size} pixels does not fit in frames of {height}x{width}")
+    top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
+    if num_crops == 1:
+        return [Box(top, left, size, size)]
+    if num_crops != 3:
+        raise ValueError(f"crops per clip must be 1 or 3, got {num_crops}")
+    if height > width:
+        return [Box(y, left, size, size) for y in (0, top, height - size)]
+    return [Box(top, x, size, size) for x in (0, left, width - size)]
+
+
+def _torchvision_short_side(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """`short_side_size` with the order of operations, and so the rounding, of torchvision's `resize`."""
+    if width <= height:
+        return int(short_side * height / width), short_side
+    return short_side, int(short_side * width / height)

@@ -5,10 +5,10 @@ standard deviation.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
-from mvrec.data.views.protocol import ImageProtocol, Protocol
+from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Protocol
 from mvrec.errors import UserError, nearest
 
 
@@ -31,9 +31,9 @@ class Preset:
     crop_fraction: float = 0.875
 
     @property
-    def noun(self) -> Literal["video", "image"]:
+    def kind(self) -> type[Protocol]:
         """What it is for."""
-        return "video" if self.views else "image"
+        return ClipProtocol if self.views else ImageProtocol
 
     def settings(self, size: int) -> dict[str, Any]:
         """The arguments of a data module whose crops have `size` pixels."""
@@ -41,22 +41,15 @@ class Preset:
             return {"crop_fraction": self.crop_fraction, "interpolation": "bicubic"}
         return {"clip": dict(self.clip), "test_views": {**self.views, "short_side": size * self.short_side // 224}}
 
-    def applied(self, protocol: Protocol | ImageProtocol) -> Protocol | ImageProtocol:
+    def applied(self, protocol: Protocol) -> Protocol:
         """A protocol with the values of this one.
 
         Raises:
             UserError: It is for images and the protocol for videos, or the other way round.
         """
-        if isinstance(protocol, ImageProtocol) == bool(self.views):
-            other = "images" if isinstance(protocol, ImageProtocol) else "videos"
-            raise UserError(f"this protocol is for {self.noun}s, the network takes {other}")
-        settings = self.settings(protocol.size)
-        if isinstance(protocol, ImageProtocol):
-            short_side = int(protocol.size / self.crop_fraction)
-            return replace(protocol, short_side=short_side, interpolation=settings["interpolation"])
-        clip = replace(protocol.clip, **settings["clip"])
-        # In one step: segments with many clips, which the protocol may have been for, are refused.
-        return replace(protocol, clip=clip, views=replace(protocol.views, **settings["test_views"]))
+        if protocol.kind != self.kind.kind:
+            raise UserError(f"this protocol is for {self.kind.noun}s, the network takes {protocol.noun}s")
+        return protocol.under(self.settings(protocol.size))
 
 
 _SLOWFAST = {"positions": "spread", "interpolation": "bilinear", "antialias": False, "rounding": "slowfast"}

@@ -1,14 +1,18 @@
 """How a file becomes the views that are scored: what a published accuracy cannot be read without.
 
-It stands in this package because it says how data are read; evaluation prints it and checkpoints carry it.
+It stands in this package because it says how data are read; evaluation prints it and checkpoints carry it. There is one
+class per kind of views. Another kind is a subclass of `Protocol` and a line in `KINDS`, and in
+`mvrec.data.loading.file_views` the function that reads a file under it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self
 
+from mvrec.data.views.geometry import Geometry, Interpolation, Rounding, eval_geometries
 from mvrec.data.views.sampling import ClipPositions, ClipSpec
-from mvrec.data.views.transforms import IMAGENET_NORMALISATION, Interpolation, Normalisation, Rounding
+from mvrec.data.views.transforms import IMAGENET_NORMALISATION, Normalisation
 
 FrameOrder = Literal["natural", "reversed", "shuffled"]
 
@@ -46,9 +50,65 @@ class Views:
             raise ValueError(f"torchvision's rounding is for one crop, num_crops must be 1, got {self.num_crops}")
 
 
-@dataclass(frozen=True)
-class Protocol:
+class Protocol(ABC):
     """Everything between a file and a score except the model.
+
+    Attributes:
+        kind: Its name in dictionaries.
+        noun: What a file is.
+        view_noun: What a view is.
+        is_video: Whether views have an axis T.
+        size: Side of a view in pixels.
+        normalisation: Mean and standard deviation.
+    """
+
+    kind: ClassVar[str]
+    noun: ClassVar[str]
+    view_noun: ClassVar[str]
+    is_video: ClassVar[bool]
+    size: int
+    normalisation: Normalisation
+
+    @property
+    @abstractmethod
+    def num_views(self) -> int:
+        """Views per file."""
+
+    @property
+    @abstractmethod
+    def view_shape(self) -> tuple[int, ...]:
+        """(C, T, H, W) or (C, H, W) of a view."""
+
+    @abstractmethod
+    def geometries(self, height: int, width: int) -> list[Geometry]:
+        """The spatial views of frames of so many pixels."""
+
+    @abstractmethod
+    def central(self) -> Self:
+        """The same with one view, the one in the middle."""
+
+    @abstractmethod
+    def under(self, settings: Mapping[str, Any]) -> Self:
+        """The same with the values that some arguments of a data module give it."""
+
+    @classmethod
+    @abstractmethod
+    def of_settings(cls, settings: Mapping[str, Any]) -> "Protocol":
+        """The protocol that a data module has under these arguments."""
+
+    @classmethod
+    @abstractmethod
+    def of_values(cls, values: Mapping[str, Any]) -> "Protocol":
+        """The protocol of what `as_dict` wrote, but for `kind`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, as checkpoints hold it."""
+        return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]  # all subclasses are dataclasses
+
+
+@dataclass(frozen=True)
+class ClipProtocol(Protocol):
+    """Clips of videos.
 
     Attributes:
         clip: Frames of a clip.
@@ -57,6 +117,11 @@ class Protocol:
         normalisation: Mean and standard deviation.
         aggregation: How the views of a video become one score.
     """
+
+    kind: ClassVar[str] = "clips"
+    noun: ClassVar[str] = "video"
+    view_noun: ClassVar[str] = "clip"
+    is_video: ClassVar[bool] = True
 
     clip: ClipSpec = field(default_factory=ClipSpec)
     views: Views = field(default_factory=Views)
@@ -77,6 +142,44 @@ class Protocol:
         """Views per video."""
         return self.views.num_clips * self.views.num_crops
 
+    @property
+    def view_shape(self) -> tuple[int, int, int, int]:
+        """(C, T, H, W) of a view."""
+        return 3, self.clip.num_frames, self.size, self.size
+
+    def geometries(self, height: int, width: int) -> list[Geometry]:
+        """The crops of frames of so many pixels."""
+        views = self.views
+        return eval_geometries(
+            height,
+            width,
+            short_side=views.short_side,
+            size=self.size,
+            num_crops=views.num_crops,
+            interpolation=views.interpolation,
+            antialias=views.antialias,
+            rounding=views.rounding,
+        )
+
+    def central(self) -> Self:
+        """The same with one clip and one crop."""
+        return replace(self, views=replace(self.views, num_clips=1, num_crops=1))
+
+    def under(self, settings: Mapping[str, Any]) -> Self:
+        """The same with these values of `clip` and `test_views`."""
+        clip, views = replace(self.clip, **settings["clip"]), replace(self.views, **settings["test_views"])
+        return replace(self, clip=clip, views=views)  # in one step: segments with many clips are refused
+
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Any]) -> "ClipProtocol":
+        """The protocol that a data module of videos has under these arguments."""
+        return cls.of_values({**_shared(settings), "clip": settings["clip"], "views": settings["test_views"]})
+
+    @classmethod
+    def of_values(cls, values: Mapping[str, Any]) -> "ClipProtocol":
+        """The protocol of what `as_dict` wrote, but for `kind`."""
+        return cls(**{**values, "clip": ClipSpec(**values["clip"]), "views": Views(**values["views"])})
+
     def __str__(self) -> str:
         clip, views = self.clip, self.views
         rate = "own fps" if clip.target_fps is None else f"{clip.target_fps:g} fps"
@@ -90,14 +193,10 @@ class Protocol:
             f"short side {views.short_side}, crop {self.size}, {scaling}, {self.aggregation}{order}"
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists, as checkpoints hold it."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class ImageProtocol:
-    """Everything between an image and a score except the model: short side scaled with antialiasing, centre cropped.
+class ImageProtocol(Protocol):
+    """Images: short side scaled with antialiasing, centre cropped.
 
     Attributes:
         split: Which images are scored. ImageNet's published accuracies are those of "val".
@@ -107,6 +206,11 @@ class ImageProtocol:
         normalisation: Mean and standard deviation.
         upright: Whether the image is turned as its EXIF block asks for; the published accuracies are without.
     """
+
+    kind: ClassVar[str] = "images"
+    noun: ClassVar[str] = "image"
+    view_noun: ClassVar[str] = "image"
+    is_video: ClassVar[bool] = False
 
     split: Literal["val", "test"] = "val"
     short_side: int = 256
@@ -124,28 +228,79 @@ class ImageProtocol:
         """Views per image."""
         return 1
 
+    @property
+    def view_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a view."""
+        return 3, self.size, self.size
+
+    def geometries(self, height: int, width: int) -> list[Geometry]:
+        """The one view; sizes and the centre are rounded as torchvision rounds them."""
+        return eval_geometries(
+            height,
+            width,
+            short_side=self.short_side,
+            size=self.size,
+            interpolation=self.interpolation,
+            rounding="torchvision",
+        )
+
+    def central(self) -> Self:
+        """Itself."""
+        return self
+
+    def under(self, settings: Mapping[str, Any]) -> Self:
+        """The same with these values of `crop_fraction` and `interpolation`."""
+        short_side = int(self.size / settings["crop_fraction"])
+        return replace(self, short_side=short_side, interpolation=settings["interpolation"])
+
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Any]) -> "ImageProtocol":
+        """The protocol that a data module of images has under these arguments, but for images that stand upright."""
+        return cls.of_values({**_shared(settings), "short_side": settings["size"], "upright": True}).under(settings)
+
+    @classmethod
+    def of_values(cls, values: Mapping[str, Any]) -> "ImageProtocol":
+        """The protocol of what `as_dict` wrote, but for `kind`."""
+        return cls(**values)
+
     def __str__(self) -> str:
         turned = ", turned upright" if self.upright else ""
         return f"{self.split} images, short side {self.short_side}, crop {self.size}, {self.interpolation}{turned}"
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists, as checkpoints hold it."""
-        return asdict(self)
+
+KINDS: dict[str, type[Protocol]] = {kind.kind: kind for kind in (ClipProtocol, ImageProtocol)}
 
 
-def protocol_of(values: Mapping[str, Any]) -> Protocol | ImageProtocol:
+def kind_of(values: Mapping[str, Any]) -> type[Protocol]:
+    """The class of a protocol that `as_dict` has written, or that a data module has under some arguments.
+
+    Dictionaries of earlier versions and arguments do not name the kind; only clips have an entry `clip`.
+
+    Raises:
+        ValueError: It is not one of this version.
+    """
+    name = values.get("kind", "clips" if "clip" in values else "images")
+    if name not in KINDS:
+        raise ValueError(f"this version of mvrec knows no protocol of kind {name!r}, only {', '.join(KINDS)}")
+    return KINDS[name]
+
+
+def protocol_of(values: Mapping[str, Any]) -> Protocol:
     """The protocol that `as_dict` has written.
 
     Raises:
         ValueError: It is not one of this version.
     """
+    kind = kind_of(values)
     try:
-        values = {**values, "normalisation": _normalisation(values["normalisation"])}
-        if "clip" not in values:
-            return ImageProtocol(**values)
-        return Protocol(**{**values, "clip": ClipSpec(**values["clip"]), "views": Views(**values["views"])})
+        plain = {name: value for name, value in values.items() if name != "kind"}
+        return kind.of_values({**plain, "normalisation": _normalisation(values["normalisation"])})
     except (TypeError, KeyError) as error:
         raise ValueError(f"this protocol was not written by this version of mvrec: {error}") from None
+
+
+def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"size": settings["size"], "normalisation": _normalisation(settings["normalisation"])}
 
 
 def _normalisation(values: Mapping[str, Any]) -> Normalisation:

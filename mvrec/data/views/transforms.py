@@ -6,29 +6,18 @@ from global state. All frames of a clip share them.
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mvrec.data.views import pixel_operations as tvf
+from mvrec.data.views.geometry import Box, Geometry, TrainInterpolation
 from mvrec.data.views.rand_augment import RandAugment
 from mvrec.seeds import derive_seed
-
-Interpolation = Literal["bilinear", "bicubic"]
-TrainInterpolation = Literal["bilinear", "bicubic", "random"]
-Rounding = Literal["slowfast", "torchvision"]
-
-
-class Box(NamedTuple):
-    """A rectangle in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -120,27 +109,6 @@ class Normalisation:
 IMAGENET_NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def random_crop_box(height: int, width: int, augment: Augment, rng: random.Random) -> Box:
-    """A box of random area and aspect ratio inside a frame (Szegedy et al. 2015), the centre when none fits.
-
-    With `crop_side` a square of random size.
-    """
-    if augment.crop_side is not None:
-        side = max(round(rng.uniform(*augment.crop_side) * min(height, width)), 1)
-        return Box(rng.randint(0, height - side), rng.randint(0, width - side), side, side)
-    low, high = (math.log(aspect) for aspect in augment.crop_aspect)
-    for _ in range(10):
-        area = rng.uniform(*augment.crop_area) * height * width
-        aspect = math.exp(rng.uniform(low, high))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            return Box(rng.randint(0, height - h), rng.randint(0, width - w), h, w)
-    aspect = min(max(width / height, augment.crop_aspect[0]), augment.crop_aspect[1])
-    w = min(width, round(height * aspect))
-    h = min(height, round(w / aspect))
-    return Box((height - h) // 2, (width - w) // 2, h, w)
-
-
 def crop_and_resize(
     frames: np.ndarray, box: Box, size: tuple[int, int], *, interpolation: str, antialias: bool = True
 ) -> Tensor:
@@ -160,129 +128,58 @@ def crop_and_resize(
     clip = torch.from_numpy(np.ascontiguousarray(cut)).permute(0, 3, 1, 2)  # (T, C, h, w)
     if clip.shape[-2:] == torch.Size(size):
         return clip
-    return _resized(clip, list(size), interpolation, antialias)
+    mode = tvf.InterpolationMode(interpolation)
+    if antialias:
+        return tvf.resize(clip, list(size), mode, antialias=True)
+    # SlowFast and torchvision's presets scale floats, which torchvision's quicker way for uint8 misses by a grey level.
+    scaled = [tvf.resize(frame.float(), list(size), mode, antialias=False) for frame in clip]  # all would take memory
+    return torch.stack([frame.round_().clamp_(0, 255).to(torch.uint8) for frame in scaled])
 
 
-def train_view(frames: np.ndarray, *, size: int, augment: Augment, seed: int) -> Tensor:
+def views_of(frames: np.ndarray, geometries: Sequence[Geometry]) -> Tensor:
+    """The views of one clip, all of the same size; those that are scaled alike are scaled once.
+
+    Args:
+        frames: uint8 (T, H, W, C).
+        geometries: The way to each view.
+
+    Returns:
+        uint8 (V, T, C, h, w).
+    """
+    scaled: dict[tuple[Any, ...], Tensor] = {}
+    views = []
+    for geometry in geometries:
+        key = (geometry.box, geometry.size, geometry.interpolation, geometry.antialias)
+        if key not in scaled:
+            scaled[key] = crop_and_resize(
+                frames,
+                geometry.box,
+                geometry.size,
+                interpolation=geometry.interpolation,
+                antialias=geometry.antialias,
+            )
+        crop = geometry.crop or Box(0, 0, *geometry.size)
+        view = scaled[key][..., crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+        views.append(view.flip(-1) if geometry.flip else view)
+    return torch.stack(views)
+
+
+def train_view(frames: np.ndarray, geometry: Geometry, *, rand_augment: RandAugment | None, seed: int) -> Tensor:
     """One augmented training view of decoded frames.
 
     Args:
         frames: uint8 (T, H, W, C).
-        size: Side of the square result in pixels.
-        augment: What to do.
-        seed: All random choices follow from it.
+        geometry: The way to the view, as `choose_geometry` gives it for the same seed.
+        rand_augment: Photometric and geometric operations on the view.
+        seed: All their random choices follow from it.
 
     Returns:
-        uint8 (T, C, size, size).
+        uint8 (T, C, h, w).
     """
-    rng = random.Random(seed)
-    box = random_crop_box(frames.shape[1], frames.shape[2], augment, rng)
-    interpolation = augment.interpolation
-    if interpolation == "random":
-        interpolation = rng.choice(("bilinear", "bicubic"))
-    # What follows is quicker with channels apart.
-    clip = crop_and_resize(frames, box, (size, size), interpolation=interpolation).contiguous()
-    if rng.random() < augment.flip_probability:
-        clip = clip.flip(-1)
-    if augment.rand_augment is not None:
-        clip = augment.rand_augment(clip, _rand_augment_rng(seed))
+    clip = views_of(frames, [geometry])[0].contiguous()
+    if rand_augment is not None:  # quicker with channels apart
+        clip = rand_augment(clip, _rand_augment_rng(seed))
     return clip.contiguous()
-
-
-def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) with the short side given and the long one in proportion, rounded down."""
-    if width < height:
-        return math.floor(height / width * short_side), short_side
-    return short_side, math.floor(width / height * short_side)
-
-
-def spatial_crops(height: int, width: int, size: int, num_crops: int) -> list[Box]:
-    """Square crops for evaluation: the centre one, or three along the long side (left to right, top to bottom).
-
-    Raises:
-        ValueError: Another number of crops, or a frame smaller than the crop.
-    """
-    if min(height, width) < size:
-        raise ValueError(f"a crop of {size} pixels does not fit in frames of {height}x{width}")
-    top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
-    if num_crops == 1:
-        return [Box(top, left, size, size)]
-    if num_crops != 3:
-        raise ValueError(f"crops per clip must be 1 or 3, got {num_crops}")
-    if height > width:
-        return [Box(y, left, size, size) for y in (0, top, height - size)]
-    return [Box(top, x, size, size) for x in (0, left, width - size)]
-
-
-def eval_views(
-    frames: np.ndarray,
-    *,
-    short_side: int,
-    size: int,
-    num_crops: int,
-    interpolation: Interpolation,
-    antialias: bool = True,
-    rounding: Rounding = "slowfast",
-) -> Tensor:
-    """The spatial views of one clip: short side scaled, then cropped.
-
-    Args:
-        frames: uint8 (T, H, W, C).
-        short_side: Pixels of the short side after scaling.
-        size: Side of the square crops in pixels.
-        num_crops: 1 (centre) or 3; with torchvision's rounding 1.
-        interpolation: How frames are scaled.
-        antialias: See `crop_and_resize`.
-        rounding: Whose rounding the long side and the place of the crops follow; they differ by a pixel at most.
-
-    Returns:
-        uint8 (num_crops, T, C, size, size).
-    """
-    if rounding == "torchvision":
-        clip = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # (T, C, H, W)
-        return _torchvision_view(clip, short_side, size, interpolation, antialias)[None]
-    height, width = frames.shape[1:3]
-    scaled = short_side_size(height, width, short_side)
-    clip = crop_and_resize(frames, Box(0, 0, height, width), scaled, interpolation=interpolation, antialias=antialias)
-    boxes = spatial_crops(*scaled, size, num_crops)
-    return torch.stack([clip[..., b.top : b.top + b.height, b.left : b.left + b.width] for b in boxes])
-
-
-def image_view(
-    image: np.ndarray, *, short_side: int, size: int, interpolation: Interpolation, antialias: bool = True
-) -> Tensor:
-    """The view that image classification is scored on: short side scaled, then the centre.
-
-    Sizes and the centre are rounded as torchvision rounds them.
-
-    Args:
-        image: uint8 (H, W, C).
-        short_side: Pixels of the short side after scaling.
-        size: Side of the square crop in pixels.
-        interpolation: How the image is scaled.
-        antialias: See `crop_and_resize`.
-
-    Returns:
-        uint8 (C, size, size).
-    """
-    pixels = torch.from_numpy(image).permute(2, 0, 1)  # (C, H, W)
-    return _torchvision_view(pixels, short_side, size, interpolation, antialias)
-
-
-def _torchvision_view(pixels: Tensor, short_side: int, size: int, interpolation: str, antialias: bool) -> Tensor:
-    return tvf.center_crop(_resized(pixels, [short_side], interpolation, antialias), [size, size])
-
-
-def _resized(pixels: Tensor, size: list[int], interpolation: str, antialias: bool) -> Tensor:
-    """Scale uint8 (..., H, W) to `size` as torchvision's `resize` reads it."""
-    mode = tvf.InterpolationMode(interpolation)
-    if antialias:
-        return tvf.resize(pixels, size, mode, antialias=True)
-    # SlowFast and torchvision's presets scale floats, which torchvision's quicker way for uint8 misses by a grey level.
-    frames = pixels if pixels.ndim == 4 else pixels[None]  # one at a time: floats of all would take much memory
-    scaled = [tvf.resize(frame.float(), size, mode, antialias=False) for frame in frames]
-    whole = torch.stack([frame.round_().clamp_(0, 255).to(torch.uint8) for frame in scaled])
-    return whole if pixels.ndim == 4 else whole[0]
 
 
 def erase(clips: Tensor, seeds: Tensor, erasing: RandomErasing) -> Tensor:

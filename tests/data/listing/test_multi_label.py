@@ -20,7 +20,7 @@ from mvrec.data.loading.clips import EvalClips, TrainClips
 from mvrec.data.loading.guard import GuardedSamples
 from mvrec.data.loading.loader import ClipLoader, EvalBatches
 from mvrec.data.loading.quarantine import Quarantine
-from mvrec.data.views.protocol import Protocol, Views
+from mvrec.data.views.protocol import ClipProtocol, Views
 from mvrec.data.views.sampling import ClipSpec
 from mvrec.data.views.targets import ClassIndex, MultiHot, NoTarget
 from mvrec.data.views.transforms import Augment
@@ -359,7 +359,7 @@ HOTS = {0: [0, 1, 1], 1: [0, 0, 0], 2: [1, 1, 0], 3: [1, 0, 0]}  # fall, jump, r
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_of_an_evaluation(clips_root, tmp_path, guarded, workers):
     index = find_split(clips_root, "val")
-    dataset = EvalClips(index, Protocol(CLIP, Views(num_clips=2, short_side=32), 32))
+    dataset = EvalClips(index, ClipProtocol(CLIP, Views(num_clips=2, short_side=32), 32))
     loader = ClipLoader(
         dataset,
         EvalBatches(len(index), batch_size=3, rank=0, world_size=1),

@@ -8,7 +8,7 @@ from mvrec.data.listing.index import SampleIndex
 from mvrec.data.listing.lists import Row
 from mvrec.data.loading.batch import SampleKey
 from mvrec.data.loading.clips import EvalClips, TrainClips
-from mvrec.data.views.protocol import Protocol, Views
+from mvrec.data.views.protocol import ClipProtocol, Views
 from mvrec.data.views.sampling import ClipSpec, ClipTooLongError, Window, segment_indices
 from mvrec.data.views.transforms import Augment
 
@@ -61,8 +61,8 @@ def test_too_few_frames_may_be_an_error():
 
 def test_segments_make_one_clip():
     with pytest.raises(ValueError, match="num_clips must be 1, got 5"):
-        Protocol(spec(8), Views())
-    assert str(Protocol(spec(8), Views(num_clips=1, num_crops=3))).startswith("8 segments, 1 clips x 3 crops")
+        ClipProtocol(spec(8), Views())
+    assert str(ClipProtocol(spec(8), Views(num_clips=1, num_crops=3))).startswith("8 segments, 1 clips x 3 crops")
 
 
 def test_clips_of_segments(tmp_path):
@@ -70,7 +70,7 @@ def test_clips_of_segments(tmp_path):
     write_video(tmp_path / "b.mp4", num_frames=5, size=(96, 96))
     index = SampleIndex([Row("a.mp4", "0"), Row("a.mp4", "1", 0.5, 1.0), Row("b.mp4", "0")], root=tmp_path)
     views = Views(num_clips=1, num_crops=3, short_side=96)
-    dataset = EvalClips(index, Protocol(spec(8), views, size=96))
+    dataset = EvalClips(index, ClipProtocol(spec(8), views, size=96))
     whole, part, short = (
         [read_numbers(view.movedim(1, -1).numpy()) for view in dataset[SampleKey(0, number)].views]
         for number in range(3)
@@ -86,5 +86,5 @@ def test_clips_of_segments(tmp_path):
     assert all(low <= n <= high for numbers in drawn for low, n, high in zip(bounds, numbers, bounds[1:], strict=False))
     assert len({tuple(numbers) for numbers in drawn}) == 3
 
-    bad = EvalClips(index, Protocol(spec(8, short_video="error"), views, size=96))[SampleKey(0, 2)].bad
+    bad = EvalClips(index, ClipProtocol(spec(8, short_video="error"), views, size=96))[SampleKey(0, 2)].bad
     assert bad[0].cause == "8 segments do not fit in 5 frames"

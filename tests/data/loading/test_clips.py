@@ -7,7 +7,7 @@ from mvrec.data.listing.index import Row, SampleIndex
 from mvrec.data.loading import clips as module
 from mvrec.data.loading.batch import PADDING_ID, BadSample, ClipBatch, Item, SampleKey, collate
 from mvrec.data.loading.clips import EvalClips, TrainClips
-from mvrec.data.views.protocol import Protocol, Views
+from mvrec.data.views.protocol import ClipProtocol, Views
 from mvrec.data.views.sampling import ClipSpec
 from mvrec.data.views.targets import ClassIndex
 from mvrec.data.views.transforms import Augment
@@ -55,7 +55,7 @@ def decoded(monkeypatch):
 
 
 def protocol(*, size=96, short_side=96, **views):
-    return Protocol(clip=CLIP, size=size, views=Views(short_side=short_side, **views))
+    return ClipProtocol(clip=CLIP, size=size, views=Views(short_side=short_side, **views))
 
 
 def numbers(view):
@@ -94,7 +94,7 @@ def test_frames_are_the_ones_that_the_rule_names_and_each_is_decoded_once(
 ):
     seen = []
     monkeypatch.setattr(
-        module, "eval_views", lambda frames, **options: seen.append(list(map(read_number, frames))) or torch.zeros(1)
+        module, "views_of", lambda frames, geometries: seen.append(list(map(read_number, frames))) or torch.zeros(1)
     )
     EvalClips(index, protocol(num_clips=num_clips), decoder)[SampleKey(0, row)]
     assert seen == expected

@@ -26,7 +26,7 @@ from mvrec.data.loading.guard import GuardedSamples
 from mvrec.data.loading.loader import ClipLoader, EvalBatches, TrainBatches
 from mvrec.data.loading.quarantine import Quarantine
 from mvrec.data.sets.kinetics import Kinetics
-from mvrec.data.views.protocol import Protocol, Views
+from mvrec.data.views.protocol import ClipProtocol, Views
 from mvrec.data.views.sampling import ClipSpec
 from mvrec.data.views.transforms import Augment
 from mvrec.errors import UserError
@@ -161,7 +161,7 @@ def test_a_file_costs_its_deadline_once(make, tmp_path):
 
 
 def eval_loader(index, *, num_workers=0, batch_size=2, **kwargs):
-    protocol = Protocol(CLIP, Views(num_clips=2, short_side=16), 16)
+    protocol = ClipProtocol(CLIP, Views(num_clips=2, short_side=16), 16)
     batches = EvalBatches(len(index), batch_size=batch_size, rank=0, world_size=1)
     return ClipLoader(
         EvalClips(index, protocol), batches, num_workers=num_workers, pin_memory=False, limits=LIMITS, **kwargs

@@ -17,8 +17,9 @@ from mvrec.data.listing.index import Row, SampleIndex
 from mvrec.data.listing.layouts import find_split
 from mvrec.data.loading import images as module
 from mvrec.data.loading.batch import PADDING_ID, SampleKey, collate
-from mvrec.data.loading.images import EvalImages, TrainImages
+from mvrec.data.loading.images import EvalImages, TrainImages, protocol_view
 from mvrec.data.loading.loader import ClipLoader, TrainBatches
+from mvrec.data.views.geometry import choose_geometry, random_crop_box
 from mvrec.data.views.protocol import ImageProtocol
 from mvrec.data.views.targets import ClassIndex
 from mvrec.data.views.transforms import (
@@ -27,8 +28,6 @@ from mvrec.data.views.transforms import (
     RandomErasing,
     crop_and_resize,
     erase,
-    image_view,
-    random_crop_box,
     train_view,
 )
 from mvrec.errors import DecodeError, UserError
@@ -192,10 +191,8 @@ def test_the_protocol_says_whether_images_are_turned(tmp_path):
     index = SampleIndex([Row("train/a/a.jpg", "a")], root=tmp_path, class_names=["a", "b"])
     for upright in (False, True):
         protocol = ImageProtocol(short_side=30, size=30, upright=upright)
-        expected = image_view(
-            read_image(path, upright=upright), short_side=30, size=30, interpolation=protocol.interpolation
-        )
-        assert torch.equal(EvalImages(index, protocol)[SampleKey(0, 0)].views[0], expected)
+        expected = protocol_view(read_image(path, upright=upright), protocol)
+        assert torch.equal(EvalImages(index, protocol)[SampleKey(0, 0)].views, expected)
         assert ("upright" in str(protocol)) == upright
         train = TrainImages(index, 24, WHOLE, upright=upright)[SampleKey(0, 0)].views
         whole = crop_and_resize(
@@ -322,7 +319,8 @@ def test_pixels_are_torchvisions(height, width, short_side, size, interpolation)
     image = picture(height, width)
     mode = v2.InterpolationMode(interpolation)
     steps = [v2.Resize(short_side, mode, antialias=True), v2.CenterCrop(size)]
-    found = image_view(image.copy(), short_side=short_side, size=size, interpolation=interpolation)
+    protocol = ImageProtocol(short_side=short_side, size=size, interpolation=interpolation)
+    (found,) = protocol_view(image.copy(), protocol)
     expected = v2.Compose(steps)(torch.from_numpy(image.copy()).permute(2, 0, 1).contiguous())
     assert found.dtype == torch.uint8
     assert torch.equal(found, expected)
@@ -333,16 +331,21 @@ def test_pixels_are_torchvisions(height, width, short_side, size, interpolation)
     assert difference.float().mean() < 0.05
 
 
+def trained(frames, *, size, augment, seed):
+    geometry = choose_geometry(*frames.shape[1:3], size=size, augment=augment, seed=seed)
+    return train_view(frames, geometry, rand_augment=augment.rand_augment, seed=seed)
+
+
 def test_random_interpolation_draws_between_the_two():
     frames = picture(200, 300)[None].copy()
     plain = {"flip_probability": 0.0, "rand_augment": None, "random_erasing": None}
     counts = {"bilinear": 0, "bicubic": 0}
     for seed in range(40):
-        found = train_view(frames, size=32, augment=Augment(interpolation="random", **plain), seed=seed)
+        found = trained(frames, size=32, augment=Augment(interpolation="random", **plain), seed=seed)
         same = [
             name
             for name in counts
-            if torch.equal(found, train_view(frames, size=32, augment=Augment(interpolation=name, **plain), seed=seed))
+            if torch.equal(found, trained(frames, size=32, augment=Augment(interpolation=name, **plain), seed=seed))
         ]
         (name,) = same
         counts[name] += 1
@@ -403,8 +406,7 @@ def test_evaluation_reads_the_protocols_view(tree):
     images = EvalImages(index, ImageProtocol(short_side=40, size=32))
     for row in range(len(images)):
         item = images[SampleKey(0, row)]
-        expected = image_view(read_image(index[row].path), short_side=40, size=32, interpolation="bicubic")
-        assert torch.equal(item.views, expected[None])
+        assert torch.equal(item.views, protocol_view(read_image(index[row].path), images.protocol))
         assert (item.targets, item.sample_id, item.bad) == ((ClassIndex(row // 2),), row, ())
     padding = images[SampleKey(0, 1, counted=False)]
     assert padding.sample_id == PADDING_ID

@@ -18,7 +18,7 @@ from mvrec.data.loading.loader import (
     epoch_order,
     worker_count,
 )
-from mvrec.data.views.protocol import Protocol, Views
+from mvrec.data.views.protocol import ClipProtocol, Views
 from mvrec.data.views.sampling import ClipSpec
 from mvrec.data.views.transforms import Augment
 from mvrec.errors import UserError
@@ -232,7 +232,7 @@ def test_a_restored_loader_goes_on_with_the_next_batch(index, stream, taken, bef
 
 
 def test_evaluation_has_no_position(index):
-    dataset = EvalClips(index, Protocol(ClipSpec(2, 2), Views(num_clips=2, short_side=16), size=16))
+    dataset = EvalClips(index, ClipProtocol(ClipSpec(2, 2), Views(num_clips=2, short_side=16), size=16))
     batches = EvalBatches(len(index), batch_size=4, rank=1, world_size=2)
     loader = ClipLoader(dataset, batches, num_workers=0, pin_memory=False)
     for _ in range(2):

@@ -118,7 +118,7 @@ def test_too_many_open_files_are_no_fault_of_a_file(kind):
     def views(sample, *_, **__):
         raise DecodeError(sample.path, "Too many open files") from OSError(errno.EMFILE, "Too many open files")
 
-    samples = type("Samples", (kind,), {"views": staticmethod(views)})()
+    samples = type("Samples", (kind,), {"views": staticmethod(views), "frames": staticmethod(views)})()
     samples.index, samples.repeats, samples.seed = Index([Sample("a.mp4", 0), Sample("b.mp4", 1)]), 1, 0
     item = samples[SampleKey(0, 0)]
     assert len(item.bad) == 1

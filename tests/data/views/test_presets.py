@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from mvrec.data.views.presets import PRESETS, preset
-from mvrec.data.views.protocol import ImageProtocol, Protocol, Views, protocol_of
+from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Views, protocol_of
 from mvrec.data.views.sampling import ClipSpec, ClipTooLongError, Window, uniform_clips
-from mvrec.data.views.transforms import Normalisation, eval_views
+from mvrec.data.views.transforms import Normalisation, views_of
 from mvrec.errors import UserError
 
-VIDEO = Protocol(
+VIDEO = ClipProtocol(
     ClipSpec(16, 4, target_fps=None), Views(num_clips=2, short_side=300), 224, Normalisation((0.1,) * 3, (0.2,) * 3)
 )
 FRAMES = [(240, 320), (320, 240), (256, 340), (360, 640), (225, 225), (257, 259), (128, 171)]
@@ -30,18 +30,18 @@ def test_every_preset_is_what_its_source_says():
         "ssv2-1x3": "16 segments, 1 clips x 3 crops, short side 224, crop 224, bilinear without antialias",
         "torchvision-mvit": "16x4 at 30 fps, 5 clips x 1 crops, short side 256, crop 224, bilinear without antialias",
     }
-    assert {name for name, one in PRESETS.items() if one.noun == "video"} == written.keys()
+    assert {name for name, one in PRESETS.items() if one.kind is ClipProtocol} == written.keys()
     for name, text in written.items():
         applied = PRESETS[name].applied(VIDEO)
         assert str(applied) == f"{text}, mean of softmax"
         assert applied.normalisation == VIDEO.normalisation  # belongs to the weights
-    images = {name.removeprefix("imagenet-"): one for name, one in PRESETS.items() if one.noun == "image"}
+    images = {name.removeprefix("imagenet-"): one for name, one in PRESETS.items() if one.kind is ImageProtocol}
     sides = {name: one.applied(ImageProtocol(interpolation="bilinear")).short_side for name, one in images.items()}
     assert sides == {"shunted": 256, "cloformer": 256, "mvit": 256, "sgformer": 248}
 
 
 def test_sizes_scale_with_the_crop():
-    large = Protocol(VIDEO.clip, Views(short_side=312), 312)
+    large = ClipProtocol(VIDEO.clip, Views(short_side=312), 312)
     assert preset("v2l-5x3").applied(large).views.short_side == 312
     assert preset("slowfast-5x1").applied(large).views.short_side == 356
 
@@ -85,16 +85,7 @@ def test_pixels_are_those_of_torchvisions_preset(height, width):
         warnings.simplefilter("ignore")
         expected = MViT_V1_B_Weights.KINETICS400_V1.transforms()(torch.from_numpy(frames).permute(0, 3, 1, 2))
     protocol = preset("torchvision-mvit").applied(VIDEO)
-    views = protocol.views
-    found = eval_views(
-        frames,
-        short_side=views.short_side,
-        size=224,
-        num_crops=1,
-        interpolation=views.interpolation,
-        antialias=views.antialias,
-        rounding=views.rounding,
-    )
+    found = views_of(frames, protocol.geometries(height, width))
     clip = Normalisation()(found.transpose(1, 2))[0]  # the preset's 0.45 and 0.225
     torch.testing.assert_close(clip, expected, atol=1e-6, rtol=0)
 
@@ -122,16 +113,8 @@ def slowfast_crop(frames, *, scale, size, place):
 def test_pixels_are_those_of_slowfast_to_half_a_grey_level(height, width, name):
     """SlowFast scales floats, here frames stay bytes until they are on the device."""
     frames = np.random.default_rng(width).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
-    views = preset(name).applied(VIDEO).views
-    found = eval_views(
-        frames,
-        short_side=views.short_side,
-        size=224,
-        num_crops=views.num_crops,
-        interpolation=views.interpolation,
-        antialias=views.antialias,
-        rounding=views.rounding,
-    )
+    protocol = preset(name).applied(VIDEO)
+    found, views = views_of(frames, protocol.geometries(height, width)), protocol.views
     places = [1] if views.num_crops == 1 else [0, 1, 2]
     for view, place in zip(found, places, strict=True):
         expected = slowfast_crop(frames, scale=views.short_side, size=224, place=place)

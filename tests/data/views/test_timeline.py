@@ -11,7 +11,7 @@ import pytest
 from mvrec.data.listing.index import Sample
 from mvrec.data.loading.clips import timed_frames
 from mvrec.data.video.opening import open_video
-from mvrec.data.views.protocol import Protocol, Views
+from mvrec.data.views.protocol import ClipProtocol, Views
 from mvrec.data.views.sampling import ClipSpec, frame_window
 from mvrec.data.views.timeline import Timeline, timeline, timeline_of
 from mvrec.errors import DecodeError
@@ -35,10 +35,10 @@ def write_at(path: Path, times: list[float]) -> Path:
     return path
 
 
-def protocol(target_fps: float | None, num_clips: int = 1) -> Protocol:
+def protocol(target_fps: float | None, num_clips: int = 1) -> ClipProtocol:
     clip = ClipSpec(num_frames=5, stride_frames=30, target_fps=target_fps)
     views = Views(num_clips=num_clips, num_crops=1, short_side=32)
-    return Protocol(clip=clip, views=views, size=32)
+    return ClipProtocol(clip=clip, views=views, size=32)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm"])

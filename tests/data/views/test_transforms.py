@@ -8,21 +8,25 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
+from mvrec.data.views.geometry import (
+    Box,
+    choose_geometry,
+    eval_geometries,
+    random_crop_box,
+    short_side_size,
+    spatial_crops,
+)
 from mvrec.data.views.rand_augment import RandAugment
 from mvrec.data.views.transforms import (
     Augment,
-    Box,
     Normalisation,
     RandomErasing,
     crop_and_resize,
     erase,
-    eval_views,
     pixel_seed,
     rand_augment_batch,
-    random_crop_box,
-    short_side_size,
-    spatial_crops,
     train_view,
+    views_of,
 )
 
 PLAIN = Augment(flip_probability=0.0, rand_augment=None, random_erasing=None)
@@ -33,15 +37,20 @@ def noise(num_frames=4, height=40, width=56, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (num_frames, height, width, 3), np.uint8)
 
 
+def trained(frames, *, size, augment, seed):
+    geometry = choose_geometry(*frames.shape[1:3], size=size, augment=augment, seed=seed)
+    return train_view(frames, geometry, rand_augment=augment.rand_augment, seed=seed)
+
+
 def test_train_view_is_a_function_of_its_seed():
     frames, states = noise(), (random.getstate(), torch.get_rng_state())
     before = frames.copy()
-    views = [train_view(frames, size=24, augment=Augment(), seed=seed) for seed in range(10)]
+    views = [trained(frames, size=24, augment=Augment(), seed=seed) for seed in range(10)]
     for seed, view in enumerate(views):
         assert view.shape == (4, 3, 24, 24)
         assert view.dtype == torch.uint8
         assert view.is_contiguous()
-        assert torch.equal(view, train_view(frames, size=24, augment=Augment(), seed=seed))
+        assert torch.equal(view, trained(frames, size=24, augment=Augment(), seed=seed))
     assert len({view.numpy().tobytes() for view in views}) == 10
     np.testing.assert_array_equal(frames, before)
     assert random.getstate() == states[0]
@@ -52,7 +61,7 @@ def test_train_view_is_a_function_of_its_seed():
 def test_all_frames_of_a_view_get_the_same(augment):
     frames = np.repeat(noise(1), 5, axis=0)
     for seed in range(10):
-        view = train_view(frames, size=24, augment=augment, seed=seed)
+        view = trained(frames, size=24, augment=augment, seed=seed)
         assert torch.equal(view, view[:1].expand_as(view))
 
 
@@ -62,7 +71,7 @@ def test_flip_probability():
 
     def flips(probability):
         augment = Augment((1.0, 1.0), (1.0, 1.0), flip_probability=probability, rand_augment=None)
-        views = [train_view(frames, size=32, augment=augment, seed=seed) for seed in range(200)]
+        views = [trained(frames, size=32, augment=augment, seed=seed) for seed in range(200)]
         assert all(torch.equal(view, upright) or torch.equal(view, upright.flip(-1)) for view in views)
         return sum(torch.equal(view, upright.flip(-1)) for view in views)
 
@@ -198,8 +207,8 @@ def test_eval_views_are_crops_of_the_scaled_frames(height, width):
     long_side = 32 * max(height, width) // min(height, width)
     scaled = (32, long_side) if width >= height else (long_side, 32)
     whole = tvf.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), list(scaled), antialias=True)
-    three = eval_views(frames, num_crops=3, **options)
-    one = eval_views(frames, num_crops=1, **options)
+    three = views_of(frames, eval_geometries(height, width, num_crops=3, **options))
+    one = views_of(frames, eval_geometries(height, width, num_crops=1, **options))
     assert three.shape == (3, 2, 3, 24, 24)
     assert one.shape == (1, 2, 3, 24, 24)
     assert three.dtype == one.dtype == torch.uint8
@@ -285,7 +294,7 @@ def test_rand_augment_on_the_device_equals_the_workers(shape):
     plain = replace(augment, rand_augment=None)
     seeds = [11, 12, 13, 14]
     in_worker, raw = (
-        torch.stack([train_view(frames, size=24, augment=how, seed=pixel_seed(seed)) for seed in seeds]).transpose(1, 2)
+        torch.stack([trained(frames, size=24, augment=how, seed=pixel_seed(seed)) for seed in seeds]).transpose(1, 2)
         for how in (augment, plain)
     )  # (B, C, T, H, W)
     if shape[0] == 1:
@@ -332,5 +341,5 @@ def test_erased_boxes_take_both_aspects():
 
 def test_whole_frame_of_the_right_size_is_kept_as_it_is():
     frames = noise(3, 32, 32)
-    view = train_view(frames, size=32, augment=WHOLE, seed=math.factorial(10))
+    view = trained(frames, size=32, augment=WHOLE, seed=math.factorial(10))
     assert torch.equal(view, torch.from_numpy(frames).permute(0, 3, 1, 2))

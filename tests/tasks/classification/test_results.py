@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import average_precision_score, confusion_matrix, f1_score, precision_score, recall_score
 
 from mvrec.data.loading.batch import BadSample
-from mvrec.data.views.protocol import Protocol
+from mvrec.data.views.protocol import ClipProtocol
 from mvrec.data.views.targets import ClassIndex
 from mvrec.files import sha256
 from mvrec.tasks.classification.results import FAILED, write_confusion, write_metrics, write_per_class
@@ -121,11 +121,11 @@ def test_a_score_is_written_with_its_small_print(single, tmp_path):
     scores = keeper_of(logits, labels, bad=[BadSample(100, "x", "empty", target=ClassIndex(2))]).gather()
     facts = {"checkpoint": "last.ckpt", "class_names": NAMES}
     path = tmp_path / "deep/metrics.json"
-    write_metrics(path, scores, stage="test", protocol=Protocol(), noun="videos", facts=facts)
+    write_metrics(path, scores, stage="test", protocol=ClipProtocol(), noun="videos", facts=facts)
     found = json.loads(path.read_text(encoding="utf-8"))
     assert found["metrics"] == pytest.approx(scores.metrics())
     assert (found["scored"], found["expected"], found["failed"], found["failed_are_wrong"]) == (60, 61, 1, True)
-    assert found["protocol_text"] == str(Protocol())
+    assert found["protocol_text"] == str(ClipProtocol())
     assert found["protocol"]["views"]["num_clips"] == 5
     assert found["class_names"] == NAMES
 

@@ -1,0 +1,41 @@
+"""The views of a file under a protocol of whatever kind, read in processes that can be killed."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from mvrec.data.listing.index import Sample
+from mvrec.data.loading.clips import video_views
+from mvrec.data.loading.guarded_files import open_video, read_image
+from mvrec.data.loading.images import protocol_view
+from mvrec.data.video.video import Decoder
+from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Protocol
+
+
+def file_views(sample: Sample, protocol: Protocol, *, decoder: Decoder = "auto") -> Tensor:
+    """The views of a file as a protocol has them, those that `mvrec test` scores.
+
+    Args:
+        sample: A video and the part of it that counts, or an image, as the protocol is for.
+        protocol: Which frames and pixels make the views.
+        decoder: Which decoder reads videos.
+
+    Returns:
+        uint8 (V, C, T, H, W), images (V, C, H, W).
+
+    Raises:
+        DecodeError: The file cannot be read.
+    """
+    return _READERS[protocol.kind](sample, protocol, decoder)
+
+
+def _clips(sample: Sample, protocol: ClipProtocol, decoder: Decoder) -> Tensor:
+    return video_views(sample, protocol, decoder=decoder, opener=open_video).pixels.transpose(1, 2)
+
+
+def _image(sample: Sample, protocol: ImageProtocol, decoder: Decoder) -> Tensor:
+    return protocol_view(read_image(sample.path, upright=protocol.upright), protocol)
+
+
+_READERS: dict[str, Callable[[Sample, Any, Decoder], Tensor]] = {ClipProtocol.kind: _clips, ImageProtocol.kind: _image}
