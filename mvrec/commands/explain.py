@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -177,17 +178,18 @@ def seen_by(recogniser: Recogniser, file: Path | Sample, *, clip: int | None = N
         DecodeError: The file cannot be read.
     """
     protocol, sample = recogniser.protocol, as_sample(file)
-    if isinstance(protocol, ImageProtocol):
-        _chosen("clip", clip, 1)
-        _chosen("crop", crop, 1)
-        image = read_image(sample.path, upright=protocol.upright)
-        frames, box = _scaled(image[None], protocol.geometries(*image.shape[:2])[0])
-        return Seen(protocol_view(image, protocol), frames, box, 1.0, "the image")
-    assert isinstance(protocol, ClipProtocol)
-    return _clip_seen(protocol, sample, clip=clip, crop=crop)
+    return _SEEN[protocol.kind](protocol, sample, clip, crop)
 
 
-def _clip_seen(protocol: ClipProtocol, sample: Sample, *, clip: int | None, crop: int | None) -> Seen:
+def _image_seen(protocol: ImageProtocol, sample: Sample, clip: int | None, crop: int | None) -> Seen:
+    _chosen("clip", clip, 1)
+    _chosen("crop", crop, 1)
+    image = read_image(sample.path, upright=protocol.upright)
+    frames, box = _scaled(image[None], protocol.geometries(*image.shape[:2])[0])
+    return Seen(protocol_view(image, protocol), frames, box, 1.0, "the image")
+
+
+def _clip_seen(protocol: ClipProtocol, sample: Sample, clip: int | None, crop: int | None) -> Seen:
     views = protocol.views
     protocol = replace(protocol, views=replace(views, frame_order="natural"))  # a control has no say in what is shown
     clip, crop = _chosen("clip", clip, views.num_clips), _chosen("crop", crop, views.num_crops)
@@ -202,6 +204,9 @@ def _clip_seen(protocol: ClipProtocol, sample: Sample, *, clip: int | None, crop
     step = max(last - start, 1 / times.fps) / max(len(chosen) - 1, 1)  # seconds from one frame of the clip to the next
     where = f"clip {clip} of {views.num_clips} ({start:.2f} s to {end:.2f} s), crop {crop} of {views.num_crops}"
     return Seen(view, frames, box, min(1 / step, MAX_FPS), where)
+
+
+_SEEN: dict[str, Callable[..., Seen]] = {ClipProtocol.kind: _clip_seen, ImageProtocol.kind: _image_seen}
 
 
 def _chosen(noun: str, number: int | None, count: int) -> int:

@@ -207,8 +207,8 @@ class LineProgress(ProgressBar):
 
 def _inputs(trainer: L.Trainer) -> str:
     """What the network is fed with."""
-    shape = getattr(trainer.datamodule, "clip_shape", None)  # type: ignore[attr-defined]
-    return "images" if shape is not None and len(shape) == 3 else "clips"
+    protocol = getattr(trainer.datamodule, "val_protocol", None)  # type: ignore[attr-defined]
+    return "clips" if protocol is None else f"{protocol.view_noun}s"
 
 
 class BarProgress(TQDMProgressBar):

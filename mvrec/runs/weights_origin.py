@@ -105,7 +105,7 @@ def _of_run(node: dict[str, Any], stored: StoredWeights) -> StartingPoint:
     protocol = stored.details["protocol"]
     short = _short(node)
     summary = f"{stored.source}: {short}, {len(stored.details.get('class_names') or ())} classes"
-    data = _data_node(_settings_of(protocol), is_video="clip" in protocol)
+    data = _data_node(_settings_of(protocol), is_video=_is_video(protocol))
     return StartingPoint(node, data, summary, stored.details, short if short in VARIANTS else None)
 
 
@@ -138,21 +138,26 @@ def _of_weights(stored: StoredWeights) -> StartingPoint:
     protocol = stored.details.get("protocol")
     if protocol:
         settings |= _settings_of(protocol)
-    elif "clip" in settings:
+    elif _is_video(settings):
         settings["clip"]["num_frames"] = plain.get("num_frames") or settings["clip"]["num_frames"]
     summary = f"{stored.source}: {name} ({found.layout} layout), {arguments['num_classes']} classes"
-    return StartingPoint(node, _data_node(settings, is_video="clip" in settings), summary, stored.details, name)
+    return StartingPoint(node, _data_node(settings, is_video=_is_video(settings)), summary, stored.details, name)
 
 
 def _settings_of(protocol: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a data module under which it has a protocol."""
     shared = {"size": protocol["size"], "normalisation": protocol["normalisation"]}
-    if "clip" not in protocol:
+    if not _is_video(protocol):
         fraction = protocol["size"] / protocol["short_side"]
         return {**shared, "crop_fraction": fraction, "interpolation": protocol["interpolation"]}
     views = protocol["views"]
     one = {**views, "num_clips": 1, "num_crops": 1}
     return {**shared, "clip": protocol["clip"], "test_views": views, "val_views": one}
+
+
+def _is_video(values: dict[str, Any]) -> bool:
+    """Whether a protocol, or the arguments of a data module, make clips; earlier versions did not name the kind."""
+    return values.get("kind", "clips" if "clip" in values else "images") == "clips"
 
 
 def _data_node(settings: dict[str, Any], *, is_video: bool) -> dict[str, Any]:

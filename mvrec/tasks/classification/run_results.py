@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from mvrec.data.views.protocol import kind_of
 from mvrec.errors import UserError
 from mvrec.files import sha256
 from mvrec.tasks.classification.predictions import LABEL_SEPARATOR
@@ -163,7 +164,7 @@ class RunResults:
     def noun(self) -> str:
         """What is scored: "videos" or "images"."""
         protocol = self.score.get("protocol") or self.data.get("protocol") or {}
-        return str(self.score.get("noun") or ("videos" if "clip" in protocol else "images" if protocol else "files"))
+        return str(self.score.get("noun") or (f"{kind_of(protocol).noun}s" if protocol else "files"))
 
     @property
     def checkpoint(self) -> Path | None:

@@ -234,7 +234,7 @@ class Classification(L.LightningModule):
         log.info(
             "%d %s per step: learning rate scaled by %d/%d = %.4g",
             clips,
-            "clips" if len(self.datamodule.clip_shape) == 4 else "images",
+            f"{self.datamodule.val_protocol.view_noun}s",
             clips,
             self.lr_reference_batch,
             scale,
@@ -398,7 +398,7 @@ class Classification(L.LightningModule):
 
     @property
     def _noun(self) -> str:
-        return "videos" if len(self.datamodule.clip_shape) == 4 else "images"
+        return f"{self.datamodule.test_protocol.noun}s"
 
     @property
     def _fate(self) -> str:
