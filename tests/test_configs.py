@@ -30,7 +30,7 @@ def parser_once():
 def build(parser_once, tmp_path_factory):
     """Data, model and trainer of a config, as `mvrec fit` makes them; of each config once."""
     run_dir = tmp_path_factory.mktemp("run")
-    return functools.cache(lambda config: stopped_at("_run_subcommand", f"--config={config}", f"--run_dir={run_dir}"))
+    return functools.cache(lambda config: stopped_at("run_command", f"--config={config}", f"--run_dir={run_dir}"))
 
 
 PAIRS = [(config, overlay) for config in CONFIGS for overlay in OVERLAYS]

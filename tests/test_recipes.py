@@ -175,7 +175,7 @@ def build(tmp_path_factory):
     with one_parser():
         yield functools.cache(
             lambda name: stopped_at(
-                "_run_subcommand",
+                "run_command",
                 f"--config={ROOT / f'configs/{name}.yaml'}",
                 f"--run_dir={run_dir}",
                 f"--data.root={run_dir / 'data'}",

@@ -18,7 +18,7 @@ import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from jsonargparse.typing import register_type
 from lightning.pytorch import Callback, LightningDataModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
@@ -37,6 +37,7 @@ from mvrec.cli.config_check import (
     resolve,
     trust_named,
 )
+from mvrec.cli.jsonargparse_private import change_types
 from mvrec.cli.parse_errors import explain, said_of_key
 from mvrec.cli.run_defaults import (
     CHECKPOINT_KEYWORDS,
@@ -56,6 +57,7 @@ from mvrec.cluster.watchdog import Watchdog
 from mvrec.data.views.presets import PRESETS
 from mvrec.errors import UserError
 from mvrec.files import at_home
+from mvrec.lightning_private import OpenCLI
 from mvrec.messages import fail, show_lightning_messages, show_messages
 from mvrec.models.checkpoints.files import each_file_once, forget_files, read_weights
 from mvrec.runs.checkpoint_files import CheckpointFiles
@@ -122,16 +124,14 @@ class MvrecParser(LightningArgumentParser):
         fail(explain(message, self.given))
 
 
-class MvrecCLI(LightningCLI):
+class MvrecCLI(OpenCLI):
     """The command line of training and evaluation."""
 
     locks: Sequence[RunLock] = ()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run directory and the checkpoint callback with their defaults."""
-        for action in parser._actions:
-            if action.dest in [f"trainer.{key}" for key in BATCH_COUNTS]:
-                vars(action)["_typehint"] = whole_first(vars(action)["_typehint"])
+        change_types(parser, [f"trainer.{key}" for key in BATCH_COUNTS], whole_first)
         parser.add_argument(
             "--run_dir",
             type=str | None,
@@ -188,7 +188,7 @@ class MvrecCLI(LightningCLI):
             raise UserError(f"{named.where}: a protocol is for test and predict, {command} has data.val_views")
         check_backbones(given)
         trust_named(given)
-        subparser = self._subcommand_parsers[command]
+        subparser = self.parser_of(command)
         MvrecParser.given = given
         checkpoint = last_value(given, "ckpt_path")
         found = resumed(given, _run_dir_of(given, arguments)) if command == "fit" else None
@@ -220,9 +220,6 @@ class MvrecCLI(LightningCLI):
         check_values(given, check_keys(defaults.keys(), given, defaults=defaults.as_dict(), fixed=classes))
         self.config = parser.parse_args([command, *arguments])
 
-    def _parse_ckpt_path(self) -> None:
-        """Stock Lightning lets the checkpoint win over flags and configs here."""
-
     def before_instantiate_classes(self) -> None:
         """Settle the run directory."""
         config = self.config[self.subcommand]
@@ -235,23 +232,24 @@ class MvrecCLI(LightningCLI):
         self.checkpoint_dir = at_home(config.checkpoint.dirpath or self.run_dir / "checkpoints")
         if config.trainer.limit_val_batches == 0 and config.checkpoint.monitor == SINGLE_LABEL_SCORE:
             config.checkpoint.monitor = None  # nothing will be measured: the newest checkpoint is the best there is
-        parser = self._parser(self.subcommand)
+        parser = self.parser_of(str(self.subcommand))
         parser.callback_keys = [key for key in parser.callback_keys if key != "checkpoint"]  # see `run_checkpoints`
         if config.trainer.fast_dev_run:
             config.trainer.enable_checkpointing = False  # it would save, though nothing is logged
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add progress, seeding and the CSV metrics that every run has."""
-        config = self._get(self.config_init, "trainer")
+        config = self.config_init[self.subcommand].trainer
+        settings = self.config[self.subcommand]
         filename = "metrics.csv" if self.subcommand == "fit" else f"metrics_{self.subcommand}.csv"
         loggers = config.get("logger")
         more = loggers if isinstance(loggers, list) else [loggers] if isinstance(loggers, Logger) else []
         throughput = Throughput()
         own = _as_list(config.get("callbacks"))
-        wanted = self._get(self.config_init, "checkpoint")
+        wanted = self.config_init[self.subcommand].checkpoint
         keeps = config.get("enable_checkpointing") is not False
         saving = run_checkpoints(wanted, self.checkpoint_dir, own) if keeps else []
-        callbacks = [throughput, SeedEveryStep(self._get(self.config, "seed_everything"))]
+        callbacks = [throughput, SeedEveryStep(settings.seed_everything)]
         if self.subcommand == "fit":
             callbacks += [
                 SharedState(self.run_dir),
@@ -263,18 +261,18 @@ class MvrecCLI(LightningCLI):
         if config.get("enable_progress_bar") is not False:
             callbacks.append(BarProgress(throughput) if sys.stdout.isatty() else LineProgress(throughput))
         if self.subcommand == "fit" and not config.get("fast_dev_run"):
-            minutes = self._get(self.config, "save_every_minutes")
             end = on_own_clock(job_end_time(os.environ))
+            minutes = settings.save_every_minutes
             callbacks.append(Preemption(self.checkpoint_dir, save_every_minutes=minutes, end_time=end))
         # The last checkpoint comes first: at the end of training, averaging callbacks put averages for the weights.
         # Before it only the watchdog, which must know of a hook when another callback hangs in it.
-        first: list[Callback] = [Watchdog(60 * self._get(self.config, "hang_timeout_minutes"))]
+        first: list[Callback] = [Watchdog(60 * settings.hang_timeout_minutes)]
         if self.subcommand == "fit":
             first.append(RunRecord(self.run_dir, fresh=self._is_fresh()))
             first += [FinalCheckpoint(one) for one in saving if isinstance(one, BestAndLast)]
         config["callbacks"] = [*first, *own, *callbacks, *saving]
         loggers = [MetricsCsv(self.run_dir, filename), *more]
-        path = self._get(self.config, "ckpt_path")
+        path = self.config[self.subcommand].ckpt_path
         is_file = path is not None and path not in CHECKPOINT_KEYWORDS
         self.checkpoint_files = CheckpointFiles(read_weights(path) if is_file else None)
         plugins = [*_as_list(config.get("plugins")), self.checkpoint_files]
@@ -295,18 +293,18 @@ class MvrecCLI(LightningCLI):
         if getattr(self.datamodule, "seed", 0) is None:
             self.datamodule.seed = config.seed_everything
         portable = without_own_paths(config, self.run_dir)
-        plain = yaml.safe_load(self._parser(self.subcommand).dump(portable, skip_none=False))
+        plain = yaml.safe_load(self.parser_of(str(self.subcommand)).dump(portable, skip_none=False))
         self.model.run_record = {"config": plain}
         self.model.save_hyperparameters(
             {**plain["model"], "weights": None, "_instantiator": INSTANTIATOR, "_class_path": CLASS_PATH}
         )
         self.datamodule.save_hyperparameters(plain["data"])
 
-    def _run_subcommand(self, subcommand: str) -> None:
+    def run_command(self, command: str) -> None:
         """Leave with the exit code that says what is to happen next when the run was asked to end."""
         forget_files()
         try:
-            super()._run_subcommand(subcommand)
+            super().run_command(command)
         except PreemptedError as preempted:
             sys.exit(requeue(os.environ) if preempted.level == REQUEUE else stop_exit())
         except SystemExit as leaving:  # Lightning turns Ctrl-C into exit code 1
@@ -322,21 +320,22 @@ class MvrecCLI(LightningCLI):
             for lock in reversed(self.locks):
                 lock.release()
 
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+    def command_arguments(self, command: str) -> dict[str, Any]:
         """Our own score line stands in for Lightning's table."""
-        kwargs = super()._prepare_subcommand_kwargs(subcommand)
-        return {**kwargs, "verbose": False} if "verbose" in kwargs else kwargs
+        arguments = super().command_arguments(command)
+        return {**arguments, "verbose": False} if "verbose" in arguments else arguments
 
     def before_fit(self) -> None:
         """Keep the run's directories for this process: two runs do not mix."""
         resumed = self.checkpoint_files.read
         check_resume(self.model.run_record["config"], resumed)
         check_averaging(self.trainer, resumed.content if resumed else None, path=resumed.source if resumed else "")
-        if self.trainer.is_global_zero and not self._get(self.config, "trainer").fast_dev_run:
+        if self.trainer.is_global_zero and not self.config[self.subcommand].trainer.fast_dev_run:
             self.locks = lock_run(self.run_dir, self.checkpoint_dir, fresh=self._is_fresh())
 
     def _is_fresh(self) -> bool:
-        return self._get(self.config, "ckpt_path") is None and not self._get(self.config, "trainer").fast_dev_run
+        config = self.config[self.subcommand]
+        return config.ckpt_path is None and not config.trainer.fast_dev_run
 
 
 def run(args: list[str]) -> MvrecCLI:
@@ -354,8 +353,8 @@ def run(args: list[str]) -> MvrecCLI:
 class InstantiatedCLI(MvrecCLI):
     """Builds data, model and trainer, and runs nothing."""
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
+    def run_command(self, command: str) -> None:
+        """Leave it at that."""
 
 
 def instantiate(args: list[str]) -> MvrecCLI:

@@ -6,6 +6,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from mvrec.lightning_private import uncount_stepped_batch
+
 PROGRESS, VALIDATION = "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"
 OWED = "mvrec.owed_validation"
 COUNTS = ("ready", "started", "processed")
@@ -87,8 +89,8 @@ class ExactPosition(L.Callback):
             counts["completed"] = counts["processed"] - (not at_start)
         progress["is_last_batch"] = False
         # Lightning counts one up when it goes on there; at the start of an epoch only where validation is due in it.
-        if not at_start or trainer.fit_loop.epoch_loop._should_check_val_epoch():
-            loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+        if not at_start or _validates_in_this_epoch(trainer):
+            uncount_stepped_batch(loops)
         state = {**position, "consumed": position["consumed"] - begun * position["draws_per_batch"]}
         checkpoint[type(datamodule).__qualname__] = state
         if "combined_loader" in loops["state_dict"]:
@@ -137,7 +139,7 @@ def _reopen_epoch(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
         return  # which will be turned back to the step before
     for counts in (batches["current"], batches["total"]):
         counts["completed"] = counts["processed"] - 1
-    loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+    uncount_stepped_batch(loops)
 
 
 def progress_of(checkpoint: dict[str, Any]) -> list[dict[str, int]]:
@@ -151,10 +153,15 @@ def _validation_is_due(trainer: L.Trainer) -> bool:
     fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
     epochs: Any = fit.epoch_progress.total
     in_epoch = epochs.ready == epochs.processed + 1
-    if not in_epoch or not loop._should_check_val_epoch() or not isinstance(trainer.val_check_batch, int):
+    if not in_epoch or not _validates_in_this_epoch(trainer) or not isinstance(trainer.val_check_batch, int):
         return False
     batch = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx
     return (batch + 1) % trainer.val_check_batch == 0
+
+
+def _validates_in_this_epoch(trainer: L.Trainer) -> bool:
+    every = trainer.check_val_every_n_epoch
+    return trainer.enable_validation and (every is None or (trainer.current_epoch + 1) % every == 0)
 
 
 def _validation_schedule(trainer: L.Trainer) -> list[Any]:
@@ -167,6 +174,6 @@ def running_statistics(module: torch.nn.Module) -> list[tuple[str, Tensor]]:
     return [
         (f"{name}.{key}" if name else key, buffer)
         for name, layer in module.named_modules()
-        if isinstance(layer, torch.nn.modules.batchnorm._NormBase)
+        if isinstance(getattr(layer, "running_mean", None), Tensor)
         for key, buffer in layer.named_buffers(recurse=False)
     ]

@@ -17,6 +17,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 
+from mvrec.lightning_private import leave_sigterm_alone, log_train_step
 from mvrec.runs.checkpoint_files import LAST
 from mvrec.runs.signals import REQUEUE, STOP_EXIT, requests
 
@@ -73,8 +74,7 @@ class Preemption(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the signals back from Lightning, which has put handlers of its own before ours by now."""
         requests.listen(interrupts=True)
-        # It would synchronise the device before every batch.
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+        leave_sigterm_alone(trainer)
         if trainer.world_size > 1:  # a group of its own: that of the gradients is on the device
             self._group = dist.new_group(backend="gloo")
         self._saved_at = self.now()
@@ -91,7 +91,7 @@ class Preemption(L.Callback):
         if level:
             log.info("asked to end (%s): saving at step %d", _reason(), trainer.global_step)
             requests.saving()
-            trainer._logger_connector.update_train_step_metrics()  # what comes after this hook will not
+            log_train_step(trainer)  # what comes after this hook will not
             trainer.save_checkpoint(self.folder / LAST)
             log.info("saved in %s: --resume auto goes on from there", self.folder / LAST)
             requests.ignore()  # what is left to do should not be cut short

@@ -8,6 +8,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
+from mvrec.lightning_private import set_data_parallel_size
+
 
 class FullyShardedStrategy(ModelParallelStrategy):
     """Fully sharded data parallelism over all processes (FSDP2), with whole checkpoints.
@@ -26,7 +28,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """Spread over all processes, where Lightning would spread over nodes only."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        set_data_parallel_size(self, self.num_nodes * self.num_processes)
         super().setup_environment()
 
 

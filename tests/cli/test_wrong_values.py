@@ -45,7 +45,7 @@ def answer(parser_once, monkeypatch, capfd):
 
     def call(*arguments: str) -> str:
         capfd.readouterr()
-        monkeypatch.setattr(MvrecCLI, "_run_subcommand", stop)
+        monkeypatch.setattr(MvrecCLI, "run_command", stop)
         with torch.device("meta"), contextlib.suppress(Built):
             with pytest.raises(SystemExit) as left:
                 main(["fit", *arguments])

@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning as L
 
 from mvrec.errors import UserError
+from mvrec.lightning_private import log_train_step
 
 
 class StepRecorder(L.Callback):
@@ -114,6 +115,6 @@ class EndAt(L.Callback):
         elif self.way == "signal":
             os.kill(os.getpid(), signal.SIGTERM)
         else:
-            trainer._logger_connector.update_train_step_metrics()
+            log_train_step(trainer)
             trainer.save_checkpoint(Path(trainer.loggers[0].save_dir) / "checkpoints/last.ckpt")
             raise UserError("the test ends the run here")

@@ -276,14 +276,16 @@ class ClipLoader(DataLoader[ClipBatch]):
             persistent_workers=num_workers > 0,
         )
         self.batches = batches
+        self._has_workers = False
         self.bad_files = None if max_bad_fraction is None else BadFiles(rows, max_bad_fraction, noun=noun)
 
     def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]
         # Being a generator, this starts the workers at the first batch: Lightning calls iter() at a time when it
         # has not yet told the sampler which epoch it is.
         batches = self.batches
-        if self._iterator is None and (fault := shared_memory_fault(self.num_workers)) is not None:
+        if not self._has_workers and (fault := shared_memory_fault(self.num_workers)) is not None:
             raise UserError(fault)
+        self._has_workers = True
         for batch in super().__iter__():
             last = next((entry for entry in batch.bad if entry.stop), None)
             if last is not None:

@@ -23,6 +23,7 @@ from mvrec.data.views.targets import ClassIndex, NoTarget, Target
 from mvrec.data.views.transforms import Augment, Normalisation, erase, rand_augment_batch
 from mvrec.errors import UserError
 from mvrec.files import at_home
+from mvrec.lightning_private import collective_timeout
 from mvrec.processes import Limits
 
 Split = Literal["train", "val", "test"]
@@ -380,7 +381,7 @@ class RecognitionData(L.LightningDataModule):
         if self.decode_timeout is None and self.decode_memory is None:
             return None
         longest = MAX_KILLS * (self.decode_timeout or 0)
-        patience = getattr(self.trainer.strategy, "_timeout", None) if self.trainer is not None else None
+        patience = collective_timeout(self.trainer.strategy) if self.trainer is not None else None
         if self._world_size > 1 and patience is not None and longest >= patience.total_seconds():
             raise UserError(
                 f"data.decode_timeout={self.decode_timeout:g}: {MAX_KILLS} files that hang would take {longest:g} s, "

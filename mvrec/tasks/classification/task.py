@@ -15,6 +15,7 @@ from mvrec.data.loading.batch import ClipBatch
 from mvrec.data.views.targets import MultiHot
 from mvrec.errors import UserError
 from mvrec.files import sha256
+from mvrec.lightning_private import has_trainer
 from mvrec.models import Backbone, accelerate
 from mvrec.runs.resume import check_weights
 from mvrec.seeds import derive_seed
@@ -32,7 +33,6 @@ from mvrec.training.parameter_groups import group_record, group_table, parameter
 from mvrec.training.sharding import is_sharded, shard
 
 Stage = Literal["val", "test", "predict"]
-
 SINGLE_LABEL_SCORE, MULTI_LABEL_SCORE = "val/top1", "val/map"
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class Classification(L.LightningModule):
 
     def configure_model(self) -> None:
         """Fit the head to the data, which are known by now."""
-        if self._trainer is None:
+        if not has_trainer(self):
             return  # loading without data: `on_load_checkpoint` fits the head to the checkpoint
         built, fed = self.backbone.input_shape, self.datamodule.clip_shape
         if len(built) != len(fed) or built[0] != fed[0]:
@@ -430,7 +430,7 @@ class Classification(L.LightningModule):
         if saved is None:
             raise UserError("the checkpoint was not written by mvrec: it lacks the entry 'mvrec' with its class names")
         names = saved["class_names"]
-        if self._trainer is None:
+        if not has_trainer(self):
             self.backbone.reset_head(len(names))
         else:
             compare_kinds(saved.get("multi_label", False), self.datamodule.target_type is MultiHot)

@@ -1,0 +1,84 @@
+"""The private names of jsonargparse, and its words, that mvrec relies on: an upgrade that changes them fails here."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jsonargparse
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+
+from mvrec.class_paths import reason
+from mvrec.cli.config_check import Entry
+from mvrec.cli.jsonargparse_private import change_types
+from mvrec.cli.parse_errors import explain
+from mvrec.cli.trainer_arguments import whole_first
+
+
+class Limits:
+    def __init__(self, share: int | float = 1.0, number: int | float = 1.0) -> None:
+        pass
+
+
+def test_a_type_that_a_signature_has_given_can_be_changed():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Limits, "limits")
+    change_types(parser, ["limits.number"], lambda kind: str)
+    values = parser.parse_args(["--limits.share=2", "--limits.number=2"])
+    assert values.limits.number == "2"
+    assert values.limits.share == 2
+    change_types(parser, ["limits.number"], lambda kind: whole_first(int | float))
+    assert repr(parser.parse_args(["--limits.number=1"]).limits.number) == "1"
+
+
+class Base:
+    pass
+
+
+class Needy(Base):
+    def __init__(self, monitor: str, depth: int = 3) -> None:
+        if depth < 0:
+            raise ValueError(f"depth {depth} is too little")
+
+
+def take(
+    number: int = 1,
+    precision: Literal["16", "32"] | None = None,
+    base: Base | None = None,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["--number=x"], "--number: 'x' is not a whole number"),
+        (["--precision=fp"], "--precision: 'fp' is not one of '16', '32' or null"),
+        (["--base=os.nothing"], "--base: os has no 'nothing'"),
+        (["--base=nowhere.Base"], "--base: 'nowhere.Base' is not a class name such as package.module.Class"),
+        (["--optimizer=os.system"], "--optimizer: os.system is no Optimizer"),
+        (["--number"], "--number needs a value"),
+    ],
+)
+def test_what_it_says_of_a_value_becomes_one_plain_line(monkeypatch, arguments, answer):
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # as our command line does
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(take)
+    flags = [argument.partition("=") for argument in arguments]
+    given = [Entry(flag.lstrip("-"), value, flag) for flag, _, value in flags]
+    with pytest.raises(jsonargparse.ArgumentError) as raised:
+        parser.parse_args(arguments)
+    line = explain(str(raised.value), given)
+    assert "\n" not in line
+    assert answer in line
+
+
+def test_what_a_class_says_of_its_arguments_comes_out_of_the_pages_around_it(monkeypatch):
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(take)
+    values = parser.parse_args([f"--base={__name__}.Needy", "--base.monitor=x", "--base.depth=-1"])
+    with pytest.raises(ValueError, match="depth -1") as raised:
+        parser.instantiate_classes(values)
+    assert reason(raised.value).endswith("depth -1 is too little")
