@@ -220,6 +220,21 @@ def test_architectures_are_plain_torch(stem):
         assert brick in BRICKS or (stem, brick) == ("mvit.variants", "mvit.mvit"), f"{stem} imports {name}"
 
 
+def test_networks_do_not_know_what_makes_them_quick():
+    """`models/fast` may be deleted, and its callers' one line with it; whoever reads MViT reads 900 lines."""
+    for path in (ROOT / "mvrec/models").rglob("*.py"):
+        if path.parent.name != "fast" and path.name not in ("__init__.py", "zoo.py", "macs.py"):
+            assert not [name for name in imports(path) if name.startswith("mvrec.models.fast")], path
+    folder = ROOT / "mvrec/models/mvit"
+    assert sum(path.read_text().count("\n") for path in folder.glob("*.py")) <= 900
+
+
+def test_private_operators_of_torch_are_in_one_room():
+    for path in FILES:
+        if path.parent.name != "fast":
+            assert not re.search(r"torch\.ops\.(?!aten\.sort)|\btorch\._(?!dynamo|_)", path.read_text()), path
+
+
 def test_nothing_grows_without_bound():
     for path in FILES:
         assert path.read_text().count("\n") <= 450, path

@@ -9,9 +9,8 @@ Nothing here has a place in the networks' own code: maps and attention are taken
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast, get_args
 
@@ -20,12 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvrec.errors import UserError
-from mvrec.models import CloFormer, Framewise, MViT
-from mvrec.models.backbone import Backbone
+from mvrec.models import MViT
+from mvrec.models.backbone import Backbone, Level
 from mvrec.models.layers import Grid
-from mvrec.models.mvit.mvit import PATCH_STRIDE, PATCH_STRIDE_FRAMES
+from mvrec.models.mvit.mvit import PATCH_STRIDE
 from mvrec.models.mvit.pooling_attention import Block
-from mvrec.models.pyramid import Pyramid
 
 Method = Literal["cam", "layercam", "rollout", "relevance"]
 METHODS = get_args(Method)
@@ -73,105 +71,17 @@ def default_method(backbone: Backbone, *, stage: int | None = None) -> Method:
 # -- class activation ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Level:
-    """Where in a forward pass a feature map can be had.
-
-    Attributes:
-        module: The module that gives it, or takes it.
-        taken: Whether the module takes it; else it gives it.
-        to_map: From that tensor to the map `(B, C, [t,] h, w)`.
-        stride: Pixels from one cell of the map to the next.
-    """
-
-    module: nn.Module
-    to_map: Callable[[Tensor], Tensor]
-    stride: int
-    taken: bool = False
-
-
-def levels(backbone: Backbone, shape: tuple[int, ...]) -> list[Level]:
-    """The feature maps of a network from fine to coarse, each on the way to the score.
-
-    They are those of `Backbone.feature_maps`, but for the coarsest of an MViT with a class token. Nothing but the class
-    token leaves its last block, so there the map is what that block starts from.
-
-    Args:
-        backbone: The network.
-        shape: Of its input, (B, C, [T,] H, W).
-
-    Raises:
-        UserError: No such maps are known of this network.
-    """
-    if isinstance(backbone, Framewise):
-        return levels(backbone.backbone, (shape[0] * shape[2], *shape[:2], *shape[3:]))
-    strides = [info.stride for info in backbone.feature_info]
-    if isinstance(backbone, Pyramid):
-        norms = [getattr(backbone, f"norm{i + 1}") for i in range(len(strides))]
-        return [Level(norm, _channels_second, stride) for norm, stride in zip(norms, strides, strict=True)]
-    if isinstance(backbone, CloFormer):
-        stages = cast("list[nn.ModuleDict]", backbone.layers)
-        last_blocks = [cast("nn.ModuleList", stage["blocks"])[-1] for stage in stages]
-        modules = [*last_blocks[:-1], backbone.norm]
-        return [Level(module, _as_it_is, stride) for module, stride in zip(modules, strides, strict=True)]
-    if isinstance(backbone, MViT):
-        return _mvit_levels(backbone, shape)
-    raise UserError(f"class activation is for mvrec's own networks, and a {type(backbone).__name__} is none")
-
-
-def _mvit_levels(backbone: MViT, shape: tuple[int, ...]) -> list[Level]:
-    blocks = cast("list[Block]", backbone.blocks)
-    has_cls, is_video = backbone.cls_token is not None, len(shape) == 5
-    stride, found = PATCH_STRIDE, []
-    grids = token_grids(backbone, shape)
-    for i, block in enumerate(blocks):
-        to_map = partial(_tokens_to_map, thw=grids[i], has_cls=has_cls, is_video=is_video)
-        if block.q_stride > 1 or (has_cls and i == len(blocks) - 1):
-            found.append(Level(block, to_map, stride, taken=True))
-        stride *= block.q_stride
-    if has_cls:
-        # A last block that pools starts from the last but one of the grids: both stages are one map then.
-        return found if blocks[-1].q_stride == 1 else [*found, found[-1]]
-    to_map = partial(_tokens_to_map, thw=grids[-1], has_cls=False, is_video=is_video)
-    return [*found, Level(backbone.norm, to_map, stride)]
-
-
-def token_grids(backbone: MViT, shape: tuple[int, ...]) -> list[Grid]:
-    """The grid (t, h, w) of the tokens that each block starts from, and of those that the last one leaves."""
-    t = math.ceil(shape[2] / PATCH_STRIDE_FRAMES) if len(shape) == 5 else 1
-    grids: list[Grid] = [(t, math.ceil(shape[-2] / PATCH_STRIDE), math.ceil(shape[-1] / PATCH_STRIDE))]
-    for block in cast("list[Block]", backbone.blocks):
-        grids.append(block.attn.grids(grids[-1])[0])
-    return grids
-
-
-def _channels_second(grid: Tensor) -> Tensor:
-    return grid.movedim(-1, 1)
-
-
-def _as_it_is(level: Tensor) -> Tensor:
-    return level
-
-
-def _tokens_to_map(tokens: Tensor, *, thw: Grid, has_cls: bool, is_video: bool) -> Tensor:
-    grid = tokens[:, int(has_cls) :].unflatten(1, thw).movedim(-1, 1)  # (B, C, t, h, w)
-    return grid if is_video else grid.squeeze(2)
-
-
 def _class_activation(backbone: Backbone, x: Tensor, classes: Tensor, *, stage: int, by_cell: bool) -> Tensor:
-    all_levels = levels(backbone, tuple(x.shape))
+    all_levels = backbone.levels(tuple(x.shape))
+    if not all_levels:
+        raise UserError(f"class activation is for mvrec's own networks, and a {type(backbone).__name__} is none")
     if not -len(all_levels) <= stage < len(all_levels):
         raise UserError(f"there is no stage {stage}: this network has the stages 0..{len(all_levels) - 1}")
     level = all_levels[stage]
     with _kept(level) as tensors:
         score = _score(backbone, x, classes)
     gradients = torch.autograd.grad(score, tensors)
-    activation = torch.cat([level.to_map(tensor.detach()) for tensor in tensors]).float()
-    gradient = torch.cat([level.to_map(part) for part in gradients]).float()
-    if isinstance(backbone, Framewise):  # its maps are of frames (B * T, C, h, w)
-        activation, gradient = (
-            part.unflatten(0, (len(x), -1)).transpose(1, 2) for part in (activation, gradient)
-        )  # (B, C, T, h, w)
+    activation, gradient = (level.to_map(torch.cat(list(parts)).detach()).float() for parts in (tensors, gradients))
     weight = gradient.relu() if by_cell else gradient.mean(tuple(range(2, gradient.ndim)), keepdim=True)
     heat = (weight * activation).sum(1).relu()  # (B, [t,] h, w)
     return on_pixels(heat, size=tuple(x.shape[2:]), stride=level.stride)
@@ -242,7 +152,7 @@ def _attention_flow(backbone: Backbone, x: Tensor, classes: Tensor, *, of_class:
     if of_class:
         gradients = list(torch.autograd.grad(score, [call.out for call in calls]))
     has_cls = backbone.cls_token is not None
-    grids = token_grids(backbone, tuple(x.shape))
+    grids = backbone.token_grids(tuple(x.shape))
     row = _row_of_head(len(x), grids[-1], has_cls=has_cls, device=x.device)
     unattended = row  # what reaches the patches by shortcuts alone
     for block, call, gradient, thw in zip(blocks[::-1], calls[::-1], gradients[::-1], grids[-2::-1], strict=True):

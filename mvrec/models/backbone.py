@@ -17,6 +17,23 @@ class FeatureInfo:
     stride: int
 
 
+@dataclass(frozen=True)
+class Level:
+    """Where in a forward pass a feature map can be had, on the way to the score.
+
+    Attributes:
+        module: The module that gives it, alone or before others, or takes it.
+        to_map: From that tensor to the map `(B, C, [T,] H, W)`.
+        stride: Pixels from one cell of the map to the next.
+        taken: Whether the module takes it; else it gives it.
+    """
+
+    module: nn.Module
+    to_map: Callable[[Tensor], Tensor]
+    stride: int
+    taken: bool = False
+
+
 class Backbone(nn.Module):
     """A network from pixels to class scores, with its features open to other heads.
 
@@ -41,6 +58,14 @@ class Backbone(nn.Module):
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """Maps `(B, C_i, [T_i,] H_i, W_i)` from fine to coarse, as `feature_info` lists them."""
         raise NotImplementedError
+
+    def levels(self, shape: tuple[int, ...]) -> list[Level]:
+        """Where the maps of `feature_maps` can be had, from fine to coarse; nothing where that is not known.
+
+        Args:
+            shape: Of the input, `(B, C, [T,] H, W)`.
+        """
+        return []
 
     @property
     def input_shape(self) -> tuple[int, ...]:

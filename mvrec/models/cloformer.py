@@ -13,7 +13,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from mvrec.models.backbone import Backbone, FeatureInfo
+from mvrec.models.backbone import Backbone, FeatureInfo, Level
 from mvrec.models.layers import SoftmaxAttention, StochasticDepth
 
 STEM_STRIDE = 4
@@ -288,6 +288,12 @@ class CloFormer(Backbone):
         """
         x, finer = self._run_blocks(x)
         return [*finer, self.norm(x)]
+
+    def levels(self, shape: tuple[int, ...]) -> list[Level]:
+        """What the last blocks of the finer stages give before their MLPs, and the norm."""
+        modules = [*(blocks[-1] for blocks in self._blocks()[:-1]), self.norm]
+        strides = [info.stride for info in self.feature_info]
+        return [Level(module, lambda given: given, stride) for module, stride in zip(modules, strides, strict=True)]
 
     def _run_blocks(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """All blocks: the last map before the final norm, and the last tensor on each of the finer grids."""

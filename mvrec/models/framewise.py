@@ -1,12 +1,13 @@
 """An image network on clips: frame by frame, with the features pooled over time."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from mvrec.models.backbone import Backbone, FeatureInfo
+from mvrec.models.backbone import Backbone, FeatureInfo, Level
 
 Pool = Literal["mean", "max"]
 
@@ -120,6 +121,16 @@ class Framewise(Backbone):
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """The image network's maps of every frame, `(B, C_i, T, H_i, W_i)`."""
         return [level.transpose(1, 2) for level in self._by_frame(self.backbone.feature_maps, x)]
+
+    def levels(self, shape: tuple[int, ...]) -> list[Level]:
+        """The image network's, of all frames."""
+        clips, channels, num_frames, *size = shape
+
+        def with_frames(to_map: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+            return lambda out: to_map(out).unflatten(0, (clips, num_frames)).transpose(1, 2)
+
+        inner = self.backbone.levels((clips * num_frames, channels, *size))
+        return [replace(level, to_map=with_frames(level.to_map)) for level in inner]
 
     def _by_frame(self, call: Callable[[Tensor], list[Tensor]], x: Tensor) -> list[Tensor]:
         """What `call` makes of all frames `(B * T, C, H, W)`, with clips and frames apart again: `(B, T, ...)`."""

@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from mvrec.models.backbone import Backbone, FeatureInfo
+from mvrec.models.backbone import Backbone, FeatureInfo, Level
 from mvrec.models.layers import init_fan_out
 
 # Of every pyramid: pixels per side of a cell of the first stage, and epsilon of the norms of blocks and stages.
@@ -128,6 +128,14 @@ class Pyramid(Backbone):
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """The normed tokens of every stage, as maps `(B, C_i, H_i, W_i)`."""
         return [grid.permute(0, 3, 1, 2) for grid in self._run_stages(x)]
+
+    def levels(self, shape: tuple[int, ...]) -> list[Level]:
+        """What the norms give."""
+        norms = [getattr(self, f"norm{i + 1}") for i in range(len(self.feature_info))]
+        return [
+            Level(norm, lambda grid: grid.permute(0, 3, 1, 2), info.stride)
+            for norm, info in zip(norms, self.feature_info, strict=True)
+        ]
 
     def _run_stages(self, x: Tensor) -> list[Tensor]:
         """The normed grid `(B, h, w, C)` of every stage, which is also what the next one starts from."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mvrec.errors import UserError
-from mvrec.inference.heat import METHODS, default_method, heat_map, levels, on_pixels, token_grids
+from mvrec.inference.heat import METHODS, default_method, heat_map, on_pixels
 from mvrec.models import (
     CloFormer,
     Framewise,
@@ -122,7 +122,7 @@ def test_stages_are_those_of_the_feature_maps(name):
     model = mvit(name) if name in MVITS else pyramid(name)
     x = batch(model)
     maps = model.feature_maps(x)
-    found = levels(model, tuple(x.shape))
+    found = model.levels(tuple(x.shape))
     assert len(found) == len(maps)
     for stage, (level, expected) in enumerate(zip(found, maps, strict=True)):
         kept = []
@@ -145,7 +145,7 @@ def test_the_last_map_of_a_class_token_is_one_that_reaches_it():
     model = mvit("v1_video")
     x = batch(model)
     last = model.feature_maps(x)[-1]
-    level = levels(model, tuple(x.shape))[-1]
+    level = model.levels(tuple(x.shape))[-1]
     assert level.module is model.blocks[-1]
     assert level.to_map(torch.zeros(2, 1 + last[0, 0].numel(), 32)).shape[2:] == last.shape[2:]
     for method in ("cam", "layercam"):
@@ -209,7 +209,7 @@ def explicit_attention(monkeypatch, model, x, classes):
 def expected_flow(model, x, probabilities, *, of_class):
     """The product of all blocks' matrices, and of them what the head reads: (B, t, h, w)."""
     num_cls = int(model.cls_token is not None)
-    grids = token_grids(model, tuple(x.shape))
+    grids = model.token_grids(tuple(x.shape))
     rows = []
     for sample in range(len(x)):
         flow, unattended = None, None

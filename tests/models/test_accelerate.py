@@ -1,6 +1,7 @@
 """Plain and quick networks are one: what `accelerate` changes, and what it leaves alone."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from zoo_builds import BUILDS, inputs, lively, quick_form
 
 from mvrec.models import Framewise, MViT, accelerate, create_model, mvit_v2_t, shunted_t
 from mvrec.models.backbone import Backbone
-from mvrec.models.fast import depthwise, products
+from mvrec.models.fast import depthwise, products, recompute
 from mvrec.models.fast.accelerate import FAST, NETWORKS, PLAIN, SWITCH, as_written
 
 pytestmark = quick_form
@@ -133,21 +134,31 @@ def test_torch_says_what_onednn_computes(name: str) -> None:
     assert isinstance(getattr(torch.ops.mkldnn, name)(), bool)
 
 
-def test_torch_has_the_backward_pass_of_a_softmax() -> None:
-    grad, probabilities = torch.randn(2, 3), torch.randn(2, 3).softmax(-1)
-    expected = probabilities * (grad - (grad * probabilities).sum(-1, keepdim=True))
-    torch.testing.assert_close(torch._softmax_backward_data(grad, probabilities, -1, torch.float32), expected)
+@pytest.mark.parametrize("without", [False, True])
+def test_torch_has_the_backward_pass_of_a_softmax(without: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the formula is written out."""
+    assert hasattr(torch, "_softmax_backward_data")
+    if without:
+        monkeypatch.delattr(torch, "_softmax_backward_data")
+    scores = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    grad, probabilities = torch.randn(2, 3, dtype=torch.float64), scores.softmax(-1)
+    (expected,) = torch.autograd.grad(probabilities, scores, grad)
+    torch.testing.assert_close(products.softmax_gradient(grad, probabilities.detach()), expected)
 
 
-@pytest.mark.parametrize("name", ["convolution_backward", "native_layer_norm_backward", "gelu_backward"])
-def test_torch_has_the_operators_of_its_own_gradients(name: str) -> None:
-    assert hasattr(torch.ops.aten, name)
+def test_torch_has_the_operators_of_its_own_gradients() -> None:
+    """Without them torch's own layers keep what they keep."""
+    assert products.HAS_GRADIENTS
 
 
 def test_without_an_operator_the_slower_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Bare:
-        pass
-
-    monkeypatch.setattr(torch.ops, "mkldnn", Bare())
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
     assert not products._has_onednn()
     assert depthwise._sums_in_half(torch.bfloat16)
+    used: list[str] = []
+    for module, name in ((depthwise, "_DepthwiseConv"), (recompute, "_NormLinear"), (recompute, "_GeluLinear")):
+        monkeypatch.setattr(getattr(module, name), "apply", lambda *_, name=name: used.append(name))
+        monkeypatch.setattr(module, "HAS_GRADIENTS", False)
+    network = BUILDS["mvit_v1_video"]()
+    network(inputs(network)).sum().backward()
+    assert used == []

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mvrec.models.fast.products import goes_by_onednn, product
+from mvrec.models.fast.products import goes_by_onednn, product, softmax_gradient
 
 ROWS = 1024  # queries at a time per thread: their scores stay in the cache
 FEW_SCORES = 2**16  # per head; below, the calls of a block cost more than they save
@@ -75,7 +75,7 @@ class _HeadGroups(torch.autograd.Function):
             queries = queries * ctx.scale
             probabilities = (queries @ keys.mT).softmax(-1)
             torch.bmm(probabilities.mT, of_out, out=of_v)
-            of_scores = torch._softmax_backward_data(of_out @ values.mT, probabilities, -1, probabilities.dtype)
+            of_scores = softmax_gradient(of_out @ values.mT, probabilities)
             torch.bmm(of_scores, keys, out=of_q)
             torch.bmm(of_scores.mT, queries, out=of_k)
         grads[0].mul_(ctx.scale)
@@ -131,7 +131,7 @@ def _head_gradients(q: Tensor, k: Tensor, v: Tensor, grad: Tensor, scale: float)
         queries, of_out = q[rows] * scale, grad[rows].contiguous()
         probabilities = product(queries, k).softmax(-1)
         grad_v += product(probabilities.T, of_out.T)
-        of_scores = torch._softmax_backward_data(product(of_out, v), probabilities, -1, probabilities.dtype)
+        of_scores = softmax_gradient(product(of_out, v), probabilities)
         grad_q[rows] = product(of_scores, k_turned)
         grad_k += product(of_scores.T, queries.T)
     return grad_q.mul_(scale), grad_k, grad_v

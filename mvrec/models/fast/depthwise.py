@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mvrec.models.fast.products import HAS_GRADIENTS
+
 Triple = tuple[int, int, int]
 FAST = 3  # the kernel that oneDNN has fast gradients for
 
@@ -45,7 +47,7 @@ def depthwise_conv(grid: Tensor, weight: Tensor, bias: Tensor | None = None, *, 
 
 
 def _has_slow_backward(grid: Tensor, weight: Tensor, stride: int, padding: Triple) -> bool:
-    if grid.device.type != "cpu":
+    if grid.device.type != "cpu" or not HAS_GRADIENTS:
         return False
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else grid.dtype
     if _sums_in_half(dtype):

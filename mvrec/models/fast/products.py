@@ -36,6 +36,17 @@ def _has_onednn() -> bool:
 
 
 _HAS_ONEDNN = _has_onednn()
+# Of torch's own gradients, of which parts are used by themselves; without them torch's layers run as they are.
+HAS_GRADIENTS = all(
+    hasattr(torch.ops.aten, name) for name in ("convolution_backward", "native_layer_norm_backward", "gelu_backward")
+)
+
+
+def softmax_gradient(grad: Tensor, probabilities: Tensor) -> Tensor:
+    """Of a softmax over the last axis, for what went into it."""
+    if hasattr(torch, "_softmax_backward_data"):
+        return torch._softmax_backward_data(grad, probabilities, -1, probabilities.dtype)
+    return probabilities * (grad - (grad * probabilities).sum(-1, keepdim=True))
 
 
 def product_gradients(

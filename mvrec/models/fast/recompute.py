@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvrec.models.fast.products import Linear, product, product_gradients
+from mvrec.models.fast.products import HAS_GRADIENTS, Linear, product, product_gradients
 
 
 def norm_linear(x: Tensor, norm: nn.Module, linear: nn.Module) -> Tensor:
@@ -43,7 +43,7 @@ def _is_plain(module: nn.Module, kind: type) -> bool:
 
 
 def _keeps_activations() -> bool:
-    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return HAS_GRADIENTS and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:

@@ -7,12 +7,13 @@ Where a paper and its released models differ, the released models win, because t
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from mvrec.models.backbone import Backbone, FeatureInfo
+from mvrec.models.backbone import Backbone, FeatureInfo, Level
 from mvrec.models.layers import Grid, init_trunc_normal, resized_positions
 from mvrec.models.mvit.pooling_attention import (
     NORM_EPS,
@@ -310,6 +311,33 @@ class MViT(Backbone):
             level_map = level.unflatten(1, grid).permute(0, 4, 1, 2, 3)  # (B, C, t, h, w)
             maps.append(level_map if x.ndim == 5 else level_map.squeeze(2))
         return maps
+
+    def levels(self, shape: tuple[int, ...]) -> list[Level]:
+        """What the blocks start from that pool, and what the last norm gives.
+
+        Nothing but the class token leaves the last block on its way to the head. Where there is one, the coarsest
+        level is what that block starts from, which is the finer level, too, if it pools.
+        """
+        grids, num_cls = self.token_grids(shape), int(self.cls_token is not None)
+
+        def to_map(tokens: Tensor, thw: Grid) -> Tensor:
+            grid = tokens[:, num_cls:].unflatten(1, thw).movedim(-1, 1)  # (B, C, t, h, w)
+            return grid if len(shape) == 5 else grid.squeeze(2)
+
+        levels, stride = [], PATCH_STRIDE
+        for block, thw in zip(cast("list[Block]", self.blocks), grids, strict=False):
+            start = Level(block, partial(to_map, thw=thw), stride, taken=True)
+            if block.q_stride > 1:
+                levels.append(start)
+            stride *= block.q_stride
+        return [*levels, start if num_cls else Level(self.norm, partial(to_map, thw=grids[-1]), stride)]
+
+    def token_grids(self, shape: tuple[int, ...]) -> list[Grid]:
+        """The grids of the tokens that each block starts from, and of those that the last one leaves."""
+        grids = [_patch_grid(shape[1:])]
+        for block in cast("list[Block]", self.blocks):
+            grids.append(block.attn.grids(grids[-1])[0])
+        return grids
 
     def _run_blocks(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Grid]]]:
         """All blocks: the last tokens, and for every grid size the tokens that it ended with."""
