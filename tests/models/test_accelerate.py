@@ -115,6 +115,15 @@ def test_layers_that_somebody_put_in_are_left_alone() -> None:
     torch.testing.assert_close(results[0], results[1])
 
 
+def test_parts_of_others_work_in_a_quick_block() -> None:
+    network = BUILDS["mvit_v1_video"]().eval()
+    x = inputs(network)
+    expected = network(x)
+    for block in network.blocks:  # type: ignore[union-attr]
+        block.mlp = nn.Sequential(block.mlp.fc1, block.mlp.act, block.mlp.fc2)
+    torch.testing.assert_close(network(x), expected)
+
+
 def test_every_network_has_its_table() -> None:
     assert {build.network for build in BUILDS.values()} == set(NETWORKS)
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mvrec.models.fast.bricks import Mlp
 from mvrec.models.fast.depthwise import depthwise_conv
 from mvrec.models.fast.products import Linear
 from mvrec.models.fast.recompute import norm_linear, norm_project
@@ -216,6 +217,9 @@ class Block(pooling_attention.Block):
 
     def forward(self, x: Tensor, thw: Grid, geometry: RelativeGeometry | None = None, cls_only: bool = False) -> Tensor:
         """`(B, [1 +] T*H*W, dim)` to `(B, [1 +] T*H'*W', dim_out)`, or to the class token alone, `(B, 1, dim_out)`."""
+        if not isinstance(self.attn, PoolingAttention) or not isinstance(self.mlp, Mlp):  # somebody has put others in
+            out = super().forward(x, thw)
+            return out[:, :1] if cls_only else out
         attended = self.drop_path(self.attn(x, thw, geometry, norm=self.norm1, cls_only=cls_only))
         x = x[:, :1] if cls_only else x
         shortcut = norm_linear(x, self.norm1, self.proj) if self.proj is not None and self.proj_in_attention else x
