@@ -17,9 +17,9 @@ if __name__ == "__main__":
 from data_prep import console, sources
 from data_prep.console import shown
 from data_prep.jobs import Failure, run_jobs
-from data_prep.journal import Journal, remove_leftovers, stamp, write_json
+from data_prep.journal import Journal, stamp, write_json
 from mvrec.errors import DecodeError, UserError
-from mvrec.files import at_home
+from mvrec.files import at_home, remove_leftovers
 from mvrec.processes import Limits
 
 if TYPE_CHECKING:

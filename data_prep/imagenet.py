@@ -15,9 +15,9 @@ if __name__ == "__main__":
 
 from data_prep import console
 from data_prep.jobs import Failure, run_jobs
-from data_prep.journal import Journal, remove_leftovers, stamp, without_parts, write_json, written_whole
+from data_prep.journal import Journal, stamp, without_leftovers, write_json
 from mvrec.errors import UserError
-from mvrec.files import at_home
+from mvrec.files import at_home, atomic_path, remove_leftovers, write_atomically
 from mvrec.processes import Limits
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def unpack(splits: Mapping[str, Sequence[Image]], folder: Path, *, workers: int)
     jobs = list(_jobs(splits, folder))
     failures = []
     with (
-        without_parts(job.folder for job in jobs),
+        without_leftovers(job.folder for job in jobs),
         console.progress(sum(map(len, splits.values())), unit="image", label="unpack") as bar,
         closing(run_jobs(write_images, jobs, workers=workers, limits=Limits(seconds=None, memory=None))) as results,
     ):
@@ -200,7 +200,7 @@ def write_images(job: Job) -> int:
         # Size alone would take a file for done that a power cut left full of zeros.
         if target.is_file() and target.stat().st_size == len(content) and target.read_bytes() == content:
             continue
-        with written_whole(target, durable=False) as part:
+        with atomic_path(target) as part:
             part.write_bytes(content)
         written += 1
     return written
@@ -215,7 +215,6 @@ def write_lists(splits: Mapping[str, Sequence[Image]], wnids: Sequence[str], roo
     Paths are relative when the lists lie beside the tars, else absolute.
     """
     from mvrec.data.listing.lists import Row, write_rows
-    from mvrec.files import write_atomically
 
     beside = root.resolve() == out.resolve()
     written = []

@@ -14,10 +14,10 @@ if __name__ == "__main__":
 
 from data_prep import console, sources
 from data_prep.console import shown
-from data_prep.journal import Journal, remove_leftovers, write_json
+from data_prep.journal import Journal, write_json
 from data_prep.repeats import Place, Repeats, find_repeats
 from mvrec.errors import UserError
-from mvrec.files import at_home
+from mvrec.files import at_home, remove_leftovers, write_atomically
 from mvrec.processes import Limits
 
 if TYPE_CHECKING:
@@ -190,7 +190,6 @@ def class_names(layout: "Layout", splits: dict[str, Split]) -> list[str]:
 def write_lists(splits: dict[str, Split], names: Sequence[str], root: Path, out: Path) -> list[Path]:
     """Write `<split>.csv` and `classes.txt`; paths are relative to `out` where they lie below it, else absolute."""
     from mvrec.data.listing.lists import write_rows
-    from mvrec.files import write_atomically
 
     written = []
     for name, split in splits.items():

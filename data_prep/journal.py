@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import time
@@ -13,9 +12,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from mvrec.errors import UserError
+from mvrec.files import atomic_path, remove_leftovers
 
 _WAIT_SECONDS = 10.0  # the processes of a run that was killed a moment ago may still be dying
-_MOST_NAME_BYTES = 255  # of a file name, on all usual file systems
 
 
 class Journal:
@@ -104,43 +103,9 @@ class Journal:
         self.close()
 
 
-def part_path(path: Path) -> Path:
-    """The hidden sibling in which a file is written: always the same, so that the next run overwrites what one left."""
-    name = f".{path.name}.part"
-    if len(os.fsencode(name)) > _MOST_NAME_BYTES:
-        name = f".{hashlib.blake2b(os.fsencode(path.name), digest_size=16).hexdigest()}.part"
-    return path.with_name(name)
-
-
-@contextmanager
-def written_whole(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """The sibling to write, which takes the place of `path` when the block ends well.
-
-    One run at a time may write there: see `Journal`.
-
-    Args:
-        path: The file.
-        durable: Wait for the disk to have it before it takes its name.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = part_path(path)
-    try:
-        yield part
-        if durable:
-            handle = os.open(part, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
 def write_json(path: Path, content: Any) -> None:
     """Write a report, whole or not at all."""
-    with written_whole(path) as part:
+    with atomic_path(path, durable=True) as part:
         part.write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
 
 
@@ -150,32 +115,17 @@ def stamp(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what killed runs left of `path`, written by `mvrec.files.atomic_path` or `written_whole`."""
-    beginning = f".{path.name}."
-    if path.parent.is_dir():
-        for entry in os.scandir(path.parent):
-            if entry.name.startswith(beginning) and entry.is_file(follow_symlinks=False):
-                Path(entry.path).unlink(missing_ok=True)
-
-
 @contextmanager
-def without_parts(folders: Iterable[Path]) -> Iterator[None]:
-    """Remove what `written_whole` was writing in these folders when its process was killed, before the block and after.
+def without_leftovers(folders: Iterable[Path]) -> Iterator[None]:
+    """Remove what killed processes left half-written in these folders, before the block and after.
 
     Whoever may still be writing there must have been ended when the block ends.
     """
     places = set(folders)
-    _remove_parts(places)
+    for place in places:
+        remove_leftovers(place)
     try:
         yield
     finally:
-        _remove_parts(places)
-
-
-def _remove_parts(folders: Iterable[Path]) -> None:
-    for folder in folders:
-        if folder.is_dir():
-            for entry in os.scandir(folder):
-                if entry.name.startswith(".") and entry.name.endswith(".part") and entry.is_file(follow_symlinks=False):
-                    Path(entry.path).unlink(missing_ok=True)
+        for place in places:
+            remove_leftovers(place)

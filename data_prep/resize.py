@@ -13,10 +13,10 @@ if __name__ == "__main__":
 from data_prep import console, sources
 from data_prep.console import shown
 from data_prep.jobs import Failure, run_jobs
-from data_prep.journal import Journal, part_path, remove_leftovers, stamp, without_parts, write_json
+from data_prep.journal import Journal, stamp, without_leftovers, write_json
 from data_prep.transcode import Recipe, Task, resize
 from mvrec.errors import UserError
-from mvrec.files import at_home
+from mvrec.files import at_home, remove_leftovers
 from mvrec.processes import Limits
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def resize_files(
     work = functools.partial(_resize_keyed, recipe=recipe)
     failed = 0
     with (
-        without_parts(task.target.parent for task in tasks.values()),
+        without_leftovers(task.target.parent for task in tasks.values()),
         console.progress(len(tasks)) as bar,
         closing(run_jobs(work, open_tasks, workers=workers, limits=limits)) as outcomes,
     ):
@@ -108,7 +108,7 @@ def resize_files(
         for (path, task), result in outcomes:
             results[path] = result
             if isinstance(result, Failure):
-                part_path(task.target).unlink(missing_ok=True)
+                remove_leftovers(task.target)
                 failed += 1
             else:
                 journal.add(str(task.target), **_stamps(task), mark=recipe.mark, result=result)

@@ -15,9 +15,9 @@ if __name__ == "__main__":
 from data_prep import console, sources
 from data_prep.console import shown
 from data_prep.jobs import Failure, run_jobs
-from data_prep.journal import Journal, remove_leftovers, stamp, without_parts, write_json, written_whole
+from data_prep.journal import Journal, stamp, without_leftovers, write_json
 from mvrec.errors import DecodeError, UserError
-from mvrec.files import at_home
+from mvrec.files import at_home, atomic_path, remove_leftovers
 from mvrec.processes import Limits
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def write_shard(shard: Shard) -> list[tuple[int, int]]:
         DecodeError: A file cannot be read or has changed, or the tar does not hold what was written.
     """
     sums = []
-    with written_whole(shard.target) as part:
+    with atomic_path(shard.target, durable=True) as part:
         with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as tar:
             for piece in shard.pieces:
                 with _opened(piece) as file:
@@ -201,7 +201,7 @@ def write_shards(
     results: dict[Path, list[tuple[int, int]] | Failure] = {}
     todo = []
     with (
-        without_parts(shard.target.parent for shard in shards),
+        without_leftovers(shard.target.parent for shard in shards),
         console.progress(sum(piece.size for shard in shards for piece in shard.pieces), unit="B") as bar,
     ):
         for shard in shards:

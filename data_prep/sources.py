@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.journal import remove_leftovers
 from mvrec.errors import DecodeError, UserError
-from mvrec.files import write_atomically
+from mvrec.files import remove_leftovers, write_atomically
 
 if TYPE_CHECKING:  # importing mvrec.data takes seconds, which `--help` need not
     from mvrec.data.listing.archive import FilePath

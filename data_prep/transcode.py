@@ -10,10 +10,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from data_prep.journal import written_whole
 from data_prep.sources import compare_with_promise
 from mvrec.data.video.shown_pictures import Orientation, bare_copy
 from mvrec.errors import DecodeError
+from mvrec.files import atomic_path
 
 if TYPE_CHECKING:
     import av
@@ -113,7 +113,7 @@ def _resize_video(task: Task, recipe: Recipe) -> dict[str, Any]:
     if task.target.is_file() and _is_done(task.target, num_frames, size, recipe):
         return {"state": "kept", **facts}
     try:
-        with written_whole(task.target) as part:
+        with atomic_path(task.target, durable=True) as part:
             times = _transcode(task, part, size, recipe, num_frames=num_frames)
             _verify(task, part, times, num_frames=num_frames, size=size)
     except av.FFmpegError as error:
@@ -308,6 +308,6 @@ def _resize_image(task: Task, recipe: Recipe) -> dict[str, Any]:
     # Scaling again is cheap beside reading, so that the bytes themselves tell what is done.
     if task.target.is_file() and task.target.read_bytes() == content:
         return {"state": "kept", **facts}
-    with written_whole(task.target, durable=False) as part:
+    with atomic_path(task.target) as part:
         part.write_bytes(content)
     return {"state": "done", **facts}

@@ -23,6 +23,8 @@ _STAND_INS = (
     (rb"\x89HDF\r\n", "a file of HDF5, which TensorFlow and Keras write: weights of PyTorch are wanted"),
     (rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI |\xff\xd8\xff|\x89PNG|GIF8", "a video or image"),
 )
+_PART, _RANDOM_LETTERS = ".part", 8  # of the names of files that are being written; the letters are `tempfile`'s
+_MOST_NAME_BYTES = 255  # of a file name, on all usual file systems
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what bytes of file names become that are not
 
 
@@ -72,15 +74,23 @@ def stand_in(path: Path) -> str:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary sibling to write into, which takes the place of `path` when the block ends well."""
+def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A temporary sibling to write into, which takes the place of `path` when the block ends well.
+
+    Args:
+        path: The file.
+        durable: Wait for the disk to have it before it takes its name, so that a power cut leaves no empty file.
+    """
     if path.is_dir():  # now, and not when the work of hours is to take its place
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_beginning(path), suffix=_PART)
     os.close(handle)
     try:
         yield Path(name)
+        if durable:
+            with open(name, "rb") as file:  # noqa: PTH123
+                os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)  # noqa: PTH101 - mkstemp gives 0600, which nobody else could read
@@ -90,6 +100,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a failed write does not say of which file
         raise
+
+
+def remove_leftovers(place: Path) -> None:
+    """Remove what killed processes left of a file that they wrote by `atomic_path`, or of all files of a folder."""
+    folder, beginning = (place, ".") if place.is_dir() else (place.parent, _beginning(place))
+    if not folder.is_dir():
+        return
+    of_one = None if place.is_dir() else len(beginning) + _RANDOM_LETTERS + len(_PART)
+    for entry in os.scandir(folder):
+        is_part = entry.name.startswith(beginning) and entry.name.endswith(_PART)
+        if is_part and of_one in (None, len(entry.name)) and entry.is_file(follow_symlinks=False):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _beginning(path: Path) -> str:
+    """How the names of a file's temporary siblings begin."""
+    name = path.name
+    if len(os.fsencode(name)) > _MOST_NAME_BYTES - _RANDOM_LETTERS - len(_PART) - 2:
+        name = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
+    return f".{name}."
 
 
 def sha256(path: Path) -> str:

@@ -1,10 +1,12 @@
 """Files are written as a whole or not at all, and a path that cannot be written to is named."""
 
+import os
+
 import pytest
 
 from mvrec.cli.config_check import entries
 from mvrec.errors import UserError
-from mvrec.files import append_whole, atomic_path, write_atomically
+from mvrec.files import append_whole, atomic_path, remove_leftovers, write_atomically
 from mvrec.machine import closed_path
 
 
@@ -29,6 +31,25 @@ def test_an_error_in_the_middle_leaves_the_earlier_file(tmp_path):
         1 / temporary.write_text("")
     append_whole(tmp_path / "file", " and after")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before and after"]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("name", ["a.mp4", "ü" * 120 + ".mp4", "x" * 255, ".hidden"])
+def test_what_a_killed_process_leaves_of_a_file_is_removed_and_nothing_else(tmp_path, name, durable):
+    keep = ["train.csv", ".train.csv", ".train.csv.part", ".train.csv.abcdefgh.part"]
+    for other in keep:
+        (tmp_path / other).touch()
+    with atomic_path(tmp_path / name, durable=durable) as temporary:
+        temporary.write_text("half")
+        os.link(temporary, tmp_path / f"{temporary.name[:-13]}abcdefgh.part")
+        assert temporary.name.startswith(".")
+        assert len(list(tmp_path.iterdir())) == len(keep) + 2
+    assert len(list(tmp_path.iterdir())) == len(keep) + 2
+    remove_leftovers(tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {*keep, name}
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"train.csv", ".train.csv", name}
+    remove_leftovers(tmp_path / "nowhere/file")
 
 
 def test_a_name_that_only_begins_like_a_home_directory_is_a_name():

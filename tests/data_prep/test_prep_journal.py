@@ -1,15 +1,11 @@
-"""The journal, its lock, and temporary names."""
+"""The journal and its lock."""
 
 import prep_support
 import pytest
 
 from data_prep import console, journal
-from data_prep.journal import Journal, part_path, remove_leftovers, written_whole
+from data_prep.journal import Journal
 from mvrec.errors import UserError
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_records_come_back_and_the_last_one_counts(tmp_path):
@@ -67,32 +63,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/journal.jsonl: cannot be written \(File exists\)"):
         Journal(tmp_path / "file/journal.jsonl")
-
-
-@pytest.mark.parametrize("name", ["a.mp4", "ü" * 120 + ".mp4", "x" * 255, ".hidden"])
-def test_temporary_names_are_valid_and_always_the_same(tmp_path, name):
-    path = tmp_path / name
-    assert part_path(path) == part_path(path) != path
-    with written_whole(path) as part:
-        part.write_text("content")
-        assert part.name.startswith(".")
-    assert names(tmp_path) == [name]
-
-
-def test_nothing_half_written_takes_the_name(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(TypeError), written_whole(path) as part:
-        part.write_text(part.write_text("ne"))
-    assert path.read_text() == "old"
-    assert names(tmp_path) == ["a.txt"]
-
-
-def test_leftovers_of_a_list_are_removed_and_nothing_else(tmp_path):
-    for name in (".train.csv.abcd", ".train.csv.part", "train.csv", ".train.csv", ".val.csv.abcd", "x.train.csv.y"):
-        (tmp_path / name).write_text("")
-    remove_leftovers(tmp_path / "train.csv")
-    assert names(tmp_path) == [".train.csv", ".val.csv.abcd", "train.csv", "x.train.csv.y"]
 
 
 @pytest.mark.parametrize(
