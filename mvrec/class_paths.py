@@ -8,12 +8,15 @@ user has named: in a config, in a flag, with `--trust`, or by `trust`.
 import copy
 import importlib
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mvrec.errors import UserError, nearest
+from mvrec.files import at_home
 
 CLASS_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 TRUST = "--trust"
@@ -21,6 +24,7 @@ TRUST = "--trust"
 ATTEMPTS = re.compile(r"Expected an? |Not a valid subclass|Not of type|Does not validate against any")
 
 _named: set[str] = set()
+_folders: list[str] = []  # of the user's own code, in the order in which they are searched
 
 
 class Place(NamedTuple):
@@ -100,11 +104,22 @@ def trust(*modules: str) -> None:
     _named.update(modules)
 
 
+def search_folder(folder: Path) -> None:
+    """Let modules be imported from a folder that the user has named, behind all that is installed."""
+    name = str(folder.resolve())
+    if name not in _folders:
+        _folders.append(name)
+    if name not in sys.path:
+        sys.path.append(name)  # at the end: a torch.py beside a configuration must not stand in for torch
+
+
 def take_trusted(arguments: Sequence[str]) -> list[str]:
     """Trust the modules that `--trust MODULE` names; what is left are the other arguments.
 
+    In place of a module's name its file or folder may be given, which need not be on Python's path.
+
     Raises:
-        UserError: No module's name behind it.
+        UserError: Neither a module's name nor its file behind it.
     """
     left: list[str] = []
     rest = iter(arguments)
@@ -114,10 +129,20 @@ def take_trusted(arguments: Sequence[str]) -> list[str]:
             left.append(argument)
             continue
         module = value if equals else next(rest, "")
+        if module.endswith(".py") or os.sep in module:
+            module = _module_at(at_home(module))
         if not all(part.isidentifier() for part in module.split(".")):
-            raise UserError(f"{TRUST} needs the name of a module, such as mynet, got {module!r}")
+            raise UserError(f"{TRUST} needs a module, such as my_models or folder/my_models.py, got {module!r}")
         trust(module)
     return left
+
+
+def _module_at(path: Path) -> str:
+    """The name of a module or package by its path, with its folder to be searched."""
+    if not (path.is_file() if path.suffix == ".py" else path.is_dir()):
+        raise UserError(f"{TRUST}: there is no module {str(path)!r}")
+    search_folder(path.parent)
+    return path.stem
 
 
 def _is_below(class_path: str, modules: Iterable[str]) -> bool:
@@ -136,11 +161,22 @@ def imported(class_path: str) -> Any:
         home = importlib.import_module(module)
     except Exception as error:  # it runs code of others, which may raise anything
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
-        hint = ": put its folder into PYTHONPATH" if _lacks(error, module) else ""
-        raise UserError(f"{class_path} cannot be imported ({problem}){hint}") from error
+        if _lacks(error, module):
+            problem = f"no module {error.name} {_searched()}"  # type: ignore[attr-defined]
+            raise UserError(f"{class_path} cannot be imported: {problem}: {_give_file(module)}") from error
+        raise UserError(f"{class_path} cannot be imported ({problem})") from error
     if not hasattr(home, name):
         raise UserError(f"{module} has no {name!r}{nearest(name, dir(home))}")
     return getattr(home, name)
+
+
+def import_problem(class_path: str) -> str:
+    """Why a class path cannot be imported; "" where it can."""
+    try:
+        imported(class_path)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def check_file_classes(tree: Mapping[str, Any], *, source: str) -> None:
@@ -194,9 +230,20 @@ def _why_not(place: Place, path: str) -> str:
     module = path.rpartition(".")[0]
     package = module.partition(".")[0]
     if package not in sys.modules and importlib.util.find_spec(package) is None:  # which imports nothing
-        return f"and there is no module {package} here: put its folder into PYTHONPATH and add {TRUST} {module}"
+        return f"and there is no module {package} {_searched()}: {_give_file(module)}"
     known = f", only one of {place.package}" if place.package else ""
     return f"and a file may not name code of others, which would run{known}: add {TRUST} {module} if you know that code"
+
+
+def _searched() -> str:
+    """Where modules were looked for."""
+    return f"in {', '.join(_folders)} or the installed packages" if _folders else "among the installed packages"
+
+
+def _give_file(module: str) -> str:
+    """How to say where a module is."""
+    package, _, below = module.partition(".")
+    return f"put it beside the --config, or add {TRUST} FOLDER/{package}{'' if below else '.py'}"
 
 
 def _lacks(error: Exception, module: str) -> bool:

@@ -168,7 +168,10 @@ def test_a_class_in_a_class_is_known_by_its_type():
         ({"data": {"class_path": "trap.Data"}}, "its data module is trap.Data"),
         ({"mixing": {"class_path": "trap.Mix"}}, "its class is trap.Mix"),
         ({"list": [{"class_path": "os.system"}]}, "its class is os.system"),
-        ({"backbone": {"class_path": "mvrec_like.Net"}}, "no module mvrec_like here: put its folder into PYTHONPATH"),
+        (
+            {"backbone": {"class_path": "mvrec_like.Net"}},
+            "no module mvrec_like .* add --trust FOLDER/mvrec_like.py",
+        ),
         ({"backbone": {"class_path": "mvrec.models.Mvit"}}, "mvrec.models has no 'Mvit'; did you mean 'mvit"),
         ({"backbone": {"class_path": 3}}, "its network is 3, which is no class"),
     ],
@@ -193,13 +196,28 @@ def test_the_user_names_modules(modules):
         check_file_classes({"backbone": {"class_path": "trap.Net"}}, source="x.ckpt")
 
 
+def test_what_lies_beside_a_config_stands_behind_what_is_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("colorsys.py", "beside_a_config.py"):
+        (tmp_path / name).write_text("class Net: pass\n")
+    with pytest.raises(UserError, match=r"no module beside_a_config .*: put it beside the --config, or add --trust"):
+        imported("beside_a_config.Net")
+    trust_named([], configs=[tmp_path / "my.yaml"])
+    assert imported("beside_a_config.Net").__module__ == "beside_a_config"
+    with pytest.raises(UserError, match="colorsys has no 'Net'"):
+        imported("colorsys.Net")
+    sys.modules.pop("beside_a_config")
+
+
 def test_trust_is_taken_from_any_command():
     assert take_trusted(["a", "--trust", "one", "--b", "--trust=two.three"]) == ["a", "--b"]
     check_file_classes({}, source="x")
     assert class_paths._named == {"one", "two.three"}
-    for wrong in (["--trust"], ["--trust", "./mynet.py"], ["--trust="]):
-        with pytest.raises(UserError, match="--trust needs the name of a module"):
+    for wrong in (["--trust"], ["--trust", "my-net"], ["--trust="]):
+        with pytest.raises(UserError, match="--trust needs a module"):
             take_trusted(wrong)
+    with pytest.raises(UserError, match=r"--trust: there is no module 'nowhere/mynet\.py'"):
+        take_trusted(["--trust", "nowhere/mynet.py"])
 
 
 @pytest.fixture

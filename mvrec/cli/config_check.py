@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import yaml
 
-from mvrec.class_paths import current, imported, is_class_path, trust
+from mvrec.class_paths import current, imported, is_class_path, search_folder, trust
 from mvrec.errors import UserError, nearest
 from mvrec.files import at_home
 from mvrec.published import CREATE_MODEL, ZOO
@@ -261,7 +261,7 @@ class KnownKeys:
     def _add_parameters(self, key: str, target: Callable[..., Any]) -> None:
         try:
             parameters = inspect.signature(target).parameters.values()
-            hints = typing.get_type_hints(vars(target).get("__init__", target) if isinstance(target, type) else target)
+            hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
         except (ValueError, TypeError, NameError):
             self._open.add(key)
             return
@@ -337,8 +337,10 @@ def class_path_of(entry: Entry) -> str | None:
     return current(value) if expected and is_class_path(value) and not value.endswith(CONFIG_ENDINGS) else None
 
 
-def trust_named(given: Iterable[Entry]) -> None:
-    """Let files name classes of the modules that configs and flags name."""
+def trust_named(given: Iterable[Entry], *, configs: Iterable[Path] = ()) -> None:
+    """Let files name classes of the modules that configs and flags name, and let these modules lie beside configs."""
+    for config in configs:
+        search_folder(config.parent)
     for entry in given:
         named = [class_path_of(entry), *CLASS_IN_TEXT.findall(entry.value if isinstance(entry.value, str) else "")]
         trust(*(path.rpartition(".")[0] for path in named if is_class_path(path)))

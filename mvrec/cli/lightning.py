@@ -187,7 +187,7 @@ class MvrecCLI(OpenCLI):
         if command in ("fit", "validate") and (named := last_value(given, "protocol")) is not None:
             raise UserError(f"{named.where}: a protocol is for test and predict, {command} has data.val_views")
         check_backbones(given)
-        trust_named(given)
+        trust_named(given, configs=[at_home(value) for name, value in flags(arguments) if name in CONFIG_FLAGS])
         subparser = self.parser_of(command)
         MvrecParser.given = given
         checkpoint = last_value(given, "ckpt_path")

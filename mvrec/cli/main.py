@@ -38,7 +38,7 @@ others:
   demo       generate the moving digits data set, train on it, evaluate
   demo-images  the same with images of digits and a network of every family
 
-A checkpoint of a network of one's own: `--trust MODULE` with any command lets files name classes of that module.
+A checkpoint of a network of one's own: `--trust FOLDER/my_models.py` with any command lets files name its classes.
 `mvrec COMMAND --help` tells more. `mvrec --version` prints the version.
 """
 

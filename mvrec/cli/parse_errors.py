@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mvrec.class_paths import attempts
+from mvrec.class_paths import attempts, import_problem
 from mvrec.cli.config_check import Entry, class_path_of, resolve
 from mvrec.errors import nearest
 
@@ -39,6 +39,10 @@ def explain(message: str, given: Sequence[Entry]) -> str:
     message = re.sub(r"Config file loop detected: (\S+) -> \S+", r"\1 holds no settings for it", message)
     entry = next((e for e in reversed(given) if e.key == key or e.key.endswith(f".{key}")), None)
     place = key if entry is None else entry.place
+    missing = re.search(r"Problem with given class_path '([\w.]+)':\s+No module named", message)
+    if missing is not None:
+        named = next((entry for entry in reversed(given) if entry.value == missing[1]), entry)
+        return f"{named.place if named else key}: {import_problem(missing[1])}"
     class_problem = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
     if class_problem is not None:
         module, name = class_problem.groups()
