@@ -261,7 +261,7 @@ class KnownKeys:
     def _add_parameters(self, key: str, target: Callable[..., Any]) -> None:
         try:
             parameters = inspect.signature(target).parameters.values()
-            hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
+            hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
         except (ValueError, TypeError, NameError):
             self._open.add(key)
             return
