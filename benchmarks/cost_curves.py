@@ -34,6 +34,7 @@ from mvrec.data.loading.batch import ClipBatch
 from mvrec.data.views.transforms import Normalisation
 from mvrec.models import Backbone, count_macs, create_model
 from mvrec.tasks import Classification
+from mvrec.tasks.classification.scores import ClassTally
 from mvrec.tasks.scores import ScoreKeeper
 
 VIDEO = ("mvit_b_16x4", "mvit_v2_s_16x4")
@@ -140,7 +141,7 @@ def evaluation(task: Classification, pixels: Tensor) -> None:
     """The views of one video as `mvrec test` has them: pixels normalised together, scored a few at a time."""
     views, zeros = torch.arange(len(pixels)), torch.zeros(len(pixels), dtype=torch.int64)
     batch = ClipBatch(pixels, targets=zeros, sample_ids=zeros, view_ids=views, seeds=zeros)
-    keeper = ScoreKeeper(num_classes=task.backbone.num_classes, num_views=len(pixels), expected=1)
+    keeper = ScoreKeeper(ClassTally(task.backbone.num_classes), num_views=len(pixels), expected=1)
     task._keeper = keeper  # as on_test_epoch_start does, which needs a trainer
     with torch.inference_mode():
         task.test_step(batch.with_clips(Normalisation()(batch.clips)), 0)

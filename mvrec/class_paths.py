@@ -45,6 +45,7 @@ PLACES = {
     "backbone": Place("network", "mvrec.models"),
     "optimizer": Place("optimiser", "torch.optim"),
     "data": Place("data module", "mvrec.data"),
+    "_task": Place("task", "mvrec.tasks"),
 }
 ELSEWHERE = Place("class", "")
 # Modules whose classes configurations and checkpoints of earlier versions name, and where these classes are now.

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from mvrec.report.page import render_report
-from mvrec.tasks.classification.run_results import read_results
+from mvrec.report.reading import read_run
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ("n01440764", "n02102040", "n03000684")
@@ -200,16 +200,19 @@ def test_a_score_says_that_it_is_of_the_split_on_which_the_checkpoint_was_chosen
     assert err.rstrip().endswith(") of the validation split, on which best.ckpt was chosen")
     score = score_of(trained_on_images)
     assert (score["split"], score["split_chose_checkpoint"]) == ("val", True)
-    results = read_results(trained_on_images)
-    assert "the score is of the validation split, on which best.ckpt was chosen: expect less" in results.notes[0]
-    assert "val of the validation split, on which best.ckpt was chosen" in render_report(results)
+    report = read_run(trained_on_images)
+    assert "the score is of the validation split, on which best.ckpt was chosen: expect less" in report.results.notes[0]
+    assert "val of the validation split, on which best.ckpt was chosen" in render_report(report)
     other = tmp_path / "other"  # other files, as a validation split and as a test split
     shutil.copytree(jpegs / "train", other / "val")
     for split, text in (("val", "of the validation split"), ("test", "bicubic)")):
         code, _, err = command("test", trained_on_images, f"--data.root={other}", f"--run_dir={tmp_path / split}")
         assert code == 0, err
         assert err.rstrip().endswith(text)
-        assert (score_of(tmp_path / split)["split"], read_results(tmp_path / split).score["split"]) == (split, split)
+        assert (score_of(tmp_path / split)["split"], read_run(tmp_path / split).results.score["split"]) == (
+            split,
+            split,
+        )
         shutil.copytree(jpegs / "train", other / "test", dirs_exist_ok=True)
 
 
@@ -231,11 +234,11 @@ def test_a_part_of_a_test_is_called_one_everywhere(command, trained_on_images, l
         rows = list(csv.DictReader(file))
     assert [row["in_split"] for row in rows] == ["2", "2", "2"]
     assert sum(int(row["samples"]) for row in rows) == 3
-    results = read_results(folder)
-    assert any(note.startswith("only a part of the test: 3 of 6 images") for note in results.notes)
-    assert "only a part of the test" in render_report(results)
+    report = read_run(folder)
+    assert any(note.startswith("only a part of the test: 3 of 6 images") for note in report.results.notes)
+    assert "only a part of the test" in render_report(report)
     assert command("test", trained_on_images, "--trainer.limit_test_batches=9")[0] == 0  # more than there are: all
-    assert (score_of(folder)["partial"], read_results(folder).notes[0][:9]) == (False, "the score")
+    assert (score_of(folder)["partial"], read_run(folder).results.notes[0][:9]) == (False, "the score")
 
 
 def test_outputs_that_are_not_finite_fail_and_are_named_by_every_command(command, trained_on_images, tmp_path):
@@ -255,7 +258,7 @@ def test_outputs_that_are_not_finite_fail_and_are_named_by_every_command(command
         assert (tmp_path / "out" / name).read_text().count("not finite") == 6
     score = score_of(tmp_path / "out")
     assert (score["metrics"]["top1"], score["metrics"]["loss"], score["not_finite"]) == (0, None, 6)
-    assert "6 gave outputs that are not finite and count as wrong" in render_report(read_results(tmp_path / "out"))
+    assert "6 gave outputs that are not finite and count as wrong" in render_report(read_run(tmp_path / "out"))
 
 
 def test_a_network_for_clips_is_refused_on_images(command, tiny_images, tmp_path):

@@ -24,7 +24,7 @@ CONFIG_FLAGS = ("-c", "--config")
 BACKBONE_FLAG = re.compile(r"--model(\.(init_args\.)?backbone)+")
 # Keys of the parser itself whose value may be a class path; those of classes are known by their types.
 CLASS_KEYS = re.compile(
-    r"data|model(\.backbone)+|model\.optimizer|trainer\.(callbacks|logger|strategy|plugins|profiler)"
+    r"data|model(\.backbone)*|model\.optimizer|trainer\.(callbacks|logger|strategy|plugins|profiler)"
 )
 CONFIG_ENDINGS = (".yaml", ".yml", ".json")  # of files that may stand for a mapping
 # What people look for that is no key, and why.

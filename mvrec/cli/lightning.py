@@ -10,12 +10,11 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
 import torch
 import yaml
-from jsonargparse import Namespace, get_loader, set_loader
+from jsonargparse import get_loader, set_loader
 from jsonargparse.typing import register_type
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
@@ -24,32 +23,24 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 
 from mvrec import data
 from mvrec.class_paths import reason, renewed
-from mvrec.cli.backbone_names import check_backbones
 from mvrec.cli.config_check import (
-    CONFIG_FLAGS,
     Entry,
     check_keys,
     class_path_of,
-    entries,
     expand_backbones,
-    expand_flags,
     flags,
     resolve,
-    trust_named,
 )
 from mvrec.cli.jsonargparse_private import change_types
 from mvrec.cli.parse_errors import explain, said_of_key
+from mvrec.cli.request import Request, default_run_dir, read_request
 from mvrec.cli.run_defaults import (
     CHECKPOINT_KEYWORDS,
     chosen_mode,
-    expand_evaluation,
-    forget_own_paths,
-    inherited,
     last_value,
-    named_checkpoint,
-    resumed,
     set_file_defaults,
 )
+from mvrec.cli.task_choice import flattened, path_of, with_task
 from mvrec.cli.trainer_arguments import BATCH_COUNTS, REFUSALS, check_trainer, refused_by_lightning, whole_first
 from mvrec.cli.value_check import check_values, refusals
 from mvrec.cluster.preflight import SharedState, check_processes
@@ -75,11 +66,11 @@ from mvrec.runs.preemption import (
 from mvrec.runs.progress import BarProgress, EndReason, LineProgress, Throughput
 from mvrec.runs.resume import Resume, check_resume
 from mvrec.runs.run_checkpoints import BestAndLast, CheckpointSettings, run_checkpoints
-from mvrec.runs.run_directory import MetricsCsv, RunRecord, SaveConfig, is_run, without_own_paths
+from mvrec.runs.run_directory import MetricsCsv, RunRecord, SaveConfig, without_own_paths
 from mvrec.runs.run_lock import RunLock, lock_run
 from mvrec.runs.signals import REQUEUE, requests
-from mvrec.tasks import Classification
-from mvrec.tasks.classification.task import SINGLE_LABEL_SCORE
+from mvrec.tasks.base import Task
+from mvrec.tasks.classification.task import Classification
 from mvrec.training.averaging import check_averaging
 from mvrec.training.non_finite import NonFiniteGuard
 from mvrec.training.precision import chosen_precision
@@ -94,13 +85,12 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_model_summary": False,  # the task says in one line what it trains
 }
 PARSER_MODE = "mvrec"  # YAML in which a backbone may be a short name
-CLASS_PATH = f"{Classification.__module__}.{Classification.__qualname__}"
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 
 def load_config(text: str) -> Any:
-    """YAML as jsonargparse reads it, with class paths of this version, also where backbones have short names."""
-    return renewed(expand_backbones(get_loader("yaml")(text)))
+    """YAML as jsonargparse reads it: class paths of this version for short names, the task's arguments below `model`."""
+    return renewed(expand_backbones(flattened(get_loader("yaml")(text))))
 
 
 set_loader(PARSER_MODE, load_config, exceptions=(yaml.YAMLError,))
@@ -112,12 +102,21 @@ class MvrecParser(LightningArgumentParser):
 
     Attributes:
         given: What configs and flags set, for messages about it.
+        task: The task that it is for.
     """
 
     given: ClassVar[Sequence[Entry]] = ()
+    task: ClassVar[type[Task]] = Classification
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False, "parser_mode": PARSER_MODE})
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """A configuration as YAML, which names its task."""
+        text = super().dump(*args, **kwargs)
+        if MvrecParser.task is Classification:
+            return text
+        return yaml.safe_dump(with_task(yaml.safe_load(text), MvrecParser.task), sort_keys=False)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the useful line of an error and exit with 2."""
@@ -169,7 +168,7 @@ class MvrecCLI(OpenCLI):
         parser.add_lightning_class_args(CheckpointSettings, "checkpoint")
         parser.set_defaults(
             {
-                "checkpoint.monitor": SINGLE_LABEL_SCORE,
+                "checkpoint.monitor": MvrecParser.task.monitor,
                 "checkpoint.save_last": True,
                 "checkpoint.auto_insert_metric_name": False,
                 "checkpoint.enable_version_counter": False,
@@ -178,28 +177,10 @@ class MvrecCLI(OpenCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse with the checkpoint's values as defaults: flag > config > checkpoint > default."""
-        command, *arguments = args
-        arguments = list(expand_flags(arguments))
-        arguments += forget_own_paths(entries(arguments)) if command == "fit" else []
-        if command != "fit":
-            arguments = named_checkpoint(arguments)
-        given = entries(arguments)
-        if command in ("fit", "validate") and (named := last_value(given, "protocol")) is not None:
-            raise UserError(f"{named.where}: a protocol is for test and predict, {command} has data.val_views")
-        check_backbones(given)
-        trust_named(given, configs=[at_home(value) for name, value in flags(arguments) if name in CONFIG_FLAGS])
-        subparser = self.parser_of(command)
-        MvrecParser.given = given
-        checkpoint = last_value(given, "ckpt_path")
-        found = resumed(given, _run_dir_of(given, arguments)) if command == "fit" else None
-        if found is not None:  # wins over a checkpoint that the first start began with
-            arguments += ["--ckpt_path", str(found)]
-            checkpoint = Entry("ckpt_path", str(found), "--resume auto")
-        from_files = inherited(given, checkpoint=checkpoint)
-        set_file_defaults(subparser, from_files)
-        if command != "fit":
-            arguments = expand_evaluation(arguments, given, from_files)
-            MvrecParser.given = given = entries(arguments)
+        request: Request = args
+        given, arguments = request.given, request.arguments
+        subparser = self.parser_of(request.command)
+        set_file_defaults(subparser, request.from_files)
         defaults = subparser.get_defaults()
         chosen = last_value(given, "data")
         shown_only = any(name.startswith(("--print_config", "--help", "-h")) for name, _ in flags(arguments))
@@ -216,9 +197,9 @@ class MvrecCLI(OpenCLI):
                     defaults = subparser.get_defaults()
                 except (TypeError, ValueError):
                     raise UserError(f"{chosen.place}: {path} is no LightningDataModule") from None
-        classes = {"model": {"class_path": CLASS_PATH}}  # whose types say more than the parser's keys
+        classes = {"model": {"class_path": path_of(request.task)}}  # whose types say more than the parser's keys
         check_values(given, check_keys(defaults.keys(), given, defaults=defaults.as_dict(), fixed=classes))
-        self.config = parser.parse_args([command, *arguments])
+        self.config = parser.parse_args([request.command, *arguments])
 
     def before_instantiate_classes(self) -> None:
         """Settle the run directory."""
@@ -230,7 +211,7 @@ class MvrecCLI(OpenCLI):
         if config.get("ckpt_path") not in (None, *CHECKPOINT_KEYWORDS):
             config.model.weights = None  # the checkpoint has its own, and the file that its run began with may be gone
         self.checkpoint_dir = at_home(config.checkpoint.dirpath or self.run_dir / "checkpoints")
-        if config.trainer.limit_val_batches == 0 and config.checkpoint.monitor == SINGLE_LABEL_SCORE:
+        if config.trainer.limit_val_batches == 0 and config.checkpoint.monitor == MvrecParser.task.monitor:
             config.checkpoint.monitor = None  # nothing will be measured: the newest checkpoint is the best there is
         parser = self.parser_of(str(self.subcommand))
         parser.callback_keys = [key for key in parser.callback_keys if key != "checkpoint"]  # see `run_checkpoints`
@@ -295,9 +276,8 @@ class MvrecCLI(OpenCLI):
         portable = without_own_paths(config, self.run_dir)
         plain = yaml.safe_load(self.parser_of(str(self.subcommand)).dump(portable, skip_none=False))
         self.model.run_record = {"config": plain}
-        self.model.save_hyperparameters(
-            {**plain["model"], "weights": None, "_instantiator": INSTANTIATOR, "_class_path": CLASS_PATH}
-        )
+        origin = {"weights": None, "_instantiator": INSTANTIATOR, "_class_path": path_of(MvrecParser.task)}
+        self.model.save_hyperparameters({**flattened(plain)["model"], **origin})
         self.datamodule.save_hyperparameters(plain["data"])
 
     def run_command(self, command: str) -> None:
@@ -375,8 +355,10 @@ def _command_line(kind: type[MvrecCLI], args: list[str]) -> MvrecCLI:
     for name in data.__all__:  # jsonargparse knows by their bare names only the classes that are loaded
         getattr(data, name)
     with each_file_once():
+        request: Any = read_request(args)  # which `parse_arguments` takes
+        MvrecParser.given, MvrecParser.task = request.given, request.task
         return kind(
-            Classification,
+            request.task,
             LightningDataModule,
             subclass_mode_data=True,
             seed_everything_default=0,
@@ -386,7 +368,7 @@ def _command_line(kind: type[MvrecCLI], args: list[str]) -> MvrecCLI:
             trainer_defaults=TRAINER_DEFAULTS,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            args=args,
+            args=request,
         )
 
 
@@ -409,25 +391,5 @@ def configure_output() -> None:
     show_messages()
 
 
-def _run_dir_of(given: Sequence[Entry], arguments: Sequence[str]) -> Path:
-    """Where the run goes, known before anything is parsed."""
-    if (run_dir := last_value(given, "run_dir")) is not None:
-        return at_home(run_dir.value)
-    checkpoint = last_value(given, "ckpt_path")
-    configs = [value for name, value in flags(arguments) if name in CONFIG_FLAGS]
-    return default_run_dir(Namespace(ckpt_path=checkpoint.value if checkpoint else None, config=configs))
-
-
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def default_run_dir(config: Namespace) -> Path:
-    """The run that a checkpoint or a resolved configuration belongs to, else `runs/<name of the last config file>`."""
-    checkpoint = config.get("ckpt_path")
-    if checkpoint and Path(checkpoint).parent.name == "checkpoints":
-        return Path(checkpoint).parent.parent
-    configs = config.get("config") or []
-    if configs and Path(str(configs[0])).name == "config.yaml" and is_run(Path(str(configs[0])).parent):
-        return Path(str(configs[0])).parent
-    return Path("runs") / (Path(str(configs[0])).stem if configs else "unnamed")

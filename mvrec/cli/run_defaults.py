@@ -199,10 +199,13 @@ def checkpoint_defaults(path: Path, *, where: str) -> dict[str, Any]:
     if not stored.is_checkpoint:
         raise UserError(f"{where}: {path} is not a checkpoint that `mvrec fit` has written")
     saved, data = stored.model_settings, stored.data_settings
-    check_file_classes({**saved, "data": data}, source=f"{where}: {path}")
+    task = {"_task": saved["_class_path"]} if "_class_path" in saved else {}
+    check_file_classes({**saved, **task, "data": data}, source=f"{where}: {path}")
     defaults = {f"model.{key}": value for key, value in saved.items() if not key.startswith("_")}
     build_from(str(path), defaults.get("model.backbone"))
     defaults["model.weights"] = None  # a checkpoint has its own
+    if saved.get("_class_path") is not None:
+        defaults["model"] = saved["_class_path"]
     seed = stored.details.get("config", {}).get("seed_everything")
     if isinstance(seed, int):
         defaults["seed_everything"] = seed

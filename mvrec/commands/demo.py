@@ -7,7 +7,7 @@ from pathlib import Path
 from mvrec.cli.lightning import run
 from mvrec.errors import UserError
 from mvrec.files import at_home
-from mvrec.tasks.scores import SingleLabelScores
+from mvrec.tasks.classification.scores import SingleLabelScores
 
 CONFIG = Path("configs/demo.yaml")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from mvrec.cli.lightning import run
 from mvrec.errors import UserError
 from mvrec.files import at_home
-from mvrec.tasks.scores import SingleLabelScores
+from mvrec.tasks.classification.scores import SingleLabelScores
 
 CONFIGS = tuple(Path(f"configs/demo_images_{name}.yaml") for name in ("shunted", "sgformer", "cloformer", "mvit"))
 

@@ -37,6 +37,7 @@ from mvrec.inference.overlay import (
 from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.sources import LISTS, as_sample, find_sources
+from mvrec.tasks.outputs import CLASSIFICATION, need_task
 
 MAX_FPS = 60.0
 SOME_FAILED = 1  # exit code
@@ -76,6 +77,7 @@ def main(arguments: list[str]) -> None:
     _check(options)
     start_readers(options)
     recogniser = load_recogniser(options.ckpt, classes=options.classes, device=options.device)
+    need_task(recogniser.outputs, CLASSIFICATION, command="mvrec explain", source=options.ckpt)
     if options.output.suffix.lower() == ".mp4" and not recogniser.is_video:
         raise UserError(f"{options.ckpt} is a network for images, of which no video comes: --output must end in .png")
     number = None if options.class_name is None else class_number(options.class_name, recogniser.class_names)

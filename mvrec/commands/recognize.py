@@ -5,7 +5,7 @@ import contextlib
 import csv
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, get_args
 
@@ -19,6 +19,7 @@ from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.recognising import Recognition, recognise_files, recognise_stream
 from mvrec.inference.sources import find_sources
+from mvrec.tasks.outputs import TaskOutputs
 
 SOME_FAILED = 1  # exit code
 LONG_SECONDS = 60.0  # above it a hint says that there are windows
@@ -45,13 +46,13 @@ def main(arguments: list[str]) -> None:
     streams = [source for source in options.sources if is_stream(source)]
     if streams and len(options.sources) > 1:
         raise UserError(f"a camera or stream is recognised by itself: {streams[0]} came with other sources")
-    log.info("%s: %d classes, %s", recogniser.source, len(recogniser.class_names), recogniser.protocol)
+    log.info("%s: %s, %s", recogniser.source, recogniser.outputs.describe(), recogniser.protocol)
     failed = []
     results = _of_stream(recogniser, options) if streams else _of_files(recogniser, options)
     with _output(options.output, live=bool(streams)) as file, contextlib.suppress(KeyboardInterrupt):
         ending = options.output.suffix[1:] if options.output else ""
         form = options.format or (ending if ending in FORMATS else "table")
-        writer = WRITERS[form](file, recogniser.class_names, min(options.top, len(recogniser.class_names)))
+        writer = WRITERS[form](file, recogniser.outputs, options.top)
         for result in results:
             writer.write(result)
             file.flush()
@@ -162,66 +163,56 @@ class Writer:
 
     Args:
         file: Where to.
-        class_names: Names in label order.
-        top: Classes per result.
+        outputs: Of the task.
+        top: Predictions per result, where they have an order.
     """
 
-    def __init__(self, file: IO[str], class_names: Sequence[str], top: int) -> None:
-        self.file, self.class_names, self.top = file, class_names, top
+    def __init__(self, file: IO[str], outputs: TaskOutputs, top: int) -> None:
+        self.file, self.outputs, self.top = file, outputs, top
 
     def write(self, result: Recognition) -> None:
         """Write one result."""
         raise NotImplementedError
-
-    def best(self, result: Recognition) -> list[tuple[str, float]]:
-        """The most probable classes with their probabilities."""
-        if result.probabilities is None:
-            return []
-        found = result.probabilities.topk(self.top)
-        numbers, values = found.indices.tolist(), found.values.tolist()
-        return [(self.class_names[number], value) for number, value in zip(numbers, values, strict=True)]
 
 
 class TableWriter(Writer):
     """A line per result, for people."""
 
     def write(self, result: Recognition) -> None:
-        """Source, time span, then classes."""
+        """Source, time span, then the prediction."""
         span = ""
         if result.start_seconds is not None or result.end_seconds is not None:
             end = "end" if result.end_seconds is None else _clock(result.end_seconds)
             span = f"  {_clock(result.start_seconds or 0)}-{end}"
-        said = ", ".join(f"{name} {100 * value:.1f} %" for name, value in self.best(result))
-        self.file.write(f"{result.source}{span}  {said or f'unreadable: {result.error}'}\n")
+        said = f"unreadable: {result.error}" if result.output is None else result.output.text(self.top)
+        self.file.write(f"{result.source}{span}  {said}\n")
 
 
 class CsvWriter(Writer):
     """A row per result, with the columns of `predictions.csv`."""
 
-    def __init__(self, file: IO[str], class_names: Sequence[str], top: int) -> None:
-        super().__init__(file, class_names, top)
+    def __init__(self, file: IO[str], outputs: TaskOutputs, top: int) -> None:
+        super().__init__(file, outputs, top)
         self._rows = csv.writer(file, lineterminator="\n")
-        ranks = [name for rank in range(1, top + 1) for name in (f"class_{rank}", f"probability_{rank}")]
-        self._rows.writerow(["path", "start_seconds", "end_seconds", *ranks, "error"])
+        self._rows.writerow(["path", "start_seconds", "end_seconds", *outputs.columns(top), "error"])
 
     def write(self, result: Recognition) -> None:
         """Times in seconds; empty where there are none."""
         span = ["" if value is None else f"{value:.3f}" for value in (result.start_seconds, result.end_seconds)]
-        cells = [cell for name, value in self.best(result) for cell in (name, f"{value:.6f}")]
-        empty = [""] * (2 * self.top - len(cells))
-        self._rows.writerow([result.source, *span, *cells, *empty, result.error])
+        cells = [""] * len(self.outputs.columns(self.top)) if result.output is None else result.output.cells(self.top)
+        self._rows.writerow([result.source, *span, *cells, result.error])
 
 
 class JsonWriter(Writer):
     """A JSON object per line."""
 
     def write(self, result: Recognition) -> None:
-        """Probabilities in full."""
+        """Numbers in full."""
         line: dict[str, Any] = {
             "path": result.source,
             "start_seconds": result.start_seconds,
             "end_seconds": result.end_seconds,
-            "classes": [{"class": name, "probability": value} for name, value in self.best(result)],
+            **(self.outputs.no_fields() if result.output is None else result.output.fields(self.top)),
         }
         if result.error:
             line["error"] = result.error

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mvrec.data.views.protocol import Protocol, protocol_of
 from mvrec.errors import DecodeError, UserError
@@ -11,10 +12,9 @@ from mvrec.files import at_home, write_atomically
 from mvrec.inference.thumbnails import find_file, thumbnails
 from mvrec.report.charts import Panel
 from mvrec.report.page import render_report
-from mvrec.runs.curves import PANELS, draw_curves, read_columns
-from mvrec.tasks.classification.figures import draw_classes, draw_confusion
-from mvrec.tasks.classification.report import Thumbnails
-from mvrec.tasks.classification.run_results import Prediction, RunResults, mapping, read_results
+from mvrec.report.reading import read_run
+from mvrec.report.sections import RunResults, TaskReport, Thumbnails, mapping
+from mvrec.runs.curves import draw_curves, panels_of, read_columns
 
 NO_FIGURES = "no PNGs beside the report: pip install 'mvrec[plot]'"
 
@@ -39,13 +39,14 @@ def main(arguments: list[str]) -> None:
     output = options.output or run / "report.html"
     if output.is_dir():
         raise UserError(f"--output={output} is a folder: name the HTML file in it")
-    results = read_results(run)
+    report = read_run(run)
+    results = report.results
     panels = _panels(results)
-    pictures = _pictures(results, options.root)
+    pictures = _pictures(report, options.root)
     try:
-        figures = _figures(results, output.with_suffix(""))
+        figures = _figures(report, output.with_suffix(""))
         write_atomically(
-            output, render_report(results, panels=panels, thumbnails=pictures, most_mistakes=options.mistakes)
+            output, render_report(report, panels=panels, thumbnails=pictures, most_mistakes=options.mistakes)
         )
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error} (-o FILE puts it elsewhere)") from None
@@ -65,25 +66,25 @@ def _panels(results: RunResults) -> list[Panel]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         results.notes.append(f"metrics.csv is damaged and was left out ({error})")
         return []
-    panels = [
-        Panel(title, {name: columns[name] for name in names if name in columns}, logarithmic)
-        for title, names, logarithmic in PANELS
+    return [
+        Panel(title, {name: columns[name] for name in names}, logarithmic)
+        for title, names, logarithmic in panels_of(columns)
     ]
-    return [panel for panel in panels if panel.lines]
 
 
-def _pictures(results: RunResults, root: Path | None) -> Thumbnails:
+def _pictures(report: TaskReport, root: Path | None) -> Thumbnails:
     """What gives the pictures of a file, and the protocol's text for the score where the test did not write one."""
+    results = report.results
     recorded = mapping(results.score.get("protocol")) or mapping(results.data.get("protocol"))
     protocol: Protocol | None = None
     try:
         protocol = protocol_of(recorded) if recorded else None
     except ValueError as error:
         results.notes.append(f"no pictures of the mistakes: {error}")
-    if protocol is not None and results.was_tested:
+    if protocol is not None and report.was_tested:
         results.score.setdefault("protocol_text", str(protocol))
 
-    def of_row(row: Prediction) -> Sequence[bytes]:
+    def of_row(row: Any) -> Sequence[bytes]:
         if protocol is None:
             raise DecodeError(row.path, "the run's protocol is not known")
         return thumbnails(find_file(row.path, root), protocol, span=row.span)
@@ -91,8 +92,9 @@ def _pictures(results: RunResults, root: Path | None) -> Thumbnails:
     return of_row
 
 
-def _figures(results: RunResults, folder: Path) -> list[str]:
+def _figures(report: TaskReport, folder: Path) -> list[str]:
     """Draw the PNGs; returns the names of those there are."""
+    results = report.results
     if importlib.util.find_spec("matplotlib") is None:
         results.notes.append(NO_FIGURES)
         return []
@@ -101,9 +103,4 @@ def _figures(results: RunResults, folder: Path) -> list[str]:
     readable = metrics.is_file() and not any(note.startswith("metrics.csv is damaged") for note in results.notes)
     if readable and draw_curves(metrics, folder / "curves.png"):
         drawn.append("curves.png")
-    label = "average precision" if results.multi_label else "accuracy"
-    if draw_classes(results.classes, folder / "classes.png", label=label):
-        drawn.append("classes.png")
-    if results.confusion is not None and draw_confusion(results.confusion, folder / "confusion.png"):
-        drawn.append("confusion.png")
-    return drawn
+    return [*drawn, *report.figures(folder)]

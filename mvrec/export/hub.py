@@ -32,6 +32,7 @@ from mvrec.inference.hub_files import (
 )
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.models.checkpoints.files import read_weights
+from mvrec.tasks.outputs import outputs_of
 
 LISTED_CLASSES = 20
 
@@ -228,7 +229,7 @@ def readme(card: dict[str, Any], repo_id: str) -> str:
     """
     kind = "video" if card["pipeline_tag"].startswith("video") else "image"
     name = card["name"] or card["architecture"]
-    tags = [f"{kind}-classification", card["architecture"].lower(), *([card["name"]] if card["name"] else [])]
+    tags = [card["pipeline_tag"], card["architecture"].lower(), *([card["name"]] if card["name"] else [])]
     # JSON is YAML, and needs no thought about quotes.
     header = {"library_name": "mvrec", "pipeline_tag": card["pipeline_tag"], "tags": ["mvrec", *dict.fromkeys(tags)]}
     lines = [
@@ -238,14 +239,14 @@ def readme(card: dict[str, Any], repo_id: str) -> str:
         "",
         f"# {repo_id.rpartition('/')[2]}",
         "",
-        f"A network for {kind} classification: {name}, {card['parameters'] / 1e6:.2f} M parameters, "
+        f"A network for {kind} {card['task']}: {name}, {card['parameters'] / 1e6:.2f} M parameters, "
         f"{card['num_classes']} classes, as a file of mvrec {card['mvrec_version']}.",
         "",
         "```python",
         "from mvrec.inference.recogniser import load_recogniser",
         "",
         f'recogniser = load_recogniser("hf://{repo_id}")' if "/" in repo_id else "recogniser = load_recogniser(FOLDER)",
-        f"scores = recogniser.score(PATH_OF_{kind.upper()})  # one per class",
+        f"print(recogniser.recognise(PATH_OF_{kind.upper()}).text(5))",
         "```",
         "",
         *_facts(card),
@@ -255,13 +256,13 @@ def readme(card: dict[str, Any], repo_id: str) -> str:
 
 def _facts(card: dict[str, Any]) -> list[str]:
     takes, gives, protocol = card["input"], card["output"], card["protocol"]
-    names, origin = card["class_names"], card["converted_from"]
+    names, origin = card.get("class_names") or [], card["converted_from"]
     listed = ", ".join(names[:LISTED_CLASSES]) + (", ..." if len(names) > LISTED_CLASSES else "")
     rows = {
         "input": f"{takes['layout']} {tuple(takes['shape'][1:])} behind the batch, {takes['channels']}, "
         f"{takes['pixels']} with mean {takes['mean']} and std {takes['std']}",
         "output": f"raw logits; {gives['activation']} gives scores",
-        "several classes at once": "yes" if card["multi_label"] else "no",
+        **outputs_of(card, source="this card").rows_of(card),
         "protocol": f"`{json.dumps(protocol)}`",
         "paper of the network": card["paper"],
         "made from": f"{origin['file']}, SHA-256 {origin['sha256']}",

@@ -20,6 +20,7 @@ from mvrec.models.backbone import Backbone
 from mvrec.models.framewise import Framewise
 from mvrec.published import PUBLISHED
 from mvrec.runs.weights_origin import StartingPoint, foreign_classes, starting_point
+from mvrec.tasks.outputs import identity, outputs_of
 
 THIS_FILE = "this file"  # where a network is built from a file of weights: the one that the card is in
 
@@ -32,19 +33,20 @@ def model_card(
     Args:
         network: The network.
         name: The variant of the zoo, None for a network of another shape.
-        details: What is known of its use: `class_names`, `protocol`, `multi_label`.
+        details: What is known of its use: task, protocol, and what the task says, such as `class_names`.
         origin: See `origin_of`.
     """
     published = PUBLISHED.get(name or "")
+    task = outputs_of(details, source=str(origin.get("file")))
     is_video = len(network.input_shape) == 4
     return {
         "library_name": "mvrec",
         "mvrec_version": __version__,
-        "pipeline_tag": "video-classification" if is_video else "image-classification",
+        "pipeline_tag": f"{'video' if is_video else 'image'}-{task.task}",
+        **identity(task),
         "name": name,
         "num_classes": network.num_classes,
-        "class_names": details.get("class_names"),
-        "multi_label": bool(details.get("multi_label")),
+        **task.facts_in(details),
         "in_channels": network.input_shape[0],
         "num_frames": network.input_shape[1] if is_video else None,
         "image_size": list(network.input_shape[-2:]),
@@ -69,11 +71,8 @@ def card_of(recogniser: Recogniser) -> dict[str, Any]:
     """
     start = starting_point(recogniser.source, where=str(recogniser.source))
     network, protocol = recogniser.backbone, recogniser.protocol.as_dict()
-    details = {
-        "class_names": list(recogniser.class_names),
-        "protocol": protocol,
-        "multi_label": recogniser.multi_label,
-    }
+    task = recogniser.outputs
+    details = {**identity(type(task)), **task.facts(), "protocol": protocol}
     # Through JSON and back: what is compared with a card that was read is of the same kinds.
     card = model_card(network, start.name, details, origin_of(recogniser.source)) | {
         "architecture": _architecture(network),
@@ -91,7 +90,7 @@ def card_of(recogniser: Recogniser) -> dict[str, Any]:
             "name": "logits",
             "dtype": "float32",
             "shape": ["batch", network.num_classes],
-            "activation": "sigmoid" if recogniser.multi_label else "softmax",
+            "activation": task.activation(),
         },
     }
     return json.loads(json.dumps(card))

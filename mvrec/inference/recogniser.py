@@ -1,7 +1,5 @@
-"""A trained network with all that using it takes: class names, protocol, pixels to probabilities. No Lightning."""
+"""A trained network with all that using it takes: protocol, pixels, what its task predicts. No Lightning."""
 
-import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ from torch import Tensor
 
 from mvrec.class_paths import reason
 from mvrec.data.listing.archive import ArchiveMember
-from mvrec.data.listing.class_names import known_class_names
 from mvrec.data.listing.index import Sample
 from mvrec.data.loading.file_views import file_views
 from mvrec.data.video.video import Decoder
@@ -24,11 +21,7 @@ from mvrec.models.checkpoints import load_weights
 from mvrec.models.checkpoints.files import each_file_once
 from mvrec.models.fast.accelerate import accelerate
 from mvrec.runs.weights_origin import StartingPoint, checkpoint_of, starting_point
-
-# Which shipped list names the classes of published weights, by their number.
-SHIPPED_CLASSES = {400: "kinetics400", 1000: "imagenet1k"}
-
-log = logging.getLogger("mvrec")
+from mvrec.tasks.outputs import CLASSIFICATION, Output, TaskOutputs, joined, need_task, outputs_of
 
 
 @dataclass(frozen=True)
@@ -37,17 +30,20 @@ class Recogniser:
 
     Attributes:
         backbone: The network, in evaluation mode, on its device.
-        class_names: Names in label order.
+        outputs: What its task makes of its outputs.
         protocol: How a file becomes views.
-        multi_label: Whether probabilities are sigmoids, each class for itself.
         source: The file it was loaded from.
     """
 
     backbone: Backbone
-    class_names: tuple[str, ...]
+    outputs: TaskOutputs
     protocol: Protocol
-    multi_label: bool
     source: Path
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in label order; none where the task has no classes."""
+        return self.outputs.class_names
 
     @property
     def device(self) -> torch.device:
@@ -92,25 +88,57 @@ class Recogniser:
         return self.protocol.normalisation(views.to(self.device))
 
     @torch.inference_mode()
-    def probabilities(self, views: Tensor, *, views_per_forward: int | None = None) -> Tensor:
-        """Softmax, or sigmoid in multi-label data, of each view.
+    def raw(self, views: Tensor, *, views_per_forward: int | None = None) -> Any:
+        """What the network gives for views, such as logits (V, K).
 
         Args:
             views: uint8 (V, C, T, H, W) or (V, C, H, W).
             views_per_forward: Views that go through the network together; all by default.
-
-        Returns:
-            float64 (V, K) on the CPU.
         """
-        parts = [self.backbone(self.normalised(part)) for part in views.split(views_per_forward or len(views))]
-        logits = torch.cat(parts).float().cpu()
-        return logits.double().sigmoid() if self.multi_label else logits.softmax(dim=1).double()
+        return joined([self.backbone(self.normalised(part)) for part in views.split(views_per_forward or len(views))])
 
-    def score(self, path: Path, *, views_per_forward: int | None = None, decoder: Decoder = "auto") -> Tensor:
-        """The score of a file: its views' mean probabilities, float64 (K,).
+    def predict(self, views: Tensor, *, weights: Tensor | None = None, views_per_forward: int | None = None) -> Output:
+        """What the task predicts for the views of a file.
+
+        Args:
+            views: uint8 (V, C, T, H, W) or (V, C, H, W).
+            weights: How much each view counts, float64 (V,), adding up to 1; all the same by default.
+            views_per_forward: See `raw`.
+        """
+        shares = torch.full((len(views),), 1 / len(views), dtype=torch.float64) if weights is None else weights
+        return self.outputs.output(self.raw(views, views_per_forward=views_per_forward), shares)
+
+    def recognise(self, path: Path, *, views_per_forward: int | None = None, decoder: Decoder = "auto") -> Output:
+        """What the task predicts for a file: that of all its views together.
 
         Raises:
             DecodeError: The file cannot be read.
+        """
+        return self.predict(self.views(path, decoder=decoder), views_per_forward=views_per_forward)
+
+    def probabilities(self, views: Tensor, *, views_per_forward: int | None = None) -> Tensor:
+        """Of classification, the probabilities of each view.
+
+        Args:
+            views: uint8 (V, C, T, H, W) or (V, C, H, W).
+            views_per_forward: See `raw`.
+
+        Returns:
+            float64 (V, K) on the CPU.
+
+        Raises:
+            UserError: A network of another task.
+        """
+        outputs: Any = self.outputs
+        need_task(outputs, CLASSIFICATION, command="this", source=self.source)
+        return outputs.probabilities(self.raw(views, views_per_forward=views_per_forward))
+
+    def score(self, path: Path, *, views_per_forward: int | None = None, decoder: Decoder = "auto") -> Tensor:
+        """Of classification, the score of a file: its views' mean probabilities, float64 (K,).
+
+        Raises:
+            DecodeError: The file cannot be read.
+            UserError: A network of another task.
         """
         views = self.views(path, decoder=decoder)
         return self.probabilities(views, views_per_forward=views_per_forward).mean(dim=0)
@@ -165,31 +193,23 @@ def load_recogniser(
     path = checkpoint_of(local_path(path), where=where)
     with each_file_once():
         start = starting_point(path, where=where)
-        backbone = _loaded(start, path)
-    details = start.details
-    names = details.get("class_names")
-    return Recogniser(
-        accelerate(backbone.eval().to(chosen)),
-        _class_names(names, classes, backbone.num_classes, path),
-        protocol or _protocol(details.get("protocol"), start.data["init_args"], path),
-        bool(details.get("multi_label")),
-        path,
-    )
+        backbone = _network(start, path)
+        kind = outputs_of(start.details, source=str(path))
+        outputs = kind.of_file(start.details, backbone, source=str(path), classes=classes)
+        load_weights(backbone, path)
+    protocol = protocol or _protocol(start.details.get("protocol"), start.data["init_args"], path)
+    return Recogniser(accelerate(backbone.eval().to(chosen)), outputs, protocol, path)
 
 
-def _loaded(start: StartingPoint, path: Path) -> Backbone:
-    """The network of a file with its weights."""
+def _network(start: StartingPoint, path: Path) -> Backbone:
+    """The network that a file describes, with random weights."""
     try:
-        backbone = _built(start.backbone)
+        return _built(start.backbone)
     except UserError:
         raise
     except (ArgumentError, RuntimeError, TypeError, ValueError) as error:
         network = start.backbone.get("class_path")
         raise UserError(f"{path}: its network {network} cannot be built: {reason(error)}") from error
-    if names := start.details.get("class_names"):  # the run's head was made for its data
-        backbone.reset_head(len(names))
-    load_weights(backbone, path)
-    return backbone
 
 
 def _built(node: dict[str, Any]) -> Backbone:
@@ -197,21 +217,6 @@ def _built(node: dict[str, Any]) -> Backbone:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--backbone", type=Backbone)
     return parser.instantiate(parser.parse_object({"backbone": node})).backbone
-
-
-def _class_names(saved: Sequence[str] | None, wanted: str | None, count: int, path: Path) -> tuple[str, ...]:
-    if wanted is None and saved:
-        return tuple(saved)
-    if wanted is None and count not in SHIPPED_CLASSES:
-        raise UserError(
-            f"{path} has {count} classes and does not name them: --classes FILE, with one name per line in label order"
-        )
-    names = tuple(known_class_names(SHIPPED_CLASSES[count] if wanted is None else wanted))
-    if len(names) != count:
-        raise UserError(f"--classes={wanted} has {len(names)} names, {path} has {count} classes")
-    if wanted is None:
-        log.info("%s does not name its classes: they are taken for those of %s", path, SHIPPED_CLASSES[count])
-    return names
 
 
 def _protocol(saved: dict[str, Any] | None, settings: dict[str, Any], path: Path) -> Protocol:

@@ -26,6 +26,7 @@ from mvrec.data.views.windows import windows
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.recogniser import Recogniser
 from mvrec.inference.sources import as_sample
+from mvrec.tasks.outputs import Output
 
 log = logging.getLogger("mvrec")
 
@@ -40,14 +41,14 @@ class Recognition:
         source: The file or stream.
         start_seconds: Where the part starts; `None` for an image.
         end_seconds: Where it ends.
-        probabilities: float64 (K,); `None` for what could not be read.
+        output: What the task predicts; `None` for what could not be read.
         error: Why not, or "".
     """
 
     source: str
     start_seconds: float | None
     end_seconds: float | None
-    probabilities: Tensor | None
+    output: Output | None
     error: str = ""
 
 
@@ -63,8 +64,8 @@ class Part:
 
     def recognised(self, recogniser: Recogniser, views_per_forward: int | None) -> Recognition:
         """Put the views through the network."""
-        scores = recogniser.probabilities(self.views, views_per_forward=views_per_forward)  # (V, K)
-        return Recognition(self.source, self.start_seconds, self.end_seconds, self.weights @ scores)
+        output = recogniser.predict(self.views, weights=self.weights, views_per_forward=views_per_forward)
+        return Recognition(self.source, self.start_seconds, self.end_seconds, output)
 
 
 def recognise_files(

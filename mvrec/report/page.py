@@ -2,50 +2,27 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from mvrec.errors import DecodeError
 from mvrec.report.charts import Panel, line_chart
 from mvrec.report.markup import Html, facts, folded, join, name_of, table, tag
+from mvrec.report.score import score_section
+from mvrec.report.sections import RunResults, Section, TaskReport, Thumbnails, mapping, number
 from mvrec.report.style import STYLE
-from mvrec.tasks.classification.report import (
-    Thumbnails,
-    classes_section,
-    confusion_section,
-    failures_section,
-    metric_text,
-    metric_title,
-    mistakes_section,
-    score_section,
-    worst,
-)
-from mvrec.tasks.classification.run_results import Prediction, RunResults, mapping, number
+from mvrec.runs.monitors import mode_of
 
 # What a page may load: nothing but what is in it. So not even a class name could make it ask a server.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of the report; one without content is left out."""
-
-    title: str
-    content: Html
-
-    @property
-    def anchor(self) -> str:
-        """What links to it."""
-        return self.title.lower().replace(" ", "-")
-
-
-def no_thumbnails(row: Prediction) -> Sequence[bytes]:
+def no_thumbnails(row: Any) -> Sequence[bytes]:
     """Stands in where files are not to be opened."""
     raise DecodeError(row.path, "pictures were not asked for")
 
 
 def render_report(
-    results: RunResults,
+    report: TaskReport,
     *,
     panels: Sequence[Panel] = (),
     thumbnails: Thumbnails = no_thumbnails,
@@ -54,16 +31,18 @@ def render_report(
     """The report as HTML.
 
     Args:
-        results: The run directory; see `read_results`.
+        report: The run directory; see `read_run`.
         panels: The training curves.
         thumbnails: What a file looks like to the network, as JPEGs; it raises `DecodeError` where that cannot be said.
         most_mistakes: How many mistakes are shown.
     """
+    results = report.results
     name = results.run_dir.resolve().name
-    sections = [section for section in _sections(results, panels, thumbnails, most_mistakes) if section.content]
+    of_task = report.sections(thumbnails=thumbnails, most_mistakes=most_mistakes)
+    sections = [section for section in _sections(report, panels, of_task) if section.content]
     links = [tag("a", section.title, href=f"#{section.anchor}") for section in sections]
     body = [
-        tag("header", tag("h1", name_of(name)), tag("p", _subtitle(results), class_="faint"), tag("nav", *links)),
+        tag("header", tag("h1", name_of(name)), tag("p", _subtitle(report), class_="faint"), tag("nav", *links)),
         _notes(results.notes),
         tag("main", *(_framed(section) for section in sections)),
     ]
@@ -77,22 +56,12 @@ def render_report(
     return f"<!DOCTYPE html>\n{tag('html', tag('head', *head), tag('body', *body), lang='en')}\n"
 
 
-def _sections(
-    results: RunResults, panels: Sequence[Panel], thumbnails: Thumbnails, most_mistakes: int
-) -> list[Section]:
-    mistakes = Html("")
-    if results.predictions:
-        total = sum(row.is_mistake for row in results.predictions)
-        shown = worst(results.predictions, most_mistakes)
-        mistakes = mistakes_section(shown, total, results.noun, thumbnails) if shown or not total else Html("")
-    multi_label = results.multi_label
+def _sections(report: TaskReport, panels: Sequence[Panel], of_task: Sequence[Section]) -> list[Section]:
+    results = report.results
     return [
-        Section("Score", score_section(results)),
-        Section("Training", _training(panels)),
-        Section("Classes", classes_section(results.classes, multi_label=multi_label) if results.classes else Html("")),
-        Section("Confusions", confusion_section(results.confusion) if results.confusion is not None else Html("")),
-        Section("Worst mistakes", mistakes),
-        Section("Files that could not be read", failures_section(results.predictions)),
+        Section("Score", score_section(report)),
+        Section("Training", _training(report, panels)),
+        *of_task,
         Section("Data", _data(results)),
         Section("Parameter groups", _groups(results.parameter_groups)),
         Section("Environment", _environment(results)),
@@ -105,16 +74,10 @@ def _framed(section: Section) -> Html:
     return tag("section", heading, section.content, aria_labelledby=section.anchor)
 
 
-def _subtitle(results: RunResults) -> str:
-    count = len(results.score.get("class_names") or results.data.get("class_names") or results.classes)
+def _subtitle(report: TaskReport) -> str:
+    results = report.results
     version = results.score.get("mvrec") or results.environment.get("mvrec")
-    parts = [
-        f"{count} classes" if count else "",
-        f"chance {100 / count:.1f} %" if count and not results.multi_label else "",
-        "several classes per file" if results.multi_label else "",
-        str(results.data.get("module") or ""),
-        f"mvrec {version}" if version else "",
-    ]
+    parts = [*report.subtitle(), str(results.data.get("module") or ""), f"mvrec {version}" if version else ""]
     return " \N{MIDDLE DOT} ".join(part for part in parts if part)
 
 
@@ -122,25 +85,30 @@ def _notes(notes: Sequence[str]) -> Html:
     return tag("div", *(tag("p", note) for note in notes), class_="notes", role="note") if notes else Html("")
 
 
-def _training(panels: Sequence[Panel]) -> Html:
+def _training(report: TaskReport, panels: Sequence[Panel]) -> Html:
     charts = [chart for panel in panels if (chart := line_chart(panel))]
     if not charts:
         return Html("")
-    return join([_best(panels), tag("div", *charts, class_="grid")])
+    return join([_best(report, panels), tag("div", *charts, class_="grid")])
 
 
-def _best(panels: Sequence[Panel]) -> Html:
+def _best(report: TaskReport, panels: Sequence[Panel]) -> Html:
     """The best validation of the run, in a sentence; of equals the one that best.ckpt is of."""
     lines = {name: line for panel in panels for name, line in panel.lines.items()}
     losses = dict(zip(*lines.get("val/loss", ((), ())), strict=True))
-    for name in ("val/top1", "val/map"):
+    for name in report.monitors:
         steps, values = lines.get(name, ((), ()))
         if values:
-            ranks = [(value, -losses.get(step, math.inf), step) for step, value in zip(steps, values, strict=True)]
-            score, _, step = max(ranks)
+            sign = -1 if mode_of(name) == "min" else 1
+            ranks = [
+                (sign * value, -losses.get(step, math.inf), step, value)
+                for step, value in zip(steps, values, strict=True)
+            ]
+            *_, step, score = max(ranks)
             metric = name.removeprefix("val/")
-            best = f"{metric_title(metric)} {metric_text(metric, score)} at step {step}"
-            return tag("p", f"Best validation: {best}; the last of {len(values)}: {metric_text(metric, values[-1])}.")
+            best = f"{report.metric_title(metric)} {report.metric_text(metric, score)} at step {step}"
+            last = report.metric_text(metric, values[-1])
+            return tag("p", f"Best validation: {best}; the last of {len(values)}: {last}.")
     return Html("")
 
 

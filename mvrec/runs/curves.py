@@ -8,22 +8,23 @@ from pathlib import Path
 
 from mvrec.files import atomic_path
 
-# One panel each: title, columns of metrics.csv, logarithmic axis.
+# One panel each: title, columns of metrics.csv, logarithmic axis. "val/*" are all other scores of a validation.
 PANELS = (
     ("loss", ("train/loss", "val/loss"), False),
-    ("score", ("val/top1", "val/top5", "val/map", "val/mean_class"), False),
+    ("score", ("val/*",), False),
     ("learning rate", ("train/lr",), False),
     ("gradient norm", ("train/grad_norm",), True),
     ("throughput per second", ("train/clips_per_second",), False),
     ("share of time waiting for data", ("train/data_wait",), False),
 )
+Columns = dict[str, tuple[list[int], list[float]]]
 
 log = logging.getLogger(__name__)
 
 
-def read_columns(path: Path) -> dict[str, tuple[list[int], list[float]]]:
+def read_columns(path: Path) -> Columns:
     """The steps and finite values of each column of `metrics.csv`."""
-    columns: dict[str, tuple[list[int], list[float]]] = {}
+    columns: Columns = {}
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             for name, text in row.items():
@@ -33,6 +34,16 @@ def read_columns(path: Path) -> dict[str, tuple[list[int], list[float]]]:
                 steps.append(int(row["step"]))
                 values.append(value)
     return columns
+
+
+def panels_of(columns: Columns) -> list[tuple[str, list[str], bool]]:
+    """The panels that a run has something for: title, its columns, logarithmic axis."""
+    scores = [name for name in columns if name.startswith("val/") and name != "val/loss"]
+    panels = [
+        (title, scores if names == ("val/*",) else [name for name in names if name in columns], logarithmic)
+        for title, names, logarithmic in PANELS
+    ]
+    return [panel for panel in panels if panel[1]]
 
 
 def draw_curves(metrics: Path, output: Path) -> bool:
@@ -52,7 +63,7 @@ def draw_curves(metrics: Path, output: Path) -> bool:
     from matplotlib.figure import Figure
 
     columns = read_columns(metrics)
-    panels = [panel for panel in PANELS if any(name in columns for name in panel[1])]
+    panels = panels_of(columns)
     if not panels:
         return False
     rows = math.ceil(len(panels) / 2)
@@ -61,9 +72,8 @@ def draw_curves(metrics: Path, output: Path) -> bool:
     grid = figure.subplots(rows, 2, squeeze=False).flat
     for axes, (title, names, logarithmic) in zip(grid, panels, strict=False):
         for name in names:
-            if name in columns:
-                steps, values = columns[name]
-                axes.plot(steps, values, label=name, marker="." if len(steps) < 30 else None, linewidth=1)
+            steps, values = columns[name]
+            axes.plot(steps, values, label=name, marker="." if len(steps) < 30 else None, linewidth=1)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("optimiser step", fontsize=8)
         axes.grid(alpha=0.3)

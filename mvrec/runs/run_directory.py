@@ -219,8 +219,8 @@ class RunRecord(L.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCsv):
                 logger.go_on_from(trainer.global_step)
-        record = environment()
         task: Any = trainer.lightning_module
+        record = {"task": task.name, "outputs": task.outputs, **environment()}
         task.run_record["environment"] = record
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return

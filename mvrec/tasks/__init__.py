@@ -1,5 +1,26 @@
-"""LightningModules: a backbone with its loss, optimiser and scores."""
+"""What networks are trained and scored for: one folder per task, and `base.py` for what all share.
 
-from mvrec.tasks.classification.task import Classification
+Each is imported when it is first asked for: using a trained network takes no Lightning.
+"""
 
-__all__ = ["Classification"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mvrec.tasks.base import Task
+    from mvrec.tasks.classification.task import Classification
+
+_HOMES = {"Classification": "classification.task", "Task": "base"}
+
+__all__ = ["Classification", "Task"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = member = getattr(import_module(f"mvrec.tasks.{_HOMES[name]}"), name)
+    return member
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,57 +1,42 @@
-"""Scores that do not depend on how many processes computed them.
+"""Scores that do not depend on how many processes computed them, for any task.
 
-Every process adds the softmax of each view, in multi-label data its sigmoid, to its sample's sum; at the end the sums
-of all processes are added per sample. So a video counts once, wherever its views went.
+Every process tallies what it has seen of each sample; at the end the tallies of all processes are merged. So a file
+counts once, wherever its views went. What a sample is compared with, and how, only the task's tally and scores know.
 """
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.functional import one_hot
-from torchmetrics.functional.classification import binary_average_precision
 
 from mvrec.data.loading.batch import PADDING_ID, BadSample
-from mvrec.data.views.targets import ClassIndex, MultiHot, Target, classes_of
+from mvrec.data.views.targets import NoTarget, Target
 from mvrec.errors import UserError
 
 NOT_FINITE = "the network's outputs are not finite"  # why a sample failed that was read
-THRESHOLD = 0.5  # a class with a greater probability is one that the model predicts, in multi-label data
 
 
-@dataclass(frozen=True)
-class Scores(ABC):
-    """What an evaluation found.
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """Of which samples a score speaks.
 
     Attributes:
-        sample_ids: int64 (N,), rising; the samples that were scored.
-        probabilities: float64 (N, K), means over views.
-        labels: int64 (N,), or multi-hot, bool (N, K).
-        failed: Samples that could not be read, or whose logits are not finite.
+        failed: Samples that could not be read, or whose outputs are not finite.
         expected: Samples that should have been scored.
         num_views: Views of each sample.
         failed_are_wrong: Whether samples that failed count as wrong; else the score is that of the others.
         total: Samples of the whole split, where that is known.
     """
 
-    sample_ids: Tensor
-    probabilities: Tensor
-    labels: Tensor
     failed: tuple[BadSample, ...]
     expected: int
     num_views: int = 1
     failed_are_wrong: bool = True
     total: int | None = None
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return self.probabilities.shape[1]
 
     @property
     def partial(self) -> bool:
@@ -60,21 +45,31 @@ class Scores(ABC):
 
     @property
     def not_finite(self) -> tuple[BadSample, ...]:
-        """Samples that were read, and whose logits are not finite."""
+        """Samples that were read, and whose outputs are not finite."""
         return tuple(bad for bad in self.failed if bad.cause == NOT_FINITE)
 
-    def ranked(self, k: int) -> Tensor:
-        """The k most probable classes of each sample, the most probable first: int64 (N, k)."""
-        return self.probabilities.topk(min(k, self.num_classes), dim=1).indices
+
+@dataclass(frozen=True, kw_only=True)
+class Scores(Extent, ABC):
+    """What an evaluation has measured.
+
+    Attributes:
+        sample_ids: int64 (N,), rising; the samples that were scored.
+    """
+
+    sample_ids: Tensor
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
         """Named values, the one that says which of two models is better first."""
 
-    @staticmethod
-    @abstractmethod
-    def names(num_classes: int) -> tuple[str, ...]:
-        """Those of `metrics`."""
+    def text_of(self, name: str, value: float) -> str:
+        """A metric as people read it."""
+        return f"{value:.4f}"
+
+    def facts(self) -> dict[str, Any]:
+        """What `metrics.json` says of these scores besides their values."""
+        return {}
 
     def counts(self, noun: str = "videos") -> str:
         """How many samples the score speaks of, by the name that the caller gives them."""
@@ -82,198 +77,134 @@ class Scores(ABC):
         part = f"only {self.expected} of {self.total} {noun}: " if self.partial else ""
         return f"{part}{len(self.sample_ids)}/{self.expected} {noun} scored, {len(self.failed)} failed{counted}"
 
-    def failed_per_class(self) -> Tensor:
-        """How many samples of each class failed: int64 (K,)."""
-        labels = [label for bad in self.failed for label in classes_of(bad.target)]
-        return torch.bincount(torch.tensor(labels, dtype=torch.int64), minlength=self.num_classes)
 
-    def _missed(self) -> Tensor:
-        """How many samples of each class count as wrong because they failed: int64 (K,)."""
-        failed = self.failed_per_class()
-        return failed if self.failed_are_wrong else torch.zeros_like(failed)
+class Tally(ABC):
+    """What one process has seen of the samples, until the scores of all processes are worked out."""
 
+    @abstractmethod
+    def usable(self, outputs: Any) -> Sequence[bool]:
+        """Whether the outputs of each view of a batch are finite."""
 
-@dataclass(frozen=True)
-class SingleLabelScores(Scores):
-    """What an evaluation found where a sample has one class: means of softmax, labels are int64 (N,)."""
+    @abstractmethod
+    def add(self, outputs: Any, targets: Any, sample_ids: Sequence[int], places: Sequence[int]) -> None:
+        """Add views of a batch.
 
-    def ranked(self, k: int) -> Tensor:
-        """The k most probable classes of each sample, its own last of those that are equally probable: int64 (N, k).
-
-        So a class counts as found only where no wrong one is as probable, and a network that says the same of all
-        classes is right about none, instead of about all samples of the first.
+        Args:
+            outputs: What the task's `predict` gives for the batch.
+            targets: The targets of the batch.
+            sample_ids: The sample of each view.
+            places: The views that count, by their place in the batch.
         """
-        best = super().ranked(k)
-        own = self.labels[:, None]
-        tied = torch.nonzero((self.probabilities == self.probabilities.gather(1, own)).sum(dim=1) > 1).flatten()
-        if len(tied):
-            wrong_first = one_hot(self.labels[tied], self.num_classes).argsort(dim=1, stable=True)
-            values = self.probabilities[tied].gather(1, wrong_first)
-            order = values.argsort(dim=1, descending=True, stable=True)[:, :k]
-            best[tied] = wrong_first.gather(1, order)
-        return best
 
-    def top_k(self, k: int) -> float:
-        """Share of the samples whose class is among the k most probable ones; see `ranked` for ties."""
-        total = self.expected if self.failed_are_wrong else len(self.sample_ids)
-        if not total:
-            return 0.0
-        return float((self.ranked(k) == self.labels[:, None]).any(dim=1).sum()) / total
+    @abstractmethod
+    def drop(self, sample: int) -> None:
+        """Forget a sample, a part of whose views may have been added."""
 
-    def confusion(self) -> Tensor:
-        """How many scored samples of a class (row) were taken for which (column): int64 (K, K)."""
-        pairs = self.labels * self.num_classes + self.ranked(1).flatten()
-        return torch.bincount(pairs, minlength=self.num_classes**2).reshape(self.num_classes, self.num_classes)
+    @abstractmethod
+    def merge(self, other: Self) -> None:
+        """Add what another process has seen, which may be other views of the same samples."""
 
-    def class_accuracies(self) -> Tensor:
-        """Top-1 within each class, also called recall: float64 (K,), nan for a class without samples."""
-        return self.confusion().diag().double() / self.counted_per_class()
+    @abstractmethod
+    def scores(self, **extent: Any) -> Scores:
+        """The scores of all samples; `extent` are the fields of `Extent`."""
 
-    def f1_per_class(self) -> Tensor:
-        """Harmonic mean of accuracy and precision of each class: float64 (K,), nan for a class without samples."""
-        confusion, counted = self.confusion(), self.counted_per_class()
-        f1 = 2 * confusion.diag().double() / (confusion.sum(dim=0) + counted)
-        return f1.where(counted > 0, torch.nan)
-
-    def counted_per_class(self) -> Tensor:
-        """Samples of each class that the score speaks of: int64 (K,)."""
-        return torch.bincount(self.labels, minlength=self.num_classes) + self._missed()
-
-    def mean_class_accuracy(self) -> float:
-        """Top-1 averaged over the classes that occur."""
-        accuracies = self.class_accuracies()
-        accuracies = accuracies[~accuracies.isnan()]
-        return float(accuracies.mean()) if len(accuracies) else 0.0
-
-    def loss(self) -> float:
-        """Cross-entropy of the mean softmax in nats, over the scored samples; nan when nothing was, or not finite."""
-        chosen = self.probabilities.gather(1, self.labels[:, None]).clamp_min(1e-12)
-        return math.nan if self.not_finite else float(-chosen.log().mean())
-
-    def metrics(self) -> dict[str, float]:
-        """Named values."""
-        values = (self.top_k(1), self.top_k(min(5, self.num_classes)), self.mean_class_accuracy(), self.loss())
-        return dict(zip(self.names(self.num_classes), values, strict=True))
-
-    @staticmethod
-    def names(num_classes: int) -> tuple[str, ...]:
-        """Those of `metrics`; "top5" becomes "top<K>" with fewer than five classes."""
-        return "top1", f"top{min(5, num_classes)}", "mean_class", "loss"
+    def target(self, row: Any) -> Target:
+        """The target of a sample whose outputs are not finite, from its row of a batch, where the scores need it."""
+        return NoTarget()
 
 
-@dataclass(frozen=True)
-class MultiLabelScores(Scores):
-    """What an evaluation found where a sample has any number of classes: means of sigmoids, labels are bool (N, K).
+class MeanTally(Tally):
+    """Keeps the sum of a sample's values over its views, so that its value is their mean.
 
-    For a sample that could not be read and counts as wrong the model predicts nothing: its classes are missed, whatever
-    the threshold, and it is no false alarm of any other class.
+    A subclass says what the values of a batch are (`values`), and what the scores are (`scores`).
     """
 
-    def average_precisions(self) -> Tensor:
-        """Area under the precision-recall curve of each class, by steps: float64 (K,), nan for one without samples.
+    def __init__(self) -> None:
+        self._sums: dict[int, Tensor] = {}
+        self._views: dict[int, int] = {}
+        self._targets: dict[int, Tensor] = {}
 
-        That is scikit-learn's `average_precision_score`, over all samples, also those without any class. The recall is
-        that of all samples, so that those that failed lower it.
-        """
-        found, missed = self.labels.sum(dim=0), self._missed()
-        values = torch.full((self.num_classes,), torch.nan, dtype=torch.float64)
-        values[missed > 0] = 0.0
-        for number in torch.nonzero(found).flatten().tolist():
-            precision = binary_average_precision(
-                self.probabilities[:, number], self.labels[:, number].long(), validate_args=False
-            )
-            values[number] = precision.double() * found[number] / (found[number] + missed[number])
-        return values
+    @abstractmethod
+    def values(self, outputs: Tensor) -> Tensor:
+        """The values of each view that are averaged, float64 (B, D) on the CPU, of outputs (B, D)."""
 
-    def mean_average_precision(self) -> float:
-        """The mean of `average_precisions` over the classes that occur, as SlowFast reports Charades."""
-        values = self.average_precisions()
-        values = values[~values.isnan()]
-        return float(values.mean()) if len(values) else 0.0
+    def usable(self, outputs: Tensor) -> list[bool]:
+        """Whether all outputs of a view are finite."""
+        return outputs.detach().flatten(1).isfinite().all(dim=1).tolist()
 
-    def micro_f1(self) -> float:
-        """F1 of all decisions on samples and classes together, a class being predicted above `THRESHOLD`."""
-        predicted = self.probabilities > THRESHOLD
-        right = int((predicted & self.labels).sum())
-        both = int(predicted.sum()) + int(self.labels.sum()) + int(self._missed().sum())
-        return 2 * right / both if both else 0.0
+    def add(self, outputs: Tensor, targets: Tensor, sample_ids: Sequence[int], places: Sequence[int]) -> None:
+        """Add the values of views to the sums of their samples."""
+        values, targets = self.values(outputs.detach()), targets.cpu()
+        for place in places:
+            self._join(sample_ids[place], values[place], 1, targets[place])
 
-    def loss(self) -> float:
-        """Binary cross-entropy of the mean sigmoid in nats, averaged over the scored samples and classes; else nan."""
-        likely = torch.where(self.labels, self.probabilities, 1 - self.probabilities).clamp_min(1e-12)
-        return math.nan if self.not_finite else float(-likely.log().mean())
+    def _join(self, sample: int, value: Tensor, views: int, target: Tensor) -> None:
+        self._sums[sample] = self._sums[sample] + value if sample in self._sums else value
+        self._views[sample] = self._views.get(sample, 0) + views
+        self._targets[sample] = target
 
-    def metrics(self) -> dict[str, float]:
-        """Named values; "map" is the mean average precision."""
-        return {"map": self.mean_average_precision(), "micro_f1": self.micro_f1(), "loss": self.loss()}
+    def drop(self, sample: int) -> None:
+        """Forget a sample."""
+        for kept in (self._sums, self._views, self._targets):
+            kept.pop(sample, None)
 
-    @staticmethod
-    def names(num_classes: int) -> tuple[str, ...]:
-        """Those of `metrics`."""
-        return "map", "micro_f1", "loss"
+    def merge(self, other: Self) -> None:
+        """Add the sums of another process."""
+        for sample, value in other._sums.items():
+            self._join(sample, value, other._views[sample], other._targets[sample])
 
-    def counts(self, noun: str = "videos") -> str:
-        """Also how many classes the mean average precision speaks of."""
-        occurring = int(((self.labels.sum(dim=0) + self._missed()) > 0).sum())
-        return f"{super().counts(noun)}, map of {occurring}/{self.num_classes} classes"
+    def means(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Sample ids int64 (N,), rising, their means float64 (N, D), and their targets (N, ...)."""
+        samples = sorted(self._sums)
+        means = stacked(self._sums[sample] / self._views[sample] for sample in samples)
+        return torch.tensor(samples, dtype=torch.int64), means, stacked(self._targets[sample] for sample in samples)
 
 
 class ScoreKeeper:
-    """Collects sums of probabilities per sample on one process and joins them over all.
+    """Keeps the tally of one process, sees that every sample comes with all its views, and joins all processes.
 
     Args:
-        num_classes: K.
+        tally: An empty tally of the task.
         num_views: Views that each sample must have.
         expected: Samples over all processes; `None` when only a part is scored on purpose.
-        multi_label: Whether a sample may have several classes, or none.
-        failed_are_wrong: See `Scores`.
-        total: See `Scores`.
-        path_of: The file of a sample id, to name it when its logits are not finite.
+        failed_are_wrong: See `Extent`.
+        total: See `Extent`.
+        path_of: The file of a sample id, to name it when its outputs are not finite.
     """
 
     def __init__(
         self,
+        tally: Tally,
         *,
-        num_classes: int,
         num_views: int,
         expected: int | None,
-        multi_label: bool = False,
         failed_are_wrong: bool = True,
         total: int | None = None,
         path_of: Callable[[int], str] = str,
     ) -> None:
-        self.num_classes, self.num_views, self.expected = num_classes, num_views, expected
-        self.multi_label, self.failed_are_wrong, self.total = multi_label, failed_are_wrong, total
-        self.path_of = path_of
-        self._sums: dict[int, Tensor] = {}
-        self._counts: dict[int, int] = {}
-        self._labels: dict[int, Tensor] = {}
+        self.tally, self.num_views, self.expected = tally, num_views, expected
+        self.failed_are_wrong, self.total, self.path_of = failed_are_wrong, total, path_of
+        self._views: dict[int, int] = {}
         self._failed: dict[int, BadSample] = {}  # by row: each process that shares a file's views may meet it
 
-    def add(self, logits: Tensor, labels: Tensor, sample_ids: Tensor) -> None:
-        """Add views: logits (B, K), labels (B,) or multi-hot (B, K), ids (B,) where `PADDING_ID` does not count.
+    def add(self, outputs: Any, targets: Any, sample_ids: Tensor) -> None:
+        """Add the views of a batch; a sample with a view whose outputs are not finite fails.
 
-        A sample with a view whose logits are not finite fails.
+        Args:
+            outputs: What the task's `predict` gives for the batch.
+            targets: The targets of the batch.
+            sample_ids: int64 (B,); `PADDING_ID` does not count.
         """
-        assert labels.ndim == 1 + self.multi_label, labels.shape
-        logits = logits.detach().float().cpu()
-        # In float32 the sigmoid of all logits above 17 is 1: their order, which is what counts, would be lost.
-        probabilities = logits.double().sigmoid() if self.multi_label else logits.softmax(dim=1).double()
-        labels = labels.cpu().to(self._label_dtype)
-        finite = logits.isfinite().all(dim=1).tolist()
-        for row, label, sample, usable in zip(probabilities, labels, sample_ids.tolist(), finite, strict=True):
+        places, ids = [], sample_ids.tolist()
+        for place, (sample, usable) in enumerate(zip(ids, self.tally.usable(outputs), strict=True)):
             if sample == PADDING_ID:
                 continue
             if not usable:
-                self.fail((BadSample(sample, self.path_of(sample), NOT_FINITE, target=self._target(label)),))
-            self._sums[sample] = self._sums[sample] + row if sample in self._sums else row
-            self._counts[sample] = self._counts.get(sample, 0) + 1
-            self._labels[sample] = label
-
-    def _target(self, label: Tensor) -> Target:
-        if self.multi_label:
-            return MultiHot(tuple(torch.nonzero(label).flatten().tolist()), self.num_classes)
-        return ClassIndex(int(label))
+                target = self.tally.target(targets[place])
+                self.fail((BadSample(sample, self.path_of(sample), NOT_FINITE, target=target),))
+            self._views[sample] = self._views.get(sample, 0) + 1
+            places.append(place)
+        self.tally.add(outputs, targets, ids, places)
 
     def fail(self, bad: tuple[BadSample, ...]) -> None:
         """Note samples that could not be scored."""
@@ -285,70 +216,39 @@ class ScoreKeeper:
         Raises:
             UserError: A sample with more or fewer views than the protocol says, or samples missing.
         """
-        total = ScoreKeeper(
-            num_classes=self.num_classes,
-            num_views=self.num_views,
-            expected=self.expected,
-            multi_label=self.multi_label,
-            failed_are_wrong=self.failed_are_wrong,
-            total=self.total,
-        )
-        for state in self._all_states():
-            total._merge(*state)
-        return total._scores()
-
-    def _all_states(self) -> list[Any]:
-        samples = sorted(self._sums)
-        state = (
-            samples,
-            _stacked([self._sums[sample] for sample in samples]),
-            [self._counts[sample] for sample in samples],
-            _stacked([self._labels[sample] for sample in samples]),
-            tuple(self._failed.values()),
-        )
-        if not (dist.is_available() and dist.is_initialized()):
-            return [state]
-        states: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(states, state)
-        return states
-
-    def _merge(
-        self, samples: list[int], sums: Tensor, counts: list[int], labels: Tensor, failed: tuple[BadSample, ...]
-    ) -> None:
-        for sample, row, count, label in zip(samples, sums, counts, labels, strict=True):
-            self._sums[sample] = self._sums[sample] + row if sample in self._sums else row
-            self._counts[sample] = self._counts.get(sample, 0) + count
-            self._labels[sample] = label
-        self.fail(failed)
-
-    def _scores(self) -> Scores:
-        for sample in self._failed:  # a part of its views may have been read
-            self._sums.pop(sample, None)
-            self._counts.pop(sample, None)
-        for sample, count in self._counts.items():
+        (tally, views, failed), *others = self._all_states()
+        for other, its_views, its_failed in others:
+            tally.merge(other)
+            failed |= its_failed
+            for sample, count in its_views.items():
+                views[sample] = views.get(sample, 0) + count
+        for sample in failed:  # a part of its views may have been read
+            tally.drop(sample)
+            views.pop(sample, None)
+        for sample, count in views.items():
             if count != self.num_views:
                 raise UserError(f"sample {sample} was scored on {count} views, the protocol has {self.num_views}")
-        came = len(self._sums) + len(self._failed)
+        came = len(views) + len(failed)
         if self.expected is not None and came != self.expected:
             raise UserError(f"{came} samples came in, {self.expected} were expected")
-        samples = sorted(self._sums)
-        sums = _stacked([self._sums[sample] for sample in samples]).double().reshape(-1, self.num_classes)
-        labels = _stacked([self._labels[sample] for sample in samples]).to(self._label_dtype)
-        return (MultiLabelScores if self.multi_label else SingleLabelScores)(
-            sample_ids=torch.tensor(samples, dtype=torch.int64),
-            probabilities=sums / self.num_views,
-            labels=labels.reshape(sums.shape) if self.multi_label else labels,
-            failed=tuple(sorted(self._failed.values())),
+        return tally.scores(
+            failed=tuple(sorted(failed.values())),
             expected=came,
             num_views=self.num_views,
             failed_are_wrong=self.failed_are_wrong,
             total=self.total,
         )
 
-    @property
-    def _label_dtype(self) -> torch.dtype:
-        return torch.bool if self.multi_label else torch.int64
+    def _all_states(self) -> list[Any]:
+        state = (self.tally, dict(self._views), dict(self._failed))
+        if not (dist.is_available() and dist.is_initialized()):
+            return [state]
+        states: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(states, state)
+        return states
 
 
-def _stacked(rows: list[Tensor]) -> Tensor:
+def stacked(rows: Iterable[Tensor]) -> Tensor:
+    """Rows as one tensor; without any an empty one."""
+    rows = list(rows)
     return torch.stack(rows) if rows else torch.empty(0)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import lightning as L
 import torch
 from torch.optim import Optimizer
 
@@ -77,3 +78,25 @@ class WarmupCosine:
         last = total_steps - self.cooldown_epochs * steps_per_epoch
         progress = min((step - first) / max(last - first, 1), 1.0)
         return self.end_factor + (1 - self.end_factor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def count_steps(trainer: L.Trainer) -> float:
+    """Steps of the whole run; the batches of an epoch are counted too.
+
+    Raises:
+        UserError: A run without an end, or validations that come after more batches than an epoch has.
+    """
+    try:
+        total_steps = trainer.estimated_stepping_batches
+        trainer.fit_loop.setup_data()  # counts the batches where the line above did not need to
+    except ValueError as error:
+        if isinstance(error, UserError) or "val_check_interval" not in str(error):
+            raise
+        raise UserError(
+            f"trainer.val_check_interval={trainer.val_check_interval} is more than the "
+            f"{trainer.num_training_batches} batches of an epoch; --trainer.check_val_every_n_epoch null counts "
+            "over epochs"
+        ) from None
+    if total_steps == math.inf:
+        raise UserError("the schedule needs an end: set trainer.max_epochs or trainer.max_steps")
+    return total_steps

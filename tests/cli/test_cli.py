@@ -18,7 +18,7 @@ DEMO = ROOT / "configs/demo.yaml"
 
 def test_a_run_directory_may_lie_at_home(monkeypatch):
     from mvrec.cli.config_check import Entry
-    from mvrec.cli.lightning import _run_dir_of
+    from mvrec.cli.request import _run_dir_of
 
     monkeypatch.setenv("HOME", "/home/me")
     assert _run_dir_of([Entry("run_dir", "~/runs/a", "--run_dir")], []) == Path("/home/me/runs/a")

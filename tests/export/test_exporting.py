@@ -154,7 +154,7 @@ def test_a_second_time_gives_the_same(tmp_path: Path) -> None:
     recogniser = run_of("mvit_v2_video", tmp_path, multi_label=True)
     export(recogniser, tmp_path / "a.safetensors")
     again = loaded(tmp_path / "a.safetensors")
-    assert (again.class_names, again.protocol, again.multi_label) == (tuple(NAMES), recogniser.protocol, True)
+    assert (again.class_names, again.protocol, again.outputs.multi_label) == (tuple(NAMES), recogniser.protocol, True)
     exported = export(again, tmp_path / "b.safetensors")
     assert exported.card["output"]["activation"] == "sigmoid"
     assert exported.card["converted_from"]["file"] == "a.safetensors"
@@ -410,7 +410,7 @@ def used_otherwise(recogniser: Recogniser, result: Exported, path: Path, **chang
     """The same network with another protocol or kind of classes, and its file with metadata that say so."""
     other = replace(recogniser, **changes)
     graph = onnx.load(result.path)
-    card = result.card | {"protocol": other.protocol.as_dict(), "multi_label": other.multi_label}
+    card = result.card | {"protocol": other.protocol.as_dict(), "multi_label": other.outputs.multi_label}
     onnx.helper.set_model_props(graph, {"mvrec": json.dumps(card)})
     onnx.save(graph, path)
     return other

@@ -48,7 +48,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 
 
 def check_same(a: Recogniser, b: Recogniser) -> None:
-    assert (a.class_names, a.protocol, a.multi_label) == (b.class_names, b.protocol, b.multi_label)
+    assert (a.class_names, a.protocol, a.outputs.facts()) == (b.class_names, b.protocol, b.outputs.facts())
     x = torch.randn(2, 3, 4, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(a.backbone(x), b.backbone(x), rtol=0, atol=0)

@@ -94,8 +94,8 @@ def test_windows_of_a_stream_are_scored_like_videos_of_their_own(served, recogni
         chosen = eval_frames(Sample(path, 0), 30.0, Window(0, len(own)), recogniser.protocol)
         views = torch.cat([clip_views(own[row.numpy()], recogniser.protocol) for row in chosen]).transpose(1, 2)
         expected = recogniser.probabilities(views).mean(dim=0)
-        torch.testing.assert_close(result.probabilities, expected, atol=1e-6, rtol=0)
-    assert len({float(result.probabilities[0]) for result in results}) > 1
+        torch.testing.assert_close(result.output.probabilities, expected, atol=1e-6, rtol=0)
+    assert len({float(result.output.probabilities[0]) for result in results}) > 1
 
 
 class Camera:

@@ -14,9 +14,10 @@ from mvrec.errors import DecodeError, UserError
 from mvrec.report.charts import Panel, line_chart, png_data, ticks
 from mvrec.report.markup import Html, tag
 from mvrec.report.page import render_report
+from mvrec.report.reading import read_run
 from mvrec.tasks.classification.figures import draw_classes, draw_confusion
 from mvrec.tasks.classification.report import blocks, heat, wilson, worst
-from mvrec.tasks.classification.run_results import Confusion, classes_of, confusion_of, read_predictions, read_results
+from mvrec.tasks.classification.run_results import Confusion, classes_of, confusion_of, read_predictions
 
 NASTY = ["</td><script>alert(1)</script>", 'quote "x" & <b>', "日本語", "مرحبا", "$x_{1$", "it's\x07"]
 PROTOCOL = {
@@ -87,7 +88,7 @@ CURVES = [
 
 
 def test_nothing_of_the_data_becomes_markup(tmp_path):
-    page = render_report(read_results(make_run(tmp_path, NASTY)), panels=CURVES, thumbnails=jpeg)
+    page = render_report(read_run(make_run(tmp_path, NASTY)), panels=CURVES, thumbnails=jpeg)
     elements = check(page)
     assert "script" not in elements
     assert "b" in elements
@@ -98,7 +99,7 @@ def test_nothing_of_the_data_becomes_markup(tmp_path):
 
 
 def test_score_stands_with_protocol_counts_and_interval(tmp_path):
-    page = render_report(read_results(make_run(tmp_path, ["a", "b"])))
+    page = render_report(read_run(make_run(tmp_path, ["a", "b"])))
     assert "66.67 %" in page  # 6 of 9
     assert "chance 50.0 %" in page
     low, high = wilson(6 / 9, 9)
@@ -117,7 +118,7 @@ def test_files_left_out_of_the_score_do_not_count(tmp_path):
     run = make_run(tmp_path, ["a", "b"])
     score = json.loads((run / "metrics.json").read_text())
     (run / "metrics.json").write_text(json.dumps({**score, "failed_are_wrong": False, "metrics": {"top1": 0.75}}))
-    page = render_report(read_results(run))
+    page = render_report(read_run(run))
     assert "6 of 8; 95 %" in page
     assert "are left out of the score" in page
 
@@ -126,10 +127,10 @@ def test_a_run_that_was_not_tested_says_how(tmp_path):
     run = tmp_path / "my run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text("model: <x>\n")
-    page = render_report(read_results(run), panels=CURVES)
+    page = render_report(read_run(run), panels=CURVES)
     assert "there is no checkpoint yet" in page
     (run / "checkpoints/last.ckpt").write_bytes(b"x")
-    page = render_report(read_results(run), panels=CURVES)
+    page = render_report(read_run(run), panels=CURVES)
     assert f"mvrec test --ckpt_path &#x27;{run}/checkpoints/last.ckpt&#x27;" in page
     assert "Confusions" not in page
     assert "model: &lt;x&gt;" in page
@@ -140,7 +141,7 @@ def test_a_run_that_was_not_tested_says_how(tmp_path):
 def test_of_equal_validations_the_one_of_best_ckpt_is_named(tmp_path, losses, step):
     lines = {"val/top1": ([1, 2, 3, 4], [0.5, 0.5, 0.5, 0.4]), "val/loss": ([1, 2, 3, 4], [*losses, 0.1])}
     panels = [Panel(name, {name: line}) for name, line in lines.items()]
-    page = render_report(read_results(make_run(tmp_path, ["a", "b"])), panels=panels)
+    page = render_report(read_run(make_run(tmp_path, ["a", "b"])), panels=panels)
     assert f"Top-1 accuracy 50.00 % at step {step};" in page
 
 
@@ -158,12 +159,12 @@ def test_several_classes_per_file(tmp_path):
     (run / "per_class.csv").write_text(per_class)
     score = {"metrics": {"map": 0.375, "micro_f1": 0.4}, "multi_label": True, "noun": "videos", "failed": 1}
     (run / "metrics.json").write_text(json.dumps({**score, "scored": 3, "expected": 4}))
-    results = read_results(run)
-    assert [row.path for row in worst(results.predictions, 9)] == ["z.mp4", "b.mp4"]
-    assert [row.badness for row in worst(results.predictions, 9)] == pytest.approx([0.9, 0.8])
-    page = render_report(results)
+    report = read_run(run)
+    assert [row.path for row in worst(report.predictions, 9)] == ["z.mp4", "b.mp4"]
+    assert [row.badness for row in worst(report.predictions, 9)] == pytest.approx([0.9, 0.8])
+    page = render_report(report)
     check(page)
-    assert results.confusion is None
+    assert report.confusion is None
     assert "Mean average precision (mAP)" in page
     assert "37.50 %" in page
     assert "1 of 3 classes have no files in the test" in page
@@ -185,12 +186,12 @@ def test_worst_mistakes_come_first_and_a_missing_file_is_said(tmp_path):
     def moved(row):
         raise DecodeError(row.path, "the file is not there <any> more")
 
-    page = render_report(read_results(run), thumbnails=moved)
+    page = render_report(read_run(run), thumbnails=moved)
     assert page.index("z sure.jpg") < page.index("a unsure.jpg")
     assert "right.jpg" not in page
     assert page.count("no picture: the file is not there &lt;any&gt; more") == 2
     assert "All 2 mistakes" in page
-    shown = render_report(read_results(run), thumbnails=moved, most_mistakes=1)
+    shown = render_report(read_run(run), thumbnails=moved, most_mistakes=1)
     assert "a unsure.jpg" not in shown
     assert "The 1 of 2 mistakes" in shown
 
@@ -198,12 +199,12 @@ def test_worst_mistakes_come_first_and_a_missing_file_is_said(tmp_path):
 def test_what_the_test_did_not_write_is_worked_out(tmp_path):
     run = make_run(tmp_path, ["a", "b", "c"])
     (run / "metrics.json").unlink()
-    results = read_results(run)
-    assert results.score["metrics"] == pytest.approx({"top1": 9 / 13, "top2": 12 / 13})
-    assert results.confusion.counts.tolist() == [[3, 1, 0], [0, 3, 1], [1, 0, 3]]
-    assert results.confusion.failed.tolist() == [1, 0, 0]
-    assert [row.value for row in results.classes] == pytest.approx([3 / 5, 3 / 4, 3 / 4])
-    assert "worked out from predictions.csv" in render_report(results)
+    report = read_run(run)
+    assert report.results.score["metrics"] == pytest.approx({"top1": 9 / 13, "top2": 12 / 13})
+    assert report.confusion.counts.tolist() == [[3, 1, 0], [0, 3, 1], [1, 0, 3]]
+    assert report.confusion.failed.tolist() == [1, 0, 0]
+    assert [row.value for row in report.classes] == pytest.approx([3 / 5, 3 / 4, 3 / 4])
+    assert "worked out from predictions.csv" in render_report(report)
 
 
 # Odd, but what can be said can be said.
@@ -235,20 +236,20 @@ HARMLESS = (
 def test_a_damaged_file_is_a_note_and_not_the_end(tmp_path, name, content):
     run = make_run(tmp_path, ["a", "b"])
     (run / name).write_text(content)
-    results = read_results(run)
-    check(render_report(results))
-    said = [note for note in results.notes if note.startswith(f"{name} is damaged")]
+    report = read_run(run)
+    check(render_report(report))
+    said = [note for note in report.results.notes if note.startswith(f"{name} is damaged")]
     assert len(said) == (0 if content in HARMLESS else 1)
 
 
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="there is no such directory"):
-        read_results(tmp_path / "nowhere")
+        read_run(tmp_path / "nowhere")
     with pytest.raises(UserError, match="is no run directory"):
-        read_results(tmp_path)
+        read_run(tmp_path)
     (tmp_path / "best.ckpt").touch()
     with pytest.raises(UserError, match="not a file in it"):
-        read_results(tmp_path / "best.ckpt")
+        read_run(tmp_path / "best.ckpt")
 
 
 def test_a_score_of_another_checkpoint_is_noticed(tmp_path):
@@ -257,12 +258,12 @@ def test_a_score_of_another_checkpoint_is_noticed(tmp_path):
     digest = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"  # of "x"
     recorded = {**score, "checkpoint": "/elsewhere/best.ckpt", "checkpoint_sha256": digest}
     (run / "metrics.json").write_text(json.dumps(recorded))
-    assert not read_results(run).notes
+    assert not read_run(run).results.notes
     (run / "checkpoints").mkdir()
     (run / "checkpoints/best.ckpt").write_bytes(b"x")
-    assert not read_results(run).notes
+    assert not read_run(run).results.notes
     (run / "checkpoints/best.ckpt").write_bytes(b"y")
-    assert "is of another best.ckpt" in read_results(run).notes[0]
+    assert "is of another best.ckpt" in read_run(run).results.notes[0]
 
 
 def test_file_names_that_are_not_utf8(tmp_path):
@@ -270,7 +271,7 @@ def test_file_names_that_are_not_utf8(tmp_path):
     run.mkdir()
     write_predictions(run / "predictions.csv", [("/data/\udcff.jpg", "a", [("b", 0.9), ("a", 0.1)], None, "")])
     assert read_predictions(run / "predictions.csv")[0].path == "/data/\udcff.jpg"
-    render_report(read_results(run)).encode("utf-8")
+    render_report(read_run(run)).encode("utf-8")
 
 
 # -- confusions -------------------------------------------------------------------------------------------------------
@@ -380,7 +381,7 @@ def test_a_browser_shows_it_and_asks_for_nothing(tmp_path):
             names = (NASTY + [f"class {k}" for k in range(count)])[:count]
             run = make_run(tmp_path, names, name=f"run {count}")
             page = run / "report.html"
-            page.write_text(render_report(read_results(run), panels=CURVES, thumbnails=jpeg))
+            page.write_text(render_report(read_run(run), panels=CURVES, thumbnails=jpeg))
             for width, dark in ((1200, False), (400, True)):
                 browser.open(page, width=width, dark=dark)
                 assert browser.requests == [page.as_uri()]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mvrec.data.listing.class_names import comparable
-from mvrec.data.loading.batch import BadSample
+from mvrec.data.loading.batch import BadSample, ClipBatch
 from mvrec.data.views.targets import ClassIndex, MultiHot, Target
 from mvrec.errors import UserError
 
@@ -48,6 +48,10 @@ class ClassMatch:
         if labels.ndim == 1:
             return order[labels]
         return torch.zeros_like(labels).index_copy_(1, order, labels)
+
+    def renumbered(self, batch: ClipBatch) -> ClipBatch:
+        """A batch whose targets, and those of its files that could not be read, have the checkpoint's numbers."""
+        return replace(batch, targets=self.labels(batch.targets), bad=self.bad(batch.bad))
 
     def bad(self, bad: tuple[BadSample, ...]) -> tuple[BadSample, ...]:
         """The same for samples that could not be read."""

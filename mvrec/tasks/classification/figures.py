@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mvrec.files import atomic_path
-from mvrec.tasks.classification.report import blocks
-from mvrec.tasks.classification.run_results import ClassScore, Confusion
+from mvrec.tasks.classification.run_results import ClassScore, Confusion, blocks
 
 MOST_NAMED = 60  # classes whose names fit beside an axis
 

@@ -9,14 +9,14 @@ import torch
 
 from mvrec.data.views.targets import classes_of
 from mvrec.files import write_atomically
-from mvrec.tasks.scores import THRESHOLD, MultiLabelScores, Scores
+from mvrec.tasks.classification.scores import THRESHOLD, ClassScores, MultiLabelScores
 
 LABEL_SEPARATOR = ";"  # as in multi-label lists; no class name holds it there
 
 
 def write_predictions(
     path: Path,
-    scores: Scores,
+    scores: ClassScores,
     *,
     paths: Sequence[Path],
     class_names: Sequence[str],
@@ -68,7 +68,7 @@ def _of(columns: Mapping[str, Sequence[str]], sample: int) -> list[str]:
     return [values[sample] for values in columns.values()]
 
 
-def _classes(scores: Scores, row: int, class_names: Sequence[str]) -> list[str]:
+def _classes(scores: ClassScores, row: int, class_names: Sequence[str]) -> list[str]:
     """What a sample is; in multi-label data also what it is predicted to be."""
     if not isinstance(scores, MultiLabelScores):
         return [class_names[int(scores.labels[row])]]

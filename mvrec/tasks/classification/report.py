@@ -1,30 +1,27 @@
 """The parts of a report that speak of a test: score, classes, confusions, mistakes."""
 
 import math
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from mvrec.errors import DecodeError
 from mvrec.report.charts import Panel, bar, jpeg_data, line_chart, png_data
-from mvrec.report.markup import Html, facts, folded, join, name_of, table, tag
+from mvrec.report.markup import Html, folded, join, name_of, table, tag
+from mvrec.report.sections import RunResults, Section, TaskReport, Thumbnails
 from mvrec.tasks.classification.run_results import (
     ClassScore,
     Confusion,
     Prediction,
-    RunResults,
-    chosen_on,
-    mapping,
-    number,
+    blocks,
+    is_multi_label,
+    read_class_results,
+    shares_of,
 )
-from mvrec.tasks.classification.score_text import split_text
-
-Thumbnails = Callable[[Prediction], Sequence[bytes]]
 
 MOST_CELLS = 26  # classes whose matrix is a table with its counts; more are an image
-MOST_BLOCKS = 250  # rows of that image; with more classes a row is several of them
 MOST_BARS = 40  # classes that are all shown with their bars; of more the ends
 SHOWN_PAIRS = 20
 SHOWN_FAILURES = 50
@@ -38,16 +35,85 @@ _TITLES = {
 }
 
 
-def metric_title(name: str) -> str:
-    """What people call a metric."""
-    if name.startswith("top") and name[3:].isdigit():
-        return f"Top-{name[3:]} accuracy"
-    return _TITLES.get(name, name.replace("_", " "))
+class ClassificationReport(TaskReport):
+    """Classes, confusions, and the worst mistakes with what the network saw."""
 
+    monitors = ("val/top1", "val/map")
 
-def metric_text(name: str, value: float) -> str:
-    """A metric as people read it: a loss as it is, shares in percent."""
-    return f"{value:.4f}" if name == "loss" or not 0 <= value <= 1 else f"{100 * value:.2f} %"
+    def __init__(self, results: RunResults) -> None:
+        super().__init__(results)
+        found = read_class_results(results)
+        self.predictions, self.classes, self.confusion = found.predictions, found.classes, found.confusion
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a file may have several classes, or none."""
+        return is_multi_label(self.results, self.predictions)
+
+    @property
+    def was_tested(self) -> bool:
+        """Whether anything is known of a test."""
+        return super().was_tested or bool(self.predictions or self.classes)
+
+    def subtitle(self) -> list[str]:
+        """How many classes there are, and what chance would score."""
+        results = self.results
+        count = len(results.score.get("class_names") or results.data.get("class_names") or self.classes)
+        return [
+            f"{count} classes" if count else "",
+            f"chance {100 / count:.1f} %" if count and not self.multi_label else "",
+            "several classes per file" if self.multi_label else "",
+        ]
+
+    def sections(self, *, thumbnails: Thumbnails, most_mistakes: int) -> list[Section]:
+        """Classes, confusions, mistakes, files that could not be read."""
+        nothing, mistakes = Html(""), Html("")
+        if self.predictions:
+            total = sum(row.is_mistake for row in self.predictions)
+            shown = worst(self.predictions, most_mistakes)
+            if shown or not total:
+                mistakes = mistakes_section(shown, total, self.results.noun, thumbnails)
+        classes = classes_section(self.classes, multi_label=self.multi_label) if self.classes else nothing
+        return [
+            Section("Classes", classes),
+            Section("Confusions", nothing if self.confusion is None else confusion_section(self.confusion)),
+            Section("Worst mistakes", mistakes),
+            Section("Files that could not be read", failures_section(self.predictions)),
+        ]
+
+    def metric_title(self, name: str) -> str:
+        """What people call a metric."""
+        if name.startswith("top") and name[3:].isdigit():
+            return f"Top-{name[3:]} accuracy"
+        return _TITLES.get(name, name.replace("_", " "))
+
+    def metric_text(self, name: str, value: float) -> str:
+        """A metric as people read it: a loss as it is, shares in percent."""
+        return f"{value:.4f}" if name == "loss" or not 0 <= value <= 1 else f"{100 * value:.2f} %"
+
+    def metric_note(self, name: str, value: float, counted: int) -> str | None:
+        """Of an accuracy the counts and their interval."""
+        if not (name.startswith("top") and 0 <= value <= 1 and counted):
+            return None
+        low, high = wilson(value, counted)
+        interval = f"95 % interval {100 * low:.1f} to {100 * high:.1f}\N{NO-BREAK SPACE}%"
+        return f"{round(value * counted)} of {counted}; {interval}"
+
+    def failed_samples(self) -> str:
+        """What the score makes of files that could not be read."""
+        return "count as missed" if self.multi_label else "count as wrong"
+
+    def figures(self, folder: Path) -> list[str]:
+        """Draw the classes and the confusions."""
+        from mvrec.tasks.classification.figures import draw_classes, draw_confusion
+
+        drawn = []
+        label = "average precision" if self.multi_label else "accuracy"
+        if draw_classes(self.classes, folder / "classes.png", label=label):
+            drawn.append("classes.png")
+        if self.confusion is not None and draw_confusion(self.confusion, folder / "confusion.png"):
+            drawn.append("confusion.png")
+        return drawn
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
@@ -55,87 +121,6 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     z = 1.959964
     centre, spread = share + z * z / (2 * count), z * math.sqrt(share * (1 - share) / count + z * z / (4 * count**2))
     return (centre - spread) / (1 + z * z / count), (centre + spread) / (1 + z * z / count)
-
-
-def score_section(results: RunResults) -> Html:
-    """The score with its protocol and counts; of a run without one, how to get it."""
-    if not results.was_tested:
-        return _not_tested(results)
-    score = results.score
-    counted = number(score.get("expected" if score.get("failed_are_wrong", True) else "scored"))
-    cards = [
-        _card(name, float(value), int(counted or 0))
-        for name, value in mapping(score.get("metrics")).items()
-        if number(value) is not None
-    ]
-    checkpoint = score.get("checkpoint")
-    digest = score.get("checkpoint_sha256")
-    return join(
-        [
-            tag("div", *cards, class_="cards"),
-            facts(
-                [
-                    ("Counts", _counts(results)),
-                    ("Split", _split(results)),
-                    ("Protocol", score.get("protocol_text")),
-                    ("Checkpoint", tag("code", checkpoint) if checkpoint else None),
-                    ("SHA-256", tag("code", digest) if digest else None),
-                ]
-            ),
-        ]
-    )
-
-
-def _card(name: str, value: float, counted: int) -> Html:
-    details = None
-    if name.startswith("top") and 0 <= value <= 1 and counted:
-        low, high = wilson(value, counted)
-        interval = f"95 % interval {100 * low:.1f} to {100 * high:.1f}\N{NO-BREAK SPACE}%"
-        details = f"{round(value * counted)} of {counted}; {interval}"
-    return tag(
-        "div",
-        tag("small", metric_title(name)),
-        tag("b", metric_text(name, value)),
-        tag("small", details),
-        class_="card",
-    )
-
-
-def _counts(results: RunResults) -> str | None:
-    scored, expected = number(results.score.get("scored")), number(results.score.get("expected"))
-    if scored is None or expected is None:
-        return None
-    failed = int(number(results.score.get("failed")) or 0)
-    wrong = "count as missed" if results.multi_label else "count as wrong"
-    if not results.score.get("failed_are_wrong", True):
-        wrong = "are left out of the score"
-    not_finite = int(number(results.score.get("not_finite")) or 0)
-    could_not = f"{failed - not_finite} could not be read" + (f" and {wrong}" if failed - not_finite else "")
-    if not_finite:
-        could_not += f", {not_finite} gave outputs that are not finite and {wrong}"
-    return f"{int(scored)} of {int(expected)} {results.noun} scored, {could_not}"
-
-
-def _split(results: RunResults) -> str | None:
-    split = results.score.get("split")
-    return None if split is None else f"{split} {split_text(str(split), chosen_on=chosen_on(results))}".strip()
-
-
-def _not_tested(results: RunResults) -> Html:
-    path = results.checkpoint
-    if path is None:
-        return tag("p", "This run was not tested, and there is no checkpoint yet that could be.")
-    command = f"mvrec test --ckpt_path {_quoted(str(path))}"
-    again = f"mvrec report {_quoted(str(results.run_dir))}"
-    return join([tag("p", "This run was not tested. To test it and render this report again:"), _code(command, again)])
-
-
-def _code(*lines: str) -> Html:
-    return tag("pre", "\n".join(lines))
-
-
-def _quoted(text: str) -> str:
-    return shlex.quote(text)
 
 
 # -- classes ----------------------------------------------------------------------------------------------------------
@@ -220,7 +205,7 @@ def confusion_section(confusion: Confusion) -> Html:
 
 def _counted(confusion: Confusion) -> Html:
     """A table of counts, whose cells are as strong as their share of the row."""
-    shares = _shares(confusion.counts, confusion.failed)
+    shares = shares_of(confusion.counts, confusion.failed)
     with_failed = bool(confusion.failed.any())
     heads = [tag("th", tag("span", name_of(name), title=name), scope="col") for name in confusion.names]
     if with_failed:
@@ -254,23 +239,6 @@ def _cell(count: int, share: float, *, right: bool) -> Html:
         class_="strong" if strength > 0.72 else None,
         style=f"background:rgba(var({colour}),{strength:.2f})",
     )
-
-
-def _shares(counts: npt.NDArray[np.int64], failed: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    return counts / np.maximum(counts.sum(axis=1) + failed, 1)[:, None]
-
-
-def blocks(confusion: Confusion, most: int = MOST_BLOCKS) -> tuple[npt.NDArray[np.float64], int]:
-    """The matrix as shares of its rows, neighbouring classes taken together where there are many.
-
-    Returns:
-        (rows, rows) of 0..1, and how many classes a row stands for.
-    """
-    count = len(confusion.names)
-    width = math.ceil(count / most)
-    edges = np.arange(0, count, width)
-    counts = np.add.reduceat(np.add.reduceat(confusion.counts, edges, axis=0), edges, axis=1)
-    return _shares(counts, np.add.reduceat(confusion.failed, edges)), width
 
 
 def heat(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:

@@ -1,22 +1,21 @@
-"""What an evaluation leaves behind besides predictions: a score with its small print, classes, confusions."""
+"""What an evaluation of classes leaves behind besides predictions: scores of the classes, confusions."""
 
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mvrec.files import json_text, write_atomically
-from mvrec.tasks.scores import THRESHOLD, MultiLabelScores, Scores, SingleLabelScores
+from mvrec.files import write_atomically
+from mvrec.tasks.classification.scores import THRESHOLD, ClassScores, MultiLabelScores, SingleLabelScores
 
 FAILED = "(failed)"  # the column of a confusion matrix for samples that could not be read
 
 
 def write_per_class(
-    path: Path, scores: Scores, *, class_names: Sequence[str], in_split: Sequence[int] | None = None
+    path: Path, scores: ClassScores, *, class_names: Sequence[str], in_split: Sequence[int] | None = None
 ) -> None:
     """Write one row per class.
 
@@ -58,40 +57,6 @@ def write_confusion(path: Path, scores: SingleLabelScores, *, class_names: Seque
     counts = torch.cat([scores.confusion(), scores.failed_per_class()[:, None]], dim=1)
     rows = ([name, *row] for name, row in zip(class_names, counts.tolist(), strict=True))
     _write(path, ["", *class_names, FAILED], rows)
-
-
-def write_metrics(path: Path, scores: Scores, *, stage: str, protocol: Any, noun: str, facts: dict[str, Any]) -> None:
-    """Write a score with everything that it cannot be read without, as JSON.
-
-    `of` is the number of samples in the whole split, of which `expected` were to be scored. A value that is not finite
-    is null.
-
-    Args:
-        path: The file.
-        scores: What an evaluation found.
-        stage: "test" and so on.
-        protocol: How files became views.
-        noun: What a sample is called, in the plural.
-        facts: Whatever else is to be in it.
-    """
-    content = {
-        "stage": stage,
-        "metrics": {name: value if isfinite(value) else None for name, value in scores.metrics().items()},
-        "scored": len(scores.sample_ids),
-        "expected": scores.expected,
-        "of": scores.total,
-        "partial": scores.partial,
-        "failed": len(scores.failed),
-        "not_finite": len(scores.not_finite),
-        "failed_are_wrong": scores.failed_are_wrong,
-        "noun": noun,
-        "num_views": scores.num_views,
-        "protocol": protocol.as_dict(),
-        "protocol_text": str(protocol),
-        "multi_label": isinstance(scores, MultiLabelScores),
-        **facts,
-    }
-    write_atomically(path, json_text(content, indent=2) + "\n")
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

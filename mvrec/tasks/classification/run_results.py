@@ -1,35 +1,19 @@
-"""What lies in a run directory, read for its report. Nothing but the directory itself has to be there."""
+"""What an evaluation of classes has left in a run directory, read for its report."""
 
 import csv
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from mvrec.data.views.protocol import kind_of
-from mvrec.errors import UserError
-from mvrec.files import sha256
+from mvrec.report.sections import RunResults, csv_rows
 from mvrec.tasks.classification.predictions import LABEL_SEPARATOR
 from mvrec.tasks.classification.results import FAILED
-from mvrec.tasks.classification.score_text import split_text
 
-KNOWN_FILES = (
-    "config.yaml",
-    "config_test.yaml",
-    "environment.json",
-    "data.json",
-    "parameter_groups.json",
-    "metrics.csv",
-    "metrics.json",
-    "predictions.csv",
-)
-
-Read = TypeVar("Read")
+MOST_BLOCKS = 250  # rows of a matrix that is an image; with more classes a row is several of them
 
 
 @dataclass(frozen=True)
@@ -123,119 +107,40 @@ class Confusion:
 
 
 @dataclass
-class RunResults:
-    """A run directory.
+class ClassResults:
+    """The files that an evaluation of classes has written.
 
     Attributes:
-        run_dir: The directory.
-        score: What `mvrec test` wrote to `metrics.json`, or what the other files tell of it; empty when nothing does.
         predictions: Rows of `predictions.csv`.
         classes: Scores of the classes.
         confusion: Of data with one class per file.
-        environment: `environment.json`.
-        data: `data.json`.
-        parameter_groups: `parameter_groups.json`.
-        configs: The text of each configuration, by file name.
-        notes: What is missing, damaged or out of date, for people.
     """
 
-    run_dir: Path
-    score: dict[str, Any] = field(default_factory=dict)
-    predictions: list[Prediction] = field(default_factory=list)
-    classes: list[ClassScore] = field(default_factory=list)
-    confusion: Confusion | None = None
-    environment: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
-    parameter_groups: list[dict[str, Any]] = field(default_factory=list)
-    configs: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether a file may have several classes, or none."""
-        return bool(self.score.get("multi_label")) or any(row.predicted is not None for row in self.predictions)
-
-    @property
-    def was_tested(self) -> bool:
-        """Whether anything is known of a test."""
-        return bool(self.score or self.predictions or self.classes)
-
-    @property
-    def noun(self) -> str:
-        """What is scored: "videos" or "images"."""
-        protocol = self.score.get("protocol") or self.data.get("protocol") or {}
-        return str(self.score.get("noun") or (f"{kind_of(protocol).noun}s" if protocol else "files"))
-
-    @property
-    def checkpoint(self) -> Path | None:
-        """The checkpoint to test."""
-        places = [self.run_dir / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
-        return next((place for place in places if place.is_file()), None)
+    predictions: list[Prediction]
+    classes: list[ClassScore]
+    confusion: Confusion | None
 
 
-def read_results(run_dir: Path) -> RunResults:
-    """Read a run directory; a file in it that is damaged is left out, and a note says so.
-
-    Raises:
-        UserError: There is no such directory, or no run in it.
-    """
-    if not run_dir.is_dir():
-        hint = "a run directory, not a file in it" if run_dir.exists() else "there is no such directory"
-        raise UserError(f"{run_dir}: {hint}; mvrec report takes the directory that mvrec fit or test wrote to")
-    if not any((run_dir / name).is_file() for name in KNOWN_FILES):
-        raise UserError(f"{run_dir} is no run directory: it has none of {', '.join(KNOWN_FILES)}")
-    results = RunResults(run_dir)
-    for name in ("config.yaml", "config_test.yaml"):
-        text = _read(results, name, lambda path: path.read_text(encoding="utf-8", errors="replace"))
-        if text is not None:
-            results.configs[name] = text
-    results.environment = _read(results, "environment.json", _dictionary) or {}
-    results.data = _read(results, "data.json", _dictionary) or {}
-    results.parameter_groups = _read(results, "parameter_groups.json", _groups) or []
-    results.predictions = _read(results, "predictions.csv", read_predictions) or []
-    results.score = _read(results, "metrics.json", _dictionary) or {}
-    results.classes = _read(results, "per_class.csv", read_classes) or []
-    results.confusion = _read(results, "confusion.csv", read_confusion)
-    _complete(results)
-    _check_checkpoint(results)
-    _check_extent(results)
-    return results
+def read_class_results(results: RunResults) -> ClassResults:
+    """Read what there is, and work out from the predictions what other files should have said."""
+    found = ClassResults(
+        results.read("predictions.csv", read_predictions) or [],
+        results.read("per_class.csv", read_classes) or [],
+        results.read("confusion.csv", read_confusion),
+    )
+    _complete(results, found)
+    return found
 
 
-def _read(results: RunResults, name: str, read: Callable[[Path], Read]) -> Read | None:
-    path = results.run_dir / name
-    if not path.is_file():
-        return None
-    try:
-        return read(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-        results.notes.append(f"{name} is damaged and was left out ({error or type(error).__name__})")
-        return None
-
-
-def _dictionary(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError("it holds no object")
-    return content
-
-
-def _groups(path: Path) -> list[dict[str, Any]]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return [{**group, "names": list(group.get("names", ()))} for group in content]
-
-
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    # Names of files need not be UTF-8; with surrogates in them they can still be opened.
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        for row in csv.DictReader(file, restval="", strict=True):
-            yield {str(key): value for key, value in row.items()}
+def is_multi_label(results: RunResults, predictions: list[Prediction]) -> bool:
+    """Whether a file may have several classes, or none."""
+    return bool(results.score.get("multi_label")) or any(row.predicted is not None for row in predictions)
 
 
 def read_predictions(path: Path) -> list[Prediction]:
     """The rows of `predictions.csv`; see `write_predictions`."""
     found = []
-    for row in _rows(path):
+    for row in csv_rows(path):
         several = "labels" in row
         ranks = (1, 2, 3, 4, 5)
         ranked = [
@@ -266,7 +171,7 @@ def _names(cell: str) -> tuple[str, ...]:
 def read_classes(path: Path) -> list[ClassScore]:
     """The rows of `per_class.csv`, of either kind."""
     found = []
-    for number, row in enumerate(_rows(path)):
+    for number, row in enumerate(csv_rows(path)):
         key = "average_precision" if "average_precision" in row else "accuracy"
         value = row.pop(key)
         samples = int(row.pop("samples"))
@@ -287,24 +192,24 @@ def read_confusion(path: Path) -> Confusion:
     return Confusion(tuple(row[0] for row in rows), counts[:, : len(rows)], failed)
 
 
-def _complete(results: RunResults) -> None:
-    """Work out from the predictions what other files should have said."""
-    rows = results.predictions
+def _complete(results: RunResults, found: ClassResults) -> None:
+    rows = found.predictions
+    multi_label = is_multi_label(results, rows)
     if not results.score and rows:
         failed = sum(bool(row.error) for row in rows)
         results.score = {"scored": len(rows) - failed, "expected": len(rows), "failed": failed}
         results.notes.append("the score is worked out from predictions.csv, without metrics.json")
-        if not results.multi_label:
+        if not multi_label:
             results.score["metrics"] = _accuracies(rows)
     names = results.score.get("class_names") or results.data.get("class_names")
-    if results.multi_label or not rows:
+    if multi_label or not rows:
         return
     seen = {name for row in rows for name in (*row.labels, *(name for name, _ in row.ranked[:1]))}
     names = [str(name) for name in names or sorted(seen)]
-    if results.confusion is None:
-        results.confusion = confusion_of(rows, names)
-    if not results.classes and results.confusion is not None:
-        results.classes = classes_of(results.confusion)
+    if found.confusion is None:
+        found.confusion = confusion_of(rows, names)
+    if not found.classes and found.confusion is not None:
+        found.classes = classes_of(found.confusion)
 
 
 def _accuracies(rows: list[Prediction]) -> dict[str, float]:
@@ -341,44 +246,19 @@ def classes_of(confusion: Confusion) -> list[ClassScore]:
     ]
 
 
-def _check_checkpoint(results: RunResults) -> None:
-    """Notice when the score is of another checkpoint than the one that lies in the run directory now."""
-    digest, recorded = results.score.get("checkpoint_sha256"), results.score.get("checkpoint")
-    if not digest or not recorded:
-        return
-    path = results.run_dir / "checkpoints" / Path(str(recorded)).name
-    if not path.is_file():
-        return
-    if sha256(path) != digest:
-        results.notes.append(
-            f"the score is of another {path.name} than the one in checkpoints/ now: mvrec test --ckpt_path {path}"
-        )
+def shares_of(counts: npt.NDArray[np.int64], failed: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Counts (K, K) as shares of their rows, with the files that failed."""
+    return counts / np.maximum(counts.sum(axis=1) + failed, 1)[:, None]
 
 
-def _check_extent(results: RunResults) -> None:
-    """Notice when the score is of a part of a split, or of the files on which the checkpoint was chosen."""
-    score, noun = results.score, results.noun
-    if score.get("partial"):
-        results.notes.append(
-            f"only a part of the test: {score.get('expected')} of {score.get('of')} {noun}; the whole: mvrec test "
-            f"{results.run_dir}"
-        )
-    text = split_text(str(score.get("split") or "test"), chosen_on=chosen_on(results))
-    if text:
-        results.notes.append(f"the score is {text}: expect less on new {noun}")
+def blocks(confusion: Confusion, most: int = MOST_BLOCKS) -> tuple[npt.NDArray[np.float64], int]:
+    """The matrix as shares of its rows, neighbouring classes taken together where there are many.
 
-
-def chosen_on(results: RunResults) -> bool:
-    """Whether the score is of the files on which the checkpoint was chosen."""
-    return bool(results.score.get("split_chose_checkpoint"))
-
-
-def number(value: Any) -> float | None:
-    """A value of a JSON file as a finite number, or `None`."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if usable else None
-
-
-def mapping(value: Any) -> Mapping[str, Any]:
-    """A value of a JSON file as a mapping; an empty one where it is something else."""
-    return value if isinstance(value, Mapping) else {}
+    Returns:
+        (rows, rows) of 0..1, and how many classes a row stands for.
+    """
+    count = len(confusion.names)
+    width = math.ceil(count / most)
+    edges = np.arange(0, count, width)
+    counts = np.add.reduceat(np.add.reduceat(confusion.counts, edges, axis=0), edges, axis=1)
+    return shares_of(counts, np.add.reduceat(confusion.failed, edges)), width

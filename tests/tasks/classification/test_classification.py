@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mvrec.data.views.targets import ClassIndex
 from mvrec.errors import UserError
 from mvrec.models import create_model
 from mvrec.models.backbone import Backbone
@@ -12,7 +13,9 @@ def fed(backbone: Backbone, shape: tuple[int, ...], num_classes: int = 5) -> Cla
     """A task whose data give inputs of some shape, configured as before training."""
     task = Classification(backbone)
     task._trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(clip_shape=shape, class_names=[str(number) for number in range(num_classes)]),
+        datamodule=SimpleNamespace(
+            clip_shape=shape, class_names=[str(number) for number in range(num_classes)], target_type=ClassIndex
+        ),
         strategy=None,
         state=SimpleNamespace(fn="fit"),
     )

@@ -16,13 +16,14 @@ from mvrec.data.loading.batch import PADDING_ID, BadSample
 from mvrec.data.loading.loader import EvalBatches
 from mvrec.data.views.targets import MultiHot
 from mvrec.tasks.classification.predictions import write_predictions
-from mvrec.tasks.scores import MultiLabelScores, ScoreKeeper
+from mvrec.tasks.classification.scores import ClassTally, MultiLabelScores
+from mvrec.tasks.scores import ScoreKeeper
 
 
 def keeper_of(logits, labels, *, failed=(), views=1):
     """A keeper that has seen all samples, each with as many equal views."""
     keeper = ScoreKeeper(
-        num_classes=logits.shape[1], num_views=views, expected=len(logits) + len(failed), multi_label=True
+        ClassTally(logits.shape[1], multi_label=True), num_views=views, expected=len(logits) + len(failed)
     )
     for _ in range(views):
         keeper.add(logits, labels, torch.arange(len(logits)))
@@ -107,7 +108,7 @@ def test_failed_samples_are_misses(seed):
 
 
 def test_views_are_averaged_after_the_sigmoid_wherever_they_come():
-    keeper = ScoreKeeper(num_classes=2, num_views=3, expected=2, multi_label=True)
+    keeper = ScoreKeeper(ClassTally(2, multi_label=True), num_views=3, expected=2)
     views = {4: [[5.0, -1.0], [-2.0, 1.0], [0.5, 0.0]], 0: [[1.0, 1.0], [2.0, 2.0], [-8.0, 3.0]]}
     labels = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
     for number in range(3):
@@ -140,7 +141,7 @@ def test_nothing_to_score(failed):
 
 
 def test_labels_of_the_other_kind_are_our_fault():
-    keeper = ScoreKeeper(num_classes=3, num_views=1, expected=1, multi_label=True)
+    keeper = ScoreKeeper(ClassTally(3, multi_label=True), num_views=1, expected=1)
     with pytest.raises(AssertionError):
         keeper.add(torch.zeros(1, 3), torch.tensor([0]), torch.tensor([0]))
 
@@ -162,7 +163,7 @@ def _score_part(rank, world_size, store, answer):
 
 def _scores_of_rank(rank, world_size, count):
     logits, labels = random_data(count, count=count, share=0.4)
-    keeper = ScoreKeeper(num_classes=7, num_views=2, expected=count, multi_label=True)
+    keeper = ScoreKeeper(ClassTally(7, multi_label=True), num_views=2, expected=count)
     for keys in EvalBatches(count, batch_size=2, rank=rank, world_size=world_size):
         for key in keys:
             if key.index == 5:

@@ -13,7 +13,9 @@ from mvrec.data.loading.batch import BadSample
 from mvrec.data.views.protocol import ClipProtocol
 from mvrec.data.views.targets import ClassIndex
 from mvrec.files import sha256
-from mvrec.tasks.classification.results import FAILED, write_confusion, write_metrics, write_per_class
+from mvrec.tasks.classification.results import FAILED, write_confusion, write_per_class
+from mvrec.tasks.classification.scores import ClassTally
+from mvrec.tasks.score_text import write_metrics
 from mvrec.tasks.scores import ScoreKeeper
 
 NAMES = ["run", 'say "hi", loud', "jump", "never seen", "<b>ü</b>"]
@@ -25,7 +27,8 @@ def read(path):
 
 
 def keeper_of(logits, labels, *, bad=(), **options):
-    keeper = ScoreKeeper(num_classes=len(NAMES), num_views=1, expected=None, **options)
+    tally = ClassTally(len(NAMES), multi_label=options.pop("multi_label", False))
+    keeper = ScoreKeeper(tally, num_views=1, expected=None, **options)
     keeper.add(logits, labels, torch.arange(len(labels)))
     keeper.fail(tuple(bad))
     return keeper
@@ -106,7 +109,7 @@ def test_classes_of_multi_label_data(tmp_path):
 
 def test_a_file_that_fails_for_one_of_its_views_has_failed_once():
     """Processes that share its views may each meet it, or one may have read its part."""
-    keeper = ScoreKeeper(num_classes=2, num_views=2, expected=2)
+    keeper = ScoreKeeper(ClassTally(2), num_views=2, expected=2)
     keeper.add(torch.eye(2)[[0, 0]], torch.zeros(2, dtype=torch.int64), torch.tensor([0, 0]))
     keeper.add(torch.eye(2)[[0]], torch.zeros(1, dtype=torch.int64), torch.tensor([1]))
     for cause in ("empty", "empty"):

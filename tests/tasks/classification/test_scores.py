@@ -7,6 +7,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from mvrec.data.loading.batch import PADDING_ID, BadSample
 from mvrec.data.views.targets import ClassIndex
 from mvrec.errors import UserError
+from mvrec.tasks.classification.scores import ClassTally
 from mvrec.tasks.scores import NOT_FINITE, ScoreKeeper
 
 
@@ -16,7 +17,7 @@ def logits_of(*rows):
 
 def test_metrics_worked_by_hand():
     """Four samples scored on 6 classes and one that could not be read."""
-    keeper = ScoreKeeper(num_classes=6, num_views=1, expected=5)
+    keeper = ScoreKeeper(ClassTally(6), num_views=1, expected=5)
     rows = [
         [0.50, 0.10, 0.10, 0.10, 0.10, 0.10],  # class 0: right
         [0.20, 0.50, 0.12, 0.08, 0.06, 0.04],  # class 0: second
@@ -41,7 +42,7 @@ def test_metrics_worked_by_hand():
 
 
 def test_mean_class_accuracy_weighs_classes_not_samples():
-    keeper = ScoreKeeper(num_classes=5, num_views=1, expected=4)
+    keeper = ScoreKeeper(ClassTally(5), num_views=1, expected=4)
     keeper.add(torch.eye(5)[[0, 0, 0, 0]], torch.tensor([0, 0, 0, 3]), torch.arange(4))
     scores = keeper.gather()
     assert scores.top_k(1) == pytest.approx(3 / 4)
@@ -50,7 +51,7 @@ def test_mean_class_accuracy_weighs_classes_not_samples():
 
 @pytest.mark.parametrize("num_classes", [1, 2, 4, 5])
 def test_fewer_than_five_classes(num_classes):
-    keeper = ScoreKeeper(num_classes=num_classes, num_views=1, expected=1)
+    keeper = ScoreKeeper(ClassTally(num_classes), num_views=1, expected=1)
     keeper.add(torch.zeros(1, num_classes), torch.tensor([num_classes - 1]), torch.tensor([0]))
     metrics = keeper.gather().metrics()
     assert metrics[f"top{num_classes}"] == 1.0
@@ -58,7 +59,7 @@ def test_fewer_than_five_classes(num_classes):
 
 
 def test_views_are_averaged_after_the_softmax_wherever_they_come():
-    keeper = ScoreKeeper(num_classes=2, num_views=3, expected=2)
+    keeper = ScoreKeeper(ClassTally(2), num_views=3, expected=2)
     views = {4: [[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]], 0: [[0.2, 0.8], [0.2, 0.8], [0.8, 0.2]]}
     for number in range(3):  # views of a sample may be spread over batches
         rows = [views[4][number], views[0][number]]
@@ -72,7 +73,7 @@ def test_views_are_averaged_after_the_softmax_wherever_they_come():
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_wrong_number_of_views(count):
-    keeper = ScoreKeeper(num_classes=2, num_views=2, expected=1)
+    keeper = ScoreKeeper(ClassTally(2), num_views=2, expected=1)
     keeper.add(torch.zeros(count, 2), torch.zeros(count, dtype=torch.int64), torch.full((count,), 8))
     with pytest.raises(UserError, match=f"sample 8 was scored on {count} views, the protocol has 2"):
         keeper.gather()
@@ -80,7 +81,7 @@ def test_wrong_number_of_views(count):
 
 @pytest.mark.parametrize(("expected", "came"), [(3, 2), (1, 2)])
 def test_missing_and_surplus_samples(expected, came):
-    keeper = ScoreKeeper(num_classes=2, num_views=1, expected=expected)
+    keeper = ScoreKeeper(ClassTally(2), num_views=1, expected=expected)
     keeper.add(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([0]))
     keeper.fail((BadSample(1, "x.mp4", "empty"),))
     with pytest.raises(UserError, match=f"{came} samples came in, {expected} were expected"):
@@ -88,7 +89,7 @@ def test_missing_and_surplus_samples(expected, came):
 
 
 def test_a_part_can_be_scored_on_purpose():
-    keeper = ScoreKeeper(num_classes=2, num_views=1, expected=None)
+    keeper = ScoreKeeper(ClassTally(2), num_views=1, expected=None)
     keeper.add(torch.eye(2), torch.tensor([0, 0]), torch.tensor([5, 6]))
     scores = keeper.gather()
     assert scores.expected == 2
@@ -97,7 +98,7 @@ def test_a_part_can_be_scored_on_purpose():
 
 @pytest.mark.parametrize(("total", "text"), [(8, "only 2 of 8 clips: 2/2 clips scored"), (2, "2/2 clips scored")])
 def test_a_part_of_a_split_is_called_one(total, text):
-    keeper = ScoreKeeper(num_classes=2, num_views=1, expected=None, total=total)
+    keeper = ScoreKeeper(ClassTally(2), num_views=1, expected=None, total=total)
     keeper.add(torch.eye(2), torch.tensor([0, 0]), torch.tensor([5, 6]))
     scores = keeper.gather()
     assert scores.partial == (total == 8)
@@ -106,7 +107,7 @@ def test_a_part_of_a_split_is_called_one(total, text):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_logits_that_are_not_finite_fail_and_are_named(value):
-    keeper = ScoreKeeper(num_classes=3, num_views=2, expected=2, path_of="file {}".format)
+    keeper = ScoreKeeper(ClassTally(3), num_views=2, expected=2, path_of="file {}".format)
     logits = torch.tensor([[9.0, 0, 0], [9.0, 0, 0], [9.0, 0, 0], [9.0, value, 0]])
     keeper.add(logits, torch.zeros(4, dtype=torch.int64), torch.tensor([0, 0, 1, 1]))
     scores = keeper.gather()
@@ -119,7 +120,7 @@ def test_logits_that_are_not_finite_fail_and_are_named(value):
 
 def test_a_network_that_says_the_same_of_all_classes_is_right_about_none():
     """Its best class would be the first, and its accuracy the share of that class."""
-    keeper = ScoreKeeper(num_classes=4, num_views=1, expected=6)
+    keeper = ScoreKeeper(ClassTally(4), num_views=1, expected=6)
     keeper.add(torch.zeros(6, 4), torch.tensor([0, 0, 0, 1, 2, 3]), torch.arange(6))
     scores = keeper.gather()
     assert [scores.top_k(k) for k in (1, 2, 3, 4)] == [0, 0, 0, 1]
@@ -128,13 +129,13 @@ def test_a_network_that_says_the_same_of_all_classes_is_right_about_none():
 
 
 def test_ties_of_other_classes_cost_nothing_and_without_ties_all_is_as_before():
-    keeper = ScoreKeeper(num_classes=4, num_views=1, expected=3)
+    keeper = ScoreKeeper(ClassTally(4), num_views=1, expected=3)
     rows = [[0.1, 0.4, 0.4, 0.1], [0.3, 0.5, 0.1, 0.1], [0.4, 0.4, 0.1, 0.1]]
     keeper.add(logits_of(*rows), torch.tensor([1, 0, 1]), torch.arange(3))
     scores = keeper.gather()
     assert scores.ranked(2).tolist() == [[2, 1], [1, 0], [0, 1]]
     assert (scores.top_k(1), scores.top_k(2)) == (0.0, 1.0)
-    keeper = ScoreKeeper(num_classes=7, num_views=1, expected=200)
+    keeper = ScoreKeeper(ClassTally(7), num_views=1, expected=200)
     logits = torch.randn(200, 7, generator=torch.Generator().manual_seed(1))
     labels = torch.randint(7, (200,), generator=torch.Generator().manual_seed(2))
     keeper.add(logits, labels, torch.arange(200))
@@ -146,7 +147,7 @@ def test_ties_of_other_classes_cost_nothing_and_without_ties_all_is_as_before():
 
 
 def test_padding_does_not_count():
-    keeper = ScoreKeeper(num_classes=2, num_views=1, expected=1)
+    keeper = ScoreKeeper(ClassTally(2), num_views=1, expected=1)
     keeper.add(torch.eye(2), torch.tensor([0, 0]), torch.tensor([0, PADDING_ID]))
     keeper.add(torch.eye(2), torch.tensor([0, 0]), torch.tensor([PADDING_ID, PADDING_ID]))
     scores = keeper.gather()
@@ -155,7 +156,7 @@ def test_padding_does_not_count():
 
 
 def test_nothing_could_be_read():
-    keeper = ScoreKeeper(num_classes=7, num_views=2, expected=1)
+    keeper = ScoreKeeper(ClassTally(7), num_views=2, expected=1)
     keeper.fail((BadSample(0, "x.mp4", "empty"),))
     scores = keeper.gather()
     assert scores.probabilities.shape == (0, 7)
@@ -165,7 +166,7 @@ def test_nothing_could_be_read():
 
 
 def test_logits_in_low_precision_and_with_gradients():
-    keeper = ScoreKeeper(num_classes=3, num_views=2, expected=1)
+    keeper = ScoreKeeper(ClassTally(3), num_views=2, expected=1)
     logits = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]], dtype=torch.bfloat16, requires_grad=True)
     keeper.add(logits, torch.tensor([1, 1]), torch.tensor([0, 0]))
     probabilities = keeper.gather().probabilities

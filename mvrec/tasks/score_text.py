@@ -1,8 +1,11 @@
 """What an evaluation says of itself: its score, of which files, and which of them failed."""
 
 from collections.abc import Iterator
+from math import isfinite
+from pathlib import Path
 from typing import Any
 
+from mvrec.files import json_text, write_atomically
 from mvrec.tasks.scores import NOT_FINITE, Scores
 
 
@@ -18,10 +21,7 @@ def score_line(scores: Scores, stage: str, *, noun: str, protocol: Any, split: s
         protocol: How files became views.
         split: See `split_text`.
     """
-    values = ", ".join(
-        f"{name} {value:.4f}" if name == "loss" else f"{name} {100 * value:.2f} %"
-        for name, value in scores.metrics().items()
-    )
+    values = ", ".join(f"{name} {scores.text_of(name, value)}" for name, value in scores.metrics().items())
     score = "" if stage == "predict" else f"{values} "
     return f"{stage}: {score}({scores.counts(noun)}; {protocol}){split and f' {split}'}"
 
@@ -50,3 +50,37 @@ def failures(scores: Scores, *, noun: str) -> Iterator[str]:
         named = ", ".join(bad.path for bad in scores.not_finite[:3])
         more = f" and {len(scores.not_finite) - 3} more" if len(scores.not_finite) > 3 else ""
         yield f"{NOT_FINITE} for {len(scores.not_finite)} of {scores.expected} {noun}: {named}{more}"
+
+
+def write_metrics(path: Path, scores: Scores, *, stage: str, protocol: Any, noun: str, facts: dict[str, Any]) -> None:
+    """Write a score with everything that it cannot be read without, as JSON.
+
+    `of` is the number of samples in the whole split, of which `expected` were to be scored. A value that is not finite
+    is null.
+
+    Args:
+        path: The file.
+        scores: What an evaluation found.
+        stage: "test" and so on.
+        protocol: How files became views.
+        noun: What a sample is called, in the plural.
+        facts: Whatever else is to be in it.
+    """
+    content = {
+        "stage": stage,
+        "metrics": {name: value if isfinite(value) else None for name, value in scores.metrics().items()},
+        "scored": len(scores.sample_ids),
+        "expected": scores.expected,
+        "of": scores.total,
+        "partial": scores.partial,
+        "failed": len(scores.failed),
+        "not_finite": len(scores.not_finite),
+        "failed_are_wrong": scores.failed_are_wrong,
+        "noun": noun,
+        "num_views": scores.num_views,
+        "protocol": protocol.as_dict(),
+        "protocol_text": str(protocol),
+        **scores.facts(),
+        **facts,
+    }
+    write_atomically(path, json_text(content, indent=2) + "\n")

@@ -1,0 +1,85 @@
+"""Which task a command line is for: the class path of `model`, a checkpoint's, or else classification.
+
+The parser is built for one task, whose arguments then stand directly below `model`, as if it had been the only one. So
+`class_path` and `init_args` of `model` are read here, and put back where a configuration is written.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mvrec import tasks
+from mvrec.class_paths import imported, is_class_path
+from mvrec.cli.config_check import Entry, class_path_of, reads_as_null
+from mvrec.errors import UserError, nearest
+from mvrec.tasks.base import Task
+from mvrec.tasks.classification.task import Classification
+
+FLAGS = ("--model", "--model.class_path")
+NESTED = "--model.init_args."
+
+
+def names_task(entry: Entry) -> bool:
+    """Whether an entry names a task."""
+    if entry.key != "model" or not isinstance(entry.value, str):
+        return False
+    return entry.is_class or class_path_of(entry) is not None or _is_name(entry.value)
+
+
+def _is_name(text: str) -> bool:
+    return text.isidentifier() and not reads_as_null(text)
+
+
+def task_class(name: str, *, where: str) -> type[Task]:
+    """The task of a class path, or of the bare name of one of ours.
+
+    Raises:
+        UserError: There is none.
+    """
+    if name.isidentifier():
+        if name not in tasks.__all__:
+            raise UserError(f"{where}: there is no task {name!r}{nearest(name, tasks.__all__)}")
+        name = f"mvrec.tasks.{name}"
+    if not is_class_path(name):
+        raise UserError(f"{where}: a task such as Classification or package.module.Class is expected, got {name!r}")
+    try:
+        target = imported(name)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if not (isinstance(target, type) and issubclass(target, Task)) or target is Task:
+        raise UserError(f"{where}: {name} is no task: a subclass of mvrec.tasks.Task is expected")
+    return target
+
+
+def path_of(task: type[Task]) -> str:
+    """The class path of a task, the public one of ours."""
+    public = task.__name__ in tasks.__all__ and getattr(tasks, task.__name__) is task
+    return f"mvrec.tasks.{task.__name__}" if public else f"{task.__module__}.{task.__qualname__}"
+
+
+def without_task(arguments: Sequence[str]) -> Iterator[str]:
+    """Flags without those that name the task, and with the task's arguments directly below `model`."""
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name in FLAGS and not value.startswith("{"):
+            if not equals:
+                next(rest, None)
+        elif argument.startswith(NESTED):
+            yield f"--model.{argument.removeprefix(NESTED)}"
+        else:
+            yield argument
+
+
+def flattened(config: Any) -> Any:
+    """A loaded configuration with the task's arguments directly below `model`."""
+    model = config.get("model") if isinstance(config, dict) else None
+    if isinstance(model, dict) and "class_path" in model:
+        return {**config, "model": model.get("init_args") or {}}
+    return {name: value for name, value in config.items() if name != "model"} if isinstance(model, str) else config
+
+
+def with_task(config: dict[str, Any], task: type[Task]) -> dict[str, Any]:
+    """A configuration that names its task, which classification need not."""
+    if task is Classification or not {"model", "trainer"} <= config.keys():  # arguments of a class are written alike
+        return config
+    return {**config, "model": {"class_path": path_of(task), "init_args": config["model"]}}

@@ -1,0 +1,450 @@
+"""What every task is built on: weights, optimiser, schedule, exact scores and checkpoints, and no word about labels."""
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from mvrec import __version__
+from mvrec.data.loading.batch import ClipBatch
+from mvrec.data.views.targets import Target
+from mvrec.errors import UserError
+from mvrec.files import sha256
+from mvrec.lightning_private import has_trainer
+from mvrec.models import Backbone, accelerate
+from mvrec.run_data import RunData, data_of
+from mvrec.runs.resume import check_weights
+from mvrec.tasks.outputs import CLASSIFICATION
+from mvrec.tasks.score_text import failures, score_line, split_text, write_metrics
+from mvrec.tasks.scores import ScoreKeeper, Scores, Tally
+from mvrec.tasks.start import Start
+from mvrec.training.optim import OptimizerCallable, WarmupCosine, check_optimizer, count_steps
+from mvrec.training.parameter_groups import group_record, group_table, parameter_groups, scale_rates
+from mvrec.training.sharding import is_sharded, shard
+
+Stage = Literal["val", "test", "predict"]
+
+log = logging.getLogger(__name__)
+
+
+class Task(L.LightningModule, ABC):
+    """Train and score a backbone. A subclass says for what: its head, loss, predictions and scores.
+
+    It gives `build`, `loss`, `tally`, `score_names`, `write_scores` and, where the default does not do, `predict`; and
+    for the use of trained networks a class of `mvrec.tasks.outputs`.
+
+    Attributes:
+        name: What checkpoints, `metrics.json` and messages call the task.
+        outputs: Class path of its `TaskOutputs`, which checkpoints carry.
+        monitor: The score that decides which checkpoint is the best, until the data are known; then it is the first of
+            `score_names`.
+        targets: Types of the targets that it learns from.
+        scores: Those of the last evaluation.
+
+    Args:
+        backbone: The network.
+        weights: File whose weights training starts from, in any layout; see `load_weights`.
+        freeze: What stays as it is: layers from the stem on, by their number, or "backbone" for all but the head.
+        optimizer: Makes the optimiser; its weight decay does not act on biases, norms and what the backbone exempts.
+        layer_decay: Ratio between the learning rates of neighbouring layers, the head having all of it; 1 for none.
+        schedule: Learning rate over time, relative to the optimiser's.
+        lr_reference_batch: Clips or images per step, over all processes and accumulated batches, that the optimiser's
+            learning rate is meant for; the rate is scaled in proportion to the real number (Goyal et al. 2017).
+            `None` takes the rate as it is.
+        compile: Compile the backbone (`torch.compile`); the first step takes a minute or more.
+        channels_last: Lay pixels out with their channels together, which GPUs convolve faster.
+        activation_checkpointing: Recompute each block in the backward pass: less memory, the same numbers.
+        views_per_forward: Views that go through the network together in evaluation; by default as many as a training
+            step has clips or images.
+        failed_files: Whether files that cannot be read count as "wrong" in a score or are "left_out" of it.
+
+    Raises:
+        UserError: A number that is out of range; weights that do not fit; a checkpoint of another task.
+    """
+
+    name: ClassVar[str]
+    outputs: ClassVar[str]
+    monitor: ClassVar[str]
+    targets: ClassVar[tuple[type[Target], ...]]
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        weights: str | None = None,
+        freeze: int | Literal["backbone"] = 0,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3, weight_decay=0.05),
+        layer_decay: float = 1.0,
+        schedule: WarmupCosine = WarmupCosine(),  # noqa: B008 - frozen
+        lr_reference_batch: int | None = None,
+        compile: bool = False,
+        channels_last: bool = False,
+        activation_checkpointing: bool = False,
+        views_per_forward: int | None = None,
+        failed_files: Literal["wrong", "left_out"] = "wrong",
+    ) -> None:
+        super().__init__()
+        if not 0 < layer_decay <= 1:
+            raise UserError(f"model.layer_decay must lie in 0..1 and not be 0, got {layer_decay}")
+        if lr_reference_batch is not None and lr_reference_batch < 1:
+            raise UserError(f"model.lr_reference_batch must be at least 1, got {lr_reference_batch}")
+        if views_per_forward is not None and views_per_forward < 1:
+            raise UserError(f"model.views_per_forward must be at least 1, got {views_per_forward}")
+        check_optimizer(optimizer)
+        self.backbone = accelerate(backbone)
+        self.start = Start(weights, freeze=freeze)
+        self.start.load(backbone)
+        self.make_optimizer = optimizer
+        self.layer_decay, self.schedule, self.lr_reference_batch = layer_decay, schedule, lr_reference_batch
+        self.compiled, self.channels_last = compile, channels_last
+        backbone.set_activation_checkpointing(activation_checkpointing)
+        self.views_per_forward, self.failed_files = views_per_forward, failed_files
+        self.run_record: dict[str, Any] = {}  # what the command line adds to checkpoints
+        self.parameter_groups: list[dict[str, Any]] = []
+        self.scores: Scores | None = None
+        self._configured = False
+        self._network = type(backbone).__name__  # sharding gives it another
+        self._keeper: ScoreKeeper | None = None
+        self._chosen_on: str | None = None  # hash of the validation files of the checkpoint's run
+
+    # -- what a task says ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def build(self, data: RunData) -> None:
+        """Fit the network's head to the data, which are known by now: to train it, or only to score it.
+
+        Raises:
+            UserError: Data whose targets are not the task's.
+        """
+
+    @abstractmethod
+    def loss(self, batch: ClipBatch) -> dict[str, Tensor]:
+        """Scalars of a training batch by their names; "loss" is what training lowers, all are logged."""
+
+    def predict(self, clips: Tensor) -> Any:
+        """Outputs of clips (B, C, T, H, W) or images (B, C, H, W) for the tally: the network's, unless overridden."""
+        return self(clips)
+
+    @abstractmethod
+    def tally(self) -> Tally:
+        """An empty tally of what an evaluation sees."""
+
+    @abstractmethod
+    def score_names(self) -> list[str]:
+        """What a validation logs, such as "val/top1"; the first says which of two checkpoints is better."""
+
+    @abstractmethod
+    def write_scores(self, scores: Any, folder: Path, stage: Stage) -> None:
+        """Write `predictions.csv`, in `predict` `predicted.csv`, and what else the task keeps of an evaluation."""
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint has to say to its `TaskOutputs`, such as class names."""
+        return {}
+
+    def describe(self) -> str:
+        """What is trained besides the network's name and size, in a few words."""
+        return self.name
+
+    def as_scored(self, batch: ClipBatch) -> ClipBatch:
+        """A batch as the scores are to see it: by default as it is."""
+        return batch
+
+    def take_over(self, saved: dict[str, Any]) -> None:
+        """Fit the network to a checkpoint that is loaded without data."""
+
+    def compare(self, saved: dict[str, Any], *, training: bool) -> None:
+        """Compare what a checkpoint says with the data.
+
+        Args:
+            saved: `facts` of the checkpoint.
+            training: Whether training goes on; else it is only scored.
+
+        Raises:
+            UserError: The data are not those of the checkpoint.
+        """
+
+    # -- set-up -------------------------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> RunData:
+        """The data module of the running trainer."""
+        return data_of(self.trainer)
+
+    def forward(self, clips: Tensor) -> Any:
+        """What the network gives for normalised clips (B, C, T, H, W) or images (B, C, H, W)."""
+        return self.backbone(clips.to(next(self.backbone.parameters()).dtype))  # pixels are float32 in any precision
+
+    def setup(self, stage: str) -> None:
+        """Let the data decide which score makes a checkpoint the best, unless the user has."""
+        if stage == "fit":
+            for callback in self.trainer.checkpoint_callbacks:
+                if getattr(callback, "monitor", None) == self.monitor:
+                    callback.monitor = self.score_names()[0]  # type: ignore[attr-defined]
+
+    def configure_model(self) -> None:
+        """Fit the network to the data, and make it ready for the device."""
+        if not has_trainer(self):
+            return  # loading without data: `on_load_checkpoint` fits the network to the checkpoint
+        built, fed = self.backbone.input_shape, self.data.clip_shape
+        if len(built) != len(fed) or built[0] != fed[0]:
+            raise UserError(f"the backbone takes inputs of shape {built} without the batch, the data give {fed}")
+        if not self._configured:  # averaging callbacks ask for it before the trainer does
+            self._configured = True
+            self._check_targets()
+            self.build(self.data)
+            self.start.freeze_layers(self.backbone)
+            self._prepare_backbone()
+        if built != fed and self.backbone.position_grid is not None:
+            log.warning(
+                "the backbone is built for %s and gets %s: its position tables are interpolated", _input(built), fed
+            )
+
+    def _check_targets(self) -> None:
+        kind = self.data.target_type
+        if not issubclass(kind, self.targets):
+            wanted = " or ".join(target.noun for target in self.targets)
+            raise UserError(
+                f"{type(self.data).__name__} gives {kind.noun} per file, the task {self.name} needs {wanted}"
+            )
+
+    def _prepare_backbone(self) -> None:
+        if self.channels_last:
+            layout = torch.channels_last if len(self.backbone.input_shape) == 3 else torch.channels_last_3d
+            self.backbone.to(memory_format=layout)
+        if self.compiled:
+            self.backbone.compile()
+        if is_sharded(self.trainer):
+            blocks = shard(self.backbone, self.backbone.parameter_stages(), self.device_mesh)
+            log.info("%d blocks are sharded over %d processes", blocks, self.trainer.world_size)
+
+    def train(self, mode: bool = True) -> "Task":
+        """Training or evaluation mode; what is frozen stays in evaluation mode, with its running statistics."""
+        super().train(mode)
+        self.start.keep_frozen(self.backbone)
+        return self
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser with its parameter groups, and the schedule per optimiser step.
+
+        Raises:
+            UserError: A learning rate that is not above 0, or a schedule without an end.
+        """
+        groups = parameter_groups(
+            self,
+            undecayed={f"backbone.{name}" for name in self.backbone.no_weight_decay()},
+            layers=[[f"backbone.{name}" for name in layer] for layer in self.backbone.layer_groups()],
+            layer_decay=self.layer_decay,
+        )
+        optimizer = self.make_optimizer(groups)
+        trainer = self.trainer
+        total_steps = count_steps(trainer)
+        steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        scale_rates(optimizer, self._lr_scale())
+        self.parameter_groups = group_record(optimizer, self)
+
+        def factor(step: int) -> float:
+            return self.schedule.factor(step, total_steps=int(total_steps), steps_per_epoch=steps_per_epoch)
+
+        scheduler = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _lr_scale(self) -> float:
+        if self.lr_reference_batch is None:
+            return 1.0
+        trainer, reference = self.trainer, self.lr_reference_batch
+        clips = self.data.clips_per_step * trainer.world_size * trainer.accumulate_grad_batches
+        noun = f"{self.data.val_protocol.view_noun}s"
+        scale = clips / reference
+        log.info("%d %s per step: learning rate scaled by %d/%d = %.4g", clips, noun, clips, reference, scale)
+        return scale
+
+    def on_fit_start(self) -> None:
+        """Say what is trained."""
+        millions = sum(parameter.numel() for parameter in self.backbone.parameters()) / 1e6
+        fed = _input(self.data.clip_shape)
+        log.info("%s, %.2f M parameters, %s, %s", self._network, millions, self.describe(), fed)
+        for line in group_table(self.parameter_groups):
+            log.info("%s", line)
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        values = self.loss(batch)
+        for name, value in values.items():
+            self.log(f"train/{name}", value, batch_size=len(batch))
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch))
+        return values["loss"]
+
+    # -- evaluation ---------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to keep scores."""
+        self._begin("val")
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        """Score the views of a batch."""
+        self._score(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Join the scores of all processes."""
+        self._finish("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin to keep scores."""
+        self._begin("test")
+
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        """Score the views of a batch."""
+        self._score(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Join the scores of all processes."""
+        self._finish("test")
+
+    def on_predict_epoch_start(self) -> None:
+        """Begin to keep scores."""
+        self._begin("predict")
+
+    def predict_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        """Score the views of a batch; returns their sample ids (B,)."""
+        self._score(batch)
+        return batch.sample_ids
+
+    def on_predict_epoch_end(self) -> None:
+        """Join the scores of all processes and write `predicted.csv`."""
+        self._finish("predict")
+
+    def _begin(self, stage: Stage) -> None:
+        trainer = self.trainer
+        loader, limit = {
+            "val": (trainer.val_dataloaders, trainer.limit_val_batches),
+            "test": (trainer.test_dataloaders, trainer.limit_test_batches),
+            "predict": (trainer.predict_dataloaders, trainer.limit_predict_batches),
+        }[stage]
+        whole = isinstance(limit, float) and limit == 1.0 and not trainer.sanity_checking  # 1 is one batch, 1.0 all
+        self._keeper = ScoreKeeper(
+            self.tally(),
+            num_views=self._protocol(stage).num_views,
+            expected=len(loader.dataset) if whole else None,  # type: ignore[union-attr]
+            failed_are_wrong=self.failed_files == "wrong",
+            total=len(loader.dataset),  # type: ignore[union-attr]
+            path_of=lambda row: str(self.data.index("val" if stage == "val" else "test")[row].path),
+        )
+
+    def _score(self, batch: ClipBatch) -> None:
+        assert self._keeper is not None
+        batch = self.as_scored(batch)
+        self._keeper.fail(batch.bad)
+        if len(batch):
+            parts = batch.clips.split(self.views_per_forward or self.data.clips_per_step)
+            outputs = [self.predict(clips) for clips in parts]
+            whole = (
+                torch.cat(outputs) if isinstance(outputs[0], Tensor) else [view for part in outputs for view in part]
+            )
+            self._keeper.add(whole, batch.targets, batch.sample_ids)
+
+    def _finish(self, stage: Stage) -> None:
+        assert self._keeper is not None
+        self.scores, self._keeper = self._keeper.gather(), None
+        if self.trainer.sanity_checking:
+            return
+        if stage != "val" and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._write_results(self.scores, stage)
+        if stage != "predict":  # Lightning logs nothing there
+            self.log_dict({f"{stage}/{name}": value for name, value in self.scores.metrics().items()})
+        fate = "counted as wrong" if self.failed_files == "wrong" else "left out of the score"
+        for line in failures(self.scores, noun=self.noun):
+            log.warning("failed, %s: %s", fate, line)
+        split = "" if stage == "val" else split_text(self.data.test_split, chosen_on=self._chosen_on_split)
+        log.info("%s", score_line(self.scores, stage, noun=self.noun, protocol=self._protocol(stage), split=split))
+
+    def _write_results(self, scores: Scores, stage: Stage) -> None:
+        folder = Path(self.trainer.loggers[0].save_dir or ".")
+        self.write_scores(scores, folder, stage)
+        if stage == "predict":
+            return
+        source = self.trainer.ckpt_path or self.start.weights
+        facts = {
+            "task": self.name,
+            "outputs": self.outputs,
+            "split": self.data.test_split,
+            "split_chose_checkpoint": self._chosen_on_split,
+            "checkpoint": None if source is None else str(source),
+            "checkpoint_sha256": sha256(Path(source)) if source and Path(source).is_file() else None,
+            "mvrec": __version__,
+            **self.facts(),
+            "data": self.data.record(),
+        }
+        write_metrics(
+            folder / "metrics.json",
+            scores,
+            stage=stage,
+            protocol=self._protocol(stage),
+            noun=self.noun,
+            facts=facts,
+        )
+
+    @property
+    def _chosen_on_split(self) -> bool:
+        """Whether the test is on the very list of files on which the checkpoint was chosen."""
+        return self._chosen_on is not None and self._chosen_on == self.data.index("test").digest()
+
+    @property
+    def noun(self) -> str:
+        """What a sample is called, in the plural."""
+        return f"{self.data.test_protocol.noun}s"
+
+    def _protocol(self, stage: Stage) -> Any:
+        return self.data.val_protocol if stage == "val" else self.data.test_protocol
+
+    # -- checkpoints --------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a checkpoint needs to be used alone: task, protocol, the sides of position tables."""
+        grid = self.backbone.position_grid
+        checkpoint["mvrec"] = {
+            "version": __version__,
+            "task": self.name,
+            "outputs": self.outputs,
+            **self.facts(),
+            "protocol": self.data.test_protocol.as_dict(),
+            "image_size": list(self.backbone.input_shape[-2:]),
+            "position_grid": None if grid is None else list(grid),
+            "parameter_groups": self.parameter_groups,
+            "data": self.data.record(),
+            **self.run_record,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See that the checkpoint is of this task and fits the data; without data, fit the network to it.
+
+        Raises:
+            UserError: A checkpoint of another task, or of other data.
+        """
+        saved = checkpoint.get("mvrec")
+        if saved is None:
+            raise UserError("the checkpoint was not written by mvrec: it lacks the entry 'mvrec'")
+        task = saved.get("task", CLASSIFICATION)
+        if task != self.name:
+            raise UserError(f"the checkpoint is of the task {task!r}, this run's task is {self.name!r}")
+        if not has_trainer(self):
+            self.take_over(saved)
+            return
+        training = self.trainer.state.fn == "fit"
+        self.compare(saved, training=training)
+        if not training:
+            self._chosen_on = ((saved.get("data") or {}).get("splits") or {}).get("val", {}).get("sha256")
+        elif not is_sharded(self.trainer):
+            check_weights(self, checkpoint, self.trainer.ckpt_path)
+
+
+def _input(shape: tuple[int, ...]) -> str:
+    """A shape without the batch, with its axes named."""
+    return f"clips (C, T, H, W) = {shape}" if len(shape) == 4 else f"images (C, H, W) = {shape}"

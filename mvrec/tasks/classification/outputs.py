@@ -1,0 +1,136 @@
+"""Classes of files: what a classifier's logits say, for recognising, exporting and reporting."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import Tensor
+
+from mvrec.data.listing.class_names import known_class_names
+from mvrec.errors import UserError
+from mvrec.models.backbone import Backbone
+from mvrec.report.sections import RunResults, TaskReport
+from mvrec.tasks.classification.probabilities import probabilities_of
+from mvrec.tasks.outputs import CLASSIFICATION, Output, TaskOutputs
+
+# Which shipped list names the classes of published weights, by their number.
+SHIPPED_CLASSES = {400: "kinetics400", 1000: "imagenet1k"}
+
+log = logging.getLogger("mvrec")
+
+
+@dataclass(frozen=True)
+class Classes(Output):
+    """How probable each class is.
+
+    Attributes:
+        probabilities: float64 (K,).
+        class_names: Names in label order.
+    """
+
+    probabilities: Tensor
+    class_names: Sequence[str]
+
+    def best(self, top: int) -> list[tuple[str, float]]:
+        """The most probable classes with their probabilities."""
+        found = self.probabilities.topk(min(top, len(self.class_names)))
+        numbers, values = found.indices.tolist(), found.values.tolist()
+        return [(self.class_names[number], value) for number, value in zip(numbers, values, strict=True)]
+
+    def text(self, top: int) -> str:
+        """Classes with their probabilities in percent."""
+        return ", ".join(f"{name} {100 * value:.1f} %" for name, value in self.best(top))
+
+    def cells(self, top: int) -> list[str]:
+        """Names and probabilities in turn."""
+        return [cell for name, value in self.best(top) for cell in (name, f"{value:.6f}")]
+
+    def fields(self, top: int) -> dict[str, Any]:
+        """Probabilities in full."""
+        return {"classes": [{"class": name, "probability": value} for name, value in self.best(top)]}
+
+
+class ClassificationOutputs(TaskOutputs):
+    """Logits (V, K) of views as probabilities of classes.
+
+    Args:
+        class_names: Names in label order.
+        multi_label: Whether probabilities are sigmoids, each class for itself.
+    """
+
+    task = CLASSIFICATION
+
+    def __init__(self, class_names: Sequence[str], *, multi_label: bool = False) -> None:
+        self.class_names, self.multi_label = tuple(class_names), multi_label
+
+    @classmethod
+    def of_file(cls, details: Mapping[str, Any], network: Backbone, *, source: str, classes: str | None = None) -> Self:
+        """Classes by the names of a run, of `--classes`, or of the shipped list with as many."""
+        saved = details.get("class_names")
+        if saved:  # the run's head was made for its data
+            network.reset_head(len(saved))
+        names = _class_names(saved, classes, network.num_classes, source)
+        return cls(names, multi_label=bool(details.get("multi_label")))
+
+    def probabilities(self, raw: Tensor) -> Tensor:
+        """Softmax, or sigmoid in multi-label data, of logits (V, K): float64 (V, K) on the CPU."""
+        return probabilities_of(raw, multi_label=self.multi_label)
+
+    def output(self, raw: Tensor, weights: Tensor) -> Classes:
+        """The mean probabilities of the views."""
+        return Classes(weights @ self.probabilities(raw), self.class_names)
+
+    def columns(self, top: int) -> list[str]:
+        """class_1, probability_1, class_2 and so on."""
+        top = min(top, len(self.class_names))
+        return [name for rank in range(1, top + 1) for name in (f"class_{rank}", f"probability_{rank}")]
+
+    def no_fields(self) -> dict[str, Any]:
+        """No classes."""
+        return {"classes": []}
+
+    @classmethod
+    def rows_of(cls, card: Mapping[str, Any]) -> dict[str, str]:
+        """Whether a file may have several classes."""
+        return {"several classes at once": "yes" if card["multi_label"] else "no"}
+
+    def facts(self) -> dict[str, Any]:
+        """Class names, and whether a file may have several of them."""
+        return {"class_names": list(self.class_names), "multi_label": self.multi_label}
+
+    @classmethod
+    def facts_in(cls, details: Mapping[str, Any]) -> dict[str, Any]:
+        """Class names, where the file has them, and whether there may be several."""
+        return {"class_names": details.get("class_names"), "multi_label": bool(details.get("multi_label"))}
+
+    def describe(self) -> str:
+        """How many classes there are."""
+        return f"{len(self.class_names)} classes"
+
+    def activation(self) -> str:
+        """What turns logits into probabilities."""
+        return "sigmoid" if self.multi_label else "softmax"
+
+    @classmethod
+    def report(cls, results: RunResults) -> TaskReport:
+        """Classes, confusions and the worst mistakes."""
+        from mvrec.tasks.classification.report import ClassificationReport  # charts, which recognising does not draw
+
+        return ClassificationReport(results)
+
+
+def _class_names(saved: Sequence[str] | None, wanted: str | None, count: int, source: str) -> tuple[str, ...]:
+    if wanted is None and saved:
+        return tuple(saved)
+    if wanted is None and count not in SHIPPED_CLASSES:
+        raise UserError(
+            f"{source} has {count} classes and does not name them: --classes FILE, with one name per line in label "
+            "order"
+        )
+    names = tuple(known_class_names(SHIPPED_CLASSES[count] if wanted is None else wanted))
+    if len(names) != count:
+        raise UserError(f"--classes={wanted} has {len(names)} names, {source} has {count} classes")
+    if wanted is None:
+        log.info("%s does not name its classes: they are taken for those of %s", source, SHIPPED_CLASSES[count])
+    return names

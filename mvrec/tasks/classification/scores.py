@@ -1,0 +1,225 @@
+"""Scores of classification: of files with one class each, and of files with any number of classes."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+from torchmetrics.functional.classification import binary_average_precision
+
+from mvrec.data.views.targets import ClassIndex, MultiHot, Target, classes_of
+from mvrec.tasks.classification.probabilities import probabilities_of
+from mvrec.tasks.scores import MeanTally, Scores
+
+THRESHOLD = 0.5  # a class with a greater probability is one that the model predicts, in multi-label data
+
+
+class ClassTally(MeanTally):
+    """Sums of probabilities per sample.
+
+    Args:
+        num_classes: K.
+        multi_label: Whether a sample may have several classes, or none: targets are multi-hot (B, K), else (B,).
+    """
+
+    def __init__(self, num_classes: int, *, multi_label: bool = False) -> None:
+        super().__init__()
+        self.num_classes, self.multi_label = num_classes, multi_label
+
+    def add(self, outputs: Tensor, targets: Tensor, sample_ids: Sequence[int], places: Sequence[int]) -> None:
+        """Add the probabilities of views to the sums of their samples."""
+        assert targets.ndim == 1 + self.multi_label, targets.shape
+        super().add(outputs, targets, sample_ids, places)
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """Probabilities of logits (B, K)."""
+        return probabilities_of(outputs, multi_label=self.multi_label)
+
+    def target(self, row: Tensor) -> Target:
+        """The classes of a sample."""
+        if self.multi_label:
+            return MultiHot(tuple(torch.nonzero(row).flatten().tolist()), self.num_classes)
+        return ClassIndex(int(row))
+
+    def scores(self, **extent: Any) -> "ClassScores":
+        """The scores of all samples."""
+        samples, means, labels = self.means()
+        means = means.double().reshape(-1, self.num_classes)
+        if self.multi_label:
+            labels = labels.bool().reshape(means.shape)
+            return MultiLabelScores(sample_ids=samples, probabilities=means, labels=labels, **extent)
+        return SingleLabelScores(sample_ids=samples, probabilities=means, labels=labels.long(), **extent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScores(Scores):
+    """What an evaluation of classes has measured.
+
+    Attributes:
+        probabilities: float64 (N, K), means over views.
+        labels: int64 (N,), or multi-hot, bool (N, K).
+    """
+
+    probabilities: Tensor
+    labels: Tensor
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.probabilities.shape[1]
+
+    def ranked(self, k: int) -> Tensor:
+        """The k most probable classes of each sample, the most probable first: int64 (N, k)."""
+        return self.probabilities.topk(min(k, self.num_classes), dim=1).indices
+
+    @staticmethod
+    @abstractmethod
+    def names(num_classes: int) -> tuple[str, ...]:
+        """Those of `metrics`."""
+
+    def text_of(self, name: str, value: float) -> str:
+        """A loss as it is, shares in percent."""
+        return f"{value:.4f}" if name == "loss" else f"{100 * value:.2f} %"
+
+    def facts(self) -> dict[str, Any]:
+        """Whether a sample may have several classes."""
+        return {"multi_label": isinstance(self, MultiLabelScores)}
+
+    def failed_per_class(self) -> Tensor:
+        """How many samples of each class failed: int64 (K,)."""
+        labels = [label for bad in self.failed for label in classes_of(bad.target)]
+        return torch.bincount(torch.tensor(labels, dtype=torch.int64), minlength=self.num_classes)
+
+    def _missed(self) -> Tensor:
+        """How many samples of each class count as wrong because they failed: int64 (K,)."""
+        failed = self.failed_per_class()
+        return failed if self.failed_are_wrong else torch.zeros_like(failed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleLabelScores(ClassScores):
+    """What an evaluation found where a sample has one class: means of softmax, labels are int64 (N,)."""
+
+    def ranked(self, k: int) -> Tensor:
+        """The k most probable classes of each sample, its own last of those that are equally probable: int64 (N, k).
+
+        So a class counts as found only where no wrong one is as probable, and a network that says the same of all
+        classes is right about none, instead of about all samples of the first.
+        """
+        best = super().ranked(k)
+        own = self.labels[:, None]
+        tied = torch.nonzero((self.probabilities == self.probabilities.gather(1, own)).sum(dim=1) > 1).flatten()
+        if len(tied):
+            wrong_first = one_hot(self.labels[tied], self.num_classes).argsort(dim=1, stable=True)
+            values = self.probabilities[tied].gather(1, wrong_first)
+            order = values.argsort(dim=1, descending=True, stable=True)[:, :k]
+            best[tied] = wrong_first.gather(1, order)
+        return best
+
+    def top_k(self, k: int) -> float:
+        """Share of the samples whose class is among the k most probable ones; see `ranked` for ties."""
+        total = self.expected if self.failed_are_wrong else len(self.sample_ids)
+        if not total:
+            return 0.0
+        return float((self.ranked(k) == self.labels[:, None]).any(dim=1).sum()) / total
+
+    def confusion(self) -> Tensor:
+        """How many scored samples of a class (row) were taken for which (column): int64 (K, K)."""
+        pairs = self.labels * self.num_classes + self.ranked(1).flatten()
+        return torch.bincount(pairs, minlength=self.num_classes**2).reshape(self.num_classes, self.num_classes)
+
+    def class_accuracies(self) -> Tensor:
+        """Top-1 within each class, also called recall: float64 (K,), nan for a class without samples."""
+        return self.confusion().diag().double() / self.counted_per_class()
+
+    def f1_per_class(self) -> Tensor:
+        """Harmonic mean of accuracy and precision of each class: float64 (K,), nan for a class without samples."""
+        confusion, counted = self.confusion(), self.counted_per_class()
+        f1 = 2 * confusion.diag().double() / (confusion.sum(dim=0) + counted)
+        return f1.where(counted > 0, torch.nan)
+
+    def counted_per_class(self) -> Tensor:
+        """Samples of each class that the score speaks of: int64 (K,)."""
+        return torch.bincount(self.labels, minlength=self.num_classes) + self._missed()
+
+    def mean_class_accuracy(self) -> float:
+        """Top-1 averaged over the classes that occur."""
+        accuracies = self.class_accuracies()
+        accuracies = accuracies[~accuracies.isnan()]
+        return float(accuracies.mean()) if len(accuracies) else 0.0
+
+    def loss(self) -> float:
+        """Cross-entropy of the mean softmax in nats, over the scored samples; nan when nothing was, or not finite."""
+        chosen = self.probabilities.gather(1, self.labels[:, None]).clamp_min(1e-12)
+        return math.nan if self.not_finite else float(-chosen.log().mean())
+
+    def metrics(self) -> dict[str, float]:
+        """Named values."""
+        values = (self.top_k(1), self.top_k(min(5, self.num_classes)), self.mean_class_accuracy(), self.loss())
+        return dict(zip(self.names(self.num_classes), values, strict=True))
+
+    @staticmethod
+    def names(num_classes: int) -> tuple[str, ...]:
+        """Those of `metrics`; "top5" becomes "top<K>" with fewer than five classes."""
+        return "top1", f"top{min(5, num_classes)}", "mean_class", "loss"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiLabelScores(ClassScores):
+    """What an evaluation found where a sample has any number of classes: means of sigmoids, labels are bool (N, K).
+
+    For a sample that could not be read and counts as wrong the model predicts nothing: its classes are missed, whatever
+    the threshold, and it is no false alarm of any other class.
+    """
+
+    def average_precisions(self) -> Tensor:
+        """Area under the precision-recall curve of each class, by steps: float64 (K,), nan for one without samples.
+
+        That is scikit-learn's `average_precision_score`, over all samples, also those without any class. The recall is
+        that of all samples, so that those that failed lower it.
+        """
+        found, missed = self.labels.sum(dim=0), self._missed()
+        values = torch.full((self.num_classes,), torch.nan, dtype=torch.float64)
+        values[missed > 0] = 0.0
+        for number in torch.nonzero(found).flatten().tolist():
+            precision = binary_average_precision(
+                self.probabilities[:, number], self.labels[:, number].long(), validate_args=False
+            )
+            values[number] = precision.double() * found[number] / (found[number] + missed[number])
+        return values
+
+    def mean_average_precision(self) -> float:
+        """The mean of `average_precisions` over the classes that occur, as SlowFast reports Charades."""
+        values = self.average_precisions()
+        values = values[~values.isnan()]
+        return float(values.mean()) if len(values) else 0.0
+
+    def micro_f1(self) -> float:
+        """F1 of all decisions on samples and classes together, a class being predicted above `THRESHOLD`."""
+        predicted = self.probabilities > THRESHOLD
+        right = int((predicted & self.labels).sum())
+        both = int(predicted.sum()) + int(self.labels.sum()) + int(self._missed().sum())
+        return 2 * right / both if both else 0.0
+
+    def loss(self) -> float:
+        """Binary cross-entropy of the mean sigmoid in nats, averaged over the scored samples and classes; else nan."""
+        likely = torch.where(self.labels, self.probabilities, 1 - self.probabilities).clamp_min(1e-12)
+        return math.nan if self.not_finite else float(-likely.log().mean())
+
+    def metrics(self) -> dict[str, float]:
+        """Named values; "map" is the mean average precision."""
+        return {"map": self.mean_average_precision(), "micro_f1": self.micro_f1(), "loss": self.loss()}
+
+    @staticmethod
+    def names(num_classes: int) -> tuple[str, ...]:
+        """Those of `metrics`."""
+        return "map", "micro_f1", "loss"
+
+    def counts(self, noun: str = "videos") -> str:
+        """Also how many classes the mean average precision speaks of."""
+        occurring = int(((self.labels.sum(dim=0) + self._missed()) > 0).sum())
+        return f"{super().counts(noun)}, map of {occurring}/{self.num_classes} classes"

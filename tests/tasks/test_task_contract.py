@@ -1,0 +1,173 @@
+"""What a task owes and is owed: over all tasks of mvrec, and over one in a folder that mvrec does not know."""
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from mvrec import tasks
+from mvrec.class_paths import imported
+from mvrec.cli.lightning import run
+from mvrec.errors import UserError
+from mvrec.tasks import Task
+from mvrec.tasks.outputs import TaskOutputs, identity
+
+ORDINAL = Path(__file__).parent / "ordinal"
+MVREC = Path(__file__).parents[2] / "mvrec"
+sys.path.append(str(ORDINAL))
+
+import grades  # noqa: E402
+
+TASKS = [*(getattr(tasks, name) for name in tasks.__all__ if name != "Task"), grades.Grading]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_a_task_says_of_itself(task):
+    assert issubclass(task, Task)
+    outputs = imported(task.outputs)
+    assert issubclass(outputs, TaskOutputs)
+    assert identity(outputs) == {"task": task.name, "outputs": task.outputs}
+    assert not task.__abstractmethods__
+    assert task.monitor.startswith("val/")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """Videos of three grades."""
+    root = tmp_path_factory.mktemp("graded")
+    for split, count in {"train": 4, "val": 2, "test": 3}.items():
+        for number in range(3 * count):
+            path = root / split / str(number % 3) / f"{number}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_grey(path, grey=60 + 60 * (number % 3), num_frames=5 + number)
+    return root
+
+
+def write_grey(path: Path, *, grey: int, num_frames: int) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.height, stream.width, stream.pix_fmt = 32, 40, "yuv420p"
+        for _ in range(num_frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((32, 40, 3), grey, np.uint8), "rgb24")))
+        container.mux(stream.encode())
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def train(videos, folder, *flags):
+    config = ORDINAL / "grading.yaml"
+    return run(["fit", f"--config={config}", f"--data.root={videos}", f"--run_dir={folder}", *flags])
+
+
+@pytest.fixture(scope="module")
+def trained(videos, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "graded"
+    train(videos, folder)
+    return folder
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_it_trains_under_its_own_scores(trained):
+    rows = read(trained / "metrics.csv")
+    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    errors = [float(row["val/mean_error"]) for row in rows if row["val/mean_error"]]
+    assert losses[-1] < losses[0]
+    best = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)
+    assert (best["mvrec"]["task"], best["mvrec"]["num_grades"]) == ("grading", 3)
+    assert best["global_step"] == 3 * (1 + errors.index(min(errors)))  # the lowest error is the best
+
+
+def test_its_configuration_starts_the_same_run(trained, tmp_path):
+    run(["fit", f"--config={trained / 'config.yaml'}", f"--run_dir={tmp_path}"])
+    again, before = (
+        [(row["train/loss"], row["val/mean_error"]) for row in read(folder / "metrics.csv")]
+        for folder in (tmp_path, trained)
+    )
+    assert again == before
+
+
+def test_it_resumes_exactly(trained, videos, tmp_path):
+    train(videos, tmp_path, "--trainer.max_steps=4")
+    train(videos, tmp_path, "--resume=auto")
+    whole, resumed = (
+        torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for folder in (trained, tmp_path)
+    )
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.fixture(scope="module")
+def tested(trained, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    run(["test", str(trained), f"--run_dir={folder}"])
+    return folder
+
+
+def test_two_processes_score_as_one(trained, tested, tmp_path):
+    flags = ["--model=grades.Grading", f"--run_dir={tmp_path}"]
+    plan = [{"world": 2, "port": free_port(), "arguments": ["test", str(trained), *flags]}]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    runner = [sys.executable, str(Path(__file__).parent / "exactness_runner.py")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ORDINAL)}
+    processes = [
+        subprocess.Popen([*runner, str(rank), str(tmp_path / "plan.json")], env=environment, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=600)[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    alone, shared = (json.loads((folder / "metrics.json").read_text()) for folder in (tested, tmp_path))
+    assert shared["metrics"] == pytest.approx(alone["metrics"], abs=1e-9)
+    assert (shared["scored"], shared["task"]) == (9, "grading")
+
+
+def test_it_recognises_as_it_was_tested(command, trained, tested, videos, tmp_path):
+    arguments = ["recognize", "--ckpt", trained, videos / "test", "--trust", "grades", "-o", tmp_path / "r.csv"]
+    code, _, err = command(*arguments)
+    assert code == 0, err
+    recognised = {row["path"]: float(row["grade"]) for row in read(tmp_path / "r.csv")}
+    measured = {row["path"]: float(row["grade"]) for row in read(tested / "predictions.csv")}
+    assert recognised == pytest.approx(measured, abs=1e-5)
+
+
+def test_its_report_has_its_section(command, tested):
+    code, _, err = command("report", tested, "--trust", "grades")
+    assert code == 0, err
+    page = (tested / "report.html").read_text()
+    assert '<h2 id="grades">Grades</h2>' in page
+    assert "mean error" in page
+    assert "Confusions" not in page
+
+
+def test_commands_for_another_task_name_both(command, trained, videos, tmp_path):
+    for arguments in (
+        ["explain", next(videos.glob("test/0/*")), "--ckpt", trained, "-o", tmp_path / "x.png", "--trust", "grades"],
+        ["test", trained, "--model=Classification"],
+    ):
+        code, _, err = command(*arguments)
+        assert code == 2
+        assert "grading" in err.splitlines()[-1]
+        assert "classification" in err.splitlines()[-1]
+
+
+def test_data_without_its_targets_are_refused(videos, tmp_path):
+    with pytest.raises(UserError, match="VideoFolder gives one class per file, the task grading needs a grade"):
+        train(videos, tmp_path, "--data=mvrec.data.VideoFolder")
+
+
+def test_no_file_of_mvrec_knows_it():
+    assert not [path for path in MVREC.rglob("*.py") if "grading" in path.read_text().lower()]
