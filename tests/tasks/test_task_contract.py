@@ -144,6 +144,18 @@ def test_it_recognises_as_it_was_tested(command, trained, tested, videos, tmp_pa
     assert recognised == pytest.approx(measured, abs=1e-5)
 
 
+def test_it_is_exported_with_what_its_predictions_need(command, trained, videos, tmp_path):
+    weights, trusted = tmp_path / "graded.safetensors", ("--trust", "grades")
+    code, _, err = command("export", trained, "--output", weights, *trusted)
+    assert code == 0, err
+    video = next(videos.glob("test/2/*"))
+    lines = [command("recognize", "--ckpt", file, video, *trusted)[1] for file in (trained, weights)]
+    assert lines[0] == lines[1]
+    assert "grade" in lines[0]
+    code, _, err = command("recognize", "--ckpt", weights, video)
+    assert (code, "add --trust grades" in err) == (2, True)
+
+
 def test_its_report_has_its_section(command, tested):
     code, _, err = command("report", tested, "--trust", "grades")
     assert code == 0, err
