@@ -89,7 +89,7 @@ INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 
 def load_config(text: str) -> Any:
-    """YAML as jsonargparse reads it: with class paths of this version, and with the arguments of the task in `model`."""
+    """YAML as jsonargparse reads it: class paths of this version, and the arguments of the task directly in `model`."""
     return renewed(expand_backbones(flattened(get_loader("yaml")(text))))
 
 

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from mvrec.cluster.launch import launch_of
 from mvrec.cluster.launch_check import check_launch
 from mvrec.errors import UserError
+from mvrec.run_data import data_of
 
 SECONDS = 50.0
 VARIABLE = "MVREC_PREFLIGHT_SECONDS"
@@ -62,7 +63,7 @@ class SharedState(L.Callback):
         """
         if trainer.world_size == 1:
             return
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         token = [secrets.token_hex(8)]
         dist.broadcast_object_list(token, src=0)
         mark = self.run_dir / f".shared-{token[0]}"
@@ -70,7 +71,7 @@ class SharedState(L.Callback):
         dist.barrier()
         mine = {
             "host": socket.gethostname(),
-            "splits": datamodule.record()["splits"] if hasattr(datamodule, "record") else {},
+            "splits": data.record()["splits"],
             "problem": problem or ("" if mark.exists() else f"does not see what rank 0 writes in {self.run_dir}"),
         }
         everyone: list[Any] = [None] * trainer.world_size

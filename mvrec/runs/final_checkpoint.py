@@ -7,6 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim import Optimizer
 
+from mvrec.run_data import data_of
 from mvrec.runs.checkpoint_files import LAST
 from mvrec.runs.preemption import PreemptedError
 from mvrec.runs.run_checkpoints import BestAndLast
@@ -60,7 +61,7 @@ class FinalCheckpoint(L.Callback):
 
     def _save(self, trainer: L.Trainer) -> None:
         current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-        draws = getattr(trainer.datamodule, "draws_per_batch", 0)  # type: ignore[attr-defined]
+        draws = data_of(trainer).draws_per_batch
         self._unused = draws * (current.ready - current.processed)
         try:
             self.checkpoints.save_last_now(trainer)
@@ -69,7 +70,7 @@ class FinalCheckpoint(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """A batch that no step was made with is read again."""
-        name = type(trainer.datamodule).__qualname__  # type: ignore[attr-defined]
+        name = type(data_of(trainer)).__qualname__
         if self._unused and "consumed" in checkpoint.get(name, {}):
             state = {**checkpoint[name], "consumed": checkpoint[name]["consumed"] - self._unused}
             checkpoint[name] = state

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mvrec.lightning_private import uncount_stepped_batch
+from mvrec.run_data import data_of
 
 PROGRESS, VALIDATION = "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"
 OWED = "mvrec.owed_validation"
@@ -76,8 +77,8 @@ class ExactPosition(L.Callback):
         """Turn a checkpoint between two optimiser steps back to the first of them; returns whether it was one."""
         progress = checkpoint["loops"]["fit_loop"][PROGRESS]
         begun = progress["current"]["processed"] % trainer.accumulate_grad_batches
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        position = checkpoint.get(type(datamodule).__qualname__, {})
+        data = data_of(trainer)
+        position = checkpoint.get(type(data).__qualname__, {})
         if not begun or not (trainer.training or trainer.validating) or "consumed" not in position:
             return False
         loops = checkpoint["loops"]["fit_loop"]
@@ -92,7 +93,7 @@ class ExactPosition(L.Callback):
         if not at_start or _validates_in_this_epoch(trainer):
             uncount_stepped_batch(loops)
         state = {**position, "consumed": position["consumed"] - begun * position["draws_per_batch"]}
-        checkpoint[type(datamodule).__qualname__] = state
+        checkpoint[type(data).__qualname__] = state
         if "combined_loader" in loops["state_dict"]:
             loops["state_dict"]["combined_loader"] = [state]
         weights = checkpoint.get("current_model_state", checkpoint["state_dict"])
@@ -112,10 +113,10 @@ class ExactPosition(L.Callback):
             loops[VALIDATION]["current"].update(ready=0, started=0, processed=0, completed=0)
 
     def _translate(self, trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        position = checkpoint.get(type(datamodule).__qualname__, {})
-        before, now = position.get("draws_per_batch"), getattr(datamodule, "draws_per_batch", None)
-        if before is None or now is None or before == now:
+        data = data_of(trainer)
+        position = checkpoint.get(type(data).__qualname__, {})
+        before, now = position.get("draws_per_batch"), data.draws_per_batch
+        if before in (None, now):
             return
         for counts in progress_of(checkpoint):
             behind = counts["processed"] - counts["completed"]

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar, Timer, TQDMProgressBar
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from mvrec.machine import cores_per_process
+from mvrec.run_data import data_of
 
 log = logging.getLogger(__name__)
 
@@ -125,13 +126,13 @@ class Throughput(L.Callback):
 
     def _advise(self, trainer: L.Trainer) -> None:
         loader: Any = trainer.train_dataloader
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         log.info(
             starvation_advice(
                 self.data_wait,
                 num_workers=getattr(loader, "num_workers", 0),
                 cores=cores_per_process(trainer.num_devices),
-                device_augment=getattr(datamodule, "augment_on", "") == "device",
+                device_augment=data.augment_on == "device",
             )
         )
 
@@ -207,8 +208,7 @@ class LineProgress(ProgressBar):
 
 def _inputs(trainer: L.Trainer) -> str:
     """What the network is fed with."""
-    protocol = getattr(trainer.datamodule, "val_protocol", None)  # type: ignore[attr-defined]
-    return "clips" if protocol is None else f"{protocol.view_noun}s"
+    return f"{data_of(trainer).val_protocol.view_noun}s"
 
 
 class BarProgress(TQDMProgressBar):

@@ -22,6 +22,7 @@ from mvrec.class_paths import renewed
 from mvrec.errors import UserError
 from mvrec.files import write_atomically
 from mvrec.models.checkpoints.files import StoredWeights
+from mvrec.run_data import data_of
 
 RESUMES = "resumes.json"
 # What says where a run lies, what it shows, and how fast it reads: no step depends on it.
@@ -173,8 +174,8 @@ class Resume(L.Callback):
         task: Any = pl_module
         path = str(trainer.ckpt_path)
         changes = changes_since(checkpoint, task.run_record.get("config", {}), path=path)
-        saved, datamodule = checkpoint.get("mvrec", {}), trainer.datamodule  # type: ignore[attr-defined]
-        changes += _changes_of_data(saved.get("data", {}), datamodule.record())
+        saved = checkpoint.get("mvrec", {})
+        changes += _changes_of_data(saved.get("data", {}), data_of(trainer).record())
         averaged = any(isinstance(c, WeightAveraging) for c in trainer.callbacks)  # type: ignore[attr-defined]
         if "current_model_state" in checkpoint and not averaged:  # the averages were loaded, training goes on without
             pl_module.load_state_dict(checkpoint["current_model_state"])
@@ -287,12 +288,12 @@ def _place_in_schedule(trainer: L.Trainer, checkpoint: dict[str, Any], facts: di
         UserError: An epoch has become so short that the checkpoint stands behind its end.
     """
     before, now = facts.get("steps_per_epoch"), _steps_per_epoch(trainer)
-    datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-    position = checkpoint.get(type(datamodule).__qualname__, {})
+    data = data_of(trainer)
+    position = checkpoint.get(type(data).__qualname__, {})
     if before is None or now is None or "consumed" not in position:
         return step
     is_at_end = math.ceil(position["consumed"] / position["draws_per_step"]) >= before
-    done = position["consumed"] // (datamodule.draws_per_batch * trainer.accumulate_grad_batches)
+    done = position["consumed"] // (data.draws_per_batch * trainer.accumulate_grad_batches)
     if done >= now and not is_at_end:
         raise UserError(
             f"{trainer.ckpt_path} stands after step {done} of an epoch, and an epoch has {now} now "

@@ -28,6 +28,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mvrec import __version__
 from mvrec.files import append_whole, json_text, write_atomically
+from mvrec.run_data import data_of
 from mvrec.runs.curves import draw_curves
 from mvrec.runs.monitors import check_monitors
 
@@ -224,8 +225,8 @@ class RunRecord(L.Callback):
         task.run_record["environment"] = record
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        files = {"environment": record, "data": datamodule.record(), "parameter_groups": task.parameter_groups}
+        data = data_of(trainer)
+        files = {"environment": record, "data": data.record(), "parameter_groups": task.parameter_groups}
         for name, content in files.items():
             write_atomically(self.run_dir / f"{name}.json", json_text(content, indent=2) + "\n")
 

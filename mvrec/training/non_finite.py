@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mvrec.errors import UserError
+from mvrec.run_data import data_of
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class NonFiniteGuard(L.Callback):
     def _write(self, trainer: L.Trainer) -> Path:
         path = self.folder / f"rank_{trainer.global_rank}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         with path.open("a", encoding="utf-8") as file:
             for batch in self._batches:
                 ids = _plain(batch["sample_ids"])
@@ -109,7 +110,7 @@ class NonFiniteGuard(L.Callback):
                     "sample_ids": ids,
                     "view_ids": _plain(batch["view_ids"]),
                     "seeds": _plain(batch["seeds"]),
-                    "paths": [str(datamodule.index("train")[row].path) for row in ids or ()],
+                    "paths": [str(data.index("train")[row].path) for row in ids or ()],
                 }
                 file.write(json.dumps(entry) + "\n")
         return path
