@@ -19,8 +19,7 @@ from mvrec.data.loading.clips import clip_views, timed_frames
 from mvrec.data.loading.guarded_files import open_video
 from mvrec.data.video.video import Video, check_is_file_with_content
 from mvrec.data.views.protocol import ClipProtocol
-from mvrec.data.views.timeline import timeline_of
-from mvrec.data.views.windows import windows
+from mvrec.data.views.timeline import timeline_of, windows
 from mvrec.errors import UserError
 from mvrec.files import atomic_path, json_text, write_atomically
 from mvrec.inference.recogniser import Recogniser

@@ -20,9 +20,8 @@ from mvrec.data.loading.guarded_files import open_video
 from mvrec.data.video.stream import Stream
 from mvrec.data.video.video import Decoder, Video
 from mvrec.data.views.protocol import ClipProtocol, Protocol
-from mvrec.data.views.timeline import Timeline, timeline, timeline_of
+from mvrec.data.views.timeline import Timeline, timeline, timeline_of, windows
 from mvrec.data.views.transforms import views_of
-from mvrec.data.views.windows import windows
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.recogniser import Recogniser
 from mvrec.inference.sources import as_sample

@@ -12,7 +12,7 @@ from video_files import read_numbers, truncate, write_video
 from mvrec.data.video.opening import open_video
 from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Views
 from mvrec.data.views.sampling import ClipSpec
-from mvrec.data.views.windows import windows
+from mvrec.data.views.timeline import windows
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.features import (
     Wanted,

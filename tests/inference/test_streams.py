@@ -17,7 +17,7 @@ from mvrec.data.loading.clips import clip_views, eval_frames
 from mvrec.data.video.opening import open_video
 from mvrec.data.video.stream import Stream, is_stream
 from mvrec.data.views.sampling import Window
-from mvrec.data.views.windows import windows
+from mvrec.data.views.timeline import windows
 from mvrec.errors import UserError
 from mvrec.inference.recogniser import load_recogniser
 from mvrec.inference.recognising import recognise_files, recognise_stream

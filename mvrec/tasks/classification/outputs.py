@@ -11,7 +11,7 @@ from mvrec.data.listing.class_names import known_class_names
 from mvrec.errors import UserError
 from mvrec.models.backbone import Backbone
 from mvrec.report.sections import RunResults, TaskReport
-from mvrec.tasks.classification.probabilities import probabilities_of
+from mvrec.tasks.classification.targets import probabilities_of
 from mvrec.tasks.outputs import CLASSIFICATION, Output, TaskOutputs
 
 # Which shipped list names the classes of published weights, by their number.

@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 from torchmetrics.functional.classification import binary_average_precision
 
 from mvrec.data.views.targets import ClassIndex, MultiHot, Target, classes_of
-from mvrec.tasks.classification.probabilities import probabilities_of
+from mvrec.tasks.classification.targets import probabilities_of
 from mvrec.tasks.scores import MeanTally, Scores
 
 THRESHOLD = 0.5  # a class with a greater probability is one that the model predicts, in multi-label data

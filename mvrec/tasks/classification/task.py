@@ -16,12 +16,17 @@ from mvrec.seeds import derive_seed
 from mvrec.tasks.base import Stage, Task
 from mvrec.tasks.classification.class_match import ClassMatch, compare_classes
 from mvrec.tasks.classification.head import classes_of_weights, fit_head
-from mvrec.tasks.classification.losses import ClassWeights, class_weight_tensor
 from mvrec.tasks.classification.mixing import Mixing
 from mvrec.tasks.classification.predictions import write_predictions
 from mvrec.tasks.classification.results import write_confusion, write_per_class
 from mvrec.tasks.classification.scores import ClassScores, ClassTally, MultiLabelScores, SingleLabelScores
-from mvrec.tasks.classification.targets import classification_loss, compare_kinds, make_targets
+from mvrec.tasks.classification.targets import (
+    ClassWeights,
+    class_weight_tensor,
+    classification_loss,
+    compare_kinds,
+    make_targets,
+)
 from mvrec.tasks.outputs import CLASSIFICATION
 
 log = logging.getLogger(__name__)
