@@ -12,17 +12,11 @@ import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mvrec.errors import UserError
+from mvrec.ranges import check_ranges
 
 # Of these 1 means one batch and 1.0 all.
 LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches")
 BATCH_COUNTS = (*LIMITS, "val_check_interval")
-LEAST = {
-    **dict.fromkeys(LIMITS, 0),
-    **dict.fromkeys(("min_epochs", "min_steps", "log_every_n_steps", "reload_dataloaders_every_n_epochs"), 0),
-    **dict.fromkeys(("accumulate_grad_batches", "num_nodes", "check_val_every_n_epoch"), 1),
-    **dict.fromkeys(("max_epochs", "max_steps", "num_sanity_val_steps"), -1),
-    **dict.fromkeys(("fast_dev_run", "gradient_clip_val"), 0),
-}
 READS = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
 CLIP_ALGORITHMS = (None, "norm", "value")
 
@@ -64,10 +58,7 @@ def check_trainer(config: Mapping[str, Any], command: str) -> None:
     Raises:
         UserError: A value that is out of range, or with which the command would do nothing.
     """
-    for key, least in LEAST.items():
-        value = config.get(key)
-        if isinstance(value, int | float) and value < least:
-            raise UserError(f"trainer.{key} must be at least {least}, got {value}")
+    check_ranges("trainer.", {key: value for key, value in config.items() if key != "val_check_interval"})
     callbacks = config.get("callbacks")
     for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
         name = str(getattr(callback, "class_path", None)).rpartition(".")[2]

@@ -16,6 +16,7 @@ from mvrec.data.loading.samples import TrainSamples
 from mvrec.data.loading.step_times import stage
 from mvrec.data.sets.recognition_data import RecognitionData
 from mvrec.errors import UserError
+from mvrec.ranges import POSITIVE, check_range
 
 STEPS = ("decode", "transform", "collate")
 
@@ -36,10 +37,8 @@ def main(arguments: list[str]) -> None:
         help="clips or images per second that one process trains on, for the number of workers that would feed it",
     )
     options, rest = parser.parse_known_args(arguments)
-    if options.samples < 1:
-        raise UserError(f"--samples must be at least 1, got {options.samples}")
-    if options.device_rate is not None and options.device_rate <= 0:
-        raise UserError(f"--device-rate must be above 0, got {options.device_rate:g}")
+    check_range("--samples", options.samples)
+    check_range("--device-rate", options.device_rate, POSITIVE)
     data = instantiate(["fit", *rest]).datamodule
     data.prepare_data()
     data.setup("fit")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from mvrec import __version__
 from mvrec.doctor.checks import Check, lines
 from mvrec.errors import UserError
+from mvrec.ranges import POSITIVE, check_range
 
 ALONE = 0  # --dist without a number: the processes were started by a launcher
 
@@ -44,10 +45,9 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     # torch would print where in C++ a connection ended, which the report says in words.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    check_range("--timeout", options.timeout, POSITIVE)
     if options.dist is None:
         _look_around(as_json=options.json)
-    elif options.timeout <= 0:
-        raise UserError(f"--timeout must be above 0, got {options.timeout:g}")
     elif options.dist == ALONE:
         _check_this_launch(options)
     else:

@@ -37,6 +37,7 @@ from mvrec.inference.overlay import (
 from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.sources import LISTS, as_sample, find_sources
+from mvrec.ranges import check_range
 from mvrec.tasks.outputs import CLASSIFICATION, need_task
 
 MAX_FPS = 60.0
@@ -106,8 +107,7 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--output must end in .mp4 or .png, got {options.output}")
     if options.output.resolve() == options.source.resolve():
         raise UserError(f"--output is the source itself: {options.output}")
-    if options.top < 1:
-        raise UserError(f"--top must be 1 or more, got {options.top}")
+    check_range("--top", options.top)
 
 
 def _explain(

@@ -19,6 +19,7 @@ from mvrec.inference.features import FORMATS, POOLS, Format, Wanted, extract, is
 from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.sources import find_sources
+from mvrec.ranges import check_range
 
 RECORD = "extract.json"
 SOME_FAILED = 1  # exit code
@@ -36,8 +37,7 @@ def main(arguments: list[str]) -> None:
     options = _parser().parse_args(arguments)
     wanted = Wanted(options.stage, options.pool, options.window, options.stride)
     shard, num_shards = _shard(options.shard)
-    if options.batch_size < 1:
-        raise UserError(f"--batch_size must be 1 or more, got {options.batch_size}")
+    check_range("--batch_size", options.batch_size)
     start_readers(options)
     recogniser = load_recogniser(options.ckpt, classes=options.classes, device=options.device)
     wanted.check(recogniser)

@@ -19,6 +19,7 @@ from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.recognising import Recognition, recognise_files, recognise_stream
 from mvrec.inference.sources import find_sources
+from mvrec.ranges import POSITIVE, check_range
 from mvrec.tasks.outputs import TaskOutputs
 
 SOME_FAILED = 1  # exit code
@@ -90,13 +91,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace) -> None:
     for name in ("top", "views_per_forward", "threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} must be at least 1, got {value}")
+        check_range(f"--{name}", getattr(options, name))
     for name in ("window", "stride"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise UserError(f"--{name} must be above 0 seconds, got {value:g}")
+        check_range(f"--{name}", getattr(options, name), POSITIVE)
     streams = any(is_stream(source) for source in options.sources)
     if options.stride is not None and options.window is None and not streams:
         raise UserError("--stride is the way from window to window: add --window")

@@ -10,6 +10,7 @@ from mvrec.data.views.protocol import Protocol, protocol_of
 from mvrec.errors import DecodeError, UserError
 from mvrec.files import at_home, write_atomically
 from mvrec.inference.thumbnails import find_file, thumbnails
+from mvrec.ranges import COUNT_OR_NONE, check_range
 from mvrec.report.charts import Panel
 from mvrec.report.page import render_report
 from mvrec.report.reading import read_run
@@ -31,8 +32,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--root", type=at_home, metavar="DIR", help="where the data are now, if they have moved")
     parser.add_argument("--mistakes", type=int, default=24, metavar="N", help="how many mistakes to show (default: 24)")
     options = parser.parse_args(arguments)
-    if options.mistakes < 0:
-        raise UserError(f"--mistakes must be 0 or more, got {options.mistakes}")
+    check_range("--mistakes", options.mistakes, COUNT_OR_NONE)
     if options.root is not None and not options.root.is_dir():
         raise UserError(f"--root={options.root}: there is no such directory")
     run = options.run

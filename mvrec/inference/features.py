@@ -24,6 +24,7 @@ from mvrec.errors import UserError
 from mvrec.files import atomic_path, json_text, write_atomically
 from mvrec.inference.recogniser import Recogniser
 from mvrec.inference.sources import as_sample
+from mvrec.ranges import POSITIVE, check_range
 
 Pool = Literal["none", "spatial", "all"]
 Format = Literal["npy", "safetensors"]
@@ -54,8 +55,7 @@ class Wanted:
         if self.stage is None and self.pool != "all":
             raise UserError(f"--pool {self.pool} is for maps, and without --stage there is one vector per clip")
         for name, value in (("window", self.window_seconds), ("stride", self.stride_seconds)):
-            if value is not None and not 0 < value < float("inf"):
-                raise UserError(f"--{name} must be above 0 seconds, got {value:g}")
+            check_range(f"--{name}", value, POSITIVE)
         if self.stride_seconds is not None and self.window_seconds is None:
             raise UserError("--stride is the way from window to window: add --window")
 

@@ -3,10 +3,8 @@
 import argparse
 
 from mvrec.data.loading.guarded_files import readers
-from mvrec.errors import UserError
 from mvrec.processes import Limits
-
-LARGEST = 1_000_000_000  # seconds or GiB: calls of the system do not take any number
+from mvrec.ranges import COUNT_OR_NONE, check_range
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +37,6 @@ def start_readers(options: argparse.Namespace, *, count: int = 1) -> None:
         UserError: A limit is out of range.
     """
     for name in ("decode_timeout", "decode_memory"):
-        if not 0 <= getattr(options, name) <= LARGEST:
-            raise UserError(f"--{name} must lie in 0..{LARGEST}, got {getattr(options, name):g}")
+        check_range(f"--{name}", getattr(options, name), COUNT_OR_NONE)
     readers.limits = Limits(options.decode_timeout or None, options.decode_memory or None)
     readers.start(count)

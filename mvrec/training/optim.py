@@ -10,6 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from mvrec.errors import UserError
+from mvrec.ranges import check_ranges
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 
@@ -25,8 +26,8 @@ def check_optimizer(make: OptimizerCallable) -> None:
         optimizer = make([weight])
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"model.optimizer: {error}") from None
-    if any(group["lr"] <= 0 for group in optimizer.param_groups):
-        raise UserError(f"model.optimizer.lr must be above 0, got {optimizer.param_groups[0]['lr']}")
+    for group in optimizer.param_groups:
+        check_ranges("model.optimizer.", {"lr": group["lr"]})
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,7 @@ class WarmupCosine:
     per: Literal["step", "epoch", "epoch_late"] = "step"
 
     def __post_init__(self) -> None:
-        if min(self.warmup_epochs, self.cooldown_epochs) < 0:
-            raise ValueError(
-                "schedule needs warmup_epochs and cooldown_epochs of 0 or more, got "
-                f"{self.warmup_epochs}, {self.cooldown_epochs}"
-            )
-        if not (0 <= self.start_factor <= 1 and 0 <= self.end_factor <= 1):
-            raise ValueError(f"schedule needs factors in 0..1, got {self.start_factor}, {self.end_factor}")
+        check_ranges("schedule.", vars(self))
         if self.cosine_from not in ("warmup", "start"):
             raise ValueError(f"schedule.cosine_from must be 'warmup' or 'start', got {self.cosine_from!r}")
         if self.per not in ("step", "epoch", "epoch_late"):

@@ -3,8 +3,9 @@
 import pytest
 
 from mvrec.cli.config_check import Entry, check_keys
-from mvrec.cli.value_check import RANGES, as_number, check_values
+from mvrec.cli.value_check import as_number, check_values
 from mvrec.errors import UserError
+from mvrec.ranges import RANGES
 
 
 def refused(key: str, value: str, where: str = "run.yaml:3") -> str:

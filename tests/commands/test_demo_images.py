@@ -126,11 +126,11 @@ def test_a_broken_generation_leaves_nothing_behind(tmp_path, monkeypatch):
     [
         (
             {"images_per_class": {"train": 1, "val": 0, "test": 1}},
-            r"images_per_class\['val'\] must be 1 or more, got 0",
+            r"images_per_class\['val'\] must be at least 1, got 0",
         ),
-        ({"images_per_class": {"train": 1, "val": 1}}, r"images_per_class\['test'\] must be 1 or more, got None"),
-        ({"seed": -1}, "seed must be 0 or more, got -1"),
-        ({"size": 15}, "size must be 16 or more, got 15"),
+        ({"images_per_class": {"train": 1, "val": 1}}, r"images_per_class\['test'\] must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"size": 15}, "size must be at least 16, got 15"),
     ],
 )
 def test_impossible_parameters(tmp_path, changes, message):

@@ -157,7 +157,7 @@ def test_a_video_shorter_than_a_clip(run_dir, tmp_path, capsys):
         (["--method", "rollout", "--stage", "0"], "a stage is for cam and layercam"),
         (["--clip", "1"], "no clip 1: the protocol has the clips 0..0"),
         (["--ckpt", "no_such_run"], "there is no checkpoint 'no_such_run'"),
-        (["--top", "0"], "--top must be 1 or more, got 0"),
+        (["--top", "0"], "--top must be at least 1, got 0"),
     ],
 )
 def test_bad_options(run_dir, digits, tmp_path, options, message):

@@ -179,7 +179,7 @@ def test_images(tmp_path, capsys):
         (["--shard", "0/2"], "--shard must be I/N with I in 1..N, such as 2/8, got '0/2'"),
         (["--shard", "3/2"], "got '3/2'"),
         (["--shard", "half"], "got 'half'"),
-        (["--batch_size", "0"], "--batch_size must be 1 or more, got 0"),
+        (["--batch_size", "0"], "--batch_size must be at least 1, got 0"),
         (["--ckpt", "no_such_run"], "there is no checkpoint 'no_such_run'"),
     ],
 )

@@ -277,9 +277,9 @@ def test_settings_say_what_decides(tmp_path):
     ("arguments", "message"),
     [
         ({"pool": "none"}, "--pool none is for maps"),
-        ({"window_seconds": 0.0}, "--window must be above 0 seconds, got 0"),
+        ({"window_seconds": 0.0}, "--window must be above 0, got 0"),
         ({"window_seconds": math.nan}, "--window must be above 0"),
-        ({"window_seconds": 1.0, "stride_seconds": -2.0}, "--stride must be above 0 seconds, got -2"),
+        ({"window_seconds": 1.0, "stride_seconds": -2.0}, "--stride must be above 0, got -2"),
         ({"stride_seconds": 1.0}, "add --window"),
     ],
 )

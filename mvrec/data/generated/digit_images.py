@@ -16,6 +16,7 @@ from mvrec.data.generated.splits import RECORD, handwritten_digits, is_generated
 from mvrec.data.sets.folder import ImageFolder
 from mvrec.data.views.transforms import Augment
 from mvrec.errors import UserError
+from mvrec.ranges import COUNT_OR_NONE, Range, check_range
 
 SPLITS = ("train", "val", "test")
 CLASSES = tuple("0123456789")
@@ -131,12 +132,9 @@ def generate_digit_images(root: Path, *, images_per_class: Mapping[str, int], se
 
 def _check(parameters: Mapping[str, Any]) -> None:
     for split, count in parameters["images_per_class"].items():
-        if not isinstance(count, int) or count < 1:
-            raise UserError(f"digit images: images_per_class[{split!r}] must be 1 or more, got {count!r}")
-    if parameters["seed"] < 0:
-        raise UserError(f"digit images: seed must be 0 or more, got {parameters['seed']}")
-    if parameters["size"] < _LEAST_PIXELS:
-        raise UserError(f"digit images: size must be {_LEAST_PIXELS} or more, got {parameters['size']}")
+        check_range(f"digit images: images_per_class[{split!r}]", count or 0)
+    check_range("digit images: seed", parameters["seed"], COUNT_OR_NONE)
+    check_range("digit images: size", parameters["size"], Range(_LEAST_PIXELS))
 
 
 def _handwriting(seed: int) -> dict[str, dict[str, Floats]]:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from mvrec.data.generated.splits import RECORD, handwritten_digits, is_generated
 from mvrec.errors import UserError
+from mvrec.ranges import Range, check_range
 
 NOUN = "moving digits"
 SPLITS = ("train", "val", "test")
@@ -219,19 +220,12 @@ def generate_moving_digits(
 
 
 def _check_parameters(**parameters: Any) -> dict[str, Any]:
-    counts = parameters["clips_per_class"]
-    for name, value in [
-        *counts.items(),
-        ("num_frames", parameters["num_frames"]),
-        ("fps", parameters["fps"]),
-    ]:
-        if not isinstance(value, int) or value < 1:
-            what = f"clips_per_class[{name!r}]" if name in counts else name
-            raise UserError(f"moving digits: {what} must be 1 or more, got {value!r}")
-    if parameters["seed"] < 0:
-        raise UserError(f"moving digits: seed must be 0 or more, got {parameters['seed']}")
-    if parameters["size"] < 16 or parameters["size"] % 2:
-        raise UserError(f"moving digits: size must be even and 16 or more, got {parameters['size']}")
+    for split, count in parameters["clips_per_class"].items():
+        check_range(f"moving digits: clips_per_class[{split!r}]", count or 0)
+    for name, least in {"num_frames": 1, "fps": 1, "seed": 0, "size": 16}.items():
+        check_range(f"moving digits: {name}", parameters[name], Range(least))
+    if parameters["size"] % 2:
+        raise UserError(f"moving digits: size must be even, got {parameters['size']}")
     return parameters
 
 

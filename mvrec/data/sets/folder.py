@@ -11,7 +11,7 @@ from mvrec.data.listing.layouts import SPLITS, Layout, ListsAndFolders, class_fo
 from mvrec.data.listing.lists import Row
 from mvrec.data.sets.image_data import ImageData
 from mvrec.data.sets.video_data import VideoData
-from mvrec.errors import UserError
+from mvrec.ranges import check_ranges
 
 
 class VideoFolder(VideoData):
@@ -84,8 +84,7 @@ class ImageFolder(ImageData):
 
 def checked_fraction(val_fraction: float) -> float:
     """The share, which must leave something to train on."""
-    if not 0 <= val_fraction < 1:
-        raise UserError(f"data.val_fraction must lie in 0..1 and not be 1, got {val_fraction}")
+    check_ranges("data.", {"val_fraction": val_fraction})
     return val_fraction
 
 

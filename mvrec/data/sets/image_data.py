@@ -11,7 +11,7 @@ from mvrec.data.views.geometry import Interpolation
 from mvrec.data.views.protocol import ImageProtocol
 from mvrec.data.views.rand_augment import RandAugment
 from mvrec.data.views.transforms import IMAGENET_NORMALISATION, Augment, Normalisation
-from mvrec.errors import UserError
+from mvrec.ranges import check_ranges
 
 # rand-m9-mstd0.5-inc1, the string that the ImageNet recipes share: two operations where it names no number.
 IMAGENET_AUGMENT = Augment(
@@ -106,8 +106,7 @@ class ImageData(RecognitionData):
             seed=seed,
             classes=classes,
         )
-        if not 0 < crop_fraction <= 1:
-            raise UserError(f"data.crop_fraction must lie in 0..1 and not be 0, got {crop_fraction}")
+        check_ranges("data.", {"crop_fraction": crop_fraction})
         self.crop_fraction, self.interpolation = crop_fraction, interpolation
         self._wanted_test_split = test_split
 

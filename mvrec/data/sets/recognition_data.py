@@ -25,6 +25,7 @@ from mvrec.errors import UserError
 from mvrec.files import at_home
 from mvrec.lightning_private import collective_timeout
 from mvrec.processes import Limits
+from mvrec.ranges import check_ranges
 
 Split = Literal["train", "val", "test"]
 
@@ -88,16 +89,14 @@ class RecognitionData(L.LightningDataModule):
         classes: str | list[str] | None = None,
     ) -> None:
         super().__init__()
-        for name, value in {"size": size, "repeats": repeats, "batch_size": batch_size}.items():
-            if value < 1:
-                raise UserError(f"data.{name} must be at least 1, got {value}")
-        for name, limit in {"decode_timeout": decode_timeout, "decode_memory": decode_memory}.items():
-            if limit is not None and limit <= 0:
-                raise UserError(f"data.{name} must be above 0, or null, got {limit}")
-        if not 0 <= max_bad_fraction <= 1:
-            raise UserError(f"data.max_bad_fraction must lie in 0..1, got {max_bad_fraction}")
-        if not 0 <= class_balance <= 1:
-            raise UserError(f"data.class_balance must lie in 0..1, got {class_balance}")
+        check_ranges(
+            "data.",
+            {
+                **{"size": size, "repeats": repeats, "batch_size": batch_size, "eval_batch_size": eval_batch_size},
+                **{"num_workers": num_workers, "max_bad_fraction": max_bad_fraction, "class_balance": class_balance},
+                **{"decode_timeout": decode_timeout, "decode_memory": decode_memory},
+            },
+        )
         self.root = at_home(root)
         self.size, self.augment, self.repeats = size, augment, repeats
         self.normalisation = normalisation

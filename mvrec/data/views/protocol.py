@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 from mvrec.data.views.geometry import Geometry, Interpolation, Rounding, eval_geometries
 from mvrec.data.views.sampling import ClipPositions, ClipSpec
 from mvrec.data.views.transforms import IMAGENET_NORMALISATION, Normalisation
+from mvrec.ranges import check_ranges
 
 FrameOrder = Literal["natural", "reversed", "shuffled"]
 
@@ -44,8 +45,9 @@ class Views:
     frame_order: FrameOrder = "natural"
 
     def __post_init__(self) -> None:
-        if self.num_clips < 1 or self.num_crops not in (1, 3):
-            raise ValueError(f"views need num_clips >= 1 and num_crops 1 or 3, got {self.num_clips} x {self.num_crops}")
+        check_ranges("", vars(self))
+        if self.num_crops == 2:
+            raise ValueError("num_crops must be 1 or 3, got 2")
         if self.rounding == "torchvision" and self.num_crops != 1:
             raise ValueError(f"torchvision's rounding is for one crop, num_crops must be 1, got {self.num_crops}")
 

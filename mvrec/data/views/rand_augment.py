@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mvrec.data.views import pixel_operations as tvf
+from mvrec.ranges import check_ranges
 
 MAX_MAGNITUDE = 10.0
 
@@ -39,8 +40,7 @@ class RandAugment:
     fill: tuple[int, int, int] = (124, 116, 104)  # the ImageNet mean
 
     def __post_init__(self) -> None:
-        if not 0 <= self.magnitude <= MAX_MAGNITUDE:
-            raise ValueError(f"RandAugment magnitude must lie in 0..{MAX_MAGNITUDE:g}, got {self.magnitude}")
+        check_ranges("", vars(self))
 
     def __call__(self, clip: Tensor, rng: random.Random) -> Tensor:
         """Augment one clip.

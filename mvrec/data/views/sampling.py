@@ -13,6 +13,8 @@ from typing import Literal
 
 import torch
 
+from mvrec.ranges import check_ranges
+
 ShortVideo = Literal["repeat_last", "loop", "error"]
 Sampling = Literal["dense", "segments"]
 ClipPositions = Literal["spread", "uniform", "constant_clips_per_video"]
@@ -40,12 +42,7 @@ class ClipSpec:
     sampling: Sampling = "dense"
 
     def __post_init__(self) -> None:
-        if self.num_frames < 1 or self.stride_frames < 1:
-            raise ValueError(
-                f"a clip needs num_frames >= 1 and stride_frames >= 1, got {self.num_frames} x {self.stride_frames}"
-            )
-        if self.target_fps is not None and self.target_fps <= 0:
-            raise ValueError(f"target_fps must be positive or null, got {self.target_fps}")
+        check_ranges("", vars(self))
 
     def span(self, fps: float) -> float:
         """Length of a clip in frames of a video of `fps` frames per second."""

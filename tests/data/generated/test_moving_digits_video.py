@@ -242,13 +242,13 @@ def test_empty_folder_is_filled(tmp_path):
     [
         (
             {"clips_per_class": {"train": 1, "val": 1}},
-            r"clips_per_class\['test'\] must be 1 or more, got None",
+            r"clips_per_class\['test'\] must be at least 1, got 0",
         ),
-        ({"clips_per_class": {**CLIPS, "val": 0}}, r"clips_per_class\['val'\] must be 1 or more, got 0"),
-        ({"num_frames": 0}, "num_frames must be 1 or more, got 0"),
-        ({"fps": -1}, "fps must be 1 or more, got -1"),
-        ({"size": 33}, "size must be even and 16 or more, got 33"),
-        ({"seed": -1}, "seed must be 0 or more, got -1"),
+        ({"clips_per_class": {**CLIPS, "val": 0}}, r"clips_per_class\['val'\] must be at least 1, got 0"),
+        ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
+        ({"fps": -1}, "fps must be at least 1, got -1"),
+        ({"size": 33}, "size must be even, got 33"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
 )
 def test_impossible_parameters(tmp_path, changes, message):
