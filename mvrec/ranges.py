@@ -148,7 +148,7 @@ def check_ranges(owner: str, values: Mapping[str, Any]) -> None:
         values: By their names.
 
     Raises:
-        UserError: "data.size must be at least 1, got 0".
+        UserError: "data.batch_size must be at least 1, got 0".
     """
     for name, value in values.items():
         if name in RANGES and isinstance(value, int | float):

@@ -18,6 +18,7 @@ from mvrec.errors import UserError
 from mvrec.files import sha256
 from mvrec.lightning_private import has_trainer
 from mvrec.models import Backbone, accelerate
+from mvrec.ranges import check_ranges
 from mvrec.run_data import RunData, data_of
 from mvrec.runs.resume import check_weights
 from mvrec.tasks.outputs import CLASSIFICATION
@@ -90,12 +91,8 @@ class Task(L.LightningModule, ABC):
         failed_files: Literal["wrong", "left_out"] = "wrong",
     ) -> None:
         super().__init__()
-        if not 0 < layer_decay <= 1:
-            raise UserError(f"model.layer_decay must lie in 0..1 and not be 0, got {layer_decay}")
-        if lr_reference_batch is not None and lr_reference_batch < 1:
-            raise UserError(f"model.lr_reference_batch must be at least 1, got {lr_reference_batch}")
-        if views_per_forward is not None and views_per_forward < 1:
-            raise UserError(f"model.views_per_forward must be at least 1, got {views_per_forward}")
+        rates = {"layer_decay": layer_decay, "lr_reference_batch": lr_reference_batch}
+        check_ranges("model.", {**rates, "views_per_forward": views_per_forward})
         check_optimizer(optimizer)
         self.backbone = accelerate(backbone)
         self.start = Start(weights, freeze=freeze)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mvrec.ranges import check_ranges
+
 
 @dataclass(frozen=True)
 class Mixing:
@@ -32,7 +34,8 @@ class Mixing:
     switch_probability: float = 0.5
 
     def __post_init__(self) -> None:
-        if min(self.mixup_alpha, self.cutmix_alpha) < 0 or max(self.mixup_alpha, self.cutmix_alpha) == 0:
+        check_ranges("", vars(self))
+        if max(self.mixup_alpha, self.cutmix_alpha) == 0:
             raise ValueError(
                 f"mixing needs a positive mixup_alpha or cutmix_alpha, got {self.mixup_alpha}, {self.cutmix_alpha}"
             )

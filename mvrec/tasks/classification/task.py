@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mvrec.data.loading.batch import ClipBatch
 from mvrec.data.views.targets import ClassIndex, MultiHot
-from mvrec.errors import UserError
 from mvrec.models.backbone import Backbone
+from mvrec.ranges import check_ranges
 from mvrec.run_data import RunData
 from mvrec.seeds import derive_seed
 from mvrec.tasks.base import Stage, Task
@@ -79,8 +79,7 @@ class Classification(Task):
         class_weights: ClassWeights | None = None,
         **settings: Any,
     ) -> None:
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"model.label_smoothing must lie in 0..1, got {label_smoothing}")
+        check_ranges("model.", {"label_smoothing": label_smoothing})
         super().__init__(backbone, **settings)
         self.new_head, self.mixing = new_head, mixing
         self.label_smoothing, self.class_weights = label_smoothing, class_weights
