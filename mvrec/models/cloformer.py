@@ -144,7 +144,7 @@ class Attention(nn.Module):
         q = self.global_q(x).flatten(2).unflatten(1, heads).mT  # (B, heads, N, d)
         kv = self.global_kv(self.avgpool(x)).flatten(2).unflatten(1, (2, *heads)).mT
         attended = self.softmax(q, kv[:, 0], kv[:, 1])
-        return attended.mT.flatten(1, 2).unflatten(2, x.shape[2:])
+        return attended.transpose(1, 2).flatten(2).mT.unflatten(2, x.shape[2:])  # from (B, N, heads, d)
 
 
 class ConvMlp(nn.Module):

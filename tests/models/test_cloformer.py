@@ -6,8 +6,8 @@ import pytest
 import torch
 from golden_support import run_with_features
 from jsonargparse import ArgumentParser
-from torch import Tensor
-from zoo_builds import BUILDS, channels_last, inputs, lively
+from torch import Tensor, nn
+from zoo_builds import BUILDS, channels_last, inputs, lively, quick_form
 from zoo_builds import CLOFORMER_STAGES as STAGES
 
 from mvrec.models.cloformer import Attention, CloFormer, Stage, cloformer_s, cloformer_xs, cloformer_xxs
@@ -190,3 +190,21 @@ def test_every_argument_can_come_from_yaml() -> None:
     assert model.input_shape == (3, 32, 48)
     assert model.num_features == 16
     assert model(images(32, 48)).shape == (2, 1000)
+
+
+@quick_form
+@pytest.mark.parametrize("bf16", [False, True])
+def test_convolutions_read_channels_that_are_last(bf16: bool) -> None:
+    """Attention by another kernel of the device must not turn the layout."""
+    model = tiny()
+    copied = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and name != "patch_embed.conv1.conv.0":
+            module.register_forward_pre_hook(
+                lambda _, args, name=name: (
+                    None if args[0].is_contiguous(memory_format=torch.channels_last) else copied.append(name)
+                )
+            )
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        model(images())
+    assert copied == []
