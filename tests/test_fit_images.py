@@ -45,7 +45,6 @@ def recipe(name: str, root: Path, run_dir: Path) -> list[str]:
     small = {
         "data.root": root,
         "data.size": 64,
-        "model.backbone.image_size": 64,
         "trainer.precision": 32,
         "run_dir": run_dir,
     }

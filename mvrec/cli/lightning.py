@@ -31,6 +31,7 @@ from mvrec.cli.config_check import (
     flags,
     resolve,
 )
+from mvrec.cli.input_size import fit_to_data
 from mvrec.cli.jsonargparse_private import change_types
 from mvrec.cli.parse_errors import explain, said_of_key
 from mvrec.cli.request import Request, default_run_dir, read_request
@@ -200,6 +201,7 @@ class MvrecCLI(OpenCLI):
         classes = {"model": {"class_path": path_of(request.task)}}  # whose types say more than the parser's keys
         check_values(given, check_keys(defaults.keys(), given, defaults=defaults.as_dict(), fixed=classes))
         self.config = parser.parse_args([request.command, *arguments])
+        MvrecParser.given = [*given, *fit_to_data(self.config[request.command], given, request.from_files)]
 
     def before_instantiate_classes(self) -> None:
         """Settle the run directory."""

@@ -1,0 +1,68 @@
+"""Frames and pixels of a network, which follow from the data as its class count does."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jsonargparse import Namespace
+
+from mvrec.cli.config_check import Entry
+from mvrec.published import CREATE_MODEL
+
+log = logging.getLogger("mvrec")
+
+
+def fit_to_data(config: Namespace, given: Sequence[Entry], from_files: Mapping[str, Any]) -> list[Entry]:
+    """Build the network for what the data give, where neither the user nor a file of weights says how large it is.
+
+    A size that the user gives the network stays, and is said where the data give another. Networks of other libraries
+    (`timm/...`) keep the size that they have by name.
+
+    Args:
+        config: The settings of a command; `num_frames` and `image_size` of its network are filled in.
+        given: What configs and flags set.
+        from_files: What files say, as `inherited` returns it.
+
+    Returns:
+        What was filled in, as if set where the data's own value stands.
+    """
+    filled = []
+    for source, name, value, what in _sizes(config.get("data")):
+        node, key, stored = config.model.backbone, "model.backbone", from_files.get("model.backbone")
+        while isinstance(node, Namespace) and node.get("init_args") is not None and node.class_path != CREATE_MODEL:
+            arguments, said = node.init_args, _arguments(stored)
+            if name not in arguments:  # of an image network in `Framewise`
+                node, key, stored = arguments.get("backbone"), f"{key}.backbone", said.get("backbone")
+                continue
+            entry = _last(given, f"{key}.{name}")
+            if entry is not None and arguments[name] not in (value, [value, value], (value, value)):
+                log.info("%s %s overrides the %s %s of the data", entry.place, entry.value, value, what)
+            elif entry is None and name not in said:
+                arguments[name] = value
+                if (origin := _last(given, source)) is not None:
+                    filled.append(Entry(f"{key}.{name}", str(value), origin.where))
+            break
+    return filled
+
+
+def _last(given: Sequence[Entry], key: str) -> Entry | None:
+    """The entry of a key that counts, also where it is null."""
+    return next((entry for entry in reversed(given) if entry.key == key), None)
+
+
+def _sizes(data: Any) -> Iterator[tuple[str, str, int, str]]:
+    """What a data module's arguments say about its clips or images: key, the network's argument, number, unit."""
+    arguments = data.get("init_args") if isinstance(data, Namespace) else None
+    if arguments is None:
+        return
+    clip, size = arguments.get("clip"), arguments.get("size")
+    frames = getattr(clip, "num_frames", None)
+    if isinstance(frames, int) and frames > 0:  # the data module refuses others
+        yield "data.clip.num_frames", "num_frames", frames, "frames"
+    if isinstance(size, int) and size > 0:
+        yield "data.size", "image_size", size, "pixels"
+
+
+def _arguments(stored: Any) -> Mapping[str, Any]:
+    """The arguments of a network in a file; empty where there is none."""
+    return (stored.get("init_args") or {}) if isinstance(stored, dict) else {}
