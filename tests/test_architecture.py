@@ -73,7 +73,13 @@ ONLY_IN = {
     },
     "matplotlib": {"runs/curves.py", "tasks/classification/figures.py"},
     "yaml": {"cli/config_check.py", "cli/lightning.py"},
-    "jsonargparse": {"cli/lightning.py", "cli/jsonargparse_private.py", "cli/request.py", "inference/recogniser.py"},
+    "jsonargparse": {
+        "cli/lightning.py",
+        "cli/jsonargparse_private.py",
+        "cli/input_size.py",
+        "cli/request.py",
+        "inference/recogniser.py",
+    },
 }
 # The only files that may touch private names of other libraries, and which; that of a seam has them all.
 SEAMS = {"lightning_private.py", "cli/jsonargparse_private.py"}
