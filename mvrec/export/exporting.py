@@ -22,6 +22,7 @@ from mvrec.export.model_card import card_of, check_portable, input_shape, save_w
 from mvrec.files import at_home, atomic_path
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.models.backbone import Backbone
+from mvrec.ranges import Range, check_range
 
 METADATA = "mvrec"  # the key in ONNX and safetensors, and with .json the extra file in .pt2
 LARGEST_DIFFERENCE = 1e-4  # of logits up to LARGE_LOGIT; of larger ones, whose last bits are coarser, in proportion
@@ -127,8 +128,7 @@ def check_request(output: Path, *, source: Path, opset: int | None = None) -> No
         raise UserError(f"--output is the source itself: {output}")
     if opset is not None and suffix != ".onnx":
         raise UserError(f"--opset is for .onnx, --output is {output}")
-    if opset is not None and opset not in OPSETS:
-        raise UserError(f"--opset must lie in {OPSETS[0]}..{OPSETS[-1]}, got {opset}")
+    check_range("--opset", opset, Range(OPSETS[0], OPSETS[-1]))
     if suffix == ".onnx":
         need("export", "onnx", "onnxscript", "onnxruntime")
 

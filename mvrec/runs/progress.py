@@ -171,6 +171,7 @@ class LineProgress(ProgressBar):
     def __init__(self, throughput: Throughput) -> None:
         super().__init__()
         self.throughput = throughput
+        self._enabled = True
 
     def disable(self) -> None:
         """Lightning turns the progress of all ranks but the first off."""
@@ -185,7 +186,7 @@ class LineProgress(ProgressBar):
     ) -> None:
         """Print every `log_every_n_steps` batches."""
         done = batch_idx + 1
-        if not getattr(self, "_enabled", True) or done % _log_every(trainer):
+        if not self._enabled or done % _log_every(trainer):
             return
         speed = self.throughput
         loss = trainer.callback_metrics.get("train/loss")
