@@ -46,7 +46,7 @@ class Limits:
 
 
 def settle_in(limits: Limits, *, parent: int) -> None:
-    """Make the calling process, a child of `parent`, one that its parent can do with as it likes.
+    """Prepare the calling process, a child of `parent`, to be killed by its parent at any moment.
 
     It crashes without a word, leaves Ctrl-C and the signals of clusters to the parent, does not outlive it, is the
     first that the system ends when memory runs out, and gets no more memory than the limit.

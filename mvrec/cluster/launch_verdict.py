@@ -205,9 +205,7 @@ def judge_stuck(
         text = f"the others wait for {_ranks(behind)}, which did not get beyond {order[min(reached.values())]!r}"
         return [Problem(text, NETWORK_FIX, tuple(one.rank for one in behind))]
     return [
-        Problem(
-            f"all {launch.world_size} processes are at {order[min(reached.values())]!r} and none gets on", NETWORK_FIX
-        )
+        Problem(f"all {launch.world_size} processes are stuck in stage {order[min(reached.values())]!r}", NETWORK_FIX)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Ending a run in which a process stands still, and saying which one, where, and at what.
+"""Ending a run in which a process hangs, and saying which one, where, and at what.
 
 A collective that one process never enters keeps all others waiting in silence; when its timeout comes, after half an
 hour, the error says that something timed out, and not who was missing.
@@ -57,10 +57,10 @@ def judge(signs: Mapping[int, Sign], silent: Mapping[int, float]) -> tuple[tuple
         return tuple(sorted(silent)), _joined(told)
     positions = {rank: (one.phase, one.batch) for rank, one in sorted(signs.items())}
     if len(set(positions.values())) == 1:
-        return tuple(positions), f"all {len(signs)} processes stand still at {signs[0].place}"
+        return tuple(positions), f"all {len(signs)} processes are hung at {signs[0].place}"
     last = min(positions.values())
     named = [signs[rank] for rank, position in positions.items() if position == last]
-    told = [f"{one} lives, but stands still at {one.place}" for one in named]
+    told = [f"{one} is alive but hung at {one.place}" for one in named]
     return tuple(one.rank for one in named), f"{_joined(told)}, while the others wait"
 
 
@@ -70,7 +70,7 @@ def _joined(told: list[str]) -> str:
 
 
 class Watchdog(L.Callback):
-    """Ends the processes of a run, with exit code 1, when they have stood still for too long.
+    """Ends the processes of a run, with exit code 1, when they have made no progress for too long.
 
     Every process tells rank 0 over TCP, from a thread, that it lives and how far it is. One that has not got on for
     `seconds` looks at what the others have told. The launcher (srun with --kill-on-bad-exit, torchrun) ends those
@@ -254,7 +254,7 @@ class Watch:
         before = time.monotonic()
         while not self._over.wait(self.beat_seconds):
             now = time.monotonic()
-            # A process that was suspended has not stood still: more than two beats at once are no time of its own.
+            # A process that was suspended did not hang: more than two beats at once are no time of its own.
             self._clock += min(now - before, 2 * self.beat_seconds)
             before = now
             if self.still > self.seconds:
@@ -265,7 +265,9 @@ class Watch:
         ranks, text = self._verdict()
         speaker = min(set(range(self.size)) - set(ranks), default=0)
         if self.rank == speaker:
-            message = f"mvrec: error: {text}; the run has stood still for {self.still:.0f} s (--hang_timeout_minutes)"
+            message = (
+                f"mvrec: error: {text}; the run has made no progress for {self.still:.0f} s (--hang_timeout_minutes)"
+            )
             print(message, file=sys.stderr, flush=True)  # noqa: T201
         if self.rank in ranks and (self.rank == speaker or speaker not in ranks):
             print(f"mvrec: {self._mine} hangs here:", file=sys.stderr, flush=True)  # noqa: T201

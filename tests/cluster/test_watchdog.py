@@ -1,4 +1,4 @@
-"""A process that stands still ends the run within the limit, and is named."""
+"""A process that hangs ends the run within the limit, and is named."""
 
 import contextlib
 import json
@@ -45,7 +45,7 @@ def test_who_is_behind_is_named():
     )
     assert ranks == (2,)
     assert text == (
-        "rank 2 on n1 (pid 102) lives, but stands still at the data after batch 3 of epoch 0, while the others wait"
+        "rank 2 on n1 (pid 102) is alive but hung at the data after batch 3 of epoch 0, while the others wait"
     )
 
 
@@ -60,14 +60,14 @@ def test_a_phase_weighs_more_than_the_number_of_batches():
 def test_where_nobody_is_behind_it_is_all_of_them():
     ranks, text = judge(signs(sign(0), sign(1)), {})
     assert ranks == (0, 1)
-    assert text == "all 2 processes stand still at batch 4 of epoch 0"
+    assert text == "all 2 processes are hung at batch 4 of epoch 0"
 
 
 def test_a_line_names_eight_and_counts_the_rest():
     many = signs(sign(0, batch=5), *(sign(rank) for rank in range(1, 21)))
     ranks, text = judge(many, {})
     assert ranks == tuple(range(1, 21))
-    assert text.count("lives") == 8
+    assert text.count("is alive") == 8
     assert "; and 12 more, while" in text
     _, text = judge(many, dict.fromkeys(range(1, 21), 9.0))
     assert text.count("no sign of life") == 8
@@ -124,7 +124,7 @@ def test_progress_starts_the_time_anew(monkeypatch, capfd):
     monkeypatch.setattr(watchdog.time, "sleep", lambda seconds: None)
     watch.turn(monkeypatch, [0.0, 1.0])
     assert watch.codes == [1]
-    assert "mvrec: error: rank 1 on n0 (pid 101) lives, but stands still" in capfd.readouterr().err
+    assert "mvrec: error: rank 1 on n0 (pid 101) is alive but hung" in capfd.readouterr().err
 
 
 def test_a_suspended_process_has_not_stood_still(monkeypatch):
@@ -213,7 +213,7 @@ def test_one_process_or_no_limit_starts_nothing(world_size, seconds):
 
 
 def run(tiny, tmp_path, *more: str, stand: dict, subcommand: str = "fit") -> tuple[int, str]:
-    """A run on two processes, in which one stands still; returns exit code and output, with nobody left alive."""
+    """A run on two processes, in which one hangs; returns exit code and output, with nobody left alive."""
     config = tmp_path / "callbacks.yaml"
     config.write_text(yaml.safe_dump({"trainer": {"callbacks": [{"class_path": "step_recorder.Stand"} | stand]}}))
     arguments = [*tiny, f"--config={config}", f"--run_dir={tmp_path / 'run'}", "--trainer.devices=2", *more]
@@ -243,9 +243,7 @@ def test_a_process_that_hangs_is_named_and_shows_where(tiny, tmp_path):
     stand = {"init_args": {"batch": 3, "rank": 1, "folder": str(tmp_path), "stop": False}}
     code, said = run(tiny, tmp_path, stand=stand)
     assert code == 1, said
-    assert re.search(r"mvrec: error: rank 1 on \S+ \(pid \d+\) lives, but stands still at batch 0 of epoch 1", said), (
-        said
-    )
+    assert re.search(r"mvrec: error: rank 1 on \S+ \(pid \d+\) is alive but hung at batch 0 of epoch 1", said), said
     # Each of the two speaks when its own clock says so, in either order.
     assert re.search(r"mvrec: rank 1 on \S+ \(pid \d+\) hangs here:\n(.*\n)*?.*step_recorder.py", said), said
 
