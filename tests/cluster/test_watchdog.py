@@ -248,6 +248,7 @@ def test_a_process_that_hangs_is_named_and_shows_where(tiny, tmp_path):
     assert re.search(r"mvrec: rank 1 on \S+ \(pid \d+\) hangs here:\n(.*\n)*?.*step_recorder.py", said), said
 
 
+@pytest.mark.slow
 def test_a_run_that_gets_on_is_left_alone(tiny, tmp_path):
     """Also where one process is slow, and has fewer videos to evaluate."""
     stand = {"init_args": {"batch": 1, "rank": 1, "folder": str(tmp_path), "stop": False, "seconds": 4.0}}

@@ -210,6 +210,7 @@ def pid_of_rank(jobs: Jobs, name: str, rank: int) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_a_frozen_rank_ends_the_job_within_the_timeout_and_is_named(jobs):
     number = jobs.fit("frozen", "--hang_timeout_minutes=0.5", slow=1.0)
     jobs.wait_for_step(number, "frozen", 2)
@@ -258,6 +259,7 @@ def test_a_lost_node_is_made_up_for_from_the_last_checkpoint(jobs):
     jobs.assert_whole("lost")
 
 
+@pytest.mark.slow
 def test_another_job_in_the_same_place_starts_fresh(jobs, tmp_path):
     environment = {**jobs.environment, "RUN_DIR": ""}
     del environment["RUN_DIR"]
@@ -331,6 +333,7 @@ def test_what_is_wrong_before_the_start_is_said_at_once(jobs, tmp_path, environm
     assert message in (tmp_path / "job.out").read_text()
 
 
+@pytest.mark.slow
 def test_a_job_called_bash_is_refused(jobs, tmp_path):
     """Lightning would train four times alone."""
     output = [f"--output={tmp_path}/job.out", "--job-name=bash", *TWO_BY_TWO]
