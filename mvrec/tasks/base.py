@@ -91,6 +91,8 @@ class Task(L.LightningModule, ABC):
         failed_files: Literal["wrong", "left_out"] = "wrong",
     ) -> None:
         super().__init__()
+        if missing := [name for name in ("name", "outputs", "monitor", "targets") if not hasattr(self, name)]:
+            raise UserError(f"the task {type(self).__name__} does not say its {' and its '.join(missing)}")
         rates = {"layer_decay": layer_decay, "lr_reference_batch": lr_reference_batch}
         check_ranges("model.", {**rates, "views_per_forward": views_per_forward})
         check_optimizer(optimizer)
@@ -379,14 +381,8 @@ class Task(L.LightningModule, ABC):
             **self.facts(),
             "data": self.data.record(),
         }
-        write_metrics(
-            folder / "metrics.json",
-            scores,
-            stage=stage,
-            protocol=self._protocol(stage),
-            noun=self.noun,
-            facts=facts,
-        )
+        protocol, path = self._protocol(stage), folder / "metrics.json"
+        write_metrics(path, scores, stage=stage, protocol=protocol, noun=self.noun, facts=facts)
 
     @property
     def _chosen_on_split(self) -> bool:
