@@ -39,17 +39,8 @@ def explain(message: str, given: Sequence[Entry]) -> str:
     message = re.sub(r"Config file loop detected: (\S+) -> \S+", r"\1 holds no settings for it", message)
     entry = next((e for e in reversed(given) if e.key == key or e.key.endswith(f".{key}")), None)
     place = key if entry is None else entry.place
-    missing = re.search(r"Problem with given class_path '([\w.]+)':\s+No module named", message)
-    if missing is not None:
-        named = next((entry for entry in reversed(given) if entry.value == missing[1]), entry)
-        return f"{named.place if named else key}: {import_problem(missing[1])}"
-    class_problem = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
-    if class_problem is not None:
-        module, name = class_problem.groups()
-        return f"{place}: {module} has no {name!r}{nearest(name, dir(importlib.import_module(module)))}"
-    other_kind = re.search(r"Expected '([\w.]+)' to be a .*<class '(?:[\w.]+\.)?(\w+)'>", message)
-    if other_kind is not None:
-        return f"{place}: {other_kind[1]} is no {other_kind[2]}{nearest(other_kind[1], _home_names(key))}"
+    if problem := _of_class(message, entry, key, given):
+        return problem
     expected, told = _expected(message), attempts(message)
     if told or not expected:
         return f"{place}: {told or ' '.join(message[found.end() :].strip(': ').split())}"
@@ -65,6 +56,23 @@ def explain(message: str, given: Sequence[Entry]) -> str:
     meant = ALSO_CALLED.get(str(value).lower()) if key == "trainer.precision" else None
     hint = f"; did you mean {meant!r}?" if meant else nearest(str(value), names)
     return f"{place}: {value!r} is not {' or '.join(expected)}{hint}"
+
+
+def _of_class(message: str, entry: Entry | None, key: str, given: Sequence[Entry]) -> str:
+    """What is wrong with the class that a value names; "" where that is not the matter."""
+    place = key if entry is None else entry.place
+    missing = re.search(r"Problem with given class_path '([\w.]+)':\s+No module named", message)
+    if missing is not None:
+        named = next((entry for entry in reversed(given) if entry.value == missing[1]), entry)
+        return f"{named.place if named else key}: {import_problem(missing[1])}"
+    unknown = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
+    if unknown is not None:
+        module, name = unknown.groups()
+        return f"{place}: {module} has no {name!r}{nearest(name, dir(importlib.import_module(module)))}"
+    other_kind = re.search(r"Expected '([\w.]+)' to be a .*<class '(?:[\w.]+\.)?(\w+)'>", message)
+    if other_kind is not None:
+        return f"{place}: {other_kind[1]} is no {other_kind[2]}{nearest(other_kind[1], _home_names(key))}"
+    return ""
 
 
 def located(message: str, given: Sequence[Entry]) -> str:
