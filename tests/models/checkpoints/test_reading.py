@@ -114,6 +114,25 @@ def test_a_file_is_read_once_until_it_changes(model: MViT, tmp_path: Path, reads
     assert reads == {path: 3}
 
 
+def peak_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system does not reset peaks")
+def test_a_file_takes_its_size_in_memory_once(model: MViT, tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"  # not mapped, as it is no zip
+    tree = {"model": model.state_dict(), "optimizer": torch.zeros(2 * 10**7)}
+    torch.save(tree, path, _use_new_zipfile_serialization=False)
+    del tree
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is in use now
+    before = peak_bytes()
+    with each_file_once():
+        read_weights(path)
+        load_weights(model, path)
+    assert peak_bytes() - before < 1.5 * path.stat().st_size
+
+
 def test_reads_an_averaged_model(model: MViT, tmp_path: Path) -> None:
     averaged = AveragedModel(model, use_buffers=True)
     check_loads(saved(averaged.state_dict(), tmp_path / "x.pth"), model)
