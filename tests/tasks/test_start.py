@@ -6,6 +6,7 @@ import torch
 from mvrec.errors import UserError
 from mvrec.models import CloFormer, MViT, create_model
 from mvrec.tasks import Classification
+from mvrec.tasks.classification.head import fit_head
 from mvrec.tasks.start import Start
 
 
@@ -29,9 +30,9 @@ def stored(tmp_path):
 
 def started(path, names, **knobs):
     model = small()
-    start = Start(str(path), **knobs)
+    start = Start(str(path))
     start.load(model)
-    start.fit_head(model, names)
+    fit_head(model, names, start, **knobs)
     return model
 
 
