@@ -113,7 +113,8 @@ def shared(monkeypatch, run_dir: Path, *, rank: int, marks: list[str] | None = N
         everyone[:] = [mine, mine]
 
     monkeypatch.setattr(dist, "all_gather_object", gather)
-    trainer = SimpleNamespace(world_size=2, is_global_zero=rank == 0, datamodule=SimpleNamespace())
+    data = SimpleNamespace(record=lambda: {"splits": {}})
+    trainer = SimpleNamespace(world_size=2, is_global_zero=rank == 0, datamodule=data)
     SharedState(run_dir).on_fit_start(trainer, None)  # type: ignore[arg-type]
 
 
