@@ -74,7 +74,7 @@ def default_method(backbone: Backbone, *, stage: int | None = None) -> Method:
 def _class_activation(backbone: Backbone, x: Tensor, classes: Tensor, *, stage: int, by_cell: bool) -> Tensor:
     all_levels = backbone.levels(tuple(x.shape))
     if not all_levels:
-        raise UserError(f"class activation is for mvrec's own networks, and a {type(backbone).__name__} is none")
+        raise UserError(f"class activation needs a network's levels, and a {type(backbone).__name__} names none")
     if not -len(all_levels) <= stage < len(all_levels):
         raise UserError(f"there is no stage {stage}: this network has the stages 0..{len(all_levels) - 1}")
     level = all_levels[stage]
