@@ -1,32 +1,38 @@
 """Frames and pixels of a network, which follow from the data as its class count does."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
 
 from mvrec.cli.config_check import Entry
 from mvrec.published import CREATE_MODEL
 
-log = logging.getLogger("mvrec")
+
+class InputSize(NamedTuple):
+    """What became of the input size of a network.
+
+    Attributes:
+        filled: The sizes that were filled in, as if set where the data's own values stand.
+        overrides: A line for each size of the user's that is not the data's.
+    """
+
+    filled: list[Entry]
+    overrides: list[str]
 
 
-def fit_to_data(config: Namespace, given: Sequence[Entry], from_files: Mapping[str, Any]) -> list[Entry]:
+def fit_to_data(config: Namespace, given: Sequence[Entry], from_files: Mapping[str, Any]) -> InputSize:
     """Build the network for what the data give, where neither the user nor a file of weights says how large it is.
 
-    A size that the user gives the network stays, and is said where the data give another. Networks of other libraries
+    A size that the user gives the network stays. Networks of other libraries
     (`timm/...`) keep the size that they have by name.
 
     Args:
         config: The settings of a command; `num_frames` and `image_size` of its network are filled in.
         given: What configs and flags set.
         from_files: What files say, as `inherited` returns it.
-
-    Returns:
-        What was filled in, as if set where the data's own value stands.
     """
-    filled = []
+    filled, overrides = [], []
     for source, name, value, what in _sizes(config.get("data")):
         node, key, stored = config.model.backbone, "model.backbone", from_files.get("model.backbone")
         while isinstance(node, Namespace) and node.get("init_args") is not None and node.class_path != CREATE_MODEL:
@@ -36,13 +42,13 @@ def fit_to_data(config: Namespace, given: Sequence[Entry], from_files: Mapping[s
                 continue
             entry = _last(given, f"{key}.{name}")
             if entry is not None and arguments[name] not in (value, [value, value], (value, value)):
-                log.info("%s %s overrides the %s %s of the data", entry.place, entry.value, value, what)
+                overrides.append(f"{entry.place} {entry.value} overrides the {value} {what} of the data")
             elif entry is None and name not in said:
                 arguments[name] = value
                 if (origin := _last(given, source)) is not None:
                     filled.append(Entry(f"{key}.{name}", str(value), origin.where))
             break
-    return filled
+    return InputSize(filled, overrides)
 
 
 def _last(given: Sequence[Entry], key: str) -> Entry | None:

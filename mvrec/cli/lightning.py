@@ -201,7 +201,8 @@ class MvrecCLI(OpenCLI):
         classes = {"model": {"class_path": path_of(request.task)}}  # whose types say more than the parser's keys
         check_values(given, check_keys(defaults.keys(), given, defaults=defaults.as_dict(), fixed=classes))
         self.config = parser.parse_args([request.command, *arguments])
-        MvrecParser.given = [*given, *fit_to_data(self.config[request.command], given, request.from_files)]
+        self.input_size = fit_to_data(self.config[request.command], given, request.from_files)
+        MvrecParser.given = [*given, *self.input_size.filled]
 
     def before_instantiate_classes(self) -> None:
         """Settle the run directory."""
@@ -272,6 +273,8 @@ class MvrecCLI(OpenCLI):
 
     def after_instantiate_classes(self) -> None:
         """Hand the seed to the data, and let the checkpoint remember how model and data were made."""
+        for line in self.input_size.overrides:
+            log.info("%s", line)
         config = self.config[self.subcommand]
         if getattr(self.datamodule, "seed", 0) is None:
             self.datamodule.seed = config.seed_everything

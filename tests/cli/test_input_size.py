@@ -13,9 +13,13 @@ def parser_once():
         yield
 
 
-def network(*arguments: object) -> dict:
+def stopped(*arguments: object) -> tuple[dict, list[str]]:
     cli = stopped_at("before_instantiate_classes", *arguments)
-    return cli.config.fit.model.backbone.init_args.as_dict()
+    return cli.config.fit.model.backbone.init_args.as_dict(), cli.input_size.overrides
+
+
+def network(*arguments: object) -> dict:
+    return stopped(*arguments)[0]
 
 
 @pytest.mark.parametrize(
@@ -33,10 +37,9 @@ def network(*arguments: object) -> dict:
         (["--model.backbone.num_frames=null"], None, 32, ["num_frames null overrides the 4 frames"]),
     ],
 )
-def test_the_data_decide_unless_the_user_does(flags, frames, size, said, caplog):
-    sizes = network(f"--config={ROOT / 'configs/demo.yaml'}", *DATA, *flags)
+def test_the_data_decide_unless_the_user_does(flags, frames, size, said):
+    sizes, lines = stopped(f"--config={ROOT / 'configs/demo.yaml'}", *DATA, *flags)
     assert (sizes["num_frames"], sizes["image_size"]) == (frames, size)
-    lines = [line for line in caplog.messages if "overrides" in line]
     assert len(lines) == len(said)
     assert all(text in line for text, line in zip(said, lines, strict=True))
 
@@ -64,7 +67,7 @@ def test_a_size_that_the_network_cannot_have_is_refused_where_it_stands(command)
     assert err.splitlines()[-1].startswith("mvrec: error: --data.size: model.backbone.image_size: image_size must be")
 
 
-def test_a_checkpoint_knows_its_size(caplog):
-    sizes = network(f"--ckpt_path={CHECKPOINT}", "--data.root=x", "--data.size=96")
+def test_a_checkpoint_knows_its_size():
+    sizes, lines = stopped(f"--ckpt_path={CHECKPOINT}", "--data.root=x", "--data.size=96")
     assert (sizes["num_frames"], sizes["image_size"]) == (4, 64)
-    assert not [line for line in caplog.messages if "overrides" in line]
+    assert not lines
