@@ -69,7 +69,7 @@ ONLY_IN = {
             "runs/preemption.py",
             "cluster/preflight.py",
         ),
-        *("runs/run_directory.py", "training/sharding.py", "cluster/watchdog.py"),
+        *("runs/run_directory.py", "training/sharding.py", "training/non_finite.py", "cluster/watchdog.py"),
     },
     "matplotlib": {"runs/curves.py", "tasks/classification/figures.py"},
     "yaml": {"cli/config_check.py", "cli/lightning.py"},

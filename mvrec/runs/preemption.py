@@ -102,14 +102,14 @@ class Preemption(L.Callback):
 
     def _agreed(self) -> tuple[int, bool]:
         """What all processes have asked for by the batch before: the most urgent request, and whether to save."""
-        mine = torch.tensor([self._request(), int(self._save_is_due())], dtype=torch.int32)
+        request, due = self._request(), self._save_is_due()
         if self._group is None:
-            return int(mine[0]), bool(mine[1])
+            return request, due
         found = (0, False)
         if self._pending is not None:
             self._pending.wait()
             found = int(self._flags[0]), bool(self._flags[1])
-        self._flags = mine
+        self._flags = torch.tensor([request, int(due)], dtype=torch.int32)
         self._pending = dist.all_reduce(self._flags, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
         return found
 

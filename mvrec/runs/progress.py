@@ -222,13 +222,22 @@ class BarProgress(TQDMProgressBar):
     def __init__(self, throughput: Throughput) -> None:
         super().__init__(leave=True)
         self.throughput = throughput
+        self._loss = "-"
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Read the loss where it is logged only, since reading waits for the device."""
+        loss = trainer.callback_metrics.get("train/loss") if (batch_idx + 1) % _log_every(trainer) == 0 else None
+        if loss is not None:
+            self._loss = f"{float(loss):.4f}"
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """What stands beside the bar."""
         speed = self.throughput
-        loss = trainer.callback_metrics.get("train/loss")
         return {
-            "loss": f"{float(loss):.4f}" if loss is not None else "-",
+            "loss": self._loss,
             "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.3g}" if trainer.optimizers else "-",
             f"{_inputs(trainer)}/s": f"{speed.clips_per_second:.1f}",
             "data wait": f"{100 * speed.data_wait:.0f} %",

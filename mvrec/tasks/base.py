@@ -278,7 +278,8 @@ class Task(L.LightningModule, ABC):
         values = self.loss(batch)
         for name, value in values.items():
             self.log(f"train/{name}", value, batch_size=len(batch))
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch))
+        rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])  # on the CPU: a copy waits for the device
+        self.log("train/lr", rate, batch_size=len(batch))
         return values["loss"]
 
     # -- evaluation ---------------------------------------------------------------------------------------------

@@ -1,19 +1,45 @@
-"""Steps whose gradients are not finite are left out, by all processes together."""
+"""Steps whose gradients are not finite are left out, by all processes together.
+
+Reading from a device whether a gradient is finite waits for everything that it was given to do. So optimisers that can
+leave a step out by themselves, torch's fused ones, are handed the answer on the device (`found_inf`, as torch's loss
+scaler does it), and it is read one step later, when it has long been there. Others wait, as everything on a CPU does.
+"""
 
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from mvrec.errors import UserError
 from mvrec.run_data import data_of
 
+FUSED = (Adam, AdamW, SGD)  # not what is derived from them, which may step otherwise
+
 log = logging.getLogger(__name__)
+
+
+class _Step(NamedTuple):
+    """A step of which it is not yet read whether its gradients were finite."""
+
+    trainer: L.Trainer
+    number: int
+    epoch: int
+    batches: list[dict[str, Any]]
+    broken: Tensor  # float32 () on its way to the CPU
+    arrival: torch.cuda.Event | None
+
+    def is_broken(self) -> bool:
+        """Wait until the answer is there, and read it."""
+        if self.arrival is not None:
+            self.arrival.synchronize()
+        return bool(self.broken.numpy())
 
 
 class NonFiniteGuard(L.Callback):
@@ -24,6 +50,9 @@ class NonFiniteGuard(L.Callback):
     and seed. The norm of the gradients is logged as `train/grad_norm`.
 
     Mixed precision with fp16 meets infinite gradients while its loss scale settles; they count too.
+
+    On a GPU, an optimiser of torch that has a fused form is made to use it, unless its arguments say otherwise; see
+    `use_fused`.
 
     Args:
         folder: Where the files go.
@@ -38,14 +67,23 @@ class NonFiniteGuard(L.Callback):
         self.skipped = 0
         self._in_a_row = 0
         self._batches: list[dict[str, Any]] = []
+        self._unread: _Step | None = None
+        self._known: set[int] = set()  # parameters that have been through a step, so that their state is there
 
     def state_dict(self) -> dict[str, Any]:
         """The counts, for checkpoints."""
+        self._read()
         return {"skipped": self.skipped, "in_a_row": self._in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.skipped, self._in_a_row = state_dict["skipped"], state_dict["in_a_row"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Have optimisers leave out steps on the device, where they can; their states are restored by now."""
+        if pl_module.device.type != "cpu":
+            for optimizer in trainer.optimizers:
+                use_fused(optimizer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -62,50 +100,79 @@ class NonFiniteGuard(L.Callback):
         Raises:
             UserError: Too many steps in a row were left out.
         """
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = total_norm(gradients)
-        finite = torch.isfinite(norm)
-        if trainer.world_size > 1:  # sharded gradients differ between processes
-            finite = trainer.strategy.reduce(finite.float(), reduce_op="sum") == trainer.world_size
+        parameters = list(_with_gradients(optimizer))
+        norm = total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        broken = (~torch.isfinite(norm)).float()
+        if dist.is_available() and dist.is_initialized():  # sharded gradients differ between processes
+            dist.all_reduce(broken, op=dist.ReduceOp.MAX)
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (trainer.global_step + 1) % every == 0:
             pl_module.log("train/grad_norm", norm, batch_size=1)
-        if bool(finite):
-            self._in_a_row = 0
+        self._read()
+        # A parameter's first step makes the optimiser's state, of which nothing is left out on the device.
+        late = self._decides_on_device(trainer, optimizer) and all(id(p) in self._known for p in parameters)
+        optimizer.found_inf = broken if late else None  # type: ignore[attr-defined]
+        self._unread = _Step(trainer, trainer.global_step, trainer.current_epoch, self._batches, *_to_cpu(broken))
+        if late:
             return
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None  # no optimiser touches such a parameter or its state
-        self._leave_out(trainer)
+        if not self._read():
+            self._known.update(map(id, parameters))
+            return
+        for parameter in parameters:
+            parameter.grad = None  # no optimiser touches such a parameter or its state
 
-    def _leave_out(self, trainer: L.Trainer) -> None:
+    def _decides_on_device(self, trainer: L.Trainer, optimizer: Optimizer) -> bool:
+        """Whether the optimiser acts on `found_inf`, and no loss scaler sets and reads it anyway."""
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        return not scaled and type(optimizer) in FUSED and all(group["fused"] for group in optimizer.param_groups)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count the last step too."""
+        self._read()
+
+    def _read(self) -> bool:
+        """Read of the last step whether it was left out, and count it.
+
+        Raises:
+            UserError: Too many steps in a row were left out.
+        """
+        step, self._unread = self._unread, None
+        if step is None:
+            return False
+        if not step.is_broken():
+            self._in_a_row = 0
+            return False
+        self._left_out(step)
+        return True
+
+    def _left_out(self, step: _Step) -> None:
         self.skipped += 1
         self._in_a_row += 1
-        path = self._write(trainer)
+        path = self._write(step)
         if self._in_a_row >= self.max_in_a_row:
             raise UserError(
                 f"the gradients of {self._in_a_row} steps in a row are not finite, the last of them step "
-                f"{trainer.global_step} in epoch {trainer.current_epoch}; their samples are in {path}: lower "
+                f"{step.number} in epoch {step.epoch}; their samples are in {path}: lower "
                 "model.optimizer.lr, set trainer.gradient_clip_val, or train with --trainer.precision 32-true"
             )
         if self.skipped == 1:
             log.warning(
                 "step %d: a gradient is not finite, the step is left out; this and any further one with its samples "
                 "in %s",
-                trainer.global_step,
+                step.number,
                 path,
             )
 
-    def _write(self, trainer: L.Trainer) -> Path:
-        path = self.folder / f"rank_{trainer.global_rank}.jsonl"
+    def _write(self, step: _Step) -> Path:
+        path = self.folder / f"rank_{step.trainer.global_rank}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = data_of(trainer)
+        data = data_of(step.trainer)
         with path.open("a", encoding="utf-8") as file:
-            for batch in self._batches:
+            for batch in step.batches:
                 ids = _plain(batch["sample_ids"])
                 entry = {
-                    "step": trainer.global_step,
-                    "epoch": trainer.current_epoch,
+                    "step": step.number,
+                    "epoch": step.epoch,
                     "batch": batch["batch"],
                     "sample_ids": ids,
                     "view_ids": _plain(batch["view_ids"]),
@@ -114,6 +181,38 @@ class NonFiniteGuard(L.Callback):
                 }
                 file.write(json.dumps(entry) + "\n")
         return path
+
+
+def use_fused(optimizer: Optimizer) -> None:
+    """Have one of torch's optimisers step in its fused form, which takes `found_inf`; the same up to rounding.
+
+    Nothing changes where it has none, where its arguments ask for another form, and for sharded parameters.
+    """
+    if type(optimizer) not in FUSED:
+        return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    forms = ("foreach", "capturable", "differentiable")
+    asked = any(group.get(form) for group in optimizer.param_groups for form in forms)
+    undecided = all(group["fused"] is None for group in optimizer.param_groups)
+    plain = all(p.is_floating_point() and p.device.type == "cuda" and not hasattr(p, "full_tensor") for p in parameters)
+    if asked or not undecided or not plain:
+        return
+    for group in optimizer.param_groups:
+        group["fused"] = True
+    for parameter in parameters:
+        step = optimizer.state.get(parameter, {}).get("step")
+        if isinstance(step, Tensor):  # other forms count on the CPU
+            optimizer.state[parameter]["step"] = step.to(parameter.device, torch.float32)
+
+
+def _with_gradients(optimizer: Optimizer) -> Iterator[Tensor]:
+    yield from (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+
+
+def _to_cpu(value: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """A value on its way to the CPU, and what tells of its arrival; `None` where it is there."""
+    copy = value.to("cpu", non_blocking=True)  # into page-locked memory
+    return copy, torch.cuda.current_stream(value.device).record_event() if value.is_cuda else None
 
 
 def total_norm(gradients: list[Tensor]) -> Tensor:

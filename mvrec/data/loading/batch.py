@@ -67,9 +67,9 @@ class ClipBatch:
     Attributes:
         clips: (B, C, T, H, W), images (B, C, H, W): uint8 RGB out of the loader, normalised float on the device.
         targets: What a model is to say of each view, as the type of target lays it out; see `mvrec.data.views.targets`.
-        sample_ids: int64 (B,), the row of the index, `PADDING_ID` for views that do not count.
-        view_ids: int64 (B,), which view (or repeat) of the sample.
-        seeds: int64 (B,), for augmentation on the device.
+        sample_ids: int64 (B,) on the CPU, the row of the index, `PADDING_ID` for views that do not count.
+        view_ids: int64 (B,) on the CPU, which view (or repeat) of the sample.
+        seeds: int64 (B,) on the CPU, for augmentation on the device.
         bad: Files that could not be read. In training others stand in for them, in evaluation nothing does.
     """
 
@@ -88,15 +88,18 @@ class ClipBatch:
         return replace(self, clips=clips)
 
     def _map_tensors(self, change: Any) -> "ClipBatch":
-        fields = ("clips", "targets", "sample_ids", "view_ids", "seeds")
-        return replace(self, **{name: pytree.tree_map_only(Tensor, change, getattr(self, name)) for name in fields})
+        targets = pytree.tree_map_only(Tensor, change, self.targets)
+        return replace(self, clips=change(self.clips), targets=targets)
 
     def to(self, device: Any, *, non_blocking: bool = False) -> "ClipBatch":
-        """The same batch on another device."""
+        """The same batch with pixels and targets on another device.
+
+        Ids and seeds stay on the CPU, where they are read: reading them from a device would wait for it.
+        """
         return self._map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "ClipBatch":
-        """The same batch in page-locked memory; the loader calls it where a GPU waits."""
+        """The same with pixels and targets in page-locked memory; the loader calls it where a GPU waits."""
         return self._map_tensors(lambda tensor: tensor.pin_memory())
 
 

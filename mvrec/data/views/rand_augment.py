@@ -11,6 +11,7 @@ Cubuk et al. 2020, https://arxiv.org/abs/1909.13719, in the variant made popular
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -91,10 +92,17 @@ def _affine(
 
     # What torchvision does with `fill`, but for its mask with every frame: here one serves all. And where a pixel comes
     # from is worked out once, since the frames go in as channels of one picture.
-    colour = torch.tensor(fill, dtype=torch.float32, device=clip.device).view(1, 3, 1, 1)
+    colour = _colour(fill, clip.device)
     inside = moved(torch.ones((1, 1, *clip.shape[-2:]), device=clip.device))
     frames = moved(clip.float().reshape(1, -1, *clip.shape[-2:])).view(clip.shape)
     return frames.sub_(colour).mul_(inside).add_(colour).round_().to(torch.uint8)
+
+
+@lru_cache(maxsize=16)
+def _colour(fill: Fill, device: torch.device) -> Tensor:
+    """float32 (1, 3, 1, 1), made once, since a copy waits for the device."""
+    with torch.inference_mode(False):
+        return torch.tensor(fill, dtype=torch.float32, device=device).view(1, 3, 1, 1)
 
 
 def _degrees(slope: float) -> float:

@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -101,9 +102,16 @@ class Normalisation:
     def __call__(self, clips: Tensor) -> Tensor:
         """uint8 (B, C, T, H, W) or (B, C, H, W) -> float32 of the same shape."""
         shape = (1, 3) + (1,) * (clips.ndim - 2)
-        mean = torch.tensor(self.mean, device=clips.device).view(shape)
-        std = torch.tensor(self.std, device=clips.device).view(shape)
-        return torch.addcmul(-mean / std, clips.float(), 1 / (255 * std))
+        offset, factor = _on_device(self, clips.device)
+        return torch.addcmul(offset.view(shape), clips.float(), factor.view(shape))
+
+
+@lru_cache(maxsize=16)
+def _on_device(normalisation: Normalisation, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What is added to pixels and what they are multiplied with, (3,): made once, since a copy waits for the device."""
+    with torch.inference_mode(False):
+        mean, std = torch.tensor(normalisation.mean, device=device), torch.tensor(normalisation.std, device=device)
+        return -mean / std, 1 / (255 * std)
 
 
 IMAGENET_NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -187,7 +195,7 @@ def erase(clips: Tensor, seeds: Tensor, erasing: RandomErasing) -> Tensor:
 
     Args:
         clips: Normalised float (B, C, T, H, W) or (B, C, H, W).
-        seeds: int64 (B,).
+        seeds: int64 (B,) on the CPU.
         erasing: What to do.
 
     Returns:
@@ -212,7 +220,7 @@ def rand_augment_batch(clips: Tensor, seeds: Tensor, rand_augment: RandAugment) 
 
     Args:
         clips: uint8 (B, C, T, H, W) or (B, C, H, W).
-        seeds: int64 (B,), as a batch has them.
+        seeds: int64 (B,) on the CPU, as a batch has them.
         rand_augment: What to do.
 
     Returns:

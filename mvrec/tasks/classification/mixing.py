@@ -8,7 +8,6 @@ import random
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mvrec.ranges import check_ranges
@@ -82,5 +81,5 @@ def cutmix(clips: Tensor, keep: float, rng: random.Random) -> tuple[Tensor, floa
 
 def soft_targets(labels: Tensor, num_classes: int, *, smoothing: float = 0.0) -> Tensor:
     """Class probabilities (B, K) of labels (B,), smoothed towards uniform (Szegedy et al. 2016)."""
-    hard = F.one_hot(labels, num_classes).to(torch.float32)
+    hard = torch.zeros(len(labels), num_classes, device=labels.device).scatter_(1, labels[:, None], 1.0)
     return hard * (1 - smoothing) + smoothing / num_classes
