@@ -70,6 +70,18 @@ def test_a_protocol_comes_back_from_a_checkpoint(protocol):
     assert protocol_of(json.loads(json.dumps(protocol.as_dict()))) == protocol
 
 
+@pytest.mark.parametrize("protocol", [VIDEO, ImageProtocol(upright=True)])
+def test_a_protocol_of_an_earlier_version_has_no_kind(protocol):
+    values = protocol.as_dict()
+    assert values.pop("kind") == protocol.kind
+    assert protocol_of(values) == protocol
+
+
+def test_an_unknown_kind_is_named():
+    with pytest.raises(ValueError, match="no protocol of kind 'tiles', only clips, images"):
+        protocol_of({**VIDEO.as_dict(), "kind": "tiles"})
+
+
 @pytest.mark.parametrize("change", [{"clip": {"frames": 3}}, {"normalisation": {}}, {"sides": 3}])
 def test_a_protocol_of_another_version_is_refused(change):
     with pytest.raises(ValueError, match="not written by this version of mvrec"):
