@@ -81,9 +81,8 @@ class NonFiniteGuard(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Have optimisers leave out steps on the device, where they can; their states are restored by now."""
-        if pl_module.device.type != "cpu":
-            for optimizer in trainer.optimizers:
-                use_fused(optimizer)
+        for optimizer in trainer.optimizers if not _is_scaled(trainer) else ():
+            use_fused(optimizer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -110,7 +109,7 @@ class NonFiniteGuard(L.Callback):
             pl_module.log("train/grad_norm", norm, batch_size=1)
         self._read()
         # A parameter's first step makes the optimiser's state, of which nothing is left out on the device.
-        late = self._decides_on_device(trainer, optimizer) and all(id(p) in self._known for p in parameters)
+        late = _decides_on_device(trainer, optimizer) and all(id(p) in self._known for p in parameters)
         optimizer.found_inf = broken if late else None  # type: ignore[attr-defined]
         self._unread = _Step(trainer, trainer.global_step, trainer.current_epoch, self._batches, *_to_cpu(broken))
         if late:
@@ -120,11 +119,6 @@ class NonFiniteGuard(L.Callback):
             return
         for parameter in parameters:
             parameter.grad = None  # no optimiser touches such a parameter or its state
-
-    def _decides_on_device(self, trainer: L.Trainer, optimizer: Optimizer) -> bool:
-        """Whether the optimiser acts on `found_inf`, and no loss scaler sets and reads it anyway."""
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        return not scaled and type(optimizer) in FUSED and all(group["fused"] for group in optimizer.param_groups)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count the last step too."""
@@ -181,6 +175,17 @@ class NonFiniteGuard(L.Callback):
                 }
                 file.write(json.dumps(entry) + "\n")
         return path
+
+
+def _is_scaled(trainer: L.Trainer) -> bool:
+    """Whether a loss scaler looks at the gradients, which waits for the device anyway."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
+def _decides_on_device(trainer: L.Trainer, optimizer: Optimizer) -> bool:
+    """Whether the optimiser acts on `found_inf`."""
+    fused = type(optimizer) in FUSED and all(group["fused"] for group in optimizer.param_groups)
+    return fused and not _is_scaled(trainer)
 
 
 def use_fused(optimizer: Optimizer) -> None:
