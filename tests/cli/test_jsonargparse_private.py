@@ -56,7 +56,7 @@ def take(
         (["--number=x"], "--number: 'x' is not a whole number"),
         (["--precision=fp"], "--precision: 'fp' is not one of '16', '32' or null"),
         (["--base=os.nothing"], "--base: os has no 'nothing'"),
-        (["--base=nowhere.Base"], "--base: 'nowhere.Base' is not a class name such as package.module.Class"),
+        (["--base=nowhere.Base"], "--base: nowhere.Base cannot be imported"),
         (["--optimizer=os.system"], "--optimizer: os.system is no Optimizer"),
         (["--number"], "--number needs a value"),
     ],
