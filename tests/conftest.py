@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-for folder in ("data", "runs", "cli"):  # whose helpers serve the tests of other folders too
+for folder in ("cli", "data", "models", "runs"):  # whose helpers serve the tests of other folders too
     sys.path.insert(0, str(Path(__file__).parent / folder))
 
 ROOT = Path(__file__).parent.parent
