@@ -14,7 +14,7 @@ from mvrec.models import create_model
 from mvrec.published import PUBLISHED, input_settings
 from mvrec.runs.weights_origin import starting_point
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FINETUNE = ["fit", "--config", ROOT / "configs/finetune.yaml"]
 QUICK = ["--data.num_workers=0", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from mvrec import class_paths
 
-PAGE = (Path(__file__).parent.parent / "docs/own_code.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/own_code.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 FILES = {text.split("\n")[0].removeprefix("# "): text for language, text in BLOCKS if language}
 COMMANDS = [line for language, text in BLOCKS if not language for line in text.splitlines()]

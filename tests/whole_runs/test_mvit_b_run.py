@@ -7,7 +7,7 @@ import torch
 
 from mvrec.data.generated.moving_digits_video import generate_moving_digits
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow

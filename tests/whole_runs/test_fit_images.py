@@ -14,7 +14,7 @@ from PIL import Image
 from mvrec.report.page import render_report
 from mvrec.report.reading import read_run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CLASSES = ("n01440764", "n02102040", "n03000684")
 
 # Lightning's callback remarks on a hook that every task of ours has, and on its absence where nothing is trained.

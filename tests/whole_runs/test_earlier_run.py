@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-EARLIER = Path(__file__).parent / "golden/earlier_run"
+EARLIER = Path(__file__).parents[1] / "golden/earlier_run"
 CHECKPOINT = EARLIER / "checkpoints/last.ckpt"
 NEXT_LOSSES = [2.4686813, 2.2014146, 2.5390997, 2.2981927]  # of the four steps after the checkpoint, recorded then
 TEST = {"top1": 0.125, "top5": 0.5, "mean_class": 0.125, "loss": 2.4030316}
