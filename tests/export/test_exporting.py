@@ -28,6 +28,7 @@ from mvrec.export.exporting import Differences, Exported, _Sorted, check_request
 from mvrec.export.model_card import card_of
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.models import Backbone, CloFormer, create_model
+from mvrec.tasks.classification.outputs import ClassificationOutputs
 
 ROOT = Path(__file__).parent.parent.parent
 FORMATS = [".onnx", ".pt2", ".safetensors"]
@@ -408,9 +409,10 @@ def run_script(script: str, network: Path, file: Path) -> dict[str, float]:
 
 def used_otherwise(recogniser: Recogniser, result: Exported, path: Path, **changes: Any) -> Recogniser:
     """The same network with another protocol or kind of classes, and its file with metadata that say so."""
-    other = replace(recogniser, **changes)
+    several = changes.pop("multi_label")
+    other = replace(recogniser, outputs=ClassificationOutputs(recogniser.class_names, multi_label=several), **changes)
     graph = onnx.load(result.path)
-    card = result.card | {"protocol": other.protocol.as_dict(), "multi_label": other.outputs.multi_label}
+    card = result.card | {"protocol": other.protocol.as_dict(), "multi_label": several}
     onnx.helper.set_model_props(graph, {"mvrec": json.dumps(card)})
     onnx.save(graph, path)
     return other

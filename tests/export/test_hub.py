@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from mvrec.export import hub as hub_module
 from mvrec.export.hub import from_pretrained, pull, push_to_hub, repository, save_pretrained
 from mvrec.inference.hub_files import fetch, hub_name
 from mvrec.inference.recogniser import Recogniser, load_recogniser
+from mvrec.tasks.classification.outputs import ClassificationOutputs
 
 FILES = ["README.md", "config.json", "model.safetensors"]
 
@@ -94,7 +96,7 @@ def test_a_readme_of_ones_own_stays(recogniser: Recogniser, tmp_path: Path) -> N
 def test_a_full_disk_leaves_a_folder_as_it_was(recogniser: Recogniser, tmp_path: Path) -> None:
     save_pretrained(recogniser, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    other = Recogniser(recogniser.backbone, tuple("abcde"), recogniser.protocol, True, recogniser.source)
+    other = replace(recogniser, outputs=ClassificationOutputs("abcde", multi_label=True))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))  # the weights are above it, the other files below
     try:
@@ -116,7 +118,7 @@ def test_either_all_files_take_their_places_or_none(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(hub_module, "readme", full)  # the last of three, when the others are written
-    other = Recogniser(recogniser.backbone, tuple("abcde"), recogniser.protocol, True, recogniser.source)
+    other = replace(recogniser, outputs=ClassificationOutputs("abcde", multi_label=True))
     with pytest.raises(UserError, match="cannot be written: No space left on device"):
         save_pretrained(other, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -160,7 +162,7 @@ def test_a_pull_request_is_the_address(hub: FakeHub, recogniser: Recogniser, mon
 
 def test_a_revision_is_another_model(hub: FakeHub, recogniser: Recogniser) -> None:
     push_to_hub(recogniser, "me/digits")
-    other = Recogniser(recogniser.backbone, tuple("abcde"), recogniser.protocol, True, recogniser.source)
+    other = replace(recogniser, outputs=ClassificationOutputs("abcde", multi_label=True))
     hub.models["me/digits"]["v2"] = {}
     push_to_hub(other, "me/digits", branch="v2")
     check_same(load_recogniser("hf://me/digits@v2", device="cpu"), other)

@@ -25,6 +25,7 @@ from mvrec.inference.features import (
 )
 from mvrec.inference.recogniser import Recogniser
 from mvrec.models import CloFormer, MViT, cloformer
+from mvrec.tasks.classification.outputs import ClassificationOutputs
 
 SETTINGS = {"any": "settings"}
 
@@ -37,7 +38,7 @@ def video_recogniser(tmp_path, *, clip=None, **views):
         views=Views(**{"num_clips": 3, "num_crops": 3, "short_side": 32} | views),
         size=32,
     )
-    return Recogniser(model.eval(), ("a", "b", "c"), protocol, False, tmp_path / "weights")
+    return Recogniser(model.eval(), ClassificationOutputs("abc"), protocol, tmp_path / "weights")
 
 
 def image_recogniser(tmp_path):
@@ -47,7 +48,9 @@ def image_recogniser(tmp_path):
         cloformer.Stage(dim=12, depth=1, heads=3, local_heads=1, kernel=3, kv_pool=1),
     )
     model = CloFormer(stages=stages, num_classes=3, image_size=32)
-    return Recogniser(model.eval(), ("a", "b", "c"), ImageProtocol(short_side=40, size=32), False, tmp_path / "weights")
+    return Recogniser(
+        model.eval(), ClassificationOutputs("abc"), ImageProtocol(short_side=40, size=32), tmp_path / "weights"
+    )
 
 
 def load(stem, form):

@@ -6,6 +6,7 @@ that hangs, crashes or takes too much memory makes a file that cannot be read, a
 
 import contextlib
 import threading
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,6 +94,7 @@ class FileReaders:
         self.limits = limits or Limits()
         self.killed: dict[str, str] = {}
         self._idle: list[Reader] = []
+        self._folder = _working_folder()
         self._lock = threading.Lock()
 
     def start(self, count: int) -> None:
@@ -121,6 +123,9 @@ class FileReaders:
         load_library()  # a fork beside threads should load none
 
         with self._lock:  # a process forked in between would hold the other's channel open
+            if (folder := _working_folder()) != self._folder:  # relative paths would mean other files there
+                self.close()
+                self._folder = folder
             while self._idle:
                 reader = self._idle.pop()
                 if reader.is_alive and reader.limits == self.limits:
@@ -191,6 +196,13 @@ class GuardedVideo(Video):
         if self._reader.is_open:  # else it was ended, and an exception is on its way
             with contextlib.suppress(DecodeError):  # what was read stays good; a process that cannot close is replaced
                 self._readers._ask(self._reader, "close", self._file, None, is_last=True)
+
+
+def _working_folder() -> str:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:  # it was removed
+        return ""
 
 
 readers = FileReaders()

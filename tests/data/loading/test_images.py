@@ -576,7 +576,7 @@ def test_short_side_of_a_crop_fraction(tree, size, fraction, short_side):
     assert data.test_protocol.as_dict()["normalisation"]["mean"] == (0.485, 0.456, 0.406)
 
 
-@pytest.mark.parametrize("values", [{"crop_fraction": 0.0}, {"crop_fraction": 1.1}, {"size": 0}, {"repeats": 0}])
+@pytest.mark.parametrize("values", [{"crop_fraction": 0}, {"crop_fraction": 1.1}, {"size": 0}, {"repeats": 0}])
 def test_impossible_numbers(tree, values):
     ((name, value),) = values.items()
     with pytest.raises(UserError, match=rf"data\.{name} must .*got {value}"):

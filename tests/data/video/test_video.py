@@ -249,7 +249,7 @@ def test_importing_loads_no_decoder():
     code = (
         "import sys, types, mvrec\n"
         "package = sys.modules['mvrec.data'] = types.ModuleType('mvrec.data')\n"
-        f"package.__path__ = [{str(Path(opening_module.__file__).parent)!r}]\n"
+        f"package.__path__ = [{str(Path(opening_module.__file__).parents[1])!r}]\n"
         "import mvrec.data.video.video, mvrec.data.video.pyav, mvrec.data.video.decord, mvrec.data.video.torchcodec\n"
         "print(sorted({'av', 'decord', 'torch', 'torchcodec'} & set(sys.modules)))\n"
     )
