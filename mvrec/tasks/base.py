@@ -21,7 +21,7 @@ from mvrec.models import Backbone, accelerate
 from mvrec.ranges import check_ranges
 from mvrec.run_data import RunData, data_of
 from mvrec.runs.resume import check_weights
-from mvrec.tasks.outputs import CLASSIFICATION
+from mvrec.tasks.outputs import task_of
 from mvrec.tasks.score_text import failures, score_line, split_text, write_metrics
 from mvrec.tasks.scores import ScoreKeeper, Scores, Tally
 from mvrec.tasks.start import Start
@@ -425,7 +425,7 @@ class Task(L.LightningModule, ABC):
         saved = checkpoint.get("mvrec")
         if saved is None:
             raise UserError("the checkpoint was not written by mvrec: it lacks the entry 'mvrec'")
-        task = saved.get("task", CLASSIFICATION)
+        task = task_of(saved)
         if task != self.name:
             raise UserError(f"the checkpoint is of the task {task!r}, this run's task is {self.name!r}")
         if not has_trainer(self):

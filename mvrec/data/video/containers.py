@@ -1,6 +1,10 @@
 """What FFmpeg opens, in one way for files, cameras and addresses, which of its streams is shown, and by which clock."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from mvrec.errors import DecodeError
 
 MOST_GAP_SECONDS = 10.0  # between two frames; as the `ffmpeg` command has it
 
@@ -45,3 +49,17 @@ def has_jumps(container: "InputContainer") -> bool:
     from av.format import Flags
 
     return bool(container.format.flags & int(Flags.ts_discont.value))  # type: ignore[call-overload]  # an int
+
+
+@contextmanager
+def decode_errors(path: str) -> Iterator[None]:
+    """Turn what FFmpeg has to say into a `DecodeError`."""
+    import av
+
+    try:
+        yield
+    except (av.FFmpegError, UnicodeError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, av.InvalidDataError):
+            cause = "no video, damaged or cut short"
+        raise DecodeError(path, cause) from error

@@ -8,13 +8,12 @@ that order.
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from mvrec.data.video.containers import MOST_GAP_SECONDS, has_jumps, open_container, shown_stream
+from mvrec.data.video.containers import MOST_GAP_SECONDS, decode_errors, has_jumps, open_container, shown_stream
 from mvrec.data.video.frame_times import Packets, Timing, in_shown_order, listed_timing, with_head, without_jumps
 from mvrec.data.video.mp4_tables import MAX_FRAMES, read_mp4_tracks
 from mvrec.data.video.pictures import Pictures, Seen
@@ -434,17 +433,3 @@ class FrameFinder:
         # Frames that no other frame needs can be skipped. Only H.264 marks them in a way that never errs.
         self._can_skip = stream.codec_context.name == "h264"
         self._packets_are_frames = not _FRAME_PACKETS.isdisjoint(self._container.format.name.split(","))
-
-
-@contextmanager
-def decode_errors(path: str) -> Iterator[None]:
-    """Turn what FFmpeg has to say into a `DecodeError`."""
-    import av
-
-    try:
-        yield
-    except (av.FFmpegError, UnicodeError) as error:
-        cause = getattr(error, "strerror", None) or str(error)
-        if isinstance(error, av.InvalidDataError):
-            cause = "no video, damaged or cut short"
-        raise DecodeError(path, cause) from error
