@@ -39,10 +39,11 @@ test-all: $(VENV)/.installed-test  ## the slow tests too (full-size models), and
 golden: $(VENV)/.installed-test  ## the table of our outputs beside the recorded ones of the authors' code
 	$(BIN)/python tests/models/golden_support.py
 
-lint: $(VENV)/.installed-test $(VENV)/.installed-dev  ## ruff, formatting and types
+lint: $(VENV)/.installed-test $(VENV)/.installed-dev  ## ruff, formatting, types and words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/words.py
 
 format: $(VENV)/.installed-dev  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
