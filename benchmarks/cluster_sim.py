@@ -69,7 +69,7 @@ def make_parser() -> Parser:
 
 
 def chosen(options: argparse.Namespace) -> tuple[Cluster, Training]:
-    """The preset with what the flags change.
+    """Return the preset with what the flags change.
 
     Raises:
         ValueError: A value that cannot be.
@@ -84,7 +84,7 @@ def given(thing: Cluster | Training, options: argparse.Namespace) -> dict[str, A
 
 
 def finite(thing: Any) -> Any:
-    """The same with null for infinity, which JSON does not have."""
+    """Return the same with null for infinity, which JSON does not have."""
     if isinstance(thing, dict):
         return {key: finite(value) for key, value in thing.items()}
     if isinstance(thing, list | tuple):

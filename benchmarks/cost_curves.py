@@ -117,7 +117,7 @@ def slopes(before: Point, after: Point) -> Slopes:
 
 
 def build(name: str, place: dict[str, int]) -> Backbone:
-    """For the very size, so that no position table is interpolated; stochastic depth takes no time and draws."""
+    """Return for the very size, so that no position table is interpolated; stochastic depth takes no time and draws."""
     knobs: dict[str, Any] = {"image_size": place["size"], "drop_path_rate": 0.0}
     if name.startswith("mvit"):
         knobs["head_dropout"] = 0.0
@@ -162,7 +162,7 @@ def prepared(network: Backbone, mode: str, count: int) -> tuple[Callable[[], Non
 
 
 def timed(step: Callable[[], None], count: int = 1) -> tuple[float, float]:
-    """CPU seconds of a step, and those of them in the kernel, which gives out the pages of large tensors as zeros."""
+    """Return a step's CPU seconds, and the part of them in the kernel, which zeroes the pages of large tensors."""
     before = resource.getrusage(resource.RUSAGE_SELF)
     for _ in range(count):
         step()
@@ -172,7 +172,7 @@ def timed(step: Callable[[], None], count: int = 1) -> tuple[float, float]:
 
 
 def peak_bytes(step: Callable[[], None]) -> int:
-    """The most that torch's CPU allocator had given out during a step, without what was there before."""
+    """Return the most that torch's CPU allocator had given out during a step, without what was there before."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler looks for a GPU, and tells
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()
@@ -212,7 +212,7 @@ def too_much(last: Point | None, point: Point, effort: Effort) -> str:
 
 
 def measure_series(name: str, mode: str, axis: str, effort: Effort) -> list[Point]:
-    """All points of a curve: each with its memory and a warm-up, then the repeats in turns."""
+    """Return all points of a curve: each with its memory and a warm-up, then the repeats in turns."""
     points: list[Point] = []
     steps: list[tuple[Point, Callable[[], None]]] = []
     for value in AXES[axis][: effort.num_values]:
@@ -237,14 +237,14 @@ def measure_series(name: str, mode: str, axis: str, effort: Effort) -> list[Poin
 
 
 def curves(name: str) -> list[tuple[str, str]]:
-    """Modes and axes of a network."""
+    """Return modes and axes of a network."""
     axes = ("frames", "size", "batch") if name in VIDEO else ("size", "batch")
     found = [(mode, axis) for mode in ("inference", "training") for axis in axes]
     return [*found, ("evaluation", "views")] if name in VIDEO else found
 
 
 def measure(names: tuple[str, ...], effort: Effort) -> list[Point]:
-    """Prints the table as it goes."""
+    """Return prints the table as it goes."""
     print(f"{HEADER}\n|{'---|' * 13}", flush=True)
     points = []
     for name in names:
@@ -259,7 +259,7 @@ def measure(names: tuple[str, ...], effort: Effort) -> list[Point]:
 
 
 def lines(series: list[Point]) -> list[str]:
-    """Rows of the table of one curve; slopes stand in the row where their interval ends."""
+    """Return rows of the table of one curve; slopes stand in the row where their interval ends."""
     found, before = [], None
     for point in series:
         head = f"| {point.network} | {point.mode} | {point.axis} | {point.value} | {point.macs / 1e9:.4g} |"

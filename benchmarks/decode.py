@@ -37,7 +37,7 @@ Read = Callable[[Path, list[int]], np.ndarray]
 
 
 def moving_pictures(*, num_frames: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """Pictures (H, W, 3) of a soft landscape that wanders under a finely textured square that crosses it."""
+    """Yield pictures (H, W, 3) of a soft landscape that wanders under a finely textured square that crosses it."""
     height, width = size
     rng = np.random.default_rng(0)
     coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, height // 8, width // 8)))
@@ -53,7 +53,7 @@ def moving_pictures(*, num_frames: int, size: tuple[int, int]) -> Iterator[np.nd
 
 
 def write(path: Path, *, size: tuple[int, int], gop: int, b_frames: int, seconds: int, adaptive: bool = False) -> Path:
-    """H.264 with `b_frames` B frames after every P frame, or up to as many, and a key frame every `gop` frames."""
+    """Write H.264 with `b_frames` (or up to as many) B frames per P frame and a key frame every `gop` frames."""
     with av.open(str(path), "w") as container:
         options = {"bf": str(b_frames), "g": str(gop), "sc_threshold": "0", "preset": "fast"}
         options["b_strategy"] = "1" if adaptive else "0"
@@ -77,7 +77,7 @@ def plain_decord(path: Path, indices: list[int]) -> np.ndarray:
 
 
 def naive_pyav(path: Path, indices: list[int]) -> np.ndarray:
-    """Every frame from the key frame on to RGB, of which those wanted are kept, as in PySlowFast's PyAV reader."""
+    """Decode every frame from the key frame on to RGB and keep the requested ones, like PySlowFast's PyAV reader."""
     found = {}
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -100,7 +100,7 @@ def torchcodec_exact(path: Path, indices: list[int]) -> np.ndarray:
 
 
 def pytorchvideo_clip(path: Path, indices: list[int]) -> np.ndarray:
-    """EncodedVideo's way: a span of time, of which frames are taken afterwards."""
+    """Return EncodedVideo's way: a span of time, of which frames are taken afterwards."""
     video = EncodedVideo.from_path(str(path), decode_audio=False)
     half = 0.5 / FPS  # so that no rounding of times lets a neighbour in or the last frame out
     clip = video.get_clip(max(0, indices[0] / FPS - half), indices[-1] / FPS + half)["video"]  # (C, t, H, W) float
@@ -118,7 +118,7 @@ PEERS: dict[str, Read] = {
 
 
 def available_peers() -> dict[str, Read]:
-    """The peers that work here; says why one does not."""
+    """Return the peers that work here; says why one does not."""
     peers = dict(PEERS)
     try:
         from torchcodec.decoders import VideoDecoder
@@ -132,7 +132,7 @@ def available_peers() -> dict[str, Read]:
 
 
 def measure(path: Path, peers: dict[str, Read], *, seconds: int, repeats: int) -> dict[str, list[float]]:
-    """CPU milliseconds of each clip by peer, the peers taking turns in an order that changes."""
+    """Return CPU milliseconds of each clip by peer, the peers taking turns in an order that changes."""
     rng = random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in peers}
     for repeat in range(repeats + 1):
@@ -160,7 +160,7 @@ def report(name: str, times: dict[str, list[float]]) -> dict[str, object]:
 
 
 def now() -> tuple[float, float]:
-    """CPU seconds of the process, and seconds on the clock."""
+    """Return CPU seconds of the process, and seconds on the clock."""
     return time.process_time(), time.perf_counter()
 
 

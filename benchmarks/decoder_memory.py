@@ -29,7 +29,7 @@ SAMPLES = 200
 
 
 def write(path: Path) -> Path:
-    """Two seconds of noise, 160x120, H.264 with B frames."""
+    """Return two seconds of noise, 160x120, H.264 with B frames."""
     rng = np.random.default_rng(0)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"g": "12", "bf": "3", "threads": "1"})
@@ -60,7 +60,7 @@ def open_many_times(path: Path, decoder: Decoder, opens: int, answers: Connectio
 
 
 def measure(path: Path, decoder: Decoder, opens: int) -> dict[str, object]:
-    """MB after warm-up and at the end, and the slope in MB per 1,000 opens, of a fresh process."""
+    """Return MB after warm-up and at the end, and the slope in MB per 1,000 opens, of a fresh process."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=open_many_times, args=(path, decoder, opens, theirs))

@@ -40,7 +40,7 @@ ReadClips = Callable[[Path], list[np.ndarray]]
 
 
 def chosen_frames() -> np.ndarray:
-    """Frame numbers (clips, T) that the protocol asks of the file."""
+    """Return frame numbers (clips, T) that the protocol asks of the file."""
     sample = Sample(Path(), 0)
     return eval_frames(sample, float(FPS), Window(0, SECONDS * FPS), PROTOCOL).numpy()
 
@@ -57,7 +57,7 @@ def mvrec_one_pass(path: Path) -> list[np.ndarray]:
 
 
 def at_once(read: Callable[[Path, list[int]], np.ndarray]) -> ReadClips:
-    """All frame numbers in one call; a peer that wants each number once would have to sort out itself what is whose."""
+    """Read all frame numbers in one call; a peer that takes each number once would have to share the frames out."""
 
     def read_clips(path: Path) -> list[np.ndarray]:
         chosen = chosen_frames()
@@ -68,7 +68,7 @@ def at_once(read: Callable[[Path, list[int]], np.ndarray]) -> ReadClips:
 
 
 def pyav_per_view(path: Path) -> list[np.ndarray]:
-    """The file is opened and decoded for every view; returned are those of the clips' last crops."""
+    """Return the file is opened and decoded for every view; returned are those of the clips' last crops."""
     clips = []
     for row in chosen_frames().tolist():
         for _ in range(CROPS):
@@ -85,7 +85,7 @@ def all_peers() -> dict[str, ReadClips]:
 
 
 def measure(path: Path, peers: dict[str, ReadClips], *, repeats: int) -> dict[str, list[tuple[float, float]]]:
-    """CPU and wall milliseconds of each reading of the file, the peers taking turns in an order that changes."""
+    """Return CPU and wall milliseconds of each reading of the file, the peers taking turns in an order that changes."""
     rng = random.Random(0)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in peers}
     for repeat in range(repeats + 1):

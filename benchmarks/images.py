@@ -31,7 +31,7 @@ AUGMENT = Augment(interpolation="bicubic")
 
 
 def picture(height: int, width: int) -> Image.Image:
-    """Waves of several lengths under sensor noise: about as many bytes as a photograph."""
+    """Return waves of several lengths under sensor noise: about as many bytes as a photograph."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(x / 17 + y / 23), np.cos(x / 31 - y / 13), np.sin((x + y) / 7)]
@@ -57,7 +57,7 @@ def pillow(path: Path, seed: int) -> torch.Tensor:
 
 
 def measure(path: Path, *, repeats: int) -> dict[str, float]:
-    """Medians of CPU milliseconds per image of both, and how far their pixels are apart."""
+    """Return medians of CPU milliseconds per image of both, and how far their pixels are apart."""
     times: dict[str, list[float]] = {"mvrec": [], "Pillow": []}
     differences = []
     for seed in range(repeats):

@@ -89,13 +89,13 @@ def report_build(make: Callable[[Path, int], Layout], files: int) -> None:
 
 
 def pss(pid: int) -> float:
-    """Proportional set size of a process's own pages in MiB."""
+    """Return proportional set size of a process's own pages in MiB."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss_Anon:")) / 1024
 
 
 def total_pss(index: SampleIndex, workers: int, reads: int) -> float:
-    """Memory in MiB of this process and of forked workers that have read every row of an index, some more than once."""
+    """Measure MiB of this process and of forked workers that have each read every row of an index, some repeatedly."""
 
     def work(answer: Connection) -> None:
         for number in range(reads):

@@ -135,7 +135,7 @@ def environment() -> dict[str, str]:
 
 
 def run(words: list[str], *, given: str | None = None) -> tuple[float, str]:
-    """CPU seconds of a process and all that it waited for, and what it printed.
+    """Return CPU seconds of a process and all that it waited for, and what it printed.
 
     Raises:
         RuntimeError: It failed; with the end of what it said.
@@ -229,7 +229,7 @@ def build_rows(found: dict[str, list[float]]) -> list[Row]:
 
 
 def measure_builds(repeats: int) -> list[Row]:
-    """All networks of the zoo in one process."""
+    """Return all networks of the zoo in one process."""
     from mvrec.published import list_models
 
     wanted = [*list_models(), *PEERS.values()]

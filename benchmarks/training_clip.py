@@ -122,7 +122,7 @@ def chosen_frames(clip: Clip, settings: Settings) -> list[int]:
 
 
 def mvrec_worker(clip: Clip, settings: Settings) -> Result:
-    """uint8 (V, T, C, H, W): what a loader process hands over."""
+    """Return uint8 (V, T, C, H, W): what a loader process hands over."""
     span = settings.clip.span(FPS)
     # A time span of the length of a clip, so that the random start is the one that the peers are given.
     sample = Sample(clip.path, 0, clip.start / FPS, (clip.start + span) / FPS)
@@ -133,12 +133,12 @@ def mvrec_worker(clip: Clip, settings: Settings) -> Result:
 
 
 def mvrec_device(clip: Clip, settings: Settings) -> Result:
-    """The same without RandAugment, as `augment_on=device` has it."""
+    """Return the same without RandAugment, as `augment_on=device` has it."""
     return mvrec_worker(clip, replace(settings, augment=replace(settings.augment, rand_augment=None)))
 
 
 def mvrec_all(clip: Clip, settings: Settings) -> Result:
-    """The worker's part and the device's, on the CPU: float (V, C, T, H, W)."""
+    """Return the worker's part and the device's, on the CPU: float (V, C, T, H, W)."""
     result = mvrec_worker(clip, settings)
     views = settings.normalisation(result.views.transpose(1, 2))
     if settings.augment.random_erasing is not None:
@@ -150,7 +150,7 @@ def mvrec_all(clip: Clip, settings: Settings) -> Result:
 
 
 def pytorchvideo_pipeline(clip: Clip, settings: Settings) -> Result:
-    """Float (1, C, T, H, W)."""
+    """Return float (1, C, T, H, W)."""
     begin = time.process_time()
     video = EncodedVideo.from_path(str(clip.path), decode_audio=False)
     half = 0.5 / FPS  # so that no rounding of times lets a neighbour in
@@ -191,7 +191,7 @@ def _normalised(frames: Tensor, settings: Settings) -> Tensor:
 
 
 def slowfast_style(clip: Clip, settings: Settings) -> Result:
-    """Float (V, C, T, H, W), all views from one decode."""
+    """Return float (V, C, T, H, W), all views from one decode."""
     begin = time.process_time()
     span = round(settings.clip.span(FPS))
     whole = naive_pyav(clip.path, list(range(clip.start, clip.start + span)))  # (span, H, W, C)
@@ -288,7 +288,7 @@ def check_operations(source: Path, recipe: RandAugment) -> None:
 
 
 def check_views(one: Contestant, views: Tensor, settings: Settings) -> Tensor:
-    """Shape, type and range; returns mean and standard deviation of the normalised values."""
+    """Return shape, type and range; returns mean and standard deviation of the normalised values."""
     if views.dtype == torch.uint8:
         views = settings.normalisation(views.transpose(1, 2))
     shape = (one.views, 3, settings.clip.num_frames, settings.size, settings.size)
@@ -299,7 +299,7 @@ def check_views(one: Contestant, views: Tensor, settings: Settings) -> Tensor:
 
 
 def measure(files: dict[str, Path], settings: Settings, rows: list[Contestant], *, repeats: int) -> dict[str, Any]:
-    """CPU and wall milliseconds per view of each contestant, which take turns in an order that changes."""
+    """Return CPU and wall milliseconds per view of each contestant, which take turns in an order that changes."""
     rng = random.Random(0)
     times: dict[str, list[tuple[float, ...]]] = {row.key: [] for row in rows}
     statistics_of: dict[str, list[Tensor]] = {row.key: [] for row in rows}
@@ -351,7 +351,7 @@ def report(name: str, found: dict[str, Any], rows: list[Contestant]) -> dict[str
 
 
 def verdicts(row: dict[str, Any], repeats: int) -> list[dict[str, Any]]:
-    """Ratios of medians, with the goal for the recipe as it stands and for one view per clip."""
+    """Return ratios of medians, with the goal for the recipe as it stands and for one view per clip."""
     figures, found = row["pipelines"], []
     for reads, goal in GOALS.items():
         for where, views in itertools.product(("device", "worker"), (repeats, 1)):

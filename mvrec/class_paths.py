@@ -81,12 +81,12 @@ MOVED = {
 
 
 def is_class_path(value: Any) -> bool:
-    """Whether a value may be `package.module.Class`: names with dots between them, not `./folder` or `.5`."""
+    """Return whether a value may be `package.module.Class`: names with dots between them, not `./folder` or `.5`."""
     return isinstance(value, str) and CLASS_PATH.fullmatch(value) is not None
 
 
 def current(class_path: str) -> str:
-    """The class path by which this version knows a class."""
+    """Return the class path by which this version knows a class."""
     module, _, name = class_path.rpartition(".")
     return f"{MOVED[module]}.{name}" if module in MOVED else class_path
 
@@ -139,7 +139,7 @@ def take_trusted(arguments: Sequence[str]) -> list[str]:
 
 
 def _module_at(path: Path) -> str:
-    """The name of a module or package by its path, with its folder to be searched."""
+    """Return the name of a module or package by its path, with its folder to be searched."""
     if not (path.is_file() if path.suffix == ".py" else path.is_dir()):
         raise UserError(f"{TRUST}: there is no module {str(path)!r}")
     search_folder(path.parent)
@@ -248,7 +248,7 @@ def _give_file(module: str) -> str:
 
 
 def _lacks(error: Exception, module: str) -> bool:
-    """Whether the module itself is missing, not one that it needs."""
+    """Return whether the module itself is missing, not one that it needs."""
     return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
 
 

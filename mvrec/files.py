@@ -54,13 +54,13 @@ def append_whole(path: Path, text: str) -> None:
 
 
 def json_text(content: Any, *, indent: int | None = None) -> str:
-    """JSON with letters as they are; bytes of file names that are not UTF-8 are escaped, as `os.fsdecode` has them."""
+    """Return JSON with readable letters; bytes of file names that are not UTF-8 are escaped as by `os.fsdecode`."""
     text = json.dumps(content, indent=indent, ensure_ascii=False)
     return _NOT_UTF8.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def shown(text: str) -> str:
-    """Text for what takes UTF-8 only: bytes of file names that are not become visible with a backslash."""
+    """Return text for what takes UTF-8 only: bytes of file names that are not become visible with a backslash."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -123,6 +123,6 @@ def _beginning(path: Path) -> str:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

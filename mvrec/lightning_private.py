@@ -48,7 +48,7 @@ def set_data_parallel_size(strategy: ModelParallelStrategy, size: int) -> None:
 
 
 def has_trainer(module: L.LightningModule) -> bool:
-    """Whether a module belongs to a trainer: asking for `trainer` raises where it does not."""
+    """Return whether a module belongs to a trainer: asking for `trainer` raises where it does not."""
     return module._trainer is not None
 
 
@@ -62,7 +62,7 @@ class OpenCLI(LightningCLI):
     """
 
     def parser_of(self, command: str) -> LightningArgumentParser:
-        """The parser of a command, such as "fit"."""
+        """Return the parser of a command, such as "fit"."""
         return self._subcommand_parsers[command]
 
     def run_command(self, command: str) -> None:

@@ -24,12 +24,12 @@ _WORKER_DIED = re.compile(r"DataLoader worker \(pid(?:\(s\))? (\d+)[^)]*\) (.*)"
 
 
 def visible_cores() -> int:
-    """Cores that this process may run on."""
+    """Return cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cores_per_process(processes: int = 1, environ: Mapping[str, str] = os.environ) -> int:
-    """Cores for each of so many processes on this machine: what Slurm gives a task, else an equal share; at least 1."""
+    """Return the cores of each of so many processes on this machine: Slurm's per task, else an equal share; min. 1."""
     return max(1, int(environ.get("SLURM_CPUS_PER_TASK") or visible_cores() // max(processes, 1)))
 
 

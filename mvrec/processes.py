@@ -75,7 +75,7 @@ def settle_in(limits: Limits, *, parent: int) -> None:
 
 
 def is_out_of_memory(error: BaseException | str) -> bool:
-    """Whether an error, of whichever library, says that memory ran out."""
+    """Return whether an error, of whichever library, says that memory ran out."""
     return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY)
 
 
@@ -152,7 +152,7 @@ class Channel:
                 os.close(memory)
 
     def receive(self) -> Any:
-        """The next message, once it comes; `EOFError` where nobody holds the other end any more."""
+        """Return the next message, once it comes; `EOFError` where nobody holds the other end any more."""
         header, memories, _, _ = socket.recv_fds(self._end, _HEADER.size, _MOST_MEMORIES)
         try:
             if not header:
@@ -221,7 +221,7 @@ class Child:
             self._channel.send(message)
 
     def receive(self) -> Any:
-        """Its next message, waited for; `ChildError` where it hangs or has ended."""
+        """Return its next message, waited for; `ChildError` where it hangs or has ended."""
         while not watch([self]):
             if self.is_late:
                 raise ChildError(f"gave no answer for {self.limits.seconds:g} s")
@@ -230,17 +230,17 @@ class Child:
 
     @property
     def is_late(self) -> bool:
-        """Whether it has given no answer for longer than its limits let it."""
+        """Return whether it has given no answer for longer than its limits let it."""
         return self.limits.seconds is not None and self.waited >= self.limits.seconds
 
     @property
     def is_open(self) -> bool:
-        """Whether it was not killed."""
+        """Return whether it was not killed."""
         return self.fileno() >= 0
 
     @property
     def is_alive(self) -> bool:
-        """Whether there is a process, and it is this one's child."""
+        """Return whether there is a process, and it is this one's child."""
         return self.is_open and self.owner == os.getpid() and self._reap(seconds=0.0) is None and self.pid > 0
 
     def kill(self) -> None:

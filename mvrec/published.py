@@ -103,5 +103,5 @@ def input_settings(name: str) -> dict[str, Any]:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the zoo that match a shell pattern such as `mvit_v2_*`, images first."""
+    """Return names of the zoo that match a shell pattern such as `mvit_v2_*`, images first."""
     return [name for name in PUBLISHED if fnmatch.fnmatchcase(name, pattern)]

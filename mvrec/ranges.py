@@ -20,7 +20,7 @@ class Range(NamedTuple):
     below: bool = False
 
     def holds(self, value: float) -> bool:
-        """Whether a number is one of them; NaN is not."""
+        """Return whether a number is one of them; NaN is not."""
         return self.least <= value <= self.greatest and not (
             (self.above and value == self.least) or (self.below and value == self.greatest)
         )

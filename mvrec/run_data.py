@@ -32,7 +32,7 @@ class Index(Protocol):
         """A hash of the list."""
 
     def class_counts(self) -> Sequence[int]:
-        """Files of each class."""
+        """Return files of each class."""
 
 
 class ViewProtocol(Protocol):
@@ -51,7 +51,7 @@ class ViewProtocol(Protocol):
         """What a view is called."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists, as checkpoints hold it."""
+        """Return plain numbers, strings and lists, as checkpoints hold it."""
 
 
 class RunData(Protocol):
@@ -92,12 +92,12 @@ class RunData(Protocol):
         """How files become views for `test` and `predict`."""
 
     def index(self, split: Any) -> Index:
-        """The rows of a split."""
+        """Return the rows of a split."""
 
     def record(self) -> dict[str, Any]:
         """What a run's record says of its data."""
 
 
 def data_of(trainer: "Trainer") -> RunData:
-    """The data module of a trainer."""
+    """Return the data module of a trainer."""
     return cast("RunData", trainer.datamodule)  # type: ignore[attr-defined]

@@ -38,15 +38,15 @@ class TimmModel(Backbone):
         return self.num_features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images `(B, C, H, W)` to raw logits, or to the features when there are no classes."""
+        """Return images `(B, C, H, W)` to raw logits, or to the features when there are no classes."""
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images `(B, C, H, W)` to the last map `(B, D, h, w)`, as timm's own networks do."""
+        """Return images `(B, C, H, W)` to the last map `(B, D, h, w)`, as timm's own networks do."""
         return self.feature_maps(x)[-1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The last map `(B, D, h, w)` to logits, or with `pre_logits` to what the classifier takes, `(B, D)`."""
+        """Return the last map `(B, D, h, w)` to logits, or with `pre_logits` to what the classifier takes, `(B, D)`."""
         if not self.global_pool:
             return x
         x = F.dropout(x.mean((2, 3)), self.drop_rate, self.training)
@@ -83,7 +83,7 @@ class TimmModel(Backbone):
         return _levels(indices, len(self.feature_info))
 
     def get_classifier(self) -> nn.Module:
-        """The linear layer, or an identity."""
+        """Return the linear layer, or an identity."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -144,7 +144,7 @@ def _levels(indices: int | Sequence[int] | None, count: int) -> list[int]:
 
 
 def _merged(stages: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The blocks of each stage in one level: those whose names differ in the last number alone."""
+    """Return the blocks of each stage in one level: those whose names differ in the last number alone."""
     merged: dict[str, tuple[str, ...]] = {}
     for prefixes in stages:
         block = next((prefix for prefix in prefixes if prefix.rstrip(".")[-1:].isdigit() and "." in prefix[:-1]), None)

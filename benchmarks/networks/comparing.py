@@ -90,7 +90,7 @@ def assert_equal(ours: nn.Module, peer: nn.Module, name: str, clip: Tensor, *, a
 
 
 def step(network: nn.Module, clip: Tensor, row: Row) -> tuple[float, float]:
-    """CPU and wall seconds."""
+    """Return CPU and wall seconds."""
     cpu, wall = time.process_time(), time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16, enabled=row.bf16), torch.set_grad_enabled(row.train):
         out = network(clip)
@@ -121,7 +121,7 @@ def kept_bytes(network: nn.Module, clip: Tensor, *, bf16: bool = False) -> int:
 
 
 def resident_bytes(network: nn.Module, clip: Tensor, row: Row) -> int:
-    """By how much a step raises the resident memory of the process at its highest; Linux only."""
+    """Return by how much a step raises the resident memory of the process at its highest; Linux only."""
     network.train(row.train)
     ctypes.CDLL(None).malloc_trim(0)  # what is free, but not given back, would hide a part
     Path("/proc/self/clear_refs").write_text("5")
@@ -145,7 +145,7 @@ def measure(
     what: str | None = None,
     against: str | None = None,
 ) -> dict[str, object]:
-    """All networks in turn, several times; prints a line per peer.
+    """Return all networks in turn, several times; prints a line per peer.
 
     Args:
         name: Of the network.
@@ -183,7 +183,7 @@ def measure(
 
 
 def measure_memory(name: str, nets: dict[str, nn.Module], clip: Tensor, goal: float | None) -> list[dict[str, object]]:
-    """Bytes that training steps of every network keep, and their peak in resident memory; prints a line per peer."""
+    """Measure the bytes that training steps of every network keep, and peak resident memory; print a line per peer."""
     records = []
     for bf16 in (True, False):
         row = Row(train=True, bf16=bf16, goal={})

@@ -10,7 +10,7 @@ from mvrec.data.views.rand_augment import MAX_MAGNITUDE, RandAugment
 
 
 def rand_augment_pil(images: list[Image.Image], recipe: RandAugment, rng: random.Random) -> list[Image.Image]:
-    """The operations that mvrec draws from the same `rng`, image by image with PIL."""
+    """Return the operations that mvrec draws from the same `rng`, image by image with PIL."""
     for name in rng.choices(list(PIL_OPERATIONS), k=recipe.num_ops):
         if rng.random() >= recipe.probability:
             continue

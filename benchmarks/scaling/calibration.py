@@ -67,7 +67,7 @@ class Link:
 
 
 def busy_seconds() -> float:
-    """CPU seconds of all programs since the machine started; 0 where nobody says."""
+    """Return CPU seconds of all programs since the machine started; 0 where nobody says."""
     try:
         first = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     except OSError:
@@ -77,7 +77,7 @@ def busy_seconds() -> float:
 
 
 def session_seconds(session: int) -> dict[int, float]:
-    """CPU seconds of every living process of a session, by process id; nothing where there is no /proc."""
+    """Return CPU seconds of every living process of a session, by process id; nothing where there is no /proc."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -90,7 +90,7 @@ def session_seconds(session: int) -> dict[int, float]:
 
 
 def other_cores(process: subprocess.Popen[str], metrics: Path) -> float:
-    """Cores that others keep busy while a process, the first of its session, logs its steps; returns when it ends."""
+    """Measure the cores that others use while a process, first of its session, logs its steps; return when it ends."""
     begin, busy = 0.0, 0.0
     own: dict[int, float] = {}
     now = busy_now = 0.0
@@ -117,7 +117,7 @@ def make_data(root: Path) -> None:
 
 
 def read_steps(metrics: Path) -> tuple[list[float], list[float]]:
-    """Clips per second and share of waiting of every step that a run logged."""
+    """Return clips per second and share of waiting of every step that a run logged."""
     with metrics.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["train/clips_per_second"]]
     return [float(row["train/clips_per_second"]) for row in rows], [float(row["train/data_wait"]) for row in rows]
@@ -197,7 +197,7 @@ if rank == 0:
 
 
 def measure_all_reduce(processes: int, folder: Path) -> list[float]:
-    """Seconds of an all-reduce of each of `SIZES`, medians of 20, in processes that meet through a file.
+    """Return seconds of an all-reduce of each of `SIZES`, medians of 20, in processes that meet through a file.
 
     Raises:
         RuntimeError: One of the processes failed.
@@ -216,7 +216,7 @@ def measure_all_reduce(processes: int, folder: Path) -> list[float]:
 
 
 def fit_link(processes: int, sizes: list[int], times: list[float]) -> Link:
-    """Least squares of relative errors of the ring formula, which is a straight line in the size."""
+    """Return least squares of relative errors of the ring formula, which is a straight line in the size."""
     columns = np.array([[2 * (processes - 1), 2 * (processes - 1) / processes * size] for size in sizes], float)
     measured = np.array(times)
     latency, per_byte = np.linalg.lstsq(columns / measured[:, None], np.ones(len(sizes)), rcond=None)[0]
@@ -227,7 +227,7 @@ def fit_link(processes: int, sizes: list[int], times: list[float]) -> Link:
 
 
 def predict(one: Run, processes: int, link: Link | None, *, cores: int, others: float) -> float:
-    """Clips per second of local processes, from the run of one process and the all-reduce's fit.
+    """Return clips per second of local processes, from the run of one process and the all-reduce's fit.
 
     p processes on c cores, o of which are taken by others, who come first, take `max(1, p / (c - o))` times as long as
     alone. The slowest is that of min(p, c), since a process that waits leaves its core to the rest. Nothing is hidden

@@ -42,12 +42,12 @@ def risk_of(gpus: int, cluster: Cluster, training: Training) -> Risk:
 
 
 def young_interval(risk: Risk) -> float:
-    """Seconds of work between two checkpoints by Young 1974: `sqrt(2 d M)` (doi 10.1145/361147.361115)."""
+    """Return seconds of work between two checkpoints by Young 1974: `sqrt(2 d M)` (doi 10.1145/361147.361115)."""
     return math.sqrt(2 * risk.checkpoint * risk.mtbf) if risk.checkpoint else 0.0
 
 
 def daly_interval(risk: Risk) -> float:
-    """Seconds of work between two checkpoints by Daly 2006, higher order (doi 10.1016/j.future.2004.11.016).
+    """Return seconds of work between two checkpoints by Daly 2006, higher order (doi 10.1016/j.future.2004.11.016).
 
     `sqrt(2 d M) (1 + sqrt(d / 2M) / 3 + (d / 2M) / 9) - d` for d < 2M, else M.
     """
@@ -84,7 +84,7 @@ def lost_share(risk: Risk, interval: float) -> float:
 
 
 def failing_restarts(risk: Risk, rng: random.Random) -> float:
-    """Seconds until a restart succeeds: a failure in the middle of one begins it anew."""
+    """Return seconds until a restart succeeds: a failure in the middle of one begins it anew."""
     seconds = 0.0
     while (alive := rng.expovariate(1 / risk.mtbf)) < risk.restart:
         seconds += alive
@@ -92,7 +92,7 @@ def failing_restarts(risk: Risk, rng: random.Random) -> float:
 
 
 def simulate_once(risk: Risk, interval: float, *, events: int, rng: random.Random) -> float:
-    """Lost share of one history of failures and preemptions, event by event.
+    """Return lost share of one history of failures and preemptions, event by event.
 
     Time is drawn to the next failure and the next preemption. Up to the earlier of the two, pieces of work and their
     checkpoints follow each other; then the failure throws the open piece away, or the preemption saves it.
@@ -114,7 +114,7 @@ def simulate_once(risk: Risk, interval: float, *, events: int, rng: random.Rando
 
 
 def simulate(risk: Risk, interval: float, *, events: int, seed: int, histories: int = 20) -> tuple[float, float]:
-    """Mean lost share of several histories, and the standard error of that mean.
+    """Return mean lost share of several histories, and the standard error of that mean.
 
     Args:
         risk: With failures or preemptions, or both.

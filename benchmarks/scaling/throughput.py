@@ -30,7 +30,7 @@ class Speed:
 
 
 def ring_all_reduce(processes: int, size: float, *, latency: float, bandwidth: float, messages: int = 1) -> float:
-    """Seconds of a ring all-reduce: `2 (p - 1) alpha + 2 (p - 1) / p * n / bandwidth`.
+    """Return seconds of a ring all-reduce: `2 (p - 1) alpha + 2 (p - 1) / p * n / bandwidth`.
 
     Reduce-scatter and all-gather, p - 1 rounds each, in which every process sends n / p bytes to its neighbour: Thakur,
     Rabenseifner and Gropp 2005 (doi 10.1177/1094342005051521), and Patarasu and Yuan 2009
@@ -48,7 +48,7 @@ def ring_all_reduce(processes: int, size: float, *, latency: float, bandwidth: f
 
 
 def all_reduce(gpus: int, cluster: Cluster, training: Training) -> float:
-    """Seconds of the hierarchical all-reduce of all gradients.
+    """Return seconds of the hierarchical all-reduce of all gradients.
 
     Reduce-scatter in the node, then every GPU all-reduces its share with the GPUs of the same place on the other nodes,
     all of which go through the node's network at the same time, then all-gather in the node. The two halves in the node
@@ -73,7 +73,7 @@ def all_reduce(gpus: int, cluster: Cluster, training: Training) -> float:
 
 
 def num_nodes(gpus: int, cluster: Cluster) -> int:
-    """Nodes of a job, the last of which may be partly used."""
+    """Return nodes of a job, the last of which may be partly used."""
     return math.ceil(gpus / cluster.gpus_per_node)
 
 
@@ -95,7 +95,7 @@ def shard_balance(num_shards: int, readers: int) -> float:
 
 
 def supply(gpus: int, cluster: Cluster, training: Training) -> dict[str, float]:
-    """Clips per second that decoding, the storage and the nodes' links to it could each deliver."""
+    """Return clips per second that decoding, the storage and the nodes' links to it could each deliver."""
     cores_per_gpu = cluster.cores_per_node / cluster.gpus_per_node
     decoding = gpus * min(cores_per_gpu, training.workers_per_gpu)
     balance = shard_balance(training.num_shards, gpus * training.workers_per_gpu)
@@ -110,7 +110,7 @@ def supply(gpus: int, cluster: Cluster, training: Training) -> dict[str, float]:
 
 
 def batch_of(gpus: int, training: Training) -> tuple[float, float]:
-    """Clips and seconds of one GPU's batch, without waiting for others."""
+    """Return clips and seconds of one GPU's batch, without waiting for others."""
     clips = training.global_batch / gpus if training.global_batch else training.batch_per_gpu
     seconds = training.step_seconds * clips / training.batch_per_gpu
     return clips, max(seconds, training.min_step_seconds) if training.global_batch else seconds

@@ -58,7 +58,7 @@ class Launch:
 
 
 def launch_of(environ: Mapping[str, str]) -> Launch | None:
-    """The launch that an environment describes; `None` where a process was started alone.
+    """Return the launch that an environment describes; `None` where a process was started alone.
 
     Args:
         environ: `os.environ`.
@@ -117,7 +117,7 @@ def _from_slurm(environ: Mapping[str, str]) -> Launch:
 
 
 def _slurm_problems(environ: Mapping[str, str], world_size: int) -> list[Problem]:
-    """Traps that Lightning falls into, or refuses, before a process group is made."""
+    """Return traps that Lightning falls into, or refuses, before a process group is made."""
     found = []
     name = environ.get("SLURM_JOB_NAME", "")
     if name in INTERACTIVE_NAMES and world_size > 1:
@@ -145,7 +145,7 @@ def _slurm_problems(environ: Mapping[str, str], world_size: int) -> list[Problem
 
 
 def expand_hosts(text: str) -> list[str]:
-    """Slurm's short form of host names, such as `gpu[01-03,07],login`, written out."""
+    """Return Slurm's short form of host names, such as `gpu[01-03,07],login`, written out."""
     hosts: list[str] = []
     for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
         names = [""]
@@ -165,7 +165,7 @@ def _expand_numbers(text: str) -> list[str]:
 
 
 def expand_counts(text: str) -> list[int]:
-    """Slurm's short form of numbers per host, such as `2(x3),1`, written out."""
+    """Return Slurm's short form of numbers per host, such as `2(x3),1`, written out."""
     return [int(count) for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text) for _ in range(int(times or 1))]
 
 

@@ -70,15 +70,15 @@ class LaunchReport:
 
     @property
     def ok(self) -> bool:
-        """Whether the launch holds together."""
+        """Return whether the launch holds together."""
         return not self.problems
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {"ok": self.ok, **asdict(self)}
 
     def lines(self) -> list[str]:
-        """The report for people."""
+        """Return the report for people."""
         head = f"launch: {self.world_size} processes by {self.launcher}, {self.backend}, {self.address}:{self.port}"
         rows = [
             f"  rank {one.rank}: {one.host}, pid {one.pid}, {one.device}, torch {one.versions.get('torch')}"
@@ -94,7 +94,7 @@ class LaunchReport:
 
 
 def versions_here() -> dict[str, str | None]:
-    """Versions that must be equal on all processes."""
+    """Return versions that must be equal on all processes."""
     found: dict[str, str | None] = {"python": python_version(), "mvrec": __version__, "cuda": torch.version.cuda}
     for name in COMPARED_PACKAGES:
         try:
@@ -356,7 +356,7 @@ class _Member:
         self.answers.put(report)
 
     def _gather(self, store: Any) -> tuple[list[Process], list[Process]]:
-        """The processes that register in time, by rank, and those whose rank another one has already."""
+        """Return the processes that register in time, by rank, and those whose rank another one has already."""
         end = self.begin + _REGISTER_SHARE * self.seconds
         missing = set(range(self.launch.world_size))
         found: dict[int, Process] = {}
@@ -408,7 +408,7 @@ class _Member:
 
 
 def _is_here(place: tuple[Any, ...]) -> bool:
-    """Whether an address is one of this machine's."""
+    """Return whether an address is one of this machine's."""
     family, kind, protocol, _, address = place
     with socket.socket(family, kind, protocol) as attempt:
         try:

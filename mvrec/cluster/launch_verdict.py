@@ -38,7 +38,7 @@ class Process(Member):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Process":
-        """The inverse of `dataclasses.asdict`."""
+        """Return the inverse of `dataclasses.asdict`."""
         problems = tuple(Problem(one["text"], one["fix"], tuple(one["ranks"])) for one in values["problems"])
         return cls(**{**values, "problems": problems})
 
@@ -210,7 +210,7 @@ def judge_stuck(
 
 
 def _environment_problems(processes: Sequence[Process]) -> list[Problem]:
-    """The problems of the processes' environments, each once."""
+    """Return the problems of the processes' environments, each once."""
     return list(dict.fromkeys(problem for one in processes for problem in one.problems))
 
 

@@ -27,12 +27,12 @@ class Check:
     fix: str = ""
 
     def as_dict(self) -> dict[str, str]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self)
 
 
 def lines(checks: Sequence[Check]) -> list[str]:
-    """The checks for people, group by group."""
+    """Return the checks for people, group by group."""
     found = []
     width = max((len(check.name) for check in checks), default=0)
     for group in dict.fromkeys(check.group for check in checks):

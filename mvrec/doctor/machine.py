@@ -24,7 +24,7 @@ CGROUP = Path("/sys/fs/cgroup")
 def machine_checks(
     *, cgroup: Path = CGROUP, shm: Path = Path("/dev/shm"), environ: Mapping[str, str] | None = None
 ) -> list[Check]:
-    """Cores, memory, shared memory, open files and processes.
+    """Return cores, memory, shared memory, open files and processes.
 
     Args:
         cgroup: Where the limits of a container are.
@@ -148,7 +148,7 @@ def _fork() -> Check:
 
 
 def device_checks() -> list[Check]:
-    """The CPU and every GPU, with a product of matrices in each precision."""
+    """Return the CPU and every GPU, with a product of matrices in each precision."""
     import torch
 
     found = [_cpu(torch)]

@@ -35,7 +35,7 @@ _FIXES = {
 
 
 def media_checks() -> list[Check]:
-    """Every decoder on every codec that can be encoded here, and images."""
+    """Return every decoder on every codec that can be encoded here, and images."""
     with tempfile.TemporaryDirectory() as folder:
         decoders, unusable = _usable()
         found = [_image(Path(folder)), *unusable]
@@ -58,7 +58,7 @@ def _codec(folder: Path, codec: str, decoders: Sequence[str]) -> list[Check]:
 
 
 def _usable() -> tuple[list[str], list[Check]]:
-    """The decoders to try, and what there is to say of those that are not installed or do not load."""
+    """Return the decoders to try, and what there is to say of those that are not installed or do not load."""
     usable, found = ["pyav"], []
     for decoder in ("decord", "torchcodec"):
         if importlib.util.find_spec(decoder) is None:
@@ -149,7 +149,7 @@ def _can_encode(name: str) -> bool:
 
 
 def read_levels(path: Path, decoder: str) -> list[int] | str:
-    """The mean grey of every frame that a decoder gives, or why it gives none."""
+    """Return the mean grey of every frame that a decoder gives, or why it gives none."""
     from mvrec.data.video.opening import open_video
     from mvrec.errors import DecodeError, UserError
 
@@ -166,7 +166,7 @@ def read_levels(path: Path, decoder: str) -> list[int] | str:
 
 
 def read_images(folder: Path) -> tuple[int, int]:
-    """The grey of a JPEG and of a PNG."""
+    """Return the grey of a JPEG and of a PNG."""
     import numpy as np
     import simplejpeg
 

@@ -25,7 +25,7 @@ VersionOf = Callable[[str], str | None]
 
 
 def installed_version(name: str) -> str | None:
-    """The version of a package, or `None` where it is not installed."""
+    """Return the version of a package, or `None` where it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -33,7 +33,7 @@ def installed_version(name: str) -> str | None:
 
 
 def lightning_checks(version_of: VersionOf = installed_version) -> list[Check]:
-    """Releases of Lightning that must not be imported; to be looked at before anything imports it."""
+    """Return releases of Lightning that must not be imported; to be looked at before anything imports it."""
     found = []
     for name in ("lightning", "pytorch-lightning"):
         version = version_of(name)
@@ -57,7 +57,7 @@ def _is_older(version: str, than: str) -> bool:
 
 
 def package_checks(version_of: VersionOf = installed_version, *, load: bool = True) -> list[Check]:
-    """Python and every package that mvrec needs: there, of a version that fits, and loadable.
+    """Return Python and every package that mvrec needs: there, of a version that fits, and loadable.
 
     Args:
         version_of: The version of a package.
@@ -116,7 +116,7 @@ def _requirements(name: str, extra: str) -> Iterator[Requirement]:
 
 
 def _conflicts(direct: list[Requirement], version_of: VersionOf) -> Iterator[Check]:
-    """Installed packages that do not fit one that mvrec needs, such as a torch that is not torchvision's."""
+    """Yield installed packages that do not fit one that mvrec needs, such as a torch that is not torchvision's."""
     for owner in direct:
         if version_of(owner.name) is None:
             continue

@@ -177,7 +177,7 @@ WRITERS = {".onnx": _onnx, ".pt2": _pt2, ".safetensors": _safetensors}
 
 
 def _traced(recogniser: Recogniser) -> ExportedProgram:
-    """The network as a graph with a dynamic batch size."""
+    """Return the network as a graph with a dynamic batch size."""
     example = torch.zeros(TRACED_BATCH, *input_shape(recogniser))
     try:
         with torch.no_grad():

@@ -189,7 +189,7 @@ def pull(
 
 
 def repository(name: str) -> tuple[str, str | None]:
-    """The repository and the revision that `user/name` or `hf://user/name[@revision]` means.
+    """Return the repository and the revision that `user/name` or `hf://user/name[@revision]` means.
 
     Raises:
         UserError: It is neither.
@@ -221,7 +221,7 @@ def _write_together(folder: Path, contents: dict[str, Callable[[Path], Any]]) ->
 
 
 def readme(card: dict[str, Any], repo_id: str) -> str:
-    """README.md: a header that the Hub reads, and what people ask.
+    """Return README.md: a header that the Hub reads, and what people ask.
 
     Args:
         card: See `card_of`.

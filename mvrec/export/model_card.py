@@ -64,7 +64,7 @@ def origin_of(path: Path) -> dict[str, Any]:
 
 
 def card_of(recogniser: Recogniser) -> dict[str, Any]:
-    """The card of a network that is ready for use: `model_card` and all that it takes to use or to build it again.
+    """Return the card of a network that is ready for use: `model_card` plus how to use and rebuild it.
 
     Beside the entries of `model_card` it has `backbone`, how the network is built; `input`, what it takes; `output`,
     what it gives.

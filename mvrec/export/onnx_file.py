@@ -43,7 +43,7 @@ def write_onnx(
 
 
 def _stable_sort(self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
-    """Torch's stable sort in ONNX, whose TopK lists equal values in the order of their indices."""
+    """Return Torch's stable sort in ONNX, whose TopK lists equal values in the order of their indices."""
     length = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]))  # type: ignore[type-var]
     return op.TopK(self, length, axis=dim, largest=int(descending), sorted=1)
 
@@ -65,7 +65,7 @@ class OnnxNetwork:
             self._sorting = _session(graph.SerializeToString())
 
     def __call__(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Input (B, C, [T,] H, W) to logits (B, K) and the orders."""
+        """Return input (B, C, [T,] H, W) to logits (B, K) and the orders."""
         feed = {self.session.get_inputs()[0].name: x.numpy()}
         (logits,) = self.session.run(None, feed)
         orders: Sequence[np.ndarray] = self._sorting.run(self._orders, feed) if self._sorting is not None else []

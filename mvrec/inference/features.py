@@ -75,7 +75,7 @@ class Wanted:
 
 @torch.no_grad()
 def features_of(recogniser: Recogniser, views: Tensor, wanted: Wanted) -> Tensor:
-    """Features of each view.
+    """Return features of each view.
 
     Args:
         recogniser: The network.
@@ -110,7 +110,7 @@ class Clips:
 
 
 def clips_of(file: Path | Sample, video: Video, protocol: ClipProtocol, wanted: Wanted) -> Clips:
-    """The clips of the protocol, or of every window the one in its middle.
+    """Return the clips of the protocol, or of every window the one in its middle.
 
     Args:
         file: The video, or the span of it that counts.
@@ -139,7 +139,7 @@ def clips_of(file: Path | Sample, video: Video, protocol: ClipProtocol, wanted: 
 
 
 def target_files(stem: Path, form: Format) -> tuple[Path, Path]:
-    """The file of the features, and the one that says what they are and is written last: the same for safetensors."""
+    """Return the path of the features and of their description, written last; one path for safetensors."""
     features = stem.with_name(f"{stem.name}.{form}")
     return features, (features if form == "safetensors" else stem.with_name(f"{stem.name}.json"))
 
@@ -160,7 +160,7 @@ def read_record(stem: Path, form: Format) -> dict[str, Any] | None:
 
 
 def is_complete(stem: Path, file: Path | Sample, settings: dict[str, Any], form: Format) -> bool:
-    """Whether the features of a file or span are there, taken with these settings, and the file is what it was.
+    """Return whether the features of a file or span are there, taken with these settings, and the file is what it was.
 
     Raises:
         DecodeError: There is no such file.
@@ -246,7 +246,7 @@ def _identity(sample: Sample) -> dict[str, Any]:
 def _write(
     stem: Path, form: Format, record: dict[str, Any], num_rows: int, rows: Iterator[npt.NDArray[Any]]
 ) -> tuple[int, ...]:
-    """Rows as they come, behind a header that needs nothing but their number and the shape of the first."""
+    """Return rows as they come, behind a header that needs nothing but their number and the shape of the first."""
     features, beside = target_files(stem, form)
     part = next(rows)  # before anything is touched: a file that cannot be read leaves nothing
     shape = (num_rows, *part.shape[1:])
@@ -303,7 +303,7 @@ def _write_header(file: IO[bytes], form: Format, record: dict[str, Any]) -> None
 
 
 def settings_of(recogniser: Recogniser, wanted: Wanted, form: Format, *, sha256: str) -> dict[str, Any]:
-    """All that decides what the features of a file are: where two of these are equal, so are the features.
+    """Return all that decides what the features of a file are: where two of these are equal, so are the features.
 
     Args:
         recogniser: The network.

@@ -89,7 +89,7 @@ def _class_activation(backbone: Backbone, x: Tensor, classes: Tensor, *, stage: 
 
 @contextmanager
 def _kept(level: Level) -> Iterator[list[Tensor]]:
-    """The tensors that a level's module gives or takes while the block runs: more than one if it is called often."""
+    """Return the tensors that a level's module takes or gives while the block runs; several if it is called often."""
     kept: list[Tensor] = []
 
     def keep_taken(module: nn.Module, arguments: Any) -> None:
@@ -109,7 +109,7 @@ def _kept(level: Level) -> Iterator[list[Tensor]]:
 
 
 def _score(backbone: Backbone, x: Tensor, classes: Tensor) -> Tensor:
-    """The sum of the logits to explain; gradients of one sample do not mix with another's."""
+    """Return the sum of the logits to explain; gradients of one sample do not mix with another's."""
     with torch.enable_grad():
         # Also where all weights are frozen there is a graph then.
         logits = backbone(x.detach().clone().requires_grad_())
@@ -181,7 +181,7 @@ class Attended(NamedTuple):
 
 @contextmanager
 def _attended(backbone: MViT) -> Iterator[list[Attended]]:
-    """Every attention of a forward pass, block by block.
+    """Return every attention of a forward pass, block by block.
 
     No probabilities are kept here. Queries and keys are enough to form them afterwards, as exactly as the network does.
     """
@@ -264,7 +264,7 @@ def _spread(row: Tensor, *, thw: Grid, kernel: Grid | None, stride: int, num_cls
 
 
 def _without_lattice(heat: Tensor, *, period: int) -> Tensor:
-    """Means of (B, t, h, w) over a square as wide as the period, which leave nothing of a pattern of that period."""
+    """Average (B, t, h, w) over a square as wide as the period, which removes every pattern of that period."""
     if period == 1:
         return heat
     window = torch.ones(period // 2 * 2 + 1, device=heat.device)

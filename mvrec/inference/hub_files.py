@@ -34,7 +34,7 @@ def local_path(path: str | os.PathLike[str]) -> Path:
 
 
 def hub_name(path: str | os.PathLike[str]) -> tuple[str, str | None] | None:
-    """The repository and the revision that `hf://user/name[@revision]` means; None for anything else.
+    """Return the repository and the revision that `hf://user/name[@revision]` means; None for anything else.
 
     Raises:
         UserError: It begins like one.
@@ -103,7 +103,7 @@ def _cached(repo_id: str, filename: str, *, revision: str | None, cache_dir: str
 
 
 def offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids the network."""
+    """Return whether HF_HUB_OFFLINE forbids the network."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
@@ -125,7 +125,7 @@ def explained(repo_id: str, filename: str = "", revision: str | None = None) -> 
 
 
 def _is_missing(error: BaseException) -> bool:
-    """Whether it is a file that is missing, and not all the rest."""
+    """Return whether it is a file that is missing, and not all the rest."""
     from huggingface_hub import errors
 
     unreachable = isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None

@@ -30,14 +30,14 @@ class Crop(NamedTuple):
 
 
 def in_range(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Heat (...) from 0 at its least to 1 at its most, over all frames alike; zeros where it is the same everywhere."""
+    """Scale heat (...) to 0 at its least and 1 at its most over all frames together; constant heat gives zeros."""
     heat = heat - heat.min()
     most = heat.max()
     return heat / most if most > 0 else heat
 
 
 def overlaid(frames: Pixels, heat: npt.NDArray[np.float32], *, crop: Crop | None = None) -> Pixels:
-    """Frames with heat over them: the hotter, the more of it covers the frame.
+    """Return frames with heat over them: the hotter, the more of it covers the frame.
 
     Args:
         frames: uint8 (T, H, W, 3).
@@ -68,13 +68,13 @@ def _blended(frames: Pixels, heat: npt.NDArray[np.float32]) -> Pixels:
 
 
 def side_by_side(frames: Pixels, drawn: Pixels) -> Pixels:
-    """Each frame (T, H, W, 3) beside what was drawn over it."""
+    """Return each frame (T, H, W, 3) beside what was drawn over it."""
     gap = np.full((*frames.shape[:2], _GAP, 3), _PAPER, np.uint8)
     return np.concatenate([frames, gap, drawn], axis=2)
 
 
 def contact_sheet(frames: Pixels, drawn: Pixels, *, columns: int = 8) -> Pixels:
-    """All frames in reading order, each above what was drawn over it.
+    """Return all frames in reading order, each above what was drawn over it.
 
     Args:
         frames: uint8 (T, H, W, 3).
@@ -97,7 +97,7 @@ def contact_sheet(frames: Pixels, drawn: Pixels, *, columns: int = 8) -> Pixels:
 
 
 def enlarged(frames: Pixels, *, least: int = _LEAST_PIXELS) -> Pixels:
-    """Frames (T, H, W, 3) with every pixel repeated until the short side has `least` pixels or nearly so."""
+    """Return frames (T, H, W, 3) with every pixel repeated until the short side has `least` pixels or nearly so."""
     times = max(least // min(frames.shape[1:3]), 1)
     return frames.repeat(times, axis=1).repeat(times, axis=2)
 

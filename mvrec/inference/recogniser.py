@@ -52,7 +52,7 @@ class Recogniser:
 
     @property
     def is_video(self) -> bool:
-        """Whether it takes clips (B, C, T, H, W); else images (B, C, H, W)."""
+        """Return whether it takes clips (B, C, T, H, W); else images (B, C, H, W)."""
         return self.protocol.is_video
 
     def views(
@@ -63,7 +63,7 @@ class Recogniser:
         start_seconds: float | None = None,
         end_seconds: float | None = None,
     ) -> Tensor:
-        """The views of a file as the protocol has them, those that `mvrec test` scores.
+        """Return the views of a file as the protocol has them, those that `mvrec test` scores.
 
         Args:
             path: A video or an image, as the network takes it.
@@ -80,7 +80,7 @@ class Recogniser:
         return file_views(Sample(path, 0, start_seconds, end_seconds), self.protocol, decoder=decoder)
 
     def under(self, protocol: Protocol) -> "Recogniser":
-        """The same network under another protocol."""
+        """Return the same network under another protocol."""
         return replace(self, protocol=protocol)
 
     def normalised(self, views: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class Recogniser:
 
 
 def usable_device(name: str | torch.device) -> torch.device:
-    """The device of a name, "auto" being the first GPU where there is one, else the CPU.
+    """Return the device of a name, "auto" being the first GPU where there is one, else the CPU.
 
     Raises:
         UserError: No such device, or none here.
@@ -202,7 +202,7 @@ def load_recogniser(
 
 
 def _network(start: StartingPoint, path: Path) -> Backbone:
-    """The network that a file describes, with random weights."""
+    """Return the network that a file describes, with random weights."""
     try:
         return _built(start.backbone)
     except UserError:
@@ -213,14 +213,14 @@ def _network(start: StartingPoint, path: Path) -> Backbone:
 
 
 def _built(node: dict[str, Any]) -> Backbone:
-    """The network of a `class_path` with `init_args`."""
+    """Return the network of a `class_path` with `init_args`."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--backbone", type=Backbone)
     return parser.instantiate(parser.parse_object({"backbone": node})).backbone
 
 
 def _protocol(saved: dict[str, Any] | None, settings: dict[str, Any], path: Path) -> Protocol:
-    """The protocol of a checkpoint, or that of published weights from the arguments of a data module."""
+    """Return the protocol of a checkpoint, or that of published weights from the arguments of a data module."""
     if saved is not None:
         try:
             return protocol_of(saved)

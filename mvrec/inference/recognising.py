@@ -133,7 +133,7 @@ def _prefetched(pool: ThreadPoolExecutor, parts: Iterator[Part | Recognition]) -
 def _parts(
     recogniser: Recogniser, sample: Sample, window: float | None, stride: float | None, decoder: Decoder
 ) -> Iterator[Part | Recognition]:
-    """The parts of a file, one after the other, so that memory does not grow with its length."""
+    """Yield the parts of a file, one after the other, so that memory does not grow with its length."""
     protocol, source = recogniser.protocol, str(sample.path)
     try:
         if not isinstance(protocol, ClipProtocol):  # nothing that lasts
@@ -233,7 +233,7 @@ def recognise_stream(
 
 
 def _view(frame: npt.NDArray[np.uint8], protocol: Protocol) -> Tensor:
-    """Crops of a frame of a stream, uint8 (crops, C, size, size)."""
+    """Return crops of a frame of a stream, uint8 (crops, C, size, size)."""
     return views_of(frame[None], protocol.geometries(*frame.shape[:2]))[:, 0]
 
 

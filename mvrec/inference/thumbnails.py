@@ -26,7 +26,7 @@ def thumbnails(
     frames: int = 4,
     pixels: int = 160,
 ) -> list[bytes]:
-    """Frames of the central clip of a video or a part of it, cropped in the centre, or an image, as a protocol has it.
+    """Return frames of the central clip of a video or part of it, cropped in the centre, or an image, by protocol.
 
     Args:
         path: The file.
@@ -49,7 +49,7 @@ def thumbnails(
 
 
 def _small(view: Tensor, pixels: int) -> Tensor:
-    """uint8 (N, C, h, w) with no side above `pixels`."""
+    """Return uint8 (N, C, h, w) with no side above `pixels`."""
     side = max(view.shape[-2:])
     if side <= pixels:
         return view
@@ -64,7 +64,7 @@ def _jpeg(picture: Tensor) -> bytes:
 
 
 def find_file(recorded: str, root: Path | None = None) -> Path | ArchiveMember:
-    """The file of a recorded path, also inside a tar, and also where the data have moved.
+    """Return the file of a recorded path, also inside a tar, and also where the data have moved.
 
     Args:
         recorded: The path as `predictions.csv` has it.

@@ -56,7 +56,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """Maps `(B, C_i, [T_i,] H_i, W_i)` from fine to coarse, as `feature_info` lists them."""
+        """Return maps `(B, C_i, [T_i,] H_i, W_i)` from fine to coarse, as `feature_info` lists them."""
         raise NotImplementedError
 
     def levels(self, shape: tuple[int, ...]) -> list[Level]:
@@ -82,11 +82,11 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def parameter_stages(self) -> list[tuple[str, ...]]:
-        """Prefixes of parameter names, one tuple per depth level from the stem to the head."""
+        """Return prefixes of parameter names, one tuple per depth level from the stem to the head."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """Raw logits `(B, num_classes)`, or the features themselves when there are no classes."""
+        """Return raw logits `(B, num_classes)`, or the features themselves when there are no classes."""
         return self.head(self.forward_features(x))
 
     def new_head(self, num_classes: int) -> nn.Module:
@@ -111,11 +111,11 @@ class Backbone(nn.Module):
         self.num_classes = num_classes
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that the authors' recipes do not decay: biases and everything 1-D."""
+        """Return names of the parameters that the authors' recipes do not decay: biases and everything 1-D."""
         return {name for name, p in self.named_parameters() if p.ndim <= 1 or name.endswith(".bias")}
 
     def layer_groups(self) -> list[list[str]]:
-        """All parameter names in groups from the stem to the head, for layer-wise learning-rate decay."""
+        """Return all parameter names in groups from the stem to the head, for layer-wise learning-rate decay."""
         stages = self.parameter_stages()
         groups: list[list[str]] = [[] for _ in stages]
         for name, _ in self.named_parameters():

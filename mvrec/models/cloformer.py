@@ -267,13 +267,13 @@ class CloFormer(Backbone):
         return self._input_shape
 
     def parameter_stages(self) -> list[tuple[str, ...]]:
-        """The stem, each block with its downsampling, and the head with the last norm."""
+        """Return the stem, each block with its downsampling, and the head with the last norm."""
         depths = [len(blocks) for blocks in self._blocks()]
         blocks = [(f"layers.{i}.blocks.{j}.",) for i, depth in enumerate(depths) for j in range(depth)]
         return [("patch_embed.",), *blocks, ("norm.", "head.")]
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Image `(B, C, H, W)` to `(B, D)`.
+        """Return image `(B, C, H, W)` to `(B, D)`.
 
         Raises:
             ValueError: The shape is not one that this network takes.
@@ -282,7 +282,7 @@ class CloFormer(Backbone):
         return self.norm(x).mean((2, 3))
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """The last tensor on every grid, `(B, C_i, H_i, W_i)`.
+        """Return the last tensor on every grid, `(B, C_i, H_i, W_i)`.
 
         The last map has passed the final norm, which the finer ones have no counterpart of.
         """
@@ -296,7 +296,7 @@ class CloFormer(Backbone):
         return [Level(module, lambda given: given, stride) for module, stride in zip(modules, strides, strict=True)]
 
     def _run_blocks(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """All blocks: the last map before the final norm, and the last tensor on each of the finer grids."""
+        """Return all blocks: the last map before the final norm, and the last tensor on each of the finer grids."""
         self._check_input_shape(tuple(x.shape[1:]))
         x = self.patch_embed(x)
         levels = []
@@ -309,7 +309,7 @@ class CloFormer(Backbone):
         return x, levels[:-1]
 
     def _blocks(self) -> list[list[Block]]:
-        """The blocks of every stage."""
+        """Return the blocks of every stage."""
         return [list(cast("Sequence[Block]", layer["blocks"])) for layer in cast("list[nn.ModuleDict]", self.layers)]
 
     def _check_input_shape(self, shape: tuple[int, ...]) -> None:
@@ -340,7 +340,7 @@ def _with_branches(stage: Stage, branches: Branches) -> Stage:
 
 
 def _min_size(stages: Sequence[Stage]) -> int:
-    """Pixels that leave one cell on the coarsest grid and one pooled cell on every other."""
+    """Return pixels that leave one cell on the coarsest grid and one pooled cell on every other."""
     pools = [stage.kv_pool if stage.local_heads < stage.heads else 1 for stage in stages]
     return max(STEM_STRIDE * 2**i * pool for i, pool in enumerate(pools))
 
@@ -375,7 +375,7 @@ def cloformer_xxs(
     drop_path_rate: float = 0.0,
     branches: Branches = "both",
 ) -> CloFormer:
-    """CloFormer-XXS: 4.2 M parameters, 0.6 GFLOPs, 77.0 % on ImageNet-1k."""
+    """Build CloFormer-XXS: 4.2 M parameters, 0.6 GFLOPs, 77.0 % on ImageNet-1k."""
     return CloFormer(
         stages=(
             Stage(dim=32, depth=2, heads=4, local_heads=3, kernel=3, kv_pool=8),
@@ -399,7 +399,7 @@ def cloformer_xs(
     drop_path_rate: float = 0.06,
     branches: Branches = "both",
 ) -> CloFormer:
-    """CloFormer-XS: 7.2 M parameters, 1.1 GFLOPs, 79.8 % on ImageNet-1k."""
+    """Build CloFormer-XS: 7.2 M parameters, 1.1 GFLOPs, 79.8 % on ImageNet-1k."""
     return CloFormer(
         stages=(
             Stage(dim=48, depth=2, heads=3, local_heads=2, kernel=3, kv_pool=8),
@@ -423,7 +423,7 @@ def cloformer_s(
     drop_path_rate: float = 0.06,
     branches: Branches = "both",
 ) -> CloFormer:
-    """CloFormer-S: 12.3 M parameters, 2.0 GFLOPs, 81.6 % on ImageNet-1k."""
+    """Build CloFormer-S: 12.3 M parameters, 2.0 GFLOPs, 81.6 % on ImageNet-1k."""
     return CloFormer(
         stages=(
             Stage(dim=64, depth=2, heads=4, local_heads=3, kernel=3, kv_pool=8),

@@ -81,7 +81,7 @@ class Framewise(Backbone):
         return self.backbone.position_grid
 
     def make_head(self, num_classes: int) -> nn.Module:
-        """The image network's."""
+        """Return the image network's."""
         return self.backbone.make_head(num_classes)
 
     def reset_head(self, num_classes: int) -> None:
@@ -93,15 +93,15 @@ class Framewise(Backbone):
         self.backbone.reset_head(num_classes)
 
     def parameter_stages(self) -> list[tuple[str, ...]]:
-        """The image network's."""
+        """Return the image network's."""
         return [tuple(f"backbone.{prefix}" for prefix in stage) for stage in self.backbone.parameter_stages()]
 
     def layer_groups(self) -> list[list[str]]:
-        """The image network's."""
+        """Return the image network's."""
         return [[f"backbone.{name}" for name in group] for group in self.backbone.layer_groups()]
 
     def no_weight_decay(self) -> set[str]:
-        """The image network's."""
+        """Return the image network's."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     def set_activation_checkpointing(self, on: bool) -> None:
@@ -110,7 +110,7 @@ class Framewise(Backbone):
         self.activation_checkpointing = on
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Clips `(B, C, T, H, W)` to the pooled features of their frames, `(B, D)`.
+        """Return clips `(B, C, T, H, W)` to the pooled features of their frames, `(B, D)`.
 
         Raises:
             ValueError: The shape is not one that this network takes.
@@ -119,11 +119,11 @@ class Framewise(Backbone):
         return features.mean(1) if self.pool == "mean" else features.amax(1)
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """The image network's maps of every frame, `(B, C_i, T, H_i, W_i)`."""
+        """Return the image network's maps of every frame, `(B, C_i, T, H_i, W_i)`."""
         return [level.transpose(1, 2) for level in self._by_frame(self.backbone.feature_maps, x)]
 
     def levels(self, shape: tuple[int, ...]) -> list[Level]:
-        """The image network's, of all frames."""
+        """Return the image network's, of all frames."""
         clips, channels, num_frames, *size = shape
 
         def with_frames(to_map: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -58,7 +58,7 @@ class StochasticDepth(nn.Module):
         return x * (kept.div_(survival) if survival > 0 else kept)
 
     def extra_repr(self) -> str:
-        """For printing a network."""
+        """Return for printing a network."""
         return f"p={self.p}"
 
 
@@ -80,7 +80,7 @@ class SoftmaxAttention(nn.Module):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, scale: float | None = None
     ) -> Tensor:
-        """Queries `(B, heads, N, d)`, keys and values `(B, heads, M, d)` to `(B, heads, N, d)`.
+        """Return queries `(B, heads, N, d)`, keys and values `(B, heads, M, d)` to `(B, heads, N, d)`.
 
         Args:
             q: Queries.
@@ -101,7 +101,7 @@ class GridAttention(nn.Module):
         self.softmax = SoftmaxAttention()
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Grids `(B, h, w, heads * d)`; keys and values share theirs, and the queries' is the output's."""
+        """Return grids `(B, h, w, heads * d)`; keys and values share theirs, and the queries' is the output's."""
         heads = (part.flatten(1, 2).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in (q, k, v))
         out = self.softmax(*heads)  # (B, heads, N, d)
         return out.transpose(1, 2).flatten(2).unflatten(1, q.shape[1:3])

@@ -9,7 +9,7 @@ from mvrec.models.fast.accelerate import as_written
 
 
 def count_macs(model: Backbone, input_shape: tuple[int, ...] | None = None) -> int:
-    """Multiply-adds of convolutions, linear layers and attention for one image or clip, as papers count them.
+    """Return multiply-adds of convolutions, linear layers and attention for one image or clip, as papers count them.
 
     Nothing is computed: shapes alone go through the network, and through its plain form, whatever it computes by.
 

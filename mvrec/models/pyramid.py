@@ -83,7 +83,7 @@ class Pyramid(Backbone):
         self._check_input_shape(self._input_shape)
 
     def _smallest_image_size(self, stages: Sequence[PyramidStage]) -> int:
-        """The fewest pixels per side that leave all blocks something to attend to."""
+        """Return the fewest pixels per side that leave all blocks something to attend to."""
         raise NotImplementedError
 
     def _add_stages(self, embeds: Iterable[nn.Module], blocks: Iterable[Iterable[nn.Module]]) -> None:
@@ -105,7 +105,7 @@ class Pyramid(Backbone):
         return self._input_shape
 
     def parameter_stages(self) -> list[tuple[str, ...]]:
-        """The stem, each block with the layers that open or close its stage, and the head with the last norm."""
+        """Return the stem, each block with the layers that open or close its stage, and the head with the last norm."""
         levels: list[tuple[str, ...]] = [("patch_embed1.",)]
         last = len(self.feature_info)
         for i in range(1, last + 1):
@@ -118,7 +118,7 @@ class Pyramid(Backbone):
         return [*levels, (f"norm{last}.", "head.")]
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images `(B, C, H, W)` to the mean of the last tokens, `(B, D)`.
+        """Return images `(B, C, H, W)` to the mean of the last tokens, `(B, D)`.
 
         Raises:
             ValueError: The shape is not one that this network takes.
@@ -126,7 +126,7 @@ class Pyramid(Backbone):
         return self._run_stages(x)[-1].mean((1, 2))
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """The normed tokens of every stage, as maps `(B, C_i, H_i, W_i)`."""
+        """Return the normed tokens of every stage, as maps `(B, C_i, H_i, W_i)`."""
         return [grid.permute(0, 3, 1, 2) for grid in self._run_stages(x)]
 
     def levels(self, shape: tuple[int, ...]) -> list[Level]:
@@ -138,7 +138,7 @@ class Pyramid(Backbone):
         ]
 
     def _run_stages(self, x: Tensor) -> list[Tensor]:
-        """The normed grid `(B, h, w, C)` of every stage, which is also what the next one starts from."""
+        """Return the normed grid `(B, h, w, C)` of every stage, which is also what the next one starts from."""
         self._check_input_shape(tuple(x.shape[1:]))
         grids: list[Tensor] = []
         for i in range(1, len(self.feature_info) + 1):
@@ -149,7 +149,7 @@ class Pyramid(Backbone):
         return grids
 
     def _embed(self, x: Tensor, stage: int) -> Tensor:
-        """Images `(B, C, H, W)` or the grid before to the grid that the stage starts from."""
+        """Return images `(B, C, H, W)` or the grid before to the grid that the stage starts from."""
         return getattr(self, f"patch_embed{stage}")(x)
 
     def _run_blocks(self, blocks: nn.ModuleList, grid: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class Pyramid(Backbone):
 
 
 def drop_path_rates(stages: Sequence[PyramidStage], *, last: float) -> list[list[float]]:
-    """Stochastic depth of every block of every stage: linearly from 0 at the first to `last` at the last.
+    """Return stochastic depth of every block of every stage: linearly from 0 at the first to `last` at the last.
 
     Raises:
         ValueError: `last` is no probability below 1.

@@ -88,7 +88,7 @@ class Stem(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images `(B, C, H, W)` to a grid `(B, h, w, dim)`."""
+        """Return images `(B, C, H, W)` to a grid `(B, h, w, dim)`."""
         return self.norm(self.conv(x.permute(0, 2, 3, 1)))
 
 
@@ -240,7 +240,7 @@ class GuidedAttention(Attention):
 
 
 def _attend_visibly(q: Tensor, k: Tensor, v: Tensor, *, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Queries `(..., N, d)`, keys and values `(..., M, d)` to `(..., N, d)` and the probabilities `(..., N, M)`.
+    """Return queries `(..., N, d)`, keys and values `(..., M, d)` to `(..., N, d)` and the probabilities `(..., N, M)`.
 
     The importance sums the probabilities over the queries, which fused attention does not give. And it is sorted:
     rounded to bfloat16, scores would tie where tokens differ. So the probabilities are float32 or better, and they
@@ -286,7 +286,7 @@ def _part_lengths(num_tokens: int, num_parts: int) -> list[int]:
 
 
 def _ranks(lengths: Sequence[int], places: Sequence[int], *, device: torch.device) -> Tensor:
-    """Ranks of the sorted tokens, part by part, that fill places of whole chunks.
+    """Return ranks of the sorted tokens, part by part, that fill places of whole chunks.
 
     Where a part is no multiple of its chunk, some of its tokens, evenly spread, stand twice or more. So no chunk is
     short: with zeros instead it would be a weak key, and with weights scaled up, which may be of any sign, a noisy one.
@@ -364,7 +364,7 @@ class SGFormer(Pyramid):
             self.pos_embed.copy_(sincos_positions(h, w, dim))
 
     def _smallest_image_size(self, stages: Sequence[PyramidStage]) -> int:
-        """The fewest pixels per side that leave 2x2 tokens to sort, so that each part has one."""
+        """Return the fewest pixels per side that leave 2x2 tokens to sort, so that each part has one."""
         return max(PATCH_STRIDE * 2**i + 1 if stage.sr_ratio > 1 else 1 for i, stage in enumerate(stages))
 
     @property
@@ -374,7 +374,7 @@ class SGFormer(Pyramid):
         return 1, math.ceil(height / PATCH_STRIDE), math.ceil(width / PATCH_STRIDE)
 
     def parameter_stages(self) -> list[tuple[str, ...]]:
-        """The stem with the positions, each block with what opens or closes its stage, the head with the last norm."""
+        """Return stem and positions, each block with its stage's first and last layers, and the head with its norm."""
         stem, *rest = super().parameter_stages()
         return [("pos_embed", *stem), *rest]
 
@@ -415,7 +415,7 @@ def _released_stages(
 def sgformer_s(
     num_classes: int = 1000, *, drop_path_rate: float = 0.1, image_size: ImageSize = 224, in_channels: int = 3
 ) -> SGFormer:
-    """SG-Former-S: 22.5 M parameters, 4.8 GFLOPs, 83.2 % on ImageNet-1k."""
+    """Build SG-Former-S: 22.5 M parameters, 4.8 GFLOPs, 83.2 % on ImageNet-1k."""
     stages = _released_stages(64, heads=(2, 4, 8, 16), depths=(2, 4, 16, 1))
     return SGFormer(
         stages, num_classes=num_classes, image_size=image_size, in_channels=in_channels, drop_path_rate=drop_path_rate
@@ -425,7 +425,7 @@ def sgformer_s(
 def sgformer_m(
     num_classes: int = 1000, *, drop_path_rate: float = 0.2, image_size: ImageSize = 224, in_channels: int = 3
 ) -> SGFormer:
-    """SG-Former-M: 38.7 M parameters, 7.4 GFLOPs, 84.1 % on ImageNet-1k."""
+    """Build SG-Former-M: 38.7 M parameters, 7.4 GFLOPs, 84.1 % on ImageNet-1k."""
     stages = _released_stages(64, heads=(2, 4, 8, 16), depths=(2, 6, 28, 2))
     return SGFormer(
         stages, num_classes=num_classes, image_size=image_size, in_channels=in_channels, drop_path_rate=drop_path_rate
@@ -435,7 +435,7 @@ def sgformer_m(
 def sgformer_b(
     num_classes: int = 1000, *, drop_path_rate: float = 0.4, image_size: ImageSize = 224, in_channels: int = 3
 ) -> SGFormer:
-    """SG-Former-B: 78.0 M parameters, 15.5 GFLOPs, 84.7 % on ImageNet-1k."""
+    """Build SG-Former-B: 78.0 M parameters, 15.5 GFLOPs, 84.7 % on ImageNet-1k."""
     stages = _released_stages(96, heads=(4, 6, 12, 24), depths=(4, 6, 24, 2))
     return SGFormer(
         stages, num_classes=num_classes, image_size=image_size, in_channels=in_channels, drop_path_rate=drop_path_rate

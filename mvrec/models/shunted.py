@@ -53,7 +53,7 @@ class Stem(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images `(B, C, H, W)` to a grid `(B, h, w, dim)`."""
+        """Return images `(B, C, H, W)` to a grid `(B, h, w, dim)`."""
         return self.norm(self.conv(x).permute(0, 2, 3, 1))
 
 
@@ -124,7 +124,7 @@ class ShuntedAttention(nn.Module):
         return self.proj(torch.cat([coarse, fine], -1))
 
     def _branch(self, q: Tensor, merged: Tensor, kv: nn.Linear, local_conv: GridConv) -> Tensor:
-        """Queries `(B, h, w, dim / 2)` and a merged grid `(B, h', w', dim)` to `(B, h, w, dim / 2)`."""
+        """Return queries `(B, h, w, dim / 2)` and a merged grid `(B, h', w', dim)` to `(B, h, w, dim / 2)`."""
         k, v = kv(merged).chunk(2, -1)
         return self.attend(q, k, v + local_conv(v))
 
@@ -189,7 +189,7 @@ class Shunted(Pyramid):
         )
 
     def _smallest_image_size(self, stages: Sequence[PyramidStage]) -> int:
-        """The fewest pixels per side that leave every stage one whole patch of coarse keys."""
+        """Return the fewest pixels per side that leave every stage one whole patch of coarse keys."""
         # Grids round up when they halve. The stem drops broken cells, but 3 pixels suffice for its last one.
         cells = max(2**i * (stage.sr_ratio - 1) + 1 for i, stage in enumerate(stages))
         return PATCH_STRIDE * cells - 1
@@ -212,7 +212,7 @@ def shunted_t(
     image_size: ImageSize = 224,
     in_channels: int = 3,
 ) -> Shunted:
-    """Shunted-T: 11.6 M parameters, 2.1 GFLOPs, 79.8 % on ImageNet-1k."""
+    """Build Shunted-T: 11.6 M parameters, 2.1 GFLOPs, 79.8 % on ImageNet-1k."""
     return Shunted(
         _released_stages((1, 2, 4, 1)),
         num_stem_convs=0,
@@ -230,7 +230,7 @@ def shunted_s(
     image_size: ImageSize = 224,
     in_channels: int = 3,
 ) -> Shunted:
-    """Shunted-S: 22.4 M parameters, 5.0 GFLOPs, 82.9 % on ImageNet-1k."""
+    """Build Shunted-S: 22.4 M parameters, 5.0 GFLOPs, 82.9 % on ImageNet-1k."""
     return Shunted(
         _released_stages((2, 4, 12, 1)),
         num_stem_convs=1,
@@ -248,7 +248,7 @@ def shunted_b(
     image_size: ImageSize = 224,
     in_channels: int = 3,
 ) -> Shunted:
-    """Shunted-B: 39.6 M parameters, 8.2 GFLOPs, 84.0 % on ImageNet-1k."""
+    """Build Shunted-B: 39.6 M parameters, 8.2 GFLOPs, 84.0 % on ImageNet-1k."""
     return Shunted(
         _released_stages((3, 4, 24, 2)),
         num_stem_convs=2,

@@ -161,7 +161,7 @@ def with_weights(
 
 
 def name_of(stored: StoredWeights) -> str:
-    """The variant that some weights are those of: as they say themselves, else by their shapes.
+    """Return the variant that some weights are those of: as they say themselves, else by their shapes.
 
     Raises:
         UserError: No variant has such weights.
@@ -179,7 +179,7 @@ def name_of(stored: StoredWeights) -> str:
 
 
 def identify(tensors: Mapping[str, Tensor], *, but_for_pooling: bool = False) -> list[str]:
-    """The variants whose network some weights, by our names, belong to; those of the same input size first.
+    """Return the variants whose network some weights, by our names, belong to; those of the same input size first.
 
     Args:
         tensors: The weights.

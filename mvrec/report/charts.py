@@ -161,7 +161,7 @@ def jpeg_data(content: bytes) -> str:
 
 
 def png_data(pixels: npt.NDArray[np.uint8]) -> str:
-    """An image (H, W, 3) as the URI of a PNG."""
+    """Return an image (H, W, 3) as the URI of a PNG."""
     height, width = pixels.shape[:2]
     rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each row begins with its filter, 0 for none
     rows[:, 1:] = pixels.reshape(height, -1)

@@ -31,12 +31,12 @@ def escaped(content: Any) -> Html:
 
 
 def join(parts: Iterable[Any]) -> Html:
-    """Parts, one after the other."""
+    """Return parts, one after the other."""
     return Html("".join(escaped(part) for part in parts))
 
 
 def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
-    """An element.
+    """Return an element.
 
     Args:
         name: Of the element.
@@ -72,7 +72,7 @@ def table(header: Sequence[Any], rows: Iterable[Sequence[Any]], *, numeric: Coll
 
 
 def folded(summary: Any, *content: Any) -> Html:
-    """Content that is shown when its line is clicked."""
+    """Return content that is shown when its line is clicked."""
     return tag("details", tag("summary", summary), *content)
 
 

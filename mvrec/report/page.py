@@ -28,7 +28,7 @@ def render_report(
     thumbnails: Thumbnails = no_thumbnails,
     most_mistakes: int = 24,
 ) -> str:
-    """The report as HTML.
+    """Return the report as HTML.
 
     Args:
         report: The run directory; see `read_run`.
@@ -93,7 +93,7 @@ def _training(report: TaskReport, panels: Sequence[Panel]) -> Html:
 
 
 def _best(report: TaskReport, panels: Sequence[Panel]) -> Html:
-    """The best validation of the run, in a sentence; of equals the one that best.ckpt is of."""
+    """Return the best validation of the run, in a sentence; of equals the one that best.ckpt is of."""
     lines = {name: line for panel in panels for name, line in panel.lines.items()}
     losses = dict(zip(*lines.get("val/loss", ((), ())), strict=True))
     for name in report.monitors:
@@ -113,7 +113,7 @@ def _best(report: TaskReport, panels: Sequence[Panel]) -> Html:
 
 
 def _data(results: RunResults) -> Html:
-    """The data as the run recorded them, and what only the test has read."""
+    """Return the data as the run recorded them, and what only the test has read."""
     tested = mapping(results.score.get("data"))
     data = {**results.data, **tested}
     splits = {**mapping(results.data.get("splits")), **mapping(tested.get("splits"))}

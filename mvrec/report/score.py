@@ -8,7 +8,7 @@ from mvrec.tasks.score_text import split_text
 
 
 def score_section(report: TaskReport) -> Html:
-    """The score with its protocol and counts; of a run without one, how to get it."""
+    """Return the score with its protocol and counts; of a run without one, how to get it."""
     results = report.results
     if not report.was_tested:
         return _not_tested(results)

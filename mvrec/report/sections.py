@@ -92,7 +92,7 @@ class TaskReport(ABC):
 
     @abstractmethod
     def sections(self, *, thumbnails: Thumbnails, most_mistakes: int) -> list[Section]:
-        """The task's sections, between the training curves and the data.
+        """Return the task's sections, between the training curves and the data.
 
         Args:
             thumbnails: Pictures of a file; raises `DecodeError` where there are none.
@@ -101,7 +101,7 @@ class TaskReport(ABC):
 
     @property
     def was_tested(self) -> bool:
-        """Whether anything is known of a test."""
+        """Return whether anything is known of a test."""
         return bool(self.results.score)
 
     def subtitle(self) -> list[str]:
@@ -130,7 +130,7 @@ class TaskReport(ABC):
 
 
 def csv_rows(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file by the names of its columns."""
+    """Yield the rows of a CSV file by the names of its columns."""
     # Names of files need not be UTF-8; with surrogates in them they can still be opened.
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         for row in csv.DictReader(file, restval="", strict=True):
@@ -138,7 +138,7 @@ def csv_rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file."""
+    """Return the object in a JSON file."""
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError("it holds no object")
@@ -146,13 +146,13 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_groups(path: Path) -> list[dict[str, Any]]:
-    """The parameter groups of a run."""
+    """Return the parameter groups of a run."""
     content = json.loads(path.read_text(encoding="utf-8"))
     return [{**group, "names": list(group.get("names", ()))} for group in content]
 
 
 def chosen_on(results: RunResults) -> bool:
-    """Whether the score is of the files on which the checkpoint was chosen."""
+    """Return whether the score is of the files on which the checkpoint was chosen."""
     return bool(results.score.get("split_chose_checkpoint"))
 
 

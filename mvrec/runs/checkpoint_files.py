@@ -69,7 +69,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 def is_whole(path: Path) -> bool:
-    """Whether every byte of a checkpoint's tensors is as it was written."""
+    """Return whether every byte of a checkpoint's tensors is as it was written."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -86,7 +86,7 @@ class Found(NamedTuple):
 
 
 def newest_checkpoint(folder: Path) -> Found | None:
-    """The whole checkpoint in a folder that is furthest in training; damaged ones are named in a warning.
+    """Return the whole checkpoint in a folder that is furthest in training; damaged ones are named in a warning.
 
     Those of weights alone are passed over: a run cannot go on from them.
 

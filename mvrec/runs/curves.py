@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def read_columns(path: Path) -> Columns:
-    """The steps and finite values of each column of `metrics.csv`."""
+    """Return the steps and finite values of each column of `metrics.csv`."""
     columns: Columns = {}
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -37,7 +37,7 @@ def read_columns(path: Path) -> Columns:
 
 
 def panels_of(columns: Columns) -> list[tuple[str, list[str], bool]]:
-    """The panels that a run has something for: title, its columns, logarithmic axis."""
+    """Return the panels that a run has something for: title, its columns, logarithmic axis."""
     scores = [name for name in columns if name.startswith("val/") and name != "val/loss"]
     panels = [
         (title, scores if names == ("val/*",) else [name for name in names if name in columns], logarithmic)

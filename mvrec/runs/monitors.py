@@ -14,13 +14,13 @@ COUNTS = ("epoch", "step")  # what a file's name may show beside scores
 
 
 def mode_of(score: str) -> Mode:
-    """Whether less or more of a score is better, by its name."""
+    """Return whether less or more of a score is better, by its name."""
     name = score.lower()
     return "min" if any(word in name for word in ("loss", "error")) else "max"
 
 
 def placeholders(filename: str) -> list[str]:
-    """The names in braces in a file's name.
+    """Return the names in braces in a file's name.
 
     Raises:
         UserError: Braces or formats that no number can be put into, which would show only at the first checkpoint; a

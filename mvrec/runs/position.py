@@ -144,13 +144,13 @@ def _reopen_epoch(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
 
 
 def progress_of(checkpoint: dict[str, Any]) -> list[dict[str, int]]:
-    """Lightning's counts of the batches of the epoch, and of all."""
+    """Return Lightning's counts of the batches of the epoch, and of all."""
     progress = checkpoint["loops"]["fit_loop"][PROGRESS]
     return [progress["current"], progress["total"]]
 
 
 def _validation_is_due(trainer: L.Trainer) -> bool:
-    """Whether the schedule has a validation after the batch that has just ended; by the clock it has none."""
+    """Return whether the schedule has a validation after the batch that has just ended; by the clock it has none."""
     fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
     epochs: Any = fit.epoch_progress.total
     in_epoch = epochs.ready == epochs.processed + 1
@@ -171,7 +171,7 @@ def _validation_schedule(trainer: L.Trainer) -> list[Any]:
 
 
 def running_statistics(module: torch.nn.Module) -> list[tuple[str, Tensor]]:
-    """The buffers of batch normalisation, which a forward pass in training moves."""
+    """Return the buffers of batch normalisation, which a forward pass in training moves."""
     return [
         (f"{name}.{key}" if name else key, buffer)
         for name, layer in module.named_modules()

@@ -138,7 +138,7 @@ def on_own_clock(seconds: float | None) -> float | None:
 
 
 def stop_exit() -> int:
-    """The exit code of a run that was asked to stop: as a shell has it for the signal that asked."""
+    """Return the exit code of a run that was asked to stop: as a shell has it for the signal that asked."""
     return INTERRUPT_EXIT if requests.names and requests.names[0] == "SIGINT" else STOP_EXIT
 
 

@@ -47,7 +47,7 @@ def starvation_advice(data_wait: float, *, num_workers: int, cores: int, device_
 
 
 def _log_every(trainer: L.Trainer) -> float:
-    """Steps between two lines; with 0 there are none."""
+    """Return steps between two lines; with 0 there are none."""
     return trainer.log_every_n_steps or math.inf  # type: ignore[attr-defined]  # Lightning sets it in a helper class
 
 

@@ -78,7 +78,7 @@ def check_resume(config: dict[str, Any], resumed: StoredWeights | None) -> None:
 
 
 def changes_since(saved: dict[str, Any], config: dict[str, Any], *, path: str) -> list[Change]:
-    """The settings that are not what they were when a checkpoint was saved.
+    """Return the settings that are not what they were when a checkpoint was saved.
 
     Args:
         saved: The checkpoint.
@@ -116,7 +116,7 @@ def anew(path: Any) -> str:
 
 
 def _differences(before: Any, now: Any, *, new_keys: bool, path: str = "") -> Iterator[Change]:
-    """The leaves of two configurations that differ, under the names that flags have."""
+    """Yield the leaves of two configurations that differ, under the names that flags have."""
     if path in WITHOUT_EFFECT or path.endswith(".weights"):
         return
     if not (isinstance(before, dict) and isinstance(now, dict)):
@@ -282,7 +282,7 @@ def _steps_per_epoch(trainer: L.Trainer) -> int | None:
 
 
 def _place_in_schedule(trainer: L.Trainer, checkpoint: dict[str, Any], facts: dict[str, Any], step: int) -> int:
-    """The step at which the schedule goes on: as far in its epoch as before, where an epoch has other steps now.
+    """Return the step at which the schedule goes on: as far in its epoch as before, where an epoch has other steps now.
 
     Raises:
         UserError: An epoch has become so short that the checkpoint stands behind its end.

@@ -59,7 +59,7 @@ def _own_name(filename: str | None, *, many: bool) -> str:
 
 
 def run_checkpoints(settings: CheckpointSettings, folder: Path, callbacks: list[Any]) -> list[ModelCheckpoint]:
-    """The callbacks that write a run's checkpoints.
+    """Return the callbacks that write a run's checkpoints.
 
     Args:
         settings: `checkpoint` of the configuration.
@@ -192,7 +192,7 @@ class BestAndLast(ModelCheckpoint):
     # -- state --------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The best so far; no path, since a run may move."""
+        """Return the best so far; no path, since a run may move."""
         best = None if self._best is None else {"score": self._best.score, "loss": self._best.loss}
         score = None if self._best is None else torch.tensor(self._best.score)
         return {"monitor": self.monitor, "mode": self.mode, "best": best, "best_model_score": score}
@@ -233,7 +233,7 @@ def rank_of(path: Path, monitor: str | None) -> Rank | None:
 
 
 def moved(state: dict[str, Any], callback: ModelCheckpoint) -> dict[str, Any]:
-    """The state of a `ModelCheckpoint` for the folder that it has now: of its files those that are there."""
+    """Return the state of a `ModelCheckpoint` for the folder that it has now: of its files those that are there."""
     folder = Path(str(callback.dirpath))
 
     def here(path: Any) -> str:

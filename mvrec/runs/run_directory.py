@@ -80,12 +80,12 @@ def without_own_paths(config: Any, run_dir: Path) -> Any:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run directory in which a run has begun."""
+    """Return whether a folder is a run directory in which a run has begun."""
     return (folder / "environment.json").is_file()
 
 
 def lies_in(path: Any, folder: Path) -> bool:
-    """Whether a path is a folder, or something in it; links are followed."""
+    """Return whether a path is a folder, or something in it; links are followed."""
     return isinstance(path, (str, Path)) and Path(path).resolve().is_relative_to(folder.resolve())
 
 
@@ -109,7 +109,7 @@ def set_aside_earlier_run(run_dir: Path) -> Path | None:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, hosts and source revision, for `environment.json`; in a run of several processes all must call it."""
+    """Return versions, hosts and source revision for `environment.json`; all processes of a run must call it."""
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
@@ -130,7 +130,7 @@ def environment() -> dict[str, Any]:
 
 
 def _hosts() -> list[str]:
-    """The host of each process, by rank."""
+    """Return the host of each process, by rank."""
     if not (dist.is_available() and dist.is_initialized()):
         return [socket.gethostname()]
     hosts: list[Any] = [None] * dist.get_world_size()
@@ -329,7 +329,7 @@ class MetricsCsv(Logger):
         write_atomically(self.path, text.getvalue())
 
     def _rows(self) -> list[dict[str, str]]:
-        """The rows of the file; where a crash of the machine has left others than ours, a copy of it is kept."""
+        """Return the rows of the file; where a crash of the machine has left others than ours, a copy of it is kept."""
         text = self.path.read_text(encoding="utf-8", errors="replace")
         whole, end, _ = text.rpartition("\n")  # no row that a kill has cut
         reader = csv.DictReader(io.StringIO(whole + end))

@@ -134,7 +134,7 @@ def _refusal(folder: Path, owner: dict[str, Any]) -> str:
 
 
 def _is_alive(owner: dict[str, Any]) -> bool:
-    """Whether the process that a lock names runs on this machine; a process id that was given anew does not count."""
+    """Return whether the process that a lock names still runs here; a reused process id does not count."""
     pid = owner.get("pid")
     return owner.get("host") == socket.gethostname() and isinstance(pid, int) and _started(pid) == owner.get("started")
 

@@ -14,7 +14,7 @@ from mvrec.published import CREATE_MODEL, input_settings
 
 
 def checkpoint_of(path: str | Path, *, where: str = "") -> Path:
-    """The file that a path means: itself, or of a run directory the best checkpoint, else the last.
+    """Return the file that a path means: itself, or of a run directory the best checkpoint, else the last.
 
     Args:
         path: A file, a run directory, or a folder with `model.safetensors` as `mvrec hub` makes it.
@@ -89,7 +89,7 @@ def _exported(stored: StoredWeights) -> dict[str, Any] | None:
 
 
 def foreign_classes(node: Any) -> list[str]:
-    """The class paths of a network, at whatever depth, that are not of `mvrec.models`."""
+    """Return the class paths of a network, at whatever depth, that are not of `mvrec.models`."""
     if isinstance(node, list | tuple):
         return [path for item in node for path in foreign_classes(item)]
     if not isinstance(node, dict):
@@ -145,7 +145,7 @@ def _of_weights(stored: StoredWeights) -> StartingPoint:
 
 
 def _settings_of(protocol: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a data module under which it has a protocol."""
+    """Return the arguments of a data module under which it has a protocol."""
     shared = {"size": protocol["size"], "normalisation": protocol["normalisation"]}
     if not _is_video(protocol):
         fraction = protocol["size"] / protocol["short_side"]
@@ -156,7 +156,7 @@ def _settings_of(protocol: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_video(values: dict[str, Any]) -> bool:
-    """Whether a protocol, or the arguments of a data module, make clips; earlier versions did not name the kind."""
+    """Return whether a protocol, or a data module's arguments, make clips; earlier versions did not store the kind."""
     return values.get("kind", "clips" if "clip" in values else "images") == "clips"
 
 

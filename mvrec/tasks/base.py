@@ -124,15 +124,15 @@ class Task(L.LightningModule, ABC):
 
     @abstractmethod
     def loss(self, batch: ClipBatch) -> dict[str, Tensor]:
-        """Scalars of a training batch by their names; "loss" is what training lowers, all are logged."""
+        """Return scalars of a training batch by their names; "loss" is what training lowers, all are logged."""
 
     def predict(self, clips: Tensor) -> Any:
-        """Outputs of clips (B, C, T, H, W) or images (B, C, H, W) for the tally: the network's, unless overridden."""
+        """Return the network's outputs for clips (B, C, T, H, W) or images (B, C, H, W); a task may override it."""
         return self(clips)
 
     @abstractmethod
     def tally(self) -> Tally:
-        """An empty tally of what an evaluation sees."""
+        """Return an empty tally of what an evaluation sees."""
 
     @abstractmethod
     def score_names(self) -> list[str]:
@@ -223,13 +223,13 @@ class Task(L.LightningModule, ABC):
             log.info("%d blocks are sharded over %d processes", blocks, self.trainer.world_size)
 
     def train(self, mode: bool = True) -> "Task":
-        """Training or evaluation mode; what is frozen stays in evaluation mode, with its running statistics."""
+        """Return training or evaluation mode; what is frozen stays in evaluation mode, with its running statistics."""
         super().train(mode)
         self.start.keep_frozen(self.backbone)
         return self
 
     def configure_optimizers(self) -> Any:
-        """The optimiser with its parameter groups, and the schedule per optimiser step.
+        """Return the optimiser with its parameter groups, and the schedule per optimiser step.
 
         Raises:
             UserError: A learning rate that is not above 0, or a schedule without an end.
@@ -274,7 +274,7 @@ class Task(L.LightningModule, ABC):
     # -- training -----------------------------------------------------------------------------------------------
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         values = self.loss(batch)
         for name, value in values.items():
             self.log(f"train/{name}", value, batch_size=len(batch))
@@ -387,7 +387,7 @@ class Task(L.LightningModule, ABC):
 
     @property
     def _chosen_on_split(self) -> bool:
-        """Whether the test is on the very list of files on which the checkpoint was chosen."""
+        """Return whether the test is on the very list of files on which the checkpoint was chosen."""
         return self._chosen_on is not None and self._chosen_on == self.data.index("test").digest()
 
     @property

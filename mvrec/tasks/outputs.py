@@ -26,15 +26,15 @@ class Output(ABC):
 
     @abstractmethod
     def text(self, top: int) -> str:
-        """The prediction in a line for people; `top` says how much of it, where there is an order."""
+        """Return the prediction in a line for people; `top` says how much of it, where there is an order."""
 
     @abstractmethod
     def cells(self, top: int) -> list[str]:
-        """The prediction as cells of a CSV file, under `TaskOutputs.columns`."""
+        """Return the prediction as cells of a CSV file, under `TaskOutputs.columns`."""
 
     @abstractmethod
     def fields(self, top: int) -> dict[str, Any]:
-        """The prediction as fields of a JSON object."""
+        """Return the prediction as fields of a JSON object."""
 
 
 class TaskOutputs(ABC):
@@ -51,7 +51,7 @@ class TaskOutputs(ABC):
     @classmethod
     @abstractmethod
     def of_file(cls, details: Mapping[str, Any], network: Backbone, *, source: str, classes: str | None = None) -> Self:
-        """The outputs of a network whose file says `details`, which are the task's `facts`.
+        """Return the outputs of a network whose file says `details`, which are the task's `facts`.
 
         Args:
             details: What the file says of itself.
@@ -65,7 +65,7 @@ class TaskOutputs(ABC):
 
     @abstractmethod
     def output(self, raw: Tensor, weights: Tensor) -> Output:
-        """The prediction of a file.
+        """Return the prediction of a file.
 
         Args:
             raw: What the network gives for its views, (V, ...).
@@ -74,10 +74,10 @@ class TaskOutputs(ABC):
 
     @abstractmethod
     def columns(self, top: int) -> list[str]:
-        """Names of the CSV columns that `Output.cells` fills."""
+        """Return names of the CSV columns that `Output.cells` fills."""
 
     def no_fields(self) -> dict[str, Any]:
-        """Fields of a JSON object for what could not be read."""
+        """Return fields of a JSON object for what could not be read."""
         return {}
 
     @abstractmethod
@@ -86,7 +86,7 @@ class TaskOutputs(ABC):
 
     @classmethod
     def facts_in(cls, details: Mapping[str, Any]) -> dict[str, Any]:
-        """The task's facts among all that a file says; a file of published weights may say none."""
+        """Return the task's facts among all that a file says; a file of published weights may say none."""
         return {}
 
     @classmethod
@@ -105,11 +105,11 @@ class TaskOutputs(ABC):
     @classmethod
     @abstractmethod
     def report(cls, results: RunResults) -> TaskReport:
-        """The task's part of a run's report."""
+        """Return the task's part of a run's report."""
 
 
 def task_of(details: Mapping[str, Any]) -> str:
-    """The task that a checkpoint, a card or `metrics.json` names."""
+    """Return the task that a checkpoint, a card or `metrics.json` names."""
     return str(details.get("task") or CLASSIFICATION)
 
 
@@ -119,7 +119,7 @@ def identity(kind: "type[TaskOutputs]") -> dict[str, str]:
 
 
 def outputs_of(details: Mapping[str, Any], *, source: str) -> type[TaskOutputs]:
-    """The class of outputs that a checkpoint, a card or `metrics.json` names.
+    """Return the class of outputs that a checkpoint, a card or `metrics.json` names.
 
     Raises:
         UserError: A class of a module that the file may not name, or none of a task.
@@ -143,5 +143,5 @@ def need_task(outputs: TaskOutputs, task: str, *, command: str, source: object) 
 
 
 def joined(parts: Sequence[Any]) -> Any:
-    """Outputs of several batches of views as those of one: tensors (V, ...), or lists with one entry per view."""
+    """Join the outputs of several batches of views: tensors (V, ...), or lists with one entry per view."""
     return torch.cat(list(parts)) if isinstance(parts[0], Tensor) else [view for part in parts for view in part]

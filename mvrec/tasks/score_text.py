@@ -10,7 +10,7 @@ from mvrec.tasks.scores import NOT_FINITE, Scores
 
 
 def score_line(scores: Scores, stage: str, *, noun: str, protocol: Any, split: str) -> str:
-    """The line with the score and its small print.
+    """Return the line with the score and its small print.
 
     `predict` has no score: its data need not have the right classes.
 

@@ -40,7 +40,7 @@ class Extent:
 
     @property
     def partial(self) -> bool:
-        """Whether only a part of the split was to be scored."""
+        """Return whether only a part of the split was to be scored."""
         return self.total is not None and self.expected < self.total
 
     @property
@@ -61,7 +61,7 @@ class Scores(Extent, ABC):
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
-        """Named values, the one that says which of two models is better first."""
+        """Return named values, the one that says which of two models is better first."""
 
     def text_of(self, name: str, value: float) -> str:
         """A metric as people read it."""
@@ -83,7 +83,7 @@ class Tally(ABC):
 
     @abstractmethod
     def usable(self, outputs: Any) -> Sequence[bool]:
-        """Whether the outputs of each view of a batch are finite."""
+        """Return whether the outputs of each view of a batch are finite."""
 
     @abstractmethod
     def add(self, outputs: Any, targets: Any, sample_ids: Sequence[int], places: Sequence[int]) -> None:
@@ -106,10 +106,10 @@ class Tally(ABC):
 
     @abstractmethod
     def scores(self, **extent: Any) -> Scores:
-        """The scores of all samples; `extent` are the fields of `Extent`."""
+        """Return the scores of all samples; `extent` are the fields of `Extent`."""
 
     def target(self, row: Any) -> Target:
-        """The target of a sample whose outputs are not finite, from its row of a batch, where the scores need it."""
+        """Return the target, where scores need it, of a sample with non-finite outputs, from its row of a batch."""
         return NoTarget()
 
 
@@ -126,10 +126,10 @@ class MeanTally(Tally):
 
     @abstractmethod
     def values(self, outputs: Tensor) -> Tensor:
-        """The values of each view that are averaged, float64 (B, D) on the CPU, of outputs (B, D)."""
+        """Return the values of each view that are averaged, float64 (B, D) on the CPU, of outputs (B, D)."""
 
     def usable(self, outputs: Tensor) -> list[bool]:
-        """Whether all outputs of a view are finite."""
+        """Return whether all outputs of a view are finite."""
         return outputs.detach().flatten(1).isfinite().all(dim=1).tolist()
 
     def add(self, outputs: Tensor, targets: Tensor, sample_ids: Sequence[int], places: Sequence[int]) -> None:
@@ -249,6 +249,6 @@ class ScoreKeeper:
 
 
 def stacked(rows: Iterable[Tensor]) -> Tensor:
-    """Rows as one tensor; without any an empty one."""
+    """Return rows as one tensor; without any an empty one."""
     rows = list(rows)
     return torch.stack(rows) if rows else torch.empty(0)

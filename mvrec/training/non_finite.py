@@ -71,7 +71,7 @@ class NonFiniteGuard(L.Callback):
         self._known: set[int] = set()  # parameters that have been through a step, so that their state is there
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts, for checkpoints."""
+        """Return the counts, for checkpoints."""
         self._read()
         return {"skipped": self.skipped, "in_a_row": self._in_a_row}
 
@@ -178,12 +178,12 @@ class NonFiniteGuard(L.Callback):
 
 
 def _is_scaled(trainer: L.Trainer) -> bool:
-    """Whether a loss scaler looks at the gradients, which waits for the device anyway."""
+    """Return whether a loss scaler looks at the gradients, which waits for the device anyway."""
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
 def _decides_on_device(trainer: L.Trainer, optimizer: Optimizer) -> bool:
-    """Whether the optimiser acts on `found_inf`."""
+    """Return whether the optimiser acts on `found_inf`."""
     fused = type(optimizer) in FUSED and all(group["fused"] for group in optimizer.param_groups)
     return fused and not _is_scaled(trainer)
 
@@ -221,7 +221,7 @@ def _to_cpu(value: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
 
 
 def total_norm(gradients: list[Tensor]) -> Tensor:
-    """Euclidean norm of all gradients as a scalar (); of sharded ones, of this process's part and theirs."""
+    """Return euclidean norm of all gradients as a scalar (); of sharded ones, of this process's part and theirs."""
     if not gradients:
         return torch.zeros(())
     norm = torch.nn.utils.get_total_norm(gradients, norm_type=2.0, error_if_nonfinite=False)

@@ -62,7 +62,7 @@ class WarmupCosine:
             raise ValueError(f"schedule.per must be 'step', 'epoch' or 'epoch_late', got {self.per!r}")
 
     def factor(self, step: int, *, total_steps: int, steps_per_epoch: int) -> float:
-        """The rate of optimiser step `step` (from 0) as a share of the peak rate."""
+        """Return the rate of optimiser step `step` (from 0) as a share of the peak rate."""
         if self.per != "step":
             epoch = step // steps_per_epoch
             step = steps_per_epoch * (max(epoch - 1, 0) if self.per == "epoch_late" else epoch)
@@ -76,7 +76,7 @@ class WarmupCosine:
 
 
 def count_steps(trainer: L.Trainer) -> float:
-    """Steps of the whole run; the batches of an epoch are counted too.
+    """Return steps of the whole run; the batches of an epoch are counted too.
 
     Raises:
         UserError: A run without an end, or validations that come after more batches than an epoch has.

@@ -14,7 +14,7 @@ def parameter_groups(
     layers: Sequence[Sequence[str]] = (),
     layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Groups for an optimiser: what its weight decay acts on, and what it leaves alone; with layer decay, per layer.
+    """Return parameter groups for an optimiser: with and without weight decay; with layer decay, also per layer.
 
     Vectors (biases, norms) and the names in `undecayed` do not decay; frozen parameters are in no group. With a
     `layer_decay` below 1 the rate of layer i of n is `layer_decay ** (n - 1 - i)` of the optimiser's, so that the last
@@ -89,7 +89,7 @@ def group_record(optimizer: Optimizer, model: nn.Module) -> list[dict[str, Any]]
 
 
 def group_table(record: Sequence[dict[str, Any]]) -> list[str]:
-    """The record as lines of a table, without the names of the parameters."""
+    """Return the record as lines of a table, without the names of the parameters."""
     width = max([len(row["name"]) for row in record] + [5])
     lines = [f"{'group':<{width}}  tensors  parameters    peak lr  weight decay"]
     for row in record:

@@ -53,5 +53,5 @@ def shard(backbone: nn.Module, stages: list[tuple[str, ...]], device_mesh: Any) 
 
 
 def is_sharded(trainer: L.Trainer) -> bool:
-    """Whether the trainer's strategy leaves the sharding to the model."""
+    """Return whether the trainer's strategy leaves the sharding to the model."""
     return isinstance(trainer.strategy, ModelParallelStrategy)

@@ -138,7 +138,7 @@ def _check(parameters: Mapping[str, Any]) -> None:
 
 
 def _handwriting(seed: int) -> dict[str, dict[str, Floats]]:
-    """Digits (n, 8, 8) from 0 to 1 for each split and class; no two splits share one."""
+    """Return digits (n, 8, 8) from 0 to 1 for each split and class; no two splits share one."""
     images, labels = handwritten_digits(noun=NOUN)
     order = np.random.default_rng(seed).permutation(len(images))
     images, labels = images[order], labels[order]
@@ -154,7 +154,7 @@ def _handwriting(seed: int) -> dict[str, dict[str, Floats]]:
 def _draw(
     parameters: Mapping[str, Any], digits: Mapping[str, Mapping[str, Floats]]
 ) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
-    """Path and pixels (H, W, C) of every image."""
+    """Yield path and pixels (H, W, C) of every image."""
     for split_number, split in enumerate(SPLITS):
         for label, name in enumerate(CLASSES):
             for number in range(parameters["images_per_class"][split]):

@@ -144,7 +144,7 @@ def _draw_ink(pose: npt.NDArray[np.float64], digit: Floats, size: int) -> Floats
 
 
 def _sample_bilinear(image: Floats, rows: Floats, columns: Floats) -> Floats:
-    """Values of `image` (h, w) between its pixels, 0 outside."""
+    """Return values of `image` (h, w) between its pixels, 0 outside."""
     padded = np.pad(image, 1)
     rows = np.clip(rows + 1, 0, padded.shape[0] - 1.001)
     columns = np.clip(columns + 1, 0, padded.shape[1] - 1.001)
@@ -230,7 +230,7 @@ def _check_parameters(**parameters: Any) -> dict[str, Any]:
 
 
 def _split_digits(seed: int) -> dict[str, Floats]:
-    """Handwritten digits (n, 8, 8) from 0 to 1 for each split; no two splits share one."""
+    """Return handwritten digits (n, 8, 8) from 0 to 1 for each split; no two splits share one."""
     images, _ = handwritten_digits(noun=NOUN)
     images = np.random.default_rng(seed).permutation(images)
     ends = np.cumsum([round(len(images) * _SPLIT_FRACTIONS[split]) for split in SPLITS])

@@ -14,7 +14,7 @@ RECORD = "dataset.json"  # in a data set's folder: the parameters it was generat
 
 
 def is_generated(root: Path, parameters: Mapping[str, Any], *, noun: str) -> bool:
-    """Whether the data set of these parameters is at `root`; an empty folder is none.
+    """Return whether the data set of these parameters is at `root`; an empty folder is none.
 
     Args:
         root: The folder.
@@ -45,7 +45,7 @@ def is_generated(root: Path, parameters: Mapping[str, Any], *, noun: str) -> boo
 
 
 def handwritten_digits(*, noun: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Scikit-learn's handwritten digits: float (n, 8, 8) from 0 to 1, and which digit each is (n,).
+    """Return scikit-learn's handwritten digits: float (n, 8, 8) from 0 to 1, and which digit each is (n,).
 
     Args:
         noun: What messages call the data set that needs them.

@@ -53,7 +53,7 @@ class ArchiveMember:
         return self.__fspath__()
 
     def read(self) -> bytes:
-        """The file's bytes.
+        """Return the file's bytes.
 
         Raises:
             DecodeError: The archive is missing, may not be read, or ends before the file does.
@@ -75,7 +75,7 @@ FilePath = str | os.PathLike[str]  # what readers take: a path, or an `ArchiveMe
 
 
 def list_tar(path: Path) -> Iterator[ArchiveMember]:
-    """The files in an uncompressed tar, and in the tars that lie in it, in the order in which they lie there.
+    """Yield the files in an uncompressed tar, and in the tars that lie in it, in the order in which they lie there.
 
     Only the headers are read, so the time is that of one small read per file. Folders, links and the like are passed
     over. The files of a tar in a tar are named with both, `n01440764.tar/n01440764_10026.JPEG`.
@@ -101,7 +101,7 @@ def _refuse_compressed(where: str, beginning: bytes) -> None:
 
 
 def _members(path: Path, *, prefix: str, begin: int, end: int) -> Iterator[ArchiveMember]:
-    """The files of the tar that lies at `begin..end` of a file, and of those in it."""
+    """Yield the files of the tar that lies at `begin..end` of a file, and of those in it."""
     where = f"{path}/{prefix}".rstrip("/")
     with path.open("rb") as file:
         file.seek(begin)
@@ -213,7 +213,7 @@ def _user_cache(path: Path) -> Path:
 
 
 def _saved_listing(place: Path, stamp: np.ndarray) -> dict[str, np.ndarray] | None:
-    """The arrays of a saved listing, or `None` when there is none, or one of another state of the tar."""
+    """Return the arrays of a saved listing, or `None` when there is none, or one of another state of the tar."""
     if not place.is_file():
         return None
     try:

@@ -21,7 +21,7 @@ Row = tuple[str, str, str]  # number, name, where it stands
 
 
 def read_class_names(path: Path) -> list[str]:
-    """Class names in label order; an empty list when there is no such file.
+    """Return class names in label order; an empty list when there is no such file.
 
     Read are one name per line (`abseiling`), lines with numbers before or behind the names that count from 0 or, as in
     `classInd.txt`, from 1 (`0 abseiling`, `abseiling,0`), a table with a header (`id,name`), and in JSON a list of
@@ -69,7 +69,7 @@ def _of_json(text: str, path: Path) -> list[str]:
 
 
 def _without_ids(tree: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Keras's `{"0": ["n01440764", "tench"]}` as names by number; of names that stand twice the id tells them apart."""
+    """Return Keras's `{"0": ["n01440764", "tench"]}` as names by number; the WordNet id tells equal names apart."""
     if not all(
         isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value) for _, value in tree
     ):
@@ -87,7 +87,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> _Pairs:
 
 
 def _table(lines: Sequence[tuple[str, str]]) -> list[Row]:
-    """The rows of a table whose header has a column of numbers and one of names; none for other files."""
+    """Return the rows of a table whose header has a column of numbers and one of names; none for other files."""
     if len(lines) < 2:
         return []
     delimiter = next((sign for sign in ",;\t" if sign in lines[0][1]), None)
@@ -108,7 +108,7 @@ def _table(lines: Sequence[tuple[str, str]]) -> list[Row]:
 
 
 def _numbered_lines(lines: Sequence[tuple[str, str]]) -> list[Row]:
-    """The rows of lines that all begin, or all end, with a number of their own, together 0..n-1 or 1..n."""
+    """Return the rows of lines that all begin, or all end, with a number of their own, together 0..n-1 or 1..n."""
     for at_end in (False, True):
         rows = []
         for where, line in lines:
@@ -135,7 +135,7 @@ def _is_number(text: str) -> bool:
 
 
 def _in_order(rows: Sequence[Row], path: Path) -> list[str]:
-    """Names in the order of their numbers, which count from 0 or from 1."""
+    """Return names in the order of their numbers, which count from 0 or from 1."""
     found: dict[int, tuple[str, str]] = {}
     for number, name, where in rows:
         if int(number) in found:
@@ -151,7 +151,7 @@ def _in_order(rows: Sequence[Row], path: Path) -> list[str]:
 
 
 def _each_once(names: Iterable[tuple[str, str]]) -> list[str]:
-    """Names that stand once each, given with their places."""
+    """Return names that stand once each, given with their places."""
     found: dict[str, str] = {}
     for name, where in names:
         if not name:

@@ -28,7 +28,7 @@ def normalised(name: str) -> str:
 
 
 def comparable(ours: Sequence[str], theirs: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Two lists of classes for comparison: `normalised`, or as they are where that makes two of one list equal."""
+    """Normalise two lists of classes for comparison; a list in which that makes two names equal stays as it is."""
     lists = [normalised(name) for name in ours], [normalised(name) for name in theirs]
     if any(len(set(plain)) < len(plain) for plain in lists):
         return list(ours), list(theirs)
@@ -72,7 +72,7 @@ class ClassNames:
             del self._loose[name]
 
     def number(self, label: str, *, where: str) -> int:
-        """The class that a label means: its name, an alias, its name but for spelling, or its number.
+        """Return the class that a label means: its name, an alias, its name but for spelling, or its number.
 
         Raises:
             UserError: It means none, with the nearest name.
@@ -94,7 +94,7 @@ class ClassNames:
 
 
 def known_class_names(classes: str | Sequence[str]) -> list[str]:
-    """The names behind `data.classes`: themselves, a shipped list, or a file of names.
+    """Return the names behind `data.classes`: themselves, a shipped list, or a file of names.
 
     The shipped lists are those that torchvision's weights carry: 400 of Kinetics in alphabetical order, 1000 of
     ImageNet in the order of their WordNet ids.
@@ -119,13 +119,13 @@ def known_class_names(classes: str | Sequence[str]) -> list[str]:
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """Names that stand more than once get their number: ImageNet has had two classes "crane"."""
+    """Return names that stand more than once get their number: ImageNet has had two classes "crane"."""
     repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     return [f"{name} ({number})" if name in repeated else name for number, name in enumerate(names)]
 
 
 def wordnet_aliases(labels: Iterable[str], names: Sequence[str], *, where: str) -> dict[str, int]:
-    """ImageNet's WordNet ids as labels for 1000 names: the sorted ids are in the order of the names.
+    """Return ImageNet's WordNet ids as labels for 1000 names: the sorted ids are in the order of the names.
 
     Args:
         labels: All labels of a split; nothing is returned when they are no WordNet ids.
@@ -149,7 +149,7 @@ def wordnet_aliases(labels: Iterable[str], names: Sequence[str], *, where: str) 
 
 
 def class_names_of(labels: Mapping[str, str], *, are_names: bool = False, multi_label: bool = False) -> list[str]:
-    """The classes that labels speak of: names sorted, or "0".."n-1" when all labels of a list are numbers.
+    """Return the classes that labels speak of: names sorted, or "0".."n-1" when all labels of a list are numbers.
 
     Args:
         labels: The labels with the place of their first row.
@@ -178,7 +178,7 @@ def class_names_of(labels: Mapping[str, str], *, are_names: bool = False, multi_
 
 
 def _numbered(labels: Mapping[str, str], *, may_have_gaps: bool) -> list[str]:
-    """Numbers from "0" to the highest one."""
+    """Return numbers from "0" to the highest one."""
     found = {int(label): where for label, where in labels.items()}
     most = max(found, default=-1)
     missing = next((number for number in range(len(found)) if number not in found), None)

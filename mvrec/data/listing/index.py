@@ -170,7 +170,7 @@ class SampleIndex:
         return spans
 
     def digest(self) -> str:
-        """SHA-256 of paths (relative to the root), labels, spans and class names, by which two runs' data compare."""
+        """Return the SHA-256 of relative paths, labels, spans and class names, which identifies the data of a run."""
         digest = hashlib.sha256("\n".join(self.class_names or self._texts).encode("utf-8", "surrogateescape"))
         label_ends = self._sets.ends if self._sets is not None else None
         spans = None if self._spans is None else self._spans.astype(np.float32)  # as when the first runs were recorded
@@ -262,7 +262,7 @@ def _decoded(name: bytes) -> str:
 
 
 def _classes(packed: "_Packing", given: Sequence[str] | ClassNames | None, labels: Mapping[str, str]) -> ClassNames:
-    """The classes that rows speak of, which must be of the kind that they were found with in another split."""
+    """Return the classes that rows speak of, which must be of the kind that they were found with in another split."""
     several, source = packed.multi_label, packed.first_source
     if isinstance(given, ClassNames):
         if given.multi_label is not None and given.multi_label != several and len(packed.ends):
@@ -358,7 +358,7 @@ class _Packing:
         self.places.extend((row.offset, row.size, cut))
 
     def _archive_end(self, path: str) -> int:
-        """Bytes of a path up to the first part that is a tar; -1 where no part is. Each is looked for once."""
+        """Return bytes of a path up to the first part that is a tar; -1 where no part is. Each is looked for once."""
         place = -1
         while (place := path.find(".tar/", place + 1)) >= 0:
             archive = path[: place + len(".tar")]
@@ -370,16 +370,16 @@ class _Packing:
         return -1
 
     def labels_seen(self) -> Mapping[str, str]:
-        """The labels, each with the place of its first row."""
+        """Return the labels, each with the place of its first row."""
         return dict(zip(self._numbers, self._firsts, strict=True))
 
     def where(self, number: int) -> str:
-        """The place of a row."""
+        """Return the place of a row."""
         return self.origins.where(number)
 
 
 def _repeated_rows(index: SampleIndex) -> dict[int, int]:
-    """The rows that repeat the file and the span of an earlier one, with that."""
+    """Return the rows that repeat the file and the span of an earlier one, with that."""
     # Hashes find the few rows to compare; a set of a million paths would take more memory than the index.
     hashes = np.fromiter((hash(index._name(number)) for number in range(len(index))), np.int64, len(index))
     values, counts = np.unique(hashes, return_counts=True)

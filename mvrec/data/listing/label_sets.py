@@ -29,11 +29,11 @@ class LabelSets:
         return np.repeat(np.arange(len(self)), np.diff(self.ends, prepend=0))
 
     def ordered(self) -> "LabelSets":
-        """The same with each row's labels rising."""
+        """Return the same with each row's labels rising."""
         return LabelSets(self.values[np.lexsort((self.values, self.rows))], self.ends)
 
     def first_repeated(self) -> tuple[int, int] | None:
-        """Row and label of the first label that stands twice in its row; the rows' labels must rise."""
+        """Return row and label of the first label that stands twice in its row; the rows' labels must rise."""
         rows = self.rows
         twice = np.flatnonzero((rows[1:] == rows[:-1]) & (self.values[1:] == self.values[:-1]))
         return (int(rows[twice[0]]), int(self.values[twice[0]])) if len(twice) else None

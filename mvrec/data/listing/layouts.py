@@ -74,11 +74,11 @@ class Layout(ABC):
 
     @abstractmethod
     def has(self, split: str) -> bool:
-        """Whether there is such a split."""
+        """Return whether there is such a split."""
 
     @abstractmethod
     def rows(self, split: str) -> Iterable[Row]:
-        """The rows of a split that is there.
+        """Return the rows of a split that is there.
 
         Raises:
             UserError: A malformed list, a class folder without files.
@@ -93,7 +93,7 @@ class Layout(ABC):
         return f"{self.root}/{split}"
 
     def describe(self) -> str:
-        """The layout and where its splits come from, in a line."""
+        """Return the layout and where its splits come from, in a line."""
         splits = [f"{split} from {self.place(split)}" for split in SPLITS if self.has(split)]
         return f"{self.title}: {', '.join(splits)}"
 
@@ -102,13 +102,13 @@ class Layout(ABC):
         return f"expected {self.expected()}"
 
     def class_names(self) -> list[str]:
-        """The names in label order where the layout itself holds them, else an empty list."""
+        """Return the names in label order where the layout itself holds them, else an empty list."""
         return read_class_names(self.root / "classes.txt")
 
     def index(
         self, split: str, *, class_names: Sequence[str] | ClassNames | None, target_of: TargetOf | None = None
     ) -> SampleIndex | None:
-        """The samples of a split; `None` when there is none. See `SampleIndex` for the other arguments.
+        """Return the samples of a split; `None` when there is none. See `SampleIndex` for the other arguments.
 
         Raises:
             UserError: As `rows`, as `SampleIndex`, or a split without rows.
@@ -155,7 +155,7 @@ class ListsAndFolders(Layout):
         self._with_lists, self._folders = lists, folders
 
     def list_of(self, split: str) -> Path | None:
-        """The list of a split, where lists count and there is one."""
+        """Return the list of a split, where lists count and there is one."""
         if not self._with_lists:
             return None
         # The last is what mmaction2 calls its lists: kinetics400_train_list_videos.txt.
@@ -168,26 +168,26 @@ class ListsAndFolders(Layout):
         return found[0] if found else None
 
     def folder_of(self, split: str) -> Path | None:
-        """The folder of a split, where folders count and there is one."""
+        """Return the folder of a split, where folders count and there is one."""
         folder = None if self._folders is None else self.root / self._folders / split
         return folder if folder is not None and folder.is_dir() else None
 
     def has(self, split: str) -> bool:
-        """Whether there is a list or a folder."""
+        """Return whether there is a list or a folder."""
         return self.list_of(split) is not None or self.folder_of(split) is not None
 
     def place(self, split: str) -> str:
-        """The list or the folder."""
+        """Return the list or the folder."""
         return str(self.list_of(split) or self.folder_of(split))
 
     def missing(self, split: str) -> str:
-        """The list and the folder."""
+        """Return the list and the folder."""
         sought = [f"a list {split}.csv"] if self._with_lists else []
         sought += [f"a folder {split}/"] if self._folders is not None else []
         return f"neither {' nor '.join(sought)}" if len(sought) > 1 else f"not {sought[0]}"
 
     def rows(self, split: str) -> Iterable[Row]:
-        """The rows of the list, else those of the folder."""
+        """Return the rows of the list, else those of the folder."""
         listed, folder = self.list_of(split), self.folder_of(split)
         if listed is not None:
             return placed_rows(self.root, split, read_rows(listed), self.notes)
@@ -195,7 +195,7 @@ class ListsAndFolders(Layout):
         return self.rows_of_folders(folder)
 
     def expected(self) -> str:
-        """The folders and the lists."""
+        """Return the folders and the lists."""
         noun, below = self.kind.noun, f"{self.root}/{self._folders}/".replace("//", "/")
         folders = f"{below}train/<class name>/<{noun}> and the same for val and test"
         lists = f"the lists train.csv, val.csv and test.csv in {self.annotations}"
@@ -205,7 +205,7 @@ class ListsAndFolders(Layout):
 
 
 def placed_rows(root: Path, split: str, rows: Iterator[Row], notes: list[tuple[int, str]]) -> Iterator[Row]:
-    """Rows of a list with paths relative to its data set, also where the list's are relative to a folder in it.
+    """Yield rows of a list with paths relative to its data set, also where the list's are relative to a folder in it.
 
     Args:
         root: Where the data set is.
@@ -253,7 +253,7 @@ def check_root(root: Path) -> None:
 def find_split(
     root: Path, split: str, *, class_names: Sequence[str] | None = None, kind: Kind = VIDEOS
 ) -> SampleIndex | None:
-    """The samples of one split in `ListsAndFolders`, or `None` when there is no such split.
+    """Return the samples of one split in `ListsAndFolders`, or `None` when there is no such split.
 
     Class names come from the argument, else from `root/classes.txt`, else from what the split itself holds.
 
@@ -268,7 +268,7 @@ def find_split(
 def scan_class_folders(
     folder: Path, *, kind: Kind = VIDEOS, root: Path | None = None, skipped: list[str] | None = None
 ) -> Iterator[Row]:
-    """Rows of `folder/<class name>/<file>`, sorted; hidden files and files of another kind are skipped.
+    """Yield rows of `folder/<class name>/<file>`, sorted; hidden files and files of another kind are skipped.
 
     Only directories are read, no file is opened, so a tree of any size is listed quickly.
 
@@ -302,19 +302,19 @@ def scan_class_folders(
 
 
 def first_folder(root: Path, names: Iterable[str]) -> Path:
-    """The first of some folders below the root that is there; the root itself otherwise."""
+    """Return the first of some folders below the root that is there; the root itself otherwise."""
     return next((root / name for name in names if (root / name).is_dir()), root)
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted, without hidden ones."""
+    """Return names of the folders in a folder, sorted, without hidden ones."""
     return sorted(entry.name for entry in visible(folder) if _is_folder(entry))
 
 
 def files_below(
     folder: str, kind: Kind, prefix: str = "", *, skipped: list[str] | None = None, skipped_prefix: str = ""
 ) -> Iterator[str]:
-    """Names of the files of a kind in a folder, sorted; files in nested folders come after those beside them.
+    """Yield names of the files of a kind in a folder, sorted; files in nested folders come after those beside them.
 
     `skipped` takes the names of the others: of another kind, hidden ones, and folders where none are looked into.
     """
@@ -368,7 +368,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _leads_back(entry: os.DirEntry[str], folder: str) -> bool:
-    """Whether a folder is a link to one that it lies in, below which all files would be found again and again."""
+    """Return whether a folder is a link to one of its own parents: following it would list all files endlessly."""
     if not entry.is_symlink():
         return False
     here, there = os.path.realpath(folder), os.path.realpath(entry.path)
@@ -389,7 +389,7 @@ def visible(folder: Path | str) -> Iterator[os.DirEntry[str]]:
 
 
 def entries_of(folder: Path | str) -> Iterator[os.DirEntry[str]]:
-    """All that is in a folder.
+    """Yield all that is in a folder.
 
     Raises:
         UserError: The folder may not be read.

@@ -71,7 +71,7 @@ class Row(NamedTuple):
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Rows of a list file.
+    """Yield rows of a list file.
 
     Two formats. With a header that names `path` and `label`, in any order, and optionally `start` and `end` in
     seconds, or `offset` and `size` in bytes for files inside a tar; other columns travel along. The delimiter is the
@@ -95,7 +95,7 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def read_files(path: Path) -> Iterator[Row]:
-    """Rows of a list of files that need not say their classes.
+    """Yield rows of a list of files that need not say their classes.
 
     All that `read_rows` reads; with a header that names `path`, also without labels; without a header also plain paths,
     one per line, or the first field of each line of a `.csv`. Paths are relative to the list.
@@ -128,7 +128,7 @@ def _is_file(listed: Path, name: str) -> bool:
 
 
 def _without_label(listed: Path, text: str) -> str:
-    """The path of `path label` or `path frames label`; "" where the line is none of these."""
+    """Return the path of `path label` or `path frames label`; "" where the line is none of these."""
     name, label = _cut(text)
     if not name or not label.isdecimal():
         return ""
@@ -201,7 +201,7 @@ def open_text(path: Path) -> TextIO:
 
 
 def csv_lines(path: Path, file: Iterable[str], *, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and stripped fields of a CSV, without its blank lines.
+    """Yield line numbers and stripped fields of a CSV, without its blank lines.
 
     Raises:
         UserError: What no CSV may hold, such as a NUL byte, with file and line.
@@ -217,7 +217,7 @@ def csv_lines(path: Path, file: Iterable[str], *, delimiter: str) -> Iterator[tu
 
 
 def read_header(line: str, *, needed: Iterable[str], delimiters: str = DELIMITERS) -> tuple[list[str], str] | None:
-    """Columns of a header line in lower case, and the delimiter; `None` when it does not name the needed ones."""
+    """Return lower-case columns and delimiter of a header line; `None` if it lacks a required column."""
     for delimiter in delimiters:
         fields = next(csv.reader([line], delimiter=delimiter), []) if "\0" not in line else []
         columns = [field.strip().lower() for field in fields]
@@ -227,7 +227,7 @@ def read_header(line: str, *, needed: Iterable[str], delimiters: str = DELIMITER
 
 
 def is_youtube_csv(path: Path) -> bool:
-    """Whether a list is an annotation CSV of Kinetics, which names videos by their YouTube ids."""
+    """Return whether a list is an annotation CSV of Kinetics, which names videos by their YouTube ids."""
     with open_text(path) as file:
         return read_header(file.readline(), needed=YOUTUBE_COLUMNS, delimiters=",") is not None
 
@@ -344,7 +344,7 @@ def _cut(text: str) -> tuple[str, str]:
 
 
 def _without_frame_count(name: str, *, where: str) -> str:
-    """The path of `path frames label`, or the whole name where no frame count ends it.
+    """Return the path of `path frames label`, or the whole name where no frame count ends it.
 
     Raises:
         UserError: The path is a folder, so that the list is one of raw frames.

@@ -63,7 +63,7 @@ class Origins:
         return Row("", "", source=source, line=self._lines[number])
 
     def columns(self) -> dict[str, list[str]]:
-        """The other columns by their names, a value for every row."""
+        """Return the other columns by their names, a value for every row."""
         if not self._names:
             return {}
         rows = range(len(self._ends)) if self._rows is None else self._rows.tolist()

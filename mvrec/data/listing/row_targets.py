@@ -42,7 +42,7 @@ class RowTargets:
             raise UserError(f"{row.where}: the target is {_name(kind)}, at {self._place} it is {_name(self.type)}")
 
     def of(self, row: Row) -> Target | None:
-        """The target of a row.
+        """Return the target of a row.
 
         Raises:
             UserError: It cannot be made.

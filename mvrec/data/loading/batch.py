@@ -84,7 +84,7 @@ class ClipBatch:
         return len(self.sample_ids)
 
     def with_clips(self, clips: Tensor) -> "ClipBatch":
-        """The same batch with other pixels."""
+        """Return the same batch with other pixels."""
         return replace(self, clips=clips)
 
     def _map_tensors(self, change: Any) -> "ClipBatch":
@@ -92,19 +92,19 @@ class ClipBatch:
         return replace(self, clips=change(self.clips), targets=targets)
 
     def to(self, device: Any, *, non_blocking: bool = False) -> "ClipBatch":
-        """The same batch with pixels and targets on another device.
+        """Return the same batch with pixels and targets on another device.
 
         Ids and seeds stay on the CPU, where they are read: reading them from a device would wait for it.
         """
         return self._map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "ClipBatch":
-        """The same with pixels and targets in page-locked memory; the loader calls it where a GPU waits."""
+        """Return the same with pixels and targets in page-locked memory; the loader calls it where a GPU waits."""
         return self._map_tensors(lambda tensor: tensor.pin_memory())
 
 
 def collate(items: Sequence[Item]) -> ClipBatch:
-    """Lay the views of all items one behind the other; items without views leave only their `bad` entries."""
+    """Return lay the views of all items one behind the other; items without views leave only their `bad` entries."""
     bad = tuple(entry for item in items for entry in item.bad)
     readable = [item for item in items if item.views is not None]
     if not readable:

@@ -91,7 +91,7 @@ def video_views(
     wanted: Sequence[int] | None = None,
     opener: Callable[..., Video] | None = None,
 ) -> FileViews:
-    """The views of one video that a protocol scores, clip by clip and crop by crop, decoded in one pass.
+    """Return the views of one video that a protocol scores, clip by clip and crop by crop, decoded in one pass.
 
     Args:
         sample: The video, and the part of it that counts.
@@ -119,7 +119,7 @@ def video_views(
 
 
 def views_of_clips(video: Video, chosen: Tensor, protocol: ClipProtocol, *, number: int = 0) -> Tensor:
-    """The crops of clips whose frames are chosen, each frame decoded once.
+    """Return the crops of clips whose frames are chosen, each frame decoded once.
 
     Args:
         video: The video.
@@ -139,7 +139,7 @@ def views_of_clips(video: Video, chosen: Tensor, protocol: ClipProtocol, *, numb
 def _views_of_clips(
     video: Video, chosen: Tensor, protocol: ClipProtocol, *, number: int
 ) -> tuple[Tensor, list[Geometry]]:
-    """The same, and the geometry of each crop."""
+    """Return the same, and the geometry of each crop."""
     needed, place = torch.unique(chosen, return_inverse=True)
     frames = video.frames(needed.tolist())
     views = torch.cat([clip_views(frames[row.numpy()], protocol, number=number) for row in place])
@@ -147,7 +147,7 @@ def _views_of_clips(
 
 
 def clip_views(frames: np.ndarray, protocol: ClipProtocol, *, number: int = 0) -> Tensor:
-    """The crops of one clip that a protocol scores.
+    """Return the crops of one clip that a protocol scores.
 
     Args:
         frames: uint8 (T, H, W, C), the clip's frames.
@@ -161,7 +161,7 @@ def clip_views(frames: np.ndarray, protocol: ClipProtocol, *, number: int = 0) -
 
 
 def _random_frames(sample: Sample, timeline: Timeline, clip: ClipSpec, rng: random.Random) -> Tensor:
-    """Frame numbers (T,) of a clip to train on."""
+    """Return frame numbers (T,) of a clip to train on."""
     timeline.check_span(sample)
     counted, shown = timeline.counted_for(clip)
     window = counted.window(sample.start_seconds, sample.end_seconds)
@@ -174,7 +174,7 @@ def _random_frames(sample: Sample, timeline: Timeline, clip: ClipSpec, rng: rand
 
 
 def timed_frames(sample: Sample, timeline: Timeline, protocol: ClipProtocol) -> Tensor:
-    """Frame numbers (clips, T) of the clips of a row's span that are scored.
+    """Return frame numbers (clips, T) of the clips of a row's span that are scored.
 
     Raises:
         DecodeError: The span does not lie in the video, or is too short where the protocol calls that an error.
@@ -187,7 +187,7 @@ def timed_frames(sample: Sample, timeline: Timeline, protocol: ClipProtocol) -> 
 
 
 def eval_frames(sample: Sample, fps: float, window: Window, protocol: ClipProtocol) -> Tensor:
-    """Frame numbers (clips, T) of the clips that are scored, in a video of constant rate."""
+    """Return frame numbers (clips, T) of the clips that are scored, in a video of constant rate."""
     clip, views = protocol.clip, protocol.views
     with _too_short_is_bad(sample):
         if clip.sampling == "segments":

@@ -14,7 +14,7 @@ from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Protocol
 
 
 def file_views(sample: Sample, protocol: Protocol, *, decoder: Decoder = "auto") -> Tensor:
-    """The views of a file as a protocol has them, those that `mvrec test` scores.
+    """Return the views of a file as a protocol has them, those that `mvrec test` scores.
 
     Args:
         sample: A video and the part of it that counts, or an image, as the protocol is for.

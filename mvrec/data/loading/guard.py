@@ -59,7 +59,7 @@ class GuardedSamples(torch.utils.data.Dataset[Item]):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> list[Item]:
-        """The items of a batch, in order; torch's loader calls this instead of `__getitem__` where it exists.
+        """Return the items of a batch, in order; torch's loader calls this instead of `__getitem__` where it exists.
 
         Raises:
             RuntimeError: A fault in our own code, with the traceback of the reading process.
@@ -122,7 +122,7 @@ class Reader(Child):
         super().__init__(partial(_serve, dataset), limits)
 
     def read(self, keys: Sequence[Any], quarantined: dict[str, str]) -> Iterator[Any]:
-        """Items in the order of `keys`, as they come.
+        """Yield items in the order of `keys`, as they come.
 
         Raises:
             ChildError: The process is stuck, dead, or out of memory.

@@ -134,7 +134,7 @@ class FileReaders:
             return Reader(_OneFile(), self.limits)
 
     def _ask(self, reader: Reader, what: str, path: FilePath, argument: Any, *, is_last: bool) -> Answer:
-        """The answer to one question, after the `last` of which, or an error, the process is free for another file.
+        """Return the answer to one question; after the last one, or an error, the process is free for another file.
 
         Raises:
             DecodeError: The file cannot be read, or broke the limits.

@@ -110,7 +110,7 @@ def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def _eight_bits(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Grey of more than 8 bits, which Pillow's own conversion would clip at 255.
+    """Return grey of more than 8 bits, which Pillow's own conversion would clip at 255.
 
     Raises:
         _GreyRangeError: Nothing says which value is white.
@@ -154,7 +154,7 @@ class TrainImages(TrainSamples):
     is_video: ClassVar[bool] = False
 
     def frames(self, sample: Sample, rng: random.Random) -> np.ndarray:
-        """The image: uint8 (1, H, W, C)."""
+        """Return the image: uint8 (1, H, W, C)."""
         with stage("decode"):
             return read_image(sample.path, upright=self.upright)[None]
 
@@ -172,11 +172,11 @@ class EvalImages(EvalSamples):
     protocol: ImageProtocol
 
     def views(self, sample: Sample, number: int, *, wanted: Sequence[int] | None = None) -> FileViews:
-        """The one view."""
+        """Return the one view."""
         image = read_image(sample.path, upright=self.protocol.upright)
         return FileViews(protocol_view(image, self.protocol), tuple(self.protocol.geometries(*image.shape[:2])))
 
 
 def protocol_view(image: npt.NDArray[np.uint8], protocol: ImageProtocol) -> Tensor:
-    """The view of an image (H, W, C) that a protocol scores: uint8 (1, C, size, size)."""
+    """Return the view of an image (H, W, C) that a protocol scores: uint8 (1, C, size, size)."""
     return views_of(image[None], protocol.geometries(*image.shape[:2]))[:, 0]

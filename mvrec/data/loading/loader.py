@@ -90,7 +90,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
         return self
 
     def __len__(self) -> int:
-        """Batches in a whole epoch, also after a resume."""
+        """Return batches in a whole epoch, also after a resume."""
         return max(self.num_samples // self.draws_per_step, 1) * self.accumulate
 
     def set_epoch(self, epoch: int) -> None:
@@ -122,7 +122,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
 
 
 def epoch_order(num_samples: int, *, seed: int, labels: np.ndarray | None = None, balance: float = 0.0) -> torch.Tensor:
-    """The order of an epoch of `num_samples` draws: int64 (num_samples,), a function of the seed alone.
+    """Return the order of an epoch of `num_samples` draws: int64 (num_samples,), a function of the seed alone.
 
     With a balance of 0 each sample is drawn once. Above, a class of n samples is drawn in proportion to
     `n ** (1 - balance)`: with 1 all classes equally often, with 0.5 by the square root. A sample's draws are its

@@ -39,7 +39,7 @@ class Quarantine:
         self._append(self.folder / f"rank_{self.rank}.csv", (path, cause))
 
     def news(self) -> dict[str, str]:
-        """All files known by now, looking at most every few seconds into the lists."""
+        """Return all files known by now, looking at most every few seconds into the lists."""
         now = time.monotonic()
         if self.folder is not None and now - self._looked >= _LOOK_SECONDS:
             self._looked = now

@@ -66,7 +66,7 @@ class TrainSamples(Dataset[Item]):
 
     @abstractmethod
     def frames(self, sample: Sample, rng: random.Random) -> np.ndarray:
-        """The frames of which all views are made: uint8 (T, H, W, C), of images T is 1.
+        """Return the frames of which all views are made: uint8 (T, H, W, C), of images T is 1.
 
         Args:
             sample: The file.
@@ -127,7 +127,7 @@ class EvalSamples(Dataset[Item]):
 
     @abstractmethod
     def views(self, sample: Sample, number: int, *, wanted: Sequence[int] | None = None) -> FileViews:
-        """The protocol's views of row `number`.
+        """Return the protocol's views of row `number`.
 
         Args:
             sample: The file.

@@ -42,7 +42,7 @@ class Charades(VideoData):
         self._annotations = annotations
 
     def find_layout(self) -> Layout:
-        """The lists."""
+        """Return the lists."""
         lists = at_home(self._annotations) if self._annotations is not None else None
         return CharadesLists(self.root, annotations=lists)
 
@@ -67,19 +67,19 @@ class CharadesLists(Layout):
         return self._folder / "Charades_v1_classes.txt"
 
     def has(self, split: str) -> bool:
-        """Whether the list is there."""
+        """Return whether the list is there."""
         return self._list(split).is_file()
 
     def place(self, split: str) -> str:
-        """The list."""
+        """Return the list."""
         return str(self._list(split))
 
     def expected(self) -> str:
-        """The lists."""
+        """Return the lists."""
         return f"{self._list('train')}, {self._list('test').name} and {self._classes.name}"
 
     def missing(self, split: str) -> str:
-        """The list."""
+        """Return the list."""
         return f"no {self._list(split)}"
 
     def class_names(self) -> list[str]:
@@ -87,7 +87,7 @@ class CharadesLists(Layout):
         return super().class_names() or list(self._actions().values())
 
     def _actions(self) -> dict[str, str]:
-        """The names of the actions by their codes, "c000" and so on."""
+        """Return the names of the actions by their codes, "c000" and so on."""
         codes: dict[str, int] = {}
         names = []
         with open_text(self._classes) as file:
@@ -103,7 +103,7 @@ class CharadesLists(Layout):
         return dict(zip(codes, unique_names(names), strict=True))
 
     def rows(self, split: str) -> Iterator[Row]:
-        """The videos of the list that are there, with the names of their actions."""
+        """Yield the videos of the list that are there, with the names of their actions."""
         listed, names = self._list(split), self._actions()
         files = {file.rpartition(".")[0]: file for file in files_below(str(self.root), VIDEOS)}
         expected = found = 0
@@ -125,7 +125,7 @@ class CharadesLists(Layout):
 
 
 def _annotations(path: Path) -> Iterator[tuple[int, str, list[str]]]:
-    """Line, id and actions of every video of a list."""
+    """Yield line, id and actions of every video of a list."""
     with open_text(path) as file:
         lines = csv_lines(path, file, delimiter=",")
         columns = next(lines, (1, [""]))[1]
@@ -141,7 +141,7 @@ def _annotations(path: Path) -> Iterator[tuple[int, str, list[str]]]:
 
 
 def _action(text: str, names: dict[str, str], where: str) -> str:
-    """The name of an action such as `c092 11.90 21.20`."""
+    """Return the name of an action such as `c092 11.90 21.20`."""
     parts = text.split()
     if len(parts) != 3 or not _is_code(parts[0]):
         raise UserError(f"{where}: expected actions as in `c092 11.90 21.20;c147 0.00 12.60`, got {text[:80]!r}")

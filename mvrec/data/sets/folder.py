@@ -46,7 +46,7 @@ class VideoFolder(VideoData):
         return "test" if self.layout.has("test") else "val"
 
     def find_layout(self) -> Layout:
-        """The splits that the root has, else those that a hash makes."""
+        """Return the splits that the root has, else those that a hash makes."""
         return find_folder_layout(self.root, self.kind, val_fraction=self.val_fraction)
 
 
@@ -78,18 +78,18 @@ class ImageFolder(ImageData):
         self.val_fraction = checked_fraction(val_fraction)
 
     def find_layout(self) -> Layout:
-        """The splits that the root has, else those that a hash makes."""
+        """Return the splits that the root has, else those that a hash makes."""
         return find_folder_layout(self.root, self.kind, val_fraction=self.val_fraction)
 
 
 def checked_fraction(val_fraction: float) -> float:
-    """The share, which must leave something to train on."""
+    """Return the share, which must leave something to train on."""
     check_ranges("data.", {"val_fraction": val_fraction})
     return val_fraction
 
 
 def find_folder_layout(root: Path, kind: Kind, *, val_fraction: float) -> Layout:
-    """The splits that a root has, else `HashSplit`."""
+    """Return the splits that a root has, else `HashSplit`."""
     split = ListsAndFolders(root, kind)
     return split if any(split.has(name) for name in SPLITS) else HashSplit(root, kind, val_fraction=val_fraction)
 
@@ -112,24 +112,24 @@ class HashSplit(Layout):
         self.val_fraction = val_fraction
 
     def has(self, split: str) -> bool:
-        """Whether the root has class folders and the fraction leaves that split something."""
+        """Return whether the root has class folders and the fraction leaves that split something."""
         return (split == "train" or (split == "val" and self.val_fraction > 0)) and bool(class_folders(self.root))
 
     def place(self, split: str) -> str:
-        """The root."""
+        """Return the root."""
         return str(self.root)
 
     def expected(self) -> str:
-        """The class folders."""
+        """Return the class folders."""
         noun = self.kind.noun
         return f"{self.root}/<class name>/<{noun}>, or with splits {self.root}/train/<class name>/<{noun}>"
 
     def missing(self, split: str) -> str:
-        """The fraction, or the folder."""
+        """Return the fraction, or the folder."""
         return "data.val_fraction is 0" if split == "val" and not self.val_fraction else super().missing(split)
 
     def rows(self, split: str) -> Iterator[Row]:
-        """The files of a split, class by class."""
+        """Yield the files of a split, class by class."""
         for _, rows in groupby(self.rows_of_folders(self.root), lambda row: row.label):
             yield from self._share(list(rows), split)
 

@@ -43,7 +43,7 @@ class HMDB51(VideoData):
         self.split, self._annotations = split, annotations
 
     def find_layout(self) -> Layout:
-        """The lists of one of the three splits."""
+        """Return the lists of one of the three splits."""
         lists = at_home(self._annotations) if self._annotations is not None else None
         return HMDB51Lists(self.root, split=self.split, annotations=lists)
 
@@ -63,23 +63,23 @@ class HMDB51Lists(Layout):
         return sorted(self._folder.glob(f"[!.]*{self._ending}"))
 
     def has(self, split: str) -> bool:
-        """Whether there are lists."""
+        """Return whether there are lists."""
         return bool(self._lists())
 
     def place(self, split: str) -> str:
-        """The lists."""
+        """Return the lists."""
         return f"{self._folder}/*{self._ending}"
 
     def expected(self) -> str:
-        """The lists."""
+        """Return the lists."""
         return f"{self._folder}/<class name>{self._ending}"
 
     def class_names(self) -> list[str]:
-        """The names of the lists, sorted."""
+        """Return the names of the lists, sorted."""
         return super().class_names() or [path.name.removesuffix(self._ending) for path in self._lists()]
 
     def rows(self, split: str) -> Iterator[Row]:
-        """The videos that the lists mark for a split."""
+        """Yield the videos that the lists mark for a split."""
         mark = "1" if split == "train" else "2"
         for listed in self._lists():
             name = listed.name.removesuffix(self._ending)

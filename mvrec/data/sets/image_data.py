@@ -132,11 +132,11 @@ class ImageData(RecognitionData):
             log.info("%s has no test split: the images of val are read instead", self.root)
 
     def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainImages:
-        """Random views of the images of an index."""
+        """Return random views of the images of an index."""
         return TrainImages(index, self.size, self.worker_augment, repeats=self.repeats, seed=seed, upright=self.upright)
 
     def eval_dataset(self, split: Split) -> EvalImages:
-        """The centre views of the images of a split."""
+        """Return the centre views of the images of a split."""
         return EvalImages(self.index(split), self.protocol(split))
 
     def protocol(self, split: Split) -> ImageProtocol:

@@ -55,7 +55,7 @@ class ImageNet(ImageData):
                     read_tar_listing(archive)
 
     def find_layout(self) -> Layout:
-        """Lists, folders or tars."""
+        """Return lists, folders or tars."""
         return ImageNetLayout(self.root, devkit=self._devkit)
 
 
@@ -69,24 +69,24 @@ class ImageNetLayout(ListsAndFolders):
         self._devkit = devkit
 
     def tar_of(self, split: str) -> Path | None:
-        """The published tar of a split, where it has neither list nor folder. Test images have no labels."""
+        """Return the published tar of a split, where it has neither list nor folder. Test images have no labels."""
         archive = self.root / f"ILSVRC2012_img_{split}.tar"
         return archive if split != "test" and not super().has(split) and archive.is_file() else None
 
     def has(self, split: str) -> bool:
-        """Whether there is a list, a folder or a tar."""
+        """Return whether there is a list, a folder or a tar."""
         return super().has(split) or self.tar_of(split) is not None
 
     def place(self, split: str) -> str:
-        """The list, the folder or the tar."""
+        """Return the list, the folder or the tar."""
         return str(self.tar_of(split) or super().place(split))
 
     def expected(self) -> str:
-        """The folders, the lists and the tars."""
+        """Return the folders, the lists and the tars."""
         return f"{super().expected()} or ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"
 
     def rows(self, split: str) -> Iterable[Row]:
-        """The rows of the list, the folder or the tar."""
+        """Return the rows of the list, the folder or the tar."""
         archive, folder = self.tar_of(split), self.folder_of(split)
         if archive is not None:
             return self._tar_rows(archive)
@@ -114,7 +114,7 @@ class ImageNetLayout(ListsAndFolders):
             yield Row(f"{folder.name}/{name}", _label_of(name, names, where=str(folder)), source=str(folder))
 
     def _val_names(self, images: Path) -> list[str]:
-        """The WordNet ids of the validation images in their order."""
+        """Return the WordNet ids of the validation images in their order."""
         beside = [self.root / name for name in ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12")]
         devkit = self._devkit or next((path for path in beside if path.exists()), None)
         if devkit is None:

@@ -11,7 +11,7 @@ _TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 
 
 def validation_wnids(devkit: Path) -> list[str]:
-    """The WordNet id of every validation image, in the order of their numbers.
+    """Return the WordNet id of every validation image, in the order of their numbers.
 
     The kit's ground truth has the kit's own class numbers, which are not the places in the sorted ids: sea snake is 490
     there and 65 in every model. So they are looked up in `meta.mat`.

@@ -47,7 +47,7 @@ def find_kinetics_layout(root: Path, *, layout: KineticsLayout = "auto", annotat
 
 
 def _candidates(root: Path, annotations: Path | None) -> dict[str, list[Layout]]:
-    """The ways to read a root, by the names of their layouts, in the order in which "auto" tries them."""
+    """Return the ways to read a root, by the names of their layouts, in the order in which "auto" tries them."""
     packed = sorted(path for path in root.glob("[Kk]inetics[-_]*") if path.is_dir())
     bases = [root, *packed]
     lists = _list_folders(root, annotations)
@@ -90,7 +90,7 @@ class AnnotatedVideos(Layout):
         self._annotations = annotations
 
     def csv_of(self, split: str) -> Path | None:
-        """The CSV of a split.
+        """Return the CSV of a split.
 
         Raises:
             UserError: There are several.
@@ -109,20 +109,20 @@ class AnnotatedVideos(Layout):
         return None
 
     def has(self, split: str) -> bool:
-        """Whether there is a CSV of that split."""
+        """Return whether there is a CSV of that split."""
         return self.csv_of(split) is not None
 
     def place(self, split: str) -> str:
-        """The CSV."""
+        """Return the CSV."""
         return str(self.csv_of(split))
 
     def expected(self) -> str:
-        """The CSVs."""
+        """Return the CSVs."""
         folder = self._annotations or self.root / "annotations"
         return f"{folder}/train.csv, val.csv and test.csv with the columns label,{','.join(YOUTUBE_COLUMNS)}"
 
     def missing(self, split: str) -> str:
-        """The CSV."""
+        """Return the CSV."""
         return f"no annotation CSV {split}.csv"
 
     def class_names(self) -> list[str]:
@@ -136,7 +136,7 @@ class AnnotatedVideos(Layout):
         return []
 
     def rows(self, split: str) -> Iterator[Row]:
-        """The videos of the CSV that are there."""
+        """Yield the videos of the CSV that are there."""
         listed = self.csv_of(split)
         assert listed is not None
         folder = self._folder_of(split)
@@ -173,7 +173,7 @@ class AnnotatedVideos(Layout):
 
 
 def _annotations(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Line, label and file name without its ending, of every row of an annotation CSV."""
+    """Yield line, label and file name without its ending, of every row of an annotation CSV."""
     with open_text(path) as file:
         lines = csv_lines(path, file, delimiter=",")
         columns = [column.lower() for column in next(lines)[1]]
@@ -193,7 +193,7 @@ def _annotations(path: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def _by_stem(folder: Path, root: Path) -> dict[str, str]:
-    """The videos in a folder and below, by their names without ending; paths relative to the root."""
+    """Return the videos in a folder and below, by their names without ending; paths relative to the root."""
     found: dict[str, str] = {}
     folders = [folder.relative_to(root).as_posix()]
     while folders:

@@ -147,11 +147,11 @@ class RecognitionData(L.LightningDataModule):
 
     @abstractmethod
     def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainSamples:
-        """Random views of the files of an index."""
+        """Return random views of the files of an index."""
 
     @abstractmethod
     def eval_dataset(self, split: Split) -> EvalSamples:
-        """The views of "val" or "test" that are scored."""
+        """Return the views of "val" or "test" that are scored."""
 
     @abstractmethod
     def protocol(self, split: Split) -> Protocol:
@@ -202,7 +202,7 @@ class RecognitionData(L.LightningDataModule):
         return self._layout
 
     def index(self, split: Split) -> SampleIndex:
-        """The rows of a split that `setup` has read.
+        """Return the rows of a split that `setup` has read.
 
         Raises:
             UserError: The data set has no such split.
@@ -279,7 +279,7 @@ class RecognitionData(L.LightningDataModule):
         }
 
     def train_dataloader(self) -> ClipLoader:
-        """Random views, in an order that only the seed and the epoch decide."""
+        """Return random views, in an order that only the seed and the epoch decide."""
         index, seed = self.index("train"), self.seed or 0
         batches = TrainBatches(
             len(index),
@@ -299,19 +299,19 @@ class RecognitionData(L.LightningDataModule):
         return self._train_loader
 
     def val_dataloader(self) -> ClipLoader:
-        """Every validation file once over all processes."""
+        """Return every validation file once over all processes."""
         return self._eval_loader("val")
 
     def test_dataloader(self) -> ClipLoader:
-        """Every test file once over all processes."""
+        """Return every test file once over all processes."""
         return self._eval_loader("test")
 
     def predict_dataloader(self) -> Unwrapped:
-        """The files of the test split."""
+        """Return the files of the test split."""
         return Unwrapped(self.test_dataloader())
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the training data, for checkpoints.
+        """Return the position in the training data, for checkpoints.
 
         Lightning restores the state of loaders by itself, but not of those that it has asked for early, to count steps
         for the learning-rate schedule.
@@ -332,7 +332,7 @@ class RecognitionData(L.LightningDataModule):
             )
 
     def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
-        """uint8 pixels to normalised float on the device; in training also erasing, and RandAugment where so set."""
+        """Normalise uint8 pixels to float on the device; in training also erase, and augment where so configured."""
         clips, training = batch.clips, self.trainer is not None and self.trainer.training
         if training and self.augment_on == "device" and self.augment.rand_augment is not None:
             clips = rand_augment_batch(clips, batch.seeds, self.augment.rand_augment)

@@ -67,7 +67,7 @@ class SomethingSomething(VideoData):
         return self._test_split
 
     def find_layout(self) -> Layout:
-        """The JSON files."""
+        """Return the JSON files."""
         lists = at_home(self._annotations) if self._annotations is not None else None
         return SomethingSomethingLists(self.root, annotations=lists)
 
@@ -89,23 +89,23 @@ class SomethingSomethingLists(Layout):
         return self._file({"train": "train.json", "val": "validation.json", "test": "test-answers.csv"}[split])
 
     def has(self, split: str) -> bool:
-        """Whether the file of that split is there; that of test is `test-answers.csv`."""
+        """Return whether the file of that split is there; that of test is `test-answers.csv`."""
         return self._list(split).is_file()
 
     def place(self, split: str) -> str:
-        """The file."""
+        """Return the file."""
         return str(self._list(split))
 
     def expected(self) -> str:
-        """The files."""
+        """Return the files."""
         return f"{self._folder}/{_PREFIX}labels.json, {_PREFIX}train.json and {_PREFIX}validation.json"
 
     def missing(self, split: str) -> str:
-        """The file."""
+        """Return the file."""
         return f"no {self._list(split)}"
 
     def class_names(self) -> list[str]:
-        """The templates of the labels file in the order of their numbers."""
+        """Return the templates of the labels file in the order of their numbers."""
         path = self._file("labels.json")
         labels = _read_json(path, dict)
         numbers = {str(number): name for name, number in labels.items()}
@@ -114,7 +114,7 @@ class SomethingSomethingLists(Layout):
         return [numbers[str(number)] for number in range(len(labels))]
 
     def rows(self, split: str) -> Iterator[Row]:
-        """The videos of a split, in the order of its file."""
+        """Yield the videos of a split, in the order of its file."""
         listed = self._list(split)
         if listed.suffix == ".csv":
             with open_text(listed) as file:

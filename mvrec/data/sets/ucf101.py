@@ -46,7 +46,7 @@ class UCF101(VideoData):
         self.split, self._annotations = split, annotations
 
     def find_layout(self) -> Layout:
-        """The lists of one of the three splits."""
+        """Return the lists of one of the three splits."""
         lists = at_home(self._annotations) if self._annotations is not None else None
         return UCF101Lists(self.root, split=self.split, annotations=lists)
 
@@ -65,15 +65,15 @@ class UCF101Lists(Layout):
         return self._lists / f"{'train' if split == 'train' else 'test'}list{self._number:02d}.txt"
 
     def has(self, split: str) -> bool:
-        """Whether the list is there."""
+        """Return whether the list is there."""
         return self._list(split).is_file()
 
     def place(self, split: str) -> str:
-        """The list."""
+        """Return the list."""
         return str(self._list(split))
 
     def expected(self) -> str:
-        """The lists."""
+        """Return the lists."""
         return f"{self._list('train')} and {self._list('test')}"
 
     def class_names(self) -> list[str]:
@@ -83,7 +83,7 @@ class UCF101Lists(Layout):
         return class_names_of({row.label: row.where for row in self.rows("train")}) if self.has("train") else []
 
     def rows(self, split: str) -> Iterator[Row]:
-        """Lines `<class name>/<video>`, in the training list with the number of the class, from 1 on."""
+        """Yield lines `<class name>/<video>`, in the training list with the number of the class, from 1 on."""
         listed = self._list(split)
         known = ClassNames(read_class_names(self._lists / "classInd.txt"))
         with open_text(listed) as file:

@@ -117,13 +117,13 @@ class VideoData(RecognitionData):
         return self.batch_size * self.repeats
 
     def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainClips:
-        """Random clips of the videos of an index."""
+        """Return random clips of the videos of an index."""
         return TrainClips(
             index, self.clip, self.size, self.worker_augment, repeats=self.repeats, decoder=self.decoder, seed=seed
         )
 
     def eval_dataset(self, split: Split) -> EvalClips:
-        """The views of the videos of a split."""
+        """Return the views of the videos of a split."""
         return EvalClips(self.index(split), self.protocol(split), self.decoder)
 
     def protocol(self, split: Split) -> ClipProtocol:

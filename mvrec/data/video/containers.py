@@ -32,7 +32,7 @@ def open_container(name: Any, **how: Any) -> "InputContainer":
 
 
 def shown_stream(container: "InputContainer") -> "VideoStream | None":
-    """The video that players show; None where there is none. A song carries its cover as a video, which is none."""
+    """Return the video stream that players show; None without one. The cover image of a song is not a video."""
     from av.stream import Disposition
     from av.video.stream import VideoStream
 
@@ -42,7 +42,7 @@ def shown_stream(container: "InputContainer") -> "VideoStream | None":
 
 
 def has_jumps(container: "InputContainer") -> bool:
-    """Whether the clock of such containers (transport streams, DVDs) may be set anew in the middle.
+    """Return whether the clock of such containers (transport streams, DVDs) may be set anew in the middle.
 
     What follows a gap of more than `MOST_GAP_SECONDS` then comes right behind what was before, as players show it.
     """

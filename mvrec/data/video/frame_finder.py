@@ -116,7 +116,7 @@ class FrameFinder:
                 return read()
 
     def all_frames(self) -> Iterator["VideoFrame"]:
-        """Every frame as it is stored, in the order in which they are shown; see `find`."""
+        """Yield every frame as it is stored, in the order in which they are shown; see `find`."""
         with decode_errors(self.path):
             try:
                 yield from self.find(np.arange(self.timing.num_frames))
@@ -151,7 +151,7 @@ class FrameFinder:
         return timing
 
     def _shown_before(self, entry: int) -> Ints | None:
-        """The times of the frames that the decoder shows before the one at `entry`; None if it shows them otherwise."""
+        """Return the times of the frames shown before the one at `entry`; None if the decoder shows them otherwise."""
         times: list[int] = []
         for frame in self._decode_from_start():
             if frame.pts == entry:
@@ -174,7 +174,7 @@ class FrameFinder:
         return replace(timing, counted=in_shown_order(known) if usable else None, num_counted=len(times))
 
     def _from_tables(self, offsets: Ints | None) -> Timing | None:
-        """The times by the tables of an MP4, or None where it takes a look at the packets."""
+        """Return the times by the tables of an MP4, or None where it takes a look at the packets."""
         codec, sequence = self.stream.codec_context, self._pictures.sequence
         rows = [(e.timestamp, e.is_keyframe, e.is_discard, e.size, e.pos) for e in self.stream.index_entries]
         first = next(self._packets(), None)
@@ -242,7 +242,7 @@ class FrameFinder:
             raise DecodeError(self.path, "its tables and its frames do not agree")
 
     def find(self, indices: Ints) -> Iterator["VideoFrame"]:
-        """The frames at ascending `indices`, ending early where one is not to be had; see `believing_packets`."""
+        """Yield the frames at ascending `indices`, ending early where one is not to be had; see `believing_packets`."""
         if self.timing.shown is None:
             yield from self._find_in_passing(indices, 0)
             return
@@ -266,7 +266,7 @@ class FrameFinder:
             reached = key if stops_at_keys else -2
 
     def _find_in_passing(self, indices: Ints, key: int) -> Iterator["VideoFrame"]:
-        """The frames at `indices` out of all from a key frame on, of which those after them are kept for later."""
+        """Yield the frames at `indices` of all frames from a key frame on; keep the later ones for the next call."""
         coming, self._coming = self._coming, None
         if coming is None or indices[0] < self._num_gone:
             coming, self._num_gone = self._all_from(key), self._number_of(key)
@@ -290,11 +290,11 @@ class FrameFinder:
         return (frame for packet in packets for frame in packet.decode() if frame.pts is None or frame.pts >= begin)
 
     def _number_of(self, key: int) -> int:
-        """The number of a key frame among the frames that are shown."""
+        """Return the number of a key frame among the frames that are shown."""
         return 0 if self.timing.shown is None else int(np.searchsorted(self.timing.shown, self.timing.keys[key]))
 
     def _decode_group(self, packets: Iterator["Packet"], times: list[int]) -> Iterator["VideoFrame"]:
-        """The frames at ascending `times`, of which the first depends on the key frame with which `packets` begin.
+        """Yield the frames at ascending `times`; the first one depends on the key frame with which `packets` begin.
 
         No packet is decoded after the last that is wanted: the decoder is asked for what it still holds and cleared.
         """
@@ -326,7 +326,7 @@ class FrameFinder:
                 yield frame
 
     def _packets_from(self, key: int) -> Iterator["Packet"]:
-        """The packets from a key frame on, or from an earlier one or the start where a jump to it fails."""
+        """Return the packets from a key frame on, or from an earlier one or the start where a jump to it fails."""
         timing, from_start = self.timing, int(self.timing.has_head)
         if key >= from_start and self._jumps_to(int(timing.key_seeks[key])):
             packets = self._packets()
@@ -364,21 +364,21 @@ class FrameFinder:
             yield packet
 
     def _packets_until(self, key: int, packets: Iterator["Packet"]) -> Iterator["Packet"]:
-        """The rest of `packets` from a key frame on, of which those before it are not decoded."""
+        """Return the rest of `packets` from a key frame on, of which those before it are not decoded."""
         for packet in packets:
             if packet.is_keyframe and packet.pts == self.timing.keys[key]:
                 return itertools.chain([packet], packets)
         return iter(())
 
     def _packets(self) -> Iterator["Packet"]:
-        """All packets from where the file is, with the empty one at the end that empties the decoder."""
+        """Yield all packets from where the file is, with the empty one at the end that empties the decoder."""
         try:
             yield from self._container.demux(self.stream)
         except IndexError as error:  # PyAV's, on a packet of a stream that was not there when the file was opened
             raise DecodeError(self.path, "another stream begins in the middle of it") from error
 
     def _decode_from_start(self) -> Iterator["VideoFrame"]:
-        """All frames that the decoder shows, in its order."""
+        """Yield all frames that the decoder shows, in its order."""
         self._reopen()
         began = False
         for packet in self._packets():
@@ -388,7 +388,7 @@ class FrameFinder:
 
     @staticmethod
     def _decode_packet(packet: "Packet", *, tolerant: bool) -> "list[VideoFrame]":
-        """The frames that come out; with `tolerant` none where the decoder lacks what it needs.
+        """Return the frames that come out; with `tolerant` none where the decoder lacks what it needs.
 
         What was cut out of the middle of a stream begins with packets that cannot be decoded, which players pass over.
         """

@@ -162,7 +162,7 @@ def listed_timing(
     duration: int,
     reorders: bool,
 ) -> Timing | None:
-    """The timing by the tables of a file, of whose packets one was seen; None where it takes a look at all of them.
+    """Return the timing by a file's tables after a look at one packet; None where all packets must be read.
 
     Args:
         table: (N, 5) for each packet when it is to be decoded, whether the container calls it a key frame, whether it
@@ -205,7 +205,7 @@ def listed_timing(
 
 
 def with_head(timing: Timing, head: Ints) -> Timing:
-    """The timing of a file that shows frames at times `head` before the first from which decoding can begin."""
+    """Return the timing of a file that shows frames at times `head` before the first from which decoding can begin."""
     if not len(head):
         return timing
     assert timing.shown is not None
@@ -223,13 +223,13 @@ def with_head(timing: Timing, head: Ints) -> Timing:
 
 
 def _is_plain_order(stored: Ints, places: Ints) -> bool:
-    """Whether no frame is shown before the key frame after which it is stored."""
+    """Return whether no frame is shown before the key frame after which it is stored."""
     newest = np.searchsorted(places, np.arange(len(stored)), side="right") - 1
     return bool((stored >= stored[places[newest.clip(0)]])[newest >= 0].all())
 
 
 def _in_decoders_order(stored: Ints, places: Ints, *, has_late: bool) -> bool:
-    """Whether the times of packets rise as the decoder shows them."""
+    """Return whether the times of packets rise as the decoder shows them."""
     ascending = np.sort(stored)
     gaps = np.diff(ascending)
     if (gaps == 0).any() or (gaps > _OVERFLOW).any():
@@ -245,7 +245,7 @@ def _in_decoders_order(stored: Ints, places: Ints, *, has_late: bool) -> bool:
 
 
 def in_shown_order(times: Ints) -> Ints | None:
-    """The times of frames in the order in which a decoder shows them; None if they are not usable.
+    """Return the times of frames in the order in which a decoder shows them; None if they are not usable.
 
     Where a container knows only the order in which frames are stored, each comes with the time of another one.
     """
@@ -256,7 +256,7 @@ def in_shown_order(times: Ints) -> Ints | None:
 
 
 def without_jumps(times: Ints, most: float) -> Ints:
-    """Ascending times of frames by a clock that was set anew wherever more than `most` ticks are between two of them.
+    """Return ascending times from a clock that restarted wherever two frames lie more than `most` ticks apart.
 
     What follows comes as long after what was before as frames usually do.
     """

@@ -40,7 +40,7 @@ class Mp4Track:
 
 
 def read_mp4_tracks(source: Source) -> dict[int, Mp4Track]:
-    """The video tracks of a file by their numbers; none if it is no MP4, stored in fragments, or damaged.
+    """Return the video tracks of a file by their numbers; none if it is no MP4, stored in fragments, or damaged.
 
     Raises:
         DecodeError: it promises a number of frames that cannot be, or times without a scale.
@@ -56,7 +56,7 @@ def read_mp4_tracks(source: Source) -> dict[int, Mp4Track]:
 
 
 def _header(file: BinaryIO, num_bytes: int) -> bytes | None:
-    """The content of the one `moov` box, if all frames are listed there."""
+    """Return the content of the one `moov` box, if all frames are listed there."""
     position, header = 0, None
     for count in range(_MAX_TOP_LEVEL_BOXES):
         if position + 8 > num_bytes:
@@ -82,7 +82,7 @@ def _header(file: BinaryIO, num_bytes: int) -> bytes | None:
 
 
 def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The names and contents of the boxes in `content`, those inside boxes that only hold boxes included."""
+    """Yield the names and contents of the boxes in `content`, those inside boxes that only hold boxes included."""
     position = 0
     while position + 8 <= len(content):
         size, name = struct.unpack_from(">I4s", content, position)

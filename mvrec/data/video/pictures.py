@@ -27,7 +27,7 @@ class Bits:
         self._number, self._left = int.from_bytes(data), 8 * len(data)
 
     def read(self, count: int) -> int:
-        """The next bits as a number.
+        """Return the next bits as a number.
 
         Raises:
             ValueError: there are not so many left.
@@ -38,12 +38,12 @@ class Bits:
         return self._number >> self._left & ((1 << count) - 1)
 
     def unsigned(self) -> int:
-        """The next number in Exp-Golomb code, as H.264 has them."""
+        """Return the next number in Exp-Golomb code, as H.264 has them."""
         zeros = self._left - (self._number & ((1 << self._left) - 1)).bit_length()
         return self.read(2 * zeros + 1) - 1
 
     def signed(self) -> int:
-        """The next number in Exp-Golomb code that may be negative."""
+        """Return the next number in Exp-Golomb code that may be negative."""
         code = self.unsigned()
         return (code + 1) // 2 if code % 2 else -code // 2
 
@@ -156,7 +156,7 @@ class Pictures:
         return Seen(picture in _HEVC_ENTRIES, is_one, self._reorders, bool(sets))
 
     def _is_known(self, unit: bytes) -> bool:
-        """Whether a parameter set is one of the global header. If not, pictures depend on where decoding began."""
+        """Return whether a parameter set is in the global header. If not, pictures depend on where decoding began."""
         return unit.rstrip(b"\0") in self._header
 
     def _mpeg4(self, data: bytes) -> Seen:
@@ -172,7 +172,7 @@ class Pictures:
         return Seen(form == 0, is_single and is_coded and self._time_bits > 0, form == 2)
 
     def _units(self, data: bytes) -> Iterator[bytes]:
-        """The units (NAL) of a packet of H.264 or HEVC, without what separates them."""
+        """Yield the units (NAL) of a packet of H.264 or HEVC, without what separates them."""
         if not self._length_size:
             yield from re.split(b"\0\0\1", data)[1:]
             return
@@ -215,7 +215,7 @@ def _png(data: bytes) -> Seen:
 
 
 def h264_sequence(header: bytes) -> H264Sequence | None:
-    """The first sequence parameter set of a global header; None if there is none, or it ends early."""
+    """Return the first sequence parameter set of a global header; None if there is none, or it ends early."""
     if header[:1] == b"\1":
         unit = header[8 : 8 + int.from_bytes(header[6:8])]
     else:
@@ -327,7 +327,7 @@ def _skip_buffers(bits: Bits) -> bool:
 
 
 def _recovers_at_once(message: bytes) -> bool:
-    """Whether supplemental information (SEI) of H.264 promises exact pictures from this one on."""
+    """Return whether supplemental information (SEI) of H.264 promises exact pictures from this one on."""
     content = _unescaped(message)
     position = 0
     while position + 2 < len(content):
@@ -358,7 +358,7 @@ def _length_size(codec: str, header: bytes) -> int:
 
 
 def _mpeg4_time_bits(header: bytes) -> int:
-    """The width of the time in each picture of MPEG-4 part 2; 0 where the header does not tell."""
+    """Return the width of the time in each picture of MPEG-4 part 2; 0 where the header does not tell."""
     start = re.search(rb"\x00\x00\x01[\x20-\x2f]", header)
     if start is None:
         return 0
@@ -381,7 +381,7 @@ def _mpeg4_time_bits(header: bytes) -> int:
 
 
 def _av1_units(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The kinds and contents of the units (OBU) of a packet of AV1."""
+    """Yield the kinds and contents of the units (OBU) of a packet of AV1."""
     position = 0
     while position < len(data):
         header = data[position]

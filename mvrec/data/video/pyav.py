@@ -57,7 +57,7 @@ class PyAVVideo(Video):
         return self._pictures
 
     def is_ordinary(self) -> bool:
-        """The file is of a kind that the other decoders read exactly, too."""
+        """Return the file is of a kind that the other decoders read exactly, too."""
         if _ORDINARY_CONTAINERS.isdisjoint(self._finder.containers) or not self._finder.is_plain():
             return False
         first = self.first_frame()
@@ -73,7 +73,7 @@ class PyAVVideo(Video):
         )
 
     def first_frame(self) -> "VideoFrame":
-        """The first frame as it is stored.
+        """Return the first frame as it is stored.
 
         Raises:
             DecodeError: it cannot be decoded.

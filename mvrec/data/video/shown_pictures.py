@@ -63,7 +63,7 @@ class Orientation:
         return stored[::-1] if self.transposed else stored
 
     def apply(self, picture: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """The stored picture (H, W, ...) as shown; a view."""
+        """Return the stored picture (H, W, ...) as shown; a view."""
         if self.transposed:
             picture = picture.swapaxes(0, 1)
         return picture[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
@@ -90,7 +90,7 @@ class ShownPictures:
         self._bare: VideoFrame | None = None
 
     def rgb(self, frame: "VideoFrame") -> npt.NDArray[np.uint8]:
-        """The picture of a frame: uint8 (H, W, 3), which may be a view."""
+        """Return the picture of a frame: uint8 (H, W, 3), which may be a view."""
         orientation = self.orientation
         if self._interpolates_colours(frame):
             # Turned by a quarter, the planes of other colours would be of shapes that no format has.
@@ -108,7 +108,7 @@ class ShownPictures:
         return orientation.apply(rows[:, : 3 * width].reshape(height, width, 3))  # type: ignore[return-value]
 
     def _interpolates_colours(self, frame: "VideoFrame") -> bool:
-        """Several pixels share a colour, from which FFmpeg makes one for each."""
+        """Return several pixels share a colour, from which FFmpeg makes one for each."""
         height, width = frame.height, frame.width
         is_direct = (
             frame.format.name in _UNSCALED

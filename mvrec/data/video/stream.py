@@ -24,7 +24,7 @@ _DISORDER_SECONDS = 1.0  # by how much times may fall without the clock having b
 
 
 def is_stream(source: str) -> bool:
-    """Whether a source is a camera's number or an address, and not a file."""
+    """Return whether a source is a camera's number or an address, and not a file."""
     return source.isdecimal() or re.match(r"[a-z][a-z0-9+.-]*://", source, re.IGNORECASE) is not None
 
 
@@ -69,7 +69,7 @@ class Stream:
         self._container.close()
 
     def __iter__(self) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
-        """Seconds since the first frame, and the frame, uint8 RGB (H, W, 3).
+        """Yield seconds since the first frame, and the frame, uint8 RGB (H, W, 3).
 
         Raises:
             UserError: The stream broke off.
@@ -92,7 +92,7 @@ class Stream:
         return max(self._num_bad_packets, self._num_bad_frames)  # which may be the same ones
 
     def _frames(self, packet: av.Packet) -> list[VideoFrame]:
-        """The frames that a packet completes; none where it cannot be decoded."""
+        """Return the frames that a packet completes; none where it cannot be decoded."""
         try:
             frames, is_whole = list(packet.decode()), not packet.is_corrupt
         except av.error.InvalidDataError:  # a stream joined midway begins with half a picture
@@ -129,7 +129,7 @@ class Times:
         self._begin = self._last = 0.0
 
     def next(self, frame: VideoFrame) -> float:
-        """The time of the next frame."""
+        """Return the time of the next frame."""
         time = float(frame.time) if self._has_times and frame.time is not None else self.count * self._step
         if not self.count:
             self._begin = time

@@ -164,7 +164,7 @@ class Source:
         return Path(self.path).stat().st_size if self.content is None else len(self.content)
 
     def open(self) -> BinaryIO:
-        """The bytes as a file, from the start."""
+        """Return the bytes as a file, from the start."""
         return Path(self.path).open("rb") if self.content is None else io.BytesIO(self.content)
 
     def for_ffmpeg(self) -> str | io.BytesIO:

@@ -74,7 +74,7 @@ class Cropping(Protocol):
 
 
 def choose_geometry(height: int, width: int, *, size: int, augment: Cropping, seed: int) -> Geometry:
-    """The geometry of a training view.
+    """Return the geometry of a training view.
 
     Args:
         height: Pixels of a frame.
@@ -123,7 +123,7 @@ def eval_geometries(
     antialias: bool = True,
     rounding: Rounding = "slowfast",
 ) -> list[Geometry]:
-    """The spatial views that are scored: short side scaled, then cropped.
+    """Return the spatial views that are scored: short side scaled, then cropped.
 
     Args:
         height: Pixels of a frame.
@@ -156,7 +156,7 @@ def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]
 
 
 def spatial_crops(height: int, width: int, size: int, num_crops: int) -> list[Box]:
-    """Square crops for evaluation: the centre one, or three along the long side (left to right, top to bottom).
+    """Return square crops for evaluation: the centre one, or three along the long side (left to right, top to bottom).
 
     Raises:
         ValueError: Another number of crops, or a frame smaller than the crop.

@@ -36,7 +36,7 @@ class Preset:
         return ClipProtocol if self.views else ImageProtocol
 
     def settings(self, size: int) -> dict[str, Any]:
-        """The arguments of a data module whose crops have `size` pixels."""
+        """Return the arguments of a data module whose crops have `size` pixels."""
         if not self.views:
             return {"crop_fraction": self.crop_fraction, "interpolation": "bicubic"}
         return {"clip": dict(self.clip), "test_views": {**self.views, "short_side": size * self.short_side // 224}}

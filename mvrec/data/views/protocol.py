@@ -83,28 +83,28 @@ class Protocol(ABC):
 
     @abstractmethod
     def geometries(self, height: int, width: int) -> list[Geometry]:
-        """The spatial views of frames of so many pixels."""
+        """Return the spatial views of frames of so many pixels."""
 
     @abstractmethod
     def central(self) -> Self:
-        """The same with one view, the one in the middle."""
+        """Return the same with one view, the one in the middle."""
 
     @abstractmethod
     def under(self, settings: Mapping[str, Any]) -> Self:
-        """The same with the values that some arguments of a data module give it."""
+        """Return the same with the values that some arguments of a data module give it."""
 
     @classmethod
     @abstractmethod
     def of_settings(cls, settings: Mapping[str, Any]) -> "Protocol":
-        """The protocol that a data module has under these arguments."""
+        """Return the protocol that a data module has under these arguments."""
 
     @classmethod
     @abstractmethod
     def of_values(cls, values: Mapping[str, Any]) -> "Protocol":
-        """The protocol of what `as_dict` wrote, but for `kind`."""
+        """Return the protocol of what `as_dict` wrote, but for `kind`."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists, as checkpoints hold it."""
+        """Return plain numbers, strings and lists, as checkpoints hold it."""
         return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]  # all subclasses are dataclasses
 
 
@@ -150,7 +150,7 @@ class ClipProtocol(Protocol):
         return 3, self.clip.num_frames, self.size, self.size
 
     def geometries(self, height: int, width: int) -> list[Geometry]:
-        """The crops of frames of so many pixels."""
+        """Return the crops of frames of so many pixels."""
         views = self.views
         return eval_geometries(
             height,
@@ -164,22 +164,22 @@ class ClipProtocol(Protocol):
         )
 
     def central(self) -> Self:
-        """The same with one clip and one crop."""
+        """Return the same with one clip and one crop."""
         return replace(self, views=replace(self.views, num_clips=1, num_crops=1))
 
     def under(self, settings: Mapping[str, Any]) -> Self:
-        """The same with these values of `clip` and `test_views`."""
+        """Return the same with these values of `clip` and `test_views`."""
         clip, views = replace(self.clip, **settings["clip"]), replace(self.views, **settings["test_views"])
         return replace(self, clip=clip, views=views)  # in one step: segments with many clips are refused
 
     @classmethod
     def of_settings(cls, settings: Mapping[str, Any]) -> "ClipProtocol":
-        """The protocol that a data module of videos has under these arguments."""
+        """Return the protocol that a data module of videos has under these arguments."""
         return cls.of_values({**_shared(settings), "clip": settings["clip"], "views": settings["test_views"]})
 
     @classmethod
     def of_values(cls, values: Mapping[str, Any]) -> "ClipProtocol":
-        """The protocol of what `as_dict` wrote, but for `kind`."""
+        """Return the protocol of what `as_dict` wrote, but for `kind`."""
         return cls(**{**values, "clip": ClipSpec(**values["clip"]), "views": Views(**values["views"])})
 
     def __str__(self) -> str:
@@ -236,7 +236,7 @@ class ImageProtocol(Protocol):
         return 3, self.size, self.size
 
     def geometries(self, height: int, width: int) -> list[Geometry]:
-        """The one view; sizes and the centre are rounded as torchvision rounds them."""
+        """Return the one view; sizes and the centre are rounded as torchvision rounds them."""
         return eval_geometries(
             height,
             width,
@@ -247,22 +247,22 @@ class ImageProtocol(Protocol):
         )
 
     def central(self) -> Self:
-        """Itself."""
+        """Return itself."""
         return self
 
     def under(self, settings: Mapping[str, Any]) -> Self:
-        """The same with these values of `crop_fraction` and `interpolation`."""
+        """Return the same with these values of `crop_fraction` and `interpolation`."""
         short_side = int(self.size / settings["crop_fraction"])
         return replace(self, short_side=short_side, interpolation=settings["interpolation"])
 
     @classmethod
     def of_settings(cls, settings: Mapping[str, Any]) -> "ImageProtocol":
-        """The protocol that a data module of images has under these arguments, but for images that stand upright."""
+        """Return the protocol that an image data module has under these arguments, which are for upright images."""
         return cls.of_values({**_shared(settings), "short_side": settings["size"], "upright": True}).under(settings)
 
     @classmethod
     def of_values(cls, values: Mapping[str, Any]) -> "ImageProtocol":
-        """The protocol of what `as_dict` wrote, but for `kind`."""
+        """Return the protocol of what `as_dict` wrote, but for `kind`."""
         return cls(**values)
 
     def __str__(self) -> str:
@@ -274,7 +274,7 @@ KINDS: dict[str, type[Protocol]] = {kind.kind: kind for kind in (ClipProtocol, I
 
 
 def kind_of(values: Mapping[str, Any]) -> type[Protocol]:
-    """The class of a protocol that `as_dict` has written, or that a data module has under some arguments.
+    """Return the class of a protocol that `as_dict` has written, or that a data module has under some arguments.
 
     Dictionaries of earlier versions and arguments do not name the kind; only clips have an entry `clip`.
 
@@ -288,7 +288,7 @@ def kind_of(values: Mapping[str, Any]) -> type[Protocol]:
 
 
 def protocol_of(values: Mapping[str, Any]) -> Protocol:
-    """The protocol that `as_dict` has written.
+    """Return the protocol that `as_dict` has written.
 
     Raises:
         ValueError: It is not one of this version.

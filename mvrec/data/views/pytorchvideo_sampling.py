@@ -7,7 +7,7 @@ import warnings
 
 
 def constant_clip_starts(*, clip_seconds: float, video_seconds: float, num_clips: int) -> list[float]:
-    """Clip starts in seconds as pytorchvideo's `ConstantClipsPerVideoSampler` places them.
+    """Return clip starts in seconds as pytorchvideo's `ConstantClipsPerVideoSampler` places them.
 
     Clip i of n starts at `i * (video - clip) / n`: unlike SlowFast's rule the last clip does not reach the end.
     """

@@ -100,7 +100,7 @@ def _affine(
 
 @lru_cache(maxsize=16)
 def _colour(fill: Fill, device: torch.device) -> Tensor:
-    """float32 (1, 3, 1, 1), made once, since a copy waits for the device."""
+    """Return float32 (1, 3, 1, 1), made once, since a copy waits for the device."""
     with torch.inference_mode(False):
         return torch.tensor(fill, dtype=torch.float32, device=device).view(1, 3, 1, 1)
 
@@ -145,7 +145,7 @@ def equalize(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> T
 
 
 def invert(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
-    """Photographic negative."""
+    """Return photographic negative."""
     return tvf.invert(clip)
 
 
@@ -172,22 +172,22 @@ def _factor(strength: float, rng: random.Random) -> float:
 
 
 def color(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
-    """More or less saturation, by up to 0.9."""
+    """Return more or less saturation, by up to 0.9."""
     return tvf.adjust_saturation(clip, _factor(strength, rng))
 
 
 def contrast(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
-    """More or less contrast, by up to 0.9."""
+    """Return more or less contrast, by up to 0.9."""
     return tvf.adjust_contrast(clip, _factor(strength, rng))
 
 
 def brightness(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
-    """Brighter or darker, by up to 0.9."""
+    """Return brighter or darker, by up to 0.9."""
     return tvf.adjust_brightness(clip, _factor(strength, rng))
 
 
 def sharpness(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
-    """Sharper or softer, by up to 0.9."""
+    """Return sharper or softer, by up to 0.9."""
     factor = _factor(strength, rng)
     if clip.device.type == "cpu":  # where torch convolves single channels ten times as fast in this layout
         return tvf.adjust_sharpness(clip.contiguous(memory_format=torch.channels_last), factor).contiguous()

@@ -45,7 +45,7 @@ class ClipSpec:
         check_ranges("", vars(self))
 
     def span(self, fps: float) -> float:
-        """Length of a clip in frames of a video of `fps` frames per second."""
+        """Return length of a clip in frames of a video of `fps` frames per second."""
         rate = 1.0 if self.target_fps is None else fps / self.target_fps
         return self.num_frames * self.stride_frames * rate
 
@@ -63,7 +63,7 @@ class Window:
 
 
 def frame_window(num_video_frames: int, fps: float, start_seconds: float | None, end_seconds: float | None) -> Window:
-    """The window of a row's time span; the whole video without a span, never empty."""
+    """Return the window of a row's time span; the whole video without a span, never empty."""
     first = 0 if start_seconds is None else round(start_seconds * fps)
     last = num_video_frames if end_seconds is None else round(end_seconds * fps)
     first = min(first, num_video_frames - 1)
@@ -89,7 +89,7 @@ def spread_starts(window: Window, span: float, num_clips: int) -> list[float]:
 
 
 def frame_indices(start: float, span: float, window: Window, spec: ClipSpec) -> torch.Tensor:
-    """Frame numbers of one clip.
+    """Return frame numbers of one clip.
 
     `linspace(start, start + span - 1, T)`, truncated: SlowFast's offset sampling.
 
@@ -134,7 +134,7 @@ def segment_indices(window: Window, spec: ClipSpec, rng: random.Random | None = 
 
 
 def uniform_clips(window: Window, fps: float, spec: ClipSpec, *, num_clips: int) -> torch.Tensor:
-    """Frame numbers of evenly spread clips as torchvision's references place them.
+    """Return frame numbers of evenly spread clips as torchvision's references place them.
 
     The video is resampled to the clip's frame rate, `target_fps / stride_frames`: frame j of n is `floor(j * step)`,
     the step being the ratio of the rates. Of all clips of T neighbours, `num_clips` are taken at

@@ -53,7 +53,7 @@ class Target(ABC):
     in_file: ClassVar[bool] = False
 
     def moved(self, geometry: Geometry) -> Self:
-        """The target of the view that `geometry` makes of the frames; itself where it is not about places."""
+        """Return the target of the view that `geometry` makes of the frames; itself where it is not about places."""
         return self
 
     @classmethod
@@ -93,7 +93,7 @@ class ClassIndex(Target):
 
     @classmethod
     def batched(cls, targets: Sequence[Self]) -> Tensor:
-        """int64 (B,)."""
+        """Return int64 (B,)."""
         return torch.tensor([target.index for target in targets], dtype=torch.int64)
 
 
@@ -121,7 +121,7 @@ class MultiHot(Target):
 
 
 def classes_of(target: Target) -> tuple[int, ...]:
-    """The numbers of the classes of a file; none where its target is something else, or not known."""
+    """Return the numbers of the classes of a file; none where its target is something else, or not known."""
     return target.classes if isinstance(target, ClassIndex | MultiHot) else ()
 
 
@@ -143,7 +143,7 @@ class Values(Target):
 
     @classmethod
     def batched(cls, targets: Sequence[Self]) -> Tensor:
-        """float32 (B, D)."""
+        """Return float32 (B, D)."""
         return torch.tensor([target.values for target in targets], dtype=torch.float32)
 
 
@@ -166,7 +166,7 @@ class MaskMap(Target):
 
     @classmethod
     def batched(cls, targets: Sequence[Self]) -> Tensor | list[Tensor]:
-        """int64 (B, H, W), or a list of (H, W) where views have different sizes."""
+        """Return int64 (B, H, W), or a list of (H, W) where views have different sizes."""
         maps = [torch.from_numpy(target.classes.astype(np.int64)) for target in targets]
         return torch.stack(maps) if len({single.shape for single in maps}) == 1 else maps
 
@@ -196,7 +196,7 @@ class Boxes(Target):
 
     @classmethod
     def batched(cls, targets: Sequence[Self]) -> list[dict[str, Tensor]]:
-        """For each view `boxes` (N, 4), `labels` (N,) and, where they are known, `masks` (N, H, W)."""
+        """Return for each view `boxes` (N, 4), `labels` (N,) and, where they are known, `masks` (N, H, W)."""
         return [target._tensors() for target in targets]
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -205,7 +205,7 @@ class Boxes(Target):
 
 
 def _moved_corners(corners: npt.NDArray[np.float32], geometry: Geometry) -> npt.NDArray[np.float32]:
-    """Corners (N, 4) in pixels of the view, inside it."""
+    """Return corners (N, 4) in pixels of the view, inside it."""
     box, (height, width) = geometry.box, geometry.size
     crop = geometry.crop or Box(0, 0, height, width)
     shift = np.array([box.left, box.top] * 2, np.float32)
@@ -219,7 +219,7 @@ def _moved_corners(corners: npt.NDArray[np.float32], geometry: Geometry) -> npt.
 
 
 def _moved_maps(maps: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
-    """Maps (N, H, W) of the view, each value that of the nearest pixel; their type stays."""
+    """Return maps (N, H, W) of the view, each value that of the nearest pixel; their type stays."""
     box, crop = geometry.box, geometry.crop
     moved = torch.from_numpy(np.ascontiguousarray(_cut(maps, box)))
     if len(moved) and moved.shape[-2:] != torch.Size(geometry.size):

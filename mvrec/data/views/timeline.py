@@ -42,7 +42,7 @@ class Timeline:
     times: npt.NDArray[np.float64] | None = None
 
     def window(self, start: float | None, end: float | None) -> Window:
-        """The frames of a span of seconds, at least one: from the one that is shown at its start on."""
+        """Return the frames of a span of seconds, at least one: from the one that is shown at its start on."""
         if self.times is None:
             return frame_window(self.num_frames, self.fps, start, end)
         first = 0 if start is None else int(self.shown_at(np.array([start]))[0])
@@ -50,7 +50,7 @@ class Timeline:
         return Window(first, max(last - first, 1))
 
     def shown_at(self, seconds: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-        """Numbers of the frames that are shown at some times, in a video of changing rate: int64, as many."""
+        """Return numbers of the frames that are shown at some times, in a video of changing rate: int64, as many."""
         assert self.times is not None
         numbers = np.searchsorted(self.times, seconds + ROUNDING, side="right") - 1
         return numbers.clip(0, self.num_frames - 1)

@@ -100,7 +100,7 @@ class Normalisation:
             raise ValueError(f"std must be above 0, got {self.std}")
 
     def __call__(self, clips: Tensor) -> Tensor:
-        """uint8 (B, C, T, H, W) or (B, C, H, W) -> float32 of the same shape."""
+        """Return uint8 (B, C, T, H, W) or (B, C, H, W) -> float32 of the same shape."""
         shape = (1, 3) + (1,) * (clips.ndim - 2)
         offset, factor = _on_device(self, clips.device)
         return torch.addcmul(offset.view(shape), clips.float(), factor.view(shape))
@@ -145,7 +145,7 @@ def crop_and_resize(
 
 
 def views_of(frames: np.ndarray, geometries: Sequence[Geometry]) -> Tensor:
-    """The views of one clip, all of the same size; those that are scaled alike are scaled once.
+    """Return the views of one clip, all of the same size; those that are scaled alike are scaled once.
 
     Args:
         frames: uint8 (T, H, W, C).
@@ -191,7 +191,7 @@ def train_view(frames: np.ndarray, geometry: Geometry, *, rand_augment: RandAugm
 
 
 def erase(clips: Tensor, seeds: Tensor, erasing: RandomErasing) -> Tensor:
-    """Random erasing on the device, in place; each clip's choice follows from its seed.
+    """Return random erasing on the device, in place; each clip's choice follows from its seed.
 
     Args:
         clips: Normalised float (B, C, T, H, W) or (B, C, H, W).
@@ -216,7 +216,7 @@ def erase(clips: Tensor, seeds: Tensor, erasing: RandomErasing) -> Tensor:
 
 
 def rand_augment_batch(clips: Tensor, seeds: Tensor, rand_augment: RandAugment) -> Tensor:
-    """RandAugment on the device: the choices that `train_view` makes for the same seeds, on pixels that are there.
+    """Apply RandAugment on the device, with the choices that `train_view` makes in a worker for the same seeds.
 
     Args:
         clips: uint8 (B, C, T, H, W) or (B, C, H, W).

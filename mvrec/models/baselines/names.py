@@ -64,7 +64,7 @@ def create_baseline(
     drop_path_rate: float | None = None,
     head_dropout: float | None = None,
 ) -> Backbone:
-    """Another library's network with random weights; None leaves a knob to the library.
+    """Return another library's network with random weights; None leaves a knob to the library.
 
     Args:
         name: `timm/...`, `torchvision/...` or `pytorchvideo/...` and the name there.
@@ -92,7 +92,7 @@ def create_baseline(
 
 
 def list_baselines(library: str) -> list[str]:
-    """Names of one library's networks as `create_baseline` takes them.
+    """Return names of one library's networks as `create_baseline` takes them.
 
     Raises:
         UserError: No such library, or it is not installed.
@@ -110,7 +110,7 @@ def list_baselines(library: str) -> list[str]:
 
 
 def check_baseline(name: str) -> tuple[str, str]:
-    """Library and name in it.
+    """Return library and name in it.
 
     Raises:
         UserError: No such network, with the nearest name, or its library is not installed.

@@ -99,7 +99,7 @@ class Baseline(Backbone):
         return self.origin.input_shape
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Image `(B, C, H, W)` or clip `(B, C, T, H, W)` to the vectors that the library classifies, `(B, D)`.
+        """Return image `(B, C, H, W)` or clip `(B, C, T, H, W)` to the vectors that the library classifies, `(B, D)`.
 
         Raises:
             ValueError: The shape is not one that this network takes.
@@ -107,7 +107,7 @@ class Baseline(Backbone):
         return cast("Tensor", self._run(self.net, x))
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """The last map `(B, C_i, [T_i,] H_i, W_i)` on each of the grids of strides 4, 8, 16 and 32 that there are.
+        """Return the last map `(B, C_i, [T_i,] H_i, W_i)` on each available grid of strides 4, 8, 16 and 32.
 
         Raises:
             NotImplementedError: The network has no maps, or its library does not open them.
@@ -142,7 +142,7 @@ class Baseline(Backbone):
             raise ValueError(f"{self.name} is built for {built} and cannot take {shape}: {one_line(error)}") from error
 
     def layer_groups(self) -> list[list[str]]:
-        """All parameter names in groups from the stem to the head: the library's own, or else block by block."""
+        """Return all parameter names in groups from the stem to the head: the library's own, or else block by block."""
         groups = [[f"net.{name}" for name in group] for group in self._net_groups()]
         groups[-1] += [f"head.{name}" for name, _ in self.head.named_parameters()]
         return [group for group in groups if group]
@@ -152,7 +152,7 @@ class Baseline(Backbone):
         return [tuple(group) for group in self.layer_groups()]
 
     def _net_groups(self) -> list[list[str]]:
-        """Parameter names of `net` by depth; the last group is the head's and may be empty."""
+        """Return parameter names of `net` by depth; the last group is the head's and may be empty."""
         return groups_by_block(self.net)
 
     def set_activation_checkpointing(self, on: bool) -> None:
@@ -196,7 +196,7 @@ class TimmBaseline(Baseline):
         self.feature_info = tuple(self._indices.values())
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """The last map `(B, C_i, H_i, W_i)` of each stride from 4 on, as timm's `forward_intermediates` gives it.
+        """Return the last map `(B, C_i, H_i, W_i)` of each stride from 4 on, by timm's `forward_intermediates`.
 
         Raises:
             NotImplementedError: The network has no maps, or timm does not open them.
@@ -251,7 +251,7 @@ class TwoPathways(nn.Module):
         self.alpha = alpha
 
     def forward(self, x: Tensor) -> Tensor:
-        """Clips `(B, C, T, H, W)` to what the network makes of them."""
+        """Return clips `(B, C, T, H, W)` to what the network makes of them."""
         frames = x.shape[2]
         kept = math.ceil(frames / self.alpha)
         # First and last frame and even steps between, as SlowFast's authors choose them.
@@ -260,7 +260,7 @@ class TwoPathways(nn.Module):
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error, or its kind where it has none."""
+    """Return the message of an error, or its kind where it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -272,7 +272,7 @@ def _keep(kept: dict[str, Tensor], path: str, module: nn.Module, inputs: Any, ou
 
 
 def _probe(net: nn.Module, origin: Origin) -> tuple[int, dict[str, FeatureInfo]]:
-    """Width of the features, and path of a module -> its map, the last of each of the pyramid's strides.
+    """Return width of the features, and path of a module -> its map, the last of each of the pyramid's strides.
 
     Raises:
         UserError: The network does not take the shape it is built for, or gives no vector.
@@ -324,7 +324,7 @@ def _watched_forward(net: nn.Module, x: Tensor) -> tuple[Any, dict[str, Tensor]]
 
 
 def _map_makers(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules whose outputs may be maps: those on top, and those in the containers there."""
+    """Yield the modules whose outputs may be maps: those on top, and those in the containers there."""
     for name, module in net.named_children():
         below = module.named_children() if isinstance(module, CONTAINERS) else ()
         for path, maker in ((name, module), *((f"{name}.{inner}", child) for inner, child in below)):
@@ -333,7 +333,7 @@ def _map_makers(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _feature_info(output: Any, origin: Origin) -> FeatureInfo | None:
-    """Channels and stride of a module's output, or None if it is no map of the pyramid."""
+    """Return channels and stride of a module's output, or None if it is no map of the pyramid."""
     if not isinstance(output, Tensor) or output.ndim != len(origin.input_shape) + 1:
         return None
     last = origin.channels_last
@@ -357,7 +357,7 @@ def _timm_levels(net: nn.Module) -> dict[int, FeatureInfo]:
 
 
 def groups_by_block(net: nn.Module) -> list[list[str]]:
-    """Parameter names by depth: the stem, each block with what leads to it, and what follows the last.
+    """Return parameter names by depth: the stem, each block with what leads to it, and what follows the last.
 
     A network without blocks has a level for each part.
     """
@@ -375,7 +375,7 @@ def groups_by_block(net: nn.Module) -> list[list[str]]:
 
 
 def _blocks(module: nn.Module, path: str = "") -> Iterator[str]:
-    """Elements of containers that have parts of their own; of nested ones the inner, if it is several."""
+    """Yield elements of containers that have parts of their own; of nested ones the inner, if it is several."""
     for name, child in module.named_children():
         below = f"{path}.{name}" if path else name
         inner = [] if hasattr(child, "multipathway_blocks") else list(_blocks(child, below))  # SlowFast: side by side

@@ -70,17 +70,17 @@ def start_from(model: Backbone, source: Source) -> dict[str, Any]:
 
 
 def recognised(stored: StoredWeights) -> Recognised:
-    """The layout of stored weights; see `recognise`."""
+    """Return the layout of stored weights; see `recognise`."""
     return recognise(stored.tensors, source=stored.source)
 
 
 def named_as_in(model: Backbone, stored: StoredWeights) -> Recognised:
-    """Stored weights by the names that the network has for them."""
+    """Return stored weights by the names that the network has for them."""
     return recognised(stored) if isinstance(model, tuple(FAMILIES.values())) else by_its_names(model, stored)
 
 
 def by_its_names(model: Backbone, stored: StoredWeights) -> Recognised:
-    """Weights of another library's network or a user's own, which have names of their own.
+    """Return weights of another library's network or a user's own, which have names of their own.
 
     The wrapper is the part before those names that leaves most of them at home.
     """

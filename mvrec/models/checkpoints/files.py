@@ -84,7 +84,7 @@ class StoredWeights:
 
     @property
     def is_checkpoint(self) -> bool:
-        """Whether `mvrec fit` has written the file."""
+        """Return whether `mvrec fit` has written the file."""
         return "mvrec" in self.content
 
     @property
@@ -108,7 +108,7 @@ _read: ContextVar[dict[Stamp, StoredWeights] | None] = ContextVar("_read", defau
 
 @contextmanager
 def each_file_once() -> Iterator[None]:
-    """Inside this context `read_weights` reads a file a single time, as long as the file does not change.
+    """Return inside this context `read_weights` reads a file a single time, as long as the file does not change.
 
     A command asks one file for its settings, its classes and its weights. Its path reaches some of these places as the
     text of a configuration, so what was read cannot be handed to them. Nothing is kept after the outermost context.
@@ -248,7 +248,7 @@ def _network(tree: Mapping[str, Any], source: str, details: dict[str, Any]) -> S
 
 
 def _candidates(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The mappings that may be the network, the likeliest first."""
+    """Yield the mappings that may be the network, the likeliest first."""
     for entry in ENTRIES:
         below = tree.get(entry)
         if isinstance(below, Mapping):

@@ -38,7 +38,7 @@ class Fitted:
 
 
 def fit(tensors: Tensors, model: Backbone, *, details: Mapping[str, Any], source: str) -> Fitted:
-    """Every tensor of the network's state dict from the file's tensors, as far as they go.
+    """Return every tensor of the network's state dict from the file's tensors, as far as they go.
 
     Args:
         tensors: By our names.
@@ -137,13 +137,13 @@ def _with_the_same_tables(tensors: Tensors, wanted: Mapping[str, Tensor]) -> Ten
 
 
 def _stored_grid(details: Mapping[str, Any]) -> Grid | None:
-    """The token grid that the file's position tables were built for, when it says so."""
+    """Return the token grid that the file's position tables were built for, when it says so."""
     grid = details.get("position_grid")
     return (int(grid[0]), int(grid[1]), int(grid[2])) if grid is not None else None
 
 
 def _on_another_grid(name: str, grid: Grid | None, model: Backbone) -> bool:
-    """Tables of equal length can lie on different grids, 8x32 and 16x16 for one."""
+    """Return tables of equal length can lie on different grids, 8x32 and 16x16 for one."""
     wanted = model.position_grid
     return grid is not None and wanted is not None and name in ("pos_embed", "pos_embed_spatial") and grid != wanted
 
@@ -169,7 +169,7 @@ def _resized(
 
 
 def _grid_of(name: str, length: int, *, frames: int, grid: Grid | None, source: str) -> Grid:
-    """The grid of a table: as the file says, else a square one."""
+    """Return the grid of a table: as the file says, else a square one."""
     if grid is not None and length in (math.prod(grid), grid[1] * grid[2]):
         return grid if length == math.prod(grid) else (1, *grid[1:])
     side = math.isqrt(length // frames)

@@ -83,7 +83,7 @@ def recognise(tensors: Tensors, *, source: str) -> Recognised:
 
 
 def _only_prefix(prefixes: set[str], source: str) -> str:
-    """The wrapper around the network; where there is an average beside the raw weights, that of the average."""
+    """Return the wrapper around the network; where there is an average beside the raw weights, that of the average."""
     if len(prefixes) == 1:
         return prefixes.pop()
     averaged = [prefix for prefix in prefixes if re.search(r"(^|[._])(ema|average)", prefix)]
@@ -143,7 +143,7 @@ def _renamed(tensors: Tensors, rules: tuple[tuple[str, str], ...]) -> Tensors:
 
 
 def _mvit(tensors: Tensors) -> Tensors:
-    """SlowFast's own names, whatever the shapes: one `qkv`, kernels over (T, H, W), tables `(1, N, C)`."""
+    """Return SlowFast's own names, whatever the shapes: one `qkv`, kernels over (T, H, W), tables `(1, N, C)`."""
     tensors = _fused(tensors)
     for name, tensor in tensors.items():
         if re.search(r"\.pool_[qkv]\.weight$", name) and tensor.ndim == 4:
@@ -154,7 +154,7 @@ def _mvit(tensors: Tensors) -> Tensors:
 
 
 def _fused(tensors: Tensors) -> Tensors:
-    """Queries, keys and values in one layer, row blocks in this order."""
+    """Return queries, keys and values in one layer, row blocks in this order."""
     fused: Tensors = {}
     for name, tensor in tensors.items():
         parts = re.fullmatch(r"(.*\.attn\.)[qkv](\.weight|\.bias)", name)
@@ -179,7 +179,7 @@ def _from_torchvision(tensors: Tensors) -> Tensors:
 
 
 def _from_timm(tensors: Tensors) -> Tensors:
-    """Blocks are counted per stage there and through the network here."""
+    """Return blocks are counted per stage there and through the network here."""
     places = {(int(s), int(b)) for name in tensors for s, b in re.findall(r"^stages\.(\d+)\.blocks\.(\d+)\.", name)}
     number = {place: i for i, place in enumerate(sorted(places))}
 

@@ -35,7 +35,7 @@ def build_as_stored(
     family: type[Backbone],
     details: Mapping[str, Any],
 ) -> Backbone:
-    """The network of a variant with the class count, size, depth and pooling that the weights have.
+    """Return the network of a variant with the class count, size, depth and pooling that the weights have.
 
     Raises:
         WrongArchitectureError: The weights are those of another network.
@@ -85,7 +85,7 @@ def as_stored(
 
 
 def same_network(model: Backbone, tensors: Tensors, *, but_for_pooling: bool = False) -> bool:
-    """Whether weights are a network's own but for its classes, sizes and input channels (and its pooling)."""
+    """Return whether weights are a network's own but for its classes, sizes and input channels (and its pooling)."""
 
     def telling(state: Tensors) -> dict[str, tuple[int, ...]]:
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if not OPEN.search(name)}
@@ -108,7 +108,7 @@ def _channels(tensors: Tensors, base: Backbone) -> Knobs:
 
 
 def _branches(build: Callable[..., Backbone], tensors: Tensors) -> Knobs:
-    """CloFormer's ablations lack the layers of one branch."""
+    """Return CloFormer's ablations lack the layers of one branch."""
     if not any(name.startswith("layers.0.blocks.") for name in tensors):
         return {}
     if not any(".attn.global_q." in name for name in tensors):
@@ -120,7 +120,7 @@ def _branches(build: Callable[..., Backbone], tensors: Tensors) -> Knobs:
 
 
 def mvit_arguments(tensors: Tensors, base: MViT) -> Knobs:
-    """The arguments of `MViT` that give the network of some weights.
+    """Return the arguments of `MViT` that give the network of some weights.
 
     Strides leave no trace in the weights: they are where the heads multiply, or where v1 pools its queries.
     """
@@ -182,7 +182,7 @@ class _Row:
         self.head_dim = sized[0][0] if sized else table[1] if table else 0
 
     def kernel(self, part: str) -> Grid | None:
-        """The pooling kernel over (T, H, W) of queries "q", keys "k" or values "v"."""
+        """Return the pooling kernel over (T, H, W) of queries "q", keys "k" or values "v"."""
         shape = self._kernels[part]
         return None if shape is None else (shape[2], shape[3], shape[4])
 
@@ -227,7 +227,7 @@ def _frames(tensors: Tensors, base: MViT) -> int | None:
 
 
 def _image_size(tensors: Tensors, base: Backbone, details: Mapping[str, Any]) -> tuple[int, int]:
-    """Pixels (H, W) of the file's position tables: as it says, else as they show, else the variant's."""
+    """Return pixels (H, W) of the file's position tables: as it says, else as they show, else the variant's."""
     if details.get("image_size"):
         height, width = details["image_size"]
         return int(height), int(width)

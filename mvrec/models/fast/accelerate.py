@@ -42,7 +42,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def accelerate(model: Module) -> Module:
-    """The same network, whose modules compute in a faster way from now on; others than ours are left alone.
+    """Return the same network, whose modules compute in a faster way from now on; others than ours are left alone.
 
     Values and gradients are equal but for rounding, and random numbers are drawn in the same order. Parameters, their
     names and the network's own class name stay. With `MVREC_PLAIN=1` in the environment nothing is done.

@@ -83,7 +83,7 @@ class _HeadGroups(torch.autograd.Function):
 
 
 def _groups(q: Tensor, k: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Parts of tensors `(B, N, heads, d)` or `(B * heads, N, d)`, all as the latter."""
+    """Return parts of tensors `(B, N, heads, d)` or `(B * heads, N, d)`, all as the latter."""
     heads = max(1, GROUP_SCORES // (q.shape[1] * k.shape[1]))
     flat = [part.transpose(1, 2).flatten(0, 1) if part.ndim == 4 else part for part in (q, k, *others)]
     return zip(*(part.split(heads) for part in flat), strict=True)

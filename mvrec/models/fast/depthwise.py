@@ -57,7 +57,7 @@ def _has_slow_backward(grid: Tensor, weight: Tensor, stride: int, padding: Tripl
 
 
 def _sums_in_half(dtype: torch.dtype) -> bool:
-    """Whether torch adds up gradients of this precision in it, since oneDNN does not take it on this processor."""
+    """Return whether torch accumulates gradients in this precision, because oneDNN lacks it on this processor."""
     names = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
     supported = getattr(torch.ops.mkldnn, names.get(dtype, ""), None)
     return dtype in names and not (supported is not None and supported())
@@ -111,7 +111,7 @@ class _DepthwiseConv(torch.autograd.Function):
 def _gradients_over_time(
     grad: Tensor, grid: Tensor, weight: Tensor, stride: int, padding: Triple, *, of_grid: bool, of_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Sums over the taps in time, in float32 or better: of the grid, and of the weight."""
+    """Return sums over the taps in time, in float32 or better: of the grid, and of the weight."""
     exact = torch.promote_types(grid.dtype, torch.float32)
     grid, grad, weight = grid.to(exact), grad.to(exact), weight.to(exact)
     grad_grid, of_taps = None, [torch.zeros_like(weight[:, :, 0]) for _ in range(weight.shape[2])]
@@ -145,7 +145,7 @@ def _grid_gradient(grad: Tensor, grid: Tensor, taps: Tensor, stride: int, paddin
 
 
 def _taps_gradient(grad: Tensor, grid: Tensor, taps: Tensor, stride: int, padding: Triple) -> Tensor:
-    """The same for the kernel, `(C, 1, kh, kw)`."""
+    """Return the same for the kernel, `(C, 1, kh, kw)`."""
     if max(taps.shape[2:]) <= FAST or stride > FAST:
         out, frames = _channels_first(grad), _channels_first(grid)
         return _convolution_backward(out, frames, taps, stride, padding[1:], [False, True, False])[1]
@@ -188,7 +188,7 @@ def _large_taps_gradient(grad: Tensor, grid: Tensor, taps: Tensor, stride: int, 
 
 
 def _channels_first(grid: Tensor) -> Tensor:
-    """Frames `(B * T, C, H, W)` of a grid `(B, T, H, W, C)`."""
+    """Return frames `(B * T, C, H, W)` of a grid `(B, T, H, W, C)`."""
     return grid.flatten(0, 1).permute(0, 3, 1, 2)
 
 

@@ -47,7 +47,7 @@ class RelativeGeometry(NamedTuple):
 
 
 def relative_geometry(q_thw: Grid, k_thw: Grid, *, device: torch.device, dtype: torch.dtype) -> RelativeGeometry:
-    """Table rows and one-hot positions for decomposed relative positions between two grids."""
+    """Return table rows and one-hot positions for decomposed relative positions between two grids."""
     axes = tuple(zip(q_thw, k_thw, strict=True))
     onehot = []
     for axis, size in enumerate(k_thw):
@@ -105,7 +105,7 @@ class PoolingAttention(pooling_attention.PoolingAttention):
         return self.softmax(q, k, v, scale=scale).transpose(1, 2)
 
     def _read_grid(self, thw: Grid) -> Grid:
-        """The grid of the tokens whose keys and values are read; see the note.
+        """Return the grid of the tokens whose keys and values are read; see the note.
 
         Note [keys and values that nobody reads]
 
@@ -123,7 +123,7 @@ class PoolingAttention(pooling_attention.PoolingAttention):
         return thw[0], h, w
 
     def _project(self, x: Tensor, thw: Grid, norm: nn.Module, *, cls_only: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values `(B, N, heads, d)`, as far as they are read."""
+        """Return queries, keys and values `(B, N, heads, d)`, as far as they are read."""
         heads = (self.num_heads, self.head_dim)
         read = self._read_grid(thw)
         if type(self.qkv) is not Linear or (read == thw and not cls_only):
@@ -137,7 +137,7 @@ class PoolingAttention(pooling_attention.PoolingAttention):
         return q.unflatten(-1, heads), k, v
 
     def _gathered(self, x: Tensor, thw: Grid) -> Tensor:
-        """The tokens whose keys and values are read."""
+        """Return the tokens whose keys and values are read."""
         assert self.kv_kernel is not None
         grid = x[:, self.num_cls :].unflatten(1, thw)
         for axis in (2, 3):
@@ -147,7 +147,7 @@ class PoolingAttention(pooling_attention.PoolingAttention):
         return torch.cat([x[:, :1], tokens], 1) if self.num_cls else tokens
 
     def _pool_cls(self, q: Tensor) -> Tensor:
-        """The class token's query, which is not pooled."""
+        """Return the class token's query, which is not pooled."""
         q = q if self.norm_q is None else self.norm_q(q)
         if not torch.is_grad_enabled():
             return q
@@ -237,7 +237,7 @@ class MViT(mvit.MViT):
         return self.norm(self._run_blocks(x, cls_only=True)[0])[:, 0]
 
     def _run_blocks(self, x: Tensor, *, cls_only: bool = False) -> tuple[Tensor, list[tuple[Tensor, Grid]]]:
-        """All blocks: the last tokens, or the class token alone, and for every grid size the tokens it ended with."""
+        """Run all blocks: return the last tokens, or the class token alone, and the last tokens of every grid size."""
         tokens, thw = self._embedded(x)
         tokens = tokens.contiguous()
         geometries: dict[tuple[Grid, Grid], RelativeGeometry] = {}  # blocks of a stage share theirs

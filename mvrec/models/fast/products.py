@@ -22,7 +22,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def goes_by_onednn(x: Tensor) -> bool:
-    """Whether large products of `x` are computed by oneDNN where no gradients are recorded."""
+    """Return whether large products of `x` are computed by oneDNN where no gradients are recorded."""
     if torch.compiler.is_compiling():  # graphs that others are to run must not have operators of this machine
         return False
     if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
@@ -52,7 +52,7 @@ def softmax_gradient(grad: Tensor, probabilities: Tensor) -> Tensor:
 def product_gradients(
     grad: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of `product` for `x`, weight and bias, as far as they are needed; `grad` and `x` have one precision."""
+    """Return the required gradients of `product` for `x`, weight and bias; `grad` and `x` have one precision."""
     of_x, of_weight, of_bias = needed
     rows = grad.flatten(0, -2)
     grad_x = product(grad, weight.to(grad.dtype).T) if of_x else None

@@ -24,7 +24,7 @@ def norm_linear(x: Tensor, norm: nn.Module, linear: nn.Module) -> Tensor:
 
 
 def norm_project(x: Tensor, norm: nn.Module, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The same with a weight `(D, C)` and a bias `(D)` that may be parts of a layer's."""
+    """Return the same with a weight `(D, C)` and a bias `(D)` that may be parts of a layer's."""
     if _is_plain(norm, nn.LayerNorm) and _keeps_activations():
         return _NormLinear.apply(x, norm.weight, norm.bias, norm.eps, weight, bias)
     return product(norm(x), weight, bias)

@@ -44,6 +44,6 @@ class FeaturePyramid(nn.Module):
         self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks=LastLevelMaxPool())
 
     def forward(self, x: Tensor) -> "OrderedDict[str, Tensor]":
-        """Images `(B, C, H, W)` to maps `(B, out_channels, H_i, W_i)` by their number, and a coarser one, "pool"."""
+        """Map images `(B, C, H, W)` to maps `(B, out_channels, H_i, W_i)` by number, and a coarser one, "pool"."""
         maps = self.backbone.feature_maps(x)
         return self.fpn(OrderedDict((str(level), maps[level]) for level in self.levels))

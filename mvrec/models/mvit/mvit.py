@@ -40,7 +40,7 @@ def block_plan(
     unpooled_kv_blocks: tuple[int, ...],
     dim_change: Literal["mlp", "attention"],
 ) -> list[BlockSpec]:
-    """The table of blocks that the arguments of `MViT`, which explains them, describe.
+    """Return the table of blocks that the arguments of `MViT`, which explains them, describe.
 
     Raises:
         ValueError: A block index lies outside the network, or a width is no multiple of its heads.
@@ -270,7 +270,7 @@ class MViT(Backbone):
                 nn.init.trunc_normal_(parameter, std=0.02)
 
     def make_head(self, num_classes: int) -> nn.Module:
-        """Dropout and a linear layer, freshly initialised."""
+        """Return dropout and a linear layer, freshly initialised."""
         return Head(self.num_features, num_classes, dropout=self.head_dropout).apply(init_trunc_normal)
 
     @property
@@ -284,12 +284,12 @@ class MViT(Backbone):
         return self._position_grid
 
     def parameter_stages(self) -> list[tuple[str, ...]]:
-        """The stem with its positions, each block, and the head with the last norm."""
+        """Return the stem with its positions, each block, and the head with the last norm."""
         blocks = [(f"blocks.{i}.",) for i in range(len(self.blocks))]
         return [("cls_token", "pos_embed", "patch_embed."), *blocks, ("norm.", "head.")]
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Clip `(B, C, T, H, W)` or image `(B, C, H, W)` to `(B, D)`.
+        """Return clip `(B, C, T, H, W)` or image `(B, C, H, W)` to `(B, D)`.
 
         Raises:
             ValueError: The shape is not one that this network takes.
@@ -299,7 +299,7 @@ class MViT(Backbone):
         return tokens.mean(1) if self.cls_token is None else tokens[:, 0]
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """The tokens at the end of every grid size, as maps `(B, C_i, [T_i,] H_i, W_i)`.
+        """Return the tokens at the end of every grid size, as maps `(B, C_i, [T_i,] H_i, W_i)`.
 
         The last map has passed the final norm, which the finer ones have no counterpart of.
         """
@@ -333,14 +333,14 @@ class MViT(Backbone):
         return [*levels, start if num_cls else Level(self.norm, partial(to_map, thw=grids[-1]), stride)]
 
     def token_grids(self, shape: tuple[int, ...]) -> list[Grid]:
-        """The grids of the tokens that each block starts from, and of those that the last one leaves."""
+        """Return the grids of the tokens that each block starts from, and of those that the last one leaves."""
         grids = [_patch_grid(shape[1:])]
         for block in cast("list[Block]", self.blocks):
             grids.append(block.attn.grids(grids[-1])[0])
         return grids
 
     def _run_blocks(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Grid]]]:
-        """All blocks: the last tokens, and for every grid size the tokens that it ended with."""
+        """Return all blocks: the last tokens, and for every grid size the tokens that it ended with."""
         tokens, thw = self._embedded(x)
         levels: list[tuple[Tensor, Grid]] = []
         for block in cast("list[Block]", self.blocks):
@@ -351,14 +351,14 @@ class MViT(Backbone):
         return tokens, [*levels, (tokens, thw)]
 
     def _embedded(self, x: Tensor) -> tuple[Tensor, Grid]:
-        """The tokens that the first block starts from, `(B, [1 +] t*h*w, C)`, and their grid."""
+        """Return the tokens that the first block starts from, `(B, [1 +] t*h*w, C)`, and their grid."""
         self._check_input_shape(tuple(x.shape[1:]))
         grid = self.patch_embed(x)  # (B, t, h, w, C)
         thw: Grid = grid.shape[1:4]
         return self._with_positions(grid, thw), thw
 
     def _with_positions(self, grid: Tensor, thw: Grid) -> Tensor:
-        """Token grid `(B, t, h, w, C)` to tokens `(B, [1 +] t*h*w, C)` with class token and positions."""
+        """Return token grid `(B, t, h, w, C)` to tokens `(B, [1 +] t*h*w, C)` with class token and positions."""
         tokens = grid.flatten(1, 3)
         cls: Tensor | None = self.cls_token
         t, h, w = self._position_grid
@@ -420,7 +420,7 @@ def _feature_info(plan: list[BlockSpec]) -> tuple[FeatureInfo, ...]:
 
 
 def _rel_pos_sizes(plan: list[BlockSpec], thw: Grid, *, is_video: bool) -> list[Grid]:
-    """Lengths of each block's relative-position tables, along (T, H, W)."""
+    """Return lengths of each block's relative-position tables, along (T, H, W)."""
     sizes = []
     t, h, w = thw
     for spec in plan:

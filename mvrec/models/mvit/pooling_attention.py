@@ -35,7 +35,7 @@ def _half(kernel: Grid) -> Grid:
 
 
 def pooled_grid(thw: Grid, *, kernel: Grid | None, stride: int) -> Grid:
-    """Size of the grid after pooling with `kernel // 2` of padding; without a kernel nothing is pooled."""
+    """Return size of the grid after pooling with `kernel // 2` of padding; without a kernel nothing is pooled."""
     if kernel is None:
         return thw
     t, h, w = (n + 2 * (k // 2) - k for n, k in zip(thw, kernel, strict=True))
@@ -129,7 +129,7 @@ class PoolingAttention(nn.Module):
         return conv, nn.LayerNorm(self.head_dim, eps=NORM_EPS)
 
     def grids(self, thw: Grid) -> tuple[Grid, Grid]:
-        """The pooled grids of queries and of keys for tokens on `thw`."""
+        """Return the pooled grids of queries and of keys for tokens on `thw`."""
         q_thw = pooled_grid(thw, kernel=self.q_kernel, stride=self.q_stride)
         return q_thw, pooled_grid(thw, kernel=self.kv_kernel, stride=self.kv_stride)
 

@@ -37,7 +37,7 @@ def _mvit_v2(stages: Stages, *, num_frames: int | None, embed_dim: int = 96, num
 
 
 def _stage_starts(stages: Stages) -> dict[str, Any]:
-    """Heads and width double and the grid halves at the first block of every stage but the first."""
+    """Return heads and width double and the grid halves at the first block of every stage but the first."""
     starts = [sum(stages[:i]) for i in range(1, len(stages))]
     return {
         "depth": sum(stages),
@@ -59,7 +59,7 @@ def mvit_b_16x4(
     pooling: Pooling = "conv",
     unpooled_kv_blocks: tuple[int, ...] = (),
 ) -> MViT:
-    """MViT-B 16x4: 36.6 M parameters, 70.8 GFLOPs, 78.4 % on Kinetics-400 (MViT, table 3).
+    """Build MViT-B 16x4: 36.6 M parameters, 70.8 GFLOPs, 78.4 % on Kinetics-400 (MViT, table 3).
 
     `unpooled_kv_blocks=(14, 15)` is the network as first released in April 2021, of 70.5 GFLOPs.
     """
@@ -76,7 +76,7 @@ def mvit_b_32x3(
     head_dropout: float = 0.5,
     pooling: Pooling = "conv",
 ) -> MViT:
-    """MViT-B 32x3: 36.6 M parameters, 170 GFLOPs, 80.3 % on Kinetics-400."""
+    """Build MViT-B 32x3: 36.6 M parameters, 170 GFLOPs, 80.3 % on Kinetics-400."""
     return _mvit_v1(DEPTH_16, kv_stride=8, pool_kernel=(3, 3, 3), pos_embed="separate", **locals())
 
 
@@ -90,7 +90,7 @@ def mvit_b24_32x3(
     head_dropout: float = 0.5,
     pooling: Pooling = "conv",
 ) -> MViT:
-    """MViT-B-24 32x3: 53.1 M parameters, 236 GFLOPs, the depth of the released "B 32x3" configuration.
+    """Build MViT-B-24 32x3: 53.1 M parameters, 236 GFLOPs, the depth of the released "B 32x3" configuration.
 
     It pools space alone, with kernels one wider than their strides, and nothing where the stride is 1.
     """
@@ -106,7 +106,7 @@ def mvit_b_image(
     head_dropout: float = 0.0,
     pooling: Pooling = "conv",
 ) -> MViT:
-    """MViT-B-16 for images: 37.0 M parameters, 7.8 GFLOPs, 83.0 % on ImageNet-1k."""
+    """Build MViT-B-16 for images: 37.0 M parameters, 7.8 GFLOPs, 83.0 % on ImageNet-1k."""
     return _mvit_v1(DEPTH_16, kv_stride=4, pool_kernel=(1, 3, 3), pos_embed="joint", num_frames=None, **locals())
 
 
@@ -119,7 +119,7 @@ def mvit_v2_t(
     head_dropout: float = 0.0,
     pooling: Pooling = "conv",
 ) -> MViT:
-    """MViTv2-T: 24.2 M parameters, 4.7 GFLOPs, 82.3 % on ImageNet-1k (MViTv2, table 1)."""
+    """Build MViTv2-T: 24.2 M parameters, 4.7 GFLOPs, 82.3 % on ImageNet-1k (MViTv2, table 1)."""
     return _mvit_v2(DEPTH_10, num_frames=None, **locals())
 
 
@@ -132,7 +132,7 @@ def mvit_v2_s(
     head_dropout: float = 0.0,
     pooling: Pooling = "conv",
 ) -> MViT:
-    """MViTv2-S: 34.9 M parameters, 7.0 GFLOPs, 83.6 % on ImageNet-1k (MViTv2, table 1)."""
+    """Build MViTv2-S: 34.9 M parameters, 7.0 GFLOPs, 83.6 % on ImageNet-1k (MViTv2, table 1)."""
     return _mvit_v2(DEPTH_16, num_frames=None, **locals())
 
 
@@ -145,7 +145,7 @@ def mvit_v2_b(
     head_dropout: float = 0.0,
     pooling: Pooling = "conv",
 ) -> MViT:
-    """MViTv2-B: 51.5 M parameters, 10.2 GFLOPs, 84.4 % on ImageNet-1k (MViTv2, table 1)."""
+    """Build MViTv2-B: 51.5 M parameters, 10.2 GFLOPs, 84.4 % on ImageNet-1k (MViTv2, table 1)."""
     return _mvit_v2(DEPTH_24, num_frames=None, **locals())
 
 
@@ -158,7 +158,7 @@ def mvit_v2_l(
     head_dropout: float = 0.0,
     pooling: Pooling = "conv",
 ) -> MViT:
-    """MViTv2-L: 218 M parameters, 43.9 GFLOPs, 85.3 % on ImageNet-1k (MViTv2, table 1).
+    """Build MViTv2-L: 218 M parameters, 43.9 GFLOPs, 85.3 % on ImageNet-1k (MViTv2, table 1).
 
     The released weights change width in the MLPs, unlike every other MViTv2.
     """
@@ -175,7 +175,7 @@ def mvit_v2_s_16x4(
     head_dropout: float = 0.5,
     pooling: Pooling = "conv",
 ) -> MViT:
-    """MViTv2-S 16x4: 34.5 M parameters, 64.5 GFLOPs, 81.0 % on Kinetics-400."""
+    """Build MViTv2-S 16x4: 34.5 M parameters, 64.5 GFLOPs, 81.0 % on Kinetics-400."""
     return _mvit_v2(DEPTH_16, **locals())
 
 
@@ -189,7 +189,7 @@ def mvit_v2_b_32x3(
     head_dropout: float = 0.5,
     pooling: Pooling = "conv",
 ) -> MViT:
-    """MViTv2-B 32x3: 51.2 M parameters, 225 GFLOPs, 82.9 % on Kinetics-400."""
+    """Build MViTv2-B 32x3: 51.2 M parameters, 225 GFLOPs, 82.9 % on Kinetics-400."""
     return _mvit_v2(DEPTH_24, **locals())
 
 
@@ -203,5 +203,5 @@ def mvit_v2_l_40x3(
     head_dropout: float = 0.5,
     pooling: Pooling = "conv",
 ) -> MViT:
-    """MViTv2-L 40x3 at 312 pixels: 213 M parameters, 2.8 TFLOPs, 86.1 % on Kinetics-400."""
+    """Build MViTv2-L 40x3 at 312 pixels: 213 M parameters, 2.8 TFLOPs, 86.1 % on Kinetics-400."""
     return _mvit_v2(DEPTH_48, embed_dim=144, num_heads=2, **locals())

@@ -41,7 +41,7 @@ class ClassMatch:
         self.order = None if order == list(range(len(order))) else torch.tensor(order)
 
     def labels(self, labels: Tensor) -> Tensor:
-        """Class indices (B,) or multi-hot labels (B, K) of the data as the checkpoint counts them."""
+        """Return class indices (B,) or multi-hot labels (B, K) of the data as the checkpoint counts them."""
         if self.order is None:
             return labels
         order = self.order.to(labels.device)
@@ -54,13 +54,13 @@ class ClassMatch:
         return replace(batch, targets=self.labels(batch.targets), bad=self.bad(batch.bad))
 
     def bad(self, bad: tuple[BadSample, ...]) -> tuple[BadSample, ...]:
-        """The same for samples that could not be read."""
+        """Return the same for samples that could not be read."""
         if self.order is None:
             return bad
         return tuple(entry._replace(target=self.target(entry.target)) for entry in bad)
 
     def target(self, target: Target) -> Target:
-        """The same for a single target."""
+        """Return the same for a single target."""
         if self.order is None or not isinstance(target, ClassIndex | MultiHot):
             return target
         classes = sorted(int(self.order[number]) for number in target.classes)

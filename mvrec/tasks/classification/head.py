@@ -37,7 +37,7 @@ def fit_head(backbone: Backbone, names: Sequence[str], start: Start, *, new_head
 
 
 def classes_of_weights(backbone: Backbone, names: Sequence[str], start: Start) -> Sequence[str]:
-    """The classes that weights are for, where they are only to be scored: no head is made.
+    """Return the classes that weights are for, where they are only to be scored: no head is made.
 
     Args:
         backbone: The network.

@@ -80,6 +80,6 @@ def cutmix(clips: Tensor, keep: float, rng: random.Random) -> tuple[Tensor, floa
 
 
 def soft_targets(labels: Tensor, num_classes: int, *, smoothing: float = 0.0) -> Tensor:
-    """Class probabilities (B, K) of labels (B,), smoothed towards uniform (Szegedy et al. 2016)."""
+    """Return class probabilities (B, K) of labels (B,), smoothed towards uniform (Szegedy et al. 2016)."""
     hard = torch.zeros(len(labels), num_classes, device=labels.device).scatter_(1, labels[:, None], 1.0)
     return hard * (1 - smoothing) + smoothing / num_classes

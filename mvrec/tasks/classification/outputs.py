@@ -33,21 +33,21 @@ class Classes(Output):
     class_names: Sequence[str]
 
     def best(self, top: int) -> list[tuple[str, float]]:
-        """The most probable classes with their probabilities."""
+        """Return the most probable classes with their probabilities."""
         found = self.probabilities.topk(min(top, len(self.class_names)))
         numbers, values = found.indices.tolist(), found.values.tolist()
         return [(self.class_names[number], value) for number, value in zip(numbers, values, strict=True)]
 
     def text(self, top: int) -> str:
-        """Classes with their probabilities in percent."""
+        """Return classes with their probabilities in percent."""
         return ", ".join(f"{name} {100 * value:.1f} %" for name, value in self.best(top))
 
     def cells(self, top: int) -> list[str]:
-        """Names and probabilities in turn."""
+        """Return names and probabilities in turn."""
         return [cell for name, value in self.best(top) for cell in (name, f"{value:.6f}")]
 
     def fields(self, top: int) -> dict[str, Any]:
-        """Probabilities in full."""
+        """Return probabilities in full."""
         return {"classes": [{"class": name, "probability": value} for name, value in self.best(top)]}
 
 
@@ -66,7 +66,7 @@ class ClassificationOutputs(TaskOutputs):
 
     @classmethod
     def of_file(cls, details: Mapping[str, Any], network: Backbone, *, source: str, classes: str | None = None) -> Self:
-        """Classes by the names of a run, of `--classes`, or of the shipped list with as many."""
+        """Return classes by the names of a run, of `--classes`, or of the shipped list with as many."""
         saved = details.get("class_names")
         if saved:  # the run's head was made for its data
             network.reset_head(len(saved))
@@ -74,15 +74,15 @@ class ClassificationOutputs(TaskOutputs):
         return cls(names, multi_label=bool(details.get("multi_label")))
 
     def probabilities(self, raw: Tensor) -> Tensor:
-        """Softmax, or sigmoid in multi-label data, of logits (V, K): float64 (V, K) on the CPU."""
+        """Return softmax, or sigmoid in multi-label data, of logits (V, K): float64 (V, K) on the CPU."""
         return probabilities_of(raw, multi_label=self.multi_label)
 
     def output(self, raw: Tensor, weights: Tensor) -> Classes:
-        """The mean probabilities of the views."""
+        """Return the mean probabilities of the views."""
         return Classes(weights @ self.probabilities(raw), self.class_names)
 
     def columns(self, top: int) -> list[str]:
-        """class_1, probability_1, class_2 and so on."""
+        """Return class_1, probability_1, class_2 and so on."""
         top = min(top, len(self.class_names))
         return [name for rank in range(1, top + 1) for name in (f"class_{rank}", f"probability_{rank}")]
 
@@ -92,16 +92,16 @@ class ClassificationOutputs(TaskOutputs):
 
     @classmethod
     def rows_of(cls, card: Mapping[str, Any]) -> dict[str, str]:
-        """Whether a file may have several classes."""
+        """Return whether a file may have several classes."""
         return {"several classes at once": "yes" if card["multi_label"] else "no"}
 
     def facts(self) -> dict[str, Any]:
-        """Class names, and whether a file may have several of them."""
+        """Return class names, and whether a file may have several of them."""
         return {"class_names": list(self.class_names), "multi_label": self.multi_label}
 
     @classmethod
     def facts_in(cls, details: Mapping[str, Any]) -> dict[str, Any]:
-        """Class names, where the file has them, and whether there may be several."""
+        """Return class names, where the file has them, and whether there may be several."""
         return {"class_names": details.get("class_names"), "multi_label": bool(details.get("multi_label"))}
 
     def describe(self) -> str:
@@ -114,7 +114,7 @@ class ClassificationOutputs(TaskOutputs):
 
     @classmethod
     def report(cls, results: RunResults) -> TaskReport:
-        """Classes, confusions and the worst mistakes."""
+        """Return classes, confusions and the worst mistakes."""
         from mvrec.tasks.classification.report import ClassificationReport  # charts, which recognising does not draw
 
         return ClassificationReport(results)

@@ -47,12 +47,12 @@ class ClassificationReport(TaskReport):
 
     @property
     def multi_label(self) -> bool:
-        """Whether a file may have several classes, or none."""
+        """Return whether a file may have several classes, or none."""
         return is_multi_label(self.results, self.predictions)
 
     @property
     def was_tested(self) -> bool:
-        """Whether anything is known of a test."""
+        """Return whether anything is known of a test."""
         return super().was_tested or bool(self.predictions or self.classes)
 
     def subtitle(self) -> list[str]:
@@ -66,7 +66,7 @@ class ClassificationReport(TaskReport):
         ]
 
     def sections(self, *, thumbnails: Thumbnails, most_mistakes: int) -> list[Section]:
-        """Classes, confusions, mistakes, files that could not be read."""
+        """Return classes, confusions, mistakes, files that could not be read."""
         nothing, mistakes = Html(""), Html("")
         if self.predictions:
             total = sum(row.is_mistake for row in self.predictions)
@@ -117,7 +117,7 @@ class ClassificationReport(TaskReport):
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share of `count` independent samples (Wilson 1927)."""
+    """Return the 95 % interval of a share of `count` independent samples (Wilson 1927)."""
     z = 1.959964
     centre, spread = share + z * z / (2 * count), z * math.sqrt(share * (1 - share) / count + z * z / (4 * count**2))
     return (centre - spread) / (1 + z * z / count), (centre + spread) / (1 + z * z / count)
@@ -127,7 +127,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
 
 def classes_section(classes: Sequence[ClassScore], *, multi_label: bool) -> Html:
-    """Bars of the classes, worst first; of many the two ends, the whole distribution, and all of them folded."""
+    """Return bars of the classes, worst first; of many the two ends, the whole distribution, and all of them folded."""
     measured = sorted((row for row in classes if not math.isnan(row.value)), key=lambda row: (row.value, row.name))
     what = "average precision" if multi_label else "accuracy"
     parts = []
@@ -188,7 +188,7 @@ def _other(key: str, cell: str) -> str:
 
 
 def confusion_section(confusion: Confusion) -> Html:
-    """The matrix, with its counts or as an image, and the most frequent confusions."""
+    """Return the matrix, with its counts or as an image, and the most frequent confusions."""
     pairs = confusion.pairs(SHOWN_PAIRS)
     few = len(confusion.names) <= MOST_CELLS
     parts = [_counted(confusion) if few else _pictured(confusion)]
@@ -242,7 +242,7 @@ def _cell(count: int, share: float, *, right: bool) -> Html:
 
 
 def heat(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
-    """Shares (H, W) as colours (H, W, 3), white for 0: blue on the diagonal, red beside it.
+    """Return shares (H, W) as colours (H, W, 3), white for 0: blue on the diagonal, red beside it.
 
     Each is as strong as its square root, red relative to the greatest beside the diagonal, which would be too faint
     else.
@@ -256,7 +256,7 @@ def heat(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
 
 
 def _pictured(confusion: Confusion) -> Html:
-    """The matrix as an image with the numbers of the classes along its sides."""
+    """Return the matrix as an image with the numbers of the classes along its sides."""
     shares, width = blocks(confusion)
     count, side, margin = len(confusion.names), 600, 46
     step = _tick_step(count)
@@ -305,13 +305,13 @@ def _tick_step(count: int) -> int:
 
 
 def worst(predictions: Sequence[Prediction], most: int) -> list[Prediction]:
-    """The mistakes of which the network was the surest."""
+    """Return the mistakes of which the network was the surest."""
     wrong = [row for row in predictions if row.is_mistake]
     return sorted(wrong, key=lambda row: (-row.badness, row.path))[:most]
 
 
 def mistakes_section(rows: Sequence[Prediction], total: int, noun: str, thumbnails: Thumbnails) -> Html:
-    """Mistakes with what the network saw of each file."""
+    """Return mistakes with what the network saw of each file."""
     if not rows:
         return tag("p", f"None of the {noun} that were scored is a mistake.")
     intro = f"The {len(rows)} of {total} mistakes of which the network was the surest, with what it saw of the {noun}."
@@ -367,7 +367,7 @@ def _names(names: Sequence[str]) -> str:
 
 
 def failures_section(predictions: Sequence[Prediction]) -> Html:
-    """The files that could not be read, with the cause."""
+    """Return the files that could not be read, with the cause."""
     failed = [row for row in predictions if row.error]
     if not failed:
         return Html("")

@@ -38,7 +38,7 @@ class Prediction:
 
     @property
     def is_mistake(self) -> bool:
-        """Whether the file was scored, and its class, or the set of them, is not what is predicted."""
+        """Return whether the file was scored, and its class, or the set of them, is not what is predicted."""
         if self.error or not self.ranked:
             return False
         if self.predicted is None:
@@ -94,7 +94,7 @@ class Confusion:
     failed: npt.NDArray[np.int64]
 
     def pairs(self, most: int) -> list[tuple[str, str, int, float]]:
-        """The most frequent confusions: true class, predicted class, how often, share of the true class's files."""
+        """Return the most frequent confusions: true class, predicted class, count, share of the true class's files."""
         wrong = self.counts.copy()
         np.fill_diagonal(wrong, 0)
         rows, columns = np.nonzero(wrong)
@@ -133,12 +133,12 @@ def read_class_results(results: RunResults) -> ClassResults:
 
 
 def is_multi_label(results: RunResults, predictions: list[Prediction]) -> bool:
-    """Whether a file may have several classes, or none."""
+    """Return whether a file may have several classes, or none."""
     return bool(results.score.get("multi_label")) or any(row.predicted is not None for row in predictions)
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """The rows of `predictions.csv`; see `write_predictions`."""
+    """Return the rows of `predictions.csv`; see `write_predictions`."""
     found = []
     for row in csv_rows(path):
         several = "labels" in row
@@ -169,7 +169,7 @@ def _names(cell: str) -> tuple[str, ...]:
 
 
 def read_classes(path: Path) -> list[ClassScore]:
-    """The rows of `per_class.csv`, of either kind."""
+    """Return the rows of `per_class.csv`, of either kind."""
     found = []
     for number, row in enumerate(csv_rows(path)):
         key = "average_precision" if "average_precision" in row else "accuracy"
@@ -180,7 +180,7 @@ def read_classes(path: Path) -> list[ClassScore]:
 
 
 def read_confusion(path: Path) -> Confusion:
-    """The matrix of `confusion.csv`, whose last column may be of files that could not be read."""
+    """Return the matrix of `confusion.csv`, whose last column may be of files that could not be read."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         header, *rows = list(csv.reader(file, strict=True))
     names = header[1:]
@@ -220,7 +220,7 @@ def _accuracies(rows: list[Prediction]) -> dict[str, float]:
 
 
 def confusion_of(rows: list[Prediction], names: list[str]) -> Confusion | None:
-    """The matrix of predictions of one class each; `None` when a class is not among the names."""
+    """Return the matrix of predictions of one class each; `None` when a class is not among the names."""
     numbers = {name: number for number, name in enumerate(names)}
     counts = np.zeros((len(names), len(names)), np.int64)
     failed = np.zeros(len(names), np.int64)
@@ -238,7 +238,7 @@ def confusion_of(rows: list[Prediction], names: list[str]) -> Confusion | None:
 
 
 def classes_of(confusion: Confusion) -> list[ClassScore]:
-    """Accuracies of the classes; a file that could not be read counts as wrong."""
+    """Return accuracies of the classes; a file that could not be read counts as wrong."""
     totals, right = confusion.counts.sum(axis=1) + confusion.failed, confusion.counts.diagonal()
     return [
         ClassScore(number, name, int(total), float(hits / total) if total else math.nan)
@@ -247,12 +247,12 @@ def classes_of(confusion: Confusion) -> list[ClassScore]:
 
 
 def shares_of(counts: npt.NDArray[np.int64], failed: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Counts (K, K) as shares of their rows, with the files that failed."""
+    """Return counts (K, K) as shares of their rows, with the files that failed."""
     return counts / np.maximum(counts.sum(axis=1) + failed, 1)[:, None]
 
 
 def blocks(confusion: Confusion, most: int = MOST_BLOCKS) -> tuple[npt.NDArray[np.float64], int]:
-    """The matrix as shares of its rows, neighbouring classes taken together where there are many.
+    """Return the matrix as shares of its rows, neighbouring classes taken together where there are many.
 
     Returns:
         (rows, rows) of 0..1, and how many classes a row stands for.

@@ -36,17 +36,17 @@ class ClassTally(MeanTally):
         super().add(outputs, targets, sample_ids, places)
 
     def values(self, outputs: Tensor) -> Tensor:
-        """Probabilities of logits (B, K)."""
+        """Return probabilities of logits (B, K)."""
         return probabilities_of(outputs, multi_label=self.multi_label)
 
     def target(self, row: Tensor) -> Target:
-        """The classes of a sample."""
+        """Return the classes of a sample."""
         if self.multi_label:
             return MultiHot(tuple(torch.nonzero(row).flatten().tolist()), self.num_classes)
         return ClassIndex(int(row))
 
     def scores(self, **extent: Any) -> "ClassScores":
-        """The scores of all samples."""
+        """Return the scores of all samples."""
         samples, means, labels = self.means()
         means = means.double().reshape(-1, self.num_classes)
         if self.multi_label:
@@ -73,7 +73,7 @@ class ClassScores(Scores):
         return self.probabilities.shape[1]
 
     def ranked(self, k: int) -> Tensor:
-        """The k most probable classes of each sample, the most probable first: int64 (N, k)."""
+        """Return the k most probable classes of each sample, the most probable first: int64 (N, k)."""
         return self.probabilities.topk(min(k, self.num_classes), dim=1).indices
 
     @staticmethod
@@ -86,7 +86,7 @@ class ClassScores(Scores):
         return f"{value:.4f}" if name == "loss" else f"{100 * value:.2f} %"
 
     def facts(self) -> dict[str, Any]:
-        """Whether a sample may have several classes."""
+        """Return whether a sample may have several classes."""
         return {"multi_label": isinstance(self, MultiLabelScores)}
 
     def failed_per_class(self) -> Tensor:
@@ -105,7 +105,7 @@ class SingleLabelScores(ClassScores):
     """What an evaluation found where a sample has one class: means of softmax, labels are int64 (N,)."""
 
     def ranked(self, k: int) -> Tensor:
-        """The k most probable classes of each sample, its own last of those that are equally probable: int64 (N, k).
+        """Return the k most probable classes of each sample, int64 (N, k), the label last among equally probable ones.
 
         So a class counts as found only where no wrong one is as probable, and a network that says the same of all
         classes is right about none, instead of about all samples of the first.
@@ -133,32 +133,32 @@ class SingleLabelScores(ClassScores):
         return torch.bincount(pairs, minlength=self.num_classes**2).reshape(self.num_classes, self.num_classes)
 
     def class_accuracies(self) -> Tensor:
-        """Top-1 within each class, also called recall: float64 (K,), nan for a class without samples."""
+        """Return Top-1 within each class, also called recall: float64 (K,), nan for a class without samples."""
         return self.confusion().diag().double() / self.counted_per_class()
 
     def f1_per_class(self) -> Tensor:
-        """Harmonic mean of accuracy and precision of each class: float64 (K,), nan for a class without samples."""
+        """Return the harmonic mean of accuracy and precision of each class, float64 (K,); nan without samples."""
         confusion, counted = self.confusion(), self.counted_per_class()
         f1 = 2 * confusion.diag().double() / (confusion.sum(dim=0) + counted)
         return f1.where(counted > 0, torch.nan)
 
     def counted_per_class(self) -> Tensor:
-        """Samples of each class that the score speaks of: int64 (K,)."""
+        """Return samples of each class that the score speaks of: int64 (K,)."""
         return torch.bincount(self.labels, minlength=self.num_classes) + self._missed()
 
     def mean_class_accuracy(self) -> float:
-        """Top-1 averaged over the classes that occur."""
+        """Return Top-1 averaged over the classes that occur."""
         accuracies = self.class_accuracies()
         accuracies = accuracies[~accuracies.isnan()]
         return float(accuracies.mean()) if len(accuracies) else 0.0
 
     def loss(self) -> float:
-        """Cross-entropy of the mean softmax in nats, over the scored samples; nan when nothing was, or not finite."""
+        """Return the cross-entropy of the mean softmax in nats over the scored samples; nan if there is none."""
         chosen = self.probabilities.gather(1, self.labels[:, None]).clamp_min(1e-12)
         return math.nan if self.not_finite else float(-chosen.log().mean())
 
     def metrics(self) -> dict[str, float]:
-        """Named values."""
+        """Return named values."""
         values = (self.top_k(1), self.top_k(min(5, self.num_classes)), self.mean_class_accuracy(), self.loss())
         return dict(zip(self.names(self.num_classes), values, strict=True))
 
@@ -177,7 +177,7 @@ class MultiLabelScores(ClassScores):
     """
 
     def average_precisions(self) -> Tensor:
-        """Area under the precision-recall curve of each class, by steps: float64 (K,), nan for one without samples.
+        """Return the area under each class's precision-recall curve, by steps: float64 (K,), nan without samples.
 
         That is scikit-learn's `average_precision_score`, over all samples, also those without any class. The recall is
         that of all samples, so that those that failed lower it.
@@ -193,25 +193,25 @@ class MultiLabelScores(ClassScores):
         return values
 
     def mean_average_precision(self) -> float:
-        """The mean of `average_precisions` over the classes that occur, as SlowFast reports Charades."""
+        """Return the mean of `average_precisions` over the classes that occur, as SlowFast reports Charades."""
         values = self.average_precisions()
         values = values[~values.isnan()]
         return float(values.mean()) if len(values) else 0.0
 
     def micro_f1(self) -> float:
-        """F1 of all decisions on samples and classes together, a class being predicted above `THRESHOLD`."""
+        """Return F1 of all decisions on samples and classes together, a class being predicted above `THRESHOLD`."""
         predicted = self.probabilities > THRESHOLD
         right = int((predicted & self.labels).sum())
         both = int(predicted.sum()) + int(self.labels.sum()) + int(self._missed().sum())
         return 2 * right / both if both else 0.0
 
     def loss(self) -> float:
-        """Binary cross-entropy of the mean sigmoid in nats, averaged over the scored samples and classes; else nan."""
+        """Return the binary cross-entropy of the mean sigmoid in nats over the scored samples; nan if there is none."""
         likely = torch.where(self.labels, self.probabilities, 1 - self.probabilities).clamp_min(1e-12)
         return math.nan if self.not_finite else float(-likely.log().mean())
 
     def metrics(self) -> dict[str, float]:
-        """Named values; "map" is the mean average precision."""
+        """Return named values; "map" is the mean average precision."""
         return {"map": self.mean_average_precision(), "micro_f1": self.micro_f1(), "loss": self.loss()}
 
     @staticmethod

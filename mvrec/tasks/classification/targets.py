@@ -14,7 +14,7 @@ ClassWeights = Literal["balanced"] | Sequence[float]
 
 
 def make_targets(labels: Tensor, num_classes: int, *, smoothing: float = 0.0) -> Tensor:
-    """Class probabilities that a batch is trained towards, float (B, K).
+    """Return class probabilities that a batch is trained towards, float (B, K).
 
     In multi-label data each class is a question with two answers, and smoothing moves both towards 1/2: a share is
     spread over all outcomes (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567), of which there are two, as in
@@ -33,7 +33,7 @@ def make_targets(labels: Tensor, num_classes: int, *, smoothing: float = 0.0) ->
 def classification_loss(
     logits: Tensor, targets: Tensor, *, multi_label: bool, class_weights: Tensor | None = None
 ) -> Tensor:
-    """Softmax cross-entropy averaged over clips; in multi-label data that of sigmoids, averaged over clips and classes.
+    """Return the softmax cross-entropy averaged over clips; for multi-label data that of sigmoids, over classes too.
 
     Args:
         logits: Float (B, K), raw.
@@ -88,7 +88,7 @@ def class_weight_tensor(wanted: ClassWeights, counts: Sequence[int], *, multi_la
 
 
 def probabilities_of(logits: Tensor, *, multi_label: bool) -> Tensor:
-    """Softmax, or sigmoid in multi-label data, of logits (B, K): float64 (B, K) on the CPU."""
+    """Return softmax, or sigmoid in multi-label data, of logits (B, K): float64 (B, K) on the CPU."""
     logits = logits.float().cpu()
     # In float32 the sigmoid of all logits above 17 is 1: their order, which is what counts, would be lost.
     return logits.double().sigmoid() if multi_label else logits.softmax(dim=1).double()

@@ -92,7 +92,7 @@ class Classification(Task):
 
     @property
     def multi_label(self) -> bool:
-        """Whether a file may have several classes, or none."""
+        """Return whether a file may have several classes, or none."""
         return self.data.target_type is MultiHot
 
     def build(self, data: RunData) -> None:
@@ -112,7 +112,7 @@ class Classification(Task):
         return f"{self.backbone.num_classes} classes"
 
     def loss(self, batch: ClipBatch) -> dict[str, Tensor]:
-        """Cross-entropy with soft targets; of sigmoids where a clip may have several classes."""
+        """Return cross-entropy with soft targets; of sigmoids where a clip may have several classes."""
         targets = make_targets(batch.targets, self.backbone.num_classes, smoothing=self.label_smoothing)
         clips = batch.clips
         if self.mixing is not None:
@@ -123,7 +123,7 @@ class Classification(Task):
         return {"loss": loss}
 
     def tally(self) -> ClassTally:
-        """Sums of probabilities per sample."""
+        """Return sums of probabilities per sample."""
         return ClassTally(self.backbone.num_classes, multi_label=self.multi_label)
 
     def score_names(self) -> list[str]:
@@ -158,7 +158,7 @@ class Classification(Task):
         return self.data.class_names if self._match is None else self._match.names
 
     def facts(self) -> dict[str, Any]:
-        """Class names, and whether a file may have several of them."""
+        """Return class names, and whether a file may have several of them."""
         return {"class_names": list(self.class_names), "multi_label": self.multi_label}
 
     def take_over(self, saved: dict[str, Any]) -> None:
