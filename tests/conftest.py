@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import warm
 
 for folder in ("cli", "data", "models", "runs"):  # whose helpers serve the tests of other folders too
     sys.path.insert(0, str(Path(__file__).parent / folder))
@@ -50,6 +51,13 @@ def ordinary_priority() -> Iterator[None]:
     yield
     if hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    """No process outlives the test that started it; see `warm.py`."""
+    yield
+    warm.end_started()
 
 
 @pytest.fixture(scope="session")
