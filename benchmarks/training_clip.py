@@ -17,7 +17,7 @@ two views of every decoded clip (`repeats: 2`); figures are per view, and those 
 All pipelines take turns in one process on one thread, from the same frames, boxes, flips and operations. The frames
 have to be equal bit for bit; with augmentations off the whole pipelines have to give the same pixels; the operations of
 both RandAugments have to agree to a level on average; with all on, so have shape, type, mean and deviation of what a
-model would see. Peers read the source also where mvrec reads a copy by `data_prep/resize.py`. EncodedVideo converts
+model would see. Peers read the source also where mvrec reads a copy by `mvrec prep resize`. EncodedVideo converts
 colours on as many threads as there are cores, which is why its time on the clock is below its CPU time.
 """
 
@@ -26,7 +26,6 @@ import itertools
 import json
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -54,12 +53,10 @@ from mvrec.data.views.rand_augment import MAX_MAGNITUDE, OPERATIONS, RandAugment
 from mvrec.data.views.sampling import ClipSpec, Window, frame_indices
 from mvrec.data.views.targets import NoTarget
 from mvrec.data.views.transforms import Augment, Normalisation, RandomErasing, erase
+from mvrec.prep.transcode import Recipe, Task, resize
 from mvrec.seeds import derive_seed
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # for data_prep, which is not installed
-
-from data_prep.transcode import Recipe, Task, resize  # noqa: E402
 
 SECONDS = 10
 GOALS = {"source": 6.0, "fastdecode": 15.0}

@@ -1,7 +1,7 @@
 """Processes that can be killed, what they may take, and how they ended.
 
 A decoder that loops in native code holds Python's lock: no timeout, thread or signal handler of its own process ever
-runs again. So the loader, `data_prep` and the doctor work on files in a `Child`, watched from outside.
+runs again. So the loader, `mvrec prep` and the doctor work on files in a `Child`, watched from outside.
 Importing this costs nothing.
 """
 

@@ -22,7 +22,7 @@ FLOORS = (
     *("report.markup", "report.charts", "report.style", "report.sections"),
     *("tasks.scores", "tasks.score_text", "tasks.start", "tasks.outputs", "tasks.base"),
     *("tasks.classification", "tasks", "report"),
-    *("inference", "export", "doctor"),
+    *("inference", "export", "doctor", "prep"),
     *("cli", "commands", "cli.main", "__main__"),
 )
 # What the order allows and the design does not: these rooms meet only in tasks, inference and what stands on them.
@@ -34,11 +34,12 @@ STRANGERS = {
     "tasks": {"cluster", "data.video", "data.sets", "data.generated"},
     "inference": {"cluster", "training", "report", "tasks.base", "tasks.classification"},
     "export": {"cluster", "training", "report", "tasks.base", "tasks.classification"},
+    "prep": {"models", "cluster", "training", "runs", "tasks", "report", "inference", "export", "doctor"},
     "doctor": {"models", "cluster", "training", "runs", "tasks", "inference", "export"},
 }
 # Words that only these files may use.
 ONLY_IN = {
-    "decord": {"data/video/decord.py"},
+    "decord": {"data/video/decord.py", "prep/sources.py"},
     "av": {
         "data/video/containers.py",
         "data/video/shown_pictures.py",
@@ -49,6 +50,8 @@ ONLY_IN = {
         "doctor/media.py",
         "data/generated/moving_digits_video.py",
         "inference/overlay.py",
+        "prep/sources.py",
+        "prep/transcode.py",
     },
     "torchcodec": {"data/video/torchcodec.py"},
     "pytorchvideo": {"data/views/pytorchvideo_sampling.py", "models/baselines/names.py"},
@@ -58,7 +61,7 @@ ONLY_IN = {
     "onnxscript": {"export/onnx_file.py"},
     "onnxruntime": {"export/onnx_file.py", "export/exporting.py"},
     "huggingface_hub": {"export/hub.py", "inference/hub_files.py"},
-    "PIL": {"data/loading/images.py", "data/generated/digit_images.py", "inference/overlay.py"},
+    "PIL": {"data/loading/images.py", "data/generated/digit_images.py", "inference/overlay.py", "prep/transcode.py"},
     "torch.distributed": {
         *(
             "tasks/scores.py",

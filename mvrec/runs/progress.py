@@ -40,7 +40,7 @@ def starvation_advice(data_wait: float, *, num_workers: int, cores: int, device_
     )
     if needed <= cores:
         return text
-    cheaper = ["files made by data_prep/resize.py --preset fastdecode"]
+    cheaper = ["files made by `mvrec prep resize --preset fastdecode`"]
     if not device_augment:
         cheaper.append("data.augment_on=device")
     return f"{text}; with {cores} cores per process, make reading cheaper: {' or '.join(cheaper)}"

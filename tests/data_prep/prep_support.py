@@ -1,4 +1,4 @@
-"""What the tests of data_prep share: data sets, tools run in this process, in another one, and killed."""
+"""What the tests of `mvrec prep` share: data sets, tools run in this process, in another one, and killed."""
 
 import contextlib
 import importlib
@@ -16,20 +16,16 @@ import numpy as np
 from PIL import Image
 from video_files import write_video
 
-ROOT = Path(__file__).parent.parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
-from data_prep import console, jobs, journal  # noqa: E402
+from mvrec.prep import console, jobs, journal
 
 
 def run(name, *arguments):
     """Run a tool in this process; returns exit code, stdout and stderr."""
-    tool = importlib.import_module(f"data_prep.{name}")
+    tool = importlib.import_module(f"mvrec.prep.{name}")
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = console.run_tool(f"{name}.py", tool.main, [str(argument) for argument in arguments])
+            code = console.run_tool(f"mvrec prep {name}", tool.main, [str(argument) for argument in arguments])
         except SystemExit as leave:
             code = leave.code
     return code, out.getvalue(), err.getvalue()
@@ -37,7 +33,7 @@ def run(name, *arguments):
 
 def start(name, *arguments, before=lambda: None, log=os.devnull):
     """Run a tool in a process of its own, forked because importing takes seconds; returns its id."""
-    tool = importlib.import_module(f"data_prep.{name}")
+    tool = importlib.import_module(f"mvrec.prep.{name}")
     pid = os.fork()
     if pid:
         return pid
@@ -49,7 +45,7 @@ def start(name, *arguments, before=lambda: None, log=os.devnull):
         sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w") for number in (1, 2))
         signal.signal(signal.SIGINT, signal.default_int_handler)
         before()
-        code = console.run_tool(f"{name}.py", tool.main, [str(argument) for argument in arguments])
+        code = console.run_tool(f"mvrec prep {name}", tool.main, [str(argument) for argument in arguments])
         sys.stdout.flush()
         sys.stderr.flush()
     finally:

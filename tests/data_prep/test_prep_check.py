@@ -12,12 +12,12 @@ import pytest
 from prep_support import run, write_image, write_imagenet, write_videos
 from video_files import damage, truncate, write_audio, write_video
 
-from data_prep import check
 from mvrec.data.listing.file_kinds import VIDEOS
 from mvrec.data.listing.layouts import find_split
 from mvrec.data.listing.lists import Row, read_rows, write_rows
 from mvrec.data.video import opening
 from mvrec.errors import DecodeError
+from mvrec.prep import check
 
 
 def statuses(out):

@@ -9,10 +9,10 @@ import prep_support
 import pytest
 from prep_support import WNIDS, exit_code, hash_of, jpeg, run, start, tree, write_devkit, write_imagenet
 
-from data_prep import imagenet
 from mvrec.data.listing.file_kinds import IMAGES
 from mvrec.data.listing.layouts import find_split
 from mvrec.data.listing.lists import read_rows
+from mvrec.prep import imagenet
 
 VAL_WNIDS = ("n00000003", "n00000001", "n00000002", "n00000002", "n00000001", "n00000003")
 
@@ -121,7 +121,7 @@ def test_a_damaged_tar_is_one_line(root, name, fault):
         path.write_bytes({"cut": content[: len(content) // 2 + 77], "empty": b"", "noise": b"\x07" * 4096}[fault])
     code, _, err = run("imagenet", root, "--no-md5", "--any-size")
     assert code == 2
-    assert err.splitlines()[-1].startswith("imagenet.py: error: ")
+    assert err.splitlines()[-1].startswith("mvrec prep imagenet: error: ")
     assert name in err.splitlines()[-1]
     assert not (root / "train.csv").exists()
 

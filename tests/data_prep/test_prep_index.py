@@ -9,10 +9,10 @@ import pytest
 from prep_support import run, tree, write_image, write_imagenet
 from video_files import write_video
 
-from data_prep import repeats
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
 from mvrec.data.listing.layouts import find_split
 from mvrec.data.listing.lists import Row, read_rows, write_rows
+from mvrec.prep import repeats
 
 
 @pytest.fixture(scope="module")

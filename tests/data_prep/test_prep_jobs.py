@@ -7,12 +7,11 @@ import signal
 import time
 from pathlib import Path
 
-import prep_support  # noqa: F401 - makes data_prep importable
 import pytest
 
-from data_prep import jobs
-from data_prep.jobs import Failure, run_jobs
 from mvrec.errors import DecodeError
+from mvrec.prep import jobs
+from mvrec.prep.jobs import Failure, run_jobs
 from mvrec.processes import Limits
 
 

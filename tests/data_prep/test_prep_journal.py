@@ -3,9 +3,9 @@
 import prep_support
 import pytest
 
-from data_prep import console, journal
-from data_prep.journal import Journal
 from mvrec.errors import UserError
+from mvrec.prep import console, journal
+from mvrec.prep.journal import Journal
 
 
 def test_records_come_back_and_the_last_one_counts(tmp_path):
@@ -83,7 +83,7 @@ def test_what_is_no_size(text):
 def test_wrong_arguments_are_one_line(tool, arguments):
     code, _, err = prep_support.run(tool, *arguments)
     assert code == 2
-    assert err.startswith(f"{tool}.py: error: ")
+    assert err.startswith(f"mvrec prep {tool}: error: ")
     assert err.count("\n") == 1
 
 

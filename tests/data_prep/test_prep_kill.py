@@ -90,7 +90,7 @@ def test_ctrl_c_is_one_line(name, tmp_path):
     lines = log.read_text().splitlines()
     assert "Traceback" not in "".join(lines)
     assert code == 130
-    assert lines[-1] == f"{name}.py: interrupted; the same command goes on from here"
+    assert lines[-1] == f"mvrec prep {name}: interrupted; the same command goes on from here"
     assert hidden(tmp_path / "out") == []
 
 
@@ -100,7 +100,7 @@ def test_two_runs_never_write_the_same_output_at_once(tmp_path, monkeypatch):
     first = start("resize", data, out, "--workers", 1, before=slow_down)
     while not (out / "resize.jsonl").exists():
         time.sleep(0.01)
-    monkeypatch.setattr("data_prep.journal._WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("mvrec.prep.journal._WAIT_SECONDS", 0.1)
     assert exit_code(start("resize", data, out, log=log)) == 2
     assert "another run is writing there" in log.read_text()
     assert exit_code(first) == 0

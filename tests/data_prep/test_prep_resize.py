@@ -14,15 +14,15 @@ from PIL import Image
 from prep_support import exit_code, run, start, tree, write_image, write_videos
 from video_files import cut_start, damage, read_numbers, truncate, write_audio, write_two_sizes, write_video
 
-from data_prep import resize as tool
-from data_prep import transcode
-from data_prep.transcode import Recipe, Task
 from mvrec.data.listing.file_kinds import VIDEOS
 from mvrec.data.listing.layouts import find_split
 from mvrec.data.listing.lists import Row, write_rows
 from mvrec.data.loading.images import read_image
 from mvrec.data.video.containers import open_container
 from mvrec.data.video.opening import open_video
+from mvrec.prep import resize as tool
+from mvrec.prep import transcode
+from mvrec.prep.transcode import Recipe, Task
 
 
 def shown_times(path):

@@ -9,12 +9,12 @@ import prep_support
 import pytest
 from prep_support import exit_code, run, start, tree, write_image, write_imagenet, write_videos
 
-from data_prep import shard
-from data_prep.shard import Piece, member_name, plan
 from mvrec.data.listing.archive import list_tar
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
 from mvrec.data.listing.layouts import find_split
 from mvrec.data.listing.lists import Row, read_rows, write_rows
+from mvrec.prep import shard
+from mvrec.prep.shard import Piece, member_name, plan
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 import torch
 from video_files import write_video
 
-from data_prep.sources import compare_with_promise
 from mvrec.data.listing.index import Sample
 from mvrec.data.loading.clips import clip_views, eval_frames
 from mvrec.data.video.opening import open_video
@@ -21,6 +20,7 @@ from mvrec.data.views.timeline import windows
 from mvrec.errors import UserError
 from mvrec.inference.recogniser import load_recogniser
 from mvrec.inference.recognising import recognise_files, recognise_stream
+from mvrec.prep.sources import compare_with_promise
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -25,7 +25,7 @@ def test_number_of_workers_that_would_feed_the_device(wait, workers, needed):
 def test_where_there_are_not_enough_cores_the_way_out_is_named():
     advice = starvation_advice(0.5, num_workers=4, cores=4, device_augment=False)
     assert "with 4 cores per process, make reading cheaper" in advice
-    assert "data_prep/resize.py --preset fastdecode" in advice
+    assert "mvrec prep resize --preset fastdecode" in advice
     assert "data.augment_on=device" in advice
     assert "augment_on" not in starvation_advice(0.5, num_workers=4, cores=4, device_augment=True)
 

@@ -10,10 +10,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from data_prep.sources import compare_with_promise
 from mvrec.data.video.shown_pictures import Orientation, bare_copy
 from mvrec.errors import DecodeError
 from mvrec.files import atomic_path
+from mvrec.prep.sources import compare_with_promise
 
 if TYPE_CHECKING:
     import av

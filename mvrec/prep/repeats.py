@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from data_prep import console, sources
-from data_prep.jobs import Failure, run_jobs
-from data_prep.journal import Journal, stamp
 from mvrec.errors import DecodeError
+from mvrec.prep import console, sources
+from mvrec.prep.jobs import Failure, run_jobs
+from mvrec.prep.journal import Journal, stamp
 from mvrec.processes import Limits
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from data_prep.jobs import stop
 from mvrec.errors import UserError
 from mvrec.machine import visible_cores
+from mvrec.prep.jobs import stop
 
 ALL_FINE, SOME_BAD, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
 
@@ -27,7 +27,9 @@ class Parser(argparse.ArgumentParser):
 
 def parser(name: str, description: str) -> Parser:
     """A parser with the options that all tools have."""
-    made = Parser(prog=name, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    made = Parser(
+        prog=f"mvrec prep {name}", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     made.add_argument("--workers", type=positive(int), default=visible_cores(), help="processes")
     made.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
     return made
@@ -106,14 +108,14 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def run_tool(name: str, main: Callable[[list[str]], int], arguments: Sequence[str] | None = None) -> int:
+def run_tool(name: str, main: Callable[[list[str]], int], arguments: Sequence[str]) -> int:
     """Run a tool's `main` and return the exit code; what goes wrong is one line on stderr.
 
     Codes: 0 all fine, 1 some files are bad or the disk is, 2 wrong arguments or input, 130 interrupted.
     """
     try:
         with _interruptible():
-            return main(list(sys.argv[1:] if arguments is None else arguments))
+            return main(list(arguments))
     except UserError as error:
         message, code = str(error), USAGE_ERROR
     except KeyboardInterrupt:

@@ -1,1 +1,0 @@
-"""Tools that make a raw download trainable; each script does one job. See README.md."""

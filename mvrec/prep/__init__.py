@@ -1,0 +1,1 @@
+"""Jobs that make a raw download trainable, one per module; `mvrec prep` runs them."""

@@ -1,0 +1,361 @@
+"""Pack the files of a list into plain tars, which training reads in place: few large files instead of many small."""
+
+import hashlib
+import random
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+from mvrec.errors import DecodeError, UserError
+from mvrec.files import at_home, atomic_path, remove_leftovers
+from mvrec.prep import console, sources
+from mvrec.prep.console import shown
+from mvrec.prep.jobs import Failure, run_jobs
+from mvrec.prep.journal import Journal, stamp, without_leftovers, write_json
+from mvrec.processes import Limits
+
+if TYPE_CHECKING:
+    from mvrec.data.listing.archive import FilePath
+    from mvrec.data.listing.lists import Row
+
+_CHUNK_BYTES = 1 << 20
+_NAMED = 10
+
+
+class Piece(NamedTuple):
+    """A file that goes into a shard.
+
+    Attributes:
+        source: It.
+        name: What it is called in the tar.
+        size: Bytes.
+    """
+
+    source: "FilePath"
+    name: str
+    size: int
+
+
+class Shard(NamedTuple):
+    """A tar to write.
+
+    Attributes:
+        target: The tar.
+        pieces: What goes into it, in order.
+    """
+
+    target: Path
+    pieces: tuple[Piece, ...]
+
+    @property
+    def digest(self) -> str:
+        """Of names, sizes and order: what the journal knows the content by."""
+        text = "\n".join(f"{piece.name}\0{piece.size}" for piece in self.pieces)
+        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+def member_name(path: str) -> str:
+    """What the file of a row is called in a shard: its path, without what leads out of a folder."""
+    *folders, name = (part for part in Path(path).parts if part not in ("/", ".."))
+    return "/".join([*(folder.removesuffix(".tar") for folder in folders), name])  # one tar in a path is enough
+
+
+def pieces_of(source: sources.Source, rows: Sequence["Row"]) -> tuple[dict[tuple[str, int], Piece], list[str]]:
+    """Each file of the rows once, by path and offset; and what is wrong with those that are missing.
+
+    Raises:
+        UserError: Two files would take the same name.
+    """
+    pieces: dict[tuple[str, int], Piece] = {}
+    names: dict[str, str] = {}
+    missing = []
+    for row in rows:
+        if (row.path, row.offset) in pieces:
+            continue
+        file, name = sources.file_of(source.root, row), member_name(row.path)
+        try:
+            size = row.size if row.offset >= 0 else stamp(Path(file))[0]
+            if row.offset < 0 and not Path(file).is_file():
+                raise IsADirectoryError(0, "is no regular file")
+            sources.archive_of(file).stat()
+        except OSError as error:
+            missing.append(f"{row.where}: {shown(row.path)}: {error.strerror}")
+            continue
+        if names.setdefault(name, row.path) != row.path:
+            raise UserError(f"{row.where}: {shown(row.path)} and {shown(names[name])} would both be {shown(name)}")
+        pieces[row.path, row.offset] = Piece(file, name, size)
+    return pieces, missing
+
+
+def plan(pieces: Sequence[Piece], folder: Path, *, shard_bytes: int, seed: int | None) -> list[Shard]:
+    """Spread files over shards.
+
+    Every shard gets the same number of files, or one less, so that any share-out of whole shards gives ranks the same
+    number of steps give or take one file per shard.
+
+    Args:
+        pieces: In the order of the list.
+        folder: Where the tars go.
+        shard_bytes: About how large they are to be.
+        seed: Shuffle first; `None` keeps the order.
+    """
+    order = list(pieces)
+    if seed is not None:
+        random.Random(seed).shuffle(order)
+    total = sum(piece.size for piece in order)
+    count = max(1, min(len(order), -(-total // shard_bytes)))
+    ends = [len(order) * number // count for number in range(count + 1)]
+    return [
+        Shard(folder / f"shard-{number:06d}.tar", tuple(order[ends[number] : ends[number + 1]]))
+        for number in range(count)
+    ]
+
+
+def write_shard(shard: Shard) -> list[tuple[int, int]]:
+    """Write a tar whose bytes follow from its files alone, read it back and compare.
+
+    Returns:
+        Offset and size of each file in bytes.
+
+    Raises:
+        DecodeError: A file cannot be read or has changed, or the tar does not hold what was written.
+    """
+    sums = []
+    with atomic_path(shard.target, durable=True) as part:
+        with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as tar:
+            for piece in shard.pieces:
+                with _opened(piece) as file:
+                    reader = _Summing(file)
+                    header = tarfile.TarInfo(piece.name)  # no owner, no time: only names and bytes decide
+                    header.size = piece.size
+                    try:
+                        tar.addfile(header, reader)
+                    except tarfile.ReadError:
+                        raise DecodeError(piece.source, "became shorter while it was read") from None
+                    sums.append(reader.digest)
+        return _verified(shard, part, sums)
+
+
+class _Summing:
+    """A file that keeps the hash of what was read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._sum = file, hashlib.blake2b(digest_size=16)
+
+    def read(self, count: int = -1) -> bytes:
+        data = self._file.read(count)
+        self._sum.update(data)
+        return data
+
+    @property
+    def digest(self) -> bytes:
+        return self._sum.digest()
+
+
+def _opened(piece: Piece) -> BinaryIO:
+    from mvrec.data.listing.archive import ArchiveMember
+
+    try:
+        file = sources.archive_of(piece.source).open("rb")
+    except OSError as error:
+        raise DecodeError(piece.source, error.strerror or str(error)) from None
+    if isinstance(piece.source, ArchiveMember):
+        file.seek(piece.source.offset)
+    return file
+
+
+def _verified(shard: Shard, part: Path, sums: list[bytes]) -> list[tuple[int, int]]:
+    from mvrec.data.listing.archive import list_tar
+
+    places = []
+    with part.open("rb") as file:
+        for piece, digest, member in zip(shard.pieces, sums, list_tar(part), strict=True):
+            file.seek(member.offset)
+            found, left = hashlib.blake2b(digest_size=16), member.size
+            while left:
+                data = file.read(min(left, _CHUNK_BYTES))
+                if not data:
+                    break
+                found.update(data)
+                left -= len(data)
+            if member.name != piece.name or found.digest() != digest:
+                raise DecodeError(piece.source, f"reads back from {shard.target.name} as something else")
+            places.append((member.offset, member.size))
+    return places
+
+
+def write_shards(
+    shards: Sequence[Shard], journal: Journal, *, workers: int
+) -> dict[Path, list[tuple[int, int]] | Failure]:
+    """Write the shards that are not there as the journal has them.
+
+    Returns:
+        For each tar the places of its files, or why it failed.
+    """
+    results: dict[Path, list[tuple[int, int]] | Failure] = {}
+    todo = []
+    with (
+        without_leftovers(shard.target.parent for shard in shards),
+        console.progress(sum(piece.size for shard in shards for piece in shard.pieces), unit="B") as bar,
+    ):
+        for shard in shards:
+            record = journal.get(str(shard.target))
+            if record is not None and _is_current(record, shard):
+                results[shard.target] = [(offset, size) for offset, size in record["places"]]
+                bar.update(sum(piece.size for piece in shard.pieces))
+            else:
+                todo.append(shard)
+        limits = Limits(seconds=None, memory=None)
+        with closing(run_jobs(write_shard, todo, workers=workers, limits=limits)) as written:
+            for shard, result in written:
+                results[shard.target] = result
+                if not isinstance(result, Failure):
+                    state = {"stamp": stamp(shard.target), "digest": shard.digest, "sources": _sources_digest(shard)}
+                    journal.add(str(shard.target), **state, places=result)
+                bar.update(sum(piece.size for piece in shard.pieces))
+    return results
+
+
+def _is_current(record: dict[str, Any], shard: Shard) -> bool:
+    try:
+        return (
+            record["digest"] == shard.digest
+            and record["stamp"] == stamp(shard.target)
+            and record["sources"] == _sources_digest(shard)
+        )
+    except OSError:
+        return False
+
+
+def _sources_digest(shard: Shard) -> str:
+    """Of the times at which the files changed last."""
+    stamps = [stamp(sources.archive_of(piece.source)) for piece in shard.pieces]
+    return hashlib.blake2b(repr(stamps).encode(), digest_size=16).hexdigest()
+
+
+def listed(
+    rows: Sequence["Row"],
+    pieces: dict[tuple[str, int], Piece],
+    shards: Sequence[Shard],
+    places: dict[Path, list[tuple[int, int]]],
+    *,
+    out: Path,
+) -> Iterator["Row"]:
+    """The rows with the places of their files in the shards, in the order of the list."""
+    found = {
+        piece.name: (shard.target.relative_to(out).as_posix(), *place)
+        for shard in shards
+        for piece, place in zip(shard.pieces, places[shard.target], strict=True)
+    }
+    for row in rows:
+        piece = pieces.get((row.path, row.offset))
+        if piece is not None:
+            tar, offset, size = found[piece.name]
+            yield row._replace(path=f"{tar}/{piece.name}", offset=offset, size=size)
+
+
+def arguments() -> console.Parser:
+    """The command line."""
+    made = console.parser("shard", __doc__ or "")
+    made.add_argument("root", type=at_home, help="a data set: a folder of files or with lists, or one list")
+    made.add_argument("out", type=at_home, help="where <split>/shard-000000.tar and so on go, with <split>.csv")
+    made.add_argument("--list", type=at_home, action="append", default=[], help="pack these lists (paths from ROOT)")
+    made.add_argument("--shard-size", type=console.size_in_bytes, default="256MB", help="about how large a tar is")
+    made.add_argument("--shuffle", type=int, metavar="SEED", help="spread the files at random")
+    made.add_argument("--skip-missing", action="store_true", help="leave files out that are not there")
+    return made
+
+
+class Split(NamedTuple):
+    """What becomes of one split."""
+
+    rows: list["Row"]
+    pieces: dict[tuple[str, int], Piece]
+    shards: list[Shard]
+
+
+def plan_splits(source: sources.Source, options: Any) -> tuple[dict[str, Split], list[str]]:
+    """Plan every split; and what is missing.
+
+    Raises:
+        UserError: Rows without a label, or nothing to pack.
+    """
+    splits, missing = {}, []
+    for name, rows in source.rows.items():
+        unlabelled = next((row for row in rows if not row.label and not row.multi_label), None)
+        if unlabelled is not None:
+            raise UserError(f"{unlabelled.where}: {shown(unlabelled.path)} lies in no class folder and has no label")
+        pieces, gone = pieces_of(source, rows)
+        missing += gone
+        if pieces:
+            made = plan(list(pieces.values()), options.out / name, shard_bytes=options.shard_size, seed=options.shuffle)
+            splits[name] = Split(rows, pieces, made)
+    return splits, missing
+
+
+def main(given: list[str]) -> int:
+    """Pack a data set; returns the exit code."""
+    options = arguments().parse_args(given)
+    source = sources.read_source(options.root, lists=options.list)
+    if options.out.resolve() == source.root.resolve():
+        raise UserError(f"{options.out} is the data set itself, whose lists would be overwritten: take another folder")
+    splits, missing = plan_splits(source, options)
+    for line in missing[:_NAMED]:
+        print(f"missing: {line}", file=sys.stderr)
+    if missing and not options.skip_missing:
+        raise UserError(
+            f"{len(missing)} of {len(source)} files are missing: run `mvrec prep check`, or add --skip-missing"
+        )
+    shards = [shard for split in splits.values() for shard in split.shards]
+    size = sum(piece.size for shard in shards for piece in shard.pieces)
+    if options.dry_run:
+        print(f"{sum(len(s.pieces) for s in shards)} files, {size / 1e6:.1f} MB, would go into {len(shards)} shards")
+        return console.ALL_FINE
+    with Journal(options.out / "shard.jsonl") as journal:
+        results = write_shards(shards, journal, workers=options.workers)
+        failures = {path: result for path, result in results.items() if isinstance(result, Failure)}
+        for path, failure in sorted(failures.items())[:_NAMED]:
+            print(f"{path}: {failure.cause}", file=sys.stderr)
+        if failures:
+            print(f"{len(failures)} of {len(shards)} shards failed; no list was written", file=sys.stderr)
+            return console.SOME_BAD
+        places = {path: result for path, result in results.items() if not isinstance(result, Failure)}
+        written = _write_lists(source, splits, places, options.out)
+        write_json(options.out / "shard.json", _report(splits, missing, options))
+    lines = [
+        [name, len(split.rows), len(split.shards), len(split.shards[0].pieces), _megabytes(split)]
+        for name, split in splits.items()
+    ]
+    print(console.table(["split", "rows", "shards", "files each", "MB"], lines))
+    print("", *(f"list: {shown(path)}" for path in written), sep="\n")
+    return console.SOME_BAD if missing else console.ALL_FINE
+
+
+def _megabytes(split: Split) -> str:
+    return f"{sum(piece.size for piece in split.pieces.values()) / 1e6:.1f}"
+
+
+def _report(splits: dict[str, Split], missing: list[str], options: Any) -> dict[str, Any]:
+    shards = {
+        name: [{"tar": shard.target.name, "files": len(shard.pieces)} for shard in split.shards]
+        for name, split in splits.items()
+    }
+    return {"shard_bytes": options.shard_size, "shuffle": options.shuffle, "missing": missing, "shards": shards}
+
+
+def _write_lists(
+    source: sources.Source, splits: dict[str, Split], places: dict[Path, list[tuple[int, int]]], out: Path
+) -> list[Path]:
+    from mvrec.data.listing.lists import write_rows
+
+    written = []
+    for name, split in splits.items():
+        target = out / f"{name}.csv"
+        remove_leftovers(target)
+        write_rows(target, listed(split.rows, split.pieces, split.shards, places, out=out))
+        written.append(target)
+    source.copy_class_names(out)
+    return written
