@@ -1,8 +1,8 @@
-"""Class paths: what is one, whose classes a file may name, and their import.
+"""Class paths: their form, the classes that a file may name, and their import.
 
-Importing a module runs it, and a function that stands for a class is called with what the file says. So a file (a
-checkpoint, weights) may name networks and data modules of mvrec, optimisers of torch, and what is in modules that the
-user has named: in a config, in a flag, with `--trust`, or by `trust`.
+Importing a module runs it, and jsonargparse calls functions in place of classes. So a file (a checkpoint or
+weights) may name networks and data modules of mvrec, optimisers of torch, and classes of modules that the user has
+named: in a config, in a flag, with `--trust`, or by `trust`.
 """
 
 import copy
@@ -20,22 +20,22 @@ from mvrec.files import at_home
 
 CLASS_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 TRUST = "--trust"
-# Attempts of jsonargparse that say nothing about the value itself.
+# Parts of jsonargparse's messages that say nothing about the value itself.
 ATTEMPTS = re.compile(r"Expected an? |Not a valid subclass|Not of type|Does not validate against any")
 
 _named: set[str] = set()
-_folders: list[str] = []  # of the user's own code, in the order in which they are searched
+_folders: list[str] = []  # of the user's code, in the order of the search
 
 
 class Place(NamedTuple):
-    """Where files hold classes: what messages call such a class, and the package of those that need no trust."""
+    """A setting that holds a class: its noun in messages, and the package whose classes need no trust."""
 
     noun: str
     package: str
 
 
 class FileClass(NamedTuple):
-    """A class that a file names: what for, and its path, or what stands in its place."""
+    """A class that a file names: the setting and the class path, or the value in its place."""
 
     place: Place
     path: Any
@@ -48,7 +48,7 @@ PLACES = {
     "_task": Place("task", "mvrec.tasks"),
 }
 ELSEWHERE = Place("class", "")
-# Modules whose classes configurations and checkpoints of earlier versions name, and where these classes are now.
+# Modules whose classes earlier versions named in configurations and checkpoints, and their present modules.
 MOVED = {
     **{
         f"mvrec.data.{module}": f"mvrec.data.{folder}.{module}"
@@ -81,18 +81,18 @@ MOVED = {
 
 
 def is_class_path(value: Any) -> bool:
-    """Return whether a value may be `package.module.Class`: names with dots between them, not `./folder` or `.5`."""
+    """Return whether a value has the form `package.module.Class`, not `./folder` or `.5`."""
     return isinstance(value, str) and CLASS_PATH.fullmatch(value) is not None
 
 
 def current(class_path: str) -> str:
-    """Return the class path by which this version knows a class."""
+    """Return this version's class path of a class."""
     module, _, name = class_path.rpartition(".")
     return f"{MOVED[module]}.{name}" if module in MOVED else class_path
 
 
 def renewed(settings: Any) -> Any:
-    """A copy of settings from a file, in which the class paths are those of this version."""
+    """Return a copy of a file's settings with the class paths of this version."""
     if isinstance(settings, dict):
         return {name: renewed(value) for name, value in settings.items()}
     if isinstance(settings, list | tuple):
@@ -101,26 +101,26 @@ def renewed(settings: Any) -> Any:
 
 
 def trust(*modules: str) -> None:
-    """Let files name classes of these modules and of those below them, for the rest of the process."""
+    """Allow files to name classes of these modules and their submodules, for the rest of the process."""
     _named.update(modules)
 
 
 def search_folder(folder: Path) -> None:
-    """Let modules be imported from a folder that the user has named, behind all that is installed."""
+    """Import modules from a folder that the user has named, after all that is installed."""
     name = str(folder.resolve())
     if name not in _folders:
         _folders.append(name)
     if name not in sys.path:
-        sys.path.append(name)  # at the end: a torch.py beside a configuration must not stand in for torch
+        sys.path.append(name)  # last, so that a torch.py next to a configuration does not replace torch
 
 
 def take_trusted(arguments: Sequence[str]) -> list[str]:
-    """Trust the modules that `--trust MODULE` names; what is left are the other arguments.
+    """Trust the modules that `--trust MODULE` names, and return the other arguments.
 
-    In place of a module's name its file or folder may be given, which need not be on Python's path.
+    A module may also be given by its file or folder, which need not be on Python's path.
 
     Raises:
-        UserError: Neither a module's name nor its file behind it.
+        UserError: No module's name or file follows the flag.
     """
     left: list[str] = []
     rest = iter(arguments)
@@ -139,7 +139,7 @@ def take_trusted(arguments: Sequence[str]) -> list[str]:
 
 
 def _module_at(path: Path) -> str:
-    """Return the name of a module or package by its path, with its folder to be searched."""
+    """Return the name of a module or package at a path, and add its folder to the search."""
     if not (path.is_file() if path.suffix == ".py" else path.is_dir()):
         raise UserError(f"{TRUST}: there is no module {str(path)!r}")
     search_folder(path.parent)
@@ -152,7 +152,7 @@ def _is_below(class_path: str, modules: Iterable[str]) -> bool:
 
 
 def imported(class_path: str) -> Any:
-    """What a class path names.
+    """Import the class, function or module that a class path names.
 
     Raises:
         UserError: Its module cannot be imported, or has no such name.
@@ -160,7 +160,7 @@ def imported(class_path: str) -> Any:
     module, _, name = current(class_path).rpartition(".")
     try:
         home = importlib.import_module(module)
-    except Exception as error:  # it runs code of others, which may raise anything
+    except Exception as error:  # the import runs foreign code, which may raise any error
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
         if _lacks(error, module):
             problem = f"no module {error.name} {_searched()}"  # type: ignore[attr-defined]
@@ -172,7 +172,7 @@ def imported(class_path: str) -> Any:
 
 
 def import_problem(class_path: str) -> str:
-    """Why a class path cannot be imported; "" where it can."""
+    """Return why a class path cannot be imported; "" if it can."""
     try:
         imported(class_path)
     except UserError as error:
@@ -181,22 +181,22 @@ def import_problem(class_path: str) -> str:
 
 
 def check_file_classes(tree: Mapping[str, Any], *, source: str) -> None:
-    """Check the classes that a file names, before anything of them is imported; then that they can be.
+    """Check the classes that a file names before any of them is imported, then check that they can be imported.
 
     Args:
-        tree: What the file says, with `backbone`, `optimizer` or `data`.
+        tree: The file's settings, with `backbone`, `optimizer` or `data`.
         source: The file, for messages.
 
     Raises:
-        UserError: A class of a module that is not to be imported for a file's sake, or one that is not there.
+        UserError: A class is missing, or in a module that a file may not have imported.
     """
-    found = list(_file_classes(tree, ELSEWHERE))
-    for place, path in found:
+    classes = list(_file_classes(tree, ELSEWHERE))
+    for place, path in classes:
         if not is_class_path(path):
             raise UserError(f"{source}: its {place.noun} is {path!r}, which is no class such as package.module.Class")
         if not _is_below(path, [*filter(None, [place.package]), *_named]):
             raise UserError(f"{source}: its {place.noun} is {path}, {_why_not(place, path)}")
-    for place, path in found:
+    for place, path in classes:
         try:
             target = imported(path)
         except UserError as error:
@@ -212,9 +212,9 @@ def _file_classes(node: Any, place: Place) -> Iterator[FileClass]:
     if not isinstance(node, dict):
         return
     for name, value in node.items():
-        key = str(name).rpartition(".")[2]  # jsonargparse takes dots in a key for levels
+        key = str(name).rpartition(".")[2]  # jsonargparse reads dots in a key as levels
         below = PLACES.get(key, place)
-        # A text in such a place would be taken for a class path, for settings, or for a file with settings.
+        # jsonargparse would read a text here as a class path, settings, or a file with settings.
         if key == "class_path" or (key in PLACES and not isinstance(value, dict | None)):
             yield FileClass(below, value)
         else:
@@ -222,7 +222,7 @@ def _file_classes(node: Any, place: Place) -> Iterator[FileClass]:
 
 
 def _is_optimiser(target: Any) -> bool:
-    from torch.optim import Optimizer  # too slow to import for what needs no file
+    from torch.optim import Optimizer  # slow to import, and not needed for every file
 
     return isinstance(target, type) and issubclass(target, Optimizer)
 
@@ -230,39 +230,39 @@ def _is_optimiser(target: Any) -> bool:
 def _why_not(place: Place, path: str) -> str:
     module = path.rpartition(".")[0]
     package = module.partition(".")[0]
-    if package not in sys.modules and importlib.util.find_spec(package) is None:  # which imports nothing
+    if package not in sys.modules and importlib.util.find_spec(package) is None:  # find_spec imports nothing
         return f"and there is no module {package} {_searched()}: {_give_file(module)}"
-    known = f", only one of {place.package}" if place.package else ""
-    return f"and a file may not name code of others, which would run{known}: add {TRUST} {module} if you know that code"
+    exception = f", only one of {place.package}" if place.package else ""
+    return f"and a file may not name code of others, which would run{exception}: add {TRUST} {module} if you trust it"
 
 
 def _searched() -> str:
-    """Where modules were looked for."""
+    """Return the folders that were searched for modules, as text."""
     return f"in {', '.join(_folders)} or the installed packages" if _folders else "among the installed packages"
 
 
 def _give_file(module: str) -> str:
-    """How to say where a module is."""
+    """Return the advice how to name a module's file."""
     package, _, below = module.partition(".")
-    return f"put it beside the --config, or add {TRUST} FOLDER/{package}{'' if below else '.py'}"
+    return f"put it next to the --config, or add {TRUST} FOLDER/{package}{'' if below else '.py'}"
 
 
 def _lacks(error: Exception, module: str) -> bool:
-    """Return whether the module itself is missing, not one that it needs."""
+    """Return whether the module itself is missing, not one of its imports."""
     return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
 
 
 def reason(error: BaseException) -> str:
-    """What a constructor refused, out of the pages that jsonargparse wraps around it."""
+    """Return what a constructor refused, without the pages that jsonargparse wraps around it."""
     problem = re.search(r"Problem with given class_path '([\w.]+)':\n((?: {6,}.*\n)+)", f"{error}\n")
     if problem is not None:
         return f"{problem.group(1)}: {' '.join(problem.group(2).split())}"
-    while error.__context__ is not None and not isinstance(error, UserError):  # which says it all by itself
+    while error.__context__ is not None and not isinstance(error, UserError):  # a UserError is complete
         error = error.__context__
     return attempts(str(error)) or str(error)
 
 
 def attempts(message: str) -> str:
-    """Of the list of what jsonargparse has tried, the first that says something about the value; "" where none does."""
+    """Return the first of jsonargparse's attempts that says something about the value; "" if none does."""
     tried = re.findall(r"^ {2}- (.*(?:\n {4,}(?!- ).*)*)", message, flags=re.MULTILINE)
     return next((" ".join(text.split()) for text in tried if not ATTEMPTS.match(text)), "")

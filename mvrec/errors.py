@@ -1,4 +1,4 @@
-"""The two kinds of fault that callers tell apart from a bug, and their words. Importing this module costs nothing."""
+"""The two kinds of error that callers tell apart from a bug. Importing this module costs nothing."""
 
 import importlib.util
 import os
@@ -7,17 +7,17 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """A fault of input: the command line prints it as one line, without a traceback, and exits with 2."""
+    """A fault of the user's input: the command line prints one line without a traceback and exits with code 2."""
 
 
 class DecodeError(Exception):
     """A media file that cannot be opened or decoded.
 
-    It pickles, so that it can cross from a data-loading process to the one that keeps the books.
+    It can be pickled, so that it travels from a loader worker to the main process.
 
     Attributes:
-        path: the file, as it was asked for.
-        cause: what is wrong with it, in a few words.
+        path: The file, as the caller named it.
+        cause: The fault in a few words.
     """
 
     def __init__(self, path: str | os.PathLike[str], cause: str) -> None:
@@ -30,9 +30,9 @@ class DecodeError(Exception):
         return type(self), (self.path, self.cause)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for an error message: `"; did you mean 'x'?"`, or nothing when no known name is like it."""
-    matches = get_close_matches(name, list(known), n=1)
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return a hint for an error message, `"; did you mean 'x'?"`, or "" when no valid name is similar."""
+    matches = get_close_matches(name, list(names), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 

@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one, and knowing a file wherever it is copied to."""
+"""Atomic writing of files, and recognising a file by its content."""
 
 import errno
 import hashlib
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# By their first bytes: what lies in place of a file that was not really fetched, and what is taken for it by mistake.
+# Recognised by their first bytes: placeholders of files that were not fetched, and common mix-ups.
 _STAND_INS = (
     (
         rb"\s*<(!doctype|html|head|\?xml)",
@@ -20,27 +20,27 @@ _STAND_INS = (
     (rb"version https://git-lfs", "a pointer of Git LFS: fetch the file itself with `git lfs pull`"),
     (rb"/annex/objects/|\.git/annex/", "a pointer of git-annex: fetch the file itself with `git annex get`"),
     (rb"\x1f\x8b|BZh|\xfd7zXZ\x00|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd", "an archive: unpack it first"),
-    (rb"\x89HDF\r\n", "a file of HDF5, which TensorFlow and Keras write: weights of PyTorch are wanted"),
+    (rb"\x89HDF\r\n", "a file of HDF5, which TensorFlow and Keras write: give weights of PyTorch"),
     (rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI |\xff\xd8\xff|\x89PNG|GIF8", "a video or image"),
 )
-_PART, _RANDOM_LETTERS = ".part", 8  # of the names of files that are being written; the letters are `tempfile`'s
+_PART, _RANDOM_LETTERS = ".part", 8  # in names of unfinished files; `tempfile` chooses the letters
 _MOST_NAME_BYTES = 255  # of a file name, on all usual file systems
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what bytes of file names become that are not
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # how Python decodes bytes of file names that are not UTF-8
 
 
 def at_home(path: str | os.PathLike[str]) -> Path:
-    """A path as a user writes it: `~` at its start is the home directory, unless it only is a name that begins so."""
+    """Expand a leading `~` to the home directory, unless the name merely begins with that character."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own refuses such names
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file: into a temporary sibling first, then renamed. Bytes of file names stay as they are."""
+    """Write a text file into a temporary sibling, then rename it. Bytes of file names stay as they are."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def append_whole(path: Path, text: str) -> None:
-    """Append to a text file all or nothing: where that fails, the file is as it was, and the error names it."""
+    """Append all of a text to a file or nothing: after an error the file is unchanged and the error names it."""
     rest = text.encode("utf-8", "surrogateescape")
     with path.open("ab", buffering=0) as file:
         before = file.tell()
@@ -56,16 +56,16 @@ def append_whole(path: Path, text: str) -> None:
 def json_text(content: Any, *, indent: int | None = None) -> str:
     """Return JSON with readable letters; bytes of file names that are not UTF-8 are escaped as by `os.fsdecode`."""
     text = json.dumps(content, indent=indent, ensure_ascii=False)
-    return _NOT_UTF8.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _NOT_UTF8.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def shown(text: str) -> str:
-    """Return text for what takes UTF-8 only: bytes of file names that are not become visible with a backslash."""
+    """Return text for readers of UTF-8 only: other bytes of file names become visible with a backslash."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def stand_in(path: Path) -> str:
-    """What a file is that lies where weights or a list should, such as a web page; "" for one that may be right."""
+    """Name what a file contains in place of weights or a list, such as a web page; "" if it may be right."""
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
@@ -75,13 +75,13 @@ def stand_in(path: Path) -> str:
 
 @contextmanager
 def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A temporary sibling to write into, which takes the place of `path` when the block ends well.
+    """Yield a temporary sibling to write into; it replaces `path` when the block ends without an error.
 
     Args:
         path: The file.
-        durable: Wait for the disk to have it before it takes its name, so that a power cut leaves no empty file.
+        durable: Flush the file to disk before the rename, so that a power cut leaves no empty file.
     """
-    if path.is_dir():  # now, and not when the work of hours is to take its place
+    if path.is_dir():  # fail now, not after hours of work
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=_beginning(path), suffix=_PART)
@@ -98,12 +98,12 @@ def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a failed write does not say of which file
+            error.filename = str(path)  # a failed write does not name its file
         raise
 
 
 def remove_leftovers(place: Path) -> None:
-    """Remove what killed processes left of a file that they wrote by `atomic_path`, or of all files of a folder."""
+    """Remove temporary files that killed processes left of one file of `atomic_path`, or of all files of a folder."""
     folder, beginning = (place, ".") if place.is_dir() else (place.parent, _beginning(place))
     if not folder.is_dir():
         return
@@ -115,7 +115,7 @@ def remove_leftovers(place: Path) -> None:
 
 
 def _beginning(path: Path) -> str:
-    """How the names of a file's temporary siblings begin."""
+    """Return the prefix of the names of a file's temporary siblings."""
     name = path.name
     if len(os.fsencode(name)) > _MOST_NAME_BYTES - _RANDOM_LETTERS - len(_PART) - 2:
         name = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()

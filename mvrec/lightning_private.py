@@ -1,7 +1,7 @@
 """The private names of Lightning that mvrec relies on, each behind a name of ours.
 
-Nothing else in mvrec touches one, and `tests/test_lightning_private.py` holds what each of them does: pyproject.toml
-lets no Lightning in for which that was not seen.
+Nothing else in mvrec uses one. `tests/test_lightning_private.py` checks what each of them does, and pyproject.toml
+admits only versions of Lightning that passed that test.
 """
 
 from datetime import timedelta
@@ -15,17 +15,17 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParalle
 
 
 def leave_sigterm_alone(trainer: L.Trainer) -> None:
-    """Keep the loop from asking all processes before each batch who got a SIGTERM, which waits for the device."""
+    """Keep the loop from asking all processes for a SIGTERM before each batch, which waits for the device."""
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 def log_train_step(trainer: L.Trainer) -> None:
-    """Hand the metrics of this step to the loggers: Lightning does so after all hooks of the batch's end."""
+    """Pass the metrics of this step to the loggers; Lightning does so after all hooks of the batch's end."""
     trainer._logger_connector.update_train_step_metrics()
 
 
 def uncount_stepped_batch(fit_loop_state: dict[str, Any]) -> None:
-    """Take the last batch off the count by which a checkpoint's loggers number their steps."""
+    """Subtract the last batch from the count by which the loggers of a checkpoint number their steps."""
     fit_loop_state["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
 
@@ -33,14 +33,14 @@ def uncount_stepped_batch(fit_loop_state: dict[str, Any]) -> None:
 
 
 def collective_timeout(strategy: Strategy) -> timedelta | None:
-    """How long a process waits for the others; `None` where the strategy sets no time."""
+    """Return how long a process waits for the others; `None` where the strategy sets no time."""
     if isinstance(strategy, DDPStrategy | FSDPStrategy | ModelParallelStrategy):
         return strategy._timeout
     return None
 
 
 def set_data_parallel_size(strategy: ModelParallelStrategy, size: int) -> None:
-    """Spread the data over so many processes, before the strategy sets its environment up."""
+    """Set the number of processes that share the data, before the strategy sets up its environment."""
     strategy._data_parallel_size = size
 
 
@@ -48,7 +48,7 @@ def set_data_parallel_size(strategy: ModelParallelStrategy, size: int) -> None:
 
 
 def has_trainer(module: L.LightningModule) -> bool:
-    """Return whether a module belongs to a trainer: asking for `trainer` raises where it does not."""
+    """Return whether a module belongs to a trainer; `module.trainer` raises an error if it does not."""
     return module._trainer is not None
 
 
@@ -56,9 +56,9 @@ def has_trainer(module: L.LightningModule) -> bool:
 
 
 class OpenCLI(LightningCLI):
-    """`LightningCLI` whose private steps have public names, for a command line that builds on it.
+    """`LightningCLI` with public names for its private steps, to build a command line on.
 
-    The configuration wins over the hyperparameters of a checkpoint, where stock Lightning lets the checkpoint win.
+    The configuration overrides the hyperparameters of a checkpoint; in stock Lightning the checkpoint wins.
     """
 
     def parser_of(self, command: str) -> LightningArgumentParser:
@@ -66,11 +66,11 @@ class OpenCLI(LightningCLI):
         return self._subcommand_parsers[command]
 
     def run_command(self, command: str) -> None:
-        """Run a command, with data, model and trainer built."""
+        """Run a command once data, model and trainer are built."""
         super()._run_subcommand(command)
 
     def command_arguments(self, command: str) -> dict[str, Any]:
-        """What the trainer's method of the command is called with."""
+        """Return the arguments of the trainer's method for the command."""
         return super()._prepare_subcommand_kwargs(command)
 
     def _run_subcommand(self, subcommand: str) -> None:

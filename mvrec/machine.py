@@ -1,6 +1,6 @@
-"""What this machine lets a process use, and what it says in one line when it gives out.
+"""Resources of this machine for a process, and one line about it when they run out.
 
-Importing this costs nothing.
+Importing this module costs nothing.
 """
 
 import errno
@@ -11,20 +11,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-# What is left of the number when torch has carried an error from a worker to the main process.
-_FULL_DISK_TOLD = re.compile(
+# The form of the error number after torch has carried an error from a worker to the main process.
+_FULL_DISK_TEXT = re.compile(
     rf"\[Errno (?:{'|'.join(map(str, FULL_DISK))})\] ({'|'.join(map(os.strerror, FULL_DISK))})(: '.*?')?"
 )
-# Where a path is not what it is taken for, or not ours to use. A file that is missing may be anybody's mistake.
+# The path is of another kind or forbidden to us. A missing file is not listed: that has many causes.
 _CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 _MANY_FILES = 65536
-_PAGE, _PAGES_PER_WORKER, _PAGES_PER_LOADER = 4096, 3, 12  # of the semaphores of queues and events, with some to spare
+_PAGE, _PAGES_PER_WORKER, _PAGES_PER_LOADER = 4096, 3, 12  # semaphores of queues and events, with a margin
 _WORKER_DIED = re.compile(r"DataLoader worker \(pid(?:\(s\))? (\d+)[^)]*\) (.*)", re.DOTALL)
 
 
 def visible_cores() -> int:
-    """Return cores that this process may run on."""
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -34,18 +34,18 @@ def cores_per_process(processes: int = 1, environ: Mapping[str, str] = os.enviro
 
 
 def shared_memory_fault(num_workers: int, *, folder: Path = Path("/dev/shm"), memfd: bool | None = None) -> str | None:
-    """What is wrong with shared memory for so many loader workers of a loader, found before the first of them starts.
+    """Return the fault of shared memory for the workers of one loader, before the first one starts.
 
-    Queues and events of processes have a page each in /dev/shm. Batches go through memory without a file on Linux, and
-    take no room there.
+    Queues and events of processes use a page each in /dev/shm. On Linux, batches go through memory without a file
+    and use no space there.
 
     Args:
-        num_workers: Of one loader.
-        folder: Where shared memory is.
+        num_workers: Workers of the loader.
+        folder: The shared memory's mount point.
         memfd: Whether there is memory without a file; by default whether this system has it.
 
     Returns:
-        What, and what to do; `None` where nothing is.
+        The fault and its remedy; `None` without a fault.
     """
     memfd = hasattr(os, "memfd_create") if memfd is None else memfd
     if num_workers == 0 or not memfd:
@@ -62,46 +62,46 @@ def shared_memory_fault(num_workers: int, *, folder: Path = Path("/dev/shm"), me
 
 
 def allow_open_files() -> None:
-    """Let this process open as many files as the system lets it without asking: the soft limit is often 1024."""
+    """Raise this process's soft limit of open files, often 1024, as far as the system allows."""
     try:
         import resource
     except ImportError:  # Windows
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, _MANY_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    most = _MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, _MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def machine_fault(error: BaseException) -> str | None:
-    """What to say, in one line with what to do, of an error that is the machine's and neither the file's nor ours.
+    """Return one line, with the remedy, about an error of the machine rather than of a file or of mvrec.
 
     Args:
-        error: Of this or of a loader's process; what it was raised from counts too.
+        error: Of this process or of a loader's; its causes are searched too.
 
     Returns:
         `None` for every other error.
     """
-    for one in reversed(list(_causes(error))):  # what came first knows most
-        if isinstance(one, OSError) and one.errno in FULL_DISK:
-            place = f": {one.filename}" if one.filename else ""
-            return f"{one.strerror}{place}; nothing half-written is left"
-        told = _FULL_DISK_TOLD.search(str(one)) if isinstance(one, OSError) else None
-        if told is not None:
-            return f"{told[1]}{told[2] or ''}; nothing half-written is left"
-        if (isinstance(one, OSError) and one.errno in TOO_MANY_FILES) or "Too many open files" in str(one):
+    for cause in reversed(list(_causes(error))):  # the first cause is the most precise
+        if isinstance(cause, OSError) and cause.errno in FULL_DISK:
+            place = f": {cause.filename}" if cause.filename else ""
+            return f"{cause.strerror}{place}; nothing half-written is left"
+        match = _FULL_DISK_TEXT.search(str(cause)) if isinstance(cause, OSError) else None
+        if match is not None:
+            return f"{match[1]}{match[2] or ''}; nothing half-written is left"
+        if (isinstance(cause, OSError) and cause.errno in TOO_MANY_FILES) or "Too many open files" in str(cause):
             return f"too many open files: raise the limit with `ulimit -n {_MANY_FILES}`, or lower data.num_workers"
-        died = _WORKER_DIED.match(str(one)) if isinstance(one, RuntimeError) else None
+        died = _WORKER_DIED.match(str(cause)) if isinstance(cause, RuntimeError) else None
         if died is not None:
             return _worker_died(*died.groups())
     return None
 
 
 def closed_path(error: BaseException) -> str | None:
-    """What to say of an error by which the system refuses a path; `None` for every other error."""
+    """Return the message for an error by which the system refuses a path; `None` for every other error."""
     if not isinstance(error, OSError) or error.errno not in _CLOSED or error.filename is None:
         return None
-    return f"{error.filename}: {error.strerror}: name another path, or change who may use it"
+    return f"{error.filename}: {error.strerror}: choose another path, or change its permissions"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -118,4 +118,4 @@ def _worker_died(pid: str, how: str) -> str:
         cause = "found no room in shared memory: docker run --ipc=host (or --shm-size=8g), or lower data.num_workers"
         return f"a loader worker (process {pid}) {cause}"
     how = how.split(". ")[0].rstrip(". ")
-    return f"a loader worker (process {pid}) {how}: `mvrec doctor` looks for causes, --data.num_workers 0 does without"
+    return f"a loader worker (process {pid}) {how}: find the cause with `mvrec doctor`, or set --data.num_workers 0"

@@ -1,4 +1,4 @@
-"""Our messages as plain lines on stderr, an error the last one. Importing this module costs nothing."""
+"""Log messages as plain lines on stderr; an error comes last. Importing this module costs nothing."""
 
 import logging
 import re
@@ -11,7 +11,7 @@ log = logging.getLogger("mvrec")
 
 
 class StderrHandler(logging.StreamHandler):
-    """Writes to what `sys.stderr` is at the time, which progress bars and tests exchange."""
+    """A handler that writes to the current `sys.stderr`, which progress bars and tests replace."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message."""
@@ -20,7 +20,7 @@ class StderrHandler(logging.StreamHandler):
 
 
 def show_messages() -> None:
-    """Print what is logged, from news on, unless that is so already."""
+    """Log INFO and above to stderr; a second call changes nothing."""
     if log.handlers:
         return
     handler = StderrHandler()
@@ -31,14 +31,14 @@ def show_messages() -> None:
     log.propagate = False
 
 
-# Lightning's news that come only when they are asked for: profiler, verbose callbacks, model summaries, finders.
+# INFO messages of Lightning that the user has requested: profiler, verbose callbacks, model summaries, finders.
 ASKED_FOR = re.compile(
     r"profiler|early_stopping|model_checkpoint|model_summary|stochastic_weight_avg|lr_finder|batch_size_scaling"
 )
 
 
 def show_lightning_messages() -> None:
-    """Print Lightning's messages from warnings on, and the news that the user has asked for."""
+    """Print Lightning's warnings, and the INFO messages that the user has requested."""
     handler = StderrHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.addFilter(_was_asked_for)
@@ -49,18 +49,18 @@ def show_lightning_messages() -> None:
 
 
 def fail(message: str) -> NoReturn:
-    """Print one line on stderr and leave with the exit code of a usage error."""
+    """Print one line on stderr and exit with the code of a usage error."""
     print(f"mvrec: error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
     sys.exit(USAGE_ERROR)
 
 
 def _was_asked_for(record: logging.LogRecord) -> bool:
-    # A message for the first process only has the name of Lightning's helper, and the place of who called it.
+    # A rank-zero message carries the name of Lightning's helper module and the file name of its caller.
     return record.levelno >= logging.WARNING or ASKED_FOR.search(f"{record.name} {record.filename}") is not None
 
 
 def _from_first_process(record: logging.LogRecord) -> bool:
-    """News are the same on all processes of a run; warnings are not."""
-    lightning = sys.modules.get("lightning.pytorch.utilities.rank_zero")  # which knows, where it is loaded
+    """Return whether to print a record: INFO on rank 0 only, because it is the same on all; warnings on every rank."""
+    lightning = sys.modules.get("lightning.pytorch.utilities.rank_zero")  # knows the rank if it is loaded
     rank = getattr(getattr(lightning, "rank_zero_only", None), "rank", 0)
     return record.levelno >= logging.WARNING or rank in (0, None)

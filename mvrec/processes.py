@@ -1,8 +1,8 @@
-"""Processes that can be killed, what they may take, and how they ended.
+"""Child processes that can be killed, their limits, and how they ended.
 
-A decoder that loops in native code holds Python's lock: no timeout, thread or signal handler of its own process ever
-runs again. So the loader, `mvrec prep` and the doctor work on files in a `Child`, watched from outside.
-Importing this costs nothing.
+A decoder that loops in native code holds Python's lock, so no timeout, thread or signal handler of its own process
+can run. The loader, `mvrec prep` and the doctor therefore handle files in a `Child` that the parent watches.
+Importing this module costs nothing.
 """
 
 import contextlib
@@ -27,18 +27,18 @@ from typing import Any, NoReturn
 CAN_FORK = hasattr(os, "fork")
 
 _TICK_SECONDS = 0.1
-_INLINE_BYTES, _MOST_MEMORIES = 1 << 16, 16  # smaller arrays, and those beyond so many, travel in the message itself
-_HEADER = struct.Struct("!QB")  # bytes of the message, number of arrays beside it
+_INLINE_BYTES, _MOST_MEMORIES = 1 << 16, 16  # smaller arrays, and any after the 16th, travel inside the message
+_HEADER = struct.Struct("!QB")  # bytes of the message, number of arrays outside it
 _OUT_OF_MEMORY = ("Cannot allocate memory", "can't allocate memory", "not enough memory")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the work on one file may take.
+    """The most that the work on one file may take.
 
     Attributes:
         seconds: Time without an answer; `None` for no limit.
-        memory: GiB on top of what the process has when it starts; `None` for no limit. Linux only.
+        memory: GiB on top of what the process uses at its start; `None` for no limit. Linux only.
     """
 
     seconds: float | None = 60.0
@@ -46,10 +46,10 @@ class Limits:
 
 
 def settle_in(limits: Limits, *, parent: int) -> None:
-    """Prepare the calling process, a child of `parent`, to be killed by its parent at any moment.
+    """Prepare this child of `parent` to be killed by its parent at any moment.
 
-    It crashes without a word, leaves Ctrl-C and the signals of clusters to the parent, does not outlive it, is the
-    first that the system ends when memory runs out, and gets no more memory than the limit.
+    It crashes silently, leaves Ctrl-C and the signals of clusters to the parent, ends with the parent, is the first
+    victim of the system when memory runs out, and gets no more memory than the limit.
     """
     for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTERM"):
         if hasattr(signal, name):
@@ -62,10 +62,10 @@ def settle_in(limits: Limits, *, parent: int) -> None:
     import ctypes
     import resource
 
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: also a stuck process ends with its parent
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: even a hung process ends with its parent
     if os.getppid() != parent:
         os._exit(0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected and told; no dump of it
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the parent reports crashes; no core dump
     Path("/proc/self/oom_score_adj").write_text("700")
     if limits.memory is not None:
         status = Path("/proc/self/status").read_text().split()
@@ -75,15 +75,15 @@ def settle_in(limits: Limits, *, parent: int) -> None:
 
 
 def is_out_of_memory(error: BaseException | str) -> bool:
-    """Return whether an error, of whichever library, says that memory ran out."""
+    """Return whether an error of any library says that memory ran out."""
     return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY)
 
 
 def how_it_ended(exit_code: int | None) -> str:
-    """What became of a process: "was ended by SIGSEGV".
+    """Describe the end of a process: "was ended by SIGSEGV".
 
     Args:
-        exit_code: As `multiprocessing` has it, a signal as a negative number; `None` when nobody knows.
+        exit_code: As in `multiprocessing`, where a signal is a negative number; `None` if unknown.
     """
     if exit_code is None:
         return "ended"
@@ -97,11 +97,11 @@ def how_it_ended(exit_code: int | None) -> str:
 
 
 class ChildError(Exception):
-    """A child process gives no answer; says why in words that follow its name: "was ended by SIGSEGV"."""
+    """A child process gives no answer; the message continues its name: "was ended by SIGSEGV"."""
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles tensors as arrays: torch's own way is a whole file of torch's for each."""
+    """A pickler that stores tensors as arrays, because torch writes a whole file for each tensor."""
 
     def reducer_override(self, value: Any) -> Any:
         torch = sys.modules.get("torch")
@@ -117,17 +117,21 @@ def _tensor(array: Any) -> Any:
 
 
 class Channel:
-    """One end of a pair of sockets, for whole messages of anything that can be pickled.
+    """One end of a socket pair, for whole messages of anything that can be pickled.
 
-    Large arrays and tensors go through memory that both processes map, where there is such (Linux), since a socket
-    would copy them several times. The receiver may write into them.
+    On Linux, large arrays and tensors go through memory that both processes map, because a socket would copy them
+    several times. The receiver may write into them.
     """
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
 
     def send(self, message: Any) -> None:
-        """Send a message; `ConnectionError` where nobody holds the other end any more."""
+        """Send a message.
+
+        Raises:
+            ConnectionError: The other end is closed.
+        """
         memories: list[int] = []
 
         def stays_in_the_pickle(buffer: pickle.PickleBuffer) -> bool:
@@ -152,7 +156,11 @@ class Channel:
                 os.close(memory)
 
     def receive(self) -> Any:
-        """Return the next message, once it comes; `EOFError` where nobody holds the other end any more."""
+        """Wait for the next message and return it.
+
+        Raises:
+            EOFError: The other end is closed.
+        """
         header, memories, _, _ = socket.recv_fds(self._end, _HEADER.size, _MOST_MEMORIES)
         try:
             if not header:
@@ -178,50 +186,58 @@ class Channel:
 
 
 class Child:
-    """A forked process that may be killed at any moment, seen from its parent.
+    """A forked process that its parent may kill at any moment.
 
-    Unlike those of `multiprocessing` it can be had in a loader's worker, which is daemonic.
+    Unlike `multiprocessing`, it works in a loader's worker, which is daemonic.
 
     Args:
-        serve: What it does, with its end of the channel; it ends when this returns, or when the parent is gone.
-        limits: What one answer may take.
+        serve: The work, called with the child's end of the channel; the child ends when it returns or the parent ends.
+        limits: The most that one answer may take.
 
     Attributes:
         owner: The process that forked it.
-        pid: Its number; 0 once it has ended.
-        waited: Seconds without an answer, as far as its parent watched: that may be suspended.
+        pid: Its process id; 0 once it has ended.
+        waited: Seconds without an answer while its parent watched; suspended time does not count.
     """
 
     def __init__(self, serve: Callable[[Channel], None], limits: Limits) -> None:
         self.owner, self.pid, self.limits, self.waited = os.getpid(), 0, limits, 0.0
-        self._end, theirs = socket.socketpair()
+        self._end, child_end = socket.socketpair()
         self._channel = Channel(self._end)
         with warnings.catch_warnings():
-            # Python warns of forks beside threads. The child touches nothing that a thread of its parent may hold.
+            # Python warns of forks in programs with threads. The child touches nothing that a thread may hold.
             warnings.simplefilter("ignore", DeprecationWarning)
-            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child keeps it so
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child inherits it
             try:
                 self.pid = os.fork()
                 if self.pid == 0:
                     self._end.close()
-                    _run(serve, Channel(theirs), limits, self.owner)
+                    _run(serve, Channel(child_end), limits, self.owner)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        theirs.close()
-        self._end.settimeout(limits.seconds)  # once a message has begun, its rest is a matter of copying
+        child_end.close()
+        self._end.settimeout(limits.seconds)  # once a message has begun, the rest is only copying
 
     def fileno(self) -> int:
-        """Of the parent's end of the channel, for `watch`."""
+        """Return the file descriptor of the parent's end of the channel, for `watch`."""
         return self._end.fileno()
 
     def send(self, message: Any) -> None:
-        """Ask it for an answer; `ChildError` where it has ended or takes no message."""
+        """Send a request.
+
+        Raises:
+            ChildError: The child has ended or takes no message.
+        """
         self.waited = 0.0
         with self._faults():
             self._channel.send(message)
 
     def receive(self) -> Any:
-        """Return its next message, waited for; `ChildError` where it hangs or has ended."""
+        """Wait for the next message and return it.
+
+        Raises:
+            ChildError: The child hangs or has ended.
+        """
         while not watch([self]):
             if self.is_late:
                 raise ChildError(f"gave no answer for {self.limits.seconds:g} s")
@@ -230,24 +246,24 @@ class Child:
 
     @property
     def is_late(self) -> bool:
-        """Return whether it has given no answer for longer than its limits let it."""
+        """Whether the child has given no answer for longer than its limit."""
         return self.limits.seconds is not None and self.waited >= self.limits.seconds
 
     @property
     def is_open(self) -> bool:
-        """Return whether it was not killed."""
+        """Whether the child was not killed."""
         return self.fileno() >= 0
 
     @property
     def is_alive(self) -> bool:
-        """Return whether there is a process, and it is this one's child."""
+        """Whether the process runs and is a child of this one."""
         return self.is_open and self.owner == os.getpid() and self._reap(seconds=0.0) is None and self.pid > 0
 
     def kill(self) -> None:
-        """End the process. One that waits for a dead disk cannot be ended and is left behind."""
+        """End the process. A process that waits for a dead disk cannot be ended and is left behind."""
         self._end.close()
         if self.owner != os.getpid():
-            return  # a copy in a process that was forked later
+            return  # a copy in a later fork
         with contextlib.suppress(ProcessLookupError):
             if self.pid:
                 os.kill(self.pid, signal.SIGKILL)
@@ -280,7 +296,7 @@ class Child:
 
 
 def watch(children: Sequence[Child]) -> list[Child]:
-    """Wait a moment for messages: the children that have one. For the others the moment counts as `waited`."""
+    """Wait a moment for messages and return the children that sent one. Add the moment to `waited` of the others."""
     poll, begin = select.poll(), time.monotonic()
     for child in children:
         poll.register(child, select.POLLIN)
@@ -292,16 +308,16 @@ def watch(children: Sequence[Child]) -> list[Child]:
 
 
 def apart(function: Callable[..., Any], *arguments: Any, limits: Limits) -> Any:
-    """What a function returns in a silent process of its own, where native code may crash or hang.
+    """Call a function in a silent child process, where native code may crash or hang, and return its value.
 
-    A system that cannot fork has to call it right here.
+    On a system without fork the function runs in this process.
 
     Raises:
-        ChildError: It did so, or raised something.
+        ChildError: The child crashed or hung, or the function raised an error.
     """
 
     def serve(channel: Channel) -> None:
-        silence = os.open(os.devnull, os.O_WRONLY)  # encoders and decoders tell of themselves at length, past Python
+        silence = os.open(os.devnull, os.O_WRONLY)  # encoders and decoders print past Python
         os.dup2(silence, 1)
         os.dup2(silence, 2)
         channel.send(_tried(function, arguments))
@@ -322,7 +338,7 @@ def apart(function: Callable[..., Any], *arguments: Any, limits: Limits) -> Any:
 def _tried(function: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Any, str | None]:
     try:
         return function(*arguments), None
-    except Exception as error:  # it travels as text
+    except Exception as error:  # errors travel as text
         return None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
@@ -330,10 +346,10 @@ def _run(serve: Callable[[Channel], None], channel: Channel, limits: Limits, par
     code = 1
     try:
         settle_in(limits, parent=parent)
-        with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
+        with contextlib.suppress(EOFError, ConnectionError):  # the parent has ended
             serve(channel)
         code = 0
-    except BaseException:  # whatever it is, this process ends here
+    except BaseException:  # after any error this process ends here
         traceback.print_exc()
     finally:
-        os._exit(code)  # nothing of the parent's may be finalised here
+        os._exit(code)  # skip finalisers, which belong to the parent

@@ -1,4 +1,4 @@
-"""What was published about every network of the zoo. Importing this module costs nothing."""
+"""Published facts about every network of the zoo. Importing this module costs nothing."""
 
 import fnmatch
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ class Published:
 
     Attributes:
         name: Its name, and that of its function in `mvrec.models`.
-        input: `(H, W)` in pixels or `(T, H, W)` in frames and pixels that the numbers are for.
-        parameters: Their number.
+        input: `(H, W)` in pixels or `(T, H, W)` in frames and pixels to which the numbers belong.
+        parameters: The number of parameters.
         gmacs: Billions of multiply-adds for one image or clip: convolutions, linear layers, attention.
         top1: Published top-1 accuracy in percent, on `data`, with the protocol of the release.
-        data: What it was trained and scored on.
-        source: Paper.
-        layouts: Whose checkpoints load, besides mvrec's own.
+        data: The data set of training and scoring.
+        source: The paper.
+        layouts: Foreign layouts of checkpoints that load.
     """
 
     name: str
@@ -72,9 +72,9 @@ PUBLISHED: dict[str, Published] = {network.name: network for network in (
 
 
 def input_settings(name: str) -> dict[str, Any]:
-    """How a network of the zoo was fed when its accuracy was measured, as arguments of a data module.
+    """Return how a network's input was prepared for its published accuracy, as arguments of a data module.
 
-    Pixels, normalisation and views are those of the release; see the recipes in `configs/`, which a test compares.
+    Pixels, normalisation and views are those of the release; a test compares them with the recipes in `configs/`.
 
     Args:
         name: One of `list_models()`.
@@ -89,7 +89,7 @@ def input_settings(name: str) -> dict[str, Any]:
             "interpolation": "bicubic",
             "normalisation": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
         }
-    large = name == "mvit_v2_l_40x3"  # the only one with ImageNet's normalisation and three crops
+    large = name == "mvit_v2_l_40x3"  # the only network with ImageNet's normalisation and three crops
     mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) if large else ([0.45] * 3, [0.225] * 3)
     stride = int(name.rpartition("x")[2])
     crops, short_side = (3, size) if large else (1, 256)  # with three crops the short side is the crop
@@ -103,5 +103,5 @@ def input_settings(name: str) -> dict[str, Any]:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return names of the zoo that match a shell pattern such as `mvit_v2_*`, images first."""
+    """Return the networks of the zoo that match a shell pattern such as `mvit_v2_*`, image networks first."""
     return [name for name in PUBLISHED if fnmatch.fnmatchcase(name, pattern)]

@@ -1,15 +1,15 @@
-"""The numbers that keys of configurations and arguments of classes take: one table, one check, one message."""
+"""Ranges of numbers for keys of configurations and arguments of classes: one table, one check, one message."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mvrec.errors import UserError
 
-LARGEST = 2**31 - 1  # of a count: more does not fit in what counts batches, pixels and steps
+LARGEST = 2**31 - 1  # of a count: counters of batches, pixels and steps hold no more
 
 
 class Range(NamedTuple):
-    """The numbers that a key takes.
+    """The range of numbers that a key accepts.
 
     `above` leaves `least` out, `below` leaves `greatest` out.
     """
@@ -20,13 +20,13 @@ class Range(NamedTuple):
     below: bool = False
 
     def holds(self, value: float) -> bool:
-        """Return whether a number is one of them; NaN is not."""
+        """Return whether a number lies in the range; NaN does not."""
         return self.least <= value <= self.greatest and not (
             (self.above and value == self.least) or (self.below and value == self.greatest)
         )
 
     def wanted(self, value: float | None = None) -> str:
-        """What a value must be or do instead, said of one that is not."""
+        """Return the condition that a value breaks, such as "be at least 1"."""
         if self.greatest == LARGEST and self.least > -1 and not (value is not None and value > LARGEST):
             return f"be above {self.least:g}" if self.above else f"be at least {self.least:g}"
         text = f"lie in {self.least:.10g}..{self.greatest:.10g}"
@@ -39,9 +39,9 @@ COUNT, COUNT_OR_NONE, COUNT_OR_ALL = Range(), Range(0), Range(-1)
 POSITIVE = Range(0, above=True)
 SHARE, SHARE_ABOVE_0, SHARE_BELOW_1 = Range(0, 1), Range(0, 1, above=True), Range(0, 1, below=True)
 PIXELS = Range(1, 16384)
-SEED = Range(0, 2**32 - 1)  # what NumPy's seed takes
+SEED = Range(0, 2**32 - 1)  # NumPy's seeds
 
-# By the last name of the key: a name means the same in all of our classes, in torch's optimisers and in the trainer.
+# By the last part of the key: a name means the same in all our classes, in torch's optimisers and in the trainer.
 RANGES: Mapping[str, Range] = {
     # networks
     "num_classes": Range(0, 10_000_000),
@@ -126,12 +126,12 @@ RANGES: Mapping[str, Range] = {
 
 
 def check_range(name: str, value: float | None, limits: Range = COUNT) -> None:
-    """Check a number; `None`, where a type lets it be, has no range.
+    """Check that a number lies in a range; `None`, where a type allows it, always does.
 
     Args:
-        name: What a message calls it, such as "--samples".
+        name: The number's name in messages, such as "--samples".
         value: The number.
-        limits: What it may be; by default 1 or more.
+        limits: The range; by default 1 or more.
 
     Raises:
         UserError: "--samples must be at least 1, got 0".
@@ -141,11 +141,11 @@ def check_range(name: str, value: float | None, limits: Range = COUNT) -> None:
 
 
 def check_ranges(owner: str, values: Mapping[str, Any]) -> None:
-    """Check those values that are numbers and have a range in `RANGES`.
+    """Check all values that are numbers and have a range in `RANGES`.
 
     Args:
-        owner: What a message says before the name, such as "data.".
-        values: By their names.
+        owner: Prefix of the names in messages, such as "data.".
+        values: Values by name.
 
     Raises:
         UserError: "data.batch_size must be at least 1, got 0".

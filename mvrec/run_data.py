@@ -1,4 +1,4 @@
-"""What the rooms of a run need of its data module, as one typed contract: none of them knows what the data are."""
+"""The part of a data module that runs rely on, as a typed contract: no code of runs knows what the data are."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,23 +20,23 @@ class Index(Protocol):
     """The files of a split; see `mvrec.data.listing.index.SampleIndex`."""
 
     def __len__(self) -> int:
-        """How many files there are."""
+        """Return the number of files."""
 
     def __getitem__(self, number: int, /) -> Any:
-        """A row, with its `path`."""
+        """Return a row, with its `path`."""
 
     def columns(self) -> dict[str, list[str]]:
-        """What else the list says of each file, by the name of its column."""
+        """Return the list's other columns: one value per file, by the column's name."""
 
     def digest(self) -> str:
-        """A hash of the list."""
+        """Return a hash of the list."""
 
     def class_counts(self) -> Sequence[int]:
-        """Return files of each class."""
+        """Return the number of files of each class."""
 
 
 class ViewProtocol(Protocol):
-    """How a file becomes views; see `mvrec.data.views.protocol`."""
+    """The plan by which a file becomes views; see `mvrec.data.views.protocol`."""
 
     @property
     def num_views(self) -> int:
@@ -44,11 +44,11 @@ class ViewProtocol(Protocol):
 
     @property
     def noun(self) -> str:
-        """What a file is called."""
+        """The name of a file, such as "video"."""
 
     @property
     def view_noun(self) -> str:
-        """What a view is called."""
+        """The name of a view, such as "clip"."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings and lists, as checkpoints hold it."""
@@ -61,23 +61,23 @@ class RunData(Protocol):
 
     @property
     def target_type(self) -> Any:
-        """The type of its targets; see `mvrec.data.views.targets`."""
+        """The class of its targets; see `mvrec.data.views.targets`."""
 
     @property
     def augment_on(self) -> str:
-        """Where RandAugment is applied: "worker" or "device"."""
+        """The place of RandAugment: "worker" or "device"."""
 
     @property
     def clip_shape(self) -> tuple[int, ...]:
-        """The shape of what the network sees, without the batch: (C, T, H, W) or (C, H, W)."""
+        """The shape of the network's input without the batch: (C, T, H, W) or (C, H, W)."""
 
     @property
     def clips_per_step(self) -> int:
-        """Views that this process trains on per step."""
+        """The number of views per step on which this process trains."""
 
     @property
     def draws_per_batch(self) -> int:
-        """Draws of the training order that all processes together take per batch."""
+        """The number of draws from the training order per batch, over all processes."""
 
     @property
     def test_split(self) -> str:
@@ -85,17 +85,17 @@ class RunData(Protocol):
 
     @property
     def val_protocol(self) -> ViewProtocol:
-        """How files become views while training goes on."""
+        """The protocol of validation during training."""
 
     @property
     def test_protocol(self) -> ViewProtocol:
-        """How files become views for `test` and `predict`."""
+        """The protocol of `test` and `predict`."""
 
     def index(self, split: Any) -> Index:
         """Return the rows of a split."""
 
     def record(self) -> dict[str, Any]:
-        """What a run's record says of its data."""
+        """Return the facts about the data that a run records."""
 
 
 def data_of(trainer: "Trainer") -> RunData:

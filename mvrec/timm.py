@@ -1,8 +1,8 @@
 """Our image networks in timm: after `import mvrec.timm`, `timm.create_model("shunted_s", ...)` builds them.
 
-They are the networks of `mvrec.models` under the same parameter names, the authors' own, so that checkpoints load:
-`mvrec.models.load_weights` takes every layout, and timm's `checkpoint_path=` those that name a head of the right size.
-Only what a method gives may differ, as timm wants it: `forward_features` is the last map instead of its mean.
+They are the networks of `mvrec.models` under the authors' parameter names, so that checkpoints load:
+`mvrec.models.load_weights` reads every layout, timm's `checkpoint_path=` those whose head has the right size.
+One method differs, as timm requires: `forward_features` returns the last map instead of its mean.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,26 +27,26 @@ CROPS = {"shunted": 0.875, "sgformer": 0.9, "cloformer": 0.875}  # of the releas
 
 
 class TimmModel(Backbone):
-    """What timm asks of a model, on top of one of our image networks."""
+    """The methods that timm requires of a model, on top of one of our image networks."""
 
     global_pool: str
     drop_rate: float
 
     @property
     def head_hidden_size(self) -> int:
-        """Width of what the classifier takes."""
+        """Width of the classifier's input."""
         return self.num_features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return images `(B, C, H, W)` to raw logits, or to the features when there are no classes."""
+        """Map images `(B, C, H, W)` to raw logits, or to features if there are no classes."""
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return images `(B, C, H, W)` to the last map `(B, D, h, w)`, as timm's own networks do."""
+        """Map images `(B, C, H, W)` to the last map `(B, D, h, w)`, as timm's own networks do."""
         return self.feature_maps(x)[-1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return the last map `(B, D, h, w)` to logits, or with `pre_logits` to what the classifier takes, `(B, D)`."""
+        """Map the last map `(B, D, h, w)` to logits, or with `pre_logits` to the classifier's input `(B, D)`."""
         if not self.global_pool:
             return x
         x = F.dropout(x.mean((2, 3)), self.drop_rate, self.training)
@@ -61,36 +61,36 @@ class TimmModel(Backbone):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """`feature_maps`, or those of some levels, and before them the last one unless `intermediates_only`.
+        """Return `feature_maps`, or those of some levels, preceded by the last map unless `intermediates_only`.
 
-        The other arguments are timm's and change nothing: the maps have passed the norms that the networks have.
+        The other arguments are timm's and have no effect: the maps have passed the norms that the networks have.
 
         Raises:
-            ValueError: Another format is wanted.
+            ValueError: The output format is not NCHW.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"the maps are NCHW, not {output_fmt!r}")
         maps = self.feature_maps(x)
-        chosen = [maps[index] for index in _levels(indices, len(maps))]
-        return chosen if intermediates_only else (maps[-1], chosen)
+        levels = [maps[index] for index in _levels(indices, len(maps))]
+        return levels if intermediates_only else (maps[-1], levels)
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Take the head away for `features_only`; the stages stay. Returns the levels counted from the finest."""
+        """Remove the head for `features_only` and keep the stages; return the levels counted from the finest."""
         if prune_head:
             self.reset_classifier(0)
         return _levels(indices, len(self.feature_info))
 
     def get_classifier(self) -> nn.Module:
-        """Return the linear layer, or an identity."""
+        """Return the linear layer, or an identity without classes."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new head, and another pooling where one is given: "avg", or "" for none, which leaves bare maps.
+        """Replace the head, and the pooling if `global_pool` is given: "avg", or "" for bare maps.
 
         Raises:
-            ValueError: `num_classes` is negative, or these cannot go together.
+            ValueError: `num_classes` is negative, or does not fit the pooling.
         """
         self._set_pool(self.global_pool if global_pool is None else global_pool, num_classes)
         self.reset_head(num_classes)
@@ -101,11 +101,11 @@ class TimmModel(Backbone):
         self.global_pool = global_pool
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """As `set_activation_checkpointing`."""
+        """Switch activation checkpointing, as `set_activation_checkpointing` does."""
         self.set_activation_checkpointing(enable)
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """From a parameter's name to its depth: blocks, or stages if `coarse`; for timm's layer-wise decay."""
+        """Return a function from a parameter's name to its block, or its stage if `coarse`, for layer-wise decay."""
         stages = self.parameter_stages()
         if coarse:
             stages = _merged(stages)
@@ -132,7 +132,7 @@ CLASSES: dict[type[Backbone], type[TimmModel]] = {
 
 
 def _levels(indices: int | Sequence[int] | None, count: int) -> list[int]:
-    """As timm counts: None for all, n for the last n, else these, where negative ones count from the end."""
+    """Return levels by timm's count: None for all, n for the last n, else these; negative ones count from the end."""
     if indices is None:
         return list(range(count))
     if isinstance(indices, int):
@@ -144,7 +144,7 @@ def _levels(indices: int | Sequence[int] | None, count: int) -> list[int]:
 
 
 def _merged(stages: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Return the blocks of each stage in one level: those whose names differ in the last number alone."""
+    """Merge the blocks of each stage into one level: those whose names differ in the last number alone."""
     merged: dict[str, tuple[str, ...]] = {}
     for prefixes in stages:
         block = next((prefix for prefix in prefixes if prefix.rstrip(".")[-1:].isdigit() and "." in prefix[:-1]), None)
@@ -167,7 +167,7 @@ def _build(
         variant, num_classes=num_classes, in_channels=in_chans, image_size=img_size, drop_path_rate=drop_path_rate
     )
     levels = [{"num_chs": info.channels, "reduction": info.stride} for info in model.feature_info]
-    # The same object with the methods that timm asks for: no wrapper, so no other parameter names.
+    # The same object with timm's methods: no wrapper, so the parameter names stay.
     model.__class__ = CLASSES[type(model)]
     assert isinstance(model, TimmModel)
     model.drop_rate = drop_rate
@@ -193,7 +193,7 @@ def _config(variant: str) -> dict[str, Any]:
 
 
 VARIANTS = [name for family in FAMILIES for name in list_models(f"{family}_*")]
-default_cfgs = generate_default_cfgs({name: _config(name) for name in VARIANTS})  # timm looks for it by this name
+default_cfgs = generate_default_cfgs({name: _config(name) for name in VARIANTS})  # timm requires this name
 
 
 def _entry_point(variant: str) -> Callable[..., nn.Module]:
@@ -214,5 +214,5 @@ def _entry_point(variant: str) -> Callable[..., nn.Module]:
     return create
 
 
-# timm wants each as a function of its own in a module.
+# timm requires a function per variant in a module.
 globals().update({name: register_model(_entry_point(name)) for name in VARIANTS})

@@ -200,7 +200,7 @@ def test_what_lies_beside_a_config_stands_behind_what_is_installed(tmp_path, mon
     monkeypatch.setattr(sys, "path", list(sys.path))
     for name in ("colorsys.py", "beside_a_config.py"):
         (tmp_path / name).write_text("class Net: pass\n")
-    with pytest.raises(UserError, match=r"no module beside_a_config .*: put it beside the --config, or add --trust"):
+    with pytest.raises(UserError, match=r"no module beside_a_config .*: put it next to the --config, or add --trust"):
         imported("beside_a_config.Net")
     trust_named([], configs=[tmp_path / "my.yaml"])
     assert imported("beside_a_config.Net").__module__ == "beside_a_config"

@@ -13,7 +13,7 @@ from mvrec.machine import closed_path
 def test_a_directory_is_no_place_for_a_file_and_that_is_said_at_once(tmp_path):
     with pytest.raises(IsADirectoryError) as raised, atomic_path(tmp_path):
         raise AssertionError("the work would be lost")
-    assert closed_path(raised.value) == f"{tmp_path}: Is a directory: name another path, or change who may use it"
+    assert closed_path(raised.value) == f"{tmp_path}: Is a directory: choose another path, or change its permissions"
     assert not list(tmp_path.iterdir())
 
 

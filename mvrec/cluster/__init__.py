@@ -1,1 +1,1 @@
-"""Several processes as one run: who they are, whether they meet, and who hangs."""
+"""Several processes as one run: their ranks, their first contact, and hung processes."""

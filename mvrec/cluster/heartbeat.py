@@ -1,4 +1,4 @@
-"""Signs of life: each process gives its own in a store that rank 0 serves, and any of them may ask who is silent."""
+"""Heartbeats: each process writes its own to rank 0's store, and every process can list the silent ones."""
 
 import json
 import threading
@@ -12,11 +12,11 @@ import torch.distributed as dist
 
 @dataclass(frozen=True)
 class Member:
-    """A process among all, as it names itself.
+    """A process of a launch.
 
     Attributes:
-        rank: Its number.
-        host: Where it runs.
+        rank: Its rank.
+        host: The name of its host.
         pid: Its process id there.
     """
 
@@ -29,12 +29,12 @@ class Member:
 
 
 def open_store(address: str, port: int, *, patience: float, serves: bool = False) -> Any:
-    """A connection to rank 0's store. A call that waits blocks it, so every thread needs one of its own.
+    """Connect to rank 0's store. A waiting call blocks its connection, so every thread needs one of its own.
 
     Args:
-        address: Of rank 0; where this process serves the store, it listens on all addresses of its host.
-        port: Rank 0's; 0 for any that is free, if this process serves the store.
-        patience: Seconds after which a call that waits fails.
+        address: Of rank 0; if this process serves the store, it listens on all addresses of its host.
+        port: Of rank 0; 0 for any free port if this process serves the store.
+        patience: Seconds after which a waiting call fails.
         serves: Whether this process is rank 0.
     """
     limit = timedelta(seconds=patience)
@@ -42,25 +42,25 @@ def open_store(address: str, port: int, *, patience: float, serves: bool = False
 
 
 class Heartbeat:
-    """Gives the signs of this process, and keeps when those of others were last new.
+    """Sends the heartbeats of this process and remembers when those of others last changed.
 
     Args:
-        store: Where all processes write.
-        rank: This process.
+        store: The store that all processes share.
+        rank: The rank of this process.
     """
 
     def __init__(self, store: Any, rank: int) -> None:
         self.store, self.rank = store, rank
         self._count = 0
-        self._heard: dict[int, tuple[int, float]] = {}  # by rank: the number of the last sign, and when it was new
+        self._heard: dict[int, tuple[int, float]] = {}  # by rank: number and time of the last heartbeat
 
     def give(self, content: Any = None) -> None:
-        """Say that this process lives, and what else there is to say."""
+        """Send a heartbeat of this process, with content for the others."""
         self._count += 1
         self.store.set(f"sign/{self.rank}", json.dumps([self._count, content]))
 
     def hear(self, ranks: Iterable[int], *, now: float) -> dict[int, Any]:
-        """What these processes said last, by rank; waits for those that have never said anything."""
+        """Return the last content of these ranks; wait for ranks that have not sent any."""
         ranks = list(ranks)
         contents = {}
         for rank, sign in zip(ranks, self.store.multi_get([f"sign/{rank}" for rank in ranks]), strict=True):
@@ -70,12 +70,12 @@ class Heartbeat:
         return contents
 
     def silent(self, *, now: float, seconds: float) -> dict[int, float]:
-        """Who has said nothing new for longer than these seconds, and for how long."""
+        """Return the ranks without a new heartbeat for longer than these seconds, with their seconds of silence."""
         return {rank: now - time for rank, (_, time) in self._heard.items() if now - time > seconds}
 
 
 def every(seconds: float, step: Callable[[], None], over: threading.Event) -> threading.Thread:
-    """A thread, still to be started, that takes a step every so many seconds, until `over` or until rank 0 is gone."""
+    """Return a thread, not started yet, that repeats a step every so many seconds until `over` or rank 0 ends."""
 
     def loop() -> None:
         try:
@@ -83,6 +83,6 @@ def every(seconds: float, step: Callable[[], None], over: threading.Event) -> th
                 step()
                 over.wait(seconds)
         except dist.DistError:
-            return  # whoever waits for rank 0 says so
+            return  # whoever waits for rank 0 reports its end
 
     return threading.Thread(target=loop, daemon=True)

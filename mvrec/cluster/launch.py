@@ -1,4 +1,4 @@
-"""Which process of a launch this one is, as torchrun, srun or the environment say it."""
+"""The place of this process in a launch, from the variables of torchrun, srun or the environment."""
 
 import re
 import socket
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from mvrec.errors import UserError
 
-# Names of jobs that Lightning takes for somebody at a terminal, and then leaves Slurm's ranks alone.
+# Lightning takes jobs of these names for interactive ones and then ignores Slurm's ranks.
 INTERACTIVE_NAMES = ("bash", "interactive")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a launch.
+    """A fault of a launch.
 
     Attributes:
-        text: What, and on which rank and host.
-        fix: What to do.
-        ranks: The ranks that it is about; none for all.
+        text: The fault, with rank and host.
+        fix: The remedy.
+        ranks: The ranks concerned; empty for all.
     """
 
     text: str
@@ -28,20 +28,20 @@ class Problem:
 
 @dataclass(frozen=True)
 class Launch:
-    """This process among all of a launch.
+    """This process within a launch.
 
     Attributes:
         launcher: "torchrun", "srun" or "environment".
         rank: 0..world_size - 1.
-        world_size: Processes in all.
-        local_rank: Number on this host.
-        local_world_size: Processes on this host, where the launcher says it.
-        address: Where rank 0 is.
-        port: Its port.
-        agent_store: Whether torchrun itself answers at the port, and not rank 0.
-        attempt: How often torchrun or Slurm has started these processes anew.
-        hosts: Where each rank was to be started, where Slurm says it; else empty.
-        problems: What is wrong with the environment itself.
+        world_size: The number of processes.
+        local_rank: Its number on this host.
+        local_world_size: Processes on this host, if the launcher says it.
+        address: Of rank 0.
+        port: Of rank 0.
+        agent_store: Whether torchrun itself answers at the port, instead of rank 0.
+        attempt: How often torchrun or Slurm has restarted these processes.
+        hosts: The planned host of each rank, if Slurm says it; else empty.
+        problems: Faults of the environment itself.
     """
 
     launcher: str
@@ -58,15 +58,15 @@ class Launch:
 
 
 def launch_of(environ: Mapping[str, str]) -> Launch | None:
-    """Return the launch that an environment describes; `None` where a process was started alone.
+    """Return the launch that an environment describes; `None` for a single process.
 
     Args:
         environ: `os.environ`.
 
     Raises:
-        UserError: A variable is missing, or no number, or out of range.
+        UserError: A variable is missing, not a number, or out of range.
     """
-    # torchrun wins inside a Slurm job, as with Lightning.
+    # Inside a Slurm job torchrun has priority, as in Lightning.
     if "RANK" in environ or "WORLD_SIZE" in environ:
         launch = _from_ranks(environ)
     elif "SLURM_PROCID" in environ and "SLURM_NTASKS" in environ:
@@ -76,7 +76,7 @@ def launch_of(environ: Mapping[str, str]) -> Launch | None:
     if not 0 <= launch.rank < launch.world_size:
         raise UserError(f"rank {launch.rank} of {launch.world_size} processes: ranks are 0 to {launch.world_size - 1}")
     if not 0 < launch.port < 2**16:
-        raise UserError(f"MASTER_PORT={launch.port} is no port")
+        raise UserError(f"MASTER_PORT={launch.port} is not a port: use 1 to 65535")
     return launch
 
 
@@ -107,7 +107,7 @@ def _from_slurm(environ: Mapping[str, str]) -> Launch:
         world_size=world_size,
         local_rank=_number(environ, "SLURM_LOCALID", 0),
         local_world_size=_number(environ, "SLURM_NTASKS_PER_NODE", 0) or None,
-        # What Lightning takes where nothing is set.
+        # Lightning's own default.
         address=environ.get("MASTER_ADDR") or (nodes[0] if nodes else socket.gethostname()),
         port=_number(environ, "MASTER_PORT", 15000 + int(job[-4:])),
         attempt=_number(environ, "SLURM_RESTART_COUNT", 0),
@@ -117,35 +117,35 @@ def _from_slurm(environ: Mapping[str, str]) -> Launch:
 
 
 def _slurm_problems(environ: Mapping[str, str], world_size: int) -> list[Problem]:
-    """Return traps that Lightning falls into, or refuses, before a process group is made."""
-    found = []
+    """Return settings of a Slurm job on which Lightning fails before it makes a process group."""
+    problems = []
     name = environ.get("SLURM_JOB_NAME", "")
     if name in INTERACTIVE_NAMES and world_size > 1:
-        found.append(
+        problems.append(
             Problem(
                 f"the job is called {name!r}: Lightning takes it for an interactive one, and every task trains alone",
-                "give it another name: #SBATCH --job-name=train, or srun --job-name=train",
+                "rename the job: #SBATCH --job-name=train, or srun --job-name=train",
             )
         )
     if world_size > 1 and "SLURM_NTASKS_PER_NODE" not in environ:
-        found.append(
+        problems.append(
             Problem(
                 "the job has --ntasks without --ntasks-per-node, which Lightning refuses",
                 f"#SBATCH --nodes=N and --ntasks-per-node=M with N x M = {world_size}",
             )
         )
     if world_size > 1 and "SLURM_STEP_ID" not in environ:
-        found.append(
+        problems.append(
             Problem(
                 "the command was not started by srun: a batch script is one process, whatever --ntasks says",
-                "put srun in front of it: srun --kill-on-bad-exit=1 mvrec ...",
+                "start it with srun: srun --kill-on-bad-exit=1 mvrec ...",
             )
         )
-    return found
+    return problems
 
 
 def expand_hosts(text: str) -> list[str]:
-    """Return Slurm's short form of host names, such as `gpu[01-03,07],login`, written out."""
+    """Expand Slurm's short form of host names, such as `gpu[01-03,07],login`."""
     hosts: list[str] = []
     for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
         names = [""]
@@ -157,22 +157,22 @@ def expand_hosts(text: str) -> list[str]:
 
 
 def _expand_numbers(text: str) -> list[str]:
-    found = []
+    numbers = []
     for part in text.split(","):
         first, _, last = part.partition("-")
-        found += [str(number).zfill(len(first)) for number in range(int(first), int(last or first) + 1)]
-    return found
+        numbers += [str(number).zfill(len(first)) for number in range(int(first), int(last or first) + 1)]
+    return numbers
 
 
 def expand_counts(text: str) -> list[int]:
-    """Return Slurm's short form of numbers per host, such as `2(x3),1`, written out."""
+    """Expand Slurm's short form of numbers per host, such as `2(x3),1`."""
     return [int(count) for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text) for _ in range(int(times or 1))]
 
 
 def _text(environ: Mapping[str, str], name: str) -> str:
     value = environ.get(name, "")
     if not value:
-        raise UserError(f"{name} is not set, though RANK or WORLD_SIZE is: start with torchrun or srun, or set it too")
+        raise UserError(f"{name} is not set, but RANK or WORLD_SIZE is: start with torchrun or srun, or set {name} too")
     return value
 
 
@@ -183,4 +183,4 @@ def _number(environ: Mapping[str, str], name: str, default: int | None = None) -
     try:
         return int(text)
     except ValueError:
-        raise UserError(f"{name}={text!r} is no whole number") from None
+        raise UserError(f"{name}={text!r} is not a whole number") from None

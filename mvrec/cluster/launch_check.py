@@ -1,9 +1,8 @@
-"""Whether the processes of a launch find each other, are equal, and can add up a tensor: before a job, not in it.
+"""Check before a job that the processes of a launch find each other, are equal, and can add up a tensor.
 
-Every process registers at rank 0 over plain TCP, says which step it has reached and gives a sign of life twice a
-second. So where a collective would wait in silence, rank 0 can say who never came, who is stuck, and who is different.
-All that may block is in threads that nobody waits for without a limit: a process that is stopped cannot take the
-others with it.
+Every process registers at rank 0 over plain TCP, reports each stage and sends a heartbeat twice a second. Where a
+collective would wait in silence, rank 0 can name the missing, the hung and the differing processes. All calls that may
+block run in threads that nobody joins without a limit, so a stopped process cannot block the others.
 """
 
 import itertools
@@ -32,29 +31,29 @@ from mvrec.cluster.launch_verdict import Process, alone_problems, judge_equal, j
 COMPARED_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "av")
 STAGES = ("registered", "joining", "adding up", "done")
 
-# torchrun's store lives on: a second check of the same processes must not meet the first one's entries.
+# torchrun's store lives on: a second check of the same processes must not read the first one's entries.
 _CHECKS = itertools.count()
 _BEAT_SECONDS = 0.5
 _POLL_SECONDS = 0.1
 _CLOSING_SECONDS = 5.0
-_REGISTER_SHARE, _COLLECTIVE_SHARE = 0.55, 0.9  # of the whole time, when each part must be over
+_REGISTER_SHARE, _COLLECTIVE_SHARE = 0.55, 0.9  # of the timeout, at which each part must be over
 
 
 @dataclass(frozen=True)
 class LaunchReport:
-    """What a check of a launch found.
+    """The result of a launch check.
 
     Attributes:
         launcher: "torchrun", "srun" or "environment".
-        rank: The process that says it.
-        world_size: Processes in all.
+        rank: The reporting process.
+        world_size: The number of processes.
         backend: "nccl" or "gloo".
-        address: Where rank 0 was looked for.
+        address: The address of rank 0.
         port: Its port.
-        processes: Those that registered, by rank.
-        problems: What is wrong; none where all is well.
-        all_reduce_ms: Time of one all-reduce of a small tensor in milliseconds; `None` where there was none.
-        seconds: How long the check took.
+        processes: The processes that registered, by rank.
+        problems: The faults; empty if all is well.
+        all_reduce_ms: Milliseconds of one all-reduce of a small tensor; `None` if none took place.
+        seconds: Duration of the check.
     """
 
     launcher: str
@@ -70,7 +69,7 @@ class LaunchReport:
 
     @property
     def ok(self) -> bool:
-        """Return whether the launch holds together."""
+        """Whether the launch works."""
         return not self.problems
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,30 +77,30 @@ class LaunchReport:
         return {"ok": self.ok, **asdict(self)}
 
     def lines(self) -> list[str]:
-        """Return the report for people."""
+        """Return the report as lines of text."""
         head = f"launch: {self.world_size} processes by {self.launcher}, {self.backend}, {self.address}:{self.port}"
         rows = [
-            f"  rank {one.rank}: {one.host}, pid {one.pid}, {one.device}, torch {one.versions.get('torch')}"
-            for one in self.processes
+            f"  rank {item.rank}: {item.host}, pid {item.pid}, {item.device}, torch {item.versions.get('torch')}"
+            for item in self.processes
         ]
         if self.ok:
             end = [
                 f"ok: all-reduce over {self.world_size} processes in {self.all_reduce_ms:.1f} ms, {self.seconds:.1f} s"
             ]
         else:
-            end = [line for one in self.problems for line in (f"broken: {one.text}", f"  fix: {one.fix}")]
+            end = [line for problem in self.problems for line in (f"broken: {problem.text}", f"  fix: {problem.fix}")]
         return [head, *rows, *end]
 
 
 def versions_here() -> dict[str, str | None]:
-    """Return versions that must be equal on all processes."""
-    found: dict[str, str | None] = {"python": python_version(), "mvrec": __version__, "cuda": torch.version.cuda}
+    """Return the versions that must be equal on all processes."""
+    versions: dict[str, str | None] = {"python": python_version(), "mvrec": __version__, "cuda": torch.version.cuda}
     for name in COMPARED_PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions
 
 
 def check_launch(
@@ -114,15 +113,15 @@ def check_launch(
 ) -> LaunchReport:
     """Check a launch; every process of it must call this.
 
-    It leaves no process group behind where all is well. Where it is not, threads of this process may hang for good in
-    a collective, so the process should end soon.
+    A successful check leaves no process group behind. After a failed one, threads of this process may hang for good
+    in a collective, so the process should end soon.
 
     Args:
         launch: This process; see `launch_of`.
-        timeout_seconds: When every process that runs has its answer.
+        timeout_seconds: The time by which every running process has its answer.
         backend: "nccl" or "gloo"; by default NCCL where there are GPUs.
-        versions: What is compared between processes; see `versions_here`.
-        on_stage: Told about each of `STAGES` when this process reaches it.
+        versions: The versions to compare between processes; see `versions_here`.
+        on_stage: Called with each of `STAGES` when this process reaches it.
     """
     begin = time.monotonic()
     backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
@@ -140,7 +139,7 @@ def check_launch(
 
 @dataclass
 class _Member:
-    """This process, and on rank 0 the judge of all."""
+    """This process, and on rank 0 the judge of all processes."""
 
     launch: Launch
     backend: str
@@ -158,10 +157,10 @@ class _Member:
         threading.Thread(target=self._meet, daemon=True, name="mvrec launch check").start()
 
     def leave(self) -> None:
-        """Take the process group down again, and wait until rank 0 has closed its port.
+        """Take the process group down, and wait until rank 0 has closed its port.
 
-        What comes next will open it anew, and must not find this check there. Trying the port would not tell: a
-        connection made in the very moment of the change hangs for five seconds, so an open one waits for its end.
+        The training will open the port anew and must not find this check there. Probing the port would not do: a
+        connection made at the moment of the change hangs for five seconds. So an open connection waits for its end.
         """
         self._finished.set()
         if dist.is_initialized():
@@ -171,7 +170,7 @@ class _Member:
             return
         if self.launch.rank != 0 and not self.launch.agent_store:
             self._line.settimeout(_CLOSING_SECONDS)
-            with suppress(OSError):  # cut off, or rank 0 is slow: what comes next tries for minutes
+            with suppress(OSError):  # cut off, or rank 0 is slow: the training retries for minutes
                 self._line.recv(1)
         self._line.close()
 
@@ -201,7 +200,7 @@ class _Member:
             store = self._client()
             times = store.add(f"times/{self.launch.rank}", 1)
             heartbeat = Heartbeat(self._client(), self.launch.rank)
-            # Both before the entry that has the judge ask for them.
+            # Both come before the entry upon which the judge asks for them.
             heartbeat.give()
             store.set(f"stage/{self.launch.rank}", STAGES[0])
             store.set(f"process/{self.launch.rank}/{times - 1}", json.dumps(asdict(self._process())))
@@ -209,7 +208,7 @@ class _Member:
             threading.Thread(target=self._judge if self.launch.rank == 0 else self._listen, daemon=True).start()
             self._stage(store, "registered")
             store.wait(["go"], timedelta(seconds=self.seconds))
-        except Exception as error:  # a thread has nobody else to tell
+        except Exception as error:  # a thread cannot raise to its caller
             self.answers.put(
                 self.report(alone_problems(self.launch, socket.gethostname(), "lost", self.seconds, error))
             )
@@ -223,7 +222,7 @@ class _Member:
             if device.type == "cuda":
                 torch.cuda.set_device(device)
             self._stage(store, "joining")
-            # Longer than the judge waits: what NCCL does to a process whose time is up must come after the verdict.
+            # Longer than the judge waits: NCCL must not end this process before the verdict.
             patience = timedelta(seconds=self.seconds + 30)
             dist.init_process_group(
                 self.backend,
@@ -245,12 +244,12 @@ class _Member:
             dist.barrier()
             store.set(f"time/{launch.rank}", f"{milliseconds:.3f}")
             self._stage(store, "done")
-        except Exception as error:  # the judge tells it
+        except Exception as error:  # the judge reports it
             text = " ".join(str(error).split())[:300]
             store.set(f"error/{launch.rank}", f"{type(error).__name__}: {text}")
 
     def _reach(self) -> list[Problem]:
-        """Wait until rank 0, or torchrun, answers at its address; rank 0 begins to."""
+        """Wait until rank 0, or torchrun, answers at its address; rank 0 starts to listen there."""
         launch, host = self.launch, socket.gethostname()
         try:
             places = socket.getaddrinfo(launch.address, launch.port, type=socket.SOCK_STREAM)
@@ -263,12 +262,12 @@ class _Member:
             self._server = open_store("127.0.0.1", launch.port, patience=self._left(), serves=True)
         except Exception as raised:  # torch's error is of no public class
             return alone_problems(launch, host, "taken", self.seconds, raised)
-        # An address that is not this host's may lead here all the same, as a service of Kubernetes does.
+        # A foreign address may still lead to this host, as with a service of Kubernetes.
         closed = None if any(map(_is_here, places)) else self._knock(time.monotonic() + 0.1 * self.seconds)
         return alone_problems(launch, host, "elsewhere", self.seconds, closed) if closed else []
 
     def _knock(self, end: float) -> Exception | None:
-        """Try to connect to rank 0 until a time, and keep the line; returns what was wrong the last time."""
+        """Try to connect to rank 0 until a time, and keep the connection; return the last error."""
         while True:
             try:
                 line = socket.create_connection((self.launch.address, self.launch.port), timeout=2)
@@ -309,7 +308,7 @@ class _Member:
 
     def _device(self) -> torch.device:
         count = torch.cuda.device_count() if self.backend == "nccl" else 0
-        # With one GPU per task each sees its own as number 0.
+        # With one GPU per task each task sees its own as number 0.
         return torch.device("cuda", self.launch.local_rank % count) if count else torch.device("cpu")
 
     def _stage(self, store: Any, name: str) -> None:
@@ -324,18 +323,18 @@ class _Member:
             store.wait(["verdict"], timedelta(seconds=self.seconds))
             values = json.loads(store.get("verdict"))
             store.set(f"read/{self.launch.rank}", "1")
-        except Exception as error:  # a thread has nobody else to tell
+        except Exception as error:  # a thread cannot raise to its caller
             problems = alone_problems(self.launch, socket.gethostname(), "lost", self.seconds, error)
             self.answers.put(self.report(problems))
             return
-        processes = [Process.from_dict(one) for one in values["processes"]]
-        problems = [Problem(one["text"], one["fix"], tuple(one["ranks"])) for one in values["problems"]]
+        processes = [Process.from_dict(entry) for entry in values["processes"]]
+        problems = [Problem(entry["text"], entry["fix"], tuple(entry["ranks"])) for entry in values["problems"]]
         self.answers.put(self.report(problems, processes, all_reduce_ms=values["all_reduce_ms"]))
 
     # -- rank 0 -------------------------------------------------------------------------------------------------
 
     def _judge(self) -> None:
-        """Wait for all, compare them, watch them add up, and tell everybody."""
+        """Wait for all processes, compare them, watch the all-reduce, and send everybody the verdict."""
         try:
             store = self._client()
             processes, twice = self._gather(store)
@@ -350,35 +349,35 @@ class _Member:
             report = self.report(problems, processes, all_reduce_ms=milliseconds)
             store.set("verdict", json.dumps(report.as_dict()))
             named = {rank for problem in problems for rank in problem.ranks}
-            self._wait_for_readers(store, {one.rank for one in processes}, named)
-        except Exception as error:  # a thread has nobody else to tell
+            self._wait_for_readers(store, {process.rank for process in processes}, named)
+        except Exception as error:  # a thread cannot raise to its caller
             report = self.report(alone_problems(self.launch, socket.gethostname(), "lost", self.seconds, error))
         self.answers.put(report)
 
     def _gather(self, store: Any) -> tuple[list[Process], list[Process]]:
-        """Return the processes that register in time, by rank, and those whose rank another one has already."""
+        """Return the processes that register in time, by rank, and those whose rank is already taken."""
         end = self.begin + _REGISTER_SHARE * self.seconds
         missing = set(range(self.launch.world_size))
-        found: dict[int, Process] = {}
+        members: dict[int, Process] = {}
         while missing and time.monotonic() < end:
             for rank in sorted(missing):
                 if store.check([f"process/{rank}/0"]):
-                    found[rank] = Process.from_dict(json.loads(store.get(f"process/{rank}/0")))
+                    members[rank] = Process.from_dict(json.loads(store.get(f"process/{rank}/0")))
                     missing.discard(rank)
             time.sleep(_POLL_SECONDS)
         twice = [
             Process.from_dict(json.loads(store.get(f"process/{rank}/1")))
-            for rank in found
+            for rank in members
             if store.check([f"process/{rank}/1"])
         ]
-        return [found[rank] for rank in sorted(found)], twice
+        return [members[rank] for rank in sorted(members)], twice
 
     def _watch(self, store: Any, processes: Sequence[Process]) -> list[Problem]:
-        """Wait until all are done, or one of them is known not to be."""
+        """Wait until all processes are done or one of them fails."""
         end = self.begin + _COLLECTIVE_SHARE * self.seconds
         silence = max(4 * _BEAT_SECONDS, min(8.0, 0.15 * self.seconds))
         heartbeat = Heartbeat(store, self.launch.rank)
-        ranks = [one.rank for one in processes]
+        ranks = [process.rank for process in processes]
         while True:
             time.sleep(_POLL_SECONDS)
             now = time.monotonic()
@@ -389,14 +388,14 @@ class _Member:
             silent = heartbeat.silent(now=now, seconds=silence)
             silent = {rank: seconds for rank, seconds in silent.items() if stages[rank] != "done"}
             errors = {rank: store.get(f"error/{rank}").decode() for rank in ranks if store.check([f"error/{rank}"])}
-            # An error here is mostly the end of another process: who falls silent is known a little later.
+            # An error here is mostly the end of another process, whose silence shows a little later.
             if silent or now > end or (errors and len(errors) == len(ranks)):
                 return judge_stuck(self.launch, processes, stages=stages, silent=silent, errors=errors, order=STAGES)
 
     def _wait_for_readers(self, store: Any, waiting: set[int], named: set[int]) -> None:
-        """The store ends with this process, so the others must have read the verdict before.
+        """Keep the store, which ends with this process, until the others have read the verdict.
 
-        Those that the verdict names may live, as two of one rank do, or not: they get a second.
+        Processes that the verdict names may still run, such as two of one rank: they get a second.
         """
         end = min(time.monotonic() + 5, self.begin + 0.98 * self.seconds)
         if named:
@@ -408,7 +407,7 @@ class _Member:
 
 
 def _is_here(place: tuple[Any, ...]) -> bool:
-    """Return whether an address is one of this machine's."""
+    """Return whether an address belongs to this machine."""
     family, kind, protocol, _, address = place
     with socket.socket(family, kind, protocol) as attempt:
         try:

@@ -1,4 +1,4 @@
-"""What rank 0 makes of what the processes of a launch told it: pure functions, from facts to problems."""
+"""The verdict of rank 0 on a launch: pure functions from the reports of processes to problems."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,22 +10,22 @@ from mvrec.cluster.launch import Launch, Problem
 
 NETWORK_FIX = (
     "name the network interface that the hosts share (ip -br addr lists them): "
-    "export NCCL_SOCKET_IFNAME=eth0 GLOO_SOCKET_IFNAME=eth0; NCCL_DEBUG=INFO tells more"
+    "export NCCL_SOCKET_IFNAME=eth0 GLOO_SOCKET_IFNAME=eth0; NCCL_DEBUG=INFO prints details"
 )
 
 
 @dataclass(frozen=True)
 class Process(Member):
-    """What a process says of itself.
+    """A process's report of itself.
 
     Attributes:
         local_rank: Its number on its host.
-        world_size: How many it believes there are.
-        device: The name of what it computes on.
-        device_id: What tells the device from others of the name; empty for a CPU.
-        visible_devices: GPUs that it sees.
-        versions: Of packages.
-        problems: What is wrong with its environment.
+        world_size: The number of processes by its own environment.
+        device: The name of its device.
+        device_id: Identifies the device among those of one name; empty for a CPU.
+        visible_devices: The number of GPUs that it sees.
+        versions: Versions of packages.
+        problems: Faults of its environment.
     """
 
     local_rank: int
@@ -38,68 +38,71 @@ class Process(Member):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Process":
-        """Return the inverse of `dataclasses.asdict`."""
-        problems = tuple(Problem(one["text"], one["fix"], tuple(one["ranks"])) for one in values["problems"])
+        """Return a process from the values of `dataclasses.asdict`."""
+        problems = tuple(Problem(entry["text"], entry["fix"], tuple(entry["ranks"])) for entry in values["problems"])
         return cls(**{**values, "problems": problems})
 
 
 def alone_problems(
-    launch: Launch, host: str, what: str, seconds: float, error: Exception | None = None
+    launch: Launch, host: str, event: str, seconds: float, error: Exception | None = None
 ) -> list[Problem]:
-    """What a process says that has no verdict of rank 0.
+    """Return the report of a process that has no verdict of rank 0.
 
     Args:
-        launch: The process.
-        host: Where it runs.
-        what: What happened: "unresolved", "elsewhere", "taken", "unreached", "lost" or "silent".
-        seconds: The time of the whole check.
-        error: What was raised.
+        launch: The launch as this process sees it.
+        host: The host of this process.
+        event: "unresolved", "elsewhere", "taken", "unreached", "lost" or "silent".
+        seconds: The timeout of the check.
+        error: The exception, if there was one.
     """
-    me, place = f"rank {launch.rank} on {host}", f"MASTER_ADDR={launch.address}"
+    process, place = f"rank {launch.rank} on {host}", f"MASTER_ADDR={launch.address}"
     cause = " ".join(str(error).split())[:200] if error is not None else ""
     first = f"the node of rank 0, where `hostname -I` gives its addresses{_expected(launch, 0, ())}"
     texts = {
         "unresolved": (
-            f"{me}: {place} is no name that this host knows ({cause})",
+            f"{process}: this host does not know the name {place} ({cause})",
             f"export MASTER_ADDR with an address of {first}",
         ),
         "elsewhere": (
-            f"{me}: {place} is not an address of this host, and does not lead to it ({cause})",
+            f"{process}: {place} is not an address of this host and does not lead to it ({cause})",
             f"export MASTER_ADDR with an address of {first}",
         ),
         "taken": (
-            f"{me}: port {launch.port} cannot be opened ({cause})",
+            f"{process}: port {launch.port} cannot be opened ({cause})",
             f"if it is in use, another rank 0 or an earlier run is alive (ss -ltnp | grep {launch.port} names it): end "
             "it, or export MASTER_PORT with another number",
         ),
         "unreached": (
-            f"{me}: nobody answers at {launch.address}:{launch.port} ({cause or 'no answer'})",
+            f"{process}: nobody answers at {launch.address}:{launch.port} ({cause or 'no answer'})",
             f"rank 0 did not start, or MASTER_ADDR is wrong here, or a firewall is between: it must be an address of "
             f"{first}",
         ),
-        "lost": (f"{me}: lost rank 0 at {launch.address}:{launch.port} ({cause})", "see what rank 0 printed last"),
+        "lost": (
+            f"{process}: lost rank 0 at {launch.address}:{launch.port} ({cause})",
+            "read the last lines of rank 0",
+        ),
         "silent": (
-            f"{me}: rank 0 at {launch.address}:{launch.port} took the connection and then gave no answer for "
-            f"{seconds:g} s: it is stopped or hangs",
+            f"{process}: rank 0 at {launch.address}:{launch.port} accepted the connection and then gave no answer for "
+            f"{seconds:g} s: it is stopped or hung",
             f"look at the process of rank 0{_expected(launch, 0, ())}: ps -o pid,stat,wchan:30,cmd -u $USER",
         ),
     }
-    text, fix = texts[what]
+    text, fix = texts[event]
     return [Problem(text, fix, (launch.rank,)), *launch.problems]
 
 
 def judge_missing(launch: Launch, processes: Sequence[Process], twice: Sequence[Process]) -> list[Problem]:
-    """Who did not come, came twice, or believes in another number of processes."""
-    there = {one.rank: one for one in processes}
+    """Name the processes that are missing, came twice, or count other processes."""
+    by_rank = {process.rank: process for process in processes}
     problems = _environment_problems(processes)
-    missing = [rank for rank in range(launch.world_size) if rank not in there]
+    missing = [rank for rank in range(launch.world_size) if rank not in by_rank]
     if missing:
         named = ", ".join(f"rank {rank}{_expected(launch, rank, processes)}" for rank in missing[:8])
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         problems.append(
             Problem(
                 f"{len(missing)} of {launch.world_size} processes never came: {named}{more}",
-                f"see what they printed; each must be started, and reach rank 0 at {launch.address}:{launch.port} "
+                f"read their output; each must be started, and reach rank 0 at {launch.address}:{launch.port} "
                 "(same MASTER_ADDR and MASTER_PORT everywhere, no firewall)",
                 tuple(missing),
             )
@@ -107,57 +110,59 @@ def judge_missing(launch: Launch, processes: Sequence[Process], twice: Sequence[
     for other in twice:
         problems.append(
             Problem(
-                f"two processes say that they are rank {other.rank}: {there[other.rank]} and {other}",
+                f"two processes say that they are rank {other.rank}: {by_rank[other.rank]} and {other}",
                 "give each its own RANK; torchrun needs another --node-rank on each node",
                 (other.rank,),
             )
         )
-    sizes = Counter(one.world_size for one in processes)
+    sizes = Counter(process.world_size for process in processes)
     if len(sizes) > 1:
-        told = "; ".join(f"{size}: {_ranks([one for one in processes if one.world_size == size])}" for size in sizes)
+        counts = "; ".join(
+            f"{size}: {_ranks([item for item in processes if item.world_size == size])}" for size in sizes
+        )
         problems.append(
-            Problem(f"processes differ in how many there are ({told})", "start all with the same --nnodes and number")
+            Problem(f"processes disagree on their number ({counts})", "start all with the same --nnodes and number")
         )
     return problems
 
 
 def judge_equal(processes: Sequence[Process]) -> list[Problem]:
-    """Who has other versions than most, and who shares a GPU."""
+    """Name the processes whose versions differ from most, and those that share a GPU."""
     problems = _environment_problems(processes)
-    for name in dict.fromkeys(name for one in processes for name in one.versions):
-        found = Counter(one.versions.get(name) for one in processes)
-        usual = found.most_common(1)[0][0]
-        if len(found) > 1:
-            odd = [one for one in processes if one.versions.get(name) != usual]
-            told = "; ".join(f"{one} has {one.versions.get(name) or 'none'}" for one in odd[:8])
+    for name in dict.fromkeys(name for process in processes for name in process.versions):
+        versions = Counter(process.versions.get(name) for process in processes)
+        usual = versions.most_common(1)[0][0]
+        if len(versions) > 1:
+            odd = [process for process in processes if process.versions.get(name) != usual]
+            exceptions = "; ".join(f"{process} has {process.versions.get(name) or 'none'}" for process in odd[:8])
             problems.append(
                 Problem(
-                    f"{name} is {usual or 'not installed'} on most processes, but {told}",
+                    f"{name} is {usual or 'not installed'} on most processes, but {exceptions}",
                     "start all from the same environment, on a cluster one on the shared file system",
-                    tuple(one.rank for one in odd),
+                    tuple(process.rank for process in odd),
                 )
             )
     owners: dict[tuple[str, str], Process] = {}
-    for one in processes:
-        if not one.device_id:
+    for process in processes:
+        if not process.device_id:
             continue
-        first = owners.setdefault((one.host, one.device_id), one)
-        if first is not one:
+        first = owners.setdefault((process.host, process.device_id), process)
+        if first is not process:
             problems.append(
                 Problem(
-                    f"{first} and {one} compute on the same GPU ({one.device})",
-                    f"{one.host} shows its processes {one.visible_devices} GPUs: start as many as there are GPUs",
-                    (first.rank, one.rank),
+                    f"{first} and {process} compute on the same GPU ({process.device})",
+                    f"{process.host} shows {process.visible_devices} GPUs to its processes: start one process per GPU",
+                    (first.rank, process.rank),
                 )
             )
-    kinds = {bool(one.device_id) for one in processes}
+    kinds = {bool(process.device_id) for process in processes}
     if len(kinds) > 1:
-        without = [one for one in processes if not one.device_id]
+        without = [process for process in processes if not process.device_id]
         problems.append(
             Problem(
                 f"some processes have a GPU and these have none: {_ranks(without)}",
-                "see nvidia-smi and CUDA_VISIBLE_DEVICES there",
-                tuple(one.rank for one in without),
+                "check nvidia-smi and CUDA_VISIBLE_DEVICES there",
+                tuple(process.rank for process in without),
             )
         )
     return problems
@@ -172,24 +177,24 @@ def judge_stuck(
     errors: Mapping[int, str],
     order: Sequence[str],
 ) -> list[Problem]:
-    """Who keeps the others from being done.
+    """Name the processes that hold the others up.
 
     Args:
-        launch: Rank 0.
-        processes: All that registered.
-        stages: The last step that each rank has reached.
-        silent: Ranks that gave no sign of life, with the seconds since the last one.
-        errors: What was raised, by rank.
-        order: All steps, in their order.
+        launch: The launch as rank 0 sees it.
+        processes: The registered processes.
+        stages: The last stage that each rank has reached.
+        silent: Ranks without a heartbeat, with the seconds since their last one.
+        errors: Errors by rank.
+        order: All stages, in order.
     """
-    by_rank = {one.rank: one for one in processes}
+    by_rank = {process.rank: process for process in processes}
     if silent:
         return [
             Problem(
                 f"{by_rank[rank]} stopped answering {seconds:.0f} s ago, after {stages[rank]!r}: it died, is stopped "
-                "or hangs",
+                "or hung",
                 f"on {by_rank[rank].host}: ps -o pid,stat,cmd -p {by_rank[rank].pid} (T is stopped, nothing is dead); "
-                "its last lines and dmesg (out of memory) tell more",
+                "its last lines and dmesg (out of memory) say more",
                 (rank,),
             )
             for rank, seconds in sorted(silent.items())
@@ -202,25 +207,25 @@ def judge_stuck(
     reached = {rank: order.index(stage) for rank, stage in stages.items()}
     behind = [by_rank[rank] for rank in sorted(reached) if reached[rank] < max(reached.values())]
     if behind:
-        text = f"the others wait for {_ranks(behind)}, which did not get beyond {order[min(reached.values())]!r}"
-        return [Problem(text, NETWORK_FIX, tuple(one.rank for one in behind))]
+        text = f"the others wait for {_ranks(behind)}, stuck in stage {order[min(reached.values())]!r}"
+        return [Problem(text, NETWORK_FIX, tuple(process.rank for process in behind))]
     return [
         Problem(f"all {launch.world_size} processes are stuck in stage {order[min(reached.values())]!r}", NETWORK_FIX)
     ]
 
 
 def _environment_problems(processes: Sequence[Process]) -> list[Problem]:
-    """Return the problems of the processes' environments, each once."""
-    return list(dict.fromkeys(problem for one in processes for problem in one.problems))
+    """Return the problems of the processes' environments without repeats."""
+    return list(dict.fromkeys(problem for process in processes for problem in process.problems))
 
 
 def _expected(launch: Launch, rank: int, processes: Sequence[Process]) -> str:
-    """Where a rank should be, as far as the launcher or its neighbours tell."""
+    """Return the planned host of a rank, if the launcher or the rank's neighbours tell it."""
     if launch.hosts:
         return f" (expected on {launch.hosts[rank]})"
     if launch.local_world_size:
         node = rank // launch.local_world_size
-        hosts = {one.host for one in processes if one.rank // launch.local_world_size == node}
+        hosts = {process.host for process in processes if process.rank // launch.local_world_size == node}
         if len(hosts) == 1:
             return f" (expected on {hosts.pop()})"
         return f" (node {node})" if launch.world_size > launch.local_world_size else ""

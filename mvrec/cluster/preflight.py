@@ -1,4 +1,4 @@
-"""What is wrong with a launch, found in its first minute instead of at a collective that waits for half an hour."""
+"""Checks of a launch in its first minute, before a collective would wait for half an hour."""
 
 import secrets
 import socket
@@ -19,22 +19,22 @@ VARIABLE = "MVREC_PREFLIGHT_SECONDS"
 
 
 def check_processes(environ: Mapping[str, str]) -> None:
-    """See that the processes of a launch by srun or torchrun find each other and are equal; all must call it.
+    """Check that the processes of a launch by srun or torchrun find each other and are equal; all must call it.
 
     Args:
-        environ: `os.environ`. `MVREC_PREFLIGHT_SECONDS` is how long it may take, 50 by default; 0 leaves it out.
+        environ: `os.environ`. `MVREC_PREFLIGHT_SECONDS` limits the duration: 50 by default, 0 skips the check.
 
     Raises:
-        UserError: The first thing that is wrong, with rank and host, and what to do.
+        UserError: The first fault, with rank, host and remedy.
     """
-    # Lightning's own children have some of these variables, but not all, and are on this machine anyway.
+    # Lightning's own children have some of these variables and run on this machine: no check.
     if "TORCHELASTIC_RUN_ID" not in environ and "SLURM_PROCID" not in environ:
         return
     text = environ.get(VARIABLE, str(SECONDS))
     try:
         seconds = float(text)
     except ValueError:
-        raise UserError(f"{VARIABLE}={text!r} is no number of seconds") from None
+        raise UserError(f"{VARIABLE}={text!r} is not a number of seconds") from None
     launch = launch_of(environ)
     if launch is None or seconds <= 0:
         return
@@ -46,7 +46,7 @@ def check_processes(environ: Mapping[str, str]) -> None:
 
 
 class SharedState(L.Callback):
-    """Checks at the start of training that all processes have the same data, and one run directory.
+    """Checks at the start of training that all processes share the data and one run directory.
 
     Args:
         run_dir: The run directory.
@@ -59,7 +59,7 @@ class SharedState(L.Callback):
         """Compare; every process takes part.
 
         Raises:
-            UserError: The first process that differs from rank 0, with its host and how.
+            UserError: The first process that differs from rank 0, with its host and the difference.
         """
         if trainer.world_size == 1:
             return
@@ -69,17 +69,17 @@ class SharedState(L.Callback):
         mark = self.run_dir / f".shared-{token[0]}"
         problem = self._write(mark) if trainer.is_global_zero else ""
         dist.barrier()
-        mine = {
+        facts = {
             "host": socket.gethostname(),
             "splits": data.record()["splits"],
             "problem": problem or ("" if mark.exists() else f"does not see what rank 0 writes in {self.run_dir}"),
         }
         everyone: list[Any] = [None] * trainer.world_size
-        dist.all_gather_object(everyone, mine)
+        dist.all_gather_object(everyone, facts)
         if trainer.is_global_zero and not problem:
             mark.unlink()
-        if found := first_difference(everyone):
-            raise UserError(found)
+        if difference := first_difference(everyone):
+            raise UserError(difference)
 
     def _write(self, mark: Path) -> str:
         try:
@@ -91,16 +91,16 @@ class SharedState(L.Callback):
 
 
 def first_difference(everyone: list[dict[str, Any]]) -> str:
-    """What the first process that is not like rank 0 has, as one line; "" where all are alike."""
-    for rank, one in enumerate(everyone):
-        where = f"rank {rank} on {one['host']}"
-        if one["problem"]:
-            return f"{where} {one['problem']}: the run directory must be on a file system that all nodes share"
+    """Return one line about the first process that differs from rank 0; "" if all are equal."""
+    for rank, process in enumerate(everyone):
+        where = f"rank {rank} on {process['host']}"
+        if process["problem"]:
+            return f"{where} {process['problem']}: the run directory must be on a file system that all nodes share"
         for split, facts in everyone[0]["splits"].items():
-            theirs = one["splits"].get(split)
-            if theirs != facts:
+            other = process["splits"].get(split)
+            if other != facts:
                 return (
                     f"{where} has other data than rank 0 on {everyone[0]['host']}: split {split!r} has "
-                    f"{theirs and theirs['files']} files there and {facts['files']} here, or other paths or labels"
+                    f"{other and other['files']} files there and {facts['files']} here, or other paths or labels"
                 )
     return ""

@@ -68,7 +68,7 @@ def test_of_the_attempts_of_jsonargparse_the_telling_one_is_said():
     assert reason(UserError("said")) == "said"
     said = explain(f'Parser key "model.backbone":\n\n{WALL}', GIVEN)
     assert said.startswith("a.yaml:1: model.backbone: foo.Bar cannot be imported: no module foo ")
-    assert said.endswith("put it beside the --config, or add --trust FOLDER/foo.py")
+    assert said.endswith("put it next to the --config, or add --trust FOLDER/foo.py")
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_what_needs_no_check(checked, environment):
 
 
 def test_no_number_of_seconds():
-    with pytest.raises(UserError, match="MVREC_PREFLIGHT_SECONDS='soon' is no number of seconds"):
+    with pytest.raises(UserError, match="MVREC_PREFLIGHT_SECONDS='soon' is not a number of seconds"):
         check_processes({**TORCHRUN, "MVREC_PREFLIGHT_SECONDS": "soon"})
 
 
