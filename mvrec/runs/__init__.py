@@ -1,1 +1,1 @@
-"""A run on disk and in time: its directory, checkpoints, position, and how it ends."""
+"""A run over time: its directory, checkpoints, position in the data, and end."""

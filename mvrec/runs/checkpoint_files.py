@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and the newest of them that can be gone on from."""
+"""Atomic checkpoint files, and the newest one from which a run can resume."""
 
 import logging
 import os
@@ -18,15 +18,15 @@ log = logging.getLogger(__name__)
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes a checkpoint to a temporary file, through to the disk, and gives it its name last.
+    """Checkpoint I/O that writes a temporary file, flushes it to disk, and renames it last.
 
-    What was `last.ckpt` before becomes `previous.ckpt`, to fall back on. The file's own format (a zip archive) has a
-    CRC-32 of every tensor, by which `is_whole` finds damage.
+    The earlier `last.ckpt` becomes `previous.ckpt`, as a fallback. The file format (a zip archive) has a CRC-32 of
+    every tensor, by which `is_whole` detects damage.
 
     Args:
-        read: The checkpoint that was read for its settings: the trainer is handed it in place of a second reading. Its
-            tensors are mapped privately from the file, so a step never writes to the file, nor does a new file of the
-            same name change them. Strategies that shard weights read for themselves.
+        read: A checkpoint that was read for its settings: the trainer gets it instead of reading it again. Its tensors
+            are mapped privately from the file, so neither a step nor a new file of that name changes the other.
+            Strategies that shard weights read for themselves.
     """
 
     def __init__(self, read: StoredWeights | None = None) -> None:
@@ -34,7 +34,7 @@ class CheckpointFiles(TorchCheckpointIO):
         self.read = read
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Hand out the checkpoint that was read already, once; read any other file."""
+        """Return the checkpoint that was already read, once; read any other file."""
         read, self.read = self.read, None
         if read is not None and Path(path) == Path(read.source):
             return read.content
@@ -44,12 +44,12 @@ class CheckpointFiles(TorchCheckpointIO):
         """Write a checkpoint.
 
         Args:
-            checkpoint: What to write.
+            checkpoint: The content.
             path: The file.
             storage_options: Not used.
 
         Raises:
-            OSError: The disk is full or may not be written to; the file, if there was one, is as before.
+            OSError: The disk is full or read-only; an earlier file of that name is unchanged.
         """
         path = Path(path)
         with atomic_path(path) as temporary:
@@ -59,7 +59,7 @@ class CheckpointFiles(TorchCheckpointIO):
                     file.flush()
                     os.fsync(file.fileno())
             except (OSError, RuntimeError) as raised:
-                # torch, closing its archive, hides the system's error behind one about positions in the file.
+                # When torch closes its archive, it hides the system's error behind one about positions in the file.
                 cause = raised if isinstance(raised, OSError) else raised.__context__
                 if isinstance(cause, OSError):
                     raise OSError(cause.errno, cause.strerror, str(path)) from None
@@ -69,7 +69,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether every byte of a checkpoint's tensors is as it was written."""
+    """Return whether every byte of a checkpoint's tensors has its checksum."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -77,44 +77,44 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-class Found(NamedTuple):
-    """A checkpoint of a run, by how far it got."""
+class Candidate(NamedTuple):
+    """A checkpoint of a run, ordered by progress."""
 
     step: int
     modified_ns: int
     path: Path
 
 
-def newest_checkpoint(folder: Path) -> Found | None:
-    """Return the whole checkpoint in a folder that is furthest in training; damaged ones are named in a warning.
+def newest_checkpoint(folder: Path) -> Candidate | None:
+    """Return the undamaged checkpoint in a folder with the most training; warn about damaged ones.
 
-    Those of weights alone are passed over: a run cannot go on from them.
+    Checkpoints of weights alone are skipped: a run cannot resume from them.
 
     Args:
         folder: A run's `checkpoints`.
     """
-    found, damaged = [], []
+    checkpoints, damaged = [], []
     for path in sorted(folder.glob("*.ckpt")) if folder.is_dir() else []:
         step = _step(path)
         if step is None:
             damaged.append(path)
         elif step >= 0:
-            found.append(Found(step, path.stat().st_mtime_ns, path))
-    for candidate in sorted(found, reverse=True):
+            checkpoints.append(Candidate(step, path.stat().st_mtime_ns, path))
+    for candidate in sorted(checkpoints, reverse=True):
         if is_whole(candidate.path):
             break
         damaged.append(candidate.path)
     else:
         candidate = None
     for path in damaged:
-        log.warning("%s is damaged: %s", path, "the one before is taken" if candidate else "it is not used")
+        log.warning("%s is damaged: %s", path, "using the one before" if candidate else "it is not used")
     return candidate
 
 
 def _step(path: Path) -> int | None:
-    """At which optimiser step a checkpoint was saved, -1 for one of weights alone, `None` for what cannot be read."""
+    """Return the optimiser step of a checkpoint, -1 for weights alone, `None` for an unreadable file."""
     try:
         checkpoint = read_weights(path).content
         return int(checkpoint["global_step"]) if "optimizer_states" in checkpoint else -1
-    except Exception:  # a damaged file shows itself as anything; the caller says that it is damaged
+    except Exception:  # a damaged file may raise any error; the caller reports the damage
         return None

@@ -1,4 +1,4 @@
-"""Training curves as a picture, from the metrics that a run has written."""
+"""Plots of the training curves from a run's metrics."""
 
 import csv
 import importlib.util
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mvrec.files import atomic_path
 
-# One panel each: title, columns of metrics.csv, logarithmic axis. "val/*" are all other scores of a validation.
+# One panel each: title, columns of metrics.csv, logarithmic axis. "val/*" are all remaining scores of a validation.
 PANELS = (
     ("loss", ("train/loss", "val/loss"), False),
     ("score", ("val/*",), False),
@@ -37,7 +37,7 @@ def read_columns(path: Path) -> Columns:
 
 
 def panels_of(columns: Columns) -> list[tuple[str, list[str], bool]]:
-    """Return the panels that a run has something for: title, its columns, logarithmic axis."""
+    """Return the panels with data: title, columns, logarithmic axis."""
     scores = [name for name in columns if name.startswith("val/") and name != "val/loss"]
     panels = [
         (title, scores if names == ("val/*",) else [name for name in names if name in columns], logarithmic)
@@ -54,7 +54,7 @@ def draw_curves(metrics: Path, output: Path) -> bool:
         output: The picture.
 
     Returns:
-        Whether there is one: it needs matplotlib, the extra "plot", and a log line says so where that is missing.
+        Whether the picture was drawn: without matplotlib, the extra "plot", a log line says so.
     """
     if importlib.util.find_spec("matplotlib") is None:
         log.info("no %s: pip install 'mvrec[plot]' for the curves of a run", output.name)
@@ -79,7 +79,7 @@ def draw_curves(metrics: Path, output: Path) -> bool:
         axes.grid(alpha=0.3)
         if logarithmic:
             axes.set_yscale("log")
-        axes.legend(fontsize=8, loc="upper right")  # to look for the best place takes seconds of a long run
+        axes.legend(fontsize=8, loc="upper right")  # loc="best" takes seconds on a long run
     for axes in list(figure.axes)[len(panels) :]:
         axes.set_visible(False)
     with atomic_path(output) as temporary:

@@ -1,4 +1,4 @@
-"""Which scores a run watches: which direction is better, and whether any validation will log them."""
+"""Monitored scores: their direction, and whether a validation logs them."""
 
 import string
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ import lightning as L
 from mvrec.errors import UserError, nearest
 
 Mode = Literal["min", "max"]
-COUNTS = ("epoch", "step")  # what a file's name may show beside scores
+COUNTS = ("epoch", "step")  # allowed in a file's name, like scores
 
 
 def mode_of(score: str) -> Mode:
-    """Return whether less or more of a score is better, by its name."""
+    """Return whether a lower or a higher score is better, by the score's name."""
     name = score.lower()
     return "min" if any(word in name for word in ("loss", "error")) else "max"
 
@@ -23,8 +23,8 @@ def placeholders(filename: str) -> list[str]:
     """Return the names in braces in a file's name.
 
     Raises:
-        UserError: Braces or formats that no number can be put into, which would show only at the first checkpoint; a
-            name that leads out of the run.
+        UserError: Malformed braces or number formats, which would fail only at the first checkpoint; a name outside the
+            run directory.
     """
     try:
         fields = [(name, spec) for _, name, spec, _ in string.Formatter().parse(filename) if name is not None]
@@ -33,23 +33,23 @@ def placeholders(filename: str) -> list[str]:
     except ValueError as error:
         raise UserError(f"checkpoint.filename {filename!r}: {error}") from None
     if Path(filename).is_absolute() or ".." in Path(filename).parts:
-        raise UserError(f"checkpoint.filename {filename!r}: a name below checkpoint.dirpath is expected")
+        raise UserError(f"checkpoint.filename {filename!r}: give a name below checkpoint.dirpath")
     return [name for name, _ in fields]
 
 
-def check_monitors(trainer: L.Trainer, known: Iterable[str]) -> None:
-    """See that callbacks watch scores that come, in the direction in which they improve.
+def check_monitors(trainer: L.Trainer, logged: Iterable[str]) -> None:
+    """Check that callbacks watch scores that will be logged, in the direction of improvement.
 
     Args:
-        trainer: It knows its callbacks and whether there is a validation.
-        known: What this run logs.
+        trainer: Holds the callbacks and the validation's batch count.
+        logged: The scores that this run logs.
 
     Raises:
-        UserError: A score that nothing will log, with the nearest name, or one watched in the wrong direction.
+        UserError: A score that nothing logs, with the nearest name, or one watched in the wrong direction.
     """
-    names = [name for name in known if not name.startswith("val/") or trainer.num_val_batches != [0]]
-    # Callbacks of others may log what they like.
-    others = any(type(one).__module__.split(".")[0] not in ("lightning", "mvrec") for one in trainer.callbacks)  # type: ignore[attr-defined]
+    names = [name for name in logged if not name.startswith("val/") or trainer.num_val_batches != [0]]
+    # Callbacks from other packages may log any score.
+    others = any(type(item).__module__.split(".")[0] not in ("lightning", "mvrec") for item in trainer.callbacks)  # type: ignore[attr-defined]
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for name in placeholders(getattr(callback, "filename", None) or ""):
             hint = _nearest(name, [*names, *COUNTS])
@@ -61,22 +61,22 @@ def check_monitors(trainer: L.Trainer, known: Iterable[str]) -> None:
         key = getattr(callback, "monitor_key", None) or f"{type(callback).__name__}.monitor"
         hint = _nearest(monitor, names)
         if monitor not in names and (hint or not others):
-            raise UserError(f"{key} {monitor!r}: nothing in this run logs it{hint}; there are {', '.join(names)}")
-        _check_mode(callback, monitor, known=monitor in names)
+            raise UserError(f"{key} {monitor!r}: nothing in this run logs it{hint}; available: {', '.join(names)}")
+        _check_mode(callback, monitor, is_logged=monitor in names)
 
 
-def _check_mode(callback: Any, monitor: str, *, known: bool) -> None:
+def _check_mode(callback: Any, monitor: str, *, is_logged: bool) -> None:
     mode = getattr(callback, "mode", None)
-    if hasattr(callback, "monitor_key") or not known or mode not in ("min", "max") or mode == mode_of(monitor):
+    if hasattr(callback, "monitor_key") or not is_logged or mode not in ("min", "max") or mode == mode_of(monitor):
         return
     better = "lower" if mode_of(monitor) == "min" else "higher"
     raise UserError(
         f"{type(callback).__name__} watches {monitor} with mode {mode}, but {better} is better: "
-        f"set its mode to {mode_of(monitor)} (without one it is min)"
+        f"set its mode to {mode_of(monitor)} (the default is min)"
     )
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    """Also for the way in which other libraries write a name: val_acc1, val_top1."""
+    """Return a hint that also knows other libraries' names of a score: val_acc1, val_top1."""
     plain = name.replace("_", "/", 1) if "/" not in name else name
     return f"; did you mean {plain!r}?" if plain in names else nearest(plain, names)

@@ -1,4 +1,4 @@
-"""Where a run stands, so that it can go on exactly there, also with other processes than before."""
+"""The exact position of a run in its data, so that it resumes there, also with other processes."""
 
 from typing import Any
 
@@ -15,33 +15,33 @@ COUNTS = ("ready", "started", "processed")
 
 
 class ExactPosition(L.Callback):
-    """Lets every checkpoint stand at an optimiser step, and lets another number of processes take it up.
+    """Makes every checkpoint resume at an optimiser step, also with another number of processes.
 
-    A checkpoint that is saved while gradients are being accumulated does not hold them: it is turned back to the
-    optimiser step before, from which the same batches are read again. Running statistics of normalisation layers,
-    which those batches have moved already, are turned back with it.
+    A checkpoint that is saved while gradients accumulate does not hold them: it is reset to the optimiser step before,
+    from which the same batches are read again. Running statistics of normalisation layers, which those batches have
+    changed, are reset with it.
 
     A run that ends in the middle of an epoch (max_steps, max_time, early stopping) has counted that epoch as done when
-    its last checkpoint is saved: the checkpoint is turned back into the epoch, so that what is left of it is trained.
+    its last checkpoint is saved: the checkpoint is reset into the epoch, so that the rest of it is trained.
 
-    A validation that was due at the step of a checkpoint, and had not been made when it was saved, is made when the run
-    goes on, before the next step.
+    A validation that was due at a checkpoint's step, but not run when it was saved, runs on resume before the next
+    step.
 
-    Lightning counts batches per process. Where processes, batch size or accumulation have changed with the global
-    batch staying what it was, its counts are translated, and the run goes on with the same global batches.
+    Lightning counts batches per process. Where processes, batch size or accumulation have changed but the global
+    batch is the same, its counts are translated, and the run continues with the same global batches.
     """
 
     def __init__(self) -> None:
         self._statistics: dict[str, Tensor] = {}
-        self._validated_at = -1  # batch, counted from the start of training, after which validation was last made
+        self._validated_at = -1  # batch of the last validation, counted from the start of training
         self._owes_validation = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Where validation was last made."""
+        """Return the batch of the last validation."""
         return {"validated_at": self._validated_at}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The same after a resume."""
+        """Restore the batch of the last validation."""
         self._validated_at = state_dict["validated_at"]
 
     def on_train_batch_start(
@@ -52,29 +52,29 @@ class ExactPosition(L.Callback):
             self._statistics = {name: buffer.detach().clone() for name, buffer in running_statistics(pl_module)}
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count the batches of a validation that is made up for from 0."""
+        """Count the batches of an owed validation from 0."""
         if self._owes_validation and not trainer.sanity_checking:
             self._owes_validation = False
             trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember that nothing is owed at this batch; checkpoints that validation leads to are saved after this."""
+        """Record that no validation is owed at this batch; checkpoints of the validation are saved after this."""
         if not trainer.sanity_checking:
             self._validated_at = trainer.fit_loop.total_batch_idx
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Turn a checkpoint back to where an optimiser step has ended and its epoch has not, and note what it owes."""
+        """Reset a checkpoint to the end of an optimiser step within its epoch, and record an owed validation."""
         _reopen_epoch(trainer, checkpoint)
-        if trainer.validating and not _validation_is_due(trainer):  # made because the run ends, or by the clock
+        if trainer.validating and not _validation_is_due(trainer):  # the run is ending, or max_time is over
             for counts in progress_of(checkpoint):
-                counts["completed"] = counts["processed"] - 1  # as if saved where the batch ended
-        fitting = trainer.training or trainer.validating  # in a validation that has not ended, by an error
+                counts["completed"] = counts["processed"] - 1  # as if saved at the end of the batch
+        fitting = trainer.training or trainer.validating  # validating: an error has interrupted it
         owes = fitting and trainer.fit_loop.total_batch_idx != self._validated_at
         if not self._turn_back(trainer, checkpoint) and owes and _validation_is_due(trainer):
             checkpoint["loops"]["fit_loop"][OWED] = _validation_schedule(trainer)
 
     def _turn_back(self, trainer: L.Trainer, checkpoint: dict[str, Any]) -> bool:
-        """Turn a checkpoint between two optimiser steps back to the first of them; returns whether it was one."""
+        """Reset a checkpoint between two optimiser steps to the first of them; return whether it was between two."""
         progress = checkpoint["loops"]["fit_loop"][PROGRESS]
         begun = progress["current"]["processed"] % trainer.accumulate_grad_batches
         data = data_of(trainer)
@@ -86,10 +86,10 @@ class ExactPosition(L.Callback):
         for counts in (progress["current"], progress["total"]):
             for name in COUNTS:
                 counts[name] -= begun
-            # As if saved where the batch ended, or before the first one began.
+            # As if saved at the end of the batch, or before the first batch.
             counts["completed"] = counts["processed"] - (not at_start)
         progress["is_last_batch"] = False
-        # Lightning counts one up when it goes on there; at the start of an epoch only where validation is due in it.
+        # On resume Lightning adds one to the count, at the start of an epoch only if a validation is due in it.
         if not at_start or _validates_in_this_epoch(trainer):
             uncount_stepped_batch(loops)
         state = {**position, "consumed": position["consumed"] - begun * position["draws_per_batch"]}
@@ -101,12 +101,12 @@ class ExactPosition(L.Callback):
         return True
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Translate the counts of batches to those of these processes, and have Lightning make an owed validation."""
+        """Translate the counts of batches to the present processes, and make Lightning run an owed validation."""
         self._translate(trainer, checkpoint)
         loops = checkpoint["loops"]["fit_loop"]
         self._owes_validation = OWED in loops and loops[OWED] == _validation_schedule(trainer)
         if self._owes_validation:
-            # As if saved in the first batch of the validation, where Lightning goes on by making all of it.
+            # As if saved in the first batch of the validation, which Lightning then repeats from its start.
             for counts in progress_of(checkpoint):
                 counts["completed"] = counts["processed"]
             loops[VALIDATION]["total"].update(ready=1, started=1, processed=0, completed=0)
@@ -126,7 +126,7 @@ class ExactPosition(L.Callback):
 
 
 def _reopen_epoch(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
-    """Turn a checkpoint whose run has ended in the middle of an epoch back to its last batch."""
+    """Reset a checkpoint whose run has ended in the middle of an epoch to its last batch."""
     loops = checkpoint["loops"]["fit_loop"]
     epochs, batches = loops["epoch_progress"], loops[PROGRESS]
     ended = epochs["total"]["ready"] == epochs["total"]["processed"]
@@ -137,7 +137,7 @@ def _reopen_epoch(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
         counts["completed"] = counts["processed"]
     checkpoint["epoch"] -= 1
     if batches["current"]["processed"] % trainer.accumulate_grad_batches:
-        return  # which will be turned back to the step before
+        return  # `_turn_back` resets it to the step before
     for counts in (batches["current"], batches["total"]):
         counts["completed"] = counts["processed"] - 1
     uncount_stepped_batch(loops)
@@ -150,7 +150,7 @@ def progress_of(checkpoint: dict[str, Any]) -> list[dict[str, int]]:
 
 
 def _validation_is_due(trainer: L.Trainer) -> bool:
-    """Return whether the schedule has a validation after the batch that has just ended; by the clock it has none."""
+    """Return whether the schedule has a validation after the batch just ended; with max_time it has none."""
     fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
     epochs: Any = fit.epoch_progress.total
     in_epoch = epochs.ready == epochs.processed + 1
@@ -166,12 +166,12 @@ def _validates_in_this_epoch(trainer: L.Trainer) -> bool:
 
 
 def _validation_schedule(trainer: L.Trainer) -> list[Any]:
-    """What decides when validation is due."""
+    """Return the settings that decide when a validation is due."""
     return [trainer.val_check_interval, trainer.check_val_every_n_epoch, trainer.limit_val_batches != 0]
 
 
 def running_statistics(module: torch.nn.Module) -> list[tuple[str, Tensor]]:
-    """Return the buffers of batch normalisation, which a forward pass in training moves."""
+    """Return the buffers of batch normalisation, which a forward pass in training changes."""
     return [
         (f"{name}.{key}" if name else key, buffer)
         for name, layer in module.named_modules()

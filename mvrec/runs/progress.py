@@ -1,4 +1,4 @@
-"""What a run says while it runs: how fast it is, how long it waits for data, when it will be done."""
+"""Progress of a run: its speed, its time waiting for data, its expected end."""
 
 import logging
 import math
@@ -16,26 +16,26 @@ from mvrec.run_data import data_of
 log = logging.getLogger(__name__)
 
 
-HIGH_WAIT = 0.2  # share of the time waiting for data from which on it is worth a word
+HIGH_WAIT = 0.2  # share of the time waiting for data from which advice is given
 
 
 def starvation_advice(data_wait: float, *, num_workers: int, cores: int, device_augment: bool) -> str:
-    """One line for a run that waits for its data.
+    """Return one line of advice for a run that waits for its data.
 
-    Loader processes that are always busy deliver in proportion to their number, so n of them that keep the device
-    waiting for a share w of the time become enough at n / (1 - w). Without loader processes the training process reads
-    the data itself, and as many are needed as the reading takes longer than the work.
+    Busy loader workers deliver in proportion to their number, so n workers that keep the device waiting for a share w
+    of the time would suffice at n / (1 - w). Without workers the training process reads the data itself, and their
+    number is the ratio of reading to work.
 
     Args:
-        data_wait: Share of 0..1 of the time that was spent waiting.
-        num_workers: Loader processes of this process.
-        cores: Cores that this process may count on.
-        device_augment: RandAugment is on the device already.
+        data_wait: Share (0..1) of the time spent waiting.
+        num_workers: Loader workers of this process.
+        cores: Cores of this process.
+        device_augment: Whether RandAugment runs on the device already.
     """
     data_wait = min(data_wait, 0.99)
     needed = math.ceil(num_workers / (1 - data_wait) if num_workers else data_wait / (1 - data_wait))
     text = (
-        f"{100 * data_wait:.0f} % of the time goes by waiting for data: about {needed} loader workers per process "
+        f"{100 * data_wait:.0f} % of the time is spent waiting for data: about {needed} loader workers per process "
         f"would feed the device, there are {num_workers} (data.num_workers)"
     )
     if needed <= cores:
@@ -47,14 +47,14 @@ def starvation_advice(data_wait: float, *, num_workers: int, cores: int, device_
 
 
 def _log_every(trainer: L.Trainer) -> float:
-    """Return steps between two lines; with 0 there are none."""
+    """Return the number of steps between two lines; with 0 there are none."""
     return trainer.log_every_n_steps or math.inf  # type: ignore[attr-defined]  # Lightning sets it in a helper class
 
 
 class Throughput(L.Callback):
     """Measures clips per second and the share of time spent waiting for data, and logs both.
 
-    Time in validation and checkpointing between steps is left out of both.
+    Time of validation and checkpointing between steps is excluded from both.
 
     Attributes:
         clips_per_second: Over all processes, since the last log step.
@@ -82,27 +82,27 @@ class Throughput(L.Callback):
         return lap
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, also of an epoch that is resumed in its middle."""
+        """Start the clock, also in the middle of a resumed epoch."""
         self._mark = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock: the first batch is waited for from here."""
+        """Start the clock: the wait for the first batch begins."""
         self._mark = time.perf_counter()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Validation is neither waiting nor training."""
+        """Restart the clock: validation is neither waiting nor training."""
         self._mark = None
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """The batch is here: waiting ends."""
+        """Stop the time of waiting: the batch is here."""
         self._waited += self._lap()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """The batch is done: work ends."""
+        """Stop the time of work: the batch is done."""
         self._worked += self._lap()
         self._clips += len(batch) * trainer.world_size
         self._steps += 1
@@ -138,20 +138,20 @@ class Throughput(L.Callback):
 
 
 class EndReason(L.Callback):
-    """Says in one line why a run ends before its last epoch."""
+    """Logs one line about the reason why a run ends before its last epoch."""
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say it once training is over."""
-        why = end_reason(trainer)
-        if why:  # Lightning has counted the epoch by now, also one that was not finished
-            log.info("training stops in epoch %d at step %d: %s", trainer.current_epoch, trainer.global_step, why)
+        """Log it once training is over."""
+        reason = end_reason(trainer)
+        if reason:  # Lightning has counted the epoch by now, even an unfinished one
+            log.info("training stops in epoch %d at step %d: %s", trainer.current_epoch, trainer.global_step, reason)
 
 
 def end_reason(trainer: L.Trainer) -> str:
-    """Why a trainer stops before its last epoch, or ""."""
+    """Return why a trainer stops before its last epoch, or ""."""
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
     if any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers):
-        return "the time of trainer.max_time is up"
+        return "trainer.max_time is over"
     for callback in trainer.early_stopping_callbacks if trainer.should_stop else []:
         if callback is not None and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
             words = (callback.stopping_reason_message or "").replace("Signaling Trainer to stop.", "")
@@ -162,10 +162,10 @@ def end_reason(trainer: L.Trainer) -> str:
 
 
 class LineProgress(ProgressBar):
-    """One line per log step, for output that is no terminal: batch jobs, files, CI.
+    """One line per log step, for output outside a terminal: batch jobs, files, CI.
 
     Args:
-        throughput: Where speed and waiting are measured.
+        throughput: Measures speed and waiting.
     """
 
     def __init__(self, throughput: Throughput) -> None:
@@ -174,11 +174,11 @@ class LineProgress(ProgressBar):
         self._enabled = True
 
     def disable(self) -> None:
-        """Lightning turns the progress of all ranks but the first off."""
+        """Turn the progress off; Lightning does so on all ranks but the first."""
         self._enabled = False
 
     def enable(self) -> None:
-        """And the first one's on."""
+        """Turn the progress on; Lightning does so on the first rank."""
         self._enabled = True
 
     def on_train_batch_end(
@@ -208,7 +208,7 @@ class LineProgress(ProgressBar):
 
 
 def _inputs(trainer: L.Trainer) -> str:
-    """What the network is fed with."""
+    """Return the noun of the network's inputs."""
     return f"{data_of(trainer).val_protocol.view_noun}s"
 
 
@@ -216,7 +216,7 @@ class BarProgress(TQDMProgressBar):
     """Lightning's progress bar, for terminals, with the same figures as the lines.
 
     Args:
-        throughput: Where speed and waiting are measured.
+        throughput: Measures speed and waiting.
     """
 
     def __init__(self, throughput: Throughput) -> None:
@@ -227,14 +227,14 @@ class BarProgress(TQDMProgressBar):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Read the loss where it is logged only, since reading waits for the device."""
+        """Read the loss only where it is logged, because reading waits for the device."""
         loss = trainer.callback_metrics.get("train/loss") if (batch_idx + 1) % _log_every(trainer) == 0 else None
         if loss is not None:
             self._loss = f"{float(loss):.4f}"
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """What stands beside the bar."""
+        """Return the figures next to the bar."""
         speed = self.throughput
         return {
             "loss": self._loss,

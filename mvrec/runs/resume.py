@@ -1,7 +1,7 @@
-"""What has changed between a checkpoint and the run that goes on from it: used and recorded, or refused.
+"""Changes between a checkpoint and the run that resumes from it: applied and recorded, or refused.
 
-What the user says now wins over the checkpoint. So every setting that differs is used from the next step on, said in
-one line and written to `resumes.json`; what cannot be changed in the middle of a run is refused before it begins.
+The user's present settings win over the checkpoint's. Every setting that differs applies from the next step on, is
+logged in one line and recorded in `resumes.json`; a setting that must not change within a run is refused beforehand.
 """
 
 import copy
@@ -25,7 +25,7 @@ from mvrec.models.checkpoints.files import StoredWeights
 from mvrec.run_data import data_of
 
 RESUMES = "resumes.json"
-# What says where a run lies, what it shows, and how fast it reads: no step depends on it.
+# Settings of a run's place, output and reading speed: no step depends on them.
 WITHOUT_EFFECT = (
     *("config", "run_dir", "resume", "ckpt_path", "weights_only", "protocol", "checkpoint.dirpath"),
     *("save_every_minutes", "hang_timeout_minutes", "model.weights", "model.new_head", "model.views_per_forward"),
@@ -35,20 +35,20 @@ WITHOUT_EFFECT = (
     *("trainer.limit_test_batches", "trainer.limit_predict_batches"),
 )
 REFUSED = {
-    "seed_everything": "the order of the files follows from it",
-    "data.seed": "the order of the files follows from it",
-    "data.class_path": "the position in the files is that of the other data module",
-    "model.optimizer.class_path": "the optimiser's state is of the other kind",
-    "model.freeze": "the optimiser's state is of other parameters",
-    "model.backbone.class_path": "the weights are of another network",
+    "seed_everything": "the order of the files depends on it",
+    "data.seed": "the order of the files depends on it",
+    "data.class_path": "the position in the files belongs to the other data module",
+    "model.optimizer.class_path": "the optimiser's state belongs to the other optimiser",
+    "model.freeze": "the optimiser's state belongs to other parameters",
+    "model.backbone.class_path": "the weights belong to another network",
 }
-LONGEST = 40  # characters of a value in a line
+LONGEST = 40  # characters of a value in a log line
 
 log = logging.getLogger(__name__)
 
 
 class Change(NamedTuple):
-    """A setting that is not what it was."""
+    """A setting whose value has changed."""
 
     setting: str
     before: Any
@@ -60,29 +60,29 @@ class Change(NamedTuple):
 
 
 def check_resume(config: dict[str, Any], resumed: StoredWeights | None) -> None:
-    """Refuse what cannot go on from a checkpoint, before anything is written.
+    """Refuse a resume that cannot work, before anything is written.
 
     Args:
-        config: The settings of now.
-        resumed: What is resumed, if anything.
+        config: The present settings.
+        resumed: The checkpoint, if the run resumes.
 
     Raises:
-        UserError: A setting that cannot be changed in the middle of a run, or more epochs behind it than it may have.
+        UserError: A setting that must not change within a run, or fewer epochs than already trained.
     """
     if resumed is None:
         return
     path = resumed.source
     if "optimizer_states" not in resumed.content:
-        raise UserError(f"{path} has weights alone (checkpoint.save_weights_only). {anew(path)}")
+        raise UserError(f"{path} has only weights (checkpoint.save_weights_only). {anew(path)}")
     changes_since(resumed.content, config, path=path)
 
 
 def changes_since(saved: dict[str, Any], config: dict[str, Any], *, path: str) -> list[Change]:
-    """Return the settings that are not what they were when a checkpoint was saved.
+    """Return the settings that have changed since a checkpoint was saved.
 
     Args:
         saved: The checkpoint.
-        config: The settings of now.
+        config: The present settings.
         path: The checkpoint's file, for messages.
 
     Raises:
@@ -95,11 +95,11 @@ def changes_since(saved: dict[str, Any], config: dict[str, Any], *, path: str) -
     for change in changes:
         reason = REFUSED.get(change.setting)
         if change.setting == "model.layer_decay" and 1 in (change.before, change.now):
-            reason = "the optimiser's state is of other groups of parameters"
+            reason = "the optimiser's state belongs to other groups of parameters"
         if change.setting.startswith("model.backbone") and change.setting.endswith("class_path"):
             reason = REFUSED["model.backbone.class_path"]
         if reason is not None:
-            raise UserError(f"{change} cannot be changed in the middle of a run, since {reason}. {anew(path)}")
+            raise UserError(f"{change} cannot be changed in the middle of a run: {reason}. {anew(path)}")
     epochs = saved.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {}).get("processed", 0)
     longest = config.get("trainer", {}).get("max_epochs")
     if longest is not None and 0 <= longest < epochs:
@@ -111,12 +111,12 @@ def changes_since(saved: dict[str, Any], config: dict[str, Any], *, path: str) -
 
 
 def anew(path: Any) -> str:
-    """How a run begins that has a checkpoint's weights and nothing else of it."""
+    """Return the advice how to start a run with a checkpoint's weights and nothing else of it."""
     return f"To start anew from its weights: --model.weights {path} with a new --run_dir, without --resume"
 
 
 def _differences(before: Any, now: Any, *, new_keys: bool, path: str = "") -> Iterator[Change]:
-    """Yield the leaves of two configurations that differ, under the names that flags have."""
+    """Yield the leaves in which two configurations differ, by the names of their flags."""
     if path in WITHOUT_EFFECT or path.endswith(".weights"):
         return
     if not (isinstance(before, dict) and isinstance(now, dict)):
@@ -132,27 +132,27 @@ def _differences(before: Any, now: Any, *, new_keys: bool, path: str = "") -> It
 
 
 def check_weights(module: nn.Module, checkpoint: dict[str, Any], path: Any) -> None:
-    """Refuse the weights of another network in one line.
+    """Refuse the weights of another network with one line.
 
     Raises:
         UserError: The first parameter that differs.
     """
-    ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    theirs = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
-    name = next((name for name in [*theirs, *ours] if ours.get(name) != theirs.get(name)), None)
+    present = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    name = next((name for name in [*saved, *present] if present.get(name) != saved.get(name)), None)
     if name is not None:
-        found, wanted = (str(shapes.get(name, "missing")) for shapes in (theirs, ours))
+        before, now = (str(shapes.get(name, "missing")) for shapes in (saved, present))
         raise UserError(
-            f"{name} is {found} in {path} and {wanted} in the network of now: a run goes on with the network that it "
-            f"began with. {anew(path)}"
+            f"{name} is {before} in {path} and {now} in the present network: a run must resume with its own "
+            f"network. {anew(path)}"
         )
 
 
 class Resume(L.Callback):
-    """Has a resumed run do what is asked now, and records from which step on.
+    """Applies the present settings to a resumed run, and records from which step on.
 
-    Optimiser options and rates are those of now; Lightning would restore the checkpoint's. Where an epoch has another
-    number of steps than before, the schedule goes on at the same place of the epoch, so that it reaches its end.
+    Optimiser options and rates are the present ones; Lightning would restore the checkpoint's. If the number of steps
+    per epoch has changed, the schedule continues at the same part of the epoch, so that it reaches its end.
 
     Args:
         run_dir: The run directory, for `resumes.json`.
@@ -166,10 +166,10 @@ class Resume(L.Callback):
         self._begun = False
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Compare the checkpoint with what is asked now.
+        """Compare the checkpoint with the present settings.
 
         Raises:
-            UserError: What cannot be changed.
+            UserError: A setting that must not change.
         """
         task: Any = pl_module
         path = str(trainer.ckpt_path)
@@ -177,22 +177,22 @@ class Resume(L.Callback):
         saved = checkpoint.get("mvrec", {})
         changes += _changes_of_data(saved.get("data", {}), data_of(trainer).record())
         averaged = any(isinstance(c, WeightAveraging) for c in trainer.callbacks)  # type: ignore[attr-defined]
-        if "current_model_state" in checkpoint and not averaged:  # the averages were loaded, training goes on without
+        if "current_model_state" in checkpoint and not averaged:  # Lightning has loaded the averages; train the weights
             pl_module.load_state_dict(checkpoint["current_model_state"])
         self._checkpoint = checkpoint
         self._entry = {"step": checkpoint["global_step"], "epoch": checkpoint["epoch"], "checkpoint": path}
         self._entry["changed"] = [change._asdict() for change in changes]
         self._history = saved.get("resumes", [])
-        if trainer.optimizers:  # strategies that restore late
-            self._use_options_of_now(trainer)
+        if trainer.optimizers:  # some strategies restore them later
+            self._use_present_options(trainer)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the optimiser options of now into the checkpoint before Lightning restores them."""
-        self._use_options_of_now(trainer)
+        """Put the present optimiser options into the checkpoint before Lightning restores them."""
+        self._use_present_options(trainer)
         task: Any = pl_module
         task.run_record["facts"] = {"steps_per_epoch": _steps_per_epoch(trainer), "precision": str(trainer.precision)}
 
-    def _use_options_of_now(self, trainer: L.Trainer) -> None:
+    def _use_present_options(self, trainer: L.Trainer) -> None:
         checkpoint = self._checkpoint
         if checkpoint is None or self._entry is None:
             return
@@ -215,18 +215,18 @@ class Resume(L.Callback):
                 group.update({**options, "lr": rate})
 
     def _check_groups(self, optimizer: torch.optim.Optimizer, state: dict[str, Any], path: Any) -> None:
-        ours, theirs = (
+        present, saved = (
             [sorted(group.get("names", ())) for group in groups]
             for groups in (optimizer.param_groups, state["param_groups"])
         )
-        if ours != theirs:
+        if present != saved:
             raise UserError(
                 f"the optimiser has other groups of parameters than in {path} (model.freeze, model.layer_decay, or the "
-                f"network): a run goes on with those that it began with. {anew(path)}"
+                f"network): a run must resume with the groups that it began with. {anew(path)}"
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say and record what is another from here on."""
+        """Log and record the changes from here on."""
         if self._entry is None:
             return
         changed = [Change(**change) for change in self._entry["changed"]]
@@ -243,11 +243,11 @@ class Resume(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note that something was left to train."""
+        """Record that there was something left to train."""
         self._begun = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say that a run was finished already, and how to train longer."""
+        """Log that the run was already finished, and how to train longer."""
         if self._entry is not None and not self._begun:
             log.info("resume: nothing is left to train at step %d: %s", self._entry["step"], _limit(trainer))
 
@@ -257,22 +257,22 @@ def _limit(trainer: L.Trainer) -> str:
         return f"trainer.max_steps={trainer.max_steps} is reached; a larger --trainer.max_steps trains longer"
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
         return f"trainer.max_epochs={trainer.max_epochs} is reached; a larger --trainer.max_epochs trains longer"
-    return "the run is asked to stop at once, as by a trainer.max_time that is used up; a longer one trains on"
+    return "the run stops at once, as by a trainer.max_time that is used up; a longer one trains on"
 
 
 def _changes_of_data(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
     changes = []
-    for split, what in (("train", "training"), ("val", "validation")):
+    for split, phase in (("train", "training"), ("val", "validation")):
         then, today = (record.get("splits", {}).get(split) for record in (before, now))
         if then is None or today is None or then == today:
             continue
-        changes.append(Change(f"data of the {what} split", then, today))
+        changes.append(Change(f"data of the {phase} split", then, today))
         if then["files"] == today["files"]:
-            found = f"has {today['files']} files as when the checkpoint was saved, but other names, labels or spans"
+            change = f"has {today['files']} files as when the checkpoint was saved, but other names, labels or spans"
         else:
-            found = f"had {then['files']} files when the checkpoint was saved and has {today['files']} now"
-        effect = "the run will not be as if uninterrupted" if split == "train" else "scores compare other files"
-        log.warning("the %s split %s: %s", what, found, effect)
+            change = f"had {then['files']} files when the checkpoint was saved and has {today['files']} now"
+        effect = "the run will differ from an uninterrupted one" if split == "train" else "scores compare other files"
+        log.warning("the %s split %s: %s", phase, change, effect)
     return changes
 
 
@@ -282,10 +282,10 @@ def _steps_per_epoch(trainer: L.Trainer) -> int | None:
 
 
 def _place_in_schedule(trainer: L.Trainer, checkpoint: dict[str, Any], facts: dict[str, Any], step: int) -> int:
-    """Return the step at which the schedule goes on: as far in its epoch as before, where an epoch has other steps now.
+    """Return the step at which the schedule continues: at the same part of its epoch if an epoch's length changed.
 
     Raises:
-        UserError: An epoch has become so short that the checkpoint stands behind its end.
+        UserError: An epoch has become so short that the checkpoint lies behind its end.
     """
     before, now = facts.get("steps_per_epoch"), _steps_per_epoch(trainer)
     data = data_of(trainer)
@@ -296,8 +296,8 @@ def _place_in_schedule(trainer: L.Trainer, checkpoint: dict[str, Any], facts: di
     done = position["consumed"] // (data.draws_per_batch * trainer.accumulate_grad_batches)
     if done >= now and not is_at_end:
         raise UserError(
-            f"{trainer.ckpt_path} stands after step {done} of an epoch, and an epoch has {now} now "
-            f"(trainer.limit_train_batches, or fewer files): go on with at least {done + 1}. {anew(trainer.ckpt_path)}"
+            f"{trainer.ckpt_path} was saved after step {done} of an epoch, and an epoch has {now} now "
+            f"(trainer.limit_train_batches, or fewer files): resume with at least {done + 1}. {anew(trainer.ckpt_path)}"
         )
     if before == now or trainer.max_steps != -1:
         return step

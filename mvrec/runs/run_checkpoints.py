@@ -1,4 +1,4 @@
-"""The checkpoints of a run: best.ckpt is the best of all validations, last.ckpt is of the last epoch."""
+"""The checkpoints of a run: best.ckpt from its best validation, last.ckpt from its last epoch."""
 
 import logging
 import math
@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 
 
 class CheckpointSettings(ModelCheckpoint):
-    """What is kept of a run: best.ckpt and last.ckpt, and more files with names of their own where they are asked for.
+    """Settings of a run's checkpoints: best.ckpt, last.ckpt, and further files with names of their own.
 
     Args:
-        mode: Whether less or more of the monitored score is better; by default as its name says, less of a loss.
+        mode: Whether a lower or higher score is better; by default the score's name decides, lower for a loss.
         filename: Name of the further files, for `save_top_k` other than 1 or an interval of one's own; with
             placeholders such as `{epoch}`, `{step}`, `{val/top1}`.
-        save_top_k: How many of the best are kept; -1 for all, 0 for none, also no best.ckpt.
-        save_last: Whether last.ckpt is written.
+        save_top_k: The number of best checkpoints to keep; -1 for all, 0 for none, not even best.ckpt.
+        save_last: Whether to write last.ckpt.
         knobs: See `ModelCheckpoint`.
     """
 
@@ -39,7 +39,7 @@ class CheckpointSettings(ModelCheckpoint):
         save_last: bool | Literal["link"] | None = True,
         **knobs: Any,
     ) -> None:
-        filename = None if filename == "best" else filename  # what earlier versions wrote for the default
+        filename = None if filename == "best" else filename  # the default in earlier versions
         placeholders(filename or "")
         intervals = [knobs.get(name) for name in ("every_n_train_steps", "every_n_epochs", "train_time_interval")]
         self.keeps_best, self.keeps_last = save_top_k != 0, bool(save_last)
@@ -63,25 +63,25 @@ def run_checkpoints(settings: CheckpointSettings, folder: Path, callbacks: list[
 
     Args:
         settings: `checkpoint` of the configuration.
-        folder: Where they go.
-        callbacks: Those of the user; their `ModelCheckpoint`s get this folder too, and leave last.ckpt to ours.
+        folder: The folder of the checkpoints.
+        callbacks: The user's callbacks; their `ModelCheckpoint`s get this folder too, and leave last.ckpt to the run.
 
     Raises:
-        UserError: Two of them cannot be told apart, or one would write a file that is ours.
+        UserError: Two of them write under one state key, or one would write a file of the run.
     """
-    theirs = [one for one in callbacks if isinstance(one, ModelCheckpoint)]
-    for one in theirs:
-        one.dirpath = one.dirpath or str(folder)
-        one.save_last = None
-        if one.filename in (Path(BEST).stem, Path(LAST).stem, Path(PREVIOUS).stem):
-            raise UserError(f"ModelCheckpoint.filename {one.filename!r}: the run itself has a file of this name")
+    further = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    for checkpoint in further:
+        checkpoint.dirpath = checkpoint.dirpath or str(folder)
+        checkpoint.save_last = None
+        if checkpoint.filename in (Path(BEST).stem, Path(LAST).stem, Path(PREVIOUS).stem):
+            raise UserError(f"ModelCheckpoint.filename {checkpoint.filename!r}: the run itself has a file of this name")
     watched = BestAndLast(settings, folder)
     if settings.keeps_more:
         settings.dirpath, settings.save_last = str(folder), None
         if settings.save_top_k == -1:
-            settings.monitor = None  # all are kept: none has to wait for a score
-        theirs.append(settings)
-    if len({one.state_key for one in theirs}) < len(theirs):
+            settings.monitor = None  # all are kept, so no score is needed
+        further.append(settings)
+    if len({checkpoint.state_key for checkpoint in further}) < len(further):
         raise UserError(
             "two ModelCheckpoints have the same monitor, mode and interval: a checkpoint could not tell them apart; "
             "best.ckpt and last.ckpt come without any"
@@ -90,21 +90,21 @@ def run_checkpoints(settings: CheckpointSettings, folder: Path, callbacks: list[
 
 
 class Rank(NamedTuple):
-    """What makes a checkpoint better than another: the score, then the lower loss; of equals the later one wins."""
+    """The rank of a checkpoint: a better score, then a lower loss wins; of equals the later one."""
 
     score: float
     loss: float
 
 
 class BestAndLast(ModelCheckpoint):
-    """Writes best.ckpt where a validation is the best so far, and last.ckpt after every epoch and validation.
+    """Writes best.ckpt after the best validation so far, and last.ckpt after every epoch and validation.
 
-    How good best.ckpt is stands in best.ckpt itself: a run that has moved, or that goes on from another of its
-    checkpoints, does not forget it.
+    best.ckpt itself holds its score, so a run that has moved, or that resumes from another of its checkpoints, still
+    knows it.
 
     Args:
-        settings: What is monitored, and which of the two are wanted.
-        folder: Where they go.
+        settings: The monitored score, and which of the two files to write.
+        folder: The folder of the checkpoints.
     """
 
     monitor_key = "checkpoint.monitor"
@@ -118,22 +118,22 @@ class BestAndLast(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """The same whatever is monitored, and unlike any other's."""
+        """The same for every monitored score, and different from other callbacks' keys."""
         return "ModelCheckpoint of the run"
 
     # -- when ---------------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """See how good the best.ckpt is that lies there, when a run goes on."""
+        """Read the score of an existing best.ckpt when a run resumes."""
         if trainer.ckpt_path is not None:
-            found = rank_of(self.folder / BEST, self.monitor) if trainer.is_global_zero else None
-            self._best = trainer.strategy.broadcast(found)
+            rank = rank_of(self.folder / BEST, self.monitor) if trainer.is_global_zero else None
+            self._best = trainer.strategy.broadcast(rank)
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: steps have no score."""
+        """Do nothing: steps have no score."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save, unless that is better done at the end of the epoch, which is now."""
+        """Save, unless the epoch ends now and saves itself."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         self._validated = True
@@ -141,14 +141,14 @@ class BestAndLast(ModelCheckpoint):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save."""
+        """Save the checkpoints of the epoch."""
         self._save(trainer)
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: see `FinalCheckpoint`."""
+        """Do nothing: `FinalCheckpoint` saves."""
 
     def on_exception(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: see `FinalCheckpoint`."""
+        """Do nothing: `FinalCheckpoint` saves."""
 
     # -- what ---------------------------------------------------------------------------------------------------
 
@@ -168,7 +168,7 @@ class BestAndLast(ModelCheckpoint):
         if missing:
             logged = ", ".join(trainer.callback_metrics)
             raise UserError(
-                f"checkpoint.monitor {self.monitor!r}: the validation has not logged it; there are {logged}"
+                f"checkpoint.monitor {self.monitor!r}: the validation has not logged it; available: {logged}"
             )
 
     def save_last_now(self, trainer: L.Trainer) -> None:
@@ -192,19 +192,19 @@ class BestAndLast(ModelCheckpoint):
     # -- state --------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best so far; no path, since a run may move."""
+        """Return the best score so far; no path, since a run may move."""
         best = None if self._best is None else {"score": self._best.score, "loss": self._best.loss}
         score = None if self._best is None else torch.tensor(self._best.score)
         return {"monitor": self.monitor, "mode": self.mode, "best": best, "best_model_score": score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing, since best.ckpt says how good it is; where it is weights alone, this checkpoint does."""
+        """Ignore the saved score unless best.ckpt holds weights alone: best.ckpt itself has its score."""
         best = state_dict.get("best")
         if best and state_dict.get("monitor") == self.monitor and self.settings.save_weights_only:
             self._best = Rank(**best) if (self.folder / BEST).is_file() else None
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Tell other `ModelCheckpoint`s where their files are now, if the run has moved."""
+        """Correct the file paths of other `ModelCheckpoint`s if the run has moved."""
         for callback in trainer.checkpoint_callbacks:
             state = checkpoint.get("callbacks", {}).get(callback.state_key)
             if isinstance(callback, ModelCheckpoint) and callback is not self and state and "dirpath" in state:
@@ -212,12 +212,12 @@ class BestAndLast(ModelCheckpoint):
 
 
 def rank_of(path: Path, monitor: str | None) -> Rank | None:
-    """How good a best.ckpt is by the score that is monitored; `None` where there is none, or one by another score."""
+    """Return a best.ckpt's rank by the monitored score; `None` without a file, or for one by another score."""
     if not path.is_file():
         return None
     try:
         callbacks = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("callbacks", {})
-    except Exception:  # a damaged file shows itself as anything
+    except Exception:  # a damaged file may raise any error
         log.warning("%s is damaged: the next validation replaces it", path)
         return None
     for name, state in callbacks.items():
@@ -226,31 +226,31 @@ def rank_of(path: Path, monitor: str | None) -> Rank | None:
         if state.get("best"):
             return Rank(**state["best"])
         if Path(str(state.get("best_model_path"))).name == BEST and state.get("current_score") is not None:
-            return Rank(float(state["current_score"]), math.inf)  # of an earlier version, which kept no loss
+            return Rank(float(state["current_score"]), math.inf)  # earlier versions kept no loss
     if monitor is not None and callbacks:
         log.info("%s was chosen by another score: the next validation replaces it", path)
     return None
 
 
 def moved(state: dict[str, Any], callback: ModelCheckpoint) -> dict[str, Any]:
-    """Return the state of a `ModelCheckpoint` for the folder that it has now: of its files those that are there."""
+    """Return the state of a `ModelCheckpoint` for its present folder, with the files that exist there."""
     folder = Path(str(callback.dirpath))
 
-    def here(path: Any) -> str:
+    def present(path: Any) -> str:
         return str(folder / Path(path).name) if path and (folder / Path(path).name).is_file() else ""
 
-    kept = {here(path): score for path, score in state.get("best_k_models", {}).items() if here(path)}
+    files = {present(path): score for path, score in state.get("best_k_models", {}).items() if present(path)}
     best = max if callback.mode == "max" else min
     worst = min if callback.mode == "max" else max
-    best_path = best(kept, key=lambda path: float(kept[path])) if kept else here(state.get("best_model_path"))
-    kth = worst(kept, key=lambda path: float(kept[path])) if kept else ""
+    best_path = best(files, key=lambda path: float(files[path])) if files else present(state.get("best_model_path"))
+    kth = worst(files, key=lambda path: float(files[path])) if files else ""
     return {
         **state,
         "dirpath": callback.dirpath,
-        "best_k_models": kept,
+        "best_k_models": files,
         "best_model_path": best_path,
-        "best_model_score": kept.get(best_path),
+        "best_model_score": files.get(best_path),
         "kth_best_model_path": kth,
-        "kth_value": kept.get(kth, callback.kth_value),
-        "last_model_path": here(state.get("last_model_path")),
+        "kth_value": files.get(kth, callback.kth_value),
+        "last_model_path": present(state.get("last_model_path")),
     }

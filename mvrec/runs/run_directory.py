@@ -1,7 +1,6 @@
-"""The run directory: everything about a run in one folder that can be moved.
+"""The run directory: all files of a run in one folder that can be moved.
 
-What it holds stands in `CONTENTS`; a second run started afresh in the same folder moves it to `earlier/<n>/` when its
-first step is about to be made.
+`CONTENTS` lists its files; a new run in the same folder moves them to `earlier/<n>/` just before its first step.
 """
 
 import csv
@@ -65,10 +64,10 @@ log = logging.getLogger(__name__)
 
 
 def without_own_paths(config: Any, run_dir: Path) -> Any:
-    """A resolved configuration without what leads to its own run, so that it can be used for another one.
+    """Return a resolved configuration without the paths of its own run, for use in another run.
 
     Args:
-        config: Of a sub-command.
+        config: The configuration of a sub-command.
         run_dir: The run's directory.
     """
     config = config.clone()
@@ -80,30 +79,30 @@ def without_own_paths(config: Any, run_dir: Path) -> Any:
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a folder is a run directory in which a run has begun."""
+    """Return whether a run has begun in a folder."""
     return (folder / "environment.json").is_file()
 
 
 def lies_in(path: Any, folder: Path) -> bool:
-    """Return whether a path is a folder, or something in it; links are followed."""
+    """Return whether a path is a folder or lies in it; links are followed."""
     return isinstance(path, (str, Path)) and Path(path).resolve().is_relative_to(folder.resolve())
 
 
 def set_aside_earlier_run(run_dir: Path) -> Path | None:
-    """Move what an earlier run left in a run directory to `earlier/<n>/`.
+    """Move the files of an earlier run in a run directory to `earlier/<n>/`.
 
     Returns:
-        Where it went, or `None` when there was nothing.
+        Their new folder, or `None` if there were none.
     """
-    found = [run_dir / name for name in CONTENTS if (run_dir / name).exists()]
-    if not found:
+    paths = [run_dir / name for name in CONTENTS if (run_dir / name).exists()]
+    if not paths:
         return None
     number = 1
     while (run_dir / "earlier" / str(number)).exists():
         number += 1
     target = run_dir / "earlier" / str(number)
     target.mkdir(parents=True)
-    for path in found:
+    for path in paths:
         path.rename(target / path.name.removeprefix("."))
     return target
 
@@ -158,16 +157,16 @@ def _git_revision() -> str | None:
 
 
 class RunRecord(L.Callback):
-    """Writes what a result cannot be judged without, before the first step, and the curves at the end.
+    """Writes the facts that explain a result before the first step, and draws the curves at the end.
 
-    Until then nothing in the run directory changes, so that a start that fails leaves an earlier run as it was.
+    Nothing in the run directory changes before that, so a failed start leaves an earlier run as it was.
 
-    `environment.json`, `data.json` and `parameter_groups.json`; the same goes into every checkpoint, where
-    `mvrec.environment`, `mvrec.data` and `mvrec.parameter_groups` are.
+    The files are `environment.json`, `data.json` and `parameter_groups.json`; every checkpoint has the same under
+    `mvrec.environment`, `mvrec.data` and `mvrec.parameter_groups`.
 
     Args:
         run_dir: The run directory.
-        fresh: Whether the run begins here: an earlier one in the directory moves aside.
+        fresh: Whether a new run starts: an earlier one in the directory moves to `earlier/`.
     """
 
     def __init__(self, run_dir: Path, *, fresh: bool = False) -> None:
@@ -176,22 +175,22 @@ class RunRecord(L.Callback):
         self._reading = self._written = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """See that what callbacks watch will be logged, and let files be read without an earlier run's quarantine.
+        """Check that watched scores will be logged, and hide an earlier run's quarantine from the loaders.
 
-        Those who read write theirs before the first batch, which is when the earlier run moves aside.
+        The loaders write their own before the first batch, when the earlier run moves to `earlier/`.
         """
         task: Any = pl_module
         check_monitors(trainer, [*task.score_names(), *TRAINING_VALUES])
         self._reading = self.fresh
         if trainer.is_global_zero:
-            if self._hidden.exists():  # by a start that was killed before its first batch
+            if self._hidden.exists():  # left by a start that was killed before its first batch
                 self._restore_quarantine()
             if self.fresh and self._quarantine.exists():
                 self._quarantine.rename(self._hidden)
         trainer.strategy.barrier("earlier quarantine")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave the quarantine of an earlier run as it was when this one has not begun."""
+        """Restore the quarantine of an earlier run if this one has not begun."""
         if self._reading and not self._written and trainer.is_global_zero:
             self._restore_quarantine()
 
@@ -203,11 +202,11 @@ class RunRecord(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Write the record at the first batch, which could be read; every process takes part, the first one writes."""
+        """Write the record once the first batch was read; every process takes part, the first one writes."""
         self._write(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same where a resumed run begins with a validation that it owes."""
+        """Write the record if a resumed run begins with an owed validation."""
         if not trainer.sanity_checking:
             self._write(trainer)
 
@@ -241,15 +240,15 @@ class SaveConfig(SaveConfigCallback):
     """Writes the resolved configuration and the environment into the run directory."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write on the first process, and let no process go on before."""
+        """Write on the first process; the others wait."""
         if self.already_saved:
             return
-        if stage != "fit":  # which writes nothing before its first step
+        if stage != "fit":  # fit writes nothing before its first step
             self._write(trainer, f"config_{TrainerFn(stage).value}.yaml")
             trainer.strategy.barrier("save config")
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Write when the first step is about to be made, an earlier run having moved aside."""
+        """Write just before the first step, after an earlier run has moved."""
         if not self.already_saved and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._write(trainer, "config.yaml")
 
@@ -261,14 +260,14 @@ class SaveConfig(SaveConfigCallback):
 
 
 class MetricsCsv(Logger):
-    """Appends every logged step to a CSV file, also across restarts.
+    """Logger that appends every logged step to a CSV file, also across restarts.
 
-    Lightning's CSV logger deletes the file when a run is resumed; this one goes on in it and drops only the steps
-    after the checkpoint, which the resumed run does again.
+    Lightning's CSV logger deletes the file when a run is resumed; this one continues it and drops only the steps after
+    the checkpoint, which the resumed run repeats.
 
     Args:
         run_dir: The run directory.
-        filename: Name of the file in it.
+        filename: Name of the file in the run directory.
     """
 
     def __init__(self, run_dir: Path, filename: str = "metrics.csv") -> None:
@@ -279,12 +278,12 @@ class MetricsCsv(Logger):
 
     @property
     def name(self) -> str:
-        """Lightning asks for it; the folder's name."""
+        """The folder's name, required by Lightning."""
         return self.run_dir.name
 
     @property
     def version(self) -> str:
-        """Lightning asks for it; there is one run per folder."""
+        """A constant, required by Lightning: there is one run per folder."""
         return ""
 
     @property
@@ -294,24 +293,24 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: `config.yaml` has them."""
+        """Do nothing: `config.yaml` has them."""
 
     @rank_zero_only
     def go_on_from(self, step: int) -> None:
-        """Drop the rows that a run going on from a checkpoint at `step` will write again."""
-        self._rewrite(lambda known: int(known["step"]) < step)
+        """Drop the rows from `step` on, which a run that resumes there writes again."""
+        self._rewrite(lambda row: int(row["step"]) < step)
         self._opened = True
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append one row and flush it."""
+        """Append one row and flush the file."""
         row = {"step": -1 if step is None else step, **metrics}
         if not self._opened:
-            self._rewrite(lambda known: int(known["step"]) < row["step"])
+            self._rewrite(lambda earlier: int(earlier["step"]) < row["step"])
             self._opened = True
         if any(column not in self._columns for column in row):
             self._columns += [column for column in row if column not in self._columns]
-            self._rewrite(lambda known: True)
+            self._rewrite(lambda earlier: True)
         text = io.StringIO()
         csv.DictWriter(text, self._columns, lineterminator="\n").writerow(row)
         append_whole(self.path, text.getvalue())
@@ -329,23 +328,25 @@ class MetricsCsv(Logger):
         write_atomically(self.path, text.getvalue())
 
     def _rows(self) -> list[dict[str, str]]:
-        """Return the rows of the file; where a crash of the machine has left others than ours, a copy of it is kept."""
+        """Return the rows of the file; copy a file in which a crash of the machine has damaged rows."""
         text = self.path.read_text(encoding="utf-8", errors="replace")
-        whole, end, _ = text.rpartition("\n")  # no row that a kill has cut
+        whole, end, _ = text.rpartition("\n")  # without a row that a kill has cut
         reader = csv.DictReader(io.StringIO(whole + end))
-        found = list(reader)
-        rows = [row for row in found if _is_of_numbers(row)]
+        table = list(reader)
+        rows = [row for row in table if _is_of_numbers(row)]
         if "step" in (reader.fieldnames or ()):
             self._columns = list(dict.fromkeys([*(reader.fieldnames or []), *self._columns]))
-        if len(rows) < len(found):
+        if len(rows) < len(table):
             copy = self.path.with_name(f"{self.path.name}.damaged")
             shutil.copyfile(self.path, copy)
-            log.warning("%s: %d damaged rows are left out; as it was it is %s", self.path, len(found) - len(rows), copy)
+            log.warning(
+                "%s: skipping %d damaged rows; the original is kept in %s", self.path, len(table) - len(rows), copy
+            )
         return rows
 
 
 def _is_of_numbers(row: dict[str, str]) -> bool:
     try:
         return isinstance(int(row["step"]), int) and all(isinstance(float(text or 0), float) for text in row.values())
-    except (KeyError, TypeError, ValueError):  # a row that is too long has a list in it
+    except (KeyError, TypeError, ValueError):  # csv gives a row that is too long a list
         return False

@@ -17,24 +17,24 @@ UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def lock_run(run_dir: Path, checkpoints: Path, *, fresh: bool) -> "list[RunLock]":
-    """Keep the directories of a run for this process.
+    """Lock the directories of a run for this process.
 
     Args:
         run_dir: The run directory.
-        checkpoints: Where its checkpoints go, which may be elsewhere.
-        fresh: Whether the run begins here.
+        checkpoints: The folder of its checkpoints, which may be elsewhere.
+        fresh: Whether a new run starts.
 
     Returns:
-        What is to be released when the run has ended.
+        The locks to release when the run has ended.
 
     Raises:
-        UserError: Another process is at work there, or checkpoints of another run are in a folder outside.
+        UserError: Another process works there, or a folder outside holds checkpoints of another run.
     """
     outside = run_dir.resolve() not in checkpoints.resolve().parents
-    if outside and fresh and (found := sorted(checkpoints.glob("*.ckpt"))):
+    if outside and fresh and (earlier := sorted(checkpoints.glob("*.ckpt"))):
         raise UserError(
-            f"checkpoint.dirpath {checkpoints} holds checkpoints of another run ({found[0].name}): name another "
-            "folder, or go on with that run by --resume auto"
+            f"checkpoint.dirpath {checkpoints} holds checkpoints of another run ({earlier[0].name}): choose another "
+            "folder, or resume that run with --resume auto"
         )
     locks: list[RunLock] = []
     try:
@@ -50,13 +50,13 @@ def lock_run(run_dir: Path, checkpoints: Path, *, fresh: bool) -> "list[RunLock]
 
 
 class RunLock:
-    """Keeps a directory for this process, by a lock of the system on a file in it.
+    """A lock of a directory for this process, by a system lock on a file in it.
 
-    The system gives the lock back when a process ends in whatever way, so that nothing is ever stale. The file says
-    who has it. Where a file system has no locks, the process that the file names decides, if it was on this machine.
+    The system releases the lock when its process ends in any way, so no lock is ever stale. The file names the owner.
+    Where a file system has no locks, the process that the file names decides, if it was on this machine.
 
     Args:
-        folder: The directory; it is made where it is missing, and goes again when nothing was written into it.
+        folder: The directory; it is created if missing, and removed again if nothing was written into it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,7 +68,7 @@ class RunLock:
         """Take the lock.
 
         Raises:
-            UserError: Another process has it, or no directory can be there.
+            UserError: Another process holds it, or the directory cannot be created.
         """
         folder = self.path.parent
         while True:
@@ -83,26 +83,31 @@ class RunLock:
                     raise UserError(_refusal(folder, owner)) from None
             if self._is_the_file_of_the_name():
                 break
-            os.close(self._handle)  # who had it before has just removed it
-        me = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid()), "time": time.time()}
+            os.close(self._handle)  # its former owner has just removed the file
+        owner = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": _started(os.getpid()),
+            "time": time.time(),
+        }
         os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, json.dumps(me).encode(), 0)
+        os.pwrite(self._handle, json.dumps(owner).encode(), 0)
 
     def _open(self) -> None:
         folder = self.path.parent
         try:
-            self._made = self._made or [one for one in (folder, *folder.parents) if not one.exists()]
+            self._made = self._made or [path for path in (folder, *folder.parents) if not path.exists()]
             folder.mkdir(parents=True, exist_ok=True)
             self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             if machine_fault(error) is not None:
                 raise
             raise UserError(
-                f"{folder}: cannot be the directory of a run ({error.strerror}): name another one with --run_dir"
+                f"{folder}: cannot be the directory of a run ({error.strerror}): choose another one with --run_dir"
             ) from error
 
     def release(self) -> None:
-        """Give it back, and leave no trace of it."""
+        """Release the lock and remove its file."""
         if self._handle < 0:
             return
         self.path.unlink(missing_ok=True)
@@ -111,15 +116,15 @@ class RunLock:
         for folder in self._made:
             try:
                 folder.rmdir()
-            except OSError:  # the run has left something in it
+            except OSError:  # the run has written into it
                 break
 
     def _owner(self) -> dict[str, Any]:
         try:
-            found = json.loads(os.pread(self._handle, 4096, 0))
+            owner = json.loads(os.pread(self._handle, 4096, 0))
         except ValueError:
             return {}
-        return found if isinstance(found, dict) else {}
+        return owner if isinstance(owner, dict) else {}
 
     def _is_the_file_of_the_name(self) -> bool:
         try:
@@ -129,8 +134,8 @@ class RunLock:
 
 
 def _refusal(folder: Path, owner: dict[str, Any]) -> str:
-    who = f"process {owner['pid']} on {owner['host']}" if "pid" in owner and "host" in owner else "another process"
-    return f"{folder}: {who} is training in this directory: name another one with --run_dir, or wait until it has ended"
+    holder = f"process {owner['pid']} on {owner['host']}" if "pid" in owner and "host" in owner else "another process"
+    return f"{folder}: {holder} is training in this directory: choose another --run_dir, or wait until it has ended"
 
 
 def _is_alive(owner: dict[str, Any]) -> bool:
@@ -140,7 +145,7 @@ def _is_alive(owner: dict[str, Any]) -> bool:
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this machine has begun, in ticks since the machine has; `None` where it does not live."""
+    """Return the start of a process on this machine, in ticks since boot; `None` if it has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
     except OSError:

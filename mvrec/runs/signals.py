@@ -1,10 +1,10 @@
-"""Signals that ask a run to end, noted from the first moment on and acted upon at a step of its own choice.
+"""Signals that ask a run to end: recorded from the first moment on, handled at the end of a step.
 
-A handler only raises a flag: what a signal interrupts may hold a lock or be in the middle of a collective. Importing
-this module costs nothing, so that a signal during the import of torch, which takes seconds, is not lost.
+A handler only sets a flag: the interrupted code may hold a lock or be within a collective. Importing this module
+costs nothing, so that a signal during the import of torch, which takes seconds, is not lost.
 
-A run that stands still never comes to that step, so a thread ends the process some time after the signal. Python's
-handlers wait until native code returns; the thread learns of a signal from the system, by a pipe.
+A hung run never reaches the end of its step, so a thread ends the process some time after the signal. Python's
+handlers wait until native code returns; the thread receives signals from the system, through a pipe.
 """
 
 import contextlib
@@ -20,20 +20,20 @@ from typing import Any, NoReturn
 
 from mvrec.errors import UserError
 
-# How urgent a request is, 0 for none. Who asks to stop decides what comes after, who asks to requeue leaves it to us.
+# Urgency of a request, 0 for none. STOP leaves a restart to its sender, REQUEUE leaves it to mvrec.
 STOP, REQUEUE = 1, 2
-STOP_EXIT = 143  # what a shell says of a process that SIGTERM has ended
-STOP_SECONDS = 25.0  # MVREC_STOP_SECONDS: from a signal to stop until the process ends in any case
-SAVE_SECONDS = 300.0  # the same from the moment on in which saving has begun
+STOP_EXIT = 143  # a shell's code of a process that SIGTERM has ended
+STOP_SECONDS = 25.0  # MVREC_STOP_SECONDS: the process ends at the latest so long after a signal to stop
+SAVE_SECONDS = 300.0  # the same limit once saving has begun
 VARIABLES = {"MVREC_STOP_SIGNALS": (STOP, "TERM"), "MVREC_REQUEUE_SIGNALS": (REQUEUE, "USR1")}
 
 
 class Requests:
-    """The signals that have come.
+    """The signals received so far.
 
     Attributes:
-        level: The most that was asked for: 0, `STOP` or `REQUEUE`.
-        names: Of the signals, in order.
+        level: The most urgent request: 0, `STOP` or `REQUEUE`.
+        names: Names of the signals, in order.
     """
 
     def __init__(self) -> None:
@@ -45,16 +45,16 @@ class Requests:
         self._deadline: Deadline | None = None
 
     def listen(self, *, interrupts: bool = False) -> None:
-        """Take over the signals that the environment names, by default USR1 and TERM; again, if others did since.
+        """Install handlers for the environment's signals, by default USR1 and TERM; again, if others replaced them.
 
         Args:
-            interrupts: Also Ctrl-C, of which the second one ends the process at once.
+            interrupts: Also handle Ctrl-C; a second one ends the process at once.
 
         Raises:
             UserError: The environment names a signal that does not exist.
         """
         if threading.current_thread() is not threading.main_thread():
-            return  # where Python takes no handlers
+            return  # Python allows handlers only in the main thread
         self._levels = _levels(os.environ) | ({signal.SIGINT: STOP} if interrupts else {})
         self._pid = os.getpid()
         for number in self._levels:
@@ -63,7 +63,7 @@ class Requests:
         self._watch()
 
     def leave(self) -> None:
-        """SIGTERM ends the process from now on, by an exception that lets it clean up: there is nothing to save."""
+        """Let SIGTERM end the process from now on, by an exception for cleaning up: there is nothing to save."""
         if threading.current_thread() is not threading.main_thread():
             return
         self._levels, self._pid = {signal.SIGTERM: STOP}, os.getpid()
@@ -71,7 +71,7 @@ class Requests:
         self._watch()
 
     def saving(self) -> None:
-        """What was trained is being saved: give it the time."""
+        """Extend the deadline while a checkpoint is being saved."""
         if self._deadline is not None:
             self._deadline.seconds = SAVE_SECONDS
 
@@ -81,13 +81,13 @@ class Requests:
             self._deadline = Deadline(stops, _stop_seconds(os.environ))
 
     def ignore(self) -> None:
-        """From now on let them pass: the run is over, and what is left to do should not be cut short."""
+        """Ignore signals from now on: the run is over, and nothing should interrupt the rest."""
         if threading.current_thread() is threading.main_thread():
             for number in self._levels:
                 signal.signal(number, signal.SIG_IGN)
 
     def restore(self) -> None:
-        """Give the signals back to whom they belonged, and forget those that have come."""
+        """Restore the earlier handlers, and forget the received signals."""
         for number, before in self._before.items():
             signal.signal(number, signal.SIG_DFL if before is None else before)
         self._before, self.level, self.names = {}, 0, []
@@ -96,7 +96,7 @@ class Requests:
             self._deadline = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # Slurm signals every process of a step, also forks, which have no say
+        if os.getpid() != self._pid:  # Slurm signals every process of a step, also forks, which do not decide
             return
         if number == signal.SIGINT and "SIGINT" in self.names:
             raise KeyboardInterrupt
@@ -105,34 +105,34 @@ class Requests:
 
 
 class Deadline:
-    """A thread that ends this process and its children when it has not ended some time after a signal.
+    """A thread that ends this process and its children if it still runs some time after a signal.
 
     Args:
-        signals: That ask for the end; others do not count.
-        seconds: From the first of them on.
-        end: What ends the process.
+        signals: The numbers of the signals that start the time.
+        seconds: Time from the first signal on.
+        end: Ends the process.
 
     Attributes:
-        seconds: May be changed at any time.
+        seconds: Time from the first signal on; may be changed at any time.
     """
 
     def __init__(self, signals: set[int], seconds: float, *, end: Callable[[int], Any] = os._exit) -> None:
         self.signals, self.seconds, self.end = signals, seconds, end
         self._over = threading.Event()
-        self._pipe, theirs = os.pipe()
-        os.set_blocking(theirs, False)
-        self._theirs = theirs
-        self._before = signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
+        self._pipe, writer = os.pipe()
+        os.set_blocking(writer, False)
+        self._writer = writer
+        self._before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._wait, name="deadline", daemon=True)
         self._thread.start()
 
     def cancel(self) -> None:
-        """Let the process live."""
+        """Stop the thread without ending the process."""
         self._over.set()
         signal.set_wakeup_fd(self._before)
-        os.write(self._theirs, b"\0")  # wakes the thread
+        os.write(self._writer, b"\0")  # wakes the thread
         self._thread.join()
-        os.close(self._theirs)
+        os.close(self._writer)
         os.close(self._pipe)
 
     def _wait(self) -> None:
@@ -151,7 +151,7 @@ class Deadline:
 
 
 def _kill_children() -> None:
-    """End the processes of this one: other ranks, loader workers. Where the system does not name them, none."""
+    """Kill this process's children: other ranks, loader workers. None where the system does not list them."""
     children: set[str] = set()
     for path in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):  # a thread that has ended
@@ -177,7 +177,7 @@ def _stop_seconds(environ: "os._Environ[str]") -> float:
 
 
 def _after_fork() -> None:
-    signal.set_wakeup_fd(-1)  # signals of a child are no news for its parent
+    signal.set_wakeup_fd(-1)  # a child's signals do not concern its parent
 
 
 if hasattr(os, "register_at_fork"):
@@ -190,7 +190,7 @@ def _levels(environ: "os._Environ[str]") -> dict[int, int]:
         for word in environ.get(variable, default).replace(",", " ").split():
             name = f"SIG{word.upper().removeprefix('SIG')}"
             if name in ("SIGKILL", "SIGSTOP") or not hasattr(signal, name):
-                raise UserError(f"{variable}={environ.get(variable)}: {word!r} is no signal that can be caught")
+                raise UserError(f"{variable}={environ.get(variable)}: {word!r} is not a signal that can be caught")
             levels[getattr(signal, name)] = level
     return levels
 

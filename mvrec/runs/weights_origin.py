@@ -1,4 +1,4 @@
-"""What a file of weights says about the run that starts from it: which network, which data, which protocol."""
+"""The network, data and protocol that a file of weights prescribes for a run that starts from it."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +14,14 @@ from mvrec.published import CREATE_MODEL, input_settings
 
 
 def checkpoint_of(path: str | Path, *, where: str = "") -> Path:
-    """Return the file that a path means: itself, or of a run directory the best checkpoint, else the last.
+    """Return the file that a path means: the file itself, or of a run directory best.ckpt, else last.ckpt.
 
     Args:
-        path: A file, a run directory, or a folder with `model.safetensors` as `mvrec hub` makes it.
+        path: A file, a run directory, or a folder with `model.safetensors` as `mvrec hub` writes it.
         where: The flag that names it, for messages.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no such file.
     """
     path = at_home(path)
     prefix = f"{where}: " if where else ""
@@ -31,20 +31,20 @@ def checkpoint_of(path: str | Path, *, where: str = "") -> Path:
         except UserError as error:
             raise UserError(f"{prefix}{error}") from None
     if not path.exists():
-        others = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{prefix}there is no checkpoint {str(path)!r}{nearest(str(path), others)}")
+        siblings = [str(sibling) for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"{prefix}there is no checkpoint {str(path)!r}{nearest(str(path), siblings)}")
     return path
 
 
 class StartingPoint(NamedTuple):
-    """Settings that follow from a file of weights, as a config would give them.
+    """Settings that a file of weights prescribes, as a config would.
 
     Attributes:
         backbone: `class_path` and `init_args` of the network.
-        data: The same of the data module; the root is the user's to give.
-        summary: One line for people.
-        details: What the file says of itself, such as `class_names`; empty for a file that is not mvrec's.
-        name: The variant of the zoo; None for a network of another shape.
+        data: `class_path` and `init_args` of the data module; the root is left to the user.
+        summary: One line of text.
+        details: The file's own facts, such as `class_names`; empty for a foreign file.
+        name: The variant of the zoo; None for any other network.
     """
 
     backbone: dict[str, Any]
@@ -55,17 +55,17 @@ class StartingPoint(NamedTuple):
 
 
 def starting_point(path: str | Path, *, where: str) -> StartingPoint:
-    """Read what a file of weights has to say.
+    """Read the settings that a file of weights prescribes.
 
-    A checkpoint of a run knows its network, its clips or images, and its protocol. Of other files the network is found
-    by the shapes of their weights, and the rest is what was published with it.
+    A checkpoint of a run knows its network, its clips or images, and its protocol. Of other files the shapes of the
+    weights identify the network, and the rest is what was published with it.
 
     Args:
         path: The file, or a run directory.
         where: The flag or line of a config that names it.
 
     Raises:
-        UserError: The file cannot be read, or holds no network of the zoo.
+        UserError: The file cannot be read, or has no network of the zoo.
     """
     try:
         stored = read_weights(path)
@@ -76,20 +76,20 @@ def starting_point(path: str | Path, *, where: str) -> StartingPoint:
 
 
 def _exported(stored: StoredWeights) -> dict[str, Any] | None:
-    """How the network of weights that `mvrec export` has written is built; `None` for a file of another kind."""
+    """Return how to build the network of weights from `mvrec export`; `None` for a file of another kind."""
     node = stored.details.get("backbone")
     if not isinstance(node, dict) or not stored.details.get("protocol"):
         return None
     if foreign := foreign_classes(node):
         raise UserError(
             f"{stored.source}: its network is a {foreign[0]}, and a file of weights may only name networks of "
-            "mvrec.models, because code of others would run: load the checkpoint of its run instead"
+            "mvrec.models, because other code would run: load the checkpoint of its run instead"
         )
     return renewed(node)
 
 
 def foreign_classes(node: Any) -> list[str]:
-    """Return the class paths of a network, at whatever depth, that are not of `mvrec.models`."""
+    """Return the class paths within a network's settings that are not of `mvrec.models`."""
     if isinstance(node, list | tuple):
         return [path for item in node for path in foreign_classes(item)]
     if not isinstance(node, dict):
@@ -110,16 +110,16 @@ def _of_run(node: dict[str, Any], stored: StoredWeights) -> StartingPoint:
 
 
 def build_from(source: str, backbone: Any) -> None:
-    """Let a network that was itself built from a file of weights be built from another one: that file may be gone.
+    """Point a network's settings to the present file of weights; the file that it was first built from may be gone.
 
     Args:
-        source: The file that has the weights now.
+        source: The file with the present weights.
         backbone: `class_path` and `init_args` of the network; changed in place.
     """
     if not isinstance(backbone, dict) or not isinstance(arguments := backbone.get("init_args"), dict):
         return
     if backbone.get("class_path") == CREATE_MODEL and arguments.get("weights") is not None:
-        # A baseline's structure follows from its name alone.
+        # A baseline's name alone determines its structure.
         arguments["weights"] = None if "/" in str(arguments.get("name")) else source
         arguments["num_classes"] = None
     build_from(source, arguments.get("backbone"))
@@ -127,10 +127,10 @@ def build_from(source: str, backbone: Any) -> None:
 
 def _of_weights(stored: StoredWeights) -> StartingPoint:
     name = name_of(stored)
-    found = recognised(stored)
-    assert found.family is not None
+    network = recognised(stored)
+    assert network.family is not None
     build, arguments = as_stored(
-        VARIANTS[name], found.tensors, {}, family=FAMILIES[found.family], details=stored.details
+        VARIANTS[name], network.tensors, {}, family=FAMILIES[network.family], details=stored.details
     )
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
     node = {"class_path": f"mvrec.models.{build.__name__}", "init_args": plain}
@@ -140,7 +140,7 @@ def _of_weights(stored: StoredWeights) -> StartingPoint:
         settings |= _settings_of(protocol)
     elif _is_video(settings):
         settings["clip"]["num_frames"] = plain.get("num_frames") or settings["clip"]["num_frames"]
-    summary = f"{stored.source}: {name} ({found.layout} layout), {arguments['num_classes']} classes"
+    summary = f"{stored.source}: {name} ({network.layout} layout), {arguments['num_classes']} classes"
     return StartingPoint(node, _data_node(settings, is_video=_is_video(settings)), summary, stored.details, name)
 
 
@@ -151,12 +151,12 @@ def _settings_of(protocol: dict[str, Any]) -> dict[str, Any]:
         fraction = protocol["size"] / protocol["short_side"]
         return {**shared, "crop_fraction": fraction, "interpolation": protocol["interpolation"]}
     views = protocol["views"]
-    one = {**views, "num_clips": 1, "num_crops": 1}
-    return {**shared, "clip": protocol["clip"], "test_views": views, "val_views": one}
+    single = {**views, "num_clips": 1, "num_crops": 1}
+    return {**shared, "clip": protocol["clip"], "test_views": views, "val_views": single}
 
 
 def _is_video(values: dict[str, Any]) -> bool:
-    """Return whether a protocol, or a data module's arguments, make clips; earlier versions did not store the kind."""
+    """Return whether a protocol, or a data module's arguments, make clips; earlier versions stored no kind."""
     return values.get("kind", "clips" if "clip" in values else "images") == "clips"
 
 

@@ -1,4 +1,4 @@
-"""Averaged weights: Lightning's callbacks, and what has to be there for them."""
+"""Averaged weights: checks for Lightning's averaging callbacks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +11,11 @@ from mvrec.training.sharding import is_sharded
 
 
 def check_averaging(trainer: L.Trainer, resumed: Mapping[str, Any] | None, *, path: str) -> None:
-    """Refuse what Lightning only warns of: averaging that starts anew in the middle of a run.
+    """Refuse averaging that starts anew in the middle of a run; Lightning only warns.
 
     Args:
         trainer: The trainer with its callbacks.
-        resumed: The checkpoint that is resumed, if any.
+        resumed: The resumed checkpoint, if any.
         path: Its file, for messages.
 
     Raises:
@@ -24,7 +24,7 @@ def check_averaging(trainer: L.Trainer, resumed: Mapping[str, Any] | None, *, pa
     if not any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         return
     if is_sharded(trainer):
-        raise UserError("averaged weights need whole weights on every process: take trainer.strategy=ddp")
+        raise UserError("averaged weights need whole weights on every process: set trainer.strategy=ddp")
     if resumed is not None and "averaging_state" not in resumed:
         raise UserError(
             f"{path} has no averaged weights: it was saved by a run without EMA. Resume without the callback, or start "

@@ -1,8 +1,8 @@
-"""Steps whose gradients are not finite are left out, by all processes together.
+"""Skipping steps with non-finite gradients, on all processes together.
 
-Reading from a device whether a gradient is finite waits for everything that it was given to do. So optimisers that can
-leave a step out by themselves, torch's fused ones, are handed the answer on the device (`found_inf`, as torch's loss
-scaler does it), and it is read one step later, when it has long been there. Others wait, as everything on a CPU does.
+Reading from a device whether a gradient is finite waits for all its queued work. So optimisers that can skip a step
+themselves, torch's fused ones, get the answer on the device (`found_inf`, as from torch's loss scaler), and it is read
+one step later, when it has arrived. Others wait, as everything on a CPU does.
 """
 
 import json
@@ -20,13 +20,13 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from mvrec.errors import UserError
 from mvrec.run_data import data_of
 
-FUSED = (Adam, AdamW, SGD)  # not what is derived from them, which may step otherwise
+FUSED = (Adam, AdamW, SGD)  # without subclasses, whose steps may differ
 
 log = logging.getLogger(__name__)
 
 
 class _Step(NamedTuple):
-    """A step of which it is not yet read whether its gradients were finite."""
+    """A step whose gradients may turn out not to be finite."""
 
     trainer: L.Trainer
     number: int
@@ -36,30 +36,29 @@ class _Step(NamedTuple):
     arrival: torch.cuda.Event | None
 
     def is_broken(self) -> bool:
-        """Wait until the answer is there, and read it."""
+        """Wait for the answer, and read it."""
         if self.arrival is not None:
             self.arrival.synchronize()
         return bool(self.broken.numpy())
 
 
 class NonFiniteGuard(L.Callback):
-    """Leaves weights and optimiser as they are where a gradient is NaN or infinite, and stops a run that is broken.
+    """Skips steps whose gradients are NaN or infinite, and stops a run with too many of them in a row.
 
-    Each such step is counted, named once per run in a warning, and written with the ids, files and seeds of its
-    samples to `non_finite/rank_<r>.jsonl`, so that the very batch can be made again: a sample follows from epoch, row
-    and seed. The norm of the gradients is logged as `train/grad_norm`.
+    Each such step is counted, reported once per run in a warning, and written with the ids, files and seeds of its
+    samples to `non_finite/rank_<r>.jsonl`. Epoch, row and seed determine a sample, so the batch can be reproduced. The
+    norm of the gradients is logged as `train/grad_norm`.
 
-    Mixed precision with fp16 meets infinite gradients while its loss scale settles; they count too.
+    Mixed precision with fp16 has infinite gradients while its loss scale settles; they count too.
 
-    On a GPU, an optimiser of torch that has a fused form is made to use it, unless its arguments say otherwise; see
-    `use_fused`.
+    On a GPU, torch's optimisers switch to their fused form unless their arguments choose another; see `use_fused`.
 
     Args:
-        folder: Where the files go.
-        max_in_a_row: Steps that may be left out one after the other before training stops.
+        folder: The folder of the files.
+        max_in_a_row: Steps that may be skipped in a row before training stops.
 
     Attributes:
-        skipped: Steps left out so far.
+        skipped: Steps skipped so far.
     """
 
     def __init__(self, folder: Path, *, max_in_a_row: int = 10) -> None:
@@ -68,7 +67,7 @@ class NonFiniteGuard(L.Callback):
         self._in_a_row = 0
         self._batches: list[dict[str, Any]] = []
         self._unread: _Step | None = None
-        self._known: set[int] = set()  # parameters that have been through a step, so that their state is there
+        self._seen: set[int] = set()  # parameters with an optimiser state, because they have made a step
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts, for checkpoints."""
@@ -76,28 +75,28 @@ class NonFiniteGuard(L.Callback):
         return {"skipped": self.skipped, "in_a_row": self._in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the counts."""
         self.skipped, self._in_a_row = state_dict["skipped"], state_dict["in_a_row"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Have optimisers leave out steps on the device, where they can; their states are restored by now."""
+        """Make optimisers skip steps on the device where they can; their states are restored by now."""
         for optimizer in trainer.optimizers if not _is_scaled(trainer) else ():
             use_fused(optimizer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remember which batches the gradients come from; with accumulation a step has several."""
+        """Record the batches that the gradients come from; with accumulation a step has several."""
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._batches = []
         names = ("sample_ids", "view_ids", "seeds")
         self._batches.append({"batch": batch_idx, **{name: getattr(batch, name, None) for name in names}})
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        """Look at the gradients, which data parallel processes have averaged by now.
+        """Check the gradients, which data parallel processes have averaged by now.
 
         Raises:
-            UserError: Too many steps in a row were left out.
+            UserError: Too many steps in a row were skipped.
         """
         parameters = list(_with_gradients(optimizer))
         norm = total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
@@ -108,27 +107,27 @@ class NonFiniteGuard(L.Callback):
         if every and (trainer.global_step + 1) % every == 0:
             pl_module.log("train/grad_norm", norm, batch_size=1)
         self._read()
-        # A parameter's first step makes the optimiser's state, of which nothing is left out on the device.
-        late = _decides_on_device(trainer, optimizer) and all(id(p) in self._known for p in parameters)
+        # A parameter's first step creates the optimiser's state, which the device would not skip.
+        late = _decides_on_device(trainer, optimizer) and all(id(p) in self._seen for p in parameters)
         optimizer.found_inf = broken if late else None  # type: ignore[attr-defined]
         self._unread = _Step(trainer, trainer.global_step, trainer.current_epoch, self._batches, *_to_cpu(broken))
         if late:
             return
         if not self._read():
-            self._known.update(map(id, parameters))
+            self._seen.update(map(id, parameters))
             return
         for parameter in parameters:
-            parameter.grad = None  # no optimiser touches such a parameter or its state
+            parameter.grad = None  # optimisers ignore such a parameter and its state
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count the last step too."""
+        """Count the last step."""
         self._read()
 
     def _read(self) -> bool:
-        """Read of the last step whether it was left out, and count it.
+        """Read whether the last step was skipped, and count it.
 
         Raises:
-            UserError: Too many steps in a row were left out.
+            UserError: Too many steps in a row were skipped.
         """
         step, self._unread = self._unread, None
         if step is None:
@@ -151,7 +150,7 @@ class NonFiniteGuard(L.Callback):
             )
         if self.skipped == 1:
             log.warning(
-                "step %d: a gradient is not finite, the step is left out; this and any further one with its samples "
+                "step %d: a gradient is not finite, the step is skipped; this and any further one with its samples "
                 "in %s",
                 step.number,
                 path,
@@ -178,7 +177,7 @@ class NonFiniteGuard(L.Callback):
 
 
 def _is_scaled(trainer: L.Trainer) -> bool:
-    """Return whether a loss scaler looks at the gradients, which waits for the device anyway."""
+    """Return whether a loss scaler checks the gradients, which waits for the device anyway."""
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
@@ -189,24 +188,24 @@ def _decides_on_device(trainer: L.Trainer, optimizer: Optimizer) -> bool:
 
 
 def use_fused(optimizer: Optimizer) -> None:
-    """Have one of torch's optimisers step in its fused form, which takes `found_inf`; the same up to rounding.
+    """Switch one of torch's optimisers to its fused form, which reads `found_inf`; equal up to rounding.
 
-    Nothing changes where it has none, where its arguments ask for another form, and for sharded parameters.
+    It stays as it is without a fused form, if its arguments choose another form, and for sharded parameters.
     """
     if type(optimizer) not in FUSED:
         return
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     forms = ("foreach", "capturable", "differentiable")
-    asked = any(group.get(form) for group in optimizer.param_groups for form in forms)
+    has_form = any(group.get(form) for group in optimizer.param_groups for form in forms)
     undecided = all(group["fused"] is None for group in optimizer.param_groups)
     plain = all(p.is_floating_point() and p.device.type == "cuda" and not hasattr(p, "full_tensor") for p in parameters)
-    if asked or not undecided or not plain:
+    if has_form or not undecided or not plain:
         return
     for group in optimizer.param_groups:
         group["fused"] = True
     for parameter in parameters:
         step = optimizer.state.get(parameter, {}).get("step")
-        if isinstance(step, Tensor):  # other forms count on the CPU
+        if isinstance(step, Tensor):  # other forms count steps on the CPU
             optimizer.state[parameter]["step"] = step.to(parameter.device, torch.float32)
 
 
@@ -215,13 +214,13 @@ def _with_gradients(optimizer: Optimizer) -> Iterator[Tensor]:
 
 
 def _to_cpu(value: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """A value on its way to the CPU, and what tells of its arrival; `None` where it is there."""
+    """Start to copy a value to the CPU; the event tells of its arrival, `None` if it is there."""
     copy = value.to("cpu", non_blocking=True)  # into page-locked memory
     return copy, torch.cuda.current_stream(value.device).record_event() if value.is_cuda else None
 
 
 def total_norm(gradients: list[Tensor]) -> Tensor:
-    """Return euclidean norm of all gradients as a scalar (); of sharded ones, of this process's part and theirs."""
+    """Return the Euclidean norm of all gradients as a scalar (); for sharded ones over all processes."""
     if not gradients:
         return torch.zeros(())
     norm = torch.nn.utils.get_total_norm(gradients, norm_type=2.0, error_if_nonfinite=False)

@@ -16,10 +16,10 @@ OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 
 
 def check_optimizer(make: OptimizerCallable) -> None:
-    """Make an optimiser for one weight, so that wrong settings show before any data are read.
+    """Build an optimiser for one weight, so that wrong settings fail before any data are read.
 
     Raises:
-        UserError: What the optimiser refuses, or a learning rate that is not above 0.
+        UserError: The optimiser refuses its settings, or the learning rate is not above 0.
     """
     weight = torch.nn.Parameter(torch.zeros(1, device="cpu"))
     try:
@@ -32,19 +32,19 @@ def check_optimizer(make: OptimizerCallable) -> None:
 
 @dataclass(frozen=True)
 class WarmupCosine:
-    """Linear warm-up, half a cosine and a rest at the end rate.
+    """Schedule with a linear warm-up, half a cosine, and a constant rate at the end.
 
     Attributes:
         warmup_epochs: Epochs over which the rate rises linearly.
         start_factor: Rate of the first step as a share of the peak rate.
         end_factor: Rate at the end as a share of the peak rate.
-        cooldown_epochs: Last epochs, in which the rate stays at its end.
-        cosine_from: Where the cosine begins: where the "warmup" ends (SlowFast), or at the "start", with the warm-up
+        cooldown_epochs: Last epochs, with the end rate.
+        cosine_from: The begin of the cosine: at the end of the "warmup" (SlowFast), or at the "start", with the warm-up
             laid over its first part (timm), which gives lower rates: half-way through 300 epochs with 20 of warm-up
             0.50 of the peak instead of 0.56.
-        per: How long a rate stays. It is set anew at every optimiser "step"; or at every "epoch", which has the rate of
-            its first step throughout, as in timm's training script; or "epoch_late", with the rate of the epoch before,
-            so that the first two share one, as in DeiT's script, which steps to e after epoch e and not to e + 1.
+        per: When the rate changes: at every optimiser "step"; at every "epoch", to the rate of its first step, as in
+            timm's training script; or "epoch_late", with the rate of the epoch before, so that the first two share one,
+            as in DeiT's script, which steps to e after epoch e and not to e + 1.
     """
 
     warmup_epochs: float = 0.0
@@ -76,14 +76,14 @@ class WarmupCosine:
 
 
 def count_steps(trainer: L.Trainer) -> float:
-    """Return steps of the whole run; the batches of an epoch are counted too.
+    """Count the steps of the whole run; as a side effect also the batches of an epoch.
 
     Raises:
-        UserError: A run without an end, or validations that come after more batches than an epoch has.
+        UserError: A run without an end, or a validation interval longer than an epoch.
     """
     try:
         total_steps = trainer.estimated_stepping_batches
-        trainer.fit_loop.setup_data()  # counts the batches where the line above did not need to
+        trainer.fit_loop.setup_data()  # counts the batches if the line above did not need to
     except ValueError as error:
         if isinstance(error, UserError) or "val_check_interval" not in str(error):
             raise

@@ -1,4 +1,4 @@
-"""Which parameters are trained, at what share of the learning rate, and which of them decay."""
+"""Parameter groups: which parameters are trained, at which share of the learning rate, with which decay."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,19 +18,19 @@ def parameter_groups(
 
     Vectors (biases, norms) and the names in `undecayed` do not decay; frozen parameters are in no group. With a
     `layer_decay` below 1 the rate of layer i of n is `layer_decay ** (n - 1 - i)` of the optimiser's, so that the last
-    one, the head, has all of it (Bao et al. 2022, BEiT, https://arxiv.org/abs/2106.08254).
+    one, the head, has the full rate (Bao et al. 2022, BEiT, https://arxiv.org/abs/2106.08254).
 
     Args:
-        model: Whose parameters they are.
-        undecayed: Names that do not decay, besides vectors.
-        layers: Names from the stem to the head; what none of them names has the full rate.
+        model: The model.
+        undecayed: Names of further parameters without decay.
+        layers: Names from the stem to the head; parameters outside have the full rate.
         layer_decay: Ratio between the rates of neighbouring layers.
 
     Returns:
         Groups with `params`, `names`, `name`, `lr_scale`, and `weight_decay` of 0 where nothing decays.
 
     Raises:
-        ValueError: A name in `undecayed` that is no parameter.
+        ValueError: A name in `undecayed` that is not a parameter.
     """
     names = dict(model.named_parameters())
     unknown = undecayed - names.keys()
@@ -68,7 +68,7 @@ def scale_rates(optimizer: Optimizer, factor: float) -> None:
 
 
 def group_record(optimizer: Optimizer, model: nn.Module) -> list[dict[str, Any]]:
-    """What stands in a run's record: each group with its peak rate, decay and names; frozen parameters at the end."""
+    """Return the record of a run's groups: peak rate, decay and names of each; frozen parameters at the end."""
     record = [
         {
             "name": group["name"],

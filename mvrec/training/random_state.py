@@ -11,11 +11,11 @@ from mvrec.seeds import derive_seed
 class SeedEveryStep(L.Callback):
     """Seeds torch before every training step from (seed, epoch, batch, rank).
 
-    So a resumed run draws what the uninterrupted one drew, without random states in checkpoints, and processes draw
-    different masks from the start.
+    A resumed run then draws the same numbers as an uninterrupted one, without random states in checkpoints, and
+    processes draw different masks from the start.
 
     Args:
-        seed: Root of all randomness.
+        seed: The root of all randomness.
     """
 
     def __init__(self, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Fully sharded data parallelism: every process keeps a part of each block's weights."""
+"""Fully sharded data parallelism: every process holds a part of each block's weights."""
 
 from datetime import timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from mvrec.lightning_private import set_data_parallel_size
 class FullyShardedStrategy(ModelParallelStrategy):
     """Fully sharded data parallelism over all processes (FSDP2), with whole checkpoints.
 
-    The weights, gradients and optimiser state of each block are spread over the processes, and gathered for its turn.
+    The weights, gradients and optimiser state of each block are spread over the processes and gathered when needed.
     The task shards its network; see `shard`.
 
     Args:
@@ -27,22 +27,22 @@ class FullyShardedStrategy(ModelParallelStrategy):
         )
 
     def setup_environment(self) -> None:
-        """Spread over all processes, where Lightning would spread over nodes only."""
+        """Spread the data over all processes; Lightning would spread it over nodes only."""
         set_data_parallel_size(self, self.num_nodes * self.num_processes)
         super().setup_environment()
 
 
 def shard(backbone: nn.Module, stages: list[tuple[str, ...]], device_mesh: Any) -> int:
-    """Shard each block of a network, then what is left of it, over the data-parallel processes.
+    """Shard each block of a network, then its remaining parameters, over the data-parallel processes.
 
     Args:
         backbone: The network, with its weights.
-        stages: Prefixes of parameter names from the stem to the head; see `Backbone.parameter_stages`. The ones
-            between are the blocks.
+        stages: Prefixes of parameter names from the stem to the head; see `Backbone.parameter_stages`. All but the
+            first and last are the blocks.
         device_mesh: Lightning's, with the dimension "data_parallel".
 
     Returns:
-        How many blocks were sharded by themselves.
+        The number of sharded blocks.
     """
     mesh = device_mesh["data_parallel"]
     blocks = [backbone.get_submodule(stage[0].rstrip(".")) for stage in stages[1:-1] if len(stage) == 1]

@@ -195,7 +195,7 @@ def test_what_was_asked_for_is_shown_and_an_early_end_is_explained(command, tiny
 
 @pytest.mark.parametrize(
     ("argument", "why"),
-    [("max_steps=4", "trainer.max_steps=4 is reached"), ("max_time=00:00:00:01", "the time of trainer.max_time is up")],
+    [("max_steps=4", "trainer.max_steps=4 is reached"), ("max_time=00:00:00:01", "trainer.max_time is over")],
 )
 def test_a_run_that_ends_early_says_why(command, tiny, tmp_path, argument, why):
     code, _, err = command(*tiny, f"--run_dir={tmp_path}", f"--trainer.{argument}", "--trainer.max_epochs=99")

@@ -50,7 +50,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(folder, how, 
     with caplog.at_level("WARNING"):
         found = newest_checkpoint(folder)
     assert (found.path.name, found.step) == ("previous.ckpt", 2)
-    assert caplog.messages == [f"{folder / 'last.ckpt'} is damaged: the one before is taken"]
+    assert caplog.messages == [f"{folder / 'last.ckpt'} is damaged: using the one before"]
     damage(folder / "previous.ckpt", "bit")
     assert newest_checkpoint(folder).path.name == "best.ckpt"
     damage(folder / "best.ckpt", "cut")
@@ -131,7 +131,7 @@ def test_rows_that_a_crash_has_damaged_are_left_out(tmp_path, rows, caplog):
     MetricsCsv(tmp_path).log_metrics({"loss": 2.0}, step=2)
     assert (tmp_path / "metrics.csv").read_text().splitlines() == ["step,loss", "0,1.0", "2,2.0"]
     assert (tmp_path / "metrics.csv.damaged").read_bytes() == before
-    assert "metrics.csv: 1 damaged rows are left out" in caplog.text
+    assert "metrics.csv: skipping 1 damaged rows" in caplog.text
 
 
 def test_from_weights_alone_no_run_goes_on(folder):
@@ -139,7 +139,7 @@ def test_from_weights_alone_no_run_goes_on(folder):
     CheckpointFiles().save_checkpoint(weights, folder / "best.ckpt")
     assert newest_checkpoint(folder).path.name == "last.ckpt"
     with pytest.raises(
-        UserError, match=r"best.ckpt has weights alone .* To start anew from its weights: --model.weights"
+        UserError, match=r"best.ckpt has only weights .* To start anew from its weights: --model.weights"
     ):
         check_resume({}, read_weights(folder / "best.ckpt"))
 
@@ -157,7 +157,7 @@ def test_resume_auto(command, tiny, tmp_path):
     damage(tmp_path / "checkpoints/last.ckpt", "bit")
     code, _, err = command("fit", *arguments, "--trainer.max_epochs=3")
     assert code == 0, err
-    assert "last.ckpt is damaged: the one before is taken" in err
+    assert "last.ckpt is damaged: using the one before" in err
     assert f"resume: going on from {tmp_path / 'checkpoints/best.ckpt'} at step 8" in err
     assert "epoch 3/3  step 1/4" in err
     assert "epoch 2/3" not in err

@@ -169,7 +169,7 @@ def test_other_signals_by_the_environment(requests, monkeypatch):
 @pytest.mark.parametrize("name", ["KILL", "USR3", "STOP", "9"])
 def test_signals_that_cannot_be_caught_are_refused(requests, monkeypatch, name):
     monkeypatch.setenv("MVREC_STOP_SIGNALS", name)
-    with pytest.raises(UserError, match=f"MVREC_STOP_SIGNALS={name}: '{name}' is no signal that can be caught"):
+    with pytest.raises(UserError, match=f"MVREC_STOP_SIGNALS={name}: '{name}' is not a signal that can be caught"):
         requests.listen()
 
 

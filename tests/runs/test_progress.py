@@ -38,4 +38,4 @@ def test_a_starved_run_says_so_once_and_a_fed_run_nothing(
     monkeypatch.setattr(Throughput, "_lap", lambda self: next(laps))
     code, _, err = command("fit", *tiny, f"--run_dir={tmp_path}", "--trainer.max_epochs=2")
     assert code == 0, err
-    assert err.count("of the time goes by waiting for data") == lines
+    assert err.count("of the time is spent waiting for data") == lines

@@ -125,7 +125,7 @@ def test_a_path_that_can_be_no_directory_is_told_as_such(tmp_path):
 
 
 def test_checkpoints_of_another_run_are_not_written_over(run_dir, tmp_path):
-    with pytest.raises(UserError, match=r"holds checkpoints of another run \(best.ckpt\): name another folder"):
+    with pytest.raises(UserError, match=r"holds checkpoints of another run \(best.ckpt\): choose another folder"):
         lock_run(tmp_path / "second", run_dir / "checkpoints", fresh=True)
 
 
@@ -231,7 +231,7 @@ def test_a_name_that_is_the_runs_own_is_refused(tmp_path):
     [
         ("{epoch", r"'\{epoch': expected '\}' before end of string"),
         ("{epoch:zz}", "checkpoint.filename .*: "),
-        ("../../x", "a name below checkpoint.dirpath is expected"),
+        ("../../x", "give a name below checkpoint.dirpath"),
         ("{val/topp1:.2f}", r"nothing in this run logs 'val/topp1'; did you mean 'val/top1'\?"),
         ("{epoch:02d}-{step}-{val/top1:.2f}", None),
     ],
@@ -307,7 +307,7 @@ def test_no_whole_step_is_lost_when_a_run_breaks_off(command, tiny, tmp_path, mo
     else:
         code, _, err = command("fit", *arguments)
         assert code == 130
-        assert f"interrupted at step 6: all of it is in {tmp_path}/checkpoints/last.ckpt" in err
+        assert f"interrupted at step 6: saved in {tmp_path}/checkpoints/last.ckpt" in err
     assert stored(tmp_path / "checkpoints/last.ckpt")["global_step"] == 6
     monkeypatch.undo()
     code, _, err = command("fit", *arguments, "--resume=auto")

@@ -151,7 +151,7 @@ def test_a_signal_mid_epoch_loses_nothing(jobs, attempt):
     assert jobs.cluster.job(number)["JobState"] == "COMPLETED", said
     assert int(jobs.cluster.job(number)["Restarts"]) == 1
     assert "asked to end (SIGUSR1): saving at step" in said
-    assert "is queued again and will go on from here" in said
+    assert "is queued again and will resume from here" in said
     assert "resume: going on from" in said
     jobs.assert_whole(name)
 
@@ -235,7 +235,7 @@ def test_a_killed_rank_ends_the_job_and_the_next_goes_on(jobs):
     newest = checkpoints / "last.ckpt"
     newest.write_bytes(newest.read_bytes()[:-100])
     said = jobs.end(jobs.fit("killed"), "killed", "COMPLETED", "FAILED")
-    assert f"{newest} is damaged: the one before is taken" in said
+    assert f"{newest} is damaged: using the one before" in said
     assert f"resume: going on from {checkpoints}/previous.ckpt" in said
     jobs.assert_whole("killed")
 

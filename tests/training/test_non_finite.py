@@ -46,7 +46,7 @@ def test_a_step_without_finite_gradients_changes_nothing_and_is_written_down(com
     first, second = (checkpoint["optimizer_states"][0]["state"] for checkpoint in (before, after))
     assert all(torch.equal(first[key][name], second[key][name]) for key in first for name in first[key])
     assert any(not torch.equal(after["state_dict"][n], end["state_dict"][n]) for n in end["state_dict"])
-    assert err.count("a gradient is not finite, the step is left out") == 1
+    assert err.count("a gradient is not finite, the step is skipped") == 1
     (line,) = (tmp_path / "non_finite/rank_0.jsonl").read_text().splitlines()
     entry = json.loads(line)
     assert (entry["step"], entry["epoch"], entry["batch"]) == (2, 0, 2)
@@ -172,7 +172,7 @@ def test_only_torchs_own_optimisers_decide_by_themselves(tmp_path):
     parameter = torch.nn.Parameter(torch.zeros(2))
     parameter.grad = torch.tensor([1.0, float("nan")])
     guard = NonFiniteGuard(tmp_path)
-    guard._known = {id(parameter)}
+    guard._seen = {id(parameter)}
     guard.on_before_optimizer_step(Trainer(), None, Mine([parameter], fused=True))
     assert guard.skipped == 1
     assert parameter.grad is None
