@@ -332,7 +332,7 @@ def run(args: list[str]) -> MvrecCLI:
     Raises:
         UserError: Bad input that only running could show.
     """
-    return _command_line(MvrecCLI, args)
+    return build(MvrecCLI, args)
 
 
 class InstantiatedCLI(MvrecCLI):
@@ -351,10 +351,11 @@ def instantiate(args: list[str]) -> MvrecCLI:
     Raises:
         UserError: Bad input.
     """
-    return _command_line(InstantiatedCLI, args)
+    return build(InstantiatedCLI, args)
 
 
-def _command_line(kind: type[MvrecCLI], args: list[str]) -> MvrecCLI:
+def build(kind: type[MvrecCLI], args: list[str]) -> MvrecCLI:
+    """A command line of one kind, which does what its kind does when it is made."""
     configure_output()
     check_processes(os.environ)
     for name in data.__all__:  # jsonargparse knows by their bare names only the classes that are loaded
