@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Imports read thousands of files: they are compiled once, into .venv, also where the environment forbids it.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo demo-images test test-all golden lint format bench clean constraints
+.PHONY: help demo demo-images test test-all golden docs lint format bench clean constraints
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
@@ -38,6 +38,10 @@ test-all: $(VENV)/.installed-test  ## the slow tests too (full-size models), and
 
 golden: $(VENV)/.installed-test  ## the table of our outputs beside the recorded ones of the authors' code
 	$(BIN)/python tests/models/golden_support.py
+
+docs: $(VENV)/.installed-docs  ## the pages of docs/ and an API reference as a site in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo build/site/index.html
 
 lint: $(VENV)/.installed-test $(VENV)/.installed-dev  ## ruff, formatting, types and words
 	$(BIN)/ruff check .
