@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from fuzz_videos import MUTATIONS, fuzz, mutate, outcome_of, table, write_seed_files
+from fuzz_videos import MUTATIONS, fuzz, mutate, table, write_seed_files
 
 from mvrec.errors import DecodeError
 
@@ -24,13 +24,14 @@ def files(tmp_path_factory):
     return write_seed_files(tmp_path_factory.mktemp("seeds"), NAMES)
 
 
-def test_mutants_are_read_or_refused(files, tmp_path):
-    tally, findings = fuzz(files, "auto", mutants=60, seed=0, seconds=20, keep=tmp_path / "kept")
+@pytest.mark.parametrize("mutants", [16, pytest.param(300, marks=pytest.mark.slow)])
+def test_mutants_are_read_or_refused(files, tmp_path, mutants):
+    tally, findings = fuzz(files, "auto", mutants=mutants, seed=0, seconds=60, keep=tmp_path / "kept")
     assert findings == []
     assert not (tmp_path / "kept").exists()
     total = {outcome: sum(row[outcome] for row in tally.values()) for outcome in ("frames", "DecodeError")}
-    assert sum(total.values()) == 60
-    assert min(total.values()) > 10
+    assert sum(total.values()) == mutants
+    assert min(total.values()) > mutants / 8
     assert table(tally).splitlines()[-1] == f"| all | {total['DecodeError']} | {total['frames']} |"
 
 
@@ -43,7 +44,7 @@ def test_a_mutant_is_made_again_from_its_seed_and_number(files):
 
 
 def _hang(path, decoder):
-    time.sleep(60)
+    time.sleep(1000)
 
 
 def _crash(path, decoder):
@@ -69,19 +70,18 @@ def _two_lines(path, decoder):
 
 
 @pytest.mark.parametrize(
-    ("read", "outcome"),
+    ("read", "seconds", "outcome"),
     [
-        (_hang, "gave no answer for 1 s"),
-        (_crash, "was ended by SIGSEGV"),
-        (_leave, "left with exit code 3"),
-        (_fault, "IndexError: list index"),
-        (_take_memory, "MemoryError: "),
-        (_two_lines, "badly said: without\na path"),
+        (_hang, 0.5, "gave no answer for 0.5 s"),
+        (_crash, 60, "was ended by SIGSEGV"),
+        (_leave, 60, "left with exit code 3"),
+        (_fault, 60, "IndexError: list index"),
+        (_take_memory, 60, "MemoryError: "),
+        (_two_lines, 60, "badly said: without\na path"),
     ],
 )
-def test_faults_of_a_decoder_are_findings(files, tmp_path, read, outcome):
-    assert outcome_of(tmp_path / "any.mp4", "auto", seconds=1, read=read) == outcome
-    tally, findings = fuzz(files, "auto", mutants=1, seed=3, seconds=1, keep=tmp_path / "kept", read=read)
+def test_faults_of_a_decoder_are_kept_as_findings(files, tmp_path, read, seconds, outcome):
+    tally, findings = fuzz(files, "auto", mutants=1, seed=3, seconds=seconds, keep=tmp_path / "kept", read=read)
     (kept,) = (tmp_path / "kept").iterdir()
     name, _, data = mutate(files, 3, 0)
     assert kept.name == f"3-0-{name}"
