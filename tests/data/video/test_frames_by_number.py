@@ -53,13 +53,15 @@ ENCODERS = {
     "h263": ({"groups": {"gop": 8, "size": (96, 128)}}, "mov"),
     "gif": ({"groups": {"pix_fmt": "rgb8"}}, "gif"),
 }
-MATRIX = [
-    pytest.param(encoder, container, name, id=f"{encoder}-{name}.{container}")
-    for encoder, (kinds, containers) in ENCODERS.items()
-    for name in kinds
-    for container in containers.split()
-]
-NO_B = {"b_frames": 0}
+
+
+def matrix():
+    """All kinds of groups in all containers: quick are all kinds in the first one, and the first kind in all."""
+    for encoder, (kinds, containers) in ENCODERS.items():
+        for row, kind in enumerate(kinds):
+            for column, container in enumerate(containers.split()):
+                marks = [pytest.mark.slow] if row and column else []
+                yield pytest.param(encoder, container, kind, marks=marks, id=f"{encoder}-{kind}.{container}")
 
 
 def pixels(frame):
@@ -102,27 +104,24 @@ def check_found(finder, indices, expected):
     assert all(np.array_equal(frame, expected[index]) for frame, index in zip(found, indices, strict=True))
 
 
-@pytest.mark.parametrize(("encoder", "container", "name"), MATRIX)
-def test_every_frame_alone_is_that_of_the_whole(tmp_path, encoder, container, name):
+@pytest.mark.parametrize(("encoder", "container", "kind"), list(matrix()))
+def test_every_frame_alone_is_that_of_the_whole(encoded, encoder, container, kind):
     has_b_frames = encoder in ("libx264", "libx265", "mpeg4", "mpeg1video", "mpeg2video")
     kwargs = {"codec": encoder, "num_frames": NUM_FRAMES, "fps": 25, "b_frames": 2 * has_b_frames}
-    check_every_frame(write_video(tmp_path / f"clip.{container}", **kwargs | ENCODERS[encoder][0][name]))
+    check_every_frame(encoded(container, **kwargs | ENCODERS[encoder][0][kind]))
 
 
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    """Writes an H.264 clip of some kind of groups once, when it is first asked for."""
-    folder = tmp_path_factory.mktemp("clips")
+@pytest.fixture
+def clips(encoded):
+    """A clip of some kind of groups."""
 
     def get(kind, container="mp4", codec="libx264"):
-        path = folder / f"{codec}-{kind}.{container}"
-        kwargs = {"codec": codec, "num_frames": NUM_FRAMES, "fps": 25, **ENCODERS[codec][0][kind]}
-        return path if path.exists() else write_video(path, **kwargs)
+        return encoded(container, codec=codec, num_frames=NUM_FRAMES, fps=25, **ENCODERS[codec][0][kind])
 
     return get
 
 
-def copied(sources, target, *, time=lambda packet, begin: (packet.pts + begin, packet.dts + begin), options=None):
+def remuxed(sources, target, *, time=lambda packet, begin: (packet.pts + begin, packet.dts + begin), options=None):
     """Copy the pictures of files one after the other without encoding again; `time` says when each is shown."""
     with av.open(str(target), "w", options=options or {}) as writer:
         stream, begin = None, 0
@@ -140,10 +139,10 @@ def copied(sources, target, *, time=lambda packet, begin: (packet.pts + begin, p
 
 @pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
 @pytest.mark.parametrize(("codec", "kind"), [("libx264", "closed"), ("libx264", "open_pyramid"), ("mpeg4", "open")])
-def test_times_that_are_those_of_storage_are_not_believed(clips, tmp_path, codec, kind, container):
+def test_times_of_storage_are_not_taken_for_times_of_showing(clips, tmp_path, codec, kind, container):
     """As in an AVI with B frames that was put into another container."""
     source = clips(kind, codec=codec)
-    path = copied([source], tmp_path / f"stored.{container}", time=lambda packet, begin: (packet.dts, packet.dts))
+    path = remuxed([source], tmp_path / f"stored.{container}", time=lambda packet, begin: (packet.dts, packet.dts))
     finder = check_every_frame(path)
     assert finder.timing.shown is None
     with open_video(path) as video:
@@ -157,7 +156,7 @@ def test_times_that_are_those_of_storage_are_not_believed(clips, tmp_path, codec
 
 @pytest.mark.parametrize("kind", ["closed", "open", "open_pyramid", "refresh", "refresh_with_b", "endless"])
 @pytest.mark.parametrize("container", ["ts", "mp4", "mkv"])
-def test_what_was_cut_out_of_the_middle(clips, tmp_path, kind, container):
+def test_a_clip_cut_in_the_middle_shows_the_frames_that_players_show(clips, tmp_path, kind, container):
     """It begins with pictures that lack what they need: shown are those that every player shows."""
     path = tmp_path / f"cut.{container}"
     if container == "ts":
@@ -171,7 +170,7 @@ def test_what_was_cut_out_of_the_middle(clips, tmp_path, kind, container):
             open_video(path)
 
 
-def test_damage_behind_the_first_key_frame_is_no_cut(tmp_path):
+def test_damage_behind_the_first_key_frame_is_refused(tmp_path):
     path = write_video(tmp_path / "noise.mp4", num_frames=14, size=(64, 96))
     with pytest.raises(DecodeError, match="damaged"):
         open_video(damage(path, 0.2, 0.9))
@@ -179,15 +178,15 @@ def test_damage_behind_the_first_key_frame_is_no_cut(tmp_path):
 
 @pytest.mark.parametrize("container", ["mp4", "ts"])
 @pytest.mark.parametrize("kinds", [("closed", "closed"), ("closed", "open_pyramid"), ("no_b", "closed", "refresh")])
-def test_files_one_after_the_other(clips, tmp_path, kinds, container):
+def test_joined_files_are_each_decoded_by_their_own_parameters(clips, tmp_path, kinds, container):
     """Each part is decoded by its own parameters, whatever was decoded before."""
     parts = [clips(kind, "ts") for kind in kinds]
-    finder = check_every_frame(copied(parts, tmp_path / f"parts.{container}"))
+    finder = check_every_frame(remuxed(parts, tmp_path / f"parts.{container}"))
     assert finder.timing.num_frames == NUM_FRAMES * len(kinds)
 
 
 @pytest.mark.parametrize(("codec", "kind"), [("libx264", "closed"), ("libx264", "no_b"), ("mpeg2video", "open")])
-def test_a_transport_stream_that_lost_packets(clips, tmp_path, codec, kind):
+def test_a_transport_stream_with_lost_packets_shows_what_a_whole_pass_shows(clips, tmp_path, codec, kind):
     """What a decoder makes of the rest depends on all that it has decoded before."""
     data = clips(kind, "ts", codec).read_bytes()
     packets = [data[place : place + 188] for place in range(0, len(data), 188)]
@@ -199,7 +198,7 @@ def test_a_transport_stream_that_lost_packets(clips, tmp_path, codec, kind):
 
 
 @pytest.mark.parametrize("kind", ["refresh", "endless"])
-def test_windows_one_after_the_other_are_one_pass(tmp_path, monkeypatch, kind):
+def test_windows_in_order_are_read_in_one_pass(tmp_path, monkeypatch, kind):
     path = write_video(tmp_path / "long.mp4", num_frames=300, **H264[kind] | {"b_frames": 2})
     begun = []
     real = FrameFinder._packets_from
@@ -210,7 +209,7 @@ def test_windows_one_after_the_other_are_one_pass(tmp_path, monkeypatch, kind):
     assert len(begun) < 14
 
 
-def test_streams_one_after_the_other(clips, tmp_path):
+def test_appended_streams_show_the_frames_of_both(clips, tmp_path):
     path = tmp_path / "streams.ts"
     path.write_bytes(clips("closed", "ts").read_bytes() + clips("open", "ts").read_bytes())
     check_every_frame(path)
@@ -218,18 +217,18 @@ def test_streams_one_after_the_other(clips, tmp_path):
 
 @pytest.mark.parametrize("container", ["mkv", "ts", "mp4", "flv"])
 @pytest.mark.parametrize("seconds", [-0.5, 100])
-def test_an_early_or_late_start(clips, tmp_path, container, seconds):
+def test_negative_and_late_start_times_move_no_frame(clips, tmp_path, container, seconds):
     def moved(packet, begin):
         ticks = round(seconds / float(packet.time_base))
         return packet.pts + ticks, packet.dts + ticks
 
     options = {"avoid_negative_ts": "disabled"}
-    path = copied([clips("open")], tmp_path / f"moved.{container}", time=moved, options=options)
+    path = remuxed([clips("open")], tmp_path / f"moved.{container}", time=moved, options=options)
     check_every_frame(path)
 
 
 @pytest.mark.parametrize("kind", ["closed", "open_pyramid", "refresh"])
-def test_several_edits(clips, tmp_path, kind):
+def test_two_edits_show_both_parts(clips, tmp_path, kind):
     """Two parts of the stored frames are shown, of which the second begins in the middle of a group."""
     path = tmp_path / "edits.mp4"
     path.write_bytes(with_edits(clips(kind).read_bytes(), [(400, 2), (320, 11)], frame_ticks=512))

@@ -2,7 +2,6 @@
 
 import av
 import pytest
-from video_files import write_video
 
 from mvrec.data.video.pictures import Pictures, Seen, h264_sequence
 
@@ -23,17 +22,17 @@ def opened(path):
 
 
 @pytest.mark.parametrize("container", ["mp4", "ts"])
-def test_marks_of_intra_refresh_are_no_entries(tmp_path, container):
+def test_marks_of_intra_refresh_are_no_entries(encoded, container):
     options = "intra-refresh=1:keyint=8:bframes=0:scenecut=0"
-    pictures, packets = opened(write_video(tmp_path / f"clip.{container}", encoder_options=options))
+    pictures, packets = opened(encoded(container, encoder_options=options))
     assert [number for number, (is_key, _) in enumerate(packets) if is_key] == [0, 8, 16, 24]
     assert [number for number, (_, data) in enumerate(packets) if pictures.look(data).is_entry] == [0]
 
 
 @pytest.mark.parametrize(("codec", "options"), [("libx264", "open-gop=1:scenecut=0"), ("libx265", "open-gop=1")])
-def test_the_first_picture_of_an_open_group_is_an_entry(tmp_path, codec, options):
+def test_the_first_picture_of_an_open_group_is_an_entry(encoded, codec, options):
     options += ":keyint=8:min-keyint=4:bframes=3:b-adapt=0"
-    pictures, packets = opened(write_video(tmp_path / "clip.mp4", codec=codec, size=(64, 96), encoder_options=options))
+    pictures, packets = opened(encoded("mp4", codec=codec, size=(64, 96), encoder_options=options))
     keys = [number for number, (is_key, _) in enumerate(packets) if is_key]
     assert len(keys) >= 3
     assert [number for number, (_, data) in enumerate(packets) if pictures.look(data).is_entry] == keys
@@ -44,15 +43,15 @@ def test_the_first_picture_of_an_open_group_is_an_entry(tmp_path, codec, options
     [("bframes=2", False, False), ("bframes=0", True, False), ("bframes=2:interlaced=1:nal-hrd=vbr", False, True)],
 )
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p"])
-def test_the_header_of_h264(tmp_path, options, in_order, has_fields, pix_fmt):
+def test_the_header_of_h264_tells_order_and_fields(encoded, options, in_order, has_fields, pix_fmt):
     options += ":cqm=jvt:vbv-maxrate=500:vbv-bufsize=500"
-    pictures, packets = opened(write_video(tmp_path / "clip.mp4", pix_fmt=pix_fmt, encoder_options=options))
+    pictures, packets = opened(encoded("mp4", pix_fmt=pix_fmt, encoder_options=options))
     assert pictures.sequence is not None
     assert (pictures.sequence.in_order, pictures.sequence.has_fields) == (in_order, has_fields)
     assert all(pictures.look(data).is_one for _, data in packets)
 
 
-def test_a_header_that_ends_early():
+def test_an_h264_header_that_ends_early_is_none():
     assert h264_sequence(b"") is None
     assert h264_sequence(bytes.fromhex("0164000affe100186764000aacd9")) is None
 
@@ -65,6 +64,6 @@ def test_noise_is_no_entry(codec, data):
         assert not pictures.look(data).is_entry
 
 
-def test_a_codec_that_is_not_known():
+def test_only_known_codecs_are_looked_into():
     assert not Pictures("snow", b"", intra_only=False, reorders=False).known
     assert Pictures("mjpeg", b"", intra_only=True, reorders=False).look(b"") == Seen(is_entry=True)
