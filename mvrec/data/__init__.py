@@ -1,6 +1,6 @@
-"""Disk to batch. Data modules for the command line, and the decoders beneath them.
+"""From disk to batch: the data modules of the command line, and the decoders beneath them.
 
-Each is imported when it is first asked for: decoding a file takes neither Lightning nor torchvision.
+Each is imported on first use: decoding a file loads neither Lightning nor torchvision.
 """
 
 from importlib import import_module
@@ -56,8 +56,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = found = getattr(import_module(f"mvrec.data.{_HOMES[name]}"), name)
-    return found
+    globals()[name] = value = getattr(import_module(f"mvrec.data.{_HOMES[name]}"), name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -1,1 +1,1 @@
-"""From disk to rows: which files there are, and which classes they have."""
+"""From disk to rows: lists, layouts and class names of data sets."""

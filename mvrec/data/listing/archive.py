@@ -1,4 +1,4 @@
-"""Files that lie inside an uncompressed tar and are read in place, by their offset."""
+"""Files inside an uncompressed tar, read in place by their offset."""
 
 import hashlib
 import logging
@@ -32,13 +32,13 @@ _VERSION = 1  # of the saved listings
 
 @dataclass(frozen=True, slots=True)
 class ArchiveMember:
-    """A file inside an archive. It stands wherever the path of a file may stand and is printed like one.
+    """A file inside an archive. It takes the place of a path and prints like one.
 
     Attributes:
         archive: The archive.
         name: The file's name in it; for an archive in an archive both names, `n01440764.tar/n01440764_10026.JPEG`.
-        offset: Where its bytes begin in the archive.
-        size: How many bytes it has.
+        offset: First byte of the file in the archive.
+        size: Size in bytes.
     """
 
     archive: Path
@@ -56,7 +56,7 @@ class ArchiveMember:
         """Return the file's bytes.
 
         Raises:
-            DecodeError: The archive is missing, may not be read, or ends before the file does.
+            DecodeError: The archive is missing, unreadable, or ends before the file does.
         """
         try:
             with self.archive.open("rb") as archive:
@@ -71,17 +71,17 @@ class ArchiveMember:
         return content
 
 
-FilePath = str | os.PathLike[str]  # what readers take: a path, or an `ArchiveMember`
+FilePath = str | os.PathLike[str]  # the argument of readers: a path, or an `ArchiveMember`
 
 
 def list_tar(path: Path) -> Iterator[ArchiveMember]:
-    """Yield the files in an uncompressed tar, and in the tars that lie in it, in the order in which they lie there.
+    """Yield the files in an uncompressed tar, and in tars within it, in stored order.
 
-    Only the headers are read, so the time is that of one small read per file. Folders, links and the like are passed
-    over. The files of a tar in a tar are named with both, `n01440764.tar/n01440764_10026.JPEG`.
+    Only the headers are read, one small read per file. Folders, links and the like are skipped. A file in a tar in a
+    tar has both names, `n01440764.tar/n01440764_10026.JPEG`.
 
     Raises:
-        UserError: No such file, no tar, compressed, or damaged, with the place.
+        UserError: The file is missing, compressed, damaged, or not a tar, with the place.
     """
     try:
         with path.open("rb") as file:
@@ -101,7 +101,7 @@ def _refuse_compressed(where: str, beginning: bytes) -> None:
 
 
 def _members(path: Path, *, prefix: str, begin: int, end: int) -> Iterator[ArchiveMember]:
-    """Yield the files of the tar that lies at `begin..end` of a file, and of those in it."""
+    """Yield the files of the tar at bytes `begin..end` of a file, and of tars within it."""
     where = f"{path}/{prefix}".rstrip("/")
     with path.open("rb") as file:
         file.seek(begin)
@@ -132,9 +132,9 @@ def _files_of(path: Path, member: tarfile.TarInfo, *, prefix: str, end: int, whe
 
 
 def _check_end(file: BinaryIO, offset: int, *, end: int, where: str) -> None:
-    """Tell the end of a tar from a header that nothing can be made of, which tarfile takes for the end too."""
+    """Distinguish the end of a tar from a broken header, which tarfile takes for the end too."""
     if offset >= end:
-        log.warning("%s: ends without the mark that ends a tar; it may have been cut off", where)
+        log.warning("%s: ends without a tar's end mark; it may be cut off", where)
         return
     file.seek(offset)
     if any(file.read(min(_BLOCK, end - offset))):
@@ -142,14 +142,14 @@ def _check_end(file: BinaryIO, offset: int, *, end: int, where: str) -> None:
 
 
 class TarListing:
-    """What `list_tar` finds, sorted by name, in packed arrays.
+    """The files of a tar, sorted by name, in packed arrays.
 
     Attributes:
         archive: The tar.
-        names: The names one after the other, UTF-8 (or what it is): uint8.
-        ends: Where each name ends in `names`: int64 (files,).
-        offsets: Where each file begins in the tar, in bytes: int64 (files,).
-        sizes: How many bytes it has: int64 (files,).
+        names: The names one after the other, normally UTF-8: uint8.
+        ends: End of each name in `names`: int64 (files,).
+        offsets: First byte of each file in the tar: int64 (files,).
+        sizes: Size of each file in bytes: int64 (files,).
     """
 
     def __init__(self, archive: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -169,14 +169,14 @@ class TarListing:
 
 
 def read_tar_listing(path: Path, *, cache: Path | None = None) -> TarListing:
-    """`list_tar`, kept in a file, so that the headers of a million files are walked once.
+    """Return `list_tar`'s files from a cache, so that the headers of a million files are read once.
 
-    The file is `<tar>.index.npz` beside the tar; where that folder may not be written, in the user's cache. It counts
-    while size and time of change of the tar are those that it was made from.
+    The cache is `<tar>.index.npz` next to the tar, or in the user's cache if that folder is read-only. It is valid
+    while size and modification time of the tar are unchanged.
 
     Args:
         path: An uncompressed tar.
-        cache: Another place for the file.
+        cache: Another path of the cache.
 
     Raises:
         UserError: As `list_tar`.
@@ -190,7 +190,7 @@ def read_tar_listing(path: Path, *, cache: Path | None = None) -> TarListing:
     for place in places:
         if (saved := _saved_listing(place, stamp)) is not None:
             return TarListing(path, saved)
-    log.info("%s: walking its headers, once (%.1f GB)", path, state.st_size / 1e9)
+    log.info("%s: reading its headers, once (%.1f GB)", path, state.st_size / 1e9)
     arrays = _packed(list_tar(path))
     for place in places:
         try:
@@ -202,7 +202,7 @@ def read_tar_listing(path: Path, *, cache: Path | None = None) -> TarListing:
             log.info("%s: %d files, listed in %s", path, len(arrays["ends"]), place)
             break
     else:
-        log.warning("%s: its listing can be saved nowhere (tried %s)", path, ", ".join(map(str, places)))
+        log.warning("%s: cannot save its listing anywhere (tried %s)", path, ", ".join(map(str, places)))
     return TarListing(path, arrays)
 
 
@@ -213,17 +213,17 @@ def _user_cache(path: Path) -> Path:
 
 
 def _saved_listing(place: Path, stamp: np.ndarray) -> dict[str, np.ndarray] | None:
-    """Return the arrays of a saved listing, or `None` when there is none, or one of another state of the tar."""
+    """Return the arrays of a saved listing, or `None` if it is missing or outdated."""
     if not place.is_file():
         return None
     try:
         with place.open("rb") as file, np.load(file, allow_pickle=False) as saved:
             if not np.array_equal(saved["stamp"], stamp):
-                log.info("%s: the tar has changed since it was listed there", place)
+                log.info("%s: the tar has changed since then: listing it again", place)
                 return None
             return {name: saved[name] for name in ("names", "ends", "offsets", "sizes")}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        log.warning("%s: cannot be read and is made anew (%s)", place, error)
+        log.warning("%s: cannot be read: listing the tar again (%s)", place, error)
         return None
 
 
@@ -234,7 +234,7 @@ def _packed(members: Iterable[ArchiveMember]) -> dict[str, np.ndarray]:
         names.append(member.name.encode("utf-8", "surrogateescape"))
         offsets.append(member.offset)
         sizes.append(member.size)
-    # Sorted, so that files of a tar come in the order of the same files in folders.
+    # Sorted, so that files of a tar have the same order as in folders.
     order = sorted(range(len(names)), key=names.__getitem__)
     return {
         "names": np.frombuffer(b"".join(names[place] for place in order), dtype=np.uint8),

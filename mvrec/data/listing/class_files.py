@@ -1,4 +1,4 @@
-"""Files that name the classes of a data set or a network, in the shapes in which others write them."""
+"""Files of class names of a data set or a network, in the formats in which others write them."""
 
 import csv
 import json
@@ -10,25 +10,25 @@ from typing import Any
 from mvrec.errors import UserError
 from mvrec.files import stand_in
 
-# What the columns of a table of classes are called in the files of common data sets.
+# Names of the columns in common tables of classes.
 NUMBER_COLUMNS = ("id", "index", "idx", "label", "number", "class_id", "class_index", "class_idx", "label_id")
 NAME_COLUMNS = ("name", "class", "class_name", "label_name", "display_name", "action", "category")
-SEPARATED = re.compile(r"\s*[,;:\t]\s*|\s+")  # a number from a name
+SEPARATED = re.compile(r"\s*[,;:\t]\s*|\s+")  # between number and name
 
 FOREIGN = (".yaml", ".yml", ".pbtxt", ".xml", ".pkl", ".npy", ".mat", ".xlsx")
 
-Row = tuple[str, str, str]  # number, name, where it stands
+Row = tuple[str, str, str]  # number, name, place in the file
 
 
 def read_class_names(path: Path) -> list[str]:
-    """Return class names in label order; an empty list when there is no such file.
+    """Return class names in label order; an empty list without such a file.
 
-    Read are one name per line (`abseiling`), lines with numbers before or behind the names that count from 0 or, as in
-    `classInd.txt`, from 1 (`0 abseiling`, `abseiling,0`), a table with a header (`id,name`), and in JSON a list of
-    names, numbers by name (`{"abseiling": 0}`) and names by number (`{"0": "abseiling"}`).
+    Formats: one name per line (`abseiling`); lines with numbers before or after the names that count from 0 or, as in
+    `classInd.txt`, from 1 (`0 abseiling`, `abseiling,0`); a table with a header (`id,name`); and in JSON a list of
+    names, numbers by name (`{"abseiling": 0}`) or names by number (`{"0": "abseiling"}`).
 
     Raises:
-        UserError: Another shape, a name or number that stands there twice, or numbers that leave one out.
+        UserError: Another format, a repeated name or number, or a missing number.
     """
     if not path.is_file():
         return []
@@ -79,7 +79,7 @@ def _without_ids(tree: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """The pairs of a JSON object: a dictionary would keep the last of two equal names without a word."""
+    """The pairs of a JSON object: a dictionary would silently keep only the last of two equal names."""
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> _Pairs:
@@ -118,7 +118,7 @@ def _numbered_lines(lines: Sequence[tuple[str, str]]) -> list[Row]:
                 break
             rows.append((number, name.strip("\"'"), where))
         numbers = sorted(int(number) for number, _, _ in rows)
-        # Names such as "50 salads" begin with numbers too, but do not count.
+        # Names such as "50 salads" begin with numbers too, but not with consecutive ones.
         tells = not at_end or len({name for _, name, _ in rows}) == len(rows)  # "level 1", "level 2" are names
         if (
             len(rows) == len(lines)
@@ -135,28 +135,30 @@ def _is_number(text: str) -> bool:
 
 
 def _in_order(rows: Sequence[Row], path: Path) -> list[str]:
-    """Return names in the order of their numbers, which count from 0 or from 1."""
-    found: dict[int, tuple[str, str]] = {}
+    """Return names in the order of their numbers, which count from 0 or 1."""
+    numbered: dict[int, tuple[str, str]] = {}
     for number, name, where in rows:
-        if int(number) in found:
-            raise UserError(f"{where}: number {number} is that of two classes, {found[int(number)][0]!r} and {name!r}")
-        found[int(number)] = (name, where)
-    start = 1 if min(found, default=0) == 1 else 0
-    missing = next((number for number in range(start, start + len(found)) if number not in found), None)
+        if int(number) in numbered:
+            raise UserError(
+                f"{where}: number {number} is that of two classes, {numbered[int(number)][0]!r} and {name!r}"
+            )
+        numbered[int(number)] = (name, where)
+    start = 1 if min(numbered, default=0) == 1 else 0
+    missing = next((number for number in range(start, start + len(numbered)) if number not in numbered), None)
     if missing is not None:
         raise UserError(
-            f"{path}: the {len(found)} classes are not numbered from 0 on without gaps: {missing} is missing"
+            f"{path}: the {len(numbered)} classes are not numbered from 0 on without gaps: {missing} is missing"
         )
-    return _each_once([found[number] for number in sorted(found)])
+    return _each_once([numbered[number] for number in sorted(numbered)])
 
 
 def _each_once(names: Iterable[tuple[str, str]]) -> list[str]:
-    """Return names that stand once each, given with their places."""
-    found: dict[str, str] = {}
+    """Return the names after a check that none repeats; each comes with its place."""
+    places: dict[str, str] = {}
     for name, where in names:
         if not name:
             raise UserError(f"{where}: a class has no name")
-        if name in found:
-            raise UserError(f"{where}: class {name!r} stands there twice")
-        found[name] = where
-    return list(found)
+        if name in places:
+            raise UserError(f"{where}: class {name!r} is listed twice")
+        places[name] = where
+    return list(places)

@@ -1,4 +1,4 @@
-"""Class names: where they come from, and which number a label means."""
+"""Class names: their sources, and the class that a label means."""
 
 import hashlib
 import re
@@ -12,37 +12,37 @@ from mvrec.files import at_home
 
 SHIPPED = ("kinetics400", "imagenet1k")
 WNID = re.compile(r"n\d{8}")
-# SHA-256 of the 1000 sorted WordNet ids of ILSVRC2012, one per line: other thousands of ids do not get its names.
+# SHA-256 of the 1000 sorted WordNet ids of ILSVRC2012, one per line: any other 1000 ids get no names.
 _ILSVRC2012_WNIDS = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
 _QUOTES = str.maketrans("", "", "\"'`\u2018\u2019\u201c\u201d")
 
 
 def normalised(name: str) -> str:
-    """A class name for comparison: without quotes and case, with underscores as blanks, letters composed.
+    """Normalise a class name for comparison: no quotes or case, blanks for underscores, composed letters.
 
     Folders of Kinetics are called `riding_a_bike` or `riding a bike`, SlowFast's lists have
-    `"massaging person's head"` with the quotes. macOS stores an accent behind its letter.
+    `"massaging person's head"` with the quotes. macOS stores an accent after its letter.
     """
     composed = unicodedata.normalize("NFC", name.translate(_QUOTES).replace("_", " ").casefold())
     return " ".join(composed.split())
 
 
-def comparable(ours: Sequence[str], theirs: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Normalise two lists of classes for comparison; a list in which that makes two names equal stays as it is."""
-    lists = [normalised(name) for name in ours], [normalised(name) for name in theirs]
+def comparable(first: Sequence[str], second: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Normalise two lists of classes for comparison, unless that makes two names of one list equal."""
+    lists = [normalised(name) for name in first], [normalised(name) for name in second]
     if any(len(set(plain)) < len(plain) for plain in lists):
-        return list(ours), list(theirs)
+        return list(first), list(second)
     return lists
 
 
 class ClassNames:
-    """Class names in label order, and the number that a label means.
+    """Class names in label order, and the class number of a label.
 
     Args:
-        names: In label order, each once.
-        aliases: Other labels for them with their numbers, such as WordNet ids.
-        multi_label: Whether a file may have several of these classes, or none; `None` where the list is to say.
-        source: The list that has said so, for messages.
+        names: In label order, without repeats.
+        aliases: Other labels with their numbers, such as WordNet ids.
+        multi_label: Whether a file may have several classes, or none; `None` leaves it to the list.
+        source: The list that decided it, for messages.
 
     Attributes:
         names: In label order.
@@ -72,10 +72,10 @@ class ClassNames:
             del self._loose[name]
 
     def number(self, label: str, *, where: str) -> int:
-        """Return the class that a label means: its name, an alias, its name but for spelling, or its number.
+        """Return the class of a label: a name, an alias, a name but for spelling, or a number.
 
         Raises:
-            UserError: It means none, with the nearest name.
+            UserError: The label means no class; with the nearest name.
         """
         if (number := self._exact.get(label)) is not None:
             return number
@@ -94,10 +94,10 @@ class ClassNames:
 
 
 def known_class_names(classes: str | Sequence[str]) -> list[str]:
-    """Return the names behind `data.classes`: themselves, a shipped list, or a file of names.
+    """Return the names that `data.classes` means: a list of names, a shipped list, or a file of names.
 
-    The shipped lists are those that torchvision's weights carry: 400 of Kinetics in alphabetical order, 1000 of
-    ImageNet in the order of their WordNet ids.
+    The shipped lists are those of torchvision's weights: 400 of Kinetics in alphabetical order, 1000 of ImageNet in
+    the order of their WordNet ids.
 
     Raises:
         UserError: Neither a shipped list nor a file with names.
@@ -105,7 +105,7 @@ def known_class_names(classes: str | Sequence[str]) -> list[str]:
     if not isinstance(classes, str):
         return list(classes)
     if classes in SHIPPED:
-        from torchvision.models import ResNet18_Weights  # takes a second to import: only where it is asked for
+        from torchvision.models import ResNet18_Weights  # slow to import, and rarely needed
         from torchvision.models.video import R3D_18_Weights
 
         weights = {"kinetics400": R3D_18_Weights.KINETICS400_V1, "imagenet1k": ResNet18_Weights.IMAGENET1K_V1}
@@ -119,21 +119,21 @@ def known_class_names(classes: str | Sequence[str]) -> list[str]:
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """Return names that stand more than once get their number: ImageNet has had two classes "crane"."""
+    """Return the names with a number added to repeated ones: ImageNet has had two classes "crane"."""
     repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     return [f"{name} ({number})" if name in repeated else name for number, name in enumerate(names)]
 
 
 def wordnet_aliases(labels: Iterable[str], names: Sequence[str], *, where: str) -> dict[str, int]:
-    """Return ImageNet's WordNet ids as labels for 1000 names: the sorted ids are in the order of the names.
+    """Return the class number of ImageNet's WordNet ids for 1000 names: both have the same order.
 
     Args:
-        labels: All labels of a split; nothing is returned when they are no WordNet ids.
+        labels: All labels of a split; the result is empty if they are not WordNet ids.
         names: The names of `imagenet1k`.
-        where: What messages begin with.
+        where: Prefix of messages.
 
     Raises:
-        UserError: Not the 1000 ids of ILSVRC2012, for which the names would be wrong.
+        UserError: The ids are not the 1000 of ILSVRC2012, so the names would be wrong.
     """
     ids = sorted(set(labels))
     if not ids or len(names) != 1000 or any(WNID.fullmatch(name) for name in names):
@@ -143,25 +143,25 @@ def wordnet_aliases(labels: Iterable[str], names: Sequence[str], *, where: str) 
     if hashlib.sha256("\n".join(ids).encode()).hexdigest() != _ILSVRC2012_WNIDS:
         raise UserError(
             f"{where}: {len(ids)} WordNet ids that are not the 1000 of ILSVRC2012, whose names data.classes=imagenet1k "
-            "gives: leave it out, or pass a file with the names of these classes"
+            "gives: leave data.classes unset, or set it to a file with the names of these classes"
         )
     return {label: number for number, label in enumerate(ids)}
 
 
 def class_names_of(labels: Mapping[str, str], *, are_names: bool = False, multi_label: bool = False) -> list[str]:
-    """Return the classes that labels speak of: names sorted, or "0".."n-1" when all labels of a list are numbers.
+    """Return the classes of labels: sorted names, or "0".."n-1" if all labels of a list are numbers.
 
     Args:
-        labels: The labels with the place of their first row.
-        are_names: They are names of folders, which are names even where they are numbers.
-        multi_label: A file may have several of them; then numbers may leave out classes that no file has.
+        labels: Each label with the place of its first row.
+        are_names: Whether the labels are folder names, which are names even if they are numbers.
+        multi_label: Whether a file may have several classes; then a number may have no file.
 
     Raises:
-        UserError: A negative or broken number, which would otherwise pass for a name and make names of all numbers;
-            numbers that leave one out; or a name with bytes that are not UTF-8.
+        UserError: A negative or broken number, which would otherwise turn all numbers into names; a missing number; or
+            a name with bytes that are not UTF-8.
     """
     for label, where in labels.items():
-        if any("\udc80" <= letter <= "\udcff" for letter in label):  # what bytes become that are not
+        if any("\udc80" <= letter <= "\udcff" for letter in label):  # Python's form of bytes that are not UTF-8
             raise UserError(f"{where}: class {label!r} is not UTF-8")
     numbers = all(label.isdecimal() for label in labels)
     if are_names:
@@ -178,13 +178,13 @@ def class_names_of(labels: Mapping[str, str], *, are_names: bool = False, multi_
 
 
 def _numbered(labels: Mapping[str, str], *, may_have_gaps: bool) -> list[str]:
-    """Return numbers from "0" to the highest one."""
-    found = {int(label): where for label, where in labels.items()}
-    most = max(found, default=-1)
-    missing = next((number for number in range(len(found)) if number not in found), None)
+    """Return numbers from "0" to the highest label."""
+    places = {int(label): where for label, where in labels.items()}
+    most = max(places, default=-1)
+    missing = next((number for number in range(len(places)) if number not in places), None)
     if missing is not None and not may_have_gaps:
         raise UserError(
-            f"{found[most]}: label {most} is a class number, but no row has {missing}: name all {most + 1} classes in "
+            f"{places[most]}: label {most} is a class number, but no row has {missing}: name all {most + 1} classes in "
             "a file classes.txt (one per line) or data.classes, or number the classes from 0 on without gaps"
         )
     return [str(number) for number in range(most + 1)]

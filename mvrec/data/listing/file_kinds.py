@@ -1,4 +1,4 @@
-"""What sort of files a data set is made of."""
+"""The kinds of files that data sets consist of."""
 
 from dataclasses import dataclass
 
@@ -19,11 +19,11 @@ IMAGE_EXTENSIONS = frozenset([
 
 @dataclass(frozen=True)
 class Kind:
-    """What sort of files a data set is made of.
+    """The kind of a data set's files.
 
     Attributes:
-        noun: What messages call one file.
-        extensions: How the names of such files end, in lower case.
+        noun: The name of one file in messages.
+        extensions: Endings of file names, in lower case.
         nested: Whether files may lie deeper than their class folder, as in `train/<class name>/images/1.JPEG`.
     """
 

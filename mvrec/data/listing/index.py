@@ -1,7 +1,7 @@
-"""The samples of a split in packed arrays: which files there are and what class each belongs to.
+"""The samples of a split in packed arrays: files and their classes.
 
-A million rows cost a few allocations, and forked loader workers share their memory: a list of objects would be
-copied page by page, as every look at an object writes its reference count.
+A million rows take a few allocations, and forked loader workers share their memory: a list of objects would be
+copied page by page, because every access to an object writes its reference count.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from mvrec.data.listing.row_targets import RowTargets, TargetOf
 from mvrec.data.views.targets import ClassIndex, MultiHot, Target
 from mvrec.errors import UserError
 
-NAMED = 5  # classes that a warning names before it counts
+NAMED = 5  # classes that a warning names, the rest is counted
 
 _SPAN_COLUMNS = ("start_seconds", "end_seconds")  # of predictions
 
@@ -32,13 +32,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """One row: a file, its class or classes, and optionally the part of it that counts.
+    """One row: a file, its class or classes, and optionally the relevant part of it.
 
     Attributes:
         path: The file, or the member of a tar.
-        label: Class index; in a multi-label index those of all its classes, rising, or ().
-        start_seconds: Where the action starts; `None` for the whole file.
-        end_seconds: Where it ends; `None` for the whole file.
+        label: Class index; in a multi-label index all of its classes in ascending order, or ().
+        start_seconds: Start of the action; `None` for the whole file.
+        end_seconds: End of the action; `None` for the whole file.
         where: `list:line` of a row with a span, for messages.
     """
 
@@ -52,33 +52,33 @@ class Sample:
 class SampleIndex:
     """An immutable sequence of `Sample`s with the names of their classes.
 
-    Rows that stand there twice stay and are counted in a warning; classes without a row are named in another.
+    Repeated rows stay and are counted in a warning; another warning names classes without a row.
 
     Rows of multi-label lists give a multi-label index, in which a row has any number of classes, also none. There, rows
-    of the same file and span become one with the labels of all, so that a list may have a line per label.
+    of the same file and span are merged, so that a list may have a line per label.
 
     Args:
-        rows: What was read from a list or found in folders. They are taken one by one and not kept.
-        root: Relative paths are relative to it.
+        rows: Rows of a list or of folders. They are read one by one and not kept.
+        root: The folder to which relative paths refer.
         class_names: Names in label order. A row's label is one of them but for spelling (see `normalised`), or a
             number below their count; with ImageNet's 1000 names it may be a WordNet id. By default the names are the
-            labels themselves, sorted, or all numbers up to the highest.
-        name: What warnings call the rows: "train" and so on.
-        target_of: The target of a row, where it is not its class or classes. Labels are then any text, and the index
-            has no classes.
+            sorted labels themselves, or all numbers up to the highest.
+        name: The name of the rows in warnings: "train" and so on.
+        target_of: Makes the target of a row that is not its class or classes. Labels are then any text, and the
+            index has no classes.
 
     Attributes:
         root: As passed.
-        classes: The names of the classes, and what labels mean them; for other splits.
+        classes: The names of the classes and the labels that mean them; for other splits.
         class_names: Names in label order.
         target_type: The type of all rows' targets.
-        labels: int32 (rows,), which class or label text; in a multi-label index (labels,), those of all rows one behind
-            the other.
+        labels: int32 (rows,), class or label text of each row; in a multi-label index (labels,), those of all rows
+            concatenated.
 
     Raises:
-        UserError: A label that is no class, with the row's place and the nearest name; a file with two labels where
-            it has one, or a label twice where it has several; rows of both kinds, or of another kind than the classes
-            given were found with; a path in a tar that is not there.
+        UserError: A label that is not a class, with the row's place and the nearest name; a file with two labels, or in
+            a multi-label list a repeated label; rows of both kinds, or of another kind than the given classes; a path
+            in a tar without offset and size.
     """
 
     def __init__(
@@ -96,11 +96,11 @@ class SampleIndex:
             packed.add(row)
         labels = packed.labels_seen()
         self._targets = packed.targets
-        self._texts: tuple[str, ...] = ()  # of labels that are not classes
+        self._texts: tuple[str, ...] = ()  # labels that are not classes
         if packed.targets.type is None:
             self.target_type: type[Target] = MultiHot if packed.multi_label else ClassIndex
-            self.classes = known = _classes(packed, class_names, labels)
-            numbers = [known.number(label, where=where) for label, where in labels.items()]
+            self.classes = classes = _classes(packed, class_names, labels)
+            numbers = [classes.number(label, where=where) for label, where in labels.items()]
         else:
             self.target_type, self._texts = packed.targets.type, tuple(labels)
             self.classes, numbers = ClassNames((), source=packed.first_source), list(range(len(labels)))
@@ -134,10 +134,10 @@ class SampleIndex:
         return (self[number] for number in range(len(self)))
 
     def target(self, number: int) -> Target:
-        """What a model is to say of a row.
+        """Return the target of a row.
 
         Raises:
-            DecodeError: The target is in a file that cannot be read.
+            DecodeError: The target's file cannot be read.
         """
         if self._sets is not None:
             return MultiHot(tuple(self._sets[number].tolist()), len(self.class_names))
@@ -148,18 +148,18 @@ class SampleIndex:
         return target
 
     def class_counts(self) -> np.ndarray:
-        """How many rows each class has, in label order: int64 (classes,)."""
+        """Return the number of rows of each class, in label order: int64 (classes,)."""
         return np.bincount(self.labels, minlength=len(self.class_names))[: len(self.class_names)]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed arrays."""
+        """Size of the packed arrays in bytes."""
         label_ends = self._sets.ends if self._sets is not None else None
         arrays = (self._bytes, self._ends, self.labels, label_ends, self._spans, self._places)
         return sum(values.nbytes for values in arrays if values is not None) + self._origins.nbytes
 
     def columns(self) -> dict[str, list[str]]:
-        """What the lists say of each row besides path and class: its span, and the columns that mean nothing to us."""
+        """Return the lists' other values of each row: its span, and the columns unknown to mvrec."""
         spans: dict[str, list[str]] = {}
         if self._spans is not None:
             for place, name in enumerate(_SPAN_COLUMNS):
@@ -170,10 +170,10 @@ class SampleIndex:
         return spans
 
     def digest(self) -> str:
-        """Return the SHA-256 of relative paths, labels, spans and class names, which identifies the data of a run."""
+        """Return the SHA-256 of relative paths, labels, spans and class names, which identifies a run's data."""
         digest = hashlib.sha256("\n".join(self.class_names or self._texts).encode("utf-8", "surrogateescape"))
         label_ends = self._sets.ends if self._sets is not None else None
-        spans = None if self._spans is None else self._spans.astype(np.float32)  # as when the first runs were recorded
+        spans = None if self._spans is None else self._spans.astype(np.float32)  # the type in recorded digests
         for values in (self._bytes, self._ends, self.labels, label_ends, spans):
             digest.update(b"" if values is None else np.ascontiguousarray(values).data)
             digest.update(b"\n")
@@ -197,7 +197,7 @@ class SampleIndex:
         return start, end
 
     def _row(self, number: int) -> Row:
-        """A row as it was read."""
+        """Return a row as it was read."""
         start, end = (math.nan if seconds is None else seconds for seconds in self._span(number))
         offset, size = (-1, -1) if self._places is None else (int(value) for value in self._places[number, :2])
         return self._origins.row(number)._replace(
@@ -214,10 +214,10 @@ class SampleIndex:
         self.labels = self._sets.values
         if (twice := self._sets.first_repeated()) is not None:
             row, label = twice
-            raise UserError(f"{packed.where(row)}: label {self.class_names[label]!r} stands there twice")
+            raise UserError(f"{packed.where(row)}: label {self.class_names[label]!r} is listed twice")
 
     def _join(self, repeated: Mapping[int, int]) -> None:
-        """Make one row of those of the same file and span."""
+        """Merge the rows of the same file and span."""
         if not repeated or self._sets is None:
             return
         keep = np.ones(len(self), dtype=bool)
@@ -235,7 +235,7 @@ class SampleIndex:
     def _warn(self, name: str, repeated: int) -> None:
         beginning = f"{self.root}{', ' if name else ''}{name}"
         if repeated and self._sets is not None:
-            log.info("%s: %d rows name a file of another one and are joined with it", beginning, repeated)
+            log.info("%s: %d rows repeat a file and are merged with its first row", beginning, repeated)
         elif repeated:
             log.warning("%s: %d of %d rows repeat another one and count again", beginning, repeated, len(self))
         missing = np.flatnonzero(self.class_counts() == 0).tolist()
@@ -254,28 +254,28 @@ class SampleIndex:
         for label in self.class_names:
             other = alike.setdefault(normalised(label), label)
             if other != label:
-                log.warning("%s: %a and %a are two classes that only spelling tells apart", beginning, other, label)
+                log.warning("%s: %a and %a are two classes that differ only in spelling", beginning, other, label)
 
 
 def _decoded(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
-def _classes(packed: "_Packing", given: Sequence[str] | ClassNames | None, labels: Mapping[str, str]) -> ClassNames:
-    """Return the classes that rows speak of, which must be of the kind that they were found with in another split."""
+def _classes(packed: "_Packing", classes: Sequence[str] | ClassNames | None, labels: Mapping[str, str]) -> ClassNames:
+    """Return the classes of rows, after a check that their kind is that of the other splits."""
     several, source = packed.multi_label, packed.first_source
-    if isinstance(given, ClassNames):
-        if given.multi_label is not None and given.multi_label != several and len(packed.ends):
+    if isinstance(classes, ClassNames):
+        if classes.multi_label is not None and classes.multi_label != several and len(packed.ends):
             has, other = ("several labels", "one label") if several else ("one label", "several labels")
             raise UserError(
-                f"{source}: has {has} per file, {given.source} has {other}: all splits need a column "
+                f"{source}: has {has} per file, {classes.source} has {other}: all splits need a column "
                 f"{SEVERAL!r}, or none"
             )
-        names, aliases = given.names, given.aliases
+        names, aliases = classes.names, classes.aliases
     else:
-        if given is None:
-            given = class_names_of(labels, are_names=packed.from_folders, multi_label=several)
-        names = tuple(given)
+        if classes is None:
+            classes = class_names_of(labels, are_names=packed.from_folders, multi_label=several)
+        names = tuple(classes)
         aliases = wordnet_aliases(labels, names, where=source)
     if several and not names:
         raise UserError(f"{source}: none of its {len(packed.ends)} rows has a label")
@@ -288,7 +288,7 @@ def _classes(packed: "_Packing", given: Sequence[str] | ClassNames | None, label
 
 
 class _Packing:
-    """Arrays that grow row by row; no Python object per row stays behind."""
+    """Arrays that grow row by row and keep no Python object per row."""
 
     def __init__(self, root: Path, targets: RowTargets) -> None:
         self.root, self.targets = root, targets
@@ -298,9 +298,9 @@ class _Packing:
         self.multi_label = False
         self.spans, self.places = array("d"), array("q")
         self.has_spans = self.has_places = False
-        self.from_folders = True  # not from a list
+        self.from_folders = True  # until a list's row comes
         self.origins = Origins()
-        self._numbers: dict[str, int] = {}  # labels in the order of their first rows, which `_firsts` has
+        self._numbers: dict[str, int] = {}  # labels in the order of their first rows, listed in `_firsts`
         self._firsts: list[str] = []
         self._archives: dict[str, int] = {}
 
@@ -317,14 +317,16 @@ class _Packing:
         self.ends.append(len(self.paths))
         self._add_span(row)
         if row.offset < 0 and ".tar/" in row.path and self._archive_end(row.path) >= 0:
-            raise UserError(f"{row.where}: {row.path!r} lies in a tar: the columns offset and size must say where")
+            raise UserError(f"{row.where}: {row.path!r} lies in a tar: give its place in the columns offset and size")
         if row.offset >= 0 or self.has_places:
             self._add_place(row)
 
     def _add_labels(self, row: Row) -> None:
         if row.multi_label != self.multi_label:
             if len(self.ends):
-                raise UserError(f"{row.where}: rows with one label and with several, as at {self.where(0)}, do not mix")
+                raise UserError(
+                    f"{row.where}: a list cannot mix rows with one label and with several, as at {self.where(0)}"
+                )
             self.multi_label = row.multi_label
         for label in row.labels:
             number = self._numbers.get(label)
@@ -358,29 +360,29 @@ class _Packing:
         self.places.extend((row.offset, row.size, cut))
 
     def _archive_end(self, path: str) -> int:
-        """Return bytes of a path up to the first part that is a tar; -1 where no part is. Each is looked for once."""
+        """Return the length in bytes of a path's first part that is a tar; -1 without one. Results are cached."""
         place = -1
         while (place := path.find(".tar/", place + 1)) >= 0:
             archive = path[: place + len(".tar")]
             if archive not in self._archives:
-                there = (self.root / archive).is_file()
-                self._archives[archive] = len(archive.encode("utf-8", "surrogateescape")) if there else -1
+                exists = (self.root / archive).is_file()
+                self._archives[archive] = len(archive.encode("utf-8", "surrogateescape")) if exists else -1
             if self._archives[archive] >= 0:
                 return self._archives[archive]
         return -1
 
     def labels_seen(self) -> Mapping[str, str]:
-        """Return the labels, each with the place of its first row."""
+        """The labels, each with the place of its first row."""
         return dict(zip(self._numbers, self._firsts, strict=True))
 
     def where(self, number: int) -> str:
-        """Return the place of a row."""
+        """Return the place of a row, `list:line`."""
         return self.origins.where(number)
 
 
 def _repeated_rows(index: SampleIndex) -> dict[int, int]:
-    """Return the rows that repeat the file and the span of an earlier one, with that."""
-    # Hashes find the few rows to compare; a set of a million paths would take more memory than the index.
+    """Return the rows that repeat the file and the span of an earlier one, with that row."""
+    # Hashes find the few rows to compare; a set of a million paths would need more memory than the index.
     hashes = np.fromiter((hash(index._name(number)) for number in range(len(index))), np.int64, len(index))
     values, counts = np.unique(hashes, return_counts=True)
     suspects = np.flatnonzero(np.isin(hashes, values[counts > 1]))
@@ -394,12 +396,12 @@ def _repeated_rows(index: SampleIndex) -> dict[int, int]:
 
 
 def _refuse_two_labels(index: SampleIndex, packed: _Packing, repeated: Mapping[int, int]) -> None:
-    """Raises `UserError` when rows of the same file and span have different labels."""
+    """Raise `UserError` if rows of the same file and span have different labels."""
     for number, earlier in repeated.items():
-        ours, theirs = (index.class_names[int(index.labels[row])] for row in (number, earlier))
-        if ours != theirs:
+        label, earlier_label = (index.class_names[int(index.labels[row])] for row in (number, earlier))
+        if label != earlier_label:
             name = repr(_decoded(index._name(number)))
             raise UserError(
-                f"{packed.where(number)}: {name} is {ours!r} here and {theirs!r} at {packed.where(earlier)}"
+                f"{packed.where(number)}: {name} is {label!r} here and {earlier_label!r} at {packed.where(earlier)}"
                 f" (several classes per file: a column {SEVERAL!r} instead of 'label')"
             )

@@ -1,4 +1,4 @@
-"""Layouts of data sets on disk: where a split's rows come from."""
+"""Layouts of data sets on disk: the sources of a split's rows."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from mvrec.data.listing.row_targets import TargetOf
 from mvrec.errors import UserError
 
 SPLITS = ("train", "val", "test")
-# What systems and editors leave in folders.
+# Files that systems and editors leave in folders.
 LITTER = frozenset(
     [
         ".DS_Store",
@@ -38,8 +38,8 @@ LITTER = frozenset(
         ".dvcignore",
     ]
 )
-NAMED = 5  # files that a message names
-PROBED = 20  # rows of a list whose files are looked for, to find the folder that its paths are relative to
+NAMED = 5  # files named in a message
+PROBED = 20  # rows of a list whose files are checked, to find the folder to which its paths are relative
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +48,13 @@ class Layout(ABC):
     """A data set on disk: its splits and their rows.
 
     Args:
-        root: Where the files are.
-        kind: What sort of files they are.
+        root: The folder of the data set.
+        kind: The kind of its files.
 
     Attributes:
-        title: What messages call the layout.
-        notes: What there is to say of rows that have been read, with the level of each. `index` logs them when it
-            has succeeded, so that a fault of input stays one line.
+        title: The name of the layout in messages.
+        notes: Log messages about the rows read so far, with their levels. `index` logs them after success only, so that
+            a fault of input stays one line.
     """
 
     title: ClassVar[str]
@@ -62,53 +62,53 @@ class Layout(ABC):
     def __init__(self, root: Path, kind: Kind) -> None:
         self.root, self.kind = root, kind
         self.notes: list[tuple[int, str]] = []
-        self._skipped_said: set[Path] = set()  # folders
+        self._reported: set[Path] = set()  # folders whose skipped files are reported
 
     def rows_of_folders(self, folder: Path) -> Iterator[Row]:
-        """`scan_class_folders`, with a note of the files that are skipped, once."""
+        """Yield the rows of `scan_class_folders`, and note the skipped files once."""
         skipped: list[str] = []
         yield from scan_class_folders(folder, kind=self.kind, root=self.root, skipped=skipped)
-        if skipped and folder not in self._skipped_said:
-            self._skipped_said.add(folder)
+        if skipped and folder not in self._reported:
+            self._reported.add(folder)
             self.notes.append((logging.WARNING, skipped_text(folder, skipped, f"{self.kind.noun} of a class")))
 
     @abstractmethod
     def has(self, split: str) -> bool:
-        """Return whether there is such a split."""
+        """Return whether the split exists."""
 
     @abstractmethod
     def rows(self, split: str) -> Iterable[Row]:
-        """Return the rows of a split that is there.
+        """Return the rows of an existing split.
 
         Raises:
-            UserError: A malformed list, a class folder without files.
+            UserError: A malformed list, or a class folder without files.
         """
 
     @abstractmethod
     def expected(self) -> str:
-        """Where a split's files are looked for, for messages."""
+        """Return where a split's files should be, for messages."""
 
     def place(self, split: str) -> str:
-        """Where a split's rows come from, for messages."""
+        """Return the source of a split's rows, for messages."""
         return f"{self.root}/{split}"
 
     def describe(self) -> str:
-        """Return the layout and where its splits come from, in a line."""
+        """Describe the layout and the sources of its splits in one line."""
         splits = [f"{split} from {self.place(split)}" for split in SPLITS if self.has(split)]
         return f"{self.title}: {', '.join(splits)}"
 
     def missing(self, split: str) -> str:
-        """What was looked for in vain where a data set lacks a split."""
+        """Return what a missing split should have looked like."""
         return f"expected {self.expected()}"
 
     def class_names(self) -> list[str]:
-        """Return the names in label order where the layout itself holds them, else an empty list."""
+        """Return the names in label order if the layout has them, else an empty list."""
         return read_class_names(self.root / "classes.txt")
 
     def index(
         self, split: str, *, class_names: Sequence[str] | ClassNames | None, target_of: TargetOf | None = None
     ) -> SampleIndex | None:
-        """Return the samples of a split; `None` when there is none. See `SampleIndex` for the other arguments.
+        """Return the samples of a split; `None` without such a split. See `SampleIndex` for the other arguments.
 
         Raises:
             UserError: As `rows`, as `SampleIndex`, or a split without rows.
@@ -132,11 +132,11 @@ class ListsAndFolders(Layout):
     """Lists `<split>.csv` or `<split>.txt`; for a split without one its folder `<split>/<class name>/<file>`.
 
     Args:
-        root: Paths in lists are relative to it.
-        kind: What sort of files they are.
+        root: The folder to which paths in lists are relative.
+        kind: The kind of the files.
         annotations: The folder of the lists; the root itself by default.
-        lists: Whether lists count.
-        folders: Where the folders of the splits are, below the root; `None` when folders do not count.
+        lists: Whether to read lists.
+        folders: The parent of the splits' folders, below the root; `None` ignores folders.
     """
 
     title = "lists and folders"
@@ -155,39 +155,39 @@ class ListsAndFolders(Layout):
         self._with_lists, self._folders = lists, folders
 
     def list_of(self, split: str) -> Path | None:
-        """Return the list of a split, where lists count and there is one."""
+        """Return the list of a split; `None` without one, or if lists are ignored."""
         if not self._with_lists:
             return None
-        # The last is what mmaction2 calls its lists: kinetics400_train_list_videos.txt.
+        # The last is mmaction2's name of a list: kinetics400_train_list_videos.txt.
         named = (self.annotations / f"{split}.csv", self.annotations / f"{split}.txt")
-        found = [path for path in named if path.is_file() and not is_youtube_csv(path)] or sorted(
+        lists = [path for path in named if path.is_file() and not is_youtube_csv(path)] or sorted(
             self.annotations.glob(f"*_{split}_list_videos.txt")
         )
-        if len(found) > 1:
-            raise UserError(f"{found[0]} and {found[1]} are both lists of {split}: leave one of them there")
-        return found[0] if found else None
+        if len(lists) > 1:
+            raise UserError(f"{lists[0]} and {lists[1]} are both lists of {split}: remove one of them")
+        return lists[0] if lists else None
 
     def folder_of(self, split: str) -> Path | None:
-        """Return the folder of a split, where folders count and there is one."""
+        """Return the folder of a split; `None` without one, or if folders are ignored."""
         folder = None if self._folders is None else self.root / self._folders / split
         return folder if folder is not None and folder.is_dir() else None
 
     def has(self, split: str) -> bool:
-        """Return whether there is a list or a folder."""
+        """Return whether the split has a list or a folder."""
         return self.list_of(split) is not None or self.folder_of(split) is not None
 
     def place(self, split: str) -> str:
-        """Return the list or the folder."""
+        """Return the list or the folder of a split."""
         return str(self.list_of(split) or self.folder_of(split))
 
     def missing(self, split: str) -> str:
-        """Return the list and the folder."""
-        sought = [f"a list {split}.csv"] if self._with_lists else []
-        sought += [f"a folder {split}/"] if self._folders is not None else []
-        return f"neither {' nor '.join(sought)}" if len(sought) > 1 else f"not {sought[0]}"
+        """Return the names of the missing list and folder."""
+        places = [f"a list {split}.csv"] if self._with_lists else []
+        places += [f"a folder {split}/"] if self._folders is not None else []
+        return f"neither {' nor '.join(places)}" if len(places) > 1 else f"not {places[0]}"
 
     def rows(self, split: str) -> Iterable[Row]:
-        """Return the rows of the list, else those of the folder."""
+        """Return the rows of the list, or of the folder without a list."""
         listed, folder = self.list_of(split), self.folder_of(split)
         if listed is not None:
             return placed_rows(self.root, split, read_rows(listed), self.notes)
@@ -195,7 +195,7 @@ class ListsAndFolders(Layout):
         return self.rows_of_folders(folder)
 
     def expected(self) -> str:
-        """Return the folders and the lists."""
+        """Return the expected folders and lists."""
         noun, below = self.kind.noun, f"{self.root}/{self._folders}/".replace("//", "/")
         folders = f"{below}train/<class name>/<{noun}> and the same for val and test"
         lists = f"the lists train.csv, val.csv and test.csv in {self.annotations}"
@@ -205,33 +205,33 @@ class ListsAndFolders(Layout):
 
 
 def placed_rows(root: Path, split: str, rows: Iterator[Row], notes: list[tuple[int, str]]) -> Iterator[Row]:
-    """Yield rows of a list with paths relative to its data set, also where the list's are relative to a folder in it.
+    """Yield rows of a list with paths relative to its data set, even if the list's are relative to a folder in it.
 
     Args:
-        root: Where the data set is.
-        split: What the list is of.
+        root: The folder of the data set.
+        split: The split of the list.
         rows: The rows as read.
-        notes: Takes what there is to say, with its level.
+        notes: Receives log messages, with their levels.
     """
     probed = list(islice(rows, PROBED))
     prefix = find_prefix(root, split, probed)
     if prefix is None:
         first = root / probed[0].path
-        text = f"{probed[0].where}: not one of the first {len(probed)} files is there, such as {first}"
+        text = f"{probed[0].where}: none of the first {len(probed)} files exists, such as {first}"
         notes.append((logging.WARNING, text))
     elif prefix:
-        text = f"{probed[0].source}: its paths are taken to be relative to {root}/{prefix}"
+        text = f"{probed[0].source}: taking its paths as relative to {root}/{prefix}"
         notes.append((logging.INFO, text))
     for row in chain(probed, rows):
         yield row._replace(path=f"{prefix}{row.path}") if prefix and not row.path.startswith("/") else row
 
 
 def find_prefix(root: Path, split: str, rows: Sequence[Row]) -> str | None:
-    """What paths of a list have to begin with to be relative to the root; `None` where not one of these files is there.
+    """Return the prefix that makes a list's paths relative to the root; `None` if no file exists.
 
     Args:
-        root: Where the list or its data set is.
-        split: What the list is of.
+        root: The folder of the list or its data set.
+        split: The split of the list.
         rows: Some of its rows.
     """
     files = [row for row in rows if row.offset < 0]
@@ -240,12 +240,12 @@ def find_prefix(root: Path, split: str, rows: Sequence[Row]) -> str | None:
     relative = [row for row in files if not row.path.startswith("/")]
     for prefix in ("", f"{split}/", f"videos/{split}/", f"videos_{split}/", "videos/"):
         if any((root / f"{prefix}{row.path}").is_file() for row in relative):
-            return prefix  # the first that has any: the root before all others
+            return prefix  # the first with any file; the root comes first
     return "" if any((root / row.path).is_file() for row in files) else None
 
 
 def check_root(root: Path) -> None:
-    """Raises `UserError` when the root of a data set is not a folder."""
+    """Raise `UserError` if the root of a data set is not a folder."""
     if not root.is_dir():
         raise UserError(f"data root {str(root)!r} is not a directory")
 
@@ -253,12 +253,13 @@ def check_root(root: Path) -> None:
 def find_split(
     root: Path, split: str, *, class_names: Sequence[str] | None = None, kind: Kind = VIDEOS
 ) -> SampleIndex | None:
-    """Return the samples of one split in `ListsAndFolders`, or `None` when there is no such split.
+    """Return the samples of one split in `ListsAndFolders`, or `None` without such a split.
 
-    Class names come from the argument, else from `root/classes.txt`, else from what the split itself holds.
+    Class names come from the argument, else from `root/classes.txt`, else from the split itself.
 
     Raises:
-        UserError: No such root, an empty split, a class folder without files of that kind, or a malformed list.
+        UserError: The root is missing, the split empty, a class folder has no file of that kind, or a list is
+            malformed.
     """
     check_root(root)
     layout = ListsAndFolders(root, kind)
@@ -268,21 +269,21 @@ def find_split(
 def scan_class_folders(
     folder: Path, *, kind: Kind = VIDEOS, root: Path | None = None, skipped: list[str] | None = None
 ) -> Iterator[Row]:
-    """Yield rows of `folder/<class name>/<file>`, sorted; hidden files and files of another kind are skipped.
+    """Yield rows of `folder/<class name>/<file>`, sorted; skip hidden files and files of another kind.
 
-    Only directories are read, no file is opened, so a tree of any size is listed quickly.
+    Only directories are read and no file is opened, so a tree of any size is listed quickly.
 
     Args:
         folder: The folder of a split.
-        kind: What sort of files count.
-        root: What the paths of the rows are relative to; the folder above by default.
-        skipped: Takes the names of what is skipped, relative to the folder.
+        kind: The kind of files to list.
+        root: The folder to which the rows' paths are relative; the parent folder by default.
+        skipped: Receives the names of skipped files, relative to the folder.
 
     Raises:
-        UserError: No class folders, or one without files.
+        UserError: There are no class folders, or one has no files.
     """
     skipped = [] if skipped is None else skipped
-    skipped += sorted(filter(None, (_skipped_beside_classes(entry, kind) for entry in entries_of(folder))))
+    skipped += sorted(filter(None, (_skipped_at_class_level(entry, kind) for entry in entries_of(folder))))
     prefix = folder.name if root is None else folder.relative_to(root).as_posix()
     prefix = "" if prefix == "." else f"{prefix}/"
     classes = class_folders(folder)
@@ -290,19 +291,19 @@ def scan_class_folders(
         raise UserError(f"{folder}: no class folders in it (expected {folder}/<class name>/<{kind.noun}>)")
     for name in classes:
         where = str(folder / name)
-        found = False
+        has_files = False
         for file in files_below(where, kind, skipped=skipped, skipped_prefix=f"{name}/"):
-            found = True
+            has_files = True
             yield Row(f"{prefix}{name}/{file}", name, source=where)
-        if not found:
+        if not has_files:
             looked_for = " ".join(sorted(kind.extensions))
             others = [file for file in skipped if file.startswith(f"{name}/")]
-            there = f"; there is {_some(others)}" if others else ""
-            raise UserError(f"{where}: no {kind.noun}s in this class folder (looked for {looked_for}{there})")
+            hint = f"; there is {_some(others)}" if others else ""
+            raise UserError(f"{where}: no {kind.noun}s in this class folder (looked for {looked_for}{hint})")
 
 
 def first_folder(root: Path, names: Iterable[str]) -> Path:
-    """Return the first of some folders below the root that is there; the root itself otherwise."""
+    """Return the first existing of some folders below the root; the root itself otherwise."""
     return next((root / name for name in names if (root / name).is_dir()), root)
 
 
@@ -314,15 +315,15 @@ def class_folders(folder: Path) -> list[str]:
 def files_below(
     folder: str, kind: Kind, prefix: str = "", *, skipped: list[str] | None = None, skipped_prefix: str = ""
 ) -> Iterator[str]:
-    """Yield names of the files of a kind in a folder, sorted; files in nested folders come after those beside them.
+    """Yield names of a folder's files of a kind, sorted; nested files come after those of the folder itself.
 
-    `skipped` takes the names of the others: of another kind, hidden ones, and folders where none are looked into.
+    `skipped` receives the names of the others: of another kind, hidden, or folders that are not searched.
     """
     files: list[str] = []
     folders: list[str] = []
     others: list[str] = []
     for entry in entries_of(folder):
-        # A name with the ending of a file is most often one: asking for the folders first would cost a look at each.
+        # A name with a file's ending is mostly a file: testing for folders first would cost a system call each.
         if entry.name.startswith("."):
             if entry.name not in LITTER:
                 others.append(entry.name)
@@ -341,7 +342,7 @@ def files_below(
 
 
 def skipped_text(folder: Path, skipped: Sequence[str], noun: str) -> str:
-    """What there is to say of the files in a folder that are not what is looked for, of which there is one at least."""
+    """Return a line about the skipped files of a folder; there is at least one."""
     count = f"{len(skipped)} files" if len(skipped) > 1 else "1 file"
     return f"{folder}: {count} skipped, by the name no {noun}: {_some(skipped)}"
 
@@ -350,10 +351,10 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
-def _skipped_beside_classes(entry: os.DirEntry[str], kind: Kind) -> str | None:
-    """What there is to say of an entry beside the class folders: a file that lies too high, a folder left out."""
+def _skipped_at_class_level(entry: os.DirEntry[str], kind: Kind) -> str | None:
+    """Return a line about a skipped entry next to the class folders: a file at the wrong level, or a folder."""
     if entry.is_symlink() and not Path(entry.path).exists():
-        return f"{entry.name} (a link that leads nowhere)"
+        return f"{entry.name} (a broken link)"
     if entry.name.startswith("."):
         is_class_like = entry.name not in LITTER and _is_folder(entry)
         return f"{entry.name} (a hidden folder)" if is_class_like else None
@@ -363,7 +364,7 @@ def _skipped_beside_classes(entry: os.DirEntry[str], kind: Kind) -> str | None:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # links in a circle
+    except OSError:  # circular links
         return False
 
 
@@ -371,8 +372,8 @@ def _leads_back(entry: os.DirEntry[str], folder: str) -> bool:
     """Return whether a folder is a link to one of its own parents: following it would list all files endlessly."""
     if not entry.is_symlink():
         return False
-    here, there = os.path.realpath(folder), os.path.realpath(entry.path)
-    return os.path.commonpath([here, there]) == there
+    parent, target = os.path.realpath(folder), os.path.realpath(entry.path)
+    return os.path.commonpath([parent, target]) == target
 
 
 def _is_named_like(name: str, kind: Kind) -> bool:
@@ -380,19 +381,19 @@ def _is_named_like(name: str, kind: Kind) -> bool:
 
 
 def visible(folder: Path | str) -> Iterator[os.DirEntry[str]]:
-    """What is in a folder but for dot-files; `._*` are what macOS leaves in archives.
+    """Return the entries of a folder without dot-files; macOS leaves `._*` in archives.
 
     Raises:
-        UserError: The folder may not be read.
+        UserError: The folder is not readable.
     """
     return (entry for entry in entries_of(folder) if not entry.name.startswith("."))
 
 
 def entries_of(folder: Path | str) -> Iterator[os.DirEntry[str]]:
-    """Yield all that is in a folder.
+    """Yield all entries of a folder.
 
     Raises:
-        UserError: The folder may not be read.
+        UserError: The folder is not readable.
     """
     try:
         with os.scandir(folder) as entries:

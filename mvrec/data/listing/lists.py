@@ -1,4 +1,4 @@
-"""Lists of files, in the formats that people have them in, and the one that we write."""
+"""Lists of files, in the common formats, and in the one that mvrec writes."""
 
 import csv
 import math
@@ -13,9 +13,9 @@ from mvrec.errors import UserError
 from mvrec.files import at_home, atomic_path
 
 DELIMITERS = ",;\t "  # of lists with a header
-COLUMNS = ("path", "label", "start", "end", "offset", "size")  # what a header may name, in the order that we write
-SEVERAL = "labels"  # the column that stands in for `label` where a file may have several classes, or none
-LABEL_SEPARATOR = ";"  # between them
+COLUMNS = ("path", "label", "start", "end", "offset", "size")  # columns of a header, in the order of writing
+SEVERAL = "labels"  # the column in place of `label` if a file may have several classes, or none
+LABEL_SEPARATOR = ";"  # between labels
 YOUTUBE_COLUMNS = ("youtube_id", "time_start", "time_end")  # of an annotation CSV; a test split may lack `label`
 MEDIA_EXTENSIONS = VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
 _NUMBERS_BEHIND = re.compile(r"([ ,\t]+\d+)+$")
@@ -26,15 +26,15 @@ class Row(NamedTuple):
 
     Attributes:
         path: The file, relative to the data set's root or absolute; for a file in a tar `some.tar/inner/name.JPEG`.
-        label: Name or number of its class; in a multi-label list those of all, with `;` between them, or "".
-        start_seconds: Where the action starts; nan for the whole file.
-        end_seconds: Where it ends; nan for the whole file.
-        offset: Where the file's bytes begin in its tar; -1 for a file of its own.
-        size: How many bytes it has there; -1 for a file of its own.
-        source: The list or folder that the row was read from, for messages.
-        line: Its line there; 0 where there are no lines.
+        label: Name or number of its class; in a multi-label list those of all its classes, joined by `;`, or "".
+        start_seconds: Start of the action; nan for the whole file.
+        end_seconds: End of the action; nan for the whole file.
+        offset: First byte of the file in its tar; -1 for a plain file.
+        size: Bytes in the tar; -1 for a plain file.
+        source: The list or folder of the row, for messages.
+        line: Its line in the list; 0 without lines.
         multi_label: Whether a file may have several classes, or none.
-        others: The columns that mean nothing to us, name and value.
+        others: The columns unknown to mvrec, name and value.
     """
 
     path: str
@@ -50,7 +50,7 @@ class Row(NamedTuple):
 
     @property
     def where(self) -> str:
-        """`file:line`, as messages begin."""
+        """`file:line`, the beginning of messages."""
         return f"{self.source}:{self.line}" if self.line else self.source
 
     @property
@@ -58,7 +58,7 @@ class Row(NamedTuple):
         """Names or numbers of its classes: one, or in a multi-label list any number.
 
         Raises:
-            UserError: A separator with nothing before or behind it.
+            UserError: A separator with an empty label.
         """
         if not self.multi_label:
             return (self.label,)
@@ -74,19 +74,19 @@ def read_rows(path: Path) -> Iterator[Row]:
     """Yield rows of a list file.
 
     Two formats. With a header that names `path` and `label`, in any order, and optionally `start` and `end` in
-    seconds, or `offset` and `size` in bytes for files inside a tar; other columns travel along. The delimiter is the
+    seconds, or `offset` and `size` in bytes for files inside a tar; other columns are kept. The delimiter is the
     header's: comma, semicolon, tab or blank; fields may be quoted.
 
-    A column `labels` in the place of `label` makes a multi-label list: a field holds the labels of all classes of the
-    file, with semicolons between them, or nothing.
+    A column `labels` instead of `label` makes a multi-label list: a field holds the labels of all classes of the
+    file, separated by semicolons, or nothing.
 
-    Without a header, the lines of SlowFast and mmaction2: `path label` or `path frames label`, split at the last
-    blanks, commas or tabs. Paths may hold blanks and commas, labels are whole numbers.
+    Without a header, lines as in SlowFast and mmaction2: `path label` or `path frames label`, split at the last
+    blanks, commas or tabs. Paths may contain blanks and commas, labels are whole numbers.
 
-    Blank lines are passed over. Bytes that are not UTF-8 stay as they are in paths.
+    Blank lines are skipped. Bytes that are not UTF-8 stay as they are in paths.
 
     Raises:
-        UserError: No such list, or a malformed row, with file and line.
+        UserError: The list is missing, or a row is malformed, with file and line.
     """
     with open_text(path) as file:
         header = _header(file.readline())
@@ -95,17 +95,17 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def read_files(path: Path) -> Iterator[Row]:
-    """Yield rows of a list of files that need not say their classes.
+    """Yield rows of a list of files whose classes are optional.
 
-    All that `read_rows` reads; with a header that names `path`, also without labels; without a header also plain paths,
-    one per line, or the first field of each line of a `.csv`. Paths are relative to the list.
+    Reads the formats of `read_rows`; with a header that names `path`, also without labels; without a header also plain
+    paths, one per line, or the first field of each line of a `.csv`. Paths are relative to the list.
 
     Raises:
         UserError: As `read_rows`.
     """
     with open_text(path) as file:
         line = file.readline()
-        # A blank does not separate here: a path may hold the word "path".
+        # A blank does not separate here: a path may contain the word "path".
         header = _header(line) or read_header(line, needed=("path",), delimiters=",;\t")
         file.seek(0)
         if header is not None:
@@ -117,7 +117,7 @@ def read_files(path: Path) -> Iterator[Row]:
             lines = ((number, text.strip(), text.strip()) for number, text in enumerate(file, start=1))
         for number, text, otherwise in lines:
             if "\0" in text:
-                raise UserError(f"{path}:{number}: there is a NUL byte in it: lists are text in UTF-8")
+                raise UserError(f"{path}:{number}: contains a NUL byte: lists must be text in UTF-8")
             name = text if _is_file(path, text) else _without_label(path, text) or otherwise
             if name:
                 yield Row(_file_name(name), "", source=str(path), line=number)
@@ -128,7 +128,7 @@ def _is_file(listed: Path, name: str) -> bool:
 
 
 def _without_label(listed: Path, text: str) -> str:
-    """Return the path of `path label` or `path frames label`; "" where the line is none of these."""
+    """Return the path of `path label` or `path frames label`; "" for any other line."""
     name, label = _cut(text)
     if not name or not label.isdecimal():
         return ""
@@ -148,33 +148,33 @@ def _unquoted(name: str) -> str:
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write a list that `read_rows` reads: a CSV with a header and only the columns that some row needs, also others'.
+    """Write a list that `read_rows` reads: a CSV with a header and only the columns that some row uses.
 
-    The file appears when it is complete.
+    The file appears once it is complete.
 
     Raises:
-        UserError: A path or label that is empty (labels of a multi-label list may be), begins or ends with a blank, or
-            holds a carriage return; multi-label rows and others in one list.
+        UserError: A path or label that is empty (except in multi-label lists), begins or ends with a blank, or contains
+            a carriage return; multi-label rows and others in one list.
     """
-    kept = list(rows)
-    several = any(row.multi_label for row in kept)
-    if several and not all(row.multi_label for row in kept):
-        raise UserError(f"{path}: rows with one label and multi-label rows do not go into one list")
-    spans = any(not (math.isnan(row.start_seconds) and math.isnan(row.end_seconds)) for row in kept)
-    members = any(row.offset >= 0 for row in kept)
+    saved = list(rows)
+    several = any(row.multi_label for row in saved)
+    if several and not all(row.multi_label for row in saved):
+        raise UserError(f"{path}: a list cannot mix rows with one label and multi-label rows")
+    spans = any(not (math.isnan(row.start_seconds) and math.isnan(row.end_seconds)) for row in saved)
+    members = any(row.offset >= 0 for row in saved)
     columns = ["path", SEVERAL if several else "label"]
     columns += [*(COLUMNS[2:4] if spans else ()), *(COLUMNS[4:] if members else ())]
-    others = list(dict.fromkeys(name for row in kept for name, _ in row.others))
+    others = list(dict.fromkeys(name for row in saved for name, _ in row.others))
     with (
         atomic_path(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns + others)
-        for row in kept:
+        for row in saved:
             for text, may_be_empty in ((row.path, False), (row.label, several)):
                 if not (text or may_be_empty) or text != text.strip() or "\r" in text or "\0" in text:
-                    raise UserError(f"{path}: {text!r} would not be read back from a list as it is: rename it")
+                    raise UserError(f"{path}: a list would not read {text!r} back unchanged: rename it")
             values = dict(row.others)
             writer.writerow(_fields(row, spans=spans, members=members) + [values.get(name, "") for name in others])
 
@@ -189,10 +189,10 @@ def _fields(row: Row, *, spans: bool, members: bool) -> list[str]:
 
 
 def open_text(path: Path) -> TextIO:
-    """Open a list for reading: UTF-8 with or without a byte order mark, other bytes as `os.fsdecode` has them.
+    """Open a list for reading: UTF-8 with or without a byte order mark, other bytes as in `os.fsdecode`.
 
     Raises:
-        UserError: It cannot be opened.
+        UserError: The file cannot be opened.
     """
     try:
         return path.open(encoding="utf-8-sig", newline="", errors="surrogateescape")
@@ -204,7 +204,7 @@ def csv_lines(path: Path, file: Iterable[str], *, delimiter: str) -> Iterator[tu
     """Yield line numbers and stripped fields of a CSV, without its blank lines.
 
     Raises:
-        UserError: What no CSV may hold, such as a NUL byte, with file and line.
+        UserError: Content that no CSV may have, such as a NUL byte, with file and line.
     """
     lines = csv.reader(file, delimiter=delimiter, skipinitialspace=delimiter == " ")
     try:
@@ -227,7 +227,7 @@ def read_header(line: str, *, needed: Iterable[str], delimiters: str = DELIMITER
 
 
 def is_youtube_csv(path: Path) -> bool:
-    """Return whether a list is an annotation CSV of Kinetics, which names videos by their YouTube ids."""
+    """Return whether a list is an annotation CSV of Kinetics, which names videos by YouTube ids."""
     with open_text(path) as file:
         return read_header(file.readline(), needed=YOUTUBE_COLUMNS, delimiters=",") is not None
 
@@ -253,28 +253,30 @@ def _rows_with_header(
             )
         name, label = fields[at_path], "" if at_label is None else fields[at_label]
         if not name or (needed and not label):
-            what = "path and label" if needed else "path"
+            required = "path and label" if needed else "path"
             hint = (
                 "" if not needed or not name else f" (files without a class: a column {SEVERAL!r} instead of 'label')"
             )
-            raise UserError(f"{path}:{line}: {what} must not be empty{hint}")
+            raise UserError(f"{path}:{line}: {required} must not be empty{hint}")
         name = _file_name(name)
         if plain:
             yield Row(name, label, source=source, line=line, multi_label=several)
         else:
-            known = _extras(place, fields, f"{path}:{line}")
-            yield Row(name, label, *known, source, line, several, tuple((name, fields[at]) for at, name in others))
+            extras = _extras(place, fields, f"{path}:{line}")
+            yield Row(name, label, *extras, source, line, several, tuple((name, fields[at]) for at, name in others))
 
 
 def _places(path: Path, columns: list[str]) -> dict[str, int]:
-    """Where in a row the columns are that count; `labels` is found as `label`."""
+    """Return the places of the known columns in a row; `labels` counts as `label`."""
     for name in (*COLUMNS, SEVERAL):
         if columns.count(name) > 1:
             raise UserError(f"{path}:1: the header names {name!r} twice")
     if SEVERAL in columns and "label" in columns:
-        raise UserError(f"{path}:1: the header names both 'label' (one class per file) and {SEVERAL!r}: leave one")
+        raise UserError(f"{path}:1: the header names both 'label' (one class per file) and {SEVERAL!r}: remove one")
     if SEVERAL in columns and "frame_id" in columns:
-        raise UserError(f"{path}:1: a list of single frames, which are not read: take a list of the videos")
+        raise UserError(
+            f"{path}:1: this is a list of single frames, which mvrec does not read: use a list of the videos"
+        )
     place = {name: columns.index(name) for name in COLUMNS if name in columns}
     if SEVERAL in columns:
         place["label"] = columns.index(SEVERAL)
@@ -284,7 +286,11 @@ def _places(path: Path, columns: list[str]) -> dict[str, int]:
 
 
 def _extras(place: dict[str, int], fields: list[str], where: str) -> tuple[float, float, int, int]:
-    """Start, end, offset and size of a row; what is no number of seconds or bytes is an error."""
+    """Return start, end, offset and size of a row, after checks.
+
+    Raises:
+        UserError: A value that is not a number of seconds or bytes.
+    """
     values = {name: fields[at] for name, at in place.items()}
     start, end = (read_seconds(values.get(name, ""), where) for name in ("start", "end"))
     if start >= end:
@@ -296,10 +302,10 @@ def _extras(place: dict[str, int], fields: list[str], where: str) -> tuple[float
 
 
 def read_seconds(text: str, where: str) -> float:
-    """A number of seconds from 0 on; nan for an empty field.
+    """Return a number of seconds from 0 on; nan for an empty field.
 
     Raises:
-        UserError: Anything else.
+        UserError: Any other text.
     """
     if not text:
         return math.nan
@@ -338,16 +344,16 @@ def _rows_without_header(path: Path, lines: Iterable[str]) -> Iterator[Row]:
 
 
 def _cut(text: str) -> tuple[str, str]:
-    """A line before and after its last separator."""
+    """Return a line before and after its last separator."""
     cut = max(text.rfind(" "), text.rfind(","), text.rfind("\t"))
     return (text[:cut].rstrip(", \t"), text[cut + 1 :]) if cut > 0 else ("", text)
 
 
 def _without_frame_count(name: str, *, where: str) -> str:
-    """Return the path of `path frames label`, or the whole name where no frame count ends it.
+    """Return the path of `path frames label`, or the whole name if it has no frame count at its end.
 
     Raises:
-        UserError: The path is a folder, so that the list is one of raw frames.
+        UserError: The path is a folder: the list is one of raw frames.
     """
     before, count = _cut(name)
     if not before or not count.isdecimal():
@@ -355,12 +361,12 @@ def _without_frame_count(name: str, *, where: str) -> str:
     if not _is_media(before.rstrip('"')):
         if _is_media(_NUMBERS_BEHIND.sub("", before)):
             raise UserError(
-                f"{where}: several numbers behind the file: more than one label goes into a list with the header "
+                f"{where}: several numbers after the file: write several labels into a list with the header "
                 f"`path,{SEVERAL}`, as in `x.mp4,3;7`"
             )
         raise UserError(
-            f"{where}: {before!r} with {count} frames looks like a folder of single frames; lists of raw frames are "
-            "not read, take the list of the videos"
+            f"{where}: {before!r} with {count} frames looks like a folder of single frames, which mvrec does not "
+            "read: use the list of the videos"
         )
     return before
 

@@ -1,4 +1,4 @@
-"""Where the rows of an index come from, and what their lists say of them besides path and class."""
+"""The origins of an index's rows, and their other columns."""
 
 from array import array
 from bisect import bisect_right
@@ -7,33 +7,33 @@ import numpy as np
 
 from mvrec.data.listing.lists import Row
 
-_BETWEEN = "\0"  # values of one row: no list holds it
+_BETWEEN = "\0"  # between values of one row: no list contains it
 
 
 class Origins:
-    """The place of every row in its list, and its other columns; filled row by row, in packed arrays."""
+    """The place of every row in its list and its other columns, in packed arrays that grow row by row."""
 
     def __init__(self) -> None:
         self._firsts: list[int] = []  # first row of each run of rows with one source
         self._sources: list[str] = []
         self._lines = array("i")
-        self._names: tuple[str, ...] = ()  # of other columns
+        self._names: tuple[str, ...] = ()  # of the other columns
         self._values = bytearray()
         self._ends = array("q")
-        self._rows: np.ndarray | None = None  # which rows are left
+        self._rows: np.ndarray | None = None  # the remaining rows
 
     @property
     def first_source(self) -> str:
-        """Where the first row comes from."""
+        """The place of the first row."""
         return self._sources[0] if self._sources else ""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed arrays."""
+        """Size of the packed arrays in bytes."""
         return self._lines.itemsize * len(self._lines) + len(self._values) + self._ends.itemsize * len(self._ends)
 
     def add(self, row: Row) -> None:
-        """Take a row behind all others."""
+        """Append a row."""
         if not self._sources or self._sources[-1] != row.source:
             self._firsts.append(len(self._lines))
             self._sources.append(row.source)
@@ -48,13 +48,13 @@ class Origins:
             self._ends.append(len(self._values))
 
     def where(self, number: int) -> str:
-        """`list:line` of a row."""
+        """Return `list:line` of a row."""
         return self._place(number).where
 
     def row(self, number: int) -> Row:
-        """What is kept here of a row: its place and its other columns."""
-        kept = number if self._rows is None else int(self._rows[number])
-        values = zip(self._names, self._fields(kept), strict=True) if self._names else ()
+        """Return the stored part of a row: its place and its other columns."""
+        stored = number if self._rows is None else int(self._rows[number])
+        values = zip(self._names, self._fields(stored), strict=True) if self._names else ()
         return self._place(number)._replace(others=tuple(values))
 
     def _place(self, number: int) -> Row:
@@ -63,7 +63,7 @@ class Origins:
         return Row("", "", source=source, line=self._lines[number])
 
     def columns(self) -> dict[str, list[str]]:
-        """Return the other columns by their names, a value for every row."""
+        """Return the other columns by name, a value for every row."""
         if not self._names:
             return {}
         rows = range(len(self._ends)) if self._rows is None else self._rows.tolist()
@@ -76,6 +76,6 @@ class Origins:
         return text.split(_BETWEEN) if text else [""] * len(self._names)
 
     def kept(self, keep: np.ndarray) -> "Origins":
-        """Those of the rows where `keep`, bool (rows,), is true."""
+        """Return the origins of the rows for which `keep`, bool (rows,), is true."""
         self._rows = np.flatnonzero(keep)
         return self

@@ -1,4 +1,4 @@
-"""Targets that a data module makes of the rows of its lists, where they are not classes."""
+"""Targets that a data module makes from the rows of its lists, instead of classes."""
 
 from collections.abc import Callable
 
@@ -10,13 +10,13 @@ TargetOf = Callable[[Row], Target | None]
 
 
 class RowTargets:
-    """Finds out from the first row whether a data module makes the targets, and of what type; looks over the others.
+    """Makes or checks the targets of rows; the first row sets their type.
 
     Args:
-        target_of: The target of a row; `None` where its class or classes are the target.
+        target_of: Makes the target of a row; `None` if its class or classes are the target.
 
     Attributes:
-        type: The type of all targets; `None` where the rows' classes are.
+        type: The type of all targets; `None` if they are the rows' classes.
     """
 
     def __init__(self, target_of: TargetOf | None) -> None:
@@ -25,10 +25,10 @@ class RowTargets:
         self._place = ""  # of the first row
 
     def check(self, row: Row) -> None:
-        """Look at the next row.
+        """Check the type of the next row's target.
 
         Raises:
-            UserError: A target that cannot be made, or of another type than the first, with the row's place.
+            UserError: The target cannot be made, or has another type than the first, with the row's place.
         """
         if self._target_of is None or (self.type is not None and self.type.in_file):
             return
@@ -45,7 +45,7 @@ class RowTargets:
         """Return the target of a row.
 
         Raises:
-            UserError: It cannot be made.
+            UserError: The target cannot be made.
         """
         assert self._target_of is not None
         try:

@@ -1,1 +1,1 @@
-"""From rows to batches: samples in an exact order, files that cannot hang a run."""
+"""From rows to batches: samples in an exact order, and files that cannot hang a run."""

@@ -1,4 +1,4 @@
-"""What travels from the loader to the model."""
+"""The types that pass from the loader to the model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,13 +14,13 @@ PADDING_ID = -1  # sample id of a view that only keeps a rank busy; scores ignor
 
 
 class SampleKey(NamedTuple):
-    """What a sampler asks a dataset for. Everything random about the sample follows from it and the seed.
+    """A sampler's request to a dataset. It and the seed determine everything random about the sample.
 
     Attributes:
         epoch: The epoch.
         index: Row of the index.
         counted: False for a sample that only keeps a rank busy.
-        repeats: Which of the sample's views are wanted, by their numbers; `None` for all of them.
+        repeats: The numbers of the requested views; `None` for all of them.
     """
 
     epoch: int
@@ -30,14 +30,14 @@ class SampleKey(NamedTuple):
 
 
 class BadSample(NamedTuple):
-    """A file that could not be read.
+    """A file that cannot be read.
 
     Attributes:
         index: Row of the index.
         path: The file.
         cause: One line.
-        stop: Why the run has to end with this file, or "".
-        target: In evaluation what a model should have said of it, where that is known.
+        stop: Why the run must end with this file, or "".
+        target: In evaluation the file's true target, if available.
     """
 
     index: int  # type: ignore[assignment]  # hides tuple.index
@@ -48,10 +48,10 @@ class BadSample(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One dataset item: all views or repeats of one video or image, or none of them when it could not be read."""
+    """One dataset item: all views or repeats of one video or image; none if the file cannot be read."""
 
     views: Tensor | None  # uint8 (V, T, C, H, W), images (V, C, H, W)
-    targets: tuple[Target, ...]  # one per view; without views at most one, which says of what type they are
+    targets: tuple[Target, ...]  # one per view; without views at most one, which gives their type
     sample_id: int
     seeds: tuple[int, ...] = ()
     bad: tuple[BadSample, ...] = ()
@@ -62,15 +62,15 @@ class Item(NamedTuple):
 class ClipBatch:
     """A batch of clips or images.
 
-    Not frozen: Lightning sets the fields of a copy where it computes in another precision throughout.
+    Not frozen: in true half precision Lightning sets the fields of a copy.
 
     Attributes:
-        clips: (B, C, T, H, W), images (B, C, H, W): uint8 RGB out of the loader, normalised float on the device.
-        targets: What a model is to say of each view, as the type of target lays it out; see `mvrec.data.views.targets`.
+        clips: (B, C, T, H, W), images (B, C, H, W): uint8 RGB from the loader, normalised float on the device.
+        targets: The true target of each view, batched by its type; see `mvrec.data.views.targets`.
         sample_ids: int64 (B,) on the CPU, the row of the index, `PADDING_ID` for views that do not count.
-        view_ids: int64 (B,) on the CPU, which view (or repeat) of the sample.
+        view_ids: int64 (B,) on the CPU, the number of the view (or repeat) of the sample.
         seeds: int64 (B,) on the CPU, for augmentation on the device.
-        bad: Files that could not be read. In training others stand in for them, in evaluation nothing does.
+        bad: Files that cannot be read. In training others replace them, in evaluation nothing does.
     """
 
     clips: Tensor
@@ -92,24 +92,24 @@ class ClipBatch:
         return replace(self, clips=change(self.clips), targets=targets)
 
     def to(self, device: Any, *, non_blocking: bool = False) -> "ClipBatch":
-        """Return the same batch with pixels and targets on another device.
+        """Return the batch with pixels and targets on another device.
 
-        Ids and seeds stay on the CPU, where they are read: reading them from a device would wait for it.
+        Ids and seeds stay on the CPU: reading them from a device would wait for it.
         """
         return self._map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "ClipBatch":
-        """Return the same with pixels and targets in page-locked memory; the loader calls it where a GPU waits."""
+        """Return the batch with pixels and targets in page-locked memory; the loader calls it for a GPU."""
         return self._map_tensors(lambda tensor: tensor.pin_memory())
 
 
 def collate(items: Sequence[Item]) -> ClipBatch:
-    """Return lay the views of all items one behind the other; items without views leave only their `bad` entries."""
+    """Concatenate the views of all items; items without views leave only their `bad` entries."""
     bad = tuple(entry for item in items for entry in item.bad)
     readable = [item for item in items if item.views is not None]
     if not readable:
         empty = torch.empty(0, dtype=torch.int64)
-        targets = _batched([target for item in items for target in item.targets][:1])  # which says of what type
+        targets = _batched([target for item in items for target in item.targets][:1])  # gives the type
         none = targets if targets is None else targets[:0]
         return ClipBatch(torch.empty((0, 3, 0, 0, 0), dtype=torch.uint8), none, empty, empty, empty, bad)
     views = torch.cat([item.views for item in readable if item.views is not None])

@@ -43,7 +43,7 @@ class TrainClips(TrainSamples):
         size: Side of the square view in pixels.
         augment: Augmentation.
         repeats: Augmented views per decoded clip (Hoffer et al. 2020, repeated augmentation).
-        decoder: Which decoder reads the files.
+        decoder: Name of the decoder.
         seed: Root of all randomness.
     """
 
@@ -57,7 +57,7 @@ class TrainClips(TrainSamples):
     is_video: ClassVar[bool] = True
 
     def frames(self, sample: Sample, rng: random.Random) -> np.ndarray:
-        """One clip: uint8 (T, H, W, C)."""
+        """Decode one clip: uint8 (T, H, W, C)."""
         with stage("decode"), open_video(sample.path, decoder=self.decoder) as video:
             chosen = _random_frames(sample, timeline_of(video), self.clip, rng)
             return video.frames(chosen.tolist())
@@ -69,17 +69,17 @@ class EvalClips(EvalSamples):
 
     Args:
         index: The videos.
-        protocol: Which frames, crops and pixels make the views.
-        decoder: Which decoder reads the files.
+        protocol: Frames, crops and pixels of the views.
+        decoder: Name of the decoder.
     """
 
     index: SampleIndex
     protocol: ClipProtocol
     decoder: Decoder = "auto"
 
-    def views(self, sample: Sample, number: int, *, wanted: Sequence[int] | None = None) -> FileViews:
-        """See `video_views`."""
-        return video_views(sample, self.protocol, decoder=self.decoder, number=number, wanted=wanted)
+    def views(self, sample: Sample, number: int, *, only: Sequence[int] | None = None) -> FileViews:
+        """Return the views of `video_views`."""
+        return video_views(sample, self.protocol, decoder=self.decoder, number=number, only=only)
 
 
 def video_views(
@@ -88,43 +88,43 @@ def video_views(
     *,
     decoder: Decoder = "auto",
     number: int = 0,
-    wanted: Sequence[int] | None = None,
+    only: Sequence[int] | None = None,
     opener: Callable[..., Video] | None = None,
 ) -> FileViews:
     """Return the views of one video that a protocol scores, clip by clip and crop by crop, decoded in one pass.
 
     Args:
-        sample: The video, and the part of it that counts.
-        protocol: Which frames, crops and pixels make the views.
-        decoder: Which decoder reads the file.
+        sample: The video, and the relevant part of it.
+        protocol: Frames, crops and pixels of the views.
+        decoder: Name of the decoder.
         number: Seed of the control that shuffles frames: the row of an index.
-        wanted: Views by their numbers, rising; `None` for all. Frames of other clips are not decoded.
-        opener: What opens the file in place of `open_video`.
+        only: Numbers of the requested views in ascending order; `None` for all. Other clips are not decoded.
+        opener: Opens the file in place of `open_video`.
 
     Returns:
-        uint8 (clips * crops, T, C, size, size), or as many views as are wanted.
+        uint8 (clips * crops, T, C, size, size), or as many views as requested.
 
     Raises:
         DecodeError: The file cannot be read.
     """
     with (opener or open_video)(sample.path, decoder=decoder) as video:
-        chosen = timed_frames(sample, timeline_of(video), protocol)  # (clips, T)
+        frames = timed_frames(sample, timeline_of(video), protocol)  # (clips, T)
         crops = protocol.views.num_crops
-        numbers = range(crops * len(chosen)) if wanted is None else wanted
+        numbers = range(crops * len(frames)) if only is None else only
         clips = sorted({view // crops for view in numbers})
-        pixels, geometries = _views_of_clips(video, chosen[clips], protocol, number=number)
+        pixels, geometries = _views_of_clips(video, frames[clips], protocol, number=number)
     if len(pixels) != len(numbers):
         pixels = pixels[[clips.index(view // crops) * crops + view % crops for view in numbers]]
     return FileViews(pixels, tuple(geometries[view % crops] for view in numbers))
 
 
-def views_of_clips(video: Video, chosen: Tensor, protocol: ClipProtocol, *, number: int = 0) -> Tensor:
-    """Return the crops of clips whose frames are chosen, each frame decoded once.
+def views_of_clips(video: Video, numbers: Tensor, protocol: ClipProtocol, *, number: int = 0) -> Tensor:
+    """Return the crops of clips of given frames; each frame is decoded once.
 
     Args:
         video: The video.
-        chosen: Frame numbers, int64 (clips, T).
-        protocol: Which crops and pixels make the views.
+        numbers: Frame numbers, int64 (clips, T).
+        protocol: Crops and pixels of the views.
         number: See `video_views`.
 
     Returns:
@@ -133,14 +133,14 @@ def views_of_clips(video: Video, chosen: Tensor, protocol: ClipProtocol, *, numb
     Raises:
         DecodeError: The file is damaged.
     """
-    return _views_of_clips(video, chosen, protocol, number=number)[0]
+    return _views_of_clips(video, numbers, protocol, number=number)[0]
 
 
 def _views_of_clips(
-    video: Video, chosen: Tensor, protocol: ClipProtocol, *, number: int
+    video: Video, numbers: Tensor, protocol: ClipProtocol, *, number: int
 ) -> tuple[Tensor, list[Geometry]]:
-    """Return the same, and the geometry of each crop."""
-    needed, place = torch.unique(chosen, return_inverse=True)
+    """Return the crops of `views_of_clips`, and the geometry of each."""
+    needed, place = torch.unique(numbers, return_inverse=True)
     frames = video.frames(needed.tolist())
     views = torch.cat([clip_views(frames[row.numpy()], protocol, number=number) for row in place])
     return views, protocol.geometries(*frames.shape[1:3])
@@ -151,7 +151,7 @@ def clip_views(frames: np.ndarray, protocol: ClipProtocol, *, number: int = 0) -
 
     Args:
         frames: uint8 (T, H, W, C), the clip's frames.
-        protocol: Which crops and pixels make the views.
+        protocol: Crops and pixels of the views.
         number: See `video_views`.
 
     Returns:
@@ -161,33 +161,33 @@ def clip_views(frames: np.ndarray, protocol: ClipProtocol, *, number: int = 0) -
 
 
 def _random_frames(sample: Sample, timeline: Timeline, clip: ClipSpec, rng: random.Random) -> Tensor:
-    """Return frame numbers (T,) of a clip to train on."""
+    """Choose the frame numbers (T,) of a clip to train on."""
     timeline.check_span(sample)
-    counted, shown = timeline.counted_for(clip)
+    counted, numbers = timeline.counted_for(clip)
     window = counted.window(sample.start_seconds, sample.end_seconds)
     with _too_short_is_bad(sample):
         if clip.sampling == "segments":
             return segment_indices(window, clip, rng)
         span = clip.span(counted.fps)
-        chosen = frame_indices(random_start(window, span, rng), span, window, clip)
-    return chosen if shown is None else shown[chosen]
+        frames = frame_indices(random_start(window, span, rng), span, window, clip)
+    return frames if numbers is None else numbers[frames]
 
 
 def timed_frames(sample: Sample, timeline: Timeline, protocol: ClipProtocol) -> Tensor:
-    """Return frame numbers (clips, T) of the clips of a row's span that are scored.
+    """Return the frame numbers (clips, T) of the clips of a row's span for scoring.
 
     Raises:
-        DecodeError: The span does not lie in the video, or is too short where the protocol calls that an error.
+        DecodeError: The span lies outside the video, or is too short for a protocol that calls this an error.
     """
     timeline.check_span(sample)
-    counted, shown = timeline.counted_for(protocol.clip)
+    counted, numbers = timeline.counted_for(protocol.clip)
     window = counted.window(sample.start_seconds, sample.end_seconds)
-    chosen = eval_frames(sample, counted.fps, window, protocol)
-    return chosen if shown is None else shown[chosen]
+    frames = eval_frames(sample, counted.fps, window, protocol)
+    return frames if numbers is None else numbers[frames]
 
 
 def eval_frames(sample: Sample, fps: float, window: Window, protocol: ClipProtocol) -> Tensor:
-    """Return frame numbers (clips, T) of the clips that are scored, in a video of constant rate."""
+    """Return the frame numbers (clips, T) of the clips for scoring, in a video of constant rate."""
     clip, views = protocol.clip, protocol.views
     with _too_short_is_bad(sample):
         if clip.sampling == "segments":
@@ -201,7 +201,7 @@ def eval_frames(sample: Sample, fps: float, window: Window, protocol: ClipProtoc
 
 @contextmanager
 def _too_short_is_bad(sample: Sample) -> Iterator[None]:
-    """A video that a policy finds too short is a bad file like any other."""
+    """Turn the error of a policy about a too short video into that of a bad file."""
     try:
         yield
     except ClipTooLongError as error:

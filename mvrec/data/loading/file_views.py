@@ -1,4 +1,4 @@
-"""The views of a file under a protocol of whatever kind, read in processes that can be killed."""
+"""The views of a file under any protocol, read in processes that can be killed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +14,12 @@ from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Protocol
 
 
 def file_views(sample: Sample, protocol: Protocol, *, decoder: Decoder = "auto") -> Tensor:
-    """Return the views of a file as a protocol has them, those that `mvrec test` scores.
+    """Return the views of a file under a protocol, as `mvrec test` scores them.
 
     Args:
-        sample: A video and the part of it that counts, or an image, as the protocol is for.
-        protocol: Which frames and pixels make the views.
-        decoder: Which decoder reads videos.
+        sample: A video and the relevant part of it, or an image, to match the protocol.
+        protocol: Frames and pixels of the views.
+        decoder: Name of the decoder of videos.
 
     Returns:
         uint8 (V, C, T, H, W), images (V, C, H, W).

@@ -1,9 +1,8 @@
-"""Reading samples in a process that can be killed, so that no file can hang a run or take it down.
+"""Reading samples in a process that can be killed, so that no file can hang or crash a run.
 
-Each loader process hands its samples to a reading process, a fork of itself (`processes.Child`): one that gives no
-answer in time, crashes or asks for too much memory is killed, the file it was at is remembered as one that is not
-opened again, and a fresh one goes on with the same sample. To the rest of the program it is a file that cannot be read,
-like any other.
+Each loader process passes its samples to a reading process, a fork of itself (`processes.Child`). If that gives no
+answer in time, crashes or exceeds its memory, it is killed, its file is quarantined, and a new process continues with
+the same sample. The rest of the program sees a file that cannot be read, like any other.
 """
 
 import os
@@ -22,18 +21,18 @@ from mvrec.data.loading.samples import EvalSamples, TrainSamples, reading
 from mvrec.errors import DecodeError
 from mvrec.processes import Channel, Child, ChildError, Limits, is_out_of_memory
 
-MAX_KILLS = 10  # files that may be killed in one training batch or one evaluation before the run stops
+MAX_KILLS = 10  # kills in one training batch or one evaluation before the run stops
 
 
 @dataclass
 class GuardedSamples(torch.utils.data.Dataset[Item]):
-    """A dataset whose items another process makes; see the module.
+    """A dataset whose items another process reads; see the module.
 
     Args:
-        dataset: What to read.
-        limits: What a file may take.
-        quarantine: Where files that broke the limits are remembered.
-        rank: This process among all, for messages.
+        dataset: The dataset to read.
+        limits: The limits of a file.
+        quarantine: The files that broke the limits.
+        rank: This process's rank, for messages.
     """
 
     dataset: TrainSamples | EvalSamples
@@ -48,7 +47,7 @@ class GuardedSamples(torch.utils.data.Dataset[Item]):
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name == "dataset":  # unpickling asks before there is a dataset
+        if name.startswith("_") or name == "dataset":  # unpickling asks before `dataset` exists
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
@@ -59,10 +58,10 @@ class GuardedSamples(torch.utils.data.Dataset[Item]):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> list[Item]:
-        """Return the items of a batch, in order; torch's loader calls this instead of `__getitem__` where it exists.
+        """Return the items of a batch in order; torch's loader prefers this to `__getitem__`.
 
         Raises:
-            RuntimeError: A fault in our own code, with the traceback of the reading process.
+            RuntimeError: A fault in mvrec's code, with the traceback of the reading process.
         """
         # Processes wait for each other at every training step, but only at the end of an evaluation.
         if isinstance(self.dataset, TrainSamples) or keys[0].epoch != self._pass:
@@ -71,13 +70,13 @@ class GuardedSamples(torch.utils.data.Dataset[Item]):
         while len(items) < len(keys):
             reader = self._living_reader()
             try:
-                for item in reader.read(keys[len(items) :], self.quarantine.news()):
+                for item in reader.read(keys[len(items) :], self.quarantine.entries()):
                     items.append(item)
             except ChildError as fault:
                 self.close()
                 items += self._after(fault, reader.file)
             except BaseException:
-                self.close()  # it may still be sending what nobody waits for
+                self.close()  # it may still be sending items that nobody reads
                 raise
         return items
 
@@ -93,17 +92,17 @@ class GuardedSamples(torch.utils.data.Dataset[Item]):
         return self._reader
 
     def _after(self, fault: ChildError, file: tuple[int, str] | None) -> list[Item]:
-        """Remember the file at fault; the item that ends the run when there have been too many."""
+        """Quarantine the file at fault; return the item that ends the run after too many kills."""
         self._kills += 1
         if file is None:  # killed from outside while it was idle
             if self._kills < MAX_KILLS:
                 return []
-            raise RuntimeError(f"the process that reads files {fault}, {MAX_KILLS} times, at no file in particular")
+            raise RuntimeError(f"the process that reads files {fault}, {MAX_KILLS} times, without reading a file")
         info = get_worker_info()
         where = f"rank {self.rank}, worker {info.id}" if info is not None else f"rank {self.rank}"
         self.quarantine.add(file[1], f"the process reading it {fault} ({where})")
         if self._kills < MAX_KILLS:
-            return []  # the sample is asked for again, and the file is now one that cannot be read
+            return []  # the sample is requested again, and its file is now unreadable
         scope = "batch" if isinstance(self.dataset, TrainSamples) else "evaluation"
         stop = f"{MAX_KILLS} files of one {scope} broke the limits (data.decode_timeout, data.decode_memory)"
         bad = BadSample(file[0], file[1], f"the process reading it {fault} ({where})", stop=stop)
@@ -111,10 +110,10 @@ class GuardedSamples(torch.utils.data.Dataset[Item]):
 
 
 class Reader(Child):
-    """A child that answers requests for items, and says which file it is at.
+    """A child that answers requests for items and announces the file that it reads.
 
     Attributes:
-        file: Row and path of the file it is at.
+        file: Row and path of the current file.
     """
 
     def __init__(self, dataset: Any, limits: Limits) -> None:
@@ -122,11 +121,11 @@ class Reader(Child):
         super().__init__(partial(_serve, dataset), limits)
 
     def read(self, keys: Sequence[Any], quarantined: dict[str, str]) -> Iterator[Any]:
-        """Yield items in the order of `keys`, as they come.
+        """Yield items in the order of `keys` as they arrive.
 
         Raises:
-            ChildError: The process is stuck, dead, or out of memory.
-            RuntimeError: A fault in our own code.
+            ChildError: The process is hung, dead, or out of memory.
+            RuntimeError: A fault in mvrec's code.
         """
         self.send((list(keys), quarantined))
         for _ in keys:
@@ -167,5 +166,5 @@ def _serve(dataset: Any, channel: Channel) -> None:
 def _answer(dataset: Any, key: Any) -> tuple[str, Any]:
     try:
         return "item", dataset[key]
-    except Exception as error:  # our own faults are raised in the parent
+    except Exception as error:  # the parent raises faults of mvrec's code
         return ("memory", None) if is_out_of_memory(error) else ("error", traceback.format_exc())

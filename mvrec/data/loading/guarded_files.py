@@ -1,7 +1,7 @@
-"""Opening files one by one in processes that can be killed, for commands that read without a loader.
+"""Opening single files in processes that can be killed, for commands without a loader.
 
-`open_video` and `read_image` are those of `mvrec.data`, with the guard around them: a decoder
-that hangs, crashes or takes too much memory makes a file that cannot be read, and the command goes on with the others.
+`open_video` and `read_image` are those of `mvrec.data` with a guard: a decoder that hangs, crashes or exceeds its
+memory makes an unreadable file, and the command continues with the others.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ from mvrec.processes import CAN_FORK, ChildError, Limits
 
 
 class Answer(NamedTuple):
-    """What a reading process says of a file.
+    """A reading process's answer about a file.
 
     Attributes:
-        views: Pixels, uint8 (T, H, W, 3), of an image (H, W, 3); `None` where none were asked for.
-        about: The error, the size (height, width), or what a `Video` knows of itself.
+        views: Pixels, uint8 (T, H, W, 3), of an image (H, W, 3); `None` if none were requested.
+        about: The error, the size (height, width), or the facts of a `Video`.
     """
 
     views: torch.Tensor | None
@@ -44,16 +44,16 @@ class _About(NamedTuple):
 
 
 class _OneFile:
-    """What the reading process holds: a video at a time, asked by (what, path, argument)."""
+    """The reading process's side: one open video, and requests of (action, path, argument)."""
 
     def __init__(self) -> None:
         self.video: Video | None = None
 
     def __getitem__(self, request: tuple[str, FilePath, Any]) -> Answer:
-        what, path, argument = request
+        action, path, argument = request
         reading.announce(0, str(path))
         try:
-            return getattr(self, f"_{what}")(path, argument)
+            return getattr(self, f"_{action}")(path, argument)
         except (DecodeError, UserError) as error:
             return Answer(None, error)
 
@@ -81,13 +81,13 @@ class _OneFile:
 
 
 class FileReaders:
-    """Reading processes, as many as files are open at the same time, kept for the files that come.
+    """Reading processes, one per open file, reused for later files.
 
     Args:
-        limits: What a file may take.
+        limits: The limits of a file.
 
     Attributes:
-        killed: Files that broke the limits, with what happened; they are not opened again.
+        killed: Files that broke the limits, with the event; they are not opened again.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -98,31 +98,31 @@ class FileReaders:
         self._lock = threading.Lock()
 
     def start(self, count: int) -> None:
-        """Fork so many now, while this process is small and has no threads."""
+        """Fork some processes now, while this process is small and has no threads."""
         if CAN_FORK:
             started = [self._take() for _ in range(count)]
             self._idle += started
 
     def close(self) -> None:
-        """End the processes that are idle."""
+        """End the idle processes."""
         while self._idle:
             self._idle.pop().kill()
 
     def open(self, path: FilePath, decoder: Decoder) -> Video:
-        """See `open_video`."""
+        """Open a video; see `open_video`."""
         reader = self._take()
         return GuardedVideo(self, reader, path, self._ask(reader, "open", path, decoder, is_last=False).about)
 
     def image(self, path: FilePath, upright: bool) -> npt.NDArray[np.uint8]:
-        """See `read_image`."""
+        """Read an image; see `read_image`."""
         views = self._ask(self._take(), "image", path, upright, is_last=True).views
         assert views is not None
         return views.numpy()
 
     def _take(self) -> Reader:
-        load_library()  # a fork beside threads should load none
+        load_library()  # a fork of a process with threads should load no library
 
-        with self._lock:  # a process forked in between would hold the other's channel open
+        with self._lock:  # a process forked in between would keep the other's channel open
             if (folder := _working_folder()) != self._folder:  # relative paths would mean other files there
                 self.close()
                 self._folder = folder
@@ -133,7 +133,7 @@ class FileReaders:
                 reader.kill()
             return Reader(_OneFile(), self.limits)
 
-    def _ask(self, reader: Reader, what: str, path: FilePath, argument: Any, *, is_last: bool) -> Answer:
+    def _ask(self, reader: Reader, action: str, path: FilePath, argument: Any, *, is_last: bool) -> Answer:
         """Return the answer to one question; after the last one, or an error, the process is free for another file.
 
         Raises:
@@ -143,7 +143,7 @@ class FileReaders:
         try:
             if cause is not None:
                 raise DecodeError(path, cause)
-            (answer,) = reader.read([(what, path, argument)], {})
+            (answer,) = reader.read([(action, path, argument)], {})
         except ChildError as fault:
             reader.kill()
             cause = self.killed[str(path)] = f"the process reading it {fault}"
@@ -152,10 +152,10 @@ class FileReaders:
             self._free(reader)
             raise
         except BaseException:
-            reader.kill()  # it may still be sending what nobody waits for
+            reader.kill()  # it may still be sending an answer that nobody reads
             raise
         is_error = isinstance(answer.about, DecodeError | UserError)
-        if is_last or (is_error and what == "open"):
+        if is_last or (is_error and action == "open"):
             self._free(reader)
         if is_error:
             raise answer.about
@@ -167,7 +167,7 @@ class FileReaders:
 
 
 class GuardedVideo(Video):
-    """A video that a reading process has opened."""
+    """A video in a reading process."""
 
     def __init__(self, readers: FileReaders, reader: Reader, path: FilePath, about: _About) -> None:
         super().__init__(str(path), num_frames=about.num_frames, fps=about.fps, clock=about.clock)
@@ -189,19 +189,19 @@ class GuardedVideo(Video):
         return views.numpy()
 
     def close(self) -> None:
-        """Close it in the reading process, which is then free for another file."""
+        """Close the video in the reading process, which is then free for another file."""
         if not self._is_open:
             return
         self._is_open = False
-        if self._reader.is_open:  # else it was ended, and an exception is on its way
-            with contextlib.suppress(DecodeError):  # what was read stays good; a process that cannot close is replaced
+        if self._reader.is_open:  # if not, it was ended and an exception is on its way
+            with contextlib.suppress(DecodeError):  # the frames are good; a process that cannot close is replaced
                 self._readers._ask(self._reader, "close", self._file, None, is_last=True)
 
 
 def _working_folder() -> str:
     try:
         return str(Path.cwd())
-    except FileNotFoundError:  # it was removed
+    except FileNotFoundError:  # the folder was removed
         return ""
 
 
@@ -209,25 +209,25 @@ readers = FileReaders()
 
 
 def open_video(path: FilePath, decoder: Decoder = "auto") -> Video:
-    """`mvrec.data.open_video` in a process that can be killed, where the system can fork.
+    """Open a video as `mvrec.data.open_video` does, in a process that can be killed if the system can fork.
 
     Args:
         path: The file.
-        decoder: Which decoder reads it.
+        decoder: Name of the decoder.
 
     Raises:
-        DecodeError: The file cannot be read, or reading it took too long, too much memory, or the process with it.
-        UserError: No such decoder, or it does not work here.
+        DecodeError: The file cannot be read, took too long or too much memory, or crashed the reading process.
+        UserError: The decoder does not exist, or does not work here.
     """
     return readers.open(path, decoder) if CAN_FORK else opening.open_video(path, decoder)
 
 
 def read_image(path: FilePath, *, upright: bool = True) -> npt.NDArray[np.uint8]:
-    """`mvrec.data.read_image` in a process that can be killed, where the system can fork.
+    """Read an image as `mvrec.data.read_image` does, in a process that can be killed if the system can fork.
 
     Args:
         path: The file.
-        upright: Turn and mirror the image as its EXIF block asks for.
+        upright: Turn and mirror the image as its EXIF block says.
 
     Returns:
         uint8 (H, W, 3).

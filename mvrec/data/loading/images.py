@@ -1,9 +1,8 @@
 """Datasets of images: index x decoder x pixels. An image is a clip of one frame without the axis T.
 
 libjpeg-turbo decodes what it can (simplejpeg, with Pillow's own settings and bit for bit its pixels, in two thirds of
-its time), Pillow the rest. What the published recipes do not do is not done here unless asked for: a rotation that
-EXIF asks for is applied where `upright` says so, an alpha channel is dropped and not blended, an animation is its
-first frame.
+its time), Pillow the rest. As in the published recipes, by default an EXIF rotation is ignored (see `upright`), an
+alpha channel is dropped and not blended, and an animation is its first frame.
 """
 
 import io
@@ -30,40 +29,40 @@ from mvrec.data.views.protocol import ImageProtocol
 from mvrec.data.views.transforms import Augment, views_of
 from mvrec.errors import DecodeError
 
-_PHOTOMETRIC = 262  # TIFF's tag of what the values mean
-_MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # above that Pillow refuses, and says why
+_PHOTOMETRIC = 262  # TIFF's tag for the meaning of the values
+_MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow refuses larger images with a message
 
 
 class _GreyRangeError(ValueError):
-    """Nothing says which grey value is white."""
+    """Grey values of unknown range."""
 
 
 def read_image(path: FilePath, *, upright: bool = True) -> npt.NDArray[np.uint8]:
-    """Decode an image file of any format, whatever its name ends with.
+    """Decode an image file of any format, whatever its file extension.
 
-    Grey, palette, CMYK and other colours become RGB; of 16-bit grey the upper 8 bits are kept, and grey of 32 bits is
-    read as 16 bits where it is in that range. Floating-point grey must lie in 0..1 or in 0..255.
+    Grey, palette, CMYK and other colours become RGB. Of 16-bit grey the upper 8 bits are kept; 32-bit grey is read as
+    16 bits if it is in that range. Floating-point grey must lie in 0..1 or in 0..255.
 
     Args:
         path: The file; one in an archive is read in place.
-        upright: Turn and mirror the image as its EXIF block asks for, which is how viewers show it. TIFF files are
-            always turned as they ask for, which is how Pillow reads them.
+        upright: Turn and mirror the image as its EXIF block says, like viewers do. Pillow always turns TIFF files as
+            they say.
 
     Returns:
         uint8 (H, W, 3).
 
     Raises:
-        DecodeError: The file is missing, damaged, cut short or no image.
+        DecodeError: The file is missing, damaged, cut short or not an image.
     """
     content = _content(path)
-    # Turning is rare: only a file that holds such a block, behind whatever else, is looked at twice.
+    # Rotations are rare: only a file with an EXIF block is opened a second time.
     plain = not upright or b"Exif\0" not in content
     pixels = _plain_jpeg(content) if plain else None
     if pixels is not None:
         return pixels
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on EXIF blocks, of which ImageNet has broken ones
+            warnings.simplefilter("ignore")  # warnings of broken EXIF blocks, such as ImageNet has
             with Image.open(io.BytesIO(content)) as image:
                 if upright and image.getexif().get(0x0112, 1) != 1:
                     return _rgb(ImageOps.exif_transpose(image))
@@ -71,9 +70,9 @@ def read_image(path: FilePath, *, upright: bool = True) -> npt.NDArray[np.uint8]
                 return _rgb(image) if pixels is None else pixels
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's readers raise whatever their parsers come across
+    except Exception as error:  # Pillow's parsers raise any error
         unknown = isinstance(error, Image.UnidentifiedImageError)
-        cause = "no image, or a damaged one" if unknown else f"damaged or cut short ({error})"
+        cause = "not an image, or a damaged one" if unknown else f"damaged or cut short ({error})"
         if isinstance(error, _GreyRangeError):
             cause = str(error)
         raise DecodeError(path, cause) from error
@@ -90,7 +89,7 @@ def _content(path: FilePath) -> bytes:
 
 
 def _plain_jpeg(content: bytes) -> npt.NDArray[np.uint8] | None:
-    """A JPEG file in YCbCr or grey without any fault; `None` for everything else, which Pillow judges."""
+    """Decode a faultless JPEG file in YCbCr or grey; `None` for any other file, which Pillow judges."""
     if not content.startswith(b"\xff\xd8\xff"):
         return None
     try:
@@ -110,10 +109,10 @@ def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def _eight_bits(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Return grey of more than 8 bits, which Pillow's own conversion would clip at 255.
+    """Reduce grey of more than 8 bits, which Pillow's own conversion would clip at 255.
 
     Raises:
-        _GreyRangeError: Nothing says which value is white.
+        _GreyRangeError: The value of white is unknown.
     """
     values = np.asarray(image)
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
@@ -123,12 +122,12 @@ def _eight_bits(image: Image.Image) -> npt.NDArray[np.uint8]:
         if high > 255:
             raise _GreyRangeError(f"floating-point grey values up to {high:g}: scale them to 0..1")
         return np.rint(values * (255 if high <= 1 else 1)).astype(np.uint8)
-    if image.format == "FITS":  # its header may move and stretch the values, which Pillow does not mind
+    if image.format == "FITS":  # its header may shift and scale the values, which Pillow ignores
         raise _GreyRangeError("grey values of FITS: convert the image to 8 bits")
     is_tiff = image.format == "TIFF"
-    if is_tiff and image.getexif().get(_PHOTOMETRIC) == 0:  # white is 0, which Pillow minds up to 8 bits only
+    if is_tiff and image.getexif().get(_PHOTOMETRIC) == 0:  # white is 0, which Pillow respects up to 8 bits only
         raise _GreyRangeError("more than 8 bits with white as 0: convert the image to 8 bits")
-    narrow = is_tiff and image.mode == "I" and high <= 255  # 32 bits that hold values of 8
+    narrow = is_tiff and image.mode == "I" and high <= 255  # 32 bits with 8-bit values
     return (values.astype(np.int64) >> (0 if narrow else 8)).astype(np.uint8)
 
 
@@ -140,9 +139,9 @@ class TrainImages(TrainSamples):
         index: The images.
         size: Side of the square view in pixels.
         augment: Augmentation.
-        repeats: Augmented views per image, when a key does not say which.
+        repeats: Augmented views per image, unless a key names them.
         seed: Root of all randomness.
-        upright: Apply what EXIF says of the orientation.
+        upright: Apply the EXIF orientation.
     """
 
     index: SampleIndex
@@ -165,13 +164,13 @@ class EvalImages(EvalSamples):
 
     Args:
         index: The images.
-        protocol: Which pixels make the view.
+        protocol: Pixels of the view.
     """
 
     index: SampleIndex
     protocol: ImageProtocol
 
-    def views(self, sample: Sample, number: int, *, wanted: Sequence[int] | None = None) -> FileViews:
+    def views(self, sample: Sample, number: int, *, only: Sequence[int] | None = None) -> FileViews:
         """Return the one view."""
         image = read_image(sample.path, upright=self.protocol.upright)
         return FileViews(protocol_view(image, self.protocol), tuple(self.protocol.geometries(*image.shape[:2])))

@@ -1,6 +1,6 @@
 """Batches in an order that is a function of (seed, epoch) alone, resumable at any batch.
 
-Ranks and worker counts are known here so that nothing else in this package needs them.
+Only this module of the package deals with ranks and worker counts.
 """
 
 import logging
@@ -30,28 +30,28 @@ log = logging.getLogger(__name__)
 
 
 class TrainBatches(Sampler[list[SampleKey]]):
-    """Which samples make each training batch of this rank.
+    """The samples of each training batch of this rank.
 
-    Step g of an epoch is trained on a slice of one order that all ranks share: ranks take consecutive parts of it, and
-    with accumulation consecutive batches. So the samples of a step do not depend on how many ranks and batches share
-    them, and a position is one number. The last, incomplete step is dropped; a data set smaller than one step is
-    repeated to fill it.
+    Step g of an epoch trains on a slice of one order that all ranks share: ranks take consecutive parts of it, and
+    with accumulation consecutive batches. So the samples of a step do not depend on the number of ranks and batches
+    that share them, and a position is one number. The last, incomplete step is dropped; a data set smaller than one
+    step is repeated to fill it.
 
-    With `repeats`, the order is read with each sample `repeats` times in a row (a, a, a, b, b, b, ...), and an
-    epoch still has `num_samples` draws: it shows a random part of the samples, each several times in the same step.
-    That is the epoch of the image recipes with repeated augmentation (Hoffer et al. 2020; DeiT's sampler).
+    With `repeats`, the order contains each sample `repeats` times in a row (a, a, a, b, b, b, ...), and an epoch still
+    has `num_samples` draws: a random part of the samples, each several times in the same step. So do the image recipes
+    with repeated augmentation (Hoffer et al. 2020; DeiT's sampler).
 
     Args:
         num_samples: Rows of the index.
         batch_size: Draws per rank and batch.
         seed: Root of the order.
-        rank: This process.
+        rank: This process's rank.
         world_size: Number of processes.
         accumulate: Batches per step.
         repeats: Draws of the same sample in a row.
-        labels: Class of each row (num_samples,), where classes are balanced.
+        labels: Class of each row (num_samples,), to balance classes.
         balance: See `epoch_order`.
-        same_epoch: Whether every epoch is the first one over again, with the same views of the same files.
+        same_epoch: Whether every epoch repeats the first one, with the same views of the same files.
     """
 
     def __init__(
@@ -72,29 +72,29 @@ class TrainBatches(Sampler[list[SampleKey]]):
         self.rank, self.world_size, self.accumulate, self.repeats = rank, world_size, accumulate, repeats
         self.labels, self.balance, self.same_epoch = labels, balance, same_epoch
         self.epoch = 0
-        self.consumed = 0  # draws of this epoch that all ranks together have trained on
+        self.consumed = 0  # draws of this epoch on which all ranks together have trained
 
     @property
     def draws_per_batch(self) -> int:
-        """Draws that all ranks together take per batch."""
+        """Draws per batch, over all ranks."""
         return self.batch_size * self.world_size
 
     @property
     def draws_per_step(self) -> int:
-        """Draws behind one step of the optimiser."""
+        """Draws per optimiser step."""
         return self.draws_per_batch * self.accumulate
 
     @property
     def sampler(self) -> "TrainBatches":
-        """Lightning looks for `set_epoch` at `batch_sampler.sampler`."""
+        """This sampler, because Lightning looks for `set_epoch` at `batch_sampler.sampler`."""
         return self
 
     def __len__(self) -> int:
-        """Return batches in a whole epoch, also after a resume."""
+        """Return the number of batches in a whole epoch, also after a resume."""
         return max(self.num_samples // self.draws_per_step, 1) * self.accumulate
 
     def set_epoch(self, epoch: int) -> None:
-        """Move to the start of an epoch; staying in the epoch keeps the position."""
+        """Move to the start of an epoch; the present epoch keeps its position."""
         if epoch != self.epoch:
             self.epoch, self.consumed = epoch, 0
 
@@ -113,7 +113,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
     def _keys(self, epoch: int, order: torch.Tensor, draws: range) -> list[SampleKey]:
         if self.repeats == 1:
             return [SampleKey(epoch, index) for index in order[draws.start : draws.stop].tolist()]
-        # Draws of one sample that fall into the same batch are one key, so that its file is decoded once.
+        # Draws of one sample in the same batch share a key, so that its file is decoded once.
         groups = groupby(draws, key=lambda draw: draw // self.repeats)
         return [
             SampleKey(epoch, int(order[place]), repeats=tuple(draw % self.repeats for draw in group))
@@ -122,16 +122,16 @@ class TrainBatches(Sampler[list[SampleKey]]):
 
 
 def epoch_order(num_samples: int, *, seed: int, labels: np.ndarray | None = None, balance: float = 0.0) -> torch.Tensor:
-    """Return the order of an epoch of `num_samples` draws: int64 (num_samples,), a function of the seed alone.
+    """Return the order of an epoch's draws: int64 (num_samples,), a function of the seed alone.
 
-    With a balance of 0 each sample is drawn once. Above, a class of n samples is drawn in proportion to
+    With a balance of 0 each sample is drawn once. Otherwise a class of n samples is drawn in proportion to
     `n ** (1 - balance)`: with 1 all classes equally often, with 0.5 by the square root. A sample's draws are its
-    expected number rounded down or up, so that a class gets its share in every epoch, not only on average.
+    expected number rounded down or up, so a class gets its share in every epoch, not only on average.
 
     Args:
         num_samples: Rows of the index.
-        seed: All choices follow from it.
-        labels: Class of each row (num_samples,); needed for a balance.
+        seed: Determines all choices.
+        labels: Class of each row (num_samples,); required by a balance.
         balance: 0..1.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -140,11 +140,11 @@ def epoch_order(num_samples: int, *, seed: int, labels: np.ndarray | None = None
         return order
     assert labels is not None
     classes = torch.from_numpy(np.asarray(labels, dtype=np.int64))
-    order = order[classes[order].argsort(stable=True)]  # class by class, mixed within each
+    order = order[classes[order].argsort(stable=True)]  # class by class, shuffled within each
     sizes = torch.bincount(classes).double()
     shares = torch.where(sizes > 0, sizes ** (1 - balance), 0.0)
     per_sample = num_samples * shares / shares.sum() / sizes.clamp_min(1)
-    # Ticks at u, u + 1, u + 2, ... on a line on which each sample has its expected draws as length.
+    # Ticks at u, u + 1, u + 2, ... on a line on which each sample's length is its expected number of draws.
     ends = per_sample[classes[order]].cumsum(0)
     ends[-1] = num_samples
     ticks = (ends - torch.rand((), generator=generator, dtype=torch.float64)).ceil().clamp_min(0).long()
@@ -156,24 +156,24 @@ def epoch_order(num_samples: int, *, seed: int, labels: np.ndarray | None = None
 class EvalBatches(Sampler[list[SampleKey]]):
     """Each sample once over all ranks: unpadded, rank r takes r, r + world_size, ...
 
-    With `shared_views` it is each view once: ranks share the views of a sample, and rank r takes every world_size-th
-    view of all.
+    With `shared_views` each view comes once: ranks share the views of a sample, and rank r takes every world_size-th
+    of all views.
 
-    A rank without samples gets one batch that does not count, since a loader without batches would keep the
-    rank away from the collective at the end.
+    A rank without samples gets one batch that does not count, because a loader without batches would keep the rank
+    from the collective at the end.
 
     Args:
         num_samples: Rows of the index.
-        batch_size: Samples per batch; of shared views as many as so many samples have.
-        rank: This process.
+        batch_size: Samples per batch; of shared views, as many as so many samples have.
+        rank: This process's rank.
         world_size: Number of processes.
-        shared_views: Views per sample that ranks share; 0 keeps a sample's views together.
+        shared_views: Views per sample that ranks share; 0 leaves a sample's views on one rank.
     """
 
     def __init__(self, num_samples: int, *, batch_size: int, rank: int, world_size: int, shared_views: int = 0) -> None:
         self.views, self.rank = max(shared_views, 1), rank
         self.shared = shared_views > 1
-        self.parts = range(rank, num_samples * self.views, world_size)  # samples, or views counted through
+        self.parts = range(rank, num_samples * self.views, world_size)  # samples, or numbers of views
         self.parts_per_batch = batch_size * self.views
         self.passes = 0
 
@@ -195,39 +195,39 @@ class EvalBatches(Sampler[list[SampleKey]]):
 
 
 class BadFiles:
-    """Keeps count of files that could not be read, names each once, and stops a run that has too many.
+    """Counts files that cannot be read, reports each once, and stops a run with too many.
 
-    The share is taken of the samples that this process has asked for, since with many ranks each sees a part only.
+    The share refers to the samples of this process, because with many ranks each reads only a part.
 
     Args:
         num_samples: Rows of the index.
-        max_fraction: Distinct bad files, as a share of the samples asked for, above which training stops.
-        noun: What messages call a file.
+        max_fraction: Bad files as a share of the requested samples, above which training stops.
+        noun: The name of a file in messages.
     """
 
-    FIRST_LOOK = 100  # with fewer samples a share says little
+    FIRST_LOOK = 100  # a share of fewer samples says little
 
     def __init__(self, num_samples: int, max_fraction: float, *, noun: str = "video") -> None:
         self.num_samples, self.max_fraction, self.noun = num_samples, max_fraction, noun
-        self.asked = 0
-        self.seen: dict[int, BadSample] = {}
+        self.requested = 0
+        self.bad: dict[int, BadSample] = {}
 
-    def report(self, bad: tuple[BadSample, ...], *, asked: int) -> None:
-        """Note what a training batch of `asked` samples met.
+    def report(self, bad: tuple[BadSample, ...], *, requested: int) -> None:
+        """Record the bad files of a training batch of `requested` samples.
 
         Raises:
-            UserError: Too many.
+            UserError: Too many files are bad.
         """
-        self.asked += asked
+        self.requested += requested
         for entry in bad:
-            if entry.index not in self.seen:
-                self.seen[entry.index] = entry
+            if entry.index not in self.bad:
+                self.bad[entry.index] = entry
                 log.warning("unreadable, another %s takes its place: %s: %s", self.noun, entry.path, entry.cause)
-        looked_at = min(self.num_samples, max(self.asked, self.FIRST_LOOK))
-        if len(self.seen) > self.max_fraction * looked_at:
-            first = next(iter(self.seen.values()))
+        looked_at = min(self.num_samples, max(self.requested, self.FIRST_LOOK))
+        if len(self.bad) > self.max_fraction * looked_at:
+            first = next(iter(self.bad.values()))
             raise UserError(
-                f"{len(self.seen)} of the first {looked_at} {self.noun}s cannot be read, more than "
+                f"{len(self.bad)} of the first {looked_at} {self.noun}s cannot be read, more than "
                 f"data.max_bad_fraction={self.max_fraction:g} allows; the first: {first.path}: {first.cause}"
             )
 
@@ -235,19 +235,19 @@ class BadFiles:
 class ClipLoader(DataLoader[ClipBatch]):
     """A `DataLoader` of `ClipBatch`es that knows its position.
 
-    Its state counts batches handed out, not batches that workers have fetched ahead, so a restored loader goes
-    on with the next batch whatever the number of workers.
+    Its state counts batches handed out, not batches that workers have prefetched, so a restored loader continues with
+    the next batch whatever the number of workers.
 
     Args:
-        dataset: Answers `SampleKey`s.
+        dataset: A dataset with `SampleKey`s as keys.
         batches: `TrainBatches` or `EvalBatches`.
         num_workers: Worker processes.
         pin_memory: Page-lock batches for a faster copy to a GPU.
         max_bad_fraction: See `BadFiles`; `None` in evaluation, where bad files are failed samples instead.
-        noun: What messages call a file.
-        limits: What reading a file may take before its process is killed; `None` reads without a guard, in the loader
+        noun: The name of a file in messages.
+        limits: The limits of reading a file before its process is killed; `None` reads without a guard, in the loader
             process itself.
-        quarantine: The folder in which files that broke the limits are remembered; `None` keeps them in memory.
+        quarantine: The folder that lists files beyond the limits; `None` keeps them in memory.
     """
 
     def __init__(
@@ -280,8 +280,8 @@ class ClipLoader(DataLoader[ClipBatch]):
         self.bad_files = None if max_bad_fraction is None else BadFiles(rows, max_bad_fraction, noun=noun)
 
     def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]
-        # Being a generator, this starts the workers at the first batch: Lightning calls iter() at a time when it
-        # has not yet told the sampler which epoch it is.
+        # As a generator it starts the workers at the first batch: Lightning calls iter() before it has told the sampler
+        # the epoch.
         batches = self.batches
         if not self._has_workers and (fault := shared_memory_fault(self.num_workers)) is not None:
             raise UserError(fault)
@@ -292,12 +292,12 @@ class ClipLoader(DataLoader[ClipBatch]):
                 raise UserError(f"{last.stop}; the last: {last.path}: {last.cause}")
             if isinstance(batches, TrainBatches):
                 if self.bad_files is not None:
-                    self.bad_files.report(batch.bad, asked=max(batches.batch_size // batches.repeats, 1))
+                    self.bad_files.report(batch.bad, requested=max(batches.batch_size // batches.repeats, 1))
                 batches.consumed += batches.draws_per_batch
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """(seed, epoch, consumed): enough to go on, with any number of workers or ranks."""
+        """Return (seed, epoch, consumed): enough to resume with any number of workers or ranks."""
         if not isinstance(self.batches, TrainBatches):
             return {}
         batches = self.batches
@@ -305,17 +305,17 @@ class ClipLoader(DataLoader[ClipBatch]):
         return {"seed": batches.seed, "epoch": batches.epoch, "consumed": batches.consumed, **sizes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position; `set_epoch` then moves on from a finished epoch."""
+        """Move to a saved position; `set_epoch` then leaves a finished epoch."""
         if state and isinstance(self.batches, TrainBatches):
             batches = self.batches
             batches.seed, batches.epoch, batches.consumed = state["seed"], state["epoch"], state["consumed"]
 
 
 class Unwrapped:
-    """A loader that does not show that it is one.
+    """A loader that is not an instance of `DataLoader`.
 
-    Lightning rebuilds the samplers of a `DataLoader` it predicts with and cannot rebuild ours; other iterables it
-    leaves alone.
+    When Lightning predicts, it rebuilds the samplers of a `DataLoader`, which fails with ours; it leaves other
+    iterables alone.
     """
 
     def __init__(self, loader: ClipLoader) -> None:
@@ -328,16 +328,16 @@ class Unwrapped:
         return iter(self.loader)
 
 
-def worker_count(wanted: int | Literal["auto"], *, processes: int = 1) -> int:
-    """How many loader workers a process gets.
+def worker_count(setting: int | Literal["auto"], *, processes: int = 1) -> int:
+    """Return the number of loader workers of a process.
 
-    "auto" is one per core that this process may use: `SLURM_CPUS_PER_TASK` in a Slurm job, else its share of the cores
-    of this machine; at most 16.
+    "auto" is one per core of this process: `SLURM_CPUS_PER_TASK` in a Slurm job, else its share of this machine's
+    cores; at most 16.
 
     Args:
-        wanted: A number, or "auto".
+        setting: A number, or "auto".
         processes: Training processes on this machine.
     """
-    if wanted != "auto":
-        return wanted
+    if setting != "auto":
+        return setting
     return min(cores_per_process(processes), MAX_AUTO_WORKERS)

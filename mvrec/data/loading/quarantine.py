@@ -1,4 +1,4 @@
-"""The files that a run does not open again, because reading them broke a limit: `quarantine/rank_<n>.csv`."""
+"""The files that a run does not open again because they broke a limit: `quarantine/rank_<n>.csv`."""
 
 import contextlib
 import csv
@@ -13,15 +13,15 @@ _LOOK_SECONDS = 5.0
 
 
 class Quarantine:
-    """What all loader processes of a run know about files that hung, crashed or took too much memory.
+    """The files of a run that hung, crashed or took too much memory, as all its loader processes know them.
 
-    Each rank appends to a file of its own, which the loader processes of all ranks read now and then; so such a file
+    Each rank appends to a file of its own, which the loader processes of all ranks read now and then. So a bad file
     costs its deadline once, not once per process and epoch, and a resumed run knows it from the start. Removing the
     folder forgets all.
 
     Args:
-        folder: Where the lists are; `None` keeps them in memory.
-        rank: This process among all.
+        folder: The folder of the lists; `None` keeps them in memory.
+        rank: This process's rank.
     """
 
     def __init__(self, folder: Path | None, *, rank: int = 0) -> None:
@@ -31,15 +31,15 @@ class Quarantine:
         self._looked = -_LOOK_SECONDS
 
     def add(self, path: str, cause: str) -> None:
-        """Remember a file."""
+        """Add a file."""
         self.files[path] = cause
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self._append(self.folder / f"rank_{self.rank}.csv", (path, cause))
 
-    def news(self) -> dict[str, str]:
-        """Return all files known by now, looking at most every few seconds into the lists."""
+    def entries(self) -> dict[str, str]:
+        """Return the causes of all files so far; read the lists at most every few seconds."""
         now = time.monotonic()
         if self.folder is not None and now - self._looked >= _LOOK_SECONDS:
             self._looked = now
@@ -58,11 +58,11 @@ class Quarantine:
 
     @staticmethod
     def _append(path: Path, row: tuple[str, ...]) -> None:
-        import fcntl  # only where processes are forked is there anything to remember
+        import fcntl  # not on Windows, where nothing is forked and nothing quarantined
 
         with path.open("ab") as file:
             with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)  # of several loader processes one writes the header
+                fcntl.flock(file, fcntl.LOCK_EX)  # one of several loader processes writes the header
             text = io.StringIO()
             csv.writer(text, lineterminator="\n").writerows([row] if path.stat().st_size else [_HEADER, row])
             append_whole(path, text.getvalue())

@@ -1,4 +1,4 @@
-"""What datasets of clips and of images share: how a key becomes an item, and what happens to a file that is bad."""
+"""The common part of datasets of clips and images: from a key to an item, and the handling of bad files."""
 
 import random
 from abc import abstractmethod
@@ -20,14 +20,14 @@ from mvrec.errors import DecodeError
 from mvrec.machine import machine_fault
 from mvrec.seeds import derive_seed
 
-SUBSTITUTES = 10  # files tried in place of one that cannot be read before training is given up
+SUBSTITUTES = 10  # files tried in place of an unreadable one before training stops
 
 
 class _Reading:
-    """Who is told which file is opened next. In a reading process that is its guard; see `mvrec.data.loading.guard`.
+    """The receiver of announcements of the next file: in a reading process its guard; see `mvrec.data.loading.guard`.
 
     Attributes:
-        announce: Takes row and path; raises `DecodeError` for a file that is not to be opened again.
+        announce: Called with row and path; raises `DecodeError` for a quarantined file.
     """
 
     announce: Callable[[int, str], None]
@@ -38,7 +38,7 @@ reading.announce = lambda number, path: None
 
 
 class FileViews(NamedTuple):
-    """The views of a file, and how each was cut out of its frames.
+    """The views of a file, and the geometry of each.
 
     Attributes:
         pixels: uint8 (V, T, C, H, W), images without T.
@@ -52,9 +52,8 @@ class FileViews(NamedTuple):
 class TrainSamples(Dataset[Item]):
     """Random views of an index, `repeats` of them per file from one decode.
 
-    An item is asked for by `SampleKey`; all that is random about it follows from (seed, epoch, index), so
-    workers and restarts cannot change it. A file that cannot be read is replaced by another one, chosen the same
-    way, and reported.
+    An item's key is a `SampleKey`; (seed, epoch, index) determine all that is random about it, so workers and restarts
+    cannot change it. A file that cannot be read is replaced by another one, chosen the same way, and reported.
     """
 
     index: SampleIndex
@@ -70,7 +69,7 @@ class TrainSamples(Dataset[Item]):
 
         Args:
             sample: The file.
-            rng: For what is random about them.
+            rng: Source of the random choices.
 
         Raises:
             DecodeError: The file cannot be read.
@@ -91,9 +90,9 @@ class TrainSamples(Dataset[Item]):
                 return self._item(sample, number, key)._replace(bad=tuple(bad))
             except DecodeError as error:
                 bad.append(BadSample(number, str(sample.path), error.cause, stop=machine_fault(error) or ""))
-                if bad[-1].stop:  # no other file would fare better
+                if bad[-1].stop:  # no other file would do better
                     return Item(None, (), PADDING_ID, bad=tuple(bad))
-        bad[-1] = bad[-1]._replace(stop=f"not one of {SUBSTITUTES} files in a row could be read")
+        bad[-1] = bad[-1]._replace(stop=f"{SUBSTITUTES} files in a row could not be read")
         return Item(None, (), PADDING_ID, bad=tuple(bad))
 
     def _item(self, sample: Sample, number: int, key: SampleKey) -> Item:
@@ -106,33 +105,33 @@ class TrainSamples(Dataset[Item]):
         return Item(views, targets, number, seeds, view_ids=tuple(repeats))
 
     def views(self, frames: np.ndarray, target: Target, seeds: Sequence[int]) -> tuple[Tensor, tuple[Target, ...]]:
-        """A view and its target for every pixel seed: uint8 (V, T, C, size, size), images without T."""
+        """Return a view and its target for every seed: uint8 (V, T, C, size, size), images without T."""
         height, width = frames.shape[1:3]
         ways = [choose_geometry(height, width, size=self.size, augment=self.augment, seed=seed) for seed in seeds]
         views = [
             train_view(frames, way, rand_augment=self.augment.rand_augment, seed=seed)
             for way, seed in zip(ways, seeds, strict=True)
         ]
-        pixels = torch.stack(views) if self.is_video else torch.cat(views)  # the one frame of each
+        pixels = torch.stack(views) if self.is_video else torch.cat(views)  # an image has one frame
         return pixels, tuple(target.moved(way) for way in ways)
 
 
 class EvalSamples(Dataset[Item]):
     """All views of each file of an index, from one decode. Nothing is random, nothing is replaced.
 
-    A key whose `repeats` names some of the views gets these only, so that processes can share the views of a file.
+    A key whose `repeats` names some of the views gets only these, so that processes can share the views of a file.
     """
 
     index: SampleIndex
 
     @abstractmethod
-    def views(self, sample: Sample, number: int, *, wanted: Sequence[int] | None = None) -> FileViews:
+    def views(self, sample: Sample, number: int, *, only: Sequence[int] | None = None) -> FileViews:
         """Return the protocol's views of row `number`.
 
         Args:
             sample: The file.
             number: Its row.
-            wanted: Which of the views, by their numbers; `None` for all.
+            only: Numbers of the requested views; `None` for all.
 
         Raises:
             DecodeError: The file cannot be read.
@@ -148,7 +147,7 @@ class EvalSamples(Dataset[Item]):
         try:
             target = self.index.target(key.index)
             reading.announce(key.index, str(sample.path))
-            views, geometries = self.views(sample, key.index, wanted=key.repeats)
+            views, geometries = self.views(sample, key.index, only=key.repeats)
         except DecodeError as error:
             bad = BadSample(key.index, str(sample.path), error.cause, stop=machine_fault(error) or "", target=target)
             return Item(None, (target,), sample_id, bad=(bad,) if key.counted else ())

@@ -1,4 +1,4 @@
-"""How long the steps between a file and a batch take, for `mvrec benchmark data`."""
+"""CPU time of the steps between a file and a batch, for `mvrec benchmark data`."""
 
 import time
 from collections import defaultdict
@@ -10,7 +10,7 @@ class Stages:
     """CPU seconds of this process per named step, counted while `counting` is set.
 
     Attributes:
-        counting: Off by default, so that nothing is added up where nobody looks.
+        counting: Off by default, so that nothing is measured in ordinary runs.
         seconds: Step -> CPU seconds since `start`.
     """
 

@@ -1,6 +1,6 @@
-"""What a loader's worker process does otherwise than torch has it: batches need no /dev/shm, and a failure is told.
+"""Set-up of a loader's worker process: batches need no /dev/shm, and failures are reported.
 
-Torch passes tensors through files in /dev/shm, which has 64 MB in a container: a worker that finds it full dies of
+Torch passes tensors through files in /dev/shm, which has 64 MB in a container: with a full one, a worker dies of
 SIGBUS or leaves the training process waiting for ever. Memory without a file has no such limit.
 """
 
@@ -21,23 +21,23 @@ FAILED = 70  # exit code of a worker that cannot pass its batches on
 
 
 def start_worker(worker_id: int) -> None:
-    """Set up the calling process, a loader's worker; torch calls it as `worker_init_fn`."""
-    torch.set_num_threads(1)  # one worker, one core: the parallelism is the number of workers
+    """Set up the calling process as a loader's worker; torch calls it as `worker_init_fn`."""
+    torch.set_num_threads(1)  # one worker, one core: the number of workers gives the parallelism
     for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
-        signal.signal(number, signal.SIG_IGN)  # they are sent to all processes; the main one ends the workers
+        signal.signal(number, signal.SIG_IGN)  # sent to all processes; the main one ends the workers
     queues.Queue._on_queue_feeder_error = staticmethod(_leave)  # type: ignore[attr-defined]
     if hasattr(os, "memfd_create"):
         ForkingPickler.register(torch.UntypedStorage, _reduced)
 
 
 def _leave(error: Exception, _: Any) -> None:
-    """Without this the batch would be dropped, and whoever waits for it would wait for ever."""
+    """End the process: a dropped batch would leave its reader waiting for ever."""
     print(f"mvrec: error: {machine_fault(error) or f'no batch can be sent: {error}'}", file=sys.stderr, flush=True)  # noqa: T201
     os._exit(FAILED)
 
 
 def _reduced(storage: torch.UntypedStorage) -> tuple[Any, ...]:
-    """How the memory of a tensor is sent: as bytes, or as a file that lies in no folder."""
+    """Return how to send a tensor's memory: as bytes, or as a file outside any folder."""
     size = storage.nbytes()
     if storage.device.type != "cpu" or storage.is_shared() or size == 0:
         return reductions.reduce_storage(storage)

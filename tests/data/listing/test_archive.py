@@ -88,7 +88,7 @@ def test_a_tar_without_its_end_is_doubted(tmp_path, caplog):
     path = tmp_path / "a.tar"
     path.write_bytes(tar_of({"a": b"x" * 512})[:1024])
     assert [member.name for member in list_tar(path)] == ["a"]
-    assert "ends without the mark that ends a tar" in caplog.text
+    assert "ends without a tar's end mark" in caplog.text
 
 
 def test_an_inner_tar_without_its_end_does_not_run_into_the_outer_one(tmp_path):
@@ -118,7 +118,7 @@ def test_headers_are_walked_once(tmp_path, monkeypatch, caplog):
     path.write_bytes(tar_of({"new.JPEG": b"n"}))
     assert [member.name for member in read_tar_listing(path)] == ["new.JPEG"]
     assert walked == [path]
-    assert "has changed since it was listed" in caplog.text
+    assert "has changed since then: listing it again" in caplog.text
 
 
 def test_a_broken_listing_is_made_anew(tmp_path, caplog):
@@ -128,7 +128,7 @@ def test_a_broken_listing_is_made_anew(tmp_path, caplog):
     for broken in (b"", b"PK\x03\x04 broken", gzip.compress(b"x")):
         place.write_bytes(broken)
         assert len(read_tar_listing(path)) == 4
-        assert "cannot be read and is made anew" in caplog.text
+        assert "cannot be read: listing the tar again" in caplog.text
         caplog.clear()
         assert len(read_tar_listing(path)) == 4
         assert caplog.text == ""
@@ -176,7 +176,9 @@ def test_a_tar_that_is_not_there_is_named_with_its_line(tmp_path):
 def test_a_path_into_a_tar_needs_its_place(tmp_path):
     (tmp_path / "a.tar").write_bytes(tar_of({"b.JPEG": b"two!"}))
     (tmp_path / "train.csv").write_text("path,label\na.tar/b.JPEG,0\n")
-    with pytest.raises(UserError, match=r"train\.csv:2: 'a\.tar/b\.JPEG' lies in a tar: the columns offset and size"):
+    with pytest.raises(
+        UserError, match=r"train\.csv:2: 'a\.tar/b\.JPEG' lies in a tar: give its place in the columns offset and size"
+    ):
         SampleIndex(read_rows(tmp_path / "train.csv"), root=tmp_path)
 
 

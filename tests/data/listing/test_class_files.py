@@ -53,7 +53,7 @@ def test_equal_names_of_keras_are_told_apart_by_their_ids(tmp_path):
     [
         ("a.json", '{"a": 0, "b": 2}', "not numbered from 0 on without gaps: 1 is missing"),
         ("a.json", '{"a": 0, "b": 0}', "number 0 is that of two classes, 'a' and 'b'"),
-        ("a.json", '{"a": 0, "a": 1}', "class 'a' stands there twice"),
+        ("a.json", '{"a": 0, "a": 1}', "class 'a' is listed twice"),
         ("a.json", '{"a": -1, "b": 0}', "1 is missing"),
         ("a.json", '{"a": {"b": 0}}', "class names in JSON are a list"),
         ("a.json", "[[0, 1]]", "class names in JSON are a list"),
@@ -61,7 +61,7 @@ def test_equal_names_of_keras_are_told_apart_by_their_ids(tmp_path):
         ("a.csv", "id,name\n0,a\nx,b\n", r"a\.csv:3: 'x,b' has no whole number in column 'id'"),
         ("a.csv", "id,name\n0,a\n1,\n", r"a\.csv:3: a class has no name"),
         ("a.csv", "id,name\n0,a\n0,b\n", r"a\.csv:3: number 0 is that of two classes"),
-        ("a.txt", "0 a\n1 a\n", r"a\.txt:2: class 'a' stands there twice"),
+        ("a.txt", "0 a\n1 a\n", r"a\.txt:2: class 'a' is listed twice"),
         ("a.txt", "<!DOCTYPE html>\n<html>", "the file is a web page"),
         ("a.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS"),
         ("a.yaml", "names: [a]", r"read from text, CSV and JSON files, not from \.yaml"),

@@ -174,7 +174,7 @@ def test_warnings_of_an_index(tmp_path, caplog):
     assert gaps == f"{tmp_path}, train: no samples for 8 of 10 classes: '1', '2', '3', '4', '5' and 3 more"
     caplog.clear()
     SampleIndex([Row("a", "Riding a bike"), Row("b", "riding_a_bike")], root=tmp_path)
-    assert "two classes that only spelling tells apart" in caplog.text
+    assert "two classes that differ only in spelling" in caplog.text
 
 
 def test_a_file_with_two_labels_is_refused(tmp_path):

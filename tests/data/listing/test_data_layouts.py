@@ -126,7 +126,7 @@ def test_lists_relative_to_a_folder_of_videos(tmp_path, prefix, name):
 def test_a_list_of_which_nothing_is_there_is_doubted(tmp_path, caplog):
     make(tmp_path, {"train.csv": "run/gone.mp4 0\nrun/a.mp4 1\n"})
     assert len(contents(tmp_path)) == 2
-    assert "train.csv:1: not one of the first 2 files is there, such as" in caplog.text
+    assert "train.csv:1: none of the first 2 files exists, such as" in caplog.text
 
 
 def test_lists_in_a_folder_of_their_own(tmp_path):

@@ -162,7 +162,7 @@ def test_classes_txt_gives_the_order(tmp_path):
 def test_classes_txt_with_a_name_twice_or_missing(tmp_path):
     assert read_class_names(tmp_path / "classes.txt") == []
     write(tmp_path / "classes.txt", "run\njump\nrun \n")
-    with pytest.raises(UserError, match=r"classes\.txt:\d: class 'run' stands there twice"):
+    with pytest.raises(UserError, match=r"classes\.txt:\d: class 'run' is listed twice"):
         read_class_names(tmp_path / "classes.txt")
 
 
@@ -277,7 +277,7 @@ def test_links_that_lead_nowhere_and_folders_left_out(tmp_path, caplog):
     (tmp_path / "train/run/round").symlink_to("round")
     (tmp_path / "train/run/clip.mp4").mkdir()
     find_split(tmp_path, "train")
-    nowhere = "turn (a link that leads nowhere), walk (a link that leads nowhere)"
+    nowhere = "turn (a broken link), walk (a broken link)"
     assert caplog.messages[-1].endswith(f": .jump (a hidden folder), {nowhere}, run/clip.mp4, run/round")
 
 

@@ -89,8 +89,8 @@ def test_names_numbers_and_spellings_mix(tmp_path, label):
         ),
         ("path,labels\na,run;2\n", r"train\.csv:2: label 2 is outside 0\.\.1$"),
         ("path,labels\na,run;-1\n", r"train\.csv:2: label -1 is outside 0\.\.1$"),
-        ("path,labels\na,run\n\nb,run;jump;run\n", r"train\.csv:4: label 'run' stands there twice$"),
-        ("path,labels\na,run;0\n", r"train\.csv:2: label 'run' stands there twice$"),
+        ("path,labels\na,run\n\nb,run;jump;run\n", r"train\.csv:4: label 'run' is listed twice$"),
+        ("path,labels\na,run;0\n", r"train\.csv:2: label 'run' is listed twice$"),
         ("path,labels\na,run;;jump\n", r"train\.csv:2: an empty label in 'run;;jump': one ';' between two$"),
         ("path,labels\na,run;\n", r"train\.csv:2: an empty label in 'run;'"),
         ("path,labels\na,;\n", r"train\.csv:2: an empty label in ';'"),
@@ -99,12 +99,12 @@ def test_names_numbers_and_spellings_mix(tmp_path, label):
         ("path,labels\na,run,jump\n", r"train\.csv:2: 3 fields, the header has 2: path,labels$"),
         (
             "path,labels,label\na,run,1\n",
-            r"train\.csv:1: the header names both 'label' \(one .*\) and 'labels': leave one$",
+            r"train\.csv:1: the header names both 'label' \(one .*\) and 'labels': remove one$",
         ),
         ("path,labels,labels\na,run,1\n", r"train\.csv:1: the header names 'labels' twice$"),
         (
             'original_vido_id video_id frame_id path labels\nA 0 0 A/A-000001.jpg "1,0"\n',
-            r"train\.csv:1: a list of single frames, which are not read: take a list of the videos$",
+            r"train\.csv:1: this is a list of single frames, which mvrec does not read: use a list of the videos$",
         ),
         (
             "path,label\na,run\nb,\n",
@@ -117,9 +117,9 @@ def test_names_numbers_and_spellings_mix(tmp_path, label):
         ("path,label\na,run\na,jump\n", r"train\.csv:3: 'a' is 'jump' here and 'run' at .*:2 \(several .*'labels'"),
         (
             "a.mp4 1 0 1\n",
-            r"train\.csv:1: several numbers behind the file: .* the header `path,labels`, as in `x\.mp4,3;7`",
+            r"train\.csv:1: several numbers after the file: .* the header `path,labels`, as in `x\.mp4,3;7`",
         ),
-        ("a b.mp4 1 0 1 1 0\n", r"train\.csv:1: several numbers behind the file"),
+        ("a b.mp4 1 0 1 1 0\n", r"train\.csv:1: several numbers after the file"),
         ("path,labels\n", r"train\.csv: no videos in it$"),
     ],
 )
@@ -163,7 +163,7 @@ def test_lines_of_the_same_file_are_joined(tmp_path, caplog):
         ("c", (0,)),
     ]
     assert [sample.start_seconds for sample in index] == [None, None, 1.0, None]
-    assert f"{tmp_path}, train: 4 rows name a file of another one and are joined with it" in caplog.text
+    assert f"{tmp_path}, train: 4 rows repeat a file and are merged with its first row" in caplog.text
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -215,8 +215,8 @@ def test_what_is_written_is_read(tmp_path, chosen, header):
     ("rows", "message"),
     [
         ([Row("a", "x", multi_label=True), Row("b", "x")], "rows with one label and multi-label rows"),
-        ([Row("", "", multi_label=True)], "'' would not be read back"),
-        ([Row("a", " x", multi_label=True)], "' x' would not be read back"),
+        ([Row("", "", multi_label=True)], "would not read '' back"),
+        ([Row("a", " x", multi_label=True)], "would not read ' x' back"),
     ],
 )
 def test_rows_that_make_no_list(tmp_path, rows, message):
@@ -249,9 +249,9 @@ def test_a_list_with_several_labels_beside_class_folders_is_refused(tmp_path):
 
 def test_rows_of_both_kinds_are_refused(tmp_path):
     rows = [Row("a", "x", source="l", line=2, multi_label=True), Row("b", "x", source="l", line=3)]
-    with pytest.raises(UserError, match=r"^l:3: rows with one label and with several, as at l:2, do not mix$"):
+    with pytest.raises(UserError, match=r"^l:3: a list cannot mix rows with one label and with several, as at l:2$"):
         SampleIndex(rows, root=tmp_path)
-    with pytest.raises(UserError, match=r"^l:2: rows with one label and with several, as at l:3, do not mix$"):
+    with pytest.raises(UserError, match=r"^l:2: a list cannot mix rows with one label and with several, as at l:3$"):
         SampleIndex(rows[::-1], root=tmp_path)
 
 

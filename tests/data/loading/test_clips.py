@@ -204,7 +204,7 @@ def test_training_gives_up_after_ten_files(tmp_path):
     assert item.views is None
     assert item.sample_id == PADDING_ID
     assert len(item.bad) == 10
-    assert [entry.stop for entry in item.bad] == [""] * 9 + ["not one of 10 files in a row could be read"]
+    assert [entry.stop for entry in item.bad] == [""] * 9 + ["10 files in a row could not be read"]
 
 
 def item(count, *, label=0, sample_id=0, bad=()):

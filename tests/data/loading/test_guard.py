@@ -224,7 +224,7 @@ def test_files_quarantined_by_several_processes_are_known_to_other_ranks(tmp_pat
             os._exit(0)
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(names)
     assert (tmp_path / "rank_0.csv").read_bytes().count(b"path,cause\n") == 1
-    assert Quarantine(tmp_path, rank=1).news() == dict.fromkeys(names, "hung")
+    assert Quarantine(tmp_path, rank=1).entries() == dict.fromkeys(names, "hung")
 
 
 def spoiled(digits, root, faults):
@@ -252,7 +252,7 @@ def test_a_run_trains_without_files_that_hang_or_crash_and_scores_them_as_failed
     for fault, cause in (("spin", "gave no answer for 77 s"), ("segfault", "was ended by SIGSEGV")):
         assert log.count(f"{fault}_train.mp4: the process reading it {cause} (rank 0, worker 0)") == 1, log
     assert attempts() == ["segfault_train.mp4", "spin_train.mp4"]
-    quarantined = Quarantine(tmp_path / "run/quarantine").news()
+    quarantined = Quarantine(tmp_path / "run/quarantine").entries()
     assert {Path(path).name for path in quarantined} == {"segfault_train.mp4", "spin_train.mp4"}
 
     code, _, log = command("test", f"--ckpt_path={tmp_path / 'run/checkpoints/last.ckpt'}", *data, run)
@@ -278,7 +278,7 @@ def test_two_processes_train_without_files_that_hang_crash_or_eat_memory(tiny, d
     log = run("fit", *tiny, "--trainer.max_epochs=3", "--trainer.limit_val_batches=0")
     for fault in faults:  # once by each process that met it
         assert 1 <= log.count(f"{fault}_train.mp4: the process reading it") <= 2, log
-    quarantined = Quarantine(tmp_path / "run/quarantine").news()
+    quarantined = Quarantine(tmp_path / "run/quarantine").entries()
     assert {Path(path).name for path in quarantined} == {f"{fault}_train.mp4" for fault in faults}
     log = run("test", f"--ckpt_path={tmp_path / 'run/checkpoints/last.ckpt'}")
     assert "21/24 videos scored, 3 failed" in log, log

@@ -275,11 +275,11 @@ def bomb():
 
 BROKEN = {
     "empty": (b"", r"is empty \(0 bytes\)"),
-    "text": (b"not an image at all", "no image, or a damaged one"),
+    "text": (b"not an image at all", "not an image, or a damaged one"),
     "half a JPEG": (encoded(Image.fromarray(picture()), "JPEG")[:900], r"damaged or cut short \(.*truncated"),
     "half a PNG": (encoded(Image.fromarray(picture()), "PNG")[:900], r"damaged or cut short \(.*truncated"),
     "half a WebP": (encoded(Image.fromarray(picture()), "WEBP", quality=95)[:500], "damaged or cut short"),
-    "a header alone": (b"\xff\xd8\xff\xe0", "no image, or a damaged one|damaged or cut short"),
+    "a header alone": (b"\xff\xd8\xff\xe0", "not an image, or a damaged one|damaged or cut short"),
     "broken PNG data": (png_with_broken_data(), "damaged or cut short"),
     "a bomb": (bomb(), "damaged or cut short .*decompression bomb"),
 }

@@ -282,7 +282,7 @@ def test_nothing_readable_stops_at_once(root, num_workers):
     loader = train_loader(
         index_of(root, [f"gone{number}.mp4" for number in range(40)]), num_workers=num_workers, max_bad_fraction=1.0
     )
-    with pytest.raises(UserError, match=r"not one of 10 files in a row could be read; the last: .*gone\d+\.mp4: "):
+    with pytest.raises(UserError, match=r"10 files in a row could not be read; the last: .*gone\d+\.mp4: "):
         next(iter(loader))
 
 
@@ -292,16 +292,16 @@ def test_share_of_broken_files_is_taken_of_what_was_asked_for():
     def bad(*numbers):
         return tuple(BadSample(number, f"{number}.mp4", "empty") for number in numbers)
 
-    files.report(bad(*range(5)), asked=8)  # 5 of 8, but fewer than 100 samples say little
-    files.report(bad(*range(5)), asked=8)  # the same ones again
+    files.report(bad(*range(5)), requested=8)  # 5 of 8, but fewer than 100 samples say little
+    files.report(bad(*range(5)), requested=8)  # the same ones again
     with pytest.raises(UserError, match="6 of the first 100 videos"):
-        files.report(bad(5), asked=8)
+        files.report(bad(5), requested=8)
     files = BadFiles(100_000, 0.05)
     for _ in range(100):
-        files.report((), asked=8)
-    files.report(bad(*range(40)), asked=8)  # 40 of 808
+        files.report((), requested=8)
+    files.report(bad(*range(40)), requested=8)  # 40 of 808
     with pytest.raises(UserError, match=r"41 of the first 816 videos cannot be read.*the first: 0\.mp4: empty"):
-        files.report(bad(40), asked=8)
+        files.report(bad(40), requested=8)
 
 
 @pytest.mark.parametrize(
