@@ -18,6 +18,7 @@ from mvrec.class_paths import current, imported, is_class_path, search_folder, t
 from mvrec.errors import UserError, nearest
 from mvrec.files import at_home
 from mvrec.published import CREATE_MODEL, ZOO
+from mvrec.recipes import find_config
 
 CLASS_NODE_KEYS = frozenset({"class_path", "init_args", "dict_kwargs"})
 CONFIG_FLAGS = ("-c", "--config")
@@ -90,8 +91,29 @@ def expand_backbones(config: Any) -> Any:
     return config
 
 
+def expand_configs(arguments: Sequence[str]) -> Iterator[str]:
+    """Replace the names of recipes in `--config NAME` by the paths of their files.
+
+    Raises:
+        UserError: Neither a file nor a recipe.
+    """
+    previous = ""
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if previous in CONFIG_FLAGS and not argument.startswith("--"):
+            yield find_config(argument)
+        elif name in CONFIG_FLAGS and value:
+            yield f"{name}={find_config(value)}"
+        else:
+            yield argument
+        previous = argument
+
+
 def expand_flags(arguments: Sequence[str]) -> Iterator[str]:
-    """The same for `--model.backbone NAME`; class paths of earlier versions become those of this one."""
+    """Put class paths in place of short names in `--model.backbone NAME`.
+
+    Class paths of earlier versions become those of this one.
+    """
     flag = ""  # that the next argument is the value of
     for argument in arguments:
         name, equals, value = (flag, " ", argument) if flag else argument.partition("=")
@@ -116,7 +138,7 @@ def entries(arguments: Sequence[str]) -> list[Entry]:
         if name in CONFIG_FLAGS and not value:
             raise UserError(f"{name} needs the path of a file")
         if name in CONFIG_FLAGS:
-            found.extend(_file_entries(Path(value)))
+            found.extend(_file_entries(Path(find_config(value))))
         elif name.startswith("--"):
             key = name[2:].rstrip("+").replace(".init_args", "").removesuffix(".class_path")
             found.append(Entry(key, value, name, is_class=name.endswith(".class_path")))
@@ -142,10 +164,6 @@ def _mapping_entries(entry: Entry) -> Iterator[Entry]:
 
 
 def _file_entries(path: Path) -> list[Entry]:
-    if not at_home(path).is_file():
-        others = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        found = "is a directory" if path.is_dir() else f"does not exist{nearest(str(path), others)}"
-        raise UserError(f"config file {str(path)!r} {found}")
     try:
         text = at_home(path).read_text(encoding="utf-8")
         tree = yaml.compose(text, Loader=yaml.SafeLoader)

@@ -35,6 +35,7 @@ others:
   models     list the networks: size, cost, published accuracy, which checkpoints load
   benchmark  measure what a training clip costs on one's own data: `mvrec benchmark data --config FILE`
   convert    write any known checkpoint as safetensors, with a report of what was loaded
+  recipes    list the configurations that come with mvrec; `recipes show NAME` prints one
   prep       make a raw download trainable: lists, checks, smaller files, tars
   demo       generate the moving digits data set, train on it, evaluate
   demo-images  the same with images of digits and a network of every family
@@ -60,7 +61,7 @@ def _of_module(name: str) -> Callable[[str, list[str]], None]:
 LIGHTNING = ("fit", "validate", "test", "predict")
 MODULES = (
     *("recognize", "report", "explain", "extract", "export", "hub"),
-    *("doctor", "models", "benchmark", "convert", "prep", "demo", "demo-images"),
+    *("doctor", "models", "benchmark", "convert", "recipes", "prep", "demo", "demo-images"),
 )
 COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
     **dict.fromkeys(LIGHTNING, _lightning),

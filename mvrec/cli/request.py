@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from jsonargparse import Namespace
 
 from mvrec.cli.backbone_names import check_backbones
-from mvrec.cli.config_check import CONFIG_FLAGS, Entry, entries, expand_flags, flags, trust_named
+from mvrec.cli.config_check import CONFIG_FLAGS, Entry, entries, expand_configs, expand_flags, flags, trust_named
 from mvrec.cli.run_defaults import (
     expand_evaluation,
     forget_own_paths,
@@ -49,7 +49,7 @@ def read_request(args: Sequence[str]) -> Request:
         UserError: Bad input.
     """
     command, *arguments = args
-    arguments = list(expand_flags(arguments))
+    arguments = list(expand_flags(list(expand_configs(arguments))))
     arguments += forget_own_paths(entries(arguments)) if command == "fit" else []
     if command != "fit":
         arguments = named_checkpoint(arguments)

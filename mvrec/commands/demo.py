@@ -5,22 +5,19 @@ import time
 from pathlib import Path
 
 from mvrec.cli.lightning import run
-from mvrec.errors import UserError
 from mvrec.files import at_home
 from mvrec.tasks.classification.scores import SingleLabelScores
 
-CONFIG = Path("configs/demo.yaml")
+CONFIG = "demo"
 
 
 def main(arguments: list[str]) -> None:
     """Generate moving digits, train, test, test again with shuffled frames, and sum up in five lines."""
     parser = argparse.ArgumentParser(prog="mvrec demo", description=main.__doc__)
-    parser.add_argument("--config", type=at_home, default=CONFIG, help="the run's configuration (default: %(default)s)")
+    parser.add_argument("--config", default=CONFIG, help="the run's configuration (default: %(default)s)")
     parser.add_argument("--run_dir", type=at_home, default=Path("runs/demo"), help="default: %(default)s")
     options, overrides = parser.parse_known_args(arguments)
-    if not options.config.is_file():
-        raise UserError(f"{options.config} is not here: run mvrec demo in the root of the source tree")
-    common = ["--config", str(options.config), "--run_dir", str(options.run_dir), *overrides]
+    common = ["--config", options.config, "--run_dir", str(options.run_dir), *overrides]
 
     begin = time.monotonic()
     fit = run(["fit", *common])

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvrec.cli.lightning import run
-from mvrec.errors import UserError
 from mvrec.files import at_home
+from mvrec.recipes import find_config
 from mvrec.tasks.classification.scores import SingleLabelScores
 
-CONFIGS = tuple(Path(f"configs/demo_images_{name}.yaml") for name in ("shunted", "sgformer", "cloformer", "mvit"))
+CONFIGS = tuple(f"demo_images_{name}" for name in ("shunted", "sgformer", "cloformer", "mvit"))
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,14 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="mvrec demo-images", description=main.__doc__)
     parser.add_argument(
         *("--configs",),
-        type=at_home,
         nargs="+",
         default=CONFIGS,
-        help=f"one per network (default: {' '.join(map(str, CONFIGS))})",
+        help=f"one per network (default: {' '.join(CONFIGS)})",
     )
     parser.add_argument("--run_dir", type=at_home, default=Path("runs/demo_images"), help="default: %(default)s")
     options, overrides = parser.parse_known_args(arguments)
-    for config in options.configs:
-        if not config.is_file():
-            raise UserError(f"{config} is not here: run mvrec demo-images in the root of the source tree")
     results = []
-    for config in options.configs:
+    for config in [Path(find_config(name)) for name in options.configs]:
         results.append(_train_and_test(config, options.run_dir / config.stem, overrides))
         print("\n" + "\n".join(table(results)), flush=True)  # noqa: T201
     print(f"everything about the runs: {options.run_dir}")  # noqa: T201
