@@ -2,8 +2,11 @@
 
 import importlib.util
 import os
+import shlex
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -30,9 +33,17 @@ class DecodeError(Exception):
         return type(self), (self.path, self.cause)
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Return a hint for an error message, `"; did you mean 'x'?"`, or "" when no valid name is similar."""
-    matches = get_close_matches(name, list(names), n=1)
+def nearest(name: str, names: Iterable[str], *, likeness: float = 0.6) -> str:
+    """Return a hint for an error message, `"; did you mean 'x'?"`, or "" when no valid name is similar.
+
+    Args:
+        name: As it was written.
+        names: Those that exist.
+        likeness: How similar two names must be at least, 0..1; names that differ in case alone always are.
+    """
+    names = list(names)
+    matches = [other for other in names if other.lower() == name.lower()]
+    matches = matches or get_close_matches(name, names, n=1, cutoff=likeness)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
@@ -44,4 +55,18 @@ def need(extra: str, *packages: str) -> None:
     """
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        raise UserError(f"this needs {' and '.join(missing)}: pip install 'mvrec[{extra}]'")
+        raise UserError(f"this needs {' and '.join(missing)}: {install_hint(extra)}")
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that installs an extra: into the environment of a clone, or beside an installed wheel."""
+    root = Path(__file__).parent.parent
+    if not (root / "pyproject.toml").is_file():
+        return f"pip install 'mvrec[{extra}]'"
+    pip = Path(sys.executable).with_name("pip")
+    command = [_from_here(pip)] if pip.is_file() else [sys.executable, "-m", "pip"]
+    return f"{shlex.join([*command, 'install', '-e'])} '{_from_here(root)}[{extra}]'"
+
+
+def _from_here(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

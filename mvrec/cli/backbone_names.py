@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import NoReturn
 
 from mvrec import models
 from mvrec.cli.config_check import Entry
@@ -24,7 +25,7 @@ def check_backbones(given: Sequence[Entry]) -> None:
         if re.fullmatch(r"model(\.backbone)+", key) and isinstance(value, str):
             package, _, name = value.rpartition(".")
             if package == ZOO and not hasattr(models, name):
-                raise UserError(f"{where}: the zoo has no {name!r}{nearest(name, [*variants, *classes])}")
+                _refuse(name, [*variants, *classes], where)
             (by_name.add if value == CREATE_MODEL else by_name.discard)(key)
         elif key.removesuffix(".name") in by_name and isinstance(value, str):
             _check_model_name(value, variants, where.removesuffix(".name"))
@@ -32,10 +33,14 @@ def check_backbones(given: Sequence[Entry]) -> None:
 
 def _check_model_name(name: str, variants: Sequence[str], where: str) -> None:
     if "/" not in name and name not in variants:
-        hint = nearest(name, variants) or " (mvrec models lists its networks)"
-        raise UserError(f"{where}: the zoo has no {name!r}{hint}")
+        _refuse(name, variants, where)
     if "/" in name:
         try:
             check_baseline(name)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+
+
+def _refuse(name: str, names: Sequence[str], where: str) -> NoReturn:
+    hint = nearest(name, names) or f" (mvrec models lists its networks; those of timm are called timm/{name})"
+    raise UserError(f"{where}: the zoo has no {name!r}{hint}")

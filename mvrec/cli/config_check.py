@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeGuard
 import yaml
 
 from mvrec.class_paths import current, imported, is_class_path, search_folder, trust
+from mvrec.cli.help.hints import key_hint
 from mvrec.errors import UserError, nearest
 from mvrec.files import at_home
 from mvrec.published import CREATE_MODEL, ZOO
@@ -28,11 +29,6 @@ CLASS_KEYS = re.compile(
     r"data|model(\.backbone)*|model\.optimizer|trainer\.(callbacks|logger|strategy|plugins|profiler)"
 )
 CONFIG_ENDINGS = (".yaml", ".yml", ".json")  # of files that may stand for a mapping
-# What people look for that is no key, and why.
-NOT_KEYS = {
-    "model.num_classes": ": the data say how many classes there are, and the head is made for them",
-    "num_classes": ": the data say how many classes there are, and the head is made for them",
-}
 CLASS_IN_TEXT = re.compile(r"class_path[\"']?\s*[:=]\s*[\"']?([\w.]+)")
 
 
@@ -321,6 +317,10 @@ class KnownKeys:
         keys = sorted(f"{parent}.{name}" for parent in parents if "init_args" not in parent)
         return f"; did you mean {' or '.join(map(repr, keys[:3]))}?" if keys else ""
 
+    def accepts(self, key: str) -> bool:
+        """Whether a key is accepted, or may be by a class that is not named yet."""
+        return not self.children(key.partition(".")[0]) or self.unknown_part(key) is None
+
     def unknown_part(self, key: str) -> tuple[str, set[str]] | None:
         """The shortest part of a key that is not accepted, with the names that would be; `None` when all is."""
         path = ""
@@ -409,6 +409,7 @@ def check_keys(
         if wrong is not None:
             part, candidates = wrong
             name = part.rpartition(".")[2]
-            hint = NOT_KEYS.get(part) or nearest(name, candidates) or known.elsewhere(name)
+            hint = key_hint(part, siblings=candidates, accepts=known.accepts)
+            hint = hint or known.elsewhere(name) or nearest(name, candidates)
             raise UserError(f"{entry.where}: unknown key {part!r}{hint}")
     return known

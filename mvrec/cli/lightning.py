@@ -34,7 +34,7 @@ from mvrec.cli.config_check import (
 from mvrec.cli.input_size import fit_to_data
 from mvrec.cli.jsonargparse_private import change_types
 from mvrec.cli.parse_errors import explain, said_of_key
-from mvrec.cli.request import Request, default_run_dir, read_request
+from mvrec.cli.request import Request, default_run_dir, missing_data, read_request
 from mvrec.cli.run_defaults import (
     CHECKPOINT_KEYWORDS,
     chosen_mode,
@@ -186,10 +186,7 @@ class MvrecCLI(OpenCLI):
         chosen = last_value(given, "data")
         shown_only = any(name.startswith(("--print_config", "--help", "-h")) for name, _ in flags(arguments))
         if chosen is None and defaults.get("data") is None and not shown_only:
-            raise UserError(
-                "which data? --data VideoFolder (or another of mvrec.data), or --model.weights FILE, whose network "
-                "says it"
-            )
+            raise UserError(missing_data(given))
         if chosen is not None and defaults.get("data") is None:  # a config before the flag may have arguments for it
             path = class_path_of(chosen)
             if path is not None and resolve(path) is not None:

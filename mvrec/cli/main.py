@@ -10,7 +10,8 @@ from importlib import import_module
 
 from mvrec import __version__
 from mvrec.class_paths import take_trusted
-from mvrec.errors import UserError, nearest
+from mvrec.cli.help.hints import command_hint
+from mvrec.errors import UserError
 from mvrec.machine import allow_open_files, closed_path, machine_fault
 from mvrec.messages import fail, show_messages
 from mvrec.runs.signals import requests
@@ -67,8 +68,6 @@ COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
     **dict.fromkeys(LIGHTNING, _lightning),
     **{name: _of_module(name.replace("-", "_")) for name in MODULES},
 }
-# What other tools call them.
-ALSO_CALLED = {"train": "fit", "eval": "test", "evaluate": "test", "infer": "recognize", "classify": "recognize"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -88,8 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     command, *rest = arguments
     if command not in COMMANDS:
-        meant = f"; did you mean {ALSO_CALLED[command]!r}?" if command in ALSO_CALLED else nearest(command, COMMANDS)
-        fail(f"unknown command {command!r}{meant} (mvrec --help lists them)")
+        fail(f"unknown command {command!r}{command_hint(command, COMMANDS)} (mvrec --help lists them)")
     show_messages()
     allow_open_files()
     try:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mvrec.class_paths import attempts, import_problem
 from mvrec.cli.config_check import Entry, class_path_of, resolve
+from mvrec.cli.help.hints import PRECISIONS
 from mvrec.errors import nearest
 
 PLAIN_KINDS = {
@@ -21,41 +22,75 @@ HOMES = {
     "trainer.callbacks": "lightning.pytorch.callbacks",
     "trainer.logger": "lightning.pytorch.loggers",
 }
-# What other libraries call a precision.
-ALSO_CALLED = {
-    **dict.fromkeys(("fp16", "float16", "half", "amp"), "16-mixed"),
-    **dict.fromkeys(("bfloat16", "bf16-amp"), "bf16-mixed"),
-    **dict.fromkeys(("fp32", "float32"), "32-true"),
-    **dict.fromkeys(("fp64", "float64", "double"), "64-true"),
-}
+
+PLAIN_WORDS = [
+    (
+        "No supported gpu backend found!",
+        "trainer.accelerator gpu: torch finds no GPU here: use --trainer.accelerator cpu, or run mvrec doctor",
+    ),
+    (
+        r"You selected an invalid accelerator name: `accelerator='(.*?)'`.*",
+        r"trainer.accelerator: '\1' is not one of auto, cpu, gpu, cuda, mps, tpu",
+    ),
+    (
+        r"You selected an invalid strategy name: `strategy='(.*?)'`.*",
+        r"trainer.strategy: '\1' is not one of auto, ddp, ddp_find_unused_parameters_true, fsdp, deepspeed",
+    ),
+    (
+        r"`Trainer\(devices='?(.*?)'?\)` value is not a valid input using (\w+) accelerator\.",
+        r"trainer.devices: \1 is no number of devices for \2: give 1 or more, or auto",
+    ),
+    (
+        r"Requirement '(transformer_engine\S*)' not met.*",
+        r"trainer.precision: transformer-engine needs the package \1: choose 16-mixed or bf16-mixed, or install it",
+    ),
+    (r"When passing string value for the `profiler` parameter.*one of \[(.*)\]", r"trainer.profiler is one of \1"),
+]
 
 
 def explain(message: str, given: Sequence[Entry]) -> str:
-    """Jsonargparse's message about a value as one line: where, key, value, what was expected."""
-    found = re.search(r'Parser key "([^"]+)"', message)
-    if found is None:
+    """Turn jsonargparse's message about a value into one line: where, key, value, what was expected."""
+    parser_key = re.search(r'Parser key "([^"]+)"', message)
+    if parser_key is None:
         return _of_arguments(message, given)
-    key = found.group(1)
+    key = parser_key.group(1)
     message = re.sub(r"Config file loop detected: (\S+) -> \S+", r"\1 holds no settings for it", message)
     entry = next((e for e in reversed(given) if e.key == key or e.key.endswith(f".{key}")), None)
     place = key if entry is None else entry.place
     if problem := _of_class(message, entry, key, given):
         return problem
-    expected, told = _expected(message), attempts(message)
-    if told or not expected:
-        return f"{place}: {told or ' '.join(message[found.end() :].strip(': ').split())}"
+    expected, cause = _expected(message), attempts(message)
+    if cause or not expected:
+        return f"{place}: {cause or ' '.join(message[parser_key.end() :].strip(': ').split())}"
     if entry is not None and entry.value is None:  # a list of classes, of which one is wrong
-        items = [one for one in given if re.fullmatch(rf"{re.escape(entry.key)}\[\d+\]", one.key)]
-        if (wrong := next((one for one in items if _kind(one) is None), None)) is not None:
+        items = [item for item in given if re.fullmatch(rf"{re.escape(entry.key)}\[\d+\]", item.key)]
+        if (wrong := next((item for item in items if _kind(item) is None), None)) is not None:
             entry, place, expected = wrong, wrong.place, [CLASS_NAME]
     value = _given_value(message) if entry is None or entry.value is None else entry.value
-    if expected == ["null"]:
-        expected = [CLASS_NAME]
+    if key == "trainer.precision" and value.lower() in PRECISIONS:
+        return f"{place}: unknown precision {value!r}; did you mean {PRECISIONS[value.lower()]!r}?"
+    return f"{place}: {value!r} is not {_alternatives(expected, key)}{_value_hint(str(value), expected, key)}"
+
+
+def _alternatives(expected: Sequence[str], key: str) -> str:
+    """What was expected, with all names in one list."""
+    if list(expected) == ["null"]:
+        return CLASS_NAME
+    names = [text.removeprefix("one of ") for text in expected if text.startswith("one of ")]
+    others = [text for text in expected if not text.startswith("one of ")]
+    if key not in HOMES and len(expected) > 1:
+        others = [text for text in others if text != CLASS_NAME]  # a tensor in place of a number
+    choices = [f"one of {', '.join(names)}" if "," in ", ".join(names) else names[0]] if names else []
+    return " or ".join([*(text for text in others if text != "null"), *choices, *({"null"} & set(others))])
+
+
+def _value_hint(value: str, expected: Sequence[str], key: str) -> str:
+    if key == "resume" and value:
+        return f"; to go on from a file: --ckpt_path {value}"
     names = {name.strip(" '") for text in expected for name in text.removeprefix("one of ").split(",")}
-    names |= set(_home_names(key))
-    meant = ALSO_CALLED.get(str(value).lower()) if key == "trainer.precision" else None
-    hint = f"; did you mean {meant!r}?" if meant else nearest(str(value), names)
-    return f"{place}: {value!r} is not {' or '.join(expected)}{hint}"
+    classes = _home_names(key)
+    begun = [name for name in classes if len(value) > 2 and name.lower().startswith(value.lower())]
+    return f"; did you mean {begun[0]!r}?" if begun else nearest(value, names | set(classes))
 
 
 def _of_class(message: str, entry: Entry | None, key: str, given: Sequence[Entry]) -> str:
@@ -76,16 +111,24 @@ def _of_class(message: str, entry: Entry | None, key: str, given: Sequence[Entry
 
 
 def located(message: str, given: Sequence[Entry]) -> str:
-    """What a constructor refused, with the place of the value that its message is about.
+    """Put the place of the value that a constructor's message is about before that message.
 
     That is the one whose key the message begins with, or which it names together with its value. A name that is no
     word of English, or a value that is no number, is enough where it is the only one.
     """
+    message = plain(message)
     placed = said_of_key(message, given)
-    if placed != message or any(message.startswith((f"{entry.where}:", entry.place)) for entry in given):
-        return placed
-    entry = _named(message, [entry for entry in given if entry.value is not None])
-    return message if entry is None else _told(entry, f": {message}")
+    if placed == message and not any(message.startswith((f"{entry.where}:", entry.place)) for entry in given):
+        entry = _named(message, [entry for entry in given if entry.value is not None])
+        placed = message if entry is None else _with_place(entry, f": {message}")
+    return placed
+
+
+def plain(message: str) -> str:
+    """Say messages of Lightning and torch in our words, with what to do."""
+    for pattern, text in PLAIN_WORDS:
+        message = re.sub(pattern, text, message)
+    return message
 
 
 def said_of_key(message: str, given: Sequence[Entry]) -> str:
@@ -102,13 +145,13 @@ def said_of_key(message: str, given: Sequence[Entry]) -> str:
     words = set(_words(rest))
     entry = _last(fractions) or _last(entry for entry in below if entry.name in words)
     entry = entry or _last(entry for entry in given if entry.key == key)
-    return message if entry is None else _told(entry, rest)
+    return message if entry is None else _with_place(entry, rest)
 
 
-def _told(entry: Entry, text: str) -> str:
+def _with_place(entry: Entry, text: str) -> str:
     """Place and message, with the value of a key without keys below it where the message leaves it out."""
-    is_told = " got " in text or entry.is_class or entry.key in HOMES or _has_token(text, str(entry.value))
-    return f"{entry.place}{text}{'' if is_told or entry.value is None else f' (got {entry.value})'}"
+    has_value = " got " in text or entry.is_class or entry.key in HOMES or _has_token(text, str(entry.value))
+    return f"{entry.place}{text}{'' if has_value or entry.value is None else f' (got {entry.value})'}"
 
 
 def _named(message: str, given: Sequence[Entry]) -> Entry | None:
@@ -143,7 +186,7 @@ def _of_arguments(message: str, given: Sequence[Entry]) -> str:
         unknown = _last(entry for entry in given if f".{entry.key}".endswith(f".{found.group(1)}"))
         if unknown is not None:
             parent, _, name = unknown.key.rpartition(".")
-            names = {one for entry in given if entry.key == parent for one in _parameters(entry)}
+            names = {name for entry in given if entry.key == parent for name in _parameters(entry)}
             return f"{unknown.where}: unknown key {unknown.key!r}{nearest(name, names)}"
     if message.endswith(": expected one argument"):
         entry = _last(entry for entry in given if entry.value == "" and entry.where.startswith("--"))

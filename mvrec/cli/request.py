@@ -8,6 +8,7 @@ from jsonargparse import Namespace
 
 from mvrec.cli.backbone_names import check_backbones
 from mvrec.cli.config_check import CONFIG_FLAGS, Entry, entries, expand_configs, expand_flags, flags, trust_named
+from mvrec.cli.help.hints import stray_hint
 from mvrec.cli.run_defaults import (
     expand_evaluation,
     forget_own_paths,
@@ -49,6 +50,7 @@ def read_request(args: Sequence[str]) -> Request:
         UserError: Bad input.
     """
     command, *arguments = args
+    _check_strays(command, arguments)
     arguments = list(expand_flags(list(expand_configs(arguments))))
     arguments += forget_own_paths(entries(arguments)) if command == "fit" else []
     if command != "fit":
@@ -73,6 +75,19 @@ def read_request(args: Sequence[str]) -> Request:
     return Request(command, list(without_task(arguments)), given, from_files, task)
 
 
+def _check_strays(command: str, arguments: Sequence[str]) -> None:
+    """Refuse arguments that are neither a flag nor its value; commands other than `fit` take one, which comes first."""
+    rest = iter(arguments)
+    if command != "fit" and arguments and not arguments[0].startswith("-"):
+        next(rest)
+    previous = ""
+    for argument in rest:
+        is_value = previous.startswith("-") and "=" not in previous
+        if not argument.startswith("--") and argument not in ("-c", "-h") and not is_value:
+            raise UserError(stray_hint(argument, accepts_checkpoint=command != "fit"))
+        previous = "" if is_value and not argument.startswith("--") else argument
+
+
 def _task(named: Entry | None, saved: str | None, checkpoint: Entry | None) -> type[Task]:
     """The task that is named, or that of a checkpoint, which must be the same."""
     task = Classification if named is None else task_class(named.value, where=named.where)
@@ -94,6 +109,17 @@ def _run_dir_of(given: Sequence[Entry], arguments: Sequence[str]) -> Path:
     checkpoint = last_value(given, "ckpt_path")
     configs = [value for name, value in flags(arguments) if name in CONFIG_FLAGS]
     return default_run_dir(Namespace(ckpt_path=checkpoint.value if checkpoint else None, config=configs))
+
+
+def missing_data(given: Sequence[Entry]) -> str:
+    """Say that no data module is named, and how to name one."""
+    text = "which data? --data VideoFolder (or another of mvrec.data)"
+    weights, backbone = last_value(given, "model.weights"), last_value(given, "model.backbone")
+    if weights is None:
+        return f"{text}, or --model.weights FILE, whose network says it"
+    if backbone is None:
+        return f"{text}: {weights.value} does not say it"
+    return f"{text}: {weights.value} says it only where model.backbone is left out ({backbone.where})"
 
 
 def default_run_dir(config: Namespace) -> Path:

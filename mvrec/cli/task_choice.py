@@ -11,6 +11,7 @@ from mvrec import tasks
 from mvrec.class_paths import imported, is_class_path
 from mvrec.cli.config_check import Entry, class_path_of, reads_as_null
 from mvrec.errors import UserError, nearest
+from mvrec.published import PUBLISHED
 from mvrec.tasks.base import Task
 from mvrec.tasks.classification.task import Classification
 
@@ -37,7 +38,12 @@ def task_class(name: str, *, where: str) -> type[Task]:
     """
     if name.isidentifier():
         if name not in tasks.__all__:
-            raise UserError(f"{where}: there is no task {name!r}{nearest(name, tasks.__all__)}")
+            hint = (
+                f"; a network is named by --model.backbone {name}"
+                if name in PUBLISHED
+                else nearest(name, tasks.__all__)
+            )
+            raise UserError(f"{where}: there is no task {name!r}{hint}")
         name = f"mvrec.tasks.{name}"
     if not is_class_path(name):
         raise UserError(f"{where}: a task such as Classification or package.module.Class is expected, got {name!r}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mvrec.data.views.protocol import Protocol, protocol_of
-from mvrec.errors import DecodeError, UserError
+from mvrec.errors import DecodeError, UserError, install_hint
 from mvrec.files import at_home, write_atomically
 from mvrec.inference.thumbnails import find_file, thumbnails
 from mvrec.ranges import COUNT_OR_NONE, check_range
@@ -16,8 +16,6 @@ from mvrec.report.page import render_report
 from mvrec.report.reading import read_run
 from mvrec.report.sections import RunResults, TaskReport, Thumbnails, mapping
 from mvrec.runs.curves import draw_curves, panels_of, read_columns
-
-NO_FIGURES = "no PNGs beside the report: pip install 'mvrec[plot]'"
 
 
 def main(arguments: list[str]) -> None:
@@ -96,7 +94,7 @@ def _figures(report: TaskReport, folder: Path) -> list[str]:
     """Draw the PNGs; returns the names of those there are."""
     results = report.results
     if importlib.util.find_spec("matplotlib") is None:
-        results.notes.append(NO_FIGURES)
+        results.notes.append(f"no PNGs beside the report: {install_hint('plot')}")
         return []
     drawn = []
     metrics = results.run_dir / "metrics.csv"

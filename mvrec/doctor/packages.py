@@ -12,6 +12,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from mvrec.doctor.checks import Check, Status
+from mvrec.errors import install_hint
 
 # Releases that steal credentials when they are imported, and the first that does not run code from checkpoints.
 MALICIOUS_LIGHTNING = ("2.6.2", "2.6.3")
@@ -147,7 +148,7 @@ def extra_checks(version_of: VersionOf = installed_version) -> list[Check]:
 
 
 def _extra(extra: str, needs: Mapping[str, tuple[Requirement, str | None]]) -> Check:
-    fix = f"pip install 'mvrec[{extra}]'"
+    fix = install_hint(extra)
     missing = [name for name, (_, version) in needs.items() if version is None]
     if missing:
         return Check("extras", extra, "note", f"not installed: {', '.join(missing)}", fix)

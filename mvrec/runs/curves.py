@@ -6,6 +6,7 @@ import logging
 import math
 from pathlib import Path
 
+from mvrec.errors import install_hint
 from mvrec.files import atomic_path
 
 # One panel each: title, columns of metrics.csv, logarithmic axis. "val/*" are all remaining scores of a validation.
@@ -57,7 +58,7 @@ def draw_curves(metrics: Path, output: Path) -> bool:
         Whether the picture was drawn: without matplotlib, the extra "plot", a log line says so.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        log.info("no %s: pip install 'mvrec[plot]' for the curves of a run", output.name)
+        log.info("no %s: %s for the curves of a run", output.name, install_hint("plot"))
         return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -163,7 +163,7 @@ def test_a_wrong_config_is_one_line_with_file_and_line(command, tmp_path, text, 
         ("--model.label_smoothing=1.5", "model.label_smoothing must lie in 0..1, got 1.5"),
         ("--ckpt_path=none.ckpt", "--ckpt_path: checkpoint 'none.ckpt' does not exist"),
         ("--config=none.yaml", "config file 'none.yaml' does not exist"),
-        ("--trainer.strategy=foo", "invalid strategy name"),
+        ("--trainer.strategy=foo", "--trainer.strategy: 'foo' is not one of auto, ddp,"),
         ("--trainer.logger=WandbLogger", "lightning.pytorch.loggers.WandbLogger: "),
         ("--config", "--config needs the path of a file"),
     ],
@@ -377,7 +377,7 @@ def bad_root(kind: str, root: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("missing", "is not a directory"),
+        ("missing", "does not exist"),
         ("empty", "no videos found; expected"),
         ("no class folders", "no class folders in it"),
         ("class without files", "jump: no videos in this class folder"),

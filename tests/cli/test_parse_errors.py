@@ -31,7 +31,10 @@ GIVEN = [
         ("num_frames is wrong", "num_frames is wrong"),
         # Words of English that happen to be keys.
         ("the size of the root is unknown", "the size of the root is unknown"),
-        ("No supported gpu backend found!", "--trainer.accelerator: No supported gpu backend found!"),
+        (
+            "No supported gpu backend found!",
+            "--trainer.accelerator gpu: torch finds no GPU here: use --trainer.accelerator cpu, or run mvrec doctor",
+        ),
         (
             "model.optimizer: Invalid beta parameter at index 0: 1.5",
             "--model.optimizer.betas: Invalid beta parameter at index 0: 1.5 (got [1.5,0.9])",
@@ -83,7 +86,7 @@ def test_of_the_attempts_of_jsonargparse_the_telling_one_is_said():
         ("argument --data: expected one argument", "--data.root needs a value"),
         (
             "Parser key \"trainer.precision\":\n Expected a <class 'int'>",
-            "trainer.precision: 'fp16' is not a whole number; did you mean '16-mixed'?",
+            "trainer.precision: unknown precision 'fp16'; did you mean '16-mixed'?",
         ),
     ],
 )

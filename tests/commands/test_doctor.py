@@ -18,7 +18,7 @@ from mvrec.doctor import machine, media, packages
 from mvrec.doctor.checks import Check, lines
 from mvrec.doctor.machine import cpu_quota, machine_checks
 from mvrec.doctor.packages import extra_checks, installed_version, lightning_checks, package_checks
-from mvrec.errors import UserError
+from mvrec.errors import UserError, install_hint
 
 CALL = "import sys; from mvrec.commands.doctor import main; main(sys.argv[1:])"
 ALONE = {
@@ -196,7 +196,7 @@ def test_a_package_that_does_not_load(tmp_path):
 def test_extras_are_notes():
     checks = extra_checks(pretended(timm=None, matplotlib="3.1"))
     assert named(checks, "timm").status == "note"
-    assert named(checks, "timm").fix == "pip install 'mvrec[timm]'"
+    assert named(checks, "timm").fix == install_hint("timm")
     assert named(checks, "plot").status == "warning"
     assert {"test", "dev"}.isdisjoint(check.name for check in checks)
 

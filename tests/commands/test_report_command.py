@@ -17,7 +17,7 @@ from video_files import read_number, write_video
 from mvrec.commands.report import main
 from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Views
 from mvrec.data.views.sampling import ClipSpec
-from mvrec.errors import DecodeError, UserError
+from mvrec.errors import DecodeError, UserError, install_hint
 from mvrec.inference.thumbnails import find_file, thumbnails
 from mvrec.tasks.classification.report import mistakes_section
 from mvrec.tasks.classification.run_results import read_predictions
@@ -128,9 +128,9 @@ def test_without_matplotlib_one_line_says_so(tested, tmp_path, monkeypatch, caps
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else found(name))
     main([str(run)])
-    assert capsys.readouterr().out.count("pip install 'mvrec[plot]'") == 1
+    assert capsys.readouterr().out.count(install_hint("plot")) == 1
     page = (run / "report.html").read_text()
-    assert page.count("pip install &#x27;mvrec[plot]&#x27;") == 1
+    assert page.count(install_hint("plot").replace("'", "&#x27;")) == 1
     assert "<polyline" in page  # the curves are there all the same
     assert not (run / "report").exists()
 

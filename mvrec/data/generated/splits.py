@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mvrec.errors import UserError
+from mvrec.errors import UserError, install_hint
 
 RECORD = "dataset.json"  # in a data set's folder: the parameters it was generated with
 
@@ -56,6 +56,6 @@ def handwritten_digits(*, noun: str) -> tuple[npt.NDArray[np.float32], npt.NDArr
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise UserError(f"{noun} need scikit-learn: pip install mvrec[demo]") from error
+        raise UserError(f"{noun} need scikit-learn: {install_hint('demo')}") from error
     digits = load_digits()
     return digits.images.astype(np.float32) / 16, digits.target

@@ -10,11 +10,11 @@ from typing import ClassVar
 
 from mvrec.data.listing.class_files import read_class_names
 from mvrec.data.listing.class_names import ClassNames
-from mvrec.data.listing.file_kinds import VIDEOS, Kind
+from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
 from mvrec.data.listing.index import SampleIndex
 from mvrec.data.listing.lists import Row, is_youtube_csv, read_rows
 from mvrec.data.listing.row_targets import TargetOf
-from mvrec.errors import UserError
+from mvrec.errors import UserError, nearest
 
 SPLITS = ("train", "val", "test")
 # Files that systems and editors leave in folders.
@@ -247,7 +247,9 @@ def find_prefix(root: Path, split: str, rows: Sequence[Row]) -> str | None:
 def check_root(root: Path) -> None:
     """Raise `UserError` if the root of a data set is not a folder."""
     if not root.is_dir():
-        raise UserError(f"data root {str(root)!r} is not a directory")
+        what = "is a file, a directory is needed" if root.exists() else "does not exist"
+        others = [str(path) for path in root.parent.iterdir()] if root.parent.is_dir() else []
+        raise UserError(f"data.root: {str(root)!r} {what}{'' if root.exists() else nearest(str(root), others)}")
 
 
 def find_split(
@@ -296,10 +298,19 @@ def scan_class_folders(
             has_files = True
             yield Row(f"{prefix}{name}/{file}", name, source=where)
         if not has_files:
-            looked_for = " ".join(sorted(kind.extensions))
             others = [file for file in skipped if file.startswith(f"{name}/")]
-            hint = f"; there is {_some(others)}" if others else ""
-            raise UserError(f"{where}: no {kind.noun}s in this class folder (looked for {looked_for}{hint})")
+            raise UserError(f"{where}: no {kind.noun}s in this class folder{_instead(others, kind)}")
+
+
+def _instead(others: list[str], kind: Kind) -> str:
+    """Say what a class folder holds in place of files of a kind, and what to do."""
+    other_kind, data = (IMAGES, "ImageFolder") if kind is VIDEOS else (VIDEOS, "VideoFolder")
+    swapped = [file for file in others if Path(file).suffix.lower() in other_kind.extensions - kind.extensions]
+    if swapped:
+        noun = other_kind.noun
+        return f" but {noun}s ({_some(swapped)}): {noun}s take --data {data} and a network for {noun}s (mvrec models)"
+    there = f"; there is {_some(others)}" if others else ""
+    return f" (looked for {' '.join(sorted(kind.extensions))}{there})"
 
 
 def first_folder(root: Path, names: Iterable[str]) -> Path:

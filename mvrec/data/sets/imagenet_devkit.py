@@ -5,7 +5,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from mvrec.errors import UserError
+from mvrec.errors import UserError, install_hint
 
 _TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 
@@ -55,7 +55,7 @@ def _wnids(meta: bytes, *, where: str) -> dict[int, str]:
     try:
         from scipy.io import loadmat  # type: ignore[import-untyped]
     except ImportError:
-        raise UserError(f"{where}: reading it needs scipy: pip install 'mvrec[imagenet]'") from None
+        raise UserError(f"{where}: reading it needs scipy: {install_hint('imagenet')}") from None
     try:
         synsets: Any = loadmat(io.BytesIO(meta), squeeze_me=True, variable_names=["synsets"])["synsets"]
         rows = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["num_children"], strict=True)

@@ -13,7 +13,7 @@ from typing import get_args
 
 from mvrec.data.listing.archive import ArchiveMember, FilePath
 from mvrec.data.video.video import Decoder, Source, Video, check_is_file_with_content
-from mvrec.errors import UserError
+from mvrec.errors import UserError, install_hint
 
 
 def open_video(path: FilePath, decoder: Decoder = "auto") -> Video:
@@ -33,7 +33,7 @@ def open_video(path: FilePath, decoder: Decoder = "auto") -> Video:
     if decoder == "decord" and not _is_installed("decord"):
         raise UserError("decord is not installed here: choose the decoder auto or pyav")
     if decoder == "torchcodec" and not _is_installed("torchcodec"):
-        raise UserError("torchcodec is not installed here: pip install 'mvrec[torchcodec]', or choose auto or pyav")
+        raise UserError(f"torchcodec is not installed here: {install_hint('torchcodec')}, or choose auto or pyav")
     if decoder == "torchcodec":
         from mvrec.data.video.torchcodec import require_torchcodec
 

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from mvrec.errors import UserError, nearest
+from mvrec.errors import UserError, install_hint, nearest
 from mvrec.models.backbone import Backbone
 from mvrec.models.baselines.wrapper import Baseline, Origin, TimmBaseline, TwoPathways, one_line
 
-# Modules that list the networks, and what to install where they are missing.
+# Modules that list the networks.
 MODULES = {"timm": "timm", "torchvision": "torchvision.models", "pytorchvideo": "pytorchvideo.models.hub"}
-INSTALL = {"timm": "mvrec[timm]", "torchvision": "torchvision", "pytorchvideo": "pytorchvideo"}
 VIDEO_FRAMES = 16  # of torchvision's video networks
 SLOWFAST_ALPHA = 4  # frames of the fast pathway to one of the slow
 # Frames and pixels of pytorchvideo's networks: what the pooling windows of their heads cover.
@@ -134,7 +133,8 @@ def _import(library: str, name: str) -> ModuleType:
             return importlib.import_module(MODULES[library])
     except ImportError as error:
         what = f"needs {library}" if library in str(error) else f"cannot import {library} ({one_line(error)})"
-        raise UserError(f"{name}: {what}: pip install '{INSTALL[library]}'") from None
+        install = install_hint("timm") if library == "timm" else f"pip install {library}"
+        raise UserError(f"{name}: {what}: {install}") from None
 
 
 def _timm(model: str, wanted: Wanted) -> tuple[nn.Module, Origin]:

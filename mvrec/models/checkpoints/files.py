@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mvrec.class_paths import renewed
-from mvrec.errors import UserError
+from mvrec.errors import UserError, nearest
 from mvrec.files import at_home, stand_in
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
@@ -141,7 +141,8 @@ def read_weights(source: Source) -> StoredWeights:
     if path.is_dir():
         path = weights_in(path)
     if not path.exists():
-        raise UserError(f"{path}: no such file")
+        others = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"{path}: no such file{nearest(str(path), others)}")
     if wrong := stand_in(path):
         raise UserError(f"{path}: the file is {wrong}")
     kept = _read.get()

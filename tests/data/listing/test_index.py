@@ -182,9 +182,9 @@ def test_a_list_wins_over_folders(tmp_path):
 
 
 def test_missing_root(tmp_path):
-    with pytest.raises(UserError, match=r"data root '.*nowhere' is not a directory"):
+    with pytest.raises(UserError, match=r"data.root: '.*nowhere' does not exist"):
         find_split(tmp_path / "nowhere", "train")
-    with pytest.raises(UserError, match="is not a directory"):
+    with pytest.raises(UserError, match="is a file, a directory is needed"):
         find_split(write(tmp_path / "file", ""), "train")
 
 

@@ -387,7 +387,9 @@ def test_folders_are_listed_without_opening_a_file(tree, monkeypatch):
 
 def test_a_folder_without_images_is_named(tmp_path):
     write(tmp_path / "train/n01/deep/movie.mp4", b"")
-    words = r"n01: no images in this class folder \(looked for .*\.jpeg .*\.webp; there is n01/deep/movie\.mp4\)"
+    words = (
+        r"n01: no images in this class folder but videos \(n01/deep/movie\.mp4\): videos take --data VideoFolder and"
+    )
     with pytest.raises(UserError, match=words):
         listed(tmp_path)
     write(tmp_path / "val.csv", b"")

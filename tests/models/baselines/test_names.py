@@ -12,7 +12,7 @@ import torchvision.models as torchvision_models
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from mvrec.errors import UserError
+from mvrec.errors import UserError, install_hint
 from mvrec.models import create_model
 from mvrec.models.backbone import Backbone
 from mvrec.models.baselines.names import create_baseline, list_baselines
@@ -354,7 +354,7 @@ def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError) as caught:
         create_baseline("timm/resnet18")
-    assert str(caught.value) == "timm/resnet18: needs timm: pip install 'mvrec[timm]'"
+    assert str(caught.value) == f"timm/resnet18: needs timm: {install_hint('timm')}"
 
 
 def test_every_listed_name_is_known_and_the_zoo_builds_them() -> None:

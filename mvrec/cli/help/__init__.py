@@ -1,0 +1,1 @@
+"""What the command line says about its keys: help, and hints for wrong names."""
