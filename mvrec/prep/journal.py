@@ -105,6 +105,7 @@ class Journal:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a report, whole or not at all."""
+    remove_leftovers(path)
     with atomic_path(path, durable=True) as part:
         part.write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
 

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import itertools
 import os
 import random
 import signal
@@ -56,45 +57,56 @@ def exit_code(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def slow_down():
-    """Make the moments longer between which a tool may be killed: half a journal line, a file before its renaming."""
+def at_journal_line(count, number):
+    """Let this process get a signal when it has written half of such a line of its journal."""
+    write, lines = os.write, itertools.count(1)
 
-    def slow(function, before, after):
-        def slowed(*arguments, **options):
-            time.sleep(before)
-            try:
-                return function(*arguments, **options)
-            finally:
-                time.sleep(after)
+    def torn(file, data):
+        if Path(f"/proc/self/fd/{file}").readlink().suffix != ".jsonl" or next(lines) != count:
+            return write(file, data)
+        written = write(file, data[: len(data) // 2])
+        os.kill(os.getpid(), number)
+        return written + write(file, data[written:])
+
+    journal.os = types.SimpleNamespace(**{**vars(os), "write": torn})
+
+
+def at_renaming(count, number):
+    """Let this process get a signal before it, or one that it forked, gives such a file its name."""
+    owner, replace, renamings = os.getpid(), os.replace, itertools.count(1)
+
+    def watched(*arguments):
+        if next(renamings) == count:
+            os.kill(owner, number)
+            if number == signal.SIGKILL:
+                os._exit(1)  # dies with its owner
+        return replace(*arguments)
+
+    os.replace = watched
+
+
+def slow_down():
+    """Make the moments longer between which a tool may be killed: before a journal line or the name of a file."""
+
+    def slowly(function):
+        def slowed(*arguments):
+            time.sleep(0.01)
+            return function(*arguments)
 
         return slowed
 
-    def torn(file, data):
-        half = len(data) // 2 if Path(f"/proc/self/fd/{file}").readlink().suffix == ".jsonl" else 0
-        written = write(file, data[:half]) if half else 0
-        time.sleep(0.005)
-        return written + write(file, data[written:])
-
-    write = os.write
-    journal.os = types.SimpleNamespace(**{**vars(os), "write": torn})
-    jobs._answer = slow(jobs._answer, 0.005, 0.005)
-    Path.replace = slow(Path.replace, 0.005, 0.005)
-    os.replace = slow(os.replace, 0.01, 0.01)
+    jobs._answer, os.replace = slowly(jobs._answer), slowly(os.replace)
+    journal.os = types.SimpleNamespace(**{**vars(os), "write": slowly(os.write)})
 
 
 def kill_often(name, *arguments, times, seconds, seed=0):
-    """Start a tool again and again and kill it after a random part of that time.
-
-    Returns how many of the runs were really cut short.
-    """
-    rng, killed = random.Random(seed), 0
+    """Start a tool again and again and kill it after a random part of that time."""
+    rng = random.Random(seed)
     for _ in range(times):
         pid = start(name, *arguments, before=slow_down)
         time.sleep(rng.uniform(0.02, seconds))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        killed += exit_code(pid) == -signal.SIGKILL
-    return killed
+        os.kill(pid, signal.SIGKILL)
+        exit_code(pid)
 
 
 def tree(folder, *, without=()):

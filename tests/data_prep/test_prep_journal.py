@@ -20,24 +20,24 @@ def test_records_come_back_and_the_last_one_counts(tmp_path):
         assert book.get("b") is None
 
 
-@pytest.mark.parametrize("cut", range(1, 25))
-def test_a_torn_last_line_is_dropped_and_the_next_one_is_whole(tmp_path, cut):
+def test_a_torn_last_line_is_dropped_and_the_next_line_is_whole(tmp_path):
     path = tmp_path / "journal.jsonl"
     with Journal(path) as book:
         book.add("first", value=1)
         book.add("second", value=2)
     content = path.read_bytes()
-    path.write_bytes(content[:-cut])
-    with Journal(path) as book:
-        assert book.get("first")["value"] == 1
-        assert book.get("second") is None
-        book.add("third", value=3)
-    with Journal(path) as book:
-        assert [book.get(key)["value"] for key in ("first", "third")] == [1, 3]
-        assert book.unreadable == 0
+    for cut in range(1, 25):
+        path.write_bytes(content[:-cut])
+        with Journal(path) as book:
+            assert book.get("first")["value"] == 1
+            assert book.get("second") is None
+            book.add("third", value=3)
+        with Journal(path) as book:
+            assert [book.get(key)["value"] for key in ("first", "third")] == [1, 3]
+            assert book.unreadable == 0
 
 
-def test_what_is_no_record_is_passed_over(tmp_path):
+def test_lines_that_are_no_records_are_skipped_and_counted(tmp_path):
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b'{"key": "a", "value": 1}\n\xff\x00\n[]\n{"value": 2}\n{"key": "b", "value": 3}\n')
     with Journal(path) as book:
@@ -65,30 +65,20 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         Journal(tmp_path / "file/journal.jsonl")
 
 
-@pytest.mark.parametrize(
-    ("text", "size"), [("256MB", 256_000_000), ("1GiB", 2**30), ("5000", 5000), ("1.5k", 1500), ("2 TB", 2 * 10**12)]
-)
-def test_sizes(text, size):
-    assert console.size_in_bytes(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "MB", "x", "-1", "0", "1e999", "nan", "5 QB", "1M5"])
-def test_what_is_no_size(text):
-    with pytest.raises(Exception, match=r"no size|above 0"):
-        console.size_in_bytes(text)
+def test_sizes_have_units_of_1000_or_1024_bytes():
+    sizes = {"256MB": 256_000_000, "1GiB": 2**30, "5000": 5000, "1.5k": 1500, "2 TB": 2 * 10**12}
+    assert {text: console.size_in_bytes(text) for text in sizes} == sizes
+    for text in ("", "MB", "x", "-1", "0", "1e999", "nan", "5 QB", "1M5"):
+        with pytest.raises(Exception, match=r"no size|above 0"):
+            console.size_in_bytes(text)
 
 
 @pytest.mark.parametrize("tool", ["check", "resize", "shard", "index", "imagenet"])
-@pytest.mark.parametrize("arguments", [[], ["/nowhere/at all", "/tmp/out"], ["x", "--workers", "0"], ["--wrong"]])
-def test_wrong_arguments_are_one_line(tool, arguments):
-    code, _, err = prep_support.run(tool, *arguments)
-    assert code == 2
-    assert err.startswith(f"mvrec prep {tool}: error: ")
-    assert err.count("\n") == 1
-
-
-@pytest.mark.parametrize("tool", ["check", "resize", "shard", "index", "imagenet"])
-def test_help_says_what_a_tool_is_for(tool, capsys):
+def test_wrong_arguments_are_one_line_and_help_names_the_common_ones(tool):
+    for arguments in ([], ["/nowhere/at all", "/tmp/out"], ["x", "--workers", "0"], ["--wrong"]):
+        code, _, err = prep_support.run(tool, *arguments)
+        assert (code, err.count("\n")) == (2, 1), arguments
+        assert err.startswith(f"mvrec prep {tool}: error: ")
     code, out, _ = prep_support.run(tool, "--help")
     assert code == 0
     assert "--dry-run" in out
