@@ -184,7 +184,7 @@ class MvrecCLI(OpenCLI):
         set_file_defaults(subparser, request.from_files)
         defaults = subparser.get_defaults()
         chosen = last_value(given, "data")
-        shown_only = any(name.startswith(("--print_config", "--help", "-h")) for name, _ in flags(arguments))
+        shown_only = any(name.startswith("--print_config") or name.endswith(".help") for name, _ in flags(arguments))
         if chosen is None and defaults.get("data") is None and not shown_only:
             raise UserError(missing_data(given))
         if chosen is not None and defaults.get("data") is None:  # a config before the flag may have arguments for it

@@ -47,6 +47,11 @@ A checkpoint of a network of one's own: `--trust FOLDER/my_models.py` with any c
 
 
 def _lightning(command: str, arguments: list[str]) -> None:
+    from mvrec.cli.help.pages import help_page
+
+    if (page := help_page(command, arguments)) is not None:
+        print(page, end="")  # noqa: T201
+        return
     from mvrec.cli.lightning import run
 
     run([command, *arguments])
