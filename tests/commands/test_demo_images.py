@@ -101,7 +101,7 @@ def test_what_is_there_is_kept_and_something_else_is_an_error(root, tmp_path):
         generate_digit_images(root, images_per_class=SMALL, size=32)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("x")
-    with pytest.raises(UserError, match="mine is there already and holds no digit images"):
+    with pytest.raises(UserError, match="mine exists and holds no digit images"):
         generate_digit_images(tmp_path / "mine", images_per_class=SMALL)
 
 

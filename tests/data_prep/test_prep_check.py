@@ -75,7 +75,7 @@ def test_every_fault_gets_its_name(odd, tmp_path):
     assert report["counts"]["train"] == {"ok": 11, "corrupt": 8, "missing": 1, "timeout": 0, "short": 1}
     causes = {Path(path).name: cause for path, (_, cause) in bad.items()}
     assert causes["empty.mp4"] == "is empty (0 bytes)"
-    assert causes["dead.mp4"] == "is a link to a file that is not there"
+    assert causes["dead.mp4"] == "is a broken link"
     assert causes["short.mp4"] == "3 frames, fewer than 8"
     assert "not a regular file" in causes["pipe.mp4"]
     assert f"{odd}: 1 file skipped, by the name no video or image: train/walk the dog/notes.txt" in err

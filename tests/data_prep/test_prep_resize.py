@@ -205,7 +205,7 @@ def test_a_tree_with_bad_files(mixed, tmp_path):
     assert report["counts"] == {"done": 7, "kept": 0, "failed": 5}
     failed = {Path(failure["path"]).name: failure["cause"] for failure in report["failures"]}
     assert set(failed) == {"half.mp4", "noise.mp4", "empty.mp4", "dead.mp4", "song.mp4"}
-    assert "dead.mp4: is a link to a file that is not there" in text
+    assert "dead.mp4: is a broken link" in text
     assert prep_support.hidden(out) == []
 
 

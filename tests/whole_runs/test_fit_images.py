@@ -72,7 +72,7 @@ def test_a_recipe_trains_and_its_checkpoint_is_scored(command, jpegs, tmp_path):
 
     code, _, err = command("test", f"--ckpt_path={tmp_path / 'checkpoints/last.ckpt'}", "--trainer.accelerator=cpu")
     assert code == 0, err
-    assert f"{jpegs} has no test split: the images of val are read instead" in err
+    assert f"{jpegs} has no test split: reading the images of val instead" in err
     assert "test: top1 " in err
     assert "(6/6 images scored, 0 failed; val images, short side 73, crop 64, bicubic)" in err
     with (tmp_path / "predictions.csv").open() as file:

@@ -1,1 +1,1 @@
-"""Data sets that are generated, so that everything can be tried without a download."""
+"""Generated data sets, so that everything can be tried without a download."""

@@ -1,4 +1,4 @@
-"""Handwritten digits as files of images: a small data set of real JPEGs and PNGs, made on the spot."""
+"""Handwritten digits as image files: a small data set of real JPEGs and PNGs, generated locally."""
 
 import json
 import shutil
@@ -23,31 +23,31 @@ CLASSES = tuple("0123456789")
 NOUN = "digit images"
 
 _VERSION = 1
-_SPLIT_ENDS = {"train": 0.7, "val": 0.85, "test": 1.0}  # where its share of the handwriting ends
+_SPLIT_ENDS = {"train": 0.7, "val": 0.85, "test": 1.0}  # end of each split's share of the handwriting
 _LEAST_PIXELS = 16
 
 Floats = npt.NDArray[np.float32]
 
 
 class DigitImages(ImageFolder):
-    """`ImageFolder` on generated images: one handwritten digit of any place, size, slant and colour on a texture.
+    """`ImageFolder` on generated images: a handwritten digit of random place, size, slant and colour on a texture.
 
-    A toy for seeing that networks for images learn, not a benchmark.
+    A toy to see that image networks learn, not a benchmark.
 
     Args:
-        root: Where the images are, or are generated when the folder does not exist.
-        images_per_class: How many images of each digit the training split gets.
-        val_images_per_class: The same for validation.
-        test_images_per_class: The same for the test.
-        size: Side of the images that the model sees in pixels; the files have this size too.
+        root: The folder of the images, generated if it does not exist.
+        images_per_class: Images of each digit in the training split.
+        val_images_per_class: Images of each digit in the validation split.
+        test_images_per_class: Images of each digit in the test split.
+        size: Side of the model's input in pixels, and of the files.
         crop_fraction: See `ImageData`.
-        augment: See `ImageData`. There must be no flip: a mirrored digit is none.
+        augment: See `ImageData`. Flips are refused: a mirrored digit is not a digit.
         batch_size: See `ImageData`.
         max_bad_fraction: See `ImageData`.
         **knobs: See `ImageData`.
 
     Raises:
-        UserError: A flip; from `prepare_data`: `root` holds something else, or scikit-learn is missing.
+        UserError: Flips are enabled; from `prepare_data`: `root` holds something else, or scikit-learn is missing.
     """
 
     def __init__(
@@ -86,22 +86,22 @@ class DigitImages(ImageFolder):
         }
 
     def prepare_data(self) -> None:
-        """Generate the images unless they are there."""
+        """Generate the images unless they exist."""
         generate_digit_images(self.root, images_per_class=self.images_per_class, size=self.size)
         super().prepare_data()
 
 
 def generate_digit_images(root: Path, *, images_per_class: Mapping[str, int], seed: int = 0, size: int = 64) -> None:
-    """Write the data set to `root`, or leave it as it is where it is there already.
+    """Write the data set to `root`, or leave it unchanged if it exists there.
 
     `root` then holds `{train,val,test}/{0..9}/<number>.jpg` for even numbers and `.png` for odd ones, and
-    `dataset.json` with the parameters. The splits share no handwriting. The folder appears in one step when all of it
-    is written, so any number of processes may ask for it at once.
+    `dataset.json` with the parameters. The splits share no handwriting. The folder appears in one step once it is
+    complete, so several processes may generate it at once.
 
     Args:
-        root: A folder that does not exist, is empty, or holds this very data set.
-        images_per_class: How many images each digit gets in "train", "val" and "test".
-        seed: Decides everything in it.
+        root: A folder that does not exist, is empty, or holds the same data set.
+        images_per_class: Images of each digit in "train", "val" and "test".
+        seed: Determines all content.
         size: Height and width in pixels.
 
     Raises:
@@ -144,10 +144,10 @@ def _handwriting(seed: int) -> dict[str, dict[str, Floats]]:
     images, labels = images[order], labels[order]
     shares: dict[str, dict[str, Floats]] = {split: {} for split in SPLITS}
     for label, name in enumerate(CLASSES):
-        own, begin = images[labels == label], 0
+        digits, begin = images[labels == label], 0
         for split in SPLITS:
-            end = round(len(own) * _SPLIT_ENDS[split])
-            shares[split][name], begin = own[begin:end], end
+            end = round(len(digits) * _SPLIT_ENDS[split])
+            shares[split][name], begin = digits[begin:end], end
     return shares
 
 
@@ -165,9 +165,9 @@ def _draw(
 
 
 def _image(digit: Floats, rng: np.random.Generator, *, size: int) -> npt.NDArray[np.uint8]:
-    """One digit in light ink on dark paper, both of random colours."""
+    """Draw one digit in light ink on dark paper, both of random colours."""
     extent = rng.uniform(0.5, 0.8)
-    room = (1 - extent) / 2  # so that nothing leaves the picture
+    room = (1 - extent) / 2  # keeps the digit inside the picture
     pose = Motion(
         x=rng.uniform(0.5 - room, 0.5 + room),
         y=rng.uniform(0.5 - room, 0.5 + room),
@@ -181,4 +181,4 @@ def _image(digit: Floats, rng: np.random.Generator, *, size: int) -> npt.NDArray
 
 def _write(path: Path, image: npt.NDArray[np.uint8]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, quality=90)  # which PNGs take no notice of
+    Image.fromarray(image).save(path, quality=90)  # PNG ignores the quality

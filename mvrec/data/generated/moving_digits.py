@@ -1,4 +1,4 @@
-"""The moving digits data set as a data module: made on the spot, then read like Kinetics."""
+"""The moving digits as a data module: generated locally, then read like Kinetics."""
 
 from typing import Any
 
@@ -12,15 +12,16 @@ from mvrec.data.views.transforms import Augment
 class MovingDigits(VideoData):
     """`VideoData` on generated videos: handwritten digits that move, turn, orbit and grow.
 
-    A toy for seeing that training works, not a benchmark. The classes come in pairs that only time tells apart.
+    A toy to see that training works, not a benchmark. The classes come in pairs that differ only in the direction of
+    time.
 
     Args:
-        root: Where the videos are, or are generated when the folder does not exist.
-        clips_per_class: How many videos of each class the training split gets.
-        eval_clips_per_class: The same for each of validation and test.
+        root: The folder of the videos, generated if it does not exist.
+        clips_per_class: Videos of each class in the training split.
+        eval_clips_per_class: Videos of each class in the validation and in the test split.
         clip: See `VideoData`.
-        size: Side of the clips in pixels; the videos have this size too.
-        augment: See `VideoData`. There must be no flip: left and right are classes.
+        size: Side of the clips in pixels, and of the videos.
+        augment: See `VideoData`. Flips are refused: left and right are classes.
         val_views: See `VideoData`.
         test_views: See `VideoData`.
         batch_size: See `VideoData`.
@@ -59,7 +60,7 @@ class MovingDigits(VideoData):
         self.clips_per_class, self.eval_clips_per_class = clips_per_class, eval_clips_per_class
 
     def prepare_data(self) -> None:
-        """Generate the videos unless they are there."""
+        """Generate the videos unless they exist."""
         counts = {
             "train": self.clips_per_class,
             "val": self.eval_clips_per_class,

@@ -1,8 +1,8 @@
-"""The moving digits: a small action data set of real video files, made on the spot from real handwriting.
+"""The moving digits: a small action data set of real video files, generated from real handwriting.
 
-One handwritten digit moves over a noisy texture, and the action is how it moves. Actions come in opposite pairs,
-one being the other played backwards, and every motion is symmetric about the middle of its clip: so a single frame
-says nothing about which of the two it is from. Who wants to tell them apart has to know the order of the frames.
+One handwritten digit moves over a noisy texture, and the action is how it moves. Actions come in opposite pairs:
+one is the other played backwards, and every motion is symmetric about the middle of its clip. So a single frame cannot
+tell the two apart; only the order of the frames can.
 """
 
 import csv
@@ -26,7 +26,7 @@ from mvrec.ranges import Range, check_range
 NOUN = "moving digits"
 SPLITS = ("train", "val", "test")
 
-# Each action with the one that it is when played backwards.
+# Each action with its reverse.
 OPPOSITES = {
     "move_left": "move_right",
     "move_up": "move_down",
@@ -49,15 +49,15 @@ Frames = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Motion:
-    """What varies between two clips of one action. Lengths are in widths of the picture, angles in turns.
+    """The random parts of a clip of an action. Lengths are in widths of the picture, angles in turns.
 
     Attributes:
-        x: where the digit (or the centre of its orbit) is in the middle of the clip.
-        y: the same, downwards.
-        extent: the size of the digit then.
-        angle: how it is turned then, clockwise; for an orbit, where on it the digit is.
-        speed: how far it goes in one clip, as a share of the most that its action goes.
-        radius: of the orbit.
+        x: Horizontal position of the digit (or of its orbit's centre) in the middle of the clip.
+        y: Vertical position, downwards.
+        extent: Size of the digit in the middle of the clip.
+        angle: Clockwise rotation in the middle of the clip; for an orbit, the digit's place on it.
+        speed: Distance in one clip, as a share of the action's maximum.
+        radius: Radius of the orbit.
     """
 
     x: float
@@ -69,7 +69,7 @@ class Motion:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Motion":
-        """A random motion, from the same distribution for every action."""
+        """Draw a random motion, from the same distribution for every action."""
         return cls(
             x=rng.uniform(0.4, 0.6),
             y=rng.uniform(0.4, 0.6),
@@ -81,7 +81,7 @@ class Motion:
 
 
 def poses(action: str, motion: Motion, num_frames: int) -> npt.NDArray[np.float64]:
-    """Where the digit is in each frame.
+    """Compute the digit's pose in each frame.
 
     Returns:
         (T, 4): x, y and extent in widths of the picture, and the angle in clockwise turns. x and y are not
@@ -112,12 +112,12 @@ def render(
     """Draw one clip.
 
     Args:
-        action: one of `ACTIONS`.
-        motion: how the digit moves.
+        action: One of `ACTIONS`.
+        motion: The motion of the digit.
         digit: (h, w) ink from 0 to 1.
-        rng: where colours, texture and noise come from.
+        rng: Source of colours, texture and noise.
         num_frames: T.
-        size: height and width of the picture in pixels.
+        size: Height and width of the picture in pixels.
 
     Returns:
         (T, size, size, 3) uint8.
@@ -131,10 +131,10 @@ def render(
 
 
 def _draw_ink(pose: npt.NDArray[np.float64], digit: Floats, size: int) -> Floats:
-    """How much ink of `digit` (h, w) is on each pixel when it takes each `pose` (T, 4): (T, size, size)."""
+    """Compute the ink of `digit` (h, w) on each pixel in each `pose` (T, 4): (T, size, size)."""
     x, y, extent, angle = pose.astype(np.float32).T[..., None, None]  # (T, 1, 1) each
     centres = (np.arange(size, dtype=np.float32) + 0.5) / size
-    # The nearest way to the digit may lead over the edge of the picture.
+    # The shortest way to the digit may lead over the edge of the picture.
     right = (centres - x + 0.5) % 1 - 0.5  # (T, 1, W)
     down = (centres[:, None] - y + 0.5) % 1 - 0.5  # (T, H, 1)
     cos, sin = np.cos(2 * np.pi * angle) / extent, np.sin(2 * np.pi * angle) / extent
@@ -144,22 +144,22 @@ def _draw_ink(pose: npt.NDArray[np.float64], digit: Floats, size: int) -> Floats
 
 
 def _sample_bilinear(image: Floats, rows: Floats, columns: Floats) -> Floats:
-    """Return values of `image` (h, w) between its pixels, 0 outside."""
+    """Interpolate `image` (h, w) between its pixels, 0 outside."""
     padded = np.pad(image, 1)
     rows = np.clip(rows + 1, 0, padded.shape[0] - 1.001)
     columns = np.clip(columns + 1, 0, padded.shape[1] - 1.001)
     top, left = np.floor(rows), np.floor(columns)
-    below, beside = rows - top, columns - left
+    below, across = rows - top, columns - left
     corner = (top * padded.shape[1] + left).astype(np.intp)
     flat = padded.ravel()
-    upper = flat[corner] * (1 - beside) + flat[corner + 1] * beside
+    upper = flat[corner] * (1 - across) + flat[corner + 1] * across
     corner += padded.shape[1]
-    lower = flat[corner] * (1 - beside) + flat[corner + 1] * beside
+    lower = flat[corner] * (1 - across) + flat[corner + 1] * across
     return upper * (1 - below) + lower * below
 
 
 def _texture(rng: np.random.Generator, size: int) -> Floats:
-    """A still background (size, size, 1) of soft blotches around 0."""
+    """Draw a still background (size, size, 1) of soft blotches around 0."""
     blotches = rng.normal(0, 22, (8, 8)).astype(np.float32)
     at = np.linspace(0, 7, size, dtype=np.float32)
     return _sample_bilinear(blotches, at[:, None] + 0 * at, at + 0 * at[:, None])[..., None]
@@ -174,20 +174,20 @@ def generate_moving_digits(
     size: int = 64,
     fps: int = 16,
 ) -> None:
-    """Write the data set to `root`, or leave it as it is where it is there already.
+    """Write the data set to `root`, or leave it unchanged if it exists there.
 
     `root` then holds `{train,val,test}/<action>/<clip>.mp4`, the indices `{train,val,test}.csv` with columns
     path (from `root`) and label, `classes.txt`, and `dataset.json` with the parameters. The splits share no
-    handwriting. The folder appears in one step when all of it is written, so any number of processes may ask
-    for it at once; what a killed one leaves is a hidden folder beside it.
+    handwriting. The folder appears in one step once it is complete, so several processes may generate it at once; a
+    killed process leaves a hidden folder next to it.
 
     Args:
-        root: a folder that does not exist, is empty, or holds this very data set.
-        clips_per_class: how many clips each action gets in "train", "val" and "test".
-        seed: decides everything in it.
-        num_frames: frames in a clip.
-        size: height and width in pixels; even.
-        fps: frames per second.
+        root: A folder that does not exist, is empty, or holds the same data set.
+        clips_per_class: Clips of each action in "train", "val" and "test".
+        seed: Determines all content.
+        num_frames: Frames in a clip.
+        size: Height and width in pixels; even.
+        fps: Frames per second.
 
     Raises:
         UserError: `root` holds something else, a parameter is impossible, or scikit-learn is missing.
@@ -205,7 +205,7 @@ def generate_moving_digits(
         return
     digits = _split_digits(seed)
     with _appearing_at_once(root, parameters) as draft:
-        with ThreadPoolExecutor(2) as pool:  # drawing and encoding leave Python's lock
+        with ThreadPoolExecutor(2) as pool:  # drawing and encoding release Python's lock
             jobs = [
                 pool.submit(_write_clip, draft / path, digits[split], (seed, *key), label, parameters)
                 for split, path, label, key in _plan(parameters)
@@ -238,7 +238,7 @@ def _split_digits(seed: int) -> dict[str, Floats]:
 
 
 def _plan(parameters: dict[str, Any]) -> Iterator[tuple[str, str, str, tuple[int, int, int]]]:
-    """Split, path, label and the numbers that seed its randomness, for each clip."""
+    """Yield split, path, label and seed of each clip."""
     for split_number, split in enumerate(SPLITS):
         for label_number, label in enumerate(ACTIONS):
             for index in range(parameters["clips_per_class"][split]):
@@ -258,8 +258,8 @@ def _encode(path: Path, frames: Frames, fps: int) -> None:
     import av
 
     with av.open(str(path), "w") as container:
-        # On small pictures what x264's mbtree does depends on memory that nobody wrote, and the number of
-        # threads decides too: without these two, equal frames become different bytes.
+        # On small pictures x264's mbtree reads uninitialised memory, and its result depends on the number of threads:
+        # without these two options, equal frames become different bytes.
         options = {"crf": "26", "preset": "veryfast", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.codec_context.thread_count = 1
@@ -282,7 +282,7 @@ def _write_indices(root: Path, parameters: dict[str, Any]) -> None:
 
 @contextmanager
 def _appearing_at_once(root: Path, parameters: dict[str, Any]) -> Iterator[Path]:
-    """A draft folder that takes the name `root` when the block ends well and vanishes when it does not."""
+    """Yield a draft folder, renamed to `root` after a successful block and removed otherwise."""
     root.parent.mkdir(parents=True, exist_ok=True)
     box = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:

@@ -1,4 +1,4 @@
-"""What data sets that are generated on the spot share: whether they are there, and the handwriting in them."""
+"""The common part of generated data sets: whether they exist, and their handwriting."""
 
 import json
 from collections.abc import Mapping
@@ -10,16 +10,16 @@ import numpy.typing as npt
 
 from mvrec.errors import UserError, install_hint
 
-RECORD = "dataset.json"  # in a data set's folder: the parameters it was generated with
+RECORD = "dataset.json"  # the parameters of a generated data set, in its folder
 
 
 def is_generated(root: Path, parameters: Mapping[str, Any], *, noun: str) -> bool:
-    """Return whether the data set of these parameters is at `root`; an empty folder is none.
+    """Return whether `root` holds the data set with these parameters; an empty folder does not.
 
     Args:
         root: The folder.
-        parameters: What it must have been generated with.
-        noun: What messages call the data set.
+        parameters: The parameters of its generation.
+        noun: The name of the data set in messages.
 
     Raises:
         UserError: `root` holds something else, or the data set with other parameters.
@@ -27,28 +27,28 @@ def is_generated(root: Path, parameters: Mapping[str, Any], *, noun: str) -> boo
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     if not (root / RECORD).is_file():
-        own = "ImageFolder" if "image" in noun else "VideoFolder"
+        data_module = "ImageFolder" if "image" in noun else "VideoFolder"
         raise UserError(
-            f"{root} is there already and holds no {noun}: name a new folder for them, or add --data {own} for files "
-            "of your own"
+            f"{root} exists and holds no {noun}: choose a new folder for them, or add --data {data_module} to read "
+            "files of your own"
         )
-    found = json.loads((root / RECORD).read_text())
+    record = json.loads((root / RECORD).read_text())
     differing = [
-        f"{name} is {found.get(name)}, not {value}" for name, value in parameters.items() if found.get(name) != value
+        f"{name} is {record.get(name)}, not {value}" for name, value in parameters.items() if record.get(name) != value
     ]
     if differing:
         raise UserError(
             f"{root} holds {noun} with other parameters ({'; '.join(differing)}): "
-            "name another folder, or ask for what is there"
+            "choose another folder, or use these parameters"
         )
     return True
 
 
 def handwritten_digits(*, noun: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Return scikit-learn's handwritten digits: float (n, 8, 8) from 0 to 1, and which digit each is (n,).
+    """Load scikit-learn's handwritten digits: float (n, 8, 8) from 0 to 1, and the digit of each (n,).
 
     Args:
-        noun: What messages call the data set that needs them.
+        noun: The name of the data set in messages.
 
     Raises:
         UserError: Scikit-learn is not installed.

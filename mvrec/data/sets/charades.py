@@ -1,4 +1,4 @@
-"""Charades: what people do at home, several things at once."""
+"""Charades: everyday actions at home, several at once."""
 
 import logging
 from collections.abc import Iterator
@@ -18,19 +18,19 @@ _LIST_FOLDERS = ("Charades", "annotations", "")
 
 
 class Charades(VideoData):
-    """Clips of Charades (Sigurdsson et al. 2016): 9,848 videos of 157 actions, of which a video has about seven.
+    """Clips of Charades (Sigurdsson et al. 2016): 9,848 videos of 157 actions, about seven per video.
 
     The lists `Charades_v1_train.csv`, `Charades_v1_test.csv` and `Charades_v1_classes.txt` are in `root/Charades`, as
     they are packed, in `root/annotations` or in `root`; the videos `<id>.mp4` in `root/Charades_v1_480`,
     `root/Charades_v1`, `root/videos` or `root`. There is no validation split: val reads the test list, as results on
-    this data set are commonly reported. Videos that a list has and nobody else are counted and left out.
+    this data set are commonly reported. Missing videos are counted and skipped.
 
-    The classes of a video are all that its column `actions` names, whenever in it they happen, and a clip of it has all
-    of them. That is how SlowFast's protocol scores videos; in training it takes the actions of the clip's own frames.
+    The classes of a video are all in its column `actions`, whenever they happen, and every clip of it has all of
+    them. SlowFast scores videos in this way; in training it takes only the actions of the clip's own frames.
 
     Args:
         root: The data set.
-        annotations: The folder of the lists, where it is another.
+        annotations: The folder of the lists, if it is elsewhere.
         **knobs: See `VideoData`.
 
     Raises:
@@ -67,23 +67,23 @@ class CharadesLists(Layout):
         return self._folder / "Charades_v1_classes.txt"
 
     def has(self, split: str) -> bool:
-        """Return whether the list is there."""
+        """Return whether the split's list exists."""
         return self._list(split).is_file()
 
     def place(self, split: str) -> str:
-        """Return the list."""
+        """Return the list's path."""
         return str(self._list(split))
 
     def expected(self) -> str:
-        """Return the lists."""
+        """Return the paths of the lists."""
         return f"{self._list('train')}, {self._list('test').name} and {self._classes.name}"
 
     def missing(self, split: str) -> str:
-        """Return the list."""
+        """Return the path of the missing list."""
         return f"no {self._list(split)}"
 
     def class_names(self) -> list[str]:
-        """Of `classes.txt` beside the videos, else of `Charades_v1_classes.txt` in its order."""
+        """Return the names in the videos' `classes.txt`, else in `Charades_v1_classes.txt`, in its order."""
         return super().class_names() or list(self._actions().values())
 
     def _actions(self) -> dict[str, str]:
@@ -98,30 +98,30 @@ class CharadesLists(Layout):
                 if not _is_code(code) or not name.strip():
                     raise UserError(f"{self._classes}:{line}: expected `c000 <class name>`, got {text.strip()[:80]!r}")
                 if codes.setdefault(code, line) != line:
-                    raise UserError(f"{self._classes}:{line}: {code} stands there already, in line {codes[code]}")
+                    raise UserError(f"{self._classes}:{line}: {code} is already listed, in line {codes[code]}")
                 names.append(name.strip())
         return dict(zip(codes, unique_names(names), strict=True))
 
     def rows(self, split: str) -> Iterator[Row]:
-        """Yield the videos of the list that are there, with the names of their actions."""
+        """Yield the existing videos of the list, with the names of their actions."""
         listed, names = self._list(split), self._actions()
         files = {file.rpartition(".")[0]: file for file in files_below(str(self.root), VIDEOS)}
-        expected = found = 0
-        gone = ""
+        expected = available = 0
+        absent = ""
         for line, video, actions in _annotations(listed):
             expected += 1
             where = f"{listed}:{line}"
             labels = LABEL_SEPARATOR.join(dict.fromkeys(_action(text, names, where) for text in actions))
             if video not in files:
-                gone = gone or f"{video}.mp4"
+                absent = absent or f"{video}.mp4"
                 continue
-            found += 1
+            available += 1
             yield Row(files[video], labels, source=str(listed), line=line, multi_label=True)
-        if expected and not found:
-            there = f"there is {next(iter(files.values()))}" if files else "there are no videos"
-            raise UserError(f"{listed}: not one of its {expected} videos is in {self.root} ({gone} is not; {there})")
-        missing = f"{expected - found} missing{f', such as {gone}' if gone else ''}"
-        self.notes.append((logging.INFO, f"{listed}: {expected} videos expected, {found} found, {missing}"))
+        if expected and not available:
+            example = f"there is {next(iter(files.values()))}" if files else "there are no videos"
+            raise UserError(f"{listed}: none of its {expected} videos is in {self.root} ({absent} is not; {example})")
+        missing = f"{expected - available} missing{f', such as {absent}' if absent else ''}"
+        self.notes.append((logging.INFO, f"{listed}: {expected} videos expected, {available} found, {missing}"))
 
 
 def _annotations(path: Path) -> Iterator[tuple[int, str, list[str]]]:

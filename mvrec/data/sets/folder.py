@@ -1,4 +1,4 @@
-"""Folders of classes without splits, which are made here."""
+"""Folders of classes without splits, which are split here."""
 
 import hashlib
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ from mvrec.ranges import check_ranges
 class VideoFolder(VideoData):
     """Clips of `root/<class name>/<video>`, split into train and val by a hash of the path.
 
-    A root that has splits (`root/train/<class name>/<video>` or lists) is read with them, like `Kinetics`. `test` and
-    `predict` read val where there is no test split.
+    A root with splits (`root/train/<class name>/<video>` or lists) is read with them, like `Kinetics`. `test` and
+    `predict` read val if there is no test split.
 
     Args:
         root: The data set.
-        val_fraction: Share of the videos that are val where the root has no splits. Which they are depends on their
-            paths alone, so it stays so when others come and go.
+        val_fraction: Share of the videos in val if the root has no splits. The choice depends on each path alone, so it
+            stays when other videos are added or removed.
         **knobs: See `VideoData`.
 
     Raises:
@@ -42,19 +42,19 @@ class VideoFolder(VideoData):
 
     @property
     def test_split(self) -> Literal["val", "test"]:
-        """The split that `test` and `predict` read."""
+        """The split of `test` and `predict`."""
         return "test" if self.layout.has("test") else "val"
 
     def find_layout(self) -> Layout:
-        """Return the splits that the root has, else those that a hash makes."""
+        """Return the root's own splits, else a split by hash."""
         return find_folder_layout(self.root, self.kind, val_fraction=self.val_fraction)
 
 
 class ImageFolder(ImageData):
     """Images of `root/<class name>/<image>`, split into train and val by a hash of the path.
 
-    A root that has splits (`root/train/<class name>/<image>` or lists) is read with them, like `ImageNet`. `test` and
-    `predict` read val where there is no test split. Images are turned as their EXIF block asks for.
+    A root with splits (`root/train/<class name>/<image>` or lists) is read with them, like `ImageNet`. `test` and
+    `predict` read val if there is no test split. Images are turned as their EXIF block says.
 
     Args:
         root: The data set.
@@ -78,31 +78,31 @@ class ImageFolder(ImageData):
         self.val_fraction = checked_fraction(val_fraction)
 
     def find_layout(self) -> Layout:
-        """Return the splits that the root has, else those that a hash makes."""
+        """Return the root's own splits, else a split by hash."""
         return find_folder_layout(self.root, self.kind, val_fraction=self.val_fraction)
 
 
 def checked_fraction(val_fraction: float) -> float:
-    """Return the share, which must leave something to train on."""
+    """Return the share after a check that it leaves something to train on."""
     check_ranges("data.", {"val_fraction": val_fraction})
     return val_fraction
 
 
 def find_folder_layout(root: Path, kind: Kind, *, val_fraction: float) -> Layout:
-    """Return the splits that a root has, else `HashSplit`."""
+    """Return the splits of a root, else `HashSplit`."""
     split = ListsAndFolders(root, kind)
     return split if any(split.has(name) for name in SPLITS) else HashSplit(root, kind, val_fraction=val_fraction)
 
 
 class HashSplit(Layout):
-    """`root/<class name>/<file>`, of which a share of the paths is val.
+    """`root/<class name>/<file>`, with a share of the paths as val.
 
-    A class with more than one file has at least one of them in each split; a single file is for training.
+    A class with more than one file has at least one in each split; a single file is for training.
 
     Args:
-        root: The class folders.
-        kind: What sort of files they are.
-        val_fraction: The share.
+        root: The folder of the class folders.
+        kind: The kind of the files.
+        val_fraction: The share of val.
     """
 
     title = "class folders"
@@ -112,20 +112,20 @@ class HashSplit(Layout):
         self.val_fraction = val_fraction
 
     def has(self, split: str) -> bool:
-        """Return whether the root has class folders and the fraction leaves that split something."""
+        """Return whether the root has class folders and the fraction leaves the split something."""
         return (split == "train" or (split == "val" and self.val_fraction > 0)) and bool(class_folders(self.root))
 
     def place(self, split: str) -> str:
-        """Return the root."""
+        """Return the root's path."""
         return str(self.root)
 
     def expected(self) -> str:
-        """Return the class folders."""
+        """Return the expected class folders."""
         noun = self.kind.noun
         return f"{self.root}/<class name>/<{noun}>, or with splits {self.root}/train/<class name>/<{noun}>"
 
     def missing(self, split: str) -> str:
-        """Return the fraction, or the folder."""
+        """Return why the split is missing: the fraction, or the folder."""
         return "data.val_fraction is 0" if split == "val" and not self.val_fraction else super().missing(split)
 
     def rows(self, split: str) -> Iterator[Row]:
@@ -135,7 +135,7 @@ class HashSplit(Layout):
 
     def _share(self, rows: list[Row], split: str) -> list[Row]:
         shares = [path_share(row.path) for row in rows]
-        # A class keeps at least its highest for training, and has at least its lowest in val.
+        # A class keeps at least its highest share for training, and has at least its lowest in val.
         highest = max(shares)
         least = min(shares) if len(rows) > 1 and self.val_fraction > 0 else -1.0
         val = [share == least or share < min(self.val_fraction, highest) for share in shares]
@@ -143,6 +143,6 @@ class HashSplit(Layout):
 
 
 def path_share(path: str) -> float:
-    """A number in 0..1 that follows from a path, evenly spread."""
+    """Return a number in 0..1 derived from a path, evenly distributed."""
     digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

@@ -23,8 +23,8 @@ class HMDB51(VideoData):
 
     Args:
         root: The data set.
-        split: Which of the three.
-        annotations: The folder of the lists, where it is another.
+        split: The number of the official split.
+        annotations: The folder of the lists, if it is elsewhere.
         **knobs: See `VideoData`.
 
     Raises:
@@ -63,15 +63,15 @@ class HMDB51Lists(Layout):
         return sorted(self._folder.glob(f"[!.]*{self._ending}"))
 
     def has(self, split: str) -> bool:
-        """Return whether there are lists."""
+        """Return whether the lists exist."""
         return bool(self._lists())
 
     def place(self, split: str) -> str:
-        """Return the lists."""
+        """Return the paths of the lists."""
         return f"{self._folder}/*{self._ending}"
 
     def expected(self) -> str:
-        """Return the lists."""
+        """Return the expected lists."""
         return f"{self._folder}/<class name>{self._ending}"
 
     def class_names(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What all data modules of images share: views, and how they are scored."""
+"""The common part of data modules of images: views, and how they are scored."""
 
 import logging
 from typing import ClassVar, Literal
@@ -13,7 +13,7 @@ from mvrec.data.views.rand_augment import RandAugment
 from mvrec.data.views.transforms import IMAGENET_NORMALISATION, Augment, Normalisation
 from mvrec.ranges import check_ranges
 
-# rand-m9-mstd0.5-inc1, the string that the ImageNet recipes share: two operations where it names no number.
+# rand-m9-mstd0.5-inc1, the string of the ImageNet recipes: without a number it means two operations.
 IMAGENET_AUGMENT = Augment(
     interpolation="bicubic", rand_augment=RandAugment(num_ops=2, magnitude=9.0, magnitude_std=0.5)
 )
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 
 class ImageData(RecognitionData):
-    """Images. A subclass says how its data set lies on disk; see `RecognitionData.find_layout`.
+    """Images. A subclass describes its data set on disk; see `RecognitionData.find_layout`.
 
-    Most image data sets come without a labelled test split; `test` and `predict` then read val, and say so beside the
+    Most image data sets have no labelled test split; `test` and `predict` then read val, and say so next to the
     score.
 
     An epoch has as many views as there are training images, whatever `repeats` is; see `TrainBatches`.
@@ -63,7 +63,7 @@ class ImageData(RecognitionData):
     """
 
     kind: ClassVar[Kind] = IMAGES
-    upright: ClassVar[bool] = False  # images are turned as EXIF asks for; the published recipes do not
+    upright: ClassVar[bool] = False  # whether EXIF rotations apply; the published recipes ignore them
 
     def __init__(
         self,
@@ -112,24 +112,24 @@ class ImageData(RecognitionData):
 
     @property
     def clips_per_step(self) -> int:
-        """Images that this process trains on per step."""
+        """Images per step on which this process trains."""
         return self.batch_size
 
     @property
     def draws_per_sample(self) -> int:
-        """Repeats are draws of the training order."""
+        """Draws in a row of the same file: repeats are draws of the training order."""
         return self.repeats
 
     @property
     def test_split(self) -> Literal["val", "test"]:
-        """The split that `test` and `predict` read."""
+        """The split of `test` and `predict`."""
         return self._wanted_test_split or ("test" if self.layout.has("test") else "val")
 
     def setup(self, stage: str) -> None:
-        """Read the lists or folders that a stage needs; no image is opened."""
+        """Read the lists or folders of a stage; no image is opened."""
         super().setup(stage)
         if stage in ("test", "predict") and self._wanted_test_split is None and self.test_split == "val":
-            log.info("%s has no test split: the images of val are read instead", self.root)
+            log.info("%s has no test split: reading the images of val instead", self.root)
 
     def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainImages:
         """Return random views of the images of an index."""
@@ -140,7 +140,7 @@ class ImageData(RecognitionData):
         return EvalImages(self.index(split), self.protocol(split))
 
     def protocol(self, split: Split) -> ImageProtocol:
-        """How the images of "val" or "test" become views, and which they are."""
+        """Return how the images of "val" or "test" become views, with the split's name."""
         return ImageProtocol(
             split="val" if split == "val" else self.test_split,
             short_side=int(self.size / self.crop_fraction),

@@ -1,4 +1,4 @@
-"""ImageNet, and images of any classes that lie as it does."""
+"""ImageNet, and images of any classes in its layout."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -20,16 +20,16 @@ _VAL_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
 class ImageNet(ImageData):
     """Images of `root/<split>/<class name>/<image>` or of the lists `root/<split>.csv`, split = train, val, test.
 
-    Images may lie deeper in their class folder. Instead of folders there may be the tars as they are published,
-    `ILSVRC2012_img_train.tar` and `ILSVRC2012_img_val.tar`: images are then read in them, in place. The validation
-    images have no labels; they come from the development kit, which is beside them or named by `devkit`.
+    Images may lie deeper in their class folder. Instead of folders there may be the published tars,
+    `ILSVRC2012_img_train.tar` and `ILSVRC2012_img_val.tar`, whose images are read in place. The validation images have
+    no labels; these come from the development kit, in the root or named by `devkit`.
 
     The classes come from `classes`, else from `root/classes.txt`, else from the training split. With
-    `classes: imagenet1k` the WordNet ids of folders and tars stand for readable names.
+    `classes: imagenet1k` the WordNet ids of folders and tars get readable names.
 
     Args:
         root: The data set.
-        devkit: `ILSVRC2012_devkit_t12.tar.gz` or the folder that it unpacks to; by default that in the root.
+        devkit: `ILSVRC2012_devkit_t12.tar.gz` or its unpacked folder; by default in the root.
         **knobs: See `ImageData`.
 
     Raises:
@@ -48,7 +48,7 @@ class ImageNet(ImageData):
         self._devkit = at_home(devkit) if devkit is not None else None
 
     def prepare_data(self) -> None:
-        """List the tars where that has not been done, in one process."""
+        """List the tars, in one process, unless that is done."""
         if self.root.is_dir():
             for split in ("train", "val"):
                 if (archive := ImageNetLayout(self.root, devkit=self._devkit).tar_of(split)) is not None:
@@ -69,20 +69,20 @@ class ImageNetLayout(ListsAndFolders):
         self._devkit = devkit
 
     def tar_of(self, split: str) -> Path | None:
-        """Return the published tar of a split, where it has neither list nor folder. Test images have no labels."""
+        """Return the published tar of a split without list or folder. Test images have no labels."""
         archive = self.root / f"ILSVRC2012_img_{split}.tar"
         return archive if split != "test" and not super().has(split) and archive.is_file() else None
 
     def has(self, split: str) -> bool:
-        """Return whether there is a list, a folder or a tar."""
+        """Return whether the split has a list, a folder or a tar."""
         return super().has(split) or self.tar_of(split) is not None
 
     def place(self, split: str) -> str:
-        """Return the list, the folder or the tar."""
+        """Return the path of the list, the folder or the tar."""
         return str(self.tar_of(split) or super().place(split))
 
     def expected(self) -> str:
-        """Return the folders, the lists and the tars."""
+        """Return the expected folders, lists and tars."""
         return f"{super().expected()} or ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"
 
     def rows(self, split: str) -> Iterable[Row]:
@@ -100,7 +100,7 @@ class ImageNetLayout(ListsAndFolders):
             above, _, name = member.name.rpartition("/")
             if not name.lower().endswith(tuple(IMAGES.extensions)) or name.startswith("."):
                 continue
-            if above:  # the tar of a class, or in a tar made anew its folder
+            if above:  # the tar of a class, or its folder in a repacked tar
                 label = above.rpartition("/")[2].removesuffix(".tar")
             else:
                 names = names or self._val_names(archive)
@@ -115,19 +115,19 @@ class ImageNetLayout(ListsAndFolders):
 
     def _val_names(self, images: Path) -> list[str]:
         """Return the WordNet ids of the validation images in their order."""
-        beside = [self.root / name for name in ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12")]
-        devkit = self._devkit or next((path for path in beside if path.exists()), None)
+        candidates = [self.root / name for name in ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12")]
+        devkit = self._devkit or next((path for path in candidates if path.exists()), None)
         if devkit is None:
             raise UserError(
-                f"{images}: its images have no labels: put ILSVRC2012_devkit_t12.tar.gz beside it, name it with "
-                "data.devkit, or sort the images into class folders"
+                f"{images}: its images have no labels: put ILSVRC2012_devkit_t12.tar.gz next to it, set data.devkit, "
+                "or sort the images into class folders"
             )
         return validation_wnids(devkit)
 
 
 def _label_of(name: str, wnids: list[str], *, where: str) -> str:
-    found = _VAL_NUMBER.fullmatch(name)
-    number = int(found[1]) if found is not None else 0
+    match = _VAL_NUMBER.fullmatch(name)
+    number = int(match[1]) if match is not None else 0
     if not 1 <= number <= len(wnids):
         raise UserError(f"{where}: {name!r} is not one of ILSVRC2012_val_00000001.JPEG .. {len(wnids):08d}.JPEG")
     return wnids[number - 1]

@@ -1,4 +1,4 @@
-"""ImageNet's development kit: which class each validation image is of."""
+"""ImageNet's development kit: the classes of the validation images."""
 
 import io
 import tarfile
@@ -13,14 +13,14 @@ _TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 def validation_wnids(devkit: Path) -> list[str]:
     """Return the WordNet id of every validation image, in the order of their numbers.
 
-    The kit's ground truth has the kit's own class numbers, which are not the places in the sorted ids: sea snake is 490
-    there and 65 in every model. So they are looked up in `meta.mat`.
+    The kit's ground truth uses the kit's own class numbers, which differ from the order of the sorted ids: sea snake
+    is 490 there and 65 in every model. `meta.mat` translates them.
 
     Args:
-        devkit: `ILSVRC2012_devkit_t12.tar.gz`, or the folder that it unpacks to.
+        devkit: `ILSVRC2012_devkit_t12.tar.gz`, or its unpacked folder.
 
     Raises:
-        UserError: The kit is missing, lacks one of the two files, or does not know a number; or scipy is not there.
+        UserError: The kit or one of its two files is missing, a number is unknown, or scipy is not installed.
     """
     content = {name: _read(devkit, name) for name in (_TRUTH, _META)}
     wnid_of = _wnids(content[_META], where=f"{devkit}/data/{_META}")
@@ -35,12 +35,12 @@ def validation_wnids(devkit: Path) -> list[str]:
 
 
 def _read(devkit: Path, name: str) -> bytes:
-    """A file of the kit, wherever in it."""
+    """Return a file of the kit, at any depth."""
     try:
         if devkit.is_dir():
-            found = sorted(devkit.rglob(name))
-            if found:
-                return found[0].read_bytes()
+            files = sorted(devkit.rglob(name))
+            if files:
+                return files[0].read_bytes()
         else:
             with tarfile.open(devkit) as archive:
                 for member in archive:
@@ -60,5 +60,5 @@ def _wnids(meta: bytes, *, where: str) -> dict[int, str]:
         synsets: Any = loadmat(io.BytesIO(meta), squeeze_me=True, variable_names=["synsets"])["synsets"]
         rows = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["num_children"], strict=True)
         return {int(number): str(wnid) for number, wnid, children in rows if int(children) == 0}
-    except Exception as error:  # whatever a broken file makes of loadmat
+    except Exception as error:  # loadmat raises any error on a broken file
         raise UserError(f"{where}: not the list of ImageNet's classes: {error}") from None

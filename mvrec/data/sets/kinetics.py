@@ -1,4 +1,4 @@
-"""Kinetics 400, 600 and 700, and videos of any classes that lie as they do."""
+"""Kinetics 400, 600 and 700, and videos of any classes in their layouts."""
 
 import logging
 from typing import Any
@@ -12,19 +12,19 @@ log = logging.getLogger(__name__)
 
 
 class Kinetics(VideoData):
-    """Clips of the videos of Kinetics, in the layouts in which people have it.
+    """Clips of the videos of Kinetics, in its common layouts.
 
-    These are `root/<split>/<class name>/<video>` with split = train, val, test; lists `root/<split>.csv` of ours, of
-    SlowFast or of mmaction2; the annotation CSVs of DeepMind and CVDF beside their folders of videos; and OpenDataLab's
-    `Kinetics-400/videos`. See `mvrec.data.sets.kinetics_layouts`.
+    These are `root/<split>/<class name>/<video>` with split = train, val, test; lists `root/<split>.csv` of mvrec, of
+    SlowFast or of mmaction2; the annotation CSVs of DeepMind and CVDF next to their folders of videos; and
+    OpenDataLab's `Kinetics-400/videos`. See `mvrec.data.sets.kinetics_layouts`.
 
     The classes come from `classes`, else from `root/classes.txt`, else from the training split.
 
     Args:
         root: The data set.
-        layout: How it lies there. "auto" takes what it finds, lists before annotation CSVs before class folders, and
-            says what that was; "lists", "folders", "cvdf" (annotation CSVs) and "opendatalab" insist.
-        annotations: The folder of lists or CSVs, where it is neither `root` nor `root/annotations`.
+        layout: The layout. "auto" prefers lists to annotation CSVs to class folders and logs its choice; "lists",
+            "folders", "cvdf" (annotation CSVs) and "opendatalab" accept only that layout.
+        annotations: The folder of lists or CSVs, if it is neither `root` nor `root/annotations`.
         **knobs: See `VideoData`.
 
     Raises:
@@ -44,13 +44,13 @@ class Kinetics(VideoData):
         self._told = False
 
     def setup(self, stage: str) -> None:
-        """Read the lists or folders that a stage needs, and say what "auto" has found; no file is opened."""
+        """Read the lists or folders of a stage, and log the choice of "auto"; no file is opened."""
         super().setup(stage)
         if self._wanted_layout == "auto" and not self._told:
             log.info("data: %s", self.layout.describe())
             self._told = True
 
     def find_layout(self) -> Layout:
-        """What the root holds; see `find_kinetics_layout`."""
+        """Return the layout of the root; see `find_kinetics_layout`."""
         annotations = at_home(self._annotations) if self._annotations is not None else None
         return find_kinetics_layout(self.root, layout=self._wanted_layout, annotations=annotations)

@@ -1,4 +1,4 @@
-"""The layouts in which people have Kinetics, and the annotation CSVs of DeepMind and CVDF."""
+"""The common layouts of Kinetics, and the annotation CSVs of DeepMind and CVDF."""
 
 import logging
 import os
@@ -19,35 +19,35 @@ _SYNONYMS = {"train": ("train",), "val": ("val", "validate", "validation"), "tes
 
 
 def find_kinetics_layout(root: Path, *, layout: KineticsLayout = "auto", annotations: Path | None = None) -> Layout:
-    """How a folder holds its videos.
+    """Return the layout of a folder of videos.
 
-    "auto" takes the first of these that is there: lists of ours, of SlowFast or of mmaction2, with
-    class folders for splits without one; annotation CSVs; class folders in `root`; those in `root/videos` or in
+    "auto" takes the first of these that exists: lists of mvrec, of SlowFast or of mmaction2, with class folders for
+    splits without one; annotation CSVs; class folders in `root`; those in `root/videos` or in
     `root/Kinetics-400/videos`, as OpenDataLab packs them.
 
     Args:
         root: The data set.
-        layout: What it holds, where more than one is there.
-        annotations: The folder of lists or CSVs, where it is neither `root` nor `root/annotations`.
+        layout: The layout to read if there are several.
+        annotations: The folder of lists or CSVs, if it is neither `root` nor `root/annotations`.
 
     Raises:
-        UserError: There is not what was asked for.
+        UserError: The requested layout does not exist.
     """
     if annotations is not None and not annotations.is_dir():
         raise UserError(f"data.annotations={str(annotations)!r} is not a directory")
     if layout != "auto":
         candidates = _candidates(root, annotations)[layout]
-        if (found := _first(candidates)) is None:
+        if (first := _first(candidates)) is None:
             raise UserError(f"data.layout={layout}: nothing of the kind in {root}; expected {candidates[0].expected()}")
-        return found
+        return first
     lists = [ListsAndFolders(root, VIDEOS, annotations=folder) for folder in _list_folders(root, annotations)]
-    listed = next((own for own in lists if any(own.list_of(split) is not None for split in SPLITS)), None)
-    found = listed or _first(chain.from_iterable(_candidates(root, annotations).values()))
-    return found if found is not None else lists[0]  # whose messages say what is expected
+    listed = next((layout for layout in lists if any(layout.list_of(split) is not None for split in SPLITS)), None)
+    layout_found = listed or _first(chain.from_iterable(_candidates(root, annotations).values()))
+    return layout_found if layout_found is not None else lists[0]  # its messages name what is expected
 
 
 def _candidates(root: Path, annotations: Path | None) -> dict[str, list[Layout]]:
-    """Return the ways to read a root, by the names of their layouts, in the order in which "auto" tries them."""
+    """Return the possible readers of a root by layout, in the order of "auto"."""
     packed = sorted(path for path in root.glob("[Kk]inetics[-_]*") if path.is_dir())
     bases = [root, *packed]
     lists = _list_folders(root, annotations)
@@ -71,12 +71,12 @@ def _first(candidates: Iterable[Layout]) -> Layout | None:
 
 
 class AnnotatedVideos(Layout):
-    """Videos named `<youtube id>_<start>_<end>.mp4`, whose classes stand in the CSVs of DeepMind and CVDF.
+    """Videos named `<youtube id>_<start>_<end>.mp4`, with their classes in the CSVs of DeepMind and CVDF.
 
     The CSVs, `label,youtube_id,time_start,time_end,split`, are in `root/annotations` or in the root. The videos of a
     split are in the folder with its name, flat or in class folders, or all in `root/videos`. A video in
-    `root/replacement` takes the place of the one of the same name, as CVDF's `replacement_for_corrupted_k400` is meant.
-    Videos that a CSV lists and nobody has are counted and left out.
+    `root/replacement` replaces the one of the same name, as CVDF's `replacement_for_corrupted_k400` intends. Missing
+    videos are counted and skipped.
 
     Args:
         root: The data set.
@@ -93,40 +93,40 @@ class AnnotatedVideos(Layout):
         """Return the CSV of a split.
 
         Raises:
-            UserError: There are several.
+            UserError: The split has several CSVs.
         """
         for folder in [self._annotations] if self._annotations is not None else [self.root / "annotations", self.root]:
             patterns = [f"{pattern}.csv" for name in _SYNONYMS[split] for pattern in (name, f"[Kk]inetics*[_-]{name}")]
             for below in ("", "[Kk]inetics*/"):
-                found = sorted({path for pattern in patterns for path in folder.glob(below + pattern)})
-                found = [path for path in found if path.is_file() and is_youtube_csv(path)]
-                if len(found) > 1:
+                paths = sorted({path for pattern in patterns for path in folder.glob(below + pattern)})
+                paths = [path for path in paths if path.is_file() and is_youtube_csv(path)]
+                if len(paths) > 1:
                     raise UserError(
-                        f"{found[0]} and {found[1]} both annotate {split}: name the folder of one with data.annotations"
+                        f"{paths[0]} and {paths[1]} both annotate {split}: name the folder of one with data.annotations"
                     )
-                if found:
-                    return found[0]
+                if paths:
+                    return paths[0]
         return None
 
     def has(self, split: str) -> bool:
-        """Return whether there is a CSV of that split."""
+        """Return whether the split has a CSV."""
         return self.csv_of(split) is not None
 
     def place(self, split: str) -> str:
-        """Return the CSV."""
+        """Return the CSV's path."""
         return str(self.csv_of(split))
 
     def expected(self) -> str:
-        """Return the CSVs."""
+        """Return the expected CSVs."""
         folder = self._annotations or self.root / "annotations"
         return f"{folder}/train.csv, val.csv and test.csv with the columns label,{','.join(YOUTUBE_COLUMNS)}"
 
     def missing(self, split: str) -> str:
-        """Return the CSV."""
+        """Return the name of the missing CSV."""
         return f"no annotation CSV {split}.csv"
 
     def class_names(self) -> list[str]:
-        """Of `root/classes.txt`, else those of the first CSV with labels, sorted as DeepMind numbers them."""
+        """Return the names in `root/classes.txt`, else those of the first CSV with labels, sorted like DeepMind's."""
         if names := super().class_names():
             return names
         for split in SPLITS:
@@ -136,7 +136,7 @@ class AnnotatedVideos(Layout):
         return []
 
     def rows(self, split: str) -> Iterator[Row]:
-        """Yield the videos of the CSV that are there."""
+        """Yield the existing videos of the CSV."""
         listed = self.csv_of(split)
         assert listed is not None
         folder = self._folder_of(split)
@@ -144,23 +144,23 @@ class AnnotatedVideos(Layout):
         for replacement in sorted(self.root.glob("replacement*")):
             if replacement.is_dir():
                 files.update(_by_stem(replacement, self.root))
-        source, expected, found, example = str(listed), 0, 0, ""
+        source, expected, available, example = str(listed), 0, 0, ""
         for line, label, stem in _annotations(listed):
             expected += 1
             name = files.get(stem)
             if name is None:
                 example = example or stem
                 continue
-            found += 1
+            available += 1
             yield Row(name, label, source=source, line=line)
-        if expected and not found:
-            there = f"there is {next(iter(files.values()))}" if files else "there are no videos"
+        if expected and not available:
+            other = f"there is {next(iter(files.values()))}" if files else "there are no videos"
             raise UserError(
-                f"{listed}: not one of its {expected} videos is in {folder} ({example}.mp4 is not; {there}); class "
-                "folders alone are read with data.layout=folders"
+                f"{listed}: none of its {expected} videos is in {folder} ({example}.mp4 is not; {other}); to read "
+                "class folders alone, set data.layout=folders"
             )
         self.notes.append(
-            (logging.INFO, f"{listed}: {expected} videos expected, {found} found, {expected - found} missing")
+            (logging.INFO, f"{listed}: {expected} videos expected, {available} found, {expected - available} missing")
         )
 
     def _folder_of(self, split: str) -> Path:
@@ -173,7 +173,7 @@ class AnnotatedVideos(Layout):
 
 
 def _annotations(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Yield line, label and file name without its ending, of every row of an annotation CSV."""
+    """Yield line, label and file name without its extension of every row of an annotation CSV."""
     with open_text(path) as file:
         lines = csv_lines(path, file, delimiter=",")
         columns = [column.lower() for column in next(lines)[1]]
@@ -193,8 +193,8 @@ def _annotations(path: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def _by_stem(folder: Path, root: Path) -> dict[str, str]:
-    """Return the videos in a folder and below, by their names without ending; paths relative to the root."""
-    found: dict[str, str] = {}
+    """Return the paths, relative to the root, of the videos below a folder, by names without extension."""
+    videos: dict[str, str] = {}
     folders = [folder.relative_to(root).as_posix()]
     while folders:
         below = folders.pop()
@@ -202,7 +202,7 @@ def _by_stem(folder: Path, root: Path) -> dict[str, str]:
         for entry in visible(root / below):
             stem, extension = os.path.splitext(entry.name)  # noqa: PTH122 - a Path each costs seconds
             if extension.lower() in VIDEOS.extensions:
-                found[stem] = f"{prefix}{entry.name}"
+                videos[stem] = f"{prefix}{entry.name}"
             elif entry.is_dir():
                 folders.append(f"{prefix}{entry.name}")
-    return found
+    return videos

@@ -1,4 +1,4 @@
-"""What the data modules of videos and of images share: splits, loaders, the position in them, pixels on the device."""
+"""The common part of data modules: splits, loaders, the position in them, pixels on the device."""
 
 import logging
 from abc import abstractmethod
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 class RecognitionData(L.LightningDataModule):
     """Labelled files of `root/<split>/<class name>/` or of the lists `root/<split>.csv`, split = train, val, test.
 
-    A subclass says what kind of files they are, how they become views and how many of these make a step.
+    A subclass sets the kind of the files, how they become views and how many of these make a step.
 
     Args:
         root: The data set.
@@ -117,32 +117,32 @@ class RecognitionData(L.LightningDataModule):
     @property
     @abstractmethod
     def clips_per_step(self) -> int:
-        """Views that this process trains on per step."""
+        """Views per step on which this process trains."""
 
     @property
     def draws_per_sample(self) -> int:
-        """How often in a row the training order draws the same file; see `TrainBatches`."""
+        """Draws in a row of the same file in the training order; see `TrainBatches`."""
         return 1
 
     @property
     def test_split(self) -> Split:
-        """The split that `test` and `predict` read."""
+        """The split of `test` and `predict`."""
         return "test"
 
     def target(self, row: Row) -> Target | None:
-        """What a model is to say of a file; `None`, as here, for the class or classes that its list or folder names.
+        """Return the target of a file; `None`, as here, for the class or classes of its list or folder.
 
-        A subclass whose targets are something else makes them here of what its list says: `row.label` is then any
-        text, `row.others` are the columns that mean nothing to us. All rows must give the same type. It is called for
-        every row at set-up, to find faults before the first step, and again when the file is read.
+        A subclass with other targets makes them here from its list: `row.label` is then any text, and `row.others` are
+        the columns unknown to mvrec. All rows must give the same type. It is called for every row at set-up, to find
+        faults before the first step, and again when the file is read.
 
         Raises:
-            UserError: The row has no such target; begin with `row.where`. A `ValueError` becomes one.
+            UserError: The row has no valid target; begin with `row.where`. A `ValueError` becomes one.
         """
         return None
 
     def find_layout(self) -> Layout:
-        """Look at the disk for how the data set lies there; once, after `prepare_data`."""
+        """Inspect the disk for the layout of the data set; once, after `prepare_data`."""
         return ListsAndFolders(self.root, self.kind)
 
     @abstractmethod
@@ -151,50 +151,50 @@ class RecognitionData(L.LightningDataModule):
 
     @abstractmethod
     def eval_dataset(self, split: Split) -> EvalSamples:
-        """Return the views of "val" or "test" that are scored."""
+        """Return the views of "val" or "test" for scoring."""
 
     @abstractmethod
     def protocol(self, split: Split) -> Protocol:
-        """How the files of "val" or "test" become views."""
+        """Return how the files of "val" or "test" become views."""
 
-    # -- what all have ------------------------------------------------------------------------------------------
+    # -- common to all ------------------------------------------------------------------------------------------
 
     @property
     def val_protocol(self) -> Protocol:
-        """How files become views while training goes on."""
+        """The protocol of validation during training."""
         return self.protocol("val")
 
     @property
     def test_protocol(self) -> Protocol:
-        """How files become views for `test` and `predict`."""
+        """The protocol of `test` and `predict`."""
         return self.protocol("test")
 
     @property
     def clip_shape(self) -> tuple[int, ...]:
-        """The shape of what the model sees, without the batch: (C, T, H, W) of clips, (C, H, W) of images."""
+        """The shape of the model's input without the batch: (C, T, H, W) of clips, (C, H, W) of images."""
         return self.val_protocol.view_shape
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names in label order; known after `setup`."""
+        """Names in label order; available after `setup`."""
         return self._classes.names if self._classes is not None else ()
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are; known after `setup`."""
+        """The number of classes; available after `setup`."""
         return len(self.class_names)
 
     @property
     def target_type(self) -> type[Target]:
-        """The type of the files' targets; known after `setup`."""
+        """The type of the files' targets; available after `setup`."""
         return next((index.target_type for index in self._splits.values()), NoTarget)
 
     @property
     def layout(self) -> Layout:
-        """How the data set lies on disk.
+        """The layout of the data set on disk.
 
         Raises:
-            UserError: There is no root, or nothing in it that is known.
+            UserError: The root is missing, or holds no known layout.
         """
         if self._layout is None:
             check_root(self.root)
@@ -217,31 +217,31 @@ class RecognitionData(L.LightningDataModule):
         return self._splits[split]
 
     def setup(self, stage: str) -> None:
-        """Read the lists or folders that a stage needs; no file is opened."""
-        wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+        """Read the lists or folders of a stage; no file is opened."""
+        splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         named: Sequence[str] = ()
         if self._classes is None:
             named = known_class_names(self.classes) if self.classes is not None else self.layout.class_names()
-        for split in ("train", *wanted.get(stage, (self.test_split,))):
+        for split in ("train", *splits.get(stage, (self.test_split,))):
             if split in self._splits:
                 continue
             index = self.layout.index(split, class_names=self._classes or named or None, target_of=self.target)
             if index is None:
                 continue
             if self._splits and index.target_type is not self.target_type:
-                ours, theirs = index.target_type.__name__, self.target_type.__name__
-                raise UserError(f"{self.root}: the targets of {split!r} are {ours}, those of other splits {theirs}")
+                name, others = index.target_type.__name__, self.target_type.__name__
+                raise UserError(f"{self.root}: the targets of {split!r} are {name}, those of other splits {others}")
             self._splits[split] = index
             self._classes = self._classes or index.classes
         if not self._splits:
-            raise UserError(f"{self.root}: no {self.kind.noun}s found; expected {self.layout.expected()}")
+            raise UserError(f"{self.root}: no {self.kind.noun}s in it; expected {self.layout.expected()}")
         if self.num_classes == 1:
-            raise UserError(f"{self.root}: only the class {self.class_names[0]!r} was found, training needs two")
+            raise UserError(f"{self.root}: it has only the class {self.class_names[0]!r}, training needs two")
         if stage == "fit":
-            self._look_over(self.index("train"))
+            self._check_training(self.index("train"))
 
-    def _look_over(self, index: SampleIndex) -> None:
-        """Say before the first step what training will suffer from."""
+    def _check_training(self, index: SampleIndex) -> None:
+        """Warn before the first step of data with which training will suffer."""
         draws = self.draws_per_batch * self._accumulate
         if draws > len(index):
             log.warning(
@@ -261,11 +261,11 @@ class RecognitionData(L.LightningDataModule):
 
     @property
     def class_counts(self) -> list[int]:
-        """Training files of each class, in label order; known after `setup`."""
+        """Return the number of training files of each class, in label order; available after `setup`."""
         return [int(count) for count in self.index("train").class_counts()]
 
     def record(self) -> dict[str, Any]:
-        """What a run's record says of its data: the splits read so far with their sizes and hashes, the classes."""
+        """Return the facts for a run's record: the splits so far with sizes and hashes, and the classes."""
         splits = {
             split: {"files": len(index), "sha256": index.digest()} for split, index in sorted(self._splits.items())
         }
@@ -279,7 +279,7 @@ class RecognitionData(L.LightningDataModule):
         }
 
     def train_dataloader(self) -> ClipLoader:
-        """Return random views, in an order that only the seed and the epoch decide."""
+        """Return random views, in an order that depends on the seed and the epoch alone."""
         index, seed = self.index("train"), self.seed or 0
         batches = TrainBatches(
             len(index),
@@ -313,20 +313,21 @@ class RecognitionData(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the training data, for checkpoints.
 
-        Lightning restores the state of loaders by itself, but not of those that it has asked for early, to count steps
-        for the learning-rate schedule.
+        Lightning restores the state of loaders itself, but not of those that it has requested early, to count steps for
+        the learning-rate schedule.
         """
         return self._train_loader.state_dict() if self._train_loader is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Have the training data go on where a checkpoint was saved."""
+        """Continue in the training data where a checkpoint was saved."""
         self._position = state_dict
         before, now = state_dict.get("draws_per_step"), self.draws_per_batch * self._accumulate
-        training = self.trainer is None or self.trainer.state.fn == "fit"  # else nothing goes on
+        training = self.trainer is None or self.trainer.state.fn == "fit"  # other commands do not resume
         if training and before not in (None, now):
             log.warning(
-                "a step drew %d files when the checkpoint was saved and draws %d now: the order of the files goes on, "
-                "the steps are others (files per step = data.batch_size x processes x trainer.accumulate_grad_batches)",
+                "a step drew %d files when the checkpoint was saved and draws %d now: the order of the files "
+                "continues, the steps differ (files per step = "
+                "data.batch_size x processes x trainer.accumulate_grad_batches)",
                 before,
                 now,
             )
@@ -343,7 +344,7 @@ class RecognitionData(L.LightningDataModule):
 
     @property
     def worker_augment(self) -> Augment:
-        """The part of the augmentation that loader processes apply."""
+        """The part of the augmentation that loader workers apply."""
         return self.augment if self.augment_on == "worker" else replace(self.augment, rand_augment=None)
 
     def _eval_loader(self, split: Split) -> ClipLoader:
@@ -384,7 +385,7 @@ class RecognitionData(L.LightningDataModule):
         if self._world_size > 1 and patience is not None and longest >= patience.total_seconds():
             raise UserError(
                 f"data.decode_timeout={self.decode_timeout:g}: {MAX_KILLS} files that hang would take {longest:g} s, "
-                f"and the other processes wait {patience.total_seconds():g} s: take a shorter one, or a longer timeout "
+                f"and the other processes wait {patience.total_seconds():g} s: set a shorter one, or a longer timeout "
                 "for trainer.strategy"
             )
         return Limits(self.decode_timeout, self.decode_memory)
@@ -399,7 +400,7 @@ class RecognitionData(L.LightningDataModule):
 
     @property
     def draws_per_batch(self) -> int:
-        """Draws of the training order that all processes together take per batch."""
+        """Draws from the training order per batch, over all processes."""
         return self.batch_size * self._world_size
 
     @property

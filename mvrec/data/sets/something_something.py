@@ -17,11 +17,11 @@ from mvrec.files import at_home
 
 _VIDEO_FOLDERS = ("20bn-something-something-v2", "videos", "")
 _LIST_FOLDERS = ("labels", "annotations", "")
-_PREFIX = "something-something-v2-"  # of the first release's files; the second calls them labels.json, train.json ...
+_PREFIX = "something-something-v2-"  # in the first release; the second has labels.json, train.json ...
 
 
 class SomethingSomething(VideoData):
-    """Clips of Something-Something v2 (Goyal et al. 2017): 174 classes of what hands do with things.
+    """Clips of Something-Something v2 (Goyal et al. 2017): 174 classes of hands that move objects.
 
     The JSON files are in `root/labels` or in `root`, the videos `<id>.webm` in `root/20bn-something-something-v2`,
     `root/videos` or `root`. A clip is one frame of each of as many segments of the video as the clip has frames,
@@ -31,15 +31,15 @@ class SomethingSomething(VideoData):
 
     Args:
         root: The data set.
-        annotations: The folder of the JSON files, where it is another.
-        test_split: What `test` and `predict` read. The labels of "test" are in `test-answers.csv`, where one has it.
+        annotations: The folder of the JSON files, if it is elsewhere.
+        test_split: The split of `test` and `predict`. The labels of "test" are in `test-answers.csv`, if it exists.
         clip: See `VideoData`.
-        augment: See `VideoData`. There must be no flip.
+        augment: See `VideoData`. Flips are refused.
         test_views: See `VideoData`.
         **knobs: See `VideoData`.
 
     Raises:
-        UserError: A flip; from `setup`: missing or malformed files.
+        UserError: Flips are enabled; from `setup`: missing or malformed files.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class SomethingSomething(VideoData):
 
     @property
     def test_split(self) -> Literal["val", "test"]:
-        """The split that `test` and `predict` read."""
+        """The split of `test` and `predict`."""
         return self._test_split
 
     def find_layout(self) -> Layout:
@@ -89,19 +89,19 @@ class SomethingSomethingLists(Layout):
         return self._file({"train": "train.json", "val": "validation.json", "test": "test-answers.csv"}[split])
 
     def has(self, split: str) -> bool:
-        """Return whether the file of that split is there; that of test is `test-answers.csv`."""
+        """Return whether the split's file exists; that of test is `test-answers.csv`."""
         return self._list(split).is_file()
 
     def place(self, split: str) -> str:
-        """Return the file."""
+        """Return the path of the split's file."""
         return str(self._list(split))
 
     def expected(self) -> str:
-        """Return the files."""
+        """Return the expected files."""
         return f"{self._folder}/{_PREFIX}labels.json, {_PREFIX}train.json and {_PREFIX}validation.json"
 
     def missing(self, split: str) -> str:
-        """Return the file."""
+        """Return the path of the missing file."""
         return f"no {self._list(split)}"
 
     def class_names(self) -> list[str]:
@@ -129,7 +129,7 @@ class SomethingSomethingLists(Layout):
                 raise UserError(
                     f"{place}: expected an object with the texts `id` and `template`, got {str(entry)[:80]!r}"
                 )
-            # The templates of the splits have the objects in brackets, those of the labels file do not.
+            # The splits' templates have the objects in brackets, those of the labels file do not.
             template = entry["template"].replace("[", "").replace("]", "")
             yield Row(f"{entry['id']}.webm", template, source=place)
 
@@ -139,7 +139,7 @@ def _read_json(path: Path, expected: type[Any]) -> Any:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
-    except ValueError as error:  # no JSON, or no UTF-8
+    except ValueError as error:  # not JSON, or not UTF-8
         raise UserError(f"{path}: not JSON: {error}") from None
     if not isinstance(content, expected):
         raise UserError(f"{path}: expected a JSON {'object' if expected is dict else 'array'}")

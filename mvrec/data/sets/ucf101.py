@@ -26,8 +26,8 @@ class UCF101(VideoData):
 
     Args:
         root: The data set.
-        split: Which of the three.
-        annotations: The folder of the lists, where it is another.
+        split: The number of the official split.
+        annotations: The folder of the lists, if it is elsewhere.
         **knobs: See `VideoData`.
 
     Raises:
@@ -65,27 +65,27 @@ class UCF101Lists(Layout):
         return self._lists / f"{'train' if split == 'train' else 'test'}list{self._number:02d}.txt"
 
     def has(self, split: str) -> bool:
-        """Return whether the list is there."""
+        """Return whether the split's list exists."""
         return self._list(split).is_file()
 
     def place(self, split: str) -> str:
-        """Return the list."""
+        """Return the list's path."""
         return str(self._list(split))
 
     def expected(self) -> str:
-        """Return the lists."""
+        """Return the expected lists."""
         return f"{self._list('train')} and {self._list('test')}"
 
     def class_names(self) -> list[str]:
-        """Of `classInd.txt`; without it the folders that the training list names, sorted."""
+        """Return the names in `classInd.txt`; without it, the sorted folders in the training list."""
         if names := read_class_names(self._lists / "classInd.txt"):
             return names
         return class_names_of({row.label: row.where for row in self.rows("train")}) if self.has("train") else []
 
     def rows(self, split: str) -> Iterator[Row]:
-        """Yield lines `<class name>/<video>`, in the training list with the number of the class, from 1 on."""
+        """Yield lines `<class name>/<video>`, in the training list with the class number, from 1 on."""
         listed = self._list(split)
-        known = ClassNames(read_class_names(self._lists / "classInd.txt"))
+        classes = ClassNames(read_class_names(self._lists / "classInd.txt"))
         with open_text(listed) as file:
             for line, text in enumerate(file, start=1):
                 if not text.strip():
@@ -99,8 +99,8 @@ class UCF101Lists(Layout):
                 if (
                     number.isdecimal()
                     and blank
-                    and known.names
-                    and known.number(label, where=row.where) != int(number) - 1
+                    and classes.names
+                    and classes.number(label, where=row.where) != int(number) - 1
                 ):
                     raise UserError(f"{row.where}: class {label!r} is not number {number} of classInd.txt")
                 yield row

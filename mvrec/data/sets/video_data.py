@@ -1,4 +1,4 @@
-"""What all data modules of videos share: clips, views, and how they are scored."""
+"""The common part of data modules of videos: clips, views, and how they are scored."""
 
 import logging
 from dataclasses import replace
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class VideoData(RecognitionData):
-    """Clips of videos. A subclass says how its data set lies on disk; see `RecognitionData.find_layout`.
+    """Clips of videos. A subclass describes its data set on disk; see `RecognitionData.find_layout`.
 
     Args:
         root: The data set.
@@ -105,7 +105,7 @@ class VideoData(RecognitionData):
         }
 
     def setup(self, stage: str) -> None:
-        """Read the lists or folders that a stage needs, and say what reads the files; none is opened."""
+        """Read the lists or folders of a stage, and log the decoder; no file is opened."""
         super().setup(stage)
         if not self._said_decoder:
             log.info("decoder %s", describe_decoder(self.decoder))
@@ -113,7 +113,7 @@ class VideoData(RecognitionData):
 
     @property
     def clips_per_step(self) -> int:
-        """Clips that this process trains on per step."""
+        """Clips per step on which this process trains."""
         return self.batch_size * self.repeats
 
     def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainClips:
@@ -127,6 +127,6 @@ class VideoData(RecognitionData):
         return EvalClips(self.index(split), self.protocol(split), self.decoder)
 
     def protocol(self, split: Split) -> ClipProtocol:
-        """How the videos of "val" or "test" become views."""
+        """Return how the videos of "val" or "test" become views."""
         protocol = self._protocols[split]
         return replace(protocol, aggregation="mean of sigmoid") if self.target_type is MultiHot else protocol

@@ -1,1 +1,1 @@
-"""Frames of a video file by number and by time, whatever decodes it."""
+"""Frames of a video file by number and by time, with any decoder."""

@@ -1,4 +1,4 @@
-"""What FFmpeg opens, in one way for files, cameras and addresses, which of its streams is shown, and by which clock."""
+"""Opening files, cameras and addresses with FFmpeg, the stream that players show, and its clock."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,33 +6,33 @@ from typing import TYPE_CHECKING, Any
 
 from mvrec.errors import DecodeError
 
-MOST_GAP_SECONDS = 10.0  # between two frames; as the `ffmpeg` command has it
+MOST_GAP_SECONDS = 10.0  # between two frames; the limit of the `ffmpeg` command
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
 
-def open_container(name: Any, **how: Any) -> "InputContainer":
-    """What FFmpeg reads there.
+def open_container(name: Any, **options: Any) -> "InputContainer":
+    """Open a container with FFmpeg.
 
     Args:
         name: A path, an address, a camera or an open file.
-        **how: See `av.open`.
+        **options: See `av.open`.
 
     Raises:
-        av.FFmpegError: There is nothing, or no container that FFmpeg knows.
-        ValueError: No such name can be.
+        av.FFmpegError: There is no file, or no container that FFmpeg knows.
+        ValueError: The name is invalid.
     """
     import av
 
-    # A title in an old encoding is no reason to refuse a file; from version 19 on PyAV thinks so too.
+    # A title in an old encoding is no reason to refuse a file; PyAV agrees from version 19 on.
     tolerant: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
-    return av.open(name, "r", **tolerant, **how)
+    return av.open(name, "r", **tolerant, **options)
 
 
 def shown_stream(container: "InputContainer") -> "VideoStream | None":
-    """Return the video stream that players show; None without one. The cover image of a song is not a video."""
+    """Return the video stream that players show; None without one. The cover image of a song does not count."""
     from av.stream import Disposition
     from av.video.stream import VideoStream
 
@@ -42,9 +42,9 @@ def shown_stream(container: "InputContainer") -> "VideoStream | None":
 
 
 def has_jumps(container: "InputContainer") -> bool:
-    """Return whether the clock of such containers (transport streams, DVDs) may be set anew in the middle.
+    """Return whether the clock of such containers (transport streams, DVDs) may restart in the middle.
 
-    What follows a gap of more than `MOST_GAP_SECONDS` then comes right behind what was before, as players show it.
+    Frames after a gap of more than `MOST_GAP_SECONDS` then follow directly on the earlier ones, as players show them.
     """
     from av.format import Flags
 
@@ -53,7 +53,7 @@ def has_jumps(container: "InputContainer") -> bool:
 
 @contextmanager
 def decode_errors(path: str) -> Iterator[None]:
-    """Turn what FFmpeg has to say into a `DecodeError`."""
+    """Turn FFmpeg's errors into a `DecodeError`."""
     import av
 
     try:

@@ -11,27 +11,27 @@ from mvrec.errors import DecodeError
 
 
 class DecordVideo(Video):
-    """A video read by decord, after PyAV has found what is in the file.
+    """A video read by decord, after PyAV has inspected the file.
 
     Raises:
-        DecodeError: decord is not exact on this kind of file, or finds another number of frames.
+        DecodeError: decord is not exact on this kind of file, or counts other frames.
     """
 
     decoder = "decord"
 
-    def __init__(self, found: PyAVVideo) -> None:
-        super().__init__(found.path, num_frames=found.num_frames, fps=found.fps, clock=found.clock)
-        # It counts hidden frames, gives frames of another group of pictures (MPEG-TS, open groups) or of a strange
-        # colour (10 bits), trusts times that are not there (AVI), turns no picture and has no decoder for AV1.
-        if not found.is_ordinary() or found.orientation != Orientation():
+    def __init__(self, reference: PyAVVideo) -> None:
+        super().__init__(reference.path, num_frames=reference.num_frames, fps=reference.fps, clock=reference.clock)
+        # It counts hidden frames, returns frames of another group of pictures (MPEG-TS, open groups) or of wrong
+        # colours (10 bits), trusts missing times (AVI), does not rotate pictures and has no decoder for AV1.
+        if not reference.is_ordinary() or reference.orientation != Orientation():
             raise DecodeError(self.path, "decord is not exact on this kind of file: use the decoder auto or pyav")
         import decord
 
-        self._size = found.size
+        self._size = reference.size
         decord.logging.set_level(decord.logging.QUIET)
         with self._decode_errors():
-            # One thread: the parallel thing is the data-loading process.
-            self._reader: Any = decord.VideoReader(found.source.for_ffmpeg(), ctx=decord.cpu(0), num_threads=1)
+            # One thread: loader workers run in parallel already.
+            self._reader: Any = decord.VideoReader(reference.source.for_ffmpeg(), ctx=decord.cpu(0), num_threads=1)
         if len(self._reader) != self.num_frames:
             raise DecodeError(self.path, f"decord counts {len(self._reader)} frames instead of {self.num_frames}")
 
@@ -56,6 +56,6 @@ class DecordVideo(Video):
         try:
             yield
         except (decord.DECORDError, RuntimeError, AssertionError, IndexError) as error:
-            # decord puts time stamps and places in its source before what it has to say.
+            # decord puts time stamps and places in its source before its message.
             cause = str(error).strip().splitlines()[0].rpartition(".cc:")[2].partition(": ")[2]
             raise DecodeError(self.path, f"damaged (decord: {cause[:150]})") from error

@@ -1,9 +1,8 @@
-"""Finding frames of a file by number, as PyAV's FFmpeg decodes them: which there are, and from where to decode.
+"""Finding frames of a file by number, as PyAV's FFmpeg decodes them: their list, and where to start decoding.
 
-Which frames there are is known before the first is decoded: from the tables of an MP4 where these are complete and
-simple, and else from a look at every packet. A frame is then found by its time, from the nearest picture before it
-from which decoding can begin. Where the packets leave any doubt, frames are what decoding from the start brings, in
-that order.
+The list of frames is complete before the first is decoded: from the tables of an MP4 if these are complete and
+simple, else from a look at every packet. A frame is then found by its time, from the nearest earlier picture at which
+decoding can begin. If the packets leave any doubt, frames are numbered by decoding from the start.
 """
 
 import itertools
@@ -16,7 +15,7 @@ import numpy as np
 from mvrec.data.video.containers import MOST_GAP_SECONDS, decode_errors, has_jumps, open_container, shown_stream
 from mvrec.data.video.frame_times import Packets, Timing, in_shown_order, listed_timing, with_head, without_jumps
 from mvrec.data.video.mp4_tables import MAX_FRAMES, read_mp4_tracks
-from mvrec.data.video.pictures import Pictures, Seen
+from mvrec.data.video.pictures import Look, Pictures
 from mvrec.data.video.video import MAX_PIXELS, Clock, Ints, Source, check_size
 from mvrec.errors import DecodeError
 
@@ -24,47 +23,47 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
-# Containers whose packets are whole frames, always.
+# Containers whose packets are always whole frames.
 _FRAME_PACKETS = {"mov", "matroska"}
-# Codecs that show one frame for each packet, of which the tables of an MP4 tell everything.
+# Codecs with one shown frame per packet, which the tables of an MP4 describe completely.
 _LISTED_CODECS = {"h264", "hevc", "mpeg4"}
-# Frames come out of a decoder as many packets late as they may be out of order: 16, or twice that in fields.
+# A decoder returns a frame as many packets late as frames may be out of order: 16, or twice that in fields.
 _MAX_DELAY_PACKETS = 64
-# Frames after a key frame from which on it pays to let them pass instead of decoding all of them again.
+# Frames after a key frame from which it is cheaper to read on than to decode all of them again.
 _FAR = 100
 
 
 class _PacketsDifferError(Exception):
-    """A packet is not the one that the tables of the file, or a look at all of them, have put in this place."""
+    """A packet differs from the tables of the file, or from an earlier look at all packets."""
 
 
 class FrameFinder:
-    """The video of an open file, frame by frame.
+    """The video stream of an open file, frame by frame.
 
     Args:
-        source: where its bytes come from.
+        source: The source of its bytes.
 
     Attributes:
-        path: what messages call it.
-        stream: what PyAV says of it.
-        timing: when its frames are shown.
-        header_size: (height, width) in pixels that the file announces.
+        path: Its name in messages.
+        stream: PyAV's stream.
+        timing: The times of its frames.
+        header_size: (height, width) in pixels by the file's header.
 
     Raises:
-        DecodeError: the file is cut short, no video or promises what cannot be.
+        DecodeError: The file is cut short, not a video, or its header is impossible.
     """
 
     def __init__(self, source: Source) -> None:
         self.path, self._source = source.path, source
         self.timing = Timing()
         self._has_one_edit = False
-        # What was seen of the key frames of an MP4 that is read by its tables.
-        self._looks: dict[int, Seen] = {}
-        # From which key frame the last frame was decoded that was asked for, and its number.
+        # What the decoder showed of an MP4's key frames, for files read by their tables.
+        self._looks: dict[int, Look] = {}
+        # Key frame from which the last requested frame was decoded, and its number.
         self._last = (-1, -1)
-        # Where frames pass one by one: those after the last that was asked for, and how many there were up to it.
+        # Frames that pass one by one: those after the last requested one, and the number of frames up to it.
         self._coming: Iterator[VideoFrame] | None = None
         self._num_gone = 0
         try:
@@ -76,12 +75,12 @@ class FrameFinder:
 
     @property
     def containers(self) -> list[str]:
-        """The names that FFmpeg has for the container."""
+        """FFmpeg's names of the container."""
         return self._container.format.name.split(",")
 
     @property
     def clock(self) -> Clock:
-        """When each frame is shown."""
+        """The times of the frames."""
         timing = self.timing
         ticks = timing.counted if timing.shown is None else timing.shown
         if ticks is None or not self.stream.time_base:
@@ -91,22 +90,22 @@ class FrameFinder:
         return Clock(ticks, self.stream.time_base, timing.last)
 
     def is_plain(self) -> bool:
-        """Whoever believes the container finds the right frames, too."""
+        """Whether a decoder that trusts the container finds the right frames, too."""
         if not self.timing.is_plain or ("mov" in self.containers and not self._has_one_edit):
             return False
         looks = (self._look_at_key(self.timing, key) for key in range(len(self.timing.key_bytes)))
-        return all(look.is_entry or not look.is_one for look in looks)  # what is damaged is for a decoder to say
+        return all(look.is_entry or not look.is_one for look in looks)  # decoders report damage themselves
 
     def close(self) -> None:
         """Free the decoder and close the file."""
         if hasattr(self, "_container"):
             self._container.close()
 
-    def believing_packets(self, read: Callable[[], Found]) -> Found:
-        """What `read` gives, by another `timing` where packets turn out to be others than those that were expected.
+    def believing_packets(self, read: Callable[[], Result]) -> Result:
+        """Return the result of `read`; if packets differ from the expected ones, repeat it with another `timing`.
 
         Raises:
-            DecodeError: the file is damaged.
+            DecodeError: The file is damaged.
         """
         with decode_errors(self.path):
             try:
@@ -116,15 +115,15 @@ class FrameFinder:
                 return read()
 
     def all_frames(self) -> Iterator["VideoFrame"]:
-        """Yield every frame as it is stored, in the order in which they are shown; see `find`."""
+        """Yield every frame as stored, in the order of showing; see `find`."""
         with decode_errors(self.path):
             try:
                 yield from self.find(np.arange(self.timing.num_frames))
             except _PacketsDifferError:
-                raise DecodeError(self.path, "its packets are not those that its tables promise") from None
+                raise DecodeError(self.path, "its packets differ from its tables") from None
 
     def _find_out(self) -> Timing:
-        """When the frames are shown."""
+        """Determine the times of the frames."""
         tracks = read_mp4_tracks(self._source)
         if tracks:
             self._open(probe=False)
@@ -138,7 +137,7 @@ class FrameFinder:
         return self._look_through()
 
     def _look_through(self) -> Timing:
-        """When the frames are shown by all packets, and by the decoder where these leave a doubt."""
+        """Determine the times from all packets, and from the decoder if these leave a doubt."""
         timing, entry = self._walk()
         if timing.shown is not None and entry is not None:
             head = self._shown_before(entry)
@@ -147,7 +146,7 @@ class FrameFinder:
             return self._count(timing)
         self.timing = timing
         if next(self.find(np.zeros(1, np.int64)), None) is None:
-            raise DecodeError(self.path, "not one frame can be decoded")
+            raise DecodeError(self.path, "none of its frames can be decoded")
         return timing
 
     def _shown_before(self, entry: int) -> Ints | None:
@@ -162,19 +161,19 @@ class FrameFinder:
         return None
 
     def _count(self, timing: Timing) -> Timing:
-        """When the frames are shown, by decoding all of them."""
+        """Determine the times by decoding all frames."""
         frames = self._decode_from_start()
         first = next(frames, None)
         if first is None:
-            raise DecodeError(self.path, "not one frame can be decoded")
+            raise DecodeError(self.path, "none of its frames can be decoded")
         check_size(self.path, first.width, first.height)
         times = [first.pts, *(frame.pts for frame in frames)]
-        known = np.array([time for time in times if time is not None], np.int64)
-        usable = len(known) == len(times) and self._container.format.name != "avi"
-        return replace(timing, counted=in_shown_order(known) if usable else None, num_counted=len(times))
+        usable_times = np.array([time for time in times if time is not None], np.int64)
+        usable = len(usable_times) == len(times) and self._container.format.name != "avi"
+        return replace(timing, counted=in_shown_order(usable_times) if usable else None, num_counted=len(times))
 
     def _from_tables(self, offsets: Ints | None) -> Timing | None:
-        """Return the times by the tables of an MP4, or None where it takes a look at the packets."""
+        """Return the timing by the tables of an MP4, or None if all packets must be read."""
         codec, sequence = self.stream.codec_context, self._pictures.sequence
         rows = [(e.timestamp, e.is_keyframe, e.is_discard, e.size, e.pos) for e in self.stream.index_entries]
         first = next(self._packets(), None)
@@ -197,7 +196,7 @@ class FrameFinder:
             return None
         return timing
 
-    def _look_at_key(self, timing: Timing, key: int) -> Seen:
+    def _look_at_key(self, timing: Timing, key: int) -> Look:
         if key not in self._looks:
             place, size = timing.key_bytes[key].tolist()
             with self._source.open() as file:
@@ -209,26 +208,26 @@ class FrameFinder:
         return not self.timing.is_listed or self._look_at_key(self.timing, key).is_entry
 
     def _walk(self) -> tuple[Timing, int | None]:
-        """Look at every packet, keeping and decoding none; see `Packets.timing`."""
+        """Look at every packet without decoding; see `Packets.timing`."""
         packets, whole = Packets(self._pictures), True
-        # Matroska looks up the time at which a frame is shown, everything else that at which it is stored.
+        # Matroska seeks by the time of showing, all other containers by the time of decoding.
         seek_by_pts = "matroska" in self._container.format.name
         for packet in self._packets():
-            if not packet.size:  # the mark of the end, or AVI's "as before"
+            if not packet.size:  # the end mark, or AVI's "as before"
                 continue
             if len(packets.stored) == MAX_FRAMES:
                 raise DecodeError(self.path, f"it has more than the {MAX_FRAMES} frames that a video may have")
             whole = not packet.is_corrupt
             packets.add(packet, seek_by_pts=seek_by_pts)
-        # The index of an MP4 is complete; that of other files lists key frames at most.
+        # The index of an MP4 is complete; other files list key frames at most.
         num_packets, num_promised = len(packets.stored), len(self.stream.index_entries)
-        whole |= "mpegts" in self.containers  # a recording that was stopped
+        whole |= "mpegts" in self.containers  # an interrupted recording
         if not num_packets:
-            raise DecodeError(self.path, "there are no frames in it")
+            raise DecodeError(self.path, "it has no frames")
         if num_packets < num_promised or not whole:
             raise DecodeError(self.path, f"cut short: it ends with packet {num_packets} of {num_promised}")
         timing, entry = packets.timing(one_edit=self._has_one_edit)
-        # AVI knows only the order in which frames are stored.
+        # AVI knows only the order of storage.
         misleading = self._container.format.name == "avi" and self.stream.codec_context.has_b_frames
         return (Timing(last=timing.last), None) if misleading else (timing, entry)
 
@@ -236,13 +235,13 @@ class FrameFinder:
         was, num_frames = self.timing, self.timing.num_frames
         self._last, self._coming = (-1, -1), None
         self._reopen()
-        # Never seen of tables, but if FFmpeg reads some of them in another way, its packets are right.
+        # Never seen, but if FFmpeg reads some tables differently, its packets are right.
         self.timing = self._look_through() if was.is_listed else self._count(Timing(last=was.last))
         if self.timing.num_frames != num_frames:
             raise DecodeError(self.path, "its tables and its frames do not agree")
 
     def find(self, indices: Ints) -> Iterator["VideoFrame"]:
-        """Yield the frames at ascending `indices`, ending early where one is not to be had; see `believing_packets`."""
+        """Yield the frames at ascending `indices`, ending early if one is missing; see `believing_packets`."""
         if self.timing.shown is None:
             yield from self._find_in_passing(indices, 0)
             return
@@ -254,8 +253,8 @@ class FrameFinder:
             yield from self._find_in_passing(indices, last_key)
             return
         self._coming = None
-        # Reading on costs less than a jump to the very next key frame. Where no frame is stored after a key frame that
-        # is shown before it, the packets up to that key frame need not even be decoded.
+        # Reading on costs less than a jump to the very next key frame. If no frame stored after a key frame is shown
+        # before it, the packets up to that key frame need not be decoded.
         stops_at_keys = self.timing.is_plain and self._packets_are_frames
         starts = np.flatnonzero(np.diff(keys, prepend=-2) > (0 if stops_at_keys else 1))
         packets: Iterator[Packet] = iter(())
@@ -270,12 +269,12 @@ class FrameFinder:
         coming, self._coming = self._coming, None
         if coming is None or indices[0] < self._num_gone:
             coming, self._num_gone = self._all_from(key), self._number_of(key)
-        wanted, shown = set(indices.tolist()), self.timing.shown
+        indices_left, shown = set(indices.tolist()), self.timing.shown
         for frame in coming:
             if shown is not None and frame.pts != shown[self._num_gone]:
                 raise _PacketsDifferError
             self._num_gone += 1
-            if self._num_gone - 1 in wanted:
+            if self._num_gone - 1 in indices_left:
                 yield frame
             if self._num_gone > indices[-1]:
                 self._coming = coming
@@ -290,43 +289,43 @@ class FrameFinder:
         return (frame for packet in packets for frame in packet.decode() if frame.pts is None or frame.pts >= begin)
 
     def _number_of(self, key: int) -> int:
-        """Return the number of a key frame among the frames that are shown."""
+        """Return the number of a key frame among the shown frames."""
         return 0 if self.timing.shown is None else int(np.searchsorted(self.timing.shown, self.timing.keys[key]))
 
     def _decode_group(self, packets: Iterator["Packet"], times: list[int]) -> Iterator["VideoFrame"]:
         """Yield the frames at ascending `times`; the first one depends on the key frame with which `packets` begin.
 
-        No packet is decoded after the last that is wanted: the decoder is asked for what it still holds and cleared.
+        No packet is decoded after the last requested frame: the decoder is drained and cleared.
         """
         codec, has_head = self.stream.codec_context, self.timing.has_head
-        # What a decoder makes of frames that lack what they need may depend on any frame before them.
+        # Output of a decoder for frames without their references may depend on any earlier frame.
         can_skip = self._can_skip and not (has_head and times[0] < self.timing.keys[1])
-        unsent, wanted, late, began = set(times), times[::-1], 0, False
+        unsent, remaining, late, began = set(times), times[::-1], 0, False
         for packet in packets:
             if can_skip:
                 codec.skip_frame = "DEFAULT" if packet.pts in unsent else "NONREF"
             frames = self._decode_packet(packet, tolerant=has_head and not began)
             began |= bool(frames) or (packet.is_keyframe and not packet.is_corrupt)
-            yield from self._wanted(frames, wanted)
+            yield from self._matching(frames, remaining)
             unsent.discard(packet.pts)
             late += not unsent
-            if not wanted or (not unsent and (self._packets_are_frames or late > _MAX_DELAY_PACKETS)):
+            if not remaining or (not unsent and (self._packets_are_frames or late > _MAX_DELAY_PACKETS)):
                 break
-        if wanted:
-            yield from self._wanted(codec.decode(None), wanted)
+        if remaining:
+            yield from self._matching(codec.decode(None), remaining)
         codec.flush_buffers()
 
     @staticmethod
-    def _wanted(frames: "list[VideoFrame]", wanted: list[int]) -> Iterator["VideoFrame"]:
-        """Those of `frames` whose times are the next in `wanted`, of which the last comes first."""
+    def _matching(frames: "list[VideoFrame]", times: list[int]) -> Iterator["VideoFrame"]:
+        """Yield those of `frames` whose times come next in `times`, which is in descending order."""
         for frame in frames:
-            if wanted and frame.pts is not None and frame.pts >= wanted[-1]:
-                if frame.pts != wanted.pop():  # it was left out, or comes later
+            if times and frame.pts is not None and frame.pts >= times[-1]:
+                if frame.pts != times.pop():  # the frame was skipped, or comes later
                     raise _PacketsDifferError
                 yield frame
 
     def _packets_from(self, key: int) -> Iterator["Packet"]:
-        """Return the packets from a key frame on, or from an earlier one or the start where a jump to it fails."""
+        """Return the packets from a key frame on; from an earlier one or the start if the jump fails."""
         timing, from_start = self.timing, int(self.timing.has_head)
         if key >= from_start and self._jumps_to(int(timing.key_seeks[key])):
             packets = self._packets()
@@ -334,12 +333,12 @@ class FrameFinder:
             reached = -1 if first is None or first.pts is None else int(np.searchsorted(timing.keys, first.pts))
             if first is not None and from_start <= reached <= key and self._is_key(first, reached):
                 return self._confirmed(itertools.chain([first], packets), int(timing.key_places[reached]))
-            # Some containers land elsewhere; then the way is from the start.
+            # Some containers land elsewhere; read from the start then.
         self._reopen()
         return self._confirmed(self._packets(), 0)
 
     def _jumps_to(self, seek: int) -> bool:
-        """Go near a time; whether the container can: pictures one behind the other, Flash and FITS cannot."""
+        """Seek near a time and return whether the container can; picture sequences, Flash and FITS cannot."""
         import av
 
         try:
@@ -354,31 +353,31 @@ class FrameFinder:
         return (packet.pts, packet.size) == as_known and self._can_begin(key)
 
     def _confirmed(self, packets: Iterator["Packet"], place: int) -> Iterator["Packet"]:
-        """`packets`, which are those that are stored from `place` on."""
+        """Yield `packets` after a check that they are the ones stored from `place` on."""
         for packet in packets:
             if packet.size:
-                known = place < len(self.timing.stored)
-                if not known or (packet.pts, packet.size) != (self.timing.stored[place], self.timing.sizes[place]):
+                is_listed = place < len(self.timing.stored)
+                if not is_listed or (packet.pts, packet.size) != (self.timing.stored[place], self.timing.sizes[place]):
                     raise _PacketsDifferError
                 place += 1
             yield packet
 
     def _packets_until(self, key: int, packets: Iterator["Packet"]) -> Iterator["Packet"]:
-        """Return the rest of `packets` from a key frame on, of which those before it are not decoded."""
+        """Yield the rest of `packets` from a key frame on, without decoding those before it."""
         for packet in packets:
             if packet.is_keyframe and packet.pts == self.timing.keys[key]:
                 return itertools.chain([packet], packets)
         return iter(())
 
     def _packets(self) -> Iterator["Packet"]:
-        """Yield all packets from where the file is, with the empty one at the end that empties the decoder."""
+        """Yield all packets from the current place, with the empty one at the end that drains the decoder."""
         try:
             yield from self._container.demux(self.stream)
-        except IndexError as error:  # PyAV's, on a packet of a stream that was not there when the file was opened
+        except IndexError as error:  # PyAV's, on a packet of a stream that appeared after the file was opened
             raise DecodeError(self.path, "another stream begins in the middle of it") from error
 
     def _decode_from_start(self) -> Iterator["VideoFrame"]:
-        """Yield all frames that the decoder shows, in its order."""
+        """Yield all frames in the decoder's order."""
         self._reopen()
         began = False
         for packet in self._packets():
@@ -388,13 +387,13 @@ class FrameFinder:
 
     @staticmethod
     def _decode_packet(packet: "Packet", *, tolerant: bool) -> "list[VideoFrame]":
-        """Return the frames that come out; with `tolerant` none where the decoder lacks what it needs.
+        """Return the decoded frames; with `tolerant` none if the decoder lacks their references.
 
-        What was cut out of the middle of a stream begins with packets that cannot be decoded, which players pass over.
+        A part cut out of a stream begins with packets that cannot be decoded, which players skip.
         """
         import av
 
-        if not packet.size and packet.pts is not None:  # "as before", of which decoders want to hear nothing
+        if not packet.size and packet.pts is not None:  # AVI's "as before", which decoders do not accept
             return []
         try:
             return packet.decode()
@@ -408,16 +407,16 @@ class FrameFinder:
         self._open()
 
     def _open(self, *, probe: bool = True) -> None:
-        """Open the file; without `probe` FFmpeg decodes nothing to learn what a stream is like."""
-        # FFmpeg measures frames with their margins, so this is only for those that the header does not announce.
+        """Open the file; without `probe` FFmpeg decodes nothing to inspect a stream."""
+        # FFmpeg measures frames with their margins, so this is only for sizes missing in the header.
         limit = {"max_pixels": str(2 * MAX_PIXELS)}
         options = limit if probe else {**limit, "skip_frame": "all"}
         self._container = open_container(self._source.for_ffmpeg(), options=options)
         stream = shown_stream(self._container)
         if stream is None:
-            raise DecodeError(self.path, "there is no video in it")
+            raise DecodeError(self.path, "it has no video stream")
         if stream.codec_context is None:
-            raise DecodeError(self.path, "no decoder for its codec")
+            raise DecodeError(self.path, "FFmpeg has no decoder for its codec")
         check_size(self.path, stream.codec_context.width, stream.codec_context.height)
         self.header_size = stream.codec_context.height, stream.codec_context.width
         stream.codec_context.thread_type = "NONE"
@@ -430,6 +429,6 @@ class FrameFinder:
             intra_only=codec.intra_only,
             reorders=stream.codec_context.has_b_frames,
         )
-        # Frames that no other frame needs can be skipped. Only H.264 marks them in a way that never errs.
+        # Frames that no other frame needs can be skipped. Only H.264 marks them reliably.
         self._can_skip = stream.codec_context.name == "h264"
         self._packets_are_frames = not _FRAME_PACKETS.isdisjoint(self._container.format.name.split(","))

@@ -1,8 +1,8 @@
-"""When the frames of a file are shown, and from where each can be decoded, worked out from its packets alone.
+"""The times of a file's frames and the packets at which decoding can begin, from its packets alone.
 
-A frame found by its time has to be the frame that decoding from the start brings at that place. That is so where each
-packet is one picture that is shown at the packet's time, and where decoding begins at a picture that needs none before
-it. Everything that is not surely of this kind is for the decoder to count.
+A frame found by its time must be the frame that decoding from the start gives. That holds if each packet is one
+picture that is shown at the packet's time, and if decoding begins at a picture that needs no earlier one. In any
+doubtful case the decoder must count.
 """
 
 from dataclasses import dataclass, field
@@ -16,9 +16,9 @@ from mvrec.data.video.video import Ints
 if TYPE_CHECKING:
     from av.packet import Packet
 
-# By how many places a frame may be shown earlier or later than it is stored.
+# Places by which a frame may be shown earlier or later than it is stored.
 _MOST_REORDERED = 16
-# Ticks between two frames: hours or days. FLV has no times before 0 and makes a late one of each.
+# Ticks between two frames: hours or days. FLV has no times before 0 and makes a late time of each.
 _OVERFLOW = 2**30
 
 
@@ -31,24 +31,22 @@ class Timing:
     """The times of a stream's packets, in ticks of the stream.
 
     Attributes:
-        shown: those of the frames that are shown, ascending, or None where a frame can only be found by counting from
-            the start.
-        keys: those of the frames from which decoding can begin, ascending.
-        key_seeks: what to ask a seek for to land on each of them.
-        key_places: how many packets are stored before each of them.
-        stored: those of all packets, as they are stored.
-        sizes: bytes of all packets.
-        is_plain: each packet is a frame that is shown, decoding can begin at each key frame, and no frame is shown
+        shown: Times of the shown frames, ascending, or None if a frame can only be found by counting from the start.
+        keys: Times of the frames at which decoding can begin, ascending.
+        key_seeks: The seek target for each of them.
+        key_places: The number of packets stored before each of them.
+        stored: Times of all packets, in the order of storage.
+        sizes: Bytes of all packets.
+        is_plain: Whether each packet is a shown frame, decoding can begin at each key frame, and no frame is shown
             before the key frame after which it is stored.
-        is_listed: tables said so, and packets have to confirm. Whether decoding can begin at a key frame is yet to be
-            seen there.
-        key_bytes: (keys, 2) where each key frame begins in the file and how many bytes it has, if listed.
-        has_head: the first key stands for the start of the file, of which the decoder shows some frames although it
-            lacks what they need.
-        counted: when the frames are shown by the decoder, where they can only be found by counting; None where it
-            does not tell.
-        num_counted: how many these are.
-        last: for how long the last frame is shown; 0 where nobody knows.
+        is_listed: Whether the timing comes from tables, which packets must confirm. Whether decoding can begin at a key
+            frame is not known yet.
+        key_bytes: (keys, 2) place and size in bytes of each key frame in the file, if listed.
+        has_head: Whether the first key is the start of the file, where the decoder shows frames although references
+            are missing.
+        counted: Times of the frames by the decoder, if they can only be counted; None if it gives no times.
+        num_counted: The number of counted frames.
+        last: Duration of the last frame; 0 if unknown.
     """
 
     shown: Ints | None = None
@@ -67,24 +65,24 @@ class Timing:
 
     @property
     def num_frames(self) -> int:
-        """How many frames are shown."""
+        """The number of shown frames."""
         return self.num_counted if self.shown is None else len(self.shown)
 
 
 @dataclass
 class Packets:
-    """What a look at every packet has shown.
+    """The result of a look at every packet.
 
     Attributes:
-        pictures: looks into them.
-        stored: their times.
-        sizes: their bytes.
-        hidden: the places of those that an edit list hides.
-        entries: place, time and seek of each from which decoding can begin.
-        num_keys: how many the container calls key frames.
-        last: time and length of the one shown last.
-        are_frames: each is one whole picture that is shown, coded like all others.
-        has_late: some may be shown before others that are stored before them.
+        pictures: Inspects the packets.
+        stored: Their times.
+        sizes: Their bytes.
+        hidden: Places of packets that an edit list hides.
+        entries: Place, time and seek target of each packet at which decoding can begin.
+        num_keys: The container's number of key frames.
+        last: Time and duration of the last shown packet.
+        are_frames: Whether each is one whole shown picture, coded like all others.
+        has_late: Whether some may be shown before others that are stored before them.
     """
 
     pictures: Pictures
@@ -98,9 +96,9 @@ class Packets:
     has_late: bool = False
 
     def add(self, packet: "Packet", *, seek_by_pts: bool) -> None:
-        """Note a packet; `seek_by_pts` says that a seek looks for the time at which a frame is shown."""
-        seen, time = self.pictures.look(bytes(packet)), packet.pts
-        if packet.is_keyframe and seen.is_entry and time is not None:
+        """Add a packet; `seek_by_pts` means that seeks look for the time of showing."""
+        look, time = self.pictures.look(bytes(packet)), packet.pts
+        if packet.is_keyframe and look.is_entry and time is not None:
             seek = time if seek_by_pts or packet.dts is None else packet.dts
             self.entries.append((len(self.stored), time, seek))
         if packet.is_discard:
@@ -108,24 +106,24 @@ class Packets:
         elif time is not None:
             self.last = max(self.last, (time, packet.duration or 0))
         self.num_keys += packet.is_keyframe
-        # Of what was lost on the way a decoder makes something out of whatever it has decoded before.
-        self.are_frames &= seen.is_one and not packet.is_corrupt and not packet.has_sidedata("new_extradata")
-        self.has_late |= seen.is_late
+        # Instead of lost data a decoder shows something that depends on earlier frames.
+        self.are_frames &= look.is_one and not packet.is_corrupt and not packet.has_sidedata("new_extradata")
+        self.has_late |= look.is_late
         self.stored.append(time)
         self.sizes.append(packet.size)
 
     def timing(self, *, one_edit: bool) -> tuple[Timing, int | None]:
-        """When the frames are shown, as far as the packets tell.
+        """Determine the times of the frames, as far as packets allow.
 
         Args:
-            one_edit: what is hidden is before the first frame and after the last, but not between them.
+            one_edit: Whether hidden packets are before the first frame and after the last, not in between.
 
         Returns:
-            The timing, and where frames may be shown before the first from which decoding can begin, the time of that
-            first one.
+            The timing; and if frames may be shown before the first packet at which decoding can begin, the time of that
+                packet.
         """
         unknown = Timing(last=self.last[1])
-        if not (self.pictures.known and self.are_frames and self.entries) or (self.hidden and not one_edit):
+        if not (self.pictures.supported and self.are_frames and self.entries) or (self.hidden and not one_edit):
             return unknown, None
         if None in self.stored:
             return unknown, None
@@ -135,7 +133,7 @@ class Packets:
         is_shown[self.hidden] = False
         if not _in_decoders_order(stored, places, has_late=self.has_late):
             return unknown, None
-        # What is shown before the first entry lacks its reference: the decoder shows it or not.
+        # Frames shown before the first entry lack their reference: the decoder may show them or not.
         is_sure = is_shown & (stored >= keys[0])
         if not is_sure.any():
             return unknown, None
@@ -165,13 +163,13 @@ def listed_timing(
     """Return the timing by a file's tables after a look at one packet; None where all packets must be read.
 
     Args:
-        table: (N, 5) for each packet when it is to be decoded, whether the container calls it a key frame, whether it
-            is hidden, its bytes, and where they begin.
-        offsets: (N,) by how much later each is shown, or None where all of them are 0.
-        first: when the first is to be decoded, and when it is shown.
-        num_bytes: those of the file.
-        duration: that of the stream; 0 where nobody knows.
-        reorders: frames may be shown in another order than that in which they are stored.
+        table: (N, 5) for each packet its decoding time, whether the container calls it a key frame, whether it is
+            hidden, its bytes, and its place.
+        offsets: (N,) delay of showing each packet, or None if all are 0.
+        first: Decoding time and time of showing of the first packet.
+        num_bytes: Size of the file.
+        duration: Duration of the stream; 0 if unknown.
+        reorders: Whether frames may be shown in another order than stored.
     """
     stored, is_key, is_hidden, sizes, begins = table.T
     if (
@@ -205,7 +203,7 @@ def listed_timing(
 
 
 def with_head(timing: Timing, head: Ints) -> Timing:
-    """Return the timing of a file that shows frames at times `head` before the first from which decoding can begin."""
+    """Return the timing of a file that shows frames at times `head` before decoding can begin."""
     if not len(head):
         return timing
     assert timing.shown is not None
@@ -229,7 +227,7 @@ def _is_plain_order(stored: Ints, places: Ints) -> bool:
 
 
 def _in_decoders_order(stored: Ints, places: Ints, *, has_late: bool) -> bool:
-    """Return whether the times of packets rise as the decoder shows them."""
+    """Return whether the times of packets rise in the decoder's order."""
     ascending = np.sort(stored)
     gaps = np.diff(ascending)
     if (gaps == 0).any() or (gaps > _OVERFLOW).any():
@@ -238,16 +236,16 @@ def _in_decoders_order(stored: Ints, places: Ints, *, has_late: bool) -> bool:
     moved = np.abs(order - np.arange(len(stored)))
     if bool(moved.any()) != has_late:
         return False
-    # Nothing stored before an entry is shown after it.
+    # No frame stored before an entry is shown after it.
     newest = np.maximum.accumulate(stored)
     later = places[places > 0]
     return moved.max() <= _MOST_REORDERED and bool((newest[later - 1] < stored[later]).all())
 
 
 def in_shown_order(times: Ints) -> Ints | None:
-    """Return the times of frames in the order in which a decoder shows them; None if they are not usable.
+    """Return the times of frames in the decoder's order; None if they are unusable.
 
-    Where a container knows only the order in which frames are stored, each comes with the time of another one.
+    If a container knows only the order of storage, each frame comes with the time of another one.
     """
     ascending = np.sort(times)
     moved = np.abs(np.searchsorted(ascending, times) - np.arange(len(times)))
@@ -258,7 +256,7 @@ def in_shown_order(times: Ints) -> Ints | None:
 def without_jumps(times: Ints, most: float) -> Ints:
     """Return ascending times from a clock that restarted wherever two frames lie more than `most` ticks apart.
 
-    What follows comes as long after what was before as frames usually do.
+    After a restart, frames continue at the usual distance.
     """
     gaps = np.diff(times)
     is_jump = gaps > most

@@ -1,8 +1,8 @@
-"""What an MP4 or QuickTime file says of its frames, read from its header alone.
+"""The tables of an MP4 or QuickTime file about its frames, read from its header alone.
 
-FFmpeg keeps the order in which frames are stored but not the one in which they are shown, so without these tables one
-has to read a whole file to know its frames. And it believes the tables: a number of frames that cannot be makes it ask
-for all memory there is, which has to be refused before.
+FFmpeg keeps the order of storage but not the order of showing, so without these tables a whole file must be read to
+list its frames. And it trusts the tables: an impossible number of frames makes it request all memory, so such files
+must be refused before.
 """
 
 import struct
@@ -25,13 +25,12 @@ _FIRST = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"}
 
 @dataclass(frozen=True)
 class Mp4Track:
-    """The tables of a video track that has one list of all its frames.
+    """The tables of a video track with one list of all its frames.
 
     Attributes:
-        number: the track's number in the file.
-        offsets: (N,) by how much later than it is stored each frame is shown, in ticks of the track; None where all
-            of them are 0.
-        num_edits: entries of the edit list that show something.
+        number: The track's number in the file.
+        offsets: (N,) delay of showing each frame after its storage, in ticks of the track; None if all are 0.
+        num_edits: The number of entries of the edit list that show something.
     """
 
     number: int
@@ -40,23 +39,23 @@ class Mp4Track:
 
 
 def read_mp4_tracks(source: Source) -> dict[int, Mp4Track]:
-    """Return the video tracks of a file by their numbers; none if it is no MP4, stored in fragments, or damaged.
+    """Return the video tracks of a file by number; none if it is not an MP4, is fragmented, or damaged.
 
     Raises:
-        DecodeError: it promises a number of frames that cannot be, or times without a scale.
+        DecodeError: Its number of frames is impossible, or its times have no scale.
     """
     with source.open() as file:
         header = _header(file, source.num_bytes)
     try:
         traks = [content for name, content in _boxes(header) if name == b"trak"] if header else []
         tracks = [_track(trak, source) for trak in traks]
-    except (struct.error, IndexError, ValueError):  # tables that end early; FFmpeg has the last word on those
+    except (struct.error, IndexError, ValueError):  # truncated tables, which FFmpeg judges
         return {}
     return {track.number: track for track in tracks if track}
 
 
 def _header(file: BinaryIO, num_bytes: int) -> bytes | None:
-    """Return the content of the one `moov` box, if all frames are listed there."""
+    """Return the content of the one `moov` box, if it lists all frames."""
     position, header = 0, None
     for count in range(_MAX_TOP_LEVEL_BOXES):
         if position + 8 > num_bytes:
@@ -67,7 +66,7 @@ def _header(file: BinaryIO, num_bytes: int) -> bytes | None:
         if size == 1:
             size, prefix = int.from_bytes(start[8:16]), 16
         size = num_bytes - position if size == 0 else size
-        # Fragments bring their own lists of frames.
+        # Fragments have their own lists of frames.
         if name == b"moof" or (name == b"moov" and header is not None) or size < prefix:
             return None
         if count == 0 and name not in _FIRST:
@@ -82,7 +81,7 @@ def _header(file: BinaryIO, num_bytes: int) -> bytes | None:
 
 
 def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the names and contents of the boxes in `content`, those inside boxes that only hold boxes included."""
+    """Yield names and contents of the boxes in `content`, including boxes inside pure containers."""
     position = 0
     while position + 8 <= len(content):
         size, name = struct.unpack_from(">I4s", content, position)
@@ -122,26 +121,26 @@ def _track(trak: bytes, source: Source) -> Mp4Track | None:
 
 
 def _num_samples(boxes: dict[bytes, bytes]) -> int:
-    """How many frames there are to be, from `stsz` (sizes of 32 bits) or `stz2` (4 to 16)."""
+    """Return the number of frames by `stsz` (sizes of 32 bits) or `stz2` (4 to 16)."""
     table = boxes.get(b"stsz") or boxes.get(b"stz2")
     return struct.unpack_from(">I", table, 8)[0] if table else 0
 
 
 def _runs(table: bytes) -> np.ndarray:
-    """(N, 2) pairs of how often and what, from a table of runs."""
+    """Return (N, 2) pairs of count and value from a table of runs."""
     count = struct.unpack_from(">I", table, 4)[0]
     rows = np.frombuffer(table, ">u4", offset=8, count=(len(table) - 8) // 4 // 2 * 2).reshape(-1, 2)
     return rows[:count].astype(np.int64)
 
 
 def _num_listed(table: bytes) -> int:
-    """How many frames a table of runs speaks of, or how many runs it claims to have where that is more."""
+    """Return the number of frames in a table of runs, or its claimed number of runs if that is larger."""
     return max(int(_runs(table)[:, 0].sum()), struct.unpack_from(">I", table, 4)[0])
 
 
 def _offsets(table: bytes, num_frames: int) -> Ints:
     repeats, offsets = _runs(table).T
-    expanded = np.repeat((offsets + 2**31) % 2**32 - 2**31, repeats)  # as signed: QuickTime has negative ones
+    expanded = np.repeat((offsets + 2**31) % 2**32 - 2**31, repeats)  # signed: QuickTime has negative ones
     if len(expanded) != num_frames:
         raise ValueError("one offset for each frame, or none")
     return expanded
@@ -151,4 +150,4 @@ def _num_edits(table: bytes) -> int:
     is_long, count = table[0] == 1, struct.unpack_from(">I", table, 4)[0]
     form = struct.Struct(">Qqi" if is_long else ">Iii")
     starts = [form.unpack_from(table, 8 + form.size * row)[1] for row in range(min(count, 1000))]
-    return sum(start != -1 for start in starts)  # -1 stands for a pause before the start
+    return sum(start != -1 for start in starts)  # -1 is a pause before the start

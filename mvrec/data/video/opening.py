@@ -1,9 +1,8 @@
-"""Opening a video file with the decoder asked for.
+"""Opening a video file with a chosen decoder.
 
-Containers promise things about their content that are not so: frames that a download never brought, frames
-that an edit list hides, rates of 0. So PyAV looks at every file first, and what it finds is what all decoders
-promise. decord and torchcodec, which answer for some kinds of file with the wrong frames, or repeat a frame where
-one is missing, are handed only files of a kind on which they are exact.
+Headers of containers can be wrong: frames that were never downloaded, frames hidden by an edit list, rates of 0. So
+PyAV inspects every file first, and all decoders must agree with it. decord and torchcodec, which on some kinds of file
+return wrong frames, or repeat a frame where one is missing, get only the kinds of files on which they are exact.
 """
 
 import importlib.metadata
@@ -20,13 +19,13 @@ def open_video(path: FilePath, decoder: Decoder = "auto") -> Video:
     """Open a video file for reading frames by number.
 
     Args:
-        path: the file, or an `ArchiveMember`, which is read into memory.
+        path: The file, or an `ArchiveMember`, which is read into memory.
         decoder: "pyav", "decord", "torchcodec", or "auto"; see `describe_decoder`.
 
     Raises:
-        DecodeError: the file is missing, cut short, no video or promises what cannot be, or the decoder asked for is
+        DecodeError: The file is missing, cut short, not a video, its header is impossible, or the chosen decoder is
             not exact on files of this kind.
-        UserError: no such decoder, or it does not work here.
+        UserError: The decoder does not exist, or does not work here.
     """
     if decoder not in get_args(Decoder):
         raise UserError(f"the decoder must be auto, decord, pyav or torchcodec, got {decoder!r}")
@@ -54,10 +53,10 @@ def open_video(path: FilePath, decoder: Decoder = "auto") -> Video:
 
 
 def describe_decoder(decoder: Decoder) -> str:
-    """One line for the log: what a choice of decoder means on this machine.
+    """Return one line for the log: the meaning of a decoder choice on this machine.
 
-    `auto` is PyAV everywhere: it is exact on every kind of file, always installed, and leaves out the frames that no
-    other frame needs, which makes it the fastest of the three on H.264 with B frames (`benchmarks/decode.py`).
+    `auto` is PyAV everywhere: it is exact on every kind of file, always installed, and skips frames that no other
+    frame needs, which makes it the fastest of the three on H.264 with B frames (`benchmarks/decode.py`).
     """
     package, name = {"decord": ("decord", "decord"), "torchcodec": ("torchcodec", "torchcodec")}.get(
         decoder, ("av", "PyAV")
@@ -81,10 +80,10 @@ def _is_installed(package: str) -> bool:
 
 
 def source_of(path: FilePath) -> Source:
-    """Where the bytes of a file come from.
+    """Return the source of a file's bytes.
 
     Raises:
-        DecodeError: There is no such file, or nothing in it.
+        DecodeError: The file is missing or empty.
     """
     if isinstance(path, ArchiveMember):
         return Source(str(path), path.read())

@@ -1,4 +1,4 @@
-"""Videos read by PyAV, which brings its own FFmpeg: the decoder that is exact on every kind of file."""
+"""Videos read by PyAV, which has its own FFmpeg: the decoder that is exact on every kind of file."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from mvrec.errors import DecodeError
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-# What the other decoders read exactly, bit for bit like PyAV, if the stream is plain (see `FrameFinder.is_plain`).
+# The other decoders read these exactly, bit for bit like PyAV, if the stream is plain (see `FrameFinder.is_plain`).
 _ORDINARY_CONTAINERS = {"mov", "matroska"}
 _ORDINARY_CODECS = {"h264", "hevc", "mpeg4", "vp9"}
 _ORDINARY_PIXELS = {"yuv420p": (2, 2), "yuvj420p": (2, 2), "yuv422p": (1, 2), "yuv444p": (1, 1)}
@@ -24,7 +24,7 @@ class PyAVVideo(Video):
     """A video read by PyAV.
 
     Attributes:
-        source: where its bytes come from.
+        source: The source of its bytes.
     """
 
     decoder = "pyav"
@@ -42,12 +42,12 @@ class PyAVVideo(Video):
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels as shown, which is after rotation. Decodes a frame if none was yet."""
+        """(height, width) in pixels as shown, after rotation. Decodes a frame if none was decoded yet."""
         return self._shown_as().size
 
     @property
     def orientation(self) -> Orientation:
-        """How the stored picture becomes the one shown. Decodes a frame if none was yet."""
+        """The rotation from the stored picture to the shown one. Decodes a frame if none was decoded yet."""
         return self._shown_as().orientation
 
     def _shown_as(self) -> ShownPictures:
@@ -57,11 +57,11 @@ class PyAVVideo(Video):
         return self._pictures
 
     def is_ordinary(self) -> bool:
-        """Return the file is of a kind that the other decoders read exactly, too."""
+        """Return whether the other decoders read a file of this kind exactly, too."""
         if _ORDINARY_CONTAINERS.isdisjoint(self._finder.containers) or not self._finder.is_plain():
             return False
         first = self.first_frame()
-        # Where colours are shared between pixels, at the edge of an odd size each decoder guesses in its own way.
+        # If pixels share colours, each decoder guesses in its own way at the edge of an odd size.
         height, width = _ORDINARY_PIXELS.get(first.format.name, (0, 0))
         return (
             self._finder.stream.codec_context.name in _ORDINARY_CODECS
@@ -69,18 +69,18 @@ class PyAVVideo(Video):
             and first.height % height == 0
             and first.width % width == 0
             and not first.interlaced_frame
-            and first.colorspace != 0  # that of RGB, which these pixels are not
+            and first.colorspace != 0  # the matrix of RGB, which these pixels are not
         )
 
     def first_frame(self) -> "VideoFrame":
-        """Return the first frame as it is stored.
+        """Return the first frame as stored.
 
         Raises:
-            DecodeError: it cannot be decoded.
+            DecodeError: The frame cannot be decoded.
         """
         first = self._finder.believing_packets(lambda: next(self._finder.find(np.zeros(1, np.int64)), None))
         if first is None:
-            raise DecodeError(self.path, "not one frame can be decoded")
+            raise DecodeError(self.path, "none of its frames can be decoded")
         self._note_size(first)
         return first
 
@@ -90,27 +90,27 @@ class PyAVVideo(Video):
 
     def _decode(self, indices: Ints) -> Frames:
         before = self._finder.timing
-        frames = self._finder.believing_packets(lambda: self._decode_found(indices))
+        frames = self._finder.believing_packets(lambda: self._decode_frames(indices))
         if self._finder.timing is not before:
             self.clock = self._finder.clock
             vars(self).pop("times", None)
         return frames
 
-    def _decode_found(self, indices: Ints) -> Frames:
+    def _decode_frames(self, indices: Ints) -> Frames:
         frames: Frames | None = None
-        found = 0
-        for found, frame in enumerate(self._finder.find(indices), start=1):
+        count = 0
+        for count, frame in enumerate(self._finder.find(indices), start=1):
             check_size(self.path, frame.width, frame.height)
             if self._pictures is None and (frame.height, frame.width) != self._finder.header_size:
-                self.first_frame()  # to whose size the others are scaled
-                return self._decode_found(indices)
+                self.first_frame()  # gives the size to which the others are scaled
+                return self._decode_frames(indices)
             pictures = self._note_size(frame)
             if frames is None:
                 self._check_memory(len(indices), pictures.size)
                 frames = np.empty((len(indices), *pictures.size, 3), np.uint8)
-            frames[found - 1] = pictures.rgb(frame)
-        if frames is None or found < len(indices):
-            raise DecodeError(self.path, f"frame {indices[found]} of {self.num_frames} cannot be decoded")
+            frames[count - 1] = pictures.rgb(frame)
+        if frames is None or count < len(indices):
+            raise DecodeError(self.path, f"frame {indices[count]} of {self.num_frames} cannot be decoded")
         return frames
 
     def _note_size(self, frame: "VideoFrame") -> ShownPictures:
@@ -128,9 +128,9 @@ class PyAVVideo(Video):
         for rate in rates:
             if _MIN_FPS <= rate <= _MAX_FPS:
                 return rate
-        raise DecodeError(self.path, f"its frame rate of {max(rates):g} per second cannot be")
+        raise DecodeError(self.path, f"its frame rate of {max(rates):g} per second is impossible")
 
 
 def load_library() -> None:
-    """Import PyAV now, before processes are forked that would each do so for themselves."""
+    """Import PyAV now, before forked processes would each import it."""
     import av  # noqa: F401

@@ -1,4 +1,4 @@
-"""From decoded frames to the pictures that a player shows: turned, mirrored, of one size, RGB."""
+"""From decoded frames to the pictures that a player shows: rotated, mirrored, of one size, RGB."""
 
 import struct
 from dataclasses import dataclass
@@ -10,23 +10,23 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-# FFmpeg converts these by routines of their own, which interpolate nothing, where no side is odd. All else goes through
-# its scaler.
+# FFmpeg converts these with special routines that do not interpolate, if no side is odd. All others go through its
+# scaler.
 _UNSCALED = {"yuv420p", "yuvj420p", "yuva420p", "yuv422p", "yuvj422p"}
-# Colour matrices by their number in the standards (H.273): what FFmpeg's scaler knows, and those that it is to take for
-# others, as the `ffmpeg` command does. All else is taken for a file that names none.
+# Colour matrices by their number in the standards (H.273): those of FFmpeg's scaler, and the substitutes of others
+# that the `ffmpeg` command uses. Any other number counts as missing.
 _MATRICES = {0: 0, 1: 1, 2: 2, 4: 4, 5: 5, 6: 6, 7: 7, 9: 9, 10: 9}
 _NO_MATRIX = 2
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a stored picture becomes the one shown: first its axes are exchanged, then it is flipped.
+    """The change from a stored picture to the shown one: transpose, then flip.
 
     Attributes:
-        transposed: rows become columns.
-        flip_x: left and right are exchanged afterwards.
-        flip_y: so are top and bottom.
+        transposed: Whether rows become columns.
+        flip_x: Whether left and right are exchanged afterwards.
+        flip_y: Whether top and bottom are exchanged afterwards.
     """
 
     transposed: bool = False
@@ -35,10 +35,10 @@ class Orientation:
 
     @classmethod
     def of(cls, frame: "VideoFrame") -> Self:
-        """What the display matrix of a frame says, to the nearest quarter of a turn."""
+        """Return the orientation by a frame's display matrix, to the nearest quarter turn."""
         try:
             data = frame.side_data.get("DISPLAYMATRIX")
-        except ValueError:  # PyAV lists no side data if it does not know one of them, as EXIF blocks of motion JPEG
+        except ValueError:  # PyAV lists no side data if one is unknown to it, such as EXIF blocks of motion JPEG
             return cls._of_turns(round(frame.rotation / 90))
         if data is None:
             return cls()
@@ -50,16 +50,16 @@ class Orientation:
 
     @classmethod
     def _of_turns(cls, quarters: int) -> Self:
-        """Turns counter-clockwise."""
+        """Return the orientation after counter-clockwise quarter turns."""
         return cls(quarters % 2 == 1, flip_x=quarters % 4 in (2, 3), flip_y=quarters % 4 in (1, 2))
 
     @property
     def is_mirrored(self) -> bool:
-        """No turn alone would do it."""
+        """Whether no rotation alone gives this orientation."""
         return self.transposed ^ self.flip_x ^ self.flip_y
 
     def size(self, stored: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) as shown of (height, width) as stored."""
+        """Return (height, width) as shown for (height, width) as stored."""
         return stored[::-1] if self.transposed else stored
 
     def apply(self, picture: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
@@ -70,12 +70,12 @@ class Orientation:
 
 
 class ShownPictures:
-    """Turns frames into pictures as the `ffmpeg` command does, by the colour matrix and the range that they name.
+    """Converts frames to pictures as the `ffmpeg` command does, with the colour matrix and range that they name.
 
-    Size and orientation are those of the first frame, to which frames of other sizes are scaled.
+    Size and orientation are those of the first frame; frames of other sizes are scaled to it.
 
     Attributes:
-        orientation: how the stored picture becomes the one shown.
+        orientation: The change from the stored picture to the shown one.
         size: (height, width) as shown.
     """
 
@@ -85,7 +85,7 @@ class ShownPictures:
         self.orientation = Orientation.of(first)
         self._stored_size = first.height, first.width
         self.size = self.orientation.size(self._stored_size)
-        # Kept, because a frame would build its own each time, with a thread for each core.
+        # Kept, because each frame would build its own, with a thread for each core.
         self._reformatter = VideoReformatter()
         self._bare: VideoFrame | None = None
 
@@ -93,7 +93,7 @@ class ShownPictures:
         """Return the picture of a frame: uint8 (H, W, 3), which may be a view."""
         orientation = self.orientation
         if self._interpolates_colours(frame):
-            # Turned by a quarter, the planes of other colours would be of shapes that no format has.
+            # After a quarter turn, the planes of other colours would have shapes that no format has.
             square = frame.format.chroma_width(128) == frame.format.chroma_height(128)
             turns = len(frame.planes) > 1 and (square or not orientation.transposed)
             self._bare = bare_copy(frame, orientation if turns else Orientation(), reuse=self._bare)
@@ -108,7 +108,7 @@ class ShownPictures:
         return orientation.apply(rows[:, : 3 * width].reshape(height, width, 3))  # type: ignore[return-value]
 
     def _interpolates_colours(self, frame: "VideoFrame") -> bool:
-        """Return several pixels share a colour, from which FFmpeg makes one for each."""
+        """Return whether several pixels share a colour, from which FFmpeg interpolates one for each."""
         height, width = frame.height, frame.width
         is_direct = (
             frame.format.name in _UNSCALED
@@ -119,11 +119,11 @@ class ShownPictures:
 
 
 def bare_copy(frame: "VideoFrame", orientation: Orientation, *, reuse: "VideoFrame | None" = None) -> "VideoFrame":
-    """A frame as it is shown, which says neither where its shared colours lie nor that it holds two fields.
+    """Return a frame as shown, without its chroma location and its field flag.
 
-    FFmpeg's scaler minds both where it is handed a frame, which its `ffmpeg` command does not: edges in colour would
-    differ by up to two thirds of the range. Turning comes first as it does there. An earlier copy gives its memory:
-    fresh memory would cost as much as the conversion.
+    FFmpeg's scaler respects both in a frame, but its `ffmpeg` command ignores them: edges in colour would differ by up
+    to two thirds of the range. The rotation comes first, as there. An earlier copy provides the memory: fresh memory
+    would cost as much as the conversion.
     """
     from av.video.frame import VideoFrame
 
@@ -134,7 +134,7 @@ def bare_copy(frame: "VideoFrame", orientation: Orientation, *, reuse: "VideoFra
     for number, (plane, target) in enumerate(zip(frame.planes, copy.planes, strict=True)):
         source, place = (np.frombuffer(memoryview(p), np.uint8).reshape(-1, p.line_size) for p in (plane, target))
         if orientation == Orientation():
-            num_bytes = min(plane.line_size, target.line_size)  # decoders align lines in ways of their own
+            num_bytes = min(plane.line_size, target.line_size)  # decoders align lines differently
             place[:, :num_bytes] = source[:, :num_bytes]
         else:
             pixel = sum((part.bits + 7) // 8 for part in frame.format.components if part.plane == number)

@@ -1,4 +1,4 @@
-"""Frames as they come: from a camera, from a network stream, from a file that is still being written."""
+"""Frames as they arrive: from a camera, a network stream, or a growing file."""
 
 import math
 import re
@@ -16,15 +16,15 @@ from mvrec.data.video.containers import MOST_GAP_SECONDS, has_jumps, open_contai
 from mvrec.data.video.shown_pictures import ShownPictures
 from mvrec.errors import UserError
 
-# How FFmpeg calls cameras, by platform, and what a camera's number becomes there.
+# FFmpeg's name for cameras by platform, and the form of a camera's number there.
 CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
 LIVE = ("rtsp", "rtmp", "rtp", "udp", "srt", "mms")
 OPEN_SECONDS, READ_SECONDS = 10.0, 30.0
-_DISORDER_SECONDS = 1.0  # by how much times may fall without the clock having been set anew
+_DISORDER_SECONDS = 1.0  # by which times may fall without a restart of the clock
 
 
 def is_stream(source: str) -> bool:
-    """Return whether a source is a camera's number or an address, and not a file."""
+    """Return whether a source is a camera's number or an address, not a file."""
     return source.isdecimal() or re.match(r"[a-z][a-z0-9+.-]*://", source, re.IGNORECASE) is not None
 
 
@@ -36,10 +36,10 @@ class Stream:
 
     Attributes:
         source: As passed.
-        is_live: Whether frames come at their own pace and not as fast as they are read.
+        is_live: Whether frames come at their own pace, not as fast as they are read.
 
     Raises:
-        UserError: Nothing there, or nothing with pictures.
+        UserError: The source is missing, or has no pictures.
     """
 
     def __init__(self, source: str) -> None:
@@ -52,12 +52,12 @@ class Stream:
         try:
             self._container = open_container(name, format=form, timeout=(OPEN_SECONDS, READ_SECONDS))
         except (OSError, ValueError, av.FFmpegError) as error:
-            what = f"camera {source} ({name})" if source.isdecimal() else f"stream {source}"
-            raise UserError(f"{what} cannot be opened: {_cause(error)}") from None
+            name = f"camera {source} ({name})" if source.isdecimal() else f"stream {source}"
+            raise UserError(f"{name} cannot be opened: {_cause(error)}") from None
         video = shown_stream(self._container)
         if video is None:
             self._container.close()
-            raise UserError(f"stream {source}: there are no pictures in it")
+            raise UserError(f"stream {source}: it has no pictures")
         self._video = video
         self._num_bad_packets = self._num_bad_frames = 0
         self._pictures: ShownPictures | None = None
@@ -75,7 +75,7 @@ class Stream:
             UserError: The stream broke off.
         """
         video = self._video
-        video.thread_type = "NONE"  # threads would hold frames back
+        video.thread_type = "NONE"  # threads would delay frames
         times = Times(self._container, video)
         try:
             for packet in self._container.demux(video):
@@ -84,18 +84,18 @@ class Stream:
         except (OSError, av.FFmpegError) as error:
             raise UserError(f"stream {self.source} broke off after {times.count} frames: {_cause(error)}") from None
         if not times.count:
-            raise UserError(f"stream {self.source}: not one frame can be decoded")
+            raise UserError(f"stream {self.source}: none of its frames can be decoded")
 
     @property
     def num_lost(self) -> int:
-        """Pictures so far that came damaged or not at all, at least."""
-        return max(self._num_bad_packets, self._num_bad_frames)  # which may be the same ones
+        """The least number of pictures so far that were damaged or lost."""
+        return max(self._num_bad_packets, self._num_bad_frames)  # both may count the same pictures
 
     def _frames(self, packet: av.Packet) -> list[VideoFrame]:
-        """Return the frames that a packet completes; none where it cannot be decoded."""
+        """Return the frames that a packet completes; none if it cannot be decoded."""
         try:
             frames, is_whole = list(packet.decode()), not packet.is_corrupt
-        except av.error.InvalidDataError:  # a stream joined midway begins with half a picture
+        except av.error.InvalidDataError:  # a stream joined midway begins with a partial picture
             frames, is_whole = [], False
         self._num_bad_packets += not is_whole
         self._num_bad_frames += sum(frame.is_corrupt for frame in frames)
@@ -108,22 +108,22 @@ class Stream:
 
 
 class Times:
-    """When the frames of a stream are shown: seconds from the first, never falling.
+    """The times of a stream's frames: seconds from the first, never falling.
 
-    A clock that is set anew in the middle, as where an encoder starts again or recordings are joined, goes on.
+    After a restart of the clock, as from a restarted encoder or joined recordings, times continue.
 
     Args:
-        container: What the frames come from.
+        container: The container of the frames.
         video: The stream in it.
 
     Attributes:
-        count: How many frames there were.
+        count: The number of frames so far.
     """
 
     def __init__(self, container: InputContainer, video: VideoStream) -> None:
         self.count = 0
         self._step = 1 / float(video.average_rate or video.base_rate or 30)
-        # AVI knows only the order in which frames are stored.
+        # AVI knows only the order of storage.
         self._has_times = not (container.format.name == "avi" and video.codec_context.has_b_frames)
         self._most_gap = MOST_GAP_SECONDS if has_jumps(container) else math.inf
         self._begin = self._last = 0.0

@@ -11,23 +11,23 @@ from mvrec.errors import DecodeError, UserError
 
 
 class TorchCodecVideo(Video):
-    """A video read by torchcodec, after PyAV has found what is in the file.
+    """A video read by torchcodec, after PyAV has inspected the file.
 
     Raises:
-        DecodeError: torchcodec is not exact on this kind of file, or finds another number of frames.
+        DecodeError: torchcodec is not exact on this kind of file, or counts other frames.
         UserError: torchcodec does not work on this machine.
     """
 
     decoder = "torchcodec"
 
-    def __init__(self, found: PyAVVideo) -> None:
-        super().__init__(found.path, num_frames=found.num_frames, fps=found.fps, clock=found.clock)
-        # It misses or mixes up frames where the others do (MPEG-TS, AVI with B frames, open groups of pictures), and
-        # colours of more than 8 bits and edges of odd sizes come out a little different.
-        if not found.is_ordinary() or found.orientation.is_mirrored:
+    def __init__(self, reference: PyAVVideo) -> None:
+        super().__init__(reference.path, num_frames=reference.num_frames, fps=reference.fps, clock=reference.clock)
+        # It misses or mixes up frames in the same files as others (MPEG-TS, AVI with B frames, open groups of
+        # pictures), and colours of more than 8 bits and edges of odd sizes differ a little.
+        if not reference.is_ordinary() or reference.orientation.is_mirrored:
             raise DecodeError(self.path, "torchcodec is not exact on this kind of file: use the decoder auto or pyav")
-        self._size = found.size
-        name, content = str(Path(found.path).absolute()), found.source.content
+        self._size = reference.size
+        name, content = str(Path(reference.path).absolute()), reference.source.content
         with self._decode_errors():
             from torchcodec.decoders import VideoDecoder
 
@@ -65,10 +65,10 @@ class TorchCodecVideo(Video):
 
 
 def require_torchcodec() -> None:
-    """Try whether torchcodec finds its libraries, which it reports in pages of text and, by now, only when used.
+    """Check that torchcodec finds its libraries, which it reports in pages of text and only on use.
 
     Raises:
-        UserError: it does not.
+        UserError: It does not find them.
     """
     try:
         import torchcodec.decoders

@@ -1,4 +1,4 @@
-"""What an open video file is: frames by number, and their times, whatever decodes them."""
+"""The interface of an open video file: frames by number, and their times, with any decoder."""
 
 import io
 import os
@@ -26,17 +26,17 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 MAX_PIXELS = 2**26  # of a frame: 8192 x 8192
-MAX_GIB = 8  # that the frames of one call may take
+MAX_GIB = 8  # of the frames of one call
 
 
 @dataclass(frozen=True)
 class Clock:
-    """When the frames of a file are shown.
+    """The times of a file's frames.
 
     Attributes:
-        ticks: (num_frames,) the time of each frame, not decreasing; None where the file has no usable times.
-        tick: seconds.
-        last: ticks for which the last frame is shown; 0 where nobody knows.
+        ticks: (num_frames,) the time of each frame, not decreasing; None if the file has no usable times.
+        tick: Seconds per tick.
+        last: Duration of the last frame in ticks; 0 if unknown.
     """
 
     ticks: "Ints | None" = None
@@ -45,14 +45,14 @@ class Clock:
 
 
 class Video(ABC):
-    """An open video file: use it in a `with` statement or close it, for it holds memory and a file handle.
+    """An open video file: use it in a `with` statement or close it, because it holds memory and a file handle.
 
     Attributes:
-        path: the file.
-        decoder: the name of what decodes it.
-        num_frames: how many frames are shown when the file is played, 1 or more.
-        fps: mean frames per second.
-        clock: when each frame is shown.
+        path: The file.
+        decoder: The name of its decoder.
+        num_frames: The number of frames that a player shows, 1 or more.
+        fps: Mean frames per second.
+        clock: The times of the frames.
     """
 
     decoder: str
@@ -65,7 +65,7 @@ class Video(ABC):
 
     @property
     def has_times(self) -> bool:
-        """The file says when each frame is shown; otherwise `times` and `duration` follow from `fps`."""
+        """Whether the file has times of frames; otherwise `times` and `duration` follow from `fps`."""
         return self.clock.ticks is not None
 
     @cached_property
@@ -84,17 +84,17 @@ class Video(ABC):
     @property
     @abstractmethod
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels as shown, which is after turning. Decodes a frame if none was yet.
+        """(height, width) in pixels as shown, after rotation. Decodes a frame if none was decoded yet.
 
-        Where the size changes in the middle, it is that of the first frame, to which the others are scaled. Pixels that
-        are not square are not stretched, as other frameworks leave them.
+        If the size changes in the middle, it is that of the first frame, to which the others are scaled. Pixels that
+        are not square are not stretched, as in other frameworks.
 
         Raises:
-            DecodeError: the file is damaged.
+            DecodeError: The file is damaged.
         """
 
     def frames(self, indices: "Sequence[int] | npt.NDArray[np.integer] | torch.Tensor") -> Frames:
-        """Decode the frames at `indices`, which may come in any order and more than once.
+        """Decode the frames at `indices`, in any order and with repeats.
 
         Args:
             indices: (T,) integers, 0 for the first frame, each below `num_frames`.
@@ -103,22 +103,22 @@ class Video(ABC):
             (T, H, W, 3) RGB frames.
 
         Raises:
-            ValueError: `indices` are no integers or out of range.
-            DecodeError: the file is damaged, or so many frames of this size are more than `MAX_GIB`.
+            ValueError: `indices` are not integers, or out of range.
+            DecodeError: The file is damaged, or the frames need more than `MAX_GIB`.
         """
-        wanted = np.asarray(indices)
-        if wanted.ndim != 1 or wanted.size == 0 or wanted.dtype.kind not in "iu":
+        requested = np.asarray(indices)
+        if requested.ndim != 1 or requested.size == 0 or requested.dtype.kind not in "iu":
             raise ValueError(f"frame indices must be a list of integers, got {indices!r}")
-        outside = wanted[(wanted < 0) | (wanted >= self.num_frames)]
+        outside = requested[(requested < 0) | (requested >= self.num_frames)]
         if outside.size:
             raise ValueError(
                 f"frame indices must be in 0..{self.num_frames - 1} for {self.path}, got {outside.tolist()}"
             )
-        unique, positions = np.unique(wanted, return_inverse=True)
+        unique, positions = np.unique(requested, return_inverse=True)
         decoded = self._decode(unique.astype(np.int64))
-        if np.array_equal(unique, wanted):
+        if np.array_equal(unique, requested):
             return decoded
-        self._check_memory(len(wanted), decoded.shape[1:3])
+        self._check_memory(len(requested), decoded.shape[1:3])
         return decoded[positions]
 
     @abstractmethod
@@ -127,7 +127,7 @@ class Video(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Free the decoder and the file; a closed video cannot be read. Closing twice is fine."""
+        """Free the decoder and the file; a closed video cannot be read. Closing twice is allowed."""
 
     def _check_memory(self, num_frames: int, size: tuple[int, ...]) -> None:
         gib = num_frames * size[0] * size[1] * 3 / 2**30
@@ -148,11 +148,11 @@ class Video(ABC):
 
 @dataclass(frozen=True)
 class Source:
-    """Where the bytes of a video come from: a file, or memory for a file inside an archive.
+    """The source of a video's bytes: a file, or memory for a file inside an archive.
 
     Attributes:
-        path: what messages call it.
-        content: the bytes, if they are in memory.
+        path: Its name in messages.
+        content: The bytes, if they are in memory.
     """
 
     path: str
@@ -168,16 +168,16 @@ class Source:
         return Path(self.path).open("rb") if self.content is None else io.BytesIO(self.content)
 
     def for_ffmpeg(self) -> str | io.BytesIO:
-        """What a decoder built on FFmpeg is to open."""
-        # FFmpeg takes what stands before a colon in a relative path for a protocol.
+        """Return the argument for a decoder built on FFmpeg."""
+        # FFmpeg reads the part before a colon in a relative path as a protocol.
         return str(Path(self.path).absolute()) if self.content is None else io.BytesIO(self.content)
 
 
 def check_is_file_with_content(path: str) -> None:
-    """Say what is wrong with a path before a decoder says it in its own words.
+    """Check a path before a decoder fails with its own message.
 
     Raises:
-        DecodeError: no regular file with content, or it may not be read.
+        DecodeError: The path is not a regular file with content, or not readable.
     """
     try:
         status = os.stat(path)  # noqa: PTH116 - a Path would forget how the caller wrote it
@@ -191,13 +191,13 @@ def check_is_file_with_content(path: str) -> None:
             pass
     except FileNotFoundError as error:
         is_link = Path(path).is_symlink()
-        raise DecodeError(path, "is a link to a file that is not there" if is_link else "no such file") from error
+        raise DecodeError(path, "is a broken link" if is_link else "no such file") from error
     except (OSError, ValueError) as error:
         raise DecodeError(path, getattr(error, "strerror", None) or str(error)) from error
 
 
 def check_size(path: str, width: int, height: int) -> None:
-    """Refuse frames that are larger than any that a video may have."""
+    """Refuse frames larger than any that a video may have."""
     if width * height > MAX_PIXELS:
         size = f"{width} x {height}"
         raise DecodeError(path, f"frames of {size} are larger than the {MAX_PIXELS} pixels that one may have")

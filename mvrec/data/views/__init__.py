@@ -1,1 +1,1 @@
-"""Which frames and which pixels of a file a network sees."""
+"""The frames and pixels of a file that a network sees."""

@@ -1,4 +1,4 @@
-"""Where the pixels of a view come from: one rectangle, one scale and one flip for all frames of a clip.
+"""The source of a view's pixels: one rectangle, one scale and one flip for all frames of a clip.
 
 A `Geometry` is decided once per view and then applied to the pixels (`mvrec.data.views.transforms`) and to the target
 (`mvrec.data.views.targets`) alike. It reads no pixel and holds for any number of frames.
@@ -28,12 +28,12 @@ class Geometry:
     """The way from a frame to a view: cut `box` out, scale it to `size`, cut `crop` out of that, and flip.
 
     Attributes:
-        box: What is kept of the frame.
-        size: (height, width) in pixels that the box is scaled to.
-        crop: What is kept after scaling; `None` for all of it. Training cuts before it scales, evaluation after.
-        flip: Whether left and right change places.
+        box: The kept part of the frame.
+        size: (height, width) in pixels of the scaled box.
+        crop: The kept part after scaling; `None` for all of it. Training cuts before it scales, evaluation after.
+        flip: Whether left and right are exchanged.
         interpolation: How pixels are scaled; targets take the nearest.
-        antialias: Whether scaling pixels down averages over all that are covered.
+        antialias: Whether scaling down averages over all covered pixels.
     """
 
     box: Box
@@ -50,7 +50,7 @@ class Geometry:
 
 
 class Cropping(Protocol):
-    """The part of an augmentation that decides about places; see `Augment`."""
+    """The part of an augmentation about places; see `Augment`."""
 
     @property
     def crop_area(self) -> tuple[float, float]:
@@ -66,7 +66,7 @@ class Cropping(Protocol):
 
     @property
     def interpolation(self) -> TrainInterpolation:
-        """How crops are scaled."""
+        """The interpolation of crops."""
 
     @property
     def flip_probability(self) -> float:
@@ -74,14 +74,14 @@ class Cropping(Protocol):
 
 
 def choose_geometry(height: int, width: int, *, size: int, augment: Cropping, seed: int) -> Geometry:
-    """Return the geometry of a training view.
+    """Choose the geometry of a training view.
 
     Args:
         height: Pixels of a frame.
         width: Pixels of a frame.
         size: Side of the square view in pixels.
-        augment: What to choose from.
-        seed: All random choices follow from it.
+        augment: The ranges of the choice.
+        seed: Determines all random choices.
     """
     rng = random.Random(seed)
     box = random_crop_box(height, width, augment, rng)
@@ -92,9 +92,9 @@ def choose_geometry(height: int, width: int, *, size: int, augment: Cropping, se
 
 
 def random_crop_box(height: int, width: int, augment: Cropping, rng: random.Random) -> Box:
-    """A box of random area and aspect ratio inside a frame (Szegedy et al. 2015), the centre when none fits.
+    """Choose a box of random area and aspect ratio in a frame (Szegedy et al. 2015); the centre if none fits.
 
-    With `crop_side` a square of random size.
+    With `crop_side`, choose a square of random size.
     """
     if augment.crop_side is not None:
         side = max(round(rng.uniform(*augment.crop_side) * min(height, width)), 1)
@@ -123,7 +123,7 @@ def eval_geometries(
     antialias: bool = True,
     rounding: Rounding = "slowfast",
 ) -> list[Geometry]:
-    """Return the spatial views that are scored: short side scaled, then cropped.
+    """Return the spatial views for scoring: short side scaled, then cropped.
 
     Args:
         height: Pixels of a frame.
@@ -133,10 +133,10 @@ def eval_geometries(
         num_crops: 1 (centre) or 3; with torchvision's rounding 1.
         interpolation: How frames are scaled.
         antialias: See `Geometry`.
-        rounding: Whose rounding the long side and the place of the crops follow; they differ by a pixel at most.
+        rounding: Whose rounding the long side and the place of the crops have; they differ by a pixel at most.
 
     Raises:
-        ValueError: Another number of crops, or a frame smaller than the crop.
+        ValueError: The number of crops is not supported, or a frame is smaller than the crop.
     """
     if rounding == "torchvision":
         scaled = _torchvision_short_side(height, width, short_side)
@@ -149,7 +149,7 @@ def eval_geometries(
 
 
 def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) with the short side given and the long one in proportion, rounded down."""
+    """Return (height, width) for a given short side, with the long one in proportion, rounded down."""
     if width < height:
         return math.floor(height / width * short_side), short_side
     return short_side, math.floor(width / height * short_side)
@@ -159,7 +159,7 @@ def spatial_crops(height: int, width: int, size: int, num_crops: int) -> list[Bo
     """Return square crops for evaluation: the centre one, or three along the long side (left to right, top to bottom).
 
     Raises:
-        ValueError: Another number of crops, or a frame smaller than the crop.
+        ValueError: The number of crops is not 1 or 3, or a frame is smaller than the crop.
     """
     if min(height, width) < size:
         raise ValueError(f"a crop of {size} pixels does not fit in frames of {height}x{width}")
@@ -174,7 +174,7 @@ def spatial_crops(height: int, width: int, size: int, num_crops: int) -> list[Bo
 
 
 def _torchvision_short_side(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """`short_side_size` with the order of operations, and so the rounding, of torchvision's `resize`."""
+    """Compute `short_side_size` in the order of operations, and so with the rounding, of torchvision's `resize`."""
     if width <= height:
         return int(short_side * height / width), short_side
     return short_side, int(short_side * width / height)

@@ -1,4 +1,4 @@
-"""torchvision's operations on pixels, imported when the first one is needed, since the import takes seconds."""
+"""torchvision's operations on pixels, imported on first use, because the import takes seconds."""
 
 from typing import Any
 
@@ -9,5 +9,5 @@ def __getattr__(name: str) -> Any:
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional
 
-    globals()[name] = found = InterpolationMode if name == "InterpolationMode" else getattr(functional, name)
-    return found
+    globals()[name] = value = InterpolationMode if name == "InterpolationMode" else getattr(functional, name)
+    return value

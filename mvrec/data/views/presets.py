@@ -1,7 +1,7 @@
-"""The protocols that published accuracies were measured with, by name.
+"""The protocols of published accuracies, by name.
 
-A preset says how a file becomes views. What belongs to the weights stays as it is: frames per clip, crop size, mean and
-standard deviation.
+A preset says how a file becomes views. Frames per clip, crop size, mean and standard deviation belong to the
+weights and stay as they are.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ class Preset:
     """One protocol.
 
     Attributes:
-        source: Whose it is.
+        source: Its source.
         clip: Values of a `ClipSpec`.
         views: Values of `Views`, but for the short side; empty for images.
         short_side: Pixels of the short side for a crop of 224 pixels, and in proportion for others.
@@ -32,7 +32,7 @@ class Preset:
 
     @property
     def kind(self) -> type[Protocol]:
-        """What it is for."""
+        """The class of its protocol."""
         return ClipProtocol if self.views else ImageProtocol
 
     def settings(self, size: int) -> dict[str, Any]:
@@ -42,10 +42,10 @@ class Preset:
         return {"clip": dict(self.clip), "test_views": {**self.views, "short_side": size * self.short_side // 224}}
 
     def applied(self, protocol: Protocol) -> Protocol:
-        """A protocol with the values of this one.
+        """Return a protocol with the values of this preset.
 
         Raises:
-            UserError: It is for images and the protocol for videos, or the other way round.
+            UserError: One of them is for images and the other for videos.
         """
         if protocol.kind != self.kind.kind:
             raise UserError(f"this protocol is for {self.kind.noun}s, the network takes {protocol.noun}s")
@@ -93,10 +93,10 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str, *, where: str = "--protocol") -> Preset:
-    """A preset by name.
+    """Return a preset by name.
 
     Raises:
-        UserError: There is none of this name, with those there are.
+        UserError: Unknown name; the message lists the known ones.
     """
     if name not in PRESETS:
         raise UserError(f"{where}: there is no protocol {name!r}{nearest(name, PRESETS)}; known: {', '.join(PRESETS)}")

@@ -1,8 +1,8 @@
-"""How a file becomes the views that are scored: what a published accuracy cannot be read without.
+"""How a file becomes views for scoring: without it a published accuracy means little.
 
-It stands in this package because it says how data are read; evaluation prints it and checkpoints carry it. There is one
-class per kind of views. Another kind is a subclass of `Protocol` and a line in `KINDS`, and in
-`mvrec.data.loading.file_views` the function that reads a file under it.
+It belongs to this package because it describes the reading of data; evaluation prints it and checkpoints store it.
+There is one class per kind of views. A new kind needs a subclass of `Protocol`, a line in `KINDS`, and a function in
+`mvrec.data.loading.file_views` that reads a file under it.
 """
 
 from abc import ABC, abstractmethod
@@ -26,12 +26,12 @@ class Views:
         num_clips: Temporal views.
         num_crops: Spatial views per clip: 1 (centre) or 3 (along the long side).
         short_side: Pixels of the short side of a frame before it is cropped.
-        positions: Where the clips lie: "spread" over the video as SlowFast does it, "uniform" as torchvision's
-            references do it, or pytorchvideo's "constant_clips_per_video".
+        positions: Places of the clips: "spread" over the video as in SlowFast, "uniform" as in torchvision's
+            references, or pytorchvideo's "constant_clips_per_video".
         interpolation: How frames are scaled.
-        antialias: Whether scaling down averages over all pixels that it covers. The published accuracies of videos,
+        antialias: Whether scaling down averages over all covered pixels. The published accuracies of videos,
             SlowFast's and torchvision's, are without.
-        rounding: Whose rounding the long side and the place of the crops follow; they differ by a pixel at most.
+        rounding: Whose rounding the long side and the place of the crops have; they differ by a pixel at most.
         frame_order: "natural"; "reversed" and "shuffled" are controls that show what a score owes to time.
     """
 
@@ -57,8 +57,8 @@ class Protocol(ABC):
 
     Attributes:
         kind: Its name in dictionaries.
-        noun: What a file is.
-        view_noun: What a view is.
+        noun: The name of a file.
+        view_noun: The name of a view.
         is_video: Whether views have an axis T.
         size: Side of a view in pixels.
         normalisation: Mean and standard deviation.
@@ -83,28 +83,28 @@ class Protocol(ABC):
 
     @abstractmethod
     def geometries(self, height: int, width: int) -> list[Geometry]:
-        """Return the spatial views of frames of so many pixels."""
+        """Return the spatial views of frames of this size."""
 
     @abstractmethod
     def central(self) -> Self:
-        """Return the same with one view, the one in the middle."""
+        """Return the protocol with one view, the central one."""
 
     @abstractmethod
     def under(self, settings: Mapping[str, Any]) -> Self:
-        """Return the same with the values that some arguments of a data module give it."""
+        """Return the protocol with the values of a data module's arguments."""
 
     @classmethod
     @abstractmethod
     def of_settings(cls, settings: Mapping[str, Any]) -> "Protocol":
-        """Return the protocol that a data module has under these arguments."""
+        """Return the protocol of a data module's arguments."""
 
     @classmethod
     @abstractmethod
     def of_values(cls, values: Mapping[str, Any]) -> "Protocol":
-        """Return the protocol of what `as_dict` wrote, but for `kind`."""
+        """Return the protocol from the values of `as_dict` without `kind`."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain numbers, strings and lists, as checkpoints hold it."""
+        """Return plain numbers, strings and lists, the form in checkpoints."""
         return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]  # all subclasses are dataclasses
 
 
@@ -150,7 +150,7 @@ class ClipProtocol(Protocol):
         return 3, self.clip.num_frames, self.size, self.size
 
     def geometries(self, height: int, width: int) -> list[Geometry]:
-        """Return the crops of frames of so many pixels."""
+        """Return the crops of frames of this size."""
         views = self.views
         return eval_geometries(
             height,
@@ -164,22 +164,22 @@ class ClipProtocol(Protocol):
         )
 
     def central(self) -> Self:
-        """Return the same with one clip and one crop."""
+        """Return the protocol with one clip and one crop."""
         return replace(self, views=replace(self.views, num_clips=1, num_crops=1))
 
     def under(self, settings: Mapping[str, Any]) -> Self:
-        """Return the same with these values of `clip` and `test_views`."""
+        """Return the protocol with these values of `clip` and `test_views`."""
         clip, views = replace(self.clip, **settings["clip"]), replace(self.views, **settings["test_views"])
-        return replace(self, clip=clip, views=views)  # in one step: segments with many clips are refused
+        return replace(self, clip=clip, views=views)  # in one step: segments with many clips are invalid
 
     @classmethod
     def of_settings(cls, settings: Mapping[str, Any]) -> "ClipProtocol":
-        """Return the protocol that a data module of videos has under these arguments."""
+        """Return the protocol of a video data module's arguments."""
         return cls.of_values({**_shared(settings), "clip": settings["clip"], "views": settings["test_views"]})
 
     @classmethod
     def of_values(cls, values: Mapping[str, Any]) -> "ClipProtocol":
-        """Return the protocol of what `as_dict` wrote, but for `kind`."""
+        """Return the protocol from the values of `as_dict` without `kind`."""
         return cls(**{**values, "clip": ClipSpec(**values["clip"]), "views": Views(**values["views"])})
 
     def __str__(self) -> str:
@@ -201,12 +201,12 @@ class ImageProtocol(Protocol):
     """Images: short side scaled with antialiasing, centre cropped.
 
     Attributes:
-        split: Which images are scored. ImageNet's published accuracies are those of "val".
+        split: The scored split. ImageNet's published accuracies are those of "val".
         short_side: Pixels of the short side after scaling.
         size: Side of the crop in pixels.
         interpolation: How the image is scaled, antialiased.
         normalisation: Mean and standard deviation.
-        upright: Whether the image is turned as its EXIF block asks for; the published accuracies are without.
+        upright: Whether the image is turned as its EXIF block says; the published accuracies are without.
     """
 
     kind: ClassVar[str] = "images"
@@ -236,7 +236,7 @@ class ImageProtocol(Protocol):
         return 3, self.size, self.size
 
     def geometries(self, height: int, width: int) -> list[Geometry]:
-        """Return the one view; sizes and the centre are rounded as torchvision rounds them."""
+        """Return the one view; sizes and centre are rounded as in torchvision."""
         return eval_geometries(
             height,
             width,
@@ -251,18 +251,18 @@ class ImageProtocol(Protocol):
         return self
 
     def under(self, settings: Mapping[str, Any]) -> Self:
-        """Return the same with these values of `crop_fraction` and `interpolation`."""
+        """Return the protocol with these values of `crop_fraction` and `interpolation`."""
         short_side = int(self.size / settings["crop_fraction"])
         return replace(self, short_side=short_side, interpolation=settings["interpolation"])
 
     @classmethod
     def of_settings(cls, settings: Mapping[str, Any]) -> "ImageProtocol":
-        """Return the protocol that an image data module has under these arguments, which are for upright images."""
+        """Return the protocol of an image data module's arguments, which are for upright images."""
         return cls.of_values({**_shared(settings), "short_side": settings["size"], "upright": True}).under(settings)
 
     @classmethod
     def of_values(cls, values: Mapping[str, Any]) -> "ImageProtocol":
-        """Return the protocol of what `as_dict` wrote, but for `kind`."""
+        """Return the protocol from the values of `as_dict` without `kind`."""
         return cls(**values)
 
     def __str__(self) -> str:
@@ -274,12 +274,12 @@ KINDS: dict[str, type[Protocol]] = {kind.kind: kind for kind in (ClipProtocol, I
 
 
 def kind_of(values: Mapping[str, Any]) -> type[Protocol]:
-    """Return the class of a protocol that `as_dict` has written, or that a data module has under some arguments.
+    """Return the class of a protocol, from the values of `as_dict` or a data module's arguments.
 
-    Dictionaries of earlier versions and arguments do not name the kind; only clips have an entry `clip`.
+    Values of earlier versions, and arguments, do not name the kind; only clips have an entry `clip`.
 
     Raises:
-        ValueError: It is not one of this version.
+        ValueError: This version does not know the kind.
     """
     name = values.get("kind", "clips" if "clip" in values else "images")
     if name not in KINDS:
@@ -288,10 +288,10 @@ def kind_of(values: Mapping[str, Any]) -> type[Protocol]:
 
 
 def protocol_of(values: Mapping[str, Any]) -> Protocol:
-    """Return the protocol that `as_dict` has written.
+    """Return the protocol from the values of `as_dict`.
 
     Raises:
-        ValueError: It is not one of this version.
+        ValueError: This version does not know the protocol.
     """
     kind = kind_of(values)
     try:

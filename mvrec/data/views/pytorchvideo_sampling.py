@@ -1,4 +1,4 @@
-"""The one door to pytorchvideo's clip samplers.
+"""pytorchvideo's clip samplers.
 
 pytorchvideo is no longer maintained, so nothing imports it until a configuration asks for one of its samplers.
 """

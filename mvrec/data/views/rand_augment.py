@@ -1,9 +1,9 @@
-"""RandAugment for clips, in the form that the published video and image recipes use.
+"""RandAugment for clips, in the form of the published video and image recipes.
 
 The recipes write `rand-m7-n4-mstd0.5-inc1`: `num_ops` operations per sample, each applied with probability
 0.5 at a magnitude drawn from N(m, mstd), with every operation growing stronger as the magnitude grows ("inc").
 torchvision's own RandAugment has neither the noise, nor the probability, nor the increasing scale. Geometric
-operations are bilinear, which is all that torchvision offers for tensors; the recipes draw between bilinear and
+operations are bilinear, the only choice of torchvision for tensors; the recipes draw between bilinear and
 bicubic.
 Cubuk et al. 2020, https://arxiv.org/abs/1909.13719, in the variant made popular by timm.
 """
@@ -31,7 +31,7 @@ class RandAugment:
         magnitude: m, on the scale 0..10.
         magnitude_std: mstd, spread of the magnitude.
         probability: Chance that a drawn operation is applied.
-        fill: RGB of pixels that come from outside the frame.
+        fill: RGB of pixels from outside the frame.
     """
 
     num_ops: int = 4
@@ -77,7 +77,7 @@ def _affine(
     translate: tuple[float, float] = (0.0, 0.0),
     shear: tuple[float, float] = (0.0, 0.0),
 ) -> Tensor:
-    """`tvf.affine` about the upper left corner for shears (as PIL's transform is) and the centre otherwise."""
+    """Apply `tvf.affine` about the upper left corner for shears (as in PIL) and about the centre otherwise."""
 
     def moved(pixels: Tensor) -> Tensor:
         return tvf.affine(
@@ -90,8 +90,8 @@ def _affine(
             center=[0.0, 0.0] if any(shear) else None,
         )
 
-    # What torchvision does with `fill`, but for its mask with every frame: here one serves all. And where a pixel comes
-    # from is worked out once, since the frames go in as channels of one picture.
+    # As torchvision does with `fill`, but with one mask for all frames. The source of each pixel is computed once,
+    # because the frames go in as channels of one picture.
     colour = _colour(fill, clip.device)
     inside = moved(torch.ones((1, 1, *clip.shape[-2:]), device=clip.device))
     frames = moved(clip.float().reshape(1, -1, *clip.shape[-2:])).view(clip.shape)
@@ -100,7 +100,7 @@ def _affine(
 
 @lru_cache(maxsize=16)
 def _colour(fill: Fill, device: torch.device) -> Tensor:
-    """Return float32 (1, 3, 1, 1), made once, since a copy waits for the device."""
+    """Return the colour as float32 (1, 3, 1, 1); cached, because a copy waits for the device."""
     with torch.inference_mode(False):
         return torch.tensor(fill, dtype=torch.float32, device=device).view(1, 3, 1, 1)
 
@@ -145,7 +145,7 @@ def equalize(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> T
 
 
 def invert(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
-    """Return photographic negative."""
+    """Invert all levels (photographic negative)."""
     return tvf.invert(clip)
 
 
@@ -172,24 +172,24 @@ def _factor(strength: float, rng: random.Random) -> float:
 
 
 def color(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
-    """Return more or less saturation, by up to 0.9."""
+    """Change the saturation by up to 0.9."""
     return tvf.adjust_saturation(clip, _factor(strength, rng))
 
 
 def contrast(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
-    """Return more or less contrast, by up to 0.9."""
+    """Change the contrast by up to 0.9."""
     return tvf.adjust_contrast(clip, _factor(strength, rng))
 
 
 def brightness(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
-    """Return brighter or darker, by up to 0.9."""
+    """Change the brightness by up to 0.9."""
     return tvf.adjust_brightness(clip, _factor(strength, rng))
 
 
 def sharpness(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
-    """Return sharper or softer, by up to 0.9."""
+    """Change the sharpness by up to 0.9."""
     factor = _factor(strength, rng)
-    if clip.device.type == "cpu":  # where torch convolves single channels ten times as fast in this layout
+    if clip.device.type == "cpu":  # torch convolves single channels ten times as fast in this layout
         return tvf.adjust_sharpness(clip.contiguous(memory_format=torch.channels_last), factor).contiguous()
     return tvf.adjust_sharpness(clip, factor)
 

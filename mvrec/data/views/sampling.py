@@ -1,4 +1,4 @@
-"""Which frames make a clip: pure arithmetic on frame numbers, no files and no global random state.
+"""The frames of a clip: pure arithmetic on frame numbers, no files and no global random state.
 
 All positions are in frames of the video as stored (float, because `target_fps` rescales time); only
 `frame_indices` rounds.
@@ -22,7 +22,7 @@ ClipPositions = Literal["spread", "uniform", "constant_clips_per_video"]
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """How a clip is taken from a video.
+    """How to take a clip from a video.
 
     Attributes:
         num_frames: T, frames in a clip.
@@ -45,18 +45,18 @@ class ClipSpec:
         check_ranges("", vars(self))
 
     def span(self, fps: float) -> float:
-        """Return length of a clip in frames of a video of `fps` frames per second."""
+        """Return the length of a clip in frames of a video of `fps` frames per second."""
         rate = 1.0 if self.target_fps is None else fps / self.target_fps
         return self.num_frames * self.stride_frames * rate
 
 
 class ClipTooLongError(ValueError):
-    """A video is too short for a clip and the policy says that this is an error."""
+    """A video is too short for a clip, which the policy forbids."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """The part of a video that counts, in frames: `first`, and `length` frames from there."""
+    """The relevant part of a video in frames: `first`, and `length` frames from there."""
 
     first: int
     length: int
@@ -71,14 +71,14 @@ def frame_window(num_video_frames: int, fps: float, start_seconds: float | None,
 
 
 def random_start(window: Window, span: float, rng: random.Random) -> float:
-    """Start of a clip, uniform over all places where it fits; the window's start where it does not."""
+    """Choose the start of a clip, uniformly over all places where it fits, else the window's start."""
     return window.first + rng.uniform(0, max(window.length - span, 0.0))
 
 
 def spread_starts(window: Window, span: float, num_clips: int) -> list[float]:
-    """Starts of evenly spread clips as SlowFast's test places them: the first at the start.
+    """Return the starts of evenly spread clips as in SlowFast's test, the first one at the window's start.
 
-    Clip i of n starts at `i * floor(delta / (n - 1))`, where delta is the room that the window leaves; a single
+    Clip i of n starts at `i * floor(delta / (n - 1))`, where delta is the free length of the window; a single
     clip is centred, at `floor(delta / 2)`.
     """
     room = max(window.length - span, 0.0)
@@ -89,7 +89,7 @@ def spread_starts(window: Window, span: float, num_clips: int) -> list[float]:
 
 
 def frame_indices(start: float, span: float, window: Window, spec: ClipSpec) -> torch.Tensor:
-    """Return frame numbers of one clip.
+    """Return the frame numbers of one clip.
 
     `linspace(start, start + span - 1, T)`, truncated: SlowFast's offset sampling.
 
@@ -109,13 +109,13 @@ def frame_indices(start: float, span: float, window: Window, spec: ClipSpec) -> 
 
 
 def segment_indices(window: Window, spec: ClipSpec, rng: random.Random | None = None) -> torch.Tensor:
-    """One frame of each of T segments, as SlowFast reads Something-Something v2.
+    """Return one frame of each of T segments, as SlowFast reads Something-Something v2.
 
     With n frames, segment i goes from `round(i * (n - 1) / T)` to `round((i + 1) * (n - 1) / T)`, both included, so
     that neighbours share a frame.
 
     Args:
-        window: The part of the video that counts.
+        window: The relevant part of the video.
         spec: Its `num_frames` is T.
         rng: Draws a frame of each segment; `None` takes the middle one, rounded down.
 
@@ -129,17 +129,17 @@ def segment_indices(window: Window, spec: ClipSpec, rng: random.Random | None = 
         raise ClipTooLongError(f"{spec.num_frames} segments do not fit in {window.length} frames")
     width = (window.length - 1) / spec.num_frames
     edges = [round(width * number) for number in range(spec.num_frames + 1)]
-    chosen = [(first + last) // 2 if rng is None else rng.randint(first, last) for first, last in pairwise(edges)]
-    return torch.tensor(chosen) + window.first
+    frames = [(first + last) // 2 if rng is None else rng.randint(first, last) for first, last in pairwise(edges)]
+    return torch.tensor(frames) + window.first
 
 
 def uniform_clips(window: Window, fps: float, spec: ClipSpec, *, num_clips: int) -> torch.Tensor:
-    """Return frame numbers of evenly spread clips as torchvision's references place them.
+    """Return the frame numbers of evenly spread clips as in torchvision's references.
 
     The video is resampled to the clip's frame rate, `target_fps / stride_frames`: frame j of n is `floor(j * step)`,
-    the step being the ratio of the rates. Of all clips of T neighbours, `num_clips` are taken at
-    `floor(linspace(0, count - 1))` (torchvision's `VideoClips` and `UniformClipSampler`). A video too short for a clip,
-    which torchvision leaves out, is treated as `short_video` says.
+    with the ratio of the rates as step. Of all clips of T neighbours, `num_clips` are taken at
+    `floor(linspace(0, count - 1))` (torchvision's `VideoClips` and `UniformClipSampler`). `short_video` decides about a
+    video too short for a clip, which torchvision skips.
 
     Returns:
         int64 (num_clips, T).
@@ -151,7 +151,7 @@ def uniform_clips(window: Window, fps: float, spec: ClipSpec, *, num_clips: int)
     step = fps / rate
     if step == int(step):
         frames = torch.arange(0, window.length, int(step))
-    else:  # float32 as torchvision has it
+    else:  # float32 as in torchvision
         frames = (torch.arange(math.floor(window.length * rate / fps), dtype=torch.float32) * step).floor().long()
     frames = frames.clamp_max(window.length - 1) + window.first
     count = len(frames) - spec.num_frames + 1
@@ -164,7 +164,7 @@ def uniform_clips(window: Window, fps: float, spec: ClipSpec, *, num_clips: int)
 def clip_starts(
     window: Window, span: float, *, num_clips: int, positions: ClipPositions, fps: float
 ) -> Sequence[float]:
-    """Starts of the clips that an evaluation reads from one video.
+    """Return the starts of the clips that an evaluation reads from one video.
 
     "spread" is SlowFast's rule (`spread_starts`); "constant_clips_per_video" is pytorchvideo's clip sampler of
     that name. Training's `random_start` is pytorchvideo's "random". "uniform" has no starts; see `uniform_clips`.

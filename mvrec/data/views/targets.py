@@ -1,12 +1,12 @@
-"""What a model is to say of a view, and how it follows the pixels.
+"""The true targets of views, and how they follow the pixels.
 
-A data module gives one type of target for all its files: `data.target_type`. Index, loader, guard and batch carry
-targets without looking into them:
+A data module has one type of target for all its files: `data.target_type`. Index, loader, guard and batch pass
+targets on without looking into them:
 
 * `SampleIndex.target(row) -> Target`: of a file;
 * `Item.targets: tuple[Target, ...]`: of its views, each `target.moved(geometry)` of its view;
 * `ClipBatch.targets`: `target_type.batched([...])`, a tensor, a list of tensors or dictionaries of them, or `None`;
-* `BadSample.target`: in evaluation what a file that could not be read should have been.
+* `BadSample.target`: in evaluation the target of a file that cannot be read.
 
 ======================  =====================================================  =====================================
 type                    of a file                                              `ClipBatch.targets`
@@ -20,7 +20,7 @@ type                    of a file                                              `
 `NoTarget`              nothing                                                `None`
 ======================  =====================================================  =====================================
 
-A target of another kind is a subclass of `Target`; a data module gives it by overriding
+Another kind of target is a subclass of `Target`; a data module returns it from
 `RecognitionData.target(row)`.
 """
 
@@ -42,35 +42,35 @@ Batched = Any  # a tensor, or lists and dictionaries of tensors, or None: all th
 
 
 class Target(ABC):
-    """What a model is to say of a view. Immutable, and small enough to travel between processes.
+    """The true target of a view. Immutable, and small enough to travel between processes.
 
     Attributes:
-        noun: What a file of such data has, for messages.
-        in_file: Whether making one reads a file, so that set-up looks at the first row's only.
+        noun: The name of the target in messages, such as "a class".
+        in_file: Whether making one reads a file, so that set-up checks the first row only.
     """
 
     noun: ClassVar[str]
     in_file: ClassVar[bool] = False
 
     def moved(self, geometry: Geometry) -> Self:
-        """Return the target of the view that `geometry` makes of the frames; itself where it is not about places."""
+        """Return the target of the view that `geometry` makes of the frames; itself if it is not about places."""
         return self
 
     @classmethod
     @abstractmethod
     def batched(cls, targets: Sequence[Self]) -> Batched:
-        """Those of the views of a batch, at least one."""
+        """Batch the targets of views, at least one."""
 
 
 @dataclass(frozen=True)
 class NoTarget(Target):
-    """Nothing is known of the file."""
+    """No target."""
 
     noun: ClassVar[str] = "no label"
 
     @classmethod
     def batched(cls, targets: Sequence[Self]) -> None:
-        """Nothing."""
+        """Return nothing."""
         return
 
 
@@ -88,7 +88,7 @@ class ClassIndex(Target):
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """The numbers of the classes."""
+        """The class as a tuple."""
         return (self.index,)
 
     @classmethod
@@ -102,7 +102,7 @@ class MultiHot(Target):
     """Any number of classes, also none.
 
     Attributes:
-        classes: Their numbers, rising.
+        classes: Their numbers in ascending order.
         num_classes: K.
     """
 
@@ -113,7 +113,7 @@ class MultiHot(Target):
 
     @classmethod
     def batched(cls, targets: Sequence[Self]) -> Tensor:
-        """1 for the classes of a view and 0 for all others: float32 (B, K)."""
+        """Return 1 for the classes of a view and 0 for all others: float32 (B, K)."""
         hot = np.zeros((len(targets), targets[0].num_classes), np.float32)
         for row, target in enumerate(targets):
             hot[row, list(target.classes)] = 1
@@ -121,16 +121,16 @@ class MultiHot(Target):
 
 
 def classes_of(target: Target) -> tuple[int, ...]:
-    """Return the numbers of the classes of a file; none where its target is something else, or not known."""
+    """Return the class numbers of a target; none if it is of another type, or unknown."""
     return target.classes if isinstance(target, ClassIndex | MultiHot) else ()
 
 
 @dataclass(frozen=True)
 class Values(Target):
-    """Numbers to be estimated.
+    """Numbers to predict.
 
     Attributes:
-        values: D of them.
+        values: D numbers.
     """
 
     noun: ClassVar[str] = "numbers"
@@ -152,7 +152,7 @@ class MaskMap(Target):
     """The class of each pixel.
 
     Attributes:
-        classes: Integers (H, W); which number stands for "not labelled" is the data's to say.
+        classes: Integers (H, W); the data decide which number means "not labelled".
     """
 
     noun: ClassVar[str] = "a class per pixel"
@@ -161,7 +161,7 @@ class MaskMap(Target):
     classes: npt.NDArray[Any]
 
     def moved(self, geometry: Geometry) -> Self:
-        """Cut, scaled to the nearest pixel, flipped."""
+        """Cut, scale to the nearest pixel, and flip."""
         return type(self)(_moved_maps(self.classes[None], geometry)[0])
 
     @classmethod
@@ -188,15 +188,15 @@ class Boxes(Target):
     masks: npt.NDArray[np.bool_] | None = None
 
     def moved(self, geometry: Geometry) -> Self:
-        """Cut at the border of the view; what has no area there is dropped, with its label and mask."""
+        """Cut at the border of the view; drop objects without area there, with label and mask."""
         corners = _moved_corners(self.corners, geometry)
-        kept = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
-        masks = None if self.masks is None else _moved_maps(self.masks[kept], geometry)
-        return type(self)(corners[kept], self.labels[kept], masks)
+        visible = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
+        masks = None if self.masks is None else _moved_maps(self.masks[visible], geometry)
+        return type(self)(corners[visible], self.labels[visible], masks)
 
     @classmethod
     def batched(cls, targets: Sequence[Self]) -> list[dict[str, Tensor]]:
-        """Return for each view `boxes` (N, 4), `labels` (N,) and, where they are known, `masks` (N, H, W)."""
+        """Return for each view `boxes` (N, 4), `labels` (N,) and, if available, `masks` (N, H, W)."""
         return [target._tensors() for target in targets]
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -219,7 +219,7 @@ def _moved_corners(corners: npt.NDArray[np.float32], geometry: Geometry) -> npt.
 
 
 def _moved_maps(maps: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
-    """Return maps (N, H, W) of the view, each value that of the nearest pixel; their type stays."""
+    """Return maps (N, H, W) of the view by nearest pixels; their type stays."""
     box, crop = geometry.box, geometry.crop
     moved = torch.from_numpy(np.ascontiguousarray(_cut(maps, box)))
     if len(moved) and moved.shape[-2:] != torch.Size(geometry.size):

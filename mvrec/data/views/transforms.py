@@ -23,15 +23,15 @@ from mvrec.seeds import derive_seed
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """Overwrite a random rectangle of an image with noise, the same rectangle in all frames of a clip.
+    """A random rectangle of noise over an image, the same in all frames of a clip.
 
-    Zhong et al. 2020, https://arxiv.org/abs/1708.04896, with the modes that timm and SlowFast have.
+    Zhong et al. 2020, https://arxiv.org/abs/1708.04896, with the modes of timm and SlowFast.
 
     Attributes:
         probability: Chance per clip.
         area: Least and greatest share of the frame.
         aspect: Least ratio of height to width; the greatest is its inverse.
-        mode: What is written over the normalised values: "pixel", N(0, 1) for each; "rand", one such colour per frame;
+        mode: The new normalised values: "pixel", N(0, 1) for each; "rand", one such colour per frame;
             "const", 0.
     """
 
@@ -41,7 +41,7 @@ class RandomErasing:
     mode: Literal["pixel", "rand", "const"] = "pixel"
 
     def box(self, height: int, width: int, rng: random.Random) -> Box | None:
-        """Where to erase, or `None` for a clip that is left alone."""
+        """Choose the rectangle, or `None` for a clip that is not erased."""
         if rng.random() >= self.probability:
             return None
         for _ in range(10):
@@ -58,7 +58,7 @@ class Augment:
     """Training augmentation; the defaults are the Kinetics recipe of MViT (Fan et al. 2021, appendix).
 
     Attributes:
-        crop_area: Least and greatest share of the frame that a crop takes.
+        crop_area: Least and greatest share of the frame in a crop.
         crop_aspect: Least and greatest ratio of width to height of that crop before it becomes square.
         crop_side: Least and greatest side of a square crop as a share of the frame's short side, up to 1, in place of
             `crop_area` and `crop_aspect`. To scale the short side at random between 256 and 320 pixels and cut out 224
@@ -81,10 +81,10 @@ class Augment:
         for name in ("crop_area", "crop_aspect"):
             least, greatest = getattr(self, name)
             if not 0 < least <= greatest:
-                raise ValueError(f"{name} must be two rising positive numbers, got {least}, {greatest}")
+                raise ValueError(f"{name} must be two ascending positive numbers, got {least}, {greatest}")
         if self.crop_side is not None and not 0 < self.crop_side[0] <= self.crop_side[1] <= 1:
             raise ValueError(
-                f"crop_side must be two rising numbers in 0..1, got {self.crop_side[0]}, {self.crop_side[1]}"
+                f"crop_side must be two ascending numbers in 0..1, got {self.crop_side[0]}, {self.crop_side[1]}"
             )
 
 
@@ -100,7 +100,7 @@ class Normalisation:
             raise ValueError(f"std must be above 0, got {self.std}")
 
     def __call__(self, clips: Tensor) -> Tensor:
-        """Return uint8 (B, C, T, H, W) or (B, C, H, W) -> float32 of the same shape."""
+        """Convert uint8 (B, C, T, H, W) or (B, C, H, W) to normalised float32 of the same shape."""
         shape = (1, 3) + (1,) * (clips.ndim - 2)
         offset, factor = _on_device(self, clips.device)
         return torch.addcmul(offset.view(shape), clips.float(), factor.view(shape))
@@ -108,7 +108,7 @@ class Normalisation:
 
 @lru_cache(maxsize=16)
 def _on_device(normalisation: Normalisation, device: torch.device) -> tuple[Tensor, Tensor]:
-    """What is added to pixels and what they are multiplied with, (3,): made once, since a copy waits for the device."""
+    """Return the summand and the factor of pixels, (3,) each; cached, because a copy waits for the device."""
     with torch.inference_mode(False):
         mean, std = torch.tensor(normalisation.mean, device=device), torch.tensor(normalisation.std, device=device)
         return -mean / std, 1 / (255 * std)

@@ -214,7 +214,7 @@ def test_what_is_there_is_used_again(dataset, monkeypatch):
 
 def test_other_parameters_name_the_difference_and_the_way_out(dataset):
     before = contents(dataset)
-    with pytest.raises(UserError, match=r"num_frames is 8, not 16; fps is 16, not 8\): name another folder"):
+    with pytest.raises(UserError, match=r"num_frames is 8, not 16; fps is 16, not 8\): choose another folder"):
         generate_moving_digits(dataset, **{**SMALL, "num_frames": 16, "fps": 8})
     assert contents(dataset) == before
 
@@ -227,7 +227,7 @@ def test_what_belongs_to_someone_else_is_left_alone(tmp_path, is_file):
     else:
         root.mkdir()
         (root / "chapter1.tex").touch()
-    with pytest.raises(UserError, match="thesis is there already and holds no moving digits"):
+    with pytest.raises(UserError, match="thesis exists and holds no moving digits"):
         generate_moving_digits(root, **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
 

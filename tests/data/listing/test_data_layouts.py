@@ -76,7 +76,7 @@ def test_kinetics_module_on_cvdf(tmp_path):
         (HEADER + "\n,a,0,10,train,0\n", r"train\.csv:3: label and youtube_id must not be empty"),
         (
             HEADER + "tai chi,a,0,10,train,0\n",
-            r"train\.csv: not one of its 1 videos is in .*train \(a_000000_000010\.mp4 is not; there is train/",
+            r"train\.csv: none of its 1 videos is in .*train \(a_000000_000010\.mp4 is not; there is train/",
         ),
         (HEADER, r"train\.csv: no videos in it"),
     ],

@@ -119,13 +119,13 @@ def test_other_class_names(tmp_path):
         ({"Charades_v1_train.csv": HEADER}, r"train\.csv: no videos in it$"),
         (
             {"Charades_v1_train.csv": HEADER + line("a", "c003 1 2") + line("b", "")},
-            r"train\.csv: not one of its 2 videos is in .*Charades_v1_480 \(a\.mp4 is not; there is 46GP8\.mp4\)$",
+            r"train\.csv: none of its 2 videos is in .*Charades_v1_480 \(a\.mp4 is not; there is 46GP8\.mp4\)$",
         ),
         (
             {"Charades_v1_classes.txt": "c000 x\nbroken\n"},
             r"classes\.txt:2: expected `c000 <class name>`, got 'broken'$",
         ),
-        ({"Charades_v1_classes.txt": "c000 x\n\nc000 y\n"}, r"classes\.txt:3: c000 stands there already, in line 1$"),
+        ({"Charades_v1_classes.txt": "c000 x\n\nc000 y\n"}, r"classes\.txt:3: c000 is already listed, in line 1$"),
     ],
 )
 def test_broken_lists_of_charades(tmp_path, changes, message):

@@ -3,7 +3,7 @@
 import av
 import pytest
 
-from mvrec.data.video.pictures import Pictures, Seen, h264_sequence
+from mvrec.data.video.pictures import Look, Pictures, h264_sequence
 
 
 def opened(path):
@@ -65,5 +65,5 @@ def test_noise_is_no_entry(codec, data):
 
 
 def test_only_known_codecs_are_looked_into():
-    assert not Pictures("snow", b"", intra_only=False, reorders=False).known
-    assert Pictures("mjpeg", b"", intra_only=True, reorders=False).look(b"") == Seen(is_entry=True)
+    assert not Pictures("snow", b"", intra_only=False, reorders=False).supported
+    assert Pictures("mjpeg", b"", intra_only=True, reorders=False).look(b"") == Look(is_entry=True)

@@ -81,10 +81,10 @@ MISSING = {
     "missing": (_missing, "no such file"),
     "directory": (Path.mkdir, "is a directory"),
     "pipe": (os.mkfifo, "is not a regular file"),
-    "dead link": (_dead_link, "is a link to a file that is not there"),
+    "dead link": (_dead_link, "is a broken link"),
     "empty": (Path.touch, r"is empty \(0 bytes\)"),
     "text": (lambda path: path.write_text("no video at all\n" * 200), "no video, damaged or cut short"),
-    "sound only": (write_audio, "there is no video in it"),
+    "sound only": (write_audio, "it has no video stream"),
 }
 FASTSTART = {"num_frames": 60, "faststart": True}
 BROKEN = {
@@ -93,7 +93,7 @@ BROKEN = {
     "cut after its header": (FASTSTART, lambda path: truncate(path, 0.5), r"cut short: it ends with packet \d+ of 60"),
     "last bytes gone": (FASTSTART, lambda path: truncate(path, 0.99), "cut short: it ends with packet 60 of 60"),
     "cut between packets": (FASTSTART, _cut_between_packets, "cut short: it ends with packet 30 of 60"),
-    "absurd rate": ({"fps": 5000}, lambda path: None, "frame rate of 5000 per second cannot be"),
+    "absurd rate": ({"fps": 5000}, lambda path: None, "frame rate of 5000 per second is impossible"),
 }
 
 

@@ -26,8 +26,8 @@ ABSURD = {
         "promises 1000000000 frames in",
     ),
     "no time scale": ([(b"mdhd", 12, 0)], "its time scale is 0: its frames have no times"),
-    "endless frames": ([(b"stts", 12, 2**31 - 1)], r"frame rate of 7\.15256e-06 per second cannot be"),
-    "frames too fast": ([(b"mdhd", 12, 2**31 - 1)], r"frame rate of .* per second cannot be"),
+    "endless frames": ([(b"stts", 12, 2**31 - 1)], r"frame rate of 7\.15256e-06 per second is impossible"),
+    "frames too fast": ([(b"mdhd", 12, 2**31 - 1)], r"frame rate of .* per second is impossible"),
 }
 # Numbers that nothing depends on.
 HARMLESS = {

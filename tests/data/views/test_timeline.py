@@ -93,7 +93,7 @@ def test_late_or_repeated_stamps_never_leave_the_video():
     ("start", "end", "fault"),
     [
         (500.0, 1500.0, r"does not lie in its 2\.00 s: it looks like milliseconds.*\(list\.csv:3\)"),
-        (0.0, 1500.0, r"ends far behind its end at 2\.00 s: it looks like milliseconds"),
+        (0.0, 1500.0, r"ends far after its end at 2\.00 s: it looks like milliseconds"),
         (10.0, 50.0, "it looks like frame numbers"),
         (9000.0, 90000.0, r"the span 9000 to 90000 s does not lie in its 2\.00 s \("),
         (2.0, None, "the span from 2 s on does not lie"),

@@ -131,14 +131,16 @@ def test_a_side_of_the_short_side_alone_is_the_frame_as_it_stands():
 
 @pytest.mark.parametrize("share", [(0.0, 1.0), (0.5, 0.4), (0.9, 1.1)])
 def test_impossible_squares(share):
-    with pytest.raises(ValueError, match=f"crop_side must be two rising numbers in 0..1, got {share[0]}, {share[1]}"):
+    with pytest.raises(
+        ValueError, match=f"crop_side must be two ascending numbers in 0..1, got {share[0]}, {share[1]}"
+    ):
         Augment(crop_side=share)
 
 
 @pytest.mark.parametrize("bounds", [{"crop_area": (0.0, 1.0)}, {"crop_area": (0.5, 0.4)}, {"crop_aspect": (2, 1)}])
 def test_impossible_crops(bounds):
     ((name, (least, greatest)),) = bounds.items()
-    with pytest.raises(ValueError, match=f"{name} must be two rising positive numbers, got {least}, {greatest}"):
+    with pytest.raises(ValueError, match=f"{name} must be two ascending positive numbers, got {least}, {greatest}"):
         Augment(**bounds)
 
 
