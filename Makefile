@@ -41,7 +41,7 @@ golden: $(VENV)/.installed-test  ## the table of our outputs beside the recorded
 
 docs: $(VENV)/.installed-docs  ## the pages of docs/ and an API reference as a site in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo build/site/index.html
+	@echo "build/site/index.html; with search: $(BIN)/python -m http.server --directory build/site"
 
 lint: $(VENV)/.installed-test $(VENV)/.installed-dev  ## ruff, formatting, types and words
 	$(BIN)/ruff check .
