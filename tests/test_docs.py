@@ -1,0 +1,95 @@
+"""Links and commands of the README and of the pages below docs/."""
+
+import argparse
+import itertools
+import re
+import shlex
+from pathlib import Path
+
+from mvrec.cli.main import COMMANDS, LIGHTNING
+from mvrec.cli.options import class_options, command_options, options
+from mvrec.recipes import recipes
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "slurm/README.md", "data_prep/README.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+FIT_FLAGS = ("benchmark", "demo", "demo-images")  # which hand other flags on to `fit`
+OWN_CONFIGS = ("CONFIG", "mine/my.yaml", "runs/mine/config.yaml", "my.yaml", "NAME")
+FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+# Keys below a class that a flag chooses: those of any class of the family.
+FAMILIES = {
+    "data": "mvrec.data.",
+    "model.backbone": "mvrec.models.",
+    "model.optimizer": "torch.optim.",
+    "trainer.callbacks": "lightning.pytorch.callbacks.",
+    "trainer.logger": "lightning.pytorch.loggers.",
+}
+
+
+def commands_of(page):
+    """Words of all commands of a page, with bare flags such as `--data.size 64` as those of `fit`."""
+    text = page.read_text("utf-8").replace("\\\n", " ")
+    blocks, prose = re.findall(FENCED, text), re.sub(FENCED, "", text)
+    lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()[1:-1]]
+    for line in [*lines, *re.findall(r"`([^`]+)`", prose)]:
+        if line.startswith(("--data.", "--model.", "--trainer.", "--checkpoint.")):
+            line = f"mvrec fit {line}"
+        start = re.match(r"((srun|torchrun|sbatch) .*?)?(\.venv/bin/mvrec|mvrec|slurm/fit\.sbatch) (?=[a-z])", line)
+        if start and "..." not in line:
+            words = shlex.split(re.sub(r" --trust \S+| > .*", "", line[start.end() :]))
+            yield ["fit", "--config", *words] if "sbatch" in start[3] else words
+
+
+def is_key(command, key):
+    if key in command_options(command) or any(name.startswith(f"{key}.") for name in command_options(command)):
+        return True
+    for prefix, family in FAMILIES.items():
+        rest = key.removeprefix(f"{prefix}.")
+        if rest != key and any(
+            name == rest or name.startswith(f"{rest}.")
+            for path in options()["classes"]
+            if path.startswith(family)
+            for name in class_options(path)
+        ):
+            return True
+    return False
+
+
+def test_links_lead_to_files():
+    for page in PAGES:
+        text = re.sub(FENCED, "", page.read_text("utf-8"))
+        links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+        assert [link for link in links if not (page.parent / link).exists()] == [], page
+
+
+def test_commands_have_known_names_and_flags(monkeypatch, capsys):
+    class ParsedError(Exception):
+        pass
+
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def parse_only(parser, *arguments):
+        _, unknown = parse(parser, *arguments)
+        assert unknown == []
+        raise ParsedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_only)
+    commands = [(page, *words) for page in PAGES for words in commands_of(page)]
+    assert len(commands) > 100
+    for page, command, *words in commands:
+        said = f"{page.name}: mvrec {command} {shlex.join(words)}"
+        assert command in COMMANDS, said
+        if command in (*LIGHTNING, *FIT_FLAGS):
+            for key in [word[2:].partition("=")[0] for word in words if word.startswith("--")]:
+                free = key in ("config", "configs", "print_config", "trust", "resume") or key.endswith("help")
+                assert free or is_key("fit" if command in FIT_FLAGS else command, key), f"{said}: {key}"
+            named = [after for flag, after in itertools.pairwise(words) if flag == "--config"]
+            named = [name for name in named if name not in OWN_CONFIGS]
+            assert [name for name in named if name not in recipes() and not (ROOT / name).is_file()] == [], said
+        elif words:
+            try:
+                COMMANDS[command](command, words)
+            except ParsedError:
+                continue
+            except SystemExit:  # a mention of a flag, without what the command is to work on
+                assert "arguments are required" in capsys.readouterr().err, said
