@@ -15,7 +15,7 @@ from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
 from mvrec.data.listing.index import Sample
 from mvrec.errors import DecodeError, UserError
 from mvrec.files import at_home, json_text, sha256, write_atomically
-from mvrec.inference.features import FORMATS, POOLS, Format, Wanted, extract, is_complete, settings_of
+from mvrec.inference.features import FORMATS, POOLS, Format, Selection, extract, is_complete, settings_of
 from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.sources import find_sources
@@ -35,20 +35,20 @@ def main(arguments: list[str]) -> None:
     read is named, the others are done, and the exit code is 1.
     """
     options = _parser().parse_args(arguments)
-    wanted = Wanted(options.stage, options.pool, options.window, options.stride)
+    selection = Selection(options.stage, options.pool, options.window, options.stride)
     shard, num_shards = _shard(options.shard)
     check_range("--batch_size", options.batch_size)
     start_readers(options)
     recogniser = load_recogniser(options.ckpt, classes=options.classes, device=options.device)
-    wanted.check(recogniser)
+    selection.check(recogniser)
     files = output_names(options.sources, kind=VIDEOS if recogniser.is_video else IMAGES)
-    settings = settings_of(recogniser, wanted, options.format, sha256=sha256(recogniser.source))
+    settings = settings_of(recogniser, selection, options.format, sha256=sha256(recogniser.source))
     _keep_record(options.output / RECORD, settings, overwrite=options.overwrite)
     outcomes: list[Outcome] = []
     for name in tqdm(sorted(files)[shard - 1 :: num_shards], disable=None, unit="file"):
         sample = files[name]
         outcomes.append(
-            _one(recogniser, sample, options.output / name, wanted, options.format, settings, options.batch_size)
+            _one(recogniser, sample, options.output / name, selection, options.format, settings, options.batch_size)
         )
     counts = {outcome: outcomes.count(outcome) for outcome in ("written", "complete", "unreadable")}
     part = "" if num_shards == 1 else f" (shard {shard} of {num_shards})"
@@ -163,7 +163,7 @@ def _one(
     recogniser: Recogniser,
     sample: Sample,
     stem: Path,
-    wanted: Wanted,
+    selection: Selection,
     form: Format,
     settings: dict[str, Any],
     batch_size: int,
@@ -171,7 +171,9 @@ def _one(
     try:
         if is_complete(stem, sample, settings, form):
             return "complete"
-        extract(recogniser, sample, stem, wanted=wanted, form=form, settings=settings, views_per_forward=batch_size)
+        extract(
+            recogniser, sample, stem, selection=selection, form=form, settings=settings, views_per_forward=batch_size
+        )
     except DecodeError as error:
         print(f"mvrec: unreadable: {error}", file=sys.stderr)  # noqa: T201
         return "unreadable"

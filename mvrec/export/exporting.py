@@ -1,7 +1,7 @@
-"""A trained network as one file for other runtimes: ONNX, torch.export, safetensors; each is checked as it is written.
+"""Export of a trained network to one file: ONNX, torch.export or safetensors; each file is checked when written.
 
-The exported network takes normalised float32 (B, C, T, H, W) or (B, C, H, W) with any B, as the protocol makes it, and
-gives raw logits (B, K). All that it takes to use it without mvrec is in the file's metadata, as JSON under "mvrec".
+The exported network maps normalised float32 (B, C, T, H, W) or (B, C, H, W) with any B, prepared by the protocol, to
+raw logits (B, K). Its metadata, JSON under "mvrec", say all that its use without mvrec needs.
 """
 
 import io
@@ -25,24 +25,24 @@ from mvrec.models.backbone import Backbone
 from mvrec.ranges import Range, check_range
 
 METADATA = "mvrec"  # the key in ONNX and safetensors, and with .json the extra file in .pt2
-LARGEST_DIFFERENCE = 1e-4  # of logits up to LARGE_LOGIT; of larger ones, whose last bits are coarser, in proportion
+LARGEST_DIFFERENCE = 1e-4  # of logits up to LARGE_LOGIT; larger ones, whose last bits are coarser, in proportion
 LARGE_LOGIT = 10.0
-TRACED_BATCH = 2  # torch.export takes a size of 1 for a constant
+TRACED_BATCH = 2  # torch.export treats a size of 1 as a constant
 CHECKED_BATCHES = (1, 3)
 DEFAULT_OPSET, OPSETS = 20, range(18, 24)
-ONNX_BYTES = 2 * 10**9  # what protobuf can hold
+ONNX_BYTES = 2 * 10**9  # the limit of protobuf
 
-Run = Callable[[Tensor], tuple[Tensor, Sequence[Tensor]]]  # logits, and the orders of what was sorted on the way
+Run = Callable[[Tensor], tuple[Tensor, Sequence[Tensor]]]  # logits, and the orders of all sorts
 
 
 @dataclass(frozen=True)
 class Differences:
-    """How near the exported network's logits are to the network's.
+    """Differences between the exported network's logits and the network's.
 
     Attributes:
         by_batch: Batch size -> largest absolute difference of a logit.
-        largest_logit: Of all that were compared, the largest absolute value.
-        unordered: Largest difference where each runtime sorts for itself; 0 where nothing is sorted.
+        largest_logit: The largest absolute value of the compared logits.
+        unordered: Largest difference if each runtime sorts for itself; 0 without sorting.
     """
 
     by_batch: dict[int, float]
@@ -51,19 +51,19 @@ class Differences:
 
     @property
     def limit(self) -> float:
-        """The difference that is allowed."""
+        """The largest permitted difference."""
         return LARGEST_DIFFERENCE * max(1.0, self.largest_logit / LARGE_LOGIT)
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how near it is to the network that it was made of.
+    """An exported file and its accuracy.
 
     Attributes:
         path: The file.
         card: Its metadata.
         differences: Of the logits.
-        runtime: What read the file and computed the logits.
+        runtime: The runtime that read the file and computed the logits.
     """
 
     path: Path
@@ -72,26 +72,26 @@ class Exported:
     runtime: str
 
     def __str__(self) -> str:
-        takes, gives, found = self.card["input"], self.card["output"], self.differences
+        takes, gives, differences = self.card["input"], self.card["output"], self.differences
         shapes = ("(" + ", ".join(map(str, end["shape"])) + ")" for end in (takes, gives))
         megabytes = self.path.stat().st_size / 1e6
         name = self.card["name"] or self.card["architecture"]
-        sizes = " and ".join(f"{value:.1e} in batches of {size}" for size, value in found.by_batch.items())
+        sizes = " and ".join(f"{value:.1e} in batches of {size}" for size, value in differences.by_batch.items())
         lines = [
             f"{self.path}: {name}, {megabytes:.3g} MB, {takes['layout']} {' to logits '.join(shapes)}",
-            f"largest difference of a logit in {self.runtime}: {sizes} (limit {found.limit:.1e}, "
-            f"largest logit {found.largest_logit:.3g})",
+            f"largest difference of a logit in {self.runtime}: {sizes} (limit {differences.limit:.1e}, "
+            f"largest logit {differences.largest_logit:.3g})",
         ]
-        if found.unordered:
+        if differences.unordered:
             lines.append(
-                "this network sorts tokens, and the above is for one order; where torch and the file's runtime each "
-                f"sort nearly equal ones for themselves, logits differ by up to {found.unordered:.1e}"
+                "this network sorts tokens, and the above is for one order; if torch and the file's runtime each "
+                f"sort nearly equal ones themselves, logits differ by up to {differences.unordered:.1e}"
             )
         return "\n".join(lines)
 
 
 def export(recogniser: Recogniser, output: str | Path, *, opset: int | None = None) -> Exported:
-    """Write a network in the format that the suffix names, read it back, and compare the logits.
+    """Write a network in the format of the suffix, read it back, and compare the logits.
 
     Args:
         recogniser: The network, on the CPU.
@@ -99,8 +99,8 @@ def export(recogniser: Recogniser, output: str | Path, *, opset: int | None = No
         opset: Version of ONNX's operators; 20 by default.
 
     Raises:
-        UserError: Another suffix, packages that are not installed, a network that cannot be traced, a full disk, or
-            logits that differ. There is no file then, and one that was there before is untouched.
+        UserError: The suffix is unknown, packages are missing, the network cannot be traced, the disk is full, or the
+            logits differ. Then no file is written, and an earlier one stays.
     """
     output = at_home(output)
     check_request(output, source=recogniser.source, opset=opset)
@@ -117,11 +117,11 @@ def export(recogniser: Recogniser, output: str | Path, *, opset: int | None = No
 
 
 def check_request(output: Path, *, source: Path, opset: int | None = None) -> None:
-    """Raise UserError for what can be refused before anything is loaded or computed."""
+    """Raise UserError for requests that can be refused before anything is loaded or computed."""
     suffix = output.suffix.lower()
     if suffix not in WRITERS:
-        known = ", ".join(WRITERS)
-        raise UserError(f"--output must end in {known}, got {str(output)!r}{nearest(suffix, WRITERS)}")
+        suffixes = ", ".join(WRITERS)
+        raise UserError(f"--output must end in {suffixes}, got {str(output)!r}{nearest(suffix, WRITERS)}")
     if output.is_dir():
         raise UserError(f"--output is a folder: {output}")
     if output.resolve() == at_home(source).resolve():
@@ -145,7 +145,7 @@ def _safetensors(recogniser: Recogniser, card: dict[str, Any], path: Path, opset
 
 
 def _pt2(recogniser: Recogniser, card: dict[str, Any], path: Path, opset: int) -> tuple[str, Run]:
-    buffer = io.BytesIO()  # torch's writer ends the whole process when a disk is full
+    buffer = io.BytesIO()  # torch's writer ends the whole process on a full disk
     torch.export.save(_traced(recogniser), buffer, extra_files={f"{METADATA}.json": json.dumps(card)})
     path.write_bytes(buffer.getbuffer())
     del buffer
@@ -184,7 +184,7 @@ def _traced(recogniser: Recogniser) -> ExportedProgram:
             return torch.export.export(
                 recogniser.backbone, (example,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False
             )
-    except Exception as error:  # whatever the code of a network raises when it is given tensors without values
+    except Exception as error:  # a network's code may raise any error on tensors without values
         name = type(recogniser.backbone).__name__
         raise UserError(f"{recogniser.source}: torch.export cannot trace this {name}: {_first_line(error)}") from error
 
@@ -193,7 +193,7 @@ def _traced(recogniser: Recogniser) -> ExportedProgram:
 
 
 class _Sorted(TorchFunctionMode):
-    """Makes `Tensor.sort` give the orders that another runtime found, provided that they do sort."""
+    """Makes `Tensor.sort` return the orders of another runtime, after a check that they sort."""
 
     def __init__(self, orders: Sequence[Tensor]) -> None:
         super().__init__()
@@ -205,42 +205,42 @@ class _Sorted(TorchFunctionMode):
         if func is not torch.Tensor.sort:
             return func(*args, **(kwargs or {}))
         values, order = args[0], self.orders.pop(0)
-        given = values.gather(1, order)  # (B, N)
-        off = (given - values.sort(1).values).abs().max() / values.abs().max()
+        ordered = values.gather(1, order)  # (B, N)
+        off = (ordered - values.sort(1).values).abs().max() / values.abs().max()
         if not off <= LARGEST_DIFFERENCE or not torch.equal(order.sort(1).values[0], torch.arange(order.shape[1])):
             raise UserError(f"the exported network does not sort its tokens: they are off by {off.item():.1e}")
-        return torch.return_types.sort((given, order))
+        return torch.return_types.sort((ordered, order))
 
 
 @torch.inference_mode()
 def _differences(network: Backbone, run: Run, shape: Sequence[int]) -> Differences:
     """Compare logits on noise, in batches of several sizes.
 
-    SG-Former sorts its tokens, and which of two nearly equal ones comes first is a matter of the last bit: it differs
-    between runtimes, and so would the logits. So they are compared in one order, the exported network's.
+    SG-Former sorts its tokens. The order of two nearly equal ones depends on the last bit, so it differs between
+    runtimes, and so would the logits. They are therefore compared in one order, the exported network's.
     """
     generator = torch.Generator().manual_seed(0)
     differences: dict[int, float] = {}
     largest, unordered = 0.0, 0.0
     for size in CHECKED_BATCHES:
         x = torch.randn(size, *shape, generator=generator)
-        found, orders = run(x)
+        exported, orders = run(x)
         with _Sorted(orders) if orders else nullcontext():
-            wanted = network(x)
-        differences[size] = _distance(found, wanted)
-        largest = max(largest, wanted.abs().max().item())
+            logits = network(x)
+        differences[size] = _distance(exported, logits)
+        largest = max(largest, logits.abs().max().item())
         if orders:
-            unordered = max(unordered, _distance(found, network(x)))
+            unordered = max(unordered, _distance(exported, network(x)))
     return Differences(differences, largest, unordered)
 
 
-def _distance(found: Tensor, wanted: Tensor) -> float:
-    return (found.double() - wanted.double()).abs().max().item()
+def _distance(logits: Tensor, reference: Tensor) -> float:
+    return (logits.double() - reference.double()).abs().max().item()
 
 
 def _check(exported: Exported) -> None:
     worst, limit = max(exported.differences.by_batch.values()), exported.differences.limit
-    if not worst <= limit:  # not a number is no match either
+    if not worst <= limit:  # NaN is a mismatch, too
         raise UserError(
             f"{exported.path} is not written: its logits in {exported.runtime} differ from the network's by "
             f"{worst:.1e} (limit {limit:.1e})"

@@ -1,7 +1,7 @@
 """Networks on the Hugging Face Hub, with its conventions: `from_pretrained`, `save_pretrained`, `push_to_hub`.
 
 A model is three files: the weights as safetensors, whose metadata alone is enough to use them; the same metadata as
-config.json, by which the Hub counts downloads; and README.md, its model card. Nothing in them is ever run.
+config.json, by which the Hub counts downloads; and README.md, its model card. None of them runs code.
 """
 
 import json
@@ -38,21 +38,21 @@ LISTED_CLASSES = 20
 
 
 def save_pretrained(recogniser: Recogniser, folder: str | Path, *, repo_id: str | None = None) -> Path:
-    """Write a network into a folder as the Hub has it; a README.md that is there stays.
+    """Write a network into a folder in the Hub's form; an existing README.md stays.
 
     Args:
         recogniser: The network.
-        folder: It is made where it is missing; needs no network and no extra package.
-        repo_id: `user/name` under which README.md speaks of it.
+        folder: Created if missing; needs no network and no extra package.
+        repo_id: `user/name` in the text of README.md.
 
     Raises:
-        UserError: A network that weights alone cannot describe, or a folder that cannot be written.
+        UserError: Weights alone cannot describe the network, or the folder cannot be written.
     """
     folder = at_home(folder)
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file, a folder is needed")
+        raise UserError(f"{folder}: is a file, give a folder")
     if recogniser.source.resolve() == (folder / WEIGHTS).resolve():
-        raise UserError(f"{folder}: that is where the network was loaded from")
+        raise UserError(f"{folder}: the network was loaded from there, choose another folder")
     card = card_of(recogniser)
     check_portable(recogniser, card)
     contents: dict[str, Callable[[Path], Any]] = {
@@ -80,8 +80,8 @@ def from_pretrained(
     """Load a network from a folder, or from the Hub.
 
     Args:
-        name: A folder that is there, `user/name` or `hf://user/name`.
-        revision: See `fetch`, as for all up to `local_files_only`.
+        name: An existing folder, `user/name` or `hf://user/name`.
+        revision: See `fetch`, like the next four.
         token: See `fetch`.
         cache_dir: See `fetch`.
         force_download: See `fetch`.
@@ -117,22 +117,22 @@ def push_to_hub(
     branch: str | None = None,
     create_pr: bool = False,
 ) -> str:
-    """Upload a network to the Hub, where its repository is made if it is missing; a README.md that is there stays.
+    """Upload a network to the Hub, into a new or existing repository; an existing README.md stays.
 
     Args:
         recogniser: The network.
         repo_id: `user/name`.
-        commit_message: Of the commit.
-        private: Whether a repository that is made is private; the account's own default by default.
-        token: The one of `hf auth login` or HF_TOKEN by default.
-        branch: In place of main.
-        create_pr: Make a pull request instead.
+        commit_message: The commit's message.
+        private: Whether a new repository is private; the account's own default by default.
+        token: By default that of `hf auth login` or HF_TOKEN.
+        branch: Instead of main.
+        create_pr: Make a pull request instead of a commit.
 
     Returns:
         The address of the commit or of the pull request.
 
     Raises:
-        UserError: No token, no right to write there, no network, or a network that weights alone cannot describe.
+        UserError: No token, no permission to write, no network, or weights alone cannot describe the network.
     """
     need("hub", "huggingface_hub")
     from huggingface_hub import HfApi, get_token
@@ -146,14 +146,14 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as folder, explained(repo_id, revision=branch):
         save_pretrained(recogniser, folder, repo_id=repo_id)
         api.create_repo(repo_id, private=private, exist_ok=True)
-        kept = [README] if api.file_exists(repo_id, README, revision=branch) else []
+        excluded = [README] if api.file_exists(repo_id, README, revision=branch) else []
         commit = api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
             commit_message=commit_message,
             revision=branch,
             create_pr=create_pr,
-            ignore_patterns=kept,
+            ignore_patterns=excluded,
         )
     return str(commit.pr_url or commit.commit_url)
 
@@ -165,7 +165,7 @@ def pull(
 
     Args:
         name: `user/name` or `hf://user/name[@revision]`.
-        folder: It is made where it is missing.
+        folder: Created if missing.
         revision: See `fetch`.
         local_files_only: See `fetch`.
 
@@ -178,25 +178,25 @@ def pull(
     repo_id, stated = repository(name)
     folder = at_home(folder)
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file, a folder is needed")
-    found = {WEIGHTS: fetch(repo_id, revision=revision or stated, local_files_only=local_files_only)}
-    read_weights(found[WEIGHTS])
-    for extra in (CONFIG, README):  # what other libraries upload may lack them
+        raise UserError(f"{folder}: is a file, give a folder")
+    paths = {WEIGHTS: fetch(repo_id, revision=revision or stated, local_files_only=local_files_only)}
+    read_weights(paths[WEIGHTS])
+    for extra in (CONFIG, README):  # uploads of other libraries may lack them
         with suppress(FileMissingError):
-            found[extra] = fetch(repo_id, extra, revision=revision or stated, local_files_only=local_files_only)
-    _write_together(folder, {name: _copy_of(path) for name, path in found.items()})
-    return folder, tuple(found)
+            paths[extra] = fetch(repo_id, extra, revision=revision or stated, local_files_only=local_files_only)
+    _write_together(folder, {name: _copy_of(path) for name, path in paths.items()})
+    return folder, tuple(paths)
 
 
 def repository(name: str) -> tuple[str, str | None]:
-    """Return the repository and the revision that `user/name` or `hf://user/name[@revision]` means.
+    """Return repository and revision of `user/name` or `hf://user/name[@revision]`.
 
     Raises:
-        UserError: It is neither.
+        UserError: The name has neither form.
     """
-    found = hub_name(name)
-    if found is not None:
-        return found
+    parsed = hub_name(name)
+    if parsed is not None:
+        return parsed
     if not REPO_ID.match(name):
         raise UserError(f"{name!r} is neither a folder nor a model of the Hub, which is user/name or hf://user/name")
     return name, None
@@ -207,7 +207,7 @@ def _copy_of(source: Path) -> Callable[[Path], Any]:
 
 
 def _write_together(folder: Path, contents: dict[str, Callable[[Path], Any]]) -> None:
-    """Write files so that either all take their places or none."""
+    """Write several files, all or none."""
     try:
         with ExitStack() as stack:
             temporary = {name: stack.enter_context(atomic_path(folder / name)) for name in contents}
@@ -221,7 +221,7 @@ def _write_together(folder: Path, contents: dict[str, Callable[[Path], Any]]) ->
 
 
 def readme(card: dict[str, Any], repo_id: str) -> str:
-    """Return README.md: a header that the Hub reads, and what people ask.
+    """Return README.md: a header for the Hub, and a description.
 
     Args:
         card: See `card_of`.
@@ -230,7 +230,7 @@ def readme(card: dict[str, Any], repo_id: str) -> str:
     kind = "video" if card["pipeline_tag"].startswith("video") else "image"
     name = card["name"] or card["architecture"]
     tags = [card["pipeline_tag"], card["architecture"].lower(), *([card["name"]] if card["name"] else [])]
-    # JSON is YAML, and needs no thought about quotes.
+    # JSON is YAML without questions of quoting.
     header = {"library_name": "mvrec", "pipeline_tag": card["pipeline_tag"], "tags": ["mvrec", *dict.fromkeys(tags)]}
     lines = [
         "---",
@@ -259,7 +259,7 @@ def _facts(card: dict[str, Any]) -> list[str]:
     names, origin = card.get("class_names") or [], card["converted_from"]
     listed = ", ".join(names[:LISTED_CLASSES]) + (", ..." if len(names) > LISTED_CLASSES else "")
     rows = {
-        "input": f"{takes['layout']} {tuple(takes['shape'][1:])} behind the batch, {takes['channels']}, "
+        "input": f"{takes['layout']} {tuple(takes['shape'][1:])} after the batch, {takes['channels']}, "
         f"{takes['pixels']} with mean {takes['mean']} and std {takes['std']}",
         "output": f"raw logits; {gives['activation']} gives scores",
         **outputs_of(card, source="this card").rows_of(card),

@@ -1,4 +1,4 @@
-"""What a file of weights says of itself, so that it can be used alone, and the writing of such files."""
+"""The card of a file of weights, which makes it usable alone, and the writing of such files."""
 
 import copy
 import errno
@@ -22,18 +22,18 @@ from mvrec.published import PUBLISHED
 from mvrec.runs.weights_origin import StartingPoint, foreign_classes, starting_point
 from mvrec.tasks.outputs import identity, outputs_of
 
-THIS_FILE = "this file"  # where a network is built from a file of weights: the one that the card is in
+THIS_FILE = "this file"  # stands for the file that contains the card, in a network built from weights
 
 
 def model_card(
     network: Backbone, name: str | None, details: Mapping[str, Any], origin: dict[str, Any]
 ) -> dict[str, Any]:
-    """Which network, of what size and classes, and where its weights came from, as plain JSON.
+    """Return a network's variant, size, classes and origin as plain JSON.
 
     Args:
         network: The network.
         name: The variant of the zoo, None for a network of another shape.
-        details: What is known of its use: task, protocol, and what the task says, such as `class_names`.
+        details: Facts about its use: task, protocol, and the task's own, such as `class_names`.
         origin: See `origin_of`.
     """
     published = PUBLISHED.get(name or "")
@@ -59,21 +59,20 @@ def model_card(
 
 
 def origin_of(path: Path) -> dict[str, Any]:
-    """Name and SHA-256 of the file that weights came from."""
+    """Return name and SHA-256 of the file that weights came from."""
     return {"file": path.name, "sha256": sha256(at_home(path))}
 
 
 def card_of(recogniser: Recogniser) -> dict[str, Any]:
     """Return the card of a network that is ready for use: `model_card` plus how to use and rebuild it.
 
-    Beside the entries of `model_card` it has `backbone`, how the network is built; `input`, what it takes; `output`,
-    what it gives.
+    In addition to `model_card` it has `backbone`, how to build the network, `input` and `output`.
     """
     start = starting_point(recogniser.source, where=str(recogniser.source))
     network, protocol = recogniser.backbone, recogniser.protocol.as_dict()
     task = recogniser.outputs
     details = {**identity(type(task)), **task.facts(), "protocol": protocol}
-    # Through JSON and back: what is compared with a card that was read is of the same kinds.
+    # Through JSON and back, so that it compares equal to a card that was read.
     card = model_card(network, start.name, details, origin_of(recogniser.source)) | {
         "architecture": _architecture(network),
         "backbone": _portable(start),
@@ -97,30 +96,30 @@ def card_of(recogniser: Recogniser) -> dict[str, Any]:
 
 
 def input_shape(recogniser: Recogniser) -> tuple[int, ...]:
-    """(C, T, H, W) or (C, H, W) of the views that the protocol makes, which is what the network is fed."""
+    """Return (C, T, H, W) or (C, H, W) of the protocol's views, the network's input."""
     return (recogniser.backbone.input_shape[0], *recogniser.protocol.view_shape[1:])
 
 
 def save_weights(path: Path, network: Backbone, card: dict[str, Any]) -> None:
-    """Write the weights of a network with their card in safetensors' format, to a path that is still temporary.
+    """Write a network's weights with their card in safetensors' format, to a temporary path.
 
     Raises:
-        OSError: They cannot be written.
+        OSError: The file cannot be written.
     """
     tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
     try:
         save_file(tensors, path, metadata={"format": "pt", "mvrec": json.dumps(card)})
-    except SafetensorError as error:  # it tells a full disk from other faults in its message only
-        number = int(found[1]) if (found := re.search(r"os error (\d+)", str(error))) else errno.EIO
+    except SafetensorError as error:  # only its message tells a full disk from other faults
+        number = int(match[1]) if (match := re.search(r"os error (\d+)", str(error))) else errno.EIO
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def check_portable(recogniser: Recogniser, card: dict[str, Any]) -> None:
-    """Raise UserError for a network that no file of weights may name, because its code is not mvrec's."""
+    """Raise UserError for a network outside mvrec, whose code a file of weights may not name."""
     if foreign := foreign_classes(card["backbone"]):
         raise UserError(
-            f"{recogniser.source}: its network is a {foreign[0]}, which is not of mvrec.models: weights alone do not "
-            "say how to build it, and a file that names code of others is not loaded; .onnx and .pt2 hold any network"
+            f"{recogniser.source}: its network is a {foreign[0]}, not of mvrec.models: a file of weights cannot say "
+            "how to build it, because files may not name foreign code; write .onnx or .pt2 instead"
         )
 
 
@@ -130,7 +129,7 @@ def _architecture(network: Backbone) -> str:
 
 
 def _portable(start: StartingPoint) -> dict[str, Any]:
-    """How the network is built, without paths of this machine."""
+    """Return how to build the network, without paths of this machine."""
     node = copy.deepcopy(start.backbone)
     inner: Any = node
     while isinstance(inner, dict) and isinstance(arguments := inner.get("init_args"), dict):

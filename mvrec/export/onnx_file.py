@@ -17,15 +17,15 @@ from torch.export import ExportedProgram
 def write_onnx(
     program: ExportedProgram, path: Path, *, opset: int, input_name: str, output_name: str, metadata: dict[str, str]
 ) -> None:
-    """Write a traced network, weights and all, into one ONNX file.
+    """Write a traced network with its weights into one ONNX file.
 
     Args:
         program: The network.
-        path: Where to.
+        path: The file.
         opset: Version of ONNX's operators.
-        input_name: What its input is called.
-        output_name: What its output is called.
-        metadata: What the file says of itself.
+        input_name: Name of the input.
+        output_name: Name of the output.
+        metadata: The file's metadata.
     """
     translated = torch.onnx.export(
         program,
@@ -43,7 +43,7 @@ def write_onnx(
 
 
 def _stable_sort(self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
-    """Return Torch's stable sort in ONNX, whose TopK lists equal values in the order of their indices."""
+    """Express torch's stable sort in ONNX, whose TopK lists equal values in the order of their indices."""
     length = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]))  # type: ignore[type-var]
     return op.TopK(self, length, axis=dim, largest=int(descending), sorted=1)
 
@@ -51,7 +51,7 @@ def _stable_sort(self: Any, stable: bool | None = None, dim: int = -1, descendin
 class OnnxNetwork:
     """An ONNX file in onnxruntime, on the CPU.
 
-    Calling it gives logits, and the orders into which it sorted tokens, one (B, N) for each sort; see `exporting`.
+    A call returns logits, and the orders of sorted tokens, one (B, N) per sort; see `exporting`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,13 +59,13 @@ class OnnxNetwork:
         graph = onnx.load(path)
         self._orders = [node.output[1] for node in graph.graph.node if node.op_type == "TopK"]
         self._sorting: onnxruntime.InferenceSession | None = None
-        if self._orders:  # the same network once more, open where it sorts
+        if self._orders:  # a second copy of the network, split where it sorts
             kind = onnx.TensorProto.INT64
             graph.graph.output.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name in self._orders)
             self._sorting = _session(graph.SerializeToString())
 
     def __call__(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return input (B, C, [T,] H, W) to logits (B, K) and the orders."""
+        """Map input (B, C, [T,] H, W) to logits (B, K) and the orders."""
         feed = {self.session.get_inputs()[0].name: x.numpy()}
         (logits,) = self.session.run(None, feed)
         orders: Sequence[np.ndarray] = self._sorting.run(self._orders, feed) if self._sorting is not None else []

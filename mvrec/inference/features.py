@@ -1,4 +1,4 @@
-"""Features of files, clip by clip or window by window, as files that say what they hold."""
+"""Features of files, clip by clip or window by window, in self-describing files."""
 
 import json
 from collections.abc import Iterator
@@ -33,17 +33,17 @@ KEY = "mvrec"  # of the record in the metadata of a safetensors file
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which features of which parts of a file.
+class Selection:
+    """The features to extract and the parts of a file to extract them from.
 
     Attributes:
-        stage: Which of the network's feature maps, 0 for the finest; None for the vector that its head takes.
-        pool: What a map is averaged over: "none", "spatial" for rows and columns, "all" for time too.
-        window_seconds: Length of the windows that a video is cut into; None for the clips of the protocol.
-        stride_seconds: From the start of one window to that of the next; None for windows side by side.
+        stage: Number of the feature map, 0 for the finest; None for the vector before the head.
+        pool: Axes to average a map over: "none", "spatial" for rows and columns, "all" for time too.
+        window_seconds: Length of the windows of a video; None for the clips of the protocol.
+        stride_seconds: From the start of one window to the next; None for adjacent windows.
 
     Raises:
-        UserError: They contradict one another.
+        UserError: The settings contradict one another.
     """
 
     stage: int | None = None
@@ -57,80 +57,80 @@ class Wanted:
         for name, value in (("window", self.window_seconds), ("stride", self.stride_seconds)):
             check_range(f"--{name}", value, POSITIVE)
         if self.stride_seconds is not None and self.window_seconds is None:
-            raise UserError("--stride is the way from window to window: add --window")
+            raise UserError("--stride is the distance between windows: add --window")
 
     def check(self, recogniser: Recogniser) -> None:
-        """See that a network has this.
+        """Check that a network has these features.
 
         Raises:
-            UserError: It has not.
+            UserError: It lacks them.
         """
         stages = len(recogniser.backbone.feature_info)
         if self.stage is not None and not -stages <= self.stage < stages:
-            have = f"the stages 0..{stages - 1}" if stages else "no feature maps"
-            raise UserError(f"--stage: there is no stage {self.stage}: this network has {have}")
+            available = f"the stages 0..{stages - 1}" if stages else "no feature maps"
+            raise UserError(f"--stage: there is no stage {self.stage}: this network has {available}")
         if self.window_seconds is not None and not recogniser.is_video:
             raise UserError(f"--window is for videos, and {recogniser.source} is a network for images")
 
 
 @torch.no_grad()
-def features_of(recogniser: Recogniser, views: Tensor, wanted: Wanted) -> Tensor:
+def features_of(recogniser: Recogniser, views: Tensor, selection: Selection) -> Tensor:
     """Return features of each view.
 
     Args:
         recogniser: The network.
         views: uint8 (V, C, [T,] H, W).
-        wanted: Which features.
+        selection: Which features.
 
     Returns:
         float32 on the CPU: (V, D) without a stage; else (V, C), with "spatial" (V, C, [t]), with "none"
         (V, C, [t,] h, w).
     """
     x = recogniser.normalised(views)
-    if wanted.stage is None:
+    if selection.stage is None:
         return recogniser.backbone.forward_features(x).float().cpu()
-    level = recogniser.backbone.feature_maps(x)[wanted.stage]
-    if wanted.pool == "all":
+    level = recogniser.backbone.feature_maps(x)[selection.stage]
+    if selection.pool == "all":
         level = level.flatten(2).mean(2)
-    elif wanted.pool == "spatial":
+    elif selection.pool == "spatial":
         level = level.mean((-2, -1))
     return level.float().cpu()
 
 
-# -- which frames ----------------------------------------------------------------------------------------------------
+# -- frames ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Clips:
-    """The clips of a video: frame numbers int64 (N, T), and from where to where each reaches in seconds."""
+    """The clips of a video: frame numbers int64 (N, T), and start and end of each in seconds."""
 
     frames: Tensor
     start_seconds: list[float]
     end_seconds: list[float]
 
 
-def clips_of(file: Path | Sample, video: Video, protocol: ClipProtocol, wanted: Wanted) -> Clips:
-    """Return the clips of the protocol, or of every window the one in its middle.
+def clips_of(file: Path | Sample, video: Video, protocol: ClipProtocol, selection: Selection) -> Clips:
+    """Return the clips of the protocol, or the middle one of every window.
 
     Args:
-        file: The video, or the span of it that counts.
-        video: The same, opened.
-        protocol: How clips are taken.
-        wanted: Whether there are windows.
+        file: The video, or its relevant span.
+        video: The opened video.
+        protocol: The protocol of the clips.
+        selection: Decides whether there are windows.
 
     Raises:
-        DecodeError: The span does not lie in the video, or is too short where the protocol calls that an error.
+        DecodeError: The span lies outside the video, or is too short for a protocol that calls this an error.
     """
     sample, times = as_sample(file), timeline_of(video)
     times.check_span(sample)
-    if wanted.window_seconds is None:
+    if selection.window_seconds is None:
         frames = timed_frames(sample, times, protocol)
         return Clips(frames, times.start_of(frames.amin(1)), times.end_of(frames.amax(1)))
-    one = replace(protocol, views=replace(protocol.views, num_clips=1))
+    single = replace(protocol, views=replace(protocol.views, num_clips=1))
     end = times.seconds if sample.end_seconds is None else min(sample.end_seconds, times.seconds)
-    spans = windows(end, wanted.window_seconds, wanted.stride_seconds, begin=sample.start_seconds or 0.0)
+    spans = windows(end, selection.window_seconds, selection.stride_seconds, begin=sample.start_seconds or 0.0)
     clips = [
-        timed_frames(replace(sample, start_seconds=first, end_seconds=last), times, one)[0] for first, last in spans
+        timed_frames(replace(sample, start_seconds=first, end_seconds=last), times, single)[0] for first, last in spans
     ]
     return Clips(torch.stack(clips), [start for start, _ in spans], [end for _, end in spans])
 
@@ -145,7 +145,7 @@ def target_files(stem: Path, form: Format) -> tuple[Path, Path]:
 
 
 def read_record(stem: Path, form: Format) -> dict[str, Any] | None:
-    """What the features of a file say of themselves; None where there are none, or not all of them."""
+    """Return the record of a file's features; None if they are missing or incomplete."""
     features, record = target_files(stem, form)
     if not features.is_file() or not record.is_file():
         return None
@@ -155,15 +155,15 @@ def read_record(stem: Path, form: Format) -> dict[str, Any] | None:
         with features.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         return json.loads(header["__metadata__"][KEY])
-    except (ValueError, KeyError, TypeError):  # not ours, or damaged: to be written anew
+    except (ValueError, KeyError, TypeError):  # foreign or damaged: write anew
         return None
 
 
 def is_complete(stem: Path, file: Path | Sample, settings: dict[str, Any], form: Format) -> bool:
-    """Return whether the features of a file or span are there, taken with these settings, and the file is what it was.
+    """Return whether the features exist with these settings, and the file or span is unchanged.
 
     Raises:
-        DecodeError: There is no such file.
+        DecodeError: The file is missing.
     """
     record = read_record(stem, form)
     if record is None or record.get("settings") != settings:
@@ -176,24 +176,24 @@ def extract(
     file: Path | Sample,
     stem: Path,
     *,
-    wanted: Wanted,
+    selection: Selection,
     form: Format,
     settings: dict[str, Any],
     views_per_forward: int = 8,
 ) -> tuple[int, ...]:
-    """Write the features of one file, in one step when all of them are there.
+    """Write the features of one file, in one step once they are complete.
 
-    No more than `views_per_forward` views and the frames of one clip are held at a time, however long the video.
+    Memory holds at most `views_per_forward` views and the frames of one clip, however long the video.
 
     Args:
         recogniser: The network.
-        file: A video, or a span of one, or an image, as the network takes it.
-        stem: Where to write, without the suffix.
-        wanted: Which features.
-        form: The format. "npy" has a `.json` beside it with times and settings; "safetensors" holds `start_seconds` and
-            `end_seconds` too, and the same record in its metadata.
-        settings: What to note of how they were taken.
-        views_per_forward: Views that go through the network together.
+        file: A video, or a span of one, or an image, to match the network.
+        stem: The path without the suffix.
+        selection: The features.
+        form: The format. "npy" has a `.json` next to it with times and settings; "safetensors" holds `start_seconds`
+            and `end_seconds` too, and the same record in its metadata.
+        settings: Settings to record.
+        views_per_forward: Views per forward pass.
 
     Returns:
         The features' shape, views first: clip by clip and crop by crop.
@@ -206,28 +206,30 @@ def extract(
     record: dict[str, Any] = {"source": _identity(sample), "settings": settings}
     if isinstance(recogniser.protocol, ClipProtocol):
         with open_video(sample.path) as video:
-            clips = clips_of(sample, video, recogniser.protocol, wanted)
+            clips = clips_of(sample, video, recogniser.protocol, selection)
             crops = recogniser.protocol.views.num_crops
             record |= {"fps": timeline_of(video).fps, "num_crops": crops}
             for name in ("start_seconds", "end_seconds"):
                 record[name] = [second for second in getattr(clips, name) for _ in range(crops)]
             views = _views(video, clips, recogniser.protocol)
             return _write(
-                stem, form, record, len(clips.frames) * crops, _rows(recogniser, views, wanted, views_per_forward)
+                stem, form, record, len(clips.frames) * crops, _rows(recogniser, views, selection, views_per_forward)
             )
     views = iter(recogniser.views(sample.path))
-    return _write(stem, form, record, 1, _rows(recogniser, views, wanted, views_per_forward))
+    return _write(stem, form, record, 1, _rows(recogniser, views, selection, views_per_forward))
 
 
 def _views(video: Video, clips: Clips, protocol: ClipProtocol) -> Iterator[Tensor]:
-    """View after view, uint8 (C, T, H, W), decoded clip by clip."""
-    for chosen in clips.frames:
-        yield from clip_views(video.frames(chosen.tolist()), protocol).transpose(1, 2)
+    """Yield the views one by one, uint8 (C, T, H, W), decoded clip by clip."""
+    for numbers in clips.frames:
+        yield from clip_views(video.frames(numbers.tolist()), protocol).transpose(1, 2)
 
 
-def _rows(recogniser: Recogniser, views: Iterator[Tensor], wanted: Wanted, at_once: int) -> Iterator[npt.NDArray[Any]]:
+def _rows(
+    recogniser: Recogniser, views: Iterator[Tensor], selection: Selection, at_once: int
+) -> Iterator[npt.NDArray[Any]]:
     while batch := list(islice(views, at_once)):
-        yield features_of(recogniser, torch.stack(batch), wanted).contiguous().numpy()
+        yield features_of(recogniser, torch.stack(batch), selection).contiguous().numpy()
 
 
 def _identity(sample: Sample) -> dict[str, Any]:
@@ -235,24 +237,24 @@ def _identity(sample: Sample) -> dict[str, Any]:
     file = path.archive if isinstance(path, ArchiveMember) else path
     check_is_file_with_content(str(file))
     status = file.stat()
-    found: dict[str, Any] = {"path": str(path), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    identity: dict[str, Any] = {"path": str(path), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
     if isinstance(path, ArchiveMember):
-        found["offset"] = path.offset
+        identity["offset"] = path.offset
     if sample.start_seconds is not None or sample.end_seconds is not None:
-        found["span_seconds"] = [sample.start_seconds, sample.end_seconds]
-    return found
+        identity["span_seconds"] = [sample.start_seconds, sample.end_seconds]
+    return identity
 
 
 def _write(
     stem: Path, form: Format, record: dict[str, Any], num_rows: int, rows: Iterator[npt.NDArray[Any]]
 ) -> tuple[int, ...]:
-    """Return rows as they come, behind a header that needs nothing but their number and the shape of the first."""
-    features, beside = target_files(stem, form)
-    part = next(rows)  # before anything is touched: a file that cannot be read leaves nothing
+    """Write rows as they come, after a header that needs only their number and the first one's shape."""
+    features, record_file = target_files(stem, form)
+    part = next(rows)  # before any file is touched: an unreadable file leaves nothing
     shape = (num_rows, *part.shape[1:])
     record["shape"] = list(shape)
     with _writing(features):
-        beside.unlink(missing_ok=True)  # what is there now is about other features
+        record_file.unlink(missing_ok=True)  # it describes other features
     written = 0
     with _writing(features), atomic_path(features) as temporary, temporary.open("wb") as file:
         _write_header(file, form, record)
@@ -264,9 +266,9 @@ def _write(
                 break
             part = following
         assert written == num_rows, f"{written} rows of {num_rows}"
-    if beside != features:
-        with _writing(beside):
-            write_atomically(beside, json_text(record, indent=2) + "\n")
+    if record_file != features:
+        with _writing(record_file):
+            write_atomically(record_file, json_text(record, indent=2) + "\n")
     return shape
 
 
@@ -296,25 +298,25 @@ def _write_header(file: IO[bytes], form: Format, record: dict[str, Any]) -> None
     size = 4 * int(np.prod(shape))
     header["features"] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # so that the numbers are aligned
+    text += b" " * (-len(text) % 8)  # aligns the numbers
     file.write(len(text).to_bytes(8, "little") + text)
     for values in times.values():
         file.write(values.tobytes())
 
 
-def settings_of(recogniser: Recogniser, wanted: Wanted, form: Format, *, sha256: str) -> dict[str, Any]:
-    """Return all that decides what the features of a file are: where two of these are equal, so are the features.
+def settings_of(recogniser: Recogniser, selection: Selection, form: Format, *, sha256: str) -> dict[str, Any]:
+    """Return all settings on which features depend: equal settings give equal features.
 
     Args:
         recogniser: The network.
-        wanted: Which features.
-        form: In which format.
-        sha256: Of the file that the network was loaded from.
+        selection: The features.
+        form: The format.
+        sha256: The hash of the network's file.
     """
     settings = {
         "checkpoint_sha256": sha256,
         "protocol": recogniser.protocol.as_dict(),
-        **asdict(wanted),
+        **asdict(selection),
         "format": form,
     }
-    return json.loads(json.dumps(settings))  # as it will be read: lists for tuples
+    return json.loads(json.dumps(settings))  # as it is read back: lists for tuples

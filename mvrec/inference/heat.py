@@ -1,11 +1,11 @@
-"""Where a network looks: maps over the pixels and frames of its input that say what a class score rests on.
+"""Heat maps over the pixels and frames of a network's input: on which of them a class score depends.
 
 Class activation: Selvaraju et al. 2017, "Grad-CAM", arXiv 1610.02391; Jiang et al. 2021, "LayerCAM: Exploring
 Hierarchical Class Activation Maps for Localization", IEEE TIP 30.
 Rollout: Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers", arXiv 2005.00928.
 Relevance: Chefer et al. 2021, "Generic Attention-model Explainability", arXiv 2103.15679.
 
-Nothing here has a place in the networks' own code: maps and attention are taken from a forward pass as it is.
+The networks' own code has no part in this: hooks take maps and attention from an ordinary forward pass.
 """
 
 import math
@@ -27,30 +27,30 @@ from mvrec.models.mvit.pooling_attention import Block
 
 Method = Literal["cam", "layercam", "rollout", "relevance"]
 METHODS = get_args(Method)
-_QUERIES_AT_ONCE = 4096  # whose attention is held at a time: a large clip has 100,000
+_QUERIES_AT_ONCE = 4096  # queries whose attention is in memory at once: a large clip has 100,000
 
 
 def heat_map(backbone: Backbone, x: Tensor, classes: Tensor, *, method: Method, stage: int | None = None) -> Tensor:
-    """How much each pixel of each frame has to do with the score of a class.
+    """Compute how much each pixel of each frame contributes to the score of a class.
 
     "cam" is Grad-CAM on one of the network's `feature_maps`, which weighs every channel by its mean gradient.
-    "layercam" weighs every cell of every channel by its own gradient where that is positive, which suits fine maps too,
-    and networks with a class token, for whom a channel does not mean the same everywhere. "rollout" follows the
-    attention of all blocks back to the patches, whatever the class; "relevance" does so with the attention that raises
-    the score of the class. Both are for MViT.
+    "layercam" weighs every cell of every channel by its own positive gradient, which suits fine maps too, and networks
+    with a class token, whose channels do not mean the same everywhere. "rollout" follows the attention of all blocks
+    back to the patches, whatever the class; "relevance" does so with the attention that raises the score of the class.
+    Both are for MViT.
 
     Args:
         backbone: The network, in evaluation mode.
-        x: What it takes, normalised (B, C, [T,] H, W).
-        classes: int64 (B,), the class to explain of each.
+        x: The input, normalised (B, C, [T,] H, W).
+        classes: int64 (B,), the class to explain for each sample.
         method: See above.
-        stage: Which of the feature maps "cam" and "layercam" explain, 0 for the finest; the coarsest by default.
+        stage: Number of the feature map for "cam" and "layercam", 0 for the finest; the coarsest by default.
 
     Returns:
         float32 (B, [T,] H, W), 0 or more, of no particular scale.
 
     Raises:
-        UserError: The network has no such method or stage.
+        UserError: The network lacks the method or the stage.
     """
     if method not in METHODS:
         raise UserError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -62,7 +62,7 @@ def heat_map(backbone: Backbone, x: Tensor, classes: Tensor, *, method: Method, 
 
 
 def default_method(backbone: Backbone, *, stage: int | None = None) -> Method:
-    """What tells most about a network: "relevance" for MViT unless a stage is asked for, else "cam"."""
+    """Return the most informative method: "relevance" for MViT unless a stage is set, else "cam"."""
     if isinstance(backbone, MViT):
         return "relevance" if stage is None else "layercam"
     return "cam"
@@ -74,11 +74,11 @@ def default_method(backbone: Backbone, *, stage: int | None = None) -> Method:
 def _class_activation(backbone: Backbone, x: Tensor, classes: Tensor, *, stage: int, by_cell: bool) -> Tensor:
     all_levels = backbone.levels(tuple(x.shape))
     if not all_levels:
-        raise UserError(f"class activation needs a network's levels, and a {type(backbone).__name__} names none")
+        raise UserError(f"class activation needs `levels`, which {type(backbone).__name__} does not define")
     if not -len(all_levels) <= stage < len(all_levels):
         raise UserError(f"there is no stage {stage}: this network has the stages 0..{len(all_levels) - 1}")
     level = all_levels[stage]
-    with _kept(level) as tensors:
+    with _recorded(level) as tensors:
         score = _score(backbone, x, classes)
     gradients = torch.autograd.grad(score, tensors)
     activation, gradient = (level.to_map(torch.cat(list(parts)).detach()).float() for parts in (tensors, gradients))
@@ -88,22 +88,22 @@ def _class_activation(backbone: Backbone, x: Tensor, classes: Tensor, *, stage: 
 
 
 @contextmanager
-def _kept(level: Level) -> Iterator[list[Tensor]]:
+def _recorded(level: Level) -> Iterator[list[Tensor]]:
     """Return the tensors that a level's module takes or gives while the block runs; several if it is called often."""
-    kept: list[Tensor] = []
+    tensors: list[Tensor] = []
 
-    def keep_taken(module: nn.Module, arguments: Any) -> None:
-        kept.append(arguments[0])
+    def record_input(module: nn.Module, arguments: Any) -> None:
+        tensors.append(arguments[0])
 
-    def keep_given(module: nn.Module, arguments: Any, output: Any) -> None:
-        kept.append(output[0] if isinstance(output, tuple) else output)
+    def record_output(module: nn.Module, arguments: Any, output: Any) -> None:
+        tensors.append(output[0] if isinstance(output, tuple) else output)
 
     if level.taken:
-        hook = level.module.register_forward_pre_hook(keep_taken)
+        hook = level.module.register_forward_pre_hook(record_input)
     else:
-        hook = level.module.register_forward_hook(keep_given)
+        hook = level.module.register_forward_hook(record_output)
     try:
-        yield kept
+        yield tensors
     finally:
         hook.remove()
 
@@ -111,7 +111,7 @@ def _kept(level: Level) -> Iterator[list[Tensor]]:
 def _score(backbone: Backbone, x: Tensor, classes: Tensor) -> Tensor:
     """Return the sum of the logits to explain; gradients of one sample do not mix with another's."""
     with torch.enable_grad():
-        # Also where all weights are frozen there is a graph then.
+        # Keeps a graph even if every weight is frozen.
         logits = backbone(x.detach().clone().requires_grad_())
         return logits.gather(1, classes.to(x.device)[:, None]).sum()
 
@@ -135,15 +135,15 @@ def _attention_flow(backbone: Backbone, x: Tensor, classes: Tensor, *, of_class:
     A P_kv (Nq, N), and the identity becomes P_shortcut (Nq, N). Rows still sum to 1, and where nothing is pooled P is
     the identity. The class token is never pooled: it is a cell of its own in all of these.
 
-    Residual pooling (MViTv2) adds the pooled queries to what was attended, before the shortcut is added to both: its
-    attention counts as the mean of A P_kv and P_q, but for the class token, to which nothing is added.
+    Residual pooling (MViTv2) adds the pooled queries to the attention's output, before the shortcut is added to both:
+    its attention counts as the mean of A P_kv and P_q, except for the class token, to which nothing is added.
 
-    Windows of 3 tokens at steps of 8, as MViT-B has them, leave tokens that no key reads. The row is true to that, and
-    shows it as a lattice under everything else, which says nothing about the input. It is averaged away.
+    Windows of 3 tokens at steps of 8, as in MViT-B, leave tokens that no key reads. The row shows this as a lattice
+    over everything else, which says nothing about the input. It is averaged away.
     """
     if not isinstance(backbone, MViT):
         name = type(backbone).__name__
-        raise UserError(f"rollout and relevance follow the attention of MViT; for {name} there are cam and layercam")
+        raise UserError(f"rollout and relevance follow the attention of MViT; for {name} use cam or layercam")
     with _attended(backbone) as calls, torch.set_grad_enabled(of_class):
         score = _score(backbone, x, classes) if of_class else backbone(x)
     blocks = cast("list[Block]", backbone.blocks)
@@ -154,11 +154,11 @@ def _attention_flow(backbone: Backbone, x: Tensor, classes: Tensor, *, of_class:
     has_cls = backbone.cls_token is not None
     grids = backbone.token_grids(tuple(x.shape))
     row = _row_of_head(len(x), grids[-1], has_cls=has_cls, device=x.device)
-    unattended = row  # what reaches the patches by shortcuts alone
+    unattended = row  # the part that reaches the patches by shortcuts alone
     for block, call, gradient, thw in zip(blocks[::-1], calls[::-1], gradients[::-1], grids[-2::-1], strict=True):
         row = _through_block(row, block, call, gradient, thw)
         unattended = _shortcut(unattended, block, thw)
-    if of_class:  # of the identity nothing is said about the class
+    if of_class:  # the identity says nothing about the class
         row = row - unattended
     heat = row[:, int(has_cls) :].unflatten(1, grids[0]).clamp_min(0)  # (B, t, h, w)
     heat = _without_lattice(heat, period=blocks[0].attn.kv_stride)
@@ -166,9 +166,9 @@ def _attention_flow(backbone: Backbone, x: Tensor, classes: Tensor, *, of_class:
 
 
 class Attended(NamedTuple):
-    """What went into an attention and came out of it: `(B, heads, N, d)` each, the bias `(B, heads, N, M)`.
+    """Inputs and output of an attention: `(B, heads, N, d)` each, the bias `(B, heads, N, M)`.
 
-    Queries are one where the last block is computed for the class token alone: nothing else of it is read.
+    There is one query if the last block computes the class token alone, the only token that is read.
     """
 
     q: Tensor
@@ -183,7 +183,7 @@ class Attended(NamedTuple):
 def _attended(backbone: MViT) -> Iterator[list[Attended]]:
     """Return every attention of a forward pass, block by block.
 
-    No probabilities are kept here. Queries and keys are enough to form them afterwards, as exactly as the network does.
+    Probabilities are not kept: queries and keys suffice to compute them later, as exactly as in the network.
     """
     calls: list[Attended] = []
 
@@ -202,7 +202,7 @@ def _attended(backbone: MViT) -> Iterator[list[Attended]]:
 
 
 def _row_of_head(batch: int, thw: Grid, *, has_cls: bool, device: torch.device) -> Tensor:
-    """What the head reads of the last tokens: (B, [1 +] t*h*w), summing to 1."""
+    """Return the weights with which the head reads the last tokens: (B, [1 +] t*h*w), summing to 1."""
     num_tokens = math.prod(thw)
     if not has_cls:
         return torch.full((batch, num_tokens), 1 / num_tokens, device=device)
@@ -212,7 +212,7 @@ def _row_of_head(batch: int, thw: Grid, *, has_cls: bool, device: torch.device) 
 
 
 def _through_block(row: Tensor, block: Block, call: Attended, gradient: Tensor | None, thw: Grid) -> Tensor:
-    """From a row over the tokens that a block leaves to one over those that it starts from, on `thw`."""
+    """Map a row over a block's output tokens to one over its input tokens, on the grid `thw`."""
     attention = block.attn
     spread = partial(_spread, thw=thw, num_cls=attention.num_cls)
     to_values = partial(spread, kernel=attention.kv_kernel, stride=attention.kv_stride)
@@ -233,7 +233,7 @@ def _shortcut(row: Tensor, block: Block, thw: Grid) -> Tensor:
 
 
 def _to_keys(row: Tensor, call: Attended, gradient: Tensor | None) -> Tensor:
-    """A row (B, Nq) times the heads' mean attention, or with a gradient their mean relevance: (B, Nk)."""
+    """Multiply a row (B, Nq) by the heads' mean attention, or with a gradient their mean relevance: (B, Nk)."""
     q, k, v = (part.detach().float() for part in (call.q, call.k, call.v))  # (B, heads, N, d)
     total = torch.zeros(len(row), k.shape[2], device=row.device)
     for first in range(0, q.shape[2], _QUERIES_AT_ONCE):
@@ -247,7 +247,7 @@ def _to_keys(row: Tensor, call: Attended, gradient: Tensor | None) -> Tensor:
 
 
 def _spread(row: Tensor, *, thw: Grid, kernel: Grid | None, stride: int, num_cls: int) -> Tensor:
-    """Hand what pooled cells have, (B, [1 +] N'), in equal shares to the cells of their windows, (B, [1 +] N)."""
+    """Spread the values of pooled cells, (B, [1 +] N'), equally over the cells of their windows, (B, [1 +] N)."""
     if kernel is None:
         return row
     steps = (1, stride, stride)
@@ -282,15 +282,15 @@ def _without_lattice(heat: Tensor, *, period: int) -> Tensor:
 
 
 def on_pixels(heat: Tensor, *, size: tuple[int, ...], stride: int) -> Tensor:
-    """Spread a map over its input, linearly from cell to cell.
+    """Interpolate a map over its input, linearly from cell to cell.
 
-    The grids come from convolutions of odd kernels that pad by half of them, so that cell j looks at pixel `j * stride`
-    and not at the middle of a tile: at a stride of 32 that is half a cell. (The stem of Shunted Transformer ends in
-    tiles of 2x2, which is one pixel more.)
+    The grids come from convolutions with odd kernels and half of that as padding, so cell j looks at pixel
+    `j * stride` and not at the middle of a tile: at a stride of 32 that is half a cell. (The stem of Shunted
+    Transformer ends in tiles of 2x2, which is one pixel more.)
 
     Args:
         heat: (B, [t,] h, w).
-        size: Of the input, ([T,] H, W).
+        size: Size of the input, ([T,] H, W).
         stride: Pixels from cell to cell.
 
     Returns:

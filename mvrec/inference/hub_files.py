@@ -1,6 +1,6 @@
-"""Files of a model on the Hugging Face Hub, by `hf://user/name`: fetched, or found where they were fetched before.
+"""Files of a model on the Hugging Face Hub, by `hf://user/name`, from the network or the cache.
 
-Nothing but weights as safetensors, JSON and text is ever fetched, and nothing of it is run. Needs the extra `hub`.
+Only weights as safetensors, JSON and text are fetched, and no code of them runs. Needs the extra `hub`.
 """
 
 import os
@@ -14,37 +14,37 @@ from mvrec import __version__
 from mvrec.errors import UserError, need
 
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
-# One slash is what is left of two in a pathlib.Path.
+# pathlib.Path reduces two slashes to one.
 HUB_NAME = re.compile(r"hf:/{1,2}(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>.+))?$")
 REPO_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+$", re.ASCII)
 
 
 class FileMissingError(UserError):
-    """The model is there and the file is not: on the Hub, or offline in the cache."""
+    """The model exists but the file does not: on the Hub, or offline in the cache."""
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:
-    """A path as it is; for `hf://user/name[@revision]` that of its weights, which are fetched where they are not yet.
+    """Return a path as it is; for `hf://user/name[@revision]` that of its weights, fetched if necessary.
 
     Raises:
         UserError: See `fetch`.
     """
-    found = hub_name(path)
-    return Path(path) if found is None else fetch(found[0], revision=found[1])
+    parsed = hub_name(path)
+    return Path(path) if parsed is None else fetch(parsed[0], revision=parsed[1])
 
 
 def hub_name(path: str | os.PathLike[str]) -> tuple[str, str | None] | None:
-    """Return the repository and the revision that `hf://user/name[@revision]` means; None for anything else.
+    """Return repository and revision of `hf://user/name[@revision]`; None for any other path.
 
     Raises:
-        UserError: It begins like one.
+        UserError: The path begins like one, but is malformed.
     """
     text = os.fspath(path)
     if not text.startswith("hf:/"):
         return None
     match = HUB_NAME.match(text)
     if match is None or not REPO_ID.match(match["repo"]):
-        raise UserError(f"{text!r} is no model of the Hub: write hf://user/name or hf://user/name@revision")
+        raise UserError(f"{text!r} is not a model of the Hub: write hf://user/name or hf://user/name@revision")
     return match["repo"], match["revision"]
 
 
@@ -58,19 +58,19 @@ def fetch(
     force_download: bool = False,
     local_files_only: bool = False,
 ) -> Path:
-    """A file of a model, from the Hub's cache on this machine, or fetched into it.
+    """Return a file of a model from the Hub's cache, after fetching it if necessary.
 
     Args:
         repo_id: `user/name`.
         filename: The file.
         revision: Branch, tag or commit; the main branch by default.
-        token: For models that are not public; the one of `hf auth login` or HF_TOKEN by default.
-        cache_dir: In place of the Hub's own.
-        force_download: Fetch it although it is in the cache.
+        token: For private models; by default that of `hf auth login` or HF_TOKEN.
+        cache_dir: Instead of the Hub's own cache.
+        force_download: Fetch it even if it is in the cache.
         local_files_only: Never touch the network. The variable HF_HUB_OFFLINE=1 does the same.
 
     Raises:
-        UserError: No such model or file, no right to see it, no network, or offline and not in the cache.
+        UserError: No such model or file, no permission, no network, or offline and not in the cache.
     """
     need("hub", "huggingface_hub")
     import huggingface_hub
@@ -92,14 +92,14 @@ def fetch(
 
 
 def _cached(repo_id: str, filename: str, *, revision: str | None, cache_dir: str | Path | None) -> Path:
-    """A file of the cache. The Hub's own `local_files_only` still asks the network which program is calling."""
+    """Return a file of the cache; the Hub's own `local_files_only` still contacts the network."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    found = try_to_load_from_cache(repo_id, filename, cache_dir=cache_dir, revision=revision)
-    if not isinstance(found, str):
+    path = try_to_load_from_cache(repo_id, filename, cache_dir=cache_dir, revision=revision)
+    if not isinstance(path, str):
         raise LocalEntryNotFoundError(filename)
-    return Path(found)
+    return Path(path)
 
 
 def offline() -> bool:
@@ -111,10 +111,10 @@ def offline() -> bool:
 
 @contextmanager
 def explained(repo_id: str, filename: str = "", revision: str | None = None) -> Iterator[None]:
-    """What goes wrong with the Hub as one line that says what to do."""
+    """Turn errors of the Hub into one line that says what to do."""
     from huggingface_hub import errors
 
-    # Errors of the connection are those of whichever HTTP library it is built on.
+    # Connection errors are those of the Hub's HTTP library.
     connection: Any = errors.HfHubHTTPError.__bases__[0]
     try:
         yield
@@ -125,17 +125,17 @@ def explained(repo_id: str, filename: str = "", revision: str | None = None) -> 
 
 
 def _is_missing(error: BaseException) -> bool:
-    """Return whether it is a file that is missing, and not all the rest."""
+    """Return whether an error means that only the file is missing."""
     from huggingface_hub import errors
 
     unreachable = isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None
     return isinstance(error, errors.EntryNotFoundError) and not unreachable
 
 
-def _explanation(error: BaseException, wanted: str, revision: str | None) -> str:
+def _explanation(error: BaseException, name: str, revision: str | None) -> str:
     from huggingface_hub import errors
 
-    # The first that fits: some are kinds of others.
+    # The first match counts: some errors are subclasses of others.
     explanations: list[tuple[type[BaseException], str]] = [
         (errors.GatedRepoError, "access has to be asked for on its page, and then a login: hf auth login, or HF_TOKEN"),
         (
@@ -143,8 +143,8 @@ def _explanation(error: BaseException, wanted: str, revision: str | None) -> str
             "no such model, or one that is not public: check the name, or log in (hf auth login, or HF_TOKEN)",
         ),
         (errors.RevisionNotFoundError, f"there is no revision {revision!r}"),
-        (errors.LocalEntryNotFoundError, f"{wanted} is not in the Hub's cache on this machine, and this is offline"),
-        (errors.EntryNotFoundError, f"has no {wanted}"),
+        (errors.LocalEntryNotFoundError, f"{name} is not in the Hub's cache on this machine, and this is offline"),
+        (errors.EntryNotFoundError, f"has no {name}"),
         (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set, and this needs the network"),
     ]
     if _is_missing(error) or not isinstance(error, errors.LocalEntryNotFoundError):

@@ -1,4 +1,4 @@
-"""Drawing heat over frames, and writing what was drawn as H.264 or PNG."""
+"""Drawing heat over frames, and writing the result as H.264 or PNG."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,17 +11,17 @@ from mvrec.files import atomic_path
 
 Pixels = npt.NDArray[np.uint8]
 
-# Colours from no heat to the most: from dark violet over red to light yellow, ever lighter, so that grey prints keep
-# the order and no eye needs to tell red from green.
+# Colours from least to most heat: from dark violet over red to light yellow, ever lighter, so that grey prints keep
+# the order and readers need not tell red from green.
 _COLOURS = np.array([(30, 0, 70), (130, 10, 110), (220, 50, 60), (250, 140, 20), (255, 240, 120)], np.float32)
-_STRENGTH = 0.75  # how much the hottest pixels are covered
+_STRENGTH = 0.75  # opacity of the hottest pixels
 _GAP = 4  # pixels between pictures
 _PAPER, _FRAME = 255, (0, 255, 255)
-_LEAST_PIXELS = 256  # of a written picture's short side: small inputs are drawn larger
+_LEAST_PIXELS = 256  # of a written picture's short side: small inputs are enlarged
 
 
 class Crop(NamedTuple):
-    """Where in the pictures the network's view lies, in pixels."""
+    """The place of the network's view in the pictures, in pixels."""
 
     top: int
     left: int
@@ -37,12 +37,12 @@ def in_range(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def overlaid(frames: Pixels, heat: npt.NDArray[np.float32], *, crop: Crop | None = None) -> Pixels:
-    """Return frames with heat over them: the hotter, the more of it covers the frame.
+    """Draw heat over frames: the hotter, the more opaque.
 
     Args:
         frames: uint8 (T, H, W, 3).
         heat: (T, h, w) from 0 to 1, as large as the frames or as the crop.
-        crop: The part of the frames that the heat is of; it gets a frame, and what lies outside is darkened.
+        crop: The part of the frames that the heat covers; it gets a border, and the rest is darkened.
 
     Returns:
         uint8 (T, H, W, 3).
@@ -68,13 +68,13 @@ def _blended(frames: Pixels, heat: npt.NDArray[np.float32]) -> Pixels:
 
 
 def side_by_side(frames: Pixels, drawn: Pixels) -> Pixels:
-    """Return each frame (T, H, W, 3) beside what was drawn over it."""
+    """Return each frame (T, H, W, 3) next to the drawing over it."""
     gap = np.full((*frames.shape[:2], _GAP, 3), _PAPER, np.uint8)
     return np.concatenate([frames, gap, drawn], axis=2)
 
 
 def contact_sheet(frames: Pixels, drawn: Pixels, *, columns: int = 8) -> Pixels:
-    """Return all frames in reading order, each above what was drawn over it.
+    """Return all frames in reading order, each above the drawing over it.
 
     Args:
         frames: uint8 (T, H, W, 3).
@@ -97,16 +97,16 @@ def contact_sheet(frames: Pixels, drawn: Pixels, *, columns: int = 8) -> Pixels:
 
 
 def enlarged(frames: Pixels, *, least: int = _LEAST_PIXELS) -> Pixels:
-    """Return frames (T, H, W, 3) with every pixel repeated until the short side has `least` pixels or nearly so."""
+    """Repeat every pixel of frames (T, H, W, 3) until the short side has about `least` pixels."""
     times = max(least // min(frames.shape[1:3]), 1)
     return frames.repeat(times, axis=1).repeat(times, axis=2)
 
 
 def write_png(path: Path, picture: Pixels, *, about: str = "") -> None:
-    """Write a picture uint8 (H, W, 3), with a line of text in the file that says what it is.
+    """Write a picture uint8 (H, W, 3), with a line of text in the file's metadata.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     from PIL import Image, PngImagePlugin
 
@@ -117,16 +117,16 @@ def write_png(path: Path, picture: Pixels, *, about: str = "") -> None:
 
 
 def write_mp4(path: Path, frames: Sequence[Pixels] | Pixels, *, fps: float, about: str = "") -> None:
-    """Write frames uint8 (T, H, W, 3) as H.264 that every player shows; an odd side gets one more pixel.
+    """Write frames uint8 (T, H, W, 3) as H.264 for every player; an odd side gets one more pixel.
 
     Args:
         path: The file.
         frames: The frames.
         fps: Frames per second.
-        about: A line of text in the file that says what it is.
+        about: A line of text for the file's metadata.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""What reading a file may take in a command, as flags."""
+"""Flags for the limits of reading a file in a command."""
 
 import argparse
 
@@ -8,7 +8,7 @@ from mvrec.ranges import COUNT_OR_NONE, check_range
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
-    """Add the flags, which have the names and defaults of the keys of training."""
+    """Add the flags, with the names and defaults of the keys of training."""
     limits = Limits()
     parser.add_argument(
         *("--decode_timeout",),
@@ -30,8 +30,8 @@ def start_readers(options: argparse.Namespace, *, count: int = 1) -> None:
     """Start the processes that read files, before a network is loaded.
 
     Args:
-        options: What `add_limits` has added.
-        count: How many.
+        options: Parsed flags of `add_limits`.
+        count: The number of processes.
 
     Raises:
         UserError: A limit is out of range.

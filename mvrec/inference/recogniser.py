@@ -1,4 +1,4 @@
-"""A trained network with all that using it takes: protocol, pixels, what its task predicts. No Lightning."""
+"""A trained network with all that its use needs: protocol, pixels, the task's predictions. No Lightning."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,13 +26,13 @@ from mvrec.tasks.outputs import CLASSIFICATION, Output, TaskOutputs, joined, nee
 
 @dataclass(frozen=True)
 class Recogniser:
-    """A network ready for use, as `load_recogniser` makes it.
+    """A network ready for use, built by `load_recogniser`.
 
     Attributes:
         backbone: The network, in evaluation mode, on its device.
-        outputs: What its task makes of its outputs.
-        protocol: How a file becomes views.
-        source: The file it was loaded from.
+        outputs: Turns its outputs into the task's predictions.
+        protocol: The protocol by which a file becomes views.
+        source: The file of the network.
     """
 
     backbone: Backbone
@@ -42,17 +42,17 @@ class Recogniser:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes in label order; none where the task has no classes."""
+        """Names of the classes in label order; none if the task has no classes."""
         return self.outputs.class_names
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The network's device."""
         return next(self.backbone.parameters()).device
 
     @property
     def is_video(self) -> bool:
-        """Return whether it takes clips (B, C, T, H, W); else images (B, C, H, W)."""
+        """Whether the network takes clips (B, C, T, H, W); else images (B, C, H, W)."""
         return self.protocol.is_video
 
     def views(
@@ -63,13 +63,13 @@ class Recogniser:
         start_seconds: float | None = None,
         end_seconds: float | None = None,
     ) -> Tensor:
-        """Return the views of a file as the protocol has them, those that `mvrec test` scores.
+        """Return the views of a file under the protocol, as `mvrec test` scores them.
 
         Args:
-            path: A video or an image, as the network takes it.
-            decoder: Which decoder reads videos.
-            start_seconds: Start of the part of a video that counts.
-            end_seconds: End of it.
+            path: A video or an image, to match the network.
+            decoder: Name of the decoder of videos.
+            start_seconds: Start of the relevant part of a video.
+            end_seconds: End of the relevant part.
 
         Returns:
             uint8 (V, C, T, H, W), images (1, C, H, W).
@@ -80,36 +80,36 @@ class Recogniser:
         return file_views(Sample(path, 0, start_seconds, end_seconds), self.protocol, decoder=decoder)
 
     def under(self, protocol: Protocol) -> "Recogniser":
-        """Return the same network under another protocol."""
+        """Return the network under another protocol."""
         return replace(self, protocol=protocol)
 
     def normalised(self, views: Tensor) -> Tensor:
-        """What the network takes: uint8 views to float32 of the same shape, on the network's device."""
+        """Normalise uint8 views to the network's input: float32 of the same shape, on its device."""
         return self.protocol.normalisation(views.to(self.device))
 
     @torch.inference_mode()
     def raw(self, views: Tensor, *, views_per_forward: int | None = None) -> Any:
-        """What the network gives for views, such as logits (V, K).
+        """Return the network's outputs for views, such as logits (V, K).
 
         Args:
             views: uint8 (V, C, T, H, W) or (V, C, H, W).
-            views_per_forward: Views that go through the network together; all by default.
+            views_per_forward: Views per forward pass; all by default.
         """
         return joined([self.backbone(self.normalised(part)) for part in views.split(views_per_forward or len(views))])
 
     def predict(self, views: Tensor, *, weights: Tensor | None = None, views_per_forward: int | None = None) -> Output:
-        """What the task predicts for the views of a file.
+        """Return the task's prediction for the views of a file.
 
         Args:
             views: uint8 (V, C, T, H, W) or (V, C, H, W).
-            weights: How much each view counts, float64 (V,), adding up to 1; all the same by default.
+            weights: Weight of each view, float64 (V,), summing to 1; equal by default.
             views_per_forward: See `raw`.
         """
         shares = torch.full((len(views),), 1 / len(views), dtype=torch.float64) if weights is None else weights
         return self.outputs.output(self.raw(views, views_per_forward=views_per_forward), shares)
 
     def recognise(self, path: Path, *, views_per_forward: int | None = None, decoder: Decoder = "auto") -> Output:
-        """What the task predicts for a file: that of all its views together.
+        """Return the task's prediction for a file from all its views.
 
         Raises:
             DecodeError: The file cannot be read.
@@ -117,7 +117,7 @@ class Recogniser:
         return self.predict(self.views(path, decoder=decoder), views_per_forward=views_per_forward)
 
     def probabilities(self, views: Tensor, *, views_per_forward: int | None = None) -> Tensor:
-        """Of classification, the probabilities of each view.
+        """Return the class probabilities of each view; for classification only.
 
         Args:
             views: uint8 (V, C, T, H, W) or (V, C, H, W).
@@ -127,40 +127,40 @@ class Recogniser:
             float64 (V, K) on the CPU.
 
         Raises:
-            UserError: A network of another task.
+            UserError: The network is for another task.
         """
         outputs: Any = self.outputs
         need_task(outputs, CLASSIFICATION, command="this", source=self.source)
         return outputs.probabilities(self.raw(views, views_per_forward=views_per_forward))
 
     def score(self, path: Path, *, views_per_forward: int | None = None, decoder: Decoder = "auto") -> Tensor:
-        """Of classification, the score of a file: its views' mean probabilities, float64 (K,).
+        """Return the mean class probabilities of a file's views, float64 (K,); for classification only.
 
         Raises:
             DecodeError: The file cannot be read.
-            UserError: A network of another task.
+            UserError: The network is for another task.
         """
         views = self.views(path, decoder=decoder)
         return self.probabilities(views, views_per_forward=views_per_forward).mean(dim=0)
 
 
 def usable_device(name: str | torch.device) -> torch.device:
-    """Return the device of a name, "auto" being the first GPU where there is one, else the CPU.
+    """Return the device of a name; "auto" is the first GPU if there is one, else the CPU.
 
     Raises:
-        UserError: No such device, or none here.
+        UserError: The device does not exist.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda" if gpus else "cpu")
-    there = ["auto", "cpu", *(["cuda"] if gpus else []), *(f"cuda:{number}" for number in range(gpus))]
+    available = ["auto", "cpu", *(["cuda"] if gpus else []), *(f"cuda:{number}" for number in range(gpus))]
     try:
         device = torch.device(name)
         if device.type == "cuda" and (device.index or 0) >= gpus:
             raise RuntimeError
         torch.empty(1, device=device).cpu()
     except (AssertionError, ImportError, NotImplementedError, RuntimeError):
-        raise UserError(f"--device: there is no device {str(name)!r} here, it must be {' or '.join(there)}") from None
+        raise UserError(f"--device: there is no device {str(name)!r} here, use {' or '.join(available)}") from None
     return device
 
 
@@ -174,22 +174,22 @@ def load_recogniser(
 ) -> Recogniser:
     """Load a network for use from one file: a checkpoint or directory of a run, or weights of any known layout.
 
-    A checkpoint of ours knows class names and protocol. Published weights of the zoo are given the protocol they were
-    published with, and the names of Kinetics-400 or ImageNet-1k if they have as many classes.
+    A checkpoint of mvrec knows class names and protocol. Published weights of the zoo get their published protocol, and
+    the names of Kinetics-400 or ImageNet-1k if they have as many classes.
 
     Args:
-        path: The file, a run directory, whose best checkpoint is taken, or `hf://user/name[@revision]` for a model of
-            the Hugging Face Hub. A network of one's own needs `mvrec.class_paths.trust`, since its code is run.
-        classes: A shipped list or a file with one name per line, where the file has no names.
-        protocol: In place of the file's.
-        device: "auto" is the first GPU where there is one, else the CPU.
+        path: The file, a run directory (for its best checkpoint), or `hf://user/name[@revision]` for a model of the
+            Hugging Face Hub. A network of one's own needs `mvrec.class_paths.trust`, because its code runs.
+        classes: A shipped list or a file with one name per line, for a file without names.
+        protocol: Instead of the file's.
+        device: "auto" is the first GPU if there is one, else the CPU.
         where: The flag that names the file, for messages.
 
     Raises:
-        UserError: No such device or file, one that cannot be read or is no network of ours, as many names as classes
-            are not known.
+        UserError: The device or file does not exist, the file cannot be read or has no network of mvrec, or the number
+            of names differs from that of the classes.
     """
-    chosen = usable_device(device)
+    resolved = usable_device(device)
     path = checkpoint_of(local_path(path), where=where)
     with each_file_once():
         start = starting_point(path, where=where)
@@ -198,7 +198,7 @@ def load_recogniser(
         outputs = kind.of_file(start.details, backbone, source=str(path), classes=classes)
         load_weights(backbone, path)
     protocol = protocol or _protocol(start.details.get("protocol"), start.data["init_args"], path)
-    return Recogniser(accelerate(backbone.eval().to(chosen)), outputs, protocol, path)
+    return Recogniser(accelerate(backbone.eval().to(resolved)), outputs, protocol, path)
 
 
 def _network(start: StartingPoint, path: Path) -> Backbone:

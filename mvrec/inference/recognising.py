@@ -1,4 +1,4 @@
-"""Files and streams to names: whole files as an evaluation reads them, long ones and streams window by window."""
+"""From files and streams to predictions: whole files as in an evaluation, long ones and streams window by window."""
 
 import logging
 import math
@@ -29,19 +29,19 @@ from mvrec.tasks.outputs import Output
 
 log = logging.getLogger("mvrec")
 
-AHEAD = 2  # decoded parts that wait for the network, per thread
+AHEAD = 2  # decoded parts waiting for the network, per thread
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """What was recognised in a file, a part of it, or a part of a stream.
+    """The prediction for a file, a part of it, or a part of a stream.
 
     Attributes:
         source: The file or stream.
-        start_seconds: Where the part starts; `None` for an image.
-        end_seconds: Where it ends.
-        output: What the task predicts; `None` for what could not be read.
-        error: Why not, or "".
+        start_seconds: Start of the part; `None` for an image.
+        end_seconds: End of the part.
+        output: The task's prediction; `None` for an unreadable file.
+        error: Why it could not be read, or "".
     """
 
     source: str
@@ -53,16 +53,16 @@ class Recognition:
 
 @dataclass(frozen=True)
 class Part:
-    """The views of a part, and how much each counts in the mean."""
+    """The views of a part, and their weights in the mean."""
 
     source: str
     start_seconds: float | None
     end_seconds: float | None
     views: Tensor  # uint8 (V, C, [T,] H, W)
-    weights: Tensor  # float64 (V,), adds up to 1
+    weights: Tensor  # float64 (V,), summing to 1
 
     def recognised(self, recogniser: Recogniser, views_per_forward: int | None) -> Recognition:
-        """Put the views through the network."""
+        """Run the network on the views."""
         output = recogniser.predict(self.views, weights=self.weights, views_per_forward=views_per_forward)
         return Recognition(self.source, self.start_seconds, self.end_seconds, output)
 
@@ -77,21 +77,21 @@ def recognise_files(
     decoder: Decoder = "auto",
     num_threads: int = 2,
 ) -> Iterator[Recognition]:
-    """Recognise files in their order; while the network is at one, the next are decoded.
+    """Recognise files in their order; the next files are decoded while the network works.
 
-    Without windows each file, or span of one, is one result, the score that `mvrec test` gives it.
+    Without windows each file, or span of one, gives one result, as in `mvrec test`.
 
     Args:
         recogniser: The network.
         files: Videos or images, or spans of videos.
         window_seconds: Cut videos into windows of this length, each scored like a video of its own.
-        stride_seconds: From window to window; side by side by default.
-        views_per_forward: Views that go through the network together; all of a part by default.
-        decoder: Which decoder reads videos.
-        num_threads: Files that are decoded at the same time. Windows of a file are decoded one after the other.
+        stride_seconds: From window to window; adjacent by default.
+        views_per_forward: Views per forward pass; all of a part by default.
+        decoder: Name of the decoder of videos.
+        num_threads: Files decoded at the same time. Windows of a file are decoded one after the other.
 
     Yields:
-        One result per file, span or window; one that cannot be read gives one that says why.
+        One result per file, span or window; an unreadable one gives a result with the error.
     """
     samples = [as_sample(file) for file in files]
 
@@ -103,12 +103,12 @@ def recognise_files(
             parts = _in_order(pool, whole, samples, ahead=AHEAD * num_threads)
         else:
             in_windows = (_parts(recogniser, sample, window_seconds, stride_seconds, decoder) for sample in samples)
-            parts = (part for one in in_windows for part in _prefetched(pool, one))
+            parts = (part for parts_of_file in in_windows for part in _prefetched(pool, parts_of_file))
         try:
             for part in parts:
                 yield part if isinstance(part, Recognition) else part.recognised(recogniser, views_per_forward)
         finally:
-            pool.shutdown(cancel_futures=True)  # nobody waits for files that were to come
+            pool.shutdown(cancel_futures=True)  # nobody reads the remaining files
 
 
 def _in_order(
@@ -133,10 +133,10 @@ def _prefetched(pool: ThreadPoolExecutor, parts: Iterator[Part | Recognition]) -
 def _parts(
     recogniser: Recogniser, sample: Sample, window: float | None, stride: float | None, decoder: Decoder
 ) -> Iterator[Part | Recognition]:
-    """Yield the parts of a file, one after the other, so that memory does not grow with its length."""
+    """Yield the parts of a file one by one, so that memory does not grow with its length."""
     protocol, source = recogniser.protocol, str(sample.path)
     try:
-        if not isinstance(protocol, ClipProtocol):  # nothing that lasts
+        if not isinstance(protocol, ClipProtocol):  # images have no windows
             views = recogniser.views(sample.path)
             yield Part(source, None, None, views, _even(len(views)))
             return
@@ -149,22 +149,22 @@ def _parts(
                 return
             end = times.seconds if end is None else min(end, times.seconds)
             for first, last in windows(end, window, stride, begin=start):
-                one = replace(sample, start_seconds=first, end_seconds=last)
-                yield _part(one, video, times, protocol, first, last)
+                span = replace(sample, start_seconds=first, end_seconds=last)
+                yield _part(span, video, times, protocol, first, last)
     except DecodeError as error:
         yield Recognition(source, sample.start_seconds, sample.end_seconds, None, error.cause)
 
 
 def _part(sample: Sample, video: Video, times: Timeline, protocol: ClipProtocol, start: float, end: float) -> Part:
-    chosen = timed_frames(sample, times, protocol)  # (clips, T)
-    # In a window no longer than a clip all clips are the same one.
-    rows, counts = torch.unique(chosen, dim=0, return_counts=True)
+    numbers = timed_frames(sample, times, protocol)  # (clips, T)
+    # In a window no longer than a clip all clips are equal.
+    rows, counts = torch.unique(numbers, dim=0, return_counts=True)
     views = views_of_clips(video, rows, protocol)  # (rows * crops, T, C, h, w)
     return Part(str(sample.path), start, end, views.transpose(1, 2), _shares(counts, protocol.views.num_crops))
 
 
 def _shares(counts: Tensor, num_crops: int) -> Tensor:
-    """Weight of each view of clips that occur `counts` times."""
+    """Return the weight of each view of clips that occur `counts` times."""
     return (counts.double() / counts.sum() / num_crops).repeat_interleave(num_crops)
 
 
@@ -181,20 +181,20 @@ def recognise_stream(
     views_per_forward: int | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Recognition]:
-    """Recognise what a stream shows, over and over, until it ends.
+    """Recognise a stream, window after window, until it ends.
 
-    Every `stride_seconds` the last `window_seconds` are scored like a video of their own; networks for images take the
-    newest frame. What comes after the last whole window is scored too, also where the stream breaks off. Frames
-    are cropped and scaled as they come, so that a window costs little memory. A live stream that is faster than the
-    network has windows left out, so that results do not fall behind. These are counted, as lost pictures are.
+    Every `stride_seconds` the last `window_seconds` are scored like a video; image networks take the newest frame. The
+    rest after the last whole window is scored too, also if the stream breaks off. Frames are cropped and scaled on
+    arrival, so that a window needs little memory. If a live stream is faster than the network, windows are skipped so
+    that results do not lag. Skipped windows are counted, like lost pictures.
 
     Args:
         recogniser: The network.
         stream: Camera or network stream.
         window_seconds: Length of a window.
         stride_seconds: From window to window.
-        views_per_forward: Views that go through the network together; all by default.
-        clock: Seconds, to know what is late.
+        views_per_forward: Views per forward pass; all by default.
+        clock: Returns seconds, to detect a lag.
 
     Yields:
         One result per window.
@@ -227,7 +227,7 @@ def recognise_stream(
     if stream.num_lost:
         log.warning("%s: pictures lost or damaged on the way: at least %d", stream.source, stream.num_lost)
     if left_out:
-        log.warning("%s: %d windows were left out: the network is slower than the stream", stream.source, left_out)
+        log.warning("%s: skipped %d windows: the network is slower than the stream", stream.source, left_out)
     if cut is not None:
         raise cut
 
@@ -243,8 +243,8 @@ def _part_of_stream(source: str, frames: Sequence[tuple[float, Tensor]], protoco
         return Part(source, end, end, frames[-1][1], _even(1))
     fps = (len(frames) - 1) / (end - start) if end > start else 1.0
     times = np.array([seconds - start for seconds, _ in frames])
-    shown = timeline(times, fps=fps, seconds=end - start + 1 / fps)
-    chosen = timed_frames(Sample(Path(source), 0), shown, protocol)  # (clips, T)
-    rows, counts = torch.unique(chosen, dim=0, return_counts=True)
+    timeline_of_part = timeline(times, fps=fps, seconds=end - start + 1 / fps)
+    numbers = timed_frames(Sample(Path(source), 0), timeline_of_part, protocol)  # (clips, T)
+    rows, counts = torch.unique(numbers, dim=0, return_counts=True)
     clips = [torch.stack([frames[number][1] for number in row], dim=2) for row in rows.tolist()]  # (crops, C, T, h, w)
     return Part(source, start, end, torch.cat(clips), _shares(counts, protocol.views.num_crops))

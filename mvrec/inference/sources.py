@@ -1,4 +1,4 @@
-"""What a command is to read: files, folders, lists and patterns as one list of files and parts of files."""
+"""The arguments of a command (files, folders, lists, patterns) as one list of files and parts of files."""
 
 import glob
 import logging
@@ -22,33 +22,33 @@ LISTS = (".txt", ".csv")
 
 
 def find_sources(sources: Sequence[str], *, kind: Kind) -> list[Sample]:
-    """What sources mean, in their order: a file that several sources name counts once, a list's row each time.
+    """Return the files that sources mean, in order: each file once, but a list's row each time.
 
     Args:
-        sources: Files, whatever their names end with; folders, which are searched through; lists (`.txt`, `.csv`), as
-            training reads them or with paths only, see `read_files`, relative to the list; patterns.
-        kind: What is looked for in folders.
+        sources: Files, with any extension; folders, which are searched; lists (`.txt`, `.csv`), as training reads them
+            or with paths only, see `read_files`, relative to the list; patterns.
+        kind: The kind of files to search folders for.
 
     Returns:
-        Files with the spans that lists give them; the label is 0 and means nothing.
+        Files with the spans of lists; the label is always 0.
 
     Raises:
         UserError: A source means no file, or is a malformed list.
     """
     samples: list[Sample] = []
-    known: set[tuple[str, float | None, float | None]] = set()
+    listed: set[tuple[str, float | None, float | None]] = set()
     for source in sources:
-        found = _of_one(source, kind)
-        if not found:
+        samples_of_source = _of_one(source, kind)
+        if not samples_of_source:
             raise UserError(f"there is no {kind.noun} in {source}")
-        keys = [(str(sample.path), sample.start_seconds, sample.end_seconds) for sample in found]
-        samples += [sample for sample, key in zip(found, keys, strict=True) if key not in known]
-        known.update(keys)
+        keys = [(str(sample.path), sample.start_seconds, sample.end_seconds) for sample in samples_of_source]
+        samples += [sample for sample, key in zip(samples_of_source, keys, strict=True) if key not in listed]
+        listed.update(keys)
     return samples
 
 
 def as_sample(file: Path | Sample) -> Sample:
-    """A file, or the part of one that a row names."""
+    """Return a file, or a part of one, as a sample."""
     return file if isinstance(file, Sample) else Sample(file, 0)
 
 
@@ -72,7 +72,7 @@ def _of_one(source: str, kind: Kind) -> list[Sample]:
 
 def _of_list(path: Path) -> list[Sample]:
     split = next((name for name in SPLITS if re.search(rf"(^|_){name}(_|$)", path.stem)), path.stem)
-    rows = placed_rows(path.parent, split, read_files(path), [])  # each file that is not there is told by itself
+    rows = placed_rows(path.parent, split, read_files(path), [])  # missing files are reported one by one
     return [
         Sample(_file(path.parent, row), 0, _seconds(row.start_seconds), _seconds(row.end_seconds), row.where)
         for row in rows

@@ -1,4 +1,4 @@
-"""What a network saw of a file, as small JPEGs."""
+"""A network's view of a file as small JPEGs."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -30,10 +30,10 @@ def thumbnails(
 
     Args:
         path: The file.
-        protocol: How it becomes views; of these one is taken.
+        protocol: Its protocol; the central view is taken.
         span: Start and end of the part in seconds; `None` for those of the video.
-        frames: How many frames of a clip, at most.
-        pixels: Side of a picture, at most.
+        frames: Most frames of a clip.
+        pixels: Largest side of a picture.
 
     Returns:
         JPEG files.
@@ -64,14 +64,14 @@ def _jpeg(picture: Tensor) -> bytes:
 
 
 def find_file(recorded: str, root: Path | None = None) -> Path | ArchiveMember:
-    """Return the file of a recorded path, also inside a tar, and also where the data have moved.
+    """Return the file of a recorded path, also inside a tar, and also after the data have moved.
 
     Args:
-        recorded: The path as `predictions.csv` has it.
-        root: Where the data are now. What stands at the end of the recorded path is looked for below it.
+        recorded: The path in `predictions.csv`.
+        root: The data's present folder, in which the end of the recorded path is searched.
 
     Raises:
-        DecodeError: It is not there.
+        DecodeError: The file is missing.
     """
     for place in _places(recorded, root):
         if place.is_file():

@@ -1,6 +1,6 @@
-"""What networks are trained and scored for: one folder per task, and `base.py` for what all share.
+"""The tasks that networks are trained and scored for: one folder per task, and `base.py` for all.
 
-Each is imported when it is first asked for: using a trained network takes no Lightning.
+Each is imported on first use: using a trained network loads no Lightning.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What every task is built on: weights, optimiser, schedule, exact scores and checkpoints, and no word about labels."""
+"""The base of every task: weights, optimiser, schedule, exact scores and checkpoints, without any labels."""
 
 import logging
 import math
@@ -35,35 +35,35 @@ log = logging.getLogger(__name__)
 
 
 class Task(L.LightningModule, ABC):
-    """Train and score a backbone. A subclass says for what: its head, loss, predictions and scores.
+    """Train and score a backbone. A subclass sets the head, loss, predictions and scores.
 
-    It gives `build`, `loss`, `tally`, `score_names`, `write_scores` and, where the default does not do, `predict`; and
-    for the use of trained networks a class of `mvrec.tasks.outputs`.
+    It defines `build`, `loss`, `tally`, `score_names`, `write_scores` and, if necessary, `predict`; and for the use of
+    trained networks a class of `mvrec.tasks.outputs`.
 
     Attributes:
-        name: What checkpoints, `metrics.json` and messages call the task.
-        outputs: Class path of its `TaskOutputs`, which checkpoints carry.
-        monitor: The score that decides which checkpoint is the best, until the data are known; then it is the first of
-            `score_names`.
-        targets: Types of the targets that it learns from.
-        scores: Those of the last evaluation.
+        name: The task's name in checkpoints, `metrics.json` and messages.
+        outputs: Class path of its `TaskOutputs`, recorded in checkpoints.
+        monitor: The score that decides which checkpoint is the best, until `setup`; then the first of `score_names`
+            does.
+        targets: Types of the targets that it learns.
+        scores: Scores of the last evaluation.
 
     Args:
         backbone: The network.
-        weights: File whose weights training starts from, in any layout; see `load_weights`.
-        freeze: What stays as it is: layers from the stem on, by their number, or "backbone" for all but the head.
-        optimizer: Makes the optimiser; its weight decay does not act on biases, norms and what the backbone exempts.
-        layer_decay: Ratio between the learning rates of neighbouring layers, the head having all of it; 1 for none.
+        weights: File of the initial weights, in any layout; see `load_weights`.
+        freeze: Layers to freeze: a number from the stem on, or "backbone" for all but the head.
+        optimizer: Makes the optimiser; its weight decay skips biases, norms and the backbone's exemptions.
+        layer_decay: Ratio between the learning rates of neighbouring layers, full at the head; 1 for none.
         schedule: Learning rate over time, relative to the optimiser's.
-        lr_reference_batch: Clips or images per step, over all processes and accumulated batches, that the optimiser's
-            learning rate is meant for; the rate is scaled in proportion to the real number (Goyal et al. 2017).
-            `None` takes the rate as it is.
+        lr_reference_batch: Clips or images per step, over all processes and accumulated batches, for which the
+            optimiser's learning rate is meant; the rate is scaled in proportion to the real number (Goyal et al. 2017).
+            `None` leaves the rate as it is.
         compile: Compile the backbone (`torch.compile`); the first step takes a minute or more.
-        channels_last: Lay pixels out with their channels together, which GPUs convolve faster.
+        channels_last: Store the channels of a pixel together, which GPUs convolve faster.
         activation_checkpointing: Recompute each block in the backward pass: less memory, the same numbers.
-        views_per_forward: Views that go through the network together in evaluation; by default as many as a training
-            step has clips or images.
-        failed_files: Whether files that cannot be read count as "wrong" in a score or are "left_out" of it.
+        views_per_forward: Views per forward pass in evaluation; by default as many as a training step has clips or
+            images.
+        failed_files: Whether unreadable files count as "wrong" in a score or are "left_out" of it.
 
     Raises:
         UserError: A number that is out of range; weights that do not fit; a checkpoint of another task.
@@ -104,27 +104,27 @@ class Task(L.LightningModule, ABC):
         self.compiled, self.channels_last = compile, channels_last
         backbone.set_activation_checkpointing(activation_checkpointing)
         self.views_per_forward, self.failed_files = views_per_forward, failed_files
-        self.run_record: dict[str, Any] = {}  # what the command line adds to checkpoints
+        self.run_record: dict[str, Any] = {}  # the command line's additions to checkpoints
         self.parameter_groups: list[dict[str, Any]] = []
         self.scores: Scores | None = None
         self._configured = False
-        self._network = type(backbone).__name__  # sharding gives it another
+        self._network = type(backbone).__name__  # sharding changes the class
         self._keeper: ScoreKeeper | None = None
         self._chosen_on: str | None = None  # hash of the validation files of the checkpoint's run
 
-    # -- what a task says ---------------------------------------------------------------------------------------
+    # -- defined by a task --------------------------------------------------------------------------------------
 
     @abstractmethod
     def build(self, data: RunData) -> None:
-        """Fit the network's head to the data, which are known by now: to train it, or only to score it.
+        """Fit the network's head to the data, after their set-up: for training, or only for scoring.
 
         Raises:
-            UserError: Data whose targets are not the task's.
+            UserError: The data's targets are not the task's.
         """
 
     @abstractmethod
     def loss(self, batch: ClipBatch) -> dict[str, Tensor]:
-        """Return scalars of a training batch by their names; "loss" is what training lowers, all are logged."""
+        """Return scalars of a training batch by name, all logged; training lowers "loss"."""
 
     def predict(self, clips: Tensor) -> Any:
         """Return the network's outputs for clips (B, C, T, H, W) or images (B, C, H, W); a task may override it."""
@@ -132,37 +132,37 @@ class Task(L.LightningModule, ABC):
 
     @abstractmethod
     def tally(self) -> Tally:
-        """Return an empty tally of what an evaluation sees."""
+        """Return an empty tally for an evaluation."""
 
     @abstractmethod
     def score_names(self) -> list[str]:
-        """What a validation logs, such as "val/top1"; the first says which of two checkpoints is better."""
+        """Return the logged scores of a validation, such as "val/top1"; the first one ranks checkpoints."""
 
     @abstractmethod
     def write_scores(self, scores: Any, folder: Path, stage: Stage) -> None:
-        """Write `predictions.csv`, in `predict` `predicted.csv`, and what else the task keeps of an evaluation."""
+        """Write `predictions.csv` (`predicted.csv` in `predict`) and the task's other results of an evaluation."""
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint has to say to its `TaskOutputs`, such as class names."""
+        """Return the facts of a checkpoint for its `TaskOutputs`, such as class names."""
         return {}
 
     def describe(self) -> str:
-        """What is trained besides the network's name and size, in a few words."""
+        """Describe the trained network besides its name and size, in a few words."""
         return self.name
 
     def as_scored(self, batch: ClipBatch) -> ClipBatch:
-        """A batch as the scores are to see it: by default as it is."""
+        """Return a batch in the form of the scores: unchanged by default."""
         return batch
 
     def take_over(self, saved: dict[str, Any]) -> None:
-        """Fit the network to a checkpoint that is loaded without data."""
+        """Fit the network to a checkpoint loaded without data."""
 
     def compare(self, saved: dict[str, Any], *, training: bool) -> None:
-        """Compare what a checkpoint says with the data.
+        """Compare a checkpoint's facts with the data.
 
         Args:
             saved: `facts` of the checkpoint.
-            training: Whether training goes on; else it is only scored.
+            training: Whether training resumes; else the network is only scored.
 
         Raises:
             UserError: The data are not those of the checkpoint.
@@ -176,24 +176,24 @@ class Task(L.LightningModule, ABC):
         return data_of(self.trainer)
 
     def forward(self, clips: Tensor) -> Any:
-        """What the network gives for normalised clips (B, C, T, H, W) or images (B, C, H, W)."""
+        """Return the network's outputs for normalised clips (B, C, T, H, W) or images (B, C, H, W)."""
         return self.backbone(clips.to(next(self.backbone.parameters()).dtype))  # pixels are float32 in any precision
 
     def setup(self, stage: str) -> None:
-        """Let the data decide which score makes a checkpoint the best, unless the user has."""
+        """Let the data choose the score that ranks checkpoints, unless the user has."""
         if stage == "fit":
             for callback in self.trainer.checkpoint_callbacks:
                 if getattr(callback, "monitor", None) == self.monitor:
                     callback.monitor = self.score_names()[0]  # type: ignore[attr-defined]
 
     def configure_model(self) -> None:
-        """Fit the network to the data, and make it ready for the device."""
+        """Fit the network to the data, and prepare it for the device."""
         if not has_trainer(self):
             return  # loading without data: `on_load_checkpoint` fits the network to the checkpoint
         built, fed = self.backbone.input_shape, self.data.clip_shape
         if len(built) != len(fed) or built[0] != fed[0]:
             raise UserError(f"the backbone takes inputs of shape {built} without the batch, the data give {fed}")
-        if not self._configured:  # averaging callbacks ask for it before the trainer does
+        if not self._configured:  # averaging callbacks call this before the trainer does
             self._configured = True
             self._check_targets()
             self.build(self.data)
@@ -207,9 +207,9 @@ class Task(L.LightningModule, ABC):
     def _check_targets(self) -> None:
         kind = self.data.target_type
         if not issubclass(kind, self.targets):
-            wanted = " or ".join(target.noun for target in self.targets)
+            nouns = " or ".join(target.noun for target in self.targets)
             raise UserError(
-                f"{type(self.data).__name__} gives {kind.noun} per file, the task {self.name} needs {wanted}"
+                f"{type(self.data).__name__} gives {kind.noun} per file, the task {self.name} needs {nouns}"
             )
 
     def _prepare_backbone(self) -> None:
@@ -223,7 +223,7 @@ class Task(L.LightningModule, ABC):
             log.info("%d blocks are sharded over %d processes", blocks, self.trainer.world_size)
 
     def train(self, mode: bool = True) -> "Task":
-        """Return training or evaluation mode; what is frozen stays in evaluation mode, with its running statistics."""
+        """Set training or evaluation mode; frozen layers stay in evaluation mode, with their running statistics."""
         super().train(mode)
         self.start.keep_frozen(self.backbone)
         return self
@@ -264,7 +264,7 @@ class Task(L.LightningModule, ABC):
         return scale
 
     def on_fit_start(self) -> None:
-        """Say what is trained."""
+        """Log the trained network."""
         millions = sum(parameter.numel() for parameter in self.backbone.parameters()) / 1e6
         fed = _input(self.data.clip_shape)
         log.info("%s, %.2f M parameters, %s, %s", self._network, millions, self.describe(), fed)
@@ -285,7 +285,7 @@ class Task(L.LightningModule, ABC):
     # -- evaluation ---------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Begin to keep scores."""
+        """Start to collect scores."""
         self._begin("val")
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
@@ -293,11 +293,11 @@ class Task(L.LightningModule, ABC):
         self._score(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Join the scores of all processes."""
+        """Merge the scores of all processes."""
         self._finish("val")
 
     def on_test_epoch_start(self) -> None:
-        """Begin to keep scores."""
+        """Start to collect scores."""
         self._begin("test")
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> None:
@@ -305,20 +305,20 @@ class Task(L.LightningModule, ABC):
         self._score(batch)
 
     def on_test_epoch_end(self) -> None:
-        """Join the scores of all processes."""
+        """Merge the scores of all processes."""
         self._finish("test")
 
     def on_predict_epoch_start(self) -> None:
-        """Begin to keep scores."""
+        """Start to collect scores."""
         self._begin("predict")
 
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        """Score the views of a batch; returns their sample ids (B,)."""
+        """Score the views of a batch; return their sample ids (B,)."""
         self._score(batch)
         return batch.sample_ids
 
     def on_predict_epoch_end(self) -> None:
-        """Join the scores of all processes and write `predicted.csv`."""
+        """Merge the scores of all processes and write `predicted.csv`."""
         self._finish("predict")
 
     def _begin(self, stage: Stage) -> None:
@@ -387,12 +387,12 @@ class Task(L.LightningModule, ABC):
 
     @property
     def _chosen_on_split(self) -> bool:
-        """Return whether the test is on the very list of files on which the checkpoint was chosen."""
+        """Return whether the test reads the very files by which the checkpoint was chosen."""
         return self._chosen_on is not None and self._chosen_on == self.data.index("test").digest()
 
     @property
     def noun(self) -> str:
-        """What a sample is called, in the plural."""
+        """The name of samples, in the plural."""
         return f"{self.data.test_protocol.noun}s"
 
     def _protocol(self, stage: Stage) -> Any:
@@ -401,7 +401,7 @@ class Task(L.LightningModule, ABC):
     # -- checkpoints --------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a checkpoint needs to be used alone: task, protocol, the sides of position tables."""
+        """Add the facts that make a checkpoint usable alone: task, protocol, sides of position tables."""
         grid = self.backbone.position_grid
         checkpoint["mvrec"] = {
             "version": __version__,
@@ -417,10 +417,10 @@ class Task(L.LightningModule, ABC):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """See that the checkpoint is of this task and fits the data; without data, fit the network to it.
+        """Check that the checkpoint is of this task and fits the data; without data, fit the network to it.
 
         Raises:
-            UserError: A checkpoint of another task, or of other data.
+            UserError: The checkpoint is of another task, or of other data.
         """
         saved = checkpoint.get("mvrec")
         if saved is None:
@@ -440,5 +440,5 @@ class Task(L.LightningModule, ABC):
 
 
 def _input(shape: tuple[int, ...]) -> str:
-    """A shape without the batch, with its axes named."""
+    """Return a shape without the batch, with its axes named."""
     return f"clips (C, T, H, W) = {shape}" if len(shape) == 4 else f"images (C, H, W) = {shape}"

@@ -1,4 +1,4 @@
-"""What a task does with a network's outputs outside training: predictions of files, cards of weights, reports.
+"""The use of a network's outputs outside training: predictions of files, cards of weights, reports.
 
 A checkpoint names the task and the class of its outputs, so that `recognize`, `export` and `report` know no task.
 Nothing here imports Lightning.
@@ -16,17 +16,17 @@ from mvrec.errors import UserError
 from mvrec.models.backbone import Backbone
 from mvrec.report.sections import RunResults, TaskReport
 
-# The task of checkpoints and runs that name none, as those of earlier versions.
+# The task of checkpoints and runs of earlier versions, which name none.
 CLASSIFICATION = "classification"
 CLASSIFICATION_OUTPUTS = "mvrec.tasks.classification.outputs.ClassificationOutputs"
 
 
 class Output(ABC):
-    """What a task predicts for a file, a part of it, or a part of a stream."""
+    """A task's prediction for a file, a part of it, or a part of a stream."""
 
     @abstractmethod
     def text(self, top: int) -> str:
-        """Return the prediction in a line for people; `top` says how much of it, where there is an order."""
+        """Return the prediction as a line of text; `top` limits its length if it is ranked."""
 
     @abstractmethod
     def cells(self, top: int) -> list[str]:
@@ -42,7 +42,7 @@ class TaskOutputs(ABC):
 
     Attributes:
         task: Its name.
-        class_names: Names of the classes in label order; none where the task has no classes.
+        class_names: Names of the classes in label order; none if the task has no classes.
     """
 
     task: ClassVar[str]
@@ -51,16 +51,16 @@ class TaskOutputs(ABC):
     @classmethod
     @abstractmethod
     def of_file(cls, details: Mapping[str, Any], network: Backbone, *, source: str, classes: str | None = None) -> Self:
-        """Return the outputs of a network whose file says `details`, which are the task's `facts`.
+        """Return the outputs of a network whose file has these `details`, the task's `facts`.
 
         Args:
-            details: What the file says of itself.
-            network: The network, as its file describes it; a head for the file's outputs is made here.
+            details: The file's facts.
+            network: The network by its file; its head may be replaced here to fit the file's outputs.
             source: The file, for messages.
-            classes: What `--classes` says.
+            classes: The value of `--classes`.
 
         Raises:
-            UserError: A file that does not say enough.
+            UserError: The file's facts do not suffice.
         """
 
     @abstractmethod
@@ -68,8 +68,8 @@ class TaskOutputs(ABC):
         """Return the prediction of a file.
 
         Args:
-            raw: What the network gives for its views, (V, ...).
-            weights: How much each view counts, float64 (V,), adding up to 1.
+            raw: The network's outputs for its views, (V, ...).
+            weights: Weight of each view, float64 (V,), summing to 1.
         """
 
     @abstractmethod
@@ -77,29 +77,29 @@ class TaskOutputs(ABC):
         """Return names of the CSV columns that `Output.cells` fills."""
 
     def no_fields(self) -> dict[str, Any]:
-        """Return fields of a JSON object for what could not be read."""
+        """Return the fields of a JSON object for an unreadable file."""
         return {}
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What a file of weights says of the task, as `of_file` reads it."""
+        """Return the task's facts for a file of weights, which `of_file` reads."""
 
     @classmethod
     def facts_in(cls, details: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the task's facts among all that a file says; a file of published weights may say none."""
+        """Return the task's facts among all of a file; a file of published weights may have none."""
         return {}
 
     @classmethod
     def rows_of(cls, card: Mapping[str, Any]) -> dict[str, str]:
-        """What the README of a network on the Hub says of the task, from the card of the network."""
+        """Return the task's rows in the README of a network on the Hub, from the network's card."""
         return {}
 
     def describe(self) -> str:
-        """What is predicted, in a few words."""
+        """Describe the prediction in a few words."""
         return self.task
 
     def activation(self) -> str:
-        """What turns the raw outputs into predictions, for users of an exported network."""
+        """The function from raw outputs to predictions, for users of an exported network."""
         return "none"
 
     @classmethod
@@ -114,7 +114,7 @@ def task_of(details: Mapping[str, Any]) -> str:
 
 
 def identity(kind: "type[TaskOutputs]") -> dict[str, str]:
-    """What a file says so that `outputs_of` finds the class again."""
+    """Return the facts by which `outputs_of` finds the class again."""
     return {"task": kind.task, "outputs": f"{kind.__module__}.{kind.__qualname__}"}
 
 
@@ -122,21 +122,21 @@ def outputs_of(details: Mapping[str, Any], *, source: str) -> type[TaskOutputs]:
     """Return the class of outputs that a checkpoint, a card or `metrics.json` names.
 
     Raises:
-        UserError: A class of a module that the file may not name, or none of a task.
+        UserError: The class is in a module that the file may not name, or is not of a task.
     """
     path = details.get("outputs") or CLASSIFICATION_OUTPUTS
     check_file_classes({"_task": path}, source=source)
-    found = imported(path)
-    if not (isinstance(found, type) and issubclass(found, TaskOutputs)):
-        raise UserError(f"{source}: {path} is no TaskOutputs")
-    return found
+    kind = imported(path)
+    if not (isinstance(kind, type) and issubclass(kind, TaskOutputs)):
+        raise UserError(f"{source}: {path} is not a TaskOutputs")
+    return kind
 
 
 def need_task(outputs: TaskOutputs, task: str, *, command: str, source: object) -> None:
-    """Refuse a network of another task than the one that a command is for.
+    """Refuse a network of another task than the command's.
 
     Raises:
-        UserError: It names both tasks.
+        UserError: The tasks differ.
     """
     if outputs.task != task:
         raise UserError(f"{source}: its task is {outputs.task}, and {command} is for {task}")

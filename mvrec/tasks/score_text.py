@@ -1,4 +1,4 @@
-"""What an evaluation says of itself: its score, of which files, and which of them failed."""
+"""The text of an evaluation: its score, the scored files, and the failed ones."""
 
 from collections.abc import Iterator
 from math import isfinite
@@ -10,15 +10,15 @@ from mvrec.tasks.scores import NOT_FINITE, Scores
 
 
 def score_line(scores: Scores, stage: str, *, noun: str, protocol: Any, split: str) -> str:
-    """Return the line with the score and its small print.
+    """Return the line with the score and its context.
 
     `predict` has no score: its data need not have the right classes.
 
     Args:
-        scores: What an evaluation found.
+        scores: The result of an evaluation.
         stage: "val", "test" or "predict".
-        noun: What a sample is called, in the plural.
-        protocol: How files became views.
+        noun: The name of samples, in the plural.
+        protocol: The protocol by which files became views.
         split: See `split_text`.
     """
     values = ", ".join(f"{name} {scores.text_of(name, value)}" for name, value in scores.metrics().items())
@@ -27,10 +27,10 @@ def score_line(scores: Scores, stage: str, *, noun: str, protocol: Any, split: s
 
 
 def split_text(split: str, *, chosen_on: bool) -> str:
-    """What a score must not be read without, when it is not of a split of its own: "" for a test split.
+    """Return the caveat of a score that is not of a split of its own; "" for a test split.
 
     Args:
-        split: The split that was read.
+        split: The scored split.
         chosen_on: Whether the checkpoint was chosen by its score on the same files.
     """
     if split == "test":
@@ -39,11 +39,11 @@ def split_text(split: str, *, chosen_on: bool) -> str:
 
 
 def failures(scores: Scores, *, noun: str) -> Iterator[str]:
-    """A line for each sample that failed; one for all whose logits are not finite, which is the network's doing.
+    """Yield a line for each failed sample; one for all whose logits are not finite, which is the network's fault.
 
     Args:
-        scores: What an evaluation found.
-        noun: What a sample is called, in the plural.
+        scores: The result of an evaluation.
+        noun: The name of samples, in the plural.
     """
     yield from (f"{bad.path}: {bad.cause}" for bad in scores.failed if bad.cause != NOT_FINITE)
     if scores.not_finite:
@@ -53,18 +53,18 @@ def failures(scores: Scores, *, noun: str) -> Iterator[str]:
 
 
 def write_metrics(path: Path, scores: Scores, *, stage: str, protocol: Any, noun: str, facts: dict[str, Any]) -> None:
-    """Write a score with everything that it cannot be read without, as JSON.
+    """Write a score with its context as JSON.
 
     `of` is the number of samples in the whole split, of which `expected` were to be scored. A value that is not finite
     is null.
 
     Args:
         path: The file.
-        scores: What an evaluation found.
+        scores: The result of an evaluation.
         stage: "test" and so on.
-        protocol: How files became views.
-        noun: What a sample is called, in the plural.
-        facts: Whatever else is to be in it.
+        protocol: The protocol by which files became views.
+        noun: The name of samples, in the plural.
+        facts: Further entries.
     """
     content = {
         "stage": stage,

@@ -1,7 +1,7 @@
-"""Scores that do not depend on how many processes computed them, for any task.
+"""Scores of any task, independent of the number of processes.
 
-Every process tallies what it has seen of each sample; at the end the tallies of all processes are merged. So a file
-counts once, wherever its views went. What a sample is compared with, and how, only the task's tally and scores know.
+Every process tallies the views that it sees; at the end the tallies of all processes are merged. So a file counts
+once, wherever its views went. Only the task's tally and scores know targets and metrics.
 """
 
 from abc import ABC, abstractmethod
@@ -17,19 +17,19 @@ from mvrec.data.loading.batch import PADDING_ID, BadSample
 from mvrec.data.views.targets import NoTarget, Target
 from mvrec.errors import UserError
 
-NOT_FINITE = "the network's outputs are not finite"  # why a sample failed that was read
+NOT_FINITE = "the network's outputs are not finite"  # the cause of failure of a readable sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
-    """Of which samples a score speaks.
+    """The samples that a score covers.
 
     Attributes:
         failed: Samples that could not be read, or whose outputs are not finite.
         expected: Samples that should have been scored.
         num_views: Views of each sample.
-        failed_are_wrong: Whether samples that failed count as wrong; else the score is that of the others.
-        total: Samples of the whole split, where that is known.
+        failed_are_wrong: Whether failed samples count as wrong; else the score excludes them.
+        total: Samples of the whole split, if known.
     """
 
     failed: tuple[BadSample, ...]
@@ -40,46 +40,46 @@ class Extent:
 
     @property
     def partial(self) -> bool:
-        """Return whether only a part of the split was to be scored."""
+        """Whether only a part of the split was to be scored."""
         return self.total is not None and self.expected < self.total
 
     @property
     def not_finite(self) -> tuple[BadSample, ...]:
-        """Samples that were read, and whose outputs are not finite."""
+        """Readable samples whose outputs are not finite."""
         return tuple(bad for bad in self.failed if bad.cause == NOT_FINITE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores(Extent, ABC):
-    """What an evaluation has measured.
+    """The result of an evaluation.
 
     Attributes:
-        sample_ids: int64 (N,), rising; the samples that were scored.
+        sample_ids: int64 (N,), ascending; the scored samples.
     """
 
     sample_ids: Tensor
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
-        """Return named values, the one that says which of two models is better first."""
+        """Return values by name; the first one ranks models."""
 
     def text_of(self, name: str, value: float) -> str:
-        """A metric as people read it."""
+        """Return a metric's value for readers."""
         return f"{value:.4f}"
 
     def facts(self) -> dict[str, Any]:
-        """What `metrics.json` says of these scores besides their values."""
+        """Return the entries of `metrics.json` about these scores besides their values."""
         return {}
 
     def counts(self, noun: str = "videos") -> str:
-        """How many samples the score speaks of, by the name that the caller gives them."""
+        """Return the number of samples in the score, as text with the caller's noun."""
         counted = " and left out" if self.failed and not self.failed_are_wrong else ""
         part = f"only {self.expected} of {self.total} {noun}: " if self.partial else ""
         return f"{part}{len(self.sample_ids)}/{self.expected} {noun} scored, {len(self.failed)} failed{counted}"
 
 
 class Tally(ABC):
-    """What one process has seen of the samples, until the scores of all processes are worked out."""
+    """The samples as one process has seen them, until scores are computed."""
 
     @abstractmethod
     def usable(self, outputs: Any) -> Sequence[bool]:
@@ -90,19 +90,19 @@ class Tally(ABC):
         """Add views of a batch.
 
         Args:
-            outputs: What the task's `predict` gives for the batch.
+            outputs: The result of the task's `predict` for the batch.
             targets: The targets of the batch.
             sample_ids: The sample of each view.
-            places: The views that count, by their place in the batch.
+            places: The places in the batch of the views that count.
         """
 
     @abstractmethod
     def drop(self, sample: int) -> None:
-        """Forget a sample, a part of whose views may have been added."""
+        """Forget a sample, some of whose views may have been added."""
 
     @abstractmethod
     def merge(self, other: Self) -> None:
-        """Add what another process has seen, which may be other views of the same samples."""
+        """Add the tally of another process, which may hold other views of the same samples."""
 
     @abstractmethod
     def scores(self, **extent: Any) -> Scores:
@@ -116,7 +116,7 @@ class Tally(ABC):
 class MeanTally(Tally):
     """Keeps the sum of a sample's values over its views, so that its value is their mean.
 
-    A subclass says what the values of a batch are (`values`), and what the scores are (`scores`).
+    A subclass defines the values of a batch (`values`) and the scores (`scores`).
     """
 
     def __init__(self) -> None:
@@ -145,8 +145,8 @@ class MeanTally(Tally):
 
     def drop(self, sample: int) -> None:
         """Forget a sample."""
-        for kept in (self._sums, self._views, self._targets):
-            kept.pop(sample, None)
+        for table in (self._sums, self._views, self._targets):
+            table.pop(sample, None)
 
     def merge(self, other: Self) -> None:
         """Add the sums of another process."""
@@ -154,19 +154,19 @@ class MeanTally(Tally):
             self._join(sample, value, other._views[sample], other._targets[sample])
 
     def means(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Sample ids int64 (N,), rising, their means float64 (N, D), and their targets (N, ...)."""
+        """Return sample ids int64 (N,), ascending, their means float64 (N, D), and their targets (N, ...)."""
         samples = sorted(self._sums)
         means = stacked(self._sums[sample] / self._views[sample] for sample in samples)
         return torch.tensor(samples, dtype=torch.int64), means, stacked(self._targets[sample] for sample in samples)
 
 
 class ScoreKeeper:
-    """Keeps the tally of one process, sees that every sample comes with all its views, and joins all processes.
+    """Keeps the tally of one process, checks that every sample has all its views, and merges all processes.
 
     Args:
         tally: An empty tally of the task.
         num_views: Views that each sample must have.
-        expected: Samples over all processes; `None` when only a part is scored on purpose.
+        expected: Samples over all processes; `None` if only a part is scored on purpose.
         failed_are_wrong: See `Extent`.
         total: See `Extent`.
         path_of: The file of a sample id, to name it when its outputs are not finite.
@@ -185,7 +185,7 @@ class ScoreKeeper:
         self.tally, self.num_views, self.expected = tally, num_views, expected
         self.failed_are_wrong, self.total, self.path_of = failed_are_wrong, total, path_of
         self._views: dict[int, int] = {}
-        self._failed: dict[int, BadSample] = {}  # by row: each process that shares a file's views may meet it
+        self._failed: dict[int, BadSample] = {}  # by row: several processes may share a file's views
 
     def add(self, outputs: Any, targets: Any, sample_ids: Tensor) -> None:
         """Add the views of a batch; a sample with a view whose outputs are not finite fails.

@@ -57,7 +57,7 @@ def test_onnx_says_how_near_it_is(run: Path, tmp_path: Path, capsys: pytest.Capt
         ("few.pth", ["-o", "m.pt2"], r"few.pth has 3 classes and does not name them: --classes FILE"),
         ("few.pth", ["-o", "m.pt2", "--classes", "two.txt"], r"--classes=two.txt has 2 names, few.pth has 3 classes"),
         ("few.pth", ["-o", "m.pt2", "--classes", ""], r"data.classes=: there is no such file"),
-        ("hf://a", ["-o", "m.onnx"], r"'hf://a' is no model of the Hub"),
+        ("hf://a", ["-o", "m.onnx"], r"'hf://a' is not a model of the Hub"),
     ],
 )
 def test_wrong_requests_are_one_line_and_leave_nothing(

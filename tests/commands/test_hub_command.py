@@ -72,8 +72,8 @@ def test_pulling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     [
         (["push", "nix.ckpt", "me/digits"], r"CKPT: there is no checkpoint 'nix.ckpt'"),
         (["push", ".", "me/digits"], r"CKPT: . is a folder without checkpoints/best.ckpt"),
-        (["push", "best.ckpt", "hf://digits"], r"'hf://digits' is no model of the Hub: write hf://user/name"),
-        (["push", "best.ckpt", "best.ckpt"], r"best.ckpt: is a file, a folder is needed"),
+        (["push", "best.ckpt", "hf://digits"], r"'hf://digits' is not a model of the Hub: write hf://user/name"),
+        (["push", "best.ckpt", "best.ckpt"], r"best.ckpt: is a file, give a folder"),
         (
             ["push", "best.ckpt", "./x", "--branch", "b"],
             r"--branch is for a repository of the Hub, and ./x is a folder",

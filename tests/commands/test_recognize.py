@@ -177,7 +177,7 @@ def test_another_protocol(command, small_run, small_data):
         (["no such.mp4"], "there is no file or folder 'no such.mp4'"),
         ([".", "--top=0"], "--top must be at least 1, got 0"),
         ([".", "--window=0"], "--window must be above 0, got 0"),
-        ([".", "--stride=1"], "--stride is the way from window to window: add --window"),
+        ([".", "--stride=1"], "--stride is the distance between windows: add --window"),
         ([".", "--protocol=imagenet-mvit"], "this protocol is for images, the network takes videos"),
         (["7", "."], "a camera or stream is recognised by itself: 7 came with other sources"),
         (["99"], "camera 99 (/dev/video99) cannot be opened: "),

@@ -89,7 +89,7 @@ def test_a_readme_of_ones_own_stays(recogniser: Recogniser, tmp_path: Path) -> N
     save_pretrained(recogniser, tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
     assert json.loads((tmp_path / "config.json").read_text())["library_name"] == "mvrec"
-    with pytest.raises(UserError, match="is where the network was loaded from"):
+    with pytest.raises(UserError, match="the network was loaded from there"):
         save_pretrained(from_pretrained(tmp_path, device="cpu"), tmp_path)
 
 
@@ -288,7 +288,7 @@ def test_names_of_models(tmp_path: Path) -> None:
     assert hub_name("me/digits") is hub_name("/hf:/me/digits") is None
     assert repository("me/digits") == ("me/digits", None)
     for wrong in ("hf://me", "hf://me/a/b", "hf://me/", "hf:///a", "hf://me/a@", "hf://me/../x", "hf://mé/a"):
-        with pytest.raises(UserError, match=r"is no model of the Hub: write hf://user/name"):
+        with pytest.raises(UserError, match=r"is not a model of the Hub: write hf://user/name"):
             hub_name(wrong)
     for wrong in ("digits", "a/b/c", "../x"):
         with pytest.raises(UserError, match="is neither a folder nor a model of the Hub"):
@@ -303,9 +303,9 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_folder_is_needed(recogniser: Recogniser, hub: FakeHub, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="is a file, a folder is needed"):
+    with pytest.raises(UserError, match="is a file, give a folder"):
         save_pretrained(recogniser, tmp_path / "file")
-    with pytest.raises(UserError, match="is a file, a folder is needed"):
+    with pytest.raises(UserError, match="is a file, give a folder"):
         pull("me/digits", tmp_path / "file")
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
     assert hub.requests == []

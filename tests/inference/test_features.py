@@ -15,7 +15,7 @@ from mvrec.data.views.sampling import ClipSpec
 from mvrec.data.views.timeline import windows
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.features import (
-    Wanted,
+    Selection,
     clips_of,
     extract,
     features_of,
@@ -78,8 +78,8 @@ def load(stem, form):
 def test_features_are_those_of_the_views(tmp_path, form, stage, pool, shape):
     recogniser = video_recogniser(tmp_path)
     path = write_video(tmp_path / "läuft gut.mp4", num_frames=37, size=(36, 50), fps=10)
-    wanted, stem = Wanted(stage, pool), tmp_path / "out" / "läuft gut.mp4"
-    got = extract(recogniser, path, stem, wanted=wanted, form=form, settings=SETTINGS, views_per_forward=2)
+    selection, stem = Selection(stage, pool), tmp_path / "out" / "läuft gut.mp4"
+    got = extract(recogniser, path, stem, selection=selection, form=form, settings=SETTINGS, views_per_forward=2)
     assert got == shape
     features, record = load(stem, form)
     assert features.shape == shape
@@ -104,7 +104,7 @@ def test_features_are_those_of_the_views(tmp_path, form, stage, pool, shape):
 def test_the_head_takes_the_vector_as_it_is(tmp_path):
     recogniser = video_recogniser(tmp_path)
     views = torch.randint(0, 256, (2, 3, 4, 32, 32), dtype=torch.uint8)
-    logits = recogniser.backbone.head(features_of(recogniser, views, Wanted())).detach()
+    logits = recogniser.backbone.head(features_of(recogniser, views, Selection())).detach()
     torch.testing.assert_close(logits.softmax(1).double(), recogniser.probabilities(views))
 
 
@@ -115,7 +115,7 @@ def test_images(tmp_path):
     path = tmp_path / "a b.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(path)
     for form in ("npy", "safetensors"):
-        extract(recogniser, path, tmp_path / "x" / "a", wanted=Wanted(1, "none"), form=form, settings=SETTINGS)
+        extract(recogniser, path, tmp_path / "x" / "a", selection=Selection(1, "none"), form=form, settings=SETTINGS)
         features, record = load(tmp_path / "x" / "a", form)
         expected = recogniser.backbone.feature_maps(recogniser.normalised(recogniser.views(path)))[1]
         torch.testing.assert_close(features, expected.detach())
@@ -144,9 +144,9 @@ def test_windows_cover_the_video(seconds, length, stride, expected):
 def test_a_window_is_read_in_its_middle(tmp_path):
     recogniser = video_recogniser(tmp_path, num_crops=1)
     path = write_video(tmp_path / "a.mp4", num_frames=50, fps=10, size=(64, 80))
-    wanted = Wanted(window_seconds=2, stride_seconds=1)
+    selection = Selection(window_seconds=2, stride_seconds=1)
     with open_video(path) as video:
-        clips = clips_of(path, video, recogniser.protocol, wanted)
+        clips = clips_of(path, video, recogniser.protocol, selection)
         # 20 frames leave 12 beside a clip of 8, of which 6 come before it.
         assert [read_numbers(video.frames(row.tolist())) for row in clips.frames[:2]] == [
             [6, 8, 10, 13],
@@ -154,13 +154,13 @@ def test_a_window_is_read_in_its_middle(tmp_path):
         ]
     assert clips.start_seconds == [0, 1, 2, 3]
     assert clips.end_seconds == [2, 3, 4, 5]
-    extract(recogniser, path, tmp_path / "w", wanted=wanted, form="npy", settings=SETTINGS)
+    extract(recogniser, path, tmp_path / "w", selection=selection, form="npy", settings=SETTINGS)
     features, record = load(tmp_path / "w", "npy")
     assert features.shape == (4, 16)
     assert record["end_seconds"] == [2, 3, 4, 5]
     third = recogniser.views(path, start_seconds=2, end_seconds=4)
     assert len(third) == 3  # of the protocol's three clips, the middle one is the window's
-    expected = features_of(recogniser, third[1:2], Wanted())
+    expected = features_of(recogniser, third[1:2], Selection())
     torch.testing.assert_close(features[2:3], expected)
 
 
@@ -180,8 +180,8 @@ def test_no_more_than_a_clip_is_decoded_at_a_time(tmp_path, monkeypatch):
         lambda self, x: forwards.append(len(x)) or torch.zeros(len(x), 16),
     )
     path = write_video(tmp_path / "a.mp4", num_frames=300, fps=10)
-    wanted = Wanted(window_seconds=1)
-    extract(recogniser, path, tmp_path / "w", wanted=wanted, form="npy", settings=SETTINGS, views_per_forward=4)
+    selection = Selection(window_seconds=1)
+    extract(recogniser, path, tmp_path / "w", selection=selection, form="npy", settings=SETTINGS, views_per_forward=4)
     assert max(most) == 4
     assert sum(most) == 4 * 30
     assert max(forwards) == 4
@@ -191,13 +191,13 @@ def test_no_more_than_a_clip_is_decoded_at_a_time(tmp_path, monkeypatch):
 def test_a_video_shorter_than_a_clip(tmp_path):
     path = write_video(tmp_path / "a.mp4", num_frames=3, fps=10)
     recogniser = video_recogniser(tmp_path)
-    extract(recogniser, path, tmp_path / "o", wanted=Wanted(), form="npy", settings=SETTINGS)
+    extract(recogniser, path, tmp_path / "o", selection=Selection(), form="npy", settings=SETTINGS)
     features, record = load(tmp_path / "o", "npy")
     assert features.shape == (9, 16)
     assert record["end_seconds"] == pytest.approx([0.3] * 9)
     strict = video_recogniser(tmp_path, clip=ClipSpec(4, 2, None, short_video="error"))
     with pytest.raises(DecodeError, match="a clip of 8 frames does not fit in 3 frames"):
-        extract(strict, path, tmp_path / "e", wanted=Wanted(), form="npy", settings=SETTINGS)
+        extract(strict, path, tmp_path / "e", selection=Selection(), form="npy", settings=SETTINGS)
     assert not list(tmp_path.glob("e*"))
 
 
@@ -210,13 +210,13 @@ def test_what_is_complete(tmp_path, form):
         return is_complete(stem, path, settings, form)
 
     assert not complete()
-    extract(recogniser, path, stem, wanted=Wanted(), form=form, settings=SETTINGS)
+    extract(recogniser, path, stem, selection=Selection(), form=form, settings=SETTINGS)
     assert complete()
     assert not complete({"any": "other settings"})
     assert not is_complete(stem, path, SETTINGS, "npy" if form == "safetensors" else "safetensors")
     write_video(path, num_frames=40)
     assert not complete()  # another file under its name
-    extract(recogniser, path, stem, wanted=Wanted(), form=form, settings=SETTINGS)
+    extract(recogniser, path, stem, selection=Selection(), form=form, settings=SETTINGS)
     assert complete()
     if form == "npy":
         stem.with_name("a.mp4.npy").unlink()
@@ -228,7 +228,7 @@ def test_what_is_complete(tmp_path, form):
         assert not complete()
     extract_again = pytest.raises(DecodeError, match="no such file")
     with extract_again:
-        extract(recogniser, path, stem, wanted=Wanted(), form=form, settings=SETTINGS)
+        extract(recogniser, path, stem, selection=Selection(), form=form, settings=SETTINGS)
 
 
 @pytest.mark.parametrize("form", ["npy", "safetensors"])
@@ -238,7 +238,7 @@ def test_a_file_that_breaks_in_its_middle_leaves_nothing(tmp_path, form, monkeyp
     recogniser = video_recogniser(tmp_path)
     path, out = write_video(tmp_path / "a.mp4", num_frames=60), tmp_path / "out"
     out.mkdir()
-    extract(recogniser, path, out / "a", wanted=Wanted(), form=form, settings=SETTINGS)
+    extract(recogniser, path, out / "a", selection=Selection(), form=form, settings=SETTINGS)
     calls = []
 
     def features(*arguments):
@@ -249,29 +249,29 @@ def test_a_file_that_breaks_in_its_middle_leaves_nothing(tmp_path, form, monkeyp
 
     monkeypatch.setattr(module, "features_of", features)
     with pytest.raises(KeyboardInterrupt):
-        extract(recogniser, path, out / "a", wanted=Wanted(), form=form, settings={}, views_per_forward=2)
+        extract(recogniser, path, out / "a", selection=Selection(), form=form, settings={}, views_per_forward=2)
     assert not is_complete(out / "a", path, SETTINGS, form)
     assert not is_complete(out / "a", path, {}, form)
     assert not list(out.glob(".*"))
 
     with pytest.raises(DecodeError):
-        extract(recogniser, truncate(path, 0.5), out / "b", wanted=Wanted(), form=form, settings=SETTINGS)
+        extract(recogniser, truncate(path, 0.5), out / "b", selection=Selection(), form=form, settings=SETTINGS)
     assert not list(out.glob("*b*"))
 
 
 def test_settings_say_what_decides(tmp_path):
     recogniser = video_recogniser(tmp_path)
-    settings = settings_of(recogniser, Wanted(1, "spatial"), "npy", sha256="0123")
+    settings = settings_of(recogniser, Selection(1, "spatial"), "npy", sha256="0123")
     assert settings == json.loads(json.dumps(settings))
     assert settings["stage"] == 1
     assert settings["protocol"]["views"]["num_clips"] == 3
     others = [
-        settings_of(recogniser, Wanted(0, "spatial"), "npy", sha256="0123"),
-        settings_of(recogniser, Wanted(1, "none"), "npy", sha256="0123"),
-        settings_of(recogniser, Wanted(1, "spatial", 1.0), "npy", sha256="0123"),
-        settings_of(recogniser, Wanted(1, "spatial"), "safetensors", sha256="0123"),
-        settings_of(recogniser, Wanted(1, "spatial"), "npy", sha256="4567"),
-        settings_of(video_recogniser(tmp_path, num_clips=2), Wanted(1, "spatial"), "npy", sha256="0123"),
+        settings_of(recogniser, Selection(0, "spatial"), "npy", sha256="0123"),
+        settings_of(recogniser, Selection(1, "none"), "npy", sha256="0123"),
+        settings_of(recogniser, Selection(1, "spatial", 1.0), "npy", sha256="0123"),
+        settings_of(recogniser, Selection(1, "spatial"), "safetensors", sha256="0123"),
+        settings_of(recogniser, Selection(1, "spatial"), "npy", sha256="4567"),
+        settings_of(video_recogniser(tmp_path, num_clips=2), Selection(1, "spatial"), "npy", sha256="0123"),
     ]
     assert all(other != settings for other in others)
 
@@ -288,14 +288,14 @@ def test_settings_say_what_decides(tmp_path):
 )
 def test_wishes_that_contradict_one_another(arguments, message):
     with pytest.raises(UserError, match=message):
-        Wanted(**arguments)
+        Selection(**arguments)
 
 
 def test_wishes_that_a_network_has_no_way_to_meet(tmp_path):
     recogniser = video_recogniser(tmp_path)
     for stage in (2, -3):
         with pytest.raises(UserError, match=f"no stage {stage}: this network has the stages 0..1"):
-            Wanted(stage).check(recogniser)
-    Wanted(-2).check(recogniser)
+            Selection(stage).check(recogniser)
+    Selection(-2).check(recogniser)
     with pytest.raises(UserError, match="--window is for videos"):
-        Wanted(window_seconds=1.0).check(image_recogniser(tmp_path))
+        Selection(window_seconds=1.0).check(image_recogniser(tmp_path))

@@ -358,7 +358,7 @@ def test_what_a_network_has_not(name, arguments, message):
 
 def test_another_library_s_network():
     model = create_model("torchvision/resnet18", num_classes=3)
-    with pytest.raises(UserError, match="needs a network's levels, and a Baseline names none"):
+    with pytest.raises(UserError, match="needs `levels`, which Baseline does not define"):
         heat_map(model.eval(), torch.zeros(1, 3, 224, 224), torch.tensor([0]), method="cam")
 
 

@@ -204,7 +204,7 @@ def test_what_the_test_did_not_write_is_worked_out(tmp_path):
     assert report.confusion.counts.tolist() == [[3, 1, 0], [0, 3, 1], [1, 0, 3]]
     assert report.confusion.failed.tolist() == [1, 0, 0]
     assert [row.value for row in report.classes] == pytest.approx([3 / 5, 3 / 4, 3 / 4])
-    assert "worked out from predictions.csv" in render_report(report)
+    assert "computed from predictions.csv" in render_report(report)
 
 
 # Odd, but what can be said can be said.

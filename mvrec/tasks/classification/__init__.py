@@ -1,4 +1,4 @@
-"""Classification of videos and images, single- and multi-label: all that knows labels."""
+"""Classification of videos and images, single- and multi-label: all code about labels."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +9,9 @@ __all__ = ["Classification"]
 
 
 def __getattr__(name: str) -> Any:
-    # Also where earlier versions had it, which `load_from_checkpoint` of their checkpoints asks for.
+    # Earlier versions had the class here, and `load_from_checkpoint` of their checkpoints looks for it.
     if name != "Classification":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mvrec.tasks.classification.task import Classification  # which imports Lightning
+    from mvrec.tasks.classification.task import Classification  # imports Lightning
 
     return Classification

@@ -10,7 +10,7 @@ from typing import Any
 from mvrec.files import atomic_path
 from mvrec.tasks.classification.run_results import ClassScore, Confusion, blocks
 
-MOST_NAMED = 60  # classes whose names fit beside an axis
+MOST_NAMED = 60  # classes whose names fit next to an axis
 
 
 def draw_classes(classes: Sequence[ClassScore], output: Path, *, label: str) -> bool:
@@ -22,7 +22,7 @@ def draw_classes(classes: Sequence[ClassScore], output: Path, *, label: str) -> 
         label: What the values are.
 
     Returns:
-        Whether there was anything to draw.
+        Whether there was data to draw.
     """
     rows = sorted((row for row in classes if not math.isnan(row.value)), key=lambda row: row.value)
     if not rows:
@@ -50,7 +50,7 @@ def draw_confusion(confusion: Confusion, output: Path) -> bool:
         output: The PNG.
 
     Returns:
-        Whether there was anything to draw.
+        Whether there was data to draw.
     """
     count = len(confusion.names)
     if not confusion.counts.any():
@@ -79,7 +79,7 @@ def _square_root() -> Any:
 
 @contextmanager
 def _figure(output: Path, *, size: tuple[float, float]) -> Iterator[Any]:
-    """A figure that is written when the block ends well."""
+    """Yield a figure, and write it after a successful block."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -87,12 +87,12 @@ def _figure(output: Path, *, size: tuple[float, float]) -> Iterator[Any]:
     FigureCanvasAgg(figure)
     yield figure
     with warnings.catch_warnings(), atomic_path(output) as temporary:
-        # The font has not every script; the HTML, which a browser draws, has.
+        # The font lacks some scripts; in the HTML report the browser draws them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         figure.savefig(temporary, format="png", dpi=120)
 
 
 def _plain(name: str) -> str:
-    """A name whose dollars are no mathematics, short enough for an axis."""
+    """Return a name for an axis: short, with dollars that are not mathematics."""
     text = name.encode("utf-8", "backslashreplace").decode()
     return (text if len(text) <= 28 else f"{text[:27]}\N{HORIZONTAL ELLIPSIS}").replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""The head of a classifier beside the classes of the data."""
+"""The head of a classifier for the classes of the data."""
 
 import logging
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ log = logging.getLogger(__name__)
 
 
 def fit_head(backbone: Backbone, names: Sequence[str], start: Start, *, new_head: bool | None = None) -> None:
-    """Give the network a head for the data's classes, and say what became of the one it had.
+    """Give the network a head for the data's classes, and log whether the earlier one stays.
 
     Args:
         backbone: The network.
         names: The data's classes in label order.
-        start: The weights that the network has.
-        new_head: Whether the head starts untrained; `None` where its classes are not the data's.
+        start: The network's weights.
+        new_head: Whether the head starts untrained; `None` does so if its classes are not the data's.
     """
-    before, known = backbone.num_classes, start.details.get("class_names")
-    other = before != len(names) or (known is not None and not _same(known, names))
+    before, saved = backbone.num_classes, start.details.get("class_names")
+    other = before != len(names) or (saved is not None and not _same(saved, names))
     if not (other if new_head is None else new_head or before != len(names)):
-        if start.weights is not None and known is None:
+        if start.weights is not None and saved is None:
             log.warning(
                 "%s does not name its %d classes: its head is kept as if they were the data's "
                 "(--model.new_head true for an untrained one)",
@@ -37,24 +37,24 @@ def fit_head(backbone: Backbone, names: Sequence[str], start: Start, *, new_head
 
 
 def classes_of_weights(backbone: Backbone, names: Sequence[str], start: Start) -> Sequence[str]:
-    """Return the classes that weights are for, where they are only to be scored: no head is made.
+    """Return the classes of weights that are only scored: no head is made.
 
     Args:
         backbone: The network.
-        names: The data's classes in label order, which weights without names are taken to be for.
+        names: The data's classes in label order, assumed for weights without names.
         start: The weights.
 
     Raises:
-        UserError: Weights without names, for another number of classes.
+        UserError: Weights without names have another number of classes.
     """
-    known = start.details.get("class_names")
-    if known is None and backbone.num_classes != len(names):
+    saved = start.details.get("class_names")
+    if saved is None and backbone.num_classes != len(names):
         raise UserError(f"{start.weights} is for {backbone.num_classes} classes, the data have {len(names)}")
-    if known is None:
-        log.warning("%s does not name its %d classes: they are taken for the data's", start.weights, len(names))
-    return known or names
+    if saved is None:
+        log.warning("%s does not name its %d classes: assuming those of the data", start.weights, len(names))
+    return saved or names
 
 
-def _same(ours: Sequence[str], theirs: Sequence[str]) -> bool:
-    plain = comparable(ours, theirs)
+def _same(first: Sequence[str], second: Sequence[str]) -> bool:
+    plain = comparable(first, second)
     return plain[0] == plain[1]

@@ -15,7 +15,7 @@ from mvrec.ranges import check_ranges
 
 @dataclass(frozen=True)
 class Mixing:
-    """Blend each sample of a batch with its mirror image in batch order.
+    """Blends each sample of a batch with its mirror image in batch order.
 
     One draw per batch decides between Mixup (Zhang et al. 2018, https://arxiv.org/abs/1710.09412) and CutMix
     (Yun et al. 2019, https://arxiv.org/abs/1905.04899, the same rectangle in all frames).
@@ -24,7 +24,7 @@ class Mixing:
         mixup_alpha: Beta parameter of Mixup; 0 turns it off.
         cutmix_alpha: Beta parameter of CutMix; 0 turns it off.
         probability: Chance that a batch is mixed at all.
-        switch_probability: Chance of CutMix where both are on.
+        switch_probability: Chance of CutMix if both are on.
     """
 
     mixup_alpha: float = 0.8
@@ -45,7 +45,7 @@ class Mixing:
         Args:
             clips: Float (B, ..., H, W).
             targets: Class probabilities (B, K).
-            seed: All random choices follow from it.
+            seed: Determines all random choices.
 
         Returns:
             Mixed clips and targets of the same shapes.
@@ -67,7 +67,7 @@ def cutmix(clips: Tensor, keep: float, rng: random.Random) -> tuple[Tensor, floa
     """Paste a rectangle of about `1 - keep` of the frame from the mirrored batch.
 
     Returns:
-        Mixed clips, and the share of the frame that was really kept (the rectangle is cut off at the border).
+        Mixed clips, and the share of the frame that was kept (the rectangle is cut off at the border).
     """
     height, width = clips.shape[-2:]
     h, w = (round(side * math.sqrt(1 - keep)) for side in (height, width))

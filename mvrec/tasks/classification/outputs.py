@@ -1,4 +1,4 @@
-"""Classes of files: what a classifier's logits say, for recognising, exporting and reporting."""
+"""Predictions of a classifier from its logits, for recognising, exporting and reporting."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from mvrec.report.sections import RunResults, TaskReport
 from mvrec.tasks.classification.targets import probabilities_of
 from mvrec.tasks.outputs import CLASSIFICATION, Output, TaskOutputs
 
-# Which shipped list names the classes of published weights, by their number.
+# The shipped list of names for published weights, by the number of classes.
 SHIPPED_CLASSES = {400: "kinetics400", 1000: "imagenet1k"}
 
 log = logging.getLogger("mvrec")
@@ -22,7 +22,7 @@ log = logging.getLogger("mvrec")
 
 @dataclass(frozen=True)
 class Classes(Output):
-    """How probable each class is.
+    """The probability of each class.
 
     Attributes:
         probabilities: float64 (K,).
@@ -34,8 +34,8 @@ class Classes(Output):
 
     def best(self, top: int) -> list[tuple[str, float]]:
         """Return the most probable classes with their probabilities."""
-        found = self.probabilities.topk(min(top, len(self.class_names)))
-        numbers, values = found.indices.tolist(), found.values.tolist()
+        top_classes = self.probabilities.topk(min(top, len(self.class_names)))
+        numbers, values = top_classes.indices.tolist(), top_classes.values.tolist()
         return [(self.class_names[number], value) for number, value in zip(numbers, values, strict=True)]
 
     def text(self, top: int) -> str:
@@ -56,7 +56,7 @@ class ClassificationOutputs(TaskOutputs):
 
     Args:
         class_names: Names in label order.
-        multi_label: Whether probabilities are sigmoids, each class for itself.
+        multi_label: Whether probabilities are sigmoids, separate for each class.
     """
 
     task = CLASSIFICATION
@@ -66,7 +66,7 @@ class ClassificationOutputs(TaskOutputs):
 
     @classmethod
     def of_file(cls, details: Mapping[str, Any], network: Backbone, *, source: str, classes: str | None = None) -> Self:
-        """Return classes by the names of a run, of `--classes`, or of the shipped list with as many."""
+        """Return outputs with the class names of a run, of `--classes`, or of the shipped list of that length."""
         saved = details.get("class_names")
         if saved:  # the run's head was made for its data
             network.reset_head(len(saved))
@@ -87,12 +87,12 @@ class ClassificationOutputs(TaskOutputs):
         return [name for rank in range(1, top + 1) for name in (f"class_{rank}", f"probability_{rank}")]
 
     def no_fields(self) -> dict[str, Any]:
-        """No classes."""
+        """Return an empty list of classes."""
         return {"classes": []}
 
     @classmethod
     def rows_of(cls, card: Mapping[str, Any]) -> dict[str, str]:
-        """Return whether a file may have several classes."""
+        """Return a row that says whether a file may have several classes."""
         return {"several classes at once": "yes" if card["multi_label"] else "no"}
 
     def facts(self) -> dict[str, Any]:
@@ -101,36 +101,36 @@ class ClassificationOutputs(TaskOutputs):
 
     @classmethod
     def facts_in(cls, details: Mapping[str, Any]) -> dict[str, Any]:
-        """Return class names, where the file has them, and whether there may be several."""
+        """Return class names, if the file has them, and whether a file may have several."""
         return {"class_names": details.get("class_names"), "multi_label": bool(details.get("multi_label"))}
 
     def describe(self) -> str:
-        """How many classes there are."""
+        """Return the number of classes."""
         return f"{len(self.class_names)} classes"
 
     def activation(self) -> str:
-        """What turns logits into probabilities."""
+        """The function from logits to probabilities."""
         return "sigmoid" if self.multi_label else "softmax"
 
     @classmethod
     def report(cls, results: RunResults) -> TaskReport:
         """Return classes, confusions and the worst mistakes."""
-        from mvrec.tasks.classification.report import ClassificationReport  # charts, which recognising does not draw
+        from mvrec.tasks.classification.report import ClassificationReport  # charts, which recognising does not need
 
         return ClassificationReport(results)
 
 
-def _class_names(saved: Sequence[str] | None, wanted: str | None, count: int, source: str) -> tuple[str, ...]:
-    if wanted is None and saved:
+def _class_names(saved: Sequence[str] | None, requested: str | None, count: int, source: str) -> tuple[str, ...]:
+    if requested is None and saved:
         return tuple(saved)
-    if wanted is None and count not in SHIPPED_CLASSES:
+    if requested is None and count not in SHIPPED_CLASSES:
         raise UserError(
             f"{source} has {count} classes and does not name them: --classes FILE, with one name per line in label "
             "order"
         )
-    names = tuple(known_class_names(SHIPPED_CLASSES[count] if wanted is None else wanted))
+    names = tuple(known_class_names(SHIPPED_CLASSES[count] if requested is None else requested))
     if len(names) != count:
-        raise UserError(f"--classes={wanted} has {len(names)} names, {source} has {count} classes")
-    if wanted is None:
-        log.info("%s does not name its classes: they are taken for those of %s", source, SHIPPED_CLASSES[count])
+        raise UserError(f"--classes={requested} has {len(names)} names, {source} has {count} classes")
+    if requested is None:
+        log.info("%s does not name its classes: assuming those of %s", source, SHIPPED_CLASSES[count])
     return names

@@ -11,7 +11,7 @@ from mvrec.data.views.targets import classes_of
 from mvrec.files import write_atomically
 from mvrec.tasks.classification.scores import THRESHOLD, ClassScores, MultiLabelScores
 
-LABEL_SEPARATOR = ";"  # as in multi-label lists; no class name holds it there
+LABEL_SEPARATOR = ";"  # as in multi-label lists, where no class name contains it
 
 
 def write_predictions(
@@ -25,21 +25,21 @@ def write_predictions(
 ) -> None:
     """Write one row per sample: its file, its class, and the most probable classes with their probabilities.
 
-    The column `views` says how many views the probabilities are the mean of. Samples that failed have the cause in the
-    column `error`. The order of classes that are equally probable is that of `Scores.ranked`.
+    The column `views` has the number of views in the mean. Failed samples have the cause in the column `error`. Equally
+    probable classes have the order of `Scores.ranked`.
 
-    In multi-label data the column `label` is `labels`, with semicolons between the names, and `predicted` holds in the
-    same way all classes whose probability is above `THRESHOLD`, the most probable first. The probabilities of a row are
-    each for itself and do not add up to 1.
+    In multi-label data the column `label` is `labels`, with semicolons between the names, and `predicted` lists in the
+    same way all classes with a probability above `THRESHOLD`, the most probable first. The probabilities of a row are
+    independent and do not sum to 1.
 
     Args:
         path: The CSV file.
-        scores: What an evaluation found.
+        scores: The result of an evaluation.
         paths: The file of each sample id.
         class_names: Names in label order.
-        top: How many classes per row, at most.
-        columns: What else there is to say of each sample id, by the name of the column; they come last. A name that is
-            one of ours gets `list_` before it.
+        top: Most classes per row.
+        columns: Further columns at the end, with a value per sample id. A name that is one of mvrec's gets the prefix
+            `list_`.
     """
     top = min(top, len(class_names))
     text = io.StringIO()
@@ -59,8 +59,8 @@ def write_predictions(
             [paths[sample], *_classes(scores, row, class_names), *cells, scores.num_views, "", *_of(others, sample)]
         )
     for bad in scores.failed:
-        known = [_joined(classes_of(bad.target), class_names), *([""] if several else [])]
-        writer.writerow([bad.path, *known, *[""] * len(ranks), 0, bad.cause, *_of(others, bad.index)])
+        labels = [_joined(classes_of(bad.target), class_names), *([""] if several else [])]
+        writer.writerow([bad.path, *labels, *[""] * len(ranks), 0, bad.cause, *_of(others, bad.index)])
     write_atomically(path, text.getvalue())
 
 
@@ -69,7 +69,7 @@ def _of(columns: Mapping[str, Sequence[str]], sample: int) -> list[str]:
 
 
 def _classes(scores: ClassScores, row: int, class_names: Sequence[str]) -> list[str]:
-    """What a sample is; in multi-label data also what it is predicted to be."""
+    """Return a sample's classes; in multi-label data also the predicted ones."""
     if not isinstance(scores, MultiLabelScores):
         return [class_names[int(scores.labels[row])]]
     order = scores.probabilities[row].argsort(descending=True, stable=True)

@@ -1,4 +1,4 @@
-"""The parts of a report that speak of a test: score, classes, confusions, mistakes."""
+"""The parts of a report about a test: score, classes, confusions, mistakes."""
 
 import math
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ from mvrec.tasks.classification.run_results import (
     shares_of,
 )
 
-MOST_CELLS = 26  # classes whose matrix is a table with its counts; more are an image
-MOST_BARS = 40  # classes that are all shown with their bars; of more the ends
+MOST_CELLS = 26  # classes in a table of counts; a larger matrix is an image
+MOST_BARS = 40  # classes with a bar each; of more, only the best and worst
 SHOWN_PAIRS = 20
 SHOWN_FAILURES = 50
 
@@ -36,27 +36,31 @@ _TITLES = {
 
 
 class ClassificationReport(TaskReport):
-    """Classes, confusions, and the worst mistakes with what the network saw."""
+    """Classes, confusions, and the worst mistakes with the network's view of them."""
 
     monitors = ("val/top1", "val/map")
 
     def __init__(self, results: RunResults) -> None:
         super().__init__(results)
-        found = read_class_results(results)
-        self.predictions, self.classes, self.confusion = found.predictions, found.classes, found.confusion
+        class_results = read_class_results(results)
+        self.predictions, self.classes, self.confusion = (
+            class_results.predictions,
+            class_results.classes,
+            class_results.confusion,
+        )
 
     @property
     def multi_label(self) -> bool:
-        """Return whether a file may have several classes, or none."""
+        """Whether a file may have several classes, or none."""
         return is_multi_label(self.results, self.predictions)
 
     @property
     def was_tested(self) -> bool:
-        """Return whether anything is known of a test."""
+        """Whether there are results of a test."""
         return super().was_tested or bool(self.predictions or self.classes)
 
     def subtitle(self) -> list[str]:
-        """How many classes there are, and what chance would score."""
+        """Return the number of classes, and the score of chance."""
         results = self.results
         count = len(results.score.get("class_names") or results.data.get("class_names") or self.classes)
         return [
@@ -66,33 +70,33 @@ class ClassificationReport(TaskReport):
         ]
 
     def sections(self, *, thumbnails: Thumbnails, most_mistakes: int) -> list[Section]:
-        """Return classes, confusions, mistakes, files that could not be read."""
-        nothing, mistakes = Html(""), Html("")
+        """Return classes, confusions, mistakes, and unreadable files."""
+        empty, mistakes = Html(""), Html("")
         if self.predictions:
             total = sum(row.is_mistake for row in self.predictions)
-            shown = worst(self.predictions, most_mistakes)
-            if shown or not total:
-                mistakes = mistakes_section(shown, total, self.results.noun, thumbnails)
-        classes = classes_section(self.classes, multi_label=self.multi_label) if self.classes else nothing
+            mistaken = worst(self.predictions, most_mistakes)
+            if mistaken or not total:
+                mistakes = mistakes_section(mistaken, total, self.results.noun, thumbnails)
+        classes = classes_section(self.classes, multi_label=self.multi_label) if self.classes else empty
         return [
             Section("Classes", classes),
-            Section("Confusions", nothing if self.confusion is None else confusion_section(self.confusion)),
+            Section("Confusions", empty if self.confusion is None else confusion_section(self.confusion)),
             Section("Worst mistakes", mistakes),
             Section("Files that could not be read", failures_section(self.predictions)),
         ]
 
     def metric_title(self, name: str) -> str:
-        """What people call a metric."""
+        """Return a metric's name for readers."""
         if name.startswith("top") and name[3:].isdigit():
             return f"Top-{name[3:]} accuracy"
         return _TITLES.get(name, name.replace("_", " "))
 
     def metric_text(self, name: str, value: float) -> str:
-        """A metric as people read it: a loss as it is, shares in percent."""
+        """Return a metric's value for readers: a loss as it is, shares in percent."""
         return f"{value:.4f}" if name == "loss" or not 0 <= value <= 1 else f"{100 * value:.2f} %"
 
     def metric_note(self, name: str, value: float, counted: int) -> str | None:
-        """Of an accuracy the counts and their interval."""
+        """Return counts and interval of an accuracy."""
         if not (name.startswith("top") and 0 <= value <= 1 and counted):
             return None
         low, high = wilson(value, counted)
@@ -100,7 +104,7 @@ class ClassificationReport(TaskReport):
         return f"{round(value * counted)} of {counted}; {interval}"
 
     def failed_samples(self) -> str:
-        """What the score makes of files that could not be read."""
+        """Return how unreadable files count in the score."""
         return "count as missed" if self.multi_label else "count as wrong"
 
     def figures(self, folder: Path) -> list[str]:
@@ -127,36 +131,39 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
 
 def classes_section(classes: Sequence[ClassScore], *, multi_label: bool) -> Html:
-    """Return bars of the classes, worst first; of many the two ends, the whole distribution, and all of them folded."""
+    """Return bars of the classes, worst first; of many the two ends, the distribution, and all of them folded."""
     measured = sorted((row for row in classes if not math.isnan(row.value)), key=lambda row: (row.value, row.name))
-    what = "average precision" if multi_label else "accuracy"
+    score_name = "average precision" if multi_label else "accuracy"
     parts = []
     absent = len(classes) - len(measured)
     if absent:
         parts.append(tag("p", f"{absent} of {len(classes)} classes have no files in the test and are left out."))
     if len(measured) <= MOST_BARS:
-        return join([*parts, _bars(measured, what)])
+        return join([*parts, _bars(measured, score_name)])
     half = MOST_BARS // 2
     ranks = list(range(1, len(measured) + 1))
     curve = Panel(
-        f"{what} of the classes, worst to best", {what: (ranks, [row.value for row in measured])}, False, "rank"
+        f"{score_name} of the classes, worst to best",
+        {score_name: (ranks, [row.value for row in measured])},
+        False,
+        "rank",
     )
     ends = [
-        tag("div", tag("h3", f"{half} worst classes"), _bars(measured[:half], what)),
-        tag("div", tag("h3", f"{half} best classes"), _bars(measured[: -half - 1 : -1], what)),
+        tag("div", tag("h3", f"{half} worst classes"), _bars(measured[:half], score_name)),
+        tag("div", tag("h3", f"{half} best classes"), _bars(measured[: -half - 1 : -1], score_name)),
     ]
-    whole = folded(f"All {len(measured)} classes", _bars(sorted(measured, key=lambda row: row.number), what))
+    whole = folded(f"All {len(measured)} classes", _bars(sorted(measured, key=lambda row: row.number), score_name))
     return join([*parts, tag("div", line_chart(curve), class_="matrix"), tag("div", *ends, class_="columns"), whole])
 
 
-def _bars(rows: Sequence[ClassScore], what: str) -> Html:
+def _bars(rows: Sequence[ClassScore], score_name: str) -> Html:
     others = [key for key in ("precision", "f1", "predicted", "failed") if any(row.others.get(key) for row in rows)]
     others = [key for key in others if key != "failed" or any(row.others.get(key) not in ("", "0") for row in rows)]
     head = [
         tag("th", text, scope="col", class_=style)
         for text, style in [
             ("class", None),
-            (what, "num"),
+            (score_name, "num"),
             ("", "barcell"),
             ("files", "num"),
             *((o, "num") for o in others),
@@ -204,7 +211,7 @@ def confusion_section(confusion: Confusion) -> Html:
 
 
 def _counted(confusion: Confusion) -> Html:
-    """A table of counts, whose cells are as strong as their share of the row."""
+    """Return a table of counts; a cell's strength is its share of the row."""
     shares = shares_of(confusion.counts, confusion.failed)
     with_failed = bool(confusion.failed.any())
     heads = [tag("th", tag("span", name_of(name), title=name), scope="col") for name in confusion.names]
@@ -242,14 +249,14 @@ def _cell(count: int, share: float, *, right: bool) -> Html:
 
 
 def heat(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
-    """Return shares (H, W) as colours (H, W, 3), white for 0: blue on the diagonal, red beside it.
+    """Return shares (H, W) as colours (H, W, 3), white for 0: blue on the diagonal, red elsewhere.
 
-    Each is as strong as its square root, red relative to the greatest beside the diagonal, which would be too faint
-    else.
+    The strength is the square root of the share. Red is relative to its greatest share, because it would be too
+    faint otherwise.
     """
     diagonal = np.eye(len(shares), dtype=bool)
-    beside = np.where(diagonal, 0.0, shares)
-    relative = np.where(diagonal, shares, beside / (beside.max(initial=0.0) or 1.0))
+    off_diagonal = np.where(diagonal, 0.0, shares)
+    relative = np.where(diagonal, shares, off_diagonal / (off_diagonal.max(initial=0.0) or 1.0))
     strength = np.sqrt(np.clip(relative, 0, 1))[..., None]
     full = np.where(diagonal[..., None], np.array([16, 62, 145]), np.array([165, 30, 10]))
     return np.round(255 + strength * (full - 255)).astype(np.uint8)
@@ -273,7 +280,7 @@ def _pictured(confusion: Confusion) -> Html:
     )
     frame = tag("rect", x=margin, y=margin, width=side, height=side, fill="none", class_="grid")
     right = float(np.trace(confusion.counts)) / max(int(confusion.counts.sum()), 1)
-    spoken = (
+    description = (
         f"Confusion matrix of {count} classes; {100 * right:.1f} % of the files that were scored lie on its diagonal"
     )
     picture = tag(
@@ -283,12 +290,12 @@ def _pictured(confusion: Confusion) -> Html:
         *marks,
         viewBox=f"0 0 {margin + side + 4} {margin + side + 4}",
         role="img",
-        aria_label=spoken,
+        aria_label=description,
     )
     blue = "right" if width == 1 else f"on the diagonal (a cell stands for {width} by {width} neighbouring classes)"
     legend = (
-        f"Blue: {blue}; red: beside it. A cell is as strong as the square root of its share of its row, red relative "
-        "to the greatest red."
+        f"Blue: {blue}; red: off the diagonal. A cell's strength is the square root of its share of its row, red "
+        "relative to the greatest red."
     )
     names = [(number, name_of(name)) for number, name in enumerate(confusion.names)]
     listing = folded("The classes by their numbers", table(("number", "class"), names, numeric={0}))
@@ -305,13 +312,13 @@ def _tick_step(count: int) -> int:
 
 
 def worst(predictions: Sequence[Prediction], most: int) -> list[Prediction]:
-    """Return the mistakes of which the network was the surest."""
+    """Return the mistakes with the network's highest confidence."""
     wrong = [row for row in predictions if row.is_mistake]
     return sorted(wrong, key=lambda row: (-row.badness, row.path))[:most]
 
 
 def mistakes_section(rows: Sequence[Prediction], total: int, noun: str, thumbnails: Thumbnails) -> Html:
-    """Return mistakes with what the network saw of each file."""
+    """Return mistakes with the network's view of each file."""
     if not rows:
         return tag("p", f"None of the {noun} that were scored is a mistake.")
     intro = f"The {len(rows)} of {total} mistakes of which the network was the surest, with what it saw of the {noun}."
@@ -335,19 +342,19 @@ def _mistake(row: Prediction, thumbnails: Thumbnails) -> Html:
             ),
             class_="film",
         )
-    # A name from right to left would otherwise take the number beside it along.
+    # Next to a name from right to left, the number would change sides.
     ranked = [
         join([", " if place else "", name_of(name), f" {100 * probability:.1f}\N{NO-BREAK SPACE}%"])
         for place, (name, probability) in enumerate(row.ranked)
     ]
-    said = [tag("p", tag("b", "true: "), name_of(_names(row.labels)))]
+    lines = [tag("p", tag("b", "true: "), name_of(_names(row.labels)))]
     if row.predicted is None:
         name, probability = row.ranked[0]
-        said.append(tag("p", tag("b", "predicted: "), name_of(name), f" ({100 * probability:.1f} %)"))
+        lines.append(tag("p", tag("b", "predicted: "), name_of(name), f" ({100 * probability:.1f} %)"))
     else:
-        said.append(tag("p", tag("b", "predicted: "), name_of(_names(row.predicted))))
-    said += [tag("p", *ranked, class_="path"), tag("p", name_of(row.path), _span(row), class_="path")]
-    return tag("div", film, tag("div", *said), class_=style)
+        lines.append(tag("p", tag("b", "predicted: "), name_of(_names(row.predicted))))
+    lines += [tag("p", *ranked, class_="path"), tag("p", name_of(row.path), _span(row), class_="path")]
+    return tag("div", film, tag("div", *lines), class_=style)
 
 
 def _span(row: Prediction) -> str:

@@ -1,4 +1,4 @@
-"""What an evaluation of classes leaves behind besides predictions: scores of the classes, confusions."""
+"""Results of a classification besides predictions: scores of the classes, confusions."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ import torch
 from mvrec.files import write_atomically
 from mvrec.tasks.classification.scores import THRESHOLD, ClassScores, MultiLabelScores, SingleLabelScores
 
-FAILED = "(failed)"  # the column of a confusion matrix for samples that could not be read
+FAILED = "(failed)"  # the column of a confusion matrix for unreadable samples
 
 
 def write_per_class(
@@ -19,14 +19,14 @@ def write_per_class(
 ) -> None:
     """Write one row per class.
 
-    `samples` are all that should have been scored, `failed` those that could not be. With one class per sample:
+    `samples` counts all that should have been scored, `failed` those that could not be. With one class per sample:
     `correct`, `accuracy` (recall), `precision` and `f1`. With several: `average_precision`, and `predicted`, the
-    samples for which the class is above `THRESHOLD`. What has no value, such as the accuracy of a class without
-    samples, is empty. Where only a part of a split was scored, `in_split` is how many of a class the whole of it has.
+    samples for which the class is above `THRESHOLD`. Undefined values, such as the accuracy of a class without samples,
+    are empty. If only a part of a split was scored, `in_split` is the class's number in the whole split.
 
     Args:
         path: The CSV file.
-        scores: What an evaluation found.
+        scores: The result of an evaluation.
         class_names: Names in label order.
         in_split: Samples of each class in the whole split: int64 (K,).
     """
@@ -53,7 +53,7 @@ def write_per_class(
 
 
 def write_confusion(path: Path, scores: SingleLabelScores, *, class_names: Sequence[str]) -> None:
-    """Write counts: a row per class, a column per class that it was taken for, and one for what failed."""
+    """Write counts: a row per class, a column per predicted class, and one for failed samples."""
     counts = torch.cat([scores.confusion(), scores.failed_per_class()[:, None]], dim=1)
     rows = ([name, *row] for name, row in zip(class_names, counts.tolist(), strict=True))
     _write(path, ["", *class_names, FAILED], rows)

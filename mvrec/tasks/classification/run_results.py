@@ -1,4 +1,4 @@
-"""What an evaluation of classes has left in a run directory, read for its report."""
+"""Results of a classification in a run directory, read for its report."""
 
 import csv
 import math
@@ -13,7 +13,7 @@ from mvrec.report.sections import RunResults, csv_rows
 from mvrec.tasks.classification.predictions import LABEL_SEPARATOR
 from mvrec.tasks.classification.results import FAILED
 
-MOST_BLOCKS = 250  # rows of a matrix that is an image; with more classes a row is several of them
+MOST_BLOCKS = 250  # rows of a matrix image; with more classes a row is several of them
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Prediction:
     """A row of `predictions.csv`.
 
     Attributes:
-        path: The file, as the run knew it.
+        path: The file, as recorded by the run.
         labels: Its class; in multi-label data all of them, or none.
         ranked: The most probable classes with their probabilities, best first.
-        predicted: In multi-label data the classes that are predicted; else `None`.
-        error: Why the file could not be read, or nothing.
-        span: Start and end in seconds of the part of the file that was scored; `None` for its own.
+        predicted: In multi-label data the predicted classes; else `None`.
+        error: Why the file could not be read, or "".
+        span: Start and end in seconds of the scored part of the file; `None` for its own.
     """
 
     path: str
@@ -38,7 +38,7 @@ class Prediction:
 
     @property
     def is_mistake(self) -> bool:
-        """Return whether the file was scored, and its class, or the set of them, is not what is predicted."""
+        """Whether the file was scored and its classes differ from the predicted ones."""
         if self.error or not self.ranked:
             return False
         if self.predicted is None:
@@ -47,16 +47,16 @@ class Prediction:
 
     @property
     def badness(self) -> float:
-        """How sure the network was of what is wrong, 0..1: the probability of the most probable wrong class.
+        """The network's confidence in the mistake, 0..1: the probability of the most probable wrong class.
 
-        In multi-label data a class that was missed counts too, with what is lacking to 1.
+        In multi-label data a missed class counts too, with its difference to 1.
         """
         wrong = [probability for name, probability in self.ranked if name not in self.labels]
         if self.predicted is None:
             return max(wrong, default=0.0)
-        known = dict(self.ranked)
-        least = self.ranked[-1][1] if self.ranked else 0.0  # of classes that are not listed no more is known
-        missed = [1 - known.get(name, least) for name in self.labels if name not in self.predicted]
+        probabilities = dict(self.ranked)
+        least = self.ranked[-1][1] if self.ranked else 0.0  # the bound for unlisted classes
+        missed = [1 - probabilities.get(name, least) for name in self.labels if name not in self.predicted]
         return max([*wrong, *missed], default=0.0)
 
 
@@ -65,9 +65,9 @@ class ClassScore:
     """A row of `per_class.csv`.
 
     Attributes:
-        number: Of the class, in label order.
+        number: Its number, in label order.
         name: Its name.
-        samples: How many there are.
+        samples: Its number of samples.
         value: Accuracy, or average precision in multi-label data, 0..1; nan for a class without samples.
         others: The other columns.
     """
@@ -81,12 +81,12 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often which class was taken for which.
+    """Counts of true and predicted classes.
 
     Attributes:
         names: In label order.
         counts: int64 (K, K), true classes down, predicted ones across.
-        failed: int64 (K,), files of each class that could not be read.
+        failed: int64 (K,), unreadable files of each class.
     """
 
     names: tuple[str, ...]
@@ -99,21 +99,21 @@ class Confusion:
         np.fill_diagonal(wrong, 0)
         rows, columns = np.nonzero(wrong)
         totals = self.counts.sum(axis=1) + self.failed
-        found = [
+        confusions = [
             (self.names[row], self.names[column], int(wrong[row, column]), float(wrong[row, column] / totals[row]))
             for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
         ]
-        return sorted(found, key=lambda pair: (-pair[2], -pair[3], pair[0], pair[1]))[:most]
+        return sorted(confusions, key=lambda pair: (-pair[2], -pair[3], pair[0], pair[1]))[:most]
 
 
 @dataclass
 class ClassResults:
-    """The files that an evaluation of classes has written.
+    """The result files of a classification.
 
     Attributes:
         predictions: Rows of `predictions.csv`.
         classes: Scores of the classes.
-        confusion: Of data with one class per file.
+        confusion: The matrix of data with one class per file.
     """
 
     predictions: list[Prediction]
@@ -122,14 +122,14 @@ class ClassResults:
 
 
 def read_class_results(results: RunResults) -> ClassResults:
-    """Read what there is, and work out from the predictions what other files should have said."""
-    found = ClassResults(
+    """Read the existing files, and derive the missing ones from the predictions."""
+    class_results = ClassResults(
         results.read("predictions.csv", read_predictions) or [],
         results.read("per_class.csv", read_classes) or [],
         results.read("confusion.csv", read_confusion),
     )
-    _complete(results, found)
-    return found
+    _complete(results, class_results)
+    return class_results
 
 
 def is_multi_label(results: RunResults, predictions: list[Prediction]) -> bool:
@@ -139,7 +139,7 @@ def is_multi_label(results: RunResults, predictions: list[Prediction]) -> bool:
 
 def read_predictions(path: Path) -> list[Prediction]:
     """Return the rows of `predictions.csv`; see `write_predictions`."""
-    found = []
+    predictions = []
     for row in csv_rows(path):
         several = "labels" in row
         ranks = (1, 2, 3, 4, 5)
@@ -147,7 +147,7 @@ def read_predictions(path: Path) -> list[Prediction]:
             (row[f"class_{rank}"], row[f"probability_{rank}"]) for rank in ranks if row.get(f"probability_{rank}")
         ]
         labels = _names(row["labels"]) if several else (row["label"],) if row["label"] else ()
-        found.append(
+        predictions.append(
             Prediction(
                 path=row["path"],
                 labels=labels,
@@ -157,7 +157,7 @@ def read_predictions(path: Path) -> list[Prediction]:
                 span=(_seconds(row, "start_seconds"), _seconds(row, "end_seconds")),
             )
         )
-    return found
+    return predictions
 
 
 def _seconds(row: Mapping[str, str], column: str) -> float | None:
@@ -170,17 +170,17 @@ def _names(cell: str) -> tuple[str, ...]:
 
 def read_classes(path: Path) -> list[ClassScore]:
     """Return the rows of `per_class.csv`, of either kind."""
-    found = []
+    classes = []
     for number, row in enumerate(csv_rows(path)):
         key = "average_precision" if "average_precision" in row else "accuracy"
         value = row.pop(key)
         samples = int(row.pop("samples"))
-        found.append(ClassScore(number, row.pop("class"), samples, float(value) if value else math.nan, row))
-    return found
+        classes.append(ClassScore(number, row.pop("class"), samples, float(value) if value else math.nan, row))
+    return classes
 
 
 def read_confusion(path: Path) -> Confusion:
-    """Return the matrix of `confusion.csv`, whose last column may be of files that could not be read."""
+    """Return the matrix of `confusion.csv`, whose last column may count unreadable files."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         header, *rows = list(csv.reader(file, strict=True))
     names = header[1:]
@@ -192,24 +192,24 @@ def read_confusion(path: Path) -> Confusion:
     return Confusion(tuple(row[0] for row in rows), counts[:, : len(rows)], failed)
 
 
-def _complete(results: RunResults, found: ClassResults) -> None:
-    rows = found.predictions
+def _complete(results: RunResults, class_results: ClassResults) -> None:
+    rows = class_results.predictions
     multi_label = is_multi_label(results, rows)
     if not results.score and rows:
         failed = sum(bool(row.error) for row in rows)
         results.score = {"scored": len(rows) - failed, "expected": len(rows), "failed": failed}
-        results.notes.append("the score is worked out from predictions.csv, without metrics.json")
+        results.notes.append("the score is computed from predictions.csv, without metrics.json")
         if not multi_label:
             results.score["metrics"] = _accuracies(rows)
     names = results.score.get("class_names") or results.data.get("class_names")
     if multi_label or not rows:
         return
-    seen = {name for row in rows for name in (*row.labels, *(name for name, _ in row.ranked[:1]))}
-    names = [str(name) for name in names or sorted(seen)]
-    if found.confusion is None:
-        found.confusion = confusion_of(rows, names)
-    if not found.classes and found.confusion is not None:
-        found.classes = classes_of(found.confusion)
+    occurring = {name for row in rows for name in (*row.labels, *(name for name, _ in row.ranked[:1]))}
+    names = [str(name) for name in names or sorted(occurring)]
+    if class_results.confusion is None:
+        class_results.confusion = confusion_of(rows, names)
+    if not class_results.classes and class_results.confusion is not None:
+        class_results.classes = classes_of(class_results.confusion)
 
 
 def _accuracies(rows: list[Prediction]) -> dict[str, float]:
@@ -238,7 +238,7 @@ def confusion_of(rows: list[Prediction], names: list[str]) -> Confusion | None:
 
 
 def classes_of(confusion: Confusion) -> list[ClassScore]:
-    """Return accuracies of the classes; a file that could not be read counts as wrong."""
+    """Return accuracies of the classes; an unreadable file counts as wrong."""
     totals, right = confusion.counts.sum(axis=1) + confusion.failed, confusion.counts.diagonal()
     return [
         ClassScore(number, name, int(total), float(hits / total) if total else math.nan)
@@ -252,10 +252,10 @@ def shares_of(counts: npt.NDArray[np.int64], failed: npt.NDArray[np.int64]) -> n
 
 
 def blocks(confusion: Confusion, most: int = MOST_BLOCKS) -> tuple[npt.NDArray[np.float64], int]:
-    """Return the matrix as shares of its rows, neighbouring classes taken together where there are many.
+    """Return the matrix as shares of its rows, with neighbouring classes merged if there are many.
 
     Returns:
-        (rows, rows) of 0..1, and how many classes a row stands for.
+        (rows, rows) of 0..1, and the number of classes per row.
     """
     count = len(confusion.names)
     width = math.ceil(count / most)

@@ -1,4 +1,4 @@
-"""Scores of classification: of files with one class each, and of files with any number of classes."""
+"""Scores of classification: one class per file, or any number of classes per file."""
 
 import math
 from abc import abstractmethod
@@ -15,7 +15,7 @@ from mvrec.data.views.targets import ClassIndex, MultiHot, Target, classes_of
 from mvrec.tasks.classification.targets import probabilities_of
 from mvrec.tasks.scores import MeanTally, Scores
 
-THRESHOLD = 0.5  # a class with a greater probability is one that the model predicts, in multi-label data
+THRESHOLD = 0.5  # a class with a greater probability counts as predicted, in multi-label data
 
 
 class ClassTally(MeanTally):
@@ -57,7 +57,7 @@ class ClassTally(MeanTally):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassScores(Scores):
-    """What an evaluation of classes has measured.
+    """The result of an evaluation of classes.
 
     Attributes:
         probabilities: float64 (N, K), means over views.
@@ -79,10 +79,10 @@ class ClassScores(Scores):
     @staticmethod
     @abstractmethod
     def names(num_classes: int) -> tuple[str, ...]:
-        """Those of `metrics`."""
+        """Return the names of `metrics`."""
 
     def text_of(self, name: str, value: float) -> str:
-        """A loss as it is, shares in percent."""
+        """Return a loss as it is, shares in percent."""
         return f"{value:.4f}" if name == "loss" else f"{100 * value:.2f} %"
 
     def facts(self) -> dict[str, Any]:
@@ -90,29 +90,29 @@ class ClassScores(Scores):
         return {"multi_label": isinstance(self, MultiLabelScores)}
 
     def failed_per_class(self) -> Tensor:
-        """How many samples of each class failed: int64 (K,)."""
+        """Return the number of failed samples of each class: int64 (K,)."""
         labels = [label for bad in self.failed for label in classes_of(bad.target)]
         return torch.bincount(torch.tensor(labels, dtype=torch.int64), minlength=self.num_classes)
 
     def _missed(self) -> Tensor:
-        """How many samples of each class count as wrong because they failed: int64 (K,)."""
+        """Return the number of samples of each class that count as wrong because they failed: int64 (K,)."""
         failed = self.failed_per_class()
         return failed if self.failed_are_wrong else torch.zeros_like(failed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SingleLabelScores(ClassScores):
-    """What an evaluation found where a sample has one class: means of softmax, labels are int64 (N,)."""
+    """Scores for one class per sample: means of softmax, labels are int64 (N,)."""
 
     def ranked(self, k: int) -> Tensor:
         """Return the k most probable classes of each sample, int64 (N, k), the label last among equally probable ones.
 
-        So a class counts as found only where no wrong one is as probable, and a network that says the same of all
-        classes is right about none, instead of about all samples of the first.
+        So a class counts as correct only if no wrong one is as probable, and a network that rates all classes equally
+        is right about none, not about all samples of the first class.
         """
         best = super().ranked(k)
-        own = self.labels[:, None]
-        tied = torch.nonzero((self.probabilities == self.probabilities.gather(1, own)).sum(dim=1) > 1).flatten()
+        labels = self.labels[:, None]
+        tied = torch.nonzero((self.probabilities == self.probabilities.gather(1, labels)).sum(dim=1) > 1).flatten()
         if len(tied):
             wrong_first = one_hot(self.labels[tied], self.num_classes).argsort(dim=1, stable=True)
             values = self.probabilities[tied].gather(1, wrong_first)
@@ -121,19 +121,19 @@ class SingleLabelScores(ClassScores):
         return best
 
     def top_k(self, k: int) -> float:
-        """Share of the samples whose class is among the k most probable ones; see `ranked` for ties."""
+        """Return the share of samples whose class is among the k most probable ones; see `ranked` for ties."""
         total = self.expected if self.failed_are_wrong else len(self.sample_ids)
         if not total:
             return 0.0
         return float((self.ranked(k) == self.labels[:, None]).any(dim=1).sum()) / total
 
     def confusion(self) -> Tensor:
-        """How many scored samples of a class (row) were taken for which (column): int64 (K, K)."""
+        """Count the scored samples of each class (row) by predicted class (column): int64 (K, K)."""
         pairs = self.labels * self.num_classes + self.ranked(1).flatten()
         return torch.bincount(pairs, minlength=self.num_classes**2).reshape(self.num_classes, self.num_classes)
 
     def class_accuracies(self) -> Tensor:
-        """Return Top-1 within each class, also called recall: float64 (K,), nan for a class without samples."""
+        """Return top-1 within each class, also called recall: float64 (K,), nan for a class without samples."""
         return self.confusion().diag().double() / self.counted_per_class()
 
     def f1_per_class(self) -> Tensor:
@@ -143,19 +143,19 @@ class SingleLabelScores(ClassScores):
         return f1.where(counted > 0, torch.nan)
 
     def counted_per_class(self) -> Tensor:
-        """Return samples of each class that the score speaks of: int64 (K,)."""
+        """Return the number of samples of each class in the score: int64 (K,)."""
         return torch.bincount(self.labels, minlength=self.num_classes) + self._missed()
 
     def mean_class_accuracy(self) -> float:
-        """Return Top-1 averaged over the classes that occur."""
+        """Return top-1 averaged over the classes that occur."""
         accuracies = self.class_accuracies()
         accuracies = accuracies[~accuracies.isnan()]
         return float(accuracies.mean()) if len(accuracies) else 0.0
 
     def loss(self) -> float:
         """Return the cross-entropy of the mean softmax in nats over the scored samples; nan if there is none."""
-        chosen = self.probabilities.gather(1, self.labels[:, None]).clamp_min(1e-12)
-        return math.nan if self.not_finite else float(-chosen.log().mean())
+        likelihood = self.probabilities.gather(1, self.labels[:, None]).clamp_min(1e-12)
+        return math.nan if self.not_finite else float(-likelihood.log().mean())
 
     def metrics(self) -> dict[str, float]:
         """Return named values."""
@@ -164,32 +164,32 @@ class SingleLabelScores(ClassScores):
 
     @staticmethod
     def names(num_classes: int) -> tuple[str, ...]:
-        """Those of `metrics`; "top5" becomes "top<K>" with fewer than five classes."""
+        """Return the names of `metrics`; "top5" becomes "top<K>" with fewer than five classes."""
         return "top1", f"top{min(5, num_classes)}", "mean_class", "loss"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiLabelScores(ClassScores):
-    """What an evaluation found where a sample has any number of classes: means of sigmoids, labels are bool (N, K).
+    """Scores for any number of classes per sample: means of sigmoids, labels are bool (N, K).
 
-    For a sample that could not be read and counts as wrong the model predicts nothing: its classes are missed, whatever
-    the threshold, and it is no false alarm of any other class.
+    For an unreadable sample that counts as wrong, the model predicts nothing: its classes are missed at every
+    threshold, and no other class has a false alarm.
     """
 
     def average_precisions(self) -> Tensor:
         """Return the area under each class's precision-recall curve, by steps: float64 (K,), nan without samples.
 
-        That is scikit-learn's `average_precision_score`, over all samples, also those without any class. The recall is
-        that of all samples, so that those that failed lower it.
+        This is scikit-learn's `average_precision_score`, over all samples, also those without any class. The recall
+        counts failed samples, which lower it.
         """
-        found, missed = self.labels.sum(dim=0), self._missed()
+        positives, missed = self.labels.sum(dim=0), self._missed()
         values = torch.full((self.num_classes,), torch.nan, dtype=torch.float64)
         values[missed > 0] = 0.0
-        for number in torch.nonzero(found).flatten().tolist():
+        for number in torch.nonzero(positives).flatten().tolist():
             precision = binary_average_precision(
                 self.probabilities[:, number], self.labels[:, number].long(), validate_args=False
             )
-            values[number] = precision.double() * found[number] / (found[number] + missed[number])
+            values[number] = precision.double() * positives[number] / (positives[number] + missed[number])
         return values
 
     def mean_average_precision(self) -> float:
@@ -199,7 +199,7 @@ class MultiLabelScores(ClassScores):
         return float(values.mean()) if len(values) else 0.0
 
     def micro_f1(self) -> float:
-        """Return F1 of all decisions on samples and classes together, a class being predicted above `THRESHOLD`."""
+        """Return F1 of all decisions on samples and classes together; above `THRESHOLD` a class is predicted."""
         predicted = self.probabilities > THRESHOLD
         right = int((predicted & self.labels).sum())
         both = int(predicted.sum()) + int(self.labels.sum()) + int(self._missed().sum())
@@ -216,10 +216,10 @@ class MultiLabelScores(ClassScores):
 
     @staticmethod
     def names(num_classes: int) -> tuple[str, ...]:
-        """Those of `metrics`."""
+        """Return the names of `metrics`."""
         return "map", "micro_f1", "loss"
 
     def counts(self, noun: str = "videos") -> str:
-        """Also how many classes the mean average precision speaks of."""
+        """Return the counts, and the number of classes in the mean average precision."""
         occurring = int(((self.labels.sum(dim=0) + self._missed()) > 0).sum())
         return f"{super().counts(noun)}, map of {occurring}/{self.num_classes} classes"

@@ -1,4 +1,4 @@
-"""Classification of clips and images that have one class, or any number of classes."""
+"""Classification of clips and images with one class, or with any number of classes."""
 
 import logging
 from pathlib import Path
@@ -37,31 +37,30 @@ class LabelledData(RunData, Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names in label order."""
+        """The names in label order."""
 
     @property
     def class_counts(self) -> list[int]:
-        """Training files of each class."""
+        """Return the number of training files of each class."""
 
 
 class Classification(Task):
-    """Train and score a backbone on files that have classes.
+    """Train and score a backbone on files with classes.
 
-    The number of classes is the data's: the head is made anew when it differs, and the class names and the protocol
-    go into every checkpoint.
+    The data determine the number of classes: the head is replaced if it differs, and the class names and the
+    protocol are recorded in every checkpoint.
 
     Args:
         backbone: The network.
-        new_head: Whether the head starts untrained. By default where the classes of `weights` are not the data's.
+        new_head: Whether the head starts untrained. By default if the classes of `weights` are not the data's.
         mixing: Mixup and CutMix, or `None`.
-        label_smoothing: Share of the target that is spread over all classes; in multi-label data over "has this class"
-            and "has it not" of each.
+        label_smoothing: Share of the target to spread over all classes; in multi-label data over yes and no of each
+            class.
         class_weights: Weight of each class in the training loss, or "balanced" for the inverse of its size.
         settings: See `Task`.
 
     Raises:
-        UserError: A number that is out of range; weights that do not fit; a checkpoint's classes that are not the
-            data's.
+        UserError: A number is out of range, weights do not fit, or a checkpoint's classes are not the data's.
     """
 
     name = CLASSIFICATION
@@ -83,7 +82,7 @@ class Classification(Task):
         super().__init__(backbone, **settings)
         self.new_head, self.mixing = new_head, mixing
         self.label_smoothing, self.class_weights = label_smoothing, class_weights
-        self._match: ClassMatch | None = None  # in evaluation, of the checkpoint's classes and the data's
+        self._match: ClassMatch | None = None  # in evaluation, from the data's classes to the checkpoint's
 
     @property
     def data(self) -> LabelledData:
@@ -92,7 +91,7 @@ class Classification(Task):
 
     @property
     def multi_label(self) -> bool:
-        """Return whether a file may have several classes, or none."""
+        """Whether a file may have several classes, or none."""
         return self.data.target_type is MultiHot
 
     def build(self, data: RunData) -> None:
@@ -108,11 +107,11 @@ class Classification(Task):
             self.register_buffer("class_weight", weights, persistent=False)
 
     def describe(self) -> str:
-        """How many classes there are."""
+        """Return the number of classes."""
         return f"{self.backbone.num_classes} classes"
 
     def loss(self, batch: ClipBatch) -> dict[str, Tensor]:
-        """Return cross-entropy with soft targets; of sigmoids where a clip may have several classes."""
+        """Return the cross-entropy with soft targets; of sigmoids if a clip may have several classes."""
         targets = make_targets(batch.targets, self.backbone.num_classes, smoothing=self.label_smoothing)
         clips = batch.clips
         if self.mixing is not None:
@@ -127,12 +126,12 @@ class Classification(Task):
         return ClassTally(self.backbone.num_classes, multi_label=self.multi_label)
 
     def score_names(self) -> list[str]:
-        """What a validation logs."""
+        """Return the logged scores of a validation."""
         kind: type[ClassScores] = MultiLabelScores if self.multi_label else SingleLabelScores
         return [f"val/{name}" for name in kind.names(self.backbone.num_classes)]
 
     def as_scored(self, batch: ClipBatch) -> ClipBatch:
-        """A batch with the data's classes by the checkpoint's numbers."""
+        """Return a batch with the checkpoint's class numbers."""
         return batch if self._match is None else self._match.renumbered(batch)
 
     def write_scores(self, scores: ClassScores, folder: Path, stage: Stage) -> None:
@@ -166,7 +165,7 @@ class Classification(Task):
         self.backbone.reset_head(len(saved["class_names"]))
 
     def compare(self, saved: dict[str, Any], *, training: bool) -> None:
-        """Compare the checkpoint's classes with the data's: to train on they must be the same, in the same order."""
+        """Compare the checkpoint's classes with the data's; training requires the same order."""
         names = saved["class_names"]
         compare_kinds(saved.get("multi_label", False), self.multi_label)
         if training:
