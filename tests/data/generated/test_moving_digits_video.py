@@ -1,7 +1,9 @@
+import contextlib
 import csv
 import json
-import subprocess
+import os
 import sys
+import time
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -70,23 +72,15 @@ def test_both_decoders_read_the_same_real_video(dataset):
             np.testing.assert_array_equal(video.frames(range(8)), frames)
 
 
-def test_same_seed_same_bytes_other_seed_other_clips(dataset, tmp_path):
-    generate_moving_digits(tmp_path / "again", **SMALL)
-    assert contents(tmp_path / "again") == contents(dataset)
-    generate_moving_digits(tmp_path / "other", **SMALL, seed=1)
-    other = contents(tmp_path / "other")
-    assert all(other[name] != data for name, data in contents(dataset).items() if name.endswith(".mp4"))
-
-
-def test_a_clip_does_not_depend_on_how_many_there_are(dataset, tmp_path):
+def test_a_clip_follows_from_its_seed_and_place_however_many_there_are(dataset, tmp_path):
+    clips = {name: data for name, data in contents(dataset).items() if name.endswith(".mp4")}
+    assert len(set(clips.values())) == len(clips) == 4 * 12
     generate_moving_digits(tmp_path / "more", **{**SMALL, "clips_per_class": {"train": 3, "val": 2, "test": 1}})
     more = contents(tmp_path / "more")
-    assert all(more[name] == data for name, data in contents(dataset).items() if name.endswith(".mp4"))
-
-
-def test_no_two_clips_are_alike(dataset):
-    clips = [data for name, data in contents(dataset).items() if name.endswith(".mp4")]
-    assert len(set(clips)) == len(clips) == 4 * 12
+    assert {name: more[name] for name in clips} == clips
+    generate_moving_digits(tmp_path / "other", **SMALL, seed=1)
+    other = contents(tmp_path / "other")
+    assert all(other[name] != data for name, data in clips.items())
 
 
 def test_splits_share_no_handwriting():
@@ -98,13 +92,13 @@ def test_splits_share_no_handwriting():
     assert not known[1] & known[2]
 
 
-@pytest.mark.parametrize(("action", "opposite"), OPPOSITES.items())
-def test_opposite_is_the_action_played_backwards(action, opposite):
+def test_an_opposite_is_the_action_played_backwards():
     motion = random_motion()
-    there, back = poses(action, motion, 32), poses(opposite, motion, 32)
-    assert there.shape == (32, 4)
-    np.testing.assert_array_equal(back, there[::-1])
-    assert np.abs(there - back).max() > 0.1
+    for action, opposite in OPPOSITES.items():
+        there, back = poses(action, motion, 32), poses(opposite, motion, 32)
+        assert there.shape == (32, 4)
+        np.testing.assert_array_equal(back, there[::-1], action)
+        assert np.abs(there - back).max() > 0.1
 
 
 @pytest.mark.parametrize(("action", "opposite"), OPPOSITES.items())
@@ -237,23 +231,17 @@ def test_empty_folder_is_filled(tmp_path):
     assert (tmp_path / "dataset.json").is_file()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"clips_per_class": {"train": 1, "val": 1}},
-            r"clips_per_class\['test'\] must be at least 1, got 0",
-        ),
+def test_impossible_parameters_are_refused_and_nothing_is_written(tmp_path):
+    for changes, message in (
+        ({"clips_per_class": {"train": 1, "val": 1}}, r"clips_per_class\['test'\] must be at least 1, got 0"),
         ({"clips_per_class": {**CLIPS, "val": 0}}, r"clips_per_class\['val'\] must be at least 1, got 0"),
         ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
         ({"fps": -1}, "fps must be at least 1, got -1"),
         ({"size": 33}, "size must be even, got 33"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
-    ],
-)
-def test_impossible_parameters(tmp_path, changes, message):
-    with pytest.raises(UserError, match=message):
-        generate_moving_digits(tmp_path / "data", **{**SMALL, **changes})
+    ):
+        with pytest.raises(UserError, match=message):
+            generate_moving_digits(tmp_path / "data", **{**SMALL, **changes})
     assert not (tmp_path / "data").exists()
 
 
@@ -262,6 +250,7 @@ def test_interruption_leaves_nothing(tmp_path, monkeypatch, error):
     write, written = module._write_clip, []
 
     def fail_later(path, *args):
+        assert not (tmp_path / "data").exists()  # before all is written
         if len(written) == 20:
             raise error
         written.append(path)
@@ -274,49 +263,27 @@ def test_interruption_leaves_nothing(tmp_path, monkeypatch, error):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_appears_before_all_is_written(tmp_path, monkeypatch):
-    root = tmp_path / "data"
-    write, seen = module._write_clip, set()
+def test_of_two_processes_at_once_the_later_one_takes_what_the_other_wrote(dataset, tmp_path, monkeypatch):
+    is_there = module.is_generated
+    racers = []
+    for number in range(2):
 
-    def watch(*args):
-        seen.add(root.exists())
-        write(*args)
+        def wait_for_the_other(*arguments, number=number, **options):
+            answer = is_there(*arguments, **options)
+            monkeypatch.setattr(module, "is_generated", is_there)
+            (tmp_path / f"seen{number}").touch()
+            while not (tmp_path / f"seen{1 - number}").exists():
+                time.sleep(0.01)
+            return answer
 
-    monkeypatch.setattr(module, "_write_clip", watch)
-    generate_moving_digits(root, **SMALL)
-    assert seen == {False}
-    assert list(tmp_path.iterdir()) == [root]
-
-
-RACER = """
-import importlib.util, os, sys, time
-from pathlib import Path
-
-# A copy of the module, so that only this process waits in it.
-spec = importlib.util.spec_from_file_location("module", sys.argv[1])
-module = sys.modules["module"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-root, number = Path(sys.argv[2]), int(sys.argv[3])
-is_there = module.is_generated
-
-def wait_for_the_other(*args, **noun):
-    answer = is_there(*args, **noun)
-    module.is_generated = is_there
-    (root.parent / f"seen{number}").touch()
-    while not (root.parent / f"seen{1 - number}").exists():
-        time.sleep(0.01)
-    return answer
-
-module.is_generated = wait_for_the_other
-module.generate_moving_digits(root, clips_per_class={"train": 2, "val": 1, "test": 1}, num_frames=8, size=32)
-"""
-
-
-def test_two_processes_at_once(dataset, tmp_path):
-    """Both see that there is nothing yet; the one that is later finds the other's and takes it."""
-    command = [sys.executable, "-c", RACER, module.__file__, str(tmp_path / "data")]
-    racers = [subprocess.Popen([*command, str(number)]) for number in range(2)]
-    assert [racer.wait(timeout=100) for racer in racers] == [0, 0]
+        racers.append(os.fork())
+        if racers[-1] == 0:
+            with contextlib.suppress(BaseException):
+                monkeypatch.setattr(module, "is_generated", wait_for_the_other)
+                generate_moving_digits(tmp_path / "data", **SMALL)
+                os._exit(0)
+            os._exit(1)
+    assert [os.waitpid(racer, 0)[1] for racer in racers] == [0, 0]
     assert contents(tmp_path / "data") == contents(dataset)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "seen0", "seen1"]
 

@@ -157,6 +157,57 @@ def test_evaluation_asks_for_each_sample_exactly_once(world_size, num_samples):
     assert sum(not key.counted for key in keys) == max(world_size - num_samples, 0)
 
 
+def draws(world_size, *, num_samples=100, batch_size=8, epoch=0, repeats=3):
+    """(sample, repeat) of each global batch, in order of the ranks."""
+    samplers = [
+        TrainBatches(num_samples, batch_size=batch_size, seed=1, rank=rank, world_size=world_size, repeats=repeats)
+        for rank in range(world_size)
+    ]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    parts = zip(*(list(sampler) for sampler in samplers), strict=True)
+    return [[(key.index, repeat) for part in ranks for key in part for repeat in key.repeats] for ranks in parts]
+
+
+@pytest.mark.parametrize("epoch", [0, 4])
+def test_repeated_draws_fill_an_epoch_as_deits_sampler_does(epoch):
+    batches = draws(1, epoch=epoch)
+    assert [len(batch) for batch in batches] == [8] * 12  # 100 // 8, as without repeats
+    flat = [draw for batch in batches for draw in batch]
+    shown = [index for index, _ in flat]
+    assert len(set(shown)) == 32
+    assert shown == [index for index in dict.fromkeys(shown) for _ in range(3)]
+    assert [repeat for _, repeat in flat] == [0, 1, 2] * 32
+    # The samples are the first of the permutation of that epoch.
+    plain = TrainBatches(100, batch_size=8, seed=1, rank=0, world_size=1)
+    plain.set_epoch(epoch)
+    assert list(dict.fromkeys(shown)) == [key.index for batch in plain for key in batch][:32]
+
+
+def test_an_epoch_of_repeated_draws_is_as_long_as_timms_on_imagenet():
+    from timm.data.distributed_sampler import RepeatAugSampler
+
+    theirs = RepeatAugSampler(range(1_281_167), num_replicas=8, rank=3)
+    ours = TrainBatches(1_281_167, batch_size=128, seed=0, rank=3, world_size=8, repeats=theirs.num_repeats)
+    assert len(ours) == len(theirs) // 128 == 1251
+    # Both show the samples three times in a row, timm's ranks one draw each in turn, ours a run of draws each.
+    small = [iter(RepeatAugSampler(range(3000), num_replicas=8, rank=rank)) for rank in range(8)]
+    drawn = [int(index) for ranks in zip(*small, strict=True) for index in ranks]
+    assert drawn == [index for index in dict.fromkeys(drawn) for _ in range(3)][: len(drawn)]
+    assert len(drawn) == 2816  # 3000 rounded down to 256, where only what does not fill a batch is dropped here
+    assert len(set(drawn)) == -(-2816 // 3)
+
+
+def test_repeated_draws_do_not_depend_on_the_number_of_ranks():
+    assert draws(4, batch_size=2) == draws(2, batch_size=4) == draws(1, batch_size=8)
+
+
+def test_a_tiny_data_set_with_repeats_fills_its_batch():
+    (batch,) = draws(1, num_samples=2, batch_size=8)
+    assert len(batch) == 8
+    assert {index for index, _ in batch} == {0, 1}
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("loader")
