@@ -379,7 +379,7 @@ def bad_root(kind: str, root: Path) -> None:
     ("kind", "expected"),
     [
         ("missing", "does not exist"),
-        ("empty", "no videos found; expected"),
+        ("empty", "no videos in it; expected"),
         ("no class folders", "no class folders in it"),
         ("class without files", "jump: no videos in this class folder"),
         ("one class", "only the class 'jump' was found"),

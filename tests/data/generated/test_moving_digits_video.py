@@ -290,6 +290,6 @@ def test_of_two_processes_at_once_the_later_one_takes_what_the_other_wrote(datas
 
 def test_missing_scikit_learn_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(UserError, match=r"pip install mvrec\[demo\]"):
+    with pytest.raises(UserError, match=r"need scikit-learn: .*\[demo\]"):
         generate_moving_digits(tmp_path / "data", **SMALL)
     assert list(tmp_path.iterdir()) == []

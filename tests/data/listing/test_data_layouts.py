@@ -153,7 +153,7 @@ def test_two_lists_of_one_split_are_ambiguous(tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(UserError, match=r"no videos found; expected .*train/<class name>/<video> .* or the lists"):
+    with pytest.raises(UserError, match=r"no videos in it; expected .*train/<class name>/<video> .* or the lists"):
         Kinetics(str(tmp_path)).setup("fit")
     with pytest.raises(UserError, match=r"data.root: '.*gone' does not exist"):
         Kinetics(str(tmp_path / "gone")).setup("fit")

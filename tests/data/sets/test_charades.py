@@ -147,5 +147,5 @@ def test_lists_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match=r"has no split 'val': no .*/Charades/Charades_v1_test\.csv"):
         data.index("val")
     (tmp_path / "Charades/Charades_v1_train.csv").unlink()
-    with pytest.raises(UserError, match=r"no videos found; expected .*_train\.csv, Charades_v1_test\.csv and"):
+    with pytest.raises(UserError, match=r"no videos in it; expected .*_train\.csv, Charades_v1_test\.csv and"):
         Charades(str(tmp_path)).setup("fit")

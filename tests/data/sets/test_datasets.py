@@ -52,7 +52,7 @@ def test_ucf101(tmp_path, lists, videos):
     third = UCF101(str(tmp_path), split=3)
     third.setup("test")
     assert contents(third, "test") == [(f"{videos}ApplyEyeMakeup/v_a g1.avi", "ApplyEyeMakeup")]
-    with pytest.raises(UserError, match=r"no videos found; expected .*trainlist02\.txt and .*testlist02\.txt"):
+    with pytest.raises(UserError, match=r"no videos in it; expected .*trainlist02\.txt and .*testlist02\.txt"):
         UCF101(str(tmp_path), split=2).setup("fit")
 
 
@@ -370,5 +370,5 @@ def test_folders_without_files(tmp_path):
     make(tmp_path, ["a/1.mp4", "b/readme.txt"])
     with pytest.raises(UserError, match=r"b: no videos in this class folder"):
         VideoFolder(str(tmp_path)).setup("fit")
-    with pytest.raises(UserError, match=r"no images found; expected .*/<class name>/<image>, or with splits"):
+    with pytest.raises(UserError, match=r"no images in it; expected .*/<class name>/<image>, or with splits"):
         ImageFolder(str(tmp_path / "a")).setup("fit")
