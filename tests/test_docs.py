@@ -1,6 +1,7 @@
 """Links and commands of the README and of the pages below docs/."""
 
 import argparse
+import importlib
 import itertools
 import re
 import shlex
@@ -93,3 +94,10 @@ def test_commands_have_known_names_and_flags(monkeypatch, capsys):
                 continue
             except SystemExit:  # a mention of a flag, without what the command is to work on
                 assert "arguments are required" in capsys.readouterr().err, said
+
+
+def test_python_code_imports_names_that_exist():
+    for page in PAGES:
+        for line in re.findall(r"^from (mvrec[\w.]*) import (.+)$", page.read_text("utf-8"), re.MULTILINE):
+            module = importlib.import_module(line[0])
+            assert [name for name in re.split(r"[\s,()]+", line[1]) if name and not hasattr(module, name)] == [], page
