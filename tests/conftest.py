@@ -1,5 +1,7 @@
 """Fixtures for all tests: one thread, random states restored, a small data set of real videos."""
 
+import contextlib
+import io
 import os
 import random
 import shutil
@@ -7,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -71,7 +74,17 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(digits: Path) -> list[str]:
+def no_pictures() -> Iterator[None]:
+    """Runs in this process write an empty curves.png: to draw it costs a third of a small run."""
+    from mvrec.runs import run_directory
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_directory, "draw_curves", lambda metrics, output: output.touch())
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny(digits: Path, no_pictures: None) -> list[str]:
     """Arguments of a run that takes a second: the demo's configuration on `digits` with a two-block network."""
     network = {
         "num_frames": 4,
@@ -117,6 +130,18 @@ def small_run(tiny: list[str], small_data: Path, tmp_path_factory: pytest.TempPa
     flags = ["--data=mvrec.data.Kinetics", *(f"--data.{key}={value}" for key, value in own.items())]
     run(["fit", *kept, *flags, f"--run_dir={folder}", "--trainer.max_epochs=3", "--model.optimizer.lr=0.01"])
     return folder
+
+
+@pytest.fixture(scope="session")
+def digits_run(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A run of `tiny` for two epochs: `arguments`, `folder` (copy it before you write into it), `err`."""
+    from mvrec.cli.main import main
+
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    arguments = [*tiny, "--trainer.max_epochs=2", "--data.augment.rand_augment={num_ops: 2, magnitude: 9}"]
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        main(["fit", *arguments, f"--run_dir={folder}"])
+    return SimpleNamespace(arguments=arguments, folder=folder, err=err.getvalue())
 
 
 @pytest.fixture

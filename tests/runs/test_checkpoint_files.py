@@ -1,6 +1,7 @@
 import os
 import random
 import resource
+import shutil
 
 import pytest
 import torch
@@ -149,17 +150,18 @@ def test_an_empty_or_missing_folder(tmp_path):
     assert newest_checkpoint(tmp_path / "missing") is None
 
 
-def test_resume_auto(command, tiny, tmp_path):
-    arguments = [*tiny, f"--run_dir={tmp_path}", "--resume=auto", "--trainer.max_epochs=2"]
-    code, _, err = command("fit", *arguments)
+def test_resume_auto_starts_anew_or_goes_on_from_the_newest_whole_checkpoint(command, digits_run, tmp_path):
+    arguments = [*digits_run.arguments, "--resume=auto", "--trainer.limit_val_batches=1"]
+    code, _, err = command("fit", *arguments, f"--run_dir={tmp_path / 'new'}", "--trainer.max_steps=1")
     assert code == 0, err
-    assert f"resume: nothing to go on from in {tmp_path / 'checkpoints'}, a fresh start" in err
-    damage(tmp_path / "checkpoints/last.ckpt", "bit")
-    code, _, err = command("fit", *arguments, "--trainer.max_epochs=3")
+    assert f"resume: nothing to go on from in {tmp_path / 'new/checkpoints'}, a fresh start" in err
+    checkpoints = shutil.copytree(digits_run.folder, tmp_path / "run") / "checkpoints"
+    damage(checkpoints / "last.ckpt", "bit")
+    before, step = newest_checkpoint(checkpoints).path, newest_checkpoint(checkpoints).step
+    code, _, err = command("fit", *arguments, f"--run_dir={tmp_path / 'run'}", "--trainer.max_epochs=3")
     assert code == 0, err
     assert "last.ckpt is damaged: using the one before" in err
-    assert f"resume: going on from {tmp_path / 'checkpoints/best.ckpt'} at step 8" in err
-    assert "epoch 3/3  step 1/4" in err
-    assert "epoch 2/3" not in err
-    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
-    assert not (tmp_path / "earlier").exists()
+    assert f"resume: going on from {before} at step {step}" in err
+    assert f"epoch {step // 4}/3  step" not in err  # no epoch again
+    assert torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] == 12
+    assert not (tmp_path / "run/earlier").exists()

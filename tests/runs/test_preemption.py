@@ -1,6 +1,5 @@
-"""A run that a cluster ends is saved at the same batch by all processes and goes on as if nothing had been."""
+"""Requests to end: signals, the end of a job, and how it is queued again. test_exact_resume.py has the runs."""
 
-import csv
 import os
 import signal
 import stat
@@ -12,121 +11,27 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
-from step_recorder import steps
+from warm import HANG
 
 from mvrec.errors import UserError
 from mvrec.runs.preemption import REQUEUE_EXIT, Preemption, job_end_time, on_own_clock, requeue
-from mvrec.runs.signals import REQUEUE, STOP, STOP_EXIT, Requests
-
-HERE = Path(__file__).parent
-EMA = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.9}}
-KNOBS = [
-    *("--data.batch_size=3", "--data.repeats=2", "--trainer.accumulate_grad_batches=2", "--trainer.max_epochs=2"),
-    *("--data.augment.random_erasing.probability=0.5", "--model.mixing={}", "--model.backbone.head_dropout=0.3"),
-    "--data.num_workers=2",
-]
-
-
-def fit(tiny, run_dir: Path, *more: str, callbacks: list[dict], environment: dict[str, str] | None = None):
-    """`mvrec fit` as a process of its own, with steps recorded."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    record = {"class_path": "step_recorder.StepRecorder", "init_args": {"folder": str(run_dir / "steps")}}
-    config = run_dir / "callbacks.yaml"
-    config.write_text(yaml.safe_dump({"trainer": {"callbacks": [EMA, *callbacks, record]}}))
-    arguments = [*tiny, *KNOBS, f"--config={config}", f"--run_dir={run_dir / 'run'}", "--resume=auto", *more]
-    own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), **(environment or {})}
-    command = [sys.executable, "-m", "mvrec", "fit", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=own, check=False)
-
-
-def signal_at(batch: int, name: str, rank: int = 0) -> dict:
-    return {"class_path": "step_recorder.SignalAt", "init_args": {"batch": batch, "name": name, "rank": rank}}
-
-
-def checkpoint(run_dir: Path) -> dict:
-    return torch.load(run_dir / "run/checkpoints/last.ckpt", weights_only=True)
-
-
-def assert_same_run(ours: Path, theirs: Path) -> None:
-    """Weights, averages, optimiser, and every logged value but the times."""
-    a, b = checkpoint(ours), checkpoint(theirs)
-    assert a["global_step"] == b["global_step"]
-    for part in ("state_dict", "current_model_state"):
-        assert all(torch.equal(a[part][name], b[part][name]) for name in a[part]), part
-    first, second = (saved["optimizer_states"][0]["state"] for saved in (a, b))
-    assert all(torch.equal(first[key][name], second[key][name]) for key in first for name in first[key])
-    rows = []
-    for folder in (ours, theirs):
-        with (folder / "run/metrics.csv").open(newline="") as file:
-            rows.append(
-                [
-                    (int(row["step"]), row["train/loss"], row["train/lr"], row["val/loss"])
-                    for row in csv.DictReader(file)
-                    if row["train/loss"] or row["val/loss"]
-                ]
-            )
-    assert rows[0] == rows[1]
-
-
-@pytest.fixture(scope="module")
-def whole(tiny, tmp_path_factory) -> dict[int, Path]:
-    """The same run from start to end, on one process and on two."""
-    folders = {}
-    for devices in (1, 2):
-        folders[devices] = tmp_path_factory.mktemp(f"whole{devices}")
-        result = fit(tiny, folders[devices], *ddp(devices), callbacks=[])
-        assert result.returncode == 0, result.stderr
-    return folders
-
-
-def ddp(devices: int) -> list[str]:
-    return ["--trainer.strategy=ddp", f"--trainer.devices={devices}"] if devices > 1 else []
-
-
-@pytest.mark.parametrize(
-    ("batch", "name", "devices", "rank", "code"),
-    [
-        (5, "USR1", 1, 0, REQUEUE_EXIT),
-        pytest.param(6, "TERM", 1, 0, STOP_EXIT, marks=pytest.mark.slow),
-        pytest.param(12, "USR1", 1, 0, REQUEUE_EXIT, marks=pytest.mark.slow),
-        (3, "TERM", 2, 1, STOP_EXIT),  # Lightning would broadcast in its handler, and wait for ever
-    ],
-)
-def test_a_signal_at_any_batch_loses_nothing(tiny, whole, tmp_path, batch, name, devices, rank, code):
-    result = fit(tiny, tmp_path, *ddp(devices), callbacks=[signal_at(batch, name, rank)])
-    assert result.returncode == code, result.stderr
-    assert f"asked to end (SIG{name})" in result.stderr or rank > 0
-    assert "Traceback" not in result.stderr
-    stopped = checkpoint(tmp_path)["global_step"]
-    assert 0 < stopped < checkpoint(whole[devices])["global_step"]
-    assert "val:" not in result.stderr.split("asked to end")[1]  # no validation that nobody has time for
-    result = fit(tiny, tmp_path, *ddp(devices), callbacks=[])
-    assert result.returncode == 0, result.stderr
-    assert f"going on from {tmp_path / 'run/checkpoints/last.ckpt'} at step {stopped}" in result.stderr
-    assert_same_run(tmp_path, whole[devices])
-    # Also the samples; those of the step that the signal came in are read twice.
-    ours, theirs = steps(tmp_path / "steps"), steps(whole[devices] / "steps")
-    assert {step: rows for step, rows in ours.items() if step != stopped} == {
-        step: rows for step, rows in theirs.items() if step != stopped
-    }
+from mvrec.runs.signals import REQUEUE, STOP, Requests
 
 
 def test_a_signal_during_imports_is_not_lost(tiny, tmp_path):
-    """It comes when Python is at its first imports, long before there is a trainer."""
-    config = ["--trainer.max_epochs=50", f"--run_dir={tmp_path / 'run'}"]
-    command = [sys.executable, "-X", "importtime", "-m", "mvrec", "fit", *tiny, *config]
+    """It comes at the first imports of a real start, long before there is a trainer."""
+    limits = ["--trainer.max_epochs=50", "--trainer.limit_val_batches=0", f"--run_dir={tmp_path}"]
+    command = [sys.executable, "-X", "importtime", "-m", "mvrec", "fit", *tiny, *limits]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "mvrec.messages" in line:  # the last of our own imports before torch's
-            break
-    time.sleep(0.3)
-    process.send_signal(signal.SIGUSR1)
-    _, err = process.communicate(timeout=120)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "torch" in line:  # which is imported once the handlers stand
+                break
+        process.send_signal(signal.SIGUSR1)
+        _, err = process.communicate(timeout=HANG)
     assert process.returncode == REQUEUE_EXIT, err[-2000:]
-    assert checkpoint(tmp_path)["global_step"] == 1
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 1
 
 
 # -- flags -----------------------------------------------------------------------------------------------------------
