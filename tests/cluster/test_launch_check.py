@@ -1,226 +1,25 @@
-"""Launches of real processes on this machine, most of them with something wrong."""
+"""Launches of several processes: what their environment says, what is wrong with them, and two that are live."""
 
 import json
 import multiprocessing
 import os
-import random
 import signal
 import socket
 import time
 import warnings
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 import torch
+from warm import HANG, free_port
 
+from mvrec.cluster import launch_check
 from mvrec.cluster.launch import Launch, Problem, expand_counts, expand_hosts, launch_of
-from mvrec.cluster.launch_check import check_launch, versions_here
-from mvrec.cluster.launch_verdict import Process, judge_equal, judge_missing
+from mvrec.cluster.launch_check import STAGES, check_launch
+from mvrec.cluster.launch_verdict import Process, judge_equal, judge_missing, judge_stuck
 from mvrec.errors import UserError
 
 HOST = socket.gethostname()
-
-
-def free_port():
-    """A port that nobody has, and that the system deals to no connection of another test in the meantime."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)  # Linux deals from 32768 on
-        with socket.socket() as attempt, suppress(OSError):
-            attempt.bind(("127.0.0.1", port))
-            return port
-
-
-class Rank:
-    """What one process of a launch does that the others do not."""
-
-    def __init__(self, rank, *, at="", do="", times=1, versions=None, **changes):
-        self.rank, self.at, self.do, self.times, self.changes = rank, at, do, times, changes
-        self.versions = None if versions is None else {**versions_here(), **versions}
-
-
-def _live(launch, rank, seconds, output):
-    def on_stage(stage):
-        if stage == rank.at:
-            if rank.do == "sleep":
-                time.sleep(60)
-            os.kill(os.getpid(), {"stop": signal.SIGSTOP, "die": signal.SIGKILL}[rank.do])
-
-    torch.set_num_threads(1)
-    reports = [
-        check_launch(launch, timeout_seconds=seconds, backend="gloo", versions=rank.versions, on_stage=on_stage)
-        for _ in range(rank.times)
-    ]
-    assert not torch.distributed.is_initialized() or not reports[-1].ok
-    output.write_text(json.dumps([report.as_dict() for report in reports]))
-    os._exit(0)
-
-
-def launched(tmp_path, ranks, *, world_size=None, seconds=8.0, port=None):
-    """Run processes; returns the last report of each that came to one, by its place in `ranks`, and the seconds."""
-    context = multiprocessing.get_context("fork")
-    port = port or free_port()
-    size = world_size or len(ranks)
-    started = []
-    begin = time.monotonic()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
-        for place, rank in enumerate(ranks):
-            launch = Launch("environment", rank.rank, size, rank.rank, size, "127.0.0.1", port)
-            launch = replace(launch, **rank.changes)
-            output = tmp_path / f"{place}.json"
-            process = context.Process(target=_live, args=(launch, rank, seconds, output))
-            process.start()
-            started.append(process)
-    ends = {}
-    try:
-        for place, (process, rank) in enumerate(zip(started, ranks, strict=True)):
-            if rank.do != "stop":
-                process.join(seconds + 10)
-                ends[place] = time.monotonic() - begin
-    finally:
-        for process in started:
-            process.kill()
-            process.join()
-    reports = {
-        place: json.loads((tmp_path / f"{place}.json").read_text())
-        for place in range(len(ranks))
-        if (tmp_path / f"{place}.json").exists()
-    }
-    return reports, max(ends.values()), [process.pid for process in started]
-
-
-def texts(report):
-    return " | ".join(problem["text"] for problem in report["problems"])
-
-
-def test_a_launch_that_holds_together(tmp_path):
-    reports, seconds, pids = launched(tmp_path, [Rank(0, times=2), Rank(1, times=2), Rank(2, times=2)])
-    assert seconds < 8
-    assert len(reports) == 3
-    for place, both in reports.items():
-        for report in both:  # a second check of the same processes is as good
-            assert report["ok"], texts(report)
-            assert report["rank"] == place
-            assert [one["pid"] for one in report["processes"]] == pids
-            assert {one["host"] for one in report["processes"]} == {HOST}
-            assert report["all_reduce_ms"] > 0
-            assert report["backend"] == "gloo"
-
-
-def test_a_launch_of_one(tmp_path):
-    reports, _, _ = launched(tmp_path, [Rank(0)])
-    assert reports[0][0]["ok"], texts(reports[0][0])
-
-
-def test_a_rank_that_never_comes_is_named_to_all(tmp_path):
-    reports, seconds, _ = launched(tmp_path, [Rank(0), Rank(2)], world_size=3, seconds=6)
-    assert seconds < 6
-    for (report,) in reports.values():
-        assert texts(report) == f"1 of 3 processes never came: rank 1 (expected on {HOST})"
-        assert [problem["ranks"] for problem in report["problems"]] == [[1]]
-    assert len(reports) == 2
-
-
-@pytest.mark.parametrize("stage", ["registered", "joining", "adding up"])
-def test_a_rank_that_is_stopped_is_named(tmp_path, stage):
-    reports, seconds, pids = launched(tmp_path, [Rank(0), Rank(1, at=stage, do="stop"), Rank(2)], seconds=12)
-    assert seconds < 10
-    assert set(reports) == {0, 2}
-    for (report,) in reports.values():
-        (problem,) = report["problems"]
-        assert problem["text"].startswith(f"rank 1 on {HOST} (pid {pids[1]}) stopped answering")
-        assert repr(stage) in problem["text"]
-        assert problem["ranks"] == [1]
-        assert f"-p {pids[1]}" in problem["fix"]
-
-
-def test_a_rank_that_dies_is_named(tmp_path):
-    reports, seconds, pids = launched(tmp_path, [Rank(0), Rank(1), Rank(2, at="adding up", do="die")], seconds=12)
-    assert seconds < 12
-    assert set(reports) == {0, 1}
-    for (report,) in reports.values():
-        assert texts(report).startswith(f"rank 2 on {HOST} (pid {pids[2]}) stopped answering")
-
-
-def test_a_rank_that_lives_and_does_not_get_on_is_named(tmp_path):
-    reports, seconds, pids = launched(tmp_path, [Rank(0), Rank(1, at="registered", do="sleep"), Rank(2)], seconds=6)
-    assert seconds < 8
-    assert set(reports) == {0, 1, 2}
-    assert f"the others wait for rank 1 on {HOST} (pid {pids[1]}), stuck in stage 'registered'" in texts(reports[2][0])
-
-
-def test_rank_0_that_is_stopped_is_told_by_the_others(tmp_path):
-    reports, seconds, _ = launched(tmp_path, [Rank(0, at="joining", do="stop"), Rank(1)], seconds=5)
-    assert seconds < 10
-    assert set(reports) == {1}
-    assert "rank 0 at 127.0.0.1:" in texts(reports[1][0])
-    assert "gave no answer for 5 s: it is stopped or hung" in texts(reports[1][0])
-    assert not reports[1][0]["processes"]
-
-
-def test_other_versions_are_named_with_rank_and_host(tmp_path):
-    reports, _, pids = launched(tmp_path, [Rank(0), Rank(1), Rank(2, versions={"torchmetrics": "0.1.0", "av": None})])
-    for (report,) in reports.values():
-        assert not report["ok"]
-        installed = versions_here()
-        first, second = sorted(problem["text"] for problem in report["problems"])
-        who = f"rank 2 on {HOST} (pid {pids[2]})"
-        assert first == f"av is {installed['av']} on most processes, but {who} has none"
-        assert second == f"torchmetrics is {installed['torchmetrics']} on most processes, but {who} has 0.1.0"
-        assert report["all_reduce_ms"] > 0  # it is tried all the same
-
-
-def test_a_wrong_port_on_one_rank(tmp_path):
-    other = free_port()
-    reports, seconds, _ = launched(tmp_path, [Rank(0), Rank(1, port=other)], seconds=5)
-    assert seconds < 6
-    assert "never came: rank 1" in texts(reports[0][0])
-    assert f"rank 1 on {HOST}: nobody answers at 127.0.0.1:{other}" in texts(reports[1][0])
-
-
-def test_a_master_address_that_is_no_name(tmp_path):
-    reports, _, _ = launched(tmp_path, [Rank(0), Rank(1, address="no-such-host.invalid")], seconds=5)
-    assert "this host does not know the name MASTER_ADDR=no-such-host.invalid" in texts(reports[1][0])
-    assert "never came: rank 1" in texts(reports[0][0])
-
-
-def test_a_master_address_of_another_machine(tmp_path):
-    reports, seconds, _ = launched(tmp_path, [Rank(0, address="192.0.2.1")], world_size=2, seconds=5)
-    assert seconds < 6
-    assert "MASTER_ADDR=192.0.2.1 is not an address of this host" in texts(reports[0][0])
-    assert "hostname -I" in reports[0][0]["problems"][0]["fix"]
-
-
-def test_a_port_that_is_taken(tmp_path):
-    with socket.socket() as other:
-        other.bind(("0.0.0.0", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        reports, _, _ = launched(tmp_path, [Rank(0)], world_size=2, seconds=5, port=port)
-    assert f"port {port} cannot be opened" in texts(reports[0][0])
-    assert f"grep {port}" in reports[0][0]["problems"][0]["fix"]
-
-
-def test_two_of_one_rank(tmp_path):
-    reports, _, pids = launched(tmp_path, [Rank(0), Rank(1), Rank(1)], world_size=2, seconds=5)
-    both = [report for (report,) in reports.values() if "two processes say that they are rank 1" in texts(report)]
-    assert len(both) == 3
-    assert str(pids[1]) in texts(both[0])
-    assert str(pids[2]) in texts(both[0])
-
-
-def test_processes_that_count_differently(tmp_path):
-    reports, _, _ = launched(tmp_path, [Rank(0), Rank(1, world_size=3)], seconds=5)
-    assert "processes disagree on their number (2: rank 0" in texts(reports[0][0])
-    assert "3: rank 1" in texts(reports[1][0])
-
-
-def test_what_is_wrong_with_the_environment_is_told_once(tmp_path):
-    trap = Problem("the job is called 'bash'", "name it")
-    reports, _, _ = launched(tmp_path, [Rank(0, problems=(trap,)), Rank(1, problems=(trap,))])
-    assert texts(reports[1][0]) == "the job is called 'bash'"
-
 
 # -- what launchers say -----------------------------------------------------------------------------------------------
 
@@ -303,27 +102,49 @@ def test_short_forms_of_slurm():
     assert expand_counts("2(x3),1") == [2, 2, 2, 1]
 
 
-# -- verdicts that need GPUs or many hosts ----------------------------------------------------------------------------
+# -- verdicts, from what the processes say ---------------------------------------------------------------------------
 
 
-def process(rank, *, host="n1", gpu="", versions=None):
-    return Process(rank, host, 100 + rank, rank, 4, "A100" if gpu else "CPU", gpu, 1, versions or {"torch": "2"})
+def process(rank, *, host="n1", gpu="", versions=None, size=4, **more):
+    device = "A100" if gpu else "CPU"
+    return Process(rank, host, 100 + rank, rank, size, device, gpu, 1, versions or {"torch": "2"}, **more)
 
 
-def test_two_ranks_on_one_gpu():
+THREE = [process(rank, size=3) for rank in range(3)]
+LAUNCH = Launch("environment", 0, 3, 0, 3, "n1", 29500)
+
+
+def stuck(stages, silent=None, errors=None):
+    return judge_stuck(
+        LAUNCH, THREE, stages=dict(enumerate(stages)), silent=silent or {}, errors=errors or {}, order=STAGES
+    )
+
+
+def test_two_ranks_on_one_gpu_are_named():
     (problem,) = judge_equal([process(0, gpu="a"), process(1, gpu="a"), process(2, gpu="a", host="n2")])
     assert problem.ranks == (0, 1)
     assert "same GPU" in problem.text
     assert judge_equal([process(0, gpu="a"), process(1, gpu="b")]) == []
 
 
-def test_a_rank_without_gpu_among_others():
+def test_a_rank_without_gpu_among_others_is_named():
     (problem,) = judge_equal([process(0, gpu="a"), process(1, host="n2")])
     assert problem.ranks == (1,)
     assert "rank 1 on n2" in problem.text
 
 
-def test_where_a_missing_rank_should_be():
+def test_other_versions_are_named_with_rank_and_host():
+    usual = {"torch": "2.11", "torchmetrics": "1.9", "av": "17"}
+    odd = process(2, host="n2", versions={"torch": "2.11", "torchmetrics": "0.1.0", "av": None})
+    problems = judge_equal([process(0, versions=usual), process(1, versions=usual), odd])
+    assert [problem.text for problem in problems] == [
+        "torchmetrics is 1.9 on most processes, but rank 2 on n2 (pid 102) has 0.1.0",
+        "av is 17 on most processes, but rank 2 on n2 (pid 102) has none",
+    ]
+    assert all(problem.ranks == (2,) for problem in problems)
+
+
+def test_a_missing_rank_is_named_with_the_host_where_it_is_expected():
     slurm = launch_of({**SLURM, "SLURM_PROCID": "0"})
     (problem,) = judge_missing(slurm, [process(0), process(1), process(3)], [])
     assert "rank 2 (expected on gpu08)" in problem.text
@@ -331,3 +152,166 @@ def test_where_a_missing_rank_should_be():
     (problem,) = judge_missing(torchrun, [process(0), process(1)], [])
     assert "rank 2 (node 1), rank 3 (node 1)" in problem.text
     assert problem.ranks == (2, 3)
+
+
+def test_two_processes_of_one_rank_and_of_different_sizes_are_named():
+    (twice,) = judge_missing(LAUNCH, THREE, [process(1, host="n2", size=3)])
+    assert twice.text.startswith("two processes say that they are rank 1: rank 1 on n1 (pid 101) and rank 1 on n2")
+    (sizes,) = judge_missing(LAUNCH, [*THREE[:2], process(2)], [])
+    assert "processes disagree on their number (3: rank 0" in sizes.text
+    assert "4: rank 2" in sizes.text
+
+
+def test_what_is_wrong_with_the_environment_is_told_once():
+    trap = Problem("the job is called 'bash'", "name it")
+    assert judge_equal([process(rank, problems=(trap,)) for rank in range(2)]) == [trap]
+
+
+def test_a_silent_rank_is_named_before_those_with_errors():
+    (problem,) = stuck(["adding up", "joining", "adding up"], silent={1: 3.2}, errors={0: "closed"})
+    assert problem.text.startswith("rank 1 on n1 (pid 101) stopped answering 3 s ago, after 'joining'")
+    assert "-p 101" in problem.fix
+    assert problem.ranks == (1,)
+    (problem,) = stuck(["joining"] * 3, errors={2: "RuntimeError: no route"})
+    assert problem.text == "rank 2 on n1 (pid 102): RuntimeError: no route, after 'joining'"
+
+
+def test_a_rank_that_is_behind_the_others_is_named():
+    (problem,) = stuck(["joining", "registered", "joining"])
+    assert "the others wait for rank 1 on n1 (pid 101), stuck in stage 'registered'" in problem.text
+    (problem,) = stuck(["joining"] * 3)
+    assert problem.text == "all 3 processes are stuck in stage 'joining'"
+
+
+# -- one process, to which nobody answers ----------------------------------------------------------------------------
+
+
+def alone(rank=0, **changes):
+    """Return the only problem that one process of two finds."""
+    launch = replace(Launch("environment", rank, 2, rank, 2, "127.0.0.1", free_port()), **changes)
+    report = check_launch(launch, timeout_seconds=30, backend="gloo")
+    (problem,) = report.problems
+    return problem
+
+
+def test_what_one_process_cannot_reach_is_named_with_its_address(monkeypatch):
+    monkeypatch.setattr(launch_check, "_REGISTER_SHARE", 0.03)
+    problem = alone()
+    assert problem.text == f"1 of 2 processes never came: rank 1 (expected on {HOST})"
+    assert problem.ranks == (1,)
+    port = free_port()
+    assert f"rank 1 on {HOST}: nobody answers at 127.0.0.1:{port}" in alone(1, port=port).text
+    assert (
+        "this host does not know the name MASTER_ADDR=no-such-host.invalid"
+        in alone(1, address="no-such-host.invalid").text
+    )
+    problem = alone(address="192.0.2.1")
+    assert "MASTER_ADDR=192.0.2.1 is not an address of this host" in problem.text
+    assert "hostname -I" in problem.fix
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        problem = alone(port=port)
+    assert f"port {port} cannot be opened" in problem.text
+    assert f"grep {port}" in problem.fix
+
+
+# -- real launches ---------------------------------------------------------------------------------------------------
+
+
+class Rank:
+    """What one process of a launch does that the others do not: "stop", "die" or "sleep" when it reaches a stage."""
+
+    def __init__(self, rank, *, at="", do="", times=1):
+        self.rank, self.at, self.do, self.times = rank, at, do, times
+
+
+def _live(launch, rank, seconds, output):
+    def on_stage(stage):
+        if stage == rank.at:
+            if rank.do == "sleep":
+                time.sleep(600)
+            os.kill(os.getpid(), {"stop": signal.SIGSTOP, "die": signal.SIGKILL}[rank.do])
+
+    torch.set_num_threads(1)
+    reports = [
+        check_launch(launch, timeout_seconds=seconds, backend="gloo", on_stage=on_stage) for _ in range(rank.times)
+    ]
+    assert not torch.distributed.is_initialized() or not reports[-1].ok
+    output.write_text(json.dumps([report.as_dict() for report in reports]))
+    os._exit(0)
+
+
+def launched(tmp_path, ranks, *, seconds=60.0):
+    """Run processes; returns the reports of each that came to one, by rank, and the ids of all."""
+    context, port, started = multiprocessing.get_context("fork"), free_port(), []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
+        for rank in ranks:
+            launch = Launch("environment", rank.rank, len(ranks), rank.rank, len(ranks), "127.0.0.1", port)
+            output = tmp_path / f"{rank.rank}.json"
+            started.append(context.Process(target=_live, args=(launch, rank, seconds, output)))
+            started[-1].start()
+    try:
+        for child, rank in zip(started, ranks, strict=True):
+            if rank.do != "stop":
+                child.join(HANG)
+    finally:
+        for child in started:
+            child.kill()
+            child.join()
+    files = {rank.rank: tmp_path / f"{rank.rank}.json" for rank in ranks}
+    reports = {rank: json.loads(path.read_text()) for rank, path in files.items() if path.exists()}
+    return reports, [child.pid for child in started]
+
+
+def texts(report):
+    return " | ".join(problem["text"] for problem in report["problems"])
+
+
+def test_a_launch_that_holds_together_is_good_twice(tmp_path):
+    reports, pids = launched(tmp_path, [Rank(rank, times=2) for rank in range(3)])
+    assert len(reports) == 3
+    for rank, both in reports.items():
+        for report in both:  # a second check of the same processes is as good
+            assert report["ok"], texts(report)
+            assert report["rank"] == rank
+            assert [one["pid"] for one in report["processes"]] == pids
+            assert {one["host"] for one in report["processes"]} == {HOST}
+            assert report["all_reduce_ms"] > 0
+            assert report["backend"] == "gloo"
+
+
+@pytest.mark.parametrize(
+    ("do", "stage"),
+    [
+        ("stop", "adding up"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("stop", "registered"), ("die", "adding up"))),
+    ],
+)
+def test_a_rank_that_is_stopped_or_dies_is_named_to_all_others(tmp_path, do, stage):
+    reports, pids = launched(tmp_path, [Rank(0), Rank(1, at=stage, do=do), Rank(2)])
+    assert set(reports) == {0, 2}
+    for (report,) in reports.values():
+        (problem,) = report["problems"]
+        assert problem["text"].startswith(f"rank 1 on {HOST} (pid {pids[1]}) stopped answering")
+        assert repr(stage) in problem["text"]
+        assert problem["ranks"] == [1]
+
+
+@pytest.mark.slow
+def test_a_rank_that_lives_and_does_not_continue_is_named(tmp_path):
+    reports, pids = launched(tmp_path, [Rank(0), Rank(1, at="registered", do="sleep"), Rank(2)], seconds=12)
+    assert f"the others wait for rank 1 on {HOST} (pid {pids[1]}), stuck in stage 'registered'" in texts(
+        reports[2][0]
+    )
+
+
+@pytest.mark.slow
+def test_a_stopped_rank_0_is_named_by_the_others(tmp_path):
+    reports, _ = launched(tmp_path, [Rank(0, at="joining", do="stop"), Rank(1)], seconds=10)
+    assert set(reports) == {1}
+    assert "rank 0 at 127.0.0.1:" in texts(reports[1][0])
+    assert "gave no answer for 10 s: it is stopped or hung" in texts(reports[1][0])
+    assert not reports[1][0]["processes"]

@@ -1,14 +1,11 @@
 """What differs between the processes of a run is found before its first step, and told with rank and host."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
-from test_launch_check import free_port
+from warm import free_port, start
 
 from mvrec.cluster import preflight
 from mvrec.cluster.launch import Problem
@@ -137,54 +134,44 @@ def test_a_directory_that_cannot_be_written_to(monkeypatch, tmp_path):
 # -- whole runs of two processes -------------------------------------------------------------------------------------
 
 
-def launch(tiny: list[str], tmp_path: Path, *more: str, second: list[str], other: dict[str, str] | None = None) -> str:
-    """`mvrec fit` as torchrun would start it on two machines; returns what both have printed once both have failed."""
-    base = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    base |= {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "x"}
-    common = [*tiny, f"--run_dir={tmp_path / 'run'}", "--trainer.num_nodes=2", "--trainer.devices=1", *more]
-    processes = []
-    for rank, own in enumerate(([], second)):
-        environment = {**base, "RANK": str(rank), "GROUP_RANK": str(rank), **((other or {}) if rank else {})}
-        with (tmp_path / f"rank{rank}").open("w") as output:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "mvrec", "fit", *common, *own],
-                    stdout=output,
-                    stderr=output,
-                    env=environment,
-                )
-            )
-    try:
-        codes = [process.wait(150) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    said = "".join((tmp_path / f"rank{rank}").read_text() for rank in (0, 1))
-    assert all(codes), said
+def launch(tiny: list[str], tmp_path: Path, *second: str, other: dict[str, str] | None = None) -> str:
+    """Run `mvrec fit` as torchrun starts it on two machines; returns what both have printed when both have failed."""
+    base = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "TORCHELASTIC_RUN_ID": "x"}
+    base |= {"WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    common = [*tiny, f"--run_dir={tmp_path / 'run'}", "--trainer.num_nodes=2", "--trainer.devices=1"]
+    common.append("--trainer.strategy=ddp")
+    processes = [
+        start("fit", *common, env={**base, "RANK": 0, "GROUP_RANK": 0}),
+        start("fit", *common, *second, env={**base, "RANK": 1, "GROUP_RANK": 1, **(other or {})}),
+    ]
+    codes = [process.wait() for process in processes]
+    output = "".join(process.stdout + process.stderr for process in processes)
+    assert all(codes), output
     assert not (tmp_path / "run/checkpoints").exists()
-    return said
+    return output
 
 
 def test_other_data_end_the_run(tiny, tmp_path):
     root = tmp_path / "fewer"
     generate_moving_digits(root, clips_per_class={"train": 3, "val": 3, "test": 3})
-    other = [f"--data.root={root}", "--data.eval_clips_per_class=3"]
-    said = launch(tiny, tmp_path, "--trainer.strategy=ddp", second=other)
-    assert "mvrec: error: rank 1 on" in said
-    assert "split 'val' has 36 files there and 24 here" in said
+    output = launch(tiny, tmp_path, f"--data.root={root}", "--data.eval_clips_per_class=3")
+    assert "mvrec: error: rank 1 on" in output
+    assert "split 'val' has 36 files there and 24 here" in output
 
 
+@pytest.mark.slow
 def test_another_run_directory_ends_the_run(tiny, tmp_path):
-    said = launch(tiny, tmp_path, "--trainer.strategy=ddp", second=[f"--run_dir={tmp_path / 'elsewhere'}"])
-    assert "mvrec: error: rank 1 on" in said
-    assert "does not see what rank 0 writes in" in said
+    output = launch(tiny, tmp_path, f"--run_dir={tmp_path / 'elsewhere'}")
+    assert "mvrec: error: rank 1 on" in output
+    assert "does not see what rank 0 writes in" in output
 
 
+@pytest.mark.slow
 def test_other_versions_end_the_run(tiny, tmp_path):
     info = tmp_path / "packages/torchmetrics-0.0.1.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchmetrics\nVersion: 0.0.1\n")
-    said = launch(tiny, tmp_path, "--trainer.strategy=ddp", second=[], other={"PYTHONPATH": str(info.parent)})
-    assert "mvrec: error: torchmetrics is" in said
-    assert "rank 1 on" in said
-    assert "has 0.0.1; start all from the same environment" in said
+    output = launch(tiny, tmp_path, other={"PYTHONPATH": str(info.parent)})
+    assert "mvrec: error: torchmetrics is" in output
+    assert "rank 1 on" in output
+    assert "has 0.0.1; start all from the same environment" in output

@@ -1,18 +1,14 @@
 """A process that hangs ends the run within the limit, and is named."""
 
-import contextlib
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 import yaml
+from warm import HANG, Process, start_ranks
 
 from mvrec.cluster import watchdog
 from mvrec.cluster.watchdog import Sign, Watch, Watchdog, judge
@@ -194,7 +190,7 @@ def test_a_lost_store_ends_the_talk_without_a_word():
     watch = Fake(store)
     talk = watch._threads[0]
     talk.start()
-    talk.join(10)
+    talk.join(HANG)
     assert not talk.is_alive()
     assert watch._answered == 0
 
@@ -212,46 +208,36 @@ def test_one_process_or_no_limit_starts_nothing(world_size, seconds):
 # -- whole runs ------------------------------------------------------------------------------------------------------
 
 
-def run(tiny, tmp_path, *more: str, stand: dict, subcommand: str = "fit") -> tuple[int, str]:
-    """A run on two processes, in which one hangs; returns exit code and output, with nobody left alive."""
+def started(tiny, tmp_path, **stand) -> list[Process]:
+    """Start a run on two processes, of which the second one hangs."""
     config = tmp_path / "callbacks.yaml"
-    config.write_text(yaml.safe_dump({"trainer": {"callbacks": [{"class_path": "step_recorder.Stand"} | stand]}}))
-    arguments = [*tiny, f"--config={config}", f"--run_dir={tmp_path / 'run'}", "--trainer.devices=2", *more]
-    arguments += ["--trainer.strategy=ddp", "--trainer.max_epochs=3", "--hang_timeout_minutes=0.15"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent / "runs")}
-    command = [sys.executable, "-m", "mvrec", subcommand, *arguments]
-    with (tmp_path / "output").open("w") as output:
-        process = subprocess.Popen(command, stderr=output, stdout=output, env=environment)
-    pid = tmp_path / "standing"
-    try:
-        code = process.wait(180)
-    finally:
-        for one in [process.pid, *([int(pid.read_text())] if pid.is_file() else [])]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(one, signal.SIGKILL)
-    return code, (tmp_path / "output").read_text()
+    stand = {"class_path": "step_recorder.Stand", "init_args": {"rank": 1, "folder": str(tmp_path), **stand}}
+    config.write_text(yaml.safe_dump({"trainer": {"callbacks": [stand]}}))
+    arguments = [*tiny, f"--config={config}", f"--run_dir={tmp_path / 'run'}", "--trainer.max_epochs=3"]
+    environment = {"PYTHONPATH": str(HERE.parent / "runs")}
+    return start_ranks(2, "fit", *arguments, "--hang_timeout_minutes=0.25", env=environment)
 
 
+@pytest.mark.slow
 def test_a_stopped_process_is_named(tiny, tmp_path):
-    stand = {"init_args": {"batch": 2, "rank": 1, "folder": str(tmp_path), "stop": True}}
-    code, said = run(tiny, tmp_path, stand=stand)
-    assert code == 1, said
-    assert re.search(r"mvrec: error: rank 1 on \S+ \(pid \d+\) has given no sign of life for \d+ s", said), said
+    first, _ = started(tiny, tmp_path, batch=2, stop=True)
+    assert first.wait() == 1, first.stderr
+    said = r"mvrec: error: rank 1 on \S+ \(pid \d+\) has given no sign of life for \d+ s"
+    assert re.search(said, first.stderr), first.stderr
 
 
 def test_a_process_that_hangs_is_named_and_shows_where(tiny, tmp_path):
-    stand = {"init_args": {"batch": 3, "rank": 1, "folder": str(tmp_path), "stop": False}}
-    code, said = run(tiny, tmp_path, stand=stand)
-    assert code == 1, said
+    processes = started(tiny, tmp_path, batch=3, stop=False)
+    assert [process.wait() for process in processes] == [1, 1]
+    said = "".join(process.stderr for process in processes)
     assert re.search(r"mvrec: error: rank 1 on \S+ \(pid \d+\) is alive but hung at batch 0 of epoch 1", said), said
     # Each of the two speaks when its own clock says so, in either order.
     assert re.search(r"mvrec: rank 1 on \S+ \(pid \d+\) hangs here:\n(.*\n)*?.*step_recorder.py", said), said
 
 
 @pytest.mark.slow
-def test_a_run_that_gets_on_is_left_alone(tiny, tmp_path):
-    """Also where one process is slow, and has fewer videos to evaluate."""
-    stand = {"init_args": {"batch": 1, "rank": 1, "folder": str(tmp_path), "stop": False, "seconds": 4.0}}
-    code, said = run(tiny, tmp_path, stand=stand)
-    assert code == 0, said
-    assert "mvrec: error" not in said
+def test_a_run_in_which_one_process_is_slow_is_left_alone(tiny, tmp_path):
+    """It has fewer videos to evaluate, too."""
+    for process in started(tiny, tmp_path, batch=1, stop=False, seconds=6.0):
+        assert process.wait() == 0, process.stderr
+        assert "mvrec: error" not in process.stderr

@@ -2,29 +2,18 @@
 
 import csv
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from video_files import write_video
+from warm import run_ranks
 
-ROOT = Path(__file__).parent.parent.parent
 CLASSES = ("fall down", "jump", "läuft")
 NUM_VIDEOS = 41  # a prime, so that no number of processes divides it
 UNREADABLE = 20
-# (world, batch, shared): each number of processes with both sizes, and each size with views shared and not.
-CASES = [(1, 1, False), (1, 7, True), (2, 1, True), (2, 7, False), (3, 1, False), (3, 7, True), (4, 1, True)]
-CASES.append((4, 7, False))
-FEW = [(3, 2, False), (4, 2, True), (4, 2, False)]  # (world, videos, shared): some ranks have nothing to do
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+# (world, batch, shared): each number of processes, and each size with views shared and not.
+CASES = [(1, 1, False), (1, 7, True), (2, 7, False), (3, 7, True), (4, 1, True)]
+FEW = [(3, 2, False), (4, 2, True)]  # (world, videos, shared): some ranks have nothing to do
 
 
 @pytest.fixture(scope="module")
@@ -80,37 +69,17 @@ def checkpoint(videos, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(videos, checkpoint, tmp_path_factory) -> dict[tuple, Path]:
-    """The directory of every case; all are run by the same four processes, one after the other."""
-    folder = tmp_path_factory.mktemp("cases")
-    cases = {(world, batch, shared, NUM_VIDEOS): videos for world, batch, shared in CASES}
+    """The directory of every case."""
+    folder, where = tmp_path_factory.mktemp("cases"), {}
+    cases = {(*case, NUM_VIDEOS): videos for case in CASES}
     cases |= {(world, 1, shared, count): videos / "two" for world, count, shared in FEW}
-    plan, where = [], {}
     for (world, batch, shared, count), root in cases.items():
-        run_dir = folder / f"{world}_{batch}_{shared}_{count}"
-        where[world, batch, shared, count] = run_dir
-        arguments = ["test", str(checkpoint), f"--data.root={root}", f"--run_dir={run_dir}"]
+        run_dir = where[world, batch, shared, count] = folder / f"{world}_{batch}_{shared}_{count}"
+        arguments = ["test", checkpoint, f"--data.root={root}", f"--run_dir={run_dir}", "--model.views_per_forward=5"]
         arguments += [f"--data.eval_batch_size={batch}", f"--data.split_views={shared}".lower()]
-        arguments += ["--model.views_per_forward=5", "--data.decode_timeout=null", "--data.decode_memory=null"]
-        plan.append({"world": world, "port": free_port(), "arguments": arguments})
-    (folder / "plan.json").write_text(json.dumps(plan))
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    runner = Path(__file__).parent / "exactness_runner.py"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(runner), str(rank), str(folder / "plan.json")],
-            env=environment,
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(4)
-    ]
-    try:
-        errors = [process.communicate(timeout=600)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * 4, "\n".join(errors)
+        arguments += ["--data.decode_timeout=null", "--data.decode_memory=null"]
+        for process in run_ranks(world, *arguments, env={"MVREC_PREFLIGHT_SECONDS": 0}):
+            assert process.returncode == 0, process.stderr
     return where
 
 

@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from warm import run_ranks
 
 from mvrec import class_paths, tasks
 from mvrec.class_paths import imported
@@ -58,12 +56,6 @@ def write_grey(path: Path, *, grey: int, num_frames: int) -> None:
         for _ in range(num_frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((32, 40, 3), grey, np.uint8), "rgb24")))
         container.mux(stream.encode())
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def train(videos, folder, *flags):
@@ -120,16 +112,8 @@ def tested(trained, tmp_path_factory) -> Path:
 
 def test_two_processes_score_as_one(trained, tested, tmp_path):
     flags = ["--model=grades.Grading", f"--run_dir={tmp_path}"]
-    plan = [{"world": 2, "port": free_port(), "arguments": ["test", str(trained), *flags]}]
-    (tmp_path / "plan.json").write_text(json.dumps(plan))
-    runner = [sys.executable, str(Path(__file__).parent / "exactness_runner.py")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ORDINAL)}
-    processes = [
-        subprocess.Popen([*runner, str(rank), str(tmp_path / "plan.json")], env=environment, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=600)[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    for process in run_ranks(2, "test", trained, *flags, env={"PYTHONPATH": ORDINAL}):
+        assert process.returncode == 0, process.stderr
     alone, shared = (json.loads((folder / "metrics.json").read_text()) for folder in (tested, tmp_path))
     assert shared["metrics"] == pytest.approx(alone["metrics"], abs=1e-9)
     assert (shared["scored"], shared["task"]) == (9, "grading")

@@ -1,11 +1,9 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from warm import run, run_ranks
 
 ROOT = Path(__file__).parent.parent.parent
 # MViTv2-L's widths and attention, three blocks instead of 48.
@@ -28,17 +26,12 @@ LARGE = {
 }
 
 
-def fit(arguments, devices):
-    result = subprocess.run(
-        [sys.executable, "-m", "mvrec", "fit", *map(str, arguments), f"--trainer.devices={devices}"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stderr
+def fit(arguments, count):
+    """Train on some processes; returns what they printed."""
+    processes = run_ranks(count, "fit", *arguments) if count > 1 else [run("fit", *arguments)]
+    output = "".join(process.stderr for process in processes)
+    assert not any(process.returncode for process in processes), output
+    return output
 
 
 def weights(run_dir):
@@ -58,13 +51,13 @@ def large(tiny, tmp_path_factory):
 @pytest.fixture(scope="module")
 def one_process(large, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("one")
-    fit([*large, "--data.batch_size=6", f"--run_dir={run_dir}"], devices=1)
+    fit([*large, "--data.batch_size=6", f"--run_dir={run_dir}"], count=1)
     return run_dir
 
 
 def test_two_sharded_processes_train_as_one(large, one_process, tmp_path):
     overlay = f"--config={ROOT / 'configs/overlays/fsdp.yaml'}"
-    said = fit([*large, overlay, "--data.batch_size=3", f"--run_dir={tmp_path}"], devices=2)
+    said = fit([*large, overlay, "--data.batch_size=3", f"--run_dir={tmp_path}"], count=2)
     assert "3 blocks are sharded over 2 processes" in said
     assert "24/24 videos scored" in said
     ours, theirs = weights(tmp_path), weights(one_process)
@@ -74,7 +67,7 @@ def test_two_sharded_processes_train_as_one(large, one_process, tmp_path):
             torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=2e-5, msg=name)
     # A whole checkpoint: one process goes on from it.
     more = ["--data.batch_size=6", "--trainer.max_epochs=2", f"--ckpt_path={tmp_path / 'checkpoints/last.ckpt'}"]
-    assert "epoch 2/2" in fit([*large, *more, f"--run_dir={tmp_path / 'more'}"], devices=1)
+    assert "epoch 2/2" in fit([*large, *more, f"--run_dir={tmp_path / 'more'}"], count=1)
 
 
 def test_averages_are_refused_beside_sharded_weights(command, large, tmp_path):

@@ -33,12 +33,8 @@ def my_videos(digits, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(tiny, tmp_path_factory):
-    from mvrec.cli.main import main
-
-    run_dir = tmp_path_factory.mktemp("trained")
-    main(["fit", *map(str, tiny), f"--run_dir={run_dir}"])
-    return run_dir / "checkpoints/best.ckpt"
+def trained(digits_run):
+    return digits_run.folder / "checkpoints/best.ckpt"
 
 
 def test_a_checkpoint_is_fine_tuned_on_a_folder(command, my_videos, trained, tmp_path, reads):

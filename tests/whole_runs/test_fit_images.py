@@ -1,6 +1,8 @@
 """Whole runs on folders of JPEGs through the command line."""
 
+import contextlib
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -81,6 +83,7 @@ def test_a_recipe_trains_and_its_checkpoint_is_scored(command, jpegs, tmp_path):
     assert len(rows) == 6
 
 
+@pytest.mark.slow
 def test_sgformer_is_scored_and_saved_with_averaged_weights(command, jpegs, tmp_path):
     code, _, err = command("fit", *recipe("sgformer_s", jpegs, tmp_path))
     assert code == 0, err
@@ -95,8 +98,8 @@ def test_sgformer_is_scored_and_saved_with_averaged_weights(command, jpegs, tmp_
     assert "6/6 images scored" in err
 
 
-@pytest.fixture
-def tiny_images(jpegs, tmp_path) -> list[str]:
+@pytest.fixture(scope="module")
+def tiny_images(jpegs, no_pictures, tmp_path_factory) -> list[str]:
     """Arguments of a run that takes a second: a two-block network on 32 pixels, three views of each image."""
     network = {"num_classes": 3, "num_frames": None, "image_size": 32, "embed_dim": 8, "num_heads": 1, "depth": 2}
     network |= {
@@ -116,31 +119,46 @@ def tiny_images(jpegs, tmp_path) -> list[str]:
         "data": {"class_path": "mvrec.data.ImageNet", "init_args": data},
         "trainer": {"max_epochs": 2, "accelerator": "cpu", "devices": 1, "log_every_n_steps": 1},
     }
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
-    return ["--config", str(tmp_path / "tiny.yaml")]
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return ["--config", str(path)]
 
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     return torch.load(checkpoint, weights_only=True)["state_dict"]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_resumed_run_ends_as_the_uninterrupted_one(command, tiny_images, tmp_path, workers):
+@pytest.fixture(scope="module")
+def image_run(tiny_images, tmp_path_factory) -> tuple[Path, str]:
+    """A run of two epochs with a checkpoint at every step, whose validation split stands in for a test split."""
+    from mvrec.cli.main import main
+
+    folder = tmp_path_factory.mktemp("images") / "run"
     every_step = {"every_n_train_steps": 1, "monitor": "null", "save_top_k": -1, "filename": "step{step}"}
-    arguments = [*tiny_images, *(f"--checkpoint.{key}={value}" for key, value in every_step.items())]
-    code, _, err = command("fit", *arguments, f"--run_dir={tmp_path / 'whole'}")
-    assert code == 0, err
+    flags = [f"--checkpoint.{key}={value}" for key, value in every_step.items()]
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        main(["fit", *tiny_images, *flags, f"--run_dir={folder}"])
+    return folder, err.getvalue()
+
+
+@pytest.fixture
+def trained_on_images(image_run, tmp_path) -> Path:
+    """A copy of that run."""
+    return Path(shutil.copytree(image_run[0], tmp_path / "run"))
+
+
+def test_a_resumed_run_on_images_ends_as_the_uninterrupted_one(command, tiny_images, image_run, tmp_path):
+    folder, err = image_run
     assert "epoch 2/2  step 3/3" in err  # 12 images are 12 views an epoch, also with three views of each
-    checkpoint = f"--ckpt_path={tmp_path / 'whole/checkpoints/step2.ckpt'}"
-    run = [f"--run_dir={tmp_path / 'resumed'}", f"--data.num_workers={workers}"]
-    code, _, err = command("fit", *arguments, checkpoint, *run)
+    start = folder / "checkpoints/step2.ckpt"
+    run = [f"--ckpt_path={start}", f"--run_dir={tmp_path}", "--data.num_workers=1"]
+    code, _, err = command("fit", *tiny_images, *run)
     assert code == 0, err
-    ours, theirs = (weights(tmp_path / name / "checkpoints/last.ckpt") for name in ("resumed", "whole"))
+    ours, theirs = (weights(run_dir / "checkpoints/last.ckpt") for run_dir in (tmp_path, folder))
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-    assert not torch.equal(
-        theirs["backbone.head.projection.weight"], weights(checkpoint[12:])["backbone.head.projection.weight"]
-    )
+    head = "backbone.head.projection.weight"
+    assert not torch.equal(theirs[head], weights(start)[head])
 
 
 def test_bad_images_are_named_replaced_in_training_and_wrong_in_evaluation(command, tiny_images, jpegs, tmp_path):
@@ -165,30 +183,8 @@ def test_bad_images_are_named_replaced_in_training_and_wrong_in_evaluation(comma
     assert "1/2 images scored, 1 failed; val images, short side 36, crop 32, bicubic" in err
 
 
-def test_predict_and_test_agree(command, tiny_images, tmp_path):
-    assert command("fit", *tiny_images, f"--run_dir={tmp_path}", "--trainer.max_epochs=1")[0] == 0
-    found = {}
-    for verb in ("test", "predict"):
-        code, _, found[verb] = command(verb, f"--ckpt_path={tmp_path / 'checkpoints/last.ckpt'}")
-        assert code == 0, found[verb]
-    rows = [(tmp_path / name).read_text() for name in ("predictions.csv", "predicted.csv")]
-    assert rows[0] == rows[1]
-    assert rows[0].count("/val/") == 6
-    assert "test: top1 " in found["test"]
-    assert "predict: (6/6 images scored, 0 failed; val images" in found["predict"]
-
-
 def score_of(run_dir: Path) -> dict:
     return json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def trained_on_images(command, tiny_images, tmp_path) -> Path:
-    """A run of one epoch on a data set whose validation split stands in for a test split."""
-    run = tmp_path / "run"
-    code, _, err = command("fit", *tiny_images, f"--run_dir={run}", "--trainer.max_epochs=1", "--data.repeats=1")
-    assert code == 0, err
-    return run
 
 
 def test_a_score_says_that_it_is_of_the_split_on_which_the_checkpoint_was_chosen(
@@ -196,8 +192,15 @@ def test_a_score_says_that_it_is_of_the_split_on_which_the_checkpoint_was_chosen
 ):
     code, _, err = command("test", trained_on_images)
     assert code == 0, err
+    assert "test: top1 " in err
     assert err.rstrip().endswith(") of the validation split, on which best.ckpt was chosen")
     score = score_of(trained_on_images)
+    code, _, err = command("predict", trained_on_images)
+    assert code == 0, err
+    assert "predict: (6/6 images scored, 0 failed; val images" in err
+    rows = [(trained_on_images / name).read_text() for name in ("predictions.csv", "predicted.csv")]
+    assert rows[0] == rows[1]
+    assert rows[0].count("/val/") == 6
     assert (score["split"], score["split_chose_checkpoint"]) == ("val", True)
     report = read_run(trained_on_images)
     assert "the score is of the validation split, on which best.ckpt was chosen: expect less" in report.results.notes[0]
@@ -215,7 +218,7 @@ def test_a_score_says_that_it_is_of_the_split_on_which_the_checkpoint_was_chosen
         shutil.copytree(jpegs / "train", other / "test", dirs_exist_ok=True)
 
 
-@pytest.mark.parametrize("limit", ["limit_test_batches=1", "limit_test_batches=0.5", "fast_dev_run=true"])
+@pytest.mark.parametrize("limit", ["limit_test_batches=0.5", "fast_dev_run=true"])
 def test_a_part_of_a_test_is_called_one_everywhere(command, trained_on_images, limit, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, err = command("test", trained_on_images, f"--trainer.{limit}", "--data.eval_batch_size=3")

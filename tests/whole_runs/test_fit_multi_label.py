@@ -69,45 +69,45 @@ def test_the_checkpoint_remembers(trained):
     assert logits.shape == (1, len(checkpoint["class_names"]))
 
 
-def test_test_and_predict_write_what_is_scored(command, trained, several, tmp_path):
-    run_dir, _ = trained
-    checkpoint = run_dir / "checkpoints/best.ckpt"
-    code, _, err = command("test", f"--ckpt_path={checkpoint}", f"--run_dir={tmp_path / 'test'}")
-    assert code == 0, err
-    rows = read_csv(tmp_path / "test/predictions.csv")
-    assert [row["path"] for row in rows] == [row["path"] for row in read_csv(several / "test.csv")]
-    given = [set(row["labels"].split(";")) for row in read_csv(several / "test.csv")]
-    assert [set(row["labels"].split(";")) for row in rows] == given
+@pytest.fixture(scope="module")
+def tested(trained, tmp_path_factory) -> tuple[Path, str]:
+    """A folder with the files of `mvrec test` and `predict`, and what they printed."""
+    from mvrec.cli.main import main
+
+    folder = tmp_path_factory.mktemp("tested")
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        for verb in ("test", "predict"):
+            main([verb, f"--ckpt_path={trained[0] / 'checkpoints/best.ckpt'}", f"--run_dir={folder}"])
+    return folder, err.getvalue()
+
+
+def test_test_and_predict_write_what_is_scored(tested, several):
+    folder, err = tested
+    rows, listed = read_csv(folder / "predictions.csv"), read_csv(several / "test.csv")
+    assert [row["path"] for row in rows] == [row["path"] for row in listed]
+    assert [set(row["labels"].split(";")) for row in rows] == [set(row["labels"].split(";")) for row in listed]
     assert sum(row["labels"] == "" for row in rows) == 2
     assert all(float(row["probability_1"]) >= float(row["probability_2"]) > 0 for row in rows)
     for row in rows:
         ranked = [row[f"class_{rank}"] for rank in range(1, 6) if float(row[f"probability_{rank}"]) > 0.5]
         assert row["predicted"].split(";")[:5] == (ranked or [""])
     assert "mvrec: test: map " in err
-    code, _, err = command("predict", f"--ckpt_path={checkpoint}", f"--run_dir={tmp_path / 'predict'}")
-    assert code == 0, err
-    assert read_csv(tmp_path / "predict/predicted.csv") == rows
+    assert read_csv(folder / "predicted.csv") == rows
 
 
 def test_a_file_that_failed_counts_as_missed(command, trained, several, tmp_path):
-    text = (several / "test.csv").read_text()
-    listed = text.splitlines()
+    listed = (several / "test.csv").read_text().splitlines()
     number = next(number for number, line in enumerate(listed) if line.endswith(";left"))
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     listed[number] = f"{tmp_path / 'bad.mp4'},{listed[number].rpartition(',')[2]}"
-    for split in ("train", "test"):
-        (tmp_path / f"{split}.csv").write_text(
-            "\n".join(listed) if split == "test" else (several / "train.csv").read_text()
-        )
-    scores = {}
-    for name, root in (("whole", several), ("failed", tmp_path)):
-        arguments = [f"--ckpt_path={trained[0] / 'checkpoints/last.ckpt'}", f"--data.root={root}"]
-        code, _, err = command("test", *arguments, f"--run_dir={tmp_path / name}")
-        assert code == 0, err
-        scores[name] = err
-    assert "23/24 videos scored, 1 failed" in scores["failed"]
-    assert f"failed, counted as wrong: {tmp_path / 'bad.mp4'}" in scores["failed"]
-    (row,) = (row for row in read_csv(tmp_path / "failed/predictions.csv") if row["error"])
+    (tmp_path / "test.csv").write_text("\n".join(listed))
+    (tmp_path / "train.csv").write_text((several / "train.csv").read_text())
+    arguments = [f"--ckpt_path={trained[0] / 'checkpoints/last.ckpt'}", f"--data.root={tmp_path}"]
+    code, _, err = command("test", *arguments, f"--run_dir={tmp_path}")
+    assert code == 0, err
+    assert "23/24 videos scored, 1 failed" in err
+    assert f"failed, counted as wrong: {tmp_path / 'bad.mp4'}" in err
+    (row,) = (row for row in read_csv(tmp_path / "predictions.csv") if row["error"])
     assert "left" in row["labels"].split(";")
 
 
@@ -149,42 +149,16 @@ def test_one_bad_label_is_one_line(command, several, tiny, tmp_path):
     )
 
 
-def test_two_processes_score_as_one(command, trained, several, tmp_path):
-    """19 videos on two processes, of which one gets a video more; the last of them cannot be read."""
-    listed = (several / "test.csv").read_text().splitlines()[:19]
-    (tmp_path / "bad.mp4").write_bytes(b"no video")
-    (tmp_path / "test.csv").write_text("\n".join([*listed, f"{tmp_path / 'bad.mp4'},left;up"]))
-    (tmp_path / "train.csv").write_text((several / "train.csv").read_text())
-    arguments = ["test", f"--ckpt_path={trained[0] / 'checkpoints/last.ckpt'}", f"--data.root={tmp_path}"]
-    code, _, err = command(*arguments, f"--run_dir={tmp_path / 'one'}")
+def test_recognised_files_get_the_probabilities_of_the_predictions(command, trained, tested, several):
+    rows = {row["path"]: row for row in read_csv(tested[0] / "predicted.csv")}
+    code, out, err = command("recognize", several / "test.csv", "--ckpt", trained[0], "--format=csv")
     assert code == 0, err
-    forked = ["--trainer.strategy=ddp_fork", "--trainer.devices=2"]  # at once, where `ddp` would import all again
-    code, _, both = command(*arguments, f"--run_dir={tmp_path / 'two'}", *forked)
-    assert code == 0, both
-    for said in (err, both):
-        assert said.count("18/19 videos scored, 1 failed, map of 8/10 classes") == 1
-    (one,), (two,) = (read_csv(tmp_path / f"{name}/metrics_test.csv") for name in ("one", "two"))
-    for name in ("test/map", "test/micro_f1", "test/loss"):
-        assert float(two[name]) == pytest.approx(float(one[name]), abs=1e-6)
-    predictions = [read_csv(tmp_path / f"{name}/predictions.csv") for name in ("one", "two")]
-    assert [row["path"] for row in predictions[0]] == [row["path"] for row in predictions[1]]
-    for ours, theirs in zip(*predictions, strict=True):
-        assert (ours["labels"], ours["error"]) == (theirs["labels"], theirs["error"])
-        assert float(ours["probability_1"] or 0) == pytest.approx(float(theirs["probability_1"] or 0), abs=1e-5)
-
-
-def test_recognised_files_get_the_probabilities_of_the_predictions(command, trained, several, tmp_path):
-    run_dir, _ = trained
-    assert command("predict", run_dir, f"--run_dir={tmp_path}")[0] == 0
-    rows = {row["path"]: row for row in read_csv(tmp_path / "predicted.csv")}
-    code, out, err = command("recognize", several / "test.csv", "--ckpt", run_dir, "--format=csv")
-    assert code == 0, err
-    found = list(csv.DictReader(io.StringIO(out)))
-    assert {row["path"] for row in found} == rows.keys()
-    for row in found:
+    recognised = list(csv.DictReader(io.StringIO(out)))
+    assert {row["path"] for row in recognised} == rows.keys()
+    for row in recognised:
         for rank in range(1, 6):
             name, value = row[f"class_{rank}"], float(row[f"probability_{rank}"])
             assert name == rows[row["path"]][f"class_{rank}"]
             assert value == pytest.approx(float(rows[row["path"]][f"probability_{rank}"]), abs=1e-5)
     # Each class for itself: sigmoids do not add up to 1.
-    assert any(abs(sum(float(row[f"probability_{rank}"]) for rank in range(1, 6)) - 1) > 0.2 for row in found)
+    assert any(abs(sum(float(row[f"probability_{rank}"]) for rank in range(1, 6)) - 1) > 0.2 for row in recognised)
