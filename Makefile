@@ -30,11 +30,11 @@ demo-images: $(VENV)/.installed-demo  ## train a small network of every family o
 	$(BIN)/mvrec demo-images
 
 test: $(VENV)/.installed-test  ## the test suite
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist worksteal
 
 test-all: $(VENV)/.installed-test  ## the slow tests too (full-size models), and all as on a processor without AVX-512
 	$(BIN)/python -m pytest
-	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist worksteal
 
 golden: $(VENV)/.installed-test  ## the table of our outputs beside the recorded ones of the authors' code
 	$(BIN)/python tests/models/golden_support.py

@@ -262,7 +262,7 @@ def become(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(request["cwd"])
-    sys.path[:1] = [path for path in environment.get("PYTHONPATH", "").split(":") if path]
+    sys.path[1:1] = [path for path in environment.get("PYTHONPATH", "").split(":") if path]
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0  # which Lightning does when it is imported
     kind, program = request["program"]
@@ -301,6 +301,7 @@ def leave(work: Callable[[], None]) -> NoReturn:
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # as where `python -m mvrec` is started
     for name in PRELOADED:
         import_module(name)
     gc.freeze()  # so that forks share the pages

@@ -303,9 +303,7 @@ def test_a_rank_that_is_stopped_or_dies_is_named_to_all_others(tmp_path, do, sta
 @pytest.mark.slow
 def test_a_rank_that_lives_and_does_not_continue_is_named(tmp_path):
     reports, pids = launched(tmp_path, [Rank(0), Rank(1, at="registered", do="sleep"), Rank(2)], seconds=12)
-    assert f"the others wait for rank 1 on {HOST} (pid {pids[1]}), stuck in stage 'registered'" in texts(
-        reports[2][0]
-    )
+    assert f"the others wait for rank 1 on {HOST} (pid {pids[1]}), stuck in stage 'registered'" in texts(reports[2][0])
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import sys
 import threading
 
 import pytest
+from warm import HANG
 
 from mvrec.errors import UserError
 from mvrec.runs import signals
@@ -35,7 +36,7 @@ def ended(start, place):
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=HANG)
     return process.returncode, said
 
 
@@ -74,7 +75,7 @@ def test_only_what_asks_for_the_end_counts(monkeypatch, quiet):
     os.kill(os.getpid(), signal.SIGUSR1)
     assert not ended.wait(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
-    assert ended.wait(10)
+    assert ended.wait(HANG)
     deadline.cancel()
 
 

@@ -99,7 +99,7 @@ class Cluster:
         self.wait(
             "both nodes are idle",
             lambda: self.call("sinfo", "-h", "-N", "-p", "main", "-o", "%T").split() == ["idle"] * 2,
-            30,
+            300,
         )
 
     def down(self) -> None:
@@ -107,10 +107,10 @@ class Cluster:
         jobs = set(self.call("squeue", "-h", "-o", "%A").split())
         for job in jobs:
             self.call("scancel", job)
-        self.wait("the queue is empty", lambda: not self.call("squeue", "-h").strip(), 60)
+        self.wait("the queue is empty", lambda: not self.call("squeue", "-h").strip(), 300)
         for name in ("slurmd.n1", "slurmd.n2", "slurmctld", "munged"):
             if pid := self.kill_daemon(name):
-                self.wait(f"{name} has ended", Ended(pid), 20)
+                self.wait(f"{name} has ended", Ended(pid), 300)
 
     def kill_daemon(self, name: str, number: int = 15) -> int:
         """Send a signal to a daemon, if the process of its pid file still is it; returns its id, or 0."""
@@ -157,7 +157,7 @@ class Cluster:
         text = self.call("scontrol", "show", "job", number)
         return dict(re.findall(r"(\w+)=(\S*)", text.split("\n\n")[0]))
 
-    def wait_for(self, number: int | str, *states: str, seconds: float = 240) -> dict[str, str]:
+    def wait_for(self, number: int | str, *states: str, seconds: float = 900) -> dict[str, str]:
         """Wait until a job is in one of some states."""
         self.wait(f"job {number} is {' or '.join(states)}", lambda: self.job(number)["JobState"] in states, seconds)
         return self.job(number)

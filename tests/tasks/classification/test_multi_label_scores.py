@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from sklearn.metrics import average_precision_score, f1_score
+from warm import HANG
 
 from mvrec.data.loading.batch import PADDING_ID, BadSample
 from mvrec.data.loading.loader import EvalBatches
@@ -189,9 +190,9 @@ def test_any_number_of_processes_scores_the_same(tmp_path, world_size):
     processes = [context.Process(target=_score_part, args=given) for given in arguments]
     for process in processes:
         process.start()
-    answers = [answer.get(timeout=60) for _ in processes]
+    answers = [answer.get(timeout=HANG) for _ in processes]
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=HANG)
     assert [process.exitcode for process in processes] == [0] * world_size
     alone = [_scores_of_rank(0, 1, count) for count in (1, 13)]
     assert len(alone[1][0]) == 12
