@@ -139,6 +139,8 @@ class Server:
 
     def close(self) -> None:
         """End the server, which ends all processes that it has forked."""
+        with suppress(OSError):
+            self._socket.send(b"end")  # forks of this process may hold the socket open
         self._socket.close()
         self.process.wait()
 
@@ -207,16 +209,18 @@ def serve(connection: socket.socket) -> dict[str, Any] | None:
     os.set_blocking(waker, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(waker)
-    alive: dict[int, int] = {}
+    alive, parent = dict[int, int](), os.getppid()
     while True:
-        ready, _, _ = select.select([connection, woken], [], [])
+        ready, _, _ = select.select([connection, woken], [], [], 5)
         if woken in ready:
             os.read(woken, 4096)
             report_ended(alive)
-        if connection not in ready:
+        message, received = b"end", []
+        if connection in ready:
+            message, received, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+        elif os.getppid() == parent:
             continue
-        message, received, _, _ = socket.recv_fds(connection, 1 << 20, 3)
-        if not message:
+        if message in (b"", b"end"):
             for pid in alive:
                 with suppress(ProcessLookupError):
                     os.killpg(pid, signal.SIGKILL)

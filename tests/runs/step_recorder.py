@@ -101,7 +101,7 @@ class Stand(L.Callback):
 
 
 class EndAt(L.Callback):
-    """Ends a run after a batch that is counted from the start, or in the validation after it.
+    """Ends a run after a batch that is counted from the start: at once, at the next batch, or in a validation.
 
     The ways: "stop" (`should_stop`), "signal", "save" (an error of ours right after saving), "interrupt" (Ctrl-C),
     "error" and "error in validation" (errors of others).
@@ -118,14 +118,16 @@ class EndAt(L.Callback):
             trainer.should_stop = True
         elif self.way == "signal":
             os.kill(os.getpid(), signal.SIGTERM)
-        elif self.way == "interrupt":
-            raise KeyboardInterrupt
-        elif self.way == "error":
-            raise ZeroDivisionError("of the test")
         elif self.way == "save":
             log_train_step(trainer)
             trainer.save_checkpoint(Path(trainer.loggers[0].save_dir) / "checkpoints/last.ckpt")
             raise UserError("the test ends the run here")
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if self.done == self.batch and self.way == "interrupt":
+            raise KeyboardInterrupt
+        if self.done == self.batch and self.way == "error":
+            raise ZeroDivisionError("of the test")
 
     def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
         if self.done == self.batch and self.way == "error in validation":

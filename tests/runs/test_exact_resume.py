@@ -21,8 +21,8 @@ RANDOM = [  # everything that is random or has a memory
 NO_EFFECT = "attn.norm_k.bias"  # a constant before a softmax: its gradient is rounding noise
 
 
-def callback(name: str, **arguments: object) -> dict:
-    return {"class_path": f"step_recorder.{name}", "init_args": arguments}
+def callback(kind: str, **arguments: object) -> dict:
+    return {"class_path": f"step_recorder.{kind}", "init_args": arguments}
 
 
 def overlay(folder: Path, *callbacks: dict) -> str:

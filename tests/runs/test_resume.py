@@ -74,7 +74,7 @@ CHANGES = {
         ["--data.batch_size=4", "--trainer.accumulate_grad_batches=2"],
         {
             "data.batch_size 9 -> 4": lambda run: saved(run)["global_step"] == 2 + 2 + 4,
-            "trainer.accumulate_grad_batches 1 -> 2": lambda run: rates(run)[7] < 0.1 * highest(run),
+            "trainer.accumulate_grad_batches 1 -> 2": lambda run: rates(run)[7] < 0.2 * highest(run),
         },
     ),
 }
