@@ -18,34 +18,35 @@ LONGEST_SUBJECT = 72
 # Participles and pronouns that fit a value of any type.
 NAMES = frozenset(
     "asked beside chosen found given gone held here how kept known made me meant mine nothing one our ours own said "
-    "seen shown something sought spoken taken their theirs them there thing those told wanted what who why".split()
+    "seen something sought spoken taken their theirs them there thing those told wanted what who why".split()
 )
 # First words that make a riddle of a summary, of whatever it is a summary.
 OPENINGS = frozenset(
-    "and are as do from has how is it no nothing of that there these this those what when where whether which who "
-    "whoever whose why with without".split()
+    "and are as has how is it nothing of that there these those what when where whether which who whoever whose why "
+    "with without".split()
 )
 # A function's summary opens with one of these.
 VERBS = frozenset(
-    "accept accumulate add align allow announce answer append apply ask assert attach attend augment average begin "
-    "benchmark bind blend blur build calibrate call cast catch change check choose clear close collate collect combine "
-    "compare compile complete compute concatenate configure connect continue convert convolve copy count create crop "
-    "cut decide decode declare decrypt define delay delete derive describe detect disable discard display divide do "
-    "download draw drop dump enable encode end enlarge ensure enter equalise erase estimate evaluate exchange exclude "
-    "exit expand expect explain export extend extract fail feed fetch fill filter find finish fit flip flush follow "
-    "forbid fork format forward free gather generate give group guard guess handle hash hide hold identify ignore "
-    "import increase index infer initialise insert inspect install interpolate interrupt invert iterate join judge "
-    "keep kill label launch leave let limit link list listen load locate lock log look lower make map mark match "
-    "measure merge mix modify move multiply name normalise note notify number offer open order overwrite pack pad "
-    "parse pass paste pick place plan plot pool posterise predict prefer prepare preprocess present prevent print "
-    "process project prove provide prune publish push put quote raise rank rate read rebuild recognise recompute "
-    "record reduce refuse register reject release remember remove rename render renew reopen repeat replace report "
-    "request require reserve reset reshape resize resolve restart restore resume return reuse rotate round run sample "
-    "save say scale scan score search seed seek select send separate serve set settle shard share sharpen shear shift "
-    "show shrink shut simulate skip slant sleep smooth solarise sort split spread stack start state stay step stop "
-    "store stretch strip subtract suggest sum summarise swap take tell test time tokenise total trace track train "
-    "transcode transform translate transpose treat try turn undo unpack update upload use validate verify view visit "
-    "wait walk warn watch weight wrap write yield zero".split()
+    "accept accumulate add align allow announce answer append apply ask assert attach attend augment average batch "
+    "begin benchmark bind blend blur build calibrate call cast catch change check choose clear close collate collect "
+    "combine compare compile complete compute concatenate configure connect continue convert convolve copy correct "
+    "count create crop cut decide declare decode decrypt define delay delete derive describe detect determine disable "
+    "discard display distinguish divide do download draw drop dump enable encode end enlarge ensure enter equalise "
+    "erase estimate evaluate exchange exclude exit expand expect explain export express extend extract fail feed "
+    "fetch fill filter find finish fit flip flush follow forbid forget fork format forward free gather generate give "
+    "group guard guess handle hash hide hold identify ignore import increase index infer initialise insert inspect "
+    "install interpolate interrupt invert iterate join judge keep kill label launch leave let limit link list listen "
+    "load locate lock log look lower make map mark match measure merge mix modify move multiply name normalise note "
+    "notify number offer open order overwrite pack pad parse pass paste pick place plan plot point pool posterise "
+    "predict prefer prepare preprocess present prevent print process project prove provide prune publish push put "
+    "quarantine quote raise rank rate read rebuild recognise recompute record reduce refuse register reinstall reject "
+    "release remember remove rename render renew reopen repeat replace report request require reserve reset reshape "
+    "resize resolve restart restore resume return reuse rotate round run sample save say scale scan score search seed "
+    "seek select send separate serve set settle shard share sharpen shear shift show shrink shut simulate skip slant "
+    "sleep smooth solarise sort split spread stack start state stay step stop store stretch strip subtract suggest "
+    "sum summarise swap switch take tell test time tokenise total trace track train transcode transform translate "
+    "transpose treat trust try turn undo unpack update upload use validate verify view visit wait walk warn watch "
+    "weight wrap write yield zero".split()
 )
 # Words of other languages' idioms, each with the field's word for it.
 IDIOMS = {
@@ -82,22 +83,17 @@ def opening_fault(node: Definition, summary: str) -> str | None:
     if not summary[0].isalpha():
         return None
     word = re.match(r"[\w'-]+", summary)[0].lower()
-    if word in OPENINGS:
+    is_attribute = _is_attribute(node)
+    if word in OPENINGS and not (is_attribute and word == "whether"):
         return f"docstring opens with {word!r}: name what it describes"
-    is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    if not is_function and word.removesuffix("s") in VERBS and word.endswith("s") and word not in PLURALS:
-        return f"docstring opens with {word!r}: a class or module is a noun"
-    if is_function and word not in VERBS and not _is_attribute(node):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and word not in VERBS and not is_attribute:
         return f"docstring opens with {word!r}: open with a verb in the imperative (VERBS in {Path(__file__).name})"
     return None
 
 
-# Nouns that look like verbs in the third person.
-PLURALS = frozenset("crops views labels samples scores seeds weights frames files steps tests times".split())
-
-
-def _is_attribute(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    names = {getattr(decorator, "id", getattr(decorator, "attr", "")) for decorator in node.decorator_list}
+def _is_attribute(node: Definition) -> bool:
+    decorators = getattr(node, "decorator_list", ())
+    names = {getattr(decorator, "id", getattr(decorator, "attr", "")) for decorator in decorators}
     return bool(names & {"property", "cached_property"})
 
 

@@ -59,7 +59,7 @@ def need(extra: str, *packages: str) -> None:
 
 
 def install_hint(extra: str) -> str:
-    """Return the command that installs an extra: into the environment of a clone, or beside an installed wheel."""
+    """Return the command that installs an extra: into the environment of a clone, or next to an installed wheel."""
     root = Path(__file__).parent.parent
     if not (root / "pyproject.toml").is_file():
         return f"pip install 'mvrec[{extra}]'"

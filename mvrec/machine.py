@@ -110,12 +110,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-def _worker_died(pid: str, how: str) -> str:
-    if "Killed" in how:
+def _worker_died(pid: str, end: str) -> str:
+    if "Killed" in end:
         cause = "was killed, as the system does when memory runs out: give the run more memory (docker run --memory, "
         return f"a loader worker (process {pid}) {cause}#SBATCH --mem), or lower data.num_workers or data.batch_size"
-    if "Bus error" in how:
+    if "Bus error" in end:
         cause = "found no room in shared memory: docker run --ipc=host (or --shm-size=8g), or lower data.num_workers"
         return f"a loader worker (process {pid}) {cause}"
-    how = how.split(". ")[0].rstrip(". ")
-    return f"a loader worker (process {pid}) {how}: find the cause with `mvrec doctor`, or set --data.num_workers 0"
+    end = end.split(". ")[0].rstrip(". ")
+    return f"a loader worker (process {pid}) {end}: find the cause with `mvrec doctor`, or set --data.num_workers 0"

@@ -11,7 +11,7 @@ OVERLAYS = "overlays/"
 
 
 def recipes() -> dict[str, Path]:
-    """The files of all recipes by their names, such as `mvit_b_16x4` or `overlays/cpu`; overlays come last."""
+    """Return the files of all recipes by name, such as `mvit_b_16x4` or `overlays/cpu`; overlays come last."""
     folder = next((folder for folder in FOLDERS if folder.is_dir()), _PACKAGE)
     paths = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
     return dict(sorted(paths.items(), key=lambda item: (item[0].startswith(OVERLAYS), item[0])))
@@ -38,12 +38,12 @@ def find_config(name: str) -> str:
     for candidate in (name, f"{name}.yaml"):
         if at_home(candidate).is_file():
             return candidate
-    known = recipes()
-    if (recipe := known.get(name.removesuffix(".yaml"))) is not None:
+    paths = recipes()
+    if (recipe := paths.get(name.removesuffix(".yaml"))) is not None:
         return str(recipe)
     path = at_home(name)
     if path.is_dir():
         raise UserError(f"config file {name!r} is a directory")
     siblings = [str(sibling) for sibling in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-    hint = nearest(name, siblings) or nearest(name.removesuffix(".yaml").removeprefix("configs/"), known)
+    hint = nearest(name, siblings) or nearest(name.removesuffix(".yaml").removeprefix("configs/"), paths)
     raise UserError(f"config file {name!r} does not exist{hint} (`mvrec recipes` lists the recipes)")

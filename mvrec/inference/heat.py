@@ -98,7 +98,7 @@ def _recorded(level: Level) -> Iterator[list[Tensor]]:
     def record_output(module: nn.Module, arguments: Any, output: Any) -> None:
         tensors.append(output[0] if isinstance(output, tuple) else output)
 
-    if level.taken:
+    if level.is_input:
         hook = level.module.register_forward_pre_hook(record_input)
     else:
         hook = level.module.register_forward_hook(record_output)

@@ -1,4 +1,4 @@
-"""The contract every network honours."""
+"""The contract of every network."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ class FeatureInfo:
 
 @dataclass(frozen=True)
 class Level:
-    """Where in a forward pass a feature map can be had, on the way to the score.
+    """The place in a forward pass, on the way to the score, that gives a feature map.
 
     Attributes:
-        module: The module that gives it, alone or before others, or takes it.
-        to_map: From that tensor to the map `(B, C, [T,] H, W)`.
+        module: The module whose output, or input, is the tensor.
+        to_map: Converts that tensor to the map `(B, C, [T,] H, W)`.
         stride: Pixels from one cell of the map to the next.
-        taken: Whether the module takes it; else it gives it.
+        is_input: Whether the tensor is the module's input; else it is its output, or the first of them.
     """
 
     module: nn.Module
     to_map: Callable[[Tensor], Tensor]
     stride: int
-    taken: bool = False
+    is_input: bool = False
 
 
 class Backbone(nn.Module):
@@ -52,7 +52,7 @@ class Backbone(nn.Module):
         self.activation_checkpointing = False
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """One vector per image or clip, `(B, num_features)`, ready for the head."""
+        """Return one vector per image or clip, `(B, num_features)`, for the head."""
         raise NotImplementedError
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
@@ -60,10 +60,10 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def levels(self, shape: tuple[int, ...]) -> list[Level]:
-        """Where the maps of `feature_maps` can be had, from fine to coarse; nothing where that is not known.
+        """Return the places of the maps of `feature_maps`, from fine to coarse; empty if unknown.
 
         Args:
-            shape: Of the input, `(B, C, [T,] H, W)`.
+            shape: Shape of the input, `(B, C, [T,] H, W)`.
         """
         return []
 
@@ -74,11 +74,11 @@ class Backbone(nn.Module):
 
     @property
     def position_grid(self) -> tuple[int, int, int] | None:
-        """`(t, h, w)`: the token grid that the position tables were made for; None where there are none."""
+        """`(t, h, w)`: the token grid of the position tables; None without tables."""
         return None
 
     def make_head(self, num_classes: int) -> nn.Module:
-        """A freshly initialised head from `(B, num_features)` to `(B, num_classes)`, one class or more."""
+        """Return a freshly initialised head from `(B, num_features)` to `(B, num_classes)`, one class or more."""
         raise NotImplementedError
 
     def parameter_stages(self) -> list[tuple[str, ...]]:
@@ -86,11 +86,11 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return raw logits `(B, num_classes)`, or the features themselves when there are no classes."""
+        """Return raw logits `(B, num_classes)`, or the features without classes."""
         return self.head(self.forward_features(x))
 
     def new_head(self, num_classes: int) -> nn.Module:
-        """`make_head`, or an identity that leaves the features bare when there are no classes.
+        """Return `make_head`, or an identity for the features if there are no classes.
 
         Raises:
             ValueError: `num_classes` is negative.
@@ -111,7 +111,7 @@ class Backbone(nn.Module):
         self.num_classes = num_classes
 
     def no_weight_decay(self) -> set[str]:
-        """Return names of the parameters that the authors' recipes do not decay: biases and everything 1-D."""
+        """Return the parameters without weight decay in the authors' recipes: biases and everything 1-D."""
         return {name for name, p in self.named_parameters() if p.ndim <= 1 or name.endswith(".bias")}
 
     def layer_groups(self) -> list[list[str]]:
@@ -129,7 +129,7 @@ class Backbone(nn.Module):
         self.activation_checkpointing = on
 
     def run_block(self, block: Callable[..., Any], *args: Any) -> Any:
-        """Call `block`, under activation checkpointing when it is on and gradients are wanted."""
+        """Call `block`, under activation checkpointing if it is on and gradients are recorded."""
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)
         return block(*args)

@@ -99,7 +99,7 @@ class Gate(nn.Module):
 class Attention(nn.Module):
     """Local and global attention side by side, each with its own heads and its own channels.
 
-    The lists of one module each are there for the authors' names, which foresee several local kernels.
+    The lists of one module each follow the authors' names, which allow several local kernels.
     """
 
     def __init__(self, stage: Stage) -> None:
@@ -132,13 +132,13 @@ class Attention(nn.Module):
     def _attend_locally(self, x: Tensor) -> Tensor:
         """`(B, C, h, w)` to `(B, local_dim, h, w)`: weights from the neighbourhood, one per channel and place."""
         q, k, v = self.convs[0](self.qkvs[0](x)).chunk(3, 1)
-        # The scale is that of a head, although no sum over a head's channels is taken here.
+        # The scale is that of a head, although this sums over no head's channels.
         return torch.tanh(self.act_blocks[0](q * k) * self.head_dim**-0.5) * v
 
     def _attend_globally(self, x: Tensor) -> Tensor:
-        """`(B, C, h, w)` to `(B, global_dim, h, w)`: every place looks at the averaged grid.
+        """`(B, C, h, w)` to `(B, global_dim, h, w)`: every place attends to the averaged grid.
 
-        Where the pooling does not divide the grid, the last rows and columns are only asked, never answer.
+        If the pooling does not divide the grid, the last rows and columns have queries but no keys.
         """
         heads = (self.global_heads, self.head_dim)
         q = self.global_q(x).flatten(2).unflatten(1, heads).mT  # (B, heads, N, d)
@@ -189,10 +189,10 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`(B, C, h, w)` to what leaves the attention, of the same shape, and the MLP's residual.
+        """Map `(B, C, h, w)` to the attention's output, of the same shape, and the MLP's residual.
 
-        The block's output is `shortcut(attended) + residual`. The shortcut is left to the caller because of its
-        batch norm: recomputed under activation checkpointing, it would count every batch twice.
+        The block's output is `shortcut(attended) + residual`. The caller applies the shortcut because of its batch
+        norm: under activation checkpointing it would be recomputed and count every batch twice.
         """
         attended = x + self.drop_path(self.attn(self.norm1(x)))
         return attended, self.drop_path(self.mlp(self.norm2(attended)))
@@ -203,7 +203,7 @@ class Block(nn.Module):
 
 
 class CloFormer(Backbone):
-    """Convolutional local attention beside global attention on an averaged grid, without positions.
+    """Convolutional local attention next to global attention on an averaged grid, without positions.
 
     Images `(B, C, H, W)` of any size of at least one cell of the coarsest grid, pooled or not.
 
@@ -258,7 +258,7 @@ class CloFormer(Backbone):
         self.head = self.new_head(num_classes)
 
     def make_head(self, num_classes: int) -> nn.Module:
-        """A linear layer, freshly initialised."""
+        """Return a freshly initialised linear layer."""
         return nn.Linear(self.num_features, num_classes)
 
     @property
@@ -273,7 +273,7 @@ class CloFormer(Backbone):
         return [("patch_embed.",), *blocks, ("norm.", "head.")]
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return image `(B, C, H, W)` to `(B, D)`.
+        """Map image `(B, C, H, W)` to `(B, D)`.
 
         Raises:
             ValueError: The shape is not one that this network takes.
@@ -284,19 +284,19 @@ class CloFormer(Backbone):
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """Return the last tensor on every grid, `(B, C_i, H_i, W_i)`.
 
-        The last map has passed the final norm, which the finer ones have no counterpart of.
+        Only the last map has passed the final norm.
         """
         x, finer = self._run_blocks(x)
         return [*finer, self.norm(x)]
 
     def levels(self, shape: tuple[int, ...]) -> list[Level]:
-        """What the last blocks of the finer stages give before their MLPs, and the norm."""
+        """Return the places before the MLPs of the finer stages' last blocks, and the final norm."""
         modules = [*(blocks[-1] for blocks in self._blocks()[:-1]), self.norm]
         strides = [info.stride for info in self.feature_info]
-        return [Level(module, lambda given: given, stride) for module, stride in zip(modules, strides, strict=True)]
+        return [Level(module, lambda output: output, stride) for module, stride in zip(modules, strides, strict=True)]
 
     def _run_blocks(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return all blocks: the last map before the final norm, and the last tensor on each of the finer grids."""
+        """Run all blocks: return the last map before the final norm, and the last tensor on each finer grid."""
         self._check_input_shape(tuple(x.shape[1:]))
         x = self.patch_embed(x)
         levels = []
@@ -304,7 +304,8 @@ class CloFormer(Backbone):
             for block in blocks:
                 attended, residual = self.run_block(block, x)
                 x = block.shortcut(attended) + residual
-            # The MLP of a stage's last block already changes grid and width, so its attention has the last word.
+            # The MLP of a stage's last block already changes grid and width, so the stage's map is its attention's
+            # output.
             levels.append(attended)
         return x, levels[:-1]
 
@@ -316,8 +317,8 @@ class CloFormer(Backbone):
         """Raise ValueError unless `shape`, without the batch, is one that this network takes."""
         channels = self._input_shape[0]
         if len(shape) != 3 or shape[0] != channels or min(shape[1:]) < self._min_size:
-            wanted = f"(B, C, H, W) with C={channels} and H, W of {self._min_size} or more"
-            raise ValueError(f"expected {wanted}, got shape {('B', *shape)}")
+            expected = f"(B, C, H, W) with C={channels} and H, W of {self._min_size} or more"
+            raise ValueError(f"expected {expected}, got shape {('B', *shape)}")
 
 
 def _make_layers(stages: Sequence[Stage], *, mlp_ratio: float, mlp_kernel: int, drop_path_rate: float) -> nn.ModuleList:

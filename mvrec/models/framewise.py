@@ -13,17 +13,17 @@ Pool = Literal["mean", "max"]
 
 
 class Framewise(Backbone):
-    """Runs an image network on every frame and pools its features over time before its head.
+    """An image network on every frame of a clip, with the features pooled over time before its head.
 
-    Clips `(B, C, T, H, W)` of any number of frames. Nothing here sees the order of the frames. Head, levels and
-    checkpointing are those of the image network, which is the attribute `backbone`: its weights are loaded there.
+    Clips `(B, C, T, H, W)` of any number of frames; their order has no effect. Head, levels and checkpointing are
+    those of the image network, the attribute `backbone`: its weights are loaded there.
 
     Args:
         backbone: The image network.
-        num_frames: Frames of the clips it is constructed for; only `input_shape` states it.
-        pool: What joins the frames' features: their "mean" or their "max".
-        frames_per_chunk: Frames that go through the network at once, over all clips of the batch; None for all.
-            It saves memory where no gradients are kept. Batch norm learns from each chunk by itself.
+        num_frames: Frames of the clips it is constructed for; only `input_shape` uses it.
+        pool: How to pool the frames' features: by "mean" or "max".
+        frames_per_chunk: Frames per forward pass, over all clips of the batch; None for all. It saves memory without
+            gradients. Batch norm learns from each chunk separately.
 
     Raises:
         ValueError: An argument is out of range, or the network does not take images.
@@ -61,7 +61,7 @@ class Framewise(Backbone):
 
     @property
     def feature_info(self) -> Sequence[FeatureInfo]:  # type: ignore[override]
-        """The image network's; the maps have T beside it."""
+        """The image network's; the maps have T as well."""
         return self.backbone.feature_info
 
     @property
@@ -81,7 +81,7 @@ class Framewise(Backbone):
         return self.backbone.position_grid
 
     def make_head(self, num_classes: int) -> nn.Module:
-        """Return the image network's."""
+        """Return the image network's head."""
         return self.backbone.make_head(num_classes)
 
     def reset_head(self, num_classes: int) -> None:
@@ -93,24 +93,24 @@ class Framewise(Backbone):
         self.backbone.reset_head(num_classes)
 
     def parameter_stages(self) -> list[tuple[str, ...]]:
-        """Return the image network's."""
+        """Return the image network's stages."""
         return [tuple(f"backbone.{prefix}" for prefix in stage) for stage in self.backbone.parameter_stages()]
 
     def layer_groups(self) -> list[list[str]]:
-        """Return the image network's."""
+        """Return the image network's groups."""
         return [[f"backbone.{name}" for name in group] for group in self.backbone.layer_groups()]
 
     def no_weight_decay(self) -> set[str]:
-        """Return the image network's."""
+        """Return the image network's exemptions."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     def set_activation_checkpointing(self, on: bool) -> None:
-        """As the image network does it."""
+        """Switch the image network's activation checkpointing."""
         self.backbone.set_activation_checkpointing(on)
         self.activation_checkpointing = on
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return clips `(B, C, T, H, W)` to the pooled features of their frames, `(B, D)`.
+        """Map clips `(B, C, T, H, W)` to the pooled features of their frames, `(B, D)`.
 
         Raises:
             ValueError: The shape is not one that this network takes.
@@ -123,7 +123,7 @@ class Framewise(Backbone):
         return [level.transpose(1, 2) for level in self._by_frame(self.backbone.feature_maps, x)]
 
     def levels(self, shape: tuple[int, ...]) -> list[Level]:
-        """Return the image network's, of all frames."""
+        """Return the image network's levels, for all frames."""
         clips, channels, num_frames, *size = shape
 
         def with_frames(to_map: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -133,7 +133,7 @@ class Framewise(Backbone):
         return [replace(level, to_map=with_frames(level.to_map)) for level in inner]
 
     def _by_frame(self, call: Callable[[Tensor], list[Tensor]], x: Tensor) -> list[Tensor]:
-        """What `call` makes of all frames `(B * T, C, H, W)`, with clips and frames apart again: `(B, T, ...)`."""
+        """Apply `call` to all frames `(B * T, C, H, W)` and separate clips and frames again: `(B, T, ...)`."""
         if x.ndim != 5 or 0 in x.shape:
             raise ValueError(f"expected clips (B, C, T, H, W), got shape {tuple(x.shape)}")
         clips, num_frames = x.shape[0], x.shape[2]

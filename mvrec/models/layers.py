@@ -1,4 +1,4 @@
-"""Bricks that two architectures really share. A token grid is `(B, h, w, C)`: its size is the tensor's own."""
+"""Bricks shared by two or more architectures. A token grid is `(B, h, w, C)`: its size is the tensor's own."""
 
 import math
 
@@ -24,7 +24,7 @@ def init_trunc_normal(module: nn.Module) -> None:
 
 
 def init_fan_out(module: nn.Module) -> None:
-    """As `init_trunc_normal`, but for convolutions: normal of std sqrt(2 / fan_out)."""
+    """Initialise one module like `init_trunc_normal`, but convolutions with normal of std sqrt(2 / fan_out)."""
     if not isinstance(module, nn.Conv2d):
         init_trunc_normal(module)
         return
@@ -35,9 +35,9 @@ def init_fan_out(module: nn.Module) -> None:
 
 
 class StochasticDepth(nn.Module):
-    """Drops the residual branch of whole samples at random and scales up the others (Huang et al. 2016, 1603.09382).
+    """Drops the residual branch of random samples and scales up the others (Huang et al. 2016, 1603.09382).
 
-    Draws and numbers are those of torchvision's class of this name, whose import would take seconds.
+    Draws and numbers equal those of torchvision's class of this name, which is slow to import.
 
     Args:
         p: Chance that a sample's branch is dropped, in training.
@@ -54,16 +54,16 @@ class StochasticDepth(nn.Module):
         if not self.training or self.p == 0:
             return x
         survival = 1 - self.p
-        kept = x.new_empty([len(x)] + [1] * (x.ndim - 1)).bernoulli_(survival)
-        return x * (kept.div_(survival) if survival > 0 else kept)
+        survivors = x.new_empty([len(x)] + [1] * (x.ndim - 1)).bernoulli_(survival)
+        return x * (survivors.div_(survival) if survival > 0 else survivors)
 
     def extra_repr(self) -> str:
-        """Return for printing a network."""
+        """Return the text for printing a network."""
         return f"p={self.p}"
 
 
 def resized_positions(positions: Tensor, size: Grid, new_size: Grid) -> Tensor:
-    """`(1, t*h*w, C)` from one grid to another by interpolation; the same grid is returned untouched."""
+    """Interpolate `(1, t*h*w, C)` from one grid to another; return it unchanged for the same grid."""
     if size == new_size:
         return positions
     grid = positions.unflatten(1, size).permute(0, 4, 1, 2, 3)  # (1, C, t, h, w)
@@ -80,14 +80,14 @@ class SoftmaxAttention(nn.Module):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, scale: float | None = None
     ) -> Tensor:
-        """Return queries `(B, heads, N, d)`, keys and values `(B, heads, M, d)` to `(B, heads, N, d)`.
+        """Map queries `(B, heads, N, d)`, keys and values `(B, heads, M, d)` to `(B, heads, N, d)`.
 
         Args:
             q: Queries.
             k: Keys.
             v: Values.
-            bias: Of the scores, `(B, heads, N, M)`.
-            scale: Of the products; `d ** -0.5` by default.
+            bias: Bias of the scores, `(B, heads, N, M)`.
+            scale: Scale of the products; `d ** -0.5` by default.
         """
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
 
@@ -101,7 +101,7 @@ class GridAttention(nn.Module):
         self.softmax = SoftmaxAttention()
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return grids `(B, h, w, heads * d)`; keys and values share theirs, and the queries' is the output's."""
+        """Map grids `(B, h, w, heads * d)` of queries and of keys and values to one like the queries'."""
         heads = (part.flatten(1, 2).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in (q, k, v))
         out = self.softmax(*heads)  # (B, heads, N, d)
         return out.transpose(1, 2).flatten(2).unflatten(1, q.shape[1:3])
@@ -130,12 +130,12 @@ class GridConv(nn.Conv2d):
 
 
 def depthwise(dim: int) -> GridConv:
-    """A 3x3 convolution of every channel by itself, over a token grid that keeps its size."""
+    """Build a 3x3 depthwise convolution over a token grid that keeps its size."""
     return GridConv(dim, dim, 3, padding=1, groups=dim)
 
 
 class DetailConv(nn.Module):
-    """Each cell plus what a depthwise 3x3 convolution makes of its neighbourhood."""
+    """Each cell plus a depthwise 3x3 convolution of its neighbourhood."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How many multiply-adds a network takes."""
+"""Counting a network's multiply-adds."""
 
 import torch
 from torch.func import functional_call
@@ -9,13 +9,13 @@ from mvrec.models.fast.accelerate import as_written
 
 
 def count_macs(model: Backbone, input_shape: tuple[int, ...] | None = None) -> int:
-    """Return multiply-adds of convolutions, linear layers and attention for one image or clip, as papers count them.
+    """Count multiply-adds of convolutions, linear layers and attention for one image or clip, as papers do.
 
-    Nothing is computed: shapes alone go through the network, and through its plain form, whatever it computes by.
+    Nothing is computed: only shapes pass through the network, in its plain form.
 
     Args:
         model: The network; it is not changed.
-        input_shape: `(C, H, W)` or `(C, T, H, W)`; what the network was constructed for by default.
+        input_shape: `(C, H, W)` or `(C, T, H, W)`; the network's own by default.
 
     Raises:
         ValueError: The network does not take this shape.

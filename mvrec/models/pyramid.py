@@ -1,4 +1,4 @@
-"""The base of image networks whose stages stand on ever coarser token grids."""
+"""The base of image networks with stages on increasingly coarse token grids."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mvrec.models.backbone import Backbone, FeatureInfo, Level
 from mvrec.models.layers import init_fan_out
 
-# Of every pyramid: pixels per side of a cell of the first stage, and epsilon of the norms of blocks and stages.
+# For every pyramid: pixels per side of a cell of the first stage, and epsilon of the norms of blocks and stages.
 PATCH_STRIDE = 4
 PYRAMID_NORM_EPS = 1e-6
 
@@ -18,14 +18,14 @@ ImageSize = int | tuple[int, int]  # pixels, square or (H, W)
 
 @dataclass(frozen=True)
 class PyramidStage:
-    """What the rows of all pyramids' architecture tables say.
+    """The common part of the rows of architecture tables.
 
     Args:
         dim: Width of the tokens.
         depth: Number of blocks.
         heads: Attention heads.
-        sr_ratio: Cells per side that half of the heads merges into one key; what the others see is the network's
-            affair. 1 for plain attention over all tokens.
+        sr_ratio: Cells per side that half of the heads merges into one key; the network decides about the others.
+            1 for plain attention over all tokens.
         mlp_ratio: Hidden width of the MLP over `dim`.
 
     Raises:
@@ -50,8 +50,8 @@ class PyramidStage:
 class Pyramid(Backbone):
     """A network of stages on token grids, whose features are the mean of the last tokens.
 
-    Stage `i`, counted from 1, is `patch_embed{i}`, the blocks `block{i}.{j}` and `norm{i}`. The first has cells of
-    4x4 pixels, and each of the others halves its grid. A subclass calls `_add_stages` when it has made the modules.
+    Stage `i`, counted from 1, has the modules `patch_embed{i}`, the blocks `block{i}.{j}` and `norm{i}`. The first has
+    cells of 4x4 pixels, and each further one halves the grid. A subclass calls `_add_stages` once it has the modules.
 
     Args:
         stages: The rows of the architecture table, from fine to coarse.
@@ -83,11 +83,11 @@ class Pyramid(Backbone):
         self._check_input_shape(self._input_shape)
 
     def _smallest_image_size(self, stages: Sequence[PyramidStage]) -> int:
-        """Return the fewest pixels per side that leave all blocks something to attend to."""
+        """Return the fewest pixels per side with which all blocks have tokens to attend to."""
         raise NotImplementedError
 
     def _add_stages(self, embeds: Iterable[nn.Module], blocks: Iterable[Iterable[nn.Module]]) -> None:
-        """Take over the stages' modules, from fine to coarse, make the head, and initialise everything."""
+        """Register the stages' modules, from fine to coarse, make the head, and initialise everything."""
         for i, (embed, stage_blocks) in enumerate(zip(embeds, blocks, strict=True)):
             self.add_module(f"patch_embed{i + 1}", embed)
             self.add_module(f"block{i + 1}", nn.ModuleList(stage_blocks))
@@ -96,7 +96,7 @@ class Pyramid(Backbone):
         self.apply(init_fan_out)
 
     def make_head(self, num_classes: int) -> nn.Module:
-        """A linear layer, freshly initialised."""
+        """Return a freshly initialised linear layer."""
         return nn.Linear(self.num_features, num_classes).apply(init_fan_out)
 
     @property
@@ -105,7 +105,7 @@ class Pyramid(Backbone):
         return self._input_shape
 
     def parameter_stages(self) -> list[tuple[str, ...]]:
-        """Return the stem, each block with the layers that open or close its stage, and the head with the last norm."""
+        """Return the stem, each block with its stage's first and last layers, and the head with the last norm."""
         levels: list[tuple[str, ...]] = [("patch_embed1.",)]
         last = len(self.feature_info)
         for i in range(1, last + 1):
@@ -118,7 +118,7 @@ class Pyramid(Backbone):
         return [*levels, (f"norm{last}.", "head.")]
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return images `(B, C, H, W)` to the mean of the last tokens, `(B, D)`.
+        """Map images `(B, C, H, W)` to the mean of the last tokens, `(B, D)`.
 
         Raises:
             ValueError: The shape is not one that this network takes.
@@ -130,7 +130,7 @@ class Pyramid(Backbone):
         return [grid.permute(0, 3, 1, 2) for grid in self._run_stages(x)]
 
     def levels(self, shape: tuple[int, ...]) -> list[Level]:
-        """What the norms give."""
+        """Return the outputs of the norms."""
         norms = [getattr(self, f"norm{i + 1}") for i in range(len(self.feature_info))]
         return [
             Level(norm, lambda grid: grid.permute(0, 3, 1, 2), info.stride)
@@ -138,7 +138,7 @@ class Pyramid(Backbone):
         ]
 
     def _run_stages(self, x: Tensor) -> list[Tensor]:
-        """Return the normed grid `(B, h, w, C)` of every stage, which is also what the next one starts from."""
+        """Return the normed grid `(B, h, w, C)` of every stage, also the input of the next one."""
         self._check_input_shape(tuple(x.shape[1:]))
         grids: list[Tensor] = []
         for i in range(1, len(self.feature_info) + 1):
@@ -149,7 +149,7 @@ class Pyramid(Backbone):
         return grids
 
     def _embed(self, x: Tensor, stage: int) -> Tensor:
-        """Return images `(B, C, H, W)` or the grid before to the grid that the stage starts from."""
+        """Map images `(B, C, H, W)` or the previous grid to the stage's first grid."""
         return getattr(self, f"patch_embed{stage}")(x)
 
     def _run_blocks(self, blocks: nn.ModuleList, grid: Tensor) -> Tensor:
@@ -173,10 +173,10 @@ class Pyramid(Backbone):
 
 
 def drop_path_rates(stages: Sequence[PyramidStage], *, last: float) -> list[list[float]]:
-    """Return stochastic depth of every block of every stage: linearly from 0 at the first to `last` at the last.
+    """Return the stochastic depth of every block of every stage: linearly from 0 at the first to `last`.
 
     Raises:
-        ValueError: `last` is no probability below 1.
+        ValueError: `last` is not a probability below 1.
     """
     if not 0 <= last < 1:
         raise ValueError(f"drop_path_rate must lie in [0, 1), got {last}")

@@ -3,12 +3,12 @@
 Ren et al. 2023, "SG-Former: Self-guided Transformer with Evolving Token Reallocation", arXiv 2308.12216.
 Where the paper and its released models differ, the released models win, because their weights must load.
 
-Blocks come in pairs. A hybrid block attends, and notes how much attention each token received; the guided block
+Blocks come in pairs. A hybrid block attends, and records how much attention each token received; the guided block
 after it merges many unimportant tokens into one key and few important ones. Every stage pairs its own blocks.
 
-The released models take nothing but squares of a multiple of 224 pixels. There this network equals them; elsewhere
-windows are cut at the border, patches padded, and sorted tokens repeated until they fill whole chunks, so that every
-token counts at every size. Tokens are grids `(B, h, w, C)` from end to end, as `mvrec.models.layers` describes them.
+The released models accept only squares of a multiple of 224 pixels. There this network equals them; for other
+sizes windows are cut at the border, patches padded, and sorted tokens repeated to fill whole chunks, so that every
+token counts at every size. Tokens are grids `(B, h, w, C)` from end to end, as `mvrec.models.layers` describes.
 """
 
 import math
@@ -32,12 +32,12 @@ from mvrec.models.pyramid import (
     drop_path_rates,
 )
 
-WINDOW = 7  # tokens per side of what a local head sees
+WINDOW = 7  # tokens per side of a local head's window
 
 
 @dataclass(frozen=True)
 class Stage(PyramidStage):
-    """One row of the architecture table; the heads that merge no patches see their own window.
+    """One row of the architecture table; heads that merge no patches attend to their own window.
 
     Args:
         chunks: Tokens that a guided block merges into one key, from the least important to the most: of the lower
@@ -88,12 +88,12 @@ class Stem(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return images `(B, C, H, W)` to a grid `(B, h, w, dim)`."""
+        """Map images `(B, C, H, W)` to a grid `(B, h, w, dim)`."""
         return self.norm(self.conv(x.permute(0, 2, 3, 1)))
 
 
 class Downsample(nn.Module):
-    """From one stage to the next: half the cells per side, rounded up."""
+    """Patches between two stages: half the cells per side, rounded up."""
 
     def __init__(self, dim: int, dim_out: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Downsample(nn.Module):
 
 
 class Attention(nn.Module):
-    """What all attention here has in common: the neighbourhood added to what was attended, and a projection."""
+    """The common part of all attention here: the neighbourhood added to the attention's output, and a projection."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(stage.dim, stage.dim)
 
     def projected(self, attended: Tensor, grid: Tensor) -> Tensor:
-        """`(B, h, w, dim)` twice: what was attended, and the tokens that the block started from."""
+        """Project `(B, h, w, dim)`, the attention's output, plus the neighbourhood of the block's input tokens."""
         return self.proj(attended + self.lepe_conv(self.lepe_linear(grid)))
 
 
@@ -138,11 +138,11 @@ class FullAttention(Attention):
 
 
 class HybridAttention(Attention):
-    """Half of the heads attends to merged patches of the whole grid and half to the tokens of its own window.
+    """Attention of half of the heads to merged patches of the whole grid, and of half to their own window.
 
-    A token's importance is the attention that it receives, as a member of its patch and of its window. A window that
-    the border cuts holds fewer queries, and their sum is still divided by a whole window's 49: a mean over those
-    there are would make tokens important for lying at the border.
+    A token's importance is the attention that it receives, as a member of its patch and of its window. A window cut
+    by the border holds fewer queries, and their sum is still divided by a whole window's 49: a mean over the actual
+    queries would make tokens important because they lie at the border.
     """
 
     def __init__(self, stage: Stage) -> None:
@@ -158,7 +158,7 @@ class HybridAttention(Attention):
         self.kv2 = nn.Linear(dim, dim)
 
     def forward(self, grid: Tensor, importance: None = None) -> tuple[Tensor, Tensor]:
-        """`(B, h, w, dim)` to the same, with the tokens' importance `(B, h, w)`; none comes in."""
+        """Map `(B, h, w, dim)` to the same shape and the tokens' importance `(B, h, w)`; no importance comes in."""
         far, importance_of_patches = self._attend_globally(grid)
         near, importance_in_windows = self._attend_locally(grid)
         attended = torch.cat([far, near], 3).flatten(3)  # (B, h, w, heads, d) to (B, h, w, dim)
@@ -184,7 +184,7 @@ class HybridAttention(Attention):
         real = _real_tokens(h, w, device=grid.device)
         attended, probabilities = _attend_visibly(q, k, v, real=real)  # (B, h', w', heads / 2, 49, d or 49)
         if real is not None:
-            probabilities = probabilities * real[..., None, :, None]  # padding asks nothing
+            probabilities = probabilities * real[..., None, :, None]  # padding has no queries
         received = probabilities.sum(4).mean(3) / WINDOW**2
         received = received.unflatten(3, (WINDOW, WINDOW)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
         attended = attended.unflatten(4, (WINDOW, WINDOW)).permute(0, 1, 4, 2, 5, 3, 6)
@@ -214,7 +214,7 @@ class GuidedAttention(Attention):
     def forward(self, grid: Tensor, importance: Tensor) -> tuple[Tensor, None]:
         """`(B, h, w, dim)` and importance `(B, h, w)` to `(B, h, w, dim)`; the importance is used up."""
         merged = self._merged(grid, importance)
-        # The authors' second half of heads sees the tokens column by column: once sorted, the same but for ties.
+        # The authors' second half of heads sees the tokens column by column: once sorted, equal except for ties.
         (k1, v1), (k2, v2) = self.kv1(merged).chunk(2, -1), self.kv2(merged).chunk(2, -1)
         k, v = (torch.cat(halves, -1)[:, None] for halves in ((k1, k2), (v1, v2)))  # (B, 1, M, dim)
         return self.projected(self.attend(self.q(grid), k, v), grid), None
@@ -240,11 +240,11 @@ class GuidedAttention(Attention):
 
 
 def _attend_visibly(q: Tensor, k: Tensor, v: Tensor, *, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return queries `(..., N, d)`, keys and values `(..., M, d)` to `(..., N, d)` and the probabilities `(..., N, M)`.
+    """Map queries `(..., N, d)`, keys, values `(..., M, d)` to `(..., N, d)` and probabilities `(..., N, M)`.
 
-    The importance sums the probabilities over the queries, which fused attention does not give. And it is sorted:
-    rounded to bfloat16, scores would tie where tokens differ. So the probabilities are float32 or better, and they
-    are detached. `real` says which keys are no padding, `(..., M)` without the axis of the heads; None for all.
+    The importance sums the probabilities over the queries, which fused attention does not return. It is then sorted:
+    rounded to bfloat16, scores would tie for different tokens. So the probabilities are float32 or better, and
+    detached. `real` marks keys that are not padding, `(..., M)` without the axis of the heads; None for all.
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
     with _without_autocast(q.device):
@@ -262,13 +262,13 @@ def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def _padded(grid: Tensor, multiple: int) -> Tensor:
-    """`(B, h, w, C)` with zeros at the lower and right border, up to whole multiples."""
+    """Pad `(B, h, w, C)` with zeros at the lower and right border, up to whole multiples."""
     bottom, right = (-size % multiple for size in grid.shape[1:3])
     return F.pad(grid, (0, 0, 0, right, 0, bottom)) if bottom or right else grid
 
 
 def _real_tokens(h: int, w: int, *, device: torch.device) -> Tensor | None:
-    """Which places of the windows lie in the grid, `(h', w', 49)`; None where all do."""
+    """Return which places of the windows lie in the grid, `(h', w', 49)`; None if all do."""
     if h % WINDOW == 0 and w % WINDOW == 0:
         return None
     rows, columns = (
@@ -278,7 +278,7 @@ def _real_tokens(h: int, w: int, *, device: torch.device) -> Tensor | None:
 
 
 def _part_lengths(num_tokens: int, num_parts: int) -> list[int]:
-    """How many tokens are of low and high, or of low, middle and high importance."""
+    """Return the numbers of tokens of low and high, or of low, middle and high importance."""
     if num_parts == 2:
         return [num_tokens // 2, num_tokens - num_tokens // 2]
     quarter = num_tokens // 4
@@ -288,8 +288,8 @@ def _part_lengths(num_tokens: int, num_parts: int) -> list[int]:
 def _ranks(lengths: Sequence[int], places: Sequence[int], *, device: torch.device) -> Tensor:
     """Return ranks of the sorted tokens, part by part, that fill places of whole chunks.
 
-    Where a part is no multiple of its chunk, some of its tokens, evenly spread, stand twice or more. So no chunk is
-    short: with zeros instead it would be a weak key, and with weights scaled up, which may be of any sign, a noisy one.
+    If a part is not a multiple of its chunk, some of its tokens, evenly spread, are repeated. So no chunk is short:
+    with zeros instead it would be a weak key, and with weights scaled up, of either sign, a noisy one.
     """
     ranks, first = [], 0
     for length, num_places in zip(lengths, places, strict=True):
@@ -321,10 +321,10 @@ class Block(nn.Module):
 
 
 class SGFormer(Pyramid):
-    """SG-Former: attention that merges tokens the more the less attention they received one block before.
+    """SG-Former: attention that merges tokens more, the less attention they received one block before.
 
-    Takes images of any size from `min_image_size` pixels per side; positions are interpolated where it is not the
-    constructed one.
+    Accepts images of any size from `min_image_size` pixels per side; positions are interpolated for other sizes than
+    the constructed one.
 
     Args:
         stages: The rows of the architecture table, from fine to coarse; the grid halves between them.
@@ -369,7 +369,7 @@ class SGFormer(Pyramid):
 
     @property
     def position_grid(self) -> tuple[int, int, int]:
-        """`(1, h, w)`: the token grid that the positions were made for."""
+        """`(1, h, w)`: the token grid of the positions."""
         _, height, width = self._input_shape
         return 1, math.ceil(height / PATCH_STRIDE), math.ceil(width / PATCH_STRIDE)
 
@@ -393,7 +393,7 @@ class SGFormer(Pyramid):
 
 
 def sincos_positions(h: int, w: int, dim: int) -> Tensor:
-    """Sines and cosines of each cell's column, then of its row: `(1, h * w, dim)`."""
+    """Return sines and cosines of each cell's column, then of its row: `(1, h * w, dim)`."""
     frequencies = 10_000 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
 
     def waves(size: int) -> Tensor:

@@ -23,12 +23,12 @@ from mvrec.models.pyramid import (
     drop_path_rates,
 )
 
-STEM_DIM = 64  # whatever the width of the first stage
+STEM_DIM = 64  # for any width of the first stage
 
 
 @dataclass(frozen=True)
 class Stage(PyramidStage):
-    """One row of the architecture table; the heads that are not coarse merge half as many cells per side.
+    """One row of the architecture table; heads for fine keys merge half as many cells per side.
 
     Raises:
         ValueError: The numbers contradict one another.
@@ -53,7 +53,7 @@ class Stem(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return images `(B, C, H, W)` to a grid `(B, h, w, dim)`."""
+        """Map images `(B, C, H, W)` to a grid `(B, h, w, dim)`."""
         return self.norm(self.conv(x).permute(0, 2, 3, 1))
 
 
@@ -75,7 +75,7 @@ class Downsample(nn.Module):
 
 
 class FullAttention(nn.Module):
-    """Attention over all tokens, with the values' neighbourhood added to what was attended."""
+    """Attention over all tokens, with the values' neighbourhood added to its output."""
 
     def __init__(self, dim: int, *, num_heads: int) -> None:
         super().__init__()
@@ -92,10 +92,10 @@ class FullAttention(nn.Module):
 
 
 class ShuntedAttention(nn.Module):
-    """Half of the heads attends to coarse keys and half to fine ones.
+    """Attention of half of the heads to coarse keys, and of half to fine ones.
 
-    Cells beyond the last whole patch give no key, as in the released models. Here the values' neighbourhood
-    is added before the attention, on the merged grid.
+    Cells beyond the last whole patch give no key, as in the released models. The values' neighbourhood is added
+    before the attention, on the merged grid.
     """
 
     def __init__(self, dim: int, *, num_heads: int, sr_ratio: int) -> None:
@@ -124,7 +124,7 @@ class ShuntedAttention(nn.Module):
         return self.proj(torch.cat([coarse, fine], -1))
 
     def _branch(self, q: Tensor, merged: Tensor, kv: nn.Linear, local_conv: GridConv) -> Tensor:
-        """Return queries `(B, h, w, dim / 2)` and a merged grid `(B, h', w', dim)` to `(B, h, w, dim / 2)`."""
+        """Map queries `(B, h, w, dim / 2)` and a merged grid `(B, h', w', dim)` to `(B, h, w, dim / 2)`."""
         k, v = kv(merged).chunk(2, -1)
         return self.attend(q, k, v + local_conv(v))
 
@@ -153,7 +153,7 @@ class Block(nn.Module):
 class Shunted(Pyramid):
     """Shunted Transformer: within one layer, some heads see coarse keys and the others fine ones.
 
-    Takes images of any size from `min_image_size` pixels per side, whatever it was constructed for. Cells
+    Accepts images of any size from `min_image_size` pixels per side, whatever it was constructed for. Cells
     that no whole patch covers are dropped at the right and lower border, as in the released models.
 
     Args:
@@ -189,19 +189,19 @@ class Shunted(Pyramid):
         )
 
     def _smallest_image_size(self, stages: Sequence[PyramidStage]) -> int:
-        """Return the fewest pixels per side that leave every stage one whole patch of coarse keys."""
+        """Return the fewest pixels per side with one whole patch of coarse keys in every stage."""
         # Grids round up when they halve. The stem drops broken cells, but 3 pixels suffice for its last one.
         cells = max(2**i * (stage.sr_ratio - 1) + 1 for i, stage in enumerate(stages))
         return PATCH_STRIDE * cells - 1
 
 
 def _released_stages(depths: tuple[int, int, int, int]) -> tuple[Stage, ...]:
-    one, two, three, four = depths
+    first, second, third, fourth = depths
     return (
-        Stage(dim=64, depth=one, heads=2, sr_ratio=8, mlp_ratio=8),
-        Stage(dim=128, depth=two, heads=4, sr_ratio=4, mlp_ratio=8),
-        Stage(dim=256, depth=three, heads=8, sr_ratio=2, mlp_ratio=4),
-        Stage(dim=512, depth=four, heads=16, sr_ratio=1, mlp_ratio=4),
+        Stage(dim=64, depth=first, heads=2, sr_ratio=8, mlp_ratio=8),
+        Stage(dim=128, depth=second, heads=4, sr_ratio=4, mlp_ratio=8),
+        Stage(dim=256, depth=third, heads=8, sr_ratio=2, mlp_ratio=4),
+        Stage(dim=512, depth=fourth, heads=16, sr_ratio=1, mlp_ratio=4),
     )
 
 

@@ -1,4 +1,4 @@
-"""The zoo by name: how to build its networks, with random weights or those of a file."""
+"""The zoo by name: builds its networks, with random weights or those of a file."""
 
 import inspect
 import logging
@@ -66,11 +66,11 @@ def create_model(
     unpooled_kv_blocks: tuple[int, ...] | None = None,
     allow_partial: bool = False,
 ) -> Backbone:
-    """A network by name, accelerated (see `accelerate`), with random weights or those of a file.
+    """Build a network by name, accelerated (see `accelerate`), with random weights or those of a file.
 
-    With `weights` the network is built as the file has it: class count, input channels, the size and length of its
-    position tables, and for MViT depth and pooling too. What is given here wins: position tables are interpolated,
-    and a head of another class count starts anew, with a warning. None stands for the file's value, or else the
+    With `weights` the network is built like the file's: class count, input channels, the size and length of its
+    position tables, and for MViT depth and pooling too. Arguments win over the file: position tables are interpolated,
+    and a head of another class count starts untrained, with a warning. None stands for the file's value, or else the
     variant's own. Weights of image networks load into those for clips and back.
 
     Args:
@@ -82,15 +82,15 @@ def create_model(
         in_channels: Channels of the input.
         drop_path_rate: Stochastic depth of the last block.
         head_dropout: Dropout before the classifier (MViT).
-        pooling: What pools queries, keys and values (MViT).
-        branches: Which attention runs (CloFormer).
+        pooling: How to pool queries, keys and values (MViT).
+        branches: The kinds of attention (CloFormer).
         unpooled_kv_blocks: Blocks whose keys and values are not pooled (MViT-B 16x4).
-        allow_partial: Take from the file what fits.
+        allow_partial: Load only the tensors of the file that fit.
 
     Raises:
-        UserError: No such name, a knob that the variant does not have, or weights that are not this network's.
+        UserError: The name is unknown, the variant lacks a knob, or the weights are not this network's.
     """
-    given: dict[str, Any] = {
+    values: dict[str, Any] = {
         "num_classes": num_classes,
         "num_frames": num_frames,
         "image_size": image_size,
@@ -101,7 +101,7 @@ def create_model(
         "branches": branches,
         "unpooled_kv_blocks": unpooled_kv_blocks,
     }
-    knobs = {knob: value for knob, value in given.items() if value is not None}
+    knobs = {knob: value for knob, value in values.items() if value is not None}
     if "/" in name:
         _check_knobs(name, knobs, create_baseline)
         model = create_baseline(name, **knobs)
@@ -117,9 +117,9 @@ def create_model(
 
 
 def _check_knobs(name: str, knobs: Iterable[str], build: Callable[..., Backbone]) -> None:
-    known = [knob for knob in inspect.signature(build).parameters if knob != "name"]
-    if unknown := [knob for knob in knobs if knob not in known]:
-        raise UserError(f"{name} has no {unknown[0]!r}; it has {', '.join(known)}")
+    parameters = [knob for knob in inspect.signature(build).parameters if knob != "name"]
+    if unknown := [knob for knob in knobs if knob not in parameters]:
+        raise UserError(f"{name} has no {unknown[0]!r}; it has {', '.join(parameters)}")
 
 
 def _variant(name: str) -> Callable[..., Backbone]:
@@ -131,44 +131,46 @@ def _variant(name: str) -> Callable[..., Backbone]:
 def with_weights(
     name: str, stored: StoredWeights, knobs: dict[str, Any], *, allow_partial: bool = False
 ) -> tuple[Backbone, LoadReport]:
-    """`create_model` for weights that are read already, with the report of their loading.
+    """Build `create_model`'s network with weights that were read before; return it with the report of their loading.
 
     Raises:
-        UserError: No such name, or weights that are not this network's.
+        UserError: The name is unknown, or the weights are not this network's.
     """
     build = _variant(name)
-    found = recognised(stored)
-    assert found.family is not None  # known for all layouts but those of baselines
-    family = FAMILIES[found.family]
+    recognised_weights = recognised(stored)
+    assert recognised_weights.family is not None  # known for all layouts but those of baselines
+    family = FAMILIES[recognised_weights.family]
     try:
-        model = build_as_stored(build, found.tensors, knobs, family=family, details=stored.details)
+        model = build_as_stored(build, recognised_weights.tensors, knobs, family=family, details=stored.details)
     except WrongArchitectureError as error:
         if not allow_partial:
-            others = identify(found.tensors)
+            others = identify(recognised_weights.tensors)
             hint = f"; it fits {' and '.join(others)}" if others else ""
             raise UserError(f"{stored.source}: the weights are not those of {name} but of {error}{hint}") from None
         model = build(**knobs)
-    classes = next((t.shape[0] for n, t in found.tensors.items() if n.startswith("head.") and t.ndim == 2), None)
+    classes = next(
+        (t.shape[0] for n, t in recognised_weights.tensors.items() if n.startswith("head.") and t.ndim == 2), None
+    )
     new_head = classes is not None and classes != model.num_classes and "num_classes" in knobs
     if new_head and model.num_classes:
         log.warning(
-            "%s: its head of %d classes is left out, the new one of %d is untrained",
+            "%s: its head of %d classes is skipped, the new one of %d is untrained",
             stored.source,
             classes,
             model.num_classes,
         )
-    return model, load_recognised(model, stored, found, allow_partial=allow_partial, new_head=new_head)
+    return model, load_recognised(model, stored, recognised_weights, allow_partial=allow_partial, new_head=new_head)
 
 
 def name_of(stored: StoredWeights) -> str:
-    """Return the variant that some weights are those of: as they say themselves, else by their shapes.
+    """Return the variant of some weights: by their own facts, else by their shapes.
 
     Raises:
         UserError: No variant has such weights.
     """
-    told = stored.details.get("name")
-    if told in VARIANTS:
-        return str(told)
+    name = stored.details.get("name")
+    if name in VARIANTS:
+        return str(name)
     tensors = recognised(stored).tensors
     names = identify(tensors) or identify(tensors, but_for_pooling=True)
     if not names:
@@ -179,12 +181,12 @@ def name_of(stored: StoredWeights) -> str:
 
 
 def identify(tensors: Mapping[str, Tensor], *, but_for_pooling: bool = False) -> list[str]:
-    """Return the variants whose network some weights, by our names, belong to; those of the same input size first.
+    """Return the variants that some weights, by our names, belong to; those of the same input size first.
 
     Args:
         tensors: The weights.
-        but_for_pooling: Other pooling of queries, keys and values makes no other network, as in the first release
-            of MViT-B 16x4.
+        but_for_pooling: Whether to ignore the pooling of queries, keys and values, as in the first release of
+            MViT-B 16x4.
     """
     fitting: list[tuple[bool, str]] = []
     for name, build in VARIANTS.items():

@@ -99,7 +99,7 @@ class TaskOutputs(ABC):
         return self.task
 
     def activation(self) -> str:
-        """The function from raw outputs to predictions, for users of an exported network."""
+        """Return the function from raw outputs to predictions, for users of an exported network."""
         return "none"
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What training starts from: the weights of a file, and layers that stay as they are."""
+"""The start of training: the weights of a file, and frozen layers."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -11,14 +11,14 @@ from mvrec.models.checkpoints import start_from
 
 
 class Start:
-    """How a network is made ready for training.
+    """The preparation of a network for training.
 
     Args:
-        weights: A file of weights, or `None` for those that the network has.
-        freeze: Layers from the stem on that are not trained, or "backbone" for all but the head.
+        weights: A file of weights, or `None` for the network's own.
+        freeze: Number of frozen layers from the stem on, or "backbone" for all but the head.
 
     Attributes:
-        details: What the file says of itself, such as `class_names`.
+        details: The file's own facts, such as `class_names`.
 
     Raises:
         UserError: A negative number of layers.
@@ -32,19 +32,19 @@ class Start:
         self._frozen: list[str] = []
 
     def load(self, backbone: Backbone) -> None:
-        """Copy the file's weights into the network; a head for other data is the task's to make.
+        """Copy the file's weights into the network; the task replaces a head for other data.
 
         Raises:
-            UserError: No such file, or weights that are not this network's.
+            UserError: The file is missing, or the weights are not this network's.
         """
         if self.weights is not None:
             self.details = start_from(backbone, self.weights)
 
     def freeze_layers(self, backbone: Backbone) -> None:
-        """Take the frozen layers out of training, before anything wraps the network.
+        """Freeze the layers, before anything wraps the network.
 
         Raises:
-            UserError: More layers than there are.
+            UserError: There are fewer layers.
         """
         layers = backbone.layer_groups()
         count = len(layers) - 1 if self.freeze == "backbone" else self.freeze
@@ -60,10 +60,10 @@ class Start:
         self.keep_frozen(backbone)
 
     def keep_frozen(self, backbone: nn.Module) -> None:
-        """Leave modules with nothing but frozen parameters in evaluation mode: their statistics do not move."""
+        """Keep modules with only frozen parameters in evaluation mode, so that their statistics do not change."""
         if not self._frozen:
             return
         for module in backbone.modules():
-            own = list(module.parameters())
-            if own and not any(parameter.requires_grad for parameter in own):
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
                 module.eval()

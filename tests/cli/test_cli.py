@@ -86,7 +86,7 @@ def only_line(result: tuple[int, str, str]) -> str:
             "model:\n  backbone: torchvision/resnet51",
             "bad.yaml:2: torchvision has no network 'torchvision/resnet51'; did you mean 'torchvision/resnet50'?",
         ),
-        ("model:\n  backbone: tim/resnet50", "bad.yaml:2: 'tim/resnet50' is no network: the part before the slash"),
+        ("model:\n  backbone: tim/resnet50", "bad.yaml:2: 'tim/resnet50' is not a network: the part before the slash"),
         (
             "model:\n  backbone:\n    class_path: mvrec.models.create_model\n    init_args:\n      name: shunted_x",
             "bad.yaml:5: the zoo has no 'shunted_x'; did you mean 'shunted_",
@@ -94,7 +94,7 @@ def only_line(result: tuple[int, str, str]) -> str:
         (
             "model:\n  backbone:\n    class_path: mvrec.models.create_model\n"
             "    init_args: {name: torchvision/r3d_18, drop_path_rate: 0.2}",
-            "torchvision/r3d_18: it has no stochastic depth, so drop_path_rate=0.2 cannot be had",
+            "torchvision/r3d_18: it does not support drop_path_rate",
         ),
         (
             "model:\n  backbone:\n    class_path: mvrec.models.Framewise\n"

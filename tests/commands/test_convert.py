@@ -65,7 +65,7 @@ def test_a_rectangle_survives(command, tmp_path) -> None:
     torch.save(network.state_dict(), tmp_path / "x.pth")
     code, _, err = command("convert", tmp_path / "x.pth", "-o", tmp_path / "x.safetensors")
     assert code == 2
-    assert "128 positions are no square grid" in err
+    assert "128 positions are not a square grid" in err
     assert "--image_size" in err
     code, out, _ = command("convert", tmp_path / "x.pth", "-o", tmp_path / "x.safetensors", "--image_size", "32", "64")
     assert code == 0, out

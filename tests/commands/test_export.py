@@ -52,7 +52,7 @@ def test_onnx_says_how_near_it_is(run: Path, tmp_path: Path, capsys: pytest.Capt
         ("nix.ckpt", ["-o", "m.onnx"], r"CKPT: there is no checkpoint 'nix.ckpt'"),
         ("leer", ["-o", "m.onnx"], r"CKPT: leer is a folder without checkpoints/best.ckpt, .* or model.safetensors"),
         ("w.safetensors", ["-o", "w.safetensors"], r"--output is the source itself: w.safetensors"),
-        ("text.ckpt", ["-o", "m.onnx"], r"CKPT: text.ckpt: damaged, truncated or no torch checkpoint"),
+        ("text.ckpt", ["-o", "m.onnx"], r"CKPT: text.ckpt: damaged, truncated or not a torch checkpoint"),
         ("leer.pth", ["-o", "m.onnx"], r"CKPT: leer.pth: the file is empty"),
         ("few.pth", ["-o", "m.pt2"], r"few.pth has 3 classes and does not name them: --classes FILE"),
         ("few.pth", ["-o", "m.pt2", "--classes", "two.txt"], r"--classes=two.txt has 2 names, few.pth has 3 classes"),

@@ -180,7 +180,7 @@ def test_weights_that_others_uploaded(hub: FakeHub, recogniser: Recogniser, tmp_
     with pytest.raises(UserError, match="no variant has these weights"):
         load_recogniser("hf://other/net", device="cpu")
     hub.models["bad/net"] = {"main": {"model.safetensors": b"\x10\0\0\0\0\0\0\0{nothing"}}
-    with pytest.raises(UserError, match="damaged or no safetensors file"):
+    with pytest.raises(UserError, match="damaged or not a safetensors file"):
         pull("bad/net", tmp_path / "damaged")
     assert not (tmp_path / "damaged").exists()
 

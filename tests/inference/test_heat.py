@@ -126,7 +126,7 @@ def test_stages_are_those_of_the_feature_maps(name):
     assert len(found) == len(maps)
     for stage, (level, expected) in enumerate(zip(found, maps, strict=True)):
         kept = []
-        if level.taken:
+        if level.is_input:
             hook = level.module.register_forward_pre_hook(lambda _, arguments, kept=kept: kept.append(arguments[0]))
         else:
             hook = level.module.register_forward_hook(lambda _, __, output, kept=kept: kept.append(output))

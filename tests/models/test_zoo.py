@@ -171,7 +171,7 @@ def test_what_is_given_wins_over_the_file(caplog: pytest.LogCaptureFixture) -> N
     assert isinstance(model, MViT)
     assert model.blocks[-1].drop_path.p == pytest.approx(0.3)
     assert model.head_dropout == 0.2
-    assert "its head of 1000 classes is left out, the new one of 3 is untrained" in caplog.text
+    assert "its head of 1000 classes is skipped, the new one of 3 is untrained" in caplog.text
     assert model.head.projection.weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 

@@ -190,7 +190,7 @@ def test_what_is_no_checkpoint(command, tmp_path):
     assert f"did you mean '{tmp_path / 'last.ckp'}'?" in err
     code, _, err = command("test", tmp_path / "last.ckp", "--data=VideoFolder", f"--data.root={tmp_path}")
     assert code == 2
-    assert "damaged, truncated or no torch checkpoint" in err
+    assert "damaged, truncated or not a torch checkpoint" in err
 
 
 def test_published_weights_are_scored_on_data_of_as_many_classes(command, small_data, tmp_path):

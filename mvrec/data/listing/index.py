@@ -372,7 +372,7 @@ class _Packing:
         return -1
 
     def labels_seen(self) -> Mapping[str, str]:
-        """The labels, each with the place of its first row."""
+        """Return the labels, each with the place of its first row."""
         return dict(zip(self._numbers, self._firsts, strict=True))
 
     def where(self, number: int) -> str:

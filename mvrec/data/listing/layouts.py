@@ -247,9 +247,9 @@ def find_prefix(root: Path, split: str, rows: Sequence[Row]) -> str | None:
 def check_root(root: Path) -> None:
     """Raise `UserError` if the root of a data set is not a folder."""
     if not root.is_dir():
-        what = "is a file, a directory is needed" if root.exists() else "does not exist"
+        fault = "is a file, a directory is needed" if root.exists() else "does not exist"
         others = [str(path) for path in root.parent.iterdir()] if root.parent.is_dir() else []
-        raise UserError(f"data.root: {str(root)!r} {what}{'' if root.exists() else nearest(str(root), others)}")
+        raise UserError(f"data.root: {str(root)!r} {fault}{'' if root.exists() else nearest(str(root), others)}")
 
 
 def find_split(
@@ -309,8 +309,8 @@ def _instead(others: list[str], kind: Kind) -> str:
     if swapped:
         noun = other_kind.noun
         return f" but {noun}s ({_some(swapped)}): {noun}s take --data {data} and a network for {noun}s (mvrec models)"
-    there = f"; there is {_some(others)}" if others else ""
-    return f" (looked for {' '.join(sorted(kind.extensions))}{there})"
+    example = f"; there is {_some(others)}" if others else ""
+    return f" (looked for {' '.join(sorted(kind.extensions))}{example})"
 
 
 def first_folder(root: Path, names: Iterable[str]) -> Path:

@@ -59,8 +59,8 @@ class TrainClips(TrainSamples):
     def frames(self, sample: Sample, rng: random.Random) -> np.ndarray:
         """Decode one clip: uint8 (T, H, W, C)."""
         with stage("decode"), open_video(sample.path, decoder=self.decoder) as video:
-            chosen = _random_frames(sample, timeline_of(video), self.clip, rng)
-            return video.frames(chosen.tolist())
+            numbers = _random_frames(sample, timeline_of(video), self.clip, rng)
+            return video.frames(numbers.tolist())
 
 
 @dataclass(frozen=True)

@@ -157,8 +157,8 @@ def _serve(dataset: Any, channel: Channel) -> None:
 
     reading.announce = announce
     while True:
-        keys, news = channel.receive()
-        quarantined.update(news)
+        keys, entries = channel.receive()
+        quarantined.update(entries)
         for key in keys:
             channel.send(_answer(dataset, key))
 

@@ -90,7 +90,7 @@ class FrameFinder:
         return Clock(ticks, self.stream.time_base, timing.last)
 
     def is_plain(self) -> bool:
-        """Whether a decoder that trusts the container finds the right frames, too."""
+        """Return whether a decoder that trusts the container finds the right frames, too."""
         if not self.timing.is_plain or ("mov" in self.containers and not self._has_one_edit):
             return False
         looks = (self._look_at_key(self.timing, key) for key in range(len(self.timing.key_bytes)))

@@ -1,4 +1,4 @@
-"""How a file becomes views for scoring: without it a published accuracy means little.
+"""Protocols: how a file becomes views for scoring, without which a published accuracy means little.
 
 It belongs to this package because it describes the reading of data; evaluation prints it and checkpoints store it.
 There is one class per kind of views. A new kind needs a subclass of `Protocol`, a line in `KINDS`, and a function in

@@ -22,7 +22,7 @@ ClipPositions = Literal["spread", "uniform", "constant_clips_per_video"]
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """How to take a clip from a video.
+    """The rule by which a clip is taken from a video.
 
     Attributes:
         num_frames: T, frames in a clip.

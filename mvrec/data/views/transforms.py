@@ -173,7 +173,7 @@ def views_of(frames: np.ndarray, geometries: Sequence[Geometry]) -> Tensor:
 
 
 def train_view(frames: np.ndarray, geometry: Geometry, *, rand_augment: RandAugment | None, seed: int) -> Tensor:
-    """One augmented training view of decoded frames.
+    """Make one augmented training view of decoded frames.
 
     Args:
         frames: uint8 (T, H, W, C).
@@ -235,7 +235,7 @@ def rand_augment_batch(clips: Tensor, seeds: Tensor, rand_augment: RandAugment) 
 
 
 def pixel_seed(seed: int) -> int:
-    """What is random about the pixels of a view, from the view's seed in a batch."""
+    """Return the seed of a view's random pixels, from the view's seed in a batch."""
     return derive_seed("pixels", seed)
 
 

@@ -1,1 +1,1 @@
-"""Networks of other libraries behind our contract."""
+"""Networks of other libraries behind mvrec's contract."""

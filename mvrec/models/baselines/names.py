@@ -1,6 +1,6 @@
-"""Networks of timm, torchvision and pytorchvideo's hub by name, to compare ours with.
+"""Networks of timm, torchvision and pytorchvideo's hub by name, for comparison.
 
-A library is imported when one of its networks is asked for. Weights are random: nothing is ever downloaded.
+A library is imported when one of its networks is created. Weights are random: nothing is downloaded.
 """
 
 import importlib
@@ -19,8 +19,8 @@ from mvrec.models.baselines.wrapper import Baseline, Origin, TimmBaseline, TwoPa
 # Modules that list the networks.
 MODULES = {"timm": "timm", "torchvision": "torchvision.models", "pytorchvideo": "pytorchvideo.models.hub"}
 VIDEO_FRAMES = 16  # of torchvision's video networks
-SLOWFAST_ALPHA = 4  # frames of the fast pathway to one of the slow
-# Frames and pixels of pytorchvideo's networks: what the pooling windows of their heads cover.
+SLOWFAST_ALPHA = 4  # frames of the fast pathway per frame of the slow one
+# Frames and pixels of pytorchvideo's networks: the sizes that the pooling windows of their heads cover.
 HUB_INPUTS = {
     "c2d_r50": (8, 224),
     "csn_r101": (32, 224),
@@ -43,8 +43,8 @@ HUB_INPUTS = {
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What `create_baseline` was asked for; None leaves it to the library."""
+class Request:
+    """The arguments of `create_baseline`; None leaves a knob to the library."""
 
     num_frames: int | None
     image_size: tuple[int, int] | None
@@ -75,13 +75,13 @@ def create_baseline(
         head_dropout: Dropout before the classifier.
 
     Raises:
-        UserError: No such network, its library is not installed, or the network cannot be had like that.
+        UserError: The network does not exist or does not support a knob, or its library is not installed.
     """
     library, model = check_baseline(name)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    wanted = Wanted(num_frames, size, in_channels, drop_path_rate, head_dropout)
+    request = Request(num_frames, size, in_channels, drop_path_rate, head_dropout)
     try:
-        net, origin = BUILDERS[library](model, wanted)
+        net, origin = BUILDERS[library](model, request)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
@@ -91,10 +91,10 @@ def create_baseline(
 
 
 def list_baselines(library: str) -> list[str]:
-    """Return names of one library's networks as `create_baseline` takes them.
+    """Return names of one library's networks for `create_baseline`.
 
     Raises:
-        UserError: No such library, or it is not installed.
+        UserError: The library is unknown or not installed.
     """
     if library not in MODULES:
         raise UserError(f"no library {library!r} of baselines{nearest(library, MODULES)}")
@@ -109,20 +109,20 @@ def list_baselines(library: str) -> list[str]:
 
 
 def check_baseline(name: str) -> tuple[str, str]:
-    """Return library and name in it.
+    """Return the library and the name within it.
 
     Raises:
-        UserError: No such network, with the nearest name, or its library is not installed.
+        UserError: The network does not exist, with the nearest name, or its library is not installed.
     """
     library, _, model = name.partition("/")
     if library not in MODULES:
-        libraries = ", ".join(f"{known}/..." for known in MODULES)
-        raise UserError(f"{name!r} is no network: the part before the slash must be one of {libraries}")
+        libraries = ", ".join(f"{name}/..." for name in MODULES)
+        raise UserError(f"{name!r} is not a network: the part before the slash must be one of {libraries}")
     module = _import(library, name)
-    known = list_baselines(library)
+    names = list_baselines(library)
     # timm's names may end in the tag of some weights.
-    if name not in known and not (library == "timm" and module.is_model(model)):
-        raise UserError(f"{library} has no network {name!r}{nearest(name, known)}")
+    if name not in names and not (library == "timm" and module.is_model(model)):
+        raise UserError(f"{library} has no network {name!r}{nearest(name, names)}")
     return library, model
 
 
@@ -132,83 +132,83 @@ def _import(library: str, name: str) -> ModuleType:
             warnings.simplefilter("ignore")  # pytorchvideo's import uses deprecated parts of torch
             return importlib.import_module(MODULES[library])
     except ImportError as error:
-        what = f"needs {library}" if library in str(error) else f"cannot import {library} ({one_line(error)})"
+        fault = f"needs {library}" if library in str(error) else f"cannot import {library} ({one_line(error)})"
         install = install_hint("timm") if library == "timm" else f"pip install {library}"
-        raise UserError(f"{name}: {what}: {install}") from None
+        raise UserError(f"{name}: {fault}: {install}") from None
 
 
-def _timm(model: str, wanted: Wanted) -> tuple[nn.Module, Origin]:
+def _timm(model: str, request: Request) -> tuple[nn.Module, Origin]:
     timm = importlib.import_module("timm")
-    _refuse_frames(wanted)
+    _refuse_frames(request)
     config = timm.get_pretrained_cfg(model)
     if config is None:
-        raise UserError("timm has given this name up and knows the network under another one")
+        raise UserError("timm has renamed this network")
     channels, *size = config.input_size
     knobs: dict[str, Any] = {
-        "in_chans": wanted.in_channels,
-        "drop_path_rate": wanted.drop_path_rate,
-        "drop_rate": wanted.head_dropout,
-        # Only networks with positions are told their size; the others take what comes.
-        "img_size": wanted.image_size if config.fixed_input_size else None,
+        "in_chans": request.in_channels,
+        "drop_path_rate": request.drop_path_rate,
+        "drop_rate": request.head_dropout,
+        # Only networks with positions take a size; the others accept any input.
+        "img_size": request.image_size if config.fixed_input_size else None,
     }
     net = timm.create_model(model, pretrained=False, num_classes=0, **{k: v for k, v in knobs.items() if v is not None})
     classifier = config.classifier
     return net, Origin(
         name=f"timm/{model}",
-        input_shape=(wanted.in_channels or channels, *(wanted.image_size or size)),
+        input_shape=(request.in_channels or channels, *(request.image_size or size)),
         num_classes=max(config.num_classes, 0),
         classifier=classifier if isinstance(classifier, str) else (classifier or ["head"])[0],
     )
 
 
-def _torchvision(model: str, wanted: Wanted) -> tuple[nn.Module, Origin]:
+def _torchvision(model: str, request: Request) -> tuple[nn.Module, Origin]:
     models = importlib.import_module("torchvision.models")
     is_video = model in models.list_models(module=models.video)
     if not is_video:
-        _refuse_frames(wanted)
+        _refuse_frames(request)
     default = list(models.get_model_weights(model))[-1].transforms().crop_size
-    size = wanted.image_size or (default[0], default[-1])
+    size = request.image_size or (default[0], default[-1])
     knobs: dict[str, Any] = {}
-    if model in ("googlenet", "inception_v3"):  # their auxiliary heads would add outputs while training
+    if model in ("googlenet", "inception_v3"):  # their auxiliary heads would add outputs in training
         knobs = {"aux_logits": False, "init_weights": True}
     elif model.startswith("vit_"):
         knobs = {"image_size": _square(size)}
     elif model.startswith("maxvit_"):
         knobs = {"input_size": size}
     net = models.get_model(model, weights=None, **knobs)
-    if wanted.drop_path_rate is not None:
-        _set_drop_path(net, wanted.drop_path_rate)
-    frames = [wanted.num_frames or VIDEO_FRAMES] if is_video else []
-    removed = _without_classifier(net, wanted)
+    if request.drop_path_rate is not None:
+        _set_drop_path(net, request.drop_path_rate)
+    frames = [request.num_frames or VIDEO_FRAMES] if is_video else []
+    removed = _without_classifier(net, request)
     return net, Origin(
         name=f"torchvision/{model}",
-        input_shape=(_with_channels(net, wanted.in_channels), *frames, *size),
+        input_shape=(_with_channels(net, request.in_channels), *frames, *size),
         channels_last=model.startswith("swin"),
         **removed._asdict(),
     )
 
 
-def _pytorchvideo(model: str, wanted: Wanted) -> tuple[nn.Module, Origin]:
+def _pytorchvideo(model: str, request: Request) -> tuple[nn.Module, Origin]:
     hub = importlib.import_module("pytorchvideo.models.hub")
     frames, side = HUB_INPUTS[model]
     if frames is None:
-        _refuse_frames(wanted)
-    frames = frames if wanted.num_frames is None else wanted.num_frames
-    size = wanted.image_size or (side, side)
+        _refuse_frames(request)
+    frames = frames if request.num_frames is None else request.num_frames
+    size = request.image_size or (side, side)
     is_mvit = model.startswith("mvit_")
     knobs: dict[str, Any] = {}
     if is_mvit:
         knobs = {"spatial_size": size, "temporal_size": frames or 1}
-        if wanted.drop_path_rate is not None:
-            knobs["droppath_rate_block"] = wanted.drop_path_rate
+        if request.drop_path_rate is not None:
+            knobs["droppath_rate_block"] = request.drop_path_rate
         if frames is None:
             knobs["head_num_classes"] = 1000  # it is for ImageNet, but the hub's default is Kinetics' 400
-    elif wanted.drop_path_rate is not None:
-        raise UserError(f"it has no stochastic depth, so drop_path_rate={wanted.drop_path_rate} cannot be had")
+    elif request.drop_path_rate is not None:
+        raise UserError("it does not support drop_path_rate: leave drop_path_rate unset")
     net = getattr(hub, model)(pretrained=False, **knobs)
-    removed = _without_classifier(net, wanted)
+    removed = _without_classifier(net, request)
     _replace_outdated(net)
-    channels = _with_channels(net, wanted.in_channels)
+    channels = _with_channels(net, request.in_channels)
     return TwoPathways(net, alpha=SLOWFAST_ALPHA) if model.startswith("slowfast") else net, Origin(
         name=f"pytorchvideo/{model}",
         input_shape=(channels, *([] if frames is None else [frames]), *size),
@@ -216,28 +216,28 @@ def _pytorchvideo(model: str, wanted: Wanted) -> tuple[nn.Module, Origin]:
     )
 
 
-BUILDERS: dict[str, Callable[[str, Wanted], tuple[nn.Module, Origin]]] = {
+BUILDERS: dict[str, Callable[[str, Request], tuple[nn.Module, Origin]]] = {
     "timm": _timm,
     "torchvision": _torchvision,
     "pytorchvideo": _pytorchvideo,
 }
 
 
-def _refuse_frames(wanted: Wanted) -> None:
-    if wanted.num_frames is not None:
+def _refuse_frames(request: Request) -> None:
+    if request.num_frames is not None:
         raise UserError(
-            f"an image network has no num_frames (got {wanted.num_frames}); mvrec.models.Framewise runs it on clips"
+            f"an image network has no num_frames (got {request.num_frames}); mvrec.models.Framewise runs it on clips"
         )
 
 
 def _square(size: tuple[int, int]) -> int:
     if size[0] != size[1]:
-        raise UserError(f"it takes square images only, got image_size={size}")
+        raise UserError(f"it takes only square images, got image_size={size}")
     return size[0]
 
 
 class Removed(NamedTuple):
-    """The classifier that a network had, as `Origin` keeps it."""
+    """The removed classifier, as recorded in `Origin`."""
 
     num_classes: int
     classifier: str
@@ -245,11 +245,11 @@ class Removed(NamedTuple):
     head_dropout: float
 
 
-def _without_classifier(net: nn.Module, wanted: Wanted) -> Removed:
-    """Take the classifier off: the last linear layer, or in networks without one the last convolution.
+def _without_classifier(net: nn.Module, request: Request) -> Removed:
+    """Remove the classifier: the last linear layer, or without one the last convolution.
 
-    Our linear head acts on pooled features. Where the network pools after its classifier that is the same, as means
-    and linear maps commute; only SqueezeNet has a ReLU between them, which goes with the classifier.
+    Our linear head acts on pooled features. A network that pools after its classifier gives the same, because means
+    and linear maps commute; only SqueezeNet has a ReLU between them, which is removed with the classifier.
     """
     layers = dict(net.named_modules())
     linear = [path for path, layer in layers.items() if isinstance(layer, nn.Linear)]
@@ -261,18 +261,18 @@ def _without_classifier(net: nn.Module, wanted: Wanted) -> Removed:
     if isinstance(getattr(owner, "activation", None), nn.Softmax):
         owner.activation = nn.Identity()
     before = [child for child in owner.children() if isinstance(child, nn.Dropout)]
-    if before and wanted.head_dropout is not None:
-        before[-1].p = wanted.head_dropout
+    if before and request.head_dropout is not None:
+        before[-1].p = request.head_dropout
     num_classes = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    dropout = 0.0 if before or wanted.head_dropout is None else wanted.head_dropout
+    dropout = 0.0 if before or request.head_dropout is None else request.head_dropout
     return Removed(int(num_classes), path, layer.bias is not None, dropout)
 
 
 def _with_channels(net: nn.Module, channels: int | None) -> int:
-    """Let the layers that read the pixels take another number of channels; returns what they take now."""
+    """Give the layers that read pixels another number of channels; return their number of channels."""
     for layer in net.modules():
         if isinstance(layer, (nn.Conv2d, nn.Conv3d)) and layer.in_channels == 3 and channels is not None:
-            # At random as the library initialises three channels, which are taken in turn.
+            # Random like the library's initial values of three channels, taken in turn.
             layer.weight = nn.Parameter(layer.weight.detach()[:, [i % 3 for i in range(channels)]].clone())
             layer.in_channels = channels
     return channels or 3
@@ -280,21 +280,21 @@ def _with_channels(net: nn.Module, channels: int | None) -> int:
 
 def _set_drop_path(net: nn.Module, rate: float) -> None:
     """Scale the rates of all blocks so that the last one's is `rate`."""
-    from torchvision.ops import StochasticDepth  # the import takes seconds
+    from torchvision.ops import StochasticDepth  # slow to import
 
     layers = [layer for layer in net.modules() if isinstance(layer, StochasticDepth)]
     highest = max((layer.p for layer in layers), default=0.0)
     if not highest:
-        raise UserError(f"it has no stochastic depth, so drop_path_rate={rate} cannot be had")
+        raise UserError("it does not support drop_path_rate: leave drop_path_rate unset")
     for layer in layers:
         layer.p *= rate / highest
 
 
 def _replace_outdated(net: nn.Module) -> None:
-    """Exchange two layers of pytorchvideo, none of which has parameters.
+    """Replace two kinds of layers of pytorchvideo, which have no parameters.
 
-    The pooling windows of the heads cover whole maps at the released size: averages over whole maps take any size.
-    Its Swish is torch's SiLU, written with a part of torch that is to go.
+    The pooling windows of the heads cover whole maps at the released size; averages over whole maps accept any size.
+    Its Swish is torch's SiLU, written with a deprecated part of torch.
     """
     for path, layer in list(net.named_modules()):
         parent, _, name = path.rpartition(".")

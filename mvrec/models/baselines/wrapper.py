@@ -1,4 +1,4 @@
-"""A network of another library behind our contract; `baselines.py` builds them by name."""
+"""A network of another library behind mvrec's contract; `names.py` builds them by name."""
 
 import contextlib
 import copy
@@ -23,15 +23,15 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 @dataclass(frozen=True)
 class Origin:
-    """What a network was before its classifier was taken off.
+    """The facts of a network before its classifier was removed.
 
     Attributes:
-        name: As `create_baseline` takes it.
-        input_shape: `(C, H, W)` or `(C, T, H, W)` that it is built for.
+        name: Its name for `create_baseline`.
+        input_shape: `(C, H, W)` or `(C, T, H, W)` for which it is built.
         num_classes: Classes of the classifier.
         classifier: Its name in the library's checkpoints.
-        has_bias: Whether it had a bias.
-        head_dropout: Dropout for our classifier, where the network has none of its own before it.
+        has_bias: Whether the classifier had a bias.
+        head_dropout: Dropout before our classifier, if the network has none of its own there.
         channels_last: Whether the maps inside are `(B, [T,] H, W, C)`.
     """
 
@@ -60,15 +60,15 @@ class Classifier(nn.Linear):
 
 
 class Baseline(Backbone):
-    """Another library's network: `net` up to the features, and a linear head of ours.
+    """Another library's network: `net` up to the features, and our linear head.
 
-    What the library puts behind its classifier, such as a softmax, is gone: logits are raw. `load_state_dict` takes
+    Layers after the library's classifier, such as a softmax, are removed: logits are raw. `load_state_dict` accepts
     the library's own checkpoints too.
 
     Args:
         net: `(B, C, [T,] H, W)` to `(B, D)`.
-        origin: What it was.
-        num_classes: Classes of the head; 0 for none, None for as many as the library's.
+        origin: The original network.
+        num_classes: Classes of the head; 0 for none, None for the library's number.
 
     Raises:
         UserError: The network cannot take its input shape.
@@ -85,11 +85,11 @@ class Baseline(Backbone):
 
     @property
     def name(self) -> str:
-        """As `create_baseline` takes it."""
+        """Its name for `create_baseline`."""
         return self.origin.name
 
     def make_head(self, num_classes: int) -> nn.Module:
-        """A linear layer, freshly initialised."""
+        """Return a freshly initialised linear layer."""
         origin = self.origin
         return Classifier(self.num_features, num_classes, bias=origin.has_bias, dropout=origin.head_dropout)
 
@@ -99,7 +99,7 @@ class Baseline(Backbone):
         return self.origin.input_shape
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return image `(B, C, H, W)` or clip `(B, C, T, H, W)` to the vectors that the library classifies, `(B, D)`.
+        """Map image `(B, C, H, W)` or clip `(B, C, T, H, W)` to the input of the classifier, `(B, D)`.
 
         Raises:
             ValueError: The shape is not one that this network takes.
@@ -113,21 +113,21 @@ class Baseline(Backbone):
             NotImplementedError: The network has no maps, or its library does not open them.
         """
         if not self._levels:
-            raise NotImplementedError(f"{self.name} has no feature maps to give: its library does not open them")
-        kept: dict[str, Tensor] = {}
+            raise NotImplementedError(f"{self.name} has no feature maps: its library does not give access to them")
+        outputs: dict[str, Tensor] = {}
         hooks = [
-            self.net.get_submodule(path).register_forward_hook(partial(_keep, kept, path)) for path in self._levels
+            self.net.get_submodule(path).register_forward_hook(partial(_keep, outputs, path)) for path in self._levels
         ]
         try:
             self._run(self.net, x)
         finally:
             for hook in hooks:
                 hook.remove()
-        maps = [kept[path] for path in self._levels]
+        maps = [outputs[path] for path in self._levels]
         return [level.movedim(-1, 1) for level in maps] if self.origin.channels_last else maps
 
     def _run(self, call: Callable[[Tensor], Any], x: Tensor) -> Any:
-        """Call the library with a shape that it may not like, and say so in one line."""
+        """Call the library, and turn its error about a shape into one line."""
         shape, built = tuple(x.shape[1:]), self.input_shape
         if len(shape) != len(built) or shape[0] != built[0]:
             axes = "(B, C, T, H, W)" if len(built) == 4 else "(B, C, H, W)"
@@ -148,7 +148,7 @@ class Baseline(Backbone):
         return [group for group in groups if group]
 
     def parameter_stages(self) -> list[tuple[str, ...]]:
-        """As `layer_groups`, in whole names: no prefix tells the depth in a foreign network."""
+        """Return `layer_groups` in whole names: no prefix tells the depth in a foreign network."""
         return [tuple(group) for group in self.layer_groups()]
 
     def _net_groups(self) -> list[list[str]]:
@@ -156,22 +156,22 @@ class Baseline(Backbone):
         return groups_by_block(self.net)
 
     def set_activation_checkpointing(self, on: bool) -> None:
-        """Only timm's networks have it.
+        """Refuse activation checkpointing; only timm's networks support it.
 
         Raises:
-            NotImplementedError: It is wanted and the library does not have it.
+            NotImplementedError: The library does not support it.
         """
         if on:
-            raise NotImplementedError(f"{self.name} cannot recompute its activations: its library does not offer it")
+            raise NotImplementedError(f"{self.name} does not support activation checkpointing")
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As torch's, and it knows the library's own names, which have no `net.` before them."""
+        """Load a state dict as torch does, also under the library's own names, without `net.`."""
         if not any(name.startswith("net.") for name in state_dict):
             state_dict = self.renamed(state_dict)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict under the library's own names as one under ours."""
+        """Rename a state dict from the library's own names to ours."""
         renamed: OrderedDict[str, Tensor] = OrderedDict()
         inner = "net.net." if isinstance(self.net, TwoPathways) else "net."
         before = f"{self.origin.classifier}."
@@ -181,14 +181,14 @@ class Baseline(Backbone):
             elif self.num_classes:
                 # Two of torchvision's networks classify by a 1x1 convolution.
                 renamed[f"head.{name.removeprefix(before)}"] = tensor.flatten(1) if tensor.ndim > 2 else tensor
-        # The versions of the modules, which a few networks ask for, travel beside the tensors.
+        # The versions of the modules, which a few networks read, are attributes of the dictionary.
         metadata = getattr(state, "_metadata", {})
         renamed._metadata = {f"{inner}{path}".rstrip("."): version for path, version in metadata.items()}  # type: ignore[attr-defined]
         return renamed
 
 
 class TimmBaseline(Baseline):
-    """A network of timm, which opens more of them than the other libraries do."""
+    """A network of timm, with access to feature maps and checkpointing."""
 
     def __init__(self, net: nn.Module, *, origin: Origin, num_classes: int | None = None) -> None:
         super().__init__(net, origin=origin, num_classes=num_classes)
@@ -202,7 +202,7 @@ class TimmBaseline(Baseline):
             NotImplementedError: The network has no maps, or timm does not open them.
         """
         if not self._indices:
-            raise NotImplementedError(f"{self.name} has no feature maps to give: timm does not open them")
+            raise NotImplementedError(f"{self.name} has no feature maps: timm does not give access to them")
         intermediates = partial(
             cast("Callable[..., list[Tensor]]", self.net.forward_intermediates),
             indices=list(self._indices),
@@ -211,21 +211,23 @@ class TimmBaseline(Baseline):
         return list(self._run(intermediates, x))
 
     def no_weight_decay(self) -> set[str]:
-        """What timm exempts, and biases and everything 1-D."""
+        """Return timm's exemptions, biases and everything 1-D."""
         exempt = cast("Callable[[], set[str]]", getattr(self.net, "no_weight_decay", set))()
-        own = {f"net.{name}" for name, _ in self.net.named_parameters() if name in exempt}
-        return own | super().no_weight_decay()
+        exempt_names = {f"net.{name}" for name, _ in self.net.named_parameters() if name in exempt}
+        return exempt_names | super().no_weight_decay()
 
     def set_activation_checkpointing(self, on: bool) -> None:
-        """Recompute what timm calls a block in the backward pass, instead of keeping its activations.
+        """Recompute timm's blocks in the backward pass instead of keeping their activations.
 
         Raises:
-            NotImplementedError: timm cannot do that to this network.
+            NotImplementedError: timm does not support it for this network.
         """
         try:
             cast("Callable[[bool], None]", self.net.set_grad_checkpointing)(on)
         except (AttributeError, AssertionError) as error:
-            raise NotImplementedError(f"{self.name} cannot recompute its activations: {one_line(error)}") from None
+            raise NotImplementedError(
+                f"{self.name} does not support activation checkpointing: {one_line(error)}"
+            ) from None
         self.activation_checkpointing = on
 
     def _net_groups(self) -> list[list[str]]:
@@ -233,7 +235,7 @@ class TimmBaseline(Baseline):
             return super()._net_groups()
         from timm.models import group_parameters
 
-        # The classifier, under the name that timm knows it by, shows which level is the head's.
+        # The classifier, under timm's name, shows which level is the head's.
         head = f"{self.origin.classifier}.weight"
         names = [*(name for name, _ in self.net.named_parameters()), head]
         matcher = cast("Callable[..., Any]", self.net.group_matcher)(coarse=False)
@@ -243,7 +245,7 @@ class TimmBaseline(Baseline):
 
 
 class TwoPathways(nn.Module):
-    """SlowFast takes two clips of one video: all frames, and every alpha-th."""
+    """SlowFast's input: two clips of one video, all frames and every alpha-th."""
 
     def __init__(self, net: nn.Module, *, alpha: int) -> None:
         super().__init__()
@@ -251,48 +253,48 @@ class TwoPathways(nn.Module):
         self.alpha = alpha
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return clips `(B, C, T, H, W)` to what the network makes of them."""
+        """Map clips `(B, C, T, H, W)` to the network's outputs."""
         frames = x.shape[2]
-        kept = math.ceil(frames / self.alpha)
+        num_slow = math.ceil(frames / self.alpha)
         # First and last frame and even steps between, as SlowFast's authors choose them.
-        slow = [i * (frames - 1) // max(kept - 1, 1) for i in range(kept)]
+        slow = [i * (frames - 1) // max(num_slow - 1, 1) for i in range(num_slow)]
         return cast("Tensor", self.net([x[:, :, slow], x]))
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error, or its kind where it has none."""
+    """Return the message of an error, or its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _keep(kept: dict[str, Tensor], path: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
-    kept[path] = output  # a forward hook
+def _keep(outputs: dict[str, Tensor], path: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+    outputs[path] = output  # a forward hook
 
 
-# -- what a network does with its input -----------------------------------------------------------------------------
+# -- outputs of a network's modules ---------------------------------------------------------------------------------
 
 
 def _probe(net: nn.Module, origin: Origin) -> tuple[int, dict[str, FeatureInfo]]:
-    """Return width of the features, and path of a module -> its map, the last of each of the pyramid's strides.
+    """Return the width of the features, and the module path of the last map of each stride.
 
     Raises:
-        UserError: The network does not take the shape it is built for, or gives no vector.
+        UserError: The network does not accept its own input shape, or does not return a vector.
     """
     features, outputs = _try_forward(net, origin)
     if not isinstance(features, Tensor) or features.ndim != 2:
-        raise UserError(f"{origin.name} gives no vector per input: it is no classifier")
+        raise UserError(f"{origin.name} does not return one vector per input: it is not a classifier")
     by_stride = {}
     for path, output in outputs.items():  # in the order of the calls
         info = _feature_info(output, origin)
         if info is not None:
             by_stride[info.stride] = path, info
-    if len(by_stride) < 2:  # nothing but the patches of a network that goes on with tokens
+    if len(by_stride) < 2:  # only the patches of a network of tokens
         by_stride = {}
     return features.shape[1], dict(by_stride[stride] for stride in sorted(by_stride))
 
 
 def _try_forward(net: nn.Module, origin: Origin) -> tuple[Any, dict[str, Tensor]]:
     x = torch.zeros(1, *origin.input_shape)
-    # On shapes alone, which costs nothing. Some networks cannot do that; if it is the shape, it fails again below.
+    # On shapes alone, which costs nothing. Some networks cannot run so; a wrong shape fails again below.
     with contextlib.suppress(Exception):
         return _watched_forward(_without_data(net), x.to("meta"))
     try:
@@ -302,14 +304,14 @@ def _try_forward(net: nn.Module, origin: Origin) -> tuple[Any, dict[str, Tensor]
 
 
 def _without_data(net: nn.Module) -> nn.Module:
-    """A copy whose tensors have shapes only."""
+    """Copy a network to tensors that have only shapes."""
     shapes: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in net.parameters()}
     shapes |= {id(buffer): buffer.to("meta") for buffer in net.buffers()}
     return copy.deepcopy(net, shapes)
 
 
 def _watched_forward(net: nn.Module, x: Tensor) -> tuple[Any, dict[str, Tensor]]:
-    """What a network gives, and what the modules gave that may make maps, by their paths."""
+    """Return a network's output, and the outputs of its modules that may be maps, by path."""
     outputs: dict[str, Tensor] = {}
     hooks = [module.register_forward_hook(partial(_keep, outputs, path)) for path, module in _map_makers(net)]
     training = net.training
@@ -324,16 +326,16 @@ def _watched_forward(net: nn.Module, x: Tensor) -> tuple[Any, dict[str, Tensor]]
 
 
 def _map_makers(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules whose outputs may be maps: those on top, and those in the containers there."""
+    """Yield the modules whose outputs may be maps: the top level, and the elements of containers there."""
     for name, module in net.named_children():
         below = module.named_children() if isinstance(module, CONTAINERS) else ()
         for path, maker in ((name, module), *((f"{name}.{inner}", child) for inner, child in below)):
-            if any(True for _ in maker.parameters()):  # else it may be the pooling behind the last map
+            if any(True for _ in maker.parameters()):  # without parameters it may be the pooling after the last map
                 yield path, maker
 
 
 def _feature_info(output: Any, origin: Origin) -> FeatureInfo | None:
-    """Return channels and stride of a module's output, or None if it is no map of the pyramid."""
+    """Return channels and stride of a module's output, or None if it is not a map of the pyramid."""
     if not isinstance(output, Tensor) or output.ndim != len(origin.input_shape) + 1:
         return None
     last = origin.channels_last
@@ -344,7 +346,7 @@ def _feature_info(output: Any, origin: Origin) -> FeatureInfo | None:
 
 
 def _timm_levels(net: nn.Module) -> dict[int, FeatureInfo]:
-    """Index among timm's intermediates -> what it is, the last of each stride from 4 on."""
+    """Return the last of timm's intermediates for each stride from 4 on, by index."""
     infos: Any = getattr(net, "feature_info", [])
     by_stride: dict[int, tuple[int, FeatureInfo]] = {}
     for index, info in enumerate(getattr(infos, "info", infos)):
@@ -357,7 +359,7 @@ def _timm_levels(net: nn.Module) -> dict[int, FeatureInfo]:
 
 
 def groups_by_block(net: nn.Module) -> list[list[str]]:
-    """Return parameter names by depth: the stem, each block with what leads to it, and what follows the last.
+    """Return parameter names by depth: the stem, each block with the layers before it, and the rest.
 
     A network without blocks has a level for each part.
     """
@@ -375,7 +377,7 @@ def groups_by_block(net: nn.Module) -> list[list[str]]:
 
 
 def _blocks(module: nn.Module, path: str = "") -> Iterator[str]:
-    """Yield elements of containers that have parts of their own; of nested ones the inner, if it is several."""
+    """Yield elements of containers that have parts of their own; of nested containers the inner elements if several."""
     for name, child in module.named_children():
         below = f"{path}.{name}" if path else name
         inner = [] if hasattr(child, "multipathway_blocks") else list(_blocks(child, below))  # SlowFast: side by side

@@ -1,4 +1,4 @@
-"""Weights of every layout into our networks, with a report of what became of each tensor."""
+"""Loading weights of every layout into our networks, with a report about each tensor."""
 
 import logging
 from collections.abc import Mapping
@@ -29,17 +29,17 @@ FAMILIES: dict[str, type[Backbone]] = {"shunted": Shunted, "sgformer": SGFormer,
 def load_weights(model: Backbone, source: Source, *, allow_partial: bool = False) -> LoadReport:
     """Copy the weights of a file or state dict into a network, whichever layout they are in.
 
-    Position tables of another size are interpolated and image weights inflated to video (or summed back), as
-    SlowFast does; the report lists it all. The network is untouched when anything is wrong.
+    Position tables of another size are interpolated and image weights inflated to video (or summed back), as in
+    SlowFast; the report lists them. After an error the network is unchanged.
 
     Args:
         model: The network.
         source: A path (torch or safetensors) or a state dict.
-        allow_partial: Take what fits and leave the rest at its initial values, instead of refusing.
+        allow_partial: Load what fits and leave the rest at its initial values, instead of refusing.
 
     Raises:
         UserError: The file cannot be read, holds another architecture, or lacks a part of the network, unless
-            `allow_partial`. A head of another class count is such a part; no head at all is not.
+            `allow_partial`. A head of another class count is such a part; a missing head is not.
     """
     stored = read_weights(source)
     if isinstance(model, Framewise):
@@ -48,24 +48,24 @@ def load_weights(model: Backbone, source: Source, *, allow_partial: bool = False
 
 
 def start_from(model: Backbone, source: Source) -> dict[str, Any]:
-    """Load weights for a training that starts from them: a head of another class count is left out.
+    """Load weights to start a training from; a head of another class count is skipped.
 
     Args:
         model: The network.
         source: A path (torch or safetensors) or a state dict.
 
     Returns:
-        What the file says of itself, such as `class_names`; empty for a file that is not mvrec's.
+        The file's own facts, such as `class_names`; empty for a foreign file.
 
     Raises:
         UserError: See `load_weights`.
     """
     stored = read_weights(source)
     inner = model.backbone if isinstance(model, Framewise) else model
-    found = named_as_in(inner, stored)
-    heads = [tensor.shape[0] for name, tensor in found.tensors.items() if name.startswith("head.") and tensor.ndim == 2]
+    named = named_as_in(inner, stored)
+    heads = [tensor.shape[0] for name, tensor in named.tensors.items() if name.startswith("head.") and tensor.ndim == 2]
     new_head = bool(heads) and heads[0] != inner.num_classes
-    load_recognised(inner, stored, found, new_head=new_head)
+    load_recognised(inner, stored, named, new_head=new_head)
     return stored.details
 
 
@@ -75,19 +75,19 @@ def recognised(stored: StoredWeights) -> Recognised:
 
 
 def named_as_in(model: Backbone, stored: StoredWeights) -> Recognised:
-    """Return stored weights by the names that the network has for them."""
+    """Return stored weights under the network's names."""
     return recognised(stored) if isinstance(model, tuple(FAMILIES.values())) else by_its_names(model, stored)
 
 
 def by_its_names(model: Backbone, stored: StoredWeights) -> Recognised:
-    """Return weights of another library's network or a user's own, which have names of their own.
+    """Return weights under the names of another library or of a user's network.
 
-    The wrapper is the part before those names that leaves most of them at home.
+    The wrapper's prefix is the one that makes most names match.
     """
     plain = {name.replace("_orig_mod.", ""): tensor for name, tensor in stored.tensors.items()}
     first = next(iter(plain)).split(".")
     prefixes = ["".join(f"{part}." for part in first[:depth]) for depth in range(len(first))]
-    wanted = model.state_dict().keys()
+    names = model.state_dict().keys()
 
     def unwrapped(prefix: str) -> dict[str, Tensor]:
         inside = {name.removeprefix(prefix): tensor for name, tensor in plain.items() if name.startswith(prefix)}
@@ -95,37 +95,37 @@ def by_its_names(model: Backbone, stored: StoredWeights) -> Recognised:
             return model.renamed(inside)
         return inside
 
-    prefix = max(prefixes, key=lambda prefix: len(unwrapped(prefix).keys() & wanted))
+    prefix = max(prefixes, key=lambda prefix: len(unwrapped(prefix).keys() & names))
     ignored = tuple(name for name in plain if not name.startswith(prefix) and not name.endswith("n_averaged"))
     layout = model.name.split("/")[0] if isinstance(model, Baseline) else type(model).__name__
     return Recognised(layout, None, unwrapped(prefix), 0, ignored)
 
 
 def load_recognised(
-    model: Backbone, stored: StoredWeights, found: Recognised, *, allow_partial: bool = False, new_head: bool = False
+    model: Backbone, stored: StoredWeights, named: Recognised, *, allow_partial: bool = False, new_head: bool = False
 ) -> LoadReport:
-    """`load_weights` for weights that are read already.
+    """Load weights that were read before; see `load_weights`.
 
     Args:
         model: The network.
-        stored: The weights as the file names them.
-        found: The same under our names.
+        stored: The weights under the file's names.
+        named: The weights under our names.
         allow_partial: See `load_weights`.
-        new_head: The caller wants a head of its own class count, whatever the file's.
+        new_head: Whether the caller needs a head of its own class count, whatever the file's.
     """
-    if found.family is not None and not isinstance(model, FAMILIES[found.family]):
+    if named.family is not None and not isinstance(model, FAMILIES[named.family]):
         raise UserError(
-            f"{stored.source}: holds a {FAMILIES[found.family].__name__} ({found.layout} layout), "
+            f"{stored.source}: holds a {FAMILIES[named.family].__name__} ({named.layout} layout), "
             f"the network is a {type(model).__name__}"
         )
-    tensors = {name: tensor for name, tensor in found.tensors.items() if not (new_head and name.startswith("head."))}
+    tensors = {name: tensor for name, tensor in named.tensors.items() if not (new_head and name.startswith("head."))}
     if model.num_classes == 0:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
     _check_finite(tensors, stored.source)
     fitted = fit(tensors, model, details=stored.details, source=stored.source)
-    report = _report(stored, found, fitted)
+    report = _report(stored, named, fitted)
     if not allow_partial:
-        _check_complete(report, fitted, found, model)
+        _check_complete(report, fitted, named, model)
     elif all(BOOKKEEPING.search(name) or name.startswith("head.") for name in fitted.tensors):
         raise UserError(f"{stored.source}: nothing in it fits this {type(model).__name__}")
     model.load_state_dict({**model.state_dict(), **fitted.tensors})
@@ -133,21 +133,21 @@ def load_recognised(
     return report
 
 
-def _report(stored: StoredWeights, found: Recognised, fitted: Fitted) -> LoadReport:
-    own = bool(stored.details)
+def _report(stored: StoredWeights, named: Recognised, fitted: Fitted) -> LoadReport:
+    is_ours = bool(stored.details)
     return LoadReport(
         source=stored.source,
-        layout="mvrec" if own else found.layout,
+        layout="mvrec" if is_ours else named.layout,
         entry=stored.entry,
         loaded=tuple(fitted.tensors),
-        renamed=found.renamed,
+        renamed=named.renamed,
         reshaped=tuple(fitted.reshaped),
         interpolated=tuple(fitted.interpolated),
         inflated=tuple(fitted.inflated),
         missing=(*fitted.excused, *fitted.missing),
         mismatched=tuple(fitted.mismatched),
         unexpected=tuple(fitted.unexpected),
-        ignored=found.ignored,
+        ignored=named.ignored,
     )
 
 
@@ -157,7 +157,7 @@ def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
         raise UserError(f"{source}: {len(broken)} tensors hold NaN or infinity ({listed(broken)}): a diverged run?")
 
 
-def _check_complete(report: LoadReport, fitted: Fitted, found: Recognised, model: Backbone) -> None:
+def _check_complete(report: LoadReport, fitted: Fitted, named: Recognised, model: Backbone) -> None:
     heads = [change for change in fitted.mismatched if change.name.startswith("head.")]
     if heads and len(heads) == len(fitted.mismatched):
         classes = heads[0].stored[0]
@@ -167,8 +167,8 @@ def _check_complete(report: LoadReport, fitted: Fitted, found: Recognised, model
         )
     missing = [name for name in fitted.missing if not name.startswith("head.")]
     problems = [
-        f"{len(items)} {what} ({listed(items)})"
-        for what, items in (
+        f"{len(items)} {fault} ({listed(items)})"
+        for fault, items in (
             ("tensors are missing", missing),
             ("have another shape, file -> network", fitted.mismatched),
             ("have no place in the network", fitted.unexpected),
@@ -177,7 +177,7 @@ def _check_complete(report: LoadReport, fitted: Fitted, found: Recognised, model
     ]
     if problems:
         raise UserError(
-            f"{report.source}: does not fit this {type(model).__name__} ({found.layout} layout): "
+            f"{report.source}: does not fit this {type(model).__name__} ({named.layout} layout): "
             f"{', '.join(problems)}; create_model(name, weights=...) builds the network that a file holds, "
             "allow_partial=True loads what fits"
         )

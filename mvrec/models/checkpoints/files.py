@@ -1,4 +1,4 @@
-"""Files of weights: reads them without running anything in them, and finds the network among what else they hold."""
+"""Files of weights: reads them without running code in them, and finds the network among their content."""
 
 import os
 import pickle
@@ -22,7 +22,7 @@ from mvrec.files import at_home, stand_in
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
-# Where training codes keep the network, the averaged weights first: they are what the authors evaluate.
+# Entries in which training codes keep the network; averaged weights come first, because authors evaluate them.
 ENTRIES = (
     "state_dict_ema",
     "model_ema",
@@ -38,7 +38,7 @@ ENTRIES = (
 
 
 class _Settings:
-    """Stands in for the argument namespaces that training codes pickle beside the weights: it keeps nothing."""
+    """A placeholder for the argument namespaces that training codes pickle with the weights; it keeps nothing."""
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -46,7 +46,7 @@ class _Settings:
 
 NUMPY_SCALAR: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
 NUMPY_KINDS = (np.float64, np.float32, np.int64, np.int32, np.bool_)
-# Settings and scores as published files hold them, read as plain containers: nothing of theirs is ever run.
+# Settings and scores in published files, read as plain containers: none of their code runs.
 HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_Settings, "argparse.Namespace"),
     (OrderedDict, "yacs.config.CfgNode"),
@@ -66,14 +66,14 @@ EXTRACT = (
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """The tensors of one network as a file names them.
+    """The tensors of one network under a file's names.
 
     Attributes:
-        tensors: By the file's own names.
+        tensors: Tensors by the file's names.
         source: The path, or "state dict".
         entry: Dotted path inside the file, "" for its top level.
-        details: What else the file says of the network, such as `mvrec`'s own model card.
-        content: All that the file holds, as it holds it.
+        details: The file's facts about the network, such as `mvrec`'s own model card.
+        content: The whole content of the file.
     """
 
     tensors: dict[str, Tensor]
@@ -84,17 +84,17 @@ class StoredWeights:
 
     @property
     def is_checkpoint(self) -> bool:
-        """Return whether `mvrec fit` has written the file."""
+        """Whether `mvrec fit` wrote the file."""
         return "mvrec" in self.content
 
     @property
     def model_settings(self) -> dict[str, Any]:
-        """A copy of how the run of a checkpoint configured its model; empty for weights of another kind."""
+        """A copy of the model's settings in a checkpoint of a run; empty for other weights."""
         return self._settings("hyper_parameters")
 
     @property
     def data_settings(self) -> dict[str, Any]:
-        """A copy of how the run of a checkpoint configured its data; empty for weights of another kind."""
+        """A copy of the data's settings in a checkpoint of a run; empty for other weights."""
         return self._settings("datamodule_hyper_parameters")
 
     def _settings(self, key: str) -> dict[str, Any]:
@@ -102,16 +102,16 @@ class StoredWeights:
         return renewed(settings) if self.is_checkpoint and isinstance(settings, dict) else {}
 
 
-Stamp = tuple[Path, int, int, int]  # a file in the state in which it was read
+Stamp = tuple[Path, int, int, int]  # a file and its state
 _read: ContextVar[dict[Stamp, StoredWeights] | None] = ContextVar("_read", default=None)
 
 
 @contextmanager
 def each_file_once() -> Iterator[None]:
-    """Return inside this context `read_weights` reads a file a single time, as long as the file does not change.
+    """Make `read_weights` read each unchanged file only once inside this context.
 
-    A command asks one file for its settings, its classes and its weights. Its path reaches some of these places as the
-    text of a configuration, so what was read cannot be handed to them. Nothing is kept after the outermost context.
+    A command needs one file's settings, classes and weights. The file's path reaches some of these places as the
+    text of a configuration, so its content cannot be passed on. Nothing is kept after the outermost context.
     """
     token = _read.set({}) if _read.get() is None else None
     try:
@@ -122,18 +122,18 @@ def each_file_once() -> Iterator[None]:
 
 
 def forget_files() -> None:
-    """Let go of what `each_file_once` keeps, before a run that takes days."""
+    """Free the content kept by `each_file_once`, before a run that takes days."""
     (_read.get() or {}).clear()
 
 
 def read_weights(source: Source) -> StoredWeights:
-    """Read a `.safetensors` file, any torch checkpoint or a state dict; wrappers around the network are left out.
+    """Read a `.safetensors` file, any torch checkpoint or a state dict; skip wrappers around the network.
 
-    Of a run directory its best checkpoint is read. Tensors of a zip or `.safetensors` file are mapped: their bytes are
-    read when they are used.
+    Of a run directory its best checkpoint is read. Tensors of a zip or `.safetensors` file are mapped: their bytes
+    are read on use.
 
     Raises:
-        UserError: No file, a damaged one, one that holds more than tensors and settings, or no tensors in it.
+        UserError: The file is missing or damaged, holds more than tensors and settings, or no tensors.
     """
     if isinstance(source, Mapping):
         return _network(source, "state dict", {})
@@ -145,14 +145,14 @@ def read_weights(source: Source) -> StoredWeights:
         raise UserError(f"{path}: no such file{nearest(str(path), others)}")
     if wrong := stand_in(path):
         raise UserError(f"{path}: the file is {wrong}")
-    kept = _read.get()
-    if kept is None:
+    files = _read.get()
+    if files is None:
         return _read_file(path)
     state = path.stat()
     stamp = (path.resolve(), state.st_mtime_ns, state.st_size, state.st_ino)
-    if stamp not in kept:
-        kept[stamp] = _read_file(path)
-    return replace(kept[stamp], source=str(path))
+    if stamp not in files:
+        files[stamp] = _read_file(path)
+    return replace(files[stamp], source=str(path))
 
 
 def _read_file(path: Path) -> StoredWeights:
@@ -162,23 +162,23 @@ def _read_file(path: Path) -> StoredWeights:
     tree = _read_torch(path)
     if not isinstance(tree, Mapping):
         raise UserError(f"{path}: holds a {type(tree).__name__}, not a dictionary with weights")
-    known = tree.get("mvrec")
-    return _network(tree, str(path), dict(known) if isinstance(known, Mapping) else {})
+    card = tree.get("mvrec")
+    return _network(tree, str(path), dict(card) if isinstance(card, Mapping) else {})
 
 
 def weights_in(folder: Path) -> Path:
-    """Of a run directory the best checkpoint, else the last; of a folder that `mvrec hub` has made the weights.
+    """Return a run directory's best checkpoint, else the last; or the weights in a folder of `mvrec hub`.
 
     Raises:
-        UserError: There is none.
+        UserError: The folder has none of them.
     """
     places = [place / name for place in (folder / "checkpoints", folder) for name in ("best.ckpt", "last.ckpt")]
-    found = next((place for place in [*places, folder / "model.safetensors"] if place.is_file()), None)
-    if found is None:
+    weights = next((place for place in [*places, folder / "model.safetensors"] if place.is_file()), None)
+    if weights is None:
         raise UserError(
             f"{folder} is a folder without checkpoints/best.ckpt, checkpoints/last.ckpt or model.safetensors"
         )
-    return found
+    return weights
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -199,7 +199,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         card = json.loads(metadata.get("mvrec", "{}"))
     except (SafetensorError, ValueError) as error:
-        raise UserError(f"{path}: damaged or no safetensors file: {_first_line(error)}") from None
+        raise UserError(f"{path}: damaged or not a safetensors file: {_first_line(error)}") from None
     return tensors, card
 
 
@@ -208,30 +208,30 @@ def _read_torch(path: Path) -> Any:
         is_zip = file.read(4) == b"PK\x03\x04"
     try:
         with torch.serialization.safe_globals(HARMLESS):
-            # Mapped, so that optimiser states beside the weights are never read from disk.
+            # Mapped, so that optimiser states in the file are never read from disk.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: {_refusal(path, str(error))}") from None
-    except Exception as error:  # a damaged file shows itself as anything: a RuntimeError, EOFError, KeyError ...
+    except Exception as error:  # a damaged file may raise any error: RuntimeError, EOFError, KeyError ...
         raise UserError(f"{path}: {unreadable(error)}") from error
 
 
 def _refusal(path: Path, message: str) -> str:
-    found = re.search(r"GLOBAL ([\w.]+)", message)
-    if found is None:
-        return "damaged, truncated or no torch checkpoint (its pickle cannot be read)"
+    match = re.search(r"GLOBAL ([\w.]+)", message)
+    if match is None:
+        return "damaged, truncated or not a torch checkpoint (its pickle cannot be read)"
     command = shlex.join(["python", "-c", EXTRACT, str(path), str(path.with_suffix(".weights.pth"))])
     return (
-        f"holds a {found.group(1)} beside its weights, and loading that could run code of whoever wrote the file; "
+        f"holds a {match.group(1)} besides its weights, and loading that could run code of the file's author; "
         f"if you trust them, extract the weights once: {command}"
     )
 
 
 def unreadable(error: BaseException) -> str:
-    """Why torch could not read a checkpoint, in a few words."""
-    if "central directory" in str(error):  # which is the end of a zip archive
+    """Return why torch could not read a checkpoint, in a few words."""
+    if "central directory" in str(error):  # the end of a zip archive
         return "truncated: an unfinished download or copy"
-    return f"damaged, truncated or no torch checkpoint: {_first_line(error)}"
+    return f"damaged, truncated or not a torch checkpoint: {_first_line(error)}"
 
 
 def _first_line(error: BaseException) -> str:

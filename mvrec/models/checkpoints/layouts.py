@@ -1,6 +1,6 @@
-"""Whose names a file uses, and those names turned into ours.
+"""Layouts: the naming schemes of files of weights, and the conversion to our names.
 
-Ours are the authors' own: those of the three image repositories, and of SlowFast with one `qkv` layer for MViT.
+Our names are the authors': those of the three image repositories, and of SlowFast with one `qkv` layer for MViT.
 """
 
 import re
@@ -15,18 +15,18 @@ from mvrec.errors import UserError
 
 Tensors = dict[str, Tensor]
 Family = Literal["shunted", "sgformer", "cloformer", "mvit"]
-WRAPPER = r"(?:[A-Za-z_]\w*\.)*"  # module., model., backbone. and what else a network was an attribute of
+WRAPPER = r"(?:[A-Za-z_]\w*\.)*"  # module., model., backbone. and any other attribute that held a network
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One way of naming a family's tensors.
+    """A naming scheme for a family's tensors.
 
     Attributes:
-        name: For people.
-        family: Which networks it names.
+        name: Its name in messages.
+        family: The family of networks.
         signature: A pattern for one name that every such file has and no other.
-        convert: From the file's tensors to ours.
+        convert: Converts the file's tensors to ours.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Recognised:
     """A file's tensors under our names.
 
     Attributes:
-        layout: Whose names the file uses, for people.
-        family: Which networks they belong to; None for one that is known already.
-        tensors: By our names.
-        renamed: How many of them the file calls otherwise.
-        ignored: The file's names beside the network.
+        layout: The layout's name, for messages.
+        family: Their family of networks; None if the network is given.
+        tensors: Tensors by our names.
+        renamed: The number of tensors with other names in the file.
+        ignored: The file's names outside the network.
     """
 
     layout: str
@@ -55,21 +55,21 @@ class Recognised:
 
 
 def recognise(tensors: Tensors, *, source: str) -> Recognised:
-    """Find the layout, strip what wraps the names, and give the tensors our names.
+    """Identify the layout, strip wrappers from the names, and convert the tensors to our names.
 
     Raises:
-        UserError: No layout that we know, or several networks in one file.
+        UserError: The layout is unknown, or the file holds several networks.
     """
     plain = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
     for layout in LAYOUTS:
-        found = [match for name in plain if (match := re.fullmatch(f"({WRAPPER}){layout.signature}", name))]
-        prefixes = {match.group(1) for match in found}
+        matches = [match for name in plain if (match := re.fullmatch(f"({WRAPPER}){layout.signature}", name))]
+        prefixes = {match.group(1) for match in matches}
         if prefixes:
             break
     else:
-        shown = ", ".join(list(plain)[:3])
-        names = ", ".join(dict.fromkeys(known.name for known in LAYOUTS))
-        raise UserError(f"{source}: no known network: its names begin with {shown}; known layouts: {names}")
+        examples = ", ".join(list(plain)[:3])
+        names = ", ".join(dict.fromkeys(layout.name for layout in LAYOUTS))
+        raise UserError(f"{source}: no known network: its names begin with {examples}; known layouts: {names}")
     prefix = _only_prefix(prefixes, source)
     inside = {name.removeprefix(prefix): tensor for name, tensor in plain.items() if name.startswith(prefix)}
     converted = layout.convert(inside)
@@ -83,7 +83,7 @@ def recognise(tensors: Tensors, *, source: str) -> Recognised:
 
 
 def _only_prefix(prefixes: set[str], source: str) -> str:
-    """Return the wrapper around the network; where there is an average beside the raw weights, that of the average."""
+    """Return the prefix of the network; with an average next to the raw weights, that of the average."""
     if len(prefixes) == 1:
         return prefixes.pop()
     averaged = [prefix for prefix in prefixes if re.search(r"(^|[._])(ema|average)", prefix)]
@@ -143,7 +143,7 @@ def _renamed(tensors: Tensors, rules: tuple[tuple[str, str], ...]) -> Tensors:
 
 
 def _mvit(tensors: Tensors) -> Tensors:
-    """Return SlowFast's own names, whatever the shapes: one `qkv`, kernels over (T, H, W), tables `(1, N, C)`."""
+    """Convert to SlowFast's names in any shape: one `qkv`, kernels over (T, H, W), tables `(1, N, C)`."""
     tensors = _fused(tensors)
     for name, tensor in tensors.items():
         if re.search(r"\.pool_[qkv]\.weight$", name) and tensor.ndim == 4:
@@ -154,7 +154,7 @@ def _mvit(tensors: Tensors) -> Tensors:
 
 
 def _fused(tensors: Tensors) -> Tensors:
-    """Return queries, keys and values in one layer, row blocks in this order."""
+    """Merge queries, keys and values into one layer, row blocks in this order."""
     fused: Tensors = {}
     for name, tensor in tensors.items():
         parts = re.fullmatch(r"(.*\.attn\.)[qkv](\.weight|\.bias)", name)
@@ -164,7 +164,7 @@ def _fused(tensors: Tensors) -> Tensors:
         before, after = parts.groups()
         rows = [tensors.get(f"{before}{part}{after}") for part in "qkv"]
         if any(row is None for row in rows):
-            fused[name] = tensor  # left as it is, and so reported as having no place
+            fused[name] = tensor  # left unchanged, and so reported as unexpected
             continue
         fused[f"{before}qkv{after}"] = torch.cat([row for row in rows if row is not None])
     return fused
@@ -179,7 +179,7 @@ def _from_torchvision(tensors: Tensors) -> Tensors:
 
 
 def _from_timm(tensors: Tensors) -> Tensors:
-    """Return blocks are counted per stage there and through the network here."""
+    """Convert timm's names, which count blocks per stage, to ours, which count them through the network."""
     places = {(int(s), int(b)) for name in tensors for s, b in re.findall(r"^stages\.(\d+)\.blocks\.(\d+)\.", name)}
     number = {place: i for i, place in enumerate(sorted(places))}
 
@@ -195,7 +195,7 @@ def _as_it_is(tensors: Tensors) -> Tensors:
 
 
 SLOWFAST = Layout("SlowFast", "mvit", r"blocks\.0\.attn\.(?:qkv|q)\.weight", _mvit)
-# Tried in this order: what comes later is less particular.
+# Tried in this order: later signatures are less specific.
 LAYOUTS = (
     Layout("SG-Former", "sgformer", r"patch_embed1\.conv\.0\.c\.weight", _as_it_is),
     Layout("Shunted Transformer", "shunted", r"patch_embed1\.conv\.0\.weight", _as_it_is),

@@ -1,4 +1,4 @@
-"""What a load did with every tensor."""
+"""A report about each tensor of a load."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,33 +9,33 @@ SHOWN = 3  # names per list in a one-line summary
 
 @dataclass(frozen=True)
 class Resized:
-    """A tensor that was not copied as it is."""
+    """A tensor that was copied in another shape."""
 
     name: str
     stored: Shape
-    wanted: Shape
+    target: Shape
 
     def __str__(self) -> str:
-        return f"{self.name} {self.stored} -> {self.wanted}"
+        return f"{self.name} {self.stored} -> {self.target}"
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Where the weights of a network came from, by the network's own names.
+    """The origin of a network's weights, by the network's names.
 
     Attributes:
         source: The file, or "state dict".
-        layout: Whose names the file uses.
-        entry: Where in the file the network lay, "" for the top level.
-        loaded: All names that have their value from the file, those of the three next lists included.
-        renamed: How many of them the file calls otherwise.
-        reshaped: Same numbers in another shape.
+        layout: The file's layout.
+        entry: The network's place in the file, "" for the top level.
+        loaded: All names loaded from the file, including those of the next three lists.
+        renamed: The number of tensors with other names in the file.
+        reshaped: Equal numbers in another shape.
         interpolated: Position tables of another size.
         inflated: Kernels repeated over time (image to video) or summed over it (video to image).
-        missing: Names that the file does not have: they keep their initial values.
-        mismatched: Names that the file has in a shape that does not fit: they keep their initial values.
-        unexpected: The file's names that the network has no place for.
-        ignored: The file's names that belong to no network of this kind, such as losses beside it.
+        missing: Names that the file lacks: they keep their initial values.
+        mismatched: Names with an incompatible shape in the file: they keep their initial values.
+        unexpected: The file's names that the network lacks.
+        ignored: The file's names outside such networks, such as losses.
     """
 
     source: str
@@ -53,7 +53,7 @@ class LoadReport:
 
     @property
     def complete(self) -> bool:
-        """Every tensor of the network has its value from the file."""
+        """Whether every tensor of the network comes from the file."""
         return not self.missing and not self.mismatched
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class LoadReport:
         parts = [f"{where}: {self.layout} layout, {len(self.loaded)} of {total} tensors loaded"]
         if self.renamed:
             parts.append(f"{self.renamed} under other names")
-        for what, items in (
+        for text, items in (
             ("reshaped", self.reshaped),
             ("interpolated", self.interpolated),
             ("inflated", self.inflated),
@@ -72,11 +72,11 @@ class LoadReport:
             ("ignored", self.ignored),
         ):
             if items:
-                parts.append(f"{len(items)} {what} ({listed(items)})")
+                parts.append(f"{len(items)} {text} ({listed(items)})")
         return ", ".join(parts)
 
 
 def listed(items: Sequence[object]) -> str:
-    """Return the first few of a list, and how many more there are."""
+    """Return the first few items of a list, and the number of the others."""
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
     return ", ".join(map(str, items[:SHOWN])) + more

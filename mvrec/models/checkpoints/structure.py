@@ -1,4 +1,4 @@
-"""Builds the network that a file holds: what a variant's name leaves open is read off the shapes of the weights."""
+"""Building the network of a file: the shapes of the weights decide what a variant's name leaves open."""
 
 import math
 import re
@@ -17,14 +17,14 @@ from mvrec.models.mvit.pooling_attention import Block
 Tensors = Mapping[str, Tensor]
 Knobs = dict[str, Any]
 HEAD = re.compile(r"^head\.")
-# Differ within a variant: the head and tables of positions; of the first convolution the input channels.
+# Open within a variant: the head, the tables of positions, and the input channels of the first convolution.
 OPEN = re.compile(r"^head\.|^pos_embed|\.rel_pos_[thw]$|\.num_batches_tracked$")
 STEM = re.compile(r"^patch_embed1?\.(proj|conv1\.conv\.0|conv\.0(\.c)?)\.weight$")
 POOLING = re.compile(r"\.attn\.(pool|norm)_[qkv]\.")
 
 
 class WrongArchitectureError(UserError):
-    """The weights are not those of the variant that was asked for."""
+    """The weights belong to another variant than requested."""
 
 
 def build_as_stored(
@@ -38,7 +38,7 @@ def build_as_stored(
     """Return the network of a variant with the class count, size, depth and pooling that the weights have.
 
     Raises:
-        WrongArchitectureError: The weights are those of another network.
+        WrongArchitectureError: The weights belong to another network.
     """
     target, arguments = as_stored(build, tensors, knobs, family=family, details=details)
     return target(**arguments)
@@ -52,17 +52,17 @@ def as_stored(
     family: type[Backbone],
     details: Mapping[str, Any],
 ) -> tuple[Callable[..., Backbone], Knobs]:
-    """What to call, and with which arguments, for the network that some weights belong to.
+    """Return the function and arguments of the network that some weights belong to.
 
     Args:
         build: The variant's function.
         tensors: Its weights by our names.
-        knobs: What the caller asks for; it wins over the file.
-        family: The class of the networks that the weights' layout belongs to.
-        details: What the file says of itself.
+        knobs: The caller's knobs; they win over the file.
+        family: The class of networks of the weights' layout.
+        details: The file's own facts.
 
     Raises:
-        WrongArchitectureError: The weights are those of another network.
+        WrongArchitectureError: The weights belong to another network.
     """
     with torch.device("meta"):
         base = build()
@@ -74,7 +74,7 @@ def as_stored(
     if isinstance(base, MViT) and _is_video(tensors) == (len(base.input_shape) == 4):
         plan = mvit_arguments(tensors, base)
         return MViT, {**plan, **stored, **knobs}
-    if isinstance(base, MViT):  # image weights for clips, or back: the variant's own plan holds them
+    if isinstance(base, MViT):  # image weights for clips, or back: the variant's plan decides
         return build, {**stored, **knobs}
     stored |= _branches(build, tensors)
     with torch.device("meta"):
@@ -85,7 +85,7 @@ def as_stored(
 
 
 def same_network(model: Backbone, tensors: Tensors, *, but_for_pooling: bool = False) -> bool:
-    """Return whether weights are a network's own but for its classes, sizes and input channels (and its pooling)."""
+    """Return whether weights fit a network except for classes, sizes and input channels (and pooling)."""
 
     def telling(state: Tensors) -> dict[str, tuple[int, ...]]:
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if not OPEN.search(name)}
@@ -108,7 +108,7 @@ def _channels(tensors: Tensors, base: Backbone) -> Knobs:
 
 
 def _branches(build: Callable[..., Backbone], tensors: Tensors) -> Knobs:
-    """Return CloFormer's ablations lack the layers of one branch."""
+    """Return the branches: CloFormer's ablations lack the layers of one branch."""
     if not any(name.startswith("layers.0.blocks.") for name in tensors):
         return {}
     if not any(".attn.global_q." in name for name in tensors):
@@ -165,7 +165,7 @@ def mvit_arguments(tensors: Tensors, base: MViT) -> Knobs:
 
 
 class _Row:
-    """The widths of one block, as its weights have them."""
+    """The widths of one block, from its weights."""
 
     def __init__(self, tensors: Tensors, block: int) -> None:
         def shape(name: str) -> tuple[int, ...] | None:
@@ -173,7 +173,7 @@ class _Row:
             return None if tensor is None else tuple(tensor.shape)
 
         needed = [shape(name) for name in ("norm1.weight", "attn.proj.weight", "mlp.fc2.weight")]
-        if any(found is None for found in needed):
+        if any(shape_found is None for shape_found in needed):
             raise WrongArchitectureError(f"block {block} of {block + 1} or more lacks its norm, attention or MLP")
         (self.dim,), (self.attn_dim, _), (self.dim_out, self.hidden_dim) = cast("list[tuple[int, ...]]", needed)
         self._kernels = {part: shape(f"attn.pool_{part}.weight") for part in "qkv"}
@@ -194,7 +194,7 @@ def _dim_mults(rows: list[_Row], *, in_attention: bool) -> dict[int, float]:
 
 
 def _pooling(rows: list[_Row]) -> tuple[Grid | None, tuple[int, ...]]:
-    """`pool_kernel` and `unpooled_kv_blocks`: one kernel everywhere, or kernels that follow their strides."""
+    """Return `pool_kernel` and `unpooled_kv_blocks`: one kernel everywhere, or kernels that follow their strides."""
     kernels = {kernel for row in rows for part in "qkv" if (kernel := row.kernel(part))}
     if len(kernels) == 1:
         return kernels.pop(), tuple(i for i, row in enumerate(rows) if row.kernel("k") is None)
@@ -206,7 +206,7 @@ def _pooling(rows: list[_Row]) -> tuple[Grid | None, tuple[int, ...]]:
 def _pos_embed(tensors: Tensors) -> str:
     if "pos_embed" in tensors:
         return "joint"
-    if "pos_embed_spatial" in tensors:  # an image has no use for a table of times
+    if "pos_embed_spatial" in tensors:  # an image has no table of times
         return "separate" if _is_video(tensors) else "joint"
     return "none"
 
@@ -227,7 +227,7 @@ def _frames(tensors: Tensors, base: MViT) -> int | None:
 
 
 def _image_size(tensors: Tensors, base: Backbone, details: Mapping[str, Any]) -> tuple[int, int]:
-    """Return pixels (H, W) of the file's position tables: as it says, else as they show, else the variant's."""
+    """Return pixels (H, W) of the file's position tables: by its facts, its tables, or else the variant's."""
     if details.get("image_size"):
         height, width = details["image_size"]
         return int(height), int(width)
@@ -243,7 +243,7 @@ def _image_size(tensors: Tensors, base: Backbone, details: Mapping[str, Any]) ->
     side = math.isqrt(length)
     if side * side != length:
         raise UserError(
-            f"{length} positions are no square grid, and the file does not say for which image size: pass it "
+            f"{length} positions are not a square grid, and the file does not say for which image size: pass it "
             "(image_size=(H, W); mvrec convert --image_size H W)"
         )
     return PATCH_STRIDE * side, PATCH_STRIDE * side

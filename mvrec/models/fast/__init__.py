@@ -1,1 +1,1 @@
-"""The same mathematics by what is fast on the device."""
+"""Fast forms of the networks: equal mathematics, by the device's fast operations."""

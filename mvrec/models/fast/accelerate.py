@@ -1,4 +1,4 @@
-"""Our networks made quick: other classes for their modules, which compute the same and keep all parameters."""
+"""Acceleration of our networks: other classes for their modules, with equal results and the same parameters."""
 
 import os
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from mvrec.models.sgformer import Stem as SGFormerStem
 from mvrec.models.shunted import Shunted
 from mvrec.models.shunted import Stem as ShuntedStem
 
-SWITCH = "MVREC_PLAIN"  # set to anything but 0, networks stay as they are written
+SWITCH = "MVREC_PLAIN"  # any value but 0 keeps networks in their plain form
 
 NETWORKS = (MViT, Shunted, SGFormer, CloFormer)
 FAST: dict[type[nn.Module], type[nn.Module]] = {
@@ -42,10 +42,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def accelerate(model: Module) -> Module:
-    """Return the same network, whose modules compute in a faster way from now on; others than ours are left alone.
+    """Switch a network's modules to their fast classes and return it; other networks stay as they are.
 
     Values and gradients are equal but for rounding, and random numbers are drawn in the same order. Parameters, their
-    names and the network's own class name stay. With `MVREC_PLAIN=1` in the environment nothing is done.
+    names and the network's own class name stay. With `MVREC_PLAIN=1` in the environment it does nothing.
     """
     if os.environ.get(SWITCH, "0") in ("", "0"):
         _swap(model, FAST)
@@ -54,7 +54,7 @@ def accelerate(model: Module) -> Module:
 
 @contextmanager
 def as_written(model: nn.Module) -> Iterator[None]:
-    """Let an accelerated network compute as it is written for a while: for who counts what it computes."""
+    """Run an accelerated network in its plain form for a while, to count its operations."""
     quick = [module for module in model.modules() if type(module) in PLAIN]
     _swap(model, PLAIN)
     try:

@@ -1,4 +1,4 @@
-"""Softmax attention by the fastest exact way of the device."""
+"""Softmax attention by the fastest exact method of the device."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,28 +15,28 @@ GROUP_SCORES = 2**20  # of all heads that are computed at a time
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
-    """`softmax(scale * q k^T) v` of every head.
+    """Compute `softmax(scale * q k^T) v` for every head.
 
     Args:
         q: `(B, N, heads, d)`.
         k: `(B, M, heads, d)`.
         v: `(B, M, heads, d_v)`, at most as wide as `q`.
-        scale: Of the scores.
+        scale: Scale of the scores.
 
     Returns:
         `(B, N, heads, d_v)`.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else q.dtype
-    own = _faster_than_fused(q, k, dtype)
-    return _fused(q, k, v, scale) if own is None else own.apply(q.to(dtype), k.to(dtype), v.to(dtype), scale)
+    method = _faster_than_fused(q, k, dtype)
+    return _fused(q, k, v, scale) if method is None else method.apply(q.to(dtype), k.to(dtype), v.to(dtype), scale)
 
 
 def _faster_than_fused(q: Tensor, k: Tensor, dtype: torch.dtype) -> type[torch.autograd.Function] | None:
-    """What beats torch's fused kernel, if anything does.
+    """Return a method that is faster than torch's fused kernel, if there is one.
 
     Zen 5, one core, with gradients. In bfloat16, 49 to 784 queries, 49 to 196 keys: the fused kernel takes 1.2 to 6
     times as long as groups of heads; 393 to 25,089 queries, 393 keys: 1.6 to 2.5 times as long as blocks of rows. In
-    float32 these are 1.4 to 1.8 times as fast where products go by oneDNN, and the same elsewhere.
+    float32 these are 1.4 to 1.8 times as fast with products by oneDNN, and the same elsewhere.
     """
     if torch.compiler.is_compiling() or q.device.type != "cpu":
         return None
@@ -48,14 +48,14 @@ def _faster_than_fused(q: Tensor, k: Tensor, dtype: torch.dtype) -> type[torch.a
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     width = v.shape[-1]
-    # Flash kernels take one width for q, k and v.
+    # Flash kernels require one width for q, k and v.
     v = F.pad(v, (0, q.shape[-1] - width)) if q.shape[-1] != width else v
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, heads, N, d)
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)[..., :width]
 
 
 class _HeadGroups(torch.autograd.Function):
-    """Attention of as many heads at a time as fit in the cache; the backward pass computes probabilities again."""
+    """Attention of as many heads at a time as fit in the cache; the backward pass recomputes probabilities."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -83,7 +83,7 @@ class _HeadGroups(torch.autograd.Function):
 
 
 def _groups(q: Tensor, k: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Return parts of tensors `(B, N, heads, d)` or `(B * heads, N, d)`, all as the latter."""
+    """Yield parts of tensors `(B, N, heads, d)` or `(B * heads, N, d)`, all in the latter form."""
     heads = max(1, GROUP_SCORES // (q.shape[1] * k.shape[1]))
     flat = [part.transpose(1, 2).flatten(0, 1) if part.ndim == 4 else part for part in (q, k, *others)]
     return zip(*(part.split(heads) for part in flat), strict=True)
@@ -95,7 +95,7 @@ def _tokens_first(x: Tensor, q: Tensor) -> Tensor:
 
 
 class _RowBlocks(torch.autograd.Function):
-    """Attention of a head and `ROWS` queries at a time, whose probabilities are computed again in the backward pass."""
+    """Attention of a head and `ROWS` queries at a time; the backward pass recomputes probabilities."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -116,13 +116,13 @@ class _RowBlocks(torch.autograd.Function):
         grads = [torch.empty_like(part, memory_format=torch.contiguous_format) for part in (q, k, v)]
         for sample, head in _heads(q):
             of_q, of_k, of_v, of_out = (part[sample, :, head] for part in (q, k, v, grad))
-            for kept, found in zip(grads, _head_gradients(of_q, of_k, of_v, of_out, ctx.scale), strict=True):
-                kept[sample, :, head] = found
+            for total, part in zip(grads, _head_gradients(of_q, of_k, of_v, of_out, ctx.scale), strict=True):
+                total[sample, :, head] = part
         return *grads, None
 
 
 def _head_gradients(q: Tensor, k: Tensor, v: Tensor, grad: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Of one head: `(N, d)`, `(M, d)`, `(M, d_v)`. Keys' and values' add up in float32."""
+    """Return gradients of one head: `(N, d)`, `(M, d)`, `(M, d_v)`; those of keys and values sum in float32."""
     exact = torch.promote_types(q.dtype, torch.float32)
     k, v, k_turned = k.contiguous(), v.contiguous(), k.T.contiguous()
     grad_q = torch.empty_like(q, memory_format=torch.contiguous_format)

@@ -1,7 +1,7 @@
-"""The bricks of our networks, and torch's own layers within them, made quick: equal values, equal gradients.
+"""Fast forms of our networks' bricks, and of torch's layers within them: equal values, equal gradients.
 
-What a CPU computes quickly has its channels last in memory. A token grid `(B, h, w, C)` seen through
-`permute(0, 3, 1, 2)` already is such an input of a convolution, so that no layer needs a transposed copy.
+CPUs compute fast with channels last in memory. A token grid `(B, h, w, C)` seen through
+`permute(0, 3, 1, 2)` is such an input of a convolution, so no layer needs a transposed copy.
 """
 
 from typing import cast
@@ -25,7 +25,7 @@ from mvrec.models.shunted import Stem as PlainShuntedStem
 
 
 class SoftmaxAttention(PlainSoftmaxAttention):
-    """By the fastest exact way of the device."""
+    """Softmax attention by the fastest exact method of the device."""
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, scale: float | None = None
@@ -37,7 +37,7 @@ class SoftmaxAttention(PlainSoftmaxAttention):
 
 
 class Mlp(PlainMlp):
-    """Keeps its input, and not what lies between its parts; takes the norm in front of it in as well."""
+    """An MLP that keeps only its input for the backward pass, and includes the norm before it."""
 
     def forward(self, x: Tensor, *, norm: nn.Module | None = None) -> Tensor:
         hidden = self.fc1(x) if norm is None else norm_linear(x, norm, self.fc1)
@@ -45,18 +45,18 @@ class Mlp(PlainMlp):
 
 
 class DetailMlp(PlainDetailMlp):
-    """Keeps no output of the GELU."""
+    """A `DetailMlp` that does not keep the output of the GELU."""
 
     def forward(self, grid: Tensor) -> Tensor:
         return gelu_linear(self.dwconv(self.fc1(grid)), self.act, self.fc2)
 
 
 class Conv2d(nn.Conv2d):
-    """Of 1x1 a matrix product; of every channel by itself, with a backward pass that CPUs compute fast."""
+    """A convolution: 1x1 as a matrix product, depthwise with a backward pass that CPUs compute fast."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kernel_size == (1, 1) and self.stride == (1, 1) and self.groups == 1:
-            # Seen in the order of its strides, so that its gradient comes back with the same, as DDP's buckets want it.
+            # Seen in the order of its strides, so that its gradient has the same strides, as DDP's buckets require.
             weight = self.weight if self.weight.stride(3) == 1 else self.weight.permute(0, 2, 3, 1)
             return linear(x.permute(0, 2, 3, 1), weight.flatten(1), self.bias).permute(0, 3, 1, 2)
         if _is_depthwise(self):
@@ -65,7 +65,7 @@ class Conv2d(nn.Conv2d):
 
 
 class GridConv(PlainGridConv):
-    """Without a copy, and like `Conv2d` where every channel is by itself."""
+    """A `GridConv` without a copy; depthwise like `Conv2d`."""
 
     def forward(self, grid: Tensor) -> Tensor:
         if _is_depthwise(self):
@@ -87,42 +87,42 @@ def _depthwise_grid(grid: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 def _with_plain_gradient(weight: Tensor) -> Tensor:
-    """A kernel `(O, I, kh, kw)` whose gradient has the kernel's own strides, as DDP's buckets want it.
+    """Return a kernel `(O, I, kh, kw)` whose gradient has the kernel's own strides, as DDP's buckets require.
 
-    Of inputs with their channels last it would come back so too. Seen as a matrix, it comes back in the parameter's
-    layout, unless that is channels last itself.
+    For inputs with channels last, it would have their layout. Seen as a matrix, it gets the parameter's layout, unless
+    that is channels last itself.
     """
     if weight.stride(1) > 1 or weight.shape[2:].numel() == 1:
         return weight.flatten(1).unflatten(1, weight.shape[1:])
     return weight
 
 
-# -- where images come in: from here on channels are last in memory --------------------------------------------------
+# -- stems: from here on channels are last in memory ------------------------------------------------------------------
 
 
 class ShuntedStem(PlainShuntedStem):
-    """Shunted Transformer's."""
+    """The stem of Shunted Transformer."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.to(memory_format=torch.channels_last))
 
 
 class SGFormerStem(PlainSGFormerStem):
-    """SG-Former's."""
+    """The stem of SG-Former."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.contiguous(memory_format=torch.channels_last))
 
 
 class SGFormerConvNorm(ConvNorm):
-    """On some devices the norm turns the layout."""
+    """SG-Former's convolution and norm, for devices on which the norm changes the layout."""
 
     def forward(self, grid: Tensor) -> Tensor:
         return super().forward(grid).contiguous()
 
 
 class CloFormerPatchEmbed(PatchEmbed):
-    """CloFormer's."""
+    """The stem of CloFormer."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x.to(memory_format=torch.channels_last))

@@ -1,8 +1,8 @@
 """Depthwise convolution over token grids, with a backward pass that CPUs compute fast.
 
-A grid `(B, T, H, W, C)` seen with its channels first is what convolutions call channels last, and there oneDNN's
+A grid `(B, T, H, W, C)` seen with its channels first is a channels-last input of convolutions, for which oneDNN's
 forward pass is fast. Its backward pass is fast in two dimensions only, for kernels of 3 x 3, and for the gradient of
-the grid in bfloat16 only without a stride. All else is put together from that, on one core of a Zen 5:
+the grid in bfloat16 only without a stride. All other cases are composed of that, on one core of a Zen 5:
 
 - A convolution in three dimensions is a sum of two-dimensional ones, one per tap in time, of shifted frames. For the
   queries of MViT-B's second stage (8 x 56 x 56 x 192, stride 2) 172 ms become 8 ms in bfloat16, 27 ms 7 ms in float32.
@@ -10,7 +10,7 @@ the grid in bfloat16 only without a stride. All else is put together from that, 
   8 x 56 x 56 x 128, 48 ms become 3.6 ms in bfloat16, 24 ms 11 ms in float32.
 - With a stride in bfloat16, the grid's gradient is computed in float32: 39 ms become 2 ms for the same at stride 2.
 
-Where oneDNN has no half precision (processors without AVX-512), torch sums the taps of gradients in half precision, up
+If oneDNN lacks half precision (processors without AVX-512), torch sums the taps of gradients in half precision, up
 to 1300 times the rounding of one number for 9 x 9. There all gradients of half precision are computed in float32.
 """
 
@@ -24,11 +24,11 @@ from torch import Tensor
 from mvrec.models.fast.products import HAS_GRADIENTS
 
 Triple = tuple[int, int, int]
-FAST = 3  # the kernel that oneDNN has fast gradients for
+FAST = 3  # the kernel size for which oneDNN's gradients are fast
 
 
 def depthwise_conv(grid: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int, padding: Triple) -> Tensor:
-    """Convolve every channel by itself.
+    """Convolve every channel separately.
 
     Args:
         grid: `(B, T, H, W, C)`.
@@ -40,8 +40,8 @@ def depthwise_conv(grid: Tensor, weight: Tensor, bias: Tensor | None = None, *, 
     Returns:
         `(B, T', H', W', C)`.
     """
-    wanted = torch.is_grad_enabled() and (grid.requires_grad or weight.requires_grad)
-    if wanted and not torch.compiler.is_compiling() and _has_slow_backward(grid, weight, stride, padding):
+    needs_gradient = torch.is_grad_enabled() and (grid.requires_grad or weight.requires_grad)
+    if needs_gradient and not torch.compiler.is_compiling() and _has_slow_backward(grid, weight, stride, padding):
         return _DepthwiseConv.apply(grid, weight, bias, stride, padding)
     return _convolve(grid, weight, bias, stride, padding)
 
@@ -69,7 +69,7 @@ def _is_flat(weight: Tensor, padding: Triple) -> bool:
 
 def _convolve(grid: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Triple) -> Tensor:
     channels = grid.shape[-1]
-    if _is_flat(weight, padding):  # frames do not mix: the 2-D kernels are the faster ones
+    if _is_flat(weight, padding):  # frames do not mix: the 2-D kernels are faster
         frames = _channels_first(grid)  # (B*T, C, H, W)
         frames = F.conv2d(frames, weight.squeeze(2), bias, stride, padding[1:], groups=channels)
         return frames.permute(0, 2, 3, 1).unflatten(0, grid.shape[:2])
@@ -103,7 +103,7 @@ class _DepthwiseConv(torch.autograd.Function):
                 grad, grid, weight, ctx.stride, ctx.padding, of_grid=of_grid, of_weight=of_weight
             )
         grad_grid = None if grad_grid is None else grad_grid.to(ctx.dtype)
-        if grad_weight is not None:  # in the weight's own layout, as DDP's buckets want it
+        if grad_weight is not None:  # in the weight's own layout, as DDP's buckets require
             grad_weight = torch.empty_like(weight).copy_(grad_weight)
         return grad_grid, grad_weight, grad_bias, None, None
 
@@ -111,12 +111,12 @@ class _DepthwiseConv(torch.autograd.Function):
 def _gradients_over_time(
     grad: Tensor, grid: Tensor, weight: Tensor, stride: int, padding: Triple, *, of_grid: bool, of_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return sums over the taps in time, in float32 or better: of the grid, and of the weight."""
+    """Sum the gradients of the grid and of the weight over the taps in time, in float32 or better."""
     exact = torch.promote_types(grid.dtype, torch.float32)
     grid, grad, weight = grid.to(exact), grad.to(exact), weight.to(exact)
     grad_grid, of_taps = None, [torch.zeros_like(weight[:, :, 0]) for _ in range(weight.shape[2])]
     shifts = [tap - padding[0] for tap in range(weight.shape[2])]
-    for tap in sorted(range(len(shifts)), key=lambda tap: abs(shifts[tap])):  # the one that covers all frames first
+    for tap in sorted(range(len(shifts)), key=lambda tap: abs(shifts[tap])):  # start with the one that covers all
         shift, taps = shifts[tap], weight[:, :, tap]
         begin, end = max(0, -shift), min(grad.shape[1], grid.shape[1] - shift)  # frames that come out
         if begin >= end:
@@ -135,17 +135,17 @@ def _gradients_over_time(
 
 
 def _grid_gradient(grad: Tensor, grid: Tensor, taps: Tensor, stride: int, padding: Triple) -> Tensor:
-    """Of a 2-D convolution of the frames of `grid` `(B, T, H, W, C)` with `(C, 1, kh, kw)`, for the grid."""
+    """Return the grid's gradient of a 2-D convolution of the frames of `(B, T, H, W, C)` with `(C, 1, kh, kw)`."""
     dtype = grad.dtype
     if stride > 1 and dtype == torch.bfloat16:
         grad, grid, taps = grad.float(), grid.float(), taps.float()
     out, frames = _channels_first(grad), _channels_first(grid)
-    found = _convolution_backward(out, frames, taps, stride, padding[1:], [True, False, False])[0]
-    return found.permute(0, 2, 3, 1).unflatten(0, grid.shape[:2]).to(dtype)
+    gradient = _convolution_backward(out, frames, taps, stride, padding[1:], [True, False, False])[0]
+    return gradient.permute(0, 2, 3, 1).unflatten(0, grid.shape[:2]).to(dtype)
 
 
 def _taps_gradient(grad: Tensor, grid: Tensor, taps: Tensor, stride: int, padding: Triple) -> Tensor:
-    """Return the same for the kernel, `(C, 1, kh, kw)`."""
+    """Return the kernel's gradient of a 2-D convolution of frames, `(C, 1, kh, kw)`."""
     if max(taps.shape[2:]) <= FAST or stride > FAST:
         out, frames = _channels_first(grad), _channels_first(grid)
         return _convolution_backward(out, frames, taps, stride, padding[1:], [False, True, False])[1]
@@ -153,13 +153,13 @@ def _taps_gradient(grad: Tensor, grid: Tensor, taps: Tensor, stride: int, paddin
 
 
 def _large_taps_gradient(grad: Tensor, grid: Tensor, taps: Tensor, stride: int, padding: tuple[int, int]) -> Tensor:
-    """Of frames `(B, H, W, C)`, by kernels of 3 x 3.
+    """Return the kernel's gradient for frames `(B, H, W, C)` from kernels of 3 x 3.
 
     Note [large kernels from small ones]
 
-    What the taps from (a, b) on see of the grid, taps from (0, 0) on see for gradients that come a / stride rows and
-    b / stride columns later. Gradients surrounded by zeros, as one row of memory, are that when read from an earlier
-    place on: no copy, and oneDNN takes each as a dense tensor.
+    Taps from (a, b) on see the grid as taps from (0, 0) on do for gradients that are shifted by a / stride rows and
+    b / stride columns. Zero-padded gradients in contiguous memory are so shifted when read from an earlier
+    address: no copy, and oneDNN takes each as a dense tensor.
     """
     batch, channels = grad.shape[0], grad.shape[-1]
     step = FAST // stride * stride
@@ -180,15 +180,15 @@ def _large_taps_gradient(grad: Tensor, grid: Tensor, taps: Tensor, stride: int, 
         for j in range(counts[1]):
             first = lead - (i * columns + j) * step // stride
             later = cells[first : first + batch * lead].view(batch, rows, columns, channels).permute(0, 3, 1, 2)
-            found = _convolution_backward(later, grid, small, stride, (0, 0), [False, True, False])[1]
-            band.append(found if j == counts[1] - 1 else found[..., :step])
+            gradient = _convolution_backward(later, grid, small, stride, (0, 0), [False, True, False])[1]
+            band.append(gradient if j == counts[1] - 1 else gradient[..., :step])
         joined = torch.cat(band, 3)
         bands.append(joined if i == counts[0] - 1 else joined[:, :, :step])
     return torch.cat(bands, 2)[:, :, : taps.shape[2], : taps.shape[3]]
 
 
 def _channels_first(grid: Tensor) -> Tensor:
-    """Return frames `(B * T, C, H, W)` of a grid `(B, T, H, W, C)`."""
+    """View a grid `(B, T, H, W, C)` as frames `(B * T, C, H, W)`."""
     return grid.flatten(0, 1).permute(0, 3, 1, 2)
 
 

@@ -1,4 +1,4 @@
-"""MViT made quick: equal values and gradients, by fewer keys, one product per attention, and no copies.
+"""Fast form of MViT: equal values and gradients, by fewer keys, one product per attention, and no copies.
 
 Tokens keep their channels last from end to end. A grid `(B, T, H, W, C)` seen through
 `permute(0, 4, 1, 2, 3)` already is a channels-last convolution input, so pooling needs no transposed copy.
@@ -18,27 +18,27 @@ from mvrec.models.layers import Grid
 from mvrec.models.mvit import mvit, pooling_attention
 from mvrec.models.mvit.pooling_attention import distance_rows, resized_table
 
-# Fused attention kernels want head widths that are multiples of this; other widths fall back to slow ones.
+# Fused attention kernels require head widths that are multiples of this; other widths use slow kernels.
 HEAD_DIM_MULTIPLE = 8
 
 
 def cells_read(size: int, *, kernel: int, stride: int) -> int:
-    """How many cells of an axis are read by windows of `kernel` cells whose centres are `stride` apart."""
+    """Count the cells of an axis that windows of `kernel` cells with centres `stride` apart read."""
     half = kernel // 2
     windows = (size + 2 * half - kernel) // stride + 1
-    beyond = max(0, (windows - 1) * stride + kernel - half - size)  # of the last window, over the edge
+    beyond = max(0, (windows - 1) * stride + kernel - half - size)  # cells of the last window beyond the edge
     return windows * kernel - half - beyond
 
 
 def _read_cells(size: int, *, kernel: int, stride: int, device: torch.device) -> Tensor:
-    """Which cells these are, in order."""
+    """Return the indices of these cells in order."""
     half, count = kernel // 2, cells_read(size, kernel=kernel, stride=stride)
     centres = torch.arange(0, size + half, stride, device=device)
     return (centres[:, None] + torch.arange(-half, kernel - half, device=device)).flatten()[half : half + count]
 
 
 class RelativeGeometry(NamedTuple):
-    """Which query meets which key at which distance, for one pair of grids and so for a whole stage."""
+    """The distances between queries and keys for one pair of grids, shared by a stage."""
 
     q_thw: Grid
     table_lengths: tuple[int, ...]  # per axis
@@ -63,7 +63,7 @@ def relative_geometry(q_thw: Grid, k_thw: Grid, *, device: torch.device, dtype: 
 
 
 class PoolingAttention(pooling_attention.PoolingAttention):
-    """With keys and values only where they are read, positions inside the dot product, and tokens never turned."""
+    """Pooling attention that computes only the keys and values read, with positions inside the dot product."""
 
     def forward(
         self,
@@ -77,11 +77,11 @@ class PoolingAttention(pooling_attention.PoolingAttention):
         """`(B, [1 +] T*H*W, dim)` to `(B, [1 +] T*H'*W', dim_out)`, the tokens of `grids(thw)[0]`.
 
         Args:
-            x: The tokens, before their norm where that is given.
+            x: The tokens, before their norm if there is one.
             thw: Their grid.
-            geometry: Of `grids(thw)`, where there are relative positions; made anew by default.
+            geometry: Of `grids(thw)`, for relative positions; computed by default.
             norm: The norm of the tokens.
-            cls_only: Compute the class token's row of the output alone, `(B, 1, dim_out)`.
+            cls_only: Compute only the class token's row of the output, `(B, 1, dim_out)`.
         """
         q, k, v = self._project(x, thw, nn.Identity() if norm is None else norm, cls_only=cls_only)  # (B, N, heads, d)
         q = self._pool_cls(q) if cls_only else self._pool(q, thw, self.pool_q, self.norm_q)
@@ -89,7 +89,7 @@ class PoolingAttention(pooling_attention.PoolingAttention):
         stride = None if read == thw or self.kv_kernel is None else self.kv_kernel[1]
         k = self._pool(k, read, self.pool_k, self.norm_k, stride)
         v = self._pool(v, read, self.pool_v, self.norm_v, stride)
-        if self.has_rel_pos and not cls_only:  # a class token has no place
+        if self.has_rel_pos and not cls_only:  # a class token has no position
             if geometry is None:
                 geometry = relative_geometry(*self.grids(thw), device=q.device, dtype=q.dtype)
             out = self._attend_with_positions(q, k, v, geometry)
@@ -107,12 +107,12 @@ class PoolingAttention(pooling_attention.PoolingAttention):
     def _read_grid(self, thw: Grid) -> Grid:
         """Return the grid of the tokens whose keys and values are read; see the note.
 
-        Note [keys and values that nobody reads]
+        Note [unread keys and values]
 
         A pooling window of 3 cells, 8 apart, leaves 5 of 8 cells per axis unread: on 56 x 56 cells seven of eight keys
-        and values are made in vain. Where windows do not meet, the cells that are read form a grid of their own, on
-        which the same windows lie side by side. Tokens are gathered before they are projected, and the kernel's size
-        takes the stride's place. What lies beyond the edge is zero on either grid.
+        and values are never used. If windows do not overlap, the cells read form a grid of their own, on which the same
+        windows are adjacent. Tokens are gathered before they are projected, and the kernel's size replaces the stride.
+        Cells beyond the edge are zero on either grid.
         """
         kernel, stride = self.kv_kernel, self.kv_stride
         if not isinstance(self.pool_k, nn.Conv3d) or type(self.qkv) is not Linear or kernel is None:
@@ -151,8 +151,8 @@ class PoolingAttention(pooling_attention.PoolingAttention):
         q = q if self.norm_q is None else self.norm_q(q)
         if not torch.is_grad_enabled():
             return q
-        # What only other rows would need gets a gradient of zero instead of none, as if they had been computed: DDP
-        # waits for it, and optimisers decay by it.
+        # Parts that only other rows need get a zero gradient instead of none, as if they had been computed: DDP
+        # waits for it, and optimisers apply decay with it.
         tables = (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w)
         unread = [*(self.pool_q.parameters() if self.pool_q is not None else ()), *filter(torch.is_tensor, tables)]
         return q + sum(0.0 * parameter.sum() for parameter in unread).to(q.dtype) if unread else q
@@ -181,7 +181,7 @@ class PoolingAttention(pooling_attention.PoolingAttention):
         bias = self._position_scores(q, geometry)  # (B, N_q, heads, kt + kh + kw)
         onehot = geometry.key_onehot[:, -bias.shape[-1] :].to(k.dtype)
         spare = -(self.head_dim + bias.shape[-1]) % HEAD_DIM_MULTIPLE
-        # The class token has no place: its query scores and its key's one-hot are zeros.
+        # The class token has no position: its query scores and its key's one-hot are zeros.
         bias = F.pad(bias, (0, spare, 0, 0, self.num_cls, 0))
         onehot = F.pad(onehot, (0, spare, self.num_cls, 0))
         onehot = onehot[None, :, None].expand(k.shape[0], -1, self.num_heads, -1)
@@ -204,8 +204,8 @@ class PoolingAttention(pooling_attention.PoolingAttention):
 
 
 def head_shared_conv(conv: nn.Conv3d, grid: Tensor, stride: int | None = None) -> Tensor:
-    """`(B, T, H, W, heads * d)` to `(B, T, H', W', heads * d)`, by its own spatial stride or by another."""
-    # Repeated as a matrix, so that its gradient comes back in the parameter's own layout, as DDP's buckets want it.
+    """Convolve `(B, T, H, W, heads * d)` to `(B, T, H', W', heads * d)`, by its own spatial stride or another."""
+    # Repeated as a matrix, so that its gradient has the parameter's own layout, as DDP's buckets require.
     heads = grid.shape[-1] // conv.in_channels
     weight = conv.weight.flatten(1).repeat(heads, 1).unflatten(1, conv.weight.shape[1:])
     padding = cast("Grid", conv.padding)
@@ -213,11 +213,11 @@ def head_shared_conv(conv: nn.Conv3d, grid: Tensor, stride: int | None = None) -
 
 
 class Block(pooling_attention.Block):
-    """Hands its norms to the layers behind them, which then need not keep both."""
+    """A block that passes its norms to the layers after them, which then need not keep both."""
 
     def forward(self, x: Tensor, thw: Grid, geometry: RelativeGeometry | None = None, cls_only: bool = False) -> Tensor:
         """`(B, [1 +] T*H*W, dim)` to `(B, [1 +] T*H'*W', dim_out)`, or to the class token alone, `(B, 1, dim_out)`."""
-        if not isinstance(self.attn, PoolingAttention) or not isinstance(self.mlp, Mlp):  # somebody has put others in
+        if not isinstance(self.attn, PoolingAttention) or not isinstance(self.mlp, Mlp):  # a user has replaced layers
             out = super().forward(x, thw)
             return out[:, :1] if cls_only else out
         attended = self.drop_path(self.attn(x, thw, geometry, norm=self.norm1, cls_only=cls_only))
@@ -229,7 +229,7 @@ class Block(pooling_attention.Block):
 
 
 class MViT(mvit.MViT):
-    """Where the head reads the class token, the last block computes nothing else."""
+    """An MViT whose last block computes only the class token if the head reads nothing else."""
 
     def forward_features(self, x: Tensor) -> Tensor:
         if self.cls_token is None:
@@ -240,7 +240,7 @@ class MViT(mvit.MViT):
         """Run all blocks: return the last tokens, or the class token alone, and the last tokens of every grid size."""
         tokens, thw = self._embedded(x)
         tokens = tokens.contiguous()
-        geometries: dict[tuple[Grid, Grid], RelativeGeometry] = {}  # blocks of a stage share theirs
+        geometries: dict[tuple[Grid, Grid], RelativeGeometry] = {}  # shared by the blocks of a stage
         levels: list[tuple[Tensor, Grid]] = []
         for block in cast("list[Block]", self.blocks):
             grids = block.attn.grids(thw)

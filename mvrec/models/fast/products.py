@@ -1,4 +1,4 @@
-"""Matrix products by the faster of the libraries that torch brings along."""
+"""Matrix products by the faster of torch's libraries."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ SMALL = 2**20  # multiply-adds below which a call costs more than it saves
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x @ weight.T + bias`, `(..., C)` and `(D, C)` to `(..., D)`, where no gradients are recorded.
+    """Compute `x @ weight.T + bias`, `(..., C)` and `(D, C)` to `(..., D)`, without recording gradients.
 
-    torch computes float32 products on CPUs by MKL, which on AMD's processors leaves half of their width unused: on a
-    Zen 5 with AVX-512 60 to 120 GFLOP/s, where oneDNN, which torch has for convolutions, does 225 to 255 (weights of
-    MViT-B, one core). Sums are those of float32 either way.
+    torch computes float32 products on CPUs with MKL, which on AMD's processors uses half of their width: on a
+    Zen 5 with AVX-512 60 to 120 GFLOP/s, where oneDNN, torch's library for convolutions, reaches 225 to 255 (weights
+    of MViT-B, one core). Sums are float32 either way.
     """
     if goes_by_onednn(x) and not torch.is_grad_enabled() and x.numel() * len(weight) >= SMALL:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -22,8 +22,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def goes_by_onednn(x: Tensor) -> bool:
-    """Return whether large products of `x` are computed by oneDNN where no gradients are recorded."""
-    if torch.compiler.is_compiling():  # graphs that others are to run must not have operators of this machine
+    """Return whether oneDNN computes large products of `x` when no gradients are recorded."""
+    if torch.compiler.is_compiling():  # a graph for other machines must not have this machine's operators
         return False
     if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
@@ -36,14 +36,14 @@ def _has_onednn() -> bool:
 
 
 _HAS_ONEDNN = _has_onednn()
-# Of torch's own gradients, of which parts are used by themselves; without them torch's layers run as they are.
+# Parts of torch's own gradients, used separately; without them torch's layers run unchanged.
 HAS_GRADIENTS = all(
     hasattr(torch.ops.aten, name) for name in ("convolution_backward", "native_layer_norm_backward", "gelu_backward")
 )
 
 
 def softmax_gradient(grad: Tensor, probabilities: Tensor) -> Tensor:
-    """Of a softmax over the last axis, for what went into it."""
+    """Return the gradient of a softmax over the last axis for its input."""
     if hasattr(torch, "_softmax_backward_data"):
         return torch._softmax_backward_data(grad, probabilities, -1, probabilities.dtype)
     return probabilities * (grad - (grad * probabilities).sum(-1, keepdim=True))
@@ -62,14 +62,14 @@ def product_gradients(
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`product`, also where gradients are recorded: theirs are `product`, too."""
+    """Compute `product`, also in the backward pass when gradients are recorded."""
     if torch.is_grad_enabled() and goes_by_onednn(x):
         return _Linear.apply(x, weight, bias)
     return product(x, weight, bias)
 
 
 class Linear(nn.Linear):
-    """A linear layer whose products, and those of its gradients, are `product`."""
+    """A linear layer that computes its products, and those of its gradients, with `product`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., C)` to `(..., D)`."""

@@ -1,10 +1,10 @@
-"""Layers that keep their input for the backward pass, and not what lies between its parts.
+"""Layers that keep only their input for the backward pass, not the intermediate results.
 
-A linear layer needs its input for the gradient of its weight. Where that is the output of a norm or a GELU, whose own
-input is kept anyway, it is cheap to compute again: of a transformer block's activations a third need not be kept.
-Values and gradients are those of the plain layers, which run wherever nothing is gained: without gradients, under
-`torch.compile` (whose partitioner makes the same choice by itself), or where somebody has put another module, such as
-a low-rank adapter, in the place of a layer.
+A linear layer needs its input for the gradient of its weight. If that is the output of a norm or a GELU, whose own
+input is kept anyway, it is cheap to recompute: a third of a transformer block's activations need not be kept.
+Values and gradients equal those of the plain layers, which run when nothing is gained: without gradients, under
+`torch.compile` (whose partitioner makes the same choice), or if a user has replaced a layer, for example by a
+low-rank adapter.
 """
 
 from typing import Any
@@ -17,21 +17,21 @@ from mvrec.models.fast.products import HAS_GRADIENTS, Linear, product, product_g
 
 
 def norm_linear(x: Tensor, norm: nn.Module, linear: nn.Module) -> Tensor:
-    """`linear(norm(x))`, `(..., C)` to `(..., D)`, of which only `x` is kept."""
+    """Compute `linear(norm(x))`, `(..., C)` to `(..., D)`, keeping only `x`."""
     if isinstance(linear, Linear) and _is_plain(linear, Linear) and _keeps_activations():
         return norm_project(x, norm, linear.weight, linear.bias)
     return linear(norm(x))
 
 
 def norm_project(x: Tensor, norm: nn.Module, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the same with a weight `(D, C)` and a bias `(D)` that may be parts of a layer's."""
+    """Compute `norm_linear` with a weight `(D, C)` and a bias `(D)` that may be parts of a layer's."""
     if _is_plain(norm, nn.LayerNorm) and _keeps_activations():
         return _NormLinear.apply(x, norm.weight, norm.bias, norm.eps, weight, bias)
     return product(norm(x), weight, bias)
 
 
 def gelu_linear(x: Tensor, act: nn.Module, linear: nn.Module) -> Tensor:
-    """`linear(act(x))`, `(..., C)` to `(..., D)`, of which only `x` is kept."""
+    """Compute `linear(act(x))`, `(..., C)` to `(..., D)`, keeping only `x`."""
     if _is_plain(act, nn.GELU) and _is_plain(linear, Linear) and _keeps_activations():
         return _GeluLinear.apply(x, act.approximate, linear.weight, linear.bias)
     return linear(act(x))
@@ -47,7 +47,7 @@ def _keeps_activations() -> bool:
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
-    """What autocast would compute a product in."""
+    """Return the precision in which autocast would compute a product."""
     device = x.device.type
     in_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # "meta" has none
     return torch.get_autocast_dtype(device) if in_autocast else x.dtype

@@ -1,1 +1,1 @@
-"""What stands on a backbone in place of its classifier."""
+"""Heads that replace a backbone's classifier."""

@@ -1,4 +1,4 @@
-"""The maps of an image network as torchvision's detectors want them."""
+"""The maps of an image network for torchvision's detectors."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ class FeaturePyramid(nn.Module):
     """An image network under a feature pyramid (Lin et al. 2017, arXiv 1612.03144).
 
     It is the backbone of a detector: `MaskRCNN(FeaturePyramid(shunted_s()), num_classes=91)`. The network's head is
-    taken away, as detectors have their own.
+    removed, because detectors have their own.
 
     Args:
         backbone: The image network.
         out_channels: Channels of every map; detectors read this attribute.
-        levels: Which of the network's maps go in, fine to coarse; None for all.
+        levels: Numbers of the network's maps to use, fine to coarse; None for all.
 
     Raises:
-        ValueError: The network gives no maps of images, or not these.
+        ValueError: The network has no image maps, or not these.
     """
 
     def __init__(self, backbone: Backbone, *, out_channels: int = 256, levels: Sequence[int] | None = None) -> None:
-        from torchvision.ops import FeaturePyramidNetwork  # the import takes seconds
+        from torchvision.ops import FeaturePyramidNetwork  # slow to import
         from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
         super().__init__()

@@ -40,10 +40,10 @@ def block_plan(
     unpooled_kv_blocks: tuple[int, ...],
     dim_change: Literal["mlp", "attention"],
 ) -> list[BlockSpec]:
-    """Return the table of blocks that the arguments of `MViT`, which explains them, describe.
+    """Return the table of blocks for the arguments of `MViT`, which explains them.
 
     Raises:
-        ValueError: A block index lies outside the network, or a width is no multiple of its heads.
+        ValueError: A block index lies outside the network, or a width is not a multiple of its heads.
     """
     _check_plan_sizes(depth=depth, kv_stride=kv_stride, q_strides=q_strides, pool_kernel=pool_kernel)
     _check_choice("dim_change", dim_change, ("mlp", "attention"))
@@ -100,7 +100,7 @@ def _check_block_indices(name: str, blocks: Iterable[int], *, first: int, depth:
 def _multiple(value: int, factor: float, *, name: str) -> int:
     product = value * factor
     if product != int(product) or product < 1:
-        raise ValueError(f"{name} would be {value} * {factor} = {product}, which is no positive integer")
+        raise ValueError(f"{name} would be {value} * {factor} = {product}, which is not a positive integer")
     return int(product)
 
 
@@ -142,8 +142,8 @@ class Head(nn.Module):
 class MViT(Backbone):
     """Multiscale vision transformer: the token grid shrinks while its width grows.
 
-    Images `(B, C, H, W)` when `num_frames` is None, else clips `(B, C, T, H, W)`. Any size of at least one
-    cell of the coarsest grid works; position tables are interpolated where it is not the constructed one.
+    Images `(B, C, H, W)` if `num_frames` is None, else clips `(B, C, T, H, W)`. Any size of at least one cell of the
+    coarsest grid works; position tables are interpolated for other sizes than the constructed one.
 
     Args:
         num_classes: Classes of the head; 0 for none.
@@ -167,7 +167,7 @@ class MViT(Backbone):
         rel_pos: Decomposed relative positions in the attention (v2).
         residual_pooling: Add the pooled queries to the attention's output (v2).
         mlp_ratio: Hidden width of the MLP over its input width.
-        pooling: What pools queries, keys and values: a learned depthwise "conv", "max" or "avg".
+        pooling: How to pool queries, keys and values: a learned depthwise "conv", "max" or "avg".
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the first.
         head_dropout: Dropout before the classifier.
 
@@ -280,7 +280,7 @@ class MViT(Backbone):
 
     @property
     def position_grid(self) -> Grid:
-        """`(t, h, w)`: the token grid that the position tables were made for."""
+        """`(t, h, w)`: the token grid of the position tables."""
         return self._position_grid
 
     def parameter_stages(self) -> list[tuple[str, ...]]:
@@ -289,7 +289,7 @@ class MViT(Backbone):
         return [("cls_token", "pos_embed", "patch_embed."), *blocks, ("norm.", "head.")]
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return clip `(B, C, T, H, W)` or image `(B, C, H, W)` to `(B, D)`.
+        """Map clip `(B, C, T, H, W)` or image `(B, C, H, W)` to `(B, D)`.
 
         Raises:
             ValueError: The shape is not one that this network takes.
@@ -301,7 +301,7 @@ class MViT(Backbone):
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """Return the tokens at the end of every grid size, as maps `(B, C_i, [T_i,] H_i, W_i)`.
 
-        The last map has passed the final norm, which the finer ones have no counterpart of.
+        Only the last map has passed the final norm.
         """
         tokens, levels = self._run_blocks(x)
         *finer, (_, thw) = levels
@@ -313,10 +313,10 @@ class MViT(Backbone):
         return maps
 
     def levels(self, shape: tuple[int, ...]) -> list[Level]:
-        """What the blocks start from that pool, and what the last norm gives.
+        """Return the inputs of the blocks that pool, and the output of the last norm.
 
-        Nothing but the class token leaves the last block on its way to the head. Where there is one, the coarsest
-        level is what that block starts from, which is the finer level, too, if it pools.
+        Only the class token leaves the last block on its way to the head. With a class token, the coarsest level is
+        therefore that block's input, which is the finer level, too, if it pools.
         """
         grids, num_cls = self.token_grids(shape), int(self.cls_token is not None)
 
@@ -326,21 +326,21 @@ class MViT(Backbone):
 
         levels, stride = [], PATCH_STRIDE
         for block, thw in zip(cast("list[Block]", self.blocks), grids, strict=False):
-            start = Level(block, partial(to_map, thw=thw), stride, taken=True)
+            start = Level(block, partial(to_map, thw=thw), stride, is_input=True)
             if block.q_stride > 1:
                 levels.append(start)
             stride *= block.q_stride
         return [*levels, start if num_cls else Level(self.norm, partial(to_map, thw=grids[-1]), stride)]
 
     def token_grids(self, shape: tuple[int, ...]) -> list[Grid]:
-        """Return the grids of the tokens that each block starts from, and of those that the last one leaves."""
+        """Return the grids of each block's input tokens, and of the last block's output."""
         grids = [_patch_grid(shape[1:])]
         for block in cast("list[Block]", self.blocks):
             grids.append(block.attn.grids(grids[-1])[0])
         return grids
 
     def _run_blocks(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Grid]]]:
-        """Return all blocks: the last tokens, and for every grid size the tokens that it ended with."""
+        """Run all blocks: return the last tokens, and for every grid size its last tokens."""
         tokens, thw = self._embedded(x)
         levels: list[tuple[Tensor, Grid]] = []
         for block in cast("list[Block]", self.blocks):
@@ -351,14 +351,14 @@ class MViT(Backbone):
         return tokens, [*levels, (tokens, thw)]
 
     def _embedded(self, x: Tensor) -> tuple[Tensor, Grid]:
-        """Return the tokens that the first block starts from, `(B, [1 +] t*h*w, C)`, and their grid."""
+        """Return the input tokens of the first block, `(B, [1 +] t*h*w, C)`, and their grid."""
         self._check_input_shape(tuple(x.shape[1:]))
         grid = self.patch_embed(x)  # (B, t, h, w, C)
         thw: Grid = grid.shape[1:4]
         return self._with_positions(grid, thw), thw
 
     def _with_positions(self, grid: Tensor, thw: Grid) -> Tensor:
-        """Return token grid `(B, t, h, w, C)` to tokens `(B, [1 +] t*h*w, C)` with class token and positions."""
+        """Map token grid `(B, t, h, w, C)` to tokens `(B, [1 +] t*h*w, C)` with class token and positions."""
         tokens = grid.flatten(1, 3)
         cls: Tensor | None = self.cls_token
         t, h, w = self._position_grid
@@ -381,16 +381,16 @@ class MViT(Backbone):
         cell = self.feature_info[-1].stride
         built = self._input_shape
         if len(shape) != len(built) or shape[0] != built[0] or min(shape) < 1 or min(shape[-2:]) < cell:
-            wanted = f"(B, C, H, W) with C={built[0]}"
+            expected = f"(B, C, H, W) with C={built[0]}"
             if len(built) == 4:
-                wanted = f"(B, C, T, H, W) with C={built[0]}, T of 1 or more"
-            raise ValueError(f"expected {wanted} and H, W of {cell} or more, got shape {('B', *shape)}")
+                expected = f"(B, C, T, H, W) with C={built[0]}, T of 1 or more"
+            raise ValueError(f"expected {expected} and H, W of {cell} or more, got shape {('B', *shape)}")
 
 
 def _input_shape(
     in_channels: int, num_frames: int | None, image_size: int | tuple[int, int], *, cell: int, pool_kernel: Grid | None
 ) -> tuple[int, ...]:
-    """`(C, [T,] H, W)`, checked."""
+    """Return `(C, [T,] H, W)` after checks."""
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if in_channels < 1:
         raise ValueError(f"in_channels must be 1 or more, got {in_channels}")
@@ -424,7 +424,7 @@ def _rel_pos_sizes(plan: list[BlockSpec], thw: Grid, *, is_video: bool) -> list[
     sizes = []
     t, h, w = thw
     for spec in plan:
-        # The released tables are sized by floor division, while odd grids round up; use stretches them.
+        # The released tables are sized by floor division, while odd grids round up; they are stretched on use.
         h_length, w_length = (2 * max(n // spec.q_stride, n // spec.kv_stride, 1) - 1 for n in (h, w))
         sizes.append((2 * t - 1 if is_video else 0, h_length, w_length))
         h, w = max(h // spec.q_stride, 1), max(w // spec.q_stride, 1)

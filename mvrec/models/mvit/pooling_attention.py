@@ -1,4 +1,4 @@
-"""Multi-head pooling attention and its block: queries, keys and values are pooled over the grid, then meet.
+"""Multi-head pooling attention and its block: queries, keys and values are pooled over the grid, then attend.
 
 Source: Fan et al. 2021 (MViT), section 3.1; Li et al. 2022 (MViTv2), section 4.1.
 """
@@ -17,9 +17,9 @@ NORM_EPS = 1e-6
 
 
 class AvgPool3d(nn.AvgPool3d):
-    """Average pooling in which the zeros around the grid count.
+    """Average pooling that counts the zeros around the grid.
 
-    Torch's refuses grids below its kernel, whatever its padding, and on the CPU half precision.
+    Torch's refuses grids smaller than its kernel, whatever its padding, and half precision on the CPU.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def _half(kernel: Grid) -> Grid:
 
 
 def pooled_grid(thw: Grid, *, kernel: Grid | None, stride: int) -> Grid:
-    """Return size of the grid after pooling with `kernel // 2` of padding; without a kernel nothing is pooled."""
+    """Return the size of the grid after pooling with `kernel // 2` of padding; unchanged without a kernel."""
     if kernel is None:
         return thw
     t, h, w = (n + 2 * (k // 2) - k for n, k in zip(thw, kernel, strict=True))
@@ -43,9 +43,9 @@ def pooled_grid(thw: Grid, *, kernel: Grid | None, stride: int) -> Grid:
 
 
 def distance_rows(q_size: int, k_size: int, *, device: torch.device) -> Tensor:
-    """Which row of an axis' table belongs to the distance of each query and each key, `(q, k)`."""
-    # The coarser axis is stretched to the scale of the finer one; a ratio that is no integer truncates, as in
-    # the released models.
+    """Return the row of an axis' table for the distance between each query and each key, `(q, k)`."""
+    # The coarser axis is stretched to the scale of the finer one; a fractional ratio is truncated, as in the
+    # released models.
     q_step, k_step = max(k_size / q_size, 1.0), max(q_size / k_size, 1.0)
     q = torch.arange(q_size, device=device, dtype=torch.float32)[:, None] * q_step
     k = torch.arange(k_size, device=device, dtype=torch.float32)[None, :] * k_step
@@ -53,7 +53,7 @@ def distance_rows(q_size: int, k_size: int, *, device: torch.device) -> Tensor:
 
 
 def resized_table(table: Tensor, length: int) -> Tensor:
-    """`(L, d)` to `(length, d)`; a table that has its length already is returned untouched."""
+    """Interpolate `(L, d)` to `(length, d)`; return a table of that length unchanged."""
     if table.shape[0] == length:
         return table
     return F.interpolate(table.T[None], size=length, mode="linear")[0].T
@@ -63,17 +63,17 @@ class PoolingAttention(nn.Module):
     """Self-attention between pooled queries and pooled keys and values.
 
     Args:
-        dim: Width of the tokens that come in.
-        dim_out: Width of the attention and of the tokens that go out.
-        num_heads: Heads; `dim_out` splits evenly among them.
-        q_kernel: Kernel that pools the queries over (T, H, W), or None to leave them alone.
-        kv_kernel: The same for keys and values.
+        dim: Width of the input tokens.
+        dim_out: Width of the attention and of the output tokens.
+        num_heads: Heads; they split `dim_out` evenly.
+        q_kernel: Kernel that pools the queries over (T, H, W), or None for no pooling.
+        kv_kernel: Kernel that pools keys and values.
         q_stride: Spatial stride of the query pooling, and so of the output grid.
         kv_stride: Spatial stride of the key and value pooling.
-        pooling: What pools. "conv" is learned, shared by the heads and followed by a LayerNorm.
-        has_cls: The first token is a class token, which is never pooled.
+        pooling: How to pool. "conv" is learned, shared by the heads and followed by a LayerNorm.
+        has_cls: Whether the first token is a class token, which is never pooled.
         residual_pooling: Add the pooled queries to the output, except to the class token (v2).
-        rel_pos_sizes: Lengths of the relative-position tables along (T, H, W), 0 for an axis without
+        rel_pos_sizes: Lengths of the relative-position tables along (T, H, W), 0 for an axis without one
             (v2); None for no relative positions.
     """
 
@@ -157,9 +157,9 @@ class PoolingAttention(nn.Module):
         return x if norm is None else norm(x)
 
     def _position_bias(self, q: Tensor, q_thw: Grid, k_thw: Grid) -> Tensor:
-        """`(B, heads, [1 +] N_q, [1 +] N_k)`: each query times what the tables hold for its distances to each key.
+        """Return `(B, heads, [1 +] N_q, [1 +] N_k)`: each query times the tables' rows for its distances to each key.
 
-        The class token has no place: its row and its column are zeros.
+        The class token has no position: its row and its column are zeros.
         """
         grid = q[:, :, self.num_cls :].unflatten(2, q_thw)  # (B, heads, t, h, w, d)
         bias = q.new_zeros(k_thw)
@@ -227,7 +227,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, thw: Grid) -> Tensor:
         """`(B, [1 +] T*H*W, dim)` to `(B, [1 +] T*H'*W', dim_out)`."""
         normed = self.norm1(x)
-        # Where the width changes, the released models project the normed tokens, not the shortcut itself.
+        # If the width changes, the released models project the normed tokens, not the shortcut itself.
         shortcut = self.proj(normed) if self.proj is not None and self.proj_in_attention else x
         x = self._pool_shortcut(shortcut, thw) + self.drop_path(self.attn(normed, thw))
         normed = self.norm2(x)

@@ -37,7 +37,7 @@ def _mvit_v2(stages: Stages, *, num_frames: int | None, embed_dim: int = 96, num
 
 
 def _stage_starts(stages: Stages) -> dict[str, Any]:
-    """Return heads and width double and the grid halves at the first block of every stage but the first."""
+    """Return the settings that double heads and width and halve the grid at the start of later stages."""
     starts = [sum(stages[:i]) for i in range(1, len(stages))]
     return {
         "depth": sum(stages),
@@ -45,7 +45,7 @@ def _stage_starts(stages: Stages) -> dict[str, Any]:
     }
 
 
-# A function's `locals()` are here its arguments as they were given: a row of a table, and what the user may change.
+# A function's `locals()` are its arguments: a row of a table, and the knobs that users may change.
 
 
 def mvit_b_16x4(
@@ -92,7 +92,7 @@ def mvit_b24_32x3(
 ) -> MViT:
     """Build MViT-B-24 32x3: 53.1 M parameters, 236 GFLOPs, the depth of the released "B 32x3" configuration.
 
-    It pools space alone, with kernels one wider than their strides, and nothing where the stride is 1.
+    It pools only space, with kernels one wider than their strides, and nothing where the stride is 1.
     """
     return _mvit_v1(DEPTH_24, kv_stride=8, pool_kernel=None, pos_embed="separate", **locals())
 

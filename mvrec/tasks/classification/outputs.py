@@ -109,7 +109,7 @@ class ClassificationOutputs(TaskOutputs):
         return f"{len(self.class_names)} classes"
 
     def activation(self) -> str:
-        """The function from logits to probabilities."""
+        """Return the name of the function from logits to probabilities."""
         return "sigmoid" if self.multi_label else "softmax"
 
     @classmethod

@@ -315,7 +315,11 @@ def test_head_dropout_replaces_the_librarys_own() -> None:
         ("timm/resnet_10t", {}, "timm has no network 'timm/resnet_10t'; did you mean 'timm/resnet10t'?"),
         ("torchvision/r3d18", {}, "torchvision has no network 'torchvision/r3d18'; did you mean 'torchvision/r3d_18'?"),
         ("pytorchvideo/slow_r5", {}, "pytorchvideo has no network 'pytorchvideo/slow_r5'; did you mean 'pytorchvid"),
-        ("tim/resnet18", {}, "'tim/resnet18' is no network: the part before the slash must be one of timm/..., torchv"),
+        (
+            "tim/resnet18",
+            {},
+            "'tim/resnet18' is not a network: the part before the slash must be one of timm/..., t",
+        ),
         ("timm/hf-hub:some/thing", {}, "timm has no network 'timm/hf-hub:some/thing'"),
         ("pytorchvideo/slow_r50_detection", {}, "pytorchvideo has no network 'pytorchvideo/slow_r50_detection'"),
         (
@@ -324,8 +328,8 @@ def test_head_dropout_replaces_the_librarys_own() -> None:
             "torchvision/resnet18: an image network has no num_frames (got 8); ",
         ),
         ("timm/resnet10t", {"num_frames": 8}, "timm/resnet10t: an image network has no num_frames (got 8); "),
-        ("torchvision/resnet18", {"drop_path_rate": 0.1}, "torchvision/resnet18: it has no stochastic depth, so drop_"),
-        ("pytorchvideo/x3d_xs", {"drop_path_rate": 0.1}, "pytorchvideo/x3d_xs: it has no stochastic depth, so drop_"),
+        ("torchvision/resnet18", {"drop_path_rate": 0.1}, "torchvision/resnet18: it does not support drop_"),
+        ("pytorchvideo/x3d_xs", {"drop_path_rate": 0.1}, "pytorchvideo/x3d_xs: it does not support drop_"),
         ("timm/vgg11", {"drop_path_rate": 0.1}, "timm/vgg11 cannot be built like that: "),
         ("torchvision/mvit_v1_b", {"num_frames": 8}, "torchvision/mvit_v1_b cannot take inputs of shape (3, 8, 224, "),
         ("torchvision/alexnet", {"image_size": 16}, "torchvision/alexnet cannot take inputs of shape (3, 16, 16): "),

@@ -66,7 +66,7 @@ def test_equal_sizes_are_bit_exact() -> None:
 def test_a_table_of_no_square_grid_is_one_line() -> None:
     state = small("v1", image_size=(32, 64)).state_dict()
     assert load_weights(small("v1", image_size=(32, 64)), state).complete
-    with pytest.raises(UserError, match="pos_embed_spatial holds 128 positions, which are no square grid"):
+    with pytest.raises(UserError, match="pos_embed_spatial holds 128 positions, which are not a square grid"):
         load_weights(small("v1", image_size=48), state)
 
 

@@ -197,7 +197,7 @@ def test_the_way_out_of_a_refusal_works(extra: Any, model: MViT, tmp_path: Path)
 
 def test_a_whole_pickled_network_is_refused_with_a_way_out(model: MViT, tmp_path: Path) -> None:
     path = saved(model, tmp_path / "x.pth")
-    with pytest.raises(UserError, match=r"holds a mvrec\.models\.mvit\.mvit\.MViT beside its weights") as error:
+    with pytest.raises(UserError, match=r"holds a mvrec\.models\.mvit\.mvit\.MViT besides its weights") as error:
         load_weights(model, path)
     run_command_of(error.value)
     check_loads(tmp_path / "x.weights.pth", model)
@@ -219,8 +219,8 @@ def test_a_truncated_file_is_one_line(kind: str, share: float, model: MViT, tmp_
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x00" * 100, "damaged, truncated or no torch checkpoint"),
-        (b"\x08\x00\x00\x00\x00\x00\x00\x00{]      ", "damaged or no safetensors file"),
+        (b"\x00" * 100, "damaged, truncated or not a torch checkpoint"),
+        (b"\x08\x00\x00\x00\x00\x00\x00\x00{]      ", "damaged or not a safetensors file"),
     ],
 )
 def test_other_files_are_one_line(content: bytes, message: str, model: MViT, tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_of_a_run_directory_the_best_checkpoint_is_read(model: MViT, tmp_path: P
         (b"\x1f\x8b\x08\x00rest", "the file is an archive"),
         (b"\x89HDF\r\n\x1a\n", "the file is a file of HDF5"),
         (b"\x00\x00\x00\x20ftypisom", "the file is a video or image"),
-        (b'{"message": "Not Found"}', "damaged, truncated or no torch checkpoint"),
+        (b'{"message": "Not Found"}', "damaged, truncated or not a torch checkpoint"),
     ],
 )
 def test_what_lies_in_place_of_weights_is_called_what_it_is(
