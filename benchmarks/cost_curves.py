@@ -1,12 +1,12 @@
-"""How CPU time and memory of our networks grow with frames, pixels, batch and views, beside their multiply-adds.
+"""Growth of CPU time and memory of our networks with frames, pixels, batch and views, next to multiply-adds.
 
 python benchmarks/cost_curves.py [--quick] [--only NAME] [--axis AXIS] [--json FILE] [--plot FILE]
 python benchmarks/cost_curves.py --stored FILE [FILE ...] [--plot FILE]     # tables and plot of earlier runs
 
 One network of every family on one thread, float32, with one axis changed at a time. Time is CPU time, the median of
-repeats after one warm-up; points that take more than 4 seconds are measured once. Memory of a training step is what it
-keeps for its backward pass. Memory of inference is the peak of torch's CPU allocator above what was there before, to
-the byte: resident memory also holds what glibc has not given back, so it depends on what ran earlier.
+repeats after one warm-up; points that take more than 4 seconds are measured once. Memory of a training step is the
+part kept for its backward pass. Memory of inference is the peak of torch's CPU allocator above its start, to the byte:
+resident memory also holds what glibc has not returned, so it depends on earlier steps.
 
 The slope between two neighbours is the exponent in y ~ x^slope. An interval is marked `unexplained` where the exponent
 of time is more than 0.25 above that of the multiply-adds (as papers count them), or that of memory more than 0.25 above
@@ -42,7 +42,7 @@ NETWORKS = (*VIDEO, "mvit_v2_t", "shunted_t", "sgformer_s", "cloformer_xxs")
 AXES = {"frames": (8, 16, 32, 64), "size": (112, 160, 224, 320, 448), "batch": (1, 2, 4, 8), "views": (1, 3, 10, 30)}
 BASE = {"frames": 16, "size": 224, "batch": 1, "views": 1}
 QUICK_BASE = {"frames": 8, "size": 112, "batch": 1, "views": 1}
-VIEWS_PER_FORWARD = 8  # what `mvrec test` takes by default: the clips of a training step, which are 8 by default
+VIEWS_PER_FORWARD = 8  # the default of `mvrec test`: the clips of a training step, which are 8 by default
 TOLERANCE = 0.25  # of a slope
 SLOW_SECONDS = 4.0  # a step that takes longer is measured once
 RUN_SECONDS = 0.3  # shorter steps are repeated within a run
@@ -59,12 +59,12 @@ class Point:
     Attributes:
         network: Its name.
         mode: "inference", "training", or "evaluation" of one video's views.
-        axis: Which of the axes changes.
-        value: Where on the axis.
+        axis: The axis that changes.
+        value: The value on the axis.
         macs: Multiply-adds of the forward pass, of the whole batch or all views.
-        inputs: Pixels of the whole batch or all views, which tokens are proportional to.
+        inputs: Pixels of the whole batch or all views, proportional to tokens.
         memory: Bytes: kept for the backward pass, or the peak of inference.
-        runs: CPU seconds of every run, and how many of them the kernel took.
+        runs: CPU seconds of every run, and the kernel's share of them.
         skipped: Why it was not measured, or "".
     """
 
@@ -98,8 +98,8 @@ class Slopes:
 
     @property
     def unexplained(self) -> str:
-        found = ["time"] if self.seconds > self.macs + TOLERANCE else []
-        return ", ".join(found + (["memory"] if self.memory > self.inputs + TOLERANCE else []))
+        axes = ["time"] if self.seconds > self.macs + TOLERANCE else []
+        return ", ".join(axes + (["memory"] if self.memory > self.inputs + TOLERANCE else []))
 
 
 def slope(x: tuple[float, float], y: tuple[float, float]) -> float:
@@ -113,11 +113,11 @@ def slopes(before: Point, after: Point) -> Slopes:
     )
 
 
-# -- what is measured ------------------------------------------------------------------------------------------------
+# -- the steps -------------------------------------------------------------------------------------------------------
 
 
 def build(name: str, place: dict[str, int]) -> Backbone:
-    """Return for the very size, so that no position table is interpolated; stochastic depth takes no time and draws."""
+    """Build a network for this size, so that no position table is interpolated, and without stochastic depth."""
     knobs: dict[str, Any] = {"image_size": place["size"], "drop_path_rate": 0.0}
     if name.startswith("mvit"):
         knobs["head_dropout"] = 0.0
@@ -138,18 +138,18 @@ def inference(network: nn.Module, clips: Tensor) -> None:
 
 
 def evaluation(task: Classification, pixels: Tensor) -> None:
-    """The views of one video as `mvrec test` has them: pixels normalised together, scored a few at a time."""
+    """Score the views of one video as `mvrec test` does: normalise the pixels together, score a few at a time."""
     views, zeros = torch.arange(len(pixels)), torch.zeros(len(pixels), dtype=torch.int64)
     batch = ClipBatch(pixels, targets=zeros, sample_ids=zeros, view_ids=views, seeds=zeros)
     keeper = ScoreKeeper(ClassTally(task.backbone.num_classes), num_views=len(pixels), expected=1)
-    task._keeper = keeper  # as on_test_epoch_start does, which needs a trainer
+    task._keeper = keeper  # on_test_epoch_start does so, but needs a trainer
     with torch.inference_mode():
         task.test_step(batch.with_clips(Normalisation()(batch.clips)), 0)
         keeper.gather()
 
 
 def prepared(network: Backbone, mode: str, count: int) -> tuple[Callable[[], None], Tensor]:
-    """A step of the network on `count` inputs, and these."""
+    """Return a step of the network on `count` inputs, and the inputs."""
     shape, draws = (count, *network.input_shape), torch.Generator().manual_seed(0)
     if mode == "evaluation":
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draws)
@@ -172,16 +172,16 @@ def timed(step: Callable[[], None], count: int = 1) -> tuple[float, float]:
 
 
 def peak_bytes(step: Callable[[], None]) -> int:
-    """Return the most that torch's CPU allocator had given out during a step, without what was there before."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler looks for a GPU, and tells
+    """Return the peak of torch's CPU allocator during a step, above its start."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would report that it found no GPU
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()
     assert profile.profiler is not None
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
+    allocated = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
     return peak
 
 
@@ -190,7 +190,7 @@ def peak_bytes(step: Callable[[], None]) -> int:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured."""
+    """The extent of the measurement."""
 
     base: dict[str, int]
     num_values: int | None  # of every axis; None for all
@@ -201,7 +201,7 @@ class Effort:
 
 
 def too_much(last: Point | None, point: Point, effort: Effort) -> str:
-    """Why a point is left out: what its predecessor took, grown like the tokens or the multiply-adds."""
+    """Return why to skip a point: its predecessor's cost, grown like the tokens or the multiply-adds."""
     if last is None:
         return ""
     memory = last.memory * point.inputs / last.inputs
@@ -212,7 +212,7 @@ def too_much(last: Point | None, point: Point, effort: Effort) -> str:
 
 
 def measure_series(name: str, mode: str, axis: str, effort: Effort) -> list[Point]:
-    """Return all points of a curve: each with its memory and a warm-up, then the repeats in turns."""
+    """Measure all points of a curve: each with its memory and a warm-up, then the repeats in turns."""
     points: list[Point] = []
     steps: list[tuple[Point, Callable[[], None]]] = []
     for value in AXES[axis][: effort.num_values]:
@@ -239,12 +239,12 @@ def measure_series(name: str, mode: str, axis: str, effort: Effort) -> list[Poin
 def curves(name: str) -> list[tuple[str, str]]:
     """Return modes and axes of a network."""
     axes = ("frames", "size", "batch") if name in VIDEO else ("size", "batch")
-    found = [(mode, axis) for mode in ("inference", "training") for axis in axes]
-    return [*found, ("evaluation", "views")] if name in VIDEO else found
+    pairs = [(mode, axis) for mode in ("inference", "training") for axis in axes]
+    return [*pairs, ("evaluation", "views")] if name in VIDEO else pairs
 
 
 def measure(names: tuple[str, ...], effort: Effort) -> list[Point]:
-    """Return prints the table as it goes."""
+    """Measure the networks and print the table row by row."""
     print(f"{HEADER}\n|{'---|' * 13}", flush=True)
     points = []
     for name in names:
@@ -259,12 +259,12 @@ def measure(names: tuple[str, ...], effort: Effort) -> list[Point]:
 
 
 def lines(series: list[Point]) -> list[str]:
-    """Return rows of the table of one curve; slopes stand in the row where their interval ends."""
-    found, before = [], None
+    """Return rows of the table of one curve; a slope is in the row that ends its interval."""
+    rows, before = [], None
     for point in series:
         head = f"| {point.network} | {point.mode} | {point.axis} | {point.value} | {point.macs / 1e9:.4g} |"
         if point.skipped:
-            found.append(f"{head} {point.skipped} |{' |' * 7}")
+            rows.append(f"{head} {point.skipped} |{' |' * 7}")
             continue
         cells = [f"{point.seconds:.3g}", f"{point.kernel_share:.0%}", f"{point.memory / 2**20:.4g}"]
         if before is None:
@@ -272,9 +272,9 @@ def lines(series: list[Point]) -> list[str]:
         else:
             s = slopes(before, point)
             cells += [f"{each:.2f}" for each in (s.macs, s.seconds, s.inputs, s.memory)] + [s.unexplained]
-        found.append(f"{head} {' | '.join(cells)} |")
+        rows.append(f"{head} {' | '.join(cells)} |")
         before = point
-    return found
+    return rows
 
 
 def by_curve(points: list[Point]) -> list[list[Point]]:
@@ -282,8 +282,8 @@ def by_curve(points: list[Point]) -> list[list[Point]]:
 
 
 def summary(points: list[Point]) -> str:
-    """One line per curve: the range of its slopes, and the intervals that are marked."""
-    found = ["| network | mode | axis | slope: MACs | time | tokens | memory | unexplained |", f"|{'---|' * 8}"]
+    """Return one line per curve: the range of its slopes, and the marked intervals."""
+    rows = ["| network | mode | axis | slope: MACs | time | tokens | memory | unexplained |", f"|{'---|' * 8}"]
     for series in by_curve(points):
         measured = [point for point in series if not point.skipped]
         pairs = [(before.value, after.value, slopes(before, after)) for before, after in pairwise(measured)]
@@ -296,8 +296,8 @@ def summary(points: list[Point]) -> str:
             cells.append(low if low == high else f"{low} to {high}")
         marks = "; ".join(f"{begin} to {end}: {each.unexplained}" for begin, end, each in pairs if each.unexplained)
         first = series[0]
-        found.append(f"| {first.network} | {first.mode} | {first.axis} | {' | '.join(cells)} | {marks} |")
-    return "\n".join(found)
+        rows.append(f"| {first.network} | {first.mode} | {first.axis} | {' | '.join(cells)} | {marks} |")
+    return "\n".join(rows)
 
 
 LABELS = {"frames": "frames", "size": "pixels per side", "batch": "clips or images of a batch", "views": "views"}
@@ -305,7 +305,7 @@ STYLES = {"inference": ("o", "white"), "evaluation": ("o", "white"), "training":
 
 
 def plot(points: list[Point], path: Path) -> None:
-    """A column per axis: seconds above, memory below; dashed lines have the slope that mathematics gives."""
+    """Draw a column per axis: seconds above, memory below; dashed lines have the expected slope."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -341,17 +341,24 @@ def draw(
     measured: Callable[[Point], float],
     reference: Callable[[Point], float],
 ) -> None:
-    """One panel."""
+    """Draw one panel."""
     for series in curves:
-        kept = [point for point in series if not point.skipped]
-        if not kept:
+        measured_points = [point for point in series if not point.skipped]
+        if not measured_points:
             continue
-        marker, face = STYLES[kept[0].mode]
-        colour, values = f"C{names.index(kept[0].network)}", [point.value for point in kept]
-        scale = measured(kept[0]) / reference(kept[0])
-        expected = [scale * reference(point) for point in kept]
+        marker, face = STYLES[measured_points[0].mode]
+        colour, values = f"C{names.index(measured_points[0].network)}", [point.value for point in measured_points]
+        scale = measured(measured_points[0]) / reference(measured_points[0])
+        expected = [scale * reference(point) for point in measured_points]
         axes.plot(values, expected, linestyle="--", linewidth=1, color=colour)
-        axes.plot(values, list(map(measured, kept)), marker=marker, markerfacecolor=face, color=colour, markersize=5)
+        axes.plot(
+            values,
+            list(map(measured, measured_points)),
+            marker=marker,
+            markerfacecolor=face,
+            color=colour,
+            markersize=5,
+        )
     axes.set(xscale="log", yscale="log", xlabel=LABELS[axis])
     axes.set_xticks(AXES[axis], [str(value) for value in AXES[axis]])
     axes.minorticks_off()

@@ -1,11 +1,11 @@
-"""Clips per second and core of mvrec's decoder beside its peers, on the same files in one process; prints ratios.
+"""Clips per second and core of mvrec's decoder and its peers, on the same files in one process; prints ratios.
 
 python benchmarks/decode.py [--quick] [--json PATH]
 
 A clip is 16 frames, 4 apart, from a random start, and includes opening the file, as in training. Times are CPU seconds
 of the process with one thread. Files with "few B frames" leave their number to x264, which sets one in twenty on this
-content; mvrec's lead comes from the B frames that it can leave out. Every peer has to return the same pixels, bit for
-bit. torchcodec joins in where its libraries load; it needs FFmpeg on the system.
+content; mvrec's lead comes from the B frames that it can skip. Every peer has to return the same pixels, bit for
+bit. torchcodec takes part if its libraries load; it needs FFmpeg on the system.
 """
 
 import argparse
@@ -37,7 +37,7 @@ Read = Callable[[Path, list[int]], np.ndarray]
 
 
 def moving_pictures(*, num_frames: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """Yield pictures (H, W, 3) of a soft landscape that wanders under a finely textured square that crosses it."""
+    """Yield pictures (H, W, 3) of a soft landscape that drifts under a finely textured square."""
     height, width = size
     rng = np.random.default_rng(0)
     coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, height // 8, width // 8)))
@@ -78,7 +78,7 @@ def plain_decord(path: Path, indices: list[int]) -> np.ndarray:
 
 def naive_pyav(path: Path, indices: list[int]) -> np.ndarray:
     """Decode every frame from the key frame on to RGB and keep the requested ones, like PySlowFast's PyAV reader."""
-    found = {}
+    pictures = {}
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_type = "NONE"
@@ -86,10 +86,10 @@ def naive_pyav(path: Path, indices: list[int]) -> np.ndarray:
         container.seek(round(indices[0] * ticks), stream=stream)
         for frame in container.decode(stream):
             number = round(frame.pts / ticks)
-            found[number] = frame.to_ndarray(format="rgb24")
+            pictures[number] = frame.to_ndarray(format="rgb24")
             if number >= indices[-1]:
                 break
-    return np.stack([found[index] for index in indices])
+    return np.stack([pictures[index] for index in indices])
 
 
 def torchcodec_exact(path: Path, indices: list[int]) -> np.ndarray:
@@ -100,9 +100,9 @@ def torchcodec_exact(path: Path, indices: list[int]) -> np.ndarray:
 
 
 def pytorchvideo_clip(path: Path, indices: list[int]) -> np.ndarray:
-    """Return EncodedVideo's way: a span of time, of which frames are taken afterwards."""
+    """Read a time span with EncodedVideo, and take the frames from it."""
     video = EncodedVideo.from_path(str(path), decode_audio=False)
-    half = 0.5 / FPS  # so that no rounding of times lets a neighbour in or the last frame out
+    half = 0.5 / FPS  # so that no rounding of times adds a neighbour or drops the last frame
     clip = video.get_clip(max(0, indices[0] / FPS - half), indices[-1] / FPS + half)["video"]  # (C, t, H, W) float
     video.close()
     return clip[:, ::STRIDE].permute(1, 2, 3, 0).to(torch.uint8).numpy()
@@ -118,7 +118,7 @@ PEERS: dict[str, Read] = {
 
 
 def available_peers() -> dict[str, Read]:
-    """Return the peers that work here; says why one does not."""
+    """Return the peers that work here; print why one does not."""
     peers = dict(PEERS)
     try:
         from torchcodec.decoders import VideoDecoder
@@ -126,7 +126,7 @@ def available_peers() -> dict[str, Read]:
         VideoDecoder(b"")
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         if "libtorchcodec" in str(error) or isinstance(error, ImportError):
-            print("torchcodec is left out: it does not load here (it needs FFmpeg on the system)")
+            print("torchcodec is skipped: it does not load here (it needs FFmpeg on the system)")
             del peers["torchcodec exact"]
     return peers
 
@@ -142,7 +142,7 @@ def measure(path: Path, peers: dict[str, Read], *, seconds: int, repeats: int) -
         for name in rng.sample(list(peers), len(peers)):
             begin = time.process_time()
             clips[name] = peers[name](path, indices)
-            if repeat:  # the first one warms up
+            if repeat:  # the first repeat is a warm-up
                 times[name].append(1000 * (time.process_time() - begin))
         for name, clip in clips.items():
             assert np.array_equal(clip, clips["mvrec (auto)"]), f"{name} differs on {path.name} from frame {start}"
@@ -160,12 +160,12 @@ def report(name: str, times: dict[str, list[float]]) -> dict[str, object]:
 
 
 def now() -> tuple[float, float]:
-    """Return CPU seconds of the process, and seconds on the clock."""
+    """Return CPU seconds of the process, and seconds of the clock."""
     return time.process_time(), time.perf_counter()
 
 
 def machine_line() -> str:
-    """What figures were taken on."""
+    """Return the line about the machine of the figures."""
     packages = ("torch", "torchvision", "av", "decord", "torchcodec", "pytorchvideo")
     versions = ", ".join(f"{package} {version(package)}" for package in packages if _has(package))
     return f"{_processor()}, Python {sys.version.split()[0]}, {versions}"
@@ -210,13 +210,13 @@ def main() -> None:
     }
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for number, (name, how) in enumerate(files.items()):
-            large = how["size"][0] > 1000
+        for number, (name, options_of_file) in enumerate(files.items()):
+            large = options_of_file["size"][0] > 1000
             if large and options.quick:
                 continue
-            path = write(Path(folder) / f"{number}.mp4", **how)
+            path = write(Path(folder) / f"{number}.mp4", **options_of_file)
             repeats = 3 if options.quick else 12 if large else 30
-            rows.append(report(name, measure(path, peers, seconds=how["seconds"], repeats=repeats)))
+            rows.append(report(name, measure(path, peers, seconds=options_of_file["seconds"], repeats=repeats)))
     print()
     for row in rows:
         ratio = row["mvrec_to_fastest_peer"]

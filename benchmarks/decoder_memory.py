@@ -1,8 +1,8 @@
-"""Does a decoder keep memory from file to file? Opens one file many times and prints what a thousand opens cost.
+"""A check whether decoders leak: opens one file many times and prints the memory per thousand opens.
 
 python benchmarks/decoder_memory.py [--opens 20000] [--decoder NAME ...] [--quick] [--json PATH]
 
-Each decoder has a process of its own, which opens the file, reads two frames and closes it, again and again. The slope
+Each decoder has a process of its own, which opens the file, reads two frames and closes it, repeatedly. The slope
 is that of a straight line through its resident memory in the second half of the opens: allocators take a few thousand
 to settle.
 """
@@ -29,7 +29,7 @@ SAMPLES = 200
 
 
 def write(path: Path) -> Path:
-    """Return two seconds of noise, 160x120, H.264 with B frames."""
+    """Write two seconds of noise, 160x120, H.264 with B frames."""
     rng = np.random.default_rng(0)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"g": "12", "bf": "3", "threads": "1"})
@@ -46,7 +46,7 @@ def resident_mb() -> float:
 
 
 def open_many_times(path: Path, decoder: Decoder, opens: int, answers: Connection) -> None:
-    """Send (opens so far, resident MB) of many moments, files and threads held, and the seconds; runs in a child."""
+    """Send (opens so far, resident MB) at many moments, open files and threads, and the seconds; runs in a child."""
     every = max(1, opens // SAMPLES)
     memory = []
     begin = time.monotonic()
@@ -55,18 +55,18 @@ def open_many_times(path: Path, decoder: Decoder, opens: int, answers: Connectio
             video.frames([number % 50, 55])
         if number % every == 0:
             memory.append((number, resident_mb()))
-    held = [len(list(Path("/proc/self", kind).iterdir())) for kind in ("fd", "task")]
-    answers.send((memory, held, time.monotonic() - begin))
+    open_counts = [len(list(Path("/proc/self", kind).iterdir())) for kind in ("fd", "task")]
+    answers.send((memory, open_counts, time.monotonic() - begin))
 
 
 def measure(path: Path, decoder: Decoder, opens: int) -> dict[str, object]:
     """Return MB after warm-up and at the end, and the slope in MB per 1,000 opens, of a fresh process."""
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=open_many_times, args=(path, decoder, opens, theirs))
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=open_many_times, args=(path, decoder, opens, sender))
     child.start()
-    theirs.close()
-    memory, held, seconds = ours.recv()
+    sender.close()
+    memory, open_counts, seconds = receiver.recv()
     child.join()
     counts, mb = np.array(memory[len(memory) // 2 :]).T
     return {
@@ -75,8 +75,8 @@ def measure(path: Path, decoder: Decoder, opens: int) -> dict[str, object]:
         "mb_after_warm_up": float(mb[0]),
         "mb_at_end": float(mb[-1]),
         "mb_per_1000_opens": 1000 * float(np.polyfit(counts, mb, 1)[0]),
-        "files_held": held[0],
-        "threads_held": held[1],
+        "files_held": open_counts[0],
+        "threads_held": open_counts[1],
         "seconds": seconds,
     }
 

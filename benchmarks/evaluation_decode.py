@@ -1,10 +1,10 @@
-"""Decoding a video for evaluation, 10 clips x 3 crops: mvrec beside its peers, interleaved in one process.
+"""Decoding a video for evaluation, 10 clips x 3 crops: mvrec and its peers, interleaved in one process.
 
 python benchmarks/evaluation_decode.py [--quick] [--json PATH]
 
-mvrec reads the file once and decodes each frame that a clip needs once. decord and torchcodec get the frame numbers of
-all clips in one call, as mmaction2 does it. PyAV opens the file for every view, as PySlowFast's test loader does. Every
-peer returns the frames of all views before they are scaled, and they have to be equal bit for bit. One thread.
+mvrec reads the file once and decodes each required frame once. decord and torchcodec get the frame numbers of all
+clips in one call, as in mmaction2. PyAV opens the file for every view, as PySlowFast's test loader does. Every
+peer returns the frames of all views before scaling, and they must be equal bit for bit. One thread.
 """
 
 import argparse
@@ -40,13 +40,13 @@ ReadClips = Callable[[Path], list[np.ndarray]]
 
 
 def chosen_frames() -> np.ndarray:
-    """Return frame numbers (clips, T) that the protocol asks of the file."""
+    """Return the frame numbers (clips, T) of the protocol in the file."""
     sample = Sample(Path(), 0)
     return eval_frames(sample, float(FPS), Window(0, SECONDS * FPS), PROTOCOL).numpy()
 
 
 def mvrec_one_pass(path: Path) -> list[np.ndarray]:
-    """What `clips.video_views` does before it scales: one clip, which its crops share, after the other."""
+    """Do what `clips.video_views` does before it scales: one clip, shared by its crops, after the other."""
     with open_video(path) as video:
         window = frame_window(video.num_frames, video.fps, None, None)
         needed, place = torch.unique(
@@ -60,15 +60,15 @@ def at_once(read: Callable[[Path, list[int]], np.ndarray]) -> ReadClips:
     """Read all frame numbers in one call; a peer that takes each number once would have to share the frames out."""
 
     def read_clips(path: Path) -> list[np.ndarray]:
-        chosen = chosen_frames()
-        frames = read(path, chosen.ravel().tolist())
-        return list(frames.reshape(*chosen.shape, *frames.shape[1:]))
+        numbers = chosen_frames()
+        frames = read(path, numbers.ravel().tolist())
+        return list(frames.reshape(*numbers.shape, *frames.shape[1:]))
 
     return read_clips
 
 
 def pyav_per_view(path: Path) -> list[np.ndarray]:
-    """Return the file is opened and decoded for every view; returned are those of the clips' last crops."""
+    """Open and decode the file for every view, and return the frames of each clip's last crop."""
     clips = []
     for row in chosen_frames().tolist():
         for _ in range(CROPS):
@@ -96,10 +96,10 @@ def measure(path: Path, peers: dict[str, ReadClips], *, repeats: int) -> dict[st
             begin = now()
             clips = peers[name](path)
             end = now()
-            if repeat:  # the first one warms up
+            if repeat:  # the first repeat is a warm-up
                 times[name].append((1000 * (end[0] - begin[0]), 1000 * (end[1] - begin[1])))
-            for number, (clip, wanted) in enumerate(zip(clips, reference, strict=True)):
-                assert np.array_equal(clip, wanted), f"{name} differs on {path.name} in clip {number}"
+            for number, (clip, expected) in enumerate(zip(clips, reference, strict=True)):
+                assert np.array_equal(clip, expected), f"{name} differs on {path.name} in clip {number}"
     return times
 
 
@@ -121,7 +121,7 @@ def report(name: str, times: dict[str, list[tuple[float, float]]]) -> dict[str, 
 
 
 def verdicts(rows: list[dict]) -> list[str]:
-    """A line for each goal and file."""
+    """Return a line for each goal and file."""
     lines = []
     for row in rows:
         for peer, goal in GOALS.items():
@@ -140,10 +140,10 @@ def main() -> None:
     torch.set_num_threads(1)
     decord.logging.set_level(decord.logging.QUIET)
     peers, machine = all_peers(), machine_line()
-    chosen = chosen_frames()
+    numbers = chosen_frames()
     print(
         f"{machine}; one thread; {PROTOCOL.views.num_clips} clips x {CROPS} crops of {SECONDS} s, "
-        f"{chosen.size} frames of which {len(np.unique(chosen))} differ; every peer's frames are bit-equal\n"
+        f"{numbers.size} frames of which {len(np.unique(numbers))} differ; every peer's frames are bit-equal\n"
     )
     print("| file | decoder | CPU ms per video | 10 to 90 % | wall ms | times mvrec |\n|---|---|---|---|---|---|")
     rows = []

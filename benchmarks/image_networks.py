@@ -1,11 +1,11 @@
-"""Our image networks beside their plain form, and MViTv2 beside timm's, interleaved in one process; prints ratios.
+"""Our image networks against their plain form, and MViTv2 against timm's, interleaved in one process; prints ratios.
 
 python benchmarks/image_networks.py [--quick] [--only NAME] [--no_compile] [--batch N] [--json PATH]
 
 Images of 224 x 224 on one thread: inference and training step (forward and backward), in float32 and under bfloat16
 autocast, CPU and wall seconds, and the memory of a training step. The plain form is the same network before
-`accelerate`: torch's own layers and its fused attention, and copies where a layer wants another layout. Compiled means
-`torch.compile` of ours beside the plain form as it is, and beside that compiled, too. All networks have the same
+`accelerate`: torch's own layers and its fused attention, and copies where a layer needs another layout. Compiled means
+`torch.compile` of ours against the plain form as it is, and against that compiled, too. All networks have the same
 weights and get the same images; logits are compared first, and in float64 the gradients.
 """
 
@@ -34,19 +34,19 @@ COMPILED = Row(train=False, bf16=False, goal=dict.fromkeys(NAMES, 1.4))
 
 
 def pair(name: str) -> dict[str, nn.Module]:
-    """Ours and the peer."""
+    """Return our network and its peer."""
     build: Callable[..., nn.Module] = getattr(models, name)
-    ours = models.accelerate(build(drop_path_rate=0.0))
+    network = models.accelerate(build(drop_path_rate=0.0))
     if name in TIMM:
-        return {"mvrec": ours, "timm": timm.create_model(TIMM[name], drop_path_rate=0.0)}
-    return {"mvrec": ours, "plain": build(drop_path_rate=0.0)}
+        return {"mvrec": network, "timm": timm.create_model(TIMM[name], drop_path_rate=0.0)}
+    return {"mvrec": network, "plain": build(drop_path_rate=0.0)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one network of the smallest kind, one repeat, 2 images")
     parser.add_argument("--only", choices=NAMES, help="one network")
-    parser.add_argument("--no_compile", action="store_true", help="leave out what takes minutes to compile")
+    parser.add_argument("--no_compile", action="store_true", help="skip compiled networks, which take minutes")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
     options = parser.parse_args()
@@ -58,7 +58,7 @@ def main() -> None:
     records: list[dict[str, object]] = []
     for name in [options.only] if options.only else ["cloformer_xxs"] if options.quick else NAMES:
         nets = pair(name)
-        (peer,) = (who for who in nets if who != "mvrec")
+        (peer,) = (library for library in nets if library != "mvrec")
         # SG-Former sorts tokens: in float32 rounding turns the order of some, in float64 of none.
         atol = 1e-2 if name.startswith("sgformer") else 1e-5
         worst = assert_equal(nets["mvrec"], nets[peer], f"{name} and the {peer} one", images, atol=atol)
@@ -67,10 +67,10 @@ def main() -> None:
         records += [measure(name, nets, images, row, repeats) for row in ROWS]
         records += measure_memory(name, nets, images, None)
         if not (options.no_compile or options.quick):
-            compiled = {who: torch.compile(network.eval()) for who, network in nets.items()}
+            compiled = {library: torch.compile(network.eval()) for library, network in nets.items()}
             nets = {"mvrec": compiled["mvrec"], peer: nets[peer], f"{peer}, compiled": compiled[peer]}
-            what = "inference, fp32, compiled"
-            records.append(measure(name, nets, images, COMPILED, repeats, what=what, against=peer))
+            label = "inference, fp32, compiled"
+            records.append(measure(name, nets, images, COMPILED, repeats, label=label, against=peer))
         print()
     if options.json:
         options.json.write_text(json.dumps({"machine": where, "rows": records}, indent=1) + "\n")

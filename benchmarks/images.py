@@ -1,6 +1,6 @@
-"""JPEG file -> random crop, scaled to 224 pixels: mvrec beside Pillow, interleaved in one process; prints ratios.
+"""JPEG file -> random crop, scaled to 224 pixels: mvrec and Pillow, interleaved in one process; prints ratios.
 
-The files are made on the spot, of the size and quality of ImageNet's and of a camera's.
+The files are generated, in the size and quality of ImageNet's and of a camera's.
 
 python benchmarks/images.py [--quick] [--json FILE]
 """
@@ -31,7 +31,7 @@ AUGMENT = Augment(interpolation="bicubic")
 
 
 def picture(height: int, width: int) -> Image.Image:
-    """Return waves of several lengths under sensor noise: about as many bytes as a photograph."""
+    """Draw waves of several lengths under sensor noise: about as many bytes as a photograph."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(x / 17 + y / 23), np.cos(x / 31 - y / 13), np.sin((x + y) / 7)]
@@ -40,14 +40,14 @@ def picture(height: int, width: int) -> Image.Image:
 
 
 def ours(path: Path, seed: int) -> torch.Tensor:
-    """What `TrainImages` does before flip and RandAugment."""
+    """Do what `TrainImages` does before flip and RandAugment."""
     pixels = read_image(path, upright=False)
     box = random_crop_box(*pixels.shape[:2], AUGMENT, random.Random(seed))
     return crop_and_resize(pixels[None], box, (SIZE, SIZE), interpolation="bicubic")
 
 
 def pillow(path: Path, seed: int) -> torch.Tensor:
-    """What torchvision's and timm's loaders do with the same box."""
+    """Do what torchvision's and timm's loaders do with the same box."""
     with path.open("rb") as file:
         image = Image.open(file).convert("RGB")
     box = random_crop_box(image.height, image.width, AUGMENT, random.Random(seed))
@@ -57,7 +57,7 @@ def pillow(path: Path, seed: int) -> torch.Tensor:
 
 
 def measure(path: Path, *, repeats: int) -> dict[str, float]:
-    """Return medians of CPU milliseconds per image of both, and how far their pixels are apart."""
+    """Return medians of CPU milliseconds per image of both, and the difference of their pixels."""
     times: dict[str, list[float]] = {"mvrec": [], "Pillow": []}
     differences = []
     for seed in range(repeats):
@@ -65,13 +65,13 @@ def measure(path: Path, *, repeats: int) -> dict[str, float]:
         for name, function in (("mvrec", ours), ("Pillow", pillow)):
             begin = time.process_time()
             results[name] = function(path, seed)
-            if seed:  # the first one warms up
+            if seed:  # the first seed is a warm-up
                 times[name].append(1000 * (time.process_time() - begin))
         differences.append((results["mvrec"].int() - results["Pillow"].int()).abs())
     assert np.array_equal(read_image(path), np.asarray(Image.open(path))), "decoded pixels differ"
     greatest = max(int(difference.max()) for difference in differences)
     assert greatest <= 2, f"scaled pixels differ by {greatest} levels"
-    ratios = [theirs / our for our, theirs in zip(*times.values(), strict=True)]
+    ratios = [pillow_ms / mvrec_ms for mvrec_ms, pillow_ms in zip(*times.values(), strict=True)]
     return {
         "mvrec_ms": statistics.median(times["mvrec"]),
         "pillow_ms": statistics.median(times["Pillow"]),
@@ -97,13 +97,13 @@ def main() -> None:
             picture(height, width).save(content, "JPEG", quality=90)
             path = Path(folder) / f"{height}.jpg"
             path.write_bytes(content.getvalue())
-            found = measure(path, repeats=20 if options.quick else 300)
-            results[f"{width}x{height}"] = found
+            figures = measure(path, repeats=20 if options.quick else 300)
+            results[f"{width}x{height}"] = figures
             print(
-                f"{width}x{height}, {len(content.getvalue()) // 1000} kB: mvrec {found['mvrec_ms']:.2f} ms "
-                f"({1000 / found['mvrec_ms']:.0f} images/s/core), Pillow {found['pillow_ms']:.2f} ms; Pillow/mvrec "
-                f"{found['ratio']:.2f} (5 % to 95 %: {found['ratio_low']:.2f} to {found['ratio_high']:.2f}); decoded "
-                f"pixels equal, scaled ones within {found['largest_difference_levels']} levels"
+                f"{width}x{height}, {len(content.getvalue()) // 1000} kB: mvrec {figures['mvrec_ms']:.2f} ms "
+                f"({1000 / figures['mvrec_ms']:.0f} images/s/core), Pillow {figures['pillow_ms']:.2f} ms; Pillow/mvrec "
+                f"{figures['ratio']:.2f} (5 % to 95 %: {figures['ratio_low']:.2f} to {figures['ratio_high']:.2f}); "
+                f"decoded pixels equal, scaled ones within {figures['largest_difference_levels']} levels"
             )
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")

@@ -1,11 +1,11 @@
-"""How long lists of files take to read, and what memory they cost with loader workers.
+"""Time to read lists of files, and their memory with loader workers.
 
     python benchmarks/index_memory.py                     # 240,000 files of each layout; 1,000,000 rows, 8 workers
     python benchmarks/index_memory.py --rows 100000 --workers 4
 
-Memory is the proportional set size of all processes, which counts a shared page once, without files mapped from disk,
-which other programs share. What Python and its libraries
-take is measured with the same workers on an index of one row, and taken off.
+Memory is the proportional set size of all processes, which counts a shared page once, without mapped files, which
+other programs share. The memory of Python and its libraries is measured with the same workers on an index of one row,
+and subtracted.
 """
 
 import argparse
@@ -29,7 +29,7 @@ CLASSES = [f"class number {number:03d}" for number in range(400)]
 
 
 def name_of(number: int) -> str:
-    """A video as Kinetics names them."""
+    """Return a video's name in the style of Kinetics."""
     return f"{number:011d}_{number % 300:06d}_{number % 300 + 10:06d}.mp4"
 
 
@@ -58,7 +58,7 @@ def make_cvdf(root: Path, files: int) -> Layout:
 
 
 def status(key: str) -> float:
-    """A size of this process in MiB."""
+    """Return a size of this process in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) / 1024
 
@@ -68,7 +68,7 @@ def report_build(make: Callable[[Path, int], Layout], files: int) -> None:
 
     def build(root: Path, answer: Connection) -> None:
         layout = make(root, files)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew here
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = status("VmRSS")
         begin = time.perf_counter()
         index = layout.index("train", class_names=None)
@@ -79,17 +79,19 @@ def report_build(make: Callable[[Path, int], Layout], files: int) -> None:
         answer.send((seconds, peak, index.nbytes / MIB))
 
     with tempfile.TemporaryDirectory() as folder:
-        ours, theirs = get_context("fork").Pipe()
-        process = get_context("fork").Process(target=build, args=(Path(folder), theirs))
+        receiver, sender = get_context("fork").Pipe()
+        process = get_context("fork").Process(target=build, args=(Path(folder), sender))
         process.start()
-        seconds, peak, kept = ours.recv()
+        seconds, peak, index_mib = receiver.recv()
         process.join()
     title = make.__name__.removeprefix("make_")
-    print(f"{title:8} {files:>9,} files: {seconds:5.2f} s, peak {peak:4.0f} MiB above the start, {kept:.0f} MiB kept")
+    print(
+        f"{title:8} {files:>9,} files: {seconds:5.2f} s, peak {peak:4.0f} MiB above the start, {index_mib:.0f} MiB kept"
+    )
 
 
 def pss(pid: int) -> float:
-    """Return proportional set size of a process's own pages in MiB."""
+    """Return the proportional set size of a process's own pages in MiB."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss_Anon:")) / 1024
 
@@ -105,14 +107,14 @@ def total_pss(index: SampleIndex, workers: int, reads: int) -> float:
 
     context = get_context("fork")
     pipes = [context.Pipe() for _ in range(workers)]
-    processes = [context.Process(target=work, args=(theirs,)) for _, theirs in pipes]
+    processes = [context.Process(target=work, args=(child_end,)) for _, child_end in pipes]
     for process in processes:
         process.start()
-    for ours, _ in pipes:
-        ours.recv()
+    for parent_end, _ in pipes:
+        parent_end.recv()
     total = pss(os.getpid()) + sum(pss(process.pid or 0) for process in processes)
-    for (ours, _), process in zip(pipes, processes, strict=True):
-        ours.send("leave")
+    for (parent_end, _), process in zip(pipes, processes, strict=True):
+        parent_end.send("leave")
         process.join()
     return total
 

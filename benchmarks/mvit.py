@@ -1,4 +1,4 @@
-"""MViT-B 16x4 and MViTv2-S 16x4 beside torchvision's and pytorchvideo's, interleaved in one process; prints ratios.
+"""MViT-B 16x4 and MViTv2-S 16x4 against torchvision's and pytorchvideo's, interleaved in one process; prints ratios.
 
 python benchmarks/mvit.py [--quick] [--only NAME] [--json PATH]
 
@@ -68,13 +68,13 @@ def main() -> None:
     print(f"{where}; one clip 16 x 224 x 224, one thread; CPU seconds (wall seconds), medians\n")
     records: list[dict[str, object]] = []
     for name in [options.only] if options.only else PEERS:
-        ours = models.accelerate(getattr(models, name)(drop_path_rate=0.0, head_dropout=0.0))
-        nets = {"mvrec": ours}
+        network = models.accelerate(getattr(models, name)(drop_path_rate=0.0, head_dropout=0.0))
+        nets = {"mvrec": network}
         for peer, build in PEERS[name].items():
             if options.quick and len(nets) == 2:
                 continue
             nets[peer] = build()
-            worst = assert_equal(ours, nets[peer], f"{name} and {peer}'s", clip)
+            worst = assert_equal(network, nets[peer], f"{name} and {peer}'s", clip)
             print(f"{name}: logits equal {peer}'s within {worst:.1e}; in float64 gradients are equal, too")
         print(f"\n{HEADER}")
         records += [measure(name, nets, clip, row, 1 if options.quick else 5) for row in ROWS]

@@ -1,11 +1,11 @@
-"""CPU cost of a training clip, from the closed file to what the model's process takes over: mvrec beside its peers.
+"""CPU cost of a training clip, from the closed file to the model's process: mvrec and its peers.
 
 python benchmarks/training_clip.py [--quick] [--json PATH]
 
 mvrec is the training data set of configs/mvit_b_16x4.yaml, once with RandAugment in the worker, which is the default,
 and once with `data.augment_on=device`, which leaves only cropping, scaling and flipping to the worker. Normalising and
 erasing are the device's in both; "all on the CPU" adds them here, so that it ends where the peers end. The recipe draws
-two views of every decoded clip (`repeats: 2`); figures are per view, and those of one view per clip stand beside them.
+two views of every decoded clip (`repeats: 2`); figures are per view, next to those of one view per clip.
 
 - pytorchvideo: `EncodedVideo`, uniform temporal subsampling, / 255, normalise, random short side scale (256 to 320),
   random crop, flip, in the order of its tutorials. Its package of transforms does not import with current torchvision,
@@ -15,9 +15,9 @@ two views of every decoded clip (`repeats: 2`); figures are per view, and those 
   flip, random erasing.
 
 All pipelines take turns in one process on one thread, from the same frames, boxes, flips and operations. The frames
-have to be equal bit for bit; with augmentations off the whole pipelines have to give the same pixels; the operations of
-both RandAugments have to agree to a level on average; with all on, so have shape, type, mean and deviation of what a
-model would see. Peers read the source also where mvrec reads a copy by `mvrec prep resize`. EncodedVideo converts
+must be equal bit for bit; with augmentations off the whole pipelines must give the same pixels; the operations of
+both RandAugments must agree to a level on average; with all on, so must shape, type, mean and deviation of the
+model's input. Peers read the source also where mvrec reads a copy by `mvrec prep resize`. EncodedVideo converts
 colours on as many threads as there are cores, which is why its time on the clock is below its CPU time.
 """
 
@@ -85,14 +85,14 @@ class Settings:
 
     @property
     def off(self) -> "Settings":
-        """Nothing is augmented, and crops of the size of the result are not scaled."""
+        """Return the settings without augmentation and without scaling of crops of the result's size."""
         side = self.size / 256
         augment = Augment(crop_side=(side, side), flip_probability=0, rand_augment=None, random_erasing=None)
         return replace(self, augment=augment)
 
 
 class Clip(NamedTuple):
-    """What to read."""
+    """A clip to read."""
 
     path: Path
     start: int
@@ -100,7 +100,7 @@ class Clip(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Views, CPU seconds up to the frames, and these, uint8 (T, H, W, C), where a pipeline shows them."""
+    """Views, CPU seconds up to the frames, and the frames, uint8 (T, H, W, C), if a pipeline returns them."""
 
     views: Tensor
     decode_seconds: float
@@ -119,9 +119,9 @@ def chosen_frames(clip: Clip, settings: Settings) -> list[int]:
 
 
 def mvrec_worker(clip: Clip, settings: Settings) -> Result:
-    """Return uint8 (V, T, C, H, W): what a loader process hands over."""
+    """Return the output of a loader process, uint8 (V, T, C, H, W)."""
     span = settings.clip.span(FPS)
-    # A time span of the length of a clip, so that the random start is the one that the peers are given.
+    # A time span of the length of a clip, so that the random start is the peers' start.
     sample = Sample(clip.path, 0, clip.start / FPS, (clip.start + span) / FPS)
     data = TrainClips(EMPTY, settings.clip, settings.size, settings.augment, repeats=len(clip.seeds))
     stage.start()
@@ -130,7 +130,7 @@ def mvrec_worker(clip: Clip, settings: Settings) -> Result:
 
 
 def mvrec_device(clip: Clip, settings: Settings) -> Result:
-    """Return the same without RandAugment, as `augment_on=device` has it."""
+    """Return the output of a loader process with `augment_on=device`, without RandAugment."""
     return mvrec_worker(clip, replace(settings, augment=replace(settings.augment, rand_augment=None)))
 
 
@@ -150,19 +150,19 @@ def pytorchvideo_pipeline(clip: Clip, settings: Settings) -> Result:
     """Return float (1, C, T, H, W)."""
     begin = time.process_time()
     video = EncodedVideo.from_path(str(clip.path), decode_audio=False)
-    half = 0.5 / FPS  # so that no rounding of times lets a neighbour in
+    half = 0.5 / FPS  # so that no rounding of times adds a neighbour
     end = (clip.start + settings.clip.span(FPS)) / FPS - half
     whole = video.get_clip(max(0, clip.start / FPS - half), end)["video"]  # (C, t, H, W) float
     video.close()
     places = torch.linspace(0, whole.shape[1] - 1, settings.clip.num_frames).long()
-    taken = torch.index_select(whole, 1, places)
+    clip_frames = torch.index_select(whole, 1, places)
     decode_seconds = time.process_time() - begin
-    view = _pytorchvideo_view(taken / 255, settings, random.Random(clip.seeds[0]))
-    return Result(view[None], decode_seconds, taken.permute(1, 2, 3, 0).to(torch.uint8).numpy())
+    view = _pytorchvideo_view(clip_frames / 255, settings, random.Random(clip.seeds[0]))
+    return Result(view[None], decode_seconds, clip_frames.permute(1, 2, 3, 0).to(torch.uint8).numpy())
 
 
 def _pytorchvideo_view(pixels: Tensor, settings: Settings, rng: random.Random) -> Tensor:
-    """(C, T, H, W) of 0..1 to a view."""
+    """Make a view of (C, T, H, W) in 0..1."""
     pixels = _normalised(pixels.permute(1, 0, 2, 3), settings).permute(1, 0, 2, 3)
     height, width = pixels.shape[-2:]
     augment, size = settings.augment, settings.size
@@ -178,7 +178,7 @@ def _pytorchvideo_view(pixels: Tensor, settings: Settings, rng: random.Random) -
 
 
 def _normalised(frames: Tensor, settings: Settings) -> Tensor:
-    """(T, C, H, W), a new tensor."""
+    """Normalise (T, C, H, W) into a new tensor."""
     mean = torch.tensor(settings.normalisation.mean).view(-1, 1, 1)
     std = torch.tensor(settings.normalisation.std).view(-1, 1, 1)
     return (frames - mean) / std
@@ -222,7 +222,7 @@ def _slowfast_view(frames: np.ndarray, settings: Settings, seed: int) -> Tensor:
 
 
 class Contestant(NamedTuple):
-    """A pipeline, the file it reads and how many views it draws from a clip."""
+    """A pipeline, the file it reads and its number of views per clip."""
 
     name: str
     run: Pipeline
@@ -235,21 +235,24 @@ class Contestant(NamedTuple):
 
 
 def contestants(repeats: int) -> list[Contestant]:
-    ours = {"mvrec, device": mvrec_device, "mvrec, worker": mvrec_worker, "mvrec, all on the CPU": mvrec_all}
+    pipelines = {"mvrec, device": mvrec_device, "mvrec, worker": mvrec_worker, "mvrec, all on the CPU": mvrec_all}
     rows = [Contestant("pytorchvideo", pytorchvideo_pipeline)]
     rows += [Contestant("SlowFast-style", slowfast_style, views=views) for views in (1, repeats)]
     return rows + [
-        Contestant(name, run, reads, views) for reads in GOALS for name, run in ours.items() for views in (1, repeats)
+        Contestant(name, run, reads, views)
+        for reads in GOALS
+        for name, run in pipelines.items()
+        for views in (1, repeats)
     ]
 
 
-def check(source: Path, start: int, settings: Settings, shown: dict[str, np.ndarray]) -> None:
-    """Frames bit-equal; with augmentations off, the whole pipelines too."""
+def check(source: Path, start: int, settings: Settings, outputs: dict[str, np.ndarray]) -> None:
+    """Check that frames are bit-equal, and with augmentations off the whole pipelines too."""
     clip = Clip(source, start, (start + 1,))
     with open_video(source) as video:
         frames = video.frames(chosen_frames(clip, settings))
-    for name, theirs in shown.items():
-        assert np.array_equal(frames, theirs), f"{name}'s frames differ on {source.name} from frame {start}"
+    for name, output in outputs.items():
+        assert np.array_equal(frames, output), f"{name}'s frames differ on {source.name} from frame {start}"
     off = settings.off
     height, width = frames.shape[1:3]
     box = random_crop_box(height, width, off.augment, random.Random(clip.seeds[0]))
@@ -269,29 +272,29 @@ def check(source: Path, start: int, settings: Settings, shown: dict[str, np.ndar
 
 
 def check_operations(source: Path, recipe: RandAugment) -> None:
-    """The operations on PIL images do what mvrec's do, but for the rounding at the borders of pixels."""
+    """Check that the operations on PIL images equal mvrec's, but for the rounding at the borders of pixels."""
     assert list(PIL_OPERATIONS) == list(OPERATIONS), "the same draws mean other operations"
     strength = recipe.magnitude / MAX_MAGNITUDE
     with open_video(source) as video:
         frame = video.frames([0])[0]
     pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]
-    for name, ours in OPERATIONS.items():
+    for name, operation in OPERATIONS.items():
         for seed in range(4):
             sign = -1.0 if name in SIGNED and random.Random(seed).random() < 0.5 else 1.0
-            theirs = np.asarray(PIL_OPERATIONS[name](Image.fromarray(frame), strength, sign, recipe.fill))
-            made = ours(pixels, strength, random.Random(seed), recipe.fill)[0].permute(1, 2, 0).numpy()
-            apart = np.abs(made.astype(int) - theirs).mean()
+            expected = np.asarray(PIL_OPERATIONS[name](Image.fromarray(frame), strength, sign, recipe.fill))
+            result = operation(pixels, strength, random.Random(seed), recipe.fill)[0].permute(1, 2, 0).numpy()
+            apart = np.abs(result.astype(int) - expected).mean()
             assert apart < 1, f"{name}: mvrec and PIL are {apart:.1f} levels apart"
 
 
-def check_views(one: Contestant, views: Tensor, settings: Settings) -> Tensor:
-    """Return shape, type and range; returns mean and standard deviation of the normalised values."""
+def check_views(contestant: Contestant, views: Tensor, settings: Settings) -> Tensor:
+    """Check shape, type and range; return mean and standard deviation of the normalised values."""
     if views.dtype == torch.uint8:
         views = settings.normalisation(views.transpose(1, 2))
-    shape = (one.views, 3, settings.clip.num_frames, settings.size, settings.size)
-    assert views.shape == shape, f"{one.key}: {tuple(views.shape)}, not {shape}"
-    assert views.dtype == torch.float32, f"{one.key}: {views.dtype}"
-    assert views.isfinite().all(), f"{one.key}: values that are not finite"
+    shape = (contestant.views, 3, settings.clip.num_frames, settings.size, settings.size)
+    assert views.shape == shape, f"{contestant.key}: {tuple(views.shape)}, not {shape}"
+    assert views.dtype == torch.float32, f"{contestant.key}: {views.dtype}"
+    assert views.isfinite().all(), f"{contestant.key}: values that are not finite"
     return torch.stack([views.mean(), views.std()])
 
 
@@ -302,62 +305,62 @@ def measure(files: dict[str, Path], settings: Settings, rows: list[Contestant], 
     statistics_of: dict[str, list[Tensor]] = {row.key: [] for row in rows}
     for repeat in range(repeats + 1):
         start = rng.randrange(SECONDS * FPS - round(settings.clip.span(FPS)) + 1)
-        shown: dict[str, np.ndarray] = {}
+        outputs: dict[str, np.ndarray] = {}
         for row in rng.sample(rows, len(rows)):
             clip = Clip(files[row.reads], start, tuple(derive_seed("view", repeat, view) for view in range(row.views)))
             begin = now()
             result = row.run(clip, settings)
             end = now()
-            if repeat:  # the first one warms up
+            if repeat:  # the first repeat is a warm-up
                 spent = (end[0] - begin[0], end[1] - begin[1], result.decode_seconds)
                 times[row.key].append(tuple(1000 * seconds / row.views for seconds in spent))
             if result.frames is not None:
-                shown[row.key] = result.frames
+                outputs[row.key] = result.frames
             statistics_of[row.key].append(check_views(row, result.views, settings))
-        check(files["source"], start, settings, shown)
-    means = {key: torch.stack(found).mean(0) for key, found in statistics_of.items()}
+        check(files["source"], start, settings, outputs)
+    means = {key: torch.stack(values).mean(0) for key, values in statistics_of.items()}
     _check_statistics(means)
     return {"times": times, "statistics": {key: value.tolist() for key, value in means.items()}}
 
 
 def _check_statistics(means: dict[str, Tensor]) -> None:
-    """The same boxes, flips and operations leave mean and deviation about where the peer has them."""
-    ours, theirs = means["mvrec, all on the CPU, source, 1"], means["SlowFast-style, source, 1"]
-    assert (ours - theirs).abs().max() < 0.15, f"mean and deviation {ours.tolist()}, SlowFast-style {theirs.tolist()}"
+    """Check that the same boxes, flips and operations give about the peer's mean and deviation."""
+    mvrec, peer = means["mvrec, all on the CPU, source, 1"], means["SlowFast-style, source, 1"]
+    assert (mvrec - peer).abs().max() < 0.15, f"mean and deviation {mvrec.tolist()}, SlowFast-style {peer.tolist()}"
 
 
-def report(name: str, found: dict[str, Any], rows: list[Contestant]) -> dict[str, Any]:
+def report(name: str, results: dict[str, Any], rows: list[Contestant]) -> dict[str, Any]:
     """Print the rows of one file."""
     figures = {}
     for row in rows:
-        cpu, wall, decode = (list(column) for column in zip(*found["times"][row.key], strict=True))
+        cpu, wall, decode = (list(column) for column in zip(*results["times"][row.key], strict=True))
         low, high = (float(value) for value in np.quantile(cpu, (0.1, 0.9)))
-        figures[row.key] = one = {
+        figures[row.key] = figure = {
             "cpu_ms": statistics.median(cpu),
             "cpu_ms_10_90": [low, high],
             "cpu_ms_mean": statistics.mean(cpu),
             "decode_cpu_ms": statistics.median(decode),
             "wall_ms": statistics.median(wall),
-            "mean_and_std": found["statistics"][row.key],
+            "mean_and_std": results["statistics"][row.key],
         }
         print(
-            f"| {name} | {row.name} | {row.reads} | {row.views} | {one['cpu_ms']:.1f} | {low:.1f} to {high:.1f} "
-            f"| {one['cpu_ms_mean']:.1f} | {one['decode_cpu_ms']:.1f} | {one['wall_ms']:.1f} |"
+            f"| {name} | {row.name} | {row.reads} | {row.views} | {figure['cpu_ms']:.1f} | {low:.1f} to {high:.1f} "
+            f"| {figure['cpu_ms_mean']:.1f} | {figure['decode_cpu_ms']:.1f} | {figure['wall_ms']:.1f} |"
         )
     return {"file": name, "pipelines": figures}
 
 
 def verdicts(row: dict[str, Any], repeats: int) -> list[dict[str, Any]]:
     """Return ratios of medians, with the goal for the recipe as it stands and for one view per clip."""
-    figures, found = row["pipelines"], []
+    figures, verdicts_of_row = row["pipelines"], []
     for reads, goal in GOALS.items():
         for where, views in itertools.product(("device", "worker"), (repeats, 1)):
-            ours = figures[f"mvrec, {where}, {reads}, {views}"]["cpu_ms"]
-            theirs = {"pytorchvideo": "pytorchvideo, source, 1", "SlowFast-style": f"SlowFast-style, source, {views}"}
-            ratios = {peer: figures[key]["cpu_ms"] / ours for peer, key in theirs.items()}
-            found.append({"file": row["file"], "reads": reads, "augment_on": where, "views_per_decode": views,
+            cpu_ms = figures[f"mvrec, {where}, {reads}, {views}"]["cpu_ms"]
+            peers = {"pytorchvideo": "pytorchvideo, source, 1", "SlowFast-style": f"SlowFast-style, source, {views}"}
+            ratios = {peer: figures[key]["cpu_ms"] / cpu_ms for peer, key in peers.items()}
+            verdicts_of_row.append({"file": row["file"], "reads": reads, "augment_on": where, "views_per_decode": views,
                           "times_mvrec": ratios, "goal": goal, "reached": min(ratios.values()) >= goal})  # fmt: skip
-    return found
+    return verdicts_of_row
 
 
 def in_words(verdict: dict[str, Any]) -> str:
@@ -371,7 +374,7 @@ def in_words(verdict: dict[str, Any]) -> str:
 
 
 def psnr(files: dict[str, Path]) -> float:
-    """How near the copy is to the source, in dB."""
+    """Return the similarity of the copy to the source, in dB."""
     with open_video(files["source"]) as source, open_video(files["fastdecode"]) as copy:
         places = list(range(0, source.num_frames, 10))
         error = source.frames(places).astype(float) - copy.frames(places)

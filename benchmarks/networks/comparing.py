@@ -17,25 +17,25 @@ HEADER = "| network | what | peer | mvrec | peer | ratio | from, to | goal |\n|-
 
 
 class Row(NamedTuple):
-    """A line of the table: what is measured, and the ratio that we want."""
+    """A line of the table: the measurement and its goal."""
 
     train: bool
     bf16: bool
     goal: dict[str, float]
 
     @property
-    def what(self) -> str:
+    def label(self) -> str:
         return f"{'training step' if self.train else 'inference'}, {'bf16' if self.bf16 else 'fp32'}"
 
 
 def machine(*packages: str) -> str:
-    """Where figures come from."""
+    """Return the origin of the figures: processor and versions."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     return f"{platform.machine()}, Python {platform.python_version()}, {versions}"
 
 
 def randomise(network: nn.Module) -> None:
-    """No weight stays at a value, such as zero or one, that hides a difference."""
+    """Randomise all weights, because values such as zero or one hide differences."""
     torch.manual_seed(0)
     for parameter in network.parameters():
         if parameter.ndim == 1 or parameter.numel() == 1:
@@ -45,7 +45,7 @@ def randomise(network: nn.Module) -> None:
 
 
 def logits_and_gradient(network: nn.Module, clip: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Of a loss of the logits: its gradient for the clip, and the norm of that for all parameters."""
+    """Return the logits, and for a loss of them its gradient for the clip and the norm of all gradients."""
     clip = clip.clone().requires_grad_()
     out = network(clip)
     network.zero_grad()
@@ -57,19 +57,19 @@ def logits_and_gradient(network: nn.Module, clip: Tensor) -> tuple[Tensor, Tenso
     return out.detach(), clip.grad, norm
 
 
-def assert_equal(ours: nn.Module, peer: nn.Module, name: str, clip: Tensor, *, atol: float = 1e-5) -> float:
-    """With the peer's weights in ours; returns the largest difference of a logit.
+def assert_equal(network: nn.Module, peer: nn.Module, name: str, clip: Tensor, *, atol: float = 1e-5) -> float:
+    """Load the peer's weights, compare both, and return the largest difference of a logit.
 
     Args:
-        ours: Our network.
-        peer: The other one.
-        name: Of the pair, for messages.
-        clip: What both get.
-        atol: How far logits may lie apart in float32, in which networks that sort decide between near ties.
+        network: Our network.
+        peer: The other network.
+        name: Name of the pair, for messages.
+        clip: The input of both.
+        atol: Tolerance of logits in float32, in which networks that sort decide between near ties.
     """
     randomise(peer)
-    load_weights(ours, peer.state_dict())
-    wide = [network.double().train() for network in (ours, peer)]
+    load_weights(network, peer.state_dict())
+    wide = [module.double().train() for module in (network, peer)]
     # In float32 rounding decides which of two nearly equal tokens a max pooling takes, and so where gradients go.
     (out, grad, norm), (out_there, grad_there, norm_there) = (logits_and_gradient(net, clip.double()) for net in wide)
     torch.testing.assert_close(out, out_there, rtol=1e-8, atol=1e-9, msg=lambda text: f"{name}, logits: {text}")
@@ -81,7 +81,7 @@ def assert_equal(ours: nn.Module, peer: nn.Module, name: str, clip: Tensor, *, a
     for network in wide:
         network.float()
     with torch.no_grad():
-        out, out_there = (network.eval()(clip) for network in (ours, peer))
+        out, out_there = (module.eval()(clip) for module in (network, peer))
     torch.testing.assert_close(out, out_there, rtol=1e-4, atol=atol, msg=lambda text: f"{name}, float32: {text}")
     return (out - out_there).abs().max().item()
 
@@ -101,14 +101,14 @@ def step(network: nn.Module, clip: Tensor, row: Row) -> tuple[float, float]:
 
 
 def kept_bytes(network: nn.Module, clip: Tensor, *, bf16: bool = False) -> int:
-    """What a training step keeps for its backward pass, every storage once, without the network and the clip."""
-    known = {part.untyped_storage().data_ptr() for part in (clip, *network.parameters(), *network.buffers())}
-    kept: dict[int, tuple[Tensor, int]] = {}  # with the tensor, so that its memory is not given to another one
+    """Count the bytes kept for the backward pass, every storage once, without the network and the clip."""
+    excluded = {part.untyped_storage().data_ptr() for part in (clip, *network.parameters(), *network.buffers())}
+    storages: dict[int, tuple[Tensor, int]] = {}  # with the tensor, so that its memory is not reused
 
     def keep(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = tensor.detach(), storage.nbytes()  # attached, it would keep the graph for good
+        if storage.data_ptr() not in excluded:
+            storages[storage.data_ptr()] = tensor.detach(), storage.nbytes()  # attached, it would keep the graph
 
     network.train()
     with (
@@ -117,13 +117,13 @@ def kept_bytes(network: nn.Module, clip: Tensor, *, bf16: bool = False) -> int:
     ):
         out = network(clip)
     del out
-    return sum(size for _, size in kept.values())
+    return sum(size for _, size in storages.values())
 
 
 def resident_bytes(network: nn.Module, clip: Tensor, row: Row) -> int:
-    """Return by how much a step raises the resident memory of the process at its highest; Linux only."""
+    """Return the increase of a process's peak resident memory by a step; Linux only."""
     network.train(row.train)
-    ctypes.CDLL(None).malloc_trim(0)  # what is free, but not given back, would hide a part
+    ctypes.CDLL(None).malloc_trim(0)  # free memory that was not returned would hide a part
     Path("/proc/self/clear_refs").write_text("5")
     before = _status_bytes("VmRSS")
     step(network, clip, row)
@@ -142,43 +142,45 @@ def measure(
     row: Row,
     repeats: int,
     *,
-    what: str | None = None,
+    label: str | None = None,
     against: str | None = None,
 ) -> dict[str, object]:
-    """Return all networks in turn, several times; prints a line per peer.
+    """Measure all networks in turn, several times; print a line per peer.
 
     Args:
-        name: Of the network.
+        name: Name of the network.
         nets: "mvrec" and the peers.
-        clip: What they get.
-        row: What they do with it.
-        repeats: How often, after one that warms up.
-        what: How the line calls it, if not as the row does.
-        against: The peer that the goal is about; the fastest one by default.
+        clip: Their input.
+        row: The measured step.
+        repeats: Number of repeats, after a warm-up.
+        label: The label of the line; the row's by default.
+        against: The peer of the goal; the fastest one by default.
     """
-    times: dict[str, list[tuple[float, float]]] = {who: [] for who in nets}
+    times: dict[str, list[tuple[float, float]]] = {library: [] for library in nets}
     for network in nets.values():
         network.train(row.train)
     for repeat in range(repeats + 1):
-        for who, network in nets.items():
+        for library, network in nets.items():
             took = step(network, clip, row)
             if repeat:
-                times[who].append(took)
-    what = what or row.what
-    record: dict[str, object] = {"network": name, "what": what, "goal": row.goal.get(name), "seconds": times}
-    medians = {who: [statistics.median(column) for column in zip(*pairs, strict=True)] for who, pairs in times.items()}
-    peers = [who for who in nets if who != "mvrec"]
-    against = against or min(peers, key=lambda who: medians[who][0])
-    for who in peers:
-        ratios = [there[0] / here[0] for here, there in zip(times["mvrec"], times[who], strict=True)]
-        goal = f"{row.goal[name]:.1f}" if who == against and name in row.goal else ""
+                times[library].append(took)
+    label = label or row.label
+    record: dict[str, object] = {"network": name, "what": label, "goal": row.goal.get(name), "seconds": times}
+    medians = {
+        library: [statistics.median(column) for column in zip(*pairs, strict=True)] for library, pairs in times.items()
+    }
+    peers = [library for library in nets if library != "mvrec"]
+    against = against or min(peers, key=lambda peer: medians[peer][0])
+    for peer in peers:
+        ratios = [other[0] / mvrec[0] for mvrec, other in zip(times["mvrec"], times[peer], strict=True)]
+        goal = f"{row.goal[name]:.1f}" if peer == against and name in row.goal else ""
         print(
-            f"| {name} | {what} | {who} | {medians['mvrec'][0]:.3g} ({medians['mvrec'][1]:.3g}) | "
-            f"{medians[who][0]:.3g} ({medians[who][1]:.3g}) | {statistics.median(ratios):.2f} | "
+            f"| {name} | {label} | {peer} | {medians['mvrec'][0]:.3g} ({medians['mvrec'][1]:.3g}) | "
+            f"{medians[peer][0]:.3g} ({medians[peer][1]:.3g}) | {statistics.median(ratios):.2f} | "
             f"{min(ratios):.2f} to {max(ratios):.2f} | {goal} |",
             flush=True,
         )
-        record[who] = statistics.median(ratios)
+        record[peer] = statistics.median(ratios)
     return record
 
 
@@ -187,17 +189,17 @@ def measure_memory(name: str, nets: dict[str, nn.Module], clip: Tensor, goal: fl
     records = []
     for bf16 in (True, False):
         row = Row(train=True, bf16=bf16, goal={})
-        kept = {who: kept_bytes(network, clip, bf16=bf16) for who, network in nets.items()}
-        resident = {who: resident_bytes(network, clip, row) for who, network in nets.items()}
-        for what, sizes in (("kept for the backward pass", kept), ("peak of resident memory", resident)):
-            what += ", bf16" if bf16 else ", fp32"
-            wanted = goal if bf16 and sizes is kept else None
-            records.append({"network": name, "what": what, "goal": wanted, "bytes": sizes})
-            for who in sizes:
-                if who != "mvrec":
+        stored = {library: kept_bytes(network, clip, bf16=bf16) for library, network in nets.items()}
+        resident = {library: resident_bytes(network, clip, row) for library, network in nets.items()}
+        for label, sizes in (("kept for the backward pass", stored), ("peak of resident memory", resident)):
+            label += ", bf16" if bf16 else ", fp32"
+            limit = goal if bf16 and sizes is stored else None
+            records.append({"network": name, "what": label, "goal": limit, "bytes": sizes})
+            for peer in sizes:
+                if peer != "mvrec":
                     print(
-                        f"| {name} | {what} | {who} | {sizes['mvrec'] / 2**20:.0f} MiB | {sizes[who] / 2**20:.0f} MiB "
-                        f"| {sizes[who] / sizes['mvrec']:.2f} | | {wanted or ''} |",
+                        f"| {name} | {label} | {peer} | {sizes['mvrec'] / 2**20:.0f} MiB "
+                        f"| {sizes[peer] / 2**20:.0f} MiB | {sizes[peer] / sizes['mvrec']:.2f} | | {limit or ''} |",
                         flush=True,
                     )
     return records

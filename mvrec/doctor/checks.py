@@ -1,4 +1,4 @@
-"""What a check of this machine says."""
+"""The results of the doctor's checks."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,15 +9,15 @@ Status = Literal["ok", "note", "warning", "broken"]
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the doctor's.
+    """The result of one check.
 
     Attributes:
-        group: What it belongs to: "packages", "decoders", ...
-        name: What was looked at.
-        status: "ok"; "note" for what is optional; "warning" for what will hurt; "broken" for what is needed and does
-            not work.
-        text: What was found.
-        fix: The command or step that mends it; nothing where all is well.
+        group: Its group: "packages", "decoders", ...
+        name: The checked part.
+        status: "ok"; "note" for optional parts; "warning" for problems to come; "broken" for required parts that do not
+            work.
+        text: The finding.
+        fix: The command or step that fixes it; empty if all is well.
     """
 
     group: str
@@ -32,15 +32,15 @@ class Check:
 
 
 def lines(checks: Sequence[Check]) -> list[str]:
-    """Return the checks for people, group by group."""
-    found = []
+    """Return the checks as lines of text, group by group."""
+    rows = []
     width = max((len(check.name) for check in checks), default=0)
     for group in dict.fromkeys(check.group for check in checks):
-        found.append(group)
+        rows.append(group)
         for check in checks:
             if check.group != group:
                 continue
-            found.append(f"  {check.status:<7}  {check.name:<{width}}  {check.text}".rstrip())
+            rows.append(f"  {check.status:<7}  {check.name:<{width}}  {check.text}".rstrip())
             if check.fix:
-                found.append(f"  {'':<7}  {'':<{width}}  fix: {check.fix}")
-    return found
+                rows.append(f"  {'':<7}  {'':<{width}}  fix: {check.fix}")
+    return rows

@@ -1,4 +1,4 @@
-"""What the machine gives a run: cores, memory, shared memory, open files, processes, devices and their precisions."""
+"""Checks of the machine: cores, memory, shared memory, open files, processes, devices and their precisions."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from mvrec.doctor.checks import Check
 from mvrec.machine import cores_per_process, shared_memory_fault, visible_cores
 from mvrec.processes import CAN_FORK, ChildError, Limits, apart
 
-# A step of the recipes for MViT-B: 8 clips of 16 frames of 224 x 224 pixels, of which each loader worker has two ready.
+# A step of the recipes for MViT-B: 8 clips of 16 frames of 224 x 224 pixels; each loader worker prefetches two.
 BATCH_BYTES = 8 * 3 * 16 * 224 * 224
 READY_BATCHES = 2
 FEW_FILES = 1024  # open files; loaders pass each batch through one
@@ -24,11 +24,11 @@ CGROUP = Path("/sys/fs/cgroup")
 def machine_checks(
     *, cgroup: Path = CGROUP, shm: Path = Path("/dev/shm"), environ: Mapping[str, str] | None = None
 ) -> list[Check]:
-    """Return cores, memory, shared memory, open files and processes.
+    """Check cores, memory, shared memory, open files and processes.
 
     Args:
-        cgroup: Where the limits of a container are.
-        shm: Where loader workers leave batches.
+        cgroup: The folder of a container's limits.
+        shm: The folder of shared memory.
         environ: `os.environ`.
     """
     environ = os.environ if environ is None else environ
@@ -44,7 +44,7 @@ def machine_checks(
 
 
 def cpu_quota(cgroup: Path) -> float | None:
-    """How many cores' time a container may use, `None` for no limit."""
+    """Return the cores whose time a container may use, `None` for no limit."""
     try:
         limit, period = (cgroup / "cpu.max").read_text().split()  # version 2
     except (OSError, ValueError):
@@ -60,20 +60,20 @@ def cpu_quota(cgroup: Path) -> float | None:
 
 
 def _cores(cores: int, quota: float | None, environ: Mapping[str, str]) -> Check:
-    wanted = environ.get("SLURM_CPUS_PER_TASK")
+    requested = environ.get("SLURM_CPUS_PER_TASK")
     text = f"{cores} of {os.cpu_count()} cores ({platform.machine()})"
     if quota is not None and quota < cores:
         few = max(1, int(quota))
         text += f", but this container may use the time of {quota:g}"
         fix = f"--data.num_workers {few} --trainer.devices 1, or give the container more: docker run --cpus N"
         return Check("machine", "cores", "warning", text, fix)
-    if wanted and wanted.isdigit() and int(wanted) > cores:
-        text += f", SLURM_CPUS_PER_TASK is {wanted}"
-        fix = f"srun --cpus-per-task={wanted}: since Slurm 22.05 srun does not take it over from sbatch"
+    if requested and requested.isdigit() and int(requested) > cores:
+        text += f", SLURM_CPUS_PER_TASK is {requested}"
+        fix = f"srun --cpus-per-task={requested}: since Slurm 22.05 srun does not inherit it from sbatch"
         return Check("machine", "cores", "warning", text, fix)
-    if "SLURM_JOB_ID" in environ and not wanted and cores == 1:
+    if "SLURM_JOB_ID" in environ and not requested and cores == 1:
         return Check("machine", "cores", "warning", f"{text} in a Slurm job", "#SBATCH --cpus-per-task=8")
-    return Check("machine", "cores", "ok", text + (f", {wanted} per task" if wanted else ""))
+    return Check("machine", "cores", "ok", text + (f", {requested} per task" if requested else ""))
 
 
 def _memory(cgroup: Path) -> Check:
@@ -122,7 +122,7 @@ def _open_files() -> Check:
     try:
         import resource
     except ImportError:  # Windows
-        return Check("machine", "open files", "note", "no limit is known")
+        return Check("machine", "open files", "note", "the limit is unknown")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < FEW_FILES:
         most = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
@@ -148,17 +148,17 @@ def _fork() -> Check:
 
 
 def device_checks() -> list[Check]:
-    """Return the CPU and every GPU, with a product of matrices in each precision."""
+    """Check the CPU and every GPU with a matrix product in each precision."""
     import torch
 
-    found = [_cpu(torch)]
+    checks = [_cpu(torch)]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
     if not available:
-        found.append(_no_gpu(torch, [str(one.message) for one in caught], os.environ))
-        return found
-    return found + [_gpu(torch, number) for number in range(torch.cuda.device_count())]
+        checks.append(_no_gpu(torch, [str(warning.message) for warning in caught], os.environ))
+        return checks
+    return checks + [_gpu(torch, number) for number in range(torch.cuda.device_count())]
 
 
 def _cpu(torch: Any) -> Check:
@@ -169,8 +169,8 @@ def _cpu(torch: Any) -> Check:
     return Check("devices", "CPU", "ok", text)
 
 
-def _no_gpu(torch: Any, said: list[str], environ: Mapping[str, str], *, dev: Path = Path("/dev")) -> Check:
-    """No GPU that torch can use: none there, hidden, a torch without CUDA, or a driver that is too old."""
+def _no_gpu(torch: Any, messages: list[str], environ: Mapping[str, str], *, dev: Path = Path("/dev")) -> Check:
+    """Explain why torch can use no GPU: none exists, it is hidden, torch lacks CUDA, or the driver is too old."""
     nodes = sorted(dev.glob("nvidia[0-9]*"))
     hidden = environ.get("CUDA_VISIBLE_DEVICES")
     if not nodes:
@@ -189,7 +189,7 @@ def _no_gpu(torch: Any, said: list[str], environ: Mapping[str, str], *, dev: Pat
     if torch.version.cuda is None:
         fix = "pip install --force-reinstall torch torchvision (https://pytorch.org/get-started/locally has the index)"
         return Check("devices", "GPU", "broken", f"{len(nodes)} are there, but this torch has no CUDA", fix)
-    cause = " ".join(" ".join(said).split())[:200] or "CUDA does not start"
+    cause = " ".join(" ".join(messages).split())[:200] or "CUDA does not start"
     fix = f"nvidia-smi must work; update the driver to one for CUDA {torch.version.cuda}, or install an older torch"
     return Check("devices", "GPU", "broken", f"{len(nodes)} are there, but torch cannot use them: {cause}", fix)
 
@@ -214,7 +214,7 @@ def _gpu(torch: Any, number: int) -> Check:
 
 
 def _multiplies(torch: Any, device: str, kind: str) -> str | None:
-    """Try a product in a precision; returns what is wrong with it, or `None`."""
+    """Try a product in a precision; return its fault, or `None`."""
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[kind]
     try:
         ones = torch.ones(32, 32, device=device, dtype=dtype)

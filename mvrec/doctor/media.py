@@ -1,4 +1,4 @@
-"""Do the decoders work here? Tried on small videos and images that are made on the spot, in processes of their own."""
+"""Checks of the decoders on small generated videos and images, in separate processes."""
 
 import base64
 import importlib.util
@@ -10,7 +10,7 @@ from typing import Any
 from mvrec.doctor.checks import Check, Status
 from mvrec.processes import ChildError, Limits, apart
 
-# Codecs and who encodes them; the first that is there is taken. A decoder may be there without any encoder.
+# Codecs and their encoders in order of preference. A decoder may exist without any encoder.
 ENCODERS = {
     "h264": ("libx264", "libopenh264"),
     "hevc": ("libx265",),
@@ -19,7 +19,7 @@ ENCODERS = {
     "mpeg4": ("mpeg4",),
 }
 LEVELS = tuple(range(30, 230, 20))  # the grey of each frame
-TOLERANCE = 6  # of a grey level after coding
+TOLERANCE = 6  # grey levels after coding
 TRIAL = Limits(seconds=60.0, memory=None)
 
 _SIZE = (48, 64)
@@ -28,20 +28,20 @@ _PNG = base64.b64decode(  # one grey pixel of 127
 )
 _FIXES = {
     "pyav": "pip install --force-reinstall av",
-    "decord": "pip install --force-reinstall decord (--data.decoder auto does without it)",
+    "decord": "pip install --force-reinstall decord (--data.decoder auto works without it)",
     "torchcodec": "install FFmpeg (apt install ffmpeg, or conda install ffmpeg) and the torchcodec of this torch: "
-    "pip install --upgrade torchcodec (--data.decoder auto does without it)",
+    "pip install --upgrade torchcodec (--data.decoder auto works without it)",
 }
 
 
 def media_checks() -> list[Check]:
-    """Return every decoder on every codec that can be encoded here, and images."""
+    """Check every decoder on every codec that can be encoded here, and images."""
     with tempfile.TemporaryDirectory() as folder:
         decoders, unusable = _usable()
-        found = [_image(Path(folder)), *unusable]
+        checks = [_image(Path(folder)), *unusable]
         for codec in ENCODERS:
-            found += _codec(Path(folder), codec, decoders)
-    return found
+            checks += _codec(Path(folder), codec, decoders)
+    return checks
 
 
 def _codec(folder: Path, codec: str, decoders: Sequence[str]) -> list[Check]:
@@ -49,7 +49,7 @@ def _codec(folder: Path, codec: str, decoders: Sequence[str]) -> list[Check]:
     try:
         encoder = apart(write_clip, path, codec, limits=TRIAL)
     except ChildError as error:
-        # Without a clip nothing can be tried; that PyAV does not load at all is what matters of it.
+        # Without a clip there is nothing to test; if PyAV does not load at all, that is the finding.
         status: Status = "broken" if codec == "h264" else "warning"
         return [Check("decoders", codec, status, f"no clip could be made: {error}", _FIXES["pyav"])]
     if encoder is None:
@@ -58,21 +58,21 @@ def _codec(folder: Path, codec: str, decoders: Sequence[str]) -> list[Check]:
 
 
 def _usable() -> tuple[list[str], list[Check]]:
-    """Return the decoders to try, and what there is to say of those that are not installed or do not load."""
-    usable, found = ["pyav"], []
+    """Return the usable decoders, and checks of those that are not installed or do not load."""
+    usable, checks = ["pyav"], []
     for decoder in ("decord", "torchcodec"):
         if importlib.util.find_spec(decoder) is None:
-            found.append(Check("decoders", decoder, "note", "not installed (the decoder auto does without it)"))
+            checks.append(Check("decoders", decoder, "note", "not installed (the decoder auto works without it)"))
             continue
         try:
             apart(load, decoder, limits=TRIAL)
         except ChildError as error:
-            found.append(
+            checks.append(
                 Check("decoders", decoder, "warning", str(error).partition(": ")[2] or str(error), _FIXES[decoder])
             )
         else:
             usable.append(decoder)
-    return usable, found
+    return usable, checks
 
 
 def _decoder(path: Path, codec: str, decoder: str) -> Check:
@@ -85,7 +85,7 @@ def _decoder(path: Path, codec: str, decoder: str) -> Check:
         if decoder != "pyav" and codec in ("av1", "mpeg4"):
             return Check("decoders", name, "note", answer)
         return _failed(name, decoder, codec, answer)
-    off = max(abs(level - wanted) for level, wanted in zip(answer, LEVELS, strict=True))
+    off = max(abs(level - level_written) for level, level_written in zip(answer, LEVELS, strict=True))
     if off > TOLERANCE:
         return _failed(name, decoder, codec, f"gives the wrong frames or colours: {answer} for {list(LEVELS)}")
     return Check("decoders", name, "ok", f"{len(LEVELS)} frames")
@@ -105,7 +105,7 @@ def _image(folder: Path) -> Check:
     return Check("decoders", "JPEG and PNG", "ok", f"grey {levels[0]} and {levels[1]}")
 
 
-# -- what runs in a process of its own ---------------------------------------------------------------------------------
+# -- run in a separate process -----------------------------------------------------------------------------------------
 
 
 def load(decoder: str) -> None:
@@ -119,12 +119,12 @@ def load(decoder: str) -> None:
 
 
 def write_clip(path: Path, codec: str) -> str | None:
-    """Write frames of `LEVELS`; returns the encoder, or `None` where there is none."""
+    """Write frames of `LEVELS`; return the encoder, or `None` without one."""
     import av
     import numpy as np
 
-    known = [name for name in ENCODERS[codec] if name in av.codecs_available]
-    encoder = next((name for name in known if _can_encode(name)), None)
+    encoders = [name for name in ENCODERS[codec] if name in av.codecs_available]
+    encoder = next((name for name in encoders if _can_encode(name)), None)
     if encoder is None:
         return None
     with av.open(str(path), "w") as container:
@@ -149,7 +149,7 @@ def _can_encode(name: str) -> bool:
 
 
 def read_levels(path: Path, decoder: str) -> list[int] | str:
-    """Return the mean grey of every frame that a decoder gives, or why it gives none."""
+    """Return the mean grey of every frame by a decoder, or why it fails."""
     from mvrec.data.video.opening import open_video
     from mvrec.errors import DecodeError, UserError
 

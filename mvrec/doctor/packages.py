@@ -1,4 +1,4 @@
-"""Are the packages there that mvrec says it needs, do they fit each other, and do they load?"""
+"""Checks of the packages that mvrec needs: installed, compatible and loadable."""
 
 import importlib
 import platform
@@ -14,11 +14,11 @@ from packaging.version import InvalidVersion, Version
 from mvrec.doctor.checks import Check, Status
 from mvrec.errors import install_hint
 
-# Releases that steal credentials when they are imported, and the first that does not run code from checkpoints.
+# Releases that steal credentials on import, and the first one that does not run code from checkpoints.
 MALICIOUS_LIGHTNING = ("2.6.2", "2.6.3")
 FIRST_SAFE_LIGHTNING = "2.6.6"
 LIGHTNING_FIX = "pip install --force-reinstall --no-cache-dir 'lightning>=2.6.6,<2.7'"
-# The module of a package, where it has another name.
+# The module of a package, if its name differs.
 MODULES = {"pillow": "PIL", "pyyaml": "yaml"}
 FOR_DEVELOPERS = ("test", "dev")
 
@@ -26,7 +26,7 @@ VersionOf = Callable[[str], str | None]
 
 
 def installed_version(name: str) -> str | None:
-    """Return the version of a package, or `None` where it is not installed."""
+    """Return the version of a package, or `None` if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -34,20 +34,20 @@ def installed_version(name: str) -> str | None:
 
 
 def lightning_checks(version_of: VersionOf = installed_version) -> list[Check]:
-    """Return releases of Lightning that must not be imported; to be looked at before anything imports it."""
-    found = []
+    """Check for releases of Lightning that must not be imported; call it before anything imports Lightning."""
+    checks = []
     for name in ("lightning", "pytorch-lightning"):
         version = version_of(name)
         if version is None:
             continue
         if version in MALICIOUS_LIGHTNING:
-            text = f"{version} is a malicious release that takes passwords and tokens along when it is imported"
+            text = f"{version} is a malicious release that steals passwords and tokens on import"
             fix = f"{LIGHTNING_FIX}; then change every password, token and key that was on this machine"
-            found.append(Check("packages", name, "broken", text, fix))
+            checks.append(Check("packages", name, "broken", text, fix))
         elif _is_older(version, FIRST_SAFE_LIGHTNING):
             text = f"{version} runs code from checkpoints when it loads them"
-            found.append(Check("packages", name, "broken", text, LIGHTNING_FIX))
-    return found
+            checks.append(Check("packages", name, "broken", text, LIGHTNING_FIX))
+    return checks
 
 
 def _is_older(version: str, than: str) -> bool:
@@ -58,17 +58,17 @@ def _is_older(version: str, than: str) -> bool:
 
 
 def package_checks(version_of: VersionOf = installed_version, *, load: bool = True) -> list[Check]:
-    """Return Python and every package that mvrec needs: there, of a version that fits, and loadable.
+    """Check Python and every required package: installed, of a suitable version, and loadable.
 
     Args:
-        version_of: The version of a package.
-        load: Whether they are imported.
+        version_of: Returns the version of a package.
+        load: Whether to import them.
     """
     about: Any = metadata.metadata("mvrec")
     python = platform.python_version()
     needed = SpecifierSet(about.get("Requires-Python") or "")
     fits = python in needed
-    found = [
+    results = [
         Check(
             "packages",
             "python",
@@ -78,11 +78,11 @@ def package_checks(version_of: VersionOf = installed_version, *, load: bool = Tr
         )
     ]
     direct = list(_requirements("mvrec", ""))
-    # PyAV before decord, as when mvrec reads a video: decord's old libvpx would take the place of PyAV's.
+    # PyAV before decord, as when mvrec reads a video: decord's old libvpx would replace PyAV's.
     first = sorted(direct, key=lambda requirement: requirement.name != "av")
     checks = {requirement.name: _package(requirement, version_of, load=load) for requirement in first}
-    found += [checks[requirement.name] for requirement in direct]
-    return found + list(_conflicts(direct, version_of))
+    results += [checks[requirement.name] for requirement in direct]
+    return results + list(_conflicts(direct, version_of))
 
 
 def _package(requirement: Requirement, version_of: VersionOf, *, load: bool) -> Check:
@@ -96,7 +96,7 @@ def _package(requirement: Requirement, version_of: VersionOf, *, load: bool) -> 
         module = MODULES.get(name, name.replace("-", "_"))
         try:
             importlib.import_module(module)
-        except Exception as error:  # whatever a broken package raises is what is to be told
+        except Exception as error:  # a broken package may raise any error
             text = f"{version} does not load: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             return Check("packages", name, "broken", text, f"pip install --force-reinstall '{_plain(requirement)}'")
     return Check("packages", name, "ok", version)
@@ -107,7 +107,7 @@ def _plain(requirement: Requirement) -> str:
 
 
 def _requirements(name: str, extra: str) -> Iterator[Requirement]:
-    """What a package needs on this machine, for one of its extras or for itself."""
+    """Yield the requirements of a package on this machine, for one of its extras or for itself."""
     for text in metadata.requires(name) or ():
         requirement = Requirement(text)
         marker = requirement.marker
@@ -117,7 +117,7 @@ def _requirements(name: str, extra: str) -> Iterator[Requirement]:
 
 
 def _conflicts(direct: list[Requirement], version_of: VersionOf) -> Iterator[Check]:
-    """Yield installed packages that do not fit one that mvrec needs, such as a torch that is not torchvision's."""
+    """Yield installed packages that do not fit a required one, such as a torch that does not fit torchvision."""
     for owner in direct:
         if version_of(owner.name) is None:
             continue
@@ -131,20 +131,20 @@ def _conflicts(direct: list[Requirement], version_of: VersionOf) -> Iterator[Che
                 continue
             pair = f"{owner.name} and {need.name}"
             text = f"{owner.name} {version_of(owner.name)} needs {need.name}{need.specifier}, here is {version}"
-            known = {canonicalize_name(one.name) for one in direct}
-            status: Status = "broken" if canonicalize_name(need.name) in known else "warning"
+            required = {canonicalize_name(requirement.name) for requirement in direct}
+            status: Status = "broken" if canonicalize_name(need.name) in required else "warning"
             yield Check("packages", pair, status, text, f"pip install --upgrade {owner.name} {need.name}")
 
 
 def extra_checks(version_of: VersionOf = installed_version) -> list[Check]:
-    """What the optional parts of mvrec need."""
-    found = []
+    """Check the requirements of mvrec's optional parts."""
+    checks = []
     for extra in metadata.metadata("mvrec").get_all("Provides-Extra") or ():
         if extra in FOR_DEVELOPERS:
             continue
         needs = list(_requirements("mvrec", extra))
-        found.append(_extra(extra, {need.name: (need, version_of(need.name)) for need in needs}))
-    return found
+        checks.append(_extra(extra, {need.name: (need, version_of(need.name)) for need in needs}))
+    return checks
 
 
 def _extra(extra: str, needs: Mapping[str, tuple[Requirement, str | None]]) -> Check:

@@ -1,4 +1,4 @@
-"""Charts of a report as inline SVG, which follows the page's colours and needs no drawing library."""
+"""Charts of a report as inline SVG, which follow the page's colours and need no drawing library."""
 
 import base64
 import math
@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from mvrec.report.markup import Html, join, tag
 
-MOST_POINTS = 400  # of a line; more cannot be told apart on a screen
-MARKED_POINTS = 30  # a line of fewer points shows them
+MOST_POINTS = 400  # of a line; a screen shows no more
+MARKED_POINTS = 30  # a line of fewer points marks them
 
 _WIDTH, _HEIGHT = 480, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 34
@@ -24,10 +24,10 @@ class Panel:
     """One chart of lines.
 
     Attributes:
-        title: What it shows.
-        lines: Steps and values of each line, by its name.
-        logarithmic: Whether the values stand on a logarithmic axis; those that are not above 0 are left out there.
-        across: What the steps count.
+        title: The title.
+        lines: Steps and values of each line, by name.
+        logarithmic: Whether the value axis is logarithmic; it skips values that are not above 0.
+        across: The name of the steps.
     """
 
     title: str
@@ -38,7 +38,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Where a value stands."""
+    """An axis of a chart."""
 
     low: float
     high: float
@@ -53,7 +53,7 @@ class _Axis:
 
 
 def line_chart(panel: Panel) -> Html:
-    """A chart of lines with its legend; a line of many points keeps its peaks."""
+    """Return a chart of lines with its legend; a line of many points keeps its peaks."""
     lines = {
         name: [(step, value) for step, value in zip(*line, strict=True) if value > 0 or not panel.logarithmic]
         for name, line in panel.lines.items()
@@ -107,40 +107,40 @@ def _line(points: list[tuple[int, float]], across: _Axis, up: _Axis, style: str)
 
 
 def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most about `MOST_POINTS` points: of each stretch the lowest and the highest, in order."""
+    """Return at most about `MOST_POINTS` points: the lowest and highest of each stretch, in order."""
     if len(points) <= MOST_POINTS:
         return points
     stretch = math.ceil(2 * len(points) / MOST_POINTS)
-    kept = []
+    thinned = []
     for begin in range(0, len(points), stretch):
         part = range(begin, min(begin + stretch, len(points)))
-        chosen = {min(part, key=lambda place: points[place][1]), max(part, key=lambda place: points[place][1])}
-        kept += [points[place] for place in sorted(chosen)]
-    return kept
+        extremes = {min(part, key=lambda place: points[place][1]), max(part, key=lambda place: points[place][1])}
+        thinned += [points[place] for place in sorted(extremes)]
+    return thinned
 
 
 def _widened(low: float, high: float, *, logarithmic: bool = False) -> tuple[float, float]:
-    """Ends of an axis, apart also where all values are equal."""
+    """Return the ends of an axis, apart even if all values are equal."""
     if low == high:
         return (low / 2, high * 2) if logarithmic else (low - (abs(low) / 10 or 1), high + (abs(high) / 10 or 1))
     return low, high
 
 
 def ticks(low: float, high: float, *, most: int = 6, logarithmic: bool = False) -> list[float]:
-    """Round numbers in `low..high`, at most `most` of them where the axis is linear.
+    """Return round numbers in `low..high`, at most `most` of them on a linear axis.
 
     Args:
         low: Lower end.
         high: Upper end, above it.
-        most: How many, at most.
-        logarithmic: Powers of ten, with 2 and 5 between them where there are few.
+        most: The largest number of ticks.
+        logarithmic: Powers of ten, with 2 and 5 in between if there are few.
     """
     if logarithmic:
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         for factors in ((1,), (1, 2, 5)):
-            found = [value for power in powers for factor in factors if low <= (value := factor * 10.0**power) <= high]
-            if len(found) >= 3:
-                return found[:: math.ceil(len(found) / most)]
+            values = [value for power in powers for factor in factors if low <= (value := factor * 10.0**power) <= high]
+            if len(values) >= 3:
+                return values[:: math.ceil(len(values) / most)]
         # Less than a decade: linear ticks are as good.
     raw = (high - low) / most
     power = 10.0 ** math.floor(math.log10(raw))
@@ -151,12 +151,12 @@ def ticks(low: float, high: float, *, most: int = 6, logarithmic: bool = False) 
 
 
 def bar(share: float) -> Html:
-    """A bar of 0..1 of its column's width; the number stands beside it."""
+    """Return a bar of 0..1 of its column's width; the number is printed next to it."""
     return tag("span", class_="bar", style=f"width:{100 * min(max(share, 0.0), 1.0):.1f}%", aria_hidden="true")
 
 
 def jpeg_data(content: bytes) -> str:
-    """A JPEG as a URI."""
+    """Return a JPEG as a URI."""
     return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
 

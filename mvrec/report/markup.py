@@ -1,4 +1,4 @@
-"""HTML that cannot be broken by what it shows: whatever is not marked as HTML already is escaped."""
+"""HTML that no content can break: all text that is not marked as HTML is escaped."""
 
 import html
 import re
@@ -8,20 +8,20 @@ from typing import Any
 from mvrec.files import shown
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-# Elements without content. Those of SVG end with a slash: without it, what follows would be taken for their content.
+# Elements without content. SVG's end with a slash; without it they would include what follows.
 _EMPTY = {"meta", "img", "circle", "line", "polyline", "rect", "image"}
 
 
 class Html(str):
-    """Text that is HTML already and is taken as it is."""
+    """Text that is HTML already and is not escaped."""
 
     __slots__ = ()
 
 
 def escaped(content: Any) -> Html:
-    """Anything as HTML; `None` as nothing.
+    """Return anything as HTML; `None` as an empty text.
 
-    Control characters and the lone surrogates of undecodable file names, which no HTML file may hold, are made visible.
+    Control characters and surrogates of undecodable file names, which HTML may not contain, are made visible.
     """
     if isinstance(content, Html):
         return content
@@ -31,7 +31,7 @@ def escaped(content: Any) -> Html:
 
 
 def join(parts: Iterable[Any]) -> Html:
-    """Return parts, one after the other."""
+    """Concatenate parts."""
     return Html("".join(escaped(part) for part in parts))
 
 
@@ -39,9 +39,9 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
     """Return an element.
 
     Args:
-        name: Of the element.
+        name: The element's name.
         children: Its content; plain text is escaped.
-        attributes: `class_` is `class`, other underscores are hyphens; one that is `None` is left out.
+        attributes: `class_` is `class`, other underscores are hyphens; a value of `None` is skipped.
     """
     parts = [
         f' {key.rstrip("_").replace("_", "-")}="{escaped(value)}"'
@@ -53,17 +53,17 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
 
 
 def name_of(text: Any) -> Html:
-    """A name or path of the data, in whichever direction its script is written."""
+    """Return a name or path from the data, in the direction of its script."""
     return tag("bdi", text)
 
 
 def table(header: Sequence[Any], rows: Iterable[Sequence[Any]], *, numeric: Collection[int] = ()) -> Html:
-    """A table that scrolls sideways where the page is narrow.
+    """Return a table that scrolls sideways on a narrow page.
 
     Args:
         header: One cell per column.
         rows: Their cells.
-        numeric: Columns that are aligned to the right.
+        numeric: Numbers of right-aligned columns.
     """
     side = ["num" if column in numeric else None for column in range(len(header))]
     head = [tag("th", cell, scope="col", class_=side[column]) for column, cell in enumerate(header)]
@@ -72,11 +72,11 @@ def table(header: Sequence[Any], rows: Iterable[Sequence[Any]], *, numeric: Coll
 
 
 def folded(summary: Any, *content: Any) -> Html:
-    """Return content that is shown when its line is clicked."""
+    """Return content that appears when its summary is clicked."""
     return tag("details", tag("summary", summary), *content)
 
 
 def facts(pairs: Iterable[tuple[Any, Any]]) -> Html:
-    """A list of names and values; those without a value are left out."""
+    """Return a list of names and values, without empty values."""
     shown = [(name, value) for name, value in pairs if value not in (None, "")]
     return tag("dl", *(join([tag("dt", name), tag("dd", value)]) for name, value in shown))

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that needs nothing but a browser, neither a network nor a GPU."""
+"""The report of a run: one HTML file for any browser, without network or GPU."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from mvrec.report.sections import RunResults, Section, TaskReport, Thumbnails, m
 from mvrec.report.style import STYLE
 from mvrec.runs.monitors import mode_of
 
-# What a page may load: nothing but what is in it. So not even a class name could make it ask a server.
+# A page may load nothing from outside, so not even a class name can make it contact a server.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def no_thumbnails(row: Any) -> Sequence[bytes]:
-    """Stands in where files are not to be opened."""
-    raise DecodeError(row.path, "pictures were not asked for")
+    """Raise an error instead of opening a file for its thumbnails."""
+    raise DecodeError(row.path, "pictures were not requested")
 
 
 def render_report(
@@ -33,8 +33,8 @@ def render_report(
     Args:
         report: The run directory; see `read_run`.
         panels: The training curves.
-        thumbnails: What a file looks like to the network, as JPEGs; it raises `DecodeError` where that cannot be said.
-        most_mistakes: How many mistakes are shown.
+        thumbnails: Returns the network's view of a file as JPEGs, or raises `DecodeError`.
+        most_mistakes: The largest number of mistakes.
     """
     results = report.results
     name = results.run_dir.resolve().name
@@ -93,7 +93,7 @@ def _training(report: TaskReport, panels: Sequence[Panel]) -> Html:
 
 
 def _best(report: TaskReport, panels: Sequence[Panel]) -> Html:
-    """Return the best validation of the run, in a sentence; of equals the one that best.ckpt is of."""
+    """Return a sentence about the best validation of the run; among equals the one of best.ckpt."""
     lines = {name: line for panel in panels for name, line in panel.lines.items()}
     losses = dict(zip(*lines.get("val/loss", ((), ())), strict=True))
     for name in report.monitors:
@@ -113,7 +113,7 @@ def _best(report: TaskReport, panels: Sequence[Panel]) -> Html:
 
 
 def _data(results: RunResults) -> Html:
-    """Return the data as the run recorded them, and what only the test has read."""
+    """Return the data as recorded by the run, and splits that only the test has read."""
     tested = mapping(results.score.get("data"))
     data = {**results.data, **tested}
     splits = {**mapping(results.data.get("splits")), **mapping(tested.get("splits"))}
@@ -164,26 +164,26 @@ def _rate(value: Any) -> str:
 
 
 def _environment(results: RunResults) -> Html:
-    found = results.environment
-    if not found:
+    environment = results.environment
+    if not environment:
         return Html("")
-    hosts = [str(host) for host in found.get("hosts") or ()]
+    hosts = [str(host) for host in environment.get("hosts") or ()]
     counted = ", ".join(
         f"{host} ({hosts.count(host)} processes)" if len(hosts) > 1 else host for host in dict.fromkeys(hosts)
     )
-    devices = [str(device) for device in found.get("devices") or ()]
+    devices = [str(device) for device in environment.get("devices") or ()]
     gpus = ", ".join(f"{devices.count(name)} x {name}" for name in dict.fromkeys(devices)) or "CPU"
-    command = found.get("command")
-    packages = mapping(found.get("packages"))
+    command = environment.get("command")
+    packages = mapping(environment.get("packages"))
     return facts(
         [
-            ("mvrec", found.get("mvrec")),
-            ("Revision", tag("code", found["git_revision"]) if found.get("git_revision") else None),
-            ("Python", found.get("python")),
-            ("Platform", found.get("platform")),
+            ("mvrec", environment.get("mvrec")),
+            ("Revision", tag("code", environment["git_revision"]) if environment.get("git_revision") else None),
+            ("Python", environment.get("python")),
+            ("Platform", environment.get("platform")),
             ("Hosts", counted),
             ("Devices of a host", gpus),
-            ("Slurm job", found.get("slurm_job_id")),
+            ("Slurm job", environment.get("slurm_job_id")),
             ("Command", tag("code", " ".join(map(str, command))) if isinstance(command, list) else None),
             ("Packages", ", ".join(f"{name} {version or '-'}" for name, version in packages.items())),
         ]

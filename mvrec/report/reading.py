@@ -1,4 +1,4 @@
-"""Reads a run directory for its report. Nothing but the directory itself has to be there."""
+"""Reading a run directory for its report, with nothing but the directory itself."""
 
 from pathlib import Path
 
@@ -21,16 +21,16 @@ KNOWN_FILES = (
 
 
 def read_run(run_dir: Path) -> TaskReport:
-    """Read a run directory with the eyes of its task; a file that is damaged is left out, and a note says so.
+    """Read a run directory by the reader of its task; skip damaged files with a note.
 
     Raises:
-        UserError: There is no such directory, or no run in it; a task whose code may not be run.
+        UserError: The directory is missing or has no run, or its task is foreign code.
     """
     if not run_dir.is_dir():
         hint = "a run directory, not a file in it" if run_dir.exists() else "there is no such directory"
         raise UserError(f"{run_dir}: {hint}; mvrec report takes the directory that mvrec fit or test wrote to")
     if not any((run_dir / name).is_file() for name in KNOWN_FILES):
-        raise UserError(f"{run_dir} is no run directory: it has none of {', '.join(KNOWN_FILES)}")
+        raise UserError(f"{run_dir} is not a run directory: it has none of {', '.join(KNOWN_FILES)}")
     results = RunResults(run_dir)
     for name in ("config.yaml", "config_test.yaml"):
         text = results.read(name, lambda path: path.read_text(encoding="utf-8", errors="replace"))
@@ -48,7 +48,7 @@ def read_run(run_dir: Path) -> TaskReport:
 
 
 def _check_checkpoint(results: RunResults) -> None:
-    """Notice when the score is of another checkpoint than the one that lies in the run directory now."""
+    """Note that the score is of another checkpoint than the present one in the run directory."""
     digest, recorded = results.score.get("checkpoint_sha256"), results.score.get("checkpoint")
     if not digest or not recorded:
         return
@@ -62,7 +62,7 @@ def _check_checkpoint(results: RunResults) -> None:
 
 
 def _check_extent(results: RunResults) -> None:
-    """Notice when the score is of a part of a split, or of the files on which the checkpoint was chosen."""
+    """Note that the score is of a part of a split, or of the files by which the checkpoint was chosen."""
     score, noun = results.score, results.noun
     if score.get("partial"):
         results.notes.append(

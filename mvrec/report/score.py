@@ -1,4 +1,4 @@
-"""The score of a run in its report, with all that it cannot be read without."""
+"""The score of a run in its report, with its context."""
 
 import shlex
 
@@ -71,7 +71,7 @@ def _split(results: RunResults) -> str | None:
 def _not_tested(results: RunResults) -> Html:
     path = results.checkpoint
     if path is None:
-        return tag("p", "This run was not tested, and there is no checkpoint yet that could be.")
+        return tag("p", "This run was not tested, and it has no checkpoint to test yet.")
     command = f"mvrec test --ckpt_path {_quoted(str(path))}"
     again = f"mvrec report {_quoted(str(results.run_dir))}"
     return join([tag("p", "This run was not tested. To test it and render this report again:"), _code(command, again)])

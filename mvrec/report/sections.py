@@ -1,4 +1,4 @@
-"""A run directory as a report reads it, and what a task adds to the report."""
+"""The content of a run directory for a report, and the sections that a task adds."""
 
 import csv
 import json
@@ -13,34 +13,34 @@ from mvrec.data.views.protocol import kind_of
 from mvrec.report.markup import Html
 
 Read = TypeVar("Read")
-Thumbnails = Callable[[Any], Sequence[bytes]]  # of a row with its `path` and `span`
+Thumbnails = Callable[[Any], Sequence[bytes]]  # for a row with `path` and `span`
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report; one without content is left out."""
+    """A section of the report; skipped if it is empty."""
 
     title: str
     content: Html
 
     @property
     def anchor(self) -> str:
-        """What links to it."""
+        """The name of links to it."""
         return self.title.lower().replace(" ", "-")
 
 
 @dataclass
 class RunResults:
-    """A run directory.
+    """The content of a run directory.
 
     Attributes:
         run_dir: The directory.
-        score: What `mvrec test` wrote to `metrics.json`, or what the other files tell of it; empty when nothing does.
+        score: The content of `metrics.json`, or what other files say about it; empty if they do not.
         environment: `environment.json`.
         data: `data.json`.
         parameter_groups: `parameter_groups.json`.
         configs: The text of each configuration, by file name.
-        notes: What is missing, damaged or out of date, for people.
+        notes: Texts about missing, damaged or outdated files.
     """
 
     run_dir: Path
@@ -53,7 +53,7 @@ class RunResults:
 
     @property
     def noun(self) -> str:
-        """What is scored: "videos" or "images"."""
+        """The name of the scored files: "videos" or "images"."""
         protocol = self.score.get("protocol") or self.data.get("protocol") or {}
         return str(self.score.get("noun") or (f"{kind_of(protocol).noun}s" if protocol else "files"))
 
@@ -64,25 +64,25 @@ class RunResults:
         return next((place for place in places if place.is_file()), None)
 
     def read(self, name: str, read: Callable[[Path], Read]) -> Read | None:
-        """A file of the run; `None` where there is none, or where it is damaged, which a note says."""
+        """Read a file of the run; return `None` if it is missing, or damaged, which a note says."""
         path = self.run_dir / name
         if not path.is_file():
             return None
         try:
             return read(path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-            self.notes.append(f"{name} is damaged and was left out ({error or type(error).__name__})")
+            self.notes.append(f"{name} is damaged and was skipped ({error or type(error).__name__})")
             return None
 
 
 class TaskReport(ABC):
-    """What a task adds to the report of a run; it reads the files that its task writes.
+    """A task's part of the report of a run; it reads the task's files.
 
     Args:
         results: The run directory.
 
     Attributes:
-        monitors: Scores of a validation that say which is the best, the first that a run has counts.
+        monitors: Scores that rank validations; the first that a run has counts.
     """
 
     monitors: tuple[str, ...] = ()
@@ -95,43 +95,43 @@ class TaskReport(ABC):
         """Return the task's sections, between the training curves and the data.
 
         Args:
-            thumbnails: Pictures of a file; raises `DecodeError` where there are none.
-            most_mistakes: How many mistakes are shown.
+            thumbnails: Returns pictures of a file, or raises `DecodeError`.
+            most_mistakes: The largest number of mistakes.
         """
 
     @property
     def was_tested(self) -> bool:
-        """Return whether anything is known of a test."""
+        """Return whether there are results of a test."""
         return bool(self.results.score)
 
     def subtitle(self) -> list[str]:
-        """What there is to say below the run's name."""
+        """Return the phrases below the run's name."""
         return []
 
     def metric_title(self, name: str) -> str:
-        """What people call a metric."""
+        """Return a metric's name for readers."""
         return name.replace("_", " ")
 
     def metric_text(self, name: str, value: float) -> str:
-        """A metric as people read it."""
+        """Return a metric's value for readers."""
         return f"{value:.4f}"
 
     def metric_note(self, name: str, value: float, counted: int) -> str | None:
-        """What belongs beside a metric of so many samples, such as its interval."""
+        """Return a remark on a metric of so many samples, such as its interval."""
         return None
 
     def failed_samples(self) -> str:
-        """What the score makes of files that could not be read."""
+        """Return how unreadable files count in the score."""
         return "count as wrong"
 
     def figures(self, folder: Path) -> list[str]:
-        """Draw PNGs into a folder; returns the names of those there are."""
+        """Draw PNGs into a folder; return their names."""
         return []
 
 
 def csv_rows(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the rows of a CSV file by the names of its columns."""
-    # Names of files need not be UTF-8; with surrogates in them they can still be opened.
+    """Yield the rows of a CSV file by column names."""
+    # Names of files need not be UTF-8; with surrogates they can still be opened.
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         for row in csv.DictReader(file, restval="", strict=True):
             yield {str(key): value for key, value in row.items()}
@@ -152,16 +152,16 @@ def read_groups(path: Path) -> list[dict[str, Any]]:
 
 
 def chosen_on(results: RunResults) -> bool:
-    """Return whether the score is of the files on which the checkpoint was chosen."""
+    """Return whether the score is of the files by which the checkpoint was chosen."""
     return bool(results.score.get("split_chose_checkpoint"))
 
 
 def number(value: Any) -> float | None:
-    """A value of a JSON file as a finite number, or `None`."""
+    """Return a value of a JSON file as a finite number, or `None`."""
     usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if usable else None
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """A value of a JSON file as a mapping; an empty one where it is something else."""
+    """Return a value of a JSON file as a mapping; an empty one for any other value."""
     return value if isinstance(value, Mapping) else {}

@@ -149,7 +149,7 @@ def test_damaged_curves_are_a_note(trained, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["nowhere"], "there is no such directory"),
-        (["."], "is no run directory"),
+        (["."], "is not a run directory"),
         ([".", "--mistakes", "-1"], "must be at least 0"),
         ([".", "--root", "nowhere"], "no such directory"),
         ([".", "-o", ""], "is a folder: name the HTML file in it"),

@@ -128,7 +128,7 @@ def test_a_run_that_was_not_tested_says_how(tmp_path):
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text("model: <x>\n")
     page = render_report(read_run(run), panels=CURVES)
-    assert "there is no checkpoint yet" in page
+    assert "it has no checkpoint to test yet" in page
     (run / "checkpoints/last.ckpt").write_bytes(b"x")
     page = render_report(read_run(run), panels=CURVES)
     assert f"mvrec test --ckpt_path &#x27;{run}/checkpoints/last.ckpt&#x27;" in page
@@ -245,7 +245,7 @@ def test_a_damaged_file_is_a_note_and_not_the_end(tmp_path, name, content):
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="there is no such directory"):
         read_run(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="is no run directory"):
+    with pytest.raises(UserError, match="is not a run directory"):
         read_run(tmp_path)
     (tmp_path / "best.ckpt").touch()
     with pytest.raises(UserError, match="not a file in it"):
