@@ -6,7 +6,6 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
-from torch.distributed.fsdp import fully_shard
 
 from mvrec.lightning_private import set_data_parallel_size
 
@@ -44,6 +43,8 @@ def shard(backbone: nn.Module, stages: list[tuple[str, ...]], device_mesh: Any) 
     Returns:
         The number of sharded blocks.
     """
+    from torch.distributed.fsdp import fully_shard  # takes a second, and few runs shard
+
     mesh = device_mesh["data_parallel"]
     blocks = [backbone.get_submodule(stage[0].rstrip(".")) for stage in stages[1:-1] if len(stage) == 1]
     for block in blocks:

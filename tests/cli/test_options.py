@@ -2,7 +2,7 @@
 
 import pytest
 
-from mvrec.cli.make_options import make_options
+from mvrec.cli.options.make import make_options
 from mvrec.cli.options import class_options, command_options, options
 
 
@@ -12,7 +12,7 @@ def made():
 
 
 def test_file_equals_the_parsers_and_signatures(made):
-    renew = "python -m mvrec.cli.make_options writes it anew"
+    renew = "python -m mvrec.cli.options.make writes it anew"
     for part in ("versions", "commands", "classes"):
         assert options()[part].keys() == made[part].keys(), renew
         for name, row in made[part].items():

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
-from torchmetrics.functional.classification import binary_average_precision
 
 from mvrec.data.views.targets import ClassIndex, MultiHot, Target, classes_of
 from mvrec.tasks.classification.targets import probabilities_of
@@ -182,6 +181,8 @@ class MultiLabelScores(ClassScores):
         This is scikit-learn's `average_precision_score`, over all samples, also those without any class. The recall
         counts failed samples, which lower it.
         """
+        from torchmetrics.functional.classification import binary_average_precision  # takes seconds
+
         positives, missed = self.labels.sum(dim=0), self._missed()
         values = torch.full((self.num_classes,), torch.nan, dtype=torch.float64)
         values[missed > 0] = 0.0

@@ -1,6 +1,6 @@
 """Writes `options.json`: the keys of `fit`, `validate`, `test` and `predict`, and those of the classes they name.
 
-python -m mvrec.cli.make_options
+python -m mvrec.cli.options.make
 
 The command line checks keys and values against that file before it imports torch and Lightning, and help reads it.
 tests/cli/test_options.py holds it equal to the parser and the signatures.

@@ -1,6 +1,6 @@
 """The keys of `fit`, `validate`, `test` and `predict` and of the classes they name, known without importing these.
 
-`options.json` holds them, one line per key; `python -m mvrec.cli.make_options` writes it. A row has
+`options.json` holds them, one line per key; `python -m mvrec.cli.options.make` writes it. A row has
 
 - `kinds`: the types in the order in which they are tried: int, float, bool, str, null, path, choice, list, dict,
   class (a class path), mapping (keys of a dataclass, which have rows of their own), other;
