@@ -2,8 +2,8 @@
 
 import pytest
 
-from mvrec.cli.options.make import make_options
 from mvrec.cli.options import class_options, command_options, options
+from mvrec.cli.options.make import make_options
 
 
 @pytest.fixture(scope="module")
