@@ -1,3 +1,4 @@
+import itertools
 import logging
 import os
 
@@ -239,12 +240,14 @@ def record(batch):
     return [(tuple(tensor.shape), tensor.contiguous().numpy().tobytes()) for tensor in tensors]
 
 
-def epochs(loader, numbers):
-    found = []
+def each_epoch(loader, numbers):
     for epoch in numbers:
         loader.batches.set_epoch(epoch)
-        found += [record(batch) for batch in loader]
-    return found
+        yield loader
+
+
+def epochs(loader, numbers):
+    return [record(batch) for batch in itertools.chain.from_iterable(each_epoch(loader, numbers))]
 
 
 @pytest.fixture(scope="module")
@@ -256,30 +259,23 @@ def stream(index):
     return found
 
 
-@pytest.mark.parametrize("num_workers", [1, 3])
-def test_workers_do_not_change_the_batches(index, stream, num_workers):
-    loader = train_loader(index, num_workers=num_workers, repeats=2)
+def test_workers_do_not_change_the_batches(index, stream):
+    loader = train_loader(index, num_workers=3, repeats=2)
     assert epochs(loader, [0, 1]) == stream
     assert len(loader) == 5
 
 
-@pytest.mark.parametrize(("taken", "before", "after"), [(1, 0, 3), (3, 3, 0), (3, 1, 2), (5, 0, 0), (7, 0, 0)])
+@pytest.mark.parametrize(("taken", "before", "after"), [(1, 0, 2), (3, 2, 0), (5, 0, 0), (7, 0, 0)])
 def test_a_restored_loader_goes_on_with_the_next_batch(index, stream, taken, before, after):
-    loader, found = train_loader(index, num_workers=before, repeats=2), []
-    for epoch in (0, 1):
-        loader.batches.set_epoch(epoch)
-        for batch in loader:
-            found.append(record(batch))
-            if len(found) == taken:
-                break
-        if len(found) == taken:
-            break
+    loader = train_loader(index, num_workers=before, repeats=2)
+    batches = itertools.chain.from_iterable(each_epoch(loader, (0, 1)))
+    records = [record(batch) for batch in itertools.islice(batches, taken)]
     state = loader.state_dict()
     position = {"seed": 5, "epoch": (taken - 1) // 5, "consumed": 2 * ((taken - 1) % 5 + 1)}
     assert state == {**position, "draws_per_batch": 2, "draws_per_step": 2}
     restored = train_loader(index, num_workers=after, repeats=2)
     restored.load_state_dict(state)
-    assert found + epochs(restored, range(state["epoch"], 2)) == stream
+    assert records + epochs(restored, range(state["epoch"], 2)) == stream
 
 
 def test_evaluation_has_no_position(index):

@@ -57,12 +57,12 @@ def test_train_view_is_a_function_of_its_seed():
     assert torch.equal(torch.get_rng_state(), states[1])
 
 
-@pytest.mark.parametrize("augment", [PLAIN, Augment(flip_probability=0.5), Augment(rand_augment=RandAugment(8))])
-def test_all_frames_of_a_view_get_the_same(augment):
+def test_all_frames_of_a_view_get_the_same_crop_flip_and_operations():
     frames = np.repeat(noise(1), 5, axis=0)
-    for seed in range(10):
-        view = trained(frames, size=24, augment=augment, seed=seed)
-        assert torch.equal(view, view[:1].expand_as(view))
+    for augment in (PLAIN, Augment(flip_probability=0.5), Augment(rand_augment=RandAugment(8))):
+        for seed in range(10):
+            view = trained(frames, size=24, augment=augment, seed=seed)
+            assert torch.equal(view, view[:1].expand_as(view)), augment
 
 
 def test_flip_probability():
@@ -99,13 +99,11 @@ def test_crop_boxes_stay_inside_and_keep_their_bounds(height, width):
     assert len({(b.top, b.left) for b in boxes}) > 150
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "box"),
-    [(30, 300, Box(0, 130, 30, 40)), (300, 30, Box(130, 0, 40, 30)), (90, 100, Box(0, 0, 90, 100))],
-)
-def test_crop_box_is_the_centre_where_none_fits(height, width, box):
-    too_large = Augment(crop_area=(2.0, 2.0))
-    assert random_crop_box(height, width, too_large, random.Random(0)) == box
+def test_a_crop_box_is_the_centre_where_none_fits():
+    boxes = {(30, 300): Box(0, 130, 30, 40), (300, 30): Box(130, 0, 40, 30), (90, 100): Box(0, 0, 90, 100)}
+    for size, box in boxes.items():
+        assert random_crop_box(*size, Augment(crop_area=(2.0, 2.0)), random.Random(0)) == box
+    assert random_crop_box(30, 30, Augment(crop_side=(1.0, 1.0)), random.Random(0)) == Box(0, 0, 30, 30)
 
 
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (320, 240), (100, 100), (2, 900)])
@@ -125,59 +123,46 @@ def test_square_crops_of_a_share_of_the_short_side(height, width):
     assert max(b.top + b.height for b in boxes) > 0.95 * height
 
 
-def test_a_side_of_the_short_side_alone_is_the_frame_as_it_stands():
-    assert random_crop_box(30, 30, Augment(crop_side=(1.0, 1.0)), random.Random(0)) == Box(0, 0, 30, 30)
-
-
-@pytest.mark.parametrize("share", [(0.0, 1.0), (0.5, 0.4), (0.9, 1.1)])
-def test_impossible_squares(share):
-    with pytest.raises(
-        ValueError, match=f"crop_side must be two ascending numbers in 0..1, got {share[0]}, {share[1]}"
-    ):
-        Augment(crop_side=share)
-
-
-@pytest.mark.parametrize("bounds", [{"crop_area": (0.0, 1.0)}, {"crop_area": (0.5, 0.4)}, {"crop_aspect": (2, 1)}])
-def test_impossible_crops(bounds):
-    ((name, (least, greatest)),) = bounds.items()
-    with pytest.raises(ValueError, match=f"{name} must be two ascending positive numbers, got {least}, {greatest}"):
-        Augment(**bounds)
+@pytest.mark.parametrize(
+    ("name", "bounds", "message"),
+    [
+        *(("crop_side", bounds, "two ascending numbers in 0..1") for bounds in ((0.0, 1.0), (0.5, 0.4), (0.9, 1.1))),
+        *(("crop_area", bounds, "two ascending positive numbers") for bounds in ((0.0, 1.0), (0.5, 0.4))),
+        ("crop_aspect", (2, 1), "two ascending positive numbers"),
+    ],
+)
+def test_impossible_crops_are_refused(name, bounds, message):
+    with pytest.raises(ValueError, match=f"{name} must be {message}, got {bounds[0]}, {bounds[1]}"):
+        Augment(**{name: bounds})
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("size", [(24, 24), (50, 31), (20, 30)])
-@pytest.mark.parametrize("box", [Box(3, 5, 20, 30), Box(0, 0, 40, 56)])
-def test_crop_and_resize_is_torchvisions(box, size, interpolation):
+def test_crop_and_resize_is_torchvisions(interpolation):
     frames = noise()
     images = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
-    expected = tvf.resized_crop(images, *box, list(size), InterpolationMode(interpolation), antialias=True)
-    found = crop_and_resize(frames, box, size, interpolation=interpolation)
-    assert found.dtype == torch.uint8
-    assert found.shape == (4, 3, *size)
-    torch.testing.assert_close(found, expected, atol=1, rtol=0)  # memory formats round differently
-    assert (found != expected).float().mean() < 0.02
+    for box in (Box(3, 5, 20, 30), Box(0, 0, 40, 56)):
+        for size in ((24, 24), (50, 31), (20, 30)):
+            expected = tvf.resized_crop(images, *box, list(size), InterpolationMode(interpolation), antialias=True)
+            view = crop_and_resize(frames, box, size, interpolation=interpolation)
+            assert (view.dtype, view.shape) == (torch.uint8, (4, 3, *size))
+            torch.testing.assert_close(view, expected, atol=1, rtol=0)  # memory formats round differently
+            assert (view != expected).float().mean() < 0.02
 
 
-@pytest.mark.parametrize("order", [np.s_[::-1], np.s_[::2]])
-def test_crop_and_resize_takes_views_of_arrays(order):
-    frames = noise()[order]
-    found = crop_and_resize(frames, Box(0, 0, 40, 56), (16, 16), interpolation="bilinear")
-    assert torch.equal(found, crop_and_resize(frames.copy(), Box(0, 0, 40, 56), (16, 16), interpolation="bilinear"))
+def test_crop_and_resize_takes_views_of_arrays():
+    for frames in (noise()[::-1], noise()[::2]):
+        views = [
+            crop_and_resize(f, Box(0, 0, 40, 56), (16, 16), interpolation="bilinear") for f in (frames, frames.copy())
+        ]
+        assert torch.equal(*views)
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "expected"),
-    [
-        (240, 320, (256, 341)),
-        (320, 240, (341, 256)),
-        (200, 200, (256, 256)),
-        (1080, 1920, (256, 455)),
-        (256, 300, (256, 300)),
-        (239, 427, (256, 457)),
-    ],
-)
-def test_short_side_size(height, width, expected):
-    assert short_side_size(height, width, 256) == expected
+def test_the_short_side_is_scaled_to_256_and_the_long_one_keeps_the_aspect():
+    scaled = {
+        **{(240, 320): (256, 341), (320, 240): (341, 256), (200, 200): (256, 256)},
+        **{(1080, 1920): (256, 455), (256, 300): (256, 300), (239, 427): (256, 457)},
+    }
+    assert {size: short_side_size(*size, 256) for size in scaled} == scaled
 
 
 @pytest.mark.parametrize(
@@ -206,21 +191,18 @@ def test_impossible_spatial_crops():
 def test_eval_views_are_crops_of_the_scaled_frames(height, width):
     frames = noise(2, height, width)
     options = {"short_side": 32, "size": 24, "interpolation": "bilinear"}
-    long_side = 32 * max(height, width) // min(height, width)
-    scaled = (32, long_side) if width >= height else (long_side, 32)
-    whole = tvf.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), list(scaled), antialias=True)
+    whole = tvf.resize(
+        torch.from_numpy(frames).permute(0, 3, 1, 2), list(short_side_size(height, width, 32)), antialias=True
+    )
     three = views_of(frames, eval_geometries(height, width, num_crops=3, **options))
     one = views_of(frames, eval_geometries(height, width, num_crops=1, **options))
-    assert three.shape == (3, 2, 3, 24, 24)
-    assert one.shape == (1, 2, 3, 24, 24)
+    assert (three.shape, one.shape) == ((3, 2, 3, 24, 24), (1, 2, 3, 24, 24))
     assert three.dtype == one.dtype == torch.uint8
     assert torch.equal(one[0], three[1])
-    if width >= height:
-        assert torch.equal(three[0], whole[..., 4:28, :24])
-        assert torch.equal(three[2], whole[..., 4:28, -24:])
-    else:
-        assert torch.equal(three[0], whole[..., :24, 4:28])
-        assert torch.equal(three[2], whole[..., -24:, 4:28])
+    if height > width:
+        three, whole = three.mT, whole.mT
+    assert torch.equal(three[0], whole[..., 4:28, :24])
+    assert torch.equal(three[2], whole[..., 4:28, -24:])
 
 
 @pytest.mark.parametrize(
@@ -317,14 +299,11 @@ def test_erasing_does_not_depend_on_the_batch():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_erasing_leaves_others_untouched():
+def test_erasing_touches_a_share_of_the_clips_in_place():
     clips = erased(list(range(400)), RandomErasing(), shape=(1, 1, 12, 12))
     touched = (clips != 100).flatten(1).any(1)
     assert 60 < touched.sum() < 140  # of 100 expected
     assert (erased([1, 2], RandomErasing(probability=0.0)) == 100).all()
-
-
-def test_erasing_works_in_place():
     clips = torch.zeros(1, 3, 2, 16, 16)
     assert erase(clips, torch.tensor([1]), RandomErasing(probability=1.0)) is clips
 
