@@ -161,7 +161,7 @@ def _still_counts(known: dict[str, Any], now: list[int], settings: Settings, lim
 def _why_missing(file: "FilePath", error: OSError) -> str:
     path = sources.archive_of(file)
     if isinstance(error, FileNotFoundError):
-        return "is a link to a file that is not there" if path.is_symlink() else "no such file"
+        return "is a broken link" if path.is_symlink() else "no such file"
     return error.strerror or str(error)
 
 

@@ -62,7 +62,7 @@ def odd(tmp_path_factory):
     return root
 
 
-def test_every_fault_gets_its_name(odd, tmp_path):
+def test_every_fault_gets_its_name_and_a_second_run_decodes_nothing(odd, tmp_path, monkeypatch):
     code, out, err = run("check", odd, "--out", tmp_path, "--workers", 2)
     assert code == 1, err
     bad, report = statuses(tmp_path)
@@ -84,17 +84,14 @@ def test_every_fault_gets_its_name(odd, tmp_path):
     rows = list(read_rows(tmp_path / "train.clean.csv"))
     assert len(rows) == 11
     assert all(Path(row.path).is_file() and row.label == "walk the dog" for row in rows)
-
-
-def test_a_second_run_decodes_nothing_again(odd, tmp_path, monkeypatch):
-    run("check", odd, "--out", tmp_path)
-    first = (tmp_path / "report.json").read_text()
+    assert prep_support.hidden(tmp_path) == []
 
     def nothing(work, items, **_):
         assert not list(items)
         yield from ()
 
     monkeypatch.setattr(check, "run_jobs", nothing)
+    first = (tmp_path / "report.json").read_text()
     assert run("check", odd, "--out", tmp_path)[0] == 1
     assert (tmp_path / "report.json").read_text() == first
 
@@ -110,9 +107,10 @@ def test_what_changed_is_decoded_again(tmp_path):
     assert run("check", tmp_path / "data", "--out", out)[0] == 0
 
 
-@pytest.mark.parametrize(("bad", "looks"), [(0, True), (29, True), (59, True), (20, False)])
-def test_first_middle_and_last_frame_are_decoded_and_with_all_every_one(tmp_path, monkeypatch, bad, looks):
-    path = write_videos(tmp_path / "data", count=1, classes=("run",), num_frames=60)[0]
+def test_first_middle_and_last_frame_are_decoded_and_with_all_every_one(tmp_path, monkeypatch):
+    damaged = {0: "first", 29: "middle", 59: "last", 20: "other"}
+    paths = write_videos(tmp_path / "data", count=4, classes=("run",), num_frames=60)
+    bad = dict(zip(paths, damaged, strict=True))
     real = opening.open_video
 
     def open_video(file, *arguments):
@@ -120,18 +118,18 @@ def test_first_middle_and_last_frame_are_decoded_and_with_all_every_one(tmp_path
         frames = opened.frames
 
         def checked(indices):
-            if bad in list(indices):
-                raise DecodeError(file, f"frame {bad} is damaged")
+            if bad[file] in list(indices):
+                raise DecodeError(file, f"frame {bad[file]} is damaged")
             return frames(indices)
 
         opened.frames = checked
         return opened
 
     monkeypatch.setattr(opening, "open_video", open_video)
-    out = tmp_path / "out"
-    assert run("check", tmp_path / "data", "--out", out)[0] == int(looks)
-    assert run("check", tmp_path / "data", "--out", out, "--all")[0] == 1
-    assert statuses(out)[0][f"train/run/{path.name}"] == ("corrupt", f"frame {bad} is damaged")
+    for words, looks in (([], [0, 29, 59]), (["--all"], [0, 29, 59, 20])):
+        assert run("check", tmp_path / "data", "--out", tmp_path / "out", *words)[0] == 1
+        causes = [cause for _, cause in statuses(tmp_path / "out")[0].values()]
+        assert causes == [f"frame {number} is damaged" for number in looks]
 
 
 def test_a_decoder_that_hangs_or_crashes_costs_one_file_which_is_tried_again_with_more_time_or_when_asked(
@@ -265,8 +263,3 @@ def test_an_output_folder_that_may_not_be_written(tmp_path):
     code, _, err = run("check", tmp_path / "data", "--out", tmp_path / "out")
     assert code == 2
     assert "cannot be written" in err
-
-
-def test_support_has_no_leftovers(odd, tmp_path):
-    run("check", odd, "--out", tmp_path)
-    assert prep_support.hidden(tmp_path) == []

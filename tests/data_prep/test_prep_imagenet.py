@@ -112,18 +112,18 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(root, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"])
-@pytest.mark.parametrize("fault", ["gone", "cut", "empty", "noise"])
-def test_a_damaged_tar_is_one_line(root, name, fault):
+def test_a_damaged_tar_is_one_line(root, name):
     path = root / name
     content = path.read_bytes()
     path.unlink()
-    if fault != "gone":
-        path.write_bytes({"cut": content[: len(content) // 2 + 77], "empty": b"", "noise": b"\x07" * 4096}[fault])
-    code, _, err = run("imagenet", root, "--no-md5", "--any-size")
-    assert code == 2
-    assert err.splitlines()[-1].startswith("mvrec prep imagenet: error: ")
-    assert name in err.splitlines()[-1]
-    assert not (root / "train.csv").exists()
+    for damaged in (None, content[: len(content) // 2 + 77], b"", b"\x07" * 4096):
+        if damaged is not None:
+            path.write_bytes(damaged)
+        code, _, err = run("imagenet", root, "--no-md5", "--any-size")
+        assert code == 2
+        assert err.splitlines()[-1].startswith("mvrec prep imagenet: error: ")
+        assert name in err.splitlines()[-1]
+        assert not (root / "train.csv").exists()
 
 
 def test_a_tar_without_the_rest_of_its_classes_is_noticed(root):

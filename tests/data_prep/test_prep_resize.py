@@ -58,7 +58,7 @@ KINDS = {
     "fast.mp4": {"fps": 120},
     "open_gop.mp4": {"encoder_options": "open-gop=1:keyint=7"},
     "single.mp4": {"num_frames": 1},
-    "long_gop.mp4": {"gop": 250, "num_frames": 80},
+    "long_gop.mp4": {"gop": 250},
     "old_title.mp4": {"title": "café"},
     "late.ts": {"container_options": {"output_ts_offset": "95442"}},
     "no_seek.swf": {"codec": "mjpeg", "pix_fmt": "yuvj420p", "b_frames": 0},
@@ -84,26 +84,23 @@ def test_every_frame_stays_at_its_time_whatever_the_file(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["plain.mp4", "full_range.mp4", "ten_bits.mp4", "rgb.mp4"])
 def test_colours_stay(name, tmp_path):
-    source = write_video(tmp_path / name, numbered=True, size=(64, 96), **KINDS[name])
+    source = write_video(tmp_path / name, num_frames=12, size=(64, 96), **KINDS[name])
     target, _ = resized(source, tmp_path, crf=1)
     with open_video(source) as before, open_video(target) as after:
-        means = [video.frames([0, 9, 20]).mean(axis=(1, 2)) for video in (before, after)]
+        means = [video.frames([0, 9]).mean(axis=(1, 2)) for video in (before, after)]
     assert np.abs(means[0] - means[1]).max() < 2.5
 
 
-@pytest.mark.parametrize(
-    "matrix",
-    [(-1, 0, 0, -1), (0, 1, -1, 0), (0, -1, 1, 0), (-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)],
-)
-def test_the_orientation_is_applied_once(matrix, tmp_path):
-    source = write_video(tmp_path / "turned.mp4", matrix=matrix, size=(64, 96))
-    target, _ = resized(source, tmp_path, short_side=64, crf=5)
-    with open_video(source) as before, open_video(target) as after:
-        assert after.size == before.size == ((64, 96) if matrix[0] else (96, 64))
-        difference = np.abs(before.frames([3]).astype(int) - after.frames([3])).mean()
-    assert difference < 3
-    with av.open(str(target)) as container:
-        assert not next(container.decode(video=0)).side_data.get("DISPLAYMATRIX")
+def test_the_orientation_is_applied_once(tmp_path):
+    turns = [(-1, 0, 0, -1), (0, 1, -1, 0), (0, -1, 1, 0), (-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)]
+    for number, matrix in enumerate(turns):
+        source = write_video(tmp_path / f"{number}.mp4", num_frames=4, matrix=matrix, size=(64, 96))
+        target, _ = resized(source, tmp_path, short_side=64, crf=5)
+        with open_video(source) as before, open_video(target) as after:
+            assert after.size == before.size == ((64, 96) if matrix[0] else (96, 64)), matrix
+            assert np.abs(before.frames([3]).astype(int) - after.frames([3])).mean() < 3, matrix
+        with av.open(str(target)) as container:
+            assert not next(container.decode(video=0)).side_data.get("DISPLAYMATRIX")
 
 
 def test_frames_of_another_size_are_scaled_to_the_first(tmp_path):
@@ -139,16 +136,13 @@ def test_an_anamorphic_video_stays_one(tmp_path):
         assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
 
 
-@pytest.mark.parametrize(
-    ("size", "wanted", "enlarge"),
-    [
-        ((256, 340), (256, 340), False), ((360, 640), (256, 456), False), ((1920, 1080), (456, 256), False),
-        ((240, 320), (240, 320), False), ((240, 320), (256, 342), True), ((101, 203), (100, 204), False),
-        ((2, 4000), (2, 4000), False), ((257, 257), (256, 256), False), ((1, 1), (2, 2), False),
-    ],
-)  # fmt: skip
-def test_sizes_keep_the_aspect_and_are_even(size, wanted, enlarge):
-    assert Recipe(enlarge=enlarge).size(*size) == wanted
+def test_sizes_keep_the_aspect_and_are_even():
+    sizes = {
+        **{(256, 340): (256, 340), (360, 640): (256, 456), (1920, 1080): (456, 256), (240, 320): (240, 320)},
+        **{(101, 203): (100, 204), (2, 4000): (2, 4000), (257, 257): (256, 256), (1, 1): (2, 2)},
+    }
+    assert {size: Recipe(enlarge=False).size(*size) for size in sizes} == sizes
+    assert Recipe(enlarge=True).size(240, 320) == (256, 342)
 
 
 def key_frame_distances(path):
@@ -192,8 +186,13 @@ def mixed(tmp_path):
     return root
 
 
-def test_a_tree_with_bad_files(mixed, tmp_path):
+def test_of_a_tree_good_files_are_kept_bad_ones_named_and_changed_ones_made_again(mixed, tmp_path):
     out = tmp_path / "out"
+
+    def counts(*more):
+        assert run("resize", mixed, out, "--short-side", 32, "--workers", 2, *more)[0] == 1
+        return json.loads((out / "resize.json").read_text())["counts"]
+
     code, text, err = run("resize", mixed, out, "--short-side", 32, "--workers", 2)
     assert code == 1, err
     made = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.mp4"))
@@ -203,42 +202,27 @@ def test_a_tree_with_bad_files(mixed, tmp_path):
     ]  # fmt: skip
     report = json.loads((out / "resize.json").read_text())
     assert report["counts"] == {"done": 7, "kept": 0, "failed": 5}
-    failed = {Path(failure["path"]).name: failure["cause"] for failure in report["failures"]}
-    assert set(failed) == {"half.mp4", "noise.mp4", "empty.mp4", "dead.mp4", "song.mp4"}
+    failed = {Path(failure["path"]).name for failure in report["failures"]}
+    assert failed == {"half.mp4", "noise.mp4", "empty.mp4", "dead.mp4", "song.mp4"}
     assert "dead.mp4: is a broken link" in text
     assert prep_support.hidden(out) == []
 
-
-def test_what_is_done_is_kept_and_what_is_not_right_is_made_again(mixed, tmp_path):
-    out = tmp_path / "out"
-    run("resize", mixed, out, "--short-side", 32)
     first = tree(out, without=["resize.json"])
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
-
-    def counts(*more):
-        run("resize", mixed, out, "--short-side", 32, *more)
-        return json.loads((out / "resize.json").read_text())["counts"]
-
-    assert counts() == {"done": 0, "kept": 7, "failed": 5}
     (out / "resize.jsonl").unlink()  # then every result is opened and compared
+    assert counts() == {"done": 0, "kept": 7, "failed": 5}
     assert counts() == {"done": 0, "kept": 7, "failed": 5}
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")} == stamps
     truncate(out / "train/run/0.mp4", 0.6)
     shutil.copy(mixed / "train/run/0.mp4", out / "train/run/1.mp4")  # a video, but not of ours
     (out / "train/walk/old.mp4").unlink()
     assert counts() == {"done": 3, "kept": 4, "failed": 5}
-    assert tree(out, without=["resize.json"]) == first
-    assert counts("--crf", 30) == {"done": 7, "kept": 0, "failed": 5}
-
-
-def test_a_changed_source_is_made_again(tmp_path):
-    data, out = tmp_path / "data", tmp_path / "out"
-    path = write_videos(data, count=1, classes=("run",))[0]
-    run("resize", data, out)
-    write_video(path, num_frames=21)
-    assert run("resize", data, out)[0] == 0
+    assert tree(out, without=["resize.json"]) == first  # byte for byte
+    write_video(mixed / "train/run/0.mp4", num_frames=9, size=(64, 96))
+    assert counts() == {"done": 1, "kept": 6, "failed": 5}
     with open_video(out / "train/run/0.mp4") as video:
-        assert video.num_frames == 21
+        assert video.num_frames == 9
+    assert counts("--crf", 30) == {"done": 7, "kept": 0, "failed": 5}
 
 
 def test_lists_are_written_with_the_new_names(tmp_path):
@@ -257,26 +241,20 @@ def test_lists_are_written_with_the_new_names(tmp_path):
     assert index[0].end_seconds == 0.5
 
 
-@pytest.mark.parametrize("where", ["", "inner"])
-def test_an_output_in_the_data_set_is_refused(tmp_path, where):
-    write_videos(tmp_path, count=1)
-    code, _, err = run("resize", tmp_path, tmp_path / where)
-    assert code == 2
-    assert "take a folder outside" in err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--short-side", "255"], "must be even"), (["--crf", "99"], "0..51"), (["--preset", "wrong"], "wrong"),
-        (["--images", "--quality", "0"], "1..100"), (["--gop", "0"], "above 0"), (["--images"], "no image files"),
-    ],
-)  # fmt: skip
-def test_wrong_numbers(tmp_path, arguments, words):
-    write_videos(tmp_path / "data", count=1)
-    code, _, err = run("resize", tmp_path / "data", tmp_path / "out", *arguments)
-    assert code == 2
-    assert words in err
+def test_an_output_in_the_data_set_and_wrong_numbers_are_refused(tmp_path):
+    data = tmp_path / "data"
+    write_videos(data, count=1)
+    for out in (data, data / "inner"):
+        code, _, err = run("resize", data, out)
+        assert code == 2
+        assert "folder outside" in err
+    for words, message in {
+        "--short-side 255": "must be even", "--crf 99": "0..51", "--preset wrong": "wrong",
+        "--images --quality 0": "1..100", "--gop 0": "above 0", "--images": "no image files",
+    }.items():  # fmt: skip
+        code, _, err = run("resize", data, tmp_path / "out", *words.split())
+        assert code == 2
+        assert message in err
     assert not (tmp_path / "out").exists()
 
 
@@ -338,12 +316,6 @@ def test_images(tmp_path):
     (out / "resize.jsonl").unlink()
     run("resize", data, out, "--images", "--short-side", 60)
     assert {path: path.stat().st_mtime_ns for path in (out / "a").iterdir()} == before
-
-
-def test_equal_frames_become_equal_bytes(tmp_path):
-    source = write_video(tmp_path / "a.mp4", num_frames=60, size=(96, 128))
-    made = {resized(source, tmp_path / str(n), short_side=64)[0].read_bytes() for n in range(3)}
-    assert len(made) == 1
 
 
 def test_names_at_the_limit_of_the_file_system(tmp_path):
