@@ -1,1 +1,1 @@
-"""Jobs that make a raw download trainable, one per module; `mvrec prep` runs them."""
+"""Jobs that prepare a raw download for training, one per module; `mvrec prep` runs them."""

@@ -1,4 +1,4 @@
-"""Really decode every file of a data set, name the bad ones, and write lists without them."""
+"""Decode every file of a data set, name the bad ones, and write lists without them."""
 
 import functools
 import math
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 STATUSES = ("ok", "corrupt", "missing", "timeout", "short")
 _FRAMES_AT_ONCE = 32
-_CAUSES = 10  # that the table names; the report names every file
+_CAUSES = 10  # named in the table; the report names every file
 
 
 class Task(NamedTuple):
     """A file to decode.
 
     Attributes:
-        file: It.
+        file: The file.
         kind: "video" or "image".
-        stamp: Size and time of change of the file on disk.
+        stamp: Size and modification time of the file on disk.
     """
 
     file: "FilePath"
@@ -43,12 +43,12 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """What counts as fine.
+    """The requirements of a good file.
 
     Attributes:
         every_frame: Decode all frames, not only the first, the middle and the last.
         min_frames: A video with fewer is too short.
-        min_seconds: The same in seconds.
+        min_seconds: A video of less time is too short.
     """
 
     every_frame: bool = False
@@ -83,22 +83,22 @@ def decode(task: Task, *, every_frame: bool) -> dict[str, Any]:
             video.frames(list(numbers))
         height, width = video.size
         sources.compare_with_promise(task.file, video.duration)
-        known = {"frames": video.num_frames, "fps": video.fps, "duration": video.duration}
-        return {**known, "height": height, "width": width}
+        facts = {"frames": video.num_frames, "fps": video.fps, "duration": video.duration}
+        return {**facts, "height": height, "width": width}
 
 
 def check_files(
     source: sources.Source, journal: Journal, *, settings: Settings, workers: int, limits: Limits, again: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """Decode every file of a source that the journal does not know yet.
+    """Decode every file of a source that is not in the journal yet.
 
     Args:
         source: The files.
-        journal: What is known, by path; what is found out is added.
+        journal: Records by path; new ones are added.
         settings: Whether to decode every frame.
         workers: Processes.
-        limits: For each file.
-        again: Decode the files again that were bad.
+        limits: The limits of each file.
+        again: Decode bad files again.
 
     Returns:
         A record for each file by its key: status, cause, and what `decode` returns.
@@ -111,9 +111,9 @@ def check_files(
         except OSError as error:
             records[key] = {"status": "missing", "cause": _why_missing(file, error)}
             continue
-        known = journal.get(key)
-        if known is not None and _still_counts(known, now, settings, limits, again=again):
-            records[key] = known
+        record = journal.get(key)
+        if record is not None and _still_counts(record, now, settings, limits, again=again):
+            records[key] = record
         else:
             tasks[key] = Task(file, sources.media_kind(key.partition("\0")[0]) or "video", now)
     sources.load_decoders()
@@ -145,17 +145,17 @@ def _record(task: Task, result: dict[str, Any] | Failure, *, settings: Settings,
     return {"status": "ok", "cause": "", **record, **result}
 
 
-def _still_counts(known: dict[str, Any], now: list[int], settings: Settings, limits: Limits, *, again: bool) -> bool:
-    if known["stamp"] != now or (again and known["status"] != "ok"):
+def _still_counts(record: dict[str, Any], now: list[int], settings: Settings, limits: Limits, *, again: bool) -> bool:
+    if record["stamp"] != now or (again and record["status"] != "ok"):
         return False
-    if known["status"] == "ok":
-        return known["every_frame"] or not settings.every_frame
-    # With more time or memory it may go well.
+    if record["status"] == "ok":
+        return record["every_frame"] or not settings.every_frame
+    # With more time or memory it may succeed.
     allowed = all(
-        (known[name] or float("inf")) >= (value or float("inf"))
+        (record[name] or float("inf")) >= (value or float("inf"))
         for name, value in (("seconds", limits.seconds), ("memory", limits.memory))
     )
-    return allowed and (not known["every_frame"] or settings.every_frame)
+    return allowed and (not record["every_frame"] or settings.every_frame)
 
 
 def _why_missing(file: "FilePath", error: OSError) -> str:
@@ -166,11 +166,11 @@ def _why_missing(file: "FilePath", error: OSError) -> str:
 
 
 def _unique_files(source: sources.Source) -> Iterator[tuple[str, "FilePath"]]:
-    seen = set()
+    keys = set()
     for row in _rows(source):
         key = file_key(source, row)
-        if key not in seen:
-            seen.add(key)
+        if key not in keys:
+            keys.add(key)
             yield key, sources.file_of(source.root, row)
 
 
@@ -179,20 +179,20 @@ def _rows(source: sources.Source) -> Iterator["Row"]:
 
 
 def file_key(source: sources.Source, row: "Row") -> str:
-    """What a journal knows a row's file by: its absolute path, and the place of a member in its tar."""
+    """Return a row's key in a journal: the file's absolute path, and for a member its place in the tar."""
     path = os.path.abspath(source.root / row.path)  # noqa: PTH100 - without following links
     return path if row.offset < 0 else f"{path}\0{row.offset}+{row.size}"
 
 
 def judge(row: "Row", record: dict[str, Any], settings: Settings) -> tuple[str, str]:
-    """Status and cause of a row: its file's, or "short"."""
+    """Return status and cause of a row: its file's, or "short"."""
     from mvrec.data.listing.index import Sample
     from mvrec.data.views.timeline import Timeline
 
     if record["status"] != "ok" or not record["fps"]:
         return record["status"], record["cause"]
     frames = record["frames"]
-    seconds = record.get("duration", frames / record["fps"])  # earlier journals have none
+    seconds = record.get("duration", frames / record["fps"])  # earlier journals have no duration
     if frames < settings.min_frames:
         return "short", f"{frames} frames, fewer than {settings.min_frames}"
     if seconds < settings.min_seconds:
@@ -207,13 +207,13 @@ def judge(row: "Row", record: dict[str, Any], settings: Settings) -> tuple[str, 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found, row by row.
+    """The result, row by row.
 
     Attributes:
-        counts: For each split how many rows have each status.
-        good: The rows of each split that are fine.
+        counts: For each split the number of rows by status.
+        good: The good rows of each split.
         bad: Split, row, status and cause of the others.
-        repeated: Rows that name a file and a span that an earlier row of their split names.
+        repeated: The number of rows that repeat a file and span of their split.
     """
 
     counts: dict[str, Counter[str]]
@@ -224,37 +224,37 @@ class Verdict:
 
 def verdict(source: sources.Source, records: dict[str, dict[str, Any]], settings: Settings) -> Verdict:
     """Sort the rows of a source into good and bad ones."""
-    found = Verdict({}, {}, [], _repeated(source))
+    result = Verdict({}, {}, [], _repeated(source))
     for split, rows in source.rows.items():
-        counts, good = found.counts.setdefault(split, Counter()), found.good.setdefault(split, [])
+        counts, good = result.counts.setdefault(split, Counter()), result.good.setdefault(split, [])
         for row in rows:
             status, cause = judge(row, records[file_key(source, row)], settings)
             counts[status] += 1
             if status == "ok":
                 good.append(row)
             else:
-                found.bad.append((split, row, status, cause))
-    return found
+                result.bad.append((split, row, status, cause))
+    return result
 
 
 def _repeated(source: sources.Source) -> int:
-    # As text, because nan is unlike itself.
+    # As text, because nan differs from itself.
     return sum(
         len(rows) - len({(row.path, repr(row.start_seconds), repr(row.end_seconds)) for row in rows})
         for rows in source.rows.values()
     )
 
 
-def summary(found: Verdict) -> str:
-    """The tables for people: rows by status, and the most frequent causes with an example."""
-    counted = dict(found.counts)
+def summary(result: Verdict) -> str:
+    """Return the tables: rows by status, and the most frequent causes with an example."""
+    counted = dict(result.counts)
     if len(counted) > 1:
-        counted["total"] = sum(found.counts.values(), Counter())
+        counted["total"] = sum(result.counts.values(), Counter())
     rows = [[split, *(counts[s] for s in STATUSES), counts.total()] for split, counts in counted.items()]
     text = console.table(["split", *STATUSES, "all"], rows)
     causes: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], str] = {}
-    for _, row, status, cause in found.bad:
+    for _, row, status, cause in result.bad:
         causes[status, cause] += 1
         examples.setdefault((status, cause), row.path)
     if causes:
@@ -262,27 +262,27 @@ def summary(found: Verdict) -> str:
         text += "\n\n" + console.table(["cause", "rows", "for example"], lines)
         if len(causes) > _CAUSES:
             text += f"\n... and {len(causes) - _CAUSES} more causes, see report.json"
-    if found.repeated:
-        text += f"\n\n{found.repeated} rows repeat an earlier one; they were checked once and stay in the lists"
+    if result.repeated:
+        text += f"\n\n{result.repeated} rows repeat an earlier one; they were checked once and stay in the lists"
     return text
 
 
-def write_lists(source: sources.Source, found: Verdict, folder: Path, *, suffix: str) -> list[Path]:
-    """Write `<split><suffix>` with the good rows of each split, and `classes.txt` where the root has one.
+def write_lists(source: sources.Source, result: Verdict, folder: Path, *, suffix: str) -> list[Path]:
+    """Write `<split><suffix>` with the good rows of each split, and `classes.txt` if the root has one.
 
-    Paths stay relative where the lists come to lie in the root, and become absolute elsewhere.
+    Paths stay relative if the lists are written into the root, and become absolute elsewhere.
 
     Raises:
-        UserError: A list would take the place of one that was read.
+        UserError: A list would overwrite one that was read.
     """
     from mvrec.data.listing.lists import write_rows
 
     is_root = folder.resolve() == source.root.resolve()
     written = []
-    for split, rows in found.good.items():
+    for split, rows in result.good.items():
         target = folder / f"{split}{suffix}"
         if not rows or any(not row.label and not row.multi_label for row in rows):
-            continue  # files outside class folders make no list to train on
+            continue  # files outside class folders cannot be trained on
         remove_leftovers(target)
         write_rows(target, rows if is_root else (_absolute(row, source.root) for row in rows))
         written.append(target)
@@ -296,50 +296,52 @@ def _absolute(row: "Row", root: Path) -> "Row":
 
 
 def check_targets(source: sources.Source, folder: Path) -> None:
-    """Raises `UserError` where clean lists would take the place of the lists that were read."""
+    """Raise `UserError` if clean lists would overwrite the lists that were read."""
     for path in source.lists.values():
         for split in source.rows:
             if (folder / f"{split}.csv").resolve() == path.resolve():
                 raise UserError(
-                    f"--write-lists {folder}: would overwrite {path}, which is checked; name another folder"
+                    f"--write-lists {folder}: would overwrite {path}, which is checked; choose another folder"
                 )
 
 
-def report(source: sources.Source, found: Verdict, settings: Settings) -> dict[str, Any]:
-    """What `report.json` holds."""
+def report(source: sources.Source, result: Verdict, settings: Settings) -> dict[str, Any]:
+    """Return the content of `report.json`."""
     return {
         "root": str(source.root.resolve()),
         "lists": {split: str(path) for split, path in source.lists.items()},
         "every_frame": settings.every_frame,
         "min_frames": settings.min_frames,
         "min_seconds": settings.min_seconds,
-        "counts": {split: {status: counts[status] for status in STATUSES} for split, counts in found.counts.items()},
-        "repeated_rows": found.repeated,
+        "counts": {split: {status: counts[status] for status in STATUSES} for split, counts in result.counts.items()},
+        "repeated_rows": result.repeated,
         "bad": [
             {"split": split, "path": row.path, "label": row.label, "status": status, "cause": cause}
-            for split, row, status, cause in found.bad
+            for split, row, status, cause in result.bad
         ],
     }
 
 
 def arguments() -> console.Parser:
-    """The command line."""
-    made = console.parser("check", __doc__ or "")
-    made.add_argument("root", type=at_home, help="a data set: a folder of files or with lists, or one list")
-    made.add_argument("--list", type=at_home, action="append", default=[], help="check these lists (paths from ROOT)")
-    made.add_argument("--out", type=at_home, default=Path("runs/check"), help="folder of journal, report, clean lists")
-    made.add_argument("--write-lists", type=at_home, metavar="DIR", help="write <split>.csv without bad files here")
-    made.add_argument("--all", action="store_true", help="decode every frame, not only first, middle and last")
-    made.add_argument("--min-frames", type=int, default=8, help="a video with fewer frames is too short")
-    made.add_argument("--min-seconds", type=float, default=0.0, help="a video of less time is too short")
-    made.add_argument("--again", action="store_true", help="check files again that an earlier run found bad")
-    console.add_limits(made, seconds=60.0)
-    return made
+    """Build the parser."""
+    parser = console.parser("check", __doc__ or "")
+    parser.add_argument("root", type=at_home, help="a data set: a folder of files or with lists, or one list")
+    parser.add_argument("--list", type=at_home, action="append", default=[], help="check these lists (paths from ROOT)")
+    parser.add_argument(
+        "--out", type=at_home, default=Path("runs/check"), help="folder of journal, report, clean lists"
+    )
+    parser.add_argument("--write-lists", type=at_home, metavar="DIR", help="write <split>.csv without bad files here")
+    parser.add_argument("--all", action="store_true", help="decode every frame, not only first, middle and last")
+    parser.add_argument("--min-frames", type=int, default=8, help="a video with fewer frames is too short")
+    parser.add_argument("--min-seconds", type=float, default=0.0, help="a video of less time is too short")
+    parser.add_argument("--again", action="store_true", help="check files again that an earlier run found bad")
+    console.add_limits(parser, seconds=60.0)
+    return parser
 
 
-def main(given: list[str]) -> int:
-    """Check a data set; returns the exit code."""
-    options = arguments().parse_args(given)
+def main(words: list[str]) -> int:
+    """Check a data set; return the exit code."""
+    options = arguments().parse_args(words)
     settings = Settings(options.all, options.min_frames, options.min_seconds)
     limits = Limits(options.timeout, options.memory)
     source = sources.read_source(options.root, lists=options.list)
@@ -347,18 +349,18 @@ def main(given: list[str]) -> int:
         check_targets(source, options.write_lists)
     with Journal(options.out / "journal.jsonl", dry=options.dry_run) as journal:
         if options.dry_run:
-            known = sum(journal.get(key) is not None for key, _ in _unique_files(source))
+            num_known = sum(journal.get(key) is not None for key, _ in _unique_files(source))
             files = sum(1 for _ in _unique_files(source))
-            print(f"{files} files of {len(source)} rows to check, {known} of them are known from {journal.path}")
+            print(f"{files} files of {len(source)} rows to check, {num_known} of them are known from {journal.path}")
             return console.ALL_FINE
         records = check_files(
             source, journal, settings=settings, workers=options.workers, limits=limits, again=options.again
         )
-        found = verdict(source, records, settings)
-        write_json(options.out / "report.json", report(source, found, settings))
-        written = write_lists(source, found, options.out, suffix=".clean.csv")
+        result = verdict(source, records, settings)
+        write_json(options.out / "report.json", report(source, result, settings))
+        written = write_lists(source, result, options.out, suffix=".clean.csv")
         if options.write_lists is not None:
-            written += write_lists(source, found, options.write_lists, suffix=".csv")
-    print(summary(found))
+            written += write_lists(source, result, options.write_lists, suffix=".csv")
+    print(summary(result))
     print(f"\nreport: {options.out / 'report.json'}", *(f"list: {shown(path)}" for path in written), sep="\n")
-    return console.SOME_BAD if found.bad else console.ALL_FINE
+    return console.SOME_BAD if result.bad else console.ALL_FINE

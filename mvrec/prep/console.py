@@ -1,4 +1,4 @@
-"""What the tools share in talking to people: arguments, progress, tables, one-line errors, exit codes."""
+"""The common user interface of the tools: arguments, progress, tables, one-line errors, exit codes."""
 
 import argparse
 import os
@@ -18,31 +18,31 @@ ALL_FINE, SOME_BAD, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
 class Parser(argparse.ArgumentParser):
-    """Arguments, with errors of one line."""
+    """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise what `run_tool` prints."""
-        raise UserError(f"{message} (--help tells more)")
+        """Raise the error, which `run_tool` prints."""
+        raise UserError(f"{message} (see --help)")
 
 
 def parser(name: str, description: str) -> Parser:
-    """A parser with the options that all tools have."""
-    made = Parser(
+    """Build a parser with the options of all tools."""
+    built = Parser(
         prog=f"mvrec prep {name}", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    made.add_argument("--workers", type=positive(int), default=visible_cores(), help="processes")
-    made.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
-    return made
+    built.add_argument("--workers", type=positive(int), default=visible_cores(), help="processes")
+    built.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
+    return built
 
 
-def add_limits(made: Parser, *, seconds: float) -> None:
-    """Options for what the work on one file may take."""
-    made.add_argument("--timeout", type=positive(float), default=seconds, help="seconds that one file may take")
-    made.add_argument("--memory", type=positive(float), default=4.0, help="GiB that one file may take")
+def add_limits(target: Parser, *, seconds: float) -> None:
+    """Add the options for the limits of a file."""
+    target.add_argument("--timeout", type=positive(float), default=seconds, help="seconds that one file may take")
+    target.add_argument("--memory", type=positive(float), default=4.0, help="GiB that one file may take")
 
 
 def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
-    """An argument type: a number above 0."""
+    """Return an argument type: a number above 0."""
 
     def parse(text: str) -> float:
         value = kind(text)
@@ -50,12 +50,12 @@ def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
             raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
         return value
 
-    parse.__name__ = kind.__name__  # argparse names it in its message
+    parse.__name__ = kind.__name__  # argparse prints it in its message
     return parse
 
 
 def size_in_bytes(text: str) -> int:
-    """An argument type: `256MB`, `1GiB`, `5000`."""
+    """Parse a size such as `256MB`, `1GiB` or `5000`, as an argument type."""
     units = {"": 1, "B": 1}
     for power, letter in enumerate("KMGT", start=1):
         units |= {letter: 1000**power, f"{letter}B": 1000**power, f"{letter}IB": 1024**power}
@@ -63,20 +63,20 @@ def size_in_bytes(text: str) -> int:
     try:
         value = int(float(number) * units[text.strip().upper()[len(number) :].strip()])
     except (ValueError, KeyError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 256MB or 1GiB") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 256MB or 1GiB") from None
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be above 0")
     return value
 
 
 def progress(total: int, *, unit: str = "file", label: str = "") -> "tqdm[NoReturn]":
-    """A bar with the time that is left, on stderr."""
-    tqdm.monitor_interval = 0  # its thread would stand beside forks
+    """Return a bar with the remaining time, on stderr."""
+    tqdm.monitor_interval = 0  # forks would inherit its thread
     return tqdm(total=total, unit=unit, desc=label or None, unit_scale=unit == "B", dynamic_ncols=True, mininterval=0.5)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Columns under their names; all but the first stand right."""
+    """Return columns under their names; all but the first are right-aligned."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = []
@@ -87,14 +87,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def shown(text: str | os.PathLike[str]) -> str:
-    """A path for people: what a terminal cannot print is escaped."""
+    """Return a path for a terminal, which cannot print all characters: others are escaped."""
     name = os.fspath(text)
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C be heard also where a library swallows the exception that it raises."""
+    """Note Ctrl-C even if a library swallows the exception that it raises."""
 
     def note(number: int, frame: object) -> None:
         stop.set()
@@ -109,9 +109,9 @@ def _interruptible() -> Iterator[None]:
 
 
 def run_tool(name: str, main: Callable[[list[str]], int], arguments: Sequence[str]) -> int:
-    """Run a tool's `main` and return the exit code; what goes wrong is one line on stderr.
+    """Run a tool's `main` and return the exit code; an error is one line on stderr.
 
-    Codes: 0 all fine, 1 some files are bad or the disk is, 2 wrong arguments or input, 130 interrupted.
+    Codes: 0 all good, 1 some files or the disk are bad, 2 wrong arguments or input, 130 interrupted.
     """
     try:
         with _interruptible():
@@ -121,7 +121,7 @@ def run_tool(name: str, main: Callable[[list[str]], int], arguments: Sequence[st
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # `| head`: nobody listens any more
+    except BrokenPipeError:  # as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SOME_BAD
     except OSError as error:

@@ -1,4 +1,4 @@
-"""From the three tars of ImageNet (ILSVRC2012) to lists that training reads in place, or to folders of images."""
+"""From the three tars of ImageNet (ILSVRC2012) to lists for reading in place, or to folders of images."""
 
 import hashlib
 import re
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mvrec.data.listing.archive import ArchiveMember
 
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
-# As the organisers publish them.
+# The organisers' sums.
 MD5 = {
     TRAIN: "1d675b47d978889d74fa0da5fadfb00e",
     VAL: "29b22e2961454d5413ddabcf34fc5622",
@@ -37,7 +37,7 @@ class Image(NamedTuple):
     """An image in a tar.
 
     Attributes:
-        member: Its place.
+        member: Its place in the tar.
         wnid: The WordNet id of its class.
     """
 
@@ -46,23 +46,23 @@ class Image(NamedTuple):
 
 
 def check_md5(folder: Path, journal: Journal) -> None:
-    """Compare the tars with the published sums. What the journal knows of an unchanged file is not read again.
+    """Compare the tars with the published sums; skip unchanged files that the journal knows.
 
     Raises:
-        UserError: A sum that differs, with both.
+        UserError: A sum differs; with both sums.
     """
     todo = [name for name in MD5 if not _known_md5(folder / name, journal)]
     total = sum(stamp(folder / name)[0] for name in todo)
     with console.progress(total, unit="B", label="md5") as bar:
         for name in todo:
-            found = hashlib.md5(usedforsecurity=False)
+            digest = hashlib.md5(usedforsecurity=False)
             with (folder / name).open("rb") as file:
                 while data := file.read(_CHUNK_BYTES):
-                    found.update(data)
+                    digest.update(data)
                     bar.update(len(data))
-            if found.hexdigest() != MD5[name]:
+            if digest.hexdigest() != MD5[name]:
                 raise UserError(
-                    f"{folder / name}: its md5 is {found.hexdigest()}, the published one is {MD5[name]}: "
+                    f"{folder / name}: its md5 is {digest.hexdigest()}, the published one is {MD5[name]}: "
                     "it is damaged or another version; download it again, or pass --no-md5"
                 )
             journal.add(f"md5 {(folder / name).absolute()}", stamp=stamp(folder / name), md5=MD5[name])
@@ -74,24 +74,24 @@ def _known_md5(path: Path, journal: Journal) -> bool:
 
 
 def train_images(path: Path, wnids: Sequence[str]) -> list[Image]:
-    """The training images: `n01440764.tar/n01440764_10026.JPEG` in the tar of tars, in the order of class and name.
+    """Return the training images, `n01440764.tar/n01440764_10026.JPEG` in the tar of tars, by class and name.
 
     Args:
         path: The tar.
         wnids: The classes of the development kit.
 
     Raises:
-        UserError: No tar, a damaged one, or an image of another class.
+        UserError: The file is not a tar, damaged, or has an image of another class.
     """
     from mvrec.data.listing.archive import list_tar
 
-    known, images = set(wnids), []
+    classes, images = set(wnids), []
     with console.progress(0, unit="image", label=path.name) as bar:
         for member in list_tar(path):
             if _is_junk(member.name):
                 continue
             wnid = member.name.split("/")[0].removesuffix(".tar")
-            if wnid not in known:
+            if wnid not in classes:
                 raise UserError(f"{path}: {member.name!r} is of no class of the development kit")
             images.append(Image(member, wnid))
             bar.update()
@@ -99,14 +99,14 @@ def train_images(path: Path, wnids: Sequence[str]) -> list[Image]:
 
 
 def val_images(path: Path, wnids: Sequence[str]) -> list[Image]:
-    """The validation images with their classes.
+    """Return the validation images with their classes.
 
     Args:
         path: The tar.
-        wnids: The class of each image, in the order of their numbers.
+        wnids: The class of each image, in the order of image numbers.
 
     Raises:
-        UserError: A damaged tar, or an image whose number the development kit does not know.
+        UserError: The tar is damaged, or the development kit lacks an image's number.
     """
     from mvrec.data.listing.archive import list_tar
 
@@ -126,24 +126,24 @@ def _is_junk(name: str) -> bool:
 
 
 def counts(splits: Mapping[str, Sequence[Image]], wnids: Sequence[str], *, any_size: bool) -> dict[str, dict[str, int]]:
-    """Images per split and class.
+    """Count images per split and class.
 
     Raises:
-        UserError: Not the published numbers of classes and images, unless `any_size`; or a class without an image.
+        UserError: Numbers differ from the published ones, unless `any_size`; or a class has no image.
     """
-    found = {}
+    numbers = {}
     for split, images in splits.items():
         per_class = Counter(image.wnid for image in images)
-        found[split] = {wnid: per_class[wnid] for wnid in wnids}
+        numbers[split] = {wnid: per_class[wnid] for wnid in wnids}
         empty = [wnid for wnid in wnids if not per_class[wnid]]
         if empty and split == "train":
             raise UserError(f"{len(empty)} of {len(wnids)} classes have no {split} images, {empty[0]} for one")
         if not any_size and (len(images), len(wnids)) != (IMAGES[split], CLASSES):
             raise UserError(
                 f"{split}: {len(images)} images of {len(wnids)} classes instead of {IMAGES[split]} of {CLASSES} "
-                "(--any-size if that is meant)"
+                "(--any-size accepts them)"
             )
-    return found
+    return numbers
 
 
 # -- unpacking -------------------------------------------------------------------------------------------------------
@@ -157,10 +157,10 @@ class Job(NamedTuple):
 
 
 def unpack(splits: Mapping[str, Sequence[Image]], folder: Path, *, workers: int) -> list[str]:
-    """Write `folder/<split>/<wnid>/<image>`; files that are there with the same bytes stay.
+    """Write `folder/<split>/<wnid>/<image>`; skip files that exist with the same bytes.
 
     Returns:
-        What went wrong.
+        The failures.
     """
     jobs = list(_jobs(splits, folder))
     failures = []
@@ -185,7 +185,7 @@ def _jobs(splits: Mapping[str, Sequence[Image]], folder: Path) -> Iterator[Job]:
 
 
 def write_images(job: Job) -> int:
-    """Write the images of a job that are not there; returns how many.
+    """Write the missing images of a job; return their number.
 
     Raises:
         DecodeError: The tar cannot be read.
@@ -194,7 +194,7 @@ def write_images(job: Job) -> int:
     for image in sorted(job.images, key=lambda image: image.member.offset):
         target = job.folder / image.member.name.rpartition("/")[2]
         content = image.member.read()
-        # Size alone would take a file for done that a power cut left full of zeros.
+        # The size alone would accept a file that a power cut left full of zeros.
         if target.is_file() and target.stat().st_size == len(content) and target.read_bytes() == content:
             continue
         with atomic_path(target) as part:
@@ -209,18 +209,18 @@ def write_images(job: Job) -> int:
 def write_lists(splits: Mapping[str, Sequence[Image]], wnids: Sequence[str], root: Path, out: Path) -> list[Path]:
     """Write `train.csv`, `val.csv` and `classes.txt` (the sorted WordNet ids: a class's number is its place).
 
-    Paths are relative when the lists lie beside the tars, else absolute.
+    Paths are relative if the lists are next to the tars, else absolute.
     """
     from mvrec.data.listing.lists import Row, write_rows
 
-    beside = root.resolve() == out.resolve()
+    is_root = root.resolve() == out.resolve()
     written = []
     for split, images in splits.items():
         target = out / f"{split}.csv"
         remove_leftovers(target)
         rows = []
         for member, wnid in images:
-            archive = member.archive.name if beside else str(member.archive.absolute())
+            archive = member.archive.name if is_root else str(member.archive.absolute())
             rows.append(Row(f"{archive}/{member.name}", wnid, offset=member.offset, size=member.size))
         write_rows(target, rows)
         written.append(target)
@@ -230,52 +230,52 @@ def write_lists(splits: Mapping[str, Sequence[Image]], wnids: Sequence[str], roo
 
 
 def arguments() -> console.Parser:
-    """The command line."""
-    made = console.parser("imagenet", __doc__ or "")
-    made.add_argument("root", type=at_home, help=f"the folder with {TRAIN}, {VAL} and {DEVKIT}")
-    made.add_argument("--out", type=at_home, help="where lists and report go (by default: beside the tars)")
-    made.add_argument("--unpack", type=at_home, metavar="DIR", help="write the images into folders instead of lists")
-    made.add_argument("--no-md5", action="store_true", help="do not compare the tars with the published sums")
-    made.add_argument("--any-size", action="store_true", help="accept other numbers of classes and images")
-    return made
+    """Build the parser."""
+    parser = console.parser("imagenet", __doc__ or "")
+    parser.add_argument("root", type=at_home, help=f"the folder with {TRAIN}, {VAL} and {DEVKIT}")
+    parser.add_argument("--out", type=at_home, help="folder of lists and report (by default next to the tars)")
+    parser.add_argument("--unpack", type=at_home, metavar="DIR", help="write the images into folders instead of lists")
+    parser.add_argument("--no-md5", action="store_true", help="do not compare the tars with the published sums")
+    parser.add_argument("--any-size", action="store_true", help="accept other numbers of classes and images")
+    return parser
 
 
-def main(given: list[str]) -> int:
-    """Prepare ImageNet; returns the exit code."""
-    options = arguments().parse_args(given)
+def main(words: list[str]) -> int:
+    """Prepare ImageNet; return the exit code."""
+    options = arguments().parse_args(words)
     from mvrec.data.sets.imagenet_devkit import validation_wnids
 
     root: Path = options.root
     out: Path = options.out or options.unpack or root
     for name in MD5:
         if not (root / name).is_file():
-            raise UserError(f"{root / name}: no such file; the tars come from image-net.org, for registered users")
+            raise UserError(f"{root / name}: no such file; registered users get the tars from image-net.org")
     with Journal(out / "imagenet.jsonl", dry=options.dry_run) as journal:
         if not options.no_md5 and not options.dry_run:
             check_md5(root, journal)
         val_wnids = validation_wnids(root / DEVKIT)
         wnids = sorted(set(val_wnids))
         splits = {"train": train_images(root / TRAIN, wnids), "val": val_images(root / VAL, val_wnids)}
-        found = counts(splits, wnids, any_size=options.any_size)
+        numbers = counts(splits, wnids, any_size=options.any_size)
         if options.dry_run:
-            print(_summary(found))
-            what = f"be unpacked into {options.unpack}" if options.unpack else f"be listed in {out}"
-            print(f"\n{sum(map(len, splits.values()))} images would {what}; the md5 sums were not compared")
+            print(_summary(numbers))
+            result = f"be unpacked into {options.unpack}" if options.unpack else f"be listed in {out}"
+            print(f"\n{sum(map(len, splits.values()))} images would {result}; the md5 sums were not compared")
             return console.ALL_FINE
         failures = unpack(splits, options.unpack, workers=options.workers) if options.unpack else []
         written = [] if options.unpack else write_lists(splits, wnids, root, out)
-        write_json(out / "imagenet.json", {"md5": not options.no_md5, "images": found, "failures": failures})
-    print(_summary(found))
+        write_json(out / "imagenet.json", {"md5": not options.no_md5, "images": numbers, "failures": failures})
+    print(_summary(numbers))
     for line in failures:
         print(line, file=sys.stderr)
     print("", *(f"list: {path}" for path in written), f"report: {out / 'imagenet.json'}", sep="\n")
     return console.SOME_BAD if failures else console.ALL_FINE
 
 
-def _summary(found: Mapping[str, Mapping[str, int]]) -> str:
+def _summary(numbers: Mapping[str, Mapping[str, int]]) -> str:
     lines: list[list[Any]] = [
         [split, sum(1 for count in per_class.values() if count), sum(per_class.values()), min(per_class.values()),
          max(per_class.values())]
-        for split, per_class in found.items()
+        for split, per_class in numbers.items()
     ]  # fmt: skip
     return console.table(["split", "classes", "images", "fewest per class", "most"], lines)

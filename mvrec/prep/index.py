@@ -1,4 +1,4 @@
-"""From any layout of a data set to lists and classes.txt, with what is missing, there twice, or in two splits."""
+"""From any layout of a data set to lists and classes.txt, with missing, repeated and leaking files."""
 
 import functools
 import os
@@ -29,17 +29,17 @@ _NAMED = 10
 def find_layout(
     root: Path, name: str = "auto", *, annotations: Path | None = None, number: int = 1, val_fraction: float = 0.1
 ) -> "Layout":
-    """How a data set lies on disk.
+    """Return the layout of a data set on disk.
 
     Args:
         root: The data set.
-        name: One of `LAYOUTS`; "auto" takes the first that finds a split.
-        annotations: The folder of its lists, where it is not the usual one.
-        number: Which of the official splits of UCF101 and HMDB51.
-        val_fraction: Share of class folders without splits that becomes val.
+        name: One of `LAYOUTS`; "auto" takes the first one with a split.
+        annotations: The folder of its lists, if it is not the usual one.
+        number: The number of the official split of UCF101 and HMDB51.
+        val_fraction: Share of val for class folders without splits.
 
     Raises:
-        UserError: No such folder, or nothing known in it.
+        UserError: The folder is missing, or has no known layout.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
@@ -62,32 +62,32 @@ def _candidates(
     from mvrec.data.sets.something_something import SomethingSomethingLists
     from mvrec.data.sets.ucf101 import UCF101Lists
 
-    def asked(*names: str) -> bool:
+    def includes(*names: str) -> bool:
         return name in names
 
-    if asked("auto", "ucf101"):
+    if includes("auto", "ucf101"):
         yield UCF101Lists(root, split=number, annotations=annotations)
-    if asked("auto", "hmdb51"):
+    if includes("auto", "hmdb51"):
         yield HMDB51Lists(root, split=number, annotations=annotations)
-    if asked("auto", "ssv2"):
+    if includes("auto", "ssv2"):
         yield SomethingSomethingLists(root, annotations=annotations)
-    holds_images = asked("auto") and _holds_images(root)
-    if asked("imagenet") or holds_images:
+    holds_images = includes("auto") and _holds_images(root)
+    if includes("imagenet") or holds_images:
         yield ImageNetLayout(root)
-    if asked("kinetics") or (asked("auto") and not holds_images):
+    if includes("kinetics") or (includes("auto") and not holds_images):
         yield find_kinetics_layout(root, annotations=annotations)
-    if asked("auto", "videos", "images"):
-        kind = IMAGES if asked("images") or holds_images else VIDEOS
+    if includes("auto", "videos", "images"):
+        kind = IMAGES if includes("images") or holds_images else VIDEOS
         yield find_folder_layout(root, kind, val_fraction=val_fraction)
 
 
 def _holds_images(root: Path) -> bool:
-    """Whether a data set is one of images: by ImageNet's tars, by its first row, or by its first file."""
+    """Return whether a data set has images: by ImageNet's tars, its first row, or its first file."""
     if any(root.glob("ILSVRC2012_img_*.tar")):
         return True
     try:
         source = sources.read_source(root) if sources.has_lists(root) else None
-    except UserError:  # another kind of list; who reads it will say what is wrong
+    except UserError:  # another kind of list; its reader will report the fault
         source = None
     names = (row.path for rows in source.rows.values() for row in rows) if source else sources.media_files(root)
     kinds = (sources.media_kind(name, prefer="") for name in names)  # a GIF says nothing
@@ -96,12 +96,12 @@ def _holds_images(root: Path) -> bool:
 
 @dataclass
 class Split:
-    """What was found of a split.
+    """The files of a split.
 
     Attributes:
-        place: Where its rows come from.
-        rows: Those whose file is there.
-        missing: The others: label (in a multi-label list all of them, as there) and what is missing.
+        place: The source of its rows.
+        rows: Rows with an existing file.
+        missing: The others: label (in a multi-label list all of them, joined) and the missing path.
     """
 
     place: str
@@ -111,22 +111,22 @@ class Split:
 
     @property
     def expected(self) -> int:
-        """Rows, with those whose file is missing."""
+        """The number of rows, including those with a missing file."""
         return len(self.rows) + len(self.missing)
 
     def missing_labels(self) -> Iterator[str]:
-        """Every label of every missing file."""
+        """Yield every label of every missing file."""
         from mvrec.data.listing.lists import Row
 
-        for label, what in self.missing:
-            yield from Row(what, label, multi_label=self.multi_label).labels
+        for label, path in self.missing:
+            yield from Row(path, label, multi_label=self.multi_label).labels
 
 
 def find_splits(layout: "Layout") -> dict[str, Split]:
-    """The rows of every split, sorted into those whose file is there and those whose file is not.
+    """Return the rows of every split, sorted into those with an existing file and those without.
 
     Raises:
-        UserError: A malformed list, or a class folder without files.
+        UserError: A list is malformed, or a class folder has no files.
     """
     splits: dict[str, Split] = {}
     for name in sources.SPLITS:
@@ -157,7 +157,7 @@ def _is_there(file: "FilePath") -> bool:
 
 
 def _never_downloaded(layout: "Layout", split: str, listed: set[int]) -> list[tuple[str, str]]:
-    """Label and YouTube id of the videos of an annotation CSV that gave no row."""
+    """Return label and YouTube id of the videos of an annotation CSV without a row."""
     from mvrec.data.listing.lists import csv_lines, open_text
     from mvrec.data.sets.kinetics_layouts import AnnotatedVideos
 
@@ -171,11 +171,11 @@ def _never_downloaded(layout: "Layout", split: str, listed: set[int]) -> list[tu
         return [(fields[label], fields[video]) for line, fields in lines if line not in listed]
 
 
-# -- what is written -------------------------------------------------------------------------------------------------
+# -- output ----------------------------------------------------------------------------------------------------------
 
 
 def class_names(layout: "Layout", splits: dict[str, Split]) -> list[str]:
-    """The layout's class names, else those of the training split's labels, or of whichever comes first."""
+    """Return the layout's class names, else those of the training split's labels, or of the first split."""
     from mvrec.data.listing.class_names import class_names_of
 
     if names := layout.class_names():
@@ -185,7 +185,7 @@ def class_names(layout: "Layout", splits: dict[str, Split]) -> list[str]:
 
 
 def write_lists(splits: dict[str, Split], names: Sequence[str], root: Path, out: Path) -> list[Path]:
-    """Write `<split>.csv` and `classes.txt`; paths are relative to `out` where they lie below it, else absolute."""
+    """Write `<split>.csv` and `classes.txt`; paths below `out` are relative to it, others absolute."""
     from mvrec.data.listing.lists import write_rows
 
     written = []
@@ -206,17 +206,21 @@ def _from(out: Path, root: Path, path: str) -> str:
 
 
 def report(layout: "Layout", splits: dict[str, Split], names: Sequence[str], repeats: Repeats | None) -> dict[str, Any]:
-    """What `report.json` holds."""
+    """Return the content of `report.json`."""
     from mvrec.data.listing.class_names import ClassNames
 
-    known = ClassNames(names)
-    named = functools.cache(lambda label, where: names[known.number(label, where=where)])
+    classes = ClassNames(names)
+    named = functools.cache(lambda label, where: names[classes.number(label, where=where)])
     per_class: dict[str, dict[str, dict[str, int]]] = {}
     for name, split in splits.items():
-        found = Counter(named(label, split.place) for row in split.rows for label in row.labels)
+        available = Counter(named(label, split.place) for row in split.rows for label in row.labels)
         missing = Counter(named(label, split.place) for label in split.missing_labels())
         for label in names:
-            counts = {"expected": found[label] + missing[label], "found": found[label], "missing": missing[label]}
+            counts = {
+                "expected": available[label] + missing[label],
+                "found": available[label],
+                "missing": missing[label],
+            }
             per_class.setdefault(label, {})[name] = counts
     content: dict[str, Any] = {
         "layout": layout.title,
@@ -231,7 +235,7 @@ def report(layout: "Layout", splits: dict[str, Split], names: Sequence[str], rep
             for name, split in splits.items()
         },
         "classes": per_class,
-        "missing": {name: [[label, what] for label, what in split.missing] for name, split in splits.items()},
+        "missing": {name: [[label, path] for label, path in split.missing] for name, split in splits.items()},
     }
     if repeats is not None:
         content["compared_by"] = "content" if repeats.by_content else "path"
@@ -246,7 +250,7 @@ def report(layout: "Layout", splits: dict[str, Split], names: Sequence[str], rep
 
 
 def summary(content: dict[str, Any]) -> str:
-    """The tables for people, from a report."""
+    """Return the tables of a report as text."""
     per_class, splits = content["classes"], content["splits"]
     lines = [
         [name, sum(1 for counts in per_class.values() if counts[name]["found"]), *(counts[k] for k in _COUNTS)]
@@ -274,37 +278,37 @@ def summary(content: dict[str, Any]) -> str:
 
 _COUNTS = ("expected", "found", "missing")
 _REPEATS = {
-    "duplicates": "files stand in one split more than once",
-    "leaks": "files stand in more than one split",
+    "duplicates": "files repeat within a split",
+    "leaks": "files are in more than one split",
     "conflicts": "files have more than one class",
 }
 
 
 def arguments() -> console.Parser:
-    """The command line."""
-    made = console.parser("index", __doc__ or "")
-    made.add_argument("root", type=at_home, help="a data set in any layout")
-    made.add_argument("--out", type=at_home, default=Path("runs/index"), help="where lists and report go")
-    made.add_argument("--layout", choices=LAYOUTS, default="auto", help="how the data set lies there")
-    made.add_argument("--annotations", type=at_home, help="the folder of its lists or CSVs, where it is another")
-    made.add_argument("--split-number", type=int, choices=(1, 2, 3), default=1, help="of UCF101 and HMDB51")
-    made.add_argument("--val-fraction", type=float, default=0.1, help="share of class folders that becomes val")
-    made.add_argument("--no-hash", action="store_true", help="look for repeated paths only, not for repeated content")
-    console.add_limits(made, seconds=600.0)
-    return made
+    """Build the parser."""
+    parser = console.parser("index", __doc__ or "")
+    parser.add_argument("root", type=at_home, help="a data set in any layout")
+    parser.add_argument("--out", type=at_home, default=Path("runs/index"), help="folder of lists and report")
+    parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="the layout of the data set")
+    parser.add_argument("--annotations", type=at_home, help="the folder of its lists or CSVs, if it is elsewhere")
+    parser.add_argument("--split-number", type=int, choices=(1, 2, 3), default=1, help="of UCF101 and HMDB51")
+    parser.add_argument("--val-fraction", type=float, default=0.1, help="share of val for class folders")
+    parser.add_argument("--no-hash", action="store_true", help="look only for repeated paths, not for repeated content")
+    console.add_limits(parser, seconds=600.0)
+    return parser
 
 
 def check_targets(splits: dict[str, Split], out: Path) -> None:
-    """Raises `UserError` where a list would take the place of one that is read."""
+    """Raise `UserError` if a list would overwrite one that is read."""
     for name, split in splits.items():
         target = out / f"{name}.csv"
         if target.exists() and Path(split.place).resolve() == target.resolve():
-            raise UserError(f"{target} is a list of this data set and would be overwritten: take another --out")
+            raise UserError(f"{target} is a list of this data set and would be overwritten: choose another --out")
 
 
-def main(given: list[str]) -> int:
-    """Index a data set; returns the exit code."""
-    options = arguments().parse_args(given)
+def main(words: list[str]) -> int:
+    """Index a data set; return the exit code."""
+    options = arguments().parse_args(words)
     if not 0 <= options.val_fraction < 1:
         raise UserError(f"--val-fraction must lie in 0..1 and not be 1, got {options.val_fraction}")
     layout = find_layout(
@@ -319,7 +323,7 @@ def main(given: list[str]) -> int:
         print(note, file=sys.stderr)
     if not any(split.rows for split in splits.values()):
         first = next(iter(splits.values()))
-        raise UserError(f"{first.place}: not one of its {first.expected} files is there")
+        raise UserError(f"{first.place}: none of its {first.expected} files exists")
     splits = {name: split for name, split in splits.items() if split.rows}
     check_targets(splits, options.out)
     names = class_names(layout, splits)
@@ -329,9 +333,9 @@ def main(given: list[str]) -> int:
         return console.ALL_FINE
     with Journal(options.out / "index.jsonl") as journal:
         limits = Limits(options.timeout, options.memory)
-        known = None if options.no_hash else journal
+        hashes = None if options.no_hash else journal
         rows = {name: split.rows for name, split in splits.items()}
-        repeats = find_repeats(rows, layout.root, known, workers=options.workers, limits=limits)
+        repeats = find_repeats(rows, layout.root, hashes, workers=options.workers, limits=limits)
         content = report(layout, splits, names, repeats)
         written = write_lists(splits, names, layout.root, options.out)
         write_json(options.out / "report.json", content)

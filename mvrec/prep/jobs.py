@@ -1,7 +1,7 @@
 """Work on many files in processes that can be killed, so that no file can stop the others.
 
-Every file is worked on in a `processes.Child`. One that takes too long, crashes or asks for too much memory is killed
-and replaced, and its file is named with the reason.
+A `processes.Child` handles each file. If it takes too long, crashes or exceeds its memory, it is killed and replaced,
+and its file is reported with the reason.
 """
 
 import threading
@@ -12,17 +12,17 @@ from mvrec.errors import DecodeError
 from mvrec.machine import FULL_DISK
 from mvrec.processes import Channel, Child, ChildError, Limits, is_out_of_memory, watch
 
-stop = threading.Event()  # Ctrl-C was pressed; some libraries swallow the exception that says so
+stop = threading.Event()  # set by Ctrl-C; some libraries swallow its exception
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_FILES_PER_PROCESS = 500  # then a fresh one takes over: what a decoder leaks is freed
+_FILES_PER_PROCESS = 500  # then a new process starts, which frees memory that decoders leak
 _IDLE_DEATHS = 20
 
 
 class Failure(NamedTuple):
-    """Why there is no result for a file.
+    """The reason for a missing result of a file.
 
     Attributes:
         kind: "error", "timeout", "crash" or "memory".
@@ -44,20 +44,20 @@ class _Fatal(NamedTuple):
 def run_jobs(
     work: Callable[[Item], Result], items: Iterable[Item], *, workers: int, limits: Limits
 ) -> Generator[tuple[Item, Result | Failure], None, None]:
-    """Do `work` on every item in killable processes, which are ended when the generator is closed.
+    """Run `work` on every item in killable processes, which end when the generator is closed.
 
     Args:
         work: A function of a module (or a partial of one). Its exceptions become `Failure`s of kind "error".
-        items: What to work on; taken as processes become free.
-        workers: How many processes.
-        limits: What one item may take.
+        items: The items; taken as processes become free.
+        workers: The number of processes.
+        limits: The limits of one item.
 
     Yields:
-        Each item with its result, in the order in which they are done.
+        Each item with its result, in the order of completion.
 
     Raises:
-        OSError: The disk that is written to is full or read-only.
-        RuntimeError: Processes die although they have nothing to do.
+        OSError: The output disk is full or read-only.
+        RuntimeError: Processes die while idle.
     """
     crew: list[_Worker[Item, Result]] = [_Worker(work, limits) for _ in range(max(1, workers))]
     queue = iter(items)
@@ -81,7 +81,7 @@ def run_jobs(
 
 
 class _Worker(Generic[Item, Result]):
-    """A place for a process, filled when there is something to do."""
+    """A slot for a process, filled when there is work."""
 
     def __init__(self, work: Callable[[Item], Result], limits: Limits) -> None:
         self.work, self.limits = work, limits
@@ -91,7 +91,7 @@ class _Worker(Generic[Item, Result]):
         self._done = 0
 
     def take(self, queue: Iterator[Item]) -> bool:
-        """Begin with the next item; False when there is none."""
+        """Start the next item; return False if there is none."""
         for item in queue:
             self._give(item)
             return True
@@ -112,7 +112,7 @@ class _Worker(Generic[Item, Result]):
         raise RuntimeError(f"{_IDLE_DEATHS} processes died before they had anything to do")
 
     def receive(self) -> tuple[Item, Result | Failure]:
-        """What the process answered, or why it cannot."""
+        """Return the process's answer, or why there is none."""
         assert self.child is not None
         self.is_idle = True
         self._done += 1
@@ -127,7 +127,7 @@ class _Worker(Generic[Item, Result]):
         if isinstance(answer, _Fatal):
             raise OSError(answer.number, answer.text, answer.path)
         if isinstance(answer, Failure) and answer.kind == "memory":
-            self.kill()  # its memory may be in pieces
+            self.kill()  # its memory may be corrupt
         return self._item, answer
 
     def kill(self) -> None:
@@ -149,10 +149,10 @@ def _answer(work: Callable[[Any], Any], item: Any, limits: Limits) -> Any:
     except MemoryError:
         return _failure("not enough memory", limits)
     except OSError as error:
-        if error.errno in FULL_DISK:  # every other file would meet it too
+        if error.errno in FULL_DISK:  # every other file would fail, too
             return _Fatal(error.errno, error.strerror or str(error), error.filename)
         return _failure(error.strerror or str(error), limits)
-    except Exception as error:  # a file that our code did not foresee must not end the work on the others
+    except Exception as error:  # an unforeseen error of one file must not end the work on the others
         return _failure(f"{type(error).__name__}: {error}", limits)
 
 

@@ -1,4 +1,4 @@
-"""What is done already: a file of JSON lines that survives being killed, and temporary files that do not pile up."""
+"""A record of finished work: a file of JSON lines that survives kills; and removal of temporary files."""
 
 import errno
 import fcntl
@@ -14,17 +14,17 @@ from typing import Any, Self
 from mvrec.errors import UserError
 from mvrec.files import atomic_path, remove_leftovers
 
-_WAIT_SECONDS = 10.0  # the processes of a run that was killed a moment ago may still be dying
+_WAIT_SECONDS = 10.0  # the processes of a run that was just killed may still be ending
 
 
 class Journal:
-    """Records by key, appended to a file as they come; also the lock that keeps a second run off the same output.
+    """Records by key, appended to a file as they come; also a lock against a second run on the same output.
 
-    A line that a killed run left half-written is dropped, so its work is done again. Of records with the same key the
+    A line that a killed run left incomplete is dropped, so its work is repeated. Of records with the same key the
     last one counts.
 
     Args:
-        path: The file. It is made with its folder, unless `dry`.
+        path: The file. It is created with its folder, unless `dry`.
         dry: Read only, and take no lock.
 
     Raises:
@@ -72,11 +72,11 @@ class Journal:
         for line in content.splitlines():
             try:
                 self._lines[json.loads(line)["key"]] = line
-            except (ValueError, KeyError, TypeError):  # its work is done again
+            except (ValueError, KeyError, TypeError):  # its work is repeated
                 self.unreadable += 1
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The last record of a key."""
+        """Return the last record of a key."""
         line = self._lines.get(key)
         return None if line is None else json.loads(line)
 
@@ -104,23 +104,23 @@ class Journal:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a report, whole or not at all."""
+    """Write a report completely or not at all."""
     remove_leftovers(path)
     with atomic_path(path, durable=True) as part:
         part.write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
 
 
 def stamp(path: Path) -> list[int]:
-    """Size in bytes and time of the last change in ns: a file with the same stamp is the same file."""
+    """Return size in bytes and modification time in ns; a file with the same stamp is unchanged."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
 
 
 @contextmanager
 def without_leftovers(folders: Iterable[Path]) -> Iterator[None]:
-    """Remove what killed processes left half-written in these folders, before the block and after.
+    """Remove incomplete files of killed processes from these folders, before the block and after.
 
-    Whoever may still be writing there must have been ended when the block ends.
+    All processes that may still write there must have ended when the block ends.
     """
     places = set(folders)
     for place in places:

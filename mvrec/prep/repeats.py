@@ -1,4 +1,4 @@
-"""Files that are in a data set more than once: by path or by content."""
+"""Repeated files of a data set: by path or by content."""
 
 import hashlib
 import os
@@ -31,14 +31,14 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Repeats:
-    """Files that are there more than once.
+    """Repeated files.
 
     Attributes:
         duplicates: Groups of rows of one split with the same content.
         leaks: Groups with rows of more than one split.
         conflicts: Groups whose rows have different labels.
         unread: Files that could not be read, with the reason.
-        by_content: Whether content was compared, and not only paths.
+        by_content: Whether content was compared, not only paths.
     """
 
     duplicates: list[list[Place]]
@@ -51,17 +51,17 @@ class Repeats:
 def find_repeats(
     splits: dict[str, list["Row"]], root: Path, journal: Journal | None, *, workers: int, limits: Limits
 ) -> Repeats:
-    """Compare all files with each other.
+    """Find repeated files.
 
-    Files are the same when they have the same size and the same BLAKE2b hash of all bytes; so only those are read
-    whose size another one has.
+    Files are equal if they have the same size and the same BLAKE2b hash of all bytes; so only files with equal sizes
+    are read.
 
     Args:
         splits: The rows of each split.
-        root: Their paths are relative to it.
-        journal: Hashes that are known; `None` compares paths instead of content.
+        root: The folder to which their paths are relative.
+        journal: Known hashes; `None` compares paths instead of content.
         workers: Processes.
-        limits: For each file.
+        limits: The limits of each file.
     """
     places: dict[str, list[Place]] = defaultdict(list)  # by file
     files: dict[str, FilePath] = {}
@@ -90,7 +90,7 @@ def find_repeats(
 
 
 def _is_repeat(group: Sequence[Place]) -> bool:
-    # A file with several spans is several samples of one video, and no fault within a split.
+    # A file with several spans is several samples of one video, and not a fault within a split.
     spans = {repr((row.start_seconds, row.end_seconds)) for _, row in group}
     return len(spans) < len(group)
 
@@ -98,7 +98,7 @@ def _is_repeat(group: Sequence[Place]) -> bool:
 def _hashes(
     files: dict[str, "FilePath"], journal: Journal, *, workers: int, limits: Limits
 ) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Size and hash of the files whose size is not theirs alone, and the files that cannot be read."""
+    """Return size and hash of the files whose size is not unique, and the unreadable files."""
     stamps = {key: _stamp(file) for key, file in files.items()}
     sizes = Counter(size for size, _ in stamps.values())
     todo, hashes = {}, {}
@@ -134,21 +134,21 @@ def _stamp(file: "FilePath") -> tuple[int, int]:
 
 
 def hash_file(item: tuple[str, "FilePath"]) -> str:
-    """BLAKE2b of a whole file.
+    """Return the BLAKE2b hash of a whole file.
 
     Raises:
-        DecodeError: It cannot be read.
+        DecodeError: The file cannot be read.
     """
     from mvrec.data.listing.archive import ArchiveMember
 
     _, file = item
     if isinstance(file, ArchiveMember):
         return hashlib.blake2b(file.read(), digest_size=20).hexdigest()
-    found = hashlib.blake2b(digest_size=20)
+    digest = hashlib.blake2b(digest_size=20)
     try:
         with Path(file).open("rb") as reader:
             while data := reader.read(_CHUNK_BYTES):
-                found.update(data)
+                digest.update(data)
     except OSError as error:
         raise DecodeError(file, error.strerror or str(error)) from error
-    return found.hexdigest()
+    return digest.hexdigest()

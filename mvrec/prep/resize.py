@@ -1,4 +1,4 @@
-"""Write videos, or images, with a shorter side, so that reading them in training costs a fraction."""
+"""Write smaller copies of videos or images, which cost training a fraction of the reading time."""
 
 import functools
 from collections import Counter
@@ -24,13 +24,13 @@ _NAMED = 10  # failures in the table; the report has all
 
 
 def plan(source: sources.Source, out: Path, *, kind: str) -> dict[str, Task]:
-    """A task for each file of a kind, by the row's path.
+    """Return a task for each file of a kind, by the row's path.
 
-    Results lie where the files lay, as `.mp4` or `.jpg`. Where two would take the same name (`a.avi` beside
-    `a.mp4`), the one that was called otherwise keeps its ending in front of the new one (`a.avi.mp4`).
+    Results have the files' paths, with `.mp4` or `.jpg`. If two would have the same name (`a.avi` next to
+    `a.mp4`), the one with another ending keeps it before the new one (`a.avi.mp4`).
 
     Raises:
-        UserError: A file outside the root, or names that collide all the same.
+        UserError: A file is outside the root, or names still collide.
     """
     files: dict[str, Row] = {}
     for rows in source.rows.values():
@@ -38,13 +38,13 @@ def plan(source: sources.Source, out: Path, *, kind: str) -> dict[str, Task]:
             if (sources.media_kind(row.path, prefer=kind) or "video") == kind:
                 files.setdefault(row.path, row)
     endings = {".mp4"} if kind == "video" else {".jpg", ".jpeg"}
-    taken = {_renamed(_relative(source, row), endings, keep=False) for row in files.values() if _has(row, endings)}
+    names = {_renamed(_relative(source, row), endings, keep=False) for row in files.values() if _has(row, endings)}
     tasks: dict[str, Task] = {}
     owner: dict[str, str] = {}
     for path, row in files.items():
         relative = _relative(source, row)
         name = _renamed(relative, endings, keep=False)
-        if not _has(row, endings) and (name in taken or name in owner):
+        if not _has(row, endings) and (name in names or name in owner):
             name = _renamed(relative, endings, keep=True)
         if owner.setdefault(name, path) != path:
             raise UserError(f"{row.where}: {shown(path)} and {shown(owner[name])} would both become {shown(name)}")
@@ -61,11 +61,11 @@ def _relative(source: sources.Source, row: "Row") -> Path:
     if path.is_absolute():
         root = source.root.absolute()
         if not path.is_relative_to(root):
-            raise UserError(f"{row.where}: {shown(path)} lies outside {source.root}: take a root above all files")
+            raise UserError(f"{row.where}: {shown(path)} lies outside {source.root}: choose a root above all files")
         path = path.relative_to(root)
     if ".." in path.parts:
-        raise UserError(f"{row.where}: {shown(path)} lies outside {source.root}: take a root above all files")
-    # What lay in a tar comes to lie in a folder.
+        raise UserError(f"{row.where}: {shown(path)} lies outside {source.root}: choose a root above all files")
+    # A member of a tar is written into a folder.
     return path if row.offset < 0 else Path(*(part.removesuffix(".tar") for part in path.parts[:-1]), path.name)
 
 
@@ -79,10 +79,10 @@ def _renamed(path: Path, endings: set[str], *, keep: bool) -> str:
 def resize_files(
     tasks: dict[str, Task], journal: Journal, *, recipe: Recipe, workers: int, limits: Limits
 ) -> dict[str, dict[str, Any] | Failure]:
-    """Do the tasks that are not done.
+    """Do the unfinished tasks.
 
     Returns:
-        For each row's path what `resize` returned, or why it failed.
+        For each row's path the result of `resize`, or why it failed.
     """
     results: dict[str, dict[str, Any] | Failure] = {}
     open_tasks = []
@@ -122,7 +122,7 @@ def _stamps(task: Task) -> dict[str, Any]:
 
 
 def _is_current(record: dict[str, Any], task: Task, recipe: Recipe) -> bool:
-    """Whether source and result are those that the journal speaks of. Others are opened and compared."""
+    """Return whether source and result are those in the journal. Others are opened and compared."""
     try:
         return record["mark"] == recipe.mark and all(record[name] == value for name, value in _stamps(task).items())
     except OSError:
@@ -130,7 +130,7 @@ def _is_current(record: dict[str, Any], task: Task, recipe: Recipe) -> bool:
 
 
 def write_lists(source: sources.Source, tasks: dict[str, Task], done: set[str], out: Path) -> list[Path]:
-    """Write the lists that were read again, with the new paths and without what failed; and `classes.txt`."""
+    """Write the lists again, with the new paths and without failed files; and `classes.txt`."""
     from mvrec.data.listing.lists import write_rows
 
     written = []
@@ -149,7 +149,7 @@ def write_lists(source: sources.Source, tasks: dict[str, Task], done: set[str], 
 
 
 def summary(tasks: dict[str, Task], results: dict[str, dict[str, Any] | Failure]) -> tuple[str, dict[str, Any]]:
-    """The table for people, and the report."""
+    """Return the table as text, and the report."""
     states: Counter[str] = Counter()
     failures = []
     for path, result in results.items():
@@ -169,29 +169,29 @@ def summary(tasks: dict[str, Task], results: dict[str, dict[str, Any] | Failure]
 
 
 def arguments() -> console.Parser:
-    """The command line."""
-    made = console.parser("resize", __doc__ or "")
-    made.add_argument("root", type=at_home, help="a data set: a folder of files or with lists, or one list")
-    made.add_argument("out", type=at_home, help="where the smaller files go, in the same tree")
-    made.add_argument("--list", type=at_home, action="append", default=[], help="take the files of these lists")
-    made.add_argument("--images", action="store_true", help="images instead of videos")
-    made.add_argument("--short-side", type=console.positive(int), default=256, help="pixels, even for videos")
-    made.add_argument("--gop", type=console.positive(int), help="frames per key frame (16; 12 with fastdecode)")
-    made.add_argument("--crf", type=int, default=23, help="x264's quality: lower is better and larger")
-    made.add_argument(
+    """Build the parser."""
+    parser = console.parser("resize", __doc__ or "")
+    parser.add_argument("root", type=at_home, help="a data set: a folder of files or with lists, or one list")
+    parser.add_argument("out", type=at_home, help="folder of the smaller files, in the same tree")
+    parser.add_argument("--list", type=at_home, action="append", default=[], help="use the files of these lists")
+    parser.add_argument("--images", action="store_true", help="images instead of videos")
+    parser.add_argument("--short-side", type=console.positive(int), default=256, help="pixels, even for videos")
+    parser.add_argument("--gop", type=console.positive(int), help="frames per key frame (16; 12 with fastdecode)")
+    parser.add_argument("--crf", type=int, default=23, help="x264's quality: lower is better and larger")
+    parser.add_argument(
         "--preset", default="fast", choices=(*PRESETS, "fastdecode"), help="x264's; fastdecode decodes fastest"
     )
-    made.add_argument("--quality", type=int, default=95, help="of JPEG")
-    made.add_argument("--enlarge", action="store_true", help="also enlarge what is smaller")
-    console.add_limits(made, seconds=600.0)
-    return made
+    parser.add_argument("--quality", type=int, default=95, help="of JPEG")
+    parser.add_argument("--enlarge", action="store_true", help="enlarge smaller files, too")
+    console.add_limits(parser, seconds=600.0)
+    return parser
 
 
 def recipe_of(options: Any) -> Recipe:
-    """The recipe of a command line.
+    """Return the recipe of a command line.
 
     Raises:
-        UserError: A number out of range.
+        UserError: A number is out of range.
     """
     if not options.images and options.short_side % 2:
         raise UserError(f"--short-side must be even for videos, got {options.short_side}")
@@ -210,20 +210,22 @@ def recipe_of(options: Any) -> Recipe:
     )
 
 
-def main(given: list[str]) -> int:
-    """Resize a data set; returns the exit code."""
-    options = arguments().parse_args(given)
+def main(words: list[str]) -> int:
+    """Resize a data set; return the exit code."""
+    options = arguments().parse_args(words)
     recipe, kind = recipe_of(options), "image" if options.images else "video"
     source = sources.read_source(options.root, lists=options.list, only=kind)
     if options.out.resolve().is_relative_to(source.root.resolve()):
-        raise UserError(f"{options.out} lies in {source.root}: take a folder outside, or its files would be read again")
+        raise UserError(
+            f"{options.out} lies in {source.root}: choose a folder outside, or its files would be read again"
+        )
     tasks = plan(source, options.out, kind=kind)
     if not tasks:
         raise UserError(f"{options.root}: no {kind}s in it{'' if options.images else ' (--images for images)'}")
     with Journal(options.out / "resize.jsonl", dry=options.dry_run) as journal:
         if options.dry_run:
-            there = sum(task.target.is_file() for task in tasks.values())
-            print(f"{len(tasks)} {kind}s to resize to short side {recipe.short_side}, {there} of them are there")
+            num_done = sum(task.target.is_file() for task in tasks.values())
+            print(f"{len(tasks)} {kind}s to resize to short side {recipe.short_side}, {num_done} of them exist")
             return console.ALL_FINE
         results = resize_files(
             tasks, journal, recipe=recipe, workers=options.workers, limits=Limits(options.timeout, options.memory)

@@ -1,4 +1,4 @@
-"""Pack the files of a list into plain tars, which training reads in place: few large files instead of many small."""
+"""Pack the files of a list into plain tars for reading in place: few large files instead of many small ones."""
 
 import hashlib
 import random
@@ -26,11 +26,11 @@ _NAMED = 10
 
 
 class Piece(NamedTuple):
-    """A file that goes into a shard.
+    """A file for a shard.
 
     Attributes:
-        source: It.
-        name: What it is called in the tar.
+        source: The file.
+        name: Its name in the tar.
         size: Bytes.
     """
 
@@ -44,7 +44,7 @@ class Shard(NamedTuple):
 
     Attributes:
         target: The tar.
-        pieces: What goes into it, in order.
+        pieces: Its files, in order.
     """
 
     target: Path
@@ -52,22 +52,22 @@ class Shard(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """Of names, sizes and order: what the journal knows the content by."""
+        """Return the hash of names, sizes and order, by which the journal knows the content."""
         text = "\n".join(f"{piece.name}\0{piece.size}" for piece in self.pieces)
         return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def member_name(path: str) -> str:
-    """What the file of a row is called in a shard: its path, without what leads out of a folder."""
+    """Return the name of a row's file in a shard: its path, without parts that lead out of a folder."""
     *folders, name = (part for part in Path(path).parts if part not in ("/", ".."))
-    return "/".join([*(folder.removesuffix(".tar") for folder in folders), name])  # one tar in a path is enough
+    return "/".join([*(folder.removesuffix(".tar") for folder in folders), name])  # a path may name only one tar
 
 
 def pieces_of(source: sources.Source, rows: Sequence["Row"]) -> tuple[dict[tuple[str, int], Piece], list[str]]:
-    """Each file of the rows once, by path and offset; and what is wrong with those that are missing.
+    """Return each file of the rows once, by path and offset; and the faults of missing ones.
 
     Raises:
-        UserError: Two files would take the same name.
+        UserError: Two files would have the same name.
     """
     pieces: dict[tuple[str, int], Piece] = {}
     names: dict[str, str] = {}
@@ -79,7 +79,7 @@ def pieces_of(source: sources.Source, rows: Sequence["Row"]) -> tuple[dict[tuple
         try:
             size = row.size if row.offset >= 0 else stamp(Path(file))[0]
             if row.offset < 0 and not Path(file).is_file():
-                raise IsADirectoryError(0, "is no regular file")
+                raise IsADirectoryError(0, "is not a regular file")
             sources.archive_of(file).stat()
         except OSError as error:
             missing.append(f"{row.where}: {shown(row.path)}: {error.strerror}")
@@ -93,13 +93,13 @@ def pieces_of(source: sources.Source, rows: Sequence["Row"]) -> tuple[dict[tuple
 def plan(pieces: Sequence[Piece], folder: Path, *, shard_bytes: int, seed: int | None) -> list[Shard]:
     """Spread files over shards.
 
-    Every shard gets the same number of files, or one less, so that any share-out of whole shards gives ranks the same
-    number of steps give or take one file per shard.
+    Every shard gets the same number of files, or one less, so that ranks with equally many shards have the same
+    number of steps, up to one file per shard.
 
     Args:
         pieces: In the order of the list.
-        folder: Where the tars go.
-        shard_bytes: About how large they are to be.
+        folder: The folder of the tars.
+        shard_bytes: Their approximate size.
         seed: Shuffle first; `None` keeps the order.
     """
     order = list(pieces)
@@ -115,13 +115,13 @@ def plan(pieces: Sequence[Piece], folder: Path, *, shard_bytes: int, seed: int |
 
 
 def write_shard(shard: Shard) -> list[tuple[int, int]]:
-    """Write a tar whose bytes follow from its files alone, read it back and compare.
+    """Write a tar that depends on its files alone, read it back and compare.
 
     Returns:
         Offset and size of each file in bytes.
 
     Raises:
-        DecodeError: A file cannot be read or has changed, or the tar does not hold what was written.
+        DecodeError: A file cannot be read or has changed, or the tar reads back differently.
     """
     sums = []
     with atomic_path(shard.target, durable=True) as part:
@@ -129,7 +129,7 @@ def write_shard(shard: Shard) -> list[tuple[int, int]]:
             for piece in shard.pieces:
                 with _opened(piece) as file:
                     reader = _Summing(file)
-                    header = tarfile.TarInfo(piece.name)  # no owner, no time: only names and bytes decide
+                    header = tarfile.TarInfo(piece.name)  # without owner and time: only names and bytes decide
                     header.size = piece.size
                     try:
                         tar.addfile(header, reader)
@@ -140,7 +140,7 @@ def write_shard(shard: Shard) -> list[tuple[int, int]]:
 
 
 class _Summing:
-    """A file that keeps the hash of what was read."""
+    """A file that hashes the data read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._sum = file, hashlib.blake2b(digest_size=16)
@@ -174,15 +174,15 @@ def _verified(shard: Shard, part: Path, sums: list[bytes]) -> list[tuple[int, in
     with part.open("rb") as file:
         for piece, digest, member in zip(shard.pieces, sums, list_tar(part), strict=True):
             file.seek(member.offset)
-            found, left = hashlib.blake2b(digest_size=16), member.size
+            checksum, left = hashlib.blake2b(digest_size=16), member.size
             while left:
                 data = file.read(min(left, _CHUNK_BYTES))
                 if not data:
                     break
-                found.update(data)
+                checksum.update(data)
                 left -= len(data)
-            if member.name != piece.name or found.digest() != digest:
-                raise DecodeError(piece.source, f"reads back from {shard.target.name} as something else")
+            if member.name != piece.name or checksum.digest() != digest:
+                raise DecodeError(piece.source, f"reads back differently from {shard.target.name}")
             places.append((member.offset, member.size))
     return places
 
@@ -190,7 +190,7 @@ def _verified(shard: Shard, part: Path, sums: list[bytes]) -> list[tuple[int, in
 def write_shards(
     shards: Sequence[Shard], journal: Journal, *, workers: int
 ) -> dict[Path, list[tuple[int, int]] | Failure]:
-    """Write the shards that are not there as the journal has them.
+    """Write the shards that do not exist as recorded in the journal.
 
     Returns:
         For each tar the places of its files, or why it failed.
@@ -231,7 +231,7 @@ def _is_current(record: dict[str, Any], shard: Shard) -> bool:
 
 
 def _sources_digest(shard: Shard) -> str:
-    """Of the times at which the files changed last."""
+    """Return the hash of the files' modification times."""
     stamps = [stamp(sources.archive_of(piece.source)) for piece in shard.pieces]
     return hashlib.blake2b(repr(stamps).encode(), digest_size=16).hexdigest()
 
@@ -244,8 +244,8 @@ def listed(
     *,
     out: Path,
 ) -> Iterator["Row"]:
-    """The rows with the places of their files in the shards, in the order of the list."""
-    found = {
+    """Yield the rows with their files' places in the shards, in the order of the list."""
+    by_name = {
         piece.name: (shard.target.relative_to(out).as_posix(), *place)
         for shard in shards
         for piece, place in zip(shard.pieces, places[shard.target], strict=True)
@@ -253,24 +253,24 @@ def listed(
     for row in rows:
         piece = pieces.get((row.path, row.offset))
         if piece is not None:
-            tar, offset, size = found[piece.name]
+            tar, offset, size = by_name[piece.name]
             yield row._replace(path=f"{tar}/{piece.name}", offset=offset, size=size)
 
 
 def arguments() -> console.Parser:
-    """The command line."""
-    made = console.parser("shard", __doc__ or "")
-    made.add_argument("root", type=at_home, help="a data set: a folder of files or with lists, or one list")
-    made.add_argument("out", type=at_home, help="where <split>/shard-000000.tar and so on go, with <split>.csv")
-    made.add_argument("--list", type=at_home, action="append", default=[], help="pack these lists (paths from ROOT)")
-    made.add_argument("--shard-size", type=console.size_in_bytes, default="256MB", help="about how large a tar is")
-    made.add_argument("--shuffle", type=int, metavar="SEED", help="spread the files at random")
-    made.add_argument("--skip-missing", action="store_true", help="leave files out that are not there")
-    return made
+    """Build the parser."""
+    parser = console.parser("shard", __doc__ or "")
+    parser.add_argument("root", type=at_home, help="a data set: a folder of files or with lists, or one list")
+    parser.add_argument("out", type=at_home, help="folder of <split>/shard-000000.tar and so on, with <split>.csv")
+    parser.add_argument("--list", type=at_home, action="append", default=[], help="pack these lists (paths from ROOT)")
+    parser.add_argument("--shard-size", type=console.size_in_bytes, default="256MB", help="approximate size of a tar")
+    parser.add_argument("--shuffle", type=int, metavar="SEED", help="spread the files at random")
+    parser.add_argument("--skip-missing", action="store_true", help="skip missing files")
+    return parser
 
 
 class Split(NamedTuple):
-    """What becomes of one split."""
+    """The plan of one split."""
 
     rows: list["Row"]
     pieces: dict[tuple[str, int], Piece]
@@ -278,30 +278,34 @@ class Split(NamedTuple):
 
 
 def plan_splits(source: sources.Source, options: Any) -> tuple[dict[str, Split], list[str]]:
-    """Plan every split; and what is missing.
+    """Plan every split; return also the missing files.
 
     Raises:
-        UserError: Rows without a label, or nothing to pack.
+        UserError: Rows have no label, or there is nothing to pack.
     """
     splits, missing = {}, []
     for name, rows in source.rows.items():
         unlabelled = next((row for row in rows if not row.label and not row.multi_label), None)
         if unlabelled is not None:
             raise UserError(f"{unlabelled.where}: {shown(unlabelled.path)} lies in no class folder and has no label")
-        pieces, gone = pieces_of(source, rows)
-        missing += gone
+        pieces, faults = pieces_of(source, rows)
+        missing += faults
         if pieces:
-            made = plan(list(pieces.values()), options.out / name, shard_bytes=options.shard_size, seed=options.shuffle)
-            splits[name] = Split(rows, pieces, made)
+            shards = plan(
+                list(pieces.values()), options.out / name, shard_bytes=options.shard_size, seed=options.shuffle
+            )
+            splits[name] = Split(rows, pieces, shards)
     return splits, missing
 
 
-def main(given: list[str]) -> int:
-    """Pack a data set; returns the exit code."""
-    options = arguments().parse_args(given)
+def main(words: list[str]) -> int:
+    """Pack a data set; return the exit code."""
+    options = arguments().parse_args(words)
     source = sources.read_source(options.root, lists=options.list)
     if options.out.resolve() == source.root.resolve():
-        raise UserError(f"{options.out} is the data set itself, whose lists would be overwritten: take another folder")
+        raise UserError(
+            f"{options.out} is the data set itself, whose lists would be overwritten: choose another folder"
+        )
     splits, missing = plan_splits(source, options)
     for line in missing[:_NAMED]:
         print(f"missing: {line}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a tool works on: the rows of lists, or all media files of a folder."""
+"""The input of a tool: the rows of lists, or all media files of a folder."""
 
 import importlib.util
 import os
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from mvrec.errors import DecodeError, UserError
 from mvrec.files import remove_leftovers, write_atomically
 
-if TYPE_CHECKING:  # importing mvrec.data takes seconds, which `--help` need not
+if TYPE_CHECKING:  # importing mvrec.data takes seconds, which `--help` does not need
     from mvrec.data.listing.archive import FilePath
     from mvrec.data.listing.lists import Row
 
 SPLITS = ("train", "val", "test")
-NO_SPLIT = "all"  # what files without a split are listed as
+NO_SPLIT = "all"  # the split of files without one
 _TOLERATED_SECONDS, _TOLERATED_SHARE = 0.25, 0.1  # of a video's length that may be missing at its end
 _SPLIT_NAMES = {"training": "train", "validation": "val", "validate": "val", "valid": "val", "testing": "test"}
 
@@ -26,7 +26,7 @@ class Source:
     """The rows of a data set.
 
     Attributes:
-        root: Relative paths are relative to it.
+        root: The folder to which relative paths refer.
         rows: The rows of each split. A row of a file outside any class folder has the label "".
         lists: The lists that were read, by split.
     """
@@ -39,25 +39,25 @@ class Source:
         return sum(map(len, self.rows.values()))
 
     def copy_class_names(self, folder: Path) -> None:
-        """Write `classes.txt`, from beside the lists or from the root, into a folder; nothing where there is none."""
-        beside = [path.parent / "classes.txt" for path in self.lists.values()]
-        found = next((path for path in (*beside, self.root / "classes.txt") if path.is_file()), None)
+        """Copy `classes.txt`, from the folder of the lists or from the root, into a folder; do nothing without one."""
+        candidates = [path.parent / "classes.txt" for path in self.lists.values()]
+        source = next((path for path in (*candidates, self.root / "classes.txt") if path.is_file()), None)
         target = folder / "classes.txt"
-        if found is not None and found.resolve() != target.resolve():
+        if source is not None and source.resolve() != target.resolve():
             remove_leftovers(target)
-            write_atomically(target, found.read_text(encoding="utf-8"))
+            write_atomically(target, source.read_text(encoding="utf-8"))
 
 
 def read_source(root: Path, *, lists: Sequence[Path] = (), only: str | None = None) -> Source:
-    """The rows of given lists, else of `root/<split>.csv` (or `.txt`), else all media files below `root`.
+    """Return the rows of given lists, else of `root/<split>.csv` (or `.txt`), else all media files below `root`.
 
     Args:
         root: A folder; or a single list, whose own folder is then the root.
-        lists: Lists to read; a list's split is what its name begins with.
-        only: "video" or "image" to pass over files of the other kind in folders.
+        lists: Lists to read; the beginning of a list's name is its split.
+        only: "video" or "image" to skip files of the other kind in folders.
 
     Raises:
-        UserError: No such folder, a malformed list, two lists of a split, or nothing in it.
+        UserError: The folder is missing or empty, a list is malformed, or a split has two lists.
     """
     from mvrec.data.listing.layouts import placed_rows
     from mvrec.data.listing.lists import read_rows
@@ -66,28 +66,28 @@ def read_source(root: Path, *, lists: Sequence[Path] = (), only: str | None = No
         root, lists = root.parent, [root]
     if not root.is_dir():
         raise UserError(f"{root}: no such folder or list")
-    found = _named(lists) if lists else _lists_in(root)
-    if found:
+    paths = _named(lists) if lists else _lists_in(root)
+    if paths:
         notes: list[tuple[int, str]] = []
-        rows = {split: list(placed_rows(root, split, read_rows(path), notes)) for split, path in found.items()}
+        rows = {split: list(placed_rows(root, split, read_rows(path), notes)) for split, path in paths.items()}
         for _, note in notes:
             print(note, file=sys.stderr)
     else:
         rows = _walked(root, only)
-    source = Source(root, rows, found)
+    source = Source(root, rows, paths)
     if not len(source):
         raise UserError(f"{root}: no {only or 'media'} files and no lists train.csv, val.csv or test.csv in it")
     return source
 
 
 def _named(lists: Iterable[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for path in lists:
         split = path.name.split(".")[0]
-        if split in found:
-            raise UserError(f"{found[split]} and {path} are both lists of {split!r}: rename one, or take one at a time")
-        found[split] = path
-    return found
+        if split in paths:
+            raise UserError(f"{paths[split]} and {path} are both lists of {split!r}: rename one, or give one at a time")
+        paths[split] = path
+    return paths
 
 
 def _lists_in(root: Path) -> dict[str, Path]:
@@ -96,7 +96,7 @@ def _lists_in(root: Path) -> dict[str, Path]:
 
 
 def has_lists(root: Path) -> bool:
-    """Whether `read_source` would read lists, and not all files."""
+    """Return whether `read_source` would read lists, not all files."""
     return bool(_lists_in(root))
 
 
@@ -118,10 +118,10 @@ def _walked(root: Path, only: str | None) -> dict[str, list["Row"]]:
 
 
 def media_files(root: Path, *, only: str | None = None, skipped: list[str] | None = None) -> Iterator[str]:
-    """Paths of all videos and images below a folder, relative to it, sorted; what begins with a dot is passed over.
+    """Yield the paths of all videos and images below a folder, relative to it, sorted; skip names with a dot first.
 
-    Links to folders are followed, but not in circles. A link to a file that is not there counts as a file. `skipped`
-    takes the paths of files of other names.
+    Links to folders are followed, but not in circles. A broken link counts as a file. `skipped` receives the paths
+    of other files.
     """
     return _media_below(os.fspath(root), "", only, frozenset(), [] if skipped is None else skipped)
 
@@ -135,12 +135,12 @@ def _media_below(
             entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}") from None
-    here = (status.st_dev, status.st_ino)
-    if here in above:
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
         return
     for entry in entries:
         if entry.is_dir():
-            yield from _media_below(entry.path, f"{prefix}{entry.name}/", only, above | {here}, skipped)
+            yield from _media_below(entry.path, f"{prefix}{entry.name}/", only, above | {identity}, skipped)
         elif (kind := media_kind(entry.name, prefer=only or "video")) is not None and only in (None, kind):
             yield f"{prefix}{entry.name}"
         else:
@@ -148,7 +148,7 @@ def _media_below(
 
 
 def media_kind(name: str, *, prefer: str = "video") -> str | None:
-    """What a name says the file is: "video", "image", `prefer` where it may be both, or `None` when it says neither."""
+    """Return the kind of file by its name: "video", "image", `prefer` if it may be both, or `None` if neither."""
     from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
 
     extension = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path each costs seconds
@@ -160,10 +160,10 @@ def media_kind(name: str, *, prefer: str = "video") -> str | None:
 
 
 def file_of(root: Path, row: "Row") -> "FilePath":
-    """The file that a row names: a path, or the member of a tar.
+    """Return the file of a row: a path, or the member of a tar.
 
     Raises:
-        UserError: An offset, and no tar in the path.
+        UserError: The row has an offset, but no tar in its path.
     """
     from mvrec.data.listing.archive import ArchiveMember
 
@@ -172,23 +172,23 @@ def file_of(root: Path, row: "Row") -> "FilePath":
     place = -1
     while (place := row.path.find(".tar/", place + 1)) >= 0:
         archive = root / row.path[: place + len(".tar")]
-        if not archive.is_dir():  # a tar that is missing is named as a missing file
+        if not archive.is_dir():  # a missing tar is reported as a missing file
             return ArchiveMember(archive, row.path[place + len(".tar/") :], row.offset, row.size)
     raise UserError(f"{row.where}: {row.path!r} has an offset, but no part of it is a tar")
 
 
 def archive_of(file: "FilePath") -> Path:
-    """The file on disk that holds a file: the tar of a member."""
+    """Return the file on disk that holds a file: the tar of a member."""
     from mvrec.data.listing.archive import ArchiveMember
 
     return file.archive if isinstance(file, ArchiveMember) else Path(file)
 
 
 def compare_with_promise(file: "FilePath", seconds: float) -> None:
-    """Raises `DecodeError` where a file says that its video is clearly longer than what is there.
+    """Raise `DecodeError` if a file's header promises a clearly longer video than it has.
 
-    A Matroska or WebM file that was cut between two frames is otherwise a sound, shorter video. Frames that a camera
-    dropped are no fault: what counts is when the last frame has been shown, and not how many there are.
+    A Matroska or WebM file that was cut between two frames is otherwise a valid, shorter video. Frames that a camera
+    dropped are not a fault: the end of the last frame counts, not the number of frames.
     """
     import av
 
@@ -203,9 +203,9 @@ def compare_with_promise(file: "FilePath", seconds: float) -> None:
                 return
             if stream is not None and stream.duration and stream.time_base:
                 promised = float(stream.duration * stream.time_base)
-            elif len(container.streams) == 1 and container.duration:  # else it may be that of the sound
+            elif len(container.streams) == 1 and container.duration:  # otherwise it may be the sound's duration
                 promised = container.duration / av.time_base
-                if "matroska" in container.format.name:  # there it counts from 0, whenever the first frame comes
+                if "matroska" in container.format.name:  # its duration counts from 0, whatever the first frame's time
                     promised -= max(container.start_time or 0, 0) / av.time_base
     except av.FFmpegError as error:
         raise DecodeError(file, error.strerror or str(error)) from error
@@ -214,7 +214,7 @@ def compare_with_promise(file: "FilePath", seconds: float) -> None:
 
 
 def load_decoders() -> None:
-    """Import what reads files, before processes are forked that would each do so for themselves."""
+    """Import the decoders, before forked processes would each import them."""
     import av  # noqa: F401
 
     import mvrec.data.loading.images

@@ -1,4 +1,4 @@
-"""One video or image in a smaller size, with as many frames at the same times."""
+"""Writing one video or image in a smaller size, with as many frames at the same times."""
 
 import contextlib
 import hashlib
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from mvrec.data.video.video import Clock, Ints
 
 _TV = 1  # FFmpeg's number for the limited range of brightness, which players expect of videos
-_SMPTE170M = 6  # and for the colours of standard definition
+_SMPTE170M = 6  # FFmpeg's number for the colours of standard definition
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How files become smaller.
+    """The settings of smaller files.
 
     Attributes:
         short_side: In pixels, even.
-        gop: Most frames from one key frame to the next; a jump into the video decodes no more than that.
+        gop: Most frames from one key frame to the next, the most that a seek decodes.
         crf: x264's quality; lower is better and larger.
         preset: x264's preset of speed.
-        fast_decode: Leave out what costs the decoder most (x264's tune fastdecode: no CABAC, no deblocking).
-        enlarge: Enlarge what is smaller, too.
+        fast_decode: Omit features that slow decoding (x264's tune fastdecode: no CABAC, no deblocking).
+        enlarge: Enlarge smaller files, too.
         quality: Of JPEG.
     """
 
@@ -52,29 +52,29 @@ class Recipe:
 
     @property
     def mark(self) -> str:
-        """What the files carry as a comment, by which they are known as done."""
+        """The comment in the files, by which finished ones are recognised."""
         digest = hashlib.blake2b(repr(self).encode(), digest_size=4).hexdigest()
         return f"mvrec resize: short side {self.short_side}, {digest}"
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the result: the aspect is kept up to even sides."""
+        """Return (height, width) of the result: the aspect is kept up to even sides."""
         short = min(height, width)
         target = self.short_side if self.enlarge or short > self.short_side else short
         even = [max(2, 2 * round(side * target / short / 2)) for side in (height, width)]
         return even[0], even[1]
 
     def encoder_options(self) -> dict[str, str]:
-        """For FFmpeg's libx264."""
-        # What mbtree does depends on memory that nobody wrote, on small pictures: equal frames become different bytes.
+        """Return the options of FFmpeg's libx264."""
+        # On small pictures mbtree reads uninitialised memory: equal frames would become different bytes.
         options = {"crf": str(self.crf), "preset": self.preset, "g": str(self.gop), "x264-params": "mbtree=0"}
         return {**options, "tune": "fastdecode"} if self.fast_decode else options
 
 
 class Task(NamedTuple):
-    """A file to make smaller.
+    """A file to resize.
 
     Attributes:
-        source: It.
+        source: The file.
         target: The result.
         kind: "video" or "image".
     """
@@ -85,13 +85,13 @@ class Task(NamedTuple):
 
 
 def resize(task: Task, *, recipe: Recipe) -> dict[str, Any]:
-    """Write a task's target, or find it done.
+    """Write a task's target, or recognise it as finished.
 
     Returns:
         state "done" or "kept"; height and width; frames and fps of a video.
 
     Raises:
-        DecodeError: The source cannot be read, or the result is not what it should be.
+        DecodeError: The source cannot be read, or the result is wrong.
         OSError: The target cannot be written.
     """
     return _resize_image(task, recipe) if task.kind == "image" else _resize_video(task, recipe)
@@ -139,7 +139,7 @@ def _is_done(target: Path, num_frames: int, size: tuple[int, int], recipe: Recip
 
 
 def _transcode(task: Task, part: Path, size: tuple[int, int], recipe: Recipe, *, num_frames: int) -> list[Fraction]:
-    """Write the video; returns the time of each frame in seconds from the first."""
+    """Write the video; return the time of each frame in seconds from the first."""
     import av
 
     from mvrec.data.video.frame_finder import FrameFinder
@@ -152,41 +152,43 @@ def _transcode(task: Task, part: Path, size: tuple[int, int], recipe: Recipe, *,
         frames = finder.all_frames()
         first = next(frames, None)
         if first is None:
-            raise DecodeError(task.source, "not one frame can be decoded")
+            raise DecodeError(task.source, "none of its frames can be decoded")
         base = 1 / rate if ticks is None else clock.tick
         with av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as writer:
             writer.metadata["comment"] = recipe.mark
             stream = _add_stream(writer, source, first, rate=rate, base=base, size=size, recipe=recipe)
             times: list[Fraction] = []
-            made = _scaled(itertools.chain([first], frames), size, ticks=ticks, base=base, times=times)
-            packets = itertools.chain.from_iterable(stream.encode(frame) for frame in itertools.chain(made, [None]))
+            scaled_frames = _scaled(itertools.chain([first], frames), size, ticks=ticks, base=base, times=times)
+            packets = itertools.chain.from_iterable(
+                stream.encode(frame) for frame in itertools.chain(scaled_frames, [None])
+            )
             for packet in _lasting(packets, num_frames / rate):
                 writer.mux(packet)
     return times
 
 
 def _lasting(packets: Iterator["Packet"], seconds: Fraction) -> Iterator["Packet"]:
-    """Packets, of which the last one lasts until all have lasted so long: that decides the mean frame rate."""
-    begin, held, count = None, None, 0
+    """Yield packets and extend the last one to the given time, which sets the mean frame rate."""
+    begin, pending, count = None, None, 0
     for packet in packets:
         count += 1
         begin = packet.dts if begin is None else begin
-        if held is not None:
-            yield held
-        held = packet
-    if held is not None and held.dts is not None and held.time_base is not None:
-        before = held.dts - (begin or 0)
-        left = round(seconds / held.time_base) - before
-        # A container that promises a rate which its times do not keep (Matroska) says nothing about the last frame.
-        held.duration = left if left > 0 else max(1, before // max(1, count - 1))
-        yield held
+        if pending is not None:
+            yield pending
+        pending = packet
+    if pending is not None and pending.dts is not None and pending.time_base is not None:
+        before = pending.dts - (begin or 0)
+        left = round(seconds / pending.time_base) - before
+        # A container whose times do not match its rate (Matroska) says nothing about the last frame.
+        pending.duration = left if left > 0 else max(1, before // max(1, count - 1))
+        yield pending
 
 
 def _is_even(clock: "Clock", rate: Fraction) -> bool:
-    """Whether frames are to be an even distance apart.
+    """Return whether frames should have even distances.
 
-    So they are where the file has no usable times (AVI), and where they lie on the grid of the frame rate but for the
-    rounding of a container that counts in milliseconds.
+    They should if the file has no usable times (AVI), or if the times lie on the grid of the frame rate up to
+    milliseconds.
     """
     if clock.ticks is None:
         return True
@@ -206,7 +208,7 @@ def _add_stream(
 ) -> "VideoStream":
     stream = writer.add_stream("libx264", rate=rate, options=recipe.encoder_options())
     codec = stream.codec_context
-    codec.thread_count = 1  # with more, the bytes would depend on their number
+    codec.thread_count = 1  # with more, the bytes would depend on the number of threads
     codec.height, codec.width = size
     codec.pix_fmt = "yuv420p"
     codec.time_base = base
@@ -220,7 +222,7 @@ def _add_stream(
 
 def _colours(frame: "VideoFrame") -> tuple[int, int, int]:
     if frame.format.is_rgb:
-        return _SMPTE170M, _SMPTE170M, _SMPTE170M  # into which RGB is converted
+        return _SMPTE170M, _SMPTE170M, _SMPTE170M  # the target of RGB
     return int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc)
 
 
@@ -232,7 +234,7 @@ def _scaled(
     base: Fraction,
     times: list[Fraction],
 ) -> Iterator["VideoFrame"]:
-    """Frames of the new size, upright, at `ticks` from 0 on or else evenly, which are added to `times`."""
+    """Yield frames of the new size, upright, at `ticks` from 0 on or else evenly, and add their times to `times`."""
     from av.video.reformatter import VideoReformatter
 
     reformatter, orientation = VideoReformatter(), Orientation()
@@ -241,7 +243,7 @@ def _scaled(
             orientation = Orientation.of(frame)
         place = number if ticks is None or number >= len(ticks) else int(ticks[number] - ticks[0])
         height, width = orientation.size(size)
-        made = reformatter.reformat(
+        scaled_frame = reformatter.reformat(
             frame,
             width,
             height,
@@ -252,15 +254,15 @@ def _scaled(
             threads=1,
         )
         if orientation != Orientation():
-            made = bare_copy(made, orientation)
-        made.pts, made.time_base = place, base
+            scaled_frame = bare_copy(scaled_frame, orientation)
+        scaled_frame.pts, scaled_frame.time_base = place, base
         times.append(place * base)
-        made.pict_type = 0  # the encoder chooses key frames, not the source
-        yield made
+        scaled_frame.pict_type = 0  # the encoder chooses key frames, not the source
+        yield scaled_frame
 
 
 def _verify(task: Task, part: Path, times: list[Fraction], *, num_frames: int, size: tuple[int, int]) -> None:
-    """Raises `DecodeError` unless the result has every frame of the source, each at its time, in the right size."""
+    """Raise `DecodeError` unless the result has every frame of the source, each at its time, in the right size."""
     import av
 
     from mvrec.data.video.opening import open_video
@@ -274,11 +276,9 @@ def _verify(task: Task, part: Path, times: list[Fraction], *, num_frames: int, s
         stream = container.streams.video[0]
         base = stream.time_base or Fraction(1)
         ticks = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
-    for found, wanted in zip(ticks, times, strict=True):
-        if abs((found - ticks[0]) * base - (wanted - times[0])) > base:
-            raise DecodeError(
-                task.source, f"its frame at {float(wanted):.3f} s would come at {float(found * base):.3f} s"
-            )
+    for tick, time in zip(ticks, times, strict=True):
+        if abs((tick - ticks[0]) * base - (time - times[0])) > base:
+            raise DecodeError(task.source, f"its frame at {float(time):.3f} s would come at {float(tick * base):.3f} s")
 
 
 # -- images ----------------------------------------------------------------------------------------------------------
@@ -298,14 +298,14 @@ def _resize_image(task: Task, recipe: Recipe) -> dict[str, Any]:
     facts = {"frames": 1, "fps": 0.0, "height": height, "width": width}
     same_size = (height, width) == pixels.shape[:2]
     content = task.source.read() if isinstance(task.source, ArchiveMember) else Path(task.source).read_bytes()
-    # A JPEG that is small and upright already stays as it is.
+    # A small and upright JPEG stays as it is.
     stays = same_size and content.startswith(b"\xff\xd8\xff")
     if not (stays and np.array_equal(read_image(task.source, upright=False), pixels)):
-        made = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
+        scaled = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
-        made.save(buffer, "JPEG", quality=recipe.quality, comment=recipe.mark)
+        scaled.save(buffer, "JPEG", quality=recipe.quality, comment=recipe.mark)
         content = buffer.getvalue()
-    # Scaling again is cheap beside reading, so that the bytes themselves tell what is done.
+    # Scaling is cheap next to reading, so the bytes themselves show finished work.
     if task.target.is_file() and task.target.read_bytes() == content:
         return {"state": "kept", **facts}
     with atomic_path(task.target) as part:

@@ -205,7 +205,7 @@ def test_content_that_is_there_twice_is_found_within_and_across_splits(repeated,
     ]
     assert groups("leaks") == [["train/é/1.mp4", "val/é/leak.mp4"]]
     assert groups("conflicts") == [["train/a b/1.mp4", "train/é/other class.mp4"]]
-    assert "1 files stand in more than one split" in text
+    assert "1 files are in more than one split" in text
 
 
 def test_only_files_of_equal_size_are_read_and_only_once(repeated, tmp_path, monkeypatch):
@@ -287,7 +287,7 @@ def test_a_list_whose_files_are_all_gone_is_an_error(tmp_path):
     write_rows(tmp_path / "train.csv", [Row("a.mp4", "x")])
     code, _, err = run("index", tmp_path, "--out", tmp_path / "out")
     assert code == 2
-    assert "not one of its 1 files is there" in err
+    assert "none of its 1 files exists" in err
 
 
 def test_a_layout_by_name(clip, tmp_path):
