@@ -38,7 +38,7 @@ def test_what_is_no_number_or_has_no_range_passes():
 
 
 @pytest.mark.parametrize("key", RANGES)
-def test_ends_of_a_range(key):
+def test_a_range_holds_its_ends_as_it_says(key):
     limits = RANGES[key]
     assert limits.holds(limits.least) is not limits.above
     assert limits.holds(limits.greatest) is not limits.below

@@ -257,7 +257,7 @@ def test_an_empty_folder_is_an_error(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_an_output_folder_that_may_not_be_written(tmp_path):
+def test_an_output_folder_that_may_not_be_written_is_named(tmp_path):
     write_videos(tmp_path / "data", count=1)
     (tmp_path / "out").mkdir(mode=0o500)
     code, _, err = run("check", tmp_path / "data", "--out", tmp_path / "out")

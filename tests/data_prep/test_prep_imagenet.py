@@ -76,7 +76,7 @@ def test_the_published_sums_and_numbers():
     assert (imagenet.CLASSES, imagenet.IMAGES) == (1000, {"train": 1281167, "val": 50000})
 
 
-def test_other_numbers_are_an_error_unless_meant(root):
+def test_other_numbers_of_images_than_imagenets_are_refused(root):
     code, _, err = run("imagenet", root, "--no-md5")
     assert code == 2
     assert "12 images of 3 classes instead of 1281167 of 1000" in err

@@ -290,7 +290,7 @@ def test_a_list_whose_files_are_all_gone_is_an_error(tmp_path):
     assert "none of its 1 files exists" in err
 
 
-def test_a_layout_by_name(clip, tmp_path):
+def test_a_layout_can_be_named_and_another_is_refused(clip, tmp_path):
     folders(clip, tmp_path / "data")
     assert run("index", tmp_path / "data", "--out", tmp_path / "out", "--layout", "kinetics")[0] == 0
     code, _, err = run("index", tmp_path / "data", "--out", tmp_path / "out", "--layout", "ucf101")

@@ -285,7 +285,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path, images):
     assert run("resize", *arguments)[0] == 0
 
 
-def test_images(tmp_path):
+def test_images_are_scaled_turned_and_kept_if_small(tmp_path):
     data, out = tmp_path / "data", tmp_path / "out"
     big = write_image(data / "a/big.jpg", size=(120, 200))
     small = write_image(data / "a/small.jpeg", size=(20, 30))

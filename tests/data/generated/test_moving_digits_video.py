@@ -41,7 +41,7 @@ def random_motion(seed=0):
     return Motion.draw(np.random.default_rng(seed))
 
 
-def test_layout_and_indices(dataset):
+def test_the_data_set_lists_the_videos_that_it_holds(dataset):
     assert sorted(path.name for path in dataset.iterdir()) == sorted(
         ["train", "val", "test", "train.csv", "val.csv", "test.csv", "classes.txt", "dataset.json"]
     )
@@ -145,7 +145,7 @@ def test_direction_is_what_the_name_says(action, column, sign):
     assert np.all(np.sign(np.diff(poses(action, random_motion(), 32)[:, column])) == sign)
 
 
-def test_growing_and_turning_around():
+def test_grow_grows_and_orbit_turns_clockwise():
     extent = poses("grow", replace(random_motion(), speed=0.9), 32)[:, 2]
     assert np.all(np.diff(extent) > 0)
     assert extent[-1] > 2 * extent[0]
@@ -193,7 +193,7 @@ def test_render_is_a_function_of_its_arguments():
     np.testing.assert_array_equal(draw(), frames)
 
 
-def test_unknown_action():
+def test_an_unknown_action_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown action 'jump'; there are grow, "):
         poses("jump", random_motion(), 4)
 
@@ -226,7 +226,7 @@ def test_what_belongs_to_someone_else_is_left_alone(tmp_path, is_file):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
 
 
-def test_empty_folder_is_filled(tmp_path):
+def test_an_empty_folder_is_filled(tmp_path):
     generate_moving_digits(tmp_path, clips_per_class={"train": 1, "val": 1, "test": 1}, num_frames=2, size=16)
     assert (tmp_path / "dataset.json").is_file()
 

@@ -97,7 +97,7 @@ def test_an_inner_tar_without_its_end_does_not_run_into_the_outer_one(tmp_path):
     assert [member.name for member in list_tar(path)] == ["n.tar/x", "y"]
 
 
-def test_a_missing_tar(tmp_path):
+def test_a_missing_tar_is_named(tmp_path):
     for read in (lambda path: list(list_tar(path)), read_tar_listing):
         with pytest.raises(UserError, match=r"none\.tar: No such file"):
             read(tmp_path / "none.tar")
@@ -134,7 +134,7 @@ def test_a_broken_listing_is_made_anew(tmp_path, caplog):
         assert caplog.text == ""
 
 
-def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
+def test_a_listing_of_a_tar_in_a_read_only_folder_goes_to_the_cache(tmp_path, monkeypatch):
     path = tmp_path / "data" / "a.tar"
     path.parent.mkdir()
     path.write_bytes(tar_of(FILES))

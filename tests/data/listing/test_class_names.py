@@ -19,7 +19,7 @@ WORDNET = pytest.importorskip("timm.data").ImageNetInfo().label_names()  # the 1
         ("person\u2019s", "person's"),
     ],
 )
-def test_spellings_of_one_name(one, other):
+def test_spellings_of_one_name_are_equal(one, other):
     assert normalised(one) == normalised(other)
 
 
@@ -56,7 +56,7 @@ def test_labels_by_name_spelling_alias_and_number():
         (["run", "caf\udce9"], r"here: class 'caf\\udce9' is not UTF-8"),
     ],
 )
-def test_labels_that_would_make_wrong_classes(labels, message):
+def test_labels_that_would_make_wrong_classes_are_refused(labels, message):
     with pytest.raises(UserError, match=message):
         class_names_of(dict.fromkeys(labels, "here"))
 
@@ -74,7 +74,7 @@ def test_names_that_look_like_numbers_among_names():
     assert class_names_of(dict.fromkeys(["run", "1.5", "10"], "")) == ["1.5", "10", "run"]
 
 
-def test_shipped_names():
+def test_shipped_names_are_those_of_kinetics_and_imagenet():
     kinetics, imagenet = known_class_names("kinetics400"), known_class_names("imagenet1k")
     assert (len(set(kinetics)), kinetics[0], kinetics[-1]) == (400, "abseiling", "zumba")
     assert (len(set(imagenet)), imagenet[0], imagenet[65], imagenet[999]) == (
@@ -122,7 +122,7 @@ def test_other_wordnet_ids_get_no_wrong_names(tmp_path, ids):
         (b"caf\xe9\n", r"names\.txt: byte 3 is not UTF-8"),
     ],
 )
-def test_files_of_names_that_are_none(tmp_path, content, message):
+def test_files_without_names_are_refused(tmp_path, content, message):
     path = tmp_path / "names.txt"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -130,7 +130,7 @@ def test_files_of_names_that_are_none(tmp_path, content, message):
         known_class_names(str(path))
 
 
-def test_a_file_of_names(tmp_path):
+def test_a_file_of_names_may_number_its_lines(tmp_path):
     (tmp_path / "names.txt").write_text("run\n10 pin bowling\njump\n")
     assert known_class_names(str(tmp_path / "names.txt")) == ["run", "10 pin bowling", "jump"]
     (tmp_path / "names.txt").write_text("1 Run\n2 Jump High\n")
@@ -165,7 +165,7 @@ def test_other_classes_are_refused(saved, found, message):
         compare_classes(saved, found)
 
 
-def test_warnings_of_an_index(tmp_path, caplog):
+def test_an_index_warns_of_repeated_rows_and_missing_classes(tmp_path, caplog):
     rows = [Row("a", "0"), Row("a", "0"), Row("b", "9"), Row("b", "9"), Row("b", "9")]
     index = SampleIndex(rows, root=tmp_path, name="train", class_names=[str(number) for number in range(10)])
     assert len(index) == 5

@@ -28,7 +28,7 @@ FOUND = [("-abc_1_000003_000013.mp4", "tai chi"), ("xyz_000120_000130.mkv", "rid
 
 @pytest.mark.parametrize("csv", ["annotations/train.csv", "train.csv", "annotations/kinetics-400_train.csv"])
 @pytest.mark.parametrize("folder", ["train", "videos/train", "videos", "train/some class", "clips/of/any kind"])
-def test_annotation_csvs(tmp_path, csv, folder, caplog):
+def test_annotation_csvs_list_the_videos_that_are_there(tmp_path, csv, folder, caplog):
     caplog.set_level("INFO")
     make(tmp_path, {csv: TRAIN, **{f"{folder}/{name}": "" for name in VIDEOS}})
     assert contents(tmp_path) == [(f"{folder}/{name}", label) for name, label in FOUND]
@@ -53,7 +53,7 @@ def test_replacements_take_the_place_of_corrupted_videos(tmp_path):
     ]
 
 
-def test_kinetics_module_on_cvdf(tmp_path):
+def test_kinetics_reads_the_layout_of_cvdf(tmp_path):
     make(tmp_path, {"annotations/train.csv": TRAIN, "annotations/validate.csv": HEADER + "tai chi,v,0,10,val,0\n"})
     make(tmp_path, [*(f"train/{name}" for name in VIDEOS), "val/v_000000_000010.mp4"])
     make(
@@ -81,7 +81,7 @@ def test_kinetics_module_on_cvdf(tmp_path):
         (HEADER, r"train\.csv: no videos in it"),
     ],
 )
-def test_broken_annotation_csvs(tmp_path, text, message):
+def test_broken_annotation_csvs_are_refused_with_their_line(tmp_path, text, message):
     make(tmp_path, {"annotations/train.csv": text, **{f"train/{name}": "" for name in VIDEOS}})
     with pytest.raises(UserError, match=message):
         contents(tmp_path)
@@ -109,7 +109,7 @@ def test_layout_says_what_counts_where_more_than_one_is_there(tmp_path):
 
 
 @pytest.mark.parametrize("base", ["Kinetics-400/videos/", "videos/", "Kinetics_700-2020/", ""])
-def test_class_folders(tmp_path, base):
+def test_class_folders_become_sorted_classes(tmp_path, base):
     make(tmp_path, [f"{base}train/run/a.mp4", f"{base}train/jump/b.mp4", f"{base}val/run/c.mp4"])
     assert contents(tmp_path) == [(f"{base}train/jump/b.mp4", "jump"), (f"{base}train/run/a.mp4", "run")]
 
@@ -152,14 +152,14 @@ def test_two_lists_of_one_split_are_ambiguous(tmp_path):
         contents(tmp_path)
 
 
-def test_nothing_there(tmp_path):
+def test_an_empty_or_missing_root_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no videos in it; expected .*train/<class name>/<video> .* or the lists"):
         Kinetics(str(tmp_path)).setup("fit")
     with pytest.raises(UserError, match=r"data.root: '.*gone' does not exist"):
         Kinetics(str(tmp_path / "gone")).setup("fit")
 
 
-def test_other_spellings_in_another_split(tmp_path):
+def test_other_spellings_in_another_split_are_the_same_classes(tmp_path):
     make(tmp_path, ["train/riding a bike/a.mp4", "train/Tai chi/b.mp4", "val/riding_a_bike/c.mp4", "val/tai_chi/d.mp4"])
     data = Kinetics(str(tmp_path))
     data.setup("fit")

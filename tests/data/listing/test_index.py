@@ -30,7 +30,7 @@ def contents(index):
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_csv_with_header(tmp_path, newline, encoding):
+def test_a_csv_with_header_gives_paths_classes_and_spans(tmp_path, newline, encoding):
     lines = [
         "path,label,start,end",
         "a/1.mp4,jump,,",
@@ -61,7 +61,7 @@ def test_columns_in_any_order_and_others_passed_over(tmp_path):
 @pytest.mark.parametrize("separator", [" ", ",", "\t", ", ", "  "])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_path_label_lines(tmp_path, separator, encoding, newline):
+def test_lines_of_path_and_label_are_read_with_any_separator(tmp_path, separator, encoding, newline):
     lines = [f"a b/x,1.mp4{separator}1", "", "   ", f"ü.mp4{separator}0"]
     index = listed(tmp_path, newline.join(lines) + newline, encoding=encoding)
     assert contents(index) == [("a b/x,1.mp4", 1), ("ü.mp4", 0)]
@@ -112,7 +112,7 @@ def test_a_negative_number_never_becomes_a_class_of_its_own(tmp_path):
         listed(tmp_path, "path,label\na.mp4,0\nb.mp4,-1\n")
 
 
-def test_class_folders(tmp_path):
+def test_class_folders_become_sorted_classes(tmp_path):
     for name in [
         "run/b.mp4",
         "run/a.MKV",
@@ -144,7 +144,7 @@ def test_class_folder_that_classes_txt_does_not_know(tmp_path):
         ([".git/a.mp4"], r"train: no class folders in it"),
     ],
 )
-def test_folders_without_what_is_expected(tmp_path, files, message):
+def test_folders_without_classes_or_videos_are_refused(tmp_path, files, message):
     for name in files:
         write(tmp_path / "train" / name, "")
     with pytest.raises(UserError, match=message):
@@ -181,7 +181,7 @@ def test_a_list_wins_over_folders(tmp_path):
     assert find_split(tmp_path, "test") is None
 
 
-def test_missing_root(tmp_path):
+def test_a_missing_root_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"data.root: '.*nowhere' does not exist"):
         find_split(tmp_path / "nowhere", "train")
     with pytest.raises(UserError, match="is a file, a directory is needed"):

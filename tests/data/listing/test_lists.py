@@ -59,12 +59,12 @@ def test_lists_of_raw_frames_are_refused(tmp_path):
         ("a.mp4 1\n".encode("utf-16"), r"train\.csv:1: expected `path label`"),
     ],
 )
-def test_malformed(tmp_path, text, message):
+def test_malformed_lists_are_refused_with_their_line(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         rows_of(tmp_path, text)
 
 
-def test_a_list_that_is_not_there(tmp_path):
+def test_a_missing_list_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.csv: No such file"):
         list(read_rows(tmp_path / "none.csv"))
 

@@ -117,7 +117,7 @@ def test_names_numbers_and_spellings_mix_in_a_label(tmp_path):
         ("path,labels\n", r"train\.csv: no videos in it$"),
     ],
 )
-def test_malformed_multi_label_lists(tmp_path, text, message):
+def test_malformed_lists_of_labels_are_refused_with_their_line(tmp_path, text, message):
     (tmp_path / "classes.txt").write_text("run\njump\n")
     with pytest.raises(UserError, match=message) as caught:
         listed(tmp_path, text)

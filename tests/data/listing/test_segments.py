@@ -28,7 +28,7 @@ def spec(num_frames, **options):
         (5, 1, 4, [5, 5, 5, 5]),
     ],
 )
-def test_middle_frames(first, length, num_frames, expected):
+def test_middle_frames_of_segments_are_those_of_slowfast(first, length, num_frames, expected):
     assert segment_indices(Window(first, length), spec(num_frames)).tolist() == expected
 
 
@@ -48,7 +48,7 @@ def test_random_frames_lie_in_their_segments_and_reach_all_of_it(length, num_fra
     assert drawn.max(axis=0).tolist() == bounds[1:]
 
 
-def test_the_seed_decides():
+def test_equal_seeds_draw_equal_frames_of_segments():
     chosen = [segment_indices(Window(0, 200), spec(8), random.Random(seed)).tolist() for seed in (1, 1, 2)]
     assert chosen[0] == chosen[1] != chosen[2]
 
@@ -59,13 +59,13 @@ def test_too_few_frames_may_be_an_error():
         segment_indices(Window(0, 7), spec(8, short_video="error"))
 
 
-def test_segments_make_one_clip():
+def test_several_clips_of_segments_are_refused():
     with pytest.raises(ValueError, match="num_clips must be 1, got 5"):
         ClipProtocol(spec(8), Views())
     assert str(ClipProtocol(spec(8), Views(num_clips=1, num_crops=3))).startswith("8 segments, 1 clips x 3 crops")
 
 
-def test_clips_of_segments(tmp_path):
+def test_segments_of_real_videos_show_the_drawn_frames(tmp_path):
     write_video(tmp_path / "a.mp4", num_frames=33, size=(96, 96))
     write_video(tmp_path / "b.mp4", num_frames=5, size=(96, 96))
     index = SampleIndex([Row("a.mp4", "0"), Row("a.mp4", "1", 0.5, 1.0), Row("b.mp4", "0")], root=tmp_path)

@@ -100,7 +100,7 @@ def test_frames_are_the_ones_that_the_rule_names_and_each_is_decoded_once(
     assert decoded == [sorted({number for clip in expected for number in clip})]
 
 
-def test_evaluation_replaces_nothing(index):
+def test_bad_files_of_an_evaluation_fail_and_are_not_replaced(index):
     clips = EvalClips(index, protocol(num_clips=2))
     for row in (3, 4):
         item = clips[SampleKey(0, row)]
@@ -121,7 +121,7 @@ def test_uncounted_keys_are_padding(index):
     assert (failed.sample_id, failed.views, failed.bad) == (PADDING_ID, None, ())
 
 
-def test_frame_order_is_a_control(index):
+def test_frames_can_be_reversed_or_shuffled(index):
     def view(order, row=0):
         return EvalClips(index, protocol(num_clips=2, frame_order=order))[SampleKey(0, row)].views
 

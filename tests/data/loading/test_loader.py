@@ -363,7 +363,7 @@ def test_share_of_broken_files_is_taken_of_what_was_asked_for():
         ({"SLURM_CPUS_PER_TASK": "1"}, 1, 1),
     ],
 )
-def test_worker_count(monkeypatch, environment, processes, expected):
+def test_workers_are_the_cores_of_a_process(monkeypatch, environment, processes, expected):
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -47,7 +47,7 @@ def contents(data, split):
 
 @pytest.mark.parametrize("lists", ["Charades/", "annotations/", "", "elsewhere/"])
 @pytest.mark.parametrize("videos", ["Charades_v1_480/", "Charades_v1/", "videos/", ""])
-def test_charades(tmp_path, lists, videos, caplog):
+def test_charades_reads_all_labels_of_a_video(tmp_path, lists, videos, caplog):
     caplog.set_level("INFO")
     make(tmp_path, lists=lists, videos=videos)
     data = Charades(str(tmp_path), annotations=str(tmp_path / "elsewhere") if lists == "elsewhere/" else None)
@@ -80,7 +80,7 @@ def test_real_videos_become_batches(tmp_path):
     assert sorted(batch.sample_ids.tolist()) == [0, 1]
 
 
-def test_other_class_names(tmp_path):
+def test_a_file_of_names_orders_the_classes_of_charades(tmp_path):
     """A file of names gives the order, whose spelling may be another."""
     make(tmp_path)
     (tmp_path / "names.txt").write_text("".join(f"{name}\n" for name in reversed(NAMES)).upper())
@@ -128,14 +128,14 @@ def test_other_class_names(tmp_path):
         ({"Charades_v1_classes.txt": "c000 x\n\nc000 y\n"}, r"classes\.txt:3: c000 is already listed, in line 1$"),
     ],
 )
-def test_broken_lists_of_charades(tmp_path, changes, message):
+def test_broken_lists_of_charades_are_refused(tmp_path, changes, message):
     make(tmp_path, **changes)
     with pytest.raises(UserError, match=message) as caught:
         Charades(str(tmp_path)).setup("fit")
     assert "\n" not in str(caught.value)
 
 
-def test_lists_that_are_not_there(tmp_path):
+def test_missing_lists_of_charades_are_named(tmp_path):
     make(tmp_path)
     (tmp_path / "Charades/Charades_v1_classes.txt").unlink()
     with pytest.raises(UserError, match=r"Charades_v1_classes\.txt: No such file"):

@@ -38,7 +38,7 @@ UCF = {
 
 @pytest.mark.parametrize("lists", ["ucfTrainTestlist/", "", "annotations/"])
 @pytest.mark.parametrize("videos", ["UCF-101/", "videos/", ""])
-def test_ucf101(tmp_path, lists, videos):
+def test_ucf101_reads_the_lists_of_a_split(tmp_path, lists, videos):
     make(tmp_path, {f"{lists}{name}": text for name, text in UCF.items()})
     make(tmp_path, [f"{videos}ApplyLipstick/v_c.avi"])
     data = UCF101(str(tmp_path))
@@ -67,7 +67,7 @@ def test_ucf101(tmp_path, lists, videos):
         ),
     ],
 )
-def test_broken_lists_of_ucf101(tmp_path, line, message):
+def test_broken_lists_of_ucf101_are_refused(tmp_path, line, message):
     make(tmp_path, {**UCF, "trainlist01.txt": f"\n{line}\n"})
     with pytest.raises(UserError, match=message):
         UCF101(str(tmp_path)).setup("fit")
@@ -84,7 +84,7 @@ HMDB = {
 
 
 @pytest.mark.parametrize("lists", ["testTrainMulti_7030_splits/", ""])
-def test_hmdb51(tmp_path, lists):
+def test_hmdb51_reads_the_lists_of_a_split(tmp_path, lists):
     make(tmp_path, {f"{lists}{name}": text for name, text in HMDB.items()})
     make(tmp_path, ["hmdb51_org/run/c.avi"])
     first, second = (HMDB51(str(tmp_path), split=split) for split in (1, 2))
@@ -102,7 +102,7 @@ def test_hmdb51(tmp_path, lists):
 
 
 @pytest.mark.parametrize("line", ["a.avi", "a.avi 3", "1"])
-def test_broken_lists_of_hmdb51(tmp_path, line):
+def test_broken_lists_of_hmdb51_are_refused(tmp_path, line):
     make(tmp_path, {**HMDB, "run_test_split1.txt": f"\n{line}\n"})
     with pytest.raises(UserError, match=r"run_test_split1\.txt:2: expected `<video> 0`, `1` or `2`"):
         HMDB51(str(tmp_path)).setup("fit")
@@ -130,7 +130,7 @@ def something(prefix="something-something-v2-", **changes):
 
 @pytest.mark.parametrize("prefix", ["something-something-v2-", ""])
 @pytest.mark.parametrize("videos", ["20bn-something-something-v2/", "videos/", ""])
-def test_something_something(tmp_path, prefix, videos):
+def test_something_something_reads_templates_as_classes(tmp_path, prefix, videos):
     make(tmp_path, {**something(prefix), f"{videos}9.webm": "", "labels/test-answers.csv": "5;Holding something\n"})
     data = SomethingSomething(str(tmp_path))
     data.setup("fit")
@@ -169,7 +169,7 @@ def test_flips_of_left_and_right_are_refused(tmp_path):
         ),
     ],
 )
-def test_broken_files_of_something_something(tmp_path, changes, message):
+def test_broken_files_of_something_something_are_refused(tmp_path, changes, message):
     make(tmp_path, something(**changes))
     with pytest.raises(UserError, match=message):
         SomethingSomething(str(tmp_path)).setup("fit")
@@ -285,7 +285,7 @@ def test_tars_made_anew_with_class_folders(tmp_path):
         ),
     ],
 )
-def test_broken_kits(tmp_path, files, message):
+def test_broken_development_kits_are_refused(tmp_path, files, message):
     make(tmp_path / "kit", files())
     make(tmp_path, {"kit.tar.gz": tar_of(files(), "w:gz"), "broken.tar.gz": b"\x1f\x8b broken"})
     for kit in (tmp_path / "kit", tmp_path / "kit.tar.gz"):
@@ -296,7 +296,7 @@ def test_broken_kits(tmp_path, files, message):
             validation_wnids(tmp_path / kit)
 
 
-def test_a_kit_of_fewer_images(tmp_path):
+def test_a_kit_of_fewer_images_than_the_tar_is_refused(tmp_path):
     make(
         tmp_path,
         {"ILSVRC2012_img_val.tar": tar_of(VAL), "ILSVRC2012_img_train.tar": tar_of(TRAIN), **devkit("1\n2\n3\n")},
@@ -345,7 +345,7 @@ def test_small_classes_have_both_splits(tmp_path):
         assert data.index("val").class_counts().tolist() == [1] * 8 + [0]
 
 
-def test_without_val(tmp_path):
+def test_a_val_fraction_of_0_makes_no_val_split(tmp_path):
     make(tmp_path, [f"{c}/{n}.mp4" for c in "ab" for n in range(20)])
     data = VideoFolder(str(tmp_path), val_fraction=0.0)
     data.setup("fit")
@@ -366,7 +366,7 @@ def test_splits_that_are_there_win(tmp_path):
     assert [name for name, _ in contents(data, "test")] == ["test/a/3.mp4"]
 
 
-def test_folders_without_files(tmp_path):
+def test_folders_without_files_are_refused(tmp_path):
     make(tmp_path, ["a/1.mp4", "b/readme.txt"])
     with pytest.raises(UserError, match=r"b: no videos in this class folder"):
         VideoFolder(str(tmp_path)).setup("fit")

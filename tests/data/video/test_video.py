@@ -117,7 +117,7 @@ def test_a_broken_file_is_one_line_and_nothing_on_stderr(copied, tmp_path, capfd
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_forbidden_file(clip):
+def test_a_file_without_read_permission_is_refused(clip):
     clip.chmod(0)
     with pytest.raises(DecodeError, match="Permission denied"):
         open_video(clip)

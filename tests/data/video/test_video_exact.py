@@ -166,7 +166,7 @@ def test_tables_say_what_the_packets_say(files, name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["fragments.mp4", "alpha.mov", "h264.mkv", "h264.ts", "interlaced.mp4", *NO_B_FRAMES])
-def test_other_files_are_looked_through(files, name):
+def test_files_without_simple_tables_are_read_by_their_packets(files, name):
     assert PyAVVideo(Source(str(files(name))))._finder.timing.is_listed is False
 
 
@@ -216,7 +216,7 @@ def test_times_are_those_of_the_file(files, name, decoder):
 
 
 @pytest.mark.parametrize("name", ["vp8.webm", "h264.ts", "h264.flv", "h264_b_frames.avi", "fragments.mp4"])
-def test_times_of_other_files(files, name):
+def test_times_of_other_containers_are_those_of_the_rate(files, name):
     with open_video(files(name)) as video:
         assert video.has_times == (not name.endswith("avi"))
         np.testing.assert_allclose(video.times, np.arange(video.num_frames) / 30, atol=1.1e-3)
@@ -244,7 +244,7 @@ def test_other_decoders_read_archives_too(files, tmp_path, decoder):
 
 
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 8))])
-def test_any_encoder_settings(tmp_path, seed):
+def test_frames_of_any_encoder_settings_are_exact(tmp_path, seed):
     """Groups, B frames, references and sizes drawn at random."""
     rng = np.random.default_rng(seed)
     ranges = {

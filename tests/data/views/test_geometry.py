@@ -149,7 +149,7 @@ def test_what_is_not_about_places_stays():
         assert target.moved(GEOMETRIES[1]) is target
 
 
-def test_batches_of_targets():
+def test_targets_of_one_shape_are_stacked():
     maps = [MaskMap(np.full((2, 3), 255, np.uint8)), MaskMap(np.zeros((2, 3), np.uint8))]
     batch = MaskMap.batched(maps)
     assert (batch.shape, batch.dtype, int(batch.max())) == ((2, 2, 3), torch.int64, 255)

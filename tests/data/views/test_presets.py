@@ -53,7 +53,7 @@ def test_sizes_scale_with_the_crop():
         ("slowfast-5x1", ImageProtocol(), "this protocol is for videos, the network takes images"),
     ],
 )
-def test_a_preset_for_another_kind_of_data(name, protocol, message):
+def test_a_preset_for_another_kind_of_data_is_refused(name, protocol, message):
     with pytest.raises(UserError, match=message):
         preset(name).applied(protocol)
 
@@ -168,6 +168,6 @@ def test_a_video_too_short_for_uniform_clips_follows_the_policy():
         uniform_clips(Window(0, 20), 30, ClipSpec(16, 4, short_video="error"), num_clips=5)
 
 
-def test_torchvisions_rounding_knows_one_crop():
+def test_torchvisions_rounding_with_three_crops_is_refused():
     with pytest.raises(ValueError, match="num_crops must be 1, got 3"):
         Views(num_crops=3, rounding="torchvision")

@@ -61,7 +61,7 @@ def largest_difference(ours, theirs):
         ("equalize", "Equalize", [0.5], 0),
     ],
 )
-def test_pixels_of_operations_without_a_sign(name, theirs, strengths, tolerance, image):
+def test_pixels_of_operations_without_a_sign_are_those_of_timm(name, theirs, strengths, tolerance, image):
     for strength in strengths:
         to_arguments = timm_augment.LEVEL_TO_ARG[theirs]
         arguments = to_arguments(10 * strength, {}) if to_arguments else ()
@@ -76,7 +76,7 @@ def test_posterize_ends_in_black():
 @pytest.mark.parametrize("image", TEXTURES.values(), ids=TEXTURES)
 @pytest.mark.parametrize("negative", [True, False])
 @pytest.mark.parametrize("name", ["color", "contrast", "brightness", "sharpness"])
-def test_pixels_of_enhancements(name, negative, image):
+def test_pixels_of_enhancements_are_those_of_timm(name, negative, image):
     for strength in [*STRENGTHS, 1.0]:
         factor = max(0.1, 1 + (-0.9 if negative else 0.9) * strength)
         expected = getattr(timm_augment, name)(Image.fromarray(image), factor)
@@ -95,7 +95,7 @@ GEOMETRY = {  # timm's function, its argument at strength 1, and the sign that o
 @pytest.mark.parametrize("negative", [True, False])
 @pytest.mark.parametrize("strength", [0.31, 0.5, 0.73, 1.0])
 @pytest.mark.parametrize("name", GEOMETRY)
-def test_pixels_of_geometric_operations(name, strength, negative):
+def test_pixels_of_geometric_operations_are_those_of_timm(name, strength, negative):
     """The same picture wherever it does not blend with the fill; which of the two signs is which does not matter."""
     image = TEXTURES["waves"]
     function, largest, sign = GEOMETRY[name]
@@ -154,7 +154,7 @@ def test_strength_stays_between_0_and_1(monkeypatch, magnitude):
     assert len({*strengths}) > 10
 
 
-def test_probability_0_and_1(monkeypatch):
+def test_a_probability_of_0_applies_no_operation_and_1_all(monkeypatch):
     clip = torch.from_numpy(TEXTURES["noise"]).permute(2, 0, 1)[None]
     assert torch.equal(RandAugment(probability=0.0)(clip, random.Random(0)), clip)
     assert set(magnitudes(RandAugment(probability=1.0, num_ops=3), monkeypatch)[1]) == {3}
@@ -162,7 +162,7 @@ def test_probability_0_and_1(monkeypatch):
 
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("negative", [True, False])
-def test_all_frames_get_the_same(name, negative):
+def test_an_operation_does_to_each_frame_what_it_does_to_it_alone(name, negative):
     """A frame comes out as it does alone, so no frame has choices or statistics of its own clip."""
     clip = torch.from_numpy(np.stack(list(TEXTURES.values()))).permute(0, 3, 1, 2)
     together = OPERATIONS[name](clip, 0.7, Signs(negative=negative), FILL)
@@ -172,7 +172,7 @@ def test_all_frames_get_the_same(name, negative):
     assert not torch.equal(together, clip)
 
 
-def test_determined_by_its_rng_alone():
+def test_rand_augment_follows_from_its_random_numbers_alone():
     clip = torch.from_numpy(TEXTURES["waves"]).permute(2, 0, 1)[None].expand(2, -1, -1, -1).contiguous()
     before, states = clip.clone(), (random.getstate(), torch.get_rng_state(), np.random.get_state()[1].copy())  # noqa: NPY002
     results = []
@@ -189,6 +189,6 @@ def test_determined_by_its_rng_alone():
 
 
 @pytest.mark.parametrize("magnitude", [-0.1, 10.5])
-def test_impossible_magnitudes(magnitude):
+def test_impossible_magnitudes_are_refused(magnitude):
     with pytest.raises(ValueError, match=rf"must lie in 0\.\.10, got {magnitude}"):
         RandAugment(magnitude=magnitude)

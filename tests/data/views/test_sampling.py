@@ -21,12 +21,12 @@ from mvrec.data.views.sampling import (
     ("target_fps", "fps", "span"),
     [(30.0, 15, 32), (30.0, 30, 64), (30.0, 60, 128), (15.0, 30, 128), (None, 60, 64), (30.0, 29.97, 63.936)],
 )
-def test_span_follows_the_time_base(target_fps, fps, span):
+def test_the_span_of_a_clip_follows_the_target_rate(target_fps, fps, span):
     assert ClipSpec(16, 4, target_fps).span(fps) == pytest.approx(span)
 
 
 @pytest.mark.parametrize("values", [{"num_frames": 0}, {"stride_frames": 0}, {"target_fps": 0.0}, {"target_fps": -1.0}])
-def test_impossible_clips(values):
+def test_impossible_clips_are_refused(values):
     with pytest.raises(ValueError, match=f"got {next(iter(values.values())):g}"):
         ClipSpec(**values)
 
@@ -61,7 +61,7 @@ def test_frames_are_those_of_slowfast(fps, num_video_frames, num_frames, stride)
     ],
 )
 @pytest.mark.parametrize("first", [0, 7])
-def test_short_videos(length, policy, expected, first):
+def test_short_videos_repeat_their_last_frame_or_loop(length, policy, expected, first):
     spec, window = ClipSpec(8, 1, short_video=policy), Window(first, length)
     start = random_start(window, 8, random.Random(0))
     assert start == first
@@ -100,7 +100,7 @@ def test_random_starts_fill_the_window_and_stay_inside():
         (Window(10, 20), 64, 1, [10]),
     ],
 )
-def test_spread_starts(window, span, num_clips, expected):
+def test_spread_starts_reach_from_the_first_to_the_last_frame(window, span, num_clips, expected):
     assert spread_starts(window, span, num_clips) == expected
     assert list(clip_starts(window, span, num_clips=num_clips, positions="spread", fps=30)) == expected
 
@@ -118,11 +118,11 @@ def test_spread_starts(window, span, num_clips, expected):
         ((1.0, 1.001), Window(30, 1)),
     ],
 )
-def test_frame_window(span, expected):
+def test_a_span_of_seconds_becomes_a_window_of_frames(span, expected):
     assert frame_window(300, 30.0, *span) == expected
 
 
-def test_window_of_a_single_frame():
+def test_a_single_frame_is_its_own_window():
     assert frame_window(1, 25.0, None, None) == Window(0, 1)
     assert frame_window(1, 25.0, 3.0, 4.0) == Window(0, 1)
 

@@ -65,7 +65,7 @@ def test_all_frames_of_a_view_get_the_same_crop_flip_and_operations():
             assert torch.equal(view, view[:1].expand_as(view)), augment
 
 
-def test_flip_probability():
+def test_as_many_views_are_flipped_as_the_probability_says():
     frames = noise(2, 32, 32)
     upright = torch.from_numpy(frames).permute(0, 3, 1, 2)
 
@@ -175,12 +175,12 @@ def test_the_short_side_is_scaled_to_256_and_the_long_one_keeps_the_aspect():
         (224, 224, (0, 0), [(0, 0), (0, 0), (0, 0)]),
     ],
 )
-def test_spatial_crops(height, width, one, three):
+def test_one_crop_is_the_centre_and_three_reach_the_ends(height, width, one, three):
     assert spatial_crops(height, width, 224, 1) == [Box(*one, 224, 224)]
     assert spatial_crops(height, width, 224, 3) == [Box(*corner, 224, 224) for corner in three]
 
 
-def test_impossible_spatial_crops():
+def test_impossible_spatial_crops_are_refused():
     with pytest.raises(ValueError, match="a crop of 224 pixels does not fit in frames of 223x300"):
         spatial_crops(223, 300, 224, 1)
     with pytest.raises(ValueError, match="crops per clip must be 1 or 3, got 2"):
@@ -248,7 +248,7 @@ def test_erasing_overwrites_one_rectangle_in_all_frames_with_noise():
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 32, 32), (3, 32, 32)])
-def test_erasing_modes(shape):
+def test_erasing_fills_with_noise_one_colour_or_black(shape):
     """One colour per frame, or black, over the same rectangles as noise."""
     seeds = list(range(20))
     noise, colour, black = (
