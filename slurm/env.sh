@@ -24,7 +24,7 @@ if ! getent ahosts "$MASTER_ADDR" >/dev/null; then
     exit 2
 fi
 
-# One directory per job and array task; the same after a requeue, in which the run goes on.
+# One directory per job and array task; the same after a requeue, so that the run continues there.
 job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
 RUN_DIR=${RUN_DIR:-runs/$SLURM_JOB_NAME-$job}
 

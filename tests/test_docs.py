@@ -56,11 +56,13 @@ def is_key(command, key):
     return False
 
 
-def test_links_lead_to_files():
+def test_links_and_paths_lead_to_files():
     for page in PAGES:
         text = re.sub(FENCED, "", page.read_text("utf-8"))
         links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
         assert [link for link in links if not (page.parent / link).exists()] == [], page
+        named = re.findall(r"`((?:tests|mvrec|benchmarks|configs)/[\w/]+\.(?:py|yaml))", text)
+        assert [path for path in named if "foo" not in path and not (ROOT / path).exists()] == [], page
 
 
 def test_commands_have_known_names_and_flags(monkeypatch, capsys):
