@@ -155,7 +155,7 @@ def start(
     global _server
     if _server is None:
         _server = Server()
-    merged = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    merged = {**os.environ, "OMP_NUM_THREADS": "1", "MVREC_STOP_SECONDS": HANG, **(env or {})}
     environment = {key: str(value) for key, value in merged.items() if value is not None}
     return _server.start([str(word) for word in arguments], program, environment, str(cwd or Path.cwd()))
 
@@ -171,7 +171,8 @@ def start_ranks(count: int, *arguments: object, env: dict[str, Any] | None = Non
     """Start one process per rank with the environment that torchrun gives them."""
     flags = [] if "program" in options else ["--trainer.strategy=ddp", f"--trainer.devices={count}"]
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "warm"}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), **(env or {})}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    shared |= {"MVREC_PREFLIGHT_SECONDS": 0, **(env or {})}  # tests/cluster has the checks of a launch
     return [
         start(*arguments, *flags, env={**shared, "RANK": rank, "LOCAL_RANK": rank}, **options) for rank in range(count)
     ]

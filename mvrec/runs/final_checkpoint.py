@@ -7,6 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim import Optimizer
 
+from mvrec.lightning_private import uncount_stepped_batch
 from mvrec.run_data import data_of
 from mvrec.runs.checkpoint_files import LAST
 from mvrec.runs.preemption import PreemptedError
@@ -79,3 +80,11 @@ class FinalCheckpoint(L.Callback):
             loops = checkpoint["loops"]["fit_loop"]["state_dict"]
             if "combined_loader" in loops:
                 loops["combined_loader"] = [state]
+            self._uncount(trainer, checkpoint)
+
+    def _uncount(self, trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
+        """Make up for the step that Lightning adds on resume, as if this were saved at the end of a batch."""
+        current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        processed = current.processed
+        if processed and processed % trainer.accumulate_grad_batches == 0:  # `ExactPosition` sees to the others
+            uncount_stepped_batch(checkpoint["loops"]["fit_loop"])

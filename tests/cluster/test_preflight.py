@@ -137,7 +137,7 @@ def test_a_directory_that_cannot_be_written_to(monkeypatch, tmp_path):
 def launch(tiny: list[str], tmp_path: Path, *second: str, other: dict[str, str] | None = None) -> str:
     """Run `mvrec fit` as torchrun starts it on two machines; returns what both have printed when both have failed."""
     base = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "TORCHELASTIC_RUN_ID": "x"}
-    base |= {"WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    base |= {"WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MVREC_PREFLIGHT_SECONDS": 300}
     common = [*tiny, f"--run_dir={tmp_path / 'run'}", "--trainer.num_nodes=2", "--trainer.devices=1"]
     common.append("--trainer.strategy=ddp")
     processes = [

@@ -126,10 +126,10 @@ WAYS = {"stop": 0, "save": 2, "signal": STOP_EXIT, "interrupt": 130, "error": No
 @pytest.mark.parametrize(
     ("way", "batches"),
     [
-        *(("stop", 3), ("save", 6), ("signal", 3), ("interrupt", 5), ("error", 6), ("error in validation", 12)),
+        *(("stop", 3), ("save", 6), ("signal", 3), ("interrupt", 5), ("error", 3), ("error in validation", 12)),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("stop", 1), ("stop", 4), ("stop", 6), ("signal", 6), ("save", 1), ("save", 4))
+            for case in (("stop", 1), ("stop", 4), ("stop", 6), ("error", 6), ("signal", 6), ("save", 1), ("save", 4))
         ),
     ],
 )

@@ -78,7 +78,7 @@ def results(videos, checkpoint, tmp_path_factory) -> dict[tuple, Path]:
         arguments = ["test", checkpoint, f"--data.root={root}", f"--run_dir={run_dir}", "--model.views_per_forward=5"]
         arguments += [f"--data.eval_batch_size={batch}", f"--data.split_views={shared}".lower()]
         arguments += ["--data.decode_timeout=null", "--data.decode_memory=null"]
-        for process in run_ranks(world, *arguments, env={"MVREC_PREFLIGHT_SECONDS": 0}):
+        for process in run_ranks(world, *arguments):
             assert process.returncode == 0, process.stderr
     return where
 
