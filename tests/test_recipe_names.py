@@ -1,5 +1,7 @@
 """Recipes by name: `--config mvit_b_16x4` and `mvrec recipes`."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,10 @@ def test_a_recipe_is_printed_as_it_is(command):
 )
 def test_wrong_arguments_are_one_line(command, arguments, error):
     assert command("recipes", *arguments) == (2, "", f"mvrec: error: {error}\n")
+
+
+def test_a_reader_that_leaves_ends_a_command_without_a_traceback():
+    command = [sys.executable, "-m", "mvrec", "recipes"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 1)

@@ -4,8 +4,11 @@ Nothing heavy is imported here, so that help, version and typing errors answer a
 """
 
 import io
+import os
+import select
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from mvrec import __version__
@@ -95,18 +98,36 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(f"unknown command {command!r}{command_hint(command, COMMANDS)} (mvrec --help lists them)")
     show_messages()
     allow_open_files()
-    try:
+    with _errors_as_lines():
         if command == "fit":
             requests.listen()  # before torch is imported, which takes seconds: no signal is lost
         else:
             requests.leave()
         COMMANDS[command](command, take_trusted(rest))
+        sys.stdout.flush()
+
+
+@contextmanager
+def _errors_as_lines() -> Iterator[None]:
+    """Report errors of the user and of the machine in one line each; give the signals back at the end."""
+    try:
+        yield
     except UserError as error:
         fail(str(error))
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+            sys.exit(1)
         message = machine_fault(error) or closed_path(error)
         if message is None:
             raise
         fail(message)
     finally:
         requests.restore()
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of stdout has left, as in `mvrec models | head`."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return bool(poll.poll(0))
