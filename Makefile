@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Imports read thousands of files: they are compiled once, into .venv, also where the environment forbids it.
 export PYTHONDONTWRITEBYTECODE :=
+SYSTEM := slurm or browser or torchcodec
+QUICK := not slow and not ($(SYSTEM))
 
-.PHONY: help demo demo-images test test-all golden docs lint format bench clean constraints
+.PHONY: help demo demo-images test test-system test-all wheel-test golden docs lint format bench clean constraints
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
@@ -29,12 +31,18 @@ demo: $(VENV)/.installed-demo  ## generate moving digits, train a small MViT on 
 demo-images: $(VENV)/.installed-demo  ## train a small network of every family on JPEGs and PNGs of digits (minutes each)
 	$(BIN)/mvrec demo-images
 
-test: $(VENV)/.installed-test  ## the test suite
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist worksteal
+test: $(VENV)/.installed-test  ## the quick tests, which need nothing but Python
+	$(BIN)/python -m pytest -m "$(QUICK)" --numprocesses auto --dist worksteal
 
-test-all: $(VENV)/.installed-test  ## the slow tests too (full-size models), and all as on a processor without AVX-512
+test-system: $(VENV)/.installed-test  ## the tests that need Slurm, a browser or FFmpeg's libraries
+	$(BIN)/python -m pytest -m "not slow and ($(SYSTEM))" --numprocesses auto --dist loadfile
+
+test-all: $(VENV)/.installed-test  ## all tests, and the quick ones as on a processor without AVX-512
 	$(BIN)/python -m pytest
-	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist worksteal
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m "$(QUICK)" --numprocesses auto --dist worksteal
+
+wheel-test: $(BIN)/uv  ## install the wheel into an empty environment and use it in an empty folder
+	.ci/wheel.sh
 
 golden: $(VENV)/.installed-test  ## the table of our outputs beside the recorded ones of the authors' code
 	$(BIN)/python tests/models/golden_support.py
