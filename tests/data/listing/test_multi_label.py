@@ -74,54 +74,41 @@ def test_names_numbers_and_spellings_mix_in_a_label(tmp_path):
         assert contents(listed(tmp_path, f"path,labels\na.mp4,{label}\n")) == [("a.mp4", (0, 1))]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "path,labels\na,run\nb,run;jumb\n",
-            r"train\.csv:3: 'jumb' is not one of the 2 classes; did you mean 'jump'\?$",
-        ),
-        ("path,labels\na,run;2\n", r"train\.csv:2: label 2 is outside 0\.\.1$"),
-        ("path,labels\na,run;-1\n", r"train\.csv:2: label -1 is outside 0\.\.1$"),
-        ("path,labels\na,run\n\nb,run;jump;run\n", r"train\.csv:4: label 'run' is listed twice$"),
-        ("path,labels\na,run;0\n", r"train\.csv:2: label 'run' is listed twice$"),
-        ("path,labels\na,run;;jump\n", r"train\.csv:2: an empty label in 'run;;jump': one ';' between two$"),
-        ("path,labels\na,run;\n", r"train\.csv:2: an empty label in 'run;'"),
-        ("path,labels\na,;\n", r"train\.csv:2: an empty label in ';'"),
-        ("path,labels\n,run\n", r"train\.csv:2: path must not be empty$"),
-        ("path,labels\na\n", r"train\.csv:2: 1 fields, the header has 2: path,labels$"),
-        ("path,labels\na,run,jump\n", r"train\.csv:2: 3 fields, the header has 2: path,labels$"),
-        (
-            "path,labels,label\na,run,1\n",
-            r"train\.csv:1: the header names both 'label' \(one .*\) and 'labels': remove one$",
-        ),
-        ("path,labels,labels\na,run,1\n", r"train\.csv:1: the header names 'labels' twice$"),
-        (
-            'original_vido_id video_id frame_id path labels\nA 0 0 A/A-000001.jpg "1,0"\n',
-            r"train\.csv:1: this is a list of single frames, which mvrec does not read: use a list of the videos$",
-        ),
-        (
-            "path,label\na,run\nb,\n",
-            r"train\.csv:3: path and label must not be empty \(files without a class: .*'labels'",
-        ),
-        (
-            "path,label\na,run;jump\n",
-            r"train\.csv:2: 'run;jump' is not one of the 2 classes \(several classes per file: .* column 'labels'\)$",
-        ),
-        ("path,label\na,run\na,jump\n", r"train\.csv:3: 'a' is 'jump' here and 'run' at .*:2 \(several .*'labels'"),
-        (
-            "a.mp4 1 0 1\n",
-            r"train\.csv:1: several numbers after the file: .* the header `path,labels`, as in `x\.mp4,3;7`",
-        ),
-        ("a b.mp4 1 0 1 1 0\n", r"train\.csv:1: several numbers after the file"),
-        ("path,labels\n", r"train\.csv: no videos in it$"),
-    ],
-)
-def test_malformed_lists_of_labels_are_refused_with_their_line(tmp_path, text, message):
+# Rows behind the header `path,labels` (or below, a list with a header of its own), the line at fault, what is said.
+MALFORMED_ROWS = {
+    "a,run\nb,run;jumb": (3, r"'jumb' is not one of the 2 classes; did you mean 'jump'\?$"),
+    "a,run;2": (2, r"label 2 is outside 0\.\.1$"),
+    "a,run;-1": (2, r"label -1 is outside 0\.\.1$"),
+    "a,run\n\nb,run;jump;run": (4, "label 'run' is listed twice$"),
+    "a,run;0": (2, "label 'run' is listed twice$"),
+    "a,run;;jump": (2, "an empty label in 'run;;jump': one ';' between two$"),
+    "a,run;": (2, "an empty label in 'run;'"),
+    "a,;": (2, "an empty label in ';'"),
+    ",run": (2, "path must not be empty$"),
+    "a": (2, "1 fields, the header has 2: path,labels$"),
+    "a,run,jump": (2, "3 fields, the header has 2: path,labels$"),
+}
+MALFORMED_LISTS = {
+    "path,labels,label\na,run,1\n": (1, r"the header names both 'label' \(one .*\) and 'labels': remove one$"),
+    "path,labels,labels\na,run,1\n": (1, "the header names 'labels' twice$"),
+    "original_vido_id video_id frame_id path labels\nA 0 0 A.jpg 1\n": (1, "this is a list of single frames, which "),
+    "path,label\na,run\nb,\n": (3, r"path and label must not be empty \(files without a class: .*'labels'"),
+    "path,label\na,run;jump\n": (2, r"'run;jump' is not one of the 2 classes \(several classes per file: .* 'labels'"),
+    "path,label\na,run\na,jump\n": (3, r"'a' is 'jump' here and 'run' at .*:2 \(several .*'labels'"),
+    "a.mp4 1 0 1\n": (1, r"several numbers after the file: .* the header `path,labels`, as in `x\.mp4,3;7`"),
+    "a b.mp4 1 0 1 1 0\n": (1, "several numbers after the file"),
+}
+
+
+def test_malformed_lists_of_labels_are_refused_with_their_line(tmp_path):
     (tmp_path / "classes.txt").write_text("run\njump\n")
-    with pytest.raises(UserError, match=message) as caught:
-        listed(tmp_path, text)
-    assert "\n" not in str(caught.value)
+    lists = {f"path,labels\n{rows}\n": fault for rows, fault in MALFORMED_ROWS.items()} | MALFORMED_LISTS
+    for text, (line, message) in lists.items():
+        with pytest.raises(UserError, match=rf"train\.csv:{line}: {message}") as caught:
+            listed(tmp_path, text)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"train\.csv: no videos in it$"):
+        listed(tmp_path, "path,labels\n")
 
 
 def test_labels_that_make_no_classes_are_refused(tmp_path):
