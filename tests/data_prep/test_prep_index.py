@@ -27,100 +27,91 @@ def put(clip, path, number=0):
     return path
 
 
-def kinetics_csv(clip, root):
-    rows = {
-        "train": [("riding a bike", "aaaa1", 3, 13), ("abseiling", "bbbbbbbbbb2", 0, 10), ("yoga", "c-c_c", 5, 9)],
-        "val": [("yoga", "-dddd", 1, 11), ("abseiling", "eeee", 2, 12)],
-    }
-    (root / "annotations").mkdir(parents=True)
-    for split, entries in rows.items():
-        lines = ["label,youtube_id,time_start,time_end,split,is_cc"]
-        for label, video, begin, end in entries:
-            lines.append(f"{label},{video},{begin},{end},{split},0")
-            if video not in ("bbbbbbbbbb2", "eeee"):
-                put(clip, root / split / f"{video}_{begin:06d}_{end:06d}.mp4")
-        (root / "annotations" / f"{split}.csv").write_text("\n".join(lines) + "\n")
+HEADER = "label,youtube_id,time_start,time_end,split,is_cc\n"
+TEMPLATES = ("Pushing [something] from left to right", "Tearing [something]")
 
 
-def folders(clip, root):
-    for split, count in (("train", 2), ("val", 1)):
-        for label in ("a b", "é"):
-            for number in range(count):
-                put(clip, root / split / label / f"{number}.mp4", f"{split}{label}")
-    (root / "train/a b/._0.mp4").write_text("junk")
+def folders(base="", names=("a b", "é")):
+    return [
+        f"{base}{split}/{name}/{n}.mp4"
+        for split, count in (("train", 2), ("val", 1))
+        for name in names
+        for n in range(count)
+    ]
 
 
-def opendatalab(clip, root):
-    folders(clip, root / "Kinetics-400/videos")
+def templates(*ids):
+    return json.dumps([{"id": str(n), "label": "x", "template": t} for n, t in zip(ids, TEMPLATES, strict=True)])
 
 
-def slowfast(clip, root):
-    folders(clip, root / "videos")
-    for split in ("train", "val"):
-        lines = [f"videos/{split}/a b/0.mp4 0", f"videos/{split}/é/0.mp4 1"]
-        (root / f"{split}.csv").write_text("\n".join(lines) + "\n")
-
-
-def ucf(clip, root):
-    lists = root / "ucfTrainTestlist"
-    lists.mkdir(parents=True)
-    (lists / "classInd.txt").write_text("1 Archery\n2 BabyCrawling\n")
-    (lists / "trainlist01.txt").write_text("Archery/v_1.avi 1\nBabyCrawling/v_2.avi 2\nArchery/v_9.avi 1\n")
-    (lists / "testlist01.txt").write_text("Archery/v_3.avi\nBabyCrawling/v_4.avi\n")
-    for name in ("Archery/v_1", "BabyCrawling/v_2", "Archery/v_3", "BabyCrawling/v_4"):
-        put(clip, root / "UCF-101" / f"{name}.avi")
-
-
-def hmdb(clip, root):
-    lists = root / "testTrainMulti_7030_splits"
-    lists.mkdir(parents=True)
-    for label in ("run", "walk"):
-        (lists / f"{label}_test_split1.txt").write_text(f"{label}_1.avi 1 \n{label}_2.avi 2 \n{label}_3.avi 0 \n")
-        for number in (1, 2, 3):
-            put(clip, root / "hmdb51_org" / label / f"{label}_{number}.avi")
-
-
-def ssv2(clip, root):
-    labels = root / "labels"
-    labels.mkdir(parents=True)
-    names = {"Pushing something from left to right": "0", "Tearing something": "1"}
-    (labels / "labels.json").write_text(json.dumps(names))
-    for split, ids in (("train", (10, 11)), ("validation", (12, 13))):
-        templates = ("Pushing [something] from left to right", "Tearing [something]")
-        entries = [{"id": str(n), "label": "x", "template": t} for n, t in zip(ids, templates, strict=True)]
-        (labels / f"{split}.json").write_text(json.dumps(entries))
-        for number in ids:
-            put(clip, root / "20bn-something-something-v2" / f"{number}.webm")
-
-
-def class_folders(clip, root):
-    for label in ("a", "b"):
-        for number in range(10):
-            put(clip, root / label / f"{number}.mp4", label)
-
-
-LAYOUTS = {  # how many rows train and val have, how many of them are missing
-    kinetics_csv: (3, 2, 2),
-    folders: (4, 2, 0),
-    opendatalab: (4, 2, 0),
-    slowfast: (2, 2, 0),
-    ucf: (3, 2, 1),
-    hmdb: (2, 2, 0),
-    ssv2: (2, 2, 0),
-    class_folders: (18, 2, 0),
+LAYOUTS = {  # rows of train and val, how many of them are missing; lists; videos
+    "kinetics_csv": (
+        (3, 2, 2),
+        {
+            "annotations/train.csv": f"{HEADER}riding a bike,aaaa1,3,13,train,0\nabseiling,bbbbbbbbbb2,0,10,train,0\n"
+            "yoga,c-c_c,5,9,train,0\n",
+            "annotations/val.csv": f"{HEADER}yoga,-dddd,1,11,val,0\nabseiling,eeee,2,12,val,0\n",
+        },
+        ["train/aaaa1_000003_000013.mp4", "train/c-c_c_000005_000009.mp4", "val/-dddd_000001_000011.mp4"],
+    ),
+    "folders": ((4, 2, 0), {"train/a b/._0.mp4": "junk"}, folders()),
+    "opendatalab": ((4, 2, 0), {}, folders("Kinetics-400/videos/")),
+    "slowfast": (
+        (2, 2, 0),
+        {f"{split}.csv": f"videos/{split}/a b/0.mp4 0\nvideos/{split}/é/0.mp4 1\n" for split in ("train", "val")},
+        folders("videos/"),
+    ),
+    "ucf": (
+        (3, 2, 1),
+        {
+            "ucfTrainTestlist/classInd.txt": "1 Archery\n2 BabyCrawling\n",
+            "ucfTrainTestlist/trainlist01.txt": "Archery/v_1.avi 1\nBabyCrawling/v_2.avi 2\nArchery/v_9.avi 1\n",
+            "ucfTrainTestlist/testlist01.txt": "Archery/v_3.avi\nBabyCrawling/v_4.avi\n",
+        },
+        [f"UCF-101/{name}.avi" for name in ("Archery/v_1", "BabyCrawling/v_2", "Archery/v_3", "BabyCrawling/v_4")],
+    ),
+    "hmdb": (
+        (2, 2, 0),
+        {
+            f"testTrainMulti_7030_splits/{name}_test_split1.txt": f"{name}_1.avi 1 \n{name}_2.avi 2 \n{name}_3.avi 0 \n"
+            for name in ("run", "walk")
+        },
+        [f"hmdb51_org/{name}/{name}_{n}.avi" for name in ("run", "walk") for n in (1, 2, 3)],
+    ),
+    "ssv2": (
+        (2, 2, 0),
+        {
+            "labels/labels.json": json.dumps(
+                {t.replace("[", "").replace("]", ""): str(n) for n, t in enumerate(TEMPLATES)}
+            ),
+            "labels/train.json": templates(10, 11),
+            "labels/validation.json": templates(12, 13),
+        },
+        [f"20bn-something-something-v2/{number}.webm" for number in range(10, 14)],
+    ),
+    "class_folders": ((18, 2, 0), {}, [f"{name}/{n}.mp4" for name in "ab" for n in range(10)]),
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+def build(layout, clip, root):
+    _, lists, videos = LAYOUTS[layout]
+    for name, text in lists.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    for number, name in enumerate(videos):
+        put(clip, root / name, f"{number}.")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_videos_of_any_layout_become_lists_that_training_reads(layout, clip, tmp_path):
     root, out = tmp_path / "data", tmp_path / "out"
-    layout(clip, root)
-    train, val, missing = LAYOUTS[layout]
+    build(layout, clip, root)
+    train, val, missing = LAYOUTS[layout][0]
     code, text, err = run("index", root, "--out", out)
     assert code == (1 if missing else 0), err + text
     report = json.loads((out / "report.json").read_text())
     counts = report["splits"]
-    if layout is class_folders:
+    if layout == "class_folders":
         assert counts["train"]["expected"] + counts["val"]["expected"] == train + val
         assert counts["val"]["expected"] >= 2
     else:
@@ -138,7 +129,7 @@ def test_videos_of_any_layout_become_lists_that_training_reads(layout, clip, tmp
 
 
 def test_what_was_never_downloaded_is_named_per_class(clip, tmp_path):
-    kinetics_csv(clip, tmp_path / "data")
+    build("kinetics_csv", clip, tmp_path / "data")
     _, text, _ = run("index", tmp_path / "data", "--out", tmp_path / "out")
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["missing"] == {"train": [["abseiling", "bbbbbbbbbb2"]], "val": [["abseiling", "eeee"]]}
@@ -179,7 +170,7 @@ def test_images_in_folders_and_tars(tmp_path):
 @pytest.fixture
 def repeated(clip, tmp_path):
     root = tmp_path / "data"
-    folders(clip, root)
+    build("folders", clip, root)
     shutil.copy(root / "train/a b/0.mp4", root / "train/a b/copy.mp4")
     shutil.copy(root / "train/é/1.mp4", root / "val/é/leak.mp4")
     shutil.copy(root / "train/a b/1.mp4", root / "train/é/other class.mp4")
@@ -253,7 +244,7 @@ def test_parts_of_one_video_are_no_duplicates_but_a_leak_across_splits(clip, tmp
 
 
 def test_lists_beside_the_files_have_relative_paths_and_no_list_is_overwritten(clip, tmp_path):
-    folders(clip, tmp_path)
+    build("folders", clip, tmp_path)
     assert run("index", tmp_path, "--out", tmp_path)[0] == 0
     assert (tmp_path / "train.csv").read_text().splitlines()[1] == "train/a b/0.mp4,a b"
     code, _, err = run("index", tmp_path, "--out", tmp_path)
@@ -262,7 +253,7 @@ def test_lists_beside_the_files_have_relative_paths_and_no_list_is_overwritten(c
 
 
 def test_a_dry_run_counts_and_writes_nothing(clip, tmp_path):
-    folders(clip, tmp_path / "data")
+    build("folders", clip, tmp_path / "data")
     before = tree(tmp_path)
     code, text, _ = run("index", tmp_path / "data", "--dry-run", "--out", tmp_path / "out")
     assert code == 0
@@ -291,7 +282,7 @@ def test_a_list_whose_files_are_all_gone_is_an_error(tmp_path):
 
 
 def test_a_layout_can_be_named_and_another_is_refused(clip, tmp_path):
-    folders(clip, tmp_path / "data")
+    build("folders", clip, tmp_path / "data")
     assert run("index", tmp_path / "data", "--out", tmp_path / "out", "--layout", "kinetics")[0] == 0
     code, _, err = run("index", tmp_path / "data", "--out", tmp_path / "out", "--layout", "ucf101")
     assert code == 2
