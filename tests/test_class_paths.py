@@ -38,41 +38,20 @@ class Tiny(Backbone):
 """
 # The classes of earlier versions that a configuration could name, in modules that have moved since.
 EARLIER = """
-mvrec.data.charades Charades
-mvrec.data.digit_images DigitImages
-mvrec.data.folder VideoFolder ImageFolder
-mvrec.data.hmdb51 HMDB51
-mvrec.data.image_data ImageData
-mvrec.data.imagenet ImageNet
-mvrec.data.kinetics Kinetics
-mvrec.data.moving_digits MovingDigits
-mvrec.data.protocol Views
-mvrec.data.rand_augment RandAugment
-mvrec.data.recognition_data RecognitionData
-mvrec.data.sampling ClipSpec
-mvrec.data.something_something SomethingSomething
-mvrec.data.transforms Augment RandomErasing Normalisation
-mvrec.data.ucf101 UCF101
-mvrec.data.video_data VideoData
-mvrec.models.baseline Baseline TimmBaseline TwoPathways
-mvrec.models.baselines create_baseline
-mvrec.models.feature_pyramid FeaturePyramid
-mvrec.models.mvit MViT
-mvrec.models.mvit_variants mvit_b24_32x3 mvit_b_16x4 mvit_b_32x3 mvit_b_image mvit_v2_b mvit_v2_b_32x3 mvit_v2_l
-mvrec.models.mvit_variants mvit_v2_l_40x3 mvit_v2_s mvit_v2_s_16x4 mvit_v2_t
-mvrec.models.pooling_attention BlockSpec
-mvrec.tasks.classification Classification
-mvrec.training.checkpoint_files CheckpointFiles
-mvrec.training.final_checkpoint FinalCheckpoint
-mvrec.training.mixing Mixing
-mvrec.training.position ExactPosition
-mvrec.training.preemption Preemption
-mvrec.training.preflight SharedState
-mvrec.training.progress Throughput EndReason LineProgress BarProgress
-mvrec.training.resume Resume
-mvrec.training.run_checkpoints CheckpointSettings BestAndLast
-mvrec.training.run_directory RunRecord SaveConfig MetricsCsv
-mvrec.training.watchdog Watchdog
+data: charades Charades; digit_images DigitImages; folder VideoFolder ImageFolder; hmdb51 HMDB51; image_data ImageData
+data: imagenet ImageNet; kinetics Kinetics; moving_digits MovingDigits; protocol Views; rand_augment RandAugment
+data: recognition_data RecognitionData; sampling ClipSpec; something_something SomethingSomething
+data: transforms Augment RandomErasing Normalisation; ucf101 UCF101; video_data VideoData
+models: baseline Baseline TimmBaseline TwoPathways; baselines create_baseline; feature_pyramid FeaturePyramid
+models: mvit MViT
+models: mvit_variants mvit_b24_32x3 mvit_b_16x4 mvit_b_32x3 mvit_b_image mvit_v2_b
+models: mvit_variants mvit_v2_b_32x3 mvit_v2_l mvit_v2_l_40x3 mvit_v2_s mvit_v2_s_16x4 mvit_v2_t
+models: pooling_attention BlockSpec
+tasks: classification Classification
+training: checkpoint_files CheckpointFiles; final_checkpoint FinalCheckpoint; mixing Mixing; position ExactPosition
+training: preemption Preemption; preflight SharedState; progress Throughput EndReason LineProgress BarProgress
+training: resume Resume; run_checkpoints CheckpointSettings BestAndLast; run_directory RunRecord SaveConfig MetricsCsv
+training: watchdog Watchdog
 """
 TRAP = "raise RuntimeError('imported')\n"
 
@@ -94,12 +73,16 @@ def modules(tmp_path, monkeypatch):
     sys.modules.pop("own_network", None)
 
 
-def test_classes_are_found_where_earlier_versions_had_them():
-    for line in EARLIER.split("\n")[1:-1]:
-        module, *names = line.split(" ")
-        for name in names:
-            assert imported(f"{module}.{name}") is imported(current(f"{module}.{name}"))
-    assert {line.split(" ")[0] for line in EARLIER.split("\n")[1:-1]} == MOVED.keys()
+def test_class_paths_of_earlier_versions_import_the_present_classes():
+    modules = set()
+    for line in EARLIER.strip().splitlines():
+        room, _, entries = line.partition(": ")
+        for module, *names in map(str.split, entries.split("; ")):
+            modules.add(f"mvrec.{room}.{module}")
+            for name in names:
+                path = f"mvrec.{room}.{module}.{name}"
+                assert imported(path) is imported(current(path))
+    assert modules == MOVED.keys()
 
 
 @pytest.fixture
@@ -112,7 +95,7 @@ def earlier(tmp_path):
     return tmp_path / "earlier.ckpt"
 
 
-def test_class_paths_of_earlier_versions_work_in_files_and_flags(command, digits, earlier, tmp_path):
+def test_earlier_checkpoint_config_and_flag_are_tested_and_loaded(command, digits, earlier, tmp_path):
     config = tmp_path / "earlier.yaml"
     config.write_text("data: {class_path: mvrec.data.moving_digits.MovingDigits}\n")
     flags = [f"--data.root={digits}", f"--run_dir={tmp_path / 'run'}"]
@@ -124,67 +107,55 @@ def test_class_paths_of_earlier_versions_work_in_files_and_flags(command, digits
     assert type(task.backbone).__name__ == "MViT"
 
 
-@pytest.mark.parametrize(
-    "value", ["./two", ".5", "../a.b", "a/b.c", "~/x.y", "two", "a..b", "1.5", "a.b-c", "", None, 3]
-)
-def test_what_is_no_class_path(value):
-    assert not is_class_path(value)
+def test_paths_and_numbers_are_no_class_paths_and_import_nothing(modules):
+    for value in ("./two", ".5", "../a.b", "a/b.c", "~/x.y", "two", "a..b", "1.5", "a.b-c", "", None, 3):
+        assert not is_class_path(value), value
+    for key in ("data.root", "run_dir", "model.weights", "trainer.default_root_dir", "data.classes"):
+        KnownKeys([key], [Entry("data", "mvrec.data.VideoFolder", "a"), Entry(key, "trap.mp4", "b")])
+        assert "trap" not in sys.modules, key
+    for key, name in (("data.root", "folder.v1"), ("model.backbone", "net.yaml")):
+        assert class_path_of(Entry(key, name, "a")) is None
 
 
-@pytest.mark.parametrize("key", ["data.root", "run_dir", "model.weights", "trainer.default_root_dir", "data.classes"])
-def test_a_path_of_a_file_is_not_imported(modules, key):
-    given = [Entry("data", "mvrec.data.VideoFolder", "a"), Entry(key, "trap.mp4", "b")]
-    KnownKeys([key], given)
-    assert "trap" not in sys.modules
-
-
-@pytest.mark.parametrize("name", ["folder.v1", "net.yaml"])
-def test_values_that_look_like_class_paths_name_nothing(name):
-    assert class_path_of(Entry("data.root" if name == "folder.v1" else "model.backbone", name, "a")) is None
-
-
-def test_a_class_in_a_class_is_known_by_its_type():
+def test_keys_of_a_class_in_a_class_are_checked():
     given = [Entry("model.backbone", "mvrec.models.Framewise", "a"), Entry("model.backbone.backbone", "Shunted", "b")]
     assert KnownKeys(["model.backbone"], given).unknown_part("model.backbone.backbone.depth") is None
     named = [*given[:1], Entry("model.backbone.backbone", "mvrec.models.mvit_b_16x4", "b")]
     assert KnownKeys(["model.backbone"], named).unknown_part("model.backbone.backbone.depht") is not None
 
 
+FRAMEWISE = "mvrec.models.Framewise"
+
+
 @pytest.mark.parametrize(
-    ("tree", "message"),
+    ("key", "value", "message"),
     [
-        ({"backbone": {"class_path": "trap.Net"}}, "its network is trap.Net, .* add --trust trap"),
-        ({"backbone": "trap.Net"}, "its network is trap.Net"),
-        ({"backbone": "{class_path: trap.Net}"}, "which is no class"),
-        ({"backbone.class_path": "trap.Net"}, "its network is trap.Net|its class is trap.Net"),
-        (
-            {"backbone": {"class_path": "mvrec.models.Framewise", "init_args": {"backbone": "trap.Net"}}},
-            "its network is trap.Net",
-        ),
-        ({"optimizer": {"class_path": "trap.Adam"}}, "its optimiser is trap.Adam"),
-        ({"optimizer": {"class_path": "torch.hub.load"}}, "its optimiser is torch.hub.load"),
-        ({"optimizer": {"class_path": "torch.optim.lr_scheduler.Counter"}}, "which is none"),
-        ({"optimizer": {"class_path": "mvrec.files.write_atomically"}}, "its optimiser is mvrec.files"),
-        ({"data": {"class_path": "trap.Data"}}, "its data module is trap.Data"),
-        ({"mixing": {"class_path": "trap.Mix"}}, "its class is trap.Mix"),
-        ({"list": [{"class_path": "os.system"}]}, "its class is os.system"),
-        (
-            {"backbone": {"class_path": "mvrec_like.Net"}},
-            "no module mvrec_like .* add --trust FOLDER/mvrec_like.py",
-        ),
-        ({"backbone": {"class_path": "mvrec.models.Mvit"}}, "mvrec.models has no 'Mvit'; did you mean 'mvit"),
-        ({"backbone": {"class_path": 3}}, "its network is 3, which is no class"),
+        ("backbone", {"class_path": "trap.Net"}, "its network is trap.Net, .* add --trust trap"),
+        ("backbone", "trap.Net", "its network is trap.Net"),
+        ("backbone", "{class_path: trap.Net}", "which is no class"),
+        ("backbone.class_path", "trap.Net", "its network is trap.Net|its class is trap.Net"),
+        ("backbone", {"class_path": FRAMEWISE, "init_args": {"backbone": "trap.Net"}}, "its network is trap.Net"),
+        ("optimizer", {"class_path": "trap.Adam"}, "its optimiser is trap.Adam"),
+        ("optimizer", {"class_path": "torch.hub.load"}, "its optimiser is torch.hub.load"),
+        ("optimizer", {"class_path": "torch.optim.lr_scheduler.Counter"}, "which is none"),
+        ("optimizer", {"class_path": "mvrec.files.write_atomically"}, "its optimiser is mvrec.files"),
+        ("data", {"class_path": "trap.Data"}, "its data module is trap.Data"),
+        ("mixing", {"class_path": "trap.Mix"}, "its class is trap.Mix"),
+        ("list", [{"class_path": "os.system"}], "its class is os.system"),
+        ("backbone", {"class_path": "mvrec_like.Net"}, "no module mvrec_like .* add --trust FOLDER/mvrec_like.py"),
+        ("backbone", {"class_path": "mvrec.models.Mvit"}, "mvrec.models has no 'Mvit'; did you mean 'MViT'"),
+        ("backbone", {"class_path": 3}, "its network is 3, which is no class"),
     ],
 )
-def test_a_file_names_only_what_it_may(modules, tree, message):
+def test_file_that_names_a_class_it_may_not_is_one_line(modules, key, value, message):
     with pytest.raises(UserError, match=message) as raised:
-        check_file_classes(tree, source="x.ckpt")
+        check_file_classes({key: value}, source="x.ckpt")
     assert str(raised.value).startswith("x.ckpt: ")
     assert "\n" not in str(raised.value)
     assert "trap" not in sys.modules
 
 
-def test_the_user_names_modules(modules):
+def test_module_that_the_user_names_is_trusted(modules):
     tree = {"backbone": {"class_path": "own_network.Tiny"}, "optimizer": None}
     trust_named([Entry("run_dir", "own_network.Tiny", "a"), Entry("data", "a.yaml", "b")])
     with pytest.raises(UserError, match="add --trust own_network"):
@@ -196,7 +167,7 @@ def test_the_user_names_modules(modules):
         check_file_classes({"backbone": {"class_path": "trap.Net"}}, source="x.ckpt")
 
 
-def test_what_lies_beside_a_config_stands_behind_what_is_installed(tmp_path, monkeypatch):
+def test_module_beside_a_config_is_found_after_what_is_installed(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     for name in ("colorsys.py", "beside_a_config.py"):
         (tmp_path / name).write_text("class Net: pass\n")
@@ -209,7 +180,7 @@ def test_what_lies_beside_a_config_stands_behind_what_is_installed(tmp_path, mon
     sys.modules.pop("beside_a_config")
 
 
-def test_trust_is_taken_from_any_command():
+def test_trust_names_modules_in_any_command():
     assert take_trusted(["a", "--trust", "one", "--b", "--trust=two.three"]) == ["a", "--b"]
     check_file_classes({}, source="x")
     assert class_paths._named == {"one", "two.three"}
@@ -232,28 +203,25 @@ def swapped(checkpoint, tmp_path, group, **values):
     return tmp_path / "other.ckpt"
 
 
-@pytest.mark.parametrize(
-    ("group", "values", "message"),
-    [
+def test_checkpoint_that_names_foreign_classes_or_settings_is_refused_in_one_line(
+    command, small, modules, tmp_path, digits
+):
+    for group, values, message in (
         ("hyper_parameters", {"backbone": {"class_path": "trap.Net"}}, "its network is trap.Net"),
         ("hyper_parameters", {"optimizer": {"class_path": "trap.Adam"}}, "its optimiser is trap.Adam"),
         ("datamodule_hyper_parameters", {"class_path": "trap.Data"}, "its data module is trap.Data"),
         ("hyper_parameters", {"backbone": {"class_path": "mvrec.models.load_weights"}}, "do not fit this version"),
         ("hyper_parameters", {"frobnicate": 3}, "do not fit this version"),
-    ],
-)
-def test_a_checkpoint_from_elsewhere_is_refused_in_a_line(
-    command, small, modules, tmp_path, digits, group, values, message
-):
-    other = swapped(small, tmp_path, group, **values)
-    code, _, err = command("test", other, f"--data.root={digits}", f"--run_dir={tmp_path / 'r'}")
-    assert (code, err.count("\n")) == (2, 1), err
-    assert message in err
-    assert "trap" not in sys.modules
-    assert not (tmp_path / "r").exists()
+    ):
+        other = swapped(small, tmp_path, group, **values)
+        code, _, err = command("test", other, f"--data.root={digits}", f"--run_dir={tmp_path / 'r'}")
+        assert (code, err.count("\n")) == (2, 1), err
+        assert message in err
+        assert "trap" not in sys.modules
+        assert not (tmp_path / "r").exists()
 
 
-def test_recognising_imports_no_module_of_a_file(small, modules, tmp_path):
+def test_recogniser_imports_no_module_of_a_file(small, modules, tmp_path):
     other = swapped(small, tmp_path, "hyper_parameters", backbone={"class_path": "trap.Net", "init_args": {}})
     with pytest.raises(UserError, match=r"--ckpt: .*other.ckpt: its network is trap.Net"):
         load_recogniser(other)
@@ -263,7 +231,7 @@ def test_recognising_imports_no_module_of_a_file(small, modules, tmp_path):
     assert "trap" not in sys.modules
 
 
-def test_a_network_of_ones_own_from_training_to_recognising(command, tiny, modules, tmp_path, digits):
+def test_network_of_the_user_trains_tests_and_recognises(command, tiny, modules, tmp_path, digits):
     run = tmp_path / "run"
     flags = ["--model.backbone=own_network.Tiny", "--trainer.limit_train_batches=1", f"--run_dir={run}"]
     plain = [flag for flag in tiny if not flag.startswith("--model.backbone")]

@@ -4,7 +4,6 @@ The numbers in the table are written down from the papers and the released code,
 they are compared with is what training would use: the optimiser's groups, the scheduler's rate, each block's layer.
 """
 
-import functools
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from mvrec.data.loading.loader import TrainBatches
+from mvrec.models import list_models
 
 IMAGENET_IMAGES = 1_281_167
 
@@ -169,64 +169,63 @@ TABLE = {
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory):
-    """Data, model and trainer of a recipe, as `mvrec fit` makes them; of each once."""
+    """Data, model and trainer of a recipe, as `mvrec fit` makes them."""
     run_dir = tmp_path_factory.mktemp("run")
     (run_dir / "data/val").mkdir(parents=True)  # so that the protocol of images knows its split
+    flags = f"--run_dir={run_dir}", f"--data.root={run_dir / 'data'}"
     with one_parser():
-        yield functools.cache(
-            lambda name: stopped_at(
-                "run_command",
-                f"--config={ROOT / f'configs/{name}.yaml'}",
-                f"--run_dir={run_dir}",
-                f"--data.root={run_dir / 'data'}",
-            )
-        )
+        yield lambda name: stopped_at("run_command", f"--config={ROOT / f'configs/{name}.yaml'}", *flags)
 
 
-def test_the_table_has_all_recipes():
+def test_every_recipe_and_every_variant_has_a_row():
     assert set(TABLE) == {path.stem for path in RECIPES}
-
-
-@pytest.fixture
-def run(build, monkeypatch):
-    """The optimiser and the rate of each step, of a recipe on as many GPUs as it was published for."""
-
-    def configure(name):
-        recipe, cli = TABLE[name], build(name)
-        trainer = SimpleNamespace(
-            datamodule=cli.datamodule,
-            world_size=recipe.gpus,
-            accumulate_grad_batches=cli.trainer.accumulate_grad_batches,
-            num_training_batches=recipe.steps,
-            estimated_stepping_batches=recipe.steps * cli.trainer.max_epochs,
-            fit_loop=SimpleNamespace(setup_data=lambda: None),
-        )
-        monkeypatch.setattr(cli.model, "_trainer", trainer)
-        configured = cli.model.configure_optimizers()
-        assert configured["lr_scheduler"]["interval"] == "step"
-        return configured["optimizer"], configured["lr_scheduler"]["scheduler"]
-
-    return configure
+    assert set(list_models()) <= set(TABLE)
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_rates_of_every_group(build, run, name):
-    recipe = TABLE[name]
-    assert build(name).trainer.max_epochs == recipe.epochs
-    assert build(name).datamodule.clips_per_step * recipe.gpus == recipe.batch
-    _, scheduler = run(name)
+def test_recipe_trains_as_published(name, build, monkeypatch):
+    recipe, cli = TABLE[name], build(name)
+    check_settings(name, recipe, cli)
+    check_views(recipe, cli.datamodule)
+    optimizer, scheduler = configured(recipe, cli, monkeypatch)
+    check_optimizer(recipe, cli.model, optimizer)
+    assert cli.trainer.max_epochs == recipe.epochs
+    assert cli.datamodule.clips_per_step * recipe.gpus == recipe.batch
     steps = [0, recipe.warmup * recipe.steps, recipe.epochs // 2 * recipe.steps, recipe.epochs * recipe.steps - 1]
     for peak, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
         assert [peak * factor(step) for step in steps] == pytest.approx(recipe.rates, rel=1e-5)
+    if "images" in recipe.protocol:  # DeiT's sampler (Shunted) counts so too
+        batches = TrainBatches(
+            *(IMAGENET_IMAGES,),
+            batch_size=cli.datamodule.batch_size,
+            seed=0,
+            rank=0,
+            world_size=recipe.gpus,
+            repeats=cli.datamodule.draws_per_sample,
+        )
+        assert (batches.draws_per_step, len(batches)) == (recipe.batch, recipe.steps)
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_decay_of_every_parameter(build, run, name):
+def configured(recipe, cli, monkeypatch):
+    """The optimiser and the rate of each step, on as many GPUs as the recipe was published for."""
+    trainer = SimpleNamespace(
+        datamodule=cli.datamodule,
+        world_size=recipe.gpus,
+        accumulate_grad_batches=cli.trainer.accumulate_grad_batches,
+        num_training_batches=recipe.steps,
+        estimated_stepping_batches=recipe.steps * cli.trainer.max_epochs,
+        fit_loop=SimpleNamespace(setup_data=lambda: None),
+    )
+    monkeypatch.setattr(cli.model, "_trainer", trainer)
+    result = cli.model.configure_optimizers()
+    assert result["lr_scheduler"]["interval"] == "step"
+    return result["optimizer"], result["lr_scheduler"]["scheduler"]
+
+
+def check_optimizer(recipe, model, optimizer):
     """Matrices, kernels and position tables decay in all of these trainings; biases, norms and other vectors do not."""
-    recipe = TABLE[name]
-    optimizer, _ = run(name)
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    named = dict(build(name).model.named_parameters())
+    named = dict(model.named_parameters())
     assert len(decays) == len(named)
     expected = {key: recipe.decay if p.ndim > 1 else 0.0 for key, p in named.items()}
     assert {key: decays[id(p)] for key, p in named.items()} == expected
@@ -237,28 +236,25 @@ def test_decay_of_every_parameter(build, run, name):
     else:
         assert type(optimizer) is torch.optim.AdamW
         assert (tuple(group["betas"]), group["eps"]) == ((0.9, 0.999), 1e-8)
+    # In mixed precision, bf16 too, Lightning refuses to clip for a fused optimiser, at the first step.
+    assert recipe.clip is None or not optimizer.defaults.get("fused")
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_drop_path_of_every_block(build, name):
-    recipe, backbone = TABLE[name], build(name).model.backbone
+def check_settings(name, recipe, cli):
+    model, trainer, backbone = cli.model, cli.trainer, cli.model.backbone
+    assert type(backbone).__name__.lower() == name.split("_")[0]
+    assert backbone.input_shape == cli.datamodule.clip_shape  # the network is built for what the data give
+    assert trainer.loggers[0].save_dir == cli.config.fit.run_dir
     rates = [layer.p for layer in backbone.modules() if type(layer).__name__ == "StochasticDepth"]
     assert rates == pytest.approx([recipe.drop_path * block / (recipe.blocks - 1) for block in range(recipe.blocks)])
-
-
-@pytest.mark.parametrize("name", TABLE)
-def test_how_a_recipe_trains(build, name):
-    recipe, cli = TABLE[name], build(name)
-    model, trainer = cli.model, cli.trainer
-    assert type(model.backbone).__name__.lower() == name.split("_")[0]
     assert trainer.gradient_clip_val == recipe.clip
     keys = yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
     assert keys["trainer"]["precision"] is None
     assert keys["trainer"].get("sync_batchnorm", False) == recipe.sync
     assert ("weights" in keys["model"]) == recipe.start
     averages = [callback for callback in trainer.callbacks if isinstance(callback, EMAWeightAveraging)]
-    one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    kept = [float(average._kwargs["avg_fn"](one, zero, 1)) for average in averages]
+    average, weight = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    kept = [float(callback._kwargs["avg_fn"](average, weight, 1)) for callback in averages]
     assert kept == ([] if recipe.ema is None else [pytest.approx(recipe.ema, abs=1e-9)])
     assert model.label_smoothing == 0.1
     if recipe.mixing:
@@ -268,9 +264,7 @@ def test_how_a_recipe_trains(build, name):
         assert model.mixing is None
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_what_a_recipe_sees(build, name):
-    recipe, data = TABLE[name], build(name).datamodule
+def check_views(recipe, data):
     augment, operations = data.augment, data.augment.rand_augment
     if recipe.crop is None:
         assert (augment.crop_area, augment.crop_side) == ((0.08, 1.0), None)
@@ -288,31 +282,8 @@ def test_what_a_recipe_sees(build, name):
     assert (data.normalisation.mean, data.normalisation.std[0]) == (means, {0.45: 0.225, 0.485: 0.229}[recipe.mean])
 
 
-@pytest.mark.parametrize("name", [name for name, recipe in TABLE.items() if "images" in recipe.protocol])
-def test_an_epoch_of_imagenet_has_the_published_steps(build, name):
-    """As many as the published batch makes of all images; DeiT's sampler (Shunted) counts so too."""
-    recipe, data = TABLE[name], build(name).datamodule
-    batches = TrainBatches(
-        *(IMAGENET_IMAGES,),
-        batch_size=data.batch_size,
-        seed=0,
-        rank=0,
-        world_size=recipe.gpus,
-        repeats=data.draws_per_sample,
-    )
-    assert (batches.draws_per_step, len(batches)) == (recipe.batch, recipe.steps)
-
-
-@pytest.mark.parametrize("name", TABLE)
-def test_a_recipe_can_be_clipped_in_mixed_precision(build, run, name):
-    """In mixed precision, bf16 too, Lightning refuses to clip for a fused optimiser, at the first step."""
-    optimizer, _ = run(name)
-    clip = build(name).trainer.gradient_clip_val
-    assert clip is None or not optimizer.defaults.get("fused")
-
-
 def test_lightning_refuses_to_clip_for_a_fused_optimiser_in_mixed_precision():
-    """The reason for the test before: when this one fails, all recipes may say `fused: true`."""
+    """When this fails, all recipes may say `fused: true`."""
     weight = torch.nn.Parameter(torch.ones(1))
     weight.grad = torch.ones(1)
     precision = MixedPrecision("bf16-mixed", "cpu")

@@ -1,6 +1,7 @@
 """Our image networks through timm's own functions."""
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -10,7 +11,8 @@ from timm.optim import create_optimizer_v2, param_groups_layer_decay
 
 import mvrec.models
 import mvrec.timm
-from mvrec.models import accelerate, cloformer_xxs, create_model, load_weights, shunted_t
+from mvrec.models import cloformer_xxs, create_model, load_weights
+from mvrec.models.backbone import Backbone
 
 NAMES = ["shunted_t", "sgformer_s", "cloformer_xxs"]
 families = pytest.mark.parametrize("name", NAMES)
@@ -20,7 +22,24 @@ def images(size: int = 64, channels: int = 3) -> torch.Tensor:
     return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def test_lists_all_image_families() -> None:
+@functools.cache
+def ours(name: str) -> Backbone:
+    """Our network with 10 classes, built once and never changed."""
+    return create_model(name, num_classes=10).eval()
+
+
+@functools.cache
+def shapes_alone(name: str) -> Backbone:
+    """Timm's form of it without memory for its weights, built once and never changed."""
+    with torch.device("meta"):
+        return timm.create_model(name)
+
+
+def drop_rates(model: torch.nn.Module) -> list[float]:
+    return [module.p for module in model.modules() if type(module).__name__ == "StochasticDepth"]
+
+
+def test_timm_lists_all_image_families() -> None:
     assert timm.list_models("shunted*") == ["shunted_b", "shunted_s", "shunted_t"]
     assert timm.list_models("sgformer*") == ["sgformer_b", "sgformer_m", "sgformer_s"]
     assert timm.list_models("cloformer*") == ["cloformer_s", "cloformer_xs", "cloformer_xxs"]
@@ -28,28 +47,17 @@ def test_lists_all_image_families() -> None:
 
 
 @families
-def test_is_the_same_network_under_the_same_names(name: str) -> None:
-    theirs = timm.create_model(name, num_classes=10, img_size=64).eval()
-    ours = create_model(name, num_classes=10, image_size=64).eval()
-    assert list(theirs.state_dict()) == list(ours.state_dict())
-    theirs.load_state_dict(ours.state_dict())
-    torch.testing.assert_close(theirs(images()), ours(images()), rtol=0, atol=0)
-
-
-@families
-def test_knobs_reach_the_network(name: str) -> None:
-    model = timm.create_model(name, num_classes=10, drop_path_rate=0.5, in_chans=4, img_size=128, drop_rate=0.3)
+def test_knobs_reach_the_network_and_defaults_are_ours(name: str) -> None:
+    knobs = {"drop_path_rate": 0.5, "in_chans": 4, "img_size": 128, "drop_rate": 0.3}
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=10, **knobs)
     assert model.input_shape == (4, 128, 128)
-    assert model(images(64, 4)).shape == (2, 10)
-    rates = [module.p for module in model.modules() if type(module).__name__ == "StochasticDepth"]
-    assert max(rates) == 0.5
-    ours = create_model(name)
-    default = [module.p for module in ours.modules() if type(module).__name__ == "StochasticDepth"]
-    plain = [m.p for m in timm.create_model(name).modules() if type(m).__name__ == "StochasticDepth"]
-    assert plain == default
+    assert model(images(64, 4).to("meta")).shape == (2, 10)
+    assert max(drop_rates(model)) == 0.5
+    assert drop_rates(shapes_alone(name)) == drop_rates(ours(name))
 
 
-def test_drop_rate_is_the_classifiers_dropout() -> None:
+def test_drop_rate_is_the_dropout_of_the_classifier() -> None:
     model = timm.create_model("cloformer_xxs", drop_rate=0.5)
     features = torch.ones(1, 256, 2, 2)
     assert (model.train().forward_head(features, pre_logits=True) == 0).any()
@@ -57,14 +65,18 @@ def test_drop_rate_is_the_classifiers_dropout() -> None:
 
 
 @families
-def test_features_head_and_classifier_work_as_timms(name: str) -> None:
+def test_network_of_timm_has_our_names_and_outputs_and_timms_methods(name: str) -> None:
     model = timm.create_model(name, num_classes=10).eval()
+    assert list(model.state_dict()) == list(ours(name).state_dict())
+    model.load_state_dict(ours(name).state_dict())
+    logits = model(images())
+    torch.testing.assert_close(logits, ours(name)(images()), rtol=0, atol=0)
     features = model.forward_features(images())
     assert features.shape == (2, model.num_features, 2, 2)
     pooled = model.forward_head(features, pre_logits=True)
     torch.testing.assert_close(pooled, features.mean((2, 3)))
-    torch.testing.assert_close(model.forward_head(features), model(images()))
-    torch.testing.assert_close(model.get_classifier()(pooled), model(images()))
+    torch.testing.assert_close(model.forward_head(features), logits)
+    torch.testing.assert_close(model.get_classifier()(pooled), logits)
     assert (model.head_hidden_size, model.num_classes) == (pooled.shape[1], 10)
 
     model.reset_classifier(5)
@@ -79,23 +91,22 @@ def test_features_head_and_classifier_work_as_timms(name: str) -> None:
 
 
 @families
-def test_features_only_gives_the_pyramid(name: str) -> None:
+def test_features_only_gives_our_feature_maps(name: str) -> None:
     model = timm.create_model(name, features_only=True, out_indices=(1, 2, 3)).eval()
-    ours = create_model(name).eval()
-    ours.reset_head(0)
-    model.model.load_state_dict(ours.state_dict())
-    expected = ours.feature_maps(images())
+    model.model.load_state_dict({k: v for k, v in ours(name).state_dict().items() if not k.startswith("head.")})
+    expected = ours(name).feature_maps(images())
     for level, other in zip(model(images()), expected[1:], strict=True):
         torch.testing.assert_close(level, other)
-    assert model.feature_info.channels() == [info.channels for info in ours.feature_info[1:]]
+    assert model.feature_info.channels() == [info.channels for info in ours(name).feature_info[1:]]
     assert model.feature_info.reduction() == [8, 16, 32]
-    last = timm.create_model(name, features_only=True, out_indices=(-1,)).eval()
-    assert [tuple(level.shape) for level in last(images())] == [tuple(expected[-1].shape)]
-    everything = timm.create_model(name, features_only=True)
-    assert everything.feature_info.reduction() == [4, 8, 16, 32]
+    with torch.device("meta"):
+        last = timm.create_model(name, features_only=True, out_indices=(-1,)).eval()
+        every = timm.create_model(name, features_only=True)
+    assert [tuple(level.shape) for level in last(images().to("meta"))] == [tuple(expected[-1].shape)]
+    assert every.feature_info.reduction() == [4, 8, 16, 32]
 
 
-def test_intermediates_as_timm_counts_them() -> None:
+def test_intermediates_are_counted_as_timm_counts_them() -> None:
     model = timm.create_model("cloformer_xxs").eval()
     last, maps = model.forward_intermediates(images())
     assert [level.shape[1] for level in maps] == [32, 64, 128, 256]
@@ -109,26 +120,18 @@ def test_intermediates_as_timm_counts_them() -> None:
 
 
 @families
-def test_timm_knows_how_to_feed_it(name: str) -> None:
-    model = timm.create_model(name)
+def test_timm_knows_how_to_feed_the_network_and_its_layers(name: str) -> None:
+    model = shapes_alone(name)
     config = timm.data.resolve_model_data_config(model)
-    assert config["input_size"] == (3, 224, 224)
-    assert config["interpolation"] == "bicubic"
+    assert (config["input_size"], config["interpolation"]) == ((3, 224, 224), "bicubic")
     assert config["crop_pct"] == {"sgformer_s": 0.9}.get(name, 0.875)
-    assert config["mean"] == (0.485, 0.456, 0.406)
-    assert config["std"] == (0.229, 0.224, 0.225)
+    assert (config["mean"], config["std"]) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert model.default_cfg is model.pretrained_cfg
     modules = dict(model.named_modules())
-    assert isinstance(modules[model.pretrained_cfg["first_conv"]], torch.nn.Conv2d)
-    assert model.pretrained_cfg["first_conv"] == next(
-        path for path, module in modules.items() if isinstance(module, torch.nn.Conv2d)
-    )
+    convs = [path for path, module in modules.items() if isinstance(module, torch.nn.Conv2d)]
+    assert model.pretrained_cfg["first_conv"] == convs[0]
     assert isinstance(modules[model.pretrained_cfg["classifier"]], torch.nn.Linear)
 
-
-@families
-def test_timms_optimizers_decay_by_layer(name: str) -> None:
-    model = timm.create_model(name)
     groups = param_groups_layer_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay(), layer_decay=0.5)
     depth = len(model.layer_groups())
     scales = sorted({group["lr_scale"] for group in groups})
@@ -141,58 +144,46 @@ def test_timms_optimizers_decay_by_layer(name: str) -> None:
     optimizer = create_optimizer_v2(model, "adamw", lr=0.1, weight_decay=0.05, layer_decay=0.5)
     assert min(group["lr_scale"] for group in optimizer.param_groups) == scales[0]
 
-
-@families
-def test_coarse_groups_are_the_stages(name: str) -> None:
-    model = timm.create_model(name)
-    level = model.group_matcher(coarse=True)
-    fine = model.group_matcher()
-    names = [parameter for parameter, _ in model.named_parameters()]
-    assert {level(parameter) for parameter in names} == {0, 1, 2, 3, 4, 5}  # stem, four stages, head
-    in_order = [level(parameter) for parameter in sorted(names, key=fine)]
+    stage_of, fine = model.group_matcher(coarse=True), model.group_matcher()
+    parameters = [parameter for parameter, _ in model.named_parameters()]
+    assert {stage_of(parameter) for parameter in parameters} == {0, 1, 2, 3, 4, 5}  # stem, four stages, head
+    in_order = [stage_of(parameter) for parameter in sorted(parameters, key=fine)]
     assert in_order == sorted(in_order)
 
 
-def test_gradient_checkpointing_is_ours() -> None:
-    model = timm.create_model("cloformer_xxs")
+def test_hosted_weights_are_refused_and_files_load(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"^shunted_t has no hosted weights for pretrained=True; load a file with "):
+        timm.create_model("shunted_t", pretrained=True)
+    path = tmp_path / "weights.pth"
+    trained = create_model("cloformer_xxs").eval()
+    torch.save({"model": trained.state_dict()}, path)
+    model = timm.create_model("cloformer_xxs").eval()
+    load_weights(model, path)
+    torch.testing.assert_close(model(images()), trained(images()), rtol=0, atol=0)
+    by_timm = timm.create_model("cloformer_xxs", checkpoint_path=str(path)).eval()
+    torch.testing.assert_close(by_timm(images()), trained(images()), rtol=0, atol=0)
+
+
+def test_copies_are_timms_form_with_our_checkpointing() -> None:
+    model = timm.create_model("cloformer_xxs", num_classes=3).eval()
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(twin) is mvrec.timm.TimmCloFormer
+        torch.testing.assert_close(twin(images()), model(images()))
     model.set_grad_checkpointing()
     assert model.activation_checkpointing
     model.set_grad_checkpointing(False)
     assert not model.activation_checkpointing
 
 
-def test_there_are_no_hosted_weights_but_files_load(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"^shunted_t has no hosted weights for pretrained=True; load a file with "):
-        timm.create_model("shunted_t", pretrained=True)
-    trained = accelerate(shunted_t()).eval()
-    path = tmp_path / "weights.pth"
-    torch.save({"model": trained.state_dict()}, path)
-    model = timm.create_model("shunted_t").eval()
-    load_weights(model, path)
-    torch.testing.assert_close(model(images()), trained(images()), rtol=0, atol=0)
-    by_timm = timm.create_model("shunted_t", checkpoint_path=str(path)).eval()
-    torch.testing.assert_close(by_timm(images()), trained(images()), rtol=0, atol=0)
-
-
-def test_copies_and_pickles() -> None:
-    model = timm.create_model("cloformer_xxs", num_classes=3).eval()
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert type(twin) is mvrec.timm.TimmCloFormer
-        torch.testing.assert_close(twin(images()), model(images()))
-
-
-def test_our_own_networks_stay_as_they_are() -> None:
+def test_our_own_network_stays_as_it_is_and_timms_form_is_a_baseline() -> None:
     assert type(cloformer_xxs()) is mvrec.models.CloFormer
-    assert cloformer_xxs().forward_features(images()).shape == (2, 256)
-
-
-def test_works_as_a_baseline_of_ours_too() -> None:
+    assert ours("cloformer_xxs").forward_features(images()).shape == (2, 256)
     model = create_model("timm/cloformer_xxs", num_classes=3).eval()
     assert model.forward_features(images()).shape == (2, 256)
     assert model(images()).shape == (2, 3)
     assert [info.stride for info in model.feature_info] == [4, 8, 16, 32]
 
 
-def test_a_wrong_knob_is_refused() -> None:
+def test_wrong_knob_is_refused() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'embed_dim'"):
         timm.create_model("shunted_t", embed_dim=3)

@@ -1,5 +1,6 @@
 """The zoo by name: builds its networks, with random weights or those of a file."""
 
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -189,9 +190,8 @@ def identify(tensors: Mapping[str, Tensor], *, but_for_pooling: bool = False) ->
             MViT-B 16x4.
     """
     fitting: list[tuple[bool, str]] = []
-    for name, build in VARIANTS.items():
-        with torch.device("meta"):
-            model = build()
+    for name in VARIANTS:
+        model = _as_released(name)
         if same_network(model, tensors, but_for_pooling=but_for_pooling):
             state = model.state_dict()
             other_size = any(
@@ -201,3 +201,10 @@ def identify(tensors: Mapping[str, Tensor], *, but_for_pooling: bool = False) ->
             )
             fitting.append((other_size, name))
     return [name for _, name in sorted(fitting, key=lambda pair: pair[0])]
+
+
+@functools.cache
+def _as_released(name: str) -> Backbone:
+    """Build a variant on torch's "meta" device: shapes without memory. Kept, since all of them take seconds."""
+    with torch.device("meta"):
+        return VARIANTS[name]()

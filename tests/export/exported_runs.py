@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,44 +13,23 @@ from mvrec.data.views.sampling import ClipSpec
 from mvrec.inference.recogniser import _built
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
-from zoo_builds import lively
+from zoo_builds import BUILDS, CLOFORMER_STAGES, lively
 
-PYRAMID = {"dim": 16, "depth": 1, "heads": 2}
-SHUNTED = [
-    {**PYRAMID, "sr_ratio": 2, "mlp_ratio": 2.0},
-    {**PYRAMID, "dim": 24, "sr_ratio": 1, "mlp_ratio": 2.0},
-]
-SGFORMER = [
-    {**PYRAMID, "depth": 2, "sr_ratio": 2, "mlp_ratio": 2.0, "chunks": [4, 2, 1]},
-    {**PYRAMID, "dim": 24, "sr_ratio": 1, "mlp_ratio": 2.0, "chunks": []},
-]
-CLOFORMER = [
-    {**PYRAMID, "local_heads": 1, "kernel": 3, "kv_pool": 2},
-    {**PYRAMID, "dim": 24, "local_heads": 1, "kernel": 5, "kv_pool": 1},
-]
-SMALLEST = [{**PYRAMID, "local_heads": 2, "kernel": 3, "kv_pool": 1}]  # one block: tracing takes seconds
-# Of their own depth and strides, which the shapes of the weights do not show.
-MVIT = {"embed_dim": 16, "depth": 2, "dim_mults": {1: 2}, "head_mults": {1: 2}, "q_strides": {1: 2}, "kv_stride": 2}
-V2 = {"pool_every_q": True, "dim_change": "attention", "pos_embed": "none", "rel_pos": True, "residual_pooling": True}
-IMAGE = {"num_frames": None, "pool_kernel": [1, 3, 3]}
-NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "shunted": ("Shunted", {"stages": SHUNTED, "num_stem_convs": 1}),
-    "sgformer": ("SGFormer", {"stages": SGFORMER}),
-    "cloformer": ("CloFormer", {"stages": CLOFORMER}),
-    "mvit_v1_video": ("MViT", {**MVIT, "num_frames": 4}),
-    "mvit_v2_video": ("MViT", {**MVIT, **V2, "num_frames": 4}),
-    "mvit_v1_image": ("MViT", {**MVIT, **IMAGE, "pos_embed": "joint"}),
-    "mvit_v2_image": ("MViT", {**MVIT, **V2, **IMAGE, "cls_token": False}),
-}
-SMALL = {**NETWORKS, "smallest": ("CloFormer", {"stages": SMALLEST, "branches": "local"})}
+NETWORKS = ("shunted", "sgformer", "cloformer", "mvit_v1_video", "mvit_v2_video", "mvit_v1_image", "mvit_v2_image")
+# Tracing takes seconds per block: of a stage with both branches, or one.
+STAGE = CLOFORMER_STAGES[1]
+SMALLEST = {"one_stage": {"stages": [STAGE]}, "smallest": {"stages": [STAGE], "branches": "local"}}
 NAMES = ["grüßen", "jump, high", 'say "no"', "走る", "e"]
 
 
 def network_node(kind: str, *, size: int = 32) -> dict[str, Any]:
     """`class_path` and `init_args` of a small network."""
-    name, arguments = SMALL[kind]
-    shared = {"num_classes": 3, "image_size": size}  # the run made a head for its own classes
-    return {"class_path": f"mvrec.models.{name}", "init_args": {**arguments, **shared}}
+    build = BUILDS["cloformer" if kind in SMALLEST else kind]
+    arguments = {**build.arguments, **build.shallower, **SMALLEST.get(kind, {})}
+    if "stages" in arguments:
+        arguments["stages"] = [asdict(stage) for stage in arguments["stages"]]
+    arguments |= {"num_classes": 3, "image_size": size}  # the run made a head for its own classes
+    return {"class_path": f"mvrec.models.{build.network.__name__}", "init_args": arguments}
 
 
 def protocol_for(node: dict[str, Any], **changes: Any) -> ClipProtocol | ImageProtocol:

@@ -1,9 +1,8 @@
 import errno
 import json
-import os
+import re
 import resource
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,8 +15,9 @@ from exported_runs import NAMES, network_node, save_run
 from fake_hub import TOKEN, FakeHub
 from huggingface_hub import HfApi, ModelCard, constants
 from safetensors.torch import load_file, save_file
+from warm import run
 
-from mvrec.errors import UserError
+from mvrec.errors import UserError, install_hint
 from mvrec.export import hub as hub_module
 from mvrec.export.hub import from_pretrained, pull, push_to_hub, repository, save_pretrained
 from mvrec.inference.hub_files import fetch, hub_name
@@ -56,10 +56,11 @@ def check_same(a: Recogniser, b: Recogniser) -> None:
         torch.testing.assert_close(a.backbone(x), b.backbone(x), rtol=0, atol=0)
 
 
-# -- folders ----------------------------------------------------------------------------------------------------------
+def several_classes(recogniser: Recogniser) -> Recogniser:
+    return replace(recogniser, outputs=ClassificationOutputs("abcde", multi_label=True))
 
 
-def test_a_folder_holds_a_model_as_the_hub_has_it(recogniser: Recogniser, tmp_path: Path) -> None:
+def test_folder_holds_a_model_as_the_hub_has_it_and_loads_without_its_package(recogniser, tmp_path, monkeypatch):
     folder = save_pretrained(recogniser, tmp_path / "mein modell", repo_id="me/digits")
     assert sorted(path.name for path in folder.iterdir()) == FILES
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -73,17 +74,12 @@ def test_a_folder_holds_a_model_as_the_hub_has_it(recogniser: Recogniser, tmp_pa
     assert 'load_recogniser("hf://me/digits")' in card.text
     assert "jump, high" in card.text
     check_same(load_recogniser(folder, device="cpu"), recogniser)
-    check_same(from_pretrained(folder, device="cpu"), recogniser)
-
-
-def test_a_folder_needs_no_package_of_the_hub(
-    recogniser: Recogniser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    check_same(from_pretrained(folder, device="cpu"), recogniser)
     check_same(from_pretrained(save_pretrained(recogniser, tmp_path / "m"), device="cpu"), recogniser)
 
 
-def test_a_readme_of_ones_own_stays(recogniser: Recogniser, tmp_path: Path) -> None:
+def test_folder_keeps_its_readme_and_is_not_saved_over_itself(recogniser: Recogniser, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
     (tmp_path / "config.json").write_text("{}")
     save_pretrained(recogniser, tmp_path)
@@ -93,41 +89,30 @@ def test_a_readme_of_ones_own_stays(recogniser: Recogniser, tmp_path: Path) -> N
         save_pretrained(from_pretrained(tmp_path, device="cpu"), tmp_path)
 
 
-def test_a_full_disk_leaves_a_folder_as_it_was(recogniser: Recogniser, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["weights", "last file"])
+def test_full_disk_leaves_a_folder_as_it_was(fault, recogniser, tmp_path, monkeypatch):
     save_pretrained(recogniser, tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    other = replace(recogniser, outputs=ClassificationOutputs("abcde", multi_label=True))
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))  # the weights are above it, the other files below
-    try:
-        with pytest.raises(UserError, match=r"cannot be written: .*File too large"):
-            save_pretrained(other, tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_either_all_files_take_their_places_or_none(
-    recogniser: Recogniser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_pretrained(recogniser, tmp_path)
-    (tmp_path / "README.md").unlink()
+    if fault == "last file":
+        (tmp_path / "README.md").unlink()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full(card: dict, repo_id: str) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(hub_module, "readme", full)  # the last of three, when the others are written
-    other = replace(recogniser, outputs=ClassificationOutputs("abcde", multi_label=True))
-    with pytest.raises(UserError, match="cannot be written: No space left on device"):
-        save_pretrained(other, tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if fault == "weights":  # which are above the limit, the other files below
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    else:
+        monkeypatch.setattr(hub_module, "readme", full)  # the last of three, when the others are written
+    try:
+        with pytest.raises(UserError, match=r"cannot be written: .*(File too large|No space left on device)"):
+            save_pretrained(several_classes(recogniser), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-# -- the Hub ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_model_goes_to_the_hub_and_comes_back(hub: FakeHub, recogniser: Recogniser, tmp_path: Path) -> None:
+def test_pushed_model_is_pulled_as_it_was(hub: FakeHub, recogniser: Recogniser, tmp_path: Path) -> None:
     address = push_to_hub(recogniser, "me/digits", commit_message="first", private=True)
     assert address == f"{hub.address}/me/digits/commit/{'1' * 40}"
     assert sorted(hub.models["me/digits"]["main"]) == FILES
@@ -141,28 +126,28 @@ def test_a_model_goes_to_the_hub_and_comes_back(hub: FakeHub, recogniser: Recogn
     check_same(load_recogniser(folder, device="cpu"), recogniser)
 
 
-def test_a_readme_that_was_edited_on_the_hub_stays(hub: FakeHub, recogniser: Recogniser) -> None:
+def test_push_keeps_a_readme_edited_on_the_hub(hub: FakeHub, recogniser: Recogniser) -> None:
     hub.models["me/digits"] = {"main": {"README.md": b"edited"}}
     push_to_hub(recogniser, "me/digits")
     assert hub.models["me/digits"]["main"]["README.md"] == b"edited"
     assert sorted(hub.models["me/digits"]["main"]) == FILES
 
 
-def test_a_pull_request_is_the_address(hub: FakeHub, recogniser: Recogniser, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = {}
+def test_pull_request_gives_its_address(hub: FakeHub, recogniser: Recogniser, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = {}
 
     def upload_folder(self, **knobs):
-        wanted.update(knobs, files=sorted(path.name for path in Path(knobs["folder_path"]).iterdir()))
+        request.update(knobs, files=sorted(path.name for path in Path(knobs["folder_path"]).iterdir()))
         return SimpleNamespace(pr_url="https://x/discussions/1", commit_url="https://x/commit/1")
 
     monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
     assert push_to_hub(recogniser, "me/digits", create_pr=True) == "https://x/discussions/1"
-    assert (wanted["create_pr"], wanted["revision"], wanted["files"]) == (True, None, FILES)
+    assert (request["create_pr"], request["revision"], request["files"]) == (True, None, FILES)
 
 
-def test_a_revision_is_another_model(hub: FakeHub, recogniser: Recogniser) -> None:
+def test_revision_is_another_model(hub: FakeHub, recogniser: Recogniser) -> None:
     push_to_hub(recogniser, "me/digits")
-    other = replace(recogniser, outputs=ClassificationOutputs("abcde", multi_label=True))
+    other = several_classes(recogniser)
     hub.models["me/digits"]["v2"] = {}
     push_to_hub(other, "me/digits", branch="v2")
     check_same(load_recogniser("hf://me/digits@v2", device="cpu"), other)
@@ -170,7 +155,7 @@ def test_a_revision_is_another_model(hub: FakeHub, recogniser: Recogniser) -> No
     check_same(load_recogniser("hf://me/digits", device="cpu"), recogniser)
 
 
-def test_weights_that_others_uploaded(hub: FakeHub, recogniser: Recogniser, tmp_path: Path) -> None:
+def test_upload_without_a_card_or_damaged_is_one_line(hub, recogniser, tmp_path):
     """No card and no configuration: what `load_recogniser` says of such a file."""
     folder = save_pretrained(recogniser, tmp_path / "m")
     save_file(load_file(folder / "model.safetensors"), tmp_path / "bare.safetensors")
@@ -185,7 +170,7 @@ def test_weights_that_others_uploaded(hub: FakeHub, recogniser: Recogniser, tmp_
     assert not (tmp_path / "damaged").exists()
 
 
-def test_what_is_in_the_cache_is_enough(hub: FakeHub, recogniser: Recogniser, tmp_path: Path) -> None:
+def test_cached_model_needs_no_network(hub: FakeHub, recogniser: Recogniser, tmp_path: Path) -> None:
     push_to_hub(recogniser, "me/digits")
     pull("me/digits", tmp_path / "a")
     hub.requests.clear()
@@ -198,7 +183,7 @@ def test_what_is_in_the_cache_is_enough(hub: FakeHub, recogniser: Recogniser, tm
     assert not (tmp_path / "c").exists()
 
 
-def test_faults_of_fetching_are_one_line(hub: FakeHub, recogniser: Recogniser) -> None:
+def test_fault_of_fetching_is_one_line(hub: FakeHub, recogniser: Recogniser) -> None:
     push_to_hub(recogniser, "me/digits")
     with pytest.raises(UserError, match=r"^hf://me/none: no such model, or one that is not public: check the name"):
         fetch("me/none")
@@ -214,9 +199,7 @@ def test_faults_of_fetching_are_one_line(hub: FakeHub, recogniser: Recogniser) -
         fetch("me/digits")
 
 
-def test_faults_of_pushing_are_one_line(
-    hub: FakeHub, recogniser: Recogniser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fault_of_pushing_is_one_line(hub, recogniser, tmp_path, monkeypatch):
     refused = r"the Hub refuses: the token is wrong or may not do this"
     with pytest.raises(UserError, match=rf"^hf://you/digits: {refused}"):
         push_to_hub(recogniser, "you/digits")
@@ -236,7 +219,8 @@ def test_faults_of_pushing_are_one_line(
 
 
 GUARDED = """
-import socket, sys
+import os, socket, sys, time
+import mvrec.inference.recogniser
 
 def refuse(*arguments, **knobs):
     print("NETWORK", arguments[-1])
@@ -244,45 +228,44 @@ def refuse(*arguments, **knobs):
 
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.socket.sendto = refuse
 socket.create_connection = refuse
-import time
 time.sleep = lambda seconds: None
-from mvrec.errors import UserError
-from mvrec.export.hub import from_pretrained, pull, push_to_hub
-offline, folder = sys.argv[1] == "flag", sys.argv[2]
-for name in ("me/digits", "me/none"):
-    try:
-        print(pull(name, folder, local_files_only=offline)[1])
-    except UserError as error:
-        print(error)
+assert "huggingface_hub" not in sys.modules  # which reads the environment when it is imported
+for way in ("variable", "flag", "online"):
+    print(f"[{way}]", flush=True)
+    if os.fork() == 0:
+        os.environ["HF_HUB_OFFLINE"] = "1" if way == "variable" else "0"
+        from mvrec.errors import UserError, install_hint
+        from mvrec.export.hub import pull
+        for name in ("me/digits", "me/none"):
+            try:
+                print(pull(name, f"{sys.argv[1]} {way}", local_files_only=way == "flag")[1])
+            except UserError as error:
+                print(error)
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.wait()[1] == 0
 """
 
 
-@pytest.mark.parametrize("how", ["variable", "flag", "online"])
-def test_offline_never_touches_the_network(how: str, hub: FakeHub, recogniser: Recogniser, tmp_path: Path) -> None:
-    """Every way to the network is closed and watched, in a process of its own; online it is tried."""
+def test_offline_by_variable_or_flag_takes_the_cache_and_never_touches_the_network(hub, recogniser, tmp_path):
+    """Every way to the network is closed and watched, in processes of their own; online it is tried."""
     push_to_hub(recogniser, "me/digits")
     pull("me/digits", tmp_path / "a")
-    env = dict(os.environ, HF_HUB_CACHE=str(tmp_path / "cache"), HF_ENDPOINT=hub.address, HF_HOME=str(tmp_path))
-    env["HF_HUB_OFFLINE"] = "1" if how == "variable" else "0"
-    command = [sys.executable, "-c", GUARDED, how, str(tmp_path / "b")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    env = {"HF_HUB_CACHE": tmp_path / "cache", "HF_ENDPOINT": hub.address, "HF_HOME": tmp_path}
+    result = run(tmp_path / "b", program=GUARDED, env=env)
     assert result.returncode == 0, result.stderr
-    out = result.stdout
-    if how == "online":
-        assert "NETWORK" in out
-        assert "me/none: the Hub cannot be reached: no network in this test" in out
-        return
-    assert out.splitlines() == [
-        "('model.safetensors', 'config.json', 'README.md')",
-        "hf://me/none: model.safetensors is not in the Hub's cache on this machine, and this is offline",
-    ]
-    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == FILES
+    _, *answers = re.split(r"\[\w+\]\n", result.stdout)
+    for way, answer in zip(("variable", "flag"), answers[:2], strict=True):
+        assert answer.splitlines() == [
+            "('model.safetensors', 'config.json', 'README.md')",
+            "hf://me/none: model.safetensors is not in the Hub's cache on this machine, and this is offline",
+        ]
+        assert sorted(path.name for path in (tmp_path / f"b {way}").iterdir()) == FILES
+    assert "NETWORK" in answers[2]
+    assert "me/none: the Hub cannot be reached: no network in this test" in answers[2]
 
 
-# -- names ------------------------------------------------------------------------------------------------------------
-
-
-def test_names_of_models(tmp_path: Path) -> None:
+def test_names_of_models_are_read_and_wrong_ones_refused(tmp_path: Path) -> None:
     assert hub_name("hf://me/a.b-c_d") == ("me/a.b-c_d", None)
     assert hub_name(Path("hf://me/digits@refs/pr/1")) == ("me/digits", "refs/pr/1")
     assert hub_name("me/digits") is hub_name("/hf:/me/digits") is None
@@ -295,13 +278,13 @@ def test_names_of_models(tmp_path: Path) -> None:
             repository(wrong)
 
 
-def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_huggingface_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"this needs huggingface_hub: pip install 'mvrec\[hub\]'"):
+    with pytest.raises(UserError, match=re.escape(f"this needs huggingface_hub: {install_hint('hub')}")):
         load_recogniser("hf://me/digits")
 
 
-def test_a_folder_is_needed(recogniser: Recogniser, hub: FakeHub, tmp_path: Path) -> None:
+def test_file_in_place_of_a_folder_is_refused(recogniser: Recogniser, hub: FakeHub, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file, give a folder"):
         save_pretrained(recogniser, tmp_path / "file")

@@ -6,28 +6,21 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from video_files import read_numbers, truncate, write_video
 
 from mvrec.data.video.opening import open_video
 from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Views
 from mvrec.data.views.sampling import ClipSpec
-from mvrec.data.views.timeline import windows
 from mvrec.errors import DecodeError, UserError
-from mvrec.inference.features import (
-    Selection,
-    clips_of,
-    extract,
-    features_of,
-    is_complete,
-    read_record,
-    settings_of,
-)
+from mvrec.inference.features import Selection, clips_of, extract, features_of, is_complete, read_record, settings_of
 from mvrec.inference.recogniser import Recogniser
 from mvrec.models import CloFormer, MViT, cloformer
 from mvrec.tasks.classification.outputs import ClassificationOutputs
 
 SETTINGS = {"any": "settings"}
+FORMS = ("npy", "safetensors")
 
 
 def video_recogniser(tmp_path, *, clip=None, **views):
@@ -65,52 +58,39 @@ def load(stem, form):
     return tensors["features"], record
 
 
-@pytest.mark.parametrize("form", ["npy", "safetensors"])
-@pytest.mark.parametrize(
-    ("stage", "pool", "shape"),
-    [
-        (None, "all", (9, 16)),
-        (0, "none", (9, 16, 2, 8, 8)),
-        (1, "spatial", (9, 16, 2)),
-        (-1, "all", (9, 16)),
-    ],
-)
-def test_features_are_those_of_the_views(tmp_path, form, stage, pool, shape):
+def test_features_are_those_of_the_views_whose_vector_the_head_takes(tmp_path):
     recogniser = video_recogniser(tmp_path)
     path = write_video(tmp_path / "läuft gut.mp4", num_frames=37, size=(36, 50), fps=10)
-    selection, stem = Selection(stage, pool), tmp_path / "out" / "läuft gut.mp4"
-    got = extract(recogniser, path, stem, selection=selection, form=form, settings=SETTINGS, views_per_forward=2)
-    assert got == shape
-    features, record = load(stem, form)
-    assert features.shape == shape
-    assert features.dtype == torch.float32
-
-    x = recogniser.normalised(recogniser.views(path))  # what `mvrec test` scores
+    views = recogniser.views(path)
+    x = recogniser.normalised(views)  # what `mvrec test` scores
     with torch.no_grad():
-        if stage is None:
-            expected = recogniser.backbone.forward_features(x)
-        else:
-            level = recogniser.backbone.feature_maps(x)[stage]
-            axes = {"none": (), "spatial": (3, 4), "all": (2, 3, 4)}[pool]
-            expected = level.mean(axes) if axes else level
-    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
-    # Three clips of 8 frames in 37: from 0, from floor(29 / 2) and from twice that; the last frame ends a frame later.
-    assert record["start_seconds"] == pytest.approx([start for start in (0, 1.4, 2.8) for _ in range(3)])
-    assert record["end_seconds"] == pytest.approx([end for end in (0.8, 2.2, 3.6) for _ in range(3)])
-    assert record["settings"] == SETTINGS
-    assert record["shape"] == list(shape)
-
-
-def test_the_head_takes_the_vector_as_it_is(tmp_path):
-    recogniser = video_recogniser(tmp_path)
-    views = torch.randint(0, 256, (2, 3, 4, 32, 32), dtype=torch.uint8)
-    logits = recogniser.backbone.head(features_of(recogniser, views, Selection())).detach()
+        vectors, maps = recogniser.backbone.forward_features(x), recogniser.backbone.feature_maps(x)
+    torch.testing.assert_close(features_of(recogniser, views, Selection()), vectors, rtol=1e-4, atol=1e-5)
+    logits = recogniser.backbone.head(vectors).detach()
     torch.testing.assert_close(logits.softmax(1).double(), recogniser.probabilities(views))
+    for selection, expected in (
+        (Selection(None, "all"), vectors),
+        (Selection(0, "none"), maps[0]),
+        (Selection(1, "spatial"), maps[1].mean((3, 4))),
+        (Selection(-1, "all"), maps[-1].mean((2, 3, 4))),
+    ):
+        for form in FORMS:
+            stem = tmp_path / "out" / "läuft gut.mp4"
+            shape = extract(
+                recogniser, path, stem, selection=selection, form=form, settings=SETTINGS, views_per_forward=2
+            )
+            features, record = load(stem, form)
+            assert shape == features.shape == expected.shape
+            assert features.dtype == torch.float32
+            torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+            # Three clips of 8 frames in 37: from 0, from floor(29 / 2) and from twice that; the last frame ends a
+            # frame later.
+            assert record["start_seconds"] == pytest.approx([start for start in (0, 1.4, 2.8) for _ in range(3)])
+            assert record["end_seconds"] == pytest.approx([end for end in (0.8, 2.2, 3.6) for _ in range(3)])
+            assert (record["settings"], record["shape"]) == (SETTINGS, list(shape))
 
 
-def test_images(tmp_path):
-    from PIL import Image
-
+def test_features_of_an_image_are_those_of_its_view(tmp_path):
     recogniser = image_recogniser(tmp_path)
     path = tmp_path / "a b.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(path)
@@ -122,26 +102,7 @@ def test_images(tmp_path):
         assert "start_seconds" not in record
 
 
-@pytest.mark.parametrize(
-    ("seconds", "length", "stride", "expected"),
-    [
-        (10, 4, None, [(0, 4), (4, 8), (8, 10)]),
-        (8, 4, None, [(0, 4), (4, 8)]),
-        (3, 4, 1, [(0, 3)]),
-        (4, 4, 1, [(0, 4)]),
-        (5, 4, 0.5, [(0, 4), (0.5, 4.5), (1, 5)]),
-        (5.2, 4, 1, [(0, 4), (1, 5), (2, 5.2)]),
-        (10, 1, 4, [(0, 1), (4, 5), (8, 9)]),
-        (9, 1, 4, [(0, 1), (4, 5), (8, 9)]),
-        (0.3, 0.1, 0.1, [(0, 0.1), (0.1, 0.2), (0.2, 0.3)]),
-    ],
-)
-def test_windows_cover_the_video(seconds, length, stride, expected):
-    spans = windows(seconds, length, stride)
-    assert [value for span in spans for value in span] == pytest.approx([v for span in expected for v in span])
-
-
-def test_a_window_is_read_in_its_middle(tmp_path):
+def test_window_is_read_in_its_middle(tmp_path):
     recogniser = video_recogniser(tmp_path, num_crops=1)
     path = write_video(tmp_path / "a.mp4", num_frames=50, fps=10, size=(64, 80))
     selection = Selection(window_seconds=2, stride_seconds=1)
@@ -164,7 +125,7 @@ def test_a_window_is_read_in_its_middle(tmp_path):
     torch.testing.assert_close(features[2:3], expected)
 
 
-def test_no_more_than_a_clip_is_decoded_at_a_time(tmp_path, monkeypatch):
+def test_windows_are_decoded_clip_by_clip(tmp_path, monkeypatch):
     from mvrec.data.loading.guarded_files import GuardedVideo
 
     most = []
@@ -188,7 +149,7 @@ def test_no_more_than_a_clip_is_decoded_at_a_time(tmp_path, monkeypatch):
     assert sum(forwards) == 3 * 30
 
 
-def test_a_video_shorter_than_a_clip(tmp_path):
+def test_video_shorter_than_a_clip_is_repeated_or_refused(tmp_path):
     path = write_video(tmp_path / "a.mp4", num_frames=3, fps=10)
     recogniser = video_recogniser(tmp_path)
     extract(recogniser, path, tmp_path / "o", selection=Selection(), form="npy", settings=SETTINGS)
@@ -201,8 +162,8 @@ def test_a_video_shorter_than_a_clip(tmp_path):
     assert not list(tmp_path.glob("e*"))
 
 
-@pytest.mark.parametrize("form", ["npy", "safetensors"])
-def test_what_is_complete(tmp_path, form):
+@pytest.mark.parametrize("form", FORMS)
+def test_features_are_complete_until_their_file_settings_or_form_change(tmp_path, form):
     recogniser = video_recogniser(tmp_path)
     path, stem = write_video(tmp_path / "a.mp4"), tmp_path / "out" / "a.mp4"
 
@@ -224,15 +185,13 @@ def test_what_is_complete(tmp_path, form):
         stem.with_name("a.mp4.safetensors").write_bytes(b"\x05\0\0\0\0\0\0\0hello")
     assert not complete()
     path.unlink()
-    if form == "npy":
-        assert not complete()
-    extract_again = pytest.raises(DecodeError, match="no such file")
-    with extract_again:
+    assert not complete()
+    with pytest.raises(DecodeError, match="no such file"):
         extract(recogniser, path, stem, selection=Selection(), form=form, settings=SETTINGS)
 
 
-@pytest.mark.parametrize("form", ["npy", "safetensors"])
-def test_a_file_that_breaks_in_its_middle_leaves_nothing(tmp_path, form, monkeypatch):
+@pytest.mark.parametrize("form", FORMS)
+def test_interrupted_extraction_and_broken_file_leave_nothing(tmp_path, form, monkeypatch):
     import mvrec.inference.features as module
 
     recogniser = video_recogniser(tmp_path)
@@ -259,7 +218,7 @@ def test_a_file_that_breaks_in_its_middle_leaves_nothing(tmp_path, form, monkeyp
     assert not list(out.glob("*b*"))
 
 
-def test_settings_say_what_decides(tmp_path):
+def test_settings_differ_wherever_features_do(tmp_path):
     recogniser = video_recogniser(tmp_path)
     settings = settings_of(recogniser, Selection(1, "spatial"), "npy", sha256="0123")
     assert settings == json.loads(json.dumps(settings))
@@ -276,22 +235,16 @@ def test_settings_say_what_decides(tmp_path):
     assert all(other != settings for other in others)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_contradicting_or_unsupported_request_is_one_line(tmp_path):
+    for arguments, message in (
         ({"pool": "none"}, "--pool none is for maps"),
         ({"window_seconds": 0.0}, "--window must be above 0, got 0"),
         ({"window_seconds": math.nan}, "--window must be above 0"),
         ({"window_seconds": 1.0, "stride_seconds": -2.0}, "--stride must be above 0, got -2"),
         ({"stride_seconds": 1.0}, "add --window"),
-    ],
-)
-def test_wishes_that_contradict_one_another(arguments, message):
-    with pytest.raises(UserError, match=message):
-        Selection(**arguments)
-
-
-def test_wishes_that_a_network_has_no_way_to_meet(tmp_path):
+    ):
+        with pytest.raises(UserError, match=message):
+            Selection(**arguments)
     recogniser = video_recogniser(tmp_path)
     for stage in (2, -3):
         with pytest.raises(UserError, match=f"no stage {stage}: this network has the stages 0..1"):

@@ -8,58 +8,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from zoo_builds import BUILDS, IMAGE, MVIT_V1, MVIT_V2, inputs, lively
 
 from mvrec.errors import UserError
-from mvrec.inference.heat import METHODS, default_method, heat_map, on_pixels
-from mvrec.models import (
-    CloFormer,
-    Framewise,
-    MViT,
-    SGFormer,
-    Shunted,
-    accelerate,
-    cloformer,
-    create_model,
-    sgformer,
-    shunted,
-)
+from mvrec.inference.heat import METHODS, _without_lattice, default_method, heat_map, on_pixels
+from mvrec.models import Framewise, MViT, Shunted, accelerate, create_model, shunted
 from mvrec.models.backbone import Backbone
 from mvrec.models.fast.accelerate import as_written
 
-SHUNTED_STAGES = (
-    shunted.Stage(dim=8, depth=1, heads=2, sr_ratio=4, mlp_ratio=2),
-    shunted.Stage(dim=16, depth=1, heads=2, sr_ratio=2, mlp_ratio=2),
-    shunted.Stage(dim=24, depth=1, heads=2, sr_ratio=1, mlp_ratio=2),
-)
-SGFORMER_STAGES = (
-    sgformer.Stage(dim=8, depth=2, heads=2, sr_ratio=4, chunks=(4, 2), mlp_ratio=2),
-    sgformer.Stage(dim=16, depth=1, heads=2, sr_ratio=2, chunks=(2, 1), mlp_ratio=2),
-    sgformer.Stage(dim=24, depth=1, heads=2, sr_ratio=1, chunks=(), mlp_ratio=2),
-)
-CLOFORMER_STAGES = (
-    cloformer.Stage(dim=8, depth=1, heads=2, local_heads=1, kernel=3, kv_pool=4),
-    cloformer.Stage(dim=12, depth=1, heads=3, local_heads=1, kernel=5, kv_pool=2),
-    cloformer.Stage(dim=24, depth=1, heads=4, local_heads=2, kernel=5, kv_pool=1),
-)
-V1 = {
-    "num_classes": 5,
-    "image_size": 32,
-    "embed_dim": 16,
-    "depth": 4,
-    "dim_mults": {1: 2},
-    "head_mults": {1: 2},
-    "q_strides": {1: 2, 2: 2},
-    "kv_stride": 4,
-}
-V2 = V1 | {
-    "pool_every_q": True,
-    "dim_change": "attention",
-    "pos_embed": "none",
-    "rel_pos": True,
-    "residual_pooling": True,
-}
-IMAGE = {"num_frames": None, "pool_kernel": (1, 3, 3)}
+STAGES = {"depth": 4, "dim_mults": {1: 2}, "head_mults": {1: 2}, "q_strides": {1: 2, 2: 2}, "image_size": 32}
+V1, V2 = MVIT_V1 | STAGES, MVIT_V2 | STAGES
 MVITS = {
     "v1_video": V1 | {"num_frames": 4},
     "v1_video_of_space": V1 | {"num_frames": 4, "pool_kernel": None},
@@ -68,59 +26,32 @@ MVITS = {
     "v2_video": V2 | {"num_frames": 4},
     "v2_image_of_mean": V2 | IMAGE | {"cls_token": False},
 }
-PYRAMIDS = {
-    "shunted": lambda: Shunted(SHUNTED_STAGES, num_classes=5, image_size=64),
-    "sgformer": lambda: SGFormer(SGFORMER_STAGES, num_classes=5, image_size=64),
-    "cloformer": lambda: CloFormer(stages=CLOFORMER_STAGES, num_classes=5, image_size=64),
-}
+PYRAMIDS = ("shunted", "sgformer", "cloformer")
 
 
-def lively(model: nn.Module) -> Backbone:
-    """Weights of ordinary size: at initialisation the attention is nearly uniform, and hides mistakes."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
-    return model.eval()
-
-
-def mvit(name: str) -> MViT:
+def network(name: str) -> Backbone:
     torch.manual_seed(0)
-    return accelerate(lively(MViT(**MVITS[name])))
-
-
-def pyramid(name: str) -> Backbone:
-    torch.manual_seed(0)
-    return accelerate(lively(PYRAMIDS[name]()))
-
-
-def batch(model: Backbone, size: int = 2, **axes: int) -> torch.Tensor:
-    names = "CTHW" if len(model.input_shape) == 4 else "CHW"
-    shape = dict(zip(names, model.input_shape, strict=True)) | axes
-    return torch.randn(size, *shape.values(), generator=torch.Generator().manual_seed(2))
-
-
-# -- class activation -------------------------------------------------------------------------------------------------
+    return (lively(BUILDS[name]()) if name in BUILDS else accelerate(lively(MViT(**MVITS[name])))).eval()
 
 
 @pytest.mark.parametrize("name", PYRAMIDS)
-@pytest.mark.parametrize("height", [64, 72])
-def test_of_a_mean_grad_cam_is_the_class_activation_map(name, height):
+def test_grad_cam_of_a_mean_is_the_class_activation_map(name):
     """Where the head takes the mean of the last map, its weights are all there is to it (Zhou et al. 2016)."""
-    model = pyramid(name)
-    x, classes = batch(model, H=height, W=80), torch.tensor([3, 0])
-    last = model.feature_maps(x)[-1].detach()
-    expected = torch.einsum("bc,bchw->bhw", model.head.weight[classes], last).relu() / last[0, 0].numel()
-    heat = heat_map(model, x, classes, method="cam")
-    assert heat.shape == (2, height, 80)
-    assert expected.max() > 0
-    torch.testing.assert_close(heat[:, ::16, ::16], expected, rtol=1e-4, atol=1e-6)  # 16 pixels from cell to cell
+    model, classes = network(name), torch.tensor([3, 0])
+    for height in (64, 72):
+        x = inputs(model, H=height, W=96)
+        last = model.feature_maps(x)[-1].detach()
+        expected = torch.einsum("bc,bchw->bhw", model.head.weight[classes], last).relu() / last[0, 0].numel()
+        heat = heat_map(model, x, classes, method="cam")
+        assert heat.shape == (2, height, 96)
+        assert expected.max() > 0
+        torch.testing.assert_close(heat[:, ::32, ::32], expected, rtol=1e-4, atol=1e-6)  # 32 pixels from cell to cell
 
 
 @pytest.mark.parametrize("name", [*PYRAMIDS, *MVITS])
-def test_stages_are_those_of_the_feature_maps(name):
-    model = mvit(name) if name in MVITS else pyramid(name)
-    x = batch(model)
+def test_levels_of_a_network_are_its_feature_maps(name):
+    model = network(name)
+    x = inputs(model)
     maps = model.feature_maps(x)
     found = model.levels(tuple(x.shape))
     assert len(found) == len(maps)
@@ -140,10 +71,10 @@ def test_stages_are_those_of_the_feature_maps(name):
         assert heat_map(model, x, torch.tensor([1, 2]), method="layercam", stage=stage).sum() > 0
 
 
-def test_the_last_map_of_a_class_token_is_one_that_reaches_it():
+def test_last_level_of_a_class_token_is_one_with_a_gradient():
     """The grid that `feature_maps` ends with has a gradient of zero; with MViT-B's plan the stage before has one."""
-    model = mvit("v1_video")
-    x = batch(model)
+    model = network("v1_video")
+    x = inputs(model)
     last = model.feature_maps(x)[-1]
     level = model.levels(tuple(x.shape))[-1]
     assert level.module is model.blocks[-1]
@@ -159,16 +90,13 @@ class CornerShunted(Shunted):
         return self._run_stages(x)[-1][:, 2:, 2:].mean((1, 2))
 
 
-def test_layercam_is_cold_where_the_head_does_not_look():
+def test_layercam_is_zero_where_the_head_does_not_look():
     torch.manual_seed(0)
-    model = lively(CornerShunted(SHUNTED_STAGES, num_classes=5, image_size=64))
-    heat = heat_map(model, batch(model, size=5), torch.arange(5), method="layercam")
+    model = lively(CornerShunted(SHUNTED_OF_STRIPES, num_classes=5, image_size=64)).eval()
+    heat = heat_map(model, inputs(model, size=5), torch.arange(5), method="layercam")
     assert heat[:, 32:, 32:].max() > 0.01
     assert heat[:, :17].abs().max() == 0
     assert heat[:, :, :17].abs().max() == 0
-
-
-# -- attention --------------------------------------------------------------------------------------------------------
 
 
 def windows(thw, kernel, stride, num_cls):
@@ -237,22 +165,15 @@ def expected_flow(model, x, probabilities, *, of_class):
 
 
 @pytest.mark.parametrize("method", ["rollout", "relevance"])
-@pytest.mark.parametrize("name", ["v1_video", "v2_video"])
-def test_heat_is_the_same_in_the_plain_form(method, name):
-    model = mvit(name)
-    x, classes = batch(model), torch.tensor([4, 1])
+@pytest.mark.parametrize("name", MVITS)
+def test_attention_heat_is_the_product_of_all_matrices_in_both_forms(monkeypatch, method, name):
+    model = network(name)
+    x, classes = inputs(model, H=36, W=44), torch.tensor([4, 1])  # grids of 9 x 11, which no stride divides
+    probabilities = explicit_attention(monkeypatch, model, x, classes)
+    expected = expected_flow(model, x, probabilities, of_class=method == "relevance")
     quick = heat_map(model, x, classes, method=method)
     with as_written(model):
         torch.testing.assert_close(heat_map(model, x, classes, method=method), quick, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("method", ["rollout", "relevance"])
-@pytest.mark.parametrize("name", MVITS)
-def test_attention_flows_as_the_product_of_all_matrices(monkeypatch, method, name):
-    model = mvit(name)
-    x, classes = batch(model, H=36, W=44), torch.tensor([4, 1])  # grids of 9 x 11, which no stride divides
-    probabilities = explicit_attention(monkeypatch, model, x, classes)
-    expected = expected_flow(model, x, probabilities, of_class=method == "relevance")
     with monkeypatch.context() as patch:  # what is smoothed away is another test's
         patch.setattr("mvrec.inference.heat._without_lattice", lambda heat, period: heat)
         patch.setattr("mvrec.inference.heat._QUERIES_AT_ONCE", 7)
@@ -263,9 +184,7 @@ def test_attention_flows_as_the_product_of_all_matrices(monkeypatch, method, nam
     torch.testing.assert_close(cells.double(), expected, rtol=1e-4, atol=1e-7)
 
 
-def test_what_is_regular_is_smoothed_away():
-    from mvrec.inference.heat import _without_lattice
-
+def test_regular_lattice_is_smoothed_to_ones():
     for period in (2, 3, 4, 8):
         lattice = torch.zeros(1, 2, 24, 24)
         lattice[..., ::period, ::period] = period**2
@@ -274,13 +193,10 @@ def test_what_is_regular_is_smoothed_away():
     assert torch.equal(_without_lattice(lattice, period=1), lattice)
 
 
-# -- all of them ------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("method", METHODS)
-def test_a_network_is_left_as_it_was(method):
-    model = mvit("v2_video").requires_grad_(False)  # frozen weights too
-    x, classes = batch(model, size=3), torch.tensor([0, 1, 2])
+def test_network_stays_as_it_was_and_another_class_gives_another_map(method):
+    model = network("v2_video").requires_grad_(False)  # frozen weights too
+    x, classes = inputs(model, size=3), torch.tensor([0, 1, 2])
     before = model(x)
     together = heat_map(model, x, classes, method=method)
     assert torch.equal(model(x), before)
@@ -290,20 +206,14 @@ def test_a_network_is_left_as_it_was(method):
     for i in range(3):
         alone = heat_map(model, x[i : i + 1], classes[i : i + 1], method=method)
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "rollout"])
-def test_another_class_has_other_reasons(method):
-    model = mvit("v1_video")
-    x = batch(model, size=1)
-    one, other = (heat_map(model, x, torch.tensor([number]), method=method) for number in (0, 1))
-    assert not torch.allclose(one / one.sum(), other / other.sum(), rtol=0.01, atol=1e-6)
+    first, other = (heat_map(model, x[:1], torch.tensor([number]), method=method) for number in (0, 1))
+    assert torch.allclose(first / first.sum(), other / other.sum(), rtol=0.01, atol=1e-6) == (method == "rollout")
 
 
 @pytest.mark.parametrize("pool", ["mean", "max"])
-def test_frame_by_frame(pool):
-    model = Framewise(pyramid("cloformer"), num_frames=3, pool=pool, frames_per_chunk=2).eval()
-    x = batch(model)
+def test_heat_of_a_framewise_network_is_that_of_its_frames(pool):
+    model = Framewise(network("cloformer"), num_frames=3, pool=pool, frames_per_chunk=2).eval()
+    x = inputs(model)
     heat = heat_map(model, x, torch.tensor([0, 1]), method="cam")
     assert heat.shape == (2, 3, 64, 64)
     if pool == "mean":  # then every frame speaks for itself, as an image does
@@ -311,11 +221,11 @@ def test_frame_by_frame(pool):
         torch.testing.assert_close(heat, torch.stack(weights, 1) / 3, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [*PYRAMIDS, "v2_image_of_mean"])
-def test_cells_lie_where_the_network_has_them(name):
+@pytest.mark.parametrize("name", ["shunted", "sgformer", "cloformer_local", "v2_image_of_mean"])
+def test_centre_of_a_cell_is_drawn_at_its_index_times_the_stride(name):
     """The centre of what a cell sees is at `cell * stride`, to a quarter of a cell, and not in the middle of a tile."""
-    model = mvit(name) if name in MVITS else pyramid(name)
-    x = batch(model, size=4, H=96, W=96).requires_grad_()
+    model = network(name)
+    x = inputs(model, size=4, H=96, W=96).requires_grad_()
     stage, stride = 1, 8
     level = model.feature_maps(x)[stage]
     (gradient,) = torch.autograd.grad(level[:, :, 6, 6].square().sum(), x)
@@ -329,7 +239,7 @@ def test_cells_lie_where_the_network_has_them(name):
     assert divmod(int(drawn.argmax()), 96) == (48, 48)
 
 
-def test_from_cells_to_pixels_and_frames():
+def test_cells_are_interpolated_to_pixels_and_frames():
     heat = torch.tensor([[0.0, 4.0], [8.0, 12.0]])[None]
     drawn = on_pixels(heat, size=(5, 7), stride=4)
     assert drawn.shape == (1, 5, 7)
@@ -344,31 +254,23 @@ def test_from_cells_to_pixels_and_frames():
     [
         ("shunted", {"method": "rollout"}, "rollout and relevance .* MViT; for Shunted .* cam and layercam"),
         ("cloformer", {"method": "relevance"}, "MViT; for CloFormer"),
-        ("shunted", {"method": "cam", "stage": 3}, "no stage 3: this network has the stages 0..2"),
-        ("shunted", {"method": "cam", "stage": -4}, "no stage -4"),
+        ("shunted", {"method": "cam", "stage": 4}, "no stage 4: this network has the stages 0..3"),
+        ("shunted", {"method": "cam", "stage": -5}, "no stage -5"),
         ("v1_video", {"method": "rollout", "stage": 0}, "stage is for cam and layercam; rollout"),
         ("v1_video", {"method": "grad"}, "one of cam, layercam, rollout, relevance, got 'grad'"),
+        ("torchvision/resnet18", {"method": "cam"}, "needs `levels`, which Baseline does not define"),
     ],
 )
-def test_what_a_network_has_not(name, arguments, message):
-    model = mvit(name) if name in MVITS else pyramid(name)
+def test_unsupported_method_stage_or_network_is_one_line(name, arguments, message):
+    model = create_model(name, num_classes=3, image_size=64).eval() if "/" in name else network(name)
     with pytest.raises(UserError, match=message):
-        heat_map(model, batch(model), torch.tensor([0, 0]), **arguments)
+        heat_map(model, inputs(model), torch.tensor([0, 0]), **arguments)
 
 
-def test_another_library_s_network():
-    model = create_model("torchvision/resnet18", num_classes=3)
-    with pytest.raises(UserError, match="needs `levels`, which Baseline does not define"):
-        heat_map(model.eval(), torch.zeros(1, 3, 224, 224), torch.tensor([0]), method="cam")
-
-
-def test_default_methods():
-    assert default_method(mvit("v1_video")) == "relevance"
-    assert default_method(mvit("v1_video"), stage=0) == "layercam"
-    assert default_method(pyramid("shunted")) == "cam"
-
-
-# -- networks whose reason is known -----------------------------------------------------------------------------------
+def test_default_method_is_that_of_the_architecture_or_stage():
+    assert default_method(network("v1_video")) == "relevance"
+    assert default_method(network("v1_video"), stage=0) == "layercam"
+    assert default_method(network("shunted")) == "cam"
 
 
 def striped(number, seed, *, frames=None, size=48):
@@ -416,16 +318,11 @@ def concentration(model, x, labels, masks, **how):
     return float(own), float(other)
 
 
-MVIT_OF_STRIPES = {
-    "num_classes": 4,
-    "image_size": 48,
-    "embed_dim": 16,
-    "depth": 3,
-    "dim_mults": {1: 2},
-    "head_mults": {1: 2},
-    "q_strides": {1: 2},
-    "kv_stride": 4,
-}
+STRIPES = {"num_classes": 4, "image_size": 48}
+MVIT_OF_STRIPES = MVIT_V1 | {"depth": 3, "dim_mults": {1: 2}, "head_mults": {1: 2}, "q_strides": {1: 2}} | STRIPES
+SHUNTED_OF_STRIPES = tuple(
+    shunted.Stage(dim=dim, depth=1, heads=2, sr_ratio=ratio, mlp_ratio=2) for dim, ratio in ((8, 4), (16, 2), (24, 1))
+)
 
 
 def check_heat_finds(model, untrained, wanted, **shape):
@@ -439,22 +336,23 @@ def check_heat_finds(model, untrained, wanted, **shape):
         assert own > 1.1 * max(other, control), (method, own, other, control)
 
 
-def test_a_trained_mvit_looks_at_what_decides():
+def test_heat_of_a_trained_mvit_lies_on_the_pixels_of_the_class():
     torch.manual_seed(0)
-    untrained = MViT(**MVIT_OF_STRIPES, **IMAGE).eval()
+    untrained = MViT(**(MVIT_OF_STRIPES | IMAGE | STRIPES)).eval()
     model = trained(copy.deepcopy(untrained), steps=160, lr=5e-3)
     check_heat_finds(model, untrained, {("relevance", None): 1.6, ("rollout", None): 1.15, ("layercam", 0): 1.5})
 
 
-def test_a_trained_shunted_transformer_looks_at_what_decides():
+@pytest.mark.slow
+def test_heat_of_a_trained_shunted_lies_on_the_pixels_of_the_class():
     torch.manual_seed(0)
-    untrained = Shunted(SHUNTED_STAGES, num_classes=4, image_size=48).eval()
+    untrained = Shunted(SHUNTED_OF_STRIPES, **STRIPES).eval()
     model = trained(copy.deepcopy(untrained), steps=120)
     check_heat_finds(model, untrained, {("cam", 1): 1.7, ("layercam", 1): 1.25})
 
 
 @pytest.mark.slow
-def test_a_trained_video_network_looks_at_the_frames_that_decide():
+def test_heat_of_a_trained_video_network_lies_on_the_frames_of_the_class():
     torch.manual_seed(0)
     untrained = MViT(**MVIT_OF_STRIPES, num_frames=8).eval()
     model = trained(copy.deepcopy(untrained), steps=250, lr=5e-3, frames=8)

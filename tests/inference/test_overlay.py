@@ -23,13 +23,13 @@ def grey(count, height, width, value=100):
     return np.full((count, height, width, 3), value, np.uint8)
 
 
-def test_heat_goes_from_its_least_to_its_most():
+def test_heat_is_scaled_from_its_least_to_its_most():
     assert in_range(np.array([[3.0, 5.0], [7.0, 3.0]], np.float32)).tolist() == [[0, 0.5], [1, 0]]
     assert in_range(np.full((2, 2), 3, np.float32)).tolist() == [[0, 0], [0, 0]]
     assert in_range(np.zeros((1, 2), np.float32)).tolist() == [[0, 0]]
 
 
-def test_cold_pixels_stay_as_they_are_and_hot_ones_are_lighter_the_hotter():
+def test_overlay_leaves_cold_pixels_and_lightens_hot_ones():
     heat = np.linspace(0, 1, 11, dtype=np.float32).reshape(1, 1, 11)
     drawn = overlaid(grey(1, 1, 11), heat)
     assert drawn[0, 0, 0].tolist() == [100, 100, 100]
@@ -39,7 +39,7 @@ def test_cold_pixels_stay_as_they_are_and_hot_ones_are_lighter_the_hotter():
     assert (np.diff(covered) > 0).all()
 
 
-def test_the_crop_of_a_whole_frame_is_marked():
+def test_overlay_of_a_whole_frame_marks_the_crop():
     heat = np.zeros((2, 4, 6), np.float32)
     heat[1, 2, 3] = 1
     drawn = overlaid(grey(2, 9, 13), heat, crop=Crop(2, 5, 4, 6))
@@ -51,12 +51,12 @@ def test_the_crop_of_a_whole_frame_is_marked():
     assert drawn[1, 4, 8].tolist() == [216, 205, 115]
 
 
-def test_heat_of_another_size_is_not_drawn():
+def test_overlay_refuses_heat_of_another_size():
     with pytest.raises(AssertionError):
         overlaid(grey(1, 4, 4), np.zeros((1, 4, 5), np.float32))
 
 
-def test_a_sheet_has_every_frame_above_its_own():
+def test_contact_sheet_has_every_frame_above_its_overlay():
     frames = np.stack([np.full((5, 7, 3), 10 * i, np.uint8) for i in range(11)])
     drawn = frames + 1
     sheet = contact_sheet(frames, drawn)
@@ -70,7 +70,7 @@ def test_a_sheet_has_every_frame_above_its_own():
     assert side_by_side(frames, drawn).shape == (11, 5, 18, 3)
 
 
-def test_small_frames_are_drawn_larger():
+def test_small_frames_are_enlarged():
     frames = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
     large = enlarged(frames, least=10)
     assert large.shape == (2, 9, 12, 3)
@@ -79,7 +79,7 @@ def test_small_frames_are_drawn_larger():
 
 
 @pytest.mark.parametrize(("size", "fps"), [((32, 48), 4), ((33, 47), 29.97), ((64, 130), 3.6129)])
-def test_h264_as_it_was_drawn(tmp_path, size, fps):
+def test_written_mp4_has_the_frames_rate_and_text(tmp_path, size, fps):
     height, width = size
     frames = np.zeros((9, height, width, 3), np.uint8)
     for i, frame in enumerate(frames):
@@ -101,7 +101,7 @@ def test_h264_as_it_was_drawn(tmp_path, size, fps):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_png_as_it_was_drawn(tmp_path):
+def test_written_png_has_the_pixels_and_text(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     path = tmp_path / "new folder" / "a.png"
     write_png(path, picture, about="cam for 走る")
@@ -111,7 +111,7 @@ def test_png_as_it_was_drawn(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "mp4"])
-def test_a_full_disk_leaves_nothing(tmp_path, suffix):
+def test_full_disk_leaves_nothing_behind(tmp_path, suffix):
     """Files of this process may not grow beyond 20 kB for a moment: what does not fit is an error and no half file."""
     frames = np.random.default_rng(0).integers(0, 256, (12, 128, 128, 3), dtype=np.uint8)
     path = tmp_path / f"a.{suffix}"

@@ -22,7 +22,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_folders_files_and_patterns(folder, caplog):
+def test_folder_file_or_pattern_gives_its_videos_or_images(folder, caplog):
     assert find_sources([str(folder)], kind=VIDEOS) == [folder / "a/b [1].mp4", folder / "a/c d.MKV", folder / "b.mp4"]
     assert f"{folder}: 2 files skipped, by the name no video: notes.txt, a/ü.png" in caplog.text
     assert find_sources([str(folder)], kind=IMAGES) == [folder / "a/ü.png"]
@@ -37,7 +37,7 @@ def test_folders_files_and_patterns(folder, caplog):
     ]
 
 
-def test_lists(folder):
+def test_list_gives_its_files(folder):
     (folder / "one.txt").write_text("\ufeffb.mp4\n\n  a/c d.MKV\n", encoding="utf-8")
     (folder / "with.csv").write_text('label,path\n1,b.mp4\n\n2,"a/c d.MKV"\n')
     (folder / "without.csv").write_text("b.mp4,1\na/c d.MKV,2\n")
@@ -47,7 +47,7 @@ def test_lists(folder):
     assert find_sources([str(folder / "absolute.txt")], kind=VIDEOS) == [folder / "b.mp4"]
 
 
-def test_what_means_no_file(folder):
+def test_source_without_a_file_is_one_line(folder):
     (folder / "empty").mkdir()
     (folder / "empty.txt").touch()
     (folder / "short.csv").write_text("label,path\n1,b.mp4\n2\n")
@@ -62,7 +62,7 @@ def test_what_means_no_file(folder):
             find_sources([str(folder / source)], kind=VIDEOS)
 
 
-def test_a_folder_that_cannot_be_listed_and_limits_that_no_clock_takes(folder, monkeypatch):
+def test_folder_that_cannot_be_listed_and_limit_that_no_clock_takes_are_one_line(folder, monkeypatch):
     def refuse(*args):
         raise OSError(22, "Invalid argument", "/proc/1/net")
 
@@ -74,7 +74,7 @@ def test_a_folder_that_cannot_be_listed_and_limits_that_no_clock_takes(folder, m
         start_readers(options)
 
 
-def test_rows_as_training_reads_them_and_one_sample_for_each(folder):
+def test_list_of_spans_gives_one_sample_per_span_as_in_training(folder):
     span = "path,label,start,end,who\nb.mp4,x,0,0.5,me\nb.mp4,x,0.5,,you\nb.mp4,y,0,0.5,me\n"
     (folder / "spans.csv").write_text(span)
     found = sources.find_sources([str(folder / "spans.csv")], kind=VIDEOS)

@@ -1,6 +1,7 @@
 """Streams: frames as they come over the network, window by window, within bounded memory and time."""
 
 import functools
+import resource
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,7 @@ from mvrec.data.video.stream import Stream, is_stream
 from mvrec.data.views.sampling import Window
 from mvrec.data.views.timeline import windows
 from mvrec.errors import UserError
+from mvrec.inference import recognising
 from mvrec.inference.recogniser import load_recogniser
 from mvrec.inference.recognising import recognise_files, recognise_stream
 from mvrec.prep.sources import compare_with_promise
@@ -45,24 +47,15 @@ def recogniser(small_run):
     return load_recogniser(small_run, device="cpu")
 
 
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("0", True),
-        ("12", True),
-        ("rtsp://x/y", True),
-        ("HTTP://x", True),
-        ("a.mp4", False),
-        ("C:/x.mp4", False),
-        ("", False),
-    ],
-)
-def test_what_is_a_stream(source, expected):
-    assert is_stream(source) is expected
+def test_numbers_and_addresses_are_streams_and_paths_are_files():
+    for source in ("0", "12", "rtsp://x/y", "HTTP://x"):
+        assert is_stream(source) is True, source
+    for source in ("a.mp4", "C:/x.mp4", ""):
+        assert is_stream(source) is False, source
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "ts", "mkv"])
-def test_frames_of_a_stream_are_those_of_the_file(served, suffix):
+def test_stream_gives_the_frames_of_its_file(served, suffix):
     address, folder = served
     # The cover comes first in Matroska; the title is no UTF-8.
     options = {"cover": suffix == "mkv", "title": "café"}
@@ -77,7 +70,7 @@ def test_frames_of_a_stream_are_those_of_the_file(served, suffix):
     assert np.array_equal(np.stack([frame for _, frame in found]), expected)
 
 
-def test_windows_of_a_stream_are_scored_like_videos_of_their_own(served, recogniser):
+def test_window_of_a_stream_is_scored_like_a_video_of_its_own(served, recogniser):
     address, folder = served
     path = write_video(folder / "x.mp4", num_frames=100, size=(64, 80), faststart=True)
     with Stream(f"{address}/x.mp4") as stream:
@@ -112,7 +105,7 @@ class Camera:
             yield number / 10, np.full((64, 64, 3), number % 256, np.uint8)
 
 
-def test_a_live_stream_leaves_windows_out_when_the_network_is_late(recogniser):
+def test_live_stream_skips_windows_when_the_network_is_late(recogniser):
     def results(cost):
         camera = Camera(200, cost)
         ends = []
@@ -130,26 +123,15 @@ def test_a_live_stream_leaves_windows_out_when_the_network_is_late(recogniser):
     assert max(slow) > 15
 
 
-def test_memory_of_a_stream_is_that_of_a_window(recogniser):
-    from mvrec.inference import recognising
-
-    kept = []
-    part = recognising._part_of_stream
-
-    def counted(source, frames, protocol):
-        kept.append(len(frames))
-        return part(source, frames, protocol)
-
-    recognising._part_of_stream, camera = counted, Camera(300, 0)
-    try:
-        list(recognise_stream(recogniser, camera, window_seconds=2.0, stride_seconds=1.0, clock=lambda: camera.now))
-    finally:
-        recognising._part_of_stream = part
+def test_memory_of_a_stream_is_that_of_a_window(recogniser, monkeypatch):
+    part, kept, camera = recognising._part_of_stream, [], Camera(300, 0)
+    monkeypatch.setattr(recognising, "_part_of_stream", lambda *a: kept.append(len(a[1])) or part(*a))
+    list(recognise_stream(recogniser, camera, window_seconds=2.0, stride_seconds=1.0, clock=lambda: camera.now))
     assert max(kept) <= 21
 
 
 @pytest.mark.parametrize("loss", ["none", "hole", "noise", "cut"])
-def test_what_a_stream_lost_is_counted_and_said(tmp_path, recogniser, loss, caplog):
+def test_packets_that_a_stream_lost_are_counted_and_reported(tmp_path, recogniser, loss, caplog):
     """Packets of a transport stream that did not arrive, or not as they were sent."""
     path = write_video(tmp_path / "x.ts", num_frames=60, size=(64, 80))
     content = path.read_bytes()
@@ -171,7 +153,7 @@ def test_what_a_stream_lost_is_counted_and_said(tmp_path, recogniser, loss, capl
 
 
 @pytest.mark.parametrize("offsets", [(0, 3600), (3600, 0), (0, 0)])
-def test_a_clock_that_is_set_anew_goes_on(tmp_path, offsets):
+def test_time_goes_on_where_the_clock_of_a_stream_is_set_anew(tmp_path, offsets):
     """An encoder that starts again, recordings that are joined."""
     options = [{"container_options": {"output_ts_offset": str(offset)}} for offset in offsets]
     parts = [write_video(tmp_path / f"{n}.ts", num_frames=40, b_frames=0, **how) for n, how in enumerate(options)]
@@ -185,7 +167,7 @@ def test_a_clock_that_is_set_anew_goes_on(tmp_path, offsets):
     compare_with_promise(path, video.duration)
 
 
-def test_a_stream_without_one_whole_picture_is_an_error(tmp_path):
+def test_stream_without_one_whole_picture_is_one_line(tmp_path):
     path = write_video(tmp_path / "x.ts", num_frames=40, size=(64, 80), gop=40)
     content = path.read_bytes()
     path.write_bytes(content[len(content) // 2 // 188 * 188 :])
@@ -193,34 +175,38 @@ def test_a_stream_without_one_whole_picture_is_an_error(tmp_path):
         list(stream)
 
 
-def test_a_stream_of_sound_and_one_that_is_no_stream(served):
+def test_address_of_no_video_is_one_line(served):
     address, folder = served
     (folder / "text.mp4").write_text("no video")
-    with pytest.raises(UserError, match="cannot be opened"):
-        Stream(f"{address}/text.mp4")
-    with pytest.raises(UserError, match="cannot be opened"):
-        Stream(f"{address}/none.mp4")
+    for name in ("text.mp4", "none.mp4"):
+        with pytest.raises(UserError, match="cannot be opened"):
+            Stream(f"{address}/{name}")
 
 
 @pytest.mark.parametrize(
     ("seconds", "length", "stride", "expected"),
     [
         (10, 4, None, [(0, 4), (4, 8), (8, 10)]),
-        (10, 5, None, [(0, 5), (5, 10)]),
+        (8, 4, None, [(0, 4), (4, 8)]),
+        (3, 4, 1, [(0, 3)]),
         (3, 5, 2, [(0, 3)]),
-        (5, 2, 1, [(0, 2), (1, 3), (2, 4), (3, 5)]),
+        (4, 4, 1, [(0, 4)]),
+        (5, 4, 0.5, [(0, 4), (0.5, 4.5), (1, 5)]),
+        (5.2, 4, 1, [(0, 4), (1, 5), (2, 5.2)]),
+        (10, 1, 4, [(0, 1), (4, 5), (8, 9)]),
+        (9, 1, 4, [(0, 1), (4, 5), (8, 9)]),
         (7, 2, 3, [(0, 2), (3, 5), (6, 7)]),
+        (0.3, 0.1, 0.1, [(0, 0.1), (0.1, 0.2), (0.2, 0.3)]),
     ],
 )
-def test_windows_cover_a_video(seconds, length, stride, expected):
-    assert windows(seconds, length, stride) == expected
+def test_windows_cover_the_whole_video(seconds, length, stride, expected):
+    spans = windows(seconds, length, stride)
+    assert [value for span in spans for value in span] == pytest.approx([v for span in expected for v in span])
 
 
 @pytest.mark.slow
-def test_memory_is_flat_over_an_hour(recogniser, tmp_path):
+def test_memory_stays_flat_over_an_hour_of_windows(recogniser, tmp_path):
     """An hour of video in windows: the memory after the first minute is that of the end."""
-    import resource
-
     path = write_video(tmp_path / "hour.mp4", num_frames=36_000, size=(64, 64), fps=10, numbered=False)
     peaks = []
     ends = []

@@ -113,10 +113,12 @@ def measure(name: str) -> Measured:
     """Load the recording's weights in their own layout, run its input, and compare everything it recorded."""
     spec = load_recording(name)
     state = fill.make_state_dict(spec)
-    model = build(name)
+    with torch.device("meta"):  # whose weights are loaded next: to draw random ones takes a second
+        model = build(name)
+    model.to_empty(device="cpu")
     if spec["output"].get("dtype") == "float64":
         model = model.double()
-    load_weights(model, state)
+    assert load_weights(model, state).complete
     recorded = list(spec["output"]["features"])
     ours = our_names(spec, recorded)
     # A layer of CloFormer is no module of its own here; it ends with its last block.

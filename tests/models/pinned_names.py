@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
+from zoo_builds import released
 
-from mvrec.models import create_model, list_models
+from mvrec.models import list_models
 
 FOLDER = Path(__file__).parent / "state_dict_names"
 NUMBERED = re.compile(r"(.*?block\w*\.)(\d+)(\..*)")
@@ -18,12 +18,7 @@ NUMBERED = re.compile(r"(.*?block\w*\.)(\d+)(\..*)")
 
 def listed(name: str) -> list[str]:
     """The variant's tensors, one line each, but blocks that are alike on one: `blocks.0,2-3.norm1.weight 96`."""
-    with torch.device("meta"):
-        state = create_model(name).state_dict()
-    return compressed(state)
-
-
-def compressed(state: Mapping[str, Tensor]) -> list[str]:
+    state: Mapping[str, Tensor] = released(name).state_dict()
     groups: dict[tuple[str, str, str], list[int]] = {}
     for key, tensor in state.items():
         match = NUMBERED.fullmatch(key)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 from zoo_builds import BUILDS, VIDEOS, channels_last, inputs, lively
 
@@ -18,31 +19,22 @@ builds = pytest.mark.parametrize("name", BUILDS)
 videos = pytest.mark.parametrize("name", VIDEOS)
 
 
-def test_every_architecture_is_in_the_table() -> None:
+def test_table_has_a_build_of_every_architecture() -> None:
     networks = {value for value in vars(zoo).values() if isinstance(value, type) and issubclass(value, Backbone)}
     assert {build.network for build in BUILDS.values()} == networks - {Backbone, zoo.Framewise}
 
 
-# Outputs
-
-
 @builds
-def test_gives_features_and_logits(name: str) -> None:
-    model = lively(BUILDS[name]()).eval()
-    x = inputs(model)
+def test_image_gives_features_and_raw_logits_whatever_the_other_images(name: str) -> None:
+    model = lively(BUILDS[name]()).double().eval()
+    x = inputs(model, 3).double()
     features, logits = model.forward_features(x), model(x)
-    assert features.shape == (2, model.num_features)
-    assert logits.shape == (2, model.num_classes) == (2, 5)
+    assert features.shape == (3, model.num_features)
+    assert logits.shape == (3, model.num_classes) == (3, 5)
     assert logits.isfinite().all()
     torch.testing.assert_close(model.head(features), logits)
+    torch.testing.assert_close(model(x[1:2]), logits[1:2])
     assert not torch.allclose(logits[0], logits[1], rtol=0.01)  # the input matters
-
-
-@builds
-def test_logits_are_raw_in_evaluation_too(name: str) -> None:
-    model = lively(BUILDS[name]()).eval()
-    x = inputs(model)
-    logits = model(x)
     with torch.no_grad():
         for parameter in model.head.parameters():
             parameter.mul_(2)
@@ -50,14 +42,7 @@ def test_logits_are_raw_in_evaluation_too(name: str) -> None:
 
 
 @builds
-def test_samples_do_not_see_each_other(name: str) -> None:
-    model = lively(BUILDS[name]()).double().eval()
-    x = inputs(model, 3).double()
-    torch.testing.assert_close(model(x)[1:2], model(x[1:2]))
-
-
-@builds
-def test_forward_keeps_nothing_on_the_modules(name: str) -> None:
+def test_forward_leaves_nothing_on_the_modules(name: str) -> None:
     model = lively(BUILDS[name]()).eval()
     larger = inputs(model, H=96, W=80, **({"T": 7} if name in VIDEOS else {}))
 
@@ -75,7 +60,7 @@ def test_forward_keeps_nothing_on_the_modules(name: str) -> None:
 
 
 @builds
-def test_copies_are_networks_of_their_own(name: str) -> None:
+def test_deep_copy_and_pickle_give_a_network_of_its_own(name: str) -> None:
     model = lively(BUILDS[name]()).eval()
     x = inputs(model)
     logits = model(x)
@@ -88,44 +73,35 @@ def test_copies_are_networks_of_their_own(name: str) -> None:
         torch.testing.assert_close(other(x), logits, rtol=0, atol=0)
 
 
-# Sizes
-
-
 @builds
-@pytest.mark.parametrize(("h", "w"), [(64, 96), (80, 32), (37, 51), (49, 33)])
-def test_takes_any_size(name: str, h: int, w: int) -> None:
-    model = lively(BUILDS[name]())
-    x = inputs(model, H=h, W=w)
-    logits = model(x)
-    logits.sum().backward()
-    assert logits.isfinite().all()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    check_feature_maps(model.eval(), x)
+def test_any_height_and_width_gives_finite_gradients_and_maps(name: str) -> None:
+    for h, w in ((64, 96), (80, 32), (37, 51), (49, 33)):
+        model = lively(BUILDS[name]())
+        x = inputs(model, H=h, W=w)
+        logits = model(x)
+        logits.sum().backward()
+        assert logits.isfinite().all(), (h, w)
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters()), (h, w)
+        check_feature_maps(model.eval(), x)
 
 
 @videos
-@pytest.mark.parametrize("frames", [1, 2, 5, 16])
-def test_takes_any_number_of_frames(name: str, frames: int) -> None:
+def test_any_number_of_frames_gives_finite_logits_and_maps(name: str) -> None:
     model = lively(BUILDS[name]()).eval()
-    x = inputs(model, T=frames, W=48)
-    assert model(x).isfinite().all()
-    check_feature_maps(model, x)
+    for frames in (1, 2, 5, 16):
+        x = inputs(model, T=frames, W=48)
+        assert model(x).isfinite().all(), frames
+        check_feature_maps(model, x)
 
 
+@pytest.mark.slow
 @videos
-@pytest.mark.parametrize(
-    ("frames", "h", "w"),
-    [
-        (8, 160, 312),
-        pytest.param(16, 312, 224, marks=pytest.mark.slow),
-        pytest.param(32, 200, 160, marks=pytest.mark.slow),
-    ],
-)
-def test_takes_long_and_large_clips(name: str, frames: int, h: int, w: int) -> None:
+@torch.no_grad()
+def test_long_and_large_clip_gives_finite_logits_and_maps(name: str) -> None:
     model = lively(BUILDS[name]()).eval()
-    x = inputs(model, 1, T=frames, H=h, W=w)
-    with torch.no_grad():
-        assert model(x).isfinite().all()
+    for frames, h, w in ((8, 160, 312), (16, 312, 224), (32, 200, 160)):
+        x = inputs(model, 1, T=frames, H=h, W=w)
+        assert model(x).isfinite().all(), (frames, h, w)
         check_feature_maps(model, x)
 
 
@@ -145,7 +121,7 @@ def check_feature_maps(model: Backbone, x: Tensor) -> None:
 
 
 @builds
-def test_can_be_built_for_a_rectangle(name: str) -> None:
+def test_network_built_for_a_rectangle_takes_it_and_a_square(name: str) -> None:
     frames = {"num_frames": 1} if name in VIDEOS else {}
     model = lively(BUILDS[name](image_size=(37, 64), in_channels=2, **frames)).eval()
     assert model.input_shape == (2, *frames.values(), 37, 64)
@@ -153,24 +129,23 @@ def test_can_be_built_for_a_rectangle(name: str) -> None:
     assert model(inputs(model, H=64)).isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("name", "axis"), [(name, axis) for name in BUILDS for axis in ("CTHW" if name in VIDEOS else "CHW")]
-)
-def test_sizes_below_the_least_are_one_clear_error(name: str, axis: str) -> None:
+@builds
+def test_size_below_the_least_is_one_line(name: str) -> None:
     least = BUILDS[name].min_size
     model = BUILDS[name]().eval()
-    sizes = {"C": 3} | ({"T": 1} if name in VIDEOS else {}) | {"H": least, "W": least}
-    assert model(torch.zeros(2, *sizes.values())).isfinite().all()
-    sizes[axis] -= 1
-    axes = ", ".join(("B", *sizes))
-    wanted = f"({axes}) with C=3{', T of 1 or more' if name in VIDEOS else ''} and H, W of {least} or more"
-    with pytest.raises(ValueError, match="expected") as caught:
-        model(torch.zeros(2, *sizes.values()))
-    assert str(caught.value) == f"expected {wanted}, got shape {('B', *sizes.values())}"
+    smallest = {"C": 3} | ({"T": 1} if name in VIDEOS else {}) | {"H": least, "W": least}
+    assert model(torch.zeros(2, *smallest.values())).isfinite().all()
+    axes = ", ".join(("B", *smallest))
+    expected = f"({axes}) with C=3{', T of 1 or more' if name in VIDEOS else ''} and H, W of {least} or more"
+    for axis in smallest:
+        sizes = smallest | {axis: smallest[axis] - 1}
+        with pytest.raises(ValueError, match="expected") as error:
+            model(torch.zeros(2, *sizes.values()))
+        assert str(error.value) == f"expected {expected}, got shape {('B', *sizes.values())}"
 
 
 @builds
-def test_clips_are_not_images(name: str) -> None:
+def test_clip_for_an_image_network_or_back_is_one_line(name: str) -> None:
     build = BUILDS[name]
     wrong, axes = ((2, 3, 64, 64), "B, C, T, H, W") if build.is_video else ((2, 3, 4, 64, 64), "B, C, H, W")
     with pytest.raises(ValueError, match=rf"expected \({axes}\) .* got shape \('B', {str(wrong[1:])[1:-1]}\)"):
@@ -178,27 +153,46 @@ def test_clips_are_not_images(name: str) -> None:
 
 
 @builds
-@pytest.mark.parametrize(
-    ("changes", "value"),
-    [
+def test_wrong_argument_is_named(name: str) -> None:
+    for changes, value in (
         ({"image_size": 0}, "0, 0"),
         ({"image_size": (64, 14)}, "64, 14"),
         ({"in_channels": 0}, "in_channels must be 1 or more, got 0"),
         ({"num_classes": -1}, "num_classes must be 0 or more, got -1"),
         ({"drop_path_rate": 1.0}, r"drop_path_rate must lie in \[0, 1\), got 1.0"),
         ({"drop_path_rate": -0.1}, r"drop_path_rate must lie in \[0, 1\), got -0.1"),
-    ],
-)
-def test_wrong_arguments_are_named(name: str, changes: dict[str, Any], value: str) -> None:
-    with pytest.raises(ValueError, match=f"^.*got .*{value}.*$|^.*{value}$"):
-        BUILDS[name](**changes)
+    ):
+        with pytest.raises(ValueError, match=f"^.*got .*{value}.*$|^.*{value}$"):
+            BUILDS[name](**changes)
 
 
-# Heads, groups and initialisation
+def from_yaml(network: type[Backbone], text: str) -> Any:
+    parser = ArgumentParser()
+    parser.add_class_arguments(network, "model")
+    return parser.instantiate(parser.parse_string(f"model: {text}")).model
+
+
+def test_yaml_reaches_every_argument_of_every_network() -> None:
+    mvit = from_yaml(
+        zoo.MViT,
+        "{num_frames: 4, image_size: [32, 48], embed_dim: 16, depth: 3, kv_stride: 2, pool_kernel: null,"
+        " dim_mults: {1: 2}, head_mults: {1: 2}, q_strides: {1: 2}, unpooled_kv_blocks: [2], dim_change: attention}",
+    )
+    assert (mvit.input_shape, mvit.num_features, mvit.blocks[2].attn.pool_k) == ((3, 4, 32, 48), 32, None)
+    row = "{dim: 8, depth: 2, heads: 2, sr_ratio: 2, mlp_ratio: 4"
+    coarse, size = "{dim: 16, depth: 2, heads: 2, sr_ratio: 1, mlp_ratio: 2}", "image_size: [32, 48], in_channels: 1"
+    shunted = from_yaml(zoo.Shunted, f"{{stages: [{row}}}, {coarse}], num_stem_convs: 2, {size}}}")
+    assert (shunted.input_shape, len(shunted.block2)) == ((1, 32, 48), 2)
+    sgformer = from_yaml(zoo.SGFormer, f"{{stages: [{row}, chunks: [2, 1]}}, {coarse}], {size}}}")
+    assert (sgformer.input_shape, sgformer.block1[1].attn.chunks, len(sgformer.block2)) == ((1, 32, 48), (2, 1), 2)
+    row = "{depth: 1, heads: 2, local_heads: 1, kernel: 3, kv_pool: 4, dim:"
+    cloformer = from_yaml(zoo.CloFormer, f"{{stages: [{row} 8}}, {row} 16}}], branches: global, mlp_ratio: 2, {size}}}")
+    assert (cloformer.input_shape, cloformer.num_features) == ((1, 32, 48), 16)
+    assert cloformer(torch.randn(2, 1, 32, 48)).shape == (2, 1000)
 
 
 @builds
-def test_reset_head_replaces_the_head_alone(name: str) -> None:
+def test_reset_head_replaces_nothing_else(name: str) -> None:
     model = lively(BUILDS[name]()).double().eval()
     x = inputs(model).double()
     features = model.forward_features(x)
@@ -222,24 +216,19 @@ def test_reset_head_replaces_the_head_alone(name: str) -> None:
 
 
 @builds
-@pytest.mark.parametrize("num_classes", [5, 0])
-def test_layer_groups_hold_every_parameter_once(name: str, num_classes: int) -> None:
+def test_layer_groups_hold_every_parameter_once_and_only_vectors_are_spared_decay(name: str) -> None:
     build = BUILDS[name]
-    model = build(num_classes=num_classes)
-    groups = model.layer_groups()
-    assert len(groups) == 1 + build.depth + 1
-    assert all(groups)
-    assert Counter(n for group in groups for n in group) == Counter(n for n, _ in model.named_parameters())
-    stem, last = groups[0], groups[-1]
-    assert any(n.startswith("patch_embed") for n in stem)
-    assert not any("block" in n for n in (*stem, *last))
-    assert {n for n in last if n.startswith("head.")} == {f"head.{n}" for n, _ in model.head.named_parameters()}
-
-
-@builds
-def test_norms_and_biases_alone_are_not_decayed(name: str) -> None:
-    model = BUILDS[name]()
-    assert model.no_weight_decay() == {n for n, p in model.named_parameters() if p.ndim == 1}
+    for num_classes in (5, 0):
+        model = build(num_classes=num_classes)
+        groups = model.layer_groups()
+        assert len(groups) == 1 + build.depth + 1
+        assert all(groups)
+        assert Counter(n for group in groups for n in group) == Counter(n for n, _ in model.named_parameters())
+        stem, last = groups[0], groups[-1]
+        assert any(n.startswith("patch_embed") for n in stem)
+        assert not any("block" in n for n in (*stem, *last))
+        assert {n for n in last if n.startswith("head.")} == {f"head.{n}" for n, _ in model.head.named_parameters()}
+        assert model.no_weight_decay() == {n for n, p in model.named_parameters() if p.ndim == 1}
 
 
 @builds
@@ -249,8 +238,7 @@ def test_drop_path_rises_linearly_over_the_blocks(name: str) -> None:
     assert [m.p for m in drops] == pytest.approx([0.6 * i / (depth - 1) for i in range(depth)])
 
 
-def test_stochastic_depth_is_torchvisions() -> None:
-    """The same draws and numbers, one per sample; nothing in evaluation."""
+def test_stochastic_depth_draws_and_drops_like_torchvisions() -> None:
     from torchvision.ops import StochasticDepth as Theirs
 
     x = torch.randn(64, 3, 5)
@@ -285,11 +273,8 @@ def test_building_initialises_every_parameter_once(name: str, monkeypatch: pytes
         assert parameter.isfinite().all(), parameter_name
 
 
-# Gradients
-
-
 @builds
-def test_every_parameter_learns(name: str) -> None:
+def test_every_parameter_gets_a_gradient(name: str) -> None:
     build = BUILDS[name]
     model = lively(build()).double()  # in float32, rounding is not much smaller than some gradients
     model(inputs(model, 3).double()).square().sum().backward()
@@ -304,25 +289,21 @@ def test_every_parameter_learns(name: str) -> None:
 
 
 @builds
-@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
-def test_gradients_lie_in_memory_as_their_parameters_do(name: str, last: bool) -> None:
-    """DDP warns of every gradient that does not, even in the strides of axes of one."""
-    model = BUILDS[name]()
-    x = inputs(model, 3)
-    model(channels_last(x) if last else x).sum().backward()
-    assert {n: p.grad.stride() for n, p in model.named_parameters()} == {
-        n: p.stride() for n, p in model.named_parameters()
-    }
+def test_gradients_lie_in_memory_as_their_parameters_do(name: str) -> None:
+    """DDP warns of every gradient that does not, even in the strides of axes of one.
 
-
-@pytest.mark.parametrize("name", [name for name, build in BUILDS.items() if build.network is not zoo.MViT])
-def test_gradients_follow_a_network_whose_own_layout_is_channels_last(name: str) -> None:
-    """MViT cannot be moved to it: its pooling kernels have three axes."""
-    model = BUILDS[name]().to(memory_format=torch.channels_last)
-    model(channels_last(inputs(model, 3))).sum().backward()
-    for parameter_name, parameter in model.named_parameters():
-        if parameter.ndim == 4 and parameter.shape[2:].numel() > 1:
-            assert parameter.grad.stride() == parameter.stride(), parameter_name
+    MViT cannot be moved to channels last: its pooling kernels have three axes.
+    """
+    for network_last in (False, True) if BUILDS[name].network is not zoo.MViT else (False,):
+        for images_last in (False, True):
+            model = BUILDS[name]()
+            if network_last:
+                model.to(memory_format=torch.channels_last)
+            x = inputs(model, 3)
+            model(channels_last(x) if images_last else x).sum().backward()
+            for parameter_name, p in model.named_parameters():
+                if not network_last or name.startswith("cloformer") or p.shape[2:].numel() > 1:
+                    assert p.grad.stride() == p.stride(), (parameter_name, network_last, images_last)
 
 
 @builds
@@ -345,9 +326,6 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(name: str) -> No
     assert bool(counts) == BUILDS[name].has_batch_norm
 
 
-# Precision
-
-
 @builds
 def test_bf16_autocast_is_finite_and_close(name: str) -> None:
     model = lively(BUILDS[name]()).eval()
@@ -360,14 +338,14 @@ def test_bf16_autocast_is_finite_and_close(name: str) -> None:
 
 
 @builds
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_runs_in_another_precision(name: str, dtype: torch.dtype) -> None:
-    model = lively(BUILDS[name]())
-    x = inputs(model, W=80, **({"T": 6} if name in VIDEOS else {}))
-    reference = model(x)
-    model = model.to(dtype)
-    logits = model(x.to(dtype))
-    assert logits.dtype == dtype
-    assert (logits - reference).abs().max() < 0.1 * reference.std()
-    logits.square().sum().backward()
-    assert all(p.grad.dtype == dtype and p.grad.isfinite().all() for p in model.parameters())
+def test_bfloat16_and_float64_give_logits_and_gradients_of_their_type(name: str) -> None:
+    for dtype in (torch.bfloat16, torch.float64):
+        model = lively(BUILDS[name]())
+        x = inputs(model, W=80, **({"T": 6} if name in VIDEOS else {}))
+        reference = model(x)
+        model = model.to(dtype)
+        logits = model(x.to(dtype))
+        assert logits.dtype == dtype
+        assert (logits - reference).abs().max() < 0.1 * reference.std()
+        logits.square().sum().backward()
+        assert all(p.grad.dtype == dtype and p.grad.isfinite().all() for p in model.parameters()), dtype

@@ -1,49 +1,50 @@
 """What torch's own tools make of every network: several processes, compilation and export."""
 
-import warnings
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from warm import HANG, start
 from zoo_builds import BUILDS, channels_last, inputs, lively
 
-# Tracing takes seconds, so that kinds which differ little from these wait for the slow tests.
-QUICK = ("shunted", "sgformer", "cloformer", "mvit_v2_video")
-traced = pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in BUILDS]
-)
+
+def slow_but(*quick: str) -> pytest.MarkDecorator:
+    """Tracing takes seconds, so that kinds which differ little from these wait for the slow tests."""
+    names = [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in BUILDS]
+    return pytest.mark.parametrize("name", names)
 
 
-def test_ranks_train_together_without_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+SECOND_RANK = """
+import sys, warnings, torch
+from pathlib import Path
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
+from test_contract_tools import _trained_gradients
+warnings.simplefilter("error")
+folder = Path(sys.argv[2])
+torch.save(_trained_gradients(folder, rank=1), folder / "second.pt")
+"""
+
+
+def test_two_ranks_get_equal_gradients_without_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    # This process is the first rank, since another would spend seconds on its imports.
-    second = torch.multiprocessing.spawn(_train_as_second_rank, (tmp_path,), nprocs=1, join=False)
-    try:
-        ours = _trained_gradients(tmp_path, rank=0)
-    finally:
-        second.join()
+    second = start(Path(__file__).parent, tmp_path, program=SECOND_RANK)
+    ours = _trained_gradients(tmp_path, rank=0)
+    assert second.wait(HANG) == 0, second.stderr
     theirs = torch.load(tmp_path / "second.pt")
     assert ours.keys() == theirs.keys() == BUILDS.keys()
     for name in BUILDS:
         torch.testing.assert_close(theirs[name], ours[name], rtol=0, atol=0)
 
 
-def _train_as_second_rank(_: int, folder: Path) -> None:
-    warnings.simplefilter("error")
-    torch.set_num_threads(1)
-    torch.save(_trained_gradients(folder, rank=1), folder / "second.pt")
-
-
 def _trained_gradients(folder: Path, *, rank: int) -> dict[str, dict[str, Tensor]]:
     """The gradients that every network has after two steps on one of two ranks."""
     gradients = {}
     store = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(minutes=3))
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=HANG))
     try:
         for name, build in BUILDS.items():
             model = lively(build(drop_path_rate=0.2))
@@ -63,8 +64,8 @@ def _trained_gradients(folder: Path, *, rank: int) -> dict[str, dict[str, Tensor
     return gradients
 
 
-@traced
-def test_compiles_as_one_graph_and_only_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@slow_but("sgformer", "mvit_v2_video")
+def test_compiled_network_is_one_graph_compiled_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # No graph has oneDNN's products, whose sums are in another order.
     monkeypatch.setattr("mvrec.models.fast.products._HAS_ONEDNN", False)
     torch._dynamo.reset()
@@ -84,7 +85,7 @@ def test_compiles_as_one_graph_and_only_once(name: str, monkeypatch: pytest.Monk
         torch.testing.assert_close(results[1], results[0])
 
 
-@traced
+@slow_but("sgformer", "mvit_v2_video")
 def test_exported_program_takes_any_batch_size(name: str) -> None:
     build = BUILDS[name]
     model = lively(build(**build.shallower)).eval()
@@ -97,8 +98,8 @@ def test_exported_program_takes_any_batch_size(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", QUICK)
-def test_inductor_gives_what_eager_gives(name: str) -> None:
+@pytest.mark.parametrize("name", ["shunted", "sgformer", "cloformer", "mvit_v2_video"])
+def test_inductor_gives_the_logits_and_gradients_of_eager(name: str) -> None:
     torch._dynamo.reset()
     build = BUILDS[name]
     model = lively(build(**build.shallower)).eval()

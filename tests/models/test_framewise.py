@@ -9,15 +9,14 @@ from mvrec.models.backbone import Backbone
 from mvrec.models.baselines.names import create_baseline
 
 CLIPS = torch.randn(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(3))  # (B, C, T, H, W)
-IMAGE_NETWORKS = ["shunted", "sgformer", "cloformer", "mvit_v2_image"]
 
 
 def image_network(name: str = "shunted") -> Backbone:
     return lively(BUILDS[name](image_size=64)).eval()
 
 
-@pytest.mark.parametrize("name", IMAGE_NETWORKS)
-def test_pools_the_frames_features_and_classifies_once(name: str) -> None:
+@pytest.mark.parametrize("name", ["shunted", "sgformer", "cloformer", "mvit_v2_image"])
+def test_clip_gives_pooled_features_one_classification_and_maps_with_frames(name: str) -> None:
     inner = image_network(name)
     by_frame = torch.stack([inner.forward_features(CLIPS[:, :, t]) for t in range(3)])
     for pool, expected in (("mean", by_frame.mean(0)), ("max", by_frame.amax(0))):
@@ -25,26 +24,20 @@ def test_pools_the_frames_features_and_classifies_once(name: str) -> None:
         torch.testing.assert_close(model.forward_features(CLIPS), expected)
         torch.testing.assert_close(model(CLIPS), inner.head(expected))
     assert not torch.allclose(by_frame.mean(0), by_frame.amax(0))
-
-
-@pytest.mark.parametrize("name", IMAGE_NETWORKS)
-def test_maps_have_the_frames_beside_them(name: str) -> None:
-    inner = image_network(name)
-    model = Framewise(inner, num_frames=3)
     assert model.feature_info == inner.feature_info
     for level, second in zip(model.feature_maps(CLIPS), inner.feature_maps(CLIPS[:, :, 1]), strict=True):
         assert level.shape == (2, second.shape[1], 3, *second.shape[2:])
         torch.testing.assert_close(level[:, :, 1], second)
 
 
-def test_takes_another_number_of_frames_and_another_size() -> None:
+def test_other_number_of_frames_and_other_size_are_taken() -> None:
     model = Framewise(image_network(), num_frames=8)
     assert model.input_shape == (3, 8, 64, 64)
     assert model(CLIPS).shape == (2, 5)
     assert model(torch.randn(1, 3, 1, 48, 80)).shape == (1, 5)
 
 
-def test_chunks_change_nothing_but_how_many_frames_go_at_once() -> None:
+def test_chunks_change_only_how_many_frames_go_at_once() -> None:
     inner = image_network()
     sizes: list[int] = []
     inner.patch_embed1.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
@@ -55,9 +48,9 @@ def test_chunks_change_nothing_but_how_many_frames_go_at_once() -> None:
     assert model.feature_maps(CLIPS)[0].shape[:3] == (2, 16, 3)
 
 
-def test_head_levels_and_checkpointing_are_the_image_networks() -> None:
+def test_head_levels_gradients_and_checkpointing_are_those_of_the_image_network() -> None:
     inner = image_network()
-    model = Framewise(inner, num_frames=3)
+    model = Framewise(inner, num_frames=3, pool="max")
     model.reset_head(7)
     assert model(CLIPS).shape == (2, 7)
     assert (model.num_classes, inner.num_classes, inner.head.out_features) == (7, 7, 7)
@@ -69,15 +62,11 @@ def test_head_levels_and_checkpointing_are_the_image_networks() -> None:
     assert list(model.state_dict()) == [f"backbone.{name}" for name in inner.state_dict()]
     model.set_activation_checkpointing(True)
     assert inner.activation_checkpointing
-
-
-def test_trains() -> None:
-    model = Framewise(image_network().train(), num_frames=3, pool="max")
-    model(CLIPS).square().sum().backward()
+    model.train()(CLIPS).square().sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_runs_another_librarys_network() -> None:
+def test_network_of_another_library_runs_on_clips() -> None:
     inner = create_baseline("torchvision/resnet18", num_classes=4, image_size=64)
     model = Framewise(inner, num_frames=3).eval()
     assert model(CLIPS).shape == (2, 4)
@@ -87,20 +76,14 @@ def test_runs_another_librarys_network() -> None:
     assert Backbone.layer_groups(model) == model.layer_groups()
 
 
-@pytest.mark.parametrize(
-    ("knobs", "message"),
-    [
+def test_wrong_argument_network_or_input_is_named() -> None:
+    for knobs, message in (
         ({"num_frames": 0}, "num_frames and frames_per_chunk must be 1 or more, got 0, None"),
         ({"num_frames": 2, "frames_per_chunk": 0}, "must be 1 or more, got 2, 0"),
         ({"num_frames": 2, "pool": "min"}, r"pool must be one of \('mean', 'max'\), got 'min'"),
-    ],
-)
-def test_bad_arguments_are_named(knobs: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Framewise(image_network(), **knobs)  # type: ignore[arg-type]
-
-
-def test_wants_an_image_network_and_clips() -> None:
+    ):
+        with pytest.raises(ValueError, match=message):
+            Framewise(image_network(), **knobs)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"needs an image network, got one for inputs of shape \(3, 4, 32, 32\)"):
         Framewise(BUILDS["mvit_v1_video"](), num_frames=4)
     model = Framewise(image_network(), num_frames=3)

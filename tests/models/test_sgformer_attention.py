@@ -32,9 +32,6 @@ def random_importance(h: int, w: int) -> Tensor:
     return torch.rand(2, h, w, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 
 
-# Hybrid attention
-
-
 def heads_of(x: Tensor, head_dim: int) -> list[Tensor]:
     """`(n, heads * d)` to each head's `(n, d)`."""
     return list(x.split(head_dim, -1))
@@ -91,43 +88,35 @@ def projected_reference(module: Any, attended: Tensor, grid: Tensor) -> Tensor:
     return module.proj(out)
 
 
+AUTHORS = [(2, 14, 14), (4, 28, 28), (8, 56, 56)]  # ratio, height and width that the authors' code runs
+# Windows are cut, and with odd sizes patches too.
+CUT = [(2, 14, 28), (2, 9, 12), (2, 2, 15), (4, 22, 7), (8, 5, 5), (8, 20, 33)]
+
+
 @torch.no_grad()
-@pytest.mark.parametrize(
-    ("sr_ratio", "h", "w"),
-    [
-        (2, 14, 14),  # sizes that the authors' code runs
-        (4, 28, 28),
-        (8, 56, 56),
-        (2, 14, 28),
-        (2, 9, 12),  # windows are cut, and with odd sizes patches too
-        (2, 2, 15),
-        (4, 22, 7),
-        (8, 5, 5),
-        (8, 20, 33),
-    ],
-)
-def test_hybrid_attention_is_its_definition(sr_ratio: int, h: int, w: int) -> None:
+@pytest.mark.parametrize(("sr_ratio", "h", "w"), AUTHORS + CUT)
+def test_hybrid_attention_equals_its_definition_token_by_token(sr_ratio: int, h: int, w: int) -> None:
     module, grid = attention(HybridAttention, sr_ratio), tokens(h, w)
     out, importance = module(grid)
     for b in range(2):
-        want = hybrid_reference(module, grid[b])
-        torch.testing.assert_close((out[b], importance[b]), want, rtol=1e-9, atol=1e-9)
+        expected = hybrid_reference(module, grid[b])
+        torch.testing.assert_close((out[b], importance[b]), expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("h", "w"), [(14, 14), (9, 12), (2, 15)])
-def test_without_preferences_all_tokens_are_equally_important(h: int, w: int) -> None:
+def test_tokens_without_preferences_are_equally_important() -> None:
     """Neither a cut window nor a cut patch makes its tokens more or less important."""
     module = attention(HybridAttention, 2)
     for q in (module.q1, module.q2):
         nn.init.zeros_(q.weight)
         nn.init.zeros_(q.bias)
-    _, importance = module(tokens(h, w))
-    keys = math.ceil(h / 2) * math.ceil(w / 2)
-    torch.testing.assert_close(importance, torch.full_like(importance, 1 / keys + 1 / 49))
+    for h, w in ((14, 14), (9, 12), (2, 15)):
+        _, importance = module(tokens(h, w))
+        keys = math.ceil(h / 2) * math.ceil(w / 2)
+        torch.testing.assert_close(importance, torch.full_like(importance, 1 / keys + 1 / 49))
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["model", "autocast"])
-def test_importance_is_exact_in_bf16(autocast: bool) -> None:
+def test_importance_in_bfloat16_is_computed_in_float32(autocast: bool) -> None:
     """It sorts tokens, so nothing after the queries and keys may be rounded to bfloat16."""
     module = attention(HybridAttention, 2).to(torch.float32 if autocast else torch.bfloat16)
     grid = tokens(9, 12).to(torch.float32 if autocast else torch.bfloat16)
@@ -154,9 +143,6 @@ def test_importance_is_exact_in_bf16(autocast: bool) -> None:
     torch.testing.assert_close(importance.double(), want, rtol=1e-5, atol=0)
 
 
-# Guided attention
-
-
 def merged_reference(module: Any, sequence: list[Tensor], values: list[float]) -> Tensor:
     """The tokens of one sample, sorted, cut into parts and chunks, and each chunk a weighted sum: `(M, C)`."""
     ordered = [sequence[i] for i in sorted(range(len(sequence)), key=lambda i: values[i])]
@@ -177,10 +163,7 @@ def guided_reference(module: Any, grid: Tensor, importance: Tensor) -> Tensor:
     h, w, dim = grid.shape
     d = module.head_dim
     halves = []
-    for kv, tokens_, values in (
-        (module.kv1, grid, importance),
-        (module.kv2, grid.transpose(0, 1), importance.T),
-    ):
+    for kv, tokens_, values in ((module.kv1, grid, importance), (module.kv2, grid.transpose(0, 1), importance.T)):
         merged = merged_reference(module, list(tokens_.reshape(-1, dim)), values.reshape(-1).tolist())
         halves.append(kv(merged).chunk(2, -1))
     k, v = (torch.cat(pair, -1) for pair in zip(*halves, strict=True))
@@ -192,33 +175,23 @@ def guided_reference(module: Any, grid: Tensor, importance: Tensor) -> Tensor:
     return projected_reference(module, torch.cat(parts, -1).reshape(h, w, dim), grid)
 
 
+# Halves and quarters that are not whole, chunks that are not full.
+UNEVEN = [(2, 3, 3), (2, 5, 7), (2, 2, 2), (4, 13, 9), (4, 3, 3), (8, 10, 14), (8, 29, 17)]
+
+
 @torch.no_grad()
-@pytest.mark.parametrize(
-    ("sr_ratio", "h", "w"),
-    [
-        (2, 14, 14),  # sizes that the authors' code runs
-        (4, 28, 28),
-        (8, 56, 56),
-        (4, 28, 56),
-        (2, 5, 7),  # halves and quarters that are not whole, chunks that are not full
-        (2, 2, 2),
-        (4, 13, 9),
-        (4, 3, 3),
-        (8, 10, 14),
-        (8, 29, 17),
-    ],
-)
-def test_guided_attention_is_its_definition(sr_ratio: int, h: int, w: int) -> None:
+@pytest.mark.parametrize(("sr_ratio", "h", "w"), [*AUTHORS, (4, 28, 56), *UNEVEN])
+def test_guided_attention_equals_its_definition_token_by_token(sr_ratio: int, h: int, w: int) -> None:
     module, grid, importance = attention(GuidedAttention, sr_ratio), tokens(h, w), random_importance(h, w)
-    out, nothing = module(grid, importance)
-    assert nothing is None
+    out, rest = module(grid, importance)
+    assert rest is None
     for b in range(2):
-        want = guided_reference(module, grid[b], importance[b])
-        torch.testing.assert_close(out[b], want, rtol=1e-9, atol=1e-9)
+        expected = guided_reference(module, grid[b], importance[b])
+        torch.testing.assert_close(out[b], expected, rtol=1e-9, atol=1e-9)
 
 
 @torch.no_grad()
-def test_equally_important_tokens_keep_their_order() -> None:
+def test_tokens_of_equal_importance_keep_their_order() -> None:
     module, grid = attention(GuidedAttention, 4), tokens(29, 31)
     importance = (random_importance(29, 31) * 3).round()
     merged = module._merged(grid, importance)
@@ -228,25 +201,18 @@ def test_equally_important_tokens_keep_their_order() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    ("sr_ratio", "h", "w", "counts"),
-    [
-        (8, 56, 56, (4, 28, 28)),  # the paper's 60 keys at 224 pixels
-        (4, 28, 28, (4, 28, 28)),
-        (2, 14, 14, (49, 98)),
-        (8, 112, 112, (16, 112, 112)),  # four times as many at 448
-        (2, 28, 28, (196, 392)),
-        (8, 57, 64, (5, 33, 33)),
-        (2, 3, 3, (2, 5)),
-    ],
-)
-def test_keys_grow_with_the_image(sr_ratio: int, h: int, w: int, counts: tuple[int, ...]) -> None:
-    merged = attention(GuidedAttention, sr_ratio)._merged(tokens(h, w), random_importance(h, w))
-    assert merged.shape == (2, sum(counts), 16)
+def test_number_of_keys_grows_with_the_image() -> None:
+    for sr_ratio, h, w, counts in (
+        *((8, 56, 56, (4, 28, 28)), (4, 28, 28, (4, 28, 28)), (2, 14, 14, (49, 98))),  # the paper's 60 keys at 224
+        *((8, 112, 112, (16, 112, 112)), (2, 28, 28, (196, 392))),  # four times as many at 448
+        *((8, 57, 64, (5, 33, 33)), (2, 3, 3, (2, 5))),
+    ):
+        merged = attention(GuidedAttention, sr_ratio)._merged(tokens(h, w), random_importance(h, w))
+        assert merged.shape == (2, sum(counts), 16), (sr_ratio, h, w)
 
 
 @pytest.mark.parametrize(("sr_ratio", "h", "w"), [(2, 3, 3), (2, 14, 14), (4, 13, 9), (8, 10, 14), (8, 29, 17)])
-def test_every_token_counts_in_the_keys(sr_ratio: int, h: int, w: int) -> None:
+def test_every_token_counts_in_the_keys_about_equally_often(sr_ratio: int, h: int, w: int) -> None:
     """At least once each, and where chunks are not full no token much more often than another."""
     module = attention(GuidedAttention, sr_ratio)
     for i in range(len(module.chunks)):

@@ -7,14 +7,25 @@ from typing import Any
 
 import pytest
 import torch
+from zoo_builds import released
 
 import mvrec.models as models
 from mvrec.errors import UserError
 from mvrec.models import MViT, count_macs, create_model, list_models, load_weights
+from mvrec.models.checkpoints.structure import build_as_stored
 from mvrec.models.zoo import VARIANTS, identify
 from mvrec.published import PUBLISHED
 
-NAMES = list(VARIANTS)
+# Stochastic depth of the last block in the authors' code.
+DROP_PATH = {
+    **{"shunted_t": 0.1, "shunted_s": 0.2, "shunted_b": 0.3, "sgformer_s": 0.1, "sgformer_m": 0.2, "sgformer_b": 0.4},
+    **{"cloformer_xxs": 0.0, "cloformer_xs": 0.06, "cloformer_s": 0.06, "mvit_b_image": 0.1, "mvit_v2_t": 0.1},
+    **{"mvit_v2_s": 0.1, "mvit_v2_b": 0.3, "mvit_v2_l": 0.5, "mvit_b_16x4": 0.2, "mvit_b_32x3": 0.3},
+    **{"mvit_b24_32x3": 0.3, "mvit_v2_s_16x4": 0.2, "mvit_v2_b_32x3": 0.3, "mvit_v2_l_40x3": 0.75},
+}
+# Counting and building by weights take up to five seconds: the smallest of each kind, the rest with the slow tests.
+SMALL = ("shunted_t", "cloformer_xxs", "sgformer_s", "mvit_b_image", "mvit_v2_t", "mvit_b_16x4", "mvit_v2_s_16x4")
+NAMES = [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in list_models()]
 
 
 def on_meta(name: str, **knobs: Any) -> models.Backbone:
@@ -22,64 +33,92 @@ def on_meta(name: str, **knobs: Any) -> models.Backbone:
         return create_model(name, **knobs)
 
 
-def test_the_zoo_is_what_it_should_be() -> None:
-    assert list(PUBLISHED) == NAMES
-    assert set(NAMES) == {
-        *(f"shunted_{size}" for size in "tsb"),
-        *(f"sgformer_{size}" for size in "smb"),
-        *(f"cloformer_{size}" for size in ("xxs", "xs", "s")),
-        *("mvit_b_16x4", "mvit_b_32x3", "mvit_b24_32x3", "mvit_b_image"),
-        *(f"mvit_v2_{size}" for size in "tsbl"),
-        *("mvit_v2_s_16x4", "mvit_v2_b_32x3", "mvit_v2_l_40x3"),
-    }
-    assert set(NAMES) <= set(models.__all__)
+def is_video(name: str) -> bool:
+    return len(PUBLISHED[name].input) == 3
 
 
-def test_names_are_listed_by_pattern() -> None:
-    assert list_models() == NAMES
+def drop_rates(model: models.Backbone) -> list[float]:
+    return [module.p for module in model.modules() if type(module).__name__ == "StochasticDepth"]
+
+
+def test_zoo_lists_all_released_networks_and_filters_them_by_pattern() -> None:
+    assert list(PUBLISHED) == list(VARIANTS) == list_models() == list(DROP_PATH)
+    functions = [value for name in models.__all__ if inspect.isfunction(value := getattr(models, name))]
+    firsts = {function.__name__: next(iter(inspect.signature(function).parameters)) for function in functions}
+    assert set(VARIANTS) == {name for name, first in firsts.items() if first == "num_classes"}
     assert list_models("mvit_v2_?") == ["mvit_v2_t", "mvit_v2_s", "mvit_v2_b", "mvit_v2_l"]
     assert list_models("nothing") == []
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_table_tells_the_truth(name: str) -> None:
-    published, model = PUBLISHED[name], on_meta(name)
+@pytest.mark.parametrize("name", list_models())
+def test_variant_has_the_published_size_and_typed_knobs_that_arrive(name: str) -> None:
+    published, model = PUBLISHED[name], released(name)
     assert sum(p.numel() for p in model.parameters()) == published.parameters
-    assert model.input_shape == (3, *published.input)
-    assert model.num_classes == (400 if len(published.input) == 3 else 1000)
-    assert count_macs(model) / 1e9 == pytest.approx(published.gmacs, rel=0.002)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_knobs_are_typed_keywords(name: str) -> None:
+    assert (model.input_shape, model.num_classes) == ((3, *published.input), 400 if is_video(name) else 1000)
+    assert drop_rates(model)[-1] == pytest.approx(DROP_PATH[name])
+    if isinstance(model, MViT):
+        assert model.head.dropout.p == (0.5 if is_video(name) else 0.0)
     signature = inspect.signature(VARIANTS[name])
+    assert issubclass(type(model), signature.return_annotation)
     first, *others = signature.parameters.values()
     assert first.name == "num_classes"
     assert {"image_size", "in_channels", "drop_path_rate"} <= {parameter.name for parameter in others}
-    assert ("num_frames" in signature.parameters) == (len(PUBLISHED[name].input) == 3)
+    assert ("num_frames" in signature.parameters) == is_video(name)
     for parameter in others:
         assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
         assert parameter.annotation is not inspect.Parameter.empty
         assert parameter.name in inspect.signature(create_model).parameters
-    model = on_meta(name, num_classes=7, image_size=(64, 96), drop_path_rate=0.4, in_channels=4)
-    assert (model.num_classes, model.input_shape[0], model.input_shape[-2:]) == (7, 4, (64, 96))
-    rates = [module.p for module in model.modules() if type(module).__name__ == "StochasticDepth"]
-    assert max(rates) == pytest.approx(0.4)
+    more = {"head_dropout": 0.3, "pooling": "max"} if isinstance(model, MViT) else {}
+    other = on_meta(name, num_classes=7, image_size=(64, 96), drop_path_rate=0.4, in_channels=4, **more)
+    assert (other.num_classes, other.input_shape[0], other.input_shape[-2:]) == (7, 4, (64, 96))
+    assert max(drop_rates(other)) == pytest.approx(0.4)
+    if isinstance(other, MViT):
+        assert (other.head.projection.out_features, other.head.dropout.p) == (7, 0.3)
+        assert not any("pool_k" in key for key in other.state_dict())
 
 
-def test_macs_count_another_size_and_change_nothing() -> None:
-    model = create_model("shunted_t").train()
+@pytest.mark.parametrize("name", NAMES)
+def test_multiply_adds_are_the_published_ones(name: str) -> None:
+    assert count_macs(released(name)) / 1e9 == pytest.approx(PUBLISHED[name].gmacs, rel=0.002)
+
+
+# Standard deviations of weights; of MViT all that are no norm have 0.02.
+DEVIATIONS = {
+    "shunted_t": {
+        **{"block3.0.mlp.fc1": 0.02, "head": 0.02, "patch_embed1.conv.0": (2 / (49 * 64)) ** 0.5},
+        **{"block2.0.attn.sr1": (2 / (16 * 128)) ** 0.5, "block4.0.mlp.dwconv.dwconv": (2 / 9) ** 0.5},
+    },
+    "sgformer_s": {
+        **{"block3.0.mlp.fc1": 0.02, "block1.1.attn.f1": 0.02, "patch_embed1.conv.2.c": (2 / (9 * 64)) ** 0.5},
+        **{"block2.0.attn.sr": (2 / (16 * 128)) ** 0.5, "block4.0.attn.lepe_conv": (2 / 9) ** 0.5},
+    },
+    "mvit_b_16x4": {},
+}
+
+
+@pytest.mark.parametrize("name", DEVIATIONS)
+def test_initial_weights_are_the_authors(name: str) -> None:
+    model = create_model(name)
+    for part, deviation in DEVIATIONS[name].items():
+        weight = model.get_submodule(part).weight
+        assert weight.std().item() == pytest.approx(deviation, rel=0.15 if weight.numel() < 1000 else 0.05), part
+    for key, parameter in model.named_parameters():
+        if key.endswith(".bias"):
+            assert not parameter.any(), key
+        elif parameter.ndim == 1:
+            assert (parameter == 1).all(), key
+        elif not DEVIATIONS[name]:
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.2), key
+
+
+def test_counting_multiply_adds_takes_another_size_and_leaves_the_network_alone() -> None:
+    model = create_model("cloformer_xxs").train()
     assert count_macs(model, (3, 448, 448)) > 3.9 * count_macs(model)
     assert model.training
     assert next(model.parameters()).device.type == "cpu"
+    assert not any(module._forward_hooks for module in model.modules())
     with pytest.raises(ValueError, match="expected"):
         count_macs(model, (3, 8, 8))
-
-
-def test_macs_leave_no_hook_behind() -> None:
-    model = on_meta("mvit_v2_t")
-    count_macs(model)
-    assert not any(module._forward_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize(
@@ -91,12 +130,9 @@ def test_macs_leave_no_hook_behind() -> None:
         ("cloformer_s", {"head_dropout": 0.1}, "cloformer_s has no 'head_dropout'"),
     ],
 )
-def test_wrong_names_and_knobs_are_one_line(name: str, knobs: dict[str, Any], message: str) -> None:
+def test_wrong_name_or_knob_is_one_line(name: str, knobs: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         create_model(name, **knobs)
-
-
-# -- weights decide -----------------------------------------------------------------------------------------------
 
 
 def weights_of(name: str, **knobs: Any) -> dict[str, torch.Tensor]:
@@ -108,65 +144,59 @@ def shapes(model: models.Backbone) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
 
-def plan(model: MViT) -> list[tuple[Any, ...]]:
-    """What leaves no trace in the shapes."""
+def plan(model: models.Backbone) -> list[tuple[Any, ...]]:
+    """What leaves no trace in the shapes of an MViT."""
     return [
         (b.attn.num_heads, b.attn.q_stride, b.attn.kv_stride, b.attn.q_kernel, b.attn.kv_kernel, b.drop_path.p)
-        for b in model.blocks
+        for b in (model.blocks if isinstance(model, MViT) else ())  # type: ignore[union-attr]
     ]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow if PUBLISHED[n].parameters > 50e6 else ()) for n in NAMES],
-)
-def test_a_variants_own_weights_build_it(name: str) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_of_a_variant_build_that_variant(name: str) -> None:
     knobs: dict[str, Any] = {"num_classes": 7, "image_size": 64, "in_channels": 4}
-    if "num_frames" in inspect.signature(VARIANTS[name]).parameters:
-        knobs["num_frames"] = 8
-    wanted = on_meta(name, **knobs)
-    model = create_model(name, weights=weights_of(name, **knobs))
-    assert isinstance(model, type(wanted))
-    assert shapes(model) == shapes(wanted)
+    expected = on_meta(name, **knobs, **({"num_frames": 8} if is_video(name) else {}))
+    family = VARIANTS[name].__annotations__["return"]
+    with torch.device("meta"):
+        model = build_as_stored(VARIANTS[name], expected.state_dict(), {}, family=family, details={})
+    assert isinstance(model, family)
+    assert shapes(model) == shapes(expected)
+    assert plan(model) == plan(expected)
     assert model.num_classes == 7
-    has_positions = wanted.position_grid is not None
-    assert model.input_shape == (wanted.input_shape if has_positions else (4, *PUBLISHED[name].input))
-    if isinstance(model, MViT) and isinstance(wanted, MViT):
-        assert plan(model) == plan(wanted)
-        assert model.head_dropout == wanted.head_dropout
+    has_positions = expected.position_grid is not None
+    assert model.input_shape == (expected.input_shape if has_positions else (4, *PUBLISHED[name].input))
+    assert getattr(model, "head_dropout", None) == getattr(expected, "head_dropout", None)
 
 
-def test_a_files_depth_wins_over_the_name() -> None:
-    """SlowFast's file named B 32x3 holds 24 blocks whose kernels follow their strides."""
+def test_file_of_another_depth_or_pooling_gives_the_network_of_the_file() -> None:
+    """SlowFast's file named B 32x3 holds 24 blocks; the first release of B 16x4 leaves its last keys unpooled."""
     knobs: dict[str, Any] = {"image_size": 64, "num_frames": 8}
+    deeper = on_meta("mvit_b24_32x3", **knobs)
     model = create_model("mvit_b_32x3", weights=weights_of("mvit_b24_32x3", **knobs))
-    wanted = on_meta("mvit_b24_32x3", **knobs)
-    assert isinstance(model, MViT)
-    assert isinstance(wanted, MViT)
-    assert shapes(model) == shapes(wanted)
-    assert plan(model) == plan(wanted)
+    assert (shapes(model), plan(model)) == (shapes(deeper), plan(deeper))
 
-
-def test_the_first_release_of_16x4_is_built_from_its_file() -> None:
-    knobs: dict[str, Any] = {"image_size": 64, "num_frames": 8}
-    state = weights_of("mvit_b_16x4", unpooled_kv_blocks=(14, 15), **knobs)
-    model = create_model("mvit_b_16x4", weights=state)
-    assert set(model.state_dict()) == set(state)
-    assert isinstance(model, MViT)
-    assert [i for i, block in enumerate(model.blocks) if block.attn.kv_kernel is None] == [14, 15]
+    now, state = released("mvit_b_16x4"), weights_of("mvit_b_16x4", unpooled_kv_blocks=(14, 15))
+    gone = {key.rsplit(".", 1)[0] for key in now.state_dict().keys() - state.keys()}
+    assert gone == {f"blocks.{i}.attn.{m}" for i in (14, 15) for m in ("pool_k", "pool_v", "norm_k", "norm_v")}
+    assert identify(state) == []
+    assert identify(state, but_for_pooling=True) == ["mvit_b_16x4", "mvit_b_32x3"]
+    first = create_model("mvit_b_16x4", weights=state)
+    assert isinstance(first, MViT)
+    assert shapes(first).keys() == state.keys()
+    assert [i for i, block in enumerate(first.blocks) if block.attn.kv_kernel is None] == [14, 15]
+    assert sum(p.numel() for p in first.parameters()) == 36_599_536
 
 
 @pytest.mark.parametrize("branches", ["global", "local"])
-def test_cloformers_ablations_are_built_from_their_files(branches: Any) -> None:
+def test_file_of_a_cloformer_ablation_gives_that_ablation(branches: Any) -> None:
     model = create_model("cloformer_xxs", weights=weights_of("cloformer_xxs", branches=branches))
     assert shapes(model) == shapes(on_meta("cloformer_xxs", branches=branches))
 
 
-def test_what_is_given_wins_over_the_file(caplog: pytest.LogCaptureFixture) -> None:
-    state = weights_of("mvit_b_image", image_size=64)
-    model = create_model(
-        "mvit_b_image", weights=state, num_classes=3, image_size=96, drop_path_rate=0.3, head_dropout=0.2
-    )
+def test_arguments_win_over_the_file(caplog: pytest.LogCaptureFixture) -> None:
+    state = weights_of("mvit_v2_t", image_size=64)
+    knobs: dict[str, Any] = {"num_classes": 3, "image_size": 96, "drop_path_rate": 0.3, "head_dropout": 0.2}
+    model = create_model("mvit_v2_t", weights=state, **knobs)
     assert (model.num_classes, model.input_shape) == (3, (3, 96, 96))
     assert isinstance(model, MViT)
     assert model.blocks[-1].drop_path.p == pytest.approx(0.3)
@@ -175,30 +205,25 @@ def test_what_is_given_wins_over_the_file(caplog: pytest.LogCaptureFixture) -> N
     assert model.head.projection.weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 
-def test_an_equal_class_count_keeps_the_files_head(caplog: pytest.LogCaptureFixture) -> None:
-    model = create_model("shunted_t", weights=weights_of("shunted_t", num_classes=3), num_classes=3)
-    assert not model.head.weight.any()
+def test_head_of_the_file_stays_at_an_equal_class_count_and_goes_at_none(caplog: pytest.LogCaptureFixture) -> None:
+    state = weights_of("cloformer_xxs", num_classes=3)
+    assert not create_model("cloformer_xxs", weights=state, num_classes=3).head.weight.any()
+    headless = create_model("cloformer_xxs", weights=state, num_classes=0)
+    assert headless.num_classes == 0
+    assert not any(key.startswith("head.") for key in headless.state_dict())
     assert "untrained" not in caplog.text
 
 
-def test_no_classes_leave_the_files_head_out() -> None:
-    model = create_model("cloformer_xxs", weights=weights_of("cloformer_xxs"), num_classes=0)
-    assert model.num_classes == 0
-    assert not any(key.startswith("head.") for key in model.state_dict())
-
-
-def test_image_weights_build_a_network_for_clips() -> None:
+def test_image_weights_build_a_network_for_clips_and_back() -> None:
     state = weights_of("mvit_v2_s", image_size=64, num_classes=7)
     model = create_model("mvit_v2_s_16x4", weights=state, num_frames=8)
-    assert model.input_shape == (3, 8, 64, 64)
-    assert model.num_classes == 7
+    assert (model.input_shape, model.num_classes) == ((3, 8, 64, 64), 7)
     assert not model.patch_embed.proj.weight.any()
-    back = create_model("mvit_v2_s", weights={key: tensor.cpu() for key, tensor in model.state_dict().items()})
-    assert back.input_shape == (3, 64, 64)
+    assert create_model("mvit_v2_s", weights=dict(model.state_dict())).input_shape == (3, 64, 64)
 
 
 @pytest.mark.parametrize(
-    ("asked", "holds", "message"),
+    ("name", "file", "message"),
     [
         ("shunted_t", "shunted_s", r"not those of shunted_t but of other widths or depths; it fits shunted_s"),
         ("cloformer_s", "cloformer_xs", r"not those of cloformer_s .* it fits cloformer_xs"),
@@ -209,33 +234,27 @@ def test_image_weights_build_a_network_for_clips() -> None:
         ("mvit_v2_t", "shunted_t", r"it fits shunted_t"),
     ],
 )
-def test_weights_of_another_variant_are_one_line(asked: str, holds: str, message: str) -> None:
+def test_weights_of_another_variant_are_refused_in_one_line(name: str, file: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
-        create_model(asked, weights=weights_of(holds))
+        create_model(name, weights=weights_of(file))
     assert "\n" not in str(error.value)
 
 
-def test_allow_partial_takes_from_another_variant_what_fits() -> None:
+def test_allow_partial_takes_the_fitting_weights_of_another_variant_but_not_of_another_family() -> None:
     model = create_model("shunted_t", weights=weights_of("shunted_s"), allow_partial=True)
-    assert shapes(model) == shapes(on_meta("shunted_t"))
+    assert shapes(model) == shapes(released("shunted_t"))
     assert not model.get_parameter("block1.0.norm1.weight").any()
     with pytest.raises(UserError, match="the network is a Shunted"):
         create_model("shunted_t", weights=weights_of("mvit_v2_t", image_size=64), allow_partial=True)
 
 
-def test_weights_are_told_apart_by_their_size() -> None:
+def test_weights_that_fit_two_variants_are_of_the_one_of_their_size() -> None:
     assert identify(weights_of("mvit_b_32x3")) == ["mvit_b_32x3", "mvit_b_16x4"]
     assert identify(weights_of("mvit_b_16x4")) == ["mvit_b_16x4", "mvit_b_32x3"]
     assert identify({"x": torch.zeros(1)}) == []
 
 
-def test_the_first_release_of_16x4_is_another_network_but_for_its_pooling() -> None:
-    state = weights_of("mvit_b_16x4", unpooled_kv_blocks=(14, 15))
-    assert identify(state) == []
-    assert identify(state, but_for_pooling=True) == ["mvit_b_16x4", "mvit_b_32x3"]
-
-
-def test_a_file_on_disk_gives_its_outputs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_file_on_disk_gives_the_outputs_of_its_network(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(0)
     model = create_model("cloformer_xxs", num_classes=4).eval()
     torch.save({"model": model.state_dict(), "epoch": 1}, tmp_path / "x.pth")

@@ -1,5 +1,6 @@
 """A shallow build of every family and kind of network, for the tests that all of them must pass."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mvrec.models import CloFormer, MViT, SGFormer, Shunted, accelerate, cloformer, sgformer, shunted
+from mvrec.models import CloFormer, MViT, SGFormer, Shunted, accelerate, cloformer, create_model, sgformer, shunted
 from mvrec.models.backbone import Backbone
 
 
@@ -144,6 +145,13 @@ BUILDS = {
 IS_PLAIN = type(accelerate(MViT(**MVIT_V1, **VIDEO))) is MViT
 quick_form = pytest.mark.skipif(IS_PLAIN, reason="networks are plain, and this is about their quick form")
 VIDEOS = [name for name, build in BUILDS.items() if build.is_video]
+
+
+@functools.cache
+def released(name: str) -> Backbone:
+    """A variant of the zoo without memory for its weights, built once: for names and shapes, never to be changed."""
+    with torch.device("meta"):
+        return create_model(name)
 
 
 def lively(model: Backbone) -> Backbone:

@@ -5,32 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from zoo_builds import IMAGE, MVIT_V1, MVIT_V2, VIDEO
 
 from mvrec.models import MViT
-from mvrec.models.backbone import Backbone
 
-STARTS = {1: 2, 3: 2}
-V1: dict[str, Any] = {
-    "num_classes": 5,
-    "num_frames": 4,
-    "image_size": 32,
-    "embed_dim": 16,
-    "depth": 4,
-    "dim_mults": STARTS,
-    "head_mults": STARTS,
-    "q_strides": STARTS,
-    "kv_stride": 4,
-}
-V1_IMAGE = V1 | {"num_frames": None, "pool_kernel": (1, 3, 3), "pos_embed": "joint"}
-V2 = V1 | {
-    "pool_every_q": True,
-    "dim_change": "attention",
-    "pos_embed": "none",
-    "rel_pos": True,
-    "residual_pooling": True,
-}
-V2_IMAGE = V2 | {"num_frames": None, "pool_kernel": (1, 3, 3), "cls_token": False}
-KINDS = {"v1": V1, "v1_image": V1_IMAGE, "v2": V2, "v2_image": V2_IMAGE}
+V1: dict[str, Any] = MVIT_V1 | VIDEO | {"depth": 4}
+V2: dict[str, Any] = MVIT_V2 | VIDEO | {"depth": 4}
+KINDS = {"v1": V1, "v1_image": V1 | IMAGE | {"pos_embed": "joint"}, "v2": V2, "v2_image": V2 | IMAGE}
+KINDS["v2_image"] |= {"cls_token": False}
 
 
 def small(kind: str, *, seed: int = 0, **changes: Any) -> MViT:
@@ -48,11 +30,6 @@ def lively(model: Any, *, seed: int = 1) -> Any:
             if "running" in name:
                 buffer.add_(torch.rand(buffer.shape, generator=generator))
     return model.eval()
-
-
-def images(model: Backbone, size: int = 2, **axes: int) -> Tensor:
-    shape = dict(zip("CTHW" if len(model.input_shape) == 4 else "CHW", model.input_shape, strict=True)) | axes
-    return torch.randn(size, *shape.values(), generator=torch.Generator().manual_seed(2))
 
 
 def separate_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:

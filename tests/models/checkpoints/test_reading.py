@@ -4,8 +4,6 @@ import argparse
 import os
 import pathlib
 import shlex
-import subprocess
-import sys
 from collections import Counter, UserDict
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_networks import images, small
+from small_networks import small
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
+from warm import run
+from zoo_builds import inputs as images
 
 from mvrec.errors import UserError
 from mvrec.models import MViT, load_weights
@@ -33,6 +33,10 @@ def check_loads(source: Any, model: MViT) -> None:
     report = load_weights(other, source)
     assert report.complete
     assert not report.unexpected
+    check_equal(other, model)
+
+
+def check_equal(other: MViT, model: MViT) -> None:
     x = images(model)
     torch.testing.assert_close(other(x), model(x), rtol=0, atol=0)
 
@@ -59,44 +63,48 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_finds_the_network_inside(wrapper: str, model: MViT, tmp_path: Path) -> None:
-    check_loads(saved(WRAPPERS[wrapper](model.state_dict()), tmp_path / "x.pth"), model)
+def test_network_is_found_inside_every_wrapper(model: MViT, tmp_path: Path) -> None:
+    for name, wrap in WRAPPERS.items():
+        other = small("v1", seed=9)
+        report = load_weights(other, saved(wrap(model.state_dict()), tmp_path / "x.pth"))
+        assert (report.complete, report.unexpected) == (True, ()), name
+        check_equal(other, model)
+    check_loads(model.state_dict(), model)
+    check_loads({"model": model.state_dict()}, model)
 
 
-def test_half_precision_becomes_the_networks_own(model: MViT) -> None:
+def test_half_precision_becomes_the_precision_of_the_network(model: MViT) -> None:
     other = small("v1", seed=9)
     load_weights(other, {name: tensor.half() for name, tensor in model.state_dict().items()})
     assert {tensor.dtype for tensor in other.state_dict().values()} == {torch.float32}
     torch.testing.assert_close(other(images(model)), model(images(model)), rtol=0.05, atol=0.05)
 
 
-def test_reads_safetensors_whatever_the_name(model: MViT, tmp_path: Path) -> None:
+def test_safetensors_under_any_name_and_old_serialisation_load(model: MViT, tmp_path: Path) -> None:
     for name in ("x.safetensors", "x.bin"):
         save_file(model.state_dict(), tmp_path / name)
         check_loads(tmp_path / name, model)
         check_loads(str(tmp_path / name), model)
-
-
-def test_reads_the_old_serialisation(model: MViT, tmp_path: Path) -> None:
     torch.save({"model_state": model.state_dict()}, tmp_path / "x.pyth", _use_new_zipfile_serialization=False)
     check_loads(tmp_path / "x.pyth", model)
 
 
-def test_takes_a_state_dict(model: MViT) -> None:
-    check_loads(model.state_dict(), model)
-    check_loads({"model": model.state_dict()}, model)
-
-
-@pytest.mark.parametrize("name", ["state_dict_ema", "model_ema", "ema"])
-def test_the_averaged_weights_win(name: str, model: MViT, tmp_path: Path) -> None:
+def test_averaged_weights_win_over_the_raw_ones_of_a_file(model: MViT, tmp_path: Path) -> None:
     raw = small("v1", seed=5).state_dict()
-    path = saved({"state_dict": raw, "model": raw, name: model.state_dict()}, tmp_path / "x.pth")
-    check_loads(path, model)
-    assert read_weights(path).entry == name
+    for name in ("state_dict_ema", "model_ema", "ema"):
+        path = saved({"state_dict": raw, "model": raw, name: model.state_dict()}, tmp_path / "x.pth")
+        check_loads(path, model)
+        assert read_weights(path).entry == name
+    averaged = AveragedModel(model, use_buffers=True)
+    check_loads(saved(averaged.state_dict(), tmp_path / "x.pth"), model)
+    both = {f"net.{n}": t for n, t in raw.items()} | {f"ema_net.{n}": t for n, t in model.state_dict().items()}
+    check_loads({"state_dict": both}, model)
+    twins = {f"student.{n}": t for n, t in raw.items()} | {f"teacher.{n}": t for n, t in raw.items()}
+    with pytest.raises(UserError, match=r"several networks in one file, under 'student\.', 'teacher\.'"):
+        load_weights(model, twins)
 
 
-def test_a_file_is_read_once_until_it_changes(model: MViT, tmp_path: Path, reads: Counter[Path]) -> None:
+def test_file_is_read_once_until_it_changes(model: MViT, tmp_path: Path, reads: Counter[Path]) -> None:
     path = saved(model.state_dict(), tmp_path / "x.pth")
     (tmp_path / "link.pth").symlink_to(path)
     with each_file_once():
@@ -120,7 +128,7 @@ def peak_bytes() -> int:
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system does not reset peaks")
-def test_a_file_takes_its_size_in_memory_once(model: MViT, tmp_path: Path) -> None:
+def test_file_takes_its_size_in_memory_once(model: MViT, tmp_path: Path) -> None:
     path = tmp_path / "x.pth"  # not mapped, as it is no zip
     tree = {"model": model.state_dict(), "optimizer": torch.zeros(2 * 10**7)}
     torch.save(tree, path, _use_new_zipfile_serialization=False)
@@ -133,21 +141,7 @@ def test_a_file_takes_its_size_in_memory_once(model: MViT, tmp_path: Path) -> No
     assert peak_bytes() - before < 1.5 * path.stat().st_size
 
 
-def test_reads_an_averaged_model(model: MViT, tmp_path: Path) -> None:
-    averaged = AveragedModel(model, use_buffers=True)
-    check_loads(saved(averaged.state_dict(), tmp_path / "x.pth"), model)
-
-
-def test_an_average_beside_the_raw_weights_wins(model: MViT) -> None:
-    raw = small("v1", seed=5).state_dict()
-    both = {f"net.{n}": t for n, t in raw.items()} | {f"ema_net.{n}": t for n, t in model.state_dict().items()}
-    check_loads({"state_dict": both}, model)
-    twins = {f"student.{n}": t for n, t in raw.items()} | {f"teacher.{n}": t for n, t in raw.items()}
-    with pytest.raises(UserError, match=r"several networks in one file, under 'student\.', 'teacher\.'"):
-        load_weights(model, twins)
-
-
-def test_settings_and_scores_beside_the_weights_are_no_hindrance(model: MViT, tmp_path: Path) -> None:
+def test_settings_and_scores_of_the_authors_files_do_not_stop_the_weights(model: MViT, tmp_path: Path) -> None:
     """What the authors' own files hold: argparse, yacs and numpy values, none of which torch reads by itself."""
     from yacs.config import CfgNode
 
@@ -171,7 +165,7 @@ class Harmful:
         return os.system, (f"touch {shlex.quote(str(self.marker))}",)
 
 
-def test_code_in_a_file_is_refused_and_never_runs(model: MViT, tmp_path: Path) -> None:
+def test_file_with_code_is_refused_and_the_code_never_runs(model: MViT, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     path = saved({"model": model.state_dict(), "extra": Harmful(marker)}, tmp_path / "x.pth")
     with pytest.raises(UserError, match=r"x\.pth: holds a (posix|nt)\.system .* could run code") as error:
@@ -180,53 +174,22 @@ def test_code_in_a_file_is_refused_and_never_runs(model: MViT, tmp_path: Path) -
     assert not marker.exists()
 
 
-def run_command_of(error: Exception) -> None:
-    program, *arguments = shlex.split(str(error).partition("extract the weights once: ")[2])
-    assert program == "python"
-    subprocess.run([sys.executable, *arguments], check=True)
-
-
-@pytest.mark.parametrize("extra", [pathlib.PurePosixPath("a"), UserDict(a=1)])
-def test_the_way_out_of_a_refusal_works(extra: Any, model: MViT, tmp_path: Path) -> None:
-    path = saved({"epoch": 3, "model": model.state_dict(), "extra": extra}, tmp_path / "it's here.pth")
-    with pytest.raises(UserError, match="if you trust them, extract the weights once: python -c") as error:
-        load_weights(model, path)
-    run_command_of(error.value)
-    check_loads(tmp_path / "it's here.weights.pth", model)
-
-
-def test_a_whole_pickled_network_is_refused_with_a_way_out(model: MViT, tmp_path: Path) -> None:
-    path = saved(model, tmp_path / "x.pth")
-    with pytest.raises(UserError, match=r"holds a mvrec\.models\.mvit\.mvit\.MViT besides its weights") as error:
-        load_weights(model, path)
-    run_command_of(error.value)
-    check_loads(tmp_path / "x.weights.pth", model)
-
-
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
-@pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
-def test_a_truncated_file_is_one_line(kind: str, share: float, model: MViT, tmp_path: Path) -> None:
-    path = tmp_path / ("x.safetensors" if kind == "safetensors" else "x.pth")
-    if kind == "safetensors":
-        save_file(model.state_dict(), path)
-    else:
-        torch.save(model.state_dict(), path, _use_new_zipfile_serialization=kind == "zip")
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * share)])
-    check_refused(path, model, r"damaged|: truncated: an unfinished download or copy")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"\x00" * 100, "damaged, truncated or not a torch checkpoint"),
-        (b"\x08\x00\x00\x00\x00\x00\x00\x00{]      ", "damaged or not a safetensors file"),
-    ],
-)
-def test_other_files_are_one_line(content: bytes, message: str, model: MViT, tmp_path: Path) -> None:
-    path = tmp_path / "x.pth"
-    path.write_bytes(content)
-    check_refused(path, model, message)
+def test_refusal_names_a_command_that_extracts_the_weights(model: MViT, tmp_path: Path) -> None:
+    path, command = tmp_path / "it's here.pth", ""
+    for tree in (
+        {"epoch": 3, "model": model.state_dict(), "extra": pathlib.PurePosixPath("a")},
+        {"epoch": 3, "model": model.state_dict(), "extra": UserDict(a=1)},
+        model,
+    ):
+        with pytest.raises(UserError, match="if you trust them, extract the weights once: python -c") as error:
+            load_weights(model, saved(tree, path))
+        command = str(error.value).partition("extract the weights once: ")[2]
+        program, _, code, *arguments = shlex.split(command)
+        assert program == "python"
+        extracted = run(*arguments, program=code)
+        assert extracted.returncode == 0, extracted.stderr
+        check_loads(tmp_path / "it's here.weights.pth", model)
+    assert "holds a mvrec.models.mvit.mvit.MViT besides its weights" in str(error.value)
 
 
 def check_refused(path: Path, model: MViT, message: str) -> None:
@@ -238,22 +201,24 @@ def check_refused(path: Path, model: MViT, message: str) -> None:
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
-def test_what_is_no_file_is_one_line(model: MViT, tmp_path: Path) -> None:
-    check_refused(tmp_path / "none.pth", model, "no such file")
-    with pytest.raises(UserError, match=r"is a folder without checkpoints/best\.ckpt, checkpoints/last\.ckpt or model"):
-        load_weights(model, tmp_path)
-
-
-def test_of_a_run_directory_the_best_checkpoint_is_read(model: MViT, tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").mkdir()
-    for name in ("last.ckpt", "best.ckpt"):
-        saved({"state_dict": model.state_dict()}, tmp_path / "checkpoints" / name)
-        assert read_weights(tmp_path).source == str(tmp_path / "checkpoints" / name)
+def test_truncated_file_is_one_line(model: MViT, tmp_path: Path) -> None:
+    for kind in ("zip", "old", "safetensors"):
+        path = tmp_path / ("x.safetensors" if kind == "safetensors" else "x.pth")
+        if kind == "safetensors":
+            save_file(model.state_dict(), path)
+        else:
+            torch.save(model.state_dict(), path, _use_new_zipfile_serialization=kind == "zip")
+        content = path.read_bytes()
+        for share in (0.02, 0.5, 0.99):
+            path.write_bytes(content[: int(len(content) * share)])
+            check_refused(path, model, r"damaged|: truncated: an unfinished download or copy")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (b"\x00" * 100, "damaged, truncated or not a torch checkpoint"),
+        (b"\x08\x00\x00\x00\x00\x00\x00\x00{]      ", "damaged or not a safetensors file"),
         (b"", "the file is empty"),
         (b"\n<!DOCTYPE html>\n<html>", "the file is a web page"),
         (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "the file is a web page"),
@@ -263,32 +228,33 @@ def test_of_a_run_directory_the_best_checkpoint_is_read(model: MViT, tmp_path: P
         (b"\x89HDF\r\n\x1a\n", "the file is a file of HDF5"),
         (b"\x00\x00\x00\x20ftypisom", "the file is a video or image"),
         (b'{"message": "Not Found"}', "damaged, truncated or not a torch checkpoint"),
-    ],
-)
-def test_what_lies_in_place_of_weights_is_called_what_it_is(
-    content: bytes, message: str, model: MViT, tmp_path: Path
-) -> None:
-    path = tmp_path / "x.pth"
-    path.write_bytes(content)
-    check_refused(path, model, message)
-
-
-@pytest.mark.parametrize(
-    ("tree", "message"),
-    [
         ([1, 2], "holds a list, not a dictionary with weights"),
         ({"epoch": 3, "scores": {"a": 1}}, "no weights found; it holds 'epoch', 'scores'"),
         ({"model": {"fc.weight": torch.ones(2, 2)}}, "no known network: its names begin with fc.weight"),
         ({}, "no weights found; it holds nothing"),
     ],
 )
-def test_a_file_without_a_network_is_one_line(tree: Any, message: str, model: MViT, tmp_path: Path) -> None:
-    check_refused(saved(tree, tmp_path / "x.pth"), model, message)
+def test_file_without_a_network_is_called_what_it_is(content: Any, message: str, model: MViT, tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(content) if isinstance(content, bytes) else saved(content, path)
+    check_refused(path, model, message)
 
 
-def test_weights_that_have_diverged_are_refused(model: MViT, tmp_path: Path) -> None:
+def test_missing_file_and_folder_without_checkpoints_are_one_line(model: MViT, tmp_path: Path) -> None:
+    check_refused(tmp_path / "none.pth", model, "no such file")
+    with pytest.raises(UserError, match=r"is a folder without checkpoints/best\.ckpt, checkpoints/last\.ckpt or model"):
+        load_weights(model, tmp_path)
+
+
+def test_run_directory_gives_its_best_checkpoint(model: MViT, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("last.ckpt", "best.ckpt"):
+        saved({"state_dict": model.state_dict()}, tmp_path / "checkpoints" / name)
+        assert read_weights(tmp_path).source == str(tmp_path / "checkpoints" / name)
+
+
+def test_weights_with_nan_are_refused(model: MViT, tmp_path: Path) -> None:
     state: dict[str, Tensor] = {**model.state_dict()}
     state["blocks.2.mlp.fc1.bias"] = state["blocks.2.mlp.fc1.bias"] * float("nan")
-    check_refused(
-        saved(state, tmp_path / "x.pth"), model, r"1 tensors hold NaN or infinity \(blocks\.2\.mlp\.fc1\.bias\)"
-    )
+    message = r"1 tensors hold NaN or infinity \(blocks\.2\.mlp\.fc1\.bias\)"
+    check_refused(saved(state, tmp_path / "x.pth"), model, message)

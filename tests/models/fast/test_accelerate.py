@@ -12,6 +12,7 @@ from mvrec.models import Framewise, MViT, accelerate, create_model, mvit_v2_t, s
 from mvrec.models.backbone import Backbone
 from mvrec.models.fast import depthwise, products, recompute
 from mvrec.models.fast.accelerate import FAST, NETWORKS, PLAIN, SWITCH, as_written
+from mvrec.models.layers import GridConv
 
 pytestmark = quick_form
 builds = pytest.mark.parametrize("name", BUILDS)
@@ -24,40 +25,33 @@ def plain(name: str, monkeypatch: pytest.MonkeyPatch, **changes: object) -> Back
 
 
 @builds
-@pytest.mark.parametrize("size", [64, 75])
-def test_values_gradients_and_random_draws_are_those_of_the_plain_network(
-    name: str, size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = plain(name, monkeypatch, drop_path_rate=0.3).double()
-    quick = accelerate(copy.deepcopy(written))
-    assert not {type(module) for module in written.modules()} & set(PLAIN)
-    assert not {type(module) for module in quick.modules()} & set(FAST)
-    x = inputs(written, 4, H=size).double()
-    results = []
-    for network in (written, quick):
-        torch.manual_seed(3)
-        logits = network(x)
-        logits.square().sum().backward()
-        grads = {n: p.grad for n, p in network.named_parameters()}
-        assert all(grad is not None for grad in grads.values())
-        results.append((logits, grads, dict(network.named_buffers()), network.feature_maps(x)))
-    torch.testing.assert_close(results[1], results[0])
+def test_quick_network_has_the_weights_values_gradients_and_random_draws_of_the_plain_one(name, monkeypatch):
+    for size in (64, 75):
+        written = plain(name, monkeypatch, drop_path_rate=0.3).double()
+        quick = copy.deepcopy(written)
+        state = {key: tensor.data_ptr() for key, tensor in quick.state_dict().items()}
+        assert accelerate(quick) is quick
+        assert {key: tensor.data_ptr() for key, tensor in quick.state_dict().items()} == state
+        assert type(quick).__name__ == BUILDS[name].network.__name__  # type: ignore[attr-defined]
+        assert isinstance(quick, BUILDS[name].network)  # type: ignore[arg-type]
+        assert not {type(module) for module in written.modules()} & set(PLAIN)
+        assert not {type(module) for module in quick.modules()} & set(FAST)
+        kinds = [type(module) for module in quick.modules()]
+        assert [type(module) for module in accelerate(quick).modules()] == kinds
+        x = inputs(written, 4, H=size).double()
+        results = []
+        for network in (written, quick):
+            torch.manual_seed(3)
+            logits = network(x)
+            logits.square().sum().backward()
+            grads = {n: p.grad for n, p in network.named_parameters()}
+            assert all(grad is not None for grad in grads.values())
+            results.append((logits, grads, dict(network.named_buffers()), network.feature_maps(x)))
+        torch.testing.assert_close(results[1], results[0], msg=lambda text, size=size: f"{size}: {text}")
 
 
 @builds
-def test_names_and_weights_stay(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = plain(name, monkeypatch)
-    state = {key: tensor.data_ptr() for key, tensor in network.state_dict().items()}
-    assert accelerate(network) is network
-    assert {key: tensor.data_ptr() for key, tensor in network.state_dict().items()} == state
-    assert type(network).__name__ == BUILDS[name].network.__name__  # type: ignore[attr-defined]
-    assert isinstance(network, BUILDS[name].network)  # type: ignore[arg-type]
-    kinds = [type(module) for module in network.modules()]
-    assert [type(module) for module in accelerate(network).modules()] == kinds
-
-
-@builds
-def test_for_a_while_as_written(name: str) -> None:
+def test_as_written_is_plain_for_a_while(name: str) -> None:
     network = BUILDS[name]()
     network.reset_head(3)  # of torch's own layers
     kinds = [type(module) for module in network.modules()]
@@ -68,7 +62,7 @@ def test_for_a_while_as_written(name: str) -> None:
     assert [type(module) for module in network.modules()] == kinds
 
 
-def test_plain_is_what_a_function_gives_and_what_the_environment_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_model_is_quick_unless_the_environment_asks_for_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.device("meta"):
         assert type(mvit_v2_t()) is MViT
         assert type(create_model("mvit_v2_t")) is FAST[MViT]
@@ -78,7 +72,7 @@ def test_plain_is_what_a_function_gives_and_what_the_environment_asks_for(monkey
         assert type(create_model("mvit_v2_t")) is MViT
 
 
-def test_networks_of_others_are_left_alone() -> None:
+def test_layers_of_others_are_left_alone_and_ours_in_them_are_quick() -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -91,7 +85,7 @@ def test_networks_of_others_are_left_alone() -> None:
     assert not {type(module) for module in network.ours.modules()} & set(FAST)
 
 
-def test_layers_that_somebody_put_in_are_left_alone() -> None:
+def test_layers_put_into_a_network_of_ours_are_left_alone() -> None:
     class Adapted(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             return 2 * super().forward(x)
@@ -115,7 +109,7 @@ def test_layers_that_somebody_put_in_are_left_alone() -> None:
     torch.testing.assert_close(results[0], results[1])
 
 
-def test_parts_of_others_work_in_a_quick_block() -> None:
+def test_mlp_of_others_works_in_a_quick_block() -> None:
     network = BUILDS["mvit_v1_video"]().eval()
     x = inputs(network)
     expected = network(x)
@@ -124,27 +118,45 @@ def test_parts_of_others_work_in_a_quick_block() -> None:
     torch.testing.assert_close(network(x), expected)
 
 
-def test_every_network_has_its_table() -> None:
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("name", ["shunted", "sgformer", "cloformer"])
+def test_convolutions_get_channels_last_and_copy_nothing(name: str, bf16: bool) -> None:
+    """Neither tokens (B, h, w, C) nor images (B, C, H, W), of which the first alone comes as the caller has it."""
+    network = BUILDS[name]()
+    convolutions = {path: module for path, module in network.named_modules() if isinstance(module, nn.Conv2d)}
+    copied: list[str] = []
+
+    def check(path: str, x: Tensor) -> None:
+        last = x if isinstance(convolutions[path], GridConv) else x.permute(0, 2, 3, 1)
+        if not last.is_contiguous():
+            copied.append(path)
+
+    for path, module in list(convolutions.items())[1:]:
+        if ".local_conv" not in path:  # Shunted's values are half of what holds them
+            module.register_forward_pre_hook(lambda _, args, path=path: check(path, args[0]))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        network(inputs(network, W=96))
+    assert copied == []
+
+
+def test_every_architecture_has_a_row_in_the_table() -> None:
     assert {build.network for build in BUILDS.values()} == set(NETWORKS)
 
 
 # -- private names of torch: when one of these fails, the code beside it takes the slower way, or has to go ------------
 
 
-def test_torch_has_the_products_of_onednn() -> None:
-    """Products fall back to `F.linear` without it."""
+def test_torch_has_the_private_names_that_quick_networks_use() -> None:
+    # Without the products of oneDNN, `F.linear` computes; without what it computes, half precision is in float32.
     assert hasattr(torch.ops.mkldnn, "_linear_pointwise")
     assert (torch.backends.cpu.get_cpu_capability() == "AVX512") == products._HAS_ONEDNN
-
-
-@pytest.mark.parametrize("name", ["_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"])
-def test_torch_says_what_onednn_computes(name: str) -> None:
-    """Without it gradients of half precision are computed in float32."""
-    assert isinstance(getattr(torch.ops.mkldnn, name)(), bool)
+    for name in ("_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"):
+        assert isinstance(getattr(torch.ops.mkldnn, name)(), bool)
+    assert products.HAS_GRADIENTS  # else torch's own layers keep what they keep
 
 
 @pytest.mark.parametrize("without", [False, True])
-def test_torch_has_the_backward_pass_of_a_softmax(without: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_softmax_gradient_is_torchs_even_without_its_name(without: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it the formula is written out."""
     assert hasattr(torch, "_softmax_backward_data")
     if without:
@@ -155,12 +167,7 @@ def test_torch_has_the_backward_pass_of_a_softmax(without: bool, monkeypatch: py
     torch.testing.assert_close(products.softmax_gradient(grad, probabilities.detach()), expected)
 
 
-def test_torch_has_the_operators_of_its_own_gradients() -> None:
-    """Without them torch's own layers keep what they keep."""
-    assert products.HAS_GRADIENTS
-
-
-def test_without_an_operator_the_slower_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_operators_of_torch_leave_the_slower_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
     assert not products._has_onednn()
     assert depthwise._sums_in_half(torch.bfloat16)

@@ -13,22 +13,14 @@ from mvrec.models import FeaturePyramid, cloformer_xxs, mvit_v2_t, sgformer_s, s
 from mvrec.models.backbone import Backbone
 
 SIZES = {"min_size": 128, "max_size": 160, "num_classes": 3}
+FEW = {"rpn_pre_nms_top_n": 50, "rpn_post_nms_top_n": 20}  # boxes, while training and after
+FEW_BOXES = {f"{key}_{when}": count for key, count in FEW.items() for when in ("train", "test")}
+ANCHORS = tuple((size,) for size in (16, 32, 64, 128, 256)), ((0.5, 1.0, 2.0),) * 5
 DETECTORS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "mask_rcnn": lambda backbone: MaskRCNN(
-        backbone,
-        rpn_pre_nms_top_n_train=50,
-        rpn_post_nms_top_n_train=20,
-        rpn_pre_nms_top_n_test=50,
-        rpn_post_nms_top_n_test=20,
-        box_batch_size_per_image=16,
-        box_detections_per_img=4,
-        **SIZES,
+        backbone, box_batch_size_per_image=16, box_detections_per_img=4, **FEW_BOXES, **SIZES
     ),
-    "retinanet": lambda backbone: RetinaNet(
-        backbone,
-        anchor_generator=AnchorGenerator(tuple((size,) for size in (16, 32, 64, 128, 256)), ((0.5, 1.0, 2.0),) * 5),
-        **SIZES,
-    ),
+    "retinanet": lambda backbone: RetinaNet(backbone, anchor_generator=AnchorGenerator(*ANCHORS), **SIZES),
 }
 NETWORKS: dict[str, dict[str, object]] = {
     "shunted": {},
@@ -73,40 +65,30 @@ def check_detector(kind: str, backbone: Backbone) -> None:
 
 @pytest.mark.parametrize("kind", DETECTORS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_detector_trains_and_infers_on_a_small_network(name: str, kind: str) -> None:
+def test_detector_trains_and_infers_on_a_small_network(name: str, kind: str) -> None:
     check_detector(kind, BUILDS[name](**NETWORKS[name]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", DETECTORS)
 @pytest.mark.parametrize("variant", [shunted_t, sgformer_s, cloformer_xxs, mvit_v2_t])
-def test_a_detector_trains_and_infers_on_a_released_network(variant: Callable[[], Backbone], kind: str) -> None:
+def test_detector_trains_and_infers_on_a_released_network(variant: Callable[[], Backbone], kind: str) -> None:
     check_detector(kind, variant())
 
 
-def test_the_pyramid_has_one_width_and_the_networks_strides() -> None:
+def test_pyramid_has_one_width_and_the_strides_of_its_levels() -> None:
     backbone = BUILDS["shunted"]()
-    pyramid = FeaturePyramid(backbone, out_channels=24)
-    maps = pyramid(torch.rand(1, 3, 128, 64))
-    assert {name: tuple(level.shape[1:]) for name, level in maps.items()} == {
-        "0": (24, 32, 16),
-        "1": (24, 16, 8),
-        "2": (24, 8, 4),
-        "3": (24, 4, 2),
-        "pool": (24, 2, 1),
-    }
+    maps = FeaturePyramid(backbone, out_channels=24)(torch.rand(1, 3, 128, 64))
+    sizes = {"0": (32, 16), "1": (16, 8), "2": (8, 4), "3": (4, 2), "pool": (2, 1)}
+    assert {name: tuple(level.shape[1:]) for name, level in maps.items()} == {n: (24, *s) for n, s in sizes.items()}
     assert backbone.num_classes == 0  # the head could get no gradient here
     maps["0"].sum().backward()
     assert not [name for name, p in backbone.named_parameters() if p.grad is None]
-
-
-def test_some_of_the_levels_will_do() -> None:
-    pyramid = FeaturePyramid(BUILDS["cloformer"](), out_channels=24, levels=(1, 3))
-    maps = pyramid(torch.rand(1, 3, 64, 64))
+    maps = FeaturePyramid(BUILDS["cloformer"](), out_channels=24, levels=(1, 3))(torch.rand(1, 3, 64, 64))
     assert {name: level.shape[-1] for name, level in maps.items()} == {"1": 8, "3": 2, "pool": 1}
 
 
-def test_what_gives_no_such_maps_is_refused() -> None:
+def test_network_without_maps_of_images_or_levels_is_refused() -> None:
     with pytest.raises(ValueError, match=r"needs maps of images, got a MViT for inputs of shape \(3, 4, 32, 32\)"):
         FeaturePyramid(BUILDS["mvit_v1_video"]())
     with pytest.raises(ValueError, match=r"levels must lie in 0\.\.3, got \(2, 4\)"):

@@ -1,9 +1,9 @@
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from golden_support import run_with_features
-from jsonargparse import ArgumentParser
 from zoo_builds import BUILDS, inputs, lively
 
 from mvrec.models import MViT
@@ -20,22 +20,20 @@ def tiny(kind: str, **changes: Any) -> MViT:
 
 
 @kinds
-def test_new_head_starts_like_the_first(kind: str) -> None:
+def test_new_head_starts_like_the_first_and_widths_and_poolings_are_the_versions(kind: str) -> None:
     model = tiny(kind, head_dropout=0.25)
     model.reset_head(9)
     assert model.head.projection.weight.std().item() == pytest.approx(0.02, rel=0.2)
     assert not model.head.projection.bias.any()
     assert model.head.dropout.p == 0.25
+    # v1 widens before a stage, v2 with it.
+    assert [info.channels for info in model.feature_info] == ([32, 64, 64] if kind.startswith("v1") else [16, 32, 64])
+    for pooling in ("max", "avg"):
+        assert not any(".pool_" in key or ".norm_" in key for key in tiny(kind, pooling=pooling).state_dict())
 
 
 @kinds
-def test_width_grows_before_a_stage_in_v1_and_with_it_in_v2(kind: str) -> None:
-    widths = (32, 64, 64) if kind.startswith("v1") else (16, 32, 64)
-    assert [info.channels for info in tiny(kind).feature_info] == list(widths)
-
-
-@kinds
-def test_feature_maps_are_the_tokens_in_their_places(kind: str) -> None:
+def test_feature_maps_hold_every_token_in_its_place(kind: str) -> None:
     model = lively(tiny(kind))
     x = inputs(model, W=64)
     _, features = run_with_features(model, x, ["blocks.0", "norm"])
@@ -49,27 +47,19 @@ def test_feature_maps_are_the_tokens_in_their_places(kind: str) -> None:
         torch.testing.assert_close(fmap[:, :, t, h, w], tokens[:, place])
 
 
-@pytest.mark.parametrize("pooling", ["max", "avg"])
-@kinds
-def test_pooling_without_weights_has_none(kind: str, pooling: str) -> None:
-    assert not any(".pool_" in key or ".norm_" in key for key in tiny(kind, pooling=pooling).state_dict())
-
-
-def test_one_block_is_a_network() -> None:
+def test_network_of_one_block_is_built() -> None:
     assert tiny("v1_video", depth=1, dim_mults=None, head_mults=None, q_strides=None).num_features == 16
 
 
-@pytest.mark.parametrize("pos_embed", ["joint", "separate", "none"])
-@pytest.mark.parametrize("cls_token", [True, False])
 @pytest.mark.parametrize("kind", ["v1_video", "v1_image"])
-def test_positions_and_class_token_combine(kind: str, pos_embed: str, cls_token: bool) -> None:
-    model = tiny(kind, pos_embed=pos_embed, cls_token=cls_token)
-    assert ("pos_embed_class" in model.state_dict()) == (pos_embed == "separate" and cls_token)
-    t = 2 if kind == "v1_video" else 1
-    if pos_embed == "joint":
-        assert model.pos_embed.shape == (1, t * 64 + cls_token, 16)
-    assert model(inputs(model)).shape == (2, 5)
-    assert model(inputs(model, H=48)).shape == (2, 5)
+def test_every_kind_of_positions_works_with_and_without_a_class_token(kind: str) -> None:
+    for pos_embed, cls_token in itertools.product(("joint", "separate", "none"), (True, False)):
+        model = tiny(kind, pos_embed=pos_embed, cls_token=cls_token)
+        assert ("pos_embed_class" in model.state_dict()) == (pos_embed == "separate" and cls_token)
+        if pos_embed == "joint":
+            assert model.pos_embed.shape == (1, (2 if kind == "v1_video" else 1) * 64 + cls_token, 16)
+        assert model(inputs(model)).shape == (2, 5), (pos_embed, cls_token)
+        assert model(inputs(model, H=48)).shape == (2, 5), (pos_embed, cls_token)
 
 
 @pytest.mark.parametrize(
@@ -82,38 +72,20 @@ def test_positions_and_class_token_combine(kind: str, pos_embed: str, cls_token:
         ("v1_image", {"pool_kernel": (3, 3, 3)}, r"pool_kernel must start with 1, got \(3, 3, 3\)"),
     ],
 )
-def test_wrong_arguments_are_named(kind: str, changes: dict[str, Any], message: str) -> None:
+def test_wrong_argument_is_named(kind: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny(kind, **changes)
 
 
-def test_positions_of_the_same_size_are_untouched() -> None:
-    positions = torch.randn(1, 2 * 3 * 4, 5)
-    assert resized_positions(positions, (2, 3, 4), (2, 3, 4)) is positions
-
-
-@pytest.mark.parametrize("new_size", [(2, 6, 8), (5, 3, 4), (1, 5, 2)])
-def test_positions_that_ramp_keep_ramping(new_size: tuple[int, int, int]) -> None:
+def test_positions_that_ramp_keep_ramping_at_another_size() -> None:
     """A value that depends on one axis alone still does after interpolation, and in the same order."""
     t, h, w = 2, 3, 4
     grids = torch.meshgrid(torch.arange(t), torch.arange(h), torch.arange(w), indexing="ij")
     ramps = torch.stack(grids, -1).float().flatten(0, 2)[None]  # (1, t*h*w, 3)
-    resized = resized_positions(ramps, (t, h, w), new_size).unflatten(1, new_size)[0]
-    for axis in range(3):
-        line = resized[..., axis].movedim(axis, 0).flatten(1)
-        torch.testing.assert_close(line, line[:, :1].expand_as(line))
-        assert (line.diff(dim=0) > 0).all()
-
-
-def test_every_argument_can_come_from_yaml() -> None:
-    parser = ArgumentParser()
-    parser.add_class_arguments(MViT, "model")
-    config = parser.parse_string(
-        "model: {num_frames: 4, image_size: [32, 48], embed_dim: 16, depth: 3, kv_stride: 2,"
-        " pool_kernel: null, dim_mults: {1: 2}, head_mults: {1: 2}, q_strides: {1: 2},"
-        " unpooled_kv_blocks: [2], dim_change: attention}"
-    )
-    model = parser.instantiate(config).model
-    assert model.input_shape == (3, 4, 32, 48)
-    assert model.num_features == 32
-    assert model.blocks[2].attn.pool_k is None
+    assert resized_positions(ramps, (t, h, w), (t, h, w)) is ramps
+    for size in ((2, 6, 8), (5, 3, 4), (1, 5, 2)):
+        resized = resized_positions(ramps, (t, h, w), size).unflatten(1, size)[0]
+        for axis in range(3):
+            line = resized[..., axis].movedim(axis, 0).flatten(1)
+            torch.testing.assert_close(line, line[:, :1].expand_as(line))
+            assert (line.diff(dim=0) > 0).all(), (size, axis)

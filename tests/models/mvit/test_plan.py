@@ -60,20 +60,20 @@ def test_v2_s_widens_in_the_attention_and_pools_every_query() -> None:
     assert all(s.q_kernel == FULL and s.kv_kernel == FULL for s in plan)
 
 
-def test_no_kernel_means_one_more_than_the_stride_in_space() -> None:
+def test_plan_without_a_kernel_pools_by_one_more_than_the_stride_in_space() -> None:
     plan = plan_of(depth=24, starts=(2, 5, 21), pool_kernel=None)
     kernels = [s.kv_kernel for s in plan]
     assert kernels == [(1, 9, 9)] * 2 + [(1, 5, 5)] * 3 + [(1, 3, 3)] * 16 + [None] * 3
     assert {i: s.q_kernel for i, s in enumerate(plan) if s.q_kernel} == dict.fromkeys((2, 5, 21), (1, 3, 3))
 
 
-def test_unpooled_blocks_keep_all_keys() -> None:
+def test_plan_with_unpooled_blocks_keeps_all_their_keys() -> None:
     plan = plan_of(unpooled_kv_blocks=(3, 15))
     assert [i for i, s in enumerate(plan) if s.kv_kernel is None] == [3, 15]
     assert [s.kv_stride for s in plan][2:5] == [4, 1, 2]
 
 
-def test_a_single_pixel_kernel_pools_nothing() -> None:
+def test_plan_with_a_kernel_of_one_pixel_pools_nothing() -> None:
     plan = plan_of(pool_kernel=(1, 1, 1), kv_stride=1, pool_every_q=True)
     assert [i for i, s in enumerate(plan) if s.q_kernel] == [1, 3, 14]
     assert all(s.kv_kernel is None for s in plan)
@@ -96,6 +96,6 @@ def test_a_single_pixel_kernel_pools_nothing() -> None:
         ({"dim_change": "both"}, "dim_change must be one of .* got 'both'"),
     ],
 )
-def test_contradictions_are_named(changes: dict[str, Any], message: str) -> None:
+def test_contradiction_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan_of(**changes)

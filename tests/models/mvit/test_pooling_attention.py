@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -93,26 +95,20 @@ CASES = {
     "v2, tables of another size": {"rel_pos_sizes": (5, 3, 9)},
     "image": {"rel_pos_sizes": (0, 7, 11), "q_kernel": (1, 3, 3), "kv_kernel": (1, 3, 3)},
     "v1": {"rel_pos_sizes": None, "residual_pooling": False},
-    "v1, nothing pooled": {
-        "rel_pos_sizes": None,
-        "residual_pooling": False,
-        "q_kernel": None,
-        "kv_kernel": None,
-    },
+    "v1, nothing pooled": {"rel_pos_sizes": None, "residual_pooling": False, "q_kernel": None, "kv_kernel": None},
 }
 
 
-@pytest.mark.parametrize("quick", [False, True], ids=["plain", "quick"])
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("thw", [(2, 4, 6), (1, 5, 3)])
-def test_matches_the_definition_written_out(case: str, thw: tuple[int, int, int], quick: bool) -> None:
-    module = attention(quick=quick, **CASES[case])
-    count = thw[0] * thw[1] * thw[2] + module.num_cls
-    x = torch.randn(2, count, 12, dtype=torch.float64)
-    q_thw, _ = module.grids(thw)
-    out = module(x, thw)
-    assert out.shape == (2, q_thw[0] * q_thw[1] * q_thw[2] + module.num_cls, 20)
-    torch.testing.assert_close(out, written_out(module, x, thw))
+def test_attention_equals_its_definition_written_out(case: str) -> None:
+    for thw, quick in (((2, 4, 6), False), ((1, 5, 3), False), ((2, 4, 6), True), ((1, 5, 3), True)):
+        module = attention(quick=quick, **CASES[case])
+        count = thw[0] * thw[1] * thw[2] + module.num_cls
+        x = torch.randn(2, count, 12, dtype=torch.float64)
+        q_thw, _ = module.grids(thw)
+        out = module(x, thw)
+        assert out.shape == (2, q_thw[0] * q_thw[1] * q_thw[2] + module.num_cls, 20)
+        torch.testing.assert_close(out, written_out(module, x, thw), msg=lambda m, at=(thw, quick): f"{at}: {m}")
 
 
 def gradients(output: Tensor, module: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -124,54 +120,50 @@ def gradients(output: Tensor, module: nn.Module, x: Tensor) -> dict[str, Tensor]
     return {name: torch.zeros_like(value) if g is None else g for (name, value), g in pairs}
 
 
-@pytest.mark.parametrize("kv_stride", [4, 5, 8])
-@pytest.mark.parametrize("thw", [(2, 8, 8), (1, 5, 7), (3, 1, 2), (2, 9, 12)])
+def check_both(ours: Tensor, theirs: Tensor, modules: tuple[nn.Module, nn.Module], x: Tensor, case: object) -> None:
+    torch.testing.assert_close(ours, theirs, msg=lambda text: f"{case}: {text}")
+    torch.testing.assert_close(
+        gradients(ours, modules[0], x), gradients(theirs, modules[1], x), msg=lambda text: f"{case}: {text}"
+    )
+
+
 @pytest.mark.parametrize("case", ["v2", "v2, query stride", "v2, no class token", "image", "v1"])
-def test_keys_that_nobody_reads_are_left_out_without_a_trace(
-    case: str, thw: tuple[int, int, int], kv_stride: int
-) -> None:
-    module = attention(quick=True, **{**CASES[case], "kv_stride": kv_stride})
+def test_keys_that_nobody_reads_leave_no_trace_in_values_and_gradients(case: str) -> None:
     norm = nn.LayerNorm(12).double()
-    x = torch.randn(2, thw[0] * thw[1] * thw[2] + module.num_cls, 12, dtype=torch.float64, requires_grad=True)
-    plain = attention(**{**CASES[case], "kv_stride": kv_stride})
-    ours, theirs = module(x, thw, norm=norm), plain(norm(x), thw)
-    torch.testing.assert_close(ours, theirs)
-    expected = gradients(theirs, plain, x)
-    for name, found in gradients(ours, module, x).items():
-        torch.testing.assert_close(found, expected[name], msg=lambda text, name=name: f"{name}: {text}")
+    for kv_stride, thw in itertools.product((4, 5, 8), ((2, 8, 8), (1, 5, 7), (3, 1, 2), (2, 9, 12))):
+        module = attention(quick=True, **{**CASES[case], "kv_stride": kv_stride})
+        plain = attention(**{**CASES[case], "kv_stride": kv_stride})
+        x = torch.randn(2, thw[0] * thw[1] * thw[2] + module.num_cls, 12, dtype=torch.float64, requires_grad=True)
+        check_both(module(x, thw, norm=norm), plain(norm(x), thw), (module, plain), x, (kv_stride, thw))
 
 
-@pytest.mark.parametrize("kv_stride", [1, 2, 8])
 @pytest.mark.parametrize(
     "case", ["v2", "v2, query stride", "v2, queries left alone", "image", "v1", "v1, nothing pooled"]
 )
-def test_the_class_token_alone_is_the_first_row(case: str, kv_stride: int) -> None:
-    """Also its gradients, which are zeros, and not absent, for what only the other rows would need."""
-    module = attention(quick=True, **{**CASES[case], "kv_stride": kv_stride})
-    thw, norm = (2, 8, 9), nn.LayerNorm(12).double()
-    x = torch.randn(2, 2 * 8 * 9 + 1, 12, dtype=torch.float64, requires_grad=True)
-    whole = module(x, thw, norm=norm)[:, :1]
-    alone = module(x, thw, norm=norm, cls_only=True)
-    torch.testing.assert_close(alone, whole)
-    expected = gradients(whole, module, x)
-    for name, found in gradients(alone, module, x).items():
-        torch.testing.assert_close(found, expected[name], msg=lambda text, name=name: f"{name}: {text}")
-    module(x, thw, norm=norm, cls_only=True).sum().backward()
-    assert all(parameter.grad is not None for parameter in module.parameters())
-    with torch.no_grad():
-        torch.testing.assert_close(module(x, thw, norm=norm, cls_only=True), whole)
+def test_class_token_alone_is_the_first_row_of_values_and_gradients(case: str) -> None:
+    """Gradients are zeros, and not absent, for what only the other rows would need."""
+    for kv_stride in (1, 2, 8):
+        module = attention(quick=True, **{**CASES[case], "kv_stride": kv_stride})
+        thw, norm = (2, 8, 9), nn.LayerNorm(12).double()
+        x = torch.randn(2, 2 * 8 * 9 + 1, 12, dtype=torch.float64, requires_grad=True)
+        whole = module(x, thw, norm=norm)[:, :1]
+        check_both(module(x, thw, norm=norm, cls_only=True), whole, (module, module), x, kv_stride)
+        module(x, thw, norm=norm, cls_only=True).sum().backward()
+        assert all(parameter.grad is not None for parameter in module.parameters())
+        with torch.no_grad():
+            torch.testing.assert_close(module(x, thw, norm=norm, cls_only=True), whole)
 
 
-@pytest.mark.parametrize("size", range(1, 30))
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 4), (3, 8), (1, 2), (5, 8), (3, 5)])
-def test_cells_that_are_read(size: int, kernel: int, stride: int) -> None:
-    windows = pooled_grid((1, size, size), kernel=(1, kernel, kernel), stride=stride)[1]
-    read = {w * stride + k - kernel // 2 for w in range(windows) for k in range(kernel)} & set(range(size))
-    assert mvit._read_cells(size, kernel=kernel, stride=stride, device=CPU).tolist() == sorted(read)
-    assert mvit.cells_read(size, kernel=kernel, stride=stride) == len(read)
+def test_cells_that_windows_read_are_those_of_every_window() -> None:
+    for size, (kernel, stride) in itertools.product(range(1, 30), ((3, 4), (3, 8), (1, 2), (5, 8), (3, 5))):
+        windows = pooled_grid((1, size, size), kernel=(1, kernel, kernel), stride=stride)[1]
+        read = {w * stride + k - kernel // 2 for w in range(windows) for k in range(kernel)} & set(range(size))
+        cells = mvit._read_cells(size, kernel=kernel, stride=stride, device=CPU).tolist()
+        assert cells == sorted(read), (size, kernel, stride)
+        assert mvit.cells_read(size, kernel=kernel, stride=stride) == len(read)
 
 
-def test_another_layer_in_the_place_of_the_projection_is_used() -> None:
+def test_adapter_in_place_of_the_projection_is_used() -> None:
     """As adapters of low rank are put there."""
 
     class Adapted(Linear):
@@ -190,7 +182,7 @@ def test_another_layer_in_the_place_of_the_projection_is_used() -> None:
         torch.testing.assert_close(adapted(x, thw, norm=norm, cls_only=cls_only), expected)
 
 
-def test_no_score_matrix_is_kept() -> None:
+def test_backward_pass_keeps_no_score_matrix() -> None:
     """Positions live inside the dot product, so the backward pass keeps nothing of queries times keys."""
     module = attention(quick=True, has_cls=False, rel_pos_sizes=(7, 31, 31)).float()
     thw = (4, 16, 16)
@@ -201,52 +193,43 @@ def test_no_score_matrix_is_kept() -> None:
     assert max(saved) < scores / 2
 
 
-@pytest.mark.parametrize(
-    ("q", "k", "expected"),
-    [
+def test_table_rows_are_distances_of_queries_and_keys() -> None:
+    for q, k, expected in (
         (3, 3, [[2, 1, 0], [3, 2, 1], [4, 3, 2]]),
         (4, 2, [[2, 0], [3, 1], [4, 2], [5, 3]]),
         (2, 4, [[3, 2, 1, 0], [5, 4, 3, 2]]),
         (3, 2, [[1, 0], [2, 1], [3, 2]]),  # a ratio of 1.5: 1.5, 0, 2.5, 1, 3.5, 2 before truncation
-    ],
-)
-def test_table_rows_are_distances(q: int, k: int, expected: list[list[int]]) -> None:
-    assert distance_rows(q, k, device=CPU).tolist() == expected
+    ):
+        assert distance_rows(q, k, device=CPU).tolist() == expected
 
 
-def test_onehots_name_the_place_of_every_key() -> None:
+def test_onehots_hold_the_place_of_every_key() -> None:
     geometry = mvit.relative_geometry((2, 3, 2), (2, 3, 2), device=CPU, dtype=torch.float32)
     assert geometry.key_onehot.sum(-1).tolist() == [3.0] * 12
     places = geometry.key_onehot.split((2, 3, 2), -1)
     assert [tuple(int(p[7].argmax()) for p in places)] == [(1, 0, 1)]
 
 
-@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (1, 9, 9)])
-@pytest.mark.parametrize("stride", [1, 2, 4, 8])
-@pytest.mark.parametrize("thw", [(2, 8, 8), (1, 5, 7), (3, 1, 2)])
-def test_pooled_grid_foretells_every_pooling(
-    kernel: tuple[int, int, int], stride: int, thw: tuple[int, int, int]
-) -> None:
-    expected = pooled_grid(thw, kernel=kernel, stride=stride)
-    for pooling in ("conv", "max", "avg"):
-        module = attention(pooling=pooling, kv_kernel=kernel, kv_stride=stride)
-        assert module.pool_k(torch.randn(1, 10, *thw, dtype=torch.float64)).shape[2:] == expected
-    assert (
-        mvit.head_shared_conv(
-            nn.Conv3d(2, 2, kernel, (1, stride, stride), tuple(k // 2 for k in kernel), groups=2),
-            torch.randn(1, *thw, 4),
-        ).shape[1:4]
-        == expected
-    )
+def test_pooled_grid_is_the_shape_of_every_pooling() -> None:
+    kernels, grids = ((3, 3, 3), (1, 3, 3), (1, 9, 9)), ((2, 8, 8), (1, 5, 7), (3, 1, 2))
+    for case in itertools.product(kernels, (1, 2, 4, 8), grids):
+        kernel, stride, thw = case
+        expected = pooled_grid(thw, kernel=kernel, stride=stride)
+        for pooling in ("conv", "max", "avg"):
+            module = attention(pooling=pooling, kv_kernel=kernel, kv_stride=stride)
+            shape = module.pool_k(torch.randn(1, 10, *thw, dtype=torch.float64)).shape[2:]
+            assert shape == expected, (case, pooling)
+        conv = nn.Conv3d(2, 2, kernel, (1, stride, stride), tuple(k // 2 for k in kernel), groups=2)
+        assert mvit.head_shared_conv(conv, torch.randn(1, *thw, 4)).shape[1:4] == expected, case
 
 
-def test_channels_last_pooling_makes_no_transposed_copy() -> None:
+def test_pooling_of_channels_last_copies_nothing() -> None:
     grid = torch.randn(2, 4, 6, 6, 8)
     assert grid.permute(0, 4, 1, 2, 3).is_contiguous(memory_format=torch.channels_last_3d)
     pooled = mvit.head_shared_conv(nn.Conv3d(4, 4, 3, (1, 2, 2), (1, 1, 1), groups=4), grid)
     assert pooled.is_contiguous()  # channels come out last as they went in
 
 
-def test_average_counts_the_zeros_around_the_grid() -> None:
+def test_average_pooling_counts_the_zeros_of_the_padding() -> None:
     pooled = AvgPool3d((1, 3, 3), 1, (0, 1, 1))(torch.ones(1, 1, 1, 3, 3))
     torch.testing.assert_close(pooled[0, 0, 0] * 9, torch.tensor([[4.0, 6, 4], [6, 9, 6], [4, 6, 4]]))
