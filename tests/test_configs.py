@@ -12,8 +12,7 @@ from config_builds import CONFIGS, RECIPES, ROOT, one_parser, stopped_at
 
 OVERLAYS = sorted((ROOT / "configs/overlays").glob("*.yaml"))
 DEMOS = [config.stem for config in CONFIGS if config not in RECIPES]
-# Of clips, of images with a data module and a network of their own, and of a start from weights.
-OVERLAID = ("demo", "demo_images_shunted", "mvit_v2_l_40x3", "cloformer_xxs")
+OVERLAID = ("demo", "cloformer_xxs")  # of clips and of images; the others are slow
 
 
 @pytest.fixture(scope="module", autouse=True)

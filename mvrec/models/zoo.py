@@ -145,7 +145,7 @@ def with_weights(
         model = build_as_stored(build, recognised_weights.tensors, knobs, family=family, details=stored.details)
     except WrongArchitectureError as error:
         if not allow_partial:
-            others = identify(recognised_weights.tensors)
+            others = identify(recognised_weights.tensors, family)
             hint = f"; it fits {' and '.join(others)}" if others else ""
             raise UserError(f"{stored.source}: the weights are not those of {name} but of {error}{hint}") from None
         model = build(**knobs)
@@ -172,8 +172,9 @@ def name_of(stored: StoredWeights) -> str:
     name = stored.details.get("name")
     if name in VARIANTS:
         return str(name)
-    tensors = recognised(stored).tensors
-    names = identify(tensors) or identify(tensors, but_for_pooling=True)
+    weights = recognised(stored)
+    family = FAMILIES[weights.family] if weights.family else Backbone
+    names = identify(weights.tensors, family) or identify(weights.tensors, family, but_for_pooling=True)
     if not names:
         raise UserError(
             f"{stored.source}: no variant has these weights; name the nearest with --model (mvrec models lists them)"
@@ -181,16 +182,21 @@ def name_of(stored: StoredWeights) -> str:
     return names[0]
 
 
-def identify(tensors: Mapping[str, Tensor], *, but_for_pooling: bool = False) -> list[str]:
+def identify(
+    tensors: Mapping[str, Tensor], family: type[Backbone] = Backbone, *, but_for_pooling: bool = False
+) -> list[str]:
     """Return the variants that some weights, by our names, belong to; those of the same input size first.
 
     Args:
         tensors: The weights.
+        family: Class of the networks to compare with; building those of all families takes seconds.
         but_for_pooling: Whether to ignore the pooling of queries, keys and values, as in the first release of
             MViT-B 16x4.
     """
     fitting: list[tuple[bool, str]] = []
-    for name in VARIANTS:
+    for name, build in VARIANTS.items():
+        if not issubclass(build.__annotations__["return"], family):
+            continue
         model = _as_released(name)
         if same_network(model, tensors, but_for_pooling=but_for_pooling):
             state = model.state_dict()

@@ -66,7 +66,7 @@ QUICK = {(".onnx", "mvit_v1_video"), (".onnx", "one_stage"), (".pt2", "shunted")
 CASES = [
     pytest.param(suffix, kind, marks=pytest.mark.slow if (suffix, kind) not in QUICK else (), id=f"{kind}{suffix}")
     for suffix in (".onnx", ".pt2")
-    for kind in NETWORKS
+    for kind in (*NETWORKS, "one_stage")
 ]
 
 

@@ -75,7 +75,7 @@ def test_deep_copy_and_pickle_give_a_network_of_its_own(name: str) -> None:
 
 @builds
 def test_any_height_and_width_gives_finite_gradients_and_maps(name: str) -> None:
-    for h, w in ((64, 96), (80, 32), (37, 51), (49, 33)):
+    for h, w in ((80, 32), (37, 51), (49, 33)):
         model = lively(BUILDS[name]())
         x = inputs(model, H=h, W=w)
         logits = model(x)

@@ -64,7 +64,7 @@ def _trained_gradients(folder: Path, *, rank: int) -> dict[str, dict[str, Tensor
     return gradients
 
 
-@slow_but("sgformer", "mvit_v2_video")
+@slow_but("mvit_v2_video")
 def test_compiled_network_is_one_graph_compiled_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # No graph has oneDNN's products, whose sums are in another order.
     monkeypatch.setattr("mvrec.models.fast.products._HAS_ONEDNN", False)
@@ -85,7 +85,7 @@ def test_compiled_network_is_one_graph_compiled_once(name: str, monkeypatch: pyt
         torch.testing.assert_close(results[1], results[0])
 
 
-@slow_but("sgformer", "mvit_v2_video")
+@slow_but("sgformer")
 def test_exported_program_takes_any_batch_size(name: str) -> None:
     build = BUILDS[name]
     model = lively(build(**build.shallower)).eval()

@@ -178,9 +178,10 @@ def test_file_of_another_depth_or_pooling_gives_the_network_of_the_file() -> Non
     now, state = released("mvit_b_16x4"), weights_of("mvit_b_16x4", unpooled_kv_blocks=(14, 15))
     gone = {key.rsplit(".", 1)[0] for key in now.state_dict().keys() - state.keys()}
     assert gone == {f"blocks.{i}.attn.{m}" for i in (14, 15) for m in ("pool_k", "pool_v", "norm_k", "norm_v")}
-    assert identify(state) == []
-    assert identify(state, but_for_pooling=True) == ["mvit_b_16x4", "mvit_b_32x3"]
-    first = create_model("mvit_b_16x4", weights=state)
+    assert identify(state, MViT) == []
+    assert identify(state, MViT, but_for_pooling=True) == ["mvit_b_16x4", "mvit_b_32x3"]
+    with torch.device("meta"):
+        first = build_as_stored(VARIANTS["mvit_b_16x4"], state, {}, family=MViT, details={})
     assert isinstance(first, MViT)
     assert shapes(first).keys() == state.keys()
     assert [i for i, block in enumerate(first.blocks) if block.attn.kv_kernel is None] == [14, 15]
@@ -249,7 +250,7 @@ def test_allow_partial_takes_the_fitting_weights_of_another_variant_but_not_of_a
 
 
 def test_weights_that_fit_two_variants_are_of_the_one_of_their_size() -> None:
-    assert identify(weights_of("mvit_b_32x3")) == ["mvit_b_32x3", "mvit_b_16x4"]
+    assert identify(weights_of("mvit_b_32x3"), MViT) == ["mvit_b_32x3", "mvit_b_16x4"]
     assert identify(weights_of("mvit_b_16x4")) == ["mvit_b_16x4", "mvit_b_32x3"]
     assert identify({"x": torch.zeros(1)}) == []
 
