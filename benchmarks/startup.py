@@ -1,10 +1,10 @@
-"""What starting takes: commands, `mvrec fit` up to its first training step, and building every network.
+"""The cost of starting: commands, `mvrec fit` up to its first training step, and building every network.
 
 python benchmarks/startup.py [--quick] [--json FILE]
 
 CPU seconds (user and system) on one thread, medians. Commands run in processes of their own, after one that fills the
 file cache. `mvrec fit` trains the demo on videos that are made beforehand, and reads the clock when the first optimiser
-step ends, the check of one validation batch before it included. What importing takes by itself is measured in another
+step ends, including the check of one validation batch. The cost of imports alone is measured in another
 process, which imports all that the run had imported by then and nothing else. Loader processes count apart.
 """
 
@@ -100,9 +100,9 @@ print(json.dumps(found))
 
 
 class Row(NamedTuple):
-    """A line of the table: CPU seconds of every run, and what we want at most."""
+    """A line of the table: CPU seconds of every run, and their limit."""
 
-    what: str
+    label: str
     runs: list[float]
     goal: float | None = None
     peer: str = ""
@@ -134,7 +134,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def run(words: list[str], *, given: str | None = None) -> tuple[float, str]:
+def run(words: list[str], *, stdin: str | None = None) -> tuple[float, str]:
     """Return CPU seconds of a process and all that it waited for, and what it printed.
 
     Raises:
@@ -142,7 +142,7 @@ def run(words: list[str], *, given: str | None = None) -> tuple[float, str]:
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        words, input=given, capture_output=True, text=True, check=False, env=environment(), start_new_session=True
+        words, input=stdin, capture_output=True, text=True, check=False, env=environment(), start_new_session=True
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
@@ -150,15 +150,15 @@ def run(words: list[str], *, given: str | None = None) -> tuple[float, str]:
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, done.stdout
 
 
-def python(code: str, *words: str, given: str | None = None) -> tuple[float, str]:
-    return run([sys.executable, "-c", code, *words], given=given)
+def python(code: str, *words: str, stdin: str | None = None) -> tuple[float, str]:
+    return run([sys.executable, "-c", code, *words], stdin=stdin)
 
 
 # -- commands --------------------------------------------------------------------------------------------------------
 
 
 def measure_commands(repeats: int) -> list[Row]:
-    """Ours, and the imports that they build on."""
+    """Measure our commands, and the imports that they build on."""
     mvrec = str(Path(sys.executable).with_name("mvrec"))
     commands: dict[str, tuple[list[str], float | None]] = {
         "mvrec --help": ([mvrec, "--help"], HELP_GOAL),
@@ -168,9 +168,9 @@ def measure_commands(repeats: int) -> list[Row]:
         "import lightning": ([sys.executable, "-c", "import lightning"], None),
     }
     rows = []
-    for what, (words, goal) in commands.items():
+    for label, (words, goal) in commands.items():
         run(words)
-        rows.append(Row(what, [run(words)[0] for _ in range(repeats)], goal))
+        rows.append(Row(label, [run(words)[0] for _ in range(repeats)], goal))
     return rows
 
 
@@ -190,12 +190,12 @@ def fit_flags(data: Path, folder: Path) -> list[str]:
 
 
 def measure_fit(data: Path, folder: Path) -> Fit:
-    """One run in a new folder, then its imports by themselves."""
+    """Measure one run in a new folder, then its imports alone."""
     report = folder.with_suffix(".json")
     python(FIRST_STEP, str(report), *fit_flags(data, folder))
-    found = json.loads(report.read_text())
-    _, printed = python(IMPORTS, given=json.dumps(found["modules"]))
-    return Fit(found["total"], float(printed.split()[-1]), found["loaders"])
+    figures = json.loads(report.read_text())
+    _, printed = python(IMPORTS, stdin=json.dumps(figures["modules"]))
+    return Fit(figures["total"], float(printed.split()[-1]), figures["loaders"])
 
 
 def fit_rows(fits: list[Fit]) -> list[Row]:
@@ -203,12 +203,12 @@ def fit_rows(fits: list[Fit]) -> list[Row]:
         Row("mvrec fit on the demo, up to the end of the first step", [fit.total for fit in fits]),
         Row("of these, imports", [fit.imports for fit in fits]),
         Row("of these, beyond imports", [fit.beyond for fit in fits], FIT_GOAL),
-        Row("beside these, loader processes by then", [fit.loaders for fit in fits]),
+        Row("in addition, loader processes by then", [fit.loaders for fit in fits]),
     ]
 
 
 def make_data(root: Path) -> None:
-    """The demo's videos, fewer of them, as its data module makes them."""
+    """Generate a small number of the demo's videos, as its data module does."""
     code = "import json, sys; from mvrec.data.generated.moving_digits_video import generate_moving_digits as make; "
     python(f"{code}make(sys.argv[1], clips_per_class=json.loads(sys.argv[2]))", str(root), json.dumps(CLIPS_PER_CLASS))
 
@@ -216,24 +216,24 @@ def make_data(root: Path) -> None:
 # -- builds ----------------------------------------------------------------------------------------------------------
 
 
-def build_rows(found: dict[str, list[float]]) -> list[Row]:
-    """A row per network of ours, with its peer's median beside it."""
+def build_rows(seconds: dict[str, list[float]]) -> list[Row]:
+    """Return a row per network of mvrec, with its peer's median."""
     rows = []
-    for name, runs in found.items():
+    for name, runs in seconds.items():
         if "/" in name:
             continue
         other = PEERS.get(name, "")
-        peer = f"{other} {statistics.median(found[other]):.2f}" if other in found else ""
+        peer = f"{other} {statistics.median(seconds[other]):.2f}" if other in seconds else ""
         rows.append(Row(f"build {name}", runs, BUILD_GOAL, peer))
     return rows
 
 
 def measure_builds(repeats: int) -> list[Row]:
-    """Return all networks of the zoo in one process."""
+    """Measure all networks of the zoo in one process."""
     from mvrec.published import list_models
 
-    wanted = [*list_models(), *PEERS.values()]
-    return build_rows(json.loads(python(BUILDS, given=json.dumps([repeats, wanted]))[1]))
+    names = [*list_models(), *PEERS.values()]
+    return build_rows(json.loads(python(BUILDS, stdin=json.dumps([repeats, names]))[1]))
 
 
 # -- the command -----------------------------------------------------------------------------------------------------
@@ -243,18 +243,25 @@ def show(rows: list[Row]) -> None:
     for row in rows:
         goal = "" if row.goal is None else f"{row.goal:g}"
         span = f"{min(row.runs):.2f} to {max(row.runs):.2f}"
-        print(f"| {row.what} | {row.seconds:.2f} | {span} | {row.peer} | {goal} | {row.verdict} |", flush=True)
+        print(f"| {row.label} | {row.seconds:.2f} | {span} | {row.peer} | {goal} | {row.verdict} |", flush=True)
 
 
 def as_record(row: Row) -> dict[str, Any]:
-    return {**row._asdict(), "seconds": row.seconds, "verdict": row.verdict}
+    return {
+        "what": row.label,
+        "runs": row.runs,
+        "goal": row.goal,
+        "peer": row.peer,
+        "seconds": row.seconds,
+        "verdict": row.verdict,
+    }
 
 
 def versions() -> str:
     from importlib.metadata import version
 
-    found = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "torchvision", "timm"))
-    return f"{platform.machine()}, Python {platform.python_version()}, {found}"
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "torchvision", "timm"))
+    return f"{platform.machine()}, Python {platform.python_version()}, {packages}"
 
 
 def main(words: list[str] | None = None) -> None:
@@ -270,13 +277,15 @@ def main(words: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         make_data(data)
-        found = [measure_fit(data, Path(folder) / f"run-{number}") for number in range(1 if options.quick else 4)]
-    fits = fit_rows(found if options.quick else found[1:])  # the first one fills the file cache
+        fits_measured = [
+            measure_fit(data, Path(folder) / f"run-{number}") for number in range(1 if options.quick else 4)
+        ]
+    fits = fit_rows(fits_measured if options.quick else fits_measured[1:])  # the first one fills the file cache
     show(fits)
     builds = measure_builds(1 if options.quick else 3)
     show(builds)
     rows += [*fits, *builds]
-    missed = [row.what for row in rows if row.verdict == "missed"]
+    missed = [row.label for row in rows if row.verdict == "missed"]
     print(f"\nmissed: {', '.join(missed)}" if missed else "\nall goals are reached")
     if options.json:
         figures = {"machine": machine, "rows": [as_record(row) for row in rows]}

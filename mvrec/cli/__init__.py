@@ -1,4 +1,4 @@
-"""The command line: finding a command, and Lightning's four with checks of their own."""
+"""The command line: finds a command, and runs Lightning's four with mvrec's checks."""
 
 from mvrec.cli.late_imports import install
 

@@ -1,4 +1,4 @@
-"""Names of networks in configs and flags, checked while it is known where they stand."""
+"""Checks of networks' names in configs and flags, while their place is known."""
 
 import re
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from mvrec.models.baselines.names import check_baseline
 from mvrec.published import CREATE_MODEL, ZOO
 
 
-def check_backbones(given: Sequence[Entry]) -> None:
+def check_backbones(settings: Sequence[Entry]) -> None:
     """Check the names of the zoo and of baselines in configs and flags.
 
     Raises:
-        UserError: A name that does not exist, with the nearest, or a baseline whose library is not installed.
+        UserError: A name does not exist, with the nearest one, or a baseline's library is not installed.
     """
     variants = models.list_models()
     classes = {name for name, kind in vars(models).items() if isinstance(kind, type) and issubclass(kind, Backbone)}
     by_name: set[str] = set()  # keys whose network is `create_model(name)`
-    for key, value, where, _ in given:
+    for key, value, where, _ in settings:
         if re.fullmatch(r"model(\.backbone)+", key) and isinstance(value, str):
             package, _, name = value.rpartition(".")
             if package == ZOO and not hasattr(models, name):

@@ -1,6 +1,6 @@
-"""Finds wrong keys in config files and flags before they are parsed.
+"""Checks for wrong keys in config files and flags before they are parsed.
 
-jsonargparse knows whether a key is accepted, but not which file and line it came from nor what was probably meant.
+jsonargparse knows whether a key is accepted, but not its file and line nor the probably intended key.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ CLASS_IN_TEXT = re.compile(r"class_path[\"']?\s*[:=]\s*[\"']?([\w.]+)")
 
 
 class Entry(NamedTuple):
-    """One key of a config file or one flag, with its value and where it stands.
+    """One key of a config file or one flag, with its value and place.
 
     `key` is dotted and leaves out `init_args`. `is_class` says that the value stood under `class_path`.
     """
@@ -50,13 +50,13 @@ class Entry(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where the value stands and its key, which a flag names by itself."""
+        """The place of the value and its key, which a flag names itself."""
         is_flag = self.where.startswith("--") and self.where[2:] == self.key
         return self.where if is_flag else f"{self.where}: {self.key}"
 
 
 def flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(name, value) of each `--name value` or `--name=value`; a flag without a value gets ""."""
+    """Yield (name, value) of each `--name value` or `--name=value`; a flag without a value gets ""."""
     for position, argument in enumerate(arguments):
         if not argument.startswith("-") or re.fullmatch(r"-[\d.].*", argument):
             continue
@@ -66,17 +66,17 @@ def flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def is_short_name(value: Any) -> TypeGuard[str]:
-    """Whether a value names a backbone shortly: `mvit_b_16x4` or `timm/resnet50`, not `package.module.name`."""
+    """Tell whether a value is a backbone's short name: `mvit_b_16x4` or `timm/resnet50`, not `package.module.name`."""
     return isinstance(value, str) and bool(value) and ("/" in value or "." not in value)
 
 
 def backbone_node(name: str) -> dict[str, Any]:
-    """The class path and arguments that a short name stands for."""
+    """Return the class path and arguments of a short name."""
     return {"class_path": CREATE_MODEL, "init_args": {"name": name}} if "/" in name else {"class_path": f"{ZOO}.{name}"}
 
 
 def expand_backbones(config: Any) -> Any:
-    """Put class paths where a loaded config names backbones shortly: in `model`, and inside of backbones."""
+    """Replace short names of backbones in a loaded config by class paths: in `model`, and inside backbones."""
     if isinstance(config, dict):
         for node in (config, config.get("model")):
             while isinstance(node, dict):
@@ -124,26 +124,26 @@ def expand_flags(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def entries(arguments: Sequence[str]) -> list[Entry]:
-    """All keys that config files and flags set, in the order in which they take effect.
+    """Return all keys that config files and flags set, in the order in which they take effect.
 
     Raises:
-        UserError: A config file that is missing or no YAML mapping.
+        UserError: A config file is missing or not a YAML mapping.
     """
-    found: list[Entry] = []
+    all_entries: list[Entry] = []
     for name, value in flags(arguments):
         if name in CONFIG_FLAGS and not value:
             raise UserError(f"{name} needs the path of a file")
         if name in CONFIG_FLAGS:
-            found.extend(_file_entries(Path(find_config(value))))
+            all_entries.extend(_file_entries(Path(find_config(value))))
         elif name.startswith("--"):
             key = name[2:].rstrip("+").replace(".init_args", "").removesuffix(".class_path")
-            found.append(Entry(key, value, name, is_class=name.endswith(".class_path")))
-            found.extend(_mapping_entries(found[-1]))
-    return found
+            all_entries.append(Entry(key, value, name, is_class=name.endswith(".class_path")))
+            all_entries.extend(_mapping_entries(all_entries[-1]))
+    return all_entries
 
 
 def reads_as_null(text: str) -> bool:
-    """Whether YAML reads a text as null."""
+    """Return whether YAML reads a text as null."""
     try:
         return yaml.safe_load(text) is None
     except (ValueError, yaml.YAMLError):
@@ -151,10 +151,10 @@ def reads_as_null(text: str) -> bool:
 
 
 def _mapping_entries(entry: Entry) -> Iterator[Entry]:
-    """The keys of a flag whose value is a mapping."""
+    """Yield the keys of a flag whose value is a mapping."""
     if not entry.value.startswith("{"):
         return
-    with contextlib.suppress(yaml.YAMLError):  # which the parser tells
+    with contextlib.suppress(yaml.YAMLError):  # the parser reports it
         if (tree := yaml.compose(entry.value, Loader=yaml.SafeLoader)) is not None:
             yield from _node_entries(tree, entry.key, entry.where)
 
@@ -179,10 +179,10 @@ def _file_entries(path: Path) -> list[Entry]:
 
 
 def _node_entries(node: yaml.Node, prefix: str, source: Path | str) -> Iterator[Entry]:
-    """The keys of a mapping in a file, or in a flag.
+    """Yield the keys of a mapping in a file, or in a flag.
 
     Raises:
-        UserError: A key that stands twice, of which YAML would take the last, or arguments of a class in a wrong place.
+        UserError: A key repeats, of which YAML would take the last, or arguments of a class are in a wrong place.
     """
     for number, item in enumerate(node.value if isinstance(node, yaml.SequenceNode) else ()):
         if isinstance(item, yaml.ScalarNode):
@@ -195,7 +195,7 @@ def _node_entries(node: yaml.Node, prefix: str, source: Path | str) -> Iterator[
         name, where = str(key_node.value), _where(source, key_node)
         key = f"{prefix}.{name}" if prefix else name
         if name in lines:
-            raise UserError(f"{where}: {key} stands twice (also {lines[name]}): which one counts?")
+            raise UserError(f"{where}: {key} is set twice (also {lines[name]}): remove one")
         lines[name] = where
         if name in CLASS_NODE_KEYS:
             yield from _class_entries(name, value_node, prefix, source)
@@ -206,16 +206,16 @@ def _node_entries(node: yaml.Node, prefix: str, source: Path | str) -> Iterator[
         else:
             yield Entry(key, _text_of(value_node), where)
             yield from _node_entries(value_node, key, source)
-    beside = next((name for name in lines if name not in CLASS_NODE_KEYS), None)
-    if prefix and "class_path" in lines and beside is not None:
-        raise UserError(f"{lines[beside]}: {prefix}.{beside}: the arguments of a class stand below init_args")
+    argument = next((name for name in lines if name not in CLASS_NODE_KEYS), None)
+    if prefix and "class_path" in lines and argument is not None:
+        raise UserError(f"{lines[argument]}: {prefix}.{argument}: put the arguments of a class below init_args")
 
 
 def _class_entries(name: str, node: yaml.Node, prefix: str, source: Path | str) -> Iterator[Entry]:
     is_path = name == "class_path"
     if not isinstance(node, yaml.ScalarNode if is_path else yaml.MappingNode) and not reads_as_null(str(node.value)):
-        wanted = "a name such as package.module.Class" if is_path else "a mapping of arguments"
-        raise UserError(f"{_where(source, node)}: {prefix}.{name} must be {wanted}")
+        expected = "a name such as package.module.Class" if is_path else "a mapping of arguments"
+        raise UserError(f"{_where(source, node)}: {prefix}.{name} must be {expected}")
     if is_path:
         yield Entry(prefix, node.value, _where(source, node), is_class=True)
     else:
@@ -223,12 +223,12 @@ def _class_entries(name: str, node: yaml.Node, prefix: str, source: Path | str) 
 
 
 def _where(source: Path | str, node: yaml.Node) -> str:
-    """The line of a node of a file, or the flag that it is of."""
+    """Return the line of a node in a file, or its flag."""
     return source if isinstance(source, str) else f"{source}:{node.start_mark.line + 1}"
 
 
 def _text_of(node: yaml.Node) -> str | None:
-    """The value of a key in one line; `None` of a mapping, whose keys are entries too, and of a list of mappings."""
+    """Return the value of a key in one line; `None` for a mapping, whose keys are entries too, or a list of these."""
     if isinstance(node, yaml.SequenceNode):
         items = [item.value for item in node.value]
         return f"[{', '.join(items)}]" if all(isinstance(item, str) for item in items) else None
@@ -244,19 +244,19 @@ class KnownKeys:
 
     Args:
         plain: Dotted keys of the parser itself, as `parser.get_defaults().keys()` gives them.
-        given: What configs and flags set; their class paths open further keys.
+        settings: Entries of configs and flags; their class paths add further keys.
     """
 
-    def __init__(self, plain: Iterable[str], given: Iterable[Entry]) -> None:
+    def __init__(self, plain: Iterable[str], settings: Iterable[Entry]) -> None:
         self._children: dict[str, set[str]] = {"": set()}
-        self._open: set[str] = set()  # below these anything goes: not ours to know
-        self._unnamed: set[str] = set()  # below these too, until an entry names a class
+        self._open: set[str] = set()  # keys below these are not checked
+        self._unnamed: set[str] = set()  # keys below these neither, until an entry names a class
         self.hints: dict[str, Any] = {}  # the types of the arguments of classes
         self.owners: dict[str, str] = {}  # the modules that these classes come from
         self._plain = set(plain)
         for key in self._plain:
             self._add(key)
-        for entry in given:
+        for entry in settings:
             if (path := class_path_of(entry)) is not None or _is_class_hint(self.hints.get(entry.key)):
                 self._add_class(entry, path or entry.value)
 
@@ -293,7 +293,7 @@ class KnownKeys:
                     self._unnamed.add(name)
 
     def _add_rest(self, key: str, target: Callable[..., Any]) -> None:
-        """What `**knobs` stand for: in our own classes, what the parent takes."""
+        """Add the keys of `**knobs`: in our own classes those of the parent."""
         parents = target.__mro__[1:] if isinstance(target, type) else ()
         parent = next((kind for kind in parents if "__init__" in vars(kind)), None)
         if parent is not None and parent.__module__.startswith("mvrec."):
@@ -302,27 +302,27 @@ class KnownKeys:
             self._open.add(key)
 
     def children(self, key: str) -> set[str]:
-        """The names that are accepted below a key."""
+        """Return the accepted names below a key."""
         return self._children.get(key, set())
 
     def group(self, key: str) -> set[str]:
-        """The names below a key that the parser itself always takes as a mapping, such as `trainer`; else none."""
+        """Return the names below a key that is always a mapping of the parser, such as `trainer`; else none."""
         names = self.children(key)
         is_class = "class_path" in names or key in self._unnamed or key in self._plain or key in self.hints
         return set() if is_class else names
 
     def elsewhere(self, name: str) -> str:
-        """A hint for an error message: the keys whose last name this is."""
+        """Return a hint for an error message: the keys with this last name."""
         parents = [parent for parent, names in self._children.items() if parent and name in names]
         keys = sorted(f"{parent}.{name}" for parent in parents if "init_args" not in parent)
         return f"; did you mean {' or '.join(map(repr, keys[:3]))}?" if keys else ""
 
     def accepts(self, key: str) -> bool:
-        """Whether a key is accepted, or may be by a class that is not named yet."""
+        """Return whether a key is accepted, or may be by a class that is not named yet."""
         return not self.children(key.partition(".")[0]) or self.unknown_part(key) is None
 
     def unknown_part(self, key: str) -> tuple[str, set[str]] | None:
-        """The shortest part of a key that is not accepted, with the names that would be; `None` when all is."""
+        """Return the shortest part of a key that is not accepted, with the accepted names; `None` if all is."""
         path = ""
         for name in key.split("."):
             if path in self._open or path in self._unnamed:
@@ -341,13 +341,13 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def _is_class_hint(hint: Any) -> bool:
-    """Whether a type takes a class path; those of dataclasses take mappings."""
+    """Return whether a type takes a class path; those of dataclasses take mappings."""
     kinds = [kind for kind in _alternatives(hint) if isinstance(kind, type) and not dataclasses.is_dataclass(kind)]
     return any(kind.__module__ not in ("builtins", "pathlib") for kind in kinds)
 
 
 def class_path_of(entry: Entry) -> str | None:
-    """The class that an entry names for sure, by its key; `None` for paths of files and all other values."""
+    """Return the class that an entry surely names, by its key; `None` for paths of files and all other values."""
     key, value = entry.key.partition("[")[0].rstrip("+"), entry.value
     if key == "data" and isinstance(value, str) and value.isidentifier():  # jsonargparse takes the bare name of a class
         return f"mvrec.data.{value}"
@@ -355,27 +355,27 @@ def class_path_of(entry: Entry) -> str | None:
     return current(value) if expected and is_class_path(value) and not value.endswith(CONFIG_ENDINGS) else None
 
 
-def trust_named(given: Iterable[Entry], *, configs: Iterable[Path] = ()) -> None:
-    """Let files name classes of the modules that configs and flags name, and let these modules lie beside configs."""
+def trust_named(settings: Iterable[Entry], *, configs: Iterable[Path] = ()) -> None:
+    """Trust the modules that configs and flags name, and search for them next to configs."""
     for config in configs:
         search_folder(config.parent)
-    for entry in given:
+    for entry in settings:
         named = [class_path_of(entry), *CLASS_IN_TEXT.findall(entry.value if isinstance(entry.value, str) else "")]
         trust(*(path.rpartition(".")[0] for path in named if is_class_path(path)))
 
 
 def resolve(class_path: Any) -> Any:
-    """What a class path names, or `None`."""
+    """Return the class or function of a class path, or `None`."""
     if not is_class_path(class_path):
         return None
     try:
         return imported(class_path)
-    except UserError:  # jsonargparse says what is wrong with it
+    except UserError:  # jsonargparse reports it
         return None
 
 
 def class_entries(defaults: Any, prefix: str = "") -> Iterator[Entry]:
-    """The classes that default values name, as if a config had named them."""
+    """Yield the classes of default values, as entries of a config."""
     if isinstance(defaults, dict):
         if isinstance(defaults.get("class_path"), str):
             yield Entry(prefix, defaults["class_path"], "default", is_class=True)
@@ -385,31 +385,31 @@ def class_entries(defaults: Any, prefix: str = "") -> Iterator[Entry]:
 
 
 def check_keys(
-    plain: Iterable[str], given: Sequence[Entry], *, defaults: dict[str, Any], fixed: dict[str, Any] | None = None
+    plain: Iterable[str], settings: Sequence[Entry], *, defaults: dict[str, Any], fixed: dict[str, Any] | None = None
 ) -> KnownKeys:
     """Check all keys of configs and flags.
 
     Args:
         plain: Dotted keys that the parser itself accepts.
-        given: What configs and flags set.
+        settings: Entries of configs and flags.
         defaults: Nested default values; the classes in them accept keys too.
-        fixed: Nested class paths that are no values of the parser.
+        fixed: Nested class paths that are not values of the parser.
 
     Returns:
-        The keys, with what is known of their types.
+        The keys, with their types as far as known.
 
     Raises:
-        UserError: The first key that nothing accepts, with its place and the nearest right name.
+        UserError: The first unknown key, with its place and the nearest right name.
     """
-    known = KnownKeys(plain, [*class_entries(fixed), *class_entries(defaults), *given])
-    for entry in given:
+    keys = KnownKeys(plain, [*class_entries(fixed), *class_entries(defaults), *settings])
+    for entry in settings:
         if "[" in entry.key or entry.key in ("config", "help", "h", "print_config") or entry.key.endswith(".help"):
             continue
-        wrong = known.unknown_part(entry.key)
+        wrong = keys.unknown_part(entry.key)
         if wrong is not None:
             part, candidates = wrong
             name = part.rpartition(".")[2]
-            hint = key_hint(part, siblings=candidates, accepts=known.accepts)
-            hint = hint or known.elsewhere(name) or nearest(name, candidates)
+            hint = key_hint(part, siblings=candidates, accepts=keys.accepts)
+            hint = hint or keys.elsewhere(name) or nearest(name, candidates)
             raise UserError(f"{entry.where}: unknown key {part!r}{hint}")
-    return known
+    return keys

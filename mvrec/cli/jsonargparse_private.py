@@ -1,4 +1,4 @@
-"""The private names of jsonargparse that mvrec relies on; what its messages say is read in `parse_errors`.
+"""The private names of jsonargparse that mvrec relies on; `parse_errors` reads its messages.
 
 pyproject.toml lets in the one minor version for which `tests/cli/test_jsonargparse_private.py` holds both.
 """
@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 
 
 def change_types(parser: ArgumentParser, keys: Container[str], change: Callable[[Any], Any]) -> None:
-    """Change what a parser takes for some keys that a signature has given it.
+    """Change the types of some of a parser's keys.
 
     Args:
         parser: The parser.
@@ -33,7 +33,7 @@ class Argument(NamedTuple):
 
 
 def arguments_of(parser: ArgumentParser) -> Iterator[Argument]:
-    """The arguments of a parser that have a type."""
+    """Yield the arguments of a parser that have a type."""
     for action in parser._actions:
         if (hint := vars(action).get("_typehint")) is not None and not action.dest.endswith(".help"):
             yield Argument(action.dest, hint, action.default, action.required, action.help)

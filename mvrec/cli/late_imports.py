@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 
 class Deferred(NamedTuple):
-    """What of a deferred module is known before its code has run.
+    """The part of a deferred module that is known before its code has run.
 
     Attributes:
         answers: Names that do not need its code, with functions that give their values.

@@ -1,7 +1,7 @@
-"""`mvrec fit | validate | test | predict`: Lightning's command line with our manners.
+"""The fit, validate, test and predict commands, built on LightningCLI.
 
-What differs from stock Lightning: a checkpoint never overrides what the user says, errors are one line, all output
-goes to one run directory that may exist already, progress suits the terminal or the log file, and sampling, seeding
+Differences from stock Lightning: a checkpoint never overrides the user's settings, errors are one line, all output
+goes to one run directory that may already exist, progress suits the terminal or the log file, and sampling, seeding
 and sharding are ours.
 """
 
@@ -90,7 +90,7 @@ INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 
 def load_config(text: str) -> Any:
-    """YAML as jsonargparse reads it: class paths of this version, and the arguments of the task directly in `model`."""
+    """Read YAML like jsonargparse, with this version's class paths and the task's arguments directly in `model`."""
     return renewed(expand_backbones(flattened(get_loader("yaml")(text))))
 
 
@@ -102,18 +102,18 @@ class MvrecParser(LightningArgumentParser):
     """A parser whose errors are one line with the nearest right name.
 
     Attributes:
-        given: What configs and flags set, for messages about it.
-        task: The task that it is for.
+        settings: Entries of configs and flags, for messages.
+        task: The task of the parser.
     """
 
-    given: ClassVar[Sequence[Entry]] = ()
+    settings: ClassVar[Sequence[Entry]] = ()
     task: ClassVar[type[Task]] = Classification
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False, "parser_mode": PARSER_MODE})
 
     def dump(self, *args: Any, **kwargs: Any) -> str:
-        """A configuration as YAML, which names its task."""
+        """Return a configuration as YAML, which names its task."""
         text = super().dump(*args, **kwargs)
         if MvrecParser.task is Classification:
             return text
@@ -121,7 +121,7 @@ class MvrecParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the useful line of an error and exit with 2."""
-        fail(explain(message, self.given))
+        fail(explain(message, self.settings))
 
 
 class MvrecCLI(OpenCLI):
@@ -179,37 +179,39 @@ class MvrecCLI(OpenCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse with the checkpoint's values as defaults: flag > config > checkpoint > default."""
         request: Request = args
-        given, arguments = request.given, request.arguments
+        settings, arguments = request.settings, request.arguments
         subparser = self.parser_of(request.command)
         set_file_defaults(subparser, request.from_files)
         defaults = subparser.get_defaults()
-        chosen = last_value(given, "data")
+        data_entry = last_value(settings, "data")
         shown_only = any(name.startswith("--print_config") or name.endswith(".help") for name, _ in flags(arguments))
-        if chosen is None and defaults.get("data") is None and not shown_only:
-            raise UserError(missing_data(given))
-        if chosen is not None and defaults.get("data") is None:  # a config before the flag may have arguments for it
-            path = class_path_of(chosen)
+        if data_entry is None and defaults.get("data") is None and not shown_only:
+            raise UserError(missing_data(settings))
+        if (
+            data_entry is not None and defaults.get("data") is None
+        ):  # a config before the flag may have arguments for it
+            path = class_path_of(data_entry)
             if path is not None and resolve(path) is not None:
                 try:
                     subparser.set_defaults({"data": {"class_path": path}})
                     defaults = subparser.get_defaults()
                 except (TypeError, ValueError):
-                    raise UserError(f"{chosen.place}: {path} is no LightningDataModule") from None
+                    raise UserError(f"{data_entry.place}: {path} is not a LightningDataModule") from None
         classes = {"model": {"class_path": path_of(request.task)}}  # whose types say more than the parser's keys
-        check_values(given, check_keys(defaults.keys(), given, defaults=defaults.as_dict(), fixed=classes))
+        check_values(settings, check_keys(defaults.keys(), settings, defaults=defaults.as_dict(), fixed=classes))
         self.config = parser.parse_args([request.command, *arguments])
-        self.input_size = fit_to_data(self.config[request.command], given, request.from_files)
-        MvrecParser.given = [*given, *self.input_size.filled]
+        self.input_size = fit_to_data(self.config[request.command], settings, request.from_files)
+        MvrecParser.settings = [*settings, *self.input_size.filled]
 
     def before_instantiate_classes(self) -> None:
-        """Settle the run directory."""
+        """Decide the run directory."""
         config = self.config[self.subcommand]
-        with refusals(MvrecParser.given):
+        with refusals(MvrecParser.settings):
             check_trainer(config.trainer, str(self.subcommand))
         self.run_dir = at_home(config.run_dir or default_run_dir(config))
-        config.checkpoint.mode = chosen_mode(MvrecParser.given, config.checkpoint.monitor)
+        config.checkpoint.mode = chosen_mode(MvrecParser.settings, config.checkpoint.monitor)
         if config.get("ckpt_path") not in (None, *CHECKPOINT_KEYWORDS):
-            config.model.weights = None  # the checkpoint has its own, and the file that its run began with may be gone
+            config.model.weights = None  # the checkpoint has its own; the run's first file may be gone
         self.checkpoint_dir = at_home(config.checkpoint.dirpath or self.run_dir / "checkpoints")
         if config.trainer.limit_val_batches == 0 and config.checkpoint.monitor == MvrecParser.task.monitor:
             config.checkpoint.monitor = None  # nothing will be measured: the newest checkpoint is the best there is
@@ -226,10 +228,10 @@ class MvrecCLI(OpenCLI):
         loggers = config.get("logger")
         more = loggers if isinstance(loggers, list) else [loggers] if isinstance(loggers, Logger) else []
         throughput = Throughput()
-        own = _as_list(config.get("callbacks"))
-        wanted = self.config_init[self.subcommand].checkpoint
+        user_callbacks = _as_list(config.get("callbacks"))
+        checkpoint_settings = self.config_init[self.subcommand].checkpoint
         keeps = config.get("enable_checkpointing") is not False
-        saving = run_checkpoints(wanted, self.checkpoint_dir, own) if keeps else []
+        saving = run_checkpoints(checkpoint_settings, self.checkpoint_dir, user_callbacks) if keeps else []
         callbacks = [throughput, SeedEveryStep(settings.seed_everything)]
         if self.subcommand == "fit":
             callbacks += [
@@ -250,8 +252,8 @@ class MvrecCLI(OpenCLI):
         first: list[Callback] = [Watchdog(60 * settings.hang_timeout_minutes)]
         if self.subcommand == "fit":
             first.append(RunRecord(self.run_dir, fresh=self._is_fresh()))
-            first += [FinalCheckpoint(one) for one in saving if isinstance(one, BestAndLast)]
-        config["callbacks"] = [*first, *own, *callbacks, *saving]
+            first += [FinalCheckpoint(callback) for callback in saving if isinstance(callback, BestAndLast)]
+        config["callbacks"] = [*first, *user_callbacks, *callbacks, *saving]
         loggers = [MetricsCsv(self.run_dir, filename), *more]
         path = self.config[self.subcommand].ckpt_path
         is_file = path is not None and path not in CHECKPOINT_KEYWORDS
@@ -264,12 +266,12 @@ class MvrecCLI(OpenCLI):
         return super().instantiate_trainer(logger=loggers, plugins=plugins, precision=precision, **kwargs)
 
     def instantiate_classes(self) -> None:
-        """Build data, model and trainer; what they refuse is the user's to mend."""
-        with refusals(MvrecParser.given):
+        """Build data, model and trainer; their refusals are the user's to fix."""
+        with refusals(MvrecParser.settings):
             super().instantiate_classes()
 
     def after_instantiate_classes(self) -> None:
-        """Hand the seed to the data, and let the checkpoint remember how model and data were made."""
+        """Pass the seed to the data, and record in the checkpoint how model and data are built."""
         for line in self.input_size.overrides:
             log.info("%s", line)
         config = self.config[self.subcommand]
@@ -283,7 +285,7 @@ class MvrecCLI(OpenCLI):
         self.datamodule.save_hyperparameters(plain["data"])
 
     def run_command(self, command: str) -> None:
-        """Leave with the exit code that says what is to happen next when the run was asked to end."""
+        """Exit with the code that says how to continue if the run was asked to end."""
         forget_files()
         try:
             super().run_command(command)
@@ -292,7 +294,7 @@ class MvrecCLI(OpenCLI):
         except SystemExit as leaving:  # Lightning turns Ctrl-C into exit code 1
             sys.exit(INTERRUPT_EXIT if isinstance(leaving.__context__, KeyboardInterrupt) else leaving.code)
         except UserError as raised:
-            raise UserError(said_of_key(str(raised), MvrecParser.given)) from None
+            raise UserError(said_of_key(str(raised), MvrecParser.settings)) from None
         except REFUSALS as raised:
             if not refused_by_lightning(raised):
                 raise
@@ -303,12 +305,12 @@ class MvrecCLI(OpenCLI):
                 lock.release()
 
     def command_arguments(self, command: str) -> dict[str, Any]:
-        """Our own score line stands in for Lightning's table."""
+        """Return the arguments without Lightning's table, which our score line replaces."""
         arguments = super().command_arguments(command)
         return {**arguments, "verbose": False} if "verbose" in arguments else arguments
 
     def before_fit(self) -> None:
-        """Keep the run's directories for this process: two runs do not mix."""
+        """Lock the run's directories for this process, so that two runs do not mix."""
         resumed = self.checkpoint_files.read
         check_resume(self.model.run_record["config"], resumed)
         check_averaging(self.trainer, resumed.content if resumed else None, path=resumed.source if resumed else "")
@@ -327,7 +329,7 @@ def run(args: list[str]) -> MvrecCLI:
         args: The sub-command and its arguments.
 
     Raises:
-        UserError: Bad input that only running could show.
+        UserError: Bad input that shows only during the run.
     """
     return build(MvrecCLI, args)
 
@@ -336,11 +338,11 @@ class InstantiatedCLI(MvrecCLI):
     """Builds data, model and trainer, and runs nothing."""
 
     def run_command(self, command: str) -> None:
-        """Leave it at that."""
+        """Do nothing."""
 
 
 def instantiate(args: list[str]) -> MvrecCLI:
-    """What `run` would run: its data module, model and trainer.
+    """Build what `run` would run: data module, model and trainer.
 
     Args:
         args: The sub-command and its arguments.
@@ -352,14 +354,14 @@ def instantiate(args: list[str]) -> MvrecCLI:
 
 
 def build(kind: type[MvrecCLI], args: list[str]) -> MvrecCLI:
-    """A command line of one kind, which does what its kind does when it is made."""
+    """Build a command line of one kind, which runs on construction."""
     configure_output()
     check_processes(os.environ)
     for name in data.__all__:  # jsonargparse knows by their bare names only the classes that are loaded
         getattr(data, name)
     with each_file_once():
         request: Any = read_request(args)  # which `parse_arguments` takes
-        MvrecParser.given, MvrecParser.task = request.given, request.task
+        MvrecParser.settings, MvrecParser.task = request.settings, request.task
         return kind(
             request.task,
             LightningDataModule,
@@ -376,7 +378,7 @@ def build(kind: type[MvrecCLI], args: list[str]) -> MvrecCLI:
 
 
 def configure_output() -> None:
-    """Our messages as plain lines on stderr (news from the first process only), and what was asked of Lightning."""
+    """Configure messages: ours as plain lines on stderr (INFO from rank 0 only), and Lightning's on request."""
     show_lightning_messages()
     # Lightning calls jsonargparse by names that it has deprecated.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
@@ -386,10 +388,10 @@ def configure_output() -> None:
     warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*sync_dist=True")
     # Frozen layers stay in evaluation mode on purpose.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
-    # Averaged weights are what a recipe with this callback wants in its checkpoints.
+    # A recipe with this callback stores averaged weights on purpose.
     warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback")
     warnings.filterwarnings("ignore", message=r"Be aware that when using `?ckpt_path")
-    # They lie in a run's directory, beside those of the run itself.
+    # They lie in a run's directory, next to those of the run itself.
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
     show_messages()
 

@@ -127,7 +127,7 @@ def _errors_as_lines() -> Iterator[None]:
 
 
 def _nobody_reads() -> bool:
-    """Whether the reader of stdout has left, as in `mvrec models | head`."""
+    """Return whether the reader of stdout has closed it, as in `mvrec models | head`."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return bool(poll.poll(0))

@@ -1,4 +1,4 @@
-"""What jsonargparse, Lightning and torch say of a value that they refuse, as one plain line with its place."""
+"""Refusals of values by jsonargparse, Lightning and torch as one plain line with the place."""
 
 import importlib
 import inspect
@@ -38,7 +38,7 @@ PLAIN_WORDS = [
     ),
     (
         r"`Trainer\(devices='?(.*?)'?\)` value is not a valid input using (\w+) accelerator\.",
-        r"trainer.devices: \1 is no number of devices for \2: give 1 or more, or auto",
+        r"trainer.devices: \1 is not a number of devices for \2: give 1 or more, or auto",
     ),
     (
         r"Requirement '(transformer_engine\S*)' not met.*",
@@ -48,22 +48,22 @@ PLAIN_WORDS = [
 ]
 
 
-def explain(message: str, given: Sequence[Entry]) -> str:
+def explain(message: str, settings: Sequence[Entry]) -> str:
     """Turn jsonargparse's message about a value into one line: where, key, value, what was expected."""
     parser_key = re.search(r'Parser key "([^"]+)"', message)
     if parser_key is None:
-        return _of_arguments(message, given)
+        return _of_arguments(message, settings)
     key = parser_key.group(1)
     message = re.sub(r"Config file loop detected: (\S+) -> \S+", r"\1 holds no settings for it", message)
-    entry = next((e for e in reversed(given) if e.key == key or e.key.endswith(f".{key}")), None)
+    entry = next((e for e in reversed(settings) if e.key == key or e.key.endswith(f".{key}")), None)
     place = key if entry is None else entry.place
-    if problem := _of_class(message, entry, key, given):
+    if problem := _of_class(message, entry, key, settings):
         return problem
     expected, cause = _expected(message), attempts(message)
     if cause or not expected:
         return f"{place}: {cause or ' '.join(message[parser_key.end() :].strip(': ').split())}"
     if entry is not None and entry.value is None:  # a list of classes, of which one is wrong
-        items = [item for item in given if re.fullmatch(rf"{re.escape(entry.key)}\[\d+\]", item.key)]
+        items = [item for item in settings if re.fullmatch(rf"{re.escape(entry.key)}\[\d+\]", item.key)]
         if (wrong := next((item for item in items if _kind(item) is None), None)) is not None:
             entry, place, expected = wrong, wrong.place, [CLASS_NAME]
     value = _given_value(message) if entry is None or entry.value is None else entry.value
@@ -73,7 +73,7 @@ def explain(message: str, given: Sequence[Entry]) -> str:
 
 
 def _alternatives(expected: Sequence[str], key: str) -> str:
-    """What was expected, with all names in one list."""
+    """Return the expected values, with all names in one list."""
     if list(expected) == ["null"]:
         return CLASS_NAME
     names = [text.removeprefix("one of ") for text in expected if text.startswith("one of ")]
@@ -86,19 +86,19 @@ def _alternatives(expected: Sequence[str], key: str) -> str:
 
 def _value_hint(value: str, expected: Sequence[str], key: str) -> str:
     if key == "resume" and value:
-        return f"; to go on from a file: --ckpt_path {value}"
+        return f"; to resume from a file: --ckpt_path {value}"
     names = {name.strip(" '") for text in expected for name in text.removeprefix("one of ").split(",")}
     classes = _home_names(key)
     begun = [name for name in classes if len(value) > 2 and name.lower().startswith(value.lower())]
     return f"; did you mean {begun[0]!r}?" if begun else nearest(value, names | set(classes))
 
 
-def _of_class(message: str, entry: Entry | None, key: str, given: Sequence[Entry]) -> str:
-    """What is wrong with the class that a value names; "" where that is not the matter."""
+def _of_class(message: str, entry: Entry | None, key: str, settings: Sequence[Entry]) -> str:
+    """Return the fault of the class that a value names; "" if the fault is another."""
     place = key if entry is None else entry.place
     missing = re.search(r"Problem with given class_path '([\w.]+)':\s+No module named", message)
     if missing is not None:
-        named = next((entry for entry in reversed(given) if entry.value == missing[1]), entry)
+        named = next((entry for entry in reversed(settings) if entry.value == missing[1]), entry)
         return f"{named.place if named else key}: {import_problem(missing[1])}"
     unknown = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
     if unknown is not None:
@@ -110,57 +110,57 @@ def _of_class(message: str, entry: Entry | None, key: str, given: Sequence[Entry
     return ""
 
 
-def located(message: str, given: Sequence[Entry]) -> str:
-    """Put the place of the value that a constructor's message is about before that message.
+def located(message: str, settings: Sequence[Entry]) -> str:
+    """Prefix a constructor's message with the place of the value that it is about.
 
     That is the one whose key the message begins with, or which it names together with its value. A name that is no
     word of English, or a value that is no number, is enough where it is the only one.
     """
     message = plain(message)
-    placed = said_of_key(message, given)
-    if placed == message and not any(message.startswith((f"{entry.where}:", entry.place)) for entry in given):
-        entry = _named(message, [entry for entry in given if entry.value is not None])
+    placed = said_of_key(message, settings)
+    if placed == message and not any(message.startswith((f"{entry.where}:", entry.place)) for entry in settings):
+        entry = _named(message, [entry for entry in settings if entry.value is not None])
         placed = message if entry is None else _with_place(entry, f": {message}")
     return placed
 
 
 def plain(message: str) -> str:
-    """Say messages of Lightning and torch in our words, with what to do."""
+    """Rephrase messages of Lightning and torch, with the remedy."""
     for pattern, text in PLAIN_WORDS:
         message = re.sub(pattern, text, message)
     return message
 
 
-def said_of_key(message: str, given: Sequence[Entry]) -> str:
-    """A message that begins with a key, with the place where it, or what the message names below it, was set."""
+def said_of_key(message: str, settings: Sequence[Entry]) -> str:
+    """Prefix a message that begins with a key with the place where the key, or a named key below it, was set."""
     key = max(
-        (entry.key for entry in given if re.match(rf"{re.escape(entry.key)}(?![\w.])", message)), key=len, default=""
+        (entry.key for entry in settings if re.match(rf"{re.escape(entry.key)}(?![\w.])", message)), key=len, default=""
     )
     if not key:
         return message
     rest = message.removeprefix(key)
-    below = [entry for entry in given if entry.key.startswith(f"{key}.") and entry.value is not None]
+    below = [entry for entry in settings if entry.key.startswith(f"{key}.") and entry.value is not None]
     numbers = re.findall(r"-?\d+\.\d+", rest)
     fractions = [entry for entry in below if any(_has_token(str(entry.value), number) for number in numbers)]
     words = set(_words(rest))
     entry = _last(fractions) or _last(entry for entry in below if entry.name in words)
-    entry = entry or _last(entry for entry in given if entry.key == key)
+    entry = entry or _last(entry for entry in settings if entry.key == key)
     return message if entry is None else _with_place(entry, rest)
 
 
 def _with_place(entry: Entry, text: str) -> str:
-    """Place and message, with the value of a key without keys below it where the message leaves it out."""
+    """Join place and message, adding the value of a key if the message lacks it."""
     has_value = " got " in text or entry.is_class or entry.key in HOMES or _has_token(text, str(entry.value))
     return f"{entry.place}{text}{'' if has_value or entry.value is None else f' (got {entry.value})'}"
 
 
-def _named(message: str, given: Sequence[Entry]) -> Entry | None:
-    named = [entry for entry in given if entry.name in _words(message)]
-    begins = [entry for entry in given if entry.value and message.startswith(f"{entry.value}: ")]  # as files do
+def _named(message: str, settings: Sequence[Entry]) -> Entry | None:
+    named = [entry for entry in settings if entry.name in _words(message)]
+    begins = [entry for entry in settings if entry.value and message.startswith(f"{entry.value}: ")]  # as files do
     if sure := begins or [entry for entry in named if _has_token(message, str(entry.value))]:
         return _last(sure)
     technical = [entry for entry in named if "_" in entry.name or re.match(rf".*`{entry.name}|{entry.name} ", message)]
-    words = [entry for entry in given if re.fullmatch(r"[^\d\s.-]\S{2,}", str(entry.value))]
+    words = [entry for entry in settings if re.fullmatch(r"[^\d\s.-]\S{2,}", str(entry.value))]
     candidates = technical or [entry for entry in words if _has_token(message, str(entry.value))]
     return _last(candidates) if len({entry.key for entry in candidates}) == 1 else None
 
@@ -178,27 +178,27 @@ def _last(entries: Iterable[Entry]) -> Entry | None:
     return next(reversed(list(entries)), None)
 
 
-def _of_arguments(message: str, given: Sequence[Entry]) -> str:
-    """Messages about the command line as a whole."""
-    if (found := re.fullmatch(r"the following arguments are required: (.*)", message)) is not None:
-        return _required(found.group(1).split(", ")[0].removeprefix("fit."), given)
-    if (found := re.fullmatch(r"Option '([\w.]+)' is not accepted", message)) is not None:
-        unknown = _last(entry for entry in given if f".{entry.key}".endswith(f".{found.group(1)}"))
+def _of_arguments(message: str, settings: Sequence[Entry]) -> str:
+    """Explain a message about the command line as a whole."""
+    if (match := re.fullmatch(r"the following arguments are required: (.*)", message)) is not None:
+        return _required(match.group(1).split(", ")[0].removeprefix("fit."), settings)
+    if (match := re.fullmatch(r"Option '([\w.]+)' is not accepted", message)) is not None:
+        unknown = _last(entry for entry in settings if f".{entry.key}".endswith(f".{match.group(1)}"))
         if unknown is not None:
             parent, _, name = unknown.key.rpartition(".")
-            names = {name for entry in given if entry.key == parent for name in _parameters(entry)}
+            names = {name for entry in settings if entry.key == parent for name in _parameters(entry)}
             return f"{unknown.where}: unknown key {unknown.key!r}{nearest(name, names)}"
     if message.endswith(": expected one argument"):
-        entry = _last(entry for entry in given if entry.value == "" and entry.where.startswith("--"))
+        entry = _last(entry for entry in settings if entry.value == "" and entry.where.startswith("--"))
         return f"{entry.where} needs a value" if entry is not None else message
     return message
 
 
-def _required(name: str, given: Sequence[Entry]) -> str:
+def _required(name: str, settings: Sequence[Entry]) -> str:
     if name == "model.backbone":
         return "which network? --model.backbone NAME (mvrec models lists them), or --model.weights FILE, which has one"
     if "." not in name:  # of a class
-        for entry in reversed(given):
+        for entry in reversed(settings):
             if name in _parameters(entry):
                 needed = f"init_args with {name}" if entry.key.endswith("]") else f"--{entry.key}.{name}"
                 return f"{entry.place}: {entry.value} needs {needed}"
@@ -211,7 +211,7 @@ def _parameters(entry: Entry) -> Iterable[str]:
 
 
 def _kind(entry: Entry) -> Any:
-    """The class that an entry names, also by a bare name, or `None`."""
+    """Return the class that an entry names, also by a bare name, or `None`."""
     home = HOMES.get(entry.key.partition("[")[0])
     return resolve(class_path_of(entry) or f"{home}.{entry.value}") or resolve(f"{home}.{entry.value}")
 
@@ -223,12 +223,12 @@ def _home_names(key: str) -> list[str]:
 
 
 def _given_value(message: str) -> str:
-    found = re.search(r"(?:Given value|Got value): (.*)", message)
-    return found.group(1) if found else "?"
+    match = re.search(r"(?:Given value|Got value): (.*)", message)
+    return match.group(1) if match else "?"
 
 
 def _expected(message: str) -> list[str]:
-    """What the message says was expected, in plain words."""
+    """Return the values that a message expects, in plain words."""
     words: dict[str, None] = {}
     for text in re.findall(r"Expected (?:an? )?(.+?)(?:\. Got value.*)?$", message, flags=re.MULTILINE):
         if text.startswith("path but"):

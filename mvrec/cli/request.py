@@ -1,4 +1,4 @@
-"""A command line of `fit`, `validate`, `test` or `predict`, read as far as that takes no parser."""
+"""A command line of `fit`, `validate`, `test` or `predict`, read without a parser."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,19 +26,19 @@ from mvrec.tasks.classification.task import Classification
 
 
 class Request(NamedTuple):
-    """A command line, read as far as that takes no parser.
+    """A command line, read without a parser.
 
     Attributes:
         command: "fit" and so on.
         arguments: The rest, with names and protocols written out, and without the task.
-        given: What configs and flags set.
-        from_files: What a checkpoint or weights say, as defaults of the parser.
-        task: What is trained or scored.
+        settings: Entries of configs and flags.
+        from_files: Settings of a checkpoint or weights, as defaults of the parser.
+        task: The task to train or score.
     """
 
     command: str
     arguments: Sequence[str]
-    given: Sequence[Entry]
+    settings: Sequence[Entry]
     from_files: dict[str, Any]
     task: type[Task]
 
@@ -55,24 +55,24 @@ def read_request(args: Sequence[str]) -> Request:
     arguments += forget_own_paths(entries(arguments)) if command == "fit" else []
     if command != "fit":
         arguments = named_checkpoint(arguments)
-    given = entries(arguments)
-    if command in ("fit", "validate") and (named := last_value(given, "protocol")) is not None:
+    settings = entries(arguments)
+    if command in ("fit", "validate") and (named := last_value(settings, "protocol")) is not None:
         raise UserError(f"{named.where}: a protocol is for test and predict, {command} has data.val_views")
-    check_backbones(given)
-    trust_named(given, configs=[at_home(value) for name, value in flags(arguments) if name in CONFIG_FLAGS])
-    checkpoint = last_value(given, "ckpt_path")
-    found = resumed(given, _run_dir_of(given, arguments)) if command == "fit" else None
-    if found is not None:  # wins over a checkpoint that the first start began with
-        arguments += ["--ckpt_path", str(found)]
-        checkpoint = Entry("ckpt_path", str(found), "--resume auto")
-    from_files = inherited(given, checkpoint=checkpoint)
-    named_task = next((entry for entry in reversed(given) if names_task(entry)), None)
+    check_backbones(settings)
+    trust_named(settings, configs=[at_home(value) for name, value in flags(arguments) if name in CONFIG_FLAGS])
+    checkpoint = last_value(settings, "ckpt_path")
+    checkpoint_path = resumed(settings, _run_dir_of(settings, arguments)) if command == "fit" else None
+    if checkpoint_path is not None:  # wins over a checkpoint that the first start began with
+        arguments += ["--ckpt_path", str(checkpoint_path)]
+        checkpoint = Entry("ckpt_path", str(checkpoint_path), "--resume auto")
+    from_files = inherited(settings, checkpoint=checkpoint)
+    named_task = next((entry for entry in reversed(settings) if names_task(entry)), None)
     task = _task(named_task, from_files.pop("model", None), checkpoint)
     if command != "fit":
-        arguments = expand_evaluation(arguments, given, from_files)
-        given = entries(arguments)
-    given = [entry for entry in given if not names_task(entry)]
-    return Request(command, list(without_task(arguments)), given, from_files, task)
+        arguments = expand_evaluation(arguments, settings, from_files)
+        settings = entries(arguments)
+    settings = [entry for entry in settings if not names_task(entry)]
+    return Request(command, list(without_task(arguments)), settings, from_files, task)
 
 
 def _check_strays(command: str, arguments: Sequence[str]) -> None:
@@ -89,7 +89,7 @@ def _check_strays(command: str, arguments: Sequence[str]) -> None:
 
 
 def _task(named: Entry | None, saved: str | None, checkpoint: Entry | None) -> type[Task]:
-    """The task that is named, or that of a checkpoint, which must be the same."""
+    """Return the named task, or that of a checkpoint; both must agree."""
     task = Classification if named is None else task_class(named.value, where=named.where)
     if saved is None or checkpoint is None:
         return task
@@ -102,19 +102,19 @@ def _task(named: Entry | None, saved: str | None, checkpoint: Entry | None) -> t
     return of_checkpoint
 
 
-def _run_dir_of(given: Sequence[Entry], arguments: Sequence[str]) -> Path:
-    """Where the run goes, known before anything is parsed."""
-    if (run_dir := last_value(given, "run_dir")) is not None:
+def _run_dir_of(settings: Sequence[Entry], arguments: Sequence[str]) -> Path:
+    """Return the run directory, before anything is parsed."""
+    if (run_dir := last_value(settings, "run_dir")) is not None:
         return at_home(run_dir.value)
-    checkpoint = last_value(given, "ckpt_path")
+    checkpoint = last_value(settings, "ckpt_path")
     configs = [value for name, value in flags(arguments) if name in CONFIG_FLAGS]
     return default_run_dir(Namespace(ckpt_path=checkpoint.value if checkpoint else None, config=configs))
 
 
-def missing_data(given: Sequence[Entry]) -> str:
+def missing_data(settings: Sequence[Entry]) -> str:
     """Say that no data module is named, and how to name one."""
     text = "which data? --data VideoFolder (or another of mvrec.data)"
-    weights, backbone = last_value(given, "model.weights"), last_value(given, "model.backbone")
+    weights, backbone = last_value(settings, "model.weights"), last_value(settings, "model.backbone")
     if weights is None:
         return f"{text}, or --model.weights FILE, whose network says it"
     if backbone is None:
@@ -123,7 +123,7 @@ def missing_data(given: Sequence[Entry]) -> str:
 
 
 def default_run_dir(config: Namespace) -> Path:
-    """The run that a checkpoint or a resolved configuration belongs to, else `runs/<name of the last config file>`."""
+    """Return the run of a checkpoint or resolved configuration, else `runs/<name of the last config file>`."""
     checkpoint = config.get("ckpt_path")
     if checkpoint and Path(checkpoint).parent.name == "checkpoints":
         return Path(checkpoint).parent.parent

@@ -1,4 +1,4 @@
-"""Settings that a run takes over from files: a checkpoint that is tested or resumed, weights that it starts from."""
+"""Settings that a run inherits from files: from a tested or resumed checkpoint, or from initial weights."""
 
 import json
 import logging
@@ -20,44 +20,46 @@ CHECKPOINT_KEYWORDS = ("best", "last", "hpc")
 log = logging.getLogger("mvrec")
 
 
-def last_value(given: Sequence[Entry], key: str) -> Entry | None:
-    """The entry of a key that counts, `None` where it is not set or set to null."""
+def last_value(settings: Sequence[Entry], key: str) -> Entry | None:
+    """Return the last entry of a key, `None` if it is not set or null."""
     # A mapping has no value of its own: what it holds are entries too.
-    entry = next((entry for entry in reversed(given) if entry.key == key and entry.value is not None), None)
+    entry = next((entry for entry in reversed(settings) if entry.key == key and entry.value is not None), None)
     return None if entry is None or entry.value in ("", "null", "~") else entry
 
 
-def forget_own_paths(given: Sequence[Entry]) -> list[str]:
-    """Flags that undo where the configuration of another run says that run's own places.
+def forget_own_paths(settings: Sequence[Entry]) -> list[str]:
+    """Return flags that undo the paths of another run in its configuration.
 
-    Earlier versions wrote them into `config.yaml`: with another --run_dir they would lead to the run it came from.
+    Earlier versions wrote them into `config.yaml`: with another --run_dir they would lead to the first run.
 
     Args:
-        given: What configs and flags set.
+        settings: Entries of configs and flags.
     """
-    chosen = last_value(given, "run_dir")
+    run_dir = last_value(settings, "run_dir")
     undone = []
     for key in ("checkpoint.dirpath", "trainer.default_root_dir", "ckpt_path"):
-        entry = last_value(given, key)
-        if entry is None or chosen is None:
+        entry = last_value(settings, key)
+        if entry is None or run_dir is None:
             continue
         config = entry.where.rpartition(":")[0]
-        runs = [one.value for one in given if one.key == "run_dir" and config and one.where.startswith(f"{config}:")]
-        if runs and runs[-1] and runs[-1] != chosen.value and Path(entry.value).is_relative_to(runs[-1]):
+        runs = [
+            item.value for item in settings if item.key == "run_dir" and config and item.where.startswith(f"{config}:")
+        ]
+        if runs and runs[-1] and runs[-1] != run_dir.value and Path(entry.value).is_relative_to(runs[-1]):
             undone.append(f"--{key}=null")
     return undone
 
 
-def chosen_mode(given: Sequence[Entry], monitor: str | None) -> str | None:
-    """Whether less or more of the monitored score is better: as its name says, unless the user says it beside it.
+def chosen_mode(settings: Sequence[Entry], monitor: str | None) -> str | None:
+    """Return whether a lower or higher monitored score is better: by its name, unless the user sets the mode with it.
 
     Raises:
-        UserError: The mode contradicts the name, and comes from elsewhere than the name.
+        UserError: The mode contradicts the name, and comes from another place than the name.
     """
-    entry = last_value(given, "checkpoint.mode")
+    entry = last_value(settings, "checkpoint.mode")
     if entry is None or monitor is None or entry.value not in ("min", "max"):
         return None if entry is None else entry.value
-    natural, named = mode_of(monitor), last_value(given, "checkpoint.monitor")
+    natural, named = mode_of(monitor), last_value(settings, "checkpoint.monitor")
     if entry.value == natural:
         return natural
     worst = "highest" if natural == "min" else "lowest"
@@ -70,31 +72,31 @@ def chosen_mode(given: Sequence[Entry], monitor: str | None) -> str | None:
     return entry.value
 
 
-def resumed(given: Sequence[Entry], run_dir: Path) -> Path | None:
-    """The checkpoint that `--resume auto` goes on from, `None` for a fresh start.
+def resumed(settings: Sequence[Entry], run_dir: Path) -> Path | None:
+    """Return the checkpoint from which `--resume auto` resumes, `None` for a fresh start.
 
     Args:
-        given: What configs and flags set.
+        settings: Entries of configs and flags.
         run_dir: The run's directory.
     """
-    entry = last_value(given, "resume")
+    entry = last_value(settings, "resume")
     if entry is None or entry.value != "auto":
         return None
-    dirpath = last_value(given, "checkpoint.dirpath")
+    dirpath = last_value(settings, "checkpoint.dirpath")
     folder = run_dir / "checkpoints" if dirpath is None else Path(dirpath.value)
-    found = newest_checkpoint(folder)
-    if found is None:
+    checkpoint = newest_checkpoint(folder)
+    if checkpoint is None:
         log.info("resume: nothing to go on from in %s, a fresh start", folder)
         return None
-    log.info("resume: going on from %s at step %d", found.path, found.step)
-    return found.path
+    log.info("resume: going on from %s at step %d", checkpoint.path, checkpoint.step)
+    return checkpoint.path
 
 
 def named_checkpoint(arguments: Sequence[str]) -> list[str]:
-    """`RUN_OR_CKPT --flags` as flags: a checkpoint of a run, the best one of a run directory, or a file of weights.
+    """Convert `RUN_OR_CKPT --flags` to flags: a run's checkpoint, a run directory's best one, or a file of weights.
 
     Raises:
-        UserError: There is no such file, or it is named twice.
+        UserError: The file is missing, or named twice.
     """
     if not arguments or arguments[0].startswith("-"):
         return list(arguments)
@@ -105,34 +107,34 @@ def named_checkpoint(arguments: Sequence[str]) -> list[str]:
     return [flag, str(path), *rest]
 
 
-def expand_evaluation(arguments: Sequence[str], given: Sequence[Entry], defaults: dict[str, Any]) -> list[str]:
-    """Put the values in for which `--protocol NAME` and `--data.classes checkpoint` stand.
+def expand_evaluation(arguments: Sequence[str], settings: Sequence[Entry], defaults: dict[str, Any]) -> list[str]:
+    """Replace `--protocol NAME` and `--data.classes checkpoint` by their values.
 
     Args:
         arguments: The command line.
-        given: What configs and flags set.
-        defaults: What files say, as `inherited` returns it.
+        settings: Entries of configs and flags.
+        defaults: Settings of files, from `inherited`.
 
     Raises:
         UserError: No such protocol, or one for another kind of data; no checkpoint that names its classes.
     """
     arguments = list(arguments)
     data = defaults.get("data") or {}
-    if (entry := last_value(given, "data.classes")) is not None and entry.value == "checkpoint":
-        arguments.append(f"--data.classes={json.dumps(_class_names_of(given, entry.where), ensure_ascii=False)}")
-    if (entry := last_value(given, "protocol")) is None:
+    if (entry := last_value(settings, "data.classes")) is not None and entry.value == "checkpoint":
+        arguments.append(f"--data.classes={json.dumps(_class_names_of(settings, entry.where), ensure_ascii=False)}")
+    if (entry := last_value(settings, "protocol")) is None:
         return arguments
-    chosen = preset(entry.value, where=entry.where)
-    kind = _kind_of_data(given, data)
-    if kind is not None and kind != chosen.kind.noun:
-        raise UserError(f"{entry.where}: {entry.value} is a protocol for {chosen.kind.noun}s, the data are {kind}s")
-    named = last_value(given, "data.size")
+    protocol = preset(entry.value, where=entry.where)
+    kind = _kind_of_data(settings, data)
+    if kind is not None and kind != protocol.kind.noun:
+        raise UserError(f"{entry.where}: {entry.value} is a protocol for {protocol.kind.noun}s, the data are {kind}s")
+    named = last_value(settings, "data.size")
     size = int(named.value) if named is not None else data.get("init_args", {}).get("size", 224)
-    return _with_flags(arguments, list(_as_flags("--data", chosen.settings(size))))
+    return _with_flags(arguments, list(_as_flags("--data", protocol.settings(size))))
 
 
 def _with_flags(arguments: list[str], values: list[str]) -> list[str]:
-    """Flags behind `--protocol`, so that what comes later wins, or behind the configs where one of them has it."""
+    """Insert flags after `--protocol`, so that later flags win, or after the configs if one of them has it."""
     names = [argument.partition("=")[0] for argument in arguments]
     anchors = ("--protocol",) if "--protocol" in names else CONFIG_FLAGS
     place = max(number for number, name in enumerate(names) if name in anchors)
@@ -148,35 +150,35 @@ def _as_flags(prefix: str, values: dict[str, Any]) -> Iterator[str]:
             yield f"{prefix}.{name}={json.dumps(value) if isinstance(value, bool) else value}"
 
 
-def _kind_of_data(given: Sequence[Entry], data: dict[str, Any]) -> str | None:
-    chosen = last_value(given, "data")
-    path = data.get("class_path") if chosen is None else class_path_of(chosen)
+def _kind_of_data(settings: Sequence[Entry], data: dict[str, Any]) -> str | None:
+    entry = last_value(settings, "data")
+    path = data.get("class_path") if entry is None else class_path_of(entry)
     module = resolve(path)
     return getattr(getattr(module, "kind", None), "noun", None)
 
 
-def _class_names_of(given: Sequence[Entry], where: str) -> list[str]:
-    source = last_value(given, "ckpt_path") or last_value(given, "model.weights")
+def _class_names_of(settings: Sequence[Entry], where: str) -> list[str]:
+    source = last_value(settings, "ckpt_path") or last_value(settings, "model.weights")
     names = read_weights(source.value).details.get("class_names") if source is not None else None
     if not names:
         raise UserError(f"{where}=checkpoint: there is no checkpoint that names its classes")
     return list(names)
 
 
-def inherited(given: Sequence[Entry], *, checkpoint: Entry | None) -> dict[str, Any]:
-    """What files say of model and data, as parser defaults: flags and configs win over them.
+def inherited(settings: Sequence[Entry], *, checkpoint: Entry | None) -> dict[str, Any]:
+    """Return the settings of model and data in files as parser defaults, which flags and configs override.
 
     Args:
-        given: What configs and flags set.
+        settings: Entries of configs and flags.
         checkpoint: The path of a checkpoint to test or resume; it knows all, so weights to start from are not read.
 
     Raises:
-        UserError: A file that is missing or of another kind.
+        UserError: A file is missing or of another kind.
     """
     if checkpoint is not None and checkpoint.value not in CHECKPOINT_KEYWORDS:
         return checkpoint_defaults(Path(checkpoint.value), where=checkpoint.where)
-    weights = last_value(given, "model.weights")
-    if weights is None or last_value(given, "model.backbone") is not None:
+    weights = last_value(settings, "model.weights")
+    if weights is None or last_value(settings, "model.backbone") is not None:
         return {}
     start = starting_point(weights.value, where=weights.where)
     log.info("start from %s", start.summary)
@@ -184,10 +186,10 @@ def inherited(given: Sequence[Entry], *, checkpoint: Entry | None) -> dict[str, 
 
 
 def checkpoint_defaults(path: Path, *, where: str) -> dict[str, Any]:
-    """How the model and the data of a checkpoint were configured, as parser defaults.
+    """Return the settings of a checkpoint's model and data as parser defaults.
 
     Raises:
-        UserError: No file, or no checkpoint of ours.
+        UserError: The file is missing, or not a checkpoint of mvrec.
     """
     if not path.is_file():
         others = [str(other) for other in path.parent.glob("*.ckpt")] if path.parent.is_dir() else []
@@ -213,10 +215,10 @@ def checkpoint_defaults(path: Path, *, where: str) -> dict[str, Any]:
 
 
 def set_file_defaults(parser: Any, values: dict[str, Any]) -> None:
-    """Let a parser of jsonargparse take over what a file says, which may be of another version or made by others.
+    """Set a file's settings, of any version or author, as defaults of jsonargparse's parser.
 
     Raises:
-        UserError: The parser does not take it.
+        UserError: The parser refuses them.
     """
     try:
         parser.set_defaults(values)

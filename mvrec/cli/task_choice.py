@@ -1,4 +1,4 @@
-"""Which task a command line is for: the class path of `model`, a checkpoint's, or else classification.
+"""The task of a command line: the class path of `model`, a checkpoint's, or else classification.
 
 The parser is built for one task, whose arguments then stand directly below `model`, as if it had been the only one. So
 `class_path` and `init_args` of `model` are read here, and put back where a configuration is written.
@@ -20,7 +20,7 @@ NESTED = "--model.init_args."
 
 
 def names_task(entry: Entry) -> bool:
-    """Whether an entry names a task."""
+    """Return whether an entry names a task."""
     if entry.key != "model" or not isinstance(entry.value, str):
         return False
     return entry.is_class or class_path_of(entry) is not None or _is_name(entry.value)
@@ -31,10 +31,10 @@ def _is_name(text: str) -> bool:
 
 
 def task_class(name: str, *, where: str) -> type[Task]:
-    """The task of a class path, or of the bare name of one of ours.
+    """Return the task of a class path, or of a bare name of mvrec's.
 
     Raises:
-        UserError: There is none.
+        UserError: The task does not exist.
     """
     if name.isidentifier():
         if name not in tasks.__all__:
@@ -52,18 +52,18 @@ def task_class(name: str, *, where: str) -> type[Task]:
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     if not (isinstance(target, type) and issubclass(target, Task)) or target is Task:
-        raise UserError(f"{where}: {name} is no task: a subclass of mvrec.tasks.Task is expected")
+        raise UserError(f"{where}: {name} is not a task: give a subclass of mvrec.tasks.Task")
     return target
 
 
 def path_of(task: type[Task]) -> str:
-    """The class path of a task, the public one of ours."""
+    """Return the class path of a task, the public one for mvrec's."""
     public = task.__name__ in tasks.__all__ and getattr(tasks, task.__name__) is task
     return f"mvrec.tasks.{task.__name__}" if public else f"{task.__module__}.{task.__qualname__}"
 
 
 def without_task(arguments: Sequence[str]) -> Iterator[str]:
-    """Flags without those that name the task, and with the task's arguments directly below `model`."""
+    """Yield the flags without those of the task's name, with the task's arguments directly below `model`."""
     rest = iter(arguments)
     for argument in rest:
         name, equals, value = argument.partition("=")
@@ -77,7 +77,7 @@ def without_task(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def flattened(config: Any) -> Any:
-    """A loaded configuration with the task's arguments directly below `model`."""
+    """Return a loaded configuration with the task's arguments directly below `model`."""
     model = config.get("model") if isinstance(config, dict) else None
     if isinstance(model, dict) and "class_path" in model:
         return {**config, "model": model.get("init_args") or {}}
@@ -85,7 +85,7 @@ def flattened(config: Any) -> Any:
 
 
 def with_task(config: dict[str, Any], task: type[Task]) -> dict[str, Any]:
-    """A configuration that names its task, which classification need not."""
+    """Return a configuration that names its task, unless it is classification."""
     if task is Classification or not {"model", "trainer"} <= config.keys():  # arguments of a class are written alike
         return config
     return {**config, "model": {"class_path": path_of(task), "init_args": config["model"]}}

@@ -1,4 +1,4 @@
-"""Values of the trainer that Lightning takes and then trips over, or that would make a run of nothing."""
+"""Checks of trainer values with which Lightning would fail late, or the run would do nothing."""
 
 import functools
 import operator
@@ -20,11 +20,11 @@ BATCH_COUNTS = (*LIMITS, "val_check_interval")
 READS = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
 CLIP_ALGORITHMS = (None, "norm", "value")
 
-# Callbacks that change what is settled before training, or have a flag of the trainer for them.
+# Callbacks that change settings which are fixed before training, or that a flag of the trainer replaces.
 NOT_HERE = {
     "LearningRateFinder": "it looks for a rate that model.optimizer.lr and the schedule set here",
     "BatchSizeFinder": "steps, order and schedule follow from data.batch_size before training; mvrec benchmark data "
-    "tells what a size costs",
+    "measures the cost of a size",
     "Timer": "--trainer.max_time does the same",
     "GradientAccumulationScheduler": "steps and schedule follow from trainer.accumulate_grad_batches before training",
     "BackboneFinetuning": "it would freeze the head with the backbone; --model.freeze backbone keeps all but the head",
@@ -33,7 +33,7 @@ REFUSALS = (MisconfigurationException, ValueError, TypeError, AttributeError, Im
 
 
 def whole_first(union: Any) -> Any:
-    """A union of types in which a whole number is tried before a float.
+    """Return a union of types in which a whole number is tried before a float.
 
     Python's `typing` gives equal unions the order of the one that was made first: then 1 is read and saved as 1.0.
     """
@@ -41,7 +41,7 @@ def whole_first(union: Any) -> Any:
 
 
 def refused_by_lightning(error: BaseException) -> bool:
-    """Whether Lightning itself raised an error because of a value: it can say so only when the run has begun."""
+    """Return whether Lightning raised an error because of a value, which it may do only during the run."""
     if not isinstance(error, REFUSALS) or error.__traceback__ is None:
         return False
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
@@ -49,14 +49,14 @@ def refused_by_lightning(error: BaseException) -> bool:
 
 
 def check_trainer(config: Mapping[str, Any], command: str) -> None:
-    """Check what Lightning does not, or only with a traceback.
+    """Check values that Lightning does not check, or only with a traceback.
 
     Args:
         config: The values below `trainer`.
         command: "fit", "validate", "test" or "predict".
 
     Raises:
-        UserError: A value that is out of range, or with which the command would do nothing.
+        UserError: A value is out of range, or the command would do nothing with it.
     """
     check_ranges("trainer.", {key: value for key, value in config.items() if key != "val_check_interval"})
     callbacks = config.get("callbacks")
@@ -64,9 +64,9 @@ def check_trainer(config: Mapping[str, Any], command: str) -> None:
         name = str(getattr(callback, "class_path", None)).rpartition(".")[2]
         if name in NOT_HERE:
             raise UserError(f"trainer.callbacks: {name} does not work here: {NOT_HERE[name]}")
-    nothing = f"limit_{READS[command]}_batches"
-    if config.get(nothing) == 0 and not config.get("fast_dev_run"):
-        raise UserError(f"trainer.{nothing}=0: {command} would do nothing; leave it out, or give 1 or more")
+    limit = f"limit_{READS[command]}_batches"
+    if config.get(limit) == 0 and not config.get("fast_dev_run"):
+        raise UserError(f"trainer.{limit}=0: {command} would do nothing; leave it out, or give 1 or more")
     if command == "fit":
         _check_fit(config)
 

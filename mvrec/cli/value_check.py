@@ -1,6 +1,6 @@
-"""Finds numbers of configs and flags that are out of range, before anything is built or read.
+"""Checks for numbers out of range in configs and flags, before anything is built or read.
 
-Constructors check what they are given too, but know neither the file and line nor the flag that a value came from.
+Constructors check their arguments too, but know neither the file and line nor the flag of a value.
 """
 
 import dataclasses
@@ -24,35 +24,35 @@ NAMES = tuple(f"trainer.{name}" for name in ("accelerator", "strategy", "devices
 
 
 def as_number(text: Any) -> float | None:
-    """The number that a scalar of YAML or a flag is, `None` where it is none."""
+    """Return a scalar of YAML or a flag as a number, `None` if it is not one."""
     try:
         return float(re.sub(r"^([+-]?)\.(inf|nan)$", r"\1\2", str(text).lower()))
     except ValueError:
         return None
 
 
-def check_values(given: Iterable[Entry], known: KnownKeys) -> None:
+def check_values(settings: Iterable[Entry], keys: KnownKeys) -> None:
     """Check the values that configs and flags set.
 
     Args:
-        given: What configs and flags set.
-        known: The keys that are accepted, with their types.
+        settings: Entries of configs and flags.
+        keys: The accepted keys, with their types.
 
     Raises:
         UserError: The first number that is out of range, null where there must be a value, or a single value or file
             where there must be a mapping or a name.
     """
-    for entry in given:
-        if entry.value is None or "[" in entry.key or not known.owners.get(entry.key, "mvrec.").startswith(OURS):
+    for entry in settings:
+        if entry.value is None or "[" in entry.key or not keys.owners.get(entry.key, "mvrec.").startswith(OURS):
             continue
         _check_bytes(entry)
         _check_data(entry)
-        _check_kind(entry, known)
+        _check_kind(entry, keys)
         _check_number(entry)
 
 
 def _check_bytes(entry: Entry) -> None:
-    """YAML, in which the settings of model and data are kept, has no form for bytes that are not UTF-8."""
+    """Refuse bytes that are not UTF-8, which YAML, the form of settings, cannot hold."""
     if entry.key.startswith(("data.", "model.")) and entry.value != shown(entry.value):
         raise UserError(
             f"{entry.place}: {shown(entry.value)} has bytes that are not UTF-8, which settings cannot keep: rename "
@@ -61,7 +61,7 @@ def _check_bytes(entry: Entry) -> None:
 
 
 def _check_data(entry: Entry) -> None:
-    """Of an unknown kind of data, jsonargparse would say that it does not take the arguments that a config has."""
+    """Check the class of the data; jsonargparse would complain about its arguments instead."""
     if entry.key != "data" or entry.value in ("", *NULLS) or entry.value.startswith("{"):
         return
     path = class_path_of(entry)
@@ -77,27 +77,27 @@ def _check_data(entry: Entry) -> None:
         raise UserError(f"{entry.place}: {package} has no {name!r}{hint}")
 
 
-def _check_kind(entry: Entry, known: KnownKeys) -> None:
-    hint = known.hints.get(entry.key)
+def _check_kind(entry: Entry, keys: KnownKeys) -> None:
+    hint = keys.hints.get(entry.key)
     alternatives = (hint, *get_args(hint))
-    names = known.group(entry.key)
+    names = keys.group(entry.key)
     if _is_null(entry, alternatives):
         if names or (hint not in (None, Any) and type(None) not in alternatives):
             limits = RANGES.get(entry.name)
             raise UserError(f"{entry.place} must not be null{f', it must {limits.wanted()}' if limits else ''}")
         return
     if any(dataclasses.is_dataclass(kind) for kind in alternatives):
-        names = known.children(entry.key)
+        names = keys.children(entry.key)
     is_mapping = entry.value.startswith("{") or entry.value.endswith(CONFIG_ENDINGS)
     if names and not is_mapping:
-        keys = ", ".join(sorted(names)[:8]) + (", ..." if len(names) > 8 else "")
-        raise UserError(f"{entry.place} must be a mapping of keys ({keys}), got {entry.value!r}")
+        listing = ", ".join(sorted(names)[:8]) + (", ..." if len(names) > 8 else "")
+        raise UserError(f"{entry.place} must be a mapping of keys ({listing}), got {entry.value!r}")
     if entry.key in NAMES and Path(entry.value).is_file():  # jsonargparse would take what the file holds
         raise UserError(f"{entry.place} must be a name or a number, got the file {entry.value!r}")
 
 
 def _is_null(entry: Entry, kinds: Sequence[Any]) -> bool:
-    """Whether YAML reads a value as null, as it does Null, an anchor alone, and nothing at all in a file."""
+    """Return whether YAML reads a value as null, such as Null, a lone anchor, or an empty value in a file."""
     if entry.value in NULLS or str in kinds:
         return entry.value in NULLS
     return reads_as_null(entry.value) and bool(entry.value or not entry.where.startswith("-"))
@@ -111,17 +111,17 @@ def _check_number(entry: Entry) -> None:
 
 
 @contextmanager
-def refusals(given: Sequence[Entry]) -> Iterator[None]:
-    """While data, model and trainer are built: what they refuse is the user's to mend.
+def refusals(settings: Sequence[Entry]) -> Iterator[None]:
+    """Turn refusals of data, model and trainer into errors of the user.
 
     Raises:
-        UserError: What was refused, with the place of the value.
+        UserError: The refusal, with the place of the value.
     """
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     try:
         yield
     except MemoryError as raised:
-        raise UserError(located(f"more memory than there is is asked for {raised}", given)) from None
+        raise UserError(located(f"more memory than there is is asked for {raised}", settings)) from None
     except (ArithmeticError, ImportError, MisconfigurationException, RuntimeError, TypeError, ValueError) as raised:
-        raise UserError(located(reason(raised).partition(" Exception raised from ")[0], given)) from None
+        raise UserError(located(reason(raised).partition(" Exception raised from ")[0], settings)) from None

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
 
 
 def report(data: RecognitionData, *, num_samples: int, device_rate: float | None) -> Iterator[str]:
-    """The lines of the report, as they are found out.
+    """Yield the lines of the report as they are measured.
 
     Args:
         data: A data module after `setup("fit")`.
@@ -55,7 +55,7 @@ def report(data: RecognitionData, *, num_samples: int, device_rate: float | None
         device_rate: Views per second that one process trains on, if known.
 
     Raises:
-        UserError: Not one file could be read.
+        UserError: No file could be read.
     """
     noun = data.val_protocol.view_noun
     loader = data.train_dataloader()
@@ -65,7 +65,7 @@ def report(data: RecognitionData, *, num_samples: int, device_rate: float | None
     dataset = data.train_dataset(data.index("train"), seed=data.seed or 0)
     costs, num_views, num_bad = cpu_costs(dataset, keys_of(loader, num_samples), batch_size=data.batch_size)
     if not num_views:
-        raise UserError(f"{data.root}: not one of {num_bad} {data.kind.noun}s could be read")
+        raise UserError(f"{data.root}: none of {num_bad} {data.kind.noun}s could be read")
     yield f"CPU time per {noun} on one core, over {num_views} {noun}s" + (f" ({num_bad} files bad)" if num_bad else "")
     for step in (*STEPS, "rest"):
         milliseconds = 1000 * costs[step] / num_views
@@ -81,7 +81,7 @@ def report(data: RecognitionData, *, num_samples: int, device_rate: float | None
 
 
 def keys_of(loader: ClipLoader, num_samples: int) -> list[SampleKey]:
-    """The first samples that training asks for."""
+    """Return the first samples of training."""
     assert isinstance(loader.batches, TrainBatches)
     batches = loader.batches
     keys: list[SampleKey] = []
@@ -95,7 +95,7 @@ def keys_of(loader: ClipLoader, num_samples: int) -> list[SampleKey]:
 
 
 def cpu_costs(dataset: TrainSamples, keys: list[SampleKey], *, batch_size: int) -> tuple[dict[str, float], int, int]:
-    """CPU seconds per step over some samples, read in this process on one thread.
+    """Measure CPU seconds per step over some samples, read in this process on one thread.
 
     Returns:
         Seconds per step with the `rest`; the number of views; the number of files that could not be read.
@@ -124,19 +124,19 @@ def cpu_costs(dataset: TrainSamples, keys: list[SampleKey], *, batch_size: int) 
 
 
 def loader_rate(loader: ClipLoader, num_samples: int) -> float:
-    """Views per second that the loader delivers to a consumer that never waits, after its first batch."""
+    """Measure the loader's views per second for a consumer that never waits, after its first batch."""
     assert isinstance(loader.batches, TrainBatches)
     num_batches = max(math.ceil(num_samples / loader.batches.batch_size), 2)
-    num_views, begin, epoch, taken = 0, 0.0, 0, 0
-    while taken <= num_batches:
+    num_views, begin, epoch, num_taken = 0, 0.0, 0, 0
+    while num_taken <= num_batches:
         loader.batches.set_epoch(epoch)
         for batch in loader:
-            if taken:
+            if num_taken:
                 num_views += len(batch)
             else:
                 begin = time.perf_counter()
-            taken += 1
-            if taken > num_batches:
+            num_taken += 1
+            if num_taken > num_batches:
                 break
         epoch += 1
     return num_views / (time.perf_counter() - begin)

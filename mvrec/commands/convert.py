@@ -15,7 +15,7 @@ from mvrec.published import PUBLISHED
 
 
 def main(arguments: list[str]) -> None:
-    """Write a checkpoint of any known layout as safetensors, with a model card beside it, and print the load report."""
+    """Write a checkpoint of any known layout as safetensors, with a model card inside, and print the load report."""
     parser = argparse.ArgumentParser(prog="mvrec convert", description=main.__doc__)
     parser.add_argument("source", type=at_home, metavar="SRC", help="a checkpoint: torch or safetensors, any layout")
     parser.add_argument("-o", "--output", type=at_home, required=True, metavar="OUT", help="the .safetensors to write")
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _card(name: str, model: Backbone, stored: StoredWeights, report: LoadReport) -> dict[str, Any]:
-    """The card, with what was published about the weights and where in the file they were."""
+    """Return the card, with the published facts of the weights and their place in the file."""
     published = PUBLISHED[name]
     origin = origin_of(Path(stored.source)) | {"layout": report.layout, "entry": report.entry}
     return model_card(model, name, stored.details, origin) | {

@@ -16,7 +16,7 @@ CONFIGS = tuple(f"demo_images_{name}" for name in ("shunted", "sgformer", "clofo
 
 @dataclass(frozen=True)
 class Result:
-    """What one network came to.
+    """The result of one network.
 
     Attributes:
         network: Its name.
@@ -62,7 +62,7 @@ def _train_and_test(config: Path, run_dir: Path, overrides: Sequence[str]) -> Re
 
 
 def table(results: Sequence[Result]) -> list[str]:
-    """The results as lines, one per network, the number of images that were scored beside the accuracy."""
+    """Return the results as lines, one per network, with the number of scored images next to the accuracy."""
     lines = [f"{'network':<10}  parameters  minutes  test top-1"]
     for result in results:
         lines.append(

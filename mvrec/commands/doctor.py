@@ -1,4 +1,4 @@
-"""`mvrec doctor`: what works here, what does not, and what to type to mend it."""
+"""`mvrec doctor`: what works here, what does not, and how to fix it."""
 
 import argparse
 import contextlib
@@ -23,7 +23,7 @@ _GRACE_SECONDS = 15  # for starting Python and importing torch, on top of the ch
 
 
 def main(arguments: list[str]) -> None:
-    """Check packages, decoders, machine and devices, and say how to mend what is wrong.
+    """Check packages, decoders, machine and devices, and say how to fix what is broken.
 
     With --dist a launch is checked instead, in less than a minute: every process finds rank 0, all have the same
     versions, none shares a GPU, and together they add up a tensor. Start it as the training will be started
@@ -64,7 +64,7 @@ def _count(text: str) -> int:
 
 
 def all_checks() -> list[Check]:
-    """Everything that is looked at on one machine.
+    """Run all checks of one machine.
 
     A malicious release of Lightning must not be imported, so that where one is installed little else can be tried.
     """
@@ -75,14 +75,14 @@ def all_checks() -> list[Check]:
     if any("malicious" in check.text for check in dangers):
         return [*dangers, *package_checks(load=False), *extra_checks(), *machine_checks()]
     packages = package_checks()
-    found = [*dangers, *packages, *extra_checks()]
+    checks = [*dangers, *packages, *extra_checks()]
     broken = {check.name for check in packages if check.status == "broken"}
     if "numpy" not in broken:
         from mvrec.doctor.media import media_checks
 
-        found += media_checks()
-    found += machine_checks()
-    return found if "torch" in broken else found + device_checks()
+        checks += media_checks()
+    checks += machine_checks()
+    return checks if "torch" in broken else checks + device_checks()
 
 
 def _look_around(*, as_json: bool) -> None:
@@ -109,7 +109,7 @@ def _summary(checks: Sequence[Check]) -> str:
 
 
 def _check_this_launch(options: argparse.Namespace) -> None:
-    """Check the launch that this process is part of; rank 0 tells, the others where they have no verdict of its."""
+    """Check the launch of this process; rank 0 prints the result, the others only without rank 0's verdict."""
     from mvrec.cluster.launch import launch_of
     from mvrec.cluster.launch_check import check_launch
 
@@ -129,7 +129,7 @@ def _check_this_launch(options: argparse.Namespace) -> None:
 
 
 def _start_here(options: argparse.Namespace) -> None:
-    """Start processes on this machine as torchrun would, and let rank 0 speak."""
+    """Start processes on this machine as torchrun would; rank 0 prints the result."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -140,8 +140,8 @@ def _start_here(options: argparse.Namespace) -> None:
     started = []
     try:
         for rank in range(options.dist):
-            mine = {**shared, "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank}
-            environ = {**os.environ, **{name: str(value) for name, value in mine.items()}}
+            variables = {**shared, "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank}
+            environ = {**os.environ, **{name: str(value) for name, value in variables.items()}}
             environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)
             command = [sys.executable, "-c", _ONE_OF_MANY, *flags]
             started.append(subprocess.Popen(command, env=environ))

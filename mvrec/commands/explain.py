@@ -47,14 +47,14 @@ log = logging.getLogger("mvrec")
 
 
 class Seen(NamedTuple):
-    """What a network saw of a file.
+    """A network's view of a file.
 
     Attributes:
         view: What it takes, uint8 (1, C, [T,] H, W).
         frames: Whole frames scaled as the view is, uint8 (T, H', W', 3); T is 1 for images.
         crop: Where in them the view lies.
         fps: At which frames are to be shown to pass as quickly as in the file.
-        where: What of the file this is, for people.
+        where: The part of the file, for messages.
     """
 
     view: Tensor
@@ -114,20 +114,20 @@ def _explain(
     recogniser: Recogniser, sample: Sample, output: Path, number: int | None, options: argparse.Namespace
 ) -> None:
     """Draw one view of a file or span, and print what the network says of it."""
-    seen = seen_by(recogniser, sample, clip=options.clip, crop=options.crop)
-    probabilities = recogniser.probabilities(seen.view)[0]
+    shown_view = seen_by(recogniser, sample, clip=options.clip, crop=options.crop)
+    probabilities = recogniser.probabilities(shown_view.view)[0]
     number = int(probabilities.argmax()) if number is None else number
     method = options.method or default_method(recogniser.backbone, stage=options.stage)
-    x = recogniser.normalised(seen.view)
+    x = recogniser.normalised(shown_view.view)
     heat = heat_map(recogniser.backbone, x, torch.tensor([number]), method=method, stage=options.stage)[0].cpu()
     name = recogniser.class_names[number]
     subject = "any class" if method == "rollout" else f"{name} ({100 * probabilities[number]:.1f} %)"
-    about = shown(f"{method} for {subject}: {Path(sample.path).name}, {seen.where}")
+    about = shown(f"{method} for {subject}: {Path(sample.path).name}, {shown_view.where}")
     try:
-        _write(output, seen, heat, full_frame=options.full_frame, about=about)
+        _write(output, shown_view, heat, full_frame=options.full_frame, about=about)
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror or error}") from None
-    report = [f"{sample.path}: {seen.where}"]
+    report = [f"{sample.path}: {shown_view.where}"]
     for value, place in zip(*probabilities.topk(min(options.top, len(probabilities))), strict=True):
         report.append(f"{100 * value:6.2f} %  {recogniser.class_names[place]}")
     print("\n".join([*report, f"{output}: {method} for {subject}"]))  # noqa: T201
@@ -154,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def class_number(name: str, names: tuple[str, ...]) -> int:
-    """The class that a name means: itself, or its number where no class is called so.
+    """Return the number of a class: by its name, or by the number itself if no class has it as a name.
 
     Raises:
         UserError: There is none.
@@ -167,7 +167,7 @@ def class_number(name: str, names: tuple[str, ...]) -> int:
 
 
 def seen_by(recogniser: Recogniser, file: Path | Sample, *, clip: int | None = None, crop: int | None = None) -> Seen:
-    """One view of a file, or of a span of one, as the protocol has it, with the frames around it.
+    """Return one view of a file or span under the protocol, with the frames around it.
 
     Args:
         recogniser: The network and its protocol.
@@ -193,17 +193,17 @@ def _image_seen(protocol: ImageProtocol, sample: Sample, clip: int | None, crop:
 
 def _clip_seen(protocol: ClipProtocol, sample: Sample, clip: int | None, crop: int | None) -> Seen:
     views = protocol.views
-    protocol = replace(protocol, views=replace(views, frame_order="natural"))  # a control has no say in what is shown
+    protocol = replace(protocol, views=replace(views, frame_order="natural"))  # controls do not apply to what is shown
     clip, crop = _chosen("clip", clip, views.num_clips), _chosen("crop", crop, views.num_crops)
     with open_video(sample.path) as video:
         times = timeline_of(video)
-        chosen = timed_frames(sample, times, protocol)[clip]
-        pixels = video.frames(chosen.tolist())
+        numbers = timed_frames(sample, times, protocol)[clip]
+        pixels = video.frames(numbers.tolist())
     frames, box = _scaled(pixels, protocol.geometries(*pixels.shape[1:3])[crop])
     view = clip_views(pixels, protocol)[crop].transpose(0, 1)[None]  # (1, C, T, H, W)
-    ends = torch.stack([chosen.min(), chosen.max()])
+    ends = torch.stack([numbers.min(), numbers.max()])
     (start, last), end = times.start_of(ends), times.end_of(ends)[1]
-    step = max(last - start, 1 / times.fps) / max(len(chosen) - 1, 1)  # seconds from one frame of the clip to the next
+    step = max(last - start, 1 / times.fps) / max(len(numbers) - 1, 1)  # seconds from one frame of the clip to the next
     where = f"clip {clip} of {views.num_clips} ({start:.2f} s to {end:.2f} s), crop {crop} of {views.num_crops}"
     return Seen(view, frames, box, min(1 / step, MAX_FPS), where)
 
@@ -220,24 +220,24 @@ def _chosen(noun: str, number: int | None, count: int) -> int:
 
 
 def _scaled(frames: Pixels, geometry: Geometry) -> tuple[Pixels, Crop]:
-    """Whole frames (T, H', W', 3) scaled as for a view, and where in them the view lies."""
+    """Return whole frames (T, H', W', 3) scaled as for a view, and the place of the view in them."""
     assert geometry.crop is not None
     whole = views_of(frames, [replace(geometry, crop=None)])[0]
     return whole.permute(0, 2, 3, 1).numpy(), Crop(*geometry.crop)
 
 
-def _write(path: Path, seen: Seen, heat: Tensor, *, full_frame: bool, about: str) -> None:
+def _write(path: Path, shown_view: Seen, heat: Tensor, *, full_frame: bool, about: str) -> None:
     """Draw and write; without `full_frame` it is the view's own pixels."""
-    view = seen.view[0]
+    view = shown_view.view[0]
     frames = (view if view.ndim == 4 else view[:, None]).permute(1, 2, 3, 0).numpy()  # (T, H, W, 3)
     shown = in_range(heat.reshape(frames.shape[:3]).numpy())
     if full_frame:
-        frames, drawn = seen.frames, overlaid(seen.frames, shown, crop=seen.crop)
+        frames, drawn = shown_view.frames, overlaid(shown_view.frames, shown, crop=shown_view.crop)
     else:
         drawn = overlaid(frames, shown)
     frames, drawn = enlarged(frames), enlarged(drawn)
     if path.suffix.lower() == ".mp4":
-        write_mp4(path, side_by_side(frames, drawn), fps=seen.fps, about=about)
+        write_mp4(path, side_by_side(frames, drawn), fps=shown_view.fps, about=about)
     elif len(frames) == 1:
         write_png(path, side_by_side(frames, drawn)[0], about=about)
     else:

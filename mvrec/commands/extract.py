@@ -87,7 +87,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def output_names(sources: Sequence[str], *, kind: Kind) -> dict[Path, Sample]:
-    """Where the features of every file or span go, relative to the output folder and without suffix, and the file.
+    """Return the path of each file's or span's features, in the output folder and without suffix, and the file.
 
     A file keeps its place in the folder that was given, or that a list or pattern stands in, and its suffix, since
     `a.mp4` and `a.avi` may lie side by side.
@@ -116,7 +116,7 @@ def output_names(sources: Sequence[str], *, kind: Kind) -> dict[Path, Sample]:
 
 
 def _span_name(sample: Sample) -> str:
-    """What the name of a row's features has behind that of its file."""
+    """Return the suffix of the name of a row's features after that of its file."""
     if sample.start_seconds is None and sample.end_seconds is None:
         return ""
     end = "end" if sample.end_seconds is None else repr(sample.end_seconds).removesuffix(".0")

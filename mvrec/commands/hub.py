@@ -61,7 +61,7 @@ def _push(options: argparse.Namespace) -> None:
 
 
 def _is_folder(destination: str) -> bool:
-    """Whether a destination is a folder: one that is there, or a path that is not of the form `user/name`."""
+    """Return whether a destination is a folder: an existing one, or a path not of the form `user/name`."""
     if destination.startswith("hf:/"):
         return False
     return at_home(destination).is_dir() or destination.startswith((".", "/", "~")) or (destination.count("/") != 1)

@@ -13,28 +13,28 @@ A recipe trains by its name: mvrec fit --config NAME --data.root FOLDER
 
 def main(arguments: list[str]) -> None:
     """List the recipes, or print one."""
-    known = recipes()
+    paths = recipes()
     match arguments:
         case []:
             print(listing())  # noqa: T201
         case ["-h" | "--help", *_]:
             print(HELP, end="")  # noqa: T201
-        case ["show", name] if (recipe := known.get(name.removesuffix(".yaml"))) is not None:
+        case ["show", name] if (recipe := paths.get(name.removesuffix(".yaml"))) is not None:
             print(recipe.read_text(encoding="utf-8"), end="")  # noqa: T201
         case ["show", name]:
-            raise UserError(f"unknown recipe {name!r}{nearest(name, known)} (mvrec recipes lists them)")
+            raise UserError(f"unknown recipe {name!r}{nearest(name, paths)} (mvrec recipes lists them)")
         case ["show", *_]:
             raise UserError("mvrec recipes show takes one name (mvrec recipes lists them)")
         case [name, *_]:
-            hint = nearest(name, ["show"]) or f"; did you mean 'show {name}'?" * (name in known)
+            hint = nearest(name, ["show"]) or f"; did you mean 'show {name}'?" * (name in paths)
             raise UserError(f"unknown argument {name!r}{hint} (mvrec recipes --help tells more)")
 
 
 def listing() -> str:
     """Return the names of all recipes, one per line, with what each is."""
-    known = recipes()
-    width = max(map(len, known))
-    lines = {name: f"  {name:{width}}  {summary(path)}" for name, path in known.items()}
+    paths = recipes()
+    width = max(map(len, paths))
+    lines = {name: f"  {name:{width}}  {summary(path)}" for name, path in paths.items()}
     return "\n".join(
         [
             "recipes: mvrec fit --config NAME --data.root FOLDER",

@@ -96,7 +96,7 @@ def _check(options: argparse.Namespace) -> None:
         check_range(f"--{name}", getattr(options, name), POSITIVE)
     streams = any(is_stream(source) for source in options.sources)
     if options.stride is not None and options.window is None and not streams:
-        raise UserError("--stride is the way from window to window: add --window")
+        raise UserError("--stride is the distance between windows: add --window")
 
 
 def _of_files(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[Recognition]:
@@ -130,7 +130,7 @@ def _of_stream(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[
 
 
 def _clip_seconds(protocol: Any) -> float:
-    """The length of a clip, which a window of a stream has unless another is asked for."""
+    """Return the length of a clip, the default for a window of a stream."""
     if not protocol.is_video:
         return 1.0
     clip = protocol.clip
@@ -141,17 +141,17 @@ def _clip_seconds(protocol: Any) -> float:
 
 @contextlib.contextmanager
 def _output(path: Path | None, *, live: bool) -> Iterator[IO[str]]:
-    """Where results go: a file appears when it is whole, but for that of a stream, which has no end."""
+    """Open the output: a file appears once it is complete, except for a stream, which has no end."""
     if path is None:
         yield sys.stdout
         return
-    how: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}  # as names of files are
+    options: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}  # as names of files are
     if live:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", **how) as file:
+        with path.open("w", **options) as file:
             yield file
     else:
-        with atomic_path(path) as temporary, temporary.open("w", **how) as file:
+        with atomic_path(path) as temporary, temporary.open("w", **options) as file:
             yield file
 
 
@@ -176,13 +176,13 @@ class TableWriter(Writer):
     """A line per result, for people."""
 
     def write(self, result: Recognition) -> None:
-        """Source, time span, then the prediction."""
+        """Write source, time span and prediction."""
         span = ""
         if result.start_seconds is not None or result.end_seconds is not None:
             end = "end" if result.end_seconds is None else _clock(result.end_seconds)
             span = f"  {_clock(result.start_seconds or 0)}-{end}"
-        said = f"unreadable: {result.error}" if result.output is None else result.output.text(self.top)
-        self.file.write(f"{result.source}{span}  {said}\n")
+        text = f"unreadable: {result.error}" if result.output is None else result.output.text(self.top)
+        self.file.write(f"{result.source}{span}  {text}\n")
 
 
 class CsvWriter(Writer):
@@ -194,7 +194,7 @@ class CsvWriter(Writer):
         self._rows.writerow(["path", "start_seconds", "end_seconds", *outputs.columns(top), "error"])
 
     def write(self, result: Recognition) -> None:
-        """Times in seconds; empty where there are none."""
+        """Write times in seconds, empty if there are none."""
         span = ["" if value is None else f"{value:.3f}" for value in (result.start_seconds, result.end_seconds)]
         cells = [""] * len(self.outputs.columns(self.top)) if result.output is None else result.output.cells(self.top)
         self._rows.writerow([result.source, *span, *cells, result.error])
@@ -204,7 +204,7 @@ class JsonWriter(Writer):
     """A JSON object per line."""
 
     def write(self, result: Recognition) -> None:
-        """Numbers in full."""
+        """Write numbers in full."""
         line: dict[str, Any] = {
             "path": result.source,
             "start_seconds": result.start_seconds,

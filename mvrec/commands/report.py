@@ -1,4 +1,4 @@
-"""`mvrec report`: a run as one HTML file, with its figures beside it."""
+"""`mvrec report`: a run as one HTML file, with its figures next to it."""
 
 import argparse
 import importlib.util
@@ -50,12 +50,12 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"{output} cannot be written: {error.strerror or error} (-o FILE puts it elsewhere)") from None
     for note in results.notes:
         print(f"mvrec: {note}")  # noqa: T201
-    beside = f", figures in {output.with_suffix('')}: {', '.join(figures)}" if figures else ""
-    print(f"{output} ({output.stat().st_size / 1e3:.0f} kB){beside}")  # noqa: T201
+    figure_text = f", figures in {output.with_suffix('')}: {', '.join(figures)}" if figures else ""
+    print(f"{output} ({output.stat().st_size / 1e3:.0f} kB){figure_text}")  # noqa: T201
 
 
 def _panels(results: RunResults) -> list[Panel]:
-    """The training curves; the notes say when they cannot be read."""
+    """Return the training curves; a note says if they cannot be read."""
     path = results.run_dir / "metrics.csv"
     if not path.is_file():
         return []
@@ -71,7 +71,7 @@ def _panels(results: RunResults) -> list[Panel]:
 
 
 def _pictures(report: TaskReport, root: Path | None) -> Thumbnails:
-    """What gives the pictures of a file, and the protocol's text for the score where the test did not write one."""
+    """Return the function for pictures of a file; also fill in the protocol's text if the test wrote none."""
     results = report.results
     recorded = mapping(results.score.get("protocol")) or mapping(results.data.get("protocol"))
     protocol: Protocol | None = None
@@ -94,7 +94,7 @@ def _figures(report: TaskReport, folder: Path) -> list[str]:
     """Draw the PNGs; returns the names of those there are."""
     results = report.results
     if importlib.util.find_spec("matplotlib") is None:
-        results.notes.append(f"no PNGs beside the report: {install_hint('plot')}")
+        results.notes.append(f"no PNGs with the report: {install_hint('plot')}")
         return []
     drawn = []
     metrics = results.run_dir / "metrics.csv"

@@ -113,13 +113,13 @@ def only_line(result: tuple[int, str, str]) -> str:
         ("? [1]\n: 2", "bad.yaml:1: not valid YAML: found unhashable key"),
         ("trainer: !!python/name:os.system", "bad.yaml:1: not valid YAML: could not determine a constructor"),
         ("a: " + 1000 * "[", "bad.yaml: not valid YAML: maximum recursion depth exceeded"),
-        ("data:\n  size: 3\nmodel: {}\ndata:\n  root: x", "bad.yaml:4: data stands twice (also"),
+        ("data:\n  size: 3\nmodel: {}\ndata:\n  root: x", "bad.yaml:4: data is set twice (also"),
         ("trainer: [1, 2]", "bad.yaml:1: trainer must be a mapping of keys"),
         ("run_dir: [1, 2]", "bad.yaml:1: run_dir: '[1, 2]' is not str or null"),
         ("model:\n  backbone:\n    class_path: [1]", "bad.yaml:3: model.backbone.class_path must be a name"),
         (
             "model:\n  optimizer:\n    class_path: SGD\n    lr: 1",
-            "bad.yaml:4: model.optimizer.lr: the arguments of a class stand below init_args",
+            "bad.yaml:4: model.optimizer.lr: put the arguments of a class below init_args",
         ),
         (
             "trainer:\n  callbacks:\n    - EarlyStopping",

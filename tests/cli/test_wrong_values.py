@@ -112,8 +112,8 @@ def test_a_wrong_value_is_one_line_with_its_flag_or_line(answer, tmp_path, key):
         ("--data={class_path: ImageNet, init_args: {sizes: 3}}", "--data: unknown key 'data.sizes'"),
         ("--checkpoint.save_top_k=abc", "--checkpoint.save_top_k: 'abc' is not a whole number"),
         ("--checkpoint.save_last=abc", "--checkpoint.save_last: 'abc' is not true or false"),
-        ("--data=os.system", "--data: os.system is no LightningDataModule"),
-        ("--data=mvrec.models", "--data: mvrec.models is no LightningDataModule"),
+        ("--data=os.system", "--data: os.system is not a LightningDataModule"),
+        ("--data=mvrec.models", "--data: mvrec.models is not a LightningDataModule"),
     ],
 )
 def test_a_mapping_or_class_in_a_flag_is_checked_as_one_in_a_file_is(answer, flag, expected):

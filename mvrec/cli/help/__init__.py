@@ -1,1 +1,1 @@
-"""What the command line says about its keys: help, and hints for wrong names."""
+"""Help about keys of the command line, and hints for wrong names."""

@@ -1,4 +1,4 @@
-"""What other libraries call our keys, commands and values: from a wrong name to the likely meaning.
+"""Other libraries' names of our keys, commands and values: from a wrong name to the likely meaning.
 
 Other libraries are torchvision's references, timm, PySlowFast, mmaction2, ultralytics and Hugging Face.
 """
@@ -114,18 +114,18 @@ def key_hint(key: str, *, siblings: Iterable[str], accepts: Callable[[str], bool
 
     Args:
         key: As it was written: "epochs", "trainer.epochs" or "batch-size".
-        siblings: The names that exist beside it.
+        siblings: The other names at its level.
         accepts: Whether the command takes a key.
     """
     written = key.rpartition(".")[2]
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", written).lower().replace("-", "_")
-    siblings, ours = list(siblings), OURS.get(name)
+    siblings, our_key = list(siblings), OURS.get(name)
     if name in NOT_KEYS:
         return NOT_KEYS[name]
     if hint := nearest(written, siblings, likeness=0.85):
         return hint
-    if ours is not None and ours != key and accepts(ours):
-        return f"; did you mean {ours!r}?{EXAMPLES.get(ours, '')}"
+    if our_key is not None and our_key != key and accepts(our_key):
+        return f"; did you mean {our_key!r}?{EXAMPLES.get(our_key, '')}"
     return nearest(written, siblings) if "." in key else ""
 
 
@@ -138,8 +138,8 @@ def stray_hint(argument: str, *, accepts_checkpoint: bool) -> str:
     """
     name = argument.lstrip("-").partition("=")[0]
     if argument.startswith("-") or re.fullmatch(r"\+*[\w.]+=.*", argument):
-        ours = name if "." in name else OURS.get(name.replace("-", "_"), name)
-        return f"unexpected argument {argument!r}: flags begin with two dashes, such as --{ours} VALUE"
+        our_key = name if "." in name else OURS.get(name.replace("-", "_"), name)
+        return f"unexpected argument {argument!r}: flags begin with two dashes, such as --{our_key} VALUE"
     if argument.endswith((".yaml", ".yml", ".json")):
         return f"unexpected argument {argument!r}: a configuration is named by --config {argument}"
     if argument in PUBLISHED:
@@ -162,5 +162,5 @@ def command_hint(name: str, commands: Iterable[str]) -> str:
         name: As it was written.
         commands: Those that exist.
     """
-    ours = COMMANDS.get(name.lower())
-    return f"; did you mean {ours!r}?" if ours else nearest(name, commands)
+    command = COMMANDS.get(name.lower())
+    return f"; did you mean {command!r}?" if command else nearest(name, commands)

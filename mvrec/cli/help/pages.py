@@ -69,13 +69,13 @@ def topic_page(command: str, topic: str, arguments: Sequence[str]) -> str:
 
 
 def _is_ours(topic: str, value: str) -> bool:
-    """Whether the file of options knows a topic that `--KEY.help VALUE` has named."""
+    """Return whether the file of options has a topic of `--KEY.help VALUE`."""
     home, _, name = topic.rpartition(".")
     return home not in HOMES or (name in class_names(home) and value in (name, f"{HOMES[home][0]}.{name}"))
 
 
 def _named_classes(arguments: Sequence[str]) -> dict[str, str]:
-    """The classes that flags and configs name, by their keys."""
+    """Return the classes that flags and configs name, by key."""
     classes = {}
     for entry in entries(list(expand_configs(arguments))):
         path = class_path_of(entry) or entry.value
@@ -85,7 +85,7 @@ def _named_classes(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def _of_other_class(topic: str) -> tuple[str, str] | None:
-    """The first class that has a key which the class shown by default lacks."""
+    """Return the first class with a key that the default class lacks."""
     home = home_of(topic)
     return next(((home, name) for name in class_names(home) if topic in class_rows(home, name)), None) if home else None
 

@@ -1,4 +1,4 @@
-"""The keys of `fit`, `validate`, `test` and `predict` and of the classes they name, known without importing these.
+"""The keys of `fit`, `validate`, `test` and `predict` and of their classes, without importing these.
 
 `options.json` holds them, one line per key; `python -m mvrec.cli.options.make` writes it. A row has
 
@@ -24,12 +24,12 @@ VERSIONED = ("torch", "lightning")  # whose classes the file knows as of one ver
 
 @functools.cache
 def options() -> dict[str, Any]:
-    """The file's content: `versions`, `commands` (rows by dotted key), `classes` (rows by class path, then by key)."""
+    """Return the file's content: `versions`, `commands` (rows by key), `classes` (rows by class path and key)."""
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
 def command_options(command: str) -> dict[str, dict[str, Any]]:
-    """The rows of a command's own keys, such as "trainer.max_epochs".
+    """Return the rows of a command's own keys, such as "trainer.max_epochs".
 
     Args:
         command: "fit", "validate", "test" or "predict".
@@ -38,10 +38,10 @@ def command_options(command: str) -> dict[str, dict[str, Any]]:
 
 
 def class_options(class_path: str) -> dict[str, dict[str, Any]] | None:
-    """The rows of the arguments of a class, such as "clip.num_frames"; `None` of a class that the file lacks."""
+    """Return the rows of the arguments of a class, such as "clip.num_frames"; `None` for an unknown class."""
     return options()["classes"].get(class_path)
 
 
 def is_installed(library: str) -> bool:
-    """Whether the version of a library is the one whose classes the file knows."""
+    """Return whether a library's version is the one whose classes the file lists."""
     return version(library).partition("+")[0] == options()["versions"][library]

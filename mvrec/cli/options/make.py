@@ -53,7 +53,7 @@ class ParsersMade(Exception):  # noqa: N818 - no error
 
 
 def make_options() -> dict[str, Any]:
-    """All keys, as `options.json` has them."""
+    """Return all keys in the form of `options.json`."""
     return {
         "versions": {name: version(name).partition("+")[0] for name in VERSIONED},
         "commands": _by_commands(_command_rows()),
@@ -62,7 +62,7 @@ def make_options() -> dict[str, Any]:
 
 
 def _by_commands(tables: dict[str, dict[str, Row]]) -> dict[str, Row]:
-    """One table of all commands, in which a row that not every command has names those that do."""
+    """Merge the tables of all commands; a row that some commands lack names the others."""
     rows: dict[str, Row] = {}
     for command, table in tables.items():
         for key, row in table.items():
@@ -77,8 +77,8 @@ def _command_rows() -> dict[str, dict[str, Row]]:
     tables = {}
     try:
         command_line = build(ParsersCLI, ["fit"])
-    except ParsersMade as made:
-        command_line = made.command_line
+    except ParsersMade as error:
+        command_line = error.command_line
     for command in command_line.subcommands():
         parser = command_line.parser_of(command)
         rows = {name: _row(hint, default, required, doc) for name, hint, default, required, doc in arguments_of(parser)}
@@ -87,7 +87,7 @@ def _command_rows() -> dict[str, dict[str, Row]]:
 
 
 def _keys_of(parser: LightningArgumentParser) -> list[str]:
-    """The keys that a parser itself knows, without those of the classes that are its defaults."""
+    """Return a parser's own keys, without those of its default classes."""
     keys = parser.get_defaults().keys()  # dotted, while iterating gives the first level
     return [key for key in keys if ".init_args" not in key and ".class_path" not in key]
 
@@ -110,7 +110,7 @@ def _classes() -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def _rows(target: Callable[..., Any], path: str) -> Iterator[tuple[str, Row]]:
-    """The arguments of a class or function, with those that `**knobs` hand to its parent and those of dataclasses."""
+    """Yield the arguments of a class or function, including those of `**knobs` and of dataclasses."""
     call = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
     try:
         parameters, hints = inspect.signature(target).parameters.values(), typing.get_type_hints(call)
@@ -132,7 +132,7 @@ def _rows(target: Callable[..., Any], path: str) -> Iterator[tuple[str, Row]]:
 
 
 def _with_default(row: Row, owner: Any, name: str) -> Row:
-    """A row of a dataclass with the value that its owner has by default."""
+    """Return a row of a dataclass with its owner's default."""
     for part in name.split("."):
         owner = getattr(owner, part, None)
     return row if owner is None else {**row, "default": _as_json(owner)}
@@ -199,7 +199,7 @@ def _as_json(value: Any) -> Any:
 
 
 def as_text(options: dict[str, Any]) -> str:
-    """The file's text, with one line per key."""
+    """Return the file's text, with one line per key."""
     lines = [f'{{"versions": {json.dumps(options["versions"])},', ' "commands": {']
     lines += _lines(options["commands"], " ")
     lines += [" },", ' "classes": {']
