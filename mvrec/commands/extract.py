@@ -151,7 +151,7 @@ def _keep_record(path: Path, settings: dict[str, Any], *, overwrite: bool) -> No
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
     except json.JSONDecodeError:
-        raise UserError(f"{path} is none of mvrec's: take another folder, or --overwrite") from None
+        raise UserError(f"{path} was not written by mvrec: choose another folder, or add --overwrite") from None
 
 
 def _short(value: Any) -> str:

@@ -40,7 +40,7 @@ def find_sources(sources: Sequence[str], *, kind: Kind) -> list[Sample]:
     for source in sources:
         samples_of_source = _of_one(source, kind)
         if not samples_of_source:
-            raise UserError(f"there is no {kind.noun} in {source}")
+            raise UserError(f"there is no {kind.noun} in {source}; this network takes {kind.noun}s")
         keys = [(str(sample.path), sample.start_seconds, sample.end_seconds) for sample in samples_of_source]
         samples += [sample for sample, key in zip(samples_of_source, keys, strict=True) if key not in listed]
         listed.update(keys)

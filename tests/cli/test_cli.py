@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,131 +62,6 @@ def only_line(result: tuple[int, str, str]) -> str:
     return lines[0].removeprefix("mvrec: error: ")
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("modle: 3", "bad.yaml:1: unknown key 'modle'; did you mean 'model'?"),
-        ("model:\n  bakbone: 3", "bad.yaml:2: unknown key 'model.bakbone'; did you mean 'backbone'?"),
-        ("trainer:\n  max_epoch: 3", "bad.yaml:2: unknown key 'trainer.max_epoch'; did you mean 'max_epochs'?"),
-        ("model:\n  schedule: {warmup_epoch: 3}", "unknown key 'model.schedule.warmup_epoch'; did you mean 'warmup"),
-        (
-            "model:\n  backbone:\n    class_path: mvrec.models.MViT\n    init_args: {dept: 3}",
-            "bad.yaml:4: unknown key 'model.backbone.dept'; did you mean 'depth'?",
-        ),
-        (
-            "data:\n  class_path: mvrec.data.Kinetics\n  init_args:\n    root: x\n    clip: {num_frame: 3}",
-            "bad.yaml:5: unknown key 'data.clip.num_frame'; did you mean 'num_frames'?",
-        ),
-        ("data:\n  class_path: mvrec.data.Kinetic", "mvrec.data has no 'Kinetic'; did you mean 'Kinetics'?"),
-        (
-            "model:\n  backbone:\n    class_path: mvrec.models.mvit_b_16x5",
-            "has no 'mvit_b_16x5'; did you mean 'mvit_b_",
-        ),
-        ("model:\n  backbone: mvit_b_16x5", "bad.yaml:2: the zoo has no 'mvit_b_16x5'; did you mean 'mvit_b_16x4'?"),
-        (
-            "model:\n  backbone: torchvision/resnet51",
-            "bad.yaml:2: torchvision has no network 'torchvision/resnet51'; did you mean 'torchvision/resnet50'?",
-        ),
-        ("model:\n  backbone: tim/resnet50", "bad.yaml:2: 'tim/resnet50' is not a network: the part before the slash"),
-        (
-            "model:\n  backbone:\n    class_path: mvrec.models.create_model\n    init_args:\n      name: shunted_x",
-            "bad.yaml:5: the zoo has no 'shunted_x'; did you mean 'shunted_",
-        ),
-        (
-            "model:\n  backbone:\n    class_path: mvrec.models.create_model\n"
-            "    init_args: {name: torchvision/r3d_18, drop_path_rate: 0.2}",
-            "torchvision/r3d_18: it does not support drop_path_rate",
-        ),
-        (
-            "model:\n  backbone:\n    class_path: mvrec.models.Framewise\n"
-            "    init_args: {num_frames: 8, backbone: shuntd_t}",
-            "bad.yaml:4: the zoo has no 'shuntd_t'; did you mean 'shunted_t'?",
-        ),
-        (
-            "model:\n  backbone:\n    class_path: mvrec.models.Framewise\n    init_args:\n      backbone:\n"
-            "        class_path: mvrec.models.shunted_t\n        init_args: {drop_rate: 0.1}",
-            "bad.yaml:7: unknown key 'model.backbone.backbone.drop_rate'; did you mean 'drop_path_rate'?",
-        ),
-        ("trainer:\n  max_epochs: three", "bad.yaml:2: trainer.max_epochs: 'three' is not a whole number or null"),
-        ("a: [1\nb: }", "bad.yaml:2: not valid YAML"),
-        ("- 1\n- 2", "bad.yaml:1: a config file must be a mapping"),
-        ("# nothing\n", "bad.yaml: this config file sets nothing"),
-        ("? [1]\n: 2", "bad.yaml:1: not valid YAML: found unhashable key"),
-        ("trainer: !!python/name:os.system", "bad.yaml:1: not valid YAML: could not determine a constructor"),
-        ("a: " + 1000 * "[", "bad.yaml: not valid YAML: maximum recursion depth exceeded"),
-        ("data:\n  size: 3\nmodel: {}\ndata:\n  root: x", "bad.yaml:4: data is set twice (also"),
-        ("trainer: [1, 2]", "bad.yaml:1: trainer must be a mapping of keys"),
-        ("run_dir: [1, 2]", "bad.yaml:1: run_dir: '[1, 2]' is not str or null"),
-        ("model:\n  backbone:\n    class_path: [1]", "bad.yaml:3: model.backbone.class_path must be a name"),
-        (
-            "model:\n  optimizer:\n    class_path: SGD\n    lr: 1",
-            "bad.yaml:4: model.optimizer.lr: put the arguments of a class below init_args",
-        ),
-        (
-            "trainer:\n  callbacks:\n    - EarlyStopping",
-            "bad.yaml:3: trainer.callbacks[0]: EarlyStopping needs init_args with monitor",
-        ),
-        (
-            "trainer:\n  callbacks:\n    - class_path: EarlyStoping",
-            "bad.yaml:3: trainer.callbacks[0]: 'EarlyStoping' is not a class name such as package.module.Class; did "
-            "you mean 'EarlyStopping'?",
-        ),
-        (
-            "trainer:\n  callbacks:\n    - class_path: EarlyStopping\n      init_args: {monitr: val/loss}",
-            "bad.yaml:4: unknown key 'trainer.callbacks[0].monitr'; did you mean 'monitor'?",
-        ),
-    ],
-)
-def test_a_wrong_config_is_one_line_with_file_and_line(command, tmp_path, text, expected):
-    path = tmp_path / "bad.yaml"
-    path.write_text(text)
-    assert expected in only_line(command("fit", "--config", DEMO, "--config", path))
-
-
-@pytest.mark.parametrize(
-    ("flag", "expected"),
-    [
-        ("--model.bakbone=3", "unknown key 'model.bakbone'; did you mean 'backbone'?"),
-        ("--model.backbone.dept=3", "unknown key 'model.backbone.dept'; did you mean 'depth'?"),
-        ("--data.rooot=x", "unknown key 'data.rooot'; did you mean 'root'?"),
-        ("--trainer.max_epoch=3", "unknown key 'trainer.max_epoch'; did you mean 'max_epochs'?"),
-        ("--model.backbone.depth=x", "--model.backbone.depth: 'x' is not a whole number"),
-        (
-            "--data.decoder=decort",
-            "--data.decoder: 'decort' is not one of 'auto', 'decord', 'pyav', 'torchcodec'; did you mean 'decord'",
-        ),
-        ("--model.backbone=mvit_b_16x5", "the zoo has no 'mvit_b_16x5'; did you mean 'mvit_b_16x4'?"),
-        (
-            "--model.backbone=torchvision/r3d_17",
-            "--model.backbone: torchvision has no network 'torchvision/r3d_17'; did you mean 'torchvision/r3d_18'?",
-        ),
-        ("--data.clip.num_frames=0", "--data.clip.num_frames must lie in 1..10000, got 0"),
-        ("--data.batch_size=0", "data.batch_size must be at least 1, got 0"),
-        ("--model.label_smoothing=1.5", "model.label_smoothing must lie in 0..1, got 1.5"),
-        ("--ckpt_path=none.ckpt", "--ckpt_path: checkpoint 'none.ckpt' does not exist"),
-        ("--config=none.yaml", "config file 'none.yaml' does not exist"),
-        ("--trainer.strategy=foo", "--trainer.strategy: 'foo' is not one of auto, ddp,"),
-        ("--trainer.logger=WandbLogger", "lightning.pytorch.loggers.WandbLogger: "),
-        ("--config", "--config needs the path of a file"),
-    ],
-)
-def test_a_wrong_flag_is_one_line(command, flag, expected):
-    assert expected in only_line(command("fit", "--config", DEMO, flag))
-
-
-@pytest.mark.parametrize(
-    ("flag", "expected"),
-    [
-        ("--data.splt=2", "--data.splt: unknown key 'data.splt'; did you mean 'split'?"),  # its own
-        ("--data.batchsize=2", "--data.batchsize: unknown key 'data.batchsize'; did you mean 'batch_size'?"),  # shared
-        ("--data.clip.num_frame=2", "unknown key 'data.clip.num_frame'; did you mean 'num_frames'?"),
-    ],
-)
-@pytest.mark.parametrize("name", ["UCF101", "mvrec.data.UCF101"])
-def test_a_wrong_key_of_a_data_set_is_one_line(command, name, flag, expected):
-    assert expected in only_line(command("fit", "--data", name, "--data.root=x", flag))
-
-
 def test_a_file_that_is_no_checkpoint_is_named(command, tmp_path):
     (tmp_path / "text.ckpt").write_text("hello")
     assert "cannot read" in only_line(command("test", "--ckpt_path", tmp_path / "text.ckpt"))
@@ -195,12 +71,12 @@ def test_a_file_that_is_no_checkpoint_is_named(command, tmp_path):
     )
 
 
-@pytest.fixture
-def trained(command, tiny, tmp_path) -> Path:
-    """A checkpoint whose learning rate and batch size are not the defaults."""
-    arguments = ["--model.optimizer.lr=0.5", "--model.label_smoothing=0.25", "--trainer.limit_train_batches=1"]
-    assert command("fit", *tiny, *arguments, f"--run_dir={tmp_path / 'trained'}")[0] == 0
-    return tmp_path / "trained/checkpoints/last.ckpt"
+@pytest.fixture(scope="module")
+def trained(digits_run, tmp_path_factory) -> Path:
+    """A checkpoint whose learning rate and label smoothing are not the defaults."""
+    run_dir = tmp_path_factory.mktemp("trained") / "run"
+    shutil.copytree(digits_run.folder, run_dir)
+    return run_dir / "checkpoints/last.ckpt"
 
 
 def resolved(command, *arguments: object) -> dict:
@@ -211,15 +87,15 @@ def resolved(command, *arguments: object) -> dict:
 
 def test_flag_over_later_config_over_earlier_config_over_checkpoint_over_default(command, trained, tmp_path):
     early, late = tmp_path / "early.yaml", tmp_path / "late.yaml"
-    early.write_text("model: {label_smoothing: 0.1, lr_reference_batch: 10}\ntrainer: {max_epochs: 3}\n")
+    early.write_text("model: {label_smoothing: 0.3, lr_reference_batch: 10}\ntrainer: {max_epochs: 3}\n")
     late.write_text("model: {lr_reference_batch: 20}\ntrainer: {max_epochs: 4}\n")
     got = resolved(
         command, "fit", "--ckpt_path", trained, "--config", early, "--config", late, "--trainer.max_epochs=5"
     )
     assert got["trainer"]["max_epochs"] == 5  # flag
     assert got["model"]["lr_reference_batch"] == 20  # later config
-    assert got["model"]["label_smoothing"] == 0.1  # earlier config
-    assert got["model"]["optimizer"]["init_args"]["lr"] == 0.5  # checkpoint
+    assert got["model"]["label_smoothing"] == 0.3  # earlier config
+    assert got["model"]["optimizer"]["init_args"]["lr"] == 0.002  # checkpoint
     assert got["model"]["backbone"]["init_args"]["embed_dim"] == 8  # checkpoint, nested
     assert got["data"]["init_args"]["batch_size"] == 9  # checkpoint, data
     assert got["model"]["schedule"]["warmup_epochs"] == 1  # checkpoint (from the demo's config)
@@ -238,7 +114,7 @@ def test_a_flag_reaches_inside_what_the_checkpoint_says(command, trained):
 def test_a_checkpoint_path_in_a_config_counts_too(command, trained, tmp_path):
     config = tmp_path / "resume.yaml"
     config.write_text(f"ckpt_path: {trained}\n")
-    assert resolved(command, "fit", "--config", config)["model"]["label_smoothing"] == 0.25
+    assert resolved(command, "fit", "--config", config)["model"]["label_smoothing"] == 0.1
 
 
 def test_the_run_directory_is_named_after_the_config_or_found_from_the_checkpoint(command, trained, tiny):
@@ -356,19 +232,9 @@ def test_a_run_with_a_baseline_repeats_from_its_config_and_tests_from_its_checkp
 
 def bad_root(kind: str, root: Path) -> None:
     """Make a data root with one thing wrong."""
-    folder = root / "train"
-    if kind == "empty":
-        root.mkdir()
-    elif kind == "no class folders":
-        folder.mkdir(parents=True)
-    elif kind == "class without files":
-        (folder / "jump").mkdir(parents=True)
-    elif kind == "one class":
-        (folder / "jump").mkdir(parents=True)
-        (folder / "jump/a.mp4").touch()
-    elif kind == "empty list":
-        root.mkdir()
-        (root / "train.csv").write_text("path,label\n")
+    if kind == "one class":
+        (root / "train/jump").mkdir(parents=True)
+        (root / "train/jump/a.mp4").touch()
     elif kind == "bad label":
         root.mkdir()
         (root / "classes.txt").write_text("jump\nrun\n")
@@ -379,11 +245,7 @@ def bad_root(kind: str, root: Path) -> None:
     ("kind", "expected"),
     [
         ("missing", "does not exist"),
-        ("empty", "no videos in it; expected"),
-        ("no class folders", "no class folders in it"),
-        ("class without files", "jump: no videos in this class folder"),
-        ("one class", "only the class 'jump' was found"),
-        ("empty list", "train.csv: no videos in it"),
+        ("one class", "it has only the class 'jump', training needs two"),
         ("bad label", "train.csv:3: 'runn' is not one of the 2 classes; did you mean 'run'?"),
     ],
 )
@@ -396,7 +258,3 @@ def test_a_bad_data_root_is_one_line(command, tiny, tmp_path, kind, expected):
     )
     assert expected in line
     assert not (tmp_path / "run/checkpoints").exists()
-
-
-def test_a_command_by_the_name_that_other_tools_give_it_is_pointed_to_ours(command):
-    assert "unknown command 'train'; did you mean 'fit'?" in only_line(command("train"))

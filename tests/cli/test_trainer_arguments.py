@@ -170,7 +170,7 @@ def test_a_saved_configuration_means_what_was_said(command, tiny):
     assert saved["callbacks"][0]["init_args"]["device"] == "cpu"
 
 
-@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+@pytest.mark.parametrize("precision", ["bf16-true", pytest.param("64-true", marks=pytest.mark.slow)])
 def test_true_precisions_train_and_are_scored(command, tiny, tmp_path, precision):
     code, _, err = command(*tiny, f"--run_dir={tmp_path}", f"--trainer.precision={precision}")
     assert code == 0, err
@@ -195,7 +195,10 @@ def test_what_was_asked_for_is_shown_and_an_early_end_is_explained(command, tiny
 
 @pytest.mark.parametrize(
     ("argument", "why"),
-    [("max_steps=4", "trainer.max_steps=4 is reached"), ("max_time=00:00:00:01", "trainer.max_time is over")],
+    [
+        ("max_steps=4", "trainer.max_steps=4 is reached"),
+        pytest.param("max_time=00:00:00:01", "trainer.max_time is over", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_ends_early_says_why(command, tiny, tmp_path, argument, why):
     code, _, err = command(*tiny, f"--run_dir={tmp_path}", f"--trainer.{argument}", "--trainer.max_epochs=99")

@@ -11,6 +11,8 @@ from collections import namedtuple
 from types import SimpleNamespace
 
 import pytest
+import warm
+from warm import run_ranks
 
 from mvrec.commands import doctor
 from mvrec.commands.doctor import main
@@ -20,27 +22,17 @@ from mvrec.doctor.machine import cpu_quota, machine_checks
 from mvrec.doctor.packages import extra_checks, installed_version, lightning_checks, package_checks
 from mvrec.errors import UserError, install_hint
 
-CALL = "import sys; from mvrec.commands.doctor import main; main(sys.argv[1:])"
+CALL = "import sys; from mvrec.commands.doctor import main; main(sys.argv[1:])"  # in a process of its own
 ALONE = {
     key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "TORCHELASTIC", "RANK", "WORLD"))
 }
 
 
-def run(*arguments, **environ):
-    """The command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-c", CALL, *arguments],
-        capture_output=True,
-        text=True,
-        env={**ALONE, "OMP_NUM_THREADS": "1", **environ},
-        timeout=120,
-        check=False,
-    )
-
-
-def in_front(folder):
-    """PYTHONPATH with a folder before all others."""
-    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+def python(code, folder):
+    """Code in a process of its own, before whose packages a folder's are found."""
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environ = {**ALONE, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=False)
 
 
 def fake_package(folder, name, version, *, module=None):
@@ -61,7 +53,13 @@ def named(checks, name):
 # -- the whole ---------------------------------------------------------------------------------------------------------
 
 
-def test_this_machine_is_fine(capsys):
+@pytest.fixture(scope="module")
+def all_checks():
+    return doctor.all_checks()
+
+
+def test_this_machine_is_fine(all_checks, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "all_checks", lambda: all_checks)
     main([])
     out = capsys.readouterr().out
     for group in ("packages", "extras", "decoders", "machine", "devices"):
@@ -117,7 +115,7 @@ def test_lines_stand_below_their_group():
 def test_a_malicious_release_is_named_and_never_imported(tmp_path):
     trap = tmp_path / "it was imported"
     fake_package(tmp_path / "site", "lightning", "2.6.2", module=f"open({str(trap)!r}, 'w')\n")
-    result = run(PYTHONPATH=in_front(tmp_path / "site"))
+    result = python(CALL, tmp_path / "site")
     assert result.returncode == 1, result.stderr
     assert "2.6.2 is a malicious release" in result.stdout
     assert "lightning>=2.6.6,<2.7" in result.stdout
@@ -181,13 +179,7 @@ def test_a_package_that_does_not_load(tmp_path):
         "import mvrec.doctor.packages as p\n"
         "print(p._package(p.Requirement('safetensors'), p.installed_version, load=True))"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={**ALONE, "PYTHONPATH": in_front(tmp_path)},
-        check=True,
-    )
+    result = python(code, tmp_path)
     assert "status='broken'" in result.stdout
     assert "libx.so: cannot open shared object file" in result.stdout
     assert "pip install --force-reinstall" in result.stdout
@@ -208,8 +200,8 @@ def crash():
 # -- decoders ----------------------------------------------------------------------------------------------------------
 
 
-def test_decoders_are_really_tried():
-    checks = media.media_checks()
+def test_decoders_are_really_tried(all_checks):
+    checks = [check for check in all_checks if check.group == "decoders"]
     for codec in ("h264", "mpeg4"):
         assert named(checks, f"{codec} by pyav").status == "ok"
     for codec in ("hevc", "vp9", "av1"):  # not every PyAV has the encoders
@@ -355,7 +347,7 @@ def test_a_gpu_that_torch_cannot_use(tmp_path, cuda, environ, said, status, part
 
 
 def test_processes_on_this_machine():
-    result = run("--dist", "2", "--timeout", "25")
+    result = warm.run("--dist", "2", "--timeout", "120", program=CALL)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("\n") == 4
     assert "launch: 2 processes by environment, gloo, 127.0.0.1:" in result.stdout
@@ -363,36 +355,22 @@ def test_processes_on_this_machine():
     assert result.stderr == ""
 
 
-def test_under_torchrun():
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", "--standalone"]
-    call = [*command, "--no-python", sys.executable, "-c", CALL, "--dist", "--timeout", "25", "--json"]
-    environ = {**ALONE, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(call, capture_output=True, text=True, env=environ, timeout=120, check=False)
-    assert result.returncode == 0, result.stderr
-    report = json.loads(result.stdout)
+def test_ranks_of_torchrun_are_told_and_one_with_another_package_is_named(tmp_path):
+    results = run_ranks(2, "--dist", "--timeout", "120", "--json", program=CALL)
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr
+    report = json.loads(results[0].stdout)
     assert report["ok"]
     assert report["launcher"] == "torchrun"
-    assert [one["rank"] for one in report["processes"]] == [0, 1]
+    assert [process["rank"] for process in report["processes"]] == [0, 1]
 
-
-def test_a_rank_with_another_package(tmp_path):
     fake_package(tmp_path, "torchmetrics", "0.1.0")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {**ALONE, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    call = [sys.executable, "-c", CALL, "--dist", "--timeout", "25"]
-    other = {"RANK": "1", "PYTHONPATH": in_front(tmp_path)}
-    started = [
-        subprocess.Popen(call, env={**shared, **mine}, stdout=subprocess.PIPE, text=True)
-        for mine in ({"RANK": "0"}, other)
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in started]
-    assert [process.returncode for process in started] == [1, 1]
-    installed = installed_version("torchmetrics")
-    assert f"broken: torchmetrics is {installed} on most processes, but rank 1 on {socket.gethostname()}" in outputs[0]
-    assert "has 0.1.0" in outputs[0]
-    assert outputs[1] == ""  # rank 0 has told it
+    other = f"import os, sys\nif os.environ['RANK'] == '1':\n    sys.path.insert(0, {str(tmp_path)!r})\n{CALL}"
+    results = run_ranks(2, "--dist", "--timeout", "120", program=other)
+    assert [result.returncode for result in results] == [1, 1]
+    line = f"broken: torchmetrics is {installed_version('torchmetrics')} on most processes, but rank 1 on "
+    assert f"{line}{socket.gethostname()}" in results[0].stdout
+    assert "has 0.1.0" in results[0].stdout
+    assert results[1].stdout == ""  # rank 0 has told it
 
 
 def test_a_launch_that_is_none(monkeypatch):

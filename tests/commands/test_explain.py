@@ -1,6 +1,7 @@
 """`mvrec explain`: what it prints and draws, and what it says of bad input."""
 
 import re
+import sys
 from pathlib import Path
 
 import av
@@ -16,15 +17,16 @@ from mvrec.errors import UserError
 from mvrec.inference.recogniser import load_recogniser
 from mvrec.models import create_model
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
+from exported_runs import network_node, save_run
+
 CONFIG = Path(__file__).parents[2] / "configs/demo.yaml"
 
 
 @pytest.fixture(scope="module")
-def run_dir(tiny, tmp_path_factory):
-    """A run of a tiny video network on moving digits."""
-    folder = tmp_path_factory.mktemp("explain") / "run"
-    run(["fit", *tiny, "--run_dir", str(folder)])
-    return folder
+def run_dir(digits_run):
+    """A run of a tiny video network on moving digits, which is only read."""
+    return digits_run.folder
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,14 @@ def image_weights(tmp_path_factory):
     torch.save(create_model("cloformer_xxs", num_classes=3).state_dict(), folder / "weights.pth")
     (folder / "names.txt").write_text("cat\ndog\ngrüne Heide\n")
     return folder / "weights.pth", folder / "names.txt"
+
+
+@pytest.fixture(scope="module")
+def image_run(tmp_path_factory):
+    """A run of the smallest image network."""
+    folder = tmp_path_factory.mktemp("image_run")
+    save_run(folder / "checkpoints/best.ckpt", network_node("smallest"))
+    return folder
 
 
 @pytest.fixture
@@ -91,22 +101,23 @@ def test_a_video_of_a_video(run_dir, digits, tmp_path, capsys, method):
     assert abs(plain - drawn).max() > 60
 
 
-@pytest.mark.parametrize("options", [[], ["--full_frame"]])
-def test_an_image(image_weights, picture, tmp_path, capsys, options):
+def test_an_image_and_its_full_frame(image_weights, image_run, picture, tmp_path, capsys):
     weights, names = image_weights
     out = tmp_path / "heat.png"
-    arguments = [str(picture), "--ckpt", str(weights), "--classes", str(names), "-o", str(out), *options]
-    main([*arguments, "--class", "grüne Heide"])
+    main([str(picture), "--ckpt", str(weights), "--classes", str(names), "-o", str(out), "--class", "grüne Heide"])
     text = capsys.readouterr().out.splitlines()
     assert len(text) == 1 + 3 + 1
     assert text[-1].startswith(f"{out}: cam for grüne Heide (")
     with Image.open(out) as image:
-        assert image.size == (2 * 224 + 4, 224) if not options else image.size[1] > 224
-        if options:
-            edge = np.array(image)[:, image.width // 2 + 2 :]
-            assert (edge == (0, 255, 255)).all(-1).sum() == 4 * 224 - 4
-    main([*arguments, "--class", "1", "--method", "layercam", "--stage", "1"])
-    assert ": layercam for dog (" in capsys.readouterr().out
+        assert image.size == (2 * 224 + 4, 224)
+    main([str(picture), "--ckpt", str(image_run), "-o", str(out), "--full_frame"])
+    with Image.open(out) as image:
+        assert image.size[1] > 32
+        edge = np.array(image)[:, image.width // 2 + 2 :]
+        assert (edge == (0, 255, 255)).all(-1).sum() == 224**2 - 210**2  # 32 pixels, drawn seven times as large
+    capsys.readouterr()
+    main([str(picture), "--ckpt", str(image_run), "-o", str(out), "--class", "1", "--method", "layercam", "--stage=0"])
+    assert ": layercam for jump, high (" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("antialias", [True, False])
@@ -167,8 +178,7 @@ def test_bad_options(run_dir, digits, tmp_path, options, message):
     assert not out.exists()
 
 
-def test_bad_files(run_dir, digits, image_weights, picture, tmp_path):
-    weights, names = image_weights
+def test_bad_files(run_dir, digits, image_run, picture, tmp_path):
     cases = [
         ([tmp_path / "nothing.mp4", "-o", tmp_path / "a.png"], "no such file"),
         ([tmp_path, "-o", tmp_path / "a.png"], "is a directory"),
@@ -183,7 +193,7 @@ def test_bad_files(run_dir, digits, image_weights, picture, tmp_path):
     for arguments, message in cases:
         with pytest.raises(UserError, match=message):
             main([*map(str, arguments), "--ckpt", str(run_dir)])
-    image = ["--ckpt", str(weights), "--classes", str(names)]
+    image = ["--ckpt", str(image_run)]
     with pytest.raises(UserError, match=r"of which no video comes: --output must end in \.png"):
         main([str(picture), *image, "-o", str(tmp_path / "a.mp4")])
     with pytest.raises(UserError, match="rollout and relevance follow the attention of MViT"):

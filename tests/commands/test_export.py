@@ -2,7 +2,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from mvrec.commands import export as command
 from mvrec.commands.export import main
 from mvrec.errors import UserError
 from mvrec.inference.recogniser import load_recogniser
@@ -31,6 +33,15 @@ def test_a_run_is_its_best_checkpoint(run: Path, tmp_path: Path, capsys: pytest.
     assert len(load_recogniser(tmp_path / "out" / "m.safetensors").class_names) == 5
 
 
+def test_the_opset_and_an_ending_in_capitals_reach_the_export(run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    calls = []
+    monkeypatch.setattr(command, "export", lambda recogniser, path, *, opset: calls.append((path, opset)) or "said")
+    main([str(run / "checkpoints" / "last.ckpt"), "-o", str(tmp_path / "M.ONNX"), "--opset", "23"])
+    assert calls == [(tmp_path / "M.ONNX", 23)]
+    assert capsys.readouterr().out == "said\n"
+
+
+@pytest.mark.slow  # tests/export holds the difference of every format
 def test_onnx_says_how_near_it_is(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     main([str(run / "checkpoints" / "last.ckpt"), "-o", str(tmp_path / "M.ONNX"), "--opset", "23"])
     out = capsys.readouterr().out
@@ -40,31 +51,28 @@ def test_onnx_says_how_near_it_is(run: Path, tmp_path: Path, capsys: pytest.Capt
     assert (tmp_path / "M.ONNX").stat().st_size > 1000
 
 
-@pytest.mark.parametrize(
-    ("source", "arguments", "message"),
-    [
-        (
-            "ein lauf",
-            ["-o", "m.pt"],
-            r"--output must end in .onnx, .pt2, .safetensors, got 'm.pt'; did you mean '.pt2'\?",
-        ),
-        ("ein lauf", ["-o", "m.onnx", "--opset", "9"], r"--opset must lie in 18..23, got 9"),
-        ("nix.ckpt", ["-o", "m.onnx"], r"CKPT: there is no checkpoint 'nix.ckpt'"),
-        ("leer", ["-o", "m.onnx"], r"CKPT: leer is a folder without checkpoints/best.ckpt, .* or model.safetensors"),
-        ("w.safetensors", ["-o", "w.safetensors"], r"--output is the source itself: w.safetensors"),
-        ("text.ckpt", ["-o", "m.onnx"], r"CKPT: text.ckpt: damaged, truncated or not a torch checkpoint"),
-        ("leer.pth", ["-o", "m.onnx"], r"CKPT: leer.pth: the file is empty"),
-        ("few.pth", ["-o", "m.pt2"], r"few.pth has 3 classes and does not name them: --classes FILE"),
-        ("few.pth", ["-o", "m.pt2", "--classes", "two.txt"], r"--classes=two.txt has 2 names, few.pth has 3 classes"),
-        ("few.pth", ["-o", "m.pt2", "--classes", ""], r"data.classes=: there is no such file"),
-        ("hf://a", ["-o", "m.onnx"], r"'hf://a' is not a model of the Hub"),
-    ],
-)
-def test_wrong_requests_are_one_line_and_leave_nothing(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, arguments: list[str], message: str
-) -> None:
-    import torch
+WRONG = [
+    (
+        "ein lauf",
+        ["-o", "m.pt"],
+        r"--output must end in .onnx, .pt2, .safetensors, got 'm.pt'; did you mean '.pt2'\?",
+    ),
+    ("ein lauf", ["-o", "m.onnx", "--opset", "9"], r"--opset must lie in 18..23, got 9"),
+    ("nix.ckpt", ["-o", "m.onnx"], r"CKPT: there is no checkpoint 'nix.ckpt'"),
+    ("leer", ["-o", "m.onnx"], r"CKPT: leer is a folder without checkpoints/best.ckpt, .* or model.safetensors"),
+    ("w.safetensors", ["-o", "w.safetensors"], r"--output is the source itself: w.safetensors"),
+    ("text.ckpt", ["-o", "m.onnx"], r"CKPT: text.ckpt: damaged, truncated or not a torch checkpoint"),
+    ("leer.pth", ["-o", "m.onnx"], r"CKPT: leer.pth: the file is empty"),
+    ("few.pth", ["-o", "m.pt2"], r"few.pth has 3 classes and does not name them: --classes FILE"),
+    ("ein lauf", ["-o", "m.pt2", "--classes", "two.txt"], r"--classes=two.txt has 2 names, .*best.ckpt has 5 classes"),
+    ("ein lauf", ["-o", "m.pt2", "--classes", ""], r"data.classes=: there is no such file"),
+    ("hf://a", ["-o", "m.onnx"], r"'hf://a' is not a model of the Hub"),
+]
 
+
+def test_wrong_requests_are_one_line_and_leave_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "leer").mkdir()
     (tmp_path / "leer.pth").touch()
@@ -73,7 +81,8 @@ def test_wrong_requests_are_one_line_and_leave_nothing(
     (tmp_path / "two.txt").write_text("a\nb\n")
     torch.save(create_model("cloformer_xxs", num_classes=3).state_dict(), tmp_path / "few.pth")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UserError, match=message) as raised:
-        main([source, *arguments])
-    assert "\n" not in str(raised.value)
-    assert sorted(tmp_path.rglob("*")) == before
+    for source, arguments, message in WRONG:
+        with pytest.raises(UserError, match=message) as raised:
+            main([source, *arguments])
+        assert "\n" not in str(raised.value)
+        assert sorted(tmp_path.rglob("*")) == before

@@ -3,23 +3,32 @@
 import csv
 import io
 import json
-import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 from video_files import write_video
+
+from mvrec.cli.main import main as run_mvrec
+from mvrec.models import create_model
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
+from exported_runs import network_node, save_run
 
 
 def read_csv(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-@pytest.fixture
-def tested(command, small_run, tmp_path) -> dict[str, dict[str, str]]:
+@pytest.fixture(scope="module")
+def tested(small_run, tmp_path_factory) -> dict[str, dict[str, str]]:
     """The predictions of `mvrec test` by path."""
-    assert command("test", small_run, f"--run_dir={tmp_path / 'tested'}")[0] == 0
-    return {row["path"]: row for row in read_csv((tmp_path / "tested/predictions.csv").read_text())}
+    folder = tmp_path_factory.mktemp("tested")
+    run_mvrec(["test", str(small_run), f"--run_dir={folder}"])
+    return {row["path"]: row for row in read_csv((folder / "predictions.csv").read_text())}
 
 
 def assert_same(ours: dict[str, str], theirs: dict[str, str]) -> None:
@@ -194,32 +203,24 @@ def test_bad_input_is_one_line(command, small_run, arguments, message):
 
 def test_an_empty_folder_and_a_checkpoint_that_is_none(command, small_run, tmp_path):
     code, _, err = command("recognize", tmp_path, "--ckpt", small_run)
-    assert (code, err.splitlines()[-1]) == (2, f"mvrec: error: there is no video in {tmp_path}")
+    line = f"mvrec: error: there is no video in {tmp_path}; this network takes videos"
+    assert (code, err.splitlines()[-1]) == (2, line)
     code, _, err = command("recognize", tmp_path, "--ckpt", tmp_path / "none.ckpt")
     assert (code, err) == (2, f"mvrec: error: --ckpt: there is no checkpoint '{tmp_path / 'none.ckpt'}'\n")
 
 
 def test_images(command, tmp_path):
     """A network for images, from published weights whose classes a file names."""
-    import torch
-    from PIL import Image
-
-    from mvrec.models import create_model
-
-    torch.manual_seed(0)
     torch.save({"model": create_model("cloformer_xxs", num_classes=3, image_size=64).state_dict()}, tmp_path / "w.pth")
     (tmp_path / "names.txt").write_text("eins\nzwei\ndrei", encoding="utf-8")
     Image.new("RGB", (90, 70), (200, 30, 90)).save(tmp_path / "x y.png")
-    arguments = ["recognize", tmp_path / "x y.png", "--ckpt", tmp_path / "w.pth", "--format=jsonl"]
-    code, out, err = command(*arguments, "--classes", tmp_path / "names.txt")
+    arguments = ["recognize", tmp_path / "x y.png", "--format=jsonl", "--ckpt"]
+    code, out, err = command(*arguments, tmp_path / "w.pth", "--classes", tmp_path / "names.txt")
     assert code == 0, err
     line = json.loads(out)
     assert {entry["class"] for entry in line["classes"]} == {"eins", "zwei", "drei"}
     assert sum(entry["probability"] for entry in line["classes"]) == pytest.approx(1)
     assert line["start_seconds"] is None
-    code, _, err = command(*arguments)
-    assert code == 2
-    assert re.search(r"has 3 classes and does not name them: --classes FILE", err)
-    code, _, err = command(*arguments, "--classes", tmp_path / "names.txt", "--window=1")
-    assert code == 2
-    assert "--window is for videos" in err
+    run = save_run(tmp_path / "checkpoints/best.ckpt", network_node("smallest"))
+    code, _, err = command(*arguments, run, "--window=1")
+    assert (code, "--window is for videos" in err) == (2, True)

@@ -24,12 +24,10 @@ from mvrec.tasks.classification.run_results import read_predictions
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, tiny):
+def trained(tmp_path_factory, digits_run):
     """A run of the tiny network that was fitted, not tested."""
-    from mvrec.cli.main import main as mvrec
-
     run = tmp_path_factory.mktemp("a folder <&> ü") / "run"
-    mvrec(["fit", *tiny, "--run_dir", str(run)])
+    shutil.copytree(digits_run.folder, run)
     return run
 
 
@@ -85,64 +83,60 @@ def test_it_is_the_same_when_rendered_again(tested, tmp_path):
     assert (tmp_path / "a/one/curves.png").is_file()
 
 
-def test_neither_network_nor_checkpoint_is_needed(tested, tmp_path, monkeypatch):
-    run = tmp_path / "run"
-    shutil.copytree(tested, run, ignore=shutil.ignore_patterns("checkpoints"))
+@pytest.fixture
+def copied(tested, tmp_path):
+    """A copy of the tested run without its checkpoints."""
+    shutil.copytree(tested, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "report", "report.html"))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """No matplotlib, whose figures take seconds."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
+
+
+def test_neither_network_nor_checkpoint_nor_matplotlib_is_needed(copied, no_figures, monkeypatch, capsys):
     monkeypatch.setattr("torch.nn.Module.__call__", lambda *_: pytest.fail("the network was run"))
     monkeypatch.setattr("torch.load", lambda *_, **__: pytest.fail("a checkpoint was loaded"))
-    main([str(run)])
-    assert len(pictures((run / "report.html").read_text())) > 0
-
-
-def test_videos_that_have_moved(tested, digits, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(tested, run, ignore=shutil.ignore_patterns("checkpoints"))
-    text = (run / "predictions.csv").read_text()
-    (run / "predictions.csv").write_text(text.replace(str(digits), "/nowhere/data"))
-    main([str(run)])
-    page = (run / "report.html").read_text()
-    assert "no picture: the file is not there any more" in page
-    assert not pictures(page)
-    main([str(run), "--root", str(digits)])
-    page = (run / "report.html").read_text()
-    assert len(pictures(page)) > 0
-    assert "no picture" not in page
-
-
-def test_a_damaged_video_is_told(tested, digits, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(tested, run, ignore=shutil.ignore_patterns("checkpoints"))
-    data = tmp_path / "data"
-    shutil.copytree(digits, data)
-    for path in (data / "test").rglob("*.mp4"):
-        path.write_bytes(path.read_bytes()[:100])
-    main([str(run), "--root", str(data)])
-    page = (run / "report.html").read_text()
-    assert "no picture: " in page
-    assert not pictures(page)
-
-
-def test_without_matplotlib_one_line_says_so(tested, tmp_path, monkeypatch, capsys):
-    run = tmp_path / "run"
-    shutil.copytree(tested, run, ignore=shutil.ignore_patterns("checkpoints", "report"))
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else found(name))
-    main([str(run)])
+    main([str(copied)])
     assert capsys.readouterr().out.count(install_hint("plot")) == 1
-    page = (run / "report.html").read_text()
+    page = (copied / "report.html").read_text()
+    assert len(pictures(page)) > 0
     assert page.count(install_hint("plot").replace("'", "&#x27;")) == 1
     assert "<polyline" in page  # the curves are there all the same
-    assert not (run / "report").exists()
+    assert not (copied / "report").exists()
 
 
-def test_damaged_curves_are_a_note(trained, tmp_path, capsys):
-    run = tmp_path / "run"
-    shutil.copytree(trained, run, ignore=shutil.ignore_patterns("checkpoints", "report"))
-    with (run / "metrics.csv").open("a") as file:
+def test_videos_that_have_moved_are_found_below_the_root_and_damaged_ones_named(copied, no_figures, digits, tmp_path):
+    def page(*arguments):
+        main([str(copied), "--mistakes", "3", *arguments])
+        return (copied / "report.html").read_text()
+
+    text = (copied / "predictions.csv").read_text()
+    (copied / "predictions.csv").write_text(text.replace(str(digits), "/nowhere/data"))
+    moved = page()
+    assert "no picture: the file is not there any more" in moved
+    assert not pictures(moved)
+    complete = page("--root", str(digits))
+    assert len(pictures(complete)) > 0
+    assert "no picture" not in complete
+    for path in (digits / "test").rglob("*.mp4"):
+        damaged = tmp_path / "data" / path.relative_to(digits)
+        damaged.parent.mkdir(parents=True, exist_ok=True)
+        damaged.write_bytes(path.read_bytes()[:100])
+    cut_short = page("--root", str(tmp_path / "data"))
+    assert "no picture: " in cut_short
+    assert not pictures(cut_short)
+
+
+def test_damaged_curves_are_a_note(copied, no_figures, capsys):
+    with (copied / "metrics.csv").open("a") as file:
         file.write("7,1.2e-\n")
-    main([str(run)])
+    main([str(copied)])
     assert "metrics.csv is damaged" in capsys.readouterr().out
-    assert "metrics.csv is damaged" in (run / "report.html").read_text()
+    assert "metrics.csv is damaged" in (copied / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

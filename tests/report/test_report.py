@@ -374,6 +374,7 @@ def test_figures_are_drawn(tmp_path, count):
 needs_browser = pytest.mark.skipif(find_browser() is None, reason="no Chromium: apt install chromium-headless-shell")
 
 
+@pytest.mark.browser
 @needs_browser
 def test_a_browser_shows_it_and_asks_for_nothing(tmp_path):
     with opened(tmp_path / "profile") as browser:
@@ -400,6 +401,7 @@ def test_a_browser_shows_it_and_asks_for_nothing(tmp_path):
             assert browser.evaluate("document.querySelectorAll('.confusion').length") == (1 if count < 27 else 0)
 
 
+@pytest.mark.browser
 @needs_browser
 def test_the_browser_would_complain(tmp_path):
     """The test above can fail: the same checks on a page that asks for a picture and throws."""

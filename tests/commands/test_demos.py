@@ -1,4 +1,4 @@
-"""`mvrec demo-images` on a small scale, and the images that it makes."""
+"""`mvrec demo` and `mvrec demo-images` on a small scale, and the images that the second one makes."""
 
 import json
 import re
@@ -10,7 +10,8 @@ import yaml
 
 from mvrec.commands.demo_images import CONFIGS
 from mvrec.data import DigitImages, read_image
-from mvrec.data.generated.digit_images import generate_digit_images
+from mvrec.data.generated.digit_images import _handwriting, generate_digit_images
+from mvrec.data.views.transforms import Augment
 from mvrec.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,32 +26,43 @@ def root(tmp_path_factory):
     return folder
 
 
-def test_networks_are_trained_and_tested_on_the_same_files(command, root, tmp_path):
-    configs = [ROOT / config for config in CONFIGS if config.stem.endswith(("sgformer", "mvit"))]
+def test_the_demo_sums_up_in_five_lines(command, tiny, tmp_path):
+    config, *overrides = tiny[1:]
+    run_dir = tmp_path / "run"
+    code, out, err = command("demo", "--config", config, "--run_dir", run_dir, *overrides)
+    assert code == 0, err
+    lines = out.strip().splitlines()[-5:]
+    assert lines[0].startswith("moving digits: 12 motions, 36 training videos in ")
+    assert re.fullmatch(r"trained an MViT of 0\.01 M parameters for 1 epochs in [\d.]+ minutes", lines[1])
+    assert re.fullmatch(r"test top-1: [\d.]+ % \(24/24 videos scored, 0 failed\)", lines[2])
+    assert re.fullmatch(r"control, the same weights .* frames shuffled: [\d.]+ %", lines[3])
+    assert lines[4] == f"everything about the run: {run_dir}"
+    # Both tests ran, the control on shuffled frames and first: what stays is of the real test.
+    tests = [line for line in err.splitlines() if line.startswith("mvrec: test: ")]
+    assert ["frames shuffled" in line for line in tests] == [True, False]
+
+
+def test_the_image_demo_trains_and_tests_its_networks_on_the_same_files(command, root, tmp_path):
+    configs = [config for config in CONFIGS if config.endswith(("sgformer", "mvit"))]
     run_dir = tmp_path / "runs"
-    limits = [
-        "--trainer.max_epochs=1",
-        "--data.num_workers=0",
-        f"--data.root={root}",
-        "--trainer.limit_train_batches=1",
-    ]
+    limits = ["--trainer.max_epochs=1", "--data.num_workers=0", f"--data.root={root}"]
+    limits += ["--trainer.limit_train_batches=1"]
     code, out, err = command("demo-images", "--run_dir", run_dir, "--configs", *configs, *limits, *FLAGS)
     assert code == 0, err
     *rows, last = out.strip().splitlines()[-3:]
     row = r"(SGFormer|MViT) +\d\.\d\d M +\d+\.\d  [\d.]+ % \(20/20 images scored, 0 failed\)"
-    found = [re.fullmatch(row, line) for line in rows]
-    assert all(found), rows
-    assert [match[1] for match in found] == ["SGFormer", "MViT"]
+    matches = [re.fullmatch(row, line) for line in rows]
+    assert all(matches), rows
+    assert [match[1] for match in matches] == ["SGFormer", "MViT"]
     assert last == f"everything about the runs: {run_dir}"
-    assert {path.name for path in run_dir.iterdir()} == {config.stem for config in configs}
+    assert {path.name for path in run_dir.iterdir()} == set(configs)
     assert err.count("; test images, short side 64, crop 64") == 2
 
 
 def test_a_missing_config_is_one_line(command, tmp_path):
-    code, _, err = command("demo-images", "--configs", tmp_path / "none.yaml")
-    assert code == 2
-    assert err.count("\n") == 1
-    assert "none.yaml' does not exist" in err
+    for arguments in (["demo", "--config"], ["demo-images", "--configs"]):
+        code, _, err = command(*arguments, tmp_path / "none.yaml")
+        assert (code, err.count("\n"), "none.yaml" in err) == (2, 1, True)
 
 
 def test_the_configs_differ_in_the_network_alone():
@@ -85,12 +97,10 @@ def test_splits_share_no_handwriting_and_the_seed_decides_the_rest(root, tmp_pat
     )
     assert ours == again
     assert not set(ours.values()) & set(other.values())
-    from mvrec.data.generated.digit_images import _handwriting
-
     shares = _handwriting(0)
-    sets = [{digit.tobytes() for own in shares[split].values() for digit in own} for split in ("train", "val", "test")]
-    assert [len(part) for part in sets] == [len(part) for part in sets if part]
-    assert sum(len(part) for part in sets) == len(set.union(*sets)) > 1700
+    sets = [{digit.tobytes() for own in shares[split].values() for digit in own} for split in SMALL]
+    assert all(sets)
+    assert sum(map(len, sets)) == len(set.union(*sets)) > 1700
 
 
 def test_what_is_there_is_kept_and_something_else_is_an_error(root, tmp_path):
@@ -105,7 +115,7 @@ def test_what_is_there_is_kept_and_something_else_is_an_error(root, tmp_path):
         generate_digit_images(tmp_path / "mine", images_per_class=SMALL)
 
 
-def test_a_broken_generation_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     written = []
 
     def fail(path, image):
@@ -121,29 +131,20 @@ def test_a_broken_generation_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"images_per_class": {"train": 1, "val": 0, "test": 1}},
-            r"images_per_class\['val'\] must be at least 1, got 0",
-        ),
+def test_impossible_parameters_are_refused_by_name(tmp_path):
+    for changes, message in (
+        ({"images_per_class": {**SMALL, "val": 0}}, r"images_per_class\['val'\] must be at least 1, got 0"),
         ({"images_per_class": {"train": 1, "val": 1}}, r"images_per_class\['test'\] must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"size": 15}, "size must be at least 16, got 15"),
-    ],
-)
-def test_impossible_parameters(tmp_path, changes, message):
-    with pytest.raises(UserError, match=f"digit images: {message}"):
-        generate_digit_images(tmp_path / "data", **{"images_per_class": SMALL, **changes})
+    ):
+        with pytest.raises(UserError, match=f"digit images: {message}"):
+            generate_digit_images(tmp_path / "data", **{"images_per_class": SMALL, **changes})
 
 
 def test_the_data_module_makes_its_files_and_refuses_flips(tmp_path):
-    from mvrec.data.views.transforms import Augment
-
-    data = DigitImages(
-        str(tmp_path / "data"), images_per_class=2, val_images_per_class=1, test_images_per_class=1, num_workers=0
-    )
+    counts = {"images_per_class": 2, "val_images_per_class": 1, "test_images_per_class": 1}
+    data = DigitImages(str(tmp_path / "data"), **counts, num_workers=0)
     data.prepare_data()
     data.setup("fit")
     assert (len(data.index("train")), len(data.index("val"))) == (20, 10)
