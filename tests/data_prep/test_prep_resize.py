@@ -261,7 +261,7 @@ def test_an_output_in_the_data_set_and_wrong_numbers_are_refused(tmp_path):
 def test_a_dry_run_writes_nothing(tmp_path):
     write_videos(tmp_path / "data", count=1)
     code, text, _ = run("resize", tmp_path / "data", tmp_path / "out", "--dry-run")
-    assert (code, text) == (0, "2 videos to resize to short side 256, 0 of them are there\n")
+    assert (code, text) == (0, "2 videos to resize to short side 256, 0 of them exist\n")
     assert not (tmp_path / "out").exists()
 
 

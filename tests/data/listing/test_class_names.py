@@ -89,13 +89,6 @@ def test_a_name_twice_gets_its_number():
     assert unique_names(["crane", "boat", "crane"]) == ["crane (0)", "boat", "crane (2)"]
 
 
-def test_numbers_of_a_list_get_shipped_names(tmp_path):
-    index = SampleIndex(
-        [Row("a.mp4", "0"), Row("b.mp4", "riding_a_bike")], root=tmp_path, class_names=known_class_names("kinetics400")
-    )
-    assert [index.class_names[label] for label in index.labels] == ["abseiling", "riding a bike"]
-
-
 def test_wordnet_ids_mean_shipped_names(tmp_path):
     rows = [Row(f"{wnid}.JPEG", wnid) for wnid in reversed(WORDNET)]
     index = SampleIndex(rows, root=tmp_path, class_names=known_class_names("imagenet1k"))

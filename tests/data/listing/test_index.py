@@ -8,7 +8,7 @@ import pytest
 from mvrec.data.listing.class_files import read_class_names
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
 from mvrec.data.listing.index import Row, Sample, SampleIndex
-from mvrec.data.listing.layouts import ListsAndFolders, find_split, scan_class_folders
+from mvrec.data.listing.layouts import ListsAndFolders, find_split
 from mvrec.data.listing.lists import read_rows
 from mvrec.errors import UserError
 
@@ -107,11 +107,6 @@ def test_malformed_lists_name_file_and_line(tmp_path, text, message):
         listed(tmp_path, text)
 
 
-def test_a_negative_number_never_becomes_a_class_of_its_own(tmp_path):
-    with pytest.raises(UserError, match=r"train\.csv:3: label -1"):
-        listed(tmp_path, "path,label\na.mp4,0\nb.mp4,-1\n")
-
-
 def test_class_folders_become_sorted_classes(tmp_path):
     for name in [
         "run/b.mp4",
@@ -164,12 +159,6 @@ def test_classes_txt_with_a_name_twice_or_missing(tmp_path):
     write(tmp_path / "classes.txt", "run\njump\nrun \n")
     with pytest.raises(UserError, match=r"classes\.txt:\d: class 'run' is listed twice"):
         read_class_names(tmp_path / "classes.txt")
-
-
-def test_numbers_as_labels_make_numbered_classes(tmp_path):
-    index = listed(tmp_path, "a.mp4 1\nb.mp4 0\nc.mp4 1\n")
-    assert index.class_names == ("0", "1")
-    assert index.labels.tolist() == [1, 0, 1]
 
 
 def test_a_list_wins_over_folders(tmp_path):
@@ -239,12 +228,6 @@ def test_a_header_may_be_quoted_and_lines_are_counted_through_quoted_breaks(tmp_
     assert next(rows).path == "two\nlines.mp4"
     with pytest.raises(UserError, match=r"train\.csv:4: 1 fields"):
         next(rows)
-
-
-def test_a_folder_named_like_a_video_is_none(tmp_path):
-    (tmp_path / "train/run/clip.mp4").mkdir(parents=True)
-    (tmp_path / "train/run/real.mp4").touch()
-    assert [row.path for row in scan_class_folders(tmp_path / "train")] == ["train/run/real.mp4"]
 
 
 def test_files_that_are_skipped_are_counted_and_named(tmp_path, caplog):

@@ -199,11 +199,8 @@ def test_an_epoch_of_repeated_draws_is_as_long_as_timms_on_imagenet():
     assert len(set(drawn)) == -(-2816 // 3)
 
 
-def test_repeated_draws_do_not_depend_on_the_number_of_ranks():
+def test_repeated_draws_do_not_depend_on_the_ranks_and_fill_a_batch_of_a_tiny_data_set():
     assert draws(4, batch_size=2) == draws(2, batch_size=4) == draws(1, batch_size=8)
-
-
-def test_a_tiny_data_set_with_repeats_fills_its_batch():
     (batch,) = draws(1, num_samples=2, batch_size=8)
     assert len(batch) == 8
     assert {index for index, _ in batch} == {0, 1}
