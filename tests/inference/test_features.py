@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from video_files import read_numbers, truncate, write_video
 
+from mvrec.data.loading.guarded_files import GuardedVideo
 from mvrec.data.video.opening import open_video
 from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Views
 from mvrec.data.views.sampling import ClipSpec
@@ -58,6 +59,15 @@ def load(stem, form):
     return tensors["features"], record
 
 
+def extracted(recogniser, path, stem, *, selection=Selection(), form="npy", settings=SETTINGS, **knobs):  # noqa: B008
+    """What `extract` has written: features and record, whose shape is the one that it returns."""
+    shape = extract(recogniser, path, stem, selection=selection, form=form, settings=settings, **knobs)
+    features, record = load(stem, form)
+    assert list(shape) == list(features.shape) == record["shape"]
+    assert record["settings"] == settings
+    return features, record
+
+
 def test_features_are_those_of_the_views_whose_vector_the_head_takes(tmp_path):
     recogniser = video_recogniser(tmp_path)
     path = write_video(tmp_path / "läuft gut.mp4", num_frames=37, size=(36, 50), fps=10)
@@ -76,27 +86,21 @@ def test_features_are_those_of_the_views_whose_vector_the_head_takes(tmp_path):
     ):
         for form in FORMS:
             stem = tmp_path / "out" / "läuft gut.mp4"
-            shape = extract(
-                recogniser, path, stem, selection=selection, form=form, settings=SETTINGS, views_per_forward=2
-            )
-            features, record = load(stem, form)
-            assert shape == features.shape == expected.shape
-            assert features.dtype == torch.float32
+            features, record = extracted(recogniser, path, stem, selection=selection, form=form, views_per_forward=2)
+            assert (features.shape, features.dtype) == (expected.shape, torch.float32)
             torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
             # Three clips of 8 frames in 37: from 0, from floor(29 / 2) and from twice that; the last frame ends a
             # frame later.
             assert record["start_seconds"] == pytest.approx([start for start in (0, 1.4, 2.8) for _ in range(3)])
             assert record["end_seconds"] == pytest.approx([end for end in (0.8, 2.2, 3.6) for _ in range(3)])
-            assert (record["settings"], record["shape"]) == (SETTINGS, list(shape))
 
 
 def test_features_of_an_image_are_those_of_its_view(tmp_path):
     recogniser = image_recogniser(tmp_path)
     path = tmp_path / "a b.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(path)
-    for form in ("npy", "safetensors"):
-        extract(recogniser, path, tmp_path / "x" / "a", selection=Selection(1, "none"), form=form, settings=SETTINGS)
-        features, record = load(tmp_path / "x" / "a", form)
+    for form in FORMS:
+        features, record = extracted(recogniser, path, tmp_path / "x/a", selection=Selection(1, "none"), form=form)
         expected = recogniser.backbone.feature_maps(recogniser.normalised(recogniser.views(path)))[1]
         torch.testing.assert_close(features, expected.detach())
         assert "start_seconds" not in record
@@ -115,8 +119,7 @@ def test_window_is_read_in_its_middle(tmp_path):
         ]
     assert clips.start_seconds == [0, 1, 2, 3]
     assert clips.end_seconds == [2, 3, 4, 5]
-    extract(recogniser, path, tmp_path / "w", selection=selection, form="npy", settings=SETTINGS)
-    features, record = load(tmp_path / "w", "npy")
+    features, record = extracted(recogniser, path, tmp_path / "w", selection=selection)
     assert features.shape == (4, 16)
     assert record["end_seconds"] == [2, 3, 4, 5]
     third = recogniser.views(path, start_seconds=2, end_seconds=4)
@@ -126,39 +129,26 @@ def test_window_is_read_in_its_middle(tmp_path):
 
 
 def test_windows_are_decoded_clip_by_clip(tmp_path, monkeypatch):
-    from mvrec.data.loading.guarded_files import GuardedVideo
-
-    most = []
-    decode = GuardedVideo._decode
-    monkeypatch.setattr(
-        GuardedVideo, "_decode", lambda self, indices: most.append(len(indices)) or decode(self, indices)
-    )
-    forwards = []
+    reads, forwards, decode = [], [], GuardedVideo._decode
     recogniser = video_recogniser(tmp_path)
-    monkeypatch.setattr(
-        type(recogniser.backbone),
-        "forward_features",
-        lambda self, x: forwards.append(len(x)) or torch.zeros(len(x), 16),
-    )
+    network = type(recogniser.backbone)
+    monkeypatch.setattr(GuardedVideo, "_decode", lambda self, rows: reads.append(len(rows)) or decode(self, rows))
+    monkeypatch.setattr(network, "forward_features", lambda _, x: forwards.append(len(x)) or torch.zeros(len(x), 16))
     path = write_video(tmp_path / "a.mp4", num_frames=300, fps=10)
-    selection = Selection(window_seconds=1)
-    extract(recogniser, path, tmp_path / "w", selection=selection, form="npy", settings=SETTINGS, views_per_forward=4)
-    assert max(most) == 4
-    assert sum(most) == 4 * 30
-    assert max(forwards) == 4
-    assert sum(forwards) == 3 * 30
+    extracted(recogniser, path, tmp_path / "w", selection=Selection(window_seconds=1), views_per_forward=4)
+    assert (max(reads), sum(reads)) == (4, 4 * 30)
+    assert (max(forwards), sum(forwards)) == (4, 3 * 30)
 
 
 def test_video_shorter_than_a_clip_is_repeated_or_refused(tmp_path):
     path = write_video(tmp_path / "a.mp4", num_frames=3, fps=10)
     recogniser = video_recogniser(tmp_path)
-    extract(recogniser, path, tmp_path / "o", selection=Selection(), form="npy", settings=SETTINGS)
-    features, record = load(tmp_path / "o", "npy")
+    features, record = extracted(recogniser, path, tmp_path / "o")
     assert features.shape == (9, 16)
     assert record["end_seconds"] == pytest.approx([0.3] * 9)
     strict = video_recogniser(tmp_path, clip=ClipSpec(4, 2, None, short_video="error"))
     with pytest.raises(DecodeError, match="a clip of 8 frames does not fit in 3 frames"):
-        extract(strict, path, tmp_path / "e", selection=Selection(), form="npy", settings=SETTINGS)
+        extracted(strict, path, tmp_path / "e")
     assert not list(tmp_path.glob("e*"))
 
 
@@ -171,13 +161,13 @@ def test_features_are_complete_until_their_file_settings_or_form_change(tmp_path
         return is_complete(stem, path, settings, form)
 
     assert not complete()
-    extract(recogniser, path, stem, selection=Selection(), form=form, settings=SETTINGS)
+    extracted(recogniser, path, stem, form=form)
     assert complete()
     assert not complete({"any": "other settings"})
     assert not is_complete(stem, path, SETTINGS, "npy" if form == "safetensors" else "safetensors")
     write_video(path, num_frames=40)
     assert not complete()  # another file under its name
-    extract(recogniser, path, stem, selection=Selection(), form=form, settings=SETTINGS)
+    extracted(recogniser, path, stem, form=form)
     assert complete()
     if form == "npy":
         stem.with_name("a.mp4.npy").unlink()
@@ -187,17 +177,15 @@ def test_features_are_complete_until_their_file_settings_or_form_change(tmp_path
     path.unlink()
     assert not complete()
     with pytest.raises(DecodeError, match="no such file"):
-        extract(recogniser, path, stem, selection=Selection(), form=form, settings=SETTINGS)
+        extracted(recogniser, path, stem, form=form)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_interrupted_extraction_and_broken_file_leave_nothing(tmp_path, form, monkeypatch):
-    import mvrec.inference.features as module
-
     recogniser = video_recogniser(tmp_path)
     path, out = write_video(tmp_path / "a.mp4", num_frames=60), tmp_path / "out"
     out.mkdir()
-    extract(recogniser, path, out / "a", selection=Selection(), form=form, settings=SETTINGS)
+    extracted(recogniser, path, out / "a", form=form)
     calls = []
 
     def features(*arguments):
@@ -206,15 +194,15 @@ def test_interrupted_extraction_and_broken_file_leave_nothing(tmp_path, form, mo
             raise KeyboardInterrupt
         return features_of(*arguments)
 
-    monkeypatch.setattr(module, "features_of", features)
+    monkeypatch.setattr("mvrec.inference.features.features_of", features)
     with pytest.raises(KeyboardInterrupt):
-        extract(recogniser, path, out / "a", selection=Selection(), form=form, settings={}, views_per_forward=2)
+        extracted(recogniser, path, out / "a", form=form, settings={}, views_per_forward=2)
     assert not is_complete(out / "a", path, SETTINGS, form)
     assert not is_complete(out / "a", path, {}, form)
     assert not list(out.glob(".*"))
 
     with pytest.raises(DecodeError):
-        extract(recogniser, truncate(path, 0.5), out / "b", selection=Selection(), form=form, settings=SETTINGS)
+        extracted(recogniser, truncate(path, 0.5), out / "b", form=form)
     assert not list(out.glob("*b*"))
 
 
