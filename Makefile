@@ -44,7 +44,7 @@ test-all: $(VENV)/.installed-test  ## all tests, and the quick ones as on a proc
 wheel-test: $(BIN)/uv  ## install the wheel into an empty environment and use it in an empty folder
 	.ci/wheel.sh
 
-golden: $(VENV)/.installed-test  ## the table of our outputs beside the recorded ones of the authors' code
+golden: $(VENV)/.installed-test  ## the table of our outputs next to the recorded ones of the authors' code
 	$(BIN)/python tests/models/golden_support.py
 
 docs: $(VENV)/.installed-docs  ## the pages of docs/ and an API reference as a site in build/site
@@ -61,7 +61,7 @@ format: $(VENV)/.installed-dev  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-test  ## measure mvrec beside its peers (BENCH_FLAGS=--quick for a first look)
+bench: $(VENV)/.installed-test  ## measure mvrec next to its peers (BENCH_FLAGS=--quick for a first look)
 	for script in benchmarks/*.py; do $(BIN)/python $$script $(BENCH_FLAGS) || exit 1; done
 
 constraints: $(BIN)/uv  ## pin the newest versions that fit pyproject.toml

@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("mvrec", "benchmarks", "data_prep")
+PAGES = ("README.md", "CHANGELOG.md", "docs/**/*.md", "configs/**/*.yaml")
 # Earlier commits have longer subjects.
 SUBJECTS_SINCE = "2026-11-29T23:45:00Z"
 LONGEST_SUBJECT = 72
@@ -135,6 +136,9 @@ def main() -> int:
     for path in sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
         name = path.relative_to(ROOT).as_posix()
         faults += [f"{name}:{line}: {fault}" for line, fault in file_faults(path.read_text(encoding="utf-8"))]
+    for path in sorted(path for pattern in PAGES for path in ROOT.glob(pattern)):
+        text = path.read_text(encoding="utf-8")
+        faults += [f"{path.relative_to(ROOT)}:{line}: {fault}" for line, fault in idiom_faults(text)]
     print("\n".join(faults) or "words: no fault")
     return bool(faults)
 
