@@ -167,9 +167,12 @@ def run(*arguments: object, **options: Any) -> Process:
     return process
 
 
-def start_ranks(count: int, *arguments: object, env: dict[str, Any] | None = None, **options: Any) -> list[Process]:
+def start_ranks(
+    count: int, *arguments: object, env: dict[str, Any] | None = None, strategy: str | None = "ddp", **options: Any
+) -> list[Process]:
     """Start one process per rank with the environment that torchrun gives them."""
-    flags = [] if "program" in options else ["--trainer.strategy=ddp", f"--trainer.devices={count}"]
+    flags = [] if "program" in options else [f"--trainer.devices={count}"]
+    flags += [f"--trainer.strategy={strategy}"] if flags and strategy else []
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "warm"}
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     shared |= {"MVREC_PREFLIGHT_SECONDS": 0, **(env or {})}  # tests/cluster has the checks of a launch

@@ -1,24 +1,18 @@
 """Launches of several processes: what their environment says, what is wrong with them, and two that are live."""
 
 import json
-import multiprocessing
-import os
-import signal
 import socket
-import time
-import warnings
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
-import torch
-from warm import HANG, free_port
+from warm import free_port, start
 
-from mvrec.cluster import launch_check
 from mvrec.cluster.launch import Launch, Problem, expand_counts, expand_hosts, launch_of
-from mvrec.cluster.launch_check import STAGES, check_launch
+from mvrec.cluster.launch_check import STAGES
 from mvrec.cluster.launch_verdict import Process, judge_equal, judge_missing, judge_stuck
 from mvrec.errors import UserError
 
+SCRIPT = Path(__file__).with_name("launch_process.py")
 HOST = socket.gethostname()
 
 # -- what launchers say -----------------------------------------------------------------------------------------------
@@ -183,95 +177,57 @@ def test_a_rank_that_is_behind_the_others_is_named():
     assert problem.text == "all 3 processes are stuck in stage 'joining'"
 
 
-# -- one process, to which nobody answers ----------------------------------------------------------------------------
+# -- real processes --------------------------------------------------------------------------------------------------
 
 
-def alone(rank=0, **changes):
-    """Return the only problem that one process of two finds."""
-    launch = replace(Launch("environment", rank, 2, rank, 2, "127.0.0.1", free_port()), **changes)
-    report = check_launch(launch, timeout_seconds=30, backend="gloo")
-    (problem,) = report.problems
-    return problem
+def started(rank, size, port, *, seconds=60.0, at="", do="", times=1, register_share=0.55, **changes):
+    """Start a process of a launch; `do` is "stop", "die" or "sleep" when it reaches the stage `at`."""
+    launch = {"launcher": "environment", "rank": rank, "world_size": size, "local_rank": rank, "local_world_size": size}
+    launch |= {"address": "127.0.0.1", "port": port, **changes}
+    arguments = {"launch": launch, "seconds": seconds, "at": at, "do": do, "times": times}
+    return start(json.dumps(arguments | {"register_share": register_share}), program=SCRIPT)
 
 
-def test_what_one_process_cannot_reach_is_named_with_its_address(monkeypatch):
-    monkeypatch.setattr(launch_check, "_REGISTER_SHARE", 0.03)
-    problem = alone()
-    assert problem.text == f"1 of 2 processes never came: rank 1 (expected on {HOST})"
-    assert problem.ranks == (1,)
-    port = free_port()
-    assert f"rank 1 on {HOST}: nobody answers at 127.0.0.1:{port}" in alone(1, port=port).text
-    assert (
-        "this host does not know the name MASTER_ADDR=no-such-host.invalid"
-        in alone(1, address="no-such-host.invalid").text
-    )
-    problem = alone(address="192.0.2.1")
-    assert "MASTER_ADDR=192.0.2.1 is not an address of this host" in problem.text
-    assert "hostname -I" in problem.fix
+def test_what_one_process_cannot_reach_is_named_with_its_address():
     with socket.socket() as other:
         other.bind(("0.0.0.0", 0))
         other.listen()
-        port = other.getsockname()[1]
-        problem = alone(port=port)
-    assert f"port {port} cannot be opened" in problem.text
-    assert f"grep {port}" in problem.fix
+        taken, port = other.getsockname()[1], free_port()
+        quick = {"seconds": 30, "register_share": 0.03}
+        cases = {
+            f"1 of 2 processes never came: rank 1 (expected on {HOST})": started(0, 2, free_port(), **quick),
+            f"rank 1 on {HOST}: nobody answers at 127.0.0.1:{port}": started(1, 2, port, **quick),
+            "this host does not know the name MASTER_ADDR=no-such-host.invalid": started(
+                1, 2, port, address="no-such-host.invalid", **quick
+            ),
+            "MASTER_ADDR=192.0.2.1 is not an address of this host": started(
+                0, 2, free_port(), address="192.0.2.1", **quick
+            ),
+            f"port {taken} cannot be opened": started(0, 2, taken, **quick),
+        }
+        for text, child in cases.items():
+            assert child.wait() == 0, child.stderr
+            ((problem,),) = (report["problems"] for report in json.loads(child.stdout))
+            assert text in problem["text"]
 
 
-# -- real launches ---------------------------------------------------------------------------------------------------
-
-
-class Rank:
-    """What one process of a launch does that the others do not: "stop", "die" or "sleep" when it reaches a stage."""
-
-    def __init__(self, rank, *, at="", do="", times=1):
-        self.rank, self.at, self.do, self.times = rank, at, do, times
-
-
-def _live(launch, rank, seconds, output):
-    def on_stage(stage):
-        if stage == rank.at:
-            if rank.do == "sleep":
-                time.sleep(600)
-            os.kill(os.getpid(), {"stop": signal.SIGSTOP, "die": signal.SIGKILL}[rank.do])
-
-    torch.set_num_threads(1)
-    reports = [
-        check_launch(launch, timeout_seconds=seconds, backend="gloo", on_stage=on_stage) for _ in range(rank.times)
-    ]
-    assert not torch.distributed.is_initialized() or not reports[-1].ok
-    output.write_text(json.dumps([report.as_dict() for report in reports]))
-    os._exit(0)
-
-
-def launched(tmp_path, ranks, *, seconds=60.0):
-    """Run processes; returns the reports of each that came to one, by rank, and the ids of all."""
-    context, port, started = multiprocessing.get_context("fork"), free_port(), []
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
-        for rank in ranks:
-            launch = Launch("environment", rank.rank, len(ranks), rank.rank, len(ranks), "127.0.0.1", port)
-            output = tmp_path / f"{rank.rank}.json"
-            started.append(context.Process(target=_live, args=(launch, rank, seconds, output)))
-            started[-1].start()
-    try:
-        for child, rank in zip(started, ranks, strict=True):
-            if rank.do != "stop":
-                child.join(HANG)
-    finally:
-        for child in started:
-            child.kill()
-            child.join()
-    files = {rank.rank: tmp_path / f"{rank.rank}.json" for rank in ranks}
-    reports = {rank: json.loads(path.read_text()) for rank, path in files.items() if path.exists()}
-    return reports, [child.pid for child in started]
+def launched(size, odd=None, **knobs):
+    """Run a launch of which one rank may be odd; returns the reports of each that came to one, and the ids of all."""
+    port = free_port()
+    children = [started(rank, size, port, **knobs, **((odd or {}) if rank == 1 else {})) for rank in range(size)]
+    for rank, child in enumerate(children):
+        if rank != 1 or not odd or odd["do"] == "die":
+            child.wait()
+    reports = {rank: json.loads(child.stdout) for rank, child in enumerate(children) if child.stdout}
+    return reports, [child.pid for child in children]
 
 
 def texts(report):
     return " | ".join(problem["text"] for problem in report["problems"])
 
 
-def test_a_launch_that_holds_together_is_good_twice(tmp_path):
-    reports, pids = launched(tmp_path, [Rank(rank, times=2) for rank in range(3)])
+def test_a_launch_that_holds_together_is_good_twice():
+    reports, pids = launched(3, times=2)
     assert len(reports) == 3
     for rank, both in reports.items():
         for report in both:  # a second check of the same processes is as good
@@ -290,8 +246,8 @@ def test_a_launch_that_holds_together_is_good_twice(tmp_path):
         *(pytest.param(*case, marks=pytest.mark.slow) for case in (("stop", "registered"), ("die", "adding up"))),
     ],
 )
-def test_a_rank_that_is_stopped_or_dies_is_named_to_all_others(tmp_path, do, stage):
-    reports, pids = launched(tmp_path, [Rank(0), Rank(1, at=stage, do=do), Rank(2)])
+def test_a_rank_that_is_stopped_or_dies_is_named_to_all_others(do, stage):
+    reports, pids = launched(3, {"at": stage, "do": do})
     assert set(reports) == {0, 2}
     for (report,) in reports.values():
         (problem,) = report["problems"]
@@ -301,15 +257,18 @@ def test_a_rank_that_is_stopped_or_dies_is_named_to_all_others(tmp_path, do, sta
 
 
 @pytest.mark.slow
-def test_a_rank_that_lives_and_does_not_continue_is_named(tmp_path):
-    reports, pids = launched(tmp_path, [Rank(0), Rank(1, at="registered", do="sleep"), Rank(2)], seconds=12)
+def test_a_rank_that_lives_and_does_not_continue_is_named():
+    reports, pids = launched(3, {"at": "registered", "do": "sleep"}, seconds=12)
     assert f"the others wait for rank 1 on {HOST} (pid {pids[1]}), stuck in stage 'registered'" in texts(reports[2][0])
 
 
 @pytest.mark.slow
-def test_a_stopped_rank_0_is_named_by_the_others(tmp_path):
-    reports, _ = launched(tmp_path, [Rank(0, at="joining", do="stop"), Rank(1)], seconds=10)
-    assert set(reports) == {1}
-    assert "rank 0 at 127.0.0.1:" in texts(reports[1][0])
-    assert "gave no answer for 10 s: it is stopped or hung" in texts(reports[1][0])
-    assert not reports[1][0]["processes"]
+def test_a_stopped_rank_0_is_named_by_the_others():
+    port = free_port()
+    started(0, 2, port, at="joining", do="stop", seconds=10)
+    other = started(1, 2, port, seconds=10)
+    other.wait()
+    (report,) = json.loads(other.stdout)
+    assert "rank 0 at 127.0.0.1:" in texts(report)
+    assert "gave no answer for 10 s: it is stopped or hung" in texts(report)
+    assert not report["processes"]

@@ -30,7 +30,7 @@ def test_where_there_are_not_enough_cores_the_way_out_is_named():
     assert "augment_on" not in starvation_advice(0.5, num_workers=4, cores=4, device_augment=True)
 
 
-@pytest.mark.parametrize(("seconds_of_waiting", "lines"), [(1.0, 1), (0.1, 0)])
+@pytest.mark.parametrize(("seconds_of_waiting", "lines"), [(1.0, 1), pytest.param(0.1, 0, marks=pytest.mark.slow)])
 def test_a_starved_run_says_so_once_and_a_fed_run_nothing(
     tiny, command, tmp_path, monkeypatch, seconds_of_waiting, lines
 ):

@@ -28,7 +28,7 @@ LARGE = {
 
 def fit(arguments, count):
     """Train on some processes; returns what they printed."""
-    processes = run_ranks(count, "fit", *arguments) if count > 1 else [run("fit", *arguments)]
+    processes = run_ranks(count, "fit", *arguments, strategy=None) if count > 1 else [run("fit", *arguments)]
     output = "".join(process.stderr for process in processes)
     assert not any(process.returncode for process in processes), output
     return output

@@ -74,10 +74,10 @@ def test_a_folder_a_file_and_the_flag_give_the_same_score_with_any_number_of_vie
     monkeypatch.setattr(MViT, "forward", counted)
     best = run_dir / "checkpoints/best.ckpt"
     assert command("test", best, f"--run_dir={tmp_path / 'file'}", "--model.views_per_forward=2")[0] == 0
-    assert set(sizes) == {2}
+    assert max(sizes) == 2
     sizes.clear()
     assert command("test", f"--ckpt_path={best}", f"--run_dir={tmp_path / 'flag'}")[0] == 0
-    assert min(sizes) > 2
+    assert max(sizes) > 2
     for name in ("predictions.csv", "per_class.csv", "confusion.csv", "metrics.json"):
         assert (tmp_path / "flag" / name).read_bytes() == (run_dir / name).read_bytes()
     few, many = (read_csv(folder / "predictions.csv") for folder in (tmp_path / "file", run_dir))

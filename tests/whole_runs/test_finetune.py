@@ -91,7 +91,8 @@ def test_images_with_weights_of_the_authors(command, tmp_path, reads):
     torch.save(tree, tmp_path / "clo.pth")
     inputs = [f"--data.root={root}", f"--model.weights={tmp_path / 'clo.pth'}", f"--run_dir={tmp_path / 'run'}"]
     # In the precision that a GPU would choose.
-    few = ["--trainer.max_epochs=1", "--data.size=64", "--trainer.precision=bf16-mixed"]
+    few = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--data.batch_size=2"]
+    few += ["--data.size=64", "--trainer.precision=bf16-mixed"]
     code, _, err = command(*FINETUNE, *inputs, *QUICK, *few)
     assert code == 0, err
     assert reads[tmp_path / "clo.pth"] == 1
@@ -110,6 +111,7 @@ def test_published_inputs_are_those_of_the_recipe(name):
     assert {key: recipe[key] for key in expected} == expected
 
 
+@pytest.mark.slow
 def test_a_file_is_recognised_with_what_its_variant_leaves_open(tmp_path):
     model = create_model("mvit_b_16x4", num_classes=7, num_frames=8, image_size=64, unpooled_kv_blocks=(14, 15))
     torch.save({"model_state": model.state_dict()}, tmp_path / "k.pyth")

@@ -129,6 +129,7 @@ def test_a_checkpoint_is_compared_with_the_data(command, trained, digits, tmp_pa
 
 def test_mixing_smoothing_and_views_go_with_several_classes(command, several, tiny, tmp_path):
     more = ["--model.mixing={}", "--model.label_smoothing=0.1", "--data.repeats=2", "--data.val_views.num_clips=2"]
+    more += ["--trainer.limit_train_batches=1"]
     code, _, err = command("fit", *kinetics(tiny, several), *KNOBS[:1], *more, f"--run_dir={tmp_path}")
     assert code == 0, err
     assert "24/24 videos scored" in err
