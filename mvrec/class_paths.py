@@ -193,7 +193,7 @@ def check_file_classes(tree: Mapping[str, Any], *, source: str) -> None:
     classes = list(_file_classes(tree, ELSEWHERE))
     for place, path in classes:
         if not is_class_path(path):
-            raise UserError(f"{source}: its {place.noun} is {path!r}, which is no class such as package.module.Class")
+            raise UserError(f"{source}: its {place.noun} is {path!r}: give a class such as package.module.Class")
         if not _is_below(path, [*filter(None, [place.package]), *_named]):
             raise UserError(f"{source}: its {place.noun} is {path}, {_why_not(place, path)}")
     for place, path in classes:
@@ -202,7 +202,7 @@ def check_file_classes(tree: Mapping[str, Any], *, source: str) -> None:
         except UserError as error:
             raise UserError(f"{source}: its {place.noun} cannot be used: {error}") from error
         if place.package == "torch.optim" and not _is_below(path, _named) and not _is_optimiser(target):
-            raise UserError(f"{source}: its {place.noun} is {path}, which is none")
+            raise UserError(f"{source}: its {place.noun} is {path}, which is not an optimiser")
 
 
 def _file_classes(node: Any, place: Place) -> Iterator[FileClass]:

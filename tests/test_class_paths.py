@@ -132,19 +132,19 @@ FRAMEWISE = "mvrec.models.Framewise"
     [
         ("backbone", {"class_path": "trap.Net"}, "its network is trap.Net, .* add --trust trap"),
         ("backbone", "trap.Net", "its network is trap.Net"),
-        ("backbone", "{class_path: trap.Net}", "which is no class"),
+        ("backbone", "{class_path: trap.Net}", "give a class"),
         ("backbone.class_path", "trap.Net", "its network is trap.Net|its class is trap.Net"),
         ("backbone", {"class_path": FRAMEWISE, "init_args": {"backbone": "trap.Net"}}, "its network is trap.Net"),
         ("optimizer", {"class_path": "trap.Adam"}, "its optimiser is trap.Adam"),
         ("optimizer", {"class_path": "torch.hub.load"}, "its optimiser is torch.hub.load"),
-        ("optimizer", {"class_path": "torch.optim.lr_scheduler.Counter"}, "which is none"),
+        ("optimizer", {"class_path": "torch.optim.lr_scheduler.Counter"}, "which is not an optimiser"),
         ("optimizer", {"class_path": "mvrec.files.write_atomically"}, "its optimiser is mvrec.files"),
         ("data", {"class_path": "trap.Data"}, "its data module is trap.Data"),
         ("mixing", {"class_path": "trap.Mix"}, "its class is trap.Mix"),
         ("list", [{"class_path": "os.system"}], "its class is os.system"),
         ("backbone", {"class_path": "mvrec_like.Net"}, "no module mvrec_like .* add --trust FOLDER/mvrec_like.py"),
         ("backbone", {"class_path": "mvrec.models.Mvit"}, "mvrec.models has no 'Mvit'; did you mean 'MViT'"),
-        ("backbone", {"class_path": 3}, "its network is 3, which is no class"),
+        ("backbone", {"class_path": 3}, "its network is 3: give a class"),
     ],
 )
 def test_file_that_names_a_class_it_may_not_is_one_line(modules, key, value, message):

@@ -144,7 +144,7 @@ def _keep_record(path: Path, settings: dict[str, Any], *, overwrite: bool) -> No
                 keys = [key for key in settings if noted.get(key) != settings[key]] or list(settings)
                 different = ", ".join(f"{key} {_short(noted.get(key))} and not {_short(settings[key])}" for key in keys)
                 raise UserError(
-                    f"{path.parent} holds features with {different}: take another folder, or --overwrite them"
+                    f"{path.parent} holds features with {different}: choose another folder, or --overwrite them"
                 )
             return
         write_atomically(path, json_text(settings, indent=2) + "\n")

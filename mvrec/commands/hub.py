@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> None:
     push.add_argument(
         "destination",
         metavar="REPO_OR_FOLDER",
-        help="user/name or hf://user/name on the Hub; or a folder: one that is there, or a path such as ./name",
+        help="user/name or hf://user/name on the Hub; or a folder: an existing one, or a path such as ./name",
     )
     push.add_argument("--classes", metavar="FILE", help="names in label order, where the weights have none")
     push.add_argument("--private", action="store_true", default=None, help="a repository that is made is private")

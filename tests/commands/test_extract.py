@@ -107,7 +107,7 @@ def test_other_settings(run_dir, videos, tmp_path, capsys):
     changes.append((["--ckpt", other], "checkpoint_sha256 "))
     before = (out / "läuft" / "a.mp4.npy").read_bytes()
     for options, message in changes:
-        with pytest.raises(UserError, match=f"holds features with {message}.*: take another folder, or --overwrite"):
+        with pytest.raises(UserError, match=f"holds features with {message}.*: choose another folder, or --overwrite"):
             extract(videos, "--ckpt", run_dir, "-o", out, *options)
     assert (out / "läuft" / "a.mp4.npy").read_bytes() == before
     capsys.readouterr()
