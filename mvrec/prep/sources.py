@@ -59,13 +59,13 @@ def read_source(root: Path, *, lists: Sequence[Path] = (), only: str | None = No
     Raises:
         UserError: The folder is missing or empty, a list is malformed, or a split has two lists.
     """
-    from mvrec.data.listing.layouts import placed_rows
-    from mvrec.data.listing.lists import read_rows
-
     if root.is_file() and not lists:
         root, lists = root.parent, [root]
     if not root.is_dir():
         raise UserError(f"{root}: no such folder or list")
+    from mvrec.data.listing.layouts import placed_rows
+    from mvrec.data.listing.lists import read_rows
+
     paths = _named(lists) if lists else _lists_in(root)
     if paths:
         notes: list[tuple[int, str]] = []

@@ -32,11 +32,15 @@ def test_an_unknown_job_is_one_line_with_the_nearest_name(command):
     assert err == "mvrec: error: unknown job 'rezise'; did you mean 'resize'? (mvrec prep --help lists them)\n"
 
 
-def test_a_job_answers_help_without_torch():
+def test_a_job_answers_help_and_a_missing_folder_without_torch():
     for job in JOBS:
         result = subprocess.run([sys.executable, "-c", NO_TORCH, "prep", job, "--help"], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         assert result.stdout.startswith(f"usage: mvrec prep {job} ")
+        arguments = [job, "nowhere", *(["out"] if job in ("resize", "shard") else [])]
+        result = subprocess.run([sys.executable, "-c", NO_TORCH, "prep", *arguments], capture_output=True, text=True)
+        assert result.returncode == 2, result.stderr
+        assert result.stderr.startswith(f"mvrec prep {job}: error: nowhere")
 
 
 def test_a_script_does_what_the_command_does(tmp_path):
