@@ -1,44 +1,63 @@
 """Checks of networks' names in configs and flags, while their place is known."""
 
 import re
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, NoReturn
 
-from mvrec import models
 from mvrec.cli.config_check import Entry
+from mvrec.cli.options import class_names
 from mvrec.errors import UserError, nearest
-from mvrec.models.backbone import Backbone
-from mvrec.models.baselines.names import check_baseline
-from mvrec.published import CREATE_MODEL, ZOO
+from mvrec.published import CREATE_MODEL, ZOO, list_models
 
 
-def check_backbones(settings: Sequence[Entry]) -> None:
-    """Check the names of the zoo and of baselines in configs and flags.
+class NetworkName(NamedTuple):
+    """A network of the zoo or of another library that a config or flag names, with its place."""
+
+    name: str
+    where: str
+
+
+def check_networks(settings: Sequence[Entry]) -> None:
+    """Check the names of the zoo in configs and flags, without importing it.
 
     Raises:
-        UserError: A name does not exist, with the nearest one, or a baseline's library is not installed.
+        UserError: A name that does not exist, with the nearest.
     """
-    variants = models.list_models()
-    classes = {name for name, kind in vars(models).items() if isinstance(kind, type) and issubclass(kind, Backbone)}
-    by_name: set[str] = set()  # keys whose network is `create_model(name)`
+    networks = class_names(ZOO)
     for key, value, where, _ in settings:
         if re.fullmatch(r"model(\.backbone)+", key) and isinstance(value, str):
             package, _, name = value.rpartition(".")
-            if package == ZOO and not hasattr(models, name):
-                _refuse(name, [*variants, *classes], where)
+            if package == ZOO and name not in networks:
+                _refuse(name, networks, where)
+    for name, where in _created(settings):
+        if "/" not in name and name not in list_models():
+            _refuse(name, list_models(), where)
+
+
+def check_baselines(settings: Sequence[Entry]) -> None:
+    """Check the names of networks of other libraries in configs and flags, which imports these libraries.
+
+    Raises:
+        UserError: A name that does not exist, with the nearest, or a library that is not installed.
+    """
+    for name, where in _created(settings):
+        if "/" in name:
+            from mvrec.models.baselines.names import check_baseline
+
+            try:
+                check_baseline(name)
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from None
+
+
+def _created(settings: Sequence[Entry]) -> Iterator[NetworkName]:
+    """Yield the names that `create_model` gets."""
+    by_name: set[str] = set()  # keys whose network is `create_model(name)`
+    for key, value, where, _ in settings:
+        if re.fullmatch(r"model(\.backbone)+", key) and isinstance(value, str):
             (by_name.add if value == CREATE_MODEL else by_name.discard)(key)
         elif key.removesuffix(".name") in by_name and isinstance(value, str):
-            _check_model_name(value, variants, where.removesuffix(".name"))
-
-
-def _check_model_name(name: str, variants: Sequence[str], where: str) -> None:
-    if "/" not in name and name not in variants:
-        _refuse(name, variants, where)
-    if "/" in name:
-        try:
-            check_baseline(name)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
+            yield NetworkName(value, where.removesuffix(".name"))
 
 
 def _refuse(name: str, names: Sequence[str], where: str) -> NoReturn:

@@ -65,6 +65,13 @@ def flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield name, value if equals else ("" if following.startswith("--") else following)
 
 
+def last_value(settings: Sequence[Entry], key: str) -> Entry | None:
+    """Return the last entry of a key, `None` if it is not set or null."""
+    # A mapping has no value of its own: what it holds are entries too.
+    entry = next((entry for entry in reversed(settings) if entry.key == key and entry.value is not None), None)
+    return None if entry is None or entry.value in ("", "null", "~") else entry
+
+
 def is_short_name(value: Any) -> TypeGuard[str]:
     """Tell whether a value is a backbone's short name: `mvit_b_16x4` or `timm/resnet50`, not `package.module.name`."""
     return isinstance(value, str) and bool(value) and ("/" in value or "." not in value)
@@ -402,6 +409,12 @@ def check_keys(
         UserError: The first unknown key, with its place and the nearest right name.
     """
     keys = KnownKeys(plain, [*class_entries(fixed), *class_entries(defaults), *settings])
+    refuse_unknown(settings, keys)
+    return keys
+
+
+def refuse_unknown(settings: Iterable[Entry], keys: KnownKeys) -> None:
+    """Refuse the first key that nothing accepts, with its place and the nearest right name."""
     for entry in settings:
         if "[" in entry.key or entry.key in ("config", "help", "h", "print_config") or entry.key.endswith(".help"):
             continue
@@ -412,4 +425,3 @@ def check_keys(
             hint = key_hint(part, siblings=candidates, accepts=keys.accepts)
             hint = hint or keys.elsewhere(name) or nearest(name, candidates)
             raise UserError(f"{entry.where}: unknown key {part!r}{hint}")
-    return keys

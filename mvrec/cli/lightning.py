@@ -29,16 +29,17 @@ from mvrec.cli.config_check import (
     class_path_of,
     expand_backbones,
     flags,
+    last_value,
     resolve,
 )
 from mvrec.cli.input_size import fit_to_data
 from mvrec.cli.jsonargparse_private import change_types
+from mvrec.cli.options.check import check_early, missing_data
 from mvrec.cli.parse_errors import explain, said_of_key
-from mvrec.cli.request import Request, default_run_dir, missing_data, read_request
+from mvrec.cli.request import Request, default_run_dir, read_request
 from mvrec.cli.run_defaults import (
     CHECKPOINT_KEYWORDS,
     chosen_mode,
-    last_value,
     set_file_defaults,
 )
 from mvrec.cli.task_choice import flattened, path_of, with_task
@@ -359,6 +360,7 @@ def build(kind: type[MvrecCLI], args: list[str]) -> MvrecCLI:
     check_processes(os.environ)
     for name in data.__all__:  # jsonargparse knows by their bare names only the classes that are loaded
         getattr(data, name)
+    check_early(args)
     with each_file_once():
         request: Any = read_request(args)  # which `parse_arguments` takes
         MvrecParser.settings, MvrecParser.task = request.settings, request.task

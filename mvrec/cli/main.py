@@ -55,6 +55,9 @@ def _lightning(command: str, arguments: list[str]) -> None:
     if (page := help_page(command, arguments)) is not None:
         print(page, end="")  # noqa: T201
         return
+    from mvrec.cli.options.check import check_early
+
+    check_early([command, *arguments])  # before torch and Lightning are imported
     from mvrec.cli.lightning import run
 
     run([command, *arguments])

@@ -67,6 +67,18 @@ def explain(message: str, settings: Sequence[Entry]) -> str:
         if (wrong := next((item for item in items if _kind(item) is None), None)) is not None:
             entry, place, expected = wrong, wrong.place, [CLASS_NAME]
     value = _given_value(message) if entry is None or entry.value is None else entry.value
+    return not_expected(place, key, value, expected)
+
+
+def not_expected(place: str, key: str, value: str, expected: Sequence[str]) -> str:
+    """Say that a value is none of those that a key takes.
+
+    Args:
+        place: Where it stands.
+        key: The key.
+        value: The value.
+        expected: What the key takes, such as "a whole number", "one of 'a', 'b'", "null".
+    """
     if key == "trainer.precision" and value.lower() in PRECISIONS:
         return f"{place}: unknown precision {value!r}; did you mean {PRECISIONS[value.lower()]!r}?"
     return f"{place}: {value!r} is not {_alternatives(expected, key)}{_value_hint(str(value), expected, key)}"

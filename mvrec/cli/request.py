@@ -6,14 +6,21 @@ from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
 
-from mvrec.cli.backbone_names import check_backbones
-from mvrec.cli.config_check import CONFIG_FLAGS, Entry, entries, expand_configs, expand_flags, flags, trust_named
-from mvrec.cli.help.hints import stray_hint
+from mvrec.cli.backbone_names import check_baselines
+from mvrec.cli.config_check import (
+    CONFIG_FLAGS,
+    Entry,
+    entries,
+    expand_configs,
+    expand_flags,
+    flags,
+    last_value,
+    trust_named,
+)
 from mvrec.cli.run_defaults import (
     expand_evaluation,
     forget_own_paths,
     inherited,
-    last_value,
     named_checkpoint,
     resumed,
 )
@@ -50,15 +57,12 @@ def read_request(args: Sequence[str]) -> Request:
         UserError: Bad input.
     """
     command, *arguments = args
-    _check_strays(command, arguments)
     arguments = list(expand_flags(list(expand_configs(arguments))))
     arguments += forget_own_paths(entries(arguments)) if command == "fit" else []
     if command != "fit":
         arguments = named_checkpoint(arguments)
     settings = entries(arguments)
-    if command in ("fit", "validate") and (named := last_value(settings, "protocol")) is not None:
-        raise UserError(f"{named.where}: a protocol is for test and predict, {command} has data.val_views")
-    check_backbones(settings)
+    check_baselines(settings)
     trust_named(settings, configs=[at_home(value) for name, value in flags(arguments) if name in CONFIG_FLAGS])
     checkpoint = last_value(settings, "ckpt_path")
     checkpoint_path = resumed(settings, _run_dir_of(settings, arguments)) if command == "fit" else None
@@ -73,19 +77,6 @@ def read_request(args: Sequence[str]) -> Request:
         settings = entries(arguments)
     settings = [entry for entry in settings if not names_task(entry)]
     return Request(command, list(without_task(arguments)), settings, from_files, task)
-
-
-def _check_strays(command: str, arguments: Sequence[str]) -> None:
-    """Refuse arguments that are neither a flag nor its value; commands other than `fit` take one, which comes first."""
-    rest = iter(arguments)
-    if command != "fit" and arguments and not arguments[0].startswith("-"):
-        next(rest)
-    previous = ""
-    for argument in rest:
-        is_value = previous.startswith("-") and "=" not in previous
-        if not argument.startswith("--") and argument not in ("-c", "-h") and not is_value:
-            raise UserError(stray_hint(argument, accepts_checkpoint=command != "fit"))
-        previous = "" if is_value and not argument.startswith("--") else argument
 
 
 def _task(named: Entry | None, saved: str | None, checkpoint: Entry | None) -> type[Task]:
@@ -109,17 +100,6 @@ def _run_dir_of(settings: Sequence[Entry], arguments: Sequence[str]) -> Path:
     checkpoint = last_value(settings, "ckpt_path")
     configs = [value for name, value in flags(arguments) if name in CONFIG_FLAGS]
     return default_run_dir(Namespace(ckpt_path=checkpoint.value if checkpoint else None, config=configs))
-
-
-def missing_data(settings: Sequence[Entry]) -> str:
-    """Say that no data module is named, and how to name one."""
-    text = "which data? --data VideoFolder (or another of mvrec.data)"
-    weights, backbone = last_value(settings, "model.weights"), last_value(settings, "model.backbone")
-    if weights is None:
-        return f"{text}, or --model.weights FILE, whose network says it"
-    if backbone is None:
-        return f"{text}: {weights.value} does not say it"
-    return f"{text}: {weights.value} says it only where model.backbone is left out ({backbone.where})"
 
 
 def default_run_dir(config: Namespace) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mvrec.class_paths import check_file_classes, reason
-from mvrec.cli.config_check import CONFIG_FLAGS, Entry, class_path_of, resolve
+from mvrec.cli.config_check import CONFIG_FLAGS, Entry, class_path_of, last_value, resolve
 from mvrec.data.views.presets import preset
 from mvrec.errors import UserError, nearest
 from mvrec.models.checkpoints.files import read_weights
@@ -18,13 +18,6 @@ from mvrec.runs.weights_origin import build_from, checkpoint_of, starting_point
 CHECKPOINT_KEYWORDS = ("best", "last", "hpc")
 
 log = logging.getLogger("mvrec")
-
-
-def last_value(settings: Sequence[Entry], key: str) -> Entry | None:
-    """Return the last entry of a key, `None` if it is not set or null."""
-    # A mapping has no value of its own: what it holds are entries too.
-    entry = next((entry for entry in reversed(settings) if entry.key == key and entry.value is not None), None)
-    return None if entry is None or entry.value in ("", "null", "~") else entry
 
 
 def forget_own_paths(settings: Sequence[Entry]) -> list[str]:

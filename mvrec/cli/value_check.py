@@ -7,12 +7,12 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
 from mvrec.class_paths import reason
 from mvrec.cli.config_check import CONFIG_ENDINGS, Entry, KnownKeys, class_path_of, reads_as_null
+from mvrec.cli.options import class_names
 from mvrec.cli.parse_errors import located
 from mvrec.errors import UserError, nearest
 from mvrec.files import shown
@@ -70,8 +70,7 @@ def _check_data(entry: Entry) -> None:
     package, _, name = (path or "").rpartition(".")
     if package != "mvrec.data":
         return
-    module = import_module(package)
-    kinds = [kind for kind in module.__all__ if hasattr(getattr(module, kind), "train_dataloader")]
+    kinds = class_names(package)
     if name not in kinds:
         hint = nearest(name, kinds) or f" (one of {', '.join(sorted(kinds))})"
         raise UserError(f"{entry.place}: {package} has no {name!r}{hint}")

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from mvrec.cli.options import class_options, command_options, options
+from mvrec.cli.options import Row, class_options, command_options
+from mvrec.cli.options import class_names as names_in
 
 # Whose classes a key takes by their bare names, and the class whose keys stand for all of them.
 HOMES = {
@@ -17,8 +18,6 @@ HOMES = {
 TASK_DEFAULTS = {"model.optimizer": "AdamW", "model.optimizer.lr": 0.001, "model.optimizer.weight_decay": 0.05}
 KINDS = {"class": "CLASS", "mapping": "KEYS", "other": "VALUE", "null": "null"}
 
-Row = dict[str, Any]
-
 
 def home_of(key: str) -> str:
     """Return the key that takes a class and that a key is or stands below; "" for other keys."""
@@ -27,8 +26,7 @@ def home_of(key: str) -> str:
 
 def class_names(home: str) -> list[str]:
     """Return the bare names of the classes that a key takes."""
-    package = HOMES[home][0]
-    return [path.rpartition(".")[2] for path in options()["classes"] if path.rpartition(".")[0] == package]
+    return names_in(HOMES[home][0])
 
 
 def class_rows(home: str, name: str) -> dict[str, Row]:

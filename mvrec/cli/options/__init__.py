@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).with_name("options.json")
+Row = dict[str, Any]
 VERSIONED = ("torch", "lightning")  # whose classes the file knows as of one version
 
 
@@ -28,7 +29,7 @@ def options() -> dict[str, Any]:
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
-def command_options(command: str) -> dict[str, dict[str, Any]]:
+def command_options(command: str) -> dict[str, Row]:
     """Return the rows of a command's own keys, such as "trainer.max_epochs".
 
     Args:
@@ -37,9 +38,14 @@ def command_options(command: str) -> dict[str, dict[str, Any]]:
     return {key: row for key, row in options()["commands"].items() if command in row.get("commands", (command,))}
 
 
-def class_options(class_path: str) -> dict[str, dict[str, Any]] | None:
+def class_options(class_path: str) -> dict[str, Row] | None:
     """Return the rows of the arguments of a class, such as "clip.num_frames"; `None` for an unknown class."""
     return options()["classes"].get(class_path)
+
+
+def class_names(package: str) -> list[str]:
+    """Return the bare names of the classes of a package, such as "mvrec.data"."""
+    return [path.rpartition(".")[2] for path in options()["classes"] if path.rpartition(".")[0] == package]
 
 
 def is_installed(library: str) -> bool:

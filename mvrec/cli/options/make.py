@@ -23,10 +23,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from mvrec import data, models, tasks
 from mvrec.cli.jsonargparse_private import arguments_of
 from mvrec.cli.lightning import MvrecCLI, build
-from mvrec.cli.options import FILE, VERSIONED
+from mvrec.cli.options import FILE, VERSIONED, Row
 from mvrec.models.backbone import Backbone
 
-Row = dict[str, Any]
 PLAIN = {int: "int", float: "float", bool: "bool", str: "str", types.NoneType: "null", Path: "path"}
 CONTAINERS = {list: "list", tuple: "list", dict: "dict"}
 # Whose classes configurations name by their bare names, and what marks one.

@@ -13,8 +13,9 @@ from mvrec.data.listing.class_names import ClassNames
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
 from mvrec.data.listing.index import SampleIndex
 from mvrec.data.listing.lists import Row, is_youtube_csv, read_rows
+from mvrec.data.listing.root import check_root
 from mvrec.data.listing.row_targets import TargetOf
-from mvrec.errors import UserError, nearest
+from mvrec.errors import UserError
 
 SPLITS = ("train", "val", "test")
 # Files that systems and editors leave in folders.
@@ -242,14 +243,6 @@ def find_prefix(root: Path, split: str, rows: Sequence[Row]) -> str | None:
         if any((root / f"{prefix}{row.path}").is_file() for row in relative):
             return prefix  # the first with any file; the root comes first
     return "" if any((root / row.path).is_file() for row in files) else None
-
-
-def check_root(root: Path) -> None:
-    """Raise `UserError` if the root of a data set is not a folder."""
-    if not root.is_dir():
-        fault = "is a file, a directory is needed" if root.exists() else "does not exist"
-        others = [str(path) for path in root.parent.iterdir()] if root.parent.is_dir() else []
-        raise UserError(f"data.root: {str(root)!r} {fault}{'' if root.exists() else nearest(str(root), others)}")
 
 
 def find_split(

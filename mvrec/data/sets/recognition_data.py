@@ -12,8 +12,9 @@ import lightning as L
 from mvrec.data.listing.class_names import ClassNames, known_class_names
 from mvrec.data.listing.file_kinds import Kind
 from mvrec.data.listing.index import SampleIndex
-from mvrec.data.listing.layouts import Layout, ListsAndFolders, check_root
+from mvrec.data.listing.layouts import Layout, ListsAndFolders
 from mvrec.data.listing.lists import Row
+from mvrec.data.listing.root import check_root
 from mvrec.data.loading.batch import ClipBatch
 from mvrec.data.loading.guard import MAX_KILLS
 from mvrec.data.loading.loader import ClipLoader, EvalBatches, TrainBatches, Unwrapped, worker_count

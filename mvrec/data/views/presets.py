@@ -6,10 +6,12 @@ weights and stay as they are.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Protocol
 from mvrec.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from mvrec.data.views.protocol import Protocol
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,10 @@ class Preset:
     crop_fraction: float = 0.875
 
     @property
-    def kind(self) -> type[Protocol]:
+    def kind(self) -> "type[Protocol]":
         """The class of its protocol."""
+        from mvrec.data.views.protocol import ClipProtocol, ImageProtocol  # import torch, which a name does not need
+
         return ClipProtocol if self.views else ImageProtocol
 
     def settings(self, size: int) -> dict[str, Any]:
@@ -41,7 +45,7 @@ class Preset:
             return {"crop_fraction": self.crop_fraction, "interpolation": "bicubic"}
         return {"clip": dict(self.clip), "test_views": {**self.views, "short_side": size * self.short_side // 224}}
 
-    def applied(self, protocol: Protocol) -> Protocol:
+    def applied(self, protocol: "Protocol") -> "Protocol":
         """Return a protocol with the values of this preset.
 
         Raises:
