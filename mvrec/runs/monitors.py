@@ -3,11 +3,12 @@
 import string
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
-
-import lightning as L
+from typing import TYPE_CHECKING, Any, Literal
 
 from mvrec.errors import UserError, nearest
+
+if TYPE_CHECKING:  # a report needs the names, and no Lightning
+    import lightning as L
 
 Mode = Literal["min", "max"]
 COUNTS = ("epoch", "step")  # allowed in a file's name, like scores
@@ -37,7 +38,7 @@ def placeholders(filename: str) -> list[str]:
     return [name for name, _ in fields]
 
 
-def check_monitors(trainer: L.Trainer, logged: Iterable[str]) -> None:
+def check_monitors(trainer: "L.Trainer", logged: Iterable[str]) -> None:
     """Check that callbacks watch scores that will be logged, in the direction of improvement.
 
     Args:
