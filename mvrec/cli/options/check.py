@@ -229,10 +229,19 @@ def _in_words(kind: str, row: Row) -> str:
 
 
 def _check_root(settings: Sequence[Entry]) -> None:
-    """Check that the folder of the data exists, for data modules of ours that read one."""
+    """Check that the folder exists that a flag names, for data modules of ours that read one.
+
+    The folder that a recipe names is checked when the data are read: another mistake comes first.
+    """
     data, root = last_value(settings, "data"), last_value(settings, "data.root")
     path = None if data is None else class_path_of(data)
-    if root is None or path is None or path in GENERATED or class_options(path) is None:
+    if (
+        root is None
+        or not root.where.startswith("--")
+        or path is None
+        or path in GENERATED
+        or class_options(path) is None
+    ):
         return
     try:
         check_root(at_home(root.value))
