@@ -44,6 +44,7 @@ def rows(text):
     return [line for line in text.splitlines() if line.startswith("|")]
 
 
+@pytest.mark.slow
 def test_a_short_run_writes_figures_whose_table_can_be_printed_again(curves, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(curves, "QUICK_BASE", {"frames": 2, "size": 64, "batch": 1, "views": 1})
     monkeypatch.setitem(curves.AXES, "size", (64, 96))

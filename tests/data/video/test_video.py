@@ -193,7 +193,7 @@ def test_closed_and_refused_files_leave_no_descriptor_thread_or_memory(clip, cop
             with pytest.raises(DecodeError):
                 open_video(broken, decoder)
 
-    times = 120 if decoder == "auto" else 10
+    times = 80 if decoder == "auto" else 10
     use(times // 2)
     before, bytes_before = held(), resident_bytes()
     use(times)

@@ -102,7 +102,7 @@ def files(tmp_path_factory):
     return get
 
 
-def drawn(num_frames, count=60):
+def drawn(num_frames, count=40):
     return np.random.default_rng(0).integers(0, num_frames, count)
 
 
@@ -123,7 +123,7 @@ def check_frames(video, options):
 def check_choice(video, everything):
     indices = drawn(len(everything))
     np.testing.assert_array_equal(video.frames(indices), everything[indices])
-    for index in indices[:12].tolist():
+    for index in indices[:8].tolist():
         np.testing.assert_array_equal(video.frames([index])[0], everything[index])
 
 
