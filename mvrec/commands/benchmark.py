@@ -1,6 +1,5 @@
 """`mvrec benchmark data`: what a training clip costs, step by step, on the user's own data and machine."""
 
-import argparse
 import math
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from mvrec.cli.lightning import instantiate
+from mvrec.commands import CommandParser
 from mvrec.data.loading.batch import Item, SampleKey, collate
 from mvrec.data.loading.loader import ClipLoader, TrainBatches
 from mvrec.data.loading.samples import TrainSamples
@@ -23,7 +23,7 @@ STEPS = ("decode", "transform", "collate")
 
 def main(arguments: list[str]) -> None:
     """Measure decoding, transforms and collation per core, and the loader with its workers."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="mvrec benchmark",
         description=main.__doc__,
         epilog="All other arguments are those of `mvrec fit`: --config FILE, --data.root FOLDER, ...",

@@ -1,9 +1,9 @@
 """`mvrec convert`: any checkpoint of a network in the zoo as a safetensors file that says what it is."""
 
-import argparse
 from pathlib import Path
 from typing import Any
 
+from mvrec.commands import CommandParser
 from mvrec.errors import UserError
 from mvrec.export.model_card import model_card, origin_of, save_weights
 from mvrec.files import at_home, atomic_path, json_text, write_atomically
@@ -16,7 +16,7 @@ from mvrec.published import PUBLISHED
 
 def main(arguments: list[str]) -> None:
     """Write a checkpoint of any known layout as safetensors, with a model card inside, and print the load report."""
-    parser = argparse.ArgumentParser(prog="mvrec convert", description=main.__doc__)
+    parser = CommandParser(prog="mvrec convert", description=main.__doc__)
     parser.add_argument("source", type=at_home, metavar="SRC", help="a checkpoint: torch or safetensors, any layout")
     parser.add_argument("-o", "--output", type=at_home, required=True, metavar="OUT", help="the .safetensors to write")
     parser.add_argument("--model", metavar="NAME", help="the network, where the weights leave it open (mvrec models)")

@@ -1,10 +1,10 @@
 """`mvrec demo`: from nothing to a trained video model, and the proof that it looks at time."""
 
-import argparse
 import time
 from pathlib import Path
 
 from mvrec.cli.lightning import run
+from mvrec.commands import CommandParser
 from mvrec.files import at_home
 from mvrec.tasks.classification.scores import SingleLabelScores
 
@@ -13,7 +13,7 @@ CONFIG = "demo"
 
 def main(arguments: list[str]) -> None:
     """Generate moving digits, train, test, test again with shuffled frames, and sum up in five lines."""
-    parser = argparse.ArgumentParser(prog="mvrec demo", description=main.__doc__)
+    parser = CommandParser(prog="mvrec demo", description=main.__doc__)
     parser.add_argument("--config", default=CONFIG, help="the run's configuration (default: %(default)s)")
     parser.add_argument("--run_dir", type=at_home, default=Path("runs/demo"), help="default: %(default)s")
     options, overrides = parser.parse_known_args(arguments)

@@ -1,12 +1,12 @@
 """`mvrec demo-images`: every family of networks learns from files of images, from nothing to a test score."""
 
-import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mvrec.cli.lightning import run
+from mvrec.commands import CommandParser
 from mvrec.files import at_home
 from mvrec.recipes import find_config
 from mvrec.tasks.classification.scores import SingleLabelScores
@@ -33,7 +33,7 @@ class Result:
 
 def main(arguments: list[str]) -> None:
     """Generate images of digits, train a network of each family on them, test it, and sum up in a table."""
-    parser = argparse.ArgumentParser(prog="mvrec demo-images", description=main.__doc__)
+    parser = CommandParser(prog="mvrec demo-images", description=main.__doc__)
     parser.add_argument(
         *("--configs",),
         nargs="+",

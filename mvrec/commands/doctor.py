@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 from mvrec import __version__
+from mvrec.commands import CommandParser
 from mvrec.doctor.checks import Check, lines
 from mvrec.errors import UserError
 from mvrec.ranges import POSITIVE, check_range
@@ -30,7 +31,7 @@ def main(arguments: list[str]) -> None:
     (torchrun --no-python ... mvrec doctor --dist, srun mvrec doctor --dist), or give a number of processes to start
     here. The exit code is 0 where nothing that is needed is broken, else 1.
     """
-    parser = argparse.ArgumentParser(prog="mvrec doctor", description=main.__doc__)
+    parser = CommandParser(prog="mvrec doctor", description=main.__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--dist",

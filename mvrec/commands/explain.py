@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mvrec.commands import CommandParser
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
 from mvrec.data.listing.index import Sample
 from mvrec.data.loading.clips import clip_views, timed_frames
@@ -134,7 +135,7 @@ def _explain(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mvrec explain", description=main.__doc__)
+    parser = CommandParser(prog="mvrec explain", description=main.__doc__)
     parser.add_argument("source", type=at_home, metavar="SOURCE", help="a video, an image or a list")
     parser.add_argument("--ckpt", required=True, metavar="PATH", help="a checkpoint, a run directory or weights")
     parser.add_argument("-o", "--output", type=at_home, required=True, metavar="OUT", help="the .mp4 or .png to write")

@@ -1,7 +1,6 @@
 """`mvrec export`: a trained network as one file for other runtimes."""
 
-import argparse
-
+from mvrec.commands import CommandParser
 from mvrec.export.exporting import OPSETS, check_request, export
 from mvrec.files import at_home
 from mvrec.inference.hub_files import local_path
@@ -15,7 +14,7 @@ def main(arguments: list[str]) -> None:
 
     The file is read back and its logits are compared with the network's; one that differs is not kept.
     """
-    parser = argparse.ArgumentParser(prog="mvrec export", description=main.__doc__)
+    parser = CommandParser(prog="mvrec export", description=main.__doc__)
     parser.add_argument("ckpt", metavar="CKPT", help="a run directory, a checkpoint, weights, or hf://user/name")
     parser.add_argument(
         "-o", "--output", type=at_home, required=True, metavar="OUT", help="ends in .onnx, .pt2 or .safetensors"

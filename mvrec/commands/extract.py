@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from mvrec.commands import CommandParser
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
 from mvrec.data.listing.index import Sample
 from mvrec.errors import DecodeError, UserError
@@ -61,7 +62,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mvrec extract", description=main.__doc__)
+    parser = CommandParser(prog="mvrec extract", description=main.__doc__)
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="files, folders, lists (.txt, .csv) or patterns")
     parser.add_argument("--ckpt", required=True, metavar="PATH", help="a checkpoint, a run directory or weights")
     parser.add_argument("-o", "--output", type=at_home, required=True, metavar="OUT", help="the folder to write to")

@@ -2,6 +2,7 @@
 
 import argparse
 
+from mvrec.commands import CommandParser
 from mvrec.errors import UserError
 from mvrec.export.hub import pull, push_to_hub, repository, save_pretrained
 from mvrec.files import at_home
@@ -11,7 +12,7 @@ from mvrec.models.checkpoints.files import each_file_once
 
 def main(arguments: list[str]) -> None:
     """Push a trained network to the Hugging Face Hub or into a folder laid out as there, or pull one from it."""
-    parser = argparse.ArgumentParser(prog="mvrec hub", description=main.__doc__)
+    parser = CommandParser(prog="mvrec hub", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="push|pull")
     push = commands.add_parser("push", help="write weights, config.json and model card")
     push.add_argument("ckpt", metavar="CKPT", help="a run directory, a checkpoint, weights, or hf://user/name")

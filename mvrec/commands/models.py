@@ -1,7 +1,6 @@
 """`mvrec models`: the zoo as a table."""
 
-import argparse
-
+from mvrec.commands import CommandParser
 from mvrec.errors import UserError, nearest
 from mvrec.published import PUBLISHED, Published, list_models
 
@@ -10,7 +9,7 @@ HEADER = ("name", "input", "parameters", "GMACs", "top-1", "trained on", "source
 
 def main(arguments: list[str]) -> None:
     """List the networks: size, cost, published accuracy, paper, and whose checkpoints load."""
-    parser = argparse.ArgumentParser(prog="mvrec models", description=main.__doc__)
+    parser = CommandParser(prog="mvrec models", description=main.__doc__)
     parser.add_argument("pattern", nargs="?", default="*", help="names to list, such as 'mvit_v2_*'")
     pattern = parser.parse_args(arguments).pattern
     names = list_models(pattern)

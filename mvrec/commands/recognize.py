@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, get_args
 
+from mvrec.commands import CommandParser
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
 from mvrec.data.video.stream import Stream, is_stream
 from mvrec.data.video.video import Decoder
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mvrec recognize", description=main.__doc__)
+    parser = CommandParser(prog="mvrec recognize", description=main.__doc__)
     parser.add_argument(
         *("sources",),
         nargs="+",

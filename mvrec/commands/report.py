@@ -1,11 +1,11 @@
 """`mvrec report`: a run as one HTML file, with its figures next to it."""
 
-import argparse
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mvrec.commands import CommandParser
 from mvrec.data.views.protocol import Protocol, protocol_of
 from mvrec.errors import DecodeError, UserError, install_hint
 from mvrec.files import at_home, write_atomically
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
     Shown are the training curves, and of a run that `mvrec test` has scored the score with its protocol, the classes,
     the confusions and the worst mistakes with what the network saw. Neither a GPU nor the network is needed.
     """
-    parser = argparse.ArgumentParser(prog="mvrec report", description=main.__doc__)
+    parser = CommandParser(prog="mvrec report", description=main.__doc__)
     parser.add_argument("run", type=at_home, metavar="RUN", help="the run directory")
     parser.add_argument("-o", "--output", type=at_home, metavar="FILE", help="the HTML file (default: RUN/report.html)")
     parser.add_argument("--root", type=at_home, metavar="DIR", help="where the data are now, if they have moved")

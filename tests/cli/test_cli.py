@@ -62,6 +62,19 @@ def only_line(result: tuple[int, str, str]) -> str:
     return lines[0].removeprefix("mvrec: error: ")
 
 
+def test_wrong_arguments_of_every_other_command_are_one_line_with_the_way_to_its_help(command):
+    for arguments, expected in (
+        (["report"], "the following arguments are required: RUN (mvrec report --help)"),
+        (
+            ["report", ".", "--mistakez", "3"],
+            "arguments: --mistakez 3; did you mean '--mistakes'? (mvrec report --help)",
+        ),
+        (["hub"], "the following arguments are required: push|pull (mvrec hub --help)"),
+        (["doctor", "--dist", "x"], "1 or more, and not 'x' (mvrec doctor --help)"),
+    ):
+        assert only_line(command(*arguments)).endswith(expected)
+
+
 def test_a_file_that_is_no_checkpoint_is_named(command, tmp_path):
     (tmp_path / "text.ckpt").write_text("hello")
     assert "cannot read" in only_line(command("test", "--ckpt_path", tmp_path / "text.ckpt"))

@@ -160,7 +160,7 @@ def test_images(tmp_path, capsys):
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (230, 300, 3), dtype=np.uint8)).save(path)
     assert extract(tmp_path / "pictures", *ckpt, "-o", tmp_path / "out", "--stage", "-1", "--pool", "none") == 0
     shapes = {np.load(tmp_path / "out" / name).shape for name in ("one.png.npy", "deep/zwei.jpg.npy")}
-    assert shapes == {(1, 16, 8, 8)}
+    assert shapes == {(1, 12, 8, 8)}
     with pytest.raises(UserError, match="--window is for videos"):
         extract(tmp_path / "pictures", *ckpt, "-o", tmp_path / "w", "--window", "1")
 
