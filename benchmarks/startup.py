@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIPS_PER_CLASS = {"train": 10, "val": 2, "test": 2}
-HELP_GOAL, FIT_GOAL, BUILD_GOAL = 0.15, 12.0, 2.0  # seconds
+HELP_GOAL, MISTAKE_GOAL, FIT_GOAL, BUILD_GOAL = 0.15, 1.5, 12.0, 2.0  # seconds
 PEERS = {  # the same networks elsewhere
     "mvit_b_16x4": "torchvision/mvit_v1_b",
     "mvit_v2_s_16x4": "torchvision/mvit_v2_s",
@@ -69,6 +69,12 @@ for name in json.load(sys.stdin):
     except Exception:  # made by the run, such as its main module, or not to be imported by this name
         pass
 print(time.process_time())
+"""
+MISTAKE = """
+import contextlib
+from mvrec.cli.main import main
+with contextlib.suppress(SystemExit):
+    main(["fit", "--config", "demo", "--trainer.max_epoch", "3"])
 """
 BUILDS = """
 import json, sys, time
@@ -163,6 +169,9 @@ def measure_commands(repeats: int) -> list[Row]:
     commands: dict[str, tuple[list[str], float | None]] = {
         "mvrec --help": ([mvrec, "--help"], HELP_GOAL),
         "mvrec models": ([mvrec, "models"], None),
+        "mvrec fit with an unknown key": ([sys.executable, "-c", MISTAKE], MISTAKE_GOAL),
+        "imports of mvrec fit": ([sys.executable, "-c", "import mvrec.cli.lightning"], None),
+        "imports of mvrec report": ([sys.executable, "-c", "import mvrec.commands.report"], None),
         "mvrec fit --help": ([mvrec, "fit", "--help"], None),
         "import torch": ([sys.executable, "-c", "import torch"], None),
         "import lightning": ([sys.executable, "-c", "import lightning"], None),

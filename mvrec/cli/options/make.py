@@ -75,7 +75,7 @@ def _by_commands(tables: dict[str, dict[str, Row]]) -> dict[str, Row]:
 def _command_rows() -> dict[str, dict[str, Row]]:
     tables = {}
     try:
-        command_line = build(ParsersCLI, ["fit"])
+        command_line = build(ParsersCLI, ["fit", "--print_config"])
     except ParsersMade as error:
         command_line = error.command_line
     for command in command_line.subcommands():
