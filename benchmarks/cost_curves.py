@@ -31,7 +31,7 @@ from networks.comparing import kept_bytes
 from torch import Tensor, nn
 
 from mvrec.data.loading.batch import ClipBatch
-from mvrec.data.views.transforms import Normalisation
+from mvrec.data.views.normalisation import Normalisation
 from mvrec.models import Backbone, count_macs, create_model
 from mvrec.tasks import Classification
 from mvrec.tasks.classification.scores import ClassTally

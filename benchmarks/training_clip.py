@@ -48,11 +48,13 @@ from mvrec.data.listing.index import Sample, SampleIndex
 from mvrec.data.loading.clips import TrainClips
 from mvrec.data.loading.step_times import stage
 from mvrec.data.video.opening import open_video
+from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.geometry import random_crop_box
+from mvrec.data.views.normalisation import Normalisation
 from mvrec.data.views.rand_augment import MAX_MAGNITUDE, OPERATIONS, RandAugment
-from mvrec.data.views.sampling import ClipSpec, Window, frame_indices
+from mvrec.data.views.sampling import Window, frame_indices
 from mvrec.data.views.targets import NoTarget
-from mvrec.data.views.transforms import Augment, Normalisation, RandomErasing, erase
+from mvrec.data.views.transforms import Augment, RandomErasing, erase
 from mvrec.prep.transcode import Recipe, Task, resize
 from mvrec.seeds import derive_seed
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.protocol import Views
-from mvrec.data.views.sampling import ClipSpec
 from mvrec.errors import UserError
 from mvrec.ranges import COUNT_OR_NONE, POSITIVE, RANGES, Range, check_range, check_ranges
 

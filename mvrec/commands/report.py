@@ -9,7 +9,6 @@ from mvrec.commands import CommandParser
 from mvrec.data.views.protocol import Protocol, protocol_of
 from mvrec.errors import DecodeError, UserError, install_hint
 from mvrec.files import at_home, write_atomically
-from mvrec.inference.thumbnails import find_file, thumbnails
 from mvrec.ranges import COUNT_OR_NONE, check_range
 from mvrec.report.charts import Panel
 from mvrec.report.page import render_report
@@ -85,6 +84,8 @@ def _pictures(report: TaskReport, root: Path | None) -> Thumbnails:
     def of_row(row: Any) -> Sequence[bytes]:
         if protocol is None:
             raise DecodeError(row.path, "the run's protocol is not known")
+        from mvrec.inference.thumbnails import find_file, thumbnails  # torch, which only pictures need
+
         return thumbnails(find_file(row.path, root), protocol, span=row.span)
 
     return of_row

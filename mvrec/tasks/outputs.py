@@ -6,15 +6,16 @@ Nothing here imports Lightning.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from mvrec.class_paths import check_file_classes, imported
 from mvrec.errors import UserError
-from mvrec.models.backbone import Backbone
 from mvrec.report.sections import RunResults, TaskReport
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mvrec.models.backbone import Backbone
 
 # The task of checkpoints and runs of earlier versions, which name none.
 CLASSIFICATION = "classification"
@@ -50,7 +51,9 @@ class TaskOutputs(ABC):
 
     @classmethod
     @abstractmethod
-    def of_file(cls, details: Mapping[str, Any], network: Backbone, *, source: str, classes: str | None = None) -> Self:
+    def of_file(
+        cls, details: Mapping[str, Any], network: "Backbone", *, source: str, classes: str | None = None
+    ) -> Self:
         """Return the outputs of a network whose file has these `details`, the task's `facts`.
 
         Args:
@@ -64,7 +67,7 @@ class TaskOutputs(ABC):
         """
 
     @abstractmethod
-    def output(self, raw: Tensor, weights: Tensor) -> Output:
+    def output(self, raw: "Tensor", weights: "Tensor") -> Output:
         """Return the prediction of a file.
 
         Args:
@@ -144,4 +147,6 @@ def need_task(outputs: TaskOutputs, task: str, *, command: str, source: object) 
 
 def joined(parts: Sequence[Any]) -> Any:
     """Join the outputs of several batches of views: tensors (V, ...), or lists with one entry per view."""
-    return torch.cat(list(parts)) if isinstance(parts[0], Tensor) else [view for part in parts for view in part]
+    import torch  # here, since a report needs no torch
+
+    return torch.cat(list(parts)) if isinstance(parts[0], torch.Tensor) else [view for part in parts for view in part]

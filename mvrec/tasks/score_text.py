@@ -3,13 +3,17 @@
 from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mvrec.files import json_text, write_atomically
-from mvrec.tasks.scores import NOT_FINITE, Scores
+
+if TYPE_CHECKING:
+    from mvrec.tasks.scores import Scores
+
+NOT_FINITE = "the network's outputs are not finite"  # the cause of failure of a readable sample
 
 
-def score_line(scores: Scores, stage: str, *, noun: str, protocol: Any, split: str) -> str:
+def score_line(scores: "Scores", stage: str, *, noun: str, protocol: Any, split: str) -> str:
     """Return the line with the score and its context.
 
     `predict` has no score: its data need not have the right classes.
@@ -38,7 +42,7 @@ def split_text(split: str, *, chosen_on: bool) -> str:
     return "of the validation split" + (", on which best.ckpt was chosen" if chosen_on else "")
 
 
-def failures(scores: Scores, *, noun: str) -> Iterator[str]:
+def failures(scores: "Scores", *, noun: str) -> Iterator[str]:
     """Yield a line for each failed sample; one for all whose logits are not finite, which is the network's fault.
 
     Args:
@@ -52,7 +56,7 @@ def failures(scores: Scores, *, noun: str) -> Iterator[str]:
         yield f"{NOT_FINITE} for {len(scores.not_finite)} of {scores.expected} {noun}: {named}{more}"
 
 
-def write_metrics(path: Path, scores: Scores, *, stage: str, protocol: Any, noun: str, facts: dict[str, Any]) -> None:
+def write_metrics(path: Path, scores: "Scores", *, stage: str, protocol: Any, noun: str, facts: dict[str, Any]) -> None:
     """Write a score with its context as JSON.
 
     `of` is the number of samples in the whole split, of which `expected` were to be scored. A value that is not finite

@@ -16,8 +16,7 @@ from torch import Tensor
 from mvrec.data.loading.batch import PADDING_ID, BadSample
 from mvrec.data.views.targets import NoTarget, Target
 from mvrec.errors import UserError
-
-NOT_FINITE = "the network's outputs are not finite"  # the cause of failure of a readable sample
+from mvrec.tasks.score_text import NOT_FINITE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,8 @@ import importlib.util
 import io
 import re
 import shutil
+import subprocess
+import sys
 import tarfile
 from base64 import b64decode
 
@@ -15,8 +17,8 @@ from PIL import Image
 from video_files import read_number, write_video
 
 from mvrec.commands.report import main
+from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Views
-from mvrec.data.views.sampling import ClipSpec
 from mvrec.errors import DecodeError, UserError, install_hint
 from mvrec.inference.thumbnails import find_file, thumbnails
 from mvrec.tasks.classification.report import mistakes_section
@@ -107,6 +109,16 @@ def test_neither_network_nor_checkpoint_nor_matplotlib_is_needed(copied, no_figu
     assert page.count(install_hint("plot").replace("'", "&#x27;")) == 1
     assert "<polyline" in page  # the curves are there all the same
     assert not (copied / "report").exists()
+
+
+def test_a_report_without_pictures_imports_neither_torch_nor_lightning(copied):
+    code = (
+        "import sys\nfrom mvrec.cli.main import main\nmain(sys.argv[1:])\n"
+        "assert not {'torch', 'lightning'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code, "report", str(copied), "--mistakes", "0"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_videos_that_have_moved_are_found_below_the_root_and_damaged_ones_named(copied, no_figures, digits, tmp_path):

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Views
-from mvrec.data.views.sampling import ClipSpec
 from mvrec.inference.recogniser import _built
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "models"))

@@ -12,8 +12,8 @@ from video_files import read_numbers, truncate, write_video
 
 from mvrec.data.loading.guarded_files import GuardedVideo
 from mvrec.data.video.opening import open_video
+from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Views
-from mvrec.data.views.sampling import ClipSpec
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.features import Selection, clips_of, extract, features_of, is_complete, read_record, settings_of
 from mvrec.inference.recogniser import Recogniser

@@ -4,8 +4,8 @@ from typing import Any
 
 from mvrec.data.generated.moving_digits_video import generate_moving_digits
 from mvrec.data.sets.video_data import VideoData
+from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.protocol import Views
-from mvrec.data.views.sampling import ClipSpec
 from mvrec.data.views.transforms import Augment
 
 

@@ -15,10 +15,10 @@ from mvrec.data.loading.samples import EvalSamples, FileViews, TrainSamples
 from mvrec.data.loading.step_times import stage
 from mvrec.data.video.opening import open_video
 from mvrec.data.video.video import Decoder, Video
+from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.geometry import Geometry
 from mvrec.data.views.protocol import ClipProtocol, FrameOrder
 from mvrec.data.views.sampling import (
-    ClipSpec,
     ClipTooLongError,
     Window,
     clip_starts,

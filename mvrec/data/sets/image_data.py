@@ -8,9 +8,10 @@ from mvrec.data.listing.index import SampleIndex
 from mvrec.data.loading.images import EvalImages, TrainImages
 from mvrec.data.sets.recognition_data import RecognitionData, Split
 from mvrec.data.views.geometry import Interpolation
+from mvrec.data.views.normalisation import IMAGENET_NORMALISATION, Normalisation
 from mvrec.data.views.protocol import ImageProtocol
 from mvrec.data.views.rand_augment import RandAugment
-from mvrec.data.views.transforms import IMAGENET_NORMALISATION, Augment, Normalisation
+from mvrec.data.views.transforms import Augment
 from mvrec.ranges import check_ranges
 
 # rand-m9-mstd0.5-inc1, the string of the ImageNet recipes: without a number it means two operations.

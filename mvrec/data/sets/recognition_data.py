@@ -19,9 +19,10 @@ from mvrec.data.loading.batch import ClipBatch
 from mvrec.data.loading.guard import MAX_KILLS
 from mvrec.data.loading.loader import ClipLoader, EvalBatches, TrainBatches, Unwrapped, worker_count
 from mvrec.data.loading.samples import EvalSamples, TrainSamples
+from mvrec.data.views.normalisation import Normalisation
 from mvrec.data.views.protocol import Protocol
 from mvrec.data.views.targets import ClassIndex, NoTarget, Target
-from mvrec.data.views.transforms import Augment, Normalisation, erase, rand_augment_batch
+from mvrec.data.views.transforms import Augment, erase, rand_augment_batch
 from mvrec.errors import UserError
 from mvrec.files import at_home
 from mvrec.lightning_private import collective_timeout

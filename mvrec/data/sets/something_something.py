@@ -9,8 +9,8 @@ from mvrec.data.listing.file_kinds import VIDEOS
 from mvrec.data.listing.layouts import Layout, first_folder
 from mvrec.data.listing.lists import Row, csv_lines, open_text
 from mvrec.data.sets.video_data import VideoData
+from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.protocol import Views
-from mvrec.data.views.sampling import ClipSpec
 from mvrec.data.views.transforms import Augment
 from mvrec.errors import UserError
 from mvrec.files import at_home

@@ -10,10 +10,11 @@ from mvrec.data.loading.clips import EvalClips, TrainClips
 from mvrec.data.sets.recognition_data import RecognitionData, Split
 from mvrec.data.video.opening import describe_decoder
 from mvrec.data.video.video import Decoder
+from mvrec.data.views.clip_spec import ClipSpec
+from mvrec.data.views.normalisation import Normalisation
 from mvrec.data.views.protocol import ClipProtocol, Views
-from mvrec.data.views.sampling import ClipSpec
 from mvrec.data.views.targets import MultiHot
-from mvrec.data.views.transforms import Augment, Normalisation
+from mvrec.data.views.transforms import Augment
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
+from mvrec.data.views.clip_spec import ClipPositions, ClipSpec
 from mvrec.data.views.geometry import Geometry, Interpolation, Rounding, eval_geometries
-from mvrec.data.views.sampling import ClipPositions, ClipSpec
-from mvrec.data.views.transforms import IMAGENET_NORMALISATION, Normalisation
+from mvrec.data.views.normalisation import IMAGENET_NORMALISATION, Normalisation
 from mvrec.ranges import check_ranges
 
 FrameOrder = Literal["natural", "reversed", "shuffled"]

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mvrec.data.listing.index import Sample
 from mvrec.data.video.video import Video
-from mvrec.data.views.sampling import ClipSpec, Window, frame_window
+from mvrec.data.views.clip_spec import ClipSpec
+from mvrec.data.views.sampling import Window, frame_window
 from mvrec.errors import DecodeError
 
 ROUNDING = 1.1e-3  # seconds: Matroska, WebM and FLV round times to milliseconds

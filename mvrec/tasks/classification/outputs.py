@@ -3,16 +3,17 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Self
 
 from mvrec.data.listing.class_names import known_class_names
 from mvrec.errors import UserError
-from mvrec.models.backbone import Backbone
 from mvrec.report.sections import RunResults, TaskReport
-from mvrec.tasks.classification.targets import probabilities_of
 from mvrec.tasks.outputs import CLASSIFICATION, Output, TaskOutputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mvrec.models.backbone import Backbone
 
 # The shipped list of names for published weights, by the number of classes.
 SHIPPED_CLASSES = {400: "kinetics400", 1000: "imagenet1k"}
@@ -29,7 +30,7 @@ class Classes(Output):
         class_names: Names in label order.
     """
 
-    probabilities: Tensor
+    probabilities: "Tensor"
     class_names: Sequence[str]
 
     def best(self, top: int) -> list[tuple[str, float]]:
@@ -65,7 +66,9 @@ class ClassificationOutputs(TaskOutputs):
         self.class_names, self.multi_label = tuple(class_names), multi_label
 
     @classmethod
-    def of_file(cls, details: Mapping[str, Any], network: Backbone, *, source: str, classes: str | None = None) -> Self:
+    def of_file(
+        cls, details: Mapping[str, Any], network: "Backbone", *, source: str, classes: str | None = None
+    ) -> Self:
         """Return outputs with the class names of a run, of `--classes`, or of the shipped list of that length."""
         saved = details.get("class_names")
         if saved:  # the run's head was made for its data
@@ -73,11 +76,13 @@ class ClassificationOutputs(TaskOutputs):
         names = _class_names(saved, classes, network.num_classes, source)
         return cls(names, multi_label=bool(details.get("multi_label")))
 
-    def probabilities(self, raw: Tensor) -> Tensor:
+    def probabilities(self, raw: "Tensor") -> "Tensor":
         """Return softmax, or sigmoid in multi-label data, of logits (V, K): float64 (V, K) on the CPU."""
+        from mvrec.tasks.classification.targets import probabilities_of  # torch, which a report does not need
+
         return probabilities_of(raw, multi_label=self.multi_label)
 
-    def output(self, raw: Tensor, weights: Tensor) -> Classes:
+    def output(self, raw: "Tensor", weights: "Tensor") -> Classes:
         """Return the mean probabilities of the views."""
         return Classes(weights @ self.probabilities(raw), self.class_names)
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 
+from mvrec.data.listing.lists import LABEL_SEPARATOR
 from mvrec.data.views.targets import classes_of
 from mvrec.files import write_atomically
 from mvrec.tasks.classification.scores import THRESHOLD, ClassScores, MultiLabelScores
-
-LABEL_SEPARATOR = ";"  # as in multi-label lists, where no class name contains it
 
 
 def write_predictions(

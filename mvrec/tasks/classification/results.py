@@ -9,9 +9,8 @@ from typing import Any
 import torch
 
 from mvrec.files import write_atomically
+from mvrec.tasks.classification.run_results import FAILED
 from mvrec.tasks.classification.scores import THRESHOLD, ClassScores, MultiLabelScores, SingleLabelScores
-
-FAILED = "(failed)"  # the column of a confusion matrix for unreadable samples
 
 
 def write_per_class(

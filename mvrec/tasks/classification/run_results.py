@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mvrec.data.listing.lists import LABEL_SEPARATOR
 from mvrec.report.sections import RunResults, csv_rows
-from mvrec.tasks.classification.predictions import LABEL_SEPARATOR
-from mvrec.tasks.classification.results import FAILED
 
+FAILED = "(failed)"  # the column of a confusion matrix for unreadable samples
 MOST_BLOCKS = 250  # rows of a matrix image; with more classes a row is several of them
 
 

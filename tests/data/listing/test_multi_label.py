@@ -18,8 +18,8 @@ from mvrec.data.listing.lists import Row, read_rows, write_rows
 from mvrec.data.loading.batch import BadSample, Item, SampleKey, collate
 from mvrec.data.loading.clips import EvalClips, TrainClips
 from mvrec.data.loading.loader import ClipLoader, EvalBatches
+from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.protocol import ClipProtocol, Views
-from mvrec.data.views.sampling import ClipSpec
 from mvrec.data.views.targets import ClassIndex, MultiHot, NoTarget
 from mvrec.data.views.transforms import Augment
 from mvrec.errors import UserError

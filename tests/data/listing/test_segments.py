@@ -8,8 +8,9 @@ from mvrec.data.listing.index import SampleIndex
 from mvrec.data.listing.lists import Row
 from mvrec.data.loading.batch import SampleKey
 from mvrec.data.loading.clips import EvalClips, TrainClips
+from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.protocol import ClipProtocol, Views
-from mvrec.data.views.sampling import ClipSpec, ClipTooLongError, Window, segment_indices
+from mvrec.data.views.sampling import ClipTooLongError, Window, segment_indices
 from mvrec.data.views.transforms import Augment
 
 

@@ -7,8 +7,8 @@ from mvrec.data.listing.index import Row, SampleIndex
 from mvrec.data.loading import clips as module
 from mvrec.data.loading.batch import PADDING_ID, BadSample, ClipBatch, Item, SampleKey, collate
 from mvrec.data.loading.clips import EvalClips, TrainClips
+from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.protocol import ClipProtocol, Views
-from mvrec.data.views.sampling import ClipSpec
 from mvrec.data.views.targets import ClassIndex
 from mvrec.data.views.transforms import Augment
 

@@ -28,8 +28,8 @@ from mvrec.data.loading.guard import GuardedSamples
 from mvrec.data.loading.loader import ClipLoader, EvalBatches, TrainBatches
 from mvrec.data.loading.quarantine import Quarantine
 from mvrec.data.sets.kinetics import Kinetics
+from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.protocol import ClipProtocol, Views
-from mvrec.data.views.sampling import ClipSpec
 from mvrec.data.views.transforms import Augment
 from mvrec.errors import UserError
 from mvrec.processes import Limits

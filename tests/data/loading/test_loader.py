@@ -19,8 +19,8 @@ from mvrec.data.loading.loader import (
     epoch_order,
     worker_count,
 )
+from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.protocol import ClipProtocol, Views
-from mvrec.data.views.sampling import ClipSpec
 from mvrec.data.views.transforms import Augment
 from mvrec.errors import UserError
 

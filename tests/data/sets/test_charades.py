@@ -5,7 +5,7 @@ import torch
 from video_files import write_video
 
 from mvrec.data import Charades
-from mvrec.data.views.sampling import ClipSpec
+from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.targets import MultiHot
 from mvrec.errors import UserError
 

@@ -9,10 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mvrec.data.views.clip_spec import ClipSpec
+from mvrec.data.views.normalisation import Normalisation
 from mvrec.data.views.presets import PRESETS, preset
 from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Views, protocol_of
-from mvrec.data.views.sampling import ClipSpec, ClipTooLongError, Window, uniform_clips
-from mvrec.data.views.transforms import Normalisation, views_of
+from mvrec.data.views.sampling import ClipTooLongError, Window, uniform_clips
+from mvrec.data.views.transforms import views_of
 from mvrec.errors import UserError
 
 VIDEO = ClipProtocol(

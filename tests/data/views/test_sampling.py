@@ -6,15 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
-from mvrec.data.views.sampling import (
-    ClipSpec,
-    Window,
-    clip_starts,
-    frame_indices,
-    frame_window,
-    random_start,
-    spread_starts,
-)
+from mvrec.data.views.clip_spec import ClipSpec
+from mvrec.data.views.sampling import Window, clip_starts, frame_indices, frame_window, random_start, spread_starts
 
 
 @pytest.mark.parametrize(

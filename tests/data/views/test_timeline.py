@@ -11,8 +11,9 @@ import pytest
 from mvrec.data.listing.index import Sample
 from mvrec.data.loading.clips import timed_frames
 from mvrec.data.video.opening import open_video
+from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.protocol import ClipProtocol, Views
-from mvrec.data.views.sampling import ClipSpec, frame_window
+from mvrec.data.views.sampling import frame_window
 from mvrec.data.views.timeline import Timeline, timeline, timeline_of
 from mvrec.errors import DecodeError
 

@@ -16,10 +16,10 @@ from mvrec.data.views.geometry import (
     short_side_size,
     spatial_crops,
 )
+from mvrec.data.views.normalisation import Normalisation
 from mvrec.data.views.rand_augment import RandAugment
 from mvrec.data.views.transforms import (
     Augment,
-    Normalisation,
     RandomErasing,
     crop_and_resize,
     erase,

@@ -13,7 +13,8 @@ from mvrec.data.loading.batch import BadSample
 from mvrec.data.views.protocol import ClipProtocol
 from mvrec.data.views.targets import ClassIndex
 from mvrec.files import sha256
-from mvrec.tasks.classification.results import FAILED, write_confusion, write_per_class
+from mvrec.tasks.classification.results import write_confusion, write_per_class
+from mvrec.tasks.classification.run_results import FAILED
 from mvrec.tasks.classification.scores import ClassTally
 from mvrec.tasks.score_text import write_metrics
 from mvrec.tasks.scores import ScoreKeeper
