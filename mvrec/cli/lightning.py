@@ -105,8 +105,10 @@ class MvrecParser(LightningArgumentParser):
     Attributes:
         settings: Entries of configs and flags, for messages.
         task: The task of the parser.
+        command: The command whose arguments it parses.
     """
 
+    command: ClassVar[str] = "fit"
     settings: ClassVar[Sequence[Entry]] = ()
     task: ClassVar[type[Task]] = Classification
 
@@ -129,6 +131,11 @@ class MvrecCLI(OpenCLI):
     """The command line of training and evaluation."""
 
     locks: Sequence[RunLock] = ()
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return the command to run alone, since the parsers of the others take a second to build."""
+        return {MvrecParser.command: OpenCLI.subcommands()[MvrecParser.command]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run directory and the checkpoint callback with their defaults."""
@@ -363,7 +370,7 @@ def build(kind: type[MvrecCLI], args: list[str]) -> MvrecCLI:
     check_early(args)
     with each_file_once():
         request: Any = read_request(args)  # which `parse_arguments` takes
-        MvrecParser.settings, MvrecParser.task = request.settings, request.task
+        MvrecParser.command, MvrecParser.settings, MvrecParser.task = request.command, request.settings, request.task
         return kind(
             request.task,
             LightningDataModule,

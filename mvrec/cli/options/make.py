@@ -24,6 +24,7 @@ from mvrec import data, models, tasks
 from mvrec.cli.jsonargparse_private import arguments_of
 from mvrec.cli.lightning import MvrecCLI, build
 from mvrec.cli.options import FILE, VERSIONED, Row
+from mvrec.lightning_private import OpenCLI
 from mvrec.models.backbone import Backbone
 
 PLAIN = {int: "int", float: "float", bool: "bool", str: "str", types.NoneType: "null", Path: "path"}
@@ -38,6 +39,8 @@ HOMES = {
 
 class ParsersCLI(MvrecCLI):
     """Makes the parsers of all commands, and stops there."""
+
+    subcommands = staticmethod(OpenCLI.subcommands)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Raise the command line, whose parsers are made by now."""
