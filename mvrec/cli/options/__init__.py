@@ -48,6 +48,7 @@ def class_names(package: str) -> list[str]:
     return [path.rpartition(".")[2] for path in options()["classes"] if path.rpartition(".")[0] == package]
 
 
+@functools.cache
 def is_installed(library: str) -> bool:
     """Return whether a library's version is the one whose classes the file lists."""
     return version(library).partition("+")[0] == options()["versions"][library]
