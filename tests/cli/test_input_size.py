@@ -51,23 +51,23 @@ def test_what_the_class_of_the_data_says_counts_too():
 
 def test_an_image_network_on_clips_is_built_for_their_pixels():
     framewise = ["--model.backbone=mvrec.models.Framewise", "--model.backbone.num_frames=4"]
-    inner = network("--data=VideoFolder", "--data.root=x", *DATA, *framewise, "--model.backbone.backbone=shunted_t")
+    inner = network("--data=VideoFolder", "--data.root=.", *DATA, *framewise, "--model.backbone.backbone=shunted_t")
     assert inner["num_frames"] == 4
     assert inner["backbone"]["init_args"]["image_size"] == 32
 
 
 def test_networks_of_other_libraries_keep_their_own():
-    sizes = network("--data=ImageFolder", "--data.root=x", "--data.size=32", "--model.backbone=torchvision/swin_t")
+    sizes = network("--data=ImageFolder", "--data.root=.", "--data.size=32", "--model.backbone=torchvision/swin_t")
     assert sizes["image_size"] is None
 
 
 def test_a_size_that_the_network_cannot_have_is_refused_where_it_stands(command):
-    code, _, err = command("fit", "--data=ImageFolder", "--data.root=x", "--data.size=5", "--model.backbone=mvit_v2_t")
+    code, _, err = command("fit", "--data=ImageFolder", "--data.root=.", "--data.size=5", "--model.backbone=mvit_v2_t")
     assert code == 2
     assert err.splitlines()[-1].startswith("mvrec: error: --data.size: model.backbone.image_size: image_size must be")
 
 
 def test_a_checkpoint_knows_its_size():
-    sizes, lines = stopped(f"--ckpt_path={CHECKPOINT}", "--data.root=x", "--data.size=96")
+    sizes, lines = stopped(f"--ckpt_path={CHECKPOINT}", "--data.root=.", "--data.size=96")
     assert (sizes["num_frames"], sizes["image_size"]) == (4, 64)
     assert not lines

@@ -81,8 +81,8 @@ def whole(tiny, tmp_path_factory):
 @pytest.mark.parametrize(
     ("batch", "workers"),
     [
-        *((5, 0), (6, 0), (16, 2)),  # between two steps; in a validation; in the second epoch
-        *(pytest.param(batch, batch % 3, marks=pytest.mark.slow) for batch in (1, 2, 3, 11, 12, 13, 19, 21)),
+        *((5, 0), (16, 2)),  # between two steps; in the second epoch
+        *(pytest.param(batch, batch % 3, marks=pytest.mark.slow) for batch in (1, 2, 3, 6, 11, 12, 13, 19, 21)),
     ],
 )
 def test_a_checkpoint_of_any_batch_goes_on_bit_for_bit(command, whole, tmp_path, batch, workers):
@@ -126,10 +126,13 @@ WAYS = {"stop": 0, "save": 2, "signal": STOP_EXIT, "interrupt": 130, "error": No
 @pytest.mark.parametrize(
     ("way", "batches"),
     [
-        *(("stop", 3), ("save", 6), ("signal", 3), ("interrupt", 5), ("error", 3), ("error in validation", 12)),
+        *(("signal", 3), ("interrupt", 5), ("error", 3), ("error in validation", 12)),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("stop", 1), ("stop", 4), ("stop", 6), ("error", 6), ("signal", 6), ("save", 1), ("save", 4))
+            for case in (
+                *(("stop", 1), ("stop", 3), ("stop", 4), ("stop", 6), ("error", 6), ("signal", 6)),
+                *(("save", 1), ("save", 4), ("save", 6)),
+            )
         ),
     ],
 )

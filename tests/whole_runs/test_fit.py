@@ -145,7 +145,8 @@ def test_a_run_without_end_is_refused(command, tiny, tmp_path):
     assert err.splitlines()[-1] == expected
 
 
-@pytest.mark.parametrize("network", ["mvit_b_16x4", pytest.param("torchvision/r3d_18", marks=pytest.mark.slow)])
+@pytest.mark.slow  # full size; of a small network: test_finetune.py
+@pytest.mark.parametrize("network", ["mvit_b_16x4", "torchvision/r3d_18"])
 def test_a_checkpoint_is_enough_without_the_weights_that_its_run_started_from(command, tiny, tmp_path, network):
     """First released without pooled keys in two blocks, the network is known from its weights alone."""
     from mvrec.models import create_model

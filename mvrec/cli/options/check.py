@@ -120,7 +120,8 @@ def check_early(args: Sequence[str]) -> None:
     settings = entries(arguments)
     _check_protocol(command, settings)
     check_networks(settings)
-    _check_files(settings)
+    if not has_checkpoint:  # two checkpoints are refused as such later
+        _check_files(settings)
     has_checkpoint |= any(last_value(settings, key) is not None for key in ("ckpt_path", "resume"))
     names = [name for name, _ in flags(arguments)]
     is_run = not any(name.startswith("--print_config") or name.endswith(".help") for name in names)
@@ -169,6 +170,8 @@ def _check_files(settings: Sequence[Entry]) -> None:
         path = Path(entry.value)
         raise UserError(f"{entry.where}: checkpoint {str(path)!r} does not exist{_nearest_file(path, '*.ckpt')}")
     weights = last_value(settings, "model.weights")
+    if entry is None and last_value(settings, "resume") is not None:
+        return  # a run that is resumed needs the weights of its start no more
     if entry is None and weights is not None and not at_home(weights.value).exists():
         path = at_home(weights.value)
         raise UserError(f"{weights.where}: {path}: no such file{_nearest_file(path)}")
