@@ -10,8 +10,6 @@ from mvrec.files import json_text, write_atomically
 if TYPE_CHECKING:
     from mvrec.tasks.scores import Scores
 
-NOT_FINITE = "the network's outputs are not finite"  # the cause of failure of a readable sample
-
 
 def score_line(scores: "Scores", stage: str, *, noun: str, protocol: Any, split: str) -> str:
     """Return the line with the score and its context.
@@ -49,11 +47,11 @@ def failures(scores: "Scores", *, noun: str) -> Iterator[str]:
         scores: The result of an evaluation.
         noun: The name of samples, in the plural.
     """
-    yield from (f"{bad.path}: {bad.cause}" for bad in scores.failed if bad.cause != NOT_FINITE)
+    yield from (f"{bad.path}: {bad.cause}" for bad in scores.unreadable)
     if scores.not_finite:
         named = ", ".join(bad.path for bad in scores.not_finite[:3])
         more = f" and {len(scores.not_finite) - 3} more" if len(scores.not_finite) > 3 else ""
-        yield f"{NOT_FINITE} for {len(scores.not_finite)} of {scores.expected} {noun}: {named}{more}"
+        yield f"{scores.not_finite[0].cause} for {len(scores.not_finite)} of {scores.expected} {noun}: {named}{more}"
 
 
 def write_metrics(path: Path, scores: "Scores", *, stage: str, protocol: Any, noun: str, facts: dict[str, Any]) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor
 from mvrec.data.loading.batch import PADDING_ID, BadSample
 from mvrec.data.views.targets import NoTarget, Target
 from mvrec.errors import UserError
-from mvrec.tasks.score_text import NOT_FINITE
+
+NOT_FINITE = "the network's outputs are not finite"  # the cause of failure of a readable sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,11 @@ class Extent:
     def not_finite(self) -> tuple[BadSample, ...]:
         """Readable samples whose outputs are not finite."""
         return tuple(bad for bad in self.failed if bad.cause == NOT_FINITE)
+
+    @property
+    def unreadable(self) -> tuple[BadSample, ...]:
+        """The failed samples that could not be read."""
+        return tuple(bad for bad in self.failed if bad.cause != NOT_FINITE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from mvrec.data.views import pixel_operations as tvf
 from mvrec.data.views.geometry import Box, Geometry, TrainInterpolation
-from mvrec.data.views.normalisation import Normalisation
 from mvrec.data.views.rand_augment import RandAugment
 from mvrec.seeds import derive_seed
 
@@ -87,21 +85,6 @@ class Augment:
             raise ValueError(
                 f"crop_side must be two ascending numbers in 0..1, got {self.crop_side[0]}, {self.crop_side[1]}"
             )
-
-
-def normalise(clips: Tensor, normalisation: Normalisation) -> Tensor:
-    """Convert uint8 (B, C, T, H, W) or (B, C, H, W) to normalised float32 of the same shape."""
-    shape = (1, 3) + (1,) * (clips.ndim - 2)
-    offset, factor = _on_device(normalisation, clips.device)
-    return torch.addcmul(offset.view(shape), clips.float(), factor.view(shape))
-
-
-@lru_cache(maxsize=16)
-def _on_device(normalisation: Normalisation, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the summand and the factor of pixels, (3,) each; cached, because a copy waits for the device."""
-    with torch.inference_mode(False):
-        mean, std = torch.tensor(normalisation.mean, device=device), torch.tensor(normalisation.std, device=device)
-        return -mean / std, 1 / (255 * std)
 
 
 def crop_and_resize(

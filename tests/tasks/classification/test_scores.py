@@ -8,8 +8,7 @@ from mvrec.data.loading.batch import PADDING_ID, BadSample
 from mvrec.data.views.targets import ClassIndex
 from mvrec.errors import UserError
 from mvrec.tasks.classification.scores import ClassTally
-from mvrec.tasks.score_text import NOT_FINITE
-from mvrec.tasks.scores import ScoreKeeper
+from mvrec.tasks.scores import NOT_FINITE, ScoreKeeper
 
 
 def logits_of(*rows):
