@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("mvrec", "benchmarks", "data_prep")
 PAGES = ("README.md", "CHANGELOG.md", "docs/**/*.md", "configs/**/*.yaml")
 # Earlier commits have longer subjects.
-SUBJECTS_SINCE = "2026-11-29T23:45:00Z"
+SUBJECTS_SINCE = "2026-11-29T21:30:00Z"
 LONGEST_SUBJECT = 72
 
 # Participles and pronouns that fit a value of any type.
