@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mvrec.data.views import pixel_operations as tvf
 from mvrec.data.views.geometry import Box, Geometry, TrainInterpolation
+from mvrec.data.views.normalisation import Normalisation as Normalisation  # class paths of earlier versions
 from mvrec.data.views.rand_augment import RandAugment
 from mvrec.seeds import derive_seed
 
