@@ -1,9 +1,12 @@
-"""Log messages as plain lines on stderr; an error comes last. Importing this module costs nothing."""
+"""Log messages as plain lines on stderr; an error comes last, also one of arguments. No heavy import."""
 
+import argparse
 import logging
 import re
 import sys
 from typing import NoReturn
+
+from mvrec.errors import UserError, nearest
 
 USAGE_ERROR = 2
 
@@ -64,3 +67,13 @@ def _from_first_process(record: logging.LogRecord) -> bool:
     lightning = sys.modules.get("lightning.pytorch.utilities.rank_zero")  # knows the rank if it is loaded
     rank = getattr(getattr(lightning, "rank_zero_only", None), "rank", 0)
     return record.levelno >= logging.WARNING or rank in (0, None)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose errors are one line with the nearest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the error with the way to the help."""
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        flags = re.findall(r"--[\w-]+", self.format_usage())
+        raise UserError(f"{message}{nearest(unknown[1], flags) if unknown else ''} ({self.prog} --help)")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mvrec.cli.main import COMMANDS, LIGHTNING
 from mvrec.cli.options import class_options, command_options, options
+from mvrec.errors import UserError
 from mvrec.recipes import recipes
 
 ROOT = Path(__file__).parents[1]
@@ -94,8 +95,14 @@ def test_commands_have_known_names_and_flags(monkeypatch, capsys):
                 COMMANDS[command](command, words)
             except ParsedError:
                 continue
-            except SystemExit:  # a mention of a flag, without what the command is to work on
-                assert "arguments are required" in capsys.readouterr().err, said
+            except UserError as error:
+                message = str(error)
+            except SystemExit:
+                message = capsys.readouterr().err
+            else:
+                continue
+            # a mention of a flag, without what the command is to work on
+            assert "arguments are required" in message, said
 
 
 def test_python_code_imports_names_that_exist():

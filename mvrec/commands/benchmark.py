@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from mvrec.cli.lightning import instantiate
-from mvrec.commands import CommandParser
 from mvrec.data.loading.batch import Item, SampleKey, collate
 from mvrec.data.loading.loader import ClipLoader, TrainBatches
 from mvrec.data.loading.samples import TrainSamples
 from mvrec.data.loading.step_times import stage
 from mvrec.data.sets.recognition_data import RecognitionData
 from mvrec.errors import UserError
+from mvrec.messages import CommandParser
 from mvrec.ranges import POSITIVE, check_range
 
 STEPS = ("decode", "transform", "collate")

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from mvrec.commands import CommandParser
 from mvrec.errors import UserError
 from mvrec.export.model_card import model_card, origin_of, save_weights
 from mvrec.files import at_home, atomic_path, json_text, write_atomically
+from mvrec.messages import CommandParser
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints import LoadReport
 from mvrec.models.checkpoints.files import StoredWeights, read_weights

@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 
 from mvrec.cli.lightning import run
-from mvrec.commands import CommandParser
 from mvrec.files import at_home
+from mvrec.messages import CommandParser
 from mvrec.tasks.classification.scores import SingleLabelScores
 
 CONFIG = "demo"

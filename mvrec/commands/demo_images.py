@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvrec.cli.lightning import run
-from mvrec.commands import CommandParser
 from mvrec.files import at_home
+from mvrec.messages import CommandParser
 from mvrec.recipes import find_config
 from mvrec.tasks.classification.scores import SingleLabelScores
 

@@ -11,9 +11,9 @@ import time
 from collections.abc import Sequence
 
 from mvrec import __version__
-from mvrec.commands import CommandParser
 from mvrec.doctor.checks import Check, lines
 from mvrec.errors import UserError
+from mvrec.messages import CommandParser
 from mvrec.ranges import POSITIVE, check_range
 
 ALONE = 0  # --dist without a number: the processes were started by a launcher

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mvrec.commands import CommandParser
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
 from mvrec.data.listing.index import Sample
 from mvrec.data.loading.clips import clip_views, timed_frames
@@ -38,6 +37,7 @@ from mvrec.inference.overlay import (
 from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.sources import LISTS, as_sample, find_sources
+from mvrec.messages import CommandParser
 from mvrec.ranges import check_range
 from mvrec.tasks.outputs import CLASSIFICATION, need_task
 

@@ -1,10 +1,10 @@
 """`mvrec export`: a trained network as one file for other runtimes."""
 
-from mvrec.commands import CommandParser
 from mvrec.export.exporting import OPSETS, check_request, export
 from mvrec.files import at_home
 from mvrec.inference.hub_files import local_path
 from mvrec.inference.recogniser import load_recogniser
+from mvrec.messages import CommandParser
 from mvrec.models.checkpoints.files import each_file_once
 from mvrec.runs.weights_origin import checkpoint_of
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from mvrec.commands import CommandParser
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
 from mvrec.data.listing.index import Sample
 from mvrec.errors import DecodeError, UserError
@@ -20,6 +19,7 @@ from mvrec.inference.features import FORMATS, POOLS, Format, Selection, extract,
 from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.sources import find_sources
+from mvrec.messages import CommandParser
 from mvrec.ranges import check_range
 
 RECORD = "extract.json"

@@ -2,11 +2,11 @@
 
 import argparse
 
-from mvrec.commands import CommandParser
 from mvrec.errors import UserError
 from mvrec.export.hub import pull, push_to_hub, repository, save_pretrained
 from mvrec.files import at_home
 from mvrec.inference.recogniser import load_recogniser
+from mvrec.messages import CommandParser
 from mvrec.models.checkpoints.files import each_file_once
 
 

@@ -1,7 +1,7 @@
 """`mvrec models`: the zoo as a table."""
 
-from mvrec.commands import CommandParser
 from mvrec.errors import UserError, nearest
+from mvrec.messages import CommandParser
 from mvrec.published import PUBLISHED, Published, list_models
 
 HEADER = ("name", "input", "parameters", "GMACs", "top-1", "trained on", "source", "loads, besides mvrec's own")

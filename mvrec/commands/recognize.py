@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, get_args
 
-from mvrec.commands import CommandParser
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
 from mvrec.data.video.stream import Stream, is_stream
 from mvrec.data.video.video import Decoder
@@ -20,6 +19,7 @@ from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.recognising import Recognition, recognise_files, recognise_stream
 from mvrec.inference.sources import find_sources
+from mvrec.messages import CommandParser
 from mvrec.ranges import POSITIVE, check_range
 from mvrec.tasks.outputs import TaskOutputs
 

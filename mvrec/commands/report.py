@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mvrec.commands import CommandParser
 from mvrec.data.views.protocol import Protocol, protocol_of
 from mvrec.errors import DecodeError, UserError, install_hint
 from mvrec.files import at_home, write_atomically
+from mvrec.messages import CommandParser
 from mvrec.ranges import COUNT_OR_NONE, check_range
 from mvrec.report.charts import Panel
 from mvrec.report.page import render_report

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mvrec.errors import DecodeError, UserError
 from mvrec.files import at_home, remove_leftovers
+from mvrec.messages import CommandParser
 from mvrec.prep import console, sources
 from mvrec.prep.console import shown
 from mvrec.prep.jobs import Failure, run_jobs
@@ -322,7 +323,7 @@ def report(source: sources.Source, result: Verdict, settings: Settings) -> dict[
     }
 
 
-def arguments() -> console.Parser:
+def arguments() -> CommandParser:
     """Build the parser."""
     parser = console.parser("check", __doc__ or "")
     parser.add_argument("root", type=at_home, help="a data set: a folder of files or with lists, or one list")

@@ -12,22 +12,15 @@ from tqdm import tqdm
 
 from mvrec.errors import UserError
 from mvrec.machine import visible_cores
+from mvrec.messages import CommandParser
 from mvrec.prep.jobs import stop
 
 ALL_FINE, SOME_BAD, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise the error, which `run_tool` prints."""
-        raise UserError(f"{message} (see --help)")
-
-
-def parser(name: str, description: str) -> Parser:
+def parser(name: str, description: str) -> CommandParser:
     """Build a parser with the options of all tools."""
-    built = Parser(
+    built = CommandParser(
         prog=f"mvrec prep {name}", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     built.add_argument("--workers", type=positive(int), default=visible_cores(), help="processes")
@@ -35,7 +28,7 @@ def parser(name: str, description: str) -> Parser:
     return built
 
 
-def add_limits(target: Parser, *, seconds: float) -> None:
+def add_limits(target: CommandParser, *, seconds: float) -> None:
     """Add the options for the limits of a file."""
     target.add_argument("--timeout", type=positive(float), default=seconds, help="seconds that one file may take")
     target.add_argument("--memory", type=positive(float), default=4.0, help="GiB that one file may take")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mvrec.errors import UserError
 from mvrec.files import at_home, atomic_path, remove_leftovers, write_atomically
+from mvrec.messages import CommandParser
 from mvrec.prep import console
 from mvrec.prep.jobs import Failure, run_jobs
 from mvrec.prep.journal import Journal, stamp, without_leftovers, write_json
@@ -229,7 +230,7 @@ def write_lists(splits: Mapping[str, Sequence[Image]], wnids: Sequence[str], roo
     return [*written, out / "classes.txt"]
 
 
-def arguments() -> console.Parser:
+def arguments() -> CommandParser:
     """Build the parser."""
     parser = console.parser("imagenet", __doc__ or "")
     parser.add_argument("root", type=at_home, help=f"the folder with {TRAIN}, {VAL} and {DEVKIT}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvrec.errors import UserError
 from mvrec.files import at_home, remove_leftovers, write_atomically
+from mvrec.messages import CommandParser
 from mvrec.prep import console, sources
 from mvrec.prep.console import shown
 from mvrec.prep.journal import Journal, write_json
@@ -284,7 +285,7 @@ _REPEATS = {
 }
 
 
-def arguments() -> console.Parser:
+def arguments() -> CommandParser:
     """Build the parser."""
     parser = console.parser("index", __doc__ or "")
     parser.add_argument("root", type=at_home, help="a data set in any layout")

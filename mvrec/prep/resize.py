@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvrec.errors import UserError
 from mvrec.files import at_home, remove_leftovers
+from mvrec.messages import CommandParser
 from mvrec.prep import console, sources
 from mvrec.prep.console import shown
 from mvrec.prep.jobs import Failure, run_jobs
@@ -168,7 +169,7 @@ def summary(tasks: dict[str, Task], results: dict[str, dict[str, Any] | Failure]
     return text, {"counts": counts, "failures": failures}
 
 
-def arguments() -> console.Parser:
+def arguments() -> CommandParser:
     """Build the parser."""
     parser = console.parser("resize", __doc__ or "")
     parser.add_argument("root", type=at_home, help="a data set: a folder of files or with lists, or one list")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from mvrec.errors import DecodeError, UserError
 from mvrec.files import at_home, atomic_path, remove_leftovers
+from mvrec.messages import CommandParser
 from mvrec.prep import console, sources
 from mvrec.prep.console import shown
 from mvrec.prep.jobs import Failure, run_jobs
@@ -257,7 +258,7 @@ def listed(
             yield row._replace(path=f"{tar}/{piece.name}", offset=offset, size=size)
 
 
-def arguments() -> console.Parser:
+def arguments() -> CommandParser:
     """Build the parser."""
     parser = console.parser("shard", __doc__ or "")
     parser.add_argument("root", type=at_home, help="a data set: a folder of files or with lists, or one list")
