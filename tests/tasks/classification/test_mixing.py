@@ -1,4 +1,3 @@
-import math
 import random
 
 import pytest
@@ -17,24 +16,22 @@ def counted_clips(shape=SHAPE):
 
 
 @pytest.mark.parametrize("shape", [SHAPE, (4, 3, 20, 30)])
-@pytest.mark.parametrize("seed", range(20))
-def test_cutmix_cuts_height_and_width_but_not_time(shape, seed):
+def test_cutmix_cuts_height_and_width_but_not_time(shape):
     clips = counted_clips(shape)
     before = clips.clone()
-    mixed, kept = cutmix(clips, 0.6, random.Random(seed))
-    assert torch.equal(clips, before)
-    foreign = mixed != clips
-    if len(shape) == 5:
-        assert torch.equal(foreign, foreign[:, :, :1].expand_as(foreign))
-    mask = foreign[0, 0, 0] if len(shape) == 5 else foreign[0, 0]
-    assert torch.equal(foreign, mask.expand_as(foreign))
-    rows, columns = mask.any(1), mask.any(0)
-    assert torch.equal(mask, rows[:, None] & columns)  # one rectangle
-    assert rows.int().diff().abs().sum() <= 2
-    assert columns.int().diff().abs().sum() <= 2
-    assert torch.equal(mixed[foreign], clips.flip(0)[foreign])
-    assert kept == pytest.approx(1 - mask.float().mean().item())
-    assert 0.59 < kept < 1  # cut off at the border, never larger than asked for
+    for seed in range(10):
+        mixed, kept = cutmix(clips, 0.6, random.Random(seed))
+        assert torch.equal(clips, before)
+        foreign = mixed != clips
+        mask = foreign.flatten(0, -3)[0]
+        assert torch.equal(foreign, mask.expand_as(foreign))
+        rows, columns = mask.any(1), mask.any(0)
+        assert torch.equal(mask, rows[:, None] & columns)  # one rectangle
+        assert rows.int().diff().abs().sum() <= 2
+        assert columns.int().diff().abs().sum() <= 2
+        assert torch.equal(mixed[foreign], clips.flip(0)[foreign])
+        assert kept == pytest.approx(1 - mask.float().mean().item())
+        assert 0.59 < kept < 1  # cut off at the border, never larger than asked for
 
 
 def test_cutmix_rectangles_have_the_shape_of_the_frame_and_lie_everywhere():
@@ -49,13 +46,13 @@ def test_cutmix_rectangles_have_the_shape_of_the_frame_and_lie_everywhere():
     assert touched.min() > 0
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_mixup_is_a_blend_with_the_mirrored_batch(seed):
-    clips, targets = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)), torch.eye(4)
-    mixed, mixed_targets = Mixing(cutmix_alpha=0)(clips, targets, seed=seed)
-    keep = mixed_targets[0, 0]
-    assert mixed_targets[0].tolist() == pytest.approx([float(keep), 0, 0, 1 - float(keep)], abs=1e-6)
-    torch.testing.assert_close(mixed, keep * clips + (1 - keep) * clips.flip(0))
+def test_mixup_is_a_blend_with_the_mirrored_batch():
+    for seed in range(5):
+        clips, targets = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)), torch.eye(4)
+        mixed, mixed_targets = Mixing(cutmix_alpha=0)(clips, targets, seed=seed)
+        keep = mixed_targets[0, 0]
+        assert mixed_targets[0].tolist() == pytest.approx([float(keep), 0, 0, 1 - float(keep)], abs=1e-6)
+        torch.testing.assert_close(mixed, keep * clips + (1 - keep) * clips.flip(0))
 
 
 def test_mixup_shares_follow_the_beta_distribution():
@@ -66,19 +63,18 @@ def test_mixup_shares_follow_the_beta_distribution():
     assert keeps.var().item() == pytest.approx(1 / (4 * (2 * 0.8 + 1)), abs=0.01)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_cutmix_arithmetic_is_that_of_torchvision(seed):
-    images, targets = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(seed)), torch.eye(2)
-    mixed, mixed_targets = Mixing(mixup_alpha=0)(images, targets, seed=seed)
-    mask = (mixed != images).any(0).any(0)
-    ys, xs = mask.nonzero().T
-    box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1) if len(xs) else (0, 0, 0, 0)
-    adjusted = 1 - (box[2] - box[0]) * (box[3] - box[1]) / (32 * 48)
-    labels = targets.clone()
-    params = {"box": box, "lam_adjusted": adjusted, "labels": labels, "batch_size": 2}
+def test_cutmix_arithmetic_is_that_of_torchvision():
     reference = v2.CutMix(num_classes=2)
-    torch.testing.assert_close(mixed, reference.transform(images, params))
-    torch.testing.assert_close(mixed_targets, reference.transform(labels, params))
+    for seed in range(5):
+        images, targets = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(seed)), torch.eye(2)
+        mixed, mixed_targets = Mixing(mixup_alpha=0)(images, targets, seed=seed)
+        ys, xs = (mixed != images).any(0).any(0).nonzero().T
+        box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1) if len(xs) else (0, 0, 0, 0)
+        adjusted = 1 - (box[2] - box[0]) * (box[3] - box[1]) / (32 * 48)
+        labels = targets.clone()
+        params = {"box": box, "lam_adjusted": adjusted, "labels": labels, "batch_size": 2}
+        torch.testing.assert_close(mixed, reference.transform(images, params))
+        torch.testing.assert_close(mixed_targets, reference.transform(labels, params))
 
 
 def test_same_seed_same_batch_and_no_global_random_numbers():
@@ -92,20 +88,19 @@ def test_same_seed_same_batch_and_no_global_random_numbers():
     assert torch.equal(torch.get_rng_state(), states[1])
 
 
-def test_probabilities():
-    clips, targets = counted_clips(), torch.eye(4)
+def test_probabilities_of_mixing_at_all_and_of_cutmix():
+    clips, targets = counted_clips((4, 1, 2, 6, 6)), torch.eye(4)
     unmixed = Mixing(probability=0.0)(clips, targets, seed=0)
     assert unmixed[0] is clips
     assert unmixed[1] is targets
 
-    def kind(mixing, seed):
-        mixed, mixed_targets = mixing(clips, targets, seed=seed)
-        if torch.equal(mixed_targets, targets):
-            return "none"
-        return "cutmix" if set(mixed.unique().tolist()) <= {0, 1, 2, 3} else "mixup"
-
-    def share(what, **options):
-        return sum(kind(Mixing(**options), seed) == what for seed in range(300)) / 300
+    def share(kind, **options):
+        kinds = []
+        for seed in range(300):
+            mixed, mixed_targets = Mixing(**options)(clips, targets, seed=seed)
+            whole_pixels = set(mixed.unique().tolist()) <= {0, 1, 2, 3}
+            kinds.append("none" if torch.equal(mixed_targets, targets) else "cutmix" if whole_pixels else "mixup")
+        return kinds.count(kind) / 300
 
     assert share("cutmix", switch_probability=0.0) == 0
     assert share("mixup", switch_probability=1.0) == 0
@@ -119,12 +114,11 @@ def test_impossible_alphas(alphas):
         Mixing(*alphas)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_soft_targets_are_label_smoothing(smoothing):
-    generator = torch.Generator().manual_seed(0)
-    logits, labels = torch.randn(6, 5, generator=generator), torch.tensor([0, 4, 2, 2, 1, 3])
+    logits, labels = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 4, 2, 2, 1, 3])
     targets = soft_targets(labels, 5, smoothing=smoothing)
     assert targets.dtype == torch.float32
     torch.testing.assert_close(targets.sum(1), torch.ones(6))
-    ours = F.cross_entropy(logits, targets)
-    assert math.isclose(ours, F.cross_entropy(logits, labels, label_smoothing=smoothing), rel_tol=1e-6)
+    expected = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    torch.testing.assert_close(F.cross_entropy(logits, targets), expected, rtol=1e-6, atol=0)
