@@ -1,7 +1,7 @@
 """Protocols by name: the pixels, crops and frames of the reference implementations, worked out beside them."""
 
+import json
 import math
-import re
 import warnings
 
 import numpy as np
@@ -20,7 +20,7 @@ from mvrec.errors import UserError
 VIDEO = ClipProtocol(
     ClipSpec(16, 4, target_fps=None), Views(num_clips=2, short_side=300), 224, Normalisation((0.1,) * 3, (0.2,) * 3)
 )
-FRAMES = [(240, 320), (320, 240), (256, 340), (360, 640), (225, 225), (257, 259), (128, 171)]
+FRAMES = [(320, 240), (256, 340), (225, 225), (257, 259), (128, 171)]
 
 
 def test_every_preset_is_what_its_source_says():
@@ -48,60 +48,44 @@ def test_sizes_scale_with_the_crop():
     assert preset("slowfast-5x1").applied(large).views.short_side == 356
 
 
-@pytest.mark.parametrize(
-    ("name", "protocol", "message"),
-    [
+def test_an_unknown_preset_or_one_for_another_kind_of_data_is_refused():
+    for name, protocol, message in (
         ("imagenet-mvit", VIDEO, "this protocol is for images, the network takes videos"),
         ("slowfast-5x1", ImageProtocol(), "this protocol is for videos, the network takes images"),
-    ],
-)
-def test_a_preset_for_another_kind_of_data_is_refused(name, protocol, message):
-    with pytest.raises(UserError, match=message):
-        preset(name).applied(protocol)
+        ("slowfast-5x2", VIDEO, "there is no protocol 'slowfast-5x2'; did you mean '"),
+    ):
+        with pytest.raises(UserError, match=message):
+            preset(name).applied(protocol)
 
 
-def test_an_unknown_name_is_answered_with_the_nearest():
-    with pytest.raises(UserError, match=re.escape("--protocol: there is no protocol 'slowfast-5x2'; did you mean '")):
-        preset("slowfast-5x2")
+def test_a_protocol_comes_back_from_a_checkpoint_of_this_or_an_earlier_version():
+    for protocol in (VIDEO, PRESETS["ssv2-1x3"].applied(VIDEO), ImageProtocol(upright=True)):
+        values = json.loads(json.dumps(protocol.as_dict()))
+        assert protocol_of(values) == protocol
+        assert values.pop("kind") == protocol.kind  # which earlier versions did not write
+        assert protocol_of(values) == protocol
 
 
-@pytest.mark.parametrize("protocol", [VIDEO, ImageProtocol(), PRESETS["ssv2-1x3"].applied(VIDEO)], ids=str)
-def test_a_protocol_comes_back_from_a_checkpoint(protocol):
-    import json
-
-    assert protocol_of(json.loads(json.dumps(protocol.as_dict()))) == protocol
-
-
-@pytest.mark.parametrize("protocol", [VIDEO, ImageProtocol(upright=True)])
-def test_a_protocol_of_an_earlier_version_has_no_kind(protocol):
-    values = protocol.as_dict()
-    assert values.pop("kind") == protocol.kind
-    assert protocol_of(values) == protocol
-
-
-def test_an_unknown_kind_is_named():
+def test_a_protocol_of_another_version_is_refused():
+    for change in ({"clip": {"frames": 3}}, {"normalisation": {}}, {"sides": 3}):
+        with pytest.raises(ValueError, match="not written by this version of mvrec"):
+            protocol_of({**VIDEO.as_dict(), **change})
     with pytest.raises(ValueError, match="no protocol of kind 'tiles', only clips, images"):
         protocol_of({**VIDEO.as_dict(), "kind": "tiles"})
 
 
-@pytest.mark.parametrize("change", [{"clip": {"frames": 3}}, {"normalisation": {}}, {"sides": 3}])
-def test_a_protocol_of_another_version_is_refused(change):
-    with pytest.raises(ValueError, match="not written by this version of mvrec"):
-        protocol_of({**VIDEO.as_dict(), **change})
-
-
-@pytest.mark.parametrize(("height", "width"), FRAMES)
-def test_pixels_are_those_of_torchvisions_preset(height, width):
+def test_pixels_are_those_of_torchvisions_preset():
     from torchvision.models.video import MViT_V1_B_Weights
 
-    frames = np.random.default_rng(height).integers(0, 256, (3, height, width, 3), dtype=np.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        expected = MViT_V1_B_Weights.KINETICS400_V1.transforms()(torch.from_numpy(frames).permute(0, 3, 1, 2))
     protocol = preset("torchvision-mvit").applied(VIDEO)
-    found = views_of(frames, protocol.geometries(height, width))
-    clip = Normalisation()(found.transpose(1, 2))[0]  # the preset's 0.45 and 0.225
-    torch.testing.assert_close(clip, expected, atol=1e-6, rtol=0)
+    for height, width in FRAMES:
+        frames = np.random.default_rng(height).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = MViT_V1_B_Weights.KINETICS400_V1.transforms()(torch.from_numpy(frames).permute(0, 3, 1, 2))
+        views = views_of(frames, protocol.geometries(height, width))
+        clip = Normalisation()(views.transpose(1, 2))[0]  # the preset's 0.45 and 0.225
+        torch.testing.assert_close(clip, expected, atol=1e-6, rtol=0)
 
 
 def slowfast_crop(frames, *, scale, size, place):
@@ -122,20 +106,19 @@ def slowfast_crop(frames, *, scale, size, place):
     return clip[:, :, y : y + size, x : x + size]
 
 
-@pytest.mark.parametrize(("height", "width"), FRAMES)
 @pytest.mark.parametrize("name", ["slowfast-5x1", "slowfast-10x3"])
-def test_pixels_are_those_of_slowfast_to_half_a_grey_level(height, width, name):
+def test_pixels_are_those_of_slowfast_to_half_a_grey_level(name):
     """SlowFast scales floats, here frames stay bytes until they are on the device."""
-    frames = np.random.default_rng(width).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
     protocol = preset(name).applied(VIDEO)
-    found, views = views_of(frames, protocol.geometries(height, width)), protocol.views
-    places = [1] if views.num_crops == 1 else [0, 1, 2]
-    for view, place in zip(found, places, strict=True):
-        expected = slowfast_crop(frames, scale=views.short_side, size=224, place=place)
-        torch.testing.assert_close(view.float(), expected, atol=0.5 + 1e-3, rtol=0)
+    places = [1] if protocol.views.num_crops == 1 else [0, 1, 2]
+    for height, width in FRAMES:
+        frames = np.random.default_rng(width).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+        for view, place in zip(views_of(frames, protocol.geometries(height, width)), places, strict=True):
+            expected = slowfast_crop(frames, scale=protocol.views.short_side, size=224, place=place)
+            torch.testing.assert_close(view.float(), expected, atol=0.5 + 1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("fps", [12.5, 15, 24, 25, 29.97, 30, 50, 59.94, 60])
+@pytest.mark.parametrize("fps", [12.5, 15, 25, 29.97, 30, 60])
 def test_clips_are_those_of_torchvisions_references(fps):
     from torchvision.datasets.samplers import UniformClipSampler
     from torchvision.datasets.video_utils import VideoClips
@@ -144,28 +127,26 @@ def test_clips_are_those_of_torchvisions_references(fps):
         def __init__(self, clips):
             self.clips = [clips]
 
-    compared = 0
-    for num_frames in (60, 64, 65, 100, 250, 299, 300, 301, 1000):
+    spec, compared = ClipSpec(16, 4, target_fps=30.0), 0
+    for num_frames in (60, 65, 100, 250, 299, 300, 301, 1000):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of videos that it leaves out
             # The "time stamps" are the frame numbers, so that clips show which frames they have.
             clips, _ = VideoClips.compute_clips_for_video(torch.arange(num_frames), 16, 1, fps, 7.5)
-        if not len(clips):
-            continue
-        expected = torch.stack([clips[number] for number in UniformClipSampler(Clips(clips), 5)])
-        found = uniform_clips(Window(0, num_frames), fps, ClipSpec(16, 4, target_fps=30.0), num_clips=5)
-        assert torch.equal(found, expected), num_frames
-        shifted = uniform_clips(Window(7, num_frames), fps, ClipSpec(16, 4, target_fps=30.0), num_clips=5)
-        assert torch.equal(shifted, expected + 7)
-        compared += 1
+        if len(clips):
+            expected = torch.stack([clips[number] for number in UniformClipSampler(Clips(clips), 5)])
+            for first in (0, 7):
+                chosen = uniform_clips(Window(first, num_frames), fps, spec, num_clips=5)
+                assert torch.equal(chosen, expected + first), num_frames
+            compared += 1
     assert compared >= 5
 
 
 def test_a_video_too_short_for_uniform_clips_follows_the_policy():
-    found = uniform_clips(Window(0, 20), 30, ClipSpec(16, 4), num_clips=5)
-    assert found.shape == (5, 16)
-    assert (found[0] == found).all()
-    assert found.max() == 19
+    chosen = uniform_clips(Window(0, 20), 30, ClipSpec(16, 4), num_clips=5)
+    assert chosen.shape == (5, 16)
+    assert (chosen[0] == chosen).all()
+    assert chosen.max() == 19
     with pytest.raises(ClipTooLongError):
         uniform_clips(Window(0, 20), 30, ClipSpec(16, 4, short_video="error"), num_clips=5)
 
