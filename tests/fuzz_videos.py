@@ -10,6 +10,7 @@ them with another process.
 
 import argparse
 import collections
+import shutil
 import sys
 import tempfile
 import time
@@ -147,21 +148,21 @@ def read_some_frames(path, decoder):
 
 def outcome_of(path, decoder, *, seconds, read=read_some_frames):
     """What reading a file comes to in a process of its own: see `GOOD`, or how the process ended, or an exception."""
+
+    def read_in_child():
+        try:
+            read(path, decoder)
+        except DecodeError as error:
+            in_one_line = str(error).startswith(f"{path}: ") and "\n" not in str(error)
+            return "DecodeError" if in_one_line else f"badly said: {error!s:.200}"
+        except BaseException as error:
+            return f"{type(error).__name__}: {error!s:.200}"
+        return "frames"
+
     try:
-        return apart(_read_in_child, path, decoder, read, limits=Limits(seconds, GIB))
+        return apart(read_in_child, limits=Limits(seconds, GIB))
     except ChildError as error:
         return str(error)
-
-
-def _read_in_child(path, decoder, read):
-    try:
-        read(path, decoder)
-    except DecodeError as error:
-        in_one_line = str(error).startswith(f"{path}: ") and "\n" not in str(error)
-        return "DecodeError" if in_one_line else f"badly said: {error!s:.200}"
-    except BaseException as error:
-        return f"{type(error).__name__}: {error!s:.200}"
-    return "frames"
 
 
 def fuzz(files, decoder, *, mutants, seed, seconds, keep, read=read_some_frames):
@@ -175,14 +176,11 @@ def fuzz(files, decoder, *, mutants, seed, seconds, keep, read=read_some_frames)
             path.write_bytes(data)
             outcome = outcome_of(path, decoder, seconds=seconds, read=read)
             tally[mutation][outcome.partition(":")[0]] += 1
-            if outcome in GOOD:
-                path.unlink()
-                continue
-            keep.mkdir(parents=True, exist_ok=True)
-            kept = keep / path.name
-            kept.write_bytes(data)
+            if outcome not in GOOD:
+                keep.mkdir(parents=True, exist_ok=True)
+                kept = Path(shutil.copy(path, keep))
+                findings.append(f"{kept} ({mutation}): {outcome}")
             path.unlink()
-            findings.append(f"{kept} ({mutation}): {outcome}")
     return tally, findings
 
 
@@ -200,28 +198,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutants", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds-per-file", type=float, default=20)
+    parser.add_argument("--seconds-per-file", dest="seconds", type=float, default=20)
     parser.add_argument("--decoder", choices=["auto", "pyav", "decord", "torchcodec"], default="auto")
     parser.add_argument("--keep", type=Path, default=Path("fuzz_findings"), help="where findings are kept")
     options = parser.parse_args()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         files = write_seed_files(folder)
-    tally, findings = fuzz(
-        files,
-        options.decoder,
-        mutants=options.mutants,
-        seed=options.seed,
-        seconds=options.seconds_per_file,
-        keep=options.keep,
-    )
-    lines = [
-        f"{options.decoder}: {options.mutants} mutants, seed {options.seed}, {time.monotonic() - begin:.0f} s",
-        table(tally),
-        *findings,
-        f"{len(findings)} findings",
-    ]
-    print("\n".join(lines))  # noqa: T201
+    tally, findings = fuzz(files, **vars(options))
+    facts = f"{options.decoder}: {options.mutants} mutants, seed {options.seed}, {time.monotonic() - begin:.0f} s"
+    print(facts, table(tally), *findings, f"{len(findings)} findings", sep="\n")  # noqa: T201
     return int(bool(findings) and options.decoder in ("auto", "pyav"))
 
 

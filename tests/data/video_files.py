@@ -49,9 +49,9 @@ def write_video(
     pix_fmt="yuv420p",
     faststart=False,
     numbered=True,
-    rotation=None,
     matrix=None,
     colours=None,
+    pixel_aspect=None,
     ticks=None,
     encoder_options="",
     container_options=None,
@@ -72,9 +72,9 @@ def write_video(
         pix_fmt: how pixels are stored; "yuv444p" takes odd sizes.
         faststart: put the header of an MP4 before its frames.
         numbered: let frames carry their number for `read_number`; grey otherwise.
-        rotation: degrees counter-clockwise by which a player has to turn the picture; needs PyAV 17.1.
         matrix: (a, b, c, d) of a display matrix that shows (x, y) at (a x + c y, b x + d y), up to a shift.
         colours: (colour matrix, range) that the encoder writes into the stream, by their numbers in H.273.
+        pixel_aspect: width to height of a pixel, as a fraction.
         ticks: a time in 1/600 s for each frame, for a rate that varies.
         encoder_options: more options of x264 or x265, as in "open-gop=1:keyint=7".
         container_options: options of the container, as in {"movflags": "frag_keyframe"}.
@@ -84,6 +84,9 @@ def write_video(
     """
     path = Path(path)
     options = {**({"movflags": "faststart"} if faststart else {}), **(container_options or {})}
+    settings = {"thread_count": 1, "pix_fmt": pix_fmt, "sample_aspect_ratio": pixel_aspect}
+    settings["time_base"] = None if ticks is None else Fraction(1, 600)
+    settings["colorspace"], settings["color_range"] = colours or (None, None)
     with av.open(str(path), "w", options=options) as container:
         own = {
             "libx264": {"x264-params": encoder_options},
@@ -94,17 +97,12 @@ def write_video(
         sounds = [container.add_stream("aac", rate=16000, layout="mono")] if sound else []
         stream = container.add_stream(codec, rate=fps, options={"bf": str(b_frames), "g": str(gop), **own})
         stream.height, stream.width = size
-        stream.pix_fmt = pix_fmt
-        stream.codec_context.thread_count = 1
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
+        for name, value in settings.items():
+            if value is not None:
+                setattr(stream.codec_context, name, value)
         if matrix is not None:
             a, b, c, d = (round(value * 65536) for value in matrix)
             stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
-        if colours is not None:
-            stream.codec_context.colorspace, stream.codec_context.color_range = colours
-        if ticks is not None:
-            stream.codec_context.time_base = Fraction(1, 600)
         for cover_stream in covers:
             cover_stream.disposition = Disposition.attached_pic
             grey = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 200, np.uint8), format="rgb24")
@@ -125,29 +123,40 @@ def write_video(
 
 def write_two_sizes(folder, suffix, *, sizes=((48, 64), (96, 120)), **options):
     """Two videos of ten frames each in one, of which the second is of another size, and return its path."""
-    parts = [
-        write_video(
-            folder / f"{number}.ts",
-            num_frames=10,
-            b_frames=0,
-            size=size,
-            ticks=20 * np.arange(10) + 200 * number,
-            **options,
-        )
-        for number, size in enumerate(sizes)
-    ]
-    path = Path(folder) / "joined.ts"
-    path.write_bytes(b"".join(part.read_bytes() for part in parts))
-    if suffix == "ts":
-        return path
-    copy = folder / f"joined.{suffix}"
-    with av.open(str(path)) as reader, av.open(str(copy), "w") as writer:
-        stream = writer.add_stream_from_template(reader.streams.video[0])
-        for packet in reader.demux(reader.streams.video[0]):
-            if packet.size:
-                packet.stream = stream
-                writer.mux(packet)
-    return copy
+    path, content = folder / "joined.ts", b""
+    for number, size in enumerate(sizes):
+        ticks = 20 * np.arange(10) + 200 * number
+        part = write_video(folder / "part.ts", num_frames=10, b_frames=0, size=size, ticks=ticks, **options)
+        content += part.read_bytes()
+    path.write_bytes(content)
+    return path if suffix == "ts" else remux([path], path.with_suffix(f".{suffix}"))
+
+
+def remux(sources, target, *, begins=(0.0,), times_of_storage=False, options=None):
+    """Copy the pictures of files one after the other without encoding again, and return the copy.
+
+    `begins` are the seconds by which each part is moved. With `times_of_storage` frames are shown when they are stored.
+    """
+    with av.open(str(target), "w", options=options or {}) as writer:
+        stream = None
+        for source, begin in zip(sources, begins, strict=True):
+            with av.open(str(source)) as reader:
+                stream = stream or writer.add_stream_from_template(reader.streams.video[0])
+                for packet in reader.demux(video=0):
+                    if packet.size:
+                        ticks = round(begin / float(packet.time_base))
+                        packet.pts = (packet.dts if times_of_storage else packet.pts) + ticks
+                        packet.dts, packet.stream = packet.dts + ticks, stream
+                        writer.mux(packet)
+    return Path(target)
+
+
+def cut_start(source, target, *, num_frames, fps=30):
+    """Copy a video without its first `num_frames` frames, without encoding again.
+
+    The copy still holds those frames, for others need them, and an edit list that hides them.
+    """
+    return remux([source], target, begins=[-num_frames / fps])
 
 
 def write_audio(path, *, seconds=0.5):
@@ -164,22 +173,6 @@ def _encode_sound(container, stream, *, seconds):
         frame.sample_rate, frame.pts = 16000, start
         container.mux(stream.encode(frame))
     container.mux(stream.encode())
-
-
-def cut_start(source, target, *, num_frames, fps=30):
-    """Copy a video without its first `num_frames` frames, without encoding again.
-
-    The copy still holds those frames, for others need them, and an edit list that hides them.
-    """
-    with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
-        stream = reader.streams.video[0]
-        copy = writer.add_stream_from_template(stream)
-        shift = round(num_frames / fps / float(stream.time_base))
-        for packet in reader.demux(stream):
-            if packet.size:
-                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, copy
-                writer.mux(packet)
-    return Path(target)
 
 
 def truncate(path, fraction, target=None):

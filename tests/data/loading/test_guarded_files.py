@@ -26,7 +26,7 @@ def readers():
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    return write_video(tmp_path_factory.mktemp("clips") / "clip.mp4", rotation=90)
+    return write_video(tmp_path_factory.mktemp("clips") / "clip.mp4", matrix=(0, -1, 1, 0))
 
 
 def test_a_guarded_video_equals_an_unguarded_one(readers, clip):

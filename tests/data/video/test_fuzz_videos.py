@@ -43,41 +43,22 @@ def test_a_mutant_is_made_again_from_its_seed_and_number(files):
     assert sum(data != files[name] for name, _, data in mutants) > 95  # blocks of equal bytes may change places
 
 
-def _hang(path, decoder):
-    time.sleep(1000)
+def raising(error):
+    def read(path, decoder):
+        raise error
 
-
-def _crash(path, decoder):
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-
-def _leave(path, decoder):
-    os._exit(3)
-
-
-def _fault(path, decoder):
-    raise IndexError("list index")
-
-
-def _take_memory(path, decoder):
-    bytearray(4 * 2**30)
-
-
-def _two_lines(path, decoder):
-    error = DecodeError(path, "cause")
-    error.args = ("without\na path",)
-    raise error
+    return read
 
 
 @pytest.mark.parametrize(
     ("read", "seconds", "outcome"),
     [
-        (_hang, 0.5, "gave no answer for 0.5 s"),
-        (_crash, 60, "was ended by SIGSEGV"),
-        (_leave, 60, "left with exit code 3"),
-        (_fault, 60, "IndexError: list index"),
-        (_take_memory, 60, "MemoryError: "),
-        (_two_lines, 60, "badly said: without\na path"),
+        (lambda *_: time.sleep(1000), 0.5, "gave no answer for 0.5 s"),
+        (lambda *_: os.kill(os.getpid(), signal.SIGSEGV), 60, "was ended by SIGSEGV"),
+        (lambda *_: os._exit(3), 60, "left with exit code 3"),
+        (lambda *_: bytearray(4 * 2**30), 60, "MemoryError: "),
+        (raising(IndexError("list index")), 60, "IndexError: list index"),
+        (raising(DecodeError("another/path", "cause")), 60, "badly said: another/path: cause"),
     ],
 )
 def test_faults_of_a_decoder_are_kept_as_findings(files, tmp_path, read, seconds, outcome):

@@ -1,6 +1,7 @@
 """Pictures are those of the `ffmpeg` command: turned, mirrored, of one size, in the colours that the file names."""
 
 import io
+import itertools
 from fractions import Fraction
 
 import av
@@ -36,48 +37,45 @@ def ffmpegs_pictures(path, *filters, scale="scale=flags=bicubic"):
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
             graph = av.filter.Graph()
-            own = graph.add_buffer(
-                width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
-            )
+            options = {key: getattr(frame, key) for key in ("width", "height", "format", "time_base")}
             steps = [graph.add(*step.split("=", 1)) for step in (*filters, scale, "format=rgb24")]
-            graph.link_nodes(own, *steps, graph.add("buffersink")).configure()
+            graph.link_nodes(graph.add_buffer(**options), *steps, graph.add("buffersink")).configure()
             graph.push(frame)
             pictures.append(graph.vpull().to_ndarray())
     return np.stack(pictures)
 
 
-def address(path):
-    return f"file://{path}"
+def pictures_of(path, decoder="auto"):
+    with open_video(path, decoder) as video:
+        frames = video.frames(range(video.num_frames))
+        assert video.size == frames.shape[1:3]
+    return frames
 
 
 def of_stream(path):
-    with Stream(address(path)) as stream:
+    with Stream(f"file://{path}") as stream:
         return np.stack([picture for _, picture in stream])
 
 
-@pytest.mark.parametrize("matrix", SHOWN)
-def test_all_eight_orientations_are_shown(encoded, matrix):
-    for suffix in ("mp4", "mov", "mkv"):
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+def test_all_eight_orientations_are_shown(encoded, suffix):
+    upright = pictures_of(encoded(suffix, num_frames=4))
+    for matrix, (turned, _) in SHOWN.items():
         path = encoded(suffix, num_frames=4, matrix=matrix)
-        with open_video(encoded(suffix, num_frames=4)) as video:
-            expected = np.stack([SHOWN[matrix][0](picture) for picture in video.frames(range(4))])
-        with open_video(path) as video:
-            assert video.size == expected.shape[1:3], suffix
-            np.testing.assert_array_equal(video.frames(range(4)), expected, suffix)
-        np.testing.assert_array_equal(of_stream(path), expected, suffix)
+        expected = np.stack([turned(picture) for picture in upright])
+        np.testing.assert_array_equal(pictures_of(path), expected, str(matrix))
+        np.testing.assert_array_equal(of_stream(path), expected, str(matrix))
 
 
 @pytest.mark.parametrize("decoder", OTHERS)
-@pytest.mark.parametrize("matrix", SHOWN)
-def test_other_decoders_turn_alike_or_refuse(encoded, decoder, matrix):
-    path = encoded("mp4", num_frames=4, matrix=matrix)
-    if matrix == (1, 0, 0, 1) or (decoder == "torchcodec" and matrix in TURNS_ONLY):
-        with open_video(path) as pyav, open_video(path, decoder) as other:
-            assert other.size == pyav.size
-            np.testing.assert_array_equal(other.frames(range(4)), pyav.frames(range(4)))
-    else:
-        with pytest.raises(DecodeError, match=f"{decoder} is not exact on this kind of file"):
-            open_video(path, decoder)
+def test_other_decoders_turn_alike_or_refuse(encoded, decoder):
+    for matrix in SHOWN:
+        path = encoded("mp4", num_frames=4, matrix=matrix)
+        if matrix == (1, 0, 0, 1) or (decoder == "torchcodec" and matrix in TURNS_ONLY):
+            np.testing.assert_array_equal(pictures_of(path, decoder), pictures_of(path), str(matrix))
+        else:
+            with pytest.raises(DecodeError, match=f"{decoder} is not exact on this kind of file"):
+                open_video(path, decoder)
 
 
 DELICATE = [
@@ -98,8 +96,7 @@ def test_pictures_with_shared_colours_are_turned_as_ffmpeg_does(encoded, options
         if not matrix[0] and options.get("pix_fmt") in ("yuv411p", "yuv422p10le"):
             continue  # FFmpeg cannot turn these by a quarter and takes a way of its own from release to release
         path = encoded("mkv", matrix=matrix, **options)
-        with open_video(path) as video:
-            np.testing.assert_array_equal(video.frames(range(2)), ffmpegs_pictures(path, *filters), str(matrix))
+        np.testing.assert_array_equal(pictures_of(path), ffmpegs_pictures(path, *filters), str(matrix))
 
 
 def video_of_images(path, codec, content):
@@ -114,8 +111,7 @@ def video_of_images(path, codec, content):
     return path
 
 
-def blocks():
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1))
+BLOCKS = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1))
 
 
 def image_bytes(image, kind, **options):
@@ -128,21 +124,18 @@ def test_frames_with_side_data_that_pyav_does_not_know_are_turned(tmp_path):
     """Cameras write an EXIF block into each picture of motion JPEG."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    path = video_of_images(tmp_path / "a.avi", "mjpeg", image_bytes(blocks(), "JPEG", exif=exif, quality=95))
-    with open_video(path) as video:
-        pictures = video.frames([0, 2])
-    assert pictures.shape == (2, 64, 48, 3)
-    assert np.abs(pictures[1].astype(int) - np.rot90(np.asarray(blocks()), 3)).mean() < 12  # JPEG's own loss
-    assert of_stream(path).shape == (3, 64, 48, 3)
+    path = video_of_images(tmp_path / "a.avi", "mjpeg", image_bytes(BLOCKS, "JPEG", exif=exif, quality=95))
+    pictures = pictures_of(path)
+    assert pictures.shape == of_stream(path).shape == (3, 64, 48, 3)
+    assert np.abs(pictures[2].astype(int) - np.rot90(np.asarray(BLOCKS), 3)).mean() < 12  # JPEG's own loss
 
 
 @pytest.mark.parametrize("options", [{}, {"transparency": bytes(range(256))}])
 def test_palettes_are_looked_up(tmp_path, options):
     """Whatever their alpha: it is dropped, as it is from images."""
-    image = blocks().quantize(40)
+    image = BLOCKS.quantize(40)
     path = video_of_images(tmp_path / "a.mov", "png", image_bytes(image, "PNG", **options))
-    with open_video(path) as video:
-        np.testing.assert_array_equal(video.frames([2])[0], np.asarray(image.convert("RGB")))
+    np.testing.assert_array_equal(pictures_of(path)[2], np.asarray(image.convert("RGB")))
 
 
 KINDS = [
@@ -168,8 +161,7 @@ KINDS = [
 def test_colours_are_ffmpegs(encoded, kind):
     suffix = {"qtrle": "mov", "ffv1": "mkv", "rawvideo": "avi", "png": "mov"}.get(kind.get("codec"), "mkv")
     path = encoded(suffix, num_frames=2, b_frames=0, **kind)
-    with open_video(path) as video:
-        np.testing.assert_array_equal(video.frames(range(2)), ffmpegs_pictures(path))
+    np.testing.assert_array_equal(pictures_of(path), ffmpegs_pictures(path))
 
 
 def flat_video(path, frames, *, pix_fmt, colours):
@@ -208,48 +200,34 @@ def test_deep_colours_follow_the_standards(tmp_path, matrix, colour_range):
         scale = 2 ** (int(pix_fmt[-4:-2]) - 8)
         path = tmp_path / f"{pix_fmt}.mkv"
         flat_video(path, (FLAT * scale).tolist(), pix_fmt=pix_fmt, colours=(matrix, colour_range))
-        with open_video(path) as video:
-            assert np.abs(video.frames(range(len(FLAT))) - expected).max() < 3, pix_fmt
+        assert np.abs(pictures_of(path) - expected).max() < 3, pix_fmt
 
 
 @pytest.mark.parametrize("decoder", OTHERS)
-@pytest.mark.parametrize("matrix", [0, BT601, BT709, BT2020, BT2020_CONSTANT, NO_MATRIX, 4, 7, 8])
-def test_other_decoders_have_the_same_colours_or_refuse(encoded, decoder, matrix):
-    for colour_range in (LIMITED, FULL):
+def test_other_decoders_have_the_same_colours_or_refuse(encoded, decoder):
+    for matrix, colour_range in itertools.product([BT601, BT709, BT2020, BT2020_CONSTANT, NO_MATRIX, 4, 7, 8], [1, 2]):
         path = encoded("mp4", num_frames=2, colours=(matrix, colour_range))
-        if matrix == 0:  # no matrix for what is not stored as RGB
-            with pytest.raises(DecodeError, match="is not exact"):
-                open_video(path, decoder)
-            continue
-        with open_video(path) as pyav, open_video(path, decoder) as other:
-            np.testing.assert_array_equal(other.frames(range(2)), pyav.frames(range(2)))
+        np.testing.assert_array_equal(pictures_of(path, decoder), pictures_of(path), f"{matrix}, {colour_range}")
+    with pytest.raises(DecodeError, match="is not exact"):  # no matrix for what is not stored as RGB
+        open_video(encoded("mp4", num_frames=2, colours=(0, LIMITED)), decoder)
 
 
-@pytest.mark.parametrize("suffix", ["ts", "mkv", "mp4"])
-@pytest.mark.parametrize("options", [{}, {"pix_fmt": "yuv420p10le"}])
+@pytest.mark.parametrize(("suffix", "options"), [("ts", {}), ("mkv", {"pix_fmt": "yuv420p10le"}), ("mp4", {})])
 def test_frames_are_scaled_to_the_size_of_the_first(tmp_path, suffix, options):
     path = write_two_sizes(tmp_path, suffix, **options)
     with av.open(str(path)) as container:
         assert {(frame.height, frame.width) for frame in container.decode(video=0)} == {(48, 64), (96, 120)}
-    expected = ffmpegs_pictures(path, scale="scale=w=64:h=48:flags=bicubic")
-    with open_video(path) as video:
-        assert (video.num_frames, video.size) == (20, (48, 64))
-        frames = video.frames(range(20))
-    np.testing.assert_array_equal(frames, expected)
+    frames = pictures_of(path)
+    np.testing.assert_array_equal(frames, ffmpegs_pictures(path, scale="scale=w=64:h=48:flags=bicubic"))
     assert read_numbers(frames) == [*range(10), *range(10)]
     with open_video(path) as video:  # whichever is asked for first
         np.testing.assert_array_equal(video.frames([15, 3]), frames[[15, 3]])
     np.testing.assert_array_equal(of_stream(path), frames)
 
 
-def test_pixels_that_are_not_square_are_not_stretched(tmp_path):
+def test_pixels_that_are_not_square_are_not_stretched(encoded):
     """As the `ffmpeg` command and the other decoders leave them."""
-    with av.open(str(tmp_path / "a.mp4"), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.codec_context.sample_aspect_ratio = 64, 48, Fraction(16, 11)
-        container.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
-        container.mux(stream.encode())
-    with av.open(str(tmp_path / "a.mp4")) as container:
+    path = encoded("mp4", num_frames=2, pixel_aspect=Fraction(16, 11))
+    with av.open(str(path)) as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
-    with open_video(tmp_path / "a.mp4") as video:
-        assert video.size == video.frames([0]).shape[1:3] == (48, 64)
+    assert pictures_of(path).shape == (2, 48, 64, 3)

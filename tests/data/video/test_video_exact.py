@@ -33,10 +33,8 @@ ORDINARY = {
     "no_b_frames.mp4": {"num_frames": 40, "b_frames": 0},
     "many_b_frames.mp4": {"num_frames": 60, "b_frames": 7, "gop": 40},
     "only_key_frames.mp4": {"b_frames": 0, "gop": 1},
-    "one_group.mp4": {"num_frames": 200, "gop": 250},
+    "one_group.mp4": {"num_frames": 120, "gop": 250},
     "1_fps.mp4": {"fps": 1},
-    "5_fps.mp4": {"fps": 5},
-    "15_fps.mp4": {"num_frames": 30, "fps": 15},
     "60_fps.mp4": {"num_frames": 90, "fps": 60},
     "odd_size.mp4": {"size": (63, 65), "pix_fmt": "yuv444p"},
     "one_frame.mp4": {"num_frames": 1},
@@ -82,12 +80,11 @@ UNUSUAL = {
     "refresh.mkv": {"num_frames": 60, "encoder_options": "intra-refresh=1:keyint=12:scenecut=0:bframes=2:b-adapt=0"},
     "interlaced.mp4": {"encoder_options": "interlaced=1"},
 }
-# MP4s that are read by their tables alone, and one for each reason why others are not.
-LISTED = [name for name in ORDINARY if name.endswith(("mp4", "mov"))]
-LISTED += ["ten_bits.mp4", "hevc.mp4", "ten_bits_hevc.mp4", "mpeg4.mp4", "open_gop.mp4"]
 # Announced B frames of which the tables show none: whether there are any is for the packets to say.
 NO_B_FRAMES = ["odd_size.mp4", "one_frame.mp4", "three_frames.mp4"]
-LISTED = [name for name in LISTED if name not in NO_B_FRAMES]
+# MP4s that are read by their tables alone.
+LISTED = [name for name in ORDINARY if name.endswith(("mp4", "mov")) and name not in NO_B_FRAMES]
+LISTED += ["ten_bits.mp4", "hevc.mp4", "ten_bits_hevc.mp4", "mpeg4.mp4", "open_gop.mp4"]
 
 
 @pytest.fixture(scope="module")
@@ -158,16 +155,15 @@ def test_tables_say_what_the_packets_say(files, name, monkeypatch):
     listed = PyAVVideo(Source(str(files(name))))
     monkeypatch.setattr(frame_finder, "read_mp4_tracks", lambda source: {})
     walked = PyAVVideo(Source(str(files(name))))
-    assert listed._finder.timing.is_listed
-    assert walked._finder.timing.is_listed is False
+    assert (listed._finder.timing.is_listed, walked._finder.timing.is_listed) == (True, False)
     for key in ("shown", "keys", "key_seeks", "is_plain", "stored", "sizes"):
         np.testing.assert_array_equal(getattr(listed._finder.timing, key), getattr(walked._finder.timing, key))
     assert (listed.num_frames, listed.fps, listed.size) == (walked.num_frames, walked.fps, walked.size)
 
 
-@pytest.mark.parametrize("name", ["fragments.mp4", "alpha.mov", "h264.mkv", "h264.ts", "interlaced.mp4", *NO_B_FRAMES])
-def test_files_without_simple_tables_are_read_by_their_packets(files, name):
-    assert PyAVVideo(Source(str(files(name))))._finder.timing.is_listed is False
+def test_files_without_simple_tables_are_read_by_their_packets(files):
+    for name in ("fragments.mp4", "alpha.mov", "h264.mkv", "h264.ts", "interlaced.mp4", *NO_B_FRAMES):
+        assert PyAVVideo(Source(str(files(name))))._finder.timing.is_listed is False, name
 
 
 @pytest.mark.parametrize("first_use", [lambda video: video.size, lambda video: video.frames([9])])
@@ -190,19 +186,14 @@ def test_tables_that_packets_belie_are_forgotten(files, monkeypatch, first_use):
         assert video._finder.timing.is_listed is False
 
 
-def test_frames_behind_an_edit_list_do_not_count(files, tmp_path):
+def test_frames_outside_of_an_edit_list_do_not_count(files, tmp_path):
     cut = cut_start(files("no_b_frames.mp4"), tmp_path / "cut.mp4", num_frames=5)
-    with open_video(cut) as video:
-        assert video.num_frames == 35
-        assert read_numbers(video.frames(range(35))) == list(range(5, 40))
-
-
-def test_frames_after_the_end_of_an_edit_list_do_not_count(files, tmp_path):
-    path = tmp_path / "cut.mp4"
-    path.write_bytes(patch_box(files("b_frames.mp4").read_bytes(), b"elst", 8, 1000))  # milliseconds
-    with open_video(path) as video:
-        assert video.num_frames == 30
-        assert read_numbers(video.frames(range(30))) == list(range(30))
+    early_end = tmp_path / "early_end.mp4"
+    early_end.write_bytes(patch_box(files("b_frames.mp4").read_bytes(), b"elst", 8, 1000))  # milliseconds
+    for path, numbers in ((cut, range(5, 40)), (early_end, range(30))):
+        with open_video(path) as video:
+            assert video.num_frames == len(numbers)
+            assert read_numbers(video.frames(range(video.num_frames))) == list(numbers)
 
 
 @pytest.mark.parametrize("decoder", ["auto", *OTHERS])
@@ -215,15 +206,15 @@ def test_times_are_those_of_the_file(files, name, decoder):
         assert video.times[-1] < video.duration < video.times[-1] + 0.2
 
 
-@pytest.mark.parametrize("name", ["vp8.webm", "h264.ts", "h264.flv", "h264_b_frames.avi", "fragments.mp4"])
-def test_times_of_other_containers_are_those_of_the_rate(files, name):
-    with open_video(files(name)) as video:
-        assert video.has_times == (not name.endswith("avi"))
-        np.testing.assert_allclose(video.times, np.arange(video.num_frames) / 30, atol=1.1e-3)
-        assert video.duration == pytest.approx(video.num_frames / 30, abs=2e-3)
+def test_times_of_other_containers_are_those_of_the_rate(files):
+    for name in ("vp8.webm", "h264.ts", "h264.flv", "h264_b_frames.avi", "fragments.mp4"):
+        with open_video(files(name)) as video:
+            assert video.has_times == (not name.endswith("avi"))
+            np.testing.assert_allclose(video.times, np.arange(video.num_frames) / 30, atol=1.1e-3)
+            assert video.duration == pytest.approx(video.num_frames / 30, abs=2e-3)
 
 
-@pytest.mark.parametrize("name", ["b_frames.mp4", "h264.mkv", "h264_b_frames.avi", "open_gop.mp4", "fragments.mp4"])
+@pytest.mark.parametrize("name", ["b_frames.mp4", "h264.mkv", "h264_b_frames.avi", "fragments.mp4"])
 def test_a_file_in_an_archive_is_read_like_one_beside_it(files, tmp_path, name):
     member = in_archive(files(name), tmp_path / "videos.tar")
     with open_video(files(name)) as outside, open_video(member) as inside:
@@ -235,8 +226,7 @@ def test_a_file_in_an_archive_is_read_like_one_beside_it(files, tmp_path, name):
 
 @pytest.mark.parametrize("decoder", OTHERS)
 def test_other_decoders_read_archives_too(files, tmp_path, decoder):
-    member = in_archive(files("b_frames.mp4"), tmp_path / "videos.tar")
-    with open_video(member, decoder) as video:
+    with open_video(in_archive(files("b_frames.mp4"), tmp_path / "videos.tar"), decoder) as video:
         assert video.decoder == decoder
         assert read_numbers(video.frames([7, 30, 3])) == [7, 30, 3]
     with pytest.raises(DecodeError, match=r"videos\.tar/h264\.ts: .*not exact"):
@@ -247,14 +237,8 @@ def test_other_decoders_read_archives_too(files, tmp_path, decoder):
 def test_frames_of_any_encoder_settings_are_exact(tmp_path, seed):
     """Groups, B frames, references and sizes drawn at random."""
     rng = np.random.default_rng(seed)
-    ranges = {
-        "ref": (1, 9),
-        "b-pyramid": (0, 3),
-        "b-adapt": (0, 3),
-        "weightp": (0, 3),
-        "open-gop": (0, 2),
-        "slices": (1, 4),
-    }
+    ranges = {"ref": (1, 9), "b-pyramid": (0, 3), "b-adapt": (0, 3), "weightp": (0, 3), "open-gop": (0, 2)}
+    ranges["slices"] = (1, 4)
     options = {
         "num_frames": int(rng.integers(20, 80)),
         "gop": int(rng.integers(1, 50)),
