@@ -1,4 +1,3 @@
-import sys
 from pathlib import Path
 
 import pytest
@@ -8,38 +7,30 @@ from mvrec.commands.hub import main
 from mvrec.errors import UserError
 from mvrec.inference.recogniser import load_recogniser
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "export"))
-from exported_runs import network_node, save_run
 
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return save_run(tmp_path / "run" / "checkpoints" / "best.ckpt", network_node("smallest"))
-
-
-def test_pushing_into_a_folder_needs_no_network(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_pushing_into_a_folder_needs_no_network(image_run, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "push_to_hub", None)
     (tmp_path / "there" / "already").mkdir(parents=True)
     for destination in ("./neu", "neu/tief/ordner", "flat", "there/already", str(tmp_path / "whole")):
-        main(["push", str(source.parent.parent), destination])
+        main(["push", str(image_run), destination])
         assert capsys.readouterr().out == f"{Path(destination)}: README.md, config.json, model.safetensors\n"
         assert load_recogniser(tmp_path / destination, device="cpu").class_names[0] == "grüßen"
 
 
 @pytest.mark.parametrize(
-    ("destination", "arguments", "wanted"),
+    ("destination", "arguments", "call"),
     [
         ("me/digits", [], ("me/digits", None, None, False, "Upload model with mvrec")),
         ("hf://me/digits@v2", ["--message", "zwei"], ("me/digits", "v2", None, False, "zwei")),
-        ("hf://me/digits", ["--private", "--create_pr", "--branch", "b"], ("me/digits", "b", True, True, None)),
+        (
+            "hf://me/digits",
+            ["--private", "--create_pr", "--branch", "b"],
+            ("me/digits", "b", True, True, "Upload model with mvrec"),
+        ),
     ],
 )
-def test_everything_else_goes_to_the_hub(
-    destination, arguments, wanted, source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_everything_else_goes_to_the_hub(destination, arguments, call, image_run, monkeypatch, capsys) -> None:
     calls = []
 
     def push_to_hub(recogniser, repo_id, *, commit_message, private, branch, create_pr):
@@ -47,14 +38,13 @@ def test_everything_else_goes_to_the_hub(
         return "https://hub/commit/1"
 
     monkeypatch.setattr(command, "push_to_hub", push_to_hub)
-    main(["push", str(source), destination, *arguments])
-    (found,) = calls
-    assert found == (*wanted[:4], wanted[4] or "Upload model with mvrec")
+    main(["push", str(image_run / "checkpoints/best.ckpt"), destination, *arguments])
+    assert calls == [call]
     out = capsys.readouterr().out
     assert out == "pushed: https://hub/commit/1\nto load it: load_recogniser('hf://me/digits')\n"
 
 
-def test_pulling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_pulling(monkeypatch, capsys) -> None:
     calls = []
 
     def pull(name, folder, **knobs):
@@ -67,26 +57,19 @@ def test_pulling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert capsys.readouterr().out == "ordner: model.safetensors\n"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_wrong_requests_are_one_line(image_run, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "best.ckpt").symlink_to(image_run / "checkpoints/best.ckpt")
+    (tmp_path / "empty").mkdir()
+    for arguments, message in (
         (["push", "nix.ckpt", "me/digits"], r"CKPT: there is no checkpoint 'nix.ckpt'"),
-        (["push", ".", "me/digits"], r"CKPT: . is a folder without checkpoints/best.ckpt"),
+        (["push", "empty", "me/digits"], r"CKPT: empty is a folder without checkpoints/best.ckpt"),
         (["push", "best.ckpt", "hf://digits"], r"'hf://digits' is not a model of the Hub: write hf://user/name"),
         (["push", "best.ckpt", "best.ckpt"], r"best.ckpt: is a file, give a folder"),
-        (
-            ["push", "best.ckpt", "./x", "--branch", "b"],
-            r"--branch is for a repository of the Hub, and ./x is a folder",
-        ),
+        (["push", "best.ckpt", "./x", "--branch", "b"], r"for a repository of the Hub, and ./x is a folder"),
         (["pull", "digits", "-o", "x"], r"'digits' is neither a folder nor a model of the Hub, which is user/name"),
-    ],
-)
-def test_wrong_requests_are_one_line(
-    arguments: list[str], message: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    source.rename(tmp_path / "best.ckpt") if "best.ckpt" in arguments else source.unlink()
-    with pytest.raises(UserError, match=message) as raised:
-        main(arguments)
-    assert "\n" not in str(raised.value)
-    assert not (tmp_path / "x").exists()
+    ):
+        with pytest.raises(UserError, match=message) as raised:
+            main(arguments)
+        assert "\n" not in str(raised.value)
+        assert not (tmp_path / "x").exists()

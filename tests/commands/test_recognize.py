@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,7 @@ from video_files import write_video
 from mvrec.cli.main import main as run_mvrec
 from mvrec.models import create_model
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
-from exported_runs import network_node, save_run
+CLASSES = "grow\nmove_left\norbit_clockwise"
 
 
 def read_csv(text: str) -> list[dict[str, str]]:
@@ -37,33 +35,39 @@ def assert_same(ours: dict[str, str], theirs: dict[str, str]) -> None:
         assert float(ours[f"probability_{rank}"]) == pytest.approx(float(theirs[f"probability_{rank}"]), abs=1e-5)
 
 
-@pytest.mark.parametrize("extra", [[], ["--views_per_forward=2", "--threads=1"]], ids=["", "bounded"])
-def test_a_file_gets_the_score_that_test_gives_it(command, small_run, small_data, tested, extra):
-    code, out, err = command("recognize", small_data / "test", "--ckpt", small_run, "--format=csv", *extra)
-    assert code == 0, err
-    rows = read_csv(out)
-    assert sorted(row["path"] for row in rows) == sorted(tested)
-    for row in rows:
-        assert_same(row, tested[row["path"]])
-    assert "5 clips x 1 crops" in err
+@pytest.fixture
+def recognized(command, small_run):
+    """The rows of `mvrec recognize ARGUMENTS`, which must have read every file, and its messages."""
+
+    def call(*arguments: object) -> tuple[list[dict[str, str]], str]:
+        code, out, err = command("recognize", *arguments, "--ckpt", small_run, "--format=csv")
+        assert code == 0, err
+        return read_csv(out), err
+
+    return call
 
 
-def test_windows_are_scored_like_rows_with_a_time_span(command, small_run, tmp_path):
+def test_a_file_gets_the_score_that_test_gives_it_with_any_number_of_views_at_a_time(recognized, small_data, tested):
+    for extra in ([], ["--views_per_forward=2", "--threads=1"]):
+        rows, err = recognized(small_data / "test", *extra)
+        assert sorted(row["path"] for row in rows) == sorted(tested)
+        for row in rows:
+            assert_same(row, tested[row["path"]])
+        assert "5 clips x 1 crops" in err
+
+
+def test_windows_are_scored_like_rows_with_a_time_span(command, recognized, small_run, tmp_path):
     path = write_video(tmp_path / "länger als ein clip.mp4", num_frames=100, size=(64, 80))
     spans = [(0, 1), (0.75, 1.75), (1.5, 2.5), (2.25, 3.25), (3.0, 100 / 30)]
-    code, out, err = command(
-        *("recognize", path, "--ckpt", small_run, "--window=1", "--stride=0.75", "--format=csv", "--threads=1")
-    )
-    assert code == 0, err
-    rows = read_csv(out)
+    rows, _ = recognized(path, "--window=1", "--stride=0.75", "--threads=1")
     assert [(float(row["start_seconds"]), float(row["end_seconds"])) for row in rows] == [
         (start, pytest.approx(end, abs=1e-3)) for start, end in spans
     ]
     lines = ["path,label,start,end", *(f"{path},grow,{start},{end}" for start, end in spans)]
     (tmp_path / "list").mkdir()
     (tmp_path / "list/test.csv").write_text("\n".join(lines))
-    (tmp_path / "list/classes.txt").write_text("grow\nmove_left\norbit_clockwise")
-    code, _, err = command(*("test", small_run, f"--data.root={tmp_path / 'list'}", f"--run_dir={tmp_path / 'tested'}"))
+    (tmp_path / "list/classes.txt").write_text(CLASSES)
+    code, _, err = command("test", small_run, f"--data.root={tmp_path / 'list'}", f"--run_dir={tmp_path / 'tested'}")
     assert code == 0, err
     tested = read_csv((tmp_path / "tested/predictions.csv").read_text())
     assert len({row["probability_1"] for row in rows}) > 1
@@ -73,23 +77,22 @@ def test_windows_are_scored_like_rows_with_a_time_span(command, small_run, tmp_p
 
 def test_every_command_reads_a_list_with_spans_row_by_row(command, small_run, tmp_path):
     path = write_video(tmp_path / "a.mp4", num_frames=100, size=(64, 80))  # 3.33 s
-    rows = ["path,label,start,end,camera", "a.mp4,grow,0,1,left", "a.mp4,grow,2,3,right", "a.mp4,grow,90,91,nowhere"]
+    lines = ["path,label,start,end,camera", "a.mp4,grow,0,1,left", "a.mp4,grow,2,3,right", "a.mp4,grow,90,91,nowhere"]
     listed = tmp_path / "test.csv"
-    listed.write_text("\n".join(rows))
-    (tmp_path / "classes.txt").write_text("grow\nmove_left\norbit_clockwise")
+    listed.write_text("\n".join(lines))
+    (tmp_path / "classes.txt").write_text(CLASSES)
     code, _, err = command("test", small_run, f"--data.root={tmp_path}", f"--run_dir={tmp_path / 'tested'}")
     assert code == 0, err
     outside = f"{listed}:4"
     assert outside in err
     tested = read_csv((tmp_path / "tested/predictions.csv").read_text())
-    assert [(row["camera"], bool(row["error"])) for row in tested] == [
-        *(("left", False), ("right", False), ("nowhere", True)),
-    ]
+    failed = {row["camera"]: bool(row["error"]) for row in tested}
+    assert failed == {"left": False, "right": False, "nowhere": True}
     code, out, err = command("recognize", listed, "--ckpt", small_run, "--format=csv")
     assert (code, outside in err) == (1, True), err
-    found = read_csv(out)
-    assert [(row["start_seconds"], bool(row["error"])) for row in found][:2] == [("0.000", False), ("2.000", False)]
-    for ours, theirs in zip(found[:2], tested[:2], strict=True):
+    rows = read_csv(out)[:2]
+    assert [(row["start_seconds"], bool(row["error"])) for row in rows] == [("0.000", False), ("2.000", False)]
+    for ours, theirs in zip(rows, tested[:2], strict=True):
         assert_same(ours, theirs)
     code, _, err = command("extract", listed, "--ckpt", small_run, "-o", tmp_path / "features")
     assert (code, outside in err) == (1, True), err
@@ -99,59 +102,49 @@ def test_every_command_reads_a_list_with_spans_row_by_row(command, small_run, tm
     assert "(2." in out.split(f"{path}: clip")[2].splitlines()[0]
 
 
-@pytest.mark.parametrize("form", ["folder", "list", "pattern", "files"])
-def test_every_source_means_the_same_files(command, small_run, small_data, tested, tmp_path, form):
+def test_every_source_means_the_same_files(recognized, small_data, tested, tmp_path):
     folder = tmp_path / "Ordner mit ü"
     shutil.copytree(small_data / "test/grow", folder)
     names = sorted(path.name for path in folder.iterdir() if path.suffix == ".mp4")
-    listed = tmp_path / "Ordner mit ü/list.txt"
-    listed.write_text("\n".join(names), encoding="utf-8")
-    sources = {
-        "folder": [folder],
-        "list": [listed],
-        "pattern": [folder / "*.mp4"],
-        "files": [folder / name for name in names],
-    }[form]
-    code, out, err = command("recognize", *sources, "--ckpt", small_run, "--format=csv")
-    assert code == 0, err
-    rows = read_csv(out)
-    assert [Path(row["path"]).name for row in rows] == names
-    for row in rows:
-        assert_same(row, tested[str(small_data / "test/grow" / Path(row["path"]).name)])
+    (folder / "list.txt").write_text("\n".join(names), encoding="utf-8")
+    for sources in ([folder], [folder / "list.txt"], [folder / "*.mp4"], [folder / name for name in names]):
+        rows, _ = recognized(*sources)
+        assert [Path(row["path"]).name for row in rows] == names, sources
+        for row in rows:
+            assert_same(row, tested[str(small_data / "test/grow" / Path(row["path"]).name)])
 
 
-@pytest.mark.parametrize("window", [[], ["--window=0.5"]], ids=["whole", "windows"])
-def test_unreadable_files_are_named_and_the_others_done(command, small_run, small_data, tmp_path, window):
+def test_unreadable_files_are_named_and_the_others_done(command, small_run, small_data, tmp_path):
     good = next((small_data / "test/grow").glob("*.mp4"))
     for name, content in {"a.mp4": b"", "b.mp4": b"no video", "d.mp4": good.read_bytes()[:900]}.items():
         (tmp_path / name).write_bytes(content)
     for name in ("c.mp4", "e.mp4"):
         shutil.copy(good, tmp_path / name)
-    code, out, err = command("recognize", tmp_path, "--ckpt", small_run, "--format=csv", *window)
-    assert code == 1
-    rows = read_csv(out)
-    assert {Path(row["path"]).name for row in rows if row["error"]} == {"a.mp4", "b.mp4", "d.mp4"}
-    assert {Path(row["path"]).name for row in rows if row["class_1"]} == {"c.mp4", "e.mp4"}
-    assert f"unreadable: {tmp_path / 'a.mp4'}: is empty (0 bytes)" in err
+    for window in ([], ["--window=0.5"]):
+        code, out, err = command("recognize", tmp_path, "--ckpt", small_run, "--format=csv", *window)
+        assert code == 1
+        rows = read_csv(out)
+        assert {Path(row["path"]).name for row in rows if row["error"]} == {"a.mp4", "b.mp4", "d.mp4"}
+        assert {Path(row["path"]).name for row in rows if row["class_1"]} == {"c.mp4", "e.mp4"}
+        assert f"unreadable: {tmp_path / 'a.mp4'}: is empty (0 bytes)" in err
 
 
 def test_formats_say_the_same(command, small_run, small_data):
     path = next((small_data / "test/grow").glob("*.mp4"))
-    found = {}
+    texts = {}
     for form in ("csv", "jsonl", "table"):
-        code, found[form], err = command("recognize", path, "--ckpt", small_run, f"--format={form}", "--top=2")
+        code, texts[form], err = command("recognize", path, "--ckpt", small_run, f"--format={form}", "--top=2")
         assert code == 0, err
-    (row,) = read_csv(found["csv"])
-    assert list(row) == [
-        *("path", "start_seconds", "end_seconds", "class_1", "probability_1", "class_2", "probability_2", "error"),
-    ]
-    line = json.loads(found["jsonl"])
+    (row,) = read_csv(texts["csv"])
+    columns = "path,start_seconds,end_seconds,class_1,probability_1,class_2,probability_2,error"
+    assert ",".join(row) == columns
+    line = json.loads(texts["jsonl"])
     assert [entry["class"] for entry in line["classes"]] == [row["class_1"], row["class_2"]]
     assert line["classes"][0]["probability"] == pytest.approx(float(row["probability_1"]), abs=1e-6)
     assert line["end_seconds"] == pytest.approx(float(row["end_seconds"]), abs=1e-3)
     share = 100 * line["classes"][0]["probability"]
-    assert found["table"].startswith(f"{path}  0:00:00.0-0:00:0")
-    assert f"  {row['class_1']} {share:.1f} %, {row['class_2']} " in found["table"]
+    assert texts["table"].startswith(f"{path}  0:00:00.0-0:00:0")
+    assert f"  {row['class_1']} {share:.1f} %, {row['class_2']} " in texts["table"]
 
 
 def test_a_file_appears_when_it_is_whole(command, small_run, small_data, tmp_path, monkeypatch):
@@ -173,17 +166,15 @@ def test_a_file_appears_when_it_is_whole(command, small_run, small_data, tmp_pat
     assert [(entry.name, entry.read_text()) for entry in output.parent.iterdir()] == [("out.csv", before)]
 
 
-def test_another_protocol(command, small_run, small_data):
-    path = next((small_data / "test/grow").glob("*.mp4"))
-    code, _, err = command("recognize", path, "--ckpt", small_run, "--protocol=slowfast-10x3")
-    assert code == 0, err
+def test_another_protocol(recognized, small_data):
+    _, err = recognized(next((small_data / "test/grow").glob("*.mp4")), "--protocol=slowfast-10x3")
     assert "10 clips x 3 crops, short side 64" in err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_bad_input_is_one_line(command, small_run, tmp_path):
+    for arguments, message in (
         (["no such.mp4"], "there is no file or folder 'no such.mp4'"),
+        ([tmp_path], f"there is no video in {tmp_path}; this network takes videos"),
         ([".", "--top=0"], "--top must be at least 1, got 0"),
         ([".", "--window=0"], "--window must be above 0, got 0"),
         ([".", "--stride=1"], "--stride is the distance between windows: add --window"),
@@ -191,25 +182,15 @@ def test_another_protocol(command, small_run, small_data):
         (["7", "."], "a camera or stream is recognised by itself: 7 came with other sources"),
         (["99"], "camera 99 (/dev/video99) cannot be opened: "),
         (["http://127.0.0.1:9/x.mp4"], "stream http://127.0.0.1:9/x.mp4 cannot be opened: "),
-    ],
-    ids=lambda value: value if isinstance(value, str) else None,
-)
-def test_bad_input_is_one_line(command, small_run, arguments, message):
-    code, _, err = command("recognize", *arguments, "--ckpt", small_run)
-    assert code == 2
-    assert message in err.splitlines()[-1]
-    assert "Traceback" not in err
+        ([".", "--ckpt=none.ckpt"], "--ckpt: there is no checkpoint 'none.ckpt'"),
+    ):
+        code, _, err = command("recognize", "--ckpt", small_run, *arguments)
+        assert code == 2
+        assert message in err.splitlines()[-1]
+        assert "Traceback" not in err
 
 
-def test_an_empty_folder_and_a_checkpoint_that_is_none(command, small_run, tmp_path):
-    code, _, err = command("recognize", tmp_path, "--ckpt", small_run)
-    line = f"mvrec: error: there is no video in {tmp_path}; this network takes videos"
-    assert (code, err.splitlines()[-1]) == (2, line)
-    code, _, err = command("recognize", tmp_path, "--ckpt", tmp_path / "none.ckpt")
-    assert (code, err) == (2, f"mvrec: error: --ckpt: there is no checkpoint '{tmp_path / 'none.ckpt'}'\n")
-
-
-def test_images(command, tmp_path):
+def test_images(command, image_run, tmp_path):
     """A network for images, from published weights whose classes a file names."""
     torch.save({"model": create_model("cloformer_xxs", num_classes=3, image_size=64).state_dict()}, tmp_path / "w.pth")
     (tmp_path / "names.txt").write_text("eins\nzwei\ndrei", encoding="utf-8")
@@ -221,6 +202,5 @@ def test_images(command, tmp_path):
     assert {entry["class"] for entry in line["classes"]} == {"eins", "zwei", "drei"}
     assert sum(entry["probability"] for entry in line["classes"]) == pytest.approx(1)
     assert line["start_seconds"] is None
-    run = save_run(tmp_path / "checkpoints/best.ckpt", network_node("smallest"))
-    code, _, err = command(*arguments, run, "--window=1")
+    code, _, err = command(*arguments, image_run, "--window=1")
     assert (code, "--window is for videos" in err) == (2, True)

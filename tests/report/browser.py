@@ -73,9 +73,9 @@ class Browser:
                 return answer["result"]
         raise AssertionError(f"no answer to {method}")
 
-    def open(self, path: Path, *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
+    def open(self, path: Path, *, width: int = 1200, dark: bool = False) -> None:
         """Load a file and wait until all of it is there."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.requests, self.complaints, self._loaded = [], [], False
@@ -92,16 +92,9 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def screenshot(self, *, whole: bool = False) -> bytes:
-        """A PNG of what is shown, or of the whole page."""
-        answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole, **self._clip(whole))
-        return base64.b64decode(answer["data"])
-
-    def _clip(self, whole: bool) -> dict[str, Any]:
-        if not whole:
-            return {}
-        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        return {"clip": {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 12_000), "scale": 1}}
+    def screenshot(self) -> bytes:
+        """A PNG of what is shown."""
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
     def _messages(self, seconds: float) -> Iterator[dict[str, Any]]:
         end = time.monotonic() + seconds
