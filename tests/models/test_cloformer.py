@@ -3,8 +3,6 @@ from typing import Any
 
 import pytest
 import torch
-from golden_support import run_with_features
-from torch import Tensor
 from zoo_builds import BUILDS, inputs, lively
 from zoo_builds import CLOFORMER_STAGES as STAGES
 
@@ -17,13 +15,9 @@ def tiny(**changes: Any) -> CloFormer:
     return model
 
 
-def images(height: int = 64, width: int = 64, *, size: int = 2) -> Tensor:
-    return inputs(tiny(), size, H=height, W=width)
-
-
-@pytest.mark.parametrize("local_heads", [0, 1, 3, 4])
-@pytest.mark.parametrize(("height", "width"), [(8, 12), (9, 15)])
-def test_attention_equals_its_definition_written_out(local_heads: int, height: int, width: int) -> None:
+@pytest.mark.parametrize("local_heads", [0, 1, 4])
+def test_attention_equals_its_definition_written_out(local_heads: int) -> None:
+    height, width = 9, 15
     torch.manual_seed(0)
     attention = Attention(Stage(dim=12, depth=1, heads=4, local_heads=local_heads, kernel=5, kv_pool=4)).double()
     x = torch.randn(2, 12, height, width, dtype=torch.float64)
@@ -44,37 +38,12 @@ def test_attention_equals_its_definition_written_out(local_heads: int, height: i
     torch.testing.assert_close(attention(x), attention.proj(torch.cat(parts, 1)))
 
 
-@pytest.mark.parametrize("branches", ["both", "global", "local"])
-def test_ablation_has_the_weights_of_its_branch_and_gives_it_all_heads(branches: str) -> None:
-    model = tiny(branches=branches).eval()
-    keys, attn = set(model.state_dict()), "layers.0.blocks.1.attn."
-    assert (attn + "global_q.weight" in keys) == (attn + "global_kv.bias" in keys) == (branches != "local")
-    local = ("convs.0.weight", "qkvs.0.bias", "act_blocks.0.act_block.0.weight", "act_blocks.0.act_block.2.bias")
-    assert [attn + key in keys for key in local] == [branches != "global"] * 4
-    assert attn + "proj.weight" in keys
-    if branches != "both":
+def test_ablation_gives_all_heads_to_its_branch() -> None:
+    for branches in ("global", "local"):
+        model = tiny(branches=branches).eval()
         rows = [replace(s, local_heads=0 if branches == "global" else s.heads) for s in STAGES]
-        torch.testing.assert_close(model(images()), tiny(stages=rows).eval()(images()), rtol=0, atol=0)
-
-
-def test_feature_maps_are_the_outputs_of_the_last_blocks() -> None:
-    model = tiny().eval()
-    x = images(64, 96)
-    blocks = [f"layers.{i}.blocks.{s.depth - 1}" for i, s in enumerate(STAGES)]
-    _, features = run_with_features(model, x, [*blocks, "norm"])
-    maps = model.feature_maps(x)
-    for i, block in enumerate(blocks[:-1]):
-        torch.testing.assert_close(maps[i], features[block][0])
-    torch.testing.assert_close(maps[-1], features["norm"])
-    torch.testing.assert_close(maps[-1].mean((2, 3)), model.forward_features(x))
-
-
-def test_layer_groups_go_from_the_stem_to_the_head() -> None:
-    groups = tiny().layer_groups()
-    assert all(name.startswith("patch_embed.") for name in groups[0])
-    assert all(name.startswith("layers.0.blocks.1.") for name in groups[2])
-    assert "layers.0.blocks.1.downsample.0.weight" in groups[2]
-    assert groups[-1] == ["norm.weight", "norm.bias", "head.weight", "head.bias"]
+        x = inputs(model)
+        torch.testing.assert_close(model(x), tiny(stages=rows).eval()(x), rtol=0, atol=0)
 
 
 def test_one_stage_or_one_block_is_a_network() -> None:
@@ -82,40 +51,11 @@ def test_one_stage_or_one_block_is_a_network() -> None:
     assert tiny(stages=[replace(STAGES[0], depth=1)], drop_path_rate=0.6).num_features == 8
 
 
-def test_dropped_path_leaves_the_shortcut_alone() -> None:
-    block = tiny(drop_path_rate=0.1).layers[0]["blocks"][1]
-    block.drop_path.p = 1.0
-    x = torch.randn(3, 8, 16, 16)
-    attended, residual = block(x)
-    assert attended.equal(x)
-    assert not residual.any()
-    assert block.shortcut(attended).any(dim=1).all()
-
-
 def test_least_image_has_one_cell_of_every_grid() -> None:
     deeper = (*STAGES[:3], replace(STAGES[3], kv_pool=2))
-    assert tiny(stages=deeper)(images()).isfinite().all()
+    model = tiny(stages=deeper)
+    assert model(inputs(model)).isfinite().all()
     with pytest.raises(ValueError, match="H, W of 64 or more"):
         tiny(stages=deeper, image_size=63)
-    assert tiny(stages=deeper, branches="local").eval()(images(32, 32)).isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"in_channels": 0}, "in_channels must be 1 or more, got 0"),
-        ({"branches": "no_global"}, "branches must be one of .*'local'.* got 'no_global'"),
-        ({"mlp_kernel": 4}, "mlp_kernel must be odd and positive, got 4"),
-        ({"mlp_ratio": 0.1}, "stage 0: mlp_ratio 0.1 leaves no hidden channel of dim 8"),
-        ({"stages": ()}, "stages must name one stage or more"),
-        ({"stages": [replace(STAGES[0], dim=9, heads=3)]}, "must be even, got 9"),
-        ({"stages": [STAGES[0], replace(STAGES[1], heads=5)]}, "stage 1: dim 12 does not split over 5 heads"),
-        ({"stages": [replace(STAGES[0], local_heads=3)]}, r"stage 0: local_heads must lie in 0\.\.2, got 3"),
-        ({"stages": [replace(STAGES[0], kernel=4)]}, "stage 0: kernel must be odd and positive, got 4"),
-        ({"stages": [replace(STAGES[0], depth=0)]}, r"stage 0: .* 1 or more, got Stage\(.*depth=0"),
-        ({"stages": [replace(STAGES[0], kv_pool=0)]}, r"stage 0: .* 1 or more, got Stage\(.*kv_pool=0"),
-    ],
-)
-def test_wrong_argument_is_named(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        tiny(**changes)
+    model = tiny(stages=deeper, branches="local").eval()
+    assert model(inputs(model, H=32, W=32)).isfinite().all()

@@ -11,13 +11,12 @@ from mvrec.models.baselines.names import create_baseline
 CLIPS = torch.randn(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(3))  # (B, C, T, H, W)
 
 
-def image_network(name: str = "shunted") -> Backbone:
-    return lively(BUILDS[name](image_size=64)).eval()
+def image_network() -> Backbone:
+    return lively(BUILDS["shunted"]()).eval()
 
 
-@pytest.mark.parametrize("name", ["shunted", "sgformer", "cloformer", "mvit_v2_image"])
-def test_clip_gives_pooled_features_one_classification_and_maps_with_frames(name: str) -> None:
-    inner = image_network(name)
+def test_clip_gives_pooled_features_one_classification_and_maps_with_frames() -> None:
+    inner = image_network()
     by_frame = torch.stack([inner.forward_features(CLIPS[:, :, t]) for t in range(3)])
     for pool, expected in (("mean", by_frame.mean(0)), ("max", by_frame.amax(0))):
         model = Framewise(inner, num_frames=3, pool=pool)
@@ -30,22 +29,17 @@ def test_clip_gives_pooled_features_one_classification_and_maps_with_frames(name
         torch.testing.assert_close(level[:, :, 1], second)
 
 
-def test_other_number_of_frames_and_other_size_are_taken() -> None:
-    model = Framewise(image_network(), num_frames=8)
-    assert model.input_shape == (3, 8, 64, 64)
-    assert model(CLIPS).shape == (2, 5)
-    assert model(torch.randn(1, 3, 1, 48, 80)).shape == (1, 5)
-
-
-def test_chunks_change_only_how_many_frames_go_at_once() -> None:
+def test_any_number_of_frames_and_any_size_goes_in_chunks() -> None:
     inner = image_network()
     sizes: list[int] = []
     inner.patch_embed1.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     expected = Framewise(inner, num_frames=3)(CLIPS)
-    model = Framewise(inner, num_frames=3, frames_per_chunk=4)
+    model = Framewise(inner, num_frames=8, frames_per_chunk=4)
+    assert model.input_shape == (3, 8, 64, 64)
     torch.testing.assert_close(model(CLIPS), expected)
     assert sizes == [6, 4, 2]
     assert model.feature_maps(CLIPS)[0].shape[:3] == (2, 16, 3)
+    assert model(torch.randn(1, 3, 1, 48, 80)).shape == (1, 5)
 
 
 def test_head_levels_gradients_and_checkpointing_are_those_of_the_image_network() -> None:

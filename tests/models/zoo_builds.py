@@ -3,14 +3,16 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvrec.models import CloFormer, MViT, SGFormer, Shunted, accelerate, cloformer, create_model, sgformer, shunted
 from mvrec.models.backbone import Backbone
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -154,9 +156,9 @@ def released(name: str) -> Backbone:
         return create_model(name)
 
 
-def lively(model: Backbone) -> Backbone:
+def lively(model: Network, *, seed: int = 1) -> Network:
     """Weights of ordinary size: at initialisation the attention is almost uniform and hides mistakes."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)

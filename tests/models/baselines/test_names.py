@@ -54,35 +54,28 @@ def lively(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
-SMALL, CLIP = {"image_size": 64}, {"image_size": 64, "num_frames": 4}
-FOUR = [(96, 4), (192, 8), (384, 16), (768, 32)]
+SMALL = {"image_size": 64}
 # Our knobs, and the library's for the same network, where it is compared.
 NETWORKS: dict[str, tuple[dict[str, object], dict[str, object] | None]] = {
     "timm/resnet10t": (SMALL, {}),
     "timm/vit_tiny_patch16_224": (SMALL, {"img_size": 64}),
-    "timm/swin_tiny_patch4_window7_224": (SMALL, None),
     "torchvision/resnet18": (SMALL, {}),
     "torchvision/swin_t": (SMALL, {}),
-    "torchvision/convnext_tiny": (SMALL, None),
     "torchvision/mobilenet_v3_small": (SMALL, {}),
     "torchvision/mnasnet0_5": (SMALL, {}),  # asks for the modules' versions
-    "torchvision/r3d_18": (CLIP, None),
+    "torchvision/r3d_18": (SMALL | {"num_frames": 4}, None),
     "torchvision/s3d": ({"image_size": 224, "num_frames": 14}, {}),  # a 1x1 convolution
     "pytorchvideo/x3d_xs": ({}, {}),
-    "pytorchvideo/slow_r50": (CLIP, None),
     "pytorchvideo/mvit_base_16": (SMALL, {"spatial_size": 64, "head_num_classes": 1000}),
 }
 # Channels and stride of the maps, and the number of groups of layers.
 LEVELS: dict[str, tuple[list[tuple[int, int]], int]] = {
     "timm/resnet10t": ([(64, 4), (128, 8), (256, 16), (512, 32)], 6),
     "timm/vit_tiny_patch16_224": ([(192, 16)], 14),
-    "timm/swin_tiny_patch4_window7_224": (FOUR, 14),
     "torchvision/resnet18": ([(64, 4), (128, 8), (256, 16), (512, 32)], 10),
-    "torchvision/swin_t": (FOUR, 17),
-    "torchvision/convnext_tiny": (FOUR, 20),
+    "torchvision/swin_t": ([(96, 4), (192, 8), (384, 16), (768, 32)], 17),
     "torchvision/r3d_18": ([(128, 4), (256, 8), (512, 16)], 10),
     "pytorchvideo/x3d_xs": ([(24, 4), (48, 8), (96, 16), (192, 32)], 29),
-    "pytorchvideo/slow_r50": ([(256, 4), (512, 8), (1024, 16), (2048, 32)], 18),
 }
 
 
@@ -126,18 +119,15 @@ def test_baseline_gives_the_logits_of_its_library_and_keeps_the_contract(name: s
             torch.testing.assert_close(maps[-1].mean((2, 3)), features)
 
 
-def test_file_of_a_library_loads_without_a_head_and_one_of_another_network_does_not() -> None:
+def test_file_of_a_library_loads_into_a_network_without_a_head() -> None:
     model = create_baseline("torchvision/resnet18", num_classes=0, image_size=64)
-    theirs = lively(library("torchvision/resnet18"))
+    theirs = library("torchvision/resnet18")
     model.load_state_dict(theirs.state_dict())
     torch.testing.assert_close(model.net.conv1.weight, theirs.conv1.weight)
-    with pytest.raises(RuntimeError, match="Missing key"):
-        model.load_state_dict(library("torchvision/mobilenet_v3_small").state_dict())
 
 
 def test_building_leaves_no_trace_on_a_network() -> None:
     model = create_baseline("torchvision/resnet18")
-    assert model.training
     assert all(module.training for module in model.modules())
     assert not model.net.bn1.running_mean.any()
     assert not any(module._forward_hooks for module in model.modules())
@@ -186,53 +176,46 @@ def test_slowfast_gets_every_fourth_frame_beside_all() -> None:
     assert recorder.slow == [0]
 
 
-def test_slowfast_trains_on_a_clip_of_odd_length_and_groups_its_pathways_by_depth() -> None:
-    model = create_baseline("pytorchvideo/slowfast_r50", num_classes=3, num_frames=9, image_size=32, in_channels=5)
-    assert model.input_shape == (5, 9, 32, 32)
-    x = inputs(model, 2).requires_grad_()
-    model(x).sum().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-    assert (x.grad.flatten(2).abs().sum((0, 2)) > 0).all()  # every channel counts
+def test_slowfast_takes_a_clip_of_odd_length_and_groups_its_pathways_by_depth() -> None:
+    model = create_baseline("pytorchvideo/slowfast_r50", num_classes=3, num_frames=9, image_size=32).eval()
+    with torch.no_grad():
+        assert model(inputs(model, 1)).shape == (1, 3)
     for block, group in enumerate(model.layer_groups()[:-1]):
         assert {name.split(".")[3] for name in group} == {str(block)}
 
 
-def test_timm_network_keeps_its_exemptions_from_weight_decay() -> None:
-    model = create_baseline("timm/vit_tiny_patch16_224", image_size=32)
-    assert {"net.pos_embed", "net.cls_token", "net.blocks.0.norm1.weight"} <= model.no_weight_decay()
-    assert "net.blocks.0.mlp.fc1.weight" not in model.no_weight_decay()
-
-
 def test_layer_groups_of_a_resnet_go_from_block_to_block() -> None:
-    groups = groups_by_block(library("torchvision/resnet18"))
+    with torch.device("meta"):
+        groups = groups_by_block(library("torchvision/resnet18"))
     assert groups[0] == ["conv1.weight", "bn1.weight", "bn1.bias"]
     assert {name.rsplit(".", 2)[0].removesuffix(".downsample.0") for name in groups[3]} >= {"layer2.0"}
     assert all(name.startswith("layer2.0.") for name in groups[3])
     assert groups[-1] == ["fc.weight", "fc.bias"]
 
 
-def test_timm_network_recomputes_activations_and_others_refuse() -> None:
+def test_timm_network_recomputes_activations_and_keeps_its_exemptions_from_weight_decay() -> None:
     model = create_baseline("timm/vit_tiny_patch16_224", num_classes=3, image_size=32)
-    x = inputs(model, 2)
-    model(x).sum().backward()
-    plain = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    model.zero_grad()
-    runs = []
+    assert {"net.pos_embed", "net.cls_token", "net.blocks.0.norm1.weight"} <= model.no_weight_decay()
+    assert "net.blocks.0.mlp.fc1.weight" not in model.no_weight_decay()
+    x, runs, results = inputs(model, 2), [], []
     model.net.blocks[3].register_forward_pre_hook(lambda *arguments: runs.append(1))
-    model.set_activation_checkpointing(True)
-    model(x).sum().backward()
-    assert len(runs) == 2
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, plain[name])
-    with pytest.raises(NotImplementedError, match="torchvision/resnet18 does not support"):
-        create_baseline("torchvision/resnet18").set_activation_checkpointing(True)
+    for on in (False, True):
+        model.set_activation_checkpointing(on)
+        model.zero_grad()
+        model(x).sum().backward()
+        results.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert len(runs) == 1 + 2
+    torch.testing.assert_close(results[1], results[0])
 
 
-def test_maps_of_a_network_without_maps_are_refused() -> None:
-    model = create_baseline("torchvision/alexnet")
+def test_network_of_torchvision_without_maps_or_checkpointing_refuses_them() -> None:
+    with torch.device("meta"):
+        model = create_baseline("torchvision/alexnet")
     assert model.feature_info == ()
     with pytest.raises(NotImplementedError, match="torchvision/alexnet has no feature maps"):
         model.feature_maps(inputs(model, 1))
+    with pytest.raises(NotImplementedError, match="torchvision/alexnet does not support"):
+        model.set_activation_checkpointing(True)
 
 
 def test_channels_and_sizes_arrive() -> None:
@@ -244,82 +227,65 @@ def test_channels_and_sizes_arrive() -> None:
     for name, knobs in cases.items():
         model = create_baseline(name, num_classes=3, in_channels=5, **knobs)  # type: ignore[arg-type]
         size = knobs["image_size"]
-        assert model.input_shape[0] == 5
-        assert model.input_shape[-2:] == (size if isinstance(size, tuple) else (size, size))
+        frames = [knobs["num_frames"]] if "num_frames" in knobs else []
+        assert model.input_shape == (5, *frames, *(size if isinstance(size, tuple) else (size, size)))
         x = inputs(model, 2).requires_grad_()
         model(x).sum().backward()
         assert (x.grad.flatten(2).abs().sum((0, 2)) > 0).all(), name  # every channel counts
 
 
-def test_drop_path_rate_reaches_the_last_block() -> None:
-    model = create_baseline("torchvision/swin_t", drop_path_rate=0.5, image_size=64)
-    rates = [module.p for module in model.modules() if isinstance(module, StochasticDepth)]
+def test_drop_path_rate_and_head_dropout_reach_their_layers() -> None:
+    with torch.device("meta"):
+        swin = create_baseline("torchvision/swin_t", drop_path_rate=0.5)
+        mobile = create_baseline("torchvision/mobilenet_v3_small", head_dropout=0.7)
+        resnet = create_baseline("torchvision/resnet18", head_dropout=0.7)
+    rates = [module.p for module in swin.modules() if isinstance(module, StochasticDepth)]
     assert (rates[0], rates[-1]) == (0, pytest.approx(0.5))
     assert rates == sorted(rates)
-    timm_model = create_baseline("timm/vit_tiny_patch16_224", drop_path_rate=0.5, image_size=32)
-    assert timm_model.net.blocks[-1].drop_path1.drop_prob == pytest.approx(0.5)
-
-
-def test_head_dropout_replaces_the_one_of_the_library() -> None:
-    mobile = create_baseline("torchvision/mobilenet_v3_small", head_dropout=0.7, image_size=64)
     assert [m.p for m in mobile.net.classifier if isinstance(m, nn.Dropout)] == [0.7]
-    assert mobile.head.dropout == 0
-    resnet = create_baseline("torchvision/resnet18", head_dropout=0.7, image_size=64)
+    assert mobile.head.dropout == 0  # the library has one
     resnet.reset_head(3)
     assert resnet.head.dropout == 0.7
-    assert create_baseline("timm/resnet10t", head_dropout=0.7).net.drop_rate == 0.7
+    vit = create_baseline("timm/vit_tiny_patch16_224", drop_path_rate=0.5, head_dropout=0.7, image_size=32)
+    assert vit.net.blocks[-1].drop_path1.drop_prob == pytest.approx(0.5)
+    assert vit.net.head_drop.p == 0.7
 
 
 @pytest.mark.parametrize(
     ("name", "knobs", "expected"),
     [
         ("timm/resnet_10t", {}, "timm has no network 'timm/resnet_10t'; did you mean 'timm/resnet10t'?"),
-        ("torchvision/r3d18", {}, "torchvision has no network 'torchvision/r3d18'; did you mean 'torchvision/r3d_18'?"),
-        ("pytorchvideo/slow_r5", {}, "pytorchvideo has no network 'pytorchvideo/slow_r5'; did you mean 'pytorchvid"),
-        (
-            "tim/resnet18",
-            {},
-            "'tim/resnet18' is not a network: the part before the slash must be one of timm/..., t",
-        ),
+        ("tim/resnet18", {}, "'tim/resnet18' is not a network: the part before the slash must be one of timm/..., t"),
         ("timm/hf-hub:some/thing", {}, "timm has no network 'timm/hf-hub:some/thing'"),
         ("pytorchvideo/slow_r50_detection", {}, "pytorchvideo has no network 'pytorchvideo/slow_r50_detection'"),
-        (
-            "torchvision/resnet18",
-            {"num_frames": 8},
-            "torchvision/resnet18: an image network has no num_frames (got 8); ",
-        ),
+        ("torchvision/resnet18", {"num_frames": 8}, "torchvision/resnet18: an image network has no num_frames (got 8)"),
         ("timm/resnet10t", {"num_frames": 8}, "timm/resnet10t: an image network has no num_frames (got 8); "),
         ("torchvision/resnet18", {"drop_path_rate": 0.1}, "torchvision/resnet18: it does not support drop_"),
         ("pytorchvideo/x3d_xs", {"drop_path_rate": 0.1}, "pytorchvideo/x3d_xs: it does not support drop_"),
         ("timm/vgg11", {"drop_path_rate": 0.1}, "timm/vgg11 cannot be built like that: "),
         ("torchvision/mvit_v1_b", {"num_frames": 8}, "torchvision/mvit_v1_b cannot take inputs of shape (3, 8, 224, "),
-        ("torchvision/alexnet", {"image_size": 16}, "torchvision/alexnet cannot take inputs of shape (3, 16, 16): "),
     ],
 )
 def test_unsupported_name_or_knob_is_one_line(name: str, knobs: dict[str, object], expected: str) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as error, torch.device("meta"):
         create_baseline(name, **knobs)  # type: ignore[arg-type]
-    assert str(caught.value).startswith(expected)
-    assert "\n" not in str(caught.value)
+    assert str(error.value).startswith(expected)
+    assert "\n" not in str(error.value)
 
 
 def test_input_that_the_library_refuses_is_one_line() -> None:
     model = create_baseline("timm/vit_tiny_patch16_224", image_size=32)
-    with pytest.raises(
-        ValueError, match=r"^timm/vit_tiny\w+ is built for \(3, 32, 32\) and cannot take \(3, 48, 48\): "
-    ):
+    with pytest.raises(ValueError, match=r"^timm/vit_\w+ is built for \(3, 32, 32\) and cannot take \(3, 48, 48\): "):
         model(torch.zeros(1, 3, 48, 48))
     with pytest.raises(ValueError, match=r"expected \(B, C, H, W\) with C=3, got shape \('B', 3, 4, 32, 32\)"):
         model(torch.zeros(1, 3, 4, 32, 32))
-    resnet = create_baseline("torchvision/resnet18", num_classes=2).eval()
-    assert resnet(torch.zeros(1, 3, 50, 70)).shape == (1, 2)
 
 
 def test_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as error:
         create_baseline("timm/resnet18")
-    assert str(caught.value) == f"timm/resnet18: needs timm: {install_hint('timm')}"
+    assert str(error.value) == f"timm/resnet18: needs timm: {install_hint('timm')}"
 
 
 def test_listed_names_exist_and_create_model_takes_them() -> None:
@@ -327,9 +293,9 @@ def test_listed_names_exist_and_create_model_takes_them() -> None:
     assert "timm/swin_tiny_patch4_window7_224" in list_baselines("timm")
     names = list_baselines("pytorchvideo")
     hub = sys.modules["pytorchvideo.models.hub"]
-    for name in names:
-        assert callable(getattr(hub, name.removeprefix("pytorchvideo/")))
+    assert all(callable(getattr(hub, name.removeprefix("pytorchvideo/"))) for name in names)
     with pytest.raises(UserError, match=r"no library 'torchvison'.*did you mean 'torchvision'"):
         list_baselines("torchvison")
-    model = create_model("torchvision/resnet18", num_classes=4, image_size=64)
+    model = create_model("torchvision/resnet18", num_classes=4, image_size=64).eval()
     assert (model.num_classes, model.input_shape) == (4, (3, 64, 64))
+    assert model(torch.zeros(1, 3, 50, 70)).shape == (1, 4)

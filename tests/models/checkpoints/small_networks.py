@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from zoo_builds import IMAGE, MVIT_V1, MVIT_V2, VIDEO
+from zoo_builds import IMAGE, MVIT_V1, MVIT_V2, VIDEO, lively
 
 from mvrec.models import MViT
 
@@ -17,19 +17,7 @@ KINDS["v2_image"] |= {"cls_token": False}
 
 def small(kind: str, *, seed: int = 0, **changes: Any) -> MViT:
     torch.manual_seed(seed)
-    return lively(MViT(**(KINDS[kind] | changes)))
-
-
-def lively(model: Any, *, seed: int = 1) -> Any:
-    """Weights of ordinary size: at initialisation too much is zero or uniform."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
-        for name, buffer in model.named_buffers():
-            if "running" in name:
-                buffer.add_(torch.rand(buffer.shape, generator=generator))
-    return model.eval()
+    return lively(MViT(**(KINDS[kind] | changes))).eval()
 
 
 def separate_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,13 +7,12 @@ import pytest
 import timm
 import torch
 import torchvision
-from small_networks import V1, lively, mvit_repository, separate_qkv, small
+from small_networks import mvit_repository, separate_qkv, small
 from torch import Tensor
-from zoo_builds import BUILDS
-from zoo_builds import inputs as images
+from zoo_builds import BUILDS, inputs, lively
 
 from mvrec.errors import UserError
-from mvrec.models import Framewise, MViT, create_model, load_weights
+from mvrec.models import Framewise, create_model, load_weights
 from mvrec.models.backbone import Backbone
 
 State = dict[str, Tensor]
@@ -21,9 +20,9 @@ LAYOUTS: dict[str, tuple[Callable[[], Backbone], Callable[[State], State]]] = {
     "SlowFast": (lambda: small("v1"), dict),
     "SlowFast (separate q, k, v)": (lambda: small("v1"), separate_qkv),
     "mvit repository": (lambda: small("v2_image"), mvit_repository),
-    "Shunted Transformer": (lambda: lively(BUILDS["shunted"]()), dict),
-    "SG-Former": (lambda: lively(BUILDS["sgformer"]()), dict),
-    "CloFormer": (lambda: lively(BUILDS["cloformer"]()), dict),
+    "Shunted Transformer": (lambda: lively(BUILDS["shunted"]()).eval(), dict),
+    "SG-Former": (lambda: lively(BUILDS["sgformer"]()).eval(), dict),
+    "CloFormer": (lambda: lively(BUILDS["cloformer"]()).eval(), dict),
 }
 
 
@@ -37,7 +36,7 @@ def test_layout_is_recognised_under_any_prefix_and_refused_by_other_families(nam
         assert report.layout == name
         assert report.complete
         assert set(report.loaded) == set(model.state_dict())
-        torch.testing.assert_close(other(images(model)), model(images(model)), rtol=0, atol=0)
+        torch.testing.assert_close(other(inputs(model)), model(inputs(model)), rtol=0, atol=0)
     for build_other, _ in LAYOUTS.values():
         other = build_other()
         if type(other) is not type(model):
@@ -47,8 +46,8 @@ def test_layout_is_recognised_under_any_prefix_and_refused_by_other_families(nam
 
 
 def test_first_release_of_mvit_loads_into_its_own_pooling_only() -> None:
-    first = lively(MViT(**V1, unpooled_kv_blocks=(2, 3)))
-    assert load_weights(lively(MViT(**V1, unpooled_kv_blocks=(2, 3)), seed=3), first.state_dict()).complete
+    first = small("v1", unpooled_kv_blocks=(2, 3))
+    assert load_weights(small("v1", seed=3, unpooled_kv_blocks=(2, 3)), first.state_dict()).complete
     with pytest.raises(UserError, match=r"12 tensors are missing \(blocks\.2\.attn\.pool_k\.weight"):
         load_weights(small("v1"), first.state_dict())
 
@@ -62,39 +61,32 @@ def test_counters_that_an_old_file_lacks_are_no_loss() -> None:
 
 
 def library_network(name: str) -> Any:
-    torch.manual_seed(0)
     library, model = name.split("/")
-    if library == "timm":
-        return lively(timm.create_model(model, num_classes=5))
-    return lively(torchvision.models.get_model(model, num_classes=5))
+    create = timm.create_model if library == "timm" else torchvision.models.get_model
+    return lively(create(model, num_classes=5)).eval()
 
 
-@pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18", "torchvision/swin_t"])
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet10t"])
 def test_files_of_a_library_load_into_its_baseline_under_any_prefix(name: str) -> None:
     peer, x = library_network(name), torch.randn(2, 3, 64, 64)
     model = create_model(name, num_classes=5, image_size=64).eval()
     for prefix in ("", "module.", "backbone.net._orig_mod."):
-        lively(model)  # other weights
+        lively(model, seed=7)
         state = {f"{prefix}{key}": tensor for key, tensor in peer.state_dict().items()}
         load_weights(model, {"state_dict": state, "epoch": 1})
         torch.testing.assert_close(model(x), peer(x))
-    other = create_model(name, num_classes=5, image_size=64).eval()
-    own = {"state_dict": {f"backbone.{key}": tensor for key, tensor in model.state_dict().items()}}
-    assert load_weights(other, own).complete
-    torch.testing.assert_close(other(x), model(x), rtol=0, atol=0)
+    own = {"state_dict": {f"backbone.{key}": tensor.clone() for key, tensor in model.state_dict().items()}}
+    assert load_weights(lively(model, seed=7), own).complete
+    torch.testing.assert_close(model(x), peer(x))
 
 
 def test_weights_of_another_network_or_class_count_are_refused_by_a_baseline() -> None:
-    for name, message in (
-        ("resnet50", r"does not fit this Baseline \(torchvision layout\)"),
-        ("swin_t", r"does not fit this Baseline \(torchvision layout\): \d+ tensors are missing"),
-    ):
-        with torch.device("meta"):
-            state = torchvision.models.get_model(name, num_classes=5).state_dict()
-        with pytest.raises(UserError, match=message):
-            create_model("torchvision/resnet18", num_classes=5, weights=zeros(state))
-    state = library_network("torchvision/resnet18").state_dict()
     model = create_model("torchvision/resnet18", num_classes=7)
+    with torch.device("meta"):
+        swin = torchvision.models.swin_t(num_classes=7).state_dict()
+    with pytest.raises(UserError, match=r"not fit this Baseline \(torchvision layout\): \d+ tensors are missing"):
+        load_weights(model, zeros(swin))
+    state = library_network("torchvision/resnet18").state_dict()
     with pytest.raises(UserError, match="its head knows 5 classes, the network 7"):
         load_weights(model, state)
     report = load_weights(model, state, allow_partial=True)
@@ -111,18 +103,14 @@ def test_file_of_an_image_network_loads_into_it_on_clips() -> None:
     assert load_weights(clips, image.state_dict()).complete
     own = {f"backbone.{key}": tensor for key, tensor in image.state_dict().items()}
     assert load_weights(clips, own).complete
-    x = images(image)
+    x = inputs(image)
     torch.testing.assert_close(clips.eval()(x[:, :, None].expand(-1, -1, 2, -1, -1)), image(x))
 
 
 def test_network_of_no_known_family_is_one_line_and_changes_nothing() -> None:
     with torch.device("meta"):
-        others = [
-            torchvision.models.resnet18(),
-            timm.create_model("swin_tiny_patch4_window7_224"),
-            timm.create_model("vit_tiny_patch16_224"),  # a ViT's names are much like MViT's
-            torchvision.models.vit_b_16(),
-        ]
+        others = [torchvision.models.resnet18(), torchvision.models.vit_b_16()]
+        others.append(timm.create_model("vit_tiny_patch16_224"))  # whose names are much like MViT's
     for other in others:
         model = small("v1")
         before = {key: tensor.clone() for key, tensor in model.state_dict().items()}

@@ -16,7 +16,7 @@ from small_networks import small
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from warm import run
-from zoo_builds import inputs as images
+from zoo_builds import inputs
 
 from mvrec.errors import UserError
 from mvrec.models import MViT, load_weights
@@ -29,15 +29,9 @@ def model() -> MViT:
 
 
 def check_loads(source: Any, model: MViT) -> None:
-    other = small("v1", seed=9)
+    other, x = small("v1", seed=9), inputs(model)
     report = load_weights(other, source)
-    assert report.complete
-    assert not report.unexpected
-    check_equal(other, model)
-
-
-def check_equal(other: MViT, model: MViT) -> None:
-    x = images(model)
+    assert (report.complete, report.unexpected) == (True, ())
     torch.testing.assert_close(other(x), model(x), rtol=0, atol=0)
 
 
@@ -63,28 +57,22 @@ WRAPPERS = {
 }
 
 
-def test_network_is_found_inside_every_wrapper(model: MViT, tmp_path: Path) -> None:
-    for name, wrap in WRAPPERS.items():
-        other = small("v1", seed=9)
-        report = load_weights(other, saved(wrap(model.state_dict()), tmp_path / "x.pth"))
-        assert (report.complete, report.unexpected) == (True, ()), name
-        check_equal(other, model)
-    check_loads(model.state_dict(), model)
-    check_loads({"model": model.state_dict()}, model)
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_network_is_found_inside_every_wrapper(wrapper: str, model: MViT, tmp_path: Path) -> None:
+    check_loads(saved(WRAPPERS[wrapper](model.state_dict()), tmp_path / "x.pth"), model)
 
 
 def test_half_precision_becomes_the_precision_of_the_network(model: MViT) -> None:
     other = small("v1", seed=9)
     load_weights(other, {name: tensor.half() for name, tensor in model.state_dict().items()})
     assert {tensor.dtype for tensor in other.state_dict().values()} == {torch.float32}
-    torch.testing.assert_close(other(images(model)), model(images(model)), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(other(inputs(model)), model(inputs(model)), rtol=0.05, atol=0.05)
 
 
-def test_safetensors_under_any_name_and_old_serialisation_load(model: MViT, tmp_path: Path) -> None:
-    for name in ("x.safetensors", "x.bin"):
-        save_file(model.state_dict(), tmp_path / name)
-        check_loads(tmp_path / name, model)
-        check_loads(str(tmp_path / name), model)
+def test_state_dicts_safetensors_under_any_name_and_old_serialisation_load(model: MViT, tmp_path: Path) -> None:
+    check_loads({"model": model.state_dict()}, model)
+    save_file(model.state_dict(), tmp_path / "x.bin")
+    check_loads(str(tmp_path / "x.bin"), model)
     torch.save({"model_state": model.state_dict()}, tmp_path / "x.pyth", _use_new_zipfile_serialization=False)
     check_loads(tmp_path / "x.pyth", model)
 
@@ -175,21 +163,20 @@ def test_file_with_code_is_refused_and_the_code_never_runs(model: MViT, tmp_path
 
 
 def test_refusal_names_a_command_that_extracts_the_weights(model: MViT, tmp_path: Path) -> None:
-    path, command = tmp_path / "it's here.pth", ""
-    for tree in (
-        {"epoch": 3, "model": model.state_dict(), "extra": pathlib.PurePosixPath("a")},
-        {"epoch": 3, "model": model.state_dict(), "extra": UserDict(a=1)},
-        model,
+    path = tmp_path / "it's here.pth"
+    for tree, kind in (
+        ({"epoch": 3, "model": model.state_dict(), "extra": pathlib.PurePosixPath("a")}, "pathlib.PurePosixPath"),
+        ({"epoch": 3, "model": model.state_dict(), "extra": UserDict(a=1)}, "collections.UserDict"),
+        (model, "mvrec.models.mvit.mvit.MViT"),
     ):
-        with pytest.raises(UserError, match="if you trust them, extract the weights once: python -c") as error:
+        with pytest.raises(UserError, match=f"holds a {kind} besides its weights") as error:
             load_weights(model, saved(tree, path))
-        command = str(error.value).partition("extract the weights once: ")[2]
-        program, _, code, *arguments = shlex.split(command)
-        assert program == "python"
-        extracted = run(*arguments, program=code)
-        assert extracted.returncode == 0, extracted.stderr
-        check_loads(tmp_path / "it's here.weights.pth", model)
-    assert "holds a mvrec.models.mvit.mvit.MViT besides its weights" in str(error.value)
+        command = str(error.value).partition("if you trust them, extract the weights once: ")[2]
+    program, _, code, *arguments = shlex.split(command)
+    assert program == "python"
+    extracted = run(*arguments, program=code)
+    assert extracted.returncode == 0, extracted.stderr
+    check_loads(tmp_path / "it's here.weights.pth", model)
 
 
 def check_refused(path: Path, model: MViT, message: str) -> None:
@@ -214,9 +201,9 @@ def test_truncated_file_is_one_line(model: MViT, tmp_path: Path) -> None:
             check_refused(path, model, r"damaged|: truncated: an unfinished download or copy")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
+def test_file_without_a_network_is_called_what_it_is(model: MViT, tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    for content, message in (
         (b"\x00" * 100, "damaged, truncated or not a torch checkpoint"),
         (b"\x08\x00\x00\x00\x00\x00\x00\x00{]      ", "damaged or not a safetensors file"),
         (b"", "the file is empty"),
@@ -232,12 +219,9 @@ def test_truncated_file_is_one_line(model: MViT, tmp_path: Path) -> None:
         ({"epoch": 3, "scores": {"a": 1}}, "no weights found; it holds 'epoch', 'scores'"),
         ({"model": {"fc.weight": torch.ones(2, 2)}}, "no known network: its names begin with fc.weight"),
         ({}, "no weights found; it holds nothing"),
-    ],
-)
-def test_file_without_a_network_is_called_what_it_is(content: Any, message: str, model: MViT, tmp_path: Path) -> None:
-    path = tmp_path / "x.pth"
-    path.write_bytes(content) if isinstance(content, bytes) else saved(content, path)
-    check_refused(path, model, message)
+    ):
+        path.write_bytes(content) if isinstance(content, bytes) else saved(content, path)
+        check_refused(path, model, message)
 
 
 def test_missing_file_and_folder_without_checkpoints_are_one_line(model: MViT, tmp_path: Path) -> None:

@@ -22,12 +22,6 @@ DETECTORS: dict[str, Callable[[nn.Module], nn.Module]] = {
     ),
     "retinanet": lambda backbone: RetinaNet(backbone, anchor_generator=AnchorGenerator(*ANCHORS), **SIZES),
 }
-NETWORKS: dict[str, dict[str, object]] = {
-    "shunted": {},
-    "sgformer": {},
-    "cloformer": {},
-    "mvit_v2_image": {"image_size": 64, "q_strides": {1: 2, 2: 2, 3: 2}},  # four grids, as the released ones have
-}
 
 
 def images_and_targets() -> tuple[list[Tensor], list[dict[str, Tensor]]]:
@@ -53,20 +47,19 @@ def check_detector(kind: str, backbone: Backbone) -> None:
     assert stem.grad is not None
     assert stem.grad.abs().sum() > 0
     with torch.no_grad():
-        found = model.eval()(images)
-    assert len(found) == 2
-    assert kind == "retinanet" or all(len(detections["masks"]) for detections in found)
-    for image, detections in zip(images, found, strict=True):
-        boxes = detections["boxes"]
+        predictions = model.eval()(images)
+    for image, prediction in zip(images, predictions, strict=True):
+        assert kind == "retinanet" or len(prediction["masks"])
+        boxes = prediction["boxes"]
         assert boxes.isfinite().all()
         assert (boxes[:, 2] <= image.shape[2]).all()
         assert (boxes[:, 3] <= image.shape[1]).all()
 
 
-@pytest.mark.parametrize("kind", DETECTORS)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_detector_trains_and_infers_on_a_small_network(name: str, kind: str) -> None:
-    check_detector(kind, BUILDS[name](**NETWORKS[name]))
+def test_detectors_train_and_infer_on_small_networks() -> None:
+    check_detector("mask_rcnn", BUILDS["shunted"]())
+    # Four grids, as the released ones have.
+    check_detector("retinanet", BUILDS["mvit_v2_image"](image_size=64, q_strides={1: 2, 2: 2, 3: 2}))
 
 
 @pytest.mark.slow

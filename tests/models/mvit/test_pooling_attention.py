@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from mvrec.models import layers
 from mvrec.models.fast import bricks, mvit
 from mvrec.models.fast.products import Linear
-from mvrec.models.mvit.pooling_attention import AvgPool3d, PoolingAttention, distance_rows, pooled_grid
+from mvrec.models.mvit.pooling_attention import AvgPool3d, PoolingAttention, pooled_grid
 
 CPU = torch.device("cpu")
 
@@ -101,14 +102,14 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_attention_equals_its_definition_written_out(case: str) -> None:
-    for thw, quick in (((2, 4, 6), False), ((1, 5, 3), False), ((2, 4, 6), True), ((1, 5, 3), True)):
-        module = attention(quick=quick, **CASES[case])
-        count = thw[0] * thw[1] * thw[2] + module.num_cls
-        x = torch.randn(2, count, 12, dtype=torch.float64)
-        q_thw, _ = module.grids(thw)
-        out = module(x, thw)
-        assert out.shape == (2, q_thw[0] * q_thw[1] * q_thw[2] + module.num_cls, 20)
-        torch.testing.assert_close(out, written_out(module, x, thw), msg=lambda m, at=(thw, quick): f"{at}: {m}")
+    for thw in ((2, 4, 6), (1, 5, 3)):
+        module = attention(**CASES[case])
+        x = torch.randn(2, math.prod(thw) + module.num_cls, 12, dtype=torch.float64)
+        expected = written_out(module, x, thw)
+        assert expected.shape == (2, math.prod(module.grids(thw)[0]) + module.num_cls, 20)
+        for quick in (False, True):
+            out = attention(quick=quick, **CASES[case])(x, thw)
+            torch.testing.assert_close(out, expected, msg=lambda m, at=(thw, quick): f"{at}: {m}")
 
 
 def gradients(output: Tensor, module: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -130,20 +131,17 @@ def check_both(ours: Tensor, theirs: Tensor, modules: tuple[nn.Module, nn.Module
 @pytest.mark.parametrize("case", ["v2", "v2, query stride", "v2, no class token", "image", "v1"])
 def test_keys_that_nobody_reads_leave_no_trace_in_values_and_gradients(case: str) -> None:
     norm = nn.LayerNorm(12).double()
-    for kv_stride, thw in itertools.product((4, 5, 8), ((2, 8, 8), (1, 5, 7), (3, 1, 2), (2, 9, 12))):
-        module = attention(quick=True, **{**CASES[case], "kv_stride": kv_stride})
-        plain = attention(**{**CASES[case], "kv_stride": kv_stride})
-        x = torch.randn(2, thw[0] * thw[1] * thw[2] + module.num_cls, 12, dtype=torch.float64, requires_grad=True)
+    for kv_stride, thw in ((4, (2, 8, 8)), (5, (1, 5, 7)), (8, (3, 1, 2)), (8, (2, 9, 12))):
+        module, plain = (attention(quick=quick, **CASES[case] | {"kv_stride": kv_stride}) for quick in (True, False))
+        x = torch.randn(2, math.prod(thw) + module.num_cls, 12, dtype=torch.float64, requires_grad=True)
         check_both(module(x, thw, norm=norm), plain(norm(x), thw), (module, plain), x, (kv_stride, thw))
 
 
-@pytest.mark.parametrize(
-    "case", ["v2", "v2, query stride", "v2, queries left alone", "image", "v1", "v1, nothing pooled"]
-)
+@pytest.mark.parametrize("case", ["v2, query stride", "v2, queries left alone", "image", "v1", "v1, nothing pooled"])
 def test_class_token_alone_is_the_first_row_of_values_and_gradients(case: str) -> None:
     """Gradients are zeros, and not absent, for what only the other rows would need."""
-    for kv_stride in (1, 2, 8):
-        module = attention(quick=True, **{**CASES[case], "kv_stride": kv_stride})
+    for kv_stride in (1, 8):
+        module = attention(quick=True, **CASES[case] | {"kv_stride": kv_stride})
         thw, norm = (2, 8, 9), nn.LayerNorm(12).double()
         x = torch.randn(2, 2 * 8 * 9 + 1, 12, dtype=torch.float64, requires_grad=True)
         whole = module(x, thw, norm=norm)[:, :1]
@@ -155,7 +153,7 @@ def test_class_token_alone_is_the_first_row_of_values_and_gradients(case: str) -
 
 
 def test_cells_that_windows_read_are_those_of_every_window() -> None:
-    for size, (kernel, stride) in itertools.product(range(1, 30), ((3, 4), (3, 8), (1, 2), (5, 8), (3, 5))):
+    for size, (kernel, stride) in itertools.product(range(1, 20), ((3, 4), (1, 2), (5, 8))):
         windows = pooled_grid((1, size, size), kernel=(1, kernel, kernel), stride=stride)[1]
         read = {w * stride + k - kernel // 2 for w in range(windows) for k in range(kernel)} & set(range(size))
         cells = mvit._read_cells(size, kernel=kernel, stride=stride, device=CPU).tolist()
@@ -193,41 +191,18 @@ def test_backward_pass_keeps_no_score_matrix() -> None:
     assert max(saved) < scores / 2
 
 
-def test_table_rows_are_distances_of_queries_and_keys() -> None:
-    for q, k, expected in (
-        (3, 3, [[2, 1, 0], [3, 2, 1], [4, 3, 2]]),
-        (4, 2, [[2, 0], [3, 1], [4, 2], [5, 3]]),
-        (2, 4, [[3, 2, 1, 0], [5, 4, 3, 2]]),
-        (3, 2, [[1, 0], [2, 1], [3, 2]]),  # a ratio of 1.5: 1.5, 0, 2.5, 1, 3.5, 2 before truncation
-    ):
-        assert distance_rows(q, k, device=CPU).tolist() == expected
-
-
-def test_onehots_hold_the_place_of_every_key() -> None:
-    geometry = mvit.relative_geometry((2, 3, 2), (2, 3, 2), device=CPU, dtype=torch.float32)
-    assert geometry.key_onehot.sum(-1).tolist() == [3.0] * 12
-    places = geometry.key_onehot.split((2, 3, 2), -1)
-    assert [tuple(int(p[7].argmax()) for p in places)] == [(1, 0, 1)]
-
-
 def test_pooled_grid_is_the_shape_of_every_pooling() -> None:
-    kernels, grids = ((3, 3, 3), (1, 3, 3), (1, 9, 9)), ((2, 8, 8), (1, 5, 7), (3, 1, 2))
-    for case in itertools.product(kernels, (1, 2, 4, 8), grids):
+    kernels, grids = ((3, 3, 3), (1, 9, 9)), ((2, 8, 8), (3, 1, 2))
+    for case in itertools.product(kernels, (1, 2, 8), grids):
         kernel, stride, thw = case
         expected = pooled_grid(thw, kernel=kernel, stride=stride)
         for pooling in ("conv", "max", "avg"):
             module = attention(pooling=pooling, kv_kernel=kernel, kv_stride=stride)
-            shape = module.pool_k(torch.randn(1, 10, *thw, dtype=torch.float64)).shape[2:]
-            assert shape == expected, (case, pooling)
+            assert module.pool_k(torch.randn(1, 10, *thw, dtype=torch.float64)).shape[2:] == expected, (case, pooling)
         conv = nn.Conv3d(2, 2, kernel, (1, stride, stride), tuple(k // 2 for k in kernel), groups=2)
-        assert mvit.head_shared_conv(conv, torch.randn(1, *thw, 4)).shape[1:4] == expected, case
-
-
-def test_pooling_of_channels_last_copies_nothing() -> None:
-    grid = torch.randn(2, 4, 6, 6, 8)
-    assert grid.permute(0, 4, 1, 2, 3).is_contiguous(memory_format=torch.channels_last_3d)
-    pooled = mvit.head_shared_conv(nn.Conv3d(4, 4, 3, (1, 2, 2), (1, 1, 1), groups=4), grid)
-    assert pooled.is_contiguous()  # channels come out last as they went in
+        pooled = mvit.head_shared_conv(conv, torch.randn(1, *thw, 4))
+        assert pooled.shape[1:4] == expected, case
+        assert pooled.is_contiguous()  # channels come out last as they went in
 
 
 def test_average_pooling_counts_the_zeros_of_the_padding() -> None:
