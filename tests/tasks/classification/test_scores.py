@@ -87,7 +87,7 @@ def test_wrong_numbers_of_views_and_samples_are_named():
         )
 
 
-def test_a_part_of_a_split_that_is_scored_on_purpose_is_called_one():
+def test_a_part_of_a_split_is_called_one():
     for total, text in (
         (8, "only 2 of 8 clips: 2/2 clips scored"),
         (2, "2/2 clips scored"),
@@ -122,7 +122,7 @@ def test_a_file_that_fails_for_one_of_its_views_has_failed_once():
     assert scores.top_k(1) == 0.5
 
 
-def test_a_class_that_is_tied_with_a_wrong_one_counts_as_wrong():
+def test_a_network_that_says_the_same_of_all_classes_is_right_about_none():
     """Of a network that says the same of all classes, the best class would be the first."""
     scores = scores_of(torch.zeros(6, 4), torch.tensor([0, 0, 0, 1, 2, 3]))
     assert [scores.top_k(k) for k in (1, 2, 3, 4)] == [0, 0, 0, 1]
