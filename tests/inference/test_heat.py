@@ -1,6 +1,7 @@
 """Heat maps against what is known: exact identities, explicit matrices, and networks whose reason is known."""
 
 import copy
+import functools
 import itertools
 import math
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from zoo_builds import BUILDS, IMAGE, MVIT_V1, MVIT_V2, inputs, lively
 
 from mvrec.errors import UserError
-from mvrec.inference.heat import METHODS, _without_lattice, default_method, heat_map, on_pixels
+from mvrec.inference.heat import METHODS, _recorded, _without_lattice, default_method, heat_map, on_pixels
 from mvrec.models import Framewise, MViT, Shunted, accelerate, create_model, shunted
 from mvrec.models.backbone import Backbone
 from mvrec.models.fast.accelerate import as_written
@@ -53,20 +54,14 @@ def test_levels_of_a_network_are_its_feature_maps(name):
     model = network(name)
     x = inputs(model)
     maps = model.feature_maps(x)
-    found = model.levels(tuple(x.shape))
-    assert len(found) == len(maps)
-    for stage, (level, expected) in enumerate(zip(found, maps, strict=True)):
-        kept = []
-        if level.is_input:
-            hook = level.module.register_forward_pre_hook(lambda _, arguments, kept=kept: kept.append(arguments[0]))
-        else:
-            hook = level.module.register_forward_hook(lambda _, __, output, kept=kept: kept.append(output))
-        model(x)
-        hook.remove()
-        output = kept[0][0] if isinstance(kept[0], tuple) else kept[0]
+    levels = model.levels(tuple(x.shape))
+    assert len(levels) == len(maps)
+    for stage, (level, expected) in enumerate(zip(levels, maps, strict=True)):
+        with _recorded(level) as tensors:
+            model(x)
         is_before_the_last = stage == len(maps) - 1 and getattr(model, "cls_token", None) is not None
         if not is_before_the_last:
-            assert torch.equal(level.to_map(output), expected)
+            assert torch.equal(level.to_map(tensors[0]), expected)
             assert level.stride == model.feature_info[stage].stride
         assert heat_map(model, x, torch.tensor([1, 2]), method="layercam", stage=stage).sum() > 0
 
@@ -92,13 +87,18 @@ class CornerShunted(Shunted):
 
 def test_layercam_is_zero_where_the_head_does_not_look():
     torch.manual_seed(0)
-    model = lively(CornerShunted(SHUNTED_OF_STRIPES, num_classes=5, image_size=64)).eval()
+    stages = [
+        shunted.Stage(dim=dim, depth=1, heads=2, sr_ratio=ratio, mlp_ratio=2)
+        for dim, ratio in ((8, 4), (16, 2), (24, 1))
+    ]
+    model = lively(CornerShunted(tuple(stages), num_classes=5, image_size=64)).eval()
     heat = heat_map(model, inputs(model, size=5), torch.arange(5), method="layercam")
     assert heat[:, 32:, 32:].max() > 0.01
     assert heat[:, :17].abs().max() == 0
     assert heat[:, :, :17].abs().max() == 0
 
 
+@functools.cache
 def windows(thw, kernel, stride, num_cls):
     """(num_cls + N', num_cls + N): which tokens a pooled cell is drawn from, in equal shares, found one by one."""
     kernel = kernel or (1, 1, 1)
@@ -164,24 +164,24 @@ def expected_flow(model, x, probabilities, *, of_class):
     return torch.stack(rows).unflatten(1, grids[0])
 
 
-@pytest.mark.parametrize("method", ["rollout", "relevance"])
 @pytest.mark.parametrize("name", MVITS)
-def test_attention_heat_is_the_product_of_all_matrices_in_both_forms(monkeypatch, method, name):
+def test_attention_heat_is_the_product_of_all_matrices_in_both_forms(monkeypatch, name):
     model = network(name)
     x, classes = inputs(model, H=36, W=44), torch.tensor([4, 1])  # grids of 9 x 11, which no stride divides
     probabilities = explicit_attention(monkeypatch, model, x, classes)
-    expected = expected_flow(model, x, probabilities, of_class=method == "relevance")
-    quick = heat_map(model, x, classes, method=method)
-    with as_written(model):
-        torch.testing.assert_close(heat_map(model, x, classes, method=method), quick, rtol=1e-4, atol=1e-6)
-    with monkeypatch.context() as patch:  # what is smoothed away is another test's
-        patch.setattr("mvrec.inference.heat._without_lattice", lambda heat, period: heat)
-        patch.setattr("mvrec.inference.heat._QUERIES_AT_ONCE", 7)
-        heat = heat_map(model, x, classes, method=method)
-    assert heat.shape == (2, *x.shape[2:])
-    cells = heat[:, ::2, ::4, ::4] if x.ndim == 5 else heat[:, None, ::4, ::4]
-    assert expected.max() > 0
-    torch.testing.assert_close(cells.double(), expected, rtol=1e-4, atol=1e-7)
+    for method in ("rollout", "relevance"):
+        expected = expected_flow(model, x, probabilities, of_class=method == "relevance")
+        quick = heat_map(model, x, classes, method=method)
+        with as_written(model):
+            torch.testing.assert_close(heat_map(model, x, classes, method=method), quick, rtol=1e-4, atol=1e-6)
+        with monkeypatch.context() as patch:  # what is smoothed away is another test's
+            patch.setattr("mvrec.inference.heat._without_lattice", lambda heat, period: heat)
+            patch.setattr("mvrec.inference.heat._QUERIES_AT_ONCE", 7)
+            heat = heat_map(model, x, classes, method=method)
+        assert heat.shape == (2, *x.shape[2:])
+        cells = heat[:, ::2, ::4, ::4] if x.ndim == 5 else heat[:, None, ::4, ::4]
+        assert expected.max() > 0
+        torch.testing.assert_close(cells.double(), expected, rtol=1e-4, atol=1e-7)
 
 
 def test_regular_lattice_is_smoothed_to_ones():
@@ -210,15 +210,15 @@ def test_network_stays_as_it_was_and_another_class_gives_another_map(method):
     assert torch.allclose(first / first.sum(), other / other.sum(), rtol=0.01, atol=1e-6) == (method == "rollout")
 
 
-@pytest.mark.parametrize("pool", ["mean", "max"])
-def test_heat_of_a_framewise_network_is_that_of_its_frames(pool):
-    model = Framewise(network("cloformer"), num_frames=3, pool=pool, frames_per_chunk=2).eval()
-    x = inputs(model)
-    heat = heat_map(model, x, torch.tensor([0, 1]), method="cam")
-    assert heat.shape == (2, 3, 64, 64)
-    if pool == "mean":  # then every frame speaks for itself, as an image does
-        weights = [heat_map(model.backbone, x[:, :, t], torch.tensor([0, 1]), method="cam") for t in range(3)]
-        torch.testing.assert_close(heat, torch.stack(weights, 1) / 3, rtol=1e-4, atol=1e-6)
+def test_heat_of_a_framewise_network_is_that_of_its_frames():
+    classes, images = torch.tensor([0, 1]), network("cloformer")
+    for pool in ("max", "mean"):
+        model = Framewise(images, num_frames=3, pool=pool, frames_per_chunk=2).eval()
+        x = inputs(model)
+        heat = heat_map(model, x, classes, method="cam")
+        assert heat.shape == (2, 3, 64, 64)
+    frames = [heat_map(images, x[:, :, t], classes, method="cam") for t in range(3)]  # a mean weighs them alike
+    torch.testing.assert_close(heat, torch.stack(frames, 1) / 3, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["shunted", "sgformer", "cloformer_local", "v2_image_of_mean"])
@@ -240,8 +240,7 @@ def test_centre_of_a_cell_is_drawn_at_its_index_times_the_stride(name):
 
 
 def test_cells_are_interpolated_to_pixels_and_frames():
-    heat = torch.tensor([[0.0, 4.0], [8.0, 12.0]])[None]
-    drawn = on_pixels(heat, size=(5, 7), stride=4)
+    drawn = on_pixels(torch.tensor([[0.0, 4.0], [8.0, 12.0]])[None], size=(5, 7), stride=4)
     assert drawn.shape == (1, 5, 7)
     assert drawn[0, 0].tolist() == [0, 1, 2, 3, 4, 4, 4]
     assert drawn[0, :, 0].tolist() == [0, 2, 4, 6, 8]
@@ -249,61 +248,49 @@ def test_cells_are_interpolated_to_pixels_and_frames():
     assert clips[0, :, 0, 0].tolist() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "message"),
-    [
-        ("shunted", {"method": "rollout"}, "rollout and relevance .* MViT; for Shunted use cam or layercam"),
-        ("cloformer", {"method": "relevance"}, "MViT; for CloFormer"),
-        ("shunted", {"method": "cam", "stage": 4}, "no stage 4: this network has the stages 0..3"),
-        ("shunted", {"method": "cam", "stage": -5}, "no stage -5"),
-        ("v1_video", {"method": "rollout", "stage": 0}, "stage is for cam and layercam; rollout"),
-        ("v1_video", {"method": "grad"}, "one of cam, layercam, rollout, relevance, got 'grad'"),
-        ("torchvision/resnet18", {"method": "cam"}, "needs `levels`, which Baseline does not define"),
-    ],
-)
-def test_unsupported_method_stage_or_network_is_one_line(name, arguments, message):
-    model = create_model(name, num_classes=3, image_size=64).eval() if "/" in name else network(name)
-    with pytest.raises(UserError, match=message):
-        heat_map(model, inputs(model), torch.tensor([0, 0]), **arguments)
+def test_unsupported_method_stage_or_network_is_one_line_and_the_default_is_supported():
+    resnet = create_model("torchvision/resnet18", num_classes=3, image_size=64).eval()
+    mvit, shunted_network = network("v1_video"), network("shunted")
+    for model, arguments, message in (
+        (shunted_network, {"method": "rollout"}, "rollout and relevance .* MViT; for Shunted use cam or layercam"),
+        (network("cloformer"), {"method": "relevance"}, "MViT; for CloFormer"),
+        (shunted_network, {"method": "cam", "stage": 4}, "no stage 4: this network has the stages 0..3"),
+        (shunted_network, {"method": "cam", "stage": -5}, "no stage -5"),
+        (mvit, {"method": "rollout", "stage": 0}, "stage is for cam and layercam; rollout"),
+        (mvit, {"method": "grad"}, "one of cam, layercam, rollout, relevance, got 'grad'"),
+        (resnet, {"method": "cam"}, "needs `levels`, which Baseline does not define"),
+    ):
+        with pytest.raises(UserError, match=message):
+            heat_map(model, inputs(model), torch.tensor([0, 0]), **arguments)
+    assert [default_method(mvit), default_method(mvit, stage=0)] == ["relevance", "layercam"]
+    assert default_method(shunted_network) == "cam"
 
 
-def test_default_method_is_that_of_the_architecture_or_stage():
-    assert default_method(network("v1_video")) == "relevance"
-    assert default_method(network("v1_video"), stage=0) == "layercam"
-    assert default_method(network("shunted")) == "cam"
-
-
-def striped(number, seed, *, frames=None, size=48):
+def striped(number, seed, *, size=48):
     """Noise with 12 x 12 pixels of stripes somewhere, of one of four directions: inputs, classes, masks.
 
-    Of a clip only two neighbouring frames have them.
+    Four classes, so that each needs a reason of its own: of two, one can be what the other is not.
     """
     rng = np.random.default_rng(seed)
-    count = frames or 1
-    x = rng.normal(0, 0.3, (number, count, size, size)).astype(np.float32)
+    x = rng.normal(0, 0.3, (number, size, size)).astype(np.float32)
     masks = np.zeros(x.shape, bool)
     labels = rng.integers(0, 4, number)
     down, right = np.mgrid[:12, :12]
     waves = [np.where(lines // 2 % 2, 2, -2) for lines in (down, right, right + down, right - down)]
     for i in range(number):
         top, left = rng.integers(0, size - 12, 2)
-        first = rng.integers(0, count - 1) if frames else 0
-        x[i, first : first + 2, top : top + 12, left : left + 12] += waves[labels[i]]
-        masks[i, first : first + 2, max(top - 4, 0) : top + 16, max(left - 4, 0) : left + 16] = True
-    inputs = torch.from_numpy(x)[:, None].repeat_interleave(3, 1)  # (B, C, T, H, W)
-    if frames is None:
-        inputs, masks = inputs.squeeze(2), masks[:, 0]
-    return inputs, torch.from_numpy(labels), torch.from_numpy(masks)
+        x[i, top : top + 12, left : left + 12] += waves[labels[i]]
+        masks[i, max(top - 4, 0) : top + 16, max(left - 4, 0) : left + 16] = True
+    return torch.from_numpy(x)[:, None].repeat(1, 3, 1, 1), torch.from_numpy(labels), torch.from_numpy(masks)
 
 
-def trained(model, *, steps, lr=3e-3, **shape):
+def trained(model, *, steps, lr):
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     for step in range(steps):
-        x, labels, _ = striped(24, (1, step), **shape)
-        loss = F.cross_entropy(model(x), labels)
+        x, labels, _ = striped(24, (1, step))
         optimizer.zero_grad()
-        loss.backward()
+        F.cross_entropy(model(x), labels).backward()
         optimizer.step()
         schedule.step()
     return model.eval()
@@ -318,42 +305,15 @@ def concentration(model, x, labels, masks, **how):
     return float(own), float(other)
 
 
-STRIPES = {"num_classes": 4, "image_size": 48}
-MVIT_OF_STRIPES = MVIT_V1 | {"depth": 3, "dim_mults": {1: 2}, "head_mults": {1: 2}, "q_strides": {1: 2}} | STRIPES
-SHUNTED_OF_STRIPES = tuple(
-    shunted.Stage(dim=dim, depth=1, heads=2, sr_ratio=ratio, mlp_ratio=2) for dim, ratio in ((8, 4), (16, 2), (24, 1))
-)
-
-
-def check_heat_finds(model, untrained, wanted, **shape):
-    """Four classes, so that each needs a reason of its own: of two, one can be what the other is not."""
-    x, labels, masks = striped(100, 99, **shape)
+def test_heat_of_a_trained_mvit_lies_on_the_pixels_of_the_class():
+    torch.manual_seed(0)
+    plan = {"depth": 3, "dim_mults": {1: 2}, "head_mults": {1: 2}, "q_strides": {1: 2}}
+    untrained = MViT(**(MVIT_V1 | plan | IMAGE | {"num_classes": 4, "image_size": 48})).eval()
+    model = trained(copy.deepcopy(untrained), steps=160, lr=5e-3)
+    x, labels, masks = striped(100, 99)
     assert (model(x).argmax(1) == labels).float().mean() > 0.45
-    for (method, stage), least in wanted.items():
+    for method, stage, least in (("relevance", None, 1.6), ("rollout", None, 1.15), ("layercam", 0, 1.5)):
         own, other = concentration(model, x, labels, masks, method=method, stage=stage)
         control, _ = concentration(untrained, x, labels, masks, method=method, stage=stage)
         assert own > least, (method, own)
         assert own > 1.1 * max(other, control), (method, own, other, control)
-
-
-def test_heat_of_a_trained_mvit_lies_on_the_pixels_of_the_class():
-    torch.manual_seed(0)
-    untrained = MViT(**(MVIT_OF_STRIPES | IMAGE | STRIPES)).eval()
-    model = trained(copy.deepcopy(untrained), steps=160, lr=5e-3)
-    check_heat_finds(model, untrained, {("relevance", None): 1.6, ("rollout", None): 1.15, ("layercam", 0): 1.5})
-
-
-@pytest.mark.slow
-def test_heat_of_a_trained_shunted_lies_on_the_pixels_of_the_class():
-    torch.manual_seed(0)
-    untrained = Shunted(SHUNTED_OF_STRIPES, **STRIPES).eval()
-    model = trained(copy.deepcopy(untrained), steps=120)
-    check_heat_finds(model, untrained, {("cam", 1): 1.7, ("layercam", 1): 1.25})
-
-
-@pytest.mark.slow
-def test_heat_of_a_trained_video_network_lies_on_the_frames_of_the_class():
-    torch.manual_seed(0)
-    untrained = MViT(**MVIT_OF_STRIPES, num_frames=8).eval()
-    model = trained(copy.deepcopy(untrained), steps=250, lr=5e-3, frames=8)
-    check_heat_finds(model, untrained, {("relevance", None): 2, ("rollout", None): 1.2}, frames=8)

@@ -7,16 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvrec.inference.overlay import (
-    Crop,
-    contact_sheet,
-    enlarged,
-    in_range,
-    overlaid,
-    side_by_side,
-    write_mp4,
-    write_png,
-)
+from mvrec.inference import overlay
+from mvrec.inference.overlay import in_range, overlaid, write_mp4, write_png
 
 
 def grey(count, height, width, value=100):
@@ -26,7 +18,6 @@ def grey(count, height, width, value=100):
 def test_heat_is_scaled_from_its_least_to_its_most():
     assert in_range(np.array([[3.0, 5.0], [7.0, 3.0]], np.float32)).tolist() == [[0, 0.5], [1, 0]]
     assert in_range(np.full((2, 2), 3, np.float32)).tolist() == [[0, 0], [0, 0]]
-    assert in_range(np.zeros((1, 2), np.float32)).tolist() == [[0, 0]]
 
 
 def test_overlay_leaves_cold_pixels_and_lightens_hot_ones():
@@ -39,19 +30,16 @@ def test_overlay_leaves_cold_pixels_and_lightens_hot_ones():
     assert (np.diff(covered) > 0).all()
 
 
-def test_overlay_of_a_whole_frame_marks_the_crop():
+def test_overlay_of_a_whole_frame_marks_the_crop_and_other_sizes_are_refused():
     heat = np.zeros((2, 4, 6), np.float32)
     heat[1, 2, 3] = 1
-    drawn = overlaid(grey(2, 9, 13), heat, crop=Crop(2, 5, 4, 6))
+    drawn = overlaid(grey(2, 9, 13), heat, crop=overlay.Crop(2, 5, 4, 6))
     assert drawn[0, 0, 0].tolist() == [50, 50, 50]
     assert drawn[0, 3, 7].tolist() == [100, 100, 100]
     edge = [drawn[0, 2, 5], drawn[0, 5, 10], drawn[0, 2, 8], drawn[0, 4, 5], drawn[0, 4, 10]]
     assert all(pixel.tolist() == [0, 255, 255] for pixel in edge)
     assert drawn[0, 6, 8].tolist() == drawn[0, 4, 11].tolist() == [50, 50, 50]
     assert drawn[1, 4, 8].tolist() == [216, 205, 115]
-
-
-def test_overlay_refuses_heat_of_another_size():
     with pytest.raises(AssertionError):
         overlaid(grey(1, 4, 4), np.zeros((1, 4, 5), np.float32))
 
@@ -59,28 +47,27 @@ def test_overlay_refuses_heat_of_another_size():
 def test_contact_sheet_has_every_frame_above_its_overlay():
     frames = np.stack([np.full((5, 7, 3), 10 * i, np.uint8) for i in range(11)])
     drawn = frames + 1
-    sheet = contact_sheet(frames, drawn)
+    sheet = overlay.contact_sheet(frames, drawn)
     assert sheet.shape == (2 * (2 * 5 + 4 + 4) + 4, 8 * (7 + 4) + 4, 3)
     for i in range(11):
         top, left = divmod(i, 8)
         top, left = top * 18 + 4, left * 11 + 4
         assert (sheet[top : top + 5, left : left + 7] == 10 * i).all()
         assert (sheet[top + 9 : top + 14, left : left + 7] == 10 * i + 1).all()
-    assert contact_sheet(frames[:3], drawn[:3]).shape[1] == 3 * 11 + 4
-    assert side_by_side(frames, drawn).shape == (11, 5, 18, 3)
+    assert overlay.contact_sheet(frames[:3], drawn[:3]).shape[1] == 3 * 11 + 4
+    assert overlay.side_by_side(frames, drawn).shape == (11, 5, 18, 3)
 
 
 def test_small_frames_are_enlarged():
     frames = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
-    large = enlarged(frames, least=10)
+    large = overlay.enlarged(frames, least=10)
     assert large.shape == (2, 9, 12, 3)
     assert np.array_equal(large[:, 1::3, 1::3], frames)
-    assert np.array_equal(enlarged(frames, least=2), frames)
+    assert np.array_equal(overlay.enlarged(frames, least=2), frames)
 
 
-@pytest.mark.parametrize(("size", "fps"), [((32, 48), 4), ((33, 47), 29.97), ((64, 130), 3.6129)])
-def test_written_mp4_has_the_frames_rate_and_text(tmp_path, size, fps):
-    height, width = size
+@pytest.mark.parametrize(("height", "width", "fps"), [(33, 47, 29.97), (64, 130, 3.6129)])
+def test_written_mp4_has_the_frames_rate_and_text(tmp_path, height, width, fps):
     frames = np.zeros((9, height, width, 3), np.uint8)
     for i, frame in enumerate(frames):
         frame[:] = 40 + 10 * i
@@ -94,11 +81,10 @@ def test_written_mp4_has_the_frames_rate_and_text(tmp_path, size, fps):
         assert float(stream.average_rate) == pytest.approx(fps, rel=1e-3)
         assert container.metadata["comment"] == "rollout for 走る"
         read = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert len(read) == 9
     for expected, frame in zip(frames, read, strict=True):
         assert abs(frame[4:-4, 4 : width // 2 - 4].astype(int) - expected[4, 4]).max() < 12
         assert abs(frame[4:-4, width // 2 + 4 : -4].astype(int) - expected[4, -5]).max() < 12
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_written_png_has_the_pixels_and_text(tmp_path):

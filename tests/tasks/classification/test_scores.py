@@ -123,7 +123,7 @@ def test_a_file_that_fails_for_one_of_its_views_has_failed_once():
 
 
 def test_a_network_that_says_the_same_of_all_classes_is_right_about_none():
-    """Of a network that says the same of all classes, the best class would be the first."""
+    """Its best class would be the first, and its accuracy the share of that class."""
     scores = scores_of(torch.zeros(6, 4), torch.tensor([0, 0, 0, 1, 2, 3]))
     assert [scores.top_k(k) for k in (1, 2, 3, 4)] == [0, 0, 0, 1]
     assert scores.confusion().diag().tolist() == [0, 0, 0, 0]
