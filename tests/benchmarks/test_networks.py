@@ -21,11 +21,10 @@ def comparing(image_networks):
 
 def test_other_logits_or_gradients_of_a_peer_are_an_error(image_networks, comparing):
     nets = image_networks.pair("cloformer_xxs")
-    changes = {
-        "pair, logits": lambda out: out + 1e-4,
-        "pair, gradient for the clip": lambda out: out.detach() + 1.01 * (out - out.detach()),
-    }
-    for message, change in changes.items():
+    for message, change in (
+        ("pair, logits", lambda out: out + 1e-4),
+        ("pair, gradient for the clip", lambda out: out.detach() + 1.01 * (out - out.detach())),
+    ):
         hook = nets["plain"].register_forward_hook(lambda network, inputs, out, change=change: change(out))
         with pytest.raises(AssertionError, match=message):
             comparing.assert_equal(nets["mvrec"], nets["plain"], "pair", torch.randn(1, 3, 64, 64))
