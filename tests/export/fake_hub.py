@@ -10,11 +10,11 @@ from typing import Any
 
 TOKEN = "hf_writes"
 RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
-API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<what>preupload|commit)/(?P<revision>[^/]+)")
+API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<step>preupload|commit)/(?P<revision>[^/]+)")
 
 
 class FakeHub(ThreadingHTTPServer):
-    """Models by name, each of files by branch; `requests` is what it was asked."""
+    """Models by name, each of files by branch; `requests` are those it got."""
 
     daemon_threads = True
 
@@ -26,11 +26,8 @@ class FakeHub(ThreadingHTTPServer):
         self.broken = False
         self.requests: list[str] = []
         self.messages: list[str] = []
+        self.address = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -51,39 +48,37 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
+    def _refuse(self, status: int, code: str, **headers: str) -> None:
+        self._answer(status, X_Error_Code=code, X_Error_Message="refused", **headers)
+
     def _json(self, value: Any, status: int = 200) -> None:
         self._answer(status, json.dumps(value).encode(), Content_Type="application/json")
 
     def do_HEAD(self) -> None:
-        self._file()
+        self.do_GET()
 
     def do_GET(self) -> None:
-        if RESOLVE.match(self.path):
-            self._file()
-        else:
-            self.server.requests.append(f"{self.command} {self.path}")
-            self._json({"error": "not found"}, 404)
-
-    def _file(self) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
         match = RESOLVE.match(self.path)
-        assert match is not None, self.path
-        branches = self.server.models.get(match["repo"])
+        if match is None:
+            self._json({"error": "not found"}, 404)
+            return
+        repo, revision, file = match.groups()
+        branches = self.server.models.get(repo)
         if self.server.broken:
             self._answer(501)
-        elif branches is None or (match["repo"] in self.server.private and not self._may_write()):
-            self._answer(401, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
-        elif match["repo"] in self.server.gated:
-            self._answer(403, X_Error_Code="GatedRepo", X_Error_Message="Access is restricted")
-        elif match["revision"] not in branches:
-            self._answer(404, X_Error_Code="RevisionNotFound", X_Error_Message="Invalid rev id")
-        elif match["file"] not in branches[match["revision"]]:
-            self._answer(404, X_Error_Code="EntryNotFound", X_Error_Message="Entry not found", X_Repo_Commit="0" * 40)
+        elif branches is None or (repo in self.server.private and not self._may_write()):
+            self._refuse(401, "RepoNotFound")
+        elif repo in self.server.gated:
+            self._refuse(403, "GatedRepo")
+        elif revision not in branches:
+            self._refuse(404, "RevisionNotFound")
+        elif file not in branches[revision]:
+            self._refuse(404, "EntryNotFound", X_Repo_Commit="0" * 40)
         else:
-            content = branches[match["revision"]][match["file"]]
+            content = branches[revision][file]
             etag = hashlib.sha256(content).hexdigest()
-            commit = hashlib.sha1(match["revision"].encode()).hexdigest()
-            self._answer(200, content, ETag=f'"{etag}"', X_Repo_Commit=commit)
+            self._answer(200, content, ETag=f'"{etag}"', X_Repo_Commit=hashlib.sha1(revision.encode()).hexdigest())
 
     def do_POST(self) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
@@ -97,22 +92,22 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._upload(body)
 
-    def _create(self, wanted: dict[str, Any]) -> None:
-        name = f"{wanted['organization']}/{wanted['name']}"
-        if wanted["organization"] != "me":
+    def _create(self, request: dict[str, Any]) -> None:
+        name = f"{request['organization']}/{request['name']}"
+        if request["organization"] != "me":
             self._json({"error": "You don't have the rights"}, 403)
         elif name in self.server.models:
             self._json({"error": "You already created this model repo", "url": f"{self.server.address}/{name}"}, 409)
         else:
             self.server.models[name] = {"main": {}}
-            if wanted.get("private") or wanted.get("visibility") == "private":
+            if request.get("private") or request.get("visibility") == "private":
                 self.server.private.add(name)
             self._json({"url": f"{self.server.address}/{name}"})
 
     def _upload(self, body: bytes) -> None:
         match = API.match(self.path)
         assert match is not None, self.path
-        if match["what"] == "preupload":
+        if match["step"] == "preupload":
             files = json.loads(body)["files"]
             self._json({"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]})
             return
@@ -122,5 +117,5 @@ class _Handler(BaseHTTPRequestHandler):
                 branch[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             else:
                 self.server.messages.append(line["value"]["summary"])
-        answer = {"success": True, "commitUrl": f"{self.server.address}/{match['repo']}/commit/{'1' * 40}"}
-        self._json({**answer, "commitOid": "1" * 40, "pullRequestUrl": None})
+        commit = f"{self.server.address}/{match['repo']}/commit/{'1' * 40}"
+        self._json({"success": True, "commitUrl": commit, "commitOid": "1" * 40, "pullRequestUrl": None})
