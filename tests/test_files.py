@@ -10,14 +10,11 @@ from mvrec.files import append_whole, atomic_path, remove_leftovers, write_atomi
 from mvrec.machine import closed_path
 
 
-def test_a_directory_is_no_place_for_a_file_and_that_is_said_at_once(tmp_path):
+def test_a_directory_and_a_path_below_a_file_are_one_line(tmp_path):
     with pytest.raises(IsADirectoryError) as raised, atomic_path(tmp_path):
         raise AssertionError("the work would be lost")
     assert closed_path(raised.value) == f"{tmp_path}: Is a directory: choose another path, or change its permissions"
     assert not list(tmp_path.iterdir())
-
-
-def test_a_path_below_a_file_is_told_in_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file") as raised:
         write_atomically(tmp_path / "file/below", "text")
@@ -33,8 +30,7 @@ def test_an_error_in_the_middle_leaves_the_earlier_file(tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before and after"]
 
 
-@pytest.mark.parametrize("durable", [False, True])
-@pytest.mark.parametrize("name", ["a.mp4", "ü" * 120 + ".mp4", "x" * 255, ".hidden"])
+@pytest.mark.parametrize(("name", "durable"), [("ü" * 120 + ".mp4", False), ("x" * 255, True), (".hidden", False)])
 def test_what_a_killed_process_leaves_of_a_file_is_removed_and_nothing_else(tmp_path, name, durable):
     keep = ["train.csv", ".train.csv", ".train.csv.part", ".train.csv.abcdefgh.part"]
     for other in keep:

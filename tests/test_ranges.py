@@ -21,7 +21,6 @@ from mvrec.ranges import COUNT_OR_NONE, POSITIVE, RANGES, Range, check_range, ch
         (POSITIVE, math.nan, "--n must be above 0, got nan"),
         (Range(0, 1, above=True), 0, "--n must lie in 0..1 and not be 0, got 0"),
         (Range(0, 1, below=True), 1, "--n must lie in 0..1 and be below 1, got 1"),
-        (Range(-1, 4096), -2, "--n must lie in -1..4096, got -2"),
     ],
 )
 def test_the_message_names_what_the_range_and_the_value(limits, value, message):
@@ -41,12 +40,10 @@ def test_a_range_holds_its_ends_as_it_says():
     for key, limits in RANGES.items():
         assert limits.holds(limits.least) is not limits.above, key
         assert limits.holds(limits.greatest) is not limits.below, key
-        assert not limits.holds(float("nan")), key
-        assert not limits.holds(float("inf")), key
+        assert not any(map(limits.holds, (math.nan, math.inf))), key
 
 
 def test_constructors_check_what_they_are_given():
-    with pytest.raises(UserError, match=r"num_frames must lie in 1\.\.10000, got 0"):
-        ClipSpec(num_frames=0)
-    with pytest.raises(UserError, match=r"num_clips must lie in 1\.\.10000, got 0"):
-        Views(num_clips=0)
+    for kind, name in ((ClipSpec, "num_frames"), (Views, "num_clips")):
+        with pytest.raises(UserError, match=rf"{name} must lie in 1\.\.10000, got 0"):
+            kind(**{name: 0})

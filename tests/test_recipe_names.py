@@ -21,47 +21,36 @@ def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["mvit_b_16x4", "mvit_b_16x4.yaml", "overlays/debug"])
-def test_a_name_gives_the_recipe_of_that_name(name):
-    assert find_config(name) == str(CONFIGS / f"{name.removesuffix('.yaml')}.yaml")
-
-
-@pytest.mark.parametrize("name", ["demo", "demo.yaml"])
-def test_a_file_of_that_name_wins(name):
-    Path("demo.yaml").write_text("seed_everything: 1\n")
-    assert find_config(name) == "demo.yaml"
-
-
-def test_a_folder_of_that_name_does_not_hide_the_recipe():
+def test_a_name_gives_the_recipe_of_that_name_and_a_file_wins():
+    for name in ("mvit_b_16x4", "mvit_b_16x4.yaml", "overlays/debug"):
+        assert find_config(name) == str(CONFIGS / f"{name.removesuffix('.yaml')}.yaml")
     Path("demo").mkdir()
-    assert find_config("demo") == str(CONFIGS / "demo.yaml")
+    assert find_config("demo") == str(CONFIGS / "demo.yaml")  # no file, but a folder
+    Path("demo.yaml").touch()
+    assert find_config("demo") == find_config("demo.yaml") == "demo.yaml"
 
 
-@pytest.mark.parametrize("name", ["mvit_b_16x3", "mvit_b_16x3.yaml", "configs/mvit_b_16x3.yaml"])
-def test_a_wrong_name_gives_the_nearest_recipe(name):
-    message = f"config file '{name}' does not exist; did you mean 'mvit_b_16x4'? (`mvrec recipes` lists the recipes)"
-    with pytest.raises(UserError) as raised:
-        find_config(name)
-    assert str(raised.value) == message
+def test_a_wrong_name_gives_the_nearest_recipe_or_file():
+    Path("mine.yaml").touch()
+    for name, nearest in (
+        ("mvit_b_16x3", "mvit_b_16x4"),
+        ("configs/mvit_b_16x3.yaml", "mvit_b_16x4"),
+        ("mime.yaml", "mine.yaml"),
+    ):
+        with pytest.raises(UserError) as raised:
+            find_config(name)
+        message = f"config file '{name}' does not exist; did you mean '{nearest}'? (`mvrec recipes` lists the recipes)"
+        assert str(raised.value) == message
 
 
-def test_a_wrong_file_name_gives_the_nearest_file():
-    Path("mine.yaml").write_text("seed_everything: 1\n")
-    with pytest.raises(UserError, match=r"'mime.yaml' does not exist; did you mean 'mine.yaml'\?"):
-        find_config("mime.yaml")
-
-
-def test_flags_name_recipes_and_keep_their_place():
+def test_flags_and_messages_name_recipes_and_their_place():
     arguments = ["--config", "demo", "--data.batch_size=2", "--config=overlays/cpu", "-c", "demo", "--print_config"]
     demo, cpu = str(CONFIGS / "demo.yaml"), str(CONFIGS / "overlays/cpu.yaml")
     assert list(expand_configs(arguments)) == [
         *("--config", demo, "--data.batch_size=2", f"--config={cpu}", "-c", demo, "--print_config")
     ]
     assert str(default_run_dir(Namespace(config=[demo]))) == "runs/demo"
-
-
-def test_messages_name_file_and_line_of_a_recipe():
-    assert entries(["--config", "overlays/cpu"])[0].where == f"{CONFIGS}/overlays/cpu.yaml:3"
+    assert entries(["--config", "overlays/cpu"])[0].where == f"{cpu}:3"
 
 
 def test_the_list_has_one_line_for_every_recipe(command):
@@ -81,20 +70,14 @@ def test_a_recipe_is_printed_as_it_is(command):
     assert yaml.safe_load(out)["trainer"]["accelerator"] == "cpu"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error"),
-    [
-        (
-            ["show", "mvit_b_16x3"],
-            "unknown recipe 'mvit_b_16x3'; did you mean 'mvit_b_16x4'? (mvrec recipes lists them)",
-        ),
-        (["show"], "mvrec recipes show takes one name (mvrec recipes lists them)"),
-        (["shw"], "unknown argument 'shw'; did you mean 'show'? (mvrec recipes --help tells more)"),
-        (["demo"], "unknown argument 'demo'; did you mean 'show demo'? (mvrec recipes --help tells more)"),
-    ],
-)
-def test_wrong_arguments_are_one_line(command, arguments, error):
-    assert command("recipes", *arguments) == (2, "", f"mvrec: error: {error}\n")
+def test_wrong_arguments_are_one_line(command):
+    for arguments, error in (
+        ("show mvit_b_16x3", "unknown recipe 'mvit_b_16x3'; did you mean 'mvit_b_16x4'? (mvrec recipes lists them)"),
+        ("show", "mvrec recipes show takes one name (mvrec recipes lists them)"),
+        ("shw", "unknown argument 'shw'; did you mean 'show'? (mvrec recipes --help tells more)"),
+        ("demo", "unknown argument 'demo'; did you mean 'show demo'? (mvrec recipes --help tells more)"),
+    ):
+        assert command("recipes", *arguments.split()) == (2, "", f"mvrec: error: {error}\n")
 
 
 def test_a_reader_that_leaves_ends_a_command_without_a_traceback():
