@@ -117,7 +117,7 @@ class MvrecParser(LightningArgumentParser):
 
     def dump(self, *args: Any, **kwargs: Any) -> str:
         """Return a configuration as YAML, which names its task."""
-        text = super().dump(*args, **kwargs)
+        text = super().dump(*args, **{"skip_validation": True, **kwargs})  # parsing has validated it
         if MvrecParser.task is Classification:
             return text
         return yaml.safe_dump(with_task(yaml.safe_load(text), MvrecParser.task), sort_keys=False)
@@ -190,7 +190,7 @@ class MvrecCLI(OpenCLI):
         settings, arguments = request.settings, request.arguments
         subparser = self.parser_of(request.command)
         set_file_defaults(subparser, request.from_files)
-        defaults = subparser.get_defaults()
+        defaults = subparser.get_defaults(skip_validation=True)
         data_entry = last_value(settings, "data")
         shown_only = any(name.startswith("--print_config") or name.endswith(".help") for name, _ in flags(arguments))
         if data_entry is None and defaults.get("data") is None and not shown_only:

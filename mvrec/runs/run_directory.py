@@ -20,6 +20,7 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
+import yaml
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -255,8 +256,9 @@ class SaveConfig(SaveConfigCallback):
     def _write(self, trainer: L.Trainer, name: str) -> None:
         self.already_saved = True
         if trainer.is_global_zero:
-            run_dir = Path(trainer.loggers[0].save_dir or ".")
-            write_atomically(run_dir / name, self.parser.dump(without_own_paths(self.config, run_dir), skip_none=False))
+            task: Any = trainer.lightning_module
+            text = yaml.safe_dump(task.run_record["config"], sort_keys=False, allow_unicode=True)
+            write_atomically(Path(trainer.loggers[0].save_dir or ".") / name, text)
 
 
 class MetricsCsv(Logger):
