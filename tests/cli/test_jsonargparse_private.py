@@ -50,34 +50,32 @@ def take(
     pass
 
 
-@pytest.mark.parametrize(
-    ("arguments", "answer"),
-    [
-        (["--number=x"], "--number: 'x' is not a whole number"),
-        (["--precision=fp"], "--precision: 'fp' is not one of '16', '32' or null"),
-        (["--base=os.nothing"], "--base: os has no 'nothing'"),
-        (["--base=nowhere.Base"], "--base: nowhere.Base cannot be imported"),
-        (["--optimizer=os.system"], "--optimizer: os.system is no Optimizer"),
-        (["--number"], "--number needs a value"),
-    ],
-)
-def test_what_it_says_of_a_value_becomes_one_plain_line(monkeypatch, arguments, answer):
+@pytest.fixture
+def parser(monkeypatch):
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # as our command line does
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(take)
-    flags = [argument.partition("=") for argument in arguments]
-    given = [Entry(flag.lstrip("-"), value, flag) for flag, _, value in flags]
-    with pytest.raises(jsonargparse.ArgumentError) as raised:
-        parser.parse_args(arguments)
-    line = explain(str(raised.value), given)
-    assert "\n" not in line
-    assert answer in line
+    return parser
 
 
-def test_what_a_class_says_of_its_arguments_comes_out_of_the_pages_around_it(monkeypatch):
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_function_arguments(take)
+def test_what_it_says_of_a_value_becomes_one_plain_line(parser):
+    for argument, answer in (
+        ("--number=x", "--number: 'x' is not a whole number"),
+        ("--precision=fp", "--precision: 'fp' is not one of '16', '32' or null"),
+        ("--base=os.nothing", "--base: os has no 'nothing'"),
+        ("--base=nowhere.Base", "--base: nowhere.Base cannot be imported"),
+        ("--optimizer=os.system", "--optimizer: os.system is no Optimizer"),
+        ("--number", "--number needs a value"),
+    ):
+        flag, _, value = argument.partition("=")
+        with pytest.raises(jsonargparse.ArgumentError) as raised:
+            parser.parse_args([argument])
+        line = explain(str(raised.value), [Entry(flag.lstrip("-"), value, flag)])
+        assert "\n" not in line
+        assert answer in line
+
+
+def test_what_a_class_says_of_its_arguments_comes_out_of_the_pages_around_it(parser):
     values = parser.parse_args([f"--base={__name__}.Needy", "--base.monitor=x", "--base.depth=-1"])
     with pytest.raises(ValueError, match="depth -1") as raised:
         parser.instantiate_classes(values)

@@ -1,18 +1,11 @@
 """`options.json`, which the command line checks against before it imports what the options belong to."""
 
-import pytest
-
 from mvrec.cli.options import class_options, command_options, options
 from mvrec.cli.options.make import make_options
 
 
-@pytest.fixture(scope="module")
-def made():
-    return make_options()
-
-
-def test_file_equals_the_parsers_and_signatures(made):
-    renew = "python -m mvrec.cli.options.make writes it anew"
+def test_file_equals_the_parsers_and_signatures():
+    made, renew = make_options(), "python -m mvrec.cli.options.make writes it anew"
     for part in ("versions", "commands", "classes"):
         assert options()[part].keys() == made[part].keys(), renew
         for name, row in made[part].items():

@@ -1,7 +1,5 @@
 """What libraries say of a value, as one plain line with the place of that value and of no other."""
 
-import pytest
-
 from mvrec.class_paths import reason
 from mvrec.cli.config_check import Entry
 from mvrec.cli.parse_errors import attempts, explain, located, said_of_key
@@ -21,33 +19,26 @@ GIVEN = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("message", "expected"),
-    [
-        ("depth 3 is too little", "a.yaml:2: model.backbone.depth: depth 3 is too little"),
+def test_a_refusal_is_told_with_the_place_of_the_value_that_it_is_about():
+    for message, expected in {
+        "depth 3 is too little": "a.yaml:2: model.backbone.depth: depth 3 is too little",
         # The value decides between two keys of one name.
-        ("num_frames must be even, got 8", "--data.clip.num_frames: num_frames must be even, got 8"),
-        ("num_frames must be odd, got 16", "a.yaml:3: model.backbone.num_frames: num_frames must be odd, got 16"),
-        ("num_frames is wrong", "num_frames is wrong"),
+        "num_frames must be even, got 8": "--data.clip.num_frames: num_frames must be even, got 8",
+        "num_frames must be odd, got 16": "a.yaml:3: model.backbone.num_frames: num_frames must be odd, got 16",
+        "num_frames is wrong": "num_frames is wrong",
         # Words of English that happen to be keys.
-        ("the size of the root is unknown", "the size of the root is unknown"),
-        (
-            "No supported gpu backend found!",
-            "--trainer.accelerator gpu: torch finds no GPU here: use --trainer.accelerator cpu, or run mvrec doctor",
-        ),
-        (
-            "model.optimizer: Invalid beta parameter at index 0: 1.5",
-            "--model.optimizer.betas: Invalid beta parameter at index 0: 1.5 (got [1.5,0.9])",
-        ),
-        ("model.optimizer: it is closed", "a.yaml:4: model.optimizer: it is closed"),
-        ("data.size=64: too large", "a.yaml:5: data.size=64: too large"),
-        ("64: no such file", "a.yaml:5: data.size: 64: no such file"),
-        ("data.sizes: too large", "data.sizes: too large"),
-        ("a.yaml:5: data.size: said already", "a.yaml:5: data.size: said already"),
-    ],
-)
-def test_a_refusal_is_told_with_the_place_of_the_value_that_it_is_about(message, expected):
-    assert located(message, GIVEN) == expected
+        "the size of the root is unknown": "the size of the root is unknown",
+        "No supported gpu backend found!": "--trainer.accelerator gpu: torch finds no GPU here: use "
+        "--trainer.accelerator cpu, or run mvrec doctor",
+        "model.optimizer: Invalid beta parameter at index 0: 1.5": "--model.optimizer.betas: Invalid beta parameter "
+        "at index 0: 1.5 (got [1.5,0.9])",
+        "model.optimizer: it is closed": "a.yaml:4: model.optimizer: it is closed",
+        "data.size=64: too large": "a.yaml:5: data.size=64: too large",
+        "64: no such file": "a.yaml:5: data.size: 64: no such file",
+        "data.sizes: too large": "data.sizes: too large",
+        "a.yaml:5: data.size: said already": "a.yaml:5: data.size: said already",
+    }.items():
+        assert located(message, GIVEN) == expected
 
 
 def test_what_only_happens_to_name_a_key_is_left_alone_while_a_run_goes_on():
@@ -74,25 +65,18 @@ def test_of_the_attempts_of_jsonargparse_the_telling_one_is_said():
     assert said.endswith("put it next to the --config, or add --trust FOLDER/foo.py")
 
 
-@pytest.mark.parametrize(
-    ("message", "expected"),
-    [
-        ("the following arguments are required: fit.model.backbone", "which network? --model.backbone NAME"),
-        ("the following arguments are required: fit.data.root", "--data.root is required"),
-        (
-            "the following arguments are required: monitor",
-            "--trainer.callbacks: EarlyStopping needs --trainer.callbacks.monitor",
-        ),
-        ("argument --data: expected one argument", "--data.root needs a value"),
-        (
-            "Parser key \"trainer.precision\":\n Expected a <class 'int'>",
-            "trainer.precision: unknown precision 'fp16'; did you mean '16-mixed'?",
-        ),
-    ],
-)
-def test_what_jsonargparse_says_of_the_command_line_names_the_flag(message, expected):
+def test_what_jsonargparse_says_of_the_command_line_names_the_flag():
     given = [*GIVEN, Entry("trainer.precision", "fp16", "--trainer.precision")]
-    assert expected in explain(message, given)
+    needed = "the following arguments are required: "
+    for message, expected in {
+        f"{needed}fit.model.backbone": "which network? --model.backbone NAME",
+        f"{needed}fit.data.root": "--data.root is required",
+        f"{needed}monitor": "--trainer.callbacks: EarlyStopping needs --trainer.callbacks.monitor",
+        "argument --data: expected one argument": "--data.root needs a value",
+        "Parser key \"trainer.precision\":\n Expected a <class 'int'>": "trainer.precision: unknown precision 'fp16'; "
+        "did you mean '16-mixed'?",
+    }.items():
+        assert expected in explain(message, given)
 
 
 def test_a_class_of_another_kind_is_said_to_be_no_such_class():

@@ -7,10 +7,10 @@ from mvrec.cli.value_check import as_number, check_values
 from mvrec.errors import UserError
 
 
-def refused(key: str, value: str, where: str = "run.yaml:3") -> str:
-    given = [Entry(key, value, where)]
+def refused(key: str, value: str, where: str = "run.yaml:3", *, data: str = "VideoFolder") -> str:
+    given = [Entry("data", data, "run.yaml:2"), Entry(key, value, where)]
     with pytest.raises(UserError) as raised:
-        check_values(given, check_keys([key], given, defaults={}))
+        check_values(given, check_keys(["data", key], given, defaults={}))
     return str(raised.value)
 
 
@@ -33,11 +33,10 @@ def test_a_file_where_a_name_belongs_is_not_read(tmp_path):
     assert "secret" not in message
 
 
-@pytest.mark.parametrize("value", ["null", "Null", "NULL", "~", "", "&a", "# 9"])
-def test_whatever_yaml_reads_as_null_is_null(value):
-    given = [Entry("data", "VideoFolder", "run.yaml:2"), Entry("data.batch_size", value, "run.yaml:3")]
-    with pytest.raises(UserError, match=r"^run.yaml:3: data.batch_size must not be null, it must be at least 1$"):
-        check_values(given, check_keys(["data"], given, defaults={}))
+def test_whatever_yaml_reads_as_null_is_null():
+    expected = "run.yaml:3: data.batch_size must not be null, it must be at least 1"
+    for value in ("null", "Null", "NULL", "~", "", "&a", "# 9"):
+        assert refused("data.batch_size", value) == expected, value
 
 
 def test_numbers_are_read_as_yaml_has_them():
