@@ -4,12 +4,11 @@ import contextlib
 import importlib
 import io
 import itertools
+import json
 import os
-import random
 import signal
 import sys
 import tarfile
-import time
 import types
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 from PIL import Image
 from video_files import write_video
 
-from mvrec.prep import console, jobs, journal
+from mvrec.prep import console, journal
 
 
 def run(name, *arguments):
@@ -85,30 +84,6 @@ def at_renaming(count, number):
     os.replace = watched
 
 
-def slow_down():
-    """Make the moments longer between which a tool may be killed: before a journal line or the name of a file."""
-
-    def slowly(function):
-        def slowed(*arguments):
-            time.sleep(0.01)
-            return function(*arguments)
-
-        return slowed
-
-    jobs._answer, os.replace = slowly(jobs._answer), slowly(os.replace)
-    journal.os = types.SimpleNamespace(**{**vars(os), "write": slowly(os.write)})
-
-
-def kill_often(name, *arguments, times, seconds, seed=0):
-    """Start a tool again and again and kill it after a random part of that time."""
-    rng = random.Random(seed)
-    for _ in range(times):
-        pid = start(name, *arguments, before=slow_down)
-        time.sleep(rng.uniform(0.02, seconds))
-        os.kill(pid, signal.SIGKILL)
-        exit_code(pid)
-
-
 def tree(folder, *, without=()):
     """Bytes of all files below a folder by their paths."""
     return {
@@ -122,6 +97,15 @@ def hidden(folder):
     return [path.name for path in folder.rglob(".*")]
 
 
+def stamps(folder):
+    """When each file below a folder was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
 def write_image(path, *, size=(40, 60), seed=0, **options):
     """A JPEG (or what the name says) of soft noise; size is (height, width)."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,10 +114,10 @@ def write_image(path, *, size=(40, 60), seed=0, **options):
     return path
 
 
-def write_videos(root, *, classes=("run", "walk"), split="train", count=3, **options):
+def write_videos(root, *, classes=("run", "walk"), count=3, **options):
     paths = []
     for label in classes:
-        folder = root / split / label
+        folder = root / "train" / label
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(count):
             frames = 10 + 3 * number + 7 * len(paths) % 5

@@ -4,9 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-import prep_support
 import pytest
-from prep_support import run, tree, write_image, write_imagenet
+from prep_support import hidden, read_json, run, write_image, write_imagenet
 from video_files import write_video
 
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
@@ -27,25 +26,15 @@ def put(clip, path, number=0):
     return path
 
 
-HEADER = "label,youtube_id,time_start,time_end,split,is_cc\n"
-TEMPLATES = ("Pushing [something] from left to right", "Tearing [something]")
-
-
-def folders(base="", names=("a b", "é")):
-    return [
-        f"{base}{split}/{name}/{n}.mp4"
-        for split, count in (("train", 2), ("val", 1))
-        for name in names
-        for n in range(count)
-    ]
-
-
 def templates(*ids):
-    return json.dumps([{"id": str(n), "label": "x", "template": t} for n, t in zip(ids, TEMPLATES, strict=True)])
+    names = zip(ids, ("Pushing [something] from left to right", "Tearing [something]"), strict=True)
+    return json.dumps([{"id": str(number), "label": "x", "template": name} for number, name in names])
 
 
+FOLDERS = [f"{split}/{name}/{n}.mp4" for split in ("train", "val") for name in ("a b", "é") for n in (0, 1)]
+HEADER = "label,youtube_id,time_start,time_end,split,is_cc\n"
 LAYOUTS = {  # rows of train and val, how many of them are missing; lists; videos
-    "kinetics_csv": (
+    "kinetics": (
         (3, 2, 2),
         {
             "annotations/train.csv": f"{HEADER}riding a bike,aaaa1,3,13,train,0\nabseiling,bbbbbbbbbb2,0,10,train,0\n"
@@ -54,12 +43,11 @@ LAYOUTS = {  # rows of train and val, how many of them are missing; lists; video
         },
         ["train/aaaa1_000003_000013.mp4", "train/c-c_c_000005_000009.mp4", "val/-dddd_000001_000011.mp4"],
     ),
-    "folders": ((4, 2, 0), {"train/a b/._0.mp4": "junk"}, folders()),
-    "opendatalab": ((4, 2, 0), {}, folders("Kinetics-400/videos/")),
+    "folders": ((4, 4, 0), {"train/a b/._0.mp4": "junk"}, FOLDERS),
     "slowfast": (
         (2, 2, 0),
         {f"{split}.csv": f"videos/{split}/a b/0.mp4 0\nvideos/{split}/é/0.mp4 1\n" for split in ("train", "val")},
-        folders("videos/"),
+        [f"videos/{name}" for name in FOLDERS],
     ),
     "ucf": (
         (3, 2, 1),
@@ -81,15 +69,12 @@ LAYOUTS = {  # rows of train and val, how many of them are missing; lists; video
     "ssv2": (
         (2, 2, 0),
         {
-            "labels/labels.json": json.dumps(
-                {t.replace("[", "").replace("]", ""): str(n) for n, t in enumerate(TEMPLATES)}
-            ),
+            "labels/labels.json": '{"Pushing something from left to right": "0", "Tearing something": "1"}',
             "labels/train.json": templates(10, 11),
             "labels/validation.json": templates(12, 13),
         },
         [f"20bn-something-something-v2/{number}.webm" for number in range(10, 14)],
     ),
-    "class_folders": ((18, 2, 0), {}, [f"{name}/{n}.mp4" for name in "ab" for n in range(10)]),
 }
 
 
@@ -109,13 +94,9 @@ def test_videos_of_any_layout_become_lists_that_training_reads(layout, clip, tmp
     train, val, missing = LAYOUTS[layout][0]
     code, text, err = run("index", root, "--out", out)
     assert code == (1 if missing else 0), err + text
-    report = json.loads((out / "report.json").read_text())
+    report = read_json(out / "report.json")
     counts = report["splits"]
-    if layout == "class_folders":
-        assert counts["train"]["expected"] + counts["val"]["expected"] == train + val
-        assert counts["val"]["expected"] >= 2
-    else:
-        assert (counts["train"]["expected"], counts["val"]["expected"]) == (train, val)
+    assert (counts["train"]["expected"], counts["val"]["expected"]) == (train, val)
     assert sum(split["missing"] for split in counts.values()) == missing
     assert report["leaks"] == report["duplicates"] == []
     names = (out / "classes.txt").read_text(encoding="utf-8").splitlines()
@@ -125,43 +106,35 @@ def test_videos_of_any_layout_become_lists_that_training_reads(layout, clip, tmp
         assert all(sample.path.is_file() for sample in index)
         per_class = {name: counts[split]["found"] for name, counts in report["classes"].items()}
         assert [per_class[name] for name in names] == index.class_counts().tolist()
-    assert prep_support.hidden(out) == []
+    assert hidden(out) == []
+    if layout == "kinetics":  # what was never downloaded is named per class
+        assert report["missing"] == {"train": [["abseiling", "bbbbbbbbbb2"]], "val": [["abseiling", "eeee"]]}
+        missing_one = {"expected": 1, "found": 0, "missing": 1}
+        assert report["classes"]["abseiling"] == {"train": missing_one, "val": missing_one}
+        assert "most missing" in text
+        assert names == ["abseiling", "riding a bike", "yoga"]
 
 
-def test_what_was_never_downloaded_is_named_per_class(clip, tmp_path):
-    build("kinetics_csv", clip, tmp_path / "data")
-    _, text, _ = run("index", tmp_path / "data", "--out", tmp_path / "out")
-    report = json.loads((tmp_path / "out/report.json").read_text())
-    assert report["missing"] == {"train": [["abseiling", "bbbbbbbbbb2"]], "val": [["abseiling", "eeee"]]}
-    assert report["classes"]["abseiling"] == {
-        split: {"expected": 1, "found": 0, "missing": 1} for split in ("train", "val")
-    }
-    assert "most missing" in text
-    assert (tmp_path / "out/classes.txt").read_text().split("\n") == ["abseiling", "riding a bike", "yoga", ""]
-
-
-def images_in_folders(root):
-    for split, count in (("train", 3), ("val", 2)):
-        for label in ("n00000001", "n00000002"):
-            for number in range(count):
-                seed = 100 * count + 10 * number + int(label[-1])
-                write_image(root / split / label / "images" / f"{number}.JPEG", seed=seed)
-
-
-def test_what_is_skipped_in_a_folder_is_said(tmp_path):
-    images_in_folders(tmp_path / "data")
-    (tmp_path / "data/train/n00000001/late.jpg.part").write_bytes(b"half")
-    code, _, err = run("index", tmp_path / "data", "--out", tmp_path / "out", "--dry-run")
-    assert code == 0
-    assert "n00000001/late.jpg.part" in err
+def test_class_folders_without_splits_are_split(clip, tmp_path):
+    for number in range(20):
+        put(clip, tmp_path / "data" / "ab"[number % 2] / f"{number}.mp4")
+    assert run("index", tmp_path / "data", "--out", tmp_path / "out")[0] == 0
+    counts = [len(find_split(tmp_path / "out", split, kind=VIDEOS)) for split in ("train", "val")]
+    assert sum(counts) == 20
+    assert counts[1] >= 2
 
 
 def test_images_in_folders_and_tars(tmp_path):
-    images_in_folders(tmp_path / "folders")
-    assert run("index", tmp_path / "folders", "--out", tmp_path / "a")[0] == 0
+    data = tmp_path / "folders"
+    for number in range(10):
+        folder = data / ("val" if number < 4 else "train") / f"n0000000{number % 2}"
+        write_image(folder / "images" / f"{number}.JPEG", seed=number)
+    (folder / "late.jpg.part").write_bytes(b"half")
+    code, _, err = run("index", data, "--out", tmp_path / "a")
+    assert code == 0
+    assert "n00000001/late.jpg.part" in err  # skipped
     assert len(find_split(tmp_path / "a", "train", kind=IMAGES)) == 6
-    root = write_imagenet(tmp_path / "tars")
-    assert run("index", root, "--out", tmp_path / "b")[0] == 0
+    assert run("index", write_imagenet(tmp_path / "tars"), "--out", tmp_path / "b")[0] == 0
     train = find_split(tmp_path / "b", "train", kind=IMAGES)
     assert train.class_counts().tolist() == [4, 4, 4]
     assert all(sample.path.read().startswith(b"\xff\xd8") for sample in train)
@@ -184,7 +157,7 @@ def repeated(clip, tmp_path):
 def test_content_that_is_there_twice_is_found_within_and_across_splits(repeated, tmp_path):
     code, text, _ = run("index", repeated, "--out", tmp_path / "out", "--workers", 2)
     assert code == 1
-    report = json.loads((tmp_path / "out/report.json").read_text())
+    report = read_json(tmp_path / "out/report.json")
 
     def groups(kind):
         return sorted(sorted(place["path"] for place in group) for group in report[kind])
@@ -224,7 +197,7 @@ def test_without_hashes_only_paths_are_compared(repeated, tmp_path):
     write_rows(repeated / "train.csv", [twice, twice, Row("train/a b/0.mp4", "a b")])
     write_rows(repeated / "val.csv", [Row("train/a b/0.mp4", "a b"), Row("val/é/leak.mp4", "é")])
     assert run("index", repeated, "--out", tmp_path / "out", "--no-hash")[0] == 1
-    report = json.loads((tmp_path / "out/report.json").read_text())
+    report = read_json(tmp_path / "out/report.json")
     assert [[place["path"] for place in group] for group in report["leaks"]] == [["train/a b/0.mp4"] * 2]
     assert [[place["path"] for place in group] for group in report["duplicates"]] == [["train/é/1.mp4"] * 2]
     assert report["compared_by"] == "path"
@@ -240,7 +213,7 @@ def test_parts_of_one_video_are_no_duplicates_but_a_leak_across_splits(clip, tmp
     assert [(row.start_seconds, row.end_seconds) for row in rows] == [(0, 1), (1, 2), (0, 1)]
     write_rows(root / "val.csv", [Row("a.mp4", "x", 2, 3)])
     assert run("index", root, "--out", tmp_path / "out")[0] == 1
-    assert len(json.loads((tmp_path / "out/report.json").read_text())["leaks"]) == 1
+    assert len(read_json(tmp_path / "out/report.json")["leaks"]) == 1
 
 
 def test_lists_beside_the_files_have_relative_paths_and_no_list_is_overwritten(clip, tmp_path):
@@ -252,38 +225,23 @@ def test_lists_beside_the_files_have_relative_paths_and_no_list_is_overwritten(c
     assert "would be overwritten" in err
 
 
-def test_a_dry_run_counts_and_writes_nothing(clip, tmp_path):
+def test_what_holds_nothing_known_or_nothing_at_all_is_one_line(clip, tmp_path):
     build("folders", clip, tmp_path / "data")
-    before = tree(tmp_path)
-    code, text, _ = run("index", tmp_path / "data", "--dry-run", "--out", tmp_path / "out")
-    assert code == 0
-    assert "train" in text
-    assert "nothing was hashed or written" in text
-    assert tree(tmp_path) == before
-
-
-def test_folders_that_hold_nothing_known_are_one_line(tmp_path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "text").mkdir()
+    for name in ("empty", "text", "gone"):
+        (tmp_path / name).mkdir()
     (tmp_path / "text/readme.txt").write_text("nothing")
-    for root in ("empty", "text", "nowhere"):
-        code, _, err = run("index", tmp_path / root, "--out", tmp_path / "out")
+    write_rows(tmp_path / "gone/train.csv", [Row("a.mp4", "x")])
+    for words, cause in (
+        ("empty", "no layout that is known"),
+        ("text", "no layout that is known"),
+        ("nowhere", "no such folder"),
+        ("gone", "none of its 1 files exists"),
+        ("data --layout ucf101", "no layout that is known as ucf101"),
+    ):
+        root, *more = words.split()
+        code, _, err = run("index", tmp_path / root, "--out", tmp_path / "out", *more)
         assert code == 2
-        assert str(tmp_path / root) in err
-        assert err.count("\n") == 1
+        assert err.splitlines()[-1].startswith(f"mvrec prep index: error: {tmp_path / root}")
+        assert cause in err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
-
-
-def test_a_list_whose_files_are_all_gone_is_an_error(tmp_path):
-    write_rows(tmp_path / "train.csv", [Row("a.mp4", "x")])
-    code, _, err = run("index", tmp_path, "--out", tmp_path / "out")
-    assert code == 2
-    assert "none of its 1 files exists" in err
-
-
-def test_a_layout_can_be_named_and_another_is_refused(clip, tmp_path):
-    build("folders", clip, tmp_path / "data")
     assert run("index", tmp_path / "data", "--out", tmp_path / "out", "--layout", "kinetics")[0] == 0
-    code, _, err = run("index", tmp_path / "data", "--out", tmp_path / "out", "--layout", "ucf101")
-    assert code == 2
-    assert "no layout that is known as ucf101" in err

@@ -1,7 +1,7 @@
 """The journal and its lock."""
 
-import prep_support
 import pytest
+from prep_support import run
 
 from mvrec.errors import UserError
 from mvrec.prep import console, journal
@@ -53,14 +53,11 @@ def test_a_second_run_is_refused_and_a_dead_one_is_not_waited_for(tmp_path, monk
     Journal(path).close()
 
 
-def test_a_dry_run_leaves_nothing(tmp_path):
+def test_a_dry_run_leaves_nothing_and_a_place_that_cannot_be_written_is_named(tmp_path):
     with Journal(tmp_path / "new/journal.jsonl", dry=True) as book:
         assert book.get("a") is None
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/journal.jsonl: cannot be written \(File exists\)"):
         Journal(tmp_path / "file/journal.jsonl")
 
@@ -76,10 +73,10 @@ def test_sizes_have_units_of_1000_or_1024_bytes():
 @pytest.mark.parametrize("tool", ["check", "resize", "shard", "index", "imagenet"])
 def test_wrong_arguments_are_one_line_and_help_names_the_common_ones(tool):
     for arguments in ([], ["/nowhere/at all", "/tmp/out"], ["x", "--workers", "0"], ["--wrong"]):
-        code, _, err = prep_support.run(tool, *arguments)
+        code, _, err = run(tool, *arguments)
         assert (code, err.count("\n")) == (2, 1), arguments
         assert err.startswith(f"mvrec prep {tool}: error: ")
-    code, out, _ = prep_support.run(tool, "--help")
+    code, out, _ = run(tool, "--help")
     assert code == 0
     assert "--dry-run" in out
     assert "--workers" in out

@@ -1,7 +1,9 @@
 """A tool that is killed at any moment ends, in the end, where one that was left alone ends."""
 
-import json
+import re
+import resource
 import signal
+from types import SimpleNamespace
 
 import pytest
 from prep_support import (
@@ -9,7 +11,7 @@ from prep_support import (
     at_renaming,
     exit_code,
     hidden,
-    kill_often,
+    read_json,
     run,
     start,
     tree,
@@ -41,67 +43,72 @@ def same_sizes(root):
             (root / "train" / label / f"{number:02d}.mp4").write_bytes(f"{label} {number:02d}".encode() * 99)
 
 
-# What a tool works on, its arguments, its reports, and at which renaming of a file it is killed.
+# By tool: what it works on, its arguments, its report, at which renaming of a file it is killed, words of a dry run.
 JOBS = {
-    "check": (videos, lambda data, out: [data, "--out", out, "--write-lists", out / "lists"], ["report.json"], 1),
-    "resize": (videos, lambda data, out: [data, out, "--short-side", 48], ["resize.json"], 1),
-    "shard": (images, lambda data, out: [data, out, "--shard-size", "8KB", "--shuffle", 1], [], 2),
-    "imagenet": (write_imagenet, lambda data, out: [data, "--no-md5", "--any-size", "--unpack", out], [], 5),
-    "index": (same_sizes, lambda data, out: [data, "--out", out], [], 1),
+    "check": (videos, "DATA --out OUT --write-lists OUT/lists", "report.json", 1, "6 files of 6 rows to check, 0"),
+    "resize": (videos, "DATA OUT --short-side 48", "resize.json", 1, "6 videos to resize to short side 48, 0 of them"),
+    "resize images": (images, "DATA OUT --images --short-side 32", "resize.json", 1, "24 images to resize"),
+    "shard": (images, "DATA OUT --shard-size 8KB --shuffle 1", None, 2, "24 files, "),
+    "imagenet": (write_imagenet, "DATA --no-md5 --any-size --unpack OUT", None, 5, "18 images would be "),
+    "index": (same_sizes, "DATA --out OUT", None, 1, "nothing was hashed or written"),
 }
 
 
 @pytest.fixture
 def job(request, tmp_path):
-    """Name and arguments of a tool with two processes, and what it finishes and what a run left alone gives."""
-    build, arguments, reports, renaming = JOBS[request.param]
-    data, whole, out = tmp_path / "data", tmp_path / "whole", tmp_path / "out"
-    build(data)
+    """A tool with two processes: its name and arguments, and what it and a run left alone end with."""
+    build, arguments, report, renaming, dry_words = JOBS[request.param]
+    build(tmp_path / "data")
+
+    def words(out):
+        values = arguments.replace("DATA", str(tmp_path / "data")).replace("OUT", str(out)).split()
+        return [request.param.split()[0], *values, "--workers", 2]
 
     def outcome(folder):
-        code, _, _ = run(request.param, *arguments(data, folder), "--workers", 2)
-        said = [json.loads((folder / report).read_text()) for report in reports]  # also what was done in this run
-        files = tree(folder, without=reports)
-        return code, files, hidden(folder), [(report.get("bad"), report.get("failures")) for report in said]
+        code, _, _ = run(*words(folder))
+        result = read_json(folder / report) if report else {}  # also what was done in this run
+        assert hidden(folder) == []
+        return code, tree(folder, without=[report]), result.get("bad"), result.get("failures")
 
-    def finish():
-        return outcome(out), outcome(whole)
+    def outcomes():
+        return outcome(tmp_path / "out"), outcome(tmp_path / "whole")
 
-    return [request.param, *arguments(data, out), "--workers", 2], renaming, finish
+    return SimpleNamespace(words=words(tmp_path / "out"), renaming=renaming, dry_words=dry_words, outcomes=outcomes)
 
 
-@pytest.mark.parametrize("job", JOBS, indirect=True)
-def test_a_tool_that_was_killed_in_a_journal_line_and_at_a_renaming_finishes_as_if_left_alone(job):
-    words, renaming, finish = job
-    if words[0] != "imagenet":  # which has no journal of what it unpacks
-        assert exit_code(start(*words, before=lambda: at_journal_line(2, signal.SIGKILL))) == -signal.SIGKILL
-    assert exit_code(start(*words, before=lambda: at_renaming(renaming, signal.SIGKILL))) == -signal.SIGKILL
-    finished, alone = finish()
+every_tool = pytest.mark.parametrize("job", JOBS, indirect=True)
+
+
+@every_tool
+def test_a_tool_that_filled_the_disk_was_interrupted_and_killed_finishes_as_if_left_alone(job, tmp_path):
+    name = job.words[0]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))  # noqa: E731
+    interrupt = lambda: (at_renaming if name == "imagenet" else at_journal_line)(1, signal.SIGINT)  # noqa: E731
+    for code, before, cause in (
+        (1, limit, "(File too large|No space left on device)"),
+        (130, interrupt, "interrupted"),
+    ):
+        log = tmp_path / f"log{code}"
+        assert exit_code(start(*job.words, before=before, log=log)) == code
+        assert "Traceback" not in log.read_text()
+        line = rf"mvrec prep {name}: .*{cause}; the same command goes on from here"
+        assert re.fullmatch(line, log.read_text().splitlines()[-1])
+        assert hidden(tmp_path / "out") == []
+    if name != "imagenet":  # which has no journal of what it unpacks
+        assert exit_code(start(*job.words, before=lambda: at_journal_line(2, signal.SIGKILL))) == -signal.SIGKILL
+    assert exit_code(start(*job.words, before=lambda: at_renaming(job.renaming, signal.SIGKILL))) == -signal.SIGKILL
+    finished, alone = job.outcomes()
     assert finished == alone
-    assert finished[2] == []  # hidden files
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("job", JOBS, indirect=True)
-def test_a_tool_that_was_killed_at_random_moments_finishes_as_if_left_alone(job):
-    words, _, finish = job
-    kill_often(*words, times=10, seconds=1)
-    finished, alone = finish()
-    assert finished == alone
-    assert finished[2] == []  # hidden files
-
-
-@pytest.mark.parametrize("job", JOBS, indirect=True)
-def test_ctrl_c_ends_a_tool_in_one_line(job, tmp_path):
-    words, _, _ = job
-    log = tmp_path / "log"
-
-    moment = at_renaming if words[0] == "imagenet" else at_journal_line
-    assert exit_code(start(*words, before=lambda: moment(1, signal.SIGINT), log=log)) == 130
-    lines = log.read_text().splitlines()
-    assert "Traceback" not in "".join(lines)
-    assert lines[-1] == f"mvrec prep {words[0]}: interrupted; the same command goes on from here"
-    assert hidden(tmp_path / "out") == []
+@every_tool
+def test_a_dry_run_writes_nothing(job, tmp_path):
+    before = tree(tmp_path)
+    code, text, _ = run(*job.words, "--dry-run")
+    assert code == 0
+    assert job.dry_words in text
+    assert tree(tmp_path) == before
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_second_run_is_refused_while_the_first_writes_the_same_output(tmp_path, monkeypatch):

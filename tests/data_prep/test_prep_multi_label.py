@@ -1,9 +1,7 @@
 """The tools on lists of files with several classes, or none."""
 
-import json
-
 import pytest
-from prep_support import run
+from prep_support import read_json, run
 from video_files import write_video
 
 from mvrec.data.listing.layouts import find_split
@@ -19,43 +17,31 @@ def root(tmp_path):
     return root
 
 
-def contents(index):
-    return [{index.class_names[label] for label in sample.label} for sample in index]
+def assert_kept(folder):
+    index = find_split(folder, "train")
+    assert index.class_names == ("jump", "run")
+    assert [sample.label for sample in index] == [(0, 1), (), (0,)]
+    return index
 
 
-def test_index_counts_every_label(root, tmp_path):
-    _, _, err = run("index", root, "--out", tmp_path / "out")
-    report = json.loads((tmp_path / "out/report.json").read_text())
-    counts = {name: split["train"] for name, split in report["classes"].items()}
-    assert {name: (value["found"], value["missing"]) for name, value in counts.items()} == {
-        "jump": (2, 1),
-        "run": (1, 1),
-    }, err
-    assert report["splits"]["train"]["missing"] == 1
-    assert (tmp_path / "out/classes.txt").read_text() == "jump\nrun\n"
-    assert contents(find_split(tmp_path / "out", "train")) == [{"run", "jump"}, set(), {"jump"}]
-
-
-def test_the_same_labels_in_another_order_are_no_conflict(root, tmp_path):
+def test_index_counts_every_label_in_any_order(root, tmp_path):
     (root / "val.csv").write_text("path,labels\na.mp4,jump;run\nb.mp4,run\n")
     run("index", root, "--out", tmp_path / "out")
-    report = json.loads((tmp_path / "out/report.json").read_text())
+    report = read_json(tmp_path / "out/report.json")
+    counts = {name: split["train"] for name, split in report["classes"].items()}
+    assert {name: (value["found"], value["missing"]) for name, value in counts.items()} == {
+        **{"jump": (2, 1), "run": (1, 1)},
+    }
+    assert report["splits"]["train"]["missing"] == 1
     assert [[place["path"] for place in group] for group in report["conflicts"]] == [["b.mp4", "b.mp4"]]
     assert len(report["leaks"]) == 2
+    assert_kept(tmp_path / "out")
 
 
-def test_check_keeps_files_without_a_class(root, tmp_path):
+def test_check_shard_and_resize_keep_labels_and_files_without_a_class(root, tmp_path):
     run("check", root, "--out", tmp_path / "out", "--write-lists", tmp_path / "clean", "--min-frames", 2)
-    assert contents(find_split(tmp_path / "clean", "train")) == [{"run", "jump"}, set(), {"jump"}]
-
-
-def test_shard_packs_files_without_a_class(root, tmp_path):
-    _, _, err = run("shard", root, tmp_path / "out", "--skip-missing")
-    index = find_split(tmp_path / "out", "train")
-    assert contents(index) == [{"run", "jump"}, set(), {"jump"}], err
-    assert index[1].path.read() == (root / "b.mp4").read_bytes()
-
-
-def test_resize_keeps_labels(root, tmp_path):
-    _, _, err = run("resize", root, tmp_path / "out", "--short-side", 32)
-    assert contents(find_split(tmp_path / "out", "train")) == [{"run", "jump"}, set(), {"jump"}], err
+    assert_kept(tmp_path / "clean")
+    run("shard", root, tmp_path / "shards", "--skip-missing")
+    assert assert_kept(tmp_path / "shards")[1].path.read() == (root / "b.mp4").read_bytes()
+    run("resize", root, tmp_path / "small", "--short-side", 32)
+    assert_kept(tmp_path / "small")

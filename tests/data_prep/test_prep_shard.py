@@ -1,13 +1,11 @@
 """shard.py: every file once, in tars that training reads in place."""
 
-import json
-import resource
 import tarfile
 from pathlib import Path
 
-import prep_support
 import pytest
-from prep_support import exit_code, run, start, tree, write_image, write_imagenet, write_videos
+from prep_support import hidden, read_json, run, stamps, tree, write_image, write_imagenet, write_videos
+from video_files import truncate
 
 from mvrec.data.listing.archive import list_tar
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
@@ -50,7 +48,7 @@ def test_training_reads_the_same_bytes_from_shards(images, tmp_path, more):
         assert max(sizes) - min(sizes) <= 1
         assert sum(sizes) == len(before)
     assert "train" in text
-    assert prep_support.hidden(out) == []
+    assert hidden(out) == []
 
 
 def test_shuffling_changes_the_shards_alone_and_processes_nothing(images, tmp_path):
@@ -93,12 +91,10 @@ def test_members_of_tars_become_members_of_shards(tmp_path):
 def test_what_is_done_is_kept_and_what_changed_is_packed_again(images, tmp_path):
     out = tmp_path / "out"
     run("shard", images, out, "--shard-size", "5KB")
-    first = tree(out)
-    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.tar")}
+    first, before = tree(out), stamps(out / "train")
     run("shard", images, out, "--shard-size", "5KB")
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.tar")} == stamps
-    tar = out / "train/shard-000001.tar"
-    tar.write_bytes(tar.read_bytes()[:-700])
+    assert stamps(out / "train") == before
+    truncate(out / "train/shard-000001.tar", 0.9)
     assert run("shard", images, out, "--shard-size", "5KB")[0] == 0
     assert tree(out) == first
     source = images / "train/cat/3 é.jpg"
@@ -123,7 +119,7 @@ def test_missing_files_are_named_and_left_out_only_when_asked(tmp_path):
     assert not out.exists()
     assert run("shard", data, out, "--skip-missing")[0] == 1
     assert len(find_split(out, "train", kind=VIDEOS)) == 2
-    assert len(json.loads((out / "shard.json").read_text())["missing"]) == 2
+    assert len(read_json(out / "shard.json")["missing"]) == 2
 
 
 def test_a_file_that_shrinks_meanwhile_fails_its_shard_alone(tmp_path, monkeypatch):
@@ -141,7 +137,7 @@ def test_a_file_that_shrinks_meanwhile_fails_its_shard_alone(tmp_path, monkeypat
     assert code == 1
     assert "1 of 4 shards failed" in err
     assert not (out / "train.csv").exists()
-    assert prep_support.hidden(out) == []
+    assert hidden(out) == []
 
 
 def test_a_disk_that_writes_something_else_is_noticed(tmp_path, monkeypatch):
@@ -162,18 +158,15 @@ def test_a_disk_that_writes_something_else_is_noticed(tmp_path, monkeypatch):
     assert "reads back" in err
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 100])
-def test_a_plan_spreads_files_evenly(tmp_path, count):
-    pieces = [Piece(Path(str(n)), str(n), 10 + n % 7) for n in range(count)]
-    for shard_bytes in (1, 10, 1000, 10**9):
-        shards = plan(pieces, tmp_path, shard_bytes=shard_bytes, seed=3)
-        sizes = [len(made.pieces) for made in shards]
-        assert max(sizes) - min(sizes) <= 1
-        assert min(sizes) >= 1
-        assert sorted(piece for made in shards for piece in made.pieces) == sorted(pieces)
-
-
-def test_names_in_shards_are_relative_and_without_the_endings_of_tars():
+def test_a_plan_spreads_files_evenly_under_relative_names(tmp_path):
+    for count in (1, 2, 7, 100):
+        pieces = [Piece(Path(str(n)), str(n), 10 + n % 7) for n in range(count)]
+        for shard_bytes in (1, 10, 1000, 10**9):
+            shards = plan(pieces, tmp_path, shard_bytes=shard_bytes, seed=3)
+            sizes = [len(made.pieces) for made in shards]
+            assert max(sizes) - min(sizes) <= 1
+            assert min(sizes) >= 1
+            assert sorted(piece for made in shards for piece in made.pieces) == sorted(pieces)
     names = {
         **{"train/run/a.mp4": "train/run/a.mp4", "/data/x/a.mp4": "data/x/a.mp4", "../y/a.mp4": "y/a.mp4"},
         "img.tar/n1.tar/a.JPEG": "img/n1/a.JPEG",
@@ -181,18 +174,8 @@ def test_names_in_shards_are_relative_and_without_the_endings_of_tars():
     assert {path: member_name(path) for path in names} == names
 
 
-def test_a_full_disk_is_one_line_and_the_next_run_goes_on(images, tmp_path):
-    out, log = tmp_path / "out", tmp_path / "log"
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))  # noqa: E731
-    assert exit_code(start("shard", images, out, before=limit, log=log)) == 1
-    assert "File too large; the same command goes on from here" in log.read_text()
-    assert prep_support.hidden(out) == []
-    assert run("shard", images, out)[0] == 0
-
-
 def test_lists_are_not_overwritten_and_files_without_a_label_are_refused(images, tmp_path):
     assert "overwritten" in run("shard", images, images)[2]
     write_image(images / "loose.jpg")
     assert "no label" in run("shard", images, tmp_path / "out")[2]
-    assert run("shard", images / "train", tmp_path / "out", "--dry-run")[1].startswith("22 files, ")
     assert not (tmp_path / "out").exists()
