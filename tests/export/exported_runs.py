@@ -13,18 +13,21 @@ from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Views
 from mvrec.inference.recogniser import _built
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
-from zoo_builds import BUILDS, CLOFORMER_STAGES, lively
+from zoo_builds import BUILDS, CLOFORMER_STAGES, SHUNTED_STAGES, lively
 
 NETWORKS = ("shunted", "sgformer", "cloformer", "mvit_v1_video", "mvit_v2_video", "mvit_v1_image", "mvit_v2_image")
-# Tracing takes seconds per block: of a stage with both branches, or one.
-STAGE = CLOFORMER_STAGES[1]
-SMALLEST = {"one_stage": {"stages": [STAGE]}, "smallest": {"stages": [STAGE], "branches": "local"}}
+# Tracing takes seconds per block.
+SMALLEST = {
+    "one_stage": {"stages": CLOFORMER_STAGES[1:2]},
+    "smallest": {"stages": CLOFORMER_STAGES[1:2], "branches": "local"},
+    "shunted": {"stages": SHUNTED_STAGES[2:3]},
+}
 NAMES = ["grüßen", "jump, high", 'say "no"', "走る", "e"]
 
 
 def network_node(kind: str, *, size: int = 32) -> dict[str, Any]:
     """`class_path` and `init_args` of a small network."""
-    build = BUILDS["cloformer" if kind in SMALLEST else kind]
+    build = BUILDS[kind if kind in BUILDS else "cloformer"]
     arguments = {**build.arguments, **build.shallower, **SMALLEST.get(kind, {})}
     if "stages" in arguments:
         arguments["stages"] = [asdict(stage) for stage in arguments["stages"]]
