@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import warm
 from warm import run, run_ranks, start
 
 SLEEP = "import time; print('ready', file=__import__('sys').stderr, flush=True); time.sleep(600)"
@@ -18,15 +19,6 @@ def test_warm_mvrec_answers_like_the_installed_command():
         assert (ours.returncode, ours.stdout, ours.stderr) == (real.returncode, real.stdout, real.stderr)
     installed = subprocess.run([Path(sys.executable).parent / "mvrec", "--version"], capture_output=True, text=True)
     assert installed.stdout == run("--version").stdout
-
-
-def test_a_signal_ends_a_warm_process_with_its_negative_number():
-    process = start(program=SLEEP)
-    process.wait_for("ready")
-    assert process.poll() is None
-    assert os.getpgid(process.pid) == process.pid
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == -signal.SIGTERM
 
 
 def test_environment_folder_and_arguments_are_those_that_were_given(tmp_path, monkeypatch):
@@ -44,11 +36,15 @@ def test_ranks_have_the_environment_of_torchrun():
     assert [(process.returncode, process.stdout) for process in processes] == [(0, "0 2\n"), (1, "1 2\n")]
 
 
-def test_no_process_of_a_group_outlives_the_end_of_a_test():
-    import warm
-
-    process = start(program=f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEP!r}])")
-    process.wait_for("ready")
+def test_a_signal_ends_one_process_and_the_end_of_a_test_its_whole_group():
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEP!r}])"
+    single, group = start(program=SLEEP), start(program=parent)
+    for process in (single, group):
+        process.wait_for("ready")
+        assert process.poll() is None
+        assert os.getpgid(process.pid) == process.pid
+    single.send_signal(signal.SIGTERM)
+    assert single.wait() == -signal.SIGTERM
     warm.end_started()
-    assert process.returncode == -signal.SIGKILL
+    assert group.returncode == -signal.SIGKILL
     assert warm._server.started == []

@@ -1,18 +1,8 @@
 """Processes that pay no imports: forks of one server that has imported what a run imports.
 
-    from warm import run, run_ranks, start
-
-    result = run("fit", *arguments)                      # like `mvrec fit ...`, to its end
-    process = start("fit", *arguments, env={"KEY": "x"})  # does not wait
-    process.wait_for("step 3/4")                          # until stderr says so
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 143
-    results = run_ranks(2, "fit", *arguments)             # as torchrun would start them
-    run("a", program=Path("script.py")), run("a", program="print(1)")  # like `python script.py a`, `python -c ... a`
-
-Each is a process of its own, in a process group of its own, with default signal handlers. It has no state of pytest.
-`env` adds to this environment, None removes; variables that libraries read when they are imported come too late, but
-for OMP_NUM_THREADS. The fixture `no_process_left` of conftest.py kills what a test leaves behind.
+README.md shows how to call it. Each process has a process group of its own, default signal handlers and no state of
+pytest. `env` adds to this environment, None removes; variables that libraries read when they are imported come too
+late, but for OMP_NUM_THREADS. The fixture `nothing_left_behind` of conftest.py kills what a test leaves behind.
 """
 
 import atexit
@@ -36,16 +26,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 HANG = 600.0  # seconds after which a test counts as hung, on the busiest machine
-PRELOADED = (
-    *("torch", "lightning.pytorch", "torchvision.transforms.v2", "torchmetrics", "torch.distributed.fsdp", "av"),
-    *("matplotlib.figure", "matplotlib.backends.backend_agg", "mvrec.cli.main", "mvrec.cli.lightning"),
-    *(
-        "mvrec.data.sets.kinetics",
-        "mvrec.data.sets.folder",
-        "mvrec.data.generated.moving_digits_video",
-        "mvrec.tasks.classification.task",
-    ),
-)
+PRELOADED = """
+torch lightning.pytorch torchvision.transforms.v2 torchmetrics torch.distributed.fsdp av
+matplotlib.figure matplotlib.backends.backend_agg mvrec.cli.main mvrec.cli.lightning mvrec.data.sets.kinetics
+mvrec.data.sets.folder mvrec.data.generated.moving_digits_video mvrec.tasks.classification.task
+"""
 
 
 class Process:
@@ -57,12 +42,10 @@ class Process:
 
     @property
     def stdout(self) -> str:
-        """What it has written so far."""
         return (self._output / "out").read_text(errors="replace")
 
     @property
     def stderr(self) -> str:
-        """What it has written so far."""
         return (self._output / "err").read_text(errors="replace")
 
     def poll(self) -> int | None:
@@ -89,7 +72,6 @@ class Process:
             time.sleep(0.02)
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal."""
         os.kill(self.pid, number)
 
     def kill(self) -> None:
@@ -107,19 +89,16 @@ class Server:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.folder = tempfile.TemporaryDirectory(prefix="warm_")
         self.started: list[Process] = []
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, str(theirs.fileno())],
-            **{"pass_fds": [theirs.fileno()], "stderr": self._log, "stdin": subprocess.DEVNULL},
-            **{"env": os.environ | {"OMP_NUM_THREADS": "1"}, "start_new_session": True},
-        )
+        knobs = {"stdin": subprocess.DEVNULL, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "start_new_session": True}
+        command = [sys.executable, __file__, str(theirs.fileno())]
+        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=self._log, **knobs)
         theirs.close()
         atexit.register(self.close)
 
     def start(self, arguments: list[str], program: Path | str | None, env: dict[str, str], cwd: str) -> Process:
-        """Fork a process."""
         output = Path(tempfile.mkdtemp(dir=self.folder.name))
-        request = {"arguments": arguments, "env": env, "cwd": cwd}
-        request["program"] = [type(program).__name__, str(program)]
+        program = [type(program).__name__, str(program)]
+        request = {"arguments": arguments, "env": env, "cwd": cwd, "program": program}
         status, theirs = os.pipe()
         with (output / "out").open("w") as out, (output / "err").open("w") as err:
             socket.send_fds(self._socket, [json.dumps(request).encode()], [theirs, out.fileno(), err.fileno()])
@@ -132,7 +111,6 @@ class Server:
         return self.started[-1]
 
     def end_started(self) -> None:
-        """Kill every process that was started, with its group."""
         for process in self.started:
             process.kill()
         self.started.clear()
@@ -176,9 +154,8 @@ def start_ranks(
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "warm"}
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     shared |= {"MVREC_PREFLIGHT_SECONDS": 0, **(env or {})}  # tests/cluster has the checks of a launch
-    return [
-        start(*arguments, *flags, env={**shared, "RANK": rank, "LOCAL_RANK": rank}, **options) for rank in range(count)
-    ]
+    ranks = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in range(count)]
+    return [start(*arguments, *flags, env=variables, **options) for variables in ranks]
 
 
 def run_ranks(count: int, *arguments: object, **options: Any) -> list[Process]:
@@ -310,7 +287,7 @@ def leave(work: Callable[[], None]) -> NoReturn:
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])  # as where `python -m mvrec` is started
-    for name in PRELOADED:
+    for name in PRELOADED.split():
         import_module(name)
     gc.freeze()  # so that forks share the pages
     task = serve(socket.socket(fileno=int(sys.argv[1])))
