@@ -43,18 +43,12 @@ def commands_of(page):
 
 
 def is_key(command, key):
-    if key in command_options(command) or any(name.startswith(f"{key}.") for name in command_options(command)):
-        return True
+    names = list(command_options(command))
     for prefix, family in FAMILIES.items():
-        rest = key.removeprefix(f"{prefix}.")
-        if rest != key and any(
-            name == rest or name.startswith(f"{rest}.")
-            for path in options()["classes"]
-            if path.startswith(family)
-            for name in class_options(path)
-        ):
-            return True
-    return False
+        if key.startswith(f"{prefix}."):
+            paths = [path for path in options()["classes"] if path.startswith(family)]
+            names += [f"{prefix}.{name}" for path in paths for name in class_options(path)]
+    return any(f"{name}.".startswith(f"{key}.") for name in names)
 
 
 def test_links_and_paths_lead_to_files():
