@@ -120,7 +120,12 @@ class MvrecParser(LightningArgumentParser):
         text = super().dump(*args, **{"skip_validation": True, **kwargs})  # parsing has validated it
         if MvrecParser.task is Classification:
             return text
-        return yaml.safe_dump(with_task(yaml.safe_load(text), MvrecParser.task), sort_keys=False)
+        return self.as_yaml(with_task(yaml.safe_load(text), MvrecParser.task))
+
+    @staticmethod
+    def as_yaml(config: dict[str, Any]) -> str:
+        """Return a plain configuration as YAML."""
+        return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the useful line of an error and exit with 2."""

@@ -20,7 +20,6 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
-import yaml
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -257,8 +256,8 @@ class SaveConfig(SaveConfigCallback):
         self.already_saved = True
         if trainer.is_global_zero:
             task: Any = trainer.lightning_module
-            text = yaml.safe_dump(task.run_record["config"], sort_keys=False, allow_unicode=True)
-            write_atomically(Path(trainer.loggers[0].save_dir or ".") / name, text)
+            parser: Any = self.parser
+            write_atomically(Path(trainer.loggers[0].save_dir or ".") / name, parser.as_yaml(task.run_record["config"]))
 
 
 class MetricsCsv(Logger):
