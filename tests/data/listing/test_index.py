@@ -1,35 +1,19 @@
 import os
 import tracemalloc
-from pathlib import Path
 
-import numpy as np
 import pytest
+from data_trees import labelled, listed, make
 
-from mvrec.data.listing.class_files import read_class_names
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
-from mvrec.data.listing.index import Row, Sample, SampleIndex
+from mvrec.data.listing.index import Sample, SampleIndex
 from mvrec.data.listing.layouts import ListsAndFolders, find_split
 from mvrec.data.listing.lists import read_rows
 from mvrec.errors import UserError
 
-
-def write(path, text, encoding="utf-8"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode(encoding))
-    return path
+WAYS_OF_WRITING = [("\n", "utf-8"), ("\r\n", "utf-8-sig")]  # ends of lines, encoding
 
 
-def listed(tmp_path, text, **options):
-    write(tmp_path / "train.csv", text, **options)
-    return find_split(tmp_path, "train")
-
-
-def contents(index):
-    return [(str(sample.path.relative_to(index.root)), sample.label) for sample in index]
-
-
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize(("newline", "encoding"), WAYS_OF_WRITING)
 def test_a_csv_with_header_gives_paths_classes_and_spans(tmp_path, newline, encoding):
     lines = [
         "path,label,start,end",
@@ -38,16 +22,16 @@ def test_a_csv_with_header_gives_paths_classes_and_spans(tmp_path, newline, enco
         '"a, b/2 x.mp4",run,1.5,3',
         " , ,,",
         '"sagt ""ja"".mp4","jump",0,2.25',
-        "straße/跳.mp4 , run,,4",
+        "/else/straße/跳.mp4 , run,,4",
         "",
     ]
-    index = listed(tmp_path, newline.join(lines), encoding=encoding)
+    index = listed(tmp_path, newline.join(lines).encode(encoding))
     assert index.class_names == ("jump", "run")
     assert list(index) == [
         Sample(tmp_path / "a/1.mp4", 0),
         Sample(tmp_path / "a, b/2 x.mp4", 1, 1.5, 3.0),
         Sample(tmp_path / 'sagt "ja".mp4', 0, 0.0, 2.25),
-        Sample(tmp_path / "straße/跳.mp4", 1, None, 4.0),
+        Sample(tmp_path / "/else/straße/跳.mp4", 1, None, 4.0),
     ]
 
 
@@ -58,229 +42,137 @@ def test_columns_in_any_order_and_others_passed_over(tmp_path):
     assert columns == {"start_seconds": ["2.000"], "end_seconds": [""], "list_start_seconds": ["mine"]}
 
 
-@pytest.mark.parametrize("separator", [" ", ",", "\t", ", ", "  "])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_lines_of_path_and_label_are_read_with_any_separator(tmp_path, separator, encoding, newline):
-    lines = [f"a b/x,1.mp4{separator}1", "", "   ", f"ü.mp4{separator}0"]
-    index = listed(tmp_path, newline.join(lines) + newline, encoding=encoding)
-    assert contents(index) == [("a b/x,1.mp4", 1), ("ü.mp4", 0)]
-    assert index.class_names == ("0", "1")
+@pytest.mark.parametrize(("newline", "encoding"), WAYS_OF_WRITING)
+def test_lines_of_path_and_label_are_read_with_any_separator(tmp_path, newline, encoding):
+    for separator in (" ", ",", "\t", ", ", "  "):
+        lines = [f"a b/x,1.mp4{separator}1", "", "   ", f"ü.mp4{separator}0", ""]
+        index = listed(tmp_path, newline.join(lines).encode(encoding))
+        assert labelled(index) == [("a b/x,1.mp4", 1), ("ü.mp4", 0)], separator
+        assert index.class_names == ("0", "1")
 
 
-def test_absolute_paths_stay(tmp_path):
-    index = listed(tmp_path, "/somewhere/else.mp4 0\n")
-    assert str(index[0].path) == "/somewhere/else.mp4"
+MALFORMED = {  # list: line at fault and what is said of it
+    "path,label\na.mp4,run\n\nb.mp4,jumb\n": r":4: 'jumb' is not one of the 2 classes; did .* 'jump'\?",
+    "path,label\na.mp4,2\n": r":2: label 2 is outside 0\.\.1",
+    "path,label\na.mp4,0\na.mp4\n": r":3: 1 fields, the header has 2: path,label",
+    "path,label\na,b.mp4,0\n": r":2: 3 fields, the header has 2",
+    "path,label\n,0\n": r":2: path and label must not be empty",
+    "path,label,start,end\na.mp4,0,3,3\n": r":2: start 3 s is not before end 3 s",
+    "path,label,start,end\na.mp4,0,-1,3\n": r":2: '-1' is not a number of seconds from 0 on",
+    "path,label,start,end\na.mp4,0,0,inf\n": r":2: 'inf' is not a number of seconds from 0 on",
+    "path,label,start,end\na.mp4,0,1:30,\n": r":2: '1:30' is not a number of seconds",
+    "a.mp4 0\n\nb.mp4 2\n": r":3: label 2 is outside 0\.\.1",
+    "a.mp4 0\nb.mp4 -1\n": r":2: expected `path label`.*got 'b.mp4 -1'",
+    "0\n": r":1: expected `path label`",
+    "\n  \n": r": no videos in it",
+    "path,label\n\n": r": no videos in it",
+}
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("path,label\na.mp4,run\n\nb.mp4,jumb\n", r"train\.csv:4: 'jumb' is not one of the 2 classes; did .* 'jump'\?"),
-        ("path,label\na.mp4,2\n", r"train\.csv:2: label 2 is outside 0\.\.1"),
-        ("path,label\na.mp4,-1\n", r"train\.csv:2: label -1 is outside 0\.\.1"),
-        ("path,label\na.mp4,1.5\n", r"train\.csv:2: '1.5' is not one of the 2 classes"),
-        ("path,label\na.mp4,0\na.mp4\n", r"train\.csv:3: 1 fields, the header has 2: path,label"),
-        ("path,label\na,b.mp4,0\n", r"train\.csv:2: 3 fields, the header has 2"),
-        ("path,label\n,0\n", r"train\.csv:2: path and label must not be empty"),
-        ("path,label\na.mp4,\n", r"train\.csv:2: path and label must not be empty"),
-        ("path,label,start,end\na.mp4,0,3,3\n", r"train\.csv:2: start 3 s is not before end 3 s"),
-        ("path,label,start,end\na.mp4,0,4,3.5\n", r"train\.csv:2: start 4 s is not before end 3.5 s"),
-        ("path,label,start,end\na.mp4,0,-1,3\n", r"train\.csv:2: '-1' is not a number of seconds from 0 on"),
-        ("path,label,start,end\na.mp4,0,0,inf\n", r"train\.csv:2: 'inf' is not a number of seconds from 0 on"),
-        ("path,label,start,end\na.mp4,0,nan,1\n", r"train\.csv:2: 'nan' is not a number of seconds from 0 on"),
-        ("path,label,start,end\na.mp4,0,1:30,\n", r"train\.csv:2: '1:30' is not a number of seconds"),
-        ("a.mp4 0\n\nb.mp4 2\n", r"train\.csv:3: label 2 is outside 0\.\.1"),
-        ("a.mp4 0\nb.mp4 -1\n", r"train\.csv:2: expected `path label`.*got 'b.mp4 -1'"),
-        ("a.mp4 0\nb.mp4 run\n", r"train\.csv:2: expected `path label`"),
-        ("a.mp4 0\nb.mp4 0.5\n", r"train\.csv:2: expected `path label`"),
-        ("a.mp4\n", r"train\.csv:1: expected `path label`"),
-        ("0\n", r"train\.csv:1: expected `path label`"),
-        ("", r"train\.csv: no videos in it"),
-        ("\n  \n", r"train\.csv: no videos in it"),
-        ("path,label\n\n", r"train\.csv: no videos in it"),
-    ],
-)
-def test_malformed_lists_name_file_and_line(tmp_path, text, message):
-    write(tmp_path / "classes.txt", "jump\nrun\n")
-    with pytest.raises(UserError, match=message):
-        listed(tmp_path, text)
+def test_malformed_lists_name_file_and_line(tmp_path):
+    make(tmp_path, {"classes.txt": "jump\nrun\n"})
+    for text, message in MALFORMED.items():
+        with pytest.raises(UserError, match=rf"train\.csv{message}"):
+            listed(tmp_path, text)
 
 
-def test_class_folders_become_sorted_classes(tmp_path):
-    for name in [
-        "run/b.mp4",
-        "run/a.MKV",
-        "run/notes.txt",
-        "run/.hidden.mp4",
-        "jump high/ä.webm",
-        ".cache/x.mp4",
-        "README.mp4",
-    ]:
-        write(tmp_path / "train" / name, "")
+def test_class_folders_become_sorted_classes_and_what_is_skipped_is_counted_and_named(tmp_path, caplog):
+    run = [f"run/{name}" for name in ("b.mp4", "a.MKV", "b.mp4.part", ".c.mp4", "d.xyz", ".DS_Store", ".f.mp4.x7Q2")]
+    make(tmp_path / "train", [*run, "jump high/ä.webm", ".cache/x.mp4", "loose.mp4", "run/._a.mp4"])
     index = find_split(tmp_path, "train")
     assert index.class_names == ("jump high", "run")
-    assert contents(index) == [("train/jump high/ä.webm", 0), ("train/run/a.MKV", 1), ("train/run/b.mp4", 1)]
+    assert labelled(index) == [("train/jump high/ä.webm", 0), ("train/run/a.MKV", 1), ("train/run/b.mp4", 1)]
+    names = "loose.mp4, run/._a.mp4, run/.c.mp4, run/.f.mp4.x7Q2, run/b.mp4.part and 1 more"
+    assert f"{tmp_path}/train: 6 files skipped, by the name no video of a class: {names}" in caplog.messages
 
 
-def test_class_folder_that_classes_txt_does_not_know(tmp_path):
-    write(tmp_path / "train/runn/a.mp4", "")
-    write(tmp_path / "classes.txt", "run\n")
-    with pytest.raises(UserError, match=r"train/runn: 'runn' is not one of the 1 classes; did you mean 'run'\?"):
-        find_split(tmp_path, "train")
+def test_every_split_says_once_what_is_skipped(tmp_path, caplog):
+    make(tmp_path, [f"{split}/run/{name}" for split in ("train", "val") for name in ("a.mp4", f"{split}.xyz")])
+    layout = ListsAndFolders(tmp_path, VIDEOS)
+    for split in ("train", "val", "val"):
+        assert layout.index(split, class_names=None) is not None
+    messages = [message for message in caplog.messages if "skipped" in message]
+    assert [message.rpartition(" ")[2] for message in messages] == ["run/train.xyz", "run/val.xyz"]
+
+
+def test_links_that_lead_nowhere_or_back_and_hidden_folders_are_named(tmp_path, caplog):
+    make(tmp_path / "train", ["run/a.mp4", ".jump/a.mp4", ".git/a.mp4", "run/clip.mp4/x"])
+    for link, target in {"walk": "nowhere", "turn": "turn", "run/round": "round"}.items():
+        (tmp_path / "train" / link).symlink_to(target)
+    find_split(tmp_path, "train")
+    nowhere = "turn (a broken link), walk (a broken link)"
+    assert caplog.messages[-1].endswith(f": .jump (a hidden folder), {nowhere}, run/clip.mp4, run/round")
+
+    make(tmp_path, [f"val/cat/{name}.png" for name in ("images/1", "a", "z")])
+    (tmp_path / "val/cat/images/up").symlink_to("..")
+    files = [(f"val/cat/{name}.png", 0) for name in ("a", "z", "images/1")]  # nested ones come last
+    assert labelled(find_split(tmp_path, "val", kind=IMAGES)) == files
+    assert caplog.messages[-1].endswith(": cat/images/up")
 
 
 @pytest.mark.parametrize(
-    ("files", "message"),
+    ("files", "kind", "message"),
     [
-        (["run/a.mp4", "jump/readme.txt"], r"train/jump: no videos in this class folder \(looked for .*\.mp4"),
-        (["run/.a.mp4"], r"train/run: no videos in this class folder"),
-        (["a.mp4"], r"train: no class folders in it \(expected .*train/<class name>/<video>\)"),
-        ([".git/a.mp4"], r"train: no class folders in it"),
+        (["run/a.mp4", "jump/readme.txt"], VIDEOS, r"/jump: no videos .* \(looked for .*\.mp4.*; there is jump/readme"),
+        (["run/.a.mp4"], VIDEOS, r"/run: no videos in this class folder"),
+        (["a.mp4", ".git/a.mp4"], VIDEOS, r": no class folders in it \(expected .*train/<class name>/<video>\)"),
+        (["runn/a.mp4", "../classes.txt"], VIDEOS, r"/runn: 'runn' is not one of the 1 classes; did you mean 'run'\?"),
+        (["n01/deep/movie.mp4"], VIDEOS, r"/n01: no videos in this class folder"),
+        (["n01/deep/a.mp4"], IMAGES, r"/n01: no images in this class folder but videos \(n01/deep/a\.mp4\)"),
     ],
 )
-def test_folders_without_classes_or_videos_are_refused(tmp_path, files, message):
-    for name in files:
-        write(tmp_path / "train" / name, "")
-    with pytest.raises(UserError, match=message):
-        find_split(tmp_path, "train")
+def test_folders_without_classes_or_files_are_refused(tmp_path, files, kind, message):
+    make(tmp_path / "train", {name: "run" if name.endswith("classes.txt") else "" for name in files})
+    with pytest.raises(UserError, match=f"train{message}"):
+        find_split(tmp_path, "train", kind=kind)
 
 
 def test_classes_txt_gives_the_order(tmp_path):
-    write(tmp_path / "classes.txt", "run\r\n\r\n jump \r\n", encoding="utf-8-sig")
+    make(tmp_path, {"classes.txt": "run\r\n\r\n jump \r\n".encode("utf-8-sig")})
     index = listed(tmp_path, "path,label\na.mp4,jump\nb.mp4,run\nc.mp4,1\n")
     assert index.class_names == ("run", "jump")
     assert index.labels.tolist() == [1, 0, 1]
     assert find_split(tmp_path, "train", class_names=["jump", "x", "run"]).labels.tolist() == [0, 2, 1]
 
 
-def test_classes_txt_with_a_name_twice_or_missing(tmp_path):
-    assert read_class_names(tmp_path / "classes.txt") == []
-    write(tmp_path / "classes.txt", "run\njump\nrun \n")
-    with pytest.raises(UserError, match=r"classes\.txt:\d: class 'run' is listed twice"):
-        read_class_names(tmp_path / "classes.txt")
-
-
 def test_a_list_wins_over_folders(tmp_path):
-    write(tmp_path / "train/run/a.mp4", "")
-    write(tmp_path / "val/run/b.mp4", "")
-    index = listed(tmp_path, "path,label\nonly.mp4,run\n")
-    assert contents(index) == [("only.mp4", 0)]
-    assert contents(find_split(tmp_path, "val")) == [("val/run/b.mp4", 0)]
+    make(tmp_path, ["train/run/a.mp4", "val/run/b.mp4"])
+    assert labelled(listed(tmp_path, "path,label\nonly.mp4,run\n")) == [("only.mp4", 0)]
+    assert labelled(find_split(tmp_path, "val")) == [("val/run/b.mp4", 0)]
     assert find_split(tmp_path, "test") is None
 
 
 def test_a_missing_root_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"data.root: '.*nowhere' does not exist"):
-        find_split(tmp_path / "nowhere", "train")
-    with pytest.raises(UserError, match="is a file, a directory is needed"):
-        find_split(write(tmp_path / "file", ""), "train")
+    make(tmp_path, ["file"])
+    for name, message in (("nowhere", r"data.root: '.*nowhere' does not exist"), ("file", "is a file, a directory is")):
+        with pytest.raises(UserError, match=message):
+            find_split(tmp_path / name, "train")
 
 
 def test_undecodable_file_names_round_trip(tmp_path):
     raw = b"caf\xe9.mp4"
-    folder = tmp_path / "train" / "run"
-    folder.mkdir(parents=True)
-    (folder / os.fsdecode(raw)).touch()
-    (sample,) = find_split(tmp_path, "train")
-    assert os.fsencode(sample.path.name) == raw
-    assert sample.path.is_file()
-    (tmp_path / "val.csv").write_bytes(b"path,label\ntrain/run/" + raw + b",run\n")
-    assert next(iter(find_split(tmp_path, "val"))).path == sample.path
-    (tmp_path / "test.csv").write_bytes(b"train/run/" + raw + b" 0\n")
-    assert next(iter(find_split(tmp_path, "test"))).path == sample.path
+    lists = {"val.csv": b"path,label\ntrain/run/" + raw + b",run\n", "test.csv": b"train/run/" + raw + b" 0\n"}
+    make(tmp_path, {f"train/run/{os.fsdecode(raw)}": "", **lists})
+    for split in ("train", "val", "test"):
+        (sample,) = find_split(tmp_path, split)
+        assert os.fsencode(sample.path.name) == raw
+        assert sample.path.is_file()
 
 
-@pytest.mark.parametrize("number", [-1, 2, 10])
-def test_rows_outside_are_index_errors(tmp_path, number):
-    index = listed(tmp_path, "a.mp4 0\nb.mp4 1\n")
-    with pytest.raises(IndexError, match=f"row {number} of an index of 2 rows"):
-        index[number]
-
-
-def test_many_rows_are_packed(tmp_path):
-    count = 20_000
-    lines = (f"videos/class {number % 400}/{number:06d}.mp4 {number % 400}" for number in range(count))
-    path = write(tmp_path / "train.csv", "\n".join(lines))
+def test_many_rows_are_packed_and_those_outside_are_index_errors(tmp_path):
+    count = 8_000
+    make(tmp_path, {"train.csv": "\n".join(f"videos/class {n % 400}/{n:06d}.mp4 {n % 400}" for n in range(count))})
     tracemalloc.start()
     try:
-        index = SampleIndex(read_rows(path), root=tmp_path, class_names=[str(number) for number in range(400)])
+        index = SampleIndex(read_rows(tmp_path / "train.csv"), root=tmp_path, class_names=list(map(str, range(400))))
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert kept < 60 * count  # bytes; one Sample with its Path alone takes several hundred
     assert len(index) == count
-    assert index.class_counts().tolist() == [50] * 400
-    for number in (0, 1, 9_999, count - 1):
+    assert index.class_counts().tolist() == [20] * 400
+    for number in (0, 1, count - 1):
         assert index[number] == Sample(tmp_path / f"videos/class {number % 400}/{number:06d}.mp4", number % 400)
-
-
-def test_class_counts_have_a_place_for_every_class():
-    rows = [Row("a", "x"), Row("b", "z"), Row("c", "z")]
-    counts = SampleIndex(rows, root=Path(), class_names=["x", "y", "z"]).class_counts()
-    np.testing.assert_array_equal(counts, [1, 0, 2])
-
-
-def test_a_header_may_be_quoted_and_lines_are_counted_through_quoted_breaks(tmp_path):
-    path = tmp_path / "train.csv"
-    path.write_text('"path","label"\n"two\nlines.mp4",a\nb.mp4\n')
-    rows = read_rows(path)
-    assert next(rows).path == "two\nlines.mp4"
-    with pytest.raises(UserError, match=r"train\.csv:4: 1 fields"):
-        next(rows)
-
-
-def test_files_that_are_skipped_are_counted_and_named(tmp_path, caplog):
-    for name in ("a.mp4", "b.mp4.part", ".c.mp4", "._a.mp4", "d.xyz", "e.ts", ".DS_Store", ".f.mp4.x7Q2"):
-        write(tmp_path / f"train/run/{name}", "")
-    write(tmp_path / "train/loose.mp4", "")
-    index = find_split(tmp_path, "train")
-    assert [sample.path.name for sample in index] == ["a.mp4", "e.ts"]
-    named = "loose.mp4, run/._a.mp4, run/.c.mp4, run/.f.mp4.x7Q2, run/b.mp4.part and 1 more"
-    assert f"{tmp_path}/train: 6 files skipped, by the name no video of a class: {named}" in caplog.messages
-
-
-def test_every_split_says_what_is_skipped(tmp_path, caplog):
-    for split in ("train", "val"):
-        for name in ("a.mp4", f"{split}.xyz"):
-            write(tmp_path / split / "run" / name, "")
-    layout = ListsAndFolders(tmp_path, VIDEOS)
-    for split in ("train", "val", "val"):
-        assert layout.index(split, class_names=None) is not None
-    said = [message for message in caplog.messages if "skipped" in message]
-    assert [message.rpartition(" ")[2] for message in said] == ["run/train.xyz", "run/val.xyz"]
-
-
-def test_links_that_lead_nowhere_and_folders_left_out(tmp_path, caplog):
-    write(tmp_path / "train/run/a.mp4", "")
-    write(tmp_path / "train/.jump/a.mp4", "")
-    write(tmp_path / "train/.git/a.mp4", "")
-    (tmp_path / "train/walk").symlink_to("nowhere")
-    (tmp_path / "train/turn").symlink_to("turn")
-    (tmp_path / "train/run/round").symlink_to("round")
-    (tmp_path / "train/run/clip.mp4").mkdir()
-    find_split(tmp_path, "train")
-    nowhere = "turn (a broken link), walk (a broken link)"
-    assert caplog.messages[-1].endswith(f": .jump (a hidden folder), {nowhere}, run/clip.mp4, run/round")
-
-
-def test_nested_folders_that_link_to_those_above(tmp_path, caplog):
-    write(tmp_path / "train/cat/images/1.png", "")
-    (tmp_path / "train/cat/images/up").symlink_to("..")
-    index = find_split(tmp_path, "train", kind=IMAGES)
-    assert [str(sample.path.relative_to(tmp_path)) for sample in index] == ["train/cat/images/1.png"]
-    assert caplog.messages[-1].endswith("cat/images/up")
-
-
-def test_videos_below_their_class_folder_are_no_videos_of_the_class(tmp_path):
-    write(tmp_path / "train/n01/deep/movie.mp4", "")
-    with pytest.raises(UserError, match="no videos in this class folder"):
-        find_split(tmp_path, "train")
-    with pytest.raises(UserError, match=r"n01: no images in this class folder but videos \(n01/deep/movie\.mp4\)"):
-        find_split(tmp_path, "train", kind=IMAGES)
-
-
-def test_a_folder_without_files_says_what_is_in_it(tmp_path):
-    write(tmp_path / "train/run/a.xyz", "")
-    with pytest.raises(UserError, match=r"no videos in this class folder \(looked for .*; there is run/a.xyz\)"):
-        find_split(tmp_path, "train")
+    for number in (-1, count):
+        with pytest.raises(IndexError, match=f"row {number} of an index of {count} rows"):
+            index[number]

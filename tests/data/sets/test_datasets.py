@@ -2,30 +2,23 @@
 
 import io
 import json
-import tarfile
 
 import numpy as np
 import pytest
+from data_trees import contents, make, tar_of
 from PIL import Image
 
 from mvrec.data import HMDB51, UCF101, ImageFolder, ImageNet, SomethingSomething, VideoFolder
 from mvrec.data.sets.imagenet_devkit import validation_wnids
+from mvrec.data.views.targets import ClassIndex
 from mvrec.data.views.transforms import Augment
 from mvrec.errors import UserError
 
 
-def make(root, files):
-    for name, text in (files if isinstance(files, dict) else dict.fromkeys(files, "")).items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+def assert_refused(data, message):
+    with pytest.raises(UserError, match=message):
+        data.setup("fit")
 
-
-def contents(data, split):
-    index = data.index(split)
-    return [(str(sample.path).removeprefix(f"{data.root}/"), data.class_names[sample.label]) for sample in index]
-
-
-# -- UCF101 -------------------------------------------------------------------------------------------------------
 
 UCF = {
     "classInd.txt": "1 ApplyEyeMakeup\r\n2 ApplyLipstick\r\n",
@@ -36,44 +29,32 @@ UCF = {
 }
 
 
-@pytest.mark.parametrize("lists", ["ucfTrainTestlist/", "", "annotations/"])
-@pytest.mark.parametrize("videos", ["UCF-101/", "videos/", ""])
+@pytest.mark.parametrize(
+    ("lists", "videos"), [("ucfTrainTestlist/", "UCF-101/"), ("", "videos/"), ("annotations/", "")]
+)
 def test_ucf101_reads_the_lists_of_a_split(tmp_path, lists, videos):
-    make(tmp_path, {f"{lists}{name}": text for name, text in UCF.items()})
-    make(tmp_path, [f"{videos}ApplyLipstick/v_c.avi"])
+    make(tmp_path, {**{f"{lists}{name}": text for name, text in UCF.items()}, f"{videos}ApplyLipstick/v_c.avi": ""})
     data = UCF101(str(tmp_path))
-    data.setup("fit")
-    assert data.class_names == ("ApplyEyeMakeup", "ApplyLipstick")
     assert contents(data, "train") == [
         (f"{videos}ApplyEyeMakeup/v_a g1.avi", "ApplyEyeMakeup"),
         (f"{videos}ApplyLipstick/v_b.avi", "ApplyLipstick"),
     ]
+    assert data.class_names == ("ApplyEyeMakeup", "ApplyLipstick")
     assert contents(data, "val") == [(f"{videos}ApplyLipstick/v_c.avi", "ApplyLipstick")]
-    third = UCF101(str(tmp_path), split=3)
-    third.setup("test")
-    assert contents(third, "test") == [(f"{videos}ApplyEyeMakeup/v_a g1.avi", "ApplyEyeMakeup")]
-    with pytest.raises(UserError, match=r"no videos in it; expected .*trainlist02\.txt and .*testlist02\.txt"):
-        UCF101(str(tmp_path), split=2).setup("fit")
+    third = contents(UCF101(str(tmp_path), split=3), "test", "test")
+    assert third == [(f"{videos}ApplyEyeMakeup/v_a g1.avi", "ApplyEyeMakeup")]
+    assert_refused(UCF101(str(tmp_path), split=2), r"expected .*trainlist02\.txt and .*testlist02\.txt")
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("ApplyEyeMakeup/v.avi 2", r"trainlist01\.txt:2: class 'ApplyEyeMakeup' is not number 2 of classInd\.txt"),
-        ("v.avi 1", r"trainlist01\.txt:2: expected `<class name>/<video>`, got 'v.avi'"),
-        (
-            "ApplyEyeMakup/v.avi 1",
-            r"trainlist01\.txt:2: 'ApplyEyeMakup' is not one of the 2 classes; did you mean 'ApplyEyeMakeup'",
-        ),
-    ],
-)
-def test_broken_lists_of_ucf101_are_refused(tmp_path, line, message):
-    make(tmp_path, {**UCF, "trainlist01.txt": f"\n{line}\n"})
-    with pytest.raises(UserError, match=message):
-        UCF101(str(tmp_path)).setup("fit")
+def test_broken_lists_of_ucf101_are_refused(tmp_path):
+    for line, message in {
+        "ApplyEyeMakeup/v.avi 2": r"class 'ApplyEyeMakeup' is not number 2 of classInd\.txt",
+        "v.avi 1": r"expected `<class name>/<video>`, got 'v.avi'",
+        "ApplyEyeMakup/v.avi 1": "'ApplyEyeMakup' is not one of the 2 classes; did you mean 'ApplyEyeMakeup'",
+    }.items():
+        make(tmp_path, {**UCF, "trainlist01.txt": f"\n{line}\n"})
+        assert_refused(UCF101(str(tmp_path)), rf"trainlist01\.txt:2: {message}")
 
-
-# -- HMDB51 -------------------------------------------------------------------------------------------------------
 
 HMDB = {
     "run_test_split1.txt": "a#1!.avi 1 \nb b.avi 2 \nc.avi 0 \n",
@@ -85,32 +66,23 @@ HMDB = {
 
 @pytest.mark.parametrize("lists", ["testTrainMulti_7030_splits/", ""])
 def test_hmdb51_reads_the_lists_of_a_split(tmp_path, lists):
-    make(tmp_path, {f"{lists}{name}": text for name, text in HMDB.items()})
-    make(tmp_path, ["hmdb51_org/run/c.avi"])
+    make(tmp_path, {**{f"{lists}{name}": text for name, text in HMDB.items()}, "hmdb51_org/run/c.avi": ""})
     first, second = (HMDB51(str(tmp_path), split=split) for split in (1, 2))
-    for data in (first, second):
-        data.setup("fit")
-        assert data.class_names == ("brush_hair", "run")
-    assert contents(first, "train") == [
-        ("hmdb51_org/brush_hair/d.avi", "brush_hair"),
-        ("hmdb51_org/run/a#1!.avi", "run"),
-    ]
-    assert [name for name, _ in contents(first, "val")] == ["hmdb51_org/brush_hair/e.avi", "hmdb51_org/run/b b.avi"]
-    assert [name for name, _ in contents(second, "val")] == ["hmdb51_org/run/a#1!.avi"]
-    with pytest.raises(UserError, match=r"expected .*/<class name>_test_split3\.txt"):
-        HMDB51(str(tmp_path), split=3).setup("fit")
+    eye, run = "hmdb51_org/brush_hair", "hmdb51_org/run"
+    assert contents(first, "train") == [(f"{eye}/d.avi", "brush_hair"), (f"{run}/a#1!.avi", "run")]
+    assert contents(first, "val") == [(f"{eye}/e.avi", "brush_hair"), (f"{run}/b b.avi", "run")]
+    assert contents(second, "val") == [(f"{run}/a#1!.avi", "run")]
+    assert first.class_names == second.class_names == ("brush_hair", "run")
+    assert_refused(HMDB51(str(tmp_path), split=3), r"expected .*/<class name>_test_split3\.txt")
 
 
-@pytest.mark.parametrize("line", ["a.avi", "a.avi 3", "1"])
-def test_broken_lists_of_hmdb51_are_refused(tmp_path, line):
-    make(tmp_path, {**HMDB, "run_test_split1.txt": f"\n{line}\n"})
-    with pytest.raises(UserError, match=r"run_test_split1\.txt:2: expected `<video> 0`, `1` or `2`"):
-        HMDB51(str(tmp_path)).setup("fit")
+def test_broken_lists_of_hmdb51_are_refused(tmp_path):
+    for line in ("a.avi", "a.avi 3", "1"):
+        make(tmp_path, {**HMDB, "run_test_split1.txt": f"\n{line}\n"})
+        assert_refused(HMDB51(str(tmp_path)), r"run_test_split1\.txt:2: expected `<video> 0`, `1` or `2`")
 
 
-# -- Something-Something ----------------------------------------------------------------------------------------
-
-LABELS = {"Pushing something from left to right": "1", "Holding something": "0"}
+LABELS = {"Pushing something; left to right": "1", "Holding something": "0"}
 
 
 def something(prefix="something-something-v2-", **changes):
@@ -119,33 +91,31 @@ def something(prefix="something-something-v2-", **changes):
 
     files = {
         "labels.json": LABELS,
-        "train.json": [entry(7, "Pushing [something] from left to right"), entry(8, "Holding [something]")],
+        "train.json": [entry(7, "Pushing [something]; left to right"), entry(8, "Holding [something]")],
         "validation.json": [entry(9, "Holding [something]")],
         **changes,
     }
-    return {
-        f"labels/{prefix}{name}": text if isinstance(text, str) else json.dumps(text) for name, text in files.items()
-    }
+    texts = {name: content if isinstance(content, str) else json.dumps(content) for name, content in files.items()}
+    return {f"labels/{prefix}{name}": text for name, text in texts.items()}
 
 
-@pytest.mark.parametrize("prefix", ["something-something-v2-", ""])
-@pytest.mark.parametrize("videos", ["20bn-something-something-v2/", "videos/", ""])
+@pytest.mark.parametrize(
+    ("prefix", "videos"), [("something-something-v2-", "20bn-something-something-v2/"), ("", "videos/"), ("", "")]
+)
 def test_something_something_reads_templates_as_classes(tmp_path, prefix, videos):
     make(tmp_path, {**something(prefix), f"{videos}9.webm": "", "labels/test-answers.csv": "5;Holding something\n"})
     data = SomethingSomething(str(tmp_path))
-    data.setup("fit")
-    data.setup("test")
-    assert data.class_names == ("Holding something", "Pushing something from left to right")
     assert contents(data, "train") == [
-        (f"{videos}7.webm", "Pushing something from left to right"),
+        (f"{videos}7.webm", "Pushing something; left to right"),
         (f"{videos}8.webm", "Holding something"),
     ]
-    assert contents(data, "val") == contents(data, "test") == [(f"{videos}9.webm", "Holding something")]
+    assert data.class_names == ("Holding something", "Pushing something; left to right")
+    assert data.target_type is ClassIndex
+    assert contents(data, "val") == contents(data, "test", "test") == [(f"{videos}9.webm", "Holding something")]
     assert data.clip.sampling == "segments"
     assert data.augment.flip_probability == 0
-    labelled = SomethingSomething(str(tmp_path), test_split="test")
-    labelled.setup("test")
-    assert contents(labelled, "test") == [(f"{videos}5.webm", "Holding something")]
+    with_answers = SomethingSomething(str(tmp_path), test_split="test")
+    assert contents(with_answers, "test", "test") == [(f"{videos}5.webm", "Holding something")]
 
 
 def test_flips_of_left_and_right_are_refused(tmp_path):
@@ -153,44 +123,20 @@ def test_flips_of_left_and_right_are_refused(tmp_path):
         SomethingSomething(str(tmp_path), augment=Augment())
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"labels.json": {"a": "0", "b": "2"}}, r"labels\.json: its 2 labels are not numbered 0\.\.1"),
-        ({"labels.json": {"a": "0", "b": "0"}}, r"labels\.json: its 2 labels are not numbered"),
-        ({"labels.json": []}, r"labels\.json: expected a JSON object"),
-        ({"labels.json": "{"}, r"labels\.json: not JSON"),
-        ({"train.json": {}}, r"train\.json: expected a JSON array"),
-        ({"train.json": []}, r"train\.json: no videos in it"),
-        ({"train.json": [{"id": "1"}]}, r"train\.json\[0\]: expected an object with the texts `id` and `template`"),
-        (
-            {"train.json": [{"id": "1", "template": "Holding [somethin]"}]},
-            r"train\.json\[0\]: 'Holding somethin' is not one of the 2 classes; did you mean",
-        ),
-    ],
-)
-def test_broken_files_of_something_something_are_refused(tmp_path, changes, message):
-    make(tmp_path, something(**changes))
-    with pytest.raises(UserError, match=message):
-        SomethingSomething(str(tmp_path)).setup("fit")
-    with pytest.raises(UserError, match=r"labels\.json: No such file"):
-        SomethingSomething(str(tmp_path), annotations=str(tmp_path)).setup("fit")
-
-
-# -- ImageNet in tars -----------------------------------------------------------------------------------------------
-
-# As in the real kit, the numbers are not the places in the sorted ids; 4 is no class but a node above some.
-NUMBERS = {1: "n03", 2: "n01", 3: "n02"}
-
-
-def tar_of(files, mode="w"):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
+def test_broken_files_of_something_something_are_refused(tmp_path):
+    for name, content, message in (
+        ("labels.json", {"a": "0", "b": "2"}, r": its 2 labels are not numbered 0\.\.1"),
+        ("labels.json", {"a": "0", "b": "0"}, ": its 2 labels are not numbered"),
+        ("labels.json", [], ": expected a JSON object"),
+        ("labels.json", "{", ": not JSON"),
+        ("train.json", {}, ": expected a JSON array"),
+        ("train.json", [], ": no videos in it"),
+        ("train.json", [{"id": "1"}], r"\[0\]: expected an object with the texts `id` and `template`"),
+        ("train.json", [{"id": "1", "template": "Holding [somethin]"}], r"\[0\]: 'Holding somethin' .*; did you mean"),
+    ):
+        make(tmp_path, something(**{name: content}))
+        assert_refused(SomethingSomething(str(tmp_path)), rf"{name}{message}")
+    assert_refused(SomethingSomething(str(tmp_path), annotations=str(tmp_path)), r"labels\.json: No such file")
 
 
 def jpeg(level):
@@ -199,157 +145,126 @@ def jpeg(level):
     return buffer.getvalue()
 
 
+KIT = "ILSVRC2012_devkit_t12"
+
+
 def devkit(truth="1\n2\n3\n1\n"):
     savemat = pytest.importorskip("scipy.io").savemat
-    names = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O")]
-    rows = [(number, wnid, "some words", 0) for number, wnid in NUMBERS.items()] + [(4, "n00", "above", 2)]
+    columns = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O")]
+    # As in the real kit, the numbers are not the places in the sorted ids; 4 is no class but a node above some.
+    rows = [(number, wnid, "words", 0) for number, wnid in ((1, "n03"), (2, "n01"), (3, "n02"))] + [(4, "n00", "x", 2)]
     meta = io.BytesIO()
-    savemat(meta, {"synsets": np.array(rows, dtype=names).reshape(-1, 1)})
+    savemat(meta, {"synsets": np.array(rows, dtype=columns).reshape(-1, 1)})
     return {
-        "ILSVRC2012_devkit_t12/data/meta.mat": meta.getvalue(),
-        "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": truth.encode(),
+        f"{KIT}/data/meta.mat": meta.getvalue(),
+        f"{KIT}/data/ILSVRC2012_validation_ground_truth.txt": truth.encode(),
     }
 
 
+WNIDS = ("n01", "n02", "n03")
 TRAIN = {f"{wnid}.tar": tar_of({f"{wnid}_{n}.JPEG": jpeg(40 * n) for n in (10, 2)}) for wnid in ("n02", "n01", "n03")}
 VAL = {f"ILSVRC2012_val_{number:08d}.JPEG": jpeg(20 * number) for number in (3, 1, 2, 4)}
+TARS = {"ILSVRC2012_img_train.tar": tar_of(TRAIN), "ILSVRC2012_img_val.tar": tar_of(VAL)}
 
 
-@pytest.mark.parametrize("kit", ["tar", "folder", "elsewhere"])
-def test_imagenet_in_its_tars(tmp_path, kit):
-    root = tmp_path / "imagenet"
-    make(root, {"ILSVRC2012_img_train.tar": tar_of(TRAIN), "ILSVRC2012_img_val.tar": tar_of(VAL)})
-    packed = {"ILSVRC2012_devkit_t12.tar.gz": tar_of(devkit(), "w:gz")}
-    make(tmp_path if kit == "elsewhere" else root, devkit() if kit == "folder" else packed)
-    elsewhere = str(tmp_path / "ILSVRC2012_devkit_t12.tar.gz") if kit == "elsewhere" else None
-    data = ImageNet(str(root), devkit=elsewhere, size=32, batch_size=4, num_workers=0)
+def val_classes(root):
+    return [name for _, name in contents(ImageNet(str(root)), "val")]
+
+
+def packed(truth):
+    return {f"{KIT}.tar.gz": tar_of(devkit(truth), "w:gz")}
+
+
+def test_imagenet_in_its_tars_with_a_kit_elsewhere(tmp_path):
+    root = make(tmp_path / "imagenet", TARS)
+    kit = make(tmp_path, packed("1\n2\n3\n1\n")) / f"{KIT}.tar.gz"
+    data = ImageNet(str(root), devkit=str(kit), size=32, batch_size=4, num_workers=0)
     data.prepare_data()
-    assert sorted(path.name for path in root.glob("*.npz")) == [
-        "ILSVRC2012_img_train.tar.index.npz",
-        "ILSVRC2012_img_val.tar.index.npz",
-    ]
-    data.setup("fit")
-    data.setup("test")
-    tar = "ILSVRC2012_img_train.tar"
+    assert sorted(path.name for path in root.glob("*.npz")) == [f"{name}.index.npz" for name in TARS]
     assert contents(data, "train") == [
-        (f"{tar}/{wnid}.tar/{wnid}_{n}.JPEG", wnid) for wnid in ("n01", "n02", "n03") for n in (10, 2)
+        (f"ILSVRC2012_img_train.tar/{wnid}.tar/{wnid}_{n}.JPEG", wnid) for wnid in WNIDS for n in (10, 2)
     ]
     # 1 is n03: by the sorted ids it would have been n01.
     assert [label for _, label in contents(data, "val")] == ["n03", "n01", "n02", "n03"]
     for sample, number in zip(data.index("val"), (1, 2, 3, 4), strict=True):
         assert sample.path.read() == VAL[f"ILSVRC2012_val_{number:08d}.JPEG"]
+    data.setup("test")
     batch = next(iter(data.test_dataloader()))
     assert batch.targets.tolist() == [2, 0, 1, 2]
     assert np.allclose(batch.clips.float().mean((1, 2, 3)), [20, 40, 60, 80], atol=2)
 
 
-def test_the_val_tar_needs_the_kit_or_folders(tmp_path):
-    make(tmp_path, {"ILSVRC2012_img_train.tar": tar_of(TRAIN), "ILSVRC2012_img_val.tar": tar_of(VAL)})
-    with pytest.raises(UserError, match=r"img_val\.tar: its images have no labels: put ILSVRC2012_devkit_t12\.tar\.gz"):
-        ImageNet(str(tmp_path)).setup("fit")
-    make(tmp_path, {f"val/{wnid}/x.JPEG": "" for wnid in ("n01", "n02", "n03")})
-    data = ImageNet(str(tmp_path))
-    data.setup("fit")
-    assert [label for _, label in contents(data, "val")] == ["n01", "n02", "n03"]
+def test_the_val_tar_needs_a_whole_kit_or_folders_inside_or_beside_it(tmp_path):
+    make(tmp_path, TARS)
+    message = r"img_val\.tar: its images have no labels: put ILSVRC2012_devkit_t12\.tar\.gz"
+    assert_refused(ImageNet(str(tmp_path)), message)
+    make(tmp_path, packed("1\n2\n3\n"))
+    assert_refused(ImageNet(str(tmp_path)), r"img_val\.tar: 'ILSVRC2012_val_00000004\.JPEG' is not .*00000003\.JPEG")
+    make(tmp_path, {"ILSVRC2012_img_val.tar": tar_of({f"val/n0{n}/x{n}.JPEG": jpeg(n) for n in (2, 1)})})  # made anew
+    assert val_classes(tmp_path) == ["n01", "n02"]
+    make(tmp_path, [f"val/{wnid}/x.JPEG" for wnid in WNIDS])
+    assert val_classes(tmp_path) == ["n01", "n02", "n03"]
 
 
-def test_an_unsorted_val_folder_gets_the_kits_labels(tmp_path):
-    make(tmp_path, {f"val/{name}": content for name, content in VAL.items()})
-    make(tmp_path, {f"train/{wnid}/x.JPEG": "" for wnid in ("n01", "n02", "n03")})
-    make(tmp_path, devkit())
-    data = ImageNet(str(tmp_path))
-    data.setup("fit")
-    assert contents(data, "val")[0] == ("val/ILSVRC2012_val_00000001.JPEG", "n03")
-
-
-def test_tars_made_anew_with_class_folders(tmp_path):
-    files = {f"{split}/n0{n}/x{n}.JPEG": jpeg(n) for split in ("val",) for n in (2, 1)}
-    make(tmp_path, {"ILSVRC2012_img_train.tar": tar_of(TRAIN), "ILSVRC2012_img_val.tar": tar_of(files)})
-    data = ImageNet(str(tmp_path))
-    data.setup("fit")
-    assert [label for _, label in contents(data, "val")] == ["n01", "n02"]
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        (lambda: devkit("1\n4\n"), r"ground_truth\.txt:2: '4' is not the number of a class in meta\.mat"),
-        (lambda: devkit("1\nx\n"), r"ground_truth\.txt:2: 'x' is not the number"),
-        (
-            lambda: {**devkit(), "ILSVRC2012_devkit_t12/data/meta.mat": b"broken"},
-            r"meta\.mat: not the list of ImageNet's classes",
-        ),
-        (
-            lambda: {"readme.txt": b""},
-            r"not ImageNet's development kit: no ILSVRC2012_validation_ground_truth\.txt in it",
-        ),
-    ],
-)
-def test_broken_development_kits_are_refused(tmp_path, files, message):
-    make(tmp_path / "kit", files())
-    make(tmp_path, {"kit.tar.gz": tar_of(files(), "w:gz"), "broken.tar.gz": b"\x1f\x8b broken"})
-    for kit in (tmp_path / "kit", tmp_path / "kit.tar.gz"):
-        with pytest.raises(UserError, match=message):
-            validation_wnids(kit)
-    for kit in ("broken.tar.gz", "gone.tar.gz"):
-        with pytest.raises(UserError, match=rf"{kit}: not ImageNet's development kit"):
-            validation_wnids(tmp_path / kit)
-
-
-def test_a_kit_of_fewer_images_than_the_tar_is_refused(tmp_path):
+def test_an_unsorted_val_folder_gets_the_labels_of_an_unpacked_kit(tmp_path):
     make(
         tmp_path,
-        {"ILSVRC2012_img_val.tar": tar_of(VAL), "ILSVRC2012_img_train.tar": tar_of(TRAIN), **devkit("1\n2\n3\n")},
+        dict.fromkeys([f"train/{wnid}/x.JPEG" for wnid in WNIDS] + [f"val/{name}" for name in VAL], "") | devkit(),
     )
-    with pytest.raises(
-        UserError, match=r"img_val\.tar: 'ILSVRC2012_val_00000004\.JPEG' is not one of .*00000003\.JPEG"
+    assert val_classes(tmp_path) == ["n03", "n01", "n02", "n03"]
+
+
+def test_broken_development_kits_are_refused(tmp_path):
+    for number, (files, message) in enumerate(
+        [
+            (devkit("1\n4\n"), r"ground_truth\.txt:2: '4' is not the number of a class in meta\.mat"),
+            (devkit("1\nx\n"), r"ground_truth\.txt:2: 'x' is not the number"),
+            ({**devkit(), f"{KIT}/data/meta.mat": b"broken"}, r"meta\.mat: not the list of ImageNet's classes"),
+            ({"readme.txt": b""}, r"kit: no ILSVRC2012_validation_ground_truth\.txt in it"),
+        ]
     ):
-        ImageNet(str(tmp_path)).setup("fit")
-
-
-# -- folders without splits -----------------------------------------------------------------------------------------
+        root = make(tmp_path / str(number), {f"kit/{name}": content for name, content in files.items()})
+        make(root, {"kit.tar.gz": tar_of(files, "w:gz"), "broken.tar.gz": b"\x1f\x8b broken"})
+        for kit in ("kit", "kit.tar.gz"):
+            with pytest.raises(UserError, match=message):
+                validation_wnids(root / kit)
+    for kit in ("broken.tar.gz", "gone.tar.gz"):
+        with pytest.raises(UserError, match=rf"{kit}: not ImageNet's development kit"):
+            validation_wnids(root / kit)
 
 
 @pytest.mark.parametrize(("module", "ending"), [(VideoFolder, "mp4"), (ImageFolder, "png")])
 def test_a_share_of_the_paths_is_val(tmp_path, module, ending):
-    names = [f"class {c}/{n:03d}.{ending}" for c in "ab" for n in range(500)]
+    names = [f"class {c}/{n:03d}.{ending}" for c in "ab" for n in range(200)]
     make(tmp_path, names)
 
     def split(**options):
         data = module(str(tmp_path), **options)
-        data.setup("fit")
         train, val = ({name for name, _ in contents(data, split)} for split in ("train", "val"))
-        assert train | val == {str(path.relative_to(tmp_path)) for path in tmp_path.rglob(f"*.{ending}")}
+        assert train | val == set(names)
         assert not train & val
         assert data.class_names == ("class a", "class b")
         return val
 
     val = split()
-    assert 70 <= len(val) <= 130
+    assert 25 <= len(val) <= 55
     assert split() == val
     assert val < split(val_fraction=0.3)
-    make(tmp_path, [f"class a/new {n}.{ending}" for n in range(50)])
+    names += [f"class a/new {n}.{ending}" for n in range(20)]
+    make(tmp_path, names[-20:])
     assert {name for name in split() if "new" not in name} == val
-    data = module(str(tmp_path))
-    data.setup("test")
-    assert {name for name, _ in contents(data, "test")} == split()
+    assert {name for name, _ in contents(module(str(tmp_path)), "test", "test")} == split()
 
 
-def test_small_classes_have_both_splits(tmp_path):
+def test_small_classes_have_both_splits_unless_the_share_is_0(tmp_path):
     make(tmp_path, [f"{c}/{n}.mp4" for c in "abcdefgh" for n in range(2)] + ["single/x.mp4"])
     for fraction in (0.001, 0.5, 0.999):
         data = VideoFolder(str(tmp_path), val_fraction=fraction)
         data.setup("fit")
-        assert data.index("train").class_counts().tolist()[:8] == [1] * 8
-        assert data.index("train").class_counts()[8] == 1
+        assert data.index("train").class_counts().tolist() == [1] * 9
         assert data.index("val").class_counts().tolist() == [1] * 8 + [0]
-
-
-def test_a_val_fraction_of_0_makes_no_val_split(tmp_path):
-    make(tmp_path, [f"{c}/{n}.mp4" for c in "ab" for n in range(20)])
     data = VideoFolder(str(tmp_path), val_fraction=0.0)
-    data.setup("fit")
-    assert len(data.index("train")) == 40
+    assert len(contents(data, "train")) == 17
     with pytest.raises(UserError, match=r"has no split 'val': data\.val_fraction is 0"):
         data.index("val")
     for fraction in (-0.1, 1.0):
@@ -360,15 +275,12 @@ def test_a_val_fraction_of_0_makes_no_val_split(tmp_path):
 def test_splits_that_are_there_win(tmp_path):
     make(tmp_path, ["train/a/1.mp4", "train/b/2.mp4", "test/a/3.mp4"])
     data = VideoFolder(str(tmp_path))
-    data.setup("fit")
-    data.setup("test")
-    assert [name for name, _ in contents(data, "train")] == ["train/a/1.mp4", "train/b/2.mp4"]
-    assert [name for name, _ in contents(data, "test")] == ["test/a/3.mp4"]
+    assert contents(data, "train") == [("train/a/1.mp4", "a"), ("train/b/2.mp4", "b")]
+    assert contents(data, "test", "test") == [("test/a/3.mp4", "a")]
 
 
 def test_folders_without_files_are_refused(tmp_path):
     make(tmp_path, ["a/1.mp4", "b/readme.txt"])
-    with pytest.raises(UserError, match=r"b: no videos in this class folder"):
-        VideoFolder(str(tmp_path)).setup("fit")
-    with pytest.raises(UserError, match=r"no images in it; expected .*/<class name>/<image>, or with splits"):
-        ImageFolder(str(tmp_path / "a")).setup("fit")
+    assert_refused(VideoFolder(str(tmp_path)), "b: no videos in this class folder")
+    expected = r"no images in it; expected .*/<class name>/<image>, or with splits"
+    assert_refused(ImageFolder(str(tmp_path / "a")), expected)
