@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from video_files import read_number, truncate, write_video
+from video_files import read_numbers, truncate, write_video
 
 from mvrec.data.listing.index import Row, SampleIndex
 from mvrec.data.loading import clips as module
-from mvrec.data.loading.batch import PADDING_ID, BadSample, ClipBatch, Item, SampleKey, collate
+from mvrec.data.loading.batch import PADDING_ID, BadSample, Item, SampleKey, collate
 from mvrec.data.loading.clips import EvalClips, TrainClips
 from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.protocol import ClipProtocol, Views
@@ -42,30 +42,23 @@ def decoded(monkeypatch):
     def watched(path, decoder):
         video = real_open(path, decoder=decoder)
         frames = video.frames
-
-        def note(indices):
-            calls.append(list(indices))
-            return frames(indices)
-
-        video.frames = note
+        video.frames = lambda indices: calls.append(list(indices)) or frames(indices)
         return video
 
     monkeypatch.setattr(module, "open_video", watched)
     return calls
 
 
-def protocol(*, size=96, short_side=96, **views):
-    return ClipProtocol(clip=CLIP, size=size, views=Views(short_side=short_side, **views))
+def eval_clips(index, *, size=96, short_side=96, **views):
+    return EvalClips(index, ClipProtocol(clip=CLIP, size=size, views=Views(short_side=short_side, **views)))
 
 
-def numbers(view):
-    """Frame numbers that a whole-frame view (T, C, H, W) shows."""
-    return [read_number(frame) for frame in view.permute(0, 2, 3, 1).numpy()]
+def train_clips(index, **options):
+    return TrainClips(index, **{"clip": CLIP, "size": 96, "augment": WHOLE, **options})
 
 
 def test_views_come_clip_by_clip_and_crop_by_crop(index):
-    clips = EvalClips(index, protocol(size=64, num_clips=2, num_crops=3))
-    item = clips[SampleKey(0, 0)]
+    item = eval_clips(index, size=64, num_clips=2, num_crops=3)[SampleKey(0, 0)]
     assert item.views.shape == (6, 4, 3, 64, 64)
     assert item.views.dtype == torch.uint8
     assert (item.targets, item.sample_id, item.seeds, item.bad) == ((ClassIndex(0),) * 6, 0, tuple(range(6)), ())
@@ -75,37 +68,25 @@ def test_views_come_clip_by_clip_and_crop_by_crop(index):
         assert torch.equal(left[..., 32:], centre[..., :32])
         assert torch.equal(centre[..., 32:], right[..., :32])
     assert not torch.equal(item.views[0], item.views[3])
-    (single,) = EvalClips(index, protocol(size=64, num_clips=1))[SampleKey(0, 0)].views
-    assert single.shape == (4, 3, 64, 64)
 
 
-@pytest.mark.parametrize(
-    ("row", "num_clips", "expected"),
-    [
-        (0, 1, [[12, 17, 22, 27]]),
-        (0, 3, [[0, 5, 10, 15], [12, 17, 22, 27], [24, 29, 34, 39]]),
-        (1, 2, [[15, 20, 25, 29]] * 2),  # frames 15 to 29: shorter than a clip
-        (2, 2, [[0, 5, 10, 15], [4, 9, 14, 19]]),
-    ],
-)
-def test_frames_are_the_ones_that_the_rule_names_and_each_is_decoded_once(
-    index, decoded, monkeypatch, row, num_clips, expected
-):
+def test_frames_are_those_of_the_rule_and_each_is_decoded_once(index, decoded, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        module, "views_of", lambda frames, geometries: seen.append(list(map(read_number, frames))) or torch.zeros(1)
-    )
-    EvalClips(index, protocol(num_clips=num_clips))[SampleKey(0, row)]
-    assert seen == expected
-    assert decoded == [sorted({number for clip in expected for number in clip})]
+    monkeypatch.setattr(module, "views_of", lambda frames, _: seen.append(read_numbers(frames)) or torch.zeros(1))
+    for row, expected in (
+        (0, [[0, 5, 10, 15], [12, 17, 22, 27], [24, 29, 34, 39]]),
+        (1, [[15, 20, 25, 29]] * 3),  # frames 15 to 29: shorter than a clip
+    ):
+        eval_clips(index, num_clips=3)[SampleKey(0, row)]
+        assert seen[-3:] == expected
+        assert decoded.pop() == sorted({number for clip in expected for number in clip})
+        assert decoded == []
 
 
 def test_bad_files_of_an_evaluation_fail_and_are_not_replaced(index):
-    clips = EvalClips(index, protocol(num_clips=2))
     for row in (3, 4):
-        item = clips[SampleKey(0, row)]
-        assert item.views is None
-        assert (item.sample_id, item.targets) == (row, (index.target(row),))
+        item = eval_clips(index)[SampleKey(0, row)]
+        assert (item.views, item.sample_id, item.targets) == (None, row, (index.target(row),))
         ((number, path, cause, stop, target),) = item.bad
         assert (number, path, stop, target) == (row, str(index[row].path), "", ClassIndex(index[row].label))
         assert cause
@@ -113,57 +94,49 @@ def test_bad_files_of_an_evaluation_fail_and_are_not_replaced(index):
 
 
 def test_uncounted_keys_are_padding(index):
-    clips = EvalClips(index, protocol(num_clips=1))
+    clips = eval_clips(index, num_clips=1)
     item = clips[SampleKey(0, 0, counted=False)]
     assert item.sample_id == PADDING_ID
-    assert item.views is not None
+    assert item.views.shape == (1, 4, 3, 96, 96)
     failed = clips[SampleKey(0, 4, counted=False)]
     assert (failed.sample_id, failed.views, failed.bad) == (PADDING_ID, None, ())
 
 
-def test_frames_can_be_reversed_or_shuffled(index):
-    def view(order, row=0):
-        return EvalClips(index, protocol(num_clips=2, frame_order=order))[SampleKey(0, row)].views
+def test_frames_can_be_reversed_or_shuffled_in_an_order_of_each_video(index):
+    def view(order):
+        return eval_clips(index, num_clips=2, frame_order=order)[SampleKey(0, 0)].views
 
     natural, reverse, shuffled = view("natural"), view("reversed"), view("shuffled")
     assert torch.equal(reverse, natural.flip(1))
     assert torch.equal(shuffled, view("shuffled"))
     assert not torch.equal(shuffled, natural)
     assert sorted(frame.numpy().tobytes() for frame in shuffled[0]) == sorted(f.numpy().tobytes() for f in natural[0])
-
-
-def test_shuffled_order_differs_between_videos():
     orders = {tuple(module._in_order(np.arange(16), "shuffled", number)) for number in range(20)}
     assert len(orders) == 20
     assert all(sorted(order) == list(range(16)) for order in orders)
 
 
-def train_clips(index, **options):
-    return TrainClips(index, **{"clip": CLIP, "size": 96, "augment": WHOLE, **options})
-
-
 def test_training_items_follow_from_seed_epoch_and_index(index):
-    clips = train_clips(index, augment=Augment(), size=32)
+    def pixels(epoch, row, seed=0):
+        clips = train_clips(index, augment=Augment(), size=32, seed=seed)
+        return clips[SampleKey(epoch, row)].views.numpy().tobytes()
 
-    def pixels(dataset, epoch, row):
-        return dataset[SampleKey(epoch, row)].views.numpy().tobytes()
-
-    first = pixels(clips, 0, 0)
-    assert pixels(clips, 0, 0) == first
-    assert len({first, pixels(clips, 1, 0), pixels(clips, 0, 1), pixels(train_clips(index, seed=1), 0, 0)}) == 4
+    first = pixels(0, 0)
+    assert pixels(0, 0) == first
+    assert len({first, pixels(1, 0), pixels(0, 1), pixels(0, 0, seed=1)}) == 4
 
 
 def test_training_reads_the_window_of_a_row(index, decoded):
     clips = train_clips(index)
-    for epoch in range(20):
-        clips[SampleKey(epoch, 0)]
-        clips[SampleKey(epoch, 1)]
+    for epoch in range(12):
+        for row in (0, 1):
+            clips[SampleKey(epoch, row)]
     whole, part = decoded[::2], decoded[1::2]
-    starts = {chosen[0] for chosen in whole}
-    assert len(starts) > 8
+    starts = {frames[0] for frames in whole}
+    assert len(starts) > 5
     assert max(starts) <= 24
-    assert part == [[15, 20, 25, 29]] * 20
-    assert all(len(chosen) == 4 for chosen in whole)
+    assert all(len(frames) == 4 for frames in whole)
+    assert part == [[15, 20, 25, 29]] * 12
 
 
 def test_repeats_share_frames_and_differ_in_pixels(index, decoded):
@@ -181,11 +154,10 @@ def test_repeats_share_frames_and_differ_in_pixels(index, decoded):
 
 
 def test_training_replaces_what_cannot_be_read(index):
-    clips = train_clips(index)
+    clips = train_clips(index, size=32)
     substitutes = set()
-    for epoch in range(10):
-        item = clips[SampleKey(epoch, 4)]
-        again = clips[SampleKey(epoch, 4)]
+    for epoch in range(6):
+        item, again = (clips[SampleKey(epoch, 4)] for _ in range(2))
         assert torch.equal(item.views, again.views)
         assert item.bad == again.bad
         assert item.bad[0][:2] == (4, str(index[4].path))
@@ -199,63 +171,42 @@ def test_training_replaces_what_cannot_be_read(index):
 def test_training_gives_up_after_ten_files(tmp_path):
     broken = SampleIndex([Row(f"{n}.mp4", "0") for n in range(50)], root=tmp_path, class_names=["0"])
     item = train_clips(broken)[SampleKey(0, 7)]
-    assert item.views is None
-    assert item.sample_id == PADDING_ID
-    assert len(item.bad) == 10
+    assert (item.views, item.sample_id) == (None, PADDING_ID)
     assert [entry.stop for entry in item.bad] == [""] * 9 + ["10 files in a row could not be read"]
 
 
-def item(count, *, label=0, sample_id=0, bad=()):
-    views = torch.full((count, 4, 3, 6, 8), sample_id, dtype=torch.uint8)
-    return Item(
-        views, (ClassIndex(label),) * count, sample_id, tuple(range(100 * sample_id, 100 * sample_id + count)), bad
-    )
+def item(count, *, label=0, sample_id=0):
+    views = torch.randint(256, (count, 4, 3, 6, 8), dtype=torch.uint8)
+    return Item(views, (ClassIndex(label),) * count, sample_id, tuple(range(100 * sample_id, 100 * sample_id + count)))
 
 
-def test_collate_lays_views_one_behind_the_other():
+INTEGERS = {"targets": [5, 5, 6], "sample_ids": [1, 1, 2], "view_ids": [0, 1, 0], "seeds": [100, 101, 200]}
+
+
+def test_collate_lays_views_one_behind_the_other_and_moves_or_replaces_them_as_a_whole():
     bad = BadSample(9, "x.mp4", "cut short")
     failed = Item(None, (ClassIndex(3),), 9, bad=(bad,))
-    batch = collate([item(2, label=5, sample_id=1), failed, item(1, label=6, sample_id=2)])
-    assert batch.clips.shape == (3, 3, 4, 6, 8)
-    assert batch.clips[:, 0, 0, 0, 0].tolist() == [1, 1, 2]
-    assert batch.targets.tolist() == [5, 5, 6]
-    assert batch.sample_ids.tolist() == [1, 1, 2]
-    assert batch.view_ids.tolist() == [0, 1, 0]
-    assert batch.seeds.tolist() == [100, 101, 200]
+    one, other = item(2, label=5, sample_id=1), item(1, label=6, sample_id=2)
+    batch = collate([one, failed, other])
+    assert torch.equal(batch.clips, torch.cat([one.views, other.views]).transpose(1, 2))
     assert batch.bad == (bad,)
     assert len(batch) == 3
-    for name in ("targets", "sample_ids", "view_ids", "seeds"):
-        assert getattr(batch, name).dtype == torch.int64
-
-
-def test_collate_turns_time_and_channels():
-    views = torch.arange(4 * 3, dtype=torch.uint8).view(1, 4, 3, 1, 1)
-    assert torch.equal(collate([Item(views, (ClassIndex(0),), 0, (1,))]).clips, views.transpose(1, 2))
+    moved = batch.to("meta", non_blocking=True)
+    assert (moved.clips.device.type, moved.clips.shape, moved.bad) == ("meta", batch.clips.shape, (bad,))
+    for name, values in INTEGERS.items():
+        tensor = getattr(batch, name)
+        assert (tensor.tolist(), tensor.dtype, tensor.device.type) == (values, torch.int64, "cpu")
+        assert getattr(moved, name).shape == (3,)
+        # The others are read on the CPU.
+        assert getattr(moved, name).device.type == ("meta" if name == "targets" else "cpu")
+    other = batch.with_clips(torch.zeros(3, 3, 4, 2, 2))
+    assert other.targets is batch.targets
+    assert (other.clips.shape[-1], batch.clips.shape[-1]) == (2, 8)
 
 
 def test_a_batch_of_which_nothing_could_be_read_is_empty():
     bad = tuple(BadSample(number, "x.mp4", "empty") for number in range(2))
-    batch = collate([Item(None, (ClassIndex(0),), number, bad=(bad[number],)) for number in range(2)])
+    batch = collate([Item(None, (ClassIndex(0),), entry.index, bad=(entry,)) for entry in bad])
     assert (len(batch), batch.bad, batch.clips.shape[:2]) == (0, bad, (0, 3))
     assert (batch.clips.dtype, batch.targets.dtype) == (torch.uint8, torch.int64)
     assert len(batch.to("cpu")) == 0
-
-
-def test_batches_move_as_a_whole():
-    batch = collate([item(2, sample_id=3)])
-    moved = batch.to("meta", non_blocking=True)
-    assert isinstance(moved, ClipBatch)
-    for name in ("clips", "targets", "sample_ids", "view_ids", "seeds"):
-        stays = name in ("sample_ids", "view_ids", "seeds")  # which are read on the CPU
-        assert getattr(moved, name).device.type == ("cpu" if stays else "meta")
-        assert getattr(moved, name).shape == getattr(batch, name).shape
-        assert getattr(batch, name).device.type == "cpu"
-    assert moved.bad == batch.bad
-
-
-def test_with_clips_changes_only_pixels():
-    batch = collate([item(2, sample_id=3, label=1)])
-    other = batch.with_clips(torch.zeros(2, 3, 4, 2, 2))
-    assert other.clips.shape[-1] == 2
-    assert other.targets is batch.targets
-    assert batch.clips.shape[-1] == 8
