@@ -171,13 +171,13 @@ def val_classes(root):
     return [name for _, name in contents(ImageNet(str(root)), "val")]
 
 
-def packed(truth):
-    return {f"{KIT}.tar.gz": tar_of(devkit(truth), "w:gz")}
+def packed(*truth):
+    return {f"{KIT}.tar.gz": tar_of(devkit(*truth), "w:gz")}
 
 
 def test_imagenet_in_its_tars_with_a_kit_elsewhere(tmp_path):
     root = make(tmp_path / "imagenet", TARS)
-    kit = make(tmp_path, packed("1\n2\n3\n1\n")) / f"{KIT}.tar.gz"
+    kit = make(tmp_path, packed()) / f"{KIT}.tar.gz"
     data = ImageNet(str(root), devkit=str(kit), size=32, batch_size=4, num_workers=0)
     data.prepare_data()
     assert sorted(path.name for path in root.glob("*.npz")) == [f"{name}.index.npz" for name in TARS]
@@ -196,8 +196,7 @@ def test_imagenet_in_its_tars_with_a_kit_elsewhere(tmp_path):
 
 def test_the_val_tar_needs_a_whole_kit_or_folders_inside_or_beside_it(tmp_path):
     make(tmp_path, TARS)
-    message = r"img_val\.tar: its images have no labels: put ILSVRC2012_devkit_t12\.tar\.gz"
-    assert_refused(ImageNet(str(tmp_path)), message)
+    assert_refused(ImageNet(str(tmp_path)), r"img_val\.tar: its images have no labels: put ILSVRC2012_devkit_t12\.tar")
     make(tmp_path, packed("1\n2\n3\n"))
     assert_refused(ImageNet(str(tmp_path)), r"img_val\.tar: 'ILSVRC2012_val_00000004\.JPEG' is not .*00000003\.JPEG")
     make(tmp_path, {"ILSVRC2012_img_val.tar": tar_of({f"val/n0{n}/x{n}.JPEG": jpeg(n) for n in (2, 1)})})  # made anew
@@ -207,30 +206,29 @@ def test_the_val_tar_needs_a_whole_kit_or_folders_inside_or_beside_it(tmp_path):
 
 
 def test_an_unsorted_val_folder_gets_the_labels_of_an_unpacked_kit(tmp_path):
-    make(
-        tmp_path,
-        dict.fromkeys([f"train/{wnid}/x.JPEG" for wnid in WNIDS] + [f"val/{name}" for name in VAL], "") | devkit(),
-    )
+    make(tmp_path, [*(f"train/{wnid}/x.JPEG" for wnid in WNIDS), *(f"val/{name}" for name in VAL)])
+    make(tmp_path, devkit())
     assert val_classes(tmp_path) == ["n03", "n01", "n02", "n03"]
 
 
 def test_broken_development_kits_are_refused(tmp_path):
-    for number, (files, message) in enumerate(
-        [
-            (devkit("1\n4\n"), r"ground_truth\.txt:2: '4' is not the number of a class in meta\.mat"),
-            (devkit("1\nx\n"), r"ground_truth\.txt:2: 'x' is not the number"),
-            ({**devkit(), f"{KIT}/data/meta.mat": b"broken"}, r"meta\.mat: not the list of ImageNet's classes"),
-            ({"readme.txt": b""}, r"kit: no ILSVRC2012_validation_ground_truth\.txt in it"),
-        ]
-    ):
-        root = make(tmp_path / str(number), {f"kit/{name}": content for name, content in files.items()})
-        make(root, {"kit.tar.gz": tar_of(files, "w:gz"), "broken.tar.gz": b"\x1f\x8b broken"})
-        for kit in ("kit", "kit.tar.gz"):
-            with pytest.raises(UserError, match=message):
-                validation_wnids(root / kit)
-    for kit in ("broken.tar.gz", "gone.tar.gz"):
-        with pytest.raises(UserError, match=rf"{kit}: not ImageNet's development kit"):
-            validation_wnids(root / kit)
+    no_kit = ": not ImageNet's development kit: "
+    kits = [
+        ({"readme.txt": b""}, r".*kit: no ILSVRC2012_validation_ground_truth\.txt in it"),
+        (devkit("1\n4\n"), r".*ground_truth\.txt:2: '4' is not the number of a class in meta\.mat"),
+        (devkit() | {f"{KIT}/data/meta.mat": b"broken"}, r".*meta\.mat: not the list of ImageNet's classes"),
+    ]
+    for files, message in kits:
+        make(tmp_path / "kit", files)
+        make(tmp_path, {"kit.tar.gz": tar_of(files, "w:gz"), "broken.tar.gz": b"\x1f\x8b broken"})
+        for name, words in (
+            ("kit", message),
+            ("kit.tar.gz", message),
+            ("broken.tar.gz", no_kit),
+            ("gone.tar.gz", no_kit),
+        ):
+            with pytest.raises(UserError, match=f"{name}{words}"):
+                validation_wnids(tmp_path / name)
 
 
 @pytest.mark.parametrize(("module", "ending"), [(VideoFolder, "mp4"), (ImageFolder, "png")])
