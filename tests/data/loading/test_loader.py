@@ -300,7 +300,6 @@ def test_share_of_broken_files_is_taken_of_what_was_asked_for():
 def test_workers_are_the_cores_of_a_process(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(12)), raising=False)
     for cores_of_slurm, processes, expected in (
-        ("", 1, 12),
         ("", 4, 3),
         ("", 24, 1),
         ("7", 4, 7),  # Slurm counts per task already
