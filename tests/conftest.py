@@ -25,10 +25,8 @@ ROOT = Path(__file__).parent.parent
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """GPU tests skip, with the reason, where there is no GPU."""
-    if torch.cuda.is_available():
-        return
     for item in items:
-        if item.get_closest_marker("gpu"):
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
@@ -39,28 +37,17 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def restored_random_states() -> Iterator[None]:
-    """No test sees the random numbers that another one left behind."""
+def nothing_left_behind() -> Iterator[None]:
+    """No test sees random numbers, processes (see `warm.py`) or a priority that another one left behind."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     yield
     random.setstate(states[0])
     np.random.set_state(states[1])  # noqa: NPY002
     torch.set_rng_state(states[2])
-
-
-@pytest.fixture(autouse=True)
-def ordinary_priority() -> Iterator[None]:
-    """SVT-AV1 makes a process of root a real-time one, beside which no other gets the processor."""
-    yield
+    warm.end_started()
+    # SVT-AV1 makes a process of root a real-time one, beside which no other gets the processor.
     if hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-
-
-@pytest.fixture(autouse=True)
-def no_process_left() -> Iterator[None]:
-    """No process outlives the test that started it; see `warm.py`."""
-    yield
-    warm.end_started()
 
 
 @pytest.fixture(scope="session")
@@ -86,23 +73,13 @@ def no_pictures() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny(digits: Path, no_pictures: None) -> list[str]:
     """Arguments of a run that takes a second: the demo's configuration on `digits` with a two-block network."""
-    network = {
-        "num_frames": 4,
-        "embed_dim": 8,
-        "depth": 2,
-        "dim_mults": "{}",
-        "head_mults": "{}",
-        "q_strides": "{1: 2}",
-        "drop_path_rate": 0.2,
-    }
+    network = {"num_frames": 4, "embed_dim": 8, "depth": 2, "drop_path_rate": 0.2}
+    network |= {"dim_mults": "{}", "head_mults": "{}", "q_strides": "{1: 2}"}
+    data = {"root": digits, "clips_per_class": 3, "eval_clips_per_class": 2, "batch_size": 9, "num_workers": 0}
     values = {
         **{f"model.backbone.{key}": value for key, value in network.items()},
-        "data.root": digits,
-        "data.clips_per_class": 3,
-        "data.eval_clips_per_class": 2,
+        **{f"data.{key}": value for key, value in data.items()},
         "data.clip.num_frames": 4,
-        "data.batch_size": 9,
-        "data.num_workers": 0,
         "trainer.max_epochs": 1,
         "trainer.log_every_n_steps": 1,
     }
@@ -151,15 +128,17 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
 
     counts: Counter[Path] = Counter()
 
-    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(file: Any, *args: Any, **kwargs: Any) -> Any:
+    def count(module: Any, name: str) -> None:
+        function = getattr(module, name)
+
+        def call(file: Any, *args: Any, **knobs: Any) -> Any:
             counts[Path(file if isinstance(file, str | Path) else file.name)] += 1
-            return function(file, *args, **kwargs)
+            return function(file, *args, **knobs)
 
-        return call
+        monkeypatch.setattr(module, name, call)
 
-    monkeypatch.setattr(torch, "load", counted(torch.load))
-    monkeypatch.setattr(safetensors, "safe_open", counted(safetensors.safe_open))
+    count(torch, "load")
+    count(safetensors, "safe_open")
     return counts
 
 
@@ -179,3 +158,17 @@ def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, 
         return code, out, err
 
     return call
+
+
+@pytest.fixture(scope="module")
+def lean_parser() -> Iterator[None]:
+    """One parser for all configurations of a file, without the checks before and after parsing: tests/cli has them."""
+    from config_builds import one_parser
+    from jsonargparse import ArgumentParser
+
+    from mvrec.cli import lightning
+
+    with one_parser(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lightning, "check_early", lambda arguments: None)
+        patch.setattr(ArgumentParser, "validate", lambda self, *args, **knobs: None)
+        yield

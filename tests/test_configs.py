@@ -8,23 +8,17 @@ import re
 import pytest
 import torch
 import yaml
-from config_builds import CONFIGS, RECIPES, ROOT, one_parser, stopped_at
+from config_builds import CONFIGS, RECIPES, ROOT, stopped_at
 
 OVERLAYS = sorted((ROOT / "configs/overlays").glob("*.yaml"))
 DEMOS = [config.stem for config in CONFIGS if config not in RECIPES]
 OVERLAID = ("demo", "cloformer_xxs")  # of clips and of images; the others are slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def parser_once():
-    """One parser for all tests of this file."""
-    with one_parser():
-        yield
+pytestmark = pytest.mark.usefixtures("lean_parser")
 
 
 @pytest.mark.parametrize("name", DEMOS)
 def test_network_of_a_demo_takes_what_the_data_give(name, tmp_path):
-    cli = stopped_at("run_command", f"--config={ROOT / f'configs/{name}.yaml'}", f"--run_dir={tmp_path}")
+    cli = stopped_at("after_instantiate_classes", f"--config={ROOT / f'configs/{name}.yaml'}", f"--run_dir={tmp_path}")
     assert cli.model.backbone.input_shape == cli.datamodule.clip_shape
     assert cli.trainer.loggers[0].save_dir == cli.config.fit.run_dir
     logits = cli.model.backbone.eval()(torch.empty(2, *cli.datamodule.clip_shape, device="meta"))
