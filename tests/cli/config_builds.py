@@ -52,3 +52,12 @@ def stopped_at(method: str, *arguments: object) -> MvrecCLI:
         patch.setattr(MvrecCLI, method, stop)
         main(["fit", *map(str, arguments)])
     return found.pop()
+
+
+def tiny_images(root: Path) -> list[str]:
+    """Flags for `demo_images_mvit` by which it has two blocks and 20 images in a root of its own."""
+    values: dict[str, object] = {f"model.backbone.{key}": "{1: 2}" for key in ("dim_mults", "head_mults", "q_strides")}
+    values |= {"model.backbone.depth": 2, "model.backbone.embed_dim": 8, "trainer.max_epochs": 1}
+    values |= {"data.images_per_class": 2, "data.val_images_per_class": 1, "data.test_images_per_class": 1}
+    values |= {"data.root": root, "data.num_workers": 0}
+    return [f"--{key}={value}" for key, value in values.items()]

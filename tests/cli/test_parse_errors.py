@@ -77,11 +77,3 @@ def test_what_jsonargparse_says_of_the_command_line_names_the_flag():
         "did you mean '16-mixed'?",
     }.items():
         assert expected in explain(message, given)
-
-
-def test_a_class_of_another_kind_is_said_to_be_no_such_class():
-    message = (
-        'Parser key "model.optimizer": Type collections.abc.Callable[...] expects a function or a callable class: '
-        "Expected 'os.system' to be a function that returns <class 'torch.optim.optimizer.Optimizer'>.. Got value: os"
-    )
-    assert explain(message, GIVEN) == "a.yaml:4: model.optimizer: os.system is no Optimizer"

@@ -6,11 +6,10 @@ from argparse import Namespace
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 import pytest
 import yaml
+from config_builds import tiny_images
 from lightning.pytorch.callbacks import ModelCheckpoint
-from PIL import Image
 
 from mvrec.cli.trainer_arguments import check_trainer
 from mvrec.errors import UserError
@@ -124,26 +123,12 @@ def test_values_that_have_a_meaning_are_taken():
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> list[str]:
-    """Arguments of a run of three steps: a network of two blocks on images of 32 pixels."""
-    root = tmp_path_factory.mktemp("trainer")
-    colours = np.random.default_rng(0)
-    for split, count in (("train", 4), ("val", 2)):
-        for name in "abc":
-            folder = root / "data" / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                Image.fromarray(colours.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-    network = {"num_classes": 3, "num_frames": None, "image_size": 32, "embed_dim": 8, "num_heads": 1, "depth": 2}
-    network |= {"dim_mults": {}, "head_mults": {}, "q_strides": {1: 2}, "kv_stride": 2, "pool_kernel": [1, 3, 3]}
-    data = {"root": str(root / "data"), "size": 32, "batch_size": 4, "num_workers": 0}
-    data |= {"decode_timeout": None, "decode_memory": None}
-    config = {
-        "model": {"backbone": {"class_path": "mvrec.models.MViT", "init_args": network}},
-        "data": {"class_path": "mvrec.data.ImageNet", "init_args": data},
-        "trainer": {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "log_every_n_steps": 1},
-    }
-    (root / "tiny.yaml").write_text(yaml.safe_dump(config))
-    return ["fit", "--config", str(root / "tiny.yaml")]
+    """Arguments of a run of four steps: a network of two blocks on generated images of 32 pixels."""
+    root = tmp_path_factory.mktemp("trainer") / "data"
+    values = {"data.size": 32, "data.batch_size": 5, "data.decode_timeout": "null", "data.decode_memory": "null"}
+    values |= {"trainer.log_every_n_steps": 1, "trainer.gradient_clip_val": "null"}
+    flags = (f"--{key}={value}" for key, value in values.items())
+    return ["fit", "--config=demo_images_mvit", *tiny_images(root), *flags]
 
 
 def test_a_saved_configuration_means_what_was_said(command, tiny):
@@ -173,7 +158,7 @@ def test_what_was_asked_for_is_shown_and_an_early_end_is_explained(command, tiny
 @pytest.mark.parametrize(
     ("precision", "end", "why"),
     [
-        ("bf16-true", "max_steps=4", "training stops in epoch 2 at step 4: trainer.max_steps=4 is reached"),
+        ("bf16-true", "max_steps=6", "training stops in epoch 2 at step 6: trainer.max_steps=6 is reached"),
         pytest.param("64-true", "max_time=00:00:00:01", ": trainer.max_time is over", marks=pytest.mark.slow),
     ],
 )
@@ -185,7 +170,7 @@ def test_a_run_that_ends_early_says_why(command, tiny, tmp_path, precision, end,
     assert why in err
     code, _, err = command("test", tmp_path, flags[0], "--trainer.accelerator=cpu")
     assert code == 0, err
-    assert "6/6 images scored, 0 failed" in err
+    assert "10/10 images scored, 0 failed" in err
 
 
 @pytest.mark.slow

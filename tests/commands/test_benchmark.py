@@ -4,8 +4,6 @@ import shutil
 import pytest
 from video_files import truncate
 
-from mvrec.data.loading.step_times import Stages
-
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_steps_of_a_clip_add_up(tiny, command, num_workers):
@@ -41,14 +39,3 @@ def test_bad_files_are_counted_and_nothing_readable_or_counted_is_an_error(tiny,
         code, _, err = command("benchmark", "data", *tiny, f"--data.root={root}", flag)
         assert code == 2
         assert message in err
-
-
-def test_nothing_is_counted_where_nobody_looks():
-    stages = Stages()
-    with stages("decode"):
-        pass
-    assert stages.seconds == {}
-    stages.start()
-    with stages("decode"):
-        sum(range(200_000))
-    assert stages.seconds["decode"] > 0

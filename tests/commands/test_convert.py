@@ -52,10 +52,6 @@ def test_weights_become_the_same_network_with_a_card_and_converting_them_again_c
     assert card["converted_from"]["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
     assert sorted(path.name for path in out_path.parent.iterdir()) == ["w.json", "w.safetensors"]
 
-    before = out_path.read_bytes()
-    code, _, err = command("convert", out_path, "-o", out_path)
-    assert (code, "--output is the source itself" in err) == (2, True)
-    assert out_path.read_bytes() == before
     code, out, _ = command("convert", out_path, "-o", tmp_path / "b.safetensors")
     assert (code, "mvrec layout" in out) == (0, True)
     check_same(network, tmp_path / "b.safetensors")
@@ -67,30 +63,14 @@ def test_a_rectangle_survives(command, tmp_path) -> None:
     torch.manual_seed(0)
     network = create_model("mvit_b_16x4", num_classes=2, num_frames=4, image_size=(32, 64)).eval()
     torch.save(network.state_dict(), tmp_path / "x.pth")
-    code, _, err = command("convert", tmp_path / "x.pth", "-o", tmp_path / "x.safetensors")
+    arguments = ["convert", tmp_path / "x.pth", "-o", tmp_path / "x.safetensors"]
+    code, _, err = command(*arguments)
     assert code == 2
     assert "128 positions are not a square grid" in err
     assert "--image_size" in err
-    code, out, _ = command("convert", tmp_path / "x.pth", "-o", tmp_path / "x.safetensors", "--image_size", "32", "64")
-    assert code == 0, out
+    code, _, err = command(*arguments, "--image_size", "32", "64")
+    assert code == 0, err
     other = create_model("mvit_b_16x4", weights=tmp_path / "x.safetensors").eval()
     assert other.input_shape == (3, 4, 32, 64)
     x = torch.randn(1, *network.input_shape)
     torch.testing.assert_close(other(x), network(x), rtol=0, atol=0)
-    square = create_model("mvit_b_16x4", weights=tmp_path / "x.safetensors", image_size=64).eval()
-    assert square.input_shape == (3, 4, 64, 64)
-
-
-def test_wrong_requests_are_one_line_and_leave_nothing(command, source, tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "cut.pth").write_bytes(source.read_bytes()[:1000])
-    for name, arguments, message in (
-        ("ckpt.pth", ["-o", "w.pth"], "--output must end in .safetensors, got w.pth"),
-        ("ckpt.pth", ["-o", "w.safetensors", "--model", "cloformer_s"], "the weights are not those of cloformer_s"),
-        ("ckpt.pth", ["-o", "w.safetensors", "--model", "cloformer"], "the zoo has no model 'cloformer'; did you"),
-        ("cut.pth", ["-o", "w.safetensors"], "cut.pth: truncated: an unfinished download or copy"),
-    ):
-        code, out, err = command("convert", name, *arguments)
-        assert (code, out, err.count("\n")) == (2, "", 1)
-        assert message in err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpt.pth", "cut.pth"]

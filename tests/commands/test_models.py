@@ -11,10 +11,7 @@ def test_the_table_has_a_row_for_every_network(command) -> None:
     assert rows["shunted_s"].split()[1:6] == ["224x224", "22,401,256", "4.99", "82.9", "ImageNet-1k"]
 
 
-def test_a_pattern_picks_rows_and_one_without_match_is_one_line(command) -> None:
+def test_a_pattern_picks_rows(command) -> None:
     _, out, _ = command("models", "cloformer_*")
     names = [line.split()[0] for line in out.splitlines() if line.startswith(("clo", "shunted"))]
     assert names == ["cloformer_xxs", "cloformer_xs", "cloformer_s"]
-    code, out, err = command("models", "shunted_x")
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith("mvrec: error: no model matches 'shunted_x'; did you mean 'shunted_")

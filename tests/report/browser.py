@@ -9,11 +9,15 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium-headless-shell", "chrome-headless-shell", "chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe", "--lang=en"),
+    *("--disable-background-networking", "--no-first-run", "--disable-dev-shm-usage"),
+)
+SECONDS = 60
 
 
 def find_browser() -> str | None:
@@ -22,35 +26,29 @@ def find_browser() -> str | None:
 
 
 class Browser:
-    """A page of a browser that speaks over a pipe, so that no port is opened.
+    """A page of a browser that speaks over a pipe, so that no port is opened; it ends with the block.
 
     Attributes:
         requests: Addresses that the page has asked for, data URIs left out.
         complaints: Errors of the console and of the network.
     """
 
-    def __init__(self, program: str, profile: Path) -> None:
+    def __init__(self, profile: Path) -> None:
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
         # The browser reads from 3 and writes to 4; out of the way first, for these may be among the new ones.
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (to_browser, from_browser)]
-        os.close(to_browser)
-        os.close(from_browser)
 
         def place() -> None:
             os.dup2(ends[0], 3)
             os.dup2(ends[1], 4)
 
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe"]
-        quiet = ["--disable-background-networking", "--no-first-run", "--disable-dev-shm-usage", "--lang=en"]
         self._process = subprocess.Popen(
-            [program, *flags, *quiet, f"--user-data-dir={profile}", "about:blank"],
-            pass_fds=(3, 4),
-            preexec_fn=place,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            [str(find_browser()), *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            **{"pass_fds": (3, 4), "preexec_fn": place},
+            **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL},
         )
-        for end in ends:
+        for end in (*ends, to_browser, from_browser):
             os.close(end)
         self._buffer, self._number, self._session = b"", 0, ""
         self.requests: list[str] = []
@@ -60,6 +58,16 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
+    def __enter__(self) -> "Browser":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._session = ""
+        self.call("Browser.close")
+        self._process.wait(SECONDS)
+        os.close(self._read)
+        os.close(self._write)
+
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Ask the browser for something and wait for the answer."""
         self._number += 1
@@ -67,11 +75,9 @@ class Browser:
         if self._session:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
-        for answer in self._messages(60):
-            if answer.get("id") == self._number:
-                assert "error" not in answer, (method, answer["error"])
-                return answer["result"]
-        raise AssertionError(f"no answer to {method}")
+        answer = next(answer for answer in self._messages() if answer.get("id") == self._number)
+        assert "error" not in answer, (method, answer["error"])
+        return answer["result"]
 
     def open(self, path: Path, *, width: int = 1200, dark: bool = False) -> None:
         """Load a file and wait until all of it is there."""
@@ -81,10 +87,8 @@ class Browser:
         self.requests, self.complaints, self._loaded = [], [], False
         answer = self.call("Page.navigate", url=path.absolute().as_uri())
         assert "errorText" not in answer, answer
-        for _ in self._messages(60):
-            if self._loaded:
-                return
-        raise AssertionError("the page was not loaded")
+        if not self._loaded:
+            next(message for message in self._messages() if self._loaded)
 
     def evaluate(self, script: str) -> Any:
         """The value of an expression of JavaScript in the page."""
@@ -96,8 +100,8 @@ class Browser:
         """A PNG of what is shown."""
         return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
-    def _messages(self, seconds: float) -> Iterator[dict[str, Any]]:
-        end = time.monotonic() + seconds
+    def _messages(self) -> Iterator[dict[str, Any]]:
+        end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             while b"\0" in self._buffer:
                 text, _, self._buffer = self._buffer.partition(b"\0")
@@ -108,36 +112,17 @@ class Browser:
                 part = os.read(self._read, 1 << 20)
                 assert part, f"the browser ended: {self._process.poll()}"
                 self._buffer += part
+        raise AssertionError("the browser does not answer")
 
     def _note(self, message: dict[str, Any]) -> None:
-        what, details = message.get("method"), message.get("params", {})
-        if what == "Page.loadEventFired":
+        event, details = message.get("method"), message.get("params", {})
+        if event == "Page.loadEventFired":
             self._loaded = True
-        elif what == "Network.requestWillBeSent" and not details["request"]["url"].startswith("data:"):
+        elif event == "Network.requestWillBeSent" and not details["request"]["url"].startswith("data:"):
             self.requests.append(details["request"]["url"])
-        elif what == "Network.loadingFailed":
+        elif event == "Network.loadingFailed":
             self.complaints.append(f"network: {details['errorText']} {details.get('blockedReason', '')}")
-        elif what == "Log.entryAdded":
+        elif event == "Log.entryAdded":
             self.complaints.append(f"log: {details['entry']['text']}")
-        elif what in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
-            self.complaints.append(f"{what}: {json.dumps(details)[:300]}")
-
-    def close(self) -> None:
-        """End the browser."""
-        self._session = ""
-        self.call("Browser.close")
-        self._process.wait(30)
-        os.close(self._read)
-        os.close(self._write)
-
-
-@contextmanager
-def opened(profile: Path) -> Iterator[Browser]:
-    """A browser that is ended with the block."""
-    program = find_browser()
-    assert program is not None
-    browser = Browser(program, profile)
-    try:
-        yield browser
-    finally:
-        browser.close()
+        elif event in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
+            self.complaints.append(f"{event}: {json.dumps(details)[:300]}")
