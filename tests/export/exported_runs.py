@@ -21,6 +21,7 @@ SMALLEST = {
     "one_stage": {"stages": CLOFORMER_STAGES[1:2]},
     "smallest": {"stages": CLOFORMER_STAGES[1:2], "branches": "local"},
     "shunted": {"stages": SHUNTED_STAGES[2:3]},
+    "mvit_v1_video": {"depth": 1, "dim_mults": {}, "head_mults": {}, "q_strides": {}},
 }
 NAMES = ["grüßen", "jump, high", 'say "no"', "走る", "e"]
 
