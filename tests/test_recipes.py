@@ -12,7 +12,6 @@ import torch
 import yaml
 from config_builds import RECIPES, ROOT, stopped_at
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from lightning.pytorch.plugins.precision import MixedPrecision
 
 from mvrec.data.loading.loader import TrainBatches
 from mvrec.models import list_models
@@ -238,13 +237,3 @@ def check_views(recipe, data):
     assert data.normalisation == data.test_protocol.normalisation == data.val_protocol.normalisation
     means = {0.45: (0.45,) * 3, 0.485: (0.485, 0.456, 0.406)}[recipe.mean]
     assert (data.normalisation.mean, data.normalisation.std[0]) == (means, {0.45: 0.225, 0.485: 0.229}[recipe.mean])
-
-
-def test_lightning_refuses_to_clip_for_a_fused_optimiser_in_mixed_precision():
-    """When this fails, all recipes may say `fused: true`."""
-    weight = torch.nn.Parameter(torch.ones(1))
-    weight.grad = torch.ones(1)
-    precision = MixedPrecision("bf16-mixed", "cpu")
-    precision.clip_gradients(torch.optim.AdamW([weight], fused=False), 1.0)
-    with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
-        precision.clip_gradients(torch.optim.AdamW([weight], fused=True), 1.0)
