@@ -1,9 +1,8 @@
 """Streams: frames as they come over the network, window by window, within bounded memory and time."""
 
-import functools
-import resource
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,19 +20,14 @@ from mvrec.data.views.sampling import Window
 from mvrec.data.views.timeline import windows
 from mvrec.errors import UserError
 from mvrec.inference import recognising
-from mvrec.inference.recognising import recognise_files, recognise_stream
+from mvrec.inference.recognising import recognise_stream
 from mvrec.prep.sources import compare_with_promise
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
 
 
 @pytest.fixture
 def served(tmp_path) -> Iterator[tuple[str, Path]]:
     """A folder behind a web server of this machine."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path)))
     thread = threading.Thread(target=server.serve_forever, args=[0.01])
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}", tmp_path
@@ -191,15 +185,3 @@ def test_windows_cover_the_whole_video():
     ):
         spans = [value for span in windows(seconds, length, stride) for value in span]
         assert spans == pytest.approx([value for span in expected for value in span]), (seconds, length, stride)
-
-
-@pytest.mark.slow
-def test_memory_stays_flat_over_an_hour_of_windows(recogniser, tmp_path):
-    path = write_video(tmp_path / "hour.mp4", num_frames=36_000, size=(64, 64), fps=10, numbered=False)
-    peaks, ends = [], []
-    for result in recognise_files(recogniser, [path], window_seconds=10.0, num_threads=1):
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        ends.append(result.end_seconds)
-    assert len(peaks) == 360
-    assert ends[-1] == pytest.approx(3600)
-    assert peaks[-1] - peaks[6] < 20  # MiB

@@ -44,17 +44,10 @@ def alone(small_run, lists, tmp_path_factory) -> tuple[dict, list[dict[str, str]
     return scored(small_run, lists / "all", tmp_path_factory.mktemp("alone"), world=1)
 
 
-@pytest.mark.parametrize(
-    ("world", "batch", "shared"),
-    [
-        (2, 3, True),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(1, 7, True), (3, 7, False), (4, 1, True)]),
-    ],
-)
-def test_counts_and_scores_are_those_of_one_process(small_run, lists, alone, tmp_path, world, batch, shared):
+def test_counts_and_scores_are_those_of_one_process(small_run, lists, alone, tmp_path):
     expected, expected_rows = alone
     assert len({row["probability_1"] for row in expected_rows}) == 13  # or equality would say nothing
-    metrics, rows = scored(small_run, lists / "all", tmp_path, world=world, batch=batch, shared=shared)
+    metrics, rows = scored(small_run, lists / "all", tmp_path, world=2, batch=3, shared=True)
     assert (metrics["scored"], metrics["expected"], metrics["failed"], metrics["num_views"]) == (12, 13, 1, 6)
     for name, value in expected["metrics"].items():  # shares of counts: exactly
         assert metrics["metrics"][name] == (pytest.approx(value, abs=1e-6) if name == "loss" else value), name

@@ -1,4 +1,4 @@
-"""What a task owes and is owed: over all tasks of mvrec, and over one in a folder that mvrec does not know."""
+"""What a task owes and is owed, by one in a folder that mvrec does not know."""
 
 import csv
 import json
@@ -10,30 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from mvrec import class_paths, tasks
-from mvrec.class_paths import imported
+from mvrec import class_paths
 from mvrec.cli.lightning import run
 from mvrec.errors import UserError
-from mvrec.tasks import Task
-from mvrec.tasks.outputs import TaskOutputs, identity
 
 ORDINAL = Path(__file__).parent / "ordinal"
 MVREC = Path(__file__).parents[2] / "mvrec"
 sys.path.append(str(ORDINAL))
-
-import grades  # noqa: E402
-
-TASKS = [*(getattr(tasks, name) for name in tasks.__all__ if name != "Task"), grades.Grading]
-
-
-def test_what_a_task_says_of_itself():
-    for task in TASKS:
-        assert issubclass(task, Task)
-        outputs = imported(task.outputs)
-        assert issubclass(outputs, TaskOutputs)
-        assert identity(outputs) == {"task": task.name, "outputs": task.outputs}
-        assert not task.__abstractmethods__
-        assert task.monitor.startswith("val/")
 
 
 @pytest.fixture(scope="module")

@@ -3,17 +3,15 @@
 import csv
 import itertools
 import math
-import multiprocessing
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from score_keepers import scores_of
 from sklearn.metrics import average_precision_score, f1_score
-from warm import HANG
 
 from mvrec.data.loading.batch import PADDING_ID, BadSample
 from mvrec.data.loading.loader import EvalBatches
@@ -29,22 +27,6 @@ def random_data(seed, *, count=41, share=0.3):
     return logits, (torch.rand(count, 7, generator=generator) < share).float()
 
 
-def test_metrics_worked_by_hand():
-    """One class at ranks 1 and 3, one at rank 2 only, one without samples."""
-    logits = torch.tensor([[3.0, 2.0, 1.0], [2.0, 3.0, -1.0], [1.0, 1.0, -1.0], [-9.0, 0.0, -1.0]])
-    labels = torch.tensor([[1.0, 1, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0]])
-    scores = scores_of(logits, labels)
-    values = scores.average_precisions()
-    assert values[:2].tolist() == pytest.approx([(1 / 1 + 2 / 3) / 2, 1 / 2])
-    assert math.isnan(values[2])
-    metrics = scores.metrics()
-    assert list(metrics) == ["map", "micro_f1", "loss"]
-    assert metrics["map"] == pytest.approx((5 / 6 + 1 / 2) / 2)
-    assert metrics["micro_f1"] == pytest.approx(2 * 3 / (7 + 3))  # sigmoid(0) is not above one half
-    assert metrics["loss"] == pytest.approx(float(F.binary_cross_entropy_with_logits(logits, labels)))
-    assert scores.counts() == "4/4 videos scored, 0 failed, map of 2/3 classes"
-
-
 def test_scores_are_those_of_scikit_learn():
     for seed, (share, ties) in enumerate(itertools.product((0.02, 0.3, 0.97), (False, True))):
         logits, labels = random_data(seed, share=share)
@@ -56,9 +38,10 @@ def test_scores_are_those_of_scikit_learn():
         values = scores.average_precisions().numpy()
         assert (np.isnan(values) == ~occurring).all()
         np.testing.assert_allclose(values[occurring], expected, atol=1e-5)
-        assert scores.mean_average_precision() == pytest.approx(np.mean(expected), abs=1e-5)
         micro = f1_score(labels.numpy(), predicted > 0.5, average="micro", zero_division=0.0)
-        assert scores.micro_f1() == pytest.approx(micro)
+        loss = float(F.binary_cross_entropy_with_logits(logits, labels))
+        means = {"map": pytest.approx(np.mean(expected), abs=1e-5), "micro_f1": pytest.approx(micro)}
+        assert scores.metrics() == means | {"loss": pytest.approx(loss)}
 
 
 def test_failed_samples_are_misses():
@@ -101,19 +84,8 @@ def test_nothing_to_score():
         assert scores.counts() == f"0/{failed} videos scored, {failed} failed, map of {min(failed, 1)}/3 classes"
 
 
-def _score_part(rank, world_size, store, answers):
-    """Score the batches that the evaluation's own sampler gives this process."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
-    try:
-        answers.put([_scores_of_rank(rank, world_size, count) for count in (1, 13)])
-    except Exception as error:  # nobody else would hear of it
-        answers.put(repr(error))
-    finally:
-        dist.destroy_process_group()
-
-
-def _scores_of_rank(rank, world_size, count):
+def keeper_of_rank(rank, world_size, count):
+    """What a process has seen of the batches that the evaluation's own sampler gives it."""
     logits, labels = random_data(count, count=count, share=0.4)
     keeper = ScoreKeeper(ClassTally(7, multi_label=True), num_views=2, expected=count)
     for key in itertools.chain(*EvalBatches(count, batch_size=2, rank=rank, world_size=world_size)):
@@ -125,24 +97,23 @@ def _scores_of_rank(rank, world_size, count):
         views[1] -= 1
         sample = key.index if key.counted else PADDING_ID
         keeper.add(views, labels[key.index].repeat(2, 1), torch.tensor([sample, sample]))
-    scores = keeper.gather()
-    return scores.sample_ids.tolist(), scores.probabilities.tolist(), scores.labels.tolist(), scores.metrics()
+    return keeper
 
 
-def test_several_processes_score_as_one(tmp_path):
-    """13 samples, one of which fails, are not divided by 3; of one sample two processes have nothing."""
-    context = multiprocessing.get_context("fork")
-    answers = context.Queue()
-    processes = [context.Process(target=_score_part, args=(rank, 3, tmp_path / "store", answers)) for rank in range(3)]
-    for process in processes:
-        process.start()
-    parts = [answers.get(timeout=HANG) for _ in processes]
-    for process in processes:
-        process.join(timeout=HANG)
-    assert [process.exitcode for process in processes] == [0] * 3
-    alone = [_scores_of_rank(0, 1, count) for count in (1, 13)]
-    assert len(alone[1][0]) == 12
-    assert parts == [alone] * 3
+def test_several_processes_score_as_one(monkeypatch):
+    """13 samples, one of which fails, are divided by no number; of one sample most processes have nothing."""
+    for count, world_size in itertools.product((1, 13), (2, 3, 4)):
+        alone = keeper_of_rank(0, 1, count).gather()
+        keepers = [keeper_of_rank(rank, world_size, count) for rank in range(world_size)]
+        states = pickle.dumps([keeper._all_states()[0] for keeper in keepers])
+        monkeypatch.setattr(ScoreKeeper, "_all_states", lambda keeper, states=states: pickle.loads(states))
+        for scores in [keeper.gather() for keeper in keepers]:
+            assert len(scores.sample_ids) == len(alone.sample_ids) == (1 if count == 1 else 12)
+            assert torch.equal(scores.sample_ids, alone.sample_ids)
+            assert torch.equal(scores.probabilities, alone.probabilities)
+            assert torch.equal(scores.labels, alone.labels)
+            assert scores.metrics() == alone.metrics()
+        monkeypatch.undo()
 
 
 NAMES = ["run", 'say "hi", loud', "jump", "fall down", "ü"]

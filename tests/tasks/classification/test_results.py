@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,18 +98,6 @@ def test_a_score_is_written_with_its_context(tmp_path):
     assert entries["protocol_text"] == str(ClipProtocol())
     assert entries["protocol"]["views"]["num_clips"] == 5
     assert entries["class_names"] == NAMES
-
-
-def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
-    def full(self, *args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    (tmp_path / "c.csv").write_text("before")
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_per_class(tmp_path / "c.csv", scores_of(LOGITS, LABELS), class_names=NAMES)
-    monkeypatch.undo()
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("c.csv", "before")]
 
 
 def test_sha256_is_the_published_one(tmp_path):

@@ -25,8 +25,6 @@ from mvrec.tasks.scores import MeanTally, Scores
 
 @dataclass(frozen=True)
 class GradeTarget(Target):
-    """How many of the grades above the lowest a video reaches."""
-
     noun = "a grade"
 
     grade: int
@@ -48,8 +46,6 @@ class GradedVideos(VideoFolder):
 
 
 class Grading(Task):
-    """Train a network to grade."""
-
     name = "grading"
     outputs = "grades.GradingOutputs"
     monitor = "val/mean_error"
@@ -114,8 +110,6 @@ class GradeScores(Scores):
 
 @dataclass(frozen=True)
 class Grade(Output):
-    """The grade of a file."""
-
     value: float
 
     def text(self, top):
@@ -129,8 +123,6 @@ class Grade(Output):
 
 
 class GradingOutputs(TaskOutputs):
-    """What the logits of a trained network say."""
-
     task = "grading"
 
     def __init__(self, num_grades: int) -> None:
@@ -160,8 +152,6 @@ class GradingOutputs(TaskOutputs):
 
 
 class GradingReport(TaskReport):
-    """Which grades are met."""
-
     monitors = ("val/mean_error",)
 
     def sections(self, *, thumbnails, most_mistakes):
