@@ -8,8 +8,6 @@ from mvrec.data.listing.lists import Row
 from mvrec.errors import UserError
 from mvrec.tasks.classification.class_match import compare_classes
 
-WORDNET = pytest.importorskip("timm.data").ImageNetInfo().label_names()  # the 1000 ids
-
 
 def test_spellings_of_one_name_are_equal_and_other_names_stay_apart():
     for one, other in {
@@ -56,7 +54,8 @@ def test_names_and_numbers_of_rows_become_classes_unless_they_would_make_wrong_o
             classes(*labels)
 
 
-def test_shipped_names_are_those_of_kinetics_and_imagenet():
+def test_shipped_names_are_those_of_kinetics_and_imagenet_and_a_name_twice_gets_its_number():
+    assert unique_names(["crane", "boat", "crane"]) == ["crane (0)", "boat", "crane (2)"]
     kinetics, imagenet = known_class_names("kinetics400"), known_class_names("imagenet1k")
     assert (len(set(kinetics)), kinetics[0], kinetics[-1]) == (400, "abseiling", "zumba")
     assert (len(set(imagenet)), imagenet[0], imagenet[65], imagenet[999]) == (
@@ -67,10 +66,6 @@ def test_shipped_names_are_those_of_kinetics_and_imagenet():
     )
 
 
-def test_a_name_twice_gets_its_number():
-    assert unique_names(["crane", "boat", "crane"]) == ["crane (0)", "boat", "crane (2)"]
-
-
 def wordnet_index(ids, class_names):
     return SampleIndex(
         [Row(f"{wnid}.JPEG", wnid, source="train") for wnid in ids], root=Path(), class_names=class_names
@@ -79,12 +74,13 @@ def wordnet_index(ids, class_names):
 
 def test_wordnet_ids_mean_shipped_names_and_other_ids_get_no_wrong_ones():
     names = known_class_names("imagenet1k")
-    index = wordnet_index(WORDNET[::-1], names)
+    wordnet = pytest.importorskip("timm.data").ImageNetInfo().label_names()  # the 1000 ids
+    index = wordnet_index(wordnet[::-1], names)
     assert index.labels.tolist() == list(range(999, -1, -1))
     assert index.class_names[65] == "sea snake"
-    assert wordnet_index(WORDNET[65:66], index.classes).labels.tolist() == [65]
-    assert wordnet_index(WORDNET[:-4:-1], sorted(WORDNET)).labels.tolist() == [999, 998, 997]
-    for ids in (WORDNET[:100], [*WORDNET[1:], "n99999999"]):
+    assert wordnet_index(wordnet[65:66], index.classes).labels.tolist() == [65]
+    assert wordnet_index(wordnet[:-4:-1], sorted(wordnet)).labels.tolist() == [999, 998, 997]
+    for ids in (wordnet[:100], [*wordnet[1:], "n99999999"]):
         with pytest.raises(UserError, match=rf"train: {len(ids)} WordNet ids that are not the 1000 of ILSVRC2012"):
             wordnet_index(ids, names)
 

@@ -84,21 +84,17 @@ def test_frames_are_those_of_the_rule_and_each_is_decoded_once(index, decoded, m
 
 
 def test_bad_files_of_an_evaluation_fail_and_are_not_replaced(index):
+    clips = eval_clips(index, num_clips=1)
     for row in (3, 4):
-        item = eval_clips(index)[SampleKey(0, row)]
+        item = clips[SampleKey(0, row)]
         assert (item.views, item.sample_id, item.targets) == (None, row, (index.target(row),))
         ((number, path, cause, stop, target),) = item.bad
         assert (number, path, stop, target) == (row, str(index[row].path), "", ClassIndex(index[row].label))
         assert cause
         assert "\n" not in cause
-
-
-def test_uncounted_keys_are_padding(index):
-    clips = eval_clips(index, num_clips=1)
-    item = clips[SampleKey(0, 0, counted=False)]
-    assert item.sample_id == PADDING_ID
-    assert item.views.shape == (1, 4, 3, 96, 96)
-    failed = clips[SampleKey(0, 4, counted=False)]
+    # Keys that do not count are padding.
+    item, failed = (clips[SampleKey(0, row, counted=False)] for row in (0, 4))
+    assert (item.sample_id, item.views.shape) == (PADDING_ID, (1, 4, 3, 96, 96))
     assert (failed.sample_id, failed.views, failed.bad) == (PADDING_ID, None, ())
 
 

@@ -84,16 +84,6 @@ def test_a_tiny_data_set_is_repeated():
             assert max(counts) - min(counts) <= 1
 
 
-def test_set_epoch_keeps_the_position_only_within_an_epoch():
-    (sampler,) = samplers_of(1)
-    whole = global_batches([sampler], 2)
-    sampler.consumed = 3 * 8
-    assert global_batches([sampler], 2) == whole[3:]
-    assert len(sampler) == 12
-    assert len(global_batches([sampler], 3)) == 12
-    assert sampler.consumed == 0
-
-
 def test_a_step_has_the_same_samples_however_it_is_shared():
     reference = [sorted(step) for step in global_batches(samplers_of(1, batch_size=24), epoch=1)]
     for world_size, batch_size, accumulate in ((1, 8, 3), (2, 4, 3), (4, 3, 2), (1, 2, 12)):
@@ -171,12 +161,6 @@ def test_an_epoch_of_repeated_draws_is_as_long_as_timms_on_imagenet():
     theirs = RepeatAugSampler(range(1_281_167), num_replicas=8, rank=3)
     ours = TrainBatches(1_281_167, batch_size=128, seed=0, rank=3, world_size=8, repeats=theirs.num_repeats)
     assert len(ours) == len(theirs) // 128 == 1251
-    # Both show the samples three times in a row, timm's ranks one draw each in turn, ours a run of draws each.
-    small = [iter(RepeatAugSampler(range(3000), num_replicas=8, rank=rank)) for rank in range(8)]
-    drawn = [int(index) for ranks in zip(*small, strict=True) for index in ranks]
-    assert drawn == [index for index in dict.fromkeys(drawn) for _ in range(3)][: len(drawn)]
-    assert len(drawn) == 2816  # 3000 rounded down to 256, where only what does not fill a batch is dropped here
-    assert len(set(drawn)) == -(-2816 // 3)
 
 
 @pytest.fixture(scope="module")
@@ -229,13 +213,13 @@ def stream(index):
 @pytest.mark.parametrize(("taken", "before", "after"), [(3, 0, 2), (5, 0, 0), (7, 2, 0)])
 def test_a_restored_loader_goes_on_with_the_next_batch(index, stream, taken, before, after):
     loader = train_loader(index, num_workers=before)
-    assert len(loader) == 5
     first = list(itertools.islice(records(loader, range(2)), taken))
     state = loader.state_dict()
     position = {"seed": 5, "epoch": (taken - 1) // 5, "consumed": 2 * ((taken - 1) % 5 + 1)}
     assert state == {**position, "draws_per_batch": 2, "draws_per_step": 2}
     restored = train_loader(index, num_workers=after)
     restored.load_state_dict(state)
+    assert len(restored) == 5
     assert first + list(records(restored, range(state["epoch"], 2))) == stream
 
 

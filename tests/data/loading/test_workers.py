@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import signal
 import sys
 import threading
@@ -126,6 +125,8 @@ def test_no_worker_starts_where_shared_memory_has_no_room_for_its_queues(tmp_pat
 
 
 def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one():
+    import resource
+
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
