@@ -1,6 +1,5 @@
 """A shallow build of every family and kind of network, for the tests that all of them must pass."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -9,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mvrec.models import CloFormer, MViT, SGFormer, Shunted, accelerate, cloformer, create_model, sgformer, shunted
+from mvrec.models import CloFormer, MViT, SGFormer, Shunted, accelerate, cloformer, sgformer, shunted
 from mvrec.models.backbone import Backbone
+from mvrec.models.zoo import _as_released
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -149,11 +149,8 @@ quick_form = pytest.mark.skipif(IS_PLAIN, reason="networks are plain, and this i
 VIDEOS = [name for name, build in BUILDS.items() if build.is_video]
 
 
-@functools.cache
-def released(name: str) -> Backbone:
-    """A variant of the zoo without memory for its weights, built once: for names and shapes, never to be changed."""
-    with torch.device("meta"):
-        return create_model(name)
+# A variant without memory for its weights, built once: for names and shapes, never to be changed.
+released = _as_released
 
 
 def lively(model: Network, *, seed: int = 1) -> Network:
