@@ -9,7 +9,7 @@ import torch
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from torch import nn
 from torchvision.models import video as torchvision_video
-from zoo_builds import MVIT_V2
+from zoo_builds import IMAGE, MVIT_V1, MVIT_V2
 
 from mvrec.models import MViT, accelerate, create_model, load_weights
 from mvrec.models.checkpoints.layouts import recognise
@@ -100,10 +100,10 @@ def check(
 
 def test_small_image_network_that_widens_in_the_mlp_is_timms() -> None:
     """Which no recording is of."""
-    knobs = {"num_frames": None, "pool_kernel": (1, 3, 3), "cls_token": False, "image_size": PIXELS}
+    knobs = IMAGE | {"image_size": PIXELS, "cls_token": False, "dim_change": "mlp"}
     check(
         timm_widening_in_the_mlp,
-        lambda: accelerate(MViT(**(MVIT_V2 | knobs | {"dim_change": "mlp"}))),
+        lambda: accelerate(MViT(**(MVIT_V2 | knobs))),
         dtype=torch.float64,
         rtol=1e-7,
         atol=1e-9,
@@ -112,13 +112,15 @@ def test_small_image_network_that_widens_in_the_mlp_is_timms() -> None:
 
 def test_image_network_of_pytorchvideo_loads_though_its_times_are_a_table() -> None:
     """Its positions are a table of places and one of a single time; here they are one table."""
-    torch.manual_seed(0)
-    peer = with_slowfast_epsilon(stirred(mvit_base_16(head_num_classes=1000, spatial_size=64))).double().eval()
-    model = create_model("mvit_b_image", weights=peer.state_dict()).double()
-    load_weights(model, peer.state_dict())
-    assert model.input_shape == (3, 64, 64)
-    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    torch.testing.assert_close(model.eval()(x), peer(x), rtol=1e-7, atol=1e-9)
+    starts, strides = [[1, 2.0], [3, 2.0]], [[1, 1, 2, 2], [3, 1, 2, 2]]
+    sizes = {"spatial_size": PIXELS, "depth": 5, "patch_embed_dim": 16, "head_num_classes": 5}
+    plan = {"embed_dim_mul": starts, "atten_head_mul": starts, "pool_q_stride_size": strides}
+    peer = mvit_base_16(**sizes, **plan, pool_kv_stride_adaptive=[1, 4, 4])
+    peer = with_slowfast_epsilon(stirred(peer)).double().eval()
+    model = MViT(**MVIT_V1 | IMAGE | {"image_size": PIXELS, "pos_embed": "joint"}).double().eval()
+    assert load_weights(model, peer.state_dict()).complete
+    x = torch.randn(2, 3, PIXELS, PIXELS, dtype=torch.float64)
+    torch.testing.assert_close(model(x), peer(x), rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.slow

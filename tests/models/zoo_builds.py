@@ -153,12 +153,12 @@ VIDEOS = [name for name, build in BUILDS.items() if build.is_video]
 released = _as_released
 
 
-def lively(model: Network, *, seed: int = 1) -> Network:
+def lively(model: Network, *, seed: int = 1, spread: float = 0.2) -> Network:
     """Weights of ordinary size: at initialisation the attention is almost uniform and hides mistakes."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=spread)
     return model
 
 

@@ -4,6 +4,7 @@ import copy
 import socket
 import sys
 import warnings
+from typing import Any
 
 import pytest
 import timm
@@ -11,7 +12,7 @@ import torch
 import torchvision.models as torchvision_models
 from torch import nn
 from torchvision.ops import StochasticDepth
-from zoo_builds import inputs
+from zoo_builds import inputs, lively
 
 from mvrec.errors import UserError, install_hint
 from mvrec.models import create_model
@@ -45,57 +46,37 @@ def library(name: str, **knobs: object) -> nn.Module:
     return net
 
 
-def lively(net: nn.Module) -> nn.Module:
-    """Weights that let every part of the network count."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)
-    return net.eval()
-
-
 SMALL = {"image_size": 64}
-# Our knobs, and the library's for the same network, where it is compared.
-NETWORKS: dict[str, tuple[dict[str, object], dict[str, object] | None]] = {
-    "timm/resnet10t": (SMALL, {}),
-    "timm/vit_tiny_patch16_224": (SMALL, {"img_size": 64}),
-    "torchvision/resnet18": (SMALL, {}),
-    "torchvision/swin_t": (SMALL, {}),
-    "torchvision/mobilenet_v3_small": (SMALL, {}),
-    "torchvision/mnasnet0_5": (SMALL, {}),  # asks for the modules' versions
-    "torchvision/r3d_18": (SMALL | {"num_frames": 4}, None),
-    "torchvision/s3d": ({"image_size": 224, "num_frames": 14}, {}),  # a 1x1 convolution
-    "pytorchvideo/x3d_xs": ({}, {}),
-    "pytorchvideo/mvit_base_16": (SMALL, {"spatial_size": 64, "head_num_classes": 1000}),
-}
-# Channels and stride of the maps, and the number of groups of layers.
-LEVELS: dict[str, tuple[list[tuple[int, int]], int]] = {
-    "timm/resnet10t": ([(64, 4), (128, 8), (256, 16), (512, 32)], 6),
-    "timm/vit_tiny_patch16_224": ([(192, 16)], 14),
-    "torchvision/resnet18": ([(64, 4), (128, 8), (256, 16), (512, 32)], 10),
-    "torchvision/swin_t": ([(96, 4), (192, 8), (384, 16), (768, 32)], 17),
-    "torchvision/r3d_18": ([(128, 4), (256, 8), (512, 16)], 10),
-    "pytorchvideo/x3d_xs": ([(24, 4), (48, 8), (96, 16), (192, 32)], 29),
+RESNET = [(64, 4), (128, 8), (256, 16), (512, 32)]
+# Our knobs; the library's for the same network; channels and strides of maps, and the number of groups of layers.
+NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[list[tuple[int, int]], int] | None]] = {
+    "timm/resnet10t": (SMALL, {}, (RESNET, 6)),
+    "timm/vit_tiny_patch16_224": (SMALL, {"img_size": 64}, ([(192, 16)], 14)),
+    "torchvision/resnet18": (SMALL, {}, (RESNET, 10)),
+    "torchvision/swin_t": (SMALL, {}, ([(96, 4), (192, 8), (384, 16), (768, 32)], 17)),
+    "torchvision/mobilenet_v3_small": (SMALL, {}, None),
+    "torchvision/mnasnet0_5": (SMALL, {}, None),  # asks for the modules' versions
+    "torchvision/mc3_18": (SMALL | {"num_frames": 4}, {}, ([(128, 4), (256, 8), (512, 16)], 10)),
+    "torchvision/s3d": ({"image_size": 224, "num_frames": 14}, {}, None),  # a 1x1 convolution
+    "pytorchvideo/x3d_xs": ({}, {}, ([(24, 4), (48, 8), (96, 16), (192, 32)], 29)),
 }
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name.endswith("s3d") else ()) for name in NETWORKS]
 )
+@torch.no_grad()
 def test_baseline_gives_the_logits_of_its_library_and_keeps_the_contract(name: str) -> None:
-    knobs, their_knobs = NETWORKS[name]
-    model = create_baseline(name, **knobs).eval()  # type: ignore[arg-type]
+    knobs, their_knobs, structure = NETWORKS[name]
+    theirs = lively(library(name, **their_knobs), spread=0.02).eval()
+    model = create_baseline(name, **knobs).eval()
+    model.load_state_dict(theirs.state_dict())
     x = inputs(model, 1)
-    if their_knobs is not None:
-        theirs = lively(library(name, **their_knobs))
-        model.load_state_dict(theirs.state_dict())
-        with torch.no_grad():
-            expected = theirs(x)
-            torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
-        assert expected.shape == (1, model.num_classes)
-    features = model.forward_features(x)
+    expected, logits, features = theirs(x), model(x), model.forward_features(x)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    assert expected.shape == (1, model.num_classes)
     assert features.shape == (1, model.num_features)
-    torch.testing.assert_close(model.head(features), model(x))
+    torch.testing.assert_close(model.head(features), logits)
 
     groups = model.layer_groups()
     names = [parameter for parameter, _ in model.named_parameters()]
@@ -104,12 +85,8 @@ def test_baseline_gives_the_logits_of_its_library_and_keeps_the_contract(name: s
     assert "head.weight" in groups[-1]
     vectors = {parameter for parameter, value in model.named_parameters() if value.ndim <= 1}
     assert vectors <= model.no_weight_decay() <= set(names)
-    model.reset_head(7)
-    assert (model(x).shape, model.num_classes) == ((1, 7), 7)
-    model.reset_head(0)
-    torch.testing.assert_close(model(x), model.forward_features(x))
-    if name in LEVELS:
-        levels, num_groups = LEVELS[name]
+    if structure is not None:
+        levels, num_groups = structure
         assert len(groups) == num_groups
         assert [(info.channels, info.stride) for info in model.feature_info] == levels
         maps = model.feature_maps(x)
@@ -117,13 +94,10 @@ def test_baseline_gives_the_logits_of_its_library_and_keeps_the_contract(name: s
         assert all(level.ndim == x.ndim and level.isfinite().all() for level in maps)
         if "resnet" in name:  # whose features are the mean of its last map
             torch.testing.assert_close(maps[-1].mean((2, 3)), features)
-
-
-def test_file_of_a_library_loads_into_a_network_without_a_head() -> None:
-    model = create_baseline("torchvision/resnet18", num_classes=0, image_size=64)
-    theirs = library("torchvision/resnet18")
-    model.load_state_dict(theirs.state_dict())
-    torch.testing.assert_close(model.net.conv1.weight, theirs.conv1.weight)
+    model.reset_head(7)
+    assert (model.head(features).shape, model.num_classes) == ((1, 7), 7)
+    model.reset_head(0)
+    assert model.head(features) is features
 
 
 def test_building_leaves_no_trace_on_a_network() -> None:
@@ -152,8 +126,7 @@ class Stubborn(nn.Module):
 
 def test_building_a_network_that_must_really_run_changes_nothing_in_it() -> None:
     net = Stubborn()
-    origin = Origin(name="some/network", input_shape=(3, 64, 64), num_classes=2, classifier="head")
-    model = Baseline(net, origin=origin)
+    model = Baseline(net, origin=Origin("some/network", input_shape=(3, 64, 64), num_classes=2, classifier="head"))
     assert model.num_features == 6
     assert net.norm.num_batches_tracked == 0
     assert model.training
@@ -162,18 +135,11 @@ def test_building_a_network_that_must_really_run_changes_nothing_in_it() -> None
 
 
 def test_slowfast_gets_every_fourth_frame_beside_all() -> None:
-    class Recorder(nn.Module):
-        def forward(self, pathways: list[torch.Tensor]) -> torch.Tensor:
-            self.slow, self.fast = (clip[0, 0, :, 0, 0].tolist() for clip in pathways)
-            return pathways[0]
-
-    recorder = Recorder()
-    pathways = TwoPathways(recorder, alpha=4)
-    pathways(torch.arange(32.0).reshape(1, 1, 32, 1, 1))
-    assert recorder.slow == [0, 4, 8, 13, 17, 22, 26, 31]  # as SlowFast's PackPathway
-    assert recorder.fast == list(range(32))
-    pathways(torch.arange(3.0).reshape(1, 1, 3, 1, 1))
-    assert recorder.slow == [0]
+    pathways = TwoPathways(lambda clips: [clip.flatten().tolist() for clip in clips], alpha=4)
+    slow, fast = pathways(torch.arange(32.0).reshape(1, 1, 32, 1, 1))
+    assert slow == [0, 4, 8, 13, 17, 22, 26, 31]  # as SlowFast's PackPathway
+    assert fast == list(range(32))
+    assert pathways(torch.arange(3.0).reshape(1, 1, 3, 1, 1)) == [[0], [0, 1, 2]]
 
 
 def test_slowfast_takes_a_clip_of_odd_length_and_groups_its_pathways_by_depth() -> None:
@@ -219,27 +185,32 @@ def test_network_of_torchvision_without_maps_or_checkpointing_refuses_them() -> 
 
 
 def test_channels_and_sizes_arrive() -> None:
-    cases: dict[str, dict[str, object]] = {
+    cases: dict[str, dict[str, Any]] = {
         "timm/resnet10t": {"image_size": 64},
         "torchvision/resnet18": {"image_size": (64, 96)},
         "pytorchvideo/x3d_xs": {"image_size": 64, "num_frames": 6},
     }
     for name, knobs in cases.items():
-        model = create_baseline(name, num_classes=3, in_channels=5, **knobs)  # type: ignore[arg-type]
+        model = create_baseline(name, num_classes=3, in_channels=5, **knobs).requires_grad_(False).eval()
         size = knobs["image_size"]
         frames = [knobs["num_frames"]] if "num_frames" in knobs else []
         assert model.input_shape == (5, *frames, *(size if isinstance(size, tuple) else (size, size)))
-        x = inputs(model, 2).requires_grad_()
+        x = inputs(model, 1).requires_grad_()
         model(x).sum().backward()
         assert (x.grad.flatten(2).abs().sum((0, 2)) > 0).all(), name  # every channel counts
 
 
+def test_mvit_of_pytorchvideo_gets_its_size_and_the_classes_of_images() -> None:
+    model = create_baseline("pytorchvideo/mvit_base_16", image_size=64, drop_path_rate=0.5)
+    assert model(inputs(model, 1)).shape == (1, 1000)
+    assert [m.drop_prob for m in model.modules() if hasattr(m, "drop_prob")][-1] == pytest.approx(0.5)
+
+
 def test_drop_path_rate_and_head_dropout_reach_their_layers() -> None:
-    with torch.device("meta"):
-        swin = create_baseline("torchvision/swin_t", drop_path_rate=0.5)
-        mobile = create_baseline("torchvision/mobilenet_v3_small", head_dropout=0.7)
-        resnet = create_baseline("torchvision/resnet18", head_dropout=0.7)
-    rates = [module.p for module in swin.modules() if isinstance(module, StochasticDepth)]
+    efficient = create_baseline("torchvision/efficientnet_b0", drop_path_rate=0.5, image_size=64)
+    mobile = create_baseline("torchvision/mobilenet_v3_small", head_dropout=0.7, image_size=64)
+    resnet = create_baseline("torchvision/resnet18", head_dropout=0.7, image_size=64)
+    rates = [module.p for module in efficient.modules() if isinstance(module, StochasticDepth)]
     assert (rates[0], rates[-1]) == (0, pytest.approx(0.5))
     assert rates == sorted(rates)
     assert [m.p for m in mobile.net.classifier if isinstance(m, nn.Dropout)] == [0.7]
@@ -258,7 +229,6 @@ def test_drop_path_rate_and_head_dropout_reach_their_layers() -> None:
         ("tim/resnet18", {}, "'tim/resnet18' is not a network: the part before the slash must be one of timm/..., t"),
         ("timm/hf-hub:some/thing", {}, "timm has no network 'timm/hf-hub:some/thing'"),
         ("pytorchvideo/slow_r50_detection", {}, "pytorchvideo has no network 'pytorchvideo/slow_r50_detection'"),
-        ("torchvision/resnet18", {"num_frames": 8}, "torchvision/resnet18: an image network has no num_frames (got 8)"),
         ("timm/resnet10t", {"num_frames": 8}, "timm/resnet10t: an image network has no num_frames (got 8); "),
         ("torchvision/resnet18", {"drop_path_rate": 0.1}, "torchvision/resnet18: it does not support drop_"),
         ("pytorchvideo/x3d_xs", {"drop_path_rate": 0.1}, "pytorchvideo/x3d_xs: it does not support drop_"),

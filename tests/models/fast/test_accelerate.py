@@ -9,38 +9,34 @@ from torch import Tensor, nn
 from zoo_builds import BUILDS, inputs, lively, quick_form
 
 from mvrec.models import Framewise, MViT, accelerate, create_model, mvit_v2_t, shunted_t
-from mvrec.models.backbone import Backbone
 from mvrec.models.fast import depthwise, products, recompute
-from mvrec.models.fast.accelerate import FAST, NETWORKS, PLAIN, SWITCH, as_written
+from mvrec.models.fast.accelerate import FAST, PLAIN, SWITCH, as_written
 from mvrec.models.layers import GridConv
 
 pytestmark = quick_form
 builds = pytest.mark.parametrize("name", BUILDS)
 
 
-def plain(name: str, monkeypatch: pytest.MonkeyPatch, **changes: object) -> Backbone:
-    with monkeypatch.context() as patch:
-        patch.setenv(SWITCH, "1")
-        return lively(BUILDS[name](**changes))
-
-
 @builds
 def test_quick_network_has_the_weights_values_gradients_and_random_draws_of_the_plain_one(name, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv(SWITCH, "1")
+        plain = lively(BUILDS[name](drop_path_rate=0.3)).double()
+    quick = copy.deepcopy(plain)
+    state = {key: tensor.data_ptr() for key, tensor in quick.state_dict().items()}
+    assert accelerate(quick) is quick
+    assert {key: tensor.data_ptr() for key, tensor in quick.state_dict().items()} == state
+    assert isinstance(quick, BUILDS[name].network)
+    assert type(quick).__name__ == type(plain).__name__
+    assert not {type(module) for module in plain.modules()} & set(PLAIN)
+    assert not {type(module) for module in quick.modules()} & set(FAST)
+    kinds = [type(module) for module in quick.modules()]
+    assert [type(module) for module in accelerate(quick).modules()] == kinds
     for size in (64, 75):
-        written = plain(name, monkeypatch, drop_path_rate=0.3).double()
-        quick = copy.deepcopy(written)
-        state = {key: tensor.data_ptr() for key, tensor in quick.state_dict().items()}
-        assert accelerate(quick) is quick
-        assert {key: tensor.data_ptr() for key, tensor in quick.state_dict().items()} == state
-        assert type(quick).__name__ == BUILDS[name].network.__name__  # type: ignore[attr-defined]
-        assert isinstance(quick, BUILDS[name].network)  # type: ignore[arg-type]
-        assert not {type(module) for module in written.modules()} & set(PLAIN)
-        assert not {type(module) for module in quick.modules()} & set(FAST)
-        kinds = [type(module) for module in quick.modules()]
-        assert [type(module) for module in accelerate(quick).modules()] == kinds
-        x = inputs(written, 4, H=size).double()
+        x = inputs(plain, 3, H=size).double()
         results = []
-        for network in (written, quick):
+        for network in (plain, quick):
+            network.zero_grad()
             torch.manual_seed(3)
             logits = network(x)
             logits.square().sum().backward()
@@ -50,9 +46,8 @@ def test_quick_network_has_the_weights_values_gradients_and_random_draws_of_the_
         torch.testing.assert_close(results[1], results[0], msg=lambda text, size=size: f"{size}: {text}")
 
 
-@builds
-def test_as_written_is_plain_for_a_while(name: str) -> None:
-    network = BUILDS[name]()
+def test_as_written_is_plain_for_a_while() -> None:
+    network = BUILDS["mvit_v1_video"]()
     network.reset_head(3)  # of torch's own layers
     kinds = [type(module) for module in network.modules()]
     with as_written(network):
@@ -92,20 +87,16 @@ def test_layers_put_into_a_network_of_ours_are_left_alone() -> None:
 
     build = BUILDS["mvit_v2_video"]
     results = []
-    for before in (True, False):
-        network = build.network(**build.arguments) if before else build()
-        torch.manual_seed(0)
-        lively(network)
+    for network in (build.network(**build.arguments), build()):
         for module in network.modules():
             if isinstance(module, nn.Linear):
                 module.__class__ = Adapted
         accelerate(network)
         assert any(type(module) is Adapted for module in network.modules())
-        results.append(network.state_dict())
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.fill_(0.1)
-            results[-1] = network.eval()(inputs(network))
+            results.append(network.eval()(inputs(network)))
     torch.testing.assert_close(results[0], results[1])
 
 
@@ -137,10 +128,6 @@ def test_convolutions_get_channels_last_and_copy_nothing(name: str, bf16: bool) 
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         network(inputs(network, W=96))
     assert copied == []
-
-
-def test_every_architecture_has_a_row_in_the_table() -> None:
-    assert {build.network for build in BUILDS.values()} == set(NETWORKS)
 
 
 # -- private names of torch: when one of these fails, the code beside it takes the slower way, or has to go ------------

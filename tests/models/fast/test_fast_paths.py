@@ -75,7 +75,7 @@ def test_backward_pass_is_ours_over_time_for_large_kernels_and_where_half_precis
 
 @pytest.mark.parametrize(("stride", "kernel"), [(3, (3, 3, 3)), (2, (1, 5, 4))])
 def test_convolution_has_correct_second_derivatives(stride, kernel):
-    shapes = (1, 2, 4, 5, 2), (2, 1, *kernel), (2,)
+    shapes = (1, 2, 3, 4, 2), (2, 1, *kernel), (2,)
     parts = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     padding = (kernel[0] // 2, 1, 1)
     assert torch.autograd.gradgradcheck(lambda *parts: depthwise_conv(*parts, stride=stride, padding=padding), parts)
