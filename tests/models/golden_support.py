@@ -211,32 +211,26 @@ def our_names(spec: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
 def described(module: nn.Module) -> dict[str, Any] | None:
     """A module in the recordings' words, or None for kinds that they do not list."""
     if isinstance(module, nn.Conv2d | nn.Conv3d):
-        return {
-            "kernel": list(module.kernel_size),
-            "stride": list(module.stride),
-            "padding": list(module.padding),
-            "groups": module.groups,
-            "bias": module.bias is not None,
-        }
-    if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm2d):
-        return {"kind": type(module).__name__, "eps": module.eps}
+        sizes = {"kernel": module.kernel_size, "stride": module.stride, "padding": module.padding}
+        words = {key: list(size) for key, size in sizes.items()}
+        return words | {"groups": module.groups, "bias": module.bias is not None}
     if isinstance(module, nn.AvgPool2d):
         return {"kernel": module.kernel_size, "stride": module.stride, "padding": module.padding}
-    if isinstance(module, nn.GELU):
-        assert module.approximate == "none"
-    return {"kind": type(module).__name__} if isinstance(module, nn.GELU | nn.SiLU | nn.ReLU) else None
+    kind = {"kind": type(module).__name__}
+    if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm2d):
+        return kind | {"eps": module.eps}
+    assert getattr(module, "approximate", "none") == "none"
+    return kind if isinstance(module, nn.GELU | nn.SiLU | nn.ReLU) else None
 
 
 def recorded_description(entry: Mapping[str, Any], path: str) -> dict[str, Any]:
     """An entry of a recording's module table in the words of `described`."""
     kind = {"SyncBatchNorm": "BatchNorm2d", "SiLU(Swish)": "SiLU"}.get(entry["type"], entry["type"])
-    want = {key: value for key, value in entry.items() if key not in ("type", "num_groups", "approximate")}
-    if kind.startswith("Conv"):
-        if ".pool_" in path:  # images are pooled with 2-D kernels there, with one frame here
-            for key, time in (("kernel", 1), ("stride", 1), ("padding", 0)):
-                want[key] = [time, *want[key]][-3:]
-        return want
-    return want if kind == "AvgPool2d" else {"kind": kind, **want}
+    words = {key: value for key, value in entry.items() if key not in ("type", "num_groups", "approximate")}
+    if kind.startswith("Conv") and ".pool_" in path:  # images are pooled with 2-D kernels there, with one frame here
+        for key, time in (("kernel", 1), ("stride", 1), ("padding", 0)):
+            words[key] = [time, *words[key]][-3:]
+    return words if kind.startswith(("Conv", "AvgPool")) else {"kind": kind, **words}
 
 
 def drop_paths(model: nn.Module) -> dict[str, float]:

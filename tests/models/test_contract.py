@@ -5,12 +5,13 @@ import itertools
 import pickle
 import re
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from torch import Tensor
+from torch import Tensor, nn
 from zoo_builds import BUILDS, VIDEOS, channels_last, inputs, lively
 
 import mvrec.models as zoo
@@ -18,7 +19,6 @@ from mvrec.models.backbone import Backbone
 from mvrec.models.layers import StochasticDepth
 
 builds = pytest.mark.parametrize("name", BUILDS)
-videos = pytest.mark.parametrize("name", VIDEOS)
 BLOCK = re.compile(r".*?blocks?\d*\.\d+\.")  # `blocks.3.`, `block2.1.`, `layers.0.blocks.1.`
 
 
@@ -69,24 +69,17 @@ def test_forward_leaves_nothing_on_the_modules_and_copies_are_networks_of_their_
 
 
 @builds
-def test_any_height_and_width_gives_finite_gradients_and_maps(name: str) -> None:
-    for h, w in ((80, 32), (37, 51)):
-        model = lively(BUILDS[name]())
-        x = inputs(model, H=h, W=w)
+def test_any_size_gives_finite_gradients_and_maps(name: str) -> None:
+    """Of frames too."""
+    model = lively(BUILDS[name]())
+    for h, w, frames in ((80, 32, 1), (37, 51, 5), (64, 64, 16)):
+        x = inputs(model, H=h, W=w, **({"T": frames} if name in VIDEOS else {}))
+        model.train().zero_grad()
         logits = model(x)
         logits.sum().backward()
-        assert logits.isfinite().all(), (h, w)
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters()), (h, w)
+        assert logits.isfinite().all(), x.shape
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters()), x.shape
         check_feature_maps(model.eval(), x)
-
-
-@videos
-def test_any_number_of_frames_gives_finite_logits_and_maps(name: str) -> None:
-    model = lively(BUILDS[name]()).eval()
-    for frames in (1, 2, 5, 16):
-        x = inputs(model, T=frames, W=48)
-        assert model(x).isfinite().all(), frames
-        check_feature_maps(model, x)
 
 
 def check_feature_maps(model: Backbone, x: Tensor) -> None:
@@ -106,9 +99,8 @@ def check_feature_maps(model: Backbone, x: Tensor) -> None:
 
 @builds
 def test_network_built_for_a_rectangle_takes_it_and_a_square(name: str) -> None:
-    frames = {"num_frames": 1} if name in VIDEOS else {}
-    model = lively(BUILDS[name](image_size=(37, 64), in_channels=2, **frames)).eval()
-    assert model.input_shape == (2, *frames.values(), 37, 64)
+    model = lively(BUILDS[name](image_size=(37, 64), in_channels=2)).eval()
+    assert (model.input_shape[0], model.input_shape[-2:]) == (2, (37, 64))
     assert model(inputs(model)).isfinite().all()
     assert model(inputs(model, H=64)).isfinite().all()
 
@@ -279,3 +271,57 @@ def test_half_and_double_precision_give_close_logits_and_gradients_of_their_type
         assert (logits - reference).abs().max() < limit
         logits.square().sum().backward()
         assert all(p.grad.dtype == dtype and p.grad.isfinite().all() for p in other.parameters()), dtype
+
+
+# -- compilation and export --------------------------------------------------------------------------------------------
+
+
+def slow_but(*quick: str) -> pytest.MarkDecorator:
+    """Tracing takes seconds, so that kinds which differ little from these wait for the slow tests."""
+    names = [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in BUILDS]
+    return pytest.mark.parametrize("name", names)
+
+
+def results_of(network: Callable[..., Tensor], model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits and the gradients of the model that `network` runs."""
+    model.zero_grad()
+    torch.manual_seed(3)
+    logits = network(x)
+    logits.square().sum().backward()
+    return logits, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+@slow_but("mvit_v2_video")
+def test_compiled_network_is_one_graph_compiled_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # No graph has oneDNN's products, whose sums are in another order.
+    monkeypatch.setattr("mvrec.models.fast.products._HAS_ONEDNN", False)
+    torch._dynamo.reset()
+    build = BUILDS[name]
+    model = lively(build(**build.shallower, drop_path_rate=0.2))
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for is_second in (False, True):
+        x = inputs(model, 3) + is_second
+        with torch._dynamo.config.patch(error_on_recompile=is_second):
+            torch.testing.assert_close(results_of(compiled, model, x), results_of(model, model, x))
+
+
+@slow_but("sgformer")
+def test_exported_program_takes_any_batch_size(name: str) -> None:
+    build = BUILDS[name]
+    model = lively(build(**build.shallower)).eval()
+    batch = torch.export.Dim("batch", min=1)
+    with torch.no_grad():
+        program = torch.export.export(model, (inputs(model, 3),), dynamic_shapes=({0: batch},))
+        for size in (1, 5):
+            x = inputs(model, size)
+            torch.testing.assert_close(program.module()(x), model(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["shunted", "sgformer", "cloformer", "mvit_v2_video"])
+def test_inductor_gives_the_logits_and_gradients_of_eager(name: str) -> None:
+    torch._dynamo.reset()
+    build = BUILDS[name]
+    model = lively(build(**build.shallower)).eval()
+    compiled, x = torch.compile(model, fullgraph=True), inputs(model, 3, W=80)
+    torch.testing.assert_close(results_of(compiled, model, x), results_of(model, model, x), rtol=1e-3, atol=1e-3)

@@ -17,25 +17,15 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Build:
-    """One row of the table.
-
-    Attributes:
-        network: The class of the network.
-        arguments: Its arguments.
-        min_size: The fewest pixels per side that it takes.
-        depth: Number of its blocks.
-        shallower: Arguments that leave every kind of layer once: tracing takes seconds per block.
-        zero: Names, or their ends, of parameters whose gradient is exactly zero, though there is one.
-        inert: The same for gradients that are zero but for rounding.
-    """
+    """One row of the table: a class of networks and its arguments."""
 
     network: Callable[..., Backbone]
     arguments: dict[str, Any]
-    min_size: int
-    depth: int
-    shallower: dict[str, Any] = field(default_factory=dict)
-    zero: tuple[str, ...] = ()
-    inert: tuple[str, ...] = ()
+    min_size: int  # pixels per side
+    depth: int  # blocks
+    shallower: dict[str, Any] = field(default_factory=dict)  # leaves every kind of layer once: tracing takes seconds
+    zero: tuple[str, ...] = ()  # ends of names of parameters whose gradient is exactly zero, though there is one
+    inert: tuple[str, ...] = ()  # the same for gradients that are zero but for rounding
 
     def __call__(self, **changes: Any) -> Backbone:
         """The network as it starts, with other arguments where wanted: quick, or plain under `MVREC_PLAIN=1`."""
@@ -103,45 +93,31 @@ LAST_QUERY = ("blocks.4.attn.pool_q.weight", *LAST_PLACES)
 BEFORE_BATCH_NORM = (*(f"patch_embed.conv{i}.conv.0.bias" for i in (1, 2, 3, 4)), ".downsample.0.bias")
 
 
-def _cloformer(**changes: Any) -> Build:
-    return Build(
-        CloFormer,
-        CLOFORMER | changes,
-        min_size=32,
-        depth=5,
-        shallower={"stages": CLOFORMER_STAGES[1:3]},
-        inert=BEFORE_BATCH_NORM,
-    )
-
-
-def _mvit(arguments: dict[str, Any], *, zero: tuple[str, ...] = (), **changes: Any) -> Build:
-    return Build(
-        MViT,
-        arguments | changes,
-        min_size=16,
-        depth=5,
-        shallower=MVIT_SHALLOWER,
-        zero=zero,
-        inert=() if "pooling" in changes else KEY_BIAS,
-    )
-
+OF_CLOFORMER: dict[str, Any] = {
+    "min_size": 32,
+    "depth": 5,
+    "shallower": {"stages": CLOFORMER_STAGES[1:3]},
+    "inert": BEFORE_BATCH_NORM,
+}
+OF_MVIT: dict[str, Any] = {"min_size": 16, "depth": 5, "shallower": MVIT_SHALLOWER, "inert": KEY_BIAS}
+OF_POOLED_MVIT = OF_MVIT | {"inert": ()}  # without norms of keys
 
 BUILDS = {
     "shunted": Build(Shunted, SHUNTED, min_size=31, depth=5, shallower={"stages": SHUNTED_STAGES[2:]}),
     "sgformer": Build(
         SGFormer, SGFORMER, min_size=17, depth=6, shallower={"stages": (SGFORMER_STAGES[1], SGFORMER_STAGES[3])}
     ),
-    "cloformer": _cloformer(),
-    "cloformer_global": _cloformer(branches="global"),
-    "cloformer_local": _cloformer(branches="local"),
-    "mvit_v1_video": _mvit(MVIT_V1 | VIDEO),
-    "mvit_v1_video_space": _mvit(MVIT_V1 | VIDEO, pool_kernel=None),
-    "mvit_v1_video_max": _mvit(MVIT_V1 | VIDEO, pooling="max"),
-    "mvit_v1_image": _mvit(MVIT_V1 | IMAGE, pos_embed="joint"),
-    "mvit_v2_video": _mvit(MVIT_V2 | VIDEO, zero=LAST_QUERY),
-    "mvit_v2_video_avg": _mvit(MVIT_V2 | VIDEO, zero=LAST_PLACES, pooling="avg"),
-    "mvit_v2_image": _mvit(MVIT_V2 | IMAGE, cls_token=False),
-    "mvit_v2_image_mlp": _mvit(MVIT_V2 | IMAGE, cls_token=False, dim_change="mlp"),
+    "cloformer": Build(CloFormer, CLOFORMER, **OF_CLOFORMER),
+    "cloformer_global": Build(CloFormer, CLOFORMER | {"branches": "global"}, **OF_CLOFORMER),
+    "cloformer_local": Build(CloFormer, CLOFORMER | {"branches": "local"}, **OF_CLOFORMER),
+    "mvit_v1_video": Build(MViT, MVIT_V1 | VIDEO, **OF_MVIT),
+    "mvit_v1_video_space": Build(MViT, MVIT_V1 | VIDEO | {"pool_kernel": None}, **OF_MVIT),
+    "mvit_v1_video_max": Build(MViT, MVIT_V1 | VIDEO | {"pooling": "max"}, **OF_POOLED_MVIT),
+    "mvit_v1_image": Build(MViT, MVIT_V1 | IMAGE | {"pos_embed": "joint"}, **OF_MVIT),
+    "mvit_v2_video": Build(MViT, MVIT_V2 | VIDEO, zero=LAST_QUERY, **OF_MVIT),
+    "mvit_v2_video_avg": Build(MViT, MVIT_V2 | VIDEO | {"pooling": "avg"}, zero=LAST_PLACES, **OF_POOLED_MVIT),
+    "mvit_v2_image": Build(MViT, MVIT_V2 | IMAGE | {"cls_token": False}, **OF_MVIT),
+    "mvit_v2_image_mlp": Build(MViT, MVIT_V2 | IMAGE | {"cls_token": False, "dim_change": "mlp"}, **OF_MVIT),
 }
 # In plain networks neither layouts nor what a network computes are chosen for speed.
 IS_PLAIN = type(accelerate(MViT(**MVIT_V1, **VIDEO))) is MViT

@@ -45,13 +45,6 @@ def test_tables_fitted_to_another_image_give_what_forward_would_make_of_them(kin
     torch.testing.assert_close(bigger.double()(x.double()), model.double()(x.double()), rtol=1e-4, atol=1e-4)
 
 
-def test_tables_of_equal_size_load_bit_for_bit() -> None:
-    for kind in ("v1", "v1_image", "v2"):
-        model, other = small(kind), small(kind, seed=9)
-        assert not load_weights(other, model.state_dict()).interpolated
-        torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
-
-
 def test_table_of_no_square_grid_is_one_line() -> None:
     state = small("v1", image_size=(32, 64)).state_dict()
     assert load_weights(small("v1", image_size=(32, 64)), state).complete

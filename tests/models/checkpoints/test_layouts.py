@@ -45,13 +45,6 @@ def test_layout_is_recognised_under_any_prefix_and_refused_by_other_families(nam
                 load_weights(other, state)
 
 
-def test_first_release_of_mvit_loads_into_its_own_pooling_only() -> None:
-    first = small("v1", unpooled_kv_blocks=(2, 3))
-    assert load_weights(small("v1", seed=3, unpooled_kv_blocks=(2, 3)), first.state_dict()).complete
-    with pytest.raises(UserError, match=r"12 tensors are missing \(blocks\.2\.attn\.pool_k\.weight"):
-        load_weights(small("v1"), first.state_dict())
-
-
 def test_counters_that_an_old_file_lacks_are_no_loss() -> None:
     build, _ = LAYOUTS["CloFormer"]
     model, other = build(), lively(build(), seed=7)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from zoo_builds import BUILDS, inputs, lively, quick_form
 
 from mvrec.models import Framewise, MViT, accelerate, create_model, mvit_v2_t, shunted_t
-from mvrec.models.fast import depthwise, products, recompute
+from mvrec.models.fast import attention, depthwise, products, recompute
 from mvrec.models.fast.accelerate import FAST, PLAIN, SWITCH, as_written
 from mvrec.models.layers import GridConv
 
@@ -154,14 +154,24 @@ def test_softmax_gradient_is_torchs_even_without_its_name(without: bool, monkeyp
     torch.testing.assert_close(products.softmax_gradient(grad, probabilities.detach()), expected)
 
 
-def test_missing_operators_of_torch_leave_the_slower_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_has_its_own_backward_passes_and_without_operators_of_torch_the_slower_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: set[str] = set()
+    own = ((depthwise, "_DepthwiseConv"), (recompute, "_NormLinear"), (recompute, "_GeluLinear"))
+    for module, name in (*own, (attention, "_HeadGroups")):
+        apply = getattr(module, name).apply
+        call = lambda *args, name=name, apply=apply: used.add(name) or apply(*args)  # noqa: E731
+        monkeypatch.setattr(getattr(module, name), "apply", call)
+    network = BUILDS["mvit_v1_video"]()
+    with torch.autocast("cpu", torch.bfloat16):
+        network(inputs(network)).sum().backward()
+    assert used == {"_DepthwiseConv", "_NormLinear", "_GeluLinear", "_HeadGroups"}
+    used.clear()
     monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
     assert not products._has_onednn()
     assert depthwise._sums_in_half(torch.bfloat16)
-    used: list[str] = []
-    for module, name in ((depthwise, "_DepthwiseConv"), (recompute, "_NormLinear"), (recompute, "_GeluLinear")):
-        monkeypatch.setattr(getattr(module, name), "apply", lambda *_, name=name: used.append(name))
+    for module, _ in own:
         monkeypatch.setattr(module, "HAS_GRADIENTS", False)
-    network = BUILDS["mvit_v1_video"]()
     network(inputs(network)).sum().backward()
-    assert used == []
+    assert used == set()

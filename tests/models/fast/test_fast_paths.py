@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,26 +50,6 @@ def test_convolution_and_its_gradients_are_torchs():
         check_close(grads, expected, case)
         for ours, theirs in zip(grads, expected, strict=True):
             assert ours.stride() == theirs.stride() or ours.is_contiguous(), case
-
-
-def test_backward_pass_is_ours_over_time_for_large_kernels_and_where_half_precision_is_slow(monkeypatch):
-    calls: list[int] = []
-    monkeypatch.setattr(depthwise._DepthwiseConv, "apply", lambda grid, *rest: calls.append(1) or grid)
-    for has_half in (True, False):
-        monkeypatch.setattr(depthwise, "_sums_in_half", lambda dtype, has=has_half: dtype == torch.bfloat16 and not has)
-        for kernel, stride, autocast, expected in (
-            ((3, 3, 3), 1, False, True),
-            ((1, 5, 3), 1, False, True),
-            ((1, 3, 3), 2, False, False),
-            ((1, 3, 3), 2, True, True),
-            ((1, 3, 3), 1, True, not has_half),
-        ):
-            calls.clear()
-            grid, weight = torch.randn(1, 2, 5, 5, 3), torch.randn(3, 1, *kernel, requires_grad=True)
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                depthwise_conv(grid, weight, stride=stride, padding=(kernel[0] // 2, 1, 1))
-                depthwise_conv(grid, weight.detach(), stride=stride, padding=(kernel[0] // 2, 1, 1))
-            assert len(calls) == expected, (has_half, kernel, stride, autocast)
 
 
 @pytest.mark.parametrize(("stride", "kernel"), [(3, (3, 3, 3)), (2, (1, 5, 4))])
@@ -138,32 +117,10 @@ def test_attention_by_blocks_and_groups_is_the_whole(few_rows, monkeypatch):
         check_close(*grads, case, rtol=1e-5, atol=1e-6)  # keys and values add up in float32
 
 
-def test_attention_is_ours_in_half_precision_and_for_many_scores_with_onednn(monkeypatch):
-    calls: list[str] = []
-    for own in (attention._RowBlocks, attention._HeadGroups):
-        monkeypatch.setattr(own, "apply", lambda q, *rest, own=own: calls.append(f"{own.__name__} {q.dtype}") or q)
-    for onednn, many in itertools.product((True, False), (True, False)):
-        calls.clear()
-        monkeypatch.setattr(products, "_HAS_ONEDNN", onednn)
-        for limit in ("FEW_SCORES", "GROUP_SCORES"):
-            monkeypatch.setattr(attention, limit, 440 if many else 441)  # 40 queries x 11 keys
-        of_half = f"{'_RowBlocks' if many else '_HeadGroups'} torch.bfloat16"
-        of_single = ["_RowBlocks torch.float32"] if many and onednn else []
-        for dtype in (torch.float64, torch.float32, torch.bfloat16):
-            attend(*operands(dtype), scale=1.0)
-        with torch.autocast("cpu", torch.bfloat16):
-            attend(*operands(torch.float32), scale=1.0)
-        assert calls == [*of_single, of_half, of_half], (onednn, many)
-
-
-@pytest.fixture
-def no_product_is_small(monkeypatch):
-    monkeypatch.setattr(products, "SMALL", 1)
-
-
 @pytest.mark.parametrize("onednn", [True, False])
-def test_linear_layer_and_its_gradients_are_torchs(monkeypatch, no_product_is_small, onednn):
+def test_linear_layer_and_its_gradients_are_torchs(monkeypatch, onednn):
     """In either library, where this machine has both; tokens need not be contiguous."""
+    monkeypatch.setattr(products, "SMALL", 1)
     monkeypatch.setattr(products, "_HAS_ONEDNN", onednn and products._HAS_ONEDNN)
     for case in itertools.product((True, False), ((5, 10), (2, 3, 4, 10), (0, 10))):
         bias, shape = case
@@ -176,27 +133,6 @@ def test_linear_layer_and_its_gradients_are_torchs(monkeypatch, no_product_is_sm
             results.append((out, *torch.autograd.grad(out.square().sum(), [x, *layer.parameters()])))
         check_close(*results, case)
         assert [here.shape for here in results[0]] == [there.shape for there in results[1]], case
-
-
-@pytest.mark.skipif(not products._HAS_ONEDNN, reason="no oneDNN products on this machine")
-def test_onednn_computes_large_float32_products_alone(monkeypatch, no_product_is_small):
-    used: list[torch.Size] = []
-    operator = torch.ops.mkldnn._linear_pointwise
-    fake = SimpleNamespace(_linear_pointwise=lambda x, *rest: used.append(x.shape) or operator(x, *rest))
-    monkeypatch.setattr(torch.ops, "mkldnn", fake)
-    layer, x = Linear(10, 6), torch.randn(5, 10)
-    layer(x).sum().backward()
-    assert used == [(5, 10), (6, 5)]  # forward, and the weight's gradient; x needs none
-    with torch.no_grad():
-        layer(x)
-    assert len(used) == 3
-    layer.double()(x.double())
-    with torch.autocast("cpu", torch.bfloat16):
-        layer.float()(x)
-    for small, count in ((301, 3), (300, 4)):  # 5 x 10 x 6 are 300
-        monkeypatch.setattr(products, "SMALL", small)
-        layer(x)
-        assert len(used) == count
 
 
 @pytest.mark.parametrize("group", [0, 10**6])
@@ -226,14 +162,14 @@ kinds = pytest.mark.parametrize("kind", CALLS)
 
 @kinds
 def test_values_and_gradients_of_a_pair_are_those_of_the_plain_layers(kind):
-    for case in itertools.product((torch.float64, torch.float32, torch.bfloat16), (False, True)):
+    for case in ((torch.float64, False), (torch.float32, False), (torch.float32, True), (torch.bfloat16, False)):
         dtype, autocast = case
         first, linear = (module.to(dtype) for module in pair(kind))
         x = torch.randn(2, 5, 10, dtype=dtype, requires_grad=True)
         inputs = [x, *first.parameters(), *linear.parameters()]
         results = []
         for call in (CALLS[kind], lambda x, first, linear: linear(first(x))):
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast and dtype == torch.float32):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 out = call(x, first, linear)
             results.append((out, *torch.autograd.grad(out.float().square().sum(), inputs)))
         low = torch.bfloat16 in (dtype, results[0][0].dtype)

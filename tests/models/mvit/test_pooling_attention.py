@@ -1,4 +1,3 @@
-import itertools
 import math
 
 import pytest
@@ -9,9 +8,7 @@ from torch import Tensor, nn
 from mvrec.models import layers
 from mvrec.models.fast import bricks, mvit
 from mvrec.models.fast.products import Linear
-from mvrec.models.mvit.pooling_attention import AvgPool3d, PoolingAttention, pooled_grid
-
-CPU = torch.device("cpu")
+from mvrec.models.mvit.pooling_attention import AvgPool3d, PoolingAttention
 
 
 def attention(*, quick: bool = False, **changes: object) -> PoolingAttention:
@@ -152,15 +149,6 @@ def test_class_token_alone_is_the_first_row_of_values_and_gradients(case: str) -
             torch.testing.assert_close(module(x, thw, norm=norm, cls_only=True), whole)
 
 
-def test_cells_that_windows_read_are_those_of_every_window() -> None:
-    for size, (kernel, stride) in itertools.product(range(1, 20), ((3, 4), (1, 2), (5, 8))):
-        windows = pooled_grid((1, size, size), kernel=(1, kernel, kernel), stride=stride)[1]
-        read = {w * stride + k - kernel // 2 for w in range(windows) for k in range(kernel)} & set(range(size))
-        cells = mvit._read_cells(size, kernel=kernel, stride=stride, device=CPU).tolist()
-        assert cells == sorted(read), (size, kernel, stride)
-        assert mvit.cells_read(size, kernel=kernel, stride=stride) == len(read)
-
-
 def test_adapter_in_place_of_the_projection_is_used() -> None:
     """As adapters of low rank are put there."""
 
@@ -189,20 +177,6 @@ def test_backward_pass_keeps_no_score_matrix() -> None:
         module(torch.randn(1, 4 * 16 * 16, 12), thw)
     scores = (4 * 16 * 16) * (4 * 8 * 8)
     assert max(saved) < scores / 2
-
-
-def test_pooled_grid_is_the_shape_of_every_pooling() -> None:
-    kernels, grids = ((3, 3, 3), (1, 9, 9)), ((2, 8, 8), (3, 1, 2))
-    for case in itertools.product(kernels, (1, 2, 8), grids):
-        kernel, stride, thw = case
-        expected = pooled_grid(thw, kernel=kernel, stride=stride)
-        for pooling in ("conv", "max", "avg"):
-            module = attention(pooling=pooling, kv_kernel=kernel, kv_stride=stride)
-            assert module.pool_k(torch.randn(1, 10, *thw, dtype=torch.float64)).shape[2:] == expected, (case, pooling)
-        conv = nn.Conv3d(2, 2, kernel, (1, stride, stride), tuple(k // 2 for k in kernel), groups=2)
-        pooled = mvit.head_shared_conv(conv, torch.randn(1, *thw, 4))
-        assert pooled.shape[1:4] == expected, case
-        assert pooled.is_contiguous()  # channels come out last as they went in
 
 
 def test_average_pooling_counts_the_zeros_of_the_padding() -> None:
