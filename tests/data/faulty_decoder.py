@@ -13,33 +13,24 @@ from mvrec.data.loading.guard import Reader
 from mvrec.data.video import opening
 
 
-def spin():
-    collections.deque(itertools.repeat(0), maxlen=0)  # C code that never ends and never lets go of the lock
-
-
-def segfault():
-    ctypes.string_at(0)
-
-
 def eat_memory():
     kept = []
     while True:
         kept.append(bytearray(256 << 20))
 
 
-def leave():
-    os._exit(3)
-
-
-def wait():
-    time.sleep(1000)
-
-
 def forget():
     raise AssertionError("a fault of our own")
 
 
-FAULTS = {function.__name__: function for function in (spin, segfault, eat_memory, leave, wait, forget)}
+FAULTS = {
+    "spin": lambda: collections.deque(itertools.repeat(0), maxlen=0),  # never ends and never lets go of Python's lock
+    "segfault": lambda: ctypes.string_at(0),
+    "eat_memory": eat_memory,
+    "leave": lambda: os._exit(3),
+    "wait": lambda: time.sleep(1000),
+    "forget": forget,
+}
 
 
 def open_video(path, *args, **kwargs):

@@ -59,17 +59,10 @@ def write_video(
     cover=False,
     title="",
 ):
-    """Write a video file and return its path.
+    """Write a video file and return its path; the suffix chooses the container.
 
     Args:
-        path: the file; its suffix chooses the container.
-        num_frames: how many frames.
         size: (height, width).
-        fps: frames per second.
-        codec: an encoder of FFmpeg.
-        gop: the longest way between key frames.
-        b_frames: most B frames in a row.
-        pix_fmt: how pixels are stored; "yuv444p" takes odd sizes.
         faststart: put the header of an MP4 before its frames.
         numbered: let frames carry their number for `read_number`; grey otherwise.
         matrix: (a, b, c, d) of a display matrix that shows (x, y) at (a x + c y, b x + d y), up to a shift.
@@ -77,10 +70,9 @@ def write_video(
         pixel_aspect: width to height of a pixel, as a fraction.
         ticks: a time in 1/600 s for each frame, for a rate that varies.
         encoder_options: more options of x264 or x265, as in "open-gop=1:keyint=7".
-        container_options: options of the container, as in {"movflags": "frag_keyframe"}.
-        sound: give it a sound track, before the pictures.
-        cover: give it the picture of a cover, before the pictures.
+        sound, cover: begin the file with a sound track, or with the picture of a cover.
         title: what it says of itself; its letters é become those of Latin-1, which are no UTF-8.
+        ...: codec, gop, b_frames and pix_fmt are FFmpeg's; pix_fmt "yuv444p" takes odd sizes.
     """
     path = Path(path)
     options = {**({"movflags": "faststart"} if faststart else {}), **(container_options or {})}

@@ -11,10 +11,10 @@ def encoded(tmp_path_factory):
     """The path of a video by suffix and options of `write_video`, written when it is first asked for."""
     folder, paths = tmp_path_factory.mktemp("encoded"), {}
 
-    def get(suffix="mp4", **options):
-        key = (suffix, repr(sorted(options.items())))
+    def get(suffix="mp4", name="", **options):
+        key = (suffix, name, repr(sorted(options.items())))
         if key not in paths:
-            paths[key] = write_video(folder / f"{len(paths)}.{suffix}", **options)
+            paths[key] = write_video(folder / (name or f"{len(paths)}.{suffix}"), **options)
         return paths[key]
 
     return get
