@@ -3,85 +3,31 @@
 import contextlib
 import importlib
 import io
-import itertools
 import json
-import os
-import signal
-import sys
 import tarfile
-import types
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from video_files import write_video
 
-from mvrec.prep import console, journal
+from mvrec.prep import console
+
+
+def called(name, arguments):
+    """The exit code of a tool."""
+    tool = importlib.import_module(f"mvrec.prep.{name}")
+    return console.run_tool(f"mvrec prep {name}", tool.main, [str(argument) for argument in arguments])
 
 
 def run(name, *arguments):
     """Run a tool in this process; returns exit code, stdout and stderr."""
-    tool = importlib.import_module(f"mvrec.prep.{name}")
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = console.run_tool(f"mvrec prep {name}", tool.main, [str(argument) for argument in arguments])
+            code = called(name, arguments)
         except SystemExit as leave:
             code = leave.code
     return code, out.getvalue(), err.getvalue()
-
-
-def start(name, *arguments, before=lambda: None, log=os.devnull):
-    """Run a tool in a process of its own, forked because importing takes seconds; returns its id."""
-    tool = importlib.import_module(f"mvrec.prep.{name}")
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 99
-    try:
-        sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        os.dup2(sink, 1)
-        os.dup2(sink, 2)
-        sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w") for number in (1, 2))
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        before()
-        code = console.run_tool(f"mvrec prep {name}", tool.main, [str(argument) for argument in arguments])
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
-
-
-def exit_code(pid):
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def at_journal_line(count, number):
-    """Let this process get a signal when it has written half of such a line of its journal."""
-    write, lines = os.write, itertools.count(1)
-
-    def torn(file, data):
-        if Path(f"/proc/self/fd/{file}").readlink().suffix != ".jsonl" or next(lines) != count:
-            return write(file, data)
-        written = write(file, data[: len(data) // 2])
-        os.kill(os.getpid(), number)
-        return written + write(file, data[written:])
-
-    journal.os = types.SimpleNamespace(**{**vars(os), "write": torn})
-
-
-def at_renaming(count, number):
-    """Let this process get a signal before it, or one that it forked, gives such a file its name."""
-    owner, replace, renamings = os.getpid(), os.replace, itertools.count(1)
-
-    def watched(*arguments):
-        if next(renamings) == count:
-            os.kill(owner, number)
-            if number == signal.SIGKILL:
-                os._exit(1)  # dies with its owner
-        return replace(*arguments)
-
-    os.replace = watched
 
 
 def tree(folder, *, without=()):
@@ -106,11 +52,15 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
-def write_image(path, *, size=(40, 60), seed=0, **options):
-    """A JPEG (or what the name says) of soft noise; size is (height, width)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def soft_noise(seed, size):
+    """An image of (height, width)."""
     noise = np.random.default_rng(seed).integers(0, 255, (5, 7, 3), np.uint8)
-    Image.fromarray(noise).resize(size[::-1], Image.Resampling.BICUBIC).save(path, **options)
+    return Image.fromarray(noise).resize(size[::-1], Image.Resampling.BICUBIC)
+
+
+def write_image(path, *, size=(40, 60), seed=0, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soft_noise(seed, size).save(path, **options)
     return path
 
 
@@ -171,8 +121,7 @@ def add(tar, name, content):
     tar.addfile(header, io.BytesIO(content))
 
 
-def jpeg(*, seed, size=(24, 32)):
-    noise = np.random.default_rng(seed).integers(0, 255, (3, 4, 3), np.uint8)
+def jpeg(*, seed):
     buffer = io.BytesIO()
-    Image.fromarray(noise).resize(size[::-1]).save(buffer, "JPEG")
+    soft_noise(seed, (24, 32)).save(buffer, "JPEG")
     return buffer.getvalue()

@@ -79,37 +79,25 @@ def test_every_fault_gets_its_name_and_a_second_run_decodes_nothing(tmp_path, mo
     assert statuses(folder) == (bad, report)
 
 
-def test_what_changed_is_decoded_again(tmp_path):
-    paths = write_videos(tmp_path / "data", count=1)
-    out = tmp_path / "out"
-    assert run("check", tmp_path / "data", "--out", out)[0] == 0
-    content = paths[0].read_bytes()
-    truncate(paths[0], 0.5)
-    assert run("check", tmp_path / "data", "--out", out)[0] == 1
-    paths[0].write_bytes(content)
-    assert run("check", tmp_path / "data", "--out", out)[0] == 0
-
-
 def test_first_middle_and_last_frame_are_decoded_and_with_all_every_one(tmp_path, monkeypatch):
-    damaged = {0: "first", 29: "middle", 59: "last", 20: "other"}
+    damaged = [0, 29, 59, 20]
     paths = write_videos(tmp_path / "data", count=4, classes=("run",), num_frames=60)
-    bad = dict(zip(paths, damaged, strict=True))
     real = opening.open_video
 
     def open_video(file, *arguments):
-        opened = real(file, *arguments)
-        frames = opened.frames
+        video, bad = real(file, *arguments), damaged[paths.index(file)]
+        frames = video.frames
 
         def checked(indices):
-            if bad[file] in list(indices):
-                raise DecodeError(file, f"frame {bad[file]} is damaged")
+            if bad in list(indices):
+                raise DecodeError(file, f"frame {bad} is damaged")
             return frames(indices)
 
-        opened.frames = checked
-        return opened
+        video.frames = checked
+        return video
 
     monkeypatch.setattr(opening, "open_video", open_video)
-    for words, looks in (([], [0, 29, 59]), (["--all"], [0, 29, 59, 20])):
+    for words, looks in (([], damaged[:3]), (["--all"], damaged)):
         assert run("check", tmp_path / "data", "--out", tmp_path / "out", *words)[0] == 1
         causes = [cause for _, cause in statuses(tmp_path / "out")[0].values()]
         assert causes == [f"frame {number} is damaged" for number in looks]
@@ -156,14 +144,13 @@ def test_frames_that_a_camera_dropped_are_not_missing(tmp_path, container):
 
 
 def test_lists_with_repeated_rows_spans_and_missing_files(tmp_path):
-    data = tmp_path / "data"
+    data, out = tmp_path / "data", tmp_path / "out"
     write_videos(data, count=2, num_frames=30)
     spans = [(0.0, 0.5), (0.5, 0.9), (0.5, 90.0)]  # training takes the last for a bad row, too
     rows = [Row("train/run/0.mp4", "run")] * 2 + [Row("train/run/1.mp4", "run", *span) for span in spans]
     rows += [Row("train/run/1.mp4", "run", 5.0, 6.0, others=(("camera", "left"),)), Row("train/walk/9.mp4", "walk")]
     write_rows(data / "train.csv", rows)
     (data / "classes.txt").write_text("run\nwalk\n")
-    out = tmp_path / "out"
     code, text, _ = run("check", data, "--out", out, "--write-lists", tmp_path / "lists")
     assert code == 1
     bad, report = statuses(out)
@@ -174,9 +161,7 @@ def test_lists_with_repeated_rows_spans_and_missing_files(tmp_path):
     assert "1 rows repeat" in text
     assert len((out / "journal.jsonl").read_text().splitlines()) == 2
     index = find_split(tmp_path / "lists", "train", kind=VIDEOS)
-    assert len(index) == 4
-    assert index.class_names == ("run", "walk")
-    assert index[2].end_seconds == 0.5
+    assert (len(index), index.class_names, index[2].end_seconds) == (4, ("run", "walk"), 0.5)
 
 
 def test_an_empty_folder_and_a_list_that_would_be_overwritten_are_errors(tmp_path):
@@ -216,12 +201,3 @@ def test_members_of_tars_are_read_in_place(tmp_path):
     assert run("check", root, "--out", tmp_path / "out")[0] == 1
     bad, _ = statuses(tmp_path / "out")
     assert list(bad) == [place.path]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_an_output_folder_that_may_not_be_written_is_named(tmp_path):
-    write_videos(tmp_path / "data", count=1)
-    (tmp_path / "out").mkdir(mode=0o500)
-    code, _, err = run("check", tmp_path / "data", "--out", tmp_path / "out")
-    assert code == 2
-    assert "cannot be written" in err

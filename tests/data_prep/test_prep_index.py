@@ -1,6 +1,5 @@
 """index.py on the layouts that people have."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -26,11 +25,6 @@ def put(clip, path, number=0):
     return path
 
 
-def templates(*ids):
-    names = zip(ids, ("Pushing [something] from left to right", "Tearing [something]"), strict=True)
-    return json.dumps([{"id": str(number), "label": "x", "template": name} for number, name in names])
-
-
 FOLDERS = [f"{split}/{name}/{n}.mp4" for split in ("train", "val") for name in ("a b", "é") for n in (0, 1)]
 HEADER = "label,youtube_id,time_start,time_end,split,is_cc\n"
 LAYOUTS = {  # rows of train and val, how many of them are missing; lists; videos
@@ -44,11 +38,6 @@ LAYOUTS = {  # rows of train and val, how many of them are missing; lists; video
         ["train/aaaa1_000003_000013.mp4", "train/c-c_c_000005_000009.mp4", "val/-dddd_000001_000011.mp4"],
     ),
     "folders": ((4, 4, 0), {"train/a b/._0.mp4": "junk"}, FOLDERS),
-    "slowfast": (
-        (2, 2, 0),
-        {f"{split}.csv": f"videos/{split}/a b/0.mp4 0\nvideos/{split}/é/0.mp4 1\n" for split in ("train", "val")},
-        [f"videos/{name}" for name in FOLDERS],
-    ),
     "ucf": (
         (3, 2, 1),
         {
@@ -59,21 +48,18 @@ LAYOUTS = {  # rows of train and val, how many of them are missing; lists; video
         [f"UCF-101/{name}.avi" for name in ("Archery/v_1", "BabyCrawling/v_2", "Archery/v_3", "BabyCrawling/v_4")],
     ),
     "hmdb": (
-        (2, 2, 0),
-        {
-            f"testTrainMulti_7030_splits/{name}_test_split1.txt": f"{name}_1.avi 1 \n{name}_2.avi 2 \n{name}_3.avi 0 \n"
-            for name in ("run", "walk")
-        },
-        [f"hmdb51_org/{name}/{name}_{n}.avi" for name in ("run", "walk") for n in (1, 2, 3)],
+        (1, 1, 0),
+        {"testTrainMulti_7030_splits/run_test_split1.txt": "run_1.avi 1 \nrun_2.avi 2 \nrun_3.avi 0 \n"},
+        [f"hmdb51_org/run/run_{number}.avi" for number in (1, 2, 3)],
     ),
     "ssv2": (
-        (2, 2, 0),
+        (1, 1, 0),
         {
-            "labels/labels.json": '{"Pushing something from left to right": "0", "Tearing something": "1"}',
-            "labels/train.json": templates(10, 11),
-            "labels/validation.json": templates(12, 13),
+            "labels/labels.json": '{"Tearing something": "0"}',
+            "labels/train.json": '[{"id": "10", "label": "x", "template": "Tearing [something]"}]',
+            "labels/validation.json": '[{"id": "11", "label": "x", "template": "Tearing [something]"}]',
         },
-        [f"20bn-something-something-v2/{number}.webm" for number in range(10, 14)],
+        ["20bn-something-something-v2/10.webm", "20bn-something-something-v2/11.webm"],
     ),
 }
 
@@ -144,9 +130,12 @@ def test_images_in_folders_and_tars(tmp_path):
 def repeated(clip, tmp_path):
     root = tmp_path / "data"
     build("folders", clip, root)
-    shutil.copy(root / "train/a b/0.mp4", root / "train/a b/copy.mp4")
-    shutil.copy(root / "train/é/1.mp4", root / "val/é/leak.mp4")
-    shutil.copy(root / "train/a b/1.mp4", root / "train/é/other class.mp4")
+    for name, copy in {
+        "train/a b/0.mp4": "train/a b/copy.mp4",
+        "train/é/1.mp4": "val/é/leak.mp4",
+        "train/a b/1.mp4": "train/é/other class.mp4",
+    }.items():
+        shutil.copy(root / name, root / copy)
     (root / "val/a b/link.mp4").symlink_to(root / "val/a b/0.mp4")
     other = bytearray((root / "val/é/0.mp4").read_bytes())
     other[-1] ^= 1  # as large, but not the same
@@ -154,7 +143,16 @@ def repeated(clip, tmp_path):
     return root
 
 
-def test_content_that_is_there_twice_is_found_within_and_across_splits(repeated, tmp_path):
+def test_content_that_is_there_twice_is_found_within_and_across_splits(repeated, tmp_path, monkeypatch):
+    hashed, real = [], repeats.run_jobs
+
+    def counting(work, items, **options):
+        items = list(items)
+        hashed.append({Path(file).name for _, file in items})
+        return real(work, items, **options)
+
+    monkeypatch.setattr(repeats, "run_jobs", counting)
+    put(repeated / "train/é/1.mp4", repeated / "train/é/of another size.mp4")
     code, text, _ = run("index", repeated, "--out", tmp_path / "out", "--workers", 2)
     assert code == 1
     report = read_json(tmp_path / "out/report.json")
@@ -170,26 +168,11 @@ def test_content_that_is_there_twice_is_found_within_and_across_splits(repeated,
     assert groups("leaks") == [["train/é/1.mp4", "val/é/leak.mp4"]]
     assert groups("conflicts") == [["train/a b/1.mp4", "train/é/other class.mp4"]]
     assert "1 files are in more than one split" in text
-
-
-def test_only_files_of_equal_size_are_read_and_only_once(repeated, tmp_path, monkeypatch):
-    hashed = []
-    real = repeats.run_jobs
-
-    def counting(work, items, **options):
-        items = list(items)
-        hashed.append(sorted(Path(file).name for _, file in items))
-        return real(work, items, **options)
-
-    monkeypatch.setattr(repeats, "run_jobs", counting)
-    put(repeated / "train/é/1.mp4", repeated / "train/é/of another size.mp4")
-    assert run("index", repeated, "--out", tmp_path / "out")[0] == 1
-    first = (tmp_path / "out/report.json").read_text()
-    assert "of another size.mp4" not in hashed[0]
-    assert "alike.mp4" in hashed[0]
     run("index", repeated, "--out", tmp_path / "out")
-    assert hashed[1] == []
-    assert (tmp_path / "out/report.json").read_text() == first
+    assert read_json(tmp_path / "out/report.json") == report
+    assert "alike.mp4" in hashed[0]
+    assert "of another size.mp4" not in hashed[0]
+    assert hashed[1] == set()
 
 
 def test_without_hashes_only_paths_are_compared(repeated, tmp_path):
@@ -198,9 +181,9 @@ def test_without_hashes_only_paths_are_compared(repeated, tmp_path):
     write_rows(repeated / "val.csv", [Row("train/a b/0.mp4", "a b"), Row("val/é/leak.mp4", "é")])
     assert run("index", repeated, "--out", tmp_path / "out", "--no-hash")[0] == 1
     report = read_json(tmp_path / "out/report.json")
-    assert [[place["path"] for place in group] for group in report["leaks"]] == [["train/a b/0.mp4"] * 2]
-    assert [[place["path"] for place in group] for group in report["duplicates"]] == [["train/é/1.mp4"] * 2]
     assert report["compared_by"] == "path"
+    for kind, path in (("leaks", "train/a b/0.mp4"), ("duplicates", "train/é/1.mp4")):
+        assert [[place["path"] for place in group] for group in report[kind]] == [[path] * 2]
 
 
 def test_parts_of_one_video_are_no_duplicates_but_a_leak_across_splits(clip, tmp_path):
@@ -214,15 +197,6 @@ def test_parts_of_one_video_are_no_duplicates_but_a_leak_across_splits(clip, tmp
     write_rows(root / "val.csv", [Row("a.mp4", "x", 2, 3)])
     assert run("index", root, "--out", tmp_path / "out")[0] == 1
     assert len(read_json(tmp_path / "out/report.json")["leaks"]) == 1
-
-
-def test_lists_beside_the_files_have_relative_paths_and_no_list_is_overwritten(clip, tmp_path):
-    build("folders", clip, tmp_path)
-    assert run("index", tmp_path, "--out", tmp_path)[0] == 0
-    assert (tmp_path / "train.csv").read_text().splitlines()[1] == "train/a b/0.mp4,a b"
-    code, _, err = run("index", tmp_path, "--out", tmp_path)
-    assert code == 2
-    assert "would be overwritten" in err
 
 
 def test_what_holds_nothing_known_or_nothing_at_all_is_one_line(clip, tmp_path):
@@ -244,4 +218,8 @@ def test_what_holds_nothing_known_or_nothing_at_all_is_one_line(clip, tmp_path):
         assert err.splitlines()[-1].startswith(f"mvrec prep index: error: {tmp_path / root}")
         assert cause in err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
-    assert run("index", tmp_path / "data", "--out", tmp_path / "out", "--layout", "kinetics")[0] == 0
+    words = ["index", tmp_path / "data", "--out", tmp_path / "data", "--layout", "kinetics"]
+    assert run(*words)[0] == 0  # beside the files, and so with relative paths
+    assert (tmp_path / "data/train.csv").read_text().splitlines()[1] == "train/a b/0.mp4,a b"
+    code, _, err = run(*words)
+    assert (code, "would be overwritten" in err) == (2, True)

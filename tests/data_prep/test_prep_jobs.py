@@ -14,15 +14,19 @@ from mvrec.prep import jobs
 from mvrec.prep.jobs import Failure, run_jobs
 from mvrec.processes import Limits
 
+
+def raising(error):
+    raise error
+
+
 FAULTS = {
     "crash": lambda: ctypes.string_at(0),
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "leave": lambda: os._exit(3),
     "memory": lambda: bytearray(2**31),
-    "decode": lambda: _raise(DecodeError("a.mp4", "damaged")),
-    "bug": lambda: _raise(KeyError("oops")),
-    "full": lambda: _raise(OSError(errno.ENOSPC, "No space left on device", "/out/a")),
-    "denied": lambda: _raise(OSError(errno.EIO, "Input/output error")),
+    "decode": lambda: raising(DecodeError("a.mp4", "damaged")),
+    "bug": lambda: raising(KeyError("oops")),
+    "denied": lambda: raising(OSError(errno.EIO, "Input/output error")),
 }
 
 
@@ -35,16 +39,12 @@ def work(item):
     return FAULTS[kind]() if kind in FAULTS else kind * 2
 
 
-def _raise(error):
-    raise error
-
-
 def results(items, *, workers=2, memory=1.0):
     return dict(run_jobs(work, items, workers=workers, limits=Limits(60.0, memory)))
 
 
 def test_every_item_is_done_once_by_any_number_of_processes():
-    for workers in (1, 2, 5):
+    for workers in (1, 3):
         assert results(range(12), workers=workers) == {n: 2 * n for n in range(12)}
     assert results([]) == {}
 
@@ -70,12 +70,6 @@ def test_items_that_crash_fail_or_eat_memory_are_named_and_the_others_are_done()
 def test_an_item_that_holds_pythons_lock_is_late_and_the_others_are_done(hang, monkeypatch):
     monkeypatch.setitem(FAULTS, "hang", hang)
     assert results(["hang", 1, 2]) == {"hang": Failure("timeout", "took longer than 60 s"), 1: 2, 2: 4}
-
-
-def test_a_full_disk_ends_the_work_with_its_error():
-    with pytest.raises(OSError, match="No space left") as caught:
-        results([*range(5), "full", *range(5, 500)])
-    assert caught.value.filename == "/out/a"
 
 
 def test_a_process_is_replaced_after_so_many_items(monkeypatch):

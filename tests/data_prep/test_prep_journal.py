@@ -4,7 +4,7 @@ import pytest
 from prep_support import run
 
 from mvrec.errors import UserError
-from mvrec.prep import console, journal
+from mvrec.prep import console
 from mvrec.prep.journal import Journal
 
 
@@ -43,14 +43,6 @@ def test_lines_that_are_no_records_are_skipped_and_counted(tmp_path):
     with Journal(path) as book:
         assert [book.get(key)["value"] for key in "ab"] == [1, 3]
         assert book.unreadable == 3
-
-
-def test_a_second_run_is_refused_and_a_dead_one_is_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(journal, "_WAIT_SECONDS", 0.2)
-    path = tmp_path / "journal.jsonl"
-    with Journal(path), pytest.raises(UserError, match="another run is writing there"):
-        Journal(path)
-    Journal(path).close()
 
 
 def test_a_dry_run_leaves_nothing_and_a_place_that_cannot_be_written_is_named(tmp_path):

@@ -1,27 +1,21 @@
 """A tool that is killed at any moment ends, in the end, where one that was left alone ends."""
 
+import importlib
+import itertools
+import os
 import re
 import resource
 import signal
-from types import SimpleNamespace
+import sys
+import types
+from pathlib import Path
 
 import pytest
-from prep_support import (
-    at_journal_line,
-    at_renaming,
-    exit_code,
-    hidden,
-    read_json,
-    run,
-    start,
-    tree,
-    write_image,
-    write_imagenet,
-    write_videos,
-)
+from prep_support import called, hidden, read_json, run, tree, write_image, write_imagenet, write_videos
 from video_files import truncate
 
 from mvrec.data.sets import kinetics  # noqa: F401 - imported once, not in every fork
+from mvrec.prep import journal
 from mvrec.prep.journal import Journal
 
 
@@ -31,16 +25,60 @@ def videos(root):
 
 
 def images(root):
-    for label in ("a", "b"):
-        for number in range(12):
-            write_image(root / "train" / label / f"{number}.jpg", seed=number + 100 * (label == "b"))
+    for number in range(24):
+        write_image(root / "train" / "ab"[number % 2] / f"{number}.jpg", seed=number)
 
 
 def same_sizes(root):
-    for label in ("a", "b"):
-        (root / "train" / label).mkdir(parents=True)
-        for number in range(6):
-            (root / "train" / label / f"{number:02d}.mp4").write_bytes(f"{label} {number:02d}".encode() * 99)
+    for number in range(12):
+        path = root / "train" / "ab"[number % 2] / f"{number:02d}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(f"{number:02d}".encode() * 99)
+
+
+def start(name, *arguments, before=lambda: None, log=os.devnull):
+    """Run a tool in a process of its own, forked because importing takes seconds; returns its exit code."""
+    importlib.import_module(f"mvrec.prep.{name}")
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = 99
+    try:
+        sys.stdout = sys.stderr = open(log, "w")  # noqa: PTH123, SIM115
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        before()
+        code = called(name, arguments)
+        sys.stdout.flush()
+    finally:
+        os._exit(code)
+
+
+def at_journal_line(count, number):
+    """Let this process get a signal when it has written half of such a line of its journal."""
+    write, lines = os.write, itertools.count(1)
+
+    def torn(file, data):
+        if Path(f"/proc/self/fd/{file}").readlink().suffix != ".jsonl" or next(lines) != count:
+            return write(file, data)
+        written = write(file, data[: len(data) // 2])
+        os.kill(os.getpid(), number)
+        return written + write(file, data[written:])
+
+    journal.os = types.SimpleNamespace(**{**vars(os), "write": torn})
+
+
+def at_renaming(count, number):
+    """Let this process get a signal before it, or one that it forked, gives such a file its name."""
+    owner, replace, renamings = os.getpid(), os.replace, itertools.count(1)
+
+    def watched(*arguments):
+        if next(renamings) == count:
+            os.kill(owner, number)
+            if number == signal.SIGKILL:
+                os._exit(1)  # dies with its owner
+        return replace(*arguments)
+
+    os.replace = watched
 
 
 # By tool: what it works on, its arguments, its report, at which renaming of a file it is killed, words of a dry run.
@@ -56,13 +94,13 @@ JOBS = {
 
 @pytest.fixture
 def job(request, tmp_path):
-    """A tool with two processes: its name and arguments, and what it and a run left alone end with."""
+    """A tool: its name and arguments, and what it and a run left alone end with."""
     build, arguments, report, renaming, dry_words = JOBS[request.param]
     build(tmp_path / "data")
 
     def words(out):
         values = arguments.replace("DATA", str(tmp_path / "data")).replace("OUT", str(out)).split()
-        return [request.param.split()[0], *values, "--workers", 2]
+        return [request.param.split()[0], *values, "--workers", 1]
 
     def outcome(folder):
         code, _, _ = run(*words(folder))
@@ -73,7 +111,9 @@ def job(request, tmp_path):
     def outcomes():
         return outcome(tmp_path / "out"), outcome(tmp_path / "whole")
 
-    return SimpleNamespace(words=words(tmp_path / "out"), renaming=renaming, dry_words=dry_words, outcomes=outcomes)
+    return types.SimpleNamespace(
+        words=words(tmp_path / "out"), renaming=renaming, dry_words=dry_words, outcomes=outcomes
+    )
 
 
 every_tool = pytest.mark.parametrize("job", JOBS, indirect=True)
@@ -89,14 +129,14 @@ def test_a_tool_that_filled_the_disk_was_interrupted_and_killed_finishes_as_if_l
         (130, interrupt, "interrupted"),
     ):
         log = tmp_path / f"log{code}"
-        assert exit_code(start(*job.words, before=before, log=log)) == code
+        assert start(*job.words, before=before, log=log) == code
         assert "Traceback" not in log.read_text()
         line = rf"mvrec prep {name}: .*{cause}; the same command goes on from here"
         assert re.fullmatch(line, log.read_text().splitlines()[-1])
         assert hidden(tmp_path / "out") == []
     if name != "imagenet":  # which has no journal of what it unpacks
-        assert exit_code(start(*job.words, before=lambda: at_journal_line(2, signal.SIGKILL))) == -signal.SIGKILL
-    assert exit_code(start(*job.words, before=lambda: at_renaming(job.renaming, signal.SIGKILL))) == -signal.SIGKILL
+        assert start(*job.words, before=lambda: at_journal_line(2, signal.SIGKILL)) == -signal.SIGKILL
+    assert start(*job.words, before=lambda: at_renaming(job.renaming, signal.SIGKILL)) == -signal.SIGKILL
     finished, alone = job.outcomes()
     assert finished == alone
 
@@ -116,5 +156,5 @@ def test_a_second_run_is_refused_while_the_first_writes_the_same_output(tmp_path
     monkeypatch.setattr("mvrec.prep.journal._WAIT_SECONDS", 0.1)
     with Journal(tmp_path / "out/resize.jsonl"):
         code, _, err = run("resize", tmp_path / "data", tmp_path / "out")
-    assert code == 2
-    assert "another run is writing there" in err
+    assert (code, "another run is writing there" in err) == (2, True)
+    assert run("resize", tmp_path / "data", tmp_path / "out")[0] == 0  # which does not wait for a dead one
