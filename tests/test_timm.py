@@ -35,13 +35,6 @@ def timms(name: str) -> Backbone:
     return model
 
 
-@functools.cache
-def shapes_alone(name: str) -> Backbone:
-    """Timm's form of it without memory for its weights, built once and never changed."""
-    with torch.device("meta"):
-        return timm.create_model(name)
-
-
 def drop_rates(model: torch.nn.Module) -> list[float]:
     return [module.p for module in model.modules() if type(module).__name__ == "StochasticDepth"]
 
@@ -61,7 +54,7 @@ def test_knobs_reach_the_network_and_defaults_are_ours(name: str) -> None:
     assert model.input_shape == (4, 128, 128)
     assert model(images(64, 4).to("meta")).shape == (2, 10)
     assert max(drop_rates(model)) == 0.5
-    assert drop_rates(shapes_alone(name)) == drop_rates(ours(name))
+    assert drop_rates(timms(name)) == drop_rates(ours(name))
     features = torch.ones(1, 256, 2, 2)
     assert (model.train().forward_head(features, pre_logits=True) == 0).any()  # drop_rate is that of the classifier
     assert (model.eval().forward_head(features, pre_logits=True) == 1).all()
@@ -95,24 +88,18 @@ def test_network_of_timm_has_our_names_and_outputs_and_timms_methods(name: str) 
 
 
 @families
-def test_features_only_gives_our_feature_maps(name: str) -> None:
-    model = timm.create_model(name, features_only=True, out_indices=(1, 2, 3)).eval()
-    model.model.load_state_dict({k: v for k, v in ours(name).state_dict().items() if not k.startswith("head.")})
-    expected = ours(name).feature_maps(images())
-    for level, other in zip(model(images()), expected[1:], strict=True):
-        torch.testing.assert_close(level, other)
-    assert model.feature_info.channels() == [info.channels for info in ours(name).feature_info[1:]]
-    assert model.feature_info.reduction() == [8, 16, 32]
+def test_features_only_has_the_levels_of_our_feature_maps(name: str) -> None:
     with torch.device("meta"):
-        last = timm.create_model(name, features_only=True, out_indices=(-1,)).eval()
-        every = timm.create_model(name, features_only=True)
-    assert [tuple(level.shape) for level in last(images().to("meta"))] == [tuple(expected[-1].shape)]
-    assert every.feature_info.reduction() == [4, 8, 16, 32]
+        model = timm.create_model(name, features_only=True).eval()
+    shapes = [level.shape for level in ours(name).feature_maps(images())]
+    assert [level.shape for level in model(images().to("meta"))] == shapes
+    assert model.feature_info.channels() == [info.channels for info in ours(name).feature_info]
+    assert model.feature_info.reduction() == [4, 8, 16, 32]
 
 
 @families
 def test_timm_knows_how_to_feed_the_network_and_its_layers(name: str) -> None:
-    model = shapes_alone(name)
+    model = timms(name)
     config = timm.data.resolve_model_data_config(model)
     assert (config["input_size"], config["interpolation"]) == ((3, 224, 224), "bicubic")
     assert config["crop_pct"] == {"sgformer_s": 0.9}.get(name, 0.875)
@@ -139,11 +126,15 @@ def test_timm_knows_how_to_feed_the_network_and_its_layers(name: str) -> None:
     assert in_order == sorted(in_order)
 
 
-def test_intermediates_are_counted_as_timm_counts_them() -> None:
-    model = timms("cloformer_xxs")
+def test_intermediates_are_our_feature_maps_and_counted_as_timm_counts_them() -> None:
+    model, expected = timms("cloformer_xxs"), ours("cloformer_xxs").feature_maps(images())
     last, maps = model.forward_intermediates(images())
-    assert [level.shape[1] for level in maps] == [32, 64, 128, 256]
-    torch.testing.assert_close(last, model.forward_features(images()))
+    torch.testing.assert_close([*maps, last], [*expected, expected[-1]])
+    for indices, levels in (((1, 2, 3), expected[1:]), ((-1,), expected[-1:])):
+        features = timm.create_model("cloformer_xxs", features_only=True, out_indices=indices).eval()
+        features.model.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("head.")})
+        torch.testing.assert_close(features(images()), list(levels))
+        assert features.feature_info.reduction() == [4, 8, 16, 32][-len(levels) :]
     two = model.forward_intermediates(images(), indices=2, intermediates_only=True)
     assert [level.shape[1] for level in two] == [128, 256]
     with pytest.raises(ValueError, match=r"there are 4 maps, 0\.\.3, got the indices \(4,\)"):
