@@ -47,7 +47,13 @@ class ExactPosition(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the running statistics of the last optimiser step while gradients accumulate."""
+        """Keep the running statistics of the last optimiser step while gradients accumulate.
+
+        An earlier run may have ended after it read a batch and before it trained on it. Lightning's total has counted
+        that batch, which is read again: with one too many it would resume at another batch the next time.
+        """
+        total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+        total.ready, total.started = total.processed + 1, total.processed
         if trainer.accumulate_grad_batches > 1 and batch_idx % trainer.accumulate_grad_batches == 0:
             self._statistics = {name: buffer.detach().clone() for name, buffer in running_statistics(pl_module)}
 
@@ -84,9 +90,9 @@ class ExactPosition(L.Callback):
         loops = checkpoint["loops"]["fit_loop"]
         at_start = progress["current"]["processed"] == begun
         for counts in (progress["current"], progress["total"]):
-            for name in COUNTS:
-                counts[name] -= begun
-            # As if saved at the end of the batch, or before the first batch.
+            # As if saved at the end of the batch, or before the first batch; an error may have come after the next
+            # batch was read, which `ready` has counted.
+            counts.update(dict.fromkeys(COUNTS, counts["processed"] - begun))
             counts["completed"] = counts["processed"] - (not at_start)
         progress["is_last_batch"] = False
         # On resume Lightning adds one to the count, at the start of an epoch only if a validation is due in it.
