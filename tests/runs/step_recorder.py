@@ -42,18 +42,6 @@ class SaveAt(L.Callback):
             trainer.save_checkpoint(self.folder / f"batch{self.done}.ckpt")
 
 
-class SignalAt(L.Callback):
-    """Sends a signal to one of the processes, as a cluster would, after a batch that is counted from the start."""
-
-    def __init__(self, batch: int, name: str, rank: int = 0) -> None:
-        self.batch, self.number, self.rank, self.done = batch, getattr(signal, f"SIG{name}"), rank, 0
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.done += 1
-        if (self.done, trainer.global_rank) == (self.batch, self.rank):
-            os.kill(os.getpid(), self.number)
-
-
 class BreakLoss(L.Callback):
     """Makes the loss of one batch on one process not a number."""
 
@@ -104,11 +92,11 @@ class EndAt(L.Callback):
     """Ends a run after a batch that is counted from the start: at once, at the next batch, or in a validation.
 
     The ways: "stop" (`should_stop`), "signal", "save" (an error of ours right after saving), "interrupt" (Ctrl-C),
-    "error" and "error in validation" (errors of others).
+    "error" and "error in validation" (errors of others). A signal goes to one of the processes, as from a cluster.
     """
 
-    def __init__(self, batch: int, way: str) -> None:
-        self.batch, self.way, self.done = batch, way, 0
+    def __init__(self, batch: int, way: str, rank: int = 0) -> None:
+        self.batch, self.way, self.rank, self.done = batch, way, rank, 0
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.done += 1
@@ -116,19 +104,17 @@ class EndAt(L.Callback):
             return
         if self.way == "stop":
             trainer.should_stop = True
-        elif self.way == "signal":
+        elif self.way == "signal" and trainer.global_rank == self.rank:
             os.kill(os.getpid(), signal.SIGTERM)
         elif self.way == "save":
             log_train_step(trainer)
             trainer.save_checkpoint(Path(trainer.loggers[0].save_dir) / "checkpoints/last.ckpt")
             raise UserError("the test ends the run here")
 
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if self.done == self.batch and self.way == "interrupt":
-            raise KeyboardInterrupt
-        if self.done == self.batch and self.way == "error":
-            raise ZeroDivisionError("of the test")
+    def on_train_batch_start(self, *args):
+        if self.done == self.batch and self.way in ("interrupt", "error"):
+            raise KeyboardInterrupt if self.way == "interrupt" else ZeroDivisionError
 
-    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+    def on_validation_batch_start(self, *args):
         if self.done == self.batch and self.way == "error in validation":
-            raise ZeroDivisionError("of the test")
+            raise ZeroDivisionError

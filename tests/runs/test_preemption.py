@@ -2,36 +2,39 @@
 
 import os
 import signal
-import stat
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
-from warm import HANG
+from run_support import stored
+from warm import run
 
 from mvrec.errors import UserError
 from mvrec.runs.preemption import REQUEUE_EXIT, Preemption, job_end_time, on_own_clock, requeue
 from mvrec.runs.signals import REQUEUE, STOP, Requests
 
+SIGNAL_AT_IMPORT = """
+import os, signal, sys
+from mvrec.cli.main import main
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "mvrec.cli.lightning":  # whose imports take seconds
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+sys.meta_path.insert(0, Finder())
+del sys.modules["mvrec.cli.lightning"]
+main()
+"""
+
 
 def test_a_signal_during_imports_is_not_lost(tiny, tmp_path):
-    """It comes at the first imports of a real start, long before there is a trainer."""
+    """It comes long before there is a trainer."""
     limits = ["--trainer.max_epochs=50", "--trainer.limit_val_batches=0", f"--run_dir={tmp_path}"]
-    command = [sys.executable, "-X", "importtime", "-m", "mvrec", "fit", *tiny, *limits]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "torch" in line:  # which is imported once the handlers stand
-                break
-        process.send_signal(signal.SIGUSR1)
-        _, err = process.communicate(timeout=HANG)
-    assert process.returncode == REQUEUE_EXIT, err[-2000:]
-    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 1
+    process = run("fit", *tiny, *limits, program=SIGNAL_AT_IMPORT)
+    assert process.returncode == REQUEUE_EXIT, process.stderr
+    assert stored(tmp_path)["global_step"] == 1
 
 
 # -- flags -----------------------------------------------------------------------------------------------------------
@@ -69,13 +72,10 @@ def test_other_signals_by_the_environment(requests, monkeypatch):
     os.kill(os.getpid(), signal.SIGUSR2)
     assert requests.level == REQUEUE
     assert signal.getsignal(signal.SIGUSR1) != requests._note
-
-
-@pytest.mark.parametrize("name", ["KILL", "USR3", "STOP", "9"])
-def test_signals_that_cannot_be_caught_are_refused(requests, monkeypatch, name):
-    monkeypatch.setenv("MVREC_STOP_SIGNALS", name)
-    with pytest.raises(UserError, match=f"MVREC_STOP_SIGNALS={name}: '{name}' is not a signal that can be caught"):
-        requests.listen()
+    for name in ("KILL", "USR3", "9"):
+        monkeypatch.setenv("MVREC_STOP_SIGNALS", name)
+        with pytest.raises(UserError, match=f"MVREC_STOP_SIGNALS={name}: '{name}' is not a signal that can be caught"):
+            Requests().listen()
 
 
 def test_a_fork_has_no_say(requests):
@@ -93,6 +93,8 @@ def test_the_end_of_a_job_is_a_request_to_requeue(tmp_path):
     assert callback._agreed() == (0, False)
     now[0] = 1111.0
     assert callback._agreed() == (REQUEUE, False)
+    for text, end in (("1700000000", 1.7e9), ("", None), ("Unknown", None)):
+        assert job_end_time({"SLURM_JOB_END_TIME": text}) == end
 
 
 def test_checkpoints_in_an_interval(tmp_path):
@@ -104,11 +106,6 @@ def test_checkpoints_in_an_interval(tmp_path):
         callback.on_train_batch_end(trainer, None, None, None, 0)
         now[0] += 40
     assert saved == [(moment, tmp_path / "last.ckpt") for moment in (1120.0, 1240.0, 1360.0)]
-
-
-@pytest.mark.parametrize(("text", "expected"), [("1700000000", 1.7e9), ("", None), ("Unknown", None)])
-def test_when_slurm_ends_the_job(text, expected):
-    assert job_end_time({"SLURM_JOB_END_TIME": text}) == expected
 
 
 def test_a_clock_that_is_set_ends_no_job_and_saves_nothing(tmp_path, monkeypatch):
@@ -127,39 +124,29 @@ def scontrol(tmp_path, monkeypatch):
     tool = tmp_path / "bin/scontrol"
     tool.parent.mkdir()
     tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/called\necho no such job >&2\nexit $(cat {tmp_path}/code)\n')
-    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
     (tmp_path / "code").write_text("0")
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("environment", "called"),
-    [
-        ({"SLURM_JOB_ID": "17"}, "requeue 17\n"),
-        ({"SLURM_JOB_ID": "19", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "2"}, "requeue 17_2\n"),
-    ],
-)
-def test_slurm_is_told_which_job(scontrol, environment, called):
-    assert requeue(environment) == 0
-    assert (scontrol / "called").read_text() == called
-    assert requeue({**environment, "SLURM_PROCID": "1"}) == 0
-    assert (scontrol / "called").read_text() == called  # the first process speaks for all
+def test_the_first_process_requeues_its_job(scontrol):
+    array = {"SLURM_JOB_ID": "19", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "2"}
+    for environment in ({"SLURM_JOB_ID": "17"}, array, {**array, "SLURM_PROCID": "1"}):
+        assert requeue(environment) == 0
+    assert (scontrol / "called").read_text() == "requeue 17\nrequeue 17_2\n"
 
 
-def test_a_refusal_of_slurm_is_said_and_has_its_exit_code(scontrol, caplog):
+def test_a_refusal_of_slurm_is_a_message_and_an_exit_code(scontrol, caplog):
     (scontrol / "code").write_text("1")
     assert requeue({"SLURM_JOB_ID": "17"}) == REQUEUE_EXIT
     assert "scontrol requeue 17 failed: no such job" in caplog.text
 
 
-@pytest.mark.parametrize("environment", [{}, {"SLURM_JOB_ID": "17; rm -rf /"}, {"SLURM_JOB_ID": ""}])
-def test_without_slurm_the_exit_code_says_it(scontrol, environment):
-    assert requeue(environment) == REQUEUE_EXIT
+def test_without_slurm_or_scontrol_the_exit_code_asks_for_another_start(scontrol, monkeypatch):
+    for environment in ({}, {"SLURM_JOB_ID": "17; rm -rf /"}, {"SLURM_JOB_ID": ""}):
+        assert requeue(environment) == REQUEUE_EXIT
     assert not (scontrol / "called").exists()
-
-
-def test_without_scontrol_the_exit_code_says_it(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert requeue({"SLURM_JOB_ID": "17"}) == REQUEUE_EXIT
-    assert requeue({"SLURM_JOB_ID": "17", "SLURM_PROCID": "3"}) == REQUEUE_EXIT
+    monkeypatch.setenv("PATH", str(scontrol))
+    for environment in ({"SLURM_JOB_ID": "17"}, {"SLURM_JOB_ID": "17", "SLURM_PROCID": "3"}):
+        assert requeue(environment) == REQUEUE_EXIT

@@ -1,203 +1,141 @@
 """Every setting that is changed at a resume takes effect and is recorded, or is refused in one line."""
 
-import csv
+import copy
+import functools
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
+from run_support import kinetics, logged, stored
 
-EMA = "lightning.pytorch.callbacks.EMAWeightAveraging"
-SIZES = ["--data.batch_size=9", "--trainer.max_epochs=2", "--trainer.num_sanity_val_steps=0"]
-SIZES += ["--trainer.limit_val_batches=1"]
-
-
-def rates(run_dir: Path) -> dict[int, float]:
-    with (run_dir / "metrics.csv").open(newline="") as file:
-        return {int(row["step"]): float(row["train/lr"]) for row in csv.DictReader(file) if row["train/lr"]}
-
-
-def saved(run_dir: Path) -> dict:
-    return torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)
-
-
-def group(run_dir: Path) -> dict:
-    return saved(run_dir)["optimizer_states"][0]["param_groups"][0]
+from mvrec.errors import UserError
+from mvrec.models.checkpoints.files import read_weights
+from mvrec.runs.resume import changes_since, check_resume
 
 
 @pytest.fixture(scope="module")
-def stopped(tiny, tmp_path_factory):
-    """Two epochs of four steps, stopped in the first one after two."""
+def stopped(tiny, small_data, tmp_path_factory):
+    """Two epochs of four steps of two videos, stopped in the first one after two."""
     from mvrec.cli.main import main
 
     run_dir = tmp_path_factory.mktemp("stopped")
-    arguments = [*tiny, *SIZES]
+    sizes = ["--data.batch_size=2", "--trainer.max_epochs=2", "--trainer.num_sanity_val_steps=0"]
+    arguments = [*kinetics(tiny, small_data), *sizes, "--trainer.limit_val_batches=1"]
     stop = [f"--trainer.callbacks{value}" for value in ("=step_recorder.EndAt", ".batch=2", ".way=signal")]
     with pytest.raises(SystemExit):
         main(["fit", *arguments, *stop, f"--run_dir={run_dir}"])
     return arguments, run_dir / "checkpoints/last.ckpt"
 
 
-def go_on(command, stopped, run_dir, *more):
-    arguments, checkpoint = stopped
-    return command("fit", *arguments, f"--ckpt_path={checkpoint}", f"--run_dir={run_dir}", *more)
-
-
-# Settings that are changed together: their flags, what the line about them has, and how each shows in the run.
+# What is changed: the flags, and what the line about them has.
 CHANGES = {
-    "optimiser, data and network": (
-        [
-            *("--model.optimizer.lr=1e-6", "--model.optimizer.weight_decay=0.5", "--model.optimizer.betas=[0.5, 0.6]"),
-            *("--data.augment.random_erasing.probability=0.5", "--data.clip.stride_frames=2"),
-            *("--model.backbone.drop_path_rate=0.4", "--trainer.precision=bf16-mixed"),
-        ],
-        {
-            "model.optimizer.lr 0.002 -> 1e-06": lambda run: max(rates(run).values()) <= 1e-6,
-            "model.optimizer.weight_decay 0.05 -> 0.5": lambda run: group(run)["weight_decay"] == 0.5,
-            "model.optimizer.betas [0.9, 0.999] -> [0.5, 0.6]": lambda run: tuple(group(run)["betas"]) == (0.5, 0.6),
-            "data.augment.random_erasing": lambda run: saved(run)["global_step"] == 8,
-            "data.clip.stride_frames": lambda run: saved(run)["mvrec"]["protocol"]["clip"]["stride_frames"] == 2,
-            "model.backbone.drop_path_rate 0.2 -> 0.4": lambda run: backbone(run)["drop_path_rate"] == 0.4,
-            "bf16-mixed": lambda run: saved(run)["mvrec"]["facts"]["precision"] == "bf16-mixed",
-        },
-    ),
-    "schedule and length": (
-        ["--model.schedule.end_factor=0.5", "--trainer.max_epochs=3"],
-        {
-            "model.schedule.end_factor 0.01 -> 0.5": lambda run: rates(run)[11] > 0.5 * 0.002,
-            "trainer.max_epochs 2 -> 3": lambda run: len(rates(run)) == 10 and rates(run)[11] < 0.6 * highest(run),
-        },
-    ),
-    "batch size and accumulation": (
-        ["--data.batch_size=4", "--trainer.accumulate_grad_batches=2"],
-        {
-            "data.batch_size 9 -> 4": lambda run: saved(run)["global_step"] == 2 + 2 + 4,
-            "trainer.accumulate_grad_batches 1 -> 2": lambda run: rates(run)[7] < 0.2 * highest(run),
-        },
-    ),
+    "model.optimizer.lr=1e-6": "model.optimizer.lr 0.002 -> 1e-06",
+    "model.optimizer.weight_decay=0.5": "model.optimizer.weight_decay 0.05 -> 0.5",
+    "model.optimizer.betas=[0.5, 0.6]": "model.optimizer.betas [0.9, 0.999] -> [0.5, 0.6]",
+    "model.schedule.end_factor=0.5": "model.schedule.end_factor 0.01 -> 0.5",
+    "model.backbone.drop_path_rate=0.4": "model.backbone.drop_path_rate 0.2 -> 0.4",
+    "data.augment.random_erasing.probability=0.5": "data.augment.random_erasing",
+    "data.clip.stride_frames=2": "data.clip.stride_frames",
+    "data.batch_size=1": "data.batch_size 2 -> 1",
+    "trainer.accumulate_grad_batches=4": "trainer.accumulate_grad_batches 1 -> 4",
+    "trainer.max_epochs=3": "trainer.max_epochs 2 -> 3",
+    "trainer.precision=bf16-mixed": "bf16-mixed",
 }
 
 
-def highest(run_dir: Path) -> float:
-    return max(rates(run_dir).values())
-
-
-def backbone(run_dir: Path) -> dict:
-    return saved(run_dir)["hyper_parameters"]["backbone"]["init_args"]
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_changed_settings_take_effect_and_are_recorded(command, stopped, tmp_path, change):
-    flags, effects = CHANGES[change]
-    code, _, err = go_on(command, stopped, tmp_path, *flags)
+def test_changed_settings_and_files_take_effect_and_are_recorded(command, stopped, small_data, tmp_path):
+    arguments, checkpoint = stopped
+    root = Path(shutil.copytree(small_data, tmp_path / "data"))
+    shutil.copy(next((root / "train/grow").iterdir()), root / "train/grow/another.mp4")
+    run_dir = tmp_path / "run"
+    flags = [*(f"--{flag}" for flag in CHANGES), f"--data.root={root}", "--data.num_workers=1"]
+    code, _, err = command("fit", *arguments, f"--ckpt_path={checkpoint}", f"--run_dir={run_dir}", *flags)
     assert code == 0, err
     line = next(line for line in err.splitlines() if "resume: changed from step 2 on: " in line)
-    (entry,) = json.loads((tmp_path / "resumes.json").read_text())
-    assert (entry["step"], entry["checkpoint"]) == (2, str(stopped[1]))
-    for text, shows in effects.items():
+    (entry,) = json.loads((run_dir / "resumes.json").read_text())
+    assert (entry["step"], entry["checkpoint"]) == (2, str(checkpoint))
+    changed = {change.pop("setting"): change for change in entry["changed"]}
+    for flag, text in CHANGES.items():
         assert text in line
-        assert shows(tmp_path), (text, rates(tmp_path))
-        assert any(text.startswith(one["setting"]) or text == one["now"] for one in entry["changed"]), text
+        assert any(flag.startswith(setting) for setting in changed), flag
+    assert "num_workers" not in line  # no step depends on it
+    assert "the training split had 9 files when the checkpoint was saved and has 10 now" in err
+    files = changed["data of the training split"]
+    assert (files["before"]["files"], files["now"]["files"]) == (9, 10)
+    assert "a step drew 2 files when the checkpoint was saved and draws 4 now" in err
+    saved = stored(run_dir)
+    assert saved["global_step"] == 2 + 1 + 2 * 2
+    group = saved["optimizer_states"][0]["param_groups"][0]
+    assert (group["weight_decay"], tuple(group["betas"])) == (0.5, (0.5, 0.6))
+    assert saved["hyper_parameters"]["backbone"]["init_args"]["drop_path_rate"] == 0.4
+    assert saved["mvrec"]["protocol"]["clip"]["stride_frames"] == 2
+    assert saved["mvrec"]["facts"]["precision"] == "bf16-mixed"
+    # The schedule has two steps per epoch by now, goes on at the same part of its first one and reaches its end.
+    factors = {2: 0.505, 3: 1.0, 4: 0.9268, 5: 0.75, 6: 0.5732}
+    rates = {int(step): float(rate) for step, rate in logged(run_dir, "train/lr")}
+    assert rates == pytest.approx({step: 1e-6 * factor for step, factor in factors.items()}, rel=1e-3)
 
 
-def test_a_changed_number_of_workers_is_no_changed_setting(command, stopped, tmp_path):
-    code, _, err = go_on(command, stopped, tmp_path, "--data.num_workers=1")
-    assert code == 0, err
-    assert "changed from step 2 on: trainer.callbacks\n" in err  # the one that stopped the run, and nothing else
-    (entry,) = json.loads((tmp_path / "resumes.json").read_text())
-    assert [change["setting"] for change in entry["changed"]] == ["trainer.callbacks"]
+def changed(config: dict, key: str, value: object) -> dict:
+    """Return a configuration with another value, as a resume has it."""
+    config = copy.deepcopy(config)
+    *path, name = key.split(".")
+    functools.reduce(dict.__getitem__, path, config)[name] = value
+    return config
 
 
-REFUSALS = {
-    "model.optimizer.class_path": ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"],
-    "model.freeze": ["--model.freeze=1"],
-    "model.layer_decay": ["--model.layer_decay=0.5"],
-    "seed_everything": ["--seed_everything=5"],
-    "trainer.limit_train_batches": ["--trainer.limit_train_batches=2"],
-    "backbone.": ["--model.backbone.embed_dim=16"],
-    "model.backbone.class_path": ["--model.backbone=mvrec.models.mvit_b_16x4"],
-}
+def test_what_cannot_be_changed_is_refused_with_the_way_to_start_anew(digits_run):
+    weights = read_weights(digits_run.folder / "checkpoints/last.ckpt")
+    config = weights.content["mvrec"]["config"]
+    for key in ("data.init_args.num_workers", "data.init_args.root"):
+        assert changes_since(weights.content, changed(config, key, 3), path="x") == []
+    for key, value in (
+        ("model.optimizer.class_path", "torch.optim.SGD"),
+        ("model.backbone.class_path", "mvrec.models.mvit_b_16x4"),
+        ("model.freeze", 1),
+        ("model.layer_decay", 0.5),
+        ("trainer.max_epochs", 0),
+    ):
+        message = "nothing is left to train" if key == "trainer.max_epochs" else f"{key} .*--model.weights \\S+ with a"
+        with pytest.raises(UserError, match=message):
+            check_resume(changed(config, key, value), weights)
 
 
-@pytest.mark.parametrize("setting", REFUSALS)
-def test_what_cannot_be_changed_is_refused_in_one_line(command, stopped, tmp_path, setting):
+@pytest.mark.parametrize(
+    ("flag", "name"),
+    [
+        ("--seed_everything=5", "seed_everything"),  # before anything is built
+        ("--trainer.limit_train_batches=1", "trainer.limit_train_batches"),
+        ("--model.backbone.embed_dim=16", "backbone."),
+    ],
+)
+def test_a_refused_change_is_one_line(command, stopped, tmp_path, flag, name):
     arguments, checkpoint = stopped
-    if setting == "model.backbone.class_path":
-        stopped = [argument for argument in arguments if "backbone" not in argument], checkpoint
-    code, _, err = go_on(command, stopped, tmp_path, *REFUSALS[setting])
+    code, _, err = command("fit", *arguments, f"--ckpt_path={checkpoint}", f"--run_dir={tmp_path}", flag)
     assert code == 2, err
     message = err.splitlines()[-1]
-    assert setting in message
+    assert name in message
     assert f"--model.weights {checkpoint} with a new --run_dir" in message
     assert "Traceback" not in err
 
 
-def callbacks(folder: Path) -> str:
-    path = folder / "averages.yaml"
-    path.write_text(yaml.safe_dump({"trainer": {"callbacks": [{"class_path": EMA, "init_args": {"decay": 0.9}}]}}))
-    return f"--config={path}"
-
-
-def test_without_averaging_training_goes_on_from_the_weights_and_not_from_their_averages(command, tiny, tmp_path):
-    run = tmp_path / "run"
-    code, _, err = command("fit", *tiny, callbacks(tmp_path), f"--run_dir={run}")
-    assert code == 0, err
-    rate = ["--model.optimizer.lr=1e-12", "--trainer.max_epochs=2"]  # at which no weight moves
-    code, _, err = command("fit", *tiny, *rate, f"--run_dir={run}", "--resume=auto")
-    assert code == 0, err
-    assert "changed from step 4 on: " in err
-    assert "trainer.callbacks" in err
-    first = torch.load(run / "checkpoints/previous.ckpt", weights_only=True)
-    second = saved(run)
-    assert "current_model_state" not in second
-    name = next(name for name in first["state_dict"] if name.startswith("backbone.head"))
-    assert not torch.equal(first["state_dict"][name], first["current_model_state"][name])
-    torch.testing.assert_close(second["state_dict"][name], first["current_model_state"][name], rtol=0, atol=1e-6)
-
-
 def test_a_finished_run_says_that_nothing_is_left(command, digits_run, tmp_path):
     run_dir = shutil.copytree(digits_run.folder, tmp_path / "run")
-    arguments = [*digits_run.arguments, f"--run_dir={run_dir}", "--resume=auto"]
-    code, _, err = command("fit", *arguments)
+    code, _, err = command("fit", *digits_run.arguments, f"--run_dir={run_dir}", "--resume=auto")
     assert code == 0, err
-    lines = [line for line in err.splitlines() if "nothing is left to train at step 8" in line]
-    assert len(lines) == 1
-    assert "trainer.max_epochs=2 is reached; a larger --trainer.max_epochs trains longer" in lines[0]
-    code, _, err = command("fit", *arguments, "--trainer.max_epochs=1")
-    assert code == 2, err
-    assert "nothing is left to train" in err.splitlines()[-1]
+    (line,) = (line for line in err.splitlines() if "nothing is left to train at step 8" in line)
+    assert "trainer.max_epochs=2 is reached; a larger --trainer.max_epochs trains longer" in line
 
 
-def test_other_training_files_are_said_and_recorded(command, tiny, small_run, small_data, tmp_path):
-    run_dir, root = shutil.copytree(small_run, tmp_path / "run"), shutil.copytree(small_data, tmp_path / "data")
-    folder = root / "train/grow"
-    shutil.copy(next(folder.iterdir()), folder / "another.mp4")
-    flags = [f"--config={run_dir / 'config.yaml'}", f"--run_dir={run_dir}", f"--data.root={root}", "--resume=auto"]
-    code, _, err = command("fit", *flags, "--trainer.max_epochs=4", "--data.batch_size=3")
-    assert code == 0, err
-    assert "the training split had 9 files when the checkpoint was saved and has 10 now" in err
-    (entry,) = json.loads((run_dir / "resumes.json").read_text())
-    (change,) = [one for one in entry["changed"] if one["setting"] == "data of the training split"]
-    assert (change["before"]["files"], change["now"]["files"]) == (9, 10)
-
-
-@pytest.mark.parametrize(
-    ("value", "workers", "batches"), [pytest.param("1", 0, 1, marks=pytest.mark.slow), ("0.5", 2, 2)]
-)
-def test_overfitting_repeats_the_same_batches_also_after_a_resume(command, tiny, tmp_path, value, workers, batches):
-    def shown(folder: Path) -> list[tuple]:
-        entries = [json.loads(line) for line in (folder / "rank_0.jsonl").read_text().splitlines()]
-        return [(tuple(entry["ids"]), tuple(entry["seeds"])) for entry in entries]
-
+def test_overfitting_repeats_the_same_batches_also_after_a_resume(command, tiny, tmp_path):
     recorder = ["--trainer.callbacks=step_recorder.StepRecorder", f"--trainer.callbacks.folder={tmp_path / 'steps'}"]
-    arguments = [*tiny, *SIZES, *recorder, f"--trainer.overfit_batches={value}", f"--data.num_workers={workers}"]
-    code, _, err = command("fit", *arguments, f"--run_dir={tmp_path / 'run'}")
-    assert code == 0, err
-    longer = ["--trainer.max_epochs=3", "--resume=auto"]
-    code, _, err = command("fit", *arguments, *longer, f"--run_dir={tmp_path / 'run'}")
-    assert code == 0, err
-    found = shown(tmp_path / "steps")
-    assert len(found) == 3 * batches
-    assert found == 3 * found[:batches]
+    more = ["--trainer.overfit_batches=0.5", "--resume=auto", "--trainer.limit_val_batches=1"]
+    for epochs in (1, 3):
+        arguments = [*tiny, *recorder, *more, f"--trainer.max_epochs={epochs}", f"--run_dir={tmp_path / 'run'}"]
+        code, _, err = command("fit", *arguments)
+        assert code == 0, err
+    entries = [json.loads(line) for line in (tmp_path / "steps/rank_0.jsonl").read_text().splitlines()]
+    shown = [(entry["ids"], entry["seeds"]) for entry in entries]
+    assert len(shown) == 3 * 2
+    assert shown == 3 * shown[:2]

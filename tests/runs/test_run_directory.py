@@ -1,6 +1,5 @@
 """What a run keeps of itself, and that it never touches another."""
 
-import contextlib
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from run_support import contents, stored
 from warm import start
 
 from mvrec.errors import UserError
@@ -16,46 +16,20 @@ from mvrec.runs.run_checkpoints import BestAndLast, CheckpointSettings, run_chec
 from mvrec.runs.run_directory import RunRecord
 from mvrec.runs.run_lock import RunLock, lock_run
 
-SCORED = ["--checkpoint.monitor=val/loss", "--trainer.limit_val_batches=1"]
 HOLD = "import sys, pathlib; from mvrec.runs.run_lock import RunLock; RunLock(pathlib.Path(sys.argv[1])).acquire(); "
 
 
-@pytest.fixture(scope="module")
-def finished(tiny, tmp_path_factory):
-    """A run of three epochs; it is copied, never changed."""
-    from mvrec.cli.main import main
-
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    main(["fit", *tiny, f"--run_dir={folder}", "--trainer.max_epochs=3", *SCORED])
-    return folder
-
-
 @pytest.fixture
-def run_dir(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / "run")
-
-
-def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def stored(path):
-    return torch.load(path, weights_only=True)
-
-
-# -- a run and another -----------------------------------------------------------------------------------------------
+def run_dir(digits_run, tmp_path):
+    """A copy of a run of two epochs."""
+    return shutil.copytree(digits_run.folder, tmp_path / "run")
 
 
 def test_a_start_that_fails_leaves_the_directory_as_it_was(command, tiny, run_dir):
     before = contents(run_dir)
-    for wrong in (
-        ["--model.backbone=no_such_network"],
-        ["--checkpoint.monitor=val/topp1"],
-        ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val_top1"],
-    ):
-        code, _, err = command("fit", *tiny, f"--run_dir={run_dir}", *wrong)
-        assert code == 2, (wrong, err)
-        assert contents(run_dir) == before, wrong
+    code, _, err = command("fit", *tiny, f"--run_dir={run_dir}", "--checkpoint.monitor=val/topp1")
+    assert code == 2, err
+    assert contents(run_dir) == before
 
 
 def test_an_earlier_quarantine_moves_aside_with_its_run_or_stays(tmp_path):
@@ -84,18 +58,15 @@ def test_an_earlier_quarantine_moves_aside_with_its_run_or_stays(tmp_path):
     }
 
 
-def test_a_directory_belongs_to_one_process(command, tiny, run_dir):
+def test_a_directory_belongs_to_one_process_while_it_lives(command, tiny, run_dir):
     before = contents(run_dir)
     holder = start(run_dir, program=HOLD + "sys.stderr.write('held'); sys.stderr.flush(); import time; time.sleep(600)")
     holder.wait_for("held")
-    code, _, err = command("fit", *tiny, f"--run_dir={run_dir}", "--trainer.fast_dev_run=false")
+    code, _, err = command("fit", *tiny, f"--run_dir={run_dir}")
     assert code == 2
     assert f"{run_dir}: process {holder.pid} on " in err.splitlines()[-1]
     assert {path: content for path, content in contents(run_dir).items() if path.name != ".lock"} == before
-
-
-def test_a_lock_whose_process_is_gone_is_free(run_dir):
-    start(run_dir, program=HOLD + "import os; os._exit(1)").wait()
+    holder.kill()
     assert (run_dir / ".lock").is_file()
     lock = RunLock(run_dir)
     lock.acquire()
@@ -121,42 +92,27 @@ def test_checkpoints_of_another_run_are_not_written_over(run_dir, tmp_path):
         lock_run(tmp_path / "second", run_dir / "checkpoints", fresh=True)
 
 
-def test_a_moved_run_keeps_its_best(command, tiny, run_dir):
+def test_a_moved_run_keeps_its_best(command, digits_run, run_dir):
+    """The run of which `run_dir` is a copy stands for the place where it was."""
+    earlier = contents(digits_run.folder)
     best = run_dir / "checkpoints/best.ckpt"
-    checkpoint = stored(best)
-    state = checkpoint["callbacks"]["ModelCheckpoint of the run"]
-    state["best"]["score"] = 0.0  # better than any loss that follows
+    checkpoint = stored(run_dir, "best")
+    checkpoint["callbacks"]["ModelCheckpoint of the run"]["best"]["score"] = 2.0  # better than any that follows
     torch.save(checkpoint, best)
     before = best.read_bytes()
-    moved = run_dir.rename(run_dir.with_name("moved"))
-    options = [*SCORED, "--trainer.max_epochs=4", "--resume=auto"]
-    code, _, err = command("fit", *tiny, f"--run_dir={moved}", *options)
+    options = [f"--trainer.limit_{stage}_batches=1" for stage in ("train", "val")]
+    options += ["--trainer.max_epochs=3", "--resume=auto", f"--run_dir={run_dir}"]
+    code, _, err = command("fit", *digits_run.arguments, *options)
     assert code == 0, err
     assert "dirpath" not in err
-    assert (moved / "checkpoints/best.ckpt").read_bytes() == before
-    assert stored(moved / "checkpoints/last.ckpt")["global_step"] == 16
-    assert not run_dir.exists()
-
-
-# -- the best and the last -------------------------------------------------------------------------------------------
+    assert best.read_bytes() == before
+    assert stored(run_dir)["global_step"] == 9
+    assert contents(digits_run.folder) == earlier
 
 
 def test_the_name_of_a_score_says_which_direction_is_better():
-    assert {name: mode_of(name) for name in ("val/loss", "val/top1", "val/map", "val/error")} == {
-        "val/loss": "min",
-        "val/top1": "max",
-        "val/map": "max",
-        "val/error": "min",
-    }
-
-
-def test_a_loss_is_kept_at_its_lowest(finished):
-    import csv
-
-    with (finished / "metrics.csv").open(newline="") as file:
-        losses = {int(row["epoch"]): float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]}
-    assert len(losses) == 3
-    assert stored(finished / "checkpoints/best.ckpt")["epoch"] == min(losses, key=losses.__getitem__)
+    modes = {"val/loss": "min", "val/top1": "max", "val/map": "max", "val/error": "min"}
+    assert {name: mode_of(name) for name in modes} == modes
 
 
 class FakeTrainer:
@@ -173,18 +129,20 @@ class FakeTrainer:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "best"),
+    ("monitor", "epochs", "best"),  # score and loss of every epoch, and those that become best.ckpt
     [
-        ([(0.5, 1.0), (0.5, 0.9), (0.5, 1.1)], [0, 1]),  # equal scores: the lower loss
-        ([(0.5, 1.0), (0.5, 1.0)], [0, 1]),  # all equal: the later one
-        ([(0.5, 1.0), (0.4, 0.1), (0.6, 2.0)], [0, 2]),
-        ([(0.5, 1.0), (float("nan"), 0.1)], [0]),
-        ([(float("nan"), float("nan")), (0.1, 3.0)], [1]),
-        ([(0.5, float("nan")), (0.5, 1.0)], [0, 1]),
+        ("val/top1", [(0.5, 1.0), (0.5, 0.9), (0.5, 1.1)], [0, 1]),  # equal scores: the lower loss
+        ("val/top1", [(0.5, 1.0), (0.5, 1.0)], [0, 1]),  # all equal: the later one
+        ("val/top1", [(0.5, 1.0), (0.4, 0.1), (0.6, 2.0)], [0, 2]),
+        ("val/top1", [(float("nan"), 0.1), (0.1, 3.0), (float("nan"), 0.1)], [1]),
+        ("val/top1", [(0.5, float("nan")), (0.5, 1.0)], [0, 1]),
+        ("val/loss", [(0.1, 3.0), (0.9, 4.0), (0.1, 2.0)], [0, 2]),
     ],
 )
-def test_ties_go_to_the_lower_loss_and_then_to_the_later_epoch(tmp_path, epochs, best):
-    keeper, trainer = BestAndLast(CheckpointSettings(monitor="val/top1"), tmp_path), FakeTrainer()
+def test_the_best_score_is_kept_and_ties_go_to_the_lower_loss_and_then_to_the_later_epoch(
+    tmp_path, monitor, epochs, best
+):
+    keeper, trainer = BestAndLast(CheckpointSettings(monitor=monitor), tmp_path), FakeTrainer()
     chosen = []
     for epoch, (score, loss) in enumerate(epochs):
         trainer.callback_metrics = {"val/top1": torch.tensor(score), "val/loss": torch.tensor(loss)}
@@ -198,18 +156,14 @@ def test_ties_go_to_the_lower_loss_and_then_to_the_later_epoch(tmp_path, epochs,
 
 
 def test_more_checkpoints_have_names_of_their_own(command, tiny, tmp_path):
-    options = ["--checkpoint.every_n_train_steps=2", "--checkpoint.save_top_k=-1", "--trainer.max_epochs=2"]
-    options += ["--trainer.limit_val_batches=1"]
-    second = ["ModelCheckpoint", "val/top1", "max", "top-{epoch}"]
-    names = ("", ".monitor", ".mode", ".filename")
-    more = [f"--trainer.callbacks{name}={value}" for name, value in zip(names, second, strict=True)]
+    options = ["--checkpoint.every_n_train_steps=3", "--checkpoint.save_top_k=-1", "--trainer.limit_val_batches=1"]
+    second = {"": "ModelCheckpoint", ".monitor": "val/top1", ".mode": "max", ".filename": "top-{epoch}"}
+    more = [f"--trainer.callbacks{name}={value}" for name, value in second.items()]
     code, _, err = command("fit", *tiny, f"--run_dir={tmp_path}", *options, *more)
     assert code == 0, err
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    steps = {f"epoch{epoch}-step{step}.ckpt" for epoch, step in ((0, 2), (0, 4), (1, 6), (1, 8))}
-    assert {"best.ckpt", "last.ckpt", *steps} < names
-    assert any(name.startswith("top-") for name in names)
-    assert stored(tmp_path / "checkpoints/best.ckpt")["global_step"] in (4, 8)  # of a validation, not of step 6
+    assert names == {"best.ckpt", "last.ckpt", "epoch0-step3.ckpt", "top-epoch=0.ckpt"}
+    assert stored(tmp_path, "best")["global_step"] == 4  # of the validation, not of step 3
 
 
 def test_a_name_that_is_the_runs_own_is_refused(tmp_path):
@@ -219,40 +173,26 @@ def test_a_name_that_is_the_runs_own_is_refused(tmp_path):
     assert [type(one) for one in run_checkpoints(settings, tmp_path, [])] == [CheckpointSettings, BestAndLast]
 
 
-@pytest.mark.parametrize(
-    ("filename", "message"),
-    [
+def test_names_and_monitors_of_what_is_not_logged_are_refused():
+    scores = ["val/top1", "val/loss", "train/loss"]
+
+    def check(callback):
+        check_monitors(SimpleNamespace(callbacks=[callback], num_val_batches=[3]), scores)
+
+    for filename, message in (
         ("{epoch", r"'\{epoch': expected '\}' before end of string"),
         ("{epoch:zz}", "checkpoint.filename .*: "),
         ("../../x", "give a name below checkpoint.dirpath"),
         ("{val/topp1:.2f}", r"nothing in this run logs 'val/topp1'; did you mean 'val/top1'\?"),
-        ("{epoch:02d}-{step}-{val/top1:.2f}", None),
-    ],
-)
-def test_a_name_shows_only_what_is_logged(filename, message):
-    refused = pytest.raises(UserError, match=message) if message else contextlib.nullcontext()
-    with refused:
-        settings = CheckpointSettings(monitor="val/top1", filename=filename, save_top_k=2)
-        check_monitors(SimpleNamespace(callbacks=[settings], num_val_batches=[3]), ["val/top1", "val/loss"])
-
-
-@pytest.mark.parametrize(
-    ("monitor", "mode", "message"),
-    [
-        (
-            "val_top1",
-            "max",
-            r"EarlyStopping.monitor 'val_top1': nothing .* logs it; did you mean 'val/top1'\?",
-        ),
-        ("val/topp1", "max", r"did you mean 'val/top1'\?"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check(CheckpointSettings(monitor="val/top1", filename=filename, save_top_k=2))
+    for monitor, mode, message in (
+        ("val_top1", "max", r"EarlyStopping.monitor 'val_top1': nothing .* logs it; did you mean 'val/top1'\?"),
         ("val/loss", "max", "EarlyStopping watches val/loss with mode max, but lower is better"),
         ("val/top1", "min", "EarlyStopping watches val/top1 with mode min, but higher is better"),
-        ("val/loss", "min", None),
-        ("train/loss", "min", None),
-    ],
-)
-def test_what_callbacks_watch_must_come(monitor, mode, message):
-    trainer = SimpleNamespace(callbacks=[EarlyStopping(monitor, mode=mode)], num_val_batches=[3])
-    refused = pytest.raises(UserError, match=message) if message else contextlib.nullcontext()
-    with refused:
-        check_monitors(trainer, ["val/top1", "val/loss", "train/loss"])
+    ):
+        with pytest.raises(UserError, match=message):
+            check(EarlyStopping(monitor, mode=mode))
+    check(CheckpointSettings(monitor="val/top1", filename="{epoch:02d}-{step}-{val/top1:.2f}", save_top_k=2))
+    check(EarlyStopping("train/loss", mode="min"))

@@ -3,12 +3,12 @@
 `golden/earlier_run` was trained for 12 epochs of 4 steps on the data of the fixture `digits`.
 """
 
-import csv
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from run_support import logged, read_csv
 
 EARLIER = Path(__file__).parents[1] / "golden/earlier_run"
 CHECKPOINT = EARLIER / "checkpoints/last.ckpt"
@@ -24,45 +24,30 @@ def test_it_goes_on_with_the_same_losses(command, digits, tmp_path, reads):
     code, _, err = command("fit", *flags, "--trainer.max_epochs=13")
     assert code == 0, err
     assert reads[run / "checkpoints/last.ckpt"] == 1
-    losses, before = (
-        [float(row["train/loss"]) for row in read(folder / "metrics.csv") if row["train/loss"]]
-        for folder in (run, EARLIER)
-    )
+    losses, before = ([float(loss) for _, loss in logged(folder, "train/loss")] for folder in (run, EARLIER))
     assert losses[:48] == before
     assert losses[48:] == pytest.approx(NEXT_LOSSES, abs=1e-4)
 
 
-def test_its_scores_and_predictions_are_those_of_then(command, digits, tmp_path, reads):
+def test_its_scores_and_predictions_are_those_of_then_also_of_its_export(command, digits, tmp_path, reads):
     code, _, err = command("test", CHECKPOINT, f"--data.root={digits}", f"--run_dir={tmp_path}")
     assert code == 0, err
     assert reads.pop(CHECKPOINT) == 1
     assert json.loads((tmp_path / "metrics.json").read_text())["metrics"] == pytest.approx(TEST, abs=1e-5)
-    rows = read(tmp_path / "predictions.csv")
+    rows = read_csv(tmp_path / "predictions.csv")
     assert len(rows) == 24
     assert best_of(rows[0]) == GROWS
-    video = digits / "test/grow/00000.mp4"
-    code, _, err = command("recognize", "--ckpt", CHECKPOINT, video, "--output", tmp_path / "recognised.csv")
-    assert code == 0, err
-    assert reads[CHECKPOINT] == 1
-    (row,) = read(tmp_path / "recognised.csv")
-    assert best_of(row) == GROWS
-
-
-def test_it_is_exported(command, digits, tmp_path, reads):
     exported = tmp_path / "network.safetensors"
     code, _, err = command("export", CHECKPOINT, "--output", exported)
     assert code == 0, err
-    assert reads[CHECKPOINT] == 1
-    flags = [f"--model.weights={exported}", f"--data.root={digits}", f"--run_dir={tmp_path / 'run'}"]
-    config = EARLIER / "config.yaml"
-    code, _, err = command("test", f"--config={config}", *flags)
-    assert code == 0, err
-    assert reads[exported] == 1
-    assert json.loads((tmp_path / "run/metrics.json").read_text())["metrics"] == pytest.approx(TEST, abs=1e-5)
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(path.read_text().splitlines()))
+    assert reads.pop(CHECKPOINT) == 1
+    for file in (CHECKPOINT, exported):
+        output = tmp_path / f"{file.suffix}.csv"
+        code, _, err = command("recognize", "--ckpt", file, digits / "test/grow/00000.mp4", "--output", output)
+        assert code == 0, err
+        assert reads[file] == 1
+        (row,) = read_csv(output)
+        assert best_of(row) == GROWS
 
 
 def best_of(row: dict[str, str]) -> list[tuple[str, float]]:

@@ -17,52 +17,44 @@ COMMANDS = [line for language, text in BLOCKS if not language for line in text.s
 
 
 @pytest.fixture
-def reader(digits, tmp_path, monkeypatch):
-    """A folder with the page's files and some videos."""
-    monkeypatch.chdir(tmp_path)
-    for name, text in FILES.items():
-        Path(name).parent.mkdir(exist_ok=True)
-        Path(name).write_text(text, encoding="utf-8")
-    for split in ("train", "val"):
-        folder = Path("my_videos") / split
-        folder.mkdir(parents=True)
-        for label in ("grow", "move_left"):
-            for number, path in enumerate(sorted((digits / split / label).iterdir())):
-                shutil.copy(path, folder / f"{label}_{number:03d}.mp4")
-    return tmp_path
+def forget(monkeypatch):
+    """Forget modules of one's own, as a new process does."""
 
-
-@pytest.fixture
-def fresh(monkeypatch):
-    """What a new process knows of modules of one's own: nothing."""
-
-    def forget():
+    def call():
         monkeypatch.setattr(class_paths, "_named", set())
         monkeypatch.setattr(class_paths, "_folders", [])
         monkeypatch.setattr(sys, "path", [folder for folder in sys.path if not folder.endswith("/mine")])
         for name in ("my_models", "my_data"):
             sys.modules.pop(name, None)
 
-    forget()
-    yield forget
-    forget()
+    call()
+    yield call
+    call()
 
 
-def test_the_page_works_as_it_stands(command, reader, fresh):
+def test_the_page_works_as_it_stands(command, digits, forget, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert list(FILES) == ["mine/my_models.py", "mine/my_data.py", "mine/my.yaml"]
+    Path("mine").mkdir()
+    for name, text in FILES.items():
+        Path(name).write_text(text, encoding="utf-8")
+    for path in (path for label in ("grow", "move_left") for path in digits.glob(f"*/{label}/*")):
+        target = Path("my_videos", path.parts[-3], f"{path.parts[-2]}_{path.stem[-3:]}.mp4")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
     fit, recognize, resume = (shlex.split(line)[1:] for line in COMMANDS)
     plain = ["--trainer.accelerator=cpu", "--data.num_workers=1"]
     code, _, err = command(*fit, *plain)
     assert code == 0, err
     assert "2 classes" in err
     for arguments, flags in ((recognize, []), (resume, [*plain, "--trainer.max_epochs=2"])):
-        fresh()
+        forget()
         without = [word for word in arguments if not word.endswith(".py") and word != "--trust"]
         code, _, err = command(*without, *flags)
         assert code == 2, err
         assert "my_models.MyNet" in err.splitlines()[-1]
         assert "add --trust FOLDER/my_models.py" in err.splitlines()[-1]
-        fresh()
+        forget()
         code, _, err = command(*arguments, *flags)
         assert code == 0, err
     assert len(Path("found.csv").read_text("utf-8").splitlines()) == 5
