@@ -10,8 +10,10 @@ from mvrec.cli.options import check
 from mvrec.cli.options.check import check_early
 from mvrec.errors import UserError
 
+LIGHT = ["", "--help", "--version", "models", "fit --help", "test --help data.augment"]
 # A command line, and what its message has.
 WRONG = [
+    ("fti", "unknown command 'fti'; did you mean 'fit'? (mvrec --help lists them)"),
     ("fit --config none.yaml", "config file 'none.yaml' does not exist"),
     ("fit --config demo --config", "--config needs the path of a file"),
     ("fit --config demo --trainer.max_epoch 3", "--trainer.max_epoch: unknown key 'trainer.max_epoch'; did you mean"),
@@ -96,8 +98,8 @@ WRONG_FILES = [
 ]
 
 
-def test_wrong_input_is_one_line_before_torch_is_imported():
-    lines = [shlex.split(line) for line, _ in WRONG]
+def test_light_answers_and_wrong_input_in_one_line_come_before_torch_is_imported():
+    lines = [shlex.split(line) for line in (*LIGHT, *(line for line, _ in WRONG))]
     program = f"""
 import sys
 from mvrec.cli.main import main
@@ -106,8 +108,8 @@ for line in {lines!r}:
         main(line)
     except SystemExit as leaving:
         assert leaving.code == 2, line
-heavy = [name for name in ("torch", "lightning", "torchvision", "torchmetrics", "numpy") if name in sys.modules]
-assert not heavy, heavy
+    heavy = {{"torch", "lightning", "jsonargparse", "torchvision", "numpy", "av", "decord"}} & sys.modules.keys()
+    assert not heavy, (line, heavy)
 """
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     answers = process.stderr.splitlines()

@@ -3,8 +3,6 @@
 import csv
 import io
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,19 +18,6 @@ from mvrec.cli.request import _run_dir_of
 def test_a_run_directory_may_lie_at_home(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert _run_dir_of([Entry("run_dir", "~/runs/a", "--run_dir")], []) == Path("/home/me/runs/a")
-
-
-def test_light_answers_import_nothing_heavy():
-    light = [["--help"], ["--version"], ["fti"], [], ["models"], ["fit", "--help"], ["test", "--help", "data.augment"]]
-    code = (
-        "import sys\nfrom mvrec.cli.main import main\n"
-        f"for arguments in {light!r}:\n"
-        "    try:\n        main(arguments)\n    except SystemExit:\n        pass\n"
-        "    heavy = {'torch', 'lightning', 'jsonargparse', 'numpy', 'av', 'decord'} & set(sys.modules)\n"
-        "    assert not heavy, (arguments, heavy)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
 
 
 def test_version_help_and_the_nearest_of_a_wrong_command(command):

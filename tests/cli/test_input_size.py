@@ -36,15 +36,12 @@ def test_the_data_decide_unless_the_user_does():
         assert all(f"--model.backbone.{text}" in note for text, note in zip(expected, notes, strict=True))
 
 
-def test_an_image_network_on_clips_is_built_for_their_pixels():
+def test_an_image_network_on_clips_is_built_for_their_pixels_and_one_of_another_library_keeps_its_own():
     framewise = ["--model.backbone=mvrec.models.Framewise", "--model.backbone.num_frames=4"]
     inner = ["--data=VideoFolder", "--data.root=.", *DATA, "--model.backbone.backbone=shunted_t"]
     arguments, _ = arguments_and_notes(*framewise, *inner)
     assert arguments["num_frames"] == 4
     assert arguments["backbone"]["init_args"]["image_size"] == 32
-
-
-def test_networks_of_other_libraries_keep_their_own():
     arguments, _ = arguments_and_notes(*IMAGES, "--data.size=32", "--model.backbone=torchvision/swin_t")
     assert arguments["image_size"] is None
 

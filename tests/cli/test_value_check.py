@@ -3,7 +3,7 @@
 import pytest
 
 from mvrec.cli.config_check import Entry, check_keys
-from mvrec.cli.value_check import as_number, check_values
+from mvrec.cli.value_check import check_values
 from mvrec.errors import UserError
 
 
@@ -37,12 +37,6 @@ def test_whatever_yaml_reads_as_null_is_null():
     expected = "run.yaml:3: data.batch_size must not be null, it must be at least 1"
     for value in ("null", "Null", "NULL", "~", "", "&a", "# 9"):
         assert refused("data.batch_size", value) == expected, value
-
-
-def test_numbers_are_read_as_yaml_has_them():
-    assert as_number("1.0e-3") == 0.001
-    assert as_number("-.inf") == float("-inf")
-    assert as_number("abc") is None
 
 
 def test_a_kind_of_data_that_does_not_exist_is_said_before_its_arguments_are():

@@ -12,18 +12,6 @@ from safetensors import safe_open
 from mvrec.models import Backbone, create_model
 
 
-@pytest.fixture(scope="module")
-def network() -> Backbone:
-    torch.manual_seed(0)
-    return create_model("cloformer_xxs", num_classes=3).eval()
-
-
-@pytest.fixture
-def source(network: Backbone, tmp_path: Path) -> Path:
-    torch.save({"model": network.state_dict(), "args": argparse.Namespace(lr=1)}, tmp_path / "ckpt.pth")
-    return tmp_path / "ckpt.pth"
-
-
 def check_same(network: Backbone, path: Path) -> None:
     other = create_model("cloformer_xxs", weights=path).eval()
     x = torch.randn(1, 3, 64, 64)
@@ -31,9 +19,12 @@ def check_same(network: Backbone, path: Path) -> None:
 
 
 def test_weights_become_the_same_network_with_a_card_and_converting_them_again_changes_nothing(
-    command, network, source, tmp_path, reads
+    command, tmp_path, reads
 ) -> None:
-    out_path = tmp_path / "new folder" / "w.safetensors"
+    torch.manual_seed(0)
+    network = create_model("cloformer_xxs", num_classes=3).eval()
+    source, out_path = tmp_path / "ckpt.pth", tmp_path / "new folder/w.safetensors"
+    torch.save({"model": network.state_dict(), "args": argparse.Namespace(lr=1)}, source)
     code, out, _ = command("convert", source, "-o", out_path)
     assert code == 0
     assert reads[source] == 1

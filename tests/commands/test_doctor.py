@@ -99,7 +99,6 @@ def test_releases_of_lightning():
         ({"lightning": "2.6.3"}, "malicious"),
         ({"pytorch-lightning": "2.6.2"}, "malicious"),
         ({"lightning": "2.6.5"}, "runs code from checkpoints"),
-        ({"lightning": "2.5.0.post0"}, "runs code from checkpoints"),
     ):
         (check,) = lightning_checks(versions.get)
         assert check.status == "broken"

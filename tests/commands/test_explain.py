@@ -19,13 +19,6 @@ from mvrec.inference.heat import heat_map
 from mvrec.inference.recogniser import load_recogniser
 
 
-@pytest.fixture
-def picture(tmp_path):
-    path = tmp_path / "my picture.jpg"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (280, 380, 3), dtype=np.uint8)).save(path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def video(digits):
     return digits / "test/orbit_clockwise/00001.mp4"
@@ -77,8 +70,9 @@ def test_a_video_of_a_video(run_dir, video, tmp_path, capsys, method):
     assert abs(plain - drawn).max() > 60
 
 
-def test_an_image_its_full_frame_and_another_stage(image_run, picture, tmp_path, capsys):
-    out = tmp_path / "heat.png"
+def test_an_image_its_full_frame_and_another_stage(image_run, tmp_path, capsys):
+    picture, out = tmp_path / "my picture.jpg", tmp_path / "heat.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (280, 380, 3), dtype=np.uint8)).save(picture)
     explain(picture, image_run, out, "--class", "jump, high")
     *classes, last = capsys.readouterr().out.splitlines()
     assert {line.split(maxsplit=2)[2] for line in classes[1:]} == set(NAMES)

@@ -105,7 +105,7 @@ def test_a_report_without_pictures_imports_neither_torch_nor_lightning(copied):
     assert result.returncode == 0, result.stderr
 
 
-def test_videos_that_have_moved_are_found_below_the_root_and_damaged_ones_named(copied, no_figures, digits, tmp_path):
+def test_videos_that_have_moved_are_found_below_the_root(copied, no_figures, digits):
     def page(*arguments):
         main([str(copied), "--mistakes", "3", *arguments])
         return (copied / "report.html").read_text()
@@ -118,13 +118,6 @@ def test_videos_that_have_moved_are_found_below_the_root_and_damaged_ones_named(
     complete = page("--root", str(digits))
     assert len(pictures(complete)) > 0
     assert "no picture" not in complete
-    for path in (digits / "test").rglob("*.mp4"):
-        damaged = tmp_path / "data" / path.relative_to(digits)
-        damaged.parent.mkdir(parents=True, exist_ok=True)
-        damaged.write_bytes(path.read_bytes()[:100])
-    cut_short = page("--root", str(tmp_path / "data"))
-    assert "no picture: " in cut_short
-    assert not pictures(cut_short)
 
 
 ONE_FRAME = ClipProtocol(ClipSpec(num_frames=1), Views(num_clips=1, short_side=64), size=64)
