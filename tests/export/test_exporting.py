@@ -55,7 +55,7 @@ def opened(path: Path) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
     return json.loads(files["mvrec.json"]), program.module()
 
 
-# Tracing takes seconds, and ONNX's conversion more; tests/models/test_contract_tools.py traces the other families.
+# Tracing takes seconds, and ONNX's conversion more; tests/models/test_contract.py traces the other families.
 QUICK = {(".onnx", "mvit_v1_video"), (".onnx", "one_stage"), (".pt2", "shunted")}
 CASES = [
     pytest.param(kind, suffix, marks=() if suffix == ".safetensors" or (suffix, kind) in QUICK else pytest.mark.slow)

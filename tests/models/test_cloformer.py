@@ -1,18 +1,11 @@
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from zoo_builds import BUILDS, inputs, lively
 from zoo_builds import CLOFORMER_STAGES as STAGES
+from zoo_builds import inputs, small
 
-from mvrec.models.cloformer import Attention, CloFormer, Stage
-
-
-def tiny(**changes: Any) -> CloFormer:
-    model = lively(BUILDS["cloformer"](**changes))
-    assert isinstance(model, CloFormer)
-    return model
+from mvrec.models.cloformer import Attention, Stage
 
 
 @pytest.mark.parametrize("local_heads", [0, 1, 4])
@@ -40,22 +33,22 @@ def test_attention_equals_its_definition_written_out(local_heads: int) -> None:
 
 def test_ablation_gives_all_heads_to_its_branch() -> None:
     for branches in ("global", "local"):
-        model = tiny(branches=branches).eval()
+        model = small("cloformer", branches=branches)
         rows = [replace(s, local_heads=0 if branches == "global" else s.heads) for s in STAGES]
         x = inputs(model)
-        torch.testing.assert_close(model(x), tiny(stages=rows).eval()(x), rtol=0, atol=0)
+        torch.testing.assert_close(model(x), small("cloformer", stages=rows)(x), rtol=0, atol=0)
 
 
 def test_one_stage_or_one_block_is_a_network() -> None:
-    assert tiny(stages=STAGES[:1], drop_path_rate=0.6).layers[0]["blocks"][1].drop_path.p == 0.6
-    assert tiny(stages=[replace(STAGES[0], depth=1)], drop_path_rate=0.6).num_features == 8
+    assert small("cloformer", stages=STAGES[:1], drop_path_rate=0.6).layers[0]["blocks"][1].drop_path.p == 0.6
+    assert small("cloformer", stages=[replace(STAGES[0], depth=1)], drop_path_rate=0.6).num_features == 8
 
 
 def test_least_image_has_one_cell_of_every_grid() -> None:
     deeper = (*STAGES[:3], replace(STAGES[3], kv_pool=2))
-    model = tiny(stages=deeper)
+    model = small("cloformer", stages=deeper)
     assert model(inputs(model)).isfinite().all()
     with pytest.raises(ValueError, match="H, W of 64 or more"):
-        tiny(stages=deeper, image_size=63)
-    model = tiny(stages=deeper, branches="local").eval()
+        small("cloformer", stages=deeper, image_size=63)
+    model = small("cloformer", stages=deeper, branches="local")
     assert model(inputs(model, H=32, W=32)).isfinite().all()

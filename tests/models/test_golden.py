@@ -36,7 +36,6 @@ def test_every_recording_has_a_case() -> None:
 )
 def test_outputs_match_the_recording(name: str) -> None:
     measured = measure(name)
-    assert measured.num_features == len(load_recording(name)["output"]["features"])
     assert measured.passes, measured
 
 

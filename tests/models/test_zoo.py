@@ -148,22 +148,25 @@ def plan(model: models.Backbone) -> list[tuple[Any, ...]]:
     ]
 
 
-def as_stored(name: str, file: models.Backbone) -> models.Backbone:
+def built(name: str, file: models.Backbone, **knobs: Any) -> models.Backbone:
     """The variant as weights of `file` build it."""
     family = VARIANTS[name].__annotations__["return"]
     with torch.device("meta"):
-        model = build_as_stored(VARIANTS[name], file.state_dict(), {}, family=family, details={})
-    assert isinstance(model, family)
-    assert shapes(model) == shapes(file)
-    assert plan(model) == plan(file)
-    return model
+        return build_as_stored(VARIANTS[name], file.state_dict(), knobs, family=family, details={})
+
+
+def check_same_network(model: models.Backbone, other: models.Backbone) -> None:
+    assert isinstance(other, type(model))
+    assert shapes(model) == shapes(other)
+    assert plan(model) == plan(other)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_of_a_variant_build_that_variant(name: str) -> None:
     knobs: dict[str, Any] = {"num_classes": 7, "image_size": 64, "in_channels": 4}
     expected = on_meta(name, **knobs, **({"num_frames": 8} if is_video(name) else {}))
-    model = as_stored(name, expected)
+    model = built(name, expected)
+    check_same_network(model, expected)
     assert model.num_classes == 7
     has_positions = expected.position_grid is not None
     assert model.input_shape == (expected.input_shape if has_positions else (4, *PUBLISHED[name].input))
@@ -172,11 +175,14 @@ def test_weights_of_a_variant_build_that_variant(name: str) -> None:
 
 def test_file_of_another_depth_pooling_or_ablation_gives_the_network_of_the_file() -> None:
     """SlowFast's file named B 32x3 holds 24 blocks; the first release of B 16x4 leaves its last keys unpooled."""
-    as_stored("mvit_b_32x3", on_meta("mvit_b24_32x3", image_size=64, num_frames=8))
-    for branches in ("global", "local"):
-        as_stored("cloformer_xxs", on_meta("cloformer_xxs", branches=branches))
     first = on_meta("mvit_b_16x4", unpooled_kv_blocks=(14, 15))
-    as_stored("mvit_b_16x4", first)
+    for name, file in (
+        ("mvit_b_32x3", on_meta("mvit_b24_32x3", image_size=64, num_frames=8)),
+        ("mvit_b_16x4", first),
+        ("cloformer_xxs", on_meta("cloformer_xxs", branches="global")),
+        ("cloformer_xxs", on_meta("cloformer_xxs", branches="local")),
+    ):
+        check_same_network(built(name, file), file)
     assert sum(p.numel() for p in first.parameters()) == 36_599_536
     assert identify(first.state_dict(), MViT) == []
     assert identify(first.state_dict(), MViT, but_for_pooling=True) == ["mvit_b_16x4", "mvit_b_32x3"]
@@ -195,11 +201,9 @@ def test_arguments_win_over_the_file(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_image_weights_build_a_network_for_clips_and_back() -> None:
-    state = weights_of("mvit_v2_s", image_size=64, num_classes=7)
-    model = create_model("mvit_v2_s_16x4", weights=state, num_frames=8)
-    assert (model.input_shape, model.num_classes) == ((3, 8, 64, 64), 7)
-    assert not model.patch_embed.proj.weight.any()
-    assert create_model("mvit_v2_s", weights=dict(model.state_dict())).input_shape == (3, 64, 64)
+    clips = built("mvit_v2_s_16x4", on_meta("mvit_v2_s", image_size=64, num_classes=7), num_frames=8)
+    assert (clips.input_shape, clips.num_classes) == ((3, 8, 64, 64), 7)
+    assert built("mvit_v2_s", clips).input_shape == (3, 64, 64)
 
 
 def test_weights_of_another_variant_are_refused_in_one_line() -> None:

@@ -138,6 +138,13 @@ def lively(model: Network, *, seed: int = 1, spread: float = 0.2) -> Network:
     return model
 
 
+def small(name: str, *, seed: int = 0, **changes: Any) -> Any:
+    """The plain network of a row in evaluation, with weights of ordinary size."""
+    torch.manual_seed(seed)
+    build = BUILDS[name]
+    return lively(build.network(**(build.arguments | changes)), seed=seed).eval()
+
+
 def inputs(model: Backbone, size: int = 2, **axes: int) -> Tensor:
     """A batch of `size` images or clips as the network was constructed for, but for the axes (C, T, H, W) named."""
     shape = dict(zip("CTHW" if len(model.input_shape) == 4 else "CHW", model.input_shape, strict=True)) | axes

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import small
-from zoo_builds import BUILDS, inputs, lively
+from zoo_builds import inputs, small
 
 from mvrec.errors import UserError
 from mvrec.models import load_weights
@@ -21,7 +20,7 @@ SIZES: tuple[dict[str, Any], ...] = (
 TABLES = {"pos_embed_spatial", "pos_embed_temporal", "rel_pos_t", "rel_pos_h", "rel_pos_w"}
 
 
-@pytest.mark.parametrize("kind", ["v1", "v2"])
+@pytest.mark.parametrize("kind", ["mvit_v1_video", "mvit_v2_video"])
 def test_tables_fitted_to_another_clip_give_what_forward_would_make_of_them(kind: str) -> None:
     for size in SIZES:
         model, bigger = small(kind), small(kind, seed=9, **size)
@@ -33,28 +32,25 @@ def test_tables_fitted_to_another_clip_give_what_forward_would_make_of_them(kind
         torch.testing.assert_close(bigger(x), model(x), msg=lambda text, size=size: f"{size}: {text}")
 
 
-@pytest.mark.parametrize("kind", ["v1_image", "sgformer"])
+@pytest.mark.parametrize("kind", ["mvit_v1_image", "sgformer"])
 def test_tables_fitted_to_another_image_give_what_forward_would_make_of_them(kind: str) -> None:
-    def network(size: Any) -> Any:
-        return lively(BUILDS[kind](image_size=size)).eval() if kind == "sgformer" else small(kind, image_size=size)
-
-    model, bigger = network(64), network((96, 64))
-    report = load_weights(bigger, lively(model, seed=4).state_dict())
+    model, bigger = small(kind, image_size=64), small(kind, seed=9, image_size=(96, 64))
+    report = load_weights(bigger, model.state_dict())
     assert [resized.name for resized in report.interpolated] == ["pos_embed"]
     x = inputs(bigger)
     torch.testing.assert_close(bigger.double()(x.double()), model.double()(x.double()), rtol=1e-4, atol=1e-4)
 
 
 def test_table_of_no_square_grid_is_one_line() -> None:
-    state = small("v1", image_size=(32, 64)).state_dict()
-    assert load_weights(small("v1", image_size=(32, 64)), state).complete
+    state = small("mvit_v1_video", image_size=(32, 64)).state_dict()
+    assert load_weights(small("mvit_v1_video", image_size=(32, 64)), state).complete
     with pytest.raises(UserError, match="pos_embed_spatial holds 128 positions, which are not a square grid"):
-        load_weights(small("v1", image_size=48), state)
+        load_weights(small("mvit_v1_video", image_size=48), state)
 
 
 def test_grid_that_a_file_names_is_used() -> None:
     """8 x 32 and 16 x 16 cells have tables of one length."""
-    model, other = small("v1", image_size=(32, 128)), small("v1", image_size=64)
+    model, other = small("mvit_v1_video", image_size=(32, 128)), small("mvit_v1_video", image_size=64)
     state = {"model": model.state_dict(), "mvrec": {"position_grid": [2, 8, 32], "image_size": [32, 128]}}
     assert not load_weights(other, model.state_dict()).interpolated  # nothing tells them apart
     stored = StoredWeights(model.state_dict(), "x.ckpt", "model", state["mvrec"])
@@ -67,7 +63,7 @@ def test_grid_that_a_file_names_is_used() -> None:
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_image_kernels_are_repeated_over_the_frames_of_a_clip(version: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="mvrec")
-    image, video = small(f"{version}_image"), small(version, seed=9)
+    image, video = small(f"mvit_{version}_image"), small(f"mvit_{version}_video", seed=9)
     before = {name: tensor.clone() for name, tensor in video.state_dict().items()}
     report = load_weights(video, image.state_dict())
     records = [(record.levelno, record.message) for record in caplog.records]
@@ -83,17 +79,17 @@ def test_image_kernels_are_repeated_over_the_frames_of_a_clip(version: str, capl
         torch.testing.assert_close(ours["pos_embed_class"], theirs["pos_embed"][:, :1])
         assert not ours["pos_embed_temporal"].any()
     else:
-        assert set(report.missing) == {"cls_token", *(f"blocks.{i}.attn.rel_pos_t" for i in range(4))}
+        assert set(report.missing) == {"cls_token", *(f"blocks.{i}.attn.rel_pos_t" for i in range(5))}
         for name in report.missing:
             torch.testing.assert_close(ours[name], before[name], rtol=0, atol=0)
         ((level, message),) = records
         assert level == logging.WARNING
-        assert "5 not in the file and left at their initial values (cls_token, blocks.0.attn.rel_pos_t" in message
+        assert "6 not in the file and left at their initial values (cls_token, blocks.0.attn.rel_pos_t" in message
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_clip_kernels_are_summed_over_their_frames(version: str) -> None:
-    video, image = small(version), small(f"{version}_image", seed=9)
+    video, image = small(f"mvit_{version}_video"), small(f"mvit_{version}_image", seed=9)
     report = load_weights(image, video.state_dict())
     assert report.complete
     assert not report.unexpected
@@ -108,7 +104,7 @@ def test_clip_kernels_are_summed_over_their_frames(version: str) -> None:
 
 
 def test_head_of_another_class_count_is_refused_and_with_allow_partial_replaced() -> None:
-    model, other = small("v1", num_classes=7, image_size=64), small("v1", seed=9)
+    model, other = small("mvit_v1_video", num_classes=7, image_size=64), small("mvit_v1_video", seed=9)
     with pytest.raises(
         UserError, match=r"its head knows 5 classes, the network 7: .*num_classes=5.*allow_partial=True"
     ):
@@ -128,7 +124,7 @@ def test_head_of_another_class_count_is_refused_and_with_allow_partial_replaced(
 
 
 def test_network_without_a_head_loads_the_rest_and_a_file_without_one_is_reported(caplog):
-    model, other = small("v1", num_classes=0), small("v1", seed=9)
+    model, other = small("mvit_v1_video", num_classes=0), small("mvit_v1_video", seed=9)
     report = load_weights(model, other.state_dict())
     assert report.complete
     assert not report.unexpected
@@ -142,23 +138,23 @@ def test_weights_that_do_not_fit_are_one_line_and_change_nothing() -> None:
     """Of a deeper network the first blocks would load without a word and compute something else."""
 
     def without(lost: str) -> dict[str, torch.Tensor]:
-        return {n: t for n, t in small("v1", seed=9).state_dict().items() if not n.startswith(lost)}
+        return {n: t for n, t in small("mvit_v1_video", seed=9).state_dict().items() if not n.startswith(lost)}
 
     for state, message in (
         (without("blocks.2."), r"\d+ tensors are missing \(blocks\.2\.norm1\.weight, .* and \d+ more\)"),
         (without("cls_token"), r"1 tensors are missing \(cls_token\)"),
         (without("pos_embed_temporal"), r"1 tensors are missing \(pos_embed_temporal\)"),
-        (small("v1", depth=5).state_dict(), r"\d+ have no place in the network \(blocks\.4\.norm1\.weight"),
+        (small("mvit_v1_video", depth=6).state_dict(), r"\d+ have no place in the network \(blocks\.5\.norm1\.weight"),
         (
-            small("v1", embed_dim=32, num_heads=2).state_dict(),
+            small("mvit_v1_video", embed_dim=32, num_heads=2).state_dict(),
             r"have another shape, file -> network \(cls_token \(1, 1, 32\) -> \(1, 1, 16\)",
         ),
     ):
-        model = small("v1")
+        model = small("mvit_v1_video")
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         with pytest.raises(UserError, match=message):
             load_weights(model, state)
         torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
-    alien = {name: torch.zeros(3, 3) for name in small("v1").state_dict()}
+    alien = {name: torch.zeros(3, 3) for name in small("mvit_v1_video").state_dict()}
     with pytest.raises(UserError, match="nothing in it fits this MViT"):
-        load_weights(small("v1"), alien, allow_partial=True)
+        load_weights(small("mvit_v1_video"), alien, allow_partial=True)

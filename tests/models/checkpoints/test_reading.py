@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_networks import small
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
-from zoo_builds import inputs
+from zoo_builds import inputs, small
 
 from mvrec.errors import UserError
 from mvrec.models import MViT, load_weights
@@ -25,11 +24,11 @@ from mvrec.models.checkpoints.files import each_file_once, forget_files, read_we
 
 @pytest.fixture
 def model() -> MViT:
-    return small("v1")
+    return small("mvit_v1_video")
 
 
 def check_loads(source: Any, model: MViT) -> None:
-    other, x = small("v1", seed=9), inputs(model)
+    other, x = small("mvit_v1_video", seed=9), inputs(model)
     report = load_weights(other, source)
     assert (report.complete, report.unexpected) == (True, ())
     torch.testing.assert_close(other(x), model(x), rtol=0, atol=0)
@@ -60,7 +59,7 @@ def test_network_is_found_inside_every_wrapper(wrapper: str, model: MViT, tmp_pa
 
 
 def test_half_precision_becomes_the_precision_of_the_network(model: MViT) -> None:
-    other = small("v1", seed=9)
+    other = small("mvit_v1_video", seed=9)
     load_weights(other, {name: tensor.half() for name, tensor in model.state_dict().items()})
     assert {tensor.dtype for tensor in other.state_dict().values()} == {torch.float32}
     torch.testing.assert_close(other(inputs(model)), model(inputs(model)), rtol=0.05, atol=0.05)
@@ -75,7 +74,7 @@ def test_state_dicts_safetensors_under_any_name_and_old_serialisation_load(model
 
 
 def test_averaged_weights_win_over_the_raw_ones_of_a_file(model: MViT, tmp_path: Path) -> None:
-    raw = small("v1", seed=5).state_dict()
+    raw = small("mvit_v1_video", seed=5).state_dict()
     for name in ("state_dict_ema", "model_ema", "ema"):
         path = saved({"state_dict": raw, "model": raw, name: model.state_dict()}, tmp_path / "x.pth")
         check_loads(path, model)
@@ -98,7 +97,7 @@ def test_file_is_read_once_until_it_changes(model: MViT, tmp_path: Path, reads: 
         assert read_weights(path).tensors is first.tensors
         assert read_weights(tmp_path / "link.pth").source == str(tmp_path / "link.pth")
         assert reads.pop(path) == 1
-        saved(small("v1", seed=5).state_dict(), path)
+        saved(small("mvit_v1_video", seed=5).state_dict(), path)
         other = read_weights(path).tensors
         assert any(not torch.equal(tensor, other[name]) for name, tensor in model.state_dict().items())
         forget_files()

@@ -1,24 +1,16 @@
 import itertools
-from typing import Any
 
 import pytest
 import torch
 from golden_support import run_with_features
 from zoo_builds import BUILDS, inputs, lively, released
 
-from mvrec.models import MViT
 from mvrec.models.layers import resized_positions
-
-
-def tiny(kind: str, **changes: Any) -> MViT:
-    model = BUILDS[f"mvit_{kind}"](**changes)
-    assert isinstance(model, MViT)
-    return model
 
 
 @pytest.mark.parametrize("kind", ["v1_video", "v1_image", "v2_video", "v2_image"])
 def test_feature_maps_hold_every_token_in_its_place(kind: str) -> None:
-    model = lively(tiny(kind))
+    model = lively(BUILDS[f"mvit_{kind}"]())
     x = inputs(model, W=64)
     _, features = run_with_features(model, x, ["blocks.0", "norm"])
     for level, tokens in ((0, features["blocks.0"]), (-1, features["norm"])):
@@ -39,17 +31,17 @@ def test_plan_pools_by_kernels_and_strides() -> None:
     q_kernels = {i: attn.q_kernel for i, attn in enumerate(without_kernel) if attn.q_kernel}
     assert q_kernels == dict.fromkeys((2, 5, 21), (1, 3, 3))
 
-    unpooled = [block.attn for block in tiny("v1_video", unpooled_kv_blocks=(1,)).blocks]
+    unpooled = [block.attn for block in BUILDS["mvit_v1_video"](unpooled_kv_blocks=(1,)).blocks]
     assert [attn.kv_kernel is None for attn in unpooled] == [False, True, False, False, False]
     assert [attn.kv_stride for attn in unpooled] == [4, 1, 2, 1, 1]
 
-    one_pixel = [block.attn for block in tiny("v2_video", pool_kernel=(1, 1, 1), kv_stride=1).blocks]
+    one_pixel = [block.attn for block in BUILDS["mvit_v2_video"](pool_kernel=(1, 1, 1), kv_stride=1).blocks]
     assert [i for i, attn in enumerate(one_pixel) if attn.q_kernel] == [1, 3]
     assert all(attn.kv_kernel is None for attn in one_pixel)
 
 
 def test_network_of_one_block_is_built_and_a_new_head_keeps_its_dropout() -> None:
-    model = tiny("v1_video", depth=1, dim_mults=None, head_mults=None, q_strides=None, head_dropout=0.25)
+    model = BUILDS["mvit_v1_video"](depth=1, dim_mults=None, head_mults=None, q_strides=None, head_dropout=0.25)
     model.reset_head(9)
     assert (model.num_features, model.head.dropout.p) == (16, 0.25)
 
@@ -57,7 +49,7 @@ def test_network_of_one_block_is_built_and_a_new_head_keeps_its_dropout() -> Non
 @pytest.mark.parametrize("kind", ["v1_video", "v1_image"])
 def test_every_kind_of_positions_works_with_and_without_a_class_token(kind: str) -> None:
     for pos_embed, cls_token in itertools.product(("joint", "separate", "none"), (True, False)):
-        model = tiny(kind, pos_embed=pos_embed, cls_token=cls_token)
+        model = BUILDS[f"mvit_{kind}"](pos_embed=pos_embed, cls_token=cls_token)
         assert ("pos_embed_class" in model.state_dict()) == (pos_embed == "separate" and cls_token)
         if pos_embed == "joint":
             assert model.pos_embed.shape == (1, (2 if kind == "v1_video" else 1) * 64 + cls_token, 16)
