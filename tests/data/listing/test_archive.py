@@ -3,12 +3,13 @@ import os
 import tarfile
 
 import pytest
-from data_trees import make, tar_of
+from data_trees import listed, make, tar_of
 
 from mvrec.data.listing import archive as module
 from mvrec.data.listing.archive import ArchiveMember, list_tar, read_tar_listing
-from mvrec.data.listing.index import Sample, SampleIndex
-from mvrec.data.listing.lists import Row, read_rows, write_rows
+from mvrec.data.listing.index import Sample
+from mvrec.data.listing.layouts import find_split
+from mvrec.data.listing.lists import Row, write_rows
 from mvrec.errors import DecodeError, UserError
 
 LONG = "d" * 90 + "/" + "e" * 90 + "/ü.JPEG"
@@ -124,17 +125,13 @@ def test_a_listing_of_a_tar_in_a_read_only_folder_goes_to_the_cache(path, tmp_pa
     assert len(read_tar_listing(path)) == 4
 
 
-def index_of(root):
-    return SampleIndex(read_rows(root / "train.csv"), root=root)
-
-
 def test_a_list_names_files_in_tars(tmp_path):
     inner = tar_of({"ü.JPEG": b"one"})
     make(tmp_path / "set.tar", {"a.tar": tar_of({"n01.tar": inner, "b.JPEG": b"two!"})})  # a folder may be called so
     path = tmp_path / "set.tar/a.tar"
     rows = [Row(f"set.tar/a.tar/{m.name}", str(n), offset=m.offset, size=m.size) for n, m in enumerate(list_tar(path))]
     write_rows(tmp_path / "train.csv", [Row("plain.mp4", "2"), *rows])
-    index = index_of(tmp_path)
+    index = find_split(tmp_path, "train")
     assert index[0] == Sample(tmp_path / "plain.mp4", 2)
     assert [sample.path.read() for sample in list(index)[1:]] == [b"one", b"two!"]
     assert index[1].path == ArchiveMember(path, "n01.tar/ü.JPEG", rows[0].offset, 3)
@@ -146,9 +143,8 @@ def test_rows_without_their_tar_or_place_in_it_are_refused(path, tmp_path):
         "path,label,offset,size\ngone.tar/x,0,512,1\n": r"'gone\.tar/x' has an offset, but no part of it is a tar",
         "path,label\na.tar/b,0\n": r"'a\.tar/b' lies in a tar: give its place in the columns offset and size",
     }.items():
-        make(tmp_path, {"train.csv": text})
         with pytest.raises(UserError, match=rf"train\.csv:2: {message}"):
-            index_of(tmp_path)
+            listed(tmp_path, text)
 
 
 def test_members_of_archives_that_changed_are_bad_files(path, tmp_path):

@@ -19,16 +19,16 @@ def train_files(root, **options):
     return contents(Kinetics(str(root), **options), "train")
 
 
-@pytest.mark.parametrize(
-    ("csv", "folder"),
-    [
-        ("annotations/train.csv", "train"),
-        ("train.csv", "train/some class"),
-        ("annotations/kinetics-400_train.csv", "videos"),
-        ("annotations/train.csv", "videos/train"),
-        ("train.csv", "clips/of/any kind"),
-    ],
-)
+CSVS = {
+    "train": "annotations/train.csv",
+    "train/some class": "train.csv",
+    "videos": "annotations/kinetics-400_train.csv",
+    "videos/train": "annotations/train.csv",
+    "clips/of/any kind": "train.csv",
+}
+
+
+@pytest.mark.parametrize(("folder", "csv"), CSVS.items())
 def test_annotation_csvs_list_the_videos_that_are_there(tmp_path, csv, folder, caplog):
     caplog.set_level("INFO")
     make(tmp_path, {csv: TRAIN, **videos_in(folder)})
@@ -48,12 +48,13 @@ def test_replacements_take_the_place_of_corrupted_videos(tmp_path):
 
 
 def test_a_split_of_cvdf_without_labels_cannot_be_scored(tmp_path):
-    val = {"annotations/validate.csv": HEADER + "tai chi,v,0,10,val,0\n", "val/v_000000_000010.mp4": ""}
-    test = {
-        "annotations/test.csv": "youtube_id,time_start,time_end,split\nt,0,10,test\n",
-        "test/t_000000_000010.mp4": "",
+    make(tmp_path, videos_in("train") | videos_in("val", ["v_000000_000010.mp4"]))
+    lists = {
+        "train": TRAIN,
+        "validate": HEADER + "tai chi,v,0,10,,\n",
+        "test": "youtube_id,time_start,time_end\nt,0,10\n",
     }
-    make(tmp_path, {"annotations/train.csv": TRAIN, **videos_in("train"), **val, **test})
+    make(tmp_path / "annotations", {f"{split}.csv": text for split, text in lists.items()})
     data = Kinetics(str(tmp_path))
     assert contents(data, "val") == [("val/v_000000_000010.mp4", "tai chi")]
     assert data.class_names == ("riding a bike", "tai chi")
