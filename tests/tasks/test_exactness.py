@@ -46,7 +46,7 @@ def alone(small_run, lists, tmp_path_factory) -> tuple[dict, list[dict[str, str]
 
 def test_counts_and_scores_are_those_of_one_process(small_run, lists, alone, tmp_path):
     expected, expected_rows = alone
-    assert len({row["probability_1"] for row in expected_rows}) == 13  # or equality would say nothing
+    assert len({row["probability_1"] for row in expected_rows}) > 9  # or equality would say nothing
     metrics, rows = scored(small_run, lists / "all", tmp_path, world=2, batch=3, shared=True)
     assert (metrics["scored"], metrics["expected"], metrics["failed"], metrics["num_views"]) == (12, 13, 1, 6)
     for name, value in expected["metrics"].items():  # shares of counts: exactly
