@@ -1,4 +1,4 @@
-"""Links and commands of the README and of the pages below docs/."""
+"""Links, commands and names of tests of the README and of the pages below docs/."""
 
 import argparse
 import importlib
@@ -58,6 +58,17 @@ def test_links_and_paths_lead_to_files():
         assert [link for link in links if not (page.parent / link).exists()] == [], page
         named = re.findall(r"`((?:tests|mvrec|benchmarks|configs)/[\w/]+\.(?:py|yaml))", text)
         assert [path for path in named if "foo" not in path and not (ROOT / path).exists()] == [], page
+
+
+def test_facts_and_promises_name_tests_that_are_there():
+    for page in ("docs/trust.md", "tests/README.md"):
+        rows = [line.split("|") for line in (ROOT / page).read_text("utf-8").splitlines() if re.match(r"\|.*`", line)]
+        names = [name for row in rows for name in re.findall(r"`([\w/]+\.py)?(?:::)?(test_\w+)?`", row[2])]
+        assert len(names) > 50, page
+        text = ""
+        for path, test in names:
+            text = (ROOT / "tests" / path).read_text("utf-8") if path else text
+            assert not test or f"\ndef {test}(" in text, f"{page}: {test}"
 
 
 def test_commands_have_known_names_and_flags(monkeypatch, capsys):
