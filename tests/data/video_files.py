@@ -1,6 +1,5 @@
 """Small real video files for tests, whose frames know their own number."""
 
-import io
 import tarfile
 from fractions import Fraction
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.stream import Disposition
+from data_trees import tar_of
 
 from mvrec.data.listing.archive import ArchiveMember
 
@@ -186,15 +186,12 @@ def damage(path, start, end):
 
 def in_archive(path, archive=None):
     """A member that is a copy of a file inside a tar of its own, behind another file."""
-    archive = archive or Path(path).with_suffix(".tar")
-    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
-        other = tarfile.TarInfo("before.txt")
-        other.size = 5
-        tar.addfile(other, io.BytesIO(b"hello"))
-        tar.add(path, arcname=Path(path).name)
+    path = Path(path)
+    archive = Path(archive or path.with_suffix(".tar"))
+    archive.write_bytes(tar_of({"before.txt": b"hello", path.name: path.read_bytes()}))
     with tarfile.open(archive) as tar:
-        info = tar.getmember(Path(path).name)
-    return ArchiveMember(archive=Path(archive), name=info.name, offset=info.offset_data, size=info.size)
+        info = tar.getmember(path.name)
+    return ArchiveMember(archive=archive, name=info.name, offset=info.offset_data, size=info.size)
 
 
 def patch_box(data, box, offset, value):

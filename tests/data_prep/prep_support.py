@@ -4,9 +4,9 @@ import contextlib
 import importlib
 import io
 import json
-import tarfile
 
 import numpy as np
+from data_trees import make, tar_of
 from PIL import Image
 from video_files import write_video
 
@@ -80,19 +80,12 @@ WNIDS = ("n00000001", "n00000002", "n00000003")
 KIT_IDS = {1: "n00000003", 2: "n00000001", 3: "n00000002", 4: "n00000009"}  # the last is a group of classes
 
 
-def write_imagenet(root, *, per_class=4, val_ids=(1, 2, 3, 3, 2, 1)):
+def write_imagenet(root, *, val_ids=(1, 2, 3, 3, 2, 1)):
     """Three tars like ImageNet's, of three classes."""
-    root.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(root / "ILSVRC2012_img_train.tar", "w") as outer:
-        for wnid in reversed(WNIDS):
-            inner = io.BytesIO()
-            with tarfile.open(fileobj=inner, mode="w") as tar:
-                for number in range(per_class):
-                    add(tar, f"{wnid}_{number}.JPEG", jpeg(seed=hash_of(wnid, number)))
-            add(outer, f"{wnid}.tar", inner.getvalue())
-    with tarfile.open(root / "ILSVRC2012_img_val.tar", "w") as tar:
-        for number in range(len(val_ids), 0, -1):
-            add(tar, f"ILSVRC2012_val_{number:08d}.JPEG", jpeg(seed=1000 + number))
+    images = {wnid: {f"{wnid}_{n}.JPEG": jpeg(seed=hash_of(wnid, n)) for n in range(4)} for wnid in reversed(WNIDS)}
+    train = {f"{wnid}.tar": tar_of(images[wnid]) for wnid in images}
+    val = {f"ILSVRC2012_val_{n:08d}.JPEG": jpeg(seed=1000 + n) for n in range(len(val_ids), 0, -1)}
+    make(root, {"ILSVRC2012_img_train.tar": tar_of(train), "ILSVRC2012_img_val.tar": tar_of(val)})
     write_devkit(root, val_ids)
     return root
 
@@ -108,17 +101,10 @@ def write_devkit(root, val_ids):
     synsets = np.array([(n, w, "thing", 2 if n == 4 else 0) for n, w in KIT_IDS.items()], dtype=kinds)[:, None]
     meta = io.BytesIO()
     savemat(meta, {"synsets": synsets})
-    with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as kit:
-        folder = "ILSVRC2012_devkit_t12/data"
-        add(kit, f"{folder}/meta.mat", meta.getvalue())
-        truth = "".join(f"{number}\n" for number in val_ids)
-        add(kit, f"{folder}/ILSVRC2012_validation_ground_truth.txt", truth.encode())
-
-
-def add(tar, name, content):
-    header = tarfile.TarInfo(name)
-    header.size = len(content)
-    tar.addfile(header, io.BytesIO(content))
+    truth = "".join(f"{number}\n" for number in val_ids).encode()
+    files = {"meta.mat": meta.getvalue(), "ILSVRC2012_validation_ground_truth.txt": truth}
+    kit = tar_of({f"ILSVRC2012_devkit_t12/data/{name}": content for name, content in files.items()}, "w:gz")
+    make(root, {"ILSVRC2012_devkit_t12.tar.gz": kit})
 
 
 def jpeg(*, seed):

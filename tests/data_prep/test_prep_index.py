@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from data_trees import make
 from prep_support import hidden, read_json, run, write_image, write_imagenet
 from video_files import write_video
 
@@ -66,9 +67,7 @@ LAYOUTS = {  # rows of train and val, how many of them are missing; lists; video
 
 def build(layout, clip, root):
     _, lists, videos = LAYOUTS[layout]
-    for name, text in lists.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
+    make(root, lists)
     for number, name in enumerate(videos):
         put(clip, root / name, f"{number}.")
 

@@ -11,6 +11,7 @@ import types
 from pathlib import Path
 
 import pytest
+from data_trees import make
 from prep_support import called, hidden, read_json, run, tree, write_image, write_imagenet, write_videos
 from video_files import truncate
 
@@ -30,10 +31,7 @@ def images(root):
 
 
 def same_sizes(root):
-    for number in range(12):
-        path = root / "train" / "ab"[number % 2] / f"{number:02d}.mp4"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(f"{number:02d}".encode() * 99)
+    make(root, {f"train/{'ab'[number % 2]}/{number:02d}.mp4": f"{number:02d}" * 99 for number in range(12)})
 
 
 def start(name, *arguments, before=lambda: None, log=os.devnull):
