@@ -47,7 +47,8 @@ def whole(tiny, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("whole")
     save = callback("SaveAt", folder=str(folder / "at"), batches=[1, 2, 5, 11, 12, 13, 16, 19], validations=[3, 6, 21])
-    arguments = [*tiny, *RANDOM, "--trainer.val_check_interval=3", "--trainer.limit_val_batches=1"]
+    validation = ["--trainer.val_check_interval=3", "--trainer.limit_val_batches=1", "--data.eval_batch_size=2"]
+    arguments = [*tiny, *RANDOM, *validation]
     main(["fit", *arguments, overlay(folder, save), f"--run_dir={folder / 'run'}"])
     return arguments, folder
 
