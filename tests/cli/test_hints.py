@@ -23,7 +23,6 @@ def test_a_key_of_another_library_names_ours():
         "maxEpochs": "'trainer.max_epochs'?",
         "batch-size": "'data.batch_size'?",
         "model.num_classes": ": leave it out, the number of classes follows from the data",
-        "output": "'run_dir'?",
         "fp16": "'trainer.precision'? (--trainer.precision 16-mixed or bf16-mixed)",
         "trainer.epochs": "'trainer.max_epochs'?",
         "model.loss": "the task brings its loss",

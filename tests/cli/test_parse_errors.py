@@ -25,7 +25,6 @@ def test_a_refusal_is_told_with_the_place_of_the_value_that_it_is_about():
         # The value decides between two keys of one name.
         "num_frames must be even, got 8": "--data.clip.num_frames: num_frames must be even, got 8",
         "num_frames must be odd, got 16": "a.yaml:3: model.backbone.num_frames: num_frames must be odd, got 16",
-        "num_frames is wrong": "num_frames is wrong",
         # Words of English that happen to be keys.
         "the size of the root is unknown": "the size of the root is unknown",
         "No supported gpu backend found!": "--trainer.accelerator gpu: torch finds no GPU here: use "

@@ -31,7 +31,6 @@ WRONG = {
         ("a.mp4 --ckpt run -o out --stride 1", "add --window"),
         ("a.mp4 --ckpt run -o out --window 0", "--window must be above 0"),
         ("a.mp4 --ckpt run -o out --shard 0/2", "--shard must be I/N with I in 1..N, such as 2/8, got '0/2'"),
-        ("a.mp4 --ckpt run -o out --shard half", "got 'half'"),
         ("a.mp4 --ckpt run -o out --batch_size 0", "--batch_size must be at least 1, got 0"),
         ("a.jpg --ckpt images -o out --window 1", "--window is for videos"),
         ("empty --ckpt run -o out", "there is no video in empty"),
@@ -95,7 +94,6 @@ WRONG = {
     ],
     "doctor": [
         ("--dist 0", "--dist: a number of processes, 1 or more, and not '0' (mvrec doctor --help)"),
-        ("--dist 1.5", "--dist: a number of processes, 1 or more, and not '1.5'"),
         ("--dist --timeout 0", "--timeout must be above 0"),
     ],
     "models": [("shunted_x", "no model matches 'shunted_x'; did you mean 'shunted_")],
