@@ -91,7 +91,6 @@ FRAMEWISE = "{class_path: mvrec.models.Framewise, init_args: {num_frames: 8, bac
 # A backbone in a file, flags, and the name and some arguments of what is built.
 SHORT_NAMES = [
     ("mvit_b_16x4", [], "mvit_b_16x4", {"head_dropout": 0.5}),
-    ("mvrec.models.mvit_b_16x4", [], "mvit_b_16x4", {"head_dropout": 0.5}),
     ("MViT", [], "MViT", {"pooling": "conv"}),
     ("torchvision/swin_t", [], "create_model", {"name": "torchvision/swin_t"}),
     ("shunted_t", ["--model.backbone.drop_path_rate=0.3"], "shunted_t", {"drop_path_rate": 0.3}),
