@@ -44,6 +44,7 @@ def start(name, *arguments, before=lambda: None, log=os.devnull):
     try:
         sys.stdout = sys.stderr = open(log, "w")  # noqa: PTH123, SIM115
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.dont_write_bytecode = True  # which a limit on the size of files would cut off
         before()
         code = called(name, arguments)
         sys.stdout.flush()
