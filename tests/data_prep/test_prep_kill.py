@@ -84,7 +84,6 @@ def at_renaming(count, number):
 JOBS = {
     "check": (videos, "DATA --out OUT --write-lists OUT/lists", "report.json", 1, "6 files of 6 rows to check, 0"),
     "resize": (videos, "DATA OUT --short-side 48", "resize.json", 1, "6 videos to resize to short side 48, 0 of them"),
-    "resize images": (images, "DATA OUT --images --short-side 32", "resize.json", 1, "24 images to resize"),
     "shard": (images, "DATA OUT --shard-size 8KB --shuffle 1", None, 2, "24 files, "),
     "imagenet": (write_imagenet, "DATA --no-md5 --any-size --unpack OUT", None, 5, "18 images would be "),
     "index": (same_sizes, "DATA --out OUT", None, 1, "nothing was hashed or written"),
@@ -119,25 +118,29 @@ every_tool = pytest.mark.parametrize("job", JOBS, indirect=True)
 
 
 @every_tool
-def test_a_tool_that_filled_the_disk_was_interrupted_and_killed_finishes_as_if_left_alone(job, tmp_path):
-    name = job.words[0]
+def test_a_tool_that_was_killed_in_a_journal_line_and_at_a_renaming_finishes_as_if_left_alone(job):
+    if job.words[0] != "imagenet":  # which has no journal of what it unpacks
+        assert start(*job.words, before=lambda: at_journal_line(2, signal.SIGKILL)) == -signal.SIGKILL
+    assert start(*job.words, before=lambda: at_renaming(job.renaming, signal.SIGKILL)) == -signal.SIGKILL
+    finished, alone = job.outcomes()
+    assert finished == alone
+
+
+@pytest.mark.parametrize("job", ["resize", "imagenet"], indirect=True)
+def test_a_full_disk_and_ctrl_c_end_a_tool_in_one_line_and_the_next_run_goes_on(job, tmp_path):
+    name, log = job.words[0], tmp_path / "log"
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))  # noqa: E731
     interrupt = lambda: (at_renaming if name == "imagenet" else at_journal_line)(1, signal.SIGINT)  # noqa: E731
     for code, before, cause in (
         (1, limit, "(File too large|No space left on device)"),
         (130, interrupt, "interrupted"),
     ):
-        log = tmp_path / f"log{code}"
         assert start(*job.words, before=before, log=log) == code
         assert "Traceback" not in log.read_text()
         line = rf"mvrec prep {name}: .*{cause}; the same command goes on from here"
         assert re.fullmatch(line, log.read_text().splitlines()[-1])
         assert hidden(tmp_path / "out") == []
-    if name != "imagenet":  # which has no journal of what it unpacks
-        assert start(*job.words, before=lambda: at_journal_line(2, signal.SIGKILL)) == -signal.SIGKILL
-    assert start(*job.words, before=lambda: at_renaming(job.renaming, signal.SIGKILL)) == -signal.SIGKILL
-    finished, alone = job.outcomes()
-    assert finished == alone
+    assert run(*job.words)[0] == (name == "resize")  # where one video is damaged
 
 
 @every_tool
