@@ -19,6 +19,14 @@ def leave_sigterm_alone(trainer: L.Trainer) -> None:
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
+def resume_after_finished_epochs(trainer: L.Trainer) -> None:
+    """Make a run with `max_steps` resume after a finished epoch as one without: with the next epoch.
+
+    Lightning would repeat the end of that epoch, and count one epoch more than has been trained.
+    """
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+
+
 def log_train_step(trainer: L.Trainer) -> None:
     """Pass the metrics of this step to the loggers; Lightning does so after all hooks of the batch's end."""
     trainer._logger_connector.update_train_step_metrics()

@@ -71,6 +71,15 @@ def test_loggers_get_a_steps_metrics_early_and_number_steps_by_a_count_in_the_ch
     assert trainer.logger.steps == [0, -1, 0]
 
 
+def test_a_run_with_max_steps_restarts_no_finished_epoch():
+    trainer = make_trainer(logger=False)  # with max_steps
+    trainer.fit_loop.restarting = True
+    assert trainer.fit_loop.restarting  # Lightning repeats the end of the epoch
+    lightning_private.resume_after_finished_epochs(trainer)
+    trainer.fit_loop.restarting = True
+    assert not trainer.fit_loop.restarting
+
+
 def test_a_trainer_asks_for_sigterm_by_a_method_that_can_be_replaced_and_its_module_knows_it():
     assert "self._broadcast_sigterm_tensor()" in inspect.getsource(_TrainingEpochLoop.advance)
     trainer, module = make_trainer(logger=False), BoringModel()

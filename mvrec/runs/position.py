@@ -6,7 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from mvrec.lightning_private import uncount_stepped_batch
+from mvrec.lightning_private import resume_after_finished_epochs, uncount_stepped_batch
 from mvrec.run_data import data_of
 
 PROGRESS, VALIDATION = "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"
@@ -35,6 +35,10 @@ class ExactPosition(L.Callback):
         self._statistics: dict[str, Tensor] = {}
         self._validated_at = -1  # batch of the last validation, counted from the start of training
         self._owes_validation = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let the end of an epoch be the same with and without `max_steps`."""
+        resume_after_finished_epochs(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the batch of the last validation."""

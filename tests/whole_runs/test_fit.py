@@ -80,16 +80,19 @@ def test_the_saved_config_without_a_run_dir_sets_the_earlier_run_aside_and_ends_
     assert contents(run_dir / "earlier/1") == contents(digits_run.folder)
 
 
-def test_ckpt_path_last_goes_on_in_the_same_metrics(command, digits_run, tmp_path):
-    run_dir = Path(shutil.copytree(digits_run.folder, tmp_path / "run"))
+def test_ckpt_path_last_goes_on_in_the_same_metrics_with_and_without_max_steps(command, digits_run, tmp_path):
     longer = ["--ckpt_path=last", "--trainer.max_epochs=3"]
     longer += ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
-    code, _, err = command("fit", *digits_run.arguments, f"--run_dir={run_dir}", *longer)
-    assert code == 0, err
-    assert "epoch 3/3" in err
-    assert "epoch 2/3" not in err
-    assert [step for step, _ in losses(run_dir)] == [*map(str, range(9))]
-    assert not (run_dir / "earlier").exists()
+    for max_steps in (-1, 9):
+        run_dir = Path(shutil.copytree(digits_run.folder, tmp_path / str(max_steps)))
+        flags = [f"--run_dir={run_dir}", *longer, f"--trainer.max_steps={max_steps}"]
+        code, _, err = command("fit", *digits_run.arguments, *flags)
+        assert code == 0, err
+        assert "epoch 3/3" in err
+        assert "epoch 2/3" not in err
+        assert [step for step, _ in losses(run_dir)] == [*map(str, range(9))]
+        assert not (run_dir / "earlier").exists()
+    assert losses(tmp_path / "-1") == losses(tmp_path / "9")
 
 
 def test_a_fast_dev_run_leaves_no_trace(command, tiny, tmp_path):
