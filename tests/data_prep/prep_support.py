@@ -20,7 +20,8 @@ def called(name, arguments):
 
 
 def run(name, *arguments):
-    """Run a tool in this process; returns exit code, stdout and stderr."""
+    """Run a tool in this process, with one process for the work; returns exit code, stdout and stderr."""
+    arguments = arguments if "--workers" in arguments else (*arguments, "--workers", 1)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
