@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("mvrec", "benchmarks", "data_prep")
+ROOMS = ("mvrec", "benchmarks", "data_prep", "tests")
+EXAMPLES = "tests/test_words.py"  # has a fault of each kind
 PAGES = ("README.md", "CHANGELOG.md", "docs/**/*.md", "configs/**/*.yaml")
 # Earlier commits have longer subjects.
 SUBJECTS_SINCE = "2026-11-29T21:30:00Z"
@@ -77,15 +78,21 @@ def bound_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.name
 
 
-def opening_fault(node: Definition, summary: str) -> str | None:
-    """Return the fault of a summary's first word, None where it has none; code such as `(B, K)` may open any."""
+def opening_fault(node: Definition, summary: str, *, verbs: bool = True) -> str | None:
+    """Return the fault of a summary's first word, None where it has none; code such as `(B, K)` may open any.
+
+    Args:
+        node: The function, class or module.
+        summary: Its docstring's first line.
+        verbs: Whether a function's summary must open with a verb; a fixture's may name its value.
+    """
     if not summary[0].isalpha():
         return None
     word = re.match(r"[\w'-]+", summary)[0].lower()
     is_attribute = _is_attribute(node)
     if word in OPENINGS and not (is_attribute and word == "whether"):
         return f"docstring opens with {word!r}: name what it describes"
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and word not in VERBS and not is_attribute:
+    if verbs and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and word not in VERBS and not is_attribute:
         return f"docstring opens with {word!r}: open with a verb in the imperative (VERBS in {Path(__file__).name})"
     return None
 
@@ -96,15 +103,15 @@ def _is_attribute(node: Definition) -> bool:
     return bool(names & {"property", "cached_property"})
 
 
-def file_faults(text: str) -> Iterator[tuple[int, str]]:
-    """Yield line and fault of everything in a Python file that breaks a rule."""
+def file_faults(text: str, *, verbs: bool = True) -> Iterator[tuple[int, str]]:
+    """Yield line and fault of everything in a Python file that breaks a rule; see `opening_fault`."""
     tree = ast.parse(text)
     for line, name in bound_names(tree):
         if name in NAMES:
             yield line, f"variable {name!r} fits a value of any type: use a noun of the domain"
     for node in ast.walk(tree):
         if isinstance(node, Definition) and (summary := ast.get_docstring(node)):
-            fault = opening_fault(node, summary)
+            fault = opening_fault(node, summary, verbs=verbs)
             if fault:
                 yield node.body[0].lineno, fault
     yield from idiom_faults(text)
@@ -135,7 +142,10 @@ def main() -> int:
     faults = list(subject_faults())
     for path in sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
         name = path.relative_to(ROOT).as_posix()
-        faults += [f"{name}:{line}: {fault}" for line, fault in file_faults(path.read_text(encoding="utf-8"))]
+        if name == EXAMPLES:
+            continue
+        text, verbs = path.read_text(encoding="utf-8"), not name.startswith("tests/")
+        faults += [f"{name}:{line}: {fault}" for line, fault in file_faults(text, verbs=verbs)]
     for path in sorted(path for pattern in PAGES for path in ROOT.glob(pattern)):
         text = path.read_text(encoding="utf-8")
         faults += [f"{path.relative_to(ROOT)}:{line}: {fault}" for line, fault in idiom_faults(text)]

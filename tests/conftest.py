@@ -45,7 +45,7 @@ def nothing_left_behind() -> Iterator[None]:
     np.random.set_state(states[1])  # noqa: NPY002
     torch.set_rng_state(states[2])
     warm.end_started()
-    # SVT-AV1 makes a process of root a real-time one, beside which no other gets the processor.
+    # SVT-AV1 makes a process of root a real-time one, next to which no other gets the processor.
     if hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
@@ -101,11 +101,17 @@ def small_run(tiny: list[str], small_data: Path, tmp_path_factory: pytest.TempPa
     """A short run on three classes."""
     from mvrec.cli.lightning import run
 
-    kept = [argument for argument in tiny if "clips_per_class" not in argument and "data.root" not in argument]
-    own = {"root": small_data, "size": 64, "val_views.short_side": 64, "test_views.short_side": 64, "decoder": "auto"}
+    arguments = [argument for argument in tiny if "clips_per_class" not in argument and "data.root" not in argument]
+    settings = {
+        "root": small_data,
+        "size": 64,
+        "val_views.short_side": 64,
+        "test_views.short_side": 64,
+        "decoder": "auto",
+    }
     folder = tmp_path_factory.mktemp("runs") / "mine"
-    flags = ["--data=mvrec.data.Kinetics", *(f"--data.{key}={value}" for key, value in own.items())]
-    run(["fit", *kept, *flags, f"--run_dir={folder}", "--trainer.max_epochs=3", "--model.optimizer.lr=0.01"])
+    flags = ["--data=mvrec.data.Kinetics", *(f"--data.{key}={value}" for key, value in settings.items())]
+    run(["fit", *arguments, *flags, f"--run_dir={folder}", "--trainer.max_epochs=3", "--model.optimizer.lr=0.01"])
     return folder
 
 
@@ -123,7 +129,7 @@ def digits_run(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Sim
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
-    """How often each file of weights has been read."""
+    """The number of reads of each file of weights."""
     import safetensors
 
     counts: Counter[Path] = Counter()

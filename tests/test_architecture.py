@@ -1,4 +1,4 @@
-"""Who may import whom, and how long things may grow."""
+"""Limits of the code: which module may import which, and the size of files, folders and functions."""
 
 import ast
 import functools
@@ -62,7 +62,7 @@ SEAMS = {"lightning_private.py", "cli/jsonargparse_private.py"}
 PRIVATE = {
     "data/loading/workers.py": {"_on_queue_feeder_error", "_new_shared_fd_cpu"},  # batches without files or lost errors
     "data/loading/batch.py": {"_pytree"},  # Lightning's own way through a batch
-    "models/baselines/wrapper.py": {"_metadata"},  # versions of modules, which torch keeps beside a state dict
+    "models/baselines/wrapper.py": {"_metadata"},  # versions of modules, which torch keeps next to a state dict
     "models/fast": {
         *("_softmax_backward_data", "_linear_pointwise"),
         *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
@@ -70,7 +70,7 @@ PRIVATE = {
 }
 # Names that begin so and are documented.
 PUBLIC = {"_replace", "_asdict", "_fields", "_exit", "_current_frames"}
-# A file of these with the bricks beside it runs in anybody's notebook.
+# A file of these with the bricks next to it runs in anybody's notebook.
 ARCHITECTURES = {"cloformer", "mvit.mvit", "mvit.variants", "sgformer", "shunted"}
 BRICKS = {"backbone", "layers", "mvit.pooling_attention", "pyramid"}
 
@@ -121,11 +121,13 @@ def arrows(path: Path) -> Iterator[str]:
 def test_imports_go_one_way():
     for path in FILES:
         module = module_of(path)
-        own = room(module)
+        own_room = room(module)
         for target in arrows(path):
             other = room(target)
-            assert FLOORS.index(other) <= FLOORS.index(own), f"{module} is below {target} and must not import it"
-            stranger = next((rooms for name, rooms in STRANGERS.items() if f"{own}.".startswith(f"{name}.")), set())
+            assert FLOORS.index(other) <= FLOORS.index(own_room), f"{module} is below {target} and must not import it"
+            stranger = next(
+                (rooms for name, rooms in STRANGERS.items() if f"{own_room}.".startswith(f"{name}.")), set()
+            )
             assert not any(f"{other}.".startswith(f"{name}.") for name in stranger), f"{module} imports {target}"
 
 
@@ -173,11 +175,11 @@ def asked_names(path: Path) -> Iterator[str]:
 
 
 def test_private_names_of_libraries_stay_behind_their_seam():
-    own = {name for path in FILES for name in own_names(path)}
+    own_room = {name for path in FILES for name in own_names(path)}
     for path in FILES:
         relative = str(path.relative_to(ROOT / "mvrec"))
         if relative not in SEAMS:
-            strange = {name for name in asked_names(path) if is_private(name)} - own
+            strange = {name for name in asked_names(path) if is_private(name)} - own_room
             allowed = PRIVATE.get(relative) or PRIVATE.get(str(Path(relative).parent), set())
             assert strange <= allowed, f"{relative}: go through one of {SEAMS}"
 
@@ -188,8 +190,8 @@ def test_architectures_import_torch_and_bricks_only():
         library = name.split(".")[0]
         brick = home(name).removeprefix("mvrec.models.")
         # Variants are rows of the architecture next to them.
-        ours = library == "mvrec" and (brick in BRICKS or (stem, brick) == ("mvit.variants", "mvit.mvit"))
-        assert ours or library in {"torch", "torchvision"} | sys.stdlib_module_names, f"{stem} imports {name}"
+        actual = library == "mvrec" and (brick in BRICKS or (stem, brick) == ("mvit.variants", "mvit.mvit"))
+        assert actual or library in {"torch", "torchvision"} | sys.stdlib_module_names, f"{stem} imports {name}"
 
 
 def test_networks_do_not_know_what_makes_them_quick():

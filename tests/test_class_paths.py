@@ -1,4 +1,4 @@
-"""Which classes are imported: of values only where one is expected, of files only what may be."""
+"""Class paths are imported only where a class is expected, and those of files only if they are allowed."""
 
 import sys
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_class_paths_of_earlier_versions_import_the_present_classes():
 
 
 def test_earlier_checkpoint_config_and_flag_are_tested_and_loaded(command, digits, tmp_path):
-    """With the modules of that version in the class paths of all three."""
+    """All three have class paths with the modules of that version."""
     checkpoint = torch.load(EARLIER_CHECKPOINT, weights_only=True)
     checkpoint["hyper_parameters"]["backbone"]["class_path"] = "mvrec.models.mvit.MViT"
     checkpoint["datamodule_hyper_parameters"]["class_path"] = "mvrec.data.moving_digits.MovingDigits"

@@ -41,8 +41,8 @@ def test_overlay_changes_what_it_names_and_nothing_else(name, tmp_path):
         assert {key: after[key] for key in settings} == settings, overlay.stem
         changed = {key for key in after if key not in before or after[key] != before[key]} - {"config"}
         # A class that an overlay names comes with its defaults.
-        own = tuple(key.replace(".class_path", ".init_args.") for key in settings if key.endswith(".class_path"))
-        assert {key for key in changed if not key.startswith(own)} <= settings.keys(), overlay.stem
+        prefixes = tuple(key.replace(".class_path", ".init_args.") for key in settings if key.endswith(".class_path"))
+        assert {key for key in changed if not key.startswith(prefixes)} <= settings.keys(), overlay.stem
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, object]:

@@ -86,15 +86,15 @@ def test_commands_have_known_names_and_flags(monkeypatch, capsys):
     commands = [(page, *words) for page in PAGES for words in commands_of(page)]
     assert len(commands) > 100
     for page, command, *words in commands:
-        said = f"{page.name}: mvrec {command} {shlex.join(words)}"
-        assert command in COMMANDS, said
+        place = f"{page.name}: mvrec {command} {shlex.join(words)}"
+        assert command in COMMANDS, place
         if command in (*LIGHTNING, *FIT_FLAGS):
             for key in [word[2:].partition("=")[0] for word in words if word.startswith("--")]:
                 free = key in ("config", "configs", "print_config", "trust", "resume") or key.endswith("help")
-                assert free or is_key("fit" if command in FIT_FLAGS else command, key), f"{said}: {key}"
+                assert free or is_key("fit" if command in FIT_FLAGS else command, key), f"{place}: {key}"
             named = [after for flag, after in itertools.pairwise(words) if flag == "--config"]
             named = [name for name in named if name not in OWN_CONFIGS]
-            assert [name for name in named if name not in recipes() and not (ROOT / name).is_file()] == [], said
+            assert [name for name in named if name not in recipes() and not (ROOT / name).is_file()] == [], place
         elif words:
             try:
                 COMMANDS[command](command, words)
@@ -107,7 +107,7 @@ def test_commands_have_known_names_and_flags(monkeypatch, capsys):
             else:
                 continue
             # a mention of a flag, without what the command is to work on
-            assert "arguments are required" in message, said
+            assert "arguments are required" in message, place
 
 
 def test_python_code_imports_names_that_exist():

@@ -112,9 +112,9 @@ def test_data_are_spread_over_as_many_processes_as_are_set(monkeypatch):
     assert sizes == [6]
 
 
-class ToldCLI(OpenCLI):
+class RecordingCLI(OpenCLI):
     def run_command(self, command):
-        self.told = command, self.command_arguments(command)
+        self.command = command, self.command_arguments(command)
 
     def command_arguments(self, command):
         return {**super().command_arguments(command), "verbose": False}
@@ -127,13 +127,13 @@ def test_the_steps_of_the_command_line_have_public_names(tmp_path, monkeypatch):
     assert "self._parse_ckpt_path()" in inspect.getsource(LightningCLI.__init__)
     arguments = ["validate", "--trainer.logger=false", "--trainer.accelerator=cpu", f"--ckpt_path={tmp_path}/a.ckpt"]
     options = {"save_config_callback": None, "seed_everything_default": 0, "args": arguments}
-    cli = ToldCLI(BoringModel, BoringDataModule, **options)
+    cli = RecordingCLI(BoringModel, BoringDataModule, **options)
     values = {"model": cli.model, "datamodule": cli.datamodule, "ckpt_path": f"{tmp_path}/a.ckpt", "verbose": False}
-    assert cli.told[0] == "validate"
-    assert cli.told[1].items() >= values.items()
+    assert cli.command[0] == "validate"
+    assert cli.command[1].items() >= values.items()
     assert cli.parser_of("fit").get_defaults().trainer.max_epochs is None
     # A command is called with what its private step gives.
     calls = []
     monkeypatch.setattr(cli.trainer, "validate", lambda **values: calls.append(values))
     OpenCLI.run_command(cli, "validate")
-    assert calls == [cli.told[1]]
+    assert calls == [cli.command[1]]

@@ -49,7 +49,7 @@ def test_arrays_and_tensors_of_every_size_arrive_whole_and_writable(child):
         "view": torch.from_numpy(numbers).reshape(300, 1000).T,
         "small": torch.arange(3),
         "none": torch.zeros(0, 4),
-        **{f"more than go beside one message {n}": np.full(20_000, n) for n in range(20)},
+        **{f"more than go next to one message {n}": np.full(20_000, n) for n in range(20)},
     }
     child.send({**message, "text": "räd"})
     answer = child.receive()

@@ -212,8 +212,8 @@ def check_settings(name, recipe, cli):
     assert ("weights" in keys["model"]) == recipe.start
     averages = [callback for callback in trainer.callbacks if isinstance(callback, EMAWeightAveraging)]
     average, weight = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    kept = [float(callback._kwargs["avg_fn"](average, weight, 1)) for callback in averages]
-    assert kept == ([] if recipe.ema is None else [pytest.approx(recipe.ema, abs=1e-9)])
+    averages_of_one = [float(callback._kwargs["avg_fn"](average, weight, 1)) for callback in averages]
+    assert averages_of_one == ([] if recipe.ema is None else [pytest.approx(recipe.ema, abs=1e-9)])
     assert model.label_smoothing == 0.1
     assert (model.mixing is not None) is recipe.mixing
     if recipe.mixing:

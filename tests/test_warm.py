@@ -14,9 +14,9 @@ SLEEP = "import time; print('ready', file=__import__('sys').stderr, flush=True);
 
 def test_warm_mvrec_answers_like_the_installed_command():
     for arguments in (["--version"], ["fitt"], ["fit", "--trainer.max_epoch=1"]):
-        ours = run(*arguments)
+        actual = run(*arguments)
         real = subprocess.run([sys.executable, "-m", "mvrec", *arguments], capture_output=True, text=True, check=False)
-        assert (ours.returncode, ours.stdout, ours.stderr) == (real.returncode, real.stdout, real.stderr)
+        assert (actual.returncode, actual.stdout, actual.stderr) == (real.returncode, real.stdout, real.stderr)
     installed = subprocess.run([Path(sys.executable).parent / "mvrec", "--version"], capture_output=True, text=True)
     assert installed.stdout == run("--version").stdout
 

@@ -85,24 +85,24 @@ class Server:
     """The process that forks, as the tests see it."""
 
     def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket, expected = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.folder = tempfile.TemporaryDirectory(prefix="warm_")
         self.started: list[Process] = []
         knobs = {"stdin": subprocess.DEVNULL, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "start_new_session": True}
-        command = [sys.executable, __file__, str(theirs.fileno())]
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=self._log, **knobs)
-        theirs.close()
+        command = [sys.executable, __file__, str(expected.fileno())]
+        self.process = subprocess.Popen(command, pass_fds=[expected.fileno()], stderr=self._log, **knobs)
+        expected.close()
         atexit.register(self.close)
 
     def start(self, arguments: list[str], program: Path | str | None, env: dict[str, str], cwd: str) -> Process:
         output = Path(tempfile.mkdtemp(dir=self.folder.name))
         program = [type(program).__name__, str(program)]
         request = {"arguments": arguments, "env": env, "cwd": cwd, "program": program}
-        status, theirs = os.pipe()
+        status, expected = os.pipe()
         with (output / "out").open("w") as out, (output / "err").open("w") as err:
-            socket.send_fds(self._socket, [json.dumps(request).encode()], [theirs, out.fileno(), err.fileno()])
-        os.close(theirs)
+            socket.send_fds(self._socket, [json.dumps(request).encode()], [expected, out.fileno(), err.fileno()])
+        os.close(expected)
         answer = self._socket.recv(100)
         if not answer:
             self._log.seek(0)

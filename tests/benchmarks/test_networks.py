@@ -1,4 +1,4 @@
-"""How two networks are compared: a difference ends the script, and the goal is about the fastest peer."""
+"""Comparing two networks: a difference ends the script, and the goal is about the fastest peer."""
 
 import sys
 

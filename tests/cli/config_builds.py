@@ -42,16 +42,16 @@ def one_parser() -> Iterator[None]:
 
 def stopped_at(method: str, *arguments: object) -> MvrecCLI:
     """Go through `mvrec fit` up to a method of the command line object, and return that object."""
-    found: list[MvrecCLI] = []
+    result: list[MvrecCLI] = []
 
     def stop(self: MvrecCLI, *args: object) -> None:
-        found.append(self)
+        result.append(self)
         raise Built
 
     with pytest.MonkeyPatch.context() as patch, torch.device("meta"), contextlib.suppress(Built):
         patch.setattr(MvrecCLI, method, stop)
         main(["fit", *map(str, arguments)])
-    return found.pop()
+    return result.pop()
 
 
 def tiny_images(root: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What `mvrec fit` and its siblings refuse before they import torch, Lightning or torchvision."""
+"""Requests that `mvrec fit` and its siblings refuse before they import torch, Lightning or torchvision."""
 
 import shlex
 import subprocess

@@ -156,11 +156,11 @@ def test_a_bad_data_root_is_one_line(command, tiny, tmp_path):
     (tmp_path / "train.csv").write_text("path,label\na.mp4,jump\nb.mp4,runn\n")
     (tmp_path / "one class/train/jump").mkdir(parents=True)
     (tmp_path / "one class/train/jump/a.mp4").touch()
-    kept = [argument for argument in tiny if "clips_per_class" not in argument and "data.root" not in argument]
+    arguments = [argument for argument in tiny if "clips_per_class" not in argument and "data.root" not in argument]
     for root, expected in (
         (tmp_path / "one class", "it has only the class 'jump', training needs two"),
         (tmp_path, "train.csv:3: 'runn' is not one of the 2 classes; did you mean 'run'?"),
     ):
         flags = ["--data=mvrec.data.Kinetics", f"--data.root={root}", f"--run_dir={tmp_path / 'run'}"]
-        assert expected in only_line(command("fit", *kept, *flags))
+        assert expected in only_line(command("fit", *arguments, *flags))
     assert not (tmp_path / "run/checkpoints").exists()

@@ -49,8 +49,8 @@ def test_an_argument_without_a_flag_says_which_flag_it_may_be_for():
 
 def test_a_command_of_another_tool_names_ours():
     meanings = {"train": "fit", "eval": "test", "infer": "recognize", "fti": "fit", "gradcam": "explain"}
-    for name, ours in meanings.items():
-        assert command_hint(name, COMMANDS) == f"; did you mean {ours!r}?"
+    for name, actual in meanings.items():
+        assert command_hint(name, COMMANDS) == f"; did you mean {actual!r}?"
     assert command_hint("xyzzy", COMMANDS) == ""
 
 

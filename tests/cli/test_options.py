@@ -5,8 +5,8 @@ from mvrec.cli.options.make import make_options
 
 
 def test_file_equals_the_parsers_and_signatures():
-    made, renew = make_options(), "python -m mvrec.cli.options.make writes it anew"
+    result, renew = make_options(), "python -m mvrec.cli.options.make writes it anew"
     for part in ("versions", "commands", "classes"):
-        assert options()[part].keys() == made[part].keys(), renew
-        for name, row in made[part].items():
+        assert options()[part].keys() == result[part].keys(), renew
+        for name, row in result[part].items():
             assert options()[part][name] == row, f"{name}: {renew}"

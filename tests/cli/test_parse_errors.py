@@ -1,4 +1,4 @@
-"""What libraries say of a value, as one plain line with the place of that value and of no other."""
+"""Errors of libraries about a value, as one plain line with the place of that value and of no other."""
 
 from mvrec.class_paths import reason
 from mvrec.cli.config_check import Entry
@@ -59,13 +59,13 @@ def test_of_the_attempts_of_jsonargparse_the_telling_one_is_said():
     assert attempts("depth 3 is too little") == ""
     assert reason(ValueError(WALL)) == attempts(WALL)
     assert reason(UserError("said")) == "said"
-    said = explain(f'Parser key "model.backbone":\n\n{WALL}', GIVEN)
-    assert said.startswith("a.yaml:1: model.backbone: foo.Bar cannot be imported: no module foo ")
-    assert said.endswith("put it next to the --config, or add --trust FOLDER/foo.py")
+    message = explain(f'Parser key "model.backbone":\n\n{WALL}', GIVEN)
+    assert message.startswith("a.yaml:1: model.backbone: foo.Bar cannot be imported: no module foo ")
+    assert message.endswith("put it next to the --config, or add --trust FOLDER/foo.py")
 
 
 def test_what_jsonargparse_says_of_the_command_line_names_the_flag():
-    given = [*GIVEN, Entry("trainer.precision", "fp16", "--trainer.precision")]
+    entries = [*GIVEN, Entry("trainer.precision", "fp16", "--trainer.precision")]
     needed = "the following arguments are required: "
     for message, expected in {
         f"{needed}fit.model.backbone": "which network? --model.backbone NAME",
@@ -75,4 +75,4 @@ def test_what_jsonargparse_says_of_the_command_line_names_the_flag():
         "Parser key \"trainer.precision\":\n Expected a <class 'int'>": "trainer.precision: unknown precision 'fp16'; "
         "did you mean '16-mixed'?",
     }.items():
-        assert expected in explain(message, given)
+        assert expected in explain(message, entries)

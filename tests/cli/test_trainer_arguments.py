@@ -131,9 +131,9 @@ def test_a_saved_configuration_means_what_was_said(command, tiny):
 
 def test_what_was_asked_for_is_shown_and_an_early_end_is_explained(command, tiny, tmp_path):
     stop = {"": "EarlyStopping", ".monitor": "val/top1", ".mode": "max", ".patience": "1"}
-    asked = [*(f"--trainer.callbacks{key}={value}" for key, value in stop.items()), "--trainer.profiler=simple"]
-    asked += ["--trainer.enable_model_summary=true", "--trainer.max_epochs=8", "--model.optimizer.lr=1e-9"]
-    code, _, err = command(*tiny, f"--run_dir={tmp_path}", *asked)
+    flags = [*(f"--trainer.callbacks{key}={value}" for key, value in stop.items()), "--trainer.profiler=simple"]
+    flags += ["--trainer.enable_model_summary=true", "--trainer.max_epochs=8", "--model.optimizer.lr=1e-9"]
+    code, _, err = command(*tiny, f"--run_dir={tmp_path}", *flags)
     assert code == 0, err
     assert "EarlyStopping: Monitored metric val/top1 did not improve in the last 1 records" in err
     assert err.count("mvrec: training stops in epoch ") == 1
@@ -143,18 +143,18 @@ def test_what_was_asked_for_is_shown_and_an_early_end_is_explained(command, tiny
 
 
 @pytest.mark.parametrize(
-    ("precision", "end", "why"),
+    ("precision", "end", "reason"),
     [
         ("bf16-true", "max_steps=6", "training stops in epoch 2 at step 6: trainer.max_steps=6 is reached"),
         pytest.param("64-true", "max_time=00:00:00:01", ": trainer.max_time is over", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_that_ends_early_says_why(command, tiny, tmp_path, precision, end, why):
-    """Of two true precisions, which train and are scored."""
+def test_a_run_that_ends_early_says_why(command, tiny, tmp_path, precision, end, reason):
+    """Two true precisions train and are scored."""
     flags = [f"--trainer.precision={precision}", f"--trainer.{end}", "--trainer.max_epochs=99"]
     code, _, err = command(*tiny, f"--run_dir={tmp_path}", *flags)
     assert code == 0, err
-    assert why in err
+    assert reason in err
     code, _, err = command("test", tmp_path, flags[0], "--trainer.accelerator=cpu")
     assert code == 0, err
     assert "10/10 images scored, 0 failed" in err

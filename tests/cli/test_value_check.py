@@ -8,9 +8,9 @@ from mvrec.errors import UserError
 
 
 def refused(key: str, value: str, where: str = "run.yaml:3") -> str:
-    given = [Entry("data", "VideoFolder", "run.yaml:2"), Entry(key, value, where)]
+    entries = [Entry("data", "VideoFolder", "run.yaml:2"), Entry(key, value, where)]
     with pytest.raises(UserError) as raised:
-        check_values(given, check_keys(["data", key], given, defaults={}))
+        check_values(entries, check_keys(["data", key], entries, defaults={}))
     return str(raised.value)
 
 

@@ -1,4 +1,4 @@
-"""What the whole parser refuses is refused in one line that helps; what needs no parser: `test_check_early.py`."""
+"""Arguments that only the whole parser refuses, each in one line that helps; see also `test_check_early.py`."""
 
 import contextlib
 import re
@@ -67,7 +67,7 @@ def parser_once():
 
 @pytest.fixture
 def answer(parser_once, monkeypatch, capfd):
-    """What `mvrec fit` answers to flags before anything runs: the error line, "" where it would run."""
+    """Return the error line with which `mvrec fit` answers flags, "" where it would run."""
 
     def stop(*args: object) -> None:
         raise Built

@@ -144,14 +144,14 @@ def test_what_one_process_cannot_reach_is_named_with_its_address():
     with socket.socket() as other:
         other.bind(("0.0.0.0", 0))
         other.listen()
-        taken, port = other.getsockname()[1], free_port()
+        used_port, port = other.getsockname()[1], free_port()
         quick = {"seconds": 30, "register_share": 0.03}
         cases = {
             f"1 of 2 processes never came: rank 1 (expected on {HOST})": (0, free_port(), "127.0.0.1"),
             f"rank 1 on {HOST}: nobody answers at 127.0.0.1:{port}": (1, port, "127.0.0.1"),
             "this host does not know the name MASTER_ADDR=no-such-host.invalid": (1, port, "no-such-host.invalid"),
             "MASTER_ADDR=192.0.2.1 is not an address of this host": (0, free_port(), "192.0.2.1"),
-            f"port {taken} cannot be opened": (0, taken, "127.0.0.1"),
+            f"port {used_port} cannot be opened": (0, used_port, "127.0.0.1"),
         }
         children = [started(rank, 2, at, address=where, **quick) for rank, at, where in cases.values()]
         for text, child in zip(cases, children, strict=True):

@@ -1,4 +1,4 @@
-"""What differs between the processes of a run is found before its first step, and told with rank and host."""
+"""Differences between the processes of a run are found before its first step, and named with rank and host."""
 
 import shutil
 from pathlib import Path
@@ -47,7 +47,7 @@ def checked(monkeypatch) -> list[tuple[int, float]]:
 
     def check(launch, *, timeout_seconds):
         launches.append((launch.world_size, timeout_seconds))
-        return SimpleNamespace(problems=(Problem("rank 1 on n1 is odd", "mend it"),))
+        return SimpleNamespace(problems=(Problem("rank 1 on n1 is odd", "fix it"),))
 
     monkeypatch.setattr(preflight, "check_launch", check)
     return launches
@@ -55,7 +55,7 @@ def checked(monkeypatch) -> list[tuple[int, float]]:
 
 def test_a_launch_is_checked_within_its_time(checked):
     for more in ({}, {"MVREC_PREFLIGHT_SECONDS": "7.5"}):
-        with pytest.raises(UserError, match=r"^rank 1 on n1 is odd; mend it$"):
+        with pytest.raises(UserError, match=r"^rank 1 on n1 is odd; fix it$"):
             check_processes({**TORCHRUN, **more})
     assert checked == [(2, 50.0), (2, 7.5)]
     with pytest.raises(UserError, match="MVREC_PREFLIGHT_SECONDS='soon' is not a number of seconds"):
@@ -81,8 +81,8 @@ def shared(monkeypatch, run_dir: Path, *, rank: int):
     monkeypatch.setattr(dist, "broadcast_object_list", lambda values, src: None)
     monkeypatch.setattr(dist, "barrier", lambda: None)
 
-    def gather(everyone, mine):
-        everyone[:] = [mine, mine]
+    def gather(everyone, value):
+        everyone[:] = [value, value]
 
     monkeypatch.setattr(dist, "all_gather_object", gather)
     data = SimpleNamespace(record=lambda: {"splits": {}})

@@ -59,7 +59,7 @@ class Talk(dict):
 
 
 class Fake(Watch):
-    """Whose time the test turns, and whose end is an event."""
+    """A watchdog whose time the test turns, and whose end is an event."""
 
     def __init__(self, *signs: Sign, rank: int = 0, size: int = 2) -> None:
         self.codes: list[int] = []
@@ -84,7 +84,7 @@ class Fake(Watch):
 
 @pytest.fixture
 def sleeps(monkeypatch) -> list[float]:
-    """How long the watchdog has slept, which takes no time."""
+    """The time that the watchdog has slept, which takes none."""
     waited: list[float] = []
     monkeypatch.setattr(watchdog.time, "sleep", waited.append)
     return waited
@@ -179,7 +179,9 @@ def test_a_process_that_hangs_is_named_and_shows_where(tiny, tmp_path):
     environment = {"PYTHONPATH": str(Path(__file__).parents[1] / "runs")}
     processes = run_ranks(2, "fit", *tiny, *flags, env=environment)
     assert [process.returncode for process in processes] == [1, 1]
-    said = "".join(process.stderr for process in processes)
-    assert re.search(r"mvrec: error: rank 1 on \S+ \(pid \d+\) is alive but hung at batch 0 of epoch 1", said), said
+    message = "".join(process.stderr for process in processes)
+    assert re.search(r"mvrec: error: rank 1 on \S+ \(pid \d+\) is alive but hung at batch 0 of epoch 1", message), (
+        message
+    )
     # Each of the two speaks when its own clock says so, in either order.
-    assert re.search(r"mvrec: rank 1 on \S+ \(pid \d+\) hangs here:\n(.*\n)*?.*step_recorder.py", said), said
+    assert re.search(r"mvrec: rank 1 on \S+ \(pid \d+\) hangs here:\n(.*\n)*?.*step_recorder.py", message), message

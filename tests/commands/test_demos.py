@@ -85,7 +85,7 @@ def test_splits_share_no_handwriting_and_the_seed_decides_the_rest(root, tmp_pat
     assert generated(tmp_path / "again", 0) == images
     assert not set(generated(tmp_path / "other", 1).values()) & set(images.values())
     shares = _handwriting(0)
-    sets = [{digit.tobytes() for own in shares[split].values() for digit in own} for split in SMALL]
+    sets = [{digit.tobytes() for digits in shares[split].values() for digit in digits} for split in SMALL]
     assert all(sets)
     assert sum(map(len, sets)) == len(set.union(*sets)) > 1700
 

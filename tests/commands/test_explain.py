@@ -40,16 +40,16 @@ def test_a_sheet_for_a_video(run_dir, video, tmp_path, capsys):
         f"{100 * value:6.2f} %  {recogniser.class_names[number]}"
         for value, number in zip(*probabilities.topk(3), strict=True)
     ]
-    chosen = 100 * probabilities[recogniser.class_names.index("grow")]
-    assert last == f"{out}: relevance for grow ({chosen:.1f} %)"
+    percent = 100 * probabilities[recogniser.class_names.index("grow")]
+    assert last == f"{out}: relevance for grow ({percent:.1f} %)"
     with Image.open(out) as image:
         assert image.text["Description"].startswith("relevance for grow")
         sheet = np.array(image)
     assert sheet.shape == (2 * 256 + 4 + 2 * 4, 4 * (256 + 4) + 4, 3)
     # The upper row is what the network saw: every pixel four times each way.
-    for i, seen in enumerate(views[0].permute(1, 2, 3, 0).numpy()):
+    for i, view in enumerate(views[0].permute(1, 2, 3, 0).numpy()):
         left = 4 + i * 260
-        assert np.array_equal(sheet[4:260:4, left : left + 256 : 4], seen)
+        assert np.array_equal(sheet[4:260:4, left : left + 256 : 4], view)
 
 
 @pytest.mark.parametrize("method", ["cam", "rollout"])
@@ -99,11 +99,11 @@ def test_views_are_those_of_the_protocol(run_dir, tmp_path, antialias):
     all_views = recogniser.views(path)
     for clip in range(3):
         for crop in range(3):
-            seen = seen_by(recogniser, path, clip=clip, crop=crop)
-            assert torch.equal(seen.view[0], all_views[3 * clip + crop])
-            top, left, height, width = seen.crop
-            cut = seen.frames[:, top : top + height, left : left + width]
-            assert np.array_equal(cut, seen.view[0].permute(1, 2, 3, 0).numpy())
+            view = seen_by(recogniser, path, clip=clip, crop=crop)
+            assert torch.equal(view.view[0], all_views[3 * clip + crop])
+            top, left, height, width = view.crop
+            cut = view.frames[:, top : top + height, left : left + width]
+            assert np.array_equal(cut, view.view[0].permute(1, 2, 3, 0).numpy())
     assert torch.equal(seen_by(recogniser, path).view[0], all_views[4])
     with pytest.raises(UserError, match=r"--clip: there is no clip 3: the protocol has the clips 0\.\.2"):
         seen_by(recogniser, path, clip=3)
@@ -125,7 +125,7 @@ def test_names_that_are_numbers():
 
 
 def digit_boxes(label, index):
-    """Where the digit of a test video is, a little wider: bool (8, 64, 64). The generator draws it round the edges."""
+    """Return the place of the digit in a test video, a little wider: bool (8, 64, 64)."""
     rng = np.random.default_rng((0, SPLITS.index("test"), ACTIONS.index(label), index))
     x, y, extent, _ = poses(label, Motion.draw(rng), 32)[np.linspace(0, 31, 8).astype(int)].T[..., None, None]
     centres = (np.arange(64) + 0.5) / 64
@@ -158,8 +158,8 @@ def test_the_heat_of_the_demo_follows_the_digit(tmp_path):
     torch.manual_seed(0)
     recogniser.backbone._initialise()
     for method, least in limits.items():
-        own, other, backwards = trained[method]
+        inside, other, backwards = trained[method]
         untrained, *_ = concentrations(recogniser, root, method)
-        assert own.mean() > least, method
-        assert (own > 1).mean() > 0.95, method
-        assert own.mean() > 1.15 * max(other.mean(), backwards.mean(), untrained.mean()), method
+        assert inside.mean() > least, method
+        assert (inside > 1).mean() > 0.95, method
+        assert inside.mean() > 1.15 * max(other.mean(), backwards.mean(), untrained.mean()), method

@@ -72,8 +72,8 @@ def test_a_folder_and_again_only_what_has_changed(run_dir, videos, tmp_path, cap
     write_video(videos / "läuft/a.mp4", num_frames=50)
     assert extract(videos, run_dir, out) == 0
     assert capsys.readouterr().out.endswith("3 written, 1 were there, 0 could not be read\n")
-    kept = [name for name in written(out) if (out / name).stat().st_mtime_ns == before.get(name)]
-    assert kept == ["extract.json", "springt/b.MKV.json", "springt/b.MKV.npy"]
+    remaining = [name for name in written(out) if (out / name).stat().st_mtime_ns == before.get(name)]
+    assert remaining == ["extract.json", "springt/b.MKV.json", "springt/b.MKV.npy"]
 
 
 def test_other_settings_are_refused_or_overwrite(run_dir, made_videos, tmp_path, capsys):

@@ -27,10 +27,10 @@ def tested(small_run, tmp_path_factory) -> dict[str, dict[str, str]]:
     return {row["path"]: row for row in read_csv((folder / "predictions.csv").read_text())}
 
 
-def assert_same(ours: dict[str, str], theirs: dict[str, str]) -> None:
+def assert_same(actual: dict[str, str], expected: dict[str, str]) -> None:
     for rank in (1, 2, 3):
-        assert ours[f"class_{rank}"] == theirs[f"class_{rank}"]
-        assert float(ours[f"probability_{rank}"]) == pytest.approx(float(theirs[f"probability_{rank}"]), abs=1e-5)
+        assert actual[f"class_{rank}"] == expected[f"class_{rank}"]
+        assert float(actual[f"probability_{rank}"]) == pytest.approx(float(expected[f"probability_{rank}"]), abs=1e-5)
 
 
 @pytest.fixture
@@ -75,10 +75,10 @@ def test_windows_and_rows_of_a_list_with_spans_are_scored_alike_by_every_command
     code, out, err = command("recognize", listed, "--ckpt", small_run, "--format=csv")
     assert (code, outside in err) == (1, True), err
     for rows in (windows, read_csv(out)[: len(spans)]):
-        for ours, theirs, (start, end) in zip(rows, tested, spans, strict=True):
-            assert_same(ours, theirs)
-            assert float(ours["start_seconds"]) == start
-            assert float(ours["end_seconds"]) == pytest.approx(end, abs=1e-3)
+        for actual, expected, (start, end) in zip(rows, tested, spans, strict=True):
+            assert_same(actual, expected)
+            assert float(actual["start_seconds"]) == start
+            assert float(actual["end_seconds"]) == pytest.approx(end, abs=1e-3)
     code, _, err = command("extract", listed, "--ckpt", small_run, "-o", tmp_path / "features")
     assert (code, outside in err) == (1, True), err
     assert len(list((tmp_path / "features").rglob("*.npy"))) == len(spans)

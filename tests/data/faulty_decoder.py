@@ -14,9 +14,9 @@ from mvrec.data.video import opening
 
 
 def eat_memory():
-    kept = []
+    chunks = []
     while True:
-        kept.append(bytearray(256 << 20))
+        chunks.append(bytearray(256 << 20))
 
 
 def forget():

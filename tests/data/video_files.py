@@ -80,14 +80,14 @@ def write_video(
     settings["time_base"] = None if ticks is None else Fraction(1, 600)
     settings["colorspace"], settings["color_range"] = colours or (None, None)
     with av.open(str(path), "w", options=options) as container:
-        own = {
+        codec_options = {
             "libx264": {"x264-params": encoder_options},
             "libx265": {"x265-params": f"log-level=none:{encoder_options}"},
         }.get(codec, {})
         container.metadata.update({"title": title} if title else {})
         covers = [container.add_stream("mjpeg", rate=1, height=32, width=32, pix_fmt="yuvj420p")] if cover else []
         sounds = [container.add_stream("aac", rate=16000, layout="mono")] if sound else []
-        stream = container.add_stream(codec, rate=fps, options={"bf": str(b_frames), "g": str(gop), **own})
+        stream = container.add_stream(codec, rate=fps, options={"bf": str(b_frames), "g": str(gop), **codec_options})
         stream.height, stream.width = size
         for name, value in settings.items():
             if value is not None:

@@ -1,4 +1,4 @@
-"""What the tests of `mvrec prep` share: data sets, tools run in this process, in another one, and killed."""
+"""Helpers of the tests of `mvrec prep`: data sets, tools run in this process, in another one, and killed."""
 
 import contextlib
 import importlib
@@ -45,7 +45,7 @@ def hidden(folder):
 
 
 def stamps(folder):
-    """When each file below a folder was written."""
+    """Return when each file below a folder was written."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 

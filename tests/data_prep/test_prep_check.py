@@ -130,12 +130,12 @@ def test_a_decoder_that_hangs_or_crashes_costs_one_file_which_is_tried_again_wit
 
 @pytest.mark.parametrize("container", ["mkv", "mp4", "avi"])
 def test_frames_that_a_camera_dropped_are_not_missing(tmp_path, container):
-    kept = [number for number in range(60) if number % 3 == 0 or number in (40, 59)]
+    numbers = [number for number in range(60) if number % 3 == 0 or number in (40, 59)]
     late = 1200 if container == "mkv" else 0  # a recording that begins at 2 s
-    options = {"num_frames": len(kept), "codec": "mpeg4" if container == "avi" else "libx264", "b_frames": 0}
+    options = {"num_frames": len(numbers), "codec": "mpeg4" if container == "avi" else "libx264", "b_frames": 0}
     folder = tmp_path / "data/train/run"
     folder.mkdir(parents=True)
-    ticks = [late + 20 * number for number in kept]
+    ticks = [late + 20 * number for number in numbers]
     path = write_video(folder / f"dropped.{container}", ticks=ticks, **options)
     assert run("check", tmp_path / "data", "--out", tmp_path / "out", "--min-seconds", 1.9)[0] == 0
     truncate(path, 0.25 if container == "avi" else 0.6)  # behind the frames of an AVI comes a long index

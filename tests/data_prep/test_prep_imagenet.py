@@ -43,9 +43,9 @@ def test_lists_name_every_image_in_place_with_the_right_class(root):
 
 def test_sums_are_compared_and_both_are_named(root, monkeypatch):
     code, _, err = run("imagenet", root, "--any-size")
-    found = hashlib.md5((root / imagenet.TRAIN).read_bytes()).hexdigest()
+    digest = hashlib.md5((root / imagenet.TRAIN).read_bytes()).hexdigest()
     assert code == 2
-    assert f"its md5 is {found}, the published one is 1d675b47d978889d74fa0da5fadfb00e" in err
+    assert f"its md5 is {digest}, the published one is 1d675b47d978889d74fa0da5fadfb00e" in err
     assert not (root / "train.csv").exists()
     sums = {name: hashlib.md5((root / name).read_bytes()).hexdigest() for name in imagenet.MD5}
     monkeypatch.setattr(imagenet, "MD5", sums)

@@ -218,7 +218,7 @@ def test_what_holds_nothing_known_or_nothing_at_all_is_one_line(clip, tmp_path):
         assert cause in err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
     words = ["index", tmp_path / "data", "--out", tmp_path / "data", "--layout", "kinetics"]
-    assert run(*words)[0] == 0  # beside the files, and so with relative paths
+    assert run(*words)[0] == 0  # next to the files, and so with relative paths
     assert (tmp_path / "data/train.csv").read_text().splitlines()[1] == "train/a b/0.mp4,a b"
     code, _, err = run(*words)
     assert (code, "would be overwritten" in err) == (2, True)

@@ -67,8 +67,8 @@ def test_every_frame_stays_at_its_time_whatever_the_file(name, tmp_path):
         assert read_numbers(after.frames(indices)) == read_numbers(before.frames(indices))
     if not name.endswith(".avi"):  # which has no times
         tick = Fraction(1, 500) if name.endswith((".mkv", ".flv", ".webm")) else Fraction(1, 10000)
-        for found, wanted in zip(shown_times(target), shown_times(source), strict=True):
-            assert abs(found - wanted) <= tick
+        for time, expected in zip(shown_times(target), shown_times(source), strict=True):
+            assert abs(time - expected) <= tick
 
 
 def test_colours_stay(tmp_path):

@@ -161,10 +161,10 @@ def test_a_plan_spreads_files_evenly_under_relative_names(tmp_path):
         pieces = [Piece(Path(str(n)), str(n), 10 + n % 7) for n in range(count)]
         for shard_bytes in (1, 10, 1000, 10**9):
             shards = plan(pieces, tmp_path, shard_bytes=shard_bytes, seed=3)
-            sizes = [len(made.pieces) for made in shards]
+            sizes = [len(shard.pieces) for shard in shards]
             assert max(sizes) - min(sizes) <= 1
             assert min(sizes) >= 1
-            assert sorted(piece for made in shards for piece in made.pieces) == sorted(pieces)
+            assert sorted(piece for shard in shards for piece in shard.pieces) == sorted(pieces)
     names = {
         **{"train/run/a.mp4": "train/run/a.mp4", "/data/x/a.mp4": "data/x/a.mp4", "../y/a.mp4": "y/a.mp4"},
         "img.tar/n1.tar/a.JPEG": "img/n1/a.JPEG",

@@ -208,7 +208,7 @@ def test_file_whose_logits_differ_is_not_kept(tmp_path: Path, monkeypatch: pytes
     recogniser = run_of("smallest", tmp_path)
     path = tmp_path / "m.safetensors"
     path.write_text("from before")
-    save, nothing = exporting.save_weights, torch.full((1,), float("nan"))
+    save, missing = exporting.save_weights, torch.full((1,), float("nan"))
 
     def spoiled(path: Path, network: Backbone, card: dict) -> None:
         network.head.bias.data[0] += 1e-2
@@ -218,7 +218,7 @@ def test_file_whose_logits_differ_is_not_kept(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(exporting, "save_weights", spoiled)
     with pytest.raises(UserError, match=r"m.safetensors is not written: its logits in torch .* by 1.0e-02 \(limit"):
         export(recogniser, path)
-    monkeypatch.setitem(exporting.WRITERS, ".safetensors", lambda *_: ("nowhere", lambda x: (nothing, ())))
+    monkeypatch.setitem(exporting.WRITERS, ".safetensors", lambda *_: ("nowhere", lambda x: (missing, ())))
     with pytest.raises(UserError, match="by nan"):
         export(recogniser, path)
     assert path.read_text() == "from before"

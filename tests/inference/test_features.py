@@ -23,7 +23,7 @@ FORMS = ("npy", "safetensors")
 
 
 def extracted(recogniser, path, stem, *, selection=Selection(), form="npy", settings=SETTINGS, **knobs):  # noqa: B008
-    """What `extract` has written: features and record, whose shape is the one that it returns."""
+    """Return features and record that `extract` has written; their shape is the one that it returned."""
     shape = extract(recogniser, path, stem, selection=selection, form=form, settings=settings, **knobs)
     if form == "npy":
         features = torch.from_numpy(np.load(f"{stem}.npy"))
@@ -82,7 +82,7 @@ def test_window_is_read_in_its_middle(tmp_path):
     with open_video(path) as video:
         clips = clips_of(path, video, recogniser.protocol, selection)
         numbers = [read_numbers(video.frames(row.tolist())) for row in clips.frames[:2]]
-    assert numbers == [[6, 8, 10, 13], [16, 18, 20, 23]]  # 20 frames leave 12 beside a clip of 8; 6 come before it
+    assert numbers == [[6, 8, 10, 13], [16, 18, 20, 23]]  # 20 frames leave 12 next to a clip of 8; 6 come before it
     assert clips.start_seconds == [0, 1, 2, 3]
     assert clips.end_seconds == [2, 3, 4, 5]
     features, record = extracted(recogniser, path, tmp_path / "w", selection=selection)

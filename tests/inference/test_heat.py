@@ -37,7 +37,7 @@ def network(name: str) -> Backbone:
 
 @pytest.mark.parametrize("name", PYRAMIDS)
 def test_grad_cam_of_a_mean_is_the_class_activation_map(name):
-    """Where the head takes the mean of the last map, its weights are all there is to it (Zhou et al. 2016)."""
+    """A head that takes the mean of the last map has this heat in its weights (Zhou et al. 2016)."""
     model, classes = network(name), torch.tensor([3, 0])
     for height in (64, 72):
         x = inputs(model, H=height, W=96)
@@ -105,13 +105,13 @@ def windows(thw, kernel, stride, num_cls):
 
 def explicit_attention(monkeypatch, model, x, classes):
     """All probabilities with their gradients, by a network that forms them: its logits must be the same."""
-    kept = []
+    maps = []
 
     def attend(q, k, v, attn_mask, scale):
         scores = q @ k.mT * q.shape[-1] ** -0.5
         weights = (scores if attn_mask is None else scores + attn_mask).softmax(-1)
         weights.retain_grad()
-        kept.append(weights)
+        maps.append(weights)
         return weights @ v
 
     fast = model(x)
@@ -120,7 +120,7 @@ def explicit_attention(monkeypatch, model, x, classes):
         slow = model(x)
     torch.testing.assert_close(fast, slow)
     slow.gather(1, classes[:, None]).sum().backward()
-    return kept
+    return maps
 
 
 def expected_flow(model, x, probabilities, *, of_class):
@@ -266,12 +266,12 @@ def striped(number, seed, *, size=48):
     return torch.from_numpy(x)[:, None].repeat(1, 3, 1, 1), torch.from_numpy(labels), torch.from_numpy(masks)
 
 
-def concentration(model, x, labels, masks, **how):
+def concentration(model, x, labels, masks, **options):
     """Heat per pixel within the masks over heat per pixel at large, and the same with the masks of other samples."""
-    heat = heat_map(model, x, labels, **how)
+    heat = heat_map(model, x, labels, **options)
     heat = heat / heat.sum((1, 2), keepdim=True).clamp_min(1e-12)
-    own, other = (((heat * m).sum((1, 2)) / m.float().mean((1, 2))).mean() for m in (masks, masks.roll(1, 0)))
-    return float(own), float(other)
+    inside, other = (((heat * m).sum((1, 2)) / m.float().mean((1, 2))).mean() for m in (masks, masks.roll(1, 0)))
+    return float(inside), float(other)
 
 
 def test_heat_of_a_trained_mvit_lies_on_the_pixels_of_the_class():
@@ -291,7 +291,7 @@ def test_heat_of_a_trained_mvit_lies_on_the_pixels_of_the_class():
     x, labels, masks = striped(100, 99)
     assert (model(x).argmax(1) == labels).float().mean() > 0.45
     for method, stage, least in (("relevance", None, 1.6), ("rollout", None, 1.15), ("layercam", 0, 1.5)):
-        own, other = concentration(model, x, labels, masks, method=method, stage=stage)
+        inside, other = concentration(model, x, labels, masks, method=method, stage=stage)
         control, _ = concentration(untrained, x, labels, masks, method=method, stage=stage)
-        assert own > least, (method, own)
-        assert own > 1.1 * max(other, control), (method, own, other, control)
+        assert inside > least, (method, inside)
+        assert inside > 1.1 * max(other, control), (method, inside, other, control)

@@ -1,4 +1,4 @@
-"""What files, folders, lists and patterns mean."""
+"""Files, folders, lists and patterns as sources."""
 
 import argparse
 

@@ -74,9 +74,11 @@ def test_window_of_a_stream_is_scored_like_a_video_of_its_own(served, recogniser
         frames = video.frames(range(100))
     for result in results:
         first, last = round(result.start_seconds * 30), round(result.end_seconds * 30)
-        own = frames[first : last + 1]
-        chosen = eval_frames(Sample(path, 0), 30.0, Window(0, len(own)), recogniser.protocol)
-        views = torch.cat([clip_views(own[row.numpy()], recogniser.protocol) for row in chosen]).transpose(1, 2)
+        part_frames = frames[first : last + 1]
+        indices = eval_frames(Sample(path, 0), 30.0, Window(0, len(part_frames)), recogniser.protocol)
+        views = torch.cat([clip_views(part_frames[row.numpy()], recogniser.protocol) for row in indices]).transpose(
+            1, 2
+        )
         expected = recogniser.probabilities(views).mean(dim=0)
         torch.testing.assert_close(result.output.probabilities, expected, atol=1e-6, rtol=0)
     assert len({float(result.output.probabilities[0]) for result in results}) > 1
@@ -97,8 +99,8 @@ class Camera:
 
 
 def test_live_stream_skips_windows_when_the_network_is_late_and_holds_those_of_a_window(recogniser, monkeypatch):
-    part, kept = recognising._part_of_stream, []
-    monkeypatch.setattr(recognising, "_part_of_stream", lambda *a: kept.append(len(a[1])) or part(*a))
+    part, parts = recognising._part_of_stream, []
+    monkeypatch.setattr(recognising, "_part_of_stream", lambda *a: parts.append(len(a[1])) or part(*a))
 
     def ends(cost):
         camera, ends = Camera(200), []
@@ -114,7 +116,7 @@ def test_live_stream_skips_windows_when_the_network_is_late_and_holds_those_of_a
     assert quick == pytest.approx([*range(1, 20), 19.9])
     assert 4 <= len(slow) <= 8
     assert max(slow) > 15
-    assert max(kept) <= 11
+    assert max(parts) <= 11
 
 
 def test_packets_that_a_stream_lost_are_counted_and_reported(tmp_path, recogniser, caplog):

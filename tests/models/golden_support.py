@@ -118,7 +118,7 @@ def pixels(spec: Mapping[str, Any]) -> Tensor:
 
 
 class Measured(NamedTuple):
-    """How far our network is from a recording, relative to the recorded deviation."""
+    """Return the distance of our network from a recording, relative to the recorded deviation."""
 
     logits: float
     features: float

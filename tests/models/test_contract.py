@@ -1,4 +1,4 @@
-"""What every network promises, held against a shallow build of each family and kind."""
+"""The contract of every network, held against a shallow build of each family and kind."""
 
 import copy
 import itertools
@@ -70,7 +70,6 @@ def test_forward_leaves_nothing_on_the_modules_and_copies_are_networks_of_their_
 
 @builds
 def test_any_size_gives_finite_gradients_and_maps(name: str) -> None:
-    """Of frames too."""
     model = lively(BUILDS[name]())
     for h, w, frames in ((80, 32, 1), (37, 51, 5), (64, 64, 16)):
         x = inputs(model, H=h, W=w, **({"T": frames} if name in VIDEOS else {}))
@@ -192,10 +191,10 @@ def test_stochastic_depth_draws_and_drops_like_torchvisions() -> None:
 
     x = torch.randn(64, 3, 5)
     for p in (0.0, 0.3, 1.0):
-        ours, theirs = StochasticDepth(p), Theirs(p, mode="row")
+        actual, expected = StochasticDepth(p), Theirs(p, mode="row")
         for training in (True, False):
             results = []
-            for layer in (ours.train(training), theirs.train(training)):
+            for layer in (actual.train(training), expected.train(training)):
                 torch.manual_seed(1)
                 results.append(layer(x))
             assert torch.equal(*results), (p, training)

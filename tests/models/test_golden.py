@@ -56,8 +56,8 @@ def test_modules_match_the_recording(name: str) -> None:
             if ".attn.norm_" in path:
                 assert entry["eps"] == 1e-5
                 entry["eps"] = 1e-6
-    ours = {path: words for path, module in model.named_modules() if (words := described(module)) is not None}
-    assert ours == recorded
+    actual = {path: words for path, module in model.named_modules() if (words := described(module)) is not None}
+    assert actual == recorded
 
     rates = drop_paths(model)
     for key, entry in spec["modules"].items():

@@ -1,4 +1,4 @@
-"""Outputs and gradients beside the libraries that have the same networks, with random weights."""
+"""Outputs and gradients next to the libraries that have the same networks, with random weights."""
 
 import warnings
 from collections.abc import Callable
@@ -73,13 +73,12 @@ def check(build_peer: Callable[[], nn.Module], build_ours: Callable[[], nn.Modul
     gradients = recognise(gradients, source="gradients").tensors
     assert gradients.keys() == {name for name, _ in model.named_parameters()}
     for name, parameter in model.named_parameters():
-        theirs = gradients[name].reshape(parameter.shape)
-        limit = 1e-9 + rtol * theirs.abs().max().item()
-        torch.testing.assert_close(parameter.grad, theirs, rtol=0, atol=limit, msg=lambda m, n=name: f"{n}: {m}")
+        reference = gradients[name].reshape(parameter.shape)
+        limit = 1e-9 + rtol * reference.abs().max().item()
+        torch.testing.assert_close(parameter.grad, reference, rtol=0, atol=limit, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_small_image_network_that_widens_in_the_mlp_is_timms() -> None:
-    """Which no recording is of."""
     knobs = IMAGE | {"image_size": PIXELS, "cls_token": False, "dim_change": "mlp"}
     check(timm_widening_in_the_mlp, lambda: accelerate(MViT(**(MVIT_V2 | knobs))))
 

@@ -10,7 +10,6 @@ from mvrec.models.sgformer import Stage, sgformer_s, sincos_positions
 
 
 def test_variants_have_the_published_heads() -> None:
-    """Of which the shapes of weights say nothing."""
     heads = {"sgformer_s": [2, 4, 8, 16], "sgformer_m": [2, 4, 8, 16], "sgformer_b": [4, 6, 12, 24]}
     for name, expected in heads.items():
         model = released(name)
@@ -24,7 +23,7 @@ def test_positions_are_added_as_they_are_and_follow_another_grid(monkeypatch: py
     for image_size, axes, grid in (((40, 64), {}, (10, 16)), ((32, 64), {"H": 64, "W": 32}, (16, 8))):
         model = lively(BUILDS["sgformer"](image_size=image_size)).eval()
         x = inputs(model, **axes)
-        _, seen = run_with_features(model, x, ["patch_embed1"])
+        _, features = run_with_features(model, x, ["patch_embed1"])
         entered = []
         model.block1[0].register_forward_pre_hook(lambda _, args, entered=entered: entered.append(args[0]))
         with monkeypatch.context() as patch:
@@ -35,7 +34,7 @@ def test_positions_are_added_as_they_are_and_follow_another_grid(monkeypatch: py
         if axes:
             table = F.interpolate(table.permute(0, 3, 1, 2), size=grid, mode="bicubic", align_corners=False)
             table = table.permute(0, 2, 3, 1)
-        torch.testing.assert_close(entered[0], seen["patch_embed1"] + table)
+        torch.testing.assert_close(entered[0], features["patch_embed1"] + table)
 
 
 def test_positions_start_as_waves_of_the_column_then_of_the_row() -> None:

@@ -88,7 +88,7 @@ def projected_reference(module: Any, attended: Tensor, grid: Tensor) -> Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize(("sr_ratio", "h", "w"), [(2, 9, 12), (2, 2, 15), (4, 22, 7), (8, 5, 5), (8, 20, 33)])
 def test_hybrid_attention_equals_its_definition_token_by_token(sr_ratio: int, h: int, w: int) -> None:
-    """Where the borders of the grid cut windows and patches; the recording has whole ones."""
+    """The borders of the grid cut windows and patches; the recording has whole ones."""
     module, grid = attention(HybridAttention, sr_ratio), tokens(h, w)
     out, importance = module(grid)
     for b in range(2):
@@ -99,19 +99,19 @@ def test_hybrid_attention_equals_its_definition_token_by_token(sr_ratio: int, h:
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["model", "autocast"])
 def test_importance_in_bfloat16_is_computed_in_float32(autocast: bool) -> None:
-    """It sorts tokens, so nothing after the queries and keys may be rounded to bfloat16."""
+    """Tokens are sorted, so nothing after the queries and keys may be rounded to bfloat16."""
     module = attention(HybridAttention, 2).to(torch.float32 if autocast else torch.bfloat16)
     grid = tokens(9, 12).to(torch.float32 if autocast else torch.bfloat16)
-    made: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     for name in ("q1", "kv1", "q2", "kv2"):
-        getattr(module, name).register_forward_hook(lambda _m, _a, out, name=name: made.update({name: out}))
+        getattr(module, name).register_forward_hook(lambda _m, _a, out, name=name: outputs.update({name: out}))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         out, importance = module(grid)
-    assert {x.dtype for x in (out, *made.values())} == {torch.bfloat16}
+    assert {x.dtype for x in (out, *outputs.values())} == {torch.bfloat16}
     assert importance.dtype == torch.float32
     assert not importance.requires_grad
     for b in range(2):
-        parts = (made[name][b].detach().double() for name in ("q1", "kv1", "q2", "kv2"))
+        parts = (outputs[name][b].detach().double() for name in ("q1", "kv1", "q2", "kv2"))
         expected = attended_reference(module, *parts)[1]
         torch.testing.assert_close(importance[b].double(), expected, rtol=1e-5, atol=0)
 
@@ -151,7 +151,7 @@ def guided_reference(module: Any, grid: Tensor, importance: Tensor) -> Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize(("sr_ratio", "h", "w"), [(2, 3, 3), (2, 2, 2), (4, 13, 9), (8, 10, 14), (8, 29, 17)])
 def test_guided_attention_equals_its_definition_token_by_token(sr_ratio: int, h: int, w: int) -> None:
-    """Where halves and quarters of the tokens are not whole, or chunks not full."""
+    """Halves and quarters of the tokens are not whole, or chunks not full."""
     module, grid, importance = attention(GuidedAttention, sr_ratio), tokens(h, w), random_importance(h, w)
     out, rest = module(grid, importance)
     assert rest is None

@@ -1,4 +1,4 @@
-"""What networks refuse, at their construction and as inputs, in one line."""
+"""Arguments and inputs that networks refuse, in one line."""
 
 from dataclasses import replace
 from typing import Any

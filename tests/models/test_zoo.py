@@ -141,7 +141,7 @@ def shapes(model: models.Backbone) -> dict[str, tuple[int, ...]]:
 
 
 def plan(model: models.Backbone) -> list[tuple[Any, ...]]:
-    """What leaves no trace in the shapes of an MViT."""
+    """Such knobs leave no trace in the shapes of an MViT."""
     return [
         (b.attn.num_heads, b.attn.q_stride, b.attn.kv_stride, b.attn.q_kernel, b.attn.kv_kernel, b.drop_path.p)
         for b in (model.blocks if isinstance(model, MViT) else ())  # type: ignore[union-attr]

@@ -262,7 +262,7 @@ def test_heat_is_blue_on_the_diagonal_and_red_beside_it():
     pixels = heat(np.array([[1.0, 0.1], [0.0, 0.25]])).astype(int)
     assert pixels[0, 0].tolist() == [16, 62, 145]
     assert pixels[1, 0].tolist() == [255, 255, 255]
-    assert pixels[0, 1].tolist() == [165, 30, 10]  # the greatest beside the diagonal
+    assert pixels[0, 1].tolist() == [165, 30, 10]  # the greatest next to the diagonal
     assert pixels[1, 1].tolist() == [136, 158, 200]  # half way
 
 

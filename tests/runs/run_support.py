@@ -1,4 +1,4 @@
-"""What tests of runs share: callbacks of step_recorder.py as configurations, and what a run directory has."""
+"""Helpers of the tests of runs: callbacks of step_recorder.py as configurations, and reading a run directory."""
 
 import csv
 from pathlib import Path
@@ -26,9 +26,14 @@ def overlay(folder: Path, *callbacks: dict) -> str:
 
 def kinetics(tiny: list[str], root: Path, **more: object) -> list[str]:
     """Return the arguments of `tiny` for a tree that is not generated."""
-    kept = [argument for argument in tiny if "clips_per_class" not in argument and "data.root" not in argument]
-    own = {"size": 64, "val_views.short_side": 64, "test_views.short_side": 64, "decoder": "auto", **more}
-    return [*kept, "--data=mvrec.data.Kinetics", f"--data.root={root}", *(f"--data.{k}={v}" for k, v in own.items())]
+    remaining = [argument for argument in tiny if "clips_per_class" not in argument and "data.root" not in argument]
+    settings = {"size": 64, "val_views.short_side": 64, "test_views.short_side": 64, "decoder": "auto", **more}
+    return [
+        *remaining,
+        "--data=mvrec.data.Kinetics",
+        f"--data.root={root}",
+        *(f"--data.{k}={v}" for k, v in settings.items()),
+    ]
 
 
 def stored(run_dir: Path, name: str = "last") -> dict:

@@ -55,12 +55,12 @@ class BreakLoss(L.Callback):
 
 def steps(folder: Path) -> dict[int, list[int]]:
     """The rows that each optimiser step of all processes was trained on, sorted."""
-    found: dict[int, list[int]] = {}
+    steps: dict[int, list[int]] = {}
     for path in sorted(folder.glob("rank_*.jsonl")):
         for line in path.read_text().splitlines():
             entry = json.loads(line)
-            found.setdefault(entry["step"], []).extend(entry["ids"])
-    return {step: sorted(rows) for step, rows in found.items()}
+            steps.setdefault(entry["step"], []).extend(entry["ids"])
+    return {step: sorted(rows) for step, rows in steps.items()}
 
 
 class Slow(L.Callback):
@@ -75,7 +75,7 @@ class Slow(L.Callback):
 
 
 class Stand(L.Callback):
-    """Stands still at a batch on one process, which writes its id to `folder/standing`."""
+    """Hangs at a batch on one process, which writes its id to `folder/standing`."""
 
     def __init__(self, batch: int, rank: int, folder: str, *, stop: bool, seconds: float = 3600.0) -> None:
         self.batch, self.rank, self.folder, self.stop, self.seconds = batch, rank, Path(folder), stop, seconds

@@ -32,12 +32,12 @@ def test_the_one_before_last_is_kept(folder):
     assert newest_checkpoint(folder).path.name == "last.ckpt"
 
 
-@pytest.mark.parametrize("how", ["cut", "empty", "bit"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(folder, how, caplog):
+@pytest.mark.parametrize("damage_kind", ["cut", "empty", "bit"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(folder, damage_kind, caplog):
     last = folder / "last.ckpt"
     content = last.read_bytes()
-    last.write_bytes(content[: {"cut": len(content) // 2, "empty": 0, "bit": None}[how]])
-    if how == "bit":
+    last.write_bytes(content[: {"cut": len(content) // 2, "empty": 0, "bit": None}[damage_kind]])
+    if damage_kind == "bit":
         flip_bit(last)
     assert not is_whole(last)
     with caplog.at_level("WARNING"):

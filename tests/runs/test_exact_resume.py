@@ -25,9 +25,9 @@ def validated(run_dir: Path) -> list[tuple[str, ...]]:
     return logged(run_dir, "val/loss", "val/top1")
 
 
-def assert_same_end(ours: Path, theirs: Path) -> None:
+def assert_same_end(actual: Path, reference: Path) -> None:
     """Weights, averages and optimiser state are the same, bit for bit."""
-    a, b = stored(ours), stored(theirs)
+    a, b = stored(actual), stored(reference)
     assert a["global_step"] == b["global_step"]
     for part in ("state_dict", "current_model_state"):
         assert a.get(part, {}).keys() == b.get(part, {}).keys()
@@ -80,7 +80,7 @@ WAYS = {"stop": 0, "save": 2, "signal": STOP_EXIT, "interrupt": 130, "error": No
 def test_a_run_that_ends_again_and_again_loses_no_step_and_goes_on_bit_for_bit(command, whole, tmp_path, ends):
     """At last its newest checkpoint is damaged, and it goes on from the one before."""
     arguments, original, run_dir = whole[0], whole[1] / "run", tmp_path / "run"
-    arguments, said = [*arguments, f"--run_dir={run_dir}", "--resume=auto"], []
+    arguments, stderr = [*arguments, f"--run_dir={run_dir}", "--resume=auto"], []
     for way, batches, step in ends:
         broken = [*arguments, overlay(tmp_path, callback("EndAt", batch=batches, way=way))]
         if WAYS[way] is None:
@@ -89,9 +89,9 @@ def test_a_run_that_ends_again_and_again_loses_no_step_and_goes_on_bit_for_bit(c
         else:
             code, _, err = command("fit", *broken)
             assert code == WAYS[way], (way, err)
-            said.append(err)
+            stderr.append(err)
         assert stored(run_dir)["global_step"] == step, way
-    assert f"resume: nothing to go on from in {run_dir / 'checkpoints'}, a fresh start" in said[0]
+    assert f"resume: nothing to go on from in {run_dir / 'checkpoints'}, a fresh start" in stderr[0]
     flip_bit(run_dir / "checkpoints/last.ckpt")
     newest = newest_checkpoint(run_dir / "checkpoints")
     code, _, err = command("fit", *arguments)
@@ -134,10 +134,10 @@ def test_two_processes_go_on_with_the_steps_of_one_also_after_a_signal_to_one_of
     signalled = fit(
         f"--ckpt_path={original / 'run/checkpoints/step3.ckpt'}", callback("EndAt", batch=2, way="signal", rank=1)
     )
-    said = signalled[0].stderr
-    assert [process.returncode for process in signalled] == [STOP_EXIT] * 2, said
-    assert "Traceback" not in said
-    assert "val:" not in said.split("asked to end")[1]  # no validation that nobody has time for
+    stderr = signalled[0].stderr
+    assert [process.returncode for process in signalled] == [STOP_EXIT] * 2, stderr
+    assert "Traceback" not in stderr
+    assert "val:" not in stderr.split("asked to end")[1]  # no validation that nobody has time for
     stopped = stored(run_dir)["global_step"]
     assert 4 < stopped < 8
     resumed = fit("--resume=auto")
@@ -146,14 +146,14 @@ def test_two_processes_go_on_with_the_steps_of_one_also_after_a_signal_to_one_of
     expected = {step: rows for step, rows in steps(original / "steps").items() if step >= 3}
     assert steps(tmp_path / "steps") == expected
     assert sorted(expected) == list(range(3, 8))
-    ours, theirs = stored(run_dir), stored(original / "run")
+    actual, reference = stored(run_dir), stored(original / "run")
     for part in ("state_dict", "current_model_state"):
-        for name in theirs[part]:
+        for name in reference[part]:
             if not name.endswith("attn.norm_k.bias"):  # a constant before a softmax: its gradient is rounding noise
-                torch.testing.assert_close(ours[part][name], theirs[part][name], rtol=1e-3, atol=1e-5, msg=name)
-    said = "".join(process.stderr for process in (*signalled, *resumed))
-    assert "Grad strides do not match" not in said  # else every gradient is copied once more
-    assert said.count("24/24 videos scored") == 2  # once per epoch
+                torch.testing.assert_close(actual[part][name], reference[part][name], rtol=1e-3, atol=1e-5, msg=name)
+    stderr = "".join(process.stderr for process in (*signalled, *resumed))
+    assert "Grad strides do not match" not in stderr  # else every gradient is copied once more
+    assert stderr.count("24/24 videos scored") == 2  # once per epoch
     assert sorted(step for step, _, _ in trained(run_dir)) == [str(step) for step in range(3, 8)]
 
 

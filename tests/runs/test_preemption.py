@@ -30,7 +30,7 @@ main()
 
 
 def test_a_signal_during_imports_is_not_lost(tiny, tmp_path):
-    """It comes long before there is a trainer."""
+    """The signal comes long before there is a trainer."""
     limits = ["--trainer.max_epochs=50", "--trainer.limit_val_batches=0", f"--run_dir={tmp_path}"]
     process = run("fit", *tiny, *limits, program=SIGNAL_AT_IMPORT)
     assert process.returncode == REQUEUE_EXIT, process.stderr
@@ -44,9 +44,9 @@ def test_a_signal_during_imports_is_not_lost(tiny, tmp_path):
 def requests(monkeypatch):
     for name in ("MVREC_STOP_SIGNALS", "MVREC_REQUEUE_SIGNALS"):
         monkeypatch.delenv(name, raising=False)
-    found = Requests()
-    yield found
-    found.restore()
+    requests = Requests()
+    yield requests
+    requests.restore()
 
 
 def test_the_most_urgent_request_counts(requests):

@@ -1,4 +1,4 @@
-"""What a run keeps of itself, and that it never touches another."""
+"""The record that a run keeps of itself, and that it never touches another."""
 
 import shutil
 from pathlib import Path
@@ -143,16 +143,16 @@ def test_the_best_score_is_kept_and_ties_go_to_the_lower_loss_and_then_to_the_la
     tmp_path, monitor, epochs, best
 ):
     keeper, trainer = BestAndLast(CheckpointSettings(monitor=monitor), tmp_path), FakeTrainer()
-    chosen = []
+    best_epochs = []
     for epoch, (score, loss) in enumerate(epochs):
         trainer.callback_metrics = {"val/top1": torch.tensor(score), "val/loss": torch.tensor(loss)}
         trainer.global_step += 1
         keeper.on_validation_end(trainer, None)
         keeper.on_train_epoch_end(trainer, None)
-        chosen += [epoch] if "best.ckpt" in trainer.saved else []
+        best_epochs += [epoch] if "best.ckpt" in trainer.saved else []
         assert trainer.saved[-1] == "last.ckpt"  # improved or not
         trainer.saved.clear()
-    assert chosen == best
+    assert best_epochs == best
 
 
 def test_more_checkpoints_have_names_of_their_own(command, tiny, tmp_path):
@@ -170,7 +170,7 @@ def test_a_name_that_is_the_runs_own_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"'last'.*the run itself has a file of this name"):
         CheckpointSettings(monitor="val/top1", filename="last")
     settings = CheckpointSettings(monitor="val/top1", every_n_epochs=2)
-    assert [type(one) for one in run_checkpoints(settings, tmp_path, [])] == [CheckpointSettings, BestAndLast]
+    assert [type(callback) for callback in run_checkpoints(settings, tmp_path, [])] == [CheckpointSettings, BestAndLast]
 
 
 def test_names_and_monitors_of_what_is_not_logged_are_refused():

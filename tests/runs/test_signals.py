@@ -39,13 +39,13 @@ def test_a_process_that_hangs_anywhere_ends_after_sigterm(start, place):
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=HANG)
+    _, stderr = process.communicate(timeout=HANG)
     assert process.returncode == STOP_EXIT
     if start == "listen":
-        assert said.startswith("mvrec: error: asked to end and still not done after 0.5 s in ")
-        assert said.count("\n") == 1
+        assert stderr.startswith("mvrec: error: asked to end and still not done after 0.5 s in ")
+        assert stderr.count("\n") == 1
     else:
-        assert "not done" not in said or place == "native code"
+        assert "not done" not in stderr or place == "native code"
 
 
 @pytest.fixture
@@ -94,10 +94,10 @@ def test_the_signal_of_a_child_is_not_its_parents(deadline):
 
 
 def test_restoring_calls_the_deadline_off():
-    found = Requests()
-    found.listen()
+    listener = Requests()
+    listener.listen()
     os.kill(os.getpid(), signal.SIGTERM)
-    found.restore()
+    listener.restore()
     assert not [thread for thread in threading.enumerate() if thread.name == "deadline"]
     assert requests.level == 0
 
@@ -105,7 +105,7 @@ def test_restoring_calls_the_deadline_off():
 @pytest.mark.parametrize("text", ["soon", "0", "nan", "inf"])
 def test_a_wrong_number_of_seconds_is_refused(monkeypatch, text):
     monkeypatch.setenv("MVREC_STOP_SECONDS", text)
-    found = Requests()
+    listener = Requests()
     with pytest.raises(UserError, match=f"MVREC_STOP_SECONDS={text}: must be a number of seconds above 0"):
-        found.listen()
-    found.restore()
+        listener.listen()
+    listener.restore()

@@ -47,7 +47,7 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=100 PreemptM
 
 
 def missing_tools() -> list[str]:
-    """What is not installed here (Debian: slurmctld slurmd slurm-client munge)."""
+    """Return the programs that are missing here (Debian: slurmctld slurmd slurm-client munge)."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin"
     return [tool for tool in TOOLS if shutil.which(tool, path=path) is None]
 
@@ -62,8 +62,8 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         # A job takes the environment along: nothing of this process may decide about its ranks or signals.
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "SLURM_"))}
-        self.environment = kept | {"PATH": f"{os.environ['PATH']}:/usr/sbin"}
+        remaining = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "SLURM_"))}
+        self.environment = remaining | {"PATH": f"{os.environ['PATH']}:/usr/sbin"}
         self.environment["SLURM_CONF"] = str(folder / "etc/slurm.conf")
 
     def up(self) -> None:
@@ -123,7 +123,7 @@ class Cluster:
         return int(self.call("sbatch", "--parsable", *arguments, cwd=cwd, environment=environment))
 
     def job(self, number: int | str) -> dict[str, str]:
-        """What Slurm knows of a job."""
+        """Return Slurm's record of a job."""
         text = self.call("scontrol", "show", "job", number)
         return dict(re.findall(r"(\w+)=(\S*)", text.split("\n\n")[0]))
 
@@ -132,11 +132,13 @@ class Cluster:
         self.wait(f"job {number} is over", lambda: self.job(number)["JobState"] in OVER, 900, output)
         return self.job(number)["JobState"], text_of(output)
 
-    def wait(self, what: str, condition: Callable[[], bool], seconds: float, output: Path | None = None) -> None:
+    def wait(self, purpose: str, condition: Callable[[], bool], seconds: float, output: Path | None = None) -> None:
         """Poll until something is so; where it never is, say what a job has printed to a file."""
         end = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < end, f"not within {seconds:g} s: {what}\n{self.logs()}\n{text_of(output)[-3000:]}"
+            assert time.monotonic() < end, (
+                f"not within {seconds:g} s: {purpose}\n{self.logs()}\n{text_of(output)[-3000:]}"
+            )
             time.sleep(0.2)
 
 

@@ -40,7 +40,7 @@ class Jobs:
         }
 
     def output(self, name: str) -> Path:
-        """What the job prints."""
+        """Return the output of a job."""
         return self.folder / name / "job.out"
 
     def fit(self, name: str, *more: str, slow: float = 0.0) -> int:
@@ -81,8 +81,8 @@ class Jobs:
     def assert_whole(self, name: str) -> None:
         """The job's run is the one that nothing has interrupted: weights bit for bit, and every sample once."""
         paths = [self.folder / run / "run/checkpoints/last.ckpt" for run in (name, "whole")]
-        ours, theirs = (torch.load(path, weights_only=True)["state_dict"] for path in paths)
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+        actual, reference = (torch.load(path, weights_only=True)["state_dict"] for path in paths)
+        assert all(torch.equal(actual[key], reference[key]) for key in reference)
         recorded, expected = (steps(self.folder / run / "steps") for run in (name, "whole"))
         assert recorded.keys() == expected.keys()
         # A step that was begun and not finished is done again, with the same samples.
@@ -90,13 +90,13 @@ class Jobs:
 
     def send(self, name: str, rank: int, number: int) -> int:
         """Send a signal to the process of a rank, found by its environment; returns its id."""
-        own = {f"SLURM_PROCID={rank}".encode(), f"RUN_DIR={self.folder / name / 'run'}".encode()}
+        settings = {f"SLURM_PROCID={rank}".encode(), f"RUN_DIR={self.folder / name / 'run'}".encode()}
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 environment = set((path / "environ").read_bytes().split(b"\0"))
                 parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
                 is_task = Path(f"/proc/{parent}/cmdline").read_bytes().startswith(b"slurmstepd")
-                if is_task and own <= environment and b"mvrec" in (path / "cmdline").read_bytes():
+                if is_task and settings <= environment and b"mvrec" in (path / "cmdline").read_bytes():
                     os.kill(int(path.name), number)
                     return int(path.name)
         raise AssertionError(f"no process of rank {rank} of {name}")

@@ -1,4 +1,4 @@
-"""What a task owes and is owed, by one in a folder that mvrec does not know."""
+"""The contract of tasks, held by one in a folder that mvrec does not know."""
 
 import csv
 import json

@@ -24,9 +24,9 @@ class CountReads(TorchDispatchMode):
             self.note(func)
         return func(*args, **(kwargs or {}))
 
-    def note(self, what):
-        ours = [frame for frame in traceback.extract_stack() if "/mvrec/" in frame.filename]
-        self.places.append(f"{what}: {ours[-1].filename}:{ours[-1].lineno}" if ours else f"{what}")
+    def note(self, name):
+        actual = [frame for frame in traceback.extract_stack() if "/mvrec/" in frame.filename]
+        self.places.append(f"{name}: {actual[-1].filename}:{actual[-1].lineno}" if actual else f"{name}")
 
 
 class Watch(L.Callback):

@@ -39,7 +39,7 @@ def test_a_step_that_is_broken_on_one_of_two_processes_changes_nothing_and_is_wr
 
 
 class Trainer:
-    """As much of a trainer as the guard asks for."""
+    """The part of a trainer that the guard uses."""
 
     world_size, log_every_n_steps, accumulate_grad_batches, global_rank, current_epoch = 1, 0, 1, 0, 0
     precision_plugin, datamodule, global_step = None, None, 0
@@ -49,19 +49,21 @@ def trained(tmp_path, optimizer, broken, *, max_in_a_row=10, **options):
     """Parameters, optimiser state and guard after six steps, of which some have a gradient that is not finite."""
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
-    made, trainer = optimizer(network.parameters(), lr=0.1, **options), Trainer()
+    optimiser, trainer = optimizer(network.parameters(), lr=0.1, **options), Trainer()
     guard = NonFiniteGuard(tmp_path, max_in_a_row=max_in_a_row)
     for step in range(6):
         trainer.global_step = step
         if step in broken and broken[step] is None:
             continue
         guard.on_train_batch_start(trainer, None, None, step)
-        made.zero_grad()
+        optimiser.zero_grad()
         inputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(step))
         (network(inputs).square().mean() * broken.get(step, 1.0)).backward()
-        guard.on_before_optimizer_step(trainer, None, made)
-        made.step()
-    states = [value for state in made.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+        guard.on_before_optimizer_step(trainer, None, optimiser)
+        optimiser.step()
+    states = [
+        value for state in optimiser.state.values() for value in state.values() if isinstance(value, torch.Tensor)
+    ]
     guard.on_train_end(trainer, None)
     return [*network.parameters(), *states], guard
 
@@ -73,10 +75,10 @@ def trained(tmp_path, optimizer, broken, *, max_in_a_row=10, **options):
 @pytest.mark.parametrize("broken", [(2,), (0, 1), (3, 5), (4, 5)])
 def test_a_fused_optimiser_leaves_out_the_step_itself(tmp_path, optimizer, options, broken):
     """Bit for bit what it is without these steps, though nobody has read by then that they are broken."""
-    found, guard = trained(tmp_path, optimizer, dict.fromkeys(broken, float("inf")), fused=True, **options)
+    network, guard = trained(tmp_path, optimizer, dict.fromkeys(broken, float("inf")), fused=True, **options)
     expected, _ = trained(tmp_path, optimizer, dict.fromkeys(broken), fused=True, **options)
-    assert len(found) == len(expected)
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+    assert len(network) == len(expected)
+    assert all(torch.equal(actual, reference) for actual, reference in zip(network, expected, strict=True))
     assert guard.skipped == len(broken)
     lines = (tmp_path / "rank_0.jsonl").read_text().splitlines()
     assert tuple(json.loads(line)["step"] for line in lines) == broken

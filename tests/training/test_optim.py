@@ -44,7 +44,7 @@ def test_the_image_recipes_follow_timm(cosine_from):
 
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
     prefix = cosine_from == "warmup"
-    theirs = CosineLRScheduler(
+    expected = CosineLRScheduler(
         optimizer,
         t_initial=300 - 20 * prefix,  # with a prefix timm counts the cosine from the end of the warm-up
         lr_min=0.02,
@@ -53,12 +53,12 @@ def test_the_image_recipes_follow_timm(cosine_from):
         warmup_prefix=prefix,
         t_in_epochs=False,
     )
-    ours = WarmupCosine(
+    actual = WarmupCosine(
         warmup_epochs=20, start_factor=0.001, end_factor=0.01, cooldown_epochs=10, cosine_from=cosine_from
     )
     for step in range(310):
-        theirs.step_update(step)
-        factor = ours.factor(step, total_steps=310, steps_per_epoch=1)
+        expected.step_update(step)
+        factor = actual.factor(step, total_steps=310, steps_per_epoch=1)
         assert 2 * factor == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6), step
 
 
@@ -68,13 +68,13 @@ def test_a_schedule_per_epoch_follows_timm(per, ahead, cooldown_epochs):
     from timm.scheduler.cosine_lr import CosineLRScheduler
 
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
-    theirs = CosineLRScheduler(optimizer, t_initial=300, lr_min=1e-5, warmup_t=5, warmup_lr_init=1e-6)
+    expected = CosineLRScheduler(optimizer, t_initial=300, lr_min=1e-5, warmup_t=5, warmup_lr_init=1e-6)
     knobs = {"start_factor": 0.001, "end_factor": 0.01, "cooldown_epochs": cooldown_epochs, "cosine_from": "start"}
-    ours = WarmupCosine(warmup_epochs=5, per=per, **knobs)
+    actual = WarmupCosine(warmup_epochs=5, per=per, **knobs)
     steps_per_epoch, epochs = 3, 300 + cooldown_epochs
     for epoch in range(epochs):
         for step in range(steps_per_epoch * epoch, steps_per_epoch * (epoch + 1)):
-            factor = ours.factor(step, total_steps=steps_per_epoch * epochs, steps_per_epoch=steps_per_epoch)
-            theirs.step_update(step + 1)  # which does nothing, as they count epochs
+            factor = actual.factor(step, total_steps=steps_per_epoch * epochs, steps_per_epoch=steps_per_epoch)
+            expected.step_update(step + 1)  # which does nothing, as they count epochs
             assert 1e-3 * factor == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6), (epoch, step)
-        theirs.step(epoch + ahead)
+        expected.step(epoch + ahead)

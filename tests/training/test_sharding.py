@@ -19,9 +19,9 @@ def large(tiny, tmp_path_factory):
     config = tmp_path_factory.mktemp("large") / "large.yaml"
     network = {"class_path": "mvrec.models.MViT", "init_args": SIZES | PLAN | KIND}
     config.write_text(yaml.safe_dump({"model": {"backbone": network}}))
-    kept = [argument for argument in tiny if not argument.startswith("--model.backbone")]
+    arguments = [argument for argument in tiny if not argument.startswith("--model.backbone")]
     steps = ["--trainer.limit_train_batches=3", "--model.optimizer.lr=1e-4"]
-    return [*kept, f"--config={config}", *steps]
+    return [*arguments, f"--config={config}", *steps]
 
 
 def test_two_sharded_processes_train_as_one_and_one_goes_on_from_their_checkpoint(command, large, tmp_path):
@@ -30,15 +30,17 @@ def test_two_sharded_processes_train_as_one_and_one_goes_on_from_their_checkpoin
     assert code == 0, err
     flags = [FSDP, "--data.batch_size=3", f"--run_dir={tmp_path / 'two'}"]
     processes = run_ranks(2, "fit", *large, *flags, strategy=None)
-    said = "".join(process.stderr for process in processes)
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert "3 blocks are sharded over 2 processes" in said
-    assert "24/24 videos scored" in said
-    ours, theirs = (stored(tmp_path / name)["state_dict"] for name in ("two", "one"))
-    assert {name: tensor.shape for name, tensor in ours.items()} == {n: tensor.shape for n, tensor in theirs.items()}
-    for name in ours:
+    message = "".join(process.stderr for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], message
+    assert "3 blocks are sharded over 2 processes" in message
+    assert "24/24 videos scored" in message
+    actual, expected = (stored(tmp_path / name)["state_dict"] for name in ("two", "one"))
+    assert {name: tensor.shape for name, tensor in actual.items()} == {
+        n: tensor.shape for n, tensor in expected.items()
+    }
+    for name in actual:
         if not name.endswith("attn.norm_k.bias"):  # no effect: its gradient is rounding noise
-            torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=2e-5, msg=name)
+            torch.testing.assert_close(actual[name], expected[name], rtol=1e-3, atol=2e-5, msg=name)
     more = [
         "--trainer.max_epochs=2",
         "--trainer.limit_train_batches=1",

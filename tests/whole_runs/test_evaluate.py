@@ -72,9 +72,9 @@ def test_the_number_of_views_at_a_time_bounds_memory_and_changes_no_score(comman
     assert max(sizes) == 2
     assert metrics(tmp_path)["metrics"] == pytest.approx(metrics(run_dir)["metrics"], abs=1e-5)
     few, many = (read_csv(folder / "predictions.csv") for folder in (tmp_path, run_dir))
-    for ours, theirs in zip(few, many, strict=True):
-        assert ours["class_1"] == theirs["class_1"]
-        assert float(ours["probability_1"]) == pytest.approx(float(theirs["probability_1"]), abs=1.1e-6)
+    for actual, expected in zip(few, many, strict=True):
+        assert actual["class_1"] == expected["class_1"]
+        assert float(actual["probability_1"]) == pytest.approx(float(expected["probability_1"]), abs=1.1e-6)
 
 
 def test_classes_in_another_order_are_matched_by_their_names_also_of_failed_files(
@@ -99,11 +99,11 @@ def test_classes_in_another_order_are_matched_by_their_names_also_of_failed_file
     assert after["class_names"] == ["grow", "move_left", "orbit_clockwise"]  # the network's
     failed = {row["class"]: row["failed"] for row in read_csv(tmp_path / "after/per_class.csv")}
     assert failed == {"grow": "0", "move_left": "0", "orbit_clockwise": "1"}
-    ours, theirs = (
+    actual, expected = (
         {row["path"]: row for row in read_csv(folder / "predictions.csv") if row["path"] != str(bad)}
         for folder in (tmp_path / "after", run_dir)
     )
-    assert ours == theirs
+    assert actual == expected
 
 
 def test_a_part_of_the_classes_is_scored_when_asked_for_with_a_changed_protocol(command, run_dir, small_data, tmp_path):

@@ -23,14 +23,14 @@ QUICK = ["--data.num_workers=0", "--trainer.accelerator=cpu", "--trainer.log_eve
 def my_videos(digits, tmp_path_factory):
     """Two classes of eight clips and one of a single clip, in folders with blanks and letters of several alphabets."""
     root = tmp_path_factory.mktemp("fine tune") / "Mes vidéos - два"
-    for theirs, ours, count in (
+    for expected, actual, count in (
         ("move_left", "nach links", 8),
         ("orbit_clockwise", "по кругу", 8),
         ("grow", "eins", 1),
     ):
-        files = sorted(digits.glob(f"*/{theirs}/*.mp4"))
+        files = sorted(digits.glob(f"*/{expected}/*.mp4"))
         for number in range(count):
-            target = root / ours / f"clip {number} ü.mp4"
+            target = root / actual / f"clip {number} ü.mp4"
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(files[number % len(files)], target)
     return root

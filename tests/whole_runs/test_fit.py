@@ -64,8 +64,8 @@ def test_the_saved_config_repeats_the_run_in_another_directory(command, digits_r
     assert contents(digits_run.folder) == before
     # RandAugment on the device makes the choices and the pixels that it makes in the workers.
     assert losses(tmp_path) == losses(digits_run.folder)
-    ours, theirs = stored(tmp_path)["state_dict"], stored(digits_run.folder)["state_dict"]
-    assert not [name for name in theirs if not torch.equal(ours[name], theirs[name])]
+    actual, expected = stored(tmp_path)["state_dict"], stored(digits_run.folder)["state_dict"]
+    assert not [name for name in expected if not torch.equal(actual[name], expected[name])]
 
 
 def test_the_saved_config_without_a_run_dir_sets_the_earlier_run_aside_and_ends_at_max_steps(
@@ -115,12 +115,12 @@ def test_a_checkpoint_is_enough_without_the_weights_that_its_run_started_from(co
     start, run = tmp_path / "start.pth", tmp_path / "run"
     knobs = {"num_frames": 4, "image_size": 64}
     torch.save(create_model("mvit_b_16x4", **knobs, unpooled_kv_blocks=(14, 15)).state_dict(), start)
-    kept = [argument for argument in tiny if not argument.startswith("--model.backbone")]
+    arguments = [argument for argument in tiny if not argument.startswith("--model.backbone")]
     network = {"name": "mvit_b_16x4", "weights": start, **knobs}
     backbone = ["--model.backbone=mvrec.models.create_model"]
     backbone += [f"--model.backbone.{key}={value}" for key, value in network.items()]
     limits = [f"--trainer.limit_{stage}_batches=1" for stage in ("train", "val", "test")]
-    code, _, err = command("fit", *kept, *backbone, "--run_dir", run, *limits, "--data.batch_size=2")
+    code, _, err = command("fit", *arguments, *backbone, "--run_dir", run, *limits, "--data.batch_size=2")
     assert code == 0, err
     start.unlink()
     code, _, err = command("test", "--ckpt_path", run / "checkpoints/last.ckpt", *limits)

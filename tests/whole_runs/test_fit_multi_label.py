@@ -83,8 +83,8 @@ def test_test_predict_and_recognize_write_the_same_and_a_file_that_failed_counts
     bad = str(several / "bad.mp4")
     assert f"failed, counted as wrong: {bad}" in err
     rows, listed = read_csv(tmp_path / "predictions.csv"), read_csv(several / "test.csv")
-    ours, theirs = ({row["path"]: set(row["labels"].split(";")) for row in table} for table in (rows, listed))
-    assert ours == theirs
+    actual, expected = ({row["path"]: set(row["labels"].split(";")) for row in table} for table in (rows, listed))
+    assert actual == expected
     assert len(rows) == 24
     assert [row["path"] for row in rows if row["error"]] == [bad]
     assert sum(row["labels"] == "" for row in rows) == 2
@@ -99,13 +99,13 @@ def test_test_predict_and_recognize_write_the_same_and_a_file_that_failed_counts
     assert recognised.keys() == scored.keys(), err
     sums = []
     for path, row in recognised.items():
-        ours, theirs = (
+        actual, expected = (
             [(entry[f"class_{rank}"], float(entry[f"probability_{rank}"])) for rank in range(1, 6)]
             for entry in (row, scored[path])
         )
-        assert [name for name, _ in ours] == [name for name, _ in theirs]
-        assert [value for _, value in ours] == pytest.approx([value for _, value in theirs], abs=1e-5)
-        sums.append(sum(value for _, value in ours))
+        assert [name for name, _ in actual] == [name for name, _ in expected]
+        assert [value for _, value in actual] == pytest.approx([value for _, value in expected], abs=1e-5)
+        sums.append(sum(value for _, value in actual))
     assert any(abs(value - 1) > 0.2 for value in sums)  # each class for itself: sigmoids do not add up to 1
 
 

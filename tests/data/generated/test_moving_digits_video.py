@@ -70,10 +70,10 @@ def test_splits_share_no_handwriting():
 
 def test_an_opposite_is_the_action_played_backwards():
     for action, opposite in OPPOSITES.items():
-        there, back = poses(action, random_motion(), 32), poses(opposite, random_motion(), 32)
-        assert there.shape == (32, 4)
-        np.testing.assert_array_equal(back, there[::-1], action)
-        assert np.abs(there - back).max() > 0.1
+        forward, back = poses(action, random_motion(), 32), poses(opposite, random_motion(), 32)
+        assert forward.shape == (32, 4)
+        np.testing.assert_array_equal(back, forward[::-1], action)
+        assert np.abs(forward - back).max() > 0.1
 
 
 @pytest.mark.parametrize(("action", "opposite"), OPPOSITES.items())
@@ -86,10 +86,10 @@ def test_a_single_frame_without_its_number_does_not_tell_an_action_from_its_oppo
         return pose.T
 
     # The largest difference of two distributions, in ranks; 1000 clips each.
-    for one, other in zip(seen(action, range(1000)), seen(opposite, range(1000, 2000)), strict=True):
-        if np.ptp(one) > 0:
-            ranks = np.searchsorted(np.sort(other), np.sort(one), side="right") / len(other)
-            assert np.abs(ranks - np.arange(1, len(one) + 1) / len(one)).max() < 0.087
+    for path, other in zip(seen(action, range(1000)), seen(opposite, range(1000, 2000)), strict=True):
+        if np.ptp(path) > 0:
+            ranks = np.searchsorted(np.sort(other), np.sort(path), side="right") / len(other)
+            assert np.abs(ranks - np.arange(1, len(path) + 1) / len(path)).max() < 0.087
 
 
 def test_direction_is_what_the_name_says():

@@ -10,14 +10,14 @@ from mvrec.tasks.classification.class_match import compare_classes
 
 
 def test_spellings_of_one_name_are_equal_and_other_names_stay_apart():
-    for one, other in {
+    for spelling, other in {
         "riding_a_bike": "riding a bike",
         '"massaging person\'s head"': "massaging persons head",
         "passing American football (in game)": "passing_american_football_(in_game)",
         "  tai   chi ": "Tai chi",
         "person\u2019s": "person's",
     }.items():
-        assert normalised(one) == normalised(other)
+        assert normalised(spelling) == normalised(other)
     names = ["push up", "push ups", "pull ups", "straße", "a-b", "a b", "(a) b"]
     assert len({normalised(name) for name in names}) == len(names)
 
@@ -102,14 +102,14 @@ def test_a_file_of_names_may_number_its_lines_and_must_have_some(tmp_path):
 
 def test_checkpoint_and_data_may_spell_differently_but_have_the_same_classes():
     assert compare_classes(["riding a bike", "tai chi"], ["Riding_a_bike", '"tai chi"']) is None
-    for saved, ours, message in (
+    for saved, actual, message in (
         ("ab", "a", "the checkpoint knows 2 classes, the data have 1"),
         ("abc", "abx", "^1 of 3 classes differ: class 2 is 'c'"),
         ("abcdef", "abxyzw", "^4 of 6 classes differ: class 2 is 'c' in .* 'x' in the data; .*; class 4 .* 'z' in .*$"),
         ("abc", "bac", "2 of 3 classes differ, the same names in another order: .*: class 0 is 'a'"),
     ):
         with pytest.raises(UserError, match=message):
-            compare_classes(list(saved), list(ours))
+            compare_classes(list(saved), list(actual))
 
 
 def test_an_index_counts_classes_and_warns_of_repeated_rows_and_missing_classes(tmp_path, caplog):

@@ -161,10 +161,10 @@ def test_many_rows_are_packed_and_those_outside_are_index_errors(tmp_path):
     tracemalloc.start()
     try:
         index = SampleIndex(read_rows(tmp_path / "train.csv"), root=tmp_path, class_names=list(map(str, range(400))))
-        kept, _ = tracemalloc.get_traced_memory()
+        remaining, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert kept < 60 * count  # bytes; one Sample with its Path alone takes several hundred
+    assert remaining < 60 * count  # bytes; one Sample with its Path alone takes several hundred
     assert len(index) == count
     assert index.class_counts().tolist() == [20] * 400
     for number in (0, 1, count - 1):

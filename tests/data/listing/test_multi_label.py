@@ -26,7 +26,7 @@ def test_a_column_of_labels_gives_each_file_its_classes(tmp_path):
     assert index.target_type is MultiHot
     assert index.class_names == ("fall", "jump high", "run")
     assert labelled(index) == [("a.mp4", (1, 2)), ("b.mp4", ()), ("c, d.mp4", (0, 2)), ("e.mp4", (0,))]
-    assert [index.target(row) for row in range(4)] == [MultiHot(own, 3) for own in ((1, 2), (), (0, 2), (0,))]
+    assert [index.target(row) for row in range(4)] == [MultiHot(labels, 3) for labels in ((1, 2), (), (0, 2), (0,))]
     assert index.class_counts().tolist() == [2, 1, 2]
 
 
@@ -111,10 +111,10 @@ def test_splits_with_one_and_with_several_labels_are_refused(tmp_path):
 
 def test_rows_of_both_kinds_are_refused(tmp_path):
     rows = [Row("a", "x", source="l", line=2, multi_label=True), Row("b", "x", source="l", line=3)]
-    for given in (rows, rows[::-1]):
-        places = f"^l:{given[1].line}: a list cannot mix .* with several, as at l:{given[0].line}$"
+    for arguments in (rows, rows[::-1]):
+        places = f"^l:{arguments[1].line}: a list cannot mix .* with several, as at l:{arguments[0].line}$"
         with pytest.raises(UserError, match=places):
-            SampleIndex(given, root=tmp_path)
+            SampleIndex(arguments, root=tmp_path)
 
 
 @pytest.mark.parametrize("module", [Kinetics, VideoFolder, ImageFolder])
@@ -140,10 +140,10 @@ def test_many_rows_of_several_labels_are_packed(tmp_path):
     tracemalloc.start()
     try:
         index = SampleIndex(read_rows(tmp_path / "train.csv"), root=tmp_path, class_names=list(map(str, range(157))))
-        kept, peak = tracemalloc.get_traced_memory()
+        remaining, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert kept < 60 * count  # bytes: 12 of path, 8 of its end, 12 of labels, 8 of their end
+    assert remaining < 60 * count  # bytes: 12 of path, 8 of its end, 12 of labels, 8 of their end
     assert peak < 250 * count
     assert index.nbytes < 45 * count
     assert index[count - 1].label == tuple(sorted({(count - 1) % 157, count % 157, (count + 6) % 157}))
@@ -191,7 +191,7 @@ def test_collate_keeps_the_kind_of_labels():
     def item(target, views):
         return Item(torch.zeros(views, 2, 3, 4, 4, dtype=torch.uint8), (target,) * views, 0, tuple(range(views)))
 
-    one, none = MultiHot((0, 2), 3), MultiHot((), 3)
-    assert collate([item(one, 2), item(none, 1)]).targets.tolist() == [[1, 0, 1], [1, 0, 1], [0, 0, 0]]
-    lone = collate([Item(None, (one,), 4, bad=(BadSample(4, "x", "empty", target=one),))])
+    labels, none = MultiHot((0, 2), 3), MultiHot((), 3)
+    assert collate([item(labels, 2), item(none, 1)]).targets.tolist() == [[1, 0, 1], [1, 0, 1], [0, 0, 0]]
+    lone = collate([Item(None, (labels,), 4, bad=(BadSample(4, "x", "empty", target=labels),))])
     assert (len(lone), lone.targets.shape, lone.targets.dtype) == (0, (0, 3), torch.float32)

@@ -42,8 +42,8 @@ def test_random_frames_lie_in_their_segments_and_reach_all_of_it():
         assert (np.diff(drawn, axis=1) >= 0).all()
         assert drawn.min(axis=0).tolist() == bounds[:-1], (length, num_frames)
         assert drawn.max(axis=0).tolist() == bounds[1:], (length, num_frames)
-    chosen = [segment_indices(Window(0, 200), spec(8), random.Random(seed)).tolist() for seed in (1, 1, 2)]
-    assert chosen[0] == chosen[1] != chosen[2]
+    draws = [segment_indices(Window(0, 200), spec(8), random.Random(seed)).tolist() for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
 
 
 def test_too_few_frames_and_several_clips_may_be_an_error():

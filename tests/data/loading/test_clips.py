@@ -71,14 +71,14 @@ def test_views_come_clip_by_clip_and_crop_by_crop(index):
 
 
 def test_frames_are_those_of_the_rule_and_each_is_decoded_once(index, decoded, monkeypatch):
-    seen = []
-    monkeypatch.setattr(module, "views_of", lambda frames, _: seen.append(read_numbers(frames)) or torch.zeros(1))
+    items = []
+    monkeypatch.setattr(module, "views_of", lambda frames, _: items.append(read_numbers(frames)) or torch.zeros(1))
     for row, expected in (
         (0, [[0, 5, 10, 15], [12, 17, 22, 27], [24, 29, 34, 39]]),
         (1, [[15, 20, 25, 29]] * 3),  # frames 15 to 29: shorter than a clip
     ):
         eval_clips(index, num_clips=3)[SampleKey(0, row)]
-        assert seen[-3:] == expected
+        assert items[-3:] == expected
         assert decoded.pop() == sorted({number for clip in expected for number in clip})
         assert decoded == []
 
@@ -182,9 +182,9 @@ INTEGERS = {"targets": [5, 5, 6], "sample_ids": [1, 1, 2], "view_ids": [0, 1, 0]
 def test_collate_lays_views_one_behind_the_other_and_moves_or_replaces_them_as_a_whole():
     bad = BadSample(9, "x.mp4", "cut short")
     failed = Item(None, (ClassIndex(3),), 9, bad=(bad,))
-    one, other = item(2, label=5, sample_id=1), item(1, label=6, sample_id=2)
-    batch = collate([one, failed, other])
-    assert torch.equal(batch.clips, torch.cat([one.views, other.views]).transpose(1, 2))
+    first, last = item(2, label=5, sample_id=1), item(1, label=6, sample_id=2)
+    batch = collate([first, failed, last])
+    assert torch.equal(batch.clips, torch.cat([first.views, last.views]).transpose(1, 2))
     assert batch.bad == (bad,)
     assert len(batch) == 3
     moved = batch.to("meta", non_blocking=True)

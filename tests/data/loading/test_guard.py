@@ -109,9 +109,9 @@ def test_files_that_hang_crash_or_eat_memory_are_replaced_in_training_and_nothin
     monkeypatch.setattr(clips, "open_video", open_video)
     reference = list(train_loader(index, limits=None))
     assert [len(batch) for batch in reference] == [2] * 5
-    for ours, theirs in zip(batches, reference, strict=True):
+    for actual, expected in zip(batches, reference, strict=True):
         for name in ("clips", "targets", "sample_ids", "seeds"):
-            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+            assert torch.equal(getattr(actual, name), getattr(expected, name)), name
 
 
 def test_a_hung_file_is_opened_once_in_all_epochs_and_resumed_runs(index_of, tmp_path):
@@ -210,11 +210,11 @@ def fit(tiny, small_data, tmp_path):
         for split in ("train", "val"):
             for folder, fault in zip(sorted((root / split).iterdir()), faults, strict=False):
                 min(folder.glob("*.mp4")).rename(folder / f"{fault}_{split}.mp4")
-        own = {"root": root, "size": 64, "val_views.short_side": 64, "batch_size": 3, "decode_timeout": 77}
-        own |= {"max_bad_fraction": 0.5, **options}
-        kept = [argument for argument in tiny if not argument.startswith("--data") or "num_frames" in argument]
-        flags = [f"--data.{key}={value}" for key, value in own.items()]
-        return ["fit", *kept, "--data=mvrec.data.Kinetics", *flags, f"--run_dir={tmp_path / 'run'}"]
+        settings = {"root": root, "size": 64, "val_views.short_side": 64, "batch_size": 3, "decode_timeout": 77}
+        settings |= {"max_bad_fraction": 0.5, **options}
+        remaining = [argument for argument in tiny if not argument.startswith("--data") or "num_frames" in argument]
+        flags = [f"--data.{key}={value}" for key, value in settings.items()]
+        return ["fit", *remaining, "--data=mvrec.data.Kinetics", *flags, f"--run_dir={tmp_path / 'run'}"]
 
     return arguments
 

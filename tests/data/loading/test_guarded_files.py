@@ -50,10 +50,10 @@ def test_an_idle_process_is_used_again_and_a_killed_one_replaced(readers, clip):
     readers.start(1)
     (first,) = readers._idle
     for _ in range(2):
-        with readers.open(clip, "auto") as one:
-            assert one._reader is first
+        with readers.open(clip, "auto") as reader:
+            assert reader._reader is first
             with readers.open(clip, "auto") as other:
-                assert np.array_equal(one.frames([7]), other.frames([7]))
+                assert np.array_equal(reader.frames([7]), other.frames([7]))
     assert len(readers._idle) == 2
     os.kill(first.pid, 9)
     os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)

@@ -158,9 +158,9 @@ def test_repeated_draws_fill_an_epoch_as_deits_sampler_does(epoch):
 def test_an_epoch_of_repeated_draws_is_as_long_as_timms_on_imagenet():
     from timm.data.distributed_sampler import RepeatAugSampler
 
-    theirs = RepeatAugSampler(range(1_281_167), num_replicas=8, rank=3)
-    ours = TrainBatches(1_281_167, batch_size=128, seed=0, rank=3, world_size=8, repeats=theirs.num_repeats)
-    assert len(ours) == len(theirs) // 128 == 1251
+    expected = RepeatAugSampler(range(1_281_167), num_replicas=8, rank=3)
+    actual = TrainBatches(1_281_167, batch_size=128, seed=0, rank=3, world_size=8, repeats=expected.num_repeats)
+    assert len(actual) == len(expected) // 128 == 1251
 
 
 @pytest.fixture(scope="module")
@@ -210,12 +210,12 @@ def stream(index):
     return stream
 
 
-@pytest.mark.parametrize(("taken", "before", "after"), [(3, 0, 2), (5, 0, 0), (7, 2, 0)])
-def test_a_restored_loader_goes_on_with_the_next_batch(index, stream, taken, before, after):
+@pytest.mark.parametrize(("count", "before", "after"), [(3, 0, 2), (5, 0, 0), (7, 2, 0)])
+def test_a_restored_loader_goes_on_with_the_next_batch(index, stream, count, before, after):
     loader = train_loader(index, num_workers=before)
-    first = list(itertools.islice(records(loader, range(2)), taken))
+    first = list(itertools.islice(records(loader, range(2)), count))
     state = loader.state_dict()
-    position = {"seed": 5, "epoch": (taken - 1) // 5, "consumed": 2 * ((taken - 1) % 5 + 1)}
+    position = {"seed": 5, "epoch": (count - 1) // 5, "consumed": 2 * ((count - 1) % 5 + 1)}
     assert state == {**position, "draws_per_batch": 2, "draws_per_step": 2}
     restored = train_loader(index, num_workers=after)
     restored.load_state_dict(state)
@@ -252,11 +252,11 @@ def test_a_broken_file_is_replaced_and_named_once(root, caplog):
 
 
 def test_too_many_broken_files_stop_training_with_their_cause(root, caplog):
-    gone = [f"gone{number}.mp4" for number in range(40)]
+    removed = [f"gone{number}.mp4" for number in range(40)]
     for index, most, message in (
         (index_of(root, 6, "broken.mp4", "gone.mp4"), 0.2, r"2 of the first 8 videos .*max_bad_fraction=0.2 allows"),
         (index_of(root, 1, "broken.mp4"), 0.0, r"1 of the first 2 videos cannot be read.*broken\.mp4: "),
-        (index_of(root, 0, *gone), 1.0, r"10 files in a row could not be read; the last: .*gone\d+\.mp4: "),
+        (index_of(root, 0, *removed), 1.0, r"10 files in a row could not be read; the last: .*gone\d+\.mp4: "),
     ):
         with pytest.raises(UserError, match=message):
             list(records(train_loader(index, max_bad_fraction=most), [0]))

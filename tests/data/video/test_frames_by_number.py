@@ -132,7 +132,7 @@ def test_every_frame_alone_is_that_of_the_whole(clips, encoder, container, kind)
     [("libx264", "closed", "mp4"), ("libx264", "open_pyramid", "mkv"), ("mpeg4", "open", "mov")],
 )
 def test_times_of_storage_are_not_taken_for_times_of_showing(clips, tmp_path, codec, kind, container):
-    """As in an AVI with B frames that was put into another container."""
+    """An AVI with B frames that was put into another container has such times."""
     source = clips(kind, codec=codec)
     path = remux([source], tmp_path / f"stored.{container}", times_of_storage=True)
     assert check_every_frame(path).timing.shown is None
@@ -147,7 +147,7 @@ def test_times_of_storage_are_not_taken_for_times_of_showing(clips, tmp_path, co
 
 @pytest.mark.parametrize("kind", ["closed", "open", "open_pyramid", "refresh", "refresh_with_b", "endless"])
 def test_a_clip_cut_in_the_middle_shows_the_frames_that_players_show(clips, tmp_path, kind):
-    """It begins with pictures that lack what they need: shown are those that every player shows."""
+    """Its first pictures lack what they need: shown are those that every player shows."""
     paths = [tmp_path / f"cut.{container}" for container in ("ts", "mp4", "mkv")]
     paths[0].write_bytes(clips(kind, "ts").read_bytes()[188 * 60 :])
     for path in paths:
@@ -171,7 +171,7 @@ def test_joined_files_are_each_decoded_by_their_own_parameters(clips, tmp_path, 
 
 @pytest.mark.parametrize(("codec", "kind"), [("libx264", "closed"), ("libx264", "no_b"), ("mpeg2video", "open")])
 def test_a_transport_stream_with_lost_packets_shows_what_a_whole_pass_shows(clips, tmp_path, codec, kind):
-    """What a decoder makes of the rest depends on all that it has decoded before."""
+    """A decoder's pictures after that depend on all that it has decoded before."""
     data = clips(kind, "ts", codec).read_bytes()
     packets = [data[place : place + 188] for place in range(0, len(data), 188)]
     for number in (len(packets) // 3, len(packets) // 2):

@@ -1,4 +1,4 @@
-"""What packets say of the pictures in them."""
+"""Facts about pictures that packets state."""
 
 import av
 import pytest
@@ -7,7 +7,7 @@ from mvrec.data.video.pictures import Pictures
 
 
 def opened(path):
-    """What looks into the packets of a file, and the packets as (called a key frame, bytes)."""
+    """The reader of the packets of a file, and the packets as (called a key frame, bytes)."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         codec = stream.codec_context

@@ -86,7 +86,7 @@ DELICATE = [
 
 @pytest.mark.parametrize("options", DELICATE)
 def test_pictures_with_shared_colours_are_turned_as_ffmpeg_does(encoded, options):
-    """It turns before it converts, which shows where colours are shared between pixels."""
+    """Torchcodec turns before it converts, which shows where pixels share colours."""
     options = {"num_frames": 2, "size": (52, 72), "b_frames": 0, **options}
     for matrix, (_, filters) in SHOWN.items():
         if not matrix[0] and options.get("pix_fmt") in ("yuv411p", "yuv422p10le"):
@@ -217,7 +217,6 @@ def test_frames_are_scaled_to_the_size_of_the_first(tmp_path, suffix, options):
 
 
 def test_pixels_that_are_not_square_are_not_stretched(encoded):
-    """As the `ffmpeg` command and the other decoders leave them."""
     path = encoded("mp4", num_frames=2, pixel_aspect=Fraction(16, 11))
     with av.open(str(path)) as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 11)

@@ -102,7 +102,7 @@ def test_damage_between_frames_is_a_decode_error(copied, capfd, decoder):
 
 @pytest.mark.parametrize("name", ["h264.mkv", "vp9.webm", "h264.ts", "h264_b_frames.avi"])
 def test_every_frame_that_a_cut_file_promises_can_be_read(copied, name):
-    """These containers do not say how much there should be: what is there counts, and no frame more."""
+    """Such containers do not state their length: the frames that are there count, and no more."""
     options = {"codec": "libvpx-vp9"} if name == "vp9.webm" else {"num_frames": 60}
     for fraction in (0.2, 0.5, 0.77, 0.98):
         try:

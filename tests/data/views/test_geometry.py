@@ -71,11 +71,11 @@ def test_class_maps_and_boxes_follow_the_pixels_with_their_labels_and_masks(geom
     moved = Boxes(CORNERS, np.arange(len(CORNERS)), masks).moved(geometry)
     boxes = tv_tensors.BoundingBoxes(torch.from_numpy(CORNERS), format="XYXY", canvas_size=(HEIGHT, WIDTH))
     expected = moved_by_torchvision(boxes, geometry)
-    kept = (expected[:, 2] > expected[:, 0]) & (expected[:, 3] > expected[:, 1])
-    assert moved.labels.tolist() == torch.nonzero(kept).flatten().tolist()
-    torch.testing.assert_close(torch.from_numpy(moved.corners), expected[kept].as_subclass(torch.Tensor))
+    visible = (expected[:, 2] > expected[:, 0]) & (expected[:, 3] > expected[:, 1])
+    assert moved.labels.tolist() == torch.nonzero(visible).flatten().tolist()
+    torch.testing.assert_close(torch.from_numpy(moved.corners), expected[visible].as_subclass(torch.Tensor))
     whole = moved_by_torchvision(tv_tensors.Mask(torch.from_numpy(masks)), geometry)
-    assert torch.equal(torch.from_numpy(moved.masks), whole[kept].as_subclass(torch.Tensor))
+    assert torch.equal(torch.from_numpy(moved.masks), whole[visible].as_subclass(torch.Tensor))
 
 
 def test_a_view_without_any_of_the_boxes_has_none():

@@ -1,4 +1,4 @@
-"""Protocols by name: the pixels, crops and frames of the reference implementations, worked out beside them."""
+"""Protocols by name: the pixels, crops and frames of the reference implementations, worked out next to them."""
 
 import json
 import math
@@ -32,13 +32,17 @@ def test_every_preset_is_what_its_source_says():
         "ssv2-1x3": "16 segments, 1 clips x 3 crops, short side 224",
         "torchvision-mvit": "16x4 at 30 fps, 5 clips x 1 crops, short side 256",
     }
-    assert {name for name, one in PRESETS.items() if one.kind is ClipProtocol} == written.keys()
+    assert {name for name, preset in PRESETS.items() if preset.kind is ClipProtocol} == written.keys()
     for name, text in written.items():
         applied = PRESETS[name].applied(VIDEO)
         assert str(applied) == f"{text}, crop 224, bilinear without antialias, mean of softmax"
         assert applied.normalisation == VIDEO.normalisation  # belongs to the weights
-    images = {name.removeprefix("imagenet-"): one for name, one in PRESETS.items() if one.kind is ImageProtocol}
-    sides = {name: one.applied(ImageProtocol(interpolation="bilinear")).short_side for name, one in images.items()}
+    images = {
+        name.removeprefix("imagenet-"): preset for name, preset in PRESETS.items() if preset.kind is ImageProtocol
+    }
+    sides = {
+        name: preset.applied(ImageProtocol(interpolation="bilinear")).short_side for name, preset in images.items()
+    }
     assert sides == {"shunted": 256, "cloformer": 256, "mvit": 256, "sgformer": 248}
     large = ClipProtocol(VIDEO.clip, Views(short_side=312), 312)  # sizes scale with the crop
     assert [preset(name).applied(large).views.short_side for name in ("v2l-5x3", "slowfast-5x1")] == [312, 356]
@@ -134,16 +138,16 @@ def test_clips_are_those_of_torchvisions_references(fps):
         if len(clips):
             expected = torch.stack([clips[number] for number in UniformClipSampler(Clips(clips), 5)])
             for first in (0, 7):
-                chosen = uniform_clips(Window(first, num_frames), fps, spec, num_clips=5)
-                assert torch.equal(chosen, expected + first), num_frames
+                clip_indices = uniform_clips(Window(first, num_frames), fps, spec, num_clips=5)
+                assert torch.equal(clip_indices, expected + first), num_frames
             compared += 1
     assert compared >= 5
 
 
 def test_a_video_too_short_for_uniform_clips_follows_the_policy():
-    chosen = uniform_clips(Window(0, 20), 30, ClipSpec(16, 4), num_clips=5)
-    assert chosen.shape == (5, 16)
-    assert (chosen[0] == chosen).all()
-    assert chosen.max() == 19
+    clip_indices = uniform_clips(Window(0, 20), 30, ClipSpec(16, 4), num_clips=5)
+    assert clip_indices.shape == (5, 16)
+    assert (clip_indices[0] == clip_indices).all()
+    assert clip_indices.max() == 19
     with pytest.raises(ClipTooLongError):
         uniform_clips(Window(0, 20), 30, ClipSpec(16, 4, short_video="error"), num_clips=5)

@@ -78,12 +78,12 @@ def test_pixels_of_geometric_operations_are_those_of_timm(name, negative):
         argument = sign * (-1 if negative else 1) * largest * strength
         options = {"fillcolor": FILL, "resample": Image.Resampling.BILINEAR}
         expected = getattr(timm_augment, function)(Image.fromarray(image), argument, **options)
-        ours = apply(name, image, strength, negative=negative)
-        differing = torch.from_numpy(np.abs(ours - np.asarray(expected).astype(int)).max(-1) > 2).float()
+        actual = apply(name, image, strength, negative=negative)
+        differing = torch.from_numpy(np.abs(actual - np.asarray(expected).astype(int)).max(-1) > 2).float()
         assert differing.mean() < 0.05
         # What differs is a line of at most two pixels: no 3x3 square differs as a whole.
         assert F.avg_pool2d(differing[None], 3, stride=1).max() < 1
-        filled = (ours == FILL).all(-1)
+        filled = (actual == FILL).all(-1)
         assert np.abs(filled.mean() - (np.asarray(expected) == FILL).all(-1).mean()) < 0.03
         assert filled.any()
 

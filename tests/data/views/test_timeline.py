@@ -29,8 +29,8 @@ def test_a_span_of_seconds_shows_these_seconds(tmp_path, suffix):
         assert times.seconds == pytest.approx(20, abs=0.05)
         for span, window in (((5.0, 10.0), Window(5, 5)), ((12.0, 17.0), Window(30, 50))):
             assert times.window(*span) == window
-            chosen = timed_frames(Sample(path, 0, *span), times, PROTOCOL)[0]
-            seconds = [SLOW_THEN_FAST[number] // 600 for number in read_numbers(video.frames(chosen))]
+            frames = timed_frames(Sample(path, 0, *span), times, PROTOCOL)[0]
+            seconds = [SLOW_THEN_FAST[number] // 600 for number in read_numbers(video.frames(frames))]
             assert seconds == list(range(int(span[0]), int(span[1])))
 
 
@@ -57,8 +57,8 @@ def test_late_or_repeated_stamps_never_leave_the_video():
     for _ in range(50):
         times = np.sort([rng.choice([0, 1, 5]) * rng.random() for _ in range(20)])
         stamps = timeline(times - times[0], fps=30.0, seconds=times[-1] + 0.1)
-        chosen = timed_frames(Sample(Path("x"), 0), stamps, protocol)
-        assert 0 <= int(chosen.min()) <= int(chosen.max()) < 20
+        frames = timed_frames(Sample(Path("x"), 0), stamps, protocol)
+        assert 0 <= int(frames.min()) <= int(frames.max()) < 20
 
 
 def test_spans_outside_of_a_file_are_faults_and_those_that_end_a_little_behind_it_are_not():

@@ -204,8 +204,10 @@ def test_rand_augment_on_the_device_equals_the_workers(shape):
     plain = replace(augment, rand_augment=None)
     seeds = [11, 12, 13, 14]
     in_worker, raw = (
-        torch.stack([trained(frames, size=24, augment=how, seed=pixel_seed(seed)) for seed in seeds]).transpose(1, 2)
-        for how in (augment, plain)
+        torch.stack([trained(frames, size=24, augment=transform, seed=pixel_seed(seed)) for seed in seeds]).transpose(
+            1, 2
+        )
+        for transform in (augment, plain)
     )  # (B, C, T, H, W)
     if shape[0] == 1:
         in_worker, raw = in_worker[:, :, 0], raw[:, :, 0]  # images (B, C, H, W)

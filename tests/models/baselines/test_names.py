@@ -68,11 +68,11 @@ NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[list[tuple[int, 
 @torch.no_grad()
 def test_baseline_gives_the_logits_of_its_library_and_keeps_the_contract(name: str) -> None:
     knobs, their_knobs, structure = NETWORKS[name]
-    theirs = lively(library(name, **their_knobs), spread=0.02).eval()
+    reference = lively(library(name, **their_knobs), spread=0.02).eval()
     model = create_baseline(name, **knobs).eval()
-    model.load_state_dict(theirs.state_dict())
+    model.load_state_dict(reference.state_dict())
     x = inputs(model, 1)
-    expected, logits, features = theirs(x), model(x), model.forward_features(x)
+    expected, logits, features = reference(x), model(x), model.forward_features(x)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
     assert expected.shape == (1, model.num_classes)
     assert features.shape == (1, model.num_features)

@@ -67,21 +67,21 @@ def test_image_kernels_are_repeated_over_the_frames_of_a_clip(version: str, capl
     before = {name: tensor.clone() for name, tensor in video.state_dict().items()}
     report = load_weights(video, image.state_dict())
     records = [(record.levelno, record.message) for record in caplog.records]
-    ours, theirs = video.state_dict(), image.state_dict()
-    patch = theirs["patch_embed.proj.weight"]
-    torch.testing.assert_close(ours["patch_embed.proj.weight"], patch.unsqueeze(2).repeat(1, 1, 3, 1, 1))
-    pool = theirs["blocks.1.attn.pool_k.weight"]
-    torch.testing.assert_close(ours["blocks.1.attn.pool_k.weight"], pool.repeat(1, 1, 3, 1, 1))
+    actual, expected = video.state_dict(), image.state_dict()
+    patch = expected["patch_embed.proj.weight"]
+    torch.testing.assert_close(actual["patch_embed.proj.weight"], patch.unsqueeze(2).repeat(1, 1, 3, 1, 1))
+    pool = expected["blocks.1.attn.pool_k.weight"]
+    torch.testing.assert_close(actual["blocks.1.attn.pool_k.weight"], pool.repeat(1, 1, 3, 1, 1))
     assert {resized.name for resized in report.inflated} >= {"patch_embed.proj.weight", "blocks.1.attn.pool_k.weight"}
     if version == "v1":
         assert report.complete
-        torch.testing.assert_close(ours["pos_embed_spatial"], theirs["pos_embed"][:, 1:])
-        torch.testing.assert_close(ours["pos_embed_class"], theirs["pos_embed"][:, :1])
-        assert not ours["pos_embed_temporal"].any()
+        torch.testing.assert_close(actual["pos_embed_spatial"], expected["pos_embed"][:, 1:])
+        torch.testing.assert_close(actual["pos_embed_class"], expected["pos_embed"][:, :1])
+        assert not actual["pos_embed_temporal"].any()
     else:
         assert set(report.missing) == {"cls_token", *(f"blocks.{i}.attn.rel_pos_t" for i in range(5))}
         for name in report.missing:
-            torch.testing.assert_close(ours[name], before[name], rtol=0, atol=0)
+            torch.testing.assert_close(actual[name], before[name], rtol=0, atol=0)
         ((level, message),) = records
         assert level == logging.WARNING
         assert "6 not in the file and left at their initial values (cls_token, blocks.0.attn.rel_pos_t" in message
@@ -93,14 +93,14 @@ def test_clip_kernels_are_summed_over_their_frames(version: str) -> None:
     report = load_weights(image, video.state_dict())
     assert report.complete
     assert not report.unexpected
-    ours, theirs = image.state_dict(), video.state_dict()
-    torch.testing.assert_close(ours["patch_embed.proj.weight"], theirs["patch_embed.proj.weight"].sum(2))
+    actual, expected = image.state_dict(), video.state_dict()
+    torch.testing.assert_close(actual["patch_embed.proj.weight"], expected["patch_embed.proj.weight"].sum(2))
     torch.testing.assert_close(
-        ours["blocks.2.attn.pool_v.weight"], theirs["blocks.2.attn.pool_v.weight"].sum(2, keepdim=True)
+        actual["blocks.2.attn.pool_v.weight"], expected["blocks.2.attn.pool_v.weight"].sum(2, keepdim=True)
     )
     if version == "v1":
-        places = theirs["pos_embed_spatial"] + theirs["pos_embed_temporal"].mean(1, keepdim=True)
-        torch.testing.assert_close(ours["pos_embed"], torch.cat([theirs["pos_embed_class"], places], 1))
+        places = expected["pos_embed_spatial"] + expected["pos_embed_temporal"].mean(1, keepdim=True)
+        torch.testing.assert_close(actual["pos_embed"], torch.cat([expected["pos_embed_class"], places], 1))
 
 
 def test_head_of_another_class_count_is_refused_and_with_allow_partial_replaced() -> None:
@@ -135,7 +135,7 @@ def test_network_without_a_head_loads_the_rest_and_a_file_without_one_is_reporte
 
 
 def test_weights_that_do_not_fit_are_one_line_and_change_nothing() -> None:
-    """Of a deeper network the first blocks would load without a word and compute something else."""
+    """The first blocks of a deeper network would load silently and compute something else."""
 
     def without(lost: str) -> dict[str, torch.Tensor]:
         return {n: t for n, t in small("mvit_v1_video", seed=9).state_dict().items() if not n.startswith(lost)}

@@ -1,4 +1,4 @@
-"""Whose names are whose; parity of outputs through each is in test_golden.py and test_live_parity.py."""
+"""Layouts of checkpoints; parity of outputs through each is in test_golden.py and test_live_parity.py."""
 
 import re
 from collections.abc import Callable
@@ -18,7 +18,7 @@ State = dict[str, Tensor]
 
 
 def separate_qkv(state: State) -> State:
-    """As SlowFast saved it between June 2021 and June 2022."""
+    """A checkpoint as SlowFast saved it between June 2021 and June 2022."""
     split: State = {}
     for name, tensor in state.items():
         if ".qkv." in name:
@@ -86,8 +86,8 @@ def test_files_of_a_library_load_into_its_baseline_under_any_prefix(name: str) -
         state = {f"{prefix}{key}": tensor for key, tensor in peer.state_dict().items()}
         load_weights(model, {"state_dict": state, "epoch": 1})
         torch.testing.assert_close(model(x), expected)
-    own = {"state_dict": {f"backbone.{key}": tensor.clone() for key, tensor in model.state_dict().items()}}
-    assert load_weights(lively(model, seed=7), own).complete
+    prefixed = {"state_dict": {f"backbone.{key}": tensor.clone() for key, tensor in model.state_dict().items()}}
+    assert load_weights(lively(model, seed=7), prefixed).complete
     torch.testing.assert_close(model(x), expected)
     headless = create_model(name, num_classes=0, image_size=64).eval()
     load_weights(headless, peer.state_dict())
@@ -114,8 +114,8 @@ def zeros(state: State) -> State:
 def test_file_of_an_image_network_loads_into_it_on_clips() -> None:
     image, clips = small("cloformer"), Framewise(small("cloformer", seed=7), num_frames=2)
     assert load_weights(clips, image.state_dict()).complete
-    own = {f"backbone.{key}": tensor for key, tensor in image.state_dict().items()}
-    assert load_weights(clips, own).complete
+    prefixed = {f"backbone.{key}": tensor for key, tensor in image.state_dict().items()}
+    assert load_weights(clips, prefixed).complete
     x = inputs(image)
     torch.testing.assert_close(clips.eval()(x[:, :, None].expand(-1, -1, 2, -1, -1)), image(x))
 

@@ -47,7 +47,7 @@ WRAPPERS = {
     "everything at once": lambda state: {
         "model": {"state_dict": {f"module.model._orig_mod.encoder.{n}": t for n, t in state.items()}}
     },
-    "a loss beside it": lambda state: {
+    "a loss next to it": lambda state: {
         "state_dict": {"criterion.weight": torch.ones(5), **{f"net.{n}": t for n, t in state.items()}}
     },
 }
@@ -126,7 +126,7 @@ def test_file_takes_its_size_in_memory_once(model: MViT, tmp_path: Path) -> None
 
 
 def test_settings_and_scores_of_the_authors_files_do_not_stop_the_weights(model: MViT, tmp_path: Path) -> None:
-    """What the authors' own files hold: argparse, yacs and numpy values, none of which torch reads by itself."""
+    """The authors' files hold argparse, yacs and numpy values, none of which torch reads by itself."""
     from yacs.config import CfgNode
 
     settings = CfgNode({"MODEL": {"NAME": "x", "DEPTHS": [1, 2]}, "LR": 1e-3})

@@ -73,11 +73,11 @@ def test_layers_of_others_are_left_alone_and_ours_in_them_are_quick() -> None:
             super().__init__()
             self.linear = nn.Linear(3, 3)
             with torch.device("meta"):
-                self.ours = Framewise(shunted_t(), num_frames=2)
+                self.framewise = Framewise(shunted_t(), num_frames=2)
 
     network = accelerate(Own())
     assert type(network.linear) is nn.Linear
-    assert not {type(module) for module in network.ours.modules()} & set(FAST)
+    assert not {type(module) for module in network.framewise.modules()} & set(FAST)
 
 
 def test_layers_put_into_a_network_of_ours_are_left_alone() -> None:
@@ -130,7 +130,7 @@ def test_convolutions_get_channels_last_and_copy_nothing(name: str, bf16: bool) 
     assert copied == []
 
 
-# -- private names of torch: when one of these fails, the code beside it takes the slower way, or has to go ------------
+# -- private names of torch: when one of these fails, its code takes the slower way, or has to go -------------------
 
 
 def test_torch_has_the_private_names_that_quick_networks_use() -> None:
@@ -144,7 +144,6 @@ def test_torch_has_the_private_names_that_quick_networks_use() -> None:
 
 @pytest.mark.parametrize("without", [False, True])
 def test_softmax_gradient_is_torchs_even_without_its_name(without: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it the formula is written out."""
     assert hasattr(torch, "_softmax_backward_data")
     if without:
         monkeypatch.delattr(torch, "_softmax_backward_data")
@@ -158,8 +157,8 @@ def test_network_has_its_own_backward_passes_and_without_operators_of_torch_the_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     used: set[str] = set()
-    own = ((depthwise, "_DepthwiseConv"), (recompute, "_NormLinear"), (recompute, "_GeluLinear"))
-    for module, name in (*own, (attention, "_HeadGroups")):
+    settings = ((depthwise, "_DepthwiseConv"), (recompute, "_NormLinear"), (recompute, "_GeluLinear"))
+    for module, name in (*settings, (attention, "_HeadGroups")):
         apply = getattr(module, name).apply
         call = lambda *args, name=name, apply=apply: used.add(name) or apply(*args)  # noqa: E731
         monkeypatch.setattr(getattr(module, name), "apply", call)
@@ -171,7 +170,7 @@ def test_network_has_its_own_backward_passes_and_without_operators_of_torch_the_
     monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
     assert not products._has_onednn()
     assert depthwise._sums_in_half(torch.bfloat16)
-    for module, _ in own:
+    for module, _ in settings:
         monkeypatch.setattr(module, "HAS_GRADIENTS", False)
     network(inputs(network)).sum().backward()
     assert used == set()

@@ -1,4 +1,4 @@
-"""What is computed in another way than it is written in the papers: equal values, equal gradients."""
+"""Computations that differ from their form in the papers: equal values, equal gradients."""
 
 import itertools
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ def reference_conv(
     return F.conv3d(clip, weight, bias, (1, stride, stride), padding, groups=len(weight)).permute(0, 2, 3, 4, 1)
 
 
-def check_close(ours: Sequence[Tensor], theirs: Sequence[Tensor], case: object, **tolerance: float) -> None:
-    for here, there in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(here, there, msg=lambda text: f"{case}: {text}", **tolerance)
+def check_close(result: Sequence[Tensor], reference: Sequence[Tensor], case: object, **tolerance: float) -> None:
+    for left, right in zip(result, reference, strict=True):
+        torch.testing.assert_close(left, right, msg=lambda text: f"{case}: {text}", **tolerance)
 
 
 GRIDS = [(4, 6, 7), (1, 5, 5)]
@@ -42,14 +42,14 @@ def test_convolution_and_its_gradients_are_torchs():
         grid = torch.randn(2, *thw, 6, dtype=torch.float64, requires_grad=True)
         weight = torch.randn(6, 1, *kernel, dtype=torch.float64, requires_grad=True)
         parts = grid, weight, torch.randn(6, dtype=torch.float64, requires_grad=True)
-        ours = depthwise._DepthwiseConv.apply(*parts, stride, padding)
-        theirs = reference_conv(*parts, stride, padding)
-        check_close([depthwise_conv(*parts, stride=stride, padding=padding), ours], [theirs, theirs], case)
-        of_output = torch.randn_like(theirs)
-        grads, expected = (torch.autograd.grad(out, parts, of_output) for out in (ours, theirs))
+        result = depthwise._DepthwiseConv.apply(*parts, stride, padding)
+        reference = reference_conv(*parts, stride, padding)
+        check_close([depthwise_conv(*parts, stride=stride, padding=padding), result], [reference, reference], case)
+        of_output = torch.randn_like(reference)
+        grads, expected = (torch.autograd.grad(out, parts, of_output) for out in (result, reference))
         check_close(grads, expected, case)
-        for ours, theirs in zip(grads, expected, strict=True):
-            assert ours.stride() == theirs.stride() or ours.is_contiguous(), case
+        for result, reference in zip(grads, expected, strict=True):
+            assert result.stride() == reference.stride() or result.is_contiguous(), case
 
 
 @pytest.mark.parametrize(("stride", "kernel"), [(3, (3, 3, 3)), (2, (1, 5, 4))])
@@ -80,9 +80,9 @@ def test_convolution_in_half_precision_loses_no_more_than_its_rounding():
         grads = torch.autograd.grad(out, (grid, weight), of_output)
         exact = [part.detach().double().requires_grad_() for part in (grid, weight)]
         expected = torch.autograd.grad(reference_conv(*exact, None, stride, padding), exact, of_output.double())
-        for ours, theirs in zip(grads, expected, strict=True):
-            assert ours.dtype == torch.bfloat16
-            assert ((ours - theirs).abs() <= theirs.abs() * 2**-8 + 2e-5).all(), case
+        for result, reference in zip(grads, expected, strict=True):
+            assert result.dtype == torch.bfloat16
+            assert ((result - reference).abs() <= reference.abs() * 2**-8 + 2e-5).all(), case
 
 
 @pytest.fixture
@@ -109,11 +109,11 @@ def test_attention_by_blocks_and_groups_is_the_whole(few_rows, monkeypatch):
         narrow, way = case
         parts = operands(torch.float64, narrow=narrow)
         monkeypatch.setattr(attention, "GROUP_SCORES", ways[way])
-        ours = (attention._RowBlocks if way == "rows" else attention._HeadGroups).apply(*parts, 0.25)
-        theirs = written_out(*parts, 0.25)
-        check_close([ours, attend(*parts, scale=0.25)], [theirs, theirs], case)
-        of_output = torch.randn_like(theirs)
-        grads = [torch.autograd.grad(out, parts, of_output) for out in (ours, theirs)]
+        result = (attention._RowBlocks if way == "rows" else attention._HeadGroups).apply(*parts, 0.25)
+        reference = written_out(*parts, 0.25)
+        check_close([result, attend(*parts, scale=0.25)], [reference, reference], case)
+        of_output = torch.randn_like(reference)
+        grads = [torch.autograd.grad(out, parts, of_output) for out in (result, reference)]
         check_close(*grads, case, rtol=1e-5, atol=1e-6)  # keys and values add up in float32
 
 
@@ -124,15 +124,15 @@ def test_linear_layer_and_its_gradients_are_torchs(monkeypatch, onednn):
     monkeypatch.setattr(products, "_HAS_ONEDNN", onednn and products._HAS_ONEDNN)
     for case in itertools.product((True, False), ((5, 10), (2, 3, 4, 10), (0, 10))):
         bias, shape = case
-        ours, theirs = Linear(10, 6, bias=bias), nn.Linear(10, 6, bias=bias)
-        theirs.load_state_dict(ours.state_dict())
+        result, reference = Linear(10, 6, bias=bias), nn.Linear(10, 6, bias=bias)
+        reference.load_state_dict(result.state_dict())
         x = torch.randn(*shape[:-1], 20).requires_grad_()
         results = []
-        for layer in (ours, theirs):
+        for layer in (result, reference):
             out = layer(x[..., ::2])
             results.append((out, *torch.autograd.grad(out.square().sum(), [x, *layer.parameters()])))
         check_close(*results, case)
-        assert [here.shape for here in results[0]] == [there.shape for there in results[1]], case
+        assert [left.shape for left in results[0]] == [right.shape for right in results[1]], case
 
 
 @pytest.mark.parametrize("group", [0, 10**6])
@@ -143,9 +143,9 @@ def test_attention_in_bfloat16_loses_no_more_than_its_products(few_rows, monkeyp
     grads = torch.autograd.grad(out.float().square().sum(), parts)
     wide = [part.detach().float().requires_grad_() for part in parts]
     exact = attend(*wide, scale=0.25)
-    for ours, theirs in zip((out, *grads), (exact, *torch.autograd.grad(exact.square().sum(), wide)), strict=True):
-        assert ours.dtype == torch.bfloat16
-        assert (ours - theirs).abs().max() < 0.03 * theirs.abs().max()
+    for result, reference in zip((out, *grads), (exact, *torch.autograd.grad(exact.square().sum(), wide)), strict=True):
+        assert result.dtype == torch.bfloat16
+        assert (result - reference).abs().max() < 0.03 * reference.abs().max()
 
 
 def pair(kind: str) -> tuple[nn.Module, Linear]:
@@ -174,7 +174,7 @@ def test_values_and_gradients_of_a_pair_are_those_of_the_plain_layers(kind):
             results.append((out, *torch.autograd.grad(out.float().square().sum(), inputs)))
         low = torch.bfloat16 in (dtype, results[0][0].dtype)
         tolerance = 0.02 if low else 1e-6 if dtype == torch.float32 else 1e-12
-        assert [ours.dtype for ours in results[0]] == [theirs.dtype for theirs in results[1]], case
+        assert [result.dtype for result in results[0]] == [reference.dtype for reference in results[1]], case
         check_close(*results, case, rtol=tolerance, atol=tolerance)
 
 

@@ -12,7 +12,7 @@ from mvrec.models.mvit.pooling_attention import AvgPool3d, PoolingAttention
 
 
 def attention(*, quick: bool = False, **changes: object) -> PoolingAttention:
-    """As it is written, or as `accelerate` leaves it."""
+    """The plain form, or that of `accelerate`."""
     arguments = {
         "num_heads": 2,
         "q_kernel": (3, 3, 3),
@@ -110,18 +110,18 @@ def test_attention_equals_its_definition_written_out(case: str) -> None:
 
 
 def gradients(output: Tensor, module: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Of a sum with weights, for the input and all parameters; zeros where there is none."""
+    """Return gradients of a weighted sum for the input and all parameters; zeros where there is none."""
     weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
     inputs = {"x": x, **dict(module.named_parameters())}
-    found = torch.autograd.grad((output * weights).sum(), list(inputs.values()), allow_unused=True)
-    pairs = zip(inputs.items(), found, strict=True)
+    gradients = torch.autograd.grad((output * weights).sum(), list(inputs.values()), allow_unused=True)
+    pairs = zip(inputs.items(), gradients, strict=True)
     return {name: torch.zeros_like(value) if g is None else g for (name, value), g in pairs}
 
 
-def check_both(ours: Tensor, theirs: Tensor, modules: tuple[nn.Module, nn.Module], x: Tensor, case: object) -> None:
-    torch.testing.assert_close(ours, theirs, msg=lambda text: f"{case}: {text}")
+def check_both(actual: Tensor, expected: Tensor, modules: tuple[nn.Module, nn.Module], x: Tensor, case: object) -> None:
+    torch.testing.assert_close(actual, expected, msg=lambda text: f"{case}: {text}")
     torch.testing.assert_close(
-        gradients(ours, modules[0], x), gradients(theirs, modules[1], x), msg=lambda text: f"{case}: {text}"
+        gradients(actual, modules[0], x), gradients(expected, modules[1], x), msg=lambda text: f"{case}: {text}"
     )
 
 
@@ -150,7 +150,7 @@ def test_class_token_alone_is_the_first_row_of_values_and_gradients(case: str) -
 
 
 def test_adapter_in_place_of_the_projection_is_used() -> None:
-    """As adapters of low rank are put there."""
+    """Adapters of low rank are put there so."""
 
     class Adapted(Linear):
         def forward(self, x: Tensor) -> Tensor:

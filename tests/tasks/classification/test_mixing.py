@@ -19,7 +19,7 @@ def test_cutmix_cuts_height_and_width_but_not_time(shape):
     clips = counted_clips(shape)
     before = clips.clone()
     for seed in range(10):
-        mixed, kept = cutmix(clips, 0.6, random.Random(seed))
+        mixed, share = cutmix(clips, 0.6, random.Random(seed))
         assert torch.equal(clips, before)
         foreign = mixed != clips
         mask = foreign.flatten(0, -3)[0]
@@ -29,8 +29,8 @@ def test_cutmix_cuts_height_and_width_but_not_time(shape):
         assert rows.int().diff().abs().sum() <= 2
         assert columns.int().diff().abs().sum() <= 2
         assert torch.equal(mixed[foreign], clips.flip(0)[foreign])
-        assert kept == pytest.approx(1 - mask.float().mean().item())
-        assert 0.59 < kept < 1  # cut off at the border, never larger than asked for
+        assert share == pytest.approx(1 - mask.float().mean().item())
+        assert 0.59 < share < 1  # cut off at the border, never larger than asked for
 
 
 def test_cutmix_rectangles_have_the_shape_of_the_frame_and_lie_everywhere():

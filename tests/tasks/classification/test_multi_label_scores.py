@@ -85,7 +85,7 @@ def test_nothing_to_score():
 
 
 def keeper_of_rank(rank, world_size, count):
-    """What a process has seen of the batches that the evaluation's own sampler gives it."""
+    """Return the tally of a process over the batches that the evaluation's own sampler gives it."""
     logits, labels = random_data(count, count=count, share=0.4)
     keeper = ScoreKeeper(ClassTally(7, multi_label=True), num_views=2, expected=count)
     for key in itertools.chain(*EvalBatches(count, batch_size=2, rank=rank, world_size=world_size)):
@@ -131,7 +131,7 @@ def test_predictions_come_back_as_they_were(tmp_path):
     write_predictions(tmp_path / "p.csv", scores, paths=paths, class_names=NAMES, top=3)
     with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    ranks = [f"{what}_{rank}" for rank in (1, 2, 3) for what in ("class", "probability")]
+    ranks = [f"{column}_{rank}" for rank in (1, 2, 3) for column in ("class", "probability")]
     assert list(rows[0]) == ["path", "labels", "predicted", *ranks, "views", "error"]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     assert columns["views"] == ["1", "1", "1", "0", "0"]

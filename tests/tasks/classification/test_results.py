@@ -1,4 +1,4 @@
-"""What an evaluation writes, read back and compared with scikit-learn."""
+"""Files of an evaluation, read back and compared with scikit-learn."""
 
 import csv
 import json

@@ -129,8 +129,8 @@ def test_without_ties_top_k_is_that_of_torchmetrics():
     logits, labels = torch.randn(200, 7, generator=generator), torch.randint(7, (200,), generator=generator)
     scores = scores_of(logits, labels)
     for k in (1, 3, 5):
-        theirs = multiclass_accuracy(logits, labels, num_classes=7, average="micro", top_k=k)
-        assert scores.top_k(k) == pytest.approx(float(theirs))
+        expected = multiclass_accuracy(logits, labels, num_classes=7, average="micro", top_k=k)
+        assert scores.top_k(k) == pytest.approx(float(expected))
         assert scores.ranked(k).tolist() == logits.softmax(dim=1).double().topk(k).indices.tolist()
 
 

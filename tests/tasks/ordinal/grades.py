@@ -1,4 +1,4 @@
-"""A task of a user's own: how bright a video is, as a grade. One folder beside its YAML; mvrec knows nothing of it.
+"""A task of a user's own: how bright a video is, as a grade. One folder next to its YAML; mvrec knows nothing of it.
 
 The grades are ordered, so the network says of each but the lowest whether the video reaches it (Cheng et al. 2008,
 https://arxiv.org/abs/0704.1028), and the score is by how many grades it is off.
@@ -98,7 +98,7 @@ class GradeTally(MeanTally):
 
 @dataclass(frozen=True, kw_only=True)
 class GradeScores(Scores):
-    """Grades (N,) beside the true ones (N,)."""
+    """Grades (N,) next to the true ones (N,)."""
 
     grades: Tensor
     true: Tensor
