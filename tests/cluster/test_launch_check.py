@@ -58,7 +58,7 @@ def test_traps_of_slurm_and_an_impossible_environment_are_named():
             launch_of({**TORCHRUN, **change})
 
 
-def test_short_forms_of_slurm():
+def test_short_lists_of_hosts_are_expanded():
     hosts = ["gpu08", "gpu09", "gpu10", "gpu12", "login", "a1-b2", "a1-b3"]
     assert expand_hosts("gpu[08-10,12],login,a[1]-b[2-3]") == hosts
     assert expand_hosts("") == []

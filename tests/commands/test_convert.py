@@ -49,7 +49,7 @@ def test_weights_become_the_same_network_with_a_card_and_converting_them_again_c
 
 
 @pytest.mark.slow  # a network of full size
-def test_a_rectangle_survives(command, tmp_path) -> None:
+def test_a_rectangular_network_keeps_its_sides_when_converted(command, tmp_path) -> None:
     """A table of positions does not show its sides, the card does."""
     torch.manual_seed(0)
     network = create_model("mvit_b_16x4", num_classes=2, num_frames=4, image_size=(32, 64)).eval()

@@ -28,7 +28,7 @@ def explain(source, checkpoint, output, *options):
     main([*map(str, (source, "--ckpt", checkpoint, "-o", output)), *options])
 
 
-def test_a_sheet_for_a_video(run_dir, video, tmp_path, capsys):
+def test_an_image_file_for_a_video_is_a_sheet_of_frames(run_dir, video, tmp_path, capsys):
     out = tmp_path / "new" / "heat ü.png"
     explain(video, run_dir, out, "--class", "grow", "--top", "3")
     first, *classes, last = capsys.readouterr().out.splitlines()
@@ -53,7 +53,7 @@ def test_a_sheet_for_a_video(run_dir, video, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("method", ["cam", "rollout"])
-def test_a_video_of_a_video(run_dir, video, tmp_path, capsys, method):
+def test_a_video_file_for_a_video_is_a_heat_video(run_dir, video, tmp_path, capsys, method):
     out = tmp_path / "heat.mp4"
     explain(video, run_dir, out, "--method", method)
     subject = "any class" if method == "rollout" else r"\w+ \(\d+\.\d %\)"
@@ -111,7 +111,7 @@ def test_views_are_those_of_the_protocol(run_dir, tmp_path, antialias):
         seen_by(recogniser, path, crop=-1)
 
 
-def test_a_video_shorter_than_a_clip(run_dir, tmp_path, capsys):
+def test_a_video_shorter_than_a_clip_gives_a_heat_video(run_dir, tmp_path, capsys):
     path = write_video(tmp_path / "short.mp4", num_frames=2, size=(48, 64))
     explain(path, run_dir, tmp_path / "a.mp4", "--full_frame")
     assert "(0.00 s to 0.07 s)" in capsys.readouterr().out
@@ -119,7 +119,7 @@ def test_a_video_shorter_than_a_clip(run_dir, tmp_path, capsys):
         assert len(list(container.decode(video=0))) == 4
 
 
-def test_names_that_are_numbers():
+def test_a_class_named_by_a_number_wins_over_its_place():
     assert class_number("3", ("7", "3", "5")) == 1
     assert class_number("2", ("cat", "dog", "cow")) == 2
 

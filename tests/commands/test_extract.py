@@ -105,7 +105,7 @@ def test_shards_are_disjoint_and_together_all(run_dir, made_videos, tmp_path, ca
     assert written(tmp_path) == ["extract.json", *(f"{name}.safetensors" for name in VIDEO_NAMES)]
 
 
-def test_windows(run_dir, made_videos, tmp_path):
+def test_windows_give_a_row_each_with_start_and_end(run_dir, made_videos, tmp_path):
     assert extract(made_videos / "läuft/a.mp4", run_dir, tmp_path, "--window", "0.6", "--stride", "0.3") == 0
     record = json.loads((tmp_path / "a.mp4.json").read_text())
     assert record["start_seconds"][:3] == pytest.approx([0, 0.3, 0.6])
@@ -126,7 +126,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(run_dir, videos, tmp_
     assert [name for name in written(out) if name.endswith(".npy")] == ["springt/a.mp4.npy", "springt/b.MKV.npy"]
 
 
-def test_images(image_run, tmp_path):
+def test_images_give_maps_and_refuse_a_window(image_run, tmp_path):
     pictures, out = tmp_path / "pictures", tmp_path / "out"
     (pictures / "deep").mkdir(parents=True)
     for name in ("one.png", "deep/zwei.jpg"):
@@ -135,7 +135,7 @@ def test_images(image_run, tmp_path):
     assert {np.load(path).shape for path in out.rglob("*.npy")} == {(1, 12, 8, 8)}
 
 
-def test_where_features_go(videos, tmp_path, monkeypatch):
+def test_files_of_features_are_named_by_their_place_below_the_source(videos, tmp_path, monkeypatch):
     def names(*sources):
         return sorted(map(str, output_names([str(source) for source in sources], kind=VIDEOS)))
 
@@ -154,7 +154,7 @@ def test_where_features_go(videos, tmp_path, monkeypatch):
     assert names("..") == everything
 
 
-def test_a_full_disk(run_dir, made_videos, tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_no_features(run_dir, made_videos, tmp_path):
     """Files of this process may not grow beyond 20 kB for a moment: the record fits and the features do not."""
     out = tmp_path / "out"
     arguments = [made_videos, run_dir, out, "--stage", "0", "--pool", "none", "--window", "0.2"]

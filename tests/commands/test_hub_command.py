@@ -35,7 +35,7 @@ def test_everything_else_goes_to_the_hub(image_run, monkeypatch, capsys) -> None
         assert out == "pushed: https://hub/commit/1\nto load it: load_recogniser('hf://me/digits')\n"
 
 
-def test_pulling(monkeypatch, capsys) -> None:
+def test_pull_names_the_folder_and_its_files(monkeypatch, capsys) -> None:
     calls = []
 
     def pull(name, folder, **knobs):

@@ -139,12 +139,12 @@ def test_a_file_appears_when_it_is_whole(command, small_run, small_data, tmp_pat
     assert [(entry.name, entry.read_text()) for entry in output.parent.iterdir()] == [("out.csv", before)]
 
 
-def test_another_protocol(recognized, small_data):
+def test_a_protocol_by_flag_replaces_that_of_the_run(recognized, small_data):
     _, err = recognized(next((small_data / "test/grow").glob("*.mp4")), "--protocol=slowfast-10x3")
     assert "10 clips x 3 crops, short side 64" in err
 
 
-def test_images(command, tmp_path):
+def test_images_get_the_class_names_of_a_file_or_a_run(command, tmp_path):
     """A network for images, from published weights whose classes a file names."""
     torch.save({"model": create_model("cloformer_xxs", num_classes=3, image_size=64).state_dict()}, tmp_path / "w.pth")
     (tmp_path / "names.txt").write_text("eins\nzwei\ndrei", encoding="utf-8")

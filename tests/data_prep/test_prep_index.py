@@ -109,7 +109,7 @@ def test_class_folders_without_splits_are_split(clip, tmp_path):
     assert counts[1] >= 2
 
 
-def test_images_in_folders_and_tars(tmp_path):
+def test_images_in_folders_and_tars_are_listed(tmp_path):
     data = tmp_path / "folders"
     for number in range(10):
         folder = data / ("val" if number < 4 else "train") / f"n0000000{number % 2}"

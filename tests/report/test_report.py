@@ -136,7 +136,7 @@ def test_of_equal_validations_the_one_of_best_ckpt_is_named(tmp_path):
         assert f"Top-1 accuracy 50.00 % at step {step};" in page, losses
 
 
-def test_several_classes_per_file(tmp_path):
+def test_a_report_of_several_classes_per_file_shows_map_and_missed_files(tmp_path):
     rows = [
         ("z.mp4", "x;y", "x", "x", 0.9, "z", 0.1, ""),  # y is missed, and not even listed
         ("b.mp4", "", "z", "z", 0.8, "x", 0.3, ""),

@@ -66,7 +66,7 @@ def test_the_most_urgent_request_counts(requests):
     assert requests.level == 0
 
 
-def test_other_signals_by_the_environment(requests, monkeypatch):
+def test_the_environment_sets_other_signals(requests, monkeypatch):
     monkeypatch.setenv("MVREC_REQUEUE_SIGNALS", "usr2, SIGXCPU")
     requests.listen()
     os.kill(os.getpid(), signal.SIGUSR2)
@@ -97,7 +97,7 @@ def test_the_end_of_a_job_is_a_request_to_requeue(tmp_path):
         assert job_end_time({"SLURM_JOB_END_TIME": text}) == end
 
 
-def test_checkpoints_in_an_interval(tmp_path):
+def test_last_is_saved_once_per_interval(tmp_path):
     now = [1000.0]
     callback = Preemption(tmp_path, save_every_minutes=2, now=lambda: now[0])
     saved: list[tuple[float, Path]] = []

@@ -124,7 +124,7 @@ def test_only_torchs_own_optimisers_decide_by_themselves(tmp_path):
     assert parameter.grad is None
 
 
-def test_total_norm():
+def test_total_norm_is_over_all_gradients():
     assert total_norm([]) == 0
     assert total_norm([torch.tensor([3.0]), torch.tensor([[4.0]])]) == pytest.approx(5)
     assert total_norm([torch.tensor([float("inf"), 1.0])]).isinf()

@@ -6,7 +6,7 @@ import torch
 from mvrec.training.optim import WarmupCosine
 
 
-def test_factors_step_by_step():
+def test_factors_are_those_of_the_tables_at_each_step():
     """Ten epochs of four steps, two of them warm-up from 0.1, down to 0.02."""
     schedule = WarmupCosine(warmup_epochs=2, start_factor=0.1, end_factor=0.02)
     quarter = 0.98 * math.sqrt(0.5) / 2

@@ -79,7 +79,7 @@ def test_a_checkpoint_is_fine_tuned_on_a_folder_and_resumed_and_tested_without_i
     assert "2/2 videos scored" in err
 
 
-def test_images_with_weights_of_the_authors(command, tmp_path, reads):
+def test_images_are_fine_tuned_from_weights_of_the_authors(command, tmp_path, reads):
     root = tmp_path / "my images"
     for number in range(16):
         path = root / ("ein Hund", "кот")[number % 2] / f"{number} ß.jpg"

@@ -12,7 +12,7 @@ def rows_of(tmp_path, text):
     return [row._replace(source="", line=0) for row in read_rows(path)]
 
 
-def test_any_delimiter_of_a_header(tmp_path):
+def test_a_header_decides_the_delimiter(tmp_path):
     for delimiter in ",;\t ":
         lines = [("path", "labels", "start"), ('"a, b;c\t d.mp4"', '"2;0"', "1.5"), ("ü.mp4", '"jump high"', "2")]
         rows = rows_of(tmp_path, "\n".join(delimiter.join(line) for line in lines))

@@ -105,7 +105,7 @@ def test_probabilities_of_mixing_at_all_and_of_cutmix():
 
 
 @pytest.mark.parametrize("alphas", [(0, 0), (-0.1, 1), (1, -0.1)])
-def test_impossible_alphas(alphas):
+def test_alphas_that_mix_nothing_or_are_negative_are_refused(alphas):
     with pytest.raises(ValueError, match=r"(mixup|cutmix)_alpha.*, got .*"):
         Mixing(*alphas)
 

@@ -73,7 +73,7 @@ def test_sure_predictions_keep_their_order():
     assert scores_of(logits.bfloat16().requires_grad_(), labels).mean_average_precision() == 1
 
 
-def test_nothing_to_score():
+def test_an_empty_evaluation_scores_zero_without_a_loss():
     for failed in (0, 2):
         bad = [BadSample(n, f"{n}.mp4", "empty", target=MultiHot((1,), 4)) for n in range(failed)]
         scores = scores_of(torch.empty(0, 3), torch.empty(0, 3), failed=bad)

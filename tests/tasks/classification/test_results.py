@@ -75,7 +75,7 @@ def test_failed_files_count_as_wrong_or_are_left_out(tmp_path, wrong):
     assert scores.counts() == f"60/80 videos scored, 20 failed{'' if wrong else ' and left out'}"
 
 
-def test_classes_of_multi_label_data(tmp_path):
+def test_per_class_of_multi_label_data_has_average_precisions(tmp_path):
     labels = torch.eye(5)[LABELS] + torch.eye(5)[LABELS.roll(1)] > 0  # of class 3 none
     scores = scores_of(LOGITS, labels.float())
     columns = per_class(tmp_path, scores)

@@ -18,7 +18,7 @@ def logits_of(*rows):
     return torch.tensor(rows, dtype=torch.float64).log().float()
 
 
-def test_metrics_worked_by_hand():
+def test_metrics_are_those_worked_out_by_hand():
     """Five samples of 6 classes and one that could not be read and whose class is unknown."""
     rows = [
         [0.50, 0.10, 0.10, 0.10, 0.10, 0.10],  # class 0: right
