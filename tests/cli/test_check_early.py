@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -129,6 +130,11 @@ def test_a_wrong_file_is_one_line_with_file_and_line(tmp_path):
 def test_what_only_other_classes_can_tell_is_left_for_later():
     for line in LEFT_FOR_LATER:
         check_early(shlex.split(line))
+
+
+def test_every_shipped_configuration_passes():
+    for config in (Path(__file__).parents[2] / "configs").glob("*.yaml"):
+        check_early(["fit", "--config", str(config)])
 
 
 def test_keys_of_a_library_of_another_version_are_left_for_later(monkeypatch):
