@@ -304,7 +304,7 @@ def test_compiled_network_is_one_graph_compiled_once(name: str, monkeypatch: pyt
             torch.testing.assert_close(results_of(compiled, model, x), results_of(model, model, x))
 
 
-@slow_but("sgformer")
+@slow_but()  # quick for a Shunted Transformer in export/test_exporting.py
 def test_exported_program_takes_any_batch_size(name: str) -> None:
     build = BUILDS[name]
     model = lively(build(**build.shallower)).eval()
