@@ -32,6 +32,7 @@ SlurmdLogFile={folder}/log/slurmd.%n.log
 ProctrackType=proctrack/linuxproc
 MailProg=/bin/true
 ReturnToService=2
+SlurmdTimeout=15
 SchedulerParameters=bf_interval=1,sched_interval=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
@@ -98,14 +99,14 @@ class Cluster:
             if pid := self.end_daemon(name):
                 self.wait(f"{name} has ended", partial(has_ended, pid), 300)
 
-    def end_daemon(self, name: str) -> int:
-        """Ask a daemon to end, if the process of its pid file still is it; returns its id, or 0."""
+    def end_daemon(self, name: str, number: int = signal.SIGTERM) -> int:
+        """Send a daemon a signal, if the process of its pid file still is it; returns its id, or 0."""
         path = self.folder / f"run/{name}.pid"
         pid = int(path.read_text()) if path.is_file() else 0
         command = Path(f"/proc/{pid}/comm")
         if not command.is_file() or not command.read_text().startswith(name.partition(".")[0]):
             return 0
-        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, number)
         return pid
 
     def call(self, *command: object, environment: dict[str, str] | None = None, cwd: Path | None = None) -> str:

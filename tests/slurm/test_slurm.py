@@ -167,6 +167,23 @@ def test_a_killed_rank_ends_the_job_and_the_next_goes_on(jobs):
 
 
 @pytest.mark.slow
+def test_a_job_that_loses_a_node_goes_on_from_the_last_checkpoint(jobs):
+    """No signal comes: Slurm notices that the node is silent, and queues the job again."""
+    number = jobs.fit("lost", "--save_every_minutes=0.01", slow=1.0)
+    jobs.wait_for_step(number, "lost", 4)
+    jobs.cluster.end_daemon("slurmd.n2", signal.SIGKILL)
+    silent = [jobs.send("lost", rank, signal.SIGSTOP) for rank in (2, 3)]  # a lost machine closes no connection
+    try:
+        jobs.cluster.wait("the job is queued again", lambda: jobs.cluster.job(number)["Restarts"] == "1", 300)
+    finally:
+        for pid in silent:
+            os.kill(pid, signal.SIGKILL)
+        jobs.cluster.call("slurmd", "-N", "n2")
+    assert "resume: going on from" in jobs.end(number, "lost")
+    jobs.assert_whole("lost")
+
+
+@pytest.mark.slow
 def test_jobs_of_a_sweep_start_fresh_in_directories_of_their_own(jobs, tmp_path):
     (tmp_path / "slurm").symlink_to(ROOT / "slurm")
     rates = ["1e-3", "'2e-3'", "3e-3"]
