@@ -11,7 +11,7 @@ from mvrec.cli.config_check import entries
 from mvrec.cli.lightning import MvrecCLI
 from mvrec.cli.main import main
 
-OWN = ("--data=VideoFolder", "--data.root=x", "--model.backbone=mvit_b_16x4")
+OWN = ("--data=VideoFolder", "--data.root=.", "--model.backbone=mvit_b_16x4")
 RECIPES = {"mvit_b_16x4": (), "cloformer_s": (), "finetune": OWN, "mvit_v2_s_16x4_ssv2": (), "demo": ()}
 WRONG = {"type": "abc", "negative": "-1", "zero": "0", "huge": "1000000000000", "null": "null", "path": "/etc/hosts"}
 # Of what jsonargparse and Python say where they are at a loss.
