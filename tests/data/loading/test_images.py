@@ -316,18 +316,18 @@ def test_test_reads_val_where_there_is_no_test_split_and_says_so(tree, tmp_path,
     monkeypatch.setattr(logging.getLogger("mvrec"), "propagate", True)  # the command line turns it off
     caplog.set_level("INFO")
 
-    def test_files(root, **options):
+    def tested(root, **options):
         caplog.clear()
         data = ImageNet(str(root), size=32, **options)
         data.setup("test")
         return len(data.index("test")), str(data.test_protocol).partition(",")[0]
 
-    assert test_files(tree) == (4, "val images")
+    assert tested(tree) == (4, "val images")
     assert f"{tree} has no test split: reading the images of val instead" in caplog.text
     # With a test split nothing is said, and val can be asked for.
     make(tmp_path, {"test.csv": "path,label\nval/n01/0.JPEG,n01\nval/n02/0.JPEG,n02\n"})
     for split in ("train", "val"):
         (tmp_path / split).symlink_to(tree / split)
     for options, result in (({}, (2, "test images")), ({"test_split": "val"}, (4, "val images"))):
-        assert test_files(tmp_path, **options) == result
+        assert tested(tmp_path, **options) == result
         assert "no test split" not in caplog.text
