@@ -20,7 +20,7 @@ FLOORS = (
     *("data.listing", "data.video", "data.views", "data.loading", "data.sets", "data.generated", "data"),
     *("cluster", "training", "runs"),
     *("report.markup", "report.charts", "report.style", "report.sections"),
-    *("tasks.scores", "tasks.score_text", "tasks.start", "tasks.outputs", "tasks.base"),
+    *("tasks.chance", "tasks.scores", "tasks.score_text", "tasks.start", "tasks.outputs", "tasks.base"),
     *("tasks.classification", "tasks", "report"),
     *("inference", "export", "doctor", "prep"),
     *("cli", "commands", "cli.main", "__main__"),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def score_line(scores: "Scores", stage: str, *, noun: str, protocol: Any, split: str) -> str:
-    """Return the line with the score and its context.
+    """Return the line with the score, chance beside each value (unless it is 1) and its context.
 
     `predict` has no score: its data need not have the right classes.
 
@@ -23,8 +23,12 @@ def score_line(scores: "Scores", stage: str, *, noun: str, protocol: Any, split:
         protocol: The protocol by which files became views.
         split: See `split_text`.
     """
-    values = ", ".join(f"{name} {scores.text_of(name, value)}" for name, value in scores.metrics().items())
-    score = "" if stage == "predict" else f"{values} "
+    chance = scores.chance()
+    values = []
+    for name, value in scores.metrics().items():
+        guess = f" (chance {scores.text_of(name, chance[name])})" if chance.get(name, 1) != 1 else ""
+        values.append(f"{name} {scores.text_of(name, value)}{guess}")
+    score = "" if stage == "predict" else f"{', '.join(values)} "
     return f"{stage}: {score}({scores.counts(noun)}; {protocol}){split and f' {split}'}"
 
 
@@ -58,7 +62,7 @@ def write_metrics(path: Path, scores: "Scores", *, stage: str, protocol: Any, no
     """Write a score with its context as JSON.
 
     `of` is the number of samples in the whole split, of which `expected` were to be scored. A value that is not finite
-    is null.
+    is null. `chance` is what the same answer for all files would score.
 
     Args:
         path: The file.
@@ -71,6 +75,7 @@ def write_metrics(path: Path, scores: "Scores", *, stage: str, protocol: Any, no
     content = {
         "stage": stage,
         "metrics": {name: value if isfinite(value) else None for name, value in scores.metrics().items()},
+        "chance": scores.chance(),
         "scored": len(scores.sample_ids),
         "expected": scores.expected,
         "of": scores.total,

@@ -68,6 +68,13 @@ class Scores(Extent, ABC):
     def metrics(self) -> dict[str, float]:
         """Return values by name; the first one ranks models."""
 
+    def chance(self) -> dict[str, float]:
+        """Return the value of each metric that an answer without a look at the files would have, by the metric's name.
+
+        Metrics without such a value are left out, and by default all are.
+        """
+        return {}
+
     def text_of(self, name: str, value: float) -> str:
         """Return a metric's value for readers."""
         return f"{value:.4f}"

@@ -16,8 +16,9 @@ from mvrec.errors import DecodeError
 from mvrec.report.charts import Panel, line_chart, png_data, ticks
 from mvrec.report.page import render_report
 from mvrec.report.reading import read_run
+from mvrec.tasks.chance import wilson
 from mvrec.tasks.classification.figures import draw_classes, draw_confusion
-from mvrec.tasks.classification.report import blocks, heat, wilson, worst
+from mvrec.tasks.classification.report import blocks, heat, worst
 from mvrec.tasks.classification.run_results import Confusion, classes_of, confusion_of, read_predictions
 
 NASTY = ["</td><script>alert(1)</script>", 'quote "x" & <b>', "日本語", "مرحبا", "$x_{1$", "it's\x07"]
@@ -107,11 +108,6 @@ def test_score_has_protocol_counts_and_interval_with_failed_files_wrong_or_left_
     page = render_report(read_run(run))
     assert "6 of 8; 95 %" in page
     assert "are left out of the score" in page
-
-
-def test_wilson_interval_is_the_known_one():
-    assert wilson(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert wilson(1.0, 20) == pytest.approx((0.8389, 1.0), abs=1e-4)
 
 
 def test_a_run_that_was_not_tested_says_how(tmp_path):

@@ -11,6 +11,7 @@ from mvrec.errors import DecodeError
 from mvrec.report.charts import Panel, bar, jpeg_data, line_chart, png_data
 from mvrec.report.markup import Html, folded, join, name_of, table, tag
 from mvrec.report.sections import RunResults, Section, TaskReport, Thumbnails
+from mvrec.tasks.chance import wilson
 from mvrec.tasks.classification.run_results import (
     ClassScore,
     Confusion,
@@ -118,13 +119,6 @@ class ClassificationReport(TaskReport):
         if self.confusion is not None and draw_confusion(self.confusion, folder / "confusion.png"):
             drawn.append("confusion.png")
         return drawn
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of `count` independent samples (Wilson 1927)."""
-    z = 1.959964
-    centre, spread = share + z * z / (2 * count), z * math.sqrt(share * (1 - share) / count + z * z / (4 * count**2))
-    return (centre - spread) / (1 + z * z / count), (centre + spread) / (1 + z * z / count)
 
 
 # -- classes ----------------------------------------------------------------------------------------------------------

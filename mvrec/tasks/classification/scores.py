@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from mvrec.data.views.targets import ClassIndex, MultiHot, Target, classes_of
+from mvrec.tasks.chance import chance
 from mvrec.tasks.classification.targets import probabilities_of
 from mvrec.tasks.scores import MeanTally, Scores
 
@@ -79,6 +80,16 @@ class ClassScores(Scores):
     @abstractmethod
     def names(num_classes: int) -> tuple[str, ...]:
         """Return the names of `metrics`."""
+
+    @abstractmethod
+    def counted_per_class(self) -> Tensor:
+        """Return the number of samples of each class in the score: int64 (K,)."""
+
+    def chance(self) -> dict[str, float]:
+        """Return the metrics of the best constant answer; see `mvrec.tasks.chance.chance`."""
+        counted = self.expected if self.failed_are_wrong else len(self.sample_ids)
+        several = isinstance(self, MultiLabelScores)
+        return chance(self.counted_per_class().tolist(), num_files=counted, multi_label=several)
 
     def text_of(self, name: str, value: float) -> str:
         """Return a loss as it is, shares in percent."""
@@ -175,6 +186,10 @@ class MultiLabelScores(ClassScores):
     threshold, and no other class has a false alarm.
     """
 
+    def counted_per_class(self) -> Tensor:
+        """Return the number of samples of each class in the score: int64 (K,)."""
+        return self.labels.sum(dim=0) + self._missed()
+
     def average_precisions(self) -> Tensor:
         """Return the area under each class's precision-recall curve, by steps: float64 (K,), nan without samples.
 
@@ -222,5 +237,5 @@ class MultiLabelScores(ClassScores):
 
     def counts(self, noun: str = "videos") -> str:
         """Return the counts, and the number of classes in the mean average precision."""
-        occurring = int(((self.labels.sum(dim=0) + self._missed()) > 0).sum())
+        occurring = int((self.counted_per_class() > 0).sum())
         return f"{super().counts(noun)}, map of {occurring}/{self.num_classes} classes"
