@@ -1,4 +1,4 @@
-"""A network's frames and pixels, which follow from the data like its class count."""
+"""A network's frames and pixels, which follow from the data like its class count, or the data from the network's."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ class InputSize(NamedTuple):
 
     Attributes:
         filled: The sizes that were filled in, with the place of the data's values.
-        overrides: A line for each size of the user's that is not the data's.
+        overrides: A line for each size that the user sets for the network and that is not the data's, or was not.
     """
 
     filled: list[Entry]
@@ -24,11 +24,11 @@ class InputSize(NamedTuple):
 def fit_to_data(config: Namespace, settings: Sequence[Entry], from_files: Mapping[str, Any]) -> InputSize:
     """Build the network for the data's size, unless the user or a file of weights sets one.
 
-    A size that the user sets stays. Networks of other libraries
-    (`timm/...`) keep the size that they have by name.
+    A size that the user sets stays, and the data take it where neither the user nor a file sets theirs. Networks of
+    other libraries (`timm/...`) keep the size that they have by name.
 
     Args:
-        config: The settings of a command; `num_frames` and `image_size` of its network are filled in.
+        config: The settings of a command; `num_frames` and `image_size` of its network are filled in, or the data's.
         settings: Entries of configs and flags.
         from_files: Settings of files, from `inherited`.
     """
@@ -42,13 +42,26 @@ def fit_to_data(config: Namespace, settings: Sequence[Entry], from_files: Mappin
                 continue
             entry = _last(settings, f"{key}.{name}")
             if entry is not None and arguments[name] not in (value, [value, value], (value, value)):
-                overrides.append(f"{entry.place} {entry.value} overrides the {value} {unit} of the data")
+                if isinstance(size := arguments[name], int) and not _is_set(source, settings, from_files):
+                    config[source.replace("data.", "data.init_args.", 1)] = size
+                    filled.append(Entry(source, str(size), entry.where))
+                    overrides.append(f"{entry.place} {size}: the data get {size} {unit} too")
+                else:
+                    overrides.append(f"{entry.place} {entry.value} overrides the {value} {unit} of the data")
             elif entry is None and name not in stored_arguments:
                 arguments[name] = value
                 if (origin := _last(settings, source)) is not None:
                     filled.append(Entry(f"{key}.{name}", str(value), origin.where))
             break
     return InputSize(filled, overrides)
+
+
+def _is_set(key: str, settings: Sequence[Entry], from_files: Mapping[str, Any]) -> bool:
+    """Return whether the user or a file sets a key of the data."""
+    value: Any = from_files.get("data")
+    for name in ("init_args", *key.split(".")[1:]):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value is not None or _last(settings, key) is not None
 
 
 def _last(settings: Sequence[Entry], key: str) -> Entry | None:

@@ -36,6 +36,18 @@ def test_the_data_decide_unless_the_user_does():
         assert all(f"--model.backbone.{text}" in note for text, note in zip(expected, notes, strict=True))
 
 
+def test_the_data_take_a_size_that_only_the_network_has():
+    cli = stopped_at(
+        "before_instantiate_classes", DEMO, "--model.backbone.num_frames=6", "--model.backbone.image_size=48"
+    )
+    data = cli.config.fit.data.init_args
+    assert (data.clip.num_frames, data.size) == (6, 48)
+    assert cli.input_size.overrides == [
+        "--model.backbone.num_frames 6: the data get 6 frames too",
+        "--model.backbone.image_size 48: the data get 48 pixels too",
+    ]
+
+
 def test_an_image_network_on_clips_is_built_for_their_pixels_and_one_of_another_library_keeps_its_own():
     framewise = ["--model.backbone=mvrec.models.Framewise", "--model.backbone.num_frames=4"]
     inner = ["--data=VideoFolder", "--data.root=.", *DATA, "--model.backbone.backbone=shunted_t"]
