@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mvrec.errors import UserError
+
 # Recognised by their first bytes: placeholders of files that were not fetched, and common mix-ups.
 _STAND_INS = (
     (
@@ -71,6 +73,21 @@ def stand_in(path: Path) -> str:
     if not head:
         return "empty"
     return next((text for start, text in _STAND_INS if re.match(start, head, re.DOTALL | re.IGNORECASE)), "")
+
+
+def weights_in(folder: Path) -> Path:
+    """Return a run directory's best checkpoint, else the last; or the weights in a folder of `mvrec hub`.
+
+    Raises:
+        UserError: The folder has none of them.
+    """
+    places = [place / name for place in (folder / "checkpoints", folder) for name in ("best.ckpt", "last.ckpt")]
+    weights = next((place for place in [*places, folder / "model.safetensors"] if place.is_file()), None)
+    if weights is None:
+        raise UserError(
+            f"{folder} is a folder without checkpoints/best.ckpt, checkpoints/last.ckpt or model.safetensors"
+        )
+    return weights
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from mvrec.cli.config_check import (
     trust_named,
 )
 from mvrec.cli.run_defaults import (
+    checkpoint_file,
     expand_evaluation,
     forget_own_paths,
     inherited,
@@ -61,6 +62,7 @@ def read_request(args: Sequence[str]) -> Request:
     arguments += forget_own_paths(entries(arguments)) if command == "fit" else []
     if command != "fit":
         arguments = named_checkpoint(arguments)
+    arguments = checkpoint_file(arguments, entries(arguments), command)
     settings = entries(arguments)
     check_baselines(settings)
     trust_named(settings, configs=[at_home(value) for name, value in flags(arguments) if name in CONFIG_FLAGS])

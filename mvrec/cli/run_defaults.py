@@ -10,6 +10,7 @@ from mvrec.class_paths import check_file_classes, reason
 from mvrec.cli.config_check import CONFIG_FLAGS, Entry, class_path_of, last_value, resolve
 from mvrec.data.views.presets import preset
 from mvrec.errors import UserError, nearest
+from mvrec.files import at_home
 from mvrec.models.checkpoints.files import read_weights
 from mvrec.runs.checkpoint_files import newest_checkpoint
 from mvrec.runs.monitors import mode_of
@@ -98,6 +99,24 @@ def named_checkpoint(arguments: Sequence[str]) -> list[str]:
     if any(argument.partition("=")[0] == flag for argument in rest):
         raise UserError(f"{arguments[0]} and {flag} both name a checkpoint: one is enough")
     return [flag, str(path), *rest]
+
+
+def checkpoint_file(arguments: Sequence[str], settings: Sequence[Entry], command: str) -> list[str]:
+    """Replace a run directory as `--ckpt_path` by its checkpoint: for `fit` the newest, else the best.
+
+    Raises:
+        UserError: It has no undamaged checkpoint.
+    """
+    entry = last_value(settings, "ckpt_path")
+    if entry is None or entry.value in CHECKPOINT_KEYWORDS or not at_home(entry.value).is_dir():
+        return list(arguments)
+    run_dir = at_home(entry.value)
+    if command != "fit":
+        return [*arguments, "--ckpt_path", str(checkpoint_of(run_dir, where=entry.where))]
+    newest = newest_checkpoint(run_dir / "checkpoints")
+    if newest is None:
+        raise UserError(f"{entry.where}: {run_dir} has no checkpoint from which training can resume")
+    return [*arguments, "--ckpt_path", str(newest.path)]
 
 
 def expand_evaluation(arguments: Sequence[str], settings: Sequence[Entry], defaults: dict[str, Any]) -> list[str]:

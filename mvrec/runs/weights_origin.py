@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from mvrec.class_paths import check_file_classes, renewed
 from mvrec.errors import UserError, nearest
-from mvrec.files import at_home
+from mvrec.files import at_home, weights_in
 from mvrec.models.checkpoints import FAMILIES, recognised
-from mvrec.models.checkpoints.files import StoredWeights, read_weights, weights_in
+from mvrec.models.checkpoints.files import StoredWeights, read_weights
 from mvrec.models.checkpoints.structure import as_stored
 from mvrec.models.zoo import VARIANTS, name_of
 from mvrec.published import CREATE_MODEL, input_settings

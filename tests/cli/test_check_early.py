@@ -34,12 +34,15 @@ WRONG = [
     ("fit --config demo --data VideoFolder --data.root /no/such", "--data.root: '/no/such' does not exist"),
     ("fit --data '{class_path: ImageNet, init_args: {sizes: 3}}'", "--data: unknown key 'data.sizes'"),
     ("fit --config demo --model.backbone mvit_b_16x5", "the zoo has no 'mvit_b_16x5'; did you mean 'mvit_b_16x4'?"),
-    ("fit --config demo --model.weights none.pt", "--model.weights: none.pt: no such file"),
-    ("fit --config demo --ckpt_path none.ckpt", "--ckpt_path: checkpoint 'none.ckpt' does not exist"),
+    ("fit --config demo --model.weights none.pt", "--model.weights: there is no file 'none.pt'"),
+    ("fit --config demo --model.weights .", "--model.weights: . is a folder without checkpoints/best.ckpt"),
+    ("fit --config demo --model.weights a.mp4", "--model.weights: a.mp4: the file is a video or image"),
+    ("fit --config demo --ckpt_path none.ckpt", "--ckpt_path: there is no checkpoint 'none.ckpt'"),
     ("fit --config demo --protocol slowfast-5x1", "a protocol is for test and predict"),
     ("fit --model.backbone mvit_b_16x4", "which data? --data VideoFolder"),
     ("fit my.yaml", "a configuration is named by --config my.yaml"),
     ("test none.ckpt", "there is no checkpoint 'none.ckpt'"),
+    ("test a.mp4", "a.mp4: the file is a video or image"),
     ("test --config demo --protocol slowfast-5x2", "there is no protocol 'slowfast-5x2'; did you mean"),
 ]
 # What only the classes of others, or a file's, can tell.
@@ -96,7 +99,8 @@ WRONG_FILES = [
 ]
 
 
-def test_light_answers_and_wrong_input_in_one_line_come_before_torch_is_imported():
+def test_light_answers_and_wrong_input_in_one_line_come_before_torch_is_imported(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftypisom")
     lines = [shlex.split(line) for line in (*LIGHT, *(line for line, _ in WRONG))]
     program = f"""
 import sys
@@ -109,7 +113,7 @@ for line in {lines!r}:
     heavy = {{"torch", "lightning", "jsonargparse", "torchvision", "numpy", "av", "decord"}} & sys.modules.keys()
     assert not heavy, (line, heavy)
 """
-    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    process = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     answers = process.stderr.splitlines()
     assert process.returncode == 0, process.stderr
     assert len(answers) == len(WRONG), process.stderr

@@ -11,8 +11,10 @@ import yaml
 from config_builds import one_parser, stopped_at
 
 from mvrec import __version__
-from mvrec.cli.config_check import Entry
+from mvrec.cli.config_check import Entry, entries
 from mvrec.cli.request import _run_dir_of
+from mvrec.cli.run_defaults import checkpoint_file
+from mvrec.errors import UserError
 
 
 def test_a_run_directory_may_lie_at_home(monkeypatch):
@@ -70,9 +72,21 @@ def test_flag_over_later_config_over_earlier_config_over_checkpoint_over_default
     assert settings["checkpoint"]["monitor"] == "val/top1"  # default
 
 
+def test_a_run_directory_as_checkpoint_is_its_newest_for_fit_and_its_best_for_others(digits_run, tmp_path):
+    run = digits_run.folder
+    arguments = ["--ckpt_path", str(run)]
+    for verb, name in (("fit", "last"), ("test", "best")):
+        assert checkpoint_file(arguments, entries(arguments), verb)[-1] == f"{run}/checkpoints/{name}.ckpt"
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/best.ckpt").write_bytes(b"cut")
+    arguments = ["--ckpt_path", str(tmp_path)]
+    with pytest.raises(UserError, match=f"--ckpt_path: {tmp_path} has no checkpoint from which training can resume"):
+        checkpoint_file(arguments, entries(arguments), "fit")
+
+
 def test_the_run_directory_is_found_from_the_checkpoint(command, digits_run, tmp_path):
     run_dir = shutil.copytree(digits_run.folder, tmp_path / "run")
-    code, _, err = command("validate", "--ckpt_path", run_dir / "checkpoints/last.ckpt")
+    code, _, err = command("validate", "--ckpt_path", run_dir)
     assert code == 0, err
     assert (run_dir / "metrics_validate.csv").is_file()
     assert (run_dir / "config_validate.yaml").is_file()

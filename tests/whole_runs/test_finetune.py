@@ -116,7 +116,7 @@ def test_what_is_wrong_is_one_line(command, my_videos, trained, tiny, tmp_path):
     averages = "--trainer.callbacks=lightning.pytorch.callbacks.EMAWeightAveraging"
     for arguments, words in (
         (run, "which data? --data VideoFolder"),
-        ([*run, "--model.weights=none.pth"], "--model.weights: none.pth: no such file"),
+        ([*run, "--model.weights=none.pth"], "--model.weights: there is no file 'none.pth'"),
         ([*run, f"--model.weights={tmp_path / 'text.pth'}"], "--model.weights: "),
         ([*good, "--model.optimizer.lr=0"], "model.optimizer.lr must lie in 0..1000000 and not be 0, got 0"),
         ([*good, "--trainer.precision=16-mixed"], "trainer.precision=16-mixed: CPUs have no fp16 training"),

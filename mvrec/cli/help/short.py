@@ -61,7 +61,7 @@ SECTIONS = {
     "run": [
         Key("run_dir", "FOLDER", "where all output goes; default: runs/<name of the config>"),
         Key("resume", "auto", "go on from the newest checkpoint of run_dir, if there is one", FIT),
-        Key("ckpt_path", "FILE", "go on from this checkpoint", FIT),
+        Key("ckpt_path", "FILE", "go on from this checkpoint, or the newest of a run", FIT),
         Key("save_every_minutes", "N", "interval of last.ckpt; 0: at the end of epochs only", FIT),
         Key("trainer.limit_train_batches", "N", "N batches per epoch, or a share such as 0.1: to try things", FIT),
         Key("protocol", "NAME", "how many views a file gets, as published: slowfast-10x3 ...", EVALUATION[1:]),

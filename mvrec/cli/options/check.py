@@ -31,7 +31,7 @@ from mvrec.cli.value_check import as_number, check_values
 from mvrec.data.listing.root import check_root
 from mvrec.data.views.presets import preset
 from mvrec.errors import UserError, nearest
-from mvrec.files import at_home
+from mvrec.files import at_home, stand_in, weights_in
 
 TASK = "mvrec.tasks.Classification"
 OPTIMIZER = "torch.optim.AdamW"  # of a task, unless another one is named
@@ -116,7 +116,7 @@ def check_early(args: Sequence[str]) -> None:
     arguments = [*expand_flags([*expand_configs(arguments)])]
     has_checkpoint = command != "fit" and bool(arguments) and not arguments[0].startswith("-")
     if has_checkpoint:
-        _check_checkpoint(arguments.pop(0))
+        _check_weights(at_home(arguments.pop(0)), noun="checkpoint")
     settings = entries(arguments)
     _check_protocol(command, settings)
     check_networks(settings)
@@ -157,28 +157,27 @@ def _check_protocol(command: str, settings: Sequence[Entry]) -> None:
     preset(named.value, where=named.where)
 
 
-def _check_checkpoint(name: str) -> None:
-    path = at_home(name)
-    if not path.exists():
-        raise UserError(f"there is no checkpoint {str(path)!r}{_nearest_file(path)}")
-
-
 def _check_files(settings: Sequence[Entry]) -> None:
     """Check that the files exist which a command reads first."""
-    entry = last_value(settings, "ckpt_path")
-    if entry is not None and entry.value not in CHECKPOINT_KEYWORDS and not Path(entry.value).is_file():
-        path = Path(entry.value)
-        raise UserError(f"{entry.where}: checkpoint {str(path)!r} does not exist{_nearest_file(path, '*.ckpt')}")
-    weights = last_value(settings, "model.weights")
-    if entry is None and last_value(settings, "resume") is not None:
-        return  # a run that is resumed needs the weights of its start no more
-    if entry is None and weights is not None and not at_home(weights.value).exists():
-        path = at_home(weights.value)
-        raise UserError(f"{weights.where}: {path}: no such file{_nearest_file(path)}")
+    checkpoint, weights = last_value(settings, "ckpt_path"), last_value(settings, "model.weights")
+    if checkpoint is not None:
+        if checkpoint.value not in CHECKPOINT_KEYWORDS:
+            _check_weights(at_home(checkpoint.value), where=f"{checkpoint.where}: ", noun="checkpoint")
+    elif weights is not None and last_value(settings, "resume") is None:  # to resume, the first weights are not needed
+        _check_weights(at_home(weights.value), where=f"{weights.where}: ")
 
 
-def _nearest_file(path: Path, pattern: str = "*") -> str:
-    return nearest(str(path), [str(other) for other in path.parent.glob(pattern)] if path.parent.is_dir() else [])
+def _check_weights(path: Path, *, where: str = "", noun: str = "file") -> None:
+    """Check that a path may hold weights: a file, or a folder with one."""
+    if not path.exists():
+        others = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"{where}there is no {noun} {str(path)!r}{nearest(str(path), others)}")
+    try:
+        file = weights_in(path) if path.is_dir() else path
+    except UserError as error:
+        raise UserError(f"{where}{error}") from None
+    if file.is_file() and (wrong := stand_in(file)):
+        raise UserError(f"{where}{file}: the file is {wrong}")
 
 
 def _check_data(settings: Sequence[Entry]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mvrec.class_paths import renewed
 from mvrec.errors import UserError, nearest
-from mvrec.files import at_home, stand_in
+from mvrec.files import at_home, stand_in, weights_in
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -164,21 +164,6 @@ def _read_file(path: Path) -> StoredWeights:
         raise UserError(f"{path}: holds a {type(tree).__name__}, not a dictionary with weights")
     card = tree.get("mvrec")
     return _network(tree, str(path), dict(card) if isinstance(card, Mapping) else {})
-
-
-def weights_in(folder: Path) -> Path:
-    """Return a run directory's best checkpoint, else the last; or the weights in a folder of `mvrec hub`.
-
-    Raises:
-        UserError: The folder has none of them.
-    """
-    places = [place / name for place in (folder / "checkpoints", folder) for name in ("best.ckpt", "last.ckpt")]
-    weights = next((place for place in [*places, folder / "model.safetensors"] if place.is_file()), None)
-    if weights is None:
-        raise UserError(
-            f"{folder} is a folder without checkpoints/best.ckpt, checkpoints/last.ckpt or model.safetensors"
-        )
-    return weights
 
 
 def _is_safetensors(path: Path) -> bool:
