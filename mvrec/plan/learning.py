@@ -1,0 +1,75 @@
+"""Settings to learn from few or many files, each with its reason.
+
+With many files the settings are those of the recipe `finetune`; with fewer they change smoothly in their number.
+docs/small_sets.md has the measurements.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+RECIPE_EPOCHS, RECIPE_BATCH, RECIPE_SMOOTHING, RECIPE_DECAY = 30, 8, 0.1, 0.75  # configs/finetune.yaml
+EXTRA_STEPS = 400  # of any run, besides the recipe's passes over the files
+MOST_EPOCHS = 200
+SMALL_BATCH, FILES_FOR_RECIPE_BATCH = 4, 200
+WARMUP_SHARE = 1 / 15  # 2 of 30 epochs
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting with its reason.
+
+    Attributes:
+        key: The key as on the command line, such as "trainer.max_epochs".
+        value: Its value.
+        reason: Why, in a few words.
+    """
+
+    key: str
+    value: Any
+    reason: str
+
+
+def learning(*, num_train: int, num_classes: int, has_weights: bool, is_video: bool) -> list[Choice]:
+    """Choose how to learn.
+
+    Args:
+        num_train: Training files, at least 1.
+        num_classes: Classes of these files, at least 1.
+        has_weights: Whether the network starts from a file of weights.
+        is_video: Whether the files are videos.
+
+    Returns:
+        The choices, by keys of the command line; none is twice.
+    """
+    noun = "videos" if is_video else "images"
+    files = f"{num_train} {noun}"
+    batch = SMALL_BATCH if num_train < FILES_FOR_RECIPE_BATCH else RECIPE_BATCH
+    steps = max(1, num_train // batch)
+    epochs = min(MOST_EPOCHS, RECIPE_EPOCHS + round(EXTRA_STEPS / steps))
+    smoothing = _smoothing(num_train / max(num_classes, 1))
+    rate = {"lr": 1e-3, "betas": [0.9, 0.999], "weight_decay": 0.05}
+    return [
+        Choice("data.batch_size", batch, f"{files} make {_steps(steps)} per epoch"),
+        Choice("trainer.max_epochs", epochs, f"{_steps(steps * epochs)} in all: few {noun} need more epochs"),
+        Choice("model.optimizer", {"class_path": "torch.optim.AdamW", "init_args": rate}, "the recipe's rate"),
+        Choice("model.lr_reference_batch", 64, f"the rate is meant for 64 {noun} per step, and is scaled to yours"),
+        _layer_decay(has_weights=has_weights),
+        Choice("model.schedule.warmup_epochs", round(epochs * WARMUP_SHARE, 1), "a gentle start: a 15th of the epochs"),
+        Choice("model.label_smoothing", smoothing, f"{num_train / max(num_classes, 1):.3g} {noun} per class"),
+        Choice("trainer.gradient_clip_val", 1.0, "one bad step does not throw the run off"),
+    ]
+
+
+def _layer_decay(*, has_weights: bool) -> Choice:
+    if has_weights:
+        return Choice("model.layer_decay", RECIPE_DECAY, "early layers keep more of what the weights know")
+    return Choice("model.layer_decay", 1.0, "without weights every layer has to learn at the full rate")
+
+
+def _smoothing(files_per_class: float) -> float:
+    """Return the recipe's smoothing from 100 files per class on, and less in proportion with fewer."""
+    return round(RECIPE_SMOOTHING * min(1.0, files_per_class / 100), 3)
+
+
+def _steps(number: int) -> str:
+    return f"{number:,} step" if number == 1 else f"{number:,} steps"
