@@ -1,11 +1,14 @@
 """A network's frames and pixels, which follow from the data like its class count, or the data from the network's."""
 
+import inspect
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
 
-from mvrec.cli.config_check import Entry
+from mvrec.cli.config_check import Entry, resolve
+from mvrec.models import Backbone
 from mvrec.published import CREATE_MODEL
 
 
@@ -62,6 +65,27 @@ def _is_set(key: str, settings: Sequence[Entry], from_files: Mapping[str, Any]) 
     for name in ("init_args", *key.split(".")[1:]):
         value = value.get(name) if isinstance(value, Mapping) else None
     return value is not None or _last(settings, key) is not None
+
+
+def wrap_own_network(config: Namespace) -> None:
+    """Put a network that is no `Backbone` into `OwnNetwork`, for the data's frames and pixels.
+
+    Args:
+        config: The settings of a command; the network's are changed.
+    """
+    node = config.model.get("backbone")
+    if not isinstance(node, Namespace) or _is_backbone(resolve(node.get("class_path"))):
+        return
+    sizes = {name: value for _, name, value, _ in _sizes(config.get("data"))}
+    arguments = {"network": node, "num_frames": sizes.get("num_frames"), "image_size": sizes.get("image_size", 224)}
+    config.model.backbone = Namespace(class_path="mvrec.models.OwnNetwork", init_args=Namespace(**arguments))
+
+
+def _is_backbone(target: Any) -> bool:
+    """Return whether a class, or the return type of a function, is a `Backbone`; also for what cannot be imported."""
+    if target is not None and not isinstance(target, type):
+        target = typing.get_type_hints(target).get("return") if inspect.isfunction(target) else None
+    return target is None or (isinstance(target, type) and issubclass(target, Backbone))
 
 
 def _last(settings: Sequence[Entry], key: str) -> Entry | None:

@@ -32,7 +32,7 @@ from mvrec.cli.config_check import (
     last_value,
     resolve,
 )
-from mvrec.cli.input_size import fit_to_data
+from mvrec.cli.input_size import fit_to_data, wrap_own_network
 from mvrec.cli.jsonargparse_private import change_types
 from mvrec.cli.options.check import check_early, missing_data
 from mvrec.cli.parse_errors import explain, said_of_key
@@ -145,6 +145,7 @@ class MvrecCLI(OpenCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run directory and the checkpoint callback with their defaults."""
         change_types(parser, [f"trainer.{key}" for key in BATCH_COUNTS], whole_first)
+        change_types(parser, ["model.backbone"], lambda hint: torch.nn.Module)  # see `wrap_own_network`
         parser.add_argument(
             "--run_dir",
             type=str | None,
@@ -214,6 +215,7 @@ class MvrecCLI(OpenCLI):
         check_values(settings, check_keys(defaults.keys(), settings, defaults=defaults.as_dict(), fixed=classes))
         self.config = parser.parse_args([request.command, *arguments])
         self.input_size = fit_to_data(self.config[request.command], settings, request.from_files)
+        wrap_own_network(self.config[request.command])
         MvrecParser.settings = [*settings, *self.input_size.filled]
 
     def before_instantiate_classes(self) -> None:

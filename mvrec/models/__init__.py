@@ -1,4 +1,5 @@
 from mvrec.models.backbone import Backbone
+from mvrec.models.baselines.own import OwnNetwork
 from mvrec.models.checkpoints import LoadReport, load_weights
 from mvrec.models.cloformer import CloFormer, cloformer_s, cloformer_xs, cloformer_xxs
 from mvrec.models.fast.accelerate import accelerate
@@ -30,6 +31,7 @@ __all__ = [
     "Framewise",
     "LoadReport",
     "MViT",
+    "OwnNetwork",
     "SGFormer",
     "Shunted",
     "accelerate",

@@ -46,6 +46,7 @@ class Backbone(nn.Module):
     num_classes: int
     feature_info: Sequence[FeatureInfo]
     head: nn.Module
+    has_layer_order: bool = True  # whether `parameter_stages` goes layer by layer
 
     def __init__(self) -> None:
         super().__init__()

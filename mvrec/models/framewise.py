@@ -76,6 +76,11 @@ class Framewise(Backbone):
         return channels, self.num_frames, height, width
 
     @property
+    def has_layer_order(self) -> bool:  # type: ignore[override]
+        """The image network's."""
+        return self.backbone.has_layer_order
+
+    @property
     def position_grid(self) -> tuple[int, int, int] | None:
         """The image network's."""
         return self.backbone.position_grid

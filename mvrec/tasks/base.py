@@ -24,7 +24,7 @@ from mvrec.runs.resume import check_weights
 from mvrec.tasks.outputs import task_of
 from mvrec.tasks.score_text import failures, score_line, split_text, write_metrics
 from mvrec.tasks.scores import ScoreKeeper, Scores, Tally
-from mvrec.tasks.start import Start
+from mvrec.tasks.start import Start, check_network
 from mvrec.training.optim import OptimizerCallable, WarmupCosine, check_optimizer, count_steps
 from mvrec.training.parameter_groups import group_record, group_table, parameter_groups, scale_rates
 from mvrec.training.sharding import is_sharded, shard
@@ -96,6 +96,7 @@ class Task(L.LightningModule, ABC):
         rates = {"layer_decay": layer_decay, "lr_reference_batch": lr_reference_batch}
         check_ranges("model.", {**rates, "views_per_forward": views_per_forward})
         check_optimizer(optimizer)
+        check_network(backbone, layer_decay)
         self.backbone = accelerate(backbone)
         self.start = Start(weights, freeze=freeze)
         self.start.load(backbone)
@@ -108,7 +109,7 @@ class Task(L.LightningModule, ABC):
         self.parameter_groups: list[dict[str, Any]] = []
         self.scores: Scores | None = None
         self._configured = False
-        self._network = type(backbone).__name__  # sharding changes the class
+        self._network = getattr(backbone, "summary", type(backbone).__name__)  # sharding changes the class
         self._keeper: ScoreKeeper | None = None
         self._chosen_on: str | None = None  # hash of the validation files of the checkpoint's run
 

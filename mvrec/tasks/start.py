@@ -10,6 +10,23 @@ from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints import start_from
 
 
+def check_network(backbone: Any, layer_decay: float) -> None:
+    """Check that a network is a `Backbone`, and knows its layers where their rates differ.
+
+    Raises:
+        UserError: It is another module, or does not say the order of its layers.
+    """
+    if not isinstance(backbone, Backbone):
+        name = type(backbone).__name__
+        raise UserError(f"model.backbone: {name} is no Backbone: wrap it, mvrec.models.OwnNetwork({name}(), ...)")
+    if layer_decay != 1 and not backbone.has_layer_order:
+        raise UserError(f"model.layer_decay={layer_decay:g}: {_no_order(backbone)}; set it to 1")
+
+
+def _no_order(backbone: Backbone) -> str:
+    return f"the order of the layers of {getattr(backbone, 'name', type(backbone).__name__)} is unknown"
+
+
 class Start:
     """The preparation of a network for training.
 
@@ -44,8 +61,10 @@ class Start:
         """Freeze the layers, before anything wraps the network.
 
         Raises:
-            UserError: There are fewer layers.
+            UserError: There are fewer layers, or their order is unknown.
         """
+        if self.freeze not in (0, "backbone") and not backbone.has_layer_order:
+            raise UserError(f'model.freeze={self.freeze}: {_no_order(backbone)}; "backbone" freezes all but the head')
         layers = backbone.layer_groups()
         count = len(layers) - 1 if self.freeze == "backbone" else self.freeze
         if count >= len(layers):

@@ -16,6 +16,20 @@ FILES = {text.split("\n")[0].removeprefix("# "): text for language, text in BLOC
 COMMANDS = [line for language, text in BLOCKS if not language for line in text.splitlines()]
 
 
+PLAIN = ["--trainer.accelerator=cpu", "--data.num_workers=1"]
+
+
+def write(files, digits):
+    """Write the files of a page, and videos of two classes named after them."""
+    Path("mine").mkdir()
+    for name, text in files.items():
+        Path(name).write_text(text, encoding="utf-8")
+    for path in (path for label in ("grow", "move_left") for path in digits.glob(f"*/{label}/*")):
+        target = Path("my_videos", path.parts[-3], f"{path.parts[-2]}_{path.stem[-3:]}.mp4")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+
+
 @pytest.fixture
 def forget(monkeypatch):
     """Forget modules of one's own, as a new process does."""
@@ -24,7 +38,7 @@ def forget(monkeypatch):
         monkeypatch.setattr(class_paths, "_named", set())
         monkeypatch.setattr(class_paths, "_folders", [])
         monkeypatch.setattr(sys, "path", [folder for folder in sys.path if not folder.endswith("/mine")])
-        for name in ("my_models", "my_data"):
+        for name in ("my_models", "my_backbone", "my_data"):
             sys.modules.pop(name, None)
 
     call()
@@ -34,20 +48,15 @@ def forget(monkeypatch):
 
 def test_the_page_works_as_it_stands(command, digits, forget, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert list(FILES) == ["mine/my_models.py", "mine/my_data.py", "mine/my.yaml"]
-    Path("mine").mkdir()
-    for name, text in FILES.items():
-        Path(name).write_text(text, encoding="utf-8")
-    for path in (path for label in ("grow", "move_left") for path in digits.glob(f"*/{label}/*")):
-        target = Path("my_videos", path.parts[-3], f"{path.parts[-2]}_{path.stem[-3:]}.mp4")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
+    assert list(FILES) == ["mine/my_models.py", "mine/my_backbone.py", "mine/my_data.py", "mine/my.yaml"]
+    write(FILES, digits)
     fit, recognize, resume = (shlex.split(line)[1:] for line in COMMANDS)
-    plain = ["--trainer.accelerator=cpu", "--data.num_workers=1"]
-    code, _, err = command(*fit, *plain)
+    code, _, err = command(*fit, *PLAIN, "--model.backbone=my_backbone.MyBackbone", "--run_dir=runs/backbone")
     assert code == 0, err
-    assert "2 classes" in err
-    for arguments, flags in ((recognize, []), (resume, [*plain, "--trainer.max_epochs=2"])):
+    code, _, err = command(*fit, *PLAIN)
+    assert code == 0, err
+    assert "MyNet (16 features), 0.00 M parameters, 2 classes" in err
+    for arguments, flags in ((recognize, []), (resume, [*PLAIN, "--trainer.max_epochs=2"])):
         forget()
         without = [word for word in arguments if not word.endswith(".py") and word != "--trust"]
         code, _, err = command(*without, *flags)

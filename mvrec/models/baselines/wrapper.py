@@ -116,7 +116,8 @@ class Baseline(Backbone):
             raise NotImplementedError(f"{self.name} has no feature maps: its library does not give access to them")
         outputs: dict[str, Tensor] = {}
         hooks = [
-            self.net.get_submodule(path).register_forward_hook(partial(_keep, outputs, path)) for path in self._levels
+            self.net.get_submodule(path).register_forward_hook(partial(keep_output, outputs, path))
+            for path in self._levels
         ]
         try:
             self._run(self.net, x)
@@ -266,8 +267,9 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _keep(outputs: dict[str, Tensor], path: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
-    outputs[path] = output  # a forward hook
+def keep_output(outputs: dict[str, Tensor], path: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+    """Keep a module's output by its path; as a forward hook."""
+    outputs[path] = output
 
 
 # -- outputs of a network's modules ---------------------------------------------------------------------------------
@@ -313,7 +315,7 @@ def _without_data(net: nn.Module) -> nn.Module:
 def _watched_forward(net: nn.Module, x: Tensor) -> tuple[Any, dict[str, Tensor]]:
     """Return a network's output, and the outputs of its modules that may be maps, by path."""
     outputs: dict[str, Tensor] = {}
-    hooks = [module.register_forward_hook(partial(_keep, outputs, path)) for path, module in _map_makers(net)]
+    hooks = [module.register_forward_hook(partial(keep_output, outputs, path)) for path, module in _map_makers(net)]
     training = net.training
     net.eval()  # batch norm must neither learn from this nor refuse a batch of one
     try:

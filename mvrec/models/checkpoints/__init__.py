@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mvrec.errors import UserError
 from mvrec.models.backbone import Backbone
+from mvrec.models.baselines.own import OwnNetwork
 from mvrec.models.baselines.wrapper import Baseline
 from mvrec.models.checkpoints.files import Source, StoredWeights, read_weights
 from mvrec.models.checkpoints.fit import BOOKKEEPING, Fitted, fit
@@ -64,6 +65,8 @@ def start_from(model: Backbone, source: Source) -> dict[str, Any]:
     inner = model.backbone if isinstance(model, Framewise) else model
     named = named_as_in(inner, stored)
     heads = [tensor.shape[0] for name, tensor in named.tensors.items() if name.startswith("head.") and tensor.ndim == 2]
+    if heads and isinstance(inner, OwnNetwork) and not inner.num_classes:
+        inner.reset_head(heads[0])  # its network does not say for how many classes it is
     new_head = bool(heads) and heads[0] != inner.num_classes
     load_recognised(inner, stored, named, new_head=new_head)
     return stored.details
