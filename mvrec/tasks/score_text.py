@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def score_line(scores: "Scores", stage: str, *, noun: str, protocol: Any, split: str) -> str:
-    """Return the line with the score, chance beside each value (unless it is 1) and its context.
+    """Return the line with the score, chance next to each value (unless it is 1) and its context.
 
     `predict` has no score: its data need not have the right classes.
 

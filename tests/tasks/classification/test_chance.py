@@ -52,7 +52,7 @@ def test_one_lucky_validation_of_many_is_not_above_chance_and_a_steady_or_a_clea
     assert not above_chance([1 / 3] * 15, count=3, guess=1 / 3)
 
 
-def test_a_score_line_has_chance_beside_each_value():
+def test_a_score_line_has_chance_next_to_each_value():
     scores = scores_of(torch.eye(3)[[0, 1, 1]] * 9, torch.tensor([0, 1, 2]))
     line = score_line(scores, "val", noun="videos", protocol="P", split="")
     assert line.startswith(
