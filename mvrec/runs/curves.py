@@ -13,7 +13,7 @@ from mvrec.files import atomic_path
 PANELS = (
     ("loss", ("train/loss", "val/loss"), False),
     ("score", ("val/*",), False),
-    ("learning rate", ("train/lr",), False),
+    ("learning rate", ("train/lr", "train/lr_first_layer"), False),
     ("gradient norm", ("train/grad_norm",), True),
     ("throughput per second", ("train/clips_per_second",), False),
     ("share of time waiting for data", ("train/data_wait",), False),

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, Timer, TQDMProgressBar
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from torch.optim import Optimizer
 
 from mvrec.machine import cores_per_process
 from mvrec.run_data import data_of
@@ -194,7 +195,7 @@ class LineProgress(ProgressBar):
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs if (trainer.max_epochs or -1) > 0 else '?'}",
             f"step {done}/{int(trainer.num_training_batches)}",
             f"loss {float(loss):.4f}" if loss is not None else "",
-            f"lr {trainer.optimizers[0].param_groups[0]['lr']:.3g}",
+            f"lr {rates_text(trainer.optimizers[0])}",
             f"{speed.clips_per_second:.1f} {_inputs(trainer)}/s",
             f"data wait {100 * speed.data_wait:.0f} %",
             f"ETA {self._eta(trainer)}",
@@ -210,6 +211,21 @@ class LineProgress(ProgressBar):
 def _inputs(trainer: L.Trainer) -> str:
     """Return the noun of the network's inputs."""
     return f"{data_of(trainer).val_protocol.view_noun}s"
+
+
+def rates(optimizer: Optimizer) -> dict[str, float]:
+    """Return the present rates that a run logs: the head's, and with layer decay that of the first trained layer."""
+    shares = [group.get("lr_scale", 1.0) for group in optimizer.param_groups]
+    first, head = (optimizer.param_groups[shares.index(pick(shares))]["lr"] for pick in (min, max))
+    return {"lr": head} if min(shares) == max(shares) else {"lr": head, "lr_first_layer": first}
+
+
+def rates_text(optimizer: Optimizer) -> str:
+    """Return the present rates, with the names of their groups if they differ."""
+    values = rates(optimizer)
+    if len(values) == 1:
+        return f"{values['lr']:.3g}"
+    return f"{values['lr']:.3g} (head), {values['lr_first_layer']:.3g} (first layer)"
 
 
 class BarProgress(TQDMProgressBar):
@@ -238,7 +254,7 @@ class BarProgress(TQDMProgressBar):
         speed = self.throughput
         return {
             "loss": self._loss,
-            "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.3g}" if trainer.optimizers else "-",
+            "lr": f"{rates(trainer.optimizers[0])['lr']:.3g}" if trainer.optimizers else "-",
             f"{_inputs(trainer)}/s": f"{speed.clips_per_second:.1f}",
             "data wait": f"{100 * speed.data_wait:.0f} %",
         }

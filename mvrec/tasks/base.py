@@ -20,13 +20,14 @@ from mvrec.lightning_private import has_trainer
 from mvrec.models import Backbone, accelerate
 from mvrec.ranges import check_ranges
 from mvrec.run_data import RunData, data_of
+from mvrec.runs.progress import rates
 from mvrec.runs.resume import check_weights
 from mvrec.tasks.outputs import task_of
 from mvrec.tasks.score_text import failures, score_line, split_text, write_metrics
 from mvrec.tasks.scores import ScoreKeeper, Scores, Tally
 from mvrec.tasks.start import Start, check_network
 from mvrec.training.optim import OptimizerCallable, WarmupCosine, check_optimizer, count_steps
-from mvrec.training.parameter_groups import group_record, group_table, parameter_groups, scale_rates
+from mvrec.training.parameter_groups import group_record, group_summary, parameter_groups, scale_rates
 from mvrec.training.sharding import is_sharded, shard
 
 Stage = Literal["val", "test", "predict"]
@@ -269,8 +270,7 @@ class Task(L.LightningModule, ABC):
         millions = sum(parameter.numel() for parameter in self.backbone.parameters()) / 1e6
         fed = _input(self.data.clip_shape)
         log.info("%s, %.2f M parameters, %s, %s", self._network, millions, self.describe(), fed)
-        for line in group_table(self.parameter_groups):
-            log.info("%s", line)
+        log.info("%s", group_summary(self.parameter_groups))
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -279,8 +279,8 @@ class Task(L.LightningModule, ABC):
         values = self.loss(batch)
         for name, value in values.items():
             self.log(f"train/{name}", value, batch_size=len(batch))
-        rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])  # on the CPU: a copy waits for the device
-        self.log("train/lr", rate, batch_size=len(batch))
+        for name, rate in rates(self.trainer.optimizers[0]).items():
+            self.log(f"train/{name}", torch.tensor(rate), batch_size=len(batch))  # on the CPU: a copy waits
         return values["loss"]
 
     # -- evaluation ---------------------------------------------------------------------------------------------

@@ -88,13 +88,18 @@ def group_record(optimizer: Optimizer, model: nn.Module) -> list[dict[str, Any]]
     return record
 
 
-def group_table(record: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the record as lines of a table, without the names of the parameters."""
-    width = max([len(row["name"]) for row in record] + [5])
-    lines = [f"{'group':<{width}}  tensors  parameters    peak lr  weight decay"]
-    for row in record:
-        lines.append(
-            f"{row['name']:<{width}}  {row['tensors']:>7}  {row['parameters']:>10,}  {row['lr']:>9.3g}"
-            f"  {row['weight_decay']:>12g}"
-        )
-    return lines
+def group_summary(record: Sequence[dict[str, Any]]) -> str:
+    """Return the record as one line: how many parameters are trained, at which peak rates, with which decay."""
+    trained = [row for row in record if row["name"] != "frozen"]
+    frozen = sum(row["parameters"] for row in record) - sum(row["parameters"] for row in trained)
+    first, *_, head = [row["lr"] for row in trained] * 2
+    rate = f"peak lr {head:.3g}" if first == head else f"peak lr {head:.3g} at the head, {first:.3g} at the first layer"
+    decays = {
+        row["weight_decay"]: sum(r["parameters"] for r in trained if r["weight_decay"] == row["weight_decay"])
+        for row in sorted(trained, key=lambda row: -row["weight_decay"])
+    }
+    decay = " and ".join(f"{value:g} for {count:,}" for value, count in decays.items())
+    return (
+        f"training {sum(decays.values()):,} parameters{f', {frozen:,} are frozen' if frozen else ''}: {rate}; "
+        f"weight decay {decay} (all groups: parameter_groups.json)"
+    )

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from mvrec.training.parameter_groups import group_record, group_table, parameter_groups, scale_rates
+from mvrec.runs.progress import rates, rates_text
+from mvrec.training.parameter_groups import group_record, group_summary, parameter_groups, scale_rates
 
 
 class Network(nn.Module):
@@ -62,9 +63,13 @@ def test_layer_decay_gives_each_layer_its_share_of_the_rate():
     scale_rates(optimizer, 2.0)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.1, 0.1, 0.2, 0.2])
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.3, 0.0, 0.3, 0.0]
+    assert rates(optimizer) == pytest.approx({"lr": 0.2, "lr_first_layer": 0.05})
+    assert rates_text(optimizer) == "0.2 (head), 0.05 (first layer)"
+    summary = group_summary(group_record(optimizer, Network()))
+    assert "peak lr 0.2 at the head, 0.05 at the first layer" in summary
 
 
-def test_the_record_and_its_table_name_every_parameter_once():
+def test_the_record_and_its_summary_name_every_parameter_once():
     model = Network()
     model.linear.requires_grad_(False)
     groups = parameter_groups(model, undecayed={"position"})
@@ -74,6 +79,6 @@ def test_the_record_and_its_table_name_every_parameter_once():
     assert sorted(name for row in record for name in row["names"]) == sorted(dict(model.named_parameters()))
     assert sum(row["parameters"] for row in record) == sum(p.numel() for p in model.parameters())
     assert [(row["lr"], row["weight_decay"]) for row in record] == [(0.1, 0.3), (0.1, 0.0), (0.0, 0.0)]
-    lines = group_table(record)
-    assert lines[1].split() == ["decayed", "1", "54", "0.1", "0.3"]
-    assert lines[3].split() == ["frozen", "2", "20", "0", "0"]
+    assert rates(optimizer) == {"lr": 0.1}
+    text = "20 are frozen: peak lr 0.1; weight decay 0.3 for 54 and 0 for "
+    assert text in group_summary(record)
