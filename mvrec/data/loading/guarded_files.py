@@ -5,7 +5,9 @@ memory makes an unreadable file, and the command continues with the others.
 """
 
 import contextlib
+import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,9 +98,10 @@ class FileReaders:
         self._idle: list[Reader] = []
         self._folder = _working_folder()
         self._lock = threading.Lock()
+        self._forking: tuple[int, ThreadPoolExecutor] | None = None
 
     def start(self, count: int) -> None:
-        """Fork some processes now, while this process is small and has no threads."""
+        """Fork some processes now, while this process is small."""
         if CAN_FORK:
             started = [self._take() for _ in range(count)]
             self._idle += started
@@ -131,7 +134,13 @@ class FileReaders:
                 if reader.is_alive and reader.limits == self.limits:
                     return reader
                 reader.kill()
-            return Reader(_OneFile(), self.limits)
+            return self._fork()
+
+    def _fork(self) -> Reader:
+        """Fork in a thread that lasts: on Linux a child ends with the thread that forked it, not with the process."""
+        if self._forking is None or self._forking[0] != os.getpid():  # a fork has none of its parent's threads
+            self._forking = (os.getpid(), ThreadPoolExecutor(1, thread_name_prefix="fork"))
+        return self._forking[1].submit(Reader, _OneFile(), self.limits).result()
 
     def _ask(self, reader: Reader, action: str, path: FilePath, argument: Any, *, is_last: bool) -> Answer:
         """Return the answer to one question; after the last one, or an error, the process is free for another file.
