@@ -1,6 +1,63 @@
 """mvrec: train, fine-tune, evaluate and ship video and image recognition models.
 
-Importing this package costs nothing: sub-packages load when they are imported.
+    import mvrec
+
+    model = mvrec.load("runs/demo")
+    print(model.predict("clip.mp4").top(3))
+
+Importing this package costs nothing: names and sub-packages load when they are first used.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mvrec import data, models, tasks
+    from mvrec.data import open_video, read_image
+    from mvrec.errors import DecodeError, UserError
+    from mvrec.inference.model import Model, load
+    from mvrec.inference.results import Features, Prediction
+    from mvrec.models import create_model
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "DecodeError": "errors",
+    "Features": "inference.results",
+    "Model": "inference.model",
+    "Prediction": "inference.results",
+    "UserError": "errors",
+    "create_model": "models",
+    "load": "inference.model",
+    "open_video": "data",
+    "read_image": "data",
+}
+_PACKAGES = ("data", "models", "tasks")
+
+__all__ = [
+    "DecodeError",
+    "Features",
+    "Model",
+    "Prediction",
+    "UserError",
+    "create_model",
+    "data",
+    "load",
+    "models",
+    "open_video",
+    "read_image",
+    "tasks",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"mvrec.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(f"mvrec.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_PACKAGES})

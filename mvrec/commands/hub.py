@@ -58,7 +58,7 @@ def _push(options: argparse.Namespace) -> None:
         branch=options.branch or revision,
         create_pr=options.create_pr,
     )
-    print(f"pushed: {address}\nto load it: load_recogniser('hf://{repo_id}')")  # noqa: T201
+    print(f"pushed: {address}\nto load it: mvrec.load('hf://{repo_id}')")  # noqa: T201
 
 
 def _is_folder(destination: str) -> bool:

@@ -17,7 +17,8 @@ from mvrec.errors import UserError
 from mvrec.files import at_home, atomic_path, json_text
 from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
-from mvrec.inference.recognising import Recognition, recognise_files, recognise_stream
+from mvrec.inference.recognising import recognise_files, recognise_stream
+from mvrec.inference.results import Prediction
 from mvrec.inference.sources import find_sources
 from mvrec.messages import CommandParser
 from mvrec.ranges import POSITIVE, check_range
@@ -100,7 +101,7 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError("--stride is the distance between windows: add --window")
 
 
-def _of_files(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[Recognition]:
+def _of_files(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[Prediction]:
     files = find_sources(options.sources, kind=VIDEOS if recogniser.is_video else IMAGES)
     results = recognise_files(
         recogniser,
@@ -118,7 +119,7 @@ def _of_files(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[R
             log.info("%s lasts %.0f s: --window 10 recognises it piece by piece", result.source, lasts)
 
 
-def _of_stream(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[Recognition]:
+def _of_stream(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[Prediction]:
     window = options.window or _clip_seconds(recogniser.protocol)
     with Stream(options.sources[0]) as stream:
         yield from recognise_stream(
@@ -168,7 +169,7 @@ class Writer:
     def __init__(self, file: IO[str], outputs: TaskOutputs, top: int) -> None:
         self.file, self.outputs, self.top = file, outputs, top
 
-    def write(self, result: Recognition) -> None:
+    def write(self, result: Prediction) -> None:
         """Write one result."""
         raise NotImplementedError
 
@@ -176,7 +177,7 @@ class Writer:
 class TableWriter(Writer):
     """A line per result, for people."""
 
-    def write(self, result: Recognition) -> None:
+    def write(self, result: Prediction) -> None:
         """Write source, time span and prediction."""
         span = ""
         if result.start_seconds is not None or result.end_seconds is not None:
@@ -194,7 +195,7 @@ class CsvWriter(Writer):
         self._rows = csv.writer(file, lineterminator="\n")
         self._rows.writerow(["path", "start_seconds", "end_seconds", *outputs.columns(top), "error"])
 
-    def write(self, result: Recognition) -> None:
+    def write(self, result: Prediction) -> None:
         """Write times in seconds, empty if there are none."""
         span = ["" if value is None else f"{value:.3f}" for value in (result.start_seconds, result.end_seconds)]
         cells = [""] * len(self.outputs.columns(self.top)) if result.output is None else result.output.cells(self.top)
@@ -204,16 +205,11 @@ class CsvWriter(Writer):
 class JsonWriter(Writer):
     """A JSON object per line."""
 
-    def write(self, result: Recognition) -> None:
+    def write(self, result: Prediction) -> None:
         """Write numbers in full."""
-        line: dict[str, Any] = {
-            "path": result.source,
-            "start_seconds": result.start_seconds,
-            "end_seconds": result.end_seconds,
-            **(self.outputs.no_fields() if result.output is None else result.output.fields(self.top)),
-        }
+        line = result.as_dict(self.top)
         if result.error:
-            line["error"] = result.error
+            line = {**self.outputs.no_fields(), **line}
         self.file.write(json_text(line) + "\n")
 
 

@@ -1,5 +1,6 @@
 """A trained network with all that its use needs: protocol, pixels, the task's predictions. No Lightning."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,15 @@ from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints import load_weights
 from mvrec.models.checkpoints.files import each_file_once
 from mvrec.models.fast.accelerate import accelerate
+from mvrec.models.zoo import create_model
+from mvrec.published import input_settings
 from mvrec.runs.weights_origin import StartingPoint, checkpoint_of, starting_point
-from mvrec.tasks.outputs import CLASSIFICATION, Output, TaskOutputs, joined, need_task, outputs_of
+from mvrec.tasks.outputs import CLASSIFICATION, TaskOutputs, need_task, outputs_of
 
 
 @dataclass(frozen=True)
 class Recogniser:
-    """A network ready for use, built by `load_recogniser`.
+    """A network with what its use needs, built by `load_recogniser`; `mvrec.load` gives one that takes any source.
 
     Attributes:
         backbone: The network, in evaluation mode, on its device.
@@ -88,40 +91,15 @@ class Recogniser:
         return self.protocol.normalisation(views.to(self.device))
 
     @torch.inference_mode()
-    def raw(self, views: Tensor, *, views_per_forward: int | None = None) -> Any:
-        """Return the network's outputs for views, such as logits (V, K).
+    def raw(self, views: Tensor) -> Any:
+        """Return the network's outputs for views uint8 (V, C, [T,] H, W), such as logits (V, K)."""
+        return self.backbone(self.normalised(views))
 
-        Args:
-            views: uint8 (V, C, T, H, W) or (V, C, H, W).
-            views_per_forward: Views per forward pass; all by default.
-        """
-        return joined([self.backbone(self.normalised(part)) for part in views.split(views_per_forward or len(views))])
-
-    def predict(self, views: Tensor, *, weights: Tensor | None = None, views_per_forward: int | None = None) -> Output:
-        """Return the task's prediction for the views of a file.
-
-        Args:
-            views: uint8 (V, C, T, H, W) or (V, C, H, W).
-            weights: Weight of each view, float64 (V,), summing to 1; equal by default.
-            views_per_forward: See `raw`.
-        """
-        shares = torch.full((len(views),), 1 / len(views), dtype=torch.float64) if weights is None else weights
-        return self.outputs.output(self.raw(views, views_per_forward=views_per_forward), shares)
-
-    def recognise(self, path: Path, *, views_per_forward: int | None = None, decoder: Decoder = "auto") -> Output:
-        """Return the task's prediction for a file from all its views.
-
-        Raises:
-            DecodeError: The file cannot be read.
-        """
-        return self.predict(self.views(path, decoder=decoder), views_per_forward=views_per_forward)
-
-    def probabilities(self, views: Tensor, *, views_per_forward: int | None = None) -> Tensor:
+    def probabilities(self, views: Tensor) -> Tensor:
         """Return the class probabilities of each view; for classification only.
 
         Args:
             views: uint8 (V, C, T, H, W) or (V, C, H, W).
-            views_per_forward: See `raw`.
 
         Returns:
             float64 (V, K) on the CPU.
@@ -131,17 +109,7 @@ class Recogniser:
         """
         outputs: Any = self.outputs
         need_task(outputs, CLASSIFICATION, command="this", source=self.source)
-        return outputs.probabilities(self.raw(views, views_per_forward=views_per_forward))
-
-    def score(self, path: Path, *, views_per_forward: int | None = None, decoder: Decoder = "auto") -> Tensor:
-        """Return the mean class probabilities of a file's views, float64 (K,); for classification only.
-
-        Raises:
-            DecodeError: The file cannot be read.
-            UserError: The network is for another task.
-        """
-        views = self.views(path, decoder=decoder)
-        return self.probabilities(views, views_per_forward=views_per_forward).mean(dim=0)
+        return outputs.probabilities(self.raw(views))
 
 
 def usable_device(name: str | torch.device) -> torch.device:
@@ -167,7 +135,8 @@ def usable_device(name: str | torch.device) -> torch.device:
 def load_recogniser(
     path: str | Path,
     *,
-    classes: str | None = None,
+    name: str | None = None,
+    classes: str | Sequence[str] | None = None,
     protocol: Protocol | None = None,
     device: str | torch.device = "auto",
     where: str = "--ckpt",
@@ -180,7 +149,8 @@ def load_recogniser(
     Args:
         path: The file, a run directory (for its best checkpoint), or `hf://user/name[@revision]` for a model of the
             Hugging Face Hub. A network of one's own needs `mvrec.class_paths.trust`, because its code runs.
-        classes: A shipped list or a file with one name per line, for a file without names.
+        name: The network of the zoo to build; by default the file's own.
+        classes: Names in label order, a shipped list, or a file with one name per line, for a file without names.
         protocol: Instead of the file's.
         device: "auto" is the first GPU if there is one, else the CPU.
         where: The flag that names the file, for messages.
@@ -193,11 +163,16 @@ def load_recogniser(
     path = checkpoint_of(local_path(path), where=where)
     with each_file_once():
         start = starting_point(path, where=where)
-        backbone = _network(start, path)
+        other = name is not None and name != start.name
+        backbone = create_model(str(name), weights=path) if other else _network(start, path)
         kind = outputs_of(start.details, source=str(path))
-        outputs = kind.of_file(start.details, backbone, source=str(path), classes=classes)
+        requested: Any = classes  # a task's class takes what `--classes` may say; names in a list are for classifiers
+        outputs = kind.of_file(start.details, backbone, source=str(path), classes=requested)
         load_weights(backbone, path)
-    protocol = protocol or _protocol(start.details.get("protocol"), start.data["init_args"], path)
+    saved, settings = start.details.get("protocol"), start.data["init_args"]
+    if other:
+        saved, settings = None, input_settings(str(name))
+    protocol = protocol or _protocol(saved, settings, path)
     return Recogniser(accelerate(backbone.eval().to(resolved)), outputs, protocol, path)
 
 

@@ -4,10 +4,11 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +17,17 @@ from torch import Tensor
 
 from mvrec.data.listing.index import Sample
 from mvrec.data.loading.clips import timed_frames, views_of_clips
-from mvrec.data.loading.guarded_files import open_video
+from mvrec.data.loading.images import protocol_view
 from mvrec.data.video.stream import Stream
 from mvrec.data.video.video import Decoder, Video
-from mvrec.data.views.protocol import ClipProtocol, Protocol
+from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Protocol
 from mvrec.data.views.timeline import Timeline, timeline, timeline_of, windows
 from mvrec.data.views.transforms import views_of
 from mvrec.errors import DecodeError, UserError
+from mvrec.inference.inputs import Item, as_item
 from mvrec.inference.recogniser import Recogniser
-from mvrec.inference.sources import as_sample
-from mvrec.tasks.outputs import Output
+from mvrec.inference.results import Prediction, Result
+from mvrec.tasks.outputs import joined
 
 log = logging.getLogger("mvrec")
 
@@ -33,50 +35,39 @@ AHEAD = 2  # decoded parts waiting for the network, per thread
 
 
 @dataclass(frozen=True)
-class Recognition:
-    """The prediction for a file, a part of it, or a part of a stream.
+class Part:
+    """The views of a part, in which equal clips are one.
 
     Attributes:
-        source: The file or stream.
+        source: The file, stream or array.
         start_seconds: Start of the part; `None` for an image.
         end_seconds: End of the part.
-        output: The task's prediction; `None` for an unreadable file.
-        error: Why it could not be read, or "".
+        views: uint8 (V, C, [T,] H, W).
+        places: int64 (N,), the view in each place of the protocol's N.
     """
 
     source: str
     start_seconds: float | None
     end_seconds: float | None
-    output: Output | None
-    error: str = ""
+    views: Tensor
+    places: Tensor
 
-
-@dataclass(frozen=True)
-class Part:
-    """The views of a part, and their weights in the mean."""
-
-    source: str
-    start_seconds: float | None
-    end_seconds: float | None
-    views: Tensor  # uint8 (V, C, [T,] H, W)
-    weights: Tensor  # float64 (V,), summing to 1
-
-    def recognised(self, recogniser: Recogniser, views_per_forward: int | None) -> Recognition:
-        """Run the network on the views."""
-        output = recogniser.predict(self.views, weights=self.weights, views_per_forward=views_per_forward)
-        return Recognition(self.source, self.start_seconds, self.end_seconds, output)
+    @property
+    def weights(self) -> Tensor:
+        """Weight of each view in the mean, float64 (V,), summing to 1."""
+        return torch.bincount(self.places, minlength=len(self.views)).double() / len(self.places)
 
 
 def recognise_files(
     recogniser: Recogniser,
-    files: Sequence[Path | Sample],
+    files: Iterable[Path | Sample | Item],
     *,
     window_seconds: float | None = None,
     stride_seconds: float | None = None,
     views_per_forward: int | None = None,
     decoder: Decoder = "auto",
     num_threads: int = 2,
-) -> Iterator[Recognition]:
+) -> Iterator[Prediction]:
     """Recognise files in their order; the next files are decoded while the network works.
 
     Without windows each file, or span of one, gives one result, as in `mvrec test`.
@@ -86,44 +77,119 @@ def recognise_files(
         files: Videos or images, or spans of videos.
         window_seconds: Cut videos into windows of this length, each scored like a video of its own.
         stride_seconds: From window to window; adjacent by default.
-        views_per_forward: Views per forward pass; all of a part by default.
+        views_per_forward: Views per forward pass, also of several files; all of one part by default.
         decoder: Name of the decoder of videos.
         num_threads: Files decoded at the same time. Windows of a file are decoded one after the other.
 
     Yields:
         One result per file, span or window; an unreadable one gives a result with the error.
     """
-    samples = [as_sample(file) for file in files]
+    items = (as_item(file) for file in files)
+    parts = parts_of(
+        recogniser.protocol,
+        items,
+        window_seconds=window_seconds,
+        stride_seconds=stride_seconds,
+        decoder=decoder,
+        num_threads=num_threads,
+    )
+    yield from _predictions(recogniser, parts, views_per_forward)
 
-    def whole(sample: Sample) -> Part | Recognition:
-        return next(_parts(recogniser, sample, None, None, decoder))
+
+def parts_of(
+    protocol: Protocol,
+    items: Iterable[Item],
+    *,
+    window_seconds: float | None = None,
+    stride_seconds: float | None = None,
+    decoder: Decoder = "auto",
+    num_threads: int = 2,
+) -> Iterator[Part | Result]:
+    """Yield the parts of videos or images in their order, decoded ahead; a result with the error for unreadable ones.
+
+    The arguments are those of `recognise_files`.
+    """
+
+    def whole(item: Item) -> Part | Result:
+        return next(_parts(protocol, item, None, None, decoder))
 
     with ThreadPoolExecutor(num_threads) as pool:
         if window_seconds is None:
-            parts = _in_order(pool, whole, samples, ahead=AHEAD * num_threads)
+            parts = _in_order(pool, whole, items, ahead=AHEAD * num_threads)
         else:
-            in_windows = (_parts(recogniser, sample, window_seconds, stride_seconds, decoder) for sample in samples)
-            parts = (part for parts_of_file in in_windows for part in _prefetched(pool, parts_of_file))
+            in_windows = (_parts(protocol, item, window_seconds, stride_seconds, decoder) for item in items)
+            parts = (part for parts_of_item in in_windows for part in _prefetched(pool, parts_of_item))
         try:
-            for part in parts:
-                yield part if isinstance(part, Recognition) else part.recognised(recogniser, views_per_forward)
+            yield from parts
         finally:
             pool.shutdown(cancel_futures=True)  # nobody reads the remaining files
 
 
+def outputs_of_parts(
+    parts: Iterable[Part | Result], forward: Callable[[Tensor], Any], *, views_per_forward: int | None
+) -> Iterator[tuple[Part | Result, Any]]:
+    """Run a function over the views of parts, several small parts at a time.
+
+    Args:
+        parts: The parts, and results of unreadable files.
+        forward: From views uint8 (V, C, [T,] H, W) to outputs, a tensor (V, ...) or a list with one entry per view.
+        views_per_forward: Most views of a call; by default each part has calls of its own.
+
+    Yields:
+        Each part with the outputs for its views; an unreadable file with `None`.
+    """
+    waiting: list[Part | Result] = []
+    count = 0
+    for part in parts:
+        size = len(part.views) if isinstance(part, Part) else 0
+        if waiting and count + size > (views_per_forward or 0):
+            yield from _outputs(waiting, forward, views_per_forward)
+            waiting, count = [], 0
+        waiting.append(part)
+        count += size
+    yield from _outputs(waiting, forward, views_per_forward)
+
+
+def _outputs(
+    parts: Sequence[Part | Result], forward: Callable[[Tensor], Any], at_once: int | None
+) -> Iterator[tuple[Part | Result, Any]]:
+    views = [part.views for part in parts if isinstance(part, Part)]
+    if views:
+        together = torch.cat(views) if len(views) > 1 else views[0]
+        raw = joined([forward(some) for some in together.split(at_once or len(together))])
+    first = 0
+    for part in parts:
+        if not isinstance(part, Part):
+            yield part, None
+            continue
+        yield part, raw[first : first + len(part.views)]
+        first += len(part.views)
+
+
+def _predictions(
+    recogniser: Recogniser, parts: Iterable[Part | Result], views_per_forward: int | None
+) -> Iterator[Prediction]:
+    for part, raw in outputs_of_parts(parts, recogniser.raw, views_per_forward=views_per_forward):
+        place = (part.source, part.start_seconds, part.end_seconds)
+        if isinstance(part, Part):
+            yield Prediction(*place, output=recogniser.outputs.output(raw, part.weights))
+        else:
+            yield Prediction(*place, error=part.error)
+
+
 def _in_order(
-    pool: ThreadPoolExecutor, job: Callable[[Sample], Part | Recognition], samples: Sequence[Sample], *, ahead: int
-) -> Iterator[Part | Recognition]:
-    waiting: deque[Future[Part | Recognition]] = deque()
-    for sample in samples:
-        waiting.append(pool.submit(job, sample))
+    pool: ThreadPoolExecutor, job: Callable[[Item], Part | Result], items: Iterable[Item], *, ahead: int
+) -> Iterator[Part | Result]:
+    waiting: deque[Future[Part | Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(job, item))
         if len(waiting) > ahead:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
 
 
-def _prefetched(pool: ThreadPoolExecutor, parts: Iterator[Part | Recognition]) -> Iterator[Part | Recognition]:
+def _prefetched(pool: ThreadPoolExecutor, parts: Iterator[Part | Result]) -> Iterator[Part | Result]:
     coming = pool.submit(next, parts, None)
     while (part := coming.result()) is not None:
         coming = pool.submit(next, parts, None)
@@ -131,45 +197,58 @@ def _prefetched(pool: ThreadPoolExecutor, parts: Iterator[Part | Recognition]) -
 
 
 def _parts(
-    recogniser: Recogniser, sample: Sample, window: float | None, stride: float | None, decoder: Decoder
-) -> Iterator[Part | Recognition]:
+    protocol: Protocol, item: Item, window: float | None, stride: float | None, decoder: Decoder
+) -> Iterator[Part | Result]:
     """Yield the parts of a file one by one, so that memory does not grow with its length."""
-    protocol, source = recogniser.protocol, str(sample.path)
+    sample = item.sample
     try:
         if not isinstance(protocol, ClipProtocol):  # images have no windows
-            views = recogniser.views(sample.path)
-            yield Part(source, None, None, views, _even(len(views)))
+            yield Part(item.source, None, None, item_views(item, protocol), torch.arange(1))
             return
-        with open_video(sample.path, decoder=decoder) as video:
+        with item.open(decoder) as video:
             times = timeline_of(video)
             times.check_span(sample)
             start, end = sample.start_seconds or 0.0, sample.end_seconds
             if window is None:
-                yield _part(sample, video, times, protocol, start, times.seconds if end is None else end)
+                part = _part(sample, video, times, protocol, start, times.seconds if end is None else end)
+                yield part if item.has_seconds else replace(part, start_seconds=None, end_seconds=None)
                 return
             end = times.seconds if end is None else min(end, times.seconds)
             for first, last in windows(end, window, stride, begin=start):
                 span = replace(sample, start_seconds=first, end_seconds=last)
                 yield _part(span, video, times, protocol, first, last)
     except DecodeError as error:
-        yield Recognition(source, sample.start_seconds, sample.end_seconds, None, error.cause)
+        yield Result(item.source, sample.start_seconds, sample.end_seconds, error.cause)
+
+
+def item_views(item: Item, protocol: Protocol) -> Tensor:
+    """Return the views of an image, or all views of a video, as `mvrec test` scores them.
+
+    Returns:
+        uint8 (V, C, T, H, W), images (V, C, H, W).
+
+    Raises:
+        DecodeError: The file cannot be read.
+    """
+    if isinstance(protocol, ImageProtocol):
+        return protocol_view(item.image(upright=protocol.upright), protocol)
+    assert isinstance(protocol, ClipProtocol)
+    with item.open("auto") as video:
+        views = views_of_clips(video, timed_frames(item.sample, timeline_of(video), protocol), protocol)
+    return views.transpose(1, 2)
 
 
 def _part(sample: Sample, video: Video, times: Timeline, protocol: ClipProtocol, start: float, end: float) -> Part:
     numbers = timed_frames(sample, times, protocol)  # (clips, T)
     # In a window no longer than a clip all clips are equal.
-    rows, counts = torch.unique(numbers, dim=0, return_counts=True)
+    rows, places = torch.unique(numbers, dim=0, return_inverse=True)
     views = views_of_clips(video, rows, protocol)  # (rows * crops, T, C, h, w)
-    return Part(str(sample.path), start, end, views.transpose(1, 2), _shares(counts, protocol.views.num_crops))
+    return Part(str(sample.path), start, end, views.transpose(1, 2), _in_crops(places, protocol.views.num_crops))
 
 
-def _shares(counts: Tensor, num_crops: int) -> Tensor:
-    """Return the weight of each view of clips that occur `counts` times."""
-    return (counts.double() / counts.sum() / num_crops).repeat_interleave(num_crops)
-
-
-def _even(num_views: int) -> Tensor:
-    return torch.full((num_views,), 1 / num_views, dtype=torch.float64)
+def _in_crops(clips: Tensor, num_crops: int) -> Tensor:
+    """Return the numbers of views, crop by crop, from those of clips (N,): (N * crops,)."""
+    return (clips[:, None] * num_crops + torch.arange(num_crops)).flatten()
 
 
 def recognise_stream(
@@ -180,7 +259,7 @@ def recognise_stream(
     stride_seconds: float,
     views_per_forward: int | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Recognition]:
+) -> Iterator[Prediction]:
     """Recognise a stream, window after window, until it ends.
 
     Every `stride_seconds` the last `window_seconds` are scored like a video; image networks take the newest frame. The
@@ -218,12 +297,13 @@ def recognise_stream(
                 left_out += 1
                 continue
             part = _part_of_stream(stream.source, frames, recogniser.protocol)
-            yield part.recognised(recogniser, views_per_forward)
+            yield from _predictions(recogniser, [part], views_per_forward)
     except (UserError, KeyboardInterrupt) as error:
         cut = error
     rest = [(seconds, view) for seconds, view in frames if seconds >= due - window_seconds]
     if rest and rest[-1][0] > scored:
-        yield _part_of_stream(stream.source, rest, recogniser.protocol).recognised(recogniser, views_per_forward)
+        part = _part_of_stream(stream.source, rest, recogniser.protocol)
+        yield from _predictions(recogniser, [part], views_per_forward)
     if stream.num_lost:
         log.warning("%s: pictures lost or damaged on the way: at least %d", stream.source, stream.num_lost)
     if left_out:
@@ -240,11 +320,11 @@ def _view(frame: npt.NDArray[np.uint8], protocol: Protocol) -> Tensor:
 def _part_of_stream(source: str, frames: Sequence[tuple[float, Tensor]], protocol: Protocol) -> Part:
     start, end = frames[0][0], frames[-1][0]
     if not isinstance(protocol, ClipProtocol):
-        return Part(source, end, end, frames[-1][1], _even(1))
+        return Part(source, end, end, frames[-1][1], torch.arange(1))
     fps = (len(frames) - 1) / (end - start) if end > start else 1.0
     times = np.array([seconds - start for seconds, _ in frames])
     timeline_of_part = timeline(times, fps=fps, seconds=end - start + 1 / fps)
     numbers = timed_frames(Sample(Path(source), 0), timeline_of_part, protocol)  # (clips, T)
-    rows, counts = torch.unique(numbers, dim=0, return_counts=True)
+    rows, places = torch.unique(numbers, dim=0, return_inverse=True)
     clips = [torch.stack([frames[number][1] for number in row], dim=2) for row in rows.tolist()]  # (crops, C, T, h, w)
-    return Part(source, start, end, torch.cat(clips), _shares(counts, protocol.views.num_crops))
+    return Part(source, start, end, torch.cat(clips), _in_crops(places, protocol.views.num_crops))

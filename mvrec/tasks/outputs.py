@@ -37,6 +37,18 @@ class Output(ABC):
     def fields(self, top: int) -> dict[str, Any]:
         """Return the prediction as fields of a JSON object."""
 
+    def row(self, top: int) -> dict[str, Any]:
+        """Return the prediction as cells of a table by their column, with numbers in full."""
+        return self.fields(top)
+
+    def best(self, top: int) -> list[tuple[str, float]]:
+        """Return the most probable classes with their probabilities.
+
+        Raises:
+            UserError: The task does not rank classes.
+        """
+        raise UserError(f"{type(self).__name__} ranks no classes: `as_dict()` and `output` have the prediction")
+
 
 class TaskOutputs(ABC):
     """From raw outputs of a trained network to predictions, for one task.

@@ -32,7 +32,7 @@ def test_everything_else_goes_to_the_hub(image_run, monkeypatch, capsys) -> None
         main(["push", str(image_run / "checkpoints/best.ckpt"), destination, *arguments])
         assert calls.pop() == call
         out = capsys.readouterr().out
-        assert out == "pushed: https://hub/commit/1\nto load it: load_recogniser('hf://me/digits')\n"
+        assert out == "pushed: https://hub/commit/1\nto load it: mvrec.load('hf://me/digits')\n"
 
 
 def test_pull_names_the_folder_and_its_files(monkeypatch, capsys) -> None:

@@ -69,7 +69,7 @@ def test_folder_holds_a_model_as_the_hub_has_it_and_loads_without_its_package(re
         "pipeline_tag": "video-classification",
         "tags": ["mvrec", "video-classification", "mvit"],
     }
-    assert 'load_recogniser("hf://me/digits")' in card.text
+    assert 'mvrec.load("hf://me/digits")' in card.text
     assert "jump, high" in card.text
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     check_same(recogniser, folder, from_pretrained(folder, device="cpu"))

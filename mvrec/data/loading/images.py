@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -64,8 +64,8 @@ def read_image(path: FilePath, *, upright: bool = True) -> npt.NDArray[np.uint8]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings of broken EXIF blocks, such as ImageNet has
             with Image.open(io.BytesIO(content)) as image:
-                if upright and image.getexif().get(0x0112, 1) != 1:
-                    return _rgb(ImageOps.exif_transpose(image))
+                if upright and _is_turned(image):
+                    return pillow_pixels(image)
                 pixels = _plain_jpeg(content)
                 return _rgb(image) if pixels is None else pixels
     except MemoryError:
@@ -76,6 +76,25 @@ def read_image(path: FilePath, *, upright: bool = True) -> npt.NDArray[np.uint8]
         if isinstance(error, _GreyRangeError):
             cause = str(error)
         raise DecodeError(path, cause) from error
+
+
+def is_pillow(value: object) -> TypeGuard[Image.Image]:
+    """Return whether a value is an image of Pillow."""
+    return isinstance(value, Image.Image)
+
+
+def pillow_pixels(image: Image.Image, *, upright: bool = True) -> npt.NDArray[np.uint8]:
+    """Return an image of Pillow as `read_image` returns a file: uint8 (H, W, 3).
+
+    Args:
+        image: The image.
+        upright: Turn and mirror it as its EXIF block says.
+    """
+    return _rgb(ImageOps.exif_transpose(image) if upright and _is_turned(image) else image)
+
+
+def _is_turned(image: Image.Image) -> bool:
+    return image.getexif().get(0x0112, 1) != 1
 
 
 def _content(path: FilePath) -> bytes:

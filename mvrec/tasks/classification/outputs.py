@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # The shipped list of names for published weights, by the number of classes.
 SHIPPED_CLASSES = {400: "kinetics400", 1000: "imagenet1k"}
+RANKED = ("class", "probability")  # columns of a rank
 
 log = logging.getLogger("mvrec")
 
@@ -45,7 +46,12 @@ class Classes(Output):
 
     def cells(self, top: int) -> list[str]:
         """Return names and probabilities in turn."""
-        return [cell for name, value in self.best(top) for cell in (name, f"{value:.6f}")]
+        return [cell if isinstance(cell, str) else f"{cell:.6f}" for cell in self.row(top).values()]
+
+    def row(self, top: int) -> dict[str, Any]:
+        """Return names and probabilities in turn, under class_1, probability_1, class_2 and so on."""
+        ranks = enumerate(self.best(top), start=1)
+        return {f"{key}_{rank}": cell for rank, pair in ranks for key, cell in zip(RANKED, pair, strict=True)}
 
     def fields(self, top: int) -> dict[str, Any]:
         """Return probabilities in full."""
@@ -89,7 +95,7 @@ class ClassificationOutputs(TaskOutputs):
     def columns(self, top: int) -> list[str]:
         """Return class_1, probability_1, class_2 and so on."""
         top = min(top, len(self.class_names))
-        return [name for rank in range(1, top + 1) for name in (f"class_{rank}", f"probability_{rank}")]
+        return [f"{key}_{rank}" for rank in range(1, top + 1) for key in RANKED]
 
     def no_fields(self) -> dict[str, Any]:
         """Return an empty list of classes."""

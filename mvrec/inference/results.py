@@ -1,0 +1,101 @@
+"""Results for files and arrays: small typed objects, in the order of what was asked for."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mvrec.errors import DecodeError
+from mvrec.tasks.outputs import Output
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result for a file, a part of it, a part of a stream, or an array.
+
+    Attributes:
+        source: The file or stream; "array", or "array 3" in a list.
+        start_seconds: Start of the part; `None` for an image and for frames of unknown rate.
+        end_seconds: End of the part.
+        error: Why the file could not be read, or "".
+    """
+
+    source: str
+    start_seconds: float | None
+    end_seconds: float | None
+    error: str = ""
+
+    @property
+    def span(self) -> tuple[float | None, float | None]:
+        """Start and end of the part in seconds."""
+        return self.start_seconds, self.end_seconds
+
+    def check(self) -> None:
+        """Check that the file was read.
+
+        Raises:
+            DecodeError: The file could not be read.
+        """
+        if self.error:
+            raise DecodeError(self.source, self.error)
+
+    def _place(self) -> dict[str, Any]:
+        return {"path": self.source, "start_seconds": self.start_seconds, "end_seconds": self.end_seconds}
+
+
+@dataclass(frozen=True)
+class Prediction(Result):
+    """The prediction for a file, a part of it, a part of a stream, or an array.
+
+    Attributes:
+        output: The task's prediction in full, such as `output.probabilities`; `None` for an unreadable file.
+    """
+
+    output: Output | None = None
+
+    def top(self, k: int = 5) -> list[tuple[str, float]]:
+        """Return the most probable classes with their probabilities, at most `k`.
+
+        Raises:
+            DecodeError: The file could not be read.
+            UserError: The task ranks no classes.
+        """
+        return self._output().best(k)
+
+    @property
+    def label(self) -> str:
+        """The most probable class; raises what `top` raises."""
+        return self.top(1)[0][0]
+
+    def as_dict(self, top: int = 5) -> dict[str, Any]:
+        """Return plain values, as a line of `mvrec recognize --format jsonl` has them; with `error` if there is one."""
+        error = {"error": self.error} if self.error else {}
+        return {**self._place(), **({} if self.output is None else self.output.fields(top)), **error}
+
+    def as_row(self, top: int = 1) -> dict[str, Any]:
+        """Return flat values, for a table: `pandas.DataFrame(result.as_row() for result in results)`."""
+        return {**self._place(), **({} if self.output is None else self.output.row(top)), "error": self.error}
+
+    def _output(self) -> Output:
+        self.check()
+        assert self.output is not None
+        return self.output
+
+    def __str__(self) -> str:
+        return f"{self.source}: {f'unreadable: {self.error}' if self.output is None else self.output.text(5)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Features(Result):
+    """Features of a file, a part of it, or an array; `numpy.asarray` takes them as they are.
+
+    Attributes:
+        values: float32 (D,), or with views and maps more axes; `None` for an unreadable file.
+    """
+
+    values: npt.NDArray[np.float32] | None = None
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        self.check()
+        return np.array(self.values, dtype, copy=True) if copy else np.asarray(self.values, dtype)
