@@ -407,6 +407,11 @@ def configure_output() -> None:
     # A recipe with this callback stores averaged weights on purpose.
     warnings.filterwarnings("ignore", message=r"You're using the WeightAveraging callback")
     warnings.filterwarnings("ignore", message=r"Be aware that when using `?ckpt_path")
+    # `Throughput` lowers the interval then.
+    warnings.filterwarnings("ignore", message=r"The number of training batches \(\d+\) is smaller than the logging")
+    # A run without Slurm on a machine of a cluster is fine; `launch_check` refuses launches that are not.
+    warnings.filterwarnings("ignore", message=r"The `srun` command is available on your system but is not used")
+    warnings.filterwarnings("ignore", message=r"`max_epochs` was not set")  # `check_trainer` says so
     # They lie in a run's directory, next to those of the run itself.
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
     show_messages()

@@ -1,6 +1,7 @@
 """Checks of trainer values with which Lightning would fail late, or the run would do nothing."""
 
 import functools
+import logging
 import operator
 import re
 import traceback
@@ -13,6 +14,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mvrec.errors import UserError
 from mvrec.ranges import check_ranges
+
+log = logging.getLogger("mvrec")
 
 # Of these 1 means one batch and 1.0 all.
 LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches")
@@ -75,6 +78,9 @@ def _check_fit(config: Mapping[str, Any]) -> None:
     for key in ("max_epochs", "max_steps"):
         if config.get(key) == 0:
             raise UserError(f"trainer.{key}=0: nothing would be trained; mvrec test scores a network as it is")
+    limits = (config.get("max_epochs"), config.get("max_time"), config.get("fast_dev_run") or None)
+    if limits == (None, None, None) and config.get("max_steps") in (None, -1):
+        log.warning("trainer.max_epochs is not set: training ends after 1000 epochs")
     interval = config.get("val_check_interval")
     if isinstance(interval, int | float) and interval <= 0:
         raise UserError(

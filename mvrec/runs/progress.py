@@ -83,8 +83,9 @@ class Throughput(L.Callback):
         return lap
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, also in the middle of a resumed epoch."""
+        """Start the clock, also in the middle of a resumed epoch; log each epoch, however short, once at least."""
         self._mark = time.perf_counter()
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, trainer.num_training_batches)  # type: ignore
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock: the wait for the first batch begins."""

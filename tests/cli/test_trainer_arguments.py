@@ -172,3 +172,10 @@ def test_every_value_works_or_is_refused_in_one_line(command, tiny, tmp_path, mo
         assert len([line for line in err.splitlines() if line.startswith("mvrec: error: ")]) == 1
         assert err.splitlines()[-1].startswith("mvrec: error: ")
     assert not list(Path(tmp_path).glob("*.csv"))
+
+
+def test_training_without_an_end_says_its_1000_epochs(caplog):
+    for values, lines in (({}, 1), ({"max_epochs": -1}, 0), ({"max_steps": 3}, 0), ({"max_time": "00:00:00:01"}, 0)):
+        caplog.clear()
+        check_trainer({"max_steps": -1, **values}, "fit")
+        assert caplog.text.count("trainer.max_epochs is not set: training ends after 1000 epochs") == lines, values

@@ -41,3 +41,10 @@ def test_a_starved_run_says_so_once_and_a_fed_run_nothing(monkeypatch, caplog, s
             throughput.on_train_batch_start(trainer, None, [0], batch)
             throughput.on_train_batch_end(trainer, None, None, [0], batch)
     assert caplog.text.count("of the time is spent waiting for data") == lines
+
+
+def test_an_epoch_shorter_than_the_interval_is_logged_once_and_an_interval_of_0_stays():
+    for interval, batches, expected in ((20, 3, 3), (20, float("inf"), 20), (2, 3, 2), (0, 3, 0)):
+        trainer = SimpleNamespace(log_every_n_steps=interval, num_training_batches=batches)
+        Throughput().on_train_start(trainer, None)
+        assert trainer.log_every_n_steps == expected

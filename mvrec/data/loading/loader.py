@@ -228,7 +228,8 @@ class BadFiles:
             first = next(iter(self.bad.values()))
             raise UserError(
                 f"{len(self.bad)} of the first {looked_at} {self.noun}s cannot be read, more than "
-                f"data.max_bad_fraction={self.max_fraction:g} allows; the first: {first.path}: {first.cause}"
+                f"data.max_bad_fraction={self.max_fraction:g} allows; the first: {first.path}: {first.cause}; "
+                "mvrec prep check names them all"
             )
 
 
