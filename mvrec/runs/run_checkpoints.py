@@ -137,7 +137,8 @@ class BestAndLast(ModelCheckpoint):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         self._validated = True
-        if trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval != 1.0:
+        interval = getattr(trainer, "val_check_interval", None)  # Lightning sets none for a time
+        if trainer.check_val_every_n_epoch != 1 or interval != 1.0:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
