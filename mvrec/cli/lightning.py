@@ -36,6 +36,7 @@ from mvrec.cli.input_size import fit_to_data, wrap_own_network
 from mvrec.cli.jsonargparse_private import change_types
 from mvrec.cli.options.check import check_early, missing_data
 from mvrec.cli.parse_errors import explain, said_of_key
+from mvrec.cli.planning import plan_text
 from mvrec.cli.request import Request, default_run_dir, read_request
 from mvrec.cli.run_defaults import (
     CHECKPOINT_KEYWORDS,
@@ -200,7 +201,7 @@ class MvrecCLI(OpenCLI):
         data_entry = last_value(settings, "data")
         shown_only = any(name.startswith("--print_config") or name.endswith(".help") for name, _ in flags(arguments))
         if data_entry is None and defaults.get("data") is None and not shown_only:
-            raise UserError(missing_data(settings))
+            raise UserError(missing_data(request.command, settings))
         if (
             data_entry is not None and defaults.get("data") is None
         ):  # a config before the flag may have arguments for it
@@ -213,6 +214,7 @@ class MvrecCLI(OpenCLI):
                     raise UserError(f"{data_entry.place}: {path} is not a LightningDataModule") from None
         classes = {"model": {"class_path": path_of(request.task)}}  # whose types say more than the parser's keys
         check_values(settings, check_keys(defaults.keys(), settings, defaults=defaults.as_dict(), fixed=classes))
+        self.plan = request.plan
         self.config = parser.parse_args([request.command, *arguments])
         self.input_size = fit_to_data(self.config[request.command], settings, request.from_files)
         wrap_own_network(self.config[request.command])
@@ -289,6 +291,10 @@ class MvrecCLI(OpenCLI):
         """Pass the seed to the data, and record in the checkpoint how model and data are built."""
         for line in self.input_size.overrides:
             log.info("%s", line)
+        if self.plan is not None:
+            config, settings = self.config[self.subcommand], MvrecParser.settings
+            parts = {"task": self.model, "trainer": self.trainer, "run_dir": self.run_dir}
+            log.info("%s", plan_text(self.plan, config=config, settings=settings, **parts))
         config = self.config[self.subcommand]
         if getattr(self.datamodule, "seed", 0) is None:
             self.datamodule.seed = config.seed_everything

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jsonargparse import Namespace
 
@@ -17,12 +17,15 @@ from mvrec.cli.config_check import (
     last_value,
     trust_named,
 )
+from mvrec.cli.planning import is_planned, plan_of, planned_run_dir
 from mvrec.cli.run_defaults import (
     checkpoint_file,
+    deep_merged,
     expand_evaluation,
     forget_own_paths,
     inherited,
     named_checkpoint,
+    recorded_trainer,
     resumed,
 )
 from mvrec.cli.task_choice import names_task, task_class, without_task
@@ -32,6 +35,9 @@ from mvrec.runs.run_directory import is_run
 from mvrec.tasks.base import Task
 from mvrec.tasks.classification.task import Classification
 
+if TYPE_CHECKING:
+    from mvrec.plan.plan import Plan
+
 
 class Request(NamedTuple):
     """A command line, read without a parser.
@@ -40,8 +46,9 @@ class Request(NamedTuple):
         command: "fit" and so on.
         arguments: The rest, with names and protocols written out, and without the task.
         settings: Entries of configs and flags.
-        from_files: Settings of a checkpoint or weights, as defaults of the parser.
+        from_files: Settings of a checkpoint, weights or a plan, as defaults of the parser.
         task: The task to train or score.
+        plan: The plan of a run that only its folder describes.
     """
 
     command: str
@@ -49,6 +56,7 @@ class Request(NamedTuple):
     settings: Sequence[Entry]
     from_files: dict[str, Any]
     task: type[Task]
+    plan: "Plan | None" = None
 
 
 def read_request(args: Sequence[str]) -> Request:
@@ -64,21 +72,29 @@ def read_request(args: Sequence[str]) -> Request:
         arguments = named_checkpoint(arguments)
     arguments = checkpoint_file(arguments, entries(arguments), command)
     settings = entries(arguments)
+    planned = is_planned(command, settings)
+    if planned and (run_dir := planned_run_dir(settings)) is not None:
+        arguments.append(f"--run_dir={run_dir}")
     check_baselines(settings)
     trust_named(settings, configs=[at_home(value) for name, value in flags(arguments) if name in CONFIG_FLAGS])
     checkpoint = last_value(settings, "ckpt_path")
-    checkpoint_path = resumed(settings, _run_dir_of(settings, arguments)) if command == "fit" else None
+    checkpoint_path = resumed(settings, _run_dir_of(entries(arguments), arguments)) if command == "fit" else None
     if checkpoint_path is not None:  # wins over a checkpoint that the first start began with
         arguments += ["--ckpt_path", str(checkpoint_path)]
         checkpoint = Entry("ckpt_path", str(checkpoint_path), "--resume auto")
     from_files = inherited(settings, checkpoint=checkpoint)
+    plan = plan_of(settings) if planned and checkpoint is None else None
+    if plan is not None:
+        from_files = deep_merged(from_files, plan.defaults())
+    elif planned and checkpoint is not None:  # goes on with the plan of its start, whatever the folder holds by now
+        from_files |= recorded_trainer(checkpoint)
     named_task = next((entry for entry in reversed(settings) if names_task(entry)), None)
     task = _task(named_task, from_files.pop("model", None), checkpoint)
     if command != "fit":
         arguments = expand_evaluation(arguments, settings, from_files)
         settings = entries(arguments)
     settings = [entry for entry in settings if not names_task(entry)]
-    return Request(command, list(without_task(arguments)), settings, from_files, task)
+    return Request(command, list(without_task(arguments)), settings, from_files, task, plan)
 
 
 def _task(named: Entry | None, saved: str | None, checkpoint: Entry | None) -> type[Task]:

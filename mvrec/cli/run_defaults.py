@@ -226,6 +226,23 @@ def checkpoint_defaults(path: Path, *, where: str) -> dict[str, Any]:
     return {**defaults, "data": data} if data else defaults
 
 
+def recorded_trainer(checkpoint: Entry) -> dict[str, Any]:
+    """Return the trainer's settings of a checkpoint's run, as parser defaults."""
+    if checkpoint.value in CHECKPOINT_KEYWORDS:
+        return {}
+    config = read_weights(checkpoint.value).details.get("config") or {}
+    return {f"trainer.{key}": value for key, value in (config.get("trainer") or {}).items() if value is not None}
+
+
+def deep_merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Return two nested mappings as one, in which the second wins."""
+    merged = dict(first)
+    for key, value in second.items():
+        below = merged.get(key)
+        merged[key] = deep_merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
 def set_file_defaults(parser: Any, values: dict[str, Any]) -> None:
     """Set a file's settings, of any version or author, as defaults of jsonargparse's parser.
 

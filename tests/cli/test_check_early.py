@@ -39,7 +39,7 @@ WRONG = [
     ("fit --config demo --model.weights a.mp4", "--model.weights: a.mp4: the file is a video or image"),
     ("fit --config demo --ckpt_path none.ckpt", "--ckpt_path: there is no checkpoint 'none.ckpt'"),
     ("fit --config demo --protocol slowfast-5x1", "a protocol is for test and predict"),
-    ("fit --model.backbone mvit_b_16x4", "which data? --data VideoFolder"),
+    ("fit --model.backbone mvit_b_16x4", "which data? --data.root FOLDER"),
     ("fit my.yaml", "a configuration is named by --config my.yaml"),
     ("test none.ckpt", "there is no checkpoint 'none.ckpt'"),
     ("test a.mp4", "a.mp4: the file is a video or image"),

@@ -115,7 +115,7 @@ def test_what_is_wrong_is_one_line(command, my_videos, trained, tiny, tmp_path):
     good = [*run, f"--model.weights={trained}"]
     averages = "--trainer.callbacks=lightning.pytorch.callbacks.EMAWeightAveraging"
     for arguments, words in (
-        (run, "which data? --data VideoFolder"),
+        ([*run[:3], folder], "which data? --data.root FOLDER"),
         ([*run, "--model.weights=none.pth"], "--model.weights: there is no file 'none.pth'"),
         ([*run, f"--model.weights={tmp_path / 'text.pth'}"], "--model.weights: "),
         ([*good, "--model.optimizer.lr=0"], "model.optimizer.lr must lie in 0..1000000 and not be 0, got 0"),

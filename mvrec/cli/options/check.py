@@ -27,6 +27,7 @@ from mvrec.cli.config_check import (
 from mvrec.cli.help.hints import stray_hint
 from mvrec.cli.options import Row, class_options, command_options, is_installed
 from mvrec.cli.parse_errors import HOMES, PLAIN_KINDS, not_expected, said_of_key
+from mvrec.cli.planning import data_of_folder, is_planned
 from mvrec.cli.value_check import as_number, check_values
 from mvrec.data.listing.root import check_root
 from mvrec.data.views.presets import preset
@@ -125,13 +126,21 @@ def check_early(args: Sequence[str]) -> None:
     has_checkpoint |= any(last_value(settings, key) is not None for key in ("ckpt_path", "resume"))
     names = [name for name, _ in flags(arguments)]
     is_run = not any(name.startswith("--print_config") or name.endswith(".help") for name in names)
-    if is_run and not has_checkpoint:
-        _check_data(settings)
+    fault: UserError | None = None
+    if is_planned(command, settings) and is_run and not has_checkpoint:
+        try:
+            settings = [data_of_folder(settings), *settings]
+        except UserError as error:  # another mistake comes first, as of any root
+            fault = error
+    elif is_run and not has_checkpoint:
+        _check_data(command, settings)
     accepted = ListedKeys(command, settings, open_model=has_checkpoint or _has_own_task(settings))
     keys = [entry for entry in settings if entry.key != "model"]
     refuse_unknown(keys, accepted)
     check_values(keys, accepted)
     _check_kinds(keys, accepted.rows)
+    if fault is not None:
+        raise fault
     if is_run:
         _check_root(settings)
 
@@ -180,15 +189,17 @@ def _check_weights(path: Path, *, where: str = "", noun: str = "file") -> None:
         raise UserError(f"{where}{file}: the file is {wrong}")
 
 
-def _check_data(settings: Sequence[Entry]) -> None:
+def _check_data(command: str, settings: Sequence[Entry]) -> None:
     """Check that data and network are named where no checkpoint says them."""
     from_weights = last_value(settings, "model.weights") is not None and last_value(settings, "model.backbone") is None
     if not from_weights and all(entry.key != "data" and not entry.key.startswith("data.") for entry in settings):
-        raise UserError(missing_data(settings))
+        raise UserError(missing_data(command, settings))
 
 
-def missing_data(settings: Sequence[Entry]) -> str:
+def missing_data(command: str, settings: Sequence[Entry]) -> str:
     """Say that no data module is named, and how to name one."""
+    if command == "fit":
+        return "which data? --data.root FOLDER (your videos or images in class folders), or --data one of mvrec.data"
     text = "which data? --data VideoFolder (or another of mvrec.data)"
     weights, backbone = last_value(settings, "model.weights"), last_value(settings, "model.backbone")
     if weights is None:

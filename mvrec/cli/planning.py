@@ -1,0 +1,122 @@
+"""The plan of a command line that names little more than a folder: its data module early, the rest later."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mvrec.cli.config_check import Entry, last_value
+from mvrec.cli.parse_errors import said_of_key
+from mvrec.errors import UserError
+from mvrec.files import at_home
+from mvrec.plan.kinds import DATA, kind_of
+
+if TYPE_CHECKING:
+    from mvrec.plan.plan import Plan
+
+
+def is_planned(command: str, settings: Sequence[Entry]) -> bool:
+    """Return whether a run follows from its folder: something names a root, and nothing a data module.
+
+    With a recipe, weights decide the network and the data module as they always have.
+
+    Args:
+        command: "fit" and so on.
+        settings: Entries of configs and flags.
+    """
+    if command != "fit" or last_value(settings, "data") is not None or last_value(settings, "data.root") is None:
+        return False
+    weights, backbone = last_value(settings, "model.weights"), last_value(settings, "model.backbone")
+    return weights is None or backbone is not None or not has_recipe(settings)
+
+
+def data_of_folder(settings: Sequence[Entry]) -> Entry:
+    """Return the data module that a folder's files need; needs no torch.
+
+    Raises:
+        UserError: There is no such folder, or it does not say it.
+    """
+    root = last_value(settings, "data.root")
+    assert root is not None
+    try:
+        kind = kind_of(at_home(root.value))
+    except UserError as error:
+        raise UserError(said_of_key(str(error), settings)) from None
+    return Entry("data", f"mvrec.data.{DATA[kind]}", root.where, is_class=True)
+
+
+def planned_run_dir(settings: Sequence[Entry]) -> Path | None:
+    """Return the directory of a planned run, named after its folder; `None` where a recipe or the user names it."""
+    root = last_value(settings, "data.root")
+    if root is None or last_value(settings, "run_dir") is not None or has_recipe(settings):
+        return None
+    return Path("runs") / (at_home(root.value).resolve().name or "unnamed")
+
+
+def has_recipe(settings: Sequence[Entry]) -> bool:
+    """Return whether a config says how to learn."""
+    return any(entry.key.startswith("model.optimizer") and not entry.where.startswith("-") for entry in settings)
+
+
+def plan_of(settings: Sequence[Entry]) -> "Plan":
+    """Return the plan for the folder that a command line names.
+
+    Raises:
+        UserError: Nothing can be learned from its files.
+    """
+    from mvrec.plan.plan import make_plan
+    from mvrec.runs.weights_origin import starting_point
+
+    root, weights = last_value(settings, "data.root"), last_value(settings, "model.weights")
+    assert root is not None
+    start = None
+    if weights is not None and last_value(settings, "model.backbone") is None:
+        start = starting_point(weights.value, where=weights.where)
+    try:
+        return make_plan(at_home(root.value), overrides(settings), start=start, has_recipe=has_recipe(settings))
+    except UserError as error:
+        raise UserError(said_of_key(str(error), settings)) from None
+
+
+def overrides(settings: Sequence[Entry]) -> dict[str, Any]:
+    """Return the last values of the keys that are set, without mappings."""
+    return {entry.key: entry.value for entry in settings if last_value(settings, entry.key) is not None}
+
+
+def plan_text(plan: "Plan", *, config: Any, settings: Sequence[Entry], task: Any, trainer: Any, run_dir: Path) -> str:
+    """Return a plan in words, as the run is built in the end.
+
+    Args:
+        plan: The plan.
+        config: The settings of the command, after parsing.
+        settings: Entries of the user's configs and flags.
+        task: The task with its network.
+        trainer: The trainer.
+        run_dir: The directory of the run.
+    """
+    from mvrec.plan.text import Resolved, lines_of, told
+    from mvrec.plan.timing import seconds_per_view
+
+    def value(key: str) -> Any:
+        node = config
+        for name in key.split("."):
+            node = _below(_below(node, "init_args") or node, name)
+        return node
+
+    network, size = task.backbone, value("data.size")
+    shape = (3, value("data.clip.num_frames"), size, size) if plan.findings.is_video else (3, size, size)
+    seconds = seconds_per_view(network, shape, on_gpu=bool(plan.machine.gpu)) if trainer.is_global_zero else None
+    resolved = Resolved(
+        value,
+        frozenset(overrides(settings)),
+        type(network).__name__,
+        sum(tensor.numel() for name, tensor in network.named_parameters() if not name.startswith("head.")),
+        seconds,
+        trainer.world_size,
+        str(run_dir),
+    )
+    return told(lines_of(plan, resolved), str(value("data.root")))
+
+
+def _below(node: Any, name: str) -> Any:
+    """Return a part of a mapping, a namespace or a dataclass; `None` without it."""
+    return node.get(name) if hasattr(node, "get") else getattr(node, name, None)

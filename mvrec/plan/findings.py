@@ -1,0 +1,208 @@
+"""The contents of a folder of files: splits, classes and their files, and how large, long and fast these are."""
+
+import hashlib
+import os
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
+from mvrec.data.listing.layouts import SPLITS, Layout, ListsAndFolders
+from mvrec.data.listing.lists import Row
+from mvrec.data.sets.folder import HashSplit, find_folder_layout
+from mvrec.errors import UserError
+from mvrec.plan.media import Media, probed
+
+SAMPLE = 24  # files that are opened, spread over the data set
+MOST_COMPARED = 1000  # files whose sizes in bytes are compared
+SMALL_SET = 400  # files, below which more of them validate
+VAL_FRACTIONS = {True: 0.2, False: 0.1}  # of a small set, and of any other
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The contents of a folder.
+
+    Attributes:
+        root: The folder, as it was named.
+        kind: The kind of its files.
+        layout: How its splits are laid out, in one line.
+        has_splits: Whether it has splits of its own.
+        val_fraction: Share of the files that validate in a folder without splits.
+        classes: Files of each class and split: `classes["train"]["run"]`. A file with several classes counts in each.
+        files: Files of each split.
+        multi_label: Whether a file may have several classes, or none.
+        media: Sizes, lengths and frame rates of some files.
+        remarks: What the user should know before training.
+    """
+
+    root: Path
+    kind: Kind
+    layout: str
+    has_splits: bool
+    val_fraction: float
+    classes: Mapping[str, Mapping[str, int]]
+    files: Mapping[str, int]
+    multi_label: bool
+    media: Media
+    remarks: tuple[str, ...]
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the files are videos."""
+        return self.kind is VIDEOS
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes with training files, sorted."""
+        return sorted(self.classes["train"])
+
+    @property
+    def num_train(self) -> int:
+        """The number of training files."""
+        return self.files["train"]
+
+
+def look(root: Path, kind: Kind, *, val_fraction: float | None = None) -> Findings:
+    """Look at a folder of files: list them all, and open some.
+
+    Args:
+        root: The folder.
+        kind: The kind of its files.
+        val_fraction: Share of the files that validate in a folder without splits; by default it follows from their
+            number.
+
+    Raises:
+        UserError: Nothing can be learned from the files: they have no classes or only one, each class has one file,
+            or all are the same.
+    """
+    layout = _layout(root, kind, val_fraction)
+    has_splits = not isinstance(layout, HashSplit)
+    rows = {split: list(layout.rows(split)) for split in SPLITS if layout.has(split)}
+    _check_rows(rows, layout)
+    classes = {split: _classes(split_rows) for split, split_rows in rows.items()}
+    _check_classes(root, classes, rows["train"], kind)
+    if not has_splits and max(classes["train"].values()) == 1 and not rows["val"]:
+        raise UserError(
+            f"data.root: {str(root)!r} has one {kind.noun} per class: the network is scored on {kind.noun}s that it "
+            "has not seen, so each class needs at least two"
+        )
+    every = [row for split_rows in rows.values() for row in split_rows]
+    remarks = [*_copies(root, every, kind)]
+    sample = _spread([row for row in every if row.offset < 0], SAMPLE)
+    media = probed([root / row.path for row in sample], is_video=kind is VIDEOS)
+    if media.unreadable:
+        count = f"{len(media.unreadable)} of {len(media.unreadable) + media.num_read}"
+        remarks.append(f"{count} {kind.noun}s looked at cannot be read: {media.unreadable[0]}")
+    if kind is IMAGES and (folders := _frame_folders(every)):
+        remarks.append(
+            f"images lie in {folders} folders below their classes, as frames of videos do: frames of one video in both "
+            "splits would make the score too good; videos train better as they are"
+        )
+    fraction = layout.val_fraction if isinstance(layout, HashSplit) else 0.0
+    return Findings(
+        root,
+        kind,
+        _described(layout, root),
+        has_splits,
+        fraction,
+        classes,
+        {split: len(split_rows) for split, split_rows in rows.items()},
+        any(row.multi_label for row in rows["train"]),
+        media,
+        tuple(remarks),
+    )
+
+
+def _layout(root: Path, kind: Kind, val_fraction: float | None) -> Layout:
+    if val_fraction is None:
+        layout = find_folder_layout(root, kind, val_fraction=VAL_FRACTIONS[True])
+        if isinstance(layout, HashSplit) and layout.has("train"):
+            small = sum(1 for split in ("train", "val") for _ in layout.rows(split)) < SMALL_SET
+            return HashSplit(root, kind, val_fraction=VAL_FRACTIONS[small])
+        return layout
+    return find_folder_layout(root, kind, val_fraction=val_fraction)
+
+
+def _check_rows(rows: Mapping[str, Sequence[Row]], layout: Layout) -> None:
+    root, noun = layout.root, layout.kind.noun
+    if rows.get("train"):
+        return
+    if isinstance(layout, ListsAndFolders):
+        raise UserError(f"data.root: {str(root)!r} has no split 'train': {layout.missing('train')}")
+    raise UserError(
+        f"data.root: {str(root)!r} has no class folders: put its {noun}s into one folder per class, "
+        f"{root}/<class name>/<{noun}>, or list them with their classes in {root}/train.csv (path,label)"
+    )
+
+
+def _classes(rows: Sequence[Row]) -> Counter[str]:
+    return Counter(label for row in rows for label in row.labels)
+
+
+def _check_classes(root: Path, classes: Mapping[str, Counter[str]], rows: Sequence[Row], kind: Kind) -> None:
+    names = list(classes["train"])
+    if len(names) < 2 and not any(row.multi_label for row in rows):
+        where = rows[0].source if rows[0].line else str(root)
+        only = f"only the class {names[0]!r}" if names else "no class"
+        all_of = f"all {len(rows)} {kind.noun}s are of it" if len(rows) > 1 else f"one {kind.noun} is of it"
+        raise UserError(f"{where}: it has {only} ({all_of}), training needs two")
+
+
+def _copies(root: Path, rows: Sequence[Row], kind: Kind) -> Iterator[str]:
+    """Yield a remark about a file that lies in two classes, byte for byte.
+
+    Raises:
+        UserError: All files are the same.
+    """
+    sizes: dict[int, list[Row]] = {}
+    sample = _spread([row for row in rows if row.offset < 0], MOST_COMPARED)  # the others are in archives
+    for row in sample:
+        if (path := root / row.path).is_file():
+            sizes.setdefault(path.stat().st_size, []).append(row)
+    contents: dict[bytes, list[Row]] = {}
+    for alike in sizes.values():
+        for row in alike if len(alike) > 1 else ():
+            contents.setdefault(_digest(root / row.path), []).append(row)
+    groups = [group for group in contents.values() if len({row.path for row in group}) > 1]
+    if groups and len(groups[0]) == len(sample):
+        raise UserError(
+            f"data.root: all {len(sample)} {kind.noun}s in {str(root)!r} are the same file, byte for byte: there is "
+            "nothing to tell their classes by"
+        )
+    for group in groups:
+        first, other = group[0], next((row for row in group if row.labels != group[0].labels), None)
+        if other is not None:
+            yield f"{first.path} and {other.path} are the same {kind.noun} in two classes: keep it in one"
+            return
+
+
+def _digest(path: Path) -> bytes:
+    """Return a digest of a file's first and last megabyte."""
+    with path.open("rb") as file:
+        head = file.read(1 << 20)
+        file.seek(max(0, path.stat().st_size - (1 << 20)))
+        return hashlib.blake2b(head + file.read(), digest_size=16).digest()
+
+
+def _spread(rows: Sequence[Row], count: int) -> Sequence[Row]:
+    """Return at most so many rows, evenly spread over all."""
+    if len(rows) <= count:
+        return rows
+    return [rows[len(rows) * number // count] for number in range(count)]
+
+
+def _frame_folders(rows: Sequence[Row]) -> int:
+    """Return the number of folders below classes in which images lie like frames of videos; 0 if they do not."""
+    folders = Counter(os.path.dirname(row.path) for row in rows if not row.line)  # noqa: PTH120
+    deep = [count for folder, count in folders.items() if folder.count("/") >= 2]
+    return len(deep) if deep and statistics.median(deep) >= 8 and sum(deep) > len(rows) / 2 else 0
+
+
+def _described(layout: Layout, root: Path) -> str:
+    if isinstance(layout, HashSplit):
+        return "class folders"
+    places = [layout.place(split) for split in SPLITS if layout.has(split)]
+    return ", ".join(place.removeprefix(f"{root}/") + ("/" if Path(place).is_dir() else "") for place in places)

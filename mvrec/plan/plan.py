@@ -1,0 +1,172 @@
+"""The plan of a run: settings that follow from the files and the machine, each with its reason."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mvrec.errors import UserError
+from mvrec.plan.findings import Findings, look
+from mvrec.plan.kinds import DATA, kind_of
+from mvrec.plan.learning import Choice, learning
+from mvrec.plan.machine import Machine, this_machine
+from mvrec.plan.networks import MANY_FILES, Network, clip_for, network_for
+from mvrec.runs.weights_origin import StartingPoint
+
+LEFT_OR_RIGHT = re.compile(
+    r"(?<![a-z])(left|right|links|rechts|gauche|droite|izquierda|derecha|sinistra|destra|clockwise|c?cw)(?![a-z])"
+    r"|лев|прав|[左右]",
+    re.IGNORECASE,
+)
+GPU_FEEDS = 1000  # files, below which one GPU is enough
+CLASS_NODES = ("data", "model.backbone", "model.optimizer")
+LONGEST_TEST, LONGEST_VAL = 5, 3  # clips per video
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings of a run, all of which flags and configs override.
+
+    Attributes:
+        findings: What the folder holds.
+        machine: What trains.
+        weights: What the file of weights is; "" without one.
+        choices: The settings with their reasons, by key.
+        network: The network of a run without weights, unless the user names one.
+    """
+
+    findings: Findings
+    machine: Machine
+    weights: str
+    choices: tuple[Choice, ...]
+    network: Network | None
+
+    def value(self, key: str) -> Any:
+        """Return a planned value; `None` without one."""
+        return next((choice.value for choice in self.choices if choice.key == key), None)
+
+    def defaults(self) -> dict[str, Any]:
+        """Return the settings as defaults of the command line's parser."""
+        values: dict[str, Any] = {}
+        for choice in self.choices:
+            node = next((name for name in CLASS_NODES if f"{choice.key}.".startswith(f"{name}.")), None)
+            if node is None:
+                values[choice.key] = choice.value
+                continue
+            path = choice.key.removeprefix(node).lstrip(".").split(".")
+            target = values.setdefault(node, {})
+            if path == [""]:
+                target.update(choice.value if isinstance(choice.value, dict) else {"class_path": choice.value})
+                continue
+            target = target.setdefault("init_args", {})
+            for name in path[:-1]:
+                target = target.setdefault(name, {})
+            target[path[-1]] = choice.value
+        return values
+
+
+def make_plan(
+    root: Path, overrides: Mapping[str, Any], *, start: StartingPoint | None, has_recipe: bool = False
+) -> Plan:
+    """Look at a folder and this machine, and decide how to train.
+
+    The speed of the machine decides nothing, so that all processes of a run come to the same plan.
+
+    Args:
+        root: The folder.
+        overrides: The keys that flags and configs set, with their values.
+        start: The network and data that a file of weights prescribes; `None` without one.
+        has_recipe: Whether a config says how to learn.
+
+    Raises:
+        UserError: Nothing can be learned from the files, or they are not of the kind that the weights know.
+    """
+    kind = kind_of(root)
+    data = f"mvrec.data.{DATA[kind]}"
+    if start is not None and start.data["class_path"] != data:
+        other, weights = "videos" if kind.noun == "image" else "images", start.summary.partition(",")[0]
+        raise UserError(f"data.root: {str(root)!r} holds {kind.noun}s, and {weights} is a network for {other}")
+    fraction = overrides.get("data.val_fraction")
+    findings = look(root, kind, val_fraction=None if fraction is None else float(fraction))
+    machine = this_machine(accelerator=str(overrides.get("trainer.accelerator") or "auto"))
+    choices = [Choice("data", data, f"the folder holds {kind.noun}s")]
+    if not findings.has_splits:
+        choices.append(Choice("data.val_fraction", findings.val_fraction, "the folder has no splits of its own"))
+    network = None
+    if start is None:
+        network = network_for(findings, machine)
+        choices += _input(findings, network, overrides)
+        if "model.backbone" in overrides:
+            network = None
+        else:
+            choices.append(Choice("model.backbone", network.node, network.reason))
+    if not has_recipe:
+        choices += _augmentation(findings)
+        choices += _learning(
+            findings, machine, overrides, has_weights=start is not None or "model.weights" in overrides
+        )
+    return Plan(findings, machine, start.summary if start is not None else "", tuple(choices), network)
+
+
+def _input(findings: Findings, network: Network, overrides: Mapping[str, Any]) -> Iterator[Choice]:
+    """Yield the size of the network's input; a size that the user gives the network is the data's too."""
+    size = _number(overrides, "data.size", "model.backbone.image_size") or network.size
+    short = findings.media.short_side or size
+    yield Choice("data.size", size, f"fit for this machine and for files of {short} pixels")
+    if not findings.is_video:
+        return
+    frames = _number(overrides, "data.clip.num_frames", "model.backbone.num_frames") or network.frames or 16
+    clip = clip_for(findings, frames)
+    yield Choice("data.clip", clip, "a clip spans two seconds, or the whole of a shorter video")
+    span = frames * clip["stride_frames"] / clip["target_fps"]
+    clips = max(1, round((findings.media.length or span) / span))
+    short_side = size if short <= size else min(short, round(size * 8 / 7))
+    for key, most in (("data.val_views", LONGEST_VAL), ("data.test_views", LONGEST_TEST)):
+        views = {"num_clips": min(most, clips), "short_side": short_side}
+        yield Choice(key, views, "as many clips as a video has room for")
+
+
+def _number(overrides: Mapping[str, Any], *keys: str) -> int | None:
+    text = next((str(overrides[key]) for key in keys if overrides.get(key) is not None), "")
+    return int(text) if text.isdecimal() and int(text) > 0 else None  # the parser refuses others
+
+
+def _augmentation(findings: Findings) -> Iterator[Choice]:
+    if findings.num_train >= MANY_FILES:
+        return
+    sided = [name for name in findings.class_names if LEFT_OR_RIGHT.search(name.replace("_", " "))]
+    flips = f"no flips, because of the class {sided[0]!r}" if sided else "flips; 0 where left and right are classes"
+    augment = {
+        **{"crop_area": [0.5, 1.0], "flip_probability": 0.0 if sided else 0.5},
+        **{"rand_augment": None, "random_erasing": None},
+    }
+    yield Choice("data.augment", augment, f"mild, for a small set: crops of half the frame or more, {flips}")
+
+
+def _learning(
+    findings: Findings, machine: Machine, overrides: Mapping[str, Any], *, has_weights: bool
+) -> Iterator[Choice]:
+    """Yield how to learn, without what contradicts the user's settings."""
+    num_train = findings.num_train
+    for choice in learning(
+        num_train=num_train,
+        num_classes=len(findings.class_names),
+        has_weights=has_weights,
+        is_video=findings.is_video,
+    ):
+        ends_otherwise = any(overrides.get(key) is not None for key in ("trainer.max_steps", "trainer.max_time"))
+        if choice.key != "trainer.max_epochs" or not ends_otherwise:
+            yield choice
+        if choice.key == "data.batch_size":
+            steps = max(1, num_train // (_number(overrides, choice.key) or int(choice.value)))
+            yield Choice("trainer.log_every_n_steps", min(20, steps), "a line per epoch at least")
+    if num_train < 100:
+        yield Choice("data.max_bad_fraction", 0.1, "a few broken files of a small set do not end the run")
+    if machine.gpus > 1 and not machine.is_launched and num_train < GPU_FEEDS:
+        yield Choice("trainer.devices", 1, f"{num_train} files do not feed {machine.gpus} GPUs")
+
+
+def keys_of(choices: Sequence[Choice]) -> list[str]:
+    """Return the keys of choices below `trainer`, which a checkpoint does not bring."""
+    return [choice.key for choice in choices if choice.key.startswith("trainer.")]

@@ -1,0 +1,196 @@
+"""A plan in words: about ten lines, each with the flag that changes it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mvrec.plan.findings import Findings
+from mvrec.plan.plan import Plan
+from mvrec.plan.timing import FORWARD, in_words
+
+NAMED_CLASSES = 8
+SET = "as you set"
+STARTING_SECONDS = 10.0  # until the first step, and to save at the end
+
+
+class Line(NamedTuple):
+    """A line of the plan: what it is about, the text, and the flags that change it."""
+
+    about: str
+    text: str
+    flags: str
+
+
+class Resolved(NamedTuple):
+    """A run as it is built, after flags and configs have overridden the plan.
+
+    Attributes:
+        value: Returns the value of a key, such as "data.batch_size"; `None` without one.
+        overrides: The keys that the user set.
+        network: Class name of the network.
+        parameters: Its number of parameters, without the head.
+        seconds_per_view: Time to learn from one view; `None` if it could not be measured.
+        processes: Processes that train together.
+        run_dir: Where everything about the run goes.
+    """
+
+    value: Callable[[str], Any]
+    overrides: frozenset[str]
+    network: str
+    parameters: int
+    seconds_per_view: float | None
+    processes: int
+    run_dir: str
+
+
+def lines_of(plan: Plan, run: Resolved) -> list[str]:
+    """Return the lines of a plan, as the run really is."""
+    lines = [*_lines(plan, run)]
+    width = max(len(line.about) for line in lines)
+    texts = [f"  {about:<{width}}  {text}" + (f"  [{flags}]" if flags else "") for about, text, flags in lines]
+    return [*texts, *(f"  note: {remark}" for remark in plan.findings.remarks)]
+
+
+def _lines(plan: Plan, run: Resolved) -> Iterator[Line]:
+    findings, noun = plan.findings, plan.findings.kind.noun
+    media = findings.media.describe()
+    classes = _counted(_totals(findings))
+    yield Line(
+        "found",
+        f"{sum(findings.files.values())} {noun}s in {len(findings.class_names)} classes: {classes}"
+        + (f"; {media}" if media else ""),
+        "--data.root",
+    )
+    yield _split_line(findings, run)
+    yield Line("machine", plan.machine.describe(), "--trainer.accelerator, --trainer.devices")
+    yield _network_line(plan, run)
+    yield _input_line(findings, run)
+    yield _weights_line(plan, run)
+    yield from _learning_lines(plan, run)
+    yield Line("time", _time(plan, run), f"results: {run.run_dir}; --run_dir")
+
+
+def _totals(findings: Findings) -> dict[str, int]:
+    names = findings.class_names
+    return {name: sum(counts.get(name, 0) for counts in findings.classes.values()) for name in names}
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    named = [f"{name} {count}" for name, count in counts.items()]
+    return ", ".join(named[:NAMED_CLASSES]) + (f" and {len(named) - NAMED_CLASSES} more" if len(named) > 8 else "")
+
+
+def _split_line(findings: Findings, run: Resolved) -> Line:
+    splits = []
+    for split, files in findings.files.items():
+        counts = list(findings.classes[split].values())
+        fewest, most = min(counts, default=0), max(counts, default=0)
+        of_each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        splits.append(f"{files} {split} ({of_each} of a class)")
+    chance = "" if findings.multi_label else f"; chance is {100 / len(findings.class_names):.0f} %"
+    if findings.has_splits:
+        return Line("split", f"{', '.join(splits)}, as the folder has it ({findings.layout}){chance}", "")
+    rule = f"by a hash of the paths{_set(run, 'data.val_fraction')}"
+    return Line("split", f"{', '.join(splits)}, {rule}{chance}", f"--data.val_fraction {findings.val_fraction:g}")
+
+
+def _network_line(plan: Plan, run: Resolved) -> Line:
+    size = f"{run.parameters / 1e6:.1f} M parameters"
+    if plan.network is not None:
+        text = f"{plan.network.name} with {size}, {plan.network.reason}"
+    elif plan.weights and "model.backbone" not in run.overrides:
+        text = f"{run.network} with {size}, as the weights are"
+    else:
+        text = f"{run.network} with {size} ({SET})"
+    return Line("network", text, "--model.backbone NAME, `mvrec models` lists them")
+
+
+def _input_line(findings: Findings, run: Resolved) -> Line:
+    size = run.value("data.size")
+    pixels = f"{size} x {size} pixels{_set(run, 'data.size')}"
+    if not findings.is_video:
+        return Line("input", pixels, f"--data.size {size}")
+    frames, stride = run.value("data.clip.num_frames"), run.value("data.clip.stride_frames")
+    fps = run.value("data.clip.target_fps")
+    every = "every one" if not stride or stride == 1 else f"one of every {stride}"
+    rate = f" of {fps:g} per second" if fps else ""
+    clips = f"clips of {frames} frames, {every}{rate}{_set(run, 'data.clip')}"
+    return Line("input", f"{clips}, {pixels}", f"--data.clip.num_frames {frames} --data.size {size}")
+
+
+def _weights_line(plan: Plan, run: Resolved) -> Line:
+    flag = "--model.weights FILE_OR_RUN"
+    if "model.weights" in run.overrides:
+        return Line("weights", f"{plan.weights or run.value('model.weights')} ({SET})", flag)
+    text = f"none: it learns from these {plan.findings.num_train} {plan.findings.kind.noun}s alone"
+    if plan.findings.num_train < 1000:
+        text += ", with published weights so few would do better"
+    return Line("weights", text, flag)
+
+
+def _learning_lines(plan: Plan, run: Resolved) -> Iterator[Line]:
+    batch, accumulate = run.value("data.batch_size"), run.value("trainer.accumulate_grad_batches") or 1
+    files = batch * accumulate * run.processes
+    epochs, most = run.value("trainer.max_epochs"), run.value("trainer.max_steps")
+    per_epoch = max(1, plan.findings.num_train // files)
+    text = f"{epochs} epochs of {per_epoch} steps" if epochs and epochs > 0 else f"{most} steps"
+    keys: tuple[str, ...] = ("trainer.max_epochs", "trainer.max_steps", "data.batch_size")
+    text += f", each of {files} {plan.findings.kind.noun}s{_set(run, *keys)}{_why(plan, run, *keys)}"
+    yield Line("steps", text, f"--trainer.max_epochs {epochs} --data.batch_size {batch}")
+    optimizer = run.value("model.optimizer") or {}
+    arguments = optimizer.get("init_args") or {}
+    name = str(optimizer.get("class_path", "AdamW")).rpartition(".")[2]
+    rate, decay = arguments.get("lr", 1e-3), run.value("model.layer_decay")
+    keys = ("model.optimizer", "model.layer_decay")
+    text = f"{name} with {rate:g}, layer decay {decay:g}{_set(run, *keys)}{_why(plan, run, *keys)}"
+    yield Line("rate", text, f"--model.optimizer.lr {rate:g} --model.layer_decay {decay:g}")
+    shown = {"trainer.max_epochs", "data.batch_size", "model.optimizer", "model.layer_decay"}
+    others = [choice for choice in plan.choices if choice.key.startswith("model.") and choice.key not in shown]
+    others = [choice for choice in others if choice.key != "model.backbone"]
+    texts = [f"{choice.key.removeprefix('model.')} {_plain(run.value(choice.key))}" for choice in others]
+    augment = plan.value("data.augment")
+    if augment is not None:
+        texts.append("mild crops, " + ("flips" if augment["flip_probability"] else "no flips (classes of sides)"))
+    keys = tuple(choice.key for choice in others)
+    if texts:
+        yield Line("besides", "; ".join(texts) + _set(run, *keys, "data.augment"), "--help model, --help data.augment")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else str(value)
+
+
+def _why(plan: Plan, run: Resolved, *keys: str) -> str:
+    """Return the reasons of the planned values that stand, in parentheses."""
+    reasons = [choice.reason for choice in plan.choices if choice.key in keys and not _set(run, choice.key)]
+    return f" ({'; '.join(dict.fromkeys(reasons))})" if reasons else ""
+
+
+def _set(run: Resolved, *keys: str) -> str:
+    """Return that the user set one of some keys, or a part of it."""
+    is_set = any(f"{name}.".startswith(f"{key}.") for key in keys for name in run.overrides)
+    return f" ({SET})" if is_set else ""
+
+
+def _time(plan: Plan, run: Resolved) -> str:
+    if run.seconds_per_view is None:
+        return "not estimated: this network cannot be timed before it trains"
+    findings, machine = plan.findings, plan.machine
+    epochs, most = run.value("trainer.max_epochs"), run.value("trainer.max_steps") or -1
+    batch = run.value("data.batch_size") * run.processes
+    steps = (epochs if epochs and epochs > 0 else 1000) * max(1, findings.num_train // batch)
+    steps = min(steps, most) if most > 0 else steps
+    epochs = steps / max(1, findings.num_train // batch)
+    clips = run.value("data.val_views.num_clips") or 1
+    scored = epochs * findings.files.get("val", 0) * clips
+    learning = run.seconds_per_view * (steps * batch + FORWARD * scored) / run.processes
+    reading = findings.media.reading_seconds * (steps * batch + scored) / machine.cores
+    seconds = max(learning, reading) if machine.gpu else learning + reading
+    return f"{in_words(STARTING_SECONDS + seconds)} on this machine (a step of this network was measured)"
+
+
+def told(lines: Sequence[str], root: str) -> str:
+    """Return a plan as one message."""
+    head = f"the plan for {root}, which the flags in brackets change (`mvrec init {root}` writes it as a file):"
+    return "\n".join([head, *lines])
