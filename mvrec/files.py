@@ -35,6 +35,13 @@ def at_home(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own refuses such names
 
 
+def user_cache() -> Path:
+    """Return the folder of files that can be made or fetched again: $MVREC_CACHE, else mvrec in the user's cache."""
+    if folder := os.environ.get("MVREC_CACHE"):
+        return at_home(folder).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mvrec"
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file into a temporary sibling, then rename it. Bytes of file names stay as they are."""
     with atomic_path(path) as temporary:

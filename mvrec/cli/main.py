@@ -37,6 +37,7 @@ others:
   hub        push weights to a model hub, or pull them
   doctor     check this machine, or a launch of several processes (--dist)
   models     list the networks: size, cost, published accuracy, which checkpoints load
+  weights    list the published weights of every network, or fetch one: `mvrec weights get NAME`
   benchmark  measure what a training clip costs on one's own data: `mvrec benchmark data --config FILE`
   convert    write any known checkpoint as safetensors, with a report of what was loaded
   recipes    list the configurations that come with mvrec; `recipes show NAME` prints one
@@ -65,7 +66,7 @@ def _lightning(command: str, arguments: list[str]) -> None:
 
 def _of_module(name: str) -> Callable[[str, list[str]], None]:
     def call(command: str, arguments: list[str]) -> None:
-        import_module(f"mvrec.commands.{name}").main(arguments)
+        import_module(f"mvrec.{name}").main(arguments)
 
     return call
 
@@ -77,7 +78,8 @@ MODULES = (
 )
 COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
     **dict.fromkeys(LIGHTNING, _lightning),
-    **{name: _of_module(name.replace("-", "_")) for name in MODULES},
+    **{name: _of_module(f"commands.{name.replace('-', '_')}") for name in MODULES},
+    "weights": _of_module("weights.command"),
 }
 
 

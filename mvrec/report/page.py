@@ -1,7 +1,7 @@
 """The report of a run: one HTML file for any browser, without network or GPU."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mvrec.errors import DecodeError
@@ -163,6 +163,13 @@ def _rate(value: Any) -> str:
     return "" if rate is None else f"{rate:.3g}"
 
 
+def _weights(record: Mapping[str, Any]) -> Html | None:
+    if not record:
+        return None
+    source = record.get("address") or record.get("page")
+    return join([tag("code", record.get("file", "")), f" {source}" * bool(source), f" SHA-256 {record.get('sha256')}"])
+
+
 def _environment(results: RunResults) -> Html:
     environment = results.environment
     if not environment:
@@ -178,6 +185,7 @@ def _environment(results: RunResults) -> Html:
     return facts(
         [
             ("mvrec", environment.get("mvrec")),
+            ("Initial weights", _weights(mapping(environment.get("weights")))),
             ("Revision", tag("code", environment["git_revision"]) if environment.get("git_revision") else None),
             ("Python", environment.get("python")),
             ("Platform", environment.get("platform")),

@@ -30,6 +30,7 @@ from mvrec.files import append_whole, json_text, write_atomically
 from mvrec.run_data import data_of
 from mvrec.runs.curves import draw_curves
 from mvrec.runs.monitors import check_monitors
+from mvrec.runs.weights_origin import weights_record
 
 CONTENTS = (
     "config.yaml",
@@ -221,6 +222,8 @@ class RunRecord(L.Callback):
                 logger.go_on_from(trainer.global_step)
         task: Any = trainer.lightning_module
         record = {"task": task.name, "outputs": task.outputs, **environment()}
+        if task.start.weights is not None and trainer.is_global_zero:
+            record["weights"] = weights_record(task.start.weights)
         task.run_record["environment"] = record
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return

@@ -5,26 +5,31 @@ from typing import Any, NamedTuple
 
 from mvrec.class_paths import check_file_classes, renewed
 from mvrec.errors import UserError, nearest
-from mvrec.files import at_home, weights_in
+from mvrec.files import at_home, sha256, weights_in
 from mvrec.models.checkpoints import FAMILIES, recognised
 from mvrec.models.checkpoints.files import StoredWeights, read_weights
 from mvrec.models.checkpoints.structure import as_stored
 from mvrec.models.zoo import VARIANTS, name_of
 from mvrec.published import CREATE_MODEL, input_settings
+from mvrec.weights.cache import fetched_path, origin_of
 
 
 def checkpoint_of(path: str | Path, *, where: str = "") -> Path:
     """Return the file that a path means: the file itself, or of a run directory best.ckpt, else last.ckpt.
 
     Args:
-        path: A file, a run directory, or a folder with `model.safetensors` as `mvrec hub` writes it.
+        path: A file, a run directory, a folder with `model.safetensors` as `mvrec hub` writes it, or the name of
+            published weights that were fetched.
         where: The flag that names it, for messages.
 
     Raises:
         UserError: There is no such file.
     """
-    path = at_home(path)
     prefix = f"{where}: " if where else ""
+    try:
+        path = fetched_path(path) or at_home(path)
+    except UserError as error:
+        raise UserError(f"{prefix}{error}") from None
     if path.is_dir():
         try:
             return weights_in(path)
@@ -34,6 +39,17 @@ def checkpoint_of(path: str | Path, *, where: str = "") -> Path:
         siblings = [str(sibling) for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"{prefix}there is no checkpoint {str(path)!r}{nearest(str(path), siblings)}")
     return path
+
+
+def weights_record(source: str | Path) -> dict[str, Any]:
+    """Return what a run records of its initial weights: `file`, `sha256`, and of published ones their source.
+
+    Args:
+        source: A file, a run directory, or the name of published weights.
+    """
+    path = checkpoint_of(source)
+    published = origin_of(source) or {}
+    return {"file": str(source), **published, "sha256": published.get("sha256") or sha256(path)}
 
 
 class StartingPoint(NamedTuple):

@@ -29,6 +29,7 @@ from mvrec.tasks.start import Start, check_network
 from mvrec.training.optim import OptimizerCallable, WarmupCosine, check_optimizer, count_steps
 from mvrec.training.parameter_groups import group_record, group_summary, parameter_groups, scale_rates
 from mvrec.training.sharding import is_sharded, shard
+from mvrec.weights.cache import fetched_path
 
 Stage = Literal["val", "test", "predict"]
 
@@ -372,13 +373,14 @@ class Task(L.LightningModule, ABC):
         if stage == "predict":
             return
         source = self.trainer.ckpt_path or self.start.weights
+        path = None if source is None else fetched_path(source) or Path(source)
         facts = {
             "task": self.name,
             "outputs": self.outputs,
             "split": self.data.test_split,
             "split_chose_checkpoint": self._chosen_on_split,
             "checkpoint": None if source is None else str(source),
-            "checkpoint_sha256": sha256(Path(source)) if source and Path(source).is_file() else None,
+            "checkpoint_sha256": sha256(path) if path is not None and path.is_file() else None,
             "mvrec": __version__,
             **self.facts(),
             "data": self.data.record(),

@@ -33,6 +33,8 @@ from mvrec.data.listing.root import check_root
 from mvrec.data.views.presets import preset
 from mvrec.errors import UserError, nearest
 from mvrec.files import at_home, stand_in, weights_in
+from mvrec.weights.cache import fetched_path
+from mvrec.weights.table import FILES
 
 TASK = "mvrec.tasks.Classification"
 OPTIMIZER = "torch.optim.AdamW"  # of a task, unless another one is named
@@ -177,11 +179,13 @@ def _check_files(settings: Sequence[Entry]) -> None:
 
 
 def _check_weights(path: Path, *, where: str = "", noun: str = "file") -> None:
-    """Check that a path may hold weights: a file, or a folder with one."""
-    if not path.exists():
-        others = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{where}there is no {noun} {str(path)!r}{nearest(str(path), others)}")
+    """Check that a path may hold weights: a file, a folder with one, or the name of published ones."""
     try:
+        path = fetched_path(path) or path
+        if not path.exists():
+            others = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
+            hint = nearest(str(path), others) or nearest(str(path), FILES, likeness=0.8)
+            raise UserError(f"there is no {noun} {str(path)!r}{hint}")
         file = weights_in(path) if path.is_dir() else path
     except UserError as error:
         raise UserError(f"{where}{error}") from None

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from mvrec.errors import DecodeError, UserError
-from mvrec.files import atomic_path
+from mvrec.files import atomic_path, user_cache
 
 log = logging.getLogger(__name__)
 
@@ -207,9 +207,8 @@ def read_tar_listing(path: Path, *, cache: Path | None = None) -> TarListing:
 
 
 def _user_cache(path: Path) -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
-    return base / "mvrec" / "tars" / f"{digest}-{path.name}.index.npz"
+    return user_cache() / "tars" / f"{digest}-{path.name}.index.npz"
 
 
 def _saved_listing(place: Path, stamp: np.ndarray) -> dict[str, np.ndarray] | None:

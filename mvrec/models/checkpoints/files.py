@@ -19,6 +19,7 @@ from torch import Tensor
 from mvrec.class_paths import renewed
 from mvrec.errors import UserError, nearest
 from mvrec.files import at_home, stand_in, weights_in
+from mvrec.weights.cache import fetched_path
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -129,15 +130,15 @@ def forget_files() -> None:
 def read_weights(source: Source) -> StoredWeights:
     """Read a `.safetensors` file, any torch checkpoint or a state dict; skip wrappers around the network.
 
-    Of a run directory its best checkpoint is read. Tensors of a zip or `.safetensors` file are mapped: their bytes
-    are read on use.
+    Of a run directory its best checkpoint is read, of a name of published weights the file that was fetched. Tensors
+    of a zip or `.safetensors` file are mapped: their bytes are read on use.
 
     Raises:
-        UserError: The file is missing or damaged, holds more than tensors and settings, or no tensors.
+        UserError: The file is missing, not fetched or damaged, holds more than tensors and settings, or no tensors.
     """
     if isinstance(source, Mapping):
         return _network(source, "state dict", {})
-    path = at_home(source)
+    path = fetched_path(source) or at_home(source)
     if path.is_dir():
         path = weights_in(path)
     if not path.exists():

@@ -1,0 +1,1 @@
+"""Published weights: where they are, fetching one on request, and the fetched files by name. No torch."""
