@@ -37,6 +37,7 @@ def test_an_earlier_quarantine_moves_aside_with_its_run_or_stays(tmp_path):
         trainer = SimpleNamespace(callbacks=[], num_val_batches=[], is_global_zero=True, loggers=[], fast_dev_run=True)
         trainer.strategy = SimpleNamespace(barrier=lambda name: None)
         trainer.lightning_module = SimpleNamespace(score_names=list, run_record={}, name="any", outputs="any")
+        trainer.lightning_module.start = SimpleNamespace(weights=None)
         record.on_fit_start(trainer, trainer.lightning_module)
         assert not (tmp_path / "quarantine").exists()
         (tmp_path / "quarantine").mkdir()
