@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mvrec import data, models, tasks
+    from mvrec.cli.script import Run, fit, test
     from mvrec.data import open_video, read_image
     from mvrec.errors import DecodeError, UserError
     from mvrec.inference.model import Model, load
@@ -26,11 +27,14 @@ _HOMES = {
     "Features": "inference.results",
     "Model": "inference.model",
     "Prediction": "inference.results",
+    "Run": "cli.script",
     "UserError": "errors",
     "create_model": "models",
+    "fit": "cli.script",
     "load": "inference.model",
     "open_video": "data",
     "read_image": "data",
+    "test": "cli.script",
 }
 _PACKAGES = ("data", "models", "tasks")
 
@@ -39,14 +43,17 @@ __all__ = [
     "Features",
     "Model",
     "Prediction",
+    "Run",
     "UserError",
     "create_model",
     "data",
+    "fit",
     "load",
     "models",
     "open_video",
     "read_image",
     "tasks",
+    "test",
 ]
 
 

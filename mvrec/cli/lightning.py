@@ -107,8 +107,10 @@ class MvrecParser(LightningArgumentParser):
         settings: Entries of configs and flags, for messages.
         task: The task of the parser.
         command: The command whose arguments it parses.
+        refuse: Ends the parsing with a message: prints it and exits; a script's call raises it.
     """
 
+    refuse: ClassVar[Any] = staticmethod(fail)
     command: ClassVar[str] = "fit"
     settings: ClassVar[Sequence[Entry]] = ()
     task: ClassVar[type[Task]] = Classification
@@ -130,7 +132,8 @@ class MvrecParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the useful line of an error and exit with 2."""
-        fail(explain(message, self.settings))
+        self.refuse(explain(message, self.settings))
+        raise AssertionError("an error of the parser ends it")
 
 
 class MvrecCLI(OpenCLI):
