@@ -22,6 +22,7 @@ NAMES_ELSEWHERE = {
     "data.clip.stride_frames": "stride frame_interval frame_stride sampling_rate frame_step",
     "data.clip.target_fps": "fps target_fps frame_rate",
     "data.val_fraction": "val_split validation_split val_fraction val_ratio test_size",
+    "data.fold": "fold folds kfold k_fold num_folds n_folds cv cross_validation n_splits",
     "data.augment": "aa auto_augment rand_augment randaugment augmentation transforms transform",
     "data.augment.flip_probability": "hflip flip horizontal_flip fliplr",
     "data.augment.random_erasing": "reprob random_erase random_erasing erasing",

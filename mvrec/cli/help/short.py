@@ -34,6 +34,7 @@ SECTIONS = {
         Key("data.clip.num_frames", "T", "frames per clip"),
         Key("data.clip.stride_frames", "N", "frames from one of a clip to the next"),
         Key("data.val_fraction", "SHARE", "share for validation where the folder has no splits", FIT),
+        Key("data.fold", "K/N", "cross-validation: fold K of N where the data have no validation split", FIT),
         Key("data.classes", "FILE", "class names, one a line; default: the data's own"),
     ],
     "network": [

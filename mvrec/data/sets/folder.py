@@ -1,12 +1,12 @@
 """Folders of classes without splits, which are split here."""
 
-import hashlib
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mvrec.data.listing.file_kinds import Kind
+from mvrec.data.listing.folds import path_share
 from mvrec.data.listing.layouts import SPLITS, Layout, ListsAndFolders, class_folders
 from mvrec.data.listing.lists import Row
 from mvrec.data.sets.image_data import ImageData
@@ -23,7 +23,7 @@ class VideoFolder(VideoData):
     Args:
         root: The data set.
         val_fraction: Share of the videos in val if the root has no splits. The choice depends on each path alone, so it
-            stays when other videos are added or removed.
+            stays when other videos are added or removed. `fold` replaces it.
         **knobs: See `VideoData`.
 
     Raises:
@@ -47,7 +47,7 @@ class VideoFolder(VideoData):
 
     def find_layout(self) -> Layout:
         """Return the root's own splits, else a split by hash."""
-        return find_folder_layout(self.root, self.kind, val_fraction=self.val_fraction)
+        return find_folder_layout(self.root, self.kind, val_fraction=0 if self.fold else self.val_fraction)
 
 
 class ImageFolder(ImageData):
@@ -79,7 +79,7 @@ class ImageFolder(ImageData):
 
     def find_layout(self) -> Layout:
         """Return the root's own splits, else a split by hash."""
-        return find_folder_layout(self.root, self.kind, val_fraction=self.val_fraction)
+        return find_folder_layout(self.root, self.kind, val_fraction=0 if self.fold else self.val_fraction)
 
 
 def checked_fraction(val_fraction: float) -> float:
@@ -140,9 +140,3 @@ class HashSplit(Layout):
         least = min(shares) if len(rows) > 1 and self.val_fraction > 0 else -1.0
         val = [share == least or share < min(self.val_fraction, highest) for share in shares]
         return [row for row, is_val in zip(rows, val, strict=True) if is_val == (split == "val")]
-
-
-def path_share(path: str) -> float:
-    """Return a number in 0..1 derived from a path, evenly distributed."""
-    digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64

@@ -11,6 +11,7 @@ import lightning as L
 
 from mvrec.data.listing.class_names import ClassNames, known_class_names
 from mvrec.data.listing.file_kinds import Kind
+from mvrec.data.listing.folds import Fold, Folds
 from mvrec.data.listing.index import SampleIndex
 from mvrec.data.listing.layouts import Layout, ListsAndFolders
 from mvrec.data.listing.lists import Row
@@ -62,6 +63,8 @@ class RecognitionData(L.LightningDataModule):
         seed: Root of order and augmentation.
         classes: Class names in label order: themselves, "kinetics400", "imagenet1k" (both as torchvision has them), or
             a file with one name per line. By default the data say.
+        fold: Cross-validation, such as "2/5": a fifth of the training files of each class is for validation, and over
+            the folds 1/5 to 5/5 each file is so once. For data without a validation split of their own.
 
     Raises:
         UserError: A number that is out of range, with its key; from `setup`: a missing or empty root, split or class
@@ -89,6 +92,7 @@ class RecognitionData(L.LightningDataModule):
         split_views: bool,
         seed: int | None,
         classes: str | list[str] | None = None,
+        fold: str | None = None,
     ) -> None:
         super().__init__()
         check_ranges(
@@ -108,6 +112,7 @@ class RecognitionData(L.LightningDataModule):
         self.decode_timeout, self.decode_memory, self.augment_on = decode_timeout, decode_memory, augment_on
         self.class_balance, self.split_views = class_balance, split_views
         self.classes = classes
+        self.fold = None if fold is None else Fold.parse(fold)
         self._layout: Layout | None = None
         self._splits: dict[Split, SampleIndex] = {}
         self._classes: ClassNames | None = None
@@ -128,8 +133,8 @@ class RecognitionData(L.LightningDataModule):
 
     @property
     def test_split(self) -> Split:
-        """The split of `test` and `predict`."""
-        return "test"
+        """The split of `test` and `predict`; of cross-validation without a test split the fold's files."""
+        return "val" if self.fold is not None and not self.layout.has("test") else "test"
 
     def target(self, row: Row) -> Target | None:
         """Return the target of a file; `None`, as here, for the class or classes of its list or folder.
@@ -196,11 +201,13 @@ class RecognitionData(L.LightningDataModule):
         """The layout of the data set on disk.
 
         Raises:
-            UserError: The root is missing, or holds no known layout.
+            UserError: The root is missing, or holds no known layout, or one with a validation split although a fold
+                is asked for.
         """
         if self._layout is None:
             check_root(self.root)
-            self._layout = self.find_layout()
+            layout = self.find_layout()
+            self._layout = layout if self.fold is None else Folds(layout, self.fold, target_of=self.target)
         return self._layout
 
     def index(self, split: Split) -> SampleIndex:
@@ -275,6 +282,7 @@ class RecognitionData(L.LightningDataModule):
             "module": type(self).__name__,
             "root": str(self.root),
             "layout": self.layout.title,
+            **({} if self.fold is None else {"fold": str(self.fold)}),
             "splits": splits,
             "class_names": list(self.class_names),
             "protocol": self.test_protocol.as_dict(),

@@ -49,6 +49,8 @@ class VideoData(RecognitionData):
         seed: Root of order and augmentation; `seed_everything`'s by default.
         classes: Class names in label order: themselves, "kinetics400", "imagenet1k" (both as torchvision has them), or
             a file with one name per line. By default the data say.
+        fold: Cross-validation, such as "2/5": a fifth of the training files of each class is for validation, and over
+            the folds 1/5 to 5/5 each file is so once. For data without a validation split of their own.
 
     Raises:
         UserError: From `setup`: a missing or empty root, split or class folder.
@@ -79,6 +81,7 @@ class VideoData(RecognitionData):
         split_views: bool = False,
         seed: int | None = None,
         classes: str | list[str] | None = None,
+        fold: str | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -97,6 +100,7 @@ class VideoData(RecognitionData):
             split_views=split_views,
             seed=seed,
             classes=classes,
+            fold=fold,
         )
         self.clip, self.decoder = clip, decoder
         self._said_decoder = False

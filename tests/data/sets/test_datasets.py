@@ -270,6 +270,61 @@ def test_small_classes_have_both_splits_unless_the_share_is_0(tmp_path):
             VideoFolder(str(tmp_path), val_fraction=fraction)
 
 
+def folds_of(root, number, module=VideoFolder, **options):
+    """The validated files of each fold, none of which is trained on."""
+    validated = []
+    for fold in range(1, number + 1):
+        data = module(str(root), fold=f"{fold}/{number}", **options)
+        train, val = ([name for name, _ in contents(data, split)] for split in ("train", "val"))
+        assert not set(train) & set(val)
+        validated.append(val)
+    return validated
+
+
+def test_each_file_is_validated_in_one_fold_and_each_class_is_spread_evenly(tmp_path):
+    names = [f"{c}/{n}.mp4" for c, count in (("ж b", 7), ("b", 5), ("c", 11)) for n in range(count)]
+    make(tmp_path, names)
+    validated = folds_of(tmp_path, 5)
+    assert sorted(name for val in validated for name in val) == sorted(names)
+    for c in ("ж b", "b", "c"):
+        counts = [sum(name.startswith(f"{c}/") for name in val) for val in validated]
+        assert max(counts) - min(counts) <= 1, (c, counts)
+    assert sorted(map(len, validated)) == [4, 4, 5, 5, 5]
+    assert folds_of(tmp_path, 5) == validated
+    data = VideoFolder(str(tmp_path), fold="2/5")
+    assert [name for name, _ in contents(data, "test", "test")] == validated[1]  # `mvrec test` of a run
+    assert data.record()["fold"] == "2/5"
+
+
+def test_folds_of_a_list_keep_the_rows_of_a_file_together(tmp_path):
+    make(tmp_path, [f"{n}.mp4" for n in range(6)])
+    lines = [f"{n}.mp4,{'ab'[n % 2]},{start},{start + 1}" for n in range(6) for start in range(3)]
+    (tmp_path / "train.csv").write_text("\n".join(["path,label,start,end", *lines]))
+    validated = folds_of(tmp_path, 3)
+    assert [len(val) for val in validated] == [6, 6, 6]
+    assert sorted(name for val in validated for name in set(val)) == [f"{n}.mp4" for n in range(6)]
+    lines = [f"{n}.mp4,{labels}" for n, labels in enumerate(["a", "b", "a;b"] * 2)]
+    (tmp_path / "train.csv").write_text("\n".join(["path,labels", *lines]))
+    assert sorted(name for val in folds_of(tmp_path, 3) for name in val) == [f"{n}.mp4" for n in range(6)]
+
+
+@pytest.mark.parametrize("text", ["0/5", "6/5", "1/1", "2/1", "a/b", "2", "-1/5", "1/5/5", ""])
+def test_what_is_no_fold_is_one_line(text):
+    with pytest.raises(UserError, match=r"data\.fold '.*': give a fold and their number, such as 1/5"):
+        VideoFolder("x", fold=text)
+
+
+def test_folds_of_few_files_or_of_data_with_a_validation_split_are_refused(tmp_path):
+    make(tmp_path / "few", ["a/1.mp4", "a/2.mp4", "a/3.mp4", "b/1.mp4", "b/2.mp4"])
+    with pytest.raises(
+        UserError, match=r"data\.fold 1/3: class 'b' has 2 videos, fewer than the 3 folds: take 2 folds"
+    ):
+        VideoFolder(str(tmp_path / "few"), fold="1/3").setup("fit")
+    make(tmp_path / "split", ["train/a/1.mp4", "train/b/2.mp4", "val/a/3.mp4"])
+    with pytest.raises(UserError, match=r"data\.fold 1/2: .*split has its own validation split \(.*val\)"):
+        VideoFolder(str(tmp_path / "split"), fold="1/2").setup("fit")
+
+
 def test_splits_that_are_there_win(tmp_path):
     make(tmp_path, ["train/a/1.mp4", "train/b/2.mp4", "test/a/3.mp4"])
     data = VideoFolder(str(tmp_path))

@@ -1,0 +1,127 @@
+"""Cross-validation: the files of a training split in parts, each of which is the validation split of one run."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from typing import NamedTuple, Self
+
+from mvrec.data.listing.layouts import Layout
+from mvrec.data.listing.lists import Row
+from mvrec.data.listing.row_targets import TargetOf
+from mvrec.errors import UserError
+
+ALL_FILES = ""  # the stratum of files that have not one class each
+
+
+class Fold(NamedTuple):
+    """One of several folds, from 1 on."""
+
+    number: int
+    folds: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the fold in a text like "2/5".
+
+        Raises:
+            UserError: The text is no fold.
+        """
+        parts = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*", str(text))
+        fold = cls(*map(int, parts.groups())) if parts else None
+        if fold is None or not 1 <= fold.number <= fold.folds or fold.folds < 2:
+            raise UserError(f"data.fold {text!r}: give a fold and their number, such as 1/5, 2/5 to 5/5")
+        return fold
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.folds}"
+
+
+class Folds(Layout):
+    """A layout whose training files are split into training and validation, as one of several folds has them.
+
+    Over all folds each file is in the validation split once. Each class is spread evenly over the folds, by the hashes
+    of its paths. All rows of a file are in the same fold.
+
+    Args:
+        layout: The layout of the data set, without a validation split.
+        fold: The fold.
+        target_of: See `RecognitionData.target`; files that have other targets than classes are spread as one class.
+
+    Raises:
+        UserError: The layout has a validation split, or lacks a training split.
+    """
+
+    def __init__(self, layout: Layout, fold: Fold, *, target_of: TargetOf) -> None:
+        super().__init__(layout.root, layout.kind)
+        self.layout, self.fold, self.target_of = layout, fold, target_of
+        self.notes = layout.notes
+        self.title = f"{layout.title}, fold {fold}"  # type: ignore[misc]  # of this object
+        if layout.has("val"):
+            raise UserError(
+                f"data.fold {fold}: {layout.root} has its own validation split ({layout.place('val')}): leave "
+                "data.fold out, or move these files to the training split"
+            )
+
+    def has(self, split: str) -> bool:
+        """Return whether the split exists: validation where training does."""
+        return self.layout.has("train" if split == "val" else split)
+
+    def place(self, split: str) -> str:
+        """Return the source of a split's rows."""
+        return self.layout.place("train" if split == "val" else split)
+
+    def expected(self) -> str:
+        """Return where the files should be."""
+        return self.layout.expected()
+
+    def missing(self, split: str) -> str:
+        """Return what a missing split should have looked like."""
+        return self.layout.missing(split)
+
+    def class_names(self) -> list[str]:
+        """Return the names of the data set."""
+        return self.layout.class_names()
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """Yield the rows of a split in their order.
+
+        Raises:
+            UserError: A class has fewer files than there are folds.
+        """
+        if split not in ("train", "val"):
+            yield from self.layout.rows(split)
+            return
+        rows = list(self.layout.rows("train"))
+        validated = self._validated(rows)
+        yield from (row for row in rows if (row.path in validated) == (split == "val"))
+
+    def _validated(self, rows: list[Row]) -> set[str]:
+        one_class = bool(rows) and not rows[0].multi_label and self.target_of(rows[0]) is None
+        strata: dict[str, dict[str, None]] = {}
+        stratum_of: dict[str, str] = {}
+        for row in rows:
+            stratum = stratum_of.setdefault(row.path, row.label if one_class else ALL_FILES)
+            strata.setdefault(stratum, {})[row.path] = None
+        validated, place = set(), 0
+        for stratum in sorted(strata):
+            paths = sorted(strata[stratum], key=lambda path: (path_share(path), path))
+            if len(paths) < self.fold.folds:
+                raise UserError(self._too_few(stratum, len(paths)))
+            # The next class goes on where this one ended, so that folds differ by one file at most.
+            validated |= {
+                path for place, path in enumerate(paths, place) if place % self.fold.folds + 1 == self.fold[0]
+            }
+            place += len(paths)
+        return validated
+
+    def _too_few(self, stratum: str, count: int) -> str:
+        of = f"class {stratum!r}" if stratum else str(self.root)
+        files = f"{count} {self.kind.noun}{'' if count == 1 else 's'}"
+        instead = f"take {count} folds at most, or add files" if count > 1 else "add files, or leave data.fold out"
+        return f"data.fold {self.fold}: {of} has {files}, fewer than the {self.fold.folds} folds: {instead}"
+
+
+def path_share(path: str) -> float:
+    """Return a number in 0..1 derived from a path, evenly distributed."""
+    digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
