@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mvrec import data, models, tasks
-    from mvrec.cli.script import Run, fit, test
     from mvrec.data import open_video, read_image
     from mvrec.errors import DecodeError, UserError
     from mvrec.inference.model import Model, load
     from mvrec.inference.results import Features, Prediction
     from mvrec.models import create_model
+    from mvrec.script.running import Run, fit, test
 
 __version__ = "0.1.0"
 
@@ -27,14 +27,14 @@ _HOMES = {
     "Features": "inference.results",
     "Model": "inference.model",
     "Prediction": "inference.results",
-    "Run": "cli.script",
+    "Run": "script.running",
     "UserError": "errors",
     "create_model": "models",
-    "fit": "cli.script",
+    "fit": "script.running",
     "load": "inference.model",
     "open_video": "data",
     "read_image": "data",
-    "test": "cli.script",
+    "test": "script.running",
 }
 _PACKAGES = ("data", "models", "tasks")
 

@@ -23,7 +23,7 @@ FLOORS = (
     *("tasks.chance", "tasks.scores", "tasks.score_text", "tasks.start", "tasks.outputs", "tasks.base"),
     *("tasks.classification", "tasks", "report"),
     *("inference", "export", "doctor", "prep"),
-    *("plan", "cli", "commands", "cli.main", "__main__"),
+    *("plan", "cli", "script", "commands", "cli.main", "__main__"),
 )
 # What the order allows and the design does not: these rooms meet only in tasks, inference and what stands on them.
 STRANGERS = {

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import mvrec
-from mvrec.cli.script import _arguments
 from mvrec.errors import UserError
+from mvrec.script.running import _arguments
 
 DEMO = Path(__file__).parents[2] / "configs/demo.yaml"
 NETWORK = {"num_frames": 4, "embed_dim": 8, "depth": 2, "dim_mults": {}, "head_mults": {}, "q_strides": {1: 2}}

@@ -1,0 +1,1 @@
+"""The command line from a script: training and testing as functions."""
