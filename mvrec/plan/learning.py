@@ -4,13 +4,16 @@ With many files the settings are those of the recipe `finetune`; with fewer they
 docs/small_sets.md has the measurements.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 RECIPE_EPOCHS, RECIPE_BATCH, RECIPE_SMOOTHING, RECIPE_DECAY = 30, 8, 0.1, 0.75  # configs/finetune.yaml
-EXTRA_STEPS = 400  # of any run, besides the recipe's passes over the files
+RECIPE_RATE, REFERENCE_BATCH = 1e-3, 64
+EXTRA_VIEWS = 1_000  # views of the files in any run, besides the recipe's passes over them
 MOST_EPOCHS = 200
 SMALL_BATCH, FILES_FOR_RECIPE_BATCH = 4, 200
+SMALL_RATE, FEW_FILES, MANY_FILES = 5e-4, 100, 10_000  # rate of a step with few files; from few to many it falls
 WARMUP_SHARE = 1 / 15  # 2 of 30 epochs
 
 
@@ -45,19 +48,36 @@ def learning(*, num_train: int, num_classes: int, has_weights: bool, is_video: b
     files = f"{num_train} {noun}"
     batch = SMALL_BATCH if num_train < FILES_FOR_RECIPE_BATCH else RECIPE_BATCH
     steps = max(1, num_train // batch)
-    epochs = min(MOST_EPOCHS, RECIPE_EPOCHS + round(EXTRA_STEPS / steps))
+    epochs = min(MOST_EPOCHS, RECIPE_EPOCHS + round(EXTRA_VIEWS / num_train))
     smoothing = _smoothing(num_train / max(num_classes, 1))
-    rate = {"lr": 1e-3, "betas": [0.9, 0.999], "weight_decay": 0.05}
+    rate = _rate(num_train)
+    reference_rate = float(f"{rate * REFERENCE_BATCH / batch:.3g}")
+    adamw = {"lr": reference_rate, "betas": [0.9, 0.999], "weight_decay": 0.05}
     return [
         Choice("data.batch_size", batch, f"{files} make {_steps(steps)} per epoch"),
         Choice("trainer.max_epochs", epochs, f"{_steps(steps * epochs)} in all: few {noun} need more epochs"),
-        Choice("model.optimizer", {"class_path": "torch.optim.AdamW", "init_args": rate}, "the recipe's rate"),
-        Choice("model.lr_reference_batch", 64, f"the rate is meant for 64 {noun} per step, and is scaled to yours"),
+        Choice(
+            "model.optimizer",
+            {"class_path": "torch.optim.AdamW", "init_args": adamw},
+            f"{rate:.3g} per step of {batch}: with few {noun} the untrained head has few steps",
+        ),
+        Choice(
+            "model.lr_reference_batch",
+            REFERENCE_BATCH,
+            f"the rate is meant for {REFERENCE_BATCH} {noun} per step, and is scaled to yours",
+        ),
         _layer_decay(has_weights=has_weights),
         Choice("model.schedule.warmup_epochs", round(epochs * WARMUP_SHARE, 1), "a gentle start: a 15th of the epochs"),
         Choice("model.label_smoothing", smoothing, f"{num_train / max(num_classes, 1):.3g} {noun} per class"),
         Choice("trainer.gradient_clip_val", 1.0, "one bad step does not throw the run off"),
     ]
+
+
+def _rate(num_train: int) -> float:
+    """Return the head's peak rate: that of few files, that of the recipe with many, and between them in proportion."""
+    recipe = RECIPE_RATE * RECIPE_BATCH / REFERENCE_BATCH
+    share = math.log(num_train / FEW_FILES) / math.log(MANY_FILES / FEW_FILES)
+    return SMALL_RATE * (recipe / SMALL_RATE) ** min(max(share, 0.0), 1.0)
 
 
 def _layer_decay(*, has_weights: bool) -> Choice:

@@ -1,0 +1,56 @@
+"""Settings from the number of files: real options, with many files those of the recipe."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mvrec.cli.options
+from mvrec.plan.learning import learning
+from mvrec.recipes import find_config
+
+COUNTS = (1, 2, 5, 10, 20, 40, 80, 120, 199, 200, 500, 1_000, 5_000, 20_000, 100_000, 240_000)
+
+
+def settings(num_train, *, num_classes=4, has_weights=True, is_video=True):
+    choices = learning(num_train=num_train, num_classes=num_classes, has_weights=has_weights, is_video=is_video)
+    assert len({choice.key for choice in choices}) == len(choices)
+    assert all(choice.reason for choice in choices)
+    return {choice.key: choice.value for choice in choices}
+
+
+def rate(chosen):
+    return chosen["model.optimizer"]["init_args"]["lr"] * chosen["data.batch_size"] / chosen["model.lr_reference_batch"]
+
+
+def test_many_files_get_the_settings_of_the_recipe():
+    recipe = yaml.safe_load(Path(find_config("finetune")).read_text(encoding="utf-8"))
+    chosen = settings(240_000, num_classes=400)
+    for key, value in chosen.items():
+        node = recipe
+        for name in key.replace("data.", "data.init_args.").split("."):
+            node = node[name]
+        assert node == value, key
+
+
+def test_more_files_mean_fewer_epochs_a_lower_rate_and_more_smoothing():
+    for before, after in itertools.pairwise(map(settings, COUNTS)):
+        assert after["trainer.max_epochs"] <= before["trainer.max_epochs"]
+        assert rate(after) <= 1.01 * rate(before)  # the rate is written with three digits
+        assert after["model.label_smoothing"] >= before["model.label_smoothing"]
+        assert after["data.batch_size"] >= before["data.batch_size"]
+
+
+@pytest.mark.parametrize("num_train", [1, 10, 100, 1_000, 240_000])
+def test_random_weights_have_no_layer_decay(num_train):
+    assert settings(num_train, has_weights=False)["model.layer_decay"] == 1.0
+    assert settings(num_train)["model.layer_decay"] < 1
+
+
+def test_every_key_is_an_option_of_the_command_line():
+    options = json.loads(Path(mvrec.cli.options.__file__).with_name("options.json").read_text(encoding="utf-8"))
+    keys = {*options["commands"], *(f"data.{key}" for key in options["classes"]["mvrec.data.VideoFolder"])}
+    for has_weights in (True, False):
+        assert settings(40, has_weights=has_weights).keys() - {"model.optimizer"} <= keys
