@@ -21,14 +21,16 @@ def settings(num_train, *, num_classes=4, has_weights=True, is_video=True):
     return {choice.key: choice.value for choice in choices}
 
 
-def rate(chosen):
-    return chosen["model.optimizer"]["init_args"]["lr"] * chosen["data.batch_size"] / chosen["model.lr_reference_batch"]
+def rate(options):
+    return (
+        options["model.optimizer"]["init_args"]["lr"] * options["data.batch_size"] / options["model.lr_reference_batch"]
+    )
 
 
 def test_many_files_get_the_settings_of_the_recipe():
     recipe = yaml.safe_load(Path(find_config("finetune")).read_text(encoding="utf-8"))
-    chosen = settings(240_000, num_classes=400)
-    for key, value in chosen.items():
+    options = settings(240_000, num_classes=400)
+    for key, value in options.items():
         node = recipe
         for name in key.replace("data.", "data.init_args.").split("."):
             node = node[name]
@@ -50,7 +52,7 @@ def test_random_weights_have_no_layer_decay(num_train):
 
 
 def test_every_key_is_an_option_of_the_command_line():
-    options = json.loads(Path(mvrec.cli.options.__file__).with_name("options.json").read_text(encoding="utf-8"))
-    keys = {*options["commands"], *(f"data.{key}" for key in options["classes"]["mvrec.data.VideoFolder"])}
+    file = json.loads(Path(mvrec.cli.options.__file__).with_name("options.json").read_text(encoding="utf-8"))
+    keys = {*file["commands"], *(f"data.{key}" for key in file["classes"]["mvrec.data.VideoFolder"])}
     for has_weights in (True, False):
         assert settings(40, has_weights=has_weights).keys() - {"model.optimizer"} <= keys
