@@ -1,12 +1,14 @@
 """Atomic writing of files, and recognising a file by its content."""
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ _STAND_INS = (
     (rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI |\xff\xd8\xff|\x89PNG|GIF8", "a video or image"),
 )
 _PART, _RANDOM_LETTERS = ".part", 8  # in names of unfinished files; `tempfile` chooses the letters
+BYTE_ORDER_MARK = "\ufeff"
 _MOST_NAME_BYTES = 255  # of a file name, on all usual file systems
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # how Python decodes bytes of file names that are not UTF-8
 
@@ -46,6 +49,13 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a text file into a temporary sibling, then rename it. Bytes of file names stay as they are."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV for people: UTF-8 with a byte order mark, by which spreadsheets show all alphabets rightly."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomically(path, BYTE_ORDER_MARK + text.getvalue())
 
 
 def append_whole(path: Path, text: str) -> None:

@@ -52,9 +52,9 @@ def main(arguments: list[str]) -> None:
     log.info("%s: %s, %s", recogniser.source, recogniser.outputs.describe(), recogniser.protocol)
     failed = []
     results = _of_stream(recogniser, options) if streams else _of_files(recogniser, options)
-    with _output(options.output, live=bool(streams)) as file, contextlib.suppress(KeyboardInterrupt):
-        ending = options.output.suffix[1:] if options.output else ""
-        form = options.format or (ending if ending in FORMATS else "table")
+    ending = options.output.suffix[1:] if options.output else ""
+    form = options.format or (ending if ending in FORMATS else "table")
+    with _output(options.output, form, live=bool(streams)) as file, contextlib.suppress(KeyboardInterrupt):
         writer = WRITERS[form](file, recogniser.outputs, options.top)
         for result in results:
             writer.write(result)
@@ -142,12 +142,13 @@ def _clip_seconds(protocol: Any) -> float:
 
 
 @contextlib.contextmanager
-def _output(path: Path | None, *, live: bool) -> Iterator[IO[str]]:
+def _output(path: Path | None, form: str, *, live: bool) -> Iterator[IO[str]]:
     """Open the output: a file appears once it is complete, except for a stream, which has no end."""
     if path is None:
         yield sys.stdout
         return
-    options: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}  # as names of files are
+    encoding = "utf-8-sig" if form == "csv" else "utf-8"  # with a byte order mark for spreadsheets
+    options: dict[str, Any] = {"newline": "", "encoding": encoding, "errors": "surrogateescape"}  # as file names are
     if live:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", **options) as file:

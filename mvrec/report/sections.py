@@ -132,7 +132,7 @@ class TaskReport(ABC):
 def csv_rows(path: Path) -> Iterator[dict[str, str]]:
     """Yield the rows of a CSV file by column names."""
     # Names of files need not be UTF-8; with surrogates they can still be opened.
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         for row in csv.DictReader(file, restval="", strict=True):
             yield {str(key): value for key, value in row.items()}
 

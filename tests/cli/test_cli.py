@@ -155,7 +155,7 @@ def test_a_run_with_a_baseline_repeats_from_its_config_and_tests_from_its_checkp
     code, _, err = command("test", run_dir / "checkpoints/last.ckpt", "--trainer.limit_test_batches=1")
     assert code == 0, err
     assert "mvrec: test: top1" in err
-    with (run_dir / "predictions.csv").open(newline="") as file:
+    with (run_dir / "predictions.csv").open(newline="", encoding="utf-8-sig") as file:
         row = next(csv.DictReader(file))
     checkpoint = ["--ckpt", run_dir / "checkpoints/last.ckpt", "--device=cpu"]
     code, out, err = command("recognize", row["path"], "--format=csv", *checkpoint)

@@ -35,7 +35,7 @@ def scored(small_run, root, run_dir, *, world, batch=1, shared=False) -> tuple[d
         run(arguments)
     for process in run_ranks(world, *arguments) if world > 1 else []:
         assert process.returncode == 0, process.stderr
-    with (run_dir / "predictions.csv").open(newline="", encoding="utf-8") as file:
+    with (run_dir / "predictions.csv").open(newline="", encoding="utf-8-sig") as file:
         return json.loads((run_dir / "metrics.json").read_text()), list(csv.DictReader(file))
 
 

@@ -1,15 +1,14 @@
 """Predictions as a file that people and spreadsheets read."""
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mvrec.data.listing.lists import LABEL_SEPARATOR
 from mvrec.data.views.targets import classes_of
-from mvrec.files import write_atomically
+from mvrec.files import write_csv
 from mvrec.tasks.classification.scores import THRESHOLD, ClassScores, MultiLabelScores
 
 
@@ -24,8 +23,8 @@ def write_predictions(
 ) -> None:
     """Write one row per sample: its file, its class, and the most probable classes with their probabilities.
 
-    The column `views` has the number of views in the mean. Failed samples have the cause in the column `error`. Equally
-    probable classes have the order of `Scores.ranked`.
+    Rows have the order of the list or of the folders. The column `views` has the number of views in the mean. Failed
+    samples have the cause in the column `error`. Equally probable classes have the order of `Scores.ranked`.
 
     In multi-label data the column `label` is `labels`, with semicolons between the names, and `predicted` lists in the
     same way all classes with a probability above `THRESHOLD`, the most probable first. The probabilities of a row are
@@ -41,26 +40,25 @@ def write_predictions(
             `list_`.
     """
     top = min(top, len(class_names))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     ranks = [name for rank in range(1, top + 1) for name in (f"class_{rank}", f"probability_{rank}")]
     several = isinstance(scores, MultiLabelScores)
     header = ["path", *(["labels", "predicted"] if several else ["label"]), *ranks, "views", "error"]
     others = columns or {}
-    writer.writerow([*header, *(f"list_{name}" if name in header else name for name in others)])
+    header += [f"list_{name}" if name in header else name for name in others]
+    rows: list[tuple[int, list[Any]]] = []
     best = scores.ranked(top)
     values = scores.probabilities.gather(1, best).tolist()
     for row, sample in enumerate(scores.sample_ids.tolist()):
         cells: list[str] = []
         for value, number in zip(values[row], best[row].tolist(), strict=True):
             cells += [class_names[number], f"{value:.6f}"]
-        writer.writerow(
-            [paths[sample], *_classes(scores, row, class_names), *cells, scores.num_views, "", *_of(others, sample)]
-        )
+        classes = _classes(scores, row, class_names)
+        rows.append((sample, [paths[sample], *classes, *cells, scores.num_views, "", *_of(others, sample)]))
     for bad in scores.failed:
         labels = [_joined(classes_of(bad.target), class_names), *([""] if several else [])]
-        writer.writerow([bad.path, *labels, *[""] * len(ranks), 0, bad.cause, *_of(others, bad.index)])
-    write_atomically(path, text.getvalue())
+        cells = [""] * len(ranks)
+        rows.append((bad.index, [bad.path, *labels, *cells, 0, bad.cause, *_of(others, bad.index)]))
+    write_csv(path, [header, *(row for _, row in sorted(rows, key=lambda numbered: numbered[0]))])
 
 
 def _of(columns: Mapping[str, Sequence[str]], sample: int) -> list[str]:

@@ -1,14 +1,12 @@
 """Results of a classification besides predictions: scores of the classes, confusions."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mvrec.files import write_atomically
+from mvrec.files import write_csv
 from mvrec.tasks.classification.run_results import FAILED
 from mvrec.tasks.classification.scores import THRESHOLD, ClassScores, MultiLabelScores, SingleLabelScores
 
@@ -59,12 +57,7 @@ def write_confusion(path: Path, scores: SingleLabelScores, *, class_names: Seque
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
-        writer.writerow([_cell(value) for value in row])
-    write_atomically(path, text.getvalue())
+    write_csv(path, [header, *([_cell(value) for value in row] for row in rows)])
 
 
 def _cell(value: Any) -> Any:

@@ -181,7 +181,7 @@ def read_classes(path: Path) -> list[ClassScore]:
 
 def read_confusion(path: Path) -> Confusion:
     """Return the matrix of `confusion.csv`, whose last column may count unreadable files."""
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         header, *rows = list(csv.reader(file, strict=True))
     names = header[1:]
     has_failed = bool(names) and names[-1] == FAILED and len(names) == len(rows) + 1

@@ -119,29 +119,30 @@ def test_several_processes_score_as_one(monkeypatch):
 NAMES = ["run", 'say "hi", loud', "jump", "fall down", "ü"]
 
 
-def test_predictions_come_back_as_they_were(tmp_path):
+def test_predictions_come_back_in_the_order_of_the_list_and_open_in_spreadsheets(tmp_path):
     logits = torch.tensor([[2.0, -1, 3, -4, 0], [-1.0, -2, -3, -4, -5], [0.0, 9, 9, 0, 0]])
     labels = torch.tensor([[1.0, 1, 0, 0, 1], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0]])
     bad = [
-        BadSample(4, "/data/bad, one.mp4", "cut; short", target=MultiHot((1, 3), 4)),
-        BadSample(3, "none.mp4", "empty"),
+        BadSample(1, "/data/bad, one.mp4", "cut; short", target=MultiHot((1, 3), 4)),
+        BadSample(0, "none.mp4", "empty"),
     ]
     paths = [Path(f"a;{number}, x.mp4") for number in range(5)]
-    scores = scores_of(logits, labels, failed=bad)
+    scores = scores_of(logits, labels, ids=[2, 3, 4], failed=bad)
     write_predictions(tmp_path / "p.csv", scores, paths=paths, class_names=NAMES, top=3)
-    with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
+    assert (tmp_path / "p.csv").read_bytes().startswith(b"\xef\xbb\xbfpath,")  # UTF-8 to a spreadsheet
+    with (tmp_path / "p.csv").open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     ranks = [f"{column}_{rank}" for rank in (1, 2, 3) for column in ("class", "probability")]
     assert list(rows[0]) == ["path", "labels", "predicted", *ranks, "views", "error"]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    assert columns["views"] == ["1", "1", "1", "0", "0"]
-    assert columns["path"] == [*map(str, paths[:3]), "none.mp4", "/data/bad, one.mp4"]
+    assert columns["views"] == ["0", "0", "1", "1", "1"]
+    assert columns["path"] == ["none.mp4", "/data/bad, one.mp4", *map(str, paths[2:])]
     classes = [set(filter(None, names.split(";"))) for names in columns["labels"]]
-    assert classes == [{"run", NAMES[1], "ü"}, set(), {"jump"}, set(), {NAMES[1], "fall down"}]
-    assert columns["predicted"] == ["jump;run", "", f"{NAMES[1]};jump", "", ""]
-    assert columns["error"] == ["", "", "", "empty", "cut; short"]
-    assert columns["class_1"][3:] == ["", ""]
-    for row, probabilities in zip(rows, logits.double().sigmoid(), strict=False):
+    assert classes == [set(), {NAMES[1], "fall down"}, {"run", NAMES[1], "ü"}, set(), {"jump"}]
+    assert columns["predicted"] == ["", "", "jump;run", "", f"{NAMES[1]};jump"]
+    assert columns["error"] == ["empty", "cut; short", "", "", ""]
+    assert columns["class_1"][:2] == ["", ""]
+    for row, probabilities in zip(rows[2:], logits.double().sigmoid(), strict=False):
         for rank in (1, 2, 3):
             probability = float(probabilities[NAMES.index(row[f"class_{rank}"])])
             assert float(row[f"probability_{rank}"]) == pytest.approx(probability, abs=1e-6)

@@ -29,7 +29,7 @@ def jumps_that_failed(count):
 
 
 def read(path):
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         return list(csv.reader(file))
 
 
