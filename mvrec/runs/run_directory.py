@@ -38,6 +38,7 @@ CONTENTS = (
     "data.json",
     "parameter_groups.json",
     "resumes.json",
+    "validation.json",
     "metrics.csv",
     "metrics.csv.damaged",
     "curves.png",

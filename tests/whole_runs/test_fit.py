@@ -24,12 +24,16 @@ def test_a_run_directory_has_settings_environment_data_metrics_curves_and_checkp
     folder, err = digits_run.folder, digits_run.err
     assert {str(path) for path in contents(folder)} == {
         *("config.yaml", "environment.json", "data.json", "parameter_groups.json", "metrics.csv", "curves.png"),
+        "validation.json",
         *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "checkpoints/previous.ckpt"),
     }
     assert [float(loss) > 0 for _, loss in losses(folder)] == [True] * 8
     assert len(logged(folder, "val/top1")) == 2
     versions = json.loads((folder / "environment.json").read_text())["packages"]
     assert versions["torch"] == torch.__version__.split("+")[0]
+    validation = json.loads((folder / "validation.json").read_text())
+    assert f"{validation['metrics']['top1']:.6f}" == f"{float(logged(folder, 'val/top1')[-1][1]):.6f}"
+    assert validation["chance"]["top1"] == pytest.approx(1 / 12)
     config = (folder / "config.yaml").read_text()
     assert yaml.safe_load(config)["model"]["backbone"]["init_args"]["embed_dim"] == 8
     assert str(folder) not in config
@@ -178,3 +182,16 @@ def test_training_without_a_validation_split_needs_limit_val_batches_0(command, 
     code, _, err = command("fit", *arguments, "--trainer.limit_val_batches=0", "--trainer.limit_train_batches=1")
     assert code == 0, err
     assert stored(tmp_path / "run")["global_step"] == 1
+
+
+def test_a_run_that_is_not_above_chance_says_so_with_its_causes_and_records_it(command, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("mvrec.tasks.classification.verdict.LEAST_STEPS", 1)
+    arguments = ["--model.optimizer.lr", "1e-12", "--run_dir", str(tmp_path / "run")]
+    _, _, err = command("fit", *tiny, *arguments)
+    remarks = json.loads((tmp_path / "run" / "validation.json").read_text())["remarks"]
+    assert [text.partition(":")[0] for text in remarks] == [
+        "this run is not above chance",
+        *(f"likely cause {number}" for number in (1, 2, 3)),
+    ]
+    assert all(f"mvrec: {remark}" in err for remark in remarks)
+    assert "24 validation videos: top-1 is known to +-19 points; more of them make scores comparable" in err

@@ -59,6 +59,7 @@ class Layout(ABC):
     """
 
     title: ClassVar[str]
+    splits_files: ClassVar[bool] = False  # whether mvrec makes the validation split
 
     def __init__(self, root: Path, kind: Kind) -> None:
         self.root, self.kind = root, kind

@@ -106,6 +106,7 @@ class HashSplit(Layout):
     """
 
     title = "class folders"
+    splits_files = True
 
     def __init__(self, root: Path, kind: Kind, *, val_fraction: float) -> None:
         super().__init__(root, kind)

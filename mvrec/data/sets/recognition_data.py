@@ -273,6 +273,14 @@ class RecognitionData(L.LightningDataModule):
         """Return the number of training files of each class, in label order; available after `setup`."""
         return [int(count) for count in self.index("train").class_counts()]
 
+    @property
+    def most_folds(self) -> int:
+        """The number of folds into which `fold` could split the data; 0 if they have their own validation split."""
+        if not self.layout.splits_files:
+            return 0
+        counts = [self._splits[split].class_counts() for split in ("train", "val") if split in self._splits]
+        return min((int(sum(of_class)) for of_class in zip(*counts, strict=True)), default=0)
+
     def record(self) -> dict[str, Any]:
         """Return the facts for a run's record: the splits so far with sizes and hashes, and the classes."""
         splits = {

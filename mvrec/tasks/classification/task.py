@@ -12,6 +12,7 @@ from mvrec.data.views.targets import ClassIndex, MultiHot
 from mvrec.models.backbone import Backbone
 from mvrec.ranges import check_ranges
 from mvrec.run_data import RunData
+from mvrec.runs.curves import read_columns
 from mvrec.seeds import derive_seed
 from mvrec.tasks.base import Stage, Task
 from mvrec.tasks.classification.class_match import ClassMatch, compare_classes
@@ -27,7 +28,9 @@ from mvrec.tasks.classification.targets import (
     compare_kinds,
     make_targets,
 )
+from mvrec.tasks.classification.verdict import Training, few_files_note, verdict
 from mvrec.tasks.outputs import CLASSIFICATION
+from mvrec.tasks.score_text import write_metrics
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +123,77 @@ class Classification(Task):
         logits = self(clips).float()
         loss = classification_loss(logits, targets, multi_label=self.multi_label, class_weights=weights)
         return {"loss": loss}
+
+    # -- what validations tell ----------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Log the trained network, and whether the validation files are few."""
+        super().on_fit_start()
+        if self.multi_label or self.trainer.num_val_batches == [0]:
+            return
+        count = len(self.data.index("val"))
+        total = count + len(self.data.index("train"))
+        fold, most_folds = getattr(self.data, "fold", None), getattr(self.data, "most_folds", 0)
+        if note := few_files_note(count, noun=self.noun, fold=fold, most_folds=most_folds, total=total):
+            log.warning("%s", note)
+
+    def on_validation_epoch_end(self) -> None:
+        """Merge the scores of all processes, and write those of a validation of training to `validation.json`."""
+        super().on_validation_epoch_end()
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._write_validation([])
+
+    def on_train_end(self) -> None:
+        """Say so if the run is not above chance."""
+        trainer = self.trainer
+        metrics = Path(trainer.loggers[0].save_dir or ".") / "metrics.csv" if trainer.loggers else Path()
+        if not trainer.is_global_zero or not metrics.is_file() or not isinstance(self.scores, SingleLabelScores):
+            return
+        columns, chance = read_columns(metrics), self.scores.chance()
+        remarks = verdict(
+            columns.get("val/top1", ([], []))[1],
+            self._training(columns.get("train/loss", ([], []))[1]),
+            count=self.scores.expected,
+            guess=chance.get("top1", 1.0),
+            loss=chance.get("loss", 0.0),
+            noun=self.noun,
+        )
+        for remark in remarks:
+            log.warning("%s", remark)
+        if remarks:
+            self._write_validation(remarks)
+
+    def _training(self, losses: list[float]) -> Training:
+        return Training(
+            steps=self.trainer.global_step,
+            num_files=len(self.data.index("train")),
+            has_weights=self.start.weights is not None,
+            freeze=self.start.freeze,
+            layer_decay=self.layer_decay,
+            peak_rate=max((group["lr"] for group in self.parameter_groups), default=0.0),
+            label_smoothing=self.label_smoothing,
+            mixes=self.mixing is not None,
+            flip_probability=getattr(getattr(self.data, "augment", None), "flip_probability", 0.0),
+            class_names=self.data.class_names,
+            losses=losses,
+        )
+
+    def _write_validation(self, remarks: list[str]) -> None:
+        """Write the last validation like a test, with what makes its loss differ from the training loss."""
+        trainer = self.trainer
+        if not trainer.is_global_zero or trainer.fast_dev_run or not trainer.loggers or self.scores is None:  # type: ignore[attr-defined]
+            return
+        harder = {
+            "label smoothing": self.label_smoothing > 0,
+            "mixing": self.mixing is not None,
+            "class weights": self.class_weights is not None,
+        }
+        facts = {"training_loss_with": [name for name, used in harder.items() if used], "remarks": remarks}
+        path = Path(trainer.loggers[0].save_dir or ".") / "validation.json"
+        protocol = self.data.val_protocol
+        write_metrics(path, self.scores, stage="val", protocol=protocol, noun=self.noun, facts=facts)
+
+    # -- scores -------------------------------------------------------------------------------------------------
 
     def tally(self) -> ClassTally:
         """Return sums of probabilities per sample."""
