@@ -22,8 +22,8 @@ class VideoFolder(VideoData):
 
     Args:
         root: The data set.
-        val_fraction: Share of the videos in val if the root has no splits. The choice depends on each path alone, so it
-            stays when other videos are added or removed. `fold` replaces it.
+        val_fraction: Share of each class in val if the root has no splits. A hash of the paths chooses, so most files
+            stay where they are when others are added or removed. `fold` replaces it.
         **knobs: See `VideoData`.
 
     Raises:
@@ -95,7 +95,7 @@ def find_folder_layout(root: Path, kind: Kind, *, val_fraction: float) -> Layout
 
 
 class HashSplit(Layout):
-    """`root/<class name>/<file>`, with a share of the paths as val.
+    """`root/<class name>/<file>`, with a share of each class as val: the files with the lowest hashes of their paths.
 
     A class with more than one file has at least one in each split; a single file is for training.
 
@@ -135,9 +135,6 @@ class HashSplit(Layout):
             yield from self._share(list(rows), split)
 
     def _share(self, rows: list[Row], split: str) -> list[Row]:
-        shares = [path_share(row.path) for row in rows]
-        # A class keeps at least its highest share for training, and has at least its lowest in val.
-        highest = max(shares)
-        least = min(shares) if len(rows) > 1 and self.val_fraction > 0 else -1.0
-        val = [share == least or share < min(self.val_fraction, highest) for share in shares]
-        return [row for row, is_val in zip(rows, val, strict=True) if is_val == (split == "val")]
+        number = min(max(round(self.val_fraction * len(rows)), 1), len(rows) - 1) if self.val_fraction else 0
+        val = set(sorted((row.path for row in rows), key=lambda path: (path_share(path), path))[:number])
+        return [row for row in rows if (row.path in val) == (split == "val")]
