@@ -54,7 +54,7 @@ PIL: data/loading/images data/generated/digit_images inference/overlay plan/medi
 torch.distributed: tasks/scores cluster/heartbeat cluster/launch_check cluster/preflight cluster/watchdog
 torch.distributed: runs/preemption runs/run_directory training/sharding training/non_finite
 matplotlib: runs/curves tasks/classification/figures
-yaml: cli/config_check cli/lightning
+yaml: cli/config_check cli/lightning plan/as_yaml
 jsonargparse: cli/lightning cli/jsonargparse_private cli/input_size cli/request inference/recogniser
 """
 # The only files that may touch private names of other libraries, and which; that of a seam has them all.

@@ -149,6 +149,14 @@ def entries(arguments: Sequence[str]) -> list[Entry]:
     return all_entries
 
 
+def as_value(text: str) -> Any:
+    """Return the value that YAML reads from a text; the text itself where it is not YAML."""
+    try:
+        return yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError):
+        return text
+
+
 def reads_as_null(text: str) -> bool:
     """Return whether YAML reads a text as null."""
     try:

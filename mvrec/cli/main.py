@@ -23,12 +23,13 @@ HELP = """\
 usage: mvrec COMMAND ...
 
 train and evaluate (each takes --config FILE and single values such as --trainer.max_epochs 10):
-  fit        train, with validation
+  fit        train, with validation; `mvrec fit --data.root my_videos` plans the rest from the files and this machine
   validate   score the validation split
   test       score the test split with the full protocol
   predict    write the predictions for the test split
 
 others:
+  init       write that plan as a file instead, to read and change
   recognize  name what is to be seen in videos, images, cameras or streams
   report     one HTML file about a run: curves, scores, confusions, worst mistakes
   explain    where a network looks: heat over a video or image
@@ -74,11 +75,11 @@ def _of_module(name: str) -> Callable[[str, list[str]], None]:
 LIGHTNING = ("fit", "validate", "test", "predict")
 MODULES = (
     *("recognize", "report", "explain", "extract", "export", "hub"),
-    *("doctor", "models", "benchmark", "convert", "recipes", "prep", "demo", "demo-images"),
+    *("init", "doctor", "models", "benchmark", "convert", "recipes", "prep", "demos.demo", "demos.demo-images"),
 )
 COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
     **dict.fromkeys(LIGHTNING, _lightning),
-    **{name: _of_module(f"commands.{name.replace('-', '_')}") for name in MODULES},
+    **{name.rpartition(".")[2]: _of_module(f"commands.{name.replace('-', '_')}") for name in MODULES},
     "weights": _of_module("weights.command"),
 }
 

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvrec.cli.config_check import Entry, last_value
+from mvrec.cli.config_check import Entry, as_value, last_value
 from mvrec.cli.parse_errors import said_of_key
 from mvrec.errors import UserError
 from mvrec.files import at_home
 from mvrec.plan.kinds import DATA, kind_of
 
 if TYPE_CHECKING:
+    from mvrec.plan.learning import Choice
     from mvrec.plan.plan import Plan
 
 
@@ -120,3 +121,11 @@ def plan_text(plan: "Plan", *, config: Any, settings: Sequence[Entry], task: Any
 def _below(node: Any, name: str) -> Any:
     """Return a part of a mapping, a namespace or a dataclass; `None` without it."""
     return node.get(name) if hasattr(node, "get") else getattr(node, name, None)
+
+
+def settings_of(settings: Sequence[Entry]) -> "list[Choice]":
+    """Return what the user sets as choices, in the order of taking effect."""
+    from mvrec.plan.learning import Choice
+
+    set_values = [(entry.key, entry.value) for entry in settings if entry.value is not None]
+    return [Choice(key, as_value(str(value)), "as you set") for key, value in set_values]

@@ -83,7 +83,7 @@ def look(root: Path, kind: Kind, *, val_fraction: float | None = None) -> Findin
     rows = {split: list(layout.rows(split)) for split in SPLITS if layout.has(split)}
     _check_rows(rows, layout)
     classes = {split: _classes(split_rows) for split, split_rows in rows.items()}
-    _check_classes(root, classes, rows["train"], kind)
+    _check_classes(root, classes, rows, kind)
     if not has_splits and max(classes["train"].values()) == 1 and not rows["val"]:
         raise UserError(
             f"data.root: {str(root)!r} has one {kind.noun} per class: the network is scored on {kind.noun}s that it "
@@ -142,13 +142,16 @@ def _classes(rows: Sequence[Row]) -> Counter[str]:
     return Counter(label for row in rows for label in row.labels)
 
 
-def _check_classes(root: Path, classes: Mapping[str, Counter[str]], rows: Sequence[Row], kind: Kind) -> None:
-    names = list(classes["train"])
-    if len(names) < 2 and not any(row.multi_label for row in rows):
-        where = rows[0].source if rows[0].line else str(root)
-        only = f"only the class {names[0]!r}" if names else "no class"
-        all_of = f"all {len(rows)} {kind.noun}s are of it" if len(rows) > 1 else f"one {kind.noun} is of it"
-        raise UserError(f"{where}: it has {only} ({all_of}), training needs two")
+def _check_classes(
+    root: Path, classes: Mapping[str, Counter[str]], rows: Mapping[str, Sequence[Row]], kind: Kind
+) -> None:
+    names, first = list(classes["train"]), rows["train"][0]
+    if len(names) < 2 and not first.multi_label:
+        count = sum(map(len, rows.values()))
+        files = f"all {count} {kind.noun}s are of it" if count > 1 else f"one {kind.noun} is of it"
+        raise UserError(
+            f"{first.source if first.line else root}: it has only the class {names[0]!r} ({files}), training needs two"
+        )
 
 
 def _copies(root: Path, rows: Sequence[Row], kind: Kind) -> Iterator[str]:
@@ -196,8 +199,8 @@ def _spread(rows: Sequence[Row], count: int) -> Sequence[Row]:
 
 def _frame_folders(rows: Sequence[Row]) -> int:
     """Return the number of folders below classes in which images lie like frames of videos; 0 if they do not."""
-    folders = Counter(os.path.dirname(row.path) for row in rows if not row.line)  # noqa: PTH120
-    deep = [count for folder, count in folders.items() if folder.count("/") >= 2]
+    folders = Counter((os.path.dirname(row.path), row.label) for row in rows if not row.line)  # noqa: PTH120
+    deep = [count for (folder, label), count in folders.items() if os.path.basename(folder) != label]  # noqa: PTH119
     return len(deep) if deep and statistics.median(deep) >= 8 and sum(deep) > len(rows) / 2 else 0
 
 

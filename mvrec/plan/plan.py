@@ -1,8 +1,9 @@
 """The plan of a run: settings that follow from the files and the machine, each with its reason."""
 
+import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ class Plan:
     """Settings of a run, all of which flags and configs override.
 
     Attributes:
-        findings: What the folder holds.
-        machine: What trains.
-        weights: What the file of weights is; "" without one.
+        findings: The contents of the folder.
+        machine: The machine that trains.
+        weights: The file of weights in a few words; "" without one.
         choices: The settings with their reasons, by key.
         network: The network of a run without weights, unless the user names one.
     """
@@ -48,22 +49,27 @@ class Plan:
 
     def defaults(self) -> dict[str, Any]:
         """Return the settings as defaults of the command line's parser."""
-        values: dict[str, Any] = {}
-        for choice in self.choices:
-            node = next((name for name in CLASS_NODES if f"{choice.key}.".startswith(f"{name}.")), None)
-            if node is None:
-                values[choice.key] = choice.value
-                continue
-            path = choice.key.removeprefix(node).lstrip(".").split(".")
-            target = values.setdefault(node, {})
-            if path == [""]:
-                target.update(choice.value if isinstance(choice.value, dict) else {"class_path": choice.value})
-                continue
-            target = target.setdefault("init_args", {})
-            for name in path[:-1]:
-                target = target.setdefault(name, {})
-            target[path[-1]] = choice.value
-        return values
+        return as_defaults(self.choices)
+
+
+def as_defaults(choices: Sequence[Choice]) -> dict[str, Any]:
+    """Return choices as defaults of a parser: those of a class as its `class_path` and `init_args`."""
+    values: dict[str, Any] = {}
+    for choice in choices:
+        node = next((name for name in CLASS_NODES if f"{choice.key}.".startswith(f"{name}.")), None)
+        if node is None:
+            values[choice.key] = choice.value
+            continue
+        path, value = choice.key.removeprefix(node).lstrip(".").split("."), copy.deepcopy(choice.value)
+        if path == [""]:  # another class has other arguments
+            values[node] = value if isinstance(value, dict) else {"class_path": value}
+            continue
+        target = values.setdefault(node, {})
+        target = target.setdefault("init_args", {})
+        for name in path[:-1]:
+            target = target.setdefault(name, {})
+        target[path[-1]] = value
+    return values
 
 
 def make_plan(
@@ -120,7 +126,7 @@ def _input(findings: Findings, network: Network, overrides: Mapping[str, Any]) -
     clip = clip_for(findings, frames)
     yield Choice("data.clip", clip, "a clip spans two seconds, or the whole of a shorter video")
     span = frames * clip["stride_frames"] / clip["target_fps"]
-    clips = max(1, round((findings.media.length or span) / span))
+    clips = max(1, int((findings.media.length or span) / span))
     short_side = size if short <= size else min(short, round(size * 8 / 7))
     for key, most in (("data.val_views", LONGEST_VAL), ("data.test_views", LONGEST_TEST)):
         views = {"num_clips": min(most, clips), "short_side": short_side}
@@ -148,25 +154,22 @@ def _learning(
     findings: Findings, machine: Machine, overrides: Mapping[str, Any], *, has_weights: bool
 ) -> Iterator[Choice]:
     """Yield how to learn, without what contradicts the user's settings."""
-    num_train = findings.num_train
+    num_train, epochs = findings.num_train, 1
     for choice in learning(
         num_train=num_train,
         num_classes=len(findings.class_names),
         has_weights=has_weights,
         is_video=findings.is_video,
     ):
-        ends_otherwise = any(overrides.get(key) is not None for key in ("trainer.max_steps", "trainer.max_time"))
-        if choice.key != "trainer.max_epochs" or not ends_otherwise:
-            yield choice
-        if choice.key == "data.batch_size":
-            steps = max(1, num_train // (_number(overrides, choice.key) or int(choice.value)))
-            yield Choice("trainer.log_every_n_steps", min(20, steps), "a line per epoch at least")
+        if choice.key == "trainer.max_epochs":
+            epochs = int(choice.value)
+            if any(overrides.get(key) is not None for key in ("trainer.max_steps", "trainer.max_time")):
+                continue
+        if choice.key == "model.schedule.warmup_epochs":  # keeps its share of the user's epochs
+            share = (_number(overrides, "trainer.max_epochs") or epochs) / epochs
+            choice = replace(choice, value=round(choice.value * share, 1))
+        yield choice
     if num_train < 100:
         yield Choice("data.max_bad_fraction", 0.1, "a few broken files of a small set do not end the run")
     if machine.gpus > 1 and not machine.is_launched and num_train < GPU_FEEDS:
         yield Choice("trainer.devices", 1, f"{num_train} files do not feed {machine.gpus} GPUs")
-
-
-def keys_of(choices: Sequence[Choice]) -> list[str]:
-    """Return the keys of choices below `trainer`, which a checkpoint does not bring."""
-    return [choice.key for choice in choices if choice.key.startswith("trainer.")]

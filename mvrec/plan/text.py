@@ -50,20 +50,21 @@ def lines_of(plan: Plan, run: Resolved) -> list[str]:
     return [*texts, *(f"  note: {remark}" for remark in plan.findings.remarks)]
 
 
+def facts(plan: Plan) -> list[Line]:
+    """Return the lines about the files and the machine, which need no network."""
+    findings, media = plan.findings, plan.findings.media.describe()
+    count = f"{sum(findings.files.values())} {findings.kind.noun}s in {len(findings.class_names)} classes"
+    text = f"{count}: {_counted(_totals(findings))}" + (f"; {media}" if media else "")
+    machine = Line("machine", plan.machine.describe(), "--trainer.accelerator, --trainer.devices")
+    return [Line("found", text, "--data.root"), _split_line(findings), machine]
+
+
 def _lines(plan: Plan, run: Resolved) -> Iterator[Line]:
-    findings, noun = plan.findings, plan.findings.kind.noun
-    media = findings.media.describe()
-    classes = _counted(_totals(findings))
-    yield Line(
-        "found",
-        f"{sum(findings.files.values())} {noun}s in {len(findings.class_names)} classes: {classes}"
-        + (f"; {media}" if media else ""),
-        "--data.root",
-    )
-    yield _split_line(findings, run)
-    yield Line("machine", plan.machine.describe(), "--trainer.accelerator, --trainer.devices")
+    for line in facts(plan):
+        is_set = line.about == "split" and "data.val_fraction" in run.overrides
+        yield line._replace(text=f"{line.text} ({SET})") if is_set else line
     yield _network_line(plan, run)
-    yield _input_line(findings, run)
+    yield _input_line(plan.findings, run)
     yield _weights_line(plan, run)
     yield from _learning_lines(plan, run)
     yield Line("time", _time(plan, run), f"results: {run.run_dir}; --run_dir")
@@ -79,18 +80,17 @@ def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(named[:NAMED_CLASSES]) + (f" and {len(named) - NAMED_CLASSES} more" if len(named) > 8 else "")
 
 
-def _split_line(findings: Findings, run: Resolved) -> Line:
+def _split_line(findings: Findings) -> Line:
     splits = []
     for split, files in findings.files.items():
-        counts = list(findings.classes[split].values())
-        fewest, most = min(counts, default=0), max(counts, default=0)
+        counts = [findings.classes[split].get(name, 0) for name in findings.class_names]
+        fewest, most = min(counts), max(counts)
         of_each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
         splits.append(f"{files} {split} ({of_each} of a class)")
-    chance = "" if findings.multi_label else f"; chance is {100 / len(findings.class_names):.0f} %"
+    text = ", ".join(splits)
     if findings.has_splits:
-        return Line("split", f"{', '.join(splits)}, as the folder has it ({findings.layout}){chance}", "")
-    rule = f"by a hash of the paths{_set(run, 'data.val_fraction')}"
-    return Line("split", f"{', '.join(splits)}, {rule}{chance}", f"--data.val_fraction {findings.val_fraction:g}")
+        return Line("split", f"{text}, as the folder has it: {findings.layout}", "")
+    return Line("split", f"{text}, by a hash of the paths", f"--data.val_fraction {findings.val_fraction:g}")
 
 
 def _network_line(plan: Plan, run: Resolved) -> Line:
@@ -123,8 +123,8 @@ def _weights_line(plan: Plan, run: Resolved) -> Line:
         return Line("weights", f"{plan.weights or run.value('model.weights')} ({SET})", flag)
     text = f"none: it learns from these {plan.findings.num_train} {plan.findings.kind.noun}s alone"
     if plan.findings.num_train < 1000:
-        text += ", with published weights so few would do better"
-    return Line("weights", text, flag)
+        text += "; with weights so few teach it far more"
+    return Line("weights", text, f"{flag}; `mvrec weights` lists published ones")
 
 
 def _learning_lines(plan: Plan, run: Resolved) -> Iterator[Line]:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from config_builds import tiny_images
 
-from mvrec.commands.demo_images import CONFIGS
+from mvrec.commands.demos.demo_images import CONFIGS
 from mvrec.data import DigitImages, read_image
 from mvrec.data.generated.digit_images import _handwriting, generate_digit_images
 from mvrec.data.views.transforms import Augment
