@@ -303,8 +303,9 @@ def _instead(others: list[str], kind: Kind) -> str:
     if swapped:
         noun = other_kind.noun
         return f" but {noun}s ({_some(swapped)}): {noun}s take --data {data} and a network for {noun}s (mvrec models)"
-    example = f"; there is {_some(others)}" if others else ""
-    return f" (looked for {' '.join(sorted(kind.extensions))}{example})"
+    if not others:
+        return ", it is empty: remove it, or put some in"
+    return f" (looked for {' '.join(sorted(kind.extensions))}; there is {_some(others)})"
 
 
 def first_folder(root: Path, names: Iterable[str]) -> Path:

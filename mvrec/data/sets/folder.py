@@ -11,6 +11,7 @@ from mvrec.data.listing.layouts import SPLITS, Layout, ListsAndFolders, class_fo
 from mvrec.data.listing.lists import Row
 from mvrec.data.sets.image_data import ImageData
 from mvrec.data.sets.video_data import VideoData
+from mvrec.errors import UserError
 from mvrec.ranges import check_ranges
 
 
@@ -130,9 +131,19 @@ class HashSplit(Layout):
         return "data.val_fraction is 0" if split == "val" and not self.val_fraction else super().missing(split)
 
     def rows(self, split: str) -> Iterator[Row]:
-        """Yield the files of a split, class by class."""
+        """Yield the files of a split, class by class.
+
+        Raises:
+            UserError: Each class has a single file, so that none is left for validation.
+        """
+        is_empty = True
         for _, rows in groupby(self.rows_of_folders(self.root), lambda row: row.label):
-            yield from self._share(list(rows), split)
+            for row in self._share(list(rows), split):
+                is_empty = False
+                yield row
+        if is_empty and split == "val":
+            noun = self.kind.noun
+            raise UserError(f"{self.root}: each class has a single {noun}, none is left for validation: add some")
 
     def _share(self, rows: list[Row], split: str) -> list[Row]:
         number = min(max(round(self.val_fraction * len(rows)), 1), len(rows) - 1) if self.val_fraction else 0

@@ -338,3 +338,7 @@ def test_folders_without_files_are_refused(tmp_path):
     assert_refused(VideoFolder(str(tmp_path)), "b: no videos in this class folder")
     expected = r"no images in it; expected .*/<class name>/<image>, or with splits"
     assert_refused(ImageFolder(str(tmp_path / "a")), expected)
+    (tmp_path / "b/readme.txt").unlink()
+    assert_refused(VideoFolder(str(tmp_path)), "b: no videos in this class folder, it is empty: remove it, or put")
+    make(tmp_path, ["b/1.mp4"])
+    assert_refused(VideoFolder(str(tmp_path)), "each class has a single video, none is left for validation: add some")
