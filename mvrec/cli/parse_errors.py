@@ -23,6 +23,10 @@ HOMES = {
     "trainer.logger": "lightning.pytorch.loggers",
 }
 
+WHICH_NETWORK = (
+    "which network? --model.backbone NAME (mvrec models lists them), or --model.weights FILE, which has one; mvrec fit "
+    "--data.root FOLDER alone chooses one"
+)
 PLAIN_WORDS = [
     (
         "No supported gpu backend found!",
@@ -208,7 +212,7 @@ def _of_arguments(message: str, settings: Sequence[Entry]) -> str:
 
 def _required(name: str, settings: Sequence[Entry]) -> str:
     if name == "model.backbone":
-        return "which network? --model.backbone NAME (mvrec models lists them), or --model.weights FILE, which has one"
+        return WHICH_NETWORK
     if "." not in name:  # of a class
         for entry in reversed(settings):
             if name in _parameters(entry):

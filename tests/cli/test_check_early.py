@@ -40,6 +40,10 @@ WRONG = [
     ("fit --config demo --ckpt_path none.ckpt", "--ckpt_path: there is no checkpoint 'none.ckpt'"),
     ("fit --config demo --protocol slowfast-5x1", "a protocol is for test and predict"),
     ("fit --model.backbone mvit_b_16x4", "which data? --data.root FOLDER"),
+    ("fit --config finetune", "which data? --data.root FOLDER"),
+    ("fit --data VideoFolder --data.root .", "which network? --model.backbone NAME"),
+    ("fit --data.root --model.backbone mvit_b_16x4", "--data.root needs a value"),
+    ("fit --config demo --trainer.max_epochs", "--trainer.max_epochs needs a value"),
     ("fit my.yaml", "a configuration is named by --config my.yaml"),
     ("test none.ckpt", "there is no checkpoint 'none.ckpt'"),
     ("test a.mp4", "a.mp4: the file is a video or image"),
@@ -138,7 +142,8 @@ def test_what_only_other_classes_can_tell_is_left_for_later():
 
 def test_every_shipped_configuration_passes():
     for config in (Path(__file__).parents[2] / "configs").glob("*.yaml"):
-        check_early(["fit", "--config", str(config)])
+        start = ["--data.root=.", f"--model.weights={__file__}"] if config.stem == "finetune" else []
+        check_early(["fit", "--config", str(config), *start])
 
 
 def test_keys_of_a_library_of_another_version_are_left_for_later(monkeypatch):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import operator
+import re
 import types
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from mvrec.cli.config_check import (
 )
 from mvrec.cli.help.hints import stray_hint
 from mvrec.cli.options import Row, class_options, command_options, is_installed
-from mvrec.cli.parse_errors import HOMES, PLAIN_KINDS, not_expected, said_of_key
+from mvrec.cli.parse_errors import HOMES, PLAIN_KINDS, WHICH_NETWORK, not_expected, said_of_key
 from mvrec.cli.planning import data_of_folder, is_planned
 from mvrec.cli.value_check import as_number, check_values
 from mvrec.data.listing.root import check_root
@@ -41,6 +42,7 @@ OPTIMIZER = "torch.optim.AdamW"  # of a task, unless another one is named
 CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")
 GENERATED = ("mvrec.data.MovingDigits", "mvrec.data.DigitImages")  # they make a root that does not exist
 READABLE = frozenset({"int", "float", "bool", "null", "choice"})  # kinds that not every text is of
+NO_VALUE = r"=|^--print_config|help$"  # in flags that stand alone
 BOOLS = frozenset(["true", "false", "yes", "no", "on", "off", "y", "n"])
 
 
@@ -129,7 +131,8 @@ def check_early(args: Sequence[str]) -> None:
     names = [name for name, _ in flags(arguments)]
     is_run = not any(name.startswith("--print_config") or name.endswith(".help") for name in names)
     fault: UserError | None = None
-    if is_planned(command, settings) and is_run and not has_checkpoint:
+    has_plan = is_planned(command, settings)
+    if has_plan and is_run and not has_checkpoint:
         try:
             settings = [data_of_folder(settings), *settings]
         except UserError as error:  # another mistake comes first, as of any root
@@ -145,6 +148,8 @@ def check_early(args: Sequence[str]) -> None:
         raise fault
     if is_run:
         _check_root(settings)
+    if command == "fit" and is_run and not has_checkpoint and not _has_own_task(settings):
+        _check_network(settings, has_plan=has_plan)
 
 
 def _check_strays(command: str, arguments: Sequence[str]) -> None:
@@ -158,6 +163,9 @@ def _check_strays(command: str, arguments: Sequence[str]) -> None:
         if not argument.startswith("--") and argument not in ("-c", "-h") and not is_value:
             raise UserError(stray_hint(argument, accepts_checkpoint=command != "fit"))
         previous = "" if is_value and not argument.startswith("--") else argument
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        if argument.startswith("--") and following.startswith("--") and not re.search(NO_VALUE, argument):
+            raise UserError(f"{argument} needs {'the path of a file' if argument == '--config' else 'a value'}")
 
 
 def _check_protocol(command: str, settings: Sequence[Entry]) -> None:
@@ -196,8 +204,15 @@ def _check_weights(path: Path, *, where: str = "", noun: str = "file") -> None:
 def _check_data(command: str, settings: Sequence[Entry]) -> None:
     """Check that data and network are named where no checkpoint says them."""
     from_weights = last_value(settings, "model.weights") is not None and last_value(settings, "model.backbone") is None
-    if not from_weights and all(entry.key != "data" and not entry.key.startswith("data.") for entry in settings):
+    if not from_weights and all(last_value(settings, key) is None for key in ("data", "data.root")):
         raise UserError(missing_data(command, settings))
+
+
+def _check_network(settings: Sequence[Entry], *, has_plan: bool) -> None:
+    """Check that a network is named where neither weights nor a plan choose one."""
+    is_named = any(last_value(settings, key) is not None for key in ("model.weights", "model.backbone"))
+    if not has_plan and not is_named:
+        raise UserError(WHICH_NETWORK)
 
 
 def missing_data(command: str, settings: Sequence[Entry]) -> str:
