@@ -147,6 +147,8 @@ def with_weights(
         if not allow_partial:
             others = identify(recognised_weights.tensors, family)
             hint = f"; it fits {' and '.join(others)}" if others else ""
+            if stored.is_checkpoint and not others:
+                hint = f"; mvrec.load({stored.source!r}).backbone is the network of this run"
             raise UserError(f"{stored.source}: the weights are not those of {name} but of {error}{hint}") from None
         model = build(**knobs)
     classes = next(
@@ -175,6 +177,8 @@ def name_of(stored: StoredWeights) -> str:
     weights = recognised(stored)
     family = FAMILIES[weights.family] if weights.family else Backbone
     names = identify(weights.tensors, family) or identify(weights.tensors, family, but_for_pooling=True)
+    if not names and stored.is_checkpoint:
+        raise UserError(f"{stored.source}: the network of this run is none of the zoo: mvrec export writes it as it is")
     if not names:
         raise UserError(
             f"{stored.source}: no variant has these weights; name the nearest with --model (mvrec models lists them)"

@@ -85,7 +85,14 @@ def _other_count(saved: tuple[str, ...], names: tuple[str, ...]) -> str:
     saved_plain, found_plain = comparable(saved, names)
     part = len(names) < len(saved) and set(found_plain) <= set(saved_plain)
     hint = ", which are among them: --data.classes checkpoint scores these" if part else ""
+    if not set(found_plain) & set(saved_plain):
+        hint = f" and none of these: it knows {_some(saved)}, they have {_some(names)}"
     return f"the checkpoint knows {len(saved)} classes, the data have {len(names)}{hint}"
+
+
+def _some(names: tuple[str, ...]) -> str:
+    """Return the first names."""
+    return ", ".join(map(repr, names[:3])) + (" ..." if len(names) > 3 else "")
 
 
 def _differences(saved: tuple[str, ...], names: tuple[str, ...]) -> str:

@@ -103,7 +103,8 @@ def test_a_file_of_names_may_number_its_lines_and_must_have_some(tmp_path):
 def test_checkpoint_and_data_may_spell_differently_but_have_the_same_classes():
     assert compare_classes(["riding a bike", "tai chi"], ["Riding_a_bike", '"tai chi"']) is None
     for saved, actual, message in (
-        ("ab", "a", "the checkpoint knows 2 classes, the data have 1"),
+        ("ab", "a", "the checkpoint knows 2 classes, the data have 1, which are among"),
+        ("abcd", "xy", r"4 classes, the data have 2 and none .*: it knows 'a', 'b', 'c' \.\.\., they have 'x', 'y'$"),
         ("abc", "abx", "^1 of 3 classes differ: class 2 is 'c'"),
         ("abcdef", "abxyzw", "^4 of 6 classes differ: class 2 is 'c' in .* 'x' in the data; .*; class 4 .* 'z' in .*$"),
         ("abc", "bac", "2 of 3 classes differ, the same names in another order: .*: class 0 is 'a'"),
