@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mvrec import data, models, tasks
     from mvrec.data import open_video, read_image
     from mvrec.errors import DecodeError, UserError
+    from mvrec.inference.explaining import Heat
     from mvrec.inference.model import Model, load
     from mvrec.inference.results import Features, Prediction
     from mvrec.models import create_model
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "DecodeError": "errors",
     "Features": "inference.results",
+    "Heat": "inference.explaining",
     "Model": "inference.model",
     "Prediction": "inference.results",
     "Run": "script.running",
@@ -41,6 +43,7 @@ _PACKAGES = ("data", "models", "tasks")
 __all__ = [
     "DecodeError",
     "Features",
+    "Heat",
     "Model",
     "Prediction",
     "Run",

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from threading import get_ident
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
@@ -91,12 +92,15 @@ def _class_activation(backbone: Backbone, x: Tensor, classes: Tensor, *, stage: 
 def _recorded(level: Level) -> Iterator[list[Tensor]]:
     """Return the tensors that a level's module takes or gives while the block runs; several if it is called often."""
     tensors: list[Tensor] = []
+    thread = get_ident()  # another one may run the same network
 
     def record_input(module: nn.Module, arguments: Any) -> None:
-        tensors.append(arguments[0])
+        if get_ident() == thread:
+            tensors.append(arguments[0])
 
     def record_output(module: nn.Module, arguments: Any, output: Any) -> None:
-        tensors.append(output[0] if isinstance(output, tuple) else output)
+        if get_ident() == thread:
+            tensors.append(output[0] if isinstance(output, tuple) else output)
 
     if level.is_input:
         hook = level.module.register_forward_pre_hook(record_input)
@@ -186,8 +190,11 @@ def _attended(backbone: MViT) -> Iterator[list[Attended]]:
     Probabilities are not kept: queries and keys suffice to compute them later, as exactly as in the network.
     """
     calls: list[Attended] = []
+    thread = get_ident()  # another one may run the same network
 
     def note(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], out: Tensor) -> None:
+        if get_ident() != thread:
+            return
         q, k, v, *bias = inputs
         scale = options.get("scale") or q.shape[-1] ** -0.5
         calls.append(Attended(q, k, v, bias[0] if bias else None, scale, out))

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from mvrec.data.video.video import Decoder
 from mvrec.data.views.presets import preset
 from mvrec.data.views.protocol import Protocol
-from mvrec.errors import UserError, nearest
+from mvrec.errors import DecodeError, UserError, nearest
 from mvrec.files import at_home
+from mvrec.inference.explaining import Heat, explained
 from mvrec.inference.features import Selection, features_of
+from mvrec.inference.heat import Method
 from mvrec.inference.inputs import Item, items_of
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.recognising import Part, item_views, outputs_of_parts, parts_of, recognise_files
@@ -179,6 +181,41 @@ class Model(Recogniser):
         results = (_features(part, raw, is_mean=pool == "views") for part, raw in rows)
         return _single(results) if is_single and window is None else results
 
+    def explain(
+        self,
+        source: Any,
+        *,
+        fps: float | None = None,
+        class_name: str | None = None,
+        method: Method | None = None,
+        stage: int | None = None,
+        clip: int | None = None,
+        crop: int | None = None,
+    ) -> Any:
+        """Show on which pixels the score of a class rests, as `mvrec explain` does.
+
+        Args:
+            source: As `predict` takes it.
+            fps: As in `predict`.
+            class_name: The class; the most probable one by default.
+            method: "cam", "layercam", and for MViT "rollout" and "relevance"; the most informative one by default.
+            stage: Of "cam" and "layercam": the feature map, 0 for the finest; the coarsest by default.
+            clip: Which of the protocol's clips; the middle one by default.
+            crop: Which of its crops; the middle one by default.
+
+        Returns:
+            A `Heat` with `heat` float32 (T, H, W) from 0 to 1 and `save`; of several, an iterator of them in order.
+
+        Raises:
+            DecodeError: The single file cannot be read.
+            UserError: There is no such file, class, method, stage, clip or crop, or the array is not what the network
+                takes.
+        """
+        is_single, items = items_of(source, self.protocol, fps=fps)
+        knobs: Any = {"class_name": class_name, "method": method, "stage": stage, "clip": clip, "crop": crop}
+        results = (_explained(self, item, knobs) for item in items)
+        return _single(results) if is_single else results
+
     @property
     def preprocess(self) -> Preprocess:
         """A module from pixels uint8 (T, H, W, 3) to the network's input, on its device."""
@@ -208,6 +245,13 @@ def _single(results: Iterator[Any]) -> Any:
     (result,) = results
     result.check()
     return result
+
+
+def _explained(recogniser: Recogniser, item: Item, knobs: Any) -> Heat:
+    try:
+        return explained(recogniser, item, **knobs)
+    except DecodeError as error:
+        return Heat(item.source, item.sample.start_seconds, item.sample.end_seconds, error.cause)
 
 
 def _features(part: Part | Result, raw: Any, *, is_mean: bool) -> Features:

@@ -12,9 +12,10 @@ from PIL import Image
 from video_files import write_video
 
 from mvrec.cli.lightning import run
-from mvrec.commands.explain import class_number, main, seen_by
+from mvrec.commands.explain import main
 from mvrec.data.generated.moving_digits_video import ACTIONS, SPLITS, Motion, poses
 from mvrec.errors import UserError
+from mvrec.inference.explaining import class_number, seen_by
 from mvrec.inference.heat import heat_map
 from mvrec.inference.recogniser import load_recogniser
 
@@ -105,9 +106,9 @@ def test_views_are_those_of_the_protocol(run_dir, tmp_path, antialias):
             cut = view.frames[:, top : top + height, left : left + width]
             assert np.array_equal(cut, view.view[0].permute(1, 2, 3, 0).numpy())
     assert torch.equal(seen_by(recogniser, path).view[0], all_views[4])
-    with pytest.raises(UserError, match=r"--clip: there is no clip 3: the protocol has the clips 0\.\.2"):
+    with pytest.raises(UserError, match=r"there is no clip 3: the protocol has the clips 0\.\.2"):
         seen_by(recogniser, path, clip=3)
-    with pytest.raises(UserError, match="--crop: there is no crop -1"):
+    with pytest.raises(UserError, match="there is no crop -1"):
         seen_by(recogniser, path, crop=-1)
 
 

@@ -19,10 +19,10 @@ WRONG = {
         ("nothing.mp4 --ckpt run -o a.png", "no such file"),
         ("empty --ckpt run -o a.png", "is a directory"),
         ("broken.mp4 --ckpt run -o a.png", "no video, damaged or cut short"),
-        ("a.jpg --ckpt run -o a.jpg", "--output must end in .mp4 or .png"),
+        ("a.jpg --ckpt run -o a.jpg", "output must end in .mp4 or .png"),
         ("a.mp4 --ckpt run -o a.mp4", "--output is the source itself"),
         ("a.mp4 --ckpt run -o file/a.png", "cannot write file/a.png: "),
-        ("a.jpg --ckpt images -o b.mp4", "of which no video comes: --output must end in .png"),
+        ("a.jpg --ckpt images -o b.mp4", "no video comes of an image: the output must end in .png"),
         ("a.jpg --ckpt images -o a.png --method rollout", "rollout and relevance follow the attention of MViT"),
     ],
     "extract": [

@@ -223,14 +223,37 @@ def test_preprocess_gives_what_the_network_takes(model, image_model, video):
     assert str(next(network.to("meta").buffers()).device) == "meta"
 
 
+def test_heat_is_an_array_and_a_picture_that_the_command_writes(model, image_model, video, tmp_path):
+    path, frames = video
+    heat = model.explain(path, class_name="b", method="cam", clip=0, crop=2)
+    assert (heat.heat.shape, heat.heat.dtype, heat.heat.min(), heat.heat.max()) == ((4, 32, 32), np.float32, 0, 1)
+    assert (heat.class_name, heat.method, heat.span[0]) == ("b", "cam", 0.0)
+    assert heat.probability == dict(heat.top())["b"]
+    again = model.explain(frames, fps=25, class_name="b", method="cam", clip=0, crop=2)
+    np.testing.assert_allclose(again.heat, heat.heat, atol=1e-5)
+    assert np.array_equal(again.frames, model.views(path)[2].permute(1, 2, 3, 0).numpy())
+    for name in ("heat.png", "heat.mp4"):
+        heat.save(tmp_path / "new" / name, full_frame=True)
+        assert (tmp_path / "new" / name).stat().st_size > 1000
+    picture = image_model.explain(np.zeros((50, 70, 3), np.uint8))
+    assert (picture.heat.shape, picture.frames.shape) == ((32, 32), (32, 32, 3))
+    assert [result.error for result in model.explain([path, "missing.mp4"])] == ["", "no such file"]
+    with pytest.raises(UserError, match=r"the output must end in \.png"):
+        picture.save(tmp_path / "a.mp4")
+    with pytest.raises(UserError, match="'d' is not one of the 3 classes"):
+        model.explain(path, class_name="d")
+
+
 def test_threads_that_share_a_model_get_the_answers_of_one(model, video):
     path, frames = video
     expected = [model.predict(path), model.predict(frames[:20], fps=25)]
     results: dict[int, list] = {}
+    heats: dict[int, np.ndarray] = {}
 
     def work(number: int) -> None:
         sources = [path, frames[:20]] * 4
         results[number] = [model.predict(source, fps=None if source is path else 25) for source in sources]
+        heats[number] = model.explain(path).heat
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
     for thread in threads:
@@ -238,6 +261,9 @@ def test_threads_that_share_a_model_get_the_answers_of_one(model, video):
     for thread in threads:
         thread.join()
     assert len(results) == 3
+    heat = model.explain(path).heat
+    for number in range(3):
+        np.testing.assert_allclose(heats[number], heat, atol=1e-4)
     assert all(same(got, expected[place % 2]) for some in results.values() for place, got in enumerate(some))
 
 
