@@ -11,15 +11,23 @@ import importlib.util
 import os
 import re
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mvrec.errors import UserError, nearest
-from mvrec.files import at_home
+from mvrec.errors import DecodeError, PartError, UserError, nearest
+from mvrec.files import at_home, sha256
+from mvrec.machine import machine_fault
 
 CLASS_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+PLAIN_WORD = re.compile(r"[\w -]*")  # which names no function, file or mapping
 TRUST = "--trust"
+DEBUG = "--debug"
+WHERE = f"; {DEBUG} shows where"
+DEBUG_VARIABLE = "MVREC_DEBUG"  # which loader processes inherit
 # Parts of jsonargparse's messages that say nothing about the value itself.
 ATTEMPTS = re.compile(r"Expected an? |Not a valid subclass|Not of type|Does not validate against any")
 
@@ -28,10 +36,21 @@ _folders: list[str] = []  # of the user's code, in the order of the search
 
 
 class Place(NamedTuple):
-    """A setting that holds a class: its noun in messages, and the package whose classes need no trust."""
+    """A setting that holds a class.
+
+    Attributes:
+        noun: Its noun in messages.
+        package: The package whose classes need no trust; "" for none.
+        base: Class path of their base, if others of the package may not be named.
+        home: Begin of the modules that define them.
+        is_callable: Whether functions stand here too, so that any text of the form of a class path names one.
+    """
 
     noun: str
     package: str
+    base: str = ""
+    home: str = ""
+    is_callable: bool = False
 
 
 class FileClass(NamedTuple):
@@ -43,11 +62,18 @@ class FileClass(NamedTuple):
 
 PLACES = {
     "backbone": Place("network", "mvrec.models"),
-    "optimizer": Place("optimiser", "torch.optim"),
+    "optimizer": Place("optimiser", "torch.optim", "torch.optim.Optimizer", "torch.optim."),
+    "lr_scheduler": Place(
+        "schedule", "torch.optim.lr_scheduler", "torch.optim.lr_scheduler.LRScheduler", is_callable=True
+    ),
+    "loss": Place("loss", "torch.nn", "torch.nn.Module", "torch.nn.modules.loss", is_callable=True),
+    "metrics": Place("metric", "torchmetrics", "torchmetrics.Metric", "torchmetrics.classification.", is_callable=True),
+    **dict.fromkeys(("before_crop", "after_crop", "on_device"), Place("augmentation", "", is_callable=True)),
     "data": Place("data module", "mvrec.data"),
     "_task": Place("task", "mvrec.tasks"),
 }
 ELSEWHERE = Place("class", "")
+ONLY_IN_TRAINING = ("loss", "lr_scheduler", "before_crop", "after_crop", "on_device")
 # Modules whose classes earlier versions named in configurations and checkpoints, and their present modules.
 MOVED = {
     **{
@@ -138,6 +164,51 @@ def take_trusted(arguments: Sequence[str]) -> list[str]:
     return left
 
 
+def take_debug(arguments: Sequence[str]) -> list[str]:
+    """Print tracebacks in this process and its children if `--debug` is given; return the other arguments."""
+    os.environ.pop(DEBUG_VARIABLE, None)
+    if DEBUG in arguments:
+        os.environ[DEBUG_VARIABLE] = "1"
+    return [argument for argument in arguments if argument != DEBUG]
+
+
+def debugging() -> bool:
+    """Return whether to print tracebacks of faults that are one line otherwise."""
+    return DEBUG_VARIABLE in os.environ
+
+
+@contextmanager
+def calling(key: str, part: Any, note: str = "") -> Iterator[None]:
+    """Turn an exception of a user's part into one line with its key and name; `--debug` prints the traceback.
+
+    Args:
+        key: The key of the part, such as "model.loss".
+        part: The part.
+        note: Facts about the call that may explain the exception.
+
+    Raises:
+        PartError: The part raised an exception that is no fault of the machine, of a file, or one line already.
+    """
+    try:
+        yield
+    except (DecodeError, MemoryError, UserError):
+        raise
+    except Exception as error:
+        if machine_fault(error) is not None or type(error).__name__ in ("OutOfMemoryError", "AcceleratorError"):
+            raise
+        if debugging():
+            traceback.print_exc()
+        text = " ".join(str(error).split())
+        problem = f"{type(error).__name__}{f': {text}' if text else ''}{f' ({note})' if note else ''}"
+        raise PartError(f"{key}: {path_of(part)} raised {problem}{WHERE}") from error
+
+
+def path_of(part: Any) -> str:
+    """Return the class path of a function, class, or object's class."""
+    target = part if hasattr(part, "__qualname__") else type(part)
+    return f"{target.__module__}.{target.__qualname__}"
+
+
 def _module_at(path: Path) -> str:
     """Return the name of a module or package at a path, and add its folder to the search."""
     if not (path.is_file() if path.suffix == ".py" else path.is_dir()):
@@ -180,12 +251,13 @@ def import_problem(class_path: str) -> str:
     return ""
 
 
-def check_file_classes(tree: Mapping[str, Any], *, source: str) -> None:
+def check_file_classes(tree: Mapping[str, Any], *, source: str, origins: Mapping[str, Any] | None = None) -> None:
     """Check the classes that a file names before any of them is imported, then check that they can be imported.
 
     Args:
         tree: The file's settings, with `backbone`, `optimizer` or `data`.
         source: The file, for messages.
+        origins: The record of `own_files`, for messages.
 
     Raises:
         UserError: A class is missing, or in a module that a file may not have imported.
@@ -195,36 +267,64 @@ def check_file_classes(tree: Mapping[str, Any], *, source: str) -> None:
         if not is_class_path(path):
             raise UserError(f"{source}: its {place.noun} is {path!r}: give a class such as package.module.Class")
         if not _is_below(path, [*filter(None, [place.package]), *_named]):
-            raise UserError(f"{source}: its {place.noun} is {path}, {_why_not(place, path)}")
+            origin = (origins or {}).get(path, {}).get("file")
+            known = f" (the run had it from {origin})" if origin else ""
+            raise UserError(f"{source}: its {place.noun} is {path}, {_why_not(place, path)}{known}")
     for place, path in classes:
         try:
             target = imported(path)
         except UserError as error:
             raise UserError(f"{source}: its {place.noun} cannot be used: {error}") from error
-        if place.package == "torch.optim" and not _is_below(path, _named) and not _is_optimiser(target):
-            raise UserError(f"{source}: its {place.noun} is {path}, which is not an optimiser")
+        if place.base and not _is_below(path, _named) and not _is_kind(target, place):
+            article = "an" if place.noun[0] in "aeiou" else "a"
+            raise UserError(f"{source}: its {place.noun} is {path}, which is not {article} {place.noun}")
+
+
+def own_files(tree: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return file and SHA-256 of the modules of one's own that settings name, by class path.
+
+    Modules that are installed, and those without a file, are left out.
+    """
+    installed = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib"))
+    record = {}
+    for _, path in _file_classes(tree, ELSEWHERE):
+        module = sys.modules.get(path.rpartition(".")[0]) if is_class_path(path) else None
+        file = getattr(module, "__file__", None)
+        if file and not path.startswith("mvrec.") and not file.startswith(installed):
+            record[path] = {"file": file, "sha256": sha256(Path(file))}
+    return record
+
+
+def without_training(settings: Any) -> Any:
+    """Return settings without the parts that only training uses, which an evaluation need not have."""
+    if isinstance(settings, dict):
+        return {name: None if name in ONLY_IN_TRAINING else without_training(value) for name, value in settings.items()}
+    return settings
 
 
 def _file_classes(node: Any, place: Place) -> Iterator[FileClass]:
     if isinstance(node, list | tuple):
         for item in node:
             yield from _file_classes(item, place)
+    if place.is_callable and isinstance(node, str) and not PLAIN_WORD.fullmatch(node):
+        yield FileClass(place, node)
     if not isinstance(node, dict):
         return
     for name, value in node.items():
         key = str(name).rpartition(".")[2]  # jsonargparse reads dots in a key as levels
         below = PLACES.get(key, place)
         # jsonargparse would read a text here as a class path, settings, or a file with settings.
-        if key == "class_path" or (key in PLACES and not isinstance(value, dict | None)):
+        is_text = key in PLACES and not below.is_callable and not isinstance(value, dict | None)
+        if key == "class_path" or is_text:
             yield FileClass(below, value)
         else:
             yield from _file_classes(value, below)
 
 
-def _is_optimiser(target: Any) -> bool:
-    from torch.optim import Optimizer  # slow to import, and not needed for every file
-
-    return isinstance(target, type) and issubclass(target, Optimizer)
+def _is_kind(target: Any, place: Place) -> bool:
+    """Return whether an import is a class that a place may hold without trust."""
+    base = imported(place.base)  # slow to import, and not needed for every file
+    return isinstance(target, type) and issubclass(target, base) and f"{target.__module__}.".startswith(place.home)
 
 
 def _why_not(place: Place, path: str) -> str:

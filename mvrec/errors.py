@@ -13,6 +13,10 @@ class UserError(ValueError):
     """A fault of the user's input: the command line prints one line without a traceback and exits with code 2."""
 
 
+class PartError(UserError):
+    """A fault in a part of the user's own, such as a loss, by the exception that it raised."""
+
+
 class DecodeError(Exception):
     """A media file that cannot be opened or decoded.
 

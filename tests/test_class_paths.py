@@ -126,6 +126,18 @@ REFUSED = (
     ("optimizer", {"class_path": "torch.hub.load"}, "its optimiser is torch.hub.load"),
     ("optimizer", {"class_path": "torch.optim.lr_scheduler.Counter"}, "which is not an optimiser"),
     ("data", {"class_path": "trap.Data"}, "its data module is trap.Data"),
+    ("data", {"init_args": {"augment": {"after_crop": "trap.Data"}}}, "its augmentation is trap.Data"),
+    ("data", {"augment": {"on_device": ["trap.Data"]}}, "its augmentation is trap.Data"),
+    ("loss", {"class_path": "trap.Net"}, "its loss is trap.Net"),
+    ("loss", {"class_path": "torch.nn.Linear"}, "torch.nn.Linear, which is not a loss"),
+    ("loss", "{class_path: trap.Net}", "its loss is '{class_path: trap.Net}': give a class"),
+    (
+        *("loss", {"class_path": "torch.nn.TripletMarginWithDistanceLoss", "init_args": {"distance": "trap.Net"}}),
+        "its loss is trap.Net",
+    ),
+    ("lr_scheduler", {"class_path": "timm.scheduler.CosineLRScheduler"}, "its schedule is timm"),
+    ("metrics", {"a": "trap.Net"}, "its metric is trap.Net"),
+    ("metrics", {"a": {"class_path": "torchmetrics.MeanMetric"}}, "which is not a metric"),
     ("list", [{"class_path": "os.system"}], "its class is os.system"),
     ("backbone", {"class_path": "mvrec_like.Net"}, "no module mvrec_like .* add --trust FOLDER/mvrec_like.py"),
     ("backbone", {"class_path": "mvrec.models.Mvit"}, "mvrec.models has no 'Mvit'; did you mean 'MViT'"),
@@ -137,6 +149,16 @@ def test_file_that_names_a_class_it_may_not_is_one_line(modules):
         with pytest.raises(UserError, match=rf"^x.ckpt: .*{message}.*$"):
             check_file_classes({key: value}, source="x.ckpt")
         assert "trap" not in sys.modules, value
+
+
+def test_losses_schedules_and_metrics_of_libraries_need_no_trust():
+    tree = {
+        "loss": {"class_path": "torch.nn.CrossEntropyLoss", "init_args": {"reduction": "mean"}},
+        "lr_scheduler": {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 2}},
+        "metrics": {"f1": {"class_path": "torchmetrics.classification.MulticlassF1Score"}},
+        "other_task": {"loss": "huber"},
+    }
+    check_file_classes(tree, source="x.ckpt")
 
 
 def test_module_that_the_user_names_is_trusted(modules):

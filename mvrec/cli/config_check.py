@@ -26,7 +26,8 @@ CONFIG_FLAGS = ("-c", "--config")
 BACKBONE_FLAG = re.compile(r"--model(\.(init_args\.)?backbone)+")
 # Keys of the parser itself whose value may be a class path; those of classes are known by their types.
 CLASS_KEYS = re.compile(
-    r"data|model(\.backbone)*|model\.optimizer|trainer\.(callbacks|logger|strategy|plugins|profiler)"
+    r"data|model(\.backbone)*|model\.(optimizer|loss|lr_scheduler|metrics\.\w+)"
+    r"|data\.augment\.(before_crop|after_crop|on_device)|trainer\.(callbacks|logger|strategy|plugins|profiler)"
 )
 CONFIG_ENDINGS = (".yaml", ".yml", ".json")  # of files that may stand for a mapping
 CLASS_IN_TEXT = re.compile(r"class_path[\"']?\s*[:=]\s*[\"']?([\w.]+)")
@@ -266,6 +267,7 @@ class KnownKeys:
         self._children: dict[str, set[str]] = {"": set()}
         self._open: set[str] = set()  # keys below these are not checked
         self._unnamed: set[str] = set()  # keys below these neither, until an entry names a class
+        self._named: set[str] = set()  # keys whose class an entry names
         self.hints: dict[str, Any] = {}  # the types of the arguments of classes
         self.owners: dict[str, str] = {}  # the modules that these classes come from
         self._plain = set(plain)
@@ -285,6 +287,7 @@ class KnownKeys:
         target = resolve(class_path)
         if callable(target):
             self._unnamed.discard(entry.key)
+            self._named.add(entry.key)
             self._add_parameters(entry.key, target)
 
     def _add_parameters(self, key: str, target: Callable[..., Any]) -> None:
@@ -323,7 +326,9 @@ class KnownKeys:
     def group(self, key: str) -> set[str]:
         """Return the names below a key that is always a mapping of the parser, such as `trainer`; else none."""
         names = self.children(key)
-        is_class = "class_path" in names or key in self._unnamed or key in self._plain or key in self.hints
+        is_class = "class_path" in names or any(
+            key in keys for keys in (self._unnamed, self._named, self._plain, self.hints)
+        )
         return set() if is_class else names
 
     def elsewhere(self, name: str) -> str:

@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from mvrec import data
-from mvrec.class_paths import reason, renewed
+from mvrec.class_paths import own_files, reason, renewed
 from mvrec.cli.config_check import (
     Entry,
     check_keys,
@@ -303,7 +303,7 @@ class MvrecCLI(OpenCLI):
             self.datamodule.seed = config.seed_everything
         portable = without_own_paths(config, self.run_dir)
         plain = yaml.safe_load(self.parser_of(str(self.subcommand)).dump(portable, skip_none=False))
-        self.model.run_record = {"config": plain}
+        self.model.run_record = {"config": plain, "parts": own_files(plain)}
         origin = {"weights": None, "_instantiator": INSTANTIATOR, "_class_path": path_of(MvrecParser.task)}
         self.model.save_hyperparameters({**flattened(plain)["model"], **origin})
         self.datamodule.save_hyperparameters(plain["data"])

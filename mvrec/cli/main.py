@@ -7,12 +7,13 @@ import io
 import os
 import select
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 
 from mvrec import __version__
-from mvrec.class_paths import take_trusted
+from mvrec.class_paths import debugging, take_debug, take_trusted
 from mvrec.cli.help.hints import command_hint
 from mvrec.errors import UserError
 from mvrec.machine import allow_open_files, closed_path, machine_fault
@@ -47,6 +48,7 @@ others:
   demo-images  the same with images of digits and a network of every family
 
 A checkpoint of a network of one's own: `--trust FOLDER/my_models.py` with any command lets files name its classes.
+`--debug` with any command shows where an error of one's own code comes from.
 `mvrec COMMAND --help` tells more. `mvrec --version` prints the version.
 """
 
@@ -109,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             requests.listen()  # before torch is imported, which takes seconds: no signal is lost
         else:
             requests.leave()
-        COMMANDS[command](command, take_trusted(rest))
+        COMMANDS[command](command, take_trusted(take_debug(rest)))
         sys.stdout.flush()
 
 
@@ -119,6 +121,8 @@ def _errors_as_lines() -> Iterator[None]:
     try:
         yield
     except UserError as error:
+        if debugging():
+            traceback.print_exc()
         fail(str(error))
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():

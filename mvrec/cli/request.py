@@ -82,7 +82,7 @@ def read_request(args: Sequence[str]) -> Request:
     if checkpoint_path is not None:  # wins over a checkpoint that the first start began with
         arguments += ["--ckpt_path", str(checkpoint_path)]
         checkpoint = Entry("ckpt_path", str(checkpoint_path), "--resume auto")
-    from_files = inherited(settings, checkpoint=checkpoint)
+    from_files = inherited(settings, checkpoint=checkpoint, training=command == "fit")
     plan = plan_of(settings) if planned and checkpoint is None else None
     if plan is not None:
         from_files = deep_merged(from_files, plan.defaults())

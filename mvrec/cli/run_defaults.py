@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mvrec.class_paths import check_file_classes, reason
+from mvrec.class_paths import check_file_classes, reason, without_training
 from mvrec.cli.config_check import CONFIG_FLAGS, Entry, class_path_of, last_value, resolve
 from mvrec.data.views.presets import preset
 from mvrec.errors import UserError, nearest
@@ -177,18 +177,19 @@ def _class_names_of(settings: Sequence[Entry], where: str) -> list[str]:
     return list(names)
 
 
-def inherited(settings: Sequence[Entry], *, checkpoint: Entry | None) -> dict[str, Any]:
+def inherited(settings: Sequence[Entry], *, checkpoint: Entry | None, training: bool = True) -> dict[str, Any]:
     """Return the settings of model and data in files as parser defaults, which flags and configs override.
 
     Args:
         settings: Entries of configs and flags.
         checkpoint: The path of a checkpoint to test or resume; it knows all, so weights to start from are not read.
+        training: Whether the command trains; others need no loss, schedule or augmentation.
 
     Raises:
         UserError: A file is missing or of another kind.
     """
     if checkpoint is not None and checkpoint.value not in CHECKPOINT_KEYWORDS:
-        return checkpoint_defaults(Path(checkpoint.value), where=checkpoint.where)
+        return checkpoint_defaults(Path(checkpoint.value), where=checkpoint.where, training=training)
     weights = last_value(settings, "model.weights")
     if weights is None or last_value(settings, "model.backbone") is not None:
         return {}
@@ -197,8 +198,8 @@ def inherited(settings: Sequence[Entry], *, checkpoint: Entry | None) -> dict[st
     return {"model.backbone": start.backbone, "data": start.data}
 
 
-def checkpoint_defaults(path: Path, *, where: str) -> dict[str, Any]:
-    """Return the settings of a checkpoint's model and data as parser defaults.
+def checkpoint_defaults(path: Path, *, where: str, training: bool = True) -> dict[str, Any]:
+    """Return the settings of a checkpoint's model and data as parser defaults; see `inherited`.
 
     Raises:
         UserError: The file is missing, or not a checkpoint of mvrec.
@@ -213,8 +214,10 @@ def checkpoint_defaults(path: Path, *, where: str) -> dict[str, Any]:
     if not stored.is_checkpoint:
         raise UserError(f"{where}: {path} is not a checkpoint that `mvrec fit` has written")
     saved, data = stored.model_settings, stored.data_settings
+    if not training:
+        saved, data = without_training(saved), without_training(data)
     task = {"_task": saved["_class_path"]} if "_class_path" in saved else {}
-    check_file_classes({**saved, **task, "data": data}, source=f"{where}: {path}")
+    check_file_classes({**saved, **task, "data": data}, source=f"{where}: {path}", origins=stored.details.get("parts"))
     defaults = {f"model.{key}": value for key, value in saved.items() if not key.startswith("_")}
     build_from(str(path), defaults.get("model.backbone"))
     defaults["model.weights"] = None  # a checkpoint has its own

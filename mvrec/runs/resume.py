@@ -8,7 +8,7 @@ import copy
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from mvrec import __version__
 from mvrec.class_paths import renewed
@@ -39,6 +40,8 @@ REFUSED = {
     "data.seed": "the order of the files depends on it",
     "data.class_path": "the position in the files belongs to the other data module",
     "model.optimizer.class_path": "the optimiser's state belongs to the other optimiser",
+    "model.lr_scheduler": "the schedule's state belongs to the other schedule",
+    "model.lr_scheduler.class_path": "the schedule's state belongs to the other schedule",
     "model.freeze": "the optimiser's state belongs to other parameters",
     "model.backbone.class_path": "the weights belong to another network",
 }
@@ -96,6 +99,8 @@ def changes_since(saved: dict[str, Any], config: dict[str, Any], *, path: str) -
         reason = REFUSED.get(change.setting)
         if change.setting == "model.layer_decay" and 1 in (change.before, change.now):
             reason = "the optimiser's state belongs to other groups of parameters"
+        if change.setting == "model.optimizer.lr" and config.get("model", {}).get("lr_scheduler"):
+            reason = "the rate follows from the state of model.lr_scheduler"
         if change.setting.startswith("model.backbone") and change.setting.endswith("class_path"):
             reason = REFUSED["model.backbone.class_path"]
         if reason is not None:
@@ -203,6 +208,10 @@ class Resume(L.Callback):
         schedulers: list[Any] = [entry.scheduler for entry in trainer.lr_scheduler_configs]
         for (optimizer, state), scheduler, saved in zip(states, schedulers, checkpoint["lr_schedulers"], strict=False):
             self._check_groups(optimizer, state, trainer.ckpt_path)
+            if not isinstance(scheduler, LambdaLR):  # of the user: it goes on from its own state and the saved rates
+                rates = [group["lr"] for group in state["param_groups"]]
+                _take_options(state, optimizer, rates, but_for=("params", "initial_lr"))
+                continue
             saved["base_lrs"] = list(scheduler.base_lrs)
             saved["last_epoch"] = _place_in_schedule(trainer, checkpoint, facts, saved["last_epoch"])
             rates = [
@@ -210,9 +219,7 @@ class Resume(L.Callback):
                 for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
             ]
             saved["_last_lr"] = rates
-            for group, now, rate in zip(state["param_groups"], optimizer.param_groups, rates, strict=True):
-                options = {name: copy.deepcopy(value) for name, value in now.items() if name != "params"}
-                group.update({**options, "lr": rate})
+            _take_options(state, optimizer, rates)
 
     def _check_groups(self, optimizer: torch.optim.Optimizer, state: dict[str, Any], path: Any) -> None:
         present, saved = (
@@ -250,6 +257,19 @@ class Resume(L.Callback):
         """Log that the run was already finished, and how to train longer."""
         if self._entry is not None and not self._begun:
             log.info("resume: nothing is left to train at step %d: %s", self._entry["step"], _limit(trainer))
+
+
+def _take_options(
+    state: dict[str, Any],
+    optimizer: torch.optim.Optimizer,
+    rates: Sequence[float],
+    *,
+    but_for: Sequence[str] = ("params",),
+) -> None:
+    """Put the present options of an optimiser into its saved state, with the rates of each group."""
+    for group, now, rate in zip(state["param_groups"], optimizer.param_groups, rates, strict=True):
+        options = {name: copy.deepcopy(value) for name, value in now.items() if name not in but_for}
+        group.update({**options, "lr": rate})
 
 
 def _limit(trainer: L.Trainer) -> str:

@@ -116,7 +116,7 @@ def foreign_classes(node: Any) -> list[str]:
 
 
 def _of_run(node: dict[str, Any], stored: StoredWeights) -> StartingPoint:
-    check_file_classes({"backbone": node}, source=stored.source)
+    check_file_classes({"backbone": node}, source=stored.source, origins=stored.details.get("parts"))
     build_from(stored.source, node)
     protocol = stored.details["protocol"]
     short = _short(node)

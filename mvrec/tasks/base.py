@@ -1,7 +1,6 @@
 """The base of every task: weights, optimiser, schedule, exact scores and checkpoints, without any labels."""
 
 import logging
-import math
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -9,7 +8,6 @@ from typing import Any, ClassVar, Literal
 import lightning as L
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
 from mvrec import __version__
 from mvrec.data.loading.batch import ClipBatch
@@ -25,8 +23,18 @@ from mvrec.runs.resume import check_weights
 from mvrec.tasks.outputs import task_of
 from mvrec.tasks.score_text import failures, score_line, split_text, write_metrics
 from mvrec.tasks.scores import ScoreKeeper, Scores, Tally
-from mvrec.tasks.start import Start, check_network
-from mvrec.training.optim import OptimizerCallable, WarmupCosine, check_optimizer, count_steps
+from mvrec.tasks.start import Start, check_network, named_shape
+from mvrec.training.optim import (
+    OptimizerCallable,
+    Per,
+    SchedulerCallable,
+    WarmupCosine,
+    check_optimizer,
+    check_scheduler,
+    lr_scale,
+    scheduled,
+    step_scheduler,
+)
 from mvrec.training.parameter_groups import group_record, group_summary, parameter_groups, scale_rates
 from mvrec.training.sharding import is_sharded, shard
 from mvrec.weights.cache import fetched_path
@@ -57,6 +65,8 @@ class Task(L.LightningModule, ABC):
         optimizer: Makes the optimiser; its weight decay skips biases, norms and the backbone's exemptions.
         layer_decay: Ratio between the learning rates of neighbouring layers, full at the head; 1 for none.
         schedule: Learning rate over time, relative to the optimiser's.
+        lr_scheduler: Class path of a scheduler of torch or timm, or one like theirs, in place of `schedule`.
+        lr_scheduler_per: Whether it changes the rate after every optimiser "step" or every "epoch" (the default).
         lr_reference_batch: Clips or images per step, over all processes and accumulated batches, for which the
             optimiser's learning rate is meant; the rate is scaled in proportion to the real number (Goyal et al. 2017).
             `None` leaves the rate as it is.
@@ -85,6 +95,8 @@ class Task(L.LightningModule, ABC):
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3, weight_decay=0.05),
         layer_decay: float = 1.0,
         schedule: WarmupCosine = WarmupCosine(),  # noqa: B008 - frozen
+        lr_scheduler: SchedulerCallable | None = None,
+        lr_scheduler_per: Per | None = None,
         lr_reference_batch: int | None = None,
         compile: bool = False,
         channels_last: bool = False,
@@ -98,6 +110,7 @@ class Task(L.LightningModule, ABC):
         rates = {"layer_decay": layer_decay, "lr_reference_batch": lr_reference_batch}
         check_ranges("model.", {**rates, "views_per_forward": views_per_forward})
         check_optimizer(optimizer)
+        check_scheduler(lr_scheduler, lr_scheduler_per)
         check_network(backbone, layer_decay)
         self.backbone = accelerate(backbone)
         self.start = Start(weights, freeze=freeze)
@@ -105,6 +118,7 @@ class Task(L.LightningModule, ABC):
         self.make_optimizer = optimizer
         self.layer_decay, self.schedule, self.lr_reference_batch = layer_decay, schedule, lr_reference_batch
         self.compiled, self.channels_last = compile, channels_last
+        self.lr_scheduler, self.lr_scheduler_per = lr_scheduler, lr_scheduler_per
         backbone.set_activation_checkpointing(activation_checkpointing)
         self.views_per_forward, self.failed_files = views_per_forward, failed_files
         self.run_record: dict[str, Any] = {}  # the command line's additions to checkpoints
@@ -144,6 +158,10 @@ class Task(L.LightningModule, ABC):
     @abstractmethod
     def write_scores(self, scores: Any, folder: Path, stage: Stage) -> None:
         """Write `predictions.csv` (`predicted.csv` in `predict`) and the task's other results of an evaluation."""
+
+    def complete(self, scores: Any) -> Any:
+        """Return the scores of all processes with further values of the task's: unchanged by default."""
+        return scores
 
     def facts(self) -> dict[str, Any]:
         """Return the facts of a checkpoint for its `TaskOutputs`, such as class names."""
@@ -204,7 +222,9 @@ class Task(L.LightningModule, ABC):
             self._prepare_backbone()
         if built != fed and self.backbone.position_grid is not None:
             log.warning(
-                "the backbone is built for %s and gets %s: its position tables are interpolated", _input(built), fed
+                "the backbone is built for %s and gets %s: its position tables are interpolated",
+                named_shape(built),
+                fed,
             )
 
     def _check_targets(self) -> None:
@@ -244,32 +264,19 @@ class Task(L.LightningModule, ABC):
             layer_decay=self.layer_decay,
         )
         optimizer = self.make_optimizer(groups)
-        trainer = self.trainer
-        total_steps = count_steps(trainer)
-        steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-        scale_rates(optimizer, self._lr_scale())
+        scale_rates(optimizer, lr_scale(self.lr_reference_batch, self.data, self.trainer))
         self.parameter_groups = group_record(optimizer, self)
+        own, per = self.lr_scheduler, self.lr_scheduler_per
+        return scheduled(optimizer, self.trainer, self.schedule, scheduler=own, per=per)
 
-        def factor(step: int) -> float:
-            return self.schedule.factor(step, total_steps=int(total_steps), steps_per_epoch=steps_per_epoch)
-
-        scheduler = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
-
-    def _lr_scale(self) -> float:
-        if self.lr_reference_batch is None:
-            return 1.0
-        trainer, reference = self.trainer, self.lr_reference_batch
-        clips = self.data.clips_per_step * trainer.world_size * trainer.accumulate_grad_batches
-        noun = f"{self.data.val_protocol.view_noun}s"
-        scale = clips / reference
-        log.info("%d %s per step: learning rate scaled by %d/%d = %.4g", clips, noun, clips, reference, scale)
-        return scale
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Move the schedule on, also one of timm."""
+        step_scheduler(scheduler, metric, self.trainer)
 
     def on_fit_start(self) -> None:
         """Log the trained network."""
         millions = sum(parameter.numel() for parameter in self.backbone.parameters()) / 1e6
-        fed = _input(self.data.clip_shape)
+        fed = named_shape(self.data.clip_shape)
         log.info("%s, %.2f M parameters, %s, %s", self._network, millions, self.describe(), fed)
         log.info("%s", group_summary(self.parameter_groups))
 
@@ -354,7 +361,7 @@ class Task(L.LightningModule, ABC):
 
     def _finish(self, stage: Stage) -> None:
         assert self._keeper is not None
-        self.scores, self._keeper = self._keeper.gather(), None
+        self.scores, self._keeper = self.complete(self._keeper.gather()), None
         if self.trainer.sanity_checking:
             return
         if stage != "val" and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -440,8 +447,3 @@ class Task(L.LightningModule, ABC):
             self._chosen_on = ((saved.get("data") or {}).get("splits") or {}).get("val", {}).get("sha256")
         elif not is_sharded(self.trainer):
             check_weights(self, checkpoint, self.trainer.ckpt_path)
-
-
-def _input(shape: tuple[int, ...]) -> str:
-    """Return a shape without the batch, with its axes named."""
-    return f"clips (C, T, H, W) = {shape}" if len(shape) == 4 else f"images (C, H, W) = {shape}"

@@ -86,3 +86,8 @@ class Start:
             parameters = list(module.parameters())
             if parameters and not any(parameter.requires_grad for parameter in parameters):
                 module.eval()
+
+
+def named_shape(shape: tuple[int, ...]) -> str:
+    """Return a shape without the batch as text, with its axes named."""
+    return f"clips (C, T, H, W) = {shape}" if len(shape) == 4 else f"images (C, H, W) = {shape}"

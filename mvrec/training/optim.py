@@ -1,6 +1,8 @@
 """The learning rate of every step."""
 
+import logging
 import math
+from abc import ABC
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,11 +10,28 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
+from mvrec.class_paths import calling, path_of
 from mvrec.errors import UserError
 from mvrec.ranges import check_ranges
+from mvrec.run_data import RunData
+
+log = logging.getLogger(__name__)
+
+
+class Scheduler(ABC):  # noqa: B024 - torch's and timm's have no base in common
+    """Any scheduler of torch or timm, or one like theirs: it has `step`, `state_dict` and `load_state_dict`."""
+
+    @classmethod
+    def __subclasshook__(cls, kind: type) -> bool:
+        """Return whether a class has the methods."""
+        return kind is cls or all(hasattr(kind, name) for name in ("step", "state_dict", "load_state_dict"))
+
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
+SchedulerCallable = Callable[[Optimizer], Scheduler]
+Per = Literal["step", "epoch"]
 
 
 def check_optimizer(make: OptimizerCallable) -> None:
@@ -73,6 +92,108 @@ class WarmupCosine:
         last = total_steps - self.cooldown_epochs * steps_per_epoch
         progress = min((step - first) / max(last - first, 1), 1.0)
         return self.end_factor + (1 - self.end_factor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def lr_scale(reference: int | None, data: RunData, trainer: L.Trainer) -> float:
+    """Return the factor of the learning rate: views per step over their number for which the rate is meant, and log it.
+
+    Args:
+        reference: That number, over all processes and accumulated batches; `None` gives 1.
+        data: The data module.
+        trainer: The trainer of the run.
+    """
+    if reference is None:
+        return 1.0
+    clips = data.clips_per_step * trainer.world_size * trainer.accumulate_grad_batches
+    noun = f"{data.val_protocol.view_noun}s"
+    scale = clips / reference
+    log.info("%d %s per step: learning rate scaled by %d/%d = %.4g", clips, noun, clips, reference, scale)
+    return scale
+
+
+def scheduled(
+    optimizer: Optimizer,
+    trainer: L.Trainer,
+    schedule: WarmupCosine,
+    *,
+    scheduler: SchedulerCallable | None = None,
+    per: Per | None = None,
+) -> dict[str, Any]:
+    """Return an optimiser with its schedule, in Lightning's form.
+
+    Args:
+        optimizer: The optimiser, with the peak rates.
+        trainer: The trainer of the run.
+        schedule: The schedule, unless there is a scheduler.
+        scheduler: Makes a scheduler of torch or timm.
+        per: When a scheduler changes the rate; see `own_scheduler`.
+
+    Raises:
+        UserError: A run without an end; settings that the scheduler refuses.
+    """
+    total_steps = count_steps(trainer)
+    if scheduler is not None:
+        return {"optimizer": optimizer, "lr_scheduler": own_scheduler(scheduler, optimizer, per=per)}
+    steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+
+    def factor(step: int) -> float:
+        return schedule.factor(step, total_steps=int(total_steps), steps_per_epoch=steps_per_epoch)
+
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def own_scheduler(make: SchedulerCallable, optimizer: Optimizer, *, per: Per | None) -> dict[str, Any]:
+    """Return a scheduler of torch or timm in Lightning's form.
+
+    Args:
+        make: Makes the scheduler.
+        optimizer: Its optimiser.
+        per: When it changes the rate: after every optimiser "step" or "epoch". By default after an epoch, and for
+            timm's schedulers as their `t_in_epochs` says.
+
+    Raises:
+        UserError: It refuses its settings, needs a score that it does not name, or has another interval.
+    """
+    with calling("model.lr_scheduler", make):
+        scheduler: Any = make(optimizer)
+    name = path_of(scheduler)
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) and not hasattr(scheduler, "monitor"):
+        raise UserError(
+            f"model.lr_scheduler: {name} needs a score: lightning.pytorch.cli.ReduceLROnPlateau has an argument "
+            "monitor, such as val/loss"
+        )
+    own_per = None if (epochs := getattr(scheduler, "t_in_epochs", None)) is None else "epoch" if epochs else "step"
+    if None not in (per, own_per) and per != own_per:
+        raise UserError(f"model.lr_scheduler_per {per}: {name} counts in {own_per}s, as its argument t_in_epochs says")
+    monitor = {"monitor": scheduler.monitor} if hasattr(scheduler, "monitor") else {}
+    return {"scheduler": scheduler, "interval": own_per or per or "epoch", **monitor}
+
+
+def check_scheduler(make: SchedulerCallable | None, per: Per | None) -> None:
+    """Build a scheduler for one weight, so that wrong settings fail before any data are read.
+
+    Raises:
+        UserError: See `own_scheduler`.
+    """
+    if make is not None:
+        weight = torch.nn.Parameter(torch.zeros(1, device="cpu"))
+        own_scheduler(make, torch.optim.SGD([weight], lr=1.0, momentum=0.9), per=per)
+
+
+def step_scheduler(scheduler: Any, metric: Any, trainer: L.Trainer) -> None:
+    """Move a scheduler on after a step or an epoch: with the monitored score, or timm's with the count.
+
+    Raises:
+        PartError: The scheduler raises an exception.
+    """
+    with calling("model.lr_scheduler", scheduler):
+        if hasattr(scheduler, "step_update"):  # of timm
+            scheduler.step(trainer.current_epoch + 1, metric)
+            scheduler.step_update(trainer.global_step, metric)
+        elif metric is None:
+            scheduler.step()
+        else:
+            scheduler.step(metric)
 
 
 def count_steps(trainer: L.Trainer) -> float:

@@ -1,5 +1,6 @@
 """docs/own_code.md as its reader takes it: its files are written, its commands run."""
 
+import json
 import re
 import shlex
 import shutil
@@ -7,13 +8,22 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mvrec import class_paths
 
-PAGE = (Path(__file__).parents[2] / "docs/own_code.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-FILES = {text.split("\n")[0].removeprefix("# "): text for language, text in BLOCKS if language}
-COMMANDS = [line for language, text in BLOCKS if not language for line in text.splitlines()]
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def read(page):
+    """Return the files of a page by name, and its commands."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", (DOCS / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    files = {text.split("\n")[0].removeprefix("# "): text for language, text in blocks if language}
+    return files, [line for language, text in blocks if not language for line in text.splitlines()]
+
+
+FILES, COMMANDS = read("own_code.md")
+PARTS, PARTS_COMMANDS = read("own_parts.md")
 
 
 PLAIN = ["--trainer.accelerator=cpu", "--data.num_workers=1"]
@@ -38,7 +48,7 @@ def forget(monkeypatch):
         monkeypatch.setattr(class_paths, "_named", set())
         monkeypatch.setattr(class_paths, "_folders", [])
         monkeypatch.setattr(sys, "path", [folder for folder in sys.path if not folder.endswith("/mine")])
-        for name in ("my_models", "my_backbone", "my_data"):
+        for name in ("my_models", "my_backbone", "my_data", "my_parts"):
             sys.modules.pop(name, None)
 
     call()
@@ -67,3 +77,33 @@ def test_the_page_works_as_it_stands(command, digits, forget, tmp_path, monkeypa
         code, _, err = command(*arguments, *flags)
         assert code == 0, err
     assert len(Path("found.csv").read_text("utf-8").splitlines()) == 5
+
+
+def weights(path):
+    return torch.load(path, weights_only=False)["state_dict"]
+
+
+def test_own_parts_train_resume_exactly_and_are_scored(command, digits, forget, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write({**FILES, **PARTS}, digits)
+    fit, resume, test = (shlex.split(line)[1:] for line in PARTS_COMMANDS)
+    code, out, err = command(*fit, *PLAIN)
+    assert code == 0, err
+    assert re.search(r"brier 0\.\d+, kappa -?\d\.\d+ \(4/4 videos", err)
+    assert "brier 0." in out  # by the callback
+    checkpoint = torch.load("runs/parts/checkpoints/last.ckpt", weights_only=False)
+    assert checkpoint["mvrec"]["parts"]["my_parts.Focal"]["file"] == str(tmp_path / "mine/my_parts.py")
+    code, _, err = command(*resume, *PLAIN)
+    assert code == 0, err
+    code, _, err = command(*fit, *PLAIN, "--trainer.max_epochs=2", "--run_dir=runs/whole")
+    assert code == 0, err
+    resumed, whole = (weights(f"runs/{run}/checkpoints/last.ckpt") for run in ("parts", "whole"))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    forget()
+    code, _, err = command(*test[:-2], *PLAIN)
+    assert code == 2
+    assert re.search(r"its metric is my_parts.brier, .* add --trust my_parts", err.splitlines()[-1])
+    forget()
+    code, _, err = command(*test, *PLAIN)
+    assert code == 0, err
+    assert {"brier", "kappa"} < json.loads(Path("runs/parts/metrics.json").read_text("utf-8"))["metrics"].keys()

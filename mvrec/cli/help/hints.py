@@ -35,7 +35,10 @@ NAMES_ELSEWHERE = {
     "model.optimizer.lr": "lr learning_rate lrate base_lr blr lr0",
     "model.optimizer.weight_decay": "wd weight_decay l2",
     "model.optimizer.momentum": "momentum",
-    "model.schedule": "sched scheduler lr_scheduler lr_schedule schedule",
+    "model.schedule": "sched scheduler lr_schedule schedule",
+    "model.lr_scheduler": "lr_scheduler",
+    "model.loss": "loss criterion loss_fn",
+    "model.metrics": "metrics metric",
     "model.schedule.warmup_epochs": "warmup warmup_epochs lr_warmup_epochs num_warmup_epochs",
     "model.layer_decay": "layer_decay lr_layer_decay llrd layerwise_decay",
     "model.label_smoothing": "smoothing label_smoothing label_smooth",
@@ -82,9 +85,6 @@ NOT_KEYS = {
     **dict.fromkeys(
         COUNT_OF_CLASSES.split(),
         ": leave it out, the number of classes follows from the data (data.classes names them)",
-    ),
-    **dict.fromkeys(
-        ("loss", "criterion", "loss_fn"), ": the task brings its loss; for another one write a task (docs/own_code.md)"
     ),
     **dict.fromkeys(("eval", "evaluate", "test", "test_only", "eval_only"), ": use the command mvrec test"),
     "local_rank": ": leave it out, torchrun and srun tell each process its rank",

@@ -290,7 +290,7 @@ class ClipLoader(DataLoader[ClipBatch]):
         for batch in super().__iter__():
             last = next((entry for entry in batch.bad if entry.stop), None)
             if last is not None:
-                raise UserError(f"{last.stop}; the last: {last.path}: {last.cause}")
+                raise UserError(f"{last.stop}; the last: {last.path}: {last.cause}" if last.cause else last.stop)
             if isinstance(batches, TrainBatches):
                 if self.bad_files is not None:
                     self.bad_files.report(batch.bad, requested=max(batches.batch_size // batches.repeats, 1))

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mvrec.class_paths import WHERE
 from mvrec.data.listing.index import Sample, SampleIndex
 from mvrec.data.loading.batch import PADDING_ID, BadSample, Item, SampleKey
 from mvrec.data.loading.step_times import stage
 from mvrec.data.views.geometry import Geometry, choose_geometry
+from mvrec.data.views.own_augment import apply_own, own_frames
 from mvrec.data.views.targets import NoTarget, Target
 from mvrec.data.views.transforms import Augment, pixel_seed, train_view
-from mvrec.errors import DecodeError
+from mvrec.errors import DecodeError, PartError
 from mvrec.machine import machine_fault
 from mvrec.seeds import derive_seed
 
@@ -47,6 +49,12 @@ class FileViews(NamedTuple):
 
     pixels: Tensor
     geometries: tuple[Geometry, ...]
+
+
+def broken_part(error: PartError, number: int, path: object) -> BadSample:
+    """Return the entry that ends a run because a part of the user's raised an exception on a file."""
+    message = str(error).removesuffix(WHERE)
+    return BadSample(number, str(path), "", stop=f"{message}, file {path}{WHERE if message != str(error) else ''}")
 
 
 class TrainSamples(Dataset[Item]):
@@ -88,6 +96,8 @@ class TrainSamples(Dataset[Item]):
             try:
                 reading.announce(number, str(sample.path))
                 return self._item(sample, number, key)._replace(bad=tuple(bad))
+            except PartError as error:
+                return Item(None, (), PADDING_ID, bad=(broken_part(error, number, sample.path),))
             except DecodeError as error:
                 bad.append(BadSample(number, str(sample.path), error.cause, stop=machine_fault(error) or ""))
                 if bad[-1].stop:  # no other file would do better
@@ -106,12 +116,15 @@ class TrainSamples(Dataset[Item]):
 
     def views(self, frames: np.ndarray, target: Target, seeds: Sequence[int]) -> tuple[Tensor, tuple[Target, ...]]:
         """Return a view and its target for every seed: uint8 (V, T, C, size, size), images without T."""
-        height, width = frames.shape[1:3]
-        ways = [choose_geometry(height, width, size=self.size, augment=self.augment, seed=seed) for seed in seeds]
-        views = [
-            train_view(frames, way, rand_augment=self.augment.rand_augment, seed=seed)
-            for way, seed in zip(ways, seeds, strict=True)
-        ]
+        augment, ways, views = self.augment, [], []
+        for seed in seeds:
+            whole = frames if augment.before_crop is None else own_frames(frames, augment.before_crop, seed=seed)
+            way = choose_geometry(*whole.shape[1:3], size=self.size, augment=augment, seed=seed)
+            view = train_view(whole, way, rand_augment=augment.rand_augment, seed=seed)
+            if augment.after_crop is not None:
+                view = apply_own(view, augment.after_crop, key="after_crop", seed=seed)
+            ways.append(way)
+            views.append(view)
         pixels = torch.stack(views) if self.is_video else torch.cat(views)  # an image has one frame
         return pixels, tuple(target.moved(way) for way in ways)
 
@@ -148,6 +161,8 @@ class EvalSamples(Dataset[Item]):
             target = self.index.target(key.index)
             reading.announce(key.index, str(sample.path))
             views, geometries = self.views(sample, key.index, only=key.repeats)
+        except PartError as error:
+            return Item(None, (target,), sample_id, bad=(broken_part(error, key.index, sample.path),))
         except DecodeError as error:
             bad = BadSample(key.index, str(sample.path), error.cause, stop=machine_fault(error) or "", target=target)
             return Item(None, (target,), sample_id, bad=(bad,) if key.counted else ())

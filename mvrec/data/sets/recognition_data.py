@@ -21,6 +21,7 @@ from mvrec.data.loading.guard import MAX_KILLS
 from mvrec.data.loading.loader import ClipLoader, EvalBatches, TrainBatches, Unwrapped, worker_count
 from mvrec.data.loading.samples import EvalSamples, TrainSamples
 from mvrec.data.views.normalisation import Normalisation
+from mvrec.data.views.own_augment import own_on_device
 from mvrec.data.views.protocol import Protocol
 from mvrec.data.views.targets import ClassIndex, NoTarget, Target
 from mvrec.data.views.transforms import Augment, erase, rand_augment_batch
@@ -356,6 +357,8 @@ class RecognitionData(L.LightningDataModule):
         if training and self.augment_on == "device" and self.augment.rand_augment is not None:
             clips = rand_augment_batch(clips, batch.seeds, self.augment.rand_augment)
         clips = self.normalisation(clips)
+        if training and self.augment.on_device is not None:
+            clips = own_on_device(clips, batch.seeds, self.augment.on_device)
         if training and self.augment.random_erasing is not None:
             clips = erase(clips, batch.seeds, self.augment.random_erasing)
         return batch.with_clips(clips)

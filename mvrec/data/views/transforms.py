@@ -17,6 +17,7 @@ from torch import Tensor
 from mvrec.data.views import pixel_operations as tvf
 from mvrec.data.views.geometry import Box, Geometry, TrainInterpolation
 from mvrec.data.views.normalisation import Normalisation as Normalisation  # class paths of earlier versions
+from mvrec.data.views.own_augment import Transforms
 from mvrec.data.views.rand_augment import RandAugment
 from mvrec.seeds import derive_seed
 
@@ -67,6 +68,10 @@ class Augment:
         flip_probability: Chance of a horizontal flip. 0 where left and right are different classes.
         rand_augment: Photometric and geometric operations, or `None`.
         random_erasing: Noise rectangles, or `None`.
+        before_crop: Augmentation of one's own on whole frames in the worker, or a list: a class path such as
+            `torchvision.transforms.v2.ColorJitter`, from uint8 (T, C, H, W) to the same with any H and W.
+        after_crop: The same on the crop, after `rand_augment`; the size stays.
+        on_device: The same on normalised float clips on the device, before `random_erasing`.
     """
 
     crop_area: tuple[float, float] = (0.08, 1.0)
@@ -76,6 +81,9 @@ class Augment:
     flip_probability: float = 0.5
     rand_augment: RandAugment | None = field(default_factory=RandAugment)
     random_erasing: RandomErasing | None = field(default_factory=RandomErasing)
+    before_crop: Transforms | None = None
+    after_crop: Transforms | None = None
+    on_device: Transforms | None = None
 
     def __post_init__(self) -> None:
         for name in ("crop_area", "crop_aspect"):

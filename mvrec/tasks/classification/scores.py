@@ -2,8 +2,8 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -62,10 +62,12 @@ class ClassScores(Scores):
     Attributes:
         probabilities: float64 (N, K), means over views.
         labels: int64 (N,), or multi-hot, bool (N, K).
+        own: Values of the user's metrics by name.
     """
 
     probabilities: Tensor
     labels: Tensor
+    own: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -93,7 +95,7 @@ class ClassScores(Scores):
 
     def text_of(self, name: str, value: float) -> str:
         """Return a loss as it is, shares in percent."""
-        return f"{value:.4f}" if name == "loss" else f"{100 * value:.2f} %"
+        return f"{value:.4f}" if name == "loss" or name in self.own else f"{100 * value:.2f} %"
 
     def facts(self) -> dict[str, Any]:
         """Return whether a sample may have several classes."""
@@ -170,7 +172,7 @@ class SingleLabelScores(ClassScores):
     def metrics(self) -> dict[str, float]:
         """Return named values."""
         values = (self.top_k(1), self.top_k(min(5, self.num_classes)), self.mean_class_accuracy(), self.loss())
-        return dict(zip(self.names(self.num_classes), values, strict=True))
+        return {**dict(zip(self.names(self.num_classes), values, strict=True)), **self.own}
 
     @staticmethod
     def names(num_classes: int) -> tuple[str, ...]:
@@ -228,7 +230,7 @@ class MultiLabelScores(ClassScores):
 
     def metrics(self) -> dict[str, float]:
         """Return named values; "map" is the mean average precision."""
-        return {"map": self.mean_average_precision(), "micro_f1": self.micro_f1(), "loss": self.loss()}
+        return {"map": self.mean_average_precision(), "micro_f1": self.micro_f1(), "loss": self.loss(), **self.own}
 
     @staticmethod
     def names(num_classes: int) -> tuple[str, ...]:

@@ -1,11 +1,12 @@
 """Classification of clips and images with one class, or with any number of classes."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvrec.data.loading.batch import ClipBatch
 from mvrec.data.views.targets import ClassIndex, MultiHot
@@ -18,6 +19,7 @@ from mvrec.tasks.base import Stage, Task
 from mvrec.tasks.classification.class_match import ClassMatch, compare_classes
 from mvrec.tasks.classification.head import classes_of_weights, fit_head
 from mvrec.tasks.classification.mixing import Mixing
+from mvrec.tasks.classification.own_parts import Metrics, check_own, own_loss, own_scores
 from mvrec.tasks.classification.predictions import write_predictions
 from mvrec.tasks.classification.results import write_confusion, write_per_class
 from mvrec.tasks.classification.scores import ClassScores, ClassTally, MultiLabelScores, SingleLabelScores
@@ -60,6 +62,11 @@ class Classification(Task):
         label_smoothing: Share of the target to spread over all classes; in multi-label data over yes and no of each
             class.
         class_weights: Weight of each class in the training loss, or "balanced" for the inverse of its size.
+        loss: Class path of a module of one's own or of torch.nn in place of the cross-entropy in training: it maps
+            logits (B, K) and classes int64 (B,) to a scalar. With `mixing` or `label_smoothing`, and if a file may
+            have several classes, the targets are probabilities, float (B, K).
+        metrics: Further scores by name: class paths of a `torchmetrics.Metric`, or of a function of probabilities
+            (N, K) and classes (N,) of all files.
         settings: See `Task`.
 
     Raises:
@@ -79,12 +86,16 @@ class Classification(Task):
         mixing: Mixing | None = None,
         label_smoothing: float = 0.0,
         class_weights: ClassWeights | None = None,
+        loss: nn.Module | None = None,
+        metrics: Metrics | None = None,
         **settings: Any,
     ) -> None:
         check_ranges("model.", {"label_smoothing": label_smoothing})
+        check_own(loss, metrics, class_weights=class_weights)
         super().__init__(backbone, **settings)
         self.new_head, self.mixing = new_head, mixing
         self.label_smoothing, self.class_weights = label_smoothing, class_weights
+        self.own_loss, self.metrics = loss, dict(metrics or {})
         self._match: ClassMatch | None = None  # in evaluation, from the data's classes to the checkpoint's
 
     @property
@@ -117,10 +128,14 @@ class Classification(Task):
         """Return the cross-entropy with soft targets; of sigmoids if a clip may have several classes."""
         targets = make_targets(batch.targets, self.backbone.num_classes, smoothing=self.label_smoothing)
         clips = batch.clips
+        if self.own_loss is not None and self.mixing is None and not self.label_smoothing and not self.multi_label:
+            targets = batch.targets
         if self.mixing is not None:
             clips, targets = self.mixing(clips, targets, seed=derive_seed("mix", int(batch.seeds[0])))
         weights = getattr(self, "class_weight", None)
         logits = self(clips).float()
+        if self.own_loss is not None:
+            return {"loss": own_loss(self.own_loss, logits, targets)}
         loss = classification_loss(logits, targets, multi_label=self.multi_label, class_weights=weights)
         return {"loss": loss}
 
@@ -202,7 +217,11 @@ class Classification(Task):
     def score_names(self) -> list[str]:
         """Return the logged scores of a validation."""
         kind: type[ClassScores] = MultiLabelScores if self.multi_label else SingleLabelScores
-        return [f"val/{name}" for name in kind.names(self.backbone.num_classes)]
+        return [f"val/{name}" for name in (*kind.names(self.backbone.num_classes), *self.metrics)]
+
+    def complete(self, scores: ClassScores) -> ClassScores:
+        """Return scores with those of the user's metrics."""
+        return replace(scores, own=own_scores(self.metrics, scores)) if self.metrics else scores
 
     def as_scored(self, batch: ClipBatch) -> ClipBatch:
         """Return a batch with the checkpoint's class numbers."""
