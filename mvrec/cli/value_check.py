@@ -73,6 +73,8 @@ def _check_data(entry: Entry) -> None:
     kinds = class_names(package)
     if name not in kinds:
         hint = nearest(name, kinds) or f" (one of {', '.join(sorted(kinds))})"
+        if Path(name).is_dir():
+            hint = f"; a folder of data is named by --data.root {name}"
         raise UserError(f"{entry.place}: {package} has no {name!r}{hint}")
 
 

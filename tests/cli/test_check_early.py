@@ -45,6 +45,11 @@ WRONG = [
     ("fit --data.root --model.backbone mvit_b_16x4", "--data.root needs a value"),
     ("fit --config demo --trainer.max_epochs", "--trainer.max_epochs needs a value"),
     ("fit my.yaml", "a configuration is named by --config my.yaml"),
+    ("test", "which data? --data VideoFolder"),
+    ("fit .", "unexpected argument '.': a folder of data is named by --data.root ."),
+    ("fit --data folder", "mvrec.data has no 'folder'; a folder of data is named by --data.root folder"),
+    ("folder", "unknown command 'folder'; mvrec fit --data.root folder trains on this folder"),
+    ("a.mp4", "unknown command 'a.mp4'; mvrec recognize a.mp4 --ckpt RUN names"),
     ("test none.ckpt", "there is no checkpoint 'none.ckpt'"),
     ("test a.mp4", "a.mp4: the file is a video or image"),
     ("test --config demo --protocol slowfast-5x2", "there is no protocol 'slowfast-5x2'; did you mean"),
@@ -105,6 +110,7 @@ WRONG_FILES = [
 
 def test_light_answers_and_wrong_input_in_one_line_come_before_torch_is_imported(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftypisom")
+    (tmp_path / "folder").mkdir()
     lines = [shlex.split(line) for line in (*LIGHT, *(line for line, _ in WRONG))]
     program = f"""
 import sys

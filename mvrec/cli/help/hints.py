@@ -149,9 +149,7 @@ def stray_hint(argument: str, *, accepts_checkpoint: bool) -> str:
             f"--model.backbone {argument} the network alone"
         )
     if Path(argument).is_dir() and not accepts_checkpoint:
-        return (
-            f"unexpected argument {argument!r}: a folder of data is named by --data VideoFolder --data.root {argument}"
-        )
+        return f"unexpected argument {argument!r}: a folder of data is named by --data.root {argument}"
     place = "; a run or checkpoint comes first" if accepts_checkpoint else ""
     return f"unexpected argument {argument!r}: each value stands behind its flag{place}"
 
@@ -163,5 +161,12 @@ def command_hint(name: str, commands: Iterable[str]) -> str:
         name: As it was written.
         commands: Those that exist.
     """
-    command = COMMANDS.get(name.lower())
+    command, path = COMMANDS.get(name.lower()), Path(name)
+    if path.is_dir():
+        is_run = (path / "config.yaml").is_file()
+        return (
+            f"; mvrec {f'test {name} scores this run' if is_run else f'fit --data.root {name} trains on this folder'}"
+        )
+    if path.is_file():
+        return f"; mvrec recognize {name} --ckpt RUN names what this file shows"
     return f"; did you mean {command!r}?" if command else nearest(name, commands)

@@ -38,7 +38,7 @@ SECTIONS = {
         Key("data.classes", "FILE", "class names, one a line; default: the data's own"),
     ],
     "network": [
-        Key("model.backbone", "NAME", "as mvrec models lists them, timm/NAME, torchvision/NAME", FIT),
+        Key("model.backbone", "NAME", "as mvrec models lists them, timm/NAME ...; default: the plan's", FIT),
         Key("model.weights", "FILE", "weights to start from, or a run; the network follows from them"),
         Key("model.freeze", "WHAT", "backbone: train the head alone; N: keep the first N layers", FIT),
         Key("model.backbone.drop_path_rate", "P", "stochastic depth; default: the network's own", FIT),
@@ -69,7 +69,8 @@ SECTIONS = {
     ],
 }
 ABOUT = {
-    "fit": "Train a network, validate it after each epoch, keep its best and its last checkpoint.",
+    "fit": "Train a network, validate it after each epoch, keep its best and its last checkpoint. With --data.root\n"
+    "alone, a plan follows from the files and this machine; it is printed, and each value can be set.",
     "validate": "Score the validation split as during training.",
     "test": "Score the test split with the full protocol; write scores and predictions into the run.",
     "predict": "Write the predictions for the test split.",
@@ -80,10 +81,11 @@ USAGE = {
 }
 EXAMPLES = {
     "fit": [
-        "mvrec fit --config finetune --model.weights FILE --data.root my_videos    # own classes, published weights",
+        "mvrec fit --data.root my_videos                                           # own videos or images: a plan",
+        "mvrec fit --data.root my_videos --model.weights FILE_OR_RUN               # the same, from weights",
         "mvrec fit --config mvit_b_16x4 --data.root kinetics400                    # a recipe as published",
-        "mvrec fit --config finetune ... --model.optimizer.lr 1e-4 --trainer.max_epochs 5 --run_dir runs/second",
-        "mvrec fit --config finetune ... --resume auto                             # the same command again goes on",
+        "mvrec fit --data.root my_videos --model.optimizer.lr 1e-4 --trainer.max_epochs 5 --run_dir runs/second",
+        "mvrec fit --data.root my_videos --resume auto                             # the same command again goes on",
     ],
     **{
         name: [

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import operator
 import re
 import types
@@ -163,7 +164,7 @@ def _check_strays(command: str, arguments: Sequence[str]) -> None:
         if not argument.startswith("--") and argument not in ("-c", "-h") and not is_value:
             raise UserError(stray_hint(argument, accepts_checkpoint=command != "fit"))
         previous = "" if is_value and not argument.startswith("--") else argument
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for argument, following in itertools.pairwise([*arguments, "--"]):
         if argument.startswith("--") and following.startswith("--") and not re.search(NO_VALUE, argument):
             raise UserError(f"{argument} needs {'the path of a file' if argument == '--config' else 'a value'}")
 
