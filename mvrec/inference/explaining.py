@@ -1,7 +1,7 @@
 """The pixels and frames on which a class score rests, of a file or an array."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from mvrec.inference.inputs import Item, as_item
 from mvrec.inference.overlay import (
     Crop,
     Pixels,
+    captioned,
     contact_sheet,
     enlarged,
     in_range,
@@ -105,10 +106,11 @@ class Heat(Prediction):
         """
         shown_view, path = self._seen(), at_home(path)
         check_output(path, is_video=self.frames.ndim == 4)
-        about = shown(f"{self.method} for {self.subject}: {Path(self.source).name}, {shown_view.where}")
+        place = ", ".join(filter(None, (Path(self.source).name, shown_view.where)))
+        caption = [place, f"{self.method} for {self.subject}"]
         assert self.heat is not None
         try:
-            _write(path, shown_view, self.heat, full_frame=full_frame, about=about)
+            _write(path, shown_view, self.heat, full_frame=full_frame, caption=[shown(line) for line in caption])
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
@@ -251,9 +253,11 @@ def _scaled(frames: Pixels, geometry: Geometry) -> tuple[Pixels, Crop]:
     return whole.permute(0, 2, 3, 1).numpy(), Crop(*geometry.crop)
 
 
-def _write(path: Path, shown_view: Seen, heat: npt.NDArray[np.float32], *, full_frame: bool, about: str) -> None:
+def _write(
+    path: Path, shown_view: Seen, heat: npt.NDArray[np.float32], *, full_frame: bool, caption: Sequence[str]
+) -> None:
     """Draw and write; without `full_frame` it is the view's own pixels."""
-    view = shown_view.view[0]
+    view, about = shown_view.view[0], ": ".join(reversed(caption))
     frames = (view if view.ndim == 4 else view[:, None]).permute(1, 2, 3, 0).numpy()  # (T, H, W, 3)
     hot = heat.reshape(frames.shape[:3])
     if full_frame:
@@ -262,8 +266,7 @@ def _write(path: Path, shown_view: Seen, heat: npt.NDArray[np.float32], *, full_
         drawn = overlaid(frames, hot)
     frames, drawn = enlarged(frames), enlarged(drawn)
     if path.suffix.lower() == ".mp4":
-        write_mp4(path, side_by_side(frames, drawn), fps=shown_view.fps, about=about)
-    elif len(frames) == 1:
-        write_png(path, side_by_side(frames, drawn)[0], about=about)
-    else:
-        write_png(path, contact_sheet(frames, drawn), about=about)
+        write_mp4(path, captioned(side_by_side(frames, drawn), caption), fps=shown_view.fps, about=about)
+        return
+    picture = side_by_side(frames, drawn) if len(frames) == 1 else contact_sheet(frames, drawn)[None]
+    write_png(path, captioned(picture, caption)[0], about=about)

@@ -1,8 +1,9 @@
 """Drawing heat over frames, and writing the result as H.264 or PNG."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,11 @@ Pixels = npt.NDArray[np.uint8]
 # Colours from least to most heat: from dark violet over red to light yellow, ever lighter, so that grey prints keep
 # the order and readers need not tell red from green.
 _COLOURS = np.array([(30, 0, 70), (130, 10, 110), (220, 50, 60), (250, 140, 20), (255, 240, 120)], np.float32)
-_STRENGTH = 0.75  # opacity of the hottest pixels
+_STRENGTH = 0.85  # opacity of the hottest pixels
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # the share of each colour in brightness, ITU-R BT.601
+_INK, _LETTERS, _SCALE_PIXELS = (0, 0, 0), 14, 160  # of captions: colour, pixels of letters, width of the colour scale
+_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "arial.ttf")
+_NO_LETTER = "\U0010ffff"  # in no font
 _GAP = 4  # pixels between pictures
 _PAPER, _FRAME = 255, (0, 255, 255)
 _LEAST_PIXELS = 256  # of a written picture's short side: small inputs are enlarged
@@ -37,7 +42,7 @@ def in_range(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def overlaid(frames: Pixels, heat: npt.NDArray[np.float32], *, crop: Crop | None = None) -> Pixels:
-    """Draw heat over frames: the hotter, the more opaque.
+    """Draw heat over frames in grey: the hotter, the more opaque.
 
     Args:
         frames: uint8 (T, H, W, 3).
@@ -59,12 +64,18 @@ def overlaid(frames: Pixels, heat: npt.NDArray[np.float32], *, crop: Crop | None
 
 
 def _blended(frames: Pixels, heat: npt.NDArray[np.float32]) -> Pixels:
+    """Return frames in grey, so that every colour is heat, under colours that cover the more the hotter they are."""
+    grey = (frames @ _GREY)[..., None]
+    cover = _STRENGTH * heat[..., None]
+    return (grey * (1 - cover) + _coloured(heat) * cover).round().astype(np.uint8)
+
+
+def _coloured(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the colours (..., 3) of heat (...) from 0 to 1."""
     place = heat * (len(_COLOURS) - 1)
     lower = np.minimum(place.astype(np.int64), len(_COLOURS) - 2)
     share = (place - lower)[..., None]
-    colour = _COLOURS[lower] * (1 - share) + _COLOURS[lower + 1] * share
-    cover = _STRENGTH * heat[..., None]
-    return (frames * (1 - cover) + colour * cover).round().astype(np.uint8)
+    return _COLOURS[lower] * (1 - share) + _COLOURS[lower + 1] * share
 
 
 def side_by_side(frames: Pixels, drawn: Pixels) -> Pixels:
@@ -100,6 +111,68 @@ def enlarged(frames: Pixels, *, least: int = _LEAST_PIXELS) -> Pixels:
     """Repeat every pixel of frames (T, H, W, 3) until the short side has about `least` pixels."""
     times = max(least // min(frames.shape[1:3]), 1)
     return frames.repeat(times, axis=1).repeat(times, axis=2)
+
+
+def captioned(pictures: Pixels, lines: Sequence[str]) -> Pixels:
+    """Put text above pictures (T, H, W, 3) and the colour scale of heat below it.
+
+    Args:
+        pictures: uint8 (T, H, W, 3).
+        lines: Lines of text; those that are too long are broken.
+
+    Returns:
+        uint8 (T, H', W, 3).
+    """
+    from PIL import Image, ImageDraw
+
+    width, font = pictures.shape[2], _font("".join(lines))
+    rows = [row for line in lines for row in _broken(line, width - 2 * _GAP, font.getlength)]
+    step = _LETTERS + _GAP
+    band = Image.new("RGB", (width, step * (len(rows) + 1) + 2 * _GAP), (_PAPER,) * 3)
+    draw = ImageDraw.Draw(band)
+    for number, row in enumerate(rows):
+        draw.text((_GAP, _GAP + number * step), row, fill=_INK, font=font)
+    top, left = _GAP + len(rows) * step, _GAP
+    draw.text((left, top), "least heat", fill=_INK, font=font)
+    left += round(font.getlength("least heat")) + _GAP
+    length = max(min(_SCALE_PIXELS, width - left - round(font.getlength("most")) - 2 * _GAP), 1)
+    scale = _blended(np.full((_LETTERS, length, 3), _PAPER // 2, np.uint8), _ramp(length))
+    band.paste(Image.fromarray(scale), (left, top))
+    draw.text((left + length + _GAP, top), "most", fill=_INK, font=font)
+    above = np.broadcast_to(np.asarray(band), (len(pictures), *np.asarray(band).shape))
+    return np.concatenate([above, pictures], axis=1)
+
+
+def _ramp(length: int) -> npt.NDArray[np.float32]:
+    return np.broadcast_to(np.linspace(0, 1, length, dtype=np.float32), (_LETTERS, length))
+
+
+def _broken(line: str, width: int, length_of: Callable[[str], float]) -> Iterator[str]:
+    """Yield a line in pieces that fit, broken at blanks where there are any."""
+    while line and length_of(line) > width:
+        fitting = next((end for end in range(len(line) - 1, 0, -1) if length_of(line[:end]) <= width), 1)
+        end = line.rfind(" ", 1, fitting + 1)
+        end = end if end > 0 else fitting
+        yield line[:end]
+        line = line[end:].lstrip()
+    yield line
+
+
+def _font(text: str) -> Any:
+    """Return the first font of the system, or else of PIL, that has all letters of a text; if none has, the first."""
+    from PIL import ImageFont
+
+    fonts: list[Any] = []
+    for name in _FONTS:
+        with contextlib.suppress(OSError):
+            fonts.append(ImageFont.truetype(name, _LETTERS))
+    fonts.append(ImageFont.load_default(_LETTERS))
+    return next((font for font in fonts if _has(font, text)), fonts[0])
+
+
+def _has(font: Any, text: str) -> bool:
+    missing = bytes(font.getmask(_NO_LETTER))
+    return all(bytes(font.getmask(letter)) != missing for letter in set(text))
 
 
 def write_png(path: Path, picture: Pixels, *, about: str = "") -> None:

@@ -23,8 +23,8 @@ def test_overlay_leaves_cold_pixels_and_lightens_hot_ones():
     heat = np.linspace(0, 1, 11, dtype=np.float32).reshape(1, 1, 11)
     drawn = overlaid(grey(1, 1, 11), heat)
     assert drawn[0, 0, 0].tolist() == [100, 100, 100]
-    # A quarter of the frame, three quarters of the lightest colour.
-    assert drawn[0, 0, 10].tolist() == [216, 205, 115]
+    # 15 % of the frame, 85 % of the lightest colour.
+    assert drawn[0, 0, 10].tolist() == [232, 219, 117]
     covered = overlaid(grey(1, 1, 11, value=0), heat)[0, 0].astype(int).sum(1)
     assert (np.diff(covered) > 0).all()
 
@@ -38,9 +38,30 @@ def test_overlay_of_a_whole_frame_marks_the_crop_and_other_sizes_are_refused():
     edge = [drawn[0, 2, 5], drawn[0, 5, 10], drawn[0, 2, 8], drawn[0, 4, 5], drawn[0, 4, 10]]
     assert all(pixel.tolist() == [0, 255, 255] for pixel in edge)
     assert drawn[0, 6, 8].tolist() == drawn[0, 4, 11].tolist() == [50, 50, 50]
-    assert drawn[1, 4, 8].tolist() == [216, 205, 115]
+    assert drawn[1, 4, 8].tolist() == [232, 219, 117]
     with pytest.raises(AssertionError):
         overlaid(grey(1, 4, 4), np.zeros((1, 4, 5), np.float32))
+
+
+def test_only_heat_has_colours():
+    frames = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3), dtype=np.uint8)
+    cold = overlaid(frames, np.zeros((1, 4, 4), np.float32)).astype(int)
+    assert (np.ptp(cold, axis=-1) == 0).all()
+    assert abs(cold[..., 0] - frames @ np.array([0.299, 0.587, 0.114])).max() <= 0.5
+
+
+def test_a_caption_stands_above_every_picture_with_the_colour_scale_of_heat():
+    pictures = grey(2, 40, 300, value=7)
+    drawn = overlay.captioned(pictures, ["фильм.mp4", "cam for прыжок"])
+    long = overlay.captioned(pictures, ["a" * 200, "one word after another until the line is too long for the picture"])
+    band = drawn[0, :-40]
+    assert (drawn[:, -40:] == 7).all()
+    assert np.array_equal(drawn[0], drawn[1])
+    assert (band.min(axis=(1, 2)) < 100).sum() > 20  # rows with letters
+    colours = np.ptp(band.astype(int), axis=-1).max(axis=1) > 60
+    assert 10 <= colours.sum() <= 20  # the scale alone has colours, in the last row
+    assert colours[: len(band) // 2].sum() == 0
+    assert long.shape[1] > drawn.shape[1]
 
 
 def test_contact_sheet_has_every_frame_above_its_overlay():
