@@ -12,6 +12,7 @@ import json
 import logging
 import random
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -234,6 +235,7 @@ def measure(
         root = few_files(source, folder / "few", files=files, seed=seed)
         task, steps = train(kind, root, settings | changes, weights=weights, seed=seed)
         scores.append(top1(task, kind, root))
+        print(f"{kind}, {files} per class, {name}, seed {seed}: {scores[-1]:.2f} % in {steps} steps", file=sys.stderr)
     return Row(kind, files, name, scores, steps, (time.process_time() - begin) / 60 / len(scores))
 
 

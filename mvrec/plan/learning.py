@@ -10,7 +10,7 @@ from typing import Any
 
 RECIPE_EPOCHS, RECIPE_BATCH, RECIPE_SMOOTHING, RECIPE_DECAY = 30, 8, 0.1, 0.75  # configs/finetune.yaml
 RECIPE_RATE, REFERENCE_BATCH = 1e-3, 64
-EXTRA_VIEWS = 1_000  # views of the files in any run, besides the recipe's passes over them
+EXTRA_VIEWS = 400  # views of the files in any run, besides the recipe's passes over them
 MOST_EPOCHS = 200
 SMALL_BATCH, FILES_FOR_RECIPE_BATCH = 4, 200
 SMALL_RATE, FEW_FILES, MANY_FILES = 5e-4, 100, 10_000  # rate of a step with few files; from few to many it falls
