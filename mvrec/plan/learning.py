@@ -51,15 +51,16 @@ def learning(*, num_train: int, num_classes: int, has_weights: bool, is_video: b
     epochs = min(MOST_EPOCHS, RECIPE_EPOCHS + round(EXTRA_VIEWS / num_train))
     smoothing = _smoothing(num_train / max(num_classes, 1))
     rate = _rate(num_train)
+    rate_reason = "an untrained head has few steps here" if num_train < MANY_FILES else "there are steps enough"
     reference_rate = float(f"{rate * REFERENCE_BATCH / batch:.3g}")
     adamw = {"lr": reference_rate, "betas": [0.9, 0.999], "weight_decay": 0.05}
     return [
         Choice("data.batch_size", batch, f"{files} make {_steps(steps)} per epoch"),
-        Choice("trainer.max_epochs", epochs, f"{_steps(steps * epochs)} in all: few {noun} need more epochs"),
+        Choice("trainer.max_epochs", epochs, f"{_steps(steps * epochs)} in all: the fewer {noun}, the more epochs"),
         Choice(
             "model.optimizer",
             {"class_path": "torch.optim.AdamW", "init_args": adamw},
-            f"{rate:.3g} per step of {batch}: with few {noun} the untrained head has few steps",
+            f"{rate:.3g} with {batch} {noun} per step: {rate_reason}",
         ),
         Choice(
             "model.lr_reference_batch",
@@ -69,6 +70,8 @@ def learning(*, num_train: int, num_classes: int, has_weights: bool, is_video: b
         _layer_decay(has_weights=has_weights),
         Choice("model.schedule.warmup_epochs", round(epochs * WARMUP_SHARE, 1), "a gentle start: a 15th of the epochs"),
         Choice("model.label_smoothing", smoothing, f"{num_train / max(num_classes, 1):.3g} {noun} per class"),
+        Choice("model.mixing", None, "blends of two files need many more steps"),
+        Choice("model.freeze", 0, "the layer decay keeps early layers" if has_weights else "nothing is learned yet"),
         Choice("trainer.gradient_clip_val", 1.0, "one bad step does not throw the run off"),
     ]
 

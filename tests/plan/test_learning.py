@@ -30,6 +30,8 @@ def rate(options):
 def test_many_files_get_the_settings_of_the_recipe():
     recipe = yaml.safe_load(Path(find_config("finetune")).read_text(encoding="utf-8"))
     options = settings(240_000, num_classes=400)
+    assert (options.pop("model.mixing"), options.pop("model.freeze")) == (None, 0)  # as where a recipe has neither
+    assert not {"mixing", "freeze"} & recipe["model"].keys()
     for key, value in options.items():
         node = recipe
         for name in key.replace("data.", "data.init_args.").split("."):
