@@ -11,6 +11,7 @@ from mvrec.files import at_home, write_atomically
 from mvrec.messages import CommandParser
 from mvrec.ranges import COUNT_OR_NONE, check_range
 from mvrec.report.charts import Panel
+from mvrec.report.folds import pool_runs
 from mvrec.report.page import render_report
 from mvrec.report.reading import read_run
 from mvrec.report.sections import RunResults, TaskReport, Thumbnails, mapping
@@ -22,20 +23,35 @@ def main(arguments: list[str]) -> None:
 
     Shown are the training curves, and of a run that `mvrec test` has scored the score with its protocol, the classes,
     the confusions and the worst mistakes with what the network saw. Neither a GPU nor the network is needed.
+
+    The runs of a cross-validation (--data.fold 1/5 to 5/5), each scored by `mvrec test`, are put together: each file
+    counts once.
     """
     parser = CommandParser(prog="mvrec report", description=main.__doc__)
-    parser.add_argument("run", type=at_home, metavar="RUN", help="the run directory")
-    parser.add_argument("-o", "--output", type=at_home, metavar="FILE", help="the HTML file (default: RUN/report.html)")
+    text = "the run directory; several, of a cross-validation, get one report with the score of all their files"
+    parser.add_argument("runs", type=at_home, metavar="RUN", nargs="+", help=text)
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=at_home,
+        metavar="FILE",
+        help="the HTML file (default: RUN/report.html, of several runs folds/report.html next to them)",
+    )
     parser.add_argument("--root", type=at_home, metavar="DIR", help="where the data are now, if they have moved")
     parser.add_argument("--mistakes", type=int, default=24, metavar="N", help="how many mistakes to show (default: 24)")
     options = parser.parse_args(arguments)
     check_range("--mistakes", options.mistakes, COUNT_OR_NONE)
     if options.root is not None and not options.root.is_dir():
         raise UserError(f"--root={options.root}: there is no such directory")
-    run = options.run
+    several = len(options.runs) > 1
+    run = options.runs[0].parent / "folds" if several else options.runs[0]
     output = options.output or run / "report.html"
     if output.is_dir():
         raise UserError(f"--output={output} is a folder: name the HTML file in it")
+    if several:
+        run = output.parent
+        for line in pool_runs(options.runs, run):
+            print(f"mvrec: {line}")  # noqa: T201
     report = read_run(run)
     results = report.results
     panels = _panels(results)
@@ -64,8 +80,14 @@ def _panels(results: RunResults) -> list[Panel]:
         results.notes.append(f"metrics.csv is damaged and was left out ({error})")
         return []
     return [
-        Panel(title, {name: columns[name] for name in names}, logarithmic)
-        for title, names, logarithmic in panels_of(columns)
+        Panel(
+            curves.title,
+            {name: columns[name] for name in curves.names},
+            curves.logarithmic,
+            levels=curves.levels,
+            caption=curves.caption,
+        )
+        for curves in panels_of(columns, results.validation)
     ]
 
 

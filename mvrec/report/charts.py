@@ -5,7 +5,7 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +28,16 @@ class Panel:
         lines: Steps and values of each line, by name.
         logarithmic: Whether the value axis is logarithmic; it skips values that are not above 0.
         across: The name of the steps.
+        levels: Values drawn as dashed lines across the chart, by name.
+        caption: A remark below the chart.
     """
 
     title: str
     lines: Mapping[str, tuple[Sequence[int], Sequence[float]]]
     logarithmic: bool = False
     across: str = "optimiser step"
+    levels: Mapping[str, float] = field(default_factory=dict)
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,19 +66,22 @@ def line_chart(panel: Panel) -> Html:
     if not lines:
         return Html("")
     steps = [step for points in lines.values() for step, _ in points]
-    values = [value for points in lines.values() for _, value in points]
+    values = [value for points in lines.values() for _, value in points] + list(panel.levels.values())
     across = _Axis(*_widened(min(steps), max(steps)), _LEFT, _WIDTH - _RIGHT)
     low, high = _widened(min(values), max(values), logarithmic=panel.logarithmic)
     up = _Axis(low, high, _HEIGHT - _BOTTOM, _TOP, panel.logarithmic)
     drawn = [_grid(across, up, panel.across)]
     for number, points in enumerate(lines.values()):
         drawn.append(_line(points, across, up, f"line line{number % 6}"))
+    for value in panel.levels.values():
+        y = f"{up.place(value):.1f}"
+        drawn.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="level"))
     last = ", ".join(f"{name} ends at {points[-1][1]:.4g}" for name, points in lines.items())
     picture = tag("svg", *drawn, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=f"{panel.title}: {last}")
-    legend = tag(
-        "ul", *(tag("li", name, class_=f"key line{number % 6}") for number, name in enumerate(lines)), class_="legend"
-    )
-    return tag("figure", tag("figcaption", panel.title), picture, legend)
+    keys = [tag("li", name, class_=f"key line{number % 6}") for number, name in enumerate(lines)]
+    keys += [tag("li", f"{name} {value:.4g}", class_="key level") for name, value in panel.levels.items()]
+    remark = tag("p", panel.caption, class_="faint") if panel.caption else None
+    return tag("figure", tag("figcaption", panel.title), picture, tag("ul", *keys, class_="legend"), remark)
 
 
 def _grid(across: _Axis, up: _Axis, label: str) -> Html:

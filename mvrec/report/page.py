@@ -15,6 +15,8 @@ from mvrec.runs.monitors import mode_of
 # A page may load nothing from outside, so not even a class name can make it contact a server.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
+MOST_UNREADABLE = 100  # training files to list
+
 
 def no_thumbnails(row: Any) -> Sequence[bytes]:
     """Raise an error instead of opening a file for its thumbnails."""
@@ -63,6 +65,7 @@ def _sections(report: TaskReport, panels: Sequence[Panel], of_task: Sequence[Sec
         Section("Training", _training(report, panels)),
         *of_task,
         Section("Data", _data(results)),
+        Section("Training files that could not be read", _unreadable(results)),
         Section("Parameter groups", _groups(results.parameter_groups)),
         Section("Environment", _environment(results)),
         Section("Configuration", join(folded(name, tag("pre", text)) for name, text in results.configs.items())),
@@ -107,9 +110,19 @@ def _best(report: TaskReport, panels: Sequence[Panel]) -> Html:
             *_, step, score = max(ranks)
             metric = name.removeprefix("val/")
             best = f"{report.metric_title(metric)} {report.metric_text(metric, score)} at step {step}"
+            best += _certainty(report, metric, score)
             last = report.metric_text(metric, values[-1])
             return tag("p", f"Best validation: {best}; the last of {len(values)}: {last}.")
     return Html("")
+
+
+def _certainty(report: TaskReport, metric: str, score: float) -> str:
+    """Return count, interval and chance of a validation in brackets, as far as they are recorded."""
+    validation = report.results.validation
+    note = report.metric_note(metric, score, int(number(validation.get("expected")) or 0))
+    chance = number(mapping(validation.get("chance")).get(metric))
+    parts = [note, None if chance is None else f"chance {report.metric_text(metric, chance)}"]
+    return f" ({'; '.join(part for part in parts if part)})" if any(parts) else ""
 
 
 def _data(results: RunResults) -> Html:
@@ -130,6 +143,16 @@ def _data(results: RunResults) -> Html:
     ]
     listing = table(("split", "files", "SHA-256 of its list"), rows, numeric={1}) if rows else Html("")
     return join([facts(pairs), listing])
+
+
+def _unreadable(results: RunResults) -> Html:
+    rows = [(name_of(path), cause) for path, cause in results.unreadable]
+    if not rows:
+        return Html("")
+    parts = [tag("p", "Other files took their places."), table(("file", "cause"), rows[:MOST_UNREADABLE])]
+    if len(rows) > MOST_UNREADABLE:
+        parts.append(tag("p", f"{len(rows) - MOST_UNREADABLE} more are in unreadable.jsonl."))
+    return join(parts)
 
 
 def _groups(groups: Sequence[dict[str, Any]]) -> Html:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mvrec.errors import UserError
 from mvrec.files import sha256
-from mvrec.report.sections import RunResults, TaskReport, chosen_on, read_groups, read_object
+from mvrec.report.sections import RunResults, TaskReport, chosen_on, read_groups, read_object, read_unreadable
 from mvrec.tasks.outputs import outputs_of
 from mvrec.tasks.score_text import split_text
 
@@ -40,6 +40,9 @@ def read_run(run_dir: Path) -> TaskReport:
     results.data = results.read("data.json", read_object) or {}
     results.parameter_groups = results.read("parameter_groups.json", read_groups) or []
     results.score = results.read("metrics.json", read_object) or {}
+    results.validation = results.read("validation.json", read_object) or {}
+    results.notes += [str(remark) for remark in results.validation.get("remarks") or ()]
+    results.unreadable = results.read("unreadable.jsonl", read_unreadable) or []
     task = results.score if results.score.get("outputs") else results.environment
     report = outputs_of(task, source=str(run_dir)).report(results)
     _check_checkpoint(results)
@@ -69,6 +72,10 @@ def _check_extent(results: RunResults) -> None:
             f"only a part of the test: {score.get('expected')} of {score.get('of')} {noun}; the whole: mvrec test "
             f"{results.run_dir}"
         )
+    if score.get("missing_folds"):
+        results.notes.append(
+            f"not all folds are here: without {', '.join(score['missing_folds'])} the score covers a part of the {noun}"
+        )
     text = split_text(str(score.get("split") or "test"), chosen_on=chosen_on(results))
-    if text:
+    if text and chosen_on(results):
         results.notes.append(f"the score is {text}: expect less on new {noun}")

@@ -2,7 +2,7 @@
 
 import shlex
 
-from mvrec.report.markup import Html, facts, join, tag
+from mvrec.report.markup import Html, facts, join, name_of, table, tag
 from mvrec.report.sections import RunResults, TaskReport, chosen_on, mapping, number
 from mvrec.tasks.score_text import split_text
 
@@ -33,15 +33,32 @@ def score_section(report: TaskReport) -> Html:
                     ("SHA-256", tag("code", digest) if digest else None),
                 ]
             ),
+            _folds(report),
         ]
     )
 
 
+def _folds(report: TaskReport) -> Html:
+    """Return the score of each run of a cross-validation."""
+    folds = report.results.score.get("folds") or []
+    if not folds:
+        return Html("")
+    rows = [
+        (name_of(fold["run"]), fold.get("fold") or "", fold["files"], report.metric_text("top1", fold["top1"]))
+        for fold in folds
+    ]
+    header = ("run", "fold", report.results.noun, report.metric_title("top1"))
+    return join([tag("h3", f"The {len(rows)} runs"), table(header, rows, numeric={2, 3})])
+
+
 def _card(report: TaskReport, name: str, value: float, counted: int) -> Html:
+    chance = number(mapping(report.results.score.get("chance")).get(name))
+    guess = None if chance in (None, 1) else tag("small", f"chance {report.metric_text(name, chance)}")
     return tag(
         "div",
         tag("small", report.metric_title(name)),
         tag("b", report.metric_text(name, value)),
+        guess,
         tag("small", report.metric_note(name, value, counted)),
         class_="card",
     )

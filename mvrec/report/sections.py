@@ -36,18 +36,22 @@ class RunResults:
     Attributes:
         run_dir: The directory.
         score: The content of `metrics.json`, or what other files say about it; empty if they do not.
+        validation: `validation.json`, the last validation of training.
         environment: `environment.json`.
         data: `data.json`.
         parameter_groups: `parameter_groups.json`.
+        unreadable: Path and cause of training files that could not be read.
         configs: The text of each configuration, by file name.
         notes: Texts about missing, damaged or outdated files.
     """
 
     run_dir: Path
     score: dict[str, Any] = field(default_factory=dict)
+    validation: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     parameter_groups: list[dict[str, Any]] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
     configs: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -149,6 +153,12 @@ def read_groups(path: Path) -> list[dict[str, Any]]:
     """Return the parameter groups of a run."""
     content = json.loads(path.read_text(encoding="utf-8"))
     return [{**group, "names": list(group.get("names", ()))} for group in content]
+
+
+def read_unreadable(path: Path) -> list[tuple[str, str]]:
+    """Return path and cause of each unreadable training file, once; several processes and resumes may repeat one."""
+    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return sorted({str(entry["path"]): str(entry["cause"]) for entry in entries}.items())
 
 
 def chosen_on(results: RunResults) -> bool:

@@ -65,6 +65,8 @@ svg circle.line { stroke: none; }
 .line3 { stroke: var(--line3); } circle.line3 { fill: var(--line3); } .key.line3::before { background: var(--line3); }
 .line4 { stroke: var(--line4); } circle.line4 { fill: var(--line4); } .key.line4::before { background: var(--line4); }
 .line5 { stroke: var(--line5); } circle.line5 { fill: var(--line5); } .key.line5::before { background: var(--line5); }
+svg .level { stroke: var(--faint); stroke-width: 1.4; stroke-dasharray: 5 4; }
+.key.level::before { background: repeating-linear-gradient(90deg, var(--faint) 0 4px, transparent 4px 7px); }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: .2rem 0 0; padding: 0; list-style: none; }
 .legend { font-size: .82rem; }
 .key::before {

@@ -39,6 +39,7 @@ CONTENTS = (
     "parameter_groups.json",
     "resumes.json",
     "validation.json",
+    "unreadable.jsonl",
     "metrics.csv",
     "metrics.csv.damaged",
     "curves.png",
@@ -175,6 +176,7 @@ class RunRecord(L.Callback):
         self.run_dir, self.fresh = run_dir, fresh
         self._quarantine, self._hidden = run_dir / "quarantine", run_dir / ".quarantine"
         self._reading = self._written = False
+        self._unreadable = 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that watched scores will be logged, and hide an earlier run's quarantine from the loaders.
@@ -206,6 +208,16 @@ class RunRecord(L.Callback):
     ) -> None:
         """Write the record once the first batch was read; every process takes part, the first one writes."""
         self._write(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Append training files that could not be read to `unreadable.jsonl`, from every process."""
+        files = getattr(trainer.train_dataloader, "bad_files", None)
+        if files is None or len(files.bad) == self._unreadable or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        entries = list(files.bad.values())[self._unreadable :]
+        self._unreadable = len(files.bad)
+        lines = [json_text({"path": str(entry.path), "cause": str(entry.cause)}) + "\n" for entry in entries]
+        append_whole(self.run_dir / "unreadable.jsonl", "".join(lines))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the record if a resumed run begins with an owed validation."""

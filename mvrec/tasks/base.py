@@ -18,6 +18,7 @@ from mvrec.lightning_private import has_trainer
 from mvrec.models import Backbone, accelerate
 from mvrec.ranges import check_ranges
 from mvrec.run_data import RunData, data_of
+from mvrec.runs.checkpoint_files import LAST, PREVIOUS
 from mvrec.runs.progress import rates
 from mvrec.runs.resume import check_weights
 from mvrec.tasks.outputs import task_of
@@ -397,8 +398,9 @@ class Task(L.LightningModule, ABC):
 
     @property
     def _chosen_on_split(self) -> bool:
-        """Return whether the test reads the very files by which the checkpoint was chosen."""
-        return self._chosen_on is not None and self._chosen_on == self.data.index("test").digest()
+        """Return whether the test reads the very files by which the checkpoint was chosen; last.ckpt never is."""
+        is_last = Path(self.trainer.ckpt_path or "").name in (LAST, PREVIOUS)
+        return not is_last and self._chosen_on is not None and self._chosen_on == self.data.index("test").digest()
 
     @property
     def noun(self) -> str:

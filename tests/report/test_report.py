@@ -12,10 +12,12 @@ import pytest
 from browser import Browser, find_browser
 from PIL import Image
 
-from mvrec.errors import DecodeError
+from mvrec.errors import DecodeError, UserError
 from mvrec.report.charts import Panel, line_chart, png_data, ticks
+from mvrec.report.folds import missing_folds, pool_runs
 from mvrec.report.page import render_report
 from mvrec.report.reading import read_run
+from mvrec.runs.curves import panels_of
 from mvrec.tasks.chance import wilson
 from mvrec.tasks.classification.figures import draw_classes, draw_confusion
 from mvrec.tasks.classification.report import blocks, heat, worst
@@ -108,6 +110,89 @@ def test_score_has_protocol_counts_and_interval_with_failed_files_wrong_or_left_
     page = render_report(read_run(run))
     assert "6 of 8; 95 %" in page
     assert "are left out of the score" in page
+
+
+def make_fold(tmp_path, number, rights, **changes):
+    """A tested fold of three files, of which so many are right."""
+    rows = [
+        (f"/data/{number}/{file}.jpg", "ж", *(("ж", 0.7, "b", 0.3) if file < rights else ("b", 0.7, "ж", 0.3)), "")
+        for file in range(3)
+    ]
+    run = write_predictions(tmp_path / f"fold {number}", rows)
+    score = {"scored": 3, "expected": 3, "of": 3, "failed": 0, "noun": "images", "class_names": ["b", "ж"]}
+    score |= {"metrics": {"top1": rights / 3, "mean_class": rights / 3, "loss": 0.1 * number}, "protocol_text": "P"}
+    score |= {"data": {"fold": f"{number}/3"}, "split": "val", **changes}
+    (run / "metrics.json").write_text(json.dumps(score))
+    return run
+
+
+def test_runs_of_a_cross_validation_get_one_score_in_which_each_file_counts_once(tmp_path):
+    runs = [make_fold(tmp_path, number, rights) for number, rights in ((1, 3), (2, 1))]
+    lines = pool_runs(runs, tmp_path / "folds")
+    low, high = wilson(4 / 6, 6)
+    assert lines[0] == f"{runs[0]}: top1 100.00 % (3 images)"
+    assert lines[2].startswith("all 2 runs: top1 66.67 % (chance 100.00 %), 95 % interval ")
+    assert f"{100 * low:.0f} to {100 * high:.0f} %, 6 images, each scored once" in lines[2]
+    report = read_run(tmp_path / "folds")
+    assert report.results.score["metrics"] == pytest.approx({"top1": 4 / 6, "mean_class": 4 / 6, "loss": 0.15})
+    assert [row.path for row in report.predictions] == [f"/data/{n}/{f}.jpg" for n in (1, 2) for f in range(3)]
+    page = render_report(report)
+    assert "The 2 runs" in page
+    assert "not all folds are here: without 3/3" in page
+    assert missing_folds(["2/3", "1/3", "3/3"]) == []
+
+
+def test_runs_that_are_no_folds_are_refused_and_a_run_is_not_overwritten(tmp_path):
+    first = make_fold(tmp_path, 1, 3)
+    with pytest.raises(UserError, match=r"/data/1/0\.jpg was scored in .* share no file"):
+        pool_runs([first, first.parent / "." / first.name], tmp_path / "folds")
+    other = make_fold(tmp_path, 2, 1, class_names=["a", "b"])
+    with pytest.raises(UserError, match="differ in their classes"):
+        pool_runs([first, other], tmp_path / "folds")
+    (other / "metrics.json").unlink()
+    with pytest.raises(UserError, match=r"fold 2 was not tested: mvrec test "):
+        pool_runs([first, other], tmp_path / "folds")
+    assert not (tmp_path / "folds").exists()
+    (first / "environment.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a run"):
+        pool_runs([first, make_fold(tmp_path, 3, 1)], first)
+
+
+def test_curves_have_chance_and_a_training_loss_that_is_not_comparable_has_its_own():
+    columns = {
+        name: ([1, 2], [1.0, 0.5]) for name in ("train/loss", "val/loss", "val/top1", "val/mean_class", "val/top5")
+    }
+    validation = {
+        "chance": {"top1": 0.25, "mean_class": 0.25, "top5": 1.0, "loss": 1.386},
+        "training_loss_with": ["mixing"],
+    }
+    training, of_validation, score = panels_of(columns, validation)
+    assert (training.names, training.levels) == (("train/loss",), {})
+    assert training.caption == "With mixing: not comparable with the validation loss."
+    assert (of_validation.names, of_validation.levels) == (("val/loss",), {"chance": 1.386})
+    assert score.levels == {"chance of top1, mean_class": 0.25}
+    assert [panel.title for panel in panels_of(columns, {})] == ["loss", "score"]
+    chart = line_chart(Panel(score.title, {"val/top1": ([1, 2], [0.4, 0.5])}, levels=score.levels, caption="<A>"))
+    assert chart.count('class="level"') == 1
+    assert "chance of top1, mean_class 0.25" in chart
+    assert "&lt;A&gt;" in chart
+
+
+def test_a_report_has_the_remarks_of_training_its_unreadable_files_and_the_certainty_of_the_best_validation(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("x")
+    remarks = ["this run is not above chance: <x>", "likely cause 1: y"]
+    (run / "validation.json").write_text(json.dumps({"expected": 9, "chance": {"top1": 0.25}, "remarks": remarks}))
+    lines = [{"path": "/d/<ж>.mp4", "cause": "cut short"}, {"path": "/d/a.mp4", "cause": "empty"}]
+    (run / "unreadable.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, lines[0]]))
+    page = render_report(read_run(run), panels=[Panel("score", {"val/top1": ([3, 6], [1 / 3, 1 / 9])})])
+    assert "not above chance: &lt;x&gt;" in page
+    assert page.count("/d/&lt;ж&gt;.mp4") == 1
+    low, high = wilson(1 / 3, 9)
+    assert f"3 of 9; 95 % interval {100 * low:.1f} to {100 * high:.1f}\N{NO-BREAK SPACE}%; chance 25.00 %)" in page
+    (run / "unreadable.jsonl").write_text("{")
+    assert any("unreadable.jsonl is damaged" in note for note in read_run(run).results.notes)
 
 
 def test_a_run_that_was_not_tested_says_how(tmp_path):

@@ -160,6 +160,8 @@ def test_classes_come_from_the_folders_and_short_and_bad_videos_do_not_end_a_run
     assert "3 classes" in err
     assert err.count(str(train / "move_left/00000.mp4")) == 1
     assert "unreadable, another video takes its place" in err
+    (unreadable,) = (tmp_path / "run/unreadable.jsonl").read_text().splitlines()
+    assert json.loads(unreadable)["path"] == str(train / "move_left/00000.mp4")
     assert err.count("3/6 videos scored, 3 failed") == 2
     assert err.count("top3 50.00 %") == 2  # top-5 of three classes, half of the files failed
     for name in bad:

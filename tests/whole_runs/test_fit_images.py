@@ -115,6 +115,8 @@ def test_a_score_says_that_it_is_of_the_split_on_which_the_checkpoint_was_chosen
     report = read_run(trained_on_images)
     assert "the score is of the validation split, on which best.ckpt was chosen: expect less" in report.results.notes[0]
     assert "val of the validation split, on which best.ckpt was chosen" in render_report(report)
+    _, _, err = command("test", trained_on_images / "checkpoints/last.ckpt")
+    assert err.rstrip().endswith(") of the validation split")  # on which the last one was not chosen
     other = tmp_path / "other"  # has a test split of its own
     shutil.copytree(jpegs / "val", other / "val")
     shutil.copytree(jpegs / "val", other / "test")

@@ -64,9 +64,11 @@ class ClassificationReport(TaskReport):
         """Return the number of classes, and the score of chance."""
         results = self.results
         count = len(results.score.get("class_names") or results.data.get("class_names") or self.classes)
+        chance = results.score.get("chance") or results.validation.get("chance") or {}
+        guess = chance.get("top1", 1 / max(count, 1))
         return [
             f"{count} classes" if count else "",
-            f"chance {100 / count:.1f} %" if count and not self.multi_label else "",
+            f"chance {100 * guess:.1f} %" if count and not self.multi_label else "",
             "several classes per file" if self.multi_label else "",
         ]
 

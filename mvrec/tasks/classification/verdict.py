@@ -1,4 +1,4 @@
-"""Whether a run has learned its classes, and what its settings make the likeliest causes if it has not."""
+"""The verdict on a run: above chance or not, and the likeliest causes in its settings if not."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ SIDES = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a run was trained.
+    """The settings and losses of a run.
 
     Attributes:
         steps: Optimiser steps.
