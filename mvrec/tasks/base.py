@@ -21,7 +21,7 @@ from mvrec.run_data import RunData, data_of
 from mvrec.runs.checkpoint_files import LAST, PREVIOUS
 from mvrec.runs.progress import rates
 from mvrec.runs.resume import check_weights
-from mvrec.tasks.outputs import task_of
+from mvrec.tasks.outputs import joined, task_of
 from mvrec.tasks.score_text import failures, score_line, split_text, write_metrics
 from mvrec.tasks.scores import ScoreKeeper, Scores, Tally
 from mvrec.tasks.start import Start, check_network, named_shape
@@ -355,10 +355,7 @@ class Task(L.LightningModule, ABC):
         if len(batch):
             parts = batch.clips.split(self.views_per_forward or self.data.clips_per_step)
             outputs = [self.predict(clips) for clips in parts]
-            whole = (
-                torch.cat(outputs) if isinstance(outputs[0], Tensor) else [view for part in outputs for view in part]
-            )
-            self._keeper.add(whole, batch.targets, batch.sample_ids)
+            self._keeper.add(joined(outputs), batch.targets, batch.sample_ids)
 
     def _finish(self, stage: Stage) -> None:
         assert self._keeper is not None
