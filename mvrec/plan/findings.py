@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
-from mvrec.data.listing.layouts import SPLITS, Layout, ListsAndFolders
+from mvrec.data.listing.folds import Fold, Folds
+from mvrec.data.listing.layouts import SPLITS, Layout
 from mvrec.data.listing.lists import Row
 from mvrec.data.sets.folder import HashSplit, find_folder_layout
 from mvrec.errors import UserError
@@ -65,7 +66,7 @@ class Findings:
         return self.files["train"]
 
 
-def look(root: Path, kind: Kind, *, val_fraction: float | None = None) -> Findings:
+def look(root: Path, kind: Kind, *, val_fraction: float | None = None, fold: str | None = None) -> Findings:
     """Look at a folder of files: list them all, and open some.
 
     Args:
@@ -73,12 +74,17 @@ def look(root: Path, kind: Kind, *, val_fraction: float | None = None) -> Findin
         kind: The kind of its files.
         val_fraction: Share of the files that validate in a folder without splits; by default it follows from their
             number.
+        fold: `data.fold`, which splits the training files in place of `val_fraction`.
 
     Raises:
         UserError: Nothing can be learned from the files: they have no classes or only one, each class has one file,
             or all are the same.
     """
-    layout = _layout(root, kind, val_fraction)
+    if fold is None:
+        layout = _layout(root, kind, val_fraction)
+    else:
+        folder = find_folder_layout(root, kind, val_fraction=0.0)
+        layout = Folds(folder, Fold.parse(fold), target_of=lambda row: None)
     has_splits = not isinstance(layout, HashSplit)
     rows = {split: list(layout.rows(split)) for split in SPLITS if layout.has(split)}
     _check_rows(rows, layout)
@@ -130,7 +136,7 @@ def _check_rows(rows: Mapping[str, Sequence[Row]], layout: Layout) -> None:
     root, noun = layout.root, layout.kind.noun
     if rows.get("train"):
         return
-    if isinstance(layout, ListsAndFolders):
+    if not isinstance(layout, HashSplit):
         raise UserError(f"data.root: {str(root)!r} has no split 'train': {layout.missing('train')}")
     raise UserError(
         f"data.root: {str(root)!r} has no class folders: put its {noun}s into one folder per class, "
@@ -207,5 +213,7 @@ def _frame_folders(rows: Sequence[Row]) -> int:
 def _described(layout: Layout, root: Path) -> str:
     if isinstance(layout, HashSplit):
         return "class folders"
+    if isinstance(layout, Folds):
+        return layout.title
     places = [layout.place(split) for split in SPLITS if layout.has(split)]
     return ", ".join(place.removeprefix(f"{root}/") + ("/" if Path(place).is_dir() else "") for place in places)

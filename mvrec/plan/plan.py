@@ -94,7 +94,8 @@ def make_plan(
         other, weights = "videos" if kind.noun == "image" else "images", start.summary.partition(",")[0]
         raise UserError(f"data.root: {str(root)!r} holds {kind.noun}s, and {weights} is a network for {other}")
     fraction = overrides.get("data.val_fraction")
-    findings = look(root, kind, val_fraction=None if fraction is None else float(fraction))
+    fold = overrides.get("data.fold")
+    findings = look(root, kind, val_fraction=None if fraction is None else float(fraction), fold=fold)
     machine = this_machine(accelerator=str(overrides.get("trainer.accelerator") or "auto"))
     choices = [Choice("data", data, f"the folder holds {kind.noun}s")]
     if not findings.has_splits:

@@ -89,7 +89,7 @@ def _split_line(findings: Findings) -> Line:
         splits.append(f"{files} {split} ({of_each} of a class)")
     text = ", ".join(splits)
     if findings.has_splits:
-        return Line("split", f"{text}, as the folder has it: {findings.layout}", "")
+        return Line("split", f"{text}, by {findings.layout}", "")
     return Line("split", f"{text}, by a hash of the paths", f"--data.val_fraction {findings.val_fraction:g}")
 
 

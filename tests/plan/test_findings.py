@@ -70,6 +70,9 @@ def test_classes_splits_and_sizes_are_found(tmp_path):
     findings = look(images(tmp_path / "split", {"train/a": 2, "train/b": 1, "val/a": 1}), IMAGES)
     assert (findings.layout, findings.val_fraction) == ("train/, val/", 0)
     assert findings.classes == {"train": {"a": 2, "b": 1}, "val": {"a": 1}}
+    findings = look(tmp_path / "one", IMAGES, fold="2/5")
+    assert (findings.layout, findings.has_splits) == ("class folders, fold 2/5", True)
+    assert sum(findings.files.values()) == 11
 
 
 def test_a_list_with_several_labels_counts_each(tmp_path):

@@ -44,8 +44,8 @@ def test_a_folder_is_planned_trained_and_resumed_and_its_file_gives_the_same_run
     lines = dict(line.split(maxsplit=1) for line in plan.splitlines()[1:] if line.startswith("  "))
     assert [*lines] == ["found", "split", "machine", "network", "input", "weights", "steps", "rate", "besides", "time"]
     assert lines["found"].startswith("8 videos in 2 classes: nach links 4, растёт 4; 64x64 pixels, 2 s, 16 frames/s")
-    assert lines["split"].startswith("5 train (2 to 3 of a class), 3 val (1 to 2 of a class), by a hash of the paths")
-    assert lines["weights"].startswith("none: it learns from these 5 videos alone")
+    assert lines["split"].startswith("6 train (3 of a class), 2 val (1 of a class), by a hash of the paths")
+    assert lines["weights"].startswith("none: it learns from these 6 videos alone")
     assert lines["steps"].startswith("1 epochs of 1 steps, each of 4 videos (as you set)")
     assert "about" in lines["time"]
     assert "runs/Mes vidéos" in lines["time"]
