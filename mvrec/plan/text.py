@@ -1,6 +1,7 @@
 """A plan in words: about ten lines, each with the flag that changes it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from shlex import quote
 from typing import Any, NamedTuple
 
 from mvrec.plan.findings import Findings
@@ -132,7 +133,7 @@ def _learning_lines(plan: Plan, run: Resolved) -> Iterator[Line]:
     files = batch * accumulate * run.processes
     epochs, most = run.value("trainer.max_epochs"), run.value("trainer.max_steps")
     per_epoch = max(1, plan.findings.num_train // files)
-    text = f"{epochs} epochs of {per_epoch} steps" if epochs and epochs > 0 else f"{most} steps"
+    text = f"{_counted_noun(epochs, 'epoch')} of {_counted_noun(per_epoch, 'step')}" if epochs and epochs > 0 else f"{most} steps"
     keys: tuple[str, ...] = ("trainer.max_epochs", "trainer.max_steps", "data.batch_size")
     text += f", each of {files} {plan.findings.kind.noun}s{_set(run, *keys)}{_why(plan, run, *keys)}"
     yield Line("steps", text, f"--trainer.max_epochs {epochs} --data.batch_size {batch}")
@@ -145,7 +146,8 @@ def _learning_lines(plan: Plan, run: Resolved) -> Iterator[Line]:
     yield Line("rate", text, f"--model.optimizer.lr {rate:g} --model.layer_decay {decay:g}")
     shown = {"trainer.max_epochs", "data.batch_size", "model.optimizer", "model.layer_decay"}
     others = [choice for choice in plan.choices if choice.key.startswith("model.") and choice.key not in shown]
-    others = [choice for choice in others if choice.key != "model.backbone"]
+    hidden = ("model.backbone", "model.lr_reference_batch")  # said elsewhere
+    others = [choice for choice in others if choice.key not in hidden and run.value(choice.key)]
     texts = [f"{choice.key.removeprefix('model.')} {_plain(run.value(choice.key))}" for choice in others]
     augment = plan.value("data.augment")
     if augment is not None:
@@ -153,6 +155,10 @@ def _learning_lines(plan: Plan, run: Resolved) -> Iterator[Line]:
     keys = tuple(choice.key for choice in others)
     if texts:
         yield Line("besides", "; ".join(texts) + _set(run, *keys, "data.augment"), "--help model, --help data.augment")
+
+
+def _counted_noun(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _plain(value: Any) -> str:
@@ -192,5 +198,5 @@ def _time(plan: Plan, run: Resolved) -> str:
 
 def told(lines: Sequence[str], root: str) -> str:
     """Return a plan as one message."""
-    head = f"the plan for {root}, which the flags in brackets change (`mvrec init {root}` writes it as a file):"
+    head = f"the plan for {root}, which the flags in brackets change (`mvrec init {quote(root)}` writes it as a file):"
     return "\n".join([head, *lines])

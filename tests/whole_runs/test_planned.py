@@ -46,7 +46,7 @@ def test_a_folder_is_planned_trained_and_resumed_and_its_file_gives_the_same_run
     assert lines["found"].startswith("8 videos in 2 classes: nach links 4, растёт 4; 64x64 pixels, 2 s, 16 frames/s")
     assert lines["split"].startswith("6 train (3 of a class), 2 val (1 of a class), by a hash of the paths")
     assert lines["weights"].startswith("none: it learns from these 6 videos alone")
-    assert lines["steps"].startswith("1 epochs of 1 steps, each of 4 videos (as you set)")
+    assert lines["steps"].startswith("1 epoch of 1 step, each of 4 videos (as you set)")
     assert "about" in lines["time"]
     assert "runs/Mes vidéos" in lines["time"]
     first = config_of("runs/Mes vidéos")
