@@ -133,7 +133,11 @@ def _learning_lines(plan: Plan, run: Resolved) -> Iterator[Line]:
     files = batch * accumulate * run.processes
     epochs, most = run.value("trainer.max_epochs"), run.value("trainer.max_steps")
     per_epoch = max(1, plan.findings.num_train // files)
-    text = f"{_counted_noun(epochs, 'epoch')} of {_counted_noun(per_epoch, 'step')}" if epochs and epochs > 0 else f"{most} steps"
+    text = (
+        f"{_counted_noun(epochs, 'epoch')} of {_counted_noun(per_epoch, 'step')}"
+        if epochs and epochs > 0
+        else f"{most} steps"
+    )
     keys: tuple[str, ...] = ("trainer.max_epochs", "trainer.max_steps", "data.batch_size")
     text += f", each of {files} {plan.findings.kind.noun}s{_set(run, *keys)}{_why(plan, run, *keys)}"
     yield Line("steps", text, f"--trainer.max_epochs {epochs} --data.batch_size {batch}")
