@@ -69,7 +69,11 @@ def learning(*, num_train: int, num_classes: int, has_weights: bool, is_video: b
         ),
         _layer_decay(has_weights=has_weights),
         Choice("model.schedule.warmup_epochs", round(epochs * WARMUP_SHARE, 1), "a gentle start: a 15th of the epochs"),
-        Choice("model.label_smoothing", smoothing, f"{num_train / max(num_classes, 1):.3g} {noun} per class"),
+        Choice(
+            "model.label_smoothing",
+            smoothing,
+            f"the fewer {noun} per class ({num_train / max(num_classes, 1):.3g} here), the less",
+        ),
         Choice("model.mixing", None, "blends of two files need many more steps"),
         Choice("model.freeze", 0, "the layer decay keeps early layers" if has_weights else "nothing is learned yet"),
         Choice("trainer.gradient_clip_val", 1.0, "one bad step does not throw the run off"),
