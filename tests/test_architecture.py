@@ -45,6 +45,7 @@ av: data/video/stream doctor/media data/generated/moving_digits_video inference/
 torchcodec: data/video/torchcodec
 pytorchvideo: data/views/pytorchvideo_sampling models/baselines/names
 timm: timm models/baselines/wrapper models/baselines/names
+pyarrow: export/feature_table
 safetensors: models/checkpoints/files export/model_card
 onnx: export/onnx_file
 onnxscript: export/onnx_file

@@ -19,6 +19,7 @@ from mvrec.files import at_home
 log = logging.getLogger("mvrec")
 
 LISTS = (".txt", ".csv")
+TABLE_COLUMNS = ("path", "start_seconds", "end_seconds", "label", "vector")  # of a table of features
 
 
 def find_sources(sources: Sequence[str], *, kind: Kind) -> list[Sample]:
@@ -47,6 +48,40 @@ def find_sources(sources: Sequence[str], *, kind: Kind) -> list[Sample]:
     return samples
 
 
+def columns_of(sources: Sequence[str], samples: Sequence[Sample]) -> list[dict[str, str]]:
+    """Return what sources say of each file: `label`, if it is known, and the other columns of lists.
+
+    A file in a folder of a folder that was given has the name of its own folder as its label.
+
+    Args:
+        sources: As for `find_sources`.
+        samples: What `find_sources` found in them.
+    """
+    listed: dict[tuple[str, float | None, float | None], dict[str, str]] = {}
+    folders = [path for path in map(at_home, sources) if path.is_dir()]
+    for path in map(at_home, sources):
+        if path.suffix.lower() not in LISTS or not path.is_file():
+            continue
+        for row, sample in zip(_rows_of(path), _of_list(path), strict=True):
+            label = {"label": row.label} if row.label else {}
+            key = (str(sample.path), sample.start_seconds, sample.end_seconds)
+            listed.setdefault(key, {**label, **{_other(name): value for name, value in row.others}})
+    return [
+        listed.get((str(sample.path), sample.start_seconds, sample.end_seconds)) or _by_folder(sample, folders)
+        for sample in samples
+    ]
+
+
+def _other(name: str) -> str:
+    return f"list_{name}" if name in TABLE_COLUMNS else name
+
+
+def _by_folder(sample: Sample, folders: Sequence[Path]) -> dict[str, str]:
+    path = Path(str(sample.path))
+    below = any(path.is_relative_to(folder) and path.parent != folder for folder in folders)
+    return {"label": path.parent.name} if below else {}
+
+
 def as_sample(file: Path | Sample) -> Sample:
     """Return a file, or a part of one, as a sample."""
     return file if isinstance(file, Sample) else Sample(file, 0)
@@ -71,12 +106,15 @@ def _of_one(source: str, kind: Kind) -> list[Sample]:
 
 
 def _of_list(path: Path) -> list[Sample]:
-    split = next((name for name in SPLITS if re.search(rf"(^|_){name}(_|$)", path.stem)), path.stem)
-    rows = placed_rows(path.parent, split, read_files(path), [])  # missing files are reported one by one
     return [
         Sample(_file(path.parent, row), 0, _seconds(row.start_seconds), _seconds(row.end_seconds), row.where)
-        for row in rows
+        for row in _rows_of(path)
     ]
+
+
+def _rows_of(path: Path) -> list[Row]:
+    split = next((name for name in SPLITS if re.search(rf"(^|_){name}(_|$)", path.stem)), path.stem)
+    return list(placed_rows(path.parent, split, read_files(path), []))  # missing files are reported one by one
 
 
 def _file(root: Path, row: Row) -> Path | ArchiveMember:

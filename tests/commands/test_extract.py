@@ -189,3 +189,26 @@ def test_a_killed_run_leaves_no_half_file(run_dir, made_videos, tmp_path, capsys
     assert extract(folder, run_dir, undisturbed, *options) == 0
     for path in undisturbed.glob("*.npy"):
         assert (out / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_table_has_the_rows_of_all_files_in_their_order_and_leaves_no_other_file(run_dir, videos, tmp_path, capsys):
+    listed, table = tmp_path / "some.csv", tmp_path / "new/features.npz"
+    truncate(shutil.copy(videos / "läuft/a.mp4", videos / "cut.mp4"), 0.5)
+    rows = ["springt/b.MKV,springt,Bo,,", "cut.mp4,läuft,Ann,,", "läuft/a.mp4,läuft,Ann,0.2,0.9"]
+    listed.write_text("path,label,subject,start,end\n" + "".join(f"my videos/{row}\n" for row in rows))
+    with pytest.raises(SystemExit) as end:  # one file cannot be read
+        main([str(listed), "--ckpt", str(run_dir), "--table", str(table)])
+    assert end.value.code == 1
+    assert "2 rows of path, start_seconds, end_seconds, label, subject and a vector of" in capsys.readouterr().out
+    with np.load(table) as arrays:
+        assert arrays["path"].tolist() == [
+            str(tmp_path / "my videos" / name) for name in ("springt/b.MKV", "läuft/a.mp4")
+        ]
+        assert arrays["subject"].tolist() == ["Bo", "Ann"]
+        assert 0.2 <= arrays["start_seconds"][1] < arrays["end_seconds"][1] <= 0.91
+        recogniser = load_recogniser(run_dir)
+        expected = recogniser.backbone.forward_features(
+            recogniser.normalised(recogniser.views(videos / "springt/b.MKV"))
+        )
+        assert np.allclose(arrays["vector"][0], expected.detach()[0].numpy(), atol=1e-5)
+    assert written(tmp_path / "new") == ["features.npz"]

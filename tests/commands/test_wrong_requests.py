@@ -28,6 +28,10 @@ WRONG = {
     "extract": [
         ("a.mp4 --ckpt run -o out --stage 2", "no stage 2: this network has the stages 0..1"),
         ("a.mp4 --ckpt run -o out --pool none", "without --stage there is one vector per clip"),
+        ("a.mp4 --ckpt run", "where to? -o FOLDER for a file each, --table FILE for one table, or both"),
+        ("a.mp4 --ckpt run --table t.xlsx", "--table must end in .parquet, .npz, .csv, got 't.xlsx'"),
+        ("a.mp4 --ckpt run -o out --table t.csv --shard 1/2", "run the shards with -o, then once more with --table"),
+        ("a.mp4 --ckpt run --table t.csv --stage 0 --pool none", "one vector per row: leave out --pool and --format"),
         ("a.mp4 --ckpt run -o out --stride 1", "add --window"),
         ("a.mp4 --ckpt run -o out --window 0", "--window must be above 0"),
         ("a.mp4 --ckpt run -o out --shard 0/2", "--shard must be I/N with I in 1..N, such as 2/8, got '0/2'"),
