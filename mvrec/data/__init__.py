@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mvrec.data.generated.digit_images import DigitImages
+    from mvrec.data.generated.digit_motions import DigitMotions
     from mvrec.data.generated.moving_digits import MovingDigits
     from mvrec.data.loading.images import read_image
     from mvrec.data.sets.charades import Charades
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Charades": "sets.charades",
     "DigitImages": "generated.digit_images",
+    "DigitMotions": "generated.digit_motions",
     "HMDB51": "sets.hmdb51",
     "ImageFolder": "sets.folder",
     "ImageNet": "sets.imagenet",
@@ -41,6 +43,7 @@ __all__ = [
     "UCF101",
     "Charades",
     "DigitImages",
+    "DigitMotions",
     "ImageFolder",
     "ImageNet",
     "Kinetics",

@@ -1,5 +1,6 @@
 """Monitored scores: their direction, and whether a validation logs them."""
 
+import re
 import string
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,13 +12,15 @@ if TYPE_CHECKING:  # a report needs the names, and no Lightning
     import lightning as L
 
 Mode = Literal["min", "max"]
+ERRORS = frozenset({"mae", "mse", "rmse"})  # words in names of scores of which a lower one is better
 COUNTS = ("epoch", "step")  # allowed in a file's name, like scores
 
 
 def mode_of(score: str) -> Mode:
     """Return whether a lower or a higher score is better, by the score's name."""
     name = score.lower()
-    return "min" if any(word in name for word in ("loss", "error")) else "max"
+    is_error = any(word in name for word in ("loss", "error")) or not ERRORS.isdisjoint(re.split(r"[/_]", name))
+    return "min" if is_error else "max"
 
 
 def placeholders(filename: str) -> list[str]:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mvrec.tasks.base import Task
     from mvrec.tasks.classification.task import Classification
+    from mvrec.tasks.regression.task import Regression
 
-_HOMES = {"Classification": "classification.task", "Task": "base"}
+_HOMES = {"Classification": "classification.task", "Regression": "regression.task", "Task": "base"}
 
-__all__ = ["Classification", "Task"]
+__all__ = ["Classification", "Regression", "Task"]
 
 
 def __getattr__(name: str) -> Any:

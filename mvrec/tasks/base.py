@@ -232,8 +232,10 @@ class Task(L.LightningModule, ABC):
         kind = self.data.target_type
         if not issubclass(kind, self.targets):
             nouns = " or ".join(target.noun for target in self.targets)
+            sources = " or ".join(dict.fromkeys(target.source for target in self.targets if target.source))
             raise UserError(
                 f"{type(self.data).__name__} gives {kind.noun} per file, the task {self.name} needs {nouns}"
+                f"{sources and f' ({sources})'}{_task_for(kind)}"
             )
 
     def _prepare_backbone(self) -> None:

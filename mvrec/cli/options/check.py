@@ -41,7 +41,7 @@ from mvrec.weights.table import FILES
 TASK = "mvrec.tasks.Classification"
 OPTIMIZER = "torch.optim.AdamW"  # of a task, unless another one is named
 CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")
-GENERATED = ("mvrec.data.MovingDigits", "mvrec.data.DigitImages")  # they make a root that does not exist
+GENERATED = tuple(f"mvrec.data.{name}" for name in ("MovingDigits", "DigitImages", "DigitMotions"))  # make their roots
 READABLE = frozenset({"int", "float", "bool", "null", "choice"})  # kinds that not every text is of
 NO_VALUE = r"=|^--print_config|help$"  # in flags that stand alone
 BOOLS = frozenset(["true", "false", "yes", "no", "on", "off", "y", "n"])

@@ -122,10 +122,15 @@ def render(
     Returns:
         (T, size, size, 3) uint8.
     """
-    ink = np.float32(rng.uniform(0.75, 1.0)) * _draw_ink(poses(action, motion, num_frames), digit, size)[..., None]
+    return draw_poses(poses(action, motion, num_frames), digit, rng, size=size)
+
+
+def draw_poses(pose: npt.NDArray[np.float64], digit: Floats, rng: np.random.Generator, *, size: int) -> Frames:
+    """Draw one clip of a digit (h, w) in poses (T, 4); see `poses` and `render`."""
+    ink = np.float32(rng.uniform(0.75, 1.0)) * _draw_ink(pose, digit, size)[..., None]
     paper = rng.uniform(20, 90, 3).astype(np.float32) + _texture(rng, size)
     pen = rng.uniform(190, 255, 3).astype(np.float32)
-    noise = 5 * rng.standard_normal((num_frames, size, size, 1), np.float32)
+    noise = 5 * rng.standard_normal((len(pose), size, size, 1), np.float32)
     frames = paper + noise + ink * (pen - paper)
     return np.clip(frames, 0, 255).astype(np.uint8)
 
@@ -203,8 +208,8 @@ def generate_moving_digits(
     root = Path(root)
     if is_generated(root, parameters, noun=NOUN):
         return
-    digits = _split_digits(seed)
-    with _appearing_at_once(root, parameters) as draft:
+    digits = split_digits(seed)
+    with appearing_at_once(root, parameters) as draft:
         with ThreadPoolExecutor(2) as pool:  # drawing and encoding release Python's lock
             jobs = [
                 pool.submit(_write_clip, draft / path, digits[split], (seed, *key), label, parameters)
@@ -229,7 +234,7 @@ def _check_parameters(**parameters: Any) -> dict[str, Any]:
     return parameters
 
 
-def _split_digits(seed: int) -> dict[str, Floats]:
+def split_digits(seed: int) -> dict[str, Floats]:
     """Return handwritten digits (n, 8, 8) from 0 to 1 for each split; no two splits share one."""
     images, _ = handwritten_digits(noun=NOUN)
     images = np.random.default_rng(seed).permutation(images)
@@ -251,10 +256,11 @@ def _write_clip(path: Path, digits: Floats, key: tuple[int, ...], label: str, pa
     digit = digits[rng.integers(len(digits))]
     frames = render(label, motion, digit, rng, num_frames=parameters["num_frames"], size=parameters["size"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    _encode(path, frames, parameters["fps"])
+    encode(path, frames, parameters["fps"])
 
 
-def _encode(path: Path, frames: Frames, fps: int) -> None:
+def encode(path: Path, frames: Frames, fps: int) -> None:
+    """Write frames (T, H, W, 3) as a video, the same bytes on every machine."""
     import av
 
     with av.open(str(path), "w") as container:
@@ -281,7 +287,7 @@ def _write_indices(root: Path, parameters: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _appearing_at_once(root: Path, parameters: dict[str, Any]) -> Iterator[Path]:
+def appearing_at_once(root: Path, parameters: dict[str, Any], *, noun: str = NOUN) -> Iterator[Path]:
     """Yield a draft folder, renamed to `root` after a successful block and removed otherwise."""
     root.parent.mkdir(parents=True, exist_ok=True)
     box = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
@@ -292,7 +298,7 @@ def _appearing_at_once(root: Path, parameters: dict[str, Any]) -> Iterator[Path]
         try:
             draft.rename(root)
         except OSError:  # another process may have been faster
-            if not is_generated(root, parameters, noun=NOUN):
+            if not is_generated(root, parameters, noun=noun):
                 raise
     finally:
         shutil.rmtree(box, ignore_errors=True)

@@ -173,7 +173,10 @@ def class_names_of(labels: Mapping[str, str], *, are_names: bool = False, multi_
         return _numbered(labels, may_have_gaps=multi_label)
     broken = next((label for label in labels if not label.isdecimal() and _is_number(label)), None)
     if broken is not None and all(_is_number(label) for label in labels):
-        raise UserError(f"{labels[broken]}: label {broken} is not a whole number")
+        raise UserError(
+            f"{labels[broken]}: label {broken} is not a whole number; numbers to predict go into a column "
+            "'value' instead of 'label', with --model Regression"
+        )
     return sorted(labels)
 
 

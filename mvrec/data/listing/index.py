@@ -170,13 +170,15 @@ class SampleIndex:
         return spans
 
     def digest(self) -> str:
-        """Return the SHA-256 of relative paths, labels, spans and class names, which identifies a run's data."""
+        """Return the SHA-256 of paths, labels or targets, spans and class names, which identifies a run's data."""
         digest = hashlib.sha256("\n".join(self.class_names or self._texts).encode("utf-8", "surrogateescape"))
         label_ends = self._sets.ends if self._sets is not None else None
         spans = None if self._spans is None else self._spans.astype(np.float32)  # the type in recorded digests
         for values in (self._bytes, self._ends, self.labels, label_ends, spans):
             digest.update(b"" if values is None else np.ascontiguousarray(values).data)
             digest.update(b"\n")
+        if self._texts:
+            digest.update(self._targets.digest)
         return digest.hexdigest()
 
     def _name(self, number: int) -> bytes:

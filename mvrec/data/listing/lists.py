@@ -78,7 +78,8 @@ def read_rows(path: Path) -> Iterator[Row]:
     header's: comma, semicolon, tab or blank; fields may be quoted.
 
     A column `labels` instead of `label` makes a multi-label list: a field holds the labels of all classes of the
-    file, separated by semicolons, or nothing.
+    file, separated by semicolons, or nothing. A header with `path` and other columns but without labels makes a list of
+    values; its rows have the label "".
 
     Without a header, lines as in SlowFast and mmaction2: `path label` or `path frames label`, split at the last
     blanks, commas or tabs. Paths may contain blanks and commas, labels are whole numbers.
@@ -89,7 +90,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         UserError: The list is missing, or a row is malformed, with file and line.
     """
     with open_text(path) as file:
-        header = _header(file.readline())
+        header = _header(line := file.readline()) or _header_of_values(line)
         file.seek(0)
         yield from _rows_without_header(path, file) if header is None else _rows_with_header(path, file, *header)
 
@@ -150,11 +151,11 @@ def _unquoted(name: str) -> str:
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write a list that `read_rows` reads: a CSV with a header and only the columns that some row uses.
 
-    The file appears once it is complete.
+    The file appears once it is complete. If no row has a label, it is a list of values, without that column.
 
     Raises:
-        UserError: A path or label that is empty (except in multi-label lists), begins or ends with a blank, or contains
-            a carriage return; multi-label rows and others in one list.
+        UserError: A path or label that is empty (labels may be in lists of several or of values), begins or ends with a
+            blank, or contains a carriage return; multi-label rows and others in one list.
     """
     saved = list(rows)
     several = any(row.multi_label for row in saved)
@@ -162,7 +163,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
         raise UserError(f"{path}: a list cannot mix rows with one label and multi-label rows")
     spans = any(not (math.isnan(row.start_seconds) and math.isnan(row.end_seconds)) for row in saved)
     members = any(row.offset >= 0 for row in saved)
-    columns = ["path", SEVERAL if several else "label"]
+    unlabelled = not several and not any(row.label for row in saved) and any(row.others for row in saved)
+    columns = ["path", *([] if unlabelled else [SEVERAL if several else "label"])]
     columns += [*(COLUMNS[2:4] if spans else ()), *(COLUMNS[4:] if members else ())]
     others = list(dict.fromkeys(name for row in saved for name, _ in row.others))
     with (
@@ -172,11 +174,13 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns + others)
         for row in saved:
-            for text, may_be_empty in ((row.path, False), (row.label, several)):
+            for text, may_be_empty in ((row.path, False), (row.label, several or unlabelled)):
                 if not (text or may_be_empty) or text != text.strip() or "\r" in text or "\0" in text:
                     raise UserError(f"{path}: a list would not read {text!r} back unchanged: rename it")
             values = dict(row.others)
-            writer.writerow(_fields(row, spans=spans, members=members) + [values.get(name, "") for name in others])
+            fields = _fields(row, spans=spans, members=members)
+            fields[1:2] = [] if unlabelled else fields[1:2]
+            writer.writerow(fields + [values.get(name, "") for name in others])
 
 
 def _fields(row: Row, *, spans: bool, members: bool) -> list[str]:
@@ -236,13 +240,19 @@ def _header(line: str) -> tuple[list[str], str] | None:
     return read_header(line, needed=("path", "label")) or read_header(line, needed=("path", SEVERAL))
 
 
+def _header_of_values(line: str) -> tuple[list[str], str] | None:
+    """Return columns and delimiter of a header without labels; a blank does not separate, as paths may contain it."""
+    header = read_header(line, needed=("path",), delimiters=",;\t")
+    return header if header is not None and len(header[0]) > 1 else None
+
+
 def _rows_with_header(
     path: Path, file: Iterable[str], columns: list[str], delimiter: str, *, labelled: bool = True
 ) -> Iterator[Row]:
     source, several = str(path), SEVERAL in columns
     place = _places(path, columns)
     at_path, at_label = place["path"], place.get("label")
-    needed = labelled and not several
+    needed = labelled and at_label is not None and not several
     plain = len(place) == len(columns) == 2
     lines = csv_lines(path, file, delimiter=delimiter)
     others = [(at, name) for at, name in enumerate(next(lines)[1]) if at not in place.values()]
@@ -336,7 +346,7 @@ def _rows_without_header(path: Path, lines: Iterable[str]) -> Iterator[Row]:
         if not label.isdecimal() or not name or "\0" in text:
             raise UserError(
                 f"{source}:{number}: expected `path label` with a whole number as label, or a header line "
-                f"`path,label`; got {text[:80]!r}"
+                f"`path,label`, or for numbers to predict `path,value`; got {text[:80]!r}"
             )
         if name[-1].isdecimal():
             name = _without_frame_count(name, where=f"{source}:{number}")

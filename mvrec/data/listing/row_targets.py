@@ -1,12 +1,52 @@
 """Targets that a data module makes from the rows of its lists, instead of classes."""
 
-from collections.abc import Callable
+import hashlib
+import math
+from collections.abc import Callable, Sequence
 
 from mvrec.data.listing.lists import Row
-from mvrec.data.views.targets import Target
-from mvrec.errors import UserError
+from mvrec.data.views.targets import Target, Values
+from mvrec.errors import UserError, nearest
 
 TargetOf = Callable[[Row], Target | None]
+VALUE = "value"  # the column of the numbers to predict, in a list without labels
+
+
+def row_values(row: Row, names: Sequence[str] | None = None) -> Values | None:
+    """Return the numbers in a row's columns.
+
+    Args:
+        row: A row of a list.
+        names: The columns, in any case of letters; by default the column "value", but `None` is returned for a row with
+            a label or without that column.
+
+    Raises:
+        UserError: There is no such column, or its field is not a finite number, with the row's place.
+    """
+    if names is None and (row.label or row.multi_label):
+        return None
+    fields = {name.lower(): text for name, text in row.others}
+    if names is None:
+        return Values((_number(fields[VALUE], VALUE, row.where),)) if VALUE in fields else None
+    missing = next((name for name in names if name.lower() not in fields), None)
+    if missing is not None:
+        if not row.line:
+            raise UserError(f"{row.where}: data.values needs a list with columns, a folder of classes has none")
+        raise UserError(f"{row.source}: data.values: there is no column {missing!r}{nearest(missing, list(fields))}")
+    return Values(tuple(_number(fields[name.lower()], name, row.where) for name in names))
+
+
+def _number(text: str, column: str, where: str) -> float:
+    if not text:
+        raise UserError(f"{where}: {column} is empty: write a number, or remove the row")
+    try:
+        number = float(text)
+    except ValueError:
+        comma = ": write a point, not a comma" if text.count(",") == 1 and text.replace(",", "").isdecimal() else ""
+        raise UserError(f"{where}: {column} {text[:80]!r} is not a number{comma}") from None
+    if not math.isfinite(number):
+        raise UserError(f"{where}: {column} {text!r} is not finite: write a number, or remove the row")
+    return number
 
 
 class RowTargets:
@@ -23,6 +63,12 @@ class RowTargets:
         self.type: type[Target] | None = None
         self._target_of = target_of
         self._place = ""  # of the first row
+        self._hash = hashlib.sha256()
+
+    @property
+    def digest(self) -> bytes:
+        """A hash of the targets so far; of targets in files it is that of nothing."""
+        return self._hash.digest()
 
     def check(self, row: Row) -> None:
         """Check the type of the next row's target.
@@ -30,6 +76,8 @@ class RowTargets:
         Raises:
             UserError: The target cannot be made, or has another type than the first, with the row's place.
         """
+        if self._target_of is None:
+            _check_label(row)
         if self._target_of is None or (self.type is not None and self.type.in_file):
             return
         target = self.of(row)
@@ -38,8 +86,11 @@ class RowTargets:
             self.type, self._place = kind, row.where or "the first row"
             if kind is None:
                 self._target_of = None
+                _check_label(row)
         elif kind is not self.type:
             raise UserError(f"{row.where}: the target is {_name(kind)}, at {self._place} it is {_name(self.type)}")
+        if target is not None:
+            self._hash.update(repr(target).encode())
 
     def of(self, row: Row) -> Target | None:
         """Return the target of a row.
@@ -54,6 +105,16 @@ class RowTargets:
             raise
         except ValueError as error:
             raise UserError(f"{row.where}: {error}") from None
+
+
+def _check_label(row: Row) -> None:
+    """Refuse a row of a list without labels that has no other target either."""
+    if row.line and not row.label and not row.multi_label:
+        names = [name for name, _ in row.others]
+        raise UserError(
+            f"{row.source}: its header has neither 'label' nor 'value'; to predict the numbers of other columns, name "
+            f"them, as in --data.values {names[0] if names else 'age'} --model Regression"
+        )
 
 
 def _name(kind: type[Target] | None) -> str:

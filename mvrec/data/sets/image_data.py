@@ -59,6 +59,8 @@ class ImageData(RecognitionData):
             a file with one name per line. By default the data say.
         fold: Cross-validation, such as "2/5": a fifth of the training files of each class is for validation, and over
             the folds 1/5 to 5/5 each file is so once. For data without a validation split of their own.
+        values: Columns of the lists whose numbers are to be predicted instead of a class, such as `[age, angle]`. By
+            default the column "value" of lists without labels.
 
     Raises:
         UserError: A number that is out of range, with its key; from `setup`: a missing or empty root, split or class
@@ -91,6 +93,7 @@ class ImageData(RecognitionData):
         seed: int | None = None,
         classes: str | list[str] | None = None,
         fold: str | None = None,
+        values: str | list[str] | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -110,6 +113,7 @@ class ImageData(RecognitionData):
             seed=seed,
             classes=classes,
             fold=fold,
+            values=values,
         )
         check_ranges("data.", {"crop_fraction": crop_fraction})
         self.crop_fraction, self.interpolation = crop_fraction, interpolation

@@ -16,6 +16,7 @@ from mvrec.data.listing.index import SampleIndex
 from mvrec.data.listing.layouts import Layout, ListsAndFolders
 from mvrec.data.listing.lists import Row
 from mvrec.data.listing.root import check_root
+from mvrec.data.listing.row_targets import VALUE, row_values
 from mvrec.data.loading.batch import ClipBatch
 from mvrec.data.loading.guard import MAX_KILLS
 from mvrec.data.loading.loader import ClipLoader, EvalBatches, TrainBatches, Unwrapped, worker_count
@@ -23,7 +24,7 @@ from mvrec.data.loading.samples import EvalSamples, TrainSamples
 from mvrec.data.views.normalisation import Normalisation
 from mvrec.data.views.own_augment import own_on_device
 from mvrec.data.views.protocol import Protocol
-from mvrec.data.views.targets import ClassIndex, NoTarget, Target
+from mvrec.data.views.targets import ClassIndex, NoTarget, Target, Values
 from mvrec.data.views.transforms import Augment, erase, rand_augment_batch
 from mvrec.errors import UserError
 from mvrec.files import at_home
@@ -66,6 +67,8 @@ class RecognitionData(L.LightningDataModule):
             a file with one name per line. By default the data say.
         fold: Cross-validation, such as "2/5": a fifth of the training files of each class is for validation, and over
             the folds 1/5 to 5/5 each file is so once. For data without a validation split of their own.
+        values: Columns of the lists whose numbers are to be predicted instead of a class, such as `[age, angle]`. By
+            default the column "value" of lists without labels.
 
     Raises:
         UserError: A number that is out of range, with its key; from `setup`: a missing or empty root, split or class
@@ -94,6 +97,7 @@ class RecognitionData(L.LightningDataModule):
         seed: int | None,
         classes: str | list[str] | None = None,
         fold: str | None = None,
+        values: str | list[str] | None = None,
     ) -> None:
         super().__init__()
         check_ranges(
@@ -114,6 +118,9 @@ class RecognitionData(L.LightningDataModule):
         self.class_balance, self.split_views = class_balance, split_views
         self.classes = classes
         self.fold = None if fold is None else Fold.parse(fold)
+        self.values = [values] if isinstance(values, str) else values
+        if self.values is not None and len({name.lower() for name in self.values}) != max(len(self.values), 1):
+            raise UserError(f"data.values: give one or more different columns, got {self.values}")
         self._layout: Layout | None = None
         self._splits: dict[Split, SampleIndex] = {}
         self._classes: ClassNames | None = None
@@ -138,7 +145,7 @@ class RecognitionData(L.LightningDataModule):
         return "val" if self.fold is not None and not self.layout.has("test") else "test"
 
     def target(self, row: Row) -> Target | None:
-        """Return the target of a file; `None`, as here, for the class or classes of its list or folder.
+        """Return the target of a file: here the numbers of `values`, or `None` for the class or classes of its row.
 
         A subclass with other targets makes them here from its list: `row.label` is then any text, and `row.others` are
         the columns unknown to mvrec. All rows must give the same type. It is called for every row at set-up, to find
@@ -147,7 +154,7 @@ class RecognitionData(L.LightningDataModule):
         Raises:
             UserError: The row has no valid target; begin with `row.where`. A `ValueError` becomes one.
         """
-        return None
+        return row_values(row, self.values)
 
     def find_layout(self) -> Layout:
         """Inspect the disk for the layout of the data set; once, after `prepare_data`."""
@@ -198,6 +205,17 @@ class RecognitionData(L.LightningDataModule):
         return next((index.target_type for index in self._splits.values()), NoTarget)
 
     @property
+    def value_names(self) -> list[str]:
+        """The names of the numbers to be predicted; available after `setup`, empty for other targets."""
+        index = next(iter(self._splits.values()), None)
+        if index is None or not issubclass(index.target_type, Values):
+            return []
+        names, target = self.values or [VALUE], index.target(0)
+        assert isinstance(target, Values)
+        count = len(target.values)
+        return names if len(names) == count else [f"{VALUE}_{number}" for number in range(1, count + 1)]
+
+    @property
     def layout(self) -> Layout:
         """The layout of the data set on disk.
 
@@ -235,12 +253,13 @@ class RecognitionData(L.LightningDataModule):
         for split in ("train", *splits.get(stage, (self.test_split,))):
             if split in self._splits:
                 continue
-            index = self.layout.index(split, class_names=self._classes or named or None, target_of=self.target)
+            classes = self._classes if self._classes is not None and self._classes.names else None
+            index = self.layout.index(split, class_names=classes or named or None, target_of=self.target)
             if index is None:
                 continue
             if self._splits and index.target_type is not self.target_type:
-                name, others = index.target_type.__name__, self.target_type.__name__
-                raise UserError(f"{self.root}: the targets of {split!r} are {name}, those of other splits {others}")
+                noun, others = index.target_type.noun, self.target_type.noun
+                raise UserError(f"{self.layout.place(split)}: gives {noun} per file, the other splits give {others}")
             self._splits[split] = index
             self._classes = self._classes or index.classes
         if not self._splits:

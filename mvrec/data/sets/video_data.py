@@ -13,7 +13,7 @@ from mvrec.data.video.video import Decoder
 from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.normalisation import Normalisation
 from mvrec.data.views.protocol import ClipProtocol, Views
-from mvrec.data.views.targets import MultiHot
+from mvrec.data.views.targets import MultiHot, Values
 from mvrec.data.views.transforms import Augment
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,8 @@ class VideoData(RecognitionData):
             a file with one name per line. By default the data say.
         fold: Cross-validation, such as "2/5": a fifth of the training files of each class is for validation, and over
             the folds 1/5 to 5/5 each file is so once. For data without a validation split of their own.
+        values: Columns of the lists whose numbers are to be predicted instead of a class, such as `[age, angle]`. By
+            default the column "value" of lists without labels.
 
     Raises:
         UserError: From `setup`: a missing or empty root, split or class folder.
@@ -82,6 +84,7 @@ class VideoData(RecognitionData):
         seed: int | None = None,
         classes: str | list[str] | None = None,
         fold: str | None = None,
+        values: str | list[str] | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -101,6 +104,7 @@ class VideoData(RecognitionData):
             seed=seed,
             classes=classes,
             fold=fold,
+            values=values,
         )
         self.clip, self.decoder = clip, decoder
         self._said_decoder = False
@@ -134,4 +138,5 @@ class VideoData(RecognitionData):
     def protocol(self, split: Split) -> ClipProtocol:
         """Return how the videos of "val" or "test" become views."""
         protocol = self._protocols[split]
-        return replace(protocol, aggregation="mean of sigmoid") if self.target_type is MultiHot else protocol
+        aggregation = "mean of sigmoid" if self.target_type is MultiHot else "mean of values"
+        return replace(protocol, aggregation=aggregation) if self.target_type in (MultiHot, Values) else protocol

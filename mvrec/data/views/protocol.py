@@ -129,7 +129,7 @@ class ClipProtocol(Protocol):
     views: Views = field(default_factory=Views)
     size: int = 224
     normalisation: Normalisation = field(default_factory=Normalisation)
-    aggregation: Literal["mean of softmax", "mean of sigmoid"] = "mean of softmax"
+    aggregation: Literal["mean of softmax", "mean of sigmoid", "mean of values"] = "mean of softmax"
 
     def __post_init__(self) -> None:
         if self.size > self.views.short_side:

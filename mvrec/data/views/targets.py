@@ -13,7 +13,7 @@ type                    of a file                                              `
 ======================  =====================================================  =====================================
 `ClassIndex`            its class                                              int64 (B,)
 `MultiHot`              any number of classes                                  float32 (B, K)
-`Values`                D numbers                                              float32 (B, D)
+`Values`                D numbers                                              float64 (B, D)
 `MaskMap`               the class of each pixel                                int64 (B, H, W), a list of several sizes
 `Boxes`                 objects: corners, class, and masks where there are     a list of dictionaries, as torchvision's
                                                                                detectors take it
@@ -46,10 +46,12 @@ class Target(ABC):
 
     Attributes:
         noun: The name of the target in messages, such as "a class".
+        source: Where data modules of mvrec take it from, for messages.
         in_file: Whether making one reads a file, so that set-up checks the first row only.
     """
 
     noun: ClassVar[str]
+    source: ClassVar[str] = ""
     in_file: ClassVar[bool] = False
 
     def moved(self, geometry: Geometry) -> Self:
@@ -83,6 +85,7 @@ class ClassIndex(Target):
     """
 
     noun: ClassVar[str] = "one class"
+    source: ClassVar[str] = "class folders, or lists with a column 'label' or 'labels'"
 
     index: int
 
@@ -107,6 +110,7 @@ class MultiHot(Target):
     """
 
     noun: ClassVar[str] = "several classes"
+    source: ClassVar[str] = ClassIndex.source
 
     classes: tuple[int, ...]
     num_classes: int
@@ -134,6 +138,7 @@ class Values(Target):
     """
 
     noun: ClassVar[str] = "numbers"
+    source: ClassVar[str] = "lists with a column 'value' instead of 'label', or the columns that --data.values names"
 
     values: tuple[float, ...]
 
@@ -143,8 +148,8 @@ class Values(Target):
 
     @classmethod
     def batched(cls, targets: Sequence[Self]) -> Tensor:
-        """Return float32 (B, D)."""
-        return torch.tensor([target.values for target in targets], dtype=torch.float32)
+        """Return float64 (B, D), as exact as the list's numbers."""
+        return torch.tensor([target.values for target in targets], dtype=torch.float64)
 
 
 @dataclass(frozen=True, eq=False)

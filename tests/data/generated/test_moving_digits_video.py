@@ -62,7 +62,7 @@ def test_a_clip_follows_from_its_seed_and_place_however_many_there_are(dataset, 
 
 
 def test_splits_share_no_handwriting():
-    digits = module._split_digits(0)
+    digits = module.split_digits(0)
     assert [len(images) for images in digits.values()] == [1258, 270, 269]
     images = [{image.tobytes() for image in digits[split]} for split in module.SPLITS]
     assert len(set.union(*images)) == sum(map(len, images))
@@ -132,7 +132,7 @@ def test_pose_is_what_is_drawn_and_what_leaves_the_picture_comes_back():
 
 def test_what_is_there_is_used_again_or_the_difference_is_named(dataset, monkeypatch):
     monkeypatch.setattr(module, "_write_clip", None)
-    monkeypatch.setattr(module, "_split_digits", None)
+    monkeypatch.setattr(module, "split_digits", None)
     before = contents(dataset)
     generate_moving_digits(dataset, **SMALL)
     with pytest.raises(UserError, match=r"num_frames is 8, not 16; fps is 16, not 8\): choose another folder"):
@@ -188,14 +188,14 @@ def test_interruption_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_of_two_processes_at_once_the_later_one_takes_what_the_other_wrote(dataset, tmp_path, monkeypatch):
-    split_digits = module._split_digits
+    split_digits = module.split_digits
 
     def overtaken(seed):
-        monkeypatch.setattr(module, "_split_digits", split_digits)
+        monkeypatch.setattr(module, "split_digits", split_digits)
         generate_moving_digits(tmp_path / "data", **SMALL)  # as the other one does
         return split_digits(seed)
 
-    monkeypatch.setattr(module, "_split_digits", overtaken)
+    monkeypatch.setattr(module, "split_digits", overtaken)
     generate_moving_digits(tmp_path / "data", **SMALL)
     assert contents(tmp_path / "data") == contents(dataset)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]

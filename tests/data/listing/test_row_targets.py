@@ -31,7 +31,7 @@ def test_a_data_module_gives_targets_of_its_own(tmp_path):
     assert [index.target(row).values for row in range(4)] == [(0.5, 70.0), (-2.0, 80.5), (1.0, 60.0), (0.5, 9.0)]
     assert (index[1].path, index[1].start_seconds) == (tmp_path / "b.mp4", 1.0)
     assert data.index("val").target(0) == Values((3.0, 4.0))
-    assert (data.class_names, data.class_counts, data.val_protocol.aggregation) == ((), [], "mean of softmax")
+    assert (data.class_names, data.class_counts, data.val_protocol.aggregation) == ((), [], "mean of values")
 
 
 def test_the_digest_of_such_an_index_tells_its_labels_apart(tmp_path):

@@ -1,0 +1,1 @@
+"""Regression of videos and images: one number per file, or several with names."""

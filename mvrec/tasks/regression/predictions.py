@@ -1,0 +1,48 @@
+"""Predicted values as a file that people and spreadsheets read."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from mvrec.data.views.targets import Values
+from mvrec.files import write_atomically
+from mvrec.tasks.regression.scores import ValueScores
+
+PREDICTED = "predicted_"  # before the name of a value
+
+
+def write_predictions(
+    path: Path, scores: ValueScores, *, paths: Sequence[Path], columns: Mapping[str, Sequence[str]]
+) -> None:
+    """Write one row per sample: its file, and each value next to the predicted one.
+
+    The column `views` has the number of views in the mean. Failed samples have the cause in the column `error`.
+
+    Args:
+        path: The CSV file.
+        scores: The result of an evaluation.
+        paths: The file of each sample id.
+        columns: Further columns at the end, with a value per sample id; those of the values themselves are skipped. A
+            name that is one of mvrec's gets the prefix `list_`.
+    """
+    names = scores.scale.names
+    header = ["path", *(column for name in names for column in (name, f"{PREDICTED}{name}")), "views", "error"]
+    lower = [name.lower() for name in names]
+    others = {name: cells for name, cells in columns.items() if name.lower() not in lower}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*header, *(f"list_{name}" if name in header else name for name in others)])
+    rows = zip(scores.sample_ids.tolist(), scores.true.tolist(), scores.predicted.tolist(), strict=True)
+    for sample, true, predicted in rows:
+        pairs = [cell for pair in zip(true, predicted, strict=True) for cell in (f"{pair[0]:.9g}", f"{pair[1]:.9g}")]
+        writer.writerow([paths[sample], *pairs, scores.num_views, "", *_of(others.values(), sample)])
+    for bad in scores.failed:
+        true = bad.target.values if isinstance(bad.target, Values) else ()
+        pairs = [cell for value in true for cell in (f"{value:.9g}", "")] or [""] * (2 * len(names))
+        writer.writerow([bad.path, *pairs, 0, bad.cause, *_of(others.values(), bad.index)])
+    write_atomically(path, text.getvalue())
+
+
+def _of(columns: Iterable[Sequence[str]], sample: int) -> list[str]:
+    return [cells[sample] for cells in columns]
