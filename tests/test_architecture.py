@@ -21,7 +21,7 @@ FLOORS = (
     *("cluster", "training", "runs"),
     *("report.markup", "report.charts", "report.style", "report.sections"),
     *("tasks.chance", "tasks.scores", "tasks.score_text", "tasks.start", "tasks.outputs", "tasks.base"),
-    *("tasks.classification", "tasks", "report"),
+    *("tasks.classification", "tasks.regression", "tasks", "report"),
     *("inference", "export", "doctor", "prep"),
     *("plan", "cli", "script", "commands", "cli.main", "__main__"),
 )
@@ -32,8 +32,8 @@ STRANGERS = {
     "training": {"models", "data", "cluster", "files"},
     "runs": {"data", "cluster", "training"},
     "tasks": {"cluster", "data.video", "data.sets", "data.generated"},
-    "inference": {"cluster", "training", "report", "tasks.base", "tasks.classification"},
-    "export": {"cluster", "training", "report", "tasks.base", "tasks.classification"},
+    "inference": {"cluster", "training", "report", "tasks.base", "tasks.classification", "tasks.regression"},
+    "export": {"cluster", "training", "report", "tasks.base", "tasks.classification", "tasks.regression"},
     "prep": {"models", "cluster", "training", "runs", "tasks", "report", "inference", "export", "doctor"},
     "doctor": {"models", "cluster", "training", "runs", "tasks", "inference", "export"},
 }

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from mvrec.report.markup import Html, join, tag
 
 MOST_POINTS = 400  # of a line; a screen shows no more
+MOST_SCATTERED = 2000  # points of a scatter
 MARKED_POINTS = 30  # a line of fewer points marks them
 
 _WIDTH, _HEIGHT = 480, 240
@@ -97,6 +98,44 @@ def _grid(across: _Axis, up: _Axis, label: str) -> Html:
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(tag("text", label, x=middle, y=_HEIGHT - 4, text_anchor="middle"))
     return join(parts)
+
+
+def scatter_chart(name: str, pairs: Sequence[tuple[float, float]]) -> Html:
+    """Return predicted over true values, one point per file, with the line where both are equal.
+
+    Args:
+        name: The name of the values.
+        pairs: True and predicted value of each file; of more than `MOST_SCATTERED` only every n-th is drawn.
+    """
+    drawn_pairs = pairs[:: math.ceil(len(pairs) / MOST_SCATTERED)]
+    low, high = _widened(min(map(min, drawn_pairs)), max(map(max, drawn_pairs)))
+    margin = 0.04 * (high - low)
+    low, high = low - margin, high + margin
+    side, left, bottom = 380, 58, 340
+    across, up = _Axis(low, high, left, side - 10), _Axis(low, high, bottom, 10)
+    parts = [tag("line", x1=left, y1=bottom, x2=side - 10, y2=10, class_="equal")]
+    for value in ticks(low, high, most=5):
+        x, y = f"{across.place(value):.1f}", f"{up.place(value):.1f}"
+        parts.append(tag("line", x1=left, x2=side - 10, y1=y, y2=y, class_="grid"))
+        parts.append(tag("text", f"{value:.4g}", x=left - 6, y=y, dy="0.35em", text_anchor="end"))
+        parts.append(tag("text", f"{value:.4g}", x=x, y=bottom + 15, text_anchor="middle"))
+    parts += [
+        tag(
+            "circle",
+            cx=f"{across.place(true):.1f}",
+            cy=f"{up.place(predicted):.1f}",
+            r="2.6",
+            class_="line line0 point",
+        )
+        for true, predicted in drawn_pairs
+    ]
+    middle = (left + side - 10) / 2
+    parts.append(tag("text", "true", x=middle, y=bottom + 32, text_anchor="middle"))
+    parts.append(tag("text", "predicted", transform=f"translate(12 {bottom / 2}) rotate(-90)", text_anchor="middle"))
+    about = f"{name}: predicted over true values of {len(drawn_pairs)} files"
+    picture = tag("svg", *parts, viewBox=f"0 0 {side} {side}", role="img", aria_label=about)
+    rest = f", {len(drawn_pairs)} of {len(pairs)} files" if len(drawn_pairs) < len(pairs) else ""
+    return tag("figure", tag("figcaption", tag("bdi", name), rest), picture)
 
 
 def _short_count(value: int) -> str:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mvrec.data.views.protocol import kind_of
-from mvrec.report.markup import Html
+from mvrec.errors import DecodeError
+from mvrec.report.charts import jpeg_data
+from mvrec.report.markup import Html, tag
 
 Read = TypeVar("Read")
 Thumbnails = Callable[[Any], Sequence[bytes]]  # for a row with `path` and `span`
@@ -131,6 +133,25 @@ class TaskReport(ABC):
     def figures(self, folder: Path) -> list[str]:
         """Draw PNGs into a folder; return their names."""
         return []
+
+
+def film(row: Any, thumbnails: Thumbnails, *, about: str) -> tuple[Html, str]:
+    """Return pictures of a file, or why there are none, and the style of the box around them.
+
+    Args:
+        row: The file, with `path` and `span`.
+        thumbnails: See `TaskReport.sections`.
+        about: A description for readers without pictures.
+    """
+    try:
+        pictures = thumbnails(row)
+    except DecodeError as error:
+        return tag("div", f"no picture: {error.cause}", class_="missing"), "mistake"
+    shown = [
+        tag("img", src=jpeg_data(picture), alt=f"{about}, picture {place} of {len(pictures)}")
+        for place, picture in enumerate(pictures, 1)
+    ]
+    return tag("div", *shown, class_="film"), "mistake still" if len(pictures) == 1 else "mistake"
 
 
 def csv_rows(path: Path) -> Iterator[dict[str, str]]:

@@ -59,6 +59,8 @@ svg text { fill: var(--faint); font-size: 11px; font-family: inherit; }
 svg .grid { stroke: var(--rule); stroke-width: 1; }
 svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 svg circle.line { stroke: none; }
+svg .point { fill-opacity: .55; }
+svg .equal { stroke: var(--faint); stroke-width: 1; stroke-dasharray: 5 4; }
 .line0 { stroke: var(--line0); } circle.line0 { fill: var(--line0); } .key.line0::before { background: var(--line0); }
 .line1 { stroke: var(--line1); } circle.line1 { fill: var(--line1); } .key.line1::before { background: var(--line1); }
 .line2 { stroke: var(--line2); } circle.line2 { fill: var(--line2); } .key.line2::before { background: var(--line2); }

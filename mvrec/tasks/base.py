@@ -235,7 +235,7 @@ class Task(L.LightningModule, ABC):
             sources = " or ".join(dict.fromkeys(target.source for target in self.targets if target.source))
             raise UserError(
                 f"{type(self.data).__name__} gives {kind.noun} per file, the task {self.name} needs {nouns}"
-                f"{sources and f' ({sources})'}{_task_for(kind)}"
+                f"{sources and f' ({sources})'}{kind.task and f'; {kind.noun}: --model {kind.task}'}"
             )
 
     def _prepare_backbone(self) -> None:

@@ -36,6 +36,25 @@ def row_values(row: Row, names: Sequence[str] | None = None) -> Values | None:
     return Values(tuple(_number(fields[name.lower()], name, row.where) for name in names))
 
 
+def value_columns(columns: str | list[str] | None) -> list[str] | None:
+    """Return the columns that `data.values` names.
+
+    Raises:
+        UserError: There is none, or one twice.
+    """
+    names = [columns] if isinstance(columns, str) else columns
+    if names is not None and len({name.lower() for name in names}) != max(len(names), 1):
+        raise UserError(f"data.values: give one or more different columns, got {names}")
+    return names
+
+
+def value_names(columns: list[str] | None, target: Target) -> list[str]:
+    """Return names of a target's numbers: those of the columns, or numbered ones for a data module's own targets."""
+    assert isinstance(target, Values)
+    names, count = columns or [VALUE], len(target.values)
+    return names if len(names) == count else [f"{VALUE}_{number}" for number in range(1, count + 1)]
+
+
 def _number(text: str, column: str, where: str) -> float:
     if not text:
         raise UserError(f"{where}: {column} is empty: write a number, or remove the row")

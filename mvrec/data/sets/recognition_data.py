@@ -16,7 +16,7 @@ from mvrec.data.listing.index import SampleIndex
 from mvrec.data.listing.layouts import Layout, ListsAndFolders
 from mvrec.data.listing.lists import Row
 from mvrec.data.listing.root import check_root
-from mvrec.data.listing.row_targets import VALUE, row_values
+from mvrec.data.listing.row_targets import row_values, value_columns, value_names
 from mvrec.data.loading.batch import ClipBatch
 from mvrec.data.loading.guard import MAX_KILLS
 from mvrec.data.loading.loader import ClipLoader, EvalBatches, TrainBatches, Unwrapped, worker_count
@@ -118,9 +118,7 @@ class RecognitionData(L.LightningDataModule):
         self.class_balance, self.split_views = class_balance, split_views
         self.classes = classes
         self.fold = None if fold is None else Fold.parse(fold)
-        self.values = [values] if isinstance(values, str) else values
-        if self.values is not None and len({name.lower() for name in self.values}) != max(len(self.values), 1):
-            raise UserError(f"data.values: give one or more different columns, got {self.values}")
+        self.values = value_columns(values)
         self._layout: Layout | None = None
         self._splits: dict[Split, SampleIndex] = {}
         self._classes: ClassNames | None = None
@@ -210,10 +208,7 @@ class RecognitionData(L.LightningDataModule):
         index = next(iter(self._splits.values()), None)
         if index is None or not issubclass(index.target_type, Values):
             return []
-        names, target = self.values or [VALUE], index.target(0)
-        assert isinstance(target, Values)
-        count = len(target.values)
-        return names if len(names) == count else [f"{VALUE}_{number}" for number in range(1, count + 1)]
+        return value_names(self.values, index.target(0))
 
     @property
     def layout(self) -> Layout:

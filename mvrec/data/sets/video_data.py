@@ -138,5 +138,6 @@ class VideoData(RecognitionData):
     def protocol(self, split: Split) -> ClipProtocol:
         """Return how the videos of "val" or "test" become views."""
         protocol = self._protocols[split]
-        aggregation = "mean of sigmoid" if self.target_type is MultiHot else "mean of values"
-        return replace(protocol, aggregation=aggregation) if self.target_type in (MultiHot, Values) else protocol
+        if self.target_type is Values:
+            return replace(protocol, aggregation="mean of values")
+        return replace(protocol, aggregation="mean of sigmoid") if self.target_type is MultiHot else protocol

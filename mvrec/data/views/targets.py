@@ -47,11 +47,13 @@ class Target(ABC):
     Attributes:
         noun: The name of the target in messages, such as "a class".
         source: Where data modules of mvrec take it from, for messages.
+        task: The task of mvrec that learns it, for messages.
         in_file: Whether making one reads a file, so that set-up checks the first row only.
     """
 
     noun: ClassVar[str]
     source: ClassVar[str] = ""
+    task: ClassVar[str] = ""
     in_file: ClassVar[bool] = False
 
     def moved(self, geometry: Geometry) -> Self:
@@ -86,6 +88,7 @@ class ClassIndex(Target):
 
     noun: ClassVar[str] = "one class"
     source: ClassVar[str] = "class folders, or lists with a column 'label' or 'labels'"
+    task: ClassVar[str] = "Classification"
 
     index: int
 
@@ -111,6 +114,7 @@ class MultiHot(Target):
 
     noun: ClassVar[str] = "several classes"
     source: ClassVar[str] = ClassIndex.source
+    task: ClassVar[str] = ClassIndex.task
 
     classes: tuple[int, ...]
     num_classes: int
@@ -139,6 +143,7 @@ class Values(Target):
 
     noun: ClassVar[str] = "numbers"
     source: ClassVar[str] = "lists with a column 'value' instead of 'label', or the columns that --data.values names"
+    task: ClassVar[str] = "Regression"
 
     values: tuple[float, ...]
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mvrec.errors import DecodeError
-from mvrec.report.charts import Panel, bar, jpeg_data, line_chart, png_data
+from mvrec.report.charts import Panel, bar, line_chart, png_data
 from mvrec.report.markup import Html, folded, join, name_of, table, tag
-from mvrec.report.sections import RunResults, Section, TaskReport, Thumbnails
+from mvrec.report.sections import RunResults, Section, TaskReport, Thumbnails, film
 from mvrec.tasks.chance import wilson
 from mvrec.tasks.classification.run_results import (
     ClassScore,
@@ -324,20 +323,7 @@ def mistakes_section(rows: Sequence[Prediction], total: int, noun: str, thumbnai
 
 
 def _mistake(row: Prediction, thumbnails: Thumbnails) -> Html:
-    try:
-        pictures = thumbnails(row)
-    except DecodeError as error:
-        film, style = tag("div", f"no picture: {error.cause}", class_="missing"), "mistake"
-    else:
-        style = "mistake still" if len(pictures) == 1 else "mistake"
-        film = tag(
-            "div",
-            *(
-                tag("img", src=jpeg_data(picture), alt=f"{_what(row)}, picture {place} of {len(pictures)}")
-                for place, picture in enumerate(pictures, 1)
-            ),
-            class_="film",
-        )
+    pictures, style = film(row, thumbnails, about=_what(row))
     # Next to a name from right to left, the number would change sides.
     ranked = [
         join([", " if place else "", name_of(name), f" {100 * probability:.1f}\N{NO-BREAK SPACE}%"])
@@ -350,7 +336,7 @@ def _mistake(row: Prediction, thumbnails: Thumbnails) -> Html:
     else:
         lines.append(tag("p", tag("b", "predicted: "), name_of(_names(row.predicted))))
     lines += [tag("p", *ranked, class_="path"), tag("p", name_of(row.path), _span(row), class_="path")]
-    return tag("div", film, tag("div", *lines), class_=style)
+    return tag("div", pictures, tag("div", *lines), class_=style)
 
 
 def _span(row: Prediction) -> str:

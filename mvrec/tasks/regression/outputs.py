@@ -37,6 +37,10 @@ class PredictedValues(Output):
         """Return values in full."""
         return {"values": dict(self.values)}
 
+    def row(self, top: int) -> dict[str, Any]:
+        """Return values in full, a column each."""
+        return dict(self.values)
+
 
 class RegressionOutputs(TaskOutputs):
     """Outputs (V, D) of views as values in the units of the training list.

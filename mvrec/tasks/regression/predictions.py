@@ -1,12 +1,11 @@
 """Predicted values as a file that people and spreadsheets read."""
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mvrec.data.views.targets import Values
-from mvrec.files import write_atomically
+from mvrec.files import write_csv
 from mvrec.tasks.regression.scores import ValueScores
 
 PREDICTED = "predicted_"  # before the name of a value
@@ -17,7 +16,8 @@ def write_predictions(
 ) -> None:
     """Write one row per sample: its file, and each value next to the predicted one.
 
-    The column `views` has the number of views in the mean. Failed samples have the cause in the column `error`.
+    Rows have the order of the list. The column `views` has the number of views in the mean. Failed samples have the
+    cause in the column `error`.
 
     Args:
         path: The CSV file.
@@ -30,18 +30,17 @@ def write_predictions(
     header = ["path", *(column for name in names for column in (name, f"{PREDICTED}{name}")), "views", "error"]
     lower = [name.lower() for name in names]
     others = {name: cells for name, cells in columns.items() if name.lower() not in lower}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*header, *(f"list_{name}" if name in header else name for name in others)])
-    rows = zip(scores.sample_ids.tolist(), scores.true.tolist(), scores.predicted.tolist(), strict=True)
-    for sample, true, predicted in rows:
+    header += [f"list_{name}" if name in header else name for name in others]
+    rows: list[tuple[int, list[Any]]] = []
+    columns_of_scores = (scores.sample_ids.tolist(), scores.true.tolist(), scores.predicted.tolist())
+    for sample, true, predicted in zip(*columns_of_scores, strict=True):
         pairs = [cell for pair in zip(true, predicted, strict=True) for cell in (f"{pair[0]:.9g}", f"{pair[1]:.9g}")]
-        writer.writerow([paths[sample], *pairs, scores.num_views, "", *_of(others.values(), sample)])
+        rows.append((sample, [paths[sample], *pairs, scores.num_views, "", *_of(others.values(), sample)]))
     for bad in scores.failed:
         true = bad.target.values if isinstance(bad.target, Values) else ()
         pairs = [cell for value in true for cell in (f"{value:.9g}", "")] or [""] * (2 * len(names))
-        writer.writerow([bad.path, *pairs, 0, bad.cause, *_of(others.values(), bad.index)])
-    write_atomically(path, text.getvalue())
+        rows.append((bad.index, [bad.path, *pairs, 0, bad.cause, *_of(others.values(), bad.index)]))
+    write_csv(path, [header, *(row for _, row in sorted(rows, key=lambda numbered: numbered[0]))])
 
 
 def _of(columns: Iterable[Sequence[str]], sample: int) -> list[str]:

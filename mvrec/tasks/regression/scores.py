@@ -1,13 +1,13 @@
 """Scores of regression: errors in the user's units, and how much of the values' spread is predicted."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mvrec.data.views.targets import Target, Values
@@ -89,15 +89,15 @@ class ValueScores(Scores):
         }
         return means | each
 
-    def baseline(self) -> dict[str, float]:
-        """Return the errors of predicting the mean of the training files for every sample; its R2 is 0 at best."""
+    def chance(self) -> dict[str, float]:
+        """Return R2 and errors of predicting the mean of the training files for every sample."""
         _, true = self.counted()
-        baseline = {}
+        chance: dict[str, float] = {}
         for at, (name, mean) in enumerate(zip(self.scale.names, self.scale.means, strict=True)):
             ending = "" if len(self.scale.names) == 1 else f"_{name}"
             scores = scores_of(np.full(len(true), mean), true[:, at])
-            baseline |= {f"{metric}{ending}": scores[metric] for metric in ("mae", "rmse")}
-        return baseline
+            chance |= {f"{metric}{ending}": scores[metric] for metric in METRICS if math.isfinite(scores[metric])}
+        return chance
 
     @staticmethod
     def names(names: Sequence[str]) -> list[str]:
@@ -107,13 +107,8 @@ class ValueScores(Scores):
         return [*MEANS, *(f"{metric}_{name}" for name in names for metric in METRICS)]
 
     def text_of(self, name: str, value: float) -> str:
-        """Return an error next to the one of predicting the mean of the training files."""
-        guess = self.baseline().get(name)
-        return f"{value:.4f}" if guess is None else f"{value:.4g} (training mean: {guess:.4g})"
-
-    def facts(self) -> dict[str, Any]:
-        """Return the errors of predicting the mean of the training files."""
-        return {"baseline": {name: value for name, value in self.baseline().items() if math.isfinite(value)}}
+        """Return R2 and correlations with three decimals, errors in the values' units."""
+        return f"{value:.3f}" if name.startswith(MEANS) else f"{value:.4g}"
 
 
 def scores_of(predicted: Floats, true: Floats) -> dict[str, float]:
@@ -157,9 +152,9 @@ def loss_of(outputs: Tensor, targets: Tensor, kind: str) -> Tensor:
 
     Beyond 1, which is one standard deviation, "huber" grows like "l1" (Huber 1964).
     """
-    losses = {
-        "l1": torch.nn.functional.l1_loss,
-        "l2": torch.nn.functional.mse_loss,
-        "huber": torch.nn.functional.huber_loss,
+    functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "l1": F.l1_loss,
+        "l2": F.mse_loss,
+        "huber": F.huber_loss,
     }
-    return losses[kind](outputs, targets)
+    return functions[kind](outputs, targets)
