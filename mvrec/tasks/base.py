@@ -232,11 +232,12 @@ class Task(L.LightningModule, ABC):
         kind = self.data.target_type
         if not issubclass(kind, self.targets):
             nouns = " or ".join(target.noun for target in self.targets)
-            sources = " or ".join(dict.fromkeys(target.source for target in self.targets if target.source))
-            raise UserError(
-                f"{type(self.data).__name__} gives {kind.noun} per file, the task {self.name} needs {nouns}"
-                f"{sources and f' ({sources})'}{kind.task and f'; {kind.noun}: --model {kind.task}'}"
+            hint = "".join(
+                f" ({source})" for source in dict.fromkeys(target.source for target in self.targets) if source
             )
+            hint += kind.task and f"; {kind.noun}: --model {kind.task}"
+            data = type(self.data).__name__
+            raise UserError(f"{data} gives {kind.noun} per file, the task {self.name} needs {nouns}{hint}")
 
     def _prepare_backbone(self) -> None:
         if self.channels_last:

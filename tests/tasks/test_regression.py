@@ -78,15 +78,45 @@ def folder(tmp_path, train, val="path,value\n1.mp4,1\n"):
     return root
 
 
-FIT = (
-    *("fit", "--model=Regression", "--data=VideoFolder", "--data.num_workers=0", "--trainer.accelerator=cpu"),
-    *("--data.size=32", "--data.clip={num_frames: 4, stride_frames: 1}", "--data.batch_size=4"),
-    "--data.augment={crop_area: [1, 1], flip_probability: 0, rand_augment: null, random_erasing: null}",
-    *("--data.test_views.num_clips=2", "--data.test_views.short_side=32", "--data.val_views.short_side=32"),
-    "--model.backbone={class_path: MViT, init_args: {num_frames: 4, image_size: 32, embed_dim: 8, depth: 2, "
-    "dim_mults: {}, head_mults: {}, q_strides: {1: 2}}}",
-    *("--model.optimizer=AdamW", "--model.optimizer.lr=0.01", "--trainer.enable_progress_bar=false"),
-)
+CONFIG = """
+trainer: {max_epochs: 12, accelerator: cpu, devices: 1, log_every_n_steps: 1, enable_progress_bar: false}
+model:
+  class_path: mvrec.tasks.Regression
+  init_args:
+    optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.01}}
+    backbone:
+      class_path: mvrec.models.MViT
+      init_args:
+        num_classes: 2
+        num_frames: 4
+        image_size: 32
+        embed_dim: 8
+        depth: 2
+        dim_mults: {}
+        head_mults: {}
+        q_strides: {1: 2}
+data:
+  class_path: mvrec.data.VideoFolder
+  init_args:
+    root: lists
+    size: 32
+    clip: {num_frames: 4, stride_frames: 1}
+    augment: {crop_area: [1, 1], flip_probability: 0, rand_augment: null, random_erasing: null}
+    val_views: {num_clips: 1, short_side: 32}
+    test_views: {num_clips: 2, short_side: 32}
+    batch_size: 4
+    num_workers: 0
+"""
+
+
+@pytest.fixture(scope="module")
+def fit(tmp_path_factory) -> list[str]:
+    """The beginning of a command line."""
+    path = tmp_path_factory.mktemp("config") / "values.yaml"
+    path.write_text(CONFIG)
+    return ["fit", f"--config={path}"]
+
+
 BAD = {
     "path,value\na.mp4,1\nb.mp4,\n": r"train.csv:3: value is empty",
     "path,value\na.mp4,1\nb.mp4,inf\n": r"train.csv:3: value 'inf' is not finite",
@@ -100,24 +130,31 @@ BAD = {
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_a_list_that_cannot_be_learned_is_one_line_with_what_to_do(tmp_path, text):
+def test_a_list_that_cannot_be_learned_is_one_line_with_what_to_do(fit, tmp_path, text):
     val = text if "label" in text else "path,value\n1.mp4,1\n"
     with pytest.raises(UserError, match=BAD[text]) as error:
-        run([*FIT, f"--data.root={folder(tmp_path, text, val)}", f"--run_dir={tmp_path / 'run'}"])
+        run([*fit, f"--data.root={folder(tmp_path, text, val)}", f"--run_dir={tmp_path / 'run'}"])
     assert "\n" not in str(error.value)
 
 
-def test_columns_are_named_by_data_values_and_values_do_not_fit_classification(tmp_path):
+def test_columns_are_named_by_data_values_and_values_do_not_fit_classification(fit, tmp_path):
     root = folder(tmp_path, "path,Age,x\na.mp4,3,1\nb.mp4,4,2\n", "path,Age,x\na.mp4,3,1\n")
     with pytest.raises(UserError, match="no column 'agee'; did you mean 'age'"):
-        run([*FIT, f"--data.root={root}", "--data.values=agee", f"--run_dir={tmp_path / 'run'}"])
-    flags = [flag for flag in FIT if flag != "--model=Regression"]
+        run([*fit, f"--data.root={root}", "--data.values=agee", f"--run_dir={tmp_path / 'run'}"])
     with pytest.raises(UserError, match=r"task classification needs .*; numbers: --model Regression"):
-        run([*flags, f"--data.root={root}", "--data.values=[age, x]", f"--run_dir={tmp_path / 'run'}"])
+        run(
+            [
+                *fit,
+                "--model=Classification",
+                f"--data.root={root}",
+                "--data.values=[age, x]",
+                f"--run_dir={tmp_path / 'run'}",
+            ]
+        )
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, no_pictures):
+def trained(fit, tmp_path_factory, no_pictures):
     """A run on grey videos: to predict are their brightness and a number that depends on it."""
     root = tmp_path_factory.mktemp("grey")
     for split, count in {"train": 12, "val": 5, "test": 4}.items():
@@ -129,7 +166,7 @@ def trained(tmp_path_factory, no_pictures):
             rows.append(f"{split}/é {number}.mp4,{grey},{1000 - grey},n{number}\n")
         (root / f"{split}.csv").write_text(f"path,grey,dark,note\n{''.join(rows)}")
     folder = tmp_path_factory.mktemp("runs") / "grey"
-    run([*FIT, f"--data.root={root}", "--data.values=[grey, dark]", f"--run_dir={folder}", "--trainer.max_epochs=12"])
+    run([*fit, f"--data.root={root}", "--data.values=[grey, dark]", f"--run_dir={folder}"])
     run(["test", str(folder)])
     return root, folder
 
@@ -167,11 +204,11 @@ def test_its_report_has_predicted_over_true_values_and_the_files_farthest_off(tr
     assert "training mean for all" in page
 
 
-def test_weights_of_the_same_values_keep_their_head_and_scale(trained, tmp_path):
+def test_weights_of_the_same_values_keep_their_head_and_scale(fit, trained, tmp_path):
     root, folder = trained
     weights = f"--model.weights={folder / 'checkpoints/best.ckpt'}"
     data = (f"--data.root={root}", "--data.values=[grey, dark]", f"--run_dir={tmp_path}")
-    again = run([*FIT, weights, *data, "--trainer.fast_dev_run=true"])
+    again = run([*fit, weights, *data, "--trainer.fast_dev_run=true"])
     saved = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["mvrec"]
     assert again.model.facts() == {"values": saved["values"], "scaled": True}
     with pytest.raises(UserError, match=r"predicts grey, dark, the data give dark: set data.values to \[grey, dark\]"):

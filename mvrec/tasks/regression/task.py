@@ -83,7 +83,7 @@ class Regression(Task):
             else:
                 self.backbone.reset_head(len(names))
             return
-        if self.start.details.get(KEY) and not self.new_head:
+        if self.start.details.get(KEY) and not self.new_head and self.backbone.num_classes == len(names):
             earlier = ValueScale.of_facts(self.start.details, source=str(self.start.weights))
             if earlier.names == tuple(names):
                 log.info("%s predicts the same values: its head and their scale are kept", self.start.weights)
