@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mvrec import __version__
 from mvrec.data.loading.batch import ClipBatch
-from mvrec.data.views.targets import Target
+from mvrec.data.views.targets import Target, needed
 from mvrec.errors import UserError
 from mvrec.files import sha256
 from mvrec.lightning_private import has_trainer
@@ -231,13 +231,10 @@ class Task(L.LightningModule, ABC):
     def _check_targets(self) -> None:
         kind = self.data.target_type
         if not issubclass(kind, self.targets):
-            nouns = " or ".join(target.noun for target in self.targets)
-            hint = "".join(
-                f" ({source})" for source in dict.fromkeys(target.source for target in self.targets) if source
-            )
-            hint += kind.task and f"; {kind.noun}: --model {kind.task}"
             data = type(self.data).__name__
-            raise UserError(f"{data} gives {kind.noun} per file, the task {self.name} needs {nouns}{hint}")
+            raise UserError(
+                f"{data} gives {kind.noun} per file, the task {self.name} needs {needed(kind, self.targets)}"
+            )
 
     def _prepare_backbone(self) -> None:
         if self.channels_last:

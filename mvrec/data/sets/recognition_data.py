@@ -206,9 +206,7 @@ class RecognitionData(L.LightningDataModule):
     def value_names(self) -> list[str]:
         """The names of the numbers to be predicted; available after `setup`, empty for other targets."""
         index = next(iter(self._splits.values()), None)
-        if index is None or not issubclass(index.target_type, Values):
-            return []
-        return value_names(self.values, index.target(0))
+        return value_names(self.values, index.target(0)) if index and index.target_type is Values else []
 
     @property
     def layout(self) -> Layout:

@@ -66,6 +66,18 @@ class Target(ABC):
         """Batch the targets of views, at least one."""
 
 
+def needed(kind: type[Target], targets: Sequence[type[Target]]) -> str:
+    """Return which targets a task needs in place of the data's, where data have them, and which task takes the data's.
+
+    Args:
+        kind: The type of the data's targets.
+        targets: The types that the task learns.
+    """
+    nouns = " or ".join(target.noun for target in targets)
+    sources = "".join(f" ({source})" for source in dict.fromkeys(target.source for target in targets) if source)
+    return f"{nouns}{sources}{kind.task and f'; {kind.noun}: --model {kind.task}'}"
+
+
 @dataclass(frozen=True)
 class NoTarget(Target):
     """No target."""
