@@ -43,6 +43,7 @@ def test_source_without_a_file_is_one_line(folder, monkeypatch):
         ("empty.txt", "there is no video in"),
         ("*.avi", r"there is no video in .*\*\.avi"),
         ("nothing.mp4", "there is no file or folder .*nothing.mp4"),
+        ("emptyy/1.mp4", "there is no file or folder .*emptyy/1.mp4'; did you mean '.*empty'"),
         ("short.csv", r"short\.csv:3: 1 fields, the header has 2"),
         ("bad.csv", r"bad\.csv:2: start 5 s is not before end 3 s"),
     ):

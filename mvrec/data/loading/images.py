@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from mvrec.data.listing.archive import ArchiveMember, FilePath
+from mvrec.data.listing.file_kinds import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from mvrec.data.listing.index import Sample, SampleIndex
 from mvrec.data.loading.samples import EvalSamples, FileViews, TrainSamples
 from mvrec.data.loading.step_times import stage
@@ -72,10 +73,16 @@ def read_image(path: FilePath, *, upright: bool = True) -> npt.NDArray[np.uint8]
         raise
     except Exception as error:  # Pillow's parsers raise any error
         unknown = isinstance(error, Image.UnidentifiedImageError)
-        cause = "not an image, or a damaged one" if unknown else f"damaged or cut short ({error})"
+        cause = _other_kind(path) if unknown else f"damaged or cut short ({error})"
         if isinstance(error, _GreyRangeError):
             cause = str(error)
         raise DecodeError(path, cause) from error
+
+
+def _other_kind(path: FilePath) -> str:
+    """Return what a file is whose content is no image."""
+    is_video = Path(str(path)).suffix.lower() in VIDEO_EXTENSIONS - IMAGE_EXTENSIONS
+    return "a video, not an image" if is_video else "not an image, or a damaged one"
 
 
 def is_pillow(value: object) -> TypeGuard[Image.Image]:

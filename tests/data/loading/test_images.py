@@ -197,7 +197,11 @@ def test_broken_and_missing_files_and_bombs_are_one_line(read, tmp_path, monkeyp
         assert "\n" not in str(caught.value)
         assert str(tmp_path) not in caught.value.cause
     (tmp_path / "link.jpg").symlink_to(tmp_path / "gone.jpg")
-    for name, cause in (("missing.jpg", "no such file"), ("", "is a directory"), ("link.jpg", "is a broken link")):
+    (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftypisom")
+    for name, cause in (
+        *(("missing.jpg", "no such file"), ("", "is a directory"), ("link.jpg", "is a broken link")),
+        ("a.mp4", "a video, not an image"),
+    ):
         with pytest.raises(DecodeError, match=cause):
             read_image(tmp_path / name)
 
