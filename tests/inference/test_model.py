@@ -220,7 +220,7 @@ def test_preprocess_gives_what_the_network_takes(model, image_model, video):
     assert model.preprocess(np.stack([frames, frames]), fps=25).shape[0] == 18
     network = torch.nn.Sequential(image_model.preprocess, image_model.backbone)
     assert network(np.zeros((50, 70, 3), np.uint8)).shape == (1, 3)
-    assert str(next(network.to("meta").buffers()).device) == "meta"
+    assert str(next(image_model.preprocess.to("meta").buffers()).device) == "meta"
 
 
 def test_heat_is_an_array_and_a_picture_that_the_command_writes(model, image_model, video, tmp_path):
