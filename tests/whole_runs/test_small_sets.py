@@ -42,4 +42,5 @@ def test_five_clips_per_class_are_learned_from_a_folder_and_a_run_alone(command,
     assert code == 0, err
     code, _, err = command("test", run_dir)
     assert code == 0, err
-    assert json.loads((run_dir / "metrics.json").read_text())["metrics"]["top1"] > 0.8  # guessing: a third
+    score = json.loads((run_dir / "metrics.json").read_text())["metrics"]
+    assert score["top1"] == 1  # guessing: a third; a single epoch: three quarters
