@@ -152,6 +152,12 @@ def _check_classes(
     root: Path, classes: Mapping[str, Counter[str]], rows: Mapping[str, Sequence[Row]], kind: Kind
 ) -> None:
     names, first = list(classes["train"]), rows["train"][0]
+    if first.line and not first.label and not first.multi_label:
+        network, data = ("mvit_b_16x4", "VideoFolder") if kind is VIDEOS else ("mvit_b_image", "ImageFolder")
+        raise UserError(
+            f"{first.source}: has no column 'label', and a plan is for classes; to predict numbers: mvrec fit --model "
+            f"Regression --model.backbone {network} --data {data} --data.root {root}"
+        )
     if len(names) < 2 and not first.multi_label:
         count = sum(map(len, rows.values()))
         files = f"all {count} {kind.noun}s are of it" if count > 1 else f"one {kind.noun} is of it"

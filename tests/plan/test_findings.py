@@ -114,7 +114,15 @@ def test_what_nothing_can_be_learned_from_is_one_line(tmp_path):
         shutil.copy(next(equal.glob("a/bild*")), equal / name)
     labels = images(tmp_path / "labels", {"x": 2})
     (labels / "train.csv").write_text("".join(["path,label\n", *(f"x/{p.name},7\n" for p in (labels / "x").iterdir())]))
+    numbers = images(tmp_path / "numbers", {"x": 2})
+    (numbers / "train.csv").write_text(
+        "".join(["path,value\n", *(f"x/{p.name},7\n" for p in (numbers / "x").iterdir())])
+    )
     for name, message in (
+        (
+            "numbers",
+            "train.csv: has no column 'label', and a plan is for classes; to predict numbers: mvrec fit --model R",
+        ),
         ("one class", "it has only the class 'a' (all 3 images are of it), training needs two"),
         ("one each", "has one image per class: the network is scored on images that it has not seen"),
         ("flat", "has no class folders: put its images into one folder per class"),
