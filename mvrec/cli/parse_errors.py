@@ -97,7 +97,8 @@ def _alternatives(expected: Sequence[str], key: str) -> str:
     if key not in HOMES and len(expected) > 1:
         others = [text for text in others if text != CLASS_NAME]  # a tensor in place of a number
     choices = [f"one of {', '.join(names)}" if "," in ", ".join(names) else names[0]] if names else []
-    return " or ".join([*(text for text in others if text != "null"), *choices, *({"null"} & set(others))])
+    words = [*(text for text in others if text != "null"), *choices, *({"null"} & set(others))]
+    return " or ".join(words) if words != ["null"] else CLASS_NAME
 
 
 def _value_hint(value: str, expected: Sequence[str], key: str) -> str:

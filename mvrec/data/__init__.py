@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mvrec.data.sets.hmdb51 import HMDB51
     from mvrec.data.sets.imagenet import ImageNet
     from mvrec.data.sets.kinetics import Kinetics
+    from mvrec.data.sets.own import VideoDataset
     from mvrec.data.sets.something_something import SomethingSomething
     from mvrec.data.sets.ucf101 import UCF101
     from mvrec.data.video.opening import open_video
@@ -33,6 +34,7 @@ _HOMES = {
     "SomethingSomething": "sets.something_something",
     "UCF101": "sets.ucf101",
     "Video": "video.video",
+    "VideoDataset": "sets.own",
     "VideoFolder": "sets.folder",
     "open_video": "video.opening",
     "read_image": "loading.images",
@@ -50,6 +52,7 @@ __all__ = [
     "MovingDigits",
     "SomethingSomething",
     "Video",
+    "VideoDataset",
     "VideoFolder",
     "open_video",
     "read_image",

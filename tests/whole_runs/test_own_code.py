@@ -48,7 +48,7 @@ def forget(monkeypatch):
         monkeypatch.setattr(class_paths, "_named", set())
         monkeypatch.setattr(class_paths, "_folders", [])
         monkeypatch.setattr(sys, "path", [folder for folder in sys.path if not folder.endswith("/mine")])
-        for name in ("my_models", "my_backbone", "my_data", "my_parts"):
+        for name in ("my_models", "my_backbone", "my_data", "my_parts", "my_arrays"):
             sys.modules.pop(name, None)
 
     call()
@@ -58,9 +58,13 @@ def forget(monkeypatch):
 
 def test_the_page_works_as_it_stands(command, digits, forget, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert list(FILES) == ["mine/my_models.py", "mine/my_backbone.py", "mine/my_data.py", "mine/my.yaml"]
+    assert len(FILES) == 6
     write(FILES, digits)
-    fit, recognize, resume = (shlex.split(line)[1:] for line in COMMANDS)
+    arrays, fit, recognize, resume = (shlex.split(line)[1:] for line in COMMANDS)
+    code, _, err = command(*arrays, *PLAIN)
+    assert code == 0, err
+    assert "2 classes" in err
+    assert "(4/4 videos scored" in err
     code, _, err = command(*fit, *PLAIN, "--model.backbone=my_backbone.MyBackbone", "--run_dir=runs/backbone")
     assert code == 0, err
     code, _, err = command(*fit, *PLAIN)

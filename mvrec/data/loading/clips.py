@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mvrec.data.listing.archive import FilePath
 from mvrec.data.listing.index import Sample, SampleIndex
 from mvrec.data.loading.samples import EvalSamples, FileViews, TrainSamples
 from mvrec.data.loading.step_times import stage
@@ -58,9 +59,13 @@ class TrainClips(TrainSamples):
 
     def frames(self, sample: Sample, rng: random.Random) -> np.ndarray:
         """Decode one clip: uint8 (T, H, W, C)."""
-        with stage("decode"), open_video(sample.path, decoder=self.decoder) as video:
+        with stage("decode"), self.open(sample.path, decoder=self.decoder) as video:
             numbers = _random_frames(sample, timeline_of(video), self.clip, rng)
             return video.frames(numbers.tolist())
+
+    def open(self, path: FilePath, *, decoder: Decoder) -> Video:
+        """Open a file; a subclass may get its frames elsewhere."""
+        return open_video(path, decoder=decoder)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,11 @@ class EvalClips(EvalSamples):
 
     def views(self, sample: Sample, number: int, *, only: Sequence[int] | None = None) -> FileViews:
         """Return the views of `video_views`."""
-        return video_views(sample, self.protocol, decoder=self.decoder, number=number, only=only)
+        return video_views(sample, self.protocol, decoder=self.decoder, number=number, only=only, opener=self.open)
+
+    def open(self, path: FilePath, *, decoder: Decoder) -> Video:
+        """Open a file; a subclass may get its frames elsewhere."""
+        return open_video(path, decoder=decoder)
 
 
 def video_views(
