@@ -124,7 +124,7 @@ def test_what_nothing_can_be_learned_from_is_one_line(tmp_path):
             "train.csv: has no column 'label', and a plan is for classes; to predict numbers: mvrec fit --model R",
         ),
         ("one class", "it has only the class 'a' (all 3 images are of it), training needs two"),
-        ("one each", "has one image per class: the network is scored on images that it has not seen"),
+        ("one each", "each class has a single image, none is left for validation"),
         ("flat", "has no class folders: put its images into one folder per class"),
         ("no train", "has no split 'train'"),
         ("equal", "all 4 images in"),
