@@ -58,8 +58,12 @@ def has_recipe(settings: Sequence[Entry]) -> bool:
     return any(entry.key.startswith("model.optimizer") and not entry.where.startswith("-") for entry in settings)
 
 
-def plan_of(settings: Sequence[Entry]) -> "Plan":
+def plan_of(settings: Sequence[Entry], *, has_classes: bool = True) -> "Plan":
     """Return the plan for the folder that a command line names.
+
+    Args:
+        settings: Entries of configs and flags.
+        has_classes: Whether the task learns classes.
 
     Raises:
         UserError: Nothing can be learned from its files.
@@ -73,7 +77,8 @@ def plan_of(settings: Sequence[Entry]) -> "Plan":
     if weights is not None and last_value(settings, "model.backbone") is None:
         start = starting_point(weights.value, where=weights.where)
     try:
-        return make_plan(at_home(root.value), overrides(settings), start=start, has_recipe=has_recipe(settings))
+        options = {"has_recipe": has_recipe(settings), "has_classes": has_classes}
+        return make_plan(at_home(root.value), overrides(settings), start=start, **options)
     except UserError as error:
         raise UserError(said_of_key(str(error), settings)) from None
 
@@ -121,6 +126,13 @@ def plan_text(plan: "Plan", *, config: Any, settings: Sequence[Entry], task: Any
 def _below(node: Any, name: str) -> Any:
     """Return a part of a mapping, a namespace or a dataclass; `None` without it."""
     return node.get(name) if hasattr(node, "get") else getattr(node, name, None)
+
+
+def of_task(values: dict[str, Any], task: type) -> dict[str, Any]:
+    """Return the defaults that a task takes: another one than classification may have no label smoothing."""
+    makers = [vars(kind)["__init__"] for kind in task.__mro__ if "__init__" in vars(kind)]
+    names = {name for make in makers for name in getattr(make, "__annotations__", ())}
+    return {key: value for key, value in values.items() if not key.startswith("model.") or key.split(".")[1] in names}
 
 
 def settings_of(settings: Sequence[Entry]) -> "list[Choice]":

@@ -17,7 +17,7 @@ from mvrec.cli.config_check import (
     last_value,
     trust_named,
 )
-from mvrec.cli.planning import is_planned, plan_of, planned_run_dir
+from mvrec.cli.planning import is_planned, of_task, plan_of, planned_run_dir
 from mvrec.cli.run_defaults import (
     checkpoint_file,
     deep_merged,
@@ -83,13 +83,13 @@ def read_request(args: Sequence[str]) -> Request:
         arguments += ["--ckpt_path", str(checkpoint_path)]
         checkpoint = Entry("ckpt_path", str(checkpoint_path), "--resume auto")
     from_files = inherited(settings, checkpoint=checkpoint, training=command == "fit")
-    plan = plan_of(settings) if planned and checkpoint is None else None
-    if plan is not None:
-        from_files = deep_merged(from_files, plan.defaults())
-    elif planned and checkpoint is not None:  # goes on with the plan of its start, whatever the folder holds by now
-        from_files |= recorded_trainer(checkpoint)
     named_task = next((entry for entry in reversed(settings) if names_task(entry)), None)
     task = _task(named_task, from_files.pop("model", None), checkpoint)
+    plan = plan_of(settings, has_classes=task is Classification) if planned and checkpoint is None else None
+    if plan is not None:
+        from_files = deep_merged(from_files, of_task(plan.defaults(), task))
+    elif planned and checkpoint is not None:  # goes on with the plan of its start, whatever the folder holds by now
+        from_files |= recorded_trainer(checkpoint)
     if command != "fit":
         arguments = expand_evaluation(arguments, settings, from_files)
         settings = entries(arguments)

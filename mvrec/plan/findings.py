@@ -35,6 +35,7 @@ class Findings:
         classes: Files of each class and split: `classes["train"]["run"]`. A file with several classes counts in each.
         files: Files of each split.
         multi_label: Whether a file may have several classes, or none.
+        has_classes: Whether the task learns classes; labels of other tasks are any text.
         media: Sizes, lengths and frame rates of some files.
         remarks: What the user should know before training.
     """
@@ -47,6 +48,7 @@ class Findings:
     classes: Mapping[str, Mapping[str, int]]
     files: Mapping[str, int]
     multi_label: bool
+    has_classes: bool
     media: Media
     remarks: tuple[str, ...]
 
@@ -66,7 +68,14 @@ class Findings:
         return self.files["train"]
 
 
-def look(root: Path, kind: Kind, *, val_fraction: float | None = None, fold: str | None = None) -> Findings:
+def look(
+    root: Path,
+    kind: Kind,
+    *,
+    val_fraction: float | None = None,
+    fold: str | None = None,
+    has_classes: bool = True,
+) -> Findings:
     """Look at a folder of files: list them all, and open some.
 
     Args:
@@ -75,6 +84,7 @@ def look(root: Path, kind: Kind, *, val_fraction: float | None = None, fold: str
         val_fraction: Share of the files that validate in a folder without splits; by default it follows from their
             number.
         fold: `data.fold`, which splits the training files in place of `val_fraction`.
+        has_classes: Whether the task learns classes.
 
     Raises:
         UserError: Nothing can be learned from the files: they have no classes or only one, each class has one file,
@@ -89,12 +99,8 @@ def look(root: Path, kind: Kind, *, val_fraction: float | None = None, fold: str
     rows = {split: list(layout.rows(split)) for split in SPLITS if layout.has(split)}
     _check_rows(rows, layout)
     classes = {split: _classes(split_rows) for split, split_rows in rows.items()}
-    _check_classes(root, classes, rows, kind)
-    if not has_splits and max(classes["train"].values()) == 1 and not rows["val"]:
-        raise UserError(
-            f"data.root: {str(root)!r} has one {kind.noun} per class: the network is scored on {kind.noun}s that it "
-            "has not seen, so each class needs at least two"
-        )
+    if has_classes:
+        _check_classes(root, classes, rows, kind)
     every = [row for split_rows in rows.values() for row in split_rows]
     remarks = [*_copies(root, every, kind)]
     sample = _spread([row for row in every if row.offset < 0], SAMPLE)
@@ -117,6 +123,7 @@ def look(root: Path, kind: Kind, *, val_fraction: float | None = None, fold: str
         classes,
         {split: len(split_rows) for split, split_rows in rows.items()},
         any(row.multi_label for row in rows["train"]),
+        has_classes,
         media,
         tuple(remarks),
     )

@@ -73,7 +73,12 @@ def as_defaults(choices: Sequence[Choice]) -> dict[str, Any]:
 
 
 def make_plan(
-    root: Path, overrides: Mapping[str, Any], *, start: StartingPoint | None, has_recipe: bool = False
+    root: Path,
+    overrides: Mapping[str, Any],
+    *,
+    start: StartingPoint | None,
+    has_recipe: bool = False,
+    has_classes: bool = True,
 ) -> Plan:
     """Look at a folder and this machine, and decide how to train.
 
@@ -84,6 +89,7 @@ def make_plan(
         overrides: The keys that flags and configs set, with their values.
         start: The network and data that a file of weights prescribes; `None` without one.
         has_recipe: Whether a config says how to learn.
+        has_classes: Whether the task learns classes.
 
     Raises:
         UserError: Nothing can be learned from the files, or they are not of the kind that the weights know.
@@ -95,7 +101,8 @@ def make_plan(
         raise UserError(f"data.root: {str(root)!r} holds {kind.noun}s, and {weights} is a network for {other}")
     fraction = overrides.get("data.val_fraction")
     fold = overrides.get("data.fold")
-    findings = look(root, kind, val_fraction=None if fraction is None else float(fraction), fold=fold)
+    fraction = None if fraction is None else float(fraction)
+    findings = look(root, kind, val_fraction=fraction, fold=fold, has_classes=has_classes)
     machine = this_machine(accelerator=str(overrides.get("trainer.accelerator") or "auto"))
     choices = [Choice("data", data, f"the folder holds {kind.noun}s")]
     if not findings.has_splits:
@@ -158,7 +165,7 @@ def _learning(
     num_train, epochs = findings.num_train, 1
     for choice in learning(
         num_train=num_train,
-        num_classes=len(findings.class_names),
+        num_classes=len(findings.class_names) if findings.has_classes else 1,
         has_weights=has_weights,
         is_video=findings.is_video,
     ):

@@ -54,8 +54,10 @@ def lines_of(plan: Plan, run: Resolved) -> list[str]:
 def facts(plan: Plan) -> list[Line]:
     """Return the lines about the files and the machine, which need no network."""
     findings, media = plan.findings, plan.findings.media.describe()
-    count = f"{sum(findings.files.values())} {findings.kind.noun}s in {len(findings.class_names)} classes"
-    text = f"{count}: {_counted(_totals(findings))}" + (f"; {media}" if media else "")
+    text = f"{sum(findings.files.values())} {findings.kind.noun}s"
+    if findings.has_classes:
+        text += f" in {len(findings.class_names)} classes: {_counted(_totals(findings))}"
+    text += f"; {media}" if media else ""
     machine = Line("machine", plan.machine.describe(), "--trainer.accelerator, --trainer.devices")
     return [Line("found", text, "--data.root"), _split_line(findings), machine]
 
@@ -87,7 +89,7 @@ def _split_line(findings: Findings) -> Line:
         counts = [findings.classes[split].get(name, 0) for name in findings.class_names]
         fewest, most = min(counts), max(counts)
         of_each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        splits.append(f"{files} {split} ({of_each} of a class)")
+        splits.append(f"{files} {split}" + (f" ({of_each} of a class)" if findings.has_classes else ""))
     text = ", ".join(splits)
     if findings.has_splits:
         return Line("split", f"{text}, by {findings.layout}", "")

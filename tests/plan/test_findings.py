@@ -72,6 +72,7 @@ def test_classes_splits_and_sizes_are_found(tmp_path):
     assert findings.classes == {"train": {"a": 2, "b": 1}, "val": {"a": 1}}
     findings = look(tmp_path / "one", IMAGES, fold="2/5")
     assert (findings.layout, findings.has_splits) == ("class folders, fold 2/5", True)
+    assert look(images(tmp_path / "no classes", {"a": 2}), IMAGES, has_classes=False).num_train == 1
     assert sum(findings.files.values()) == 11
 
 

@@ -21,9 +21,9 @@ def planned(monkeypatch, *, kind=VIDEOS, files=24, machine=CPU, media=CLIPS, nam
     counts = {name: files // len(names) for name in names}
     findings = Findings(
         *(Path("x"), kind, "class folders", False, 0.2, {"train": counts, "val": counts}),
-        *({"train": files, "val": files}, False, media, ()),
+        *({"train": files, "val": files}, False, True, media, ()),
     )
-    monkeypatch.setattr(module, "look", lambda root, kind, *, val_fraction, fold: findings)
+    monkeypatch.setattr(module, "look", lambda root, kind, **options: findings)
     monkeypatch.setattr(module, "kind_of", lambda root: kind)
     monkeypatch.setattr(module, "this_machine", lambda *, accelerator: machine)
     values = {key.replace("__", "."): value for key, value in overrides.items()}

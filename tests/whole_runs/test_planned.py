@@ -55,7 +55,9 @@ def test_a_folder_is_planned_trained_and_resumed_and_its_file_gives_the_same_run
     with (
         monkeypatch.context() as patch
     ):  # what the folder holds by now, or another machine, changes no run that goes on
-        patch.setattr("mvrec.cli.request.plan_of", lambda settings: pytest.fail("a resumed run has its plan"))
+        patch.setattr(
+            "mvrec.cli.request.plan_of", lambda settings, **options: pytest.fail("a resumed run has its plan")
+        )
         code, _, err = command("fit", "--data.root", "Mes vidéos", *SHORT, "--trainer.max_epochs=2", "--resume=auto")
     assert code == 0, err
     assert "epoch 2/2" in err
@@ -99,7 +101,7 @@ def test_a_run_directory_is_weights_that_decide_network_and_size(place, command,
     ("arguments", "message"),
     [
         ("--data.root=Mes_videos", "'Mes_videos' does not exist; did you mean 'Mes vidéos'?"),
-        ("--data.root=.. --data.batch_siez=3", "unknown key 'data.batch_siez'; did you mean 'batch_size'?"),
+        ("--data.root=one --data.batch_siez=3", "unknown key 'data.batch_siez'; did you mean 'batch_size'?"),
         ("--data.root=runs", "'runs' holds no videos and no images"),
         ("--data.root=one", "it has only the class"),
     ],
