@@ -16,7 +16,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "slurm/README.md", "data_prep/README.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 FIT_FLAGS = ("benchmark", "demo", "demo-images")  # which hand other flags on to `fit`
-OWN_CONFIGS = ("CONFIG", "mine/my.yaml", "runs/mine/config.yaml", "my.yaml", "NAME")
+OWN_CONFIGS = (
+    *("CONFIG", "mine/my.yaml", "mine/parts.yaml", "mine/arrays.yaml", "runs/mine/config.yaml", "my.yaml", "NAME"),
+    "plan.yaml",
+)
 FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 # Keys below a class that a flag chooses: those of any class of the family.
 FAMILIES = {

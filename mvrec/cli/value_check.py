@@ -92,7 +92,8 @@ def _check_kind(entry: Entry, keys: KnownKeys) -> None:
     is_mapping = entry.value.startswith("{") or entry.value.endswith(CONFIG_ENDINGS)
     if names and not is_mapping:
         listing = ", ".join(sorted(names)[:8]) + (", ..." if len(names) > 8 else "")
-        raise UserError(f"{entry.place} must be a mapping of keys ({listing}), got {entry.value!r}")
+        hint = "; a scheduler of torch or timm goes to model.lr_scheduler" if entry.key == "model.schedule" else ""
+        raise UserError(f"{entry.place} must be a mapping of keys ({listing}), got {entry.value!r}{hint}")
     if entry.key in NAMES and Path(entry.value).is_file():  # jsonargparse would take what the file holds
         raise UserError(f"{entry.place} must be a name or a number, got the file {entry.value!r}")
 
