@@ -53,7 +53,7 @@ def trained(videos, tmp_path_factory, no_pictures) -> Path:
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(path.read_text().splitlines()))
+    return list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
 
 
 def test_it_trains_under_its_own_scores(trained):
