@@ -268,8 +268,8 @@ def check_file_classes(tree: Mapping[str, Any], *, source: str, origins: Mapping
             raise UserError(f"{source}: its {place.noun} is {path!r}: give a class such as package.module.Class")
         if not _is_below(path, [*filter(None, [place.package]), *_named]):
             origin = (origins or {}).get(path, {}).get("file")
-            known = f" (the run had it from {origin})" if origin else ""
-            raise UserError(f"{source}: its {place.noun} is {path}, {_why_not(place, path)}{known}")
+            note = f" (the run had it from {origin})" if origin else ""
+            raise UserError(f"{source}: its {place.noun} is {path}, {_why_not(place, path)}{note}")
     for place, path in classes:
         try:
             target = imported(path)

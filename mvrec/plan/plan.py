@@ -1,12 +1,12 @@
 """The plan of a run: settings that follow from the files and the machine, each with its reason."""
 
 import copy
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mvrec.data.listing.class_names import mirrored_classes
 from mvrec.errors import UserError
 from mvrec.plan.findings import Findings, look
 from mvrec.plan.kinds import DATA, kind_of
@@ -15,11 +15,6 @@ from mvrec.plan.machine import Machine, this_machine
 from mvrec.plan.networks import MANY_FILES, Network, clip_for, network_for
 from mvrec.runs.weights_origin import StartingPoint
 
-LEFT_OR_RIGHT = re.compile(
-    r"(?<![a-z])(left|right|links|rechts|gauche|droite|izquierda|derecha|sinistra|destra|clockwise|c?cw)(?![a-z])"
-    r"|лев|прав|[左右]",
-    re.IGNORECASE,
-)
 GPU_FEEDS = 1000  # files, below which one GPU is enough
 CLASS_NODES = ("data", "model.backbone", "model.optimizer")
 LONGEST_TEST, LONGEST_VAL = 5, 3  # clips per video
@@ -149,7 +144,7 @@ def _number(overrides: Mapping[str, Any], *keys: str) -> int | None:
 def _augmentation(findings: Findings) -> Iterator[Choice]:
     if findings.num_train >= MANY_FILES:
         return
-    sided = [name for name in findings.class_names if LEFT_OR_RIGHT.search(name.replace("_", " "))]
+    sided = mirrored_classes(findings.class_names)
     flips = f"no flips, because of the class {sided[0]!r}" if sided else "flips; 0 where left and right are classes"
     augment = {
         **{"crop_area": [0.5, 1.0], "flip_probability": 0.0 if sided else 0.5},

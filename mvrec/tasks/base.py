@@ -267,8 +267,8 @@ class Task(L.LightningModule, ABC):
         optimizer = self.make_optimizer(groups)
         scale_rates(optimizer, lr_scale(self.lr_reference_batch, self.data, self.trainer))
         self.parameter_groups = group_record(optimizer, self)
-        own, per = self.lr_scheduler, self.lr_scheduler_per
-        return scheduled(optimizer, self.trainer, self.schedule, scheduler=own, per=per)
+        per = self.lr_scheduler_per
+        return scheduled(optimizer, self.trainer, self.schedule, scheduler=self.lr_scheduler, per=per)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Move the schedule on, also one of timm."""

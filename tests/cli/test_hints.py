@@ -25,7 +25,7 @@ def test_a_key_of_another_library_names_ours():
         "model.num_classes": ": leave it out, the number of classes follows from the data",
         "fp16": "'trainer.precision'? (--trainer.precision 16-mixed or bf16-mixed)",
         "trainer.epochs": "'trainer.max_epochs'?",
-        "model.loss": "the task brings its loss",
+        "criterion": "'model.loss'?",
     }.items():
         assert expected in hint(key, "min_epochs", "trainer"), key
     assert hint("colour", "min_epochs", "trainer") == ""

@@ -14,6 +14,11 @@ SHIPPED = ("kinetics400", "imagenet1k")
 WNID = re.compile(r"n\d{8}")
 # SHA-256 of the 1000 sorted WordNet ids of ILSVRC2012, one per line: any other 1000 ids get no names.
 _ILSVRC2012_WNIDS = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
+# Words of the sides and turns that a mirrored picture swaps, in a few languages.
+_SIDES = re.compile(
+    r"\b(left|right|leftwards?|rightwards?|clockwise|counter-?clockwise|anti-?clockwise|c?cw|links|rechts|gauche|droite|"
+    r"izquierda|derecha|sinistra|destra|esquerda|direita)\b|лев|прав|[左右]"
+)
 _QUOTES = str.maketrans("", "", "\"'`\u2018\u2019\u201c\u201d")
 
 
@@ -25,6 +30,11 @@ def normalised(name: str) -> str:
     """
     composed = unicodedata.normalize("NFC", name.translate(_QUOTES).replace("_", " ").casefold())
     return " ".join(composed.split())
+
+
+def mirrored_classes(class_names: Iterable[str]) -> list[str]:
+    """Return the names that tell of a side or a turn, which a mirrored picture swaps with another one."""
+    return [name for name in class_names if _SIDES.search(normalised(name))]
 
 
 def comparable(first: Sequence[str], second: Sequence[str]) -> tuple[list[str], list[str]]:

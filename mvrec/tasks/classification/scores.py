@@ -62,12 +62,12 @@ class ClassScores(Scores):
     Attributes:
         probabilities: float64 (N, K), means over views.
         labels: int64 (N,), or multi-hot, bool (N, K).
-        own: Values of the user's metrics by name.
+        own_metrics: Values of the user's metrics by name.
     """
 
     probabilities: Tensor
     labels: Tensor
-    own: Mapping[str, float] = field(default_factory=dict)
+    own_metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -95,7 +95,7 @@ class ClassScores(Scores):
 
     def text_of(self, name: str, value: float) -> str:
         """Return a loss as it is, shares in percent."""
-        return f"{value:.4f}" if name == "loss" or name in self.own else f"{100 * value:.2f} %"
+        return f"{value:.4f}" if name == "loss" or name in self.own_metrics else f"{100 * value:.2f} %"
 
     def facts(self) -> dict[str, Any]:
         """Return whether a sample may have several classes."""
@@ -172,7 +172,7 @@ class SingleLabelScores(ClassScores):
     def metrics(self) -> dict[str, float]:
         """Return named values."""
         values = (self.top_k(1), self.top_k(min(5, self.num_classes)), self.mean_class_accuracy(), self.loss())
-        return {**dict(zip(self.names(self.num_classes), values, strict=True)), **self.own}
+        return {**dict(zip(self.names(self.num_classes), values, strict=True)), **self.own_metrics}
 
     @staticmethod
     def names(num_classes: int) -> tuple[str, ...]:
@@ -230,7 +230,12 @@ class MultiLabelScores(ClassScores):
 
     def metrics(self) -> dict[str, float]:
         """Return named values; "map" is the mean average precision."""
-        return {"map": self.mean_average_precision(), "micro_f1": self.micro_f1(), "loss": self.loss(), **self.own}
+        return {
+            "map": self.mean_average_precision(),
+            "micro_f1": self.micro_f1(),
+            "loss": self.loss(),
+            **self.own_metrics,
+        }
 
     @staticmethod
     def names(num_classes: int) -> tuple[str, ...]:

@@ -221,7 +221,7 @@ class Classification(Task):
 
     def complete(self, scores: ClassScores) -> ClassScores:
         """Return scores with those of the user's metrics."""
-        return replace(scores, own=own_scores(self.metrics, scores)) if self.metrics else scores
+        return replace(scores, own_metrics=own_scores(self.metrics, scores)) if self.metrics else scores
 
     def as_scored(self, batch: ClipBatch) -> ClipBatch:
         """Return a batch with the checkpoint's class numbers."""

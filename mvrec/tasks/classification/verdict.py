@@ -1,21 +1,16 @@
 """The verdict on a run: above chance or not, and the likeliest causes in its settings if not."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from mvrec.data.listing.class_names import mirrored_classes
 from mvrec.tasks.chance import above_chance, luck, uncertainty, wilson
 
 LEAST_STEPS = 20  # a run of fewer steps is not expected to be above chance
 FEW_STEPS, FEW_STEPS_FROM_WEIGHTS = 300, 100  # fewer are a likely cause
 FEW_FILES = 500  # of training, for random weights
 WIDE = 0.1  # half an interval from which on files are too few to tell classes apart
-# Words for the sides and turns that a mirrored picture swaps.
-SIDES = re.compile(
-    r"\b(left|right|leftwards?|rightwards?|clockwise|counter-?clockwise|anti-?clockwise|links|rechts|gauche|droite|"
-    r"izquierda|derecha|sinistra|destra|esquerda|direita|влево|вправо|налево|направо|слева|справа)\b|[左右]"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +100,7 @@ def _causes(training: Training, loss: float) -> Iterator[str]:
 
 
 def _mirrored(training: Training) -> Iterator[str]:
-    sides = [name for name in training.class_names if SIDES.search(name.lower().replace("_", " "))]
+    sides = mirrored_classes(training.class_names)
     if sides and training.flip_probability > 0:
         yield (
             f"classes differ by direction ({', '.join(map(repr, sides[:2]))}) and training mirrors "
