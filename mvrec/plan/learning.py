@@ -12,6 +12,7 @@ RECIPE_EPOCHS, RECIPE_BATCH, RECIPE_SMOOTHING, RECIPE_DECAY = 30, 8, 0.1, 0.75  
 RECIPE_RATE, REFERENCE_BATCH = 1e-3, 64
 EXTRA_VIEWS = 400  # views of the files in any run, besides the recipe's passes over them
 MOST_EPOCHS = 200
+VALIDATIONS = 25  # of a run at least
 SMALL_BATCH, FILES_FOR_RECIPE_BATCH = 4, 200
 SMALL_RATE, FEW_FILES, MANY_FILES = 5e-4, 100, 10_000  # rate of a step with few files; from few to many it falls
 WARMUP_SHARE = 1 / 15  # 2 of 30 epochs
@@ -49,6 +50,8 @@ def learning(*, num_train: int, num_classes: int, has_weights: bool, is_video: b
     batch = SMALL_BATCH if num_train < FILES_FOR_RECIPE_BATCH else RECIPE_BATCH
     steps = max(1, num_train // batch)
     epochs = min(MOST_EPOCHS, RECIPE_EPOCHS + round(EXTRA_VIEWS / num_train))
+    every = max(1, epochs // VALIDATIONS)
+    epochs = math.ceil(epochs / every) * every  # the last epoch is validated
     smoothing = _smoothing(num_train / max(num_classes, 1))
     rate = _rate(num_train)
     rate_reason = "an untrained head has few steps here" if num_train < MANY_FILES else "there are steps enough"
@@ -77,6 +80,7 @@ def learning(*, num_train: int, num_classes: int, has_weights: bool, is_video: b
         Choice("model.mixing", None, "blends of two files need many more steps"),
         Choice("model.freeze", 0, "the layer decay keeps early layers" if has_weights else "nothing is learned yet"),
         Choice("trainer.gradient_clip_val", 1.0, "one bad step does not throw the run off"),
+        Choice("trainer.check_val_every_n_epoch", every, "epochs of few steps change little"),
     ]
 
 

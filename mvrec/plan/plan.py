@@ -16,6 +16,7 @@ from mvrec.plan.networks import MANY_FILES, Network, clip_for, network_for
 from mvrec.runs.weights_origin import StartingPoint
 
 GPU_FEEDS = 1000  # files, below which one GPU is enough
+ENDS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")  # of a run, as the user sets them
 CLASS_NODES = ("data", "model.backbone", "model.optimizer")
 LONGEST_TEST, LONGEST_VAL = 5, 3  # clips per video
 
@@ -166,8 +167,10 @@ def _learning(
     ):
         if choice.key == "trainer.max_epochs":
             epochs = int(choice.value)
-            if any(overrides.get(key) is not None for key in ("trainer.max_steps", "trainer.max_time")):
+            if any(overrides.get(key) is not None for key in ENDS[1:]):
                 continue
+        if choice.key == "trainer.check_val_every_n_epoch" and any(overrides.get(key) is not None for key in ENDS):
+            continue  # the last epoch may be one without validation
         if choice.key == "model.schedule.warmup_epochs":  # keeps its share of the user's epochs
             share = (_number(overrides, "trainer.max_epochs") or epochs) / epochs
             choice = replace(choice, value=round(choice.value * share, 1))

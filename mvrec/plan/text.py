@@ -141,6 +141,8 @@ def _learning_lines(plan: Plan, run: Resolved) -> Iterator[Line]:
         else f"{most} steps"
     )
     keys: tuple[str, ...] = ("trainer.max_epochs", "trainer.max_steps", "data.batch_size")
+    every = run.value("trainer.check_val_every_n_epoch") or 1
+    text += f", validated every {every} epochs" if every > 1 else ""
     text += f", each of {files} {plan.findings.kind.noun}s{_set(run, *keys)}{_why(plan, run, *keys)}"
     yield Line("steps", text, f"--trainer.max_epochs {epochs} --data.batch_size {batch}")
     optimizer = run.value("model.optimizer") or {}

@@ -31,6 +31,7 @@ def test_many_files_get_the_settings_of_the_recipe():
     recipe = yaml.safe_load(Path(find_config("finetune")).read_text(encoding="utf-8"))
     options = settings(240_000, num_classes=400)
     assert (options.pop("model.mixing"), options.pop("model.freeze")) == (None, 0)  # as where a recipe has neither
+    assert options.pop("trainer.check_val_every_n_epoch") == 1  # as by default
     assert not {"mixing", "freeze"} & recipe["model"].keys()
     for key, value in options.items():
         node = recipe
