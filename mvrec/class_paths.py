@@ -69,6 +69,7 @@ PLACES = {
     "loss": Place("loss", "torch.nn", "torch.nn.Module", "torch.nn.modules.loss", is_callable=True),
     "metrics": Place("metric", "torchmetrics", "torchmetrics.Metric", "torchmetrics.classification.", is_callable=True),
     **dict.fromkeys(("before_crop", "after_crop", "on_device"), Place("augmentation", "", is_callable=True)),
+    "decoder": Place("decoder", "", is_callable=True),
     "data": Place("data module", "mvrec.data"),
     "_task": Place("task", "mvrec.tasks"),
 }

@@ -128,6 +128,8 @@ REFUSED = (
     ("data", {"class_path": "trap.Data"}, "its data module is trap.Data"),
     ("data", {"init_args": {"augment": {"after_crop": "trap.Data"}}}, "its augmentation is trap.Data"),
     ("data", {"augment": {"on_device": ["trap.Data"]}}, "its augmentation is trap.Data"),
+    ("data", {"init_args": {"decoder": "trap.Stack"}}, "its decoder is trap.Stack, .* add --trust trap"),
+    ("data", {"decoder": {"class_path": "trap.Stack"}}, "its decoder is trap.Stack"),
     ("loss", {"class_path": "trap.Net"}, "its loss is trap.Net"),
     ("loss", {"class_path": "torch.nn.Linear"}, "torch.nn.Linear, which is not a loss"),
     ("loss", "{class_path: trap.Net}", "its loss is '{class_path: trap.Net}': give a class"),

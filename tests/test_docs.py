@@ -18,12 +18,13 @@ PAGES += sorted((ROOT / "docs").glob("*.md"))
 FIT_FLAGS = ("benchmark", "demo", "demo-images")  # which hand other flags on to `fit`
 OWN_CONFIGS = (
     *("CONFIG", "mine/my.yaml", "mine/parts.yaml", "mine/arrays.yaml", "runs/mine/config.yaml", "my.yaml", "NAME"),
-    "plan.yaml",
+    *("plan.yaml", "mine/decoder.yaml"),
 )
 FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 # Keys below a class that a flag chooses: those of any class of the family.
 FAMILIES = {
     "data": "mvrec.data.",
+    "model": "mvrec.tasks.",
     "model.backbone": "mvrec.models.",
     "model.optimizer": "torch.optim.",
     "trainer.callbacks": "lightning.pytorch.callbacks.",

@@ -27,7 +27,7 @@ BACKBONE_FLAG = re.compile(r"--model(\.(init_args\.)?backbone)+")
 # Keys of the parser itself whose value may be a class path; those of classes are known by their types.
 CLASS_KEYS = re.compile(
     r"data|model(\.backbone)*|model\.(optimizer|loss|lr_scheduler|metrics\.\w+)"
-    r"|data\.augment\.(before_crop|after_crop|on_device)|trainer\.(callbacks|logger|strategy|plugins|profiler)"
+    r"|data\.(decoder|augment\.(before_crop|after_crop|on_device))|trainer\.(callbacks|logger|strategy|plugins|profiler)"
 )
 CONFIG_ENDINGS = (".yaml", ".yml", ".json")  # of files that may stand for a mapping
 CLASS_IN_TEXT = re.compile(r"class_path[\"']?\s*[:=]\s*[\"']?([\w.]+)")

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import IO, Any, get_args
 
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
+from mvrec.data.video.own_decoder import check_decoder
 from mvrec.data.video.stream import Stream, is_stream
-from mvrec.data.video.video import Decoder
+from mvrec.data.video.video import BuiltInDecoder
 from mvrec.data.views.presets import PRESETS, preset
 from mvrec.errors import UserError
 from mvrec.files import at_home, atomic_path, json_text
@@ -84,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--protocol", metavar="NAME", help=f"in place of the checkpoint's: {', '.join(PRESETS)}")
     parser.add_argument("--views_per_forward", type=int, metavar="N", help="views at a time (default: all of a video)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="files decoded at a time (default: 2)")
-    parser.add_argument("--decoder", choices=get_args(Decoder), default="auto", help="default: %(default)s")
+    decoders = f"{', '.join(get_args(BuiltInDecoder))}, or the class path of your own (default: %(default)s)"
+    parser.add_argument("--decoder", default="auto", metavar="NAME", help=decoders)
     parser.add_argument("--classes", metavar="LIST", help="names of the classes, where the checkpoint has none")
     parser.add_argument("--device", default="auto", help="default: the first GPU where there is one, else the CPU")
     add_limits(parser)
@@ -96,6 +98,7 @@ def _check(options: argparse.Namespace) -> None:
         check_range(f"--{name}", getattr(options, name))
     for name in ("window", "stride"):
         check_range(f"--{name}", getattr(options, name), POSITIVE)
+    check_decoder(options.decoder, key="--decoder")
     streams = any(is_stream(source) for source in options.sources)
     if options.stride is not None and options.window is None and not streams:
         raise UserError("--stride is the distance between windows: add --window")

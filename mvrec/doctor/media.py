@@ -154,7 +154,7 @@ def read_levels(path: Path, decoder: str) -> list[int] | str:
     from mvrec.errors import DecodeError, UserError
 
     try:
-        with open_video(path, decoder=decoder) as video:  # type: ignore[arg-type]
+        with open_video(path, decoder=decoder) as video:
             if video.num_frames != len(LEVELS):
                 return f"counts {video.num_frames} frames instead of {len(LEVELS)}"
             frames = video.frames(range(len(LEVELS)))

@@ -27,7 +27,10 @@ WRONG = [
     ("fit --config demo --checkpoint.save_last abc", "--checkpoint.save_last: 'abc' is not true or false"),
     ("fit --config demo --data.batch_size 0", "--data.batch_size must be at least 1, got 0"),
     ("fit --config demo --model.optimizer.lr '{a: 1}'", "must lie in 0..1000000 and not be 0, got {a: 1}"),
-    ("fit --data Kinetics --data.decoder decort", "'decort' is not one of 'auto', 'decord', 'pyav', 'torchcodec'; did"),
+    (
+        "fit --data Kinetics --data.decoder decort",
+        "'decort' is not the class path of your own or one of 'auto', 'decord',",
+    ),
     ("fit --data UCF101 --data.splt 2", "--data.splt: unknown key 'data.splt'; did you mean 'split'?"),
     ("fit --data mvrec.data.UCF101 --data.batchsize 2", "unknown key 'data.batchsize'; did you mean 'batch_size'?"),
     ("fit --config demo --data VideoFoldr", "mvrec.data has no 'VideoFoldr'; did you mean 'VideoFolder'?"),

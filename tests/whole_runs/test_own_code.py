@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,7 +49,7 @@ def forget(monkeypatch):
         monkeypatch.setattr(class_paths, "_named", set())
         monkeypatch.setattr(class_paths, "_folders", [])
         monkeypatch.setattr(sys, "path", [folder for folder in sys.path if not folder.endswith("/mine")])
-        for name in ("my_models", "my_backbone", "my_data", "my_parts", "my_arrays"):
+        for name in ("my_models", "my_backbone", "my_data", "my_parts", "my_arrays", "my_decoder"):
             sys.modules.pop(name, None)
 
     call()
@@ -90,7 +91,7 @@ def weights(path):
 def test_own_parts_train_resume_exactly_and_are_scored(command, digits, forget, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write({**FILES, **PARTS}, digits)
-    fit, resume, test = (shlex.split(line)[1:] for line in PARTS_COMMANDS)
+    fit, resume, test, *_ = (shlex.split(line)[1:] for line in PARTS_COMMANDS)
     code, out, err = command(*fit, *PLAIN)
     assert code == 0, err
     assert re.search(r"brier 0\.\d+, kappa -?\d\.\d+ \(4/4 videos", err)
@@ -111,3 +112,26 @@ def test_own_parts_train_resume_exactly_and_are_scored(command, digits, forget, 
     code, _, err = command(*test, *PLAIN)
     assert code == 0, err
     assert {"brier", "kappa"} < json.loads(Path("runs/parts/metrics.json").read_text("utf-8"))["metrics"].keys()
+
+
+def test_an_own_decoder_trains_is_recorded_and_recognises(command, digits, forget, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write({**FILES, **PARTS}, digits)
+    Path("stacks").mkdir()
+    for split in ("train", "val"):
+        for number, label in enumerate("abab"):
+            np.save(f"stacks/{split}_{number}.npy", np.full((8, 40, 48), 60 + 100 * (label == "b"), np.uint8))
+        rows = [f"{split}_{number}.npy,{label}" for number, label in enumerate("abab")]
+        Path(f"stacks/{split}.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")
+    Path("stacks/train_0.npy").write_bytes(b"no stack")
+    fit, recognize = (shlex.split(line)[1:] for line in PARTS_COMMANDS[-2:])
+    code, _, err = command(*fit, *PLAIN, "--data.max_bad_fraction=0.5")
+    assert code == 0, err
+    assert re.search(r"train_0.npy: data.decoder: my_decoder.Stack raised \w+: .*; --debug shows where", err)
+    assert "(4/4 videos scored" in err
+    checkpoint = torch.load("runs/stacks/checkpoints/last.ckpt", weights_only=False)
+    assert checkpoint["mvrec"]["parts"]["my_decoder.Stack"]["file"] == str(tmp_path / "mine/my_decoder.py")
+    forget()
+    code, _, err = command(*recognize)
+    assert code == 0, err
+    assert len(Path("found.csv").read_text("utf-8").splitlines()) == 5

@@ -43,6 +43,7 @@ OPTIMIZER = "torch.optim.AdamW"  # of a task, unless another one is named
 CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")
 GENERATED = tuple(f"mvrec.data.{name}" for name in ("MovingDigits", "DigitImages", "DigitMotions"))  # make their roots
 READABLE = frozenset({"int", "float", "bool", "null", "choice"})  # kinds that not every text is of
+CHOICE_OR_CLASS = frozenset({"choice", "str"})  # a name or the class path of one's own
 NO_VALUE = r"=|^--print_config|help$"  # in flags that stand alone
 BOOLS = frozenset(["true", "false", "yes", "no", "on", "off", "y", "n"])
 
@@ -244,7 +245,10 @@ def _check_kinds(settings: Iterable[Entry], rows: dict[str, Row]) -> None:
 
 
 def _may_be(text: str, row: Row) -> bool:
-    if not {*row["kinds"]} <= READABLE or text.startswith(("{", "[")) or text.endswith(CONFIG_ENDINGS):
+    is_choice_or_class = {*row["kinds"]} == CHOICE_OR_CLASS
+    if not ({*row["kinds"]} <= READABLE or is_choice_or_class) or text.startswith(("{", "[")):
+        return True
+    if text.endswith(CONFIG_ENDINGS):
         return True
     number = as_number(text)
     holds = {
@@ -253,11 +257,14 @@ def _may_be(text: str, row: Row) -> bool:
         "bool": text.lower() in BOOLS,
         "null": reads_as_null(text),
         "choice": text in map(str, row.get("choices", ())),
+        "str": is_class_path(text),
     }
     return text == "" or any(holds[kind] for kind in row["kinds"])
 
 
 def _in_words(kind: str, row: Row) -> str:
+    if {*row["kinds"]} == CHOICE_OR_CLASS and kind == "str":
+        return "the class path of your own"
     return f"one of {', '.join(map(repr, row['choices']))}" if kind == "choice" else PLAIN_KINDS.get(kind, kind)
 
 

@@ -9,6 +9,7 @@ from mvrec.data.listing.index import SampleIndex
 from mvrec.data.loading.clips import EvalClips, TrainClips
 from mvrec.data.sets.recognition_data import RecognitionData, Split
 from mvrec.data.video.opening import describe_decoder
+from mvrec.data.video.own_decoder import check_decoder
 from mvrec.data.video.video import Decoder
 from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.normalisation import Normalisation
@@ -35,7 +36,7 @@ class VideoData(RecognitionData):
         eval_batch_size: Videos per process and evaluation step; by default as many as keep the number of clips
             at that of a training step.
         num_workers: Loader processes per process; "auto" takes the cores there are.
-        decoder: What reads the files.
+        decoder: What reads the files, or the class path of your own: a class or function that opens a path.
         max_bad_fraction: Training stops when a greater share of the videos cannot be read.
         decode_timeout: Seconds that a file may take. After that the process that reads it is killed, and the file is
             treated as one that cannot be read, in this run for good. `None` waits for ever.
@@ -106,6 +107,7 @@ class VideoData(RecognitionData):
             fold=fold,
             values=values,
         )
+        check_decoder(decoder)
         self.clip, self.decoder = clip, decoder
         self._said_decoder = False
         self._protocols = {

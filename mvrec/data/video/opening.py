@@ -8,9 +8,10 @@ return wrong frames, or repeat a frame where one is missing, get only the kinds 
 import importlib.metadata
 import importlib.util
 import os
-from typing import get_args
 
+from mvrec.class_paths import is_class_path
 from mvrec.data.listing.archive import ArchiveMember, FilePath
+from mvrec.data.video.own_decoder import OwnVideo, check_decoder
 from mvrec.data.video.video import Decoder, Source, Video, check_is_file_with_content
 from mvrec.errors import UserError, install_hint
 
@@ -20,15 +21,17 @@ def open_video(path: FilePath, decoder: Decoder = "auto") -> Video:
 
     Args:
         path: The file, or an `ArchiveMember`, which is read into memory.
-        decoder: "pyav", "decord", "torchcodec", or "auto"; see `describe_decoder`.
+        decoder: "pyav", "decord", "torchcodec", or "auto"; see `describe_decoder`. Or the class path of one's own;
+            see `OwnVideo`.
 
     Raises:
         DecodeError: The file is missing, cut short, not a video, its header is impossible, or the chosen decoder is
             not exact on files of this kind.
         UserError: The decoder does not exist, or does not work here.
     """
-    if decoder not in get_args(Decoder):
-        raise UserError(f"the decoder must be auto, decord, pyav or torchcodec, got {decoder!r}")
+    check_decoder(decoder)
+    if is_class_path(decoder):
+        return OwnVideo(path, decoder)
     if decoder == "decord" and not _is_installed("decord"):
         raise UserError("decord is not installed here: choose the decoder auto or pyav")
     if decoder == "torchcodec" and not _is_installed("torchcodec"):
@@ -58,6 +61,8 @@ def describe_decoder(decoder: Decoder) -> str:
     `auto` is PyAV everywhere: it is exact on every kind of file, always installed, and skips frames that no other
     frame needs, which makes it the fastest of the three on H.264 with B frames (`benchmarks/decode.py`).
     """
+    if is_class_path(decoder):
+        return f"{decoder}, of one's own"
     package, name = {"decord": ("decord", "decord"), "torchcodec": ("torchcodec", "torchcodec")}.get(
         decoder, ("av", "PyAV")
     )

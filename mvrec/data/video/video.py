@@ -20,7 +20,8 @@ from mvrec.errors import DecodeError
 if TYPE_CHECKING:
     import torch
 
-Decoder = Literal["auto", "decord", "pyav", "torchcodec"]
+BuiltInDecoder = Literal["auto", "decord", "pyav", "torchcodec"]
+Decoder = BuiltInDecoder | str  # or the class path of one's own
 Frames = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
