@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mvrec.data.sets.hmdb51 import HMDB51
     from mvrec.data.sets.imagenet import ImageNet
     from mvrec.data.sets.kinetics import Kinetics
-    from mvrec.data.sets.own import VideoDataset
+    from mvrec.data.sets.own import ImageDataset, VideoDataset
     from mvrec.data.sets.something_something import SomethingSomething
     from mvrec.data.sets.ucf101 import UCF101
     from mvrec.data.video.opening import open_video
@@ -27,6 +27,7 @@ _HOMES = {
     "DigitImages": "generated.digit_images",
     "DigitMotions": "generated.digit_motions",
     "HMDB51": "sets.hmdb51",
+    "ImageDataset": "sets.own",
     "ImageFolder": "sets.folder",
     "ImageNet": "sets.imagenet",
     "Kinetics": "sets.kinetics",
@@ -46,6 +47,7 @@ __all__ = [
     "Charades",
     "DigitImages",
     "DigitMotions",
+    "ImageDataset",
     "ImageFolder",
     "ImageNet",
     "Kinetics",

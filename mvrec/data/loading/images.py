@@ -181,7 +181,11 @@ class TrainImages(TrainSamples):
     def frames(self, sample: Sample, rng: random.Random) -> np.ndarray:
         """Return the image: uint8 (1, H, W, C)."""
         with stage("decode"):
-            return read_image(sample.path, upright=self.upright)[None]
+            return self.read(sample.path)[None]
+
+    def read(self, path: FilePath) -> npt.NDArray[np.uint8]:
+        """Read a file; a subclass may get its pixels elsewhere."""
+        return read_image(path, upright=self.upright)
 
 
 @dataclass(frozen=True)
@@ -198,8 +202,12 @@ class EvalImages(EvalSamples):
 
     def views(self, sample: Sample, number: int, *, only: Sequence[int] | None = None) -> FileViews:
         """Return the one view."""
-        image = read_image(sample.path, upright=self.protocol.upright)
+        image = self.read(sample.path)
         return FileViews(protocol_view(image, self.protocol), tuple(self.protocol.geometries(*image.shape[:2])))
+
+    def read(self, path: FilePath) -> npt.NDArray[np.uint8]:
+        """Read a file; a subclass may get its pixels elsewhere."""
+        return read_image(path, upright=self.protocol.upright)
 
 
 def protocol_view(image: npt.NDArray[np.uint8], protocol: ImageProtocol) -> Tensor:

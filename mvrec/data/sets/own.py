@@ -15,7 +15,9 @@ from mvrec.data.listing.index import SampleIndex
 from mvrec.data.listing.layouts import Layout
 from mvrec.data.listing.lists import Row
 from mvrec.data.loading.clips import EvalClips, TrainClips
-from mvrec.data.sets.recognition_data import Split
+from mvrec.data.loading.images import EvalImages, TrainImages, is_pillow, pillow_pixels, read_image
+from mvrec.data.sets.image_data import ImageData
+from mvrec.data.sets.recognition_data import RecognitionData, Split
 from mvrec.data.sets.video_data import VideoData
 from mvrec.data.video.opening import open_video
 from mvrec.data.video.video import Clock, Decoder, Video
@@ -114,26 +116,49 @@ def item_of(dataset: Any, split: str, number: int) -> tuple[Any, Any]:
     return item[0], item[1]
 
 
-def video_of(dataset: Any, path: Path, decoder: Decoder) -> Video:
-    """Open the item of a row: a file, or the array of an item whose row has its number.
+def source_of(dataset: Any, path: Path, axes: str) -> Path | np.ndarray:
+    """Return the file of a row, or the array of an item whose row has its number.
+
+    Args:
+        dataset: The dataset.
+        path: The row's file, or its split and number.
+        axes: Axes of an array before the colours: "T, H, W" or "H, W".
 
     Raises:
-        DecodeError: The file cannot be read.
         PartError: The dataset raises an exception, or gives something else.
     """
     split, name = path.parent.name, path.name
     if not name.isdecimal():
-        return open_video(path, decoder=decoder)
+        return path
     source, _ = item_of(dataset, split, int(name))
     if isinstance(source, str | Path):
-        return open_video(Path(source), decoder=decoder)
-    array = np.asarray(source)
-    if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
+        return Path(source)
+    array = pillow_pixels(source) if is_pillow(source) else np.asarray(source)
+    if array.ndim != axes.count(",") + 2 or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
         hint = "; multiply by 255" if array.dtype.kind == "f" and array.size and array.max() <= 1 else ""
         raise PartError(
-            f"data.{split}: item {name} is {array.dtype} {array.shape}, expected uint8 (T, H, W, 3) RGB{hint}"
+            f"data.{split}: item {name} is {array.dtype} {array.shape}, expected uint8 ({axes}, 3) RGB{hint}"
         )
-    return ArrayVideo(f"data.{split} item {name}", array)
+    return array
+
+
+def video_of(dataset: Any, path: Path, decoder: Decoder) -> Video:
+    """Open the item of a row.
+
+    Raises:
+        DecodeError: The file cannot be read.
+        PartError: See `source_of`.
+    """
+    source = source_of(dataset, path, "T, H, W")
+    if isinstance(source, Path):
+        return open_video(source, decoder=decoder)
+    return ArrayVideo(f"data.{path.parent.name} item {path.name}", source)
+
+
+def image_of(dataset: Any, path: Path, *, upright: bool) -> np.ndarray:
+    """Return the image of a row: uint8 (H, W, 3); errors as of `video_of`."""
+    source = source_of(dataset, path, "H, W")
+    return read_image(source, upright=upright) if isinstance(source, Path) else source
 
 
 @dataclass(frozen=True)
@@ -158,7 +183,43 @@ class OwnEvalClips(EvalClips):
         return video_of(self.dataset, path, decoder)
 
 
-class VideoDataset(VideoData):
+@dataclass(frozen=True)
+class OwnTrainImages(TrainImages):
+    """Random views of a dataset's items; see `TrainImages`."""
+
+    dataset: Any = field(default=None, kw_only=True)
+
+    def read(self, path: Any) -> np.ndarray:
+        """Read a row's file or array."""
+        return image_of(self.dataset, path, upright=self.upright)
+
+
+@dataclass(frozen=True)
+class OwnEvalImages(EvalImages):
+    """The view of each of a dataset's items; see `EvalImages`."""
+
+    dataset: Any = field(default=None, kw_only=True)
+
+    def read(self, path: Any) -> np.ndarray:
+        """Read a row's file or array."""
+        return image_of(self.dataset, path, upright=self.protocol.upright)
+
+
+class OwnItems(RecognitionData):
+    """The part that data modules of datasets of one's own share."""
+
+    datasets: dict[str, Dataset | None]
+
+    def find_layout(self) -> Layout:
+        """Return the datasets' items."""
+        return Items(self.root, self.kind, self.datasets)
+
+    def dataset_of(self, split: Split) -> Dataset | None:
+        """Return the dataset that a split reads."""
+        return self.datasets[self.test_split if split == "test" else split]
+
+
+class VideoDataset(OwnItems, VideoData):
     """Videos from datasets of one's own, each item `(path or uint8 array (T, H, W, 3), label)`.
 
     A label is a class name, or its number if the dataset has a list `classes`. If it has a list `targets` with all
@@ -189,16 +250,47 @@ class VideoDataset(VideoData):
         """The split of `test` and `predict`."""
         return "test" if self.datasets["test"] is not None else "val"
 
-    def find_layout(self) -> Layout:
-        """Return the datasets' items."""
-        return Items(self.root, self.kind, self.datasets)
-
     def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainClips:
         """Return random clips of the training set's items."""
-        clips = super().train_dataset(index, seed=seed)
-        return OwnTrainClips(**vars(clips), dataset=self.datasets["train"])
+        return OwnTrainClips(**vars(super().train_dataset(index, seed=seed)), dataset=self.datasets["train"])
 
     def eval_dataset(self, split: Split) -> EvalClips:
         """Return the views of a split's items."""
-        name = self.test_split if split == "test" else split
-        return OwnEvalClips(**vars(super().eval_dataset(split)), dataset=self.datasets[name])
+        return OwnEvalClips(**vars(super().eval_dataset(split)), dataset=self.dataset_of(split))
+
+
+class ImageDataset(OwnItems, ImageData):
+    """Images from datasets of one's own, each item `(path or uint8 array (H, W, 3), label)`.
+
+    Images of Pillow will do too, so datasets of torchvision do. Labels are those of `VideoDataset`. Images are turned
+    as their EXIF block says.
+
+    Args:
+        train: The training set: the class path of a `torch.utils.data.Dataset` with its arguments.
+        val: The validation set.
+        test: The test set; by default `test` and `predict` read the validation set.
+        root: The folder to which relative paths refer.
+        knobs: See `ImageData`.
+    """
+
+    upright = True
+
+    def __init__(
+        self,
+        train: Dataset,
+        *,
+        val: Dataset | None = None,
+        test: Dataset | None = None,
+        root: str = ".",
+        **knobs: Any,
+    ) -> None:
+        super().__init__(root, **knobs)
+        self.datasets = {"train": train, "val": val, "test": test}
+
+    def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainImages:
+        """Return random views of the training set's items."""
+        return OwnTrainImages(**vars(super().train_dataset(index, seed=seed)), dataset=self.datasets["train"])
+
+    def eval_dataset(self, split: Split) -> EvalImages:
+        """Return the view of each of a split's items."""
+        return OwnEvalImages(**vars(super().eval_dataset(split)), dataset=self.dataset_of(split))

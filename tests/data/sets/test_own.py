@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from torch.utils.data import Dataset
 
-from mvrec.data import VideoDataset
+from mvrec.data import ImageDataset, VideoDataset
 from mvrec.data.loading.batch import SampleKey
 from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.errors import PartError, UserError
@@ -45,6 +46,27 @@ def test_arrays_and_files_train_alike_and_labels_are_names_or_numbers(digits):
     data.setup("fit")
     assert (data.class_names, dataset.reads) == (("x", "y"), 0)
     assert [data.index("train")[number].label for number in range(2)] == [1, 0]
+
+
+def test_images_are_arrays_files_and_those_of_pillow(tmp_path):
+    path = tmp_path / "turned.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.fromarray(FRAMES[7]).save(path, exif=exif)
+    items = [(FRAMES[7], "a"), (path, "b"), (str(path), "b"), (Image.fromarray(FRAMES[7]), "a")]
+    data = ImageDataset(Listed(items), val=Listed(items), size=32, batch_size=1, seed=0)
+    data.setup("fit")
+    samples, scored = data.train_dataset(data.index("train"), seed=0), data.eval_dataset("test")
+    assert [samples[SampleKey(0, number)].views.shape for number in range(4)] == [(1, 3, 32, 32)] * 4
+    assert [scored[SampleKey(0, number)].views.unique().tolist() for number in range(4)] == [[7]] * 4
+    assert [samples.read(data.index("train")[number].path).shape[:2] for number in (0, 1)] == [(40, 48), (48, 40)]
+
+
+def test_an_array_of_other_axes_is_no_image():
+    data = ImageDataset(Listed([(FRAMES, "a")] * 2, targets=["a", "b"]), size=32, batch_size=1, seed=0)
+    data.setup("fit")
+    bad = data.train_dataset(data.index("train"), seed=0)[SampleKey(0, 0)].bad
+    assert "data.train: item 0 is uint8 (8, 40, 48, 3), expected uint8 (H, W, 3) RGB" in bad[0].stop
 
 
 @pytest.mark.parametrize(
