@@ -126,7 +126,6 @@ class Task(L.LightningModule, ABC):
         self.parameter_groups: list[dict[str, Any]] = []
         self.scores: Scores | None = None
         self._configured = False
-        self._network = getattr(backbone, "summary", type(backbone).__name__)  # sharding changes the class
         self._keeper: ScoreKeeper | None = None
         self._chosen_on: str | None = None  # hash of the validation files of the checkpoint's run
 
@@ -220,6 +219,8 @@ class Task(L.LightningModule, ABC):
             self._check_targets()
             self.build(self.data)
             self.start.freeze_layers(self.backbone)
+            name = type(self.backbone).__name__  # sharding changes the class
+            self._network = getattr(self.backbone, "summary", name)
             self._prepare_backbone()
         if built != fed and self.backbone.position_grid is not None:
             log.warning(

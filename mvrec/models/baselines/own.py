@@ -65,7 +65,8 @@ class OwnNetwork(Baseline):
     def summary(self) -> str:
         """Its name, and what its output is taken for."""
         if self.gives_logits:
-            return f"{self.name} (its {self.num_features} outputs are the classes)"
+            meaning = f"its {self.num_features} outputs are taken for logits: as many as classes, no head is added"
+            return f"{self.name} ({meaning})"
         return f"{self.name} ({self.num_features} features)"
 
     def reset_head(self, num_classes: int) -> None:

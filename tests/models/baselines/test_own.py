@@ -56,9 +56,11 @@ def test_features_get_a_head_unless_they_are_as_many_as_the_classes():
     assert (backbone.num_classes, backbone.num_features) == (0, 4)
     backbone.reset_head(3)
     assert backbone(CLIPS).shape == (2, 3)
+    assert backbone.summary == "Net (4 features)"
     backbone = own(Net(ending="features"))
     backbone.reset_head(4)
     assert isinstance(backbone.head, nn.Identity)
+    assert backbone.summary == "Net (its 4 outputs are taken for logits: as many as classes, no head is added)"
 
 
 @pytest.mark.parametrize("ending", ["scaled", "weight used"])
