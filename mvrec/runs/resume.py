@@ -181,6 +181,7 @@ class Resume(L.Callback):
         changes = changes_since(checkpoint, task.run_record.get("config", {}), path=path)
         saved = checkpoint.get("mvrec", {})
         changes += _changes_of_data(saved.get("data", {}), data_of(trainer).record())
+        changes += _changes_of_code(saved.get("parts", {}), task.run_record.get("parts", {}))
         averaged = any(isinstance(c, WeightAveraging) for c in trainer.callbacks)  # type: ignore[attr-defined]
         if "current_model_state" in checkpoint and not averaged:  # Lightning has loaded the averages; train the weights
             pl_module.load_state_dict(checkpoint["current_model_state"])
@@ -278,6 +279,18 @@ def _limit(trainer: L.Trainer) -> str:
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
         return f"trainer.max_epochs={trainer.max_epochs} is reached; a larger --trainer.max_epochs trains longer"
     return "the run stops at once, as by a trainer.max_time that is used up; a longer one trains on"
+
+
+def _changes_of_code(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
+    """Return the files of parts of one's own whose SHA-256 differs, each with the parts in it."""
+    changed: dict[str, list[str]] = {}
+    for path in before.keys() & now.keys():
+        if before[path]["sha256"] != now[path]["sha256"]:
+            changed.setdefault(now[path]["file"], []).append(path)
+    return [
+        Change(f"code of {', '.join(sorted(paths))} in {file}", before[paths[0]]["sha256"], now[paths[0]]["sha256"])
+        for file, paths in sorted(changed.items())
+    ]
 
 
 def _changes_of_data(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:

@@ -100,10 +100,20 @@ def test_own_parts_train_resume_exactly_and_are_scored(command, digits, forget, 
     assert checkpoint["mvrec"]["parts"]["my_parts.Focal"]["file"] == str(tmp_path / "mine/my_parts.py")
     code, _, err = command(*resume, *PLAIN)
     assert code == 0, err
+    assert "code of my_" not in err
     code, _, err = command(*fit, *PLAIN, "--trainer.max_epochs=2", "--run_dir=runs/whole")
     assert code == 0, err
     resumed, whole = (weights(f"runs/{run}/checkpoints/last.ckpt") for run in ("parts", "whole"))
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    forget()
+    with Path("mine/my_parts.py").open("a", encoding="utf-8") as file:
+        file.write("# another version\n")
+    code, _, err = command(*resume, *PLAIN, "--trainer.max_epochs=3")
+    assert code == 0, err
+    (line,) = (line for line in err.splitlines() if "resume: changed" in line)
+    parts = r"code of my_parts.Focal, my_parts.Noise, my_parts.Pause, my_parts.brier in \S+/mine/my_parts.py"
+    assert re.search(parts, line)
+    assert "my_models" not in line
     forget()
     code, _, err = command(*test[:-2], *PLAIN)
     assert code == 2
