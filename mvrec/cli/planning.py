@@ -1,6 +1,7 @@
 """The plan of a command line that names little more than a folder: its data module early, the rest later."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,11 +9,12 @@ from mvrec.cli.config_check import Entry, as_value, last_value
 from mvrec.cli.parse_errors import said_of_key
 from mvrec.errors import UserError
 from mvrec.files import at_home
-from mvrec.plan.kinds import DATA, kind_of
+from mvrec.plan.kinds import DATA, kind_of, lists_values
 
 if TYPE_CHECKING:
     from mvrec.plan.learning import Choice
     from mvrec.plan.plan import Plan
+    from mvrec.tasks.base import Task
 
 
 def is_planned(command: str, settings: Sequence[Entry]) -> bool:
@@ -45,6 +47,19 @@ def data_of_folder(settings: Sequence[Entry]) -> Entry:
     return Entry("data", f"mvrec.data.{DATA[kind]}", root.where, is_class=True)
 
 
+def task_of_folder(settings: Sequence[Entry]) -> Entry | None:
+    """Return the task of a planned run whose list has numbers; `None` without them, or where the user names a task.
+
+    Needs no torch.
+    """
+    root = last_value(settings, "data.root")
+    if root is None or any(entry.key == "model" and isinstance(entry.value, str) for entry in settings):
+        return None
+    if last_value(settings, "data.values") is None and not lists_values(at_home(root.value)):
+        return None
+    return Entry("model", "mvrec.tasks.Regression", root.where, is_class=True)
+
+
 def planned_run_dir(settings: Sequence[Entry]) -> Path | None:
     """Return the directory of a planned run, named after its folder; `None` where a recipe or the user names it."""
     root = last_value(settings, "data.root")
@@ -58,18 +73,20 @@ def has_recipe(settings: Sequence[Entry]) -> bool:
     return any(entry.key.startswith("model.optimizer") and not entry.where.startswith("-") for entry in settings)
 
 
-def plan_of(settings: Sequence[Entry], *, has_classes: bool = True) -> "Plan":
+def plan_of(settings: Sequence[Entry], *, task: "type[Task]") -> "Plan":
     """Return the plan for the folder that a command line names.
 
     Args:
         settings: Entries of configs and flags.
-        has_classes: Whether the task learns classes.
+        task: The task, which may not take all settings of classification.
 
     Raises:
         UserError: Nothing can be learned from its files.
     """
     from mvrec.plan.plan import make_plan
     from mvrec.runs.weights_origin import starting_point
+    from mvrec.tasks.classification.task import Classification
+    from mvrec.tasks.regression.task import Regression
 
     root, weights = last_value(settings, "data.root"), last_value(settings, "model.weights")
     assert root is not None
@@ -77,10 +94,26 @@ def plan_of(settings: Sequence[Entry], *, has_classes: bool = True) -> "Plan":
     if weights is not None and last_value(settings, "model.backbone") is None:
         start = starting_point(weights.value, where=weights.where)
     try:
-        options = {"has_recipe": has_recipe(settings), "has_classes": has_classes}
-        return make_plan(at_home(root.value), overrides(settings), start=start, **options)
+        plan = make_plan(
+            at_home(root.value),
+            overrides(settings),
+            start=start,
+            has_recipe=has_recipe(settings),
+            has_classes=task is Classification,
+            values=_columns(settings) if issubclass(task, Regression) else None,
+        )
     except UserError as error:
         raise UserError(said_of_key(str(error), settings)) from None
+    return replace(plan, choices=_of_task(plan.choices, task))
+
+
+def _columns(settings: Sequence[Entry]) -> list[str]:
+    """Return the columns that `data.values` names; none by default."""
+    from mvrec.data.listing.row_targets import value_columns
+
+    named = last_value(settings, "data.values")
+    columns = None if named is None else as_value(named.value) if isinstance(named.value, str) else named.value
+    return value_columns(columns) or []
 
 
 def overrides(settings: Sequence[Entry]) -> dict[str, Any]:
@@ -128,11 +161,12 @@ def _below(node: Any, name: str) -> Any:
     return node.get(name) if hasattr(node, "get") else getattr(node, name, None)
 
 
-def of_task(values: dict[str, Any], task: type) -> dict[str, Any]:
-    """Return the defaults that a task takes: another one than classification may have no label smoothing."""
+def _of_task(choices: "Sequence[Choice]", task: type) -> "tuple[Choice, ...]":
+    """Return the settings that a task takes: another one than classification may have no label smoothing."""
     makers = [vars(kind)["__init__"] for kind in task.__mro__ if "__init__" in vars(kind)]
     names = {name for make in makers for name in getattr(make, "__annotations__", ())}
-    return {key: value for key, value in values.items() if not key.startswith("model.") or key.split(".")[1] in names}
+    parts = [(choice, choice.key.split(".")) for choice in choices]
+    return tuple(choice for choice, path in parts if path[0] != "model" or path[1] in names)
 
 
 def settings_of(settings: Sequence[Entry]) -> "list[Choice]":

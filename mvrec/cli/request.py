@@ -17,7 +17,7 @@ from mvrec.cli.config_check import (
     last_value,
     trust_named,
 )
-from mvrec.cli.planning import is_planned, of_task, plan_of, planned_run_dir
+from mvrec.cli.planning import is_planned, plan_of, planned_run_dir, task_of_folder
 from mvrec.cli.run_defaults import (
     checkpoint_file,
     deep_merged,
@@ -28,7 +28,7 @@ from mvrec.cli.run_defaults import (
     recorded_trainer,
     resumed,
 )
-from mvrec.cli.task_choice import names_task, task_class, without_task
+from mvrec.cli.task_choice import named_task, names_task, task_class, without_task
 from mvrec.errors import UserError
 from mvrec.files import at_home
 from mvrec.runs.run_directory import is_run
@@ -83,11 +83,13 @@ def read_request(args: Sequence[str]) -> Request:
         arguments += ["--ckpt_path", str(checkpoint_path)]
         checkpoint = Entry("ckpt_path", str(checkpoint_path), "--resume auto")
     from_files = inherited(settings, checkpoint=checkpoint, training=command == "fit")
-    named_task = next((entry for entry in reversed(settings) if names_task(entry)), None)
-    task = _task(named_task, from_files.pop("model", None), checkpoint)
-    plan = plan_of(settings, has_classes=task is Classification) if planned and checkpoint is None else None
+    named = named_task(settings)
+    if named is None and planned and checkpoint is None:
+        named = task_of_folder(settings)
+    task = _task(named, from_files.pop("model", None), checkpoint)
+    plan = plan_of(settings, task=task) if planned and checkpoint is None else None
     if plan is not None:
-        from_files = deep_merged(from_files, of_task(plan.defaults(), task))
+        from_files = deep_merged(from_files, plan.defaults())
     elif planned and checkpoint is not None:  # goes on with the plan of its start, whatever the folder holds by now
         from_files |= recorded_trainer(checkpoint)
     if command != "fit":

@@ -26,6 +26,11 @@ def names_task(entry: Entry) -> bool:
     return entry.is_class or class_path_of(entry) is not None or _is_name(entry.value)
 
 
+def named_task(settings: Sequence[Entry]) -> Entry | None:
+    """Return the entry that names the task; `None` without one."""
+    return next((entry for entry in reversed(settings) if names_task(entry)), None)
+
+
 def _is_name(text: str) -> bool:
     return text.isidentifier() and not reads_as_null(text)
 

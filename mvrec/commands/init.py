@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mvrec.cli.config_check import CONFIG_FLAGS, Entry, entries, expand_flags, trust_named
 from mvrec.cli.options.check import check_early
-from mvrec.cli.planning import plan_of, settings_of
+from mvrec.cli.planning import plan_of, settings_of, task_of_folder
 from mvrec.errors import UserError
 from mvrec.files import at_home, write_atomically
 from mvrec.messages import CommandParser
@@ -38,11 +38,15 @@ def main(arguments: list[str]) -> None:
 
 def _configuration(settings: Sequence[Entry], *, folder: str, output: str) -> str:
     """Return the plan as YAML, with what flags set in place of what they override."""
+    from mvrec.cli.task_choice import named_task, path_of, task_class
     from mvrec.plan.as_yaml import as_yaml
     from mvrec.plan.learning import Choice
     from mvrec.plan.text import facts
+    from mvrec.tasks.classification.task import Classification
 
-    plan = plan_of(settings)
+    named = named_task(settings) or task_of_folder(settings)
+    task = Classification if named is None else task_class(named.value, where=named.where)
+    plan = plan_of(settings, task=task)
     head = [
         f"How to train on {folder}, as `mvrec init` has planned it; change what you like.",
         f"  mvrec fit --config {output}",
@@ -50,5 +54,6 @@ def _configuration(settings: Sequence[Entry], *, folder: str, output: str) -> st
         *(f"note: {remark}" for remark in plan.findings.remarks),
     ]
     root = Choice("data.root", folder, "your files")
-    others = [choice for choice in settings_of(settings) if choice.key != "data.root"]
-    return as_yaml([plan.choices[0], root, *plan.choices[1:], *others], head=head)
+    others = [choice for choice in settings_of(settings) if choice.key not in ("data.root", "model")]
+    path = "" if task is Classification else path_of(task)
+    return as_yaml([plan.choices[0], root, *plan.choices[1:], *others], head=head, task=path)

@@ -12,12 +12,13 @@ ABOVE = 60  # letters, from which a reason stands above its setting
 WIDTH = 120
 
 
-def as_yaml(choices: Sequence[Choice], *, head: Sequence[str]) -> str:
+def as_yaml(choices: Sequence[Choice], *, head: Sequence[str], task: str = "") -> str:
     """Return choices as a commented configuration.
 
     Args:
         choices: The settings with their reasons; a later one wins, also over a part of an earlier one.
         head: Lines of the comment at the top.
+        task: Class path of a task that a configuration has to name.
     """
     tree: dict[str, Any] = {"seed_everything": 0, "model": {}, "data": {}, "trainer": {}}
     for key, value in as_defaults(choices).items():
@@ -26,13 +27,17 @@ def as_yaml(choices: Sequence[Choice], *, head: Sequence[str]) -> str:
         for parent in parents:
             node = node.setdefault(parent, {})
         node[name] = value
-    reasons = {_place(choice.key): choice.reason for choice in choices}
+    if task:
+        tree["model"] = {"class_path": task, "init_args": tree["model"]}
+    reasons = {_place(choice.key, has_task=bool(task)): choice.reason for choice in choices}
     lines = [*(f"# {line}" for line in head), *_lines({key: node for key, node in tree.items() if node != {}}, reasons)]
     return "\n".join(lines) + "\n"
 
 
-def _place(key: str) -> tuple[str, ...]:
+def _place(key: str, *, has_task: bool) -> tuple[str, ...]:
     """Return the path of a key in a configuration, where the arguments of a class are below `init_args`."""
+    if has_task and key.startswith("model."):
+        return ("model", "init_args", *_place(key, has_task=False)[1:])
     node = next((name for name in CLASS_NODES if key.startswith(f"{name}.")), None)
     if node is None:
         return tuple(key.split("."))

@@ -5,18 +5,20 @@ import os
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
 from mvrec.data.listing.folds import Fold, Folds
 from mvrec.data.listing.layouts import SPLITS, Layout
-from mvrec.data.listing.lists import Row
+from mvrec.data.listing.lists import VALUE, Row
+from mvrec.data.listing.row_targets import row_values
 from mvrec.data.sets.folder import HashSplit, find_folder_layout
 from mvrec.errors import UserError
 from mvrec.plan.media import Media, probed
 
 SAMPLE = 24  # files that are opened, spread over the data set
+FOLDS = 5  # of a list of numbers without validation files
 MOST_COMPARED = 1000  # files whose sizes in bytes are compared
 SMALL_SET = 400  # files, below which more of them validate
 VAL_FRACTIONS = {True: 0.2, False: 0.1}  # of a small set, and of any other
@@ -38,6 +40,8 @@ class Findings:
         has_classes: Whether the task learns classes; labels of other tasks are any text.
         media: Sizes, lengths and frame rates of some files.
         remarks: What the user should know before training.
+        values: The numbers to predict of training and validation files, by column: `values["train"]["age"]`.
+        fold: The fold that splits a list of numbers without validation files; "" for other splits.
     """
 
     root: Path
@@ -51,6 +55,8 @@ class Findings:
     has_classes: bool
     media: Media
     remarks: tuple[str, ...]
+    values: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    fold: str = ""
 
     @property
     def is_video(self) -> bool:
@@ -75,6 +81,7 @@ def look(
     val_fraction: float | None = None,
     fold: str | None = None,
     has_classes: bool = True,
+    values: Sequence[str] | None = None,
 ) -> Findings:
     """Look at a folder of files: list them all, and open some.
 
@@ -85,14 +92,18 @@ def look(
             number.
         fold: `data.fold`, which splits the training files in place of `val_fraction`.
         has_classes: Whether the task learns classes.
+        values: Columns with the numbers that the task learns, none for the column "value"; `None` if it learns none.
 
     Raises:
         UserError: Nothing can be learned from the files: they have no classes or only one, each class has one file,
-            or all are the same.
+            all are the same, or their numbers are missing or equal.
     """
+    planned_fold = ""
     if fold is None:
         layout = _layout(root, kind, val_fraction)
-    else:
+        if values is not None and layout.has("train") and not (layout.has("val") or isinstance(layout, HashSplit)):
+            fold = planned_fold = f"1/{_folds(layout)}"
+    if fold is not None:
         folder = find_folder_layout(root, kind, val_fraction=0.0)
         layout = Folds(folder, Fold.parse(fold), target_of=lambda row: None)
     has_splits = not isinstance(layout, HashSplit)
@@ -101,6 +112,7 @@ def look(
     classes = {split: _classes(split_rows) for split, split_rows in rows.items()}
     if has_classes:
         _check_classes(root, classes, rows, kind)
+    numbers = {} if values is None else _values(root, rows, values)
     every = [row for split_rows in rows.values() for row in split_rows]
     remarks = [*_copies(root, every, kind)]
     sample = _spread([row for row in every if row.offset < 0], SAMPLE)
@@ -126,6 +138,8 @@ def look(
         has_classes,
         media,
         tuple(remarks),
+        numbers,
+        planned_fold,
     )
 
 
@@ -160,17 +174,54 @@ def _check_classes(
 ) -> None:
     names, first = list(classes["train"]), rows["train"][0]
     if first.line and not first.label and not first.multi_label:
-        network, data = ("mvit_b_16x4", "VideoFolder") if kind is VIDEOS else ("mvit_b_image", "ImageFolder")
-        raise UserError(
-            f"{first.source}: has no column 'label', and a plan is for classes; to predict numbers: mvrec fit --model "
-            f"Regression --model.backbone {network} --data {data} --data.root {root}"
-        )
+        raise UserError(f"{first.source}: its header has no column 'label'; {_named_columns(first)}")
     if len(names) < 2 and not first.multi_label:
         count = sum(map(len, rows.values()))
         files = f"all {count} {kind.noun}s are of it" if count > 1 else f"one {kind.noun} is of it"
         raise UserError(
             f"{first.source if first.line else root}: it has only the class {names[0]!r} ({files}), training needs two"
         )
+
+
+def _named_columns(row: Row) -> str:
+    names = [name for name, _ in row.others]
+    return f"to predict numbers, name their columns, as in --data.values {names[0] if names else 'age'}"
+
+
+def _folds(layout: Layout) -> int:
+    """Return how many folds a training list is split into."""
+    paths = {row.path for row in layout.rows("train")}
+    if len(paths) < 2:
+        raise UserError(f"{layout.place('train')}: it has one {layout.kind.noun}, training needs two")
+    return min(FOLDS, len(paths))
+
+
+def _values(
+    root: Path, rows: Mapping[str, Sequence[Row]], columns: Sequence[str]
+) -> dict[str, dict[str, tuple[float, ...]]]:
+    """Return the numbers of training and validation files by column.
+
+    Raises:
+        UserError: A number is missing, or all training files have the same.
+    """
+    values: dict[str, dict[str, tuple[float, ...]]] = {}
+    for split in ("train", "val"):
+        targets = []
+        for row in rows.get(split, ()):
+            target = row_values(row, columns or None)
+            if target is None:
+                place = row.source if row.line else root
+                raise UserError(f"{place}: it has no list with a column {VALUE!r}; {_named_columns(row)}")
+            targets.append(target.values)
+        if targets:
+            values[split] = dict(zip(columns or [VALUE], zip(*targets, strict=True), strict=True))
+    for name, numbers in values["train"].items():
+        if len({*numbers}) == 1:
+            place = rows["train"][0].source
+            raise UserError(
+                f"{place}: {name} is {numbers[0]:g} for all {len(numbers)} files: there is nothing to learn"
+            )
+    return values
 
 
 def _copies(root: Path, rows: Sequence[Row], kind: Kind) -> Iterator[str]:
@@ -192,7 +243,7 @@ def _copies(root: Path, rows: Sequence[Row], kind: Kind) -> Iterator[str]:
     if groups and len(groups[0]) == len(sample):
         raise UserError(
             f"data.root: all {len(sample)} {kind.noun}s in {str(root)!r} are the same file, byte for byte: there is "
-            "nothing to tell their classes by"
+            "nothing to tell them apart by"
         )
     for group in groups:
         first, other = group[0], next((row for row in group if row.labels != group[0].labels), None)
@@ -227,6 +278,6 @@ def _described(layout: Layout, root: Path) -> str:
     if isinstance(layout, HashSplit):
         return "class folders"
     if isinstance(layout, Folds):
-        return layout.title
+        return f"{_described(layout.layout, root)}, fold {layout.fold}"
     places = [layout.place(split) for split in SPLITS if layout.has(split)]
     return ", ".join(place.removeprefix(f"{root}/") + ("/" if Path(place).is_dir() else "") for place in places)

@@ -1,4 +1,4 @@
-"""The kind of the files in a folder: videos or images. Names are read, no file is opened; needs no torch."""
+"""The kind of the files in a folder, videos or images, and whether its list has numbers; needs no torch."""
 
 import os
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
+from mvrec.data.listing.lists import VALUE, open_text, read_header
 from mvrec.data.listing.root import check_root
 from mvrec.errors import UserError
 
@@ -53,6 +54,20 @@ def kind_of(root: Path) -> Kind:
             "and skips the images, --data ImageFolder the other way round"
         )
     return IMAGES if images > videos else VIDEOS
+
+
+def lists_values(root: Path) -> bool:
+    """Return whether the training list of a folder has a column `value`, and none of labels.
+
+    Raises:
+        UserError: The list cannot be opened.
+    """
+    path = next((path for ending in LIST_ENDINGS if (path := root / f"train{ending}").is_file()), None)
+    if path is None:
+        return False
+    with open_text(path) as file:
+        header = read_header(file.readline(), needed=("path", VALUE), delimiters=",;\t")
+    return header is not None and not {"label", "labels"} & {*header[0]}
 
 
 def count_files(root: Path) -> Counts:

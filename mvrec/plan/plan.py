@@ -75,6 +75,7 @@ def make_plan(
     start: StartingPoint | None,
     has_recipe: bool = False,
     has_classes: bool = True,
+    values: Sequence[str] | None = None,
 ) -> Plan:
     """Look at a folder and this machine, and decide how to train.
 
@@ -86,6 +87,7 @@ def make_plan(
         start: The network and data that a file of weights prescribes; `None` without one.
         has_recipe: Whether a config says how to learn.
         has_classes: Whether the task learns classes.
+        values: See `look`.
 
     Raises:
         UserError: Nothing can be learned from the files, or they are not of the kind that the weights know.
@@ -98,11 +100,13 @@ def make_plan(
     fraction = overrides.get("data.val_fraction")
     fold = overrides.get("data.fold")
     fraction = None if fraction is None else float(fraction)
-    findings = look(root, kind, val_fraction=fraction, fold=fold, has_classes=has_classes)
+    findings = look(root, kind, val_fraction=fraction, fold=fold, has_classes=has_classes, values=values)
     machine = this_machine(accelerator=str(overrides.get("trainer.accelerator") or "auto"))
     choices = [Choice("data", data, f"the folder holds {kind.noun}s")]
     if not findings.has_splits:
         choices.append(Choice("data.val_fraction", findings.val_fraction, "the folder has no splits of its own"))
+    if findings.fold:
+        choices.append(Choice("data.fold", findings.fold, "there are no validation files"))
     network = None
     if start is None:
         network = network_for(findings, machine)
@@ -143,15 +147,18 @@ def _number(overrides: Mapping[str, Any], *keys: str) -> int | None:
 
 
 def _augmentation(findings: Findings) -> Iterator[Choice]:
-    if findings.num_train >= MANY_FILES:
+    if findings.num_train >= MANY_FILES and not findings.values:
         return
     sided = mirrored_classes(findings.class_names)
     flips = f"no flips, because of the class {sided[0]!r}" if sided else "flips; 0 where left and right are classes"
+    if findings.values:
+        flips = "no flips, which may change a number"
     augment = {
-        **{"crop_area": [0.5, 1.0], "flip_probability": 0.0 if sided else 0.5},
+        **{"crop_area": [0.5, 1.0], "flip_probability": 0.0 if sided or findings.values else 0.5},
         **{"rand_augment": None, "random_erasing": None},
     }
-    yield Choice("data.augment", augment, f"mild, for a small set: crops of half the frame or more, {flips}")
+    cause = "because turns may change a number" if findings.values else "for a small set"
+    yield Choice("data.augment", augment, f"mild, {cause}: crops of half the frame or more, {flips}")
 
 
 def _learning(

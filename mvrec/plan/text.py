@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from shlex import quote
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from mvrec.plan.findings import Findings
@@ -57,14 +58,34 @@ def facts(plan: Plan) -> list[Line]:
     text = f"{sum(findings.files.values())} {findings.kind.noun}s"
     if findings.has_classes:
         text += f" in {len(findings.class_names)} classes: {_counted(_totals(findings))}"
-    text += f"; {media}" if media else ""
+    if findings.values:
+        text += f" with {_ranges(findings)}"
     machine = Line("machine", plan.machine.describe(), "--trainer.accelerator, --trainer.devices")
-    return [Line("found", text, "--data.root"), _split_line(findings), machine]
+    text += f"; {media}" if media else ""
+    baseline = [Line("baseline", _baseline(findings), "")] if "val" in findings.values else []
+    return [Line("found", text, "--data.root"), _split_line(findings), *baseline, machine]
+
+
+def _ranges(findings: Findings) -> str:
+    """Return range and mean of each value in the training files."""
+    columns = findings.values["train"].items()
+    texts = [f"{name} {min(values):.4g} to {max(values):.4g}, mean {fmean(values):.4g}" for name, values in columns]
+    return "; ".join(texts)
+
+
+def _baseline(findings: Findings) -> str:
+    """Return how far the training mean is off, which a network has to beat."""
+    errors = {}
+    for name, true in findings.values["val"].items():
+        mean = fmean(findings.values["train"][name])
+        errors[name] = fmean(abs(number - mean) for number in true)
+    texts = [f"{error:.3g} in {name}" for name, error in errors.items()]
+    return f"the training mean for every file is off by {', '.join(texts)} (mean absolute error); R2 above 0 beats it"
 
 
 def _lines(plan: Plan, run: Resolved) -> Iterator[Line]:
     for line in facts(plan):
-        is_set = line.about == "split" and "data.val_fraction" in run.overrides
+        is_set = line.about == "split" and not run.overrides.isdisjoint({"data.val_fraction", "data.fold"})
         yield line._replace(text=f"{line.text} ({SET})") if is_set else line
     yield _network_line(plan, run)
     yield _input_line(plan.findings, run)
@@ -91,6 +112,8 @@ def _split_line(findings: Findings) -> Line:
         of_each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
         splits.append(f"{files} {split}" + (f" ({of_each} of a class)" if findings.has_classes else ""))
     text = ", ".join(splits)
+    if findings.fold:
+        return Line("split", f"{text}, by {findings.layout}", f"--data.fold {findings.fold}, or a list val.csv")
     if findings.has_splits:
         return Line("split", f"{text}, by {findings.layout}", "")
     return Line("split", f"{text}, by a hash of the paths", f"--data.val_fraction {findings.val_fraction:g}")
@@ -159,7 +182,8 @@ def _learning_lines(plan: Plan, run: Resolved) -> Iterator[Line]:
     texts = [f"{choice.key.removeprefix('model.')} {_plain(run.value(choice.key))}" for choice in others]
     augment = plan.value("data.augment")
     if augment is not None:
-        texts.append("mild crops, " + ("flips" if augment["flip_probability"] else "no flips (classes of sides)"))
+        cause = "they may change a number" if plan.findings.values else "classes of sides"
+        texts.append("mild crops, " + ("flips" if augment["flip_probability"] else f"no flips ({cause})"))
     keys = tuple(choice.key for choice in others)
     if texts:
         yield Line("besides", "; ".join(texts) + _set(run, *keys, "data.augment"), "--help model, --help data.augment")

@@ -1,5 +1,6 @@
 """The contents of a folder, and files from which nothing can be learned."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
 from mvrec.errors import UserError
 from mvrec.plan.findings import look
-from mvrec.plan.kinds import kind_of
+from mvrec.plan.kinds import kind_of, lists_values
 
 
 def images(root: Path, counts: dict[str, int], size: tuple[int, int] = (48, 40)) -> Path:
@@ -86,6 +87,33 @@ def test_a_list_with_several_labels_counts_each(tmp_path):
     assert findings.num_train == 3
 
 
+def test_numbers_of_a_list_are_found_and_five_folds_where_it_has_no_validation_files(tmp_path):
+    root = images(tmp_path, {"x": 10})
+    names = sorted(path.name for path in (root / "x").iterdir())
+
+    def findings_of(header, *values, columns=(), split="train.tsv"):
+        rows = [f"x/{name}\t{value}\n" for name, value in zip(names, values, strict=False)]
+        (root / split).write_text("".join([f"path\t{header}\n", *rows]))
+        return look(root, IMAGES, has_classes=False, values=columns)
+
+    findings = findings_of("value", *range(10))
+    assert (findings.fold, findings.layout, lists_values(root)) == ("1/5", "train.tsv, fold 1/5", True)
+    assert {split: len(columns["value"]) for split, columns in findings.values.items()} == {"train": 8, "val": 2}
+    assert max(findings_of("Age", *range(10), columns=["age"]).values["val"]["age"]) > 1
+    assert not lists_values(root)
+    for header, values, message in (
+        ("age", (1, 2), "has no list with a column 'value'; to predict numbers, name their columns, as in --data.val"),
+        ("value", (1, "x"), "train.tsv:3: value 'x' is not a number"),
+        ("value", (3,), "train.tsv: it has one image, training needs two"),
+        ("value", (3, 3, 3), "train.tsv: value is 3 for all 2 files: there is nothing to learn"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            findings_of(header, *values)
+    (root / "val.csv").write_text(f"path,value\nx/{names[3]},5\n")
+    findings = findings_of("value", 1, 2)
+    assert (findings.fold, findings.values["val"]) == ("", {"value": (5.0,)})
+
+
 def test_videos_have_lengths_and_rates_and_broken_ones_are_named(digits, tmp_path):
     root = tmp_path / "my videos"
     for name in ("grow", "orbit_clockwise"):
@@ -122,7 +150,7 @@ def test_what_nothing_can_be_learned_from_is_one_line(tmp_path):
     for name, message in (
         (
             "numbers",
-            "train.csv: has no column 'label', and a plan is for classes; to predict numbers: mvrec fit --model R",
+            "train.csv: its header has no column 'label'; to predict numbers, name their columns, as in --data.v",
         ),
         ("one class", "it has only the class 'a' (all 3 images are of it), training needs two"),
         ("one each", "each class has a single image, none is left for validation"),

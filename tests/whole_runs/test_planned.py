@@ -119,3 +119,25 @@ def test_a_wrong_folder_is_one_line_and_nothing_is_written(place, command, argum
         assert len(err.splitlines()) == 1, err
     assert not Path("plan.yaml").exists()
     assert not any(Path("runs").iterdir())
+
+
+@pytest.mark.slow
+def test_a_list_of_numbers_is_planned_as_regression_and_its_file_gives_the_same_run(place, command):
+    files = sorted(path.relative_to("Mes vidéos") for path in Path("Mes vidéos").glob("*/*.mp4"))
+    rows = [f"Mes vidéos/{path},{number}.5\n" for number, path in enumerate(files)]
+    Path("zahlen").mkdir(exist_ok=True)
+    Path("zahlen/train.csv").write_text("".join(["path,value\n", *(f"../{row}" for row in rows)]))
+    end = [*SHORT, "--trainer.max_epochs=1"]
+    code, _, err = command("fit", "--data.root=zahlen", *end)
+    assert code == 0, err
+    assert "8 videos with value 0.5 to 7.5, mean" in err
+    assert "6 train, 2 val, by train.csv, fold 1/5" in err
+    assert "no flips (they may change a number)" in err
+    assert "val: r2 " in err
+    config = config_of("runs/zahlen")
+    assert config["model"]["class_path"] == "mvrec.tasks.Regression"
+    assert config["data"]["init_args"]["augment"]["flip_probability"] == 0
+    assert command("init", "zahlen", *end)[0] == 0
+    code, _, err = command("fit", "--config=plan.yaml")
+    assert code == 0, err
+    assert config_of("runs/plan") == config

@@ -29,7 +29,7 @@ from mvrec.cli.config_check import (
 from mvrec.cli.help.hints import stray_hint
 from mvrec.cli.options import Row, class_options, command_options, is_installed
 from mvrec.cli.parse_errors import HOMES, PLAIN_KINDS, WHICH_NETWORK, not_expected, said_of_key
-from mvrec.cli.planning import data_of_folder, is_planned
+from mvrec.cli.planning import data_of_folder, is_planned, task_of_folder
 from mvrec.cli.value_check import as_number, check_values
 from mvrec.data.listing.root import check_root
 from mvrec.data.views.presets import preset
@@ -136,7 +136,8 @@ def check_early(args: Sequence[str]) -> None:
     has_plan = is_planned(command, settings)
     if has_plan and is_run and not has_checkpoint:
         try:
-            settings = [data_of_folder(settings), *settings]
+            task = task_of_folder(settings)
+            settings = [data_of_folder(settings), *([task] if task else []), *settings]
         except UserError as error:  # another mistake comes first, as of any root
             fault = error
     elif is_run and not has_checkpoint:

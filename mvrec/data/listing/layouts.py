@@ -131,7 +131,7 @@ class Layout(ABC):
 
 
 class ListsAndFolders(Layout):
-    """Lists `<split>.csv` or `<split>.txt`; for a split without one its folder `<split>/<class name>/<file>`.
+    """Lists `<split>.csv`, `.tsv` or `.txt`; for a split without one its folder `<split>/<class name>/<file>`.
 
     Args:
         root: The folder to which paths in lists are relative.
@@ -161,7 +161,7 @@ class ListsAndFolders(Layout):
         if not self._with_lists:
             return None
         # The last is mmaction2's name of a list: kinetics400_train_list_videos.txt.
-        named = (self.annotations / f"{split}.csv", self.annotations / f"{split}.txt")
+        named = [self.annotations / f"{split}{ending}" for ending in (".csv", ".tsv", ".txt")]
         lists = [path for path in named if path.is_file() and not is_youtube_csv(path)] or sorted(
             self.annotations.glob(f"*_{split}_list_videos.txt")
         )

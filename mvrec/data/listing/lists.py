@@ -15,6 +15,7 @@ from mvrec.files import at_home, atomic_path
 DELIMITERS = ",;\t "  # of lists with a header
 COLUMNS = ("path", "label", "start", "end", "offset", "size")  # columns of a header, in the order of writing
 SEVERAL = "labels"  # the column in place of `label` if a file may have several classes, or none
+VALUE = "value"  # the column of the numbers to predict, in a list without labels
 LABEL_SEPARATOR = ";"  # between labels
 YOUTUBE_COLUMNS = ("youtube_id", "time_start", "time_end")  # of an annotation CSV; a test split may lack `label`
 MEDIA_EXTENSIONS = VIDEO_EXTENSIONS | IMAGE_EXTENSIONS

@@ -4,12 +4,11 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 
-from mvrec.data.listing.lists import Row
+from mvrec.data.listing.lists import VALUE, Row
 from mvrec.data.views.targets import Target, Values
 from mvrec.errors import UserError, nearest
 
 TargetOf = Callable[[Row], Target | None]
-VALUE = "value"  # the column of the numbers to predict, in a list without labels
 
 
 def row_values(row: Row, names: Sequence[str] | None = None) -> Values | None:
