@@ -139,14 +139,17 @@ def outputs_of_parts(
         Each part with the outputs for its views; an unreadable file with `None`.
     """
     waiting: list[Part | Result] = []
-    count = 0
+    count, most = 0, views_per_forward or 0
     for part in parts:
         size = len(part.views) if isinstance(part, Part) else 0
-        if waiting and count + size > (views_per_forward or 0):
+        if waiting and count + size > most:
             yield from _outputs(waiting, forward, views_per_forward)
             waiting, count = [], 0
         waiting.append(part)
         count += size
+        if count >= most:  # without waiting for the next part to be decoded
+            yield from _outputs(waiting, forward, views_per_forward)
+            waiting, count = [], 0
     yield from _outputs(waiting, forward, views_per_forward)
 
 

@@ -1,6 +1,7 @@
 """The front door from Python: files, arrays, lists and folders give the results of the command line."""
 
 import json
+import logging
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -267,7 +268,9 @@ def test_threads_that_share_a_model_get_the_answers_of_one(model, video):
     assert all(same(got, expected[place % 2]) for some in results.values() for place, got in enumerate(some))
 
 
-def test_a_run_is_loaded_silently_with_other_classes_or_another_protocol(capfd, tmp_path):
+def test_a_run_is_loaded_silently_with_other_classes_or_another_protocol(capfd, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("mvrec"), "handlers", [])  # a command of another test leaves its own
+    monkeypatch.setattr(logging.getLogger("mvrec"), "level", logging.NOTSET)
     model = load(EARLIER, device="cpu")
     assert model.class_names
     assert repr(model).startswith(f"<{EARLIER}")

@@ -36,9 +36,9 @@ class Watch(L.Callback):
         self.reads, self.stack = CountReads(), ExitStack()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if batch_idx == 1:
+        if batch_idx == 0:
             self.stack.enter_context(self.reads)
-        elif batch_idx == STEPS - 1:
+        elif batch_idx == STEPS - 2:  # the last step of an epoch is logged
             self.stack.close()
 
 

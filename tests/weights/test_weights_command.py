@@ -50,7 +50,8 @@ def test_the_addresses_of_pytorchvideo_and_timm_are_those_of_the_libraries() -> 
         assert default_cfgs[f"mvitv2_{size}"].default.url in addresses
 
 
-def test_the_table_has_a_row_per_file_and_a_name_shows_all_that_is_known(command) -> None:
+def test_the_table_has_a_row_per_file_and_a_name_shows_all_that_is_known(command, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     code, out, _ = command("weights")
     rows = {line.split()[0]: line for line in out.splitlines() if line.split()[:1]}
     assert code == 0
