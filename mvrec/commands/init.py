@@ -1,5 +1,6 @@
 """`mvrec init`: the plan of a run as a configuration file."""
 
+import logging
 from collections.abc import Sequence
 
 from mvrec.cli.config_check import CONFIG_FLAGS, Entry, entries, expand_flags, trust_named
@@ -8,6 +9,8 @@ from mvrec.cli.planning import plan_of, settings_of, task_of_folder
 from mvrec.errors import UserError
 from mvrec.files import at_home, write_atomically
 from mvrec.messages import CommandParser
+
+log = logging.getLogger("mvrec")
 
 
 def main(arguments: list[str]) -> None:
@@ -18,7 +21,7 @@ def main(arguments: list[str]) -> None:
         epilog="Flags of `mvrec fit`, such as --model.weights FILE_OR_RUN, go before the plan.",
     )
     parser.add_argument("folder", help="your files: FOLDER/<class name>/<file>, or FOLDER/train.csv with path,label")
-    parser.add_argument("--output", default="plan.yaml", help="the file to write (default: %(default)s)")
+    parser.add_argument("-o", "--output", default="plan.yaml", help="the file to write (default: %(default)s)")
     options, flags = parser.parse_known_args(arguments)
     output = at_home(options.output)
     if output.exists():
@@ -53,6 +56,8 @@ def _configuration(settings: Sequence[Entry], *, folder: str, output: str) -> st
         *(f"{line.about}: {line.text}" for line in facts(plan)),
         *(f"note: {remark}" for remark in plan.findings.remarks),
     ]
+    for remark in plan.findings.remarks:
+        log.warning("%s", remark)
     root = Choice("data.root", folder, "your files")
     others = [choice for choice in settings_of(settings) if choice.key not in ("data.root", "model")]
     path = "" if task is Classification else path_of(task)

@@ -233,8 +233,8 @@ def _copies(root: Path, rows: Sequence[Row], kind: Kind) -> Iterator[str]:
     sizes: dict[int, list[Row]] = {}
     sample = _spread([row for row in rows if row.offset < 0], MOST_COMPARED)  # the others are in archives
     for row in sample:
-        if (path := root / row.path).is_file():
-            sizes.setdefault(path.stat().st_size, []).append(row)
+        if (path := root / row.path).is_file() and (size := path.stat().st_size):  # empty files are unreadable ones
+            sizes.setdefault(size, []).append(row)
     contents: dict[bytes, list[Row]] = {}
     for alike in sizes.values():
         for row in alike if len(alike) > 1 else ():

@@ -45,7 +45,7 @@ def _scored(run: Path) -> ClassificationReport:
         raise UserError(f"{run}: only runs with one class per file can be put together")
     tested = (run / "metrics.json").is_file() and mapping(report.results.score.get("metrics"))
     if not tested or not report.predictions:
-        raise UserError(f"{run} was not tested: mvrec test {run}")
+        raise UserError(f"{run} was not tested: mvrec test {run / 'checkpoints/last.ckpt'}")
     return report
 
 

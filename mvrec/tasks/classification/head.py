@@ -33,7 +33,8 @@ def fit_head(backbone: Backbone, names: Sequence[str], start: Start, *, new_head
         return
     backbone.reset_head(len(names))
     if start.weights is not None:
-        log.info("the head of %d classes is replaced by an untrained one of %d", before, len(names))
+        # Of a run the network is built without its head's size, so its names tell.
+        log.info("the head of %d classes is replaced by an untrained one of %d", len(saved or ()) or before, len(names))
 
 
 def classes_of_weights(backbone: Backbone, names: Sequence[str], start: Start) -> Sequence[str]:

@@ -84,9 +84,12 @@ def _causes(training: Training, loss: float) -> Iterator[str]:
             "--model.layer_decay 1"
         )
     yield from _mirrored(training)
-    if training.steps < (FEW_STEPS_FROM_WEIGHTS if training.has_weights else FEW_STEPS):
+    memorised = _memorised(training, loss)
+    if memorised:
+        yield memorised
+    elif training.steps < (FEW_STEPS_FROM_WEIGHTS if training.has_weights else FEW_STEPS):
         yield f"{training.steps} steps are few: raise --trainer.max_epochs, or lower --data.batch_size"
-    yield from _of_losses(training, loss)
+    yield from _not_fallen(training)
     if not training.has_weights and training.num_files < FEW_FILES:
         yield f"random weights need more than {training.num_files} training files: --model.weights FILE_OR_RUN"
     if training.freeze == "backbone":
@@ -108,14 +111,19 @@ def _mirrored(training: Training) -> Iterator[str]:
         )
 
 
-def _of_losses(training: Training, loss: float) -> Iterator[str]:
+def _memorised(training: Training, loss: float) -> str:
     first, last = _ends(training.losses)
-    if last < 0.6 * min(first, loss):
-        yield (
-            f"the training loss fell from {first:.2f} to {last:.2f}, so the training files are learned by heart: "
-            "check that labels fit the files, add files or augmentation"
-        )
-    elif last > 0.97 * first:
+    if last >= 0.6 * min(first, loss):
+        return ""
+    return (
+        f"the training loss fell from {first:.2f} to {last:.2f}, so the training files are learned by heart: "
+        "check that labels fit the files, add files, or augment more (mvrec fit --help data.augment)"
+    )
+
+
+def _not_fallen(training: Training) -> Iterator[str]:
+    first, last = _ends(training.losses)
+    if last > 0.97 * first:
         yield (
             f"the training loss did not fall ({first:.2f} to {last:.2f}): the peak learning rate "
             f"{training.peak_rate:.3g} may be too low, or far too high: --model.optimizer.lr"
