@@ -116,7 +116,9 @@ def test_every_frame_that_a_cut_file_promises_can_be_read(copied, name):
 
 
 def test_a_decoder_that_is_unknown_or_not_installed_is_refused(clip, monkeypatch):
-    with pytest.raises(UserError, match="'opencv' is not one of auto, decord, pyav, torchcodec, or the class path of your own"):
+    with pytest.raises(
+        UserError, match="'opencv' is not one of auto, decord, pyav, torchcodec, or the class path of your own"
+    ):
         open_video(clip, "opencv")
     monkeypatch.setattr(opening_module, "_is_installed", lambda package: False)
     for decoder in ("decord", "torchcodec"):
