@@ -219,6 +219,7 @@ class OwnItems(RecognitionData):
         return self.datasets[self.test_split if split == "test" else split]
 
 
+# Both data modules list their arguments: jsonargparse does not follow `super()` of a mixin to the class after it.
 class VideoDataset(OwnItems, VideoData):
     """Videos from datasets of one's own, each item `(path or uint8 array (T, H, W, 3), label)`.
 
