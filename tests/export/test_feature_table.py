@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from mvrec.data.listing.index import Sample
 from mvrec.errors import UserError
@@ -29,7 +30,6 @@ def test_npz_and_csv_come_back_as_they_were(tmp_path):
 
 
 def test_parquet_has_a_list_per_row(tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet needs the extra 'table'")
     write_table(tmp_path / "t.parquet", TABLE)
     read = parquet.read_table(tmp_path / "t.parquet").to_pydict()
     assert {name: read[name] for name in COLUMNS} == COLUMNS
