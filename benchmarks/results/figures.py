@@ -55,7 +55,7 @@ class Row:
     """
 
     subject: str
-    measure: str
+    measure: str = ""
     peer: str = ""
     mvrec: float | None = None
     other: float | None = None

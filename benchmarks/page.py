@@ -1,0 +1,119 @@
+"""Fill the tables of docs/performance.md from the files of benchmarks/results.
+
+python benchmarks/page.py            # rewrite the page
+python benchmarks/page.py --check    # exit 1 if the page is not what the files give
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`, where NAME is the stem of its files: a block for every
+machine that has one, headed by machine, versions, date, load and command. `<!-- table NAME by subject -->` has a column
+per subject, with ratios in the cells. The text around the tables, with the conclusions, is written by hand.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from results.figures import FOLDER, Figures, Row
+
+PAGE = FOLDER.parents[1] / "docs/performance.md"
+MARKED = re.compile(r"(<!-- table (\w+)( by subject)? -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def number(value: float) -> str:
+    """Return a figure with three digits, or more where it has them before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def ratio(row: Row) -> str:
+    """Return the ratios of all runs."""
+    runs = row.ratio if isinstance(row.ratio, list) else [] if row.ratio is None else [row.ratio]
+    return ", ".join(f"{each:.2f}" for each in runs)
+
+
+def span(row: Row) -> str:
+    if row.low is None or row.high is None:
+        return ""
+    write = number if row.ratio is None else "{:.2f}".format
+    return f"{write(row.low)} to {write(row.high)}"
+
+
+def figure(value: float | None, unit: str) -> str:
+    return "" if value is None else f"{number(value)} {unit}".strip()
+
+
+def goal(row: Row) -> str:
+    if row.goal is None:
+        return ""
+    return f"{row.goal:g}" if row.ratio is not None else f"below {row.goal:g}"
+
+
+def markdown(lines: list[list[str]]) -> str:
+    """Return a table of its header and rows, without the columns that are empty in all rows."""
+    header, *body = lines
+    columns = [place for place in range(len(header)) if any(line[place] for line in body)]
+    rows = [header, ["---"] * len(header), *body]
+    return "\n".join("| " + " | ".join(row[place] for place in columns) + " |" for row in rows)
+
+
+def by_row(rows: list[Row]) -> str:
+    """Return a table with a line per row."""
+    more = list(dict.fromkeys(name for row in rows for name in row.more))
+    lines = [["What", "Measure", "Peer", "mvrec", "Peer's", "Ratio", "Range", "Goal", *more, "Remark"]]
+    for row in rows:
+        others = [number(value) if isinstance(value, int | float) else value or "" for value in map(row.more.get, more)]
+        pair = [figure(row.mvrec, row.unit), figure(row.other, row.unit)]
+        lines.append([row.subject, row.measure, row.peer, *pair, ratio(row), span(row), goal(row), *others, row.note])
+    return markdown(lines)
+
+
+def by_subject(rows: list[Row]) -> str:
+    """Return a table with a line per measure and a column per subject."""
+    cells = {(row.measure, row.subject): ratio(row) for row in rows}
+    subjects, measures = (list(dict.fromkeys(names)) for names in ((r.subject for r in rows), (m for m, _ in cells)))
+    goals = {row.measure: goal(row) for row in rows if row.goal is not None}
+    lines = [["Measure", "Goal", *subjects]]
+    lines += [[name, goals.get(name, ""), *(cells.get((name, each), "") for each in subjects)] for name in measures]
+    return markdown(lines)
+
+
+def heading(about: dict) -> str:
+    """Return machine, versions, date, load and command of a file in one line."""
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    facts = [f"**{about['machine']}**: {about['processor']}"]
+    facts += [f"{about['cores']} cores"] if about.get("cores") else []
+    facts += [versions] if versions else []
+    facts += [about["date"]] if about.get("date") else []
+    if about.get("load"):
+        facts.append(f"load {' to '.join(f'{each:g}' for each in about['load'])}")
+    facts += [f"`{about['command']}`", *([f"from the {about['source']}"] if about.get("source") else [])]
+    return f"{'; '.join(facts)}."
+
+
+def table(name: str, *, pivot: bool, folder: Path = FOLDER) -> str:
+    """Return all blocks of a table, or how to measure it."""
+    blocks = []
+    for path in sorted(folder.glob(f"*/{name}.json")):
+        measured = Figures.read(path)
+        blocks.append(f"{heading(measured.about)}\n\n{(by_subject if pivot else by_row)(measured.rows)}")
+    return "\n\n".join(blocks) or f"Not measured yet: `python benchmarks/{name}.py --json`."
+
+
+def filled(page: str, folder: Path = FOLDER) -> str:
+    """Return the page with the tables of the files in a folder."""
+    return MARKED.sub(lambda m: f"{m[1]}\n{table(m[2], pivot=bool(m[3]), folder=folder)}\n\n{m[4]}", page)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing, and fail if something would change")
+    options = parser.parse_args()
+    page = PAGE.read_text()
+    if filled(page) == page:
+        return
+    if options.check:
+        sys.exit("docs/performance.md differs from benchmarks/results: run python benchmarks/page.py")
+    PAGE.write_text(filled(page))
+
+
+if __name__ == "__main__":
+    main()
