@@ -1,6 +1,6 @@
 """Clips per second and core of mvrec's decoder and its peers, on the same files in one process; prints ratios.
 
-python benchmarks/decode.py [--quick] [--json PATH]
+python benchmarks/decode.py [--quick] [--json [PATH]]
 
 A clip is 16 frames, 4 apart, from a random start, and includes opening the file, as in training. Times are CPU seconds
 of the process with one thread. Files with "few B frames" leave their number to x264, which sets one in twenty on this
@@ -9,15 +9,11 @@ bit. torchcodec takes part if its libraries load; it needs FFmpeg on the system.
 """
 
 import argparse
-import json
-import platform
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import av
@@ -25,6 +21,7 @@ import decord
 import numpy as np
 import torch
 from pytorchvideo.data.encoded_video import EncodedVideo
+from results.figures import Figures, Row, add_option
 
 from mvrec.data.video.opening import describe_decoder, open_video
 
@@ -32,6 +29,7 @@ T, STRIDE = 16, 4
 SPAN = (T - 1) * STRIDE + 1
 FPS = 30
 GOAL = 1.5  # times as fast as the best peer
+PACKAGES = ("torch", "torchvision", "av", "decord", "torchcodec", "pytorchvideo")
 
 Read = Callable[[Path, list[int]], np.ndarray]
 
@@ -149,14 +147,18 @@ def measure(path: Path, peers: dict[str, Read], *, seconds: int, repeats: int) -
     return times
 
 
-def report(name: str, times: dict[str, list[float]]) -> dict[str, object]:
+def report(name: str, times: dict[str, list[float]]) -> list[Row]:
     """Print the rows of one file."""
     means = {peer: statistics.mean(values) for peer, values in times.items()}
     fastest = min((peer for peer in means if not peer.startswith("mvrec")), key=means.__getitem__)
     for peer, mean in means.items():
         print(f"| {name} | {peer} | {mean:.1f} | {1000 / mean:.1f} | {mean / means['mvrec (auto)']:.2f} |")
-    return {"file": name, "cpu_ms_per_clip": means, "fastest_peer": fastest,
-            "mvrec_to_fastest_peer": means[fastest] / means["mvrec (auto)"]}  # fmt: skip
+    mvrec = means.pop("mvrec (auto)")
+    return [
+        Row(name, f"clip of {T} frames", peer=peer, mvrec=mvrec, other=mean, unit="CPU ms", ratio=mean / mvrec,
+            goal=GOAL if peer == fastest else None)
+        for peer, mean in means.items()
+    ]  # fmt: skip
 
 
 def now() -> tuple[float, float]:
@@ -164,29 +166,15 @@ def now() -> tuple[float, float]:
     return time.process_time(), time.perf_counter()
 
 
-def machine_line() -> str:
-    """Return the line about the machine of the figures."""
-    packages = ("torch", "torchvision", "av", "decord", "torchcodec", "pytorchvideo")
-    versions = ", ".join(f"{package} {version(package)}" for package in packages if _has(package))
-    return f"{_processor()}, Python {sys.version.split()[0]}, {versions}"
-
-
-def _processor() -> str:
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text().splitlines() if about.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({platform.machine()}, {len(names)} cores)" if names else platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few clips, and no 1080p")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
+    add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     decord.logging.set_level(decord.logging.QUIET)
-    peers, machine = available_peers(), machine_line()
-    print(f"{machine}; {describe_decoder('auto')}; one thread, {T} frames {STRIDE} apart, opening included\n")
+    peers, figures = available_peers(), Figures.of(options, "decode", packages=PACKAGES)
+    print(f"{figures.title}; {describe_decoder('auto')}; one thread, {T} frames {STRIDE} apart, opening included\n")
     print("| file | decoder | CPU ms per clip | clips/s/core | times mvrec |\n|---|---|---|---|---|")
     files = {
         "340x256, GOP 12": {"size": (256, 340), "gop": 12, "b_frames": 3, "seconds": 10},
@@ -208,7 +196,6 @@ def main() -> None:
             "adaptive": True,
         },
     }
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, options_of_file) in enumerate(files.items()):
             large = options_of_file["size"][0] > 1000
@@ -216,21 +203,12 @@ def main() -> None:
                 continue
             path = write(Path(folder) / f"{number}.mp4", **options_of_file)
             repeats = 3 if options.quick else 12 if large else 30
-            rows.append(report(name, measure(path, peers, seconds=options_of_file["seconds"], repeats=repeats)))
+            figures.add(*report(name, measure(path, peers, seconds=options_of_file["seconds"], repeats=repeats)))
     print()
-    for row in rows:
-        ratio = row["mvrec_to_fastest_peer"]
-        reached = "reached" if ratio >= GOAL else "missed"
-        print(f"goal: {row['file']}: mvrec is {ratio:.2f} times as fast as {row['fastest_peer']}, {GOAL:g} {reached}")
-    if options.json:
-        options.json.write_text(json.dumps({"machine": machine, "files": rows}, indent=1) + "\n")
-
-
-def _has(package: str) -> bool:
-    try:
-        return bool(version(package))
-    except ModuleNotFoundError:
-        return False
+    for row in figures.rows:
+        if row.goal:
+            reached = "reached" if row.ratio >= GOAL else "missed"
+            print(f"goal: {row.subject}: mvrec is {row.ratio:.2f} times as fast as {row.peer}, {GOAL:g} {reached}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A check whether decoders leak: opens one file many times and prints the memory per thousand opens.
 
-python benchmarks/decoder_memory.py [--opens 20000] [--decoder NAME ...] [--quick] [--json PATH]
+python benchmarks/decoder_memory.py [--opens 20000] [--decoder NAME ...] [--quick] [--json [PATH]]
 
 Each decoder has a process of its own, which opens the file, reads two frames and closes it, repeatedly. The slope
 is that of a straight line through its resident memory in the second half of the opens: allocators take a few thousand
@@ -8,17 +8,16 @@ to settle.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import tempfile
 import time
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import av
 import numpy as np
+from results.figures import Figures, Row, add_option
 
 from mvrec.data.video.opening import describe_decoder, open_video
 from mvrec.data.video.video import Decoder
@@ -86,12 +85,12 @@ def main() -> None:
     parser.add_argument("--opens", type=int, default=20_000)
     parser.add_argument("--decoder", nargs="+", choices=DECODERS, default=DECODERS)
     parser.add_argument("--quick", action="store_true", help="500 opens")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
+    add_option(parser)
     options = parser.parse_args()
     opens = 500 if options.quick else options.opens
     print("| decoder | opens | MB after warm-up | MB at the end | MB per 1,000 opens | ms per open and read |")
     print("|---|---|---|---|---|---|", flush=True)
-    rows = []
+    figures = Figures.of(options, "decoder_memory", packages=("av", "decord", "torchcodec"))
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder) / "clip.mp4")
         for decoder in options.decoder:
@@ -101,14 +100,21 @@ def main() -> None:
                 print(f"| {decoder} | left out: {error} | | | | |", flush=True)
                 continue
             row = measure(path, decoder, opens)
-            rows.append(row)
+            memory = {"after warm-up, MB": row["mb_after_warm_up"], "at the end, MB": row["mb_at_end"]}
+            figures.add(
+                Row(
+                    decoder,
+                    f"memory per 1,000 opens, of {opens}",
+                    mvrec=row["mb_per_1000_opens"],
+                    unit="MB",
+                    more=memory,
+                )
+            )
             print(
                 f"| {describe_decoder(decoder).partition(',')[0]} | {opens} | {row['mb_after_warm_up']:.0f} | "
                 f"{row['mb_at_end']:.0f} | {row['mb_per_1000_opens']:+.3f} | {1000 * row['seconds'] / opens:.1f} |",
                 flush=True,
             )
-    if options.json:
-        options.json.write_text(json.dumps({"av": version("av"), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

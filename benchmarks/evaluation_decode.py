@@ -1,6 +1,6 @@
 """Decoding a video for evaluation, 10 clips x 3 crops: mvrec and its peers, interleaved in one process.
 
-python benchmarks/evaluation_decode.py [--quick] [--json PATH]
+python benchmarks/evaluation_decode.py [--quick] [--json [PATH]]
 
 mvrec reads the file once and decodes each required frame once. decord and torchcodec get the frame numbers of all
 clips in one call, as in mmaction2. PyAV opens the file for every view, as PySlowFast's test loader does. Every
@@ -8,7 +8,6 @@ peer returns the frames of all views before scaling, and they must be equal bit 
 """
 
 import argparse
-import json
 import random
 import statistics
 import tempfile
@@ -18,7 +17,8 @@ from pathlib import Path
 import decord
 import numpy as np
 import torch
-from decode import FPS, available_peers, machine_line, naive_pyav, now, plain_decord, torchcodec_exact, write
+from decode import FPS, PACKAGES, available_peers, naive_pyav, now, plain_decord, torchcodec_exact, write
+from results.figures import Figures, Row, add_option
 
 from mvrec.data.listing.index import Sample
 from mvrec.data.loading.clips import eval_frames
@@ -29,6 +29,7 @@ from mvrec.data.views.sampling import Window, frame_window
 SECONDS = 10
 PROTOCOL = ClipProtocol(views=Views(num_clips=10, num_crops=3))
 CROPS = PROTOCOL.views.num_crops
+MEASURE = f"{PROTOCOL.views.num_clips} x {CROPS} views of a video"
 GOALS = {"decord": 6.0, "torchcodec exact": 1.4}
 FILES = {
     "340x256, GOP 12": (12, 3),  # frames per key frame, B frames
@@ -103,60 +104,54 @@ def measure(path: Path, peers: dict[str, ReadClips], *, repeats: int) -> dict[st
     return times
 
 
-def report(name: str, times: dict[str, list[tuple[float, float]]]) -> dict[str, object]:
-    """Print the rows of one file."""
+def report(name: str, times: dict[str, list[tuple[float, float]]]) -> list[Row]:
+    """Print the rows of one file, and return those of peers."""
     medians = {peer: statistics.median(cpu for cpu, _ in values) for peer, values in times.items()}
-    figures = {}
+    rows = []
     for peer, values in times.items():
         cpu, wall = (sorted(column) for column in zip(*values, strict=True))
         low, high = (float(value) for value in np.quantile(cpu, (0.1, 0.9)))
         ratio = medians[peer] / medians["mvrec"]
-        figures[peer] = {"cpu_ms": medians[peer], "cpu_ms_10_90": [low, high], "wall_ms": statistics.median(wall),
-                         "readings": len(values), "times_mvrec": ratio}  # fmt: skip
+        if peer != "mvrec":
+            rows.append(Row(name, MEASURE, peer=peer, mvrec=medians["mvrec"], other=medians[peer], unit="CPU ms",
+                            ratio=ratio, goal=GOALS.get(peer)))  # fmt: skip
         print(
             f"| {name} | {peer} | {medians[peer]:.0f} | {low:.0f} to {high:.0f} | {statistics.median(wall):.0f} "
             f"| {ratio:.2f} |"
         )
-    return {"file": name, "peers": figures}
+    return rows
 
 
-def verdicts(rows: list[dict]) -> list[str]:
+def verdicts(rows: list[Row]) -> list[str]:
     """Return a line for each goal and file."""
-    lines = []
-    for row in rows:
-        for peer, goal in GOALS.items():
-            if peer in row["peers"]:
-                ratio = row["peers"][peer]["times_mvrec"]
-                verdict = f"{goal:g} {'reached' if ratio >= goal else 'missed'}"
-                lines.append(f"goal: {row['file']}: {peer} takes {ratio:.2f} times mvrec's CPU time, {verdict}")
-    return lines
+    return [
+        f"goal: {row.subject}: {row.peer} takes {row.ratio:.2f} times mvrec's CPU time, "
+        f"{row.goal:g} {'reached' if row.ratio >= row.goal else 'missed'}"
+        for row in rows
+        if row.goal
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few readings")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
+    add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     decord.logging.set_level(decord.logging.QUIET)
-    peers, machine = all_peers(), machine_line()
+    peers, figures = all_peers(), Figures.of(options, "evaluation_decode", packages=PACKAGES)
     numbers = chosen_frames()
     print(
-        f"{machine}; one thread; {PROTOCOL.views.num_clips} clips x {CROPS} crops of {SECONDS} s, "
+        f"{figures.title}; one thread; {PROTOCOL.views.num_clips} clips x {CROPS} crops of {SECONDS} s, "
         f"{numbers.size} frames of which {len(np.unique(numbers))} differ; every peer's frames are bit-equal\n"
     )
     print("| file | decoder | CPU ms per video | 10 to 90 % | wall ms | times mvrec |\n|---|---|---|---|---|---|")
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, (gop, b_frames)) in enumerate(FILES.items()):
             path = write(Path(folder) / f"{number}.mp4", size=(256, 340), gop=gop, b_frames=b_frames, seconds=SECONDS)
-            rows.append(report(name, measure(path, peers, repeats=2 if options.quick else 20)))
+            figures.add(*report(name, measure(path, peers, repeats=2 if options.quick else 20)))
     print()
-    lines = verdicts(rows)
-    print(*lines, sep="\n")
-    if options.json:
-        content = {"machine": machine, "files": rows, "verdicts": lines}
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    print(*verdicts(figures.rows), sep="\n")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,11 @@
 
 The files are generated, in the size and quality of ImageNet's and of a camera's.
 
-python benchmarks/images.py [--quick] [--json FILE]
+python benchmarks/images.py [--quick] [--json [PATH]]
 """
 
 import argparse
 import io
-import json
-import platform
 import random
 import statistics
 import tempfile
@@ -16,17 +14,16 @@ import time
 from pathlib import Path
 
 import numpy as np
-import PIL
-import simplejpeg
 import torch
-import torchvision
 from PIL import Image
+from results.figures import Figures, Row, add_option
 
 from mvrec.data.loading.images import read_image
 from mvrec.data.views.geometry import random_crop_box
 from mvrec.data.views.transforms import Augment, crop_and_resize
 
 SIZE = 224
+GOAL = 2.0
 AUGMENT = Augment(interpolation="bicubic")
 
 
@@ -85,12 +82,11 @@ def measure(path: Path, *, repeats: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="20 repeats instead of 300")
-    parser.add_argument("--json", type=Path, help="write the figures there as well")
+    add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    versions = f"Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}, torchvision {torchvision.__version__}"
-    print(f"JPEG -> random resized crop {SIZE}, bicubic; one thread, {platform.machine()}; {versions}")
-    results = {}
+    measured = Figures.of(options, "images", packages=("torch", "torchvision", "Pillow", "simplejpeg"))
+    print(f"JPEG -> random resized crop {SIZE}, bicubic; one thread, {measured.title}")
     with tempfile.TemporaryDirectory() as folder:
         for height, width in ((375, 500), (1200, 1600)):
             content = io.BytesIO()
@@ -98,15 +94,17 @@ def main() -> None:
             path = Path(folder) / f"{height}.jpg"
             path.write_bytes(content.getvalue())
             figures = measure(path, repeats=20 if options.quick else 300)
-            results[f"{width}x{height}"] = figures
+            measured.add(
+                Row(f"{width}x{height}", f"JPEG, random resized crop {SIZE}", peer="Pillow", mvrec=figures["mvrec_ms"],
+                    other=figures["pillow_ms"], unit="CPU ms", ratio=figures["ratio"], low=figures["ratio_low"],
+                    high=figures["ratio_high"], goal=GOAL)
+            )  # fmt: skip
             print(
                 f"{width}x{height}, {len(content.getvalue()) // 1000} kB: mvrec {figures['mvrec_ms']:.2f} ms "
                 f"({1000 / figures['mvrec_ms']:.0f} images/s/core), Pillow {figures['pillow_ms']:.2f} ms; Pillow/mvrec "
                 f"{figures['ratio']:.2f} (5 % to 95 %: {figures['ratio_low']:.2f} to {figures['ratio_high']:.2f}); "
                 f"decoded pixels equal, scaled ones within {figures['largest_difference_levels']} levels"
             )
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

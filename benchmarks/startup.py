@@ -1,6 +1,6 @@
 """The cost of starting: commands, `mvrec fit` up to its first training step, and building every network.
 
-python benchmarks/startup.py [--quick] [--json FILE]
+python benchmarks/startup.py [--quick] [--json [PATH]]
 
 CPU seconds (user and system) on one thread, medians. Commands run in processes of their own, after one that fills the
 file cache. `mvrec fit` trains the demo on videos that are made beforehand, and reads the clock when the first optimiser
@@ -11,14 +11,15 @@ process, which imports all that the run had imported by then and nothing else. L
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from results import figures
 
 ROOT = Path(__file__).resolve().parents[1]
 MVREC = str(Path(sys.executable).with_name("mvrec"))
@@ -259,31 +260,18 @@ def show(rows: list[Row]) -> None:
         print(f"| {row.label} | {row.seconds:.2f} | {span} | {row.peer} | {goal} | {row.verdict} |", flush=True)
 
 
-def as_record(row: Row) -> dict[str, Any]:
-    return {
-        "what": row.label,
-        "runs": row.runs,
-        "goal": row.goal,
-        "peer": row.peer,
-        "seconds": row.seconds,
-        "verdict": row.verdict,
-    }
-
-
-def versions() -> str:
-    from importlib.metadata import version
-
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "torchvision", "timm"))
-    return f"{platform.machine()}, Python {platform.python_version()}, {packages}"
+def as_figure(row: Row) -> figures.Row:
+    return figures.Row(row.label, peer=row.peer, mvrec=row.seconds, unit="CPU s", low=min(row.runs), high=max(row.runs),
+                       goal=row.goal)  # fmt: skip
 
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="everything once")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    figures.add_option(parser)
     options = parser.parse_args(words)
-    machine = versions()
-    print(f"{machine}; one thread, CPU seconds, medians\n")
+    measured = figures.Figures.of(options, "startup", packages=("torch", "lightning", "torchvision", "timm"))
+    print(f"{measured.title}; one thread, CPU seconds, medians\n")
     print("| what | CPU s | from, to | peer | goal, below | |\n|---|---|---|---|---|---|", flush=True)
     repeats = 1 if options.quick else 5
     rows = measure_commands(repeats)
@@ -301,9 +289,7 @@ def main(words: list[str] | None = None) -> None:
     rows += [*fits, *builds]
     missed = [row.label for row in rows if row.verdict == "missed"]
     print(f"\nmissed: {', '.join(missed)}" if missed else "\nall goals are reached")
-    if options.json:
-        figures = {"machine": machine, "rows": [as_record(row) for row in rows]}
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    measured.add(*map(as_figure, rows))
 
 
 if __name__ == "__main__":

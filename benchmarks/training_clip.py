@@ -1,6 +1,6 @@
 """CPU cost of a training clip, from the closed file to the model's process: mvrec and its peers.
 
-python benchmarks/training_clip.py [--quick] [--json PATH]
+python benchmarks/training_clip.py [--quick] [--json [PATH]]
 
 mvrec is the training data set of configs/mvit_b_16x4.yaml, once with RandAugment in the worker, which is the default,
 and once with `data.augment_on=device`, which leaves only cropping, scaling and flipping to the worker. Normalising and
@@ -23,7 +23,6 @@ colours on as many threads as there are cores, which is why its time on the cloc
 
 import argparse
 import itertools
-import json
 import random
 import statistics
 import tempfile
@@ -37,10 +36,11 @@ import decord
 import numpy as np
 import torch
 import yaml
-from decode import FPS, machine_line, naive_pyav, now, write
+from decode import FPS, PACKAGES, naive_pyav, now, write
 from peers.rand_augment import PIL_OPERATIONS, SIGNED, rand_augment_pil
 from PIL import Image
 from pytorchvideo.data.encoded_video import EncodedVideo
+from results.figures import Figures, Row, add_option
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
@@ -352,26 +352,26 @@ def report(name: str, results: dict[str, Any], rows: list[Contestant]) -> dict[s
     return {"file": name, "pipelines": figures}
 
 
-def verdicts(row: dict[str, Any], repeats: int) -> list[dict[str, Any]]:
+def verdicts(row: dict[str, Any], repeats: int) -> list[Row]:
     """Return ratios of medians, with the goal for the recipe as it stands and for one view per clip."""
-    figures, verdicts_of_row = row["pipelines"], []
+    figures, rows = row["pipelines"], []
+    places = {"device": "augmented on the device", "worker": "all in the worker"}
     for reads, goal in GOALS.items():
-        for where, views in itertools.product(("device", "worker"), (repeats, 1)):
-            cpu_ms = figures[f"mvrec, {where}, {reads}, {views}"]["cpu_ms"]
+        for (where, words), views in itertools.product(places.items(), (repeats, 1)):
+            mvrec = figures[f"mvrec, {where}, {reads}, {views}"]["cpu_ms"]
             peers = {"pytorchvideo": "pytorchvideo, source, 1", "SlowFast-style": f"SlowFast-style, source, {views}"}
-            ratios = {peer: figures[key]["cpu_ms"] / cpu_ms for peer, key in peers.items()}
-            verdicts_of_row.append({"file": row["file"], "reads": reads, "augment_on": where, "views_per_decode": views,
-                          "times_mvrec": ratios, "goal": goal, "reached": min(ratios.values()) >= goal})  # fmt: skip
-    return verdicts_of_row
+            for peer, key in peers.items():
+                other = figures[key]["cpu_ms"]
+                measure = f"{reads}, {words}, {views} view{'s' if views > 1 else ''} per decode"
+                rows.append(Row(row["file"], measure, peer=peer, mvrec=mvrec, other=other, unit="CPU ms",
+                                ratio=other / mvrec, goal=goal))  # fmt: skip
+    return rows
 
 
-def in_words(verdict: dict[str, Any]) -> str:
-    ratios = " and ".join(f"{peer} {ratio:.1f}" for peer, ratio in verdict["times_mvrec"].items())
-    views = verdict["views_per_decode"]
+def in_words(row: Row) -> str:
+    reached = "reached" if row.ratio >= row.goal else "missed"
     return (
-        f"goal: {verdict['file']}, {verdict['reads']}, augment_on {verdict['augment_on']}, {views} "
-        f"view{'s' if views > 1 else ''} per decode: {ratios} times mvrec's CPU time, "
-        f"{verdict['goal']:g} {'reached' if verdict['reached'] else 'missed'}"
+        f"goal: {row.subject}, {row.measure}: {row.peer} {row.ratio:.1f} times mvrec's CPU time, {row.goal:g} {reached}"
     )
 
 
@@ -386,16 +386,17 @@ def psnr(files: dict[str, Path]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few clips")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
+    add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     decord.logging.set_level(decord.logging.QUIET)
     settings = Settings.read(ROOT / "configs" / "mvit_b_16x4.yaml")
-    rows, machine = contestants(settings.repeats), machine_line()
-    print(f"{machine}, Pillow {Image.__version__}; one thread; opening included, per view\n")
+    rows = contestants(settings.repeats)
+    figures = Figures.of(options, "training_clip", packages=(*PACKAGES, "Pillow"))
+    print(f"{figures.title}; one thread; opening included, per view\n")
     print("| file | pipeline | reads | views per decode | CPU ms | 10 to 90 % | mean | of it decoding | wall ms |")
     print("|---|---|---|---|---|---|---|---|---|")
-    results, lines = [], []
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         for name, gop in FILES.items():
             files = {reads: Path(folder) / f"{gop}.{reads}.mp4" for reads in GOALS}
@@ -407,15 +408,12 @@ def main() -> None:
             result["fastdecode_psnr_db"] = psnr(files)
             result["bytes"] = {reads: path.stat().st_size for reads, path in files.items()}
             results.append(result)
-            lines += verdicts(result, settings.repeats)
+            figures.add(*verdicts(result, settings.repeats))
     print()
     for result in results:
         sizes = " and ".join(f"{size // 1000} kB" for size in result["bytes"].values())
         print(f"{result['file']}: source and fastdecode copy {sizes}, {result['fastdecode_psnr_db']:.1f} dB apart")
-    print(*map(in_words, lines), sep="\n")
-    if options.json:
-        content = {"machine": machine, "files": results, "verdicts": lines}
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    print(*map(in_words, figures.rows), sep="\n")
 
 
 EMPTY = SampleIndex([], root=ROOT, class_names=["none"])

@@ -68,7 +68,14 @@ class Row:
     more: dict[str, float | str | None] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value not in (None, "", {})}
+        """Return the attributes that are set, figures with five digits."""
+        return {name: _short(value) for name, value in asdict(self).items() if value not in (None, "", {})}
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _short(each) for name, each in value.items()}
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 @dataclass
@@ -99,7 +106,9 @@ class Figures:
         """
         machine = gpu_slug(gpu) if gpu else cpu_slug()
         path = options.json
-        versions = {"Python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+        versions = {"Python": platform.python_version()} | {
+            name: metadata.version(name) for name in installed(packages)
+        }
         about = {
             "machine": machine,
             "processor": f"{gpu}, {processor()}" if gpu else processor(),
@@ -143,6 +152,10 @@ def add_option(parser: argparse.ArgumentParser) -> None:
         "--json", type=Path, nargs="?", const=HERE, metavar="PATH",
         help="write the figures to PATH, too; without PATH to benchmarks/results, for docs/performance.md",
     )  # fmt: skip
+
+
+def installed(packages: tuple[str, ...]) -> list[str]:
+    return [name for name in packages if list(metadata.distributions(name=name))]
 
 
 def command_line() -> str:

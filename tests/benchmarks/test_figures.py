@@ -35,13 +35,18 @@ def test_every_row_is_in_the_file_at_once(figures, tmp_path, monkeypatch):
     figures.add_option(parser)
     options, _ = parser.parse_known_args(arguments)
     measured = figures.Figures.of(options, "net", packages=("torch",), gpu="NVIDIA H200")
-    rows = [figures.Row("mvit", "inference", peer="timm", ratio=1.5, goal=1.4), figures.Row("mvit", "training")]
+    rows = [
+        figures.Row("mvit", "inference", peer="timm", ratio=1.5, more={"MFU": 0.25}),
+        figures.Row("mvit", "training"),
+    ]
     for number, row in enumerate(rows, start=1):
         measured.add(row)
         assert figures.Figures.read(path).rows == rows[:number]
     content = json.loads(path.read_text())
     assert content["command"] == "python benchmarks/net.py --quick --only mvit"
     assert content["machine"] == "h200"
+    measured.add(figures.Row("mvit", "rounded", mvrec=1 / 3, more={"MFU": 2 / 3}))
+    assert figures.Figures.read(path).rows[-1] == figures.Row("mvit", "rounded", mvrec=0.33333, more={"MFU": 0.66667})
     assert content["rows"][1] == {"subject": "mvit", "measure": "training"}
 
 
