@@ -45,10 +45,31 @@ def nearest(name: str, names: Iterable[str], *, likeness: float = 0.6) -> str:
         names: Those that exist.
         likeness: How similar two names must be at least, 0..1; names that differ in case alone always are.
     """
-    names = list(names)
+    match = _match(name, list(names), likeness)
+    return "" if match is None else f"; did you mean {match!r}?"
+
+
+def nearest_path(path: Path, *, folders_only: bool = False) -> str:
+    """Return such a hint for a path that does not exist: its first wrong part may be another one's misspelling.
+
+    Args:
+        path: As it was written.
+        folders_only: Whether no file is meant.
+    """
+    wrong = next((part for part in (path, *path.parents) if part.parent.is_dir()), None)
+    if wrong is None:
+        return ""
+    names = [other.name for other in wrong.parent.iterdir() if other.is_dir() or not folders_only]
+    if (match := _match(wrong.name, names, likeness=0.6)) is None:
+        return ""
+    right = wrong.with_name(match)
+    below = right / path.relative_to(wrong)
+    return f"; did you mean {str(below if below.exists() else right)!r}?"
+
+
+def _match(name: str, names: list[str], likeness: float) -> str | None:
     matches = [other for other in names if other.lower() == name.lower()]
-    matches = matches or get_close_matches(name, names, n=1, cutoff=likeness)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    return next(iter(matches or get_close_matches(name, names, n=1, cutoff=likeness)), None)
 
 
 def need(extra: str, *packages: str) -> None:

@@ -13,7 +13,7 @@ from mvrec.data.listing.file_kinds import Kind
 from mvrec.data.listing.index import Sample
 from mvrec.data.listing.layouts import SPLITS, files_below, placed_rows, skipped_text
 from mvrec.data.listing.lists import Row, read_files
-from mvrec.errors import UserError, nearest
+from mvrec.errors import UserError, nearest_path
 from mvrec.files import at_home
 
 log = logging.getLogger("mvrec")
@@ -102,9 +102,7 @@ def _of_one(source: str, kind: Kind) -> list[Sample]:
     if glob.has_magic(source):
         matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob wants to know where to begin
         return [Sample(match, 0) for match in sorted(map(Path, matches)) if match.is_file()]
-    missing = next((part for part in (path, *path.parents) if part.parent.is_dir()), path)  # the first wrong folder
-    others = [str(other) for other in missing.parent.iterdir()] if missing.parent.is_dir() else []
-    raise UserError(f"there is no file or folder {source!r}{nearest(str(missing), others)}")
+    raise UserError(f"there is no file or folder {source!r}{nearest_path(path)}")
 
 
 def _of_list(path: Path) -> list[Sample]:

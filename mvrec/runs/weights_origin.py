@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mvrec.class_paths import check_file_classes, renewed
-from mvrec.errors import UserError, nearest
+from mvrec.errors import UserError, nearest_path
 from mvrec.files import at_home, sha256, weights_in
 from mvrec.models.checkpoints import FAMILIES, recognised
 from mvrec.models.checkpoints.files import StoredWeights, read_weights
@@ -36,8 +36,7 @@ def checkpoint_of(path: str | Path, *, where: str = "") -> Path:
         except UserError as error:
             raise UserError(f"{prefix}{error}") from None
     if not path.exists():
-        siblings = [str(sibling) for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{prefix}there is no checkpoint {str(path)!r}{nearest(str(path), siblings)}")
+        raise UserError(f"{prefix}there is no checkpoint {str(path)!r}{nearest_path(path)}")
     return path
 
 

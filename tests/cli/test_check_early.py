@@ -35,6 +35,10 @@ WRONG = [
     ("fit --data mvrec.data.UCF101 --data.batchsize 2", "unknown key 'data.batchsize'; did you mean 'batch_size'?"),
     ("fit --config demo --data VideoFoldr", "mvrec.data has no 'VideoFoldr'; did you mean 'VideoFolder'?"),
     ("fit --config demo --data VideoFolder --data.root /no/such", "--data.root: '/no/such' does not exist"),
+    ("fit --config demo --data VideoFolder --data.root empty", "--data.root: 'empty' is empty"),
+    ("fit --data.root ampty", "--data.root: 'ampty' does not exist; did you mean 'empty'?"),
+    ("init ampty", "--data.root: 'ampty' does not exist; did you mean 'empty'?"),
+    ("init folder", "--data.root: 'folder' holds no videos and no images"),
     ("fit --data '{class_path: ImageNet, init_args: {sizes: 3}}'", "--data: unknown key 'data.sizes'"),
     ("fit --config demo --model.backbone mvit_b_16x5", "the zoo has no 'mvit_b_16x5'; did you mean 'mvit_b_16x4'?"),
     ("fit --config demo --model.weights none.pt", "--model.weights: there is no file 'none.pt'"),
@@ -114,6 +118,9 @@ WRONG_FILES = [
 def test_light_answers_and_wrong_input_in_one_line_come_before_torch_is_imported(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftypisom")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "ampt").touch()  # no folder
     lines = [shlex.split(line) for line in (*LIGHT, *(line for line, _ in WRONG))]
     program = f"""
 import sys

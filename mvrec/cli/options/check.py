@@ -33,7 +33,7 @@ from mvrec.cli.planning import data_of_folder, is_planned, task_of_folder
 from mvrec.cli.value_check import as_number, check_values
 from mvrec.data.listing.root import check_root
 from mvrec.data.views.presets import preset
-from mvrec.errors import UserError, nearest
+from mvrec.errors import UserError, nearest, nearest_path
 from mvrec.files import at_home, stand_in, weights_in
 from mvrec.weights.cache import fetched_path
 from mvrec.weights.table import FILES
@@ -194,8 +194,7 @@ def _check_weights(path: Path, *, where: str = "", noun: str = "file") -> None:
     try:
         path = fetched_path(path) or path
         if not path.exists():
-            others = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-            hint = nearest(str(path), others) or nearest(str(path), FILES, likeness=0.8)
+            hint = nearest_path(path) or nearest(str(path), FILES, likeness=0.8)
             raise UserError(f"there is no {noun} {str(path)!r}{hint}")
         file = weights_in(path) if path.is_dir() else path
     except UserError as error:

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from mvrec.errors import UserError, nearest
+from mvrec.errors import UserError, nearest_path
 
 
 def check_root(root: Path) -> None:
-    """Raise `UserError` if the root of a data set is not a folder."""
+    """Raise `UserError` if the root of a data set is not a folder, or an empty one."""
+    if not root.exists():
+        raise UserError(f"data.root: {str(root)!r} does not exist{nearest_path(root, folders_only=True)}")
     if not root.is_dir():
-        fault = "is a file, a directory is needed" if root.exists() else "does not exist"
-        others = [str(path) for path in root.parent.iterdir()] if root.parent.is_dir() else []
-        raise UserError(f"data.root: {str(root)!r} {fault}{'' if root.exists() else nearest(str(root), others)}")
+        raise UserError(f"data.root: {str(root)!r} is a file, a directory is needed")
+    if not any(root.iterdir()):
+        raise UserError(f"data.root: {str(root)!r} is empty: put your files into it, or name another folder")

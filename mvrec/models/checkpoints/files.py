@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mvrec.class_paths import renewed
-from mvrec.errors import UserError, nearest
+from mvrec.errors import UserError, nearest_path
 from mvrec.files import at_home, stand_in, weights_in
 from mvrec.weights.cache import fetched_path
 
@@ -142,8 +142,7 @@ def read_weights(source: Source) -> StoredWeights:
     if path.is_dir():
         path = weights_in(path)
     if not path.exists():
-        others = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{path}: no such file{nearest(str(path), others)}")
+        raise UserError(f"{path}: no such file{nearest_path(path)}")
     if wrong := stand_in(path):
         raise UserError(f"{path}: the file is {wrong}")
     files = _read.get()

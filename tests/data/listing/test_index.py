@@ -140,7 +140,13 @@ def test_a_list_wins_over_folders_and_a_root_is_a_folder(tmp_path):
     assert labelled(listed(tmp_path, "path,label\nonly.mp4,run\n")) == [("only.mp4", 0)]
     assert labelled(find_split(tmp_path, "val")) == [("val/run/b.mp4", 0)]
     assert find_split(tmp_path, "test") is None
-    for name, message in (("nowhere", "'.*nowhere' does not exist"), ("train.csv", ".* is a file, a directory is")):
+    (tmp_path / "empty").mkdir()
+    for name, message in (
+        ("nowhere", ".*nowhere' does not exist$"),
+        ("trainn/run", "does not exist; did you mean '.*/train/run'"),
+        ("train.csv", ".* is a file, a directory is"),
+        ("empty", ".* is empty"),
+    ):
         with pytest.raises(UserError, match=f"data.root.*{message}"):
             find_split(tmp_path / name, "train")
 
