@@ -23,6 +23,7 @@ from mvrec.runs.preemption import INTERRUPT_EXIT
 from mvrec.runs.signals import requests
 
 LOGGERS = ("mvrec", "lightning.pytorch", "lightning.fabric")
+GROUPS = ("data", "model", "trainer", "checkpoint")
 
 Config = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -114,14 +115,21 @@ def _flags(prefix: str, values: Mapping[Any, Any]) -> Iterator[str]:
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and "class_path" in value:
+            if other := [part for part in value if part not in ("class_path", "init_args")]:
+                raise UserError(f"{name}.{other[0]}: put the arguments of a class into init_args")
             yield f"--{name}={value['class_path']}"
             yield from _flags(f"{name}.", value.get("init_args") or {})
-        elif isinstance(value, Mapping) and value and all(str(part).isidentifier() for part in value):
+        elif isinstance(value, Mapping) and (name in GROUPS or _are_keys(value)):
             yield from _flags(f"{name}.", value)
         elif isinstance(value, str | os.PathLike):
             yield f"--{name}={os.fspath(value)}"
         else:
             yield f"--{name}={json.dumps(value, default=_plain, ensure_ascii=False)}"
+
+
+def _are_keys(value: Mapping[Any, Any]) -> bool:
+    """Return whether a mapping has keys of ours below it, and is no value itself, such as `{1: 2.0}`."""
+    return bool(value) and all(str(part).isidentifier() for part in value)
 
 
 def _plain(value: Any) -> Any:

@@ -46,6 +46,8 @@ WRONG = [
     ("fit --config demo --model.weights a.mp4", "--model.weights: a.mp4: the file is a video or image"),
     ("fit --config demo --ckpt_path none.ckpt", "--ckpt_path: there is no checkpoint 'none.ckpt'"),
     ("fit --config demo --protocol slowfast-5x1", "a protocol is for test and predict"),
+    ("fit --data.rot folder", "--data.rot: unknown key 'data.rot'; did you mean 'root'?"),
+    ("fit --data.split 1", "which data? --data.root FOLDER"),
     ("fit --model.backbone mvit_b_16x4", "which data? --data.root FOLDER"),
     ("fit --config finetune", "which data? --data.root FOLDER"),
     ("fit --data VideoFolder --data.root .", "which network? --model.backbone NAME"),

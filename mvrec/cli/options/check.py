@@ -27,7 +27,7 @@ from mvrec.cli.config_check import (
     refuse_unknown,
 )
 from mvrec.cli.help.hints import stray_hint
-from mvrec.cli.options import Row, class_options, command_options, is_installed
+from mvrec.cli.options import Row, class_names, class_options, command_options, is_installed
 from mvrec.cli.parse_errors import HOMES, PLAIN_KINDS, WHICH_NETWORK, not_expected, said_of_key
 from mvrec.cli.planning import data_of_folder, is_planned, task_of_folder
 from mvrec.cli.value_check import as_number, check_values
@@ -204,9 +204,12 @@ def _check_weights(path: Path, *, where: str = "", noun: str = "file") -> None:
 
 
 def _check_data(command: str, settings: Sequence[Entry]) -> None:
-    """Check that data and network are named where no checkpoint says them."""
+    """Check that data are named where no checkpoint says them; the cause may be a misspelt key."""
     from_weights = last_value(settings, "model.weights") is not None and last_value(settings, "model.backbone") is None
     if not from_weights and all(last_value(settings, key) is None for key in ("data", "data.root")):
+        modules = [Entry("data", f"mvrec.data.{name}", "", is_class=True) for name in class_names("mvrec.data")]
+        keys = ListedKeys(command, [*modules, *settings], open_model=_has_own_task(settings))
+        refuse_unknown([entry for entry in settings if entry.key != "model"], keys)
         raise UserError(missing_data(command, settings))
 
 
