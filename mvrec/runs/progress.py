@@ -52,6 +52,11 @@ def _log_every(trainer: L.Trainer) -> float:
     return trainer.log_every_n_steps or math.inf  # type: ignore[attr-defined]  # Lightning sets it in a helper class
 
 
+def is_logged(trainer: L.Trainer) -> bool:
+    """Return whether Lightning writes the values of the present training step to the loggers."""
+    return (trainer.global_step + 1) % _log_every(trainer) == 0
+
+
 class Throughput(L.Callback):
     """Measures clips per second and the share of time spent waiting for data, and logs both.
 

@@ -19,7 +19,7 @@ from mvrec.models import Backbone, accelerate
 from mvrec.ranges import check_ranges
 from mvrec.run_data import RunData, data_of
 from mvrec.runs.checkpoint_files import LAST, PREVIOUS
-from mvrec.runs.progress import rates
+from mvrec.runs.progress import is_logged, rates
 from mvrec.runs.resume import check_weights
 from mvrec.tasks.outputs import joined, task_of
 from mvrec.tasks.score_text import failures, score_line, split_text, write_metrics
@@ -289,7 +289,7 @@ class Task(L.LightningModule, ABC):
         values = self.loss(batch)
         for name, value in values.items():
             self.log(f"train/{name}", value, batch_size=len(batch))
-        for name, rate in rates(self.trainer.optimizers[0]).items():
+        for name, rate in rates(self.trainer.optimizers[0]).items() if is_logged(self.trainer) else ():
             self.log(f"train/{name}", torch.tensor(rate), batch_size=len(batch))  # on the CPU: a copy waits
         return values["loss"]
 
