@@ -68,14 +68,18 @@ class Prediction(Result):
         """The most probable class; raises what `top` raises."""
         return self.top(1)[0][0]
 
-    def as_dict(self, top: int = 5) -> dict[str, Any]:
+    def as_dict(self, k: int = 5) -> dict[str, Any]:
         """Return plain values, as a line of `mvrec recognize --format jsonl` has them; with `error` if there is one."""
         error = {"error": self.error} if self.error else {}
-        return {**self._place(), **({} if self.output is None else self.output.fields(top)), **error}
+        return {**self._place(), **({} if self.output is None else self.output.fields(k)), **error}
 
-    def as_row(self, top: int = 1) -> dict[str, Any]:
-        """Return flat values, for a table: `pandas.DataFrame(result.as_row() for result in results)`."""
-        return {**self._place(), **({} if self.output is None else self.output.row(top)), "error": self.error}
+    def as_row(self, k: int = 1) -> dict[str, Any]:
+        """Return flat values, for a table: `pandas.DataFrame(result.as_row(5) for result in results)`.
+
+        The columns are those of `mvrec recognize --format csv --top k`: class_1, probability_1, class_2 and so on, or
+        the numbers that a network predicts.
+        """
+        return {**self._place(), **({} if self.output is None else self.output.row(k)), "error": self.error}
 
     def _output(self) -> Output:
         self.check()

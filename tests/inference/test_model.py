@@ -119,6 +119,7 @@ def test_results_are_plain_values(model, video):
     assert (result.label, name) == (name, max(zip(result.output.probabilities, "abc", strict=True))[1])
     place = {"path": str(path), "start_seconds": 0.0, "end_seconds": 1.6}
     assert result.as_row() == {**place, "class_1": name, "probability_1": probability, "error": ""}
+    assert list(result.as_row(2)) == [*place, "class_1", "probability_1", "class_2", "probability_2", "error"]
     assert json.loads(json.dumps(result.as_dict(1))) == {
         **place,
         "classes": [{"class": name, "probability": probability}],
