@@ -30,11 +30,15 @@ def chance(class_counts: Sequence[int], *, num_files: int | None = None, multi_l
             "loss": math.fsum(_entropy(share) + _entropy(1 - share) for share in occurring) / max(len(counts), 1),
         }
     return {
-        "top1": counts[0] / files,
-        f"top{min(5, len(counts))}": sum(counts[:5]) / files,
+        **{name: sum(counts[: int(name[3:])]) / files for name in top_names(len(counts))},
         "mean_class": 1 / len(occurring),
         "loss": math.fsum(map(_entropy, occurring)),
     }
+
+
+def top_names(num_classes: int) -> tuple[str, ...]:
+    """Return the names of top-k accuracies: top-5 of five classes or fewer would always be 1."""
+    return ("top1", "top5") if num_classes > 5 else ("top1",)
 
 
 def _entropy(share: float) -> float:

@@ -273,6 +273,9 @@ def test_what_the_test_did_not_write_is_worked_out(tmp_path):
     assert report.confusion.failed.tolist() == [1, 0, 0]
     assert [row.value for row in report.classes] == pytest.approx([3 / 5, 3 / 4, 3 / 4])
     assert "computed from predictions.csv" in render_report(report)
+    two = make_run(tmp_path, ["a", "b"], name="two")
+    (two / "metrics.json").unlink()
+    assert list(read_run(two).results.score["metrics"]) == ["top1"]  # the second of two classes is the other one
     assert confusion_of(report.predictions, ["a", "b"]) is None  # of a class that nobody named
     classes = classes_of(confusion_of(report.predictions, ["a", "b", "c", "d"]))
     assert math.isnan(classes[3].value)

@@ -1,6 +1,7 @@
 """Training through the command line: what a run leaves, what it goes on with, bad files."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -163,7 +164,7 @@ def test_classes_come_from_the_folders_and_short_and_bad_videos_do_not_end_a_run
     (unreadable,) = (tmp_path / "run/unreadable.jsonl").read_text().splitlines()
     assert json.loads(unreadable)["path"] == str(train / "move_left/00000.mp4")
     assert err.count("3/6 videos scored, 3 failed") == 2
-    assert err.count("top3 50.00 %") == 2  # top-5 of three classes, half of the files failed
+    assert not re.search(r"top[2-9]", err)  # of three classes
     for name in bad:
         line = next(line for line in err.splitlines() if str(val / name) in line)
         cause = line.removeprefix(f"mvrec: failed, counted as wrong: {val / name}: ")

@@ -21,7 +21,7 @@ def check_own(loss: nn.Module | None, metrics: Metrics | None, *, class_weights:
     """
     if loss is not None and class_weights is not None:
         raise UserError("model.class_weights is for the cross-entropy: give model.loss weights of its own")
-    reserved = {*SingleLabelScores.names(5), *MultiLabelScores.names(5)}
+    reserved = {*SingleLabelScores.names(6), *MultiLabelScores.names(6)}
     for name in metrics or {}:
         if name in reserved or not name.replace("-", "_").isidentifier():
             raise UserError(f"model.metrics: the name {name!r} is taken or not a word: choose another one")

@@ -195,28 +195,29 @@ def read_confusion(path: Path) -> Confusion:
 def _complete(results: RunResults, class_results: ClassResults) -> None:
     rows = class_results.predictions
     multi_label = is_multi_label(results, rows)
-    if not results.score and rows:
+    is_scored = bool(results.score)
+    if not is_scored and rows:
         failed = sum(bool(row.error) for row in rows)
         results.score = {"scored": len(rows) - failed, "expected": len(rows), "failed": failed}
         results.notes.append("the score is computed from predictions.csv, without metrics.json")
-        if not multi_label:
-            results.score["metrics"] = _accuracies(rows)
     names = results.score.get("class_names") or results.data.get("class_names")
     if multi_label or not rows:
         return
     occurring = {name for row in rows for name in (*row.labels, *(name for name, _ in row.ranked[:1]))}
     names = [str(name) for name in names or sorted(occurring)]
+    if not is_scored:
+        results.score["metrics"] = _accuracies(rows, num_classes=len(names))
     if class_results.confusion is None:
         class_results.confusion = confusion_of(rows, names)
     if not class_results.classes and class_results.confusion is not None:
         class_results.classes = classes_of(class_results.confusion)
 
 
-def _accuracies(rows: list[Prediction]) -> dict[str, float]:
+def _accuracies(rows: list[Prediction], *, num_classes: int) -> dict[str, float]:
     top1 = sum(bool(row.ranked) and not row.is_mistake for row in rows)
     most = max(len(row.ranked) for row in rows)
     topk = sum(any(name in row.labels for name, _ in row.ranked) for row in rows)
-    return {"top1": top1 / len(rows), f"top{most}": topk / len(rows)} if most else {}
+    return {"top1": top1 / len(rows), **({f"top{most}": topk / len(rows)} if 1 < most < num_classes else {})}
 
 
 def confusion_of(rows: list[Prediction], names: list[str]) -> Confusion | None:

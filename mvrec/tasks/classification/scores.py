@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from mvrec.data.views.targets import ClassIndex, MultiHot, Target, classes_of
-from mvrec.tasks.chance import chance
+from mvrec.tasks.chance import chance, top_names
 from mvrec.tasks.classification.targets import probabilities_of
 from mvrec.tasks.scores import MeanTally, Scores
 
@@ -171,13 +171,13 @@ class SingleLabelScores(ClassScores):
 
     def metrics(self) -> dict[str, float]:
         """Return named values."""
-        values = (self.top_k(1), self.top_k(min(5, self.num_classes)), self.mean_class_accuracy(), self.loss())
-        return {**dict(zip(self.names(self.num_classes), values, strict=True)), **self.own_metrics}
+        accuracies = {name: self.top_k(int(name[3:])) for name in top_names(self.num_classes)}
+        return {**accuracies, "mean_class": self.mean_class_accuracy(), "loss": self.loss(), **self.own_metrics}
 
     @staticmethod
     def names(num_classes: int) -> tuple[str, ...]:
-        """Return the names of `metrics`; "top5" becomes "top<K>" with fewer than five classes."""
-        return "top1", f"top{min(5, num_classes)}", "mean_class", "loss"
+        """Return the names of `metrics`."""
+        return *top_names(num_classes), "mean_class", "loss"
 
 
 @dataclass(frozen=True, kw_only=True)
