@@ -10,7 +10,7 @@ from torch import nn
 from mvrec.models.cloformer import CloFormer, PatchEmbed
 from mvrec.models.fast import bricks, mvit
 from mvrec.models.fast.products import Linear
-from mvrec.models.layers import DetailMlp, GridConv, Mlp, SoftmaxAttention
+from mvrec.models.layers import DetailConv, DetailMlp, GridConv, Mlp, SoftmaxAttention
 from mvrec.models.mvit.mvit import MViT
 from mvrec.models.mvit.pooling_attention import Block, PoolingAttention
 from mvrec.models.sgformer import ConvNorm, SGFormer
@@ -27,6 +27,7 @@ FAST: dict[type[nn.Module], type[nn.Module]] = {
     SoftmaxAttention: bricks.SoftmaxAttention,
     Mlp: bricks.Mlp,
     GridConv: bricks.GridConv,
+    DetailConv: bricks.DetailConv,
     DetailMlp: bricks.DetailMlp,
     ShuntedStem: bricks.ShuntedStem,
     SGFormerStem: bricks.SGFormerStem,

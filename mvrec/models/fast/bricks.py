@@ -14,7 +14,8 @@ from mvrec.models.cloformer import PatchEmbed
 from mvrec.models.fast.attention import attention
 from mvrec.models.fast.depthwise import depthwise_conv
 from mvrec.models.fast.products import linear
-from mvrec.models.fast.recompute import gelu_linear, norm_linear
+from mvrec.models.fast.recompute import gelu_linear, has_hooks, norm_linear
+from mvrec.models.layers import DetailConv as PlainDetailConv
 from mvrec.models.layers import DetailMlp as PlainDetailMlp
 from mvrec.models.layers import GridConv as PlainGridConv
 from mvrec.models.layers import Mlp as PlainMlp
@@ -75,15 +76,29 @@ class GridConv(PlainGridConv):
         return x.permute(0, 2, 3, 1)
 
 
+class DetailConv(PlainDetailConv):
+    """Each cell plus its neighbourhood as one convolution, whose kernel has 1 more in its centre."""
+
+    def forward(self, grid: Tensor) -> Tensor:
+        conv = self.dwconv
+        # Half precision would round the small weight next to the 1.
+        half = grid.dtype.itemsize < 4 or torch.is_autocast_enabled(grid.device.type)
+        if half or type(conv) is not GridConv or has_hooks(conv):
+            return super().forward(grid)
+        return _depthwise_grid(grid, conv, shortcut=True)
+
+
 def _is_depthwise(conv: nn.Conv2d) -> bool:
     return conv.groups == conv.in_channels == conv.out_channels > 1
 
 
-def _depthwise_grid(grid: Tensor, conv: nn.Conv2d) -> Tensor:
-    """`(B, h, w, C)` to `(B, h', w', C)`."""
+def _depthwise_grid(grid: Tensor, conv: nn.Conv2d, *, shortcut: bool = False) -> Tensor:
+    """`(B, h, w, C)` to `(B, h', w', C)`, plus the grid itself if there is a shortcut."""
     weight = _with_plain_gradient(conv.weight)[:, :, None]
-    padding = (0, *cast("tuple[int, int]", conv.padding))
-    return depthwise_conv(grid[:, None], weight, conv.bias, stride=conv.stride[0], padding=padding)[:, 0]
+    height, width = padding = cast("tuple[int, int]", conv.padding)
+    if shortcut:
+        weight = weight + F.pad(weight.new_ones(1, 1), (width, width, height, height))
+    return depthwise_conv(grid.unsqueeze(1), weight, conv.bias, stride=conv.stride[0], padding=(0, *padding)).squeeze(1)
 
 
 def _with_plain_gradient(weight: Tensor) -> Tensor:

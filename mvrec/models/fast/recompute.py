@@ -37,9 +37,14 @@ def gelu_linear(x: Tensor, act: nn.Module, linear: nn.Module) -> Tensor:
     return linear(act(x))
 
 
-def _is_plain(module: nn.Module, kind: type) -> bool:
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether somebody watches or changes the module's input, output or gradients."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return type(module) is kind and not any(hooks)
+    return any(hooks)
+
+
+def _is_plain(module: nn.Module, kind: type) -> bool:
+    return type(module) is kind and not has_hooks(module)
 
 
 def _keeps_activations() -> bool:

@@ -5,13 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from zoo_builds import BUILDS, inputs, lively, quick_form
 
 from mvrec.models import Framewise, MViT, accelerate, create_model, mvit_v2_t, shunted_t
 from mvrec.models.fast import attention, depthwise, products, recompute
 from mvrec.models.fast.accelerate import FAST, PLAIN, SWITCH, as_written
-from mvrec.models.layers import GridConv
+from mvrec.models.layers import DetailConv, GridConv
 
 pytestmark = quick_form
 builds = pytest.mark.parametrize("name", BUILDS)
@@ -107,6 +109,29 @@ def test_mlp_of_others_works_in_a_quick_block() -> None:
     for block in network.blocks:  # type: ignore[union-attr]
         block.mlp = nn.Sequential(block.mlp.fc1, block.mlp.act, block.mlp.fc2)
     torch.testing.assert_close(network(x), expected)
+
+
+def test_shortcut_joins_the_kernel_only_where_nothing_is_lost_and_nobody_watches() -> None:
+    plain = DetailConv(3)
+    fast = copy.deepcopy(plain)
+    fast.__class__, fast.dwconv.__class__ = FAST[DetailConv], FAST[GridConv]
+    kernels: list[Tensor] = []
+    grid = torch.randn(2, 5, 6, 3)
+
+    class Watched(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is F.conv2d:
+                kernels.append(args[1].flatten(1))
+            return func(*args, **(kwargs or {}))
+
+    kernel = plain.dwconv.weight.flatten(1)
+    with Watched():
+        torch.testing.assert_close(fast(grid), plain(grid))
+        with torch.autocast("cpu", torch.bfloat16):
+            fast(grid)
+        fast.dwconv.register_forward_hook(lambda *_: None)
+        fast(grid)
+    assert [(used - kernel)[:, 4].mean().round().item() for used in kernels] == [1, 0, 0, 0]
 
 
 @pytest.mark.parametrize("bf16", [False, True])
