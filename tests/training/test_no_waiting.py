@@ -1,13 +1,20 @@
 """Between two log lines no step reads a tensor of the training device, which would wait for the device."""
 
+import random
 import traceback
 from contextlib import ExitStack
 
 import lightning as L
+import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from zoo_builds import BUILDS
 
+from mvrec.data.views.rand_augment import OPERATIONS
 from mvrec.tasks import Classification
+from mvrec.training.non_finite import total_norm
 
 STEPS = 4
 
@@ -58,3 +65,43 @@ def test_no_step_between_two_log_lines_reads_a_tensor(command, tiny, tmp_path, m
     code, _, err = command("fit", *tiny, *flags, erasing, f"--run_dir={tmp_path}")
     assert code == 0, err
     assert watch.reads.places == []
+
+
+class CountCopies(TorchFunctionMode):
+    """Notes what copies values from the CPU to a device, which waits for it unless they lie in page-locked memory.
+
+    The device is `meta`: it takes the way of a GPU, not the one for CPUs, and reading a tensor there is an error.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.is_meta:
+            name = getattr(func, "__name__", str(func))
+            values = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+            if name in ("tensor", "as_tensor") or any(value.ndim and not value.is_meta for value in values):
+                self.names.append(name)
+        return result
+
+
+@pytest.mark.parametrize("name", ["shunted", "sgformer", "cloformer", "mvit_v1_video", "mvit_v2_video"])
+def test_no_network_reads_or_copies_on_a_device(name):
+    network = BUILDS[name]().to("meta").train()
+    clips = torch.empty(2, *network.input_shape, device="meta")
+    with CountCopies() as copies:
+        network(clips).square().mean().backward()
+        norm = total_norm([parameter.grad for parameter in network.parameters() if parameter.grad is not None])
+    assert norm.is_meta
+    assert copies.names == []
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_no_augmentation_on_a_device_reads_or_copies(name):
+    clip, fill = torch.empty(2, 3, 16, 16, dtype=torch.uint8, device="meta"), (1, 2, 3)
+    OPERATIONS[name](clip, 0.7, random.Random(0), fill)  # copies the colour once
+    with CountCopies() as copies:
+        assert OPERATIONS[name](clip, 0.7, random.Random(0), fill).is_meta
+    assert copies.names == []

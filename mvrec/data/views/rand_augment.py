@@ -8,12 +8,14 @@ bicubic.
 Cubuk et al. 2020, https://arxiv.org/abs/1909.13719, in the variant made popular by timm.
 """
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mvrec.data.views import pixel_operations as tvf
@@ -69,32 +71,23 @@ def _signed(value: float, rng: random.Random) -> float:
     return -value if rng.random() < 0.5 else value
 
 
-def _affine(
-    clip: Tensor,
-    fill: Fill,
-    *,
-    angle: float = 0.0,
-    translate: tuple[float, float] = (0.0, 0.0),
-    shear: tuple[float, float] = (0.0, 0.0),
-) -> Tensor:
-    """Apply `tvf.affine` about the upper left corner for shears (as in PIL) and about the centre otherwise."""
+Row = tuple[float, float, float]  # factors of x, y and 1
 
-    def moved(pixels: Tensor) -> Tensor:
-        return tvf.affine(
-            pixels,
-            angle=angle,
-            translate=list(translate),
-            scale=1.0,
-            shear=list(shear),
-            interpolation=tvf.InterpolationMode.BILINEAR,
-            center=[0.0, 0.0] if any(shear) else None,
-        )
 
-    # As torchvision does with `fill`, but with one mask for all frames. The source of each pixel is computed once,
-    # because the frames go in as channels of one picture.
+def _affine(clip: Tensor, fill: Fill, *, of_x: Row = (1, 0, 0), of_y: Row = (0, 1, 0)) -> Tensor:
+    """Move pixels: `of_x` and `of_y` give the source of the pixel (x, y), both counted from the centre.
+
+    The rows are factors of kernels, not a tensor, because a copy waits for the device.
+    """
+    height, width = clip.shape[-2:]
+    x = torch.arange(width, device=clip.device) - (width - 1) / 2
+    y = (torch.arange(height, device=clip.device) - (height - 1) / 2)[:, None]
+    source = [(a * x + b * y + c) * (2 / size) for (a, b, c), size in ((of_x, width), (of_y, height))]
+    grid = torch.stack(source, -1)[None]  # (1, H, W, 2)
+    # All frames are channels of one picture, so that the source of each pixel is read once.
+    frames = F.grid_sample(clip.float().reshape(1, -1, height, width), grid, align_corners=False).view(clip.shape)
+    inside = F.grid_sample(torch.ones((1, 1, height, width), device=clip.device), grid, align_corners=False)
     colour = _colour(fill, clip.device)
-    inside = moved(torch.ones((1, 1, *clip.shape[-2:]), device=clip.device))
-    frames = moved(clip.float().reshape(1, -1, *clip.shape[-2:])).view(clip.shape)
     return frames.sub_(colour).mul_(inside).add_(colour).round_().to(torch.uint8)
 
 
@@ -105,33 +98,33 @@ def _colour(fill: Fill, device: torch.device) -> Tensor:
         return torch.tensor(fill, dtype=torch.float32, device=device).view(1, 3, 1, 1)
 
 
-def _degrees(slope: float) -> float:
-    return float(torch.rad2deg(torch.atan(torch.tensor(slope))))
-
-
 def rotate(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
     """Rotate by up to 30 degrees."""
-    return _affine(clip, fill, angle=_signed(30.0 * strength, rng))
+    angle = math.radians(_signed(30.0 * strength, rng))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    return _affine(clip, fill, of_x=(cosine, sine, 0), of_y=(-sine, cosine, 0))
 
 
 def shear_x(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
-    """Slant rows by up to 0.3 pixels per pixel."""
-    return _affine(clip, fill, shear=(_degrees(_signed(0.3 * strength, rng)), 0.0))
+    """Slant rows by up to 0.3 pixels per pixel; the first one stays, as in PIL."""
+    slope = _signed(0.3 * strength, rng)
+    return _affine(clip, fill, of_x=(1, slope, slope * clip.shape[-2] / 2))
 
 
 def shear_y(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
-    """Slant columns by up to 0.3 pixels per pixel."""
-    return _affine(clip, fill, shear=(0.0, _degrees(_signed(0.3 * strength, rng))))
+    """Slant columns by up to 0.3 pixels per pixel; the first one stays, as in PIL."""
+    slope = _signed(0.3 * strength, rng)
+    return _affine(clip, fill, of_y=(slope, 1, slope * clip.shape[-1] / 2))
 
 
 def translate_x(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
     """Move sideways by up to 0.45 of the width."""
-    return _affine(clip, fill, translate=(_signed(0.45 * strength, rng) * clip.shape[-1], 0.0))
+    return _affine(clip, fill, of_x=(1, 0, -_signed(0.45 * strength, rng) * clip.shape[-1]))
 
 
 def translate_y(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
     """Move up or down by up to 0.45 of the height."""
-    return _affine(clip, fill, translate=(0.0, _signed(0.45 * strength, rng) * clip.shape[-2]))
+    return _affine(clip, fill, of_y=(0, 1, -_signed(0.45 * strength, rng) * clip.shape[-2]))
 
 
 def auto_contrast(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
@@ -187,11 +180,17 @@ def brightness(clip: Tensor, strength: float, rng: random.Random, fill: Fill) ->
 
 
 def sharpness(clip: Tensor, strength: float, rng: random.Random, fill: Fill) -> Tensor:
-    """Change the sharpness by up to 0.9."""
+    """Change the sharpness by up to 0.9; pixels at the border stay."""
     factor = _factor(strength, rng)
-    if clip.device.type == "cpu":  # torch convolves single channels ten times as fast in this layout
-        return tvf.adjust_sharpness(clip.contiguous(memory_format=torch.channels_last), factor).contiguous()
-    return tvf.adjust_sharpness(clip, factor)
+    if min(clip.shape[-2:]) < 3:
+        return clip
+    pixels = clip.float()
+    inner = pixels[..., 1:-1, 1:-1]
+    rows = pixels[..., :-2, :] + pixels[..., 1:-1, :] + pixels[..., 2:, :]
+    smooth = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+    smooth = smooth.add_(inner, alpha=4).div_(13).round_()  # the centre counts 5 times
+    inner.add_(smooth.sub_(inner), alpha=1 - factor)
+    return pixels.clamp_(0, 255).to(torch.uint8)
 
 
 OPERATIONS: dict[str, Operation] = {
