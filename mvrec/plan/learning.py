@@ -63,12 +63,12 @@ def learning(*, num_train: int, num_classes: int, has_weights: bool, is_video: b
         Choice(
             "model.optimizer",
             {"class_path": "torch.optim.AdamW", "init_args": adamw},
-            f"{rate:.3g} with {batch} {noun} per step: {rate_reason}",
+            rate_reason,
         ),
         Choice(
             "model.lr_reference_batch",
             REFERENCE_BATCH,
-            f"the rate is meant for {REFERENCE_BATCH} {noun} per step, and is scaled to yours",
+            f"the rate is meant for {REFERENCE_BATCH} {noun} per step, which makes {rate:.3g} for {batch}",
         ),
         _layer_decay(has_weights=has_weights),
         Choice("model.schedule.warmup_epochs", round(epochs * WARMUP_SHARE, 1), "a gentle start: a 15th of the epochs"),

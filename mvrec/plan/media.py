@@ -14,6 +14,7 @@ from mvrec.processes import ChildError, Limits, apart
 
 SECONDS = 2.0  # for all files together
 HANGS_AFTER = 10.0  # seconds
+OBLONG = 1.2  # long side over short side
 
 CLIP_SECONDS = 2.0  # of a video that are decoded to see how long that takes
 MOST_DECODING = 0.5  # seconds
@@ -48,6 +49,11 @@ class Media:
     def short_side(self) -> int | None:
         """The usual short side, in pixels."""
         return int(statistics.median(min(size) for size in self.sizes)) if self.sizes else None
+
+    @property
+    def is_oblong(self) -> bool:
+        """Whether one side of the usual file is longer than the other by a fifth or more."""
+        return bool(self.sizes) and statistics.median(max(size) / min(size) for size in self.sizes) >= OBLONG
 
     @property
     def length(self) -> float | None:

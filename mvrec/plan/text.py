@@ -112,6 +112,8 @@ def _split_line(findings: Findings) -> Line:
         of_each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
         splits.append(f"{files} {split}" + (f" ({of_each} of a class)" if findings.has_classes else ""))
     text = ", ".join(splits)
+    if unreadable := len(findings.media.unreadable):
+        text += f", of which at least {unreadable} cannot be read"
     if findings.fold:
         return Line("split", f"{text}, by {findings.layout}", f"--data.fold {findings.fold}, or a list val.csv")
     if findings.has_splits:
@@ -140,7 +142,11 @@ def _input_line(findings: Findings, run: Resolved) -> Line:
     every = "every one" if not stride or stride == 1 else f"one of every {stride}"
     rate = f" of {fps:g} per second" if fps else ""
     clips = f"clips of {frames} frames, {every}{rate}{_set(run, 'data.clip')}"
-    return Line("input", f"{clips}, {pixels}", f"--data.clip.num_frames {frames} --data.size {size}")
+    flags = f"--data.clip.num_frames {frames} --data.size {size}"
+    if findings.media.is_oblong and run.value("data.test_views.num_crops") != 3:
+        pixels += "; evaluation sees their centre, without the ends of the long side"
+        flags += " --data.test_views.num_crops 3"
+    return Line("input", f"{clips}, {pixels}", flags)
 
 
 def _weights_line(plan: Plan, run: Resolved) -> Line:
@@ -173,7 +179,9 @@ def _learning_lines(plan: Plan, run: Resolved) -> Iterator[Line]:
     name = str(optimizer.get("class_path", "AdamW")).rpartition(".")[2]
     rate, decay = arguments.get("lr", 1e-3), run.value("model.layer_decay")
     keys = ("model.optimizer", "model.layer_decay")
-    text = f"{name} with {rate:g}, layer decay {decay:g}{_set(run, *keys)}{_why(plan, run, *keys)}"
+    per, peak = run.value("model.lr_reference_batch"), f"{rate:g}"
+    peak = f"{rate * files / per:.3g} per step of {files} ({peak} for {per})" if per else peak
+    text = f"{name} with {peak}, layer decay {decay:g}{_set(run, *keys)}{_why(plan, run, *keys)}"
     yield Line("rate", text, f"--model.optimizer.lr {rate:g} --model.layer_decay {decay:g}")
     shown = {"trainer.max_epochs", "data.batch_size", "model.optimizer", "model.layer_decay"}
     others = [choice for choice in plan.choices if choice.key.startswith("model.") and choice.key not in shown]

@@ -1,5 +1,6 @@
 """The decisions of a plan, on files and machines of any kind."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mvrec.plan.findings import Findings
 from mvrec.plan.machine import Machine, this_machine
 from mvrec.plan.media import Media
 from mvrec.plan.plan import make_plan
+from mvrec.plan.text import Resolved, lines_of
 from mvrec.runs.weights_origin import StartingPoint
 
 CPU, GPU = Machine(2), Machine(16, "A100", 80.0, 4)
@@ -91,6 +93,27 @@ def test_choices_become_defaults_whose_arguments_a_later_choice_replaces(monkeyp
     assert defaults["model.backbone"]["init_args"]["embed_dim"] == 32
     assert defaults["trainer.max_epochs"] > 1
     assert planned(monkeypatch).defaults() == defaults
+
+
+def test_the_lines_say_what_is_unreadable_what_is_cut_and_for_how_many_files_a_rate_is(monkeypatch):
+    set_values = {"data.size": 96, "data.clip.num_frames": 8, "data.clip.stride_frames": 1, "data.batch_size": 4}
+    set_values |= {"model.optimizer": {"init_args": {"lr": 0.008}}, "model.layer_decay": 1.0}
+    set_values |= {"model.lr_reference_batch": 64, "trainer.max_epochs": 2, "trainer.accumulate_grad_batches": 2}
+
+    def lines(plan, **more):
+        values = set_values | more
+        run = Resolved(values.get, frozenset(), "MViT", 5, None, 1, "runs/x")
+        return {line.split(maxsplit=1)[0]: line for line in lines_of(plan, run)}
+
+    wide = lines(planned(monkeypatch, media=replace(CLIPS, unreadable=("a.mp4", "b.mp4"))))
+    assert "24 train (12 of a class), 24 val (12 of a class), of which at least 2 cannot be read, by a" in wide["split"]
+    assert "without the ends of the long side  [--data.clip.num_frames 8 --data.size 96 --data.t" in wide["input"]
+    assert "AdamW with 0.001 per step of 8 (0.008 for 64), layer decay 1" in wide["rate"]
+    assert "ends" not in lines(planned(monkeypatch), **{"data.test_views.num_crops": 3})["input"]
+    square = lines(planned(monkeypatch, media=Media(sizes=((80, 70),))), **{"model.lr_reference_batch": None})
+    assert "ends" not in square["input"]
+    assert "cannot be read" not in square["split"]
+    assert "AdamW with 0.008, layer decay 1" in square["rate"]
 
 
 def test_a_machine_without_gpu_is_its_cores():

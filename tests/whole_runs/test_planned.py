@@ -47,6 +47,7 @@ def test_a_folder_is_planned_trained_and_resumed_and_its_file_gives_the_same_run
     assert lines["split"].startswith("6 train (3 of a class), 2 val (1 of a class), by a hash of the paths")
     assert lines["weights"].startswith("none: it learns from these 6 videos alone")
     assert lines["steps"].startswith("1 epoch of 1 step, each of 4 videos (as you set)")
+    assert lines["rate"].startswith("AdamW with 0.0005 per step of 4 (0.008 for 64), layer decay 1")
     assert "about" in lines["time"]
     assert "runs/Mes vidéos" in lines["time"]
     first = config_of("runs/Mes vidéos")
@@ -102,7 +103,7 @@ def test_a_run_directory_is_weights_that_decide_network_and_size(place, command,
     [
         ("--data.root=Mes_videos", "'Mes_videos' does not exist; did you mean 'Mes vidéos'?"),
         ("--data.root=one --data.batch_siez=3", "unknown key 'data.batch_siez'; did you mean 'batch_size'?"),
-        ("--data.root=runs", "'runs' holds no videos and no images"),
+        ("--data.root=runs", "'runs' is empty"),
         ("--data.root=one", "it has only the class"),
     ],
 )
