@@ -10,11 +10,12 @@ from typing import Any
 
 RECIPE_EPOCHS, RECIPE_BATCH, RECIPE_SMOOTHING, RECIPE_DECAY = 30, 8, 0.1, 0.75  # configs/finetune.yaml
 RECIPE_RATE, REFERENCE_BATCH = 1e-3, 64
-EXTRA_VIEWS = 400  # views of the files in any run, besides the recipe's passes over them
+EXTRA_VIEWS = {"videos": 400, "images": 1_500}  # of the files in any run, besides the recipe's passes over them
 MOST_EPOCHS = 200
 VALIDATIONS = 25  # of a run at least
 SMALL_BATCH, FILES_FOR_RECIPE_BATCH = 4, 200
-SMALL_RATE, FEW_FILES, MANY_FILES = 5e-4, 100, 10_000  # rate of a step with few files; from few to many it falls
+SMALL_RATE, SMALL_DECAY = 5e-4, 0.9  # rate of a step, and its decay by layer
+FEW_FILES, MANY_FILES = 100, 10_000  # from few to many, rate and decay fall to the recipe's
 WARMUP_SHARE = 1 / 15  # 2 of 30 epochs
 
 
@@ -49,7 +50,7 @@ def learning(*, num_train: int, num_classes: int, has_weights: bool, is_video: b
     files = f"{num_train} {noun}"
     batch = SMALL_BATCH if num_train < FILES_FOR_RECIPE_BATCH else RECIPE_BATCH
     steps = max(1, num_train // batch)
-    epochs = min(MOST_EPOCHS, RECIPE_EPOCHS + round(EXTRA_VIEWS / num_train))
+    epochs = min(MOST_EPOCHS, RECIPE_EPOCHS + round(EXTRA_VIEWS[noun] / num_train))
     every = max(1, epochs // VALIDATIONS)
     epochs = math.ceil(epochs / every) * every  # the last epoch is validated
     smoothing = _smoothing(num_train / max(num_classes, 1))
@@ -70,7 +71,7 @@ def learning(*, num_train: int, num_classes: int, has_weights: bool, is_video: b
             REFERENCE_BATCH,
             f"the rate is meant for {REFERENCE_BATCH} {noun} per step, which makes {rate:.3g} for {batch}",
         ),
-        _layer_decay(has_weights=has_weights),
+        _layer_decay(num_train, has_weights=has_weights),
         Choice("model.schedule.warmup_epochs", round(epochs * WARMUP_SHARE, 1), "a gentle start: a 15th of the epochs"),
         Choice(
             "model.label_smoothing",
@@ -87,14 +88,23 @@ def learning(*, num_train: int, num_classes: int, has_weights: bool, is_video: b
 def _rate(num_train: int) -> float:
     """Return the head's peak rate: that of few files, that of the recipe with many, and between them in proportion."""
     recipe = RECIPE_RATE * RECIPE_BATCH / REFERENCE_BATCH
+    return SMALL_RATE * (recipe / SMALL_RATE) ** _share_of_many(num_train)
+
+
+def _layer_decay(num_train: int, *, has_weights: bool) -> Choice:
+    if not has_weights:
+        return Choice("model.layer_decay", 1.0, "without weights every layer has to learn at the full rate")
+    decay = SMALL_DECAY * (RECIPE_DECAY / SMALL_DECAY) ** _share_of_many(num_train)
+    reason = "early layers keep more of what the weights know"
+    if num_train < MANY_FILES:
+        reason += ", but few steps have to change them too"
+    return Choice("model.layer_decay", round(decay, 2), reason)
+
+
+def _share_of_many(num_train: int) -> float:
+    """Return 0 for few files, 1 for many, and the share of the way between them, in factors."""
     share = math.log(num_train / FEW_FILES) / math.log(MANY_FILES / FEW_FILES)
-    return SMALL_RATE * (recipe / SMALL_RATE) ** min(max(share, 0.0), 1.0)
-
-
-def _layer_decay(*, has_weights: bool) -> Choice:
-    if has_weights:
-        return Choice("model.layer_decay", RECIPE_DECAY, "early layers keep more of what the weights know")
-    return Choice("model.layer_decay", 1.0, "without weights every layer has to learn at the full rate")
+    return min(max(share, 0.0), 1.0)
 
 
 def _smoothing(files_per_class: float) -> float:

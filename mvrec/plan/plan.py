@@ -150,7 +150,7 @@ def _augmentation(findings: Findings) -> Iterator[Choice]:
     if findings.num_train >= MANY_FILES and not findings.values:
         return
     sided = mirrored_classes(findings.class_names)
-    flips = f"no flips, because of the class {sided[0]!r}" if sided else "flips; 0 where left and right are classes"
+    flips = f"no flips, because of the class {sided[0]!r}" if sided else "flips; 0 where a mirror changes a class"
     if findings.values:
         flips = "no flips, which may change a number"
     augment = {

@@ -190,7 +190,7 @@ def _learning_lines(plan: Plan, run: Resolved) -> Iterator[Line]:
     texts = [f"{choice.key.removeprefix('model.')} {_plain(run.value(choice.key))}" for choice in others]
     augment = plan.value("data.augment")
     if augment is not None:
-        cause = "they may change a number" if plan.findings.values else "classes of sides"
+        cause = "they may change a number" if plan.findings.values else "classes that a mirror changes"
         texts.append("mild crops, " + ("flips" if augment["flip_probability"] else f"no flips ({cause})"))
     keys = tuple(choice.key for choice in others)
     if texts:

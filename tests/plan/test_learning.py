@@ -40,10 +40,12 @@ def test_many_files_get_the_settings_of_the_recipe():
         assert node == value, key
 
 
-def test_more_files_mean_fewer_epochs_a_lower_rate_and_more_smoothing():
-    for before, after in itertools.pairwise(map(settings, COUNTS)):
+@pytest.mark.parametrize("is_video", [True, False])
+def test_more_files_mean_fewer_epochs_lower_rates_and_more_smoothing(is_video):
+    for before, after in itertools.pairwise(settings(count, is_video=is_video) for count in COUNTS):
         assert after["trainer.max_epochs"] <= before["trainer.max_epochs"]
         assert rate(after) <= 1.01 * rate(before)  # the rate is written with three digits
+        assert after["model.layer_decay"] <= before["model.layer_decay"]
         assert after["model.label_smoothing"] >= before["model.label_smoothing"]
         assert after["data.batch_size"] >= before["data.batch_size"]
 

@@ -19,6 +19,9 @@ _SIDES = re.compile(
     r"\b(left|right|leftwards?|rightwards?|clockwise|counter-?clockwise|anti-?clockwise|c?cw|links|rechts|gauche|droite|"
     r"izquierda|derecha|sinistra|destra|esquerda|direita)\b|лев|прав|[左右]"
 )
+# Letters and numbers, which no mirror leaves as they are: 3 and E look like each other in it, 2 like nothing.
+_CHARACTERS = re.compile(r"[a-zα-ωа-я]|zero|one|two|three|four|five|six|seven|eight|nine")
+_DIGITS = frozenset("0123456789")
 _QUOTES = str.maketrans("", "", "\"'`\u2018\u2019\u201c\u201d")
 
 
@@ -33,8 +36,14 @@ def normalised(name: str) -> str:
 
 
 def mirrored_classes(class_names: Iterable[str]) -> list[str]:
-    """Return the names that tell of a side or a turn, which a mirrored picture swaps with another one."""
-    return [name for name in class_names if _SIDES.search(normalised(name))]
+    """Return the names of what a mirrored picture changes into something else: sides, turns, letters and digits.
+
+    Numbers are digits only as the ten folders of them; else they number classes of any kind.
+    """
+    names = list(class_names)
+    if set(names) == _DIGITS:
+        return names
+    return [name for name in names if _SIDES.search(normalised(name)) or _CHARACTERS.fullmatch(normalised(name))]
 
 
 def comparable(first: Sequence[str], second: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -106,7 +106,7 @@ def _mirrored(training: Training) -> Iterator[str]:
     sides = mirrored_classes(training.class_names)
     if sides and training.flip_probability > 0:
         yield (
-            f"classes differ by direction ({', '.join(map(repr, sides[:2]))}) and training mirrors "
+            f"a mirror changes classes ({', '.join(map(repr, sides[:2]))}) and training mirrors "
             f"{100 * training.flip_probability:.0f} % of the files: --data.augment.flip_probability 0"
         )
 

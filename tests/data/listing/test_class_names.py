@@ -2,7 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from mvrec.data.listing.class_names import ClassNames, class_names_of, known_class_names, normalised, unique_names
+from mvrec.data.listing.class_names import (
+    ClassNames,
+    class_names_of,
+    known_class_names,
+    mirrored_classes,
+    normalised,
+    unique_names,
+)
 from mvrec.data.listing.index import SampleIndex
 from mvrec.data.listing.lists import Row
 from mvrec.errors import UserError
@@ -52,6 +59,22 @@ def test_names_and_numbers_of_rows_become_classes_unless_they_would_make_wrong_o
     }.items():
         with pytest.raises(UserError, match=message):
             classes(*labels)
+
+
+@pytest.mark.parametrize(
+    ("names", "mirrored"),
+    [
+        (["turn_left", "wave", "orbit_counterclockwise"], ["turn_left", "orbit_counterclockwise"]),
+        (["向左", "跳", "links", "rechts"], ["向左", "links", "rechts"]),
+        (["A", "b", "cat"], ["A", "b"]),
+        (["zero", "seven", "seventh heaven"], ["zero", "seven"]),
+        (list("0123456789"), list("0123456789")),
+        (["0", "1", "2"], []),  # numbers of classes
+        (["leftover", "bright", "cleft"], []),
+    ],
+)
+def test_a_mirror_changes_sides_turns_and_characters(names, mirrored):
+    assert mirrored_classes(names) == mirrored
 
 
 def test_shipped_names_are_those_of_kinetics_and_imagenet_and_a_name_twice_gets_its_number():
