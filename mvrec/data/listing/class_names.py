@@ -20,7 +20,7 @@ _SIDES = re.compile(
     r"izquierda|derecha|sinistra|destra|esquerda|direita)\b|лев|прав|[左右]"
 )
 # Letters and numbers, which no mirror leaves as they are: 3 and E look like each other in it, 2 like nothing.
-_CHARACTERS = re.compile(r"[a-zα-ωа-я]|zero|one|two|three|four|five|six|seven|eight|nine")
+_CHARACTERS = re.compile(r"[a-z\u03b1-\u03c9\u0430-\u044f]|zero|one|two|three|four|five|six|seven|eight|nine")
 _DIGITS = frozenset("0123456789")
 _QUOTES = str.maketrans("", "", "\"'`\u2018\u2019\u201c\u201d")
 
