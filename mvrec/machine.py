@@ -7,7 +7,8 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Container, Iterator, Mapping, MutableMapping
 from pathlib import Path
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
@@ -20,6 +21,12 @@ _CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 _MANY_FILES = 65536
 _PAGE, _PAGES_PER_WORKER, _PAGES_PER_LOADER = 4096, 3, 12  # semaphores of queues and events, with a margin
+# A thread that waits spins for about as long as falling asleep takes, and then sleeps. The first is for every OpenMP
+# runtime, the second one for GNU's, that of torch on Linux; benchmarks/busy.py compares it with other counts.
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+WAITING_VARIABLES = (*WAITING, "KMP_BLOCKTIME")
+_LONG_SPIN = 100_000  # about a millisecond, the time slice of a scheduler
+set_by_mvrec: dict[str, str] = {}  # variables of this process's environment
 _WORKER_DIED = re.compile(r"DataLoader worker \(pid(?:\(s\))? (\d+)[^)]*\) (.*)", re.DOTALL)
 
 
@@ -31,6 +38,37 @@ def visible_cores() -> int:
 def cores_per_process(processes: int = 1, environ: Mapping[str, str] = os.environ) -> int:
     """Return the cores of each of so many processes on this machine: Slurm's per task, else an equal share; min. 1."""
     return max(1, int(environ.get("SLURM_CPUS_PER_TASK") or visible_cores() // max(processes, 1)))
+
+
+def let_waiting_threads_sleep(
+    environ: MutableMapping[str, str] = os.environ, loaded: Container[str] = sys.modules
+) -> None:
+    """Let OpenMP's threads sleep while they wait for one another: by default they spin and keep others from computing.
+
+    A policy that the user has set stays. After the import of torch the call does nothing, because the runtime reads the
+    environment once, when it is loaded.
+
+    Args:
+        environ: The environment to change.
+        loaded: The names of the imported modules.
+    """
+    if "torch" in loaded or any(environ.get(name) for name in WAITING_VARIABLES):
+        return
+    environ.update(WAITING)
+    set_by_mvrec.update(WAITING)
+
+
+def waiting_policy(environ: Mapping[str, str] = os.environ) -> tuple[str, bool]:
+    """Return the variables of the waiting policy with their origin, and whether waiting threads spin for long."""
+    values = {name: environ[name] for name in WAITING_VARIABLES if environ.get(name)}
+    if not values:
+        return "no variable sets it", True
+    origin = "mvrec" if values.items() <= set_by_mvrec.items() else "the environment"
+    text = f"{' '.join(f'{name}={value}' for name, value in values.items())}, set by {origin}"
+    spins = values.get("GOMP_SPINCOUNT", "").strip()
+    if spins:
+        return text, not spins.isdigit() or int(spins) >= _LONG_SPIN  # "infinite", or with a unit such as k
+    return text, values.get("OMP_WAIT_POLICY", "").strip().upper() != "PASSIVE"
 
 
 def shared_memory_fault(num_workers: int, *, folder: Path = Path("/dev/shm"), memfd: bool | None = None) -> str | None:

@@ -14,8 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import warm
+
+from mvrec.machine import let_waiting_threads_sleep
+
+let_waiting_threads_sleep()  # tests compute side by side
+import torch  # noqa: E402
+import warm  # noqa: E402
 
 for folder in ("cli", "data", "models", "runs"):  # whose helpers serve the tests of other folders too
     sys.path.insert(0, str(Path(__file__).parent / folder))

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mvrec.doctor.checks import Check
-from mvrec.machine import cores_per_process, shared_memory_fault, visible_cores
+from mvrec.machine import (
+    WAITING,
+    WAITING_VARIABLES,
+    cores_per_process,
+    shared_memory_fault,
+    visible_cores,
+    waiting_policy,
+)
 from mvrec.processes import CAN_FORK, ChildError, Limits, apart
 
 # A step of the recipes for MViT-B: 8 clips of 16 frames of 224 x 224 pixels; each loader worker prefetches two.
@@ -24,7 +31,7 @@ CGROUP = Path("/sys/fs/cgroup")
 def machine_checks(
     *, cgroup: Path = CGROUP, shm: Path = Path("/dev/shm"), environ: Mapping[str, str] | None = None
 ) -> list[Check]:
-    """Check cores, memory, shared memory, open files and processes.
+    """Check cores, waiting threads, memory, shared memory, open files and processes.
 
     Args:
         cgroup: The folder of a container's limits.
@@ -36,6 +43,7 @@ def machine_checks(
     workers = min(cores_per_process(environ=environ), 16)
     return [
         _cores(cores, quota, environ),
+        _waiting(environ),
         _memory(cgroup),
         _shared_memory(shm, workers),
         _open_files(),
@@ -74,6 +82,14 @@ def _cores(cores: int, quota: float | None, environ: Mapping[str, str]) -> Check
     if "SLURM_JOB_ID" in environ and not requested and cores == 1:
         return Check("machine", "cores", "warning", f"{text} in a Slurm job", "#SBATCH --cpus-per-task=8")
     return Check("machine", "cores", "ok", text + (f", {requested} per task" if requested else ""))
+
+
+def _waiting(environ: Mapping[str, str]) -> Check:
+    text, spins = waiting_policy(environ)
+    if not spins:
+        return Check("machine", "waiting threads", "ok", f"sleep: {text}")
+    fix = f"unset {' '.join(WAITING_VARIABLES)}; mvrec then sets {' '.join(f'{k}={v}' for k, v in WAITING.items())}"
+    return Check("machine", "waiting threads", "warning", f"spin and slow down work next to them: {text}", fix)
 
 
 def _memory(cgroup: Path) -> Check:

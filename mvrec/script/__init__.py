@@ -1,1 +1,5 @@
 """The command line from a script: training and testing as functions."""
+
+from mvrec.machine import let_waiting_threads_sleep
+
+let_waiting_threads_sleep()  # before the modules of this package import torch
