@@ -1,4 +1,4 @@
-"""Training next to other work: steps per second of a small MViT next to 0, 1, 2 and 4 busy processes, by waiting policy.
+"""Training next to busy processes: steps per second of a small MViT next to 0, 1, 2 and 4 of them, by waiting policy.
 
 python benchmarks/busy.py [--quick] [--busy N ...] [--spins N ...] [--first] [--json [PATH]]
 
