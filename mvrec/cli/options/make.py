@@ -156,6 +156,8 @@ def _docs(target: Callable[..., Any]) -> dict[str, str]:
 
 def _row(hint: Any, default: Any, required: bool, doc: str | None) -> Row:
     kinds = list(dict.fromkeys(_kinds(hint)))
+    if {"int", "float"} <= {*kinds}:  # typing gives an equal union from its cache, in whatever order that has
+        kinds = ["int", "float", *(kind for kind in kinds if kind not in ("int", "float"))]
     choices = list(dict.fromkeys(_choices(hint)))
     return {
         "kinds": kinds,
