@@ -6,6 +6,7 @@ jsonargparse knows whether a key is accepted, but not its file and line nor the 
 import contextlib
 import dataclasses
 import inspect
+import itertools
 import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -292,7 +293,7 @@ class KnownKeys:
 
     def _add_parameters(self, key: str, target: Callable[..., Any]) -> None:
         try:
-            parameters = inspect.signature(target).parameters.values()
+            parameters = own_parameters(target)
             hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
         except (ValueError, TypeError, NameError):
             self._open.add(key)
@@ -354,6 +355,13 @@ class KnownKeys:
             if name not in children:
                 return path, children
         return None
+
+
+def own_parameters(target: Callable[..., Any]) -> Iterator[inspect.Parameter]:
+    """Return the parameters that a class or function has itself, where its `__signature__` may list its parent's."""
+    if not isinstance(target, type) or target.__init__ is object.__init__:  # type: ignore[misc]
+        return iter(inspect.signature(target).parameters.values())
+    return itertools.islice(inspect.signature(target.__init__).parameters.values(), 1, None)  # type: ignore[misc]
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

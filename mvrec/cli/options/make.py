@@ -21,6 +21,7 @@ from docstring_parser import parse
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mvrec import data, models, tasks
+from mvrec.cli.config_check import own_parameters
 from mvrec.cli.jsonargparse_private import arguments_of
 from mvrec.cli.lightning import MvrecCLI, build
 from mvrec.cli.options import FILE, VERSIONED, Row
@@ -115,7 +116,7 @@ def _rows(target: Callable[..., Any], path: str) -> Iterator[tuple[str, Row]]:
     """Yield the arguments of a class or function, including those of `**knobs` and of dataclasses."""
     call = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
     try:
-        parameters, hints = inspect.signature(target).parameters.values(), typing.get_type_hints(call)
+        parameters, hints = own_parameters(target), typing.get_type_hints(call)
     except (ValueError, TypeError, NameError):
         yield "*", {"kinds": ["other"]}
         return

@@ -21,6 +21,7 @@ from mvrec.data.loading.batch import ClipBatch
 from mvrec.data.loading.guard import MAX_KILLS
 from mvrec.data.loading.loader import ClipLoader, EvalBatches, TrainBatches, Unwrapped, worker_count
 from mvrec.data.loading.samples import EvalSamples, TrainSamples
+from mvrec.data.sets.whole_signature import WholeSignature
 from mvrec.data.views.normalisation import Normalisation
 from mvrec.data.views.own_augment import own_on_device
 from mvrec.data.views.protocol import Protocol
@@ -37,7 +38,7 @@ Split = Literal["train", "val", "test"]
 log = logging.getLogger(__name__)
 
 
-class RecognitionData(L.LightningDataModule):
+class RecognitionData(WholeSignature, L.LightningDataModule):
     """Labelled files of `root/<split>/<class name>/` or of the lists `root/<split>.csv`, split = train, val, test.
 
     A subclass sets the kind of the files, how they become views and how many of these make a step.

@@ -1,5 +1,6 @@
 """Data sets with lists of their own: UCF101, HMDB51, Something-Something, ImageNet's tars, plain folders."""
 
+import inspect
 import io
 import json
 
@@ -13,6 +14,15 @@ from mvrec.data.sets.imagenet_devkit import validation_wnids
 from mvrec.data.views.targets import ClassIndex
 from mvrec.data.views.transforms import Augment
 from mvrec.errors import UserError
+
+
+def test_a_signature_has_the_arguments_of_the_parent_after_its_own():
+    names = list(inspect.signature(SomethingSomething).parameters)
+    parents = list(inspect.signature(VideoFolder.__mro__[1]).parameters)
+    assert names[:2] == ["root", "annotations"]
+    assert sorted(names) == sorted([*parents, "annotations", "test_split"])
+    clip = inspect.signature(SomethingSomething).parameters["clip"].default
+    assert clip.sampling == "segments"  # its own default, not the parent's
 
 
 def assert_refused(data, message):
