@@ -25,6 +25,8 @@ for folder in ("cli", "data", "models", "runs"):  # whose helpers serve the test
     sys.path.insert(0, str(Path(__file__).parent / folder))
 
 ROOT = Path(__file__).parent.parent
+# Every fast form is taken, on any machine and without seconds of measuring; also by processes that tests start.
+os.environ.setdefault("MVREC_MEASURE", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mvrec.doctor.checks import Check
+from mvrec.fast_forms import FAST, UNCLEAR, kept_here
 from mvrec.machine import (
     WAITING,
     WAITING_VARIABLES,
@@ -48,6 +49,7 @@ def machine_checks(
         _shared_memory(shm, workers),
         _open_files(),
         _fork(),
+        _forms(),
     ]
 
 
@@ -158,6 +160,28 @@ def _fork() -> Check:
     except (ChildError, OSError) as error:
         return Check("machine", "fork", "broken", f"no process can be started: {error}", "ulimit -u unlimited")
     return Check("machine", "fork", "ok", "files are read in processes that can be killed")
+
+
+def _forms() -> Check:
+    """Tell what was measured about the fast forms of operations on this processor."""
+    entries = kept_here()
+    if not entries:
+        return Check(
+            "machine", "fast forms", "note", "not measured yet: the first network on the CPU does so, in seconds"
+        )
+    texts = [
+        f"{where['dtype']} on {where['threads']} threads ({where['instructions']}): "
+        f"{list(forms.values()).count(FAST)} of {len(forms)} operations"
+        for _, where, forms in entries
+    ]
+    text = f"faster here for {'; '.join(texts)}"
+    unclear = {path: [name for name in forms if forms[name] == UNCLEAR] for path, _, forms in entries}
+    names = sorted({name for path in unclear for name in unclear[path]})
+    if names:
+        files = " ".join(str(path) for path in unclear if unclear[path])
+        text += f"; load has disturbed the measurement of {', '.join(names)}, so their plain form runs"
+        return Check("machine", "fast forms", "warning", text, f"rm {files}: the next network measures again")
+    return Check("machine", "fast forms", "ok", text)
 
 
 # -- devices ----------------------------------------------------------------------------------------------------------

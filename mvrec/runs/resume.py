@@ -24,6 +24,7 @@ from mvrec.errors import UserError
 from mvrec.files import write_atomically
 from mvrec.models.checkpoints.files import StoredWeights
 from mvrec.run_data import data_of
+from mvrec.runs.forms import changed_forms
 
 RESUMES = "resumes.json"
 # Settings of a run's place, output and reading speed: no step depends on them.
@@ -196,7 +197,8 @@ class Resume(L.Callback):
         """Put the present optimiser options into the checkpoint before Lightning restores them."""
         self._use_present_options(trainer)
         task: Any = pl_module
-        task.run_record["facts"] = {"steps_per_epoch": _steps_per_epoch(trainer), "precision": str(trainer.precision)}
+        facts = {"steps_per_epoch": _steps_per_epoch(trainer), "precision": str(trainer.precision)}
+        task.run_record["facts"] = facts | {"forms": task.run_record.get("forms")}
 
     def _use_present_options(self, trainer: L.Trainer) -> None:
         checkpoint = self._checkpoint
@@ -205,6 +207,8 @@ class Resume(L.Callback):
         facts = checkpoint.get("mvrec", {}).get("facts", {})
         if (precision := facts.get("precision", str(trainer.precision))) != str(trainer.precision):
             self._entry["changed"].append(Change("precision in use", precision, str(trainer.precision))._asdict())
+        forms = changed_forms(facts.get("forms"), trainer.lightning_module.run_record.get("forms"))  # type: ignore
+        self._entry["changed"] += [Change(f"form of {name}", *values)._asdict() for name, *values in forms]
         states = zip(trainer.optimizers, checkpoint.get("optimizer_states", ()), strict=False)
         schedulers: list[Any] = [entry.scheduler for entry in trainer.lr_scheduler_configs]
         for (optimizer, state), scheduler, saved in zip(states, schedulers, checkpoint["lr_schedulers"], strict=False):

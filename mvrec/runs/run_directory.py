@@ -29,6 +29,7 @@ from mvrec import __version__
 from mvrec.files import append_whole, json_text, write_atomically
 from mvrec.run_data import data_of
 from mvrec.runs.curves import draw_curves
+from mvrec.runs.forms import agreed_forms
 from mvrec.runs.monitors import check_monitors
 from mvrec.runs.weights_origin import weights_record
 
@@ -178,6 +179,11 @@ class RunRecord(L.Callback):
         self._reading = self._written = False
         self._unreadable = 0
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let all processes agree on the forms of operations, before the first of them computes."""
+        task: Any = pl_module
+        task.run_record["forms"] = agreed_forms(trainer, task.backbone)
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that watched scores will be logged, and hide an earlier run's quarantine from the loaders.
 
@@ -234,7 +240,7 @@ class RunRecord(L.Callback):
             if isinstance(logger, MetricsCsv):
                 logger.go_on_from(trainer.global_step)
         task: Any = trainer.lightning_module
-        record = {"task": task.name, "outputs": task.outputs, **environment()}
+        record = {"task": task.name, "outputs": task.outputs, **environment(), "forms": task.run_record.get("forms")}
         if task.start.weights is not None and trainer.is_global_zero:
             record["weights"] = weights_record(task.start.weights)
         task.run_record["environment"] = record

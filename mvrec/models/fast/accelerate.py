@@ -9,6 +9,8 @@ from torch import nn
 
 from mvrec.models.cloformer import CloFormer, PatchEmbed
 from mvrec.models.fast import bricks, mvit
+from mvrec.models.fast.choice import measure_by
+from mvrec.models.fast.operations import operations
 from mvrec.models.fast.products import Linear
 from mvrec.models.layers import DetailConv, DetailMlp, GridConv, Mlp, SoftmaxAttention
 from mvrec.models.mvit.mvit import MViT
@@ -40,17 +42,24 @@ FAST: dict[type[nn.Module], type[nn.Module]] = {
 PLAIN = {fast: plain for plain, fast in FAST.items()}
 
 Module = TypeVar("Module", bound=nn.Module)
+measure_by(operations)
 
 
 def accelerate(model: Module) -> Module:
     """Switch a network's modules to their fast classes and return it; other networks stay as they are.
 
     Values and gradients are equal but for rounding, and random numbers are drawn in the same order. Parameters, their
-    names and the network's own class name stay. With `MVREC_PLAIN=1` in the environment it does nothing.
+    names and the network's own class name stay. With `MVREC_PLAIN=1` in the environment it does nothing. On a CPU the
+    first network to compute measures which fast forms are faster (`choice.py`); the others run in their plain form.
     """
     if os.environ.get(SWITCH, "0") in ("", "0"):
         _swap(model, FAST)
     return model
+
+
+def is_accelerated(model: nn.Module) -> bool:
+    """Return whether a network has fast classes."""
+    return any(type(module) in PLAIN for module in model.modules())
 
 
 @contextmanager

@@ -7,11 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mvrec.models.fast.products import goes_by_onednn, product, softmax_gradient
+from mvrec.models.fast.choice import is_faster
+from mvrec.models.fast.products import precision, product, softmax_gradient
 
 ROWS = 1024  # queries at a time per thread: their scores stay in the cache
 FEW_SCORES = 2**16  # per head; below, the calls of a block cost more than they save
 GROUP_SCORES = 2**20  # of all heads that are computed at a time
+NARROW_HEAD = 64  # channels
+
+# The measured operations.
+FEW = "attention with few scores, by groups of heads"
+NARROW = "attention with many scores and narrow heads, by rows"
+WIDE = "attention with many scores and wide heads, by rows"
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
@@ -26,27 +33,26 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
     Returns:
         `(B, N, heads, d_v)`.
     """
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else q.dtype
+    dtype = precision(q)
     method = _faster_than_fused(q, k, dtype)
-    return _fused(q, k, v, scale) if method is None else method.apply(q.to(dtype), k.to(dtype), v.to(dtype), scale)
+    return fused(q, k, v, scale) if method is None else method.apply(q.to(dtype), k.to(dtype), v.to(dtype), scale)
 
 
 def _faster_than_fused(q: Tensor, k: Tensor, dtype: torch.dtype) -> type[torch.autograd.Function] | None:
     """Return a method that is faster than torch's fused kernel, if there is one.
 
-    Zen 5, one core, with gradients. In bfloat16, 49 to 784 queries, 49 to 196 keys: the fused kernel takes 1.2 to 6
-    times as long as groups of heads; 393 to 25,089 queries, 393 keys: 1.6 to 2.5 times as long as blocks of rows. In
-    float32 these are 1.4 to 1.8 times as fast with products by oneDNN, and the same elsewhere.
+    On a Zen 5 that kernel takes 1.2 to 6 times as long as groups of heads in bfloat16, and 1.4 to 2.5 times as long as
+    blocks of rows where there are many scores. On an Intel Xeon it is two to three times as fast in float32.
     """
-    if torch.compiler.is_compiling() or q.device.type != "cpu":
+    if torch.compiler.is_compiling() or q.device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
         return None
-    scores = q.shape[1] * k.shape[1]
-    if dtype == torch.bfloat16:
-        return _HeadGroups if scores < GROUP_SCORES else _RowBlocks
-    return _RowBlocks if scores >= FEW_SCORES and goes_by_onednn(q) else None
+    if q.shape[1] * k.shape[1] < (GROUP_SCORES if dtype == torch.bfloat16 else FEW_SCORES):
+        return HeadGroups if is_faster(FEW, dtype) else None
+    return RowBlocks if is_faster(NARROW if q.shape[-1] <= NARROW_HEAD else WIDE, dtype) else None
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+def fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Compute `attention` with torch's fused kernel."""
     width = v.shape[-1]
     # Flash kernels require one width for q, k and v.
     v = F.pad(v, (0, q.shape[-1] - width)) if q.shape[-1] != width else v
@@ -54,7 +60,7 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)[..., :width]
 
 
-class _HeadGroups(torch.autograd.Function):
+class HeadGroups(torch.autograd.Function):
     """Attention of as many heads at a time as fit in the cache; the backward pass recomputes probabilities."""
 
     @staticmethod
@@ -94,7 +100,7 @@ def _tokens_first(x: Tensor, q: Tensor) -> Tensor:
     return x.unflatten(0, (q.shape[0], q.shape[2])).transpose(1, 2)
 
 
-class _RowBlocks(torch.autograd.Function):
+class RowBlocks(torch.autograd.Function):
     """Attention of a head and `ROWS` queries at a time; the backward pass recomputes probabilities."""
 
     @staticmethod

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from mvrec.models.cloformer import PatchEmbed
 from mvrec.models.fast.attention import attention
+from mvrec.models.fast.choice import is_faster
 from mvrec.models.fast.depthwise import depthwise_conv
-from mvrec.models.fast.products import linear
+from mvrec.models.fast.products import POINTWISE, linear, precision
 from mvrec.models.fast.recompute import gelu_linear, has_hooks, norm_linear
 from mvrec.models.layers import DetailConv as PlainDetailConv
 from mvrec.models.layers import DetailMlp as PlainDetailMlp
@@ -56,13 +57,18 @@ class Conv2d(nn.Conv2d):
     """A convolution: 1x1 as a matrix product, depthwise with a backward pass that CPUs compute fast."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.kernel_size == (1, 1) and self.stride == (1, 1) and self.groups == 1:
+        if self.kernel_size == (1, 1) and self.stride == (1, 1) and self.groups == 1 and _is_product(x):
             # Seen in the order of its strides, so that its gradient has the same strides, as DDP's buckets require.
             weight = self.weight if self.weight.stride(3) == 1 else self.weight.permute(0, 2, 3, 1)
             return linear(x.permute(0, 2, 3, 1), weight.flatten(1), self.bias).permute(0, 3, 1, 2)
         if _is_depthwise(self):
             return _depthwise_grid(x.permute(0, 2, 3, 1), self).permute(0, 3, 1, 2)
-        return super().forward(x)
+        weight = _with_plain_gradient(self.weight)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def _is_product(x: Tensor) -> bool:
+    return x.device.type != "cpu" or torch.compiler.is_compiling() or is_faster(POINTWISE, precision(x))
 
 
 class GridConv(PlainGridConv):

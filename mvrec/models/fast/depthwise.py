@@ -21,10 +21,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mvrec.models.fast.products import HAS_GRADIENTS
+from mvrec.models.fast.choice import is_faster
+from mvrec.models.fast.products import HAS_GRADIENTS, is_emulated, precision
 
 Triple = tuple[int, int, int]
 FAST = 3  # the kernel size for which oneDNN's gradients are fast
+LARGE_SIZE = 5
+
+# The measured operations.
+TIME = "depthwise convolutions over time"
+LARGE, LARGER = "depthwise kernels of 5 x 5", "larger depthwise kernels"
+STRIDED = "strided depthwise convolutions"
 
 
 def depthwise_conv(grid: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int, padding: Triple) -> Tensor:
@@ -42,32 +49,29 @@ def depthwise_conv(grid: Tensor, weight: Tensor, bias: Tensor | None = None, *, 
     """
     needs_gradient = torch.is_grad_enabled() and (grid.requires_grad or weight.requires_grad)
     if needs_gradient and not torch.compiler.is_compiling() and _has_slow_backward(grid, weight, stride, padding):
-        return _DepthwiseConv.apply(grid, weight, bias, stride, padding)
-    return _convolve(grid, weight, bias, stride, padding)
+        return DepthwiseConv.apply(grid, weight, bias, stride, padding)
+    return convolve(grid, weight, bias, stride, padding)
 
 
 def _has_slow_backward(grid: Tensor, weight: Tensor, stride: int, padding: Triple) -> bool:
     if grid.device.type != "cpu" or not HAS_GRADIENTS:
         return False
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else grid.dtype
-    if _sums_in_half(dtype):
+    dtype, size = precision(grid), max(weight.shape[3:])
+    if is_emulated(dtype):
         return True
-    slow_grid = stride > 1 and dtype == torch.bfloat16
-    return not _is_flat(weight, padding) or slow_grid or max(weight.shape[3:]) > FAST
-
-
-def _sums_in_half(dtype: torch.dtype) -> bool:
-    """Return whether torch accumulates gradients in this precision, because oneDNN lacks it on this processor."""
-    names = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
-    supported = getattr(torch.ops.mkldnn, names.get(dtype, ""), None)
-    return dtype in names and not (supported is not None and supported())
+    if not _is_flat(weight, padding):
+        return is_faster(TIME, dtype)
+    if size > FAST:
+        return is_faster(LARGE if size <= LARGE_SIZE else LARGER, dtype)
+    return stride > 1 and dtype == torch.bfloat16 and is_faster(STRIDED, dtype)
 
 
 def _is_flat(weight: Tensor, padding: Triple) -> bool:
     return weight.shape[2] == 1 and padding[0] == 0
 
 
-def _convolve(grid: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Triple) -> Tensor:
+def convolve(grid: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Triple) -> Tensor:
+    """Compute `depthwise_conv` with torch's own backward pass."""
     channels = grid.shape[-1]
     if _is_flat(weight, padding):  # frames do not mix: the 2-D kernels are faster
         frames = _channels_first(grid)  # (B*T, C, H, W)
@@ -78,10 +82,12 @@ def _convolve(grid: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pa
     return clip.permute(0, 2, 3, 4, 1)
 
 
-class _DepthwiseConv(torch.autograd.Function):
+class DepthwiseConv(torch.autograd.Function):
+    """`depthwise_conv` with the backward pass that the module describes."""
+
     @staticmethod
     def forward(ctx: Any, grid: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Triple) -> Tensor:
-        out = _convolve(grid, weight, bias, stride, padding)  # in autocast's precision
+        out = convolve(grid, weight, bias, stride, padding)  # in autocast's precision
         ctx.save_for_backward(grid.to(out.dtype), weight)
         ctx.stride, ctx.padding, ctx.dtype = stride, padding, grid.dtype
         return out
@@ -90,7 +96,7 @@ class _DepthwiseConv(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         grid, weight = ctx.saved_tensors
         of_grid, of_weight, of_bias = ctx.needs_input_grad[:3]
-        if _sums_in_half(grad.dtype):
+        if is_emulated(grad.dtype):
             grid, grad = grid.float(), grad.float()
         grad_bias = grad.flatten(0, -2).sum(0).to(weight.dtype) if of_bias else None
         if _is_flat(weight, ctx.padding):

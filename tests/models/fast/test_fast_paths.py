@@ -42,7 +42,7 @@ def test_convolution_and_its_gradients_are_torchs():
         grid = torch.randn(2, *thw, 6, dtype=torch.float64, requires_grad=True)
         weight = torch.randn(6, 1, *kernel, dtype=torch.float64, requires_grad=True)
         parts = grid, weight, torch.randn(6, dtype=torch.float64, requires_grad=True)
-        result = depthwise._DepthwiseConv.apply(*parts, stride, padding)
+        result = depthwise.DepthwiseConv.apply(*parts, stride, padding)
         reference = reference_conv(*parts, stride, padding)
         check_close([depthwise_conv(*parts, stride=stride, padding=padding), result], [reference, reference], case)
         of_output = torch.randn_like(reference)
@@ -109,7 +109,7 @@ def test_attention_by_blocks_and_groups_is_the_whole(few_rows, monkeypatch):
         narrow, way = case
         parts = operands(torch.float64, narrow=narrow)
         monkeypatch.setattr(attention, "GROUP_SCORES", ways[way])
-        result = (attention._RowBlocks if way == "rows" else attention._HeadGroups).apply(*parts, 0.25)
+        result = (attention.RowBlocks if way == "rows" else attention.HeadGroups).apply(*parts, 0.25)
         reference = written_out(*parts, 0.25)
         check_close([result, attend(*parts, scale=0.25)], [reference, reference], case)
         of_output = torch.randn_like(reference)
