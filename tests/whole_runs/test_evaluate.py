@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from run_support import read_csv
 
+from mvrec.data.loading import clips
 from mvrec.errors import UserError
 from mvrec.tasks.classification.class_match import ClassMatch
 
@@ -75,6 +76,29 @@ def test_the_number_of_views_at_a_time_bounds_memory_and_changes_no_score(comman
     for actual, expected in zip(few, many, strict=True):
         assert actual["class_1"] == expected["class_1"]
         assert float(actual["probability_1"]) == pytest.approx(float(expected["probability_1"]), abs=1.1e-6)
+
+
+def test_a_video_is_opened_once_and_each_frame_is_decoded_once_for_all_views(command, run_dir, tmp_path, monkeypatch):
+    log, real = tmp_path / "reads.txt", clips.open_video
+
+    def counted(path, **knobs):
+        video = real(path, **knobs)
+
+        def frames(indices, read=video.frames):
+            with log.open("a") as file:  # from whichever process reads
+                print(path, *indices, file=file)
+            return read(indices)
+
+        video.frames = frames
+        return video
+
+    monkeypatch.setattr(clips, "open_video", counted)
+    views = ["--data.test_views.num_clips=10", "--data.test_views.num_crops=3", "--data.num_workers=1"]
+    assert command("test", run_dir, f"--run_dir={tmp_path / 'scored'}", *views)[0] == 0
+    assert {row["views"] for row in read_csv(tmp_path / "scored/predictions.csv")} == {"30"}
+    reads = [line.split() for line in log.read_text().splitlines()]
+    assert len(reads) == len({path for path, *_ in reads}) == 6  # one file of the test split after the other
+    assert all(len(numbers) == len(set(numbers)) for _, *numbers in reads)
 
 
 def test_classes_in_another_order_are_matched_by_their_names_also_of_failed_files(
