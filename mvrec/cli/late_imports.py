@@ -214,6 +214,9 @@ DEFERRED: Mapping[str, Deferred] = {
             "graph_break": lambda: lambda *_, **__: None,  # nothing to break: optimisers call it in every step
         }
     ),
+    "torch.utils.flop_counter": Deferred(  # imports triton; Lightning's summaries of models count with it
+        answers={"FlopCounterMode": lambda: LateClass("torch.utils.flop_counter", "FlopCounterMode")}
+    ),
     # Lightning takes two classes of it, which need none of its 100 metrics, and its version.
     "torchmetrics": Deferred(
         answers={

@@ -102,7 +102,7 @@ def waiting(name):
     return isinstance(sys.modules.get(name), Placeholder) or name not in sys.modules
 
 assert all(waiting(name) for name in DEFERRED), [name for name in DEFERRED if not waiting(name)]
-for name in ("matplotlib", "scipy", "torch._inductor", "torchvision", "sympy", "torch.distributed.fsdp"):
+for name in ("matplotlib", "scipy", "triton", "torch._inductor", "torchvision", "sympy", "torch.distributed.fsdp"):
     assert name not in sys.modules, name
 
 import torch
@@ -132,6 +132,10 @@ assert v2.RandAugment and v2.functional.resize is pixel_operations.resize
 import torchvision
 assert torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5).tolist() == [0]
 assert "swin_t" in torchvision.models.list_models()
+
+from mvrec.models import cloformer_xxs
+from mvrec.models.macs import count_macs
+assert count_macs(cloformer_xxs(), (3, 32, 32)) > 0
 
 network = torch.nn.Linear(2, 2)
 compiled = torch.compile(network, backend="eager")
