@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mvrec.data.listing.archive import FilePath
 from mvrec.data.listing.index import Sample, SampleIndex
-from mvrec.data.loading.samples import EvalSamples, FileViews, TrainSamples
+from mvrec.data.loading.samples import LIBRARIES, EvalSamples, FileViews, TrainSamples
 from mvrec.data.loading.step_times import stage
 from mvrec.data.video.opening import open_video
 from mvrec.data.video.video import Decoder, Video
@@ -32,6 +32,8 @@ from mvrec.data.views.timeline import Timeline, timeline_of
 from mvrec.data.views.transforms import Augment, views_of
 from mvrec.errors import DecodeError
 from mvrec.seeds import derive_seed
+
+LIBRARIES_OF_CLIPS = ("av", *LIBRARIES)  # PyAV opens every file first, whatever the decoder
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class TrainClips(TrainSamples):
     decoder: Decoder = "auto"
     seed: int = 0
     is_video: ClassVar[bool] = True
+    libraries: ClassVar[tuple[str, ...]] = LIBRARIES_OF_CLIPS
 
     def frames(self, sample: Sample, rng: random.Random) -> np.ndarray:
         """Decode one clip: uint8 (T, H, W, C)."""
@@ -81,6 +84,7 @@ class EvalClips(EvalSamples):
     index: SampleIndex
     protocol: ClipProtocol
     decoder: Decoder = "auto"
+    libraries: ClassVar[tuple[str, ...]] = LIBRARIES_OF_CLIPS
 
     def views(self, sample: Sample, number: int, *, only: Sequence[int] | None = None) -> FileViews:
         """Return the views of `video_views`."""

@@ -6,6 +6,7 @@ Only this module of the package deals with ranks and worker counts.
 import logging
 import math
 from collections.abc import Iterator
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -286,6 +287,9 @@ class ClipLoader(DataLoader[ClipBatch]):
         batches = self.batches
         if not self._has_workers and (fault := shared_memory_fault(self.num_workers)) is not None:
             raise UserError(fault)
+        if not self._has_workers and CAN_FORK:
+            for library in self.dataset.libraries:  # type: ignore[attr-defined]
+                import_module(library)
         self._has_workers = True
         for batch in super().__iter__():
             last = next((entry for entry in batch.bad if entry.stop), None)

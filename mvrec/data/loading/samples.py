@@ -22,6 +22,8 @@ from mvrec.errors import DecodeError, PartError
 from mvrec.machine import machine_fault
 from mvrec.seeds import derive_seed
 
+# Imported before loader processes are forked, each of which would import them otherwise.
+LIBRARIES = ("torchvision.transforms.v2.functional",)
 SUBSTITUTES = 10  # files tried in place of an unreadable one before training stops
 
 
@@ -70,6 +72,7 @@ class TrainSamples(Dataset[Item]):
     repeats: int
     seed: int
     is_video: ClassVar[bool]
+    libraries: ClassVar[tuple[str, ...]] = LIBRARIES
 
     @abstractmethod
     def frames(self, sample: Sample, rng: random.Random) -> np.ndarray:
@@ -136,6 +139,7 @@ class EvalSamples(Dataset[Item]):
     """
 
     index: SampleIndex
+    libraries: ClassVar[tuple[str, ...]] = LIBRARIES
 
     @abstractmethod
     def views(self, sample: Sample, number: int, *, only: Sequence[int] | None = None) -> FileViews:
