@@ -4,12 +4,13 @@ Importing this module costs nothing.
 """
 
 import errno
+import math
 import os
 import re
 import shutil
 import sys
 from collections.abc import Container, Iterator, Mapping, MutableMapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 # The form of the error number after torch has carried an error from a worker to the main process.
@@ -27,17 +28,114 @@ WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 WAITING_VARIABLES = (*WAITING, "KMP_BLOCKTIME")
 _LONG_SPIN = 100_000  # about a millisecond, the time slice of a scheduler
 set_by_mvrec: dict[str, str] = {}  # variables of this process's environment
+CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _WORKER_DIED = re.compile(r"DataLoader worker \(pid(?:\(s\))? (\d+)[^)]*\) (.*)", re.DOTALL)
 
 
-def visible_cores() -> int:
-    """Return the number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def visible_cores(environ: Mapping[str, str] = os.environ) -> int:
+    """Return the cores whose time this process may use: by affinity, control groups and Slurm.
+
+    A part of a core counts in full, because 1.5 cores keep two threads busy for three quarters of the time, and one
+    thread would leave a third of them unused.
+    """
+    cores = _bound_cores()
+    quota = cpu_quota()
+    if quota is not None:
+        cores = min(cores, math.ceil(quota))
+    return min(cores, _count(environ, "SLURM_CPUS_ON_NODE") or cores)
 
 
 def cores_per_process(processes: int = 1, environ: Mapping[str, str] = os.environ) -> int:
-    """Return the cores of each of so many processes on this machine: Slurm's per task, else an equal share; min. 1."""
-    return max(1, int(environ.get("SLURM_CPUS_PER_TASK") or visible_cores() // max(processes, 1)))
+    """Return the cores of each process of a run on this machine: Slurm's per task, else an equal share; at least 1.
+
+    Args:
+        processes: Processes of the run on this machine, if more than torchrun and Slurm say.
+        environ: The environment.
+    """
+    cores = visible_cores(environ)
+    tasks, ranks = _count(environ, "SLURM_NTASKS_PER_NODE"), _count(environ, "LOCAL_WORLD_SIZE")
+    per_task = _count(environ, "SLURM_CPUS_PER_TASK")
+    if per_task:
+        cores, processes = min(cores, per_task), ranks // max(tasks, 1)  # torchrun starts them within a task
+    else:
+        processes = max(processes, ranks, tasks)
+    return max(1, cores // max(processes, 1))
+
+
+def cpu_quota(cgroups: Path | None = None, membership: Path | None = None) -> float | None:
+    """Return the cores whose time the control groups of this process may use, `None` for no limit.
+
+    A group cannot use more than the groups that contain it, so the least limit on the way to the root counts.
+
+    Args:
+        cgroups: Where the groups are mounted, of version 1, 2 or both.
+        membership: The file that names the groups of this process.
+    """
+    try:
+        lines = (membership or MEMBERSHIP).read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    groups = _groups(cgroups or CGROUPS, [*lines, "0::/", "0:cpu:/"])
+    return min((quota for group in groups if (quota := _quota_of(group)) is not None), default=None)
+
+
+def _groups(cgroups: Path, lines: list[str]) -> Iterator[Path]:
+    """Yield the folders of groups for CPU time, from those of lines `number:controllers:path` up to the roots."""
+    for line in lines:
+        controllers, _, path = line.partition(":")[2].partition(":")
+        if not controllers:
+            roots = (cgroups, cgroups / "unified")
+        elif "cpu" in controllers.split(","):
+            roots = (cgroups / "cpu", cgroups / controllers)
+        else:
+            continue
+        group = PurePosixPath(path.lstrip("/"))  # in a container it may be the host's, which does not exist here
+        for root in roots:
+            yield from (root / level for level in (group, *group.parents))
+
+
+def _quota_of(group: Path) -> float | None:
+    try:
+        limit, period = (group / "cpu.max").read_text().split()  # version 2
+    except (OSError, ValueError):
+        try:
+            limit, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        except OSError:
+            return None
+    try:
+        cores = int(limit) / int(period)
+    except (ValueError, ZeroDivisionError):  # "max" is no limit
+        return None
+    return cores if cores > 0 else None
+
+
+def _bound_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _count(environ: Mapping[str, str], name: str) -> int:
+    """Return a variable's number, 0 without one."""
+    text = environ.get(name, "")
+    return int(text) if text.isdecimal() else 0
+
+
+def limit_threads(processes: int = 1, environ: MutableMapping[str, str] = os.environ) -> None:
+    """Let torch compute on no more threads than a process has cores, where the user has not set their number.
+
+    Torch's own number follows affinity and physical cores alone. Processes that this one starts get the same number.
+
+    Args:
+        processes: Processes of the run on this machine, if more than torchrun and Slurm say.
+        environ: The environment to change.
+    """
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    cores = cores_per_process(processes, environ)
+    if any(environ.get(name) and environ[name] != set_by_mvrec.get(name) for name in names) or cores >= _bound_cores():
+        return
+    environ[names[0]] = set_by_mvrec[names[0]] = str(cores)
+    torch = sys.modules.get("torch")
+    if torch is not None:  # which has read the environment
+        torch.set_num_threads(min(torch.get_num_threads(), cores))
 
 
 def let_waiting_threads_sleep(

@@ -8,8 +8,10 @@ if [ ! -x "$MVREC" ]; then
     exit 2
 fi
 
-# Every process computes on as many threads as Slurm has given it, and loads data with as many workers.
-export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
+# mvrec computes and loads with the cores that Slurm gives a task, whose number srun does not take from sbatch since 22.05.
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
+    export SRUN_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK:-$SLURM_CPUS_PER_TASK}
+fi
 export PYTHONFAULTHANDLER=1
 # A compiled cache saves seconds at every start; some sites forbid it by this variable.
 unset PYTHONDONTWRITEBYTECODE

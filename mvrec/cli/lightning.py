@@ -52,6 +52,7 @@ from mvrec.data.views.presets import PRESETS
 from mvrec.errors import UserError
 from mvrec.files import at_home
 from mvrec.lightning_private import OpenCLI
+from mvrec.machine import limit_threads
 from mvrec.messages import fail, show_lightning_messages, show_messages
 from mvrec.models.checkpoints.files import each_file_once, forget_files, read_weights
 from mvrec.runs.checkpoint_files import CheckpointFiles
@@ -291,7 +292,8 @@ class MvrecCLI(OpenCLI):
             super().instantiate_classes()
 
     def after_instantiate_classes(self) -> None:
-        """Pass the seed to the data, and record in the checkpoint how model and data are built."""
+        """Limit threads, pass the seed to the data, and record in the checkpoint how model and data are built."""
+        limit_threads(self.trainer.num_devices)
         for line in self.input_size.overrides:
             log.info("%s", line)
         if self.plan is not None:

@@ -16,7 +16,7 @@ from mvrec import __version__
 from mvrec.class_paths import debugging, take_debug, take_trusted
 from mvrec.cli.help.hints import command_hint
 from mvrec.errors import UserError
-from mvrec.machine import allow_open_files, closed_path, let_waiting_threads_sleep, machine_fault
+from mvrec.machine import allow_open_files, closed_path, let_waiting_threads_sleep, limit_threads, machine_fault
 from mvrec.messages import fail, show_messages
 from mvrec.runs.signals import requests
 
@@ -107,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     show_messages()
     allow_open_files()
     let_waiting_threads_sleep()
+    limit_threads()
     with _errors_as_lines():
         if command == "fit":
             requests.listen()  # before torch is imported, which takes seconds: no signal is lost

@@ -12,9 +12,11 @@ from typing import Any
 from mvrec.doctor.checks import Check
 from mvrec.fast_forms import FAST, UNCLEAR, kept_here
 from mvrec.machine import (
+    CGROUPS,
     WAITING,
     WAITING_VARIABLES,
     cores_per_process,
+    cpu_quota,
     shared_memory_fault,
     visible_cores,
     waiting_policy,
@@ -26,11 +28,9 @@ BATCH_BYTES = 8 * 3 * 16 * 224 * 224
 READY_BATCHES = 2
 FEW_FILES = 1024  # open files; loaders pass each batch through one
 
-CGROUP = Path("/sys/fs/cgroup")
-
 
 def machine_checks(
-    *, cgroup: Path = CGROUP, shm: Path = Path("/dev/shm"), environ: Mapping[str, str] | None = None
+    *, cgroup: Path = CGROUPS, shm: Path = Path("/dev/shm"), environ: Mapping[str, str] | None = None
 ) -> list[Check]:
     """Check cores, waiting threads, memory, shared memory, open files and processes.
 
@@ -40,10 +40,9 @@ def machine_checks(
         environ: `os.environ`.
     """
     environ = os.environ if environ is None else environ
-    cores, quota = visible_cores(), cpu_quota(cgroup)
     workers = min(cores_per_process(environ=environ), 16)
     return [
-        _cores(cores, quota, environ),
+        _cores(environ),
         _waiting(environ),
         _memory(cgroup),
         _shared_memory(shm, workers),
@@ -53,30 +52,12 @@ def machine_checks(
     ]
 
 
-def cpu_quota(cgroup: Path) -> float | None:
-    """Return the cores whose time a container may use, `None` for no limit."""
-    try:
-        limit, period = (cgroup / "cpu.max").read_text().split()  # version 2
-    except (OSError, ValueError):
-        try:
-            limit = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    try:
-        return float(limit) / float(period) if limit != "max" and float(limit) > 0 else None
-    except (ValueError, ZeroDivisionError):
-        return None
-
-
-def _cores(cores: int, quota: float | None, environ: Mapping[str, str]) -> Check:
+def _cores(environ: Mapping[str, str]) -> Check:
     requested = environ.get("SLURM_CPUS_PER_TASK")
+    cores, quota = visible_cores(environ), cpu_quota()
     text = f"{cores} of {os.cpu_count()} cores ({platform.machine()})"
-    if quota is not None and quota < cores:
-        few = max(1, int(quota))
-        text += f", but this container may use the time of {quota:g}"
-        fix = f"--data.num_workers {few} --trainer.devices 1, or give the container more: docker run --cpus N"
-        return Check("machine", "cores", "warning", text, fix)
+    if quota is not None:
+        text += f", a container with the time of {quota:g}"
     if requested and requested.isdigit() and int(requested) > cores:
         text += f", SLURM_CPUS_PER_TASK is {requested}"
         fix = f"srun --cpus-per-task={requested}: since Slurm 22.05 srun does not inherit it from sbatch"

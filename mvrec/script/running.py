@@ -162,15 +162,17 @@ def _errors_of_the_parser() -> Iterator[None]:
 
 @contextmanager
 def _process_as_it_was() -> Iterator[None]:
-    """Restore the caller's logging, warnings, environment and random states."""
+    """Restore the caller's logging, warnings, environment, number of threads and random states."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     settings = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
     environment = dict(os.environ)
+    threads = torch.get_num_threads()
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     with warnings.catch_warnings(), torch.random.fork_rng():
         try:
             yield
         finally:
+            torch.set_num_threads(threads)
             random.setstate(states[0])
             np.random.set_state(states[1])  # noqa: NPY002
             for name in os.environ.keys() - environment.keys():

@@ -18,7 +18,7 @@ from mvrec.commands import doctor
 from mvrec.commands.doctor import main
 from mvrec.doctor import machine, media, packages
 from mvrec.doctor.checks import Check
-from mvrec.doctor.machine import cpu_quota, machine_checks
+from mvrec.doctor.machine import machine_checks
 from mvrec.doctor.packages import extra_checks, installed_version, lightning_checks, package_checks
 from mvrec.errors import UserError, install_hint
 
@@ -162,21 +162,10 @@ def test_a_clip_that_is_cut_short(tmp_path):
     assert isinstance(media.read_levels(path, "pyav"), str)
 
 
-def test_the_share_of_cores_that_a_container_may_use(tmp_path):
-    cases = [
-        (1.5, {"cpu.max": "150000 100000"}),
-        (None, {"cpu.max": "max 100000"}),
-        (None, {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}),
-        (None, {}),
-        (0.5, {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}),
-    ]
-    for number, (quota, files) in enumerate(cases):
-        folder = tmp_path / str(number)
-        for name, text in files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(f"{text}\n")
-        assert cpu_quota(folder) == quota, files
-    assert_check(machine_checks(cgroup=folder, environ={}), "cores", "warning", fix="--data.num_workers 1 ")
+def test_cores_of_a_container_with_the_time_of_some(tmp_path, monkeypatch):
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    monkeypatch.setattr("mvrec.machine.CGROUPS", tmp_path)
+    assert_check(machine_checks(environ={}), "cores", "ok", text=" a container with the time of 0.5")
 
 
 def test_limits_of_memory_slurm_and_open_files_and_missing_shared_memory(tmp_path):
@@ -196,6 +185,7 @@ def test_limits_of_memory_slurm_and_open_files_and_missing_shared_memory(tmp_pat
 
 def test_shared_memory_is_compared_with_what_workers_need(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
     need = "8 loader workers with steps of 8 clips need 294"
     for kibibytes, is_needed, status, text, fix in (
         (8 << 10, True, "broken", need, "--data.num_workers 0"),

@@ -1,5 +1,6 @@
 """The decisions of a plan, on files and machines of any kind."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +117,7 @@ def test_the_lines_say_what_is_unreadable_what_is_cut_and_for_how_many_files_a_r
     assert "AdamW with 0.008, layer decay 1" in square["rate"]
 
 
-def test_a_machine_without_gpu_is_its_cores():
+def test_a_machine_without_gpu_is_its_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
     machine = this_machine(accelerator="cpu", environ={"SLURM_CPUS_PER_TASK": "3", "WORLD_SIZE": "2"})
     assert (machine.cores, machine.is_launched, machine.describe()) == (3, True, "3 processor cores, no GPU")
