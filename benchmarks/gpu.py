@@ -196,6 +196,9 @@ def measure(case: Case, device: str, *, dry: bool) -> Row:
     times = measuring.times_in_turns(steps, device, repeats=repeats, seconds=seconds)
     memory = {library: measuring.peak_gib(step, device) for library, step in steps.items()}
     profiles = {library: measuring.profiled(step, device) for library, step in steps.items()}
+    for library, profile in profiles.items():
+        for name, share in profile.largest:
+            print(f"        {library}: {share:.0%} of the kernels' time in {name[:90]}", flush=True)
     return as_row(case, list(nets)[1], times, memory, profiles, macs=macs, device=device, note="; ".join(notes))
 
 

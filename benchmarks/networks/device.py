@@ -6,6 +6,7 @@ that is not page-locked. Each wait costs the time in which the queue could have 
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -42,11 +43,13 @@ class Profile(NamedTuple):
         kernels: Kernels started, without copies.
         busy: Seconds of these kernels.
         waits: Calls in which the host waited for the device.
+        largest: Names of the five kernels with most time, and their share of `busy`.
     """
 
     kernels: int
     busy: float
     waits: int
+    largest: tuple[tuple[str, float], ...] = ()
 
 
 def device_name(device: str) -> str:
@@ -115,7 +118,12 @@ def summary(events: Iterable[Any]) -> Profile:
     span = next(event.time_range for event in events if event.name == LABEL and event.device_type == DeviceType.CPU)
     kernels = [event for event in events if is_kernel(event)]
     waits = [event for event in events if event.name in WAITS and span.start <= event.time_range.start < span.end]
-    return Profile(len(kernels), sum(event.time_range.elapsed_us() for event in kernels) / 1e6, len(waits))
+    times: Counter[str] = Counter()
+    for event in kernels:
+        times[event.name] += event.time_range.elapsed_us()
+    busy = times.total()
+    largest = tuple((name, time / busy) for name, time in times.most_common(5))
+    return Profile(len(kernels), busy / 1e6, len(waits), largest)
 
 
 def is_kernel(event: Any) -> bool:
