@@ -61,8 +61,8 @@ format: $(VENV)/.installed-dev  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-test  ## measure mvrec next to its peers (BENCH_FLAGS=--quick for a first look)
-	for script in benchmarks/*.py; do $(BIN)/python $$script $(BENCH_FLAGS) || exit 1; done
+bench: $(VENV)/.installed-test  ## measure mvrec next to its peers in half an hour, and update docs/performance.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/page.py --measure 30
 
 constraints: $(BIN)/uv  ## pin the newest versions that fit pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --strip-extras \

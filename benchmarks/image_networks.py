@@ -1,6 +1,6 @@
 """Our image networks against their plain form, and MViTv2 against timm's, interleaved in one process; prints ratios.
 
-python benchmarks/image_networks.py [--quick] [--only NAME] [--no_compile] [--batch N] [--json PATH]
+python benchmarks/image_networks.py [--quick] [--only NAME] [--no_compile] [--batch N] [--json [PATH]]
 
 Images of 224 x 224 on one thread: inference and training step (forward and backward), in float32 and under bfloat16
 autocast, CPU and wall seconds, and the memory of a training step. The plain form is the same network before
@@ -10,13 +10,13 @@ weights and get the same images; logits are compared first, and in float64 the g
 """
 
 import argparse
-import json
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 
 import timm
 import torch
-from networks.comparing import HEADER, Row, assert_equal, machine, measure, measure_memory
+from networks.comparing import HEADER, Row, assert_equal, measure, measure_memory
+from results.figures import Figures, add_option
 from torch import nn
 
 from mvrec import models
@@ -48,14 +48,13 @@ def main() -> None:
     parser.add_argument("--only", choices=NAMES, help="one network")
     parser.add_argument("--no_compile", action="store_true", help="skip compiled networks, which take minutes")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
+    add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     batch, repeats = (2, 1) if options.quick else (options.batch, 7)
     images = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    where = machine("torch", "timm")
-    print(f"{where}; {batch} images of 224 x 224, one thread; CPU seconds (wall seconds), medians\n")
-    records: list[dict[str, object]] = []
+    figures = Figures.of(options, "image_networks", packages=("torch", "timm"))
+    print(f"{figures.title}; {batch} images of 224 x 224, one thread; CPU seconds (wall seconds), medians\n")
     for name in [options.only] if options.only else ["cloformer_xxs"] if options.quick else NAMES:
         nets = pair(name)
         (peer,) = (library for library in nets if library != "mvrec")
@@ -64,16 +63,16 @@ def main() -> None:
         worst = assert_equal(nets["mvrec"], nets[peer], f"{name} and the {peer} one", images, atol=atol)
         print(f"{name}: logits equal the {peer} ones within {worst:.1e}; in float64 gradients are equal, too")
         print(f"\n{HEADER}")
-        records += [measure(name, nets, images, row, repeats) for row in ROWS]
-        records += measure_memory(name, nets, images, None)
+        for row in ROWS:
+            figures.add(*measure(name, nets, images, row, repeats))
+        figures.add(*measure_memory(name, nets, images, None))
         if not (options.no_compile or options.quick):
             compiled = {library: torch.compile(network.eval()) for library, network in nets.items()}
             nets = {"mvrec": compiled["mvrec"], peer: nets[peer], f"{peer}, compiled": compiled[peer]}
-            label = "inference, fp32, compiled"
-            records.append(measure(name, nets, images, COMPILED, repeats, label=label, against=peer))
+            label = "inference, fp32, ours compiled and the peer not"
+            alone, both = measure(name, nets, images, COMPILED, repeats, label=label, against=peer)
+            figures.add(alone, replace(both, peer=peer, measure="inference, fp32, both compiled"))
         print()
-    if options.json:
-        options.json.write_text(json.dumps({"machine": where, "rows": records}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """MViT-B 16x4 and MViTv2-S 16x4 against torchvision's and pytorchvideo's, interleaved in one process; prints ratios.
 
-python benchmarks/mvit.py [--quick] [--only NAME] [--json PATH]
+python benchmarks/mvit.py [--quick] [--only NAME] [--json [PATH]]
 
 One clip of 16 x 224 x 224 on one thread: inference and training step (forward and backward), in float32 and under
 bfloat16 autocast, CPU and wall seconds; then the bytes that a training step keeps for its backward pass, every storage
@@ -10,13 +10,12 @@ off: they take no time and draw differently.
 """
 
 import argparse
-import json
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from networks.comparing import HEADER, Row, assert_equal, machine, measure, measure_memory
+from networks.comparing import HEADER, Row, assert_equal, measure, measure_memory
+from results.figures import Figures, add_option
 from torch import nn
 from torchvision.models import video
 
@@ -60,13 +59,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one repeat, and of MViT-B one peer")
     parser.add_argument("--only", choices=PEERS, help="one network")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there, too")
+    add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     clip = torch.randn(1, 3, 16, 224, 224, generator=torch.Generator().manual_seed(0))
-    where = machine("torch", "torchvision", "pytorchvideo")
-    print(f"{where}; one clip 16 x 224 x 224, one thread; CPU seconds (wall seconds), medians\n")
-    records: list[dict[str, object]] = []
+    figures = Figures.of(options, "mvit", packages=("torch", "torchvision", "pytorchvideo"))
+    print(f"{figures.title}; one clip 16 x 224 x 224, one thread; CPU seconds (wall seconds), medians\n")
     for name in [options.only] if options.only else PEERS:
         network = models.accelerate(getattr(models, name)(drop_path_rate=0.0, head_dropout=0.0))
         nets = {"mvrec": network}
@@ -77,11 +75,10 @@ def main() -> None:
             worst = assert_equal(network, nets[peer], f"{name} and {peer}'s", clip)
             print(f"{name}: logits equal {peer}'s within {worst:.1e}; in float64 gradients are equal, too")
         print(f"\n{HEADER}")
-        records += [measure(name, nets, clip, row, 1 if options.quick else 5) for row in ROWS]
-        records += measure_memory(name, nets, clip, MEMORY_GOAL.get(name))
+        for row in ROWS:
+            figures.add(*measure(name, nets, clip, row, 1 if options.quick else 5))
+        figures.add(*measure_memory(name, nets, clip, MEMORY_GOAL.get(name)))
         print()
-    if options.json:
-        options.json.write_text(json.dumps({"machine": where, "rows": records}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Fill the tables of docs/performance.md from the files of benchmarks/results.
 
-python benchmarks/page.py            # rewrite the page
-python benchmarks/page.py --check    # exit 1 if the page is not what the files give
+python benchmarks/page.py                # rewrite the page
+python benchmarks/page.py --check        # exit 1 if the page is not what the files give
+python benchmarks/page.py --measure 30   # run all benchmarks that fit into 30 minutes, then rewrite it
 
 A table stands between `<!-- table NAME -->` and `<!-- end -->`, where NAME is the stem of its files: a block for every
 machine that has one, headed by machine, versions, date, load and command. `<!-- table NAME by subject -->` has a column
@@ -10,12 +11,34 @@ per subject, with ratios in the cells. The text around the tables, with the conc
 
 import argparse
 import re
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 from results.figures import FOLDER, Figures, Row
 
 PAGE = FOLDER.parents[1] / "docs/performance.md"
+# What `--measure` runs, with flags, and minutes on two cores, above which it is stopped.
+BENCHMARKS: dict[str, tuple[tuple[str, ...], float]] = {
+    "images": ((), 1),
+    "decode": ((), 4),
+    "evaluation_decode": (("--quick",), 2),
+    "training_clip": (("--quick",), 2),
+    "busy": (("--quick",), 3),
+    "mvit": (("--quick",), 5),
+    "image_networks": (("--quick",), 2),
+    "startup": (("--quick",), 4),
+    "run": (("--quick",), 6),
+    "evaluation_run": (("--quick",), 4),
+    "decoder_memory": (("--quick",), 3),
+}
+LEFT_OUT = {
+    "gpu": "needs a GPU: python benchmarks/gpu.py --json",
+    "cost_curves": "most of an hour, and a page of its own: docs/cost_curves.md",
+    "small_sets": "hours of training, and a page of its own: docs/small_sets.md",
+    "index_memory": "prints memory, no ratios",
+}
 MARKED = re.compile(r"(<!-- table (\w+)( by subject)? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -103,16 +126,37 @@ def filled(page: str, folder: Path = FOLDER) -> str:
     return MARKED.sub(lambda m: f"{m[1]}\n{table(m[2], pivot=bool(m[3]), folder=folder)}\n\n{m[4]}", page)
 
 
+def measured(minutes: float) -> list[str]:
+    """Run the benchmarks that fit into so many minutes; return a line for each that is left out or failed."""
+    missing = [f"{name}: {reason}" for name, reason in LEFT_OUT.items()]
+    end = time.monotonic() + 60 * minutes
+    for name, (flags, expected) in BENCHMARKS.items():
+        path, left = FOLDER.parent / f"{name}.py", (end - time.monotonic()) / 60
+        if left < expected:
+            missing.append(f"{name}: {left:.0f} minutes were left, it needs up to {expected:g}")
+            continue
+        print(f"\n# {name} {' '.join(flags)}, up to {expected:g} minutes", flush=True)
+        try:
+            code = subprocess.run([sys.executable, str(path), *flags, "--json"], timeout=60 * expected).returncode
+        except subprocess.TimeoutExpired:
+            missing.append(f"{name}: stopped after {expected:g} minutes, with the rows measured by then")
+        else:
+            missing += [f"{name}: failed with exit code {code}"] if code else []
+    return missing
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing, and fail if something would change")
+    parser.add_argument("--measure", type=float, metavar="MINUTES", help="run all benchmarks that fit")
     options = parser.parse_args()
+    missing = [] if options.measure is None else measured(options.measure)
     page = PAGE.read_text()
-    if filled(page) == page:
-        return
-    if options.check:
-        sys.exit("docs/performance.md differs from benchmarks/results: run python benchmarks/page.py")
-    PAGE.write_text(filled(page))
+    if filled(page) != page:
+        if options.check:
+            sys.exit("docs/performance.md differs from benchmarks/results: run python benchmarks/page.py")
+        PAGE.write_text(filled(page))
+    print(*(f"left out: {line}" for line in missing), sep="\n", end="\n" if missing else "")
 
 
 if __name__ == "__main__":

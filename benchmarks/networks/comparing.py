@@ -1,14 +1,13 @@
 """Networks with the same weights and the same input, interleaved in one process on one thread."""
 
 import ctypes
-import platform
 import statistics
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from results import figures
 from torch import Tensor, nn
 
 from mvrec.models import load_weights
@@ -26,12 +25,6 @@ class Row(NamedTuple):
     @property
     def label(self) -> str:
         return f"{'training step' if self.train else 'inference'}, {'bf16' if self.bf16 else 'fp32'}"
-
-
-def machine(*packages: str) -> str:
-    """Return the origin of the figures: processor and versions."""
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
-    return f"{platform.machine()}, Python {platform.python_version()}, {versions}"
 
 
 def randomise(network: nn.Module) -> None:
@@ -144,8 +137,8 @@ def measure(
     *,
     label: str | None = None,
     against: str | None = None,
-) -> dict[str, object]:
-    """Measure all networks in turn, several times; print a line per peer.
+) -> list[figures.Row]:
+    """Measure all networks in turn, several times; print and return a line per peer.
 
     Args:
         name: Name of the network.
@@ -165,28 +158,31 @@ def measure(
             if repeat:
                 times[library].append(took)
     label = label or row.label
-    record: dict[str, object] = {"network": name, "what": label, "goal": row.goal.get(name), "seconds": times}
     medians = {
         library: [statistics.median(column) for column in zip(*pairs, strict=True)] for library, pairs in times.items()
     }
     peers = [library for library in nets if library != "mvrec"]
     against = against or min(peers, key=lambda peer: medians[peer][0])
+    rows = []
     for peer in peers:
         ratios = [other[0] / mvrec[0] for mvrec, other in zip(times["mvrec"], times[peer], strict=True)]
-        goal = f"{row.goal[name]:.1f}" if peer == against and name in row.goal else ""
+        goal = row.goal.get(name) if peer == against else None
         print(
             f"| {name} | {label} | {peer} | {medians['mvrec'][0]:.3g} ({medians['mvrec'][1]:.3g}) | "
             f"{medians[peer][0]:.3g} ({medians[peer][1]:.3g}) | {statistics.median(ratios):.2f} | "
-            f"{min(ratios):.2f} to {max(ratios):.2f} | {goal} |",
+            f"{min(ratios):.2f} to {max(ratios):.2f} | {'' if goal is None else f'{goal:.1f}'} |",
             flush=True,
         )
-        record[peer] = statistics.median(ratios)
-    return record
+        rows.append(
+            figures.Row(name, label, peer=peer, mvrec=medians["mvrec"][0], other=medians[peer][0], unit="CPU s",
+                        ratio=statistics.median(ratios), low=min(ratios), high=max(ratios), goal=goal)
+        )  # fmt: skip
+    return rows
 
 
-def measure_memory(name: str, nets: dict[str, nn.Module], clip: Tensor, goal: float | None) -> list[dict[str, object]]:
-    """Measure the bytes that training steps of every network keep, and peak resident memory; print a line per peer."""
-    records = []
+def measure_memory(name: str, nets: dict[str, nn.Module], clip: Tensor, goal: float | None) -> list[figures.Row]:
+    """Measure the bytes that training steps of every network keep, and peak resident memory; return a line per peer."""
+    rows = []
     for bf16 in (True, False):
         row = Row(train=True, bf16=bf16, goal={})
         stored = {library: kept_bytes(network, clip, bf16=bf16) for library, network in nets.items()}
@@ -194,12 +190,16 @@ def measure_memory(name: str, nets: dict[str, nn.Module], clip: Tensor, goal: fl
         for label, sizes in (("kept for the backward pass", stored), ("peak of resident memory", resident)):
             label += ", bf16" if bf16 else ", fp32"
             limit = goal if bf16 and sizes is stored else None
-            records.append({"network": name, "what": label, "goal": limit, "bytes": sizes})
-            for peer in sizes:
+            mib = {library: size / 2**20 for library, size in sizes.items()}
+            for peer in mib:
                 if peer != "mvrec":
                     print(
-                        f"| {name} | {label} | {peer} | {sizes['mvrec'] / 2**20:.0f} MiB "
-                        f"| {sizes[peer] / 2**20:.0f} MiB | {sizes[peer] / sizes['mvrec']:.2f} | | {limit or ''} |",
+                        f"| {name} | {label} | {peer} | {mib['mvrec']:.0f} MiB "
+                        f"| {mib[peer]:.0f} MiB | {mib[peer] / mib['mvrec']:.2f} | | {limit or ''} |",
                         flush=True,
                     )
-    return records
+                    rows.append(
+                        figures.Row(name, label, peer=peer, mvrec=mib["mvrec"], other=mib[peer], unit="MiB",
+                                    ratio=mib[peer] / mib["mvrec"], goal=limit)
+                    )  # fmt: skip
+    return rows

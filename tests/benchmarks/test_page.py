@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +48,31 @@ def test_a_table_has_the_columns_that_its_rows_need(page):
     assert page.by_subject([row("a", "step", ratio=1.0), row("b", "step", ratio=2.0, goal=1.5)]) == (
         "| Measure | Goal | a | b |\n| --- | --- | --- | --- |\n| step | 1.5 | 1.00 | 2.00 |"
     )
+
+
+def test_a_measurement_runs_what_fits_and_names_what_it_leaves_out(page, monkeypatch):
+    commands = []
+
+    def run(words, *, timeout):
+        name = Path(words[1]).stem
+        commands.append((name, *words[2:]))
+        if name == "slow":
+            raise page.subprocess.TimeoutExpired(words, timeout)
+        return page.subprocess.CompletedProcess(words, int(name == "broken"))
+
+    quick = dict.fromkeys(("good", "slow", "broken"), (("--quick",), 1))
+    monkeypatch.setattr(page, "BENCHMARKS", {**quick, "long": ((), 9)})
+    monkeypatch.setattr(page, "LEFT_OUT", {"other": "needs a GPU"})
+    monkeypatch.setattr(page.subprocess, "run", run)
+    assert page.measured(5) == [
+        "other: needs a GPU",
+        "slow: stopped after 1 minutes, with the rows measured by then",
+        "broken: failed with exit code 1",
+        "long: 5 minutes were left, it needs up to 9",
+    ]
+    assert commands == [(name, "--quick", "--json") for name in quick]
+
+
+def test_every_benchmark_is_measured_or_left_out_for_a_reason(page):
+    scripts = {path.stem for path in page.FOLDER.parent.glob("*.py")} - {"page"}
+    assert scripts <= page.BENCHMARKS.keys() | page.LEFT_OUT.keys()
