@@ -15,7 +15,7 @@ from mvrec.models.fast.attention import attention
 from mvrec.models.fast.choice import is_faster
 from mvrec.models.fast.depthwise import depthwise_conv
 from mvrec.models.fast.products import POINTWISE, linear, precision
-from mvrec.models.fast.recompute import gelu_linear, has_hooks, norm_linear
+from mvrec.models.fast.recompute import gelu_linear, has_hooks, norm_linear, product_dtype
 from mvrec.models.layers import DetailConv as PlainDetailConv
 from mvrec.models.layers import DetailMlp as PlainDetailMlp
 from mvrec.models.layers import GridConv as PlainGridConv
@@ -88,7 +88,7 @@ class DetailConv(PlainDetailConv):
     def forward(self, grid: Tensor) -> Tensor:
         conv = self.dwconv
         # Half precision would round the small weight next to the 1.
-        half = grid.dtype.itemsize < 4 or torch.is_autocast_enabled(grid.device.type)
+        half = product_dtype(grid).itemsize < 4
         if half or type(conv) is not GridConv or has_hooks(conv):
             return super().forward(grid)
         return _depthwise_grid(grid, conv, shortcut=True)

@@ -51,7 +51,7 @@ def _keeps_activations() -> bool:
     return HAS_GRADIENTS and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
-def _product_dtype(x: Tensor) -> torch.dtype:
+def product_dtype(x: Tensor) -> torch.dtype:
     """Return the precision in which autocast would compute a product."""
     device = x.device.type
     in_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # "meta" has none
@@ -69,7 +69,7 @@ class _NormLinear(torch.autograd.Function):
     ) -> Tensor:
         normed, mean, rstd = torch.native_layer_norm(x.to(gain.dtype), gain.shape, gain, shift, eps)
         ctx.save_for_backward(x, gain, shift, mean, rstd, weight)
-        ctx.eps, ctx.dtype = eps, _product_dtype(normed)
+        ctx.eps, ctx.dtype = eps, product_dtype(normed)
         return _product(normed, weight, bias, ctx.dtype)
 
     @staticmethod
@@ -95,7 +95,7 @@ class _GeluLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, approximate: str, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.approximate, ctx.dtype = approximate, _product_dtype(x)
+        ctx.approximate, ctx.dtype = approximate, product_dtype(x)
         return _product(F.gelu(x, approximate=approximate), weight, bias, ctx.dtype)
 
     @staticmethod
