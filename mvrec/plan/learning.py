@@ -10,7 +10,7 @@ from typing import Any
 
 RECIPE_EPOCHS, RECIPE_BATCH, RECIPE_SMOOTHING, RECIPE_DECAY = 30, 8, 0.1, 0.75  # configs/finetune.yaml
 RECIPE_RATE, REFERENCE_BATCH = 1e-3, 64
-EXTRA_VIEWS = {"videos": 400, "images": 1_500}  # of the files in any run, besides the recipe's passes over them
+EXTRA_VIEWS, EXTRA_UNTRAINED = 1_500, 5_000  # of the files, with weights and without, besides the recipe's epochs
 MOST_EPOCHS = 200
 VALIDATIONS = 25  # of a run at least
 SMALL_BATCH, FILES_FOR_RECIPE_BATCH = 4, 200
@@ -50,9 +50,10 @@ def learning(*, num_train: int, num_classes: int, has_weights: bool, is_video: b
     files = f"{num_train} {noun}"
     batch = SMALL_BATCH if num_train < FILES_FOR_RECIPE_BATCH else RECIPE_BATCH
     steps = max(1, num_train // batch)
-    epochs = min(MOST_EPOCHS, RECIPE_EPOCHS + round(EXTRA_VIEWS[noun] / num_train))
+    epochs = min(MOST_EPOCHS, RECIPE_EPOCHS + round((EXTRA_VIEWS if has_weights else EXTRA_UNTRAINED) / num_train))
     every = max(1, epochs // VALIDATIONS)
     epochs = math.ceil(epochs / every) * every  # the last epoch is validated
+    epochs_reason = f"the fewer {noun}, the more epochs" + ("" if has_weights else ", and more without weights")
     smoothing = _smoothing(num_train / max(num_classes, 1))
     rate = _rate(num_train)
     rate_reason = "an untrained head has few steps here" if num_train < MANY_FILES else "there are steps enough"
@@ -60,7 +61,7 @@ def learning(*, num_train: int, num_classes: int, has_weights: bool, is_video: b
     adamw = {"lr": reference_rate, "betas": [0.9, 0.999], "weight_decay": 0.05}
     return [
         Choice("data.batch_size", batch, f"{files} make {_steps(steps)} per epoch"),
-        Choice("trainer.max_epochs", epochs, f"{_steps(steps * epochs)} in all: the fewer {noun}, the more epochs"),
+        Choice("trainer.max_epochs", epochs, f"{_steps(steps * epochs)} in all: {epochs_reason}"),
         Choice(
             "model.optimizer",
             {"class_path": "torch.optim.AdamW", "init_args": adamw},

@@ -40,9 +40,8 @@ def test_many_files_get_the_settings_of_the_recipe():
         assert node == value, key
 
 
-@pytest.mark.parametrize("is_video", [True, False])
-def test_more_files_mean_fewer_epochs_lower_rates_and_more_smoothing(is_video):
-    for before, after in itertools.pairwise(settings(count, is_video=is_video) for count in COUNTS):
+def test_more_files_mean_fewer_epochs_lower_rates_and_more_smoothing():
+    for before, after in itertools.pairwise(map(settings, COUNTS)):
         assert after["trainer.max_epochs"] <= before["trainer.max_epochs"]
         assert rate(after) <= 1.01 * rate(before)  # the rate is written with three digits
         assert after["model.layer_decay"] <= before["model.layer_decay"]
@@ -51,9 +50,11 @@ def test_more_files_mean_fewer_epochs_lower_rates_and_more_smoothing(is_video):
 
 
 @pytest.mark.parametrize("num_train", [1, 10, 100, 1_000, 240_000])
-def test_random_weights_have_no_layer_decay(num_train):
-    assert settings(num_train, has_weights=False)["model.layer_decay"] == 1.0
-    assert settings(num_train)["model.layer_decay"] < 1
+def test_random_weights_learn_for_longer_and_have_no_layer_decay(num_train):
+    untrained, trained = settings(num_train, has_weights=False), settings(num_train)
+    assert untrained["model.layer_decay"] == 1.0 > trained["model.layer_decay"]
+    longer = untrained["trainer.max_epochs"] - trained["trainer.max_epochs"]
+    assert longer > 0 if 10 <= num_train <= 1_000 else longer == 0  # 1 file: the most there are
 
 
 def test_every_key_is_an_option_of_the_command_line():

@@ -93,7 +93,7 @@ def test_a_run_directory_is_weights_that_decide_network_and_size(place, command,
     assert "as the weights are" in err
     assert "each of 3 videos (as you set)" in err
     config = config_of("runs/b")
-    assert config["model"]["layer_decay"] == 0.75
+    assert config["model"]["layer_decay"] == 0.9
     assert config["data"]["init_args"]["clip"]["num_frames"] == 4
     assert config["model"]["backbone"]["init_args"]["embed_dim"] == 8
 
