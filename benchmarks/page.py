@@ -37,7 +37,6 @@ LEFT_OUT = {
     "gpu": "needs a GPU: python benchmarks/gpu.py --json",
     "cost_curves": "most of an hour, and a page of its own: docs/cost_curves.md",
     "small_sets": "hours of training, and a page of its own: docs/small_sets.md",
-    "index_memory": "prints memory, no ratios",
 }
 MARKED = re.compile(r"(<!-- table (\w+)( by subject)? -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -133,7 +132,7 @@ def measured(minutes: float) -> list[str]:
     for name, (flags, expected) in BENCHMARKS.items():
         path, left = FOLDER.parent / f"{name}.py", (end - time.monotonic()) / 60
         if left < expected:
-            missing.append(f"{name}: {left:.0f} minutes were left, it needs up to {expected:g}")
+            missing.append(f"{name}: {left:.1f} minutes were left, it needs up to {expected:g}")
             continue
         print(f"\n# {name} {' '.join(flags)}, up to {expected:g} minutes", flush=True)
         try:

@@ -68,7 +68,7 @@ def test_a_measurement_runs_what_fits_and_names_what_it_leaves_out(page, monkeyp
         "other: needs a GPU",
         "slow: stopped after 1 minutes, with the rows measured by then",
         "broken: failed with exit code 1",
-        "long: 5 minutes were left, it needs up to 9",
+        "long: 5.0 minutes were left, it needs up to 9",
     ]
     assert commands == [(name, "--quick", "--json") for name in quick]
 

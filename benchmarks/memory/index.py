@@ -1,7 +1,7 @@
 """Time to read lists of files, and their memory with loader workers.
 
-    python benchmarks/index_memory.py                     # 240,000 files of each layout; 1,000,000 rows, 8 workers
-    python benchmarks/index_memory.py --rows 100000 --workers 4
+    python benchmarks/memory/index.py                     # 240,000 files of each layout; 1,000,000 rows, 8 workers
+    python benchmarks/memory/index.py --rows 100000 --workers 4
 
 Memory is the proportional set size of all processes, which counts a shared page once, without mapped files, which
 other programs share. The memory of Python and its libraries is measured with the same workers on an index of one row,
