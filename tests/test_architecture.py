@@ -65,7 +65,7 @@ PRIVATE = {
     "data/loading/batch.py": {"_pytree"},  # Lightning's own way through a batch
     "models/baselines/wrapper.py": {"_metadata"},  # versions of modules, which torch keeps next to a state dict
     "models/fast": {
-        *("_softmax_backward_data", "_linear_pointwise"),
+        *("_softmax_backward_data", "_linear_pointwise", "_convolution_pointwise"),
         *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
     },
 }

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from mvrec.models.cloformer import CloFormer, PatchEmbed
+from mvrec.models.cloformer import CloFormer, ConvMlp, PatchEmbed
 from mvrec.models.fast import bricks, mvit
 from mvrec.models.fast.choice import measure_by
 from mvrec.models.fast.operations import operations
@@ -37,6 +37,7 @@ FAST: dict[type[nn.Module], type[nn.Module]] = {
     PoolingAttention: mvit.PoolingAttention,
     Block: mvit.Block,
     MViT: mvit.MViT,
+    ConvMlp: bricks.ConvMlp,
     PatchEmbed: bricks.CloFormerPatchEmbed,
 }
 PLAIN = {fast: plain for plain, fast in FAST.items()}

@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mvrec.models.cloformer import ConvMlp as PlainConvMlp
 from mvrec.models.cloformer import PatchEmbed
 from mvrec.models.fast.attention import attention
 from mvrec.models.fast.choice import is_faster
 from mvrec.models.fast.depthwise import depthwise_conv
+from mvrec.models.fast.gelu import conv_gelu, linear_gelu
 from mvrec.models.fast.products import POINTWISE, linear, precision
-from mvrec.models.fast.recompute import gelu_linear, has_hooks, norm_linear, product_dtype
+from mvrec.models.fast.recompute import gelu_linear, is_plain, norm_linear, product_dtype
 from mvrec.models.layers import DetailConv as PlainDetailConv
 from mvrec.models.layers import DetailMlp as PlainDetailMlp
 from mvrec.models.layers import GridConv as PlainGridConv
@@ -42,6 +44,8 @@ class Mlp(PlainMlp):
     """An MLP that keeps only its input for the backward pass, and includes the norm before it."""
 
     def forward(self, x: Tensor, *, norm: nn.Module | None = None) -> Tensor:
+        if not torch.is_grad_enabled():
+            return self.fc2(linear_gelu(x if norm is None else norm(x), self.fc1, self.act))
         hidden = self.fc1(x) if norm is None else norm_linear(x, norm, self.fc1)
         return gelu_linear(hidden, self.act, self.fc2)
 
@@ -50,7 +54,22 @@ class DetailMlp(PlainDetailMlp):
     """A `DetailMlp` that does not keep the output of the GELU."""
 
     def forward(self, grid: Tensor) -> Tensor:
-        return gelu_linear(self.dwconv(self.fc1(grid)), self.act, self.fc2)
+        hidden = self.fc1(grid)
+        if not torch.is_grad_enabled() and is_plain(self.dwconv, DetailConv) and _joins_shortcut(hidden, self.dwconv):
+            conv = self.dwconv.dwconv
+            padding = cast("tuple[int, int]", conv.padding)
+            return self.fc2(conv_gelu(hidden, _with_shortcut(conv), conv.bias, padding, self.act))
+        return gelu_linear(self.dwconv(hidden), self.act, self.fc2)
+
+
+class ConvMlp(PlainConvMlp):
+    """CloFormer's MLP; without gradients its first convolution and the GELU are one product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or not is_plain(self.fc1, Conv2d):
+            return super().forward(x)
+        hidden = linear_gelu(x.permute(0, 2, 3, 1), self.fc1, self.act).permute(0, 3, 1, 2)
+        return self.fc2(self.dwconv(hidden))
 
 
 class Conv2d(nn.Conv2d):
@@ -62,7 +81,7 @@ class Conv2d(nn.Conv2d):
             weight = self.weight if self.weight.stride(3) == 1 else self.weight.permute(0, 2, 3, 1)
             return linear(x.permute(0, 2, 3, 1), weight.flatten(1), self.bias).permute(0, 3, 1, 2)
         if _is_depthwise(self):
-            return _depthwise_grid(x.permute(0, 2, 3, 1), self).permute(0, 3, 1, 2)
+            return _depthwise_grid(x.permute(0, 2, 3, 1), self, _with_plain_gradient(self.weight)).permute(0, 3, 1, 2)
         weight = _with_plain_gradient(self.weight)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
@@ -76,7 +95,7 @@ class GridConv(PlainGridConv):
 
     def forward(self, grid: Tensor) -> Tensor:
         if _is_depthwise(self):
-            return _depthwise_grid(grid, self)
+            return _depthwise_grid(grid, self, _with_plain_gradient(self.weight))
         weight = _with_plain_gradient(self.weight)
         x = F.conv2d(grid.permute(0, 3, 1, 2), weight, self.bias, self.stride, self.padding, groups=self.groups)
         return x.permute(0, 2, 3, 1)
@@ -86,25 +105,31 @@ class DetailConv(PlainDetailConv):
     """Each cell plus its neighbourhood as one convolution, whose kernel has 1 more in its centre."""
 
     def forward(self, grid: Tensor) -> Tensor:
-        conv = self.dwconv
-        # Half precision would round the small weight next to the 1.
-        half = product_dtype(grid).itemsize < 4
-        if half or type(conv) is not GridConv or has_hooks(conv):
+        if not _joins_shortcut(grid, self):
             return super().forward(grid)
-        return _depthwise_grid(grid, conv, shortcut=True)
+        return _depthwise_grid(grid, self.dwconv, _with_shortcut(self.dwconv))
+
+
+def _joins_shortcut(grid: Tensor, detail: PlainDetailConv) -> bool:
+    # Half precision would round the small weight next to the 1.
+    return product_dtype(grid).itemsize >= 4 and is_plain(detail.dwconv, GridConv)
+
+
+def _with_shortcut(conv: nn.Conv2d) -> Tensor:
+    """Return the kernel `(C, 1, kh, kw)` of a depthwise convolution plus its input."""
+    height, width = cast("tuple[int, int]", conv.padding)
+    return _with_plain_gradient(conv.weight) + F.pad(conv.weight.new_ones(1, 1), (width, width, height, height))
 
 
 def _is_depthwise(conv: nn.Conv2d) -> bool:
     return conv.groups == conv.in_channels == conv.out_channels > 1
 
 
-def _depthwise_grid(grid: Tensor, conv: nn.Conv2d, *, shortcut: bool = False) -> Tensor:
-    """`(B, h, w, C)` to `(B, h', w', C)`, plus the grid itself if there is a shortcut."""
-    weight = _with_plain_gradient(conv.weight)[:, :, None]
-    height, width = padding = cast("tuple[int, int]", conv.padding)
-    if shortcut:
-        weight = weight + F.pad(weight.new_ones(1, 1), (width, width, height, height))
-    return depthwise_conv(grid.unsqueeze(1), weight, conv.bias, stride=conv.stride[0], padding=(0, *padding)).squeeze(1)
+def _depthwise_grid(grid: Tensor, conv: nn.Conv2d, weight: Tensor) -> Tensor:
+    """`(B, h, w, C)` to `(B, h', w', C)`, by a kernel in place of the convolution's own."""
+    padding = (0, *cast("tuple[int, int]", conv.padding))
+    out = depthwise_conv(grid.unsqueeze(1), weight[:, :, None], conv.bias, stride=conv.stride[0], padding=padding)
+    return out.squeeze(1)
 
 
 def _with_plain_gradient(weight: Tensor) -> Tensor:

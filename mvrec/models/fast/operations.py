@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mvrec.models.fast import attention, depthwise, products
+from mvrec.models.fast import attention, depthwise, gelu, products
 from mvrec.models.fast.choice import Step, Table
 
 Pair = tuple[Step, Step]
@@ -28,6 +28,9 @@ def operations(dtype: torch.dtype) -> Table:
         pairs[products.INPUT_OF_FEW] = partial(_product, 6272, 64, 256, bias=False, turned=True)
         pairs[products.INPUT_OF_MANY] = partial(_product, 784, 256, 1024, bias=False, turned=True)
         pairs[products.WEIGHTS] = partial(_weight_gradient, 1568, 128, 512)
+    if exact and gelu.has_fused_gelu():
+        pairs[gelu.AFTER_PRODUCT] = partial(_product_gelu, 6272, 64, 256)
+        pairs[gelu.AFTER_CONVOLUTION] = partial(_convolution_gelu, 4, 28, 512)
     pairs[attention.FEW] = partial(_attention, dtype, attention.HeadGroups, 8, 196, 98, 4, 32)
     pairs[attention.NARROW] = partial(_attention, dtype, attention.RowBlocks, 1, 3136, 147, 1, 32)
     pairs[attention.WIDE] = partial(_attention, dtype, attention.RowBlocks, 1, 3136, 393, 1, 96)
@@ -55,6 +58,23 @@ def _product(rows: int, channels: int, outputs: int, *, bias: bool = True, turne
 def _weight_gradient(rows: int, channels: int, outputs: int) -> Pair:
     parts = _randn(rows, outputs).T, _randn(rows, channels).T, None
     return _without_gradients(F.linear, products.by_onednn, parts)
+
+
+def _product_gelu(rows: int, channels: int, outputs: int) -> Pair:
+    def apart(*parts: Tensor) -> Tensor:
+        return F.gelu(products.product(*parts))
+
+    parts = _randn(rows, channels), _randn(outputs, channels), _randn(outputs)
+    return _without_gradients(apart, partial(gelu.product_gelu, approximate="none"), parts)
+
+
+def _convolution_gelu(batch: int, size: int, channels: int) -> Pair:
+    def apart(grid: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.gelu(F.conv2d(grid, weight, bias, 1, 1, 1, channels))
+
+    grid = _randn(batch, size, size, channels).permute(0, 3, 1, 2)
+    fused = partial(gelu.convolution_gelu, padding=(1, 1), approximate="none")
+    return _without_gradients(apart, fused, (grid, _randn(channels, 1, 3, 3), _randn(channels)))
 
 
 def _without_gradients(plain: Callable[..., Tensor], fast: Callable[..., Tensor], parts: tuple[object, ...]) -> Pair:

@@ -38,10 +38,11 @@ def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def goes_by_onednn(x: Tensor, kind: Kind) -> bool:
     """Return whether oneDNN computes large products of `x` when no gradients are recorded."""
-    return _may_go_by_onednn(x) and not torch.is_grad_enabled() and is_faster(_operation(x, kind), x.dtype)
+    return may_go_by_onednn(x) and not torch.is_grad_enabled() and is_faster(_operation(x, kind), x.dtype)
 
 
-def _may_go_by_onednn(x: Tensor) -> bool:
+def may_go_by_onednn(x: Tensor) -> bool:
+    """Return whether oneDNN's own operators can compute with `x`."""
     if torch.compiler.is_compiling():  # a graph for other machines must not have this machine's operators
         return False
     if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
@@ -86,7 +87,7 @@ def product_gradients(
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute `product`, also in the backward pass when gradients are recorded."""
-    if torch.is_grad_enabled() and _may_go_by_onednn(x):
+    if torch.is_grad_enabled() and may_go_by_onednn(x):
         steps = _operation(x, OUTPUT), OF_INPUT[len(weight) > FEW_CHANNELS], WEIGHTS
         if any(is_faster(step, x.dtype) for step in steps):
             return _Linear.apply(x, weight, bias)

@@ -18,21 +18,21 @@ from mvrec.models.fast.products import HAS_GRADIENTS, Linear, product, product_g
 
 def norm_linear(x: Tensor, norm: nn.Module, linear: nn.Module) -> Tensor:
     """Compute `linear(norm(x))`, `(..., C)` to `(..., D)`, keeping only `x`."""
-    if isinstance(linear, Linear) and _is_plain(linear, Linear) and _keeps_activations():
+    if isinstance(linear, Linear) and is_plain(linear, Linear) and _keeps_activations():
         return norm_project(x, norm, linear.weight, linear.bias)
     return linear(norm(x))
 
 
 def norm_project(x: Tensor, norm: nn.Module, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute `norm_linear` with a weight `(D, C)` and a bias `(D)` that may be parts of a layer's."""
-    if _is_plain(norm, nn.LayerNorm) and _keeps_activations():
+    if is_plain(norm, nn.LayerNorm) and _keeps_activations():
         return _NormLinear.apply(x, norm.weight, norm.bias, norm.eps, weight, bias)
     return product(norm(x), weight, bias)
 
 
 def gelu_linear(x: Tensor, act: nn.Module, linear: nn.Module) -> Tensor:
     """Compute `linear(act(x))`, `(..., C)` to `(..., D)`, keeping only `x`."""
-    if _is_plain(act, nn.GELU) and _is_plain(linear, Linear) and _keeps_activations():
+    if is_plain(act, nn.GELU) and is_plain(linear, Linear) and _keeps_activations():
         return _GeluLinear.apply(x, act.approximate, linear.weight, linear.bias)
     return linear(act(x))
 
@@ -43,7 +43,8 @@ def has_hooks(module: nn.Module) -> bool:
     return any(hooks)
 
 
-def _is_plain(module: nn.Module, kind: type) -> bool:
+def is_plain(module: nn.Module, kind: type) -> bool:
+    """Return whether a module is of exactly this class and nobody watches it."""
     return type(module) is kind and not has_hooks(module)
 
 
@@ -105,5 +106,11 @@ class _GeluLinear(torch.autograd.Function):
         active = F.gelu(x, approximate=ctx.approximate).to(ctx.dtype) if of_weight else x
         grad_active, grad_weight, grad_bias = product_gradients(grad, active, weight, (of_x, of_weight, of_bias))
         if grad_active is not None:
-            grad_active = torch.ops.aten.gelu_backward(grad_active.to(x.dtype), x, approximate=ctx.approximate)
+            grad_active = grad_active.to(x.dtype)
+            if active is not x and active.dtype == x.dtype and not torch.is_grad_enabled():
+                # Into the memory of the GELU, which nobody reads from here on: new memory costs as much as the GELU.
+                into = {"approximate": ctx.approximate, "grad_input": active}
+                grad_active = torch.ops.aten.gelu_backward.grad_input(grad_active, x, **into)
+            else:
+                grad_active = torch.ops.aten.gelu_backward(grad_active, x, approximate=ctx.approximate)
         return grad_active, None, grad_weight, grad_bias

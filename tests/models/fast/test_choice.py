@@ -11,7 +11,7 @@ from torch._subclasses import FakeTensorMode
 from zoo_builds import BUILDS, quick_form
 
 from mvrec.fast_forms import FAST, PLAIN, UNCLEAR, folder
-from mvrec.models.fast import attention, choice, depthwise, operations, products
+from mvrec.models.fast import attention, choice, depthwise, gelu, operations, products
 from mvrec.models.fast.choice import is_faster, measured, settle
 from mvrec.runs.forms import agreed_forms, changed_forms
 
@@ -146,6 +146,7 @@ def test_every_operation_has_two_forms_that_run_and_draw_nothing():
             for step in build():
                 step()
     measured_names = {products.FEW, products.MANY, products.INPUT_OF_FEW, products.INPUT_OF_MANY, products.WEIGHTS}
+    measured_names |= {gelu.AFTER_PRODUCT, gelu.AFTER_CONVOLUTION}
     measured_names |= {products.POINTWISE, attention.FEW, attention.NARROW, attention.WIDE}
     assert names == measured_names | {depthwise.TIME, depthwise.LARGE, depthwise.LARGER, depthwise.STRIDED}
     assert torch.equal(torch.get_rng_state(), state)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mvrec.models.fast import attention, depthwise, products
+from mvrec.models.fast import attention, depthwise, gelu, products
 from mvrec.models.fast.attention import attention as attend
 from mvrec.models.fast.depthwise import depthwise_conv
 from mvrec.models.fast.products import Linear
@@ -176,6 +176,32 @@ def test_values_and_gradients_of_a_pair_are_those_of_the_plain_layers(kind):
         tolerance = 0.02 if low else 1e-6 if dtype == torch.float32 else 1e-12
         assert [result.dtype for result in results[0]] == [reference.dtype for reference in results[1]], case
         check_close(*results, case, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_with_its_layer_is_torchs(monkeypatch, approximate):
+    monkeypatch.setattr(gelu, "SMALL", 1)
+    act, linear, conv = nn.GELU(approximate), Linear(10, 6), nn.Conv2d(10, 10, 3, padding=1, groups=10)
+    grid = torch.randn(2, 5, 7, 10)
+    pointwise = nn.Conv2d(10, 6, 1)
+    used: list[str] = []
+    for name in ("product_gelu", "convolution_gelu"):
+        form = getattr(gelu, name)
+        monkeypatch.setattr(gelu, name, lambda *args, name=name, form=form: used.append(name) or form(*args))
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            result = gelu.linear_gelu(grid, linear, act), gelu.linear_gelu(grid, pointwise, act)
+            result += (gelu.conv_gelu(grid, conv.weight, conv.bias, (1, 1), act),)
+            reference = act(linear(grid)), act(pointwise(grid.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+            reference += (act(conv(grid.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)),)
+            check_close(result, reference, grad)
+    assert used == ["product_gelu", "product_gelu", "convolution_gelu"]  # without gradients
+    called: list[Tensor] = []
+    linear.register_forward_hook(lambda *_: called.append(grid))
+    with torch.no_grad():
+        check_close([gelu.linear_gelu(grid, linear, act)], [act(linear(grid))], "hook")
+        assert gelu.linear_gelu(grid, nn.Sequential(nn.Linear(10, 6)), act).shape == (2, 5, 7, 6)  # another's layer
+    assert len(called) == 2
 
 
 @kinds
