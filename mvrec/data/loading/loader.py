@@ -3,8 +3,10 @@
 Only this module of the package deals with ranks and worker counts.
 """
 
+import atexit
 import logging
 import math
+import weakref
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import groupby
@@ -287,8 +289,9 @@ class ClipLoader(DataLoader[ClipBatch]):
         batches = self.batches
         if not self._has_workers and (fault := shared_memory_fault(self.num_workers)) is not None:
             raise UserError(fault)
-        if not self._has_workers and CAN_FORK:
-            for library in self.dataset.libraries:  # type: ignore[attr-defined]
+        if not self._has_workers:
+            atexit.register(_close, weakref.ref(self))
+            for library in self.dataset.libraries if CAN_FORK else ():  # type: ignore[attr-defined]
                 import_module(library)
         self._has_workers = True
         for batch in super().__iter__():
@@ -300,6 +303,12 @@ class ClipLoader(DataLoader[ClipBatch]):
                     self.bad_files.report(batch.bad, requested=max(batches.batch_size // batches.repeats, 1))
                 batches.consumed += batches.draws_per_batch
             yield batch
+
+    def close(self) -> None:
+        """End the worker processes; the next iteration starts new ones."""
+        if self._iterator is not None:
+            self._iterator._shutdown_workers()  # type: ignore[attr-defined]
+        self._iterator, self._has_workers = None, False
 
     def state_dict(self) -> dict[str, Any]:
         """Return (seed, epoch, consumed): enough to resume with any number of workers or ranks."""
@@ -314,6 +323,12 @@ class ClipLoader(DataLoader[ClipBatch]):
         if state and isinstance(self.batches, TrainBatches):
             batches = self.batches
             batches.seed, batches.epoch, batches.consumed = state["seed"], state["epoch"], state["consumed"]
+
+
+def _close(loader: "weakref.ref[ClipLoader]") -> None:
+    """Close a loader when Python ends: multiprocessing would wait for its workers, which ignore its SIGTERM."""
+    if (living := loader()) is not None:
+        living.close()
 
 
 class Unwrapped:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import warm
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from mvrec import machine
@@ -46,6 +47,25 @@ def mapping_of(tensor):
         if first <= tensor.data_ptr() < last:
             return line
     return ""
+
+
+LEFT = """
+import sys
+from mvrec.data import ImageFolder
+data = ImageFolder(sys.argv[1], size=32, batch_size=1, num_workers=1)
+data.setup("fit")
+loader = data.train_dataloader()
+for batch in loader:
+    break
+sys.loader = loader  # lives until the end, as the globals of a script
+"""
+
+
+def test_a_script_that_leaves_a_loader_in_the_middle_ends(tmp_path):
+    for number in range(4):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "ab"[number % 2] / f"{number}.png")
+    assert warm.run(str(tmp_path), program=LEFT).returncode == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memory without a file")
