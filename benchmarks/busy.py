@@ -135,10 +135,10 @@ def measure(
     return speeds, trainings[OURS].threads
 
 
-def rows(speeds: Mapping[int, Mapping[str, Sequence[float]]], idle: float | None) -> Iterator[Row]:
+def rows(speeds: Mapping[int, Mapping[str, Sequence[float]]], idle: float | None, *, first: bool) -> Iterator[Row]:
     """Yield a row per number of busy processes and policy, medians, with the share of mvrec's speed without them."""
     for busy, by_policy in speeds.items():
-        other = statistics.median(by_policy[DEFAULT])
+        other, gaps = statistics.median(by_policy[DEFAULT]), first and not busy
         for name, values in by_policy.items():
             if name == DEFAULT:
                 continue
@@ -147,7 +147,8 @@ def rows(speeds: Mapping[int, Mapping[str, Sequence[float]]], idle: float | None
             yield Row(
                 f"next to {busy}", name, peer=DEFAULT, mvrec=speed, other=other, unit="steps/s",
                 ratio=statistics.median(ratios), low=min(ratios), high=max(ratios),
-                goal=GOALS.get(busy) if name == OURS else None,
+                goal=GOALS.get(busy) if name == OURS and not gaps else None,
+                note="not idle: others compute while threads sleep" if gaps else "",
                 more={"Of the speed next to none": speed / idle if idle else None},
             )  # fmt: skip
 
@@ -169,7 +170,7 @@ def main() -> None:
     speeds, threads = measure(policies, options.busy, turns=turns, seconds=seconds, first=options.first)
     print(f"{figures.title}; {threads} threads, load average {os.getloadavg()[0]:.1f}; steps/s, medians\n")
     print("| Busy | Policy | Steps/s | The default's | Ratio | From, to |\n|---|---|---|---|---|---|")
-    for row in rows(speeds, statistics.median(speeds[0][OURS]) if 0 in speeds else None):
+    for row in rows(speeds, statistics.median(speeds[0][OURS]) if 0 in speeds else None, first=options.first):
         print(
             f"| {row.subject} | {row.measure} | {row.mvrec:.2f} | {row.other:.2f} | {row.ratio:.2f} "
             f"| {row.low:.2f} to {row.high:.2f} |"
