@@ -1,4 +1,8 @@
-"""The contract of tasks, held by one in a folder that mvrec does not know."""
+"""The contract of tasks, held by one in a folder that mvrec does not know.
+
+Tasks of mvrec do the same from files of their own (`classification/`, `test_regression.py`): what is proved here is
+that a task needs nothing but its folder, and lists with numbers would not prove it again.
+"""
 
 import csv
 import json

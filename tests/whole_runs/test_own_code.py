@@ -13,6 +13,7 @@ import torch
 
 from mvrec import class_paths
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 DOCS = Path(__file__).parents[2] / "docs"
 
 
