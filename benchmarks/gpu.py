@@ -368,16 +368,16 @@ def main(words: list[str] | None = None) -> None:
     print(f"{figures.title}; fused AdamW, fp32 with TF32, cudnn.benchmark\n", flush=True)
     if options.keep:
         figures.add(*Figures.read(options.keep).rows)
-    earlier = [f"{row.subject}, {row.measure}," for row in figures.rows]
+    kept_labels = [f"{row.subject}, {row.measure}," for row in figures.rows]
 
     def stop(*_: object) -> None:
         raise BudgetSpent
 
-    signal.signal(signal.SIGALRM, stop)
+    earlier_handler = signal.signal(signal.SIGALRM, stop)
     missing = []
     for label, seconds, work in jobs(device, dry=options.dry):
         left = options.budget - (time.monotonic() - begin)
-        if options.only not in label or any(name.startswith(f"{label},") for name in earlier):
+        if options.only not in label or any(name.startswith(f"{label},") for name in kept_labels):
             continue
         if left < seconds:
             missing.append(f"{label}: {left:.0f} s of the budget were left")
@@ -391,6 +391,8 @@ def main(words: list[str] | None = None) -> None:
         else:
             figures.add(result)
             print(f"{time.monotonic() - begin:4.0f} s  {line(result)}", flush=True)
+    signal.signal(signal.SIGALRM, earlier_handler)
+    figures.leave_out(missing)
     print(f"\n{by_row(figures.rows)}\n" if figures.rows else "")
     print(*verdicts(figures.rows), *(f"left out: {entry}" for entry in missing), sep="\n")
 

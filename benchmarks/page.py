@@ -116,7 +116,8 @@ def table(name: str, *, pivot: bool, folder: Path = FOLDER) -> str:
     blocks = []
     for path in sorted(folder.glob(f"*/{name}.json")):
         measured = Figures.read(path)
-        blocks.append(f"{heading(measured.about)}\n\n{(by_subject if pivot else by_row)(measured.rows)}")
+        missing = "".join(f"\n\nLeft out: {line}." for line in measured.about.get("left_out", ()))
+        blocks.append(f"{heading(measured.about)}\n\n{(by_subject if pivot else by_row)(measured.rows)}{missing}")
     return "\n\n".join(blocks) or f"Not measured yet: `python benchmarks/{name}.py --json`."
 
 

@@ -80,7 +80,7 @@ def timed(step: Step, count: int, device: str) -> float:
 
 def times_in_turns(steps: dict[str, Step], device: str, *, repeats: int, seconds: float) -> dict[str, list[float]]:
     """Return seconds per step of each of several steps that take turns, each turn of about so many seconds."""
-    counts = {name: max(1, round(seconds / timed(step, 2, device))) for name, step in steps.items()}
+    counts = {name: max(1, round(seconds / timed(step, 2, device))) if seconds else 1 for name, step in steps.items()}
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():
@@ -104,6 +104,8 @@ def peak_gib(step: Step, device: str) -> float | None:
 def profiled(step: Step, device: str) -> Profile:
     """Measure one step with torch's profiler."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
+    if device == "cuda":
+        step()  # refills the pool of memory, which `peak_gib` empties
     synchronise(device)
     with profile(activities=activities) as recorder:
         with record_function(LABEL):

@@ -16,6 +16,7 @@ A file is an object:
 - `versions`: of Python and the packages, `date`: UTC, `command`: the command line, `load`: the load averages of one
   minute at the start and at the last row;
 - `rows`: a list of objects with the attributes of `Row`; those that are not set are left out;
+- `left_out`: of a run that lacks rows, a line for each with the reason;
 - `source`: only of figures that were not measured by the script as it is: where they come from.
 """
 
@@ -130,6 +131,14 @@ class Figures:
     def add(self, *rows: Row) -> None:
         """Add rows and write the file, if there is one."""
         self.rows += rows
+        self._write()
+
+    def leave_out(self, lines: list[str]) -> None:
+        """Record which rows are missing, and why."""
+        self.about["left_out"] = lines
+        self._write()
+
+    def _write(self) -> None:
         if self.path is None:
             return
         about = self.about | {"load": [*self.about["load"][:1], load()]}

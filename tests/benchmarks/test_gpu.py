@@ -43,12 +43,15 @@ def test_peers_of_other_libraries_are_of_the_same_size(gpu):
         assert sizes[0] == sizes[1], name
 
 
-def test_one_case_runs_from_weights_to_file(run):
-    rows, printed = run("--only", "cloformer_xs, training step, bf16, eager")
+@pytest.mark.parametrize(
+    "measure", ["inference, bf16, eager", pytest.param("training step, bf16, compiled", marks=pytest.mark.slow)]
+)
+def test_a_case_runs_from_weights_to_file(run, measure):
+    rows, printed = run("--only", f"cloformer_xs, {measure}")
     (row,) = rows.values()
     assert (row["peer"], row["unit"], row["more"]["waits"]) == ("plain", "images/s", 0)
     assert row["mvrec"] / row["other"] == pytest.approx(row["ratio"], rel=1e-3)
-    assert "| cloformer_xs | training step, bf16, eager, batch 2 | plain |" in printed
+    assert f"| cloformer_xs | {measure}, batch 2 | plain |" in printed
 
 
 def event(name, kind, start, end, *, annotation=False):
@@ -97,7 +100,7 @@ def test_use_of_a_chip_is_that_of_its_peak(gpu, monkeypatch):
     ]
 
 
-def test_a_row_that_fails_is_one_line_and_costs_no_other(gpu, run, monkeypatch):
+def test_a_row_that_fails_is_one_line_and_costs_no_other(gpu, run, monkeypatch, tmp_path):
     def failing(error):
         def work(*args, **kwargs):
             raise error
@@ -118,6 +121,8 @@ def test_a_row_that_fails_is_one_line_and_costs_no_other(gpu, run, monkeypatch):
         "left out: cut: the budget was spent",
     ]
     assert late.endswith(" s of the budget were left")
+    content = json.loads((tmp_path / "gpu.json").read_text())
+    assert [f"left out: {line}" for line in content["left_out"]] == [*others, late]
 
 
 def test_rows_of_an_earlier_run_are_kept(gpu, run, monkeypatch, tmp_path):
