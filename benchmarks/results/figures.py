@@ -195,7 +195,9 @@ def cpu_slug(cpuinfo: str | None = None) -> str:
         maker = "xeon" if "Xeon" in about.get("model name", "") else "intel"
     else:
         maker = platform.machine() or "unknown"
-    return "-".join(filter(None, (maker, units)))
+    # torch may be told to do without the widest units; oneDNN and MKL by variables of their own.
+    limit = os.environ.get("ATEN_CPU_CAPABILITY", "").lower()
+    return "-".join(filter(None, (maker, units, f"as-{limit}" if limit else "")))
 
 
 def _zen(family: int, model: int) -> str:

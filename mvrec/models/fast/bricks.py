@@ -16,7 +16,7 @@ from mvrec.models.fast.attention import attention
 from mvrec.models.fast.choice import is_faster
 from mvrec.models.fast.depthwise import depthwise_conv
 from mvrec.models.fast.gelu import conv_gelu, linear_gelu
-from mvrec.models.fast.products import POINTWISE, linear, precision
+from mvrec.models.fast.products import MANY_ROWS, POINTWISE, linear, precision
 from mvrec.models.fast.recompute import gelu_linear, is_plain, norm_linear, product_dtype
 from mvrec.models.layers import DetailConv as PlainDetailConv
 from mvrec.models.layers import DetailMlp as PlainDetailMlp
@@ -87,7 +87,9 @@ class Conv2d(nn.Conv2d):
 
 
 def _is_product(x: Tensor) -> bool:
-    return x.device.type != "cpu" or torch.compiler.is_compiling() or is_faster(POINTWISE, precision(x))
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return True
+    return x.numel() // x.shape[1] >= MANY_ROWS and is_faster(POINTWISE, precision(x))
 
 
 class GridConv(PlainGridConv):

@@ -29,7 +29,8 @@ def operations(dtype: torch.dtype) -> Table:
         pairs[products.INPUT_OF_MANY] = partial(_product, 784, 256, 1024, bias=False, turned=True)
         pairs[products.WEIGHTS] = partial(_weight_gradient, 1568, 128, 512)
     if exact and gelu.has_fused_gelu():
-        pairs[gelu.AFTER_PRODUCT] = partial(_product_gelu, 6272, 64, 256)
+        pairs[gelu.AFTER_PRODUCT[0]] = partial(_product_gelu, 6272, 64, 256)
+        pairs[gelu.AFTER_PRODUCT[1]] = partial(_product_gelu, 784, 256, 1024)
         pairs[gelu.AFTER_CONVOLUTION] = partial(_convolution_gelu, 4, 28, 512)
     pairs[attention.FEW] = partial(_attention, dtype, attention.HeadGroups, 8, 196, 98, 4, 32)
     pairs[attention.NARROW] = partial(_attention, dtype, attention.RowBlocks, 1, 3136, 147, 1, 32)

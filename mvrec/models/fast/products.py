@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mvrec.models.fast.choice import is_faster
 
 SMALL = 2**20  # multiply-adds below which a call costs more than it saves
-FEW_CHANNELS = 128  # summed over in a product; up to here the output's memory takes most of the time
+# Up to so many channels, summed over in a product of so many rows, the output's memory takes most of the time.
+FEW_CHANNELS, MANY_ROWS = 128, 1024
 
 # The measured operations. A kind of product is a pair of them: over few channels, and over many.
 FEW, MANY = "products of few channels", "products of many channels"
@@ -38,7 +39,7 @@ def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def goes_by_onednn(x: Tensor, kind: Kind) -> bool:
     """Return whether oneDNN computes large products of `x` when no gradients are recorded."""
-    return may_go_by_onednn(x) and not torch.is_grad_enabled() and is_faster(_operation(x, kind), x.dtype)
+    return may_go_by_onednn(x) and not torch.is_grad_enabled() and is_faster(operation(x, kind), x.dtype)
 
 
 def may_go_by_onednn(x: Tensor) -> bool:
@@ -50,8 +51,10 @@ def may_go_by_onednn(x: Tensor) -> bool:
     return _HAS_ONEDNN and bool(torch.backends.mkldnn.enabled)
 
 
-def _operation(x: Tensor, kind: Kind) -> str:
-    return kind[x.shape[-1] > FEW_CHANNELS]
+def operation(x: Tensor, kind: Kind, channels: int | None = None) -> str:
+    """Return the measured operation of a product of `(..., C)` over its channels, or over another number of them."""
+    channels, rows = x.shape[-1] if channels is None else channels, x.shape[:-1].numel()
+    return kind[channels > FEW_CHANNELS or rows < MANY_ROWS]
 
 
 def has_onednn() -> bool:
@@ -88,7 +91,7 @@ def product_gradients(
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute `product`, also in the backward pass when gradients are recorded."""
     if torch.is_grad_enabled() and may_go_by_onednn(x):
-        steps = _operation(x, OUTPUT), OF_INPUT[len(weight) > FEW_CHANNELS], WEIGHTS
+        steps = operation(x, OUTPUT), operation(x, OF_INPUT, len(weight)), WEIGHTS
         if any(is_faster(step, x.dtype) for step in steps):
             return _Linear.apply(x, weight, bias)
     return product(x, weight, bias)

@@ -137,6 +137,12 @@ def test_operation_that_fails_runs_in_its_plain_form(measuring, monkeypatch):
     assert settle(FLOAT) == {"one": PLAIN, "another": FAST}
 
 
+def test_products_are_told_apart_by_channels_and_rows():
+    cases = [((2, 1024, 128), 0), ((2, 1024, 129), 1), ((1023, 64), 1)]
+    assert [products.operation(torch.empty(shape), (0, 1)) for shape, _ in cases] == [place for _, place in cases]
+    assert products.operation(torch.empty(1024, 64), (0, 1), 512) == 1  # the gradient of 512 outputs
+
+
 def test_every_operation_has_two_forms_that_run_and_draw_nothing():
     state = torch.get_rng_state()
     names = set()
@@ -146,7 +152,7 @@ def test_every_operation_has_two_forms_that_run_and_draw_nothing():
             for step in build():
                 step()
     measured_names = {products.FEW, products.MANY, products.INPUT_OF_FEW, products.INPUT_OF_MANY, products.WEIGHTS}
-    measured_names |= {gelu.AFTER_PRODUCT, gelu.AFTER_CONVOLUTION}
+    measured_names |= {*gelu.AFTER_PRODUCT, gelu.AFTER_CONVOLUTION}
     measured_names |= {products.POINTWISE, attention.FEW, attention.NARROW, attention.WIDE}
     assert names == measured_names | {depthwise.TIME, depthwise.LARGE, depthwise.LARGER, depthwise.STRIDED}
     assert torch.equal(torch.get_rng_state(), state)
