@@ -14,7 +14,7 @@ from mvrec.models.cloformer import ConvMlp as PlainConvMlp
 from mvrec.models.cloformer import PatchEmbed
 from mvrec.models.fast.attention import attention
 from mvrec.models.fast.choice import is_faster
-from mvrec.models.fast.depthwise import depthwise_conv
+from mvrec.models.fast.depthwise import depthwise_conv, has_slow_backward
 from mvrec.models.fast.gelu import conv_gelu, linear_gelu
 from mvrec.models.fast.products import MANY_ROWS, POINTWISE, linear, precision
 from mvrec.models.fast.recompute import gelu_linear, is_plain, norm_linear, product_dtype
@@ -80,7 +80,9 @@ class Conv2d(nn.Conv2d):
             # Seen in the order of its strides, so that its gradient has the same strides, as DDP's buckets require.
             weight = self.weight if self.weight.stride(3) == 1 else self.weight.permute(0, 2, 3, 1)
             return linear(x.permute(0, 2, 3, 1), weight.flatten(1), self.bias).permute(0, 3, 1, 2)
-        if _is_depthwise(self):
+        if not torch.is_grad_enabled():  # all below is about the backward pass
+            return super().forward(x)
+        if _is_slow(x, self):
             return _depthwise_grid(x.permute(0, 2, 3, 1), self, _with_plain_gradient(self.weight)).permute(0, 3, 1, 2)
         weight = _with_plain_gradient(self.weight)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
@@ -96,9 +98,10 @@ class GridConv(PlainGridConv):
     """A `GridConv` without a copy; depthwise like `Conv2d`."""
 
     def forward(self, grid: Tensor) -> Tensor:
-        if _is_depthwise(self):
+        recorded = torch.is_grad_enabled()
+        if recorded and _is_slow(grid, self):
             return _depthwise_grid(grid, self, _with_plain_gradient(self.weight))
-        weight = _with_plain_gradient(self.weight)
+        weight = _with_plain_gradient(self.weight) if recorded else self.weight
         x = F.conv2d(grid.permute(0, 3, 1, 2), weight, self.bias, self.stride, self.padding, groups=self.groups)
         return x.permute(0, 2, 3, 1)
 
@@ -123,8 +126,12 @@ def _with_shortcut(conv: nn.Conv2d) -> Tensor:
     return _with_plain_gradient(conv.weight) + F.pad(conv.weight.new_ones(1, 1), (width, width, height, height))
 
 
-def _is_depthwise(conv: nn.Conv2d) -> bool:
-    return conv.groups == conv.in_channels == conv.out_channels > 1
+def _is_slow(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Return whether a depthwise convolution's own backward pass is slow."""
+    if not conv.groups == conv.in_channels == conv.out_channels > 1 or torch.compiler.is_compiling():
+        return False
+    padding = cast("tuple[int, int]", conv.padding)
+    return has_slow_backward(x, (1, *conv.kernel_size), conv.stride[0], (0, *padding))
 
 
 def _depthwise_grid(grid: Tensor, conv: nn.Conv2d, weight: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ to 1300 times the rounding of one number for 9 x 9. There all gradients of half 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -48,18 +49,23 @@ def depthwise_conv(grid: Tensor, weight: Tensor, bias: Tensor | None = None, *, 
         `(B, T', H', W', C)`.
     """
     needs_gradient = torch.is_grad_enabled() and (grid.requires_grad or weight.requires_grad)
-    if needs_gradient and not torch.compiler.is_compiling() and _has_slow_backward(grid, weight, stride, padding):
+    if (
+        needs_gradient
+        and not torch.compiler.is_compiling()
+        and has_slow_backward(grid, weight.shape[2:], stride, padding)
+    ):
         return DepthwiseConv.apply(grid, weight, bias, stride, padding)
     return convolve(grid, weight, bias, stride, padding)
 
 
-def _has_slow_backward(grid: Tensor, weight: Tensor, stride: int, padding: Triple) -> bool:
+def has_slow_backward(grid: Tensor, kernel: Sequence[int], stride: int, padding: Triple) -> bool:
+    """Return whether ours is faster than torch's backward pass of a kernel `(kt, kh, kw)`, or more exact."""
     if grid.device.type != "cpu" or not HAS_GRADIENTS:
         return False
-    dtype, size = precision(grid), max(weight.shape[3:])
+    dtype, size = precision(grid), max(kernel[1:])
     if is_emulated(dtype):
         return True
-    if not _is_flat(weight, padding):
+    if kernel[0] > 1 or padding[0] > 0:
         return is_faster(TIME, dtype)
     if size > FAST:
         return is_faster(LARGE if size <= LARGE_SIZE else LARGER, dtype)
