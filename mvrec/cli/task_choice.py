@@ -23,16 +23,13 @@ def names_task(entry: Entry) -> bool:
     """Return whether an entry names a task."""
     if entry.key != "model" or not isinstance(entry.value, str):
         return False
-    return entry.is_class or class_path_of(entry) is not None or _is_name(entry.value)
+    is_mapping = entry.value.lstrip().startswith("{")
+    return entry.is_class or class_path_of(entry) is not None or not (is_mapping or reads_as_null(entry.value))
 
 
 def named_task(settings: Sequence[Entry]) -> Entry | None:
     """Return the entry that names the task; `None` without one."""
     return next((entry for entry in reversed(settings) if names_task(entry)), None)
-
-
-def _is_name(text: str) -> bool:
-    return text.isidentifier() and not reads_as_null(text)
 
 
 def task_class(name: str, *, where: str) -> type[Task]:
