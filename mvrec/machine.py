@@ -22,9 +22,9 @@ _CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 _MANY_FILES = 65536
 _PAGE, _PAGES_PER_WORKER, _PAGES_PER_LOADER = 4096, 3, 12  # semaphores of queues and events, with a margin
-# A thread that waits spins for about as long as falling asleep takes, and then sleeps. The first is for every OpenMP
-# runtime, the second one for GNU's, that of torch on Linux; benchmarks/busy.py compares it with other counts.
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+# A thread that waits spins for about 0.1 ms, and then sleeps: with fewer spins an idle machine loses speed, with more a
+# busy one (benchmarks/busy.py). The first is for every OpenMP runtime, the second for GNU's, that of torch on Linux.
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
 WAITING_VARIABLES = (*WAITING, "KMP_BLOCKTIME")
 _LONG_SPIN = 100_000  # about a millisecond, the time slice of a scheduler
 set_by_mvrec: dict[str, str] = {}  # variables of this process's environment

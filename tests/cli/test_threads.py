@@ -27,7 +27,7 @@ cli.main(["models"])
 
 @pytest.mark.skipif(not RUNTIME.exists(), reason="this torch has no GNU OpenMP")
 @pytest.mark.parametrize(
-    ("entry", "of_user", "spins"), [("command", "", "1000"), ("script", "", "1000"), ("command", "77", "77")]
+    ("entry", "of_user", "spins"), [("command", "", "10000"), ("script", "", "10000"), ("command", "77", "77")]
 )
 def test_the_runtime_of_torch_is_loaded_with_the_policy(entry, of_user, spins):
     environment = {name: value for name, value in os.environ.items() if name not in WAITING_VARIABLES}
@@ -68,4 +68,4 @@ def test_doctor_names_the_policy_and_its_origin(monkeypatch, environment, by_mvr
     monkeypatch.setattr(machine, "set_by_mvrec", dict(WAITING) if by_mvrec else {})
     (check,) = [check for check in machine_checks(environ=environment) if check.name == "waiting threads"]
     assert (check.status, text in check.text) == (status, True), check
-    assert ("GOMP_SPINCOUNT=1000" in check.fix) == (status == "warning")
+    assert ("GOMP_SPINCOUNT=10000" in check.fix) == (status == "warning")
