@@ -61,6 +61,7 @@ jsonargparse: cli/lightning cli/jsonargparse_private cli/input_size cli/request 
 # The only files that may touch private names of other libraries, and which; that of a seam has them all.
 SEAMS = {"lightning_private.py", "cli/jsonargparse_private.py"}
 PRIVATE = {
+    "data/loading/loader.py": {"_shutdown_workers"},  # before Python waits for them at its end
     "data/loading/workers.py": {"_on_queue_feeder_error", "_new_shared_fd_cpu"},  # batches without files or lost errors
     "data/loading/batch.py": {"_pytree"},  # Lightning's own way through a batch
     "models/baselines/wrapper.py": {"_metadata"},  # versions of modules, which torch keeps next to a state dict

@@ -147,6 +147,9 @@ def _with_plain_gradient(weight: Tensor) -> Tensor:
     For inputs with channels last, it would have their layout. Seen as a matrix, it gets the parameter's layout, unless
     that is channels last itself.
     """
+    if weight.shape[2:].numel() == 1 and weight.stride(3) > 1:
+        last = weight.permute(0, 2, 3, 1)
+        return last.flatten(1).unflatten(1, last.shape[1:]).permute(0, 3, 1, 2)
     if weight.stride(1) > 1 or weight.shape[2:].numel() == 1:
         return weight.flatten(1).unflatten(1, weight.shape[1:])
     return weight

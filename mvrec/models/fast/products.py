@@ -28,8 +28,9 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, kind: Kind
     60 to 120 GFLOP/s, where oneDNN, torch's library for convolutions, reaches 225 to 255 (weights of MViT-B, one core).
     On Intel's, oneDNN is faster for few channels and slower for gradients of weights. Sums are float32 either way.
     """
-    small = x.numel() * len(weight) < SMALL
-    return F.linear(x, weight, bias) if small or not goes_by_onednn(x, kind) else by_onednn(x, weight, bias)
+    # A graph that is being recorded must not depend on the size of a batch, so the size is looked at last.
+    large = goes_by_onednn(x, kind) and x.numel() * len(weight) >= SMALL
+    return by_onednn(x, weight, bias) if large else F.linear(x, weight, bias)
 
 
 def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
