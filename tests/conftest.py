@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import random
+import resource
 import shutil
 import sys
 from collections import Counter
@@ -184,3 +185,12 @@ def lean_parser() -> Iterator[None]:
         patch.setattr(lightning, "check_early", lambda arguments: None)
         patch.setattr(ArgumentParser, "validate", lambda self, *args, **knobs: None)
         yield
+
+
+@pytest.fixture
+def file_size_limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Sets the largest file of this process in bytes until the end of the test, as on a disk that gets full."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python would leave halves of what it compiles
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)

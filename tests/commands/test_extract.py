@@ -2,7 +2,6 @@
 
 import json
 import re
-import resource
 import shutil
 import signal
 import time
@@ -154,17 +153,12 @@ def test_files_of_features_are_named_by_their_place_below_the_source(videos, tmp
     assert names("..") == everything
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_features(run_dir, made_videos, tmp_path):
-    """Files of this process may not grow beyond 20 kB for a moment: the record fits and the features do not."""
+def test_a_full_disk_is_one_line_and_leaves_no_features(run_dir, made_videos, tmp_path, file_size_limit):
     out = tmp_path / "out"
     arguments = [made_videos, run_dir, out, "--stage", "0", "--pool", "none", "--window", "0.2"]
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        with pytest.raises(UserError, match=rf"cannot write {out}/läuft/a\.mp4\.npy: File too large"):
-            extract(*arguments)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    file_size_limit(20_000)  # the record fits and the features do not
+    with pytest.raises(UserError, match=rf"cannot write {out}/läuft/a\.mp4\.npy: File too large"):
+        extract(*arguments)
     assert written(out) == ["extract.json"]
 
 

@@ -1,6 +1,5 @@
 import json
 import re
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -227,19 +226,17 @@ def test_file_whose_logits_differ_is_not_kept(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("suffix", [pytest.param(".onnx", marks=pytest.mark.slow), ".pt2", ".safetensors"])
-def test_full_disk_leaves_nothing_behind(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_nothing_behind(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_size_limit: Callable[[int], None]
+) -> None:
     recogniser = run_of("smallest", tmp_path)
     if suffix == ".pt2":  # tracing our network takes seconds
         program = torch.export.export(torch.nn.Linear(99, 99), (torch.ones(2, 99),))
         monkeypatch.setattr(exporting, "_traced", lambda recogniser: program)
     out = tmp_path / "out"
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))  # no file may grow beyond it, as on a full disk
-    try:
-        with pytest.raises(UserError, match=rf"m{suffix}: cannot be written: .*(File too large|27)"):
-            export(recogniser, out / f"m{suffix}")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    file_size_limit(8192)
+    with pytest.raises(UserError, match=rf"m{suffix}: cannot be written: .*(File too large|27)"):
+        export(recogniser, out / f"m{suffix}")
     assert list(out.iterdir()) == []
 
 

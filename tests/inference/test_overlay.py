@@ -1,7 +1,5 @@
 """Drawing and writing, read back from the files."""
 
-import resource
-
 import av
 import numpy as np
 import pytest
@@ -107,16 +105,11 @@ def test_written_mp4_has_the_frames_rate_and_text(tmp_path, height, width, fps):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_full_disk_leaves_nothing_behind(tmp_path):
-    """Files of this process may not grow beyond 20 kB for a moment: what does not fit is an error and no half file."""
+def test_full_disk_leaves_nothing_behind(tmp_path, file_size_limit):
     frames = np.random.default_rng(0).integers(0, 256, (12, 128, 128, 3), dtype=np.uint8)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            overlay.write_png(tmp_path / "a.png", frames[0])
-        with pytest.raises(OSError, match="File too large"):
-            overlay.write_mp4(tmp_path / "a.mp4", frames, fps=4)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    file_size_limit(20_000)
+    with pytest.raises(OSError, match="File too large"):
+        overlay.write_png(tmp_path / "a.png", frames[0])
+    with pytest.raises(OSError, match="File too large"):
+        overlay.write_mp4(tmp_path / "a.mp4", frames, fps=4)
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,4 @@
 import os
-import resource
 
 import pytest
 import torch
@@ -49,14 +48,6 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(folder, damag
     flip_bit(folder / "best.ckpt")
     assert newest_checkpoint(folder) is None
     assert newest_checkpoint(folder / "missing") is None
-
-
-@pytest.fixture
-def file_size_limit():
-    """Sets the largest file of this process in bytes, until the end of the test."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_nothing_half_written_stays(folder, monkeypatch):
