@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+# Of pytorchvideo, when Python compiles it.
+pytestmark = pytest.mark.filterwarnings("ignore:invalid escape sequence")
+
 
 @pytest.fixture(scope="module")
 def run(script):

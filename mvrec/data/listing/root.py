@@ -12,4 +12,6 @@ def check_root(root: Path) -> None:
     if not root.is_dir():
         raise UserError(f"data.root: {str(root)!r} is a file, a directory is needed")
     if not any(root.iterdir()):
-        raise UserError(f"data.root: {str(root)!r} is empty: put your files into it, or name another folder")
+        raise UserError(
+            f"data.root: {str(root)!r} is empty: put files into it as <class name>/<file>, or name another folder"
+        )

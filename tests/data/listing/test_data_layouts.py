@@ -142,5 +142,5 @@ def test_lists_in_a_folder_of_their_own(tmp_path):
 
 
 def test_an_empty_root_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"no videos in it; expected .*train/<class name>/<video> .* or the lists"):
+    with pytest.raises(UserError, match=r"is empty: put files into it as <class name>/<file>"):
         train_files(tmp_path)
