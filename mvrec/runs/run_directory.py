@@ -126,7 +126,7 @@ def environment() -> dict[str, Any]:
         "hosts": _hosts(),
         "devices": _devices(),
         "command": sys.argv,
-        "git_revision": _git_revision(),
+        "git_revision": git_revision(),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
         "packages": versions,
     }
@@ -145,15 +145,20 @@ def _devices() -> list[str]:
     return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
-def _git_revision() -> str | None:
-    folder = Path(__file__).parent
+def git_revision(folder: Path = Path(__file__).parent) -> str | None:
+    """Return the commit of a folder's repository, with "-dirty" if tracked files differ from it.
+
+    The repository stays as it is: `git describe --dirty` alone would write its index, and leave a lock if that fails.
+    """
+    revision = _git(folder, "describe", "--always", "--abbrev=40")
+    is_dirty = revision and _git(folder, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+    return f"{revision}-dirty" if is_dirty else revision
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
     try:
         result = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

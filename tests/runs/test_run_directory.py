@@ -1,6 +1,8 @@
 """The record that a run keeps of itself, and that it never touches another."""
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +15,7 @@ from warm import start
 from mvrec.errors import UserError
 from mvrec.runs.monitors import check_monitors, mode_of
 from mvrec.runs.run_checkpoints import BestAndLast, CheckpointSettings, run_checkpoints
-from mvrec.runs.run_directory import RunRecord
+from mvrec.runs.run_directory import RunRecord, git_revision
 from mvrec.runs.run_lock import RunLock, lock_run
 
 HOLD = "import sys, pathlib; from mvrec.runs.run_lock import RunLock; RunLock(pathlib.Path(sys.argv[1])).acquire(); "
@@ -197,3 +199,17 @@ def test_names_and_monitors_of_what_is_not_logged_are_refused():
             check(EarlyStopping(monitor, mode=mode))
     check(CheckpointSettings(monitor="val/top1", filename="{epoch:02d}-{step}-{val/top1:.2f}", save_top_k=2))
     check(EarlyStopping("train/loss", mode="min"))
+
+
+def test_the_revision_tells_of_changes_and_leaves_the_repository_alone(tmp_path):
+    assert git_revision(tmp_path) is None
+    author = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+    (tmp_path / "a.py").write_text("1")
+    for words in (("init", "-q"), ("add", "a.py"), (*author, "commit", "-qm", "a")):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    os.utime(tmp_path / "a.py", (0, 0))  # git would write the new time into its index
+    index = (tmp_path / ".git/index").read_bytes()
+    clean = git_revision(tmp_path)
+    (tmp_path / "a.py").write_text("2")
+    assert git_revision(tmp_path) == f"{clean}-dirty"
+    assert (tmp_path / ".git/index").read_bytes() == index
