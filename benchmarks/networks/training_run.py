@@ -13,7 +13,7 @@ from mvrec.data.loading.batch import ClipBatch
 from mvrec.data.views.normalisation import Normalisation
 from mvrec.data.views.rand_augment import RandAugment
 from mvrec.data.views.targets import ClassIndex
-from mvrec.data.views.transforms import RandomErasing, erase, rand_augment_batch
+from mvrec.data.views.transforms import Augment, RandomErasing, batch_pixels
 from mvrec.models.backbone import Backbone
 from mvrec.tasks import Classification
 from mvrec.tasks.classification.mixing import Mixing
@@ -28,7 +28,7 @@ class RandomClips(L.LightningDataModule):
 
     seed, augment_on, target_type, draws_per_batch, test_split = 0, "device", ClassIndex, 1, "val"
     normalisation = Normalisation()
-    rand_augment, erasing = RandAugment(probability=1.0), RandomErasing(probability=1.0)
+    augment = Augment(rand_augment=RandAugment(probability=1.0), random_erasing=RandomErasing(probability=1.0))
 
     def __init__(self, shape: tuple[int, ...], num_classes: int, batch: int) -> None:
         super().__init__()
@@ -42,8 +42,8 @@ class RandomClips(L.LightningDataModule):
         return range(self.batch)
 
     def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
-        clips = self.normalisation(rand_augment_batch(batch.clips, batch.seeds, self.rand_augment))
-        return batch.with_clips(erase(clips, batch.seeds, self.erasing))
+        pixels = batch_pixels(batch.clips, batch.seeds, self.augment, normalisation=self.normalisation)
+        return batch.with_clips(pixels)
 
     def train_dataloader(self) -> DataLoader[ClipBatch]:
         return DataLoader([self._batch(number) for number in range(LAST + 1)], batch_size=None, collate_fn=_pinned)

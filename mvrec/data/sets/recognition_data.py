@@ -23,10 +23,9 @@ from mvrec.data.loading.loader import ClipLoader, EvalBatches, TrainBatches, Unw
 from mvrec.data.loading.samples import EvalSamples, TrainSamples
 from mvrec.data.sets.whole_signature import WholeSignature
 from mvrec.data.views.normalisation import Normalisation
-from mvrec.data.views.own_augment import own_on_device
 from mvrec.data.views.protocol import Protocol
 from mvrec.data.views.targets import ClassIndex, NoTarget, Target, Values
-from mvrec.data.views.transforms import Augment, erase, rand_augment_batch
+from mvrec.data.views.transforms import Augment, batch_pixels
 from mvrec.errors import UserError
 from mvrec.files import at_home
 from mvrec.lightning_private import collective_timeout
@@ -365,21 +364,20 @@ class RecognitionData(WholeSignature, L.LightningDataModule):
             )
 
     def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
-        """Normalise uint8 pixels to float on the device; in training also erase, and augment where so configured."""
-        clips, training = batch.clips, self.trainer is not None and self.trainer.training
-        if training and self.augment_on == "device" and self.augment.rand_augment is not None:
-            clips = rand_augment_batch(clips, batch.seeds, self.augment.rand_augment)
-        clips = self.normalisation(clips)
-        if training and self.augment.on_device is not None:
-            clips = own_on_device(clips, batch.seeds, self.augment.on_device)
-        if training and self.augment.random_erasing is not None:
-            clips = erase(clips, batch.seeds, self.augment.random_erasing)
-        return batch.with_clips(clips)
+        """Normalise uint8 pixels to float on the device; in training also augment what is left to it."""
+        training = self.trainer is not None and self.trainer.training
+        augment = self.device_augment if training else None
+        return batch.with_clips(batch_pixels(batch.clips, batch.seeds, augment, normalisation=self.normalisation))
 
     @property
     def worker_augment(self) -> Augment:
         """The part of the augmentation that loader workers apply."""
         return self.augment if self.augment_on == "worker" else replace(self.augment, rand_augment=None)
+
+    @property
+    def device_augment(self) -> Augment:
+        """The part that the device applies to whole batches."""
+        return self.augment if self.augment_on == "device" else replace(self.augment, rand_augment=None)
 
     def _eval_loader(self, split: Split) -> ClipLoader:
         dataset = self.eval_dataset(split)

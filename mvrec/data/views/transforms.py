@@ -17,7 +17,7 @@ from torch import Tensor
 from mvrec.data.views import pixel_operations as tvf
 from mvrec.data.views.geometry import Box, Geometry, TrainInterpolation
 from mvrec.data.views.normalisation import Normalisation as Normalisation  # class paths of earlier versions
-from mvrec.data.views.own_augment import Transforms
+from mvrec.data.views.own_augment import Transforms, own_on_device
 from mvrec.data.views.rand_augment import RandAugment
 from mvrec.seeds import derive_seed
 
@@ -167,6 +167,28 @@ def train_view(frames: np.ndarray, geometry: Geometry, *, rand_augment: RandAugm
     if rand_augment is not None:  # quicker with channels apart
         clip = rand_augment(clip, _rand_augment_rng(seed))
     return clip.contiguous()
+
+
+def batch_pixels(clips: Tensor, seeds: Tensor, augment: Augment | None, *, normalisation: Normalisation) -> Tensor:
+    """Augment and normalise a batch: RandAugment, normalisation, the user's own augmentation, erasing.
+
+    Args:
+        clips: uint8 (B, C, T, H, W) or (B, C, H, W).
+        seeds: int64 (B,) on the CPU; each clip's choices follow from its own.
+        augment: What is left to the device; `None` in evaluation.
+        normalisation: Mean and standard deviation.
+
+    Returns:
+        float32 of the same shape.
+    """
+    if augment is None:
+        return normalisation(clips)
+    if augment.rand_augment is not None:
+        clips = rand_augment_batch(clips, seeds, augment.rand_augment)
+    clips = normalisation(clips)
+    if augment.on_device is not None:
+        clips = own_on_device(clips, seeds, augment.on_device)
+    return clips if augment.random_erasing is None else erase(clips, seeds, augment.random_erasing)
 
 
 def erase(clips: Tensor, seeds: Tensor, erasing: RandomErasing) -> Tensor:
