@@ -83,8 +83,9 @@ def _found(dtype: torch.dtype) -> Forms:
         return dict.fromkeys(names, PLAIN)
     begin = time.perf_counter()
     forms = keep_forms(where, _in_a_fresh_thread(dtype, torch.get_num_threads()))
-    text = "measured the forms of operations in %s (threads: %s) in %.1f s, kept in %s"
-    log.info(text, where["dtype"], where["threads"], time.perf_counter() - begin, path_of(where))
+    threads = "1 thread" if where["threads"] == "1" else f"{where['threads']} threads"
+    text = "measured the forms of operations in %s on %s in %.1f s, kept in %s"
+    log.info(text, where["dtype"], threads, time.perf_counter() - begin, path_of(where))
     return forms
 
 
