@@ -23,7 +23,7 @@ def agreed_forms(trainer: L.Trainer, network: nn.Module) -> dict[str, Any] | Non
     if trainer.strategy.root_device.type != "cpu" or not is_accelerated(network):
         return None
     dtype = torch.bfloat16 if str(trainer.precision).startswith("bf16") else torch.float32
-    if is_emulated(dtype):
+    if is_emulated(dtype) and trainer.is_global_zero:
         text = "this processor has no bf16: a step takes about 9 times as long as with --trainer.precision 32-true; %s"
         log.warning(text, "depthwise gradients are computed in float32")
     forms = trainer.strategy.broadcast(settle(dtype) if trainer.is_global_zero else None)
@@ -35,5 +35,8 @@ def changed_forms(before: dict[str, Any] | None, now: dict[str, Any] | None) -> 
     """Return name and both values of what differs between the records of two runs on CPUs."""
     if not before or not now:
         return []
-    earlier, later = ({"threads": record["threads"], **record["forms"]} for record in (before, now))
+    earlier, later = (
+        {"threads": record["threads"], **{f"form of {name}": form for name, form in record["forms"].items()}}
+        for record in (before, now)
+    )
     return [(name, earlier[name], later[name]) for name in earlier if later.get(name, earlier[name]) != earlier[name]]

@@ -208,7 +208,7 @@ class Resume(L.Callback):
         if (precision := facts.get("precision", str(trainer.precision))) != str(trainer.precision):
             self._entry["changed"].append(Change("precision in use", precision, str(trainer.precision))._asdict())
         forms = changed_forms(facts.get("forms"), trainer.lightning_module.run_record.get("forms"))  # type: ignore
-        self._entry["changed"] += [Change(f"form of {name}", *values)._asdict() for name, *values in forms]
+        self._entry["changed"] += [Change(*change)._asdict() for change in forms]
         states = zip(trainer.optimizers, checkpoint.get("optimizer_states", ()), strict=False)
         schedulers: list[Any] = [entry.scheduler for entry in trainer.lr_scheduler_configs]
         for (optimizer, state), scheduler, saved in zip(states, schedulers, checkpoint["lr_schedulers"], strict=False):

@@ -144,7 +144,7 @@ class Classification(Task):
     def on_fit_start(self) -> None:
         """Log the trained network, and whether the validation files are few."""
         super().on_fit_start()
-        if self.multi_label or self.trainer.limit_val_batches == 0:
+        if self.multi_label or self.trainer.limit_val_batches == 0 or not self.trainer.is_global_zero:
             return
         count = len(self.data.index("val"))
         total = count + len(self.data.index("train"))

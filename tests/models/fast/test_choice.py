@@ -198,4 +198,4 @@ def test_other_forms_than_in_the_checkpoint_are_changes():
     before = {"dtype": "float32", "threads": 1, "forms": {"one": FAST, "another": PLAIN}}
     now = {"dtype": "float32", "threads": 2, "forms": {"one": FAST, "another": FAST, "new": FAST}}
     assert changed_forms(before, before) == changed_forms(None, now) == changed_forms(before, None) == []
-    assert changed_forms(before, now) == [("threads", 1, 2), ("another", PLAIN, FAST)]
+    assert changed_forms(before, now) == [("threads", 1, 2), ("form of another", PLAIN, FAST)]
