@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, tuple[tuple[str, ...], float]] = {
     "evaluation_decode": (("--quick",), 2),
     "training_clip": (("--quick",), 2),
     "busy": (("--quick",), 3),
+    "large_pages": (("--quick",), 2),
     "mvit": (("--quick",), 5),
     "image_networks": (("--quick",), 2),
     "startup": (("--quick",), 4),

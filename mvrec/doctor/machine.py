@@ -11,6 +11,7 @@ from typing import Any
 
 from mvrec.doctor.checks import Check
 from mvrec.fast_forms import FAST, UNCLEAR, kept_here
+from mvrec.large_pages import use_large_pages
 from mvrec.machine import (
     CGROUPS,
     WAITING,
@@ -32,7 +33,7 @@ FEW_FILES = 1024  # open files; loaders pass each batch through one
 def machine_checks(
     *, cgroup: Path = CGROUPS, shm: Path = Path("/dev/shm"), environ: Mapping[str, str] | None = None
 ) -> list[Check]:
-    """Check cores, waiting threads, memory, shared memory, open files and processes.
+    """Check cores, waiting threads, memory and its pages, shared memory, open files and processes.
 
     Args:
         cgroup: The folder of a container's limits.
@@ -44,6 +45,7 @@ def machine_checks(
     return [
         _cores(environ),
         _waiting(environ),
+        Check("machine", "memory pages", "ok", use_large_pages(environ)),
         _memory(cgroup),
         _shared_memory(shm, workers),
         _open_files(),

@@ -1,6 +1,7 @@
 """Fine-tuning on few files: the recipe `finetune` and the settings of `mvrec.plan.learning`, top-1 of three seeds.
 
-python benchmarks/small_sets.py [--quick] [--kinds videos,images] [--files 5,10,30] [--seeds 0,1,2] [--json FILE]
+python benchmarks/learning/small_sets.py [--quick] [--kinds videos,images] [--files 5,10,30] [--seeds 0,1,2]
+                                         [--json FILE]
 
 Videos: a small MViT learns eight motions of handwritten digits, and is fine-tuned on the four others. Images: one
 learns handwritten digits, and is fine-tuned on digits printed in fonts, with a new head. Every run is scored on the

@@ -1,0 +1,77 @@
+"""Memory of a run in large pages."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mvrec import large_pages
+from mvrec.large_pages import SETTING, use_large_pages
+
+STEPS = """
+import sys
+from mvrec.cli import main as cli
+
+def models(*_):
+    import resource, torch
+    torch.set_num_threads(1)
+    faults = []
+    for step in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        blocks = [torch.ones(2**22) for _ in range(4)]  # 16 MiB each
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        del blocks
+    print(*faults)
+
+cli.COMMANDS["models"] = models
+cli.main(["models"])
+"""
+LARGE = SETTING.exists() and "[never]" not in SETTING.read_text()
+
+
+def faults(**environment):
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(large_pages.VARIABLES)}
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS], env=inherited | environment, capture_output=True, text=True, check=True
+    )
+    return [int(count) for count in done.stdout.split()]
+
+
+@pytest.mark.skipif(not LARGE, reason="this kernel gives no large pages")
+def test_a_step_takes_no_new_memory_after_the_first():
+    first, *rest = faults()
+    assert first < 1000, "64 MiB are 16,384 small pages"
+    assert max(rest) < 100
+    assert min(faults(MALLOC_ARENA_MAX="2")) > 10_000  # as the user says
+
+
+@pytest.mark.parametrize(
+    ("environment", "setting", "overcommit", "text"),
+    [
+        ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, "[always]", "0", "as GLIBC_TUNABLES in the environment says"),
+        ({"MALLOC_ARENA_MAX": "1"}, "[always]", "0", "as MALLOC_ARENA_MAX in the environment says"),
+        ({"MALLOC_ARENA_MAX": ""}, "always [never]", "0", "says never"),
+        ({}, "[madvise]", "2", "says 2"),
+        ({}, None, "0", "this kernel has no large ones"),
+    ],
+)
+def test_memory_stays_small_where_the_user_or_the_system_says_so(
+    tmp_path: Path, monkeypatch, environment, setting, overcommit, text
+):
+    monkeypatch.setattr(large_pages, "_done", [])
+    monkeypatch.setattr(large_pages, "_reserve", lambda: pytest.fail("reserved"))
+    for name, content in (("SETTING", setting), ("OVERCOMMIT", overcommit)):
+        monkeypatch.setattr(large_pages, name, tmp_path / name)
+        if content is not None:
+            (tmp_path / name).write_text(content)
+    assert text in use_large_pages(environment)
+
+
+def test_a_limit_of_addresses_is_no_error():
+    code = "from mvrec.large_pages import use_large_pages; print(use_large_pages({})); print(len(bytes(2**24)))"
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); {code}"
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=True)
+    assert "small pages" in done.stdout
+    assert str(2**24) in done.stdout
