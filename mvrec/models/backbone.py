@@ -34,6 +34,14 @@ class Level:
     is_input: bool = False
 
 
+class MapsHead(nn.Module):
+    """A head that reads the maps of a network, fine to coarse, in place of its one vector.
+
+    A subclass writes `forward(maps, size)`: maps `(B, C_i, H_i, W_i)` as `feature_maps` gives them, and (height, width)
+    of the network's input.
+    """
+
+
 class Backbone(nn.Module):
     """A network from pixels to class scores, with its features open to other heads.
 
@@ -87,7 +95,9 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return raw logits `(B, num_classes)`, or the features without classes."""
+        """Return raw logits `(B, num_classes)`, the features without classes, or what a head on the maps returns."""
+        if isinstance(self.head, MapsHead):
+            return self.head(self.feature_maps(x), x.shape[-2:])
         return self.head(self.forward_features(x))
 
     def new_head(self, num_classes: int) -> nn.Module:
@@ -106,8 +116,11 @@ class Backbone(nn.Module):
         Raises:
             ValueError: `num_classes` is negative.
         """
+        self.place_head(self.new_head(num_classes), num_classes)
+
+    def place_head(self, head: nn.Module, num_classes: int) -> None:
+        """Replace the head by any module, on the same device and in the same precision as the rest."""
         reference = next(self.parameters())
-        head = self.new_head(num_classes)
         self.head = head.to(device=reference.device, dtype=reference.dtype).train(self.training)
         self.num_classes = num_classes
 

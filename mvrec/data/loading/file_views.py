@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mvrec.data.listing.index import Sample
@@ -10,7 +11,7 @@ from mvrec.data.loading.clips import video_views
 from mvrec.data.loading.guarded_files import open_video, read_image
 from mvrec.data.loading.images import protocol_view
 from mvrec.data.video.video import Decoder
-from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Protocol
+from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, MaskProtocol, Protocol
 
 
 def file_views(sample: Sample, protocol: Protocol, *, decoder: Decoder = "auto") -> Tensor:
@@ -38,4 +39,12 @@ def _image(sample: Sample, protocol: ImageProtocol, decoder: Decoder) -> Tensor:
     return protocol_view(read_image(sample.path, upright=protocol.upright), protocol)
 
 
-_READERS: dict[str, Callable[[Sample, Any, Decoder], Tensor]] = {ClipProtocol.kind: _clips, ImageProtocol.kind: _image}
+def _whole_image(sample: Sample, protocol: MaskProtocol, decoder: Decoder) -> Tensor:
+    return torch.from_numpy(read_image(sample.path, upright=protocol.upright)).permute(2, 0, 1)[None]
+
+
+_READERS: dict[str, Callable[[Sample, Any, Decoder], Tensor]] = {
+    ClipProtocol.kind: _clips,
+    ImageProtocol.kind: _image,
+    MaskProtocol.kind: _whole_image,
+}

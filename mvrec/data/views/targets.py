@@ -169,15 +169,20 @@ class Values(Target):
         return torch.tensor([target.values for target in targets], dtype=torch.float64)
 
 
+NOT_LABELLED = 255  # the class of pixels that count neither in training nor in a score
+
+
 @dataclass(frozen=True, eq=False)
 class MaskMap(Target):
     """The class of each pixel.
 
     Attributes:
-        classes: Integers (H, W); the data decide which number means "not labelled".
+        classes: uint8 (H, W); `NOT_LABELLED` where no class is given.
     """
 
     noun: ClassVar[str] = "a class per pixel"
+    source: ClassVar[str] = "images/ and masks/ with files of the same names: --data mvrec.data.MaskFolder"
+    task: ClassVar[str] = "Segmentation"
     in_file: ClassVar[bool] = True
 
     classes: npt.NDArray[Any]
