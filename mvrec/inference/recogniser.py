@@ -93,7 +93,7 @@ class Recogniser:
     @torch.inference_mode()
     def raw(self, views: Tensor) -> Any:
         """Return the network's outputs for views uint8 (V, C, [T,] H, W), such as logits (V, K)."""
-        return self.backbone(self.normalised(views))
+        return self.outputs.raw(self.backbone, self.normalised(views), self.protocol)
 
     def probabilities(self, views: Tensor) -> Tensor:
         """Return the class probabilities of each view; for classification only.

@@ -10,10 +10,16 @@ if TYPE_CHECKING:
     from mvrec.tasks.base import Task
     from mvrec.tasks.classification.task import Classification
     from mvrec.tasks.regression.task import Regression
+    from mvrec.tasks.segmentation.task import Segmentation
 
-_HOMES = {"Classification": "classification.task", "Regression": "regression.task", "Task": "base"}
+_HOMES = {
+    "Classification": "classification.task",
+    "Regression": "regression.task",
+    "Segmentation": "segmentation.task",
+    "Task": "base",
+}
 
-__all__ = ["Classification", "Regression", "Task"]
+__all__ = ["Classification", "Regression", "Segmentation", "Task"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from mvrec.class_paths import check_file_classes, imported
+from mvrec.data.views.protocol import Protocol
 from mvrec.errors import UserError
 from mvrec.report.sections import RunResults, TaskReport
 
@@ -78,12 +79,16 @@ class TaskOutputs(ABC):
             UserError: The file's facts do not suffice.
         """
 
+    def raw(self, network: "Backbone", clips: "Tensor", protocol: Protocol) -> Any:
+        """Return the network's outputs for normalised views (V, C, [T,] H, W); a task may compute them in parts."""
+        return network(clips)
+
     @abstractmethod
-    def output(self, raw: "Tensor", weights: "Tensor") -> Output:
+    def output(self, raw: Any, weights: "Tensor") -> Output:
         """Return the prediction of a file.
 
         Args:
-            raw: The network's outputs for its views, (V, ...).
+            raw: The result of `raw` for its views, such as a tensor (V, ...).
             weights: Weight of each view, float64 (V,), summing to 1.
         """
 
