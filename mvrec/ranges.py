@@ -63,6 +63,7 @@ RANGES: Mapping[str, Range] = {
     "lr_reference_batch": COUNT,
     "label_smoothing": SHARE_BELOW_1,
     "auxiliary_weight": Range(0, 100),
+    "head_rate_factor": Range(0, 1000, above=True),
     "views_per_forward": COUNT,
     "lr": Range(0, 1_000_000, above=True),
     "weight_decay": Range(0, 1_000_000),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,7 @@ class Backbone(nn.Module):
     num_classes: int
     feature_info: Sequence[FeatureInfo]
     head: nn.Module
+    map_norm: Literal["none", "layer", "group"] = "none"  # what heads on the maps put before them, if these have none
     has_layer_order: bool = True  # whether `parameter_stages` goes layer by layer
 
     def __init__(self) -> None:

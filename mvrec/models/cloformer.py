@@ -222,6 +222,8 @@ class CloFormer(Backbone):
         ValueError: The arguments contradict one another, or the size is below one cell.
     """
 
+    map_norm = "group"
+
     def __init__(
         self,
         *,

@@ -2,7 +2,9 @@
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -48,8 +50,7 @@ log = logging.getLogger(__name__)
 class Task(L.LightningModule, ABC):
     """Train and score a backbone. A subclass sets the head, loss, predictions and scores.
 
-    It defines `build`, `loss`, `tally`, `score_names`, `write_scores` and, if necessary, `predict`; and for the use of
-    trained networks a class of `mvrec.tasks.outputs`.
+    It defines `build`, `loss`, `tally`, `score_names`, `write_scores`, if need be `predict`, and `TaskOutputs`.
 
     Attributes:
         name: The task's name in checkpoints, `metrics.json` and messages.
@@ -86,6 +87,7 @@ class Task(L.LightningModule, ABC):
     outputs: ClassVar[str]
     monitor: ClassVar[str]
     targets: ClassVar[tuple[type[Target], ...]]
+    rate_factors: Mapping[str, float] = MappingProxyType({})  # of learning rates, by the beginning of parameter names
 
     def __init__(
         self,
@@ -133,11 +135,7 @@ class Task(L.LightningModule, ABC):
 
     @abstractmethod
     def build(self, data: RunData) -> None:
-        """Fit the network's head to the data, after their set-up: for training, or only for scoring.
-
-        Raises:
-            UserError: The data's targets are not the task's.
-        """
+        """Fit the network's head to the data, after their set-up: for training, or only for scoring."""
 
     @abstractmethod
     def loss(self, batch: ClipBatch) -> dict[str, Tensor]:
@@ -264,6 +262,7 @@ class Task(L.LightningModule, ABC):
             undecayed={f"backbone.{name}" for name in self.backbone.no_weight_decay()},
             layers=[[f"backbone.{name}" for name in layer] for layer in self.backbone.layer_groups()],
             layer_decay=self.layer_decay,
+            rate_factors=self.rate_factors,
         )
         optimizer = self.make_optimizer(groups)
         scale_rates(optimizer, lr_scale(self.lr_reference_batch, self.data, self.trainer))

@@ -94,6 +94,41 @@ class WarmupCosine:
         return self.end_factor + (1 - self.end_factor) * (1 + math.cos(math.pi * progress)) / 2
 
 
+class WarmupPolynomial(LambdaLR):
+    """Schedule of segmentation recipes: a linear warm-up, then a power of the remaining share of the steps, to 0.
+
+    Use it as `model.lr_scheduler`, with `model.lr_scheduler_per: step` (mmsegmentation's LinearLR and PolyLR).
+
+    Args:
+        optimizer: The optimiser.
+        total_steps: Steps of the run.
+        warmup_steps: Steps over which the rate rises linearly.
+        start_factor: Rate of the first step as a share of the peak rate.
+        power: The power, 1 for a straight line.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        total_steps: int,
+        warmup_steps: int = 0,
+        start_factor: float = 1e-6,
+        power: float = 1.0,
+    ) -> None:
+        if not 0 <= warmup_steps < total_steps:
+            raise ValueError(
+                f"warmup_steps must be at least 0 and below total_steps, got {warmup_steps}, {total_steps}"
+            )
+
+        def factor(step: int) -> float:
+            if step < warmup_steps:
+                return start_factor + (1 - start_factor) * step / warmup_steps
+            return max(1 - (step - warmup_steps) / (total_steps - warmup_steps), 0.0) ** power
+
+        super().__init__(optimizer, factor)
+
+
 def lr_scale(reference: int | None, data: RunData, trainer: L.Trainer) -> float:
     """Return the factor of the learning rate: views per step over their number for which the rate is meant, and log it.
 

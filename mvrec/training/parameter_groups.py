@@ -1,6 +1,6 @@
 """Parameter groups: which parameters are trained, at which share of the learning rate, with which decay."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -13,6 +13,7 @@ def parameter_groups(
     undecayed: set[str],
     layers: Sequence[Sequence[str]] = (),
     layer_decay: float = 1.0,
+    rate_factors: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Return parameter groups for an optimiser: with and without weight decay; with layer decay, also per layer.
 
@@ -25,6 +26,7 @@ def parameter_groups(
         undecayed: Names of further parameters without decay.
         layers: Names from the stem to the head; parameters outside have the full rate.
         layer_decay: Ratio between the rates of neighbouring layers.
+        rate_factors: Further factors of the rate, by the beginning of parameter names.
 
     Returns:
         Groups with `params`, `names`, `name`, `lr_scale`, and `weight_decay` of 0 where nothing decays.
@@ -38,25 +40,28 @@ def parameter_groups(
         raise ValueError(f"no_weight_decay() names parameters that do not exist: {sorted(unknown)}")
     layer_of = {name: number for number, layer in enumerate(layers) for name in layer}
     last = max(len(layers) - 1, 0)
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[int, bool, float], dict[str, Any]] = {}
     for name, parameter in names.items():
         if not parameter.requires_grad:
             continue
         layer = layer_of.get(name, last) if layer_decay != 1 else last
         decays = parameter.ndim > 1 and name not in undecayed
-        group = groups.setdefault((layer, not decays), _new_group(layer, last, layer_decay, decays=decays))
+        factor = next((f for prefix, f in (rate_factors or {}).items() if name.startswith(prefix)), 1.0)
+        new = _new_group(layer, last, layer_decay, decays=decays, factor=factor)
+        group = groups.setdefault((layer, not decays, factor), new)
         group["params"].append(parameter)
         group["names"].append(name)
     return [groups[key] for key in sorted(groups)]
 
 
-def _new_group(layer: int, last: int, layer_decay: float, *, decays: bool) -> dict[str, Any]:
+def _new_group(layer: int, last: int, layer_decay: float, *, decays: bool, factor: float) -> dict[str, Any]:
     where = f"layer {layer} of {last}, " if layer_decay != 1 else ""
+    where += f"rate x {factor:g}, " if factor != 1 else ""
     group = {
         "params": [],
         "names": [],
         "name": f"{where}{'decayed' if decays else 'not decayed'}",
-        "lr_scale": layer_decay ** (last - layer),
+        "lr_scale": factor * layer_decay ** (last - layer),
     }
     return group if decays else {**group, "weight_decay": 0.0}
 

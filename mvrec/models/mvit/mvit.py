@@ -180,6 +180,8 @@ class MViT(Backbone):
     pos_embed_temporal: nn.Parameter | None
     pos_embed_class: nn.Parameter | None
 
+    map_norm = "layer"
+
     def __init__(
         self,
         *,

@@ -50,7 +50,9 @@ class Segmentation(Task):
         dropout: Share of the channels that training drops before the last convolution.
         auxiliary_weight: Weight of the loss of a convolutional head on the third map, 0 for none; by default 0.4 with
             "upernet".
-        level_norm: Norm of each map before the decoder, for networks whose maps have none of their own.
+        level_norm: Norm of each map before the decoder; "auto" is the one that the network's maps need, because they
+            have none of their own: "group" for CloFormer (as in its author's later FAT), "layer" for MViT.
+        head_rate_factor: Learning rate of the head over that of the backbone.
         new_head: Whether the head starts untrained. By default unless `weights` segment the same classes.
         class_weights: Weight of each class in the training loss, in label order.
         settings: See `Task`.
@@ -72,12 +74,14 @@ class Segmentation(Task):
         channels: int | None = None,
         dropout: float = 0.1,
         auxiliary_weight: float | None = None,
-        level_norm: Literal["none", "layer", "group"] = "none",
+        level_norm: Literal["auto", "none", "layer", "group"] = "auto",
+        head_rate_factor: float = 1.0,
         new_head: bool | None = None,
         class_weights: list[float] | None = None,
         **settings: Any,
     ) -> None:
         check_ranges("model.", {"channels": channels, "dropout": dropout, "auxiliary_weight": auxiliary_weight})
+        check_ranges("model.", {"head_rate_factor": head_rate_factor})
         if settings.get("weights") is not None:
             take_head_of_weights(backbone, settings["weights"])
         super().__init__(backbone, **settings)
@@ -88,8 +92,9 @@ class Segmentation(Task):
             "channels": channels,
             "dropout": dropout,
             "auxiliary": weight > 0,
-            "level_norm": level_norm,
+            "level_norm": backbone.map_norm if level_norm == "auto" else level_norm,
         }
+        self.rate_factors = {"backbone.head.": head_rate_factor}
         self.class_weights = class_weights
         self._numbers: ClassNumbers | None = None  # in evaluation, from the data's classes to the checkpoint's
 
