@@ -5,6 +5,7 @@ from mvrec.models.cloformer import CloFormer, cloformer_s, cloformer_xs, cloform
 from mvrec.models.fast.accelerate import accelerate
 from mvrec.models.framewise import Framewise
 from mvrec.models.heads.feature_pyramid import FeaturePyramid
+from mvrec.models.heads.segmentation import SegmentationHead
 from mvrec.models.macs import count_macs
 from mvrec.models.mvit.mvit import MViT
 from mvrec.models.mvit.variants import (
@@ -33,6 +34,7 @@ __all__ = [
     "MViT",
     "OwnNetwork",
     "SGFormer",
+    "SegmentationHead",
     "Shunted",
     "accelerate",
     "cloformer_s",
