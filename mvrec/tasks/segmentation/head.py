@@ -18,8 +18,8 @@ TASK = "segmentation"
 log = logging.getLogger(__name__)
 
 
-def make_head(backbone: Backbone, num_classes: int, arguments: Mapping[str, Any]) -> None:
-    """Give a network an untrained head.
+def make_head(backbone: Backbone, num_classes: int, arguments: Mapping[str, Any]) -> SegmentationHead:
+    """Return an untrained head for a network.
 
     Raises:
         UserError: The network gives no maps of images.
@@ -27,7 +27,8 @@ def make_head(backbone: Backbone, num_classes: int, arguments: Mapping[str, Any]
     if len(backbone.input_shape) != 3 or not backbone.feature_info:
         name = getattr(backbone, "name", type(backbone).__name__)
         raise UserError(f"model.backbone: {name} gives no maps of images, which a head for pixels needs")
-    backbone.place_head(SegmentationHead(backbone.feature_info, num_classes, **arguments), num_classes)
+    named = {name: value for name, value in arguments.items() if name != "num_classes"}
+    return SegmentationHead(backbone.feature_info, num_classes, **named)
 
 
 def fit_head(
@@ -45,15 +46,16 @@ def fit_head(
     Returns:
         The classes of a head that is kept, in its order; `None` for a new one.
     """
-    saved = start.details.get("class_names") if isinstance(backbone.head, SegmentationHead) else None
-    if saved is not None and not new_head and backbone.head.arguments == dict(arguments):
+    earlier, head = backbone.head, make_head(backbone, len(names), arguments)
+    saved = start.details.get("class_names") if isinstance(earlier, SegmentationHead) else None
+    if saved is not None and not new_head and earlier.arguments == head.arguments:
         known, wanted = (set(each) for each in comparable(saved, names))
-        if known == wanted and len(saved) == len(names):
+        if known == wanted:
             log.info("%s segments the same %d classes: its head is kept", start.weights, len(names))
             return list(saved)
     if new_head is False:
         raise UserError("model.new_head false needs model.weights that segment the same classes with the same decoder")
-    make_head(backbone, len(names), arguments)
+    backbone.place_head(head, len(names))
     if start.weights is not None:
         log.info("the backbone starts from %s, the %s head untrained", start.weights, arguments["decoder"])
     return None
@@ -80,5 +82,5 @@ def restore_head(backbone: Backbone, details: Mapping[str, Any], *, source: str)
     names, arguments = details.get("class_names"), details.get(KEY)
     if not names or not isinstance(arguments, Mapping):
         raise UserError(f"{source} does not say the classes and the head of its segmenter")
-    make_head(backbone, len(names), arguments)
+    backbone.place_head(make_head(backbone, len(names), arguments), len(names))
     return tuple(names)

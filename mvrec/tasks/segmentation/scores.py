@@ -74,7 +74,8 @@ class KeptMaps:
     @classmethod
     def of(cls, predicted: Map, true: Map) -> "KeptMaps":
         """Compress two maps (H, W)."""
-        return cls(*true.shape, zlib.compress(np.stack([predicted, true]).tobytes(), 1))
+        height, width = true.shape
+        return cls(height, width, zlib.compress(np.stack([predicted, true]).tobytes(), 1))
 
     def maps(self) -> Map:
         """Return uint8 (2, H, W)."""
