@@ -117,9 +117,7 @@ class WarmupPolynomial(LambdaLR):
         power: float = 1.0,
     ) -> None:
         if not 0 <= warmup_steps < total_steps:
-            raise ValueError(
-                f"warmup_steps must be at least 0 and below total_steps, got {warmup_steps}, {total_steps}"
-            )
+            raise ValueError(f"warmup_steps must lie in 0..total_steps - 1, got {warmup_steps} of {total_steps}")
 
         def factor(step: int) -> float:
             if step < warmup_steps:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mvrec.training.optim import WarmupCosine
+from mvrec.training.optim import WarmupCosine, WarmupPolynomial
 
 
 def test_factors_are_those_of_the_tables_at_each_step():
@@ -78,3 +78,28 @@ def test_a_schedule_per_epoch_follows_timm(per, ahead, cooldown_epochs):
             expected.step_update(step + 1)  # which does nothing, as they count epochs
             assert 1e-3 * factor == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6), (epoch, step)
         expected.step(epoch + ahead)
+
+
+@pytest.mark.parametrize(("warmup_steps", "power"), [(0, 0.9), (3, 1.0)])
+def test_a_polynomial_schedule_is_torchs_linear_and_polynomial_ones_in_a_row(warmup_steps, power):
+    def rates(make):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+        scheduler, found = make(optimizer), []
+        for _ in range(12):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return found
+
+    def torchs(optimizer):
+        schedulers = torch.optim.lr_scheduler
+        polynomial = schedulers.PolynomialLR(optimizer, total_iters=12 - warmup_steps, power=power)
+        if not warmup_steps:
+            return polynomial
+        linear = schedulers.LinearLR(optimizer, start_factor=1e-6, total_iters=warmup_steps)
+        return schedulers.SequentialLR(optimizer, [linear, polynomial], milestones=[warmup_steps])
+
+    ours = rates(lambda optimizer: WarmupPolynomial(optimizer, total_steps=12, warmup_steps=warmup_steps, power=power))
+    assert ours == pytest.approx(rates(torchs))
+    with pytest.raises(ValueError, match=r"warmup_steps must lie in 0..total_steps - 1, got 12 of 12"):
+        rates(lambda optimizer: WarmupPolynomial(optimizer, total_steps=12, warmup_steps=12))

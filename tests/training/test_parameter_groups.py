@@ -82,3 +82,11 @@ def test_the_record_and_its_summary_name_every_parameter_once():
     assert rates(optimizer) == {"lr": 0.1}
     text = "20 are frozen: peak lr 0.1; weight decay 0.3 for 54 and 0 for "
     assert text in group_summary(record)
+
+
+def test_rate_factors_are_those_of_the_names_they_begin():
+    model = nn.ModuleDict({"body": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    groups = parameter_groups(model, undecayed=set(), rate_factors={"head.": 10.0})
+    shares = {name: group["lr_scale"] for group in groups for name in group["names"]}
+    assert shares == {"body.weight": 1, "body.bias": 1, "head.weight": 10, "head.bias": 10}
+    assert [group["name"] for group in groups][1] == "rate x 10, decayed"
