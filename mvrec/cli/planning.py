@@ -9,12 +9,15 @@ from mvrec.cli.config_check import Entry, as_value, last_value
 from mvrec.cli.parse_errors import said_of_key
 from mvrec.errors import UserError
 from mvrec.files import at_home
-from mvrec.plan.kinds import DATA, kind_of, lists_values
+from mvrec.plan.kinds import DATA, MASKED, has_masks, kind_of, lists_values
 
 if TYPE_CHECKING:
     from mvrec.plan.learning import Choice
     from mvrec.plan.plan import Plan
     from mvrec.tasks.base import Task
+
+
+SEGMENTATION = "Segmentation"  # the task of folders with masks
 
 
 def is_planned(command: str, settings: Sequence[Entry]) -> bool:
@@ -44,17 +47,28 @@ def data_of_folder(settings: Sequence[Entry]) -> Entry:
         kind = kind_of(at_home(root.value))
     except UserError as error:
         raise UserError(said_of_key(str(error), settings)) from None
-    return Entry("data", f"mvrec.data.{DATA[kind]}", root.where, is_class=True)
+    name = MASKED if _segments(settings, at_home(root.value)) else DATA[kind]
+    return Entry("data", f"mvrec.data.{name}", root.where, is_class=True)
+
+
+def _segments(settings: Sequence[Entry], root: Path) -> bool:
+    """Return whether a folder's masks are to be learned: unless the user names another task."""
+    named = next((entry for entry in reversed(settings) if entry.key == "model" and isinstance(entry.value, str)), None)
+    return has_masks(root) and (named is None or named.value.rpartition(".")[2] == SEGMENTATION)
 
 
 def task_of_folder(settings: Sequence[Entry]) -> Entry | None:
-    """Return the task of a planned run whose list has numbers; `None` without them, or where the user names a task.
+    """Return the task of a planned run with masks, or whose list has numbers; `None` for classes.
+
+    A task that the user names stays.
 
     Needs no torch.
     """
     root = last_value(settings, "data.root")
     if root is None or any(entry.key == "model" and isinstance(entry.value, str) for entry in settings):
         return None
+    if has_masks(at_home(root.value)):
+        return Entry("model", f"mvrec.tasks.{SEGMENTATION}", root.where, is_class=True)
     if last_value(settings, "data.values") is None and not lists_values(at_home(root.value)):
         return None
     return Entry("model", "mvrec.tasks.Regression", root.where, is_class=True)
@@ -101,6 +115,7 @@ def plan_of(settings: Sequence[Entry], *, task: "type[Task]") -> "Plan":
             has_recipe=has_recipe(settings),
             has_classes=task is Classification,
             values=_columns(settings) if issubclass(task, Regression) else None,
+            masks=task.__name__ == SEGMENTATION,
         )
     except UserError as error:
         raise UserError(said_of_key(str(error), settings)) from None

@@ -42,6 +42,7 @@ class Findings:
         remarks: What the user should know before training.
         values: The numbers to predict of training and validation files, by column: `values["train"]["age"]`.
         fold: The fold that splits a list of numbers without validation files; "" for other splits.
+        has_masks: Whether the task learns the class of each pixel.
     """
 
     root: Path
@@ -57,6 +58,7 @@ class Findings:
     remarks: tuple[str, ...]
     values: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     fold: str = ""
+    has_masks: bool = False
 
     @property
     def is_video(self) -> bool:
@@ -115,7 +117,7 @@ def look(
     numbers = {} if values is None else _values(root, rows, values)
     every = [row for split_rows in rows.values() for row in split_rows]
     remarks = [*_copies(root, every, kind)]
-    sample = _spread([row for row in every if row.offset < 0], SAMPLE)
+    sample = spread([row for row in every if row.offset < 0], SAMPLE)
     media = probed([root / row.path for row in sample], is_video=kind is VIDEOS)
     if media.unreadable:
         count = f"{len(media.unreadable)} of {len(media.unreadable) + media.num_read}"
@@ -129,7 +131,7 @@ def look(
     return Findings(
         root,
         kind,
-        _described(layout, root),
+        described(layout, root),
         has_splits,
         fraction,
         classes,
@@ -231,7 +233,7 @@ def _copies(root: Path, rows: Sequence[Row], kind: Kind) -> Iterator[str]:
         UserError: All files are the same.
     """
     sizes: dict[int, list[Row]] = {}
-    sample = _spread([row for row in rows if row.offset < 0], MOST_COMPARED)  # the others are in archives
+    sample = spread([row for row in rows if row.offset < 0], MOST_COMPARED)  # the others are in archives
     for row in sample:
         if (path := root / row.path).is_file() and (size := path.stat().st_size):  # empty files are unreadable ones
             sizes.setdefault(size, []).append(row)
@@ -260,7 +262,7 @@ def _digest(path: Path) -> bytes:
         return hashlib.blake2b(head + file.read(), digest_size=16).digest()
 
 
-def _spread(rows: Sequence[Row], count: int) -> Sequence[Row]:
+def spread(rows: Sequence[Row], count: int) -> Sequence[Row]:
     """Return at most so many rows, evenly spread over all."""
     if len(rows) <= count:
         return rows
@@ -274,10 +276,11 @@ def _frame_folders(rows: Sequence[Row]) -> int:
     return len(deep) if deep and statistics.median(deep) >= 8 and sum(deep) > len(rows) / 2 else 0
 
 
-def _described(layout: Layout, root: Path) -> str:
+def described(layout: Layout, root: Path) -> str:
+    """Describe a layout in a few words."""
     if isinstance(layout, HashSplit):
         return "class folders"
     if isinstance(layout, Folds):
-        return f"{_described(layout.layout, root)}, fold {layout.fold}"
+        return f"{described(layout.layout, root)}, fold {layout.fold}"
     places = [layout.place(split) for split in SPLITS if layout.has(split)]
     return ", ".join(place.removeprefix(f"{root}/") + ("/" if Path(place).is_dir() else "") for place in places)

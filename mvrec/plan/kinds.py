@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
+from mvrec.data.listing.file_kinds import IMAGE_FOLDERS, IMAGES, MASK_FOLDERS, SPLIT_FOLDERS, VIDEOS, Kind
 from mvrec.data.listing.lists import VALUE, open_text, read_header
 from mvrec.data.listing.root import check_root
 from mvrec.errors import UserError
@@ -18,6 +18,7 @@ FEW = 0.1  # up to this share, files of the other kind are cover pictures and th
 LIST_ENDINGS = (".csv", ".tsv", ".txt")
 LISTED = re.compile(r"(\.[A-Za-z0-9]{2,5})(?=[\s,;\"']|$)")
 DATA = {VIDEOS: "VideoFolder", IMAGES: "ImageFolder"}
+MASKED = "MaskFolder"  # the data module of images with masks
 
 
 class Counts(NamedTuple):
@@ -54,6 +55,20 @@ def kind_of(root: Path) -> Kind:
             "and skips the images, --data ImageFolder the other way round"
         )
     return IMAGES if images > videos else VIDEOS
+
+
+def has_masks(root: Path) -> bool:
+    """Return whether a folder holds images with masks: folders of both, side by side or in that of a split."""
+    try:
+        names = {entry.name for entry in os.scandir(root) if entry.is_dir()}
+    except OSError:  # `kind_of` says so
+        return False
+    places = [names, *(_folders_in(root / name) for name in names if name in SPLIT_FOLDERS["train"])]
+    return any(place.intersection(IMAGE_FOLDERS) and place.intersection(MASK_FOLDERS) for place in places)
+
+
+def _folders_in(folder: Path) -> set[str]:
+    return {entry.name for entry in os.scandir(folder) if entry.is_dir()}
 
 
 def lists_values(root: Path) -> bool:

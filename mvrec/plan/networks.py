@@ -56,7 +56,8 @@ def network_for(findings: Findings, machine: Machine) -> Network:
         reason = f"small: without weights, {findings.num_train} files teach a large one no more"
     short_side = findings.media.short_side or 224
     if not findings.is_video:
-        size = 224 if is_full else 128 if machine.gpu else 96
+        sizes = (512, 256, 128) if findings.has_masks else (224, 128, 96)
+        size = sizes[0 if is_full else 1 if machine.gpu else 2]
         name = "cloformer_s" if is_full else "cloformer_xxs"
         return Network({"class_path": f"mvrec.models.{name}"}, name, reason, _size(size, short_side))
     if is_full:

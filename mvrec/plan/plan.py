@@ -9,15 +9,18 @@ from typing import Any
 from mvrec.data.listing.class_names import mirrored_classes
 from mvrec.errors import UserError
 from mvrec.plan.findings import Findings, look
-from mvrec.plan.kinds import DATA, kind_of
+from mvrec.plan.kinds import DATA, MASKED, kind_of
 from mvrec.plan.learning import Choice, learning
 from mvrec.plan.machine import Machine, this_machine
+from mvrec.plan.masks import look_at_masks
 from mvrec.plan.networks import MANY_FILES, Network, clip_for, network_for
 from mvrec.runs.weights_origin import StartingPoint
 
 GPU_FEEDS = 1000  # files, below which one GPU is enough
 ENDS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")  # of a run, as the user sets them
 CLASS_NODES = ("data", "model.backbone", "model.optimizer")
+SMALL_DECODER = 64  # channels
+IMAGE_DATA = "mvrec.data.ImageFolder"
 LONGEST_TEST, LONGEST_VAL = 5, 3  # clips per video
 
 
@@ -76,6 +79,7 @@ def make_plan(
     has_recipe: bool = False,
     has_classes: bool = True,
     values: Sequence[str] | None = None,
+    masks: bool = False,
 ) -> Plan:
     """Look at a folder and this machine, and decide how to train.
 
@@ -88,21 +92,25 @@ def make_plan(
         has_recipe: Whether a config says how to learn.
         has_classes: Whether the task learns classes.
         values: See `look`.
+        masks: Whether the task learns the masks of images.
 
     Raises:
         UserError: Nothing can be learned from the files, or they are not of the kind that the weights know.
     """
     kind = kind_of(root)
-    data = f"mvrec.data.{DATA[kind]}"
-    if start is not None and start.data["class_path"] != data:
+    data = f"mvrec.data.{MASKED if masks else DATA[kind]}"
+    if start is not None and start.data["class_path"] not in (data, *([IMAGE_DATA] if masks else [])):
         other, weights = "videos" if kind.noun == "image" else "images", start.summary.partition(",")[0]
         raise UserError(f"data.root: {str(root)!r} holds {kind.noun}s, and {weights} is a network for {other}")
     fraction = overrides.get("data.val_fraction")
     fold = overrides.get("data.fold")
     fraction = None if fraction is None else float(fraction)
-    findings = look(root, kind, val_fraction=fraction, fold=fold, has_classes=has_classes, values=values)
+    if masks:
+        findings = look_at_masks(root, val_fraction=fraction, fold=fold)
+    else:
+        findings = look(root, kind, val_fraction=fraction, fold=fold, has_classes=has_classes, values=values)
     machine = this_machine(accelerator=str(overrides.get("trainer.accelerator") or "auto"))
-    choices = [Choice("data", data, f"the folder holds {kind.noun}s")]
+    choices = [Choice("data", data, f"the folder holds {kind.noun}s{' with masks' if masks else ''}")]
     if not findings.has_splits:
         choices.append(Choice("data.val_fraction", findings.val_fraction, "the folder has no splits of its own"))
     if findings.fold:
@@ -115,8 +123,10 @@ def make_plan(
             network = None
         else:
             choices.append(Choice("model.backbone", network.node, network.reason))
+        if masks:
+            choices.append(Choice("model.channels", SMALL_DECODER, "a decoder as small as the network"))
     if not has_recipe:
-        choices += _augmentation(findings)
+        choices += [] if masks else _augmentation(findings)
         choices += _learning(
             findings, machine, overrides, has_weights=start is not None or "model.weights" in overrides
         )

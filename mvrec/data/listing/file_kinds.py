@@ -34,3 +34,12 @@ class Kind:
 
 VIDEOS = Kind("video", VIDEO_EXTENSIONS)
 IMAGES = Kind("image", IMAGE_EXTENSIONS, nested=True)
+
+# Names of folders of images and of masks, as other tools write them.
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages")
+MASK_FOLDERS = ("masks", "mask", "annotations", "labels", "SegmentationClass")
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
