@@ -189,8 +189,8 @@ def _other(key: str, cell: str) -> str:
 # -- confusions -------------------------------------------------------------------------------------------------------
 
 
-def confusion_section(confusion: Confusion) -> Html:
-    """Return the matrix, with its counts or as an image, and the most frequent confusions."""
+def confusion_section(confusion: Confusion, *, counted: str = "files") -> Html:
+    """Return the matrix, with its counts or as an image, and the most frequent confusions, of `counted` things."""
     pairs = confusion.pairs(SHOWN_PAIRS)
     few = len(confusion.names) <= MOST_CELLS
     parts = [_counted(confusion) if few else _pictured(confusion)]
@@ -199,7 +199,7 @@ def confusion_section(confusion: Confusion) -> Html:
     rows = [
         (name_of(true), name_of(predicted), count, f"{100 * share:.1f} %") for true, predicted, count, share in pairs
     ]
-    header = ("class", "taken for", "files", "of the class")
+    header = ("class", "taken for", counted, "of the class")
     return join(
         [*parts, tag("h3", "Most frequent confusions"), tag("div", table(header, rows, numeric={2, 3}), class_="pairs")]
     )

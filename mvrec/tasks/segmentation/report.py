@@ -81,7 +81,7 @@ class SegmentationReport(TaskReport):
         """Return classes, confusions, the worst images, and unreadable files."""
         return [
             Section("Classes", self._classes()),
-            Section("Confusions", Html("") if self.confusion is None else confusion_section(self.confusion)),
+            Section("Confusions", Html("") if self.confusion is None else confusion_section(self.confusion, counted="pixels")),
             Section("Worst images", self._worst(most_mistakes, thumbnails)),
             Section("Files that could not be read", self._failures()),
         ]
@@ -138,7 +138,7 @@ class SegmentationReport(TaskReport):
         return folded("The colours of the classes", table(("", "class"), rows))
 
     def _image(self, row: ImageScore, maps: Maps, thumbnails: Thumbnails) -> Html:
-        pictures, style = film(row, thumbnails, about=f"{row.path}, {100 * row.accuracy:.1f} % right")
+        pictures, _ = film(row, thumbnails, about=f"{row.path}, {100 * row.accuracy:.1f} % right")
         predicted, true = smaller(maps)
         palette = np.zeros((NOT_LABELLED + 1, 3), np.uint8)
         palette[: len(self.classes)] = colours(len(self.classes))
@@ -151,7 +151,7 @@ class SegmentationReport(TaskReport):
             *([tag("p", wrong)] if wrong else []),
             tag("p", name_of(row.path), class_="path"),
         ]
-        return tag("div", pictures, tag("div", *drawn, class_="film"), tag("div", *lines), class_=style)
+        return tag("div", pictures, tag("div", *drawn, class_="film"), tag("div", *lines), class_="mistake")
 
     def _failures(self) -> Html:
         rows = [(name_of(row.path), row.error) for row in self.images if row.error]

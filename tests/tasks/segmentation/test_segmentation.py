@@ -24,6 +24,7 @@ model:
   class_path: mvrec.tasks.Segmentation
   init_args:
     optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.01}}
+    schedule: {end_factor: 1.0}
     channels: 8
     backbone:
       class_path: mvrec.models.MViT
