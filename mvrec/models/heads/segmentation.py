@@ -20,6 +20,7 @@ DecoderName = Literal["semantic_fpn", "upernet", "segformer", "segformer_mmseg"]
 LevelNorm = Literal["none", "layer", "group"]
 # Channels of the papers, for ADE20K; SegFormer's are those of its smallest networks.
 CHANNELS: dict[str, int] = {"semantic_fpn": 128, "upernet": 512, "segformer": 256, "segformer_mmseg": 256}
+AUXILIARY_CHANNELS = 256
 FINEST_STRIDE = 4  # decoders of the papers begin there; finer maps stay unused
 
 
@@ -34,7 +35,8 @@ class LevelLayerNorm(nn.LayerNorm):
 class SegmentationHead(MapsHead):
     """A decoder on a network's maps, and in training an auxiliary one.
 
-    Defaults are the papers' numbers. `arguments` has the keyword arguments that build the same head again.
+    Defaults are the papers' numbers. `arguments` has the keyword arguments that build the same head again for the same
+    levels and classes, with its defaults filled in.
 
     Args:
         levels: The network's maps, fine to coarse. Maps finer than stride 4 stay unused if others remain.
@@ -45,7 +47,7 @@ class SegmentationHead(MapsHead):
         neck_channels: Channels of Semantic FPN's pyramid; None for twice `channels`. Other decoders have none.
         dropout: Chance that a channel is dropped before a classifier, in training.
         auxiliary: Whether training has a second decoder on the second coarsest map; None for UPerNet only.
-        auxiliary_channels: Its width.
+        auxiliary_channels: Its width; None for 256.
         level_norm: A norm on every map: "layer" over channels, "group" over channels and pixels in one group, or
             "none". Shunted and SG-Former norm their maps; MViT and CloFormer norm the last one only.
 
@@ -63,37 +65,31 @@ class SegmentationHead(MapsHead):
         neck_channels: int | None = None,
         dropout: float = 0.1,
         auxiliary: bool | None = None,
-        auxiliary_channels: int = 256,
+        auxiliary_channels: int | None = None,
         level_norm: LevelNorm = "none",
     ) -> None:
         super().__init__()
         _check(levels, num_classes, decoder, level_norm, dropout)
-        channels = CHANNELS[decoder] if channels is None else channels
-        neck_channels = 2 * channels if neck_channels is None else neck_channels
-        auxiliary = decoder == "upernet" if auxiliary is None else auxiliary
-        widths = {"channels": channels, "neck_channels": neck_channels, "auxiliary_channels": auxiliary_channels}
-        for name, width in widths.items():
-            if width < 1:
-                raise ValueError(f"{name} must be 1 or more, got {width}")
-        self.arguments: dict[str, Any] = {
-            "num_classes": num_classes,
-            "decoder": decoder,
-            "channels": channels,
-            "neck_channels": neck_channels,
-            "dropout": dropout,
-            "auxiliary": auxiliary,
-            "auxiliary_channels": auxiliary_channels,
-            "level_norm": level_norm,
-        }
+        self.arguments = head_arguments(
+            decoder=decoder,
+            channels=channels,
+            neck_channels=neck_channels,
+            dropout=dropout,
+            auxiliary=auxiliary,
+            auxiliary_channels=auxiliary_channels,
+            level_norm=level_norm,
+        )
+        channels, neck_channels = self.arguments["channels"], self.arguments["neck_channels"]
         self.first_level = next((i for i, level in enumerate(levels) if level.stride >= FINEST_STRIDE), 0)
         levels = levels[self.first_level :]
         self.level_norms = nn.ModuleList(_norm(level_norm, level.channels) for level in levels)
-        self.neck = Pyramid(levels, neck_channels) if decoder == "semantic_fpn" else nn.Identity()
+        self.neck = nn.Identity() if neck_channels is None else Pyramid(levels, neck_channels)
         self.decoder = _decoder(decoder, levels, channels, neck_channels, num_classes=num_classes, dropout=dropout)
         self.auxiliary: AuxiliaryFCN | None = None
-        if auxiliary:
+        if self.arguments["auxiliary"]:
             in_channels = levels[-2:][0].channels
-            self.auxiliary = AuxiliaryFCN(in_channels, auxiliary_channels, num_classes=num_classes, dropout=dropout)
+            width = self.arguments["auxiliary_channels"]
+            self.auxiliary = AuxiliaryFCN(in_channels, width, num_classes=num_classes, dropout=dropout)
 
     def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor | tuple[Tensor, Tensor]:
         """Return logits `(B, K, H, W)`; in training with an auxiliary decoder also its logits, of the same shape.
@@ -113,6 +109,40 @@ class SegmentationHead(MapsHead):
         if self.auxiliary is None or not self.training:
             return logits
         return logits, resize(self.auxiliary(levels[-2:][0]), size)
+
+
+def head_arguments(
+    *,
+    decoder: DecoderName = "semantic_fpn",
+    channels: int | None = None,
+    neck_channels: int | None = None,
+    dropout: float = 0.1,
+    auxiliary: bool | None = None,
+    auxiliary_channels: int | None = None,
+    level_norm: LevelNorm = "none",
+) -> dict[str, Any]:
+    """Fill in the defaults of `SegmentationHead`'s keyword arguments; widths of parts that it lacks are None.
+
+    Raises:
+        ValueError: A width is less than 1.
+    """
+    channels = CHANNELS[decoder] if channels is None else channels
+    auxiliary = decoder == "upernet" if auxiliary is None else auxiliary
+    neck_channels = 2 * channels if neck_channels is None else neck_channels
+    auxiliary_channels = AUXILIARY_CHANNELS if auxiliary_channels is None else auxiliary_channels
+    widths = {"channels": channels, "neck_channels": neck_channels, "auxiliary_channels": auxiliary_channels}
+    for name, width in widths.items():
+        if width < 1:
+            raise ValueError(f"{name} must be 1 or more, got {width}")
+    return {
+        "decoder": decoder,
+        "channels": channels,
+        "neck_channels": neck_channels if decoder == "semantic_fpn" else None,
+        "dropout": dropout,
+        "auxiliary": auxiliary,
+        "auxiliary_channels": auxiliary_channels if auxiliary else None,
+        "level_norm": level_norm,
+    }
 
 
 def _check(levels: Sequence[FeatureInfo], num_classes: int, decoder: str, level_norm: str, dropout: float) -> None:
@@ -140,12 +170,12 @@ def _decoder(
     name: DecoderName,
     levels: Sequence[FeatureInfo],
     channels: int,
-    neck_channels: int,
+    neck_channels: int | None,
     *,
     num_classes: int,
     dropout: float,
 ) -> nn.Module:
-    if name == "semantic_fpn":
+    if neck_channels is not None:
         strides = [level.stride for level in levels]
         return SemanticFPN(neck_channels, strides, channels, num_classes=num_classes, dropout=dropout)
     kind = {"upernet": UPerNet, "segformer": SegFormer, "segformer_mmseg": SegFormerMMSeg}[name]
