@@ -4,19 +4,20 @@ import contextlib
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvrec.errors import UserError
-from mvrec.models.backbone import Backbone, FeatureInfo
+from mvrec.models.backbone import Backbone, FeatureInfo, MapsHead
 
+Network = TypeVar("Network", bound=nn.Module)
 PYRAMID_STRIDES = (4, 8, 16, 32)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -77,6 +78,7 @@ class Baseline(Backbone):
     def __init__(self, net: nn.Module, *, origin: Origin, num_classes: int | None = None) -> None:
         super().__init__()
         self.origin = origin
+        self._frozen: list[nn.Parameter] = []  # by `place_head`
         self.net = net
         self.num_features, self._levels = _probe(net, origin)
         self.feature_info = tuple(self._levels.values())
@@ -126,6 +128,18 @@ class Baseline(Backbone):
                 hook.remove()
         maps = [outputs[path] for path in self._levels]
         return [level.movedim(-1, 1) for level in maps] if self.origin.channels_last else maps
+
+    def place_head(self, head: nn.Module, num_classes: int) -> None:
+        """Replace the head by any module; under a head on the maps, freeze what only a classifier uses.
+
+        Such layers get no gradient, and distributed training refuses trainable parameters without one.
+        """
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self._frozen = _unused_by_maps(self) if isinstance(head, MapsHead) else []
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+        super().place_head(head, num_classes)
 
     def _run(self, call: Callable[[Tensor], Any], x: Tensor) -> Any:
         """Call the library, and turn its error about a shape into one line."""
@@ -305,11 +319,40 @@ def _try_forward(net: nn.Module, origin: Origin) -> tuple[Any, dict[str, Tensor]
         raise UserError(f"{origin.name} cannot take inputs of shape {origin.input_shape}: {one_line(error)}") from None
 
 
-def _without_data(net: nn.Module) -> nn.Module:
+def _without_data(net: Network) -> Network:
     """Copy a network to tensors that have only shapes."""
     shapes: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in net.parameters()}
     shapes |= {id(buffer): buffer.to("meta") for buffer in net.buffers()}
     return copy.deepcopy(net, shapes)
+
+
+def _unused_by_maps(model: Baseline) -> list[nn.Parameter]:
+    """Return the trainable parameters of the library's network that do not reach its maps; none if unknown."""
+    if not model.feature_info:
+        return []
+    shadow = _without_data(model).eval().requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            maps = shadow.feature_maps(torch.zeros(1, *model.input_shape, device="meta"))
+    except Exception:  # it cannot run on shapes alone
+        return []
+    reached = _leaves(maps)
+    parameters = zip(model.net.parameters(), shadow.net.parameters(), strict=True)
+    return [parameter for parameter, copied in parameters if parameter.requires_grad and id(copied) not in reached]
+
+
+def _leaves(outputs: Iterable[Tensor]) -> set[int]:
+    """Return the ids of the parameters in the graph of some tensors."""
+    nodes: list[Any] = [output.grad_fn for output in outputs]
+    visited, leaves = set(nodes), set()
+    while nodes:
+        node = nodes.pop()
+        if hasattr(node, "variable"):
+            leaves.add(id(node.variable))
+        following = {target for target, _ in getattr(node, "next_functions", ()) if target is not None} - visited
+        visited |= following
+        nodes += following
+    return leaves
 
 
 def _watched_forward(net: nn.Module, x: Tensor) -> tuple[Any, dict[str, Tensor]]:
