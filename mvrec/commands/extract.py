@@ -1,18 +1,15 @@
 """`mvrec extract`: features of videos or images as files, with the time of every clip."""
 
 import argparse
-import glob
 import json
-import os
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
 
-from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
+from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
 from mvrec.data.listing.index import Sample
 from mvrec.errors import DecodeError, UserError
 from mvrec.export.feature_table import check_table, parts_of, read_table, write_table
@@ -20,7 +17,7 @@ from mvrec.files import at_home, json_text, sha256, write_atomically
 from mvrec.inference.features import FORMATS, POOLS, Format, Selection, extract, is_complete, settings_of
 from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
-from mvrec.inference.sources import columns_of, find_sources
+from mvrec.inference.sources import columns_of, output_names
 from mvrec.messages import CommandParser
 from mvrec.ranges import check_range
 
@@ -119,51 +116,6 @@ def _shard(text: str) -> tuple[int, int]:
     if number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
         return int(number), int(count)
     raise UserError(f"--shard must be I/N with I in 1..N, such as 2/8, got {text!r}")
-
-
-def output_names(sources: Sequence[str], *, kind: Kind) -> dict[Path, Sample]:
-    """Return the path of each file's or span's features, in the output folder and without suffix, and the file.
-
-    A file keeps its place in the folder that was given, or that a list or pattern stands in, and its suffix, since
-    `a.mp4` and `a.avi` may lie side by side.
-
-    Raises:
-        UserError: A source means no file, or two files would write to one.
-    """
-    files: dict[Path, Sample] = {}
-    places: set[tuple[Path, str]] = set()
-    for source in sources:
-        base = _base(source)
-        for sample in find_sources([source], kind=kind):
-            place = Path(os.path.abspath(sample.path))  # noqa: PTH100 - resolve() would follow links, and change names
-            span = _span_name(sample)
-            if (place, span) in places:  # named by two sources or rows
-                continue
-            places.add((place, span))
-            name = place.relative_to(base) if place.is_relative_to(base) else place.relative_to(place.anchor)
-            name = name.with_name(name.name + span)
-            if name in files:
-                raise UserError(
-                    f"{files[name].path} and {sample.path} would both be written as {name}: give a folder above both"
-                )
-            files[name] = sample
-    return files
-
-
-def _span_name(sample: Sample) -> str:
-    """Return the suffix of the name of a row's features after that of its file."""
-    if sample.start_seconds is None and sample.end_seconds is None:
-        return ""
-    end = "end" if sample.end_seconds is None else repr(sample.end_seconds).removesuffix(".0")
-    return f"_{repr(sample.start_seconds or 0.0).removesuffix('.0')}-{end}"
-
-
-def _base(source: str) -> Path:
-    path = at_home(source)
-    if not path.is_dir():
-        fixed = [part for part in path.parents if not glob.has_magic(str(part)) or part.exists()]
-        path = fixed[0] if fixed else Path()
-    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def _keep_record(path: Path, settings: dict[str, Any], *, overwrite: bool) -> None:

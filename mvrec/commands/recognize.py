@@ -13,19 +13,22 @@ from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
 from mvrec.data.video.own_decoder import check_decoder
 from mvrec.data.video.stream import Stream, is_stream
 from mvrec.data.video.video import BuiltInDecoder
-from mvrec.data.views.presets import PRESETS, preset
+from mvrec.data.views.presets import PRESETS
+from mvrec.data.views.protocol import NAMED_MASK_PROTOCOLS, MaskProtocol
 from mvrec.errors import UserError
 from mvrec.files import at_home, atomic_path, json_text
+from mvrec.inference.class_maps.files import MapFiles
 from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.recognising import recognise_files, recognise_stream
 from mvrec.inference.results import Prediction
-from mvrec.inference.sources import find_sources
+from mvrec.inference.sources import find_sources, output_names
 from mvrec.messages import CommandParser
 from mvrec.ranges import POSITIVE, check_range
 from mvrec.tasks.outputs import TaskOutputs
 
 SOME_FAILED = 1  # exit code
+EACH_FRAME = 1e-3  # seconds from window to window, less than from frame to frame
 LONG_SECONDS = 60.0  # above it a hint says that there are windows
 FORMATS = ("table", "csv", "jsonl")
 
@@ -38,13 +41,18 @@ def main(arguments: list[str]) -> None:
     A file, and each row of a list with its span, gets the score that `mvrec test` gives it; with --window a video is
     scored piece by piece. Streams always are, until they end or Ctrl-C. A file that cannot be read is named, the others
     are done, and the exit code is 1.
+
+    A segmenter gives the share of each class in an image, with --overlays its colours over the image and with --masks
+    the class of each pixel; videos, cameras and streams go frame by frame.
     """
     options = _parser().parse_args(arguments)
     _check(options)
     start_readers(options, count=options.threads)
     recogniser = load_recogniser(options.ckpt, classes=options.classes, device=options.device)
     if options.protocol is not None:
-        recogniser = recogniser.under(preset(options.protocol).applied(recogniser.protocol))
+        recogniser = recogniser.under_name(options.protocol)
+    recogniser = recogniser.sliding() if options.slide else recogniser
+    _check_maps(recogniser, options)
     if options.window is not None and not recogniser.is_video:
         raise UserError(f"--window is for videos, and {recogniser.source} is a network for images")
     streams = [source for source in options.sources if is_stream(source)]
@@ -55,11 +63,13 @@ def main(arguments: list[str]) -> None:
     results = _of_stream(recogniser, options) if streams else _of_files(recogniser, options)
     ending = options.output.suffix[1:] if options.output else ""
     form = options.format or (ending if ending in FORMATS else "table")
-    with _output(options.output, form, live=bool(streams)) as file, contextlib.suppress(KeyboardInterrupt):
+    maps = MapFiles(overlays=options.overlays, masks=options.masks, names=_names(options))
+    with _output(options.output, form, live=bool(streams)) as file, maps, contextlib.suppress(KeyboardInterrupt):
         writer = WRITERS[form](file, recogniser.outputs, options.top)
         for result in results:
             writer.write(result)
             file.flush()
+            maps.write(result)
             if result.error:
                 failed.append(result)
     for result in failed:
@@ -82,7 +92,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stride", type=float, metavar="S", help="seconds from piece to piece (default: --window)")
     parser.add_argument("--format", choices=FORMATS, help="default: as --output ends (.csv, .jsonl), else table")
     parser.add_argument("-o", "--output", type=at_home, metavar="FILE", help="write there (default: print)")
-    parser.add_argument("--protocol", metavar="NAME", help=f"in place of the checkpoint's: {', '.join(PRESETS)}")
+    protocols = ", ".join([*PRESETS, *NAMED_MASK_PROTOCOLS])
+    parser.add_argument("--protocol", metavar="NAME", help=f"in place of the checkpoint's: {protocols}")
+    parser.add_argument(
+        "--overlays", type=at_home, metavar="FOLDER", help="segmenters: colours over images, as PNG, MP4"
+    )
+    parser.add_argument(
+        "--masks", type=at_home, metavar="FOLDER", help="segmenters: class numbers, as PNG with palette"
+    )
+    parser.add_argument(
+        "--slide", action="store_true", help="segmenters: window by window in the image's own size, for large images"
+    )
     parser.add_argument("--views_per_forward", type=int, metavar="N", help="views at a time (default: all of a video)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="files decoded at a time (default: 2)")
     decoders = f"{', '.join(get_args(BuiltInDecoder))}, or the class path of your own (default: %(default)s)"
@@ -104,6 +124,38 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError("--stride is the distance between windows: add --window")
 
 
+def _check_maps(recogniser: Recogniser, options: argparse.Namespace) -> None:
+    """Refuse files of class maps from a network without, before the first result."""
+    flag = "--overlays" if options.overlays else "--masks" if options.masks else None
+    if flag is not None and not isinstance(recogniser.protocol, MaskProtocol):
+        raise UserError(f"{flag} is for segmenters, and {recogniser.source} is for {recogniser.outputs.task}")
+    if options.overlays is not None and options.overlays == options.masks:
+        raise UserError(
+            f"--overlays and --masks are the same folder, and their files have the same names: {options.masks}"
+        )
+
+
+def _names(options: argparse.Namespace) -> dict[str, Path]:
+    """Return the name of each source among overlays and masks: its own, without ending, in its place in a folder.
+
+    Raises:
+        UserError: Two sources would have the same name.
+    """
+    if options.overlays is None and options.masks is None:
+        return {}
+    if is_stream(options.sources[0]):
+        return {options.sources[0]: Path("camera" if options.sources[0].isdecimal() else "stream")}
+    names: dict[str, Path] = {}
+    owners: dict[Path, str] = {}
+    for path, sample in output_names(options.sources, kind=IMAGES).items():
+        source = str(sample.path)
+        name = path.with_name(Path(source).stem)
+        if name in owners:
+            raise UserError(f"{owners[name]} and {source} would both be written as {name}: recognize them apart")
+        owners[name], names[source] = source, name
+    return names
+
+
 def _of_files(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[Prediction]:
     files = find_sources(options.sources, kind=VIDEOS if recogniser.is_video else IMAGES)
     results = recognise_files(
@@ -123,7 +175,8 @@ def _of_files(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[P
 
 
 def _of_stream(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[Prediction]:
-    window = options.window or _clip_seconds(recogniser.protocol)
+    window = options.window or (EACH_FRAME if isinstance(recogniser.protocol, MaskProtocol) else None)
+    window = window or _clip_seconds(recogniser.protocol)
     with Stream(options.sources[0]) as stream:
         yield from recognise_stream(
             recogniser,

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from mvrec.data.video.video import Decoder
-from mvrec.data.views.presets import preset
 from mvrec.data.views.protocol import Protocol
 from mvrec.errors import DecodeError, UserError, nearest
 from mvrec.files import at_home
@@ -299,7 +298,7 @@ def load(
         where="load",
     )
     if isinstance(protocol, str):
-        loaded = loaded.under(preset(protocol, where="protocol").applied(loaded.protocol))
+        loaded = loaded.under_name(protocol, where="protocol")
     return Model(loaded.backbone, loaded.outputs, loaded.protocol, loaded.source)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "
 _NO_LETTER = "\U0010ffff"  # in no font
 _GAP = 4  # pixels between pictures
 _PAPER, _FRAME = 255, (0, 255, 255)
+_TICK = Fraction(1, 1000)  # seconds, the unit of times in a video of variable rate
+_LEGEND_ROWS = 32  # of a column
 _LEAST_PIXELS = 256  # of a written picture's short side: small inputs are enlarged
 
 
@@ -189,6 +192,108 @@ def write_png(path: Path, picture: Pixels, *, about: str = "") -> None:
         Image.fromarray(picture).save(temporary, format="PNG", pnginfo=text)
 
 
+def write_indexed_png(path: Path, numbers: Pixels, palette: Pixels) -> None:
+    """Write numbers uint8 (H, W) as PNG; programs show each in its colour of the palette (K, 3).
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    from PIL import Image
+
+    picture = Image.fromarray(numbers)
+    picture.putpalette(palette.tobytes())  # which makes "P" of mode "L"
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def legend_picture(names: Sequence[str], colours: Pixels) -> Pixels:
+    """Return a picture of colours (K, 3), each next to its name, in columns: uint8 (H, W, 3)."""
+    from PIL import Image, ImageDraw
+
+    font, step = _font("".join(names)), _LETTERS + 2 * _GAP
+    rows = min(len(names), _LEGEND_ROWS)
+    width = step + 2 * _GAP + round(max(map(font.getlength, names)))
+    columns = -(-len(names) // rows)
+    picture = Image.new("RGB", (columns * width + _GAP, rows * step + _GAP), (_PAPER,) * 3)
+    draw = ImageDraw.Draw(picture)
+    for number, (name, colour) in enumerate(zip(names, colours.tolist(), strict=True)):
+        column, row = divmod(number, rows)
+        left, top = column * width + _GAP, row * step + _GAP
+        draw.rectangle((left, top, left + step - _GAP - 1, top + step - _GAP - 1), fill=tuple(colour), outline=_INK)
+        draw.text((left + step, top), name, fill=_INK, font=font)
+    return np.asarray(picture)
+
+
+class Mp4Writer:
+    """A file of H.264 for every player, written picture by picture; use it in a `with` statement.
+
+    The file appears at the end. An odd side gets one more pixel.
+
+    Args:
+        path: The file.
+        fps: Frames per second, nominal where pictures have times.
+        about: A line of text for the file's metadata.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+
+    def __init__(self, path: Path, *, fps: float, about: str = "") -> None:
+        self.path, self.about = path, about
+        self._rate = Fraction(fps).limit_denominator(1001)
+        self._files = contextlib.ExitStack()
+        self._container: Any = None
+        self._stream: Any = None
+        self._size = (0, 0)
+        self._last = -1  # presentation time of the picture before
+
+    def __enter__(self) -> "Mp4Writer":
+        import av
+
+        temporary = self._files.enter_context(atomic_path(self.path))
+        self._container = self._files.enter_context(av.open(str(temporary), "w", format="mp4"))
+        self._container.metadata["comment"] = self.about
+        return self
+
+    def write(self, picture: Pixels, *, seconds: float | None = None) -> None:
+        """Add a picture uint8 (H, W, 3).
+
+        Args:
+            picture: As large as the first one.
+            seconds: When it is shown, later than the one before; by default at a constant rate.
+
+        Raises:
+            ValueError: It has another size than the first one.
+        """
+        import av
+
+        if self._stream is None:
+            self._begin(picture, with_times=seconds is not None)
+        if picture.shape[:2] != self._size:
+            raise ValueError(f"a picture of {picture.shape[:2]} pixels in a video of {self._size}")
+        height, width = self._stream.height, self._stream.width
+        whole = np.pad(picture, ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0)), mode="edge")
+        frame = av.VideoFrame.from_ndarray(whole, format="rgb24")
+        if seconds is not None:
+            self._last = frame.pts = max(round(seconds / _TICK), self._last + 1)
+            frame.time_base = _TICK
+        self._container.mux(self._stream.encode(frame))
+
+    def __exit__(self, *error: Any) -> None:
+        if self._stream is not None and error[0] is None:
+            self._container.mux(self._stream.encode())
+        self._files.__exit__(*error)
+
+    def _begin(self, picture: Pixels, *, with_times: bool) -> None:
+        self._size = picture.shape[:2]
+        stream = self._container.add_stream("libx264", rate=self._rate, options={"crf": "16", "preset": "medium"})
+        stream.height, stream.width = (side + side % 2 for side in self._size)
+        stream.pix_fmt = "yuv420p"
+        if with_times:
+            stream.codec_context.time_base = _TICK
+        self._stream = stream
+
+
 def write_mp4(path: Path, frames: Sequence[Pixels] | Pixels, *, fps: float, about: str = "") -> None:
     """Write frames uint8 (T, H, W, 3) as H.264 for every player; an odd side gets one more pixel.
 
@@ -201,17 +306,6 @@ def write_mp4(path: Path, frames: Sequence[Pixels] | Pixels, *, fps: float, abou
     Raises:
         OSError: The file cannot be written.
     """
-    from fractions import Fraction
-
-    import av
-
-    height, width = (side + side % 2 for side in frames[0].shape[:2])
-    rate = Fraction(fps).limit_denominator(1001)
-    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        container.metadata["comment"] = about
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "16", "preset": "medium"})
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+    with Mp4Writer(path, fps=fps, about=about) as writer:
         for frame in frames:
-            whole = np.pad(frame, ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)), mode="edge")
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(whole, format="rgb24")))
-        container.mux(stream.encode())
+            writer.write(frame)

@@ -14,8 +14,9 @@ from mvrec.data.listing.archive import ArchiveMember
 from mvrec.data.listing.index import Sample
 from mvrec.data.loading.file_views import file_views
 from mvrec.data.video.video import Decoder
-from mvrec.data.views.protocol import Protocol, kind_of, protocol_of
-from mvrec.errors import UserError
+from mvrec.data.views.presets import preset
+from mvrec.data.views.protocol import NAMED_MASK_PROTOCOLS, MaskProtocol, Protocol, kind_of, protocol_of
+from mvrec.errors import UserError, nearest
 from mvrec.inference.hub_files import local_path
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints import load_weights
@@ -86,6 +87,35 @@ class Recogniser:
         """Return the network under another protocol."""
         return replace(self, protocol=protocol)
 
+    def under_name(self, name: str, *, where: str = "--protocol") -> "Recogniser":
+        """Return the network under a protocol by name; sizes and normalisation stay those of the network.
+
+        Raises:
+            UserError: There is no such protocol, or it is for files of another kind.
+        """
+        protocol = self.protocol
+        if not isinstance(protocol, MaskProtocol):
+            return self.under(preset(name, where=where).applied(protocol))
+        names = ("split", "size", "normalisation", "upright")
+        values: dict[str, Any] = {key: getattr(protocol, key) for key in names} | _windows_of(protocol)
+        try:
+            return self.under(MaskProtocol.named(name, **values))
+        except ValueError as error:
+            raise UserError(f"{where}: {error}{nearest(name, NAMED_MASK_PROTOCOLS)}") from None
+
+    def sliding(self) -> "Recogniser":
+        """Return a segmenter that looks at images in their own size through windows.
+
+        Raises:
+            UserError: The network is for another task.
+        """
+        if not isinstance(self.protocol, MaskProtocol):
+            raise UserError(f"--slide is for segmenters, and {self.source} is for {self.outputs.task}")
+        if self.protocol.mode == "slide":
+            return self
+        values = NAMED_MASK_PROTOCOLS["slide"] | _windows_of(self.protocol)
+        return self.under(replace(self.protocol, name="slide", align=1, **values))
+
     def normalised(self, views: Tensor) -> Tensor:
         """Normalise uint8 views to the network's input: float32 of the same shape, on its device."""
         return self.protocol.normalisation(views.to(self.device))
@@ -110,6 +140,16 @@ class Recogniser:
         outputs: Any = self.outputs
         need_task(outputs, CLASSIFICATION, command="this", source=self.source)
         return outputs.probabilities(self.raw(views))
+
+
+def _windows_of(protocol: MaskProtocol) -> dict[str, int]:
+    """Return windows as large as the network's training crops; two of three pixels lie in one window per axis.
+
+    512 and 341 are mmsegmentation's numbers for crops of 512.
+    """
+    if protocol.mode == "slide":
+        return {"window": protocol.window, "stride": protocol.stride}
+    return {"window": protocol.size, "stride": max(protocol.size * 2 // 3, 1)}
 
 
 def usable_device(name: str | torch.device) -> torch.device:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
 from mvrec.data.listing.index import Sample
 from mvrec.data.loading.clips import timed_frames, views_of_clips
 from mvrec.data.loading.images import protocol_view
 from mvrec.data.video.stream import Stream
 from mvrec.data.video.video import Decoder, Video
-from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, Protocol
+from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, MaskProtocol, Protocol
 from mvrec.data.views.timeline import Timeline, timeline, timeline_of, windows
 from mvrec.data.views.transforms import views_of
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.inputs import Item, as_item
 from mvrec.inference.recogniser import Recogniser
-from mvrec.inference.results import Prediction, Result
-from mvrec.tasks.outputs import joined
+from mvrec.inference.results import PixelPrediction, Prediction, Result
+from mvrec.tasks.outputs import PixelOutput, joined
 
 log = logging.getLogger("mvrec")
 
 AHEAD = 2  # decoded parts waiting for the network, per thread
+FRAMES_AT_ONCE = 8  # of a video that is recognised frame by frame: a call of the decoder may have to seek
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,9 @@ def parts_of(
         return next(_parts(protocol, item, None, None, decoder))
 
     with ThreadPoolExecutor(num_threads) as pool:
-        if window_seconds is None:
+        if isinstance(protocol, MaskProtocol):
+            parts = _images_and_frames(pool, whole, items, decoder, ahead=AHEAD * num_threads)
+        elif window_seconds is None:
             parts = _in_order(pool, whole, items, ahead=AHEAD * num_threads)
         else:
             in_windows = (_parts(protocol, item, window_seconds, stride_seconds, decoder) for item in items)
@@ -139,10 +144,11 @@ def outputs_of_parts(
         Each part with the outputs for its views; an unreadable file with `None`.
     """
     waiting: list[Part | Result] = []
-    count, most = 0, views_per_forward or 0
+    count, most, shape = 0, views_per_forward or 0, torch.Size()
     for part in parts:
         size = len(part.views) if isinstance(part, Part) else 0
-        if waiting and count + size > most:
+        earlier, shape = shape, part.views.shape[1:] if isinstance(part, Part) else shape
+        if waiting and (count + size > most or (count and shape != earlier)):
             yield from _outputs(waiting, forward, views_per_forward)
             waiting, count = [], 0
         waiting.append(part)
@@ -174,10 +180,23 @@ def _predictions(
 ) -> Iterator[Prediction]:
     for part, raw in outputs_of_parts(parts, recogniser.raw, views_per_forward=views_per_forward):
         place = (part.source, part.start_seconds, part.end_seconds)
-        if isinstance(part, Part):
-            yield Prediction(*place, output=recogniser.outputs.output(raw, part.weights))
-        else:
+        if not isinstance(part, Part):
             yield Prediction(*place, error=part.error)
+        elif isinstance(recogniser.protocol, MaskProtocol):
+            yield _of_pixels(recogniser, part, raw)
+        else:
+            yield Prediction(*place, output=recogniser.outputs.output(raw, part.weights))
+
+
+def _of_pixels(recogniser: Recogniser, part: Part, raw: Any) -> Prediction:
+    """Return the prediction for an image; one with an error if the network's outputs are not finite."""
+    place = (part.source, part.start_seconds, part.end_seconds)
+    try:
+        output = recogniser.outputs.output(raw, part.weights)
+    except UserError as error:
+        return Prediction(*place, error=str(error))
+    assert isinstance(output, PixelOutput)
+    return PixelPrediction(*place, output=output, pixels=part.views[0].permute(1, 2, 0).numpy())
 
 
 def _in_order(
@@ -197,6 +216,48 @@ def _prefetched(pool: ThreadPoolExecutor, parts: Iterator[Part | Result]) -> Ite
     while (part := coming.result()) is not None:
         coming = pool.submit(next, parts, None)
         yield part
+
+
+def _images_and_frames(
+    pool: ThreadPoolExecutor,
+    image: Callable[[Item], Part | Result],
+    items: Iterable[Item],
+    decoder: Decoder,
+    *,
+    ahead: int,
+) -> Iterator[Part | Result]:
+    """Yield images, and videos frame by frame."""
+    for is_video, group in groupby(items, lambda item: item.pixels is None and is_video_file(item.source)):
+        if not is_video:
+            yield from _in_order(pool, image, group, ahead=ahead)
+            continue
+        for item in group:
+            yield from _prefetched(pool, _frames(item, decoder))
+
+
+def is_video_file(path: str) -> bool:
+    """Return whether a file is a video by its name; an animated GIF counts as a picture."""
+    ending = Path(path).suffix.lower()
+    return ending in VIDEOS.extensions - IMAGES.extensions
+
+
+def _frames(item: Item, decoder: Decoder) -> Iterator[Part | Result]:
+    """Yield the frames of a video, or of a span of it, one by one."""
+    sample = item.sample
+    try:
+        with item.open(decoder) as video:
+            times = timeline_of(video)
+            times.check_span(sample)
+            window = times.window(sample.start_seconds, sample.end_seconds)
+            end = min(window.first + window.length, video.num_frames)
+            for first in range(window.first, end, FRAMES_AT_ONCE):
+                numbers = torch.arange(first, min(first + FRAMES_AT_ONCE, end))
+                spans = zip(times.start_of(numbers), times.end_of(numbers), strict=True)
+                for (start, last), frame in zip(spans, video.frames(numbers.tolist()), strict=True):
+                    view = torch.from_numpy(frame).permute(2, 0, 1)[None]
+                    yield Part(item.source, start, last, view, torch.arange(1))
+    except DecodeError as error:
+        yield Result(item.source, sample.start_seconds, sample.end_seconds, error.cause)
 
 
 def _parts(
@@ -233,6 +294,8 @@ def item_views(item: Item, protocol: Protocol) -> Tensor:
     Raises:
         DecodeError: The file cannot be read.
     """
+    if isinstance(protocol, MaskProtocol):
+        return torch.from_numpy(item.image(upright=protocol.upright)).permute(2, 0, 1)[None]
     if isinstance(protocol, ImageProtocol):
         return protocol_view(item.image(upright=protocol.upright), protocol)
     assert isinstance(protocol, ClipProtocol)

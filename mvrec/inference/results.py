@@ -1,13 +1,34 @@
 """Results for files and arrays: small typed objects, in the order of what was asked for."""
 
-from dataclasses import dataclass
-from typing import Any
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from mvrec.errors import DecodeError
-from mvrec.tasks.outputs import Output
+from mvrec.errors import DecodeError, UserError
+from mvrec.files import at_home
+from mvrec.inference.class_maps.drawing import OPACITY, painted
+from mvrec.inference.overlay import write_indexed_png, write_png
+from mvrec.tasks.outputs import Output, PixelOutput
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Give a path whose file is written in the block.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield path
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 @dataclass(frozen=True)
@@ -88,6 +109,52 @@ class Prediction(Result):
 
     def __str__(self) -> str:
         return f"{self.source}: {f'unreadable: {self.error}' if self.output is None else self.output.text(5)}"
+
+
+@dataclass(frozen=True, eq=False)
+class PixelPrediction(Prediction):
+    """The class of each pixel of an image, of a frame of a video, or of an array.
+
+    Attributes:
+        output: The prediction: `output.classes` uint8 (H, W), and `output.shares` of the image by class name.
+        pixels: The image, uint8 (H, W, 3).
+    """
+
+    pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
+
+    def overlay(self, opacity: float = OPACITY) -> npt.NDArray[np.uint8]:
+        """Return the image under the colours of its classes, uint8 (H, W, 3).
+
+        Args:
+            opacity: Share of the colours, from 0 to 1.
+
+        Raises:
+            DecodeError: The file could not be read.
+        """
+        output = cast("PixelOutput", self._output())
+        assert self.pixels is not None
+        return painted(self.pixels, output.classes, output.colours, opacity=opacity)
+
+    def save_overlay(self, path: str | os.PathLike[str], *, opacity: float = OPACITY) -> None:
+        """Write the overlay as PNG.
+
+        Raises:
+            DecodeError: The file could not be read.
+            UserError: The picture cannot be written.
+        """
+        with writing(at_home(path)) as path:
+            write_png(path, self.overlay(opacity), about=self.source)
+
+    def save_mask(self, path: str | os.PathLike[str]) -> None:
+        """Write the class numbers as a PNG with a palette, which `mvrec.data.MaskFolder` reads.
+
+        Raises:
+            DecodeError: The file could not be read.
+            UserError: The mask cannot be written.
+        """
+        output = cast("PixelOutput", self._output())
+        with writing(at_home(path)) as path:
+            write_indexed_png(path, output.classes, output.colours)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 import glob
 import logging
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,6 +47,51 @@ def find_sources(sources: Sequence[str], *, kind: Kind) -> list[Sample]:
         samples += [sample for sample, key in zip(samples_of_source, keys, strict=True) if key not in listed]
         listed.update(keys)
     return samples
+
+
+def output_names(sources: Sequence[str], *, kind: Kind) -> dict[Path, Sample]:
+    """Return where each file's or span's results go in an output folder, without suffix, and the file.
+
+    A file keeps its place in the folder that was given, or that a list or pattern stands in, and its suffix, since
+    `a.mp4` and `a.avi` may lie side by side.
+
+    Raises:
+        UserError: A source means no file, or two files would write to one.
+    """
+    files: dict[Path, Sample] = {}
+    places: set[tuple[Path, str]] = set()
+    for source in sources:
+        base = _base(source)
+        for sample in find_sources([source], kind=kind):
+            place = Path(os.path.abspath(sample.path))  # noqa: PTH100 - resolve() would follow links, and change names
+            span = _span_name(sample)
+            if (place, span) in places:  # named by two sources or rows
+                continue
+            places.add((place, span))
+            name = place.relative_to(base) if place.is_relative_to(base) else place.relative_to(place.anchor)
+            name = name.with_name(name.name + span)
+            if name in files:
+                raise UserError(
+                    f"{files[name].path} and {sample.path} would both be written as {name}: give a folder above both"
+                )
+            files[name] = sample
+    return files
+
+
+def _span_name(sample: Sample) -> str:
+    """Return the suffix of the name of a row's features after that of its file."""
+    if sample.start_seconds is None and sample.end_seconds is None:
+        return ""
+    end = "end" if sample.end_seconds is None else repr(sample.end_seconds).removesuffix(".0")
+    return f"_{repr(sample.start_seconds or 0.0).removesuffix('.0')}-{end}"
+
+
+def _base(source: str) -> Path:
+    path = at_home(source)
+    if not path.is_dir():
+        fixed = [part for part in path.parents if not glob.has_magic(str(part)) or part.exists()]
+        path = fixed[0] if fixed else Path()
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def columns_of(sources: Sequence[str], samples: Sequence[Sample]) -> list[dict[str, str]]:

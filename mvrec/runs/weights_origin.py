@@ -120,7 +120,7 @@ def _of_run(node: dict[str, Any], stored: StoredWeights) -> StartingPoint:
     protocol = stored.details["protocol"]
     short = _short(node)
     summary = f"{stored.source}: {short}, {len(stored.details.get('class_names') or ())} classes"
-    data = _data_node(_settings_of(protocol), is_video=_is_video(protocol))
+    data = _data_node(_settings_of(protocol))
     return StartingPoint(node, data, summary, stored.details, short if short in VARIANTS else None)
 
 
@@ -156,12 +156,14 @@ def _of_weights(stored: StoredWeights) -> StartingPoint:
     elif _is_video(settings):
         settings["clip"]["num_frames"] = plain.get("num_frames") or settings["clip"]["num_frames"]
     summary = f"{stored.source}: {name} ({network.layout} layout), {arguments['num_classes']} classes"
-    return StartingPoint(node, _data_node(settings, is_video=_is_video(settings)), summary, stored.details, name)
+    return StartingPoint(node, _data_node(settings), summary, stored.details, name)
 
 
 def _settings_of(protocol: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a data module under which it has a protocol."""
     shared = {"size": protocol["size"], "normalisation": protocol["normalisation"]}
+    if protocol.get("kind") == "masks":
+        return {**shared, "protocol": protocol["name"]}
     if not _is_video(protocol):
         fraction = protocol["size"] / protocol["short_side"]
         return {**shared, "crop_fraction": fraction, "interpolation": protocol["interpolation"]}
@@ -175,8 +177,9 @@ def _is_video(values: dict[str, Any]) -> bool:
     return values.get("kind", "clips" if "clip" in values else "images") == "clips"
 
 
-def _data_node(settings: dict[str, Any], *, is_video: bool) -> dict[str, Any]:
-    return {"class_path": f"mvrec.data.{'VideoFolder' if is_video else 'ImageFolder'}", "init_args": settings}
+def _data_node(settings: dict[str, Any]) -> dict[str, Any]:
+    name = "VideoFolder" if _is_video(settings) else "MaskFolder" if "protocol" in settings else "ImageFolder"
+    return {"class_path": f"mvrec.data.{name}", "init_args": settings}
 
 
 def _short(node: Any) -> str:

@@ -14,6 +14,8 @@ from mvrec.errors import UserError
 from mvrec.report.sections import RunResults, TaskReport
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
 
     from mvrec.models.backbone import Backbone
@@ -49,6 +51,23 @@ class Output(ABC):
             UserError: The task does not rank classes.
         """
         raise UserError(f"{type(self).__name__} ranks no classes: `as_dict()` and `output` have the prediction")
+
+
+class PixelOutput(Output):
+    """A prediction for each pixel of an image, which can be drawn and written as a mask.
+
+    Attributes:
+        classes: uint8 (H, W), class numbers.
+        class_names: Names in label order.
+    """
+
+    classes: "npt.NDArray[np.uint8]"
+    class_names: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def colours(self) -> "npt.NDArray[np.uint8]":
+        """The colour of each class, RGB uint8 (K, 3)."""
 
 
 class TaskOutputs(ABC):

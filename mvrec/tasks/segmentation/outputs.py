@@ -10,7 +10,8 @@ from mvrec.data.listing.class_names import known_class_names
 from mvrec.data.views.protocol import MaskProtocol, Protocol
 from mvrec.errors import UserError
 from mvrec.report.sections import RunResults, TaskReport
-from mvrec.tasks.outputs import Output, TaskOutputs
+from mvrec.tasks.outputs import PixelOutput, TaskOutputs
+from mvrec.tasks.segmentation.colours import colours
 from mvrec.tasks.segmentation.head import KEY, TASK, restore_head
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class ClassMap(Output):
+class ClassMap(PixelOutput):
     """The class of each pixel of an image.
 
     Attributes:
@@ -30,6 +31,11 @@ class ClassMap(Output):
 
     classes: "np.ndarray[Any, np.dtype[np.uint8]]"
     class_names: tuple[str, ...]
+
+    @property
+    def colours(self) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+        """The colour of each class, RGB uint8 (K, 3): those of PASCAL VOC's palette."""
+        return colours(len(self.class_names))
 
     @property
     def shares(self) -> dict[str, float]:

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_segmenter import TinySegmenter, distance, load, normalised, weights
 from torch import Tensor
 
 from mvrec.data.views.protocol import MaskProtocol
 from mvrec.tasks.segmentation import modes
 from mvrec.tasks.segmentation.modes import class_values, label_map
-from tests.tasks.segmentation.tiny_segmenter import TinySegmenter, distance, load, normalised, weights
 
 SPEC = load("seg_inference_modes_mmseg_k5")
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from golden_support import filled
 from torch import Tensor
-
-from tests.models.golden_support import filled
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "dense"
 

@@ -1,0 +1,1 @@
+"""Predictions for pixels as pictures, masks and videos."""

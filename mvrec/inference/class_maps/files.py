@@ -1,0 +1,88 @@
+"""Overlays and masks of predictions, written to folders as they come."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from mvrec.errors import UserError
+from mvrec.files import write_atomically
+from mvrec.inference.overlay import Mp4Writer, legend_picture, write_png
+from mvrec.inference.results import PixelPrediction, Prediction, writing
+from mvrec.tasks.outputs import PixelOutput
+
+NOMINAL_FPS = 30.0  # of a video whose pictures have times of their own
+
+
+class MapFiles:
+    """The files of class maps; use it in a `with` statement.
+
+    An image gives `NAME.png` in each folder; a video or stream `NAME.mp4` of its frames under their colours, and a
+    folder `NAME` with the mask of each frame. `legend.png` has the colours, `classes.txt` the names in label order.
+
+    Args:
+        overlays: Folder of overlays; `None` for none.
+        masks: Folder of masks; `None` for none.
+        names: The name of each source in the folders, without ending; may have folders of its own.
+
+    Raises:
+        UserError: A file cannot be written.
+    """
+
+    def __init__(self, *, overlays: Path | None, masks: Path | None, names: Mapping[str, Path]) -> None:
+        self.overlays, self.masks, self.names = overlays, masks, names
+        self._open = ExitStack()  # the video that is being written
+        self._video: Mp4Writer | None = None
+        self._source, self._begin, self._count = "", 0.0, 0
+        self._explained = False
+
+    def __enter__(self) -> "MapFiles":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
+
+    def write(self, prediction: Prediction) -> None:
+        """Write the files of a prediction; none of an unreadable file."""
+        if not isinstance(prediction, PixelPrediction):
+            return
+        assert isinstance(prediction.output, PixelOutput)
+        if not self._explained:
+            self._explain(prediction.output)
+        name = self.names[prediction.source]
+        if prediction.start_seconds is not None:
+            self._write_frame(name, prediction, prediction.start_seconds)
+            return
+        if self.overlays is not None:
+            prediction.save_overlay(self.overlays / f"{name}.png")
+        if self.masks is not None:
+            prediction.save_mask(self.masks / f"{name}.png")
+
+    def _write_frame(self, name: Path, prediction: PixelPrediction, seconds: float) -> None:
+        if prediction.source != self._source:
+            self._open.close()
+            self._source, self._begin, self._count, self._video = prediction.source, seconds, 0, None
+        if self.overlays is not None:
+            path = self.overlays / f"{name}.mp4"
+            with writing(path):
+                if self._video is None:
+                    about = f"{prediction.source}: classes of pixels"
+                    self._video = self._open.enter_context(Mp4Writer(path, fps=NOMINAL_FPS, about=about))
+                try:
+                    self._video.write(prediction.overlay(), seconds=seconds - self._begin)
+                except ValueError as error:
+                    raise UserError(f"{prediction.source}: {error}: write --masks only") from None
+        if self.masks is not None:
+            prediction.save_mask(self.masks / name / f"{self._count:06d}.png")
+        self._count += 1
+
+    def _explain(self, output: PixelOutput) -> None:
+        """Write which colour and number is which class."""
+        self._explained = True
+        for folder in {self.overlays, self.masks} - {None}:
+            assert folder is not None
+            with writing(folder / "legend.png") as path:
+                write_png(path, legend_picture(output.class_names, output.colours))
+        if self.masks is not None:
+            with writing(self.masks / "classes.txt") as path:
+                write_atomically(path, "".join(f"{name}\n" for name in output.class_names))
