@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE :=
 SYSTEM := slurm or browser or torchcodec
 QUICK := not slow and not ($(SYSTEM))
 
-.PHONY: help demo demo-images test test-system test-all wheel-test golden docs lint format bench clean constraints
+.PHONY: help demo demo-images demo-segmentation test test-system test-all wheel-test golden docs lint format bench clean constraints
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
@@ -30,6 +30,9 @@ demo: $(VENV)/.installed-demo  ## generate moving digits, train a small MViT on 
 
 demo-images: $(VENV)/.installed-demo  ## train a small network of every family on JPEGs and PNGs of digits (minutes each)
 	$(BIN)/mvrec demo-images
+
+demo-segmentation: $(VENV)/.installed-demo  ## learn the class of every pixel of generated scenes (minutes on 2 cores)
+	$(BIN)/mvrec demo-segmentation
 
 test: $(VENV)/.installed-test  ## the quick tests, which need nothing but Python
 	$(BIN)/python -m pytest -m "$(QUICK)" --numprocesses auto --dist worksteal

@@ -47,6 +47,7 @@ others:
   prep       make a raw download trainable: lists, checks, smaller files, tars
   demo       generate the moving digits data set, train on it, evaluate
   demo-images  the same with images of digits and a network of every family
+  demo-segmentation  the same with the class of every pixel
 
 A checkpoint of a network of one's own: `--trust FOLDER/my_models.py` with any command lets files name its classes.
 `--debug` with any command shows where an error of one's own code comes from.
@@ -79,6 +80,7 @@ LIGHTNING = ("fit", "validate", "test", "predict")
 MODULES = (
     *("recognize", "report", "explain", "extract", "export", "hub"),
     *("init", "doctor", "models", "benchmark", "convert", "recipes", "prep", "demos.demo", "demos.demo-images"),
+    "demos.demo-segmentation",
 )
 COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
     **dict.fromkeys(LIGHTNING, _lightning),
