@@ -52,6 +52,14 @@ def set_data_parallel_size(strategy: ModelParallelStrategy, size: int) -> None:
     strategy._data_parallel_size = size
 
 
+def drop_layer_sync(strategy: Strategy) -> bool:
+    """Let batch norms be computed per process on a CPU, where torch cannot share them; return whether that changed."""
+    synced = getattr(strategy, "_layer_sync", None) is not None and strategy.root_device.type == "cpu"
+    if synced:
+        strategy._layer_sync = None  # type: ignore[attr-defined]
+    return synced
+
+
 # -- modules ------------------------------------------------------------------------------------------------------
 
 

@@ -137,3 +137,11 @@ def test_the_steps_of_the_command_line_have_public_names(tmp_path, monkeypatch):
     monkeypatch.setattr(cli.trainer, "validate", lambda **values: calls.append(values))
     OpenCLI.run_command(cli, "validate")
     assert calls == [cli.command[1]]
+
+
+def test_batch_norms_of_processes_without_gpus_are_not_shared():
+    strategy = make_trainer(strategy="ddp", sync_batchnorm=True).strategy
+    assert strategy._layer_sync is not None
+    assert lightning_private.drop_layer_sync(strategy)
+    assert strategy._layer_sync is None
+    assert not lightning_private.drop_layer_sync(strategy)

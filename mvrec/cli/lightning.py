@@ -51,7 +51,7 @@ from mvrec.cluster.watchdog import Watchdog
 from mvrec.data.views.presets import PRESETS
 from mvrec.errors import UserError
 from mvrec.files import at_home
-from mvrec.lightning_private import OpenCLI
+from mvrec.lightning_private import OpenCLI, drop_layer_sync
 from mvrec.machine import limit_threads
 from mvrec.messages import fail, show_lightning_messages, show_messages
 from mvrec.models.checkpoints.files import each_file_once, forget_files, read_weights
@@ -337,6 +337,8 @@ class MvrecCLI(OpenCLI):
 
     def before_fit(self) -> None:
         """Lock the run's directories for this process, so that two runs do not mix."""
+        if drop_layer_sync(self.trainer.strategy) and self.trainer.world_size > 1:
+            log.warning("trainer.sync_batchnorm needs GPUs: each process computes its batch norms from its own files")
         resumed = self.checkpoint_files.read
         check_resume(self.model.run_record["config"], resumed)
         check_averaging(self.trainer, resumed.content if resumed else None, path=resumed.source if resumed else "")
