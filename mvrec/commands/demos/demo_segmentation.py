@@ -5,7 +5,6 @@ from pathlib import Path
 
 from mvrec.cli.lightning import run
 from mvrec.commands import recognize
-from mvrec.data.generated.digit_scenes import generate_digit_scenes
 from mvrec.files import at_home
 from mvrec.messages import CommandParser
 from mvrec.recipes import find_config
@@ -19,12 +18,9 @@ def main(arguments: list[str]) -> None:
     """Generate scenes of digits on textures, train on their masks, test, and draw what is found."""
     parser = CommandParser(prog="mvrec demo-segmentation", description=main.__doc__)
     parser.add_argument("--config", default=CONFIG, help="the run's configuration (default: %(default)s)")
-    parser.add_argument("--root", type=at_home, default=Path("data/digit_scenes"), help="default: %(default)s")
     parser.add_argument("--run_dir", type=at_home, default=Path("runs/demo_segmentation"), help="default: %(default)s")
     options, overrides = parser.parse_known_args(arguments)
-    generate_digit_scenes(options.root)
-    common = ["--config", find_config(options.config), "--run_dir", str(options.run_dir)]
-    common += [f"--data.root={options.root}", *overrides]
+    common = ["--config", find_config(options.config), "--run_dir", str(options.run_dir), *overrides]
 
     begin = time.monotonic()
     fit = run(["fit", *common])
@@ -33,7 +29,8 @@ def main(arguments: list[str]) -> None:
     tested = run(["test", *common, "--ckpt_path", checkpoint])
     scores = tested.model.scores
     assert isinstance(scores, MaskScores)
-    images = sorted((options.root / "images/test").iterdir())[:SHOWN]
+    index = tested.datamodule.index("test")
+    images = [index[row].path for row in range(min(SHOWN, len(index)))]
     recognize.main([*map(str, images), "--ckpt", checkpoint, "--overlays", str(options.run_dir / "overlays")])
 
     parameters = sum(parameter.numel() for parameter in fit.model.backbone.parameters())
