@@ -25,7 +25,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Geometry:
-    """The way from a frame to a view: cut `box` out, scale it to `size`, cut `crop` out of that, and flip.
+    """The way from a frame to a view: cut `box` out, scale it to `size`, cut `crop` out of that, flip, and pad.
 
     Attributes:
         box: The kept part of the frame.
@@ -34,6 +34,8 @@ class Geometry:
         flip: Whether left and right are exchanged.
         interpolation: How pixels are scaled; targets take the nearest.
         antialias: Whether scaling down averages over all covered pixels.
+        padded: (height, width) in pixels to which the view is padded at the bottom and the right; `None` pads nothing.
+            Padding has a colour of its own and no target.
     """
 
     box: Box
@@ -42,11 +44,22 @@ class Geometry:
     flip: bool = False
     interpolation: Interpolation = "bilinear"
     antialias: bool = True
+    padded: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        height, width = self.content_size
+        if self.padded is not None and (self.padded[0] < height or self.padded[1] < width):
+            raise ValueError(f"a view of {height}x{width} pixels cannot be padded to {self.padded[0]}x{self.padded[1]}")
+
+    @property
+    def content_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the view without its padding."""
+        return self.size if self.crop is None else (self.crop.height, self.crop.width)
 
     @property
     def view_size(self) -> tuple[int, int]:
         """(height, width) of the view in pixels."""
-        return self.size if self.crop is None else (self.crop.height, self.crop.width)
+        return self.content_size if self.padded is None else self.padded
 
 
 class Cropping(Protocol):

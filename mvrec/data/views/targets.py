@@ -188,8 +188,8 @@ class MaskMap(Target):
     classes: npt.NDArray[Any]
 
     def moved(self, geometry: Geometry) -> Self:
-        """Cut, scale to the nearest pixel, and flip."""
-        return type(self)(_moved_maps(self.classes[None], geometry)[0])
+        """Cut, scale to the nearest pixel, flip, and pad with `NOT_LABELLED`."""
+        return type(self)(_moved_maps(self.classes[None], geometry, padding=NOT_LABELLED)[0])
 
     @classmethod
     def batched(cls, targets: Sequence[Self]) -> Tensor | list[Tensor]:
@@ -218,7 +218,7 @@ class Boxes(Target):
         """Cut at the border of the view; drop objects without area there, with label and mask."""
         corners = _moved_corners(self.corners, geometry)
         visible = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
-        masks = None if self.masks is None else _moved_maps(self.masks[visible], geometry)
+        masks = None if self.masks is None else _moved_maps(self.masks[visible], geometry, padding=0)
         return type(self)(corners[visible], self.labels[visible], masks)
 
     @classmethod
@@ -245,8 +245,8 @@ def _moved_corners(corners: npt.NDArray[np.float32], geometry: Geometry) -> npt.
     return moved.astype(np.float32)
 
 
-def _moved_maps(maps: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
-    """Return maps (N, H, W) of the view by nearest pixels; their type stays."""
+def _moved_maps(maps: npt.NDArray[Any], geometry: Geometry, *, padding: int) -> npt.NDArray[Any]:
+    """Return maps (N, H, W) of the view by nearest pixels, `padding` where it is padded; their type stays."""
     box, crop = geometry.box, geometry.crop
     moved = torch.from_numpy(np.ascontiguousarray(_cut(maps, box)))
     if len(moved) and moved.shape[-2:] != torch.Size(geometry.size):
@@ -257,6 +257,9 @@ def _moved_maps(maps: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
         moved = moved[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     if geometry.flip:
         moved = moved.flip(-1)
+    if geometry.padded is not None:
+        content, moved = moved, moved.new_full((len(moved), *geometry.padded), padding)
+        moved[:, : content.shape[-2], : content.shape[-1]] = content
     return moved.contiguous().numpy()
 
 

@@ -21,6 +21,9 @@ from mvrec.data.views.own_augment import Transforms, own_on_device
 from mvrec.data.views.rand_augment import RandAugment
 from mvrec.seeds import derive_seed
 
+Colour = tuple[int, int, int]  # RGB, each 0..255
+MEAN_COLOUR: Colour = (124, 116, 104)  # of ImageNet: about 0 after normalising
+
 
 @dataclass(frozen=True)
 class RandomErasing:
@@ -123,12 +126,13 @@ def crop_and_resize(
     return torch.stack([frame.round_().clamp_(0, 255).to(torch.uint8) for frame in scaled])
 
 
-def views_of(frames: np.ndarray, geometries: Sequence[Geometry]) -> Tensor:
+def views_of(frames: np.ndarray, geometries: Sequence[Geometry], *, padding: Colour = MEAN_COLOUR) -> Tensor:
     """Return the views of one clip, all of the same size; those that are scaled alike are scaled once.
 
     Args:
         frames: uint8 (T, H, W, C).
         geometries: The way to each view.
+        padding: RGB of pixels with which views are padded.
 
     Returns:
         uint8 (V, T, C, h, w).
@@ -147,8 +151,16 @@ def views_of(frames: np.ndarray, geometries: Sequence[Geometry]) -> Tensor:
             )
         crop = geometry.crop or Box(0, 0, *geometry.size)
         view = scaled[key][..., crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-        views.append(view.flip(-1) if geometry.flip else view)
+        view = view.flip(-1) if geometry.flip else view
+        views.append(view if geometry.padded is None else padded_frames(view, geometry.padded, padding))
     return torch.stack(views)
+
+
+def padded_frames(frames: Tensor, size: tuple[int, int], colour: Colour) -> Tensor:
+    """Pad frames (T, 3, h, w) at the bottom and the right with a colour, to (height, width) = `size`."""
+    padded = torch.tensor(colour, dtype=frames.dtype).view(1, 3, 1, 1).repeat(len(frames), 1, *size)
+    padded[..., : frames.shape[-2], : frames.shape[-1]] = frames
+    return padded
 
 
 def train_view(frames: np.ndarray, geometry: Geometry, *, rand_augment: RandAugment | None, seed: int) -> Tensor:

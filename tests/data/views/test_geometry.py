@@ -1,6 +1,7 @@
 """The same seeds give the same pixels for good, and targets follow them."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from mvrec.data.views.geometry import Box, Geometry, choose_geometry
 from mvrec.data.views.targets import Boxes, MaskMap, MultiHot, Values
-from mvrec.data.views.transforms import Augment, train_view
+from mvrec.data.views.transforms import Augment, train_view, views_of
 
 AUGMENTS = {
     "area": Augment(rand_augment=None),
@@ -43,6 +44,8 @@ GEOMETRIES = [
     Geometry(Box(3, 7, 21, 30), (21, 30)),
     Geometry(Box(0, 0, HEIGHT, WIDTH), (37, 51), Box(2, 9, 32, 32)),
     Geometry(Box(0, 0, HEIGHT, WIDTH), (20, 28), Box(0, 0, 16, 16), flip=True),
+    Geometry(Box(3, 7, 21, 30), (32, 24), flip=True, padded=(40, 33)),
+    Geometry(Box(0, 0, HEIGHT, WIDTH), (20, 28), Box(1, 2, 16, 11), padded=(16, 32)),
 ]
 CORNERS = np.array(
     [[0, 0, 56, 40], [10, 5, 20, 20], [50.5, 30.25, 56, 40], [8, 4, 8.5, 39], [0, 0, 7, 3], [30, 38, 56, 40]],
@@ -50,12 +53,16 @@ CORNERS = np.array(
 )
 
 
-def moved_by_torchvision(value, geometry):
+def moved_by_torchvision(value, geometry, fill=0):
     interpolation = InterpolationMode.NEAREST
     value = tvf.resize(tvf.crop(value, *geometry.box), list(geometry.size), interpolation=interpolation)
     if geometry.crop is not None:
         value = tvf.crop(value, *geometry.crop)
-    return tvf.horizontal_flip(value) if geometry.flip else value
+    value = tvf.horizontal_flip(value) if geometry.flip else value
+    if geometry.padded is None:
+        return value
+    missing = [padded - side for padded, side in zip(geometry.padded, geometry.content_size, strict=True)]
+    return tvf.pad(value, [0, 0, missing[1], missing[0]], fill=fill)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -65,7 +72,7 @@ def test_class_maps_and_boxes_follow_the_pixels_with_their_labels_and_masks(geom
         classes = rng.integers(0, 256, (HEIGHT, WIDTH)).astype(dtype)
         moved = MaskMap(classes).moved(geometry).classes
         assert (moved.dtype, moved.shape) == (dtype, geometry.view_size)
-        expected = moved_by_torchvision(tv_tensors.Mask(torch.from_numpy(classes)[None].int()), geometry)
+        expected = moved_by_torchvision(tv_tensors.Mask(torch.from_numpy(classes)[None].int()), geometry, fill=255)
         assert torch.equal(torch.from_numpy(moved).int(), expected[0])
     masks = rng.random((len(CORNERS), HEIGHT, WIDTH)) < 0.5
     moved = Boxes(CORNERS, np.arange(len(CORNERS)), masks).moved(geometry)
@@ -76,6 +83,19 @@ def test_class_maps_and_boxes_follow_the_pixels_with_their_labels_and_masks(geom
     torch.testing.assert_close(torch.from_numpy(moved.corners), expected[visible].as_subclass(torch.Tensor))
     whole = moved_by_torchvision(tv_tensors.Mask(torch.from_numpy(masks)), geometry)
     assert torch.equal(torch.from_numpy(moved.masks), whole[visible].as_subclass(torch.Tensor))
+
+
+def test_a_padded_view_keeps_its_pixels_at_the_upper_left_and_has_one_colour_beside_them():
+    frames = np.random.default_rng(0).integers(0, 256, (2, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    geometry = Geometry(Box(3, 7, 21, 30), (32, 24), flip=True, padded=(40, 33))
+    (view,) = views_of(frames, [geometry], padding=(1, 2, 3))
+    (content,) = views_of(frames, [replace(geometry, padded=None)])
+    assert view.shape == (2, 3, *geometry.view_size)
+    assert torch.equal(view[..., :32, :24], content)
+    for outside in (view[..., 32:, :], view[..., :, 24:]):
+        assert torch.equal(outside, torch.tensor([1, 2, 3], dtype=torch.uint8).view(1, 3, 1, 1).expand_as(outside))
+    with pytest.raises(ValueError, match="a view of 32x24 pixels cannot be padded to 31x24"):
+        replace(geometry, padded=(31, 24))
 
 
 def test_a_view_without_any_of_the_boxes_has_none():
