@@ -16,7 +16,7 @@ from mvrec.data.listing.index import SampleIndex
 from mvrec.data.listing.layouts import Layout, ListsAndFolders
 from mvrec.data.listing.lists import Row
 from mvrec.data.listing.root import check_root
-from mvrec.data.listing.row_targets import row_values, value_columns, value_names
+from mvrec.data.listing.row_targets import TargetOf, row_values, value_columns, value_names
 from mvrec.data.loading.batch import ClipBatch
 from mvrec.data.loading.guard import MAX_KILLS
 from mvrec.data.loading.loader import ClipLoader, EvalBatches, TrainBatches, Unwrapped, worker_count
@@ -154,6 +154,11 @@ class RecognitionData(WholeSignature, L.LightningDataModule):
         """
         return row_values(row, self.values)
 
+    @property
+    def target_of(self) -> TargetOf:
+        """The function that makes the targets of rows, which loader processes get."""
+        return self.target
+
     def find_layout(self) -> Layout:
         """Inspect the disk for the layout of the data set; once, after `prepare_data`."""
         return ListsAndFolders(self.root, self.kind)
@@ -219,7 +224,7 @@ class RecognitionData(WholeSignature, L.LightningDataModule):
         if self._layout is None:
             check_root(self.root)
             layout = self.find_layout()
-            self._layout = layout if self.fold is None else Folds(layout, self.fold, target_of=self.target)
+            self._layout = layout if self.fold is None else Folds(layout, self.fold, target_of=self.target_of)
         return self._layout
 
     def index(self, split: Split) -> SampleIndex:
@@ -247,7 +252,7 @@ class RecognitionData(WholeSignature, L.LightningDataModule):
             if split in self._splits:
                 continue
             classes = self._classes if self._classes is not None and self._classes.names else None
-            index = self.layout.index(split, class_names=classes or named or None, target_of=self.target)
+            index = self.layout.index(split, class_names=classes or named or None, target_of=self.target_of)
             if index is None:
                 continue
             if self._splits and index.target_type is not self.target_type:

@@ -168,6 +168,22 @@ def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]
     return short_side, math.floor(width / height * short_side)
 
 
+def rescaled_size(height: int, width: int, scale: tuple[int, int] | None, ratio: float = 1.0) -> tuple[int, int]:
+    """Return (height, width) of an image within a long and a short side, by the rounding of mmsegmentation.
+
+    Args:
+        height: Pixels of the image.
+        width: Pixels of the image.
+        scale: Most pixels of the long and of the short side; `None` for the image's own size.
+        ratio: A factor of the result.
+    """
+    factor = ratio
+    if scale is not None:
+        longest, shortest = (int(side * ratio) for side in scale)
+        factor = min(longest / max(height, width), shortest / min(height, width))
+    return max(int(height * factor + 0.5), 1), max(int(width * factor + 0.5), 1)
+
+
 def spatial_crops(height: int, width: int, size: int, num_crops: int) -> list[Box]:
     """Return square crops for evaluation: the centre one, or three along the long side (left to right, top to bottom).
 

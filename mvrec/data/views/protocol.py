@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 from mvrec.data.views.clip_spec import ClipPositions, ClipSpec
-from mvrec.data.views.geometry import Box, Geometry, Interpolation, Rounding, eval_geometries
+from mvrec.data.views.geometry import Box, Geometry, Interpolation, Rounding, eval_geometries, rescaled_size
 from mvrec.data.views.normalisation import IMAGENET_NORMALISATION, Normalisation
 from mvrec.ranges import check_ranges
 
@@ -338,13 +338,7 @@ class MaskProtocol(Protocol):
 
     def network_size(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
         """Return (height, width) of the network's input for an image, by the rounding of mmsegmentation."""
-        if self.scale is None:
-            scale = ratio
-        else:
-            longest, shortest = (int(side * ratio) for side in self.scale)
-            scale = min(longest / max(height, width), shortest / min(height, width))
-        sides = (int(height * scale + 0.5), int(width * scale + 0.5))
-        sides = (max(sides[0], 1), max(sides[1], 1))
+        sides = rescaled_size(height, width, self.scale, ratio)
         return -(-sides[0] // self.align) * self.align, -(-sides[1] // self.align) * self.align
 
     def windows(self, height: int, width: int) -> list[Box]:

@@ -6,7 +6,7 @@ from global state. All frames of a clip share them.
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from mvrec.data.views.own_augment import Transforms, own_on_device
 from mvrec.data.views.rand_augment import RandAugment
 from mvrec.seeds import derive_seed
 
+RandomPixels = Callable[[Tensor, random.Random], Tensor]  # from uint8 (T, C, H, W) to the same
 Colour = tuple[int, int, int]  # RGB, each 0..255
 MEAN_COLOUR: Colour = (124, 116, 104)  # of ImageNet: about 0 after normalising
 
@@ -163,13 +164,13 @@ def padded_frames(frames: Tensor, size: tuple[int, int], colour: Colour) -> Tens
     return padded
 
 
-def train_view(frames: np.ndarray, geometry: Geometry, *, rand_augment: RandAugment | None, seed: int) -> Tensor:
+def train_view(frames: np.ndarray, geometry: Geometry, *, rand_augment: RandomPixels | None, seed: int) -> Tensor:
     """Make one augmented training view of decoded frames.
 
     Args:
         frames: uint8 (T, H, W, C).
         geometry: The way to the view, as `choose_geometry` gives it for the same seed.
-        rand_augment: Photometric and geometric operations on the view.
+        rand_augment: Operations on the view, such as `RandAugment`.
         seed: All their random choices follow from it.
 
     Returns:
