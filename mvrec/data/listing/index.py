@@ -143,7 +143,7 @@ class SampleIndex:
             return MultiHot(tuple(self._sets[number].tolist()), len(self.class_names))
         if not self._texts:
             return ClassIndex(int(self.labels[number]))
-        target = self._targets.of(self._row(number))
+        target = self._targets.of(self.row(number))
         assert target is not None
         return target
 
@@ -198,8 +198,8 @@ class SampleIndex:
         start, end = (None if math.isnan(second) else float(second) for second in self._spans[number])
         return start, end
 
-    def _row(self, number: int) -> Row:
-        """Return a row as it was read."""
+    def row(self, number: int) -> Row:
+        """Return a row of an index without classes as it was read."""
         start, end = (math.nan if seconds is None else seconds for seconds in self._span(number))
         offset, size = (-1, -1) if self._places is None else (int(value) for value in self._places[number, :2])
         return self._origins.row(number)._replace(
