@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mvrec.data.generated.digit_images import DigitImages
     from mvrec.data.generated.digit_motions import DigitMotions
+    from mvrec.data.generated.digit_scenes import DigitScenes
     from mvrec.data.generated.moving_digits import MovingDigits
     from mvrec.data.loading.images import read_image
     from mvrec.data.sets.charades import Charades
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mvrec.data.sets.imagenet import ImageNet
     from mvrec.data.sets.kinetics import Kinetics
     from mvrec.data.sets.own import ImageDataset, VideoDataset
+    from mvrec.data.sets.segmentation.mask_folder import MaskFolder
     from mvrec.data.sets.something_something import SomethingSomething
     from mvrec.data.sets.ucf101 import UCF101
     from mvrec.data.video.opening import open_video
@@ -26,11 +28,13 @@ _HOMES = {
     "Charades": "sets.charades",
     "DigitImages": "generated.digit_images",
     "DigitMotions": "generated.digit_motions",
+    "DigitScenes": "generated.digit_scenes",
     "HMDB51": "sets.hmdb51",
     "ImageDataset": "sets.own",
     "ImageFolder": "sets.folder",
     "ImageNet": "sets.imagenet",
     "Kinetics": "sets.kinetics",
+    "MaskFolder": "sets.segmentation.mask_folder",
     "MovingDigits": "generated.moving_digits",
     "SomethingSomething": "sets.something_something",
     "UCF101": "sets.ucf101",
@@ -47,10 +51,12 @@ __all__ = [
     "Charades",
     "DigitImages",
     "DigitMotions",
+    "DigitScenes",
     "ImageDataset",
     "ImageFolder",
     "ImageNet",
     "Kinetics",
+    "MaskFolder",
     "MovingDigits",
     "SomethingSomething",
     "Video",
