@@ -15,9 +15,11 @@ from mvrec.models.backbone import Backbone
 from mvrec.models.baselines.names import create_baseline
 from mvrec.models.checkpoints import FAMILIES, LoadReport, load_recognised, load_weights, recognised
 from mvrec.models.checkpoints.files import StoredWeights, read_weights
+from mvrec.models.checkpoints.segmenters import head_arguments, is_segmenter, num_classes
 from mvrec.models.checkpoints.structure import WrongArchitectureError, build_as_stored, same_network
 from mvrec.models.cloformer import Branches, cloformer_s, cloformer_xs, cloformer_xxs
 from mvrec.models.fast.accelerate import accelerate
+from mvrec.models.heads.segmentation import SegmentationHead
 from mvrec.models.mvit.pooling_attention import Pooling
 from mvrec.models.mvit.variants import (
     mvit_b24_32x3,
@@ -151,9 +153,9 @@ def with_weights(
                 hint = f"; mvrec.load({stored.source!r}).backbone is the network of this run"
             raise UserError(f"{stored.source}: the weights are not those of {name} but of {error}{hint}") from None
         model = build(**knobs)
-    classes = next(
-        (t.shape[0] for n, t in recognised_weights.tensors.items() if n.startswith("head.") and t.ndim == 2), None
-    )
+    classes = num_classes(recognised_weights.tensors)
+    if "num_classes" not in knobs and is_segmenter(recognised_weights.tensors):
+        _place_segmenter(model, recognised_weights.tensors, stored)
     new_head = classes is not None and classes != model.num_classes and "num_classes" in knobs
     if new_head and model.num_classes:
         log.warning(
@@ -163,6 +165,20 @@ def with_weights(
             model.num_classes,
         )
     return model, load_recognised(model, stored, recognised_weights, allow_partial=allow_partial, new_head=new_head)
+
+
+def _place_segmenter(model: Backbone, tensors: Mapping[str, Tensor], stored: StoredWeights) -> None:
+    """Give a network the head of a segmenter's file.
+
+    Raises:
+        UserError: The file's decoder is none of ours.
+    """
+    arguments, classes = stored.details.get("head") or head_arguments(tensors), num_classes(tensors)
+    if arguments is None or classes is None:
+        raise UserError(
+            f"{stored.source}: its decoder is unknown; pass num_classes for the network with a new classifier"
+        )
+    model.place_head(SegmentationHead(model.feature_info, classes, **arguments), classes)
 
 
 def name_of(stored: StoredWeights) -> str:

@@ -2,18 +2,20 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from mvrec.errors import UserError
-from mvrec.models.backbone import Backbone
+from mvrec.models.backbone import Backbone, MapsHead
 from mvrec.models.baselines.own import OwnNetwork
 from mvrec.models.baselines.wrapper import Baseline
 from mvrec.models.checkpoints.files import Source, StoredWeights, read_weights
 from mvrec.models.checkpoints.fit import BOOKKEEPING, Fitted, fit
-from mvrec.models.checkpoints.layouts import Recognised, recognise
+from mvrec.models.checkpoints.layouts import Recognised, ignored_names, recognise
 from mvrec.models.checkpoints.report import LoadReport, Resized, listed
+from mvrec.models.checkpoints.segmenters import CLASSIFIER, head_of_mmseg, is_segmenter, num_classes
 from mvrec.models.cloformer import CloFormer
 from mvrec.models.framewise import Framewise
 from mvrec.models.mvit.mvit import MViT
@@ -64,10 +66,12 @@ def start_from(model: Backbone, source: Source) -> dict[str, Any]:
     stored = read_weights(source)
     inner = model.backbone if isinstance(model, Framewise) else model
     named = named_as_in(inner, stored)
-    heads = [tensor.shape[0] for name, tensor in named.tensors.items() if name.startswith("head.") and tensor.ndim == 2]
-    if heads and isinstance(inner, OwnNetwork) and not inner.num_classes:
-        inner.reset_head(heads[0])  # its network does not say for how many classes it is
-    new_head = bool(heads) and heads[0] != inner.num_classes
+    classes = num_classes(named.tensors)
+    if is_segmenter(named.tensors) and not isinstance(inner.head, MapsHead):
+        inner.reset_head(0)  # nobody may take the untrained one for the file's
+    elif classes and isinstance(inner, OwnNetwork) and not inner.num_classes:
+        inner.reset_head(classes)  # its network does not say for how many classes it is
+    new_head = classes is not None and classes != inner.num_classes
     load_recognised(inner, stored, named, new_head=new_head)
     return stored.details
 
@@ -99,9 +103,10 @@ def by_its_names(model: Backbone, stored: StoredWeights) -> Recognised:
         return inside
 
     prefix = max(prefixes, key=lambda prefix: len(unwrapped(prefix).keys() & names))
-    ignored = tuple(name for name in plain if not name.startswith(prefix) and not name.endswith("n_averaged"))
+    head = head_of_mmseg(plain, prefix)
+    tensors = unwrapped(prefix) | {renamed: plain[name] for name, renamed in head.items()}
     layout = model.name.split("/")[0] if isinstance(model, Baseline) else type(model).__name__
-    return Recognised(layout, None, unwrapped(prefix), 0, ignored)
+    return Recognised(layout, None, tensors, len(head), ignored_names(plain, prefix, head))
 
 
 def load_recognised(
@@ -121,9 +126,12 @@ def load_recognised(
             f"{stored.source}: holds a {FAMILIES[named.family].__name__} ({named.layout} layout), "
             f"the network is a {type(model).__name__}"
         )
-    tensors = {name: tensor for name, tensor in named.tensors.items() if not (new_head and name.startswith("head."))}
-    if model.num_classes == 0:
+    other_kind = is_segmenter(named.tensors) != isinstance(model.head, MapsHead)
+    tensors = dict(named.tensors)
+    if new_head or other_kind or model.num_classes == 0:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+    if other_kind:
+        named = replace(named, ignored=(*named.ignored, *(name for name in named.tensors if name not in tensors)))
     _check_finite(tensors, stored.source)
     fitted = fit(tensors, model, details=stored.details, source=stored.source)
     report = _report(stored, named, fitted)
@@ -137,10 +145,10 @@ def load_recognised(
 
 
 def _report(stored: StoredWeights, named: Recognised, fitted: Fitted) -> LoadReport:
-    is_ours = bool(stored.details)
+    layout = stored.details.get("layout", "mvrec") if stored.details else named.layout
     return LoadReport(
         source=stored.source,
-        layout="mvrec" if is_ours else named.layout,
+        layout=layout,
         entry=stored.entry,
         loaded=tuple(fitted.tensors),
         renamed=named.renamed,
@@ -162,7 +170,8 @@ def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
 
 def _check_complete(report: LoadReport, fitted: Fitted, named: Recognised, model: Backbone) -> None:
     heads = [change for change in fitted.mismatched if change.name.startswith("head.")]
-    if heads and len(heads) == len(fitted.mismatched):
+    is_plain = all(CLASSIFIER.search(change.name) for change in heads) or not is_segmenter(named.tensors)
+    if heads and is_plain and len(heads) == len(fitted.mismatched):
         classes = heads[0].stored[0]
         raise UserError(
             f"{report.source}: its head knows {classes} classes, the network {model.num_classes}: build the network "

@@ -19,6 +19,7 @@ from torch import Tensor
 from mvrec.class_paths import renewed
 from mvrec.errors import UserError, nearest_path
 from mvrec.files import at_home, stand_in, weights_in
+from mvrec.models.checkpoints.segmenters import mmseg_facts
 from mvrec.weights.cache import fetched_path
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
@@ -228,7 +229,7 @@ def _network(tree: Mapping[str, Any], source: str, details: dict[str, Any]) -> S
     for entry, candidate in _candidates(tree, ""):
         tensors = {str(name): value for name, value in candidate.items() if isinstance(value, Tensor)}
         if tensors:
-            return StoredWeights(tensors, source, entry, details, dict(tree))
+            return StoredWeights(tensors, source, entry, details or mmseg_facts(tensors, tree), dict(tree))
     names = ", ".join(map(repr, list(tree)[:8])) or "nothing"
     raise UserError(f"{source}: no weights found; it holds {names} and none of {', '.join(ENTRIES)} with tensors")
 

@@ -4,7 +4,7 @@ Our names are the authors': those of the three image repositories, and of SlowFa
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mvrec.errors import UserError
+from mvrec.models.checkpoints.segmenters import head_of_mmseg
 
 Tensors = dict[str, Tensor]
 Family = Literal["shunted", "sgformer", "cloformer", "mvit"]
@@ -72,13 +73,21 @@ def recognise(tensors: Tensors, *, source: str) -> Recognised:
         raise UserError(f"{source}: no known network: its names begin with {examples}; known layouts: {names}")
     prefix = _only_prefix(prefixes, source)
     inside = {name.removeprefix(prefix): tensor for name, tensor in plain.items() if name.startswith(prefix)}
-    converted = layout.convert(inside)
+    head = head_of_mmseg(plain, prefix)
+    converted = layout.convert(inside) | {renamed: plain[name] for name, renamed in head.items()}
     return Recognised(
         layout=_described(layout, inside),
         family=layout.family,
         tensors=converted,
         renamed=len(converted.keys() - inside.keys()),
-        ignored=tuple(name for name in plain if not name.startswith(prefix) and not name.endswith("n_averaged")),
+        ignored=ignored_names(plain, prefix, head),
+    )
+
+
+def ignored_names(names: Iterable[str], prefix: str, head: Container[str]) -> tuple[str, ...]:
+    """Return the names outside a network and its head, but for those of averaging."""
+    return tuple(
+        name for name in names if not name.startswith(prefix) and name not in head and not name.endswith("n_averaged")
     )
 
 

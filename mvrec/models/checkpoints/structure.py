@@ -10,13 +10,13 @@ from torch import Tensor
 
 from mvrec.errors import UserError
 from mvrec.models.backbone import Backbone
+from mvrec.models.checkpoints.segmenters import num_classes
 from mvrec.models.layers import Grid
 from mvrec.models.mvit.mvit import PATCH_STRIDE, PATCH_STRIDE_FRAMES, MViT
 from mvrec.models.mvit.pooling_attention import Block
 
 Tensors = Mapping[str, Tensor]
 Knobs = dict[str, Any]
-HEAD = re.compile(r"^head\.")
 # Open within a variant: the head, the tables of positions, and the input channels of the first convolution.
 OPEN = re.compile(r"^head\.|^pos_embed|\.rel_pos_[thw]$|\.num_batches_tracked$")
 STEM = re.compile(r"^patch_embed1?\.(proj|conv1\.conv\.0|conv\.0(\.c)?)\.weight$")
@@ -97,8 +97,7 @@ def same_network(model: Backbone, tensors: Tensors, *, but_for_pooling: bool = F
 
 
 def _num_classes(tensors: Tensors, base: Backbone) -> int:
-    weights = [tensor for name, tensor in tensors.items() if HEAD.search(name) and tensor.ndim == 2]
-    return weights[0].shape[0] if weights else base.num_classes
+    return num_classes(tensors) or base.num_classes
 
 
 def _channels(tensors: Tensors, base: Backbone) -> Knobs:
