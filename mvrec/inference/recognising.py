@@ -328,10 +328,10 @@ def recognise_stream(
 ) -> Iterator[Prediction]:
     """Recognise a stream, window after window, until it ends.
 
-    Every `stride_seconds` the last `window_seconds` are scored like a video; image networks take the newest frame. The
-    rest after the last whole window is scored too, also if the stream breaks off. Frames are cropped and scaled on
-    arrival, so that a window needs little memory. If a live stream is faster than the network, windows are skipped so
-    that results do not lag. Skipped windows are counted, like lost pictures.
+    Every `stride_seconds` the last `window_seconds` are scored like a video; image networks take the newest frame, and
+    segmenters begin with the first one. The rest after the last whole window is scored too, also if the stream breaks
+    off. Frames are cropped and scaled on arrival, so that a window needs little memory. If a live stream is faster than
+    the network, windows are skipped so that results do not lag. Skipped windows are counted, like lost pictures.
 
     Args:
         recogniser: The network.
@@ -348,7 +348,8 @@ def recognise_stream(
         UserError: The stream broke off.
     """
     frames: deque[tuple[float, Tensor]] = deque()  # time, and uint8 (crops, C, size, size)
-    begin, due, scored, left_out = clock(), window_seconds, -math.inf, 0
+    first_due = 0.0 if isinstance(recogniser.protocol, MaskProtocol) else window_seconds
+    begin, due, scored, left_out = clock(), first_due, -math.inf, 0
     cut: UserError | KeyboardInterrupt | None = None
     try:
         for seconds, frame in stream:

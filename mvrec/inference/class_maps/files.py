@@ -44,7 +44,7 @@ class MapFiles:
 
     def write(self, prediction: Prediction) -> None:
         """Write the files of a prediction; none of an unreadable file."""
-        if not isinstance(prediction, PixelPrediction):
+        if (self.overlays is None and self.masks is None) or not isinstance(prediction, PixelPrediction):
             return
         assert isinstance(prediction.output, PixelOutput)
         if not self._explained:

@@ -81,7 +81,10 @@ class SegmentationReport(TaskReport):
         """Return classes, confusions, the worst images, and unreadable files."""
         return [
             Section("Classes", self._classes()),
-            Section("Confusions", Html("") if self.confusion is None else confusion_section(self.confusion, counted="pixels")),
+            Section(
+                "Confusions",
+                Html("") if self.confusion is None else confusion_section(self.confusion, counted="pixels"),
+            ),
             Section("Worst images", self._worst(most_mistakes, thumbnails)),
             Section("Files that could not be read", self._failures()),
         ]
