@@ -1,4 +1,4 @@
-"""Segmentation on Shunted-S: our network with its head against the same in their plain form, interleaved; prints ratios.
+"""Segmentation on Shunted-S: our network with its head against the plain form of both, interleaved; prints ratios.
 
 python benchmarks/segmentation.py [--quick] [--only {semantic_fpn,upernet}] [--json [PATH]]
 
@@ -9,7 +9,6 @@ transformers installed, its UPerNet on Swin-T is a second peer, which has other 
 """
 
 import argparse
-from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
@@ -115,11 +114,11 @@ def main() -> None:
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
         name = f"shunted_s, {decoder}"
         print(f"{name}: logits equal the plain ones within {(first - second).abs().max():.1e}\n\n{HEADER}")
-        peers: dict[str, Callable[[], nn.Module]] = {"plain": lambda: networks["plain"]}
+        peers = {"plain": networks["plain"]}
         if decoder == "upernet" and find_spec("transformers") is not None:
-            peers["transformers"] = swin
-        for peer, build in peers.items():
-            pair = {"mvrec": networks["mvrec"], peer: build()}
+            peers["transformers"] = swin()
+        for peer, network in peers.items():
+            pair = {"mvrec": networks["mvrec"], peer: network}
             for row in ROWS:
                 figures.add(*measure(name, pair, images, row._replace(goal={name: GOALS[peer]}), repeats))
         figures.add(*measure_memory(name, networks, images, None))

@@ -84,12 +84,12 @@ def test_a_schedule_per_epoch_follows_timm(per, ahead, cooldown_epochs):
 def test_a_polynomial_schedule_is_torchs_linear_and_polynomial_ones_in_a_row(warmup_steps, power):
     def rates(make):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
-        scheduler, found = make(optimizer), []
+        scheduler, values = make(optimizer), []
         for _ in range(12):
-            found.append(optimizer.param_groups[0]["lr"])
+            values.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
             scheduler.step()
-        return found
+        return values
 
     def torchs(optimizer):
         schedulers = torch.optim.lr_scheduler
@@ -99,7 +99,9 @@ def test_a_polynomial_schedule_is_torchs_linear_and_polynomial_ones_in_a_row(war
         linear = schedulers.LinearLR(optimizer, start_factor=1e-6, total_iters=warmup_steps)
         return schedulers.SequentialLR(optimizer, [linear, polynomial], milestones=[warmup_steps])
 
-    ours = rates(lambda optimizer: WarmupPolynomial(optimizer, total_steps=12, warmup_steps=warmup_steps, power=power))
-    assert ours == pytest.approx(rates(torchs))
+    polynomial = rates(
+        lambda optimizer: WarmupPolynomial(optimizer, total_steps=12, warmup_steps=warmup_steps, power=power)
+    )
+    assert polynomial == pytest.approx(rates(torchs))
     with pytest.raises(ValueError, match=r"warmup_steps must lie in 0..total_steps - 1, got 12 of 12"):
         rates(lambda optimizer: WarmupPolynomial(optimizer, total_steps=12, warmup_steps=12))

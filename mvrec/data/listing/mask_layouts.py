@@ -6,20 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mvrec.data.listing.file_kinds import IMAGE_EXTENSIONS, IMAGES, Kind
+from mvrec.data.listing.file_kinds import (
+    IMAGE_EXTENSIONS,
+    IMAGE_FOLDERS,
+    IMAGES,
+    MASK_FOLDERS,
+    SPLIT_FOLDERS,
+    Kind,
+)
 from mvrec.data.listing.folds import path_share
 from mvrec.data.listing.layouts import SPLITS, Layout, files_below, skipped_text
 from mvrec.data.listing.lists import Row
 from mvrec.errors import UserError
 
-# Names of folders that other tools write.
-IMAGE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages")
-MASK_FOLDERS = ("masks", "mask", "annotations", "labels", "SegmentationClass")
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 MASKS = Kind("mask", IMAGE_EXTENSIONS, nested=True)
 Unpaired = Literal["refuse", "skip"]
 

@@ -49,8 +49,8 @@ def fit_head(
     earlier, head = backbone.head, make_head(backbone, len(names), arguments)
     saved = start.details.get("class_names") if isinstance(earlier, SegmentationHead) else None
     if saved is not None and not new_head and earlier.arguments == head.arguments:
-        known, wanted = (set(each) for each in comparable(saved, names))
-        if known == wanted:
+        saved_names, data_names = (set(each) for each in comparable(saved, names))
+        if saved_names == data_names:
             log.info("%s segments the same %d classes: its head is kept", start.weights, len(names))
             return list(saved)
     if new_head is False:

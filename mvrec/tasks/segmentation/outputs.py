@@ -85,10 +85,12 @@ class SegmentationOutputs(TaskOutputs):
         """Return outputs with the classes and the head of a file."""
         names = restore_head(network, details, source=source)
         if classes is not None:
-            given = tuple(known_class_names(classes))
-            if len(given) != len(names):
-                raise UserError(f"--classes={classes}: {len(given)} names, {source} segments {len(names)} classes")
-            names = given
+            given_names = tuple(known_class_names(classes))
+            if len(given_names) != len(names):
+                raise UserError(
+                    f"--classes={classes}: {len(given_names)} names, {source} segments {len(names)} classes"
+                )
+            names = given_names
         return cls(names, details[KEY])
 
     def raw(self, network: "Backbone", clips: "Tensor", protocol: Protocol) -> "list[Tensor | None]":

@@ -27,11 +27,11 @@ def write_predictions(
         columns: Further columns at the end, with a value per sample id.
     """
     header = ["path", "pixel_accuracy", "miou", "labelled_pixels", "error"]
-    nothing = np.zeros(scores.num_classes, np.int64)
+    missed = np.zeros(scores.num_classes, np.int64)
     rows: list[tuple[int, list[Any]]] = []
     for place, sample in enumerate(scores.sample_ids.tolist()):
         counts = scores.counts_of(place)
-        values = [cell(pixel_accuracy(counts)), cell(mean_of(ious(counts, nothing)))]
+        values = [cell(pixel_accuracy(counts)), cell(mean_of(ious(counts, missed)))]
         rows.append((sample, [paths[sample], *values, int(counts.sum()), ""]))
     rows += [(bad.index, [bad.path, "", "", "", bad.cause]) for bad in scores.failed]
     others = list(columns.values())
@@ -62,11 +62,11 @@ def write_confusion(path: Path, scores: MaskScores, *, class_names: Sequence[str
 
 def write_worst(path: Path, scores: MaskScores) -> None:
     """Write the predicted over the true classes of the worst images, uint8 (2, H, W) by sample id, as one file."""
-    maps = {str(sample): kept.maps() for sample, kept in scores.worst.items()}
+    arrays = {str(sample): maps.maps() for sample, maps in scores.worst.items()}
     with atomic_path(path) as temporary, temporary.open("wb") as file:  # savez adds an ending to a name
-        np.savez_compressed(file, **maps)  # type: ignore[arg-type]
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def cell(value: float) -> str:
-    """Return a share with six digits; nothing for nan."""
+    """Return a share with six digits; missed for nan."""
     return "" if value != value else f"{value:.6f}"  # nan is not equal to itself

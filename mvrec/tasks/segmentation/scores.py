@@ -73,7 +73,7 @@ class KeptMaps:
 
     @classmethod
     def of(cls, predicted: Map, true: Map) -> "KeptMaps":
-        """Compress two maps (H, W)."""
+        """Return two maps (H, W) compressed."""
         height, width = true.shape
         return cls(height, width, zlib.compress(np.stack([predicted, true]).tobytes(), 1))
 
@@ -118,7 +118,7 @@ class MaskTally(Tally):
         """Keep the maps of an image, and forget those of the best one if there are too many."""
         self._worst[sample] = maps
         if len(self._worst) > KEPT:
-            best = max(self._worst, key=lambda kept: (self._accuracy(kept), kept))
+            best = max(self._worst, key=lambda sample: (self._accuracy(sample), sample))
             del self._worst[best]
 
     def _accuracy(self, sample: int) -> float:
@@ -217,15 +217,15 @@ class MaskScores(Scores):
 
 def ious(confusion: Counts, missed: Counts) -> npt.NDArray[np.float64]:
     """Return the intersection over union of each class, (K,); nan for an empty union."""
-    found = np.diag(confusion)
+    intersection = np.diag(confusion)
     with np.errstate(invalid="ignore"):
-        return found / (confusion.sum(axis=1) + missed + confusion.sum(axis=0) - found)
+        return intersection / (confusion.sum(axis=1) + missed + confusion.sum(axis=0) - intersection)
 
 
 def mean_of(values: npt.NDArray[np.float64]) -> float:
     """Return the mean without nan; nan of nothing."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else math.nan
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else math.nan
 
 
 def pixel_accuracy(confusion: Counts, missed: Counts | None = None) -> float:

@@ -82,9 +82,9 @@ def test_pixels_of_an_unreadable_image_are_missed():
 
 
 def test_an_image_with_logits_that_are_not_finite_fails_with_its_pixels():
-    found = keeper(MaskTally(2), 1)
-    found.add([None], torch.tensor([[[0, 1, 1]]]), torch.tensor([0]))
-    scores = found.gather()
+    scorer = keeper(MaskTally(2), 1)
+    scorer.add([None], torch.tensor([[[0, 1, 1]]]), torch.tensor([0]))
+    scores = scorer.gather()
     assert scores.missed().tolist() == [1, 2]
     assert scores.metrics()["pixel_accuracy"] == 0
 
@@ -99,13 +99,13 @@ def test_the_maps_of_the_worst_images_are_kept():
     rng = np.random.default_rng(0)
     true = [np.zeros((4, 5), np.uint8) for _ in range(KEPT + 8)]
     predicted = [(rng.random((4, 5)) < number / len(true)).astype(np.uint8) for number in range(len(true))]
-    one, three = (scored(predicted, true, num_classes=2, processes=n) for n in (1, 3))
+    single, shared = (scored(predicted, true, num_classes=2, processes=n) for n in (1, 3))
     accuracies = [float((image == 0).mean()) for image in predicted]
-    best_kept = max(accuracies[sample] for sample in one.worst)
-    assert sum(accuracy < best_kept for accuracy in accuracies) <= KEPT == len(one.worst)
-    assert one.worst.keys() == three.worst.keys()
-    sample = min(one.worst)
-    assert one.worst[sample].maps().tolist() == [predicted[sample].tolist(), true[sample].tolist()]
+    best_kept = max(accuracies[sample] for sample in single.worst)
+    assert sum(accuracy < best_kept for accuracy in accuracies) <= KEPT == len(single.worst)
+    assert single.worst.keys() == shared.worst.keys()
+    sample = min(single.worst)
+    assert single.worst[sample].maps().tolist() == [predicted[sample].tolist(), true[sample].tolist()]
 
 
 def test_class_numbers_follow_the_names():
