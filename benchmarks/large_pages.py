@@ -27,7 +27,7 @@ STEPS = """
 import json, resource, sys, time
 large, name, shape, steps = json.loads(sys.argv[1])
 if large:
-    from mvrec.large_pages import use_large_pages
+    from mvrec.machine.large_pages import use_large_pages
     assert use_large_pages().startswith("large pages"), use_large_pages()
 import torch
 from mvrec import models

@@ -8,10 +8,10 @@ import re
 import pytest
 import torch
 import yaml
-from config_builds import CONFIGS, RECIPES, ROOT, stopped_at
+from config_builds import CONFIGS, PUBLISHED, ROOT, stopped_at
 
 OVERLAYS = sorted((ROOT / "configs/overlays").glob("*.yaml"))
-DEMOS = [config.stem for config in CONFIGS if config not in RECIPES]
+DEMOS = [config.stem for config in CONFIGS if config not in PUBLISHED]
 OVERLAID = ("demo", "cloformer_xxs")  # of clips and of images; the others are slow
 pytestmark = pytest.mark.usefixtures("lean_parser")
 
@@ -57,5 +57,5 @@ def test_config_is_short_and_cites_where_its_numbers_come_from():
         lines = config.read_text().splitlines()
         assert len(lines) <= 60, config
         assert lines[0].startswith("#"), config
-        assert config not in RECIPES or re.search(r"et al\. \d{4}, arXiv \d{4}\.\d{5}", lines[0]), config
+        assert config not in PUBLISHED or re.search(r"et al\. \d{4}, arXiv \d{4}\.\d{5}", lines[0]), config
         assert set(yaml.safe_load(config.read_text())) >= {"model", "data", "trainer"}, config

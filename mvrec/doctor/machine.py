@@ -11,7 +11,7 @@ from typing import Any
 
 from mvrec.doctor.checks import Check
 from mvrec.fast_forms import FAST, UNCLEAR, kept_here
-from mvrec.large_pages import use_large_pages
+from mvrec.machine.large_pages import use_large_pages
 from mvrec.machine import (
     CGROUPS,
     WAITING,

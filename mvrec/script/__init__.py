@@ -1,6 +1,6 @@
 """The command line from a script: training and testing as functions."""
 
-from mvrec.large_pages import use_large_pages
+from mvrec.machine.large_pages import use_large_pages
 from mvrec.machine import let_waiting_threads_sleep
 
 let_waiting_threads_sleep()  # before the modules of this package import torch

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvrec.cli.lightning import MvrecCLI
+from mvrec.cli.lightning import MvrecCLI, MvrecParser
 from mvrec.cli.main import main
 
 ROOT = Path(__file__).parent.parent.parent
 # The template for one's own data has no network before it is given weights.
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "finetune")
-RECIPES = [path for path in CONFIGS if not path.stem.startswith("demo")]  # of published trainings
+PUBLISHED = [path for path in CONFIGS if not path.stem.startswith("demo")]
+SEGMENTERS = [path for path in PUBLISHED if path.stem.startswith("ade20k")]
+RECIPES = [path for path in PUBLISHED if path not in SEGMENTERS]  # of classifiers
 
 
 class Built(Exception):  # noqa: N818 - not an error
@@ -22,10 +24,11 @@ class Built(Exception):  # noqa: N818 - not an error
 
 @contextlib.contextmanager
 def one_parser() -> Iterator[None]:
-    """Set up the command line's parser once: it is the same for every configuration."""
-    setup_parser, ready = MvrecCLI.setup_parser, {}
+    """Set up the command line's parser once per task: it is the same for every configuration of it."""
+    setup_parser, parsers = MvrecCLI.setup_parser, {}
 
     def setup_once(self, *args, **kwargs):
+        ready = parsers.setdefault(MvrecParser.task, {})
         if not ready:
             before = set(vars(self))
             setup_parser(self, *args, **kwargs)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mvrec import large_pages
-from mvrec.large_pages import SETTING, use_large_pages
+from mvrec.machine import large_pages
+from mvrec.machine.large_pages import SETTING, use_large_pages
 
 STEPS = """
 import sys
@@ -70,7 +70,7 @@ def test_memory_stays_small_where_the_user_or_the_system_says_so(
 
 
 def test_a_limit_of_addresses_is_no_error():
-    code = "from mvrec.large_pages import use_large_pages; print(use_large_pages({})); print(len(bytes(2**24)))"
+    code = "from mvrec.machine.large_pages import use_large_pages; print(use_large_pages({})); print(len(bytes(2**24)))"
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); {code}"
     done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=True)
     assert "small pages" in done.stdout
