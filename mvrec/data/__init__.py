@@ -18,14 +18,19 @@ if TYPE_CHECKING:
     from mvrec.data.sets.imagenet import ImageNet
     from mvrec.data.sets.kinetics import Kinetics
     from mvrec.data.sets.own import ImageDataset, VideoDataset
+    from mvrec.data.sets.segmentation.ade20k import ADE20K
+    from mvrec.data.sets.segmentation.cityscapes import Cityscapes
     from mvrec.data.sets.segmentation.mask_folder import MaskFolder
+    from mvrec.data.sets.segmentation.voc import VOCSegmentation
     from mvrec.data.sets.something_something import SomethingSomething
     from mvrec.data.sets.ucf101 import UCF101
     from mvrec.data.video.opening import open_video
     from mvrec.data.video.video import Video
 
 _HOMES = {
+    "ADE20K": "sets.segmentation.ade20k",
     "Charades": "sets.charades",
+    "Cityscapes": "sets.segmentation.cityscapes",
     "DigitImages": "generated.digit_images",
     "DigitMotions": "generated.digit_motions",
     "DigitScenes": "generated.digit_scenes",
@@ -38,6 +43,7 @@ _HOMES = {
     "MovingDigits": "generated.moving_digits",
     "SomethingSomething": "sets.something_something",
     "UCF101": "sets.ucf101",
+    "VOCSegmentation": "sets.segmentation.voc",
     "Video": "video.video",
     "VideoDataset": "sets.own",
     "VideoFolder": "sets.folder",
@@ -46,9 +52,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "ADE20K",
     "HMDB51",
     "UCF101",
     "Charades",
+    "Cityscapes",
     "DigitImages",
     "DigitMotions",
     "DigitScenes",
@@ -59,6 +67,7 @@ __all__ = [
     "MaskFolder",
     "MovingDigits",
     "SomethingSomething",
+    "VOCSegmentation",
     "Video",
     "VideoDataset",
     "VideoFolder",

@@ -1,10 +1,10 @@
 """Layouts of images with a mask each: the rows' labels are the paths of the masks."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from mvrec.data.listing.file_kinds import (
     IMAGE_EXTENSIONS,
@@ -16,7 +16,7 @@ from mvrec.data.listing.file_kinds import (
 )
 from mvrec.data.listing.folds import path_share
 from mvrec.data.listing.layouts import SPLITS, Layout, files_below, skipped_text
-from mvrec.data.listing.lists import Row
+from mvrec.data.listing.lists import Row, open_text, read_rows
 from mvrec.errors import UserError
 
 MASKS = Kind("mask", IMAGE_EXTENSIONS, nested=True)
@@ -45,16 +45,29 @@ class MaskFolders(Layout):
     their paths.
 
     Args:
-        root: The folder of the data set.
+        folder: The folder of these folders.
         naming: How files are paired.
         val_fraction: The share of val if there are no splits.
+        root: The folder to which rows' paths are relative; `folder` by default.
+        image_folders: Names of the folder of images, the first existing counts.
+        mask_folders: Names of the folder of masks.
     """
 
     title = "images and masks"
 
-    def __init__(self, root: Path, naming: Naming, *, val_fraction: float) -> None:
-        super().__init__(root, IMAGES)
-        self.naming, self.val_fraction = naming, val_fraction
+    def __init__(
+        self,
+        folder: Path,
+        naming: Naming,
+        *,
+        val_fraction: float = 0.0,
+        root: Path | None = None,
+        image_folders: Sequence[str] = IMAGE_FOLDERS,
+        mask_folders: Sequence[str] = MASK_FOLDERS,
+    ) -> None:
+        super().__init__(root or folder, IMAGES)
+        self.folder, self.naming, self.val_fraction = folder, naming, val_fraction
+        self._image_folders, self._mask_folders = image_folders, mask_folders
         self._folders = {split: folders for split in SPLITS if (folders := self._folders_of(split)) is not None}
         self._whole = None if self._folders else self._first(self._pairs_of_folders("", ""))
         self.splits_files = self._whole is not None  # type: ignore[misc]  # of this object
@@ -77,11 +90,16 @@ class MaskFolders(Layout):
 
     def expected(self) -> str:
         """Return the expected folders."""
-        root = self.root
+        root, images, masks = self.folder, self._image_folders[0], self._mask_folders[0]
+        ends = f"<name>{self.naming.image_suffix}.jpg", f"<name>{self.naming.mask_suffix}.png"
         return (
-            f"{root}/images/<name>.jpg and {root}/masks/<name>.png, with splits {root}/images/train/ and "
-            f"{root}/masks/train/ or {root}/train/images/ and {root}/train/masks/"
+            f"{root}/{images}/{ends[0]} and {root}/{masks}/{ends[1]}, with splits {root}/{images}/train/ and "
+            f"{root}/{masks}/train/ or {root}/train/{images}/ and {root}/train/{masks}/"
         )
+
+    def class_names(self) -> list[str]:
+        """Return no names: the data module reads them, because classes of masks may have values of their own."""
+        return []
 
     def missing(self, split: str) -> str:
         """Return why the split is missing: the fraction, or the folders."""
@@ -115,13 +133,123 @@ class MaskFolders(Layout):
         return None
 
     def _pairs_of_folders(self, above: str, below: str) -> Iterator[tuple[Path, Path]]:
-        for images in IMAGE_FOLDERS:
-            for masks in MASK_FOLDERS:
-                yield self.root / above / images / below, self.root / above / masks / below
+        for images in self._image_folders:
+            for masks in self._mask_folders:
+                yield self.folder / above / images / below, self.folder / above / masks / below
+
+    def named_folders(self) -> tuple[Path, Path] | None:
+        """Return the folders of images and masks below which lists name files; `None` without them."""
+        return self._first(self._pairs_of_folders("", ""))
 
     @staticmethod
     def _first(candidates: Iterator[tuple[Path, Path]]) -> tuple[Path, Path] | None:
         return next((pair for pair in candidates if all(folder.is_dir() for folder in pair)), None)
+
+
+class MaskLists(Layout):
+    """Lists of images and masks: `train.csv` with the columns path and mask, or `train.txt` with a name per line.
+
+    A line of a text file is an image's name without or with its ending, or the paths of image and mask with a blank
+    between them.
+
+    Args:
+        root: The folder to which rows' paths are relative.
+        lists: The list of each split; those that do not exist are missing splits.
+        naming: How names of images and masks differ.
+        folders: The folders of images and masks in which names are looked for; `None` if lists have paths.
+    """
+
+    title = "lists of images and masks"
+
+    def __init__(
+        self, root: Path, lists: Mapping[str, Path], naming: Naming, *, folders: tuple[Path, Path] | None
+    ) -> None:
+        super().__init__(root, IMAGES)
+        self.lists, self.naming, self._folders = lists, naming, folders
+        self._rows_of_name: dict[str, Row] | None = None
+
+    @classmethod
+    def found(cls, root: Path, naming: Naming, *, folders: tuple[Path, Path] | None) -> Self | None:
+        """Return the lists `<split>.csv`, `.tsv` or `.txt` of a root; `None` without any.
+
+        Raises:
+            UserError: A split has two lists.
+        """
+        lists: dict[str, Path] = {}
+        for split in SPLITS:
+            candidates = [root / f"{split}{ending}" for ending in (".csv", ".tsv", ".txt")]
+            paths = [path for path in candidates if path.is_file()]
+            if len(paths) > 1:
+                raise UserError(f"{paths[0]} and {paths[1]} are both lists of {split}: remove one of them")
+            if paths:
+                lists[split] = paths[0]
+        return cls(root, lists, naming, folders=folders) if lists else None
+
+    def has(self, split: str) -> bool:
+        """Return whether the split has a list."""
+        return split in self.lists and self.lists[split].is_file()
+
+    def place(self, split: str) -> str:
+        """Return the list of a split."""
+        return str(self.lists[split])
+
+    def expected(self) -> str:
+        """Return the expected lists."""
+        lists = ", ".join(str(path) for path in self.lists.values())
+        return f"the lists {lists}, and {IMAGES.noun}s and masks in the folders next to them"
+
+    def class_names(self) -> list[str]:
+        """Return no names: the data module reads them."""
+        return []
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """Yield the images of a list in its order; their labels are the masks.
+
+        Raises:
+            UserError: A malformed list, or a name without an image or a mask.
+        """
+        path = self.lists[split]
+        if path.suffix.lower() != ".txt":
+            yield from map(_with_mask, read_rows(path))
+            return
+        with open_text(path) as file:
+            for number, text in enumerate(file, start=1):
+                if line := text.strip():
+                    yield self._row(line, path, number)
+
+    def _row(self, line: str, path: Path, number: int) -> Row:
+        names = self._names()
+        name = line if line in names else line.rpartition(".")[0]
+        if name in names:
+            return names[name]._replace(source=str(path), line=number)
+        image, _, mask = line.partition(" ")
+        if mask:
+            return Row(image, mask.strip(), source=str(path), line=number)
+        images, masks = self._folders or (self.root, self.root)
+        missing = masks if any((images / f"{line}{end}").is_file() for end in ("", ".jpg", ".png")) else images
+        noun = "mask" if missing is masks else "image"
+        raise UserError(f"{path}:{number}: there is no {noun} {line!r} in {missing}")
+
+    def _names(self) -> dict[str, Row]:
+        """Return the rows of the folders by the names of the images, read once."""
+        if self._rows_of_name is None:
+            self._rows_of_name = {}
+            if self._folders is not None and all(folder.is_dir() for folder in self._folders):
+                naming = replace(self.naming, unpaired="skip")
+                for row in paired_rows(self.root, *self._folders, naming, []):
+                    name = Path(row.path).relative_to(self._folders[0].relative_to(self.root)).with_suffix("")
+                    self._rows_of_name[name.as_posix().removesuffix(self.naming.image_suffix)] = row
+        return self._rows_of_name
+
+
+def _with_mask(row: Row) -> Row:
+    """Return a row of a list whose label is its mask."""
+    columns = {name.lower(): value for name, value in row.others}
+    if not columns.get("mask"):
+        problem = "mask must not be empty" if "mask" in columns else "the header has no column 'mask'"
+        raise UserError(f"{row.where}: {problem}; expected the columns path and mask")
+    others = tuple((name, value) for name, value in row.others if name.lower() != "mask")
+    return row._replace(label=columns["mask"], others=others, multi_label=False)
 
 
 def paired_rows(root: Path, images: Path, masks: Path, naming: Naming, notes: list[tuple[int, str]]) -> list[Row]:

@@ -2,7 +2,6 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -11,6 +10,7 @@ from mvrec.data.listing.class_names import known_class_names
 from mvrec.data.listing.file_kinds import IMAGES, Kind
 from mvrec.data.listing.index import SampleIndex
 from mvrec.data.listing.layouts import SPLITS, Layout
+from mvrec.data.listing.mask_classes import read_mask_classes
 from mvrec.data.listing.root import check_root
 from mvrec.data.listing.row_targets import TargetOf
 from mvrec.data.loading.mask_samples import EvalMasks, MaskTargets, TrainMasks
@@ -23,6 +23,7 @@ from mvrec.data.views.protocol import NAMED_MASK_PROTOCOLS, MaskProtocol
 from mvrec.data.views.targets import NOT_LABELLED
 from mvrec.data.views.transforms import Augment
 from mvrec.errors import UserError, nearest
+from mvrec.files import at_home
 from mvrec.machine import cores_per_process
 from mvrec.ranges import Range, check_range
 
@@ -124,10 +125,12 @@ class SegmentationData(RecognitionData):
     # -- what a subclass may say --------------------------------------------------------------------------------
 
     def class_list(self) -> ClassList:
-        """Return the classes by the arguments, else by `classes.txt`, else without names."""
-        names: Sequence[str] | None
-        names = known_class_names(self.classes) if self.classes is not None else self.files.class_names() or None
-        return ClassList(names, ignored=self.ignored, zero_is_none=self.reduce_zero_label)
+        """Return the classes of the arguments, else of `classes.txt`; without them the masks tell."""
+        path = self.root / "classes.txt" if self.classes is None else None
+        if isinstance(self.classes, str) and at_home(self.classes).is_file():
+            path = at_home(self.classes)
+        names, values = (known_class_names(self.classes or []), None) if path is None else read_mask_classes(path)
+        return ClassList(names or None, values, self.ignored, self.reduce_zero_label)
 
     def colours(self) -> Colours | None:
         """Return the number of each colour of the masks; `None` for masks of numbers."""

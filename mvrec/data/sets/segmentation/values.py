@@ -116,10 +116,10 @@ class ClassList:
         ignored = {*self.ignored, *((0,) if self.zero_is_none else ())}
         remaining = [value for value in counts.present if value not in ignored]
         far = not self.zero_is_none and self.values is None and _FAR in remaining and set(remaining) <= {0, _FAR}
-        if not (far and (self.names is None or len(self.names) == 2)):
+        far = far and (self.names is None or len(self.names) == 2)
+        if not far and NOT_LABELLED not in (self.values or ()):
             ignored.add(NOT_LABELLED)
             remaining = [value for value in remaining if value != NOT_LABELLED]
-            far = False
         if self.names is None:
             names, values = [str(value) for value in remaining], remaining
             _check_unnamed(values, counts, where)
