@@ -1,7 +1,12 @@
-"""`mvrec convert`: any checkpoint of a network in the zoo as a safetensors file that says what it is."""
+"""`mvrec convert`: any checkpoint of a network in the zoo as a safetensors file that says what it is.
+
+A segmenter is also written for mmsegmentation.
+"""
 
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mvrec.errors import UserError
 from mvrec.export.model_card import model_card, origin_of, save_weights
@@ -10,15 +15,24 @@ from mvrec.messages import CommandParser
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints import LoadReport
 from mvrec.models.checkpoints.files import StoredWeights, read_weights
+from mvrec.models.checkpoints.segmenters import as_mmseg
+from mvrec.models.heads.segmentation import SegmentationHead
 from mvrec.models.zoo import name_of, with_weights
 from mvrec.published import PUBLISHED
+from mvrec.tasks.outputs import CLASSIFICATION, task_of
+from mvrec.tasks.segmentation.colours import colours
 
 
 def main(arguments: list[str]) -> None:
-    """Write a checkpoint of any known layout as safetensors, with a model card inside, and print the load report."""
+    """Write a checkpoint of any known layout as safetensors, with a model card inside, and print the load report.
+
+    A segmenter, of a run or of mmsegmentation, is written with mmsegmentation's names if OUT ends in .pth.
+    """
     parser = CommandParser(prog="mvrec convert", description=main.__doc__)
     parser.add_argument("source", type=at_home, metavar="SRC", help="a checkpoint: torch or safetensors, any layout")
-    parser.add_argument("-o", "--output", type=at_home, required=True, metavar="OUT", help="the .safetensors to write")
+    parser.add_argument(
+        "-o", "--output", type=at_home, required=True, metavar="OUT", help="the .safetensors or .pth to write"
+    )
     parser.add_argument("--model", metavar="NAME", help="the network, where the weights leave it open (mvrec models)")
     parser.add_argument(
         "--image_size",
@@ -29,14 +43,18 @@ def main(arguments: list[str]) -> None:
     )
     options = parser.parse_args(arguments)
     output = options.output
-    if output.suffix != ".safetensors":
-        raise UserError(f"--output must end in .safetensors, got {output}")
+    if output.suffix not in (".safetensors", ".pth"):
+        raise UserError(f"--output must end in .safetensors, or in .pth for mmsegmentation, got {output}")
     if output.resolve() == options.source.resolve():
         raise UserError(f"--output is the source itself: {output}")
     stored = read_weights(options.source)
     name = options.model or name_of(stored)
     knobs = {"image_size": tuple(options.image_size)} if options.image_size else {}
     model, report = with_weights(name, stored, knobs)
+    if output.suffix == ".pth":
+        _write_for_mmseg(output, model, stored)
+        print(f"{report}\n{name}, {_count(model):,} parameters, with the names of mmsegmentation: {output}")  # noqa: T201
+        return
     card = _card(name, model, stored, report)
     with atomic_path(output) as temporary:
         save_weights(temporary, model, card)
@@ -48,6 +66,29 @@ def _card(name: str, model: Backbone, stored: StoredWeights, report: LoadReport)
     """Return the card, with the published facts of the weights and their place in the file."""
     published = PUBLISHED[name]
     origin = origin_of(Path(stored.source)) | {"layout": report.layout, "entry": report.entry}
-    return model_card(model, name, stored.details, origin) | {
-        "published_top1": {"value": published.top1, "dataset": published.data, "verified_here": False},
-    }
+    card = model_card(model, name, stored.details, origin)
+    if task_of(stored.details) != CLASSIFICATION:
+        return card
+    return card | {"published_top1": {"value": published.top1, "dataset": published.data, "verified_here": False}}
+
+
+def _write_for_mmseg(path: Path, model: Backbone, stored: StoredWeights) -> None:
+    """Write a segmenter with mmsegmentation's names.
+
+    Raises:
+        UserError: The network is for another task.
+    """
+    head, names = model.head, stored.details.get("class_names")
+    if not isinstance(head, SegmentationHead) or not names:
+        raise UserError(
+            f"{stored.source}: only segmenters are written for mmsegmentation, and its task is "
+            f"{task_of(stored.details)}: let --output end in .safetensors"
+        )
+    facts = {"head": head.arguments, "protocol": stored.details.get("protocol")}
+    palette = colours(len(names)).tolist()
+    with atomic_path(path) as temporary:
+        torch.save(as_mmseg(model.state_dict(), class_names=names, palette=palette, facts=facts), temporary)
+
+
+def _count(model: Backbone) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -9,7 +9,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from mvrec.models import Backbone, create_model
+from mvrec.models import Backbone, SegmentationHead, create_model
+from mvrec.models.checkpoints.segmenters import as_mmseg
+from mvrec.tasks.segmentation.colours import colours
 
 
 def check_same(network: Backbone, path: Path) -> None:
@@ -65,3 +67,44 @@ def test_a_rectangular_network_keeps_its_sides_when_converted(command, tmp_path)
     assert other.input_shape == (3, 4, 32, 64)
     x = torch.randn(1, *network.input_shape)
     torch.testing.assert_close(other(x), network(x), rtol=0, atol=0)
+
+
+def test_a_segmenter_of_mmsegmentation_is_converted_and_written_back_bit_for_bit(command, tmp_path) -> None:
+    torch.manual_seed(0)
+    network = create_model("cloformer_xxs")
+    head = SegmentationHead(network.feature_info, 3, decoder="upernet", channels=8, level_norm="group")
+    network.place_head(head, 3)
+    names = ["sky", "road", "tree"]
+    content = as_mmseg(network.eval().state_dict(), class_names=names, palette=colours(3).tolist(), facts={})
+    del content["meta"]["mvrec"]
+    source, converted, back = tmp_path / "mmseg.pth", tmp_path / "ours.safetensors", tmp_path / "back.pth"
+    torch.save(content, source)
+
+    code, out, err = command("convert", source, "-o", converted)
+    assert code == 0, err
+    total = len(network.state_dict())
+    assert f"{source}[state_dict]: mmsegmentation layout, {total} of {total} tensors loaded" in out
+    card = json.loads(converted.with_suffix(".json").read_text())
+    assert (card["name"], card["task"], card["class_names"]) == ("cloformer_xxs", "segmentation", names)
+    assert card["protocol"]["name"] == "mmseg-2048x512"
+    assert card["head"] == head.arguments
+    assert "published_top1" not in card
+    check_same(network, converted)
+
+    code, out, err = command("convert", converted, "-o", back)
+    assert code == 0, err
+    assert f"cloformer_xxs, {card['parameters']:,} parameters, with the names of mmsegmentation: {back}" in out
+    written = torch.load(back)
+    assert written["state_dict"].keys() == content["state_dict"].keys()
+    assert all(torch.equal(tensor, written["state_dict"][name]) for name, tensor in content["state_dict"].items())
+    assert written["meta"]["dataset_meta"]["classes"] == tuple(names)
+    assert written["meta"]["mvrec"] == {"head": card["head"], "protocol": card["protocol"]}
+
+
+def test_only_segmenters_are_written_for_mmsegmentation(command, tmp_path) -> None:
+    state = create_model("cloformer_xxs", num_classes=2).state_dict()
+    torch.save({"state_dict": state, "mvrec": {"class_names": ["sky", "road"]}}, tmp_path / "a.pth")
+    code, _, err = command("convert", tmp_path / "a.pth", "-o", tmp_path / "b.pth")
+    assert code == 2
+    assert "only segmenters are written for mmsegmentation, and its task is classification" in err
+    assert not (tmp_path / "b.pth").exists()

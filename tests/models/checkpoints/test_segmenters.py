@@ -208,7 +208,7 @@ def test_another_decoder_or_class_count_is_one_line(tmp_path: Path) -> None:
 
 def test_a_network_by_name_is_built_as_the_segmenter_of_a_file(tmp_path: Path) -> None:
     model = create_model("cloformer_xxs", num_classes=2)
-    head = SegmentationHead(model.feature_info, len(NAMES), decoder="segformer", channels=8, level_norm="group")
+    head = SegmentationHead(model.feature_info, len(NAMES), decoder="segformer", channels=8, level_norm="layer")
     model.place_head(head, len(NAMES))
     path = written(model.eval(), tmp_path / "a.pth")
     other = create_model("cloformer_xxs", weights=path).eval()
