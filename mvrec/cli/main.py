@@ -16,8 +16,8 @@ from mvrec import __version__
 from mvrec.class_paths import debugging, take_debug, take_trusted
 from mvrec.cli.help.hints import command_hint
 from mvrec.errors import UserError
-from mvrec.machine.large_pages import use_large_pages
 from mvrec.machine import allow_open_files, closed_path, let_waiting_threads_sleep, limit_threads, machine_fault
+from mvrec.machine.large_pages import use_large_pages
 from mvrec.messages import fail, show_messages
 from mvrec.runs.signals import requests
 

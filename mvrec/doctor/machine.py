@@ -11,7 +11,6 @@ from typing import Any
 
 from mvrec.doctor.checks import Check
 from mvrec.fast_forms import FAST, UNCLEAR, kept_here
-from mvrec.machine.large_pages import use_large_pages
 from mvrec.machine import (
     CGROUPS,
     WAITING,
@@ -22,6 +21,7 @@ from mvrec.machine import (
     visible_cores,
     waiting_policy,
 )
+from mvrec.machine.large_pages import use_large_pages
 from mvrec.processes import CAN_FORK, ChildError, Limits, apart
 
 # A step of the recipes for MViT-B: 8 clips of 16 frames of 224 x 224 pixels; each loader worker prefetches two.

@@ -110,13 +110,10 @@ class RecognitionData(WholeSignature, L.LightningDataModule):
         )
         self.root = at_home(root)
         self.size, self.augment, self.repeats = size, augment, repeats
-        self.normalisation = normalisation
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.num_workers = num_workers
-        self.max_bad_fraction, self.seed = max_bad_fraction, seed
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.normalisation, self.max_bad_fraction, self.seed = normalisation, max_bad_fraction, seed
         self.decode_timeout, self.decode_memory, self.augment_on = decode_timeout, decode_memory, augment_on
-        self.class_balance, self.split_views = class_balance, split_views
-        self.classes = classes
+        self.class_balance, self.split_views, self.classes = class_balance, split_views, classes
         self.fold = None if fold is None else Fold.parse(fold)
         self.values = value_columns(values)
         self._layout: Layout | None = None
