@@ -25,6 +25,7 @@ from mvrec.cli.run_defaults import (
     forget_own_paths,
     inherited,
     named_checkpoint,
+    of_same_data,
     recorded_trainer,
     resumed,
 )
@@ -89,7 +90,7 @@ def read_request(args: Sequence[str]) -> Request:
     task = _task(named, from_files.pop("model", None), checkpoint)
     plan = plan_of(settings, task=task) if planned and checkpoint is None else None
     if plan is not None:
-        from_files = deep_merged(from_files, plan.defaults())
+        from_files = deep_merged(of_same_data(from_files, plan.defaults()), plan.defaults())
     elif planned and checkpoint is not None:  # goes on with the plan of its start, whatever the folder holds by now
         from_files |= recorded_trainer(checkpoint)
     if command != "fit":

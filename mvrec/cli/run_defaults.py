@@ -198,6 +198,16 @@ def inherited(settings: Sequence[Entry], *, checkpoint: Entry | None, training: 
     return {"model.backbone": start.backbone, "data": start.data}
 
 
+def of_same_data(settings: dict[str, Any], planned: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of weights for a plan whose data are of another class: of its arguments the normalisation."""
+    data, other = settings.get("data") or {}, (planned.get("data") or {}).get("class_path")
+    if other is None or data.get("class_path") in (None, other):
+        return settings
+    arguments = data.get("init_args") or {}
+    kept = {name: arguments[name] for name in ("normalisation",) if name in arguments}
+    return {**settings, "data": {"class_path": other, "init_args": kept}}
+
+
 def checkpoint_defaults(path: Path, *, where: str, training: bool = True) -> dict[str, Any]:
     """Return the settings of a checkpoint's model and data as parser defaults; see `inherited`.
 
