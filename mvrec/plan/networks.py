@@ -67,6 +67,11 @@ def network_for(findings: Findings, machine: Machine) -> Network:
     return Network(node, "a small MViT", reason, _size(side, short_side), frames)
 
 
+def crop_size(findings: Findings, machine: Machine) -> int:
+    """Return the side of training crops of images with masks, in pixels, for a network with weights."""
+    return _size(512 if machine.gpu else 224, findings.media.short_side or 224)
+
+
 def _size(most: int, short_side: int) -> int:
     """Return a side that scales no file up, in steps of 16 pixels."""
     return max(32, min(most, short_side // 16 * 16))

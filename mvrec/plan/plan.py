@@ -13,7 +13,7 @@ from mvrec.plan.kinds import DATA, MASKED, kind_of
 from mvrec.plan.learning import Choice, learning
 from mvrec.plan.machine import Machine, this_machine
 from mvrec.plan.masks import look_at_masks
-from mvrec.plan.networks import MANY_FILES, Network, clip_for, network_for
+from mvrec.plan.networks import MANY_FILES, Network, clip_for, crop_size, network_for
 from mvrec.runs.weights_origin import StartingPoint
 
 GPU_FEEDS = 1000  # files, below which one GPU is enough
@@ -125,6 +125,9 @@ def make_plan(
             choices.append(Choice("model.backbone", network.node, network.reason))
         if masks:
             choices.append(Choice("model.channels", SMALL_DECODER, "a decoder as small as the network"))
+    elif masks:
+        size = crop_size(findings, machine)
+        choices.append(Choice("data.size", size, "crops fit for this machine, and no larger than the images"))
     if not has_recipe:
         choices += [] if masks else _augmentation(findings)
         choices += _learning(
