@@ -6,6 +6,7 @@ from mvrec.data.listing.file_kinds import IMAGES
 from mvrec.data.listing.folds import Fold, Folds
 from mvrec.data.listing.layouts import SPLITS, Layout
 from mvrec.data.listing.mask_layouts import MaskFolders, Naming
+from mvrec.data.views.targets import NoTarget
 from mvrec.errors import UserError
 from mvrec.plan.findings import SAMPLE, SMALL_SET, VAL_FRACTIONS, Findings, described, spread
 from mvrec.plan.media import probed
@@ -31,7 +32,7 @@ def look_at_masks(root: Path, *, val_fraction: float | None = None, fold: str | 
     layout: Layout = folders
     if fold is not None:
         whole = MaskFolders(root, Naming(), val_fraction=0.0)
-        layout = Folds(whole, Fold.parse(fold), target_of=lambda row: None)
+        layout = Folds(whole, Fold.parse(fold), target_of=lambda row: NoTarget())
         rows = {split: list(layout.rows(split)) for split in SPLITS if layout.has(split)}
     if not rows.get("train"):
         raise UserError(f"data.root: {str(root)!r} has no training images: expected {folders.expected()}")

@@ -1,0 +1,69 @@
+"""The plan of a folder of images with masks."""
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from mvrec.errors import UserError
+from mvrec.plan.kinds import has_masks
+from mvrec.plan.masks import look_at_masks
+
+
+def write(root, *folders, count=10, side=48):
+    for number in range(count):
+        for folder in folders:
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            shape = (side, side) if "mask" in folder else (side, side, 3)
+            Image.fromarray(np.full(shape, number % 2, np.uint8)).save(root / folder / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("folders", "masked"),
+    [
+        (("images", "masks"), True),
+        (("train/images", "train/masks"), True),
+        (("training/imgs", "training/annotations"), True),
+        (("images/train", "masks/train"), True),
+        (("train/cats", "train/dogs"), False),
+        (("images",), False),
+        (("val/images", "val/masks"), False),  # nothing to train on
+    ],
+)
+def test_folders_of_images_and_masks_are_told_from_classes(tmp_path, folders, masked):
+    assert has_masks(write(tmp_path, *folders, count=1)) is masked
+
+
+def test_images_are_counted_split_and_measured(tmp_path):
+    findings = look_at_masks(write(tmp_path, "images", "masks", count=20))
+    assert (findings.files, findings.has_masks, findings.has_splits) == ({"train": 16, "val": 4}, True, False)
+    assert findings.media.short_side == 48
+    assert look_at_masks(tmp_path, fold="2/5").files == {"train": 16, "val": 4}
+    split = look_at_masks(write(tmp_path / "split", "images/train", "masks/train", "images/val", "masks/val", count=3))
+    assert (split.files, split.has_splits) == ({"train": 3, "val": 3}, True)
+    (tmp_path / "masks/3.png").unlink()
+    with pytest.raises(UserError, match="no mask of the same name"):
+        look_at_masks(tmp_path)
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_init_writes_a_segmenter(command, tmp_path, weights):
+    root, output = write(tmp_path / "scenes", "images", "masks", side=80), tmp_path / "plan.yaml"
+    flags = []
+    if weights:
+        import torch
+
+        from mvrec.models import create_model
+
+        torch.save(create_model("cloformer_xxs").state_dict(), tmp_path / "weights.pth")
+        flags = ["--model.weights", tmp_path / "weights.pth"]
+    code, _, err = command("init", root, "-o", output, *flags)
+    assert code == 0, err
+    plan = yaml.safe_load(output.read_text())
+    assert plan["model"]["class_path"] == "mvrec.tasks.Segmentation"
+    assert plan["data"]["class_path"] == "mvrec.data.MaskFolder"
+    assert plan["data"]["init_args"]["size"] == 80
+    assert "label_smoothing" not in plan["model"]["init_args"]
+    code, _, err = command("init", root, "-o", output, "--model", "Classification")
+    assert code == 2, err  # its folders are no classes
