@@ -9,6 +9,7 @@ tests/cli/test_options.py holds it equal to the parser and the signatures.
 import dataclasses
 import inspect
 import json
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from mvrec.models.backbone import Backbone
 
 PLAIN = {int: "int", float: "float", bool: "bool", str: "str", types.NoneType: "null", Path: "path"}
 CONTAINERS = {list: "list", tuple: "list", dict: "dict"}
+REFERENCE = re.compile(r"See `\w+`")  # in place of a text
 # Whose classes configurations name by their bare names, and what marks one.
 HOMES = {
     "torch.optim": "Optimizer",
@@ -60,8 +62,21 @@ def make_options() -> dict[str, Any]:
     return {
         "versions": {name: version(name).partition("+")[0] for name in VERSIONED},
         "commands": _by_commands(_command_rows()),
-        "classes": {path: dict(_rows(target, path)) for path, target in sorted(_classes())},
+        "classes": {path: _own_first(_rows(target, path)) for path, target in sorted(_classes())},
     }
+
+
+def _own_first(rows: Iterator[tuple[str, Row]]) -> dict[str, Row]:
+    """Return rows by key; a class's own come before its parents', which they replace.
+
+    A text "See `Parent`; by default ..." takes the parent's text in place of the reference.
+    """
+    first: dict[str, Row] = {}
+    for key, row in rows:
+        own = first.setdefault(key, row)
+        if (reference := REFERENCE.match(own.get("doc", ""))) and "doc" in row and row is not own:
+            first[key] = {**own, "doc": row["doc"].rstrip(".") + own["doc"][reference.end() :]}
+    return first
 
 
 def _by_commands(tables: dict[str, dict[str, Row]]) -> dict[str, Row]:
@@ -137,8 +152,10 @@ def _rows(target: Callable[..., Any], path: str) -> Iterator[tuple[str, Row]]:
 def _with_default(row: Row, owner: Any, name: str) -> Row:
     """Return a row of a dataclass with its owner's default."""
     for part in name.split("."):
-        owner = getattr(owner, part, None)
-    return row if owner is None else {**row, "default": _as_json(owner)}
+        if not hasattr(owner, part):  # it is None, or a class without a default
+            return row
+        owner = getattr(owner, part)
+    return {**row, "default": _as_json(owner)}
 
 
 def _rest(target: Callable[..., Any], path: str) -> Iterator[tuple[str, Row]]:
