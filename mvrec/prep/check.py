@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mvrec.errors import DecodeError, UserError
 from mvrec.files import at_home, remove_leftovers
 from mvrec.messages import CommandParser
-from mvrec.prep import console, sources
+from mvrec.prep import console, masks, sources
 from mvrec.prep.console import shown
 from mvrec.prep.jobs import Failure, run_jobs
 from mvrec.prep.journal import Journal, stamp, write_json
@@ -336,7 +336,9 @@ def arguments() -> CommandParser:
     parser.add_argument("--min-frames", type=int, default=8, help="a video with fewer frames is too short")
     parser.add_argument("--min-seconds", type=float, default=0.0, help="a video of less time is too short")
     parser.add_argument("--again", action="store_true", help="check files again that an earlier run found bad")
+    parser.add_argument("--layout", choices=("auto", *masks.LAYOUTS), default="auto", help="the layout, for masks")
     console.add_limits(parser, seconds=60.0)
+    masks.add_arguments(parser)
     return parser
 
 
@@ -345,6 +347,8 @@ def main(words: list[str]) -> int:
     options = arguments().parse_args(words)
     settings = Settings(options.all, options.min_frames, options.min_seconds)
     limits = Limits(options.timeout, options.memory)
+    if not options.list and (data := masks.find_data(options)) is not None:
+        return masks.check(data, options)
     source = sources.read_source(options.root, lists=options.list)
     if options.write_lists is not None:
         check_targets(source, options.write_lists)

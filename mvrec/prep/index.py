@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mvrec.errors import UserError
 from mvrec.files import at_home, remove_leftovers, write_atomically
 from mvrec.messages import CommandParser
-from mvrec.prep import console, sources
+from mvrec.prep import console, masks, sources
 from mvrec.prep.console import shown
 from mvrec.prep.journal import Journal, write_json
 from mvrec.prep.repeats import Place, Repeats, find_repeats
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mvrec.data.listing.layouts import Layout
     from mvrec.data.listing.lists import Row
 
-LAYOUTS = ("auto", "kinetics", "ucf101", "hmdb51", "ssv2", "imagenet", "videos", "images")
+LAYOUTS = ("auto", "kinetics", "ucf101", "hmdb51", "ssv2", "imagenet", "videos", "images", *masks.LAYOUTS)
 _NAMED = 10
 
 
@@ -296,6 +296,7 @@ def arguments() -> CommandParser:
     parser.add_argument("--val-fraction", type=float, default=0.1, help="share of val for class folders")
     parser.add_argument("--no-hash", action="store_true", help="look only for repeated paths, not for repeated content")
     console.add_limits(parser, seconds=600.0)
+    masks.add_arguments(parser)
     return parser
 
 
@@ -312,6 +313,8 @@ def main(words: list[str]) -> int:
     options = arguments().parse_args(words)
     if not 0 <= options.val_fraction < 1:
         raise UserError(f"--val-fraction must lie in 0..1 and not be 1, got {options.val_fraction}")
+    if (data := masks.find_data(options)) is not None:
+        return masks.index(data, options)
     layout = find_layout(
         options.root,
         options.layout,

@@ -73,9 +73,9 @@ def _own_first(rows: Iterator[tuple[str, Row]]) -> dict[str, Row]:
     """
     first: dict[str, Row] = {}
     for key, row in rows:
-        own = first.setdefault(key, row)
-        if (reference := REFERENCE.match(own.get("doc", ""))) and "doc" in row and row is not own:
-            first[key] = {**own, "doc": row["doc"].rstrip(".") + own["doc"][reference.end() :]}
+        argument = first.setdefault(key, row)
+        if (reference := REFERENCE.match(argument.get("doc", ""))) and "doc" in row and row is not argument:
+            first[key] = {**argument, "doc": row["doc"].rstrip(".") + argument["doc"][reference.end() :]}
     return first
 
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from mvrec.data.listing.file_kinds import (
     IMAGE_EXTENSIONS,
@@ -16,7 +16,7 @@ from mvrec.data.listing.file_kinds import (
 )
 from mvrec.data.listing.folds import path_share
 from mvrec.data.listing.layouts import SPLITS, Layout, files_below, skipped_text
-from mvrec.data.listing.lists import Row, open_text, read_rows
+from mvrec.data.listing.lists import Row, open_text, read_header, read_rows
 from mvrec.errors import UserError
 
 MASKS = Kind("mask", IMAGE_EXTENSIONS, nested=True)
@@ -265,23 +265,62 @@ def paired_rows(root: Path, images: Path, masks: Path, naming: Naming, notes: li
     Raises:
         UserError: An image without a mask, a mask without an image, or two files of one name.
     """
+    pairing = pair_files(images, masks, naming)
+    if pairing.skipped:
+        notes.append((logging.WARNING, skipped_text(images, pairing.skipped, IMAGES.noun)))
+    if pairing.images and pairing.masks and not pairing.pairs:
+        raise UserError(
+            f"{images}: no image has a mask of the same name in {masks}, such as {pairing.images[0]} and "
+            f"{pairing.masks[0]}: rename them, or set data.mask_suffix"
+        )
+    _judge("image", images, pairing.images, masks, naming, notes)
+    _judge("mask", masks, pairing.masks, images, naming, notes)
+    above, source = (_relative(images, root), _relative(masks, root)), str(images)
+    return [Row(f"{above[0]}{image}", f"{above[1]}{mask}", source=source) for image, mask in pairing.pairs]
+
+
+class Pairing(NamedTuple):
+    """The files of a folder of images and a folder of masks, relative to these.
+
+    Attributes:
+        pairs: Image and mask of the same name.
+        images: Images without a mask.
+        masks: Masks without an image.
+        skipped: Other files next to the images.
+    """
+
+    pairs: list[tuple[str, str]]
+    images: list[str]
+    masks: list[str]
+    skipped: list[str]
+
+
+def pair_files(images: Path, masks: Path, naming: Naming) -> Pairing:
+    """Return the files of two folders by their names.
+
+    Raises:
+        UserError: Two images, or two masks, have one name.
+    """
     skipped: list[str] = []
     of_image = _by_name(images, IMAGES, naming.image_suffix, skipped)
     of_mask = _by_name(masks, MASKS, naming.mask_suffix, [])
-    if skipped:
-        notes.append((logging.WARNING, skipped_text(images, skipped, IMAGES.noun)))
-    both = [name for name in of_image if name in of_mask]
-    if of_image and of_mask and not both:
-        raise UserError(
-            f"{images}: no image has a mask of the same name in {masks}, such as {next(iter(of_image.values()))} and "
-            f"{next(iter(of_mask.values()))}: rename them, or set data.mask_suffix"
-        )
-    _judge("image", images, [file for name, file in of_image.items() if name not in of_mask], masks, naming, notes)
-    _judge("mask", masks, [file for name, file in of_mask.items() if name not in of_image], images, naming, notes)
-    above = {folder: _relative(folder, root) for folder in (images, masks)}
-    return [
-        Row(f"{above[images]}{of_image[name]}", f"{above[masks]}{of_mask[name]}", source=str(images)) for name in both
-    ]
+    return Pairing(
+        [(file, of_mask[name]) for name, file in of_image.items() if name in of_mask],
+        [file for name, file in of_image.items() if name not in of_mask],
+        [file for name, file in of_mask.items() if name not in of_image],
+        skipped,
+    )
+
+
+def has_masks(root: Path) -> bool:
+    """Return whether a data set has masks: a list with a column for them, or image files in a folder for them."""
+    lists = [root / f"{split}{ending}" for split in SPLITS for ending in (".csv", ".tsv")]
+    for path in filter(Path.is_file, lists):
+        with open_text(path) as file:
+            return read_header(file.readline(), needed=("path", "mask"), delimiters=",;\t") is not None
+    layout = MaskFolders(root, Naming(), val_fraction=0.5)
+    folders = [layout.folders(split) for split in SPLITS if layout.has(split)]
+    return any(next(files_below(str(masks), MASKS), None) is not None for _, masks in folders)
 
 
 def _relative(folder: Path, root: Path) -> str:

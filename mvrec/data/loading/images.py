@@ -104,6 +104,26 @@ def _is_turned(image: Image.Image) -> bool:
     return image.getexif().get(0x0112, 1) != 1
 
 
+def is_turned(path: FilePath) -> bool:
+    """Return whether the EXIF block of an image file turns or mirrors it.
+
+    Raises:
+        DecodeError: The file is missing or no image.
+    """
+    content = _content(path)
+    if b"Exif\0" not in content:
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content)) as image:
+                return _is_turned(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's parsers raise any error
+        raise DecodeError(path, _other_kind(path)) from error
+
+
 def _content(path: FilePath) -> bytes:
     if isinstance(path, ArchiveMember):
         return path.read()

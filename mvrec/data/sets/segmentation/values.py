@@ -103,15 +103,16 @@ class ClassList:
         """Whether every mask counts: two classes may be 0 and 255, and without names the values are the classes."""
         return self.names is None or (len(self.names) == 2 and self.values is None)
 
-    def coding(self, counts: ValueCounts, *, where: str) -> MaskCoding:
+    def coding(self, counts: ValueCounts, *, where: str, strict: bool = True) -> MaskCoding:
         """Return the class of each value.
 
         Args:
             counts: The values of the masks, or of some of them.
             where: The data set, for messages.
+            strict: Whether a value of no class is an error.
 
         Raises:
-            UserError: Too many classes, or values that are not those of classes.
+            UserError: Too many classes, or with `strict` a value of no class.
         """
         ignored = {*self.ignored, *((0,) if self.zero_is_none else ())}
         remaining = [value for value in counts.present if value not in ignored]
@@ -128,7 +129,7 @@ class ClassList:
         if len(names) >= NOT_LABELLED:
             raise UserError(f"{where}: {len(names)} classes; masks of 8 bits have {NOT_LABELLED - 1} at most")
         coding = MaskCoding(names, values, sorted(ignored))
-        for value in counts.present:  # the first mask with a strange value
+        for value in counts.present if strict else ():  # the first mask with a strange value
             if (cause := coding.fault(np.where(np.arange(MASK_VALUES) == value, counts.pixels, 0))) is not None:
                 raise UserError(f"{counts.first[value]}: {cause}")
         return coding
