@@ -148,8 +148,8 @@ class MaskCoding:
         Raises:
             MaskError: A value is of no class and not ignored.
         """
-        if (cause := self.fault(value_counts(values))) is not None:
-            raise MaskError(path, cause)
+        if not self._known[values].all():
+            raise MaskError(path, self.fault(value_counts(values)) or "")
         return self._table[values]
 
     def fault(self, counts: npt.NDArray[np.int64]) -> str | None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from mvrec.data.views import pixel_operations as tvf
 from mvrec.data.views.geometry import Box, Geometry, Interpolation, rescaled_size
 from mvrec.data.views.own_augment import Transforms
 from mvrec.data.views.targets import NOT_LABELLED
@@ -70,8 +70,7 @@ class PhotometricDistortion:
         hue = rng.randrange(-self.hue, self.hue) if self.hue and self._is_drawn(rng) else 0
         frames = _scaled(frames, 1.0, brightness)
         frames = _scaled(frames, contrast if contrast_is_second else 1.0, 0.0)
-        frames = saturated(frames, saturation)
-        frames = tvf.adjust_hue(frames, hue / _HUES) if hue else frames
+        frames = recoloured(frames, turn=hue / _HUES, saturation=saturation)
         return _scaled(frames, 1.0 if contrast_is_second else contrast, 0.0)
 
     def _is_drawn(self, rng: random.Random) -> bool:
@@ -84,23 +83,34 @@ def _scaled(frames: Tensor, factor: float, shift: float) -> Tensor:
     return frames.float().mul_(factor).add_(shift).clamp_(0, 255).to(frames.dtype)
 
 
-def saturated(frames: Tensor, factor: float) -> Tensor:
-    """Scale the saturation of HSV colours, which ends at 1; value and hue stay.
+def recoloured(frames: Tensor, *, turn: float = 0.0, saturation: float = 1.0) -> Tensor:
+    """Turn the hue and scale the saturation of colours as HSV has them; the saturation ends at 1.
 
     Args:
         frames: uint8 (T, 3, H, W).
-        factor: What the saturation is multiplied by.
+        turn: Added to the hue, of 1 for a whole turn.
+        saturation: What the saturation is multiplied by.
 
     Returns:
         uint8 (T, 3, H, W).
     """
-    if factor == 1.0:
+    if turn == 0.0 and saturation == 1.0:
         return frames
-    pixels = frames.float()
-    value, least = pixels.amax(1, keepdim=True), pixels.amin(1, keepdim=True)
-    # Saturation is (value - least) / value; at 1 the least channel is 0. Grey pixels have none to scale.
-    factors = (value / (value - least).clamp_(min=1e-6)).clamp_(max=factor)
-    return (value - (value - pixels) * factors).round_().clamp_(0, 255).to(frames.dtype)
+    red, green, blue = frames.float().unbind(1)  # (T, H, W) each
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    span = chroma.clamp(min=1.0)  # grey has no hue; any does
+    hue = torch.where(
+        value == red,
+        (green - blue) / span,
+        torch.where(value == green, (blue - red) / span + 2, (red - green) / span + 4),
+    )  # -1..5, of 6 for a whole turn
+    chroma = torch.minimum(chroma * saturation, value)  # saturation is chroma / value
+    channels = []
+    for offset in (5, 3, 1):  # of red, green and blue: how far each is from its own full colour
+        place = (hue + (offset + 6 * turn + 6)).remainder_(6)
+        channels.append(value - chroma * torch.minimum(place, 4 - place).clamp_(0, 1))
+    return torch.stack(channels, 1).round_().to(frames.dtype)
 
 
 @dataclass(frozen=True)
@@ -164,7 +174,7 @@ def choose_mask_geometry(classes: npt.NDArray[np.uint8], *, size: int, augment: 
         content,
         flip=rng.random() < augment.flip_probability,
         interpolation=augment.interpolation,
-        antialias=False,
+        antialias=content[0] >= box.height,  # changes nothing where pixels are scaled up, and is faster
         padded=None if content == (size, size) else (size, size),
     )
 

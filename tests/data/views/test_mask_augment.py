@@ -13,7 +13,7 @@ from mvrec.data.views.mask_augment import (
     PhotometricDistortion,
     choose_mask_geometry,
     largest_share,
-    saturated,
+    recoloured,
 )
 from mvrec.data.views.protocol import MaskProtocol
 
@@ -70,16 +70,16 @@ def test_shares_leave_out_unlabelled_pixels_and_have_a_value_without_any():
     assert largest_share(classes, Box(0, 0, 100, 100)) == pytest.approx(0.75)
 
 
-def test_saturation_is_that_of_hsv():
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (200, 3)).astype(np.uint8)
-    pixels[:5] = [[0, 0, 0], [255, 255, 255], [80, 80, 80], [255, 0, 0], [10, 0, 10]]
-    for factor in (0.5, 0.9, 1.4):
-        result = saturated(torch.from_numpy(pixels.T.copy()).view(1, 3, 1, -1), factor)[0, :, 0].T.numpy()
-        for before, after in zip(pixels, result, strict=True):
-            hue, saturation, value = colorsys.rgb_to_hsv(*(before / 255))
-            expected = np.array(colorsys.hsv_to_rgb(hue, min(saturation * factor, 1), value)) * 255
-            assert np.abs(after - expected).max() <= 0.51
+@pytest.mark.parametrize(("turn", "factor"), [(0, 0.5), (0, 0.9), (0, 1.4), (0.1, 1), (-0.1, 1), (0.07, 1.3)])
+def test_hue_and_saturation_are_those_of_hsv(turn, factor):
+    pixels = np.random.default_rng(0).integers(0, 256, (500, 3)).astype(np.uint8)
+    pixels[:6] = [[0, 0, 0], [255, 255, 255], [80, 80, 80], [255, 0, 0], [10, 0, 10], [81, 80, 80]]
+    frames = torch.from_numpy(pixels.T.copy()).view(1, 3, 1, -1)
+    result = recoloured(frames, turn=turn, saturation=factor)[0, :, 0].T.numpy()
+    for before, after in zip(pixels, result, strict=True):
+        hue, saturation, value = colorsys.rgb_to_hsv(*(before / 255))
+        expected = np.array(colorsys.hsv_to_rgb((hue + turn) % 1, min(saturation * factor, 1), value)) * 255
+        assert np.abs(after - expected).max() <= 0.51
 
 
 def test_distortion_changes_colours_within_its_ranges_by_the_seed_alone():
