@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 from mvrec.data.listing.layouts import Layout
 from mvrec.data.listing.lists import Row
-from mvrec.data.listing.row_targets import TargetOf
+from mvrec.data.listing.row_targets import TargetOf, declared_type
 from mvrec.errors import UserError
 
 ALL_FILES = ""  # the stratum of files that have not one class each
@@ -96,7 +96,8 @@ class Folds(Layout):
         yield from (row for row in rows if (row.path in validated) == (split == "val"))
 
     def _validated(self, rows: list[Row]) -> set[str]:
-        one_class = bool(rows) and not rows[0].multi_label and self.target_of(rows[0]) is None
+        has_class = declared_type(self.target_of) is None and bool(rows) and not rows[0].multi_label
+        one_class = has_class and self.target_of(rows[0]) is None
         strata: dict[str, dict[str, None]] = {}
         stratum_of: dict[str, str] = {}
         for row in rows:

@@ -349,7 +349,7 @@ def _judge(
     if not alone:
         return
     counterpart = "mask" if noun == "image" else "image"
-    count = f"{len(alone)} {noun}s have" if len(alone) > 1 else f"a {noun} has"
+    count = f"{len(alone)} {noun}s have" if len(alone) > 1 else f"1 {noun} has"
     text = f"{folder}: {count} no {counterpart} of the same name in {other}, such as {alone[0]}"
     if naming.unpaired == "refuse":
         raise UserError(

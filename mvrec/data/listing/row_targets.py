@@ -67,6 +67,11 @@ def _number(text: str, column: str, where: str) -> float:
     return number
 
 
+def declared_type(target_of: TargetOf | None) -> type[Target] | None:
+    """Return the type that a function names in its attribute `target_type`, so that no file is read to learn it."""
+    return getattr(target_of, "target_type", None)
+
+
 class RowTargets:
     """Makes or checks the targets of rows; the first row sets their type.
 
@@ -78,7 +83,7 @@ class RowTargets:
     """
 
     def __init__(self, target_of: TargetOf | None) -> None:
-        self.type: type[Target] | None = None
+        self.type = declared_type(target_of)
         self._target_of = target_of
         self._place = ""  # of the first row
         self._hash = hashlib.sha256()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ class MaskTargets:
         coding: The class of each value.
         colours: The number of each colour; `None` for masks of numbers.
     """
+
+    target_type: ClassVar[type[Target]] = MaskMap
 
     root: Path
     coding: MaskCoding

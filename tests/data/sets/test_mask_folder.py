@@ -9,6 +9,7 @@ from PIL import Image
 from mvrec.data import MaskFolder
 from mvrec.data.views.mask_augment import MaskAugment
 from mvrec.data.views.protocol import MaskProtocol
+from mvrec.data.views.targets import MaskMap
 from mvrec.errors import UserError
 
 NAMES = [f"{number:03d}" for number in range(20)]
@@ -121,6 +122,16 @@ def test_255_beside_other_values_is_not_labelled(tmp_path):
     assert np.unique(data.index("train").target(0).classes).tolist() == [0, 1, 255]
 
 
+def test_masks_without_a_labelled_pixel_are_counted_and_values_are_recorded(tmp_path, caplog):
+    write_pairs(tmp_path, NAMES, values=(0, 1, 2, 9))
+    for name in NAMES[4:6]:
+        write_mask(tmp_path / f"masks/{name}.png", quarters(values=(9, 255, 9, 9)))
+    data = ready(tmp_path, ignore=9)
+    assert f"2 of 20 masks have no labelled pixel, such as {tmp_path}/masks/004.png" in caplog.text
+    assert data.record()["mask_values"] == {"0": 0, "1": 1, "2": 2}
+    assert data.record()["not_labelled"] == [9, 255]
+
+
 def test_ignored_values_are_not_labelled(tmp_path):
     write_pairs(tmp_path, NAMES, values=(0, 1, 2, 9))
     data = ready(tmp_path, ignore=[2, 9])
@@ -153,7 +164,7 @@ def test_files_without_their_counterpart_are_one_line_or_left_out(tmp_path, miss
     write_pairs(tmp_path, NAMES)
     (tmp_path / f"{missing}s/003.png").unlink()
     other = "mask" if missing == "image" else "image"
-    text = f"{tmp_path}/{other}s: a {other} has no {missing} of the same name in {tmp_path}/{missing}s, such as 003.png"
+    text = f"{tmp_path}/{other}s: 1 {other} has no {missing} of the same name in {tmp_path}/{missing}s, such as 003.png"
     with pytest.raises(UserError) as error:
         ready(tmp_path)
     assert str(error.value).startswith(text)
@@ -203,6 +214,18 @@ def test_an_unreadable_image_keeps_its_mask_as_the_target(tmp_path):
     batches = list(ready(tmp_path).val_dataloader())
     (bad,) = (entry for batch in batches for entry in batch.bad)
     assert np.array_equal(bad.target.classes, quarters())
+
+
+@pytest.mark.parametrize("settings", [{}, {"fold": "1/5"}])
+def test_a_damaged_first_mask_is_a_bad_file_too(tmp_path, settings):
+    write_pairs(tmp_path, NAMES)
+    for name in NAMES[:3]:
+        (tmp_path / f"masks/{name}.png").write_bytes(b"no mask")
+    data = ready(tmp_path, batch_size=1, max_bad_fraction=0.5, **settings)
+    assert data.target_type is MaskMap
+    batches = [*data.train_dataloader(), *data.val_dataloader()]
+    bad = {entry.path for batch in batches for entry in batch.bad}
+    assert bad == {f"{tmp_path}/images/{name}.png" for name in NAMES[:3]}
 
 
 def test_loader_processes_read_masks_too(tmp_path):

@@ -4,7 +4,7 @@ import logging
 from abc import abstractmethod
 from functools import cached_property, partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from mvrec.data.listing.class_names import known_class_names
 from mvrec.data.listing.file_kinds import IMAGES, Kind
@@ -27,6 +27,7 @@ from mvrec.files import at_home
 from mvrec.machine import cores_per_process
 from mvrec.ranges import Range, check_range
 
+_MANY = 2000  # masks that take more than a few seconds
 SAMPLED = 64  # masks whose values are checked at set-up if the classes have names
 
 log = logging.getLogger(__name__)
@@ -154,10 +155,16 @@ class SegmentationData(RecognitionData):
         classes, masks, colours = self.class_list(), self._masks(), self.colours()
         if not classes.needs_all_masks:
             masks = masks[:: max(len(masks) // SAMPLED, 1)]
+        if classes.needs_all_masks and len(masks) > _MANY:
+            text = "%s: reading all %d masks for their values; mvrec prep index writes them to classes.txt, once"
+            log.info(text, self.root, len(masks))
         read = partial(read_mask, colours=colours)
         counts = count_values(masks, read, threads=cores_per_process(self._processes_here))
         coding = classes.coding(counts, where=str(self.root))
         log.info("%s: values in %s: %s", self.root, self._counted_text(counts), values_text(counts, coding))
+        number, mask = counts.unlabelled(coding)
+        if number:
+            log.warning("%s: %d of %d masks have no labelled pixel, such as %s", self.root, number, counts.count, mask)
         return MaskTargets(self.root, coding, colours)
 
     def _masks(self) -> list[Path]:
@@ -165,7 +172,8 @@ class SegmentationData(RecognitionData):
         return [self.root / row.label for split in SPLITS if files.has(split) for row in files.rows(split)]
 
     def _counted_text(self, counts: ValueCounts) -> str:
-        failed = f", {len(counts.unreadable)} unreadable" if counts.unreadable else ""
+        failures = counts.unreadable
+        failed = f", {len(failures)} unreadable (such as {failures[0].path})" if failures else ""
         return f"{counts.count} mask{'' if counts.count == 1 else 's'}{failed}"
 
     @cached_property
@@ -184,6 +192,12 @@ class SegmentationData(RecognitionData):
     def class_names(self) -> tuple[str, ...]:
         """Names in label order; available after `setup`."""
         return () if self._targets is None else self.coding.names
+
+    def record(self) -> dict[str, Any]:
+        """Return the facts for a run's record; see `RecognitionData.record`."""
+        coding = self.coding
+        values = dict(zip(coding.names, coding.values, strict=True))
+        return {**super().record(), "mask_values": values, "not_labelled": list(coding.ignored)}
 
     @property
     def most_folds(self) -> int:

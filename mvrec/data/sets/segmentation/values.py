@@ -27,6 +27,7 @@ class ValueCounts:
         pixels: int64 (256,), pixels of each value.
         masks: int64 (256,), masks with each value.
         first: The first mask with each value.
+        sets: The sets of values that masks have, with the number of masks and the first one.
         unreadable: Masks that cannot be read.
         count: Masks that were read.
     """
@@ -34,6 +35,7 @@ class ValueCounts:
     pixels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(MASK_VALUES, np.int64))
     masks: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(MASK_VALUES, np.int64))
     first: dict[int, Path] = field(default_factory=dict)
+    sets: dict[frozenset[int], tuple[int, Path]] = field(default_factory=dict)
     unreadable: list[DecodeError] = field(default_factory=list)
     count: int = 0
 
@@ -47,8 +49,16 @@ class ValueCounts:
         self.pixels += pixels
         self.masks += pixels > 0
         self.count += 1
-        for value in np.flatnonzero(pixels):
-            self.first.setdefault(int(value), path)
+        values = frozenset(np.flatnonzero(pixels).tolist())
+        for value in values:
+            self.first.setdefault(value, path)
+        number, first = self.sets.get(values, (0, path))
+        self.sets[values] = number + 1, first
+
+    def unlabelled(self, coding: MaskCoding) -> tuple[int, Path | None]:
+        """Return the number of masks without a labelled pixel, and one of them."""
+        masks = [entry for values, entry in self.sets.items() if values <= set(coding.ignored)]
+        return sum(number for number, _ in masks), next((path for _, path in masks), None)
 
 
 def count_values(paths: Sequence[Path], read: ReadMask, *, threads: int) -> ValueCounts:
