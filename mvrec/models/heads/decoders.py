@@ -18,7 +18,8 @@ STD_OF_CLASSIFIER = 0.01  # of a fresh classifier's weights, as mmsegmentation h
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Interpolate maps `(B, C, h, w)` bilinearly to `size` (H, W), corners not aligned; unchanged if they have it."""
-    if x.shape[-2:] == torch.Size(size):
+    # A comparison would fix the sizes of an exported network, and interpolation to the same size changes nothing.
+    if not torch.compiler.is_exporting() and x.shape[-2:] == torch.Size(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 

@@ -159,6 +159,29 @@ def test_pooling_for_export_equals_torchs_at_every_size(monkeypatch: pytest.Monk
             torch.testing.assert_close(pool(x), expected)
 
 
+class Strided(nn.Module):
+    """The smallest network of maps, whose sizes are rounded up."""
+
+    def __init__(self, head: SegmentationHead) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, level.channels, 1, stride=level.stride) for level in SMALL)
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head([conv(x) for conv in self.convs], x.shape[-2:])
+
+
+@pytest.mark.parametrize("decoder", ["semantic_fpn", "upernet"])
+def test_exported_heads_take_any_size(decoder: str) -> None:
+    """Maps that are exact fractions in the example, and a pooled map of the size of the map, must fix no size."""
+    model = Strided(SegmentationHead(SMALL, 3, decoder=decoder, channels=8)).eval()
+    sides = dict.fromkeys((2, 3), torch.export.Dim.DYNAMIC)
+    exported = torch.export.export(model, (torch.randn(1, 3, 96, 128),), dynamic_shapes=(sides,)).module()
+    for size in (SIZE, (64, 33), (160, 192)):
+        x = torch.randn(1, 3, *size)
+        torch.testing.assert_close(exported(x), model(x), atol=1e-5, rtol=1e-5)
+
+
 def test_upernet_refuses_to_train_on_one_image_and_says_why() -> None:
     head = SegmentationHead(SMALL, 3, decoder="upernet", channels=8)
     with pytest.raises(ValueError, match="train with 2 images or more per process"):
