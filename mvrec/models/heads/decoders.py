@@ -11,17 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvrec.models.backbone import FeatureInfo
+from mvrec.models.heads.resizing import convolved, resize
 
 POOL_SCALES = (1, 2, 3, 6)  # cells per side of UPerNet's pooled maps
 STD_OF_CLASSIFIER = 0.01  # of a fresh classifier's weights, as mmsegmentation has it
-
-
-def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Interpolate maps `(B, C, h, w)` bilinearly to `size` (H, W), corners not aligned; unchanged if they have it."""
-    # A comparison would fix the sizes of an exported network, and interpolation to the same size changes nothing.
-    if not torch.compiler.is_exporting() and x.shape[-2:] == torch.Size(size):
-        return x
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 class ConvNorm(nn.Module):
@@ -41,7 +34,11 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C_in, H, W)` to `(B, C, H, W)`."""
-        return F.relu(self.bn(self.conv(x)), inplace=True)
+        return self.activated(self.conv(x))
+
+    def activated(self, x: Tensor) -> Tensor:
+        """Normalise and rectify the convolution's output `(B, C, H, W)`, where it is computed elsewhere."""
+        return F.relu(self.bn(x), inplace=True)
 
 
 class Decoder(nn.Module):
@@ -221,7 +218,8 @@ class UPerNet(Decoder):
             laterals[i - 1] = laterals[i - 1] + resize(laterals[i], laterals[i - 1].shape[-2:])
         outputs = [conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals[:-1], strict=True)]
         size = laterals[0].shape[-2:]
-        return self.fpn_bottleneck(torch.cat([resize(level, size) for level in (*outputs, laterals[-1])], dim=1))
+        joined = convolved([*outputs, laterals[-1]], self.fpn_bottleneck.conv.weight, size)
+        return self.fpn_bottleneck.activated(joined)
 
     def _with_context(self, coarsest: Tensor) -> Tensor:
         """Join the coarsest map `(B, C, H, W)` and its pooled contexts to `(B, channels, H, W)`."""
@@ -231,18 +229,17 @@ class UPerNet(Decoder):
                 "images or more per process, or with synchronised batch normalisation on several processes"
             )
         size = coarsest.shape[-2:]
-        contexts = [resize(pooled(coarsest), size) for pooled in self.psp_modules]
-        return self.bottleneck(torch.cat([coarsest, *contexts], dim=1))
+        contexts = [pooled(coarsest) for pooled in self.psp_modules]
+        return self.bottleneck.activated(convolved([coarsest, *contexts], self.bottleneck.conv.weight, size))
 
 
 # -- SegFormer ----------------------------------------------------------------------------------------------------
 
 
 def _summed(maps: Sequence[Tensor], kernels: Sequence[Tensor]) -> Tensor:
-    """Return the 1x1 convolution of resized and concatenated maps: `(B, C, H_0, W_0)`.
+    """Return the 1x1 convolution of resized and concatenated maps, each computed on its own grid: `(B, C, H_0, W_0)`.
 
-    A 1x1 convolution and an interpolation may change places. So each map is convolved on its own grid, and the
-    concatenation, as wide as all maps together on the finest grid, is never made.
+    See `convolved`, of which this is the case without neighbours.
     """
     levels = [F.conv2d(level, kernel) for level, kernel in zip(maps, kernels, strict=True)]
     total = levels[0]
@@ -270,7 +267,7 @@ class SegFormerMMSeg(Decoder):
         """Join maps `(B, C_i, H_i, W_i)`, fine to coarse, to `(B, channels, H_0, W_0)`."""
         levels = [conv(level) for conv, level in zip(self.convs, maps, strict=True)]
         kernels = self.fusion_conv.conv.weight.chunk(len(levels), dim=1)
-        return F.relu(self.fusion_conv.bn(_summed(levels, kernels)), inplace=True)
+        return self.fusion_conv.activated(_summed(levels, kernels))
 
 
 class Projection(nn.Module):
@@ -308,7 +305,7 @@ class SegFormer(nn.Module):
         """Convert maps `(B, C_i, H_i, W_i)`, fine to coarse, to logits `(B, K, H_0, W_0)`."""
         levels = [getattr(self, f"linear_c{i}")(level) for i, level in enumerate(maps, start=1)]
         kernels = self.linear_fuse.conv.weight.chunk(self.num_levels, dim=1)[::-1]  # the authors join coarse to fine
-        fused = F.relu(self.linear_fuse.bn(_summed(levels, kernels)), inplace=True)
+        fused = self.linear_fuse.activated(_summed(levels, kernels))
         return self.linear_pred(self.dropout(fused))
 
 

@@ -13,8 +13,8 @@ from mvrec.models.heads.decoders import (
     SegFormerMMSeg,
     SemanticFPN,
     UPerNet,
-    resize,
 )
+from mvrec.models.heads.resizing import resize
 
 DecoderName = Literal["semantic_fpn", "upernet", "segformer", "segformer_mmseg"]
 LevelNorm = Literal["none", "layer", "group"]

@@ -11,7 +11,8 @@ from dense_golden import DENSE, digest_error, labels, load_recording, maps, numb
 from torch import Tensor, nn
 
 from mvrec.models.backbone import FeatureInfo
-from mvrec.models.heads.decoders import AuxiliaryFCN, resize
+from mvrec.models.heads.decoders import AuxiliaryFCN
+from mvrec.models.heads.resizing import resize
 from mvrec.models.heads.segmentation import SegmentationHead
 
 pytestmark = pytest.mark.golden
