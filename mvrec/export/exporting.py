@@ -17,7 +17,16 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
+from mvrec.data.views.protocol import MaskProtocol
 from mvrec.errors import UserError, nearest, need
+from mvrec.export.free_sides import (
+    MULTIPLE,
+    checked_sides,
+    note_fixed_sides,
+    note_free_sides,
+    side_unit,
+    with_free_sides,
+)
 from mvrec.export.model_card import card_of, check_portable, input_shape, save_weights
 from mvrec.files import at_home, atomic_path
 from mvrec.inference.recogniser import Recogniser, load_recogniser
@@ -77,6 +86,11 @@ class Exported:
         megabytes = self.path.stat().st_size / 1e6
         name = self.card["name"] or self.card["architecture"]
         sizes = " and ".join(f"{value:.1e} in batches of {size}" for size, value in differences.by_batch.items())
+        if unit := takes.get(MULTIPLE):
+            sides = checked_sides(self.card) or []
+            pairs = zip(differences.by_batch.items(), sides, strict=False)
+            sizes = " and ".join(f"{value:.1e} for {size} x {h} x {w} pixels" for (size, value), (h, w) in pairs)
+            sizes += f", sides are multiples of {unit}"
         lines = [
             f"{self.path}: {name}, {megabytes:.3g} MB, {takes['layout']} {' to logits '.join(shapes)}",
             f"largest difference of a logit in {self.runtime}: {sizes} (limit {differences.limit:.1e}, "
@@ -109,7 +123,8 @@ def export(recogniser: Recogniser, output: str | Path, *, opset: int | None = No
     try:
         with atomic_path(output) as temporary:
             runtime, run = write(recogniser, card, temporary, opset or DEFAULT_OPSET)
-            exported = Exported(output, card, _differences(recogniser.backbone, run, input_shape(recogniser)), runtime)
+            differences = _differences(recogniser.backbone, run, input_shape(recogniser), checked_sides(card))
+            exported = Exported(output, card, differences, runtime)
             _check(exported)
     except OSError as error:
         raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
@@ -146,7 +161,8 @@ def _safetensors(recogniser: Recogniser, card: dict[str, Any], path: Path, opset
 
 def _pt2(recogniser: Recogniser, card: dict[str, Any], path: Path, opset: int) -> tuple[str, Run]:
     buffer = io.BytesIO()  # torch's writer ends the whole process on a full disk
-    torch.export.save(_traced(recogniser), buffer, extra_files={f"{METADATA}.json": json.dumps(card)})
+    program = _program(recogniser, card)
+    torch.export.save(program, buffer, extra_files={f"{METADATA}.json": json.dumps(card)})
     path.write_bytes(buffer.getbuffer())
     del buffer
     with path.open("rb") as file:
@@ -162,8 +178,9 @@ def _onnx(recogniser: Recogniser, card: dict[str, Any], path: Path, opset: int) 
     size = sum(tensor.numel() * tensor.element_size() for tensor in recogniser.backbone.state_dict().values())
     if size > ONNX_BYTES:
         raise UserError(f"{recogniser.source}: weights of {size / 1e9:.1f} GB are more than a single .onnx can hold")
+    program = _program(recogniser, card)
     write_onnx(
-        _traced(recogniser),
+        program,
         path,
         opset=opset,
         input_name=card["input"]["name"],
@@ -174,6 +191,18 @@ def _onnx(recogniser: Recogniser, card: dict[str, Any], path: Path, opset: int) 
 
 
 WRITERS = {".onnx": _onnx, ".pt2": _pt2, ".safetensors": _safetensors}
+
+
+def _program(recogniser: Recogniser, card: dict[str, Any]) -> ExportedProgram:
+    """Return the network as a graph; a segmenter's takes images of many sizes if it can, which the card says."""
+    if isinstance(recogniser.protocol, MaskProtocol):
+        program = with_free_sides(recogniser.backbone, batch=TRACED_BATCH)
+        if program is not None:
+            note_free_sides(card, side_unit(recogniser.backbone))
+            return program
+        _, height, width = input_shape(recogniser)
+        note_fixed_sides(card, (height, width))
+    return _traced(recogniser)
 
 
 def _traced(recogniser: Recogniser) -> ExportedProgram:
@@ -213,8 +242,10 @@ class _Sorted(TorchFunctionMode):
 
 
 @torch.inference_mode()
-def _differences(network: Backbone, run: Run, shape: Sequence[int]) -> Differences:
-    """Compare logits on noise, in batches of several sizes.
+def _differences(
+    network: Backbone, run: Run, shape: Sequence[int], sides: Sequence[tuple[int, int]] | None = None
+) -> Differences:
+    """Compare logits on noise, in batches of several sizes, and with free `sides` in images of several sizes.
 
     SG-Former sorts its tokens. The order of two nearly equal ones depends on the last bit, so it differs between
     runtimes, and so would the logits. They are therefore compared in one order, the exported network's.
@@ -223,6 +254,8 @@ def _differences(network: Backbone, run: Run, shape: Sequence[int]) -> Differenc
     differences: dict[int, float] = {}
     largest, unordered = 0.0, 0.0
     for size in CHECKED_BATCHES:
+        if sides is not None:
+            shape = (shape[0], *sides[len(differences)])
         x = torch.randn(size, *shape, generator=generator)
         exported, orders = run(x)
         with _Sorted(orders) if orders else nullcontext():

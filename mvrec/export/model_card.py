@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from mvrec import __version__
+from mvrec.data.views.protocol import MaskProtocol
 from mvrec.errors import UserError
 from mvrec.files import at_home, sha256
 from mvrec.inference.recogniser import Recogniser
@@ -71,6 +72,7 @@ def card_of(recogniser: Recogniser) -> dict[str, Any]:
     start = starting_point(recogniser.source, where=str(recogniser.source))
     network, protocol = recogniser.backbone, recogniser.protocol.as_dict()
     task = recogniser.outputs
+    free = ["height", "width"] if isinstance(recogniser.protocol, MaskProtocol) else []
     details = {**identity(type(task)), **task.facts(), "protocol": protocol}
     # Through JSON and back, so that it compares equal to a card that was read.
     card = model_card(network, start.name, details, origin_of(recogniser.source)) | {
@@ -80,7 +82,7 @@ def card_of(recogniser: Recogniser) -> dict[str, Any]:
             "name": "input",
             "dtype": "float32",
             "layout": "BCTHW" if recogniser.is_video else "BCHW",
-            "shape": ["batch", *input_shape(recogniser)],
+            "shape": ["batch", network.input_shape[0], *free] if free else ["batch", *input_shape(recogniser)],
             "channels": "RGB",
             "pixels": "(value / 255 - mean) / std",
             **protocol["normalisation"],
@@ -88,7 +90,7 @@ def card_of(recogniser: Recogniser) -> dict[str, Any]:
         "output": {
             "name": "logits",
             "dtype": "float32",
-            "shape": ["batch", network.num_classes],
+            "shape": ["batch", network.num_classes, *free],
             "activation": task.activation(),
         },
     }

@@ -1,6 +1,7 @@
 """Checkpoints of small segmenters as a run leaves them, without the run, and images to look at."""
 
 import copy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from zoo_builds import BUILDS, lively
+from zoo_builds import BUILDS, CLOFORMER_STAGES, lively
 
 from mvrec.data.views.protocol import MaskProtocol
 from mvrec.inference.recogniser import _built
@@ -22,10 +23,10 @@ NAMES = ["grüßen", "sky, high", "走る"]
 
 def segmenter_node(kind: str = "shunted", *, size: int = 64) -> dict[str, Any]:
     """`class_path` and `init_args` of a small network in stages."""
-    from dataclasses import asdict
-
-    build = BUILDS[kind]
+    build = BUILDS["cloformer" if kind == "two_stages" else kind]
     arguments = {**build.arguments, **build.shallower, "num_classes": 3, "image_size": size}
+    if kind == "two_stages":  # tracing takes seconds per stage
+        arguments["stages"] = CLOFORMER_STAGES[1:3]
     if "stages" in arguments:
         arguments["stages"] = [asdict(stage) for stage in arguments["stages"]]
     return {"class_path": f"mvrec.models.{build.network.__name__}", "init_args": arguments}
