@@ -9,14 +9,13 @@ from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
 from mvrec.data.listing.index import Sample
 from mvrec.errors import DecodeError, UserError
 from mvrec.files import at_home
-from mvrec.inference.explaining import check_output, class_number, explained
+from mvrec.inference.explaining import check_explainable, check_output, class_number, explained
 from mvrec.inference.heat import METHODS
 from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.sources import LISTS, find_sources
 from mvrec.messages import CommandParser
 from mvrec.ranges import check_range
-from mvrec.tasks.outputs import CLASSIFICATION, need_task
 
 SOME_FAILED = 1  # exit code
 
@@ -30,6 +29,8 @@ def main(arguments: list[str]) -> None:
     For MViT there are also rollout, the attention of all blocks followed back to the patches, whatever the class, and
     relevance, the same with the attention that speaks for the class.
 
+    For a segmenter the score is that of the pixels which have the class, by default the class with the most pixels.
+
     Of a list with several rows each one is drawn, with its span: OUT gets the row's number behind its name. A file that
     cannot be read is named, the others are drawn, and the exit code is 1.
     """
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> None:
     _check(options)
     start_readers(options)
     recogniser = load_recogniser(options.ckpt, classes=options.classes, device=options.device)
-    need_task(recogniser.outputs, CLASSIFICATION, command="mvrec explain", source=options.ckpt)
+    check_explainable(recogniser, command="mvrec explain")
     check_output(options.output, is_video=recogniser.is_video)
     if options.class_name is not None:
         class_number(options.class_name, recogniser.class_names)

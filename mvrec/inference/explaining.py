@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mvrec.data.listing.index import Sample
 from mvrec.data.loading.clips import clip_views, timed_frames
 from mvrec.data.loading.images import protocol_view
 from mvrec.data.views.geometry import Geometry
-from mvrec.data.views.protocol import ClipProtocol, ImageProtocol
+from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, MaskProtocol
 from mvrec.data.views.timeline import timeline_of
 from mvrec.data.views.transforms import views_of
 from mvrec.errors import UserError, nearest
@@ -36,7 +37,7 @@ from mvrec.inference.overlay import (
 )
 from mvrec.inference.recogniser import Recogniser
 from mvrec.inference.results import Prediction
-from mvrec.tasks.outputs import CLASSIFICATION, need_task
+from mvrec.tasks.outputs import CLASSIFICATION, PixelOutput, need_task
 
 MAX_FPS = 60.0
 
@@ -69,7 +70,7 @@ class Heat(Prediction):
         heat: float32 (T, H, W), of an image (H, W), from 0 to 1 over all frames together; `None` for an unreadable
             file.
         class_name: The explained class; "rollout" is the same for all.
-        probability: Its probability in this view.
+        probability: Its probability in this view; for a segmenter its share of the image.
         method: The method.
         shown_view: The view: `shown_view.view` uint8 (1, C, [T,] H, W) has its pixels.
     """
@@ -91,7 +92,8 @@ class Heat(Prediction):
         """The explained class with its probability, for captions."""
         if self.method == "rollout":
             return "any class"
-        return f"{self.class_name} ({100 * self.probability:.1f} %)"
+        of = " of the image" if isinstance(self.output, PixelOutput) else ""
+        return f"{self.class_name} ({100 * self.probability:.1f} %{of})"
 
     def save(self, path: str | os.PathLike[str], *, full_frame: bool = False) -> None:
         """Draw the heat over the frames and write it: a video as .mp4, a sheet of frames or an image as .png.
@@ -157,25 +159,40 @@ def explained(
         DecodeError: The file cannot be read.
         UserError: The network is for another task, or has no such class, method, stage, clip or crop.
     """
-    need_task(recogniser.outputs, CLASSIFICATION, command="explaining", source=recogniser.source)
+    check_explainable(recogniser, command="explaining")
     number = None if class_name is None else class_number(class_name, recogniser.class_names)
     item = as_item(file)
     shown_view = seen_by(recogniser, item, clip=clip, crop=crop)
     output: Any = recogniser.outputs.output(recogniser.raw(shown_view.view), torch.ones(1, dtype=torch.float64))
-    number = int(output.probabilities.argmax()) if number is None else number
+    values = list(output.shares.values()) if isinstance(output, PixelOutput) else output.probabilities.tolist()
+    number = values.index(max(values)) if number is None else number
     method = method or default_method(recogniser.backbone, stage=stage)
-    x = recogniser.normalised(shown_view.view)
-    heat = heat_map(recogniser.backbone, x, torch.tensor([number]), method=method, stage=stage)[0].cpu()
+    x = recogniser.network_input(shown_view.view)
+    heat = heat_map(recogniser.backbone, x, torch.tensor([number]), method=method, stage=stage).cpu()
+    if isinstance(output, PixelOutput):
+        if not values[number]:
+            raise UserError(f"{item.source}: no pixel is of class {recogniser.class_names[number]!r}: choose another")
+        heat = F.interpolate(heat[None], output.classes.shape, mode="bilinear")[0]
     return Heat(
         item.source,
         *shown_view.span,
         output=output,
-        heat=in_range(heat.numpy()),
+        heat=in_range(heat[0].numpy()),
         class_name=recogniser.class_names[number],
-        probability=float(output.probabilities[number]),
+        probability=values[number],
         method=method,
         shown_view=shown_view,
     )
+
+
+def check_explainable(recogniser: Recogniser, *, command: str) -> None:
+    """Check that a network gives classes, to files or to pixels.
+
+    Raises:
+        UserError: It is for another task.
+    """
+    if not isinstance(recogniser.protocol, MaskProtocol):
+        need_task(recogniser.outputs, CLASSIFICATION, command=command, source=recogniser.source)
 
 
 def class_number(name: str, names: tuple[str, ...]) -> int:
@@ -235,7 +252,19 @@ def _clip_seen(protocol: ClipProtocol, item: Item, clip: int | None, crop: int |
     return Seen(view, frames, box, min(1 / step, MAX_FPS), where, (start, end) if item.has_seconds else (None, None))
 
 
-_SEEN: dict[str, Callable[..., Seen]] = {ClipProtocol.kind: _clip_seen, ImageProtocol.kind: _image_seen}
+def _whole_image_seen(protocol: MaskProtocol, item: Item, clip: int | None, crop: int | None) -> Seen:
+    _chosen("clip", clip, 1)
+    _chosen("crop", crop, 1)
+    image = item.image(upright=protocol.upright)
+    view = torch.from_numpy(image).permute(2, 0, 1)[None]
+    return Seen(view, image[None], Crop(0, 0, *image.shape[:2]), 1.0, "the image", (None, None))
+
+
+_SEEN: dict[str, Callable[..., Seen]] = {
+    ClipProtocol.kind: _clip_seen,
+    ImageProtocol.kind: _image_seen,
+    MaskProtocol.kind: _whole_image_seen,
+}
 
 
 def _chosen(noun: str, number: int | None, count: int) -> int:

@@ -86,7 +86,7 @@ def features_of(recogniser: Recogniser, views: Tensor, selection: Selection) -> 
         float32 on the CPU: (V, D) without a stage; else (V, C), with "spatial" (V, C, [t]), with "none"
         (V, C, [t,] h, w).
     """
-    x = recogniser.normalised(views)
+    x = recogniser.network_input(views)
     if selection.stage is None:
         return recogniser.backbone.forward_features(x).float().cpu()
     level = recogniser.backbone.feature_maps(x)[selection.stage]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mvrec.errors import UserError
 from mvrec.models import MViT
-from mvrec.models.backbone import Backbone, Level
+from mvrec.models.backbone import Backbone, Level, MapsHead
 from mvrec.models.layers import Grid
 from mvrec.models.mvit.mvit import PATCH_STRIDE
 from mvrec.models.mvit.pooling_attention import Block
@@ -57,6 +57,10 @@ def heat_map(backbone: Backbone, x: Tensor, classes: Tensor, *, method: Method, 
         raise UserError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if method in ("cam", "layercam"):
         return _class_activation(backbone, x, classes, stage=-1 if stage is None else stage, by_cell=method != "cam")
+    if isinstance(backbone.head, MapsHead):
+        raise UserError(
+            f"{method} follows attention to one score, and a segmenter has one per pixel: use cam or layercam"
+        )
     if stage is not None:
         raise UserError(f"a stage is for cam and layercam; {method} follows all blocks")
     return _attention_flow(backbone, x, classes, of_class=method == "relevance")
@@ -64,7 +68,7 @@ def heat_map(backbone: Backbone, x: Tensor, classes: Tensor, *, method: Method, 
 
 def default_method(backbone: Backbone, *, stage: int | None = None) -> Method:
     """Return the most informative method: "relevance" for MViT unless a stage is set, else "cam"."""
-    if isinstance(backbone, MViT):
+    if isinstance(backbone, MViT) and not isinstance(backbone.head, MapsHead):
         return "relevance" if stage is None else "layercam"
     return "cam"
 
@@ -113,11 +117,19 @@ def _recorded(level: Level) -> Iterator[list[Tensor]]:
 
 
 def _score(backbone: Backbone, x: Tensor, classes: Tensor) -> Tensor:
-    """Return the sum of the logits to explain; gradients of one sample do not mix with another's."""
+    """Return the sum of the logits to explain; gradients of one sample do not mix with another's.
+
+    Of a segmenter these are the logits of the class at the pixels that have it (Seg-Grad-CAM: Vinogradova et al. 2020,
+    "Towards Interpretable Semantic Segmentation via Gradient-weighted Class Activation Mapping", arXiv 2002.11434).
+    """
     with torch.enable_grad():
         # Keeps a graph even if every weight is frozen.
         logits = backbone(x.detach().clone().requires_grad_())
-        return logits.gather(1, classes.to(x.device)[:, None]).sum()
+        classes = classes.to(x.device)
+        if logits.ndim == 2:
+            return logits.gather(1, classes[:, None]).sum()
+        places = logits.argmax(1) == classes[:, None, None]  # (B, H, W)
+        return (logits[torch.arange(len(classes)), classes] * places).sum()
 
 
 # -- attention -------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from mvrec.inference.explaining import Heat, explained
 from mvrec.inference.features import Selection, features_of
 from mvrec.inference.heat import Method
 from mvrec.inference.inputs import Item, items_of
-from mvrec.inference.recogniser import Recogniser, load_recogniser
+from mvrec.inference.recogniser import Recogniser, load_recogniser, scaled_input
 from mvrec.inference.recognising import Part, item_views, outputs_of_parts, parts_of, recognise_files
 from mvrec.inference.results import Features, Result
 from mvrec.published import list_models
@@ -59,8 +59,11 @@ class Preprocess(nn.Module):
             UserError: The pixels are not what the network takes.
         """
         _, items = items_of(pixels, self.protocol, fps=fps)
-        views = torch.cat([item_views(item, self.protocol) for item in items])
-        return self.protocol.normalisation(views.to(cast(Tensor, self.place).device))
+        device = cast(Tensor, self.place).device
+        inputs = [scaled_input(self.protocol, item_views(item, self.protocol).to(device)) for item in items]
+        if len({x.shape[1:] for x in inputs}) > 1:
+            raise UserError("images of different sizes make no batch: pass them one by one")
+        return torch.cat(inputs)
 
     def extra_repr(self) -> str:
         """Return the protocol."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 
@@ -120,6 +121,13 @@ class Recogniser:
         """Normalise uint8 views to the network's input: float32 of the same shape, on its device."""
         return self.protocol.normalisation(views.to(self.device))
 
+    def network_input(self, views: Tensor) -> Tensor:
+        """Return what the network takes of uint8 views: normalised, and a segmenter's images scaled by its protocol.
+
+        Windows and several sizes of a protocol do not apply: an image is one input.
+        """
+        return scaled_input(self.protocol, views.to(self.device))
+
     @torch.inference_mode()
     def raw(self, views: Tensor) -> Any:
         """Return the network's outputs for views uint8 (V, C, [T,] H, W), such as logits (V, K)."""
@@ -140,6 +148,15 @@ class Recogniser:
         outputs: Any = self.outputs
         need_task(outputs, CLASSIFICATION, command="this", source=self.source)
         return outputs.probabilities(self.raw(views))
+
+
+def scaled_input(protocol: Protocol, views: Tensor) -> Tensor:
+    """Return a network's input from uint8 views; see `Recogniser.network_input`."""
+    x = protocol.normalisation(views)
+    if not isinstance(protocol, MaskProtocol):
+        return x
+    size = protocol.network_size(x.shape[-2], x.shape[-1])
+    return x if size == tuple(x.shape[-2:]) else F.interpolate(x, size, mode="bilinear")
 
 
 def _windows_of(protocol: MaskProtocol) -> dict[str, int]:

@@ -69,6 +69,11 @@ class PixelOutput(Output):
     def colours(self) -> "npt.NDArray[np.uint8]":
         """The colour of each class, RGB uint8 (K, 3)."""
 
+    @property
+    @abstractmethod
+    def shares(self) -> dict[str, float]:
+        """The share of the image of each class, 0..1, in label order."""
+
 
 class TaskOutputs(ABC):
     """From raw outputs of a trained network to predictions, for one task.
