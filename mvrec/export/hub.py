@@ -259,7 +259,7 @@ def _facts(card: dict[str, Any]) -> list[str]:
     names, origin = card.get("class_names") or [], card["converted_from"]
     listed = ", ".join(names[:LISTED_CLASSES]) + (", ..." if len(names) > LISTED_CLASSES else "")
     rows = {
-        "input": f"{takes['layout']} {tuple(takes['shape'][1:])} after the batch, {takes['channels']}, "
+        "input": f"{takes['layout']} ({', '.join(map(str, takes['shape'][1:]))}) after the batch, {takes['channels']}, "
         f"{takes['pixels']} with mean {takes['mean']} and std {takes['std']}",
         "output": f"raw logits; {gives['activation']} gives scores",
         **outputs_of(card, source="this card").rows_of(card),

@@ -10,6 +10,7 @@ from segmenters import NAMES, save_segmenter, scene
 
 from mvrec.export import free_sides
 from mvrec.export.exporting import export
+from mvrec.export.hub import from_pretrained, save_pretrained
 from mvrec.inference.recogniser import load_recogniser
 from mvrec.tasks.segmentation.modes import label_map
 
@@ -65,3 +66,16 @@ def test_exported_weights_segment_as_the_checkpoint_does(recogniser, tmp_path):
     views = torch.from_numpy(scene(75, 93)).permute(2, 0, 1)[None]
     (labels,), (expected,) = again.raw(views), recogniser.raw(views)
     assert np.array_equal(labels.numpy(), expected.numpy())
+
+
+def test_a_segmenter_on_the_hub_is_described_and_loads(recogniser, tmp_path):
+    folder = save_pretrained(recogniser, tmp_path / "scenes")
+    again = from_pretrained(folder, device="cpu")
+    assert again.outputs.facts() == recogniser.outputs.facts()
+    assert again.protocol == recogniser.protocol
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert 'pipeline_tag: "image-segmentation"' in text
+    assert "A network for image segmentation: CloFormer" in text
+    assert "| input | BCHW (3, height, width) after the batch" in text
+    assert "softmax over the classes of each pixel" in text
+    assert ", ".join(NAMES) in text
