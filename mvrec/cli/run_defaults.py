@@ -204,8 +204,8 @@ def of_same_data(settings: dict[str, Any], planned: dict[str, Any]) -> dict[str,
     if other is None or data.get("class_path") in (None, other):
         return settings
     arguments = data.get("init_args") or {}
-    kept = {name: arguments[name] for name in ("normalisation",) if name in arguments}
-    return {**settings, "data": {"class_path": other, "init_args": kept}}
+    shared = {name: arguments[name] for name in ("normalisation",) if name in arguments}
+    return {**settings, "data": {"class_path": other, "init_args": shared}}
 
 
 def checkpoint_defaults(path: Path, *, where: str, training: bool = True) -> dict[str, Any]:
