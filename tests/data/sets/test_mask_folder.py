@@ -7,7 +7,8 @@ from mask_trees import quarters, write_image, write_mask, write_pairs
 from PIL import Image
 
 from mvrec.data import MaskFolder
-from mvrec.data.views.mask_augment import MaskAugment
+from mvrec.data.views.mask_augment import MaskAugment, PhotometricDistortion
+from mvrec.data.views.normalisation import Normalisation
 from mvrec.data.views.protocol import MaskProtocol
 from mvrec.data.views.targets import MaskMap
 from mvrec.errors import UserError
@@ -61,6 +62,18 @@ def test_pixels_and_classes_of_a_crop_move_together(tmp_path):
     assert agreeing.float().mean() > 0.75  # all but the borders between classes, whose colours are mixed
     outside = batch.clips.permute(0, 2, 3, 1)[~inside]
     assert torch.equal(outside, torch.tensor([124, 116, 104], dtype=torch.uint8).expand_as(outside))
+
+
+def test_padding_has_the_mean_colour_whatever_happens_to_the_image(tmp_path):
+    write_pairs(tmp_path, NAMES, height=12, width=20)
+    distortion = PhotometricDistortion(brightness=90, probability=1.0)
+    augment = MaskAugment(scale=None, ratio=(1.0, 1.0), photometric=distortion)
+    data = ready(tmp_path, augment=augment, normalisation=Normalisation((0.2, 0.4, 0.6), (0.5, 0.5, 0.5)))
+    for batch in data.train_dataloader():
+        for outside in (batch.clips[:, :, 12:], batch.clips[..., 20:]):
+            colour = torch.tensor([51, 102, 153], dtype=torch.uint8).view(1, 3, 1, 1)
+            assert torch.equal(outside, colour.expand_as(outside))
+        assert (batch.targets[:, 12:] == 255).all()
 
 
 def test_crops_are_a_function_of_the_seed(tmp_path):

@@ -99,7 +99,7 @@ def test_distortion_changes_colours_within_its_ranges_by_the_seed_alone():
     assert max(shifts) <= 32
     assert max(shifts) > 24
     half = PhotometricDistortion(brightness=0, contrast=(0.5, 0.5), saturation=(1.0, 1.0), hue=0, probability=1.0)
-    assert torch.equal(half(image, random.Random(0)), image // 2)
+    assert all(torch.equal(half(image, random.Random(seed)), image // 2) for seed in range(8))  # second or last
 
 
 def test_hues_turn_by_a_tenth_of_the_circle_at_most():
