@@ -73,6 +73,18 @@ def find_data(options: argparse.Namespace) -> "SegmentationData | None":
     return kinds[name](str(options.root), **shared)
 
 
+def refuse(root: Path, *, job: str, reason: str) -> None:
+    """Refuse a job that would part images from their masks.
+
+    Raises:
+        UserError: The root has masks.
+    """
+    from mvrec.data.listing.mask_layouts import has_masks
+
+    if root.is_dir() and has_masks(root):
+        raise UserError(f"mvrec prep {job}: {root} has images with masks, {reason}")
+
+
 def rows_of(data: "SegmentationData") -> dict[str, list["Row"]]:
     """Return the pairs of each split.
 

@@ -140,3 +140,13 @@ def test_a_folder_of_two_classes_named_like_masks_is_no_data_set_of_masks(tmp_pa
     (tmp_path / "train/labels/a.jpg").rename(tmp_path / "train/labels/a.txt")
     assert run("check", tmp_path, "--out", tmp_path / "check")[0] == 0
     assert "short" in run("check", tmp_path, "--out", tmp_path / "check")[1]
+
+
+@pytest.mark.parametrize("job", ["resize", "shard"])
+def test_jobs_that_would_part_images_from_masks_are_refused(tmp_path, job):
+    write_pairs(tmp_path / "set", NAMES)
+    arguments = ("--images",) if job == "resize" else ()
+    code, _, err = run(job, tmp_path / "set", tmp_path / "out", *arguments)
+    assert code == 2
+    assert f"mvrec prep {job}: {tmp_path}/set has images with masks, which" in err
+    assert not (tmp_path / "out").exists()
