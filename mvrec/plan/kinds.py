@@ -58,7 +58,9 @@ def kind_of(root: Path) -> Kind:
 
 
 def has_masks(root: Path) -> bool:
-    """Return whether a folder holds images with masks: folders of both, side by side or in that of a split."""
+    """Return whether a folder holds images with masks: folders of both, also in that of a split, or a list of both."""
+    if _lists_column(root, "mask"):
+        return True
     try:
         names = {entry.name for entry in os.scandir(root) if entry.is_dir()}
     except OSError:  # `kind_of` says so
@@ -77,11 +79,15 @@ def lists_values(root: Path) -> bool:
     Raises:
         UserError: The list cannot be opened.
     """
+    return _lists_column(root, VALUE)
+
+
+def _lists_column(root: Path, column: str) -> bool:
     path = next((path for ending in LIST_ENDINGS if (path := root / f"train{ending}").is_file()), None)
     if path is None:
         return False
     with open_text(path) as file:
-        header = read_header(file.readline(), needed=("path", VALUE), delimiters=",;\t")
+        header = read_header(file.readline(), needed=("path", column), delimiters=",;\t")
     return header is not None and not {"label", "labels"} & {*header[0]}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from mvrec.data.listing.file_kinds import IMAGES
 from mvrec.data.listing.folds import Fold, Folds
 from mvrec.data.listing.layouts import SPLITS, Layout
-from mvrec.data.listing.mask_layouts import MaskFolders, Naming
+from mvrec.data.listing.mask_layouts import Naming, find_mask_layout
 from mvrec.data.views.targets import NoTarget
 from mvrec.errors import UserError
 from mvrec.plan.findings import SAMPLE, SMALL_SET, VAL_FRACTIONS, Findings, described, spread
@@ -24,14 +24,16 @@ def look_at_masks(root: Path, *, val_fraction: float | None = None, fold: str | 
     Raises:
         UserError: Images and masks are not of each other, or there is nothing to train on.
     """
-    folders = MaskFolders(root, Naming(), val_fraction=VAL_FRACTIONS[True] if val_fraction is None else val_fraction)
+    fraction = VAL_FRACTIONS[True] if val_fraction is None else val_fraction
+    folders = find_mask_layout(root, Naming(), val_fraction=fraction)
     rows = {split: list(folders.rows(split)) for split in SPLITS if folders.has(split)}
     if val_fraction is None and folders.splits_files and sum(map(len, rows.values())) >= SMALL_SET:
-        folders = MaskFolders(root, Naming(), val_fraction=VAL_FRACTIONS[False])
+        fraction = VAL_FRACTIONS[False]
+        folders = find_mask_layout(root, Naming(), val_fraction=fraction)
         rows = {split: list(folders.rows(split)) for split in SPLITS if folders.has(split)}
     layout: Layout = folders
     if fold is not None:
-        whole = MaskFolders(root, Naming(), val_fraction=0.0)
+        whole = find_mask_layout(root, Naming(), val_fraction=0.0)
         layout = Folds(whole, Fold.parse(fold), target_of=lambda row: NoTarget())
         rows = {split: list(layout.rows(split)) for split in SPLITS if layout.has(split)}
     if not rows.get("train"):
@@ -47,7 +49,7 @@ def look_at_masks(root: Path, *, val_fraction: float | None = None, fold: str | 
         IMAGES,
         "images and masks" if folders.splits_files and fold is None else described(layout, root),
         not folders.splits_files or fold is not None,
-        folders.val_fraction if folders.splits_files and fold is None else 0.0,
+        fraction if folders.splits_files and fold is None else 0.0,
         {split: {"": len(split_rows)} for split, split_rows in rows.items()},
         {split: len(split_rows) for split, split_rows in rows.items()},
         multi_label=False,

@@ -35,6 +35,18 @@ def test_folders_of_images_and_masks_are_told_from_classes(tmp_path, folders, ma
     assert has_masks(write(tmp_path, *folders, count=1)) is masked
 
 
+def test_lists_of_masks_are_told_from_lists_of_classes_and_planned(tmp_path):
+    write(tmp_path / "set", "images", "masks", count=6)
+    lines = [f"set/images/{number}.png,set/masks/{number}.png\n" for number in range(6)]
+    (tmp_path / "train.csv").write_text("path,mask\n" + "".join(lines[:4]))
+    (tmp_path / "val.csv").write_text("path,mask\n" + "".join(lines[4:]))
+    assert has_masks(tmp_path)
+    findings = look_at_masks(tmp_path)
+    assert (findings.files, findings.has_splits, findings.val_fraction) == ({"train": 4, "val": 2}, True, 0)
+    (tmp_path / "train.csv").write_text("path,label,mask\nset/images/0.png,a,b\n")
+    assert not has_masks(tmp_path)
+
+
 def test_images_are_counted_split_and_measured(tmp_path):
     findings = look_at_masks(write(tmp_path, "images", "masks", count=20))
     assert (findings.files, findings.has_masks, findings.has_splits) == ({"train": 16, "val": 4}, True, False)

@@ -312,6 +312,21 @@ def pair_files(images: Path, masks: Path, naming: Naming) -> Pairing:
     )
 
 
+def find_mask_layout(root: Path, naming: Naming, *, val_fraction: float) -> MaskLists | MaskFolders:
+    """Return the splits of a root by its lists, else by its folders, else by a hash of the paths.
+
+    Args:
+        root: The data set.
+        naming: How files are paired.
+        val_fraction: Share of val if there are no splits.
+
+    Raises:
+        UserError: A split has two lists.
+    """
+    folders = MaskFolders(root, naming, val_fraction=val_fraction)
+    return MaskLists.found(root, naming, folders=folders.named_folders()) or folders
+
+
 def has_masks(root: Path) -> bool:
     """Return whether a data set has masks: a list with a column for them, or image files in a folder for them."""
     lists = [root / f"{split}{ending}" for split in SPLITS for ending in (".csv", ".tsv")]

@@ -5,7 +5,7 @@ from typing import Any
 
 from mvrec.data.listing.layouts import Layout
 from mvrec.data.listing.mask_classes import find_palette, read_palette
-from mvrec.data.listing.mask_layouts import MaskFolders, MaskLists, Naming, Unpaired
+from mvrec.data.listing.mask_layouts import Naming, Unpaired, find_mask_layout
 from mvrec.data.loading.masks import Colours
 from mvrec.data.sets.folder import checked_fraction
 from mvrec.data.sets.segmentation.segmentation_data import SegmentationData
@@ -63,8 +63,7 @@ class MaskFolder(SegmentationData):
 
     def find_layout(self) -> Layout:
         """Return the root's own splits, lists before folders, else a split by hash."""
-        folders = MaskFolders(self.root, self.naming, val_fraction=0 if self.fold else self.val_fraction)
-        return MaskLists.found(self.root, self.naming, folders=folders.named_folders()) or folders
+        return find_mask_layout(self.root, self.naming, val_fraction=0 if self.fold else self.val_fraction)
 
     @cached_property
     def palette(self) -> dict[str, tuple[int, int, int]]:
