@@ -268,7 +268,10 @@ def paired_rows(root: Path, images: Path, masks: Path, naming: Naming, notes: li
     pairing = pair_files(images, masks, naming)
     if pairing.skipped:
         notes.append((logging.WARNING, skipped_text(images, pairing.skipped, IMAGES.noun)))
-    if pairing.images and pairing.masks and not pairing.pairs:
+    for folder, noun, files in ((images, "image", pairing.images), (masks, "mask", pairing.masks)):
+        if not pairing.pairs and not files:
+            raise UserError(f"{folder}: no {noun}s in it, which are files such as <name>{_end_of(noun, naming)}")
+    if not pairing.pairs:
         raise UserError(
             f"{images}: no image has a mask of the same name in {masks}, such as {pairing.images[0]} and "
             f"{pairing.masks[0]}: rename them, or set data.mask_suffix"
@@ -277,6 +280,10 @@ def paired_rows(root: Path, images: Path, masks: Path, naming: Naming, notes: li
     _judge("mask", masks, pairing.masks, images, naming, notes)
     above, source = (_relative(images, root), _relative(masks, root)), str(images)
     return [Row(f"{above[0]}{image}", f"{above[1]}{mask}", source=source) for image, mask in pairing.pairs]
+
+
+def _end_of(noun: str, naming: Naming) -> str:
+    return f"{naming.image_suffix}.jpg" if noun == "image" else f"{naming.mask_suffix}.png"
 
 
 class Pairing(NamedTuple):

@@ -187,6 +187,18 @@ def test_files_without_their_counterpart_are_one_line_or_left_out(tmp_path, miss
     assert f"{text}; skipped" in caplog.text
 
 
+@pytest.mark.parametrize("empty", ["images", "masks"])
+def test_a_folder_without_images_or_masks_is_named(tmp_path, empty):
+    write_pairs(tmp_path, NAMES)
+    for path in (tmp_path / empty).iterdir():  # boxes, as YOLO's labels have them
+        path.rename(path.with_suffix(".txt"))
+    ending = "_a.png" if empty == "masks" else ".jpg"
+    with pytest.raises(
+        UserError, match=f"{tmp_path}/{empty}: no {empty} in it, which are files such as <name>{ending}"
+    ):
+        ready(tmp_path, mask_suffix="_a" if empty == "masks" else "")
+
+
 def test_a_mask_of_another_size_is_a_bad_file_with_both_sizes(tmp_path):
     write_pairs(tmp_path, NAMES, split="train")
     write_pairs(tmp_path, NAMES[:3], split="val")
