@@ -128,7 +128,7 @@ def test_masks_of_0_and_255_have_two_classes(tmp_path):
     assert np.unique(data.index("train").target(0).classes).tolist() == [0, 1]
 
 
-def test_255_beside_other_values_is_not_labelled(tmp_path):
+def test_255_next_to_other_values_is_not_labelled(tmp_path):
     write_pairs(tmp_path, NAMES, values=(0, 1, 0, 255))
     (tmp_path / "classes.txt").write_text("background\nobject\n")
     data = ready(tmp_path)
