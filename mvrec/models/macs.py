@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mvrec.models.backbone import Backbone
 from mvrec.models.fast.accelerate import as_written
+from mvrec.models.heads.resizing import as_papers_count
 
 
 def count_macs(model: Backbone, input_shape: tuple[int, ...] | None = None) -> int:
@@ -25,7 +26,7 @@ def count_macs(model: Backbone, input_shape: tuple[int, ...] | None = None) -> i
     on_meta = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
     was_training = model.training
     try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad(), as_written(model):
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), as_written(model), as_papers_count():
             functional_call(model.eval(), on_meta, (torch.empty(1, *shape, device="meta"),))
     finally:
         model.train(was_training)

@@ -236,18 +236,6 @@ class UPerNet(Decoder):
 # -- SegFormer ----------------------------------------------------------------------------------------------------
 
 
-def _summed(maps: Sequence[Tensor], kernels: Sequence[Tensor]) -> Tensor:
-    """Return the 1x1 convolution of resized and concatenated maps, each computed on its own grid: `(B, C, H_0, W_0)`.
-
-    See `convolved`, of which this is the case without neighbours.
-    """
-    levels = [F.conv2d(level, kernel) for level, kernel in zip(maps, kernels, strict=True)]
-    total = levels[0]
-    for level in levels[1:]:
-        total = total + resize(level, total.shape[-2:])
-    return total
-
-
 class SegFormerMMSeg(Decoder):
     """SegFormer's head in mmsegmentation's form: convolution, batch normalisation and ReLU on every map.
 
@@ -266,8 +254,8 @@ class SegFormerMMSeg(Decoder):
     def fused(self, maps: Sequence[Tensor]) -> Tensor:
         """Join maps `(B, C_i, H_i, W_i)`, fine to coarse, to `(B, channels, H_0, W_0)`."""
         levels = [conv(level) for conv, level in zip(self.convs, maps, strict=True)]
-        kernels = self.fusion_conv.conv.weight.chunk(len(levels), dim=1)
-        return self.fusion_conv.activated(_summed(levels, kernels))
+        joined = convolved(levels, self.fusion_conv.conv.weight, levels[0].shape[-2:])
+        return self.fusion_conv.activated(joined)
 
 
 class Projection(nn.Module):
@@ -294,7 +282,6 @@ class SegFormer(nn.Module):
 
     def __init__(self, levels: Sequence[FeatureInfo], channels: int, *, num_classes: int, dropout: float) -> None:
         super().__init__()
-        self.num_levels = len(levels)
         for i, level in enumerate(levels, start=1):
             self.add_module(f"linear_c{i}", Projection(level.channels, channels))
         self.linear_fuse = ConvNorm(len(levels) * channels, channels, 1)
@@ -304,9 +291,9 @@ class SegFormer(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Convert maps `(B, C_i, H_i, W_i)`, fine to coarse, to logits `(B, K, H_0, W_0)`."""
         levels = [getattr(self, f"linear_c{i}")(level) for i, level in enumerate(maps, start=1)]
-        kernels = self.linear_fuse.conv.weight.chunk(self.num_levels, dim=1)[::-1]  # the authors join coarse to fine
-        fused = self.linear_fuse.activated(_summed(levels, kernels))
-        return self.linear_pred(self.dropout(fused))
+        # The authors join the maps from coarse to fine.
+        joined = convolved(levels[::-1], self.linear_fuse.conv.weight, levels[0].shape[-2:])
+        return self.linear_pred(self.dropout(self.linear_fuse.activated(joined)))
 
 
 # -- auxiliary head -----------------------------------------------------------------------------------------------

@@ -1,10 +1,24 @@
 """Resizing of maps, and convolutions of resized maps without the resizing of their many channels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_plainly = False  # whether `convolved` counts as papers do
+
+
+@contextmanager
+def as_papers_count() -> Iterator[None]:
+    """Run `convolved` as `convolved_plainly` inside this context, whose operations papers count."""
+    global _plainly
+    earlier, _plainly = _plainly, True
+    try:
+        yield
+    finally:
+        _plainly = earlier
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -27,7 +41,7 @@ def convolved(maps: Sequence[Tensor], kernel: Tensor, size: Sequence[int]) -> Te
         kernel: `(K, sum of C_i, k, k)` with an odd k; the convolution keeps the size.
         size: (H, W).
     """
-    if torch.compiler.is_exporting():
+    if _plainly or torch.compiler.is_exporting():
         return convolved_plainly(maps, kernel, size)
     kernels = kernel.split([level.shape[1] for level in maps], dim=1)
     parts = [_part(level, taps, size) for level, taps in zip(maps, kernels, strict=True)]
@@ -42,8 +56,8 @@ def convolved_plainly(maps: Sequence[Tensor], kernel: Tensor, size: Sequence[int
 
 def _part(level: Tensor, kernel: Tensor, size: Sequence[int]) -> Tensor:
     """Return the convolution of one map `(B, C, h, w)` on its way to a size (H, W): `(B, K, H, W)`."""
-    if level.shape[-2:] == torch.Size(size):
-        return F.conv2d(level, kernel, padding=kernel.shape[-1] // 2)
+    if level.shape[-2:] == torch.Size(size) or kernel.shape[-1] == 1:
+        return resize(F.conv2d(level, kernel, padding=kernel.shape[-1] // 2), size)
     (num_maps, channels, height, width), (outputs, _, side, _) = level.shape, kernel.shape
     taps = kernel.permute(0, 3, 2, 1).reshape(-1, channels, 1, 1)  # (K, column of the kernel, row of the kernel)
     products = F.conv2d(level, taps).reshape(num_maps * outputs, side, side * height, width)

@@ -2,8 +2,11 @@
 
 import itertools
 
+import pytest
 import torch
+from zoo_builds import small
 
+from mvrec.models import SegmentationHead, count_macs
 from mvrec.models.heads.resizing import convolved, convolved_plainly, resize
 
 SIZES = ((1, 1), (2, 3), (5, 7), (9, 4), (16, 17))
@@ -36,6 +39,25 @@ def test_convolutions_of_resized_maps_take_maps_with_channels_last_and_half_prec
         half = convolved(maps, kernel, (16, 17))
     assert half.dtype == torch.bfloat16
     assert (half.float() - expected).abs().max() < 0.03 * expected.abs().max()
+
+
+@pytest.mark.parametrize("decoder", ["upernet", "segformer"])
+def test_multiply_adds_are_counted_as_in_papers(decoder: str) -> None:
+    model = small("shunted")
+    head = SegmentationHead(model.feature_info, 5, decoder=decoder, channels=8)
+    backbone, size = count_macs(model, (3, 64, 64)) - 64 * 5, 64
+    model.place_head(head, 5)
+    channels, cells = (
+        [info.channels for info in model.feature_info],
+        [(size // info.stride) ** 2 for info in model.feature_info],
+    )
+    if decoder == "segformer":
+        expected = sum(8 * count * width for count, width in zip(cells, channels, strict=True)) + cells[0] * 8 * 4 * 8
+    else:
+        pooled = (1 + 4 + 9 + 36) * channels[3] * 8 + 9 * cells[3] * (channels[3] + 4 * 8) * 8
+        finer = sum(count * (8 * width + 9 * 8 * 8) for count, width in zip(cells[:3], channels, strict=False))
+        expected = pooled + finer + cells[0] * 9 * 4 * 8 * 8
+    assert count_macs(model, (3, size, size)) == backbone + expected + cells[0] * 8 * 5
 
 
 def test_a_map_of_the_size_stays_as_it_is() -> None:
