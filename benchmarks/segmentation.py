@@ -4,11 +4,12 @@ python benchmarks/segmentation.py [--quick] [--only {semantic_fpn,upernet}] [--j
 
 Images of 512 x 512 and 150 classes on one thread, float32: inference and training step (forward and backward of a
 cross-entropy), CPU and wall seconds, and the memory of a training step; then the head alone on given maps, and its
-share of the step. The peer is the network before `accelerate` with the same head: torch's own layers. With
-transformers installed, its UPerNet on Swin-T is a second peer, which has other weights and does other work.
+share of the step. The peer is the network before `accelerate` with the same head in its plain form: torch's own layers.
+With transformers installed, its UPerNet on Swin-T is a second peer, which has other weights and does other work.
 """
 
 import argparse
+from contextlib import nullcontext
 from importlib.util import find_spec
 
 import torch
@@ -19,6 +20,7 @@ from results.figures import Row as Figure
 from torch import Tensor, nn
 
 from mvrec import models
+from mvrec.models.heads.resizing import as_papers_count
 from mvrec.models.heads.segmentation import SegmentationHead
 
 CLASSES, SIDE = 150, 512
@@ -31,14 +33,16 @@ class Labelled(nn.Module):
 
     Args:
         network: From images to logits, or to logits and auxiliary ones.
+        plain: Whether the head resizes maps before it convolves them, as its authors wrote it.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, plain: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.plain = network, plain
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.network(images)
+        with as_papers_count() if self.plain else nullcontext():
+            logits = self.network(images)
         if not self.training:
             return logits
         outputs = logits if isinstance(logits, tuple) else (logits,)
@@ -53,7 +57,7 @@ def ours(decoder: str, *, accelerated: bool) -> nn.Module:
     network = models.shunted_s(drop_path_rate=0.0)
     head = SegmentationHead(network.feature_info, CLASSES, decoder=decoder, dropout=0.0)
     network.place_head(head, CLASSES)
-    return Labelled(models.accelerate(network) if accelerated else network)
+    return Labelled(models.accelerate(network) if accelerated else network, plain=not accelerated)
 
 
 def swin() -> nn.Module:
