@@ -14,6 +14,7 @@ from PIL import Image
 from segmenters import NAMES, save_segmenter, scene, write_scene
 
 import mvrec
+from mvrec.data import MaskFolder
 from mvrec.data.views.protocol import MaskProtocol
 from mvrec.inference.class_maps.drawing import painted
 from mvrec.inference.overlay import write_mp4
@@ -62,8 +63,8 @@ def test_images_give_shares_overlays_and_masks_under_their_own_names(command, ru
     assert set(rows) == {"broken.png", "b.jpg", "ä.png"}
     assert [rows["broken.png"][name] for name in NAMES] == ["", "", ""]
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
-    names = {f"{folder}/{name}" for folder in ("over", "masks") for name in ("ä.png", "below/b.png", "legend.png")}
-    assert written == names | {"masks/classes.txt"}
+    names = {f"{folder}/{name}" for folder in ("over", "masks") for name in ("ä.png", "below/b.png")}
+    assert written == names | {"masks/classes.txt", "over/legend.png"}
     assert (tmp_path / "masks/classes.txt").read_text().splitlines() == NAMES
     for name in ("ä.png", "below/b.jpg"):
         path = images / name
@@ -91,6 +92,22 @@ def test_windows_and_named_protocols_replace_the_checkpoints(command, run, image
         classes = expected_classes(run, path, protocol)
         assert np.array_equal(np.asarray(Image.open(tmp_path / "ä.png")), classes)
         assert not np.array_equal(classes, expected_classes(run, path))
+
+
+def test_masks_are_those_of_a_data_set(command, run, tmp_path):
+    for number in range(4):
+        write_scene(tmp_path / f"images/{number}.jpg", 60, 80, seed=number)
+    masks = tmp_path / "masks"
+    code, _, err = command("recognize", tmp_path / "images", "--ckpt", run, "--masks", masks)
+    assert code == 0, err
+    data = MaskFolder(str(tmp_path), classes=str(masks / "classes.txt"), val_fraction=0.25, size=64, num_workers=0)
+    data.setup("fit")
+    assert data.class_names == tuple(NAMES)
+    index = data.index("train")
+    assert len(index) == 3
+    for row in range(3):
+        path = masks / f"{Path(index[row].path).stem}.png"
+        assert np.array_equal(index.target(row).classes, np.asarray(Image.open(path)))
 
 
 @pytest.fixture(scope="module")

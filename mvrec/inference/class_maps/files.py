@@ -18,7 +18,8 @@ class MapFiles:
     """The files of class maps; use it in a `with` statement.
 
     An image gives `NAME.png` in each folder; a video or stream `NAME.mp4` of its frames under their colours, and a
-    folder `NAME` with the mask of each frame. `legend.png` has the colours, `classes.txt` the names in label order.
+    folder `NAME` with the mask of each frame. Overlays get a `legend.png` of the colours, masks a `classes.txt` of the
+    names in label order; nothing else lies among the masks, so `mvrec.data.MaskFolder` reads them.
 
     Args:
         overlays: Folder of overlays; `None` for none.
@@ -79,9 +80,8 @@ class MapFiles:
     def _explain(self, output: PixelOutput) -> None:
         """Write which colour and number is which class."""
         self._explained = True
-        for folder in {self.overlays, self.masks} - {None}:
-            assert folder is not None
-            with writing(folder / "legend.png") as path:
+        if self.overlays is not None:
+            with writing(self.overlays / "legend.png") as path:
                 write_png(path, legend_picture(output.class_names, output.colours))
         if self.masks is not None:
             with writing(self.masks / "classes.txt") as path:
