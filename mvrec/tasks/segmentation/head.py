@@ -32,7 +32,13 @@ def make_head(backbone: Backbone, num_classes: int, arguments: Mapping[str, Any]
 
 
 def fit_head(
-    backbone: Backbone, names: Sequence[str], start: Start, *, arguments: Mapping[str, Any], new_head: bool | None
+    backbone: Backbone,
+    names: Sequence[str],
+    start: Start,
+    *,
+    arguments: Mapping[str, Any],
+    new_head: bool | None,
+    training: bool,
 ) -> Sequence[str] | None:
     """Give the network a head for the data's classes, and log where it comes from.
 
@@ -42,13 +48,14 @@ def fit_head(
         start: The network's weights.
         arguments: Those of the head.
         new_head: Whether the head starts untrained; `None` keeps that of weights with the same classes.
+        training: Whether the head is to be trained; else that of weights is kept whatever `arguments` say.
 
     Returns:
         The classes of a head that is kept, in its order; `None` for a new one.
     """
     earlier, head = backbone.head, make_head(backbone, len(names), arguments)
     saved = start.details.get("class_names") if isinstance(earlier, SegmentationHead) else None
-    if saved is not None and not new_head and earlier.arguments == head.arguments:
+    if saved is not None and not new_head and (not training or earlier.arguments == head.arguments):
         saved_names, data_names = (set(each) for each in comparable(saved, names))
         if saved_names == data_names:
             log.info("%s segments the same %d classes: its head is kept", start.weights, len(names))

@@ -111,7 +111,14 @@ class Segmentation(Task):
         if len(names) > NOT_LABELLED:
             raise UserError(f"{len(names)} classes: a mask holds at most {NOT_LABELLED}")
         training = self.trainer.state.fn == "fit"
-        saved = fit_head(self.backbone, names, self.start, arguments=self.head_arguments, new_head=self.new_head)
+        saved = fit_head(
+            self.backbone,
+            names,
+            self.start,
+            arguments=self.head_arguments,
+            new_head=self.new_head,
+            training=training,
+        )
         if not training and saved is not None:
             self._numbers = ClassNumbers(saved, names)
         if self.class_weights is not None:

@@ -170,6 +170,28 @@ def test_its_weights_start_another_run_with_their_head(trained, config, tmp_path
         run(["test", str(trained), *config, f"--run_dir={tmp_path}", "--model.decoder=segformer"])
 
 
+def test_exported_weights_score_and_recognize_as_the_run_does(command, trained, tested, config, scenes, tmp_path):
+    code, _, err = command("export", trained, "-o", weights := tmp_path / "x.safetensors")
+    assert code == 0, err
+    # A test takes the head of the weights, which has 8 channels, whatever the settings of the task say.
+    run(["test", *config, "--model.channels=16", f"--model.weights={weights}", f"--run_dir={tmp_path}"])
+    assert metrics_of(tmp_path)["metrics"] == metrics_of(tested)["metrics"]
+    for source in (trained, weights):
+        masks = tmp_path / f"masks of {source.name}"
+        code, _, err = command("recognize", scenes / "images/test", "--ckpt", source, "--masks", masks)
+        assert code == 0, err
+        counts = np.zeros(2, np.int64)
+        for mask in masks.glob("*.png"):
+            counts += np.bincount(np.asarray(Image.open(mask))[labelled(scenes, mask)], minlength=2)
+        assert counts.tolist() == [int(row["predicted_pixels"]) for row in read(tested / "per_class.csv")]
+
+
+def labelled(scenes: Path, mask: Path) -> np.ndarray:
+    """Where the true mask of a test image has a class."""
+    (true,) = (scenes / "masks/test").glob(f"{mask.stem}.*")
+    return np.asarray(Image.open(true)) != NOT_LABELLED
+
+
 def test_its_report_shows_classes_and_the_worst_images(command, tested):
     code, _, err = command("report", tested)
     assert code == 0, err
