@@ -18,7 +18,7 @@ from mvrec.ranges import COUNT_OR_NONE, Range, check_range
 SPLITS = ("train", "val", "test")
 CLASSES = ("horizontal stripes", "vertical stripes", "checks", "blobs", "ink")
 INK = 4
-NOUN = "digit scenes of images"
+NOUN = "digit scenes"
 # RGB of each class in viewers of the masks, dark to light.
 PALETTE = ((68, 119, 170), (102, 204, 238), (34, 136, 51), (204, 187, 68), (238, 102, 119))
 

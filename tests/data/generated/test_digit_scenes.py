@@ -39,6 +39,10 @@ def test_the_same_seed_gives_the_same_files_and_no_two_splits_share_a_digit(tmp_
     assert files[0] == files[1]
     digits = {split: {digit.tobytes() for digit in images} for split, images in split_digits(0).items()}
     assert sum(map(len, digits.values())) == len(set().union(*digits.values())) > 1700
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/a.png").touch()
+    with pytest.raises(UserError, match=r"holds no digit scenes: choose a new folder .* --data MaskFolder"):
+        generate_digit_scenes(tmp_path / "mine", images=IMAGES)
     with pytest.raises(UserError, match="with other parameters"):
         generate_digit_scenes(tmp_path / "a", images={**IMAGES, "val": 4})
 
