@@ -46,7 +46,9 @@ def _measured(backbone: Backbone, shape: tuple[int, ...], device: torch.device) 
         best = float("inf")
         for _ in range(2):  # the first prepares
             begin = time.perf_counter()
-            network(views).float().square().mean().backward()
+            outputs = network(views)
+            parts = outputs if isinstance(outputs, tuple) else (outputs,)  # a segmenter may have an auxiliary head
+            torch.stack([part.float().square().mean() for part in parts]).sum().backward()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             best = min(best, time.perf_counter() - begin)

@@ -152,7 +152,8 @@ def _of_weights(stored: StoredWeights) -> StartingPoint:
     settings = input_settings(name)
     protocol = stored.details.get("protocol")
     if protocol:
-        settings |= _settings_of(protocol)
+        # Data with masks lack the keys that published classifiers have, such as the share of the crop.
+        settings = ({} if protocol.get("kind") == "masks" else settings) | _settings_of(protocol)
     elif _is_video(settings):
         settings["clip"]["num_frames"] = plain.get("num_frames") or settings["clip"]["num_frames"]
     summary = f"{stored.source}: {name} ({network.layout} layout), {arguments['num_classes']} classes"

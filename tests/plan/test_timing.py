@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mvrec.models import MViT
+from mvrec.models import MViT, SegmentationHead, shunted_t
 from mvrec.plan import timing
 from mvrec.plan.timing import in_words, seconds_per_view
 
@@ -19,6 +19,12 @@ def test_a_step_is_timed_on_a_copy_and_leaves_random_numbers_alone(monkeypatch):
     assert torch.equal(before, torch.get_rng_state())
     assert all(tensor.grad is None for tensor in network.parameters())
     assert all(torch.equal(tensor, weight) for tensor, weight in zip(network.parameters(), weights, strict=True))
+
+
+def test_a_segmenter_with_an_auxiliary_head_is_timed():
+    network = shunted_t(num_classes=3)
+    network.place_head(SegmentationHead(network.feature_info, 3, decoder="upernet", channels=8), 3)
+    assert 0 < seconds_per_view(network, (3, 64, 64), on_gpu=False) < 10
 
 
 def test_a_network_that_cannot_be_timed_has_no_time(monkeypatch):

@@ -68,6 +68,12 @@ def fit_head(
     return None
 
 
+def fitting_norm(backbone: Backbone) -> str:
+    """Return the norm of levels in the head of weights that segment, else the one that the network's maps need."""
+    head = backbone.head
+    return str(head.arguments["level_norm"]) if isinstance(head, SegmentationHead) else backbone.map_norm
+
+
 def take_head_of_weights(backbone: Backbone, weights: str) -> None:
     """Give a network the head of a file of weights that is a segmenter's, so that all of it can be loaded."""
     details = read_weights(weights).details

@@ -18,7 +18,15 @@ from mvrec.ranges import check_ranges
 from mvrec.run_data import RunData
 from mvrec.tasks.base import Stage, Task
 from mvrec.tasks.segmentation.class_numbers import ClassNumbers
-from mvrec.tasks.segmentation.head import KEY, TASK, fit_head, head_facts, restore_head, take_head_of_weights
+from mvrec.tasks.segmentation.head import (
+    KEY,
+    TASK,
+    fit_head,
+    fitting_norm,
+    head_facts,
+    restore_head,
+    take_head_of_weights,
+)
 from mvrec.tasks.segmentation.modes import label_map
 from mvrec.tasks.segmentation.predictions import write_confusion, write_per_class, write_predictions, write_worst
 from mvrec.tasks.segmentation.scores import METRICS, MaskScores, MaskTally
@@ -51,7 +59,8 @@ class Segmentation(Task):
         auxiliary_weight: Weight of the loss of a convolutional head on the third map, 0 for none; by default 0.4 with
             "upernet".
         level_norm: Norm of each map before the decoder; "auto" is the one that the network's maps need, because they
-            have none of their own: "group" for CloFormer (as in its author's later FAT), "layer" for MViT.
+            have none of their own: "group" for CloFormer (as in its author's later FAT), "layer" for MViT. Of weights
+            that segment it is theirs.
         head_rate_factor: Learning rate of the head over that of the backbone.
         new_head: Whether the head starts untrained. By default unless `weights` segment the same classes.
         class_weights: Weight of each class in the training loss, in label order.
@@ -92,7 +101,7 @@ class Segmentation(Task):
             "channels": channels,
             "dropout": dropout,
             "auxiliary": weight > 0,
-            "level_norm": backbone.map_norm if level_norm == "auto" else level_norm,
+            "level_norm": fitting_norm(backbone) if level_norm == "auto" else level_norm,
         }
         self.rate_factors = {"backbone.head.": head_rate_factor}
         self.class_weights = class_weights
