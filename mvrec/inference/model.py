@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mvrec.data.video.video import Decoder
-from mvrec.data.views.protocol import Protocol
+from mvrec.data.views.protocol import MaskProtocol, Protocol
 from mvrec.errors import DecodeError, UserError, nearest
 from mvrec.files import at_home
 from mvrec.inference.explaining import Heat, explained
@@ -18,7 +18,14 @@ from mvrec.inference.features import Selection, features_of
 from mvrec.inference.heat import Method
 from mvrec.inference.inputs import Item, items_of
 from mvrec.inference.recogniser import Recogniser, load_recogniser, scaled_input
-from mvrec.inference.recognising import Part, item_views, outputs_of_parts, parts_of, recognise_files
+from mvrec.inference.recognising import (
+    Part,
+    is_video_file,
+    item_views,
+    outputs_of_parts,
+    parts_of,
+    recognise_files,
+)
 from mvrec.inference.results import Features, Result
 from mvrec.published import list_models
 from mvrec.ranges import POSITIVE, check_range
@@ -110,8 +117,8 @@ class Model(Recogniser):
             num_threads: Files decoded at the same time.
 
         Returns:
-            A `Prediction`; of several, or with `window`, an iterator of them in order, in which an unreadable file is a
-            result with `error`.
+            A `Prediction`, of a segmenter a `PixelPrediction`; of several, with `window`, or of the frames of a video
+            for a segmenter, an iterator of them in order, in which an unreadable file is a result with `error`.
 
         Raises:
             DecodeError: The single file cannot be read.
@@ -237,7 +244,10 @@ class Model(Recogniser):
             raise UserError("stride is the distance between windows: add window")
         if window is not None and not self.is_video:
             raise UserError(f"window is for videos, and {self.source} is a network for images")
-        return items_of(source, self.protocol, fps=fps, in_seconds=window is not None)
+        is_single, items = items_of(source, self.protocol, fps=fps, in_seconds=window is not None)
+        is_path = isinstance(source, str | os.PathLike)
+        in_frames = isinstance(self.protocol, MaskProtocol) and is_path and is_video_file(os.fspath(source))
+        return is_single and not in_frames, items
 
     def __repr__(self) -> str:
         return f"<{self.source}: {self.outputs.describe()}, {self.protocol}, on {self.device}>"

@@ -136,6 +136,9 @@ def test_videos_and_streams_go_frame_by_frame(command, run, video, tmp_path, add
         assert np.array_equal(np.asarray(Image.open(mask)), prediction.output.classes)
         shares = [float(row[name]) for name in NAMES]
         assert shares == pytest.approx(list(prediction.output.shares.values()), abs=1e-6)
+    if not address:
+        results = list(mvrec.load(run, device="cpu").predict(video))
+        assert all(np.array_equal(x.pixels, frame) for x, frame in zip(results, frames, strict=True))
     with av.open(str(tmp_path / "over" / f"{name}.mp4")) as container:
         drawn = list(container.decode(video=0))
     assert [float(frame.pts * frame.time_base) for frame in drawn] == pytest.approx([0.1 * n for n in range(12)])

@@ -187,7 +187,7 @@ def test_exported_weights_score_and_recognize_as_the_run_does(command, trained, 
 
 
 def labelled(scenes: Path, mask: Path) -> np.ndarray:
-    """Where the true mask of a test image has a class."""
+    """The labelled pixels of a test image, bool (H, W)."""
     (true,) = (scenes / "masks/test").glob(f"{mask.stem}.*")
     return np.asarray(Image.open(true)) != NOT_LABELLED
 
