@@ -94,6 +94,16 @@ def test_windows_and_named_protocols_replace_the_checkpoints(command, run, image
         assert not np.array_equal(classes, expected_classes(run, path))
 
 
+@pytest.mark.parametrize("flag", ["--protocol=whole-ms-flip", "--slide"])
+def test_images_smaller_than_any_network_takes_are_segmented_too(command, tmp_path, flag):
+    save_segmenter(tmp_path / "full.ckpt", kind="all_stages")
+    for number, size in enumerate(((1, 1), (5, 7), (3, 90))):
+        write_scene(tmp_path / f"in/{number}.png", *size)
+    code, out, err = command("recognize", tmp_path / "in", "--ckpt", tmp_path / "full.ckpt", "--format=csv", flag)
+    assert code == 0, err
+    assert [sum(float(row[name]) for name in NAMES) for row in rows_of(out)] == pytest.approx([1, 1, 1], abs=1e-5)
+
+
 def test_masks_are_those_of_a_data_set(command, run, tmp_path):
     for number in range(4):
         write_scene(tmp_path / f"images/{number}.jpg", 60, 80, seed=number)

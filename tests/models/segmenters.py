@@ -23,8 +23,10 @@ NAMES = ["grüßen", "sky, high", "走る"]
 
 def segmenter_node(kind: str = "shunted", *, size: int = 64) -> dict[str, Any]:
     """`class_path` and `init_args` of a small network in stages."""
-    build = BUILDS["cloformer" if kind == "two_stages" else kind]
+    build = BUILDS["cloformer" if kind in ("two_stages", "all_stages") else kind]
     arguments = {**build.arguments, **build.shallower, "num_classes": 3, "image_size": size}
+    if kind == "all_stages":
+        arguments["stages"] = CLOFORMER_STAGES
     if kind == "two_stages":  # tracing takes seconds per stage
         arguments["stages"] = CLOFORMER_STAGES[1:3]
     if "stages" in arguments:

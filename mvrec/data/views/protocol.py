@@ -17,6 +17,8 @@ from mvrec.ranges import check_ranges
 
 FrameOrder = Literal["natural", "reversed", "shuffled"]
 
+LEAST_SIDE = 32  # pixels of a segmenter's input, the least that all image networks of the zoo take
+
 
 @dataclass(frozen=True)
 class Views:
@@ -337,8 +339,11 @@ class MaskProtocol(Protocol):
         return [Geometry(Box(0, 0, height, width), (height, width))]
 
     def network_size(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
-        """Return (height, width) of the network's input for an image, by the rounding of mmsegmentation."""
-        sides = rescaled_size(height, width, self.scale, ratio)
+        """Return (height, width) of the network's input for an image, by the rounding of mmsegmentation.
+
+        Sides of fewer pixels than `LEAST_SIDE` are stretched to it.
+        """
+        sides = [max(side, LEAST_SIDE) for side in rescaled_size(height, width, self.scale, ratio)]
         return -(-sides[0] // self.align) * self.align, -(-sides[1] // self.align) * self.align
 
     def windows(self, height: int, width: int) -> list[Box]:
