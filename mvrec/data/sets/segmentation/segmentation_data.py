@@ -242,6 +242,8 @@ class SegmentationData(RecognitionData):
             self.protocol_name,
             split="val" if split == "val" else self.test_split,
             size=self.size,
+            window=self.size,  # as large as training crops, and a third of it in common with the next
+            stride=max(2 * self.size // 3, 1),
             normalisation=self.normalisation,
         )
 
