@@ -62,12 +62,15 @@ def settle_in(limits: Limits, *, parent: int) -> None:
     import ctypes
     import resource
 
+    from mvrec.machine.large_pages import give_back_addresses
+
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: even a hung process ends with its parent
     if os.getppid() != parent:
         os._exit(0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the parent reports crashes; no core dump
     Path("/proc/self/oom_score_adj").write_text("700")
     if limits.memory is not None:
+        give_back_addresses()
         status = Path("/proc/self/status").read_text().split()
         bytes_now = 1024 * int(status[status.index("VmData:") + 1])
         most = bytes_now + int(limits.memory * 2**30)

@@ -5,6 +5,7 @@ written, and an entry of the processor's table of addresses whenever it is read.
 its time on that (benchmarks/large_pages.py). Importing this module costs nothing.
 """
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -33,6 +34,12 @@ def use_large_pages(environ: Mapping[str, str] = os.environ) -> str:
     if not _done:
         _done.append(_reason_against(environ) or _reserve())
     return _done[0]
+
+
+def give_back_addresses() -> None:
+    """Give back what is unused of the reserved addresses: they count as this process's memory under a limit of it."""
+    with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reason_against(environ: Mapping[str, str]) -> str | None:

@@ -75,3 +75,22 @@ def test_a_limit_of_addresses_is_no_error():
     done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=True)
     assert "small pages" in done.stdout
     assert str(2**24) in done.stdout
+
+
+@pytest.mark.skipif(not LARGE, reason="this kernel gives no large pages")
+def test_a_child_gets_no_more_memory_than_its_limit():
+    code = """
+from mvrec.machine.large_pages import use_large_pages
+from mvrec.processes import ChildError, Limits, apart
+
+assert use_large_pages({}).startswith("large pages")
+for size in (2**26, 2**30):
+    try:
+        print(len(apart(bytes, size, limits=Limits(60.0, 0.5))))
+    except ChildError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    allowed, refused = done.stdout.splitlines()
+    assert allowed == str(2**26)
+    assert "MemoryError" in refused
