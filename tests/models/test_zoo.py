@@ -98,6 +98,7 @@ DEVIATIONS = {
 
 @pytest.mark.parametrize("name", DEVIATIONS)
 def test_initial_weights_are_the_authors(name: str) -> None:
+    torch.manual_seed(0)  # tables are small: one draw in hundreds is off by a fifth
     model = create_model(name)
     for part, deviation in DEVIATIONS[name].items():
         weight = model.get_submodule(part).weight
