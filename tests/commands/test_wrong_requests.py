@@ -75,7 +75,7 @@ WRONG = {
             "images -o w.safetensors",
             "best.ckpt: the network of this run is none of the zoo: mvrec export writes it as it",
         ),
-        ("weights.pth -o w.pth", "--output must end in .safetensors, got w.pth"),
+        ("weights.pth -o w.pth", "let --output end in .safetensors"),
         ("weights.pth -o w.safetensors --model cloformer_s", "the weights are not those of cloformer_s"),
         ("weights.pth -o w.safetensors --model cloformer", "the zoo has no model 'cloformer'; did you mean"),
         ("cut.pth -o w.safetensors", "cut.pth: truncated: an unfinished download or copy"),
