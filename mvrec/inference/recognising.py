@@ -295,7 +295,8 @@ def item_views(item: Item, protocol: Protocol) -> Tensor:
         DecodeError: The file cannot be read.
     """
     if isinstance(protocol, MaskProtocol):
-        return torch.from_numpy(item.image(upright=protocol.upright)).permute(2, 0, 1)[None]
+        image = np.require(item.image(upright=protocol.upright), requirements="W")  # of PIL's views that is a copy
+        return torch.from_numpy(image).permute(2, 0, 1)[None]
     if isinstance(protocol, ImageProtocol):
         return protocol_view(item.image(upright=protocol.upright), protocol)
     assert isinstance(protocol, ClipProtocol)

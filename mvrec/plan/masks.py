@@ -12,7 +12,9 @@ from mvrec.plan.findings import SAMPLE, SMALL_SET, VAL_FRACTIONS, Findings, desc
 from mvrec.plan.media import probed
 
 
-def look_at_masks(root: Path, *, val_fraction: float | None = None, fold: str | None = None) -> Findings:
+def look_at_masks(
+    root: Path, *, val_fraction: float | None = None, fold: str | None = None, naming: Naming | None = None
+) -> Findings:
     """Look at a folder of images with masks: list them all, and open some images.
 
     Args:
@@ -20,20 +22,22 @@ def look_at_masks(root: Path, *, val_fraction: float | None = None, fold: str | 
         val_fraction: Share of the images that validate in a folder without splits; by default it follows from their
             number.
         fold: `data.fold`, which splits the images in place of `val_fraction`.
+        naming: How files are paired; by default by the same names.
 
     Raises:
         UserError: Images and masks are not of each other, or there is nothing to train on.
     """
+    naming = naming or Naming()
     fraction = VAL_FRACTIONS[True] if val_fraction is None else val_fraction
-    folders = find_mask_layout(root, Naming(), val_fraction=fraction)
+    folders = find_mask_layout(root, naming, val_fraction=fraction)
     rows = {split: list(folders.rows(split)) for split in SPLITS if folders.has(split)}
     if val_fraction is None and folders.splits_files and sum(map(len, rows.values())) >= SMALL_SET:
         fraction = VAL_FRACTIONS[False]
-        folders = find_mask_layout(root, Naming(), val_fraction=fraction)
+        folders = find_mask_layout(root, naming, val_fraction=fraction)
         rows = {split: list(folders.rows(split)) for split in SPLITS if folders.has(split)}
     layout: Layout = folders
     if fold is not None:
-        whole = find_mask_layout(root, Naming(), val_fraction=0.0)
+        whole = find_mask_layout(root, naming, val_fraction=0.0)
         layout = Folds(whole, Fold.parse(fold), target_of=lambda row: NoTarget())
         rows = {split: list(layout.rows(split)) for split in SPLITS if layout.has(split)}
     if not rows.get("train"):

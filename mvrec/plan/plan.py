@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mvrec.data.listing.class_names import mirrored_classes
+from mvrec.data.listing.mask_layouts import Naming
 from mvrec.errors import UserError
 from mvrec.plan.findings import Findings, look
 from mvrec.plan.kinds import DATA, MASKED, kind_of
@@ -19,6 +20,7 @@ from mvrec.runs.weights_origin import StartingPoint
 GPU_FEEDS = 1000  # files, below which one GPU is enough
 ENDS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")  # of a run, as the user sets them
 CLASS_NODES = ("data", "model.backbone", "model.optimizer")
+HEAD_KEYS = ("decoder", "channels")  # of a segmenter's weights
 SMALL_DECODER = 64  # channels
 IMAGE_DATA = "mvrec.data.ImageFolder"
 LONGEST_TEST, LONGEST_VAL = 5, 3  # clips per video
@@ -106,7 +108,8 @@ def make_plan(
     fold = overrides.get("data.fold")
     fraction = None if fraction is None else float(fraction)
     if masks:
-        findings = look_at_masks(root, val_fraction=fraction, fold=fold)
+        named = {key: overrides[f"data.{key}"] for key in Naming.__dataclass_fields__ if f"data.{key}" in overrides}
+        findings = look_at_masks(root, val_fraction=fraction, fold=fold, naming=Naming(**named))
     else:
         findings = look(root, kind, val_fraction=fraction, fold=fold, has_classes=has_classes, values=values)
     machine = this_machine(accelerator=str(overrides.get("trainer.accelerator") or "auto"))
@@ -128,6 +131,8 @@ def make_plan(
     elif masks:
         size = crop_size(findings, machine)
         choices.append(Choice("data.size", size, "crops fit for this machine, and no larger than the images"))
+        head = start.details.get("head") or {} if start is not None else {}
+        choices += [Choice(f"model.{key}", head[key], "as the weights have it") for key in HEAD_KEYS if key in head]
     if not has_recipe:
         choices += [] if masks else _augmentation(findings)
         choices += _learning(

@@ -173,7 +173,8 @@ def _learning_lines(plan: Plan, run: Resolved) -> Iterator[Line]:
     every = run.value("trainer.check_val_every_n_epoch") or 1
     text += f", validated every {every} epochs" if every > 1 else ""
     text += f", each of {files} {plan.findings.kind.noun}s{_set(run, *keys)}{_why(plan, run, *keys)}"
-    yield Line("steps", text, f"--trainer.max_epochs {epochs} --data.batch_size {batch}")
+    length = f"--trainer.max_epochs {epochs}" if epochs and epochs > 0 else f"--trainer.max_steps {most}"
+    yield Line("steps", text, f"{length} --data.batch_size {batch}")
     optimizer = run.value("model.optimizer") or {}
     arguments = optimizer.get("init_args") or {}
     name = str(optimizer.get("class_path", "AdamW")).rpartition(".")[2]

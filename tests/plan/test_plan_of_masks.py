@@ -79,3 +79,37 @@ def test_init_writes_a_segmenter(command, tmp_path, weights):
     assert "label_smoothing" not in plan["model"]["init_args"]
     code, _, err = command("init", root, "-o", output, "--model", "Classification")
     assert code == 2, err  # its folders are no classes
+
+
+def test_the_plan_pairs_files_as_the_flags_say(command, tmp_path):
+    root, output = write(tmp_path / "scenes", "images", "masks"), tmp_path / "plan.yaml"
+    (root / "masks/3.png").unlink()
+    assert command("init", root, "-o", output)[0] == 2
+    code, _, err = command("init", root, "-o", output, "--data.unpaired", "skip")
+    assert code == 0, err
+    for mask in list((root / "masks").iterdir()):
+        mask.rename(mask.with_stem(f"{mask.stem}_mask"))
+    flags = ["--data.unpaired", "skip", "--data.mask_suffix", "_mask"]
+    output.unlink()
+    code, _, err = command("init", root, "-o", output, *flags)
+    assert code == 0, err
+    assert yaml.safe_load(output.read_text())["data"]["init_args"]["mask_suffix"] == "_mask"
+
+
+def test_the_plan_of_a_segmenters_weights_keeps_its_head(command, tmp_path):
+    root, output = write(tmp_path / "scenes", "images", "masks"), tmp_path / "plan.yaml"
+    flags = [
+        "--trainer.max_steps",
+        1,
+        "--trainer.limit_val_batches",
+        1,
+        "--model.decoder",
+        "segformer",
+        "--data.size",
+        32,
+    ]
+    assert command("fit", "--data.root", root, "--run_dir", tmp_path / "run", *flags, "--model.channels", 8)[0] == 0
+    code, _, err = command("init", root, "-o", output, "--model.weights", tmp_path / "run")
+    assert code == 0, err
+    model = yaml.safe_load(output.read_text())["model"]["init_args"]
+    assert (model["decoder"], model["channels"]) == ("segformer", 8)

@@ -98,7 +98,8 @@ def _numbers(image: Image.Image, path: Path, colours: Colours) -> npt.NDArray[np
         colour = tuple(int(part) for part in np.asarray(image.convert("RGB"))[row, column])
         raise MaskError(
             path,
-            f"{int(strange.sum())} pixels have colours of no class, such as {colour} at column {column}, row {row}",
+            f"{int(strange.sum())} pixels have colours of no class, such as {colour} at column {column}, row {row}: "
+            f"add a line `name {' '.join(map(str, colour))}` to the file of colours",
         )
     return np.array(list(colours.values()), np.uint8)[order][places]
 

@@ -127,7 +127,7 @@ class ClassList:
         ignored = {*self.ignored, *((0,) if self.zero_is_none else ())}
         remaining = [value for value in counts.present if value not in ignored]
         far = not self.zero_is_none and self.values is None and _FAR in remaining and set(remaining) <= {0, _FAR}
-        far = far and (self.names is None or len(self.names) == 2)
+        far = far and (0 in remaining if self.names is None else len(self.names) == 2)
         if not far and NOT_LABELLED not in (self.values or ()):
             ignored.add(NOT_LABELLED)
             remaining = [value for value in remaining if value != NOT_LABELLED]
@@ -174,6 +174,7 @@ def values_text(counts: ValueCounts, coding: MaskCoding) -> str:
     for value in by_size[:SHOWN]:
         name = "not labelled" if value in coding.ignored else name_of[value]
         name = "" if name == str(value) else f" {name}"
-        parts.append(f"{value}{name} {100 * int(counts.pixels[value]) / total:.2g} %")
+        share = 100 * int(counts.pixels[value]) / total
+        parts.append(f"{value}{name} {share:.{0 if share >= 10 else 1}f} %")
     more = f" and {len(by_size) - SHOWN} more values" if len(by_size) > SHOWN else ""
     return ", ".join(parts) + more
