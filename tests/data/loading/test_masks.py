@@ -103,9 +103,9 @@ def test_a_colour_of_no_class_is_named_with_its_place(tmp_path):
     pixels[4:6, 7] = (254, 0, 0)
     Image.fromarray(pixels).save(tmp_path / "mask.png")
     cause = refusal(tmp_path / "mask.png", colours=COLOURS)
-    assert (
-        cause
-        == "2 pixels have colours of no class, such as (254, 0, 0) at column 7, row 4: add a line `name 254 0 0` to the file of colours"
+    assert cause == (
+        "2 pixels have colours of no class, such as (254, 0, 0) at column 7, row 4: "
+        "add a line `name 254 0 0` to the file of colours"
     )
 
 
