@@ -221,7 +221,8 @@ def test_a_number_starts_as_many_processes_like_torchrun_and_fails_with_one_of_t
     program = """
 import os, sys
 names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
-print(*(os.environ[name] for name in names), int(os.environ["MASTER_PORT"]) > 0, *sys.argv[1:], flush=True)
+words = (*(os.environ[name] for name in names), str(int(os.environ["MASTER_PORT"]) > 0), *sys.argv[1:])
+os.write(1, (" ".join(words) + "\\n").encode())  # at once, next to the other process
 sys.exit(os.environ["RANK"] == os.environ.get("FAILS"))
 """
     monkeypatch.setattr(doctor, "_ONE_OF_MANY", program)
