@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from mvrec.cli.config_check import Entry, as_value, last_value
 from mvrec.cli.parse_errors import said_of_key
+from mvrec.data.listing.root import has_masks
 from mvrec.errors import UserError
 from mvrec.files import at_home
-from mvrec.plan.kinds import DATA, MASKED, has_masks, kind_of, lists_values
+from mvrec.plan.kinds import DATA, MASKED, kind_of, lists_values
 
 if TYPE_CHECKING:
     from mvrec.plan.learning import Choice
@@ -54,7 +55,7 @@ def data_of_folder(settings: Sequence[Entry]) -> Entry:
 def _segments(settings: Sequence[Entry], root: Path) -> bool:
     """Return whether a folder's masks are to be learned: unless the user names another task."""
     named = next((entry for entry in reversed(settings) if entry.key == "model" and isinstance(entry.value, str)), None)
-    return has_masks(root) and (named is None or named.value.rpartition(".")[2] == SEGMENTATION)
+    return has_masks(root, splits=("train",)) and (named is None or named.value.rpartition(".")[2] == SEGMENTATION)
 
 
 def task_of_folder(settings: Sequence[Entry]) -> Entry | None:
@@ -67,7 +68,7 @@ def task_of_folder(settings: Sequence[Entry]) -> Entry | None:
     root = last_value(settings, "data.root")
     if root is None or any(entry.key == "model" and isinstance(entry.value, str) for entry in settings):
         return None
-    if has_masks(at_home(root.value)):
+    if has_masks(at_home(root.value), splits=("train",)):
         return Entry("model", f"mvrec.tasks.{SEGMENTATION}", root.where, is_class=True)
     if last_value(settings, "data.values") is None and not lists_values(at_home(root.value)):
         return None

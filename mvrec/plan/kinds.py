@@ -7,9 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from mvrec.data.listing.file_kinds import IMAGE_FOLDERS, IMAGES, MASK_FOLDERS, SPLIT_FOLDERS, VIDEOS, Kind
-from mvrec.data.listing.lists import VALUE, open_text, read_header
-from mvrec.data.listing.root import check_root
+from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
+from mvrec.data.listing.lists import VALUE
+from mvrec.data.listing.root import check_root, lists_column
 from mvrec.errors import UserError
 
 DEEPEST = 4  # levels below the root that may hold files: split/class/folder/file
@@ -57,38 +57,13 @@ def kind_of(root: Path) -> Kind:
     return IMAGES if images > videos else VIDEOS
 
 
-def has_masks(root: Path) -> bool:
-    """Return whether a folder holds images with masks: folders of both, also in that of a split, or a list of both."""
-    if _lists_column(root, "mask"):
-        return True
-    try:
-        names = {entry.name for entry in os.scandir(root) if entry.is_dir()}
-    except OSError:  # `kind_of` says so
-        return False
-    places = [names, *(_folders_in(root / name) for name in names if name in SPLIT_FOLDERS["train"])]
-    return any(place.intersection(IMAGE_FOLDERS) and place.intersection(MASK_FOLDERS) for place in places)
-
-
-def _folders_in(folder: Path) -> set[str]:
-    return {entry.name for entry in os.scandir(folder) if entry.is_dir()}
-
-
 def lists_values(root: Path) -> bool:
     """Return whether the training list of a folder has a column `value`, and none of labels.
 
     Raises:
         UserError: The list cannot be opened.
     """
-    return _lists_column(root, VALUE)
-
-
-def _lists_column(root: Path, column: str) -> bool:
-    path = next((path for ending in LIST_ENDINGS if (path := root / f"train{ending}").is_file()), None)
-    if path is None:
-        return False
-    with open_text(path) as file:
-        header = read_header(file.readline(), needed=("path", column), delimiters=",;\t")
-    return header is not None and not {"label", "labels"} & {*header[0]}
+    return lists_column(root, "train", VALUE)
 
 
 def count_files(root: Path) -> Counts:

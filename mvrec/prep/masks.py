@@ -50,7 +50,7 @@ def find_data(options: argparse.Namespace) -> "SegmentationData | None":
     if not options.root.is_dir():
         return None
     from mvrec import data
-    from mvrec.data.listing.mask_layouts import has_masks
+    from mvrec.data.listing.root import has_masks
 
     name = options.layout
     if name == "auto" and has_masks(options.root):
@@ -79,9 +79,7 @@ def refuse(root: Path, *, job: str, reason: str) -> None:
     Raises:
         UserError: The root has masks.
     """
-    if not root.is_dir():  # which the job says
-        return
-    from mvrec.data.listing.mask_layouts import has_masks
+    from mvrec.data.listing.root import has_masks
 
     if has_masks(root):
         raise UserError(f"mvrec prep {job}: {root} has images with masks, {reason}")

@@ -5,8 +5,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from mvrec.data.listing.root import has_masks
 from mvrec.errors import UserError
-from mvrec.plan.kinds import has_masks
 from mvrec.plan.masks import look_at_masks
 
 
@@ -32,7 +32,7 @@ def write(root, *folders, count=10, side=48):
     ],
 )
 def test_folders_of_images_and_masks_are_told_from_classes(tmp_path, folders, masked):
-    assert has_masks(write(tmp_path, *folders, count=1)) is masked
+    assert has_masks(write(tmp_path, *folders, count=1), splits=("train",)) is masked
 
 
 def test_lists_of_masks_are_told_from_lists_of_classes_and_planned(tmp_path):
@@ -44,6 +44,13 @@ def test_lists_of_masks_are_told_from_lists_of_classes_and_planned(tmp_path):
     findings = look_at_masks(tmp_path)
     assert (findings.files, findings.has_splits, findings.val_fraction) == ({"train": 4, "val": 2}, True, 0)
     (tmp_path / "train.csv").write_text("path,label,mask\nset/images/0.png,a,b\n")
+    assert not has_masks(tmp_path, splits=("train",))
+
+
+def test_folders_of_boxes_are_no_masks(tmp_path):
+    write(tmp_path, "images/train")
+    (tmp_path / "labels/train").mkdir(parents=True)
+    (tmp_path / "labels/train/0.txt").write_text("0 0.5 0.5 0.1 0.1")
     assert not has_masks(tmp_path)
 
 

@@ -16,7 +16,7 @@ from mvrec.data.listing.file_kinds import (
 )
 from mvrec.data.listing.folds import path_share
 from mvrec.data.listing.layouts import SPLITS, Layout, files_below, skipped_text
-from mvrec.data.listing.lists import Row, open_text, read_header, read_rows
+from mvrec.data.listing.lists import Row, open_text, read_rows
 from mvrec.errors import UserError
 
 MASKS = Kind("mask", IMAGE_EXTENSIONS, nested=True)
@@ -332,17 +332,6 @@ def find_mask_layout(root: Path, naming: Naming, *, val_fraction: float) -> Mask
     """
     folders = MaskFolders(root, naming, val_fraction=val_fraction)
     return MaskLists.found(root, naming, folders=folders.named_folders()) or folders
-
-
-def has_masks(root: Path) -> bool:
-    """Return whether a data set has masks: a list with a column for them, or image files in a folder for them."""
-    lists = [root / f"{split}{ending}" for split in SPLITS for ending in (".csv", ".tsv")]
-    for path in filter(Path.is_file, lists):
-        with open_text(path) as file:
-            return read_header(file.readline(), needed=("path", "mask"), delimiters=",;\t") is not None
-    layout = MaskFolders(root, Naming(), val_fraction=0.5)
-    folders = [layout.folders(split) for split in SPLITS if layout.has(split)]
-    return any(next(files_below(str(masks), MASKS), None) is not None for _, masks in folders)
 
 
 def _relative(folder: Path, root: Path) -> str:
