@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from mvrec.data.views.protocol import kind_of
 from mvrec.errors import DecodeError
 from mvrec.report.charts import jpeg_data
-from mvrec.report.markup import Html, tag
+from mvrec.report.markup import Html, join, table, tag
 
+SHOWN_FAILURES = 50  # files that a page lists
 Read = TypeVar("Read")
 Thumbnails = Callable[[Any], Sequence[bytes]]  # for a row with `path` and `span`
 
@@ -152,6 +153,16 @@ def film(row: Any, thumbnails: Thumbnails, *, about: str) -> tuple[Html, str]:
         for place, picture in enumerate(pictures, 1)
     ]
     return tag("div", *shown, class_="film"), "mistake still" if len(pictures) == 1 else "mistake"
+
+
+def failures_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Html:
+    """Return the files that could not be read as a table, of which the first ones are shown; nothing without any."""
+    if not rows:
+        return Html("")
+    parts = [table(header, rows[:SHOWN_FAILURES])]
+    if len(rows) > SHOWN_FAILURES:
+        parts.append(tag("p", f"{len(rows) - SHOWN_FAILURES} more are in predictions.csv."))
+    return join(parts)
 
 
 def csv_rows(path: Path) -> Iterator[dict[str, str]]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mvrec.report.charts import Panel, bar, line_chart, png_data
 from mvrec.report.markup import Html, folded, join, name_of, table, tag
-from mvrec.report.sections import RunResults, Section, TaskReport, Thumbnails, film
+from mvrec.report.sections import RunResults, Section, TaskReport, Thumbnails, failures_table, film
 from mvrec.tasks.chance import wilson
 from mvrec.tasks.classification.run_results import (
     ClassScore,
@@ -24,7 +24,6 @@ from mvrec.tasks.classification.run_results import (
 MOST_CELLS = 26  # classes in a table of counts; a larger matrix is an image
 MOST_BARS = 40  # classes with a bar each; of more, only the best and worst
 SHOWN_PAIRS = 20
-SHOWN_FAILURES = 50
 
 _TITLES = {
     "map": "Mean average precision (mAP)",
@@ -358,10 +357,5 @@ def _names(names: Sequence[str]) -> str:
 def failures_section(predictions: Sequence[Prediction]) -> Html:
     """Return the files that could not be read, with the cause."""
     failed = [row for row in predictions if row.error]
-    if not failed:
-        return Html("")
     rows = [(name_of(row.path), name_of(_names(row.labels)) if row.labels else "", row.error) for row in failed]
-    parts = [table(("file", "class", "cause"), rows[:SHOWN_FAILURES])]
-    if len(rows) > SHOWN_FAILURES:
-        parts.append(tag("p", f"{len(rows) - SHOWN_FAILURES} more are in predictions.csv."))
-    return join(parts)
+    return failures_table(("file", "class", "cause"), rows)

@@ -6,11 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvrec.report.charts import scatter_chart
-from mvrec.report.markup import Html, join, name_of, table, tag
-from mvrec.report.sections import RunResults, Section, TaskReport, Thumbnails, csv_rows, film, mapping, number
+from mvrec.report.markup import Html, join, name_of, tag
+from mvrec.report.sections import (
+    RunResults,
+    Section,
+    TaskReport,
+    Thumbnails,
+    csv_rows,
+    failures_table,
+    film,
+    mapping,
+    number,
+)
 from mvrec.tasks.regression.predictions import PREDICTED
 
-SHOWN_FAILURES = 50
 _TITLES = {"r2": "R\N{SUPERSCRIPT TWO}", "mae": "Mean absolute error", "rmse": "Root mean squared error"}
 _TITLES["spearman"] = "Spearman correlation"
 
@@ -112,12 +121,7 @@ class RegressionReport(TaskReport):
 
     def _failures(self) -> Html:
         rows = [(name_of(row.path), row.error) for row in self.predictions if row.error]
-        if not rows:
-            return Html("")
-        parts = [table(("file", "cause"), rows[:SHOWN_FAILURES])]
-        if len(rows) > SHOWN_FAILURES:
-            parts.append(tag("p", f"{len(rows) - SHOWN_FAILURES} more are in predictions.csv."))
-        return join(parts)
+        return failures_table(("file", "cause"), rows)
 
 
 def read_predictions(path: Path) -> list[Prediction]:

@@ -1,52 +1,31 @@
 """The class numbers of masks in a checkpoint's order."""
 
-from collections.abc import Iterable
-from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mvrec.data.loading.batch import BadSample, ClipBatch
-from mvrec.data.views.targets import NOT_LABELLED, MaskMap
+from mvrec.data.views.targets import NOT_LABELLED, MaskMap, Target
 from mvrec.tasks.classification.class_match import ClassMatch
 
 
-class ClassNumbers:
-    """Maps the data's class numbers to a checkpoint's, by name.
+class ClassNumbers(ClassMatch):
+    """`ClassMatch` for masks: a class per pixel, and pixels without one."""
 
-    Args:
-        saved: The checkpoint's names in label order.
-        names: The data's names in label order.
-
-    Attributes:
-        names: The checkpoint's names.
-        order: int64 (K,), the checkpoint's number of each of the data's classes; `None` if they are equal.
-
-    Raises:
-        UserError: The names differ, with the first difference, or their number does.
-    """
-
-    def __init__(self, saved: Iterable[str], names: Iterable[str]) -> None:
-        match = ClassMatch(saved, names)
-        self.names, self.order = match.names, match.order
-        table = torch.full((NOT_LABELLED + 1,), NOT_LABELLED)
-        count = len(self.names)
-        table[:count] = torch.arange(count) if self.order is None else self.order
-        self._table = table
-
-    def renumbered(self, batch: ClipBatch) -> ClipBatch:
-        """Return a batch whose masks, also those of unreadable images, have the checkpoint's numbers."""
+    def labels(self, labels: Any) -> Any:
+        """Convert masks int64 (B, H, W), or a list of (H, W), of the data to the checkpoint's order."""
         if self.order is None:
-            return batch
-        masks = batch.targets
-        targets = [self._map(mask) for mask in masks] if isinstance(masks, list) else self._map(masks)
-        return replace(batch, targets=targets, bad=tuple(map(self._bad, batch.bad)))
+            return labels
+        return [self._mapped(mask) for mask in labels] if isinstance(labels, list) else self._mapped(labels)
 
-    def _map(self, mask: Tensor) -> Tensor:
-        return self._table.to(mask.device)[mask.long()]
+    def target(self, target: Target) -> Target:
+        """Return a mask with the checkpoint's numbers."""
+        if self.order is None or not isinstance(target, MaskMap):
+            return target
+        return MaskMap(self._mapped(torch.from_numpy(target.classes.astype("int64"))).numpy().astype("uint8"))
 
-    def _bad(self, entry: BadSample) -> BadSample:
-        if not isinstance(entry.target, MaskMap):
-            return entry
-        mapped = self._map(torch.from_numpy(entry.target.classes.copy())).numpy().astype("uint8")
-        return entry._replace(target=MaskMap(mapped))
+    def _mapped(self, mask: Tensor) -> Tensor:
+        assert self.order is not None
+        numbers = torch.full((NOT_LABELLED + 1,), NOT_LABELLED)
+        numbers[: len(self.order)] = self.order
+        return numbers.to(mask.device)[mask.long()]

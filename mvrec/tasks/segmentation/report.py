@@ -11,13 +11,12 @@ import numpy.typing as npt
 from mvrec.data.views.targets import NOT_LABELLED
 from mvrec.report.charts import bar, png_data
 from mvrec.report.markup import Html, folded, join, name_of, table, tag
-from mvrec.report.sections import RunResults, Section, TaskReport, Thumbnails, csv_rows, film
+from mvrec.report.sections import RunResults, Section, TaskReport, Thumbnails, csv_rows, failures_table, film
 from mvrec.tasks.classification.report import confusion_section
 from mvrec.tasks.classification.run_results import read_confusion
 from mvrec.tasks.segmentation.colours import colours
 from mvrec.tasks.segmentation.predictions import WORST
 
-SHOWN_FAILURES = 50
 MOST_SIDE = 320  # pixels of a map in the page
 _TITLES = {"miou": "Mean intersection over union (mIoU)", "mean_accuracy": "Mean class accuracy"}
 
@@ -158,12 +157,7 @@ class SegmentationReport(TaskReport):
 
     def _failures(self) -> Html:
         rows = [(name_of(row.path), row.error) for row in self.images if row.error]
-        if not rows:
-            return Html("")
-        parts = [table(("file", "cause"), rows[:SHOWN_FAILURES])]
-        if len(rows) > SHOWN_FAILURES:
-            parts.append(tag("p", f"{len(rows) - SHOWN_FAILURES} more are in predictions.csv."))
-        return join(parts)
+        return failures_table(("file", "cause"), rows)
 
 
 def difference(predicted: Maps, true: Maps) -> Maps:

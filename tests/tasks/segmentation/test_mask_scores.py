@@ -111,5 +111,5 @@ def test_the_maps_of_the_worst_images_are_kept():
 def test_class_numbers_follow_the_names():
     numbers = ClassNumbers(["sky", "sea", "land"], ["land", "sky", "sea"])
     mask = torch.tensor([[0, 1, 2, NOT_LABELLED]])
-    assert numbers._map(mask).tolist() == [[2, 0, 1, NOT_LABELLED]]
+    assert numbers.labels(mask).tolist() == [[2, 0, 1, NOT_LABELLED]]
     assert ClassNumbers(["a", "b"], ["a", "b"]).order is None
