@@ -18,10 +18,32 @@ from torch.utils.data import get_worker_info
 from mvrec.data.loading.batch import PADDING_ID, BadSample, Item, SampleKey
 from mvrec.data.loading.quarantine import Quarantine
 from mvrec.data.loading.samples import EvalSamples, TrainSamples, reading
-from mvrec.errors import DecodeError
+from mvrec.errors import DecodeError, UserError
 from mvrec.processes import Channel, Child, ChildError, Limits, is_out_of_memory
 
 MAX_KILLS = 10  # kills in one training batch or one evaluation before the run stops
+
+
+def reading_limits(seconds: float | None, memory: float | None, *, patience: float | None) -> Limits | None:
+    """Return the limits of reading a file; `None` without any.
+
+    Args:
+        seconds: `data.decode_timeout`.
+        memory: `data.decode_memory`, in GiB.
+        patience: Seconds that other processes of the run wait for this one; `None` without others, or for ever.
+
+    Raises:
+        UserError: The others would stop waiting before the files that hang are given up.
+    """
+    if seconds is None and memory is None:
+        return None
+    longest = MAX_KILLS * (seconds or 0)
+    if patience is not None and longest >= patience:
+        raise UserError(
+            f"data.decode_timeout={seconds:g}: {MAX_KILLS} files that hang would take {longest:g} s, and the other "
+            f"processes wait {patience:g} s: set a shorter one, or a longer timeout for trainer.strategy"
+        )
+    return Limits(seconds, memory)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from mvrec.data.listing.lists import Row
 from mvrec.data.listing.root import check_root
 from mvrec.data.listing.row_targets import TargetOf, row_values, value_columns, value_names
 from mvrec.data.loading.batch import ClipBatch
-from mvrec.data.loading.guard import MAX_KILLS
+from mvrec.data.loading.guard import reading_limits
 from mvrec.data.loading.loader import ClipLoader, EvalBatches, TrainBatches, Unwrapped, worker_count
 from mvrec.data.loading.samples import EvalSamples, TrainSamples
 from mvrec.data.sets.whole_signature import WholeSignature
@@ -412,17 +412,9 @@ class RecognitionData(WholeSignature, L.LightningDataModule):
         )
 
     def _limits(self) -> Limits | None:
-        if self.decode_timeout is None and self.decode_memory is None:
-            return None
-        longest = MAX_KILLS * (self.decode_timeout or 0)
-        patience = collective_timeout(self.trainer.strategy) if self.trainer is not None else None
-        if self._world_size > 1 and patience is not None and longest >= patience.total_seconds():
-            raise UserError(
-                f"data.decode_timeout={self.decode_timeout:g}: {MAX_KILLS} files that hang would take {longest:g} s, "
-                f"and the other processes wait {patience.total_seconds():g} s: set a shorter one, or a longer timeout "
-                "for trainer.strategy"
-            )
-        return Limits(self.decode_timeout, self.decode_memory)
+        timeout = collective_timeout(self.trainer.strategy) if self.trainer is not None else None
+        patience = timeout.total_seconds() if timeout is not None and self._world_size > 1 else None
+        return reading_limits(self.decode_timeout, self.decode_memory, patience=patience)
 
     def _quarantine(self) -> Path | None:
         loggers = self.trainer.loggers if self.trainer is not None else []
