@@ -43,11 +43,24 @@ def give_back_addresses() -> None:
 
 
 def _reason_against(environ: Mapping[str, str]) -> str | None:
-    if not sys.platform.startswith("linux"):
-        return "small pages: only Linux has large ones on request"
     of_user = next((name for name in environ if name.startswith(VARIABLES) and environ[name]), None)
     if of_user is not None:
         return f"as {of_user} in the environment says"
+    if not sys.platform.startswith("linux"):
+        return "small pages: only Linux has large ones on request"
+    if _has_limits():  # libraries and threads need addresses, too
+        return "small pages: addresses are limited (ulimit -v, ulimit -d)"
+    return _refused_by_kernel()
+
+
+def _has_limits() -> bool:
+    import resource  # which Windows lacks
+
+    limits = (resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    return any(soft != resource.RLIM_INFINITY for soft in limits)
+
+
+def _refused_by_kernel() -> str | None:
     try:
         setting, overcommit = SETTING.read_text(), OVERCOMMIT.read_text().strip()
     except OSError:
@@ -78,5 +91,5 @@ def _reserve() -> str:
     mallopt(_MMAP_MAX, _MMAP_MAX_DEFAULT)
     start = (block or 0) & -_PAGE
     if not block or madvise(start, size, _HUGE_PAGES) != 0:
-        return "small pages: the system refused the reservation (ulimit -v, ulimit -d)"
+        return "small pages: the system refused the reservation"
     return f"large pages, {size / 2**30:.0f} GiB of addresses reserved, set by mvrec"

@@ -69,12 +69,14 @@ def test_memory_stays_small_where_the_user_or_the_system_says_so(
     assert text in use_large_pages(environment)
 
 
-def test_a_limit_of_addresses_is_no_error():
+@pytest.mark.parametrize(("limit", "gigabytes"), [("AS", 1), ("AS", 64), ("DATA", 1), ("DATA", 64)])
+def test_where_addresses_are_limited_none_are_reserved(limit, gigabytes):
+    """They would be missing for libraries and threads."""
     code = "from mvrec.machine.large_pages import use_large_pages; print(use_large_pages({})); print(len(bytes(2**24)))"
-    limited = f"import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); {code}"
+    most = gigabytes * 2**30
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_{limit}, ({most}, {most})); {code}"
     done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=True)
-    assert "small pages" in done.stdout
-    assert str(2**24) in done.stdout
+    assert done.stdout.splitlines() == ["small pages: addresses are limited (ulimit -v, ulimit -d)", str(2**24)]
 
 
 @pytest.mark.skipif(not LARGE, reason="this kernel gives no large pages")
