@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 STATUSES = ("ok", "corrupt", "missing", "timeout", "short")
 _FRAMES_AT_ONCE = 32
-_CAUSES = 10  # named in the table; the report names every file
 
 
 class Task(NamedTuple):
@@ -253,16 +252,8 @@ def summary(result: Verdict) -> str:
         counted["total"] = sum(result.counts.values(), Counter())
     rows = [[split, *(counts[s] for s in STATUSES), counts.total()] for split, counts in counted.items()]
     text = console.table(["split", *STATUSES, "all"], rows)
-    causes: Counter[tuple[str, str]] = Counter()
-    examples: dict[tuple[str, str], str] = {}
-    for _, row, status, cause in result.bad:
-        causes[status, cause] += 1
-        examples.setdefault((status, cause), row.path)
-    if causes:
-        lines = [[f"{s}: {c}", n, shown(examples[s, c])] for (s, c), n in causes.most_common(_CAUSES)]
-        text += "\n\n" + console.table(["cause", "rows", "for example"], lines)
-        if len(causes) > _CAUSES:
-            text += f"\n... and {len(causes) - _CAUSES} more causes, see report.json"
+    bad = ((status, cause, row.path) for _, row, status, cause in result.bad)
+    text += console.causes_table(bad, noun="rows")
     if result.repeated:
         text += f"\n\n{result.repeated} rows repeat an earlier one; they were checked once and stay in the lists"
     return text

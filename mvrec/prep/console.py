@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
@@ -16,6 +17,7 @@ from mvrec.messages import CommandParser
 from mvrec.prep.jobs import stop
 
 ALL_FINE, SOME_BAD, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
+_CAUSES = 10  # named in a table; report.json names every file
 
 
 def parser(name: str, description: str) -> CommandParser:
@@ -77,6 +79,25 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         lines.append("  ".join([first.strip().ljust(widths[0]), *others]).rstrip())
     return "\n".join(lines)
+
+
+def causes_table(bad: Iterable[tuple[str, str, str]], *, noun: str) -> str:
+    """Return the most frequent causes under their names, with an example of each, after a blank line; "" of nothing.
+
+    Args:
+        bad: Status, cause and file of each.
+        noun: What is counted, in the plural.
+    """
+    causes: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], str] = {}
+    for status, cause, path in bad:
+        causes[status, cause] += 1
+        examples.setdefault((status, cause), path)
+    if not causes:
+        return ""
+    rows = [[f"{s}: {shown(c)}", count, shown(examples[s, c])] for (s, c), count in causes.most_common(_CAUSES)]
+    more = f"\n... and {len(causes) - _CAUSES} more causes, see report.json" if len(causes) > _CAUSES else ""
+    return "\n\n" + table(["cause", noun, "for example"], rows) + more
 
 
 def shown(text: str | os.PathLike[str]) -> str:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 LAYOUTS = ("masks", "ade20k", "cityscapes", "voc")
 STATUSES = ("ok", "corrupt", "missing", "timeout", "form", "size", "value", "unlabelled")
 SPLITS = ("train", "val", "test")
-_CAUSES = 10  # named in the table; the report names every file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -384,17 +383,8 @@ def _check_text(
     counted = {split: Counter(status for _, status, _ in judged) for split, judged in verdicts.items()}
     lines = [[split, *(counts[status] for status in STATUSES), counts.total()] for split, counts in counted.items()]
     text = console.table(["split", *STATUSES, "all"], lines)
-    causes: Counter[tuple[str, str]] = Counter()
-    examples: dict[tuple[str, str], str] = {}
-    for row, status, cause in (entry for judged in verdicts.values() for entry in judged):
-        if status != "ok":
-            causes[status, cause] += 1
-            examples.setdefault((status, cause), row.path)
-    if causes:
-        rows = [[f"{s}: {shown(c)}", n, shown(examples[s, c])] for (s, c), n in causes.most_common(_CAUSES)]
-        text += "\n\n" + console.table(["cause", "images", "for example"], rows)
-        if len(causes) > _CAUSES:
-            text += f"\n... and {len(causes) - _CAUSES} more causes, see report.json"
+    bad = ((status, cause, row.path) for judged in verdicts.values() for row, status, cause in judged if status != "ok")
+    text += console.causes_table(bad, noun="images")
     turned = sum(record.get("turned", False) for record in records.values())
     if turned:
         text += f"\n\n{turned} images are turned by their EXIF blocks; their masks must be those of the turned images"

@@ -181,6 +181,7 @@ class Segmentation(Task):
         write_predictions(path, scores, paths=paths, columns=index.columns())
         log.info("scores of images in %s", path)
         if stage == "predict":
+            log.info("masks and shares of classes are what mvrec recognize writes: --masks FOLDER, -o FILE.csv")
             return
         write_per_class(folder / "per_class.csv", scores, class_names=self.class_names)
         write_confusion(folder / "confusion.csv", scores, class_names=self.class_names)
