@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mvrec.files import atomic_path
+from mvrec.files import atomic_path, shown
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -187,7 +187,7 @@ def write_png(path: Path, picture: Pixels, *, about: str = "") -> None:
     from PIL import Image, PngImagePlugin
 
     text = PngImagePlugin.PngInfo()
-    text.add_itxt("Description", about)
+    text.add_itxt("Description", shown(about))
     with atomic_path(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG", pnginfo=text)
 
@@ -252,7 +252,7 @@ class Mp4Writer:
 
         temporary = self._files.enter_context(atomic_path(self.path))
         self._container = self._files.enter_context(av.open(str(temporary), "w", format="mp4"))
-        self._container.metadata["comment"] = self.about
+        self._container.metadata["comment"] = shown(self.about)
         return self
 
     def write(self, picture: Pixels, *, seconds: float | None = None) -> None:

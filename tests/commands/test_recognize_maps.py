@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 import shutil
 from pathlib import Path
@@ -154,6 +155,16 @@ def test_videos_and_streams_go_frame_by_frame(command, run, video, tmp_path, add
     assert [float(frame.pts * frame.time_base) for frame in drawn] == pytest.approx([0.1 * n for n in range(12)])
     overlay = painted(frames[5], np.asarray(Image.open(masks[5])), colours(recogniser.backbone.num_classes))
     assert np.abs(drawn[5].to_ndarray(format="rgb24")[:75, :97].astype(int) - overlay[:75, :97]).mean() < 8
+
+
+def test_names_of_files_need_not_be_utf8(command, run, images, video, tmp_path):
+    out = tmp_path / "overlays"
+    for source in (images / "below/b.jpg", video):
+        name = tmp_path / f"\udcff{source.suffix}"
+        os.link(source, name)
+        code, _, err = command("recognize", name, "--ckpt", run, "--overlays", out, "--masks", tmp_path / "masks")
+        assert code == 0, err
+    assert {path.name for path in out.iterdir()} == {"legend.png", "\udcff.png", "\udcff.mp4"}
 
 
 def test_spans_of_a_list_are_segmented_alone(command, run, video, tmp_path):
