@@ -37,7 +37,7 @@ class TimmModel(Backbone):
         """Width of the classifier's input."""
         return self.num_features
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *inputs: Tensor) -> Tensor:
         """Map images `(B, C, H, W)` to raw logits, or to features if there are no classes."""
         return self.forward_head(self.forward_features(x))
 

@@ -37,8 +37,8 @@ class Level:
 class MapsHead(nn.Module):
     """A head that reads the maps of a network, fine to coarse, in place of its one vector.
 
-    A subclass writes `forward(maps, size)`: maps `(B, C_i, H_i, W_i)` as `feature_maps` gives them, and (height, width)
-    of the network's input.
+    A subclass writes `forward(maps, size, *inputs)`: maps `(B, C_i, [T_i,] H_i, W_i)` as `feature_maps` gives them,
+    (height, width) of the network's input, and what else the head is asked about, such as boxes.
     """
 
 
@@ -95,10 +95,15 @@ class Backbone(nn.Module):
         """Return prefixes of parameter names, one tuple per depth level from the stem to the head."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return raw logits `(B, num_classes)`, the features without classes, or what a head on the maps returns."""
+    def forward(self, x: Tensor, *inputs: Tensor) -> Tensor:
+        """Return raw logits `(B, num_classes)`, the features without classes, or what a head on the maps returns.
+
+        Args:
+            x: Images or clips.
+            inputs: Further inputs of a head on the maps.
+        """
         if isinstance(self.head, MapsHead):
-            return self.head(self.feature_maps(x), x.shape[-2:])
+            return self.head(self.feature_maps(x), x.shape[-2:], *inputs)
         return self.head(self.forward_features(x))
 
     def new_head(self, num_classes: int) -> nn.Module:

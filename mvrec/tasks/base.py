@@ -141,9 +141,9 @@ class Task(L.LightningModule, ABC):
     def loss(self, batch: ClipBatch) -> dict[str, Tensor]:
         """Return scalars of a training batch by name, all logged; training lowers "loss"."""
 
-    def predict(self, clips: Tensor) -> Any:
-        """Return the network's outputs for clips (B, C, T, H, W) or images (B, C, H, W); a task may override it."""
-        return self(clips)
+    def predict(self, batch: ClipBatch) -> Any:
+        """Return the network's outputs for a batch, a tensor (B, ...) or a list; a task may override it."""
+        return self(batch.clips)
 
     @abstractmethod
     def tally(self) -> Tally:
@@ -194,9 +194,15 @@ class Task(L.LightningModule, ABC):
         """The data module of the running trainer."""
         return data_of(self.trainer)
 
-    def forward(self, clips: Tensor) -> Any:
-        """Return the network's outputs for normalised clips (B, C, T, H, W) or images (B, C, H, W)."""
-        return self.backbone(clips.to(next(self.backbone.parameters()).dtype))  # pixels are float32 in any precision
+    def forward(self, clips: Tensor, *inputs: Tensor) -> Any:
+        """Return the network's outputs for normalised clips (B, C, T, H, W) or images (B, C, H, W).
+
+        Args:
+            clips: The pixels.
+            inputs: Further inputs of a head on the maps.
+        """
+        clips = clips.to(next(self.backbone.parameters()).dtype)  # pixels are float32 in any precision
+        return self.backbone(clips, *inputs)
 
     def setup(self, stage: str) -> None:
         """Let the data choose the score that ranks checkpoints, unless the user has."""
@@ -353,8 +359,8 @@ class Task(L.LightningModule, ABC):
         batch = self.as_scored(batch)
         self._keeper.fail(batch.bad)
         if len(batch):
-            parts = batch.clips.split(self.views_per_forward or self.data.clips_per_step)
-            outputs = [self.predict(clips) for clips in parts]
+            parts = batch.parts(self.views_per_forward or self.data.clips_per_step)
+            outputs = [self.predict(part) for part in parts]
             self._keeper.add(joined(outputs), batch.targets, batch.sample_ids)
 
     def _finish(self, stage: Stage) -> None:

@@ -1,6 +1,6 @@
 """The types that pass from the loader to the model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -82,6 +82,14 @@ class ClipBatch:
 
     def __len__(self) -> int:
         return len(self.sample_ids)
+
+    def parts(self, size: int) -> "Iterator[ClipBatch]":
+        """Yield the batch in parts of at most `size` views, without its `bad` files."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            targets = None if self.targets is None else self.targets[part]
+            ids = self.sample_ids[part], self.view_ids[part], self.seeds[part]
+            yield ClipBatch(self.clips[part], targets, *ids)
 
     def with_clips(self, clips: Tensor) -> "ClipBatch":
         """Return the same batch with other pixels."""

@@ -67,9 +67,10 @@ class TrainMasks(TrainImages):
     upright: bool = True
     padding: Colour = MEAN_COLOUR
 
-    def check_target(self, number: int, target: Target, height: int, width: int) -> None:
-        """Check that the mask has the size of the image."""
+    def fitted(self, number: int, target: Target, height: int, width: int) -> Target:
+        """Return the mask, which must have the size of the image."""
         check_mask_size(self.index, number, target, height, width)
+        return target
 
     def views(self, frames: np.ndarray, target: Target, seeds: Sequence[int]) -> tuple[Tensor, tuple[Target, ...]]:
         """Return a view and its classes for every seed: uint8 (V, C, size, size), and maps (size, size)."""
@@ -97,9 +98,10 @@ class EvalMasks(EvalImages):
 
     protocol: MaskProtocol  # type: ignore[assignment]  # another kind
 
-    def check_target(self, number: int, target: Target, height: int, width: int) -> None:
-        """Check that the mask has the size of the image."""
+    def fitted(self, number: int, target: Target, height: int, width: int) -> Target:
+        """Return the mask, which must have the size of the image."""
         check_mask_size(self.index, number, target, height, width)
+        return target
 
     def views(self, sample: Sample, number: int, *, only: Sequence[int] | None = None) -> FileViews:
         """Return the one view, the image: uint8 (1, C, H, W)."""

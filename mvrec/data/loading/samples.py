@@ -113,17 +113,18 @@ class TrainSamples(Dataset[Item]):
         seeds = tuple(derive_seed(self.seed, key.epoch, key.index, "view", repeat) for repeat in repeats)
         rng = random.Random(derive_seed(self.seed, key.epoch, key.index, "clip"))
         target, frames = self.index.target(number), self.frames(sample, rng)
-        self.check_target(number, target, *frames.shape[1:3])
+        target = self.fitted(number, target, *frames.shape[1:3])
         with stage("transform"):
             views, targets = self.views(frames, target, [pixel_seed(seed) for seed in seeds])
         return Item(views, targets, number, seeds, view_ids=tuple(repeats))
 
-    def check_target(self, number: int, target: Target, height: int, width: int) -> None:
-        """Check that the target of a row fits frames of this size; here any does.
+    def fitted(self, number: int, target: Target, height: int, width: int) -> Target:
+        """Return the target of a row for frames of this size: unchanged by default.
 
         Raises:
-            DecodeError: It does not.
+            DecodeError: It does not fit them.
         """
+        return target
 
     def views(self, frames: np.ndarray, target: Target, seeds: Sequence[int]) -> tuple[Tensor, tuple[Target, ...]]:
         """Return a view and its target for every seed: uint8 (V, T, C, size, size), images without T."""
@@ -162,12 +163,13 @@ class EvalSamples(Dataset[Item]):
             DecodeError: The file cannot be read.
         """
 
-    def check_target(self, number: int, target: Target, height: int, width: int) -> None:
-        """Check that the target of a row fits views of this size; here any does.
+    def fitted(self, number: int, target: Target, height: int, width: int) -> Target:
+        """Return the target of a row for frames of this size: unchanged by default.
 
         Raises:
-            DecodeError: It does not.
+            DecodeError: It does not fit them.
         """
+        return target
 
     def __len__(self) -> int:
         return len(self.index)
@@ -180,8 +182,9 @@ class EvalSamples(Dataset[Item]):
             target = self.index.target(key.index)
             reading.announce(key.index, str(sample.path))
             views, geometries = self.views(sample, key.index, only=key.repeats)
-            if target.in_file:
-                self.check_target(key.index, target, *views.shape[-2:])
+            if geometries:
+                whole = geometries[0].box  # evaluation crops after scaling
+                target = self.fitted(key.index, target, whole.height, whole.width)
         except PartError as error:
             return Item(None, (target,), sample_id, bad=(broken_part(error, key.index, sample.path),))
         except DecodeError as error:

@@ -17,6 +17,7 @@ type                    of a file                                              `
 `MaskMap`               the class of each pixel                                int64 (B, H, W), a list of several sizes
 `Boxes`                 objects: corners, class, and masks where there are     a list of dictionaries, as torchvision's
                                                                                detectors take it
+`ActionBoxes`           boxes of a key frame, each with any number of classes  a list of dictionaries
 `NoTarget`              nothing                                                `None`
 ======================  =====================================================  =====================================
 
@@ -27,7 +28,7 @@ Another kind of target is a subclass of `Target`; a data module returns it from
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -229,6 +230,71 @@ class Boxes(Target):
     def _tensors(self) -> dict[str, Tensor]:
         arrays: dict[str, npt.NDArray[Any] | None] = {"boxes": self.corners, "labels": self.labels, "masks": self.masks}
         return {name: torch.from_numpy(array.copy()) for name, array in arrays.items() if array is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class ActionBoxes(Target):
+    """The boxes of a key frame, each with any number of actions.
+
+    A network is asked about `places`; a score compares its answers with `truth`. Both are the same boxes unless a
+    detector's are asked about.
+
+    Attributes:
+        places: float32 (N, 4), left, top, right and bottom as shares of the frame, in 0..1, or in pixels of it if not
+            `relative`.
+        actions: bool (N, K), the actions of each.
+        truth: float32 (M, 4), the true boxes with an action, in the same unit.
+        true_actions: bool (M, K), their actions.
+        relative: Whether these boxes are shares of the frame. Those of a list in pixels are not, until `in_frame`.
+        corners: float32 (N, 4), `places` in pixels of the view; `None` until `in_frame`.
+        keeps_cropped: Whether a box outside the view stays, without area, as in SlowFast; else it is dropped.
+    """
+
+    noun: ClassVar[str] = "boxes with actions"
+    source: ClassVar[str] = "a list of boxes with times: --data mvrec.data.VideoBoxes"
+    task: ClassVar[str] = "ActionDetection"
+
+    places: npt.NDArray[np.float32]
+    actions: npt.NDArray[np.bool_]
+    truth: npt.NDArray[np.float32]
+    true_actions: npt.NDArray[np.bool_]
+    relative: bool = True
+    corners: npt.NDArray[np.float32] | None = None
+    keeps_cropped: bool = True
+
+    def in_frame(self, height: int, width: int) -> Self:
+        """Return the target for frames of this size in pixels, with `corners` in them."""
+        scale = np.array([width, height] * 2, np.float32)
+        if self.relative:
+            return replace(self, corners=self.places * scale)
+        shares = {"places": self.places / scale, "truth": self.truth / scale}
+        return replace(self, **shares, relative=True, corners=self.places)  # type: ignore[arg-type]
+
+    def moved(self, geometry: Geometry) -> Self:
+        """Cut the corners at the border of the view."""
+        assert self.corners is not None
+        corners = _moved_corners(self.corners, geometry)
+        if self.keeps_cropped:
+            return replace(self, corners=corners)
+        visible = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
+        kept = {"places": self.places[visible], "actions": self.actions[visible], "corners": corners[visible]}
+        return replace(self, **kept)  # type: ignore[arg-type]
+
+    @classmethod
+    def batched(cls, targets: Sequence[Self]) -> list[dict[str, Tensor]]:
+        """Return for each view `corners` (N, 4) in pixels, `actions` float32 (N, K), `places` (N, 4), `truth` (M, 4).
+
+        `true_actions` are bool (M, K).
+        """
+        return [target._tensors() for target in targets]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        assert self.corners is not None
+        arrays: dict[str, npt.NDArray[Any]] = {
+            **{"corners": self.corners, "actions": self.actions.astype(np.float32), "places": self.places},
+            **{"truth": self.truth, "true_actions": self.true_actions},
+        }
+        return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
 
 def _moved_corners(corners: npt.NDArray[np.float32], geometry: Geometry) -> npt.NDArray[np.float32]:

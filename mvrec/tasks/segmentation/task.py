@@ -155,11 +155,11 @@ class Segmentation(Task):
 
     # -- scores -------------------------------------------------------------------------------------------------
 
-    def predict(self, clips: Tensor) -> list[Tensor | None]:
+    def predict(self, batch: ClipBatch) -> list[Tensor | None]:
         """Return the class of each pixel of images (B, 3, H, W): uint8 (H, W) each, or `None` if not finite."""
         trainer = self.trainer
         protocol = self.data.test_protocol if trainer.testing or trainer.predicting else self.data.val_protocol
-        return [label_map(self, clip[None], cast("MaskProtocol", protocol)) for clip in clips]
+        return [label_map(self, clip[None], cast("MaskProtocol", protocol)) for clip in batch.clips]
 
     def tally(self) -> MaskTally:
         """Return counts of pixels per image."""
