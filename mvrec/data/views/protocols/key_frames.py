@@ -101,7 +101,9 @@ class KeyFrameProtocol(Protocol):
         rate = "own fps" if clip.target_fps is None else f"{clip.target_fps:g} fps"
         pixels = "crop" if self.pixels == "centre" else "full frames"
         least = f" of score {self.min_score:g} or more" if self.min_score else ""
-        parts = [self.name, f"{clip.num_frames}x{clip.stride_frames} at {rate}", f"short side {self.size}, {pixels}"]
+        scaling = self.interpolation if self.antialias else f"{self.interpolation} without antialias"
+        parts = [self.name, f"{clip.num_frames}x{clip.stride_frames} at {rate}"]
+        parts += [f"short side {self.size}, {pixels}, {scaling}"]
         parts += ["true boxes" if self.boxes == "truth" else f"detected boxes{least}"]
         parts += ["only frames with true boxes"] if self.scored_frames == "with_truth" else []
         parts += [f"frames {self.frame_order}"] if self.frame_order != "natural" else []
