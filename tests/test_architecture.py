@@ -21,7 +21,7 @@ FLOORS = (
     *("cluster", "training", "runs"),
     *("report.markup", "report.charts", "report.style", "report.sections"),
     *("tasks.chance", "tasks.scores", "tasks.score_text", "tasks.start", "tasks.outputs", "tasks.base"),
-    *("tasks.classification", "tasks.regression", "tasks.segmentation", "tasks", "report"),
+    *("tasks.classification", "tasks.regression", "tasks.segmentation", "tasks.action_detection", "tasks", "report"),
     *("inference", "export", "doctor", "prep"),
     *("plan", "cli", "script", "commands", "cli.main", "__main__"),
 )
@@ -40,6 +40,7 @@ STRANGERS = {
         "tasks.classification",
         "tasks.regression",
         "tasks.segmentation",
+        "tasks.action_detection",
     },
     "export": {
         "cluster",
@@ -49,6 +50,7 @@ STRANGERS = {
         "tasks.classification",
         "tasks.regression",
         "tasks.segmentation",
+        "tasks.action_detection",
     },
     "prep": {"models", "cluster", "training", "runs", "tasks", "report", "inference", "export", "doctor"},
     "doctor": {"models", "cluster", "training", "runs", "tasks", "inference", "export"},

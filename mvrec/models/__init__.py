@@ -4,6 +4,7 @@ from mvrec.models.checkpoints import LoadReport, load_weights
 from mvrec.models.cloformer import CloFormer, cloformer_s, cloformer_xs, cloformer_xxs
 from mvrec.models.fast.accelerate import accelerate
 from mvrec.models.framewise import Framewise
+from mvrec.models.heads.actions import ActionHead
 from mvrec.models.heads.feature_pyramid import FeaturePyramid
 from mvrec.models.heads.segmentation import SegmentationHead
 from mvrec.models.macs import count_macs
@@ -26,6 +27,7 @@ from mvrec.models.shunted import Shunted, shunted_b, shunted_s, shunted_t
 from mvrec.models.zoo import create_model, list_models
 
 __all__ = [
+    "ActionHead",
     "Backbone",
     "CloFormer",
     "FeaturePyramid",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,14 @@ class MapsHead(nn.Module):
 
     A subclass writes `forward(maps, size, *inputs)`: maps `(B, C_i, [T_i,] H_i, W_i)` as `feature_maps` gives them,
     (height, width) of the network's input, and what else the head is asked about, such as boxes.
+
+    Attributes:
+        kind: What it answers for, by which its weights are told from those of other heads.
+        only_last: Whether it reads the last map alone.
     """
+
+    kind: ClassVar[str] = "maps"
+    only_last: ClassVar[bool] = False
 
 
 class Backbone(nn.Module):

@@ -97,6 +97,10 @@ class Framewise(Backbone):
         """
         self.backbone.reset_head(num_classes)
 
+    def place_head(self, head: nn.Module, num_classes: int) -> None:
+        """Replace the image network's head by any module; one on the maps reads those of all frames."""
+        self.backbone.place_head(head, num_classes)
+
     def parameter_stages(self) -> list[tuple[str, ...]]:
         """Return the image network's stages."""
         return [tuple(f"backbone.{prefix}" for prefix in stage) for stage in self.backbone.parameter_stages()]

@@ -15,10 +15,11 @@ from mvrec.models.backbone import Backbone
 from mvrec.models.baselines.names import create_baseline
 from mvrec.models.checkpoints import FAMILIES, LoadReport, load_recognised, load_weights, recognised
 from mvrec.models.checkpoints.files import StoredWeights, read_weights
-from mvrec.models.checkpoints.segmenters import head_arguments, is_segmenter, num_classes
+from mvrec.models.checkpoints.segmenters import head_arguments, head_kind, num_classes
 from mvrec.models.checkpoints.structure import WrongArchitectureError, build_as_stored, same_network
 from mvrec.models.cloformer import Branches, cloformer_s, cloformer_xs, cloformer_xxs
 from mvrec.models.fast.accelerate import accelerate
+from mvrec.models.heads.actions import ActionHead
 from mvrec.models.heads.segmentation import SegmentationHead
 from mvrec.models.mvit.pooling_attention import Pooling
 from mvrec.models.mvit.variants import (
@@ -154,8 +155,12 @@ def with_weights(
             raise UserError(f"{stored.source}: the weights are not those of {name} but of {error}{hint}") from None
         model = build(**knobs)
     classes = num_classes(recognised_weights.tensors)
-    if "num_classes" not in knobs and is_segmenter(recognised_weights.tensors):
+    kind = head_kind(recognised_weights.tensors, stored.details)
+    if "num_classes" not in knobs and kind == SegmentationHead.kind:
         _place_segmenter(model, recognised_weights.tensors, stored)
+    elif "num_classes" not in knobs and kind == ActionHead.kind:
+        head = ActionHead(model.feature_info, **stored.details["head"])
+        model.place_head(head, head.arguments["num_classes"])
     new_head = classes is not None and classes != model.num_classes and "num_classes" in knobs
     if new_head and model.num_classes:
         log.warning(

@@ -7,19 +7,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mvrec.tasks.action_detection.task import ActionDetection
     from mvrec.tasks.base import Task
     from mvrec.tasks.classification.task import Classification
     from mvrec.tasks.regression.task import Regression
     from mvrec.tasks.segmentation.task import Segmentation
 
 _HOMES = {
+    "ActionDetection": "action_detection.task",
     "Classification": "classification.task",
     "Regression": "regression.task",
     "Segmentation": "segmentation.task",
     "Task": "base",
 }
 
-__all__ = ["Classification", "Regression", "Segmentation", "Task"]
+__all__ = ["ActionDetection", "Classification", "Regression", "Segmentation", "Task"]
 
 
 def __getattr__(name: str) -> Any:

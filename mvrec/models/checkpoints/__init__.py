@@ -15,7 +15,14 @@ from mvrec.models.checkpoints.files import Source, StoredWeights, read_weights
 from mvrec.models.checkpoints.fit import BOOKKEEPING, Fitted, fit
 from mvrec.models.checkpoints.layouts import Recognised, ignored_names, recognise
 from mvrec.models.checkpoints.report import LoadReport, Resized, listed
-from mvrec.models.checkpoints.segmenters import CLASSIFIER, head_of_mmseg, is_segmenter, num_classes
+from mvrec.models.checkpoints.segmenters import (
+    CLASSES,
+    CLASSIFIER,
+    head_kind,
+    head_of_mmseg,
+    is_segmenter,
+    num_classes,
+)
 from mvrec.models.cloformer import CloFormer
 from mvrec.models.framewise import Framewise
 from mvrec.models.mvit.mvit import MViT
@@ -67,7 +74,7 @@ def start_from(model: Backbone, source: Source) -> dict[str, Any]:
     inner = model.backbone if isinstance(model, Framewise) else model
     named = named_as_in(inner, stored)
     classes = num_classes(named.tensors)
-    if is_segmenter(named.tensors) and not isinstance(inner.head, MapsHead):
+    if head_kind(named.tensors, stored.details) != CLASSES and not isinstance(inner.head, MapsHead):
         inner.reset_head(0)  # nobody may take the untrained one for the file's
     elif classes and isinstance(inner, OwnNetwork) and not inner.num_classes:
         inner.reset_head(classes)  # its network does not say for how many classes it is
@@ -126,7 +133,8 @@ def load_recognised(
             f"{stored.source}: holds a {FAMILIES[named.family].__name__} ({named.layout} layout), "
             f"the network is a {type(model).__name__}"
         )
-    other_kind = is_segmenter(named.tensors) != isinstance(model.head, MapsHead)
+    kind = model.head.kind if isinstance(model.head, MapsHead) else CLASSES
+    other_kind = head_kind(named.tensors, stored.details) != kind
     tensors = dict(named.tensors)
     if new_head or other_kind or model.num_classes == 0:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}

@@ -22,6 +22,8 @@ PARTS = {
 CLASSIFIER = re.compile(r"^head\.(decoder|auxiliary)\.(conv_seg|linear_pred)\.(weight|bias)$")
 # The class that tells predictions of a segmenter, which this package may not import.
 OUTPUTS = "mvrec.tasks.segmentation.outputs.SegmentationOutputs"
+BOXES_TASK = "action_detection"
+CLASSES = "classes"  # the kind of a head that is not on the maps
 # How mmsegmentation scores on ADE20K, and the pixels that its networks see: RGB, mean and deviation of ImageNet.
 PROTOCOL = {
     "kind": "masks",
@@ -43,6 +45,20 @@ PROTOCOL = {
 def is_segmenter(names: Mapping[str, Any]) -> bool:
     """Return whether tensors, by our names, hold a head on the maps of a network."""
     return any(name.startswith("head.decoder.") for name in names)
+
+
+def head_kind(tensors: Mapping[str, Any], details: Mapping[str, Any]) -> str:
+    """Return what the head in a file answers for, as `MapsHead.kind`: "pixels", "boxes", or "classes" of all.
+
+    A head for boxes has the names of a classifier, as in SlowFast; only the file's facts tell them apart.
+
+    Args:
+        tensors: All tensors by our names.
+        details: The file's own facts.
+    """
+    if is_segmenter(tensors):
+        return "pixels"
+    return "boxes" if details.get("task") == BOXES_TASK else CLASSES
 
 
 def num_classes(tensors: Mapping[str, Tensor]) -> int | None:

@@ -32,6 +32,9 @@ class ActionHead(MapsHead):
         arguments: The arguments without `levels`, to make the head again.
     """
 
+    kind = "boxes"
+    only_last = True
+
     def __init__(
         self,
         levels: Sequence[FeatureInfo],
@@ -66,7 +69,11 @@ class ActionHead(MapsHead):
         features = cells.amax((2, 3))  # (N, C)
         if self.context:
             features = torch.cat([features, pooled.mean((2, 3))[boxes[:, 0].long()]], 1)
-        return self.projection(self.dropout(features.to(self.projection.weight.dtype)))
+        features = self.dropout(features.to(self.projection.weight.dtype))
+        if not torch.is_autocast_enabled(features.device.type):
+            return self.projection(features)
+        with torch.autocast(features.device.type, enabled=False):  # bfloat16 would make many scores equal
+            return self.projection(features)
 
 
 def numbered(corners: Sequence[Tensor]) -> Tensor:

@@ -55,6 +55,8 @@ class SegmentationHead(MapsHead):
         ValueError: An argument is out of its range.
     """
 
+    kind = "pixels"
+
     def __init__(
         self,
         levels: Sequence[FeatureInfo],

@@ -1,0 +1,1 @@
+"""Action detection: which actions each box of a key frame shows."""

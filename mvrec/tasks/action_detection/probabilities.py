@@ -1,0 +1,25 @@
+"""From a network, clips and boxes to the probabilities of actions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvrec.models.heads.actions import numbered
+
+
+def box_probabilities(network: Any, clips: Tensor, corners: Sequence[Tensor]) -> list[Tensor]:
+    """Return the probability of each action for the boxes of clips.
+
+    Args:
+        network: From normalised clips and numbered boxes to logits.
+        clips: (V, C, T, H, W), normalised.
+        corners: The boxes of each clip, (N, 4) in pixels of the clip.
+
+    Returns:
+        For each clip float64 (N, K) on the CPU: in float32 the sigmoid of all logits above 17 is 1.
+    """
+    boxes = numbered([places.to(clips.device, torch.float32) for places in corners])
+    probabilities = network(clips, boxes).detach().float().cpu().double().sigmoid()
+    return list(probabilities.split([len(places) for places in corners]))
