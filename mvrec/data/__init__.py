@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mvrec.data.generated.digit_scenes import DigitScenes
     from mvrec.data.generated.moving_digits import MovingDigits
     from mvrec.data.loading.images import read_image
+    from mvrec.data.sets.actions.video_boxes import VideoBoxes
     from mvrec.data.sets.charades import Charades
     from mvrec.data.sets.folder import ImageFolder, VideoFolder
     from mvrec.data.sets.hmdb51 import HMDB51
@@ -45,6 +46,7 @@ _HOMES = {
     "UCF101": "sets.ucf101",
     "VOCSegmentation": "sets.segmentation.voc",
     "Video": "video.video",
+    "VideoBoxes": "sets.actions.video_boxes",
     "VideoDataset": "sets.own",
     "VideoFolder": "sets.folder",
     "open_video": "video.opening",
@@ -69,6 +71,7 @@ __all__ = [
     "SomethingSomething",
     "VOCSegmentation",
     "Video",
+    "VideoBoxes",
     "VideoDataset",
     "VideoFolder",
     "open_video",

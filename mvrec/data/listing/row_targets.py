@@ -85,12 +85,17 @@ class RowTargets:
     def __init__(self, target_of: TargetOf | None) -> None:
         self.type = declared_type(target_of)
         self._target_of = target_of
+        self._declared = self.type is not None
+        self._labels: set[str] = set()  # whose targets are in the hash
         self._place = ""  # of the first row
         self._hash = hashlib.sha256()
 
     @property
     def digest(self) -> bytes:
-        """A hash of the targets so far; of targets in files it is that of nothing."""
+        """A hash of the targets so far; of targets in files it is that of nothing.
+
+        A function of a declared type may give the hash itself, by its method `digest_of(label)`.
+        """
         return self._hash.digest()
 
     def check(self, row: Row) -> None:
@@ -101,7 +106,9 @@ class RowTargets:
         """
         if self._target_of is None:
             _check_label(row)
-        if self._target_of is None or (self.type is not None and self.type.in_file):
+        if self._declared:
+            self._add_digest_of(row.label)
+        if self._target_of is None or self._declared:
             return
         target = self.of(row)
         kind = None if target is None else type(target)
@@ -114,6 +121,12 @@ class RowTargets:
             raise UserError(f"{row.where}: the target is {_name(kind)}, at {self._place} it is {_name(self.type)}")
         if target is not None:
             self._hash.update(repr(target).encode())
+
+    def _add_digest_of(self, label: str) -> None:
+        digest_of = getattr(self._target_of, "digest_of", None)
+        if digest_of is not None and label not in self._labels:
+            self._labels.add(label)
+            self._hash.update(digest_of(label))
 
     def of(self, row: Row) -> Target | None:
         """Return the target of a row.

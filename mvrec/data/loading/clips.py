@@ -170,7 +170,7 @@ def clip_views(frames: np.ndarray, protocol: ClipProtocol, *, number: int = 0) -
     Returns:
         uint8 (crops, T, C, size, size).
     """
-    return views_of(_in_order(frames, protocol.views.frame_order, number), protocol.geometries(*frames.shape[1:3]))
+    return views_of(in_order(frames, protocol.views.frame_order, number), protocol.geometries(*frames.shape[1:3]))
 
 
 def _random_frames(sample: Sample, timeline: Timeline, clip: ClipSpec, rng: random.Random) -> Tensor:
@@ -221,7 +221,8 @@ def _too_short_is_bad(sample: Sample) -> Iterator[None]:
         raise DecodeError(sample.path, str(error)) from None
 
 
-def _in_order(frames: np.ndarray, order: FrameOrder, number: int) -> np.ndarray:
+def in_order(frames: np.ndarray, order: FrameOrder, number: int) -> np.ndarray:
+    """Return the frames (T, H, W, C) of a clip in the order of a control; `number` is the seed of "shuffled"."""
     if order == "reversed":
         return frames[::-1]
     if order == "shuffled":

@@ -10,8 +10,9 @@ from mvrec.data.listing.index import Sample
 from mvrec.data.loading.clips import video_views
 from mvrec.data.loading.guarded_files import open_video, read_image
 from mvrec.data.loading.images import protocol_view
+from mvrec.data.loading.key_frames import key_frame_view
 from mvrec.data.video.video import Decoder
-from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, MaskProtocol, Protocol
+from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, KeyFrameProtocol, MaskProtocol, Protocol
 
 
 def file_views(sample: Sample, protocol: Protocol, *, decoder: Decoder = "auto") -> Tensor:
@@ -43,8 +44,13 @@ def _whole_image(sample: Sample, protocol: MaskProtocol, decoder: Decoder) -> Te
     return torch.from_numpy(read_image(sample.path, upright=protocol.upright)).permute(2, 0, 1)[None]
 
 
+def _key_frame(sample: Sample, protocol: KeyFrameProtocol, decoder: Decoder) -> Tensor:
+    return key_frame_view(sample, protocol, decoder=decoder, opener=open_video).pixels.transpose(1, 2)
+
+
 _READERS: dict[str, Callable[[Sample, Any, Decoder], Tensor]] = {
     ClipProtocol.kind: _clips,
     ImageProtocol.kind: _image,
     MaskProtocol.kind: _whole_image,
+    KeyFrameProtocol.kind: _key_frame,
 }

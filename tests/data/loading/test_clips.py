@@ -107,7 +107,7 @@ def test_frames_can_be_reversed_or_shuffled_in_an_order_of_each_video(index):
     assert torch.equal(shuffled, view("shuffled"))
     assert not torch.equal(shuffled, natural)
     assert sorted(frame.numpy().tobytes() for frame in shuffled[0]) == sorted(f.numpy().tobytes() for f in natural[0])
-    orders = {tuple(module._in_order(np.arange(16), "shuffled", number)) for number in range(20)}
+    orders = {tuple(module.in_order(np.arange(16), "shuffled", number)) for number in range(20)}
     assert len(orders) == 20
     assert all(sorted(order) == list(range(16)) for order in orders)
 

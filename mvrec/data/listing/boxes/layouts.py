@@ -1,0 +1,198 @@
+"""Layouts of videos with boxes: where the lists of boxes of a split are."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mvrec.data.listing.boxes.reading import read_boxes
+from mvrec.data.listing.boxes.rows import BoxRow, Faults
+from mvrec.data.listing.boxes.table import BoxTable, pack_boxes
+from mvrec.data.listing.boxes.targets import KeyFrames
+from mvrec.data.listing.class_files import read_class_names
+from mvrec.data.listing.class_names import ClassNames, class_names_of
+from mvrec.data.listing.file_kinds import VIDEOS
+from mvrec.data.listing.folds import path_share
+from mvrec.data.listing.layouts import PROBED, SPLITS, Layout, find_prefix
+from mvrec.data.listing.lists import Row
+from mvrec.errors import UserError
+
+ENDINGS = (".csv", ".tsv")
+WHOLE = ("boxes",)  # names of the one list of a root without splits
+
+
+class BoxLayout(Layout):
+    """Videos with boxes in key frames: a table of true boxes per split.
+
+    Args:
+        root: The folder to which names of videos are relative.
+        faults: What happens to boxes without area, or outside the picture.
+
+    Attributes:
+        key_frames: The key frames of the splits whose rows a data module has decided; by default those of the truth.
+    """
+
+    def __init__(self, root: Path, faults: Faults) -> None:
+        super().__init__(root, VIDEOS)
+        self.faults = faults
+        self.key_frames: dict[str, KeyFrames] = {}
+        self._tables: dict[str, BoxTable] = {}
+
+    @abstractmethod
+    def read(self, split: str) -> BoxTable:
+        """Return the boxes of an existing split with the labels of its list."""
+
+    def table(self, split: str) -> BoxTable:
+        """Return the boxes of an existing split, read once.
+
+        Raises:
+            UserError: A malformed list.
+        """
+        if split not in self._tables:
+            self._tables[split] = self.read(split)
+            self._note_faults(split)
+        return self._tables[split]
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """Yield a row per key frame; see `KeyFrames.rows`."""
+        key_frames = self.key_frames.get(split) or KeyFrames(self.table(split), training=split == "train")
+        return key_frames.rows(split)
+
+    def class_names(self) -> list[str]:
+        """Return the names of `classes.txt`, else the labels of the training boxes."""
+        if names := read_class_names(self.root / "classes.txt"):
+            return names
+        split = next(split for split in SPLITS if self.has(split))
+        table = self.table(split)
+        return class_names_of(dict(zip(table.labels, table.first_places, strict=True)), multi_label=True)
+
+    def class_numbers(self, table: BoxTable, names: Sequence[str]) -> list[int]:
+        """Return the class of each label of a table.
+
+        Raises:
+            UserError: A label that is no class, with its place.
+        """
+        classes = ClassNames(names)
+        places = zip(table.labels, table.first_places, strict=True)
+        return [classes.number(label, where=where) for label, where in places]
+
+    def placed(self, table: BoxTable, split: str) -> BoxTable:
+        """Return the boxes of a list with the videos' paths below the root."""
+        probed = [Row(video, "") for video in table.videos[:PROBED]]
+        prefix, source = find_prefix(self.root, split, probed), " and ".join(table.sources)
+        if prefix is None:
+            first = self.root / probed[0].path
+            text = f"{source}: none of the first {len(probed)} videos exists, such as {first}"
+            self.notes.append((logging.WARNING, text))
+        elif prefix:
+            self.notes.append((logging.INFO, f"{source}: taking its paths as relative to {self.root}/{prefix}"))
+            return table.renamed({name: f"{prefix}{name}" for name in table.videos if not name.startswith("/")})
+        return table
+
+    def good_rows(self, path: Path) -> Iterator[BoxRow]:
+        """Yield the rows of a list without those that have faults.
+
+        Raises:
+            UserError: A malformed list, or a fault that is not left out.
+        """
+        return (row for row in read_boxes(path) if self.faults.accepts(row))
+
+    def _note_faults(self, split: str) -> None:
+        for kind, count in self.faults.counts.items():
+            text = f"{self.place(split)}: {count} boxes left out, such as {self.faults.firsts[kind]}"
+            self.notes.append((logging.WARNING, text))
+        self.faults.counts.clear()
+        self.faults.firsts.clear()
+
+
+class BoxLists(BoxLayout):
+    """Lists of boxes, `train.csv`, `val.csv` and `test.csv`, or one list `boxes.csv` whose videos are split.
+
+    Args:
+        root: The folder of the videos and lists.
+        faults: See `BoxLayout`.
+        lists: The list of each split, or one for all with the key "".
+        val_fraction: The share of the videos of one list for val, those with the lowest hashes of their paths.
+    """
+
+    title = "lists of boxes"
+
+    def __init__(self, root: Path, faults: Faults, lists: Mapping[str, Path], *, val_fraction: float) -> None:
+        super().__init__(root, faults)
+        self.lists, self.val_fraction = lists, val_fraction
+        self.splits_files = "" in lists  # type: ignore[misc]  # of this object
+        self._whole: BoxTable | None = None
+
+    def has(self, split: str) -> bool:
+        """Return whether the split has a list, or gets a share of the videos."""
+        if "" in self.lists:
+            return split == "train" or (split == "val" and self.val_fraction > 0)
+        return split in self.lists
+
+    def place(self, split: str) -> str:
+        """Return the path of the split's list."""
+        return str(self.lists["" if "" in self.lists else split])
+
+    def expected(self) -> str:
+        """Return the expected lists."""
+        return f"lists of boxes {self.root}/train.csv and {self.root}/val.csv, or {self.root}/{WHOLE[0]}.csv"
+
+    def missing(self, split: str) -> str:
+        """Return why the split is missing."""
+        return "data.val_fraction is 0" if split == "val" and "" in self.lists else super().missing(split)
+
+    def read(self, split: str) -> BoxTable:
+        """Return the boxes of a split.
+
+        Raises:
+            UserError: A malformed list, or one with a single video, of which none is left for validation.
+        """
+        if "" not in self.lists:
+            return self.placed(pack_boxes(self.good_rows(self.lists[split])), split)
+        if self._whole is None:
+            self._whole = self.placed(pack_boxes(self.good_rows(self.lists[""])), "")
+        table = self._whole
+        if not self.val_fraction:
+            return table
+        if len(table.videos) < 2:
+            raise UserError(
+                f"{self.place(split)}: it has a single video, none is left for validation: add some, or set "
+                "data.val_fraction 0"
+            )
+        number = min(max(round(self.val_fraction * len(table.videos)), 1), len(table.videos) - 1)
+        ordered = sorted(table.videos, key=lambda video: (path_share(video), video))
+        validated = set(ordered[:number])
+        return table.only_videos(lambda video: (video in validated) == (split == "val"))
+
+
+def find_box_lists(root: Path, faults: Faults, *, val_fraction: float, boxes: Path | None = None) -> BoxLists:
+    """Return the lists of boxes of a root, those of splits before the one for all.
+
+    Args:
+        root: The folder of the videos and lists.
+        faults: See `BoxLayout`.
+        val_fraction: See `BoxLists`.
+        boxes: The one list for all videos, in place of those in the root.
+
+    Raises:
+        UserError: Two lists of a split, or none at all.
+    """
+    if boxes is not None:
+        return BoxLists(root, faults, {"": boxes}, val_fraction=val_fraction)
+    lists: dict[str, Path] = {}
+    for split in SPLITS:
+        if (path := _only(root, (split,))) is not None:
+            lists[split] = path
+    if not lists and (path := _only(root, WHOLE)) is not None:
+        lists[""] = path
+    layout = BoxLists(root, faults, lists, val_fraction=val_fraction)
+    if not lists:
+        raise UserError(f"{root}: there are no boxes in it; expected {layout.expected()}")
+    return layout
+
+
+def _only(root: Path, stems: Sequence[str]) -> Path | None:
+    paths = [path for stem in stems for ending in ENDINGS if (path := root / f"{stem}{ending}").is_file()]
+    if len(paths) > 1:
+        raise UserError(f"{paths[0]} and {paths[1]} are both lists of boxes: remove one of them")
+    return paths[0] if paths else None

@@ -1,0 +1,1 @@
+"""The data modules of videos with boxes in key frames."""
