@@ -1,7 +1,8 @@
 """Export of a trained network to one file: ONNX, torch.export or safetensors; each file is checked when written.
 
 The exported network maps normalised float32 (B, C, T, H, W) or (B, C, H, W) with any B, prepared by the protocol, to
-raw logits (B, K). Its metadata, JSON under "mvrec", say all that its use without mvrec needs.
+raw logits (B, K); that of an action detector takes boxes (N, 5) too, and gives logits (N, K). Its metadata, JSON under
+"mvrec", say all that its use without mvrec needs.
 """
 
 import io
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
-from mvrec.data.views.protocol import MaskProtocol
+from mvrec.data.views.protocol import KeyFrameProtocol, MaskProtocol
 from mvrec.errors import UserError, nearest, need
 from mvrec.export.free_sides import (
     MULTIPLE,
@@ -27,7 +28,7 @@ from mvrec.export.free_sides import (
     side_unit,
     with_free_sides,
 )
-from mvrec.export.model_card import card_of, check_portable, input_shape, save_weights
+from mvrec.export.model_card import BOXES, card_of, check_portable, input_shape, save_weights
 from mvrec.files import at_home, atomic_path
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.models.backbone import Backbone
@@ -41,7 +42,7 @@ CHECKED_BATCHES = (1, 3)
 DEFAULT_OPSET, OPSETS = 20, range(18, 24)
 ONNX_BYTES = 2 * 10**9  # the limit of protobuf
 
-Run = Callable[[Tensor], tuple[Tensor, Sequence[Tensor]]]  # logits, and the orders of all sorts
+Run = Callable[..., tuple[Tensor, Sequence[Tensor]]]  # from inputs to logits, and the orders of all sorts
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class Exported:
 
     def __str__(self) -> str:
         takes, gives, differences = self.card["input"], self.card["output"], self.differences
-        shapes = ("(" + ", ".join(map(str, end["shape"])) + ")" for end in (takes, gives))
+        ends = [takes, *([self.card[BOXES]] if BOXES in self.card else []), gives]
+        shapes = ["(" + ", ".join(map(str, end["shape"])) + ")" for end in ends]
         megabytes = self.path.stat().st_size / 1e6
         name = self.card["name"] or self.card["architecture"]
         sizes = " and ".join(f"{value:.1e} in batches of {size}" for size, value in differences.by_batch.items())
@@ -92,7 +94,8 @@ class Exported:
             sizes = " and ".join(f"{value:.1e} for {size} x {h} x {w} pixels" for (size, value), (h, w) in pairs)
             sizes += f", sides are multiples of {unit}"
         lines = [
-            f"{self.path}: {name}, {megabytes:.3g} MB, {takes['layout']} {' to logits '.join(shapes)}",
+            f"{self.path}: {name}, {megabytes:.3g} MB, "
+            f"{takes['layout']} {' and boxes '.join(shapes[:-1])} to logits {shapes[-1]}",
             f"largest difference of a logit in {self.runtime}: {sizes} (limit {differences.limit:.1e}, "
             f"largest logit {differences.largest_logit:.3g})",
         ]
@@ -123,7 +126,9 @@ def export(recogniser: Recogniser, output: str | Path, *, opset: int | None = No
     try:
         with atomic_path(output) as temporary:
             runtime, run = write(recogniser, card, temporary, opset or DEFAULT_OPSET)
-            differences = _differences(recogniser.backbone, run, input_shape(recogniser), checked_sides(card))
+            differences = _differences(
+                recogniser.backbone, run, input_shape(recogniser), checked_sides(card), with_boxes=BOXES in card
+            )
             exported = Exported(output, card, differences, runtime)
             _check(exported)
     except OSError as error:
@@ -156,7 +161,7 @@ def _safetensors(recogniser: Recogniser, card: dict[str, Any], path: Path, opset
     save_weights(path, recogniser.backbone, card)
     again = load_recogniser(path, device="cpu")
     assert (again.protocol, again.outputs.facts()) == (recogniser.protocol, recogniser.outputs.facts())
-    return f"torch {torch.__version__}", lambda x: (again.backbone(x), ())
+    return f"torch {torch.__version__}", lambda *inputs: (again.backbone(*inputs), ())
 
 
 def _pt2(recogniser: Recogniser, card: dict[str, Any], path: Path, opset: int) -> tuple[str, Run]:
@@ -167,7 +172,7 @@ def _pt2(recogniser: Recogniser, card: dict[str, Any], path: Path, opset: int) -
     del buffer
     with path.open("rb") as file:
         again = torch.export.load(file).module()
-    return f"torch {torch.__version__}", lambda x: (again(x), ())
+    return f"torch {torch.__version__}", lambda *inputs: (again(*inputs), ())
 
 
 def _onnx(recogniser: Recogniser, card: dict[str, Any], path: Path, opset: int) -> tuple[str, Run]:
@@ -183,7 +188,7 @@ def _onnx(recogniser: Recogniser, card: dict[str, Any], path: Path, opset: int) 
         program,
         path,
         opset=opset,
-        input_name=card["input"]["name"],
+        input_names=[card[key]["name"] for key in ("input", BOXES) if key in card],
         output_name=card["output"]["name"],
         metadata={METADATA: json.dumps(card)},
     )
@@ -207,15 +212,28 @@ def _program(recogniser: Recogniser, card: dict[str, Any]) -> ExportedProgram:
 
 def _traced(recogniser: Recogniser) -> ExportedProgram:
     """Return the network as a graph with a dynamic batch size."""
-    example = torch.zeros(TRACED_BATCH, *input_shape(recogniser))
+    example = [torch.zeros(TRACED_BATCH, *input_shape(recogniser))]
+    sizes: list[Any] = [{0: Dim("batch", min=1)}]
+    if isinstance(recogniser.protocol, KeyFrameProtocol):
+        example.append(_boxes(example[0]))
+        sizes.append(({0: Dim("boxes", min=1)},))  # of `*inputs`
     try:
         with torch.no_grad():
             return torch.export.export(
-                recogniser.backbone, (example,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False
+                recogniser.backbone, tuple(example), dynamic_shapes=tuple(sizes), strict=False
             )
     except Exception as error:  # a network's code may raise any error on tensors without values
         name = type(recogniser.backbone).__name__
         raise UserError(f"{recogniser.source}: torch.export cannot trace this {name}: {_first_line(error)}") from error
+
+
+def _boxes(clips: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Return three boxes in each clip (B, C, T, H, W), of which some reach over its border: (3 * B, 5)."""
+    height, width = clips.shape[-2:]
+    scale = torch.tensor([width, height, width, height])
+    corners = torch.rand(3 * len(clips), 2, 2, generator=generator).sort(1).values.flatten(1) * 1.2 - 0.1
+    numbers = torch.arange(len(clips)).repeat_interleave(3)[:, None].float()
+    return torch.cat([numbers, corners * scale], 1)
 
 
 # -- comparison ------------------------------------------------------------------------------------------------------
@@ -243,7 +261,12 @@ class _Sorted(TorchFunctionMode):
 
 @torch.inference_mode()
 def _differences(
-    network: Backbone, run: Run, shape: Sequence[int], sides: Sequence[tuple[int, int]] | None = None
+    network: Backbone,
+    run: Run,
+    shape: Sequence[int],
+    sides: Sequence[tuple[int, int]] | None = None,
+    *,
+    with_boxes: bool = False,
 ) -> Differences:
     """Compare logits on noise, in batches of several sizes, and with free `sides` in images of several sizes.
 
@@ -257,13 +280,14 @@ def _differences(
         if sides is not None:
             shape = (shape[0], *sides[len(differences)])
         x = torch.randn(size, *shape, generator=generator)
-        exported, orders = run(x)
+        inputs = (x, _boxes(x, generator)) if with_boxes else (x,)
+        exported, orders = run(*inputs)
         with _Sorted(orders) if orders else nullcontext():
-            logits = network(x)
+            logits = network(*inputs)
         differences[size] = _distance(exported, logits)
         largest = max(largest, logits.abs().max().item())
         if orders:
-            unordered = max(unordered, _distance(exported, network(x)))
+            unordered = max(unordered, _distance(exported, network(*inputs)))
     return Differences(differences, largest, unordered)
 
 

@@ -17,7 +17,7 @@ import torch
 from mvrec import __version__
 from mvrec.data.views.protocol import Protocol
 from mvrec.errors import UserError, need
-from mvrec.export.model_card import card_of, check_portable, save_weights
+from mvrec.export.model_card import BOXES, card_of, check_portable, save_weights
 from mvrec.files import at_home, atomic_path, json_text, shown
 from mvrec.inference.hub_files import (
     CONFIG,
@@ -246,12 +246,19 @@ def readme(card: dict[str, Any], repo_id: str) -> str:
         "import mvrec",
         "",
         f'model = mvrec.load("hf://{repo_id}")' if "/" in repo_id else "model = mvrec.load(FOLDER)",
-        f"print(model.predict(PATH_OF_{kind.upper()}))",
+        f"print({_call(card, kind)})",
         "```",
         "",
         *_facts(card),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _call(card: dict[str, Any], kind: str) -> str:
+    """Return the call that predicts."""
+    if BOXES in card:
+        return f"*model.predict(PATH_OF_{kind.upper()}, boxes=LIST_OF_BOXES), sep=chr(10)"
+    return f"model.predict(PATH_OF_{kind.upper()})"
 
 
 def _facts(card: dict[str, Any]) -> list[str]:
@@ -261,6 +268,7 @@ def _facts(card: dict[str, Any]) -> list[str]:
     rows = {
         "input": f"{takes['layout']} ({', '.join(map(str, takes['shape'][1:]))}) after the batch, {takes['channels']}, "
         f"{takes['pixels']} with mean {takes['mean']} and std {takes['std']}",
+        "boxes": ", ".join(card[BOXES]["columns"]) if BOXES in card else "",
         "output": f"raw logits; {gives['activation']} gives scores",
         **outputs_of(card, source="this card").rows_of(card),
         "protocol": f"`{json.dumps(protocol)}`",

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from mvrec import __version__
-from mvrec.data.views.protocol import MaskProtocol
+from mvrec.data.views.protocol import KeyFrameProtocol, MaskProtocol
 from mvrec.errors import UserError
 from mvrec.files import at_home, sha256
 from mvrec.inference.recogniser import Recogniser
@@ -23,6 +23,11 @@ from mvrec.published import PUBLISHED
 from mvrec.runs.weights_origin import StartingPoint, foreign_classes, starting_point
 from mvrec.tasks.outputs import identity, outputs_of
 
+BOXES = "boxes"  # key in the card of an action detector, which says what they are
+_BOX_INPUT = {
+    **{"name": "boxes", "dtype": "float32", "shape": ["boxes", 5]},
+    "columns": ["number of the clip in the batch", "left", "top", "right", "bottom in pixels of the clip"],
+}
 THIS_FILE = "this file"  # stands for the file that contains the card, in a network built from weights
 
 
@@ -67,13 +72,15 @@ def origin_of(path: Path) -> dict[str, Any]:
 def card_of(recogniser: Recogniser) -> dict[str, Any]:
     """Return the card of a network that is ready for use: `model_card` plus how to use and rebuild it.
 
-    In addition to `model_card` it has `backbone`, how to build the network, `input` and `output`.
+    In addition to `model_card` it has `backbone`, how to build the network, `input`, of action detectors `boxes`, and
+    `output`.
     """
     start = starting_point(recogniser.source, where=str(recogniser.source))
     network, protocol = recogniser.backbone, recogniser.protocol.as_dict()
     task = recogniser.outputs
     free = ["height", "width"] if isinstance(recogniser.protocol, MaskProtocol) else []
     details = {**identity(type(task)), **task.facts(), "protocol": protocol}
+    boxes = isinstance(recogniser.protocol, KeyFrameProtocol)
     # Through JSON and back, so that it compares equal to a card that was read.
     card = model_card(network, start.name, details, origin_of(recogniser.source)) | {
         "architecture": _architecture(network),
@@ -87,10 +94,11 @@ def card_of(recogniser: Recogniser) -> dict[str, Any]:
             "pixels": "(value / 255 - mean) / std",
             **protocol["normalisation"],
         },
+        **({BOXES: _BOX_INPUT} if boxes else {}),
         "output": {
             "name": "logits",
             "dtype": "float32",
-            "shape": ["batch", network.num_classes, *free],
+            "shape": ["boxes" if boxes else "batch", network.num_classes, *free],
             "activation": task.activation(),
         },
     }

@@ -15,7 +15,13 @@ from torch.export import ExportedProgram
 
 
 def write_onnx(
-    program: ExportedProgram, path: Path, *, opset: int, input_name: str, output_name: str, metadata: dict[str, str]
+    program: ExportedProgram,
+    path: Path,
+    *,
+    opset: int,
+    input_names: Sequence[str],
+    output_name: str,
+    metadata: dict[str, str],
 ) -> None:
     """Write a traced network with its weights into one ONNX file.
 
@@ -23,7 +29,7 @@ def write_onnx(
         program: The network.
         path: The file.
         opset: Version of ONNX's operators.
-        input_name: Name of the input.
+        input_names: Names of the inputs in order.
         output_name: Name of the output.
         metadata: The file's metadata.
     """
@@ -31,7 +37,7 @@ def write_onnx(
         program,
         dynamo=True,
         verbose=False,
-        input_names=[input_name],
+        input_names=list(input_names),
         output_names=[output_name],
         opset_version=opset,
         custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
@@ -64,9 +70,9 @@ class OnnxNetwork:
             graph.graph.output.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name in self._orders)
             self._sorting = _session(graph.SerializeToString())
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Map input (B, C, [T,] H, W) to logits (B, K) and the orders."""
-        feed = {self.session.get_inputs()[0].name: x.numpy()}
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Map input (B, C, [T,] H, W), and boxes (N, 5), to logits (B, K) or (N, K) and the orders."""
+        feed = {entry.name: x.numpy() for entry, x in zip(self.session.get_inputs(), inputs, strict=True)}
         (logits,) = self.session.run(None, feed)
         orders: Sequence[np.ndarray] = self._sorting.run(self._orders, feed) if self._sorting is not None else []
         return torch.from_numpy(logits), [torch.from_numpy(order) for order in orders]

@@ -18,7 +18,7 @@ from mvrec.data.listing.index import Sample
 from mvrec.data.loading.clips import clip_views, timed_frames
 from mvrec.data.loading.guarded_files import open_video
 from mvrec.data.video.video import Video, check_is_file_with_content
-from mvrec.data.views.protocol import ClipProtocol
+from mvrec.data.views.protocol import ClipProtocol, KeyFrameProtocol
 from mvrec.data.views.timeline import timeline_of, windows
 from mvrec.errors import UserError
 from mvrec.files import atomic_path, json_text, write_atomically
@@ -65,6 +65,8 @@ class Selection:
         Raises:
             UserError: It lacks them.
         """
+        if isinstance(recogniser.protocol, KeyFrameProtocol):
+            raise UserError(f"{recogniser.source} looks at key frames with boxes, and features are those of whole files")
         stages = len(recogniser.backbone.feature_info)
         if self.stage is not None and not -stages <= self.stage < stages:
             available = f"the stages 0..{stages - 1}" if stages else "no feature maps"

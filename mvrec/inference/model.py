@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from mvrec.data.video.video import Decoder
-from mvrec.data.views.protocol import MaskProtocol, Protocol
+from mvrec.data.views.protocol import KeyFrameProtocol, MaskProtocol, Protocol
 from mvrec.errors import DecodeError, UserError, nearest
 from mvrec.files import at_home
+from mvrec.inference.actions.knobs import ActionKnobs, actions_of
+from mvrec.inference.actions.people import Detector
 from mvrec.inference.explaining import Heat, explained
 from mvrec.inference.features import Selection, features_of
 from mvrec.inference.heat import Method
@@ -98,6 +100,9 @@ class Model(Recogniser):
         fps: float | None = None,
         window: float | None = None,
         stride: float | None = None,
+        boxes: Any = None,
+        people: Detector | None = None,
+        actions: ActionKnobs | None = None,
         views_per_forward: int | None = None,
         decoder: Decoder = "auto",
         num_threads: int = 2,
@@ -111,20 +116,34 @@ class Model(Recogniser):
             fps: Frames per second of arrays; frames are chosen as if they were a file's.
             window: Cut videos into windows of so many seconds, each with a result of its own.
             stride: Seconds from window to window; adjacent by default.
+            boxes: Of an action detector: a list of boxes, as training reads it, or for one video a dictionary from
+                seconds to boxes (N, 4), left, top, right, bottom in pixels.
+            people: In place of `boxes`: a function from a frame uint8 (H, W, 3) to boxes (N, 4) and scores (N,), such as
+                `mvrec.inference.actions.detectors.TorchvisionDetector`.
+            actions: Of an action detector: the times of key frames, smoothing, and the pixels of its view.
             views_per_forward: Views per forward pass, also of several files; by default those of one video, or 16
-                images.
+                images, or one key frame.
             decoder: Name of the decoder of videos.
             num_threads: Files decoded at the same time.
 
         Returns:
             A `Prediction`, of a segmenter a `PixelPrediction`; of several, with `window`, or of the frames of a video
-            for a segmenter, an iterator of them in order, in which an unreadable file is a result with `error`.
+            for a segmenter, an iterator of them in order, in which an unreadable file is a result with `error`. Of an
+            action detector an iterator of `ActionPrediction`s, one per key frame.
 
         Raises:
             DecodeError: The single file cannot be read.
             UserError: There is no such file, or the array is not what the network takes.
         """
         check_range("num_threads", num_threads)
+        knobs = {"boxes": boxes, "people": people, "actions": actions}
+        if isinstance(self.protocol, KeyFrameProtocol):
+            if window is not None or stride is not None:
+                raise UserError("window and stride are not for action detectors: actions=ActionKnobs(every=...)")
+            _, items = self._items(source, fps=fps, window=1.0, stride=None, at_once=views_per_forward)
+            return actions_of(self, items, **knobs, views_per_forward=views_per_forward or 1, decoder=decoder)
+        if strange := next((name for name, value in knobs.items() if value is not None), None):
+            raise UserError(f"{strange} is for action detectors, and {self.source} is for {self.outputs.task}")
         is_single, items = self._items(source, fps=fps, window=window, stride=stride, at_once=views_per_forward)
         results = recognise_files(
             self,

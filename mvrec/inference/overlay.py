@@ -128,7 +128,7 @@ def captioned(pictures: Pixels, lines: Sequence[str]) -> Pixels:
     """
     from PIL import Image, ImageDraw
 
-    width, font = pictures.shape[2], _font("".join(lines))
+    width, font = pictures.shape[2], font_for("".join(lines))
     rows = [row for line in lines for row in _broken(line, width - 2 * _GAP, font.getlength)]
     step = _LETTERS + _GAP
     band = Image.new("RGB", (width, step * (len(rows) + 1) + 2 * _GAP), (_PAPER,) * 3)
@@ -161,15 +161,20 @@ def _broken(line: str, width: int, length_of: Callable[[str], float]) -> Iterato
     yield line
 
 
-def _font(text: str) -> Any:
-    """Return the first font of the system, or else of PIL, that has all letters of a text; if none has, the first."""
+def font_for(text: str, letters: int = _LETTERS) -> Any:
+    """Return the first font of the system, or else of PIL, that has all letters of a text; if none has, the first.
+
+    Args:
+        text: The text.
+        letters: The size of letters in pixels.
+    """
     from PIL import ImageFont
 
     fonts: list[Any] = []
     for name in _FONTS:
         with contextlib.suppress(OSError):
-            fonts.append(ImageFont.truetype(name, _LETTERS))
-    fonts.append(ImageFont.load_default(_LETTERS))
+            fonts.append(ImageFont.truetype(name, letters))
+    fonts.append(ImageFont.load_default(letters))
     return next((font for font in fonts if _has(font, text)), fonts[0])
 
 
@@ -210,7 +215,7 @@ def legend_picture(names: Sequence[str], colours: Pixels) -> Pixels:
     """Return a picture of colours (K, 3), each next to its name, in columns: uint8 (H, W, 3)."""
     from PIL import Image, ImageDraw
 
-    font, step = _font("".join(names)), _LETTERS + 2 * _GAP
+    font, step = font_for("".join(names)), _LETTERS + 2 * _GAP
     rows = min(len(names), _LEGEND_ROWS)
     width = step + 2 * _GAP + round(max(map(font.getlength, names)))
     columns = -(-len(names) // rows)

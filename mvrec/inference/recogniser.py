@@ -16,7 +16,7 @@ from mvrec.data.listing.index import Sample
 from mvrec.data.loading.file_views import file_views
 from mvrec.data.video.video import Decoder
 from mvrec.data.views.presets import preset
-from mvrec.data.views.protocol import NAMED_MASK_PROTOCOLS, MaskProtocol, Protocol, kind_of, protocol_of
+from mvrec.data.views.protocol import NAMED_MASK_PROTOCOLS, KeyFrameProtocol, MaskProtocol, Protocol, kind_of, protocol_of
 from mvrec.errors import UserError, nearest
 from mvrec.inference.hub_files import local_path
 from mvrec.models.backbone import Backbone
@@ -95,6 +95,8 @@ class Recogniser:
             UserError: There is no such protocol, or it is for files of another kind.
         """
         protocol = self.protocol
+        if isinstance(protocol, KeyFrameProtocol):
+            raise UserError(f"{where}: {self.source} detects actions, and the protocols of that differ in scores alone")
         if not isinstance(protocol, MaskProtocol):
             return self.under(preset(name, where=where).applied(protocol))
         names = ("split", "size", "normalisation", "upright")

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from mvrec.data.loading.clips import timed_frames, views_of_clips
 from mvrec.data.loading.images import protocol_view
 from mvrec.data.video.stream import Stream
 from mvrec.data.video.video import Decoder, Video
-from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, MaskProtocol, Protocol
+from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, KeyFrameProtocol, MaskProtocol, Protocol
 from mvrec.data.views.timeline import Timeline, timeline, timeline_of, windows
 from mvrec.data.views.transforms import views_of
 from mvrec.errors import DecodeError, UserError
@@ -32,6 +32,8 @@ from mvrec.inference.results import PixelPrediction, Prediction, Result
 from mvrec.tasks.outputs import PixelOutput, joined
 
 log = logging.getLogger("mvrec")
+
+T = TypeVar("T")
 
 AHEAD = 2  # decoded parts waiting for the network, per thread
 FRAMES_AT_ONCE = 8  # of a video that is recognised frame by frame: a call of the decoder may have to seek
@@ -123,7 +125,7 @@ def parts_of(
             parts = _in_order(pool, whole, items, ahead=AHEAD * num_threads)
         else:
             in_windows = (_parts(protocol, item, window_seconds, stride_seconds, decoder) for item in items)
-            parts = (part for parts_of_item in in_windows for part in _prefetched(pool, parts_of_item))
+            parts = (part for parts_of_item in in_windows for part in prefetched(pool, parts_of_item))
         try:
             yield from parts
         finally:
@@ -211,7 +213,8 @@ def _in_order(
         yield waiting.popleft().result()
 
 
-def _prefetched(pool: ThreadPoolExecutor, parts: Iterator[Part | Result]) -> Iterator[Part | Result]:
+def prefetched(pool: ThreadPoolExecutor, parts: Iterator[T]) -> Iterator[T]:
+    """Yield parts while the next one is made in a thread."""
     coming = pool.submit(next, parts, None)
     while (part := coming.result()) is not None:
         coming = pool.submit(next, parts, None)
@@ -232,7 +235,7 @@ def _images_and_frames(
             yield from _in_order(pool, image, group, ahead=ahead)
             continue
         for item in group:
-            yield from _prefetched(pool, _frames(item, decoder))
+            yield from prefetched(pool, _frames(item, decoder))
 
 
 def is_video_file(path: str) -> bool:
@@ -293,7 +296,10 @@ def item_views(item: Item, protocol: Protocol) -> Tensor:
 
     Raises:
         DecodeError: The file cannot be read.
+        UserError: The protocol has views of key frames only.
     """
+    if isinstance(protocol, KeyFrameProtocol):
+        raise UserError(f"{item.source}: an action detector has views of key frames only: use predict, with boxes")
     if isinstance(protocol, MaskProtocol):
         image = np.require(item.image(upright=protocol.upright), requirements="W")  # of PIL's views that is a copy
         return torch.from_numpy(image).permute(2, 0, 1)[None]

@@ -1,0 +1,231 @@
+"""The people in a video, moment by moment: from a list of boxes, or found by a detector."""
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mvrec.class_paths import calling
+from mvrec.data.listing.boxes.reading import read_boxes
+from mvrec.data.listing.boxes.rows import BoxRow, Faults
+from mvrec.data.listing.index import Sample
+from mvrec.errors import PartError, UserError
+from mvrec.files import at_home
+from mvrec.inference.actions.results import Sighting
+
+Pixels = npt.NDArray[np.uint8]
+# From a frame uint8 RGB (H, W, 3) to boxes (N, 4), left, top, right and bottom in its pixels, and scores (N,).
+Detector = Callable[[Pixels], tuple[Any, Any]]
+
+log = logging.getLogger("mvrec")
+
+PLACES = 1e4  # times are told apart by tenths of milliseconds
+
+
+class People(ABC):
+    """The boxes of people in videos.
+
+    Attributes:
+        needs_frames: Whether `sighting` looks at frames.
+        step: Seconds between the moments of a video, if they are regular.
+    """
+
+    needs_frames: bool
+
+    @abstractmethod
+    def times(self, sample: Sample, seconds: float) -> list[float]:
+        """Return the moments at which people are known, in ascending order.
+
+        Args:
+            sample: A video, or a part of it.
+            seconds: The length of the whole video.
+
+        Raises:
+            UserError: Nothing is known about this video.
+        """
+
+    @abstractmethod
+    def sighting(self, sample: Sample, seconds: float, size: tuple[int, int], frame: Pixels | None) -> Sighting:
+        """Return the boxes at one of these moments.
+
+        Args:
+            sample: The video.
+            seconds: The moment.
+            size: (height, width) of a frame in pixels.
+            frame: uint8 (H, W, 3), the frame at the moment, if `needs_frames`.
+        """
+
+
+class DetectedPeople(People):
+    """People that a detector finds.
+
+    Args:
+        detector: From a frame to boxes and scores.
+        every: Seconds from one look to the next.
+        min_score: Least score of a box.
+    """
+
+    needs_frames = True
+
+    def __init__(self, detector: Detector, *, every: float = 1.0, min_score: float = 0.8) -> None:
+        self.detector, self.every, self.min_score = detector, every, min_score
+
+    def times(self, sample: Sample, seconds: float) -> list[float]:
+        """Return a moment every few seconds, from the start on."""
+        start, end = sample.start_seconds or 0.0, min(sample.end_seconds or math.inf, seconds)
+        count = max(math.ceil((end - start) / self.every - 1e-6), 1)
+        return [start + number * self.every for number in range(count)]
+
+    def sighting(self, sample: Sample, seconds: float, size: tuple[int, int], frame: Pixels | None) -> Sighting:
+        """Return the boxes that the detector finds.
+
+        Raises:
+            PartError: It raised an exception, or returned something else than boxes.
+        """
+        assert frame is not None
+        with calling("people", self.detector):
+            boxes, scores = self.detector(frame)
+        corners = _numbers(boxes, self.detector, "boxes").reshape(-1, 4)
+        values = _numbers(scores, self.detector, "scores").reshape(-1)
+        if len(corners) != len(values):
+            raise PartError(f"people: {self.detector} returned {len(corners)} boxes and {len(values)} scores")
+        corners = np.clip(corners, 0, np.array([size[1], size[0]] * 2, np.float32))
+        good = (values >= self.min_score) & (corners[:, 2:] > corners[:, :2]).all(1)
+        return Sighting(seconds, corners[good], values[good], ("",) * int(good.sum()))
+
+
+def _numbers(values: Any, detector: Detector, noun: str) -> npt.NDArray[np.float32]:
+    try:
+        array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, np.float32)
+        if noun == "boxes" and array.size % 4:
+            raise ValueError(f"shape {array.shape}")
+    except (TypeError, ValueError) as error:
+        raise PartError(f"people: {detector} returned {noun} that are no numbers (N, 4): {error}") from None
+    return array
+
+
+class ListedPeople(People):
+    """People whose boxes a list has, in any format that training reads.
+
+    Boxes of a video are those whose path in the list is the video's, or else has its name, or its name without ending.
+
+    Args:
+        path: The list.
+        min_score: Least score of boxes that have one.
+
+    Raises:
+        UserError: The list cannot be read, or has no boxes.
+    """
+
+    needs_frames = False
+
+    def __init__(self, path: str | Path, *, min_score: float = 0.0) -> None:
+        self.path = at_home(path)
+        self._rows: dict[str, dict[int, list[BoxRow]]] = {}  # by path and moment
+        faults = Faults(drop=True)
+        for row in read_boxes(self.path):
+            if row.has_box and faults.accepts(row) and not row.score < min_score:  # also of boxes without a score
+                moments = self._rows.setdefault(row.path, {})
+                moments.setdefault(round(row.seconds * PLACES), []).append(row)
+        for kind, count in faults.counts.items():
+            log.warning("left out %d boxes, the first: %s", count, faults.firsts[kind])
+        if not self._rows:
+            least = f" with a score of {min_score:g} or more" if min_score > 0 else ""
+            raise UserError(f"{self.path}: it has no box{least}")
+        self._paths: dict[str, str] = {}  # of videos in the list, by video
+
+    def times(self, sample: Sample, seconds: float) -> list[float]:
+        """Return the moments of the list that lie in the video, or in its part."""
+        start, end = sample.start_seconds or 0.0, min(sample.end_seconds or math.inf, seconds)
+        moments = [moment / PLACES for moment in sorted(self._of(sample))]
+        inside = [moment for moment in moments if start <= moment < end]
+        if not inside:
+            first = self._of(sample)[round(moments[0] * PLACES)][0]
+            raise UserError(
+                f"{first.where}: no box of the list lies in the {end - start:.2f} s of {sample.path}: its boxes are at "
+                f"{moments[0]:g} to {moments[-1]:g} s"
+            )
+        return inside
+
+    def sighting(self, sample: Sample, seconds: float, size: tuple[int, int], frame: Pixels | None) -> Sighting:
+        """Return the boxes of the list at a moment; rows with the same box are one."""
+        scale = np.array([size[1], size[0]] * 2, np.float32)
+        boxes: dict[tuple[Any, ...], BoxRow] = {}
+        for row in self._of(sample)[round(seconds * PLACES)]:
+            boxes.setdefault((row.corners, row.person), row)
+        rows = list(boxes.values())
+        unit = [scale if row.relative else np.ones(4, np.float32) for row in rows]
+        corners = np.clip(np.array([row.corners for row in rows], np.float32) * np.stack(unit), 0, scale)
+        scores = np.array([row.score for row in rows], np.float32)
+        inside = np.flatnonzero((corners[:, 2:] > corners[:, :2]).all(1))
+        return Sighting(seconds, corners[inside], scores[inside], tuple(rows[number].person for number in inside))
+
+    def _of(self, sample: Sample) -> Mapping[int, Sequence[BoxRow]]:
+        source = str(sample.path)
+        if source not in self._paths:
+            self._paths[source] = self._path_of(source)
+        return self._rows[self._paths[source]]
+
+    def _path_of(self, source: str) -> str:
+        """Return the list's path of a video.
+
+        Raises:
+            UserError: It has none, or several.
+        """
+        video = Path(source)
+        places = {path: (self.path.parent / path).resolve() for path in self._rows}
+        by_path = [path for path, place in places.items() if place == video.resolve()]
+        by_name = [path for path in self._rows if Path(path).name == video.name]
+        by_stem = [path for path in self._rows if path == video.stem or Path(path).stem == video.stem]
+        matches = by_path or by_name or by_stem
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise UserError(f"{self.path}: {', '.join(matches[:3])} may each be {source}: name videos by their paths")
+        names = ", ".join(list(self._rows)[:3]) + (", ..." if len(self._rows) > 3 else "")
+        raise UserError(f"{self.path}: it has no box of {source}, only of {names}")
+
+
+class GivenPeople(People):
+    """People whose boxes are arrays, for one video.
+
+    Args:
+        boxes: Seconds -> boxes (N, 4), left, top, right, bottom in pixels.
+
+    Raises:
+        UserError: The boxes are not numbers (N, 4), or there are none.
+    """
+
+    needs_frames = False
+
+    def __init__(self, boxes: Mapping[float, Any]) -> None:
+        if not boxes:
+            raise UserError("boxes: there is no box")
+        self._boxes: dict[float, npt.NDArray[np.float32]] = {}
+        for seconds, corners in sorted(boxes.items()):
+            try:
+                array = np.asarray(corners, np.float32).reshape(-1, 4)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"boxes[{seconds!r}] are no numbers (N, 4): {error}") from None
+            self._boxes[float(seconds)] = array
+
+    def times(self, sample: Sample, seconds: float) -> list[float]:
+        """Return the moments that have boxes.
+
+        Raises:
+            UserError: One lies outside the video.
+        """
+        outside = [moment for moment in self._boxes if not 0 <= moment < seconds]
+        if outside:
+            raise UserError(f"boxes[{outside[0]!r}]: {sample.path} has no such moment, only {seconds:.2f} s")
+        return list(self._boxes)
+
+    def sighting(self, sample: Sample, seconds: float, size: tuple[int, int], frame: Pixels | None) -> Sighting:
+        """Return the boxes at a moment."""
+        corners = self._boxes[seconds]
+        return Sighting(seconds, corners, np.full(len(corners), np.nan, np.float32), ("",) * len(corners))
