@@ -44,7 +44,7 @@ def fit_to_data(config: Namespace, settings: Sequence[Entry], from_files: Mappin
                 node, key, stored = arguments.get("backbone"), f"{key}.backbone", stored_arguments.get("backbone")
                 continue
             entry = _last(settings, f"{key}.{name}")
-            if entry is not None and arguments[name] not in (value, [value, value], (value, value)):
+            if entry is not None and _sides(arguments[name]) != _sides(value):
                 if isinstance(size := arguments[name], int) and not _is_set(source, settings, from_files):
                     config[source.replace("data.", "data.init_args.", 1)] = size
                     filled.append(Entry(source, str(size), entry.where))
@@ -93,8 +93,8 @@ def _last(settings: Sequence[Entry], key: str) -> Entry | None:
     return next((entry for entry in reversed(settings) if entry.key == key), None)
 
 
-def _sizes(data: Any) -> Iterator[tuple[str, str, int, str]]:
-    """Yield the sizes in a data module's arguments: key, the network's argument, number, unit."""
+def _sizes(data: Any) -> Iterator[tuple[str, str, int | list[int], str]]:
+    """Yield the sizes in a data module's arguments: key, the network's argument, number or two, unit."""
     arguments = data.get("init_args") if isinstance(data, Namespace) else None
     if arguments is None:
         return
@@ -102,8 +102,14 @@ def _sizes(data: Any) -> Iterator[tuple[str, str, int, str]]:
     frames = getattr(clip, "num_frames", None)
     if isinstance(frames, int) and frames > 0:  # the data module refuses others
         yield "data.clip.num_frames", "num_frames", frames, "frames"
-    if isinstance(size, int) and size > 0:
-        yield "data.size", "image_size", size, "pixels"
+    if min(_sides(size), default=0) > 0:
+        yield "data.size", "image_size", size if isinstance(size, int) else _sides(size), "pixels"
+
+
+def _sides(size: Any) -> list[int]:
+    """Return the two sides of a square or rectangle; empty for anything else."""
+    sides = [size, size] if isinstance(size, int) else list(size) if isinstance(size, list | tuple) else []
+    return sides if len(sides) == 2 and all(isinstance(side, int) for side in sides) else []
 
 
 def _arguments(stored: Any) -> Mapping[str, Any]:

@@ -148,6 +148,7 @@ def plan_text(plan: "Plan", *, config: Any, settings: Sequence[Entry], task: Any
         trainer: The trainer.
         run_dir: The directory of the run.
     """
+    from mvrec.data.views.geometry import height_and_width
     from mvrec.plan.text import Resolved, lines_of, told
     from mvrec.plan.timing import seconds_per_view
 
@@ -157,8 +158,8 @@ def plan_text(plan: "Plan", *, config: Any, settings: Sequence[Entry], task: Any
             node = _below(_below(node, "init_args") or node, name)
         return node
 
-    network, size = task.backbone, value("data.size")
-    shape = (3, value("data.clip.num_frames"), size, size) if plan.findings.is_video else (3, size, size)
+    network, sides = task.backbone, height_and_width(value("data.size"))
+    shape = (3, value("data.clip.num_frames"), *sides) if plan.findings.is_video else (3, *sides)
     seconds = seconds_per_view(network, shape, on_gpu=bool(plan.machine.gpu)) if trainer.is_global_zero else None
     resolved = Resolved(
         value,

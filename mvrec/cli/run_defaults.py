@@ -141,7 +141,8 @@ def expand_evaluation(arguments: Sequence[str], settings: Sequence[Entry], defau
     if kind is not None and kind != protocol.kind.noun:
         raise UserError(f"{entry.where}: {entry.value} is a protocol for {protocol.kind.noun}s, the data are {kind}s")
     named = last_value(settings, "data.size")
-    size = int(named.value) if named is not None else data.get("init_args", {}).get("size", 224)
+    text = str(named.value) if named is not None else ""  # the parser refuses what is no number
+    size = int(text) if text.isdecimal() else data.get("init_args", {}).get("size", 224)
     return _with_flags(arguments, list(_as_flags("--data", protocol.settings(size))))
 
 

@@ -15,8 +15,10 @@ from mvrec.data.listing.archive import ArchiveMember
 from mvrec.data.listing.index import Sample
 from mvrec.data.loading.file_views import file_views
 from mvrec.data.video.video import Decoder
+from mvrec.data.views.geometry import Sides
 from mvrec.data.views.presets import preset
-from mvrec.data.views.protocol import NAMED_MASK_PROTOCOLS, KeyFrameProtocol, MaskProtocol, Protocol, kind_of, protocol_of
+from mvrec.data.views.protocol import NAMED_MASK_PROTOCOLS, MaskProtocol, Protocol, kind_of, protocol_of
+from mvrec.data.views.protocols.masks import windows_as_large_as
 from mvrec.errors import UserError, nearest
 from mvrec.inference.hub_files import local_path
 from mvrec.models.backbone import Backbone
@@ -161,14 +163,11 @@ def scaled_input(protocol: Protocol, views: Tensor) -> Tensor:
     return x if size == tuple(x.shape[-2:]) else F.interpolate(x, size, mode="bilinear")
 
 
-def _windows_of(protocol: MaskProtocol) -> dict[str, int]:
-    """Return windows as large as the network's training crops; two of three pixels lie in one window per axis.
-
-    512 and 341 are mmsegmentation's numbers for crops of 512.
-    """
+def _windows_of(protocol: MaskProtocol) -> dict[str, Sides]:
+    """Return the protocol's own windows, else those as large as the network's training crops."""
     if protocol.mode == "slide":
         return {"window": protocol.window, "stride": protocol.stride}
-    return {"window": protocol.size, "stride": max(protocol.size * 2 // 3, 1)}
+    return windows_as_large_as(protocol.size)
 
 
 def usable_device(name: str | torch.device) -> torch.device:

@@ -14,6 +14,7 @@ from mvrec.data.listing.lists import Row
 from mvrec.data.loading.images import EvalImages, TrainImages
 from mvrec.data.loading.masks import Colours, MaskCoding, MaskError, read_mask
 from mvrec.data.loading.samples import FileViews
+from mvrec.data.views.geometry import Sides
 from mvrec.data.views.mask_augment import MaskAugment, choose_mask_geometry
 from mvrec.data.views.own_augment import apply_own
 from mvrec.data.views.protocol import MaskProtocol
@@ -58,11 +59,12 @@ class TrainMasks(TrainImages):
 
     Args:
         index: The images; a row's label is the path of its mask.
-        size: Side of the square view in pixels.
+        size: Side of the view in pixels, or its height and width.
         augment: Augmentation.
         padding: RGB of pixels outside an image that is smaller than the view.
     """
 
+    size: Sides  # type: ignore[assignment]  # other samples have squares
     augment: MaskAugment = field(default_factory=MaskAugment)  # type: ignore[assignment]  # has places of its own
     upright: bool = True
     padding: Colour = MEAN_COLOUR
@@ -73,7 +75,7 @@ class TrainMasks(TrainImages):
         return target
 
     def views(self, frames: np.ndarray, target: Target, seeds: Sequence[int]) -> tuple[Tensor, tuple[Target, ...]]:
-        """Return a view and its classes for every seed: uint8 (V, C, size, size), and maps (size, size)."""
+        """Return a view and its classes for every seed: uint8 (V, C, H, W), and maps (H, W)."""
         assert isinstance(target, MaskMap)
         augment, views, targets = self.augment, [], []
         for seed in seeds:

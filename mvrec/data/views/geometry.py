@@ -12,6 +12,21 @@ from typing import Literal, NamedTuple, Protocol
 Interpolation = Literal["bilinear", "bicubic"]
 TrainInterpolation = Literal["bilinear", "bicubic", "random"]
 Rounding = Literal["slowfast", "torchvision"]
+Sides = int | tuple[int, int]  # in pixels: of a square, or height and width
+
+
+def height_and_width(sides: Sides) -> tuple[int, int]:
+    """Return the sides of a square or rectangle."""
+    if isinstance(sides, int):
+        return sides, sides
+    height, width = sides
+    return height, width
+
+
+def sides_text(sides: Sides) -> str:
+    """Return sides in words: "64 x 64 pixels", "512 pixels high, 1024 wide"."""
+    height, width = height_and_width(sides)
+    return f"{height} x {width} pixels" if height == width else f"{height} pixels high, {width} wide"
 
 
 class Box(NamedTuple):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mvrec.data.views.geometry import Box, Geometry, Interpolation, rescaled_size
+from mvrec.data.views.geometry import Box, Geometry, Interpolation, Sides, height_and_width, rescaled_size
 from mvrec.data.views.own_augment import Transforms
 from mvrec.data.views.targets import NOT_LABELLED
 from mvrec.data.views.transforms import RandomErasing
@@ -152,22 +152,23 @@ class MaskAugment:
             raise ValueError(f"scale must be two positive numbers of pixels, got {self.scale[0]}, {self.scale[1]}")
 
 
-def choose_mask_geometry(classes: npt.NDArray[np.uint8], *, size: int, augment: MaskAugment, seed: int) -> Geometry:
+def choose_mask_geometry(classes: npt.NDArray[np.uint8], *, size: Sides, augment: MaskAugment, seed: int) -> Geometry:
     """Choose the geometry of a training view of an image with a class per pixel.
 
-    The image is scaled at random, a square is cut out of it, and what is smaller than the square is padded. Here the
-    cut comes first: its box in the image is that of the square, rounded to whole pixels.
+    The image is scaled at random, a crop is cut out of it, and what is smaller than the crop is padded. Here the cut
+    comes first: its box in the image is that of the crop, rounded to whole pixels.
 
     Args:
         classes: uint8 (H, W), `NOT_LABELLED` where there is no class.
-        size: Side of the square view in pixels.
+        size: Side of the view in pixels, or its height and width.
         augment: The ranges of the choice.
         seed: Determines all random choices.
     """
     rng = random.Random(seed)
     height, width = classes.shape
+    view_size = height_and_width(size)
     scaled = rescaled_size(height, width, augment.scale, rng.uniform(*augment.ratio))
-    content = min(size, scaled[0]), min(size, scaled[1])
+    content = min(view_size[0], scaled[0]), min(view_size[1], scaled[1])
     box = _crop(classes, content, scaled, augment.largest_share, rng)
     return Geometry(
         box,
@@ -175,7 +176,7 @@ def choose_mask_geometry(classes: npt.NDArray[np.uint8], *, size: int, augment: 
         flip=rng.random() < augment.flip_probability,
         interpolation=augment.interpolation,
         antialias=content[0] >= box.height,  # changes nothing where pixels are scaled up, and is faster
-        padded=None if content == (size, size) else (size, size),
+        padded=None if content == view_size else view_size,
     )
 
 

@@ -1,5 +1,7 @@
 """Folders of images and masks, from files to batches, and what is said of wrong ones."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,10 @@ from mask_trees import quarters, write_image, write_mask, write_pairs
 from PIL import Image
 
 from mvrec.data import MaskFolder
+from mvrec.data.views.geometry import Box
 from mvrec.data.views.mask_augment import MaskAugment, PhotometricDistortion
 from mvrec.data.views.normalisation import Normalisation
-from mvrec.data.views.protocol import MaskProtocol
+from mvrec.data.views.protocol import MaskProtocol, protocol_of
 from mvrec.data.views.targets import MaskMap
 from mvrec.errors import UserError
 
@@ -42,6 +45,22 @@ def test_two_folders_become_batches_of_crops_and_whole_images(tmp_path):
         assert torch.equal(batch.targets[0], torch.from_numpy(quarters().astype(np.int64)))
     protocol = data.protocol("val")
     assert (type(protocol), protocol.name, protocol.size, protocol.upright) == (MaskProtocol, "whole", 32, True)
+
+
+def test_training_crops_and_windows_may_be_rectangles(tmp_path):
+    write_pairs(tmp_path, NAMES)
+    data = ready(tmp_path, size=(24, 48), protocol="slide")
+    batch = next(iter(data.train_dataloader()))
+    assert (tuple(batch.clips.shape), tuple(batch.targets.shape)) == ((4, 3, 24, 48), (4, 24, 48))
+    protocol = data.protocol("val")
+    assert data.clip_shape == (3, 24, 48)
+    assert (protocol.window, protocol.stride) == ((24, 48), (16, 32))
+    assert protocol.windows(40, 56) == [Box(top, left, 24, 48) for top in (0, 16) for left in (0, 8)]
+    assert "windows of 24 x 48 every 16 x 32" in str(protocol)
+    for stored in (protocol.as_dict(), json.loads(json.dumps(protocol.as_dict()))):
+        assert protocol_of(stored) == protocol
+    with pytest.raises(UserError, match=r"data\.size must lie in 1\.\.16384, got 0"):
+        folder(tmp_path, size=(24, 0))
 
 
 def test_pixels_and_classes_of_a_crop_move_together(tmp_path):

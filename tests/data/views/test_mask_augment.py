@@ -52,6 +52,15 @@ def test_an_image_smaller_than_the_crop_is_whole_and_padded():
         assert (way.size, way.padded, way.box.height, way.box.width) == ((40, 64), (64, 64), 40, 64)
 
 
+def test_crops_may_be_rectangles():
+    for way in views(np.zeros((200, 300), np.uint8), size=(40, 80), ratio=(0.5, 2.0)):
+        assert way.view_size == way.size == (40, 80)
+        assert abs(way.box.width - 2 * way.box.height) <= 2
+        assert 20 <= way.box.height <= 80
+    for way in views(np.zeros((30, 90), np.uint8), size=(40, 80), ratio=(1.0, 1.0)):
+        assert (way.size, way.padded) == ((30, 80), (40, 80))
+
+
 def test_crops_avoid_a_class_over_most_of_them():
     classes = np.zeros((256, 256), np.uint8)
     classes[:64, :64] = 1  # crops of 64 pixels elsewhere have one class

@@ -6,6 +6,7 @@ from mvrec.data.listing.layouts import Layout
 from mvrec.data.listing.mask_layouts import MaskFolders, Naming
 from mvrec.data.sets.segmentation.segmentation_data import SegmentationData
 from mvrec.data.sets.segmentation.values import ClassList
+from mvrec.data.views.geometry import Sides
 from mvrec.data.views.mask_augment import MaskAugment
 from mvrec.data.views.targets import NOT_LABELLED
 
@@ -43,7 +44,7 @@ class Cityscapes(SegmentationData):
 
     Args:
         root: The folder of `leftImg8bit` and `gtFine`.
-        size: See `SegmentationData`.
+        size: See `SegmentationData`; by default mmsegmentation's crops, half as high as wide.
         protocol: See `SegmentationData`; by default images are scored in their own size, 2048 x 1024.
         augment: Training augmentation.
         test_split: See `SegmentationData`.
@@ -58,7 +59,7 @@ class Cityscapes(SegmentationData):
         self,
         root: str,
         *,
-        size: int = 1024,
+        size: Sides = (512, 1024),
         protocol: str = "whole",
         augment: MaskAugment = MaskAugment(scale=(2048, 1024)),  # noqa: B008 - frozen, and shown in --help
         test_split: Literal["val", "test"] = "val",

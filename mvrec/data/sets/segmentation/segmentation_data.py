@@ -17,15 +17,17 @@ from mvrec.data.loading.mask_samples import EvalMasks, MaskTargets, TrainMasks
 from mvrec.data.loading.masks import Colours, MaskCoding, read_mask
 from mvrec.data.sets.recognition_data import RecognitionData, Split
 from mvrec.data.sets.segmentation.values import ClassList, ValueCounts, count_values, values_text
+from mvrec.data.views.geometry import Sides, height_and_width
 from mvrec.data.views.mask_augment import MaskAugment
 from mvrec.data.views.normalisation import IMAGENET_NORMALISATION, Normalisation
 from mvrec.data.views.protocol import NAMED_MASK_PROTOCOLS, MaskProtocol
+from mvrec.data.views.protocols.masks import windows_as_large_as
 from mvrec.data.views.targets import NOT_LABELLED
 from mvrec.data.views.transforms import Augment
 from mvrec.errors import UserError, nearest
 from mvrec.files import at_home
 from mvrec.machine import cores_per_process
-from mvrec.ranges import Range, check_range
+from mvrec.ranges import PIXELS, Range, check_range
 
 _MANY = 2000  # masks that take more than a few seconds
 SAMPLED = 64  # masks whose values are checked at set-up if the classes have names
@@ -36,7 +38,7 @@ log = logging.getLogger(__name__)
 class SegmentationData(RecognitionData):
     """Images and a mask for each. A subclass describes its data set on disk; see `RecognitionData.find_layout`.
 
-    Training sees square crops of scaled images. Evaluation sees whole images in their own size, one per batch, because
+    Training sees crops of scaled images. Evaluation sees whole images in their own size, one per batch, because
     padding would change a network's features; `protocol` says what the network's input is then.
 
     The values of the masks are read at set-up and shown: those of all masks if these alone tell the classes, else of
@@ -44,7 +46,7 @@ class SegmentationData(RecognitionData):
 
     Args:
         root: The data set.
-        size: Side of the square training crops in pixels.
+        size: Side of the training crops in pixels, or their height and width.
         protocol: How the network sees images in evaluation, by name: "whole" in their own size, "slide" in windows,
             "mmseg-2048x512" and "pvt-align32" as the published figures on ADE20K; each also with "-ms-flip".
         augment: Training augmentation.
@@ -75,7 +77,7 @@ class SegmentationData(RecognitionData):
         self,
         root: str,
         *,
-        size: int = 512,
+        size: Sides = 512,
         protocol: str = "mmseg-2048x512",
         augment: MaskAugment = MaskAugment(),  # noqa: B008 - frozen, and shown in --help
         normalisation: Normalisation = IMAGENET_NORMALISATION,
@@ -91,9 +93,11 @@ class SegmentationData(RecognitionData):
         reduce_zero_label: bool = False,
         fold: str | None = None,
     ) -> None:
+        for side in height_and_width(size):
+            check_range("data.size", side, PIXELS)
         super().__init__(
             root,
-            size=size,
+            size=max(height_and_width(size)),
             augment=augment,  # type: ignore[arg-type]  # has places of its own
             repeats=1,
             normalisation=normalisation,
@@ -115,7 +119,7 @@ class SegmentationData(RecognitionData):
                 f"data.protocol: there is no protocol {protocol!r}, only {', '.join(NAMED_MASK_PROTOCOLS)}"
                 f"{nearest(protocol, NAMED_MASK_PROTOCOLS)}"
             )
-        self.mask_augment, self.protocol_name = augment, protocol
+        self.crop_size, self.mask_augment, self.protocol_name = size, augment, protocol
         self.ignored = (ignore,) if isinstance(ignore, int) else tuple(ignore or ())
         for value in self.ignored:
             check_range("data.ignore", value, Range(0, NOT_LABELLED))
@@ -230,7 +234,7 @@ class SegmentationData(RecognitionData):
     def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainMasks:
         """Return random crops of the images of an index, with their classes."""
         red, green, blue = (round(255 * mean) for mean in self.normalisation.mean)
-        return TrainMasks(index, self.size, augment=self.mask_augment, seed=seed, padding=(red, green, blue))
+        return TrainMasks(index, self.crop_size, augment=self.mask_augment, seed=seed, padding=(red, green, blue))
 
     def eval_dataset(self, split: Split) -> EvalMasks:
         """Return the whole images of a split, with the classes of their masks."""
@@ -241,9 +245,8 @@ class SegmentationData(RecognitionData):
         return MaskProtocol.named(
             self.protocol_name,
             split="val" if split == "val" else self.test_split,
-            size=self.size,
-            window=self.size,  # as large as training crops, and a third of it in common with the next
-            stride=max(2 * self.size // 3, 1),
+            size=self.crop_size,
+            **windows_as_large_as(self.crop_size),
             normalisation=self.normalisation,
         )
 

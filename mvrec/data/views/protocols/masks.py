@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
-from mvrec.data.views.geometry import Box, Geometry, rescaled_size
+from mvrec.data.views.geometry import Box, Geometry, Sides, height_and_width, rescaled_size
 from mvrec.data.views.normalisation import IMAGENET_NORMALISATION, Normalisation
 from mvrec.data.views.protocols.base import Protocol, shared
 
@@ -21,13 +21,13 @@ class MaskProtocol(Protocol):
     Attributes:
         name: The name of these settings, of `NAMED_MASK_PROTOCOLS` or one's own.
         split: The scored split.
-        size: Side of the square training crop in pixels.
+        size: Side of the training crops in pixels, or their height and width.
         scale: Most pixels of the long and of the short side of the network's input, whose ratio stays as it is; `None`
             takes images in their own size.
         align: Both sides are then stretched up to a multiple of it.
-        mode: "whole" images, or a "slide" of square windows whose logits are averaged where they overlap.
-        window: Side of a window in pixels.
-        stride: Pixels from one window to the next; the last one is shifted back into the image.
+        mode: "whole" images, or a "slide" of windows whose logits are averaged where they overlap.
+        window: Side of a window in pixels, or its height and width.
+        stride: Pixels from one window to the next, or down and across; the last one is shifted back into the image.
         ratios: Factors of the scale; over several of them the probabilities are averaged.
         flip: Whether the mirrored image is averaged too.
         normalisation: Mean and standard deviation.
@@ -41,12 +41,12 @@ class MaskProtocol(Protocol):
 
     name: str = "mmseg-2048x512"
     split: Literal["val", "test"] = "val"
-    size: int = 512
+    size: Sides = 512  # type: ignore[assignment]  # other protocols have squares
     scale: tuple[int, int] | None = (2048, 512)
     align: int = 1
     mode: Literal["whole", "slide"] = "whole"
-    window: int = 512
-    stride: int = 341
+    window: Sides = 512
+    stride: Sides = 341
     ratios: tuple[float, ...] = (1.0,)
     flip: bool = False
     normalisation: Normalisation = IMAGENET_NORMALISATION
@@ -71,7 +71,7 @@ class MaskProtocol(Protocol):
     @property
     def view_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of a training view."""
-        return 3, self.size, self.size
+        return 3, *height_and_width(self.size)
 
     def geometries(self, height: int, width: int) -> list[Geometry]:
         """Return the whole image as it is."""
@@ -87,13 +87,9 @@ class MaskProtocol(Protocol):
 
     def windows(self, height: int, width: int) -> list[Box]:
         """Return the windows over the network's input, by rows; one where it is no larger than a window."""
-        rows, columns = (
-            [min(i * self.stride, max(side - self.window, 0)) for i in range(count)]
-            for side, count in (
-                (side, max(side - self.window + self.stride - 1, 0) // self.stride + 1) for side in (height, width)
-            )
-        )
-        size = min(self.window, height), min(self.window, width)
+        window, stride = height_and_width(self.window), height_and_width(self.stride)
+        rows, columns = (_starts(*sides) for sides in zip((height, width), window, stride, strict=True))
+        size = min(window[0], height), min(window[1], width)
         return [Box(top, left, *size) for top in rows for left in columns]
 
     def central(self) -> Self:
@@ -112,17 +108,39 @@ class MaskProtocol(Protocol):
     @classmethod
     def of_values(cls, values: Mapping[str, Any]) -> "MaskProtocol":
         """Return the protocol from the values of `as_dict` without `kind`."""
-        scale = values["scale"]
-        return cls(**{**values, "ratios": tuple(values["ratios"]), "scale": None if scale is None else tuple(scale)})
+        sizes = {name: values[name] for name in ("size", "scale", "window", "stride")}
+        pairs = {name: tuple(sides) for name, sides in sizes.items() if isinstance(sides, list | tuple)}
+        return cls(**{**values, "ratios": tuple(values["ratios"]), **pairs})
 
     def __str__(self) -> str:
         scale = "own size" if self.scale is None else f"at most {self.scale[0]} x {self.scale[1]} pixels"
         parts = [f"{self.split} images", self.name, scale]
         parts += [f"sides multiples of {self.align}"] if self.align > 1 else []
-        parts += [f"windows of {self.window} every {self.stride}"] if self.mode == "slide" else []
+        parts += [f"windows of {_numbers(self.window)} every {_numbers(self.stride)}"] if self.mode == "slide" else []
         parts += [f"{len(self.ratios)} sizes"] if len(self.ratios) > 1 else []
         parts += ["mirrored too"] if self.flip else []
         return ", ".join(parts)
+
+
+def windows_as_large_as(size: Sides) -> dict[str, Sides]:
+    """Return windows as large as training crops; two of three pixels lie in one window per axis.
+
+    512 and 341 are mmsegmentation's numbers for crops of 512.
+    """
+    if isinstance(size, int):
+        return {"window": size, "stride": max(size * 2 // 3, 1)}
+    height, width = (max(side * 2 // 3, 1) for side in size)
+    return {"window": size, "stride": (height, width)}
+
+
+def _starts(side: int, window: int, stride: int) -> list[int]:
+    """Return where the windows along a side begin."""
+    count = max(side - window + stride - 1, 0) // stride + 1
+    return [min(i * stride, max(side - window, 0)) for i in range(count)]
+
+
+def _numbers(sides: Sides) -> str:
+    return str(sides) if isinstance(sides, int) else f"{sides[0]} x {sides[1]}"
 
 
 _SEVERAL: dict[str, Any] = {"ratios": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": True}
