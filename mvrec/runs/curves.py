@@ -37,7 +37,7 @@ class Curves(NamedTuple):
 PANELS = (
     ("learning rate", ("train/lr", "train/lr_first_layer"), False),
     ("gradient norm", ("train/grad_norm",), True),
-    ("throughput per second", ("train/clips_per_second",), False),
+    ("throughput per second", ("train/clips_per_second", "train/images_per_second"), False),
     ("share of time waiting for data", ("train/data_wait",), False),
 )
 Columns = dict[str, tuple[list[int], list[float]]]

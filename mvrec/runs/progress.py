@@ -63,7 +63,7 @@ class Throughput(L.Callback):
     Time of validation and checkpointing between steps is excluded from both.
 
     Attributes:
-        clips_per_second: Over all processes, since the last log step.
+        clips_per_second: Clips or images over all processes, since the last log step.
         data_wait: Share of 0..1 of the time that this process waited for its next batch.
         seconds_per_step: Mean since the last log step.
     """
@@ -120,7 +120,10 @@ class Throughput(L.Callback):
             self.clips_per_second = self._clips / seconds
             self.data_wait = self._waited / seconds
             self.seconds_per_step = seconds / self._steps
-            values = {"train/clips_per_second": self.clips_per_second, "train/data_wait": self.data_wait}
+            values = {
+                f"train/{_inputs(trainer)}_per_second": self.clips_per_second,
+                "train/data_wait": self.data_wait,
+            }
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=trainer.global_step - 1)
         self._laps += 1

@@ -33,14 +33,18 @@ def test_where_there_are_not_enough_cores_the_way_out_is_named():
 def test_a_starved_run_says_so_once_and_a_fed_run_nothing(monkeypatch, caplog, seconds_of_waiting, lines):
     laps = itertools.cycle([seconds_of_waiting, 1.0])  # waiting for a batch and working on it, by turns
     monkeypatch.setattr(Throughput, "_lap", lambda self: next(laps))
-    trainer = SimpleNamespace(world_size=1, num_devices=1, log_every_n_steps=1, loggers=[], train_dataloader=None)
-    trainer.datamodule = SimpleNamespace(augment_on="worker")
+    logged = []
+    logger = SimpleNamespace(log_metrics=lambda values, step: logged.append(values))
+    trainer = SimpleNamespace(world_size=1, num_devices=1, log_every_n_steps=1, loggers=[logger], train_dataloader=None)
+    trainer.global_step = 1
+    trainer.datamodule = SimpleNamespace(augment_on="worker", val_protocol=SimpleNamespace(view_noun="image"))
     throughput = Throughput()
     with caplog.at_level("INFO"):
         for batch in range(4):
             throughput.on_train_batch_start(trainer, None, [0], batch)
             throughput.on_train_batch_end(trainer, None, None, [0], batch)
     assert caplog.text.count("of the time is spent waiting for data") == lines
+    assert logged[-1].keys() == {"train/images_per_second", "train/data_wait"}
 
 
 def test_an_epoch_shorter_than_the_interval_is_logged_once_and_an_interval_of_0_stays():
