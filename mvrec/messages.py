@@ -13,6 +13,17 @@ USAGE_ERROR = 2
 log = logging.getLogger("mvrec")
 
 
+def counted(count: int, nouns: str) -> str:
+    """Return a number with its noun: "2 images", "1 image".
+
+    Args:
+        count: The number.
+        nouns: Words whose first one is the noun in the plural, such as "images without mask".
+    """
+    noun, blank, rest = nouns.partition(" ")
+    return f"{count} {noun[:-1] if count == 1 else noun}{blank}{rest}"
+
+
 class StderrHandler(logging.StreamHandler):
     """A handler that writes to the current `sys.stderr`, which progress bars and tests replace."""
 

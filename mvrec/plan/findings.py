@@ -1,11 +1,13 @@
 """The contents of a folder of files: splits, classes and their files, and how large, long and fast these are."""
 
 import hashlib
+import math
 import os
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
@@ -20,8 +22,6 @@ from mvrec.plan.media import Media, probed
 SAMPLE = 24  # files that are opened, spread over the data set
 FOLDS = 5  # of a list of numbers without validation files
 MOST_COMPARED = 1000  # files whose sizes in bytes are compared
-SMALL_SET = 400  # files, below which more of them validate
-VAL_FRACTIONS = {True: 0.2, False: 0.1}  # of a small set, and of any other
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def look(
     """
     planned_fold = ""
     if fold is None:
-        layout = _layout(root, kind, val_fraction)
+        layout = find_folder_layout(root, kind, val_fraction=val_fraction)
         if values is not None and layout.has("train") and not (layout.has("val") or isinstance(layout, HashSplit)):
             fold = planned_fold = f"1/{_folds(layout)}"
     if fold is not None:
@@ -116,7 +116,7 @@ def look(
         _check_classes(root, classes, rows, kind)
     numbers = {} if values is None else _values(root, rows, values)
     every = [row for split_rows in rows.values() for row in split_rows]
-    remarks = [*_copies(root, every, kind)]
+    remarks = [*copies(root, rows, kind)]
     sample = spread([row for row in every if row.offset < 0], SAMPLE)
     media = probed([root / row.path for row in sample], is_video=kind is VIDEOS)
     if media.unreadable:
@@ -143,16 +143,6 @@ def look(
         numbers,
         planned_fold,
     )
-
-
-def _layout(root: Path, kind: Kind, val_fraction: float | None) -> Layout:
-    if val_fraction is None:
-        layout = find_folder_layout(root, kind, val_fraction=VAL_FRACTIONS[True])
-        if isinstance(layout, HashSplit) and layout.has("train"):
-            small = sum(1 for split in ("train", "val") for _ in layout.rows(split)) < SMALL_SET
-            return HashSplit(root, kind, val_fraction=VAL_FRACTIONS[small])
-        return layout
-    return find_folder_layout(root, kind, val_fraction=val_fraction)
 
 
 def _check_rows(rows: Mapping[str, Sequence[Row]], layout: Layout) -> None:
@@ -226,32 +216,62 @@ def _values(
     return values
 
 
-def _copies(root: Path, rows: Sequence[Row], kind: Kind) -> Iterator[str]:
-    """Yield a remark about a file that lies in two classes, byte for byte.
+def copies(root: Path, rows: Mapping[str, Sequence[Row]], kind: Kind, *, has_classes: bool = True) -> Iterator[str]:
+    """Yield remarks about a file that lies in two classes, and one that lies in two splits, byte for byte.
+
+    Args:
+        root: The folder to which paths are relative.
+        rows: The files of each split.
+        kind: Their kind.
+        has_classes: Whether labels are classes.
 
     Raises:
         UserError: All files are the same.
     """
-    sizes: dict[int, list[Row]] = {}
-    sample = spread([row for row in rows if row.offset < 0], MOST_COMPARED)  # the others are in archives
-    for row in sample:
-        if (path := root / row.path).is_file() and (size := path.stat().st_size):  # empty files are unreadable ones
-            sizes.setdefault(size, []).append(row)
-    contents: dict[bytes, list[Row]] = {}
-    for alike in sizes.values():
-        for row in alike if len(alike) > 1 else ():
-            contents.setdefault(_digest(root / row.path), []).append(row)
-    groups = [group for group in contents.values() if len({row.path for row in group}) > 1]
+    every = [(split, row) for split, split_rows in rows.items() for row in split_rows]
+    sample = spread([place for place in every if place[1].offset < 0], MOST_COMPARED)  # the others are in archives
+    groups = _alike(root, sample)
     if groups and len(groups[0]) == len(sample):
         raise UserError(
             f"data.root: all {len(sample)} {kind.noun}s in {str(root)!r} are the same file, byte for byte: there is "
             "nothing to tell them apart by"
         )
-    for group in groups:
-        first, other = group[0], next((row for row in group if row.labels != group[0].labels), None)
+    for group in groups if has_classes else ():
+        first, other = group[0][1], next((row for _, row in group if row.labels != group[0][1].labels), None)
         if other is not None:
             yield f"{first.path} and {other.path} are the same {kind.noun} in two classes: keep it in one"
-            return
+            break
+    if (twice := _in_two_splits(every, groups)) is not None:
+        (split, first), (other_split, other) = twice
+        files = "is" if first.path == other.path else f"and {other.path} are the same {kind.noun},"
+        yield f"{first.path} {files} in {split} and in {other_split}: keep it in one, or the score will be too good"
+
+
+Place = tuple[str, Row]  # a split and one of its files
+
+
+def _alike(root: Path, places: Sequence[Place]) -> list[list[Place]]:
+    """Return groups of different files with the same content."""
+    sizes: dict[int, list[Place]] = {}
+    for split, row in places:
+        if (path := root / row.path).is_file() and (size := path.stat().st_size):  # empty files are unreadable ones
+            sizes.setdefault(size, []).append((split, row))
+    contents: dict[bytes, list[Place]] = {}
+    for alike in sizes.values():
+        for split, row in alike if len(alike) > 1 else ():
+            contents.setdefault(_digest(root / row.path), []).append((split, row))
+    return [group for group in contents.values() if len({row.path for _, row in group}) > 1]
+
+
+def _in_two_splits(places: Sequence[Place], groups: Sequence[Sequence[Place]]) -> tuple[Place, Place] | None:
+    """Return a whole file in two splits, by its path or by its content in groups of equal files."""
+    firsts: dict[tuple[str, int], Place] = {}
+    by_path = ((place, firsts.setdefault((place[1].path, place[1].offset), place)) for place in places)
+    by_content = ((place, group[0]) for group in groups for place in group)
+    for place, first in chain(by_path, by_content):
+        if place[0] != first[0] and math.isnan(place[1].start_seconds):  # spans of a video may be in several
+            return first, place
+    return None
 
 
 def _digest(path: Path) -> bytes:

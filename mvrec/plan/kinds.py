@@ -11,6 +11,7 @@ from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
 from mvrec.data.listing.lists import VALUE
 from mvrec.data.listing.root import check_root, lists_column
 from mvrec.errors import UserError
+from mvrec.messages import counted
 
 DEEPEST = 4  # levels below the root that may hold files: split/class/folder/file
 MOST_FILES = 20_000  # so many names tell the kind
@@ -51,8 +52,8 @@ def kind_of(root: Path) -> Kind:
     videos, images = counts.videos, counts.images
     if videos and images and min(videos, images) > FEW * max(videos, images):
         raise UserError(
-            f"data.root: {str(root)!r} holds {videos} videos and {images} images: --data VideoFolder takes the videos "
-            "and skips the images, --data ImageFolder the other way round"
+            f"data.root: {str(root)!r} holds {counted(videos, 'videos')} and {counted(images, 'images')}: "
+            "--data VideoFolder takes the videos and skips the images, --data ImageFolder the other way round"
         )
     return IMAGES if images > videos else VIDEOS
 

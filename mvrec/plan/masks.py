@@ -5,10 +5,10 @@ from pathlib import Path
 from mvrec.data.listing.file_kinds import IMAGES
 from mvrec.data.listing.folds import Fold, Folds
 from mvrec.data.listing.layouts import SPLITS, Layout
-from mvrec.data.listing.mask_layouts import Naming, find_mask_layout
+from mvrec.data.listing.mask_layouts import MaskFolders, Naming, find_mask_layout
 from mvrec.data.views.targets import NoTarget
 from mvrec.errors import UserError
-from mvrec.plan.findings import SAMPLE, SMALL_SET, VAL_FRACTIONS, Findings, described, spread
+from mvrec.plan.findings import SAMPLE, Findings, copies, described, spread
 from mvrec.plan.media import probed
 
 
@@ -28,13 +28,8 @@ def look_at_masks(
         UserError: Images and masks are not of each other, or there is nothing to train on.
     """
     naming = naming or Naming()
-    fraction = VAL_FRACTIONS[True] if val_fraction is None else val_fraction
-    folders = find_mask_layout(root, naming, val_fraction=fraction)
+    folders = find_mask_layout(root, naming, val_fraction=val_fraction)
     rows = {split: list(folders.rows(split)) for split in SPLITS if folders.has(split)}
-    if val_fraction is None and folders.splits_files and sum(map(len, rows.values())) >= SMALL_SET:
-        fraction = VAL_FRACTIONS[False]
-        folders = find_mask_layout(root, naming, val_fraction=fraction)
-        rows = {split: list(folders.rows(split)) for split in SPLITS if folders.has(split)}
     layout: Layout = folders
     if fold is not None:
         whole = find_mask_layout(root, naming, val_fraction=0.0)
@@ -44,7 +39,7 @@ def look_at_masks(
         raise UserError(f"data.root: {str(root)!r} has no training images: expected {folders.expected()}")
     every = [row for split_rows in rows.values() for row in split_rows]
     media = probed([root / row.path for row in spread(every, SAMPLE)], is_video=False)
-    remarks = []
+    remarks = [*copies(root, rows, IMAGES, has_classes=False)]
     if media.unreadable:
         count = f"{len(media.unreadable)} of {len(media.unreadable) + media.num_read}"
         remarks.append(f"{count} images looked at cannot be read: {media.unreadable[0]}")
@@ -53,7 +48,7 @@ def look_at_masks(
         IMAGES,
         "images and masks" if folders.splits_files and fold is None else described(layout, root),
         not folders.splits_files or fold is not None,
-        fraction if folders.splits_files and fold is None else 0.0,
+        folders.val_fraction if isinstance(folders, MaskFolders) and folders.splits_files and fold is None else 0.0,
         {split: {"": len(split_rows)} for split, split_rows in rows.items()},
         {split: len(split_rows) for split, split_rows in rows.items()},
         multi_label=False,

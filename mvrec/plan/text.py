@@ -5,6 +5,8 @@ from shlex import quote
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from mvrec.data.views.geometry import sides_text
+from mvrec.messages import counted
 from mvrec.plan.findings import Findings
 from mvrec.plan.plan import Plan
 from mvrec.plan.timing import FORWARD, in_words
@@ -55,7 +57,7 @@ def lines_of(plan: Plan, run: Resolved) -> list[str]:
 def facts(plan: Plan) -> list[Line]:
     """Return the lines about the files and the machine, which need no network."""
     findings, media = plan.findings, plan.findings.media.describe()
-    text = f"{sum(findings.files.values())} {findings.kind.noun}s"
+    text = counted(sum(findings.files.values()), f"{findings.kind.noun}s")
     if findings.has_classes:
         text += f" in {len(findings.class_names)} classes: {_counted(_totals(findings))}"
     if findings.values:
@@ -134,9 +136,9 @@ def _network_line(plan: Plan, run: Resolved) -> Line:
 
 def _input_line(findings: Findings, run: Resolved) -> Line:
     size = run.value("data.size")
-    pixels = f"{size} x {size} pixels{_set(run, 'data.size')}"
+    pixels = f"{sides_text(size)}{_set(run, 'data.size')}"
     if not findings.is_video:
-        return Line("input", pixels, f"--data.size {size}")
+        return Line("input", pixels, f"--data.size {str(size).replace(' ', '')}")
     frames, stride = run.value("data.clip.num_frames"), run.value("data.clip.stride_frames")
     fps = run.value("data.clip.target_fps")
     every = "every one" if not stride or stride == 1 else f"one of every {stride}"
@@ -153,7 +155,7 @@ def _weights_line(plan: Plan, run: Resolved) -> Line:
     flag = "--model.weights FILE_OR_RUN"
     if "model.weights" in run.overrides:
         return Line("weights", f"{plan.weights or run.value('model.weights')} ({SET})", flag)
-    text = f"none: it learns from these {plan.findings.num_train} {plan.findings.kind.noun}s alone"
+    text = f"none: it learns from the {counted(plan.findings.num_train, f'{plan.findings.kind.noun}s')} alone"
     if plan.findings.num_train < 1000:
         text += "; with weights so few teach it far more"
     return Line("weights", text, f"{flag}; `mvrec weights` lists published ones")
@@ -164,11 +166,7 @@ def _learning_lines(plan: Plan, run: Resolved) -> Iterator[Line]:
     files = batch * accumulate * run.processes
     epochs, most = run.value("trainer.max_epochs"), run.value("trainer.max_steps")
     per_epoch = max(1, plan.findings.num_train // files)
-    text = (
-        f"{_counted_noun(epochs, 'epoch')} of {_counted_noun(per_epoch, 'step')}"
-        if epochs and epochs > 0
-        else f"{most} steps"
-    )
+    text = f"{counted(epochs, 'epochs')} of {counted(per_epoch, 'steps')}" if epochs and epochs > 0 else f"{most} steps"
     keys: tuple[str, ...] = ("trainer.max_epochs", "trainer.max_steps", "data.batch_size")
     every = run.value("trainer.check_val_every_n_epoch") or 1
     text += f", validated every {every} epochs" if every > 1 else ""
@@ -196,10 +194,6 @@ def _learning_lines(plan: Plan, run: Resolved) -> Iterator[Line]:
     keys = tuple(choice.key for choice in others)
     if texts:
         yield Line("besides", "; ".join(texts) + _set(run, *keys, "data.augment"), "--help model, --help data.augment")
-
-
-def _counted_noun(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _plain(value: Any) -> str:

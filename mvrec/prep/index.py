@@ -28,7 +28,12 @@ _NAMED = 10
 
 
 def find_layout(
-    root: Path, name: str = "auto", *, annotations: Path | None = None, number: int = 1, val_fraction: float = 0.1
+    root: Path,
+    name: str = "auto",
+    *,
+    annotations: Path | None = None,
+    number: int = 1,
+    val_fraction: float | None = None,
 ) -> "Layout":
     """Return the layout of a data set on disk.
 
@@ -37,7 +42,7 @@ def find_layout(
         name: One of `LAYOUTS`; "auto" takes the first one with a split.
         annotations: The folder of its lists, if it is not the usual one.
         number: The number of the official split of UCF101 and HMDB51.
-        val_fraction: Share of val for class folders without splits.
+        val_fraction: Share of val for class folders without splits; by default that of `mvrec fit --data.root`.
 
     Raises:
         UserError: The folder is missing, or has no known layout.
@@ -53,7 +58,7 @@ def find_layout(
 
 
 def _candidates(
-    root: Path, name: str, *, annotations: Path | None, number: int, val_fraction: float
+    root: Path, name: str, *, annotations: Path | None, number: int, val_fraction: float | None
 ) -> Iterator["Layout"]:
     from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
     from mvrec.data.sets.folder import find_folder_layout
@@ -293,7 +298,9 @@ def arguments() -> CommandParser:
     parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="the layout of the data set")
     parser.add_argument("--annotations", type=at_home, help="the folder of its lists or CSVs, if it is elsewhere")
     parser.add_argument("--split-number", type=int, choices=(1, 2, 3), default=1, help="of UCF101 and HMDB51")
-    parser.add_argument("--val-fraction", type=float, default=0.1, help="share of val for class folders")
+    parser.add_argument(
+        "--val-fraction", type=float, help="share of val in folders without splits; by default that of a plan"
+    )
     parser.add_argument("--no-hash", action="store_true", help="look only for repeated paths, not for repeated content")
     console.add_limits(parser, seconds=600.0)
     masks.add_arguments(parser)
@@ -311,7 +318,7 @@ def check_targets(splits: dict[str, Split], out: Path) -> None:
 def main(words: list[str]) -> int:
     """Index a data set; return the exit code."""
     options = arguments().parse_args(words)
-    if not 0 <= options.val_fraction < 1:
+    if options.val_fraction is not None and not 0 <= options.val_fraction < 1:
         raise UserError(f"--val-fraction must lie in 0..1 and not be 1, got {options.val_fraction}")
     if (data := masks.find_data(options)) is not None:
         return masks.index(data, options)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvrec.errors import DecodeError, UserError
 from mvrec.files import remove_leftovers, write_atomically
+from mvrec.messages import counted
 from mvrec.prep import console
 from mvrec.prep.console import shown
 from mvrec.prep.jobs import Failure, run_jobs
@@ -49,6 +50,7 @@ def find_data(options: argparse.Namespace) -> "SegmentationData | None":
     if not options.root.is_dir():
         return None
     from mvrec import data
+    from mvrec.data.listing.mask_layouts import MaskFolders, Naming, find_mask_layout
     from mvrec.data.listing.root import has_masks
 
     name = options.layout
@@ -58,13 +60,15 @@ def find_data(options: argparse.Namespace) -> "SegmentationData | None":
         return None
     shared = {"classes": options.classes, "ignore": options.ignore}
     if name == "masks":
+        naming = Naming(options.image_suffix, options.mask_suffix, "skip")
+        layout = find_mask_layout(options.root, naming, val_fraction=getattr(options, "val_fraction", None))
         return data.MaskFolder(
             str(options.root),
             palette=options.palette,
             image_suffix=options.image_suffix,
             mask_suffix=options.mask_suffix,
             unpaired="skip",
-            val_fraction=getattr(options, "val_fraction", 0.1),
+            val_fraction=layout.val_fraction if isinstance(layout, MaskFolders) else 0.0,
             reduce_zero_label=options.reduce_zero_label,
             **shared,
         )
@@ -171,7 +175,7 @@ def _index_text(
     failures = [f"{error.path} ({error.cause})" for error in counts.unreadable]
     for noun, files in (*alone.items(), ("masks that cannot be read", failures)):
         if files:
-            text += f"\n\n{len(files)} {noun}, for example {shown(files[0])}"
+            text += f"\n\n{counted(len(files), noun)}, for example {shown(files[0])}"
     return text
 
 
@@ -259,7 +263,7 @@ def check(data: "SegmentationData", options: argparse.Namespace) -> int:
     with Journal(options.out / "masks.jsonl", dry=options.dry_run) as journal:
         if options.dry_run:
             count = sum(map(len, rows.values()))
-            print(f"{count} images with masks to check; nothing was read")
+            print(f"{counted(count, 'images with masks')} to check; nothing was read")
             return console.ALL_FINE
         records = _records(data, rows, journal, workers=options.workers, limits=limits, again=options.again)
         verdicts = _verdicts(data, rows, records)
@@ -380,17 +384,18 @@ def judge(row: "Row", record: dict[str, Any], coding: Any) -> tuple[str, str]:
 def _check_text(
     verdicts: dict[str, list[tuple["Row", str, str]]], alone: dict[str, list[str]], records: dict[str, dict[str, Any]]
 ) -> str:
-    counted = {split: Counter(status for _, status, _ in judged) for split, judged in verdicts.items()}
-    lines = [[split, *(counts[status] for status in STATUSES), counts.total()] for split, counts in counted.items()]
+    counts_of = {split: Counter(status for _, status, _ in judged) for split, judged in verdicts.items()}
+    lines = [[split, *(counts[status] for status in STATUSES), counts.total()] for split, counts in counts_of.items()]
     text = console.table(["split", *STATUSES, "all"], lines)
     bad = ((status, cause, row.path) for judged in verdicts.values() for row, status, cause in judged if status != "ok")
     text += console.causes_table(bad, noun="images")
     turned = sum(record.get("turned", False) for record in records.values())
     if turned:
-        text += f"\n\n{turned} images are turned by their EXIF blocks; their masks must be those of the turned images"
+        images = counted(turned, "images turned by EXIF blocks")
+        text += f"\n\n{images}: the masks must be those of the turned images"
     for noun, files in alone.items():
         if files:
-            text += f"\n\n{len(files)} {noun}, for example {shown(files[0])}"
+            text += f"\n\n{counted(len(files), noun)}, for example {shown(files[0])}"
     return text
 
 

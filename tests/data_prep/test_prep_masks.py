@@ -7,6 +7,7 @@ from PIL import Image
 from prep_support import read_json, run
 
 from mvrec.data import MaskFolder
+from mvrec.plan.masks import look_at_masks
 
 NAMES = [f"{number:03d}" for number in range(6)]
 
@@ -37,6 +38,17 @@ def test_index_writes_lists_and_classes_that_train(tmp_path):
     assert report["values"]["7"] == {"masks": 8, "pixels": 8 * 560}
 
 
+@pytest.mark.parametrize("count", [20, 400])
+def test_an_index_validates_the_share_of_a_plan(tmp_path, count):
+    write_pairs(tmp_path, [str(number) for number in range(count)], height=8, width=8)
+    run("index", tmp_path, "--out", tmp_path / "lists")
+    splits = read_json(tmp_path / "lists/report.json")["splits"]
+    assert splits["val"] == {20: 4, 400: 40}[count]
+    assert splits == look_at_masks(tmp_path).files
+    run("index", tmp_path, "--out", tmp_path / "lists", "--val-fraction", "0.5")
+    assert read_json(tmp_path / "lists/report.json")["splits"]["val"] == count // 2
+
+
 def test_index_counts_files_without_counterparts_and_values_of_no_class(tmp_path):
     write_pairs(tmp_path, NAMES)
     (tmp_path / "images/000.png").unlink()
@@ -45,9 +57,9 @@ def test_index_counts_files_without_counterparts_and_values_of_no_class(tmp_path
     (tmp_path / "classes.txt").write_text("a\nb\n")
     code, out, _ = run("index", tmp_path, "--out", tmp_path / "lists")
     assert code == 1
-    assert f"1 images without mask, for example {tmp_path}/images/001.png" in out
-    assert f"1 masks without image, for example {tmp_path}/masks/000.png" in out
-    assert f"1 masks that cannot be read, for example {tmp_path}/masks/002.png (not an image, or a damaged one)" in out
+    assert f"1 image without mask, for example {tmp_path}/images/001.png" in out
+    assert f"1 mask without image, for example {tmp_path}/masks/000.png" in out
+    assert f"1 mask that cannot be read, for example {tmp_path}/masks/002.png (not an image, or a damaged one)" in out
     assert ["2", "(no", "class)", "3", "25.00", "%"] in [line.split() for line in out.splitlines()]
 
 
@@ -112,7 +124,7 @@ def test_check_names_every_fault_with_its_file_and_writes_the_others(faulty, tmp
         path = f"images/train/{name}.{'jpg' if name == 'unturned' else 'png'}"
         assert bad[path][0] == status
         assert bad[path][1].startswith(cause)
-    assert "2 images are turned by their EXIF blocks" in out
+    assert "2 images turned by EXIF blocks: the masks must be" in out
     data = trained_on(tmp_path / "clean")
     assert [sample.path.name for sample in data.index("train")] == ["fine.png", "turned.jpg"]
     again, same, _ = run(*arguments)  # from the journal

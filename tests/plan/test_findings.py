@@ -48,7 +48,7 @@ def test_a_folder_that_does_not_tell_is_one_line(tmp_path):
     touched(tmp_path / "my_videos", "a/1.mp4", "a/2.mp4", "b/3.jpg")
     touched(tmp_path / "empty", "notes.docx")
     for name, message in (
-        ("my_videos", "holds 2 videos and 1 images: --data VideoFolder takes the videos and skips the images"),
+        ("my_videos", "holds 2 videos and 1 image: --data VideoFolder takes the videos and skips the images"),
         ("empty", "holds no videos and no images: put them into one folder per class"),
         ("my_video", "does not exist; did you mean"),
     ):

@@ -10,12 +10,16 @@ from mvrec.errors import UserError
 from mvrec.plan.masks import look_at_masks
 
 
-def write(root, *folders, count=10, side=48):
-    for number in range(count):
+def write(root, *folders, count=10, side=48, first=0, noise=False):
+    rng = np.random.default_rng(first)
+    for number in range(first, first + count):
         for folder in folders:
             (root / folder).mkdir(parents=True, exist_ok=True)
             shape = (side, side) if "mask" in folder else (side, side, 3)
-            Image.fromarray(np.full(shape, number % 2, np.uint8)).save(root / folder / f"{number}.png")
+            pixels = np.full(shape, number % 2, np.uint8)
+            if noise and "mask" not in folder:
+                pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"{number}.png")
     return root
 
 
@@ -64,6 +68,22 @@ def test_images_are_counted_split_and_measured(tmp_path):
     (tmp_path / "masks/3.png").unlink()
     with pytest.raises(UserError, match="no mask of the same name"):
         look_at_masks(tmp_path)
+
+
+@pytest.mark.parametrize("same_path", [False, True])
+def test_an_image_in_train_and_val_is_a_remark(tmp_path, same_path):
+    write(tmp_path, "images", "masks", count=2)
+    write(tmp_path, "images", "masks", count=8, side=40, first=2, noise=True)
+    names = [f"{number}.png" for number in range(10)]
+    train, val = names[1:8], ["1.png" if same_path else "0.png", *names[8:]]
+    if not same_path:
+        (tmp_path / "images/0.png").write_bytes((tmp_path / "images/3.png").read_bytes())
+    for split, rows in (("train", train), ("val", val)):
+        text = "".join(f"images/{name},masks/{name}\n" for name in rows)
+        (tmp_path / f"{split}.csv").write_text(f"path,mask\n{text}")
+    files = "images/1.png is" if same_path else "images/3.png and images/0.png are the same image,"
+    text = f"{files} in train and in val: keep it in one, or the score will be too good"
+    assert look_at_masks(tmp_path).remarks == (text,)
 
 
 @pytest.mark.parametrize("weights", [False, True])

@@ -45,7 +45,7 @@ def test_a_folder_is_planned_trained_and_resumed_and_its_file_gives_the_same_run
     assert [*lines] == ["found", "split", "machine", "network", "input", "weights", "steps", "rate", "besides", "time"]
     assert lines["found"].startswith("8 videos in 2 classes: nach links 4, растёт 4; 64x64 pixels, 2 s, 16 frames/s")
     assert lines["split"].startswith("6 train (3 of a class), 2 val (1 of a class), by a hash of the paths")
-    assert lines["weights"].startswith("none: it learns from these 6 videos alone")
+    assert lines["weights"].startswith("none: it learns from the 6 videos alone")
     assert lines["steps"].startswith("1 epoch of 1 step, each of 4 videos (as you set)")
     assert lines["rate"].startswith("AdamW with 0.0005 per step of 4 (0.008 for 64), layer decay 1")
     assert "about" in lines["time"]

@@ -10,6 +10,7 @@ from mvrec.data.listing.lists import Row
 from mvrec.data.listing.row_targets import TargetOf, declared_type
 from mvrec.errors import UserError
 
+SMALL_SET = 400  # files, below which more of them validate
 ALL_FILES = ""  # the stratum of files that have not one class each
 
 
@@ -120,6 +121,11 @@ class Folds(Layout):
         files = f"{count} {self.kind.noun}{'' if count == 1 else 's'}"
         instead = f"take {count} folds at most, or add files" if count > 1 else "add files, or leave data.fold out"
         return f"data.fold {self.fold}: {of} has {files}, fewer than the {self.fold.folds} folds: {instead}"
+
+
+def usual_val_fraction(num_files: int) -> float:
+    """Return the share of val in a folder without splits: a fifth of a small set, a tenth of any other."""
+    return 0.2 if num_files < SMALL_SET else 0.1
 
 
 def path_share(path: str) -> float:

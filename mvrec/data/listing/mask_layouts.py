@@ -14,7 +14,7 @@ from mvrec.data.listing.file_kinds import (
     SPLIT_FOLDERS,
     Kind,
 )
-from mvrec.data.listing.folds import path_share
+from mvrec.data.listing.folds import path_share, usual_val_fraction
 from mvrec.data.listing.layouts import SPLITS, Layout, files_below, skipped_text
 from mvrec.data.listing.lists import Row, open_text, read_rows
 from mvrec.errors import UserError
@@ -319,19 +319,24 @@ def pair_files(images: Path, masks: Path, naming: Naming) -> Pairing:
     )
 
 
-def find_mask_layout(root: Path, naming: Naming, *, val_fraction: float) -> MaskLists | MaskFolders:
+def find_mask_layout(root: Path, naming: Naming, *, val_fraction: float | None) -> MaskLists | MaskFolders:
     """Return the splits of a root by its lists, else by its folders, else by a hash of the paths.
 
     Args:
         root: The data set.
         naming: How files are paired.
-        val_fraction: Share of val if there are no splits.
+        val_fraction: Share of val if there are no splits; `None` for that of `usual_val_fraction`.
 
     Raises:
         UserError: A split has two lists.
     """
-    folders = MaskFolders(root, naming, val_fraction=val_fraction)
-    return MaskLists.found(root, naming, folders=folders.named_folders()) or folders
+    folders = MaskFolders(root, naming, val_fraction=val_fraction or 0.0)
+    if lists := MaskLists.found(root, naming, folders=folders.named_folders()):
+        return lists
+    if val_fraction is None and folders.splits_files:
+        folders.val_fraction = usual_val_fraction(sum(1 for _ in folders.rows("train")))
+        folders.notes.clear()  # of the files that were listed for their number
+    return folders
 
 
 def _relative(folder: Path, root: Path) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mvrec.data.listing.file_kinds import Kind
-from mvrec.data.listing.folds import path_share
+from mvrec.data.listing.folds import path_share, usual_val_fraction
 from mvrec.data.listing.layouts import SPLITS, Layout, ListsAndFolders, class_folders
 from mvrec.data.listing.lists import Row
 from mvrec.data.sets.image_data import ImageData
@@ -89,10 +89,15 @@ def checked_fraction(val_fraction: float) -> float:
     return val_fraction
 
 
-def find_folder_layout(root: Path, kind: Kind, *, val_fraction: float) -> Layout:
-    """Return the splits of a root, else `HashSplit`."""
+def find_folder_layout(root: Path, kind: Kind, *, val_fraction: float | None) -> Layout:
+    """Return the splits of a root, else `HashSplit`; without a share of val that of `usual_val_fraction`."""
     split = ListsAndFolders(root, kind)
-    return split if any(split.has(name) for name in SPLITS) else HashSplit(root, kind, val_fraction=val_fraction)
+    if any(split.has(name) for name in SPLITS):
+        return split
+    if val_fraction is None:
+        files = split.rows_of_folders(root) if class_folders(root) else ()
+        val_fraction = usual_val_fraction(sum(1 for _ in files))
+    return HashSplit(root, kind, val_fraction=val_fraction)
 
 
 class HashSplit(Layout):
