@@ -289,9 +289,9 @@ class ActionBoxes(Target):
         return [target._tensors() for target in targets]
 
     def _tensors(self) -> dict[str, Tensor]:
-        assert self.corners is not None
+        corners = self.places[:0] if self.corners is None else self.corners  # none in a file that cannot be read
         arrays: dict[str, npt.NDArray[Any]] = {
-            **{"corners": self.corners, "actions": self.actions.astype(np.float32), "places": self.places},
+            **{"corners": corners, "actions": self.actions.astype(np.float32), "places": self.places},
             **{"truth": self.truth, "true_actions": self.true_actions},
         }
         return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}

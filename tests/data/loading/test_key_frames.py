@@ -47,8 +47,8 @@ def test_a_video_of_variable_rate_shows_the_frames_of_these_times():
     assert numbers[4] == 100
     expected = [max(np.flatnonzero(times <= seconds + step * 4 / 30 + 1e-6)) for step in range(-4, 4)]
     assert numbers == expected
-    own = clip_of(seconds, times=times, num_frames=8, stride=4, target_fps=None)
-    assert own == list(range(100 - 16, 100 + 16, 4))
+    every = clip_of(seconds, times=times, num_frames=8, stride=4, target_fps=None)
+    assert every == list(range(100 - 16, 100 + 16, 4))
 
 
 def test_a_key_frame_behind_the_end_is_named():

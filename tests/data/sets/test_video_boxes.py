@@ -58,7 +58,7 @@ def test_boxes_follow_the_pixels_in_training_and_evaluation(tmp_path, unit, pixe
     write_list(tmp_path / "val.csv", *rows)
     data = ready(tmp_path, size=48, repeats=8, pixels=pixels)
     assert data.eval_batch_size == (1 if pixels == "full" else None)
-    seen = 0
+    lit_boxes = 0
     for loader in (data.train_dataloader(), data.val_dataloader()):
         for batch in loader:
             for clip, target in zip(batch.clips, batch.targets, strict=True):
@@ -67,33 +67,33 @@ def test_boxes_follow_the_pixels_in_training_and_evaluation(tmp_path, unit, pixe
                 rows, columns = (np.arange(side) + 0.5 for side in lit.shape)
                 inside = ((rows > top) & (rows < bottom))[:, None] & ((columns > left) & (columns < right))
                 assert (lit != inside).mean() < 0.05
-                seen += inside.any()
-    assert seen > 20
+                lit_boxes += inside.any()
+    assert lit_boxes > 20
 
 
 def test_a_box_outside_a_crop_stays_without_area_or_is_left_out(tmp_path):
-    write_lit_video(tmp_path / "a.mp4", (0, 0, 4, 4), size=(48, 192))
-    rows = ["a.mp4,0.5,0,0,4,4,run", "a.mp4,0.5,0,0,192,48,sit"]
+    write_lit_video(tmp_path / "a.mp4", (0, 0, 40, 48), size=(48, 192))
+    rows = ["a.mp4,0.5,0,0,40,48,run", "a.mp4,0.5,0,0,192,48,sit"]
     write_list(tmp_path / "train.csv", *rows * 1)
     write_list(tmp_path / "val.csv", *rows)
-    kept, dropped = (ready(tmp_path, cropped=cropped, repeats=16, batch_size=1) for cropped in ("keep", "drop"))
-    targets = next(iter(kept.train_dataloader())).targets
+    whole, cut = (ready(tmp_path, cropped=cropped, repeats=16, batch_size=1) for cropped in ("keep", "drop"))
+    targets = next(iter(whole.train_dataloader())).targets
     areas = [((target["corners"][0, 2:] - target["corners"][0, :2]).prod().item()) for target in targets]
     assert 0 < sum(area == 0 for area in areas) < 16
     assert all(len(target["actions"]) == 2 for target in targets)
-    targets = next(iter(dropped.train_dataloader())).targets
+    targets = next(iter(cut.train_dataloader())).targets
     assert [len(target["actions"]) for target in targets] == [1 + (area > 0) for area in areas]
-    assert [len(target["corners"]) for target in next(iter(dropped.val_dataloader())).targets] == [2]
+    assert [len(target["corners"]) for target in next(iter(cut.val_dataloader())).targets] == [2]
 
 
 def test_the_boxes_of_a_detector_replace_the_true_ones_in_evaluation_and_join_them_in_training(tmp_path):
     write_boxed_videos(tmp_path, 3)
-    found = [f"{number}.mp4,0.5,0.1,0.2,0.4,0.89,{score}" for number in range(3) for score in (0.9, 0.2)]
-    found += ["0.mp4,0.25,0,0,1,1,.9", "2.mp4,0.25,0,0,1,1,.9"]
-    listed = write_list(tmp_path / "detector/found.csv", *found, header=HEADER.replace("label", "score"))
+    rows = [f"{number}.mp4,0.5,0.1,0.2,0.4,0.89,{score}" for number in range(3) for score in (0.9, 0.2)]
+    rows += ["0.mp4,0.25,0,0,1,1,.9", "2.mp4,0.25,0,0,1,1,.9"]
+    listed = write_list(tmp_path / "detector/found.csv", *rows, header=HEADER.replace("label", "score"))
     data = ready(tmp_path, detections=str(listed), train_detections=str(listed), min_score=0.5, val_fraction=0.4)
     assert (data.protocol("val").boxes, data.protocol("val").min_score) == ("detected", 0.5)
-    assert len(data.index("val")) + len(data.index("train")) > 3
+    assert (len(data.index("train")), len(data.index("val"))) in ((2 + 2, 1), (2 + 1, 1 + 1))
     for batch in data.val_dataloader():
         for target in batch.targets:
             assert len(target["places"]) == 1
@@ -137,7 +137,7 @@ def test_class_names_come_from_a_file_or_an_argument_and_others_are_named(tmp_pa
 
 
 def test_classes_without_a_training_box_are_named(tmp_path, caplog):
-    write_boxed_videos(tmp_path, 3)
+    write_boxed_videos(tmp_path, 6)
     with caplog.at_level(logging.WARNING):
         ready(tmp_path, classes=["run", "sit", "talk", "jump"])
     assert "classes without a training box: 'jump'" in caplog.text

@@ -41,8 +41,8 @@ def read_own(path: Path) -> Iterator[BoxRow]:
         for number, fields in lines:
             where = f"{path}:{number}"
             if len(fields) != len(columns):
-                wanted = delimiter.join(columns)
-                raise UserError(f"{where}: {len(fields)} fields, the header has {len(columns)}: {wanted}")
+                names = delimiter.join(columns)
+                raise UserError(f"{where}: {len(fields)} fields, the header has {len(columns)}: {names}")
             values = {name: fields[at] for name, at in place.items()}
             row = _row(values, unit, where)._replace(source=str(path), line=number)
             yield from (row._replace(label=label) for label in _labels(values, where))

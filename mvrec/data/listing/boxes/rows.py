@@ -70,8 +70,8 @@ class Faults:
         if not (right > left and bottom > top):
             axis, first, second = ("x", left, right) if right <= left else ("y", top, bottom)
             return "empty", (
-                f"{row.where}: the box has no area, {axis}2 {second:g} is not greater than {axis}1 {first:g}: boxes are "
-                "x1,y1,x2,y2, not x,y,width,height"
+                f"{row.where}: the box has no area, {axis}2 {second:g} is not greater than {axis}1 {first:g}: boxes "
+                "are x1,y1,x2,y2, not x,y,width,height"
             )
         if right <= 0 or bottom <= 0 or (row.relative and (left >= 1 or top >= 1)):
             corners = ", ".join(f"{value:g}" for value in row.corners)
@@ -115,10 +115,16 @@ class Unit:
         if self.relative is None:
             self.relative, self._first = relative, where
         elif relative != self.relative:
-            units = ("shares of the frame in 0..1", "pixels")
-            here, there = units if relative else units[::-1]
-            raise UserError(f"{where}: a box in {here}, but that of {self._first} is in {there}: a list needs one unit")
+            raise UserError(
+                f"{where}: a box in {unit_noun(relative)}, but that of {self._first} is in "
+                f"{unit_noun(self.relative)}: a list needs one unit"
+            )
         return relative
+
+
+def unit_noun(relative: bool) -> str:
+    """Return the name of a unit of boxes."""
+    return "shares of the frame" if relative else "pixels"
 
 
 def read_number(text: str, name: str, where: str) -> float:

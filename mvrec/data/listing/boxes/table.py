@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mvrec.data.listing.boxes.rows import BoxRow
+from mvrec.data.listing.boxes.rows import BoxRow, unit_noun
 from mvrec.data.listing.label_sets import LabelSets
 from mvrec.errors import UserError
 
@@ -127,35 +127,35 @@ class BoxTable:
             numbers: The class of each label; labels of `NO_CLASS` are taken from their boxes.
         """
         values = np.array([*numbers], np.int32)[self.sets.values]
-        kept = values != NO_CLASS
-        counts = np.bincount(self.sets.rows[kept], minlength=len(self.corners))
-        sets = LabelSets(values[kept], np.cumsum(counts))
+        mask = values != NO_CLASS
+        counts = np.bincount(self.sets.rows[mask], minlength=len(self.corners))
+        sets = LabelSets(values[mask], np.cumsum(counts))
         if len(self.corners):  # two labels may be one class
             joined = sets.joined(np.arange(len(self.corners)))
             sets = LabelSets(joined.values, joined.ends)
         return replace(self, sets=sets.ordered(), labels=tuple(names), first_places=())
 
-    def only_boxes(self, kept: Bools) -> "BoxTable":
+    def only_boxes(self, mask: Bools) -> "BoxTable":
         """Return the table with some of its boxes, bool (B,); all key frames stay."""
         counts = np.diff(self.sets.ends, prepend=0)
-        sets = LabelSets(self.sets.values[np.repeat(kept, counts)], np.cumsum(counts[kept]))
-        ends = np.cumsum(np.bincount(self.box_frames[kept], minlength=len(self)))
-        arrays = {"corners": self.corners[kept], "scores": self.scores[kept], "box_lines": self.box_lines[kept]}
+        sets = LabelSets(self.sets.values[np.repeat(mask, counts)], np.cumsum(counts[mask]))
+        ends = np.cumsum(np.bincount(self.box_frames[mask], minlength=len(self)))
+        arrays = {"corners": self.corners[mask], "scores": self.scores[mask], "box_lines": self.box_lines[mask]}
         return replace(self, ends=ends, sets=sets, **arrays)  # type: ignore[arg-type]
 
-    def only_frames(self, kept: Bools) -> "BoxTable":
+    def only_frames(self, mask: Bools) -> "BoxTable":
         """Return the table with some of its key frames, bool (F,), and their boxes."""
-        boxes = self.only_boxes(np.repeat(kept, np.diff(self.ends, prepend=0)))
-        arrays = {name: getattr(self, name)[kept] for name in ("seconds", "frame_sources", "frame_lines")}
-        numbers = np.unique(self.frame_videos[kept])  # videos without key frames go
+        boxes = self.only_boxes(np.repeat(mask, np.diff(self.ends, prepend=0)))
+        arrays = {name: getattr(self, name)[mask] for name in ("seconds", "frame_sources", "frame_lines")}
+        numbers = np.unique(self.frame_videos[mask])  # videos without key frames go
         videos = tuple(self.videos[number] for number in numbers)
-        frame_videos = np.searchsorted(numbers, self.frame_videos[kept]).astype(np.int32)
-        return replace(boxes, videos=videos, frame_videos=frame_videos, ends=boxes.ends[kept], **arrays)
+        frame_videos = np.searchsorted(numbers, self.frame_videos[mask]).astype(np.int32)
+        return replace(boxes, videos=videos, frame_videos=frame_videos, ends=boxes.ends[mask], **arrays)
 
     def only_videos(self, keeps: Callable[[str], bool]) -> "BoxTable":
         """Return the table with the key frames of some videos."""
-        kept = np.array([keeps(video) for video in self.videos], np.bool_)
-        return self if kept.all() else self.only_frames(kept[self.frame_videos])
+        mask = np.array([keeps(video) for video in self.videos], np.bool_)
+        return self if mask.all() else self.only_frames(mask[self.frame_videos])
 
     def renamed(self, names: Mapping[str, str]) -> "BoxTable":
         """Return the table with other names of its videos; those that are not in `names` stay."""
@@ -183,7 +183,7 @@ class BoxTable:
 
 
 def pack_boxes(rows: Iterable[BoxRow]) -> BoxTable:
-    """Return the table of some rows, which are read one by one and not kept.
+    """Return the table of some rows, which are read one by one and not mask.
 
     Rows of one video and time with the same corners are one box with several labels.
 
@@ -213,16 +213,16 @@ class _Packing:
     def add(self, row: BoxRow) -> None:
         if row.has_box and row.relative != self.relative:
             if self.relative is not None:
-                units = ("shares of the frame", "pixels")
-                here, there = units if row.relative else units[::-1]
-                raise UserError(f"{row.where}: a box in {here}, but that of {self.first} is in {there}: use one unit")
+                raise UserError(
+                    f"{row.where}: a box in {unit_noun(row.relative)}, but that of {self.first} is in "
+                    f"{unit_noun(self.relative)}: use one unit"
+                )
             self.relative, self.first = row.relative, row.where
         label = NO_CLASS
         if row.label:
-            if (known := self.labels.get(row.label)) is None:
-                known = self.labels[row.label] = len(self.labels)
+            label = self.labels.setdefault(row.label, len(self.labels))
+            if label == len(self.first_places):
                 self.first_places.append(row.where)
-            label = known
         video = self.videos.setdefault(row.path, len(self.videos))
         self.numbers.extend((video, label, self.sources.setdefault(row.source, len(self.sources)), row.line))
         self.seconds.append(row.seconds)
@@ -299,8 +299,8 @@ def _label_sets(boxes: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], cou
 
 def overlap(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Return the intersection over union of boxes (N, 4) and (M, 4): float64 (N, M)."""
-    one, other = first[:, None].astype(np.float64), second[None].astype(np.float64)
-    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
+    rows, columns = first[:, None].astype(np.float64), second[None].astype(np.float64)
+    sides = np.minimum(rows[..., 2:], columns[..., 2:]) - np.maximum(rows[..., :2], columns[..., :2])
     shared = np.prod(sides.clip(0), axis=-1)
-    areas = np.prod(one[..., 2:] - one[..., :2], axis=-1) + np.prod(other[..., 2:] - other[..., :2], axis=-1)
+    areas = np.prod(rows[..., 2:] - rows[..., :2], axis=-1) + np.prod(columns[..., 2:] - columns[..., :2], axis=-1)
     return np.divide(shared, areas - shared, out=np.zeros_like(shared), where=areas > shared)

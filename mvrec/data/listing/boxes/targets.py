@@ -67,9 +67,9 @@ class KeyFrames:
             boxes = self.detected.frame(self.detected.find(video, seconds))
             labels, matched = _taken_over(boxes, truth)
             if self.training:
-                kept = matched | self.keeps_unmatched
-                corners = np.concatenate([corners, boxes.corners[kept]])
-                actions = np.concatenate([actions, labels[kept]])
+                mask = matched | self.keeps_unmatched
+                corners = np.concatenate([corners, boxes.corners[mask]])
+                actions = np.concatenate([actions, labels[mask]])
             else:
                 corners, actions = boxes.corners, labels
         acting = truth.actions.any(axis=1)

@@ -2,14 +2,13 @@
 
 import logging
 from abc import abstractmethod
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mvrec.data.listing.boxes.layouts import BoxLayout
 from mvrec.data.listing.boxes.reading import read_boxes
-from mvrec.data.listing.boxes.rows import Faults
+from mvrec.data.listing.boxes.rows import Faults, unit_noun
 from mvrec.data.listing.boxes.table import BoxTable, pack_boxes
 from mvrec.data.listing.boxes.targets import BoxTargets, KeyFrames
 from mvrec.data.listing.class_names import known_class_names
@@ -23,7 +22,7 @@ from mvrec.data.sets.video_data import VideoData
 from mvrec.data.video.video import Decoder
 from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.normalisation import Normalisation
-from mvrec.data.views.protocol import KeyFrameProtocol
+from mvrec.data.views.protocol import KeyFrameProtocol, Views
 from mvrec.data.views.protocols.key_frames import NAMED_KEY_FRAME_PROTOCOLS
 from mvrec.data.views.targets import ActionBoxes, Target
 from mvrec.data.views.transforms import Augment
@@ -109,8 +108,12 @@ class BoxData(VideoData):
         classes: str | list[str] | None = None,
         fold: str | None = None,
     ) -> None:
+        _check_names(protocol, augment, clip)
+        whole = Views(num_clips=1, short_side=size)  # a key frame has one view
         super().__init__(
             root,
+            val_views=whole,
+            test_views=whole,
             clip=clip,
             size=size,
             augment=augment,
@@ -127,7 +130,6 @@ class BoxData(VideoData):
             classes=classes,
             fold=fold,
         )
-        _check_names(protocol, augment, clip)
         if fold is not None and (detections or train_detections):
             raise UserError("data.fold: folds do not go together with a detector's boxes: leave data.detections out")
         self.protocol_name, self.pixels, self.min_score = protocol, pixels, min_score
@@ -142,8 +144,8 @@ class BoxData(VideoData):
     # -- what a subclass says -----------------------------------------------------------------------------------
 
     @abstractmethod
-    def find_layout(self) -> BoxLayout:
-        """Inspect the disk for the lists of boxes."""
+    def find_boxes(self) -> BoxLayout:
+        """Inspect the disk for the lists of boxes; once."""
 
     # -- common to all ------------------------------------------------------------------------------------------
 
@@ -151,7 +153,11 @@ class BoxData(VideoData):
     def files(self) -> BoxLayout:
         """The layout of the data set on disk, without folds."""
         check_root(self.root)
-        return self.find_layout()
+        return self.find_boxes()
+
+    def find_layout(self) -> BoxLayout:
+        """Return `files`, which keeps the boxes that it has read."""
+        return self.files
 
     def setup(self, stage: str) -> None:
         """Read the lists of boxes of a stage; no video is opened."""
@@ -186,16 +192,20 @@ class BoxData(VideoData):
             table = pack_boxes(row for row in read_boxes(path) if lenient.accepts(row))
             table = table.only_boxes(~(table.scores < self.min_score))
             self._detected[path] = self.files.placed(table, split)
-        table = self._detected[path]
-        if table.relative != truth.relative and len(table.corners):
-            units = ("shares of the frame", "pixels")
-            here, there = units if table.relative else units[::-1]
-            raise UserError(f"{path}: its boxes are {here}, those of {truth.sources[0]} are {there}: use one unit")
-        known = sum(truth.find(table.videos[n], s) is not None for n, s in zip(table.frame_videos, table.seconds, strict=True))
-        text = "%s: %d boxes in %d key frames, %d of which have true boxes"
-        log.info(text, path, len(table.corners), len(table), known)
-        if not known:
-            raise UserError(f"{path}: none of its key frames is one of {truth.sources[0]}: paths and times must be equal")
+        every = self._detected[path]
+        if every.relative != truth.relative and len(every.corners):
+            raise UserError(
+                f"{path}: its boxes are {unit_noun(every.relative)}, those of {truth.sources[0]} are "
+                f"{unit_noun(truth.relative)}: use one unit"
+            )
+        videos = set(truth.videos)
+        table = every.only_videos(videos.__contains__)
+        names = [table.videos[number] for number in table.frame_videos]
+        count = sum(truth.find(*place) is not None for place in zip(names, table.seconds, strict=True))
+        if not count:
+            raise UserError(f"{path}: none of its key frames is one of {truth.sources[0]}: take its paths and times")
+        text = "%s: %d boxes in %d key frames of %s, %d of which have true boxes"
+        log.info(text, path, len(table.corners), len(table), split, count)
         return table
 
     @property
@@ -289,7 +299,7 @@ def _check_names(protocol: str, augment: Augment, clip: ClipSpec) -> None:
     moving = next((name for name in ("rand_augment", "before_crop") if getattr(augment, name) is not None), None)
     if moving is not None:
         raise UserError(f"data.augment.{moving} must be null: it moves pixels, and boxes do not follow it")
-    plain = replace(ClipSpec(), num_frames=clip.num_frames, stride_frames=clip.stride_frames, target_fps=clip.target_fps)
+    plain = ClipSpec(clip.num_frames, clip.stride_frames, clip.target_fps)
     if clip != plain:
         raise UserError(
             "data.clip: a clip around a key frame takes neighbouring frames and repeats the first and the last one: "

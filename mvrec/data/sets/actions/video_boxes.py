@@ -41,7 +41,7 @@ class VideoBoxes(BoxData):
         self._boxes: Path | None = None if boxes is None else at_home(boxes)
         self.val_fraction = checked_fraction(val_fraction)
 
-    def find_layout(self) -> BoxLists:
+    def find_boxes(self) -> BoxLists:
         """Return the lists of boxes of the root, or the one that the arguments name."""
         fraction = 0 if self.fold else self.val_fraction
         return find_box_lists(self.root, self.faults, val_fraction=fraction, boxes=self._boxes)
