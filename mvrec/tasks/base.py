@@ -195,12 +195,7 @@ class Task(L.LightningModule, ABC):
         return data_of(self.trainer)
 
     def forward(self, clips: Tensor, *inputs: Tensor) -> Any:
-        """Return the network's outputs for normalised clips (B, C, T, H, W) or images (B, C, H, W).
-
-        Args:
-            clips: The pixels.
-            inputs: Further inputs of a head on the maps.
-        """
+        """Return the outputs for normalised clips (B, C, T, H, W) or images (B, C, H, W), and inputs of the head."""
         clips = clips.to(next(self.backbone.parameters()).dtype)  # pixels are float32 in any precision
         return self.backbone(clips, *inputs)
 

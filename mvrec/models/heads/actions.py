@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from mvrec.models.backbone import FeatureInfo, MapsHead
 
@@ -62,7 +61,9 @@ class ActionHead(MapsHead):
             size: (height, width) of the clips in pixels.
             boxes: (N, 5), for each box its clip's number and left, top, right and bottom in pixels of the clip.
         """
-        # torchvision's operator takes no bfloat16 on a CPU
+        from torchvision.ops import roi_align  # its import takes longer than a first image
+
+        # The operator takes no bfloat16 on a CPU.
         last = maps[-1].float()
         pooled = last.mean(2) if self.pooling == "mean" else last.amax(2)  # (B, C, h, w)
         cells = roi_align(pooled, boxes.float(), CELLS, 1 / self.stride, sampling_ratio=0, aligned=True)

@@ -99,7 +99,8 @@ class Claims:
             missed: int64 (K,), true boxes that no frame has.
         """
         num_true = np.zeros(num_classes, np.int64) if missed is None else missed.copy()
-        scores, right = [np.zeros((0, num_classes))], [np.zeros((0, num_classes), bool)]
+        scores: list[Floats] = [np.zeros((0, num_classes))]
+        right: list[Flags] = [np.zeros((0, num_classes), bool)]
         for frame in frames:
             num_true += frame.actions.sum(axis=0)
             if frame.actions.any() or not only_with_truth:
@@ -131,7 +132,6 @@ def average_precision(right: Flags, num_true: int) -> float:
         right: Whether each claim is right, the highest score first.
         num_true: True boxes, at least one.
     """
-    found = np.cumsum(right)
-    precision = found / np.arange(1, len(right) + 1)
+    precision = np.cumsum(right) / np.arange(1, len(right) + 1)
     greatest = np.maximum.accumulate(precision[::-1])[::-1]
     return float(greatest[right].sum() / num_true)

@@ -142,13 +142,13 @@ def _boxes(frame: FrameBoxes, class_names: Sequence[str]) -> dict[str, Any]:
     true = [
         {
             "corners": _shares(corners),
-            "actions": [class_names[number] for number in np.flatnonzero(hot)],
+            "actions": [class_names[number] for number in np.flatnonzero(hot).tolist()],
             "answers": None if answers is None else [class_names[number] for number in answers],
         }
         for corners, hot, answers in zip(frame.truth, frame.actions, frame_labels(frame), strict=True)
     ]
-    asked = [{"corners": _shares(corners), "best": list(_best(row, class_names))} for corners, row in _rows(frame)]
-    return {"found": right, "actions": actions, "true": true, "boxes": asked}
+    boxes = [{"corners": _shares(corners), "best": list(_best(row, class_names))} for corners, row in _rows(frame)]
+    return {"found": right, "actions": actions, "true": true, "boxes": boxes}
 
 
 def _rows(frame: FrameBoxes) -> Iterator[tuple[Any, Any]]:

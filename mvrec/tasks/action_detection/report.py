@@ -14,11 +14,8 @@ from mvrec.tasks.action_detection.predictions import WORST, read_worst
 from mvrec.tasks.classification.report import confusion_section
 from mvrec.tasks.classification.run_results import read_confusion
 
-RIGHT, WRONG, ASKED = (
-    "#1a7f37",
-    "#c21e14",
-    "#8a8a8a",
-)  # of boxes whose actions are all found, others, and boxes asked about
+RIGHT, WRONG = "#1a7f37", "#c21e14"  # of true boxes whose actions are all found, and of others
+ASKED = "#8a8a8a"  # of the boxes that the network was asked about
 _TITLES = {"map": "Mean average precision at IoU 0.5 (mAP)"}
 
 
@@ -95,8 +92,8 @@ class ActionReport(TaskReport):
         if not entries:
             return Html("")
         text = (
-            f"The {len(entries)} key frames with the smallest share of found actions. True boxes are green if all their "
-            "actions are found, else red; boxes that the network was asked about are grey and dashed."
+            f"The {len(entries)} key frames with the smallest share of found actions. True boxes are green if all "
+            "their actions are found, else red; boxes that the network was asked about are grey and dashed."
         )
         return join(
             [tag("p", text), tag("div", *(key_frame(entry, thumbnails) for entry in entries), class_="mistakes")]

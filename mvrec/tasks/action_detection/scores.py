@@ -69,8 +69,12 @@ class ActionTally(Tally):
     def target(self, row: dict[str, Tensor]) -> Target:
         """Return the true boxes of a key frame."""
         arrays = {key: value.cpu().numpy() for key, value in row.items()}
-        actions = {key: arrays[key].astype(bool) for key in ("actions", "true_actions")}
-        return ActionBoxes(places=arrays["places"], truth=arrays["truth"], **actions)
+        return ActionBoxes(
+            places=arrays["places"],
+            actions=arrays["actions"].astype(bool),
+            truth=arrays["truth"],
+            true_actions=arrays["true_actions"].astype(bool),
+        )
 
     def scores(self, **extent: Any) -> "ActionScores":
         """Return the scores of all key frames."""
@@ -123,7 +127,7 @@ class ActionScores(Scores):
         return {"map": mean_of(self.average_precisions)}
 
     def chance(self) -> dict[str, float]:
-        """Return the score of equal answers for all boxes; precision times recall, where no box ranks before another."""
+        """Return the score of equal answers for all boxes, which rank no box before another: precision times recall."""
         chance = mean_of(self.claims.of_equal_scores())
         return {} if math.isnan(chance) else {"map": chance}
 

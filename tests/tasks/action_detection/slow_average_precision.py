@@ -33,32 +33,37 @@ def slow_average_precision(
     claims = [row for row in detections if row[2] == number]
     if not of_class:
         return None
-    frames: list[Any] = []
-    for row in detections:
-        if row[0] not in frames:
-            frames.append(row[0])
     judged = []  # score, right
-    for frame in frames:
+    for frame in dict.fromkeys(row[0] for row in detections):
         rows = [row for row in claims if row[0] == frame]
         if rank_rows:
             rows = sorted(rows, key=lambda row: -row[3])
-        boxes = [row[1] for row in of_class if row[0] == frame]
-        taken = set()
-        for row in rows:
-            best, share = None, -1.0
-            for place, box in enumerate(boxes):
-                if overlap(row[1], box) > share:
-                    best, share = place, overlap(row[1], box)
-            right = share >= 0.5 and best not in taken
-            if right:
-                taken.add(best)
-            judged.append((row[3], right))
+        judged += judge(rows, [row[1] for row in of_class if row[0] == frame])
     order = list(enumerate(judged))
     order.sort(key=lambda pair: (-pair[1][0], -pair[0] if later_first else pair[0]))
-    points, found = [], 0  # recall, precision
+    points, hits = [], 0  # recall, precision
     for rank, (_, (_, right)) in enumerate(order, 1):
-        found += right
-        points.append((found / len(of_class), found / rank))
+        hits += right
+        points.append((hits / len(of_class), hits / rank))
+    return area_under(points)
+
+
+def judge(rows: list[Row], boxes: list[Any]) -> list[tuple[float, bool]]:
+    """Score of each row of a frame, and whether it hits a true box that no earlier row has hit."""
+    hit_boxes, judged = set(), []
+    for row in rows:
+        best, share = None, -1.0
+        for place, box in enumerate(boxes):
+            if overlap(row[1], box) > share:
+                best, share = place, overlap(row[1], box)
+        right = share >= 0.5 and best not in hit_boxes
+        if right:
+            hit_boxes.add(best)
+        judged.append((row[3], right))
+    return judged
+
+
+def area_under(points: list[tuple[float, float]]) -> float:
     area, before = 0.0, 0.0
     for place, (recall, _) in enumerate(points):
         area += (recall - before) * max(precision for _, precision in points[place:])

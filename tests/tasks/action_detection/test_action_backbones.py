@@ -31,11 +31,13 @@ NETWORKS = {
     "framewise_cloformer": lambda: framewise("cloformer_xxs"),
     "framewise_shunted": lambda: framewise("shunted_t"),
     "framewise_sgformer": lambda: framewise("sgformer_s"),
-    "framewise_mvit": lambda: Framewise(MViT(**{**V1, "num_frames": None}), num_frames=2),
+    "framewise_mvit": lambda: Framewise(
+        MViT(**{**V1, "num_frames": None, "pool_kernel": (1, 3, 3), "pos_embed": "joint"}), num_frames=2
+    ),
     "torchvision_r3d": lambda: create_model("torchvision/r3d_18"),
     "torchvision_swin3d": lambda: create_model("torchvision/swin3d_t"),
     "pytorchvideo_x3d": lambda: create_model("pytorchvideo/x3d_xs"),
-    "pytorchvideo_slowfast": lambda: create_model("pytorchvideo/slowfast_r50"),
+    "pytorchvideo_slow": lambda: create_model("pytorchvideo/slow_r50"),
 }
 
 
@@ -52,8 +54,8 @@ def boxes_of(height, width):
 
 
 def clips(backbone, *, height=None, width=None):
-    channels, frames, *size = backbone.input_shape
-    height, width = height or size[0], width or size[1]
+    channels, frames, *_ = backbone.input_shape
+    height, width, frames = height or 64, width or 64, min(frames, 8)
     return torch.randn(2, channels, frames, height, width, generator=torch.Generator().manual_seed(0))
 
 
@@ -123,10 +125,8 @@ def test_the_stride_is_the_networks_own():
 def test_networks_for_images_are_refused_with_the_way_out():
     with pytest.raises(UserError, match="gives no maps of clips, which a head for boxes needs: wrap it"):
         make_head(create_model("cloformer_xxs"), NUM_ACTIONS, {})
-    flat = create_model("torchvision/s3d")
-    if not flat.feature_info:
-        with pytest.raises(UserError, match="no maps"):
-            make_head(flat, NUM_ACTIONS, {})
+    with pytest.raises(UserError, match="slowfast_r50 gives no maps of clips, which a head for boxes needs"):
+        make_head(create_model("pytorchvideo/slowfast_r50"), NUM_ACTIONS, {})
 
 
 def test_context_doubles_the_features_and_max_pooling_changes_the_answers():
@@ -151,5 +151,4 @@ def test_the_loss_is_a_mean_over_boxes_and_actions(kind):
     right = torch.where(actions > 0, logits.sigmoid(), 1 - logits.sigmoid())
     expected = -right.log() if kind == "cross_entropy" else -3 * (1 - right) * right.log()
     torch.testing.assert_close(action_loss(logits, actions, kind=kind), expected.mean())
-    empty = torch.zeros(0, 2, requires_grad=True)
-    assert float(action_loss(empty, torch.zeros(0, 2), kind=kind)) == 0
+    assert float(action_loss(torch.zeros(0, 2), torch.zeros(0, 2), kind=kind)) == 0
