@@ -1,11 +1,7 @@
 """Actions of boxes from a network's outputs, for recognising, exporting and reporting."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
-
-import numpy as np
-import numpy.typing as npt
 
 from mvrec.data.listing.class_names import known_class_names
 from mvrec.data.views.protocol import Protocol
@@ -18,50 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mvrec.models.backbone import Backbone
-
-
-@dataclass(frozen=True, eq=False)
-class BoxActions(Output):
-    """The actions of the boxes of a key frame.
-
-    Attributes:
-        places: float (N, 4), left, top, right and bottom as shares of the frame, 0..1.
-        probabilities: float (N, K), each of its own: a box may show any number of actions.
-        class_names: Names in label order.
-    """
-
-    places: npt.NDArray[np.floating[Any]]
-    probabilities: npt.NDArray[np.floating[Any]]
-    class_names: tuple[str, ...]
-
-    def ranked(self, box: int, top: int) -> list[tuple[str, float]]:
-        """Return the most probable actions of a box with their probabilities."""
-        probabilities = self.probabilities[box]
-        return [
-            (self.class_names[number], float(probabilities[number]))
-            for number in np.argsort(-probabilities, kind="stable")[:top].tolist()
-        ]
-
-    def text(self, top: int) -> str:
-        """Return the most probable actions of each box."""
-        boxes = [
-            f"box {box + 1}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.ranked(box, top))
-            for box in range(len(self.places))
-        ]
-        return "; ".join(boxes) or "no box"
-
-    def cells(self, top: int) -> list[str]:
-        """Return the number of boxes, and the actions as text."""
-        return [str(len(self.places)), self.text(top)]
-
-    def fields(self, top: int) -> dict[str, Any]:
-        """Return the corners and actions of each box."""
-        return {
-            "boxes": [
-                {"corners": [round(float(share), 6) for share in corners], "actions": dict(self.ranked(box, top))}
-                for box, corners in enumerate(self.places)
-            ]
-        }
 
 
 class ActionDetectionOutputs(TaskOutputs):
@@ -105,45 +57,21 @@ class ActionDetectionOutputs(TaskOutputs):
 
         return box_probabilities(network, clips, corners)
 
-    def of_boxes(self, places: npt.NDArray[Any], probabilities: "Tensor") -> BoxActions:
-        """Return the prediction of a key frame.
-
-        Args:
-            places: (N, 4), the boxes as shares of the frame.
-            probabilities: (N, K).
-
-        Raises:
-            UserError: A probability is not finite.
-        """
-        if not bool(probabilities.isfinite().all()):
-            raise UserError("the network's outputs are not finite: it cannot detect actions in this clip")
-        return BoxActions(np.asarray(places), probabilities.numpy(), self.class_names)
-
     def raw(self, network: "Backbone", clips: "Tensor", protocol: Protocol) -> Any:
         """Refuse clips without boxes.
 
         Raises:
-            UserError: Always.
+            UserError: Always; `probabilities` takes boxes.
         """
         raise UserError("an action detector answers for boxes of people, and none are given: --boxes FILE")
 
-    def output(self, raw: "Sequence[tuple[npt.NDArray[Any], Tensor]]", weights: "Tensor") -> BoxActions:
-        """Return the prediction of a key frame, which has one view.
-
-        Args:
-            raw: For the view the boxes (N, 4) as shares of the frame, and their probabilities (N, K).
-            weights: 1 for the view.
-        """
-        ((places, probabilities),) = raw
-        return self.of_boxes(places, probabilities)
+    def output(self, raw: Any, weights: "Tensor") -> Output:
+        """Refuse clips without boxes, as `raw`."""
+        raise UserError("an action detector answers for boxes of people, and none are given: --boxes FILE")
 
     def columns(self, top: int) -> list[str]:
-        """Return the columns of `BoxActions.cells`."""
-        return ["boxes", "actions"]
-
-    def no_fields(self) -> dict[str, Any]:
-        """Return no boxes."""
-        return {"boxes": []}
+        """Return no columns: results of key frames have their own."""
+        return []
 
     def facts(self) -> dict[str, Any]:
         """Return class names and the head's arguments."""

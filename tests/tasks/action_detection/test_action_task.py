@@ -1,0 +1,219 @@
+"""Action detection from videos and a list of boxes to a score, exactly resumed, the same on any number of processes."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from coloured_boxes import NAMES, squares, write_coloured_boxes
+from slow_average_precision import slow_average_precision
+from warm import run_ranks
+
+from mvrec.cli.lightning import run
+from mvrec.errors import UserError
+
+CONFIG = """
+trainer: {max_epochs: 12, accelerator: cpu, devices: 1, log_every_n_steps: 1, enable_progress_bar: false}
+seed_everything: 0
+model:
+  class_path: mvrec.tasks.ActionDetection
+  init_args:
+    optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.01}}
+    schedule: {end_factor: 1.0}
+    dropout: 0.1
+    backbone:
+      class_path: mvrec.models.MViT
+      init_args:
+        num_frames: 2
+        image_size: 48
+        embed_dim: 16
+        num_heads: 1
+        depth: 2
+        dim_mults: {1: 2}
+        head_mults: {1: 2}
+        q_strides: {1: 2}
+        kv_stride: 2
+data:
+  class_path: mvrec.data.VideoBoxes
+  init_args:
+    root: coloured
+    clip: {num_frames: 2, stride_frames: 1}
+    size: 48
+    batch_size: 4
+    num_workers: 0
+"""
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("coloured")
+    write_coloured_boxes(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def config(coloured, tmp_path_factory) -> list[str]:
+    path = tmp_path_factory.mktemp("config") / "actions.yaml"
+    path.write_text(CONFIG)
+    return [f"--config={path}", f"--data.root={coloured}"]
+
+
+@pytest.fixture(scope="module")
+def trained(config, tmp_path_factory, no_pictures) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "colours"
+    run(["fit", *config, f"--run_dir={folder}"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tested(trained, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tested")
+    run(["test", str(trained), f"--run_dir={folder}"])
+    return folder
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+
+
+def metrics_of(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def weights_of(folder: Path) -> dict:
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_it_learns_colours_and_writes_what_it_scored(tested):
+    scored = metrics_of(tested)
+    assert scored["metrics"]["map"] > 0.9 > 0.75 > scored["chance"]["map"]
+    assert scored["protocol_text"].startswith("ava, 2x1")
+    rows = read(tested / "predictions.csv")
+    assert len(rows) == scored["scored"] == 10
+    assert [float(row["start_seconds"]) for row in rows[:2]] == [0.25, 0.75]
+    assert sum(int(row["true_boxes"]) for row in rows) == scored["true_boxes"]
+    values = [float(row["average_precision"]) for row in read(tested / "per_class.csv")]
+    assert scored["metrics"]["map"] == pytest.approx(sum(values) / len(values), abs=1e-6)
+
+
+def test_its_file_of_detections_gives_the_score_again_by_plain_loops(tested):
+    """The file is in AVA's form; the true boxes come from the generator."""
+    detections, truth = [], []
+    for line in (tested / "detections.csv").read_text().splitlines():
+        video, second, *corners, number, score = line.split(",")
+        detections.append(((video, second), tuple(map(float, corners)), int(number), float(score)))
+    for video, second in dict.fromkeys(row[0] for row in detections):
+        for box, labels in squares(int(video)):
+            shares = (box[0] / 64, box[1] / 48, box[2] / 64, box[3] / 48)
+            truth += [((video, second), shares, NAMES.index(label) + 1) for label in labels]
+    values = [slow_average_precision(detections, truth, number) for number in (1, 2, 3)]
+    assert metrics_of(tested)["metrics"]["map"] == pytest.approx(sum(values) / 3, abs=1e-9)
+
+
+def test_a_run_resumes_within_an_epoch_to_the_bit(trained, config, tmp_path):
+    for flag in ("--trainer.max_steps=14", "--resume=auto"):
+        run(["fit", *config, f"--run_dir={tmp_path}", flag])
+    whole, resumed = weights_of(trained), weights_of(tmp_path)
+    assert whole.keys() == resumed.keys()
+    assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_scores_are_those_of_one_process(trained, tested, tmp_path, world):
+    for process in run_ranks(world, "test", str(trained), f"--run_dir={tmp_path}", "--data.eval_batch_size=1"):
+        assert process.returncode == 0, process.stderr
+    assert (tmp_path / "predictions.csv").read_text() == (tested / "predictions.csv").read_text()
+    assert metrics_of(tmp_path)["metrics"] == pytest.approx(metrics_of(tested)["metrics"], abs=1e-12)
+
+
+def test_two_processes_train_also_where_one_has_no_boxes(config, coloured, tmp_path):
+    """Boxes are cropped away and dropped, so that batches of one process are empty at times."""
+    flags = ["--data.cropped=drop", "--data.batch_size=1", "--trainer.max_epochs=2", "--data.size=32"]
+    flags += ["--data.augment.crop_side=[0.3,0.4]", "--trainer.strategy=ddp"]
+    for process in run_ranks(2, "fit", *config, *flags, f"--run_dir={tmp_path}"):
+        assert process.returncode == 0, process.stderr
+    losses = [row["train/loss"] for row in read(tmp_path / "metrics.csv") if row["train/loss"]]
+    assert len(losses) > 10
+    assert all(float(loss) < 10 for loss in losses)
+
+
+def test_an_unreadable_video_counts_as_missed_boxes(trained, tested, coloured, tmp_path):
+    root = tmp_path / "coloured"
+    shutil.copytree(coloured, root)
+    (root / "videos/15.mp4").write_bytes(b"no video")
+    run(["test", str(trained), f"--data.root={root}", f"--run_dir={tmp_path}"])
+    rows = read(tmp_path / "predictions.csv")
+    assert [bool(row["error"]) for row in rows] == [True, True] + [False] * 8
+    missed = {row[""]: int(row["(failed)"]) for row in read(tmp_path / "confusion.csv")}
+    labels = [label for _, labels in squares(15) for label in labels]
+    assert missed == {name: 2 * labels.count(name) for name in NAMES}
+    assert metrics_of(tmp_path)["true_boxes"] == metrics_of(tested)["true_boxes"]
+    assert metrics_of(tmp_path)["metrics"]["map"] < metrics_of(tested)["metrics"]["map"]
+
+
+def test_actions_in_another_order_are_matched_by_name(trained, tested, coloured, tmp_path):
+    root = tmp_path / "coloured"
+    shutil.copytree(coloured, root)
+    (root / "classes.txt").write_text("red\nbright\nblue")
+    run(["test", str(trained), f"--data.root={root}", f"--run_dir={tmp_path}"])
+    assert metrics_of(tmp_path)["metrics"] == metrics_of(tested)["metrics"]
+    assert [row["class"] for row in read(tmp_path / "per_class.csv")] == list(NAMES)
+
+
+def test_its_weights_start_another_run_with_their_head(trained, config, tmp_path, caplog):
+    flags = [f"--run_dir={tmp_path}", f"--model.weights={trained}", "--trainer.max_steps=1"]
+    run(["fit", *config, *flags])
+    assert "detects the same 3 actions: its head is kept" in caplog.text
+    caplog.clear()
+    run(["fit", *config, *flags, "--model.new_head=true", f"--run_dir={tmp_path / 'new'}"])
+    assert "the head for 3 actions untrained" in caplog.text
+    with pytest.raises(UserError, match="the checkpoint's head is"):
+        run(["test", str(trained), *config, f"--run_dir={tmp_path}", "--model.context=true"])
+
+
+def test_a_classifiers_weights_start_the_network_and_the_head_is_new(config, tmp_path, caplog):
+    from mvrec.models import MViT
+
+    network = {"num_frames": 2, "image_size": 48, "embed_dim": 16, "num_heads": 1, "depth": 2, "kv_stride": 2}
+    classifier = MViT(num_classes=400, **network, dim_mults={1: 2}, head_mults={1: 2}, q_strides={1: 2})
+    torch.save(classifier.state_dict(), path := tmp_path / "kinetics.pth")
+    run(["fit", *config, f"--run_dir={tmp_path}", f"--model.weights={path}", "--trainer.max_steps=1"])
+    assert f"the backbone starts from {path}, the head for 3 actions untrained" in caplog.text
+
+
+def test_exported_weights_score_as_the_run_does(command, trained, tested, config, tmp_path):
+    code, _, err = command("export", trained, "-o", weights := tmp_path / "x.safetensors")
+    assert code == 0, err
+    run(["test", *config, "--model.context=true", f"--model.weights={weights}", f"--run_dir={tmp_path}"])
+    assert metrics_of(tmp_path)["metrics"] == metrics_of(tested)["metrics"]
+
+
+def test_its_report_shows_actions_and_the_worst_key_frames(command, tested):
+    entries = json.loads((tested / "worst.json").read_text())
+    code, _, err = command("report", tested)
+    assert code == 0, err
+    page = (tested / "report.html").read_text()
+    assert '<h2 id="actions">' in page
+    assert "Mean average precision at IoU 0.5" in page
+    assert ('<h2 id="worst-key-frames">' in page) == bool(entries)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--model.freeze=backbone",
+        "--model.loss=focal",
+        "--model.activation_checkpointing=true",
+        "--trainer.precision=bf16-mixed",
+        "--model.pooling=max",
+        "--data.pixels=full",
+        "--data.protocol=ava-gt-frames",
+    ],
+)
+def test_a_run_with_a_setting_of_its_own(config, tmp_path, flag, no_pictures):
+    run(["fit", *config, f"--run_dir={tmp_path}", "--trainer.max_steps=4", flag])
+    losses = [float(row["train/loss"]) for row in read(tmp_path / "metrics.csv") if row["train/loss"]]
+    assert len(losses) == 4
+    assert all(loss == loss for loss in losses)
