@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent.parent
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "finetune")
 PUBLISHED = [path for path in CONFIGS if not path.stem.startswith("demo")]
 SEGMENTERS = [path for path in PUBLISHED if path.stem.startswith("ade20k")]
-RECIPES = [path for path in PUBLISHED if path not in SEGMENTERS]  # of classifiers
+ACTIONS = [path for path in PUBLISHED if path.stem.startswith("ava_")]
+RECIPES = [path for path in PUBLISHED if path not in (*SEGMENTERS, *ACTIONS)]  # of classifiers
 
 
 class Built(Exception):  # noqa: N818 - not an error

@@ -164,8 +164,7 @@ class ActionDetection(Task):
         path = folder / ("predicted.csv" if stage == "predict" else "predictions.csv")
         samples = [index[row] for row in range(len(index))]
         write_predictions(path, scores, samples=samples, columns=index.columns())
-        ids = range(1, len(self.class_names) + 1)
-        write_detections(folder / "detections.csv", scores, names=frame_names(samples), action_ids=ids)
+        write_detections(folder / "detections.csv", scores, names=frame_names(samples), action_ids=self._action_ids())
         log.info("key frames in %s, boxes in AVA's form in %s", path, folder / "detections.csv")
         if stage == "predict":
             return
@@ -177,6 +176,12 @@ class ActionDetection(Task):
     def class_names(self) -> tuple[str, ...]:
         """Names of the actions in the order of the network's outputs."""
         return self.data.class_names if self._numbers is None else self._numbers.names
+
+    def _action_ids(self) -> list[int]:
+        """Return the number of each output in files for other tools: that of the data's own lists, else from 1 on."""
+        ids = list(getattr(self.data, "action_ids", range(1, len(self.class_names) + 1)))
+        order = None if self._numbers is None else self._numbers.order
+        return ids if order is None else [ids[number] for number in order.argsort().tolist()]
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
