@@ -1,11 +1,13 @@
 """Action detection from videos and a list of boxes to a score, exactly resumed, the same on any number of processes."""
 
+import base64
 import csv
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+import simplejpeg
 import torch
 from coloured_boxes import NAMES, squares, write_coloured_boxes
 from slow_average_precision import slow_average_precision
@@ -190,14 +192,26 @@ def test_exported_weights_score_as_the_run_does(command, trained, tested, config
     assert metrics_of(tmp_path)["metrics"] == metrics_of(tested)["metrics"]
 
 
-def test_its_report_shows_actions_and_the_worst_key_frames(command, tested):
-    entries = json.loads((tested / "worst.json").read_text())
-    code, _, err = command("report", tested)
+def test_its_report_shows_actions_and_the_worst_key_frames(command, config, tmp_path, no_pictures):
+    run(["fit", *config, f"--run_dir={tmp_path}", "--trainer.max_steps=1"])  # which makes mistakes
+    run(["test", str(tmp_path), f"--run_dir={tmp_path / 'tested'}"])
+    entries = json.loads((tmp_path / "tested/worst.json").read_text())
+    code, _, err = command("report", tmp_path / "tested")
     assert code == 0, err
-    page = (tested / "report.html").read_text()
-    assert '<h2 id="actions">' in page
-    assert "Mean average precision at IoU 0.5" in page
-    assert ('<h2 id="worst-key-frames">' in page) == bool(entries)
+    page = (tmp_path / "tested/report.html").read_text()
+    titles = [
+        '<h2 id="actions">',
+        '<h2 id="confusions">',
+        '<h2 id="worst-key-frames">',
+        "Mean average precision at IoU",
+    ]
+    assert [title for title in titles if title not in page] == []
+    assert page.count('alt="key frame of') == len(entries) > 0
+    assert "no picture" not in page
+    picture = base64.b64decode(page.partition("data:image/jpeg;base64,")[2].partition('"')[0])
+    assert simplejpeg.decode_jpeg_header(picture)[:2] == (48, 64)  # the whole frame
+    boxes = page.count("position:absolute")
+    assert boxes == sum(len(entry["true"]) + len(entry["boxes"]) for entry in entries)
 
 
 @pytest.mark.parametrize(

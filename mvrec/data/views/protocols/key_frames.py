@@ -78,8 +78,8 @@ class KeyFrameProtocol(Protocol):
         return eval_geometries(height, width, short_side=self.size, size=self.size, **settings)
 
     def central(self) -> Self:
-        """Return itself."""
-        return self
+        """Return the protocol of the whole key frame alone, on which boxes can be drawn."""
+        return replace(self, clip=replace(self.clip, num_frames=1), pixels="full")
 
     def under(self, settings: Mapping[str, Any]) -> Self:
         """Return the protocol with these values of `clip`."""
