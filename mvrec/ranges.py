@@ -88,6 +88,8 @@ RANGES: Mapping[str, Range] = {
     "decode_timeout": POSITIVE,
     "decode_memory": POSITIVE,
     "class_balance": SHARE,
+    "min_score": SHARE,
+    "offset": Range(0, 1_000_000),
     "crop_fraction": SHARE_ABOVE_0,
     "val_fraction": SHARE_BELOW_1,
     "seed": SEED,

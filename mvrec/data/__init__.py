@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mvrec.data.generated.digit_scenes import DigitScenes
     from mvrec.data.generated.moving_digits import MovingDigits
     from mvrec.data.loading.images import read_image
+    from mvrec.data.sets.actions.ava import AVA
     from mvrec.data.sets.actions.video_boxes import VideoBoxes
     from mvrec.data.sets.charades import Charades
     from mvrec.data.sets.folder import ImageFolder, VideoFolder
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ADE20K": "sets.segmentation.ade20k",
+    "AVA": "sets.actions.ava",
     "Charades": "sets.charades",
     "Cityscapes": "sets.segmentation.cityscapes",
     "DigitImages": "generated.digit_images",
@@ -55,6 +57,7 @@ _HOMES = {
 
 __all__ = [
     "ADE20K",
+    "AVA",
     "HMDB51",
     "UCF101",
     "Charades",

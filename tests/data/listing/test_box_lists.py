@@ -175,3 +175,13 @@ def test_a_box_without_a_score_passes_any_least_score(tmp_path):
     truth = table_of(tmp_path, "a,2,0,0,.5,1,run")
     assert math.isnan(truth.scores[0])
     assert len(truth.only_boxes(~(truth.scores < 0.5)).corners) == 1
+
+
+def test_many_rows_take_a_few_bytes_each():
+    rows = (
+        BoxRow(f"film-{number // 4000}", 902 + number // 4 % 1000, (0, 0, 0.5, 0.25 * (1 + number % 4)), True, "run")
+        for number in range(40_000)
+    )
+    table = pack_boxes(rows)
+    assert (len(table), len(table.corners)) == (10_000, 40_000)
+    assert table.nbytes / len(table.corners) < 50

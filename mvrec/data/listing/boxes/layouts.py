@@ -5,6 +5,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from mvrec.data.listing.boxes.media import are_ids, named_videos
 from mvrec.data.listing.boxes.reading import read_boxes
 from mvrec.data.listing.boxes.rows import BoxRow, Faults
 from mvrec.data.listing.boxes.table import BoxTable, pack_boxes
@@ -37,6 +38,7 @@ class BoxLayout(Layout):
         self.faults = faults
         self.key_frames: dict[str, KeyFrames] = {}
         self._tables: dict[str, BoxTable] = {}
+        self._videos: dict[str, str] | None = None
 
     @abstractmethod
     def read(self, split: str) -> BoxTable:
@@ -77,17 +79,50 @@ class BoxLayout(Layout):
         return [classes.number(label, where=where) for label, where in places]
 
     def placed(self, table: BoxTable, split: str) -> BoxTable:
-        """Return the boxes of a list with the videos' paths below the root."""
-        probed = [Row(video, "") for video in table.videos[:PROBED]]
-        prefix, source = find_prefix(self.root, split, probed), " and ".join(table.sources)
+        """Return the boxes of a list with the videos' paths below the root; names without ending are those of files.
+
+        Raises:
+            UserError: The list has names, and no video below the root has one of them.
+        """
+        probed, source = list(table.videos[:PROBED]), " and ".join(table.sources)
+        prefix = find_prefix(self.root, split, [Row(video, "") for video in probed])
+        if prefix is None and are_ids(probed):
+            return self._named(table, source, split)
         if prefix is None:
-            first = self.root / probed[0].path
-            text = f"{source}: none of the first {len(probed)} videos exists, such as {first}"
+            text = f"{source}: none of the first {len(probed)} videos exists, such as {self.root / probed[0]}"
             self.notes.append((logging.WARNING, text))
         elif prefix:
             self.notes.append((logging.INFO, f"{source}: taking its paths as relative to {self.root}/{prefix}"))
             return table.renamed({name: f"{prefix}{name}" for name in table.videos if not name.startswith("/")})
         return table
+
+    def _named(self, table: BoxTable, source: str, split: str) -> BoxTable:
+        """Return the boxes of a list with the paths of the videos that it names; training goes without the missing."""
+        if self._videos is None:
+            self._videos = self.find_videos()
+        files = {name: self._videos[name] for name in table.videos if name in self._videos}
+        missing = [name for name in table.videos if name not in files]
+        if not files:
+            raise UserError(f"{source}: no video {missing[0]} is in {self.root}; expected {self.expected_videos()}")
+        if missing:
+            count = f"{len(missing)} of {len(table.videos)} videos are missing, such as {missing[0]}"
+            verdict = "left out of training" if split == "train" else "their boxes count as missed"
+            self.notes.append((logging.WARNING, f"{source}: {count}; {verdict}"))
+        if split == "train":
+            table = table.only_videos(files.__contains__)
+        return table.renamed({**{name: f"{name}.mp4" for name in missing}, **files})
+
+    def excluded(self, split: str) -> set[tuple[str, float]]:
+        """Return the key frames that do not count in the score of a split, by paths of videos and seconds: none."""
+        return set()
+
+    def find_videos(self) -> dict[str, str]:
+        """Return the paths of videos by the names that lists give them."""
+        return named_videos(self.root)
+
+    def expected_videos(self) -> str:
+        """Return where the videos of a list of names should be."""
+        return f"{self.root}/videos/<name>.mp4"
 
     def good_rows(self, path: Path) -> Iterator[BoxRow]:
         """Yield the rows of a list without those that have faults.

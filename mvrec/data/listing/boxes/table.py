@@ -152,6 +152,12 @@ class BoxTable:
         frame_videos = np.searchsorted(numbers, self.frame_videos[mask]).astype(np.int32)
         return replace(boxes, videos=videos, frame_videos=frame_videos, ends=boxes.ends[mask], **arrays)
 
+    def without(self, frames: set[tuple[str, float]]) -> "BoxTable":
+        """Return the table without some key frames, by their videos and seconds."""
+        names = (self.videos[number] for number in self.frame_videos.tolist())
+        places = zip(names, self.seconds.tolist(), strict=True)
+        return self.only_frames(np.array([place not in frames for place in places], np.bool_)) if frames else self
+
     def only_videos(self, keeps: Callable[[str], bool]) -> "BoxTable":
         """Return the table with the key frames of some videos."""
         mask = np.array([keeps(video) for video in self.videos], np.bool_)

@@ -16,7 +16,7 @@ from mvrec.data.listing.index import SampleIndex
 from mvrec.data.listing.layouts import SPLITS
 from mvrec.data.listing.root import check_root
 from mvrec.data.listing.row_targets import TargetOf
-from mvrec.data.loading.key_frames import EvalKeyFrames, TrainKeyFrames
+from mvrec.data.loading.key_frames import EvalKeyFrames, ListTimes, TrainKeyFrames
 from mvrec.data.sets.recognition_data import Split
 from mvrec.data.sets.video_data import VideoData
 from mvrec.data.video.video import Decoder
@@ -28,6 +28,7 @@ from mvrec.data.views.targets import ActionBoxes, Target
 from mvrec.data.views.transforms import Augment
 from mvrec.errors import UserError, nearest
 from mvrec.files import at_home
+from mvrec.ranges import check_ranges
 
 # SlowFast's: the short side is drawn from 256 to 320 pixels and 224 are cut out; boxes follow no other operation.
 BOX_AUGMENT = Augment(crop_side=(224 / 320, 224 / 256), rand_augment=None, random_erasing=None)
@@ -80,6 +81,8 @@ class BoxData(VideoData):
             boxes do not follow; from `setup`: a missing or empty root or list, or a malformed row.
     """
 
+    antialias: ClassVar[bool] = True  # published figures of AVA are without
+
     def __init__(
         self,
         root: str,
@@ -109,6 +112,7 @@ class BoxData(VideoData):
         fold: str | None = None,
     ) -> None:
         _check_names(protocol, augment, clip)
+        check_ranges("data.", {"min_score": min_score})
         whole = Views(num_clips=1, short_side=size)  # a key frame has one view
         super().__init__(
             root,
@@ -184,6 +188,10 @@ class BoxData(VideoData):
         is_training = split == "train"
         path = self._train_detections if is_training else self._detections
         detected = None if path is None else self._read_detected(path, truth, split)
+        if excluded := self.files.excluded(split):
+            count, truth = len(truth), truth.without(excluded)
+            detected = None if detected is None else detected.without(excluded)
+            log.info("%s: %d excluded key frames are left out", self.files.place(split), count - len(truth))
         return KeyFrames(truth, detected, is_training, self.keeps_unmatched, self.keeps_cropped)
 
     def _read_detected(self, path: Path, truth: BoxTable, split: str) -> BoxTable:
@@ -212,6 +220,16 @@ class BoxData(VideoData):
     def class_names(self) -> tuple[str, ...]:
         """Names in label order; available after `setup`."""
         return self._names
+
+    @property
+    def action_ids(self) -> tuple[int, ...]:
+        """The number of each action in files of AVA's form, from 1 on; available after `setup`."""
+        return tuple(range(1, len(self._names) + 1))
+
+    @property
+    def times(self) -> ListTimes:
+        """The meaning of the list's times."""
+        return ListTimes()
 
     @property
     def class_counts(self) -> list[int]:
@@ -263,6 +281,7 @@ class BoxData(VideoData):
             decoder=self.decoder,
             seed=seed,
             key_frames=self._key_frames["train"],
+            times=self.times,
         )
 
     def eval_dataset(self, split: Split) -> EvalKeyFrames:  # type: ignore[override]  # of another kind
@@ -270,7 +289,7 @@ class BoxData(VideoData):
         split = "val" if split == "val" else self.test_split
         index = self.index(split)
         key_frames = self._key_frames.get(split) or self._key_frames["train"]  # of a fold
-        return EvalKeyFrames(index, self.protocol(split), self.decoder, key_frames)
+        return EvalKeyFrames(index, self.protocol(split), self.decoder, key_frames, self.times)
 
     def protocol(self, split: Split) -> KeyFrameProtocol:  # type: ignore[override]  # of another kind
         """Return how the key frames of "val" or "test" become views."""
@@ -285,8 +304,6 @@ class BoxData(VideoData):
             min_score=self.min_score if detected else 0.0,
             antialias=self.antialias,
         )
-
-    antialias: ClassVar[bool] = True  # published figures of AVA are without
 
 
 def _check_names(protocol: str, augment: Augment, clip: ClipSpec) -> None:
