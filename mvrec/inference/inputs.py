@@ -18,7 +18,7 @@ from mvrec.data.listing.index import Sample
 from mvrec.data.loading.guarded_files import open_video, read_image
 from mvrec.data.loading.images import is_pillow, pillow_pixels
 from mvrec.data.video.video import Clock, Decoder, Frames, Ints, Video
-from mvrec.data.views.protocol import ClipProtocol, Protocol
+from mvrec.data.views.protocol import ClipProtocol, KeyFrameProtocol, Protocol
 from mvrec.errors import UserError
 from mvrec.files import at_home
 from mvrec.inference.pixels import array_of, rgb_pixels
@@ -192,7 +192,7 @@ class _Reader:
             value = [pillow_pixels(frame, upright=upright) if is_pillow(frame) else frame for frame in value]
         elif is_pillow(value):
             value = pillow_pixels(value, upright=upright)
-        pixels = rgb_pixels(value, axes=self.axes, name=name, noun=self.protocol.noun)
+        pixels = rgb_pixels(value, axes=self.axes, name=name, noun="video" if self.protocol.is_video else "image")
         if self.protocol.is_video:
             self._check_rate(pixels)
         elif self.fps is not None:
@@ -201,11 +201,12 @@ class _Reader:
 
     def _check_rate(self, pixels: Pixels) -> None:
         protocol = self.protocol
-        if self.fps is not None or not isinstance(protocol, ClipProtocol):
+        if self.fps is not None or not isinstance(protocol, ClipProtocol | KeyFrameProtocol):
             return
-        clip = protocol.clip
-        if self.in_seconds or (clip.sampling == "dense" and clip.target_fps is not None):
-            reason = "windows are in seconds" if self.in_seconds else f"clips are at {clip.target_fps:g} fps"
+        clip, key_frames = protocol.clip, isinstance(protocol, KeyFrameProtocol)
+        if self.in_seconds or key_frames or (clip.sampling == "dense" and clip.target_fps is not None):
+            in_seconds = f"{'key frames' if key_frames else 'windows'} are in seconds"
+            reason = in_seconds if self.in_seconds or key_frames else f"clips are at {clip.target_fps:g} fps"
             shape = tuple(pixels.shape)
             raise UserError(f"the rate of the frames {pixels.dtype} {shape} is missing, and {reason}: add fps=...")
 

@@ -140,7 +140,7 @@ class Model(Recogniser):
         if isinstance(self.protocol, KeyFrameProtocol):
             if window is not None or stride is not None:
                 raise UserError("window and stride are not for action detectors: actions=ActionKnobs(every=...)")
-            _, items = self._items(source, fps=fps, window=1.0, stride=None, at_once=views_per_forward)
+            _, items = self._items(source, fps=fps, window=None, stride=None, at_once=views_per_forward)
             return actions_of(self, items, **knobs, views_per_forward=views_per_forward or 1, decoder=decoder)
         if strange := next((name for name, value in knobs.items() if value is not None), None):
             raise UserError(f"{strange} is for action detectors, and {self.source} is for {self.outputs.task}")

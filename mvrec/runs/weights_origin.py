@@ -152,8 +152,8 @@ def _of_weights(stored: StoredWeights) -> StartingPoint:
     settings = input_settings(name)
     protocol = stored.details.get("protocol")
     if protocol:
-        # Data with masks lack the keys that published classifiers have, such as the share of the crop.
-        settings = ({} if protocol.get("kind") == "masks" else settings) | _settings_of(protocol)
+        # Data with masks or boxes lack the keys that published classifiers have, such as the share of the crop.
+        settings = ({} if protocol.get("kind") in ("masks", "key frames") else settings) | _settings_of(protocol)
     elif _is_video(settings):
         settings["clip"]["num_frames"] = plain.get("num_frames") or settings["clip"]["num_frames"]
     summary = f"{stored.source}: {name} ({network.layout} layout), {arguments['num_classes']} classes"
@@ -165,6 +165,8 @@ def _settings_of(protocol: dict[str, Any]) -> dict[str, Any]:
     shared = {"size": protocol["size"], "normalisation": protocol["normalisation"]}
     if protocol.get("kind") == "masks":
         return {**shared, "protocol": protocol["name"]}
+    if protocol.get("kind") == "key frames":
+        return {**shared, "clip": protocol["clip"], "protocol": protocol["name"], "pixels": protocol["pixels"]}
     if not _is_video(protocol):
         fraction = protocol["size"] / protocol["short_side"]
         return {**shared, "crop_fraction": fraction, "interpolation": protocol["interpolation"]}
@@ -179,7 +181,8 @@ def _is_video(values: dict[str, Any]) -> bool:
 
 
 def _data_node(settings: dict[str, Any]) -> dict[str, Any]:
-    name = "VideoFolder" if _is_video(settings) else "MaskFolder" if "protocol" in settings else "ImageFolder"
+    kinds = {(True, False): "VideoFolder", (True, True): "VideoBoxes", (False, True): "MaskFolder"}
+    name = kinds.get((_is_video(settings), "protocol" in settings), "ImageFolder")
     return {"class_path": f"mvrec.data.{name}", "init_args": settings}
 
 

@@ -34,6 +34,8 @@ def save_detector(path: Path, *, clip: ClipSpec | None = None, context: bool = F
     network = _built(copy.deepcopy(NODE))
     network.place_head(ActionHead(network.feature_info, len(ACTIONS), context=context), len(ACTIONS))
     lively(network)
+    with torch.no_grad():  # so that people differ by more than rounding
+        network.head.projection.weight.mul_(10)
     clip = clip or ClipSpec(num_frames=4, stride_frames=2, target_fps=None)
     protocol = KeyFrameProtocol.named("ava", clip=clip, size=64, **settings)
     card = {

@@ -61,7 +61,7 @@ class Linker:
         self._names.update(filter(None, names))
         tracks = [
             track
-            for track in self._tracks
+            for track in self._tracks[::-1]  # of two that overlap alike the one that was seen later is the person
             if seconds - track.seconds <= self.most_gap + ROUNDING and track.name not in names
         ]
         for row, track in self._pairs(corners, names, tracks):
