@@ -79,6 +79,7 @@ def main(arguments: list[str]) -> None:
     log.info("%s: %s, %s", recogniser.source, recogniser.outputs.describe(), recogniser.protocol)
     failed = []
     results: Iterator[Any]
+    pictures: ActionVideos | MapFiles
     if is_of_people:
         results, pictures = _of_people(recogniser, options), _action_videos(options)
     else:
@@ -91,7 +92,7 @@ def main(arguments: list[str]) -> None:
         for result in results:
             writer.write(result)
             file.flush()
-            pictures.write(result)
+            pictures.write(result)  # type: ignore[arg-type]  # of the same kind of network
             if result.error:
                 failed.append(result)
     for result in failed:

@@ -118,8 +118,8 @@ class Model(Recogniser):
             stride: Seconds from window to window; adjacent by default.
             boxes: Of an action detector: a list of boxes, as training reads it, or for one video a dictionary from
                 seconds to boxes (N, 4), left, top, right, bottom in pixels.
-            people: In place of `boxes`: a function from a frame uint8 (H, W, 3) to boxes (N, 4) and scores (N,), such as
-                `mvrec.inference.actions.detectors.TorchvisionDetector`.
+            people: In place of `boxes`: a function from a frame uint8 (H, W, 3) to boxes (N, 4) and scores (N,), such
+                as `mvrec.inference.actions.detectors.TorchvisionDetector`.
             actions: Of an action detector: the times of key frames, smoothing, and the pixels of its view.
             views_per_forward: Views per forward pass, also of several files; by default those of one video, or 16
                 images, or one key frame.

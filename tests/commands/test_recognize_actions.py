@@ -108,7 +108,7 @@ def test_wrong_requests_are_one_line(command, run, videos, image_run, tmp_path):
         ([*boxes, "--masks", tmp_path], "--masks is not for action detectors"),
         ([*boxes, "--protocol=ava"], "--protocol is not for action detectors"),
         ([*boxes, "--every=0"], "--every must be above 0"),
-        (["--boxes", videos / "box.csv"], "no such file"),
+        (["--boxes", videos / "box.csv"], "box.csv: No such file"),
         ([*boxes, "--overlays", videos], "--overlays would overwrite the source itself: "),
     ):
         code, out, err = command("recognize", video, "--ckpt", run, *arguments)

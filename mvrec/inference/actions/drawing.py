@@ -153,7 +153,7 @@ def _lines(label: Label) -> list[str]:
 
 
 def _free_place(
-    corners: npt.NDArray[np.float32], size: tuple[int, int], limits: tuple[int, int], taken: Sequence[_Rectangle]
+    corners: npt.NDArray[np.float32], size: tuple[int, int], limits: tuple[int, int], others: Sequence[_Rectangle]
 ) -> _Rectangle:
     """Return the place of a text: above its box, inside it or below, the first that covers no other text."""
     width, height = size
@@ -163,7 +163,7 @@ def _free_place(
     for top in tops:
         inside = int(np.clip(top, 0, max(limits[1] - height, 0)))
         places.append((left, inside, min(left + width, limits[0]), min(inside + height, limits[1])))
-    return next((place for place in places if not any(_meet(place, other) for other in taken)), places[0])
+    return next((place for place in places if not any(_meet(place, other) for other in others)), places[0])
 
 
 def _meet(first: _Rectangle, second: _Rectangle) -> bool:

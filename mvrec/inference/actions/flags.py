@@ -53,19 +53,24 @@ def check_action_flags(recogniser: Recogniser, options: argparse.Namespace) -> N
             task = recogniser.outputs.task
             raise UserError(f"--{named[0]} is for action detectors, and {recogniser.source} is for {task}")
         return
-    for name in ("window", "stride", "masks", "slide", "protocol"):
-        if getattr(options, name):
-            raise UserError(f"--{name} is not for action detectors: {recogniser.source} looks at key frames")
+    strange = [name for name in ("window", "stride", "masks", "slide", "protocol") if getattr(options, name)]
+    if strange:
+        raise UserError(f"--{strange[0]} is not for action detectors: {recogniser.source} looks at key frames")
+    _check_sources(recogniser, options)
+    for name, allowed in (("every", POSITIVE), ("detect_every", POSITIVE), ("smooth", Range(0))):
+        check_range(f"--{name}", getattr(options, name), allowed)
+    for name in ("min_score", "min_action"):
+        check_range(f"--{name}", getattr(options, name), SHARE)
+
+
+def _check_sources(recogniser: Recogniser, options: argparse.Namespace) -> None:
+    """Check the flags that say where people are."""
     if (options.boxes is None) == (options.people is None):
         excess = "both are given" if options.boxes else f"{recogniser.source} tells what people do, not where they are"
         raise UserError(f"say where people are, with --boxes LIST or --people auto: {excess}")
     for name in ("detector", "detector_weights", "detect_every"):
         if options.boxes is not None and getattr(options, name) is not None:
             raise UserError(f"--{name} goes with --people auto, and --boxes is given")
-    for name, allowed in (("every", POSITIVE), ("detect_every", POSITIVE), ("smooth", Range(0))):
-        check_range(f"--{name}", getattr(options, name), allowed)
-    for name in ("min_score", "min_action"):
-        check_range(f"--{name}", getattr(options, name), SHARE)
     if options.detector is not None:
         check_detector(options.detector, key="--detector")
 

@@ -102,16 +102,16 @@ def _of_video(
         linker = Linker(most_gap=MOST_GAP * _step(times))
         parts = prefetched(pool, _key_frames(protocol, item.sample, video, times, people, every=every))
         while batch := list(itertools.islice(parts, at_once)):
-            seen = [_linked(key, item.sample, people, linker) for key in batch]
-            answers = _probabilities(recogniser, batch, [sightings[0].corners for sightings in seen])
-            for key, sightings, (visible, probabilities) in zip(batch, seen, answers, strict=True):
+            moments = [_linked(key, item.sample, people, linker) for key in batch]
+            answers = _probabilities(recogniser, batch, [sightings[0].corners for sightings in moments])
+            for key, sightings, (visible, probabilities) in zip(batch, moments, answers, strict=True):
                 outside += len(sightings[0].corners) - len(visible)
                 persons = _persons(sightings[0], visible, probabilities, recogniser.class_names)
-                yield ActionPrediction(
-                    item.source, key.seconds, key.seconds, people=persons, sightings=tuple(sightings)
-                )
+                span = (key.seconds, key.seconds)
+                yield ActionPrediction(item.source, *span, people=persons, sightings=tuple(sightings))
     if outside:
-        log.warning("%s: %d boxes lie outside the network's view and get no action: use full pixels", item.source, outside)
+        text = "%s: %d boxes lie outside the network's view and get no action: use full pixels"
+        log.warning(text, item.source, outside)
 
 
 def _step(times: Sequence[float]) -> float:

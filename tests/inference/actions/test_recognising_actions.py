@@ -55,7 +55,7 @@ def test_each_person_gets_the_probabilities_of_the_network_at_the_key_frame(mode
             assert [person.box for person in result.people] == [tuple(box) for box in boxes_at(5 * number).tolist()]
             actual = np.stack([person.probabilities for person in result.people])
             assert np.abs(actual - expected).max() < 2e-3
-            assert actual.std(0).min() > 1e-3  # people differ
+            assert actual.std(0).max() > 0.1  # people differ
             assert result.people[0].label == ACTIONS[int(expected[0].argmax())]
 
 
@@ -147,7 +147,7 @@ def test_wrong_requests_are_one_line(model, folder, tmp_path):
         model.explain(video)
     with pytest.raises(UserError, match="views of key frames only: use predict, with boxes"):
         model.preprocess(walking(), fps=10)
-    with pytest.raises(UserError, match="the rate of the frames .* is missing"):
+    with pytest.raises(UserError, match=r"the rate of the frames .* is missing"):
         list(model.predict(walking(), people=squares))
 
 
