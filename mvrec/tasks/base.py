@@ -39,7 +39,7 @@ from mvrec.training.optim import (
     step_scheduler,
 )
 from mvrec.training.parameter_groups import group_record, group_summary, parameter_groups, scale_rates
-from mvrec.training.sharding import is_sharded, shard
+from mvrec.training.sharding import gather_weights, is_sharded, shard, spread_weights
 from mvrec.weights.cache import fetched_path
 
 Stage = Literal["val", "test", "predict"]
@@ -348,6 +348,8 @@ class Task(L.LightningModule, ABC):
             total=len(loader.dataset),  # type: ignore[union-attr]
             path_of=lambda row: str(self.data.index("val" if stage == "val" else "test")[row].path),
         )
+        if is_sharded(trainer):
+            gather_weights(self.backbone)
 
     def _score(self, batch: ClipBatch) -> None:
         assert self._keeper is not None
@@ -360,6 +362,8 @@ class Task(L.LightningModule, ABC):
 
     def _finish(self, stage: Stage) -> None:
         assert self._keeper is not None
+        if is_sharded(self.trainer):
+            spread_weights(self.backbone)
         self.scores, self._keeper = self.complete(self._keeper.gather()), None
         if self.trainer.sanity_checking:
             return

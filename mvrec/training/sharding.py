@@ -53,6 +53,31 @@ def shard(backbone: nn.Module, stages: list[tuple[str, ...]], device_mesh: Any) 
     return len(blocks)
 
 
+def gather_weights(backbone: nn.Module) -> None:
+    """Gather the weights of a sharded network until `spread_weights`; all processes must call it together.
+
+    In between, processes may run the network any number of times each, as in an evaluation of unequal shares.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in backbone.modules():
+        if isinstance(module, FSDPModule):
+            if module is not backbone:  # torch keeps the outermost one's weights after a forward anyway
+                module.set_reshard_after_forward(False, recurse=False)
+            module.unshard()
+
+
+def spread_weights(backbone: nn.Module) -> None:
+    """Spread the weights over the processes again."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in backbone.modules():
+        if isinstance(module, FSDPModule):
+            if module is not backbone:
+                module.set_reshard_after_forward(True, recurse=False)
+            module.reshard()
+
+
 def is_sharded(trainer: L.Trainer) -> bool:
     """Return whether the trainer's strategy leaves the sharding to the model."""
     return isinstance(trainer.strategy, ModelParallelStrategy)

@@ -16,6 +16,7 @@ from mvrec.data.views.targets import NOT_LABELLED
 from mvrec.errors import UserError
 from mvrec.tasks.segmentation.task import pixel_loss
 
+FSDP = f"--config={Path(__file__).parents[3] / 'configs/overlays/fsdp.yaml'}"
 NAMES = ("ground", "square")
 CONFIG = """
 trainer: {max_epochs: 6, accelerator: cpu, devices: 1, log_every_n_steps: 1, enable_progress_bar: false}
@@ -137,6 +138,28 @@ def test_counts_are_those_of_one_process(trained, tested, tmp_path, world):
     for name in ("predictions.csv", "per_class.csv", "confusion.csv"):
         assert (tmp_path / name).read_text() == (tested / name).read_text(), name
     assert metrics_of(tmp_path)["metrics"] == metrics_of(tested)["metrics"]
+
+
+def test_two_processes_train_alike_with_whole_and_with_sharded_weights(config, tmp_path):
+    """Compared are two processes each, because a process computes batch norms from its own images."""
+    steps = ["--data.batch_size=2", "--trainer.max_epochs=1", "--model.optimizer.lr=1e-3"]
+    states, metrics = [], []
+    for name, flags, strategy in (("whole", [], "ddp"), ("sharded", [FSDP], None)):
+        folder = tmp_path / name
+        processes = run_ranks(2, "fit", *config, *steps, *flags, f"--run_dir={folder}", strategy=strategy)
+        message = "".join(process.stderr for process in processes)
+        assert [process.returncode for process in processes] == [0, 0], message
+        assert ("3 blocks are sharded over 2 processes" in message) == bool(flags)
+        assert "3/3 images scored" in message
+        states.append(torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
+        run(["test", str(folder), f"--run_dir={tmp_path / f'{name} tested'}"])
+        metrics.append(metrics_of(tmp_path / f"{name} tested")["metrics"])
+    whole, sharded = states
+    assert whole.keys() == sharded.keys()
+    for name in whole:
+        if not name.endswith("attn.norm_k.bias"):  # no effect: its gradient is rounding noise
+            torch.testing.assert_close(sharded[name], whole[name], rtol=1e-3, atol=2e-5, msg=name)
+    assert metrics[1] == pytest.approx(metrics[0], abs=1e-3)
 
 
 def test_an_unreadable_image_counts_as_missed_pixels(trained, tested, scenes, tmp_path):
