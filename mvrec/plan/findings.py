@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
 from mvrec.data.listing.folds import Fold, Folds
@@ -22,6 +23,9 @@ from mvrec.plan.media import Media, probed
 SAMPLE = 24  # files that are opened, spread over the data set
 FOLDS = 5  # of a list of numbers without validation files
 MOST_COMPARED = 1000  # files whose sizes in bytes are compared
+
+Place = tuple[str, Row]  # a split and one of its files
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
@@ -229,7 +233,8 @@ def copies(root: Path, rows: Mapping[str, Sequence[Row]], kind: Kind, *, has_cla
         UserError: All files are the same.
     """
     every = [(split, row) for split, split_rows in rows.items() for row in split_rows]
-    sample = spread([place for place in every if place[1].offset < 0], MOST_COMPARED)  # the others are in archives
+    plain = [place for place in every if place[1].offset < 0]  # the others are in archives
+    sample = spread(plain, MOST_COMPARED)
     groups = _alike(root, sample)
     if groups and len(groups[0]) == len(sample):
         raise UserError(
@@ -245,9 +250,6 @@ def copies(root: Path, rows: Mapping[str, Sequence[Row]], kind: Kind, *, has_cla
         (split, first), (other_split, other) = twice
         files = "is" if first.path == other.path else f"and {other.path} are the same {kind.noun},"
         yield f"{first.path} {files} in {split} and in {other_split}: keep it in one, or the score will be too good"
-
-
-Place = tuple[str, Row]  # a split and one of its files
 
 
 def _alike(root: Path, places: Sequence[Place]) -> list[list[Place]]:
@@ -282,7 +284,7 @@ def _digest(path: Path) -> bytes:
         return hashlib.blake2b(head + file.read(), digest_size=16).digest()
 
 
-def spread(rows: Sequence[Row], count: int) -> Sequence[Row]:
+def spread(rows: Sequence[Entry], count: int) -> Sequence[Entry]:
     """Return at most so many rows, evenly spread over all."""
     if len(rows) <= count:
         return rows
