@@ -212,6 +212,24 @@ def test_an_evaluation_on_four_processes_scores_every_file(jobs, tmp_path):
     assert len((tmp_path / "four/predictions.csv").read_text().splitlines()) == 1 + 24
 
 
+def test_a_segmenter_trains_and_is_scored_on_four_processes(jobs, tmp_path):
+    run_dir, counts = tmp_path / "run", {"train": 16, "val": 6, "test": 6}
+    flags = [f"--data.root={tmp_path / 'scenes'}", "--data.size=64", "--data.batch_size=2", "--data.num_workers=0"]
+    flags += [*(f"--data.{split}_images={count}" for split, count in counts.items()), "--trainer.max_steps=2"]
+    fit = [ROOT / "slurm/fit.sbatch", ROOT / "configs/demo_segmentation.yaml", *flags, "--trainer.strategy=ddp"]
+    test = [ROOT / "slurm/test.sbatch", run_dir / "checkpoints/last.ckpt", "--trainer.strategy=ddp"]
+    for name, script, folder in (("fit", fit, run_dir), ("test", test, tmp_path / "tested")):
+        output, environment = tmp_path / f"{name}.out", jobs.environment | {"RUN_DIR": str(folder)}
+        more = [f"--run_dir={folder}"] if name == "test" else []
+        number = jobs.cluster.submit(
+            *(*TWO_BY_TWO, f"--output={output}", *script, *more), cwd=ROOT, environment=environment
+        )
+        state, printed = jobs.cluster.end(number, output)
+        assert state == "COMPLETED", printed
+        assert "6/6 images scored" in printed
+    assert len((tmp_path / "tested/predictions.csv").read_text().splitlines()) == 1 + 6
+
+
 def test_what_is_wrong_before_the_start_is_said_at_once(jobs, tmp_path):
     for environment, arguments, message in (
         ({"MASTER_ADDR": "no.such.host.invalid"}, FIT, "MASTER_ADDR=no.such.host.invalid does not resolve"),
