@@ -15,7 +15,6 @@ from mvrec import __version__
 from mvrec.data.loading.batch import ClipBatch
 from mvrec.data.views.targets import Target, needed
 from mvrec.errors import UserError
-from mvrec.files import sha256
 from mvrec.lightning_private import has_trainer
 from mvrec.models import Backbone, accelerate
 from mvrec.ranges import check_ranges
@@ -26,7 +25,7 @@ from mvrec.runs.resume import check_weights
 from mvrec.tasks.outputs import joined, task_of
 from mvrec.tasks.score_text import failures, score_line, split_text, write_metrics
 from mvrec.tasks.scores import ScoreKeeper, Scores, Tally
-from mvrec.tasks.start import Start, check_network, named_shape
+from mvrec.tasks.start import Start, check_network, checkpoint_facts, named_shape
 from mvrec.training.optim import (
     OptimizerCallable,
     Per,
@@ -40,7 +39,6 @@ from mvrec.training.optim import (
 )
 from mvrec.training.parameter_groups import group_record, group_summary, parameter_groups, scale_rates
 from mvrec.training.sharding import gather_weights, is_sharded, shard, spread_weights
-from mvrec.weights.cache import fetched_path
 
 Stage = Literal["val", "test", "predict"]
 
@@ -231,10 +229,8 @@ class Task(L.LightningModule, ABC):
     def _check_targets(self) -> None:
         kind = self.data.target_type
         if not issubclass(kind, self.targets):
-            data = type(self.data).__name__
-            raise UserError(
-                f"{data} gives {kind.noun} per file, the task {self.name} needs {needed(kind, self.targets)}"
-            )
+            given = f"{type(self.data).__name__} gives {kind.noun} per file"
+            raise UserError(f"{given}, the task {self.name} needs {needed(kind, self.targets)}")
 
     def _prepare_backbone(self) -> None:
         if self.channels_last:
@@ -348,8 +344,7 @@ class Task(L.LightningModule, ABC):
             total=len(loader.dataset),  # type: ignore[union-attr]
             path_of=lambda row: str(self.data.index("val" if stage == "val" else "test")[row].path),
         )
-        if is_sharded(trainer):
-            gather_weights(self.backbone)
+        gather_weights(self.backbone, trainer)
 
     def _score(self, batch: ClipBatch) -> None:
         assert self._keeper is not None
@@ -362,8 +357,7 @@ class Task(L.LightningModule, ABC):
 
     def _finish(self, stage: Stage) -> None:
         assert self._keeper is not None
-        if is_sharded(self.trainer):
-            spread_weights(self.backbone)
+        spread_weights(self.backbone, self.trainer)
         self.scores, self._keeper = self.complete(self._keeper.gather()), None
         if self.trainer.sanity_checking:
             return
@@ -382,15 +376,12 @@ class Task(L.LightningModule, ABC):
         self.write_scores(scores, folder, stage)
         if stage == "predict":
             return
-        source = self.trainer.ckpt_path or self.start.weights
-        path = None if source is None else fetched_path(source) or Path(source)
         facts = {
             "task": self.name,
             "outputs": self.outputs,
             "split": self.data.test_split,
             "split_chose_checkpoint": self._chosen_on_split,
-            "checkpoint": None if source is None else str(source),
-            "checkpoint_sha256": sha256(path) if path is not None and path.is_file() else None,
+            **checkpoint_facts(self.trainer.ckpt_path or self.start.weights),
             "mvrec": __version__,
             **self.facts(),
             "data": self.data.record(),

@@ -1,13 +1,16 @@
 """The start of training: the weights of a file, and frozen layers."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
 from mvrec.errors import UserError
+from mvrec.files import sha256
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints import start_from
+from mvrec.weights.cache import fetched_path
 
 
 def check_network(backbone: Any, layer_decay: float) -> None:
@@ -86,6 +89,13 @@ class Start:
             parameters = list(module.parameters())
             if parameters and not any(parameter.requires_grad for parameter in parameters):
                 module.eval()
+
+
+def checkpoint_facts(source: str | Path | None) -> dict[str, str | None]:
+    """Return the file of the weights that were scored, and its checksum if it is one on this machine."""
+    path = None if source is None else fetched_path(str(source)) or Path(source)
+    checksum = sha256(path) if path is not None and path.is_file() else None
+    return {"checkpoint": None if source is None else str(source), "checkpoint_sha256": checksum}
 
 
 def named_shape(shape: tuple[int, ...]) -> str:

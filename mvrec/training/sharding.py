@@ -53,11 +53,13 @@ def shard(backbone: nn.Module, stages: list[tuple[str, ...]], device_mesh: Any) 
     return len(blocks)
 
 
-def gather_weights(backbone: nn.Module) -> None:
+def gather_weights(backbone: nn.Module, trainer: L.Trainer) -> None:
     """Gather the weights of a sharded network until `spread_weights`; all processes must call it together.
 
     In between, processes may run the network any number of times each, as in an evaluation of unequal shares.
     """
+    if not is_sharded(trainer):
+        return
     from torch.distributed.fsdp import FSDPModule
 
     for module in backbone.modules():
@@ -67,8 +69,10 @@ def gather_weights(backbone: nn.Module) -> None:
             module.unshard()
 
 
-def spread_weights(backbone: nn.Module) -> None:
+def spread_weights(backbone: nn.Module, trainer: L.Trainer) -> None:
     """Spread the weights over the processes again."""
+    if not is_sharded(trainer):
+        return
     from torch.distributed.fsdp import FSDPModule
 
     for module in backbone.modules():
