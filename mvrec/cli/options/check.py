@@ -41,7 +41,8 @@ from mvrec.weights.table import FILES
 TASK = "mvrec.tasks.Classification"
 OPTIMIZER = "torch.optim.AdamW"  # of a task, unless another one is named
 CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")
-GENERATED = tuple(f"mvrec.data.{name}" for name in ("MovingDigits", "DigitImages", "DigitMotions"))  # make their roots
+_MAKERS = ("MovingDigits", "DigitBoxes", "DigitImages", "DigitMotions", "DigitScenes")  # of their roots
+GENERATED = tuple(f"mvrec.data.{name}" for name in _MAKERS)
 READABLE = frozenset({"int", "float", "bool", "null", "choice"})  # kinds that not every text is of
 CHOICE_OR_CLASS = frozenset({"choice", "str"})  # a name or the class path of one's own
 NO_VALUE = r"=|^--print_config|help$"  # in flags that stand alone
