@@ -90,6 +90,8 @@ RANGES: Mapping[str, Range] = {
     "class_balance": SHARE,
     "min_score": SHARE,
     "offset": Range(0, 1_000_000),
+    "every": POSITIVE,
+    "key_frame_step": COUNT,
     "crop_fraction": SHARE_ABOVE_0,
     "val_fraction": SHARE_BELOW_1,
     "seed": SEED,

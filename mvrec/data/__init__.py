@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mvrec.data.generated.moving_digits import MovingDigits
     from mvrec.data.loading.images import read_image
     from mvrec.data.sets.actions.ava import AVA
+    from mvrec.data.sets.actions.tubes import JHMDB, UCF101_24
     from mvrec.data.sets.actions.video_boxes import VideoBoxes
     from mvrec.data.sets.charades import Charades
     from mvrec.data.sets.folder import ImageFolder, VideoFolder
@@ -41,11 +42,13 @@ _HOMES = {
     "ImageDataset": "sets.own",
     "ImageFolder": "sets.folder",
     "ImageNet": "sets.imagenet",
+    "JHMDB": "sets.actions.tubes",
     "Kinetics": "sets.kinetics",
     "MaskFolder": "sets.segmentation.mask_folder",
     "MovingDigits": "generated.moving_digits",
     "SomethingSomething": "sets.something_something",
     "UCF101": "sets.ucf101",
+    "UCF101_24": "sets.actions.tubes",
     "VOCSegmentation": "sets.segmentation.voc",
     "Video": "video.video",
     "VideoBoxes": "sets.actions.video_boxes",
@@ -59,7 +62,9 @@ __all__ = [
     "ADE20K",
     "AVA",
     "HMDB51",
+    "JHMDB",
     "UCF101",
+    "UCF101_24",
     "Charades",
     "Cityscapes",
     "DigitImages",

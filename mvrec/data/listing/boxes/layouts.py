@@ -3,10 +3,10 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mvrec.data.listing.boxes.media import are_ids, named_videos
-from mvrec.data.listing.boxes.reading import read_boxes
+from mvrec.data.listing.boxes.reading import ENDINGS, FrameRule, read_boxes
 from mvrec.data.listing.boxes.rows import BoxRow, Faults
 from mvrec.data.listing.boxes.table import BoxTable, pack_boxes
 from mvrec.data.listing.boxes.targets import KeyFrames
@@ -18,8 +18,7 @@ from mvrec.data.listing.layouts import PROBED, SPLITS, Layout, find_prefix
 from mvrec.data.listing.lists import Row
 from mvrec.errors import UserError
 
-ENDINGS = (".csv", ".tsv")
-WHOLE = ("boxes",)  # names of the one list of a root without splits
+WHOLE = ("boxes", "annotations")  # names of the one list of a root without splits
 
 
 class BoxLayout(Layout):
@@ -28,14 +27,15 @@ class BoxLayout(Layout):
     Args:
         root: The folder to which names of videos are relative.
         faults: What happens to boxes without area, or outside the picture.
+        rule: The way from frames of tracks to key frames.
 
     Attributes:
         key_frames: The key frames of the splits whose rows a data module has decided; by default those of the truth.
     """
 
-    def __init__(self, root: Path, faults: Faults) -> None:
+    def __init__(self, root: Path, faults: Faults, rule: FrameRule = FrameRule()) -> None:  # noqa: B008 - a tuple
         super().__init__(root, VIDEOS)
-        self.faults = faults
+        self.faults, self.rule = faults, rule
         self.key_frames: dict[str, KeyFrames] = {}
         self._tables: dict[str, BoxTable] = {}
         self._videos: dict[str, str] | None = None
@@ -86,7 +86,7 @@ class BoxLayout(Layout):
         """
         probed, source = list(table.videos[:PROBED]), " and ".join(table.sources)
         prefix = find_prefix(self.root, split, [Row(video, "") for video in probed])
-        if prefix is None and are_ids(probed):
+        if prefix is None and (are_ids(probed) or any(self.find_video(video) for video in probed)):
             return self._named(table, source, split)
         if prefix is None:
             text = f"{source}: none of the first {len(probed)} videos exists, such as {self.root / probed[0]}"
@@ -96,11 +96,15 @@ class BoxLayout(Layout):
             return table.renamed({name: f"{prefix}{name}" for name in table.videos if not name.startswith("/")})
         return table
 
-    def _named(self, table: BoxTable, source: str, split: str) -> BoxTable:
-        """Return the boxes of a list with the paths of the videos that it names; training goes without the missing."""
+    def find_video(self, name: str) -> str | None:
+        """Return the path of a video with a name, below the root."""
         if self._videos is None:
             self._videos = self.find_videos()
-        files = {name: self._videos[name] for name in table.videos if name in self._videos}
+        return self._videos.get(name) or self._videos.get(PurePosixPath(name).stem)
+
+    def _named(self, table: BoxTable, source: str, split: str) -> BoxTable:
+        """Return the boxes of a list with the paths of the videos that it names; training goes without the missing."""
+        files = {name: file for name in table.videos if (file := self.find_video(name))}
         missing = [name for name in table.videos if name not in files]
         if not files:
             raise UserError(f"{source}: no video {missing[0]} is in {self.root}; expected {self.expected_videos()}")
@@ -130,7 +134,7 @@ class BoxLayout(Layout):
         Raises:
             UserError: A malformed list, or a fault that is not left out.
         """
-        return (row for row in read_boxes(path) if self.faults.accepts(row))
+        return (row for row in read_boxes(path, self.rule) if self.faults.accepts(row))
 
     def _note_faults(self, split: str) -> None:
         for kind, count in self.faults.counts.items():
@@ -148,12 +152,21 @@ class BoxLists(BoxLayout):
         faults: See `BoxLayout`.
         lists: The list of each split, or one for all with the key "".
         val_fraction: The share of the videos of one list for val, those with the lowest hashes of their paths.
+        rule: See `BoxLayout`.
     """
 
     title = "lists of boxes"
 
-    def __init__(self, root: Path, faults: Faults, lists: Mapping[str, Path], *, val_fraction: float) -> None:
-        super().__init__(root, faults)
+    def __init__(
+        self,
+        root: Path,
+        faults: Faults,
+        lists: Mapping[str, Path],
+        *,
+        val_fraction: float,
+        rule: FrameRule = FrameRule(),  # noqa: B008 - a tuple
+    ) -> None:
+        super().__init__(root, faults, rule)
         self.lists, self.val_fraction = lists, val_fraction
         self.splits_files = "" in lists  # type: ignore[misc]  # of this object
         self._whole: BoxTable | None = None
@@ -200,7 +213,14 @@ class BoxLists(BoxLayout):
         return table.only_videos(lambda video: (video in validated) == (split == "val"))
 
 
-def find_box_lists(root: Path, faults: Faults, *, val_fraction: float, boxes: Path | None = None) -> BoxLists:
+def find_box_lists(
+    root: Path,
+    faults: Faults,
+    *,
+    val_fraction: float,
+    boxes: Path | None = None,
+    rule: FrameRule = FrameRule(),  # noqa: B008 - a tuple
+) -> BoxLists:
     """Return the lists of boxes of a root, those of splits before the one for all.
 
     Args:
@@ -208,26 +228,31 @@ def find_box_lists(root: Path, faults: Faults, *, val_fraction: float, boxes: Pa
         faults: See `BoxLayout`.
         val_fraction: See `BoxLists`.
         boxes: The one list for all videos, in place of those in the root.
+        rule: See `BoxLayout`.
 
     Raises:
         UserError: Two lists of a split, or none at all.
     """
-    if boxes is not None:
-        return BoxLists(root, faults, {"": boxes}, val_fraction=val_fraction)
-    lists: dict[str, Path] = {}
-    for split in SPLITS:
-        if (path := _only(root, (split,))) is not None:
+    lists: dict[str, Path] = {} if boxes is None else {"": boxes}
+    for split in () if boxes is not None else SPLITS:
+        if (path := _list_of(root, split)) is not None:
             lists[split] = path
-    if not lists and (path := _only(root, WHOLE)) is not None:
+    if not lists and (path := _list_of(root, WHOLE[0]) or _list_of(root, WHOLE[1])) is not None:
         lists[""] = path
-    layout = BoxLists(root, faults, lists, val_fraction=val_fraction)
+    layout = BoxLists(root, faults, lists, val_fraction=val_fraction, rule=rule)
     if not lists:
         raise UserError(f"{root}: there are no boxes in it; expected {layout.expected()}")
     return layout
 
 
-def _only(root: Path, stems: Sequence[str]) -> Path | None:
-    paths = [path for stem in stems for ending in ENDINGS if (path := root / f"{stem}{ending}").is_file()]
+def _list_of(root: Path, stem: str) -> Path | None:
+    """Return the only list of boxes of a name: a file, or a folder that holds lists."""
+    paths = [path for ending in ENDINGS if (path := root / f"{stem}{ending}").is_file()]
+    paths += [path for path in [root / stem] if _holds_lists(path)]
     if len(paths) > 1:
         raise UserError(f"{paths[0]} and {paths[1]} are both lists of boxes: remove one of them")
     return paths[0] if paths else None
+
+
+def _holds_lists(folder: Path) -> bool:
+    return folder.is_dir() and any(entry.suffix.lower() in ENDINGS for entry in folder.iterdir())

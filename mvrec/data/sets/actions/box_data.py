@@ -197,7 +197,7 @@ class BoxData(VideoData):
     def _read_detected(self, path: Path, truth: BoxTable, split: str) -> BoxTable:
         if path not in self._detected:
             lenient = Faults(drop=True)
-            table = pack_boxes(row for row in read_boxes(path) if lenient.accepts(row))
+            table = pack_boxes(row for row in read_boxes(path, self.files.rule) if lenient.accepts(row))
             table = table.only_boxes(~(table.scores < self.min_score))
             self._detected[path] = self.files.placed(table, split)
         every = self._detected[path]
