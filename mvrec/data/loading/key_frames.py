@@ -13,7 +13,7 @@ from mvrec.data.listing.archive import FilePath
 from mvrec.data.listing.boxes.targets import KeyFrames
 from mvrec.data.listing.index import Sample, SampleIndex
 from mvrec.data.loading.clips import LIBRARIES_OF_CLIPS, TrainClips, in_order
-from mvrec.data.loading.frame_folders import open_frames
+from mvrec.data.loading.frames.folders import open_frames
 from mvrec.data.loading.samples import EvalSamples, FileViews
 from mvrec.data.loading.step_times import stage
 from mvrec.data.video.video import Decoder, Video

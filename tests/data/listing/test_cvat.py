@@ -6,7 +6,7 @@ from video_files import write_video
 from mvrec.data import VideoBoxes
 from mvrec.data.listing.boxes.cvat import read_cvat
 from mvrec.data.listing.boxes.reading import FrameRule, read_boxes
-from mvrec.data.loading.frame_seconds import FrameSeconds
+from mvrec.data.loading.frames.seconds import FrameSeconds
 from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.errors import UserError
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from mvrec.data.listing.boxes.layouts import BoxLists, find_box_lists
 from mvrec.data.listing.boxes.reading import FrameRule
-from mvrec.data.loading.frame_seconds import FrameSeconds
+from mvrec.data.loading.frames.seconds import FrameSeconds
 from mvrec.data.sets.actions.box_data import BoxData
 from mvrec.data.sets.folder import checked_fraction
 from mvrec.files import at_home

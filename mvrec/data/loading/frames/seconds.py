@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mvrec.data.listing.boxes.media import named_videos
-from mvrec.data.loading.frame_folders import open_frames
+from mvrec.data.loading.frames.folders import open_frames
 from mvrec.data.video.video import Decoder
 from mvrec.data.views.timeline import Timeline, timeline_of
 from mvrec.errors import DecodeError

@@ -1,0 +1,1 @@
+"""Single frames: folders of them, and their times."""
