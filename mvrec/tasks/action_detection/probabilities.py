@@ -4,9 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mvrec.models.heads.actions import numbered
+
+LEAST_BOXES = 2  # torch compiles a network once for any number of rows from here on, and again for none and for one
+
+
+def box_logits(network: Any, clips: Tensor, corners: Sequence[Tensor]) -> Tensor:
+    """Return the logits of each action for the boxes of clips, one clip after the other: (N, K); see below."""
+    boxes = numbered([places.to(clips.device, torch.float32) for places in corners])
+    padded = F.pad(boxes, (0, 0, 0, max(LEAST_BOXES - len(boxes), 0)))
+    return network(clips, padded)[: len(boxes)]
 
 
 def box_probabilities(network: Any, clips: Tensor, corners: Sequence[Tensor]) -> list[Tensor]:
@@ -20,6 +30,5 @@ def box_probabilities(network: Any, clips: Tensor, corners: Sequence[Tensor]) ->
     Returns:
         For each clip float64 (N, K) on the CPU: in float32 the sigmoid of all logits above 17 is 1.
     """
-    boxes = numbered([places.to(clips.device, torch.float32) for places in corners])
-    probabilities = network(clips, boxes).detach().float().cpu().double().sigmoid()
+    probabilities = box_logits(network, clips, corners).detach().float().cpu().double().sigmoid()
     return list(probabilities.split([len(places) for places in corners]))

@@ -12,7 +12,7 @@ from mvrec.data.views.protocol import KeyFrameProtocol
 from mvrec.data.views.targets import ActionBoxes
 from mvrec.errors import UserError
 from mvrec.models.backbone import Backbone
-from mvrec.models.heads.actions import ActionHead, numbered
+from mvrec.models.heads.actions import ActionHead
 from mvrec.ranges import check_ranges
 from mvrec.run_data import RunData
 from mvrec.tasks.action_detection.action_numbers import ActionNumbers
@@ -34,7 +34,7 @@ from mvrec.tasks.action_detection.predictions import (
     write_predictions,
     write_worst,
 )
-from mvrec.tasks.action_detection.probabilities import box_probabilities
+from mvrec.tasks.action_detection.probabilities import box_logits, box_probabilities
 from mvrec.tasks.action_detection.scores import METRICS, ActionScores, ActionTally
 from mvrec.tasks.base import Stage, Task
 
@@ -132,7 +132,7 @@ class ActionDetection(Task):
     def loss(self, batch: ClipBatch) -> dict[str, Tensor]:
         """Return the loss of all boxes of a batch."""
         targets = batch.targets if self._numbers is None else self._numbers.labels(batch.targets)
-        logits = self(batch.clips, numbered([view["corners"] for view in targets]))
+        logits = box_logits(self, batch.clips, [view["corners"] for view in targets])
         actions = torch.cat([view["actions"] for view in targets])
         return {"loss": action_loss(logits, actions, kind=self.loss_name)}
 

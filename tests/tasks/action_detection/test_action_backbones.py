@@ -8,6 +8,7 @@ from mvrec.models import ActionHead, Framewise, MViT, create_model
 from mvrec.models.heads.actions import numbered
 from mvrec.tasks.action_detection.head import make_head
 from mvrec.tasks.action_detection.loss import action_loss
+from mvrec.tasks.action_detection.probabilities import box_logits
 
 NUM_ACTIONS = 5
 V1 = {
@@ -110,6 +111,19 @@ def test_blocks_computed_again_and_bfloat16_give_the_same_answers(name):
         half = backbone(x, boxes)
     assert half.dtype is torch.float32  # in bfloat16 many scores would be equal
     torch.testing.assert_close(half, backbone(x, boxes), atol=0.1, rtol=0.1)
+
+
+def test_a_network_is_compiled_once_more_at_most_whatever_the_number_of_boxes():
+    torch._dynamo.reset()
+    backbone = detector("mvit_v2").train()
+    compiled, x = torch.compile(backbone, fullgraph=True, backend="eager"), clips(backbone)
+    for counts in ((2, 1), (4, 1), (0, 0), (1, 0), (0, 3), (5, 2)):
+        corners = [boxes_of(64, 64)[:1, 1:].repeat(count, 1) for count in counts]
+        with torch._dynamo.config.patch(error_on_recompile=counts not in ((2, 1), (4, 1))):
+            logits = box_logits(compiled, x, corners)
+        assert logits.shape == (sum(counts), NUM_ACTIONS)
+        logits.sum().backward()
+        torch.testing.assert_close(logits, box_logits(backbone, x, corners))
 
 
 def test_the_stride_is_the_networks_own():
