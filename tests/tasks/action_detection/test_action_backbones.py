@@ -5,6 +5,7 @@ import torch
 
 from mvrec.errors import UserError
 from mvrec.models import ActionHead, Framewise, MViT, create_model
+from mvrec.models.backbone import FeatureInfo
 from mvrec.models.heads.actions import numbered
 from mvrec.tasks.action_detection.head import make_head
 from mvrec.tasks.action_detection.loss import action_loss
@@ -134,6 +135,23 @@ def test_the_stride_is_the_networks_own():
         with torch.no_grad():
             last = backbone.feature_maps(x)[-1]
         assert head.stride == x.shape[-1] // last.shape[-1]
+
+
+def test_boxes_at_half_the_stride_are_read_beyond_the_map():
+    """The likely reason why others got 20 mAP with MViT on AVA; see docs/action_detection.md."""
+    rng = torch.Generator().manual_seed(0)
+    sides = torch.rand(500, 2, generator=rng) * torch.tensor([0.25, 0.4]) + torch.tensor([0.15, 0.5])
+    places = torch.rand(500, 2, generator=rng) * (1 - sides)
+    boxes = torch.cat([torch.zeros(500, 1), places * 224, (places + sides) * 224], 1)
+    head = ActionHead([FeatureInfo(1, 32)], 1, dropout=0)
+    torch.nn.init.ones_(head.projection.weight)
+    empty = {}
+    for stride in (16, 32):
+        head.stride = stride
+        with torch.no_grad():
+            empty[stride] = float((head([torch.ones(1, 1, 8, 7, 7)], (224, 224), boxes) == 0).float().mean())
+    assert empty[32] == 0
+    assert empty[16] > 0.25
 
 
 def test_networks_for_images_are_refused_with_the_way_out():

@@ -104,16 +104,47 @@ def test_it_learns_colours_and_writes_what_it_scored(tested):
 
 def test_its_file_of_detections_gives_the_score_again_by_plain_loops(tested):
     """The file is in AVA's form; the true boxes come from the generator."""
+    assert metrics_of(tested)["metrics"]["map"] == pytest.approx(metrics_by_loops(tested), abs=1e-9)
+
+
+def metrics_by_loops(folder: Path) -> float:
     detections, truth = [], []
-    for line in (tested / "detections.csv").read_text().splitlines():
+    for line in (folder / "detections.csv").read_text().splitlines():
         video, second, *corners, number, score = line.split(",")
         detections.append(((video, second), tuple(map(float, corners)), int(number), float(score)))
-    for video, second in dict.fromkeys(row[0] for row in detections):
-        for box, labels in squares(int(video)):
+    for video in range(15, 20):
+        for box, labels in squares(video):
             shares = (box[0] / 64, box[1] / 48, box[2] / 64, box[3] / 48)
-            truth += [((video, second), shares, NAMES.index(label) + 1) for label in labels]
-    values = [slow_average_precision(detections, truth, number) for number in (1, 2, 3)]
-    assert metrics_of(tested)["metrics"]["map"] == pytest.approx(sum(values) / 3, abs=1e-9)
+            for second in ("0.25", "0.75"):
+                truth += [((str(video), second), shares, NAMES.index(label) + 1) for label in labels]
+    return sum(slow_average_precision(detections, truth, number) for number in (1, 2, 3)) / 3
+
+
+def test_boxes_of_a_detector_are_scored_and_those_that_it_misses_are_missed(trained, tested, tmp_path):
+    found = ["path,time,x1,y1,x2,y2,score"]
+    for number in range(16, 20):  # none in the first test video
+        for left, top, right, bottom in (box for box, _ in squares(number)):
+            found += [f"videos/{number}.mp4,{time},{left + 1},{top},{right + 1},{bottom},0.9" for time in (0.25, 0.75)]
+        found += [f"videos/{number}.mp4,0.25,0,0,6,6,0.95", f"videos/{number}.mp4,0.25,0,0,6,6,0.3"]
+    (tmp_path / "people.csv").write_text("\n".join(found))
+    flags = [f"--data.detections={tmp_path / 'people.csv'}", "--data.min_score=0.5"]
+    run(["test", str(trained), *flags, f"--run_dir={tmp_path}"])
+    scored, whole = metrics_of(tmp_path), metrics_of(tested)
+    assert "detected boxes of score 0.5 or more" in scored["protocol_text"]
+    assert scored["true_boxes"] == whole["true_boxes"] == whole["true_boxes_covered"]
+    assert scored["true_boxes_covered"] == whole["true_boxes"] - 2 * len(squares(15))
+    assert scored["boxes"] == scored["true_boxes_covered"] + 4
+    assert scored["metrics"]["map"] < whole["metrics"]["map"]
+    missed = {row[""]: int(row["(failed)"]) for row in read(tmp_path / "confusion.csv")}
+    assert missed == {name: 2 * sum(name in labels for _, labels in squares(15)) for name in NAMES}
+    assert metrics_by_loops(tmp_path) == pytest.approx(scored["metrics"]["map"], abs=1e-9)
+
+
+def test_predict_writes_key_frames_and_boxes_without_a_score(trained, tested, tmp_path):
+    run(["predict", str(trained), f"--run_dir={tmp_path}"])
+    assert (tmp_path / "detections.csv").read_text() == (tested / "detections.csv").read_text()
+    assert len(read(tmp_path / "predicted.csv")) == 10
+    assert not (tmp_path / "metrics.json").exists()
 
 
 def test_a_run_resumes_within_an_epoch_to_the_bit(trained, config, tmp_path):
