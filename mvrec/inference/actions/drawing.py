@@ -131,7 +131,7 @@ def drawn(picture: Pixels, labels: Sequence[Label], colours: dict[str, tuple[int
     places: list[_Rectangle] = []
     for label, lines in sorted(zip(labels, texts, strict=True), key=lambda pair: float(pair[0].corners[1])):
         size = (
-            round(max(map(font.getlength, lines))) + 2 * _GAP,
+            round(max(map(font.getlength, lines))) + 4 * _GAP,
             len(lines) * (letters + _GAP) + _GAP,
         )
         place = _free_place(label.corners, size, (picture.shape[1], height), places)
@@ -155,14 +155,16 @@ def _lines(label: Label) -> list[str]:
 def _free_place(
     corners: npt.NDArray[np.float32], size: tuple[int, int], limits: tuple[int, int], others: Sequence[_Rectangle]
 ) -> _Rectangle:
-    """Return the place of a text: above its box, inside it or below, the first that covers no other text."""
+    """Return the place of a text: above its box, below or inside it, the first that covers no other text.
+
+    A text that does not fit above or below is moved into the picture, if the other places are worse.
+    """
     width, height = size
     left = int(np.clip(corners[0], 0, max(limits[0] - width, 0)))
-    tops = (corners[1] - height, corners[1], corners[3], corners[3] - height)
-    places = []
-    for top in tops:
-        inside = int(np.clip(top, 0, max(limits[1] - height, 0)))
-        places.append((left, inside, min(left + width, limits[0]), min(inside + height, limits[1])))
+    tops = [int(top) for top in (corners[1] - height, corners[3], corners[1], corners[3] - height)]
+    whole = [top for top in tops if 0 <= top <= limits[1] - height]
+    moved = [min(max(top, 0), max(limits[1] - height, 0)) for top in tops]
+    places = [(left, top, min(left + width, limits[0]), min(top + height, limits[1])) for top in (*whole, *moved)]
     return next((place for place in places if not any(_meet(place, other) for other in others)), places[0])
 
 

@@ -30,13 +30,24 @@ class _Track(NamedTuple):
     name: str
     seconds: float
     corners: Corners  # (4,)
+    speed: Corners  # (4,), in pixels per second
+
+    def at(self, seconds: float) -> Corners:
+        """Return where the box would be, if it kept its speed."""
+        return self.corners + self.speed * np.float32(seconds - self.seconds)
+
+    def moved(self, seconds: float, corners: Corners) -> "_Track":
+        """Return the track with the box at a later moment."""
+        passed = seconds - self.seconds
+        speed = (corners - self.corners) / np.float32(passed) if passed > 0 else self.speed
+        return _Track(self.name, seconds, corners, speed)
 
 
 class Linker:
     """Names for the boxes of a video, from one moment to the next.
 
-    Boxes at two moments are one person's if they overlap; the pair that overlaps most is linked first. A person may be
-    hidden for a while. Boxes that have a name keep it.
+    Boxes at two moments are one person's if they overlap, where the earlier one stood or where its speed would have taken
+    it; the pair that overlaps most is linked first. A person may be hidden for a while. Boxes that have a name keep it.
 
     Args:
         most_gap: Seconds after which a person who was hidden counts as a new one.
@@ -64,21 +75,28 @@ class Linker:
             for track in self._tracks[::-1]  # of two that overlap alike the one that was seen later is the person
             if seconds - track.seconds <= self.most_gap + ROUNDING and track.name not in names
         ]
-        for row, track in self._pairs(corners, names, tracks):
+        for row, track in self._pairs(seconds, corners, names, tracks):
             names[row] = track.name
         names = [name or self._new_name() for name in names]
-        current = [_Track(name, seconds, box) for name, box in zip(names, corners, strict=True)]
+        earlier = {track.name: track for track in self._tracks}
+        current = [
+            earlier[name].moved(seconds, box) if name in earlier else _Track(name, seconds, box, np.zeros_like(box))
+            for name, box in zip(names, corners, strict=True)
+        ]
         linked = {track.name for track in current}
         self._tracks = [track for track in self._tracks if track.name not in linked] + current
         self._tracks = [track for track in self._tracks if seconds - track.seconds <= self.most_gap + ROUNDING]
         return tuple(names)
 
-    def _pairs(self, corners: Corners, names: Sequence[str], tracks: Sequence[_Track]) -> Iterator[tuple[int, _Track]]:
+    def _pairs(
+        self, seconds: float, corners: Corners, names: Sequence[str], tracks: Sequence[_Track]
+    ) -> Iterator[tuple[int, _Track]]:
         """Yield boxes without a name with their tracks, those that overlap most first."""
         rows = [row for row, name in enumerate(names) if not name]
         if not rows or not tracks:
             return
-        overlap = overlaps(corners[rows], np.stack([track.corners for track in tracks]))
+        places = ([track.corners for track in tracks], [track.at(seconds) for track in tracks])
+        overlap = np.maximum(*(overlaps(corners[rows], np.stack(boxes)) for boxes in places))
         for place in np.argsort(-overlap, axis=None, kind="stable").tolist():
             row, column = divmod(place, len(tracks))
             if overlap[row, column] < self.least_overlap:

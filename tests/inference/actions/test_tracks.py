@@ -33,6 +33,15 @@ def test_a_hidden_person_comes_back_within_the_gap_and_is_new_after_it():
         assert linker.link(2, boxes((1, 0, 11, 10))) == (name,)
 
 
+def test_a_person_who_keeps_walking_is_the_same_after_a_step_of_more_than_the_box():
+    linker = Linker(most_gap=9)
+    assert linker.link(0, boxes((0, 0, 10, 10))) == ("1",)
+    assert linker.link(0.5, boxes((5, 0, 15, 10))) == ("1",)
+    assert linker.link(2.5, boxes((26, 0, 36, 10))) == ("1",)
+    assert linker.link(2.5, boxes((26, 0, 36, 10))) == ("1",)  # the same moment again
+    assert linker.link(3.5, boxes((26, 0, 36, 10), (60, 0, 70, 10))) == ("1", "2")  # stopped
+
+
 def test_names_of_a_list_stay_and_numbers_differ_from_them():
     linker = Linker(most_gap=9)
     assert linker.link(0, boxes((0, 0, 10, 10), (30, 0, 40, 10)), ["1", ""]) == ("1", "2")
