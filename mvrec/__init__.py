@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from mvrec import data, models, tasks
     from mvrec.data import open_video, read_image
     from mvrec.errors import DecodeError, UserError
+    from mvrec.inference.actions.detectors import TorchvisionDetector
+    from mvrec.inference.actions.knobs import ActionKnobs
+    from mvrec.inference.actions.results import ActionPrediction
     from mvrec.inference.explaining import Heat
     from mvrec.inference.model import Model, load
     from mvrec.inference.results import Features, Prediction
@@ -24,12 +27,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ActionKnobs": "inference.actions.knobs",
+    "ActionPrediction": "inference.actions.results",
     "DecodeError": "errors",
     "Features": "inference.results",
     "Heat": "inference.explaining",
     "Model": "inference.model",
     "Prediction": "inference.results",
     "Run": "script.running",
+    "TorchvisionDetector": "inference.actions.detectors",
     "UserError": "errors",
     "create_model": "models",
     "fit": "script.running",
@@ -41,12 +47,15 @@ _HOMES = {
 _PACKAGES = ("data", "models", "tasks")
 
 __all__ = [
+    "ActionKnobs",
+    "ActionPrediction",
     "DecodeError",
     "Features",
     "Heat",
     "Model",
     "Prediction",
     "Run",
+    "TorchvisionDetector",
     "UserError",
     "create_model",
     "data",

@@ -119,7 +119,7 @@ class Model(Recogniser):
             boxes: Of an action detector: a list of boxes, as training reads it, or for one video a dictionary from
                 seconds to boxes (N, 4), left, top, right, bottom in pixels.
             people: In place of `boxes`: a function from a frame uint8 (H, W, 3) to boxes (N, 4) and scores (N,), such
-                as `mvrec.inference.actions.detectors.TorchvisionDetector`.
+                as `mvrec.TorchvisionDetector(name, weights)`.
             actions: Of an action detector: the times of key frames, smoothing, and the pixels of its view.
             views_per_forward: Views per forward pass, also of several files; by default those of one video, or 16
                 images, or one key frame.

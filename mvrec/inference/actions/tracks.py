@@ -46,7 +46,7 @@ class _Track(NamedTuple):
 class Linker:
     """Names for the boxes of a video, from one moment to the next.
 
-    Boxes at two moments are one person's if they overlap, where the earlier one stood or where its speed would have taken
+    Boxes at two moments are one person's if they overlap, where the earlier one was or where its speed would take
     it; the pair that overlaps most is linked first. A person may be hidden for a while. Boxes that have a name keep it.
 
     Args:

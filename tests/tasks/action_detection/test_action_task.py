@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import simplejpeg
 import torch
@@ -145,6 +146,26 @@ def test_predict_writes_key_frames_and_boxes_without_a_score(trained, tested, tm
     assert (tmp_path / "detections.csv").read_text() == (tested / "detections.csv").read_text()
     assert len(read(tmp_path / "predicted.csv")) == 10
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_recognising_gives_the_scores_of_the_test(trained, tested, coloured, command):
+    expected = {}
+    for line in (tested / "detections.csv").read_text().splitlines():
+        video, second, *corners, number, score = line.split(",")
+        box = np.array(corners, float) * [64, 48, 64, 48]
+        expected[video, float(second), *box.round().astype(int), NAMES[int(number) - 1]] = float(score)
+    lists = ["--boxes", coloured / "test.csv", "--every=0.1", "--smooth=0"]
+    code, out, err = command(
+        *("recognize", *sorted((coloured / "videos").glob("1[5-9].mp4")), "--ckpt", trained),
+        *(*lists, "--pixels=centre", "--format=csv"),
+    )
+    assert code == 0, err
+    actual = {}
+    for row in csv.DictReader(out.splitlines()):
+        box = [round(float(row[name])) for name in ("x1", "y1", "x2", "y2")]
+        actual[Path(row["path"]).stem, float(row["time"]), *box, row["label"]] = float(row["score"])
+    assert len(actual) == len(expected)
+    assert actual == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_run_resumes_within_an_epoch_to_the_bit(trained, config, tmp_path):
