@@ -229,7 +229,7 @@ def _action_videos(options: argparse.Namespace) -> ActionVideos:
     twice = next((name for name in places if places.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"two sources would both be written as {twice}.mp4: recognize them apart")
-    return ActionVideos(options.overlays, samples, least_score=_least_action(options))
+    return ActionVideos(options.overlays, samples, least_score=_least_action(options), decoder=options.decoder)
 
 
 def _least_action(options: argparse.Namespace) -> float:

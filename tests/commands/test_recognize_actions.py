@@ -96,6 +96,15 @@ def test_a_detector_of_ones_own_finds_people_and_broken_files_are_named(command,
     assert out.splitlines()[3].endswith("ü.mp4  0:00:01.0  2: no action of 100 % or more")
 
 
+def test_of_a_damaged_video_the_beginning_is_drawn_and_it_counts_as_unreadable(command, run, videos, tmp_path):
+    auto = ["--people=auto", "--detector=walkers.squares_detector", "--decoder=walkers.Damaged"]
+    code, out, err = command("recognize", videos / "ü.mp4", "--ckpt", run, *auto, "--overlays", tmp_path)
+    assert code == 1
+    assert len(out.splitlines()) == 3 * 2 + 1
+    assert "the video with its actions ends at 2.40 s" in err
+    assert len(frames_of(tmp_path / "ü.mp4")) == 24
+
+
 def test_wrong_requests_are_one_line(command, run, videos, image_run, tmp_path):
     video, boxes = videos / "ü.mp4", ["--boxes", videos / "boxes.csv"]
     for arguments, message in (

@@ -108,3 +108,18 @@ def squares(frame: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], list
 def squares_detector():
     """Return `squares`, as `--detector` names it."""
     return squares
+
+
+class Damaged:
+    """A decoder of videos that cannot be read from the 26th frame on."""
+
+    num_frames, fps = 40, 10.0
+
+    def __init__(self, path: str) -> None:
+        self.pixels = walking()
+
+    def frames(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return frames, uint8 (T, H, W, 3)."""
+        if indices.max() > 25:
+            raise ValueError("damaged")
+        return self.pixels[indices]

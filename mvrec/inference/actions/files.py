@@ -1,6 +1,7 @@
 """Videos with the people and their actions drawn in, written as predictions come."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,15 @@ import torch
 
 from mvrec.data.listing.index import Sample
 from mvrec.data.loading.guarded_files import open_video
+from mvrec.data.video.video import Decoder, Video
 from mvrec.data.views.timeline import timeline_of
 from mvrec.errors import DecodeError, UserError
-from mvrec.inference.actions.drawing import Scene, colour_of, drawn
+from mvrec.inference.actions.drawing import LEAST_SCORE, Pixels, Scene, colour_of, drawn
 from mvrec.inference.actions.results import ActionPrediction, Sighting
 from mvrec.inference.overlay import Mp4Writer, enlarged
 from mvrec.inference.results import writing
+
+log = logging.getLogger("mvrec")
 
 NOMINAL_FPS = 30.0  # of a video whose pictures have times of their own
 FRAMES_AT_ONCE = 8  # a call of the decoder may have to seek
@@ -30,15 +34,21 @@ class ActionVideos:
         folder: The folder; `None` for none.
         samples: The name of each source in the folder, without ending, and the video or the part of one.
         least_score: Least score of an action that is shown.
+        decoder: Name of the decoder.
 
     Raises:
-        UserError: A file cannot be written.
+        UserError: A video cannot be opened any more, or a file cannot be written.
     """
 
     def __init__(
-        self, folder: Path | None, samples: Mapping[str, tuple[Path, Sample]], *, least_score: float = 0.5
+        self,
+        folder: Path | None,
+        samples: Mapping[str, tuple[Path, Sample]],
+        *,
+        least_score: float = LEAST_SCORE,
+        decoder: Decoder = "auto",
     ) -> None:
-        self.folder, self.samples, self.least_score = folder, samples, least_score
+        self.folder, self.samples, self.least_score, self.decoder = folder, samples, least_score, decoder
         self._predictions: list[ActionPrediction] = []
 
     def __enter__(self) -> "ActionVideos":
@@ -62,40 +72,54 @@ class ActionVideos:
         if self.folder is None or not predictions:
             return
         name, sample = self.samples[predictions[0].source]
-        write_video(self.folder / f"{name}.mp4", sample, predictions, least_score=self.least_score)
+        try:
+            with open_video(sample.path, decoder=self.decoder) as video:
+                write_video(self.folder / f"{name}.mp4", video, sample, predictions, least_score=self.least_score)
+        except DecodeError as error:
+            raise UserError(str(error)) from None
 
 
-def write_video(path: Path, sample: Sample, predictions: list[ActionPrediction], *, least_score: float = 0.5) -> None:
+def write_video(
+    path: Path, video: Video, sample: Sample, predictions: list[ActionPrediction], *, least_score: float = LEAST_SCORE
+) -> None:
     """Write a video with the people and their actions.
 
     Args:
         path: The file.
-        sample: The video, or a part of it.
+        video: The opened video.
+        sample: The part of it.
         predictions: Its key frames in the order of time.
         least_score: Least score of an action that is shown.
 
+    A damaged video ends before the damage, with a warning.
+
     Raises:
-        UserError: The video cannot be read any more, or the file cannot be written.
+        UserError: The file cannot be written.
     """
     scene = Scene(predictions, most_gap=MOST_GAP * _step(predictions), least_score=least_score)
     colours = {name: colour_of(number) for number, name in enumerate(scene.names)}
-    with writing(path), open_video(sample.path) as video:
-        times = timeline_of(video)
-        window = times.window(sample.start_seconds, sample.end_seconds)
-        with Mp4Writer(path, fps=NOMINAL_FPS, about=f"{sample.path}: actions of people") as writer:
-            for first in range(window.first, window.first + window.length, FRAMES_AT_ONCE):
-                last = min(first + FRAMES_AT_ONCE, window.first + window.length)
-                numbers = torch.arange(first, last)
-                try:
-                    frames = video.frames(numbers.tolist())
-                except DecodeError as error:
-                    raise UserError(f"{error}: no video of its actions is written") from None
-                large = enlarged(frames, least=LEAST_PIXELS)
-                factor = np.float32(large.shape[1] / frames.shape[1])
-                for seconds, picture in zip(times.start_of(numbers), large, strict=True):
-                    labels = [label._replace(corners=label.corners * factor) for label in scene.at(seconds)]
-                    begin = sample.start_seconds or 0.0
-                    writer.write(drawn(picture, labels, colours), seconds=max(seconds - begin, 0.0))
+    begin = sample.start_seconds or 0.0
+    with writing(path), Mp4Writer(path, fps=NOMINAL_FPS, about=f"{sample.path}: actions of people") as writer:
+        for seconds, picture in _pictures(video, sample):
+            large = enlarged(picture[None], least=LEAST_PIXELS)[0]
+            factor = np.float32(large.shape[0] / picture.shape[0])
+            labels = [label._replace(corners=label.corners * factor) for label in scene.at(seconds)]
+            writer.write(drawn(large, labels, colours), seconds=max(seconds - begin, 0.0))
+
+
+def _pictures(video: Video, sample: Sample) -> Iterator[tuple[float, Pixels]]:
+    """Yield the time and the pixels uint8 (H, W, 3) of each frame, up to damage."""
+    times = timeline_of(video)
+    window = times.window(sample.start_seconds, sample.end_seconds)
+    end = min(window.first + window.length, video.num_frames)
+    for first in range(window.first, end, FRAMES_AT_ONCE):
+        numbers = torch.arange(first, min(first + FRAMES_AT_ONCE, end))
+        try:
+            frames = video.frames(numbers.tolist())
+        except DecodeError as error:
+            log.warning("%s: the video with its actions ends at %.2f s", error, times.start_of(numbers)[0])
+            return
+        yield from zip(times.start_of(numbers), frames, strict=True)
 
 
 def _step(predictions: list[ActionPrediction]) -> float:

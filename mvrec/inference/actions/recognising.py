@@ -1,5 +1,6 @@
 """From videos and the boxes of people in them to actions, key frame by key frame."""
 
+import contextlib
 import itertools
 import logging
 import math
@@ -85,11 +86,16 @@ def recognise_actions(
         UserError: Nothing is known about the people of a video.
     """
     for item in items:
-        try:
-            results = _of_video(recogniser, item, people, every=every, at_once=views_per_forward, decoder=decoder)
-            yield from smoothed(results, smooth)
-        except DecodeError as error:
-            yield ActionPrediction(item.source, item.sample.start_seconds, item.sample.end_seconds, error.cause)
+        results = _of_video(recogniser, item, people, every=every, at_once=views_per_forward, decoder=decoder)
+        yield from smoothed(_with_error(results, item), smooth)
+
+
+def _with_error(results: Iterator[ActionPrediction], item: Item) -> Iterator[ActionPrediction]:
+    """Yield the key frames of a video, and at the end why the rest cannot be read, if it cannot."""
+    try:
+        yield from results
+    except DecodeError as error:
+        yield ActionPrediction(item.source, item.sample.start_seconds, item.sample.end_seconds, error.cause)
 
 
 def _of_video(
@@ -173,12 +179,28 @@ def _probabilities(
         none = np.zeros((0, len(recogniser.class_names)))
         return [(rows, none) for rows in visible]
     outputs: Any = recogniser.outputs
-    with torch.inference_mode():
+    with torch.inference_mode(), _size_in_words(recogniser, batch[0].view):
         clips = recogniser.normalised(torch.stack([key.view for key in batch]))
         probabilities = outputs.probabilities(recogniser.backbone, clips, boxes)
     if not all(values.isfinite().all() for values in probabilities):
         raise UserError(f"{recogniser.source}: the network's outputs are not finite: it cannot recognise actions here")
     return [(rows, values.double().numpy()) for rows, values in zip(visible, probabilities, strict=True)]
+
+
+@contextlib.contextmanager
+def _size_in_words(recogniser: Recogniser, view: Tensor) -> Iterator[None]:
+    """Turn the exception of a network for one size, at another one, into a line."""
+    height, width = view.shape[-2:]
+    try:
+        yield
+    except (AssertionError, RuntimeError, ValueError) as error:
+        is_own_size = recogniser.backbone.input_shape[-2:] == (height, width)
+        if is_own_size or isinstance(error, UserError | torch.OutOfMemoryError):
+            raise
+        raise UserError(
+            f"{recogniser.source}: its network takes no frames of {height} x {width} pixels: look at their centre "
+            "(--pixels centre)"
+        ) from error
 
 
 def _in_view(corners: npt.NDArray[np.float32], key: KeyFrame) -> npt.NDArray[np.float32]:

@@ -127,6 +127,28 @@ def test_files_that_cannot_be_read_are_results_among_others(model, folder, tmp_p
         results[0].check()
 
 
+def test_of_a_damaged_video_all_key_frames_before_the_damage_are_results(model, folder):
+    results = list(model.predict(folder / "gehen.mp4", people=squares, decoder="walkers.Damaged"))
+    assert [(result.seconds, len(result.people)) for result in results if not result.error] == [(0, 2), (1, 2), (2, 2)]
+    assert "damaged" in results[-1].error
+    assert len(results) == 4
+
+
+def test_a_network_for_one_size_says_so(model, folder, monkeypatch):
+    def fixed(x: torch.Tensor) -> list[torch.Tensor]:
+        if x.shape[-2:] != (64, 64):
+            raise AssertionError("wrong input size")
+        return type(model.backbone).feature_maps(model.backbone, x)
+
+    monkeypatch.setattr(model.backbone, "feature_maps", fixed)
+    with pytest.raises(
+        UserError, match=r"takes no frames of 64 x 106 pixels: look at their centre \(--pixels centre\)"
+    ):
+        list(model.predict(walking(), fps=10, people=squares))
+    centre = ActionKnobs(pixels="centre")
+    assert len(list(model.predict(walking(), fps=10, people=squares, actions=centre))) == 4
+
+
 def test_wrong_requests_are_one_line(model, folder, tmp_path):
     video = folder / "gehen.mp4"
     for knobs, message in (
