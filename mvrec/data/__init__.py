@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mvrec.data.generated.digit_boxes import DigitBoxes
     from mvrec.data.generated.digit_images import DigitImages
     from mvrec.data.generated.digit_motions import DigitMotions
     from mvrec.data.generated.digit_scenes import DigitScenes
@@ -35,6 +36,7 @@ _HOMES = {
     "AVA": "sets.actions.ava",
     "Charades": "sets.charades",
     "Cityscapes": "sets.segmentation.cityscapes",
+    "DigitBoxes": "generated.digit_boxes",
     "DigitImages": "generated.digit_images",
     "DigitMotions": "generated.digit_motions",
     "DigitScenes": "generated.digit_scenes",
@@ -67,6 +69,7 @@ __all__ = [
     "UCF101_24",
     "Charades",
     "Cityscapes",
+    "DigitBoxes",
     "DigitImages",
     "DigitMotions",
     "DigitScenes",

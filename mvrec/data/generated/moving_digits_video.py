@@ -127,21 +127,24 @@ def render(
 
 def draw_poses(pose: npt.NDArray[np.float64], digit: Floats, rng: np.random.Generator, *, size: int) -> Frames:
     """Draw one clip of a digit (h, w) in poses (T, 4); see `poses` and `render`."""
-    ink = np.float32(rng.uniform(0.75, 1.0)) * _draw_ink(pose, digit, size)[..., None]
-    paper = rng.uniform(20, 90, 3).astype(np.float32) + _texture(rng, size)
+    ink = np.float32(rng.uniform(0.75, 1.0)) * draw_ink(pose, digit, size)[..., None]
+    paper = rng.uniform(20, 90, 3).astype(np.float32) + draw_texture(rng, size)
     pen = rng.uniform(190, 255, 3).astype(np.float32)
     noise = 5 * rng.standard_normal((len(pose), size, size, 1), np.float32)
     frames = paper + noise + ink * (pen - paper)
     return np.clip(frames, 0, 255).astype(np.uint8)
 
 
-def _draw_ink(pose: npt.NDArray[np.float64], digit: Floats, size: int) -> Floats:
-    """Compute the ink of `digit` (h, w) on each pixel in each `pose` (T, 4): (T, size, size)."""
+def draw_ink(pose: npt.NDArray[np.float64], digit: Floats, size: int, *, wraps: bool = True) -> Floats:
+    """Compute the ink of `digit` (h, w) on each pixel in each `pose` (T, 4): (T, size, size).
+
+    What leaves the picture comes back at the opposite edge if it `wraps`.
+    """
     x, y, extent, angle = pose.astype(np.float32).T[..., None, None]  # (T, 1, 1) each
     centres = (np.arange(size, dtype=np.float32) + 0.5) / size
-    # The shortest way to the digit may lead over the edge of the picture.
-    right = (centres - x + 0.5) % 1 - 0.5  # (T, 1, W)
-    down = (centres[:, None] - y + 0.5) % 1 - 0.5  # (T, H, 1)
+    right, down = centres - x, centres[:, None] - y  # (T, 1, W) and (T, H, 1)
+    if wraps:  # the shortest way to the digit may lead over the edge of the picture
+        right, down = (right + 0.5) % 1 - 0.5, (down + 0.5) % 1 - 0.5
     cos, sin = np.cos(2 * np.pi * angle) / extent, np.sin(2 * np.pi * angle) / extent
     across = cos * right + sin * down  # in extents of the digit, -0.5..0.5 within it
     along = cos * down - sin * right
@@ -163,7 +166,7 @@ def _sample_bilinear(image: Floats, rows: Floats, columns: Floats) -> Floats:
     return upper * (1 - below) + lower * below
 
 
-def _texture(rng: np.random.Generator, size: int) -> Floats:
+def draw_texture(rng: np.random.Generator, size: int) -> Floats:
     """Draw a still background (size, size, 1) of soft blotches around 0."""
     blotches = rng.normal(0, 22, (8, 8)).astype(np.float32)
     at = np.linspace(0, 7, size, dtype=np.float32)
@@ -234,9 +237,9 @@ def _check_parameters(**parameters: Any) -> dict[str, Any]:
     return parameters
 
 
-def split_digits(seed: int) -> dict[str, Floats]:
+def split_digits(seed: int, *, noun: str = NOUN) -> dict[str, Floats]:
     """Return handwritten digits (n, 8, 8) from 0 to 1 for each split; no two splits share one."""
-    images, _ = handwritten_digits(noun=NOUN)
+    images, _ = handwritten_digits(noun=noun)
     images = np.random.default_rng(seed).permutation(images)
     ends = np.cumsum([round(len(images) * _SPLIT_FRACTIONS[split]) for split in SPLITS])
     return dict(zip(SPLITS, np.split(images, ends[:-1]), strict=True))

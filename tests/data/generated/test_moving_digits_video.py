@@ -110,7 +110,7 @@ def test_direction_is_what_the_name_says():
 def ink(pose, size=64):
     digit = np.zeros((8, 8), np.float32)
     digit[1:4, 5:7] = 1  # a block at the upper right
-    return module._draw_ink(np.array([pose], np.float64), digit, size)[0]
+    return module.draw_ink(np.array([pose], np.float64), digit, size)[0]
 
 
 def centre_of(picture):

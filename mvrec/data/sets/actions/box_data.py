@@ -23,6 +23,7 @@ from mvrec.data.video.video import Decoder
 from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.normalisation import Normalisation
 from mvrec.data.views.protocol import KeyFrameProtocol, Views
+from mvrec.data.views.protocols.clips import FrameOrder
 from mvrec.data.views.protocols.key_frames import NAMED_KEY_FRAME_PROTOCOLS
 from mvrec.data.views.targets import ActionBoxes, Target
 from mvrec.data.views.transforms import Augment
@@ -53,6 +54,8 @@ class BoxData(VideoData):
         protocol: The rule of scoring, by name: "ava" as in ActivityNet's evaluation of AVA, "ava-gt-frames" as in
             mmaction2.
         pixels: Whether evaluation sees the square in the "centre" of the scaled frames, or the "full" frames.
+        frame_order: Order of a clip's frames in evaluation: "natural"; "reversed" and "shuffled" are controls that show
+            what a score owes to time.
         detections: A list of a detector's boxes, which evaluation is asked about in place of the true ones.
         train_detections: A list of a detector's boxes to train on besides the true ones. Each takes over the labels of
             the true box that it overlaps most, if their intersection over union is at least 0.9.
@@ -94,6 +97,7 @@ class BoxData(VideoData):
         normalisation: Normalisation = Normalisation(),  # noqa: B008
         protocol: str = "ava",
         pixels: Literal["centre", "full"] = "centre",
+        frame_order: FrameOrder = "natural",
         detections: str | None = None,
         train_detections: str | None = None,
         unmatched: Literal["keep", "drop"] = "keep",
@@ -136,7 +140,7 @@ class BoxData(VideoData):
         )
         if fold is not None and (detections or train_detections):
             raise UserError("data.fold: folds do not go together with a detector's boxes: leave data.detections out")
-        self.protocol_name, self.pixels, self.min_score = protocol, pixels, min_score
+        self.protocol_name, self.pixels, self.frame_order, self.min_score = protocol, pixels, frame_order, min_score
         self._detections = None if detections is None else at_home(detections)
         self._train_detections = None if train_detections is None else at_home(train_detections)
         self.keeps_unmatched, self.keeps_cropped = unmatched == "keep", cropped == "keep"
@@ -302,6 +306,7 @@ class BoxData(VideoData):
             normalisation=self.normalisation,
             boxes="detected" if detected else "truth",
             min_score=self.min_score if detected else 0.0,
+            frame_order=self.frame_order,
             antialias=self.antialias,
         )
 
