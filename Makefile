@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE :=
 SYSTEM := slurm or browser or torchcodec
 QUICK := not slow and not ($(SYSTEM))
 
-.PHONY: help demo demo-images demo-segmentation test test-system test-all wheel-test golden docs lint format bench clean constraints
+.PHONY: help demo demo-images demo-segmentation demo-actions test test-system test-all wheel-test golden docs lint format bench clean constraints
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
@@ -33,6 +33,9 @@ demo-images: $(VENV)/.installed-demo  ## train a small network of every family o
 
 demo-segmentation: $(VENV)/.installed-demo  ## learn the class of every pixel of generated scenes (minutes on 2 cores)
 	$(BIN)/mvrec demo-segmentation
+
+demo-actions: $(VENV)/.installed-demo  ## learn how each of several digits moves, and who does what in a video (minutes)
+	$(BIN)/mvrec demo-actions
 
 test: $(VENV)/.installed-test  ## the quick tests, which need nothing but Python
 	$(BIN)/python -m pytest -m "$(QUICK)" --numprocesses auto --dist worksteal

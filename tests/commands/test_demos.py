@@ -9,7 +9,8 @@ import yaml
 from config_builds import tiny_images
 
 from mvrec.commands.demos.demo_images import CONFIGS
-from mvrec.data import DigitImages, read_image
+from mvrec.data import DigitImages, open_video, read_image
+from mvrec.data.generated.digit_boxes import ACTIONS
 from mvrec.data.generated.digit_images import _handwriting, generate_digit_images
 from mvrec.data.views.transforms import Augment
 from mvrec.errors import UserError
@@ -51,6 +52,29 @@ def test_the_image_demo_makes_its_files_trains_tests_and_sums_up(command, tmp_pa
     assert [path.name for path in run_dir.iterdir()] == ["demo_images_mvit"]
     assert "; test images, short side 64, crop 64" in err
     assert [len([*root.glob(f"{split}/*/*")]) for split in SMALL] == [20, 10, 10]
+
+
+def test_the_demo_of_actions_learns_boxes_and_prints_its_controls(command, tmp_path):
+    root, run_dir = tmp_path / "data", tmp_path / "run"
+    counts = {"train_videos": 8, "val_videos": 2, "test_videos": 4, "num_workers": 0}
+    small = [f"--data.{key}={value}" for key, value in {"root": root, "size": 64, **counts}.items()]
+    small += ["--model.backbone.depth=3", "--model.backbone.embed_dim=16", "--trainer.max_epochs=1"]
+    code, out, err = command("demo-actions", "--run_dir", run_dir, *small)
+    assert code == 0, err
+    lines = out.strip().splitlines()[-14:]
+    assert lines[0] == f"moving digits: 8 training videos of two or three digits with a box each in {root}"
+    assert re.fullmatch(r"trained an MViT of 0\.\d\d M parameters for 1 epochs in [\d.]+ minutes", lines[1])
+    assert re.fullmatch(r"test mAP: [\d.]+ % \(4/4 key frames .*\); equal scores for all boxes: [\d.]+ %", lines[2])
+    assert re.fullmatch(r"control, the same weights .* frames shuffled: [\d.]+ %", lines[3])
+    assert re.fullmatch(r"control, the same weights with boxes at twice their places: [\d.]+ %", lines[4])
+    assert [line.split()[0] for line in lines[5:13]] == list(ACTIONS)
+    # Shuffled frames come first, then the misplaced boxes: the files that stay are of the right ones.
+    tests = [line for line in err.splitlines() if line.startswith("mvrec: test: ")]
+    assert ["frames shuffled" in line for line in tests] == [True, False, False, False]
+    score = re.compile(r"map ([\d.]+) %")
+    natural, misplaced, last = (score.search(line)[1] for line in tests[1:])
+    assert natural == last != misplaced
+    assert open_video(run_dir / "overlays/play.mp4").num_frames == 128
 
 
 def test_the_configs_differ_in_the_network_alone():

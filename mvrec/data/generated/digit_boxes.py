@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,14 +33,24 @@ from mvrec.ranges import COUNT_OR_NONE, Range, check_range
 NOUN = "videos of several digits"
 COLUMNS = ("path", "time", "x1", "y1", "x2", "y2", "label", "person")
 # Opposite ways of moving, of which one is the other played backwards.
-ACTIONS = ("grow", "move_down", "move_left", "move_right", "move_up", "shrink")
+OPPOSITES = {
+    "move_right": "move_left",
+    "move_up": "move_down",
+    "grow": "shrink",
+    "rotate_clockwise": "rotate_counterclockwise",
+}
+ACTIONS = tuple(sorted((*OPPOSITES, *OPPOSITES.values())))
 NUM_FRAMES, FPS = 32, 16
 KEY_FRAME = NUM_FRAMES // 2
+PLAY = ("move_right", "grow", "rotate_clockwise")  # of the digits of the longer video, each followed by its opposite
+PLAY_PARTS, PLAY_EVERY = 4, 4  # of the length of other videos, and the frames from one of its boxes to the next
 
 _VERSION = 1
 _LEAST_PIXELS = 64
 _FIELD = 0.4  # side of the part of the picture in which a digit moves, in widths of the picture
 _EXTENT = (0.5, 0.65)  # of a digit in the middle of the video, in sides of its field
+_ANGLE = (-0.07, 0.07)  # of its rotation in the middle of the video, in turns
+_SPEED = (0.3, 1.0)  # of a motion, as a share of the quickest
 _EDGE = 0.17  # from a digit's middle to the nearest edge of the picture, in widths of it
 _DISTANCE = 0.4  # between the middles of digits, across or down
 
@@ -132,11 +142,7 @@ def draw_actors(digits: Floats, rng: np.random.Generator) -> list[Actor]:
     actors = []
     for x, y in _places(int(rng.integers(2, 4)), rng):
         action = ACTIONS[rng.integers(len(ACTIONS))]
-        drawn = Motion.draw(rng)
-        motion = Motion(0.5, 0.5, rng.uniform(*_EXTENT), drawn.angle, drawn.speed, drawn.radius)
-        pose = poses(action, motion, NUM_FRAMES)
-        pose[:, :3] = (pose[:, :3] - [0.5, 0.5, 0]) * _FIELD + [x, y, 0]
-        actors.append(Actor(action, pose, digits[rng.integers(len(digits))]))
+        actors.append(Actor(action, _Move(x, y, rng).pose(action), digits[rng.integers(len(digits))]))
     return actors
 
 
@@ -147,6 +153,40 @@ def _places(count: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
         apart = np.abs(points[:, None] - points).max(-1)
         if apart[~np.eye(count, dtype=bool)].min() >= _DISTANCE:
             return points
+
+
+def draw_play(digits: Floats, rng: np.random.Generator) -> list[list[Actor]]:
+    """Choose three digits that do one thing and its opposite in turns, as in `PLAY`.
+
+    Returns:
+        The digits of each part of a longer video; each goes on where the part before ends.
+    """
+    places = _places(len(PLAY), rng)
+    moves = [_Move(x, y, rng) for x, y in places]
+    written = digits[rng.choice(len(digits), len(PLAY), replace=False)]
+    turns = [(action, OPPOSITES[action]) for action in PLAY]
+    return [
+        [
+            Actor(turn[part % 2], move.pose(turn[part % 2]), digit)
+            for turn, move, digit in zip(turns, moves, written, strict=True)
+        ]
+        for part in range(PLAY_PARTS)
+    ]
+
+
+class _Move:
+    """The random parts of a digit's motion around a point (x, y), in widths of the picture."""
+
+    def __init__(self, x: float, y: float, rng: np.random.Generator) -> None:
+        self.x, self.y = x, y
+        drawn = {"extent": rng.uniform(*_EXTENT), "angle": rng.uniform(*_ANGLE), "speed": rng.uniform(*_SPEED)}
+        self.motion = Motion(x=0.5, y=0.5, radius=0.0, **drawn)
+
+    def pose(self, action: str) -> npt.NDArray[np.float64]:
+        """Return the digit's poses (T, 4) in widths of the picture; see `poses`."""
+        pose = poses(action, self.motion, NUM_FRAMES)
+        pose[:, :3] = (pose[:, :3] - [0.5, 0.5, 0]) * _FIELD + [self.x, self.y, 0]
+        return pose
 
 
 def draw_video(actors: list[Actor], rng: np.random.Generator, *, size: int) -> Frames:
@@ -160,12 +200,13 @@ def draw_video(actors: list[Actor], rng: np.random.Generator, *, size: int) -> F
     Returns:
         (T, size, size, 3) uint8.
     """
+    num_frames = len(actors[0].pose)
     frames = rng.uniform(20, 90, 3).astype(np.float32) + draw_texture(rng, size)
-    frames = np.broadcast_to(frames, (NUM_FRAMES, size, size, 3))
+    frames = np.broadcast_to(frames, (num_frames, size, size, 3))
     for actor in actors:
         ink = np.float32(rng.uniform(0.75, 1.0)) * draw_ink(actor.pose, actor.digit, size, wraps=False)[..., None]
         frames = frames + ink * (rng.uniform(190, 255, 3).astype(np.float32) - frames)
-    noise = 5 * rng.standard_normal((NUM_FRAMES, size, size, 1), np.float32)
+    noise = 5 * rng.standard_normal((num_frames, size, size, 1), np.float32)
     return np.clip(frames + noise, 0, 255).astype(np.uint8)
 
 
@@ -174,7 +215,8 @@ def generate_digit_boxes(root: Path, *, videos: Mapping[str, int], seed: int = 0
 
     `root` then holds what anybody with own videos would write: `{train,val,test}/<number>.mp4`, the lists
     `{train,val,test}.csv` with a box and a label per digit in the key frame of each video, and `classes.txt`; also
-    `dataset.json` with the parameters. The splits share no handwriting. The folder appears in one step.
+    `dataset.json` with the parameters. The splits share no handwriting. `play.mp4` is a longer video of test digits
+    that change what they do, with their boxes in `play.csv`. The folder appears in one step.
 
     Args:
         root: A folder that does not exist, is empty, or holds the same data set.
@@ -201,11 +243,9 @@ def generate_digit_boxes(root: Path, *, videos: Mapping[str, int], seed: int = 0
                 pool.submit(_write_video, draft / name, digits[split], key, size)
                 for name, key in zip(names, keys, strict=True)
             ]
-            with (draft / f"{split}.csv").open("w", newline="") as file:
-                rows = csv.writer(file, lineterminator="\n")
-                rows.writerow(COLUMNS)
-                for name, job in zip(names, jobs, strict=True):
-                    rows.writerows(_rows(name, job.result()))
+            videos = ((name, job.result()) for name, job in zip(names, jobs, strict=True))
+            _write_rows(draft / f"{split}.csv", (row for name, actors in videos for row in _rows(name, actors)))
+        _write_play(draft, digits["test"], (seed, len(SPLITS), 0), size)
         (draft / "classes.txt").write_text("".join(f"{action}\n" for action in ACTIONS))
         (draft / RECORD).write_text(json.dumps(parameters, indent=2) + "\n")
 
@@ -228,8 +268,29 @@ def _write_video(path: Path, digits: Floats, key: tuple[int, ...], size: int) ->
     return actors
 
 
-def _rows(path: str, actors: list[Actor]) -> Iterator[tuple[str, ...]]:
+def _write_play(root: Path, digits: Floats, key: tuple[int, ...], size: int) -> None:
+    rng = np.random.default_rng(key)
+    parts = draw_play(digits, rng)
+    whole = [
+        Actor("", np.concatenate([actor.pose for actor in turns]), turns[0].digit) for turns in zip(*parts, strict=True)
+    ]
+    encode(root / "play.mp4", draw_video(whole, rng, size=size), FPS)
+    frames = range(0, PLAY_PARTS * NUM_FRAMES, PLAY_EVERY)
+    rows = (_rows("play.mp4", parts[frame // NUM_FRAMES], frame % NUM_FRAMES, frame / FPS) for frame in frames)
+    _write_rows(root / "play.csv", (row for rows_of_frame in rows for row in rows_of_frame))
+
+
+def _rows(
+    path: str, actors: list[Actor], frame: int = KEY_FRAME, seconds: float = KEY_FRAME / FPS
+) -> Iterator[tuple[str, ...]]:
     """Yield the row of each digit."""
     for number, actor in enumerate(actors, start=1):
-        corners = (f"{corner:.4f}" for corner in actor.box(KEY_FRAME))
-        yield path, f"{KEY_FRAME / FPS:g}", *corners, actor.action, f"digit {number}"
+        corners = (f"{corner:.4f}" for corner in actor.box(frame))
+        yield path, f"{seconds:g}", *corners, actor.action, f"digit {number}"
+
+
+def _write_rows(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)

@@ -2,12 +2,13 @@
 
 import csv
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from mvrec.data import open_video
-from mvrec.data.generated.digit_boxes import ACTIONS, COLUMNS, KEY_FRAME, draw_actors, generate_digit_boxes
+from mvrec.data import DigitBoxes, open_video
+from mvrec.data.generated.digit_boxes import ACTIONS, COLUMNS, KEY_FRAME, draw_actors, draw_play, generate_digit_boxes
 from mvrec.data.generated.moving_digits_video import split_digits
 from mvrec.errors import UserError
 
@@ -55,6 +56,18 @@ def test_boxes_hold_the_ink_of_the_key_frame_and_no_other_place_has_some(root):
         assert bright.sum() == 0
 
 
+CHANGES = (  # of x, y, extent and rotation, upwards and downwards
+    *(("move_right", "move_left"), ("move_down", "move_up"), ("grow", "shrink")),
+    ("rotate_clockwise", "rotate_counterclockwise"),
+)
+
+
+def actions_of(actor):
+    """What a digit does, by its first and last pose: everything that changes by 0.05 widths or turns."""
+    changes = actor.pose[-1] - actor.pose[0]
+    return [pair[int(change < 0)] for change, pair in zip(changes, CHANGES, strict=True) if abs(change) > 0.05]
+
+
 def test_each_digit_moves_as_its_label_says_apart_from_the_others():
     digits, rng = split_digits(0)["train"], np.random.default_rng(0)
     labels, counts = Counter(), Counter()
@@ -63,12 +76,7 @@ def test_each_digit_moves_as_its_label_says_apart_from_the_others():
         counts[len(actors)] += 1
         for actor in actors:
             labels[actor.action] += 1
-            x, y, extent, _ = actor.pose[-1] - actor.pose[0]
-            expected = {
-                **{"move_right": x > 0.1, "move_left": x < -0.1, "move_down": y > 0.1, "move_up": y < -0.1},
-                **{"grow": extent > 0.1, "shrink": extent < -0.1},
-            }
-            assert [action for action, holds in expected.items() if holds] == [actor.action]
+            assert actions_of(actor) == [actor.action]
         boxes = [actor.box(KEY_FRAME) for actor in actors]
         for number, (left, top, right, bottom) in enumerate(boxes):
             for other in boxes[:number]:
@@ -76,6 +84,42 @@ def test_each_digit_moves_as_its_label_says_apart_from_the_others():
     assert set(counts) == {2, 3}
     assert min(labels.values()) > 0.7 * max(labels.values())
     assert set(labels) == set(ACTIONS)
+
+
+def test_the_longer_video_goes_on_without_a_jump_while_actions_change(root):
+    parts = draw_play(split_digits(0)["test"], np.random.default_rng(0))
+    for before, after in pairwise(parts):
+        for actor, later in zip(before, after, strict=True):
+            assert np.abs(np.diff(np.concatenate([actor.pose, later.pose]), axis=0)).max() < 0.03
+            assert actions_of(later) == [later.action] != [actor.action]
+    with (root / "play.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    video = open_video(root / "play.mp4")
+    assert (video.num_frames, video.fps) == (4 * 32, 16)
+    for seconds in (0.0, 2.0, 3.5, 7.75):
+        bright = video.frames([round(16 * seconds)])[0].mean(-1) > INK
+        rows_of_frame = [row for row in rows if float(row["time"]) == seconds]
+        assert [row["person"] for row in rows_of_frame] == ["digit 1", "digit 2", "digit 3"]
+        assert rows_of_frame[0]["label"] == ("move_left" if seconds % 4 >= 2 else "move_right")
+        for row in rows_of_frame:
+            left, top, right, bottom = (round(96 * float(row[name])) for name in ("x1", "y1", "x2", "y2"))
+            assert bright[top:bottom, left:right].any()
+            bright[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1] = False
+        assert bright.sum() == 0
+
+
+def test_the_data_module_makes_the_videos_and_reads_them(tmp_path):
+    data = DigitBoxes(str(tmp_path / "digits"), train_videos=4, val_videos=2, test_videos=2, num_workers=0)
+    data.prepare_data()
+    data.setup("fit")
+    assert data.class_names == ACTIONS
+    batch = next(iter(data.train_dataloader()))
+    assert tuple(batch.clips.shape) == (4, 3, 8, 96, 96)
+    for view, pixels in zip(batch.targets, batch.clips, strict=True):
+        assert view["actions"].sum(1).tolist() == [1] * len(view["corners"])
+        for left, top, right, bottom in view["corners"].round().int().tolist():
+            assert pixels[:, 4, top:bottom, left:right].float().mean(0).max() > INK  # frame T // 2 is the key frame
+    assert len(list(data.val_dataloader())) == 1
 
 
 def test_the_same_seed_gives_the_same_files_and_other_folders_are_refused(root, tmp_path):
