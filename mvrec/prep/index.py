@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mvrec.errors import UserError
 from mvrec.files import at_home, remove_leftovers, write_atomically
 from mvrec.messages import CommandParser
-from mvrec.prep import console, masks, sources
+from mvrec.prep import boxes, console, masks, sources
 from mvrec.prep.console import shown
 from mvrec.prep.journal import Journal, write_json
 from mvrec.prep.repeats import Place, Repeats, find_repeats
@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from mvrec.data.listing.layouts import Layout
     from mvrec.data.listing.lists import Row
 
-LAYOUTS = ("auto", "kinetics", "ucf101", "hmdb51", "ssv2", "imagenet", "videos", "images", *masks.LAYOUTS)
+LAYOUTS = (
+    "auto",
+    "kinetics",
+    "ucf101",
+    "hmdb51",
+    "ssv2",
+    "imagenet",
+    "videos",
+    "images",
+    *masks.LAYOUTS,
+    *boxes.LAYOUTS,
+)
 _NAMED = 10
 
 
@@ -297,13 +308,16 @@ def arguments() -> CommandParser:
     parser.add_argument("--out", type=at_home, default=Path("runs/index"), help="folder of lists and report")
     parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="the layout of the data set")
     parser.add_argument("--annotations", type=at_home, help="the folder of its lists or CSVs, if it is elsewhere")
-    parser.add_argument("--split-number", type=int, choices=(1, 2, 3), default=1, help="of UCF101 and HMDB51")
+    parser.add_argument(
+        "--split-number", type=int, choices=(1, 2, 3), default=1, help="of UCF101, HMDB51, UCF101-24 and JHMDB"
+    )
     parser.add_argument(
         "--val-fraction", type=float, help="share of val in folders without splits; by default that of a plan"
     )
     parser.add_argument("--no-hash", action="store_true", help="look only for repeated paths, not for repeated content")
     console.add_limits(parser, seconds=600.0)
     masks.add_arguments(parser)
+    boxes.add_arguments(parser)
     return parser
 
 
@@ -322,6 +336,8 @@ def main(words: list[str]) -> int:
         raise UserError(f"--val-fraction must lie in 0..1 and not be 1, got {options.val_fraction}")
     if (data := masks.find_data(options)) is not None:
         return masks.index(data, options)
+    if (boxed := boxes.find_data(options)) is not None:
+        return boxes.index(boxed, options)
     layout = find_layout(
         options.root,
         options.layout,

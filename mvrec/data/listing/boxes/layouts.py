@@ -5,20 +5,19 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from mvrec.data.listing.boxes.finding import WHOLE, find_lists
 from mvrec.data.listing.boxes.media import are_ids, named_videos
-from mvrec.data.listing.boxes.reading import ENDINGS, FrameRule, read_boxes
-from mvrec.data.listing.boxes.rows import BoxRow, Faults
+from mvrec.data.listing.boxes.reading import FrameRule, read_boxes
+from mvrec.data.listing.boxes.rows import BoxRow, FaultKind, Faults
 from mvrec.data.listing.boxes.table import BoxTable, pack_boxes
 from mvrec.data.listing.boxes.targets import KeyFrames
 from mvrec.data.listing.class_files import read_class_names
 from mvrec.data.listing.class_names import ClassNames, class_names_of
 from mvrec.data.listing.file_kinds import VIDEOS
-from mvrec.data.listing.folds import path_share
+from mvrec.data.listing.folds import path_share, usual_val_fraction
 from mvrec.data.listing.layouts import PROBED, SPLITS, Layout, find_prefix
 from mvrec.data.listing.lists import Row
 from mvrec.errors import UserError
-
-WHOLE = ("boxes", "annotations")  # names of the one list of a root without splits
 
 
 class BoxLayout(Layout):
@@ -31,6 +30,7 @@ class BoxLayout(Layout):
 
     Attributes:
         key_frames: The key frames of the splits whose rows a data module has decided; by default those of the truth.
+        left_out: The boxes with faults that were left out so far: their number and the first one's message, by kind.
     """
 
     def __init__(self, root: Path, faults: Faults, rule: FrameRule = FrameRule()) -> None:  # noqa: B008 - a tuple
@@ -39,6 +39,7 @@ class BoxLayout(Layout):
         self.key_frames: dict[str, KeyFrames] = {}
         self._tables: dict[str, BoxTable] = {}
         self._videos: dict[str, str] | None = None
+        self.left_out: dict[FaultKind, tuple[int, str]] = {}
 
     @abstractmethod
     def read(self, split: str) -> BoxTable:
@@ -138,7 +139,11 @@ class BoxLayout(Layout):
 
     def _note_faults(self, split: str) -> None:
         for kind, count in self.faults.counts.items():
-            text = f"{self.place(split)}: {count} boxes left out, such as {self.faults.firsts[kind]}"
+            before, first = self.left_out.get(kind, (0, self.faults.firsts[kind]))
+            self.left_out[kind] = before + count, first
+            verdict = "cut at the border of the picture" if kind == "cut" else "left out"
+            boxes = "1 box is" if count == 1 else f"{count} boxes are"
+            text = f"{self.place(split)}: {boxes} {verdict}, such as {self.faults.firsts[kind]}"
             self.notes.append((logging.WARNING, text))
         self.faults.counts.clear()
         self.faults.firsts.clear()
@@ -151,7 +156,8 @@ class BoxLists(BoxLayout):
         root: The folder of the videos and lists.
         faults: See `BoxLayout`.
         lists: The list of each split, or one for all with the key "".
-        val_fraction: The share of the videos of one list for val, those with the lowest hashes of their paths.
+        val_fraction: The share of the videos of one list for val, those with the lowest hashes of their paths; `None`
+            for that of `usual_val_fraction`, after the list is read.
         rule: See `BoxLayout`.
     """
 
@@ -163,7 +169,7 @@ class BoxLists(BoxLayout):
         faults: Faults,
         lists: Mapping[str, Path],
         *,
-        val_fraction: float,
+        val_fraction: float | None,
         rule: FrameRule = FrameRule(),  # noqa: B008 - a tuple
     ) -> None:
         super().__init__(root, faults, rule)
@@ -174,7 +180,7 @@ class BoxLists(BoxLayout):
     def has(self, split: str) -> bool:
         """Return whether the split has a list, or gets a share of the videos."""
         if "" in self.lists:
-            return split == "train" or (split == "val" and self.val_fraction > 0)
+            return split == "train" or (split == "val" and self.val_fraction != 0)
         return split in self.lists
 
     def place(self, split: str) -> str:
@@ -200,6 +206,8 @@ class BoxLists(BoxLayout):
         if self._whole is None:
             self._whole = self.placed(pack_boxes(self.good_rows(self.lists[""])), "")
         table = self._whole
+        if self.val_fraction is None:
+            self.val_fraction = usual_val_fraction(len(table.videos))
         if not self.val_fraction:
             return table
         if len(table.videos) < 2:
@@ -217,7 +225,7 @@ def find_box_lists(
     root: Path,
     faults: Faults,
     *,
-    val_fraction: float,
+    val_fraction: float | None,
     boxes: Path | None = None,
     rule: FrameRule = FrameRule(),  # noqa: B008 - a tuple
 ) -> BoxLists:
@@ -233,26 +241,8 @@ def find_box_lists(
     Raises:
         UserError: Two lists of a split, or none at all.
     """
-    lists: dict[str, Path] = {} if boxes is None else {"": boxes}
-    for split in () if boxes is not None else SPLITS:
-        if (path := _list_of(root, split)) is not None:
-            lists[split] = path
-    if not lists and (path := _list_of(root, WHOLE[0]) or _list_of(root, WHOLE[1])) is not None:
-        lists[""] = path
+    lists = find_lists(root) if boxes is None else {"": boxes}
     layout = BoxLists(root, faults, lists, val_fraction=val_fraction, rule=rule)
     if not lists:
         raise UserError(f"{root}: there are no boxes in it; expected {layout.expected()}")
     return layout
-
-
-def _list_of(root: Path, stem: str) -> Path | None:
-    """Return the only list of boxes of a name: a file, or a folder that holds lists."""
-    paths = [path for ending in ENDINGS if (path := root / f"{stem}{ending}").is_file()]
-    paths += [path for path in [root / stem] if _holds_lists(path)]
-    if len(paths) > 1:
-        raise UserError(f"{paths[0]} and {paths[1]} are both lists of boxes: remove one of them")
-    return paths[0] if paths else None
-
-
-def _holds_lists(folder: Path) -> bool:
-    return folder.is_dir() and any(entry.suffix.lower() in ENDINGS for entry in folder.iterdir())

@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 from mvrec.data.listing.boxes.ava import is_ava, read_ava
 from mvrec.data.listing.boxes.cvat import SecondsOf, is_cvat, read_cvat
+from mvrec.data.listing.boxes.finding import ENDINGS, lists_in
 from mvrec.data.listing.boxes.own import read_own
 from mvrec.data.listing.boxes.rows import BoxRow
 from mvrec.data.listing.lists import open_text
 from mvrec.errors import UserError
-
-ENDINGS = (".csv", ".tsv", ".xml")
 
 
 class FrameRule(NamedTuple):
@@ -39,7 +38,7 @@ def read_boxes(path: Path, rule: FrameRule = FrameRule()) -> Iterator[BoxRow]:  
         UserError: A missing or malformed list, with file and line.
     """
     if path.is_dir():
-        lists = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in ENDINGS and entry.name[0] != ".")
+        lists = lists_in(path)
         if not lists:
             raise UserError(f"{path}: there are no lists of boxes in it, which end with {' '.join(ENDINGS)}")
         for entry in lists:

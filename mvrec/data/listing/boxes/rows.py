@@ -9,7 +9,8 @@ from mvrec.errors import UserError
 Corners = tuple[float, float, float, float]
 NO_BOX: Corners = (math.nan,) * 4  # of a row that names a key frame without boxes
 PIXELS_FROM = 2.0  # a list with a first box that reaches so far is in pixels: shares of the frame end at 1
-FaultKind = Literal["empty", "outside"]
+FaultKind = Literal["empty", "outside", "cut"]
+_ROUNDING = 0.005  # by which shares of the frame may lie outside it without a word
 
 
 class BoxRow(NamedTuple):
@@ -51,11 +52,13 @@ class BoxRow(NamedTuple):
 class Faults:
     """The treatment of boxes without area or outside the picture: an error, or left out and counted.
 
+    Boxes that reach over the border of the picture are cut there, and counted.
+
     Args:
         drop: Whether rows with faults are left out.
 
     Attributes:
-        counts: Rows left out, by the kind of their fault.
+        counts: Rows by the kind of their fault.
         firsts: The first message of each kind.
     """
 
@@ -84,14 +87,21 @@ class Faults:
         Raises:
             UserError: It is not, and rows with faults are not left out.
         """
-        if not row.has_box or (fault := self.fault_of(row)) is None:
+        if not row.has_box:
+            return True
+        if (fault := self.fault_of(row)) is None:
+            if min(row.corners) < -_ROUNDING or (row.relative and max(row.corners) > 1 + _ROUNDING):
+                self._count("cut", f"{row.where}: {', '.join(f'{value:g}' for value in row.corners)}")
             return True
         kind, text = fault
         if not self.drop:
             raise UserError(text)
+        self._count(kind, text)
+        return False
+
+    def _count(self, kind: FaultKind, text: str) -> None:
         self.counts[kind] += 1
         self.firsts.setdefault(kind, text)
-        return False
 
 
 class Unit:
@@ -111,7 +121,10 @@ class Unit:
         Raises:
             UserError: The list mixes shares and pixels.
         """
-        relative = max(corners) < PIXELS_FROM
+        reach = max(map(abs, corners))
+        if reach == 0:  # tells nothing
+            return self.relative is not False
+        relative = reach < PIXELS_FROM
         if self.relative is None:
             self.relative, self._first = relative, where
         elif relative != self.relative:

@@ -226,6 +226,11 @@ class BoxData(VideoData):
         return self._names
 
     @property
+    def key_frames(self) -> dict[str, KeyFrames]:
+        """The key frames of the splits that `setup` has read."""
+        return dict(self._key_frames)
+
+    @property
     def action_ids(self) -> tuple[int, ...]:
         """The number of each action in files of AVA's form, from 1 on; available after `setup`."""
         return tuple(range(1, len(self._names) + 1))

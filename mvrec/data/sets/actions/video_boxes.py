@@ -1,10 +1,12 @@
 """Anybody's videos with boxes in key frames."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mvrec.data.listing.boxes.layouts import BoxLists, find_box_lists
 from mvrec.data.listing.boxes.reading import FrameRule
+from mvrec.data.listing.root import check_root
 from mvrec.data.loading.frames.seconds import FrameSeconds
 from mvrec.data.sets.actions.box_data import BoxData
 from mvrec.data.sets.folder import checked_fraction
@@ -52,6 +54,12 @@ class VideoBoxes(BoxData):
         self.val_fraction = checked_fraction(val_fraction)
         check_ranges("data.", {"every": every})
         self.rule = FrameRule(FrameSeconds(self.root, decoder=self.decoder), every, attributes)
+
+    @cached_property
+    def files(self) -> BoxLists:
+        """The lists of boxes, without folds."""
+        check_root(self.root)
+        return self.find_boxes()
 
     def find_boxes(self) -> BoxLists:
         """Return the lists of boxes of the root, or the one that the arguments name."""
