@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from mvrec.cli.config_check import Entry, as_value, last_value
 from mvrec.cli.parse_errors import said_of_key
+from mvrec.data.listing.boxes.finding import has_boxes
 from mvrec.data.listing.root import has_masks
 from mvrec.errors import UserError
 from mvrec.files import at_home
-from mvrec.plan.kinds import DATA, MASKED, kind_of, lists_values
+from mvrec.plan.kinds import BOXED, DATA, MASKED, kind_of, lists_values
 
 if TYPE_CHECKING:
     from mvrec.plan.learning import Choice
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 
 SEGMENTATION = "Segmentation"  # the task of folders with masks
+DETECTION = "ActionDetection"  # the task of folders with boxes
 
 
 def is_planned(command: str, settings: Sequence[Entry]) -> bool:
@@ -48,18 +50,21 @@ def data_of_folder(settings: Sequence[Entry]) -> Entry:
         kind = kind_of(at_home(root.value))
     except UserError as error:
         raise UserError(said_of_key(str(error), settings)) from None
-    name = MASKED if _segments(settings, at_home(root.value)) else DATA[kind]
+    name = _with_places(settings, at_home(root.value)) or DATA[kind]
     return Entry("data", f"mvrec.data.{name}", root.where, is_class=True)
 
 
-def _segments(settings: Sequence[Entry], root: Path) -> bool:
-    """Return whether a folder's masks are to be learned: unless the user names another task."""
+def _with_places(settings: Sequence[Entry], root: Path) -> str | None:
+    """Return the data module of a folder's boxes or masks; `None` if the user names a task that does not learn them."""
     named = next((entry for entry in reversed(settings) if entry.key == "model" and isinstance(entry.value, str)), None)
-    return has_masks(root, splits=("train",)) and (named is None or named.value.rpartition(".")[2] == SEGMENTATION)
+    task = None if named is None else named.value.rpartition(".")[2]
+    if task in (None, DETECTION) and has_boxes(root):
+        return BOXED
+    return MASKED if task in (None, SEGMENTATION) and has_masks(root, splits=("train",)) else None
 
 
 def task_of_folder(settings: Sequence[Entry]) -> Entry | None:
-    """Return the task of a planned run with masks, or whose list has numbers; `None` for classes.
+    """Return the task of a planned run with boxes or masks, or whose list has numbers; `None` for classes.
 
     A task that the user names stays.
 
@@ -68,6 +73,8 @@ def task_of_folder(settings: Sequence[Entry]) -> Entry | None:
     root = last_value(settings, "data.root")
     if root is None or any(entry.key == "model" and isinstance(entry.value, str) for entry in settings):
         return None
+    if has_boxes(at_home(root.value)):
+        return Entry("model", f"mvrec.tasks.{DETECTION}", root.where, is_class=True)
     if has_masks(at_home(root.value), splits=("train",)):
         return Entry("model", f"mvrec.tasks.{SEGMENTATION}", root.where, is_class=True)
     if last_value(settings, "data.values") is None and not lists_values(at_home(root.value)):
@@ -117,6 +124,7 @@ def plan_of(settings: Sequence[Entry], *, task: "type[Task]") -> "Plan":
             has_classes=task is Classification,
             values=_columns(settings) if issubclass(task, Regression) else None,
             masks=task.__name__ == SEGMENTATION,
+            boxes=task.__name__ == DETECTION,
         )
     except UserError as error:
         raise UserError(said_of_key(str(error), settings)) from None

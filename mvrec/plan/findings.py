@@ -47,6 +47,8 @@ class Findings:
         values: The numbers to predict of training and validation files, by column: `values["train"]["age"]`.
         fold: The fold that splits a list of numbers without validation files; "" for other splits.
         has_masks: Whether the task learns the class of each pixel.
+        num_videos: The number of videos whose boxes the task learns; files are then key frames, and classes count
+            boxes. 0 for other tasks.
     """
 
     root: Path
@@ -63,11 +65,17 @@ class Findings:
     values: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     fold: str = ""
     has_masks: bool = False
+    num_videos: int = 0
 
     @property
     def is_video(self) -> bool:
         """Whether the files are videos."""
         return self.kind is VIDEOS
+
+    @property
+    def noun(self) -> str:
+        """The name of a file that the task learns."""
+        return "key frame" if self.num_videos else self.kind.noun
 
     @property
     def class_names(self) -> list[str]:

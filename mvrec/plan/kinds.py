@@ -20,6 +20,7 @@ LIST_ENDINGS = (".csv", ".tsv", ".txt")
 LISTED = re.compile(r"(\.[A-Za-z0-9]{2,5})(?=[\s,;\"']|$)")
 DATA = {VIDEOS: "VideoFolder", IMAGES: "ImageFolder"}
 MASKED = "MaskFolder"  # the data module of images with masks
+BOXED = "VideoBoxes"  # the data module of videos with boxes
 
 
 class Counts(NamedTuple):

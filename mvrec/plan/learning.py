@@ -34,19 +34,19 @@ class Choice:
     reason: str
 
 
-def learning(*, num_train: int, num_classes: int, has_weights: bool, is_video: bool) -> list[Choice]:
+def learning(*, num_train: int, num_classes: int, has_weights: bool, noun: str) -> list[Choice]:
     """Choose how to learn.
 
     Args:
         num_train: Training files, at least 1.
         num_classes: Classes of these files, at least 1.
         has_weights: Whether the network starts from a file of weights.
-        is_video: Whether the files are videos.
+        noun: The name of a file, such as "video".
 
     Returns:
         The choices, by keys of the command line; none is twice.
     """
-    noun = "videos" if is_video else "images"
+    noun = f"{noun}s"
     files = f"{num_train} {noun}"
     batch = SMALL_BATCH if num_train < FILES_FOR_RECIPE_BATCH else RECIPE_BATCH
     steps = max(1, num_train // batch)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mvrec.data.listing.class_names import mirrored_classes
+from mvrec.data.listing.file_kinds import Kind
 from mvrec.data.listing.mask_layouts import Naming
 from mvrec.errors import UserError
+from mvrec.plan.boxes import look_at_boxes
 from mvrec.plan.findings import Findings, look
-from mvrec.plan.kinds import DATA, MASKED, kind_of
+from mvrec.plan.kinds import BOXED, DATA, MASKED, kind_of
 from mvrec.plan.learning import Choice, learning
 from mvrec.plan.machine import Machine, this_machine
 from mvrec.plan.masks import look_at_masks
@@ -22,7 +24,7 @@ ENDS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")  # of a r
 CLASS_NODES = ("data", "model.backbone", "model.optimizer")
 HEAD_KEYS = ("decoder", "channels")  # of a segmenter's weights
 SMALL_DECODER = 64  # channels
-IMAGE_DATA = "mvrec.data.ImageFolder"
+IMAGE_DATA, VIDEO_DATA = "mvrec.data.ImageFolder", "mvrec.data.VideoFolder"
 LONGEST_TEST, LONGEST_VAL = 5, 3  # clips per video
 
 
@@ -82,6 +84,7 @@ def make_plan(
     has_classes: bool = True,
     values: Sequence[str] | None = None,
     masks: bool = False,
+    boxes: bool = False,
 ) -> Plan:
     """Look at a folder and this machine, and decide how to train.
 
@@ -95,29 +98,21 @@ def make_plan(
         has_classes: Whether the task learns classes.
         values: See `look`.
         masks: Whether the task learns the masks of images.
+        boxes: Whether the task learns the boxes of videos.
 
     Raises:
         UserError: Nothing can be learned from the files, or they are not of the kind that the weights know.
     """
     kind = kind_of(root)
-    data = f"mvrec.data.{MASKED if masks else DATA[kind]}"
-    if start is not None and start.data["class_path"] not in (data, *([IMAGE_DATA] if masks else [])):
+    data = f"mvrec.data.{MASKED if masks else BOXED if boxes else DATA[kind]}"
+    others = [IMAGE_DATA] if masks else [VIDEO_DATA] if boxes else []
+    if start is not None and start.data["class_path"] not in (data, *others):
         other, weights = "videos" if kind.noun == "image" else "images", start.summary.partition(",")[0]
         raise UserError(f"data.root: {str(root)!r} holds {kind.noun}s, and {weights} is a network for {other}")
-    fraction = overrides.get("data.val_fraction")
-    fold = overrides.get("data.fold")
-    fraction = None if fraction is None else float(fraction)
-    if masks:
-        named = {key: overrides[f"data.{key}"] for key in Naming.__dataclass_fields__ if f"data.{key}" in overrides}
-        findings = look_at_masks(root, val_fraction=fraction, fold=fold, naming=Naming(**named))
-    else:
-        findings = look(root, kind, val_fraction=fraction, fold=fold, has_classes=has_classes, values=values)
+    findings = _look(root, kind, overrides, masks=masks, boxes=boxes, has_classes=has_classes, values=values)
     machine = this_machine(accelerator=str(overrides.get("trainer.accelerator") or "auto"))
-    choices = [Choice("data", data, f"the folder holds {kind.noun}s{' with masks' if masks else ''}")]
-    if not findings.has_splits:
-        choices.append(Choice("data.val_fraction", findings.val_fraction, "the folder has no splits of its own"))
-    if findings.fold:
-        choices.append(Choice("data.fold", findings.fold, "there are no validation files"))
+    places = " with masks" if masks else " with boxes" if boxes else ""
+    choices = [Choice("data", data, f"the folder holds {kind.noun}s{places}"), *_splits(findings)]
     network = None
     if start is None:
         network = network_for(findings, machine)
@@ -129,16 +124,52 @@ def make_plan(
         if masks:
             choices.append(Choice("model.channels", SMALL_DECODER, "a decoder as small as the network"))
     elif masks:
-        size = crop_size(findings, machine)
-        choices.append(Choice("data.size", size, "crops fit for this machine, and no larger than the images"))
-        head = start.details.get("head") or {} if start is not None else {}
-        choices += [Choice(f"model.{key}", head[key], "as the weights have it") for key in HEAD_KEYS if key in head]
+        choices += _segmenter(findings, machine, start)
     if not has_recipe:
-        choices += [] if masks else _augmentation(findings)
+        choices += [] if masks else _box_augmentation(findings) if boxes else _augmentation(findings)
         choices += _learning(
             findings, machine, overrides, has_weights=start is not None or "model.weights" in overrides
         )
     return Plan(findings, machine, start.summary if start is not None else "", tuple(choices), network)
+
+
+def _look(
+    root: Path,
+    kind: Kind,
+    overrides: Mapping[str, Any],
+    *,
+    masks: bool,
+    boxes: bool,
+    has_classes: bool,
+    values: Sequence[str] | None,
+) -> Findings:
+    """Look at a folder as the flags about its files say."""
+    fraction, fold = overrides.get("data.val_fraction"), overrides.get("data.fold")
+    fraction = None if fraction is None else float(fraction)
+    if boxes:
+        return look_at_boxes(root, val_fraction=fraction, fold=fold, boxes=overrides.get("data.boxes"))
+    if masks:
+        named = {key: overrides[f"data.{key}"] for key in Naming.__dataclass_fields__ if f"data.{key}" in overrides}
+        return look_at_masks(root, val_fraction=fraction, fold=fold, naming=Naming(**named))
+    return look(root, kind, val_fraction=fraction, fold=fold, has_classes=has_classes, values=values)
+
+
+def _splits(findings: Findings) -> Iterator[Choice]:
+    """Yield how the files are split, and the part of their frames that is evaluated."""
+    if not findings.has_splits:
+        yield Choice("data.val_fraction", findings.val_fraction, "the folder has no splits of its own")
+    if findings.fold:
+        yield Choice("data.fold", findings.fold, "there are no validation files")
+    if findings.num_videos:
+        yield Choice("data.pixels", "full", "people may be anywhere in the frame")
+
+
+def _segmenter(findings: Findings, machine: Machine, start: StartingPoint) -> Iterator[Choice]:
+    """Yield the input and the head of a segmenter that starts from weights."""
+    size = crop_size(findings, machine)
+    yield Choice("data.size", size, "crops fit for this machine, and no larger than the images")
+    head = start.details.get("head") or {}
+    yield from (Choice(f"model.{key}", head[key], "as the weights have it") for key in HEAD_KEYS if key in head)
 
 
 def _input(findings: Findings, network: Network, overrides: Mapping[str, Any]) -> Iterator[Choice]:
@@ -151,6 +182,8 @@ def _input(findings: Findings, network: Network, overrides: Mapping[str, Any]) -
     frames = _number(overrides, "data.clip.num_frames", "model.backbone.num_frames") or network.frames or 16
     clip = clip_for(findings, frames)
     yield Choice("data.clip", clip, "a clip spans two seconds, or the whole of a shorter video")
+    if findings.num_videos:  # key frames have one view
+        return
     span = frames * clip["stride_frames"] / clip["target_fps"]
     clips = max(1, int((findings.media.length or span) / span))
     short_side = size if short <= size else min(short, round(size * 8 / 7))
@@ -179,6 +212,16 @@ def _augmentation(findings: Findings) -> Iterator[Choice]:
     yield Choice("data.augment", augment, f"mild, {cause}: crops of half the frame or more, {flips}")
 
 
+def _box_augmentation(findings: Findings) -> Iterator[Choice]:
+    sided = mirrored_classes(findings.class_names)
+    flips = f"no flips, because of the class {sided[0]!r}" if sided else "flips; 0 where a mirror changes a class"
+    augment = {
+        **{"crop_side": [0.8, 1.0], "flip_probability": 0.0 if sided else 0.5},
+        **{"rand_augment": None, "random_erasing": None},
+    }
+    yield Choice("data.augment", augment, f"crops of most of the short side, so that few boxes are cut off, {flips}")
+
+
 def _learning(
     findings: Findings, machine: Machine, overrides: Mapping[str, Any], *, has_weights: bool
 ) -> Iterator[Choice]:
@@ -188,7 +231,7 @@ def _learning(
         num_train=num_train,
         num_classes=len(findings.class_names) if findings.has_classes else 1,
         has_weights=has_weights,
-        is_video=findings.is_video,
+        noun=findings.noun,
     ):
         if choice.key == "trainer.max_epochs":
             epochs = int(choice.value)

@@ -57,7 +57,10 @@ def lines_of(plan: Plan, run: Resolved) -> list[str]:
 def facts(plan: Plan) -> list[Line]:
     """Return the lines about the files and the machine, which need no network."""
     findings, media = plan.findings, plan.findings.media.describe()
-    text = counted(sum(findings.files.values()), f"{findings.kind.noun}s")
+    text = counted(sum(findings.files.values()), f"{findings.noun}s")
+    if findings.num_videos:
+        boxes = _totals(findings)
+        text += f" of {counted(findings.num_videos, 'videos')} with boxes of {len(boxes)} actions: {_counted(boxes)}"
     if findings.has_classes:
         text += f" in {len(findings.class_names)} classes: {_counted(_totals(findings))}"
     if findings.values:
@@ -145,17 +148,24 @@ def _input_line(findings: Findings, run: Resolved) -> Line:
     rate = f" of {fps:g} per second" if fps else ""
     clips = f"clips of {frames} frames, {every}{rate}{_set(run, 'data.clip')}"
     flags = f"--data.clip.num_frames {frames} --data.size {size}"
+    if findings.num_videos:
+        return Line("input", f"{clips}, {pixels}{_pixels(run)}", f"{flags} --data.pixels centre")
     if findings.media.is_oblong and run.value("data.test_views.num_crops") != 3:
         pixels += "; evaluation sees their centre, without the ends of the long side"
         flags += " --data.test_views.num_crops 3"
     return Line("input", f"{clips}, {pixels}", flags)
 
 
+def _pixels(run: Resolved) -> str:
+    full = run.value("data.pixels") == "full"
+    return "; evaluation sees " + ("full frames" if full else "their centre, without people at the ends")
+
+
 def _weights_line(plan: Plan, run: Resolved) -> Line:
     flag = "--model.weights FILE_OR_RUN"
     if "model.weights" in run.overrides:
         return Line("weights", f"{plan.weights or run.value('model.weights')} ({SET})", flag)
-    text = f"none: it learns from the {counted(plan.findings.num_train, f'{plan.findings.kind.noun}s')} alone"
+    text = f"none: it learns from the {counted(plan.findings.num_train, f'{plan.findings.noun}s')} alone"
     if plan.findings.num_train < 1000:
         text += "; with weights so few teach it far more"
     return Line("weights", text, f"{flag}; `mvrec weights` lists published ones")
@@ -170,7 +180,7 @@ def _learning_lines(plan: Plan, run: Resolved) -> Iterator[Line]:
     keys: tuple[str, ...] = ("trainer.max_epochs", "trainer.max_steps", "data.batch_size")
     every = run.value("trainer.check_val_every_n_epoch") or 1
     text += f", validated every {every} epochs" if every > 1 else ""
-    text += f", each of {files} {plan.findings.kind.noun}s{_set(run, *keys)}{_why(plan, run, *keys)}"
+    text += f", each of {files} {plan.findings.noun}s{_set(run, *keys)}{_why(plan, run, *keys)}"
     length = f"--trainer.max_epochs {epochs}" if epochs and epochs > 0 else f"--trainer.max_steps {most}"
     yield Line("steps", text, f"{length} --data.batch_size {batch}")
     optimizer = run.value("model.optimizer") or {}

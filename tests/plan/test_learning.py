@@ -15,7 +15,9 @@ COUNTS = (1, 2, 5, 10, 20, 40, 80, 120, 199, 200, 500, 1_000, 5_000, 20_000, 100
 
 
 def settings(num_train, *, num_classes=4, has_weights=True, is_video=True):
-    choices = learning(num_train=num_train, num_classes=num_classes, has_weights=has_weights, is_video=is_video)
+    choices = learning(
+        num_train=num_train, num_classes=num_classes, has_weights=has_weights, noun="video" if is_video else "image"
+    )
     assert len({choice.key for choice in choices}) == len(choices)
     assert all(choice.reason for choice in choices)
     return {choice.key: choice.value for choice in choices}
