@@ -168,6 +168,50 @@ def test_recognising_gives_the_scores_of_the_test(trained, tested, coloured, com
     assert actual == pytest.approx(expected, abs=1e-5)
 
 
+LABELS = {"red": 1, "bright": 17, "blue": 80}  # as numbers of AVA, in another order than the names
+
+
+@pytest.fixture(scope="module")
+def ava(coloured, tmp_path_factory) -> Path:
+    """The videos as cuts of films from second 900 on, with lists in AVA's form."""
+    root = tmp_path_factory.mktemp("ava")
+    shutil.copytree(coloured / "videos", root / "videos")
+    lines: dict[str, list[str]] = {"train": [], "val": []}
+    for number in range(20):
+        for box, labels in squares(number):
+            shares = ",".join(f"{value / side:.4f}" for value, side in zip(box, (64, 48, 64, 48), strict=True))
+            split = lines["train" if number < 12 else "val"]
+            split += [f"{number:02d},0900,{shares},{LABELS[label]},{number}" for label in labels]
+    for split, rows in lines.items():
+        (root / f"ava_{split}_v2.2.csv").write_text("\n".join(rows) + "\n")
+    items = [f'item {{\n  name: "{name}"\n  id: {number}\n}}\n' for name, number in LABELS.items()]
+    (root / "ava_action_list_v2.2_for_activitynet_2019.pbtxt").write_text("".join(items))
+    (root / "ava_val_excluded_timestamps_v2.2.csv").write_text("13,0900\n")
+    return root
+
+
+def test_ava_is_scored_and_its_file_has_avas_videos_seconds_and_action_ids(trained, ava, tmp_path):
+    flags = ["--data=mvrec.data.AVA", f"--data.root={ava}", "--data.offset=900", "--data.num_workers=0"]
+    flags += ["--data.clip.num_frames=2", "--data.clip.stride_frames=1", "--data.size=48"]
+    run(["test", str(trained), *flags, f"--run_dir={tmp_path}"])
+    scored = metrics_of(tmp_path)
+    assert scored["metrics"]["map"] > 0.9
+    assert scored["scored"] == 7  # without the excluded one
+    detections = [line.split(",") for line in (tmp_path / "detections.csv").read_text().splitlines()]
+    assert {tuple(row[:2]) for row in detections} == {(f"{number}", "0900") for number in (12, 14, 15, 16, 17, 18, 19)}
+    assert {int(row[6]) for row in detections} == set(LABELS.values())
+    right = 0
+    for number in (12, 14, 15, 16, 17, 18, 19):
+        for box, labels in squares(number):
+            best = max(
+                (float(row[7]), int(row[6]))
+                for row in detections
+                if row[0] == str(number) and abs(float(row[2]) - box[0] / 64) < 1e-3
+            )
+            right += best[1] in [LABELS[label] for label in labels]
+    assert right >= 9
+
+
 def test_a_run_resumes_within_an_epoch_to_the_bit(trained, config, tmp_path):
     for flag in ("--trainer.max_steps=14", "--resume=auto"):
         run(["fit", *config, f"--run_dir={tmp_path}", flag])
