@@ -42,11 +42,9 @@ class MapsHead(nn.Module):
 
     Attributes:
         kind: What it answers for, by which its weights are told from those of other heads.
-        only_last: Whether it reads the last map alone.
     """
 
     kind: ClassVar[str] = "maps"
-    only_last: ClassVar[bool] = False
 
 
 class Backbone(nn.Module):

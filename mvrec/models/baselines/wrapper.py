@@ -136,7 +136,7 @@ class Baseline(Backbone):
         """
         for parameter in self._frozen:
             parameter.requires_grad_(True)
-        self._frozen = _unused_by_maps(self, only_last=head.only_last) if isinstance(head, MapsHead) else []
+        self._frozen = _unused_by_maps(self) if isinstance(head, MapsHead) else []
         for parameter in self._frozen:
             parameter.requires_grad_(False)
         super().place_head(head, num_classes)
@@ -326,8 +326,8 @@ def _without_data(net: Network) -> Network:
     return copy.deepcopy(net, shapes)
 
 
-def _unused_by_maps(model: Baseline, *, only_last: bool) -> list[nn.Parameter]:
-    """Return the trainable parameters of the library's network that do not reach its (last) maps; none if unknown."""
+def _unused_by_maps(model: Baseline) -> list[nn.Parameter]:
+    """Return the trainable parameters of the library's network that do not reach its maps; none if unknown."""
     if not model.feature_info:
         return []
     shadow = _without_data(model).eval().requires_grad_(True)
@@ -336,7 +336,7 @@ def _unused_by_maps(model: Baseline, *, only_last: bool) -> list[nn.Parameter]:
             maps = shadow.feature_maps(torch.zeros(1, *model.input_shape, device="meta"))
     except Exception:  # it cannot run on shapes alone
         return []
-    reached = _leaves(maps[-1:] if only_last else maps)
+    reached = _leaves(maps)
     parameters = zip(model.net.parameters(), shadow.net.parameters(), strict=True)
     return [parameter for parameter, copied in parameters if parameter.requires_grad and id(copied) not in reached]
 

@@ -32,7 +32,6 @@ class ActionHead(MapsHead):
     """
 
     kind = "boxes"
-    only_last = True
 
     def __init__(
         self,

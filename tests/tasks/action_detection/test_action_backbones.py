@@ -39,6 +39,8 @@ NETWORKS = {
     "torchvision_r3d": lambda: create_model("torchvision/r3d_18"),
     "torchvision_swin3d": lambda: create_model("torchvision/swin3d_t"),
     "pytorchvideo_x3d": lambda: create_model("pytorchvideo/x3d_xs"),
+    "framewise_timm": lambda: Framewise(create_model("timm/convnext_atto"), num_frames=2),
+    "framewise_torchvision": lambda: Framewise(create_model("torchvision/swin_t"), num_frames=2),
     "pytorchvideo_slow": lambda: create_model("pytorchvideo/slow_r50"),
 }
 
