@@ -7,9 +7,10 @@ import json
 import av
 import numpy as np
 import pytest
-from walkers import ACTIONS, SIDE, boxes_at, save_detector, write_boxes, write_walk
+from walkers import ACTIONS, boxes_at, save_detector, write_boxes, write_walk
 
 from mvrec.data.listing.boxes.reading import read_boxes
+from mvrec.inference.actions.drawing import colour_of
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +59,10 @@ def test_rows_and_videos_of_a_list_of_boxes(command, run, videos, tmp_path):
     drawn, plain = frames_of(tmp_path / "over/ü.mp4"), frames_of(videos / "ü.mp4")
     factor = drawn.shape[1] // plain.shape[1]
     assert drawn.shape == (25, 96 * factor, 160 * factor, 3)
-    # Boxes of times between those of the list lie between them: their edges are brighter and more coloured.
-    left, top = (boxes_at(15)[0, :2] * factor).astype(int)
-    edge = drawn[15, top + 20 : top + (SIDE - 4) * factor, left - 1 : left + 3].astype(int)
-    assert np.ptp(edge, axis=-1).max() > 100
+    # In the middle between two boxes of the list: the line around the red square has the colour of the first person.
+    left, top, _, bottom = (boxes_at(15)[0] * factor).astype(int)
+    edge = drawn[15, top + 5 : bottom - 5, left : left + 2].astype(int)
+    assert np.abs(edge - colour_of(0)).mean() < 40
     assert (np.abs(drawn[15].astype(int) - plain[15].repeat(factor, 0).repeat(factor, 1)) > 60).any(-1).mean() < 0.5
 
 

@@ -25,7 +25,7 @@ def test_rows_of_a_box_are_one_and_shares_become_pixels(tmp_path):
     sample = Sample(tmp_path / "v.mp4", 0)
     assert people.times(sample, 4.0) == [0.5, 1.0]
     sighting = people.sighting(sample, 1.0, (100, 200), None)
-    assert np.allclose(sighting.corners, [[20, 20, 100, 60]])
+    assert sighting.corners.tolist() == pytest.approx(np.array([[20, 20, 100, 60]]), abs=1e-4)
     assert np.isnan(sighting.scores).all()
     first = people.sighting(sample, 0.5, (100, 200), None)
     assert (first.names, first.scores.tolist()) == (("Ada",), [pytest.approx(0.7)])
