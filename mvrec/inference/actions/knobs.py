@@ -1,7 +1,9 @@
 """Action detection from Python: its choices, and the predictions of videos."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mvrec.data.video.video import Decoder
@@ -77,10 +79,13 @@ def actions_of(
         UserError: Neither or both of `boxes` and `people` are given, or the list cannot be read.
     """
     knobs = actions or ActionKnobs()
+    is_list = isinstance(boxes, str | os.PathLike)
+    items = list(items) if is_list else items  # whose names a list of frames needs
+    videos = [Path(item.source) for item in items] if is_list else []
     return recognise_actions(
         knobs.applied(recogniser),
         items,
-        _people(recogniser, boxes, people, knobs),
+        _people(recogniser, boxes, people, knobs, videos=videos, decoder=decoder),
         every=knobs.every,
         smooth=knobs.smooth,
         views_per_forward=views_per_forward,
@@ -88,7 +93,15 @@ def actions_of(
     )
 
 
-def _people(recogniser: Recogniser, boxes: Any, detector: Detector | None, knobs: ActionKnobs) -> People:
+def _people(
+    recogniser: Recogniser,
+    boxes: Any,
+    detector: Detector | None,
+    knobs: ActionKnobs,
+    *,
+    videos: Sequence[Path],
+    decoder: Decoder,
+) -> People:
     if (boxes is None) == (detector is None):
         excess = f"{recogniser.source} tells what people do, not where they are" if boxes is None else "both are given"
         raise UserError(f"say where people are, with boxes or people: {excess}")
@@ -98,4 +111,5 @@ def _people(recogniser: Recogniser, boxes: Any, detector: Detector | None, knobs
     if isinstance(boxes, Mapping):
         return GivenPeople(boxes)
     protocol: Any = recogniser.protocol
-    return ListedPeople(boxes, min_score=protocol.min_score if knobs.min_score is None else knobs.min_score)
+    least = protocol.min_score if knobs.min_score is None else knobs.min_score
+    return ListedPeople(boxes, min_score=least, videos=videos, decoder=decoder)

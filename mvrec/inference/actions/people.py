@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mvrec.class_paths import calling
-from mvrec.data.listing.boxes.reading import read_boxes
+from mvrec.data.listing.boxes.reading import FrameRule, read_boxes
 from mvrec.data.listing.boxes.rows import BoxRow, Faults
 from mvrec.data.listing.index import Sample
+from mvrec.data.loading.frames.seconds import FrameSeconds
+from mvrec.data.video.video import Decoder
 from mvrec.errors import PartError, UserError
 from mvrec.files import at_home
 from mvrec.inference.actions.results import Sighting
@@ -117,6 +119,8 @@ class ListedPeople(People):
     Args:
         path: The list.
         min_score: Least score of boxes that have one.
+        videos: The videos in question, for lists that number frames instead of giving times.
+        decoder: Name of the decoder of videos.
 
     Raises:
         UserError: The list cannot be read, or has no boxes.
@@ -124,11 +128,19 @@ class ListedPeople(People):
 
     needs_frames = False
 
-    def __init__(self, path: str | Path, *, min_score: float = 0.0) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        min_score: float = 0.0,
+        videos: Sequence[Path] = (),
+        decoder: Decoder = "auto",
+    ) -> None:
         self.path = at_home(path)
         self._rows: dict[str, dict[int, list[BoxRow]]] = {}  # by path and moment
         faults = Faults(drop=True)
-        for row in read_boxes(self.path):
+        rule = FrameRule(_FrameTimes(videos, decoder), every=None)
+        for row in read_boxes(self.path, rule):
             if row.has_box and faults.accepts(row) and not row.score < min_score:  # also of boxes without a score
                 moments = self._rows.setdefault(row.path, {})
                 moments.setdefault(round(row.seconds * PLACES), []).append(row)
@@ -189,6 +201,23 @@ class ListedPeople(People):
             raise UserError(f"{self.path}: {', '.join(matches[:3])} may each be {source}: name videos by their paths")
         names = ", ".join(list(self._rows)[:3]) + (", ..." if len(self._rows) > 3 else "")
         raise UserError(f"{self.path}: it has no box of {source}, only of {names}")
+
+
+class _FrameTimes:
+    """Returns the times of frames of videos by name; 0 for the frames of other videos, which nobody asks for."""
+
+    def __init__(self, videos: Sequence[Path], decoder: Decoder) -> None:
+        self.videos = {name: video for video in videos for name in (video.stem, video.name)}
+        self.decoder = decoder
+        self.times: dict[Path, FrameSeconds] = {}
+
+    def __call__(self, name: str, frame: int) -> float:
+        video = self.videos.get(Path(name).name) or self.videos.get(Path(name).stem)
+        if video is None:
+            return 0.0
+        if video not in self.times:
+            self.times[video] = FrameSeconds(video.parent, decoder=self.decoder)
+        return self.times[video](video.name, frame)
 
 
 class GivenPeople(People):

@@ -127,6 +127,24 @@ def test_files_that_cannot_be_read_are_results_among_others(model, folder, tmp_p
         results[0].check()
 
 
+def test_boxes_of_cvat_are_those_of_its_frames_and_tracks_keep_their_names(model, folder, tmp_path):
+    boxes = [
+        f'<box frame="{frame}" outside="0" xtl="{left:g}" ytl="{top:g}" xbr="{right:g}" ybr="{bottom:g}"/>'
+        for frame in range(5, 31)
+        for left, top, right, bottom in boxes_at(frame)[:1]
+    ]
+    meta = "<meta><task><id>4</id><name>walk</name><source>gehen.mp4</source></task></meta>"
+    path = tmp_path / "annotations.xml"
+    path.write_text(f'<annotations>{meta}<track id="8" label="person">{"".join(boxes)}</track></annotations>')
+    results = list(model.predict(folder / "gehen.mp4", boxes=path))
+    assert [result.seconds for result in results] == pytest.approx([0.5, 1.5, 2.5])
+    assert [len(result.sightings) for result in results] == [10, 10, 6]
+    for result, frame in zip(results, (5, 15, 25), strict=True):
+        assert [person.name for person in result.people] == ["4/8"]
+        assert result.people[0].box == pytest.approx(boxes_at(frame)[0].tolist())
+    assert [sighting.seconds for sighting in results[0].sightings] == pytest.approx(np.arange(5, 15) / 10)
+
+
 def test_of_a_damaged_video_all_key_frames_before_the_damage_are_results(model, folder):
     results = list(model.predict(folder / "gehen.mp4", people=squares, decoder="walkers.Damaged"))
     assert [(result.seconds, len(result.people)) for result in results if not result.error] == [(0, 2), (1, 2), (2, 2)]
