@@ -29,6 +29,10 @@ log = logging.getLogger("mvrec")
 PLACES = 1e4  # times are told apart by tenths of milliseconds
 
 
+class NoPeopleError(UserError):
+    """A list without boxes of a video."""
+
+
 class People(ABC):
     """The boxes of people in videos.
 
@@ -48,7 +52,7 @@ class People(ABC):
             seconds: The length of the whole video.
 
         Raises:
-            UserError: Nothing is known about this video.
+            NoPeopleError: Nothing is known about this video.
         """
 
     @abstractmethod
@@ -139,11 +143,16 @@ class ListedPeople(People):
         self.path = at_home(path)
         self._rows: dict[str, dict[int, list[BoxRow]]] = {}  # by path and moment
         faults = Faults(drop=True)
+        is_needed: dict[str, bool] = {}
         rule = FrameRule(_FrameTimes(videos, decoder), every=None)
         for row in read_boxes(self.path, rule):
-            if row.has_box and faults.accepts(row) and not row.score < min_score:  # also of boxes without a score
-                moments = self._rows.setdefault(row.path, {})
-                moments.setdefault(round(row.seconds * PLACES), []).append(row)
+            if not row.has_box or not faults.accepts(row) or row.score < min_score:  # boxes without a score stay
+                continue
+            if row.path not in self._rows:
+                self._rows[row.path] = {}
+                is_needed[row.path] = not videos or any(_is_named(row.path, video) for video in videos)
+            if is_needed[row.path]:  # a list of a whole data set takes much memory
+                self._rows[row.path].setdefault(round(row.seconds * PLACES), []).append(row)
         for kind, count in faults.counts.items():
             log.warning("left out %d boxes, the first: %s", count, faults.firsts[kind])
         if not self._rows:
@@ -158,7 +167,7 @@ class ListedPeople(People):
         inside = [moment for moment in moments if start <= moment < end]
         if not inside:
             first = self._of(sample)[round(moments[0] * PLACES)][0]
-            raise UserError(
+            raise NoPeopleError(
                 f"{first.where}: no box of the list lies in the {end - start:.2f} s of {sample.path}: its boxes are at "
                 f"{moments[0]:g} to {moments[-1]:g} s"
             )
@@ -187,20 +196,26 @@ class ListedPeople(People):
         """Return the list's path of a video.
 
         Raises:
-            UserError: It has none, or several.
+            NoPeopleError: It has none.
+            UserError: It has several.
         """
         video = Path(source)
         places = {path: (self.path.parent / path).resolve() for path in self._rows}
         by_path = [path for path, place in places.items() if place == video.resolve()]
         by_name = [path for path in self._rows if Path(path).name == video.name]
-        by_stem = [path for path in self._rows if path == video.stem or Path(path).stem == video.stem]
-        matches = by_path or by_name or by_stem
+        matches = by_path or by_name or [path for path in self._rows if _is_named(path, video)]
         if len(matches) == 1:
             return matches[0]
         if matches:
             raise UserError(f"{self.path}: {', '.join(matches[:3])} may each be {source}: name videos by their paths")
         names = ", ".join(list(self._rows)[:3]) + (", ..." if len(self._rows) > 3 else "")
-        raise UserError(f"{self.path}: it has no box of {source}, only of {names}")
+        raise NoPeopleError(f"{self.path}: it has no box of {source}, only of {names}")
+
+
+def _is_named(path: str, video: Path) -> bool:
+    """Return whether a path of a list may be a video's: it has its name, or that without ending."""
+    name = Path(path).name
+    return name in (video.name, video.stem) or Path(name).stem == video.stem
 
 
 class _FrameTimes:

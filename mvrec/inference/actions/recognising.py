@@ -23,7 +23,7 @@ from mvrec.data.views.targets import ActionBoxes
 from mvrec.data.views.timeline import Timeline, timeline_of
 from mvrec.data.views.transforms import views_of
 from mvrec.errors import DecodeError, UserError
-from mvrec.inference.actions.people import People
+from mvrec.inference.actions.people import NoPeopleError, People
 from mvrec.inference.actions.results import ActionPrediction, Person, Sighting
 from mvrec.inference.actions.tracks import Linker, smoothed
 from mvrec.inference.inputs import Item
@@ -80,22 +80,27 @@ def recognise_actions(
         decoder: Name of the decoder.
 
     Yields:
-        A result per key frame; a video that cannot be read gives one with the error.
+        A result per key frame; a video that cannot be read, or one of several without boxes, gives one with the error.
 
     Raises:
-        UserError: Nothing is known about the people of a video.
+        UserError: Nothing is known about the people of the only video.
     """
+    is_single = isinstance(items, Sequence) and len(items) == 1
     for item in items:
         results = _of_video(recogniser, item, people, every=every, at_once=views_per_forward, decoder=decoder)
-        yield from smoothed(_with_error(results, item), smooth)
+        yield from smoothed(_with_error(results, item, is_single=is_single), smooth)
 
 
-def _with_error(results: Iterator[ActionPrediction], item: Item) -> Iterator[ActionPrediction]:
+def _with_error(results: Iterator[ActionPrediction], item: Item, *, is_single: bool) -> Iterator[ActionPrediction]:
     """Yield the key frames of a video, and at the end why the rest cannot be read, if it cannot."""
     try:
         yield from results
     except DecodeError as error:
         yield ActionPrediction(item.source, item.sample.start_seconds, item.sample.end_seconds, error.cause)
+    except NoPeopleError as error:
+        if is_single:
+            raise
+        yield ActionPrediction(item.source, item.sample.start_seconds, item.sample.end_seconds, str(error))
 
 
 def _of_video(

@@ -127,6 +127,15 @@ def test_files_that_cannot_be_read_are_results_among_others(model, folder, tmp_p
         results[0].check()
 
 
+def test_a_video_without_boxes_in_the_list_is_an_error_among_several_and_ends_a_single_one(model, folder, tmp_path):
+    other = write_walk(tmp_path / "other.mp4", 12)
+    results = list(model.predict([other, folder / "gehen.mp4"], boxes=folder / "boxes.csv"))
+    assert "boxes.csv: it has no box of " in results[0].error
+    assert [result.error for result in results[1:]] == [""] * 4
+    with pytest.raises(UserError, match=r"it has no box of .*other.mp4, only of gehen.mp4"):
+        list(model.predict(other, boxes=folder / "boxes.csv"))
+
+
 def test_boxes_of_cvat_are_those_of_its_frames_and_tracks_keep_their_names(model, folder, tmp_path):
     boxes = [
         f'<box frame="{frame}" outside="0" xtl="{left:g}" ytl="{top:g}" xbr="{right:g}" ybr="{bottom:g}"/>'
