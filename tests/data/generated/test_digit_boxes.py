@@ -109,12 +109,12 @@ def test_the_longer_video_goes_on_without_a_jump_while_actions_change(root):
 
 
 def test_the_data_module_makes_the_videos_and_reads_them(tmp_path):
-    data = DigitBoxes(str(tmp_path / "digits"), train_videos=4, val_videos=2, test_videos=2, num_workers=0)
+    data = DigitBoxes(str(tmp_path / "digits"), train_videos=8, val_videos=2, test_videos=2, num_workers=0)
     data.prepare_data()
     data.setup("fit")
     assert data.class_names == ACTIONS
     batch = next(iter(data.train_dataloader()))
-    assert tuple(batch.clips.shape) == (4, 3, 8, 96, 96)
+    assert tuple(batch.clips.shape) == (8, 3, 8, 96, 96)
     for view, pixels in zip(batch.targets, batch.clips, strict=True):
         assert view["actions"].sum(1).tolist() == [1] * len(view["corners"])
         for left, top, right, bottom in view["corners"].round().int().tolist():
