@@ -51,6 +51,8 @@ _FIELD = 0.4  # side of the part of the picture in which a digit moves, in width
 _EXTENT = (0.5, 0.65)  # of a digit in the middle of the video, in sides of its field
 _ANGLE = (-0.07, 0.07)  # of its rotation in the middle of the video, in turns
 _SPEED = (0.3, 1.0)  # of a motion, as a share of the quickest
+_PLAY_SPEED = (0.8, 1.0)  # in the longer video
+_PLAY_SCALE = 4  # of its sides, so that people see it well
 _EDGE = 0.17  # from a digit's middle to the nearest edge of the picture, in widths of it
 _DISTANCE = 0.4  # between the middles of digits, across or down
 
@@ -162,7 +164,7 @@ def draw_play(digits: Floats, rng: np.random.Generator) -> list[list[Actor]]:
         The digits of each part of a longer video; each goes on where the part before ends.
     """
     places = _places(len(PLAY), rng)
-    moves = [_Move(x, y, rng) for x, y in places]
+    moves = [_Move(x, y, rng, speed=_PLAY_SPEED) for x, y in places]
     written = digits[rng.choice(len(digits), len(PLAY), replace=False)]
     turns = [(action, OPPOSITES[action]) for action in PLAY]
     return [
@@ -177,9 +179,9 @@ def draw_play(digits: Floats, rng: np.random.Generator) -> list[list[Actor]]:
 class _Move:
     """The random parts of a digit's motion around a point (x, y), in widths of the picture."""
 
-    def __init__(self, x: float, y: float, rng: np.random.Generator) -> None:
+    def __init__(self, x: float, y: float, rng: np.random.Generator, *, speed: tuple[float, float] = _SPEED) -> None:
         self.x, self.y = x, y
-        drawn = {"extent": rng.uniform(*_EXTENT), "angle": rng.uniform(*_ANGLE), "speed": rng.uniform(*_SPEED)}
+        drawn = {"extent": rng.uniform(*_EXTENT), "angle": rng.uniform(*_ANGLE), "speed": rng.uniform(*speed)}
         self.motion = Motion(x=0.5, y=0.5, radius=0.0, **drawn)
 
     def pose(self, action: str) -> npt.NDArray[np.float64]:
@@ -274,7 +276,7 @@ def _write_play(root: Path, digits: Floats, key: tuple[int, ...], size: int) -> 
     whole = [
         Actor("", np.concatenate([actor.pose for actor in turns]), turns[0].digit) for turns in zip(*parts, strict=True)
     ]
-    encode(root / "play.mp4", draw_video(whole, rng, size=size), FPS)
+    encode(root / "play.mp4", draw_video(whole, rng, size=_PLAY_SCALE * size), FPS)
     frames = range(0, PLAY_PARTS * NUM_FRAMES, PLAY_EVERY)
     rows = (_rows("play.mp4", parts[frame // NUM_FRAMES], frame % NUM_FRAMES, frame / FPS) for frame in frames)
     _write_rows(root / "play.csv", (row for rows_of_frame in rows for row in rows_of_frame))
