@@ -229,8 +229,8 @@ class Task(L.LightningModule, ABC):
     def _check_targets(self) -> None:
         kind = self.data.target_type
         if not issubclass(kind, self.targets):
-            given = f"{type(self.data).__name__} gives {kind.noun} per file"
-            raise UserError(f"{given}, the task {self.name} needs {needed(kind, self.targets)}")
+            source = f"{type(self.data).__name__} gives {kind.noun} per file"
+            raise UserError(f"{source}, the task {self.name} needs {needed(kind, self.targets)}")
 
     def _prepare_backbone(self) -> None:
         if self.channels_last:

@@ -245,8 +245,8 @@ def generate_digit_boxes(root: Path, *, videos: Mapping[str, int], seed: int = 0
                 pool.submit(_write_video, draft / name, digits[split], key, size)
                 for name, key in zip(names, keys, strict=True)
             ]
-            videos = ((name, job.result()) for name, job in zip(names, jobs, strict=True))
-            _write_rows(draft / f"{split}.csv", (row for name, actors in videos for row in _rows(name, actors)))
+            boxes = (row for name, job in zip(names, jobs, strict=True) for row in _rows(name, job.result()))
+            _write_rows(draft / f"{split}.csv", boxes)
         _write_play(draft, digits["test"], (seed, len(SPLITS), 0), size)
         (draft / "classes.txt").write_text("".join(f"{action}\n" for action in ACTIONS))
         (draft / RECORD).write_text(json.dumps(parameters, indent=2) + "\n")

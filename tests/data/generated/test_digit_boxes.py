@@ -63,7 +63,7 @@ CHANGES = (  # of x, y, extent and rotation, upwards and downwards
 
 
 def actions_of(actor):
-    """What a digit does, by its first and last pose: everything that changes by 0.05 widths or turns."""
+    """The actions of a digit by its first and last pose: everything that changes by 0.05 widths or turns."""
     changes = actor.pose[-1] - actor.pose[0]
     return [pair[int(change < 0)] for change, pair in zip(changes, CHANGES, strict=True) if abs(change) > 0.05]
 
