@@ -67,6 +67,30 @@ def find_data(options: argparse.Namespace) -> "BoxData | None":
     return kind(root, split=options.split_number, frames=options.frames, **shared)
 
 
+def refuse(root: Path, *, job: str, reason: str, pixels_only: bool = False) -> None:
+    """Refuse a job after which boxes would not fit their videos.
+
+    Args:
+        root: The data set.
+        job: The name of the job.
+        reason: Why it does not go together with boxes.
+        pixels_only: Whether boxes in shares of the frame would fit.
+
+    Raises:
+        UserError: The root has boxes to train on.
+    """
+    from mvrec.data.listing.boxes.finding import find_lists, has_boxes
+    from mvrec.data.listing.boxes.reading import FrameRule, read_boxes
+
+    if not root.is_dir() or not has_boxes(root):
+        return
+    rule = FrameRule(lambda video, frame: 0.0)
+    rows = (row for path in find_lists(root).values() for row in read_boxes(path, rule) if row.has_box)
+    first = next(rows, None)
+    if first is not None and not (pixels_only and first.relative):
+        raise UserError(f"mvrec prep {job}: {first.source} has boxes of videos, {reason}")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for boxes, with the names of the data modules' own."""
     group = parser.add_argument_group("videos with boxes")

@@ -88,3 +88,20 @@ def test_index_reads_ava_and_tubes(tmp_path):
     (tmp_path / "JHMDB-GT.pkl").write_bytes(pickle.dumps(tubes))
     code, out, _ = run("index", tmp_path, "--layout", "jhmdb", "--out", tmp_path / "tubes")
     assert (code, "2 key frames outside their videos" in out) == (1, True)
+
+
+def test_jobs_after_which_boxes_would_not_fit_are_refused(tmp_path):
+    root = tmp_path / "set"
+    write_boxed_videos(root, 2)
+    code, _, error = run("shard", root, tmp_path / "shards")
+    assert (
+        code,
+        f"mvrec prep shard: {root}/boxes.csv has boxes of videos, which are read from files only" in error,
+    ) == (
+        2,
+        True,
+    )
+    assert run("resize", root, tmp_path / "small", "--short-side", "32")[0] == 0
+    write_list(root / "boxes.csv", "0.mp4,0.5,,,,,", "0.mp4,0.5,1,2,30,40,run")
+    code, _, error = run("resize", root, tmp_path / "smaller", "--short-side", "32")
+    assert (code, "boxes.csv has boxes of videos, in pixels, which would not fit smaller videos" in error) == (2, True)

@@ -277,8 +277,8 @@ class ActionBoxes(Target):
         if self.keeps_cropped:
             return replace(self, corners=corners)
         visible = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
-        kept = {"places": self.places[visible], "actions": self.actions[visible], "corners": corners[visible]}
-        return replace(self, **kept)  # type: ignore[arg-type]
+        arrays = {"places": self.places[visible], "actions": self.actions[visible], "corners": corners[visible]}
+        return replace(self, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def batched(cls, targets: Sequence[Self]) -> list[dict[str, Tensor]]:

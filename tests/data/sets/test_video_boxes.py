@@ -180,3 +180,36 @@ def test_missing_and_double_lists_are_one_line(tmp_path):
         write_list(tmp_path / name)
     with pytest.raises(UserError, match=r"boxes.csv and .*boxes.tsv are both lists of boxes: remove one"):
         ready(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["0.mp4,0.5,10,10,30,30,.9"], "its boxes are pixels, those of .*boxes.csv are shares of the frame: use one"),
+        (["0.mp4,0.9,.1,.1,.3,.3,.9"], "none of its key frames is one of .*boxes.csv: take its paths and times"),
+        (["0.mp4,0.5,.1,.1,.3,x,.9"], "found.csv:2: y2 'x' is not a number"),
+    ],
+)
+def test_boxes_of_a_detector_that_do_not_fit_are_one_line(tmp_path, rows, message):
+    write_boxed_videos(tmp_path, 3)
+    listed = write_list(tmp_path / "detector/found.csv", *rows, header=HEADER.replace("label", "score"))
+    with pytest.raises(UserError, match=message):
+        ready(tmp_path, train_detections=str(listed), val_fraction=0.0)
+
+
+def test_key_frames_without_boxes_are_left_out_and_counted(tmp_path, caplog):
+    rows = write_boxed_videos(tmp_path, 2)
+    write_list(tmp_path / "train.csv", *rows, "0.mp4,0.25,,,,,", "1.mp4,0.25,,,,,")
+    with caplog.at_level(logging.INFO):
+        data = ready(tmp_path)
+    assert [sample.start_seconds for sample in data.index("train")] == [0.5, 0.5]
+    assert f"2 key frames without boxes are left out, such as {tmp_path}/train.csv:8" in caplog.text
+
+
+def test_loader_processes_read_the_same_as_this_one(tmp_path):
+    write_boxed_videos(tmp_path, 4)
+    batches = [next(iter(ready(tmp_path, num_workers=count).train_dataloader())) for count in (0, 2)]
+    assert torch.equal(batches[0].clips, batches[1].clips)
+    for first, second in zip(batches[0].targets, batches[1].targets, strict=True):
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)

@@ -196,6 +196,9 @@ class BoxData(VideoData):
             count, truth = len(truth), truth.without(excluded)
             detected = None if detected is None else detected.without(excluded)
             log.info("%s: %d excluded key frames are left out", self.files.place(split), count - len(truth))
+        if detected is None and (count := int((~truth.has_boxes()).sum())):
+            first = truth.where(int((~truth.has_boxes()).argmax()))
+            log.info("%s: %d key frames without boxes are left out, such as %s", self.files.place(split), count, first)
         return KeyFrames(truth, detected, is_training, self.keeps_unmatched, self.keeps_cropped)
 
     def _read_detected(self, path: Path, truth: BoxTable, split: str) -> BoxTable:

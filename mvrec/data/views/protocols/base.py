@@ -1,4 +1,4 @@
-"""What all kinds of protocols have in common."""
+"""The common part of all kinds of protocols."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
