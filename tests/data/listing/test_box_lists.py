@@ -120,6 +120,9 @@ def test_faults_may_be_left_out_and_are_counted(tmp_path):
     assert len([row for row in read_boxes(path) if faults.accepts(row)]) == 1
     assert faults.counts == {"empty": 2, "outside": 1}
     assert f"{path}:3: " in faults.firsts["empty"]
+    path = write_list(tmp_path / "boxes.csv", "a,0,-.1,0,1,1,run", "a,0,0,0,1.004,1,run", "a,0,0,0,1,1.2,run")
+    assert [faults.accepts(row) for row in read_boxes(path)] == [True] * 3
+    assert (faults.counts["cut"], faults.firsts["cut"]) == (2, f"{path}:2: -0.1, 0, 1, 1")
 
 
 def test_boxes_that_reach_over_the_border_are_cut(tmp_path):

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from video_files import read_numbers, write_video
+from PIL import Image
+from video_files import numbered_frame, read_numbers, write_video
 
 from mvrec.data.listing.index import Sample
+from mvrec.data.loading.frames.folders import open_frames
 from mvrec.data.loading.key_frames import key_frame_clip, key_frame_view
 from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.protocol import KeyFrameProtocol
@@ -72,3 +74,19 @@ def test_the_view_of_a_file_has_these_frames(tmp_path, pixels):
         )
         frames = key_frame_view(Sample(path, 0, 20 / 30), reverse).pixels[0].permute(0, 2, 3, 1).numpy()
         assert read_numbers(frames) == [23, 20, 17, 14]
+
+
+@pytest.mark.parametrize("names", ["{:03d}.png", "x{{1}}_{:04d}.png", "{}.png", "mixed"])
+def test_frames_in_a_folder_are_found_by_the_last_number_of_their_names(tmp_path, names):
+    numbers = [3, 4, 5, 7, 8, 9, 10, 11]
+    for number in numbers:
+        form = ("{:03d}.png", "{:05d}.png")[number % 2] if names == "mixed" else names
+        Image.fromarray(numbered_frame(number, (48, 64))).save(tmp_path / form.format(number))
+    (tmp_path / "readme.txt").touch()
+    (tmp_path / "cover.png").touch()
+    with open_frames(tmp_path, fps=10) as video:
+        assert (video.num_frames, video.fps, video.size, video.duration) == (9, 10, (48, 64), pytest.approx(0.9))
+        assert read_numbers(video.frames([0, 3, 4, 8, 2])) == [3, 5, 7, 11, 5]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DecodeError, match="has no images with numbers"):
+        open_frames(tmp_path / "empty")

@@ -1,6 +1,7 @@
 """AVA as it is released: lists, classes, excluded key frames, a detector's boxes, and films by time."""
 
 import logging
+import pickle
 
 import numpy as np
 import pytest
@@ -216,3 +217,19 @@ def test_missing_films_lists_and_label_maps_are_one_line(release, tmp_path):
         ready(tmp_path)
     with pytest.raises(UserError, match=r"no boxes in it; expected .*ava_train_v2.1.csv and"):
         ready(release, version="2.1")
+
+
+def test_proposals_of_mmaction2_are_a_detectors_boxes(release, tmp_path):
+    boxes = {
+        "b_2,0902": np.array([[0.101, 0.2, 0.4, 0.9, 0.97], [0.5, 0.1, 0.9, 0.8, 0.79]]),
+        "b_2,0905": [[0, 0, 1, 1, 0.9]],
+    }
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(boxes))
+    data = ready(release, detections=str(tmp_path / "x.pkl"))
+    frames = [(sample.path.name, sample.start_seconds) for sample in data.index("val")]
+    assert frames == [("b_2.mp4", 902), ("b_2.mp4", 904), ("gone2.mp4", 902), ("b_2.mp4", 905)]
+    assert [len(data.index("val").target(row).places) for row in range(4)] == [1, 0, 0, 1]
+    for wrong in ([1], {"b_2": boxes["b_2,0902"]}, {"b_2,0902": [[1, 2, 3]]}, {"b_2,0902": [[0, 0, 1, 1, np.nan]]}):
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(wrong))
+        with pytest.raises(UserError, match=r"x.pkl: not a pickle of proposals: "):
+            ready(release, detections=str(tmp_path / "x.pkl"))

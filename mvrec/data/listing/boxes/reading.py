@@ -8,6 +8,8 @@ from mvrec.data.listing.boxes.ava import is_ava, read_ava
 from mvrec.data.listing.boxes.cvat import SecondsOf, is_cvat, read_cvat
 from mvrec.data.listing.boxes.finding import ENDINGS, lists_in
 from mvrec.data.listing.boxes.own import read_own
+from mvrec.data.listing.boxes.pickles import ENDINGS as PICKLES
+from mvrec.data.listing.boxes.pickles import read_proposals
 from mvrec.data.listing.boxes.rows import BoxRow
 from mvrec.data.listing.lists import open_text
 from mvrec.errors import UserError
@@ -31,7 +33,8 @@ def read_boxes(path: Path, rule: FrameRule = FrameRule()) -> Iterator[BoxRow]:  
     """Yield the rows of a list of boxes, whose format its ending and its first line tell.
 
     Args:
-        path: The list: a CSV with a header, one in AVA's form without, or CVAT's XML; or a folder of such lists.
+        path: The list: a CSV with a header, one in AVA's form without, CVAT's XML, or a pickle of mmaction2's
+            proposals; or a folder of such lists.
         rule: The way from frames of tracks to key frames.
 
     Raises:
@@ -43,6 +46,9 @@ def read_boxes(path: Path, rule: FrameRule = FrameRule()) -> Iterator[BoxRow]:  
             raise UserError(f"{path}: there are no lists of boxes in it, which end with {' '.join(ENDINGS)}")
         for entry in lists:
             yield from read_boxes(entry, rule)
+        return
+    if path.suffix.lower() in PICKLES:
+        yield from read_proposals(path)
         return
     if is_cvat(path):
         if rule.seconds_of is None:

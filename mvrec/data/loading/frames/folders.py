@@ -1,12 +1,15 @@
 """Folders of single frames, read like a video of constant rate."""
 
+import functools
 import os
 import re
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from mvrec.data.listing.archive import FilePath
 from mvrec.data.listing.file_kinds import IMAGE_EXTENSIONS
@@ -34,6 +37,44 @@ def open_frames(path: FilePath, *, decoder: Decoder = "auto", fps: float = 30.0)
     return open_video(path, decoder=decoder)
 
 
+class NumberedFiles(NamedTuple):
+    """The numbered images of a folder.
+
+    Attributes:
+        numbers: int64 (N,), ascending.
+        form: What their names have in common, for `str.format` with a number; "" if they differ.
+        names: Their names in the order of numbers, if they differ.
+    """
+
+    numbers: npt.NDArray[np.int64]
+    form: str
+    names: tuple[str, ...] = ()
+
+    def name(self, place: int) -> str:
+        """Return the name of a file by its place."""
+        return self.form.format(int(self.numbers[place])) if self.form else self.names[place]
+
+
+@functools.lru_cache(maxsize=1024)  # a folder may have 27,000 files, and is read again for each of its key frames
+def numbered_files(folder: Path) -> NumberedFiles:
+    """Return the images of a folder whose names end with a number, in the order of these."""
+    files: dict[int, str] = {}
+    forms: set[str] = set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            stem, ending = os.path.splitext(entry.name)  # noqa: PTH122 - a Path each costs seconds
+            match = _LAST_NUMBER.search(stem)
+            if match and ending.lower() in IMAGE_EXTENSIONS and entry.name[0] != ".":
+                files[int(match[1])] = entry.name
+                parts = (stem[: match.start(1)], stem[match.end(1) :] + ending)
+                before, behind = (part.replace("{", "{{").replace("}", "}}") for part in parts)
+                forms.add(f"{before}{{:0{len(match[1])}d}}{behind}")
+    numbers = sorted(files)
+    form = forms.pop() if len(forms) == 1 else ""
+    names = () if form else tuple(files[number] for number in numbers)
+    return NumberedFiles(np.array(numbers, np.int64), form, names)
+
+
 class FrameFolder(Video):
     """A folder of images whose names end with their numbers, such as `000001.jpg`: the lowest is frame 0.
 
@@ -50,16 +91,10 @@ class FrameFolder(Video):
     decoder = "images"
 
     def __init__(self, folder: Path, *, fps: float) -> None:
-        self.files: dict[int, str] = {}
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                stem, ending = os.path.splitext(entry.name)  # noqa: PTH122 - a Path each costs seconds
-                number = _LAST_NUMBER.search(stem)
-                if number and ending.lower() in IMAGE_EXTENSIONS and entry.name[0] != ".":
-                    self.files[int(number[1])] = entry.name
-        if not self.files:
+        self.files = numbered_files(folder)
+        self.numbers = self.files.numbers
+        if not len(self.numbers):
             raise DecodeError(folder, "has no images with numbers, such as 000001.jpg")
-        self.numbers = np.array(sorted(self.files))
         count = int(self.numbers[-1] - self.numbers[0]) + 1
         clock = Clock(np.arange(count), Fraction(fps).limit_denominator(10**6) ** -1, last=1)
         super().__init__(str(folder), num_frames=count, fps=fps, clock=clock)
@@ -82,4 +117,4 @@ class FrameFolder(Video):
 
     def _read(self, index: int) -> Frames:
         place = np.searchsorted(self.numbers, self.numbers[0] + index, side="right") - 1
-        return read_image(Path(self.path) / self.files[int(self.numbers[place])])
+        return read_image(Path(self.path) / self.files.name(int(place)))
