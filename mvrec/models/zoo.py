@@ -158,7 +158,7 @@ def with_weights(
     kind = head_kind(recognised_weights.tensors, stored.details)
     if "num_classes" not in knobs and kind == SegmentationHead.kind:
         _place_segmenter(model, recognised_weights.tensors, stored)
-    elif "num_classes" not in knobs and kind == ActionHead.kind:
+    elif "num_classes" not in knobs and kind == ActionHead.kind and len(model.input_shape) == 4:
         head = ActionHead(model.feature_info, **stored.details["head"])
         model.place_head(head, head.arguments["num_classes"])
     new_head = classes is not None and classes != model.num_classes and "num_classes" in knobs

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
+import yaml
 from coloured_boxes import NAMES, squares, write_coloured_boxes
 from slow_average_precision import slow_average_precision
 from warm import run_ranks
@@ -288,6 +289,22 @@ def test_exported_weights_score_as_the_run_does(command, trained, tested, config
     assert code == 0, err
     run(["test", *config, "--model.context=true", f"--model.weights={weights}", f"--run_dir={tmp_path}"])
     assert metrics_of(tmp_path)["metrics"] == metrics_of(tested)["metrics"]
+
+
+def test_an_image_network_learns_frame_by_frame_and_its_weights_score_as_the_run(command, coloured, tmp_path):
+    settings = yaml.safe_load(CONFIG)
+    image = {"class_path": "mvrec.models.cloformer_xxs", "init_args": {"image_size": 64}}
+    framewise = {"class_path": "mvrec.models.Framewise", "init_args": {"backbone": image, "num_frames": 2}}
+    settings["model"]["init_args"]["backbone"] = framewise
+    settings["data"]["init_args"]["size"] = 64
+    (config := tmp_path / "framewise.yaml").write_text(yaml.safe_dump(settings))
+    flags = [f"--config={config}", f"--data.root={coloured}"]
+    run(["fit", *flags, "--trainer.max_steps=3", f"--run_dir={tmp_path / 'run'}"])
+    run(["test", str(tmp_path / "run"), f"--run_dir={tmp_path / 'tested'}"])
+    code, _, err = command("export", tmp_path / "run", "-o", weights := tmp_path / "x.safetensors")
+    assert code == 0, err
+    run(["test", *flags, f"--model.weights={weights}", f"--run_dir={tmp_path / 'weights'}"])
+    assert metrics_of(tmp_path / "weights")["metrics"] == metrics_of(tmp_path / "tested")["metrics"]
 
 
 def test_its_report_shows_actions_and_the_worst_key_frames(command, config, tmp_path, no_pictures):
