@@ -127,25 +127,30 @@ def key_frame(entry: dict[str, Any], thumbnails: Thumbnails) -> Html:
     """Return a key frame of `worst.json` with its boxes, and a line for each true box."""
     row = FrameRow(str(entry["path"]), (entry["seconds"], None))
     boxes = [outline(box["corners"], ASKED, dashed=True) for box in entry["boxes"]]
-    boxes += [outline(box["corners"], RIGHT if _is_right(box) else WRONG) for box in entry["true"]]
+    boxes += [
+        outline(box["corners"], RIGHT if _is_right(box) else WRONG, number=number)
+        for number, box in enumerate(entry["true"], 1)
+    ]
     try:
         picture = tag("img", src=jpeg_data(thumbnails(row)[0]), alt=f"key frame of {row.path}", style="width:100%")
         drawn = tag("div", picture, *boxes, style="position:relative;line-height:0;margin-bottom:.5rem")
     except DecodeError as error:
         drawn = tag("div", f"no picture: {error.cause}", class_="missing")
-    lines = [tag("p", box_text(box)) for box in entry["true"]]
+    lines = [tag("p", f"{number}. {box_text(box)}") for number, box in enumerate(entry["true"], 1)]
     where = tag(
         "p", name_of(row.path), f" at {entry['seconds']:g} s" if entry["seconds"] is not None else "", class_="path"
     )
     return tag("div", drawn, tag("div", *lines, where), class_="mistake")
 
 
-def outline(corners: Sequence[float], colour: str, *, dashed: bool = False) -> Html:
-    """Return a box over a picture, from corners in shares of the frame."""
+def outline(corners: Sequence[float], colour: str, *, dashed: bool = False, number: int | None = None) -> Html:
+    """Return a box over a picture, from corners in shares of the frame, with a number in its corner."""
     left, top, right, bottom = (100 * min(max(share, 0.0), 1.0) for share in corners)
     place = f"left:{left:.2f}%;top:{top:.2f}%;width:{right - left:.2f}%;height:{bottom - top:.2f}%"
     border = f"border:{1 if dashed else 2}px {'dashed' if dashed else 'solid'} {colour}"
-    return tag("span", "", style=f"position:absolute;box-sizing:border-box;{place};{border}")
+    text = "" if number is None else tag("b", number, style=f"background:{colour};color:#fff;padding:0 .25em")
+    style = f"position:absolute;box-sizing:border-box;line-height:1;font-size:.75rem;{place};{border}"
+    return tag("span", text, style=style)
 
 
 def box_text(box: dict[str, Any]) -> str:

@@ -13,12 +13,12 @@ COUNTS = {"train": 12, "val": 3, "test": 5}
 def squares(number: int) -> list[tuple[tuple[int, int, int, int], list[str]]]:
     """The corners and the labels of a video's squares."""
     rng = np.random.default_rng(number)
-    found = []
+    boxes = []
     for side in range(1 + number % 2):
         left, top = int(rng.integers(1 + 32 * side, 12 + 32 * side)), int(rng.integers(2, 24))
         labels = [("blue", "red")[int(rng.integers(2))], *(["bright"] if rng.random() < 0.5 else [])]
-        found.append(((left, top, left + 20, top + 22), labels))
-    return found
+        boxes.append(((left, top, left + 20, top + 22), labels))
+    return boxes
 
 
 def frame(number: int) -> np.ndarray:

@@ -123,12 +123,12 @@ def metrics_by_loops(folder: Path) -> float:
 
 
 def test_boxes_of_a_detector_are_scored_and_those_that_it_misses_are_missed(trained, tested, tmp_path):
-    found = ["path,time,x1,y1,x2,y2,score"]
+    rows = ["path,time,x1,y1,x2,y2,score"]
     for number in range(16, 20):  # none in the first test video
         for left, top, right, bottom in (box for box, _ in squares(number)):
-            found += [f"videos/{number}.mp4,{time},{left + 1},{top},{right + 1},{bottom},0.9" for time in (0.25, 0.75)]
-        found += [f"videos/{number}.mp4,0.25,0,0,6,6,0.95", f"videos/{number}.mp4,0.25,0,0,6,6,0.3"]
-    (tmp_path / "people.csv").write_text("\n".join(found))
+            rows += [f"videos/{number}.mp4,{time},{left + 1},{top},{right + 1},{bottom},0.9" for time in (0.25, 0.75)]
+        rows += [f"videos/{number}.mp4,0.25,0,0,6,6,0.95", f"videos/{number}.mp4,0.25,0,0,6,6,0.3"]
+    (tmp_path / "people.csv").write_text("\n".join(rows))
     flags = [f"--data.detections={tmp_path / 'people.csv'}", "--data.min_score=0.5"]
     run(["test", str(trained), *flags, f"--run_dir={tmp_path}"])
     scored, whole = metrics_of(tmp_path), metrics_of(tested)
@@ -325,6 +325,7 @@ def test_its_report_shows_actions_and_the_worst_key_frames(command, config, tmp_
     assert "no picture" not in page
     picture = base64.b64decode(page.partition("data:image/jpeg;base64,")[2].partition('"')[0])
     assert simplejpeg.decode_jpeg_header(picture)[:2] == (48, 64)  # the whole frame
+    assert page.count("<b style") == sum(len(entry["true"]) for entry in entries)
     boxes = page.count("position:absolute")
     assert boxes == sum(len(entry["true"]) + len(entry["boxes"]) for entry in entries)
 
