@@ -196,7 +196,21 @@ def inherited(settings: Sequence[Entry], *, checkpoint: Entry | None, training: 
         return {}
     start = starting_point(weights.value, where=weights.where)
     log.info("start from %s", start.summary)
-    return {"model.backbone": start.backbone, "data": start.data}
+    return {"model.backbone": start.backbone, "data": _for_named_data(start.data, settings)}
+
+
+def _for_named_data(data: dict[str, Any], settings: Sequence[Entry]) -> dict[str, Any]:
+    """Return the data settings of weights for the data module that the user names: those of its arguments.
+
+    The defaults of a module of another kind would stay otherwise, such as an augmentation that boxes do not follow.
+    """
+    entry = last_value(settings, "data")
+    path = None if entry is None else class_path_of(entry)
+    names = getattr(resolve(path), "__signature__", None)
+    if path is None or names is None:
+        return data
+    shared = {name: value for name, value in data["init_args"].items() if name in names.parameters}
+    return {"class_path": path, "init_args": shared}
 
 
 def of_same_data(settings: dict[str, Any], planned: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import torch
 
+from mvrec.cli.config_check import entries
+from mvrec.cli.run_defaults import inherited
 from mvrec.models import SegmentationHead, create_model
 from mvrec.models.checkpoints.segmenters import PROTOCOL, as_mmseg
 from mvrec.runs.weights_origin import starting_point
@@ -27,3 +29,11 @@ def test_a_segmenter_of_mmsegmentation_prescribes_data_with_masks_and_its_head(t
     assert torch.equal(task.backbone.head.decoder.conv_seg.weight, head.decoder.conv_seg.weight)
     # Without such weights the norm is the one that the maps of the network need.
     assert Segmentation(create_model("cloformer_xxs")).head_arguments["level_norm"] == "group"
+
+
+def test_weights_give_another_kind_of_data_the_arguments_that_it_has(tmp_path: Path) -> None:
+    torch.save(create_model("cloformer_xxs").state_dict(), path := tmp_path / "x.pth")
+    for name, others in (("ImageFolder", {"crop_fraction", "interpolation"}), ("VideoBoxes", set())):
+        data = inherited(entries([f"--model.weights={path}", f"--data={name}"]), checkpoint=None)["data"]
+        assert data["class_path"] == f"mvrec.data.{name}"
+        assert data["init_args"].keys() == {"size", "normalisation", *others}

@@ -161,11 +161,14 @@ class ActionDetection(Task):
     def write_scores(self, scores: ActionScores, folder: Path, stage: Stage) -> None:
         """Write key frames, detections and, in a test, the scores of actions, confusions and the worst key frames."""
         index = self.data.index("test")
-        path = folder / ("predicted.csv" if stage == "predict" else "predictions.csv")
+        names = (
+            ("predicted.csv", "predicted_boxes.csv") if stage == "predict" else ("predictions.csv", "detections.csv")
+        )
+        path, boxes = (folder / name for name in names)
         samples = [index[row] for row in range(len(index))]
         write_predictions(path, scores, samples=samples, columns=index.columns())
-        write_detections(folder / "detections.csv", scores, names=frame_names(samples), action_ids=self._action_ids())
-        log.info("key frames in %s, boxes in AVA's form in %s", path, folder / "detections.csv")
+        write_detections(boxes, scores, names=frame_names(samples), action_ids=self._action_ids())
+        log.info("key frames in %s, boxes in AVA's form in %s", path, boxes)
         if stage == "predict":
             return
         write_per_class(folder / "per_class.csv", scores, class_names=self.class_names)

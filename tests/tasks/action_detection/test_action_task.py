@@ -144,7 +144,7 @@ def test_boxes_of_a_detector_are_scored_and_those_that_it_misses_are_missed(trai
 
 def test_predict_writes_key_frames_and_boxes_without_a_score(trained, tested, tmp_path):
     run(["predict", str(trained), f"--run_dir={tmp_path}"])
-    assert (tmp_path / "detections.csv").read_text() == (tested / "detections.csv").read_text()
+    assert (tmp_path / "predicted_boxes.csv").read_text() == (tested / "detections.csv").read_text()
     assert len(read(tmp_path / "predicted.csv")) == 10
     assert not (tmp_path / "metrics.json").exists()
 
