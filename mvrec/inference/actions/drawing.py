@@ -52,14 +52,17 @@ class Scene:
 
     Args:
         predictions: The video's key frames in the order of time.
-        most_gap: Seconds between two moments of a person over which the box moves on; in longer ones it is hidden.
+        step: Seconds from one look at people to the next.
+        most_gap: Looks between two moments of a person over which the box moves on; in longer gaps it is hidden.
         least_score: Least score of an action that is shown.
     """
 
     def __init__(
-        self, predictions: Sequence[ActionPrediction], *, most_gap: float, least_score: float = LEAST_SCORE
+        self, predictions: Sequence[ActionPrediction], *, step: float, most_gap: float, least_score: float = LEAST_SCORE
     ) -> None:
-        self.most_gap = most_gap
+        self.step, self.most_gap = step, most_gap * step
+        looks = [sighting.seconds for prediction in predictions for sighting in prediction.sightings]
+        self.first, self.last = min(looks, default=0.0), max(looks, default=0.0)
         self._paths: dict[str, _Path] = {}
         for prediction in predictions:
             for sighting in prediction.sightings:
@@ -80,6 +83,9 @@ class Scene:
 
     def at(self, seconds: float) -> list[Label]:
         """Return the boxes at a time."""
+        # Before the first look and after the last one nothing is known: people stay for a step.
+        seconds = self.first if self.first - self.step <= seconds < self.first else seconds
+        seconds = self.last if self.last < seconds <= self.last + self.step else seconds
         labels = ((name, path, self._place(path, seconds)) for name, path in self._paths.items())
         return [Label(corners, name, _actions(path, seconds)) for name, path, corners in labels if corners is not None]
 
@@ -89,10 +95,10 @@ class Scene:
             start, end = path.times[after - 1], path.times[after]
             share = np.float32((seconds - start) / (end - start))
             return path.corners[after - 1] * (1 - share) + path.corners[after] * share
-        # A person who is seen no more, or not yet, stays for half the time in which another look might have come.
+        # A person whom the look before or after does not see is there until the middle between both.
         near = [place for place in (after - 1, after) if 0 <= place < len(path.times)]
         nearest = min(near, key=lambda place: abs(path.times[place] - seconds))
-        return path.corners[nearest] if abs(path.times[nearest] - seconds) <= self.most_gap / 4 else None
+        return path.corners[nearest] if abs(path.times[nearest] - seconds) <= self.step / 2 else None
 
 
 def _actions(path: _Path, seconds: float) -> list[tuple[str, float]]:

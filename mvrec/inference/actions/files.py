@@ -14,6 +14,7 @@ from mvrec.data.views.timeline import timeline_of
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.actions.drawing import LEAST_SCORE, Pixels, Scene, colour_of, drawn
 from mvrec.inference.actions.results import ActionPrediction, Sighting
+from mvrec.inference.actions.tracks import MOST_GAP
 from mvrec.inference.overlay import Mp4Writer, enlarged
 from mvrec.inference.results import writing
 
@@ -22,7 +23,6 @@ log = logging.getLogger("mvrec")
 NOMINAL_FPS = 30.0  # of a video whose pictures have times of their own
 FRAMES_AT_ONCE = 8  # a call of the decoder may have to seek
 LEAST_PIXELS = 360  # of the short side: text of a readable size would hide smaller pictures
-MOST_GAP = 2.5  # moments over which the box of a hidden person moves on
 
 
 class ActionVideos:
@@ -96,7 +96,7 @@ def write_video(
     Raises:
         UserError: The file cannot be written.
     """
-    scene = Scene(predictions, most_gap=MOST_GAP * _step(predictions), least_score=least_score)
+    scene = Scene(predictions, step=_step(predictions), most_gap=MOST_GAP, least_score=least_score)
     colours = {name: colour_of(number) for number, name in enumerate(scene.names)}
     begin = sample.start_seconds or 0.0
     with writing(path), Mp4Writer(path, fps=NOMINAL_FPS, about=f"{sample.path}: actions of people") as writer:

@@ -25,7 +25,7 @@ from mvrec.data.views.transforms import views_of
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.actions.people import NoPeopleError, People
 from mvrec.inference.actions.results import ActionPrediction, Person, Sighting
-from mvrec.inference.actions.tracks import Linker, smoothed
+from mvrec.inference.actions.tracks import MOST_GAP, Linker, smoothed
 from mvrec.inference.inputs import Item
 from mvrec.inference.recogniser import Recogniser
 from mvrec.inference.recognising import prefetched
@@ -34,7 +34,6 @@ log = logging.getLogger("mvrec")
 
 Pixels = npt.NDArray[np.uint8]
 
-MOST_GAP = 2.5  # moments for which a person may be hidden
 ROUNDING = 1e-3  # seconds
 
 

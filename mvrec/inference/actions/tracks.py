@@ -13,6 +13,7 @@ from mvrec.inference.actions.results import ActionPrediction, Person
 Corners = npt.NDArray[np.float32]  # (N, 4): left, top, right and bottom in pixels
 
 LEAST_OVERLAP = 0.3  # IoU of a person's boxes at two moments
+MOST_GAP = 2.5  # looks for which a person may be hidden
 ROUNDING = 1e-6  # seconds
 
 

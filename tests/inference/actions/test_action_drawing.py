@@ -24,7 +24,7 @@ def scene() -> Scene:
     """Person a walks to the right for two seconds and comes back after four, b is seen once."""
     first = key_frame(0, [sighting(0, a=0, b=50), sighting(1, a=10)], a=[0.1, 0.9, 0.6, 0.7], b=[0.2, 0.1, 0, 0])
     second = key_frame(2, [sighting(2, a=30)], a=[0.8, 0.1, 0.1, 0.1])
-    return Scene([first, second, key_frame(6, [sighting(6, a=90)], a=[0.9, 0, 0, 0])], most_gap=2)
+    return Scene([first, second, key_frame(6, [sighting(6, a=90)], a=[0.9, 0, 0, 0])], step=1, most_gap=2)
 
 
 def at(scene, seconds):
@@ -43,7 +43,8 @@ def test_people_who_are_seen_no_more_stay_a_moment_and_do_not_glide_over_long_ga
     assert at(scene, 2.4) == {"a": (30, ["sit"])}
     assert at(scene, 4) == {}
     assert at(scene, 5.6) == {"a": (90, ["sit"])}
-    assert at(scene, 7) == {}
+    assert at(scene, 7) == {"a": (90, ["sit"])}  # a step after the last look
+    assert at(scene, 7.1) == {}
 
 
 def test_boxes_have_the_colour_of_their_person_and_texts_lie_in_the_picture():
