@@ -1,6 +1,7 @@
 """Boxes of people with their names and actions, drawn over the frames of a video."""
 
 import colorsys
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -90,21 +91,27 @@ class Scene:
         return [Label(corners, name, _actions(path, seconds)) for name, path, corners in labels if corners is not None]
 
     def _place(self, path: _Path, seconds: float) -> npt.NDArray[np.float32] | None:
-        after = int(np.searchsorted(path.times, seconds, side="right"))
+        after = bisect_right(path.times, seconds)
         if 0 < after < len(path.times) and path.times[after] - path.times[after - 1] <= self.most_gap:
             start, end = path.times[after - 1], path.times[after]
             share = np.float32((seconds - start) / (end - start))
             return path.corners[after - 1] * (1 - share) + path.corners[after] * share
         # A person whom the look before or after does not see is there until the middle between both.
-        near = [place for place in (after - 1, after) if 0 <= place < len(path.times)]
-        nearest = min(near, key=lambda place: abs(path.times[place] - seconds))
+        nearest = _nearest(path.times, seconds)
         return path.corners[nearest] if abs(path.times[nearest] - seconds) <= self.step / 2 else None
 
 
 def _actions(path: _Path, seconds: float) -> list[tuple[str, float]]:
     if not path.key_times:
         return []
-    return path.actions[int(np.abs(np.array(path.key_times) - seconds).argmin())]
+    return path.actions[_nearest(path.key_times, seconds)]
+
+
+def _nearest(times: Sequence[float], seconds: float) -> int:
+    """Return the place of the nearest of ascending times, at least one; of two that are as near the earlier one."""
+    after = bisect_right(times, seconds)
+    places = [place for place in (after - 1, after) if 0 <= place < len(times)]
+    return min(places, key=lambda place: abs(times[place] - seconds))
 
 
 def colour_of(number: int) -> tuple[int, int, int]:

@@ -82,7 +82,7 @@ class ActionVideos:
 def write_video(
     path: Path, video: Video, sample: Sample, predictions: list[ActionPrediction], *, least_score: float = LEAST_SCORE
 ) -> None:
-    """Write a video with the people and their actions.
+    """Write a video with the people and their actions; a damaged one ends before the damage, with a warning.
 
     Args:
         path: The file.
@@ -90,8 +90,6 @@ def write_video(
         sample: The part of it.
         predictions: Its key frames in the order of time.
         least_score: Least score of an action that is shown.
-
-    A damaged video ends before the damage, with a warning.
 
     Raises:
         UserError: The file cannot be written.

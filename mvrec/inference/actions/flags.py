@@ -37,7 +37,7 @@ def add_action_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--min_action", type=float, metavar="P", help="least score of a drawn or printed action (default: 0.5)"
     )
-    pixels = "look at the centre alone, as training and `mvrec test` may do (default: full)"
+    pixels = "look at full frames, or at their centre as `mvrec test` may do (default: full)"
     group.add_argument("--pixels", choices=("centre", "full"), help=pixels)
 
 
