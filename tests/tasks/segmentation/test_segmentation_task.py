@@ -209,6 +209,21 @@ def test_exported_weights_score_and_recognize_as_the_run_does(command, trained, 
         assert counts.tolist() == [int(row["predicted_pixels"]) for row in read(tested / "per_class.csv")]
 
 
+def test_crops_of_two_sides_reach_plan_network_and_windows(command, scenes, tmp_path):
+    folder, more = tmp_path / "run", ["--trainer.max_steps=1", "--trainer.limit_val_batches=1", "--model.channels=8"]
+    code, _, err = command("fit", "--data.root", scenes, "--data.size", "[32,48]", "--run_dir", folder, *more)
+    assert code == 0, err
+    assert "input    32 pixels high, 48 wide" in err
+    assert "images (C, H, W) = (3, 32, 48)" in err
+    assert json.loads((folder / "data.json").read_text())["protocol"]["size"] == [32, 48]
+    code, _, err = command("test", folder, "--data.protocol", "slide", "--run_dir", tmp_path / "tested")
+    assert code == 0, err
+    assert "windows of 32 x 48 every 21 x 32" in err
+    code, _, err = command("recognize", scenes / "images/test", "--ckpt", folder, "--slide", "--masks", tmp_path / "m")
+    assert code == 0, err
+    assert "windows of 32 x 48 every 21 x 32" in err
+
+
 def labelled(scenes: Path, mask: Path) -> np.ndarray:
     """The labelled pixels of a test image, bool (H, W)."""
     (true,) = (scenes / "masks/test").glob(f"{mask.stem}.*")
