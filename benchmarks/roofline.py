@@ -1,4 +1,4 @@
-"""How far a network is from what its products and its memory traffic allow; prints a table.
+"""The time of a network next to that of its products and its memory traffic alone; prints a table.
 
 python benchmarks/roofline.py [--quick] [--only NAME] [--json [PATH]]
 
@@ -155,15 +155,15 @@ def main() -> None:
             for _ in range(1 if options.quick else REPEATS):
                 for library, network in nets.items():
                     seconds[library].append(step(network, clip, row)[0])
-            ours, theirs = min(seconds["mvrec"]), min(seconds[peer])
+            best, peer_best = min(seconds["mvrec"]), min(seconds[peer])
             products, rest = roof(nets["mvrec"], clip, row, speed)
-            highest = theirs / (products + rest)
-            values = (ours, products, rest, theirs, theirs / ours, highest)
+            highest = peer_best / (products + rest)
+            values = (best, products, rest, peer_best, peer_best / best, highest)
             print(f"| {name} | {row.label} | {' | '.join(f'{value:.2f}' for value in values)} |", flush=True)
             more = {"its products alone": f"{products:.2f} s", "the rest as bytes": f"{rest:.2f} s"}
             more["highest ratio"] = f"{highest:.2f}"
-            ratio = theirs / ours
-            figures.add(Row(name, row.label, peer, ours, theirs, "CPU s", ratio=ratio, more=more))
+            ratio = peer_best / best
+            figures.add(Row(name, row.label, peer, best, peer_best, "CPU s", ratio=ratio, more=more))
 
 
 if __name__ == "__main__":
