@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvrec.cli.config_check import Entry, as_value, last_value
 from mvrec.cli.parse_errors import said_of_key
-from mvrec.data.listing.boxes.finding import has_boxes
+from mvrec.data.listing.boxes.finding import has_boxes, release_of
 from mvrec.data.listing.root import has_masks
 from mvrec.errors import UserError
 from mvrec.files import at_home
@@ -58,6 +58,9 @@ def _with_places(settings: Sequence[Entry], root: Path) -> str | None:
     """Return the data module of a folder's boxes or masks; `None` if the user names a task that does not learn them."""
     named = next((entry for entry in reversed(settings) if entry.key == "model" and isinstance(entry.value, str)), None)
     task = None if named is None else named.value.rpartition(".")[2]
+    if task in (None, DETECTION) and (release := release_of(root)):
+        recipe = " --config ava_mvit_b_16x4" if release == "AVA" else f" --data {release} --model {DETECTION}"
+        raise UserError(f"data.root: {str(root)!r} is the release of {release}, which is not planned: add{recipe}")
     if task in (None, DETECTION) and has_boxes(root):
         return BOXED
     return MASKED if task in (None, SEGMENTATION) and has_masks(root, splits=("train",)) else None

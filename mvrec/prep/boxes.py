@@ -45,11 +45,11 @@ def find_data(options: argparse.Namespace) -> "BoxData | None":
     """
     if not options.root.is_dir():
         return None
-    from mvrec.data.listing.boxes.finding import has_boxes
+    from mvrec.data.listing.boxes.finding import has_boxes, release_of
 
     name = options.layout
-    if name == "auto" and has_boxes(options.root):
-        name = "boxes"
+    if name == "auto":
+        name = (release_of(options.root) or ("boxes" if has_boxes(options.root) else name)).lower()
     if name not in LAYOUTS:
         return None
     from mvrec import data

@@ -76,7 +76,7 @@ def test_index_reads_ava_and_tubes(tmp_path):
     code, out, _ = run("index", root, "--layout", "ava", "--out", tmp_path / "lists")
     assert code == 1
     assert "4 key frames outside their videos" in out
-    code, out, _ = run("index", root, "--layout", "ava", "--offset", 900, "--out", tmp_path / "lists")
+    code, out, _ = run("index", root, "--offset", 900, "--out", tmp_path / "lists")
     assert code == 0
     assert (tmp_path / "lists/val.csv").read_text().splitlines()[1:] == [
         f'{root}/videos/val.mp4,2,0,0,1,1,"a, b"',
@@ -86,7 +86,7 @@ def test_index_reads_ava_and_tubes(tmp_path):
     tubes |= {"train_videos": [["x/a"]], "test_videos": [["x/a"]]}
     write_video(tmp_path / "a.mp4", num_frames=30)
     (tmp_path / "JHMDB-GT.pkl").write_bytes(pickle.dumps(tubes))
-    code, out, _ = run("index", tmp_path, "--layout", "jhmdb", "--out", tmp_path / "tubes")
+    code, out, _ = run("index", tmp_path, "--out", tmp_path / "tubes")
     assert (code, "2 key frames outside their videos" in out) == (1, True)
 
 

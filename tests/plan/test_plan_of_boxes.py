@@ -91,3 +91,17 @@ def test_a_folder_of_boxes_trains_without_a_config(command, tmp_path):
     assert list((tmp_path / "run").rglob("last.ckpt"))
     code, _, err = command("init", tmp_path / "films", "-o", tmp_path / "x.yaml", "--model", "Classification")
     assert code == 2, err  # its folders are no classes
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("annotations/ava_train_v2.2.csv", "AVA, which is not planned: add --config ava_mvit_b_16x4"),
+        ("JHMDB-GT.pkl", "JHMDB, which is not planned: add --data JHMDB --model ActionDetection"),
+    ],
+)
+def test_a_public_data_set_needs_its_data_module(command, tmp_path, name, flags):
+    write_list(tmp_path / "set" / name, "a,902,.1,.1,.5,.5,3,1", header="a,903,.1,.1,.5,.5,3,1")
+    write_lit_video(tmp_path / "set/a.mp4", (2, 4, 30, 40))
+    code, _, err = command("init", tmp_path / "set", "-o", tmp_path / "x.yaml")
+    assert (code, f"is the release of {flags}" in err) == (2, True), err

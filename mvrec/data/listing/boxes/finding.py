@@ -12,6 +12,20 @@ from mvrec.errors import UserError
 ENDINGS = (".csv", ".tsv", ".xml")
 SPLITS = ("train", "val", "test")
 WHOLE = ("boxes", "annotations")  # names of the one list of a root without splits
+# Public data sets by the files of their releases, with the data modules that read them.
+RELEASES = {
+    "AVA": ("ava_train_v2.*.csv", "annotations/ava_train_v2.*.csv"),
+    "UCF101_24": ("UCF101v2-GT.pkl", "UCF101-GT.pkl"),
+    "JHMDB": ("JHMDB-GT.pkl",),
+}
+
+
+def release_of(root: Path) -> str | None:
+    """Return the data module of the public data set whose release is in a root; `None` for any other."""
+    for name, patterns in RELEASES.items():
+        if any(any(root.glob(pattern)) for pattern in patterns):
+            return name
+    return None
 
 
 def lists_in(folder: Path) -> list[Path]:
@@ -48,12 +62,14 @@ def find_lists(root: Path) -> dict[str, Path]:
 
 
 def has_boxes(root: Path) -> bool:
-    """Return whether a root has boxes to train on: lists of its own, not the files of a public data set.
+    """Return whether a root has boxes to train on: lists of its own, not the release of a public data set.
 
     Raises:
         UserError: A list cannot be opened.
     """
-    return any(is_box_list(path) for stem in ("train", *WHOLE) for path in _candidates(root, stem))
+    return release_of(root) is None and any(
+        is_box_list(path) for stem in ("train", *WHOLE) for path in _candidates(root, stem)
+    )
 
 
 def _candidates(root: Path, stem: str) -> Iterator[Path]:
