@@ -61,9 +61,14 @@ def _with_places(settings: Sequence[Entry], root: Path) -> str | None:
     if task in (None, DETECTION) and (release := release_of(root)):
         recipe = " --config ava_mvit_b_16x4" if release == "AVA" else f" --data {release} --model {DETECTION}"
         raise UserError(f"data.root: {str(root)!r} is the release of {release}, which is not planned: add{recipe}")
-    if task in (None, DETECTION) and has_boxes(root):
+    if task in (None, DETECTION) and _has_boxes(settings, root):
         return BOXED
     return MASKED if task in (None, SEGMENTATION) and has_masks(root, splits=("train",)) else None
+
+
+def _has_boxes(settings: Sequence[Entry], root: Path) -> bool:
+    """Return whether a folder has lists of boxes, or a flag names one elsewhere."""
+    return last_value(settings, "data.boxes") is not None or has_boxes(root)
 
 
 def task_of_folder(settings: Sequence[Entry]) -> Entry | None:
@@ -76,7 +81,7 @@ def task_of_folder(settings: Sequence[Entry]) -> Entry | None:
     root = last_value(settings, "data.root")
     if root is None or any(entry.key == "model" and isinstance(entry.value, str) for entry in settings):
         return None
-    if has_boxes(at_home(root.value)):
+    if _has_boxes(settings, at_home(root.value)):
         return Entry("model", f"mvrec.tasks.{DETECTION}", root.where, is_class=True)
     if has_masks(at_home(root.value), splits=("train",)):
         return Entry("model", f"mvrec.tasks.{SEGMENTATION}", root.where, is_class=True)

@@ -89,6 +89,10 @@ def test_a_folder_of_boxes_trains_without_a_config(command, tmp_path):
     assert "20 key frames of 10 videos with boxes of 2 actions" in err
     assert "evaluation sees full frames" in err
     assert list((tmp_path / "run").rglob("last.ckpt"))
+    (tmp_path / "films/boxes.csv").rename(tmp_path / "mine.csv")
+    code, _, err = command("init", tmp_path / "films", "-o", tmp_path / "y.yaml", "--data.boxes", tmp_path / "mine.csv")
+    assert code == 0, err
+    (tmp_path / "mine.csv").rename(tmp_path / "films/boxes.csv")
     code, _, err = command("init", tmp_path / "films", "-o", tmp_path / "x.yaml", "--model", "Classification")
     assert code == 2, err  # its folders are no classes
 
