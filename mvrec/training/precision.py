@@ -6,6 +6,8 @@ import torch
 
 from mvrec.errors import UserError
 
+HALF = ("bf16-true", "16-true")  # which round true values and corners of boxes to two or three digits
+
 log = logging.getLogger(__name__)
 
 

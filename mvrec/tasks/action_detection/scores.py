@@ -137,6 +137,10 @@ class ActionScores(Scores):
 
     def facts(self) -> dict[str, Any]:
         """Return the counts of boxes: those asked about, the true ones, and the true ones that a box covers."""
+        return dict(self._facts)
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
         covered = sum(len(frame.truth) - frame_labels(frame).count(None) for frame in self.frames)
         return {
             "boxes": sum(len(frame.places) for frame in self.frames),
@@ -148,7 +152,7 @@ class ActionScores(Scores):
 
     def counts(self, noun: str = "key frames") -> str:
         """Return the counts of key frames and boxes, and the number of classes in the mean."""
-        facts = self.facts()
+        facts = self._facts
         covered, true = facts["true_boxes_covered"], facts["true_boxes"]
         text = f"{super().counts(noun)}, {facts['boxes']} boxes, {true} true"
         if covered < true:

@@ -37,6 +37,7 @@ from mvrec.tasks.action_detection.predictions import (
 from mvrec.tasks.action_detection.probabilities import box_logits, box_probabilities
 from mvrec.tasks.action_detection.scores import METRICS, ActionScores, ActionTally
 from mvrec.tasks.base import Stage, Task
+from mvrec.training.precision import HALF
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +107,8 @@ class ActionDetection(Task):
 
     def build(self, data: RunData) -> None:
         """Give the network a head for the data's actions."""
+        if self.trainer.precision in HALF:
+            raise UserError(f"trainer.precision {self.trainer.precision} rounds the corners of boxes: use bf16-mixed")
         names = self.data.class_names
         training = self.trainer.state.fn == "fit"
         saved = fit_head(

@@ -15,8 +15,7 @@ from mvrec.tasks.base import Stage, Task
 from mvrec.tasks.regression.predictions import write_predictions
 from mvrec.tasks.regression.scale import KEY, ValueScale
 from mvrec.tasks.regression.scores import ValueScores, ValueTally, loss_of
-
-HALF = ("bf16-true", "16-true")  # which would round true values to two or three digits
+from mvrec.training.precision import HALF
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from warm import run_ranks
 from mvrec.cli.lightning import run
 from mvrec.errors import UserError
 
+FSDP = f"--config={Path(__file__).parents[3] / 'configs/overlays/fsdp.yaml'}"
 CONFIG = """
 trainer: {max_epochs: 12, accelerator: cpu, devices: 1, log_every_n_steps: 1, enable_progress_bar: false}
 seed_everything: 0
@@ -229,11 +230,13 @@ def test_scores_are_those_of_one_process(trained, tested, tmp_path, world):
     assert metrics_of(tmp_path)["metrics"] == pytest.approx(metrics_of(tested)["metrics"], abs=1e-12)
 
 
-def test_two_processes_train_also_where_one_has_no_boxes(config, coloured, tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_train_also_where_one_has_no_boxes(config, coloured, tmp_path, strategy):
     """Boxes are cropped away and dropped, so that batches of one process are empty at times."""
     flags = ["--data.cropped=drop", "--data.batch_size=1", "--trainer.max_epochs=2", "--data.size=32"]
-    flags += ["--data.augment.crop_side=[0.3,0.4]", "--trainer.strategy=ddp"]
-    for process in run_ranks(2, "fit", *config, *flags, f"--run_dir={tmp_path}"):
+    flags += ["--data.augment.crop_side=[0.3,0.4]", *([FSDP] if strategy == "fsdp" else [])]
+    options = {} if strategy == "ddp" else {"strategy": None}
+    for process in run_ranks(2, "fit", *config, *flags, f"--run_dir={tmp_path}", **options):
         assert process.returncode == 0, process.stderr
     losses = [float(row["train/loss"]) for row in read(tmp_path / "metrics.csv") if row["train/loss"]]
     assert (len(losses), min(losses)) == (24, 0)
@@ -305,6 +308,11 @@ def test_an_image_network_learns_frame_by_frame_and_its_weights_score_as_the_run
     assert code == 0, err
     run(["test", *flags, f"--model.weights={weights}", f"--run_dir={tmp_path / 'weights'}"])
     assert metrics_of(tmp_path / "weights")["metrics"] == metrics_of(tmp_path / "tested")["metrics"]
+
+
+def test_true_half_precision_is_refused(config, tmp_path):
+    with pytest.raises(UserError, match="bf16-true rounds the corners of boxes: use bf16-mixed"):
+        run(["fit", *config, f"--run_dir={tmp_path}", "--trainer.precision=bf16-true"])
 
 
 def test_its_report_shows_actions_and_the_worst_key_frames(command, config, tmp_path, no_pictures):
