@@ -113,13 +113,29 @@ def write_confusion(path: Path, scores: ActionScores, *, class_names: Sequence[s
     write_csv(path, [["", *class_names, FAILED], *rows])
 
 
-def write_worst(path: Path, scores: ActionScores, *, samples: Sequence[Sample], class_names: Sequence[str]) -> None:
-    """Write the key frames with the fewest found actions, with their boxes and the answers for these, as JSON."""
+def write_worst(
+    path: Path,
+    scores: ActionScores,
+    *,
+    samples: Sequence[Sample],
+    class_names: Sequence[str],
+    offset: float = 0.0,
+) -> None:
+    """Write the key frames with the fewest found actions, with their boxes and the answers for these, as JSON.
+
+    Args:
+        path: The file.
+        scores: The result of an evaluation.
+        samples: The key frame of each sample id.
+        class_names: Names of the actions.
+        offset: Seconds that the list's times are ahead of the videos'.
+    """
     entries = [
         {
             "number": sample,
             "path": str(samples[sample].path),
             "seconds": samples[sample].start_seconds,
+            "seconds_in_file": (samples[sample].start_seconds or 0.0) - offset,
             **_boxes(scores.frames[place], class_names),
         }
         for place, sample in _worst(scores)

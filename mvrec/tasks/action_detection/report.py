@@ -125,7 +125,7 @@ def classes_table(classes: Sequence[ActionScore]) -> Html:
 
 def key_frame(entry: dict[str, Any], thumbnails: Thumbnails) -> Html:
     """Return a key frame of `worst.json` with its boxes, and a line for each true box."""
-    row = FrameRow(str(entry["path"]), (entry["seconds"], None))
+    row = FrameRow(str(entry["path"]), (entry["seconds_in_file"], None))
     boxes = [outline(box["corners"], ASKED, dashed=True) for box in entry["boxes"]]
     boxes += [
         outline(box["corners"], RIGHT if _is_right(box) else WRONG, number=number)

@@ -176,7 +176,8 @@ class ActionDetection(Task):
             return
         write_per_class(folder / "per_class.csv", scores, class_names=self.class_names)
         write_confusion(folder / "confusion.csv", scores, class_names=self.class_names)
-        write_worst(folder / WORST, scores, samples=samples, class_names=self.class_names)
+        offset = getattr(getattr(self.data, "times", None), "offset", 0.0)
+        write_worst(folder / WORST, scores, samples=samples, class_names=self.class_names, offset=offset)
 
     @property
     def class_names(self) -> tuple[str, ...]:

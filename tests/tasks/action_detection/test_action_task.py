@@ -214,6 +214,18 @@ def test_ava_is_scored_and_its_file_has_avas_videos_seconds_and_action_ids(train
     assert right >= 9
 
 
+def test_the_report_of_ava_shows_key_frames_of_cut_films(config, ava, command, tmp_path, no_pictures):
+    flags = ["--data=mvrec.data.AVA", f"--data.root={ava}", "--data.offset=900"]
+    run(["fit", *config, *flags, "--trainer.max_steps=1", f"--run_dir={tmp_path}"])
+    run(["test", str(tmp_path), f"--run_dir={tmp_path}"])
+    code, _, err = command("report", tmp_path)
+    assert code == 0, err
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('alt="key frame of') > 0
+    assert " at 900 s" in page
+    assert "no picture" not in page
+
+
 def test_a_run_resumes_within_an_epoch_to_the_bit(trained, config, tmp_path):
     for flag in ("--trainer.max_steps=14", "--resume=auto"):
         run(["fit", *config, f"--run_dir={tmp_path}", flag])
