@@ -16,6 +16,7 @@ from mvrec.data.listing.boxes.rows import BoxRow, Faults
 from mvrec.data.listing.index import Sample
 from mvrec.data.loading.frames.seconds import FrameSeconds
 from mvrec.data.video.video import Decoder
+from mvrec.data.views.timeline import ROUNDING
 from mvrec.errors import PartError, UserError
 from mvrec.files import at_home
 from mvrec.inference.actions.results import Sighting
@@ -162,15 +163,20 @@ class ListedPeople(People):
 
     def times(self, sample: Sample, seconds: float) -> list[float]:
         """Return the moments of the list that lie in the video, or in its part."""
-        start, end = sample.start_seconds or 0.0, min(sample.end_seconds or math.inf, seconds)
+        start, end = sample.start_seconds or 0.0, math.inf if sample.end_seconds is None else sample.end_seconds
+        last = seconds + ROUNDING  # as in training
         moments = [moment / PLACES for moment in sorted(self._of(sample))]
-        inside = [moment for moment in moments if start <= moment < end]
+        inside = [moment for moment in moments if start <= moment < end and moment <= last]
         if not inside:
             first = self._of(sample)[round(moments[0] * PLACES)][0]
             raise NoPeopleError(
-                f"{first.where}: no box of the list lies in the {end - start:.2f} s of {sample.path}: its boxes are at "
-                f"{moments[0]:g} to {moments[-1]:g} s"
+                f"{first.where}: no box of the list lies in the {min(end, seconds) - start:.2f} s of {sample.path}: its "
+                f"boxes are at {moments[0]:g} to {moments[-1]:g} s"
             )
+        if behind := [moment for moment in moments if moment > last]:
+            first = self._of(sample)[round(behind[0] * PLACES)][0]
+            text = "%s: left out the boxes at %g s and %d later times: %s ends at %.2f s"
+            log.warning(text, first.where, behind[0], len(behind) - 1, sample.path, seconds)
         return inside
 
     def sighting(self, sample: Sample, seconds: float, size: tuple[int, int], frame: Pixels | None) -> Sighting:

@@ -50,10 +50,17 @@ def test_a_video_is_found_by_its_path_its_name_or_its_id(tmp_path):
         people.times(Sample(Path("z.mp4"), 0), 1.0)
 
 
-def test_times_outside_the_video_are_named_and_spans_choose(tmp_path):
+def test_times_outside_the_video_are_named_and_spans_choose(tmp_path, caplog):
     people = listed(tmp_path, "".join(f"v,{second},1,1,9,9,,,\n" for second in (901, 902, 903)))
     assert people.times(Sample(Path("v.mp4"), 0, 901.5, 903.0), 1000) == [902]
-    with pytest.raises(UserError, match=r"boxes.csv:2: no box of the list lies in the 60.00 s of v.mp4: .* 901 to 903 s"):
+    assert not caplog.messages
+    assert people.times(Sample(Path("v.mp4"), 0), 903) == [901, 902, 903]  # the end is the last frame
+    assert not caplog.messages
+    assert people.times(Sample(Path("v.mp4"), 0), 901.9) == [901]
+    assert "boxes.csv:3: left out the boxes at 902 s and 1 later times: v.mp4 ends at 901.90 s" in caplog.text
+    with pytest.raises(
+        UserError, match=r"boxes.csv:2: no box of the list lies in the 60.00 s of v.mp4: .* 901 to 903 s"
+    ):
         people.times(Sample(Path("v.mp4"), 0), 60)
     with pytest.raises(UserError, match=r"it has no box with a score of 0.9 or more"):
         listed(tmp_path, "v,0,1,1,9,9,,,0.5\n", min_score=0.9)
