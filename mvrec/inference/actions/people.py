@@ -170,8 +170,8 @@ class ListedPeople(People):
         if not inside:
             first = self._of(sample)[round(moments[0] * PLACES)][0]
             raise NoPeopleError(
-                f"{first.where}: no box of the list lies in the {min(end, seconds) - start:.2f} s of {sample.path}: its "
-                f"boxes are at {moments[0]:g} to {moments[-1]:g} s"
+                f"{first.where}: no box of the list lies in the {min(end, seconds) - start:.2f} s of {sample.path}: "
+                f"its boxes are at {moments[0]:g} to {moments[-1]:g} s"
             )
         if behind := [moment for moment in moments if moment > last]:
             first = self._of(sample)[round(behind[0] * PLACES)][0]
