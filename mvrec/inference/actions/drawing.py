@@ -54,14 +54,14 @@ class Scene:
     Args:
         predictions: The video's key frames in the order of time.
         step: Seconds from one look at people to the next.
-        most_gap: Looks between two moments of a person over which the box moves on; in longer gaps it is hidden.
+        most_gap: Seconds between two moments of a person over which the box moves on; in longer gaps it is hidden.
         least_score: Least score of an action that is shown.
     """
 
     def __init__(
         self, predictions: Sequence[ActionPrediction], *, step: float, most_gap: float, least_score: float = LEAST_SCORE
     ) -> None:
-        self.step, self.most_gap = step, most_gap * step
+        self.step, self.most_gap = step, most_gap
         looks = [sighting.seconds for prediction in predictions for sighting in prediction.sightings]
         self.first, self.last = min(looks, default=0.0), max(looks, default=0.0)
         self._paths: dict[str, _Path] = {}

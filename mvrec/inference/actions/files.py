@@ -14,7 +14,7 @@ from mvrec.data.views.timeline import timeline_of
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.actions.drawing import LEAST_SCORE, Pixels, Scene, colour_of, drawn
 from mvrec.inference.actions.results import ActionPrediction, Sighting
-from mvrec.inference.actions.tracks import MOST_GAP
+from mvrec.inference.actions.tracks import longest_gap
 from mvrec.inference.overlay import Mp4Writer, enlarged
 from mvrec.inference.results import writing
 
@@ -94,7 +94,8 @@ def write_video(
     Raises:
         UserError: The file cannot be written.
     """
-    scene = Scene(predictions, step=_step(predictions), most_gap=MOST_GAP, least_score=least_score)
+    step = _step(predictions)
+    scene = Scene(predictions, step=step, most_gap=longest_gap(step), least_score=least_score)
     colours = {name: colour_of(number) for number, name in enumerate(scene.names)}
     begin = sample.start_seconds or 0.0
     with writing(path), Mp4Writer(path, fps=NOMINAL_FPS, about=f"{sample.path}: actions of people") as writer:

@@ -25,7 +25,7 @@ from mvrec.data.views.transforms import views_of
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.actions.people import NoPeopleError, People
 from mvrec.inference.actions.results import ActionPrediction, Person, Sighting
-from mvrec.inference.actions.tracks import MOST_GAP, Linker, smoothed
+from mvrec.inference.actions.tracks import Linker, longest_gap, smoothed
 from mvrec.inference.inputs import Item
 from mvrec.inference.recogniser import Recogniser
 from mvrec.inference.recognising import prefetched
@@ -109,7 +109,7 @@ def _of_video(
     with item.open(decoder) as video, ThreadPoolExecutor(1) as pool:
         protocol: Any = recogniser.protocol
         times = people.times(item.sample, timeline_of(video).seconds)
-        linker = Linker(most_gap=MOST_GAP * _step(times))
+        linker = Linker(most_gap=longest_gap(_step(times)))
         parts = prefetched(pool, _key_frames(protocol, item.sample, video, times, people, every=every))
         while batch := list(itertools.islice(parts, at_once)):
             moments = [_linked(key, item.sample, people, linker) for key in batch]

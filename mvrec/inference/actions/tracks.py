@@ -13,8 +13,16 @@ from mvrec.inference.actions.results import ActionPrediction, Person
 Corners = npt.NDArray[np.float32]  # (N, 4): left, top, right and bottom in pixels
 
 LEAST_OVERLAP = 0.3  # IoU of a person's boxes at two moments
-MOST_GAP = 2.5  # looks for which a person may be hidden
 ROUNDING = 1e-6  # seconds
+
+
+def longest_gap(step: float) -> float:
+    """Return the seconds after which a hidden person counts as a new one: one look may miss a person, or a second.
+
+    Args:
+        step: Seconds from one look at people to the next.
+    """
+    return max(2.5 * step, 1.0)
 
 
 def overlaps(first: Corners, second: Corners) -> npt.NDArray[np.float32]:

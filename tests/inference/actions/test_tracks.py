@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mvrec.inference.actions.results import ActionPrediction, Person
-from mvrec.inference.actions.tracks import Linker, overlaps, smoothed
+from mvrec.inference.actions.tracks import Linker, longest_gap, overlaps, smoothed
 
 
 def boxes(*corners):
@@ -40,6 +40,12 @@ def test_a_person_who_keeps_walking_is_the_same_after_a_step_of_more_than_the_bo
     assert linker.link(2.5, boxes((26, 0, 36, 10))) == ("1",)
     assert linker.link(2.5, boxes((26, 0, 36, 10))) == ("1",)  # the same moment again
     assert linker.link(3.5, boxes((26, 0, 36, 10), (60, 0, 70, 10))) == ("1", "2")  # stopped
+
+
+def test_one_look_may_miss_a_person_or_all_looks_of_a_second():
+    for step, moments, names in ((2, (0, 4), ["1", "1"]), (2, (0, 6), ["1", "2"]), (0.1, (0, 1, 2.2), ["1", "1", "2"])):
+        linker = Linker(most_gap=longest_gap(step))
+        assert [linker.link(moment, boxes((0, 0, 9, 9)))[0] for moment in moments] == names
 
 
 def test_names_of_a_list_stay_and_numbers_differ_from_them():
