@@ -10,11 +10,16 @@ from torch import Tensor, nn
 from mvrec.class_paths import calling, imported, is_class_path
 from mvrec.errors import UserError, nearest
 from mvrec.inference.actions.people import Detector, Pixels
-from mvrec.models.checkpoints.files import read_weights
+from mvrec.models.checkpoints.files import Source, read_weights
 
 DEFAULT = "fasterrcnn_resnet50_fpn"
 PERSON = 1  # in COCO's numbers, which torchvision's weights have
-_COUNTS = "num_batches_tracked"  # in files of some versions of torchvision; of no use to a detector
+_COUNTS = "num_batches_tracked"  # in files of norms that were trained; of no use to a detector
+# Detectors whose published files were trained with frozen norms, to whose variance nothing was added (torchvision's
+# pull request 2933).
+_WITHOUT_EPS = {
+    *("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn", "retinanet_resnet50_fpn"),
+}
 _CLASSIFIER = "roi_heads.box_predictor.cls_score.weight"  # (classes, features), of Faster, Mask and Keypoint R-CNN
 
 
@@ -99,7 +104,7 @@ def detector_names() -> list[str]:
     return models.list_models(module=models.detection)
 
 
-def _network(name: str, weights: str | Path) -> nn.Module:
+def _network(name: str, weights: Source) -> nn.Module:
     from torchvision import models
 
     stored = read_weights(weights)
@@ -107,15 +112,18 @@ def _network(name: str, weights: str | Path) -> nn.Module:
     build = cast(Callable[..., nn.Module], models.get_model_builder(name))
     classes = {"num_classes": len(tensors[_CLASSIFIER])} if _CLASSIFIER in tensors else {}
     network = build(weights=None, weights_backbone=None, **classes)
-    expected = network.state_dict()
-    missing = [key for key in expected if key not in tensors and not key.endswith(_COUNTS)]
-    strange = [key for key in tensors if key not in expected and not key.endswith(_COUNTS)]
-    wrong = [key for key in tensors if key in expected and tensors[key].shape != expected[key].shape]
-    if wrong:
-        shapes = f"{tuple(tensors[wrong[0]].shape)}, not {tuple(expected[wrong[0]].shape)}"
-        raise UserError(f"{stored.source}: these weights are not those of {name}: {wrong[0]} is {shapes}")
+    try:  # torchvision renames the keys of files of its earlier versions while it loads them
+        keys = network.load_state_dict(dict(tensors), strict=False)
+    except RuntimeError as error:  # its message lists tensors of other sizes, one a line after the first
+        fault = str(error).splitlines()[1].strip()
+        raise UserError(f"{stored.source}: these weights are not those of {name}: {fault}") from None
+    missing = [key for key in keys.missing_keys if not key.endswith(_COUNTS)]
+    strange = [key for key in keys.unexpected_keys if not key.endswith(_COUNTS)]
     if missing or strange:
         fault = f"lacks {missing[0]}" if missing else f"has {strange[0]} too"
         raise UserError(f"{stored.source}: these weights are not those of {name}: the file {fault}")
-    network.load_state_dict(tensors, strict=False)
+    if name in _WITHOUT_EPS and not any(key.endswith(_COUNTS) for key in tensors):
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = 0.0
     return network

@@ -1,5 +1,6 @@
 """The people in a video: from lists, arrays and detectors."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from mvrec.data.listing.index import Sample
 from mvrec.errors import UserError
-from mvrec.inference.actions.detectors import TorchvisionDetector, load_detector
+from mvrec.inference.actions.detectors import TorchvisionDetector, _network, load_detector
 from mvrec.inference.actions.people import DetectedPeople, GivenPeople, ListedPeople
 
 HEAD = "path,time,x1,y1,x2,y2,label,person,score\n"
@@ -122,12 +123,32 @@ def test_a_detector_of_torchvision_reads_its_weights_and_gives_the_boxes_of_peop
         assert torch.equal(scores, expected["scores"][expected["labels"] == person])
 
 
+def test_files_of_earlier_versions_of_torchvision_load_and_norms_add_what_they_were_trained_with():
+    from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+    network = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    state = network.state_dict()
+    published = {  # names and norms of the file of 2019
+        re.sub(r"(fpn\.(?:inner|layer)_blocks\.\d|rpn\.head\.conv)(?:\.0)+\.", r"\1.", key): tensor
+        for key, tensor in state.items()
+        if not key.endswith("num_batches_tracked")
+    }
+    assert "backbone.fpn.inner_blocks.0.weight" in published
+    assert "rpn.head.conv.weight" in published
+    for tensors, eps in ((published, 0.0), (dict(state), 1e-5)):
+        loaded = _network("fasterrcnn_resnet50_fpn", tensors)
+        assert {module.eps for module in loaded.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {eps}
+        assert all(torch.equal(tensor, state[key]) for key, tensor in loaded.state_dict().items())
+    with pytest.raises(UserError, match=r"these weights are not those of fasterrcnn_resnet50_fpn: the file lacks rpn"):
+        _network("fasterrcnn_resnet50_fpn", {key: value for key, value in state.items() if key[:8] != "rpn.head"})
+
+
 def test_a_wrong_detector_or_file_is_one_line(weights):
     with pytest.raises(UserError, match=r"no detector 'fasterrcnn', only .*fasterrcnn_resnet50_fpn, "):
         load_detector("fasterrcnn", weights)
     with pytest.raises(
         UserError,
-        match=r"not those of retinanet_resnet50_fpn: backbone.fpn.* is .256, 160, 1, 1., not .256, 512, 1, 1.",
+        match=r"not those of retinanet_resnet50_fpn: size mismatch for backbone.fpn.inner_blocks.0.0.weight",
     ):
         load_detector("retinanet_resnet50_fpn", weights)
     with pytest.raises(UserError, match=r"add --detector_weights FILE"):
