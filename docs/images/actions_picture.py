@@ -2,7 +2,7 @@
 
     .venv/bin/python docs/images/actions_picture.py
 
-The picture has a frame of each part of the longer video; the video is that one at a smaller rate of bits.
+The picture has two frames of each part of the longer video; the video is that one at a smaller rate of bits.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from PIL import Image
 from mvrec.data import open_video
 
 VIDEO = Path("runs/demo_actions/overlays/play.mp4")
-FRAMES = (16, 48, 80, 112)  # the middle of each part
+FRAMES = (12, 36, 84, 108)  # two of each part
 GAP = 8  # pixels
 
 

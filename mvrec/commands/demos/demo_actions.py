@@ -14,6 +14,7 @@ from mvrec.tasks.action_detection.scores import ActionScores
 CONFIG = "demo_actions"
 PLAY = ("play.mp4", "play.csv")  # of the generated data: a longer video, and its boxes
 EVERY = "0.25"  # seconds between the boxes of it
+LEAST = "0.3"  # score of an action that is drawn
 
 
 def main(arguments: list[str]) -> None:
@@ -35,7 +36,8 @@ def main(arguments: list[str]) -> None:
     scores: ActionScores = tested.model.scores
     video, boxes = (tested.datamodule.root / name for name in PLAY)
     overlays = options.run_dir / "overlays"
-    flags = ["--every", EVERY, "--smooth", "0", "--overlays", str(overlays), "-o", str(options.run_dir / "play.csv")]
+    flags = ["--every", EVERY, "--smooth", "0", "--min_action", LEAST, "--overlays", str(overlays)]
+    flags += ["-o", str(options.run_dir / "play.csv")]
     recognize.main([str(video), "--ckpt", checkpoint, "--boxes", str(boxes), *flags])
 
     parameters = sum(parameter.numel() for parameter in fit.model.backbone.parameters())

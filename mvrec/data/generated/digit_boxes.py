@@ -43,7 +43,8 @@ ACTIONS = tuple(sorted((*OPPOSITES, *OPPOSITES.values())))
 NUM_FRAMES, FPS = 32, 16
 KEY_FRAME = NUM_FRAMES // 2
 PLAY = ("move_right", "grow", "rotate_clockwise")  # of the digits of the longer video, each followed by its opposite
-PLAY_PARTS, PLAY_EVERY = 4, 4  # of the length of other videos, and the frames from one of its boxes to the next
+PLAY_PARTS, PLAY_EVERY = 2, 4  # what each digit does in turns, and the frames from one of its boxes to the next
+PLAY_FRAMES = 2 * NUM_FRAMES  # of a part, so that clips see most of it without a change
 
 _VERSION = 1
 _LEAST_PIXELS = 64
@@ -51,7 +52,7 @@ _FIELD = 0.4  # side of the part of the picture in which a digit moves, in width
 _EXTENT = (0.5, 0.65)  # of a digit in the middle of the video, in sides of its field
 _ANGLE = (-0.07, 0.07)  # of its rotation in the middle of the video, in turns
 _SPEED = (0.3, 1.0)  # of a motion, as a share of the quickest
-_PLAY_SPEED = (0.8, 1.0)  # in the longer video
+_PLAY_SPEED = (0.8, 1.0)  # in a part of the longer video, which takes twice the time
 _PLAY_SCALE = 4  # of its sides, so that people see it well
 _EDGE = 0.17  # from a digit's middle to the nearest edge of the picture, in widths of it
 _DISTANCE = 0.4  # between the middles of digits, across or down
@@ -169,7 +170,7 @@ def draw_play(digits: Floats, rng: np.random.Generator) -> list[list[Actor]]:
     turns = [(action, OPPOSITES[action]) for action in PLAY]
     return [
         [
-            Actor(turn[part % 2], move.pose(turn[part % 2]), digit)
+            Actor(turn[part % 2], move.pose(turn[part % 2], PLAY_FRAMES), digit)
             for turn, move, digit in zip(turns, moves, written, strict=True)
         ]
         for part in range(PLAY_PARTS)
@@ -184,9 +185,9 @@ class _Move:
         drawn = {"extent": rng.uniform(*_EXTENT), "angle": rng.uniform(*_ANGLE), "speed": rng.uniform(*speed)}
         self.motion = Motion(x=0.5, y=0.5, radius=0.0, **drawn)
 
-    def pose(self, action: str) -> npt.NDArray[np.float64]:
+    def pose(self, action: str, num_frames: int = NUM_FRAMES) -> npt.NDArray[np.float64]:
         """Return the digit's poses (T, 4) in widths of the picture; see `poses`."""
-        pose = poses(action, self.motion, NUM_FRAMES)
+        pose = poses(action, self.motion, num_frames)
         pose[:, :3] = (pose[:, :3] - [0.5, 0.5, 0]) * _FIELD + [self.x, self.y, 0]
         return pose
 
@@ -277,8 +278,8 @@ def _write_play(root: Path, digits: Floats, key: tuple[int, ...], size: int) -> 
         Actor("", np.concatenate([actor.pose for actor in turns]), turns[0].digit) for turns in zip(*parts, strict=True)
     ]
     encode(root / "play.mp4", draw_video(whole, rng, size=_PLAY_SCALE * size), FPS)
-    frames = range(0, PLAY_PARTS * NUM_FRAMES, PLAY_EVERY)
-    rows = (_rows("play.mp4", parts[frame // NUM_FRAMES], frame % NUM_FRAMES, frame / FPS) for frame in frames)
+    frames = range(0, PLAY_PARTS * PLAY_FRAMES, PLAY_EVERY)
+    rows = (_rows("play.mp4", parts[frame // PLAY_FRAMES], frame % PLAY_FRAMES, frame / FPS) for frame in frames)
     _write_rows(root / "play.csv", (row for rows_of_frame in rows for row in rows_of_frame))
 
 
