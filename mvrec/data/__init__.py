@@ -60,6 +60,8 @@ _HOMES = {
     "read_image": "loading.images",
 }
 
+GENERATED = tuple(name for name, home in _HOMES.items() if home.startswith("generated."))  # these make their roots
+
 __all__ = [
     "ADE20K",
     "AVA",

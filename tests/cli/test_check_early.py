@@ -9,6 +9,7 @@ import pytest
 
 from mvrec.cli.options import check
 from mvrec.cli.options.check import check_early
+from mvrec.data import GENERATED
 from mvrec.errors import UserError
 
 LIGHT = ["", "--help", "--version", "models", "fit --help", "test --help data.augment"]
@@ -162,6 +163,13 @@ def test_every_shipped_configuration_passes():
     for config in (Path(__file__).parents[2] / "configs").glob("*.yaml"):
         start = ["--data.root=.", f"--model.weights={__file__}"] if config.stem == "finetune" else []
         check_early(["fit", "--config", str(config), *start])
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_the_root_of_generated_data_need_not_exist(name, tmp_path):
+    check_early(["fit", "--config", "demo", f"--data=mvrec.data.{name}", f"--data.root={tmp_path / 'new'}"])
+    with pytest.raises(UserError, match="new' does not exist"):
+        check_early(["fit", "--config", "demo", "--data=mvrec.data.VideoFolder", f"--data.root={tmp_path / 'new'}"])
 
 
 def test_keys_of_a_library_of_another_version_are_left_for_later(monkeypatch):

@@ -31,6 +31,7 @@ from mvrec.cli.options import Row, class_names, class_options, command_options, 
 from mvrec.cli.parse_errors import HOMES, PLAIN_KINDS, WHICH_NETWORK, not_expected, said_of_key
 from mvrec.cli.planning import data_of_folder, is_planned, task_of_folder
 from mvrec.cli.value_check import as_number, check_values
+from mvrec.data import GENERATED
 from mvrec.data.listing.root import check_root
 from mvrec.data.views.presets import preset
 from mvrec.errors import UserError, nearest, nearest_path
@@ -41,8 +42,6 @@ from mvrec.weights.table import FILES
 TASK = "mvrec.tasks.Classification"
 OPTIMIZER = "torch.optim.AdamW"  # of a task, unless another one is named
 CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")
-_MAKERS = ("MovingDigits", "DigitBoxes", "DigitImages", "DigitMotions", "DigitScenes")  # of their roots
-GENERATED = tuple(f"mvrec.data.{name}" for name in _MAKERS)
 READABLE = frozenset({"int", "float", "bool", "null", "choice"})  # kinds that not every text is of
 CHOICE_OR_CLASS = frozenset({"choice", "str"})  # a name or the class path of one's own
 NO_VALUE = r"=|^--print_config|help$"  # in flags that stand alone
@@ -283,7 +282,7 @@ def _check_root(settings: Sequence[Entry]) -> None:
         root is None
         or not root.where.startswith("--")
         or path is None
-        or path in GENERATED
+        or path.removeprefix("mvrec.data.") in GENERATED
         or class_options(path) is None
     ):
         return
