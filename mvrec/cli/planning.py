@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mvrec.cli.config_check import Entry, as_value, last_value
 from mvrec.cli.parse_errors import said_of_key
 from mvrec.data.listing.boxes.finding import has_boxes, release_of
-from mvrec.data.listing.root import has_masks
+from mvrec.data.listing.root import check_root, has_masks
 from mvrec.errors import UserError
 from mvrec.files import at_home
 from mvrec.plan.kinds import BOXED, DATA, MASKED, kind_of, lists_values
@@ -47,10 +47,10 @@ def data_of_folder(settings: Sequence[Entry]) -> Entry:
     root = last_value(settings, "data.root")
     assert root is not None
     try:
-        kind = kind_of(at_home(root.value))
+        check_root(at_home(root.value))
+        name = _with_places(settings, at_home(root.value)) or DATA[kind_of(at_home(root.value))]
     except UserError as error:
         raise UserError(said_of_key(str(error), settings)) from None
-    name = _with_places(settings, at_home(root.value)) or DATA[kind]
     return Entry("data", f"mvrec.data.{name}", root.where, is_class=True)
 
 

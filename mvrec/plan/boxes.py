@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from mvrec.data.listing.boxes.layouts import BoxLayout
 from mvrec.data.listing.file_kinds import VIDEOS
@@ -14,9 +15,11 @@ from mvrec.errors import UserError
 from mvrec.plan.findings import SAMPLE, Findings, copies, described, spread
 from mvrec.plan.media import probed
 
+SETTINGS_OF_LISTS = ("boxes", "classes", "bad_boxes")  # of `VideoBoxes`
+
 
 def look_at_boxes(
-    root: Path, *, val_fraction: float | None = None, fold: str | None = None, boxes: str | None = None
+    root: Path, *, val_fraction: float | None = None, fold: str | None = None, **settings: Any
 ) -> Findings:
     """Look at a folder of videos with boxes: read the lists, and open some videos.
 
@@ -24,14 +27,15 @@ def look_at_boxes(
         root: The folder.
         val_fraction: Share of the videos that validate if one list has all; by default it follows from their number.
         fold: `data.fold`, which splits the videos in place of `val_fraction`.
-        boxes: The list of boxes, in place of those in the root.
+        settings: Arguments of `VideoBoxes` about its lists.
 
     Raises:
-        UserError: A list is malformed, or there is nothing to train on.
+        UserError: A list is malformed, a label is no class, or there is nothing to train on.
     """
-    data = VideoBoxes(str(root), boxes=boxes)
+    data = VideoBoxes(str(root), **settings)
     lists = data.files
     lists.val_fraction = 0.0 if fold else val_fraction
+    data.read_lists(SPLITS)
     layout: Layout = lists
     if fold is not None:
         layout = Folds(lists, Fold.parse(fold), target_of=lambda row: NoTarget())

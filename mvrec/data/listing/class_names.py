@@ -167,6 +167,15 @@ def wordnet_aliases(labels: Iterable[str], names: Sequence[str], *, where: str) 
     return {label: number for number, label in enumerate(ids)}
 
 
+def spelt_alike(names: Iterable[str]) -> tuple[str, str] | None:
+    """Return the first two names that differ only in spelling (see `normalised`), if there are two."""
+    earlier: dict[str, str] = {}
+    for name in names:
+        if (other := earlier.setdefault(normalised(name), name)) != name:
+            return other, name
+    return None
+
+
 def class_names_of(labels: Mapping[str, str], *, are_names: bool = False, multi_label: bool = False) -> list[str]:
     """Return the classes of labels: sorted names, or "0".."n-1" if all labels of a list are numbers.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mvrec.data.listing.archive import ArchiveMember
-from mvrec.data.listing.class_names import ClassNames, class_names_of, normalised, wordnet_aliases
+from mvrec.data.listing.class_names import ClassNames, class_names_of, spelt_alike, wordnet_aliases
 from mvrec.data.listing.label_sets import LabelSets
 from mvrec.data.listing.lists import LABEL_SEPARATOR, SEVERAL, Row
 from mvrec.data.listing.row_origins import Origins
@@ -252,11 +252,8 @@ class SampleIndex:
                 text = "%s: %r is one class here: several per file need a column %r instead of 'label'"
                 log.warning(text, beginning, label, SEVERAL)
                 break
-        alike: dict[str, str] = {}
-        for label in self.class_names:
-            other = alike.setdefault(normalised(label), label)
-            if other != label:
-                log.warning("%s: %a and %a are two classes that differ only in spelling", beginning, other, label)
+        if alike := spelt_alike(self.class_names):
+            log.warning("%s: %a and %a are two classes that differ only in spelling", beginning, *alike)
 
 
 def _decoded(name: bytes) -> str:

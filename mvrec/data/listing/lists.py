@@ -1,12 +1,14 @@
 """Lists of files, in the common formats, and in the one that mvrec writes."""
 
+import codecs
 import csv
+import io
 import math
 import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, TextIO, cast
 
 from mvrec.data.listing.file_kinds import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from mvrec.errors import UserError
@@ -197,12 +199,16 @@ def open_text(path: Path) -> TextIO:
     """Open a list for reading: UTF-8 with or without a byte order mark, other bytes as in `os.fsdecode`.
 
     Raises:
-        UserError: The file cannot be opened.
+        UserError: The file cannot be opened, or is UTF-16, as spreadsheets write "Unicode text".
     """
     try:
-        return path.open(encoding="utf-8-sig", newline="", errors="surrogateescape")
+        file = path.open(encoding="utf-8-sig", newline="", errors="surrogateescape")
+        if cast("io.BufferedReader", file.buffer).peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            file.close()
+            raise UserError(f"{path}: it is UTF-16: save it as UTF-8")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
+    return file
 
 
 def csv_lines(path: Path, file: Iterable[str], *, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -66,9 +66,16 @@ def _row(fields: list[str], unit: Unit, source: str, line: int) -> BoxRow:
     label = "" if label in NO_ACTION else label
     person, score = fields[7].strip() if len(fields) == 8 else "", math.nan
     if person and not person.isdecimal():
-        person, score = "", read_number(person, "the score", where)
+        person, score = "", _score(person, where)
     corners = (x1, y1, x2, y2)
     return BoxRow(fields[0].strip(), seconds, corners, unit.of(corners, where), label, person, score, source, line)
+
+
+def _score(text: str, where: str) -> float:
+    try:
+        return read_number(text, "the score", where)
+    except UserError as error:
+        raise UserError(f"{error}; a list of one's own begins with the line path,time,x1,y1,x2,y2,label") from None
 
 
 def _second(text: str, where: str) -> float:

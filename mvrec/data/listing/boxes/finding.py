@@ -64,12 +64,13 @@ def find_lists(root: Path) -> dict[str, Path]:
 def has_boxes(root: Path) -> bool:
     """Return whether a root has boxes to train on: lists of its own, not the release of a public data set.
 
+    A list that is named for boxes is one, whatever it holds, so that its faults are named.
+
     Raises:
         UserError: A list cannot be opened.
     """
-    return release_of(root) is None and any(
-        is_box_list(path) for stem in ("train", *WHOLE) for path in _candidates(root, stem)
-    )
+    named, *others = (list(_candidates(root, stem)) for stem in (WHOLE[0], *WHOLE[1:], "train"))
+    return release_of(root) is None and (bool(named) or any(is_box_list(path) for paths in others for path in paths))
 
 
 def _candidates(root: Path, stem: str) -> Iterator[Path]:

@@ -83,8 +83,10 @@ class BoxLayout(Layout):
         """Return the boxes of a list with the videos' paths below the root; names without ending are those of files.
 
         Raises:
-            UserError: The list has names, and no video below the root has one of them.
+            UserError: The list is empty, or it has names, and no video below the root has one of them.
         """
+        if not table.videos:
+            raise UserError(f"{self.place(split or 'train')}: there are no boxes in it")
         probed, source = list(table.videos[:PROBED]), " and ".join(table.sources)
         prefix = find_prefix(self.root, split, [Row(video, "") for video in probed])
         if prefix is None and (are_ids(probed) or any(self.find_video(video) for video in probed)):

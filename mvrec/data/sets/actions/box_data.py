@@ -2,6 +2,7 @@
 
 import logging
 from abc import abstractmethod
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,7 +12,7 @@ from mvrec.data.listing.boxes.reading import read_boxes
 from mvrec.data.listing.boxes.rows import Faults, unit_noun
 from mvrec.data.listing.boxes.table import BoxTable, pack_boxes
 from mvrec.data.listing.boxes.targets import BoxTargets, KeyFrames
-from mvrec.data.listing.class_names import known_class_names
+from mvrec.data.listing.class_names import known_class_names, spelt_alike
 from mvrec.data.listing.index import SampleIndex
 from mvrec.data.listing.layouts import SPLITS
 from mvrec.data.listing.root import check_root
@@ -169,13 +170,27 @@ class BoxData(VideoData):
 
     def setup(self, stage: str) -> None:
         """Read the lists of boxes of a stage; no video is opened."""
-        needed = {"fit": ("train", "val"), "validate": ("train", "val")}.get(stage, ("train", self.test_split))
-        if not self._names:
-            self._names = tuple(known_class_names(self.classes) if self.classes is not None else self._own_names())
-        for split in SPLITS:
-            if split in needed and split not in self._key_frames and self.files.has(split):
-                self._key_frames[split] = self.files.key_frames[split] = self._read(split)
+        self.read_lists({"fit": ("train", "val"), "validate": ("train", "val")}.get(stage, ("train", self.test_split)))
         super().setup(stage)
+
+    def read_lists(self, splits: Collection[str]) -> None:
+        """Read the boxes of splits, each once, and the names of their actions.
+
+        Raises:
+            UserError: A malformed list, a label that is no class, or a single class.
+        """
+        if not self._names:
+            names = tuple(known_class_names(self.classes) if self.classes is not None else self._own_names())
+            if len(names) == 1:
+                raise UserError(f"{self.root}: its boxes have only the action {names[0]!r}, training needs two")
+            self._names = names
+            if alike := spelt_alike(names):
+                first, second = map(ascii, alike)
+                text = f"{self.root}: {first} and {second} are two actions that differ only in spelling"
+                self.files.notes.append((logging.WARNING, text))
+        for split in SPLITS:
+            if split in splits and split not in self._key_frames and self.files.has(split):
+                self._key_frames[split] = self.files.key_frames[split] = self._read(split)
 
     def _own_names(self) -> list[str]:
         if not any(self.files.has(split) for split in SPLITS):
@@ -195,10 +210,12 @@ class BoxData(VideoData):
         if excluded := self.files.excluded(split):
             count, truth = len(truth), truth.without(excluded)
             detected = None if detected is None else detected.without(excluded)
-            log.info("%s: %d excluded key frames are left out", self.files.place(split), count - len(truth))
+            text = f"{self.files.place(split)}: {count - len(truth)} excluded key frames are left out"
+            self.files.notes.append((logging.INFO, text))
         if detected is None and (count := int((~truth.has_boxes()).sum())):
             first = truth.where(int((~truth.has_boxes()).argmax()))
-            log.info("%s: %d key frames without boxes are left out, such as %s", self.files.place(split), count, first)
+            text = f"{self.files.place(split)}: {count} key frames without boxes are left out, such as {first}"
+            self.files.notes.append((logging.INFO, text))
         return KeyFrames(truth, detected, is_training, self.keeps_unmatched, self.keeps_cropped)
 
     def _read_detected(self, path: Path, truth: BoxTable, split: str) -> BoxTable:
