@@ -132,7 +132,7 @@ def plan_of(settings: Sequence[Entry], *, task: "type[Task]") -> "Plan":
             has_classes=task is Classification,
             values=_columns(settings) if issubclass(task, Regression) else None,
             masks=task.__name__ == SEGMENTATION,
-            boxes=task.__name__ == DETECTION,
+            boxes=_of_lists(settings) if task.__name__ == DETECTION else None,
         )
     except UserError as error:
         raise UserError(said_of_key(str(error), settings)) from None
@@ -146,6 +146,16 @@ def _columns(settings: Sequence[Entry]) -> list[str]:
     named = last_value(settings, "data.values")
     columns = None if named is None else as_value(named.value) if isinstance(named.value, str) else named.value
     return value_columns(columns) or []
+
+
+def _of_lists(settings: Sequence[Entry]) -> dict[str, Any]:
+    """Return the arguments of `VideoBoxes` about its lists that are set."""
+    named = {name: last_value(settings, f"data.{name}") for name in ("boxes", "every", "attributes", "bad_boxes")}
+    return {
+        name: as_value(entry.value) if isinstance(entry.value, str) else entry.value
+        for name, entry in named.items()
+        if entry is not None
+    }
 
 
 def overrides(settings: Sequence[Entry]) -> dict[str, Any]:

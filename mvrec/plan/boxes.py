@@ -19,7 +19,7 @@ SETTINGS_OF_LISTS = ("boxes", "classes", "bad_boxes")  # of `VideoBoxes`
 
 
 def look_at_boxes(
-    root: Path, *, val_fraction: float | None = None, fold: str | None = None, **settings: Any
+    root: Path, *, val_fraction: float | None = None, fold: str | None = None, **arguments: Any
 ) -> Findings:
     """Look at a folder of videos with boxes: read the lists, and open some videos.
 
@@ -27,12 +27,12 @@ def look_at_boxes(
         root: The folder.
         val_fraction: Share of the videos that validate if one list has all; by default it follows from their number.
         fold: `data.fold`, which splits the videos in place of `val_fraction`.
-        settings: Arguments of `VideoBoxes` about its lists.
+        arguments: Those of `VideoBoxes` about the lists, such as `boxes` and `attributes`.
 
     Raises:
         UserError: A list is malformed, a label is no class, or there is nothing to train on.
     """
-    data = VideoBoxes(str(root), **settings)
+    data = VideoBoxes(str(root), **arguments)
     lists = data.files
     lists.val_fraction = 0.0 if fold else val_fraction
     data.read_lists(SPLITS)

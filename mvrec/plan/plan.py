@@ -84,7 +84,7 @@ def make_plan(
     has_classes: bool = True,
     values: Sequence[str] | None = None,
     masks: bool = False,
-    boxes: bool = False,
+    boxes: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Look at a folder and this machine, and decide how to train.
 
@@ -98,20 +98,20 @@ def make_plan(
         has_classes: Whether the task learns classes.
         values: See `look`.
         masks: Whether the task learns the masks of images.
-        boxes: Whether the task learns the boxes of videos.
+        boxes: The data's arguments about lists of boxes, if the task learns these.
 
     Raises:
         UserError: Nothing can be learned from the files, or they are not of the kind that the weights know.
     """
-    kind = VIDEOS if boxes else kind_of(root)
-    data = f"mvrec.data.{MASKED if masks else BOXED if boxes else DATA[kind]}"
-    others = [IMAGE_DATA] if masks else [VIDEO_DATA] if boxes else []
+    kind = kind_of(root)
+    data = f"mvrec.data.{MASKED if masks else BOXED if boxes is not None else DATA[kind]}"
+    others = [IMAGE_DATA] if masks else [VIDEO_DATA] if boxes is not None else []
     if start is not None and start.data["class_path"] not in (data, *others):
         other, weights = "videos" if kind.noun == "image" else "images", start.summary.partition(",")[0]
         raise UserError(f"data.root: {str(root)!r} holds {kind.noun}s, and {weights} is a network for {other}")
     findings = _look(root, kind, overrides, masks=masks, boxes=boxes, has_classes=has_classes, values=values)
     machine = this_machine(accelerator=str(overrides.get("trainer.accelerator") or "auto"))
-    places = " with masks" if masks else " with boxes" if boxes else ""
+    places = " with masks" if masks else " with boxes" if boxes is not None else ""
     choices = [Choice("data", data, f"the folder holds {kind.noun}s{places}"), *_splits(findings)]
     network = None
     if start is None:
@@ -126,7 +126,7 @@ def make_plan(
     elif masks:
         choices += _segmenter(findings, machine, start)
     if not has_recipe:
-        choices += [] if masks else _box_augmentation(findings) if boxes else _augmentation(findings)
+        choices += [] if masks else _box_augmentation(findings) if boxes is not None else _augmentation(findings)
         choices += _learning(
             findings, machine, overrides, has_weights=start is not None or "model.weights" in overrides
         )
@@ -139,16 +139,15 @@ def _look(
     overrides: Mapping[str, Any],
     *,
     masks: bool,
-    boxes: bool,
+    boxes: Mapping[str, Any] | None,
     has_classes: bool,
     values: Sequence[str] | None,
 ) -> Findings:
     """Look at a folder as the flags about its files say."""
     fraction, fold = overrides.get("data.val_fraction"), overrides.get("data.fold")
     fraction = None if fraction is None else float(fraction)
-    if boxes:
-        settings = {key: overrides[f"data.{key}"] for key in SETTINGS_OF_LISTS if f"data.{key}" in overrides}
-        return look_at_boxes(root, val_fraction=fraction, fold=fold, **settings)
+    if boxes is not None:
+        return look_at_boxes(root, val_fraction=fraction, fold=fold, **boxes)
     if masks:
         named = {key: overrides[f"data.{key}"] for key in Naming.__dataclass_fields__ if f"data.{key}" in overrides}
         return look_at_masks(root, val_fraction=fraction, fold=fold, naming=Naming(**named))

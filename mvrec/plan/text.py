@@ -60,7 +60,8 @@ def facts(plan: Plan) -> list[Line]:
     text = counted(sum(findings.files.values()), f"{findings.noun}s")
     if findings.num_videos:
         boxes = _totals(findings)
-        text += f" of {counted(findings.num_videos, 'videos')} with boxes of {len(boxes)} actions: {_counted(boxes)}"
+        text += f" of {counted(findings.num_videos, 'videos')} with boxes of {counted(len(boxes), 'actions')}"
+        text += f": {_counted(boxes)}"
     if findings.has_classes:
         text += f" in {len(findings.class_names)} classes: {_counted(_totals(findings))}"
     if findings.values:

@@ -57,7 +57,13 @@ def find_data(options: argparse.Namespace) -> "BoxData | None":
     root, lists = str(options.root), options.annotations
     if name == "boxes":
         boxes = None if lists is None else str(lists)
-        module = data.VideoBoxes(root, boxes=boxes, bad_boxes="drop", classes=options.classes)
+        settings = {
+            "boxes": boxes,
+            "classes": options.classes,
+            "attributes": options.attributes,
+            "every": options.every,
+        }
+        module = data.VideoBoxes(root, bad_boxes="drop", **settings)
         module.files.val_fraction = options.val_fraction
         return module
     shared: dict[str, Any] = {"annotations": None if lists is None else str(lists)}
@@ -95,6 +101,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for boxes, with the names of the data modules' own."""
     group = parser.add_argument_group("videos with boxes")
     group.add_argument("--offset", type=float, default=0.0, help="second of AVA's films at which the files begin")
+    group.add_argument("--attributes", nargs="*", help="attributes of CVAT that hold actions; all by default")
+    group.add_argument("--every", type=float, default=1.0, help="seconds between key frames of CVAT's tracks")
     group.add_argument("--frames", action="store_true", help="read folders of frames in place of videos")
 
 

@@ -3,6 +3,7 @@
 import pytest
 import yaml
 from box_trees import write_list, write_lit_video
+from cvat_files import box, task, write_xml
 
 from mvrec.data.listing.boxes.finding import has_boxes
 from mvrec.errors import UserError
@@ -109,3 +110,16 @@ def test_a_public_data_set_needs_its_data_module(command, tmp_path, name, flags)
     write_lit_video(tmp_path / "set/a.mp4", (2, 4, 30, 40))
     code, _, err = command("init", tmp_path / "set", "-o", tmp_path / "x.yaml")
     assert (code, f"is the release of {flags}" in err) == (2, True), err
+
+
+def test_a_file_of_cvat_per_task_is_planned_with_the_attributes_of_actions(command, tmp_path):
+    root = tmp_path / "films"
+    for number, name in enumerate("abcde"):
+        write_lit_video(root / f"videos/{name}.mp4", (2 + number, 4, 30, 40), size=(96, 160), num_frames=60)
+        body = '<track id="0" label="person">' + "".join(box(frame, 2) for frame in range(60)) + "</track>"
+        write_xml(root / f"annotations/{name}.xml", body, tasks=task(number, name, source=f"{name}.mp4"))
+    flags = ["--data.attributes", "[action, talks]", "--data.every", 0.5]
+    code, _, err = command("init", root, "-o", tmp_path / "x.yaml", *flags)
+    assert code == 0, err
+    assert "found: 20 key frames of 5 videos with boxes of 1 action: walk 20" in (tmp_path / "x.yaml").read_text()
+    assert f"annotations/a.xml and 4 more: taking its paths as relative to {root}/videos" in err

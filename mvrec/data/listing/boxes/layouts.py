@@ -85,17 +85,15 @@ class BoxLayout(Layout):
         Raises:
             UserError: The list is empty, or it has names, and no video below the root has one of them.
         """
-        if not table.videos:
-            raise UserError(f"{self.place(split or 'train')}: there are no boxes in it")
-        probed, source = list(table.videos[:PROBED]), " and ".join(table.sources)
-        prefix = find_prefix(self.root, split, [Row(video, "") for video in probed])
+        probed, source = list(table.videos[:PROBED]), table.source
+        prefix = find_prefix(self.root, split or "videos", [Row(video, "") for video in probed])
         if prefix is None and (are_ids(probed) or any(self.find_video(video) for video in probed)):
             return self._named(table, source, split)
         if prefix is None:
             text = f"{source}: none of the first {len(probed)} videos exists, such as {self.root / probed[0]}"
             self.notes.append((logging.WARNING, text))
         elif prefix:
-            self.notes.append((logging.INFO, f"{source}: taking its paths as relative to {self.root}/{prefix}"))
+            self.notes.append((logging.INFO, f"{source}: taking its paths as relative to {self.root / prefix}"))
             return table.renamed({name: f"{prefix}{name}" for name in table.videos if not name.startswith("/")})
         return table
 

@@ -88,6 +88,12 @@ class BoxTable:
         """Size of the packed arrays in bytes."""
         return sum(values.nbytes for values in self._arrays())
 
+    @property
+    def source(self) -> str:
+        """The lists, for messages: the first one, and how many more there are."""
+        more = f" and {len(self.sources) - 1} more" if len(self.sources) > 1 else ""
+        return f"{self.sources[0] if self.sources else ''}{more}"
+
     def find(self, video: str, seconds: float) -> int | None:
         """Return the number of the key frame of a video at a time; `None` without one."""
         begin, end = self._spans.get(video, (0, 0))

@@ -153,7 +153,7 @@ class AVALists(BoxLayout):
         others = int((np.array([*numbers, 0])[table.sets.values] == NO_CLASS).sum())
         if others:
             count = f"{others} rows of {numbers.count(NO_CLASS)} actions"
-            text = f"{' and '.join(table.sources)}: {count} that the label map does not name are left out"
+            text = f"{table.source}: {count} that the label map does not name are left out"
             self.notes.append((logging.INFO, text))
         return numbers
 
