@@ -2,6 +2,7 @@ import logging
 
 import pytest
 import torch
+import yaml
 from zoo_builds import BUILDS
 
 from mvrec.errors import UserError
@@ -90,3 +91,15 @@ def test_weights_of_another_family_are_refused(tmp_path):
     torch.save(BUILDS["cloformer"]().state_dict(), tmp_path / "clo.pth")
     with pytest.raises(UserError, match=r"clo.pth: holds a CloFormer .* the network is a MViT"):
         Classification(small(), weights=str(tmp_path / "clo.pth"))
+
+
+@pytest.mark.parametrize(
+    ("task", "network"),
+    [("Classification", "mvit_b_16x4"), ("Segmentation", "cloformer_xxs"), ("ActionDetection", "mvit_b_16x4")],
+)
+def test_the_default_optimiser_of_a_task_is_written_as_a_class(command, task, network):
+    flags = [f"--model={task}", f"--model.backbone={network}", "--data=VideoFolder", "--data.root=x"]
+    code, out, err = command("fit", *flags, "--print_config")
+    assert code == 0, err
+    optimizer = yaml.safe_load(out)["model"].get("init_args", yaml.safe_load(out)["model"])["optimizer"]
+    assert optimizer["class_path"] == "torch.optim.AdamW"

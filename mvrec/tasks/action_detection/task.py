@@ -58,6 +58,7 @@ class ActionDetection(Task):
 
     Args:
         backbone: The network; its classifier is replaced.
+        weights: File of the initial weights, in any layout: a classifier's, or a detector's with its head.
         pooling: How the map is pooled over time: "mean" as in SlowFast, or "max".
         context: Whether the mean of the whole map is classified together with a box.
         dropout: Share of a box's features that training drops.
@@ -81,6 +82,7 @@ class ActionDetection(Task):
         self,
         backbone: Backbone,
         *,
+        weights: str | None = None,
         pooling: Literal["mean", "max"] = "mean",
         context: bool = False,
         dropout: float = 0.5,
@@ -90,9 +92,9 @@ class ActionDetection(Task):
         **settings: Any,
     ) -> None:
         check_ranges("model.", {"dropout": dropout, "head_rate_factor": head_rate_factor})
-        if settings.get("weights") is not None:
-            take_head_of_weights(backbone, settings["weights"])
-        super().__init__(backbone, **settings)
+        if weights is not None:
+            take_head_of_weights(backbone, weights)
+        super().__init__(backbone, weights=weights, **settings)
         self.head_arguments: dict[str, Any] = {"pooling": pooling, "context": context, "dropout": dropout}
         self.loss_name, self.new_head = loss, new_head
         self.rate_factors = {"backbone.head.": head_rate_factor}

@@ -52,6 +52,7 @@ class Segmentation(Task):
 
     Args:
         backbone: The network; its classifier is replaced.
+        weights: File of the initial weights, in any layout: a classifier's, or a segmenter's with its head.
         decoder: "semantic_fpn" (Kirillov et al. 2019), "upernet" (Xiao et al. 2018), "segformer" (Xie et al. 2021, as
             released by NVIDIA) or "segformer_mmseg" (mmsegmentation's form, with a norm per level).
         channels: Width of the decoder; by default 128, 512, 256 and 256.
@@ -79,6 +80,7 @@ class Segmentation(Task):
         self,
         backbone: Backbone,
         *,
+        weights: str | None = None,
         decoder: DecoderName = "semantic_fpn",
         channels: int | None = None,
         dropout: float = 0.1,
@@ -91,9 +93,9 @@ class Segmentation(Task):
     ) -> None:
         check_ranges("model.", {"channels": channels, "dropout": dropout, "auxiliary_weight": auxiliary_weight})
         check_ranges("model.", {"head_rate_factor": head_rate_factor})
-        if settings.get("weights") is not None:
-            take_head_of_weights(backbone, settings["weights"])
-        super().__init__(backbone, **settings)
+        if weights is not None:
+            take_head_of_weights(backbone, weights)
+        super().__init__(backbone, weights=weights, **settings)
         weight = (0.4 if decoder == "upernet" else 0.0) if auxiliary_weight is None else auxiliary_weight
         self.auxiliary_weight, self.new_head = weight, new_head
         self.head_arguments: dict[str, Any] = {
