@@ -147,6 +147,8 @@ class Framewise(Backbone):
             raise ValueError(f"expected clips (B, C, T, H, W), got shape {tuple(x.shape)}")
         clips, num_frames = x.shape[0], x.shape[2]
         frames = x.transpose(1, 2).flatten(0, 1)  # (B * T, C, H, W)
-        chunks = [call(chunk) for chunk in frames.split(self.frames_per_chunk or len(frames))]
-        levels = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*chunks, strict=True)]
+        # Without a number of frames no split: their count would fix B where the network is traced.
+        parts = frames.split(self.frames_per_chunk) if self.frames_per_chunk else [frames]
+        chunks = [call(chunk) for chunk in parts]
+        levels = [torch.cat(level) if len(level) > 1 else level[0] for level in zip(*chunks, strict=True)]
         return [level.unflatten(0, (clips, num_frames)) for level in levels]

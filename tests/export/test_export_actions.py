@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 import torch
 import torchvision  # noqa: F401 - whose operator a .pt2 needs
-from walkers import ACTIONS, boxes_at, save_detector, walking
+from walkers import ACTIONS, boxes_at, framewise_node, save_detector, walking
 
 import mvrec
 from mvrec.export import exporting
@@ -17,10 +17,12 @@ from mvrec.inference.actions.knobs import ActionKnobs
 from mvrec.inference.recogniser import load_recogniser
 
 
-@pytest.fixture(scope="module", params=[False, True])
+@pytest.fixture(scope="module", params=["mvit", "with context", "framewise"])
 def recogniser(request, tmp_path_factory):
-    """A small detector, without and with context."""
-    path = save_detector(tmp_path_factory.mktemp("lauf") / "best.ckpt", context=request.param)
+    """A small detector of each kind."""
+    node = framewise_node() if request.param == "framewise" else None
+    path = tmp_path_factory.mktemp("lauf") / "best.ckpt"
+    save_detector(path, context=request.param == "with context", node=node)
     return load_recogniser(path, device="cpu")
 
 

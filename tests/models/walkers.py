@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from mvrec.tasks.outputs import identity
 ACTIONS = ["grüßen", "walk, fast", "走る"]
 SIDE = 24  # of a square in pixels
 COLOURS = ((230, 60, 60), (60, 200, 90))
-NODE = {
+NODE: dict[str, Any] = {
     "class_path": "mvrec.models.MViT",
     "init_args": {
         **{"image_size": 64, "num_frames": 4, "num_classes": 3, "embed_dim": 8, "depth": 2, "dim_mults": {1: 2}},
@@ -28,10 +29,25 @@ NODE = {
 }
 
 
-def save_detector(path: Path, *, clip: ClipSpec | None = None, context: bool = False, **settings) -> Path:
+def framewise_node() -> dict[str, Any]:
+    """An image network on clips of four frames."""
+    inner = {"class_path": "mvrec.models.MViT", "init_args": {**NODE["init_args"], "num_frames": None}}
+    inner["init_args"]["pool_kernel"] = [1, 3, 3]
+    return {"class_path": "mvrec.models.Framewise", "init_args": {"backbone": inner, "num_frames": 4}}
+
+
+def save_detector(
+    path: Path,
+    *,
+    clip: ClipSpec | None = None,
+    context: bool = False,
+    node: dict[str, Any] | None = None,
+    **settings,
+) -> Path:
     """Write what `mvrec fit` would write of a run with a small action detector; return the path."""
     torch.manual_seed(0)
-    network = _built(copy.deepcopy(NODE))
+    node = node or NODE
+    network = _built(copy.deepcopy(node))
     network.place_head(ActionHead(network.feature_info, len(ACTIONS), context=context), len(ACTIONS))
     lively(network)
     with torch.no_grad():  # so that people differ by more than rounding
@@ -47,7 +63,7 @@ def save_detector(path: Path, *, clip: ClipSpec | None = None, context: bool = F
     }
     state = {f"backbone.{name}": tensor for name, tensor in network.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": state, "hyper_parameters": {"backbone": NODE}, "mvrec": card}, path)
+    torch.save({"state_dict": state, "hyper_parameters": {"backbone": node}, "mvrec": card}, path)
     return path
 
 
