@@ -150,7 +150,9 @@ def _columns(settings: Sequence[Entry]) -> list[str]:
 
 def _of_lists(settings: Sequence[Entry]) -> dict[str, Any]:
     """Return the arguments of `VideoBoxes` about its lists that are set."""
-    named = {name: last_value(settings, f"data.{name}") for name in ("boxes", "every", "attributes", "bad_boxes")}
+    named = {
+        name: last_value(settings, f"data.{name}") for name in ("boxes", "classes", "every", "attributes", "bad_boxes")
+    }
     return {
         name: as_value(entry.value) if isinstance(entry.value, str) else entry.value
         for name, entry in named.items()

@@ -26,16 +26,28 @@ def test_tracks_give_a_key_frame_per_second_with_the_actions_of_their_attributes
     path = write_xml(tmp_path / "x.xml", body)
     rows = list(read_cvat(path, ten_per_second, attributes=ACTIONS))
     assert [(row.seconds, row.label, row.person) for row in rows] == [
-        *((1.0, "walk", "7/0"), (2.0, "walk", "7/0"), (3.0, "walk", "7/0"), (3.0, "talks", "7/0")),
-        *((5.0, "", "7/0"), (2.0, "dog barks", "7/3")),
+        *((0.5, "walk", "7/0"), (1.0, "walk", "7/0"), (2.0, "walk", "7/0"), (3.0, "walk", "7/0")),
+        *((3.0, "talks", "7/0"), (5.0, "", "7/0"), (2.0, "dog barks", "7/3")),
     ]
     assert {(row.path, row.relative) for row in rows} == {("a.mp4", False)}
-    assert rows[0].corners == (10, 2, 30.5, 40)
+    assert rows[0].corners == (5, 2, 30.5, 40)
     lines = path.read_text().splitlines()
-    assert 'frame="10"' in lines[rows[0].line - 1]
+    assert 'frame="5"' in lines[rows[0].line - 1]
     assert len(list(read_cvat(path, ten_per_second, every=None, attributes=ACTIONS))) == 21 + 2 + 1 + 1
     assert [row.seconds for row in read_cvat(path, ten_per_second, every=0.5)][:3] == [0.5, 0.5, 1.0]
     assert {row.label for row in read_cvat(path, ten_per_second)} >= {"walk", "33"}
+
+
+def test_each_second_with_boxes_has_a_key_frame_that_tracks_share(tmp_path):
+    """Every seventh frame is annotated, and the second track begins within the first second."""
+    tracks = {"0": range(0, 40, 7), "1": range(7, 40, 7), "2": range(19, 22)}
+    boxes = {name: "".join(map(box, frames)) for name, frames in tracks.items()}
+    body = "".join(f'<track id="{name}" label="person">{text}</track>' for name, text in boxes.items())
+    rows = read_cvat(write_xml(tmp_path / "x.xml", body), ten_per_second, attributes=ACTIONS)
+    seconds: dict[str, list[float]] = {}
+    for row in rows:
+        seconds.setdefault(row.person, []).append(row.seconds)
+    assert seconds == {"7/0": [0.0, 1.4, 2.1, 3.5], "7/1": [1.4, 2.1, 3.5], "7/2": [2.1]}
 
 
 def test_boxes_of_images_are_read_by_the_video_of_their_task_or_by_the_folder_of_their_names(tmp_path):

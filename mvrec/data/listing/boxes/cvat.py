@@ -84,8 +84,8 @@ def read_cvat(
     Args:
         path: The file.
         seconds_of: The time of a frame of a video, or of a numbered image in a folder.
-        every: Seconds from one key frame of a track to the next: its first frame at or after each multiple. `None` for
-            all frames. Boxes of single images are all read.
+        every: Seconds from one key frame of a video to the next: the first frame with a box at or after each multiple,
+            of the track that comes first in the file. `None` for all frames. Boxes of single images are all read.
         attributes: The attributes that hold actions; all by default.
 
     Raises:
@@ -127,6 +127,7 @@ class _Reader:
         self.image: dict[str, str] = {}
         self.shape: Shape | None = None
         self.tag = ""
+        self.due: dict[tuple[str, int], int] = {}  # key frames by video and multiple of `every`
 
     def take(self) -> list[BoxRow]:
         """Return the rows so far, once."""
@@ -220,10 +221,11 @@ class _Reader:
         return int(text)
 
     def _is_due(self, video: str, frame: int) -> bool:
-        if self.every is None or frame == 0:
+        """Return whether a frame is the key frame of its part of a video: the first one that a track has there."""
+        if self.every is None:
             return True
-        before, now = (self.seconds_of(video, number) for number in (frame - 1, frame))
-        return int(now / self.every + 1e-6) > int(before / self.every + 1e-6)
+        part = int(self.seconds_of(video, frame) / self.every + 1e-6)
+        return self.due.setdefault((video, part), frame) == frame
 
     def _rows(self, shape: Shape) -> list[BoxRow]:
         where = f"{self.path}:{shape.line}"

@@ -20,7 +20,7 @@ class FrameRule(NamedTuple):
 
     Attributes:
         seconds_of: The time of a frame of a video; `None` if it is unknown.
-        every: Seconds from one key frame of a track to the next; `None` takes all frames.
+        every: Seconds from one key frame of a video to the next; `None` takes all frames.
         attributes: CVAT's attributes that hold actions; `None` for all.
     """
 

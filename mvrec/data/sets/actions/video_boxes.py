@@ -30,7 +30,7 @@ class VideoBoxes(BoxData):
         root: The data set.
         boxes: The list of boxes or a folder of lists, in place of those in the root.
         val_fraction: Share of the videos in val if one list has all. `fold` replaces it.
-        every: Seconds from one key frame of CVAT's tracks to the next; `None` takes all frames.
+        every: Seconds from one key frame of a video with CVAT's tracks to the next; `None` takes all frames.
         attributes: The attributes of CVAT that hold actions; all by default.
         **knobs: See `BoxData`.
 
