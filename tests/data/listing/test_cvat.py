@@ -38,6 +38,12 @@ def test_tracks_give_a_key_frame_per_second_with_the_actions_of_their_attributes
     assert {row.label for row in read_cvat(path, ten_per_second)} >= {"walk", "33"}
 
 
+def test_attributes_of_a_label_that_the_file_does_not_describe_are_actions(tmp_path):
+    tasks = "<task><id>7</id><source>a.mp4</source></task>"
+    path = write_xml(tmp_path / "x.xml", f'<track id="0" label="person">{box(0, talks="true")}</track>', tasks=tasks)
+    assert [row.label for row in read_cvat(path, ten_per_second)] == ["walk", "talks", "33"]
+
+
 def test_each_second_with_boxes_has_a_key_frame_that_tracks_share(tmp_path):
     """Every seventh frame is annotated, and the second track begins within the first second."""
     tracks = {"0": range(0, 40, 7), "1": range(7, 40, 7), "2": range(19, 22)}

@@ -236,10 +236,10 @@ class _Reader:
 
     def _actions(self, shape: Shape) -> list[str]:
         """Return the actions of a box, [""] without any."""
-        if shape.label not in self.with_attributes:
+        tags = [tag for tag in shape.tags if self.attributes is None or tag[0] in self.attributes]
+        if not tags and shape.label not in self.with_attributes:
             return [shape.label]
         actions = []
-        for name, value in shape.tags:
-            if self.attributes is None or name in self.attributes:
-                actions += [name] if value.lower() == "true" else [value] if value.lower() not in NO_VALUE else []
+        for name, value in tags:
+            actions += [name] if value.lower() == "true" else [value] if value.lower() not in NO_VALUE else []
         return actions or [""]
