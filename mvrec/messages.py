@@ -21,7 +21,8 @@ def counted(count: int, nouns: str) -> str:
         nouns: Words whose first one is the noun in the plural, such as "images without mask".
     """
     noun, blank, rest = nouns.partition(" ")
-    return f"{count} {noun[:-1] if count == 1 else noun}{blank}{rest}"
+    single = noun[:-2] if noun.endswith(("xes", "sses")) else noun[:-1]
+    return f"{count} {single if count == 1 else noun}{blank}{rest}"
 
 
 class StderrHandler(logging.StreamHandler):

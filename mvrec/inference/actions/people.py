@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mvrec.class_paths import calling
+from mvrec.data.listing.archive import FilePath
 from mvrec.data.listing.boxes.reading import FrameRule, read_boxes
 from mvrec.data.listing.boxes.rows import BoxRow, Faults
 from mvrec.data.listing.index import Sample
@@ -20,6 +21,7 @@ from mvrec.data.views.timeline import ROUNDING
 from mvrec.errors import PartError, UserError
 from mvrec.files import at_home
 from mvrec.inference.actions.results import Sighting
+from mvrec.messages import counted
 
 Pixels = npt.NDArray[np.uint8]
 # From a frame uint8 RGB (H, W, 3) to boxes (N, 4), left, top, right and bottom in its pixels, and scores (N,).
@@ -155,11 +157,12 @@ class ListedPeople(People):
             if is_needed[row.path]:  # a list of a whole data set takes much memory
                 self._rows[row.path].setdefault(round(row.seconds * PLACES), []).append(row)
         for kind, count in faults.counts.items():
-            log.warning("left out %d boxes, the first: %s", count, faults.firsts[kind])
+            log.warning("left out %s, the first: %s", counted(count, "boxes"), faults.firsts[kind])
         if not self._rows:
             least = f" with a score of {min_score:g} or more" if min_score > 0 else ""
             raise UserError(f"{self.path}: it has no box{least}")
         self._paths: dict[str, str] = {}  # of videos in the list, by video
+        self._said_outside: set[FilePath] = set()  # videos with a box outside the picture
 
     def times(self, sample: Sample, seconds: float) -> list[float]:
         """Return the moments of the list that lie in the video, or in its part."""
@@ -175,8 +178,10 @@ class ListedPeople(People):
             )
         if behind := [moment for moment in moments if moment > last]:
             first = self._of(sample)[round(behind[0] * PLACES)][0]
-            text = "%s: left out the boxes at %g s and %d later times: %s ends at %.2f s"
-            log.warning(text, first.where, behind[0], len(behind) - 1, sample.path, seconds)
+            text = "%s: left out the boxes at %g s and %s: %s ends at %.2f s"
+            log.warning(
+                text, first.where, behind[0], counted(len(behind) - 1, "times") + " later", sample.path, seconds
+            )
         return inside
 
     def sighting(self, sample: Sample, seconds: float, size: tuple[int, int], frame: Pixels | None) -> Sighting:
@@ -189,7 +194,13 @@ class ListedPeople(People):
         unit = [scale if row.relative else np.ones(4, np.float32) for row in rows]
         corners = np.clip(np.array([row.corners for row in rows], np.float32) * np.stack(unit), 0, scale)
         scores = np.array([row.score for row in rows], np.float32)
-        inside = np.flatnonzero((corners[:, 2:] > corners[:, :2]).all(1))
+        is_inside = (corners[:, 2:] > corners[:, :2]).all(1)
+        if not is_inside.all() and sample.path not in self._said_outside:
+            self._said_outside.add(sample.path)
+            where, picture = rows[int(is_inside.argmin())].where, f"{size[1]}x{size[0]}"
+            text = "%s: the box lies outside the %s pixels of %s and is left out, as are others of this video"
+            log.warning(text, where, picture, sample.path)
+        inside = np.flatnonzero(is_inside)
         return Sighting(seconds, corners[inside], scores[inside], tuple(rows[number].person for number in inside))
 
     def _of(self, sample: Sample) -> Mapping[int, Sequence[BoxRow]]:

@@ -91,7 +91,12 @@ class ActionPrediction(Result):
         """Return plain values per person, as the lines of `mvrec recognize --format jsonl` have them."""
         return [
             {
-                **{"path": self.source, "time": self.seconds, "person": person.name, "box": list(person.box)},
+                **{
+                    "path": self.source,
+                    "time": self.seconds,
+                    "person": person.name,
+                    "box": [round(side, 2) for side in person.box],
+                },
                 **{"box_score": person.box_score, "actions": dict(person.top(k))},
             }
             for person in self.people

@@ -36,8 +36,9 @@ def test_boxes_are_cut_at_the_picture_and_those_with_a_low_score_or_without_area
     text = "v,0,-5,10,20,400,,,0.9\nv,0,10,10,20,20,,,0.4\nv,0,30,10,20,20,,,0.9\nv,0,300,10,320,20,,,0.9\n"
     people = listed(tmp_path, text, min_score=0.5)
     assert people.sighting(Sample(Path("v.mp4"), 0), 0.0, (100, 200), None).corners.tolist() == [[0, 10, 20, 100]]
-    assert "left out 1 boxes, the first:" in caplog.text
+    assert "left out 1 box, the first:" in caplog.text
     assert "boxes.csv:4: the box has no area" in caplog.text
+    assert "boxes.csv:5: the box lies outside the 200x100 pixels of v.mp4 and is left out" in caplog.text
 
 
 def test_a_video_is_found_by_its_path_its_name_or_its_id(tmp_path):
@@ -58,7 +59,7 @@ def test_times_outside_the_video_are_named_and_spans_choose(tmp_path, caplog):
     assert people.times(Sample(Path("v.mp4"), 0), 903) == [901, 902, 903]  # the end is the last frame
     assert not caplog.messages
     assert people.times(Sample(Path("v.mp4"), 0), 901.9) == [901]
-    assert "boxes.csv:3: left out the boxes at 902 s and 1 later times: v.mp4 ends at 901.90 s" in caplog.text
+    assert "boxes.csv:3: left out the boxes at 902 s and 1 time later: v.mp4 ends at 901.90 s" in caplog.text
     with pytest.raises(
         UserError, match=r"boxes.csv:2: no box of the list lies in the 60.00 s of v.mp4: .* 901 to 903 s"
     ):

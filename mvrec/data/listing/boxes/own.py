@@ -89,6 +89,8 @@ def _places(path: Path, columns: list[str]) -> dict[str, int]:
 
 def _missing(line: str) -> str:
     """Return which column a header lacks."""
+    if not line.strip():
+        return f"it is empty: a list of boxes begins with the line {','.join(NEEDED)},label"
     delimiter = max(DELIMITERS, key=line.count)
     columns = [name.strip().lower() for name in line.strip().split(delimiter)]
     missing = next((name for name in NEEDED if name not in columns), "path")
