@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mvrec.class_paths import calling
 from mvrec.data.listing.archive import FilePath
 from mvrec.data.listing.boxes.reading import FrameRule, read_boxes
-from mvrec.data.listing.boxes.rows import BoxRow, Faults
+from mvrec.data.listing.boxes.rows import BoxRow, Faults, Unit
 from mvrec.data.listing.index import Sample
 from mvrec.data.loading.frames.seconds import FrameSeconds
 from mvrec.data.video.video import Decoder
@@ -113,6 +113,8 @@ def _numbers(values: Any, detector: Detector, noun: str) -> npt.NDArray[np.float
         array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, np.float32)
         if noun == "boxes" and array.size % 4:
             raise ValueError(f"shape {array.shape}")
+        if not np.isfinite(array).all():
+            raise ValueError("some are not finite")
     except (TypeError, ValueError) as error:
         raise PartError(f"people: {detector} returned {noun} that are no numbers (N, 4): {error}") from None
     return array
@@ -256,10 +258,10 @@ class GivenPeople(People):
     """People whose boxes are arrays, for one video.
 
     Args:
-        boxes: Seconds -> boxes (N, 4), left, top, right, bottom in pixels.
+        boxes: Seconds -> boxes (N, 4), left, top, right, bottom in pixels, or as shares of the frame, in 0..1.
 
     Raises:
-        UserError: The boxes are not numbers (N, 4), or there are none.
+        UserError: The boxes are not finite numbers (N, 4), have no area or different units, or there are none.
     """
 
     needs_frames = False
@@ -268,12 +270,22 @@ class GivenPeople(People):
         if not boxes:
             raise UserError("boxes: there is no box")
         self._boxes: dict[float, npt.NDArray[np.float32]] = {}
+        unit = Unit()
         for seconds, corners in sorted(boxes.items()):
+            where = f"boxes[{seconds!r}]"
             try:
                 array = np.asarray(corners, np.float32).reshape(-1, 4)
             except (TypeError, ValueError) as error:
-                raise UserError(f"boxes[{seconds!r}] are no numbers (N, 4): {error}") from None
+                raise UserError(f"{where} are no numbers (N, 4): {error}") from None
+            if not np.isfinite(array).all():
+                raise UserError(f"{where}: its boxes must be finite")
+            for left, top, right, bottom in array.tolist():
+                if not (right > left and bottom > top):
+                    box = [left, top, right, bottom]
+                    raise UserError(f"{where}: the box {box} has no area: boxes are left, top, right, bottom")
+                unit.of((left, top, right, bottom), where)
             self._boxes[float(seconds)] = array
+        self._is_relative = unit.relative is True
 
     def times(self, sample: Sample, seconds: float) -> list[float]:
         """Return the moments that have boxes.
@@ -289,4 +301,6 @@ class GivenPeople(People):
     def sighting(self, sample: Sample, seconds: float, size: tuple[int, int], frame: Pixels | None) -> Sighting:
         """Return the boxes at a moment."""
         corners = self._boxes[seconds]
+        if self._is_relative:
+            corners = corners * np.array([size[1], size[0]] * 2, np.float32)
         return Sighting(seconds, corners, np.full(len(corners), np.nan, np.float32), ("",) * len(corners))

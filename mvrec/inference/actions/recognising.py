@@ -29,6 +29,7 @@ from mvrec.inference.actions.tracks import Linker, longest_gap, smoothed
 from mvrec.inference.inputs import Item
 from mvrec.inference.recogniser import Recogniser
 from mvrec.inference.recognising import prefetched
+from mvrec.messages import counted
 
 log = logging.getLogger("mvrec")
 
@@ -105,7 +106,7 @@ def _with_error(results: Iterator[ActionPrediction], item: Item, *, is_single: b
 def _of_video(
     recogniser: Recogniser, item: Item, people: People, *, every: float, at_once: int, decoder: Decoder
 ) -> Iterator[ActionPrediction]:
-    outside = 0
+    outside, frames, persons_seen = 0, 0, 0
     with item.open(decoder) as video, ThreadPoolExecutor(1) as pool:
         protocol: Any = recogniser.protocol
         times = people.times(item.sample, timeline_of(video).seconds)
@@ -116,12 +117,15 @@ def _of_video(
             answers = _probabilities(recogniser, batch, [sightings[0].corners for sightings in moments])
             for key, sightings, (visible, probabilities) in zip(batch, moments, answers, strict=True):
                 outside += len(sightings[0].corners) - len(visible)
+                frames, persons_seen = frames + 1, persons_seen + len(sightings[0].corners)
                 persons = _persons(sightings[0], visible, probabilities, recogniser.class_names)
                 span = (key.seconds, key.seconds)
                 yield ActionPrediction(item.source, *span, people=persons, sightings=tuple(sightings))
     if outside:
-        text = "%s: %d boxes lie outside the network's view and get no action: use full pixels"
-        log.warning(text, item.source, outside)
+        text = "%s: %s outside the network's view: no action, use full pixels"
+        log.warning(text, item.source, counted(outside, "boxes"))
+    if not persons_seen:
+        log.warning("%s: nobody is in its %s", item.source, counted(frames, "frames looked at"))
 
 
 def _step(times: Sequence[float]) -> float:

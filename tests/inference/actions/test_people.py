@@ -78,6 +78,7 @@ def test_a_detector_looks_every_few_seconds_and_its_answers_are_checked():
     assert sighting.corners.tolist() == [[0, 4, 30, 60]]
     for answer, message in (
         (([[1, 2, 3]], [0.5]), "returned boxes that are no numbers"),
+        (([[1, 2, 3, np.nan]], [0.5]), "some are not finite"),
         (([[1, 2, 3, 4]], [0.5, 0.6]), "returned 1 boxes and 2 scores"),
         (None, "raised TypeError"),
     ):
@@ -86,6 +87,15 @@ def test_a_detector_looks_every_few_seconds_and_its_answers_are_checked():
 
 
 def test_given_boxes_are_checked():
+    people = GivenPeople({0: [[0.1, 0.2, 0.5, 1.0]]})  # shares
+    assert people.sighting(Sample(Path("v.mp4"), 0), 0, (100, 200), None).corners.tolist() == [[20, 20, 100, 100]]
+    for box, message in (
+        ([np.nan, 1, 2, 3], r"boxes\[2\]: its boxes must be finite"),
+        ([9, 1, 2, 3], r"boxes\[2\]: the box \[9.0, 1.0, 2.0, 3.0\] has no area"),
+        ([0.1, 0.1, 0.2, 0.2], r"boxes\[2\]: a box in shares of the frame, but that of boxes\[1\] is in pixels"),
+    ):
+        with pytest.raises(UserError, match=message):
+            GivenPeople({1: [[1, 2, 30, 40]], 2: [box]})
     people = GivenPeople({1.0: [[1, 2, 3, 4]], 0: torch.zeros(0, 4)})
     assert people.times(Sample(Path("v"), 0), 2.0) == [0, 1]
     with pytest.raises(UserError, match=r"boxes\[1.0\]: v has no such moment, only 0.50 s"):

@@ -95,17 +95,18 @@ def test_people_outside_the_centre_get_no_action_and_that_is_said(model, folder,
     boxes = {0.0: [[0, 0, 20, 20], [60, 20, 100, 80]]}
     (result,) = model.predict(walking(), fps=10, boxes=boxes, actions=ActionKnobs(pixels="centre"))
     assert [person.box for person in result.people] == [(60, 20, 100, 80)]
-    assert "1 boxes lie outside the network's view" in caplog.text
+    assert "1 box outside the network's view" in caplog.text
     (full,) = model.predict(walking(), fps=10, boxes=boxes)
     assert len(full.people) == 2
 
 
-def test_a_key_frame_without_people_is_a_result_without_any(model):
+def test_a_key_frame_without_people_is_a_result_without_any(model, caplog):
     results = list(model.predict(walking(), fps=10, people=lambda frame: (np.zeros((0, 4)), [])))
     assert [(result.seconds, result.people, str(result)) for result in results][:1] == [
         (0, (), "array at 0.00 s: nobody")
     ]
     assert len(results) == 4
+    assert "array: nobody is in its 4 frames looked at" in caplog.text
 
 
 def test_rows_are_those_of_a_list_of_boxes(model, folder):

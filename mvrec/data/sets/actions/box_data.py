@@ -233,7 +233,8 @@ class BoxData(VideoData):
         videos = set(truth.videos)
         table = every.only_videos(videos.__contains__)
         names = [table.videos[number] for number in table.frame_videos]
-        count = sum(truth.find(*place) is not None for place in zip(names, table.seconds, strict=True))
+        with_boxes = truth.only_frames(truth.has_boxes())
+        count = sum(with_boxes.find(*place) is not None for place in zip(names, table.seconds, strict=True))
         if not count:
             raise UserError(f"{path}: none of its key frames is one of {truth.sources[0]}: take its paths and times")
         text = "%s: %d boxes in %d key frames of %s, %d of which have true boxes"
