@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, tuple[tuple[str, ...], float]] = {
     "mvit": (("--quick",), 5),
     "image_networks": (("--quick",), 2),
     "startup": (("--quick",), 4),
+    "roofline": (("--quick",), 1),
     "run": (("--quick",), 6),
     "evaluation_run": (("--quick",), 4),
     "decoder_memory": (("--quick",), 3),

@@ -152,7 +152,9 @@ def _check_maps(recogniser: Recogniser, options: argparse.Namespace) -> None:
     """Refuse files of class maps from a network without, before the first result."""
     flag = "--overlays" if options.overlays else "--masks" if options.masks else None
     if flag is not None and not isinstance(recogniser.protocol, MaskProtocol | KeyFrameProtocol):
-        raise UserError(f"{flag} is for segmenters and action detectors, and {recogniser.source} is for {recogniser.outputs.task}")
+        raise UserError(
+            f"{flag} is for segmenters and action detectors, and {recogniser.source} is for {recogniser.outputs.task}"
+        )
     if options.overlays is not None and options.overlays == options.masks:
         raise UserError(
             f"--overlays and --masks are the same folder, and their files have the same names: {options.masks}"

@@ -219,9 +219,7 @@ def _traced(recogniser: Recogniser) -> ExportedProgram:
         sizes.append(({0: Dim("boxes", min=1)},))  # of `*inputs`
     try:
         with torch.no_grad():
-            return torch.export.export(
-                recogniser.backbone, tuple(example), dynamic_shapes=tuple(sizes), strict=False
-            )
+            return torch.export.export(recogniser.backbone, tuple(example), dynamic_shapes=tuple(sizes), strict=False)
     except Exception as error:  # a network's code may raise any error on tensors without values
         name = type(recogniser.backbone).__name__
         raise UserError(f"{recogniser.source}: torch.export cannot trace this {name}: {_first_line(error)}") from error

@@ -66,7 +66,9 @@ class Selection:
             UserError: It lacks them.
         """
         if isinstance(recogniser.protocol, KeyFrameProtocol):
-            raise UserError(f"{recogniser.source} looks at key frames with boxes, and features are those of whole files")
+            raise UserError(
+                f"{recogniser.source} looks at key frames with boxes, and features are those of whole files"
+            )
         stages = len(recogniser.backbone.feature_info)
         if self.stage is not None and not -stages <= self.stage < stages:
             available = f"the stages 0..{stages - 1}" if stages else "no feature maps"

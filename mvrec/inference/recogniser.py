@@ -17,7 +17,14 @@ from mvrec.data.loading.file_views import file_views
 from mvrec.data.video.video import Decoder
 from mvrec.data.views.geometry import Sides
 from mvrec.data.views.presets import preset
-from mvrec.data.views.protocol import NAMED_MASK_PROTOCOLS, MaskProtocol, Protocol, kind_of, protocol_of
+from mvrec.data.views.protocol import (
+    NAMED_MASK_PROTOCOLS,
+    KeyFrameProtocol,
+    MaskProtocol,
+    Protocol,
+    kind_of,
+    protocol_of,
+)
 from mvrec.data.views.protocols.masks import windows_as_large_as
 from mvrec.errors import UserError, nearest
 from mvrec.inference.hub_files import local_path

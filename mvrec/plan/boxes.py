@@ -15,8 +15,6 @@ from mvrec.errors import UserError
 from mvrec.plan.findings import SAMPLE, Findings, copies, described, spread
 from mvrec.plan.media import probed
 
-SETTINGS_OF_LISTS = ("boxes", "classes", "bad_boxes")  # of `VideoBoxes`
-
 
 def look_at_boxes(
     root: Path, *, val_fraction: float | None = None, fold: str | None = None, **arguments: Any

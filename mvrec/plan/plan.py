@@ -10,7 +10,7 @@ from mvrec.data.listing.class_names import mirrored_classes
 from mvrec.data.listing.file_kinds import VIDEOS, Kind
 from mvrec.data.listing.mask_layouts import Naming
 from mvrec.errors import UserError
-from mvrec.plan.boxes import SETTINGS_OF_LISTS, look_at_boxes
+from mvrec.plan.boxes import look_at_boxes
 from mvrec.plan.findings import Findings, look
 from mvrec.plan.kinds import BOXED, DATA, MASKED, kind_of
 from mvrec.plan.learning import Choice, learning
@@ -103,7 +103,7 @@ def make_plan(
     Raises:
         UserError: Nothing can be learned from the files, or they are not of the kind that the weights know.
     """
-    kind = kind_of(root)
+    kind = VIDEOS if boxes is not None else kind_of(root)
     data = f"mvrec.data.{MASKED if masks else BOXED if boxes is not None else DATA[kind]}"
     others = [IMAGE_DATA] if masks else [VIDEO_DATA] if boxes is not None else []
     if start is not None and start.data["class_path"] not in (data, *others):

@@ -52,12 +52,39 @@ def test_key_frames_and_boxes_are_counted_and_split_by_videos(tmp_path):
     assert look_at_boxes(tmp_path, fold="2/5").files == {"train": 16, "val": 4}
     write_list(tmp_path / "train.csv", ROW.replace("a.mp4", "0.mp4"), ROW.replace("a.mp4", "1.mp4"))
     write_list(tmp_path / "val.csv", ROW.replace("a.mp4", "1.mp4").replace("0.5", "0.7", 1))
+    with pytest.raises(UserError, match=r"train.csv: all boxes have the action 'run', training needs boxes without it"):
+        look_at_boxes(tmp_path)
+    without = ROW.replace("a.mp4", "1.mp4").replace("run", "")
+    write_list(tmp_path / "train.csv", ROW.replace("a.mp4", "0.mp4"), without)
     findings = look_at_boxes(tmp_path)
     assert (findings.has_splits, findings.files) == (True, {"train": 2, "val": 1})
     assert findings.remarks == ("1.mp4 is in train and in val: keep it in one, or the score will be too good",)
     write_list(tmp_path / "train.csv")
+    with pytest.raises(UserError, match=r"train.csv: there are no boxes in it"):
+        look_at_boxes(tmp_path)
+    (tmp_path / "train.csv").unlink()
     with pytest.raises(UserError, match=r"has no training boxes: expected lists of boxes .*/train.csv"):
         look_at_boxes(tmp_path)
+
+
+def test_faults_of_lists_end_a_plan_and_spellings_are_noted(tmp_path):
+    root = write(tmp_path)
+    rows = (root / "boxes.csv").read_text()
+    for text, message in (
+        ("", r"boxes.csv:1: it is empty: a list of boxes begins with"),
+        (rows.replace(",y2,", ",", 1), r"boxes.csv:1: .* has no 'y2'"),
+        (rows.replace("sit", "").replace("run", ""), "none of its boxes has a label"),
+    ):
+        (root / "boxes.csv").write_text(text)
+        with pytest.raises(UserError, match=message):
+            look_at_boxes(root)
+        assert has_boxes(root)
+    (root / "boxes.csv").write_text(rows.replace("sit", "Run", 1))
+    (remark,) = look_at_boxes(root).remarks
+    assert "'Run' and 'run' are two actions that differ only in spelling" in remark
+    (root / "classes.txt").write_text("run\n")
+    with pytest.raises(UserError, match=r"boxes.csv:\d+: 'sit' is not"):
+        look_at_boxes(root)
 
 
 @pytest.mark.parametrize("weights", [False, True])
@@ -117,9 +144,12 @@ def test_a_file_of_cvat_per_task_is_planned_with_the_attributes_of_actions(comma
     for number, name in enumerate("abcde"):
         write_lit_video(root / f"videos/{name}.mp4", (2 + number, 4, 30, 40), size=(96, 160), num_frames=60)
         body = '<track id="0" label="person">' + "".join(box(frame, 2) for frame in range(60)) + "</track>"
+        body += f'<track id="1" label="person">{box(0, 20, action="sit")}</track>'
         write_xml(root / f"annotations/{name}.xml", body, tasks=task(number, name, source=f"{name}.mp4"))
     flags = ["--data.attributes", "[action, talks]", "--data.every", 0.5]
     code, _, err = command("init", root, "-o", tmp_path / "x.yaml", *flags)
     assert code == 0, err
-    assert "found: 20 key frames of 5 videos with boxes of 1 action: walk 20" in (tmp_path / "x.yaml").read_text()
+    assert (
+        "found: 20 key frames of 5 videos with boxes of 2 actions: sit 5, walk 20" in (tmp_path / "x.yaml").read_text()
+    )
     assert f"annotations/a.xml and 4 more: taking its paths as relative to {root}/videos" in err

@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> None:
 
     parameters = sum(parameter.numel() for parameter in fit.model.backbone.parameters())
     names, precisions = tested.model.class_names, scores.average_precisions
+    width = max(map(len, names))
     report = [
         f"moving digits: {len(fit.datamodule.index('train'))} training videos of two or three digits with a box each "
         f"in {fit.datamodule.root}",
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> None:
         f"{100 * scores.chance()['map']:.1f} %",
         f"control, the same weights on the same videos with their frames shuffled: {_percent(shuffled)}",
         f"control, the same weights with boxes at twice their places: {_percent(misplaced)}",
-        *(f"  {name:<12} {100 * precision:.1f} %" for name, precision in zip(names, precisions, strict=True)),
+        *(f"  {name:<{width}} {100 * precision:.1f} %" for name, precision in zip(names, precisions, strict=True)),
         f"what it sees in a longer video: {overlays / video.name}; everything else: {options.run_dir}",
     ]
     print("\n" + "\n".join(report))  # noqa: T201

@@ -259,10 +259,14 @@ class RecognitionData(WholeSignature, L.LightningDataModule):
             self._classes = self._classes or index.classes
         if not self._splits:
             raise UserError(f"{self.root}: no {self.kind.noun}s in it; expected {self.layout.expected()}")
-        if self.num_classes == 1:
-            raise UserError(f"{self.root}: it has only the class {self.class_names[0]!r}, training needs two")
+        self._check_classes()
         if stage == "fit":
             self._check_training(self.index("train"))
+
+    def _check_classes(self) -> None:
+        """Refuse data with nothing to tell apart."""
+        if self.num_classes == 1:
+            raise UserError(f"{self.root}: it has only the class {self.class_names[0]!r}, training needs two")
 
     def _check_training(self, index: SampleIndex) -> None:
         """Warn before the first step of data with which training will suffer."""

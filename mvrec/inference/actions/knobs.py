@@ -48,7 +48,12 @@ class ActionKnobs:
         return recogniser.under(replace(protocol, pixels=self.pixels))
 
     def __post_init__(self) -> None:
-        for name, allowed in (("every", POSITIVE), ("detect_every", POSITIVE), ("smooth", Range(0)), ("min_score", SHARE)):
+        for name, allowed in (
+            ("every", POSITIVE),
+            ("detect_every", POSITIVE),
+            ("smooth", Range(0)),
+            ("min_score", SHARE),
+        ):
             check_range(name, getattr(self, name), allowed)
         if self.pixels not in get_args(PixelChoice):
             raise UserError(f"pixels must be one of {', '.join(get_args(PixelChoice))}, got {self.pixels!r}")

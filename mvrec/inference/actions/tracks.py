@@ -154,6 +154,4 @@ def _mean(middle: ActionPrediction, near: Iterable[ActionPrediction], seconds: f
         same = [peer.probabilities for other in others for peer in other.people if peer.name == person.name]
         return np.mean(same, axis=0)
 
-    return replace(
-        middle, people=tuple(replace(person, probabilities=scores_of(person)) for person in middle.people)
-    )
+    return replace(middle, people=tuple(replace(person, probabilities=scores_of(person)) for person in middle.people))

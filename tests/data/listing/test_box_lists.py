@@ -19,9 +19,7 @@ def table_of(tmp_path, *rows, header=HEADER, name="boxes.csv"):
 
 def test_columns_come_in_any_order_and_person_score_and_labels_are_optional(tmp_path):
     path = write_list(tmp_path / "a.csv", "9;a b.mp4;1.5;10;20;30;40;0.25", header="Person;path;time;x1;y1;x2;y2;score")
-    assert list(read_boxes(path)) == [
-        BoxRow("a b.mp4", 1.5, (10, 20, 30, 40), False, "", "9", 0.25, str(path), 2)
-    ]
+    assert list(read_boxes(path)) == [BoxRow("a b.mp4", 1.5, (10, 20, 30, 40), False, "", "9", 0.25, str(path), 2)]
     path = write_list(tmp_path / "b.csv", "a,0,0,0,.5,1,run; talk", "a,0,0,0,.25,1,", header=HEADER + "s")
     assert [(row.label, row.relative, row.where) for row in read_boxes(path)] == [
         ("run", True, f"{path}:2"),
@@ -149,7 +147,11 @@ def detected(tmp_path, training, *, keeps_unmatched=True):
 
 def test_a_network_learns_from_true_boxes_and_detected_ones_take_over_their_labels(tmp_path):
     key_frames = detected(tmp_path, training=True)
-    assert [(row.start_seconds, row.label) for row in key_frames.rows("train")] == [(1, "train"), (2, "train"), (3, "train")]
+    assert [(row.start_seconds, row.label) for row in key_frames.rows("train")] == [
+        (1, "train"),
+        (2, "train"),
+        (3, "train"),
+    ]
     target = key_frames.target("a", 2)
     assert target.actions.tolist() == [[False, True], [False, False], [False, True], [False, False]]
     np.testing.assert_allclose(target.places[2:], [[0, 0, 0.5, 0.98], [0, 0, 0.5, 0.8]], rtol=1e-6)

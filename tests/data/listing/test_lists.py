@@ -48,7 +48,7 @@ MALFORMED = {  # list: line at fault and what is said of it
     "path,label,offset,size\na,0,-1,3\n": "2: offset '-1' is not a number of bytes",
     "path,label,offset,size\na,0,99999999999999999999,3\n": "2: offset '9+' is not a number of bytes",
     b"a\0b.mp4 1\n": "1: expected `path label`",
-    "a.mp4 1\n".encode("utf-16"): "1: expected `path label`",
+    "a.mp4 1\n".encode("utf-16"): " it is UTF-16: save it as UTF-8",
     "\nsome/dir 120 3\n": "2: 'some/dir' with 120 frames looks like a folder of single frames",
 }
 

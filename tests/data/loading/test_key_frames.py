@@ -69,9 +69,7 @@ def test_the_view_of_a_file_has_these_frames(tmp_path, pixels):
     if pixels == "full":
         frames = views.pixels[0].permute(0, 2, 3, 1).numpy()
         assert read_numbers(frames) == [14, 17, 20, 23]
-        reverse = KeyFrameProtocol(
-            clip=protocol.clip, size=96, pixels="full", frame_order="reversed"
-        )
+        reverse = KeyFrameProtocol(clip=protocol.clip, size=96, pixels="full", frame_order="reversed")
         frames = key_frame_view(Sample(path, 0, 20 / 30), reverse).pixels[0].permute(0, 2, 3, 1).numpy()
         assert read_numbers(frames) == [23, 20, 17, 14]
 

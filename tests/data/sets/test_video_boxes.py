@@ -123,7 +123,9 @@ def test_the_hash_of_a_split_is_that_of_its_boxes(tmp_path):
     rows = write_boxed_videos(tmp_path, 3)
     first = ready(tmp_path).record()["splits"]
     assert ready(tmp_path, stage="test").record()["splits"]["train"] == first["train"]
-    write_list(tmp_path / "boxes.csv", *[row.replace("0.9,run", "0.91,run").replace("0.9,talk", "0.91,talk") for row in rows])
+    write_list(
+        tmp_path / "boxes.csv", *[row.replace("0.9,run", "0.91,run").replace("0.9,talk", "0.91,talk") for row in rows]
+    )
     second = ready(tmp_path).record()["splits"]
     assert second["train"]["sha256"] != first["train"]["sha256"]
 
@@ -161,7 +163,10 @@ def test_wrong_boxes_and_times_are_bad_files_with_their_places(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"protocol": "avaa"}, r"data.protocol: there is no protocol 'avaa', only ava, ava-gt-frames; did you mean 'ava'"),
+        (
+            {"protocol": "avaa"},
+            r"data.protocol: there is no protocol 'avaa', only ava, ava-gt-frames; did you mean 'ava'",
+        ),
         ({"augment": Augment(rand_augment=RandAugment())}, r"data.augment.rand_augment must be null"),
         ({"clip": ClipSpec(sampling="segments")}, r"data.clip: a clip around a key frame takes neighbouring frames"),
         ({"val_fraction": 1.5}, r"data.val_fraction must lie in"),

@@ -22,7 +22,9 @@ def listed(folder: Path, text: str, **knobs) -> ListedPeople:
 
 
 def test_rows_of_a_box_are_one_and_shares_become_pixels(tmp_path):
-    people = listed(tmp_path, "v.mp4,1,0.1,0.2,0.5,0.6,run,,\nv.mp4,1,0.1,0.2,0.5,0.6,wave,,\nv.mp4,0.5,0,0,1,1,run,Ada,0.7\n")
+    people = listed(
+        tmp_path, "v.mp4,1,0.1,0.2,0.5,0.6,run,,\nv.mp4,1,0.1,0.2,0.5,0.6,wave,,\nv.mp4,0.5,0,0,1,1,run,Ada,0.7\n"
+    )
     sample = Sample(tmp_path / "v.mp4", 0)
     assert people.times(sample, 4.0) == [0.5, 1.0]
     sighting = people.sighting(sample, 1.0, (100, 200), None)

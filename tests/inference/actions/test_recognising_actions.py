@@ -79,7 +79,9 @@ def test_people_who_are_found_keep_their_numbers(model, folder, source):
         assert [person.name for person in result.people] == ["1", "2"]
         assert [person.box_score for person in result.people] == pytest.approx([0.95, 0.9])
         assert np.abs(np.array([person.box for person in result.people]) - boxes_at(10 * number)).max() <= 2
-    few = list(model.predict(files, people=squares, actions=ActionKnobs(min_score=0.92), fps=None if source == "file" else 10))
+    few = list(
+        model.predict(files, people=squares, actions=ActionKnobs(min_score=0.92), fps=None if source == "file" else 10)
+    )
     assert all(len(result.people) == 1 for result in few)
 
 

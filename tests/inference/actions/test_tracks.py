@@ -56,7 +56,9 @@ def test_names_of_a_list_stay_and_numbers_differ_from_them():
 
 
 def prediction(seconds, **scores):
-    people = [Person(name, (0, 0, 1, 1), None, np.array([score, 1 - score]), ("a", "b")) for name, score in scores.items()]
+    people = [
+        Person(name, (0, 0, 1, 1), None, np.array([score, 1 - score]), ("a", "b")) for name, score in scores.items()
+    ]
     return ActionPrediction("v", seconds, seconds, people=tuple(people))
 
 

@@ -85,6 +85,8 @@ class BoxLayout(Layout):
         Raises:
             UserError: The list is empty, or it has names, and no video below the root has one of them.
         """
+        if not table.videos:
+            raise UserError(f"{self.place(split or 'train')}: there are no boxes in it")
         probed, source = list(table.videos[:PROBED]), table.source
         prefix = find_prefix(self.root, split or "videos", [Row(video, "") for video in probed])
         if prefix is None and (are_ids(probed) or any(self.find_video(video) for video in probed)):

@@ -79,7 +79,6 @@ class BoxTable:
         spans = {video: (int(starts[n]), int(starts[n + 1])) for n, video in enumerate(self.videos)}
         object.__setattr__(self, "_spans", spans)
 
-
     def __len__(self) -> int:
         return len(self.seconds)
 

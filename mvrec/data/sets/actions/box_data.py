@@ -177,12 +177,10 @@ class BoxData(VideoData):
         """Read the boxes of splits, each once, and the names of their actions.
 
         Raises:
-            UserError: A malformed list, a label that is no class, or a single class.
+            UserError: A malformed list, a label that is no class, or one action that all boxes have.
         """
         if not self._names:
             names = tuple(known_class_names(self.classes) if self.classes is not None else self._own_names())
-            if len(names) == 1:
-                raise UserError(f"{self.root}: its boxes have only the action {names[0]!r}, training needs two")
             self._names = names
             if alike := spelt_alike(names):
                 first, second = map(ascii, alike)
@@ -191,6 +189,7 @@ class BoxData(VideoData):
         for split in SPLITS:
             if split in splits and split not in self._key_frames and self.files.has(split):
                 self._key_frames[split] = self.files.key_frames[split] = self._read(split)
+        self._check_classes()
 
     def _own_names(self) -> list[str]:
         if not any(self.files.has(split) for split in SPLITS):
@@ -287,6 +286,16 @@ class BoxData(VideoData):
         if not self.layout.splits_files:
             return 0
         return len({video for frames in self._key_frames.values() for video in frames.truth.videos})
+
+    def _check_classes(self) -> None:
+        """Refuse boxes with nothing to tell apart; a single action is told from boxes without it."""
+        if len(self._names) == 1 and "train" in self._key_frames:
+            truth = self._key_frames["train"].truth
+            if truth.class_counts()[0] == len(truth.corners):
+                raise UserError(
+                    f"{self.files.place('train')}: all boxes have the action {self._names[0]!r}, training needs boxes "
+                    "without it too"
+                )
 
     def _check_training(self, index: SampleIndex) -> None:
         """Warn of classes without a training box."""
