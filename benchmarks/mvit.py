@@ -1,6 +1,6 @@
 """MViT-B 16x4 and MViTv2-S 16x4 against torchvision's and pytorchvideo's, interleaved in one process; prints ratios.
 
-python benchmarks/mvit.py [--quick] [--only NAME] [--json [PATH]]
+python benchmarks/mvit.py [--quick] [--only NAME] [--fp32] [--json [PATH]]
 
 One clip of 16 x 224 x 224 on one thread: inference and training step (forward and backward), in float32 and under
 bfloat16 autocast, CPU and wall seconds; then the bytes that a training step keeps for its backward pass, every storage
@@ -59,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one repeat, and of MViT-B one peer")
     parser.add_argument("--only", choices=PEERS, help="one network")
+    parser.add_argument("--fp32", action="store_true", help="skip bf16, which some processors compute in software")
     add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -75,7 +76,7 @@ def main() -> None:
             worst = assert_equal(network, nets[peer], f"{name} and {peer}'s", clip)
             print(f"{name}: logits equal {peer}'s within {worst:.1e}; in float64 gradients are equal, too")
         print(f"\n{HEADER}")
-        for row in ROWS:
+        for row in (row for row in ROWS if not (row.bf16 and options.fp32)):
             figures.add(*measure(name, nets, clip, row, 1 if options.quick else 5))
         figures.add(*measure_memory(name, nets, clip, MEMORY_GOAL.get(name)))
         print()

@@ -1,6 +1,6 @@
 """Segmentation on Shunted-S: our network with its head against the plain form of both, interleaved; prints ratios.
 
-python benchmarks/segmentation.py [--quick] [--only {semantic_fpn,upernet}] [--json [PATH]]
+python benchmarks/segmentation.py [--quick] [--only {semantic_fpn,upernet}] [--repeats N] [--json [PATH]]
 
 Images of 512 x 512 and 150 classes on one thread, float32: inference and training step (forward and backward of a
 cross-entropy), CPU and wall seconds, and the memory of a training step; then the head alone on given maps, and its
@@ -104,10 +104,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one repeat at 128 x 128")
     parser.add_argument("--only", choices=("semantic_fpn", "upernet"), help="one head")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="turns after a warm-up")
     add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    side, repeats = (128, 1) if options.quick else (SIDE, 5)
+    side, repeats = (128, 1) if options.quick else (SIDE, options.repeats)
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     figures = Figures.of(options, "segmentation", packages=("torch", "transformers"))
     print(f"{figures.title}; 2 images of {side} x {side}, one thread; CPU seconds (wall seconds), medians\n")
