@@ -241,6 +241,7 @@ def checked(data: "BoxData", table: "BoxTable", facts: dict[str, VideoFacts], fa
         height, width = limits[frames, 2], limits[frames, 3]
         outside = (table.corners[:, 0] >= width) | (table.corners[:, 1] >= height)
         over = ~outside & ((table.corners[:, 2] > width + 1) | (table.corners[:, 3] > height + 1))
+        over &= (table.corners >= 0).all(axis=1)  # the others were counted when they were read
         for kind, mask in (("outside", outside), ("cut", over)):
             count, first = _first(mask)
             faults.add(kind, count, _box_text(table, first, height, width) if count else "")

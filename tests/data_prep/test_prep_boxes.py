@@ -36,7 +36,7 @@ def test_index_names_faults_with_their_places_and_leaves_them_out(tmp_path):
     rows = [
         *("0.mp4,0.5,1,2,30,40,run", "0.mp4,0.5,9,2,3,40,run", "0.mp4,0.5,-9,-9,-3,0,run", "0.mp4,0.5,70,2,90,40,run"),
         *("0.mp4,0.5,50,2,90,40,sit", "0.mp4,9,1,2,30,40,run", "1.mp4,0.5,1,2,30,40,", "1.mp4,0.25,,,,,"),
-        *("gone.mp4,0.5,1,2,30,40,run", "0.mp4,0.5,-9,2,30,40,run"),
+        *("gone.mp4,0.5,1,2,30,40,run", "0.mp4,0.5,-9,2,90,40,run"),
     ]
     (root / "boxes.csv").unlink()
     write_list(root / "train.csv", *rows)
@@ -45,7 +45,7 @@ def test_index_names_faults_with_their_places_and_leaves_them_out(tmp_path):
     for text in (
         "1 box without area, for example {0}:3: the box has no area, x2 3 is not greater than x1 9",
         "2 boxes outside the picture, for example {0}:4: the box -9, -9, -3, 0 lies outside the picture",
-        "2 boxes cut at the border of the picture, for example {0}:11: -9, 2, 30, 40",
+        "2 boxes cut at the border of the picture, for example {0}:11: -9, 2, 90, 40",
         "1 key frame outside its video, for example {0}:7: 9 s, 0.mp4 ends at 1.00 s",
         "1 box without a label, for example {0}:8",
         "1 key frame without boxes, for example {0}:9",
