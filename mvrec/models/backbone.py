@@ -42,9 +42,11 @@ class MapsHead(nn.Module):
 
     Attributes:
         kind: What it answers for, by which its weights are told from those of other heads.
+        arguments: The arguments that make it again for the same network.
     """
 
     kind: ClassVar[str] = "maps"
+    arguments: dict[str, Any]
 
 
 class Backbone(nn.Module):

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from mvrec.data.listing.class_names import known_class_names
 from mvrec.data.views.protocol import Protocol
 from mvrec.errors import UserError
 from mvrec.report.sections import RunResults, TaskReport
-from mvrec.tasks.action_detection.head import KEY, TASK, restore_head
+from mvrec.tasks.action_detection.head import HEADS
+from mvrec.tasks.maps_heads import KEY
 from mvrec.tasks.outputs import Output, TaskOutputs
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class ActionDetectionOutputs(TaskOutputs):
         head: The arguments of the network's head.
     """
 
-    task = TASK
+    task = HEADS.task
 
     def __init__(self, class_names: Sequence[str], head: Mapping[str, Any]) -> None:
         self.class_names, self.head = tuple(class_names), dict(head)
@@ -34,12 +34,7 @@ class ActionDetectionOutputs(TaskOutputs):
         cls, details: Mapping[str, Any], network: "Backbone", *, source: str, classes: str | None = None
     ) -> Self:
         """Return outputs with the actions and the head of a file."""
-        names = restore_head(network, details, source=source)
-        if classes is not None:
-            given_names = tuple(known_class_names(classes))
-            if len(given_names) != len(names):
-                raise UserError(f"--classes={classes}: {len(given_names)} names, {source} detects {len(names)} actions")
-            names = given_names
+        names = HEADS.restore(network, details, source=source, classes=classes)
         return cls(names, details[KEY])
 
     def probabilities(self, network: "Backbone", clips: "Tensor", corners: "Sequence[Tensor]") -> "list[Tensor]":

@@ -16,14 +16,7 @@ from mvrec.models.heads.actions import ActionHead
 from mvrec.ranges import check_ranges
 from mvrec.run_data import RunData
 from mvrec.tasks.action_detection.action_numbers import ActionNumbers
-from mvrec.tasks.action_detection.head import (
-    KEY,
-    TASK,
-    fit_head,
-    head_facts,
-    restore_head,
-    take_head_of_weights,
-)
+from mvrec.tasks.action_detection.head import HEADS
 from mvrec.tasks.action_detection.loss import LossName, action_loss
 from mvrec.tasks.action_detection.predictions import (
     WORST,
@@ -37,6 +30,7 @@ from mvrec.tasks.action_detection.predictions import (
 from mvrec.tasks.action_detection.probabilities import box_logits, box_probabilities
 from mvrec.tasks.action_detection.scores import METRICS, ActionScores, ActionTally
 from mvrec.tasks.base import Stage, Task
+from mvrec.tasks.maps_heads import KEY
 from mvrec.training.precision import HALF
 
 log = logging.getLogger(__name__)
@@ -73,7 +67,7 @@ class ActionDetection(Task):
         UserError: A number is out of range, weights do not fit, or a checkpoint's actions are not the data's.
     """
 
-    name = TASK
+    name = HEADS.task
     outputs = "mvrec.tasks.action_detection.outputs.ActionDetectionOutputs"
     monitor = "val/map"
     targets = (ActionBoxes,)
@@ -93,7 +87,7 @@ class ActionDetection(Task):
     ) -> None:
         check_ranges("model.", {"dropout": dropout, "head_rate_factor": head_rate_factor})
         if weights is not None:
-            take_head_of_weights(backbone, weights)
+            HEADS.take_from_weights(backbone, weights)
         super().__init__(backbone, weights=weights, **settings)
         self.head_arguments: dict[str, Any] = {"pooling": pooling, "context": context, "dropout": dropout}
         self.loss_name, self.new_head = loss, new_head
@@ -113,7 +107,7 @@ class ActionDetection(Task):
             raise UserError(f"trainer.precision {self.trainer.precision} rounds the corners of boxes: use bf16-mixed")
         names = self.data.class_names
         training = self.trainer.state.fn == "fit"
-        saved = fit_head(
+        saved = HEADS.fit(
             self.backbone,
             names,
             self.start,
@@ -196,11 +190,11 @@ class ActionDetection(Task):
 
     def facts(self) -> dict[str, Any]:
         """Return class names and the head's arguments."""
-        return {"class_names": list(self.class_names), **head_facts(self.head)}
+        return {"class_names": list(self.class_names), KEY: dict(self.head.arguments)}
 
     def take_over(self, saved: dict[str, Any]) -> None:
         """Make the checkpoint's head."""
-        restore_head(self.backbone, saved, source="the checkpoint")
+        HEADS.restore(self.backbone, saved, source="the checkpoint")
 
     def compare(self, saved: dict[str, Any], *, training: bool) -> None:
         """Compare the checkpoint's head and actions with this run's; a resumed run keeps the checkpoint's order."""

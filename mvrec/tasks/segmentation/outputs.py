@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from mvrec.data.listing.class_names import known_class_names
 from mvrec.data.views.protocol import MaskProtocol, Protocol
 from mvrec.errors import UserError
 from mvrec.report.sections import RunResults, TaskReport
+from mvrec.tasks.maps_heads import KEY
 from mvrec.tasks.outputs import PixelOutput, TaskOutputs
 from mvrec.tasks.segmentation.colours import colours
-from mvrec.tasks.segmentation.head import KEY, TASK, restore_head
+from mvrec.tasks.segmentation.head import HEADS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +73,7 @@ class SegmentationOutputs(TaskOutputs):
         head: The arguments of the network's head.
     """
 
-    task = TASK
+    task = HEADS.task
 
     def __init__(self, class_names: Sequence[str], head: Mapping[str, Any]) -> None:
         self.class_names, self.head = tuple(class_names), dict(head)
@@ -83,14 +83,7 @@ class SegmentationOutputs(TaskOutputs):
         cls, details: Mapping[str, Any], network: "Backbone", *, source: str, classes: str | None = None
     ) -> Self:
         """Return outputs with the classes and the head of a file."""
-        names = restore_head(network, details, source=source)
-        if classes is not None:
-            given_names = tuple(known_class_names(classes))
-            if len(given_names) != len(names):
-                raise UserError(
-                    f"--classes={classes}: {len(given_names)} names, {source} segments {len(names)} classes"
-                )
-            names = given_names
+        names = HEADS.restore(network, details, source=source, classes=classes)
         return cls(names, details[KEY])
 
     def raw(self, network: "Backbone", clips: "Tensor", protocol: Protocol) -> "list[Tensor | None]":

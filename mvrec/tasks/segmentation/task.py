@@ -17,16 +17,9 @@ from mvrec.models.heads.segmentation import SegmentationHead
 from mvrec.ranges import check_ranges
 from mvrec.run_data import RunData
 from mvrec.tasks.base import Stage, Task
+from mvrec.tasks.maps_heads import KEY
 from mvrec.tasks.segmentation.class_numbers import ClassNumbers
-from mvrec.tasks.segmentation.head import (
-    KEY,
-    TASK,
-    fit_head,
-    fitting_norm,
-    head_facts,
-    restore_head,
-    take_head_of_weights,
-)
+from mvrec.tasks.segmentation.head import HEADS, fitting_norm
 from mvrec.tasks.segmentation.modes import label_map
 from mvrec.tasks.segmentation.predictions import write_confusion, write_per_class, write_predictions, write_worst
 from mvrec.tasks.segmentation.scores import METRICS, MaskScores, MaskTally
@@ -71,7 +64,7 @@ class Segmentation(Task):
         UserError: A number is out of range, weights do not fit, or a checkpoint's classes are not the data's.
     """
 
-    name = TASK
+    name = HEADS.task
     outputs = "mvrec.tasks.segmentation.outputs.SegmentationOutputs"
     monitor = "val/miou"
     targets = (MaskMap,)
@@ -94,7 +87,7 @@ class Segmentation(Task):
         check_ranges("model.", {"channels": channels, "dropout": dropout, "auxiliary_weight": auxiliary_weight})
         check_ranges("model.", {"head_rate_factor": head_rate_factor})
         if weights is not None:
-            take_head_of_weights(backbone, weights)
+            HEADS.take_from_weights(backbone, weights)
         super().__init__(backbone, weights=weights, **settings)
         weight = (0.4 if decoder == "upernet" else 0.0) if auxiliary_weight is None else auxiliary_weight
         self.auxiliary_weight, self.new_head = weight, new_head
@@ -122,7 +115,7 @@ class Segmentation(Task):
         if len(names) > NOT_LABELLED:
             raise UserError(f"{len(names)} classes: a mask holds at most {NOT_LABELLED}")
         training = self.trainer.state.fn == "fit"
-        saved = fit_head(
+        saved = HEADS.fit(
             self.backbone,
             names,
             self.start,
@@ -198,11 +191,11 @@ class Segmentation(Task):
 
     def facts(self) -> dict[str, Any]:
         """Return class names and the head's arguments."""
-        return {"class_names": list(self.class_names), **head_facts(self.head)}
+        return {"class_names": list(self.class_names), KEY: dict(self.head.arguments)}
 
     def take_over(self, saved: dict[str, Any]) -> None:
         """Make the checkpoint's head."""
-        restore_head(self.backbone, saved, source="the checkpoint")
+        HEADS.restore(self.backbone, saved, source="the checkpoint")
 
     def compare(self, saved: dict[str, Any], *, training: bool) -> None:
         """Compare the checkpoint's head and classes with this run's; training needs the same order."""
