@@ -27,7 +27,8 @@ def weights(spec: Mapping[str, Any]) -> dict[str, Tensor]:
     state = {}
     for key, entry in spec["state_dict"].items():
         tensor = filled(key, tuple(entry["shape"]), entry["rule"], torch.float32)
-        state[key] = torch.tensor(entry["values"]) if "values" in entry else tensor * entry.get("scale", 1)
+        tensor = tensor * entry.get("scale", 1) + entry.get("shift", 0)
+        state[key] = torch.tensor(entry["values"]) if "values" in entry else tensor
     return state
 
 

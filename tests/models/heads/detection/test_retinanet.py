@@ -1,0 +1,160 @@
+"""RetinaNet next to mmdetection's recorded outputs and to torchvision's network."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from dense_golden import load_recording, maps, number_error, weights
+from detection_golden import (
+    STRIDES,
+    TRAINING_SETS,
+    batch_size,
+    check_anchors,
+    check_detections,
+    check_gradients,
+    check_maps,
+    image_sizes,
+    neck_name,
+    objects,
+)
+from torch import Tensor, nn
+from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
+
+from mvrec.models.backbone import FeatureInfo
+from mvrec.models.heads.detection.neck import Neck
+from mvrec.models.heads.detection.results import ImageSize
+from mvrec.models.heads.detection.retinanet import RetinaNet
+
+RECORDINGS = ("det_retinanet_mmdet_k6_97x203_150x90", "det_retinanet_mmdet_k6_128x160")
+TOWERS = {
+    "bbox_head.cls_convs.": "detector.classification_head.conv.",
+    "bbox_head.reg_convs.": "detector.regression_head.conv.",
+    "bbox_head.retina_cls.": "detector.classification_head.cls_logits.",
+    "bbox_head.retina_reg.": "detector.regression_head.bbox_reg.",
+}
+
+
+class Detector(nn.Module):
+    """A neck on the three coarser maps, and RetinaNet."""
+
+    def __init__(self, widths: list[int], channels: int, num_classes: int, **knobs: Any) -> None:
+        super().__init__()
+        levels = [FeatureInfo(*pair) for pair in zip(widths[-3:], STRIDES[1:], strict=True)]
+        self.neck = Neck(levels, channels, coarser="convolutions", relu=False)
+        self.detector = RetinaNet(channels, num_classes, **knobs)
+
+    def forward(self, levels: list[Tensor], *inputs: Any) -> Any:
+        return self.detector(self.neck(levels[1:]), *inputs)
+
+
+def our_name(name: str) -> str:
+    for theirs, ours in TOWERS.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs).replace(".conv.", ".0.")
+    return neck_name(name, finest=1)
+
+
+def build(spec: Mapping[str, Any]) -> Detector:
+    detector = Detector([shape[1] for shape in spec["input"]["maps"]["shapes"]], 32, 6)
+    detector.load_state_dict({our_name(name): tensor for name, tensor in weights(spec).items()})
+    return detector
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_detections_are_the_recorded_ones(name: str) -> None:
+    spec = load_recording(name)
+    model, levels = build(spec).eval(), maps(spec)
+    check_anchors(model.detector.anchors, model.neck(levels[1:]), spec)
+    for i, (image, recorded) in enumerate(zip(image_sizes(spec), spec["outputs"]["images"], strict=True)):
+        rows = [level[i : i + 1] for level in levels]
+        with torch.no_grad():
+            check_maps(model.neck(rows[1:]), recorded["neck_maps"])
+            for size, kind in ((image, "original"), (ImageSize(*image[:2]), "network")):
+                (detections,) = model(rows, batch_size(spec), [size])
+                check_detections(detections, recorded[f"detections_{kind}_size"])
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("training_set", TRAINING_SETS)
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_losses_and_gradients_are_the_recorded_ones(name: str, training_set: str) -> None:
+    spec = load_recording(name)
+    model, levels = build(spec).train(), [level.requires_grad_() for level in maps(spec)]
+    losses = model(levels, batch_size(spec), image_sizes(spec), objects(spec, training_set))
+    sum(losses.values()).backward()
+    recorded = spec["outputs"]["training"][training_set]
+    assert number_error(losses["class"].item(), recorded["losses"]["loss_cls_total"]) <= 1e-5
+    assert number_error(losses["box"].item(), recorded["losses"]["loss_bbox_total"]) <= 1e-5
+    check_gradients(model, levels, recorded, {name: our_name(name) for name in spec["state_dict"]})
+
+
+class GivenMaps(nn.Module):
+    """torchvision's neck on maps that do not depend on the image."""
+
+    def __init__(self, levels: list[Tensor], channels: int) -> None:
+        super().__init__()
+        self.levels, self.out_channels = levels, channels
+        widths = [level.shape[1] for level in levels]
+        self.fpn = FeaturePyramidNetwork(widths, channels, extra_blocks=LastLevelP6P7(channels, channels))
+
+    def forward(self, _images: Tensor) -> dict[str, Tensor]:
+        return self.fpn(OrderedDict((str(i), level) for i, level in enumerate(self.levels)))
+
+
+def test_style_torchvision_has_its_detections_and_losses_to_the_bit() -> None:
+    torch.manual_seed(0)
+    levels = [torch.randn(2, 16 * 2**i, 28 // 2**i, 36 // 2**i) for i in range(3)]
+    theirs = TorchvisionRetinaNet(GivenMaps(levels, 24), 5, min_size=200, max_size=288)
+    for tower in theirs.head.children():  # whose scores would all be 0.01
+        nn.init.normal_(list(tower.parameters())[-2], std=0.05)
+        for layer in tower.conv:
+            nn.init.kaiming_normal_(layer[0].weight)
+    infos = [FeatureInfo(level.shape[1], stride) for level, stride in zip(levels, STRIDES[1:], strict=True)]
+    neck = Neck(infos, 24, coarser="convolutions", source="output")
+    neck.load_state_dict(theirs.backbone.fpn.state_dict())
+    ours = RetinaNet(24, 5, style="torchvision", max_detections=300)
+    ours.load_state_dict(theirs.head.state_dict())
+    images = [torch.rand(3, 210, 280), torch.rand(3, 224, 150)]
+    targets = [
+        {"boxes": torch.tensor([[10.0, 20, 90, 120], [100, 5, 130, 44]]), "labels": torch.tensor([3, 0])},
+        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+    ]
+    resized, boxes = theirs.transform(images, targets)
+    sizes = [
+        ImageSize(*new, new[1] / image.shape[2], new[0] / image.shape[1])
+        for new, image in zip(resized.image_sizes, images, strict=True)
+    ]
+    assert resized.tensors.shape[-2:] == (224, 288)
+    expected = theirs.train()(images, targets)
+    losses = ours(neck(levels), (224, 288), sizes, boxes)
+    assert losses == {"class": expected["classification"], "box": expected["bbox_regression"]}
+    with torch.no_grad():
+        for mine, others in zip(ours(neck(levels), (224, 288), sizes), theirs.eval()(images), strict=True):
+            assert len(mine.boxes) > 50
+            assert mine.boxes.equal(others["boxes"])
+            assert mine.scores.equal(others["scores"])
+            assert mine.labels.equal(others["labels"])
+
+
+def test_style_detectron2_divides_losses_by_a_running_mean_that_is_saved() -> None:
+    torch.manual_seed(0)
+    levels = [torch.randn(1, 8, 16 // 2**i, 16 // 2**i) for i in range(5)]
+    target = {"boxes": torch.tensor([[10.0, 10, 60, 60]]), "labels": torch.tensor([1])}
+    inputs = (levels, (128, 128), [ImageSize(128, 128)], [target])
+    plain, running = (RetinaNet(8, 3, style=style) for style in ("mmdetection", "detectron2"))
+    running.load_state_dict(plain.state_dict(), strict=False)
+    positives = (running.matcher.assign(target["boxes"], torch.cat(running.anchors.of_levels(levels, ()))) >= 0).sum()
+    for _ in range(2):
+        last = running(*inputs)["box"]
+    normalizer = 0.9 * (0.9 * 100 + 0.1 * positives) + 0.1 * positives
+    assert running.state_dict()["normalizer"] == pytest.approx(normalizer.item())
+    # Anchors have another order, so the rows of weights mean other anchors: only sums of equal anchors are compared.
+    again = RetinaNet(8, 3, style="detectron2")
+    again.load_state_dict(running.state_dict())
+    assert again(*inputs)["box"] == last * running.normalizer / again.normalizer
