@@ -14,22 +14,14 @@ from mvrec.models.heads.decoders import (
     SemanticFPN,
     UPerNet,
 )
+from mvrec.models.heads.level_norms import LevelNorm, norm_of_level
 from mvrec.models.heads.resizing import resize
 
 DecoderName = Literal["semantic_fpn", "upernet", "segformer", "segformer_mmseg"]
-LevelNorm = Literal["none", "layer", "group"]
 # Channels of the papers, for ADE20K; SegFormer's are those of its smallest networks.
 CHANNELS: dict[str, int] = {"semantic_fpn": 128, "upernet": 512, "segformer": 256, "segformer_mmseg": 256}
 AUXILIARY_CHANNELS = 256
 FINEST_STRIDE = 4  # decoders of the papers begin there; finer maps stay unused
-
-
-class LevelLayerNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of each pixel of a map, `(B, C, H, W)`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, H, W)` to the same shape."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class SegmentationHead(MapsHead):
@@ -84,7 +76,7 @@ class SegmentationHead(MapsHead):
         channels, neck_channels = self.arguments["channels"], self.arguments["neck_channels"]
         self.first_level = next((i for i, level in enumerate(levels) if level.stride >= FINEST_STRIDE), 0)
         levels = levels[self.first_level :]
-        self.level_norms = nn.ModuleList(_norm(level_norm, level.channels) for level in levels)
+        self.level_norms = nn.ModuleList(norm_of_level(level_norm, level.channels) for level in levels)
         self.neck = nn.Identity() if neck_channels is None else Pyramid(levels, neck_channels)
         self.decoder = _decoder(decoder, levels, channels, neck_channels, num_classes=num_classes, dropout=dropout)
         self.auxiliary: AuxiliaryFCN | None = None
@@ -160,12 +152,6 @@ def _check(levels: Sequence[FeatureInfo], num_classes: int, decoder: str, level_
     ):
         if choice not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {choice!r}")
-
-
-def _norm(level_norm: LevelNorm, channels: int) -> nn.Module:
-    if level_norm == "layer":
-        return LevelLayerNorm(channels)
-    return nn.GroupNorm(1, channels) if level_norm == "group" else nn.Identity()
 
 
 def _decoder(
