@@ -92,6 +92,7 @@ PRIVATE = {
     "data/loading/workers.py": {"_on_queue_feeder_error", "_new_shared_fd_cpu"},  # batches without files or lost errors
     "data/loading/batch.py": {"_pytree"},  # Lightning's own way through a batch
     "models/baselines/wrapper.py": {"_metadata"},  # versions of modules, which torch keeps next to a state dict
+    "models/heads/detection": {"_utils"},  # torchvision's coder, matcher and sampler of boxes
     "models/fast": {
         *("_softmax_backward_data", "_linear_pointwise", "_convolution_pointwise"),
         *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),

@@ -5,6 +5,7 @@ from mvrec.models.cloformer import CloFormer, cloformer_s, cloformer_xs, cloform
 from mvrec.models.fast.accelerate import accelerate
 from mvrec.models.framewise import Framewise
 from mvrec.models.heads.actions import ActionHead
+from mvrec.models.heads.detection.head import DetectionHead
 from mvrec.models.heads.feature_pyramid import FeaturePyramid
 from mvrec.models.heads.segmentation import SegmentationHead
 from mvrec.models.macs import count_macs
@@ -30,6 +31,7 @@ __all__ = [
     "ActionHead",
     "Backbone",
     "CloFormer",
+    "DetectionHead",
     "FeaturePyramid",
     "Framewise",
     "LoadReport",
