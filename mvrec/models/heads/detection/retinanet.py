@@ -1,12 +1,13 @@
 """RetinaNet: classes and boxes from every cell of the maps, without proposals (Lin et al. 2017, arXiv 1708.02002)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
-from torchvision.ops import batched_nms, clip_boxes_to_image, sigmoid_focal_loss
+from torchvision.ops import batched_nms, clip_boxes_to_image, generalized_box_iou_loss, sigmoid_focal_loss
 
 from mvrec.models.heads.detection.anchors import RATIOS, Anchors
 from mvrec.models.heads.detection.coding import BoxCoder, Matcher
@@ -15,6 +16,7 @@ from mvrec.models.heads.detection.results import Detections, ImageSize, Style
 STRIDES = (8, 16, 32, 64, 128)  # of the maps P3 to P7
 SCALES = (4.0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3))  # sides of a cell's anchors over the stride
 POSITIVE, NEGATIVE = 0.5, 0.4  # IoU with an object
+GROUPS = 32  # of a group normalisation
 CANDIDATES = 1000  # of each map, before the suppression of doubles
 # detectron2 divides its losses by a running mean of the number of positive anchors.
 FIRST_NORMALIZER, MOMENTUM = 100.0, 0.9
@@ -33,6 +35,8 @@ class RetinaNet(nn.Module):
         style: Whose anchors, losses and order of steps it has. The losses of an image or a batch are divided by its
             positive anchors: "mmdetection" by those of the batch, where an image counts 1 or more; "torchvision" image
             by image; "detectron2" by a running mean. "mmdetection" suppresses doubles at the file's size.
+        norm: Whether the towers have group normalisation. In style "torchvision" boxes then have the GIoU loss in place
+            of L1, as its second version.
         score_threshold: Least score of a detection.
         nms_threshold: IoU with a better detection of the same class from which on a detection is dropped.
         max_detections: Most detections of an image.
@@ -45,19 +49,22 @@ class RetinaNet(nn.Module):
         *,
         strides: Sequence[int] = STRIDES,
         style: Style = "mmdetection",
+        norm: bool = False,
         score_threshold: float = 0.05,
         nms_threshold: float = 0.5,
         max_detections: int = 100,
     ) -> None:
         super().__init__()
         num_anchors = len(RATIOS) * len(SCALES)
-        self.classification_head = RetinaNetClassificationHead(channels, num_anchors, num_classes)
-        self.regression_head = RetinaNetRegressionHead(channels, num_anchors)
+        layer: Callable[..., nn.Module] | None = partial(nn.GroupNorm, GROUPS) if norm else None
+        self.classification_head = RetinaNetClassificationHead(channels, num_anchors, num_classes, norm_layer=layer)
+        self.regression_head = RetinaNetRegressionHead(channels, num_anchors, norm_layer=layer)
         sizes = [[stride * scale for scale in SCALES] for stride in strides]
         self.anchors = Anchors(strides, sizes, style=style)
         self.coder = BoxCoder(style=style)
         self.matcher = Matcher(POSITIVE, NEGATIVE, least_best=0.0, style=style)
         self.num_classes, self.style = num_classes, style
+        self.has_giou_loss = norm and style == "torchvision"
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.max_detections = max_detections
         if style == "detectron2":
@@ -118,15 +125,21 @@ class RetinaNet(nn.Module):
     def _sums(
         self, logits: Tensor, deltas: Tensor, anchors: Tensor, matches: Tensor, target: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the losses of an image as sums over its anchors, and the number of positive ones."""
+        """Return the focal loss and the box loss of an image as sums over anchors, and the number of positive ones."""
         positive = matches >= 0
         objects = matches[positive]
         classes = torch.zeros_like(logits)  # (N, K)
         classes[positive, target["labels"][objects]] = 1
         valid = matches != self.matcher.BETWEEN_THRESHOLDS
         focal = sigmoid_focal_loss(logits[valid], classes[valid], reduction="sum")
-        truth = self.coder.encode_single(target["boxes"][objects], anchors[positive])
-        return focal, functional.l1_loss(deltas[positive], truth, reduction="sum"), positive.sum()
+        box = self._box_loss(deltas[positive], anchors[positive], target["boxes"][objects])
+        return focal, box, positive.sum()
+
+    def _box_loss(self, deltas: Tensor, anchors: Tensor, truth: Tensor) -> Tensor:
+        """Return the sum of the losses of corrections (N, 4) that should make `anchors` (N, 4) `truth` (N, 4)."""
+        if self.has_giou_loss:
+            return generalized_box_iou_loss(self.coder.decode_single(deltas, anchors), truth, reduction="sum")
+        return functional.l1_loss(deltas, self.coder.encode_single(truth, anchors), reduction="sum")
 
     def _running_mean(self, count: Tensor) -> Tensor:
         self.normalizer.mul_(MOMENTUM).add_(count, alpha=1 - MOMENTUM)

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,7 +22,6 @@ from detection_golden import (
 )
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
@@ -97,49 +97,59 @@ def test_losses_and_gradients_are_the_recorded_ones(name: str, training_set: str
 class GivenMaps(nn.Module):
     """torchvision's neck on maps that do not depend on the image."""
 
-    def __init__(self, levels: list[Tensor], channels: int) -> None:
+    def __init__(self, levels: list[Tensor], channels: int, p6_channels: int) -> None:
         super().__init__()
         self.levels, self.out_channels = levels, channels
         widths = [level.shape[1] for level in levels]
-        self.fpn = FeaturePyramidNetwork(widths, channels, extra_blocks=LastLevelP6P7(channels, channels))
+        self.fpn = FeaturePyramidNetwork(widths, channels, extra_blocks=LastLevelP6P7(p6_channels, channels))
 
     def forward(self, _images: Tensor) -> dict[str, Tensor]:
         return self.fpn(OrderedDict((str(i), level) for i, level in enumerate(self.levels)))
 
 
-def test_style_torchvision_has_its_detections_and_losses_to_the_bit() -> None:
-    torch.manual_seed(0)
-    levels = [torch.randn(2, 16 * 2**i, 28 // 2**i, 36 // 2**i) for i in range(3)]
-    theirs = TorchvisionRetinaNet(GivenMaps(levels, 24), 5, min_size=200, max_size=288)
-    for tower in theirs.head.children():  # whose scores would all be 0.01
-        nn.init.normal_(list(tower.parameters())[-2], std=0.05)
+def torchvision_network(levels: list[Tensor], channels: int, *, second_version: bool) -> TorchvisionRetinaNet:
+    """One with scores of many sizes, which are all 0.01 in a fresh one."""
+    backbone = GivenMaps(levels, channels, levels[-1].shape[1] if second_version else channels)
+    head = RetinaNetHead(channels, 9, 5, norm_layer=partial(nn.GroupNorm, 32) if second_version else None)
+    if second_version:
+        head.regression_head._loss_type = "giou"
+    for tower, output in ((head.classification_head, "cls_logits"), (head.regression_head, "bbox_reg")):
         for layer in tower.conv:
             nn.init.kaiming_normal_(layer[0].weight)
+        nn.init.normal_(tower.get_submodule(output).weight, std=0.03)
+    return TorchvisionRetinaNet(backbone, 5, head=head, min_size=200, max_size=288)
+
+
+@pytest.mark.parametrize("second_version", [False, True])
+def test_style_torchvision_has_its_detections_and_losses_to_the_bit(second_version: bool) -> None:
+    torch.manual_seed(0)
+    levels = [torch.randn(2, 16 * 2**i, 28 // 2**i, 36 // 2**i) for i in range(3)]
+    theirs = torchvision_network(levels, 32, second_version=second_version)
     infos = [FeatureInfo(level.shape[1], stride) for level, stride in zip(levels, STRIDES[1:], strict=True)]
-    neck = Neck(infos, 24, coarser="convolutions", source="output")
+    neck = Neck(infos, 32, coarser="convolutions", source="input" if second_version else "output")
     neck.load_state_dict(theirs.backbone.fpn.state_dict())
-    ours = RetinaNet(24, 5, style="torchvision", max_detections=300)
+    ours = RetinaNet(32, 5, style="torchvision", max_detections=300, norm=second_version)
     ours.load_state_dict(theirs.head.state_dict())
     images = [torch.rand(3, 210, 280), torch.rand(3, 224, 150)]
     targets = [
         {"boxes": torch.tensor([[10.0, 20, 90, 120], [100, 5, 130, 44]]), "labels": torch.tensor([3, 0])},
         {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
     ]
-    resized, boxes = theirs.transform(images, targets)
-    sizes = [
-        ImageSize(*new, new[1] / image.shape[2], new[0] / image.shape[1])
-        for new, image in zip(resized.image_sizes, images, strict=True)
+    batch, objects_of_views = theirs.transform(images, targets)
+    size = tuple(batch.tensors.shape[-2:])
+    views = [
+        ImageSize(*view, view[1] / image.shape[2], view[0] / image.shape[1])
+        for view, image in zip(batch.image_sizes, images, strict=True)
     ]
-    assert resized.tensors.shape[-2:] == (224, 288)
     expected = theirs.train()(images, targets)
-    losses = ours(neck(levels), (224, 288), sizes, boxes)
+    losses = ours(neck(levels), size, views, objects_of_views)
     assert losses == {"class": expected["classification"], "box": expected["bbox_regression"]}
     with torch.no_grad():
-        for mine, others in zip(ours(neck(levels), (224, 288), sizes), theirs.eval()(images), strict=True):
-            assert len(mine.boxes) > 50
-            assert mine.boxes.equal(others["boxes"])
-            assert mine.scores.equal(others["scores"])
-            assert mine.labels.equal(others["labels"])
+        for detections, others in zip(ours(neck(levels), size, views), theirs.eval()(images), strict=True):
+            assert len(detections.boxes) > 50
+            assert detections.boxes.equal(others["boxes"])
+            assert detections.scores.equal(others["scores"])
+            assert detections.labels.equal(others["labels"])
 
 
 def test_style_detectron2_divides_losses_by_a_running_mean_that_is_saved() -> None:
@@ -147,14 +157,15 @@ def test_style_detectron2_divides_losses_by_a_running_mean_that_is_saved() -> No
     levels = [torch.randn(1, 8, 16 // 2**i, 16 // 2**i) for i in range(5)]
     target = {"boxes": torch.tensor([[10.0, 10, 60, 60]]), "labels": torch.tensor([1])}
     inputs = (levels, (128, 128), [ImageSize(128, 128)], [target])
-    plain, running = (RetinaNet(8, 3, style=style) for style in ("mmdetection", "detectron2"))
-    running.load_state_dict(plain.state_dict(), strict=False)
-    positives = (running.matcher.assign(target["boxes"], torch.cat(running.anchors.of_levels(levels, ()))) >= 0).sum()
+    model = RetinaNet(8, 3, style="detectron2")
+    matches = model.matcher.assign(target["boxes"], torch.cat(model.anchors.of_levels(levels, ())))
+    positives = (matches >= 0).sum().item()
+    assert positives > 0
+    sums, divisor = [], 100.0
     for _ in range(2):
-        last = running(*inputs)["box"]
-    normalizer = 0.9 * (0.9 * 100 + 0.1 * positives) + 0.1 * positives
-    assert running.state_dict()["normalizer"] == pytest.approx(normalizer.item())
-    # Anchors have another order, so the rows of weights mean other anchors: only sums of equal anchors are compared.
-    again = RetinaNet(8, 3, style="detectron2")
-    again.load_state_dict(running.state_dict())
-    assert again(*inputs)["box"] == last * running.normalizer / again.normalizer
+        divisor = 0.9 * divisor + 0.1 * positives
+        sums.append(model(*inputs)["box"].item() * divisor)
+    assert sums[0] == pytest.approx(sums[1])
+    resumed = RetinaNet(8, 3, style="detectron2")
+    resumed.load_state_dict(model.state_dict())
+    assert resumed(*inputs)["box"].item() == pytest.approx(sums[0] / (0.9 * divisor + 0.1 * positives))
