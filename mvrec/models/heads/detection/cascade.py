@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torchvision.ops import clip_boxes_to_image
 
 from mvrec.models.heads.detection.masks import MaskBranch
@@ -19,16 +18,8 @@ WEIGHTS: dict[str, tuple[tuple[float, float, float, float], ...]] = {
     ),
     "detectron2": ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0)),
 }
+BETA = {"mmdetection": 1.0, "detectron2": 0.0}  # of the smooth L1 loss of corrections
 LOSS_WEIGHTS = {"mmdetection": (1.0, 0.5, 0.25), "detectron2": (1.0, 1.0, 1.0)}
-
-
-class CascadeBranch(BoxBranch):
-    """The class logits and corrections of a stage, which all classes share."""
-
-    def box_loss(self, deltas: Tensor, targets: Tensor) -> Tensor:
-        """Return the sum of the losses of corrections (N, 4): mmdetection's cascades have smooth L1 of beta 1."""
-        beta = 1.0 if self.style == "mmdetection" else 0.0
-        return functional.smooth_l1_loss(deltas, targets, beta=beta, reduction="sum")
 
 
 class CascadeHeads(nn.Module):

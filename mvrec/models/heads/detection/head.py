@@ -37,15 +37,17 @@ class DetectionHead(MapsHead):
         anchor_scale: Side of a square anchor in cells of its map, in detectors of two stages.
         p6_source: Whether RetinaNet's coarser maps are made before the pyramid ("input"), or after it ("output").
         neck_norm: Whether the pyramid has batch normalisation.
-        head_norm: Whether convolutions of boxes and masks have batch normalisation.
+        head_norm: Whether convolutions of boxes and masks have batch normalisation, or RetinaNet's group normalisation.
         rpn_convs: Convolutions of the first stage.
         rpn_samples: Anchors of an image that a training step of the first stage looks at.
-        train_proposals: Proposals of an image in training; None for 1,000, or 2,000 with style "torchvision".
+        train_proposals: Proposals of an image in training; None for 1,000, or 2,000 with style "torchvision" and in
+            mmdetection's cascades.
         test_proposals: Proposals of an image after it.
         box_width: Features of a box.
         box_convs: Convolutions before them; 0 for two layers.
         box_samples: Proposals of an image that a training step of the second stage looks at.
         mask_convs: Convolutions of the branch of masks.
+        mask_width: Their channels; None for those of the pyramid.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -77,6 +79,7 @@ class DetectionHead(MapsHead):
         box_convs: int = 0,
         box_samples: int = 512,
         mask_convs: int = 4,
+        mask_width: int | None = None,
     ) -> None:
         super().__init__()
         self.arguments: dict[str, Any] = {
@@ -169,7 +172,7 @@ def _check(levels: Sequence[FeatureInfo], num_classes: int, arguments: Mapping[s
         if not 0 <= arguments[name] <= 1:
             raise ValueError(f"{name} must lie in 0..1, got {arguments[name]}")
     counts = ("channels", "max_detections", "rpn_convs", "rpn_samples", "train_proposals", "test_proposals")
-    for name in (*counts, "box_width", "box_samples", "mask_convs", "anchor_scale"):
+    for name in (*counts, "box_width", "box_samples", "mask_convs", "mask_width", "anchor_scale"):
         value = arguments[name]
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be more than 0, got {value}")
@@ -186,7 +189,8 @@ def _detector(num_classes: int, strides: Sequence[int], arguments: Mapping[str, 
     if name == "retinanet":
         from mvrec.models.heads.detection.retinanet import RetinaNet
 
-        return RetinaNet(channels, num_classes, strides=strides, style=arguments["style"], **thresholds)
+        norm, style = arguments["head_norm"], arguments["style"]
+        return RetinaNet(channels, num_classes, strides=strides, style=style, norm=norm, **thresholds)
     from mvrec.models.heads.detection.mask_rcnn import two_stage
     from mvrec.models.heads.detection.roi_heads import Choice
 

@@ -76,23 +76,24 @@ def two_stage(
         style=style,
         convs=arguments["rpn_convs"],
         samples=arguments["rpn_samples"],
-        train_proposals=arguments["train_proposals"],
+        train_proposals=arguments["train_proposals"] or (2000 if cascade and style == "mmdetection" else None),
         test_proposals=arguments["test_proposals"],
+        of_cascade=cascade,
     )
     common: dict[str, Any] = {"style": style, "norm": norm}
     of_boxes = {"width": arguments["box_width"], "convs": arguments["box_convs"], "samples": arguments["box_samples"]}
     maps = (strides[:-1], channels, num_classes)
 
     def branch_of_masks() -> MaskBranch:
-        return MaskBranch(*maps, **common, convs=arguments["mask_convs"])
+        return MaskBranch(*maps, **common, convs=arguments["mask_convs"], width=arguments["mask_width"])
 
     if not cascade:
         boxes = BoxBranch(*maps, **common, **of_boxes)
         return TwoStage(rpn, RoIHeads(boxes, branch_of_masks() if masks else None, style=style, choice=choice))
-    from mvrec.models.heads.detection.cascade import IOUS, WEIGHTS, CascadeBranch, CascadeHeads
+    from mvrec.models.heads.detection.cascade import BETA, IOUS, WEIGHTS, CascadeHeads
 
     stages = [
-        CascadeBranch(*maps, **common, **of_boxes, iou=iou, weights=weights, agnostic=True)
+        BoxBranch(*maps, **common, **of_boxes, iou=iou, weights=weights, agnostic=True, beta=BETA[style])
         for iou, weights in zip(IOUS, WEIGHTS[style], strict=True)
     ]
     count = (len(stages) if style == "mmdetection" else 1) if masks else 0

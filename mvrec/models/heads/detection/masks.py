@@ -21,21 +21,22 @@ class MaskBranch(nn.Module):
 
     Args:
         strides: Pixels per cell of the maps that are read.
-        channels: Channels of the maps, and of the branch.
+        channels: Channels of the maps.
         num_classes: K.
         style: Whose pooling and targets.
         convs: Convolutions before the outputs.
+        width: Their channels; None for those of the maps.
         norm: Whether these have batch normalisation in place of a bias.
     """
 
     def __init__(
-        self, strides: Sequence[int], channels: int, num_classes: int, *, style: Style, convs: int, norm: bool
+        self, strides: Sequence[int], channels: int, num_classes: int, *, style: Style, convs: int, norm: bool, width: int | None = None
     ) -> None:
         super().__init__()
-        self.style = style
+        self.style, width = style, width or channels
         self.mask_roi_pool = Pooler(strides, CELLS, style=style)
-        self.mask_head = MaskRCNNHeads(channels, [channels] * convs, 1, norm_layer=nn.BatchNorm2d if norm else None)
-        self.mask_predictor = MaskRCNNPredictor(channels, channels, num_classes + 1)
+        self.mask_head = MaskRCNNHeads(channels, [width] * convs, 1, norm_layer=nn.BatchNorm2d if norm else None)
+        self.mask_predictor = MaskRCNNPredictor(width, width, num_classes + 1)
         if style != "torchvision":
             for name, parameter in self.mask_predictor.named_parameters():
                 if name.endswith("bias"):

@@ -14,7 +14,7 @@ from mvrec.models.heads.detection.coding import BoxCoder, Matcher
 from mvrec.models.heads.detection.masks import MaskBranch
 from mvrec.models.heads.detection.pooler import Pooler
 from mvrec.models.heads.detection.results import Detections, ImageSize, Style
-from mvrec.models.heads.detection.rpn import box_loss
+from mvrec.models.heads.detection.rpn import BETAS, box_loss
 
 CELLS = 7  # of features per side of a box
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the four corrections of a box
@@ -59,6 +59,7 @@ class BoxBranch(nn.Module):
         iou: From which IoU on a box belongs to an object.
         weights: Of the four corrections.
         agnostic: Whether all classes share their corrections.
+        beta: Of the smooth L1 loss of corrections; None for the style's.
         samples: Boxes of an image that a training step looks at; a quarter of them at most belong to an object.
 
     Attributes:
@@ -78,6 +79,7 @@ class BoxBranch(nn.Module):
         iou: float = 0.5,
         weights: tuple[float, float, float, float] = WEIGHTS,
         agnostic: bool = False,
+        beta: float | None = None,
         samples: int = 512,
     ) -> None:
         super().__init__()
@@ -94,7 +96,7 @@ class BoxBranch(nn.Module):
             self.box_predictor.bbox_pred = nn.Linear(width, 4)
         if style != "torchvision":
             _start_small(self.box_predictor)
-        self.agnostic = agnostic
+        self.agnostic, self.beta = agnostic, BETAS[style] if beta is None else beta
         self.box_coder = BoxCoder(weights, style=style)
         self.matcher = Matcher(iou, iou, style=style)
         self.fg_bg_sampler = BalancedPositiveNegativeSampler(samples, 0.25)
@@ -154,14 +156,11 @@ class BoxBranch(nn.Module):
         truth = torch.cat([target["boxes"].float()[each] for target, each in zip(targets, objects, strict=True)])
         own_deltas = deltas[places, 0 if self.agnostic else labels[places]]
         count = max(1, len(labels))
+        wanted_deltas = self.box_coder.encode_single(truth, torch.cat(boxes))
         return {
             "class": F.cross_entropy(logits, labels, reduction="sum") / count,
-            "box": self.box_loss(own_deltas, self.box_coder.encode_single(truth, torch.cat(boxes))) / count,
+            "box": box_loss(own_deltas, wanted_deltas, beta=self.beta) / count,
         }
-
-    def box_loss(self, deltas: Tensor, targets: Tensor) -> Tensor:
-        """Return the sum of the losses of corrections (N, 4)."""
-        return box_loss(deltas, targets, style=self.style)
 
 
 def _start_small(predictor: FastRCNNPredictor) -> None:

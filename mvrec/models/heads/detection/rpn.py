@@ -14,7 +14,8 @@ from mvrec.models.heads.detection.coding import BoxCoder, Matcher
 from mvrec.models.heads.detection.results import ImageSize, Style
 
 TRAIN_PROPOSALS = {"mmdetection": 1000, "torchvision": 2000, "detectron2": 1000}
-BETA = 1 / 9  # of torchvision's smooth L1 loss of boxes; the others have L1
+BETA = 1 / 9
+BETAS = {"mmdetection": 0.0, "torchvision": BETA, "detectron2": 0.0}  # of the smooth L1 loss of boxes; 0 for L1
 # Boxes must be wider and higher than 0; torchvision has a limit of its own.
 SMALLEST = {"torchvision": 1e-3}
 
@@ -31,6 +32,8 @@ class ProposalNetwork(nn.Module):
         samples: Anchors of an image that a training step looks at; half of them at most belong to an object.
         train_proposals: Proposals of an image in training; None for the style's.
         test_proposals: Proposals of an image after it.
+        of_cascade: Whether it is that of a cascade, which mmdetection trains with smooth L1 of beta 1/9, and without
+            anchors that cross the border of the image.
 
     Attributes:
         fg_bg_sampler: Draws anchors; may be replaced.
@@ -47,9 +50,12 @@ class ProposalNetwork(nn.Module):
         samples: int = 256,
         train_proposals: int | None = None,
         test_proposals: int = 1000,
+        of_cascade: bool = False,
     ) -> None:
         super().__init__()
         self.anchors, self.style, self.samples = anchors, style, samples
+        self.within = of_cascade and style == "mmdetection"
+        self.beta = BETA if self.within else BETAS[style]
         self.head = RPNHead(channels, anchors.num_anchors_per_location()[0], conv_depth=convs)
         self.box_coder = BoxCoder(style=style)
         self.matcher = Matcher(0.7, 0.3, least_best=0.3 if style == "mmdetection" else 0.0, style=style)
@@ -117,7 +123,7 @@ class ProposalNetwork(nn.Module):
         labels, wanted_deltas = [], []
         for image, target in zip(images, targets, strict=True):
             truth = target["boxes"].float()
-            objects = self.matcher.assign(truth, anchors, self.anchors.usable(maps, image))
+            objects = self.matcher.assign(truth, anchors, self.anchors.usable(maps, image, within=self.within))
             labels.append((objects >= 0).float() - (objects == self.matcher.BETWEEN_THRESHOLDS).float())
             # Those of other anchors are not read.
             boxes = truth[objects.clamp(min=0)] if len(truth) else anchors
@@ -128,7 +134,7 @@ class ProposalNetwork(nn.Module):
         chances = F.binary_cross_entropy_with_logits(
             logits.flatten()[sampled], torch.cat(labels)[sampled], reduction="sum"
         )
-        boxes = box_loss(deltas.flatten(0, 1)[places], torch.cat(wanted_deltas)[places], style=self.style)
+        boxes = box_loss(deltas.flatten(0, 1)[places], torch.cat(wanted_deltas)[places], beta=self.beta)
         divisor: float | Tensor = max(1, len(sampled))
         if self.style == "detectron2":
             divisor = self.samples * len(images)
@@ -137,7 +143,6 @@ class ProposalNetwork(nn.Module):
         return {"rpn_class": chances / divisor, "rpn_box": boxes / divisor}
 
 
-def box_loss(deltas: Tensor, targets: Tensor, *, style: Style) -> Tensor:
-    """Return the sum of the losses of corrections (N, 4): L1, or torchvision's smooth L1."""
-    beta = BETA if style == "torchvision" else 0.0
+def box_loss(deltas: Tensor, targets: Tensor, *, beta: float) -> Tensor:
+    """Return the sum of the losses of corrections (N, 4): smooth L1, quadratic below beta; L1 for beta 0."""
     return F.smooth_l1_loss(deltas.float(), targets, beta=beta, reduction="sum")
