@@ -16,14 +16,14 @@ IGNORED = Matcher.BETWEEN_THRESHOLDS
 
 
 def test_anchors_of_bfloat16_maps_are_exact_and_those_of_torchvision_are_not() -> None:
-    maps = [torch.zeros(1, 1, 100, 167, dtype=torch.bfloat16)]
+    maps = [torch.zeros(1, 1, 200, 334, dtype=torch.bfloat16)]
     images = ImageList(torch.zeros(1, 3, 800, 1336), [(800, 1333)])
-    ours = Anchors([8], [[40.3]])
+    ours = Anchors([4], [[40.3]])
     rounded = AnchorGenerator(((40,),), ((0.5, 1.0, 2.0),))
     (anchors,), (theirs,) = ours(images, maps), rounded(images, maps)
     assert anchors.dtype == torch.float32
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-    torch.testing.assert_close(centres[-1], torch.tensor([166.0 * 8, 99 * 8]))
+    torch.testing.assert_close(centres[-1], torch.tensor([333.0 * 4, 199 * 4]))
     assert (((theirs[:, :2] + theirs[:, 2:]) / 2).double()[-1] - centres[-1]).abs().max() >= 2
 
 

@@ -27,6 +27,7 @@ from mvrec.models.heads.detection.results import Detections, ImageSize
 
 NAME = "det_cascade_mask_rcnn_mmdet_k5_97x203_150x90"
 PARTS = (
+    (".conv.", ".0."),
     ("rpn_head.rpn_conv.", "detector.rpn.head.conv.0.0."),
     ("rpn_head.rpn_cls.", "detector.rpn.head.cls_logits."),
     ("rpn_head.rpn_reg.", "detector.rpn.head.bbox_pred."),
@@ -37,7 +38,6 @@ PARTS = (
     ("fc_cls.", "box_predictor.cls_score."),
     ("fc_reg.", "box_predictor.bbox_pred."),
     (".convs.", ".mask_head."),
-    (".conv.", ".0."),
     ("upsample.", "mask_predictor.conv5_mask."),
     ("conv_logits.", "mask_predictor.mask_fcn_logits."),
 )

@@ -116,7 +116,7 @@ def torchvision_network(levels: list[Tensor], channels: int, *, second_version: 
     for tower, output in ((head.classification_head, "cls_logits"), (head.regression_head, "bbox_reg")):
         for layer in tower.conv:
             nn.init.kaiming_normal_(layer[0].weight)
-        nn.init.normal_(tower.get_submodule(output).weight, std=0.03)
+        nn.init.normal_(tower.get_submodule(output).weight, std=0.1)
     return TorchvisionRetinaNet(backbone, 5, head=head, min_size=200, max_size=288)
 
 
