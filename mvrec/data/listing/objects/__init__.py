@@ -1,0 +1,1 @@
+"""Objects in images: annotation files in several formats, and their packed tables."""
