@@ -30,6 +30,8 @@ from mvrec.data.views.protocol import ImageProtocol
 from mvrec.data.views.transforms import Augment, views_of
 from mvrec.errors import DecodeError
 
+_ORIENTATION = 0x0112  # EXIF's tag
+_LYING = (5, 6, 7, 8)  # orientations in which rows are columns
 _PHOTOMETRIC = 262  # TIFF's tag for the meaning of the values
 _MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow refuses larger images with a message
 
@@ -101,7 +103,7 @@ def pillow_pixels(image: Image.Image, *, upright: bool = True) -> npt.NDArray[np
 
 
 def _is_turned(image: Image.Image) -> bool:
-    return image.getexif().get(0x0112, 1) != 1
+    return image.getexif().get(_ORIENTATION, 1) != 1
 
 
 def is_turned(path: FilePath) -> bool:
@@ -122,6 +124,38 @@ def is_turned(path: FilePath) -> bool:
         raise
     except Exception as error:  # Pillow's parsers raise any error
         raise DecodeError(path, _other_kind(path)) from error
+
+
+def image_size(path: FilePath, *, upright: bool = True) -> tuple[int, int]:
+    """Return height and width of an image in pixels, as its header says them.
+
+    Args:
+        path: The file.
+        upright: Whether the image is turned as its EXIF block says.
+
+    Raises:
+        DecodeError: The file is missing or no image.
+    """
+    try:
+        with warnings.catch_warnings(), _opened(path) as image:
+            warnings.simplefilter("ignore")
+            width, height = image.size
+            # A PNG without this block before its pixels would be decoded in full for it.
+            may_be_turned = upright and (image.format != "PNG" or "exif" in image.info)
+            is_turned = may_be_turned and image.getexif().get(_ORIENTATION, 1) in _LYING
+            return (width, height) if is_turned else (height, width)
+    except (MemoryError, DecodeError):
+        raise
+    except Exception as error:  # Pillow's parsers raise any error
+        raise DecodeError(path, _other_kind(path)) from error
+
+
+def _opened(path: FilePath) -> Image.Image:
+    """Return an image whose header alone is read; one in an archive is read whole."""
+    if isinstance(path, ArchiveMember):
+        return Image.open(io.BytesIO(path.read()))
+    check_is_file_with_content(os.fspath(path))
+    return Image.open(path)
 
 
 def _content(path: FilePath) -> bytes:
