@@ -1,4 +1,7 @@
-"""From any layout of a data set to lists and classes.txt, with missing, repeated and leaking files."""
+"""From any layout of a data set to lists and classes.txt, with missing, repeated and leaking files.
+
+Annotations of objects in images become COCO JSON, `train.json` and so on.
+"""
 
 import functools
 import os
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mvrec.errors import UserError
 from mvrec.files import at_home, remove_leftovers, write_atomically
 from mvrec.messages import CommandParser
-from mvrec.prep import boxes, console, masks, sources
+from mvrec.prep import boxes, console, masks, objects, sources
 from mvrec.prep.console import shown
 from mvrec.prep.journal import Journal, write_json
 from mvrec.prep.repeats import Place, Repeats, find_repeats
@@ -33,6 +36,7 @@ LAYOUTS = (
     "videos",
     "images",
     *masks.LAYOUTS,
+    *objects.LAYOUTS,
     *boxes.LAYOUTS,
 )
 _NAMED = 10
@@ -336,6 +340,8 @@ def main(words: list[str]) -> int:
         raise UserError(f"--val-fraction must lie in 0..1 and not be 1, got {options.val_fraction}")
     if (data := masks.find_data(options)) is not None:
         return masks.index(data, options)
+    if (annotated := objects.find_data(options)) is not None:
+        return objects.index(annotated, options)
     if (boxed := boxes.find_data(options)) is not None:
         return boxes.index(boxed, options)
     layout = find_layout(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mvrec.errors import UserError
 from mvrec.files import at_home, remove_leftovers
 from mvrec.messages import CommandParser
-from mvrec.prep import boxes, console, masks, sources
+from mvrec.prep import boxes, console, masks, objects, sources
 from mvrec.prep.console import shown
 from mvrec.prep.jobs import Failure, run_jobs
 from mvrec.prep.journal import Journal, stamp, without_leftovers, write_json
@@ -215,6 +215,7 @@ def main(words: list[str]) -> int:
     """Resize a data set; return the exit code."""
     options = arguments().parse_args(words)
     masks.refuse(options.root, job="resize", reason="which it would resize apart: training scales both itself")
+    objects.refuse(options.root, job="resize", reason="which would not fit then: training scales both itself")
     reason = "in pixels, which would not fit smaller videos: give them as shares of the frame, or leave the videos"
     boxes.refuse(options.root, job="resize", reason=reason, pixels_only=True)
     recipe, kind = recipe_of(options), "image" if options.images else "video"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from mvrec.errors import DecodeError, UserError
 from mvrec.files import at_home, atomic_path, remove_leftovers
 from mvrec.messages import CommandParser
-from mvrec.prep import boxes, console, masks, sources
+from mvrec.prep import boxes, console, masks, objects, sources
 from mvrec.prep.console import shown
 from mvrec.prep.jobs import Failure, run_jobs
 from mvrec.prep.journal import Journal, stamp, without_leftovers, write_json
@@ -304,6 +304,7 @@ def main(words: list[str]) -> int:
     options = arguments().parse_args(words)
     masks.refuse(options.root, job="shard", reason="which are read from folders and lists only")
     boxes.refuse(options.root, job="shard", reason="which are read from files only")
+    objects.refuse(options.root, job="shard", reason="which are read from files only")
     source = sources.read_source(options.root, lists=options.list)
     if options.out.resolve() == source.root.resolve():
         raise UserError(
