@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from mvrec.cli.config_check import Entry, as_value, last_value
 from mvrec.cli.parse_errors import said_of_key
 from mvrec.data.listing.boxes.finding import has_boxes, release_of
+from mvrec.data.listing.objects.finding import has_objects
 from mvrec.data.listing.root import check_root, has_masks
 from mvrec.errors import UserError
 from mvrec.files import at_home
-from mvrec.plan.kinds import BOXED, DATA, MASKED, kind_of, lists_values
+from mvrec.plan.kinds import ANNOTATED, BOXED, DATA, MASKED, kind_of, lists_values
 
 if TYPE_CHECKING:
     from mvrec.plan.learning import Choice
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 SEGMENTATION = "Segmentation"  # the task of folders with masks
 DETECTION = "ActionDetection"  # the task of folders with boxes
+OBJECTS = "Detection"  # the task of images with objects
 
 
 def is_planned(command: str, settings: Sequence[Entry]) -> bool:
@@ -47,7 +49,8 @@ def data_of_folder(settings: Sequence[Entry]) -> Entry:
     root = last_value(settings, "data.root")
     assert root is not None
     try:
-        check_root(at_home(root.value))
+        if not _is_annotations(at_home(root.value)):
+            check_root(at_home(root.value))
         name = _with_places(settings, at_home(root.value)) or DATA[kind_of(at_home(root.value))]
     except UserError as error:
         raise UserError(said_of_key(str(error), settings)) from None
@@ -58,12 +61,26 @@ def _with_places(settings: Sequence[Entry], root: Path) -> str | None:
     """Return the data module of a folder's boxes or masks; `None` if the user names a task that does not learn them."""
     named = next((entry for entry in reversed(settings) if entry.key == "model" and isinstance(entry.value, str)), None)
     task = None if named is None else named.value.rpartition(".")[2]
+    if _has_objects(task, root):
+        return ANNOTATED
     if task in (None, DETECTION) and (release := release_of(root)):
         recipe = " --config ava_mvit_b_16x4" if release == "AVA" else f" --data {release} --model {DETECTION}"
         raise UserError(f"data.root: {str(root)!r} is the release of {release}, which is not planned: add{recipe}")
     if task in (None, DETECTION) and _has_boxes(settings, root):
         return BOXED
     return MASKED if task in (None, SEGMENTATION) and has_masks(root, splits=("train",)) else None
+
+
+def _has_objects(task: str | None, root: Path) -> bool:
+    """Return whether a folder has annotations of objects in images; where masks are too, they need the task's name."""
+    if task not in (None, OBJECTS) or (task is None and root.is_dir() and has_masks(root, splits=("train",))):
+        return False
+    return has_objects(root)
+
+
+def _is_annotations(root: Path) -> bool:
+    """Return whether a root is a file of annotations, which names its images."""
+    return root.is_file() and has_objects(root)
 
 
 def _has_boxes(settings: Sequence[Entry], root: Path) -> bool:
@@ -81,6 +98,8 @@ def task_of_folder(settings: Sequence[Entry]) -> Entry | None:
     root = last_value(settings, "data.root")
     if root is None or any(entry.key == "model" and isinstance(entry.value, str) for entry in settings):
         return None
+    if _has_objects(None, at_home(root.value)):
+        return Entry("model", f"mvrec.tasks.{OBJECTS}", root.where, is_class=True)
     if _has_boxes(settings, at_home(root.value)):
         return Entry("model", f"mvrec.tasks.{DETECTION}", root.where, is_class=True)
     if has_masks(at_home(root.value), splits=("train",)):
@@ -133,6 +152,7 @@ def plan_of(settings: Sequence[Entry], *, task: "type[Task]") -> "Plan":
             values=_columns(settings) if issubclass(task, Regression) else None,
             masks=task.__name__ == SEGMENTATION,
             boxes=_of_lists(settings) if task.__name__ == DETECTION else None,
+            objects=_of_annotations(settings) if task.__name__ == OBJECTS else None,
         )
     except UserError as error:
         raise UserError(said_of_key(str(error), settings)) from None
@@ -158,6 +178,12 @@ def _of_lists(settings: Sequence[Entry]) -> dict[str, Any]:
         for name, entry in named.items()
         if entry is not None
     }
+
+
+def _of_annotations(settings: Sequence[Entry]) -> dict[str, Any]:
+    """Return the arguments of `ObjectFolder` about its annotations that are set."""
+    entry = last_value(settings, "data.bad_boxes")
+    return {} if entry is None else {"bad_boxes": entry.value}
 
 
 def overrides(settings: Sequence[Entry]) -> dict[str, Any]:
@@ -186,9 +212,11 @@ def plan_text(plan: "Plan", *, config: Any, settings: Sequence[Entry], task: Any
             node = _below(_below(node, "init_args") or node, name)
         return node
 
-    network, sides = task.backbone, height_and_width(value("data.size"))
-    shape = (3, value("data.clip.num_frames"), *sides) if plan.findings.is_video else (3, *sides)
-    seconds = seconds_per_view(network, shape, on_gpu=bool(plan.machine.gpu)) if trainer.is_global_zero else None
+    network, seconds = task.backbone, None
+    if trainer.is_global_zero and not plan.findings.num_objects:  # most of a detector's time is not the network's
+        sides = height_and_width(value("data.size"))
+        shape = (3, value("data.clip.num_frames"), *sides) if plan.findings.is_video else (3, *sides)
+        seconds = seconds_per_view(network, shape, on_gpu=bool(plan.machine.gpu))
     resolved = Resolved(
         value,
         frozenset(overrides(settings)),

@@ -49,6 +49,9 @@ class Findings:
         has_masks: Whether the task learns the class of each pixel.
         num_videos: The number of videos whose boxes the task learns; files are then key frames, and classes count
             boxes. 0 for other tasks.
+        num_objects: The number of objects in images that the task learns; classes count objects then. 0 for other
+            tasks.
+        has_shapes: Whether all of these objects have outlines.
     """
 
     root: Path
@@ -66,6 +69,8 @@ class Findings:
     fold: str = ""
     has_masks: bool = False
     num_videos: int = 0
+    num_objects: int = 0
+    has_shapes: bool = False
 
     @property
     def is_video(self) -> bool:

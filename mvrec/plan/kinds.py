@@ -21,6 +21,7 @@ LISTED = re.compile(r"(\.[A-Za-z0-9]{2,5})(?=[\s,;\"']|$)")
 DATA = {VIDEOS: "VideoFolder", IMAGES: "ImageFolder"}
 MASKED = "MaskFolder"  # the data module of images with masks
 BOXED = "VideoBoxes"  # the data module of videos with boxes
+ANNOTATED = "ObjectFolder"  # the data module of images with objects
 
 
 class Counts(NamedTuple):

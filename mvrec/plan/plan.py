@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from mvrec.data.listing.class_names import mirrored_classes
-from mvrec.data.listing.file_kinds import VIDEOS, Kind
+from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
 from mvrec.data.listing.mask_layouts import Naming
 from mvrec.errors import UserError
 from mvrec.plan.boxes import look_at_boxes
 from mvrec.plan.findings import Findings, look
-from mvrec.plan.kinds import BOXED, DATA, MASKED, kind_of
+from mvrec.plan.kinds import ANNOTATED, BOXED, DATA, MASKED, kind_of
 from mvrec.plan.learning import Choice, learning
 from mvrec.plan.machine import Machine, this_machine
 from mvrec.plan.masks import look_at_masks
 from mvrec.plan.networks import MANY_FILES, Network, clip_for, crop_size, network_for
+from mvrec.plan.objects import MOST_IN_BATCH, look_at_objects, object_settings
 from mvrec.runs.weights_origin import StartingPoint
 
 GPU_FEEDS = 1000  # files, below which one GPU is enough
@@ -85,6 +86,7 @@ def make_plan(
     values: Sequence[str] | None = None,
     masks: bool = False,
     boxes: Mapping[str, Any] | None = None,
+    objects: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Look at a folder and this machine, and decide how to train.
 
@@ -99,24 +101,28 @@ def make_plan(
         values: See `look`.
         masks: Whether the task learns the masks of images.
         boxes: The data's arguments about lists of boxes, if the task learns these.
+        objects: The data's arguments about annotations of objects in images, if the task learns these.
 
     Raises:
         UserError: Nothing can be learned from the files, or they are not of the kind that the weights know.
     """
-    kind = VIDEOS if boxes is not None else kind_of(root)
-    data = f"mvrec.data.{MASKED if masks else BOXED if boxes is not None else DATA[kind]}"
-    others = [IMAGE_DATA] if masks else [VIDEO_DATA] if boxes is not None else []
+    kind = VIDEOS if boxes is not None else IMAGES if objects is not None else kind_of(root)
+    placed = ANNOTATED if objects is not None else MASKED if masks else BOXED if boxes is not None else None
+    data = f"mvrec.data.{placed or DATA[kind]}"
+    others = [IMAGE_DATA] if masks or objects is not None else [VIDEO_DATA] if boxes is not None else []
     if start is not None and start.data["class_path"] not in (data, *others):
         other, weights = "videos" if kind.noun == "image" else "images", start.summary.partition(",")[0]
         raise UserError(f"data.root: {str(root)!r} holds {kind.noun}s, and {weights} is a network for {other}")
-    findings = _look(root, kind, overrides, masks=masks, boxes=boxes, has_classes=has_classes, values=values)
+    findings = _look(
+        root, kind, overrides, masks=masks, boxes=boxes, objects=objects, has_classes=has_classes, values=values
+    )
     machine = this_machine(accelerator=str(overrides.get("trainer.accelerator") or "auto"))
-    places = " with masks" if masks else " with boxes" if boxes is not None else ""
+    places = {ANNOTATED: " with objects", MASKED: " with masks", BOXED: " with boxes"}.get(placed or "", "")
     choices = [Choice("data", data, f"the folder holds {kind.noun}s{places}"), *_splits(findings)]
     network = None
     if start is None:
         network = network_for(findings, machine)
-        choices += _input(findings, network, overrides)
+        choices += [] if objects is not None else _input(findings, network, overrides)
         if "model.backbone" in overrides:
             network = None
         else:
@@ -125,8 +131,11 @@ def make_plan(
             choices.append(Choice("model.channels", SMALL_DECODER, "a decoder as small as the network"))
     elif masks:
         choices += _segmenter(findings, machine, start)
+    if objects is not None:
+        choices += object_settings(findings, machine, start)
     if not has_recipe:
-        choices += [] if masks else _box_augmentation(findings) if boxes is not None else _augmentation(findings)
+        is_planned = masks or objects is not None
+        choices += [] if is_planned else _box_augmentation(findings) if boxes is not None else _augmentation(findings)
         choices += _learning(
             findings, machine, overrides, has_weights=start is not None or "model.weights" in overrides
         )
@@ -140,12 +149,15 @@ def _look(
     *,
     masks: bool,
     boxes: Mapping[str, Any] | None,
+    objects: Mapping[str, Any] | None,
     has_classes: bool,
     values: Sequence[str] | None,
 ) -> Findings:
     """Look at a folder as the flags about its files say."""
     fraction, fold = overrides.get("data.val_fraction"), overrides.get("data.fold")
     fraction = None if fraction is None else float(fraction)
+    if objects is not None:
+        return look_at_objects(root, val_fraction=fraction, fold=fold, **objects)
     if boxes is not None:
         return look_at_boxes(root, val_fraction=fraction, fold=fold, **boxes)
     if masks:
@@ -239,6 +251,8 @@ def _learning(
                 continue
         if choice.key == "trainer.check_val_every_n_epoch" and any(overrides.get(key) is not None for key in ENDS):
             continue  # the last epoch may be one without validation
+        if choice.key == "data.batch_size" and findings.num_objects:
+            choice = replace(choice, value=min(choice.value, MOST_IN_BATCH))
         if choice.key == "model.schedule.warmup_epochs":  # keeps its share of the user's epochs
             share = (_number(overrides, "trainer.max_epochs") or epochs) / epochs
             choice = replace(choice, value=round(choice.value * share, 1))

@@ -62,6 +62,10 @@ def facts(plan: Plan) -> list[Line]:
         boxes = _totals(findings)
         text += f" of {counted(findings.num_videos, 'videos')} with boxes of {counted(len(boxes), 'actions')}"
         text += f": {_counted(boxes)}"
+    if findings.num_objects:
+        objects = _totals(findings)
+        text += f" with {counted(findings.num_objects, 'objects')} of {counted(len(objects), 'classes')}"
+        text += f": {_counted(objects)}"
     if findings.has_classes:
         text += f" in {len(findings.class_names)} classes: {_counted(_totals(findings))}"
     if findings.values:
@@ -139,6 +143,8 @@ def _network_line(plan: Plan, run: Resolved) -> Line:
 
 
 def _input_line(findings: Findings, run: Resolved) -> Line:
+    if findings.num_objects:
+        return _object_line(run)
     size = run.value("data.size")
     pixels = f"{sides_text(size)}{_set(run, 'data.size')}"
     if not findings.is_video:
@@ -155,6 +161,13 @@ def _input_line(findings: Findings, run: Resolved) -> Line:
         pixels += "; evaluation sees their centre, without the ends of the long side"
         flags += " --data.test_views.num_crops 3"
     return Line("input", f"{clips}, {pixels}", flags)
+
+
+def _object_line(run: Resolved) -> Line:
+    sides, protocol = run.value("data.augment.short_sides"), run.value("data.protocol")
+    views = "images in their own size" if sides is None else f"short sides of {', '.join(map(str, sides))} pixels"
+    text = f"{views}{_set(run, 'data.augment')}; evaluation by {protocol}{_set(run, 'data.protocol')}"
+    return Line("input", text, f"--data.augment.short_sides '[800]' --data.protocol {protocol}")
 
 
 def _pixels(run: Resolved) -> str:
@@ -199,7 +212,7 @@ def _learning_lines(plan: Plan, run: Resolved) -> Iterator[Line]:
     others = [choice for choice in others if choice.key not in hidden and run.value(choice.key)]
     texts = [f"{choice.key.removeprefix('model.')} {_plain(run.value(choice.key))}" for choice in others]
     augment = plan.value("data.augment")
-    if augment is not None:
+    if augment is not None and not plan.findings.num_objects:
         cause = "they may change a number" if plan.findings.values else "classes that a mirror changes"
         texts.append("mild crops, " + ("flips" if augment["flip_probability"] else f"no flips ({cause})"))
     keys = tuple(choice.key for choice in others)

@@ -13,6 +13,9 @@ from mvrec.models.zoo import VARIANTS, name_of
 from mvrec.published import CREATE_MODEL, input_settings
 from mvrec.weights.cache import fetched_path, origin_of
 
+# Data modules of protocols whose targets have places, by the protocols' kind.
+_PLACED = {"masks": "MaskFolder", "key frames": "VideoBoxes", "objects": "ObjectFolder"}
+
 
 def checkpoint_of(path: str | Path, *, where: str = "") -> Path:
     """Return the file that a path means: the file itself, or of a run directory best.ckpt, else last.ckpt.
@@ -120,7 +123,7 @@ def _of_run(node: dict[str, Any], stored: StoredWeights) -> StartingPoint:
     protocol = stored.details["protocol"]
     short = _short(node)
     summary = f"{stored.source}: {short}, {len(stored.details.get('class_names') or ())} classes"
-    data = _data_node(_settings_of(protocol))
+    data = _data_node(_settings_of(protocol), kind=protocol.get("kind"))
     return StartingPoint(node, data, summary, stored.details, short if short in VARIANTS else None)
 
 
@@ -153,15 +156,22 @@ def _of_weights(stored: StoredWeights) -> StartingPoint:
     protocol = stored.details.get("protocol")
     if protocol:
         # Data with masks or boxes lack the keys that published classifiers have, such as the share of the crop.
-        settings = ({} if protocol.get("kind") in ("masks", "key frames") else settings) | _settings_of(protocol)
+        settings = ({} if protocol.get("kind") in _PLACED else settings) | _settings_of(protocol)
     elif _is_video(settings):
         settings["clip"]["num_frames"] = plain.get("num_frames") or settings["clip"]["num_frames"]
     summary = f"{stored.source}: {name} ({network.layout} layout), {arguments['num_classes']} classes"
-    return StartingPoint(node, _data_node(settings), summary, stored.details, name)
+    data = _data_node(settings, kind=protocol.get("kind") if protocol else None)
+    return StartingPoint(node, data, summary, stored.details, name)
 
 
 def _settings_of(protocol: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a data module under which it has a protocol."""
+    if protocol.get("kind") == "objects":
+        return {
+            "normalisation": protocol["normalisation"],
+            "protocol": protocol["name"],
+            "upright": protocol["upright"],
+        }
     shared = {"size": protocol["size"], "normalisation": protocol["normalisation"]}
     if protocol.get("kind") == "masks":
         return {**shared, "protocol": protocol["name"]}
@@ -180,9 +190,9 @@ def _is_video(values: dict[str, Any]) -> bool:
     return values.get("kind", "clips" if "clip" in values else "images") == "clips"
 
 
-def _data_node(settings: dict[str, Any]) -> dict[str, Any]:
-    kinds = {(True, False): "VideoFolder", (True, True): "VideoBoxes", (False, True): "MaskFolder"}
-    name = kinds.get((_is_video(settings), "protocol" in settings), "ImageFolder")
+def _data_node(settings: dict[str, Any], *, kind: str | None = None) -> dict[str, Any]:
+    """Return the data module of some arguments; `kind` is that of a stored protocol."""
+    name = _PLACED.get(kind or "") or ("VideoFolder" if _is_video(settings) else "ImageFolder")
     return {"class_path": f"mvrec.data.{name}", "init_args": settings}
 
 

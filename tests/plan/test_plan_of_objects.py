@@ -1,0 +1,53 @@
+"""The plan of a folder of images with objects."""
+
+import object_trees as trees
+import pytest
+import yaml
+from mask_trees import quarters, write_mask
+
+from mvrec.data.listing.objects.finding import has_objects
+from mvrec.plan.objects import look_at_objects
+
+
+def write(root, count=10, *, shapes=True):
+    boxes = {f"{number}.png": trees.BOXES["a.png"][: 1 + number % 2] for number in range(count)}
+    sizes = dict.fromkeys(boxes, (80, 96))
+    trees.write_images(root / "images", sizes)
+    trees.write_json(root / "annotations.json", trees.coco(boxes, sizes, shapes=shapes))
+    return root
+
+
+def test_objects_are_counted_split_and_measured(tmp_path):
+    findings = look_at_objects(write(tmp_path))
+    assert (findings.files, findings.has_splits, findings.val_fraction) == ({"train": 8, "val": 2}, False, 0.2)
+    assert (findings.num_objects, findings.has_shapes, findings.media.short_side) == (15, True, 80)
+    totals = {name: sum(of_split[name] for of_split in findings.classes.values()) for name in trees.NAMES}
+    assert totals == {"dog": 10, "cat": 5}
+    assert look_at_objects(tmp_path, fold="2/5").files == {"train": 8, "val": 2}
+
+
+@pytest.mark.parametrize("place", ["folder", "file"])
+def test_init_writes_a_detector(command, tmp_path, place):
+    root, output = write(tmp_path / "scenes", shapes=place == "folder"), tmp_path / "plan.yaml"
+    root = root if place == "folder" else root / "annotations.json"
+    code, out, err = command("init", root, "-o", output)
+    assert code == 0, err
+    assert "10 images with 15 objects of 2 classes: cat 5, dog 10" in out + err
+    plan = yaml.safe_load(output.read_text())
+    assert plan["model"]["class_path"] == "mvrec.tasks.Detection"
+    assert plan["model"]["init_args"]["detector"] == ("mask_rcnn" if place == "folder" else "faster_rcnn")
+    assert plan["data"]["class_path"] == "mvrec.data.ObjectFolder"
+    assert plan["data"]["init_args"]["protocol"] == "mmdetection-96x64"
+    assert "label_smoothing" not in plan["model"]["init_args"]
+
+
+def test_a_folder_with_masks_too_needs_the_name_of_the_task(command, tmp_path):
+    root, output = write(tmp_path / "scenes"), tmp_path / "plan.yaml"
+    for number in range(10):
+        write_mask(root / f"masks/{number}.png", quarters(80, 96))
+    assert has_objects(root)
+    for flags, task in (([], "Segmentation"), (["--model", "Detection"], "Detection")):
+        code, _, err = command("init", root, "-o", output, *flags)
+        assert code == 0, err
+        assert yaml.safe_load(output.read_text())["model"]["class_path"] == f"mvrec.tasks.{task}"
+        output.unlink()
