@@ -86,12 +86,15 @@ def check_maps(maps: Sequence[Tensor], recorded: Sequence[Mapping[str, Any]]) ->
         assert digest_error(level, digest) <= 2e-5
 
 
-def check_detections(detections: Detections, recorded: Mapping[str, Any]) -> None:
-    """The same detections in the same order; the first ones, where only these are recorded."""
+def check_detections(detections: Detections, recorded: Mapping[str, Any], *, scores: float = 1e-6) -> None:
+    """The same detections in the same order; the first ones, where only these are recorded.
+
+    Scores of two stages differ by more than 1e-6 between processors: the recorded float32 is as far from float64.
+    """
     assert len(detections.boxes) == recorded["count"]
     count = len(recorded["boxes"])
     assert detections.labels[:count].tolist() == recorded["labels"]
-    assert (detections.scores[:count] - torch.tensor(recorded["scores"])).abs().max() <= 1e-6
+    assert (detections.scores[:count] - torch.tensor(recorded["scores"])).abs().max() <= scores
     assert (detections.boxes[:count] - torch.tensor(recorded["boxes"])).abs().max() <= 1e-3
 
 

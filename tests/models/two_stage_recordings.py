@@ -76,5 +76,7 @@ def recorded_head(name: str) -> tuple[dict[str, Any], DetectionHead]:
     rpn, boxes = head.detector.rpn, head.detector.roi_heads.boxes
     rpn.candidates[True] = training["rpn_proposal"]["nms_pre"]
     rpn.fg_bg_sampler = RecordingSampler(training["rpn"]["sampler"]["num"], training["rpn"]["sampler"]["pos_fraction"])
-    boxes.fg_bg_sampler = RecordingSampler(training["rcnn"]["sampler"]["num"], training["rcnn"]["sampler"]["pos_fraction"])
+    boxes.fg_bg_sampler = RecordingSampler(
+        training["rcnn"]["sampler"]["num"], training["rcnn"]["sampler"]["pos_fraction"]
+    )
     return spec, head.eval()

@@ -15,6 +15,11 @@ DetectorName = Literal["mask_rcnn", "faster_rcnn", "retinanet", "cascade_mask_rc
 WITH_MASKS = {"mask_rcnn", "cascade_mask_rcnn"}
 FINEST_STRIDE = {"retinanet": 8}  # of the maps that are read; 4 for the others
 MULTIPLE = 32  # pixels; sides of a padded batch are multiples of it
+LEAST = {
+    **{"num_classes": 1, "channels": 1, "max_detections": 1, "anchor_scale": 0.1, "rpn_convs": 1, "rpn_samples": 2},
+    **{"train_proposals": 1, "test_proposals": 1, "box_width": 1, "box_convs": 0, "box_samples": 4},
+    **{"mask_convs": 1, "mask_width": 1},
+}
 
 
 class DetectionHead(MapsHead):
@@ -82,9 +87,7 @@ class DetectionHead(MapsHead):
         mask_width: int | None = None,
     ) -> None:
         super().__init__()
-        self.arguments: dict[str, Any] = {
-            name: value for name, value in locals().items() if name not in NOT_ARGUMENTS
-        }
+        self.arguments: dict[str, Any] = {name: value for name, value in locals().items() if name not in NOT_ARGUMENTS}
         _check(levels, num_classes, self.arguments)
         from mvrec.models.heads.detection.neck import Neck  # torchvision is slow to import
 
@@ -158,8 +161,6 @@ def padded(images: Tensor, multiple: int = MULTIPLE) -> Tensor:
 def _check(levels: Sequence[FeatureInfo], num_classes: int, arguments: Mapping[str, Any]) -> None:
     if not levels:
         raise ValueError("detection needs a network with feature maps, and this one has none")
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be 1 or more, got {num_classes}")
     for name, choices in (
         ("detector", get_args(DetectorName)),
         ("style", get_args(Style)),
@@ -168,18 +169,15 @@ def _check(levels: Sequence[FeatureInfo], num_classes: int, arguments: Mapping[s
     ):
         if arguments[name] not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {arguments[name]!r}")
-    for name in ("score_threshold", "nms_threshold"):
-        if not 0 <= arguments[name] <= 1:
-            raise ValueError(f"{name} must lie in 0..1, got {arguments[name]}")
-    counts = ("channels", "max_detections", "rpn_convs", "rpn_samples", "train_proposals", "test_proposals")
-    for name in (*counts, "box_width", "box_samples", "mask_convs", "mask_width", "anchor_scale"):
-        value = arguments[name]
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be more than 0, got {value}")
     if arguments["detector"].startswith("cascade") and arguments["style"] == "torchvision":
         raise ValueError("torchvision has no cascades: use style mmdetection or detectron2")
-    if arguments["box_convs"] < 0:
-        raise ValueError(f"box_convs must be 0 or more, got {arguments['box_convs']}")
+    numbers = {"num_classes": num_classes, **arguments}
+    for name in ("score_threshold", "nms_threshold"):
+        if not 0 <= numbers[name] <= 1:
+            raise ValueError(f"{name} must lie in 0..1, got {numbers[name]}")
+    for name, least in LEAST.items():
+        if numbers[name] is not None and numbers[name] < least:
+            raise ValueError(f"{name} must be {least} or more, got {numbers[name]}")
 
 
 def _detector(num_classes: int, strides: Sequence[int], arguments: Mapping[str, Any]) -> nn.Module:

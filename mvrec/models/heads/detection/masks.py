@@ -30,7 +30,15 @@ class MaskBranch(nn.Module):
     """
 
     def __init__(
-        self, strides: Sequence[int], channels: int, num_classes: int, *, style: Style, convs: int, norm: bool, width: int | None = None
+        self,
+        strides: Sequence[int],
+        channels: int,
+        num_classes: int,
+        *,
+        style: Style,
+        convs: int,
+        norm: bool,
+        width: int | None = None,
     ) -> None:
         super().__init__()
         self.style, width = style, width or channels

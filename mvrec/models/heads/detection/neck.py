@@ -32,9 +32,7 @@ class CoarserMaps(ExtraFPNBlock):
             nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
         self.source, self.relu = source, relu
 
-    def forward(
-        self, results: list[Tensor], x: list[Tensor], names: list[str]
-    ) -> tuple[list[Tensor], list[str]]:
+    def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
         """Append two maps to those of the pyramid, `results`, which was made from maps `x`; all fine to coarse."""
         p6 = self.p6(x[-1] if self.source == "input" else results[-1])
         p7 = self.p7(F.relu(p6) if self.relu else p6)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from two_stage_recordings import RecordingSampler
 
 from mvrec.models.backbone import FeatureInfo
 from mvrec.models.heads.detection.head import DetectionHead, padded
@@ -134,13 +135,15 @@ def test_detectron2_divides_by_the_samples_that_it_wants_and_cuts_boxes_to_the_f
     heads = {}
     for style in ("mmdetection", "detectron2"):
         torch.manual_seed(0)
-        heads[style] = DetectionHead(LEVELS, 3, style=style, rpn_samples=10_000, **SMALL)
+        heads[style] = DetectionHead(LEVELS, 3, style=style, **SMALL)
+        heads[style].detector.rpn.samples = 10_000
+        heads[style].detector.rpn.fg_bg_sampler = sampler = RecordingSampler(10_000, 0.5)
     images, levels = [ImageSize(64, 96, 1.5, 1.5)] * 2, maps(*CANVAS)
     losses = {style: head(levels, CANVAS, images, [objects(2)] * 2) for style, head in heads.items()}
-    anchors = 3 * sum(level[0, 0].numel() for level in heads["detectron2"].neck(levels))
-    ratio = losses["detectron2"]["rpn_class"] / losses["mmdetection"]["rpn_class"]
-    # All anchors but those that are neither are sampled, which are less than a tenth.
-    assert 0.9 * anchors / 10_000 < ratio < anchors / 10_000
+    sampled = sum(len(places) for pair in sampler.choices for places in pair)
+    for key in ("rpn_class", "rpn_box"):
+        expected = losses["mmdetection"][key] * sampled / 20_000
+        torch.testing.assert_close(losses["detectron2"][key], expected)
     boxes = heads["detectron2"].eval()(levels, CANVAS, images)[0].boxes
     assert (boxes[:, 2:] <= torch.tensor([64.0, 43.0])).all()
     assert (heads["mmdetection"].eval()(levels, CANVAS, images)[0].boxes[:, 3] > 42.9).any()
@@ -155,7 +158,7 @@ def test_detectron2_divides_by_the_samples_that_it_wants_and_cuts_boxes_to_the_f
         ({"detector": "yolo"}, "detector must be one of mask_rcnn, .* got 'yolo'"),
         ({"style": "keras"}, "style must be one of mmdetection, torchvision, detectron2, got 'keras'"),
         ({"score_threshold": 1.5}, r"score_threshold must lie in 0\.\.1, got 1.5"),
-        ({"max_detections": 0}, "max_detections must be more than 0, got 0"),
+        ({"max_detections": 0}, "max_detections must be 1 or more, got 0"),
         ({"detector": "cascade_rcnn", "style": "torchvision"}, "torchvision has no cascades"),
     ],
 )
