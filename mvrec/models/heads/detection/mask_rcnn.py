@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mvrec.models.heads.detection.anchors import Anchors
+from mvrec.models.heads.detection.cascade import BETA, IOUS, WEIGHTS, CascadeHeads
 from mvrec.models.heads.detection.masks import MaskBranch
 from mvrec.models.heads.detection.results import Detections, ImageSize
 from mvrec.models.heads.detection.roi_heads import BoxBranch, Choice, RoIHeads
@@ -23,7 +24,7 @@ class TwoStage(nn.Module):
         roi_heads: The second one.
     """
 
-    def __init__(self, rpn: ProposalNetwork, roi_heads: nn.Module) -> None:
+    def __init__(self, rpn: ProposalNetwork, roi_heads: RoIHeads | CascadeHeads) -> None:
         super().__init__()
         self.rpn, self.roi_heads = rpn, roi_heads
 
@@ -81,19 +82,23 @@ def two_stage(
         of_cascade=cascade,
     )
     common: dict[str, Any] = {"style": style, "norm": norm}
-    of_boxes = {"width": arguments["box_width"], "convs": arguments["box_convs"], "samples": arguments["box_samples"]}
-    maps = (strides[:-1], channels, num_classes)
+    of_boxes: dict[str, Any] = {
+        "width": arguments["box_width"],
+        "convs": arguments["box_convs"],
+        "samples": arguments["box_samples"],
+    }
+    read = strides[:-1]
 
     def branch_of_masks() -> MaskBranch:
-        return MaskBranch(*maps, **common, convs=arguments["mask_convs"], width=arguments["mask_width"])
+        convs, width = arguments["mask_convs"], arguments["mask_width"]
+        return MaskBranch(read, channels, num_classes, convs=convs, width=width, **common)
 
     if not cascade:
-        boxes = BoxBranch(*maps, **common, **of_boxes)
+        boxes = BoxBranch(read, channels, num_classes, **common, **of_boxes)
         return TwoStage(rpn, RoIHeads(boxes, branch_of_masks() if masks else None, style=style, choice=choice))
-    from mvrec.models.heads.detection.cascade import BETA, IOUS, WEIGHTS, CascadeHeads
-
+    of_stages: dict[str, Any] = {"agnostic": True, "beta": BETA[style]}
     stages = [
-        BoxBranch(*maps, **common, **of_boxes, iou=iou, weights=weights, agnostic=True, beta=BETA[style])
+        BoxBranch(read, channels, num_classes, iou=iou, weights=weights, **of_stages, **common, **of_boxes)
         for iou, weights in zip(IOUS, WEIGHTS[style], strict=True)
     ]
     count = (len(stages) if style == "mmdetection" else 1) if masks else 0

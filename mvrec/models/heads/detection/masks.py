@@ -84,10 +84,11 @@ class MaskBranch(nn.Module):
         logits = self.logits(maps, boxes)
         classes = torch.cat([target["labels"][each] for target, each in zip(targets, objects, strict=True)]) + 1
         own_logits = logits[torch.arange(len(logits), device=logits.device), classes]
-        pairs = zip(targets, boxes, objects, strict=True)
-        side = logits.shape[-1]
-        wanted = [mask_targets(target["masks"], *pair, side, size=size, style=self.style) for target, *pair in pairs]
-        return F.binary_cross_entropy_with_logits(own_logits, torch.cat(wanted))
+        true_masks = [
+            mask_targets(target["masks"], own_boxes, own_objects, logits.shape[-1], size=size, style=self.style)
+            for target, own_boxes, own_objects in zip(targets, boxes, objects, strict=True)
+        ]
+        return F.binary_cross_entropy_with_logits(own_logits, torch.cat(true_masks))
 
 
 def mask_targets(

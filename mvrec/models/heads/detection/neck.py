@@ -72,6 +72,6 @@ class Neck(FeaturePyramidNetwork):
         super().__init__(widths, channels, extra_blocks=extra, norm_layer=nn.BatchNorm2d if norm else None)
         self.strides = (*strides, *(strides[-1] * factor for factor in ((2,) if coarser == "pool" else (2, 4))))
 
-    def forward(self, x: Sequence[Tensor]) -> list[Tensor]:  # type: ignore[override]
+    def forward(self, x: Sequence[Tensor]) -> list[Tensor]:
         """Convert maps `(B, C_i, H_i, W_i)`, fine to coarse, to maps `(B, channels, H_i, W_i)` and the coarser ones."""
         return list(super().forward(OrderedDict((str(i), level) for i, level in enumerate(x))).values())

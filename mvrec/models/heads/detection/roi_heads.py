@@ -171,7 +171,7 @@ def _start_small(predictor: FastRCNNPredictor) -> None:
 
 
 class Choice(NamedTuple):
-    """What of a detector's answers is kept.
+    """Limits of a detector's answers.
 
     Attributes:
         score_threshold: Answers with this score or less are left out.
@@ -251,7 +251,8 @@ class RoIHeads(nn.Module):
             targets: For each image its "boxes" (M, 4), "labels" int64 (M,) and "masks" uint8 (M, h, w).
         """
         samples = self.boxes.sample(proposals, targets)
-        losses = self.boxes.losses(*self.boxes(maps, samples.boxes), samples, targets)
+        logits, deltas = self.boxes(maps, samples.boxes)
+        losses = self.boxes.losses(logits, deltas, samples, targets)
         if self.masks is not None:
             losses["mask"] = self.masks.loss(maps, size, *samples.positive(), targets)
         return losses

@@ -108,17 +108,17 @@ def test_autocast_leaves_boxes_where_they_are_and_that_of_torchvision_does_not()
     levels = maps(*size, batch=1)
     head = DetectionHead(LEVELS, 3, channels=CHANNELS, box_width=64, detector="faster_rcnn").eval()
     spread(head.detector.roi_heads.boxes.box_predictor, head.detector.rpn)
-    theirs = FasterRCNN(GivenMaps(levels), 4, min_size=800, max_size=1333).eval()
-    spread(theirs.roi_heads.box_predictor, theirs.rpn)
+    peer = FasterRCNN(GivenMaps(levels), 4, min_size=800, max_size=1333).eval()
+    spread(peer.roi_heads.box_predictor, peer.rpn)
     picture = torch.zeros(3, 800, 1333)
     with torch.no_grad():
-        ours, reference = head(levels, size, [image])[0], theirs([picture])[0]["boxes"]
+        full, their_full = head(levels, size, [image])[0], peer([picture])[0]["boxes"]
         with torch.autocast("cpu", torch.bfloat16):
-            half, their_half = head(levels, size, [image])[0], theirs([picture])[0]["boxes"]
+            half, their_half = head(levels, size, [image])[0], peer([picture])[0]["boxes"]
     assert len(half.boxes) == len(their_half) == 100
     assert half.boxes.dtype == half.scores.dtype == torch.float32
-    assert shift_under_autocast(ours.boxes, half.boxes) < 0.5
-    assert shift_under_autocast(reference, their_half) > 0.5
+    assert shift_under_autocast(full.boxes, half.boxes) < 0.5
+    assert shift_under_autocast(their_full, their_half) > 0.5
 
 
 # -- What libraries do differently --------------------------------------------------------------------------------

@@ -33,28 +33,28 @@ def test_a_pixel_belongs_to_an_object_by_the_probability_at_its_centre() -> None
     across = (x - boxes[:, :1]) / (boxes[:, 2:3] - boxes[:, :1]) * 2 - 1
     down = (y - boxes[:, 1:2]) / (boxes[:, 3:] - boxes[:, 1:2]) * 2 - 1
     grid = torch.stack([across[:, None].expand(-1, HEIGHT, -1), down[:, :, None].expand(-1, -1, WIDTH)], 3)
-    wanted = F.grid_sample(probabilities[:, None], grid, align_corners=False)[:, 0]
+    chances = F.grid_sample(probabilities[:, None], grid, align_corners=False)[:, 0]
     masks = paste_masks(probabilities, boxes, HEIGHT, WIDTH)
-    certain = ((wanted - 0.5).abs() > 1e-5) & solid[:, None, None]
+    certain = ((chances - 0.5).abs() > 1e-5) & solid[:, None, None]
     assert certain.float().mean() > 0.9
-    assert torch.equal(masks[certain], (wanted >= 0.5)[certain])
+    assert torch.equal(masks[certain], (chances >= 0.5)[certain])
     assert masks[1].sum() == HEIGHT * WIDTH - 4  # its corners are less than half
     assert not masks[3].any()
 
 
 def test_masks_of_torchvision_are_its_own_to_the_pixel() -> None:
     probabilities, boxes = objects()
-    theirs = paste_masks_in_image(probabilities[:, None], boxes, (HEIGHT, WIDTH))[:, 0] >= 0.5
-    assert torch.equal(paste_masks(probabilities, boxes, HEIGHT, WIDTH, style="torchvision"), theirs)
-    assert not torch.equal(paste_masks(probabilities, boxes, HEIGHT, WIDTH), theirs)
+    reference = paste_masks_in_image(probabilities[:, None], boxes, (HEIGHT, WIDTH))[:, 0] >= 0.5
+    assert torch.equal(paste_masks(probabilities, boxes, HEIGHT, WIDTH, style="torchvision"), reference)
+    assert not torch.equal(paste_masks(probabilities, boxes, HEIGHT, WIDTH), reference)
 
 
 @pytest.mark.parametrize("style", ["mmdetection", "torchvision"])
 def test_run_lengths_are_those_of_whole_masks(style: str) -> None:
     probabilities, boxes = objects()
     masks = paste_masks(probabilities, boxes, HEIGHT, WIDTH, style=style)
-    wanted = coco.encode(masks.permute(1, 2, 0).byte().numpy().copy(order="F"))
-    assert encoded(probabilities, boxes, HEIGHT, WIDTH, style=style) == wanted
+    reference = coco.encode(masks.permute(1, 2, 0).byte().numpy().copy(order="F"))
+    assert encoded(probabilities, boxes, HEIGHT, WIDTH, style=style) == reference
     assert encoded(probabilities[:0], boxes[:0], HEIGHT, WIDTH) == []
 
 

@@ -40,7 +40,7 @@ LOSSES = {
 
 
 def our_name(name: str) -> str:
-    return next(ours + name.removeprefix(theirs) for theirs, ours in RENAMES if name.startswith(theirs))
+    return next(new + name.removeprefix(old) for old, new in RENAMES if name.startswith(old))
 
 
 def detector_and_head(name: str) -> tuple[nn.Module, DetectionHead]:
@@ -62,10 +62,10 @@ def truth() -> list[dict[str, Tensor]]:
     boxes = torch.tensor([[20.0, 10, 90, 60], [110, 30, 190, 95]])
     masks = torch.zeros(2, *FRAMES[0], dtype=torch.uint8)
     masks[0, 10:60, 30:80], masks[1, 40:95, 110:180] = 1, 1
-    nothing = {"boxes": boxes[:0], "labels": torch.zeros(0, dtype=torch.int64)}
+    empty = {"boxes": boxes[:0], "labels": torch.zeros(0, dtype=torch.int64)}
     return [
         {"boxes": boxes, "labels": torch.tensor([1, 4]), "masks": masks},
-        {**nothing, "masks": torch.zeros(0, *FRAMES[1], dtype=torch.uint8)},
+        {**empty, "masks": torch.zeros(0, *FRAMES[1], dtype=torch.uint8)},
     ]
 
 
