@@ -24,8 +24,8 @@ def read_coco(path: Path) -> ObjectTable:
     Boxes and polygons stay as they are in the file. Polygons, run lengths and compressed run lengths are shapes.
 
     Raises:
-        UserError: The file is missing, cut short or in another form; an id is there twice, or refers to nothing; a box
-            or a shape is malformed; with the file and the id.
+        UserError: The file is missing, cut short or in another form; an id is there twice, or refers to nothing; a box or
+            a shape is malformed; with the file and the id.
     """
     return _Reader(path).table()
 
@@ -43,10 +43,20 @@ class _Reader:
     def table(self) -> ObjectTable:
         cursor = JsonCursor(self.path)
         if cursor.peek() != "{":
-            self._fail(
-                "it holds detections, not the annotations of images" if cursor.peek() == "[" else "no JSON object"
-            )
-        early = self._read(cursor)
+            self._fail("it holds detections, not the annotations of images" if cursor.peek() == "[" else "no JSON object")
+        early: int | None = None  # the place of annotations in front of their images
+        for name in cursor.members():
+            if name == "images":
+                for entry in cursor.entries():
+                    self._add_image(entry)
+            elif name == "annotations" and self.images:
+                for entry in cursor.entries():
+                    self._add_object(entry)
+            elif name == "categories":
+                self.categories = cursor.value()
+            else:
+                early = cursor.place if name == "annotations" else early
+                cursor.value()
         if self.categories is None:
             self._fail("it has no 'categories': COCO's annotations have images, annotations and categories")
         names, ids = self._classes()
@@ -54,28 +64,9 @@ class _Reader:
             self._fail("it has no images")
         if early is not None:
             cursor.place = early
-            self._add_objects(cursor)
+            for entry in cursor.entries():
+                self._add_object(entry)
         return self._with_labels(self.packed.table(names, ids))
-
-    def _read(self, cursor: JsonCursor) -> int | None:
-        """Read all members, and return the place of annotations in front of their images, which are left out."""
-        early: int | None = None
-        for name in cursor.members():
-            if name == "images":
-                for entry in cursor.entries():
-                    self._add_image(entry)
-            elif name == "annotations" and self.images:
-                self._add_objects(cursor)
-            elif name == "categories":
-                self.categories = cursor.value()
-            else:
-                early = cursor.place if name == "annotations" else early
-                cursor.value()
-        return early
-
-    def _add_objects(self, cursor: JsonCursor) -> None:
-        for entry in cursor.entries():
-            self._add_object(entry)
 
     def _with_labels(self, table: ObjectTable) -> ObjectTable:
         """Return the table with numbers of classes in place of the ids of categories."""
@@ -83,8 +74,8 @@ class _Reader:
         labels = np.searchsorted(ids, table.labels).clip(max=len(ids) - 1)
         if len(strange := np.flatnonzero(ids[labels] != table.labels)):
             number = int(strange[0])
-            listed = ", ".join(map(str, table.class_ids[:10])) + (", ..." if len(ids) > 10 else "")
-            raise UserError(f"{table.where(number)}: there is no category {table.labels[number]}, only {listed}")
+            known = ", ".join(map(str, table.class_ids[:10])) + (", ..." if len(ids) > 10 else "")
+            raise UserError(f"{table.where(number)}: there is no category {table.labels[number]}, only {known}")
         return replace(table, labels=labels.astype(np.int32))
 
     def _fail(self, problem: str) -> NoReturn:
@@ -134,12 +125,12 @@ class _Reader:
         if object_id in self.ids:
             self._fail(f"{where} is there twice")
         self.ids.add(object_id)
-        image, category = _looked_up(self.images, entry.get("image_id")), _whole(entry.get("category_id"))
+        image, category = _looked_up(self.images, entry.get("image_id")), entry.get("category_id")
         if image is None:
             self._fail(f"{where}: there is no image {_short(entry.get('image_id'))}")
         where = f"{where} of image {entry['image_id']}"
-        if category is None or abs(category) > _MOST_ID:
-            self._fail(f"{where}: the category {_short(entry.get('category_id'))} is no whole number")
+        if not _is_whole(category) or abs(category) > _MOST_ID:
+            self._fail(f"{where}: the category {_short(category)} is no whole number")
         polygons, runs = self._shape(entry.get("segmentation"), image, where)
         box = self._box(entry, polygons, runs, image, where)
         area = entry.get("area")
@@ -213,10 +204,6 @@ class _Reader:
 
 def _looked_up(numbers: Mapping[Any, int], key: Any) -> int | None:
     return numbers.get(key) if _is_whole(key) else None
-
-
-def _whole(value: Any) -> int | None:
-    return value if _is_whole(value) else None
 
 
 def _is_whole(value: Any) -> bool:

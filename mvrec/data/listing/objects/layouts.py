@@ -1,7 +1,6 @@
 """Layouts of images with objects: the annotations of each split as a packed table."""
 
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import numpy as np
 from mvrec.data.listing.class_files import read_class_names
 from mvrec.data.listing.file_kinds import IMAGES
 from mvrec.data.listing.folds import path_share, usual_val_fraction
-from mvrec.data.listing.layouts import SPLITS, Layout
+from mvrec.data.listing.layouts import SPLITS, Layout, find_prefix
 from mvrec.data.listing.lists import Row, open_text
 from mvrec.data.listing.objects.coco import read_coco
-from mvrec.data.listing.objects.faults import HARMLESS, BadBoxes, Fault, without_faults
+from mvrec.data.listing.objects.faults import BadBoxes, without_faults
 from mvrec.data.listing.objects.finding import TITLES, WHOLE, Source, find_sources
 from mvrec.data.listing.objects.forms import read_yaml
 from mvrec.data.listing.objects.labelme import read_labelme
@@ -23,7 +22,6 @@ from mvrec.data.listing.objects.table import ObjectTable
 from mvrec.data.listing.objects.voc import read_voc
 from mvrec.data.listing.objects.yolo import names_without_yaml, read_yolo
 from mvrec.errors import UserError
-
 
 class ObjectLayout(Layout):
     """Images with objects: a table per split.
@@ -37,11 +35,8 @@ class ObjectLayout(Layout):
         size_of: Returns height and width of an image, turned as its EXIF block says.
         val_fraction: The share of the images for val if there are no splits, those with the lowest hashes of their
             paths; `None` for that of `usual_val_fraction`.
-        bad_boxes: Whether objects without area, outside the image or of fewer than three points are a fault, or are
-            left out.
-
-    Attributes:
-        faults: The faults of the annotations that were read so far.
+        bad_boxes: Whether objects without area, outside the image or of fewer than three points are a fault, or are left
+            out.
     """
 
     def __init__(
@@ -58,7 +53,6 @@ class ObjectLayout(Layout):
         self.splits_files = WHOLE in sources  # type: ignore[misc]  # of this object
         formats = dict.fromkeys(TITLES[source.format] for source in sources.values())
         self.title = " and ".join(formats)  # type: ignore[misc]  # of this object
-        self.faults: list[Fault] = []
         self._tables: dict[str, ObjectTable] = {}
 
     def has(self, split: str) -> bool:
@@ -120,11 +114,7 @@ class ObjectLayout(Layout):
         """Return a table without faults, with the classes of `classes.txt`."""
         if split in ("train", WHOLE) and not table.num_objects:
             raise UserError(f"{table.source}: none of its {len(table)} images has an object: there is nothing to learn")
-        table, faults = without_faults(table, self.bad_boxes)
-        for fault in faults:
-            level, verdict = (logging.INFO, "cut there") if fault.kind in HARMLESS else (logging.WARNING, "left out")
-            self.notes.append((level, f"{fault.text}; {verdict}"))
-        self.faults += faults
+        table = without_faults(table, self.bad_boxes, self.notes)
         if names := read_class_names(self.root / "classes.txt"):
             table = table.with_classes(names)
         return table
@@ -193,8 +183,8 @@ def _listed_names(path: Path) -> list[str]:
 
 def _repeated(paths: list[str]) -> str | None:
     """Return the first path that is there twice."""
-    counts = Counter(paths)
-    return next((path for path in paths if counts[path] > 1), None) if len(counts) < len(paths) else None
+    seen: set[str] = set()
+    return next((path for path in paths if path in seen or seen.add(path)), None)  # type: ignore[func-returns-value]
 
 
 def find_object_layout(
