@@ -1,6 +1,5 @@
 """The faults of objects that would spoil training: boxes without area or outside the image, and shapes of two points."""
 
-import logging
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -77,20 +76,18 @@ def _problem(kind: FaultKind, table: ObjectTable, number: int) -> str:
     return f"the box {corners} lies {'outside' if kind == 'outside' else 'over the border of'} an image of {side}"
 
 
-def without_faults(table: ObjectTable, bad_boxes: BadBoxes, notes: list[tuple[int, str]]) -> ObjectTable:
-    """Return a table without the objects that have faults, of which `notes` receives a line per kind.
+def without_faults(table: ObjectTable, bad_boxes: BadBoxes) -> tuple[ObjectTable, list[Fault]]:
+    """Return a table without the objects that have faults, and the faults; boxes over the border stay.
 
     Raises:
         UserError: There are some, and they are not left out.
     """
-    keep = np.ones(table.num_objects, np.bool_)
-    for fault in find_faults(table):
+    keep, faults = np.ones(table.num_objects, np.bool_), find_faults(table)
+    for fault in faults:
         if fault.kind in HARMLESS:
-            notes.append((logging.INFO, f"{fault.text}; boxes are cut there"))
             continue
         if bad_boxes == "refuse":
             count = f"; {len(fault.objects) - 1} more like it" if len(fault.objects) > 1 else ""
             raise UserError(f"{fault.first}{count}: correct or remove it, or leave it out with data.bad_boxes drop")
-        notes.append((logging.WARNING, f"{fault.text}; left out"))
         keep[fault.objects] = False
-    return table.only_objects(keep)
+    return table.only_objects(keep), faults

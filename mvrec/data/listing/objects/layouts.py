@@ -12,7 +12,7 @@ from mvrec.data.listing.folds import path_share, usual_val_fraction
 from mvrec.data.listing.layouts import SPLITS, Layout, find_prefix
 from mvrec.data.listing.lists import Row, open_text
 from mvrec.data.listing.objects.coco import read_coco
-from mvrec.data.listing.objects.faults import BadBoxes, without_faults
+from mvrec.data.listing.objects.faults import HARMLESS, BadBoxes, Fault, without_faults
 from mvrec.data.listing.objects.finding import TITLES, WHOLE, Source, find_sources
 from mvrec.data.listing.objects.forms import read_yaml
 from mvrec.data.listing.objects.labelme import read_labelme
@@ -37,6 +37,9 @@ class ObjectLayout(Layout):
             paths; `None` for that of `usual_val_fraction`.
         bad_boxes: Whether objects without area, outside the image or of fewer than three points are a fault, or are left
             out.
+
+    Attributes:
+        faults: The faults of the annotations that were read so far.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class ObjectLayout(Layout):
         self.splits_files = WHOLE in sources  # type: ignore[misc]  # of this object
         formats = dict.fromkeys(TITLES[source.format] for source in sources.values())
         self.title = " and ".join(formats)  # type: ignore[misc]  # of this object
+        self.faults: list[Fault] = []
         self._tables: dict[str, ObjectTable] = {}
 
     def has(self, split: str) -> bool:
@@ -114,7 +118,11 @@ class ObjectLayout(Layout):
         """Return a table without faults, with the classes of `classes.txt`."""
         if split in ("train", WHOLE) and not table.num_objects:
             raise UserError(f"{table.source}: none of its {len(table)} images has an object: there is nothing to learn")
-        table = without_faults(table, self.bad_boxes, self.notes)
+        table, faults = without_faults(table, self.bad_boxes)
+        for fault in faults:
+            level, verdict = (logging.INFO, "cut there") if fault.kind in HARMLESS else (logging.WARNING, "left out")
+            self.notes.append((level, f"{fault.text}; {verdict}"))
+        self.faults += faults
         if names := read_class_names(self.root / "classes.txt"):
             table = table.with_classes(names)
         return table
