@@ -111,9 +111,7 @@ def object_settings(findings: Findings, machine: Machine, start: StartingPoint |
         yield from (Choice(f"model.{key}", head[key], "as the weights have it") for key in HEAD_KEYS if key in head)
         return
     name, reason = ("mask_rcnn", "outlines") if findings.has_shapes else ("faster_rcnn", "boxes without outlines")
-    yield Choice(
-        "model.detector", name, f"the objects are {reason}" if not findings.has_shapes else f"there are {reason}"
-    )
+    yield Choice("model.detector", name, f"the objects are {reason}" if not findings.has_shapes else f"there are {reason}")
     if start is None and not machine.gpu:
         yield Choice("model.channels", SMALL_NECK, "a detector as small as the network")
 

@@ -3,7 +3,7 @@
 import object_trees as trees
 import pytest
 import yaml
-from mask_trees import quarters, write_mask
+from mask_trees import write_mask, quarters
 
 from mvrec.data.listing.objects.finding import has_objects
 from mvrec.plan.objects import look_at_objects

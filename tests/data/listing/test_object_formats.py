@@ -74,10 +74,11 @@ def test_a_table_is_the_file_to_the_last_bit_and_masks_are_those_of_pycocotools(
     # Two outlines, numbers of three places, crowds as run lengths and as compressed ones, an object without a shape.
     star = [[5.25, 4.125, 30.5, 8.0, 12.75, 33.333], [40.0, 2.0, 55.5, 3.5, 50.25, 20.75]]
     blob = rng.random((40, 60)) < 0.3
-    counts = np.diff(np.flatnonzero(np.diff(np.concatenate([[0], blob.T.ravel(), [2]]), prepend=0) != 0), prepend=0)
     runs = coco_masks.encode(np.asfortranarray(blob, np.uint8))
     tree["annotations"][0] |= {"segmentation": star, "bbox": [5.1, 4.125, 50.4, 29.208]}
-    shape = {"size": [40, 60], "counts": [0, *counts.tolist()] if blob[0, 0] else counts.tolist()}
+    pixels = blob.T.ravel().astype(int)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], pixels, [1 - pixels[-1]]])))
+    shape = {"size": [40, 60], "counts": np.diff(edges, prepend=0).tolist()}
     extra = {"image_id": 10, "category_id": 3, "bbox": [0, 0, 60.0, 40.0], "area": 700, "iscrowd": 1}
     tree["annotations"] += [
         {**extra, "id": 5, "segmentation": shape},
