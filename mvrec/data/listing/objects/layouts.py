@@ -39,6 +39,7 @@ class ObjectLayout(Layout):
             out.
 
     Attributes:
+        keeps_empty: Whether training has images without objects to learn from; crowds are none.
         faults: The faults of the annotations that were read so far.
     """
 
@@ -56,6 +57,7 @@ class ObjectLayout(Layout):
         self.splits_files = WHOLE in sources  # type: ignore[misc]  # of this object
         formats = dict.fromkeys(TITLES[source.format] for source in sources.values())
         self.title = " and ".join(formats)  # type: ignore[misc]  # of this object
+        self.keeps_empty = True
         self.faults: list[Fault] = []
         self._tables: dict[str, ObjectTable] = {}
 
@@ -100,8 +102,9 @@ class ObjectLayout(Layout):
     def rows(self, split: str) -> Iterator[Row]:
         """Yield a row per image; its label is the split, and its line the number in the split's table, from 1 on."""
         table = self.table(split)
-        for number in range(len(table)):
-            yield Row(table.path(number), split, source=table.source, line=number + 1)
+        drops = split == "train" and not self.keeps_empty
+        for number in np.flatnonzero(table.learned_counts) if drops else range(len(table)):
+            yield Row(table.path(number), split, source=table.source, line=int(number) + 1)
 
     def class_names(self) -> list[str]:
         """Return the classes in label order."""

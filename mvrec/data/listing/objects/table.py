@@ -145,6 +145,11 @@ class ObjectTable:
         """The image of each object: int64 (N,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
+    @property
+    def learned_counts(self) -> Ints:
+        """The number of objects of each image that are no crowd: int64 (I,)."""
+        return np.bincount(self.object_images[~self.crowd], minlength=len(self)).astype(np.int64)
+
     def path(self, number: int) -> str:
         """Return the path of an image."""
         begin = self.name_ends[number - 1] if number else 0
