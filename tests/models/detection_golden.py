@@ -1,4 +1,4 @@
-"""How our detectors are held against mmdetection's recorded outputs; dense_golden.py has the weights and the maps."""
+"""Our detectors next to mmdetection's recorded outputs; dense_golden.py has the weights and the maps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,12 +18,12 @@ NECK = {"neck.lateral_convs.": "neck.inner_blocks.", "neck.fpn_convs.": "neck.la
 
 def neck_name(name: str, finest: int = 0) -> str:
     """Our name of a parameter of mmdetection's neck, whose finest map has this number."""
-    for theirs, ours in NECK.items():
-        if name.startswith(theirs):
-            number, kind = name.removeprefix(theirs).split(".conv.")
+    for prefix, replacement in NECK.items():
+        if name.startswith(prefix):
+            number, kind = name.removeprefix(prefix).split(".conv.")
             coarser = int(number) - (len(STRIDES) - finest)
             if coarser < 0:
-                return f"{ours}{number}.0.{kind}"
+                return f"{replacement}{number}.0.{kind}"
             return f"neck.extra_blocks.{('p6', 'p7')[coarser]}.{kind}"
     return name
 
@@ -59,9 +59,9 @@ class EvenSampler(BalancedPositiveNegativeSampler):
         positives, negatives = [], []
         for labels in matched_idxs:
             most = int(self.batch_size_per_image * self.positive_fraction)
-            chosen = self._spread(torch.where(labels >= 1)[0], most)
-            rest = self._spread(torch.where(labels == 0)[0], self.batch_size_per_image - len(chosen))
-            for numbers, masks in ((chosen, positives), (rest, negatives)):
+            numbers_of_objects = self._spread(torch.where(labels >= 1)[0], most)
+            rest = self._spread(torch.where(labels == 0)[0], self.batch_size_per_image - len(numbers_of_objects))
+            for numbers, masks in ((numbers_of_objects, positives), (rest, negatives)):
                 masks.append(torch.zeros_like(labels, dtype=torch.uint8).index_fill(0, numbers, 1))
         return positives, negatives
 
@@ -87,10 +87,7 @@ def check_maps(maps: Sequence[Tensor], recorded: Sequence[Mapping[str, Any]]) ->
 
 
 def check_detections(detections: Detections, recorded: Mapping[str, Any], *, scores: float = 1e-6) -> None:
-    """The same detections in the same order; the first ones, where only these are recorded.
-
-    Scores of two stages differ by more than 1e-6 between processors: the recorded float32 is as far from float64.
-    """
+    """The same detections in the same order, scores so close; the first ones, where only these are recorded."""
     assert len(detections.boxes) == recorded["count"]
     count = len(recorded["boxes"])
     assert detections.labels[:count].tolist() == recorded["labels"]

@@ -1,6 +1,7 @@
 """Cascade R-CNN: three second stages, each on the boxes of the one before (Cai and Vasconcelos 2018, 1712.00726)."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,8 @@ class CascadeHeads(nn.Module):
         self, boxes: Sequence[BoxBranch], masks: Sequence[MaskBranch], *, style: Style, choice: Choice
     ) -> None:
         super().__init__()
-        self.boxes, self.masks = nn.ModuleList(boxes), nn.ModuleList(masks)
+        self.boxes = cast("Sequence[BoxBranch]", nn.ModuleList(boxes))
+        self.masks = cast("Sequence[MaskBranch]", nn.ModuleList(masks))
         self.style, self.choice = style, choice
 
     def losses(
@@ -60,7 +62,7 @@ class CascadeHeads(nn.Module):
             images: Their sizes.
             targets: For each image its "boxes" (M, 4), "labels" int64 (M,) and "masks" uint8 (M, h, w).
         """
-        losses = {}
+        losses: dict[str, Tensor] = {}
         levels = maps if self.style == "mmdetection" else [_with_share_of_gradient(x, len(self.boxes)) for x in maps]
         for stage, (branch, weight) in enumerate(zip(self.boxes, LOSS_WEIGHTS[self.style], strict=True)):
             if stage == 0 or self.style == "mmdetection":
@@ -137,9 +139,7 @@ class CascadeHeads(nn.Module):
         return [torch.stack(each).mean(0) for each in zip(*of_stages, strict=True)]
 
 
-def _refined(
-    branch: BoxBranch, deltas: Tensor, boxes: Sequence[Tensor], images: Sequence[ImageSize]
-) -> list[Tensor]:
+def _refined(branch: BoxBranch, deltas: Tensor, boxes: Sequence[Tensor], images: Sequence[ImageSize]) -> list[Tensor]:
     """Return the corrected boxes (N, 4) of each image, cut to it, from corrections (sum of N, 1, 4)."""
     corrected = branch.box_coder.decode_single(deltas.flatten(1), torch.cat(list(boxes)))
     pairs = zip(corrected.split([*map(len, boxes)]), images, strict=True)

@@ -76,6 +76,7 @@ class Matcher(TorchvisionMatcher):
         if self.style != "mmdetection":
             super().set_low_quality_matches_(matches, all_matches, match_quality_matrix)
             return
+        assert self.least_best is not None
         best = match_quality_matrix.amax(1, keepdim=True)  # (M, 1)
         # An object that overlaps no box would have them all.
         is_best = (match_quality_matrix == best) & (best > 0) & (best >= self.least_best)

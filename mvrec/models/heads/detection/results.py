@@ -1,4 +1,4 @@
-"""What a detector is asked about and what it answers with, without torchvision, which is slow to import."""
+"""Questions and answers of detectors, in a module without torchvision, which is slow to import."""
 
 from typing import Literal, NamedTuple
 

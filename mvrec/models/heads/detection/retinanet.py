@@ -42,6 +42,8 @@ class RetinaNet(nn.Module):
         max_detections: Most detections of an image.
     """
 
+    normalizer: Tensor
+
     def __init__(
         self,
         channels: int,
@@ -149,19 +151,17 @@ class RetinaNet(nn.Module):
         self, logits: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor], image: ImageSize
     ) -> Detections:
         """Return the detections of an image, from the outputs for the anchors of each map."""
-        candidates = [
-            self._candidates(*level, image) for level in zip(logits, deltas, anchors, strict=True)
-        ]
+        candidates = [self._candidates(*level, image) for level in zip(logits, deltas, anchors, strict=True)]
         boxes, scores, labels = (torch.cat(each) for each in zip(*candidates, strict=True))
         if self.style == "mmdetection":
             boxes = image.in_frame(boxes)
             solid = (boxes[:, 2:] > boxes[:, :2]).all(1)
             boxes, scores, labels = boxes[solid], scores[solid], labels[solid]
-        kept = batched_nms(boxes, scores, labels, self.nms_threshold)[: self.max_detections]
-        boxes = boxes[kept]
+        best = batched_nms(boxes, scores, labels, self.nms_threshold)[: self.max_detections]
+        boxes = boxes[best]
         if self.style != "mmdetection":
             boxes = image.in_frame(clip_boxes_to_image(boxes, image[:2]))
-        return Detections(boxes, scores[kept], labels[kept])
+        return Detections(boxes, scores[best], labels[best])
 
     def _candidates(
         self, logits: Tensor, deltas: Tensor, anchors: Tensor, image: ImageSize

@@ -18,13 +18,13 @@ IGNORED = Matcher.BETWEEN_THRESHOLDS
 def test_anchors_of_bfloat16_maps_are_exact_and_those_of_torchvision_are_not() -> None:
     maps = [torch.zeros(1, 1, 200, 334, dtype=torch.bfloat16)]
     images = ImageList(torch.zeros(1, 3, 800, 1336), [(800, 1333)])
-    ours = Anchors([4], [[40.3]])
+    exact = Anchors([4], [[40.3]])
     rounded = AnchorGenerator(((40,),), ((0.5, 1.0, 2.0),))
-    (anchors,), (theirs,) = ours(images, maps), rounded(images, maps)
+    (anchors,), (others,) = exact(images, maps), rounded(images, maps)
     assert anchors.dtype == torch.float32
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2
     torch.testing.assert_close(centres[-1], torch.tensor([333.0 * 4, 199 * 4]))
-    assert (((theirs[:, :2] + theirs[:, 2:]) / 2).double()[-1] - centres[-1]).abs().max() >= 2
+    assert (((others[:, :2] + others[:, 2:]) / 2).double()[-1] - centres[-1]).abs().max() >= 2
 
 
 def test_detectron2_orders_the_anchors_of_a_cell_by_size_and_mmdetection_by_ratio() -> None:
@@ -64,10 +64,10 @@ def test_boxes_are_float32_whatever_the_corrections_are_and_their_sides_are_limi
 
 def test_an_object_has_its_best_box_in_mmdetection_even_if_that_overlaps_another_object_more() -> None:
     overlaps = torch.tensor([[0.6, 0.3, 0.0, 0.45], [0.4, 0.2, 0.0, 0.1]])  # objects x boxes
-    ours, theirs = (Matcher(0.5, 0.4, least_best=0.0, style=style) for style in ("mmdetection", "torchvision"))
-    assert ours(overlaps).tolist() == [1, -1, -1, IGNORED]
-    assert theirs(overlaps).tolist() == [0, -1, -1, IGNORED]
-    assert theirs(overlaps).equal(TorchvisionMatcher(0.5, 0.4, allow_low_quality_matches=True)(overlaps))
+    best, overlapped = (Matcher(0.5, 0.4, least_best=0.0, style=style) for style in ("mmdetection", "torchvision"))
+    assert best(overlaps).tolist() == [1, -1, -1, IGNORED]
+    assert overlapped(overlaps).tolist() == [0, -1, -1, IGNORED]
+    assert overlapped(overlaps).equal(TorchvisionMatcher(0.5, 0.4, allow_low_quality_matches=True)(overlaps))
     assert Matcher(0.5, 0.4, least_best=0.45)(overlaps).tolist() == [0, -1, -1, IGNORED]  # 0.4 is too little
     assert Matcher(0.5, 0.4, least_best=0.0)(torch.zeros(1, 3)).tolist() == [-1, -1, -1]  # no box overlaps it
 

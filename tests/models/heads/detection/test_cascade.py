@@ -47,8 +47,8 @@ LOSSES = {"class": "loss_cls", "box": "loss_bbox", "mask": "loss_mask"}
 def our_name(name: str) -> str:
     if name.startswith("neck."):
         return neck_name(name)
-    for theirs, ours in PARTS:
-        name = name.replace(theirs, ours)
+    for pattern, replacement in PARTS:
+        name = name.replace(pattern, replacement)
     return name
 
 
@@ -85,7 +85,8 @@ def test_detections_are_the_recorded_ones(recording: Mapping[str, Any], head: De
     for i, (image, recorded) in enumerate(zip(image_sizes(recording), recording["outputs"]["images"], strict=True)):
         with torch.no_grad():
             (detections,) = head.eval()([level[i : i + 1] for level in levels], batch_size(recording), [image])
-        check_detections(detections, recorded["detections_original_size"])
+        # The last bit of the maps moves scores of the third stage by 9e-6: each stage pools at the boxes of the others.
+        check_detections(detections, recorded["detections_original_size"], scores=3e-5)
         check_masks(detections, image, recorded["detections_original_size"]["mask_areas"])
 
 
@@ -109,9 +110,9 @@ def test_losses_and_gradients_are_the_recorded_ones(
     check_stages(losses, recorded["losses"])
     sum(losses.values()).backward()
     check_gradients(head, levels, recorded, {name: our_name(name) for name in recording["state_dict"]})
-    given = [torch.tensor(boxes) for boxes in recording["input"]["given_proposals"]]
+    proposals = [torch.tensor(boxes) for boxes in recording["input"]["given_proposals"]]
     with torch.no_grad():
-        second = head.detector.roi_heads.losses(head.neck(levels), batch_size(recording), given, sizes, targets)
+        second = head.detector.roi_heads.losses(head.neck(levels), batch_size(recording), proposals, sizes, targets)
     check_stages(second, recorded["roi_losses_given_proposals"])
 
 
@@ -161,7 +162,7 @@ def test_detectron2_samples_once_has_one_branch_of_masks_and_a_third_of_the_grad
 
 def test_detectron2_answers_with_the_mean_of_probabilities_and_the_last_boxes() -> None:
     torch.manual_seed(0)
-    head, (levels, size, images, _) = detectron2_head().eval(), detectron2_inputs()
+    head, (levels, _, images, _) = detectron2_head().eval(), detectron2_inputs()
     heads = head.detector.roi_heads
     boxes, chances = [torch.rand(9, 4).cumsum(1) * 30], []
     with torch.no_grad():

@@ -26,6 +26,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
 from mvrec.models.backbone import FeatureInfo
+from mvrec.models.heads.detection.head import DetectionHead
 from mvrec.models.heads.detection.neck import Neck
 from mvrec.models.heads.detection.results import ImageSize
 from mvrec.models.heads.detection.retinanet import RetinaNet
@@ -39,30 +40,19 @@ TOWERS = {
 }
 
 
-class Detector(nn.Module):
-    """A neck on the three coarser maps, and RetinaNet."""
-
-    def __init__(self, widths: list[int], channels: int, num_classes: int, **knobs: Any) -> None:
-        super().__init__()
-        levels = [FeatureInfo(*pair) for pair in zip(widths[-3:], STRIDES[1:], strict=True)]
-        self.neck = Neck(levels, channels, coarser="convolutions", relu=False)
-        self.detector = RetinaNet(channels, num_classes, **knobs)
-
-    def forward(self, levels: list[Tensor], *inputs: Any) -> Any:
-        return self.detector(self.neck(levels[1:]), *inputs)
-
-
 def our_name(name: str) -> str:
-    for theirs, ours in TOWERS.items():
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs).replace(".conv.", ".0.")
+    for prefix, replacement in TOWERS.items():
+        if name.startswith(prefix):
+            return replacement + name.removeprefix(prefix).replace(".conv.", ".0.")
     return neck_name(name, finest=1)
 
 
-def build(spec: Mapping[str, Any]) -> Detector:
-    detector = Detector([shape[1] for shape in spec["input"]["maps"]["shapes"]], 32, 6)
-    detector.load_state_dict({our_name(name): tensor for name, tensor in weights(spec).items()})
-    return detector
+def build(spec: Mapping[str, Any]) -> DetectionHead:
+    widths = [shape[1] for shape in spec["input"]["maps"]["shapes"]]
+    levels = [FeatureInfo(*pair) for pair in zip(widths, STRIDES, strict=True)]
+    head = DetectionHead(levels, 6, detector="retinanet", channels=32)
+    head.load_state_dict({our_name(name): tensor for name, tensor in weights(spec).items()})
+    return head
 
 
 @pytest.mark.golden
@@ -124,28 +114,28 @@ def torchvision_network(levels: list[Tensor], channels: int, *, second_version: 
 def test_style_torchvision_has_its_detections_and_losses_to_the_bit(second_version: bool) -> None:
     torch.manual_seed(0)
     levels = [torch.randn(2, 16 * 2**i, 28 // 2**i, 36 // 2**i) for i in range(3)]
-    theirs = torchvision_network(levels, 32, second_version=second_version)
+    reference = torchvision_network(levels, 32, second_version=second_version)
     infos = [FeatureInfo(level.shape[1], stride) for level, stride in zip(levels, STRIDES[1:], strict=True)]
     neck = Neck(infos, 32, coarser="convolutions", source="input" if second_version else "output")
-    neck.load_state_dict(theirs.backbone.fpn.state_dict())
-    ours = RetinaNet(32, 5, style="torchvision", max_detections=300, norm=second_version)
-    ours.load_state_dict(theirs.head.state_dict())
+    neck.load_state_dict(reference.backbone.fpn.state_dict())
+    model = RetinaNet(32, 5, style="torchvision", max_detections=300, norm=second_version)
+    model.load_state_dict(reference.head.state_dict())
     images = [torch.rand(3, 210, 280), torch.rand(3, 224, 150)]
     targets = [
         {"boxes": torch.tensor([[10.0, 20, 90, 120], [100, 5, 130, 44]]), "labels": torch.tensor([3, 0])},
         {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
     ]
-    batch, objects_of_views = theirs.transform(images, targets)
+    batch, objects_of_views = reference.transform(images, targets)
     size = tuple(batch.tensors.shape[-2:])
     views = [
         ImageSize(*view, view[1] / image.shape[2], view[0] / image.shape[1])
         for view, image in zip(batch.image_sizes, images, strict=True)
     ]
-    expected = theirs.train()(images, targets)
-    losses = ours(neck(levels), size, views, objects_of_views)
+    expected = reference.train()(images, targets)
+    losses = model(neck(levels), size, views, objects_of_views)
     assert losses == {"class": expected["classification"], "box": expected["bbox_regression"]}
     with torch.no_grad():
-        for detections, others in zip(ours(neck(levels), size, views), theirs.eval()(images), strict=True):
+        for detections, others in zip(model(neck(levels), size, views), reference.eval()(images), strict=True):
             assert len(detections.boxes) > 50
             assert detections.boxes.equal(others["boxes"])
             assert detections.scores.equal(others["scores"])
