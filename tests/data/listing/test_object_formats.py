@@ -14,7 +14,8 @@ from pycocotools.coco import COCO
 from mvrec.data.listing.objects.coco import read_coco, write_coco
 from mvrec.data.listing.objects.finding import find_sources, has_objects
 from mvrec.data.listing.objects.layouts import find_object_layout
-from mvrec.data.listing.objects.shapes import ShapePacking, compressed, run_lengths
+from mvrec.data.listing.objects.shapes import box_of_polygons, compressed, run_lengths
+from mvrec.data.listing.objects.table import ObjectPacking
 from mvrec.data.loading.images import image_size
 from mvrec.errors import UserError
 
@@ -107,15 +108,16 @@ def test_a_table_is_the_file_to_the_last_bit_and_masks_are_those_of_pycocotools(
     assert len(pickle.dumps(table.objects(1))) < 2000  # not the whole table
 
 
-def test_outlines_of_hundredths_are_packed_into_half_the_memory():
+def test_a_million_objects_with_outlines_of_hundredths_take_less_than_300_megabytes():
     rng = np.random.default_rng(1)
-    packed = ShapePacking()
-    polygons = [[float(f"{value:.2f}") for value in rng.uniform(-10, 5000, 2 * count)] for count in range(3, 400)]
-    for polygon in polygons:
-        packed.add([polygon])
-    shapes = packed.shapes()
-    assert shapes.coordinates.dtype == np.int32
-    assert [shapes.polygons(number)[0].ravel().tolist() for number in range(len(shapes))] == polygons
+    packed = ObjectPacking("train.json")
+    polygons = [[float(f"{value:.2f}") for value in rng.uniform(-10, 5000, 40)] for _ in range(700)]
+    for number, polygon in enumerate(polygons):  # 20 points each, 7 in an image, as in COCO
+        image = packed.add_image(f"{number:012d}.jpg", 480, 640) if number % 7 == 0 else image
+        packed.add_object(image, 0, box_of_polygons([polygon]), polygons=[polygon])
+    table = packed.table(["thing"])
+    assert [table.shapes.polygons(number)[0].ravel().tolist() for number in range(700)] == polygons
+    assert table.nbytes / 700 * 1e6 < 300e6
 
 
 def test_run_lengths_are_decoded():
@@ -165,6 +167,10 @@ def test_a_set_without_splits_is_split_by_its_paths(tmp_path):
     assert [len(of_split) for of_split in paths] == [8, 2]
     assert not paths[0] & paths[1]
     assert layout.val_fraction == 0.2
+    (tmp_path / "classes.txt").write_text("dog\nbird\ncat\n")  # other numbers, and a class without objects
+    table = layout_of(tmp_path).table("train")
+    assert (table.class_names, table.class_ids) == (("dog", "bird", "cat"), (7, 8, 3))
+    assert table.labels[:2].tolist() == [0, 2]
 
 
 @pytest.mark.parametrize(
