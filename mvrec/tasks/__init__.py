@@ -10,18 +10,20 @@ if TYPE_CHECKING:
     from mvrec.tasks.action_detection.task import ActionDetection
     from mvrec.tasks.base import Task
     from mvrec.tasks.classification.task import Classification
+    from mvrec.tasks.detection.task import Detection
     from mvrec.tasks.regression.task import Regression
     from mvrec.tasks.segmentation.task import Segmentation
 
 _HOMES = {
     "ActionDetection": "action_detection.task",
     "Classification": "classification.task",
+    "Detection": "detection.task",
     "Regression": "regression.task",
     "Segmentation": "segmentation.task",
     "Task": "base",
 }
 
-__all__ = ["ActionDetection", "Classification", "Regression", "Segmentation", "Task"]
+__all__ = ["ActionDetection", "Classification", "Detection", "Regression", "Segmentation", "Task"]
 
 
 def __getattr__(name: str) -> Any:

@@ -25,7 +25,7 @@ def score_line(scores: "Scores", stage: str, *, noun: str, protocol: Any, split:
     """
     chance = scores.chance()
     values = []
-    for name, value in scores.metrics().items():
+    for name, value in scores.headline().items():
         guess = f" (chance {scores.text_of(name, chance[name])})" if chance.get(name, 1) != 1 else ""
         values.append(f"{name} {scores.text_of(name, value)}{guess}")
     score = "" if stage == "predict" else f"{', '.join(values)} "

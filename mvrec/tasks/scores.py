@@ -68,6 +68,10 @@ class Scores(Extent, ABC):
     def metrics(self) -> dict[str, float]:
         """Return values by name; the first one ranks models."""
 
+    def headline(self) -> dict[str, float]:
+        """Return the values of a score line: all of them by default."""
+        return self.metrics()
+
     def chance(self) -> dict[str, float]:
         """Return the value of each metric that an answer without a look at the files would have, by the metric's name.
 

@@ -1,0 +1,233 @@
+"""Average precision of boxes and masks, next to pycocotools: recorded, and live on sets made here."""
+
+import contextlib
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from faster_coco_eval.core import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from mvrec.data.loading.batch import BadSample
+from mvrec.data.views.targets import NoTarget
+from mvrec.tasks.detection.coco_figures import FIGURES, coco_figures
+from mvrec.tasks.detection.detecting import ImageDetections
+from mvrec.tasks.detection.image_regions import ImageRegions, Truth
+from mvrec.tasks.detection.predictions import coco_results
+from mvrec.tasks.detection.scores import RegionTally
+from mvrec.tasks.scores import ScoreKeeper
+
+GOLDEN = Path(__file__).parents[2] / "golden/dense"
+RECORDED = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_1", "AR_10", "AR_100")
+RECORDED += ("AR_small", "AR_medium", "AR_large")
+
+
+def random_set(seed: int, *, num_images: int = 9, num_classes: int = 4) -> list[ImageRegions]:
+    """Images with crowds, equal scores, a class without objects, images without objects and without detections."""
+    rng = np.random.default_rng(seed)
+    images = []
+    for number in range(num_images):
+        height, width = (int(side) for side in rng.integers(90, 260, 2))
+        true, detected = ([] if rng.random() < 0.2 else boxes(rng, height, width) for _ in range(2))
+        near = [box + rng.normal(0, 3, 4) * (rng.random() < 0.8) for box in true for _ in range(int(rng.integers(3)))]
+        found = np.array([inside(box, height, width) for box in (*near, *detected)]).reshape(-1, 4)
+        labels = rng.integers(0, num_classes - 1, len(true))
+        guesses = [labels[place % len(labels)] if rng.random() < 0.8 and len(true) else 0 for place in range(len(found))]
+        corners = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1).astype(np.float32)
+        truth = Truth(
+            image_id=1000 - 7 * number,  # in another order than the images
+            boxes=np.array(true).reshape(-1, 4),
+            labels=labels,
+            crowd=rng.random(len(true)) < 0.15,
+            areas=np.array([box[2] * box[3] * rng.uniform(0.4, 1) for box in true]),
+            masks=tuple(mask_of(box, height, width) for box in true),
+        )
+        shapes = tuple(mask_of(box, height, width) for box in found)
+        scores = rng.integers(1, 20, len(found)).astype(np.float32) / 20
+        images.append(ImageRegions(height, width, corners, scores, np.array(guesses, np.int64), shapes, truth))
+    return images
+
+
+def boxes(rng: np.random.Generator, height: int, width: int) -> list[np.ndarray]:
+    sides = np.exp(rng.uniform(np.log(6), np.log(120), (int(rng.integers(1, 7)), 2)))
+    return [inside(np.array([*(rng.random(2) * (width, height)), *side]).round(2), height, width) for side in sides]
+
+
+def inside(box: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A box of two pixels or more within an image."""
+    left, top = np.clip(box[0], 0, width - 3), np.clip(box[1], 0, height - 3)
+    return np.array([left, top, np.clip(box[2], 2, width - left), np.clip(box[3], 2, height - top)])
+
+
+def mask_of(box: np.ndarray, height: int, width: int) -> bytes:
+    """A diamond in a box."""
+    left, top, across, down = box.tolist()
+    points = [left, top + down / 2, left + across / 2, top, left + across, top + down / 2, left + across / 2, top + down]
+    return rle.frPyObjects([points], height, width)[0]["counts"]
+
+
+def by_pycocotools(images: list[ImageRegions], num_classes: int, kind: str) -> COCOeval:
+    """The evaluator of the reference, from the JSON that files would have."""
+    frames = [{"id": image.truth.image_id, "height": image.height, "width": image.width} for image in images]
+    rows = []
+    for image in images:
+        for place, box in enumerate(image.truth.boxes.tolist()):
+            shape = {"size": [image.height, image.width], "counts": image.truth.masks[place].decode()}
+            row = {"id": len(rows) + 1, "image_id": image.truth.image_id, "bbox": box, "segmentation": shape}
+            row |= {"category_id": int(image.truth.labels[place]), "area": float(image.truth.areas[place])}
+            rows.append(row | {"iscrowd": int(image.truth.crowd[place])})
+    categories = [{"id": number, "name": str(number)} for number in range(num_classes)]
+    results = [row for image in images for row in coco_results(image, class_ids=range(num_classes))]
+    if kind == "segm":
+        for row in results:
+            del row["bbox"]  # as mmdetection and detectron2 do: areas are those of masks
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {"images": frames, "annotations": rows, "categories": categories}
+        truth.createIndex()
+        judge = COCOeval(truth, truth.loadRes(json.loads(json.dumps(results))), kind)
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return judge
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", range(4))
+def test_figures_are_those_of_pycocotools(kind, seed):
+    images = random_set(seed)
+    judge = by_pycocotools(images, 4, kind)
+    ordered = sorted(images, key=lambda image: image.truth.image_id)
+    figures = coco_figures(ordered, 4, kind)
+    expected = [float("nan") if value == -1 else value for value in judge.stats]
+    np.testing.assert_allclose(list(figures.figures.values()), expected, rtol=0, atol=1e-12)
+    assert np.nanmax(list(figures.figures.values())) > 0.1
+    np.testing.assert_allclose(figures.precision, judge.eval["precision"], rtol=0, atol=1e-12)
+    for number, value in enumerate(figures.by_class(threshold=0.5)):
+        part = judge.eval["precision"][0, :, number, 0, -1]
+        expected = part[part > -1].mean() if (part > -1).any() else np.nan
+        np.testing.assert_allclose(value, expected, rtol=0, atol=1e-12)
+
+
+def recorded_images(spec: dict) -> list[ImageRegions]:
+    truth, ids = spec["input"]["ground_truth"], [row["id"] for row in spec["input"]["ground_truth"]["categories"]]
+    images = []
+    for frame in truth["images"]:
+        rows = [row for row in truth["annotations"] if row["image_id"] == frame["id"]]
+        found = [row for row in spec["input"]["detections"] if row["image_id"] == frame["id"]]
+        boxes = np.array([row["bbox"] for row in found], np.float64).reshape(-1, 4)
+        images.append(
+            ImageRegions(
+                height=frame["height"],
+                width=frame["width"],
+                corners=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),  # type: ignore[arg-type]
+                scores=np.array([row["score"] for row in found]),  # type: ignore[arg-type]  # the recorded doubles
+                labels=np.array([ids.index(row["category_id"]) for row in found], np.int64),
+                masks=tuple(row["segmentation"]["counts"].encode() for row in found),
+                truth=Truth(
+                    image_id=frame["id"],
+                    boxes=np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4),
+                    labels=np.array([ids.index(row["category_id"]) for row in rows], np.int64),
+                    crowd=np.array([row["iscrowd"] for row in rows], bool),
+                    areas=np.array([row["area"] for row in rows], np.float64),
+                    masks=tuple(row["segmentation"]["counts"].encode() for row in rows),
+                ),
+            )
+        )
+    return sorted(images, key=lambda image: image.truth.image_id)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("name", ["ties_crowd", "unique_scores"])
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_figures_are_the_recorded_ones(name, kind):
+    spec = json.loads((GOLDEN / f"coco_ap_{name}.json").read_text())
+    figures = coco_figures(recorded_images(spec), len(spec["input"]["ground_truth"]["categories"]), kind)
+    expected = [spec["outputs"][kind][key] for key in RECORDED]
+    values = [-1 if value != value else value for value in figures.figures.values()]
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12)
+    for ending, threshold in (("AP", None), ("AP50", 0.5)):
+        expected = spec["outputs"][f"{kind}_{ending}_by_class"]
+        values = np.nan_to_num(figures.by_class(threshold=threshold), nan=-1)
+        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12)
+
+
+def view_of(image: ImageRegions) -> dict:
+    """The targets of an image's view, as `Objects.batched` gives them."""
+    truth = image.truth
+    return {
+        "image_id": torch.tensor(truth.image_id),
+        "frame": torch.tensor([image.height, image.width]),
+        "truth_boxes": torch.from_numpy(truth.boxes),
+        "truth_labels": torch.from_numpy(truth.labels),
+        "truth_crowd": torch.from_numpy(truth.crowd),
+        "truth_areas": torch.from_numpy(truth.areas),
+        "truth_masks": None if truth.masks is None else list(truth.masks),
+    }
+
+
+def output_of(image: ImageRegions) -> ImageDetections:
+    tensors = (torch.from_numpy(values) for values in (image.corners, image.scores, image.labels))
+    return ImageDetections(*tensors, masks=list(image.masks or ()))
+
+
+def scored(images, *, processes=1, order=None, batch=1, not_finite=(), **knobs):
+    """Scores of images, which several processes share out in batches."""
+    keepers = [
+        ScoreKeeper(RegionTally(4, masks=True, **knobs), num_views=1, expected=len(images)) for _ in range(processes)
+    ]
+    samples = list(order or range(len(images)))
+    for turn, first in enumerate(range(0, len(samples), batch)):
+        part = samples[first : first + batch]
+        outputs = [None if sample in not_finite else output_of(images[sample]) for sample in part]
+        keepers[turn % processes].add(outputs, [view_of(images[sample]) for sample in part], torch.tensor(part))
+    first, *others = keepers
+    for other in others:
+        first.tally.merge(other.tally)
+        first._views |= other._views
+    return first.gather()
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_scores_are_equal_on_any_number_of_processes_in_any_order_and_batch(processes):
+    images = random_set(5)
+    whole = scored(images)
+    shared = scored(images, processes=processes, order=range(len(images))[::-1], batch=processes - 1)
+    np.testing.assert_array_equal(list(whole.metrics().values()), list(shared.metrics().values()))
+    assert list(whole.metrics()) == [name for name, *_ in FIGURES] + [f"mask_{name}" for name, *_ in FIGURES]
+    assert whole.facts() == shared.facts()
+
+
+def test_an_image_whose_outputs_are_not_finite_is_missed():
+    images = random_set(6)
+    lost = next(place for place, image in enumerate(images) if len(image.scores) and len(image.truth))
+    nothing = replace(images[lost], corners=np.zeros((0, 4), np.float32), scores=np.zeros(0, np.float32))
+    nothing = replace(nothing, labels=np.zeros(0, np.int64), masks=())
+    emptied = [nothing if place == lost else image for place, image in enumerate(images)]
+    failed, expected = scored(images, not_finite={lost}), scored(emptied)
+    np.testing.assert_array_equal(list(failed.metrics().values()), list(expected.metrics().values()))
+    assert failed.facts()["objects"] == expected.facts()["objects"]
+    assert "1 failed" in failed.counts("images")
+    assert failed.metrics()["map"] < scored(images).metrics()["map"]
+
+
+def test_masks_rank_if_asked_and_need_masks():
+    images = random_set(7)
+    assert next(iter(scored(images, ranked_by_masks=True).metrics())) == "mask_map"
+    unmasked = [replace(image, truth=replace(image.truth, masks=None)) for image in images]
+    assert "mask_map" not in scored(unmasked).metrics()
+    with pytest.raises(Exception, match="the data have objects without masks; set it to boxes"):
+        scored(unmasked, ranked_by_masks=True)
+
+
+def test_data_without_objects_have_no_score_instead_of_a_low_one():
+    keeper = ScoreKeeper(RegionTally(2), num_views=1, expected=1)
+    keeper.fail((BadSample(0, "a.jpg", "damaged", target=NoTarget()),))
+    scores = keeper.gather()
+    assert all(value != value for value in scores.metrics().values())
+    assert scores.text_of("map", scores.metrics()["map"]) == "none"
