@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mvrec.models.heads.detection.results import Detections, ImageSize
+from mvrec.models.heads.detection.results import Detections, ImageSize, Style
 
 MULTIPLE = 32  # of the sides of a network's input: mmdetection, detectron2 and torchvision pad to it
 
@@ -49,17 +49,30 @@ def padded(clips: Tensor, images: Sequence[ImageSize]) -> Tensor:
 
 def detect(network: Any, clips: Tensor, images: Sequence[ImageSize]) -> list[ImageDetections | None]:
     """Return the objects in each image with masks of the file's size; see `detections_in`."""
-    from mvrec.models.heads.detection.rle import encoded
-
     results: list[ImageDetections | None] = []
     for detections, image in zip(detections_in(network, clips, images), images, strict=True):
         if detections is None:
             results.append(None)
             continue
-        probabilities = detections.mask_probabilities
-        masks = None if probabilities is None else encoded(probabilities, detections.boxes, *image.frame)
+        masks = encoded_masks(detections, image.frame, style=network.head.arguments["style"])
         results.append(ImageDetections(*detections[:3], masks))
     return results
+
+
+def encoded_masks(detections: Detections, size: tuple[int, int], *, style: Style) -> list[bytes] | None:
+    """Return the masks of an image's objects as COCO's compressed RLE, or `None` without masks.
+
+    Args:
+        detections: The objects.
+        size: (height, width) of the image in pixels.
+        style: Whose rule pastes masks.
+    """
+    if detections.mask_probabilities is None:
+        return None
+    from mvrec.models.heads.detection.rle import encoded
+
+    masks = encoded(detections.mask_probabilities, detections.boxes, *size, style=style)
+    return [mask["counts"] for mask in masks]
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from mvrec.data.views.protocol import Protocol
 from mvrec.errors import UserError
 from mvrec.models.heads.detection.results import Detections, ImageSize
 from mvrec.report.sections import RunResults, TaskReport
-from mvrec.tasks.detection.detecting import ImageDetections, detect, detections_in
+from mvrec.tasks.detection.detecting import ImageDetections, detect, detections_in, encoded_masks
 from mvrec.tasks.detection.head import HEADS
 from mvrec.tasks.maps_heads import KEY
 from mvrec.tasks.outputs import TaskOutputs
@@ -58,6 +58,11 @@ class DetectionOutputs(TaskOutputs):
         `None` stands for outputs that are not finite.
         """
         return detections_in(network, clips, images)
+
+    def regions(self, detections: Detections, size: tuple[int, int]) -> Regions:
+        """Return the objects of an image of (height, width) in pixels, with their names and masks."""
+        masks = encoded_masks(detections, size, style=self.head["style"])
+        return Regions.of((*detections[:3], masks), self.class_names, size)
 
     def output(self, raw: Sequence[ImageDetections | None], weights: "Tensor") -> Regions:
         """Return the prediction of an image, which has one view."""

@@ -34,6 +34,8 @@ from mvrec.tasks.detection.scores import RegionScores, RegionTally, metric_names
 from mvrec.tasks.maps_heads import KEY
 from mvrec.training.precision import HALF
 
+_WITHOUT_MASKS = {"mask_rcnn": "faster_rcnn", "cascade_mask_rcnn": "cascade_rcnn"}
+
 log = logging.getLogger(__name__)
 
 
@@ -47,6 +49,10 @@ class ObjectsData(RunData, Protocol):
     @property
     def class_ids(self) -> tuple[int, ...]:
         """The COCO id of each class."""
+
+    @property
+    def target_of(self) -> Any:
+        """The function that makes targets: `masks` tells whether they are wanted, `outlined` the splits with some."""
 
 
 class Detection(Task):
@@ -133,6 +139,12 @@ class Detection(Task):
             raise UserError(f"trainer.precision {self.trainer.precision} rounds the corners of boxes: use bf16-mixed")
         names = self.data.class_names
         training = self.trainer.state.fn == "fit"
+        if training and self.head_arguments["detector"] in WITH_MASKS and not self._data_have_masks:
+            detector = self.head_arguments["detector"]
+            raise UserError(
+                f"model.detector {detector} learns masks, and the data have boxes only: --model.detector "
+                f"{_WITHOUT_MASKS[detector]}"
+            )
         saved = HEADS.fit(
             self.backbone,
             names,
@@ -143,6 +155,11 @@ class Detection(Task):
         )
         if saved is not None:
             self._numbers = ObjectNumbers(saved, names)
+
+    @property
+    def _data_have_masks(self) -> bool:
+        targets = self.data.target_of
+        return bool(targets.masks and targets.outlined["train"])
 
     @property
     def head(self) -> DetectionHead:

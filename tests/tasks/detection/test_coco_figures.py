@@ -33,12 +33,16 @@ def random_set(seed: int, *, num_images: int = 9, num_classes: int = 4) -> list[
     images = []
     for number in range(num_images):
         height, width = (int(side) for side in rng.integers(90, 260, 2))
-        true, detected = ([] if rng.random() < 0.2 else boxes(rng, height, width) for _ in range(2))
-        near = [box + rng.normal(0, 3, 4) * (rng.random() < 0.8) for box in true for _ in range(int(rng.integers(3)))]
-        found = np.array([inside(box, height, width) for box in (*near, *detected)]).reshape(-1, 4)
+        true, other = ([] if rng.random() < 0.2 else boxes(rng, height, width) for _ in range(2))
         labels = rng.integers(0, num_classes - 1, len(true))
-        guesses = [labels[place % len(labels)] if rng.random() < 0.8 and len(true) else 0 for place in range(len(found))]
-        corners = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1).astype(np.float32)
+        rows = [(box, rng.integers(num_classes)) for box in other]
+        for box, label in zip(true, labels, strict=True):
+            for _ in range(int(rng.integers(3))):
+                near = inside(box + rng.normal(0, 3, 4) * (rng.random() < 0.8), height, width)
+                rows.append((near, label if rng.random() < 0.8 else rng.integers(num_classes)))
+        detected = np.array([box for box, _ in rows]).reshape(-1, 4)
+        guesses = np.array([label for _, label in rows], np.int64)
+        corners = np.concatenate([detected[:, :2], detected[:, :2] + detected[:, 2:]], axis=1).astype(np.float32)
         truth = Truth(
             image_id=1000 - 7 * number,  # in another order than the images
             boxes=np.array(true).reshape(-1, 4),
@@ -47,9 +51,9 @@ def random_set(seed: int, *, num_images: int = 9, num_classes: int = 4) -> list[
             areas=np.array([box[2] * box[3] * rng.uniform(0.4, 1) for box in true]),
             masks=tuple(mask_of(box, height, width) for box in true),
         )
-        shapes = tuple(mask_of(box, height, width) for box in found)
-        scores = rng.integers(1, 20, len(found)).astype(np.float32) / 20
-        images.append(ImageRegions(height, width, corners, scores, np.array(guesses, np.int64), shapes, truth))
+        shapes = tuple(mask_of(box, height, width) for box in detected)
+        scores = rng.integers(1, 20, len(detected)).astype(np.float32) / 20
+        images.append(ImageRegions(height, width, corners, scores, guesses, shapes, truth))
     return images
 
 
@@ -119,16 +123,16 @@ def recorded_images(spec: dict) -> list[ImageRegions]:
     images = []
     for frame in truth["images"]:
         rows = [row for row in truth["annotations"] if row["image_id"] == frame["id"]]
-        found = [row for row in spec["input"]["detections"] if row["image_id"] == frame["id"]]
-        boxes = np.array([row["bbox"] for row in found], np.float64).reshape(-1, 4)
+        detected = [row for row in spec["input"]["detections"] if row["image_id"] == frame["id"]]
+        boxes = np.array([row["bbox"] for row in detected], np.float64).reshape(-1, 4)
         images.append(
             ImageRegions(
                 height=frame["height"],
                 width=frame["width"],
                 corners=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),  # type: ignore[arg-type]
-                scores=np.array([row["score"] for row in found]),  # type: ignore[arg-type]  # the recorded doubles
-                labels=np.array([ids.index(row["category_id"]) for row in found], np.int64),
-                masks=tuple(row["segmentation"]["counts"].encode() for row in found),
+                scores=np.array([row["score"] for row in detected]),  # type: ignore[arg-type]  # the recorded doubles
+                labels=np.array([ids.index(row["category_id"]) for row in detected], np.int64),
+                masks=tuple(row["segmentation"]["counts"].encode() for row in detected),
                 truth=Truth(
                     image_id=frame["id"],
                     boxes=np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4),

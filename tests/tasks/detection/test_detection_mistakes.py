@@ -12,16 +12,16 @@ CAT, DOG = 0, 1
 def image(true, detected, crowd=()) -> ImageRegions:
     """An image of boxes `(left, top, right, bottom, class)` and, if detected, their scores."""
     truth = np.array(true, np.float64).reshape(-1, 5)
-    found = np.array(detected, np.float64).reshape(-1, 6)
+    rows = np.array(detected, np.float64).reshape(-1, 6)
     boxes = np.concatenate([truth[:, :2], truth[:, 2:4] - truth[:, :2]], axis=1)
     flags = np.isin(np.arange(len(truth)), crowd)
     areas = boxes[:, 2] * boxes[:, 3]
     return ImageRegions(
         height=100,
         width=100,
-        corners=found[:, :4].astype(np.float32),
-        scores=found[:, 5].astype(np.float32),
-        labels=found[:, 4].astype(np.int64),
+        corners=rows[:, :4].astype(np.float32),
+        scores=rows[:, 5].astype(np.float32),
+        labels=rows[:, 4].astype(np.int64),
         masks=None,
         truth=Truth(1, boxes, truth[:, 4].astype(np.int64), flags, areas),
     )
