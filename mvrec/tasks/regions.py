@@ -38,8 +38,8 @@ class Regions(Output):
         masks = None
         if detections[3] is not None:
             masks = tuple({"size": list(size), "counts": counts} for counts in detections[3])
-        arrays = (values.numpy() for values in detections[:3])
-        return cls(*arrays, class_names=tuple(class_names), masks=masks, size=size)
+        boxes, scores, labels = (values.numpy() for values in detections[:3])
+        return cls(boxes, scores, labels, tuple(class_names), masks=masks, size=size)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,7 +1,7 @@
 """Average precision and recall of boxes and masks by COCO's rule: the twelve figures that papers print.
 
 faster-coco-eval computes them in C++, equal to pycocotools. Two things decide equal scores, and both are those of
-pycocotools on a file: images go by their COCO id, and objects by their place in the file.
+pycocotools on a file: images have the order of their COCO ids, and objects that of the file.
 
 Objects get numbers from 1 on here, whatever their ids: pycocotools takes an object with the id 0 for a missing one.
 """

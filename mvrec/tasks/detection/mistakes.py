@@ -1,4 +1,4 @@
-"""What detections above a score are: right, or one of the kinds of mistakes, and which classes they confuse.
+"""Mistakes of detections above a score: their kinds, and the classes that they confuse.
 
 Boxes are compared at an intersection over union of 0.5. Detections claim true boxes of their class in the order of
 their scores, as in COCO's rule. Of the wrong ones (kinds of Bolya et al. 2020, "TIDE", by counts):
@@ -128,14 +128,14 @@ def _kind(shares: Floats, same: Flags, covered: Flags) -> str:
         same: (M,), whether the box has the detection's class.
         covered: (M,), changed.
     """
-    own, other = np.where(same, shares, 0), np.where(same, 0, shares)
-    if LEAST_OVERLAP <= own.max(initial=0) < MIN_OVERLAP:
-        covered[own.argmax()] = True
+    same_class, other_class = np.where(same, shares, 0), np.where(same, 0, shares)
+    if LEAST_OVERLAP <= same_class.max(initial=0) < MIN_OVERLAP:
+        covered[same_class.argmax()] = True
         return "location"
-    if other.max(initial=0) >= MIN_OVERLAP:
-        covered[other.argmax()] = True
+    if other_class.max(initial=0) >= MIN_OVERLAP:
+        covered[other_class.argmax()] = True
         return "class"
-    return "duplicate" if own.max(initial=0) >= MIN_OVERLAP else "background"
+    return "duplicate" if same_class.max(initial=0) >= MIN_OVERLAP else "background"
 
 
 def counted(mistakes: Sequence[Mistakes]) -> dict[str, int]:

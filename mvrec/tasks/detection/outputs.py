@@ -50,9 +50,7 @@ class DetectionOutputs(TaskOutputs):
         """Return the objects of images (V, 3, H, W), in pixels of these."""
         return detect(network, clips, [ImageSize(*clips.shape[-2:])] * len(clips))
 
-    def detections(
-        self, network: "Backbone", clips: "Tensor", images: Sequence[ImageSize]
-    ) -> list[Detections | None]:
+    def detections(self, network: "Backbone", clips: "Tensor", images: Sequence[ImageSize]) -> list[Detections | None]:
         """Return the objects of images (V, 3, H, W) on the CPU, in pixels of the files that `images` tell.
 
         `None` stands for outputs that are not finite.

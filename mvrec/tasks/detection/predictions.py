@@ -9,8 +9,8 @@ import numpy as np
 
 from mvrec.files import atomic_path, json_text, write_atomically, write_csv
 from mvrec.tasks.detection.coco_figures import AREAS, CocoFigures
-from mvrec.tasks.detection.mistakes import Mistakes
 from mvrec.tasks.detection.image_regions import ImageRegions
+from mvrec.tasks.detection.mistakes import Mistakes
 from mvrec.tasks.detection.scores import MASKS, RegionScores
 
 BACKGROUND = "(background)"  # of confusion.csv: the row of detections without a true box, the column of missed ones

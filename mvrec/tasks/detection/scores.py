@@ -16,8 +16,17 @@ from mvrec.data.views.objects import Objects
 from mvrec.errors import UserError
 from mvrec.tasks.detection.coco_figures import FIGURES, CocoFigures, coco_figures
 from mvrec.tasks.detection.detecting import ImageDetections
-from mvrec.tasks.detection.mistakes import Claims, Counts, Mistakes, best_score, claims_of, confusion, counted, mistakes_of
 from mvrec.tasks.detection.image_regions import ImageRegions, Truth
+from mvrec.tasks.detection.mistakes import (
+    Claims,
+    Counts,
+    Mistakes,
+    best_score,
+    claims_of,
+    confusion,
+    counted,
+    mistakes_of,
+)
 from mvrec.tasks.scores import Scores, Tally
 
 METRICS = tuple(name for name, *_ in FIGURES)
@@ -40,9 +49,7 @@ class RegionTally(Tally):
         rule: How outputs become objects, as text.
     """
 
-    def __init__(
-        self, num_classes: int, *, masks: bool = False, ranked_by_masks: bool = False, rule: str = ""
-    ) -> None:
+    def __init__(self, num_classes: int, *, masks: bool = False, ranked_by_masks: bool = False, rule: str = "") -> None:
         self.num_classes, self.masks, self.ranked_by_masks, self.rule = num_classes, masks, ranked_by_masks, rule
         self._images: dict[int, ImageRegions] = {}
         self._not_finite: dict[int, ImageRegions] = {}

@@ -51,8 +51,11 @@ class ObjectsData(RunData, Protocol):
         """The COCO id of each class."""
 
     @property
-    def target_of(self) -> Any:
-        """The function that makes targets: `masks` tells whether they are wanted, `outlined` the splits with some."""
+    def with_masks(self) -> bool:
+        """Whether masks are learned and scored where there are outlines."""
+
+    def table(self, split: str) -> Any:
+        """Return the packed objects of a split, whose `shapes.present` tells which have an outline."""
 
 
 class Detection(Task):
@@ -112,7 +115,9 @@ class Detection(Task):
         numbers = {"channels": channels, "max_detections": max_detections, "head_rate_factor": head_rate_factor}
         check_ranges("model.", {**thresholds, **numbers})
         if rank_by == "masks" and detector not in WITH_MASKS:
-            raise UserError(f"model.rank_by masks: {detector} has no masks, only {' and '.join(sorted(WITH_MASKS))} have")
+            raise UserError(
+                f"model.rank_by masks: {detector} has no masks, only {' and '.join(sorted(WITH_MASKS))} have"
+            )
         if weights is not None:
             HEADS.take_from_weights(backbone, weights)
         super().__init__(backbone, weights=weights, **settings)
@@ -158,8 +163,7 @@ class Detection(Task):
 
     @property
     def _data_have_masks(self) -> bool:
-        targets = self.data.target_of
-        return bool(targets.masks and targets.outlined["train"])
+        return self.data.with_masks and bool(self.data.table("train").shapes.present.any())
 
     @property
     def head(self) -> DetectionHead:
@@ -196,7 +200,8 @@ class Detection(Task):
 
     def score_names(self) -> list[str]:
         """Return the logged scores of a validation."""
-        return [f"val/{name}" for name in metric_names(masks=self.head.has_masks, ranked_by_masks=self.ranked_by_masks)]
+        masks = self.head_arguments["detector"] in WITH_MASKS  # the head is made later
+        return [f"val/{name}" for name in metric_names(masks=masks, ranked_by_masks=self.ranked_by_masks)]
 
     def as_scored(self, batch: ClipBatch) -> ClipBatch:
         """Return a batch with the checkpoint's class numbers."""
@@ -246,6 +251,6 @@ class Detection(Task):
         A test may have other thresholds.
         """
         self._numbers = ObjectNumbers(saved["class_names"], self.data.class_names)
-        earlier, here = saved.get(KEY) or {}, self.head.arguments
-        if with_weights(earlier) != with_weights(here) or (training and earlier != here):
-            raise UserError(f"the checkpoint's head is {saved.get(KEY)}, this run's {self.head.arguments}")
+        earlier, arguments = saved.get(KEY) or {}, self.head.arguments
+        if with_weights(earlier) != with_weights(arguments) or (training and earlier != arguments):
+            raise UserError(f"the checkpoint's head is {saved.get(KEY)}, this run's {arguments}")

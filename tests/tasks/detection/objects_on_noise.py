@@ -8,8 +8,8 @@ import numpy as np
 from faster_coco_eval.core import mask as rle
 from PIL import Image
 
-NAMES = ("square", "disc")
-IDS = (7, 3)  # of the categories: with gaps, and in another order than by number
+NAMES = ("disc", "square")
+IDS = (3, 7)  # of the categories, with gaps
 COUNTS = {"train": 16, "val": 4, "test": 6}
 
 
@@ -24,10 +24,10 @@ def objects(number: int) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
         label, size = int(rng.integers(2)), int(rng.integers(16, 25))
         left, top = int(rng.integers(2, width // 2 - 26)) + side * width // 2, int(rng.integers(2, height - 27))
         mask = (rows >= top) & (rows < top + size) & (columns >= left) & (columns < left + size)
-        if label:
+        if NAMES[label] == "disc":
             centre = top + (size - 1) / 2, left + (size - 1) / 2
             mask = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= (size / 2) ** 2
-        image[mask] = (230, 60, 30) if label == 0 else (40, 90, 240)
+        image[mask] = (40, 90, 240) if NAMES[label] == "disc" else (230, 60, 30)
         masks.append((label, mask))
     return image, masks
 

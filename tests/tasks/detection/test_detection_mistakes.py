@@ -69,8 +69,8 @@ def test_confusions_give_each_object_its_detection_once():
     ]
     picture = image(true, detected)
     mistakes = [mistakes_of(picture, claims_of(picture), score=0.3)]
-    cats, dogs, nothing = [1, 0, 1], [1, 0, 0], [1, 2, 0]
-    assert confusion([picture], mistakes, 2).tolist() == [cats, dogs, nothing]
+    cats, dogs, background = [1, 0, 1], [1, 0, 0], [1, 2, 0]
+    assert confusion([picture], mistakes, 2).tolist() == [cats, dogs, background]
     assert counted(mistakes) == {
         **{"right": 1, "location": 0, "class": 3, "duplicate": 0, "background": 1},
         "missed": 1,
