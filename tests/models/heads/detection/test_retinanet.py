@@ -78,6 +78,7 @@ def test_losses_and_gradients_are_the_recorded_ones(name: str, training_set: str
     model, levels = build(spec).train(), [level.requires_grad_() for level in maps(spec)]
     losses = model(levels, batch_size(spec), image_sizes(spec), objects(spec, training_set))
     sum(losses.values()).backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
     recorded = spec["outputs"]["training"][training_set]
     assert number_error(losses["class"].item(), recorded["losses"]["loss_cls_total"]) <= 1e-5
     assert number_error(losses["box"].item(), recorded["losses"]["loss_bbox_total"]) <= 1e-5
@@ -140,6 +141,24 @@ def test_style_torchvision_has_its_detections_and_losses_to_the_bit(second_versi
             assert detections.boxes.equal(others["boxes"])
             assert detections.scores.equal(others["scores"])
             assert detections.labels.equal(others["labels"])
+
+
+def test_bfloat16_moves_boxes_of_a_large_canvas_by_less_than_half_a_pixel() -> None:
+    torch.manual_seed(0)
+    levels = [torch.randn(1, 32, 800 // stride, 1344 // stride) for stride in (8, 16, 32, 64, 128)]
+    model = RetinaNet(32, 3, max_detections=1000).eval()
+    for tower, output in ((model.classification_head, "cls_logits"), (model.regression_head, "bbox_reg")):
+        for layer in tower.conv:
+            nn.init.kaiming_normal_(layer[0].weight)
+        nn.init.normal_(tower.get_submodule(output).weight, std=0.03)
+    images = [ImageSize(800, 1333)]
+    with torch.no_grad():
+        (exact,) = model(levels, (800, 1344), images)
+        with torch.autocast("cpu", torch.bfloat16):
+            (rounded,) = model(levels, (800, 1344), images)
+    assert rounded.boxes.dtype == rounded.scores.dtype == torch.float32
+    distances = torch.cdist(rounded.boxes[:100], exact.boxes, p=torch.inf).amin(1)
+    assert distances.median() < 0.5
 
 
 def test_style_detectron2_divides_losses_by_a_running_mean_that_is_saved() -> None:
