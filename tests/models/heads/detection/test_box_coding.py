@@ -54,6 +54,8 @@ def test_boxes_are_float32_whatever_the_corrections_are_and_their_sides_are_limi
     assert decoded.dtype == torch.float32
     width, height = (decoded[0, 2:] - decoded[0, :2]).tolist()
     assert (width, height) == pytest.approx((100.5 * 62.5, 90.25 / 62.5), rel=1e-4)
+    narrow = both.decode_single(codes[:, [1, 0, 3, 2]], boxes)[0]
+    assert (narrow[2] - narrow[0]).item() == pytest.approx(100.5 / 62.5, rel=1e-4)
     height = (upper.decode_single(codes, boxes)[0, 3] - upper.decode_single(codes, boxes)[0, 1]).item()
     assert height == pytest.approx(90.25 * math.exp(-9), rel=0.01)
     weighted = BoxCoder((10, 10, 5, 5))
