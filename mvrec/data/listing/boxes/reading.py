@@ -4,11 +4,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from mvrec.array_pickles import ENDINGS as PICKLES
 from mvrec.data.listing.boxes.ava import is_ava, read_ava
 from mvrec.data.listing.boxes.cvat import SecondsOf, is_cvat, read_cvat
 from mvrec.data.listing.boxes.finding import ENDINGS, lists_in
 from mvrec.data.listing.boxes.own import read_own
-from mvrec.data.listing.boxes.pickles import ENDINGS as PICKLES
 from mvrec.data.listing.boxes.pickles import read_proposals
 from mvrec.data.listing.boxes.rows import BoxRow
 from mvrec.data.listing.lists import open_text

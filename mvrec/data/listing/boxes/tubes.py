@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mvrec.data.listing.boxes.pickles import read_pickle
+from mvrec.array_pickles import read_pickle
 from mvrec.data.listing.boxes.rows import BoxRow
 from mvrec.errors import UserError
 
