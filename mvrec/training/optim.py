@@ -1,5 +1,7 @@
 """The learning rate of every step."""
 
+import bisect
+import itertools
 import logging
 import math
 from abc import ABC
@@ -123,6 +125,39 @@ class WarmupPolynomial(LambdaLR):
             if step < warmup_steps:
                 return start_factor + (1 - start_factor) * step / warmup_steps
             return max(1 - (step - warmup_steps) / (total_steps - warmup_steps), 0.0) ** power
+
+        super().__init__(optimizer, factor)
+
+
+class WarmupMultiStep(LambdaLR):
+    """Schedule of detection recipes: a linear warm-up, and a smaller rate from each milestone on.
+
+    Use it as `model.lr_scheduler`, with `model.lr_scheduler_per: step` (mmdetection's and detectron2's MultiStepLR).
+
+    Args:
+        optimizer: The optimiser.
+        milestones: Steps from which the rate is multiplied by `gamma` once more.
+        gamma: The factor.
+        warmup_steps: Steps over which the rate rises linearly.
+        start_factor: Rate of the first step as a share of the peak rate.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        milestones: list[int],
+        gamma: float = 0.1,
+        warmup_steps: int = 0,
+        start_factor: float = 1e-3,
+    ) -> None:
+        if any(later <= earlier for earlier, later in itertools.pairwise([warmup_steps, *milestones])):
+            raise ValueError(f"milestones must rise from warmup_steps={warmup_steps} on, got {milestones}")
+
+        def factor(step: int) -> float:
+            if step < warmup_steps:
+                return start_factor + (1 - start_factor) * step / warmup_steps
+            return gamma ** bisect.bisect_right(milestones, step)
 
         super().__init__(optimizer, factor)
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mvrec.training.optim import WarmupCosine, WarmupPolynomial
+from mvrec.training.optim import WarmupCosine, WarmupMultiStep, WarmupPolynomial
 
 
 def test_factors_are_those_of_the_tables_at_each_step():
@@ -80,17 +80,18 @@ def test_a_schedule_per_epoch_follows_timm(per, ahead, cooldown_epochs):
         expected.step(epoch + ahead)
 
 
+def rates_of_12_steps(make):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler, values = make(optimizer), []
+    for _ in range(12):
+        values.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return values
+
+
 @pytest.mark.parametrize(("warmup_steps", "power"), [(0, 0.9), (3, 1.0)])
 def test_a_polynomial_schedule_is_torchs_linear_and_polynomial_ones_in_a_row(warmup_steps, power):
-    def rates(make):
-        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
-        scheduler, values = make(optimizer), []
-        for _ in range(12):
-            values.append(optimizer.param_groups[0]["lr"])
-            optimizer.step()
-            scheduler.step()
-        return values
-
     def torchs(optimizer):
         schedulers = torch.optim.lr_scheduler
         polynomial = schedulers.PolynomialLR(optimizer, total_iters=12 - warmup_steps, power=power)
@@ -99,9 +100,21 @@ def test_a_polynomial_schedule_is_torchs_linear_and_polynomial_ones_in_a_row(war
         linear = schedulers.LinearLR(optimizer, start_factor=1e-6, total_iters=warmup_steps)
         return schedulers.SequentialLR(optimizer, [linear, polynomial], milestones=[warmup_steps])
 
-    polynomial = rates(
+    polynomial = rates_of_12_steps(
         lambda optimizer: WarmupPolynomial(optimizer, total_steps=12, warmup_steps=warmup_steps, power=power)
     )
-    assert polynomial == pytest.approx(rates(torchs))
+    assert polynomial == pytest.approx(rates_of_12_steps(torchs))
     with pytest.raises(ValueError, match=r"warmup_steps must lie in 0..total_steps - 1, got 12 of 12"):
-        rates(lambda optimizer: WarmupPolynomial(optimizer, total_steps=12, warmup_steps=12))
+        rates_of_12_steps(lambda optimizer: WarmupPolynomial(optimizer, total_steps=12, warmup_steps=12))
+
+
+def test_a_schedule_with_milestones_is_torchs_linear_and_multi_step_ones_together():
+    def torchs(optimizer):
+        schedulers = torch.optim.lr_scheduler
+        linear = schedulers.LinearLR(optimizer, start_factor=1e-3, total_iters=3)
+        return schedulers.ChainedScheduler([linear, schedulers.MultiStepLR(optimizer, [6, 9], gamma=0.1)])
+
+    rates = rates_of_12_steps(lambda optimizer: WarmupMultiStep(optimizer, milestones=[6, 9], warmup_steps=3))
+    assert rates == pytest.approx(rates_of_12_steps(torchs))
+    with pytest.raises(ValueError, match=r"milestones must rise from warmup_steps=3 on, got \[3, 9\]"):
+        rates_of_12_steps(lambda optimizer: WarmupMultiStep(optimizer, milestones=[3, 9], warmup_steps=3))
