@@ -56,7 +56,12 @@ OWN: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"dim_mults": {1: 1.01}}, r"width after block 0 would be 16 \* 1.01"),
         ({"num_heads": 5}, "width 16 does not split over 5 heads"),
     ],
-    "mvit_v1_image": [({"pool_kernel": (3, 3, 3)}, r"pool_kernel must start with 1, got \(3, 3, 3\)")],
+    "mvit_v1_image": [
+        ({"pool_kernel": (3, 3, 3)}, r"pool_kernel must start with 1, got \(3, 3, 3\)"),
+        ({"window": -4}, "window must be 0 or more, got -4"),
+        ({"window": 6}, "window=6: its 6 tokens in block 0 are not a multiple of the strides 1 and 4"),
+        ({"window": 8}, "window needs cls_token=False"),
+    ],
 }
 
 

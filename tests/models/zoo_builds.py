@@ -83,6 +83,7 @@ MVIT_V2 = MVIT_V1 | {
 }
 VIDEO = {"num_frames": 4, "image_size": 32}
 IMAGE = {"num_frames": None, "image_size": 32, "pool_kernel": (1, 3, 3)}
+WINDOWS = {"window": 4, "double_last_kv_stride": True}
 MVIT_SHALLOWER = {"depth": 2, "dim_mults": {1: 2}, "head_mults": {1: 2}, "q_strides": {1: 2}}
 # A bias of all keys shifts all scores of a query alike, and a softmax does not see that.
 KEY_BIAS = (".attn.norm_k.bias",)
@@ -117,7 +118,7 @@ BUILDS = {
     "mvit_v2_video": Build(MViT, MVIT_V2 | VIDEO, zero=LAST_QUERY, **OF_MVIT),
     "mvit_v2_video_avg": Build(MViT, MVIT_V2 | VIDEO | {"pooling": "avg"}, zero=LAST_PLACES, **OF_POOLED_MVIT),
     "mvit_v2_image": Build(MViT, MVIT_V2 | IMAGE | {"cls_token": False}, **OF_MVIT),
-    "mvit_v2_image_mlp": Build(MViT, MVIT_V2 | IMAGE | {"cls_token": False, "dim_change": "mlp"}, **OF_MVIT),
+    "mvit_v2_image_mlp": Build(MViT, MVIT_V2 | IMAGE | {"cls_token": False, "dim_change": "mlp"} | WINDOWS, **OF_MVIT),
 }
 # In plain networks neither layouts nor what a network computes are chosen for speed.
 IS_PLAIN = type(accelerate(MViT(**MVIT_V1, **VIDEO))) is MViT

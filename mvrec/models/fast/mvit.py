@@ -16,7 +16,7 @@ from mvrec.models.fast.products import Linear
 from mvrec.models.fast.recompute import norm_linear, norm_project
 from mvrec.models.layers import Grid
 from mvrec.models.mvit import mvit, pooling_attention
-from mvrec.models.mvit.pooling_attention import distance_rows, resized_table
+from mvrec.models.mvit.pooling_attention import as_windows, distance_rows, from_windows, resized_table
 
 # Fused attention kernels require head widths that are multiples of this; other widths use slow kernels.
 HEAD_DIM_MULTIPLE = 8
@@ -79,7 +79,7 @@ class PoolingAttention(pooling_attention.PoolingAttention):
         Args:
             x: The tokens, before their norm if there is one.
             thw: Their grid.
-            geometry: Of `grids(thw)`, for relative positions; computed by default.
+            geometry: Of `attended_grids(thw)`, for relative positions; computed by default.
             norm: The norm of the tokens.
             cls_only: Compute only the class token's row of the output, `(B, 1, dim_out)`.
         """
@@ -91,14 +91,24 @@ class PoolingAttention(pooling_attention.PoolingAttention):
         v = self._pool(v, read, self.pool_v, self.norm_v, stride)
         if self.has_rel_pos and not cls_only:  # a class token has no position
             if geometry is None:
-                geometry = relative_geometry(*self.grids(thw), device=q.device, dtype=q.dtype)
-            out = self._attend_with_positions(q, k, v, geometry)
+                geometry = relative_geometry(*self.attended_grids(thw), device=q.device, dtype=q.dtype)
+            out = self._attend_with_positions(*self._windows(q, k, v, thw), geometry)
         else:
-            out = self._attend(q, k, v, scale=self.head_dim**-0.5)
+            out = self._attend(*self._windows(q, k, v, thw), scale=self.head_dim**-0.5)
+        if self.q_window:
+            out = from_windows(out, self.grids(thw)[0], self.q_window)
         if self.residual_pooling and not cls_only:
             n = self.num_cls
             out = torch.cat([out[:, :n], out[:, n:] + q[:, n:]], 1) if n else out + q
         return self.proj(out.flatten(2))
+
+    def _windows(self, q: Tensor, k: Tensor, v: Tensor, thw: Grid) -> tuple[Tensor, Tensor, Tensor]:
+        """Split pooled queries, keys and values `(B, N, heads, d)` into windows, if there are any."""
+        if not self.q_window:
+            return q, k, v
+        q_thw, k_thw = self.grids(thw)
+        q = as_windows(q, q_thw, self.q_window)
+        return q, as_windows(k, k_thw, self.kv_window), as_windows(v, k_thw, self.kv_window)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
@@ -243,12 +253,12 @@ class MViT(mvit.MViT):
         geometries: dict[tuple[Grid, Grid], RelativeGeometry] = {}  # shared by the blocks of a stage
         levels: list[tuple[Tensor, Grid]] = []
         for block in cast("list[Block]", self.blocks):
-            grids = block.attn.grids(thw)
+            grids = block.attn.attended_grids(thw)
             if block.attn.has_rel_pos and grids not in geometries:
                 geometries[grids] = relative_geometry(*grids, device=tokens.device, dtype=tokens.dtype)
             if block.q_stride > 1:
                 levels.append((tokens, thw))
             alone = cls_only and block is self.blocks[-1]
             tokens = self.run_block(block, tokens, thw, geometries.get(grids), alone)
-            thw = grids[0]
+            thw = block.attn.grids(thw)[0]
         return tokens, [*levels, (tokens, thw)]

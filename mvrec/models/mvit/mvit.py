@@ -2,11 +2,12 @@
 
 v1: Fan et al. 2021, "Multiscale Vision Transformers", arXiv 2104.11227.
 v2: Li et al. 2022, "MViTv2: Improved Multiscale Vision Transformers", arXiv 2112.01526.
-Where a paper and its released models differ, the released models win, because their weights must load.
+Where a paper and its released models differ, the released models win, because their weights must load. For detection
+the second version attends in windows, and ends every grid size in a norm: section 4.2 of its paper, and detectron2.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal, cast, get_args
 
@@ -15,98 +16,11 @@ from torch import Tensor, nn
 
 from mvrec.models.backbone import Backbone, FeatureInfo, Level
 from mvrec.models.layers import Grid, init_trunc_normal, resized_positions
-from mvrec.models.mvit.pooling_attention import (
-    NORM_EPS,
-    Block,
-    BlockSpec,
-    Pooling,
-)
+from mvrec.models.mvit.plan import block_plan, check_choice
+from mvrec.models.mvit.pooling_attention import NORM_EPS, Block, BlockSpec, Pooling
 
 PATCH_STRIDE = 4
 PATCH_STRIDE_FRAMES = 2
-
-
-def block_plan(
-    *,
-    depth: int,
-    embed_dim: int,
-    num_heads: int,
-    dim_mults: dict[int, float],
-    head_mults: dict[int, float],
-    q_strides: dict[int, int],
-    kv_stride: int,
-    pool_kernel: Grid | None,
-    pool_every_q: bool,
-    unpooled_kv_blocks: tuple[int, ...],
-    dim_change: Literal["mlp", "attention"],
-) -> list[BlockSpec]:
-    """Return the table of blocks for the arguments of `MViT`, which explains them.
-
-    Raises:
-        ValueError: A block index lies outside the network, or a width is not a multiple of its heads.
-    """
-    _check_plan_sizes(depth=depth, kv_stride=kv_stride, q_strides=q_strides, pool_kernel=pool_kernel)
-    _check_choice("dim_change", dim_change, ("mlp", "attention"))
-    _check_block_indices("dim_mults", dim_mults, first=1, depth=depth)  # the first width is embed_dim
-    _check_block_indices("head_mults", head_mults, first=0, depth=depth)
-    _check_block_indices("q_strides", q_strides, first=0, depth=depth)
-    _check_block_indices("unpooled_kv_blocks", unpooled_kv_blocks, first=0, depth=depth)
-    plan = []
-    dim, heads = embed_dim, num_heads
-    for i in range(depth):
-        heads = _multiple(heads, head_mults.get(i, 1), name=f"the heads of block {i}")
-        grows_at = i if dim_change == "attention" else i + 1
-        dim_out = _multiple(dim, dim_mults.get(grows_at, 1), name=f"the width after block {i}")
-        attn_dim = dim_out if dim_change == "attention" else dim
-        if attn_dim % heads:
-            raise ValueError(f"block {i}: width {attn_dim} does not split over {heads} heads")
-        q_stride = q_strides.get(i, 1)
-        kv_stride = max(kv_stride // q_stride, 1)
-        pools_q = pool_every_q or q_stride > 1
-        pools_kv = i not in unpooled_kv_blocks
-        plan.append(
-            BlockSpec(
-                dim=dim,
-                attn_dim=attn_dim,
-                dim_out=dim_out,
-                num_heads=heads,
-                q_stride=q_stride,
-                kv_stride=kv_stride if pools_kv else 1,
-                q_kernel=_kernel(pool_kernel, q_stride) if pools_q else None,
-                kv_kernel=_kernel(pool_kernel, kv_stride) if pools_kv else None,
-            )
-        )
-        dim = dim_out
-    return plan
-
-
-def _check_plan_sizes(*, depth: int, kv_stride: int, q_strides: dict[int, int], pool_kernel: Grid | None) -> None:
-    if depth < 1:
-        raise ValueError(f"depth must be 1 or more, got {depth}")
-    if kv_stride < 1:
-        raise ValueError(f"kv_stride must be 1 or more, got {kv_stride}")
-    # Odd strides would leave the max-pooled shortcut and the pooled queries on grids of different sizes.
-    if odd := {i: s for i, s in q_strides.items() if s != 1 and (s < 1 or s % 2)}:
-        raise ValueError(f"q_strides must be 1 or even, got {odd}")
-    if pool_kernel is not None and (len(pool_kernel) != 3 or any(k < 1 or k % 2 == 0 for k in pool_kernel)):
-        raise ValueError(f"pool_kernel must be three odd sizes (T, H, W), got {pool_kernel}")
-
-
-def _check_block_indices(name: str, blocks: Iterable[int], *, first: int, depth: int) -> None:
-    if outside := [i for i in blocks if not first <= i < depth]:
-        raise ValueError(f"{name} names {outside}; with depth={depth} its blocks are {first}..{depth - 1}")
-
-
-def _multiple(value: int, factor: float, *, name: str) -> int:
-    product = value * factor
-    if product != int(product) or product < 1:
-        raise ValueError(f"{name} would be {value} * {factor} = {product}, which is not a positive integer")
-    return int(product)
-
-
-def _kernel(pool_kernel: Grid | None, stride: int) -> Grid | None:
-    kernel = (1, stride + 1, stride + 1) if pool_kernel is None and stride > 1 else pool_kernel
-    return None if kernel == (1, 1, 1) and stride == 1 else kernel
 
 
 class PatchEmbed(nn.Module):
@@ -168,6 +82,10 @@ class MViT(Backbone):
         residual_pooling: Add the pooled queries to the attention's output (v2).
         mlp_ratio: Hidden width of the MLP over its input width.
         pooling: How to pool queries, keys and values: a learned depthwise "conv", "max" or "avg".
+        window: Tokens along either side of the windows in which the blocks on the first grid attend; on a grid of twice
+            the stride half as many. The last block of each further grid attends to all tokens. 0 for no windows.
+        double_last_kv_stride: Double the stride of keys and values in these blocks, except the very last.
+        level_norms: Norm all of `feature_maps`, instead of only the last one. Other outputs do not use these norms.
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the first.
         head_dropout: Dropout before the classifier.
 
@@ -179,8 +97,6 @@ class MViT(Backbone):
     pos_embed_spatial: nn.Parameter | None
     pos_embed_temporal: nn.Parameter | None
     pos_embed_class: nn.Parameter | None
-
-    map_norm = "layer"
 
     def __init__(
         self,
@@ -206,12 +122,15 @@ class MViT(Backbone):
         residual_pooling: bool = False,
         mlp_ratio: float = 4.0,
         pooling: Pooling = "conv",
+        window: int = 0,
+        double_last_kv_stride: bool = False,
+        level_norms: bool = False,
         drop_path_rate: float = 0.0,
         head_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        _check_choice("pooling", pooling, get_args(Pooling))
-        _check_choice("pos_embed", pos_embed, ("separate", "joint", "none"))
+        check_choice("pooling", pooling, get_args(Pooling))
+        check_choice("pos_embed", pos_embed, ("separate", "joint", "none"))
         _check_rates(drop_path_rate=drop_path_rate, head_dropout=head_dropout)
         plan = block_plan(
             depth=depth,
@@ -225,7 +144,11 @@ class MViT(Backbone):
             pool_every_q=pool_every_q,
             unpooled_kv_blocks=unpooled_kv_blocks,
             dim_change=dim_change,
+            window=window,
+            double_last_kv_stride=double_last_kv_stride,
         )
+        if window and cls_token:
+            raise ValueError("windows have no class token: window needs cls_token=False")
         self.num_classes, self.head_dropout = num_classes, head_dropout
         self.num_features = plan[-1].dim_out
         self.feature_info = _feature_info(plan)
@@ -250,6 +173,8 @@ class MViT(Backbone):
             for i, spec in enumerate(plan)
         )
         self.norm = nn.LayerNorm(self.num_features, eps=NORM_EPS)
+        self.level_norms = _level_norms(self.feature_info) if level_norms else None
+        self.map_norm = "none" if level_norms else "layer"  # what heads add
         self.head = self.new_head(num_classes)
         self._initialise()
 
@@ -288,7 +213,12 @@ class MViT(Backbone):
     def parameter_stages(self) -> list[tuple[str, ...]]:
         """Return the stem with its positions, each block, and the head with the last norm."""
         blocks = [(f"blocks.{i}.",) for i in range(len(self.blocks))]
-        return [("cls_token", "pos_embed", "patch_embed."), *blocks, ("norm.", "head.")]
+        return [("cls_token", "pos_embed", "patch_embed."), *blocks, ("norm.", "level_norms.", "head.")]
+
+    def no_weight_decay(self) -> set[str]:
+        """Return biases and everything 1-D, and with norms per level, as detectron2 has it, tables of positions."""
+        tables = {name for name, _ in self.named_parameters() if ".rel_pos_" in name and self.level_norms is not None}
+        return super().no_weight_decay() | tables
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map clip `(B, C, T, H, W)` or image `(B, C, H, W)` to `(B, D)`.
@@ -303,12 +233,13 @@ class MViT(Backbone):
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """Return the tokens at the end of every grid size, as maps `(B, C_i, [T_i,] H_i, W_i)`.
 
-        Only the last map has passed the final norm.
+        Only the last map has passed a norm, unless there are norms of all.
         """
-        tokens, levels = self._run_blocks(x)
-        *finer, (_, thw) = levels
+        _, levels = self._run_blocks(x)
+        norms = self.level_norms or [nn.Identity() for _ in levels[1:]]
         maps = []
-        for level, grid in [*finer, (self.norm(tokens), thw)]:
+        for norm, (level, grid) in zip([*norms, self.norm], levels, strict=True):
+            level = norm(level)
             level = level if self.cls_token is None else level[:, 1:]
             level_map = level.unflatten(1, grid).permute(0, 4, 1, 2, 3)  # (B, C, t, h, w)
             maps.append(level_map if x.ndim == 5 else level_map.squeeze(2))
@@ -421,6 +352,11 @@ def _feature_info(plan: list[BlockSpec]) -> tuple[FeatureInfo, ...]:
     return (*info, FeatureInfo(channels=plan[-1].dim_out, stride=stride))
 
 
+def _level_norms(levels: Sequence[FeatureInfo]) -> nn.ModuleList:
+    """Return the norms of all maps but the last one, which has that of the network."""
+    return nn.ModuleList(nn.LayerNorm(level.channels, eps=NORM_EPS) for level in levels[:-1])
+
+
 def _rel_pos_sizes(plan: list[BlockSpec], thw: Grid, *, is_video: bool) -> list[Grid]:
     """Return lengths of each block's relative-position tables, along (T, H, W)."""
     sizes = []
@@ -431,11 +367,6 @@ def _rel_pos_sizes(plan: list[BlockSpec], thw: Grid, *, is_video: bool) -> list[
         sizes.append((2 * t - 1 if is_video else 0, h_length, w_length))
         h, w = max(h // spec.q_stride, 1), max(w // spec.q_stride, 1)
     return sizes
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
 
 
 def _check_rates(**rates: float) -> None:

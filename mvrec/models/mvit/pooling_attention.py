@@ -42,6 +42,40 @@ def pooled_grid(thw: Grid, *, kernel: Grid | None, stride: int) -> Grid:
     return t + 1, h // stride + 1, w // stride + 1
 
 
+def window_grid(thw: Grid, side: int) -> Grid:
+    """Return the grid of one window of `side` x `side` tokens and all times; that of all tokens for a side of 0."""
+    return (thw[0], side, side) if side else thw
+
+
+def as_windows(tokens: Tensor, thw: Grid, side: int) -> Tensor:
+    """Split a grid into windows, with zeros at its lower and right border.
+
+    Args:
+        tokens: `(B, T*H*W, ...)`.
+        thw: Their grid.
+        side: Tokens along either side of a window.
+
+    Returns:
+        `(B * rows * columns, T*side*side, ...)`.
+    """
+    _, height, width = thw
+    grid = tokens.flatten(2).unflatten(1, thw)  # (B, T, H, W, C)
+    grid = F.pad(grid, (0, 0, 0, -width % side, 0, -height % side))
+    grid = grid.unflatten(3, (-1, side)).unflatten(2, (-1, side))  # (B, T, rows, side, columns, side, C)
+    windows = grid.permute(0, 2, 4, 1, 3, 5, 6).flatten(3, 5).flatten(0, 2)
+    return windows.unflatten(2, tokens.shape[2:])
+
+
+def from_windows(windows: Tensor, thw: Grid, side: int) -> Tensor:
+    """Join what `as_windows` has split: `(B * rows * columns, T*side*side, ...)` to `(B, T*H*W, ...)`."""
+    frames, height, width = thw
+    rows, columns = -(-height // side), -(-width // side)
+    grid = windows.flatten(2).unflatten(1, (frames, side, side)).unflatten(0, (-1, rows, columns))
+    grid = grid.permute(0, 3, 1, 4, 2, 5, 6).flatten(4, 5).flatten(2, 3)  # (B, T, H, W, C), with the zeros' cells
+    tokens = grid[:, :, :height, :width].flatten(1, 3)
+    return tokens.unflatten(2, windows.shape[2:])
+
+
 def distance_rows(q_size: int, k_size: int, *, device: torch.device) -> Tensor:
     """Return the row of an axis' table for the distance between each query and each key, `(q, k)`."""
     # The coarser axis is stretched to the scale of the finer one; a fractional ratio is truncated, as in the
@@ -75,6 +109,9 @@ class PoolingAttention(nn.Module):
         residual_pooling: Add the pooled queries to the output, except to the class token (v2).
         rel_pos_sizes: Lengths of the relative-position tables along (T, H, W), 0 for an axis without one
             (v2); None for no relative positions.
+        window: Tokens along either side of the windows in which tokens attend, a multiple of both strides; 0 for none.
+            Queries, keys and values are split after they are pooled. The zeros that fill the last windows are keys,
+            too (MViTv2 for detection).
     """
 
     rel_pos_t: nn.Parameter | None
@@ -95,6 +132,7 @@ class PoolingAttention(nn.Module):
         has_cls: bool,
         residual_pooling: bool,
         rel_pos_sizes: Grid | None,
+        window: int = 0,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -103,6 +141,7 @@ class PoolingAttention(nn.Module):
         self.residual_pooling = residual_pooling
         self.q_kernel, self.q_stride = q_kernel, q_stride
         self.kv_kernel, self.kv_stride = kv_kernel, kv_stride
+        self.q_window, self.kv_window = window // q_stride, window // kv_stride
 
         for name, size in zip("thw", rel_pos_sizes or (0, 0, 0), strict=True):
             table = nn.Parameter(torch.empty(size, self.head_dim)) if size else None
@@ -133,6 +172,11 @@ class PoolingAttention(nn.Module):
         q_thw = pooled_grid(thw, kernel=self.q_kernel, stride=self.q_stride)
         return q_thw, pooled_grid(thw, kernel=self.kv_kernel, stride=self.kv_stride)
 
+    def attended_grids(self, thw: Grid) -> tuple[Grid, Grid]:
+        """Return the grids of the queries and keys of one window; without windows those of all."""
+        q_thw, k_thw = self.grids(thw)
+        return window_grid(q_thw, self.q_window), window_grid(k_thw, self.kv_window)
+
     def forward(self, x: Tensor, thw: Grid) -> Tensor:
         """`(B, [1 +] T*H*W, dim)` to `(B, [1 +] T*H'*W', dim_out)`, the tokens of `grids(thw)[0]`."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
@@ -140,11 +184,24 @@ class PoolingAttention(nn.Module):
         q = self._pooled(q, thw, self.pool_q, self.norm_q)
         k = self._pooled(k, thw, self.pool_k, self.norm_k)
         v = self._pooled(v, thw, self.pool_v, self.norm_v)
-        out = self.softmax(q, k, v, self._position_bias(q, *self.grids(thw)) if self.has_rel_pos else None)
+        queries, keys, values = self._windows(q, k, v, thw)
+        bias = self._position_bias(queries, *self.attended_grids(thw)) if self.has_rel_pos else None
+        out = self.softmax(queries, keys, values, bias)
+        if self.q_window:
+            out = from_windows(out.transpose(1, 2), self.grids(thw)[0], self.q_window).transpose(1, 2)
         if self.residual_pooling:
             n = self.num_cls
             out = torch.cat([out[:, :, :n], out[:, :, n:] + q[:, :, n:]], 2)
         return self.proj(out.transpose(1, 2).flatten(2))
+
+    def _windows(self, q: Tensor, k: Tensor, v: Tensor, thw: Grid) -> tuple[Tensor, Tensor, Tensor]:
+        """Split pooled queries, keys and values `(B, heads, N, d)` into windows, if there are any."""
+        if not self.q_window:
+            return q, k, v
+        q_thw, k_thw = self.grids(thw)
+        parts = ((q, q_thw, self.q_window), (k, k_thw, self.kv_window), (v, k_thw, self.kv_window))
+        q, k, v = (as_windows(part.transpose(1, 2), grid, side).transpose(1, 2) for part, grid, side in parts)
+        return q, k, v
 
     def _pooled(self, x: Tensor, thw: Grid, pool: nn.Module | None, norm: nn.Module | None) -> Tensor:
         """`(B, heads, [1 +] T*H*W, d)` to `(B, heads, [1 +] T'*H'*W', d)`."""
@@ -185,6 +242,7 @@ class BlockSpec:
     kv_stride: int
     q_kernel: Grid | None
     kv_kernel: Grid | None
+    window: int = 0  # side in tokens of the block's input; 0 for none
 
 
 class Block(nn.Module):
@@ -218,6 +276,7 @@ class Block(nn.Module):
             has_cls=has_cls,
             residual_pooling=residual_pooling,
             rel_pos_sizes=rel_pos_sizes,
+            window=spec.window,
         )
         self.drop_path = StochasticDepth(drop_path_rate)
         self.norm2 = nn.LayerNorm(spec.attn_dim, eps=NORM_EPS)

@@ -13,13 +13,23 @@ DEPTH_10: Stages = (1, 2, 5, 2)
 DEPTH_16: Stages = (1, 2, 11, 2)
 DEPTH_24: Stages = (2, 3, 16, 3)
 DEPTH_48: Stages = (2, 6, 36, 4)
+# The form for detection, as detectron2's projects/MViTv2 has it: its width changes in the attention in all sizes.
+DETECTION = {"window": 56, "double_last_kv_stride": True, "level_norms": True, "dim_change": "attention"}
 
 
 def _mvit_v1(stages: Stages, **knobs: Any) -> MViT:
     return MViT(embed_dim=96, num_heads=1, **_stage_starts(stages), **knobs)
 
 
-def _mvit_v2(stages: Stages, *, num_frames: int | None, embed_dim: int = 96, num_heads: int = 1, **knobs: Any) -> MViT:
+def _mvit_v2(
+    stages: Stages,
+    *,
+    num_frames: int | None,
+    embed_dim: int = 96,
+    num_heads: int = 1,
+    detection: bool = False,
+    **knobs: Any,
+) -> MViT:
     is_video = num_frames is not None
     return MViT(
         num_frames=num_frames,
@@ -32,7 +42,7 @@ def _mvit_v2(stages: Stages, *, num_frames: int | None, embed_dim: int = 96, num
         pos_embed="none",
         rel_pos=True,
         residual_pooling=True,
-        **{"dim_change": "attention", **_stage_starts(stages), **knobs},
+        **{"dim_change": "attention", **_stage_starts(stages), **knobs, **(DETECTION if detection else {})},
     )
 
 
@@ -118,8 +128,12 @@ def mvit_v2_t(
     drop_path_rate: float = 0.1,
     head_dropout: float = 0.0,
     pooling: Pooling = "conv",
+    detection: bool = False,
 ) -> MViT:
-    """Build MViTv2-T: 24.2 M parameters, 4.7 GFLOPs, 82.3 % on ImageNet-1k (MViTv2, table 1)."""
+    """Build MViTv2-T: 24.2 M parameters, 4.7 GFLOPs, 82.3 % on ImageNet-1k (MViTv2, table 1).
+
+    With `detection` it attends in windows and norms all its maps, as under the detectors of the paper (section 4.2).
+    """
     return _mvit_v2(DEPTH_10, num_frames=None, **locals())
 
 
@@ -131,6 +145,7 @@ def mvit_v2_s(
     drop_path_rate: float = 0.1,
     head_dropout: float = 0.0,
     pooling: Pooling = "conv",
+    detection: bool = False,
 ) -> MViT:
     """Build MViTv2-S: 34.9 M parameters, 7.0 GFLOPs, 83.6 % on ImageNet-1k (MViTv2, table 1)."""
     return _mvit_v2(DEPTH_16, num_frames=None, **locals())
@@ -144,6 +159,7 @@ def mvit_v2_b(
     drop_path_rate: float = 0.3,
     head_dropout: float = 0.0,
     pooling: Pooling = "conv",
+    detection: bool = False,
 ) -> MViT:
     """Build MViTv2-B: 51.5 M parameters, 10.2 GFLOPs, 84.4 % on ImageNet-1k (MViTv2, table 1)."""
     return _mvit_v2(DEPTH_24, num_frames=None, **locals())
@@ -157,10 +173,11 @@ def mvit_v2_l(
     drop_path_rate: float = 0.5,
     head_dropout: float = 0.0,
     pooling: Pooling = "conv",
+    detection: bool = False,
 ) -> MViT:
     """Build MViTv2-L: 218 M parameters, 43.9 GFLOPs, 85.3 % on ImageNet-1k (MViTv2, table 1).
 
-    The released weights change width in the MLPs, unlike every other MViTv2.
+    The released weights for classification change width in the MLPs, unlike every other MViTv2.
     """
     return _mvit_v2(DEPTH_48, embed_dim=144, num_heads=2, dim_change="mlp", num_frames=None, **locals())
 
