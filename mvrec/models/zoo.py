@@ -14,12 +14,14 @@ from mvrec.errors import UserError, nearest
 from mvrec.models.backbone import Backbone
 from mvrec.models.baselines.names import create_baseline
 from mvrec.models.checkpoints import FAMILIES, LoadReport, load_recognised, load_weights, recognised
+from mvrec.models.checkpoints.detectors import detector_arguments
 from mvrec.models.checkpoints.files import StoredWeights, read_weights
 from mvrec.models.checkpoints.segmenters import head_arguments, head_kind, num_classes
-from mvrec.models.checkpoints.structure import WrongArchitectureError, build_as_stored, same_network
+from mvrec.models.checkpoints.structure import WrongArchitectureError, build_as_stored, is_for_detection, same_network
 from mvrec.models.cloformer import Branches, cloformer_s, cloformer_xs, cloformer_xxs
 from mvrec.models.fast.accelerate import accelerate
 from mvrec.models.heads.actions import ActionHead
+from mvrec.models.heads.detection.head import DetectionHead
 from mvrec.models.heads.segmentation import SegmentationHead
 from mvrec.models.mvit.pooling_attention import Pooling
 from mvrec.models.mvit.variants import (
@@ -68,6 +70,7 @@ def create_model(
     pooling: Pooling | None = None,
     branches: Branches | None = None,
     unpooled_kv_blocks: tuple[int, ...] | None = None,
+    detection: bool | None = None,
     allow_partial: bool = False,
 ) -> Backbone:
     """Build a network by name, accelerated (see `accelerate`), with random weights or those of a file.
@@ -89,6 +92,7 @@ def create_model(
         pooling: How to pool queries, keys and values (MViT).
         branches: The kinds of attention (CloFormer).
         unpooled_kv_blocks: Blocks whose keys and values are not pooled (MViT-B 16x4).
+        detection: Attend in windows and norm all maps, as detectors need it (MViTv2 for images).
         allow_partial: Load only the tensors of the file that fit.
 
     Raises:
@@ -104,6 +108,7 @@ def create_model(
         "pooling": pooling,
         "branches": branches,
         "unpooled_kv_blocks": unpooled_kv_blocks,
+        "detection": detection,
     }
     knobs = {knob: value for knob, value in values.items() if value is not None}
     if "/" in name:
@@ -156,8 +161,8 @@ def with_weights(
         model = build(**knobs)
     classes = num_classes(recognised_weights.tensors)
     kind = head_kind(recognised_weights.tensors, stored.details)
-    if "num_classes" not in knobs and kind == SegmentationHead.kind:
-        _place_segmenter(model, recognised_weights.tensors, stored)
+    if "num_classes" not in knobs and kind in (SegmentationHead.kind, DetectionHead.kind):
+        _place_head(model, recognised_weights.tensors, stored, kind)
     elif "num_classes" not in knobs and kind == ActionHead.kind and len(model.input_shape) == 4:
         head = ActionHead(model.feature_info, **stored.details["head"])
         model.place_head(head, head.arguments["num_classes"])
@@ -172,18 +177,20 @@ def with_weights(
     return model, load_recognised(model, stored, recognised_weights, allow_partial=allow_partial, new_head=new_head)
 
 
-def _place_segmenter(model: Backbone, tensors: Mapping[str, Tensor], stored: StoredWeights) -> None:
-    """Give a network the head of a segmenter's file.
+def _place_head(model: Backbone, tensors: Mapping[str, Tensor], stored: StoredWeights, kind: str) -> None:
+    """Give a network the head of a segmenter's or detector's file.
 
     Raises:
-        UserError: The file's decoder is none of ours.
+        UserError: The file's head is none of ours.
     """
-    arguments, classes = stored.details.get("head") or head_arguments(tensors), num_classes(tensors)
+    arguments, classes = stored.details.get("head"), num_classes(tensors)
+    if arguments is None:
+        is_detector = kind == DetectionHead.kind
+        arguments = detector_arguments(tensors, "mmdetection") if is_detector else head_arguments(tensors)
     if arguments is None or classes is None:
-        raise UserError(
-            f"{stored.source}: its decoder is unknown; pass num_classes for the network with a new classifier"
-        )
-    model.place_head(SegmentationHead(model.feature_info, classes, **arguments), classes)
+        raise UserError(f"{stored.source}: its head is unknown; pass num_classes for the network with a new classifier")
+    make: type[DetectionHead | SegmentationHead] = DetectionHead if kind == DetectionHead.kind else SegmentationHead
+    model.place_head(make(model.feature_info, classes, **arguments), classes)
 
 
 def name_of(stored: StoredWeights) -> str:
@@ -222,7 +229,8 @@ def identify(
     for name, build in VARIANTS.items():
         if not issubclass(build.__annotations__["return"], family):
             continue
-        model = _as_released(name)
+        detection = is_for_detection(tensors) and "detection" in inspect.signature(build).parameters
+        model = _as_released(name, **({"detection": True} if detection else {}))
         if same_network(model, tensors, but_for_pooling=but_for_pooling):
             state = model.state_dict()
             other_size = any(
@@ -235,7 +243,7 @@ def identify(
 
 
 @functools.cache
-def _as_released(name: str) -> Backbone:
+def _as_released(name: str, **knobs: bool) -> Backbone:
     """Build a variant on torch's "meta" device: shapes without memory. Kept, since all of them take seconds."""
     with torch.device("meta"):
-        return VARIANTS[name]()
+        return VARIANTS[name](**knobs)

@@ -10,7 +10,9 @@ import torch
 from safetensors import safe_open
 
 from mvrec.models import Backbone, SegmentationHead, create_model
+from mvrec.models.checkpoints.detector_files import as_detector_file
 from mvrec.models.checkpoints.segmenters import as_mmseg
+from mvrec.models.heads.detection.head import DetectionHead
 from mvrec.tasks.segmentation.colours import colours
 
 
@@ -101,10 +103,34 @@ def test_a_segmenter_of_mmsegmentation_is_converted_and_written_back_bit_for_bit
     assert written["meta"]["mvrec"] == {"head": card["head"], "protocol": card["protocol"]}
 
 
-def test_only_segmenters_are_written_for_mmsegmentation(command, tmp_path) -> None:
+def test_a_detector_of_mmdetection_is_converted_and_written_back_bit_for_bit(command, tmp_path) -> None:
+    torch.manual_seed(0)
+    network = create_model("cloformer_xxs")
+    network.place_head(DetectionHead(network.feature_info, 3, channels=8, box_width=8, level_norm="group"), 3)
+    content = as_detector_file(network.state_dict(), "mmdetection", class_names=["cat", "dog", "bird"], facts={})
+    del content["meta"]["mvrec"]
+    source, converted, back = tmp_path / "mmdet.pth", tmp_path / "ours.safetensors", tmp_path / "back.pth"
+    torch.save(content, source)
+    code, out, err = command("convert", source, "-o", converted)
+    assert code == 0, err
+    total = len(network.state_dict())
+    assert f"{source}[state_dict]: mmdetection layout, {total} of {total} tensors loaded" in out
+    card = json.loads(converted.with_suffix(".json").read_text())
+    assert (card["task"], card["class_names"]) == ("detection", ["cat", "dog", "bird"])
+    assert card["protocol"]["name"] == "mmdetection-1333x800"
+    code, out, err = command("convert", converted, "-o", back)
+    assert code == 0, err
+    assert f"with the names of mmdetection: {back}" in out
+    written = torch.load(back)
+    assert written["state_dict"].keys() == content["state_dict"].keys()
+    assert all(torch.equal(tensor, written["state_dict"][name]) for name, tensor in content["state_dict"].items())
+    assert written["meta"]["CLASSES"] == ("cat", "dog", "bird")
+
+
+def test_only_segmenters_and_detectors_are_written_for_other_libraries(command, tmp_path) -> None:
     state = create_model("cloformer_xxs", num_classes=2).state_dict()
     torch.save({"state_dict": state, "mvrec": {"class_names": ["sky", "road"]}}, tmp_path / "a.pth")
     code, _, err = command("convert", tmp_path / "a.pth", "-o", tmp_path / "b.pth")
     assert code == 2
-    assert "only segmenters are written for mmsegmentation, and its task is classification" in err
+    assert "only segmenters and detectors are written for other libraries, and its task is classification" in err
     assert not (tmp_path / "b.pth").exists()

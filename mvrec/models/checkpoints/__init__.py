@@ -11,15 +11,15 @@ from mvrec.errors import UserError
 from mvrec.models.backbone import Backbone, MapsHead
 from mvrec.models.baselines.own import OwnNetwork
 from mvrec.models.baselines.wrapper import Baseline
+from mvrec.models.checkpoints.detectors import CLASS_ROWS, is_detector
 from mvrec.models.checkpoints.files import Source, StoredWeights, read_weights
 from mvrec.models.checkpoints.fit import BOOKKEEPING, Fitted, fit
-from mvrec.models.checkpoints.layouts import Recognised, ignored_names, recognise
+from mvrec.models.checkpoints.layouts import Recognised, foreign_head, ignored_names, recognise
 from mvrec.models.checkpoints.report import LoadReport, Resized, listed
 from mvrec.models.checkpoints.segmenters import (
     CLASSES,
     CLASSIFIER,
     head_kind,
-    head_of_mmseg,
     is_segmenter,
     num_classes,
 )
@@ -110,8 +110,8 @@ def by_its_names(model: Backbone, stored: StoredWeights) -> Recognised:
         return inside
 
     prefix = max(prefixes, key=lambda prefix: len(unwrapped(prefix).keys() & names))
-    head = head_of_mmseg(plain, prefix)
-    tensors = unwrapped(prefix) | {renamed: plain[name] for name, renamed in head.items()}
+    head, parts = foreign_head(plain, prefix)
+    tensors = unwrapped(prefix) | parts
     layout = model.name.split("/")[0] if isinstance(model, Baseline) else type(model).__name__
     return Recognised(layout, None, tensors, len(head), ignored_names(plain, prefix, head))
 
@@ -178,9 +178,10 @@ def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
 
 def _check_complete(report: LoadReport, fitted: Fitted, named: Recognised, model: Backbone) -> None:
     heads = [change for change in fitted.mismatched if change.name.startswith("head.")]
-    is_plain = all(CLASSIFIER.search(change.name) for change in heads) or not is_segmenter(named.tensors)
+    rows = CLASS_ROWS if is_detector(named.tensors) else CLASSIFIER if is_segmenter(named.tensors) else None
+    is_plain = rows is None or all(rows.search(change.name) for change in heads)
     if heads and is_plain and len(heads) == len(fitted.mismatched):
-        classes = heads[0].stored[0]
+        classes = num_classes(named.tensors) if rows is CLASS_ROWS else heads[0].stored[0]
         raise UserError(
             f"{report.source}: its head knows {classes} classes, the network {model.num_classes}: build the network "
             f"with num_classes={classes}, or pass allow_partial=True to keep the network's own untrained head"

@@ -16,9 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mvrec.array_pickles import ENDINGS as PICKLES
+from mvrec.array_pickles import read_pickle
 from mvrec.class_paths import renewed
 from mvrec.errors import UserError, nearest_path
 from mvrec.files import at_home, stand_in, weights_in
+from mvrec.models.checkpoints.detector_files import detector_facts
 from mvrec.models.checkpoints.segmenters import mmseg_facts
 from mvrec.weights.cache import fetched_path
 
@@ -46,6 +49,7 @@ class _Settings:
         pass
 
 
+TORCH_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")  # of files before version 1.6
 NUMPY_SCALAR: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
 NUMPY_KINDS = (np.float64, np.float32, np.int64, np.int32, np.bool_)
 # Settings and scores in published files, read as plain containers: none of their code runs.
@@ -157,6 +161,8 @@ def read_weights(source: Source) -> StoredWeights:
 
 
 def _read_file(path: Path) -> StoredWeights:
+    if path.suffix in PICKLES and _is_plain_pickle(path):
+        return _network(as_tensors(read_pickle(path, noun="arrays")), str(path), {})
     if _is_safetensors(path):
         tensors, metadata = _read_safetensors(path)
         return _network(tensors, str(path), metadata)
@@ -165,6 +171,21 @@ def _read_file(path: Path) -> StoredWeights:
         raise UserError(f"{path}: holds a {type(tree).__name__}, not a dictionary with weights")
     card = tree.get("mvrec")
     return _network(tree, str(path), dict(card) if isinstance(card, Mapping) else {})
+
+
+def _is_plain_pickle(path: Path) -> bool:
+    """Return whether a file is a pickle, as detectron2 writes it, and not one of torch's, which begin with a number."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    return start[:1] == b"\x80" and TORCH_MAGIC not in start
+
+
+def as_tensors(tree: Any) -> Any:
+    """Return dictionaries within dictionaries with tensors in place of their arrays of numbers."""
+    if isinstance(tree, Mapping):
+        return {key: as_tensors(value) for key, value in tree.items()}
+    is_array = isinstance(tree, np.ndarray) and tree.dtype.kind in "fiub"
+    return torch.from_numpy(np.array(tree)) if is_array else tree  # a copy, as arrays of pickles may be read-only
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -229,7 +250,8 @@ def _network(tree: Mapping[str, Any], source: str, details: dict[str, Any]) -> S
     for entry, candidate in _candidates(tree, ""):
         tensors = {str(name): value for name, value in candidate.items() if isinstance(value, Tensor)}
         if tensors:
-            return StoredWeights(tensors, source, entry, details or mmseg_facts(tensors, tree), dict(tree))
+            facts = details or mmseg_facts(tensors, tree) or detector_facts(tensors, tree)
+            return StoredWeights(tensors, source, entry, facts, dict(tree))
     names = ", ".join(map(repr, list(tree)[:8])) or "nothing"
     raise UserError(f"{source}: no weights found; it holds {names} and none of {', '.join(ENTRIES)} with tensors")
 

@@ -20,7 +20,9 @@ REL_POS = re.compile(r"\.rel_pos_[thw]$")
 POOL = re.compile(r"\.pool_[qkv]\.weight$")
 # Parts of a video network that an image network of MViT's second version lacks: they start untrained.
 ONLY_VIDEO = re.compile(r"^cls_token$|\.rel_pos_t$")
-BOOKKEEPING = re.compile(r"\.num_batches_tracked$")
+# Norms of maps, which only networks for detection have.
+LEVEL_NORMS = re.compile(r"^level_norms\.")
+BOOKKEEPING = re.compile(r"\.(num_batches_tracked|normalizer)$")
 
 
 @dataclass
@@ -51,6 +53,8 @@ def fit(tensors: Tensors, model: Backbone, *, details: Mapping[str, Any], source
     """
     targets = model.state_dict()
     from_image, to_image = _is_image(tensors), _is_image(targets)
+    excuses = [ONLY_VIDEO] if from_image and not to_image else []
+    excuses += [] if any(LEVEL_NORMS.search(name) for name in tensors) else [LEVEL_NORMS]
     stored = _with_the_same_tables(tensors, targets)
     grid = _stored_grid(details)
     fitted = Fitted()
@@ -59,7 +63,7 @@ def fit(tensors: Tensors, model: Backbone, *, details: Mapping[str, Any], source
         if tensor is None:
             if BOOKKEEPING.search(name):
                 fitted.tensors[name] = target
-            elif from_image and not to_image and ONLY_VIDEO.search(name):
+            elif any(excuse.search(name) for excuse in excuses):
                 fitted.excused.append(name)
             else:
                 fitted.missing.append(name)

@@ -4,7 +4,7 @@ Our names are the authors': those of the three image repositories, and of SlowFa
 """
 
 import re
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mvrec.errors import UserError
+from mvrec.models.checkpoints.detectors import head_of_detector, library_of, with_our_rows
 from mvrec.models.checkpoints.segmenters import head_of_mmseg
 
 Tensors = dict[str, Tensor]
@@ -73,8 +74,8 @@ def recognise(tensors: Tensors, *, source: str) -> Recognised:
         raise UserError(f"{source}: no known network: its names begin with {examples}; known layouts: {names}")
     prefix = _only_prefix(prefixes, source)
     inside = {name.removeprefix(prefix): tensor for name, tensor in plain.items() if name.startswith(prefix)}
-    head = head_of_mmseg(plain, prefix)
-    converted = layout.convert(inside) | {renamed: plain[name] for name, renamed in head.items()}
+    head, parts = foreign_head(plain, prefix)
+    converted = layout.convert(inside) | parts
     return Recognised(
         layout=_described(layout, inside),
         family=layout.family,
@@ -82,6 +83,20 @@ def recognise(tensors: Tensors, *, source: str) -> Recognised:
         renamed=len(converted.keys() - inside.keys()),
         ignored=ignored_names(plain, prefix, head),
     )
+
+
+def foreign_head(tensors: Tensors, prefix: str) -> tuple[dict[str, str], Tensors]:
+    """Return our names of the tensors of another library's head, by the names of the file, and these tensors by ours.
+
+    Args:
+        tensors: All tensors of the file.
+        prefix: That of the backbone's names in it.
+    """
+    names = head_of_mmseg(tensors, prefix)
+    if names or (origin := library_of(tensors)) is None:
+        return names, {own_name: tensors[name] for name, own_name in names.items()}
+    names, library = head_of_detector(tensors), origin[0]
+    return names, {own_name: with_our_rows(own_name, tensors[name], library) for name, own_name in names.items()}
 
 
 def ignored_names(names: Iterable[str], prefix: str, head: Container[str]) -> tuple[str, ...]:
@@ -114,6 +129,7 @@ def _described(layout: Layout, tensors: Tensors) -> str:
 
 # -- MViT ---------------------------------------------------------------------------------------------------------
 
+FIRST_SCALE = 2  # detectron2's number of the map of stride 4
 RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
     "pytorchvideo": (
         (r"^patch_embed\.patch_model\.", "patch_embed.proj."),
@@ -160,6 +176,35 @@ def _mvit(tensors: Tensors) -> Tensors:
         elif name.startswith(("cls_token", "pos_embed")):
             tensors[name] = tensor.reshape(1, -1, tensor.shape[-1])
     return tensors
+
+
+def _from_detectron2(tensors: Tensors) -> Tensors:
+    """Convert names of the norms per level, of which the coarsest is our last norm; the others are SlowFast's."""
+    scale = re.compile(r"^scale(\d+)_norm\.")
+    coarsest = max(int(match.group(1)) for name in tensors if (match := scale.search(name)))
+
+    def ours(match: re.Match[str]) -> str:
+        number = int(match.group(1))
+        return "norm." if number == coarsest else f"level_norms.{number - FIRST_SCALE}."
+
+    return _mvit({scale.sub(ours, name): tensor for name, tensor in tensors.items()})
+
+
+def as_in_detectron2(tensors: Mapping[str, Tensor]) -> Tensors:
+    """Return an MViT's tensors, next to others, with detectron2's names and shapes, if it has norms per level."""
+    finer = {name.split(".")[1] for name in tensors if name.startswith("level_norms.")}
+    if not finer:
+        return dict(tensors)
+    places = {f"level_norms.{number}.": f"scale{FIRST_SCALE + int(number)}_norm." for number in finer}
+    places["norm."] = f"scale{FIRST_SCALE + len(finer)}_norm."
+    renamed = {}
+    for name, tensor in tensors.items():
+        place = next((place for place in places if name.startswith(place)), None)
+        is_kernel = re.search(r"\.pool_[qkv]\.weight$", name) is not None and tensor.ndim == 5
+        renamed[name if place is None else places[place] + name.removeprefix(place)] = (
+            tensor.squeeze(2) if is_kernel else tensor
+        )
+    return renamed
 
 
 def _fused(tensors: Tensors) -> Tensors:
@@ -211,6 +256,7 @@ LAYOUTS = (
     Layout("CloFormer", "cloformer", r"patch_embed\.conv1\.conv\.0\.weight", _as_it_is),
     Layout("pytorchvideo", "mvit", r"patch_embed\.patch_model\.weight", _from_pytorchvideo),
     Layout("torchvision", "mvit", r"pos_encoding\.class_token", _from_torchvision),
+    Layout("detectron2", "mvit", r"scale\d+_norm\.weight", _from_detectron2),
     Layout("timm", "mvit", r"stages\.0\.blocks\.0\.attn\.norm_k\.weight", _from_timm),
     SLOWFAST,
 )

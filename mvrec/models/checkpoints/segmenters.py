@@ -10,6 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from mvrec.models.checkpoints.detectors import KIND as OBJECTS
+from mvrec.models.checkpoints.detectors import is_detector, num_objects
+
 Tensors = dict[str, Tensor]
 LAYOUT = "mmsegmentation"
 BACKBONE = "backbone."
@@ -48,7 +51,7 @@ def is_segmenter(names: Mapping[str, Any]) -> bool:
 
 
 def head_kind(tensors: Mapping[str, Any], details: Mapping[str, Any]) -> str:
-    """Return what the head in a file answers for, as `MapsHead.kind`: "pixels", "boxes", or "classes" of all.
+    """Return what the head in a file answers for, as `MapsHead.kind`, or "classes" of whole images or clips.
 
     A head for boxes has the names of a classifier, as in SlowFast; only the file's facts tell them apart.
 
@@ -58,6 +61,8 @@ def head_kind(tensors: Mapping[str, Any], details: Mapping[str, Any]) -> str:
     """
     if is_segmenter(tensors):
         return "pixels"
+    if is_detector(tensors):
+        return OBJECTS
     return "boxes" if details.get("task") == BOXES_TASK else CLASSES
 
 
@@ -67,6 +72,8 @@ def num_classes(tensors: Mapping[str, Tensor]) -> int | None:
         name = "linear_pred" if "head.decoder.linear_pred.weight" in tensors else "conv_seg"
         classifier = tensors.get(f"head.decoder.{name}.weight")
         return None if classifier is None else classifier.shape[0]
+    if is_detector(tensors):
+        return num_objects(tensors)
     heads = [tensor for name, tensor in tensors.items() if name.startswith("head.") and tensor.ndim == 2]
     return heads[0].shape[0] if heads else None
 
@@ -150,8 +157,8 @@ def mmseg_facts(tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> di
         return {}
     meta = content.get("meta")
     meta = meta if isinstance(meta, Mapping) else {}
-    classes = (meta.get("dataset_meta") or {}).get("classes") or meta.get("CLASSES") or ()
-    if not isinstance(classes, Sequence) or len(classes) != count:
+    classes = names_in_meta(meta)
+    if len(classes) != count:
         classes = [f"class {number}" for number in range(count)]
     facts = {
         "layout": LAYOUT,
@@ -165,6 +172,13 @@ def mmseg_facts(tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> di
     return facts | {
         key: earlier[key] for key in ("head", "protocol") if isinstance(earlier, Mapping) and key in earlier
     }
+
+
+def names_in_meta(meta: Mapping[str, Any]) -> Sequence[str]:
+    """Return the class names that mmsegmentation or mmdetection of any version has written; none if there are none."""
+    described = meta.get("dataset_meta") or {}
+    names = described.get("classes") or described.get("CLASSES") or meta.get("CLASSES") or ()
+    return names if isinstance(names, Sequence) and not isinstance(names, str) else ()
 
 
 def as_mmseg(

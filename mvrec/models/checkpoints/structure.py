@@ -14,11 +14,12 @@ from mvrec.models.checkpoints.segmenters import num_classes
 from mvrec.models.layers import Grid
 from mvrec.models.mvit.mvit import PATCH_STRIDE, PATCH_STRIDE_FRAMES, MViT
 from mvrec.models.mvit.pooling_attention import Block
+from mvrec.models.mvit.variants import DETECTION
 
 Tensors = Mapping[str, Tensor]
 Knobs = dict[str, Any]
-# Open within a variant: the head, the tables of positions, and the input channels of the first convolution.
-OPEN = re.compile(r"^head\.|^pos_embed|\.rel_pos_[thw]$|\.num_batches_tracked$")
+# Open within a variant: the head, norms of maps, tables of positions, and the input channels of the first convolution.
+OPEN = re.compile(r"^head\.|^level_norms\.|^pos_embed|\.rel_pos_[thw]$|\.num_batches_tracked$")
 STEM = re.compile(r"^patch_embed1?\.(proj|conv1\.conv\.0|conv\.0(\.c)?)\.weight$")
 POOLING = re.compile(r"\.attn\.(pool|norm)_[qkv]\.")
 
@@ -118,6 +119,11 @@ def _branches(build: Callable[..., Backbone], tensors: Tensors) -> Knobs:
 # -- MViT ---------------------------------------------------------------------------------------------------------
 
 
+def is_for_detection(tensors: Tensors) -> bool:
+    """Return whether an MViT's weights are of its form for detection, whose windows leave no other trace."""
+    return "level_norms.0.weight" in tensors
+
+
 def mvit_arguments(tensors: Tensors, base: MViT) -> Knobs:
     """Return the arguments of `MViT` that give the network of some weights.
 
@@ -160,6 +166,7 @@ def mvit_arguments(tensors: Tensors, base: MViT) -> Knobs:
         "mlp_ratio": rows[0].hidden_dim / rows[0].attn_dim,
         "drop_path_rate": cast("Block", base.blocks[-1]).drop_path.p,
         "head_dropout": base.head_dropout,
+        **(DETECTION if is_for_detection(tensors) else {}),
     }
 
 
