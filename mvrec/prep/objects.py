@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -84,6 +85,8 @@ def index(layout: "ObjectLayout", options: argparse.Namespace) -> int:
     from mvrec.data.listing.objects.media import relative
 
     tables = {split: layout.table(split) for split in SPLITS if layout.has(split)}
+    for _, note in layout.notes:
+        print(shown(note), file=sys.stderr)
     images = _images(layout.root, tables, options)
     tables = {split: _sized(table, images.sizes) for split, table in tables.items()}
     good = {split: _good(table, images) for split, table in tables.items()}
