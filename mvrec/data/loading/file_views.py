@@ -12,7 +12,14 @@ from mvrec.data.loading.guarded_files import open_video, read_image
 from mvrec.data.loading.images import protocol_view
 from mvrec.data.loading.key_frames import key_frame_view
 from mvrec.data.video.video import Decoder
-from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, KeyFrameProtocol, MaskProtocol, Protocol
+from mvrec.data.views.protocol import (
+    ClipProtocol,
+    DetectionProtocol,
+    ImageProtocol,
+    KeyFrameProtocol,
+    MaskProtocol,
+    Protocol,
+)
 
 
 def file_views(sample: Sample, protocol: Protocol, *, decoder: Decoder = "auto") -> Tensor:
@@ -36,7 +43,7 @@ def _clips(sample: Sample, protocol: ClipProtocol, decoder: Decoder) -> Tensor:
     return video_views(sample, protocol, decoder=decoder, opener=open_video).pixels.transpose(1, 2)
 
 
-def _image(sample: Sample, protocol: ImageProtocol, decoder: Decoder) -> Tensor:
+def _image(sample: Sample, protocol: ImageProtocol | DetectionProtocol, decoder: Decoder) -> Tensor:
     return protocol_view(read_image(sample.path, upright=protocol.upright), protocol)
 
 
@@ -53,4 +60,5 @@ _READERS: dict[str, Callable[[Sample, Any, Decoder], Tensor]] = {
     ImageProtocol.kind: _image,
     MaskProtocol.kind: _whole_image,
     KeyFrameProtocol.kind: _key_frame,
+    DetectionProtocol.kind: _image,
 }

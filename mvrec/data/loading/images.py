@@ -26,7 +26,7 @@ from mvrec.data.listing.index import Sample, SampleIndex
 from mvrec.data.loading.samples import EvalSamples, FileViews, TrainSamples
 from mvrec.data.loading.step_times import stage
 from mvrec.data.video.video import check_is_file_with_content
-from mvrec.data.views.protocol import ImageProtocol
+from mvrec.data.views.protocol import DetectionProtocol, ImageProtocol
 from mvrec.data.views.transforms import Augment, views_of
 from mvrec.errors import DecodeError
 
@@ -264,6 +264,6 @@ class EvalImages(EvalSamples):
         return read_image(path, upright=self.protocol.upright)
 
 
-def protocol_view(image: npt.NDArray[np.uint8], protocol: ImageProtocol) -> Tensor:
-    """Return the view of an image (H, W, C) that a protocol scores: uint8 (1, C, size, size)."""
+def protocol_view(image: npt.NDArray[np.uint8], protocol: ImageProtocol | DetectionProtocol) -> Tensor:
+    """Return the view of an image (H, W, C) that a protocol scores: uint8 (1, C, h, w)."""
     return views_of(image[None], protocol.geometries(*image.shape[:2]))[:, 0]

@@ -17,9 +17,11 @@ from mvrec.data.views.protocols.images import ImageProtocol as ImageProtocol
 from mvrec.data.views.protocols.key_frames import KeyFrameProtocol as KeyFrameProtocol
 from mvrec.data.views.protocols.masks import NAMED_MASK_PROTOCOLS as NAMED_MASK_PROTOCOLS
 from mvrec.data.views.protocols.masks import MaskProtocol as MaskProtocol
+from mvrec.data.views.protocols.objects import NAMED_DETECTION_PROTOCOLS as NAMED_DETECTION_PROTOCOLS
+from mvrec.data.views.protocols.objects import DetectionProtocol as DetectionProtocol
 
 KINDS: dict[str, type[Protocol]] = {
-    kind.kind: kind for kind in (ClipProtocol, ImageProtocol, MaskProtocol, KeyFrameProtocol)
+    kind.kind: kind for kind in (ClipProtocol, ImageProtocol, MaskProtocol, KeyFrameProtocol, DetectionProtocol)
 }
 
 
@@ -27,14 +29,14 @@ def kind_of(values: Mapping[str, Any]) -> type[Protocol]:
     """Return the class of a protocol, from the values of `as_dict` or a data module's arguments.
 
     Values of earlier versions, and arguments, do not name the kind: clips have an entry `clip`, masks one `protocol`,
-    and key frames both.
+    and key frames both. Objects have `protocol` and no `size`, because their views have several.
 
     Raises:
         ValueError: This version does not know the kind.
     """
     of_entries: dict[tuple[bool, bool], type[Protocol]] = {
         (True, False): ClipProtocol,
-        (False, True): MaskProtocol,
+        (False, True): MaskProtocol if "size" in values else DetectionProtocol,
         (True, True): KeyFrameProtocol,
     }
     by_entries = of_entries.get(("clip" in values, "protocol" in values), ImageProtocol)

@@ -9,11 +9,13 @@ from mvrec.data.views.geometry import Box
 from mvrec.data.views.protocol import (
     KINDS,
     ClipProtocol,
+    DetectionProtocol,
     ImageProtocol,
     KeyFrameProtocol,
     MaskProtocol,
     Views,
     kind_of,
+    normalisation_of,
     protocol_of,
 )
 
@@ -24,6 +26,7 @@ EXAMPLES = {
     "key frames": KeyFrameProtocol.named(
         "ava-gt-frames", clip=ClipSpec(32, 3), size=312, pixels="full", boxes="detected", min_score=0.8, antialias=False
     ),
+    "objects": DetectionProtocol.named("detectron2-640x480", split="test", upright=False),
 }
 
 
@@ -43,6 +46,10 @@ def test_arguments_of_data_modules_tell_the_kind():
     assert kind_of({**shared, "clip": clip}) is ClipProtocol
     assert kind_of({**shared, "protocol": "whole"}) is MaskProtocol
     assert kind_of(shared) is ImageProtocol
+    objects = {"protocol": "torchvision-640x480", "normalisation": shared["normalisation"]}
+    assert kind_of(objects).of_settings(objects) == DetectionProtocol.named(
+        "torchvision-640x480", normalisation=normalisation_of(shared["normalisation"])
+    )
     with pytest.raises(ValueError, match="there is no protocol 'avb', only ava, ava-gt-frames"):
         KeyFrameProtocol.named("avb")
 
