@@ -83,6 +83,9 @@ RANGES: Mapping[str, Range] = {
     # data
     "size": PIXELS,
     "short_side": PIXELS,
+    "longest": PIXELS,
+    "side": PIXELS,
+    "rotation": Range(0, 180),
     "repeats": Range(1, 10_000),
     "batch_size": COUNT,
     "eval_batch_size": COUNT,

@@ -15,8 +15,8 @@ type                    of a file                                              `
 `MultiHot`              any number of classes                                  float32 (B, K)
 `Values`                D numbers                                              float64 (B, D)
 `MaskMap`               the class of each pixel                                int64 (B, H, W), a list of several sizes
-`Boxes`                 objects: corners, class, and masks where there are     a list of dictionaries, as torchvision's
-                                                                               detectors take it
+`Objects`               objects: boxes, classes, and outlines if available    a list of dictionaries; see
+                                                                               `mvrec.data.views.objects`
 `ActionBoxes`           boxes of a key frame, each with any number of classes  a list of dictionaries
 `NoTarget`              nothing                                                `None`
 ======================  =====================================================  =====================================
@@ -197,39 +197,6 @@ class MaskMap(Target):
         """Return int64 (B, H, W), or a list of (H, W) where views have different sizes."""
         maps = [torch.from_numpy(target.classes.astype(np.int64)) for target in targets]
         return torch.stack(maps) if len({single.shape for single in maps}) == 1 else maps
-
-
-@dataclass(frozen=True, eq=False)
-class Boxes(Target):
-    """Objects.
-
-    Attributes:
-        corners: float32 (N, 4), left, top, right and bottom in pixels from the frame's upper left corner.
-        labels: int64 (N,), their classes.
-        masks: bool (N, H, W), or `None`.
-    """
-
-    noun: ClassVar[str] = "boxes"
-
-    corners: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    masks: npt.NDArray[np.bool_] | None = None
-
-    def moved(self, geometry: Geometry) -> Self:
-        """Cut at the border of the view; drop objects without area there, with label and mask."""
-        corners = _moved_corners(self.corners, geometry)
-        visible = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
-        masks = None if self.masks is None else _moved_maps(self.masks[visible], geometry, padding=0)
-        return type(self)(corners[visible], self.labels[visible], masks)
-
-    @classmethod
-    def batched(cls, targets: Sequence[Self]) -> list[dict[str, Tensor]]:
-        """Return for each view `boxes` (N, 4), `labels` (N,) and, if available, `masks` (N, H, W)."""
-        return [target._tensors() for target in targets]
-
-    def _tensors(self) -> dict[str, Tensor]:
-        arrays: dict[str, npt.NDArray[Any] | None] = {"boxes": self.corners, "labels": self.labels, "masks": self.masks}
-        return {name: torch.from_numpy(array.copy()) for name, array in arrays.items() if array is not None}
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
 from mvrec.data.views.geometry import Box, Geometry, choose_geometry
-from mvrec.data.views.targets import Boxes, MaskMap, MultiHot, Values
+from mvrec.data.views.targets import MaskMap, MultiHot, Values
 from mvrec.data.views.transforms import Augment, train_view, views_of
 
 AUGMENTS = {
@@ -47,10 +47,6 @@ GEOMETRIES = [
     Geometry(Box(3, 7, 21, 30), (32, 24), flip=True, padded=(40, 33)),
     Geometry(Box(0, 0, HEIGHT, WIDTH), (20, 28), Box(1, 2, 16, 11), padded=(16, 32)),
 ]
-CORNERS = np.array(
-    [[0, 0, 56, 40], [10, 5, 20, 20], [50.5, 30.25, 56, 40], [8, 4, 8.5, 39], [0, 0, 7, 3], [30, 38, 56, 40]],
-    np.float32,
-)
 
 
 def moved_by_torchvision(value, geometry, fill=0):
@@ -66,7 +62,7 @@ def moved_by_torchvision(value, geometry, fill=0):
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_class_maps_and_boxes_follow_the_pixels_with_their_labels_and_masks(geometry):
+def test_class_maps_follow_the_pixels(geometry):
     rng = np.random.default_rng(0)
     for dtype in (np.uint8, np.int64):
         classes = rng.integers(0, 256, (HEIGHT, WIDTH)).astype(dtype)
@@ -74,15 +70,6 @@ def test_class_maps_and_boxes_follow_the_pixels_with_their_labels_and_masks(geom
         assert (moved.dtype, moved.shape) == (dtype, geometry.view_size)
         expected = moved_by_torchvision(tv_tensors.Mask(torch.from_numpy(classes)[None].int()), geometry, fill=255)
         assert torch.equal(torch.from_numpy(moved).int(), expected[0])
-    masks = rng.random((len(CORNERS), HEIGHT, WIDTH)) < 0.5
-    moved = Boxes(CORNERS, np.arange(len(CORNERS)), masks).moved(geometry)
-    boxes = tv_tensors.BoundingBoxes(torch.from_numpy(CORNERS), format="XYXY", canvas_size=(HEIGHT, WIDTH))
-    expected = moved_by_torchvision(boxes, geometry)
-    visible = (expected[:, 2] > expected[:, 0]) & (expected[:, 3] > expected[:, 1])
-    assert moved.labels.tolist() == torch.nonzero(visible).flatten().tolist()
-    torch.testing.assert_close(torch.from_numpy(moved.corners), expected[visible].as_subclass(torch.Tensor))
-    whole = moved_by_torchvision(tv_tensors.Mask(torch.from_numpy(masks)), geometry)
-    assert torch.equal(torch.from_numpy(moved.masks), whole[visible].as_subclass(torch.Tensor))
 
 
 def test_a_padded_view_keeps_its_pixels_at_the_upper_left_and_has_one_colour_beside_them():
@@ -96,13 +83,6 @@ def test_a_padded_view_keeps_its_pixels_at_the_upper_left_and_has_one_colour_bes
         assert torch.equal(outside, torch.tensor([1, 2, 3], dtype=torch.uint8).view(1, 3, 1, 1).expand_as(outside))
     with pytest.raises(ValueError, match="a view of 32x24 pixels cannot be padded to 31x24"):
         replace(geometry, padded=(31, 24))
-
-
-def test_a_view_without_any_of_the_boxes_has_none():
-    boxes = Boxes(CORNERS[4:5], np.array([3]), np.ones((1, HEIGHT, WIDTH), bool))
-    (single,) = Boxes.batched([boxes.moved(Geometry(Box(10, 10, 20, 20), (16, 16)))])
-    shapes = {name: tuple(values.shape) for name, values in single.items()}
-    assert shapes == {"boxes": (0, 4), "labels": (0,), "masks": (0, 16, 16)}
 
 
 def test_targets_of_one_shape_are_stacked_and_those_without_places_stay():
