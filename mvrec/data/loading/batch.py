@@ -112,7 +112,10 @@ class ClipBatch:
 
 
 def collate(items: Sequence[Item]) -> ClipBatch:
-    """Concatenate the views of all items; items without views leave only their `bad` entries."""
+    """Concatenate the views of all items; items without views leave only their `bad` entries.
+
+    Views of several sizes are padded with 0 at the bottom and the right, to the largest height and width.
+    """
     bad = tuple(entry for item in items for entry in item.bad)
     readable = [item for item in items if item.views is not None]
     if not readable:
@@ -120,7 +123,7 @@ def collate(items: Sequence[Item]) -> ClipBatch:
         targets = _batched([target for item in items for target in item.targets][:1])  # gives the type
         none = targets if targets is None else targets[:0]
         return ClipBatch(torch.empty((0, 3, 0, 0, 0), dtype=torch.uint8), none, empty, empty, empty, bad)
-    views = torch.cat([item.views for item in readable if item.views is not None])
+    views = _joined([item.views for item in readable if item.views is not None])
     counts = torch.tensor([len(item.seeds) for item in readable])
 
     def per_view(values: list[int]) -> Tensor:
@@ -134,6 +137,17 @@ def collate(items: Sequence[Item]) -> ClipBatch:
         seeds=torch.tensor([seed for item in readable for seed in item.seeds], dtype=torch.int64),
         bad=bad,
     )
+
+
+def _joined(views: Sequence[Tensor]) -> Tensor:
+    """Concatenate views (V, ..., H, W), padded to the largest height and width."""
+    if len({single.shape[1:] for single in views}) == 1:
+        return torch.cat(list(views))
+    height, width = (max(single.shape[axis] for single in views) for axis in (-2, -1))
+    joined = views[0].new_zeros((sum(map(len, views)), *views[0].shape[1:-2], height, width))
+    for place, single in zip(joined.split([len(single) for single in views]), views, strict=True):
+        place[..., : single.shape[-2], : single.shape[-1]] = single
+    return joined
 
 
 def _batched(targets: Sequence[Target]) -> Batched:

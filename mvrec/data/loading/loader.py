@@ -44,6 +44,8 @@ class TrainBatches(Sampler[list[SampleKey]]):
     has `num_samples` draws: a random part of the samples, each several times in the same step. So do the image recipes
     with repeated augmentation (Hoffer et al. 2020; DeiT's sampler).
 
+    With `ratios`, the samples of a step are upright or wide alike, so that padding to a common size is small.
+
     Args:
         num_samples: Rows of the index.
         batch_size: Draws per rank and batch.
@@ -55,6 +57,7 @@ class TrainBatches(Sampler[list[SampleKey]]):
         labels: Class of each row (num_samples,), to balance classes.
         balance: See `epoch_order`.
         same_epoch: Whether every epoch repeats the first one, with the same views of the same files.
+        ratios: Height over width of each row (num_samples,), by which rows are grouped.
     """
 
     def __init__(
@@ -70,8 +73,9 @@ class TrainBatches(Sampler[list[SampleKey]]):
         labels: np.ndarray | None = None,
         balance: float = 0.0,
         same_epoch: bool = False,
+        ratios: np.ndarray | None = None,
     ) -> None:
-        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+        self.num_samples, self.batch_size, self.seed, self.ratios = num_samples, batch_size, seed, ratios
         self.rank, self.world_size, self.accumulate, self.repeats = rank, world_size, accumulate, repeats
         self.labels, self.balance, self.same_epoch = labels, balance, same_epoch
         self.epoch = 0
@@ -106,6 +110,9 @@ class TrainBatches(Sampler[list[SampleKey]]):
         order = epoch_order(
             self.num_samples, seed=derive_seed(self.seed, "order", epoch), labels=self.labels, balance=self.balance
         )
+        if self.ratios is not None:
+            seed = derive_seed(self.seed, "groups", epoch)
+            order = grouped_order(order, self.ratios, draws=self.draws_per_step, seed=seed)
         short = self.draws_per_step - len(order)
         if short > 0:
             order = order.repeat(short // len(order) + 2)[: self.draws_per_step]
@@ -154,6 +161,32 @@ def epoch_order(num_samples: int, *, seed: int, labels: np.ndarray | None = None
     draws = ticks.diff(prepend=torch.zeros(1, dtype=torch.int64))
     drawn = order.repeat_interleave(draws)
     return drawn[torch.randperm(len(drawn), generator=generator)]
+
+
+def grouped_order(order: torch.Tensor, ratios: np.ndarray, *, draws: int, seed: int) -> torch.Tensor:
+    """Return an order in which the draws of a step are upright or wide alike.
+
+    What is left of both kinds makes the last steps. Within a step draws come by their ratio, so that also the
+    batches of several processes pad little.
+
+    Args:
+        order: int64 (num_samples,), an order of an epoch.
+        ratios: Height over width of each row (num_samples,).
+        draws: Draws of a step.
+        seed: Determines the order of the steps.
+    """
+    by_row = torch.from_numpy(np.asarray(ratios, dtype=np.float64))
+    wide = by_row[order] <= 1
+    kinds = [order[wide], order[~wide]]
+    whole = [len(kind) // draws * draws for kind in kinds]
+    steps = torch.cat([kind[:count] for kind, count in zip(kinds, whole, strict=True)]).view(-1, draws)
+    steps = steps[torch.randperm(len(steps), generator=torch.Generator().manual_seed(seed))]
+    rest = torch.cat([kind[count:] for kind, count in zip(kinds, whole, strict=True)])
+    mixed = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))]
+    count = len(mixed) // draws * draws
+    steps = torch.cat([steps, mixed[:count].view(-1, draws)])
+    steps = steps.gather(1, by_row[steps].argsort(dim=1, stable=True))
+    return torch.cat([steps.flatten(), mixed[count:]])
 
 
 class EvalBatches(Sampler[list[SampleKey]]):
