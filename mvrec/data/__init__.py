@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mvrec.data.sets.actions.tubes import JHMDB, UCF101_24
     from mvrec.data.sets.actions.video_boxes import VideoBoxes
     from mvrec.data.sets.charades import Charades
+    from mvrec.data.sets.detection.coco import COCO
+    from mvrec.data.sets.detection.object_folder import ObjectFolder
     from mvrec.data.sets.folder import ImageFolder, VideoFolder
     from mvrec.data.sets.hmdb51 import HMDB51
     from mvrec.data.sets.imagenet import ImageNet
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ADE20K": "sets.segmentation.ade20k",
     "AVA": "sets.actions.ava",
+    "COCO": "sets.detection.coco",
     "Charades": "sets.charades",
     "Cityscapes": "sets.segmentation.cityscapes",
     "DigitBoxes": "generated.digit_boxes",
@@ -48,6 +51,7 @@ _HOMES = {
     "Kinetics": "sets.kinetics",
     "MaskFolder": "sets.segmentation.mask_folder",
     "MovingDigits": "generated.moving_digits",
+    "ObjectFolder": "sets.detection.object_folder",
     "SomethingSomething": "sets.something_something",
     "UCF101": "sets.ucf101",
     "UCF101_24": "sets.actions.tubes",
@@ -65,6 +69,7 @@ GENERATED = tuple(name for name, home in _HOMES.items() if home.startswith("gene
 __all__ = [
     "ADE20K",
     "AVA",
+    "COCO",
     "HMDB51",
     "JHMDB",
     "UCF101",
@@ -81,6 +86,7 @@ __all__ = [
     "Kinetics",
     "MaskFolder",
     "MovingDigits",
+    "ObjectFolder",
     "SomethingSomething",
     "VOCSegmentation",
     "Video",

@@ -103,8 +103,8 @@ class ObjectLayout(Layout):
         """Yield a row per image; its label is the split, and its line the number in the split's table, from 1 on."""
         table = self.table(split)
         drops = split == "train" and not self.keeps_empty
-        for number in np.flatnonzero(table.learned_counts) if drops else range(len(table)):
-            yield Row(table.path(number), split, source=table.source, line=int(number) + 1)
+        for number in np.flatnonzero(table.learned_counts).tolist() if drops else range(len(table)):
+            yield Row(table.path(number), split, source=table.source, line=number + 1)
 
     def class_names(self) -> list[str]:
         """Return the classes in label order."""

@@ -1,0 +1,1 @@
+"""Images with objects: from rows to views."""

@@ -1,0 +1,1 @@
+"""The data modules of images with objects."""
