@@ -78,18 +78,16 @@ class ProposalNetwork(nn.Module):
             images: The images' own sizes in it.
             targets: For each image its "boxes" (M, 4) in pixels of the batch.
         """
-        logits, deltas = self.head(list(maps))
-        # Scores and boxes are float32 from here on, also under autocast.
-        levels = [each.float() for each in logits]
         anchors = self.anchors.of_levels(maps, size)
-        all_logits, all_deltas = concat_box_prediction_layers(levels, [each.float() for each in deltas])
-        by_image = (all_logits.view(len(images), -1), all_deltas.view(len(images), -1, 4))
-        with torch.no_grad():
-            pairs = zip(*by_image, images, strict=True)
+        with torch.no_grad():  # the loss reads a few of the outputs, which are computed once more
+            # Scores and boxes are float32, also under autocast.
+            outputs = ([each.float() for each in kind] for kind in self.head(list(maps)))
+            logits, deltas = concat_box_prediction_layers(*outputs)
+            pairs = zip(logits.view(len(images), -1), deltas.view(len(images), -1, 4), images, strict=True)
             proposals = [self._best(*pair, anchors=anchors, training=targets is not None) for pair in pairs]
         if targets is None:
             return proposals, {}
-        return proposals, self._losses(*by_image, maps=maps, anchors=torch.cat(anchors), images=images, targets=targets)
+        return proposals, self._losses(maps, anchors, images, targets)
 
     def _best(
         self, logits: Tensor, deltas: Tensor, image: ImageSize, *, anchors: Sequence[Tensor], training: bool
@@ -111,36 +109,81 @@ class ProposalNetwork(nn.Module):
 
     def _losses(
         self,
-        logits: Tensor,
-        deltas: Tensor,
-        *,
         maps: Sequence[Tensor],
-        anchors: Tensor,
+        anchors: Sequence[Tensor],
         images: Sequence[ImageSize],
         targets: Sequence[Mapping[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """Return the losses of logits (B, A) and corrections (B, A, 4) of all anchors (A, 4)."""
-        labels, wanted_deltas = [], []
+        all_anchors = torch.cat(list(anchors))
+        labels, truth = [], []
         for image, target in zip(images, targets, strict=True):
-            truth = target["boxes"].float()
-            objects = self.matcher.assign(truth, anchors, self.anchors.usable(maps, image, within=self.within))
+            boxes = target["boxes"].float()
+            objects = self.matcher.assign(boxes, all_anchors, self.anchors.usable(maps, image, within=self.within))
             labels.append((objects >= 0).float() - (objects == self.matcher.BETWEEN_THRESHOLDS).float())
             # Those of other anchors are not read.
-            boxes = truth[objects.clamp(min=0)] if len(truth) else anchors
-            wanted_deltas.append(self.box_coder.encode_single(boxes, anchors))
+            truth.append(boxes[objects.clamp(min=0)] if len(boxes) else all_anchors)
         choice = self.fg_bg_sampler(labels)  # of positive and of negative anchors, for each image
-        positive, negative = (torch.cat(list(each)) > 0 for each in choice)
-        places, sampled = torch.where(positive)[0], torch.where(positive | negative)[0]
-        chances = F.binary_cross_entropy_with_logits(
-            logits.flatten()[sampled], torch.cat(labels)[sampled], reduction="sum"
-        )
-        boxes = box_loss(deltas.flatten(0, 1)[places], torch.cat(wanted_deltas)[places], beta=self.beta)
-        divisor: float | Tensor = max(1, len(sampled))
+        flags = torch.stack([(positive + negative) > 0 for positive, negative in zip(*choice, strict=True)])
+        logits, deltas, (image, anchor) = self._outputs_at(maps, flags.split([len(each) for each in anchors], 1))
+        own_labels = torch.stack(labels)[image, anchor]
+        chances = F.binary_cross_entropy_with_logits(logits, own_labels, reduction="sum")
+        positive = own_labels > 0
+        wanted_boxes = torch.stack(truth)[image, anchor][positive]
+        wanted_deltas = self.box_coder.encode_single(wanted_boxes, all_anchors[anchor][positive])
+        boxes = box_loss(deltas[positive], wanted_deltas, beta=self.beta)
+        divisor: float | Tensor = max(1, len(logits))
         if self.style == "detectron2":
             divisor = self.samples * len(images)
         elif self.style == "mmdetection":  # an image counts one of each kind at least
             divisor = sum((flags > 0).sum().clamp(min=1) for kind in choice for flags in kind)
         return {"rpn_class": chances / divisor, "rpn_box": boxes / divisor}
+
+    def _outputs_at(
+        self, maps: Sequence[Tensor], flags: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Return logits (N,) and corrections (N, 4) of some anchors, and their images (N,) and numbers (N,).
+
+        Args:
+            maps: (B, C, H_i, W_i).
+            flags: For each map which of its anchors (B, A_i).
+        """
+        shapes = self.anchors.num_anchors_per_location()[0]
+        logits, deltas, images, anchors, offset = [], [], [], [], 0
+        for level, flag in zip(maps, flags, strict=True):
+            image, anchor = torch.where(flag)
+            cell, shape = anchor // shapes, anchor % shapes
+            hidden = _convolved_at(self.head.conv, level, image, cell // level.shape[3], cell % level.shape[3])
+            numbers = torch.arange(len(image), device=image.device)
+            logits.append(self.head.cls_logits(hidden).float().flatten(1)[numbers, shape])
+            deltas.append(self.head.bbox_pred(hidden).float().unflatten(1, (shapes, 4)).flatten(2)[numbers, shape])
+            images.append(image)
+            anchors.append(anchor + offset)
+            offset += flag.shape[1]
+        return torch.cat(logits), torch.cat(deltas), (torch.cat(images), torch.cat(anchors))
+
+
+def _convolved_at(convs: nn.Sequential, level: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Return what 3 x 3 convolutions with a bias and ReLU give for some cells of a map: (N, C, 1, 1).
+
+    A training step looks at a few cells of some ten thousand, so the gradient of the whole map is all but empty, and
+    would take a third of the time of the step.
+
+    Args:
+        convs: The convolutions.
+        level: (B, C, H, W).
+        image: For each cell its image (N,).
+        row: And its row (N,).
+        column: And its column (N,).
+    """
+    height, width = level.shape[2:]
+    steps = torch.arange(-len(convs), len(convs) + 1, device=level.device)
+    rows, columns = row[:, None, None] + steps[:, None], column[:, None, None] + steps  # (N, s, 1), (N, 1, s)
+    inside = ((rows >= 0) & (rows < height) & (columns >= 0) & (columns < width))[:, None]  # (N, 1, s, s)
+    cells = level[image[:, None, None], :, rows.clamp(0, height - 1), columns.clamp(0, width - 1)].movedim(3, 1)
+    for conv in convs:
+        cells = F.relu(F.conv2d(cells * inside, conv[0].weight, conv[0].bias))
+        inside = inside[:, :, 1:-1, 1:-1]
+    return cells
 
 
 def box_loss(deltas: Tensor, targets: Tensor, *, beta: float) -> Tensor:

@@ -1,7 +1,5 @@
 """Heads in torchvision's style next to torchvision's detectors with the same random weights."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -109,12 +107,11 @@ def check_answer(answer: dict[str, Tensor], image: Detections, frame: tuple[int,
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_losses_are_those_of_torchvision(name: str) -> None:
+def test_losses_and_gradients_are_those_of_torchvision(name: str) -> None:
     model, head = detector_and_head(name)
     batch, targets, levels = inputs(model)
     model.train()
     head.train()
-    losses: dict[str, Any] = {}
     torch.manual_seed(2)
     features = model.backbone.fpn(levels)
     proposals, of_rpn = model.rpn(batch, features, targets)
@@ -126,3 +123,10 @@ def test_losses_are_those_of_torchvision(name: str) -> None:
     assert len(actual) == len(losses)
     for key, loss in losses.items():
         torch.testing.assert_close(actual[LOSSES[key]], loss, rtol=1e-6, atol=1e-7)
+    sum(losses.values()).backward()
+    sum(actual.values()).backward()
+    parameters = dict(head.named_parameters())
+    for key, parameter in model.named_parameters():
+        if not key.startswith("backbone.body."):
+            difference = (parameters[our_name(key)].grad - parameter.grad).norm()
+            assert difference <= 1e-4 * parameter.grad.norm() + 1e-6, key
