@@ -124,12 +124,12 @@ class ProposalNetwork(nn.Module):
             truth.append(boxes[objects.clamp(min=0)] if len(boxes) else all_anchors)
         choice = self.fg_bg_sampler(labels)  # of positive and of negative anchors, for each image
         flags = torch.stack([(positive + negative) > 0 for positive, negative in zip(*choice, strict=True)])
-        logits, deltas, (image, anchor) = self._outputs_at(maps, flags.split([len(each) for each in anchors], 1))
-        own_labels = torch.stack(labels)[image, anchor]
+        logits, deltas, (numbers, places) = self._outputs_at(maps, flags.split([len(each) for each in anchors], 1))
+        own_labels = torch.stack(labels)[numbers, places]
         chances = F.binary_cross_entropy_with_logits(logits, own_labels, reduction="sum")
         positive = own_labels > 0
-        wanted_boxes = torch.stack(truth)[image, anchor][positive]
-        wanted_deltas = self.box_coder.encode_single(wanted_boxes, all_anchors[anchor][positive])
+        wanted_boxes = torch.stack(truth)[numbers, places][positive]
+        wanted_deltas = self.box_coder.encode_single(wanted_boxes, all_anchors[places][positive])
         boxes = box_loss(deltas[positive], wanted_deltas, beta=self.beta)
         divisor: float | Tensor = max(1, len(logits))
         if self.style == "detectron2":
@@ -180,8 +180,10 @@ def _convolved_at(convs: nn.Sequential, level: Tensor, image: Tensor, row: Tenso
     rows, columns = row[:, None, None] + steps[:, None], column[:, None, None] + steps  # (N, s, 1), (N, 1, s)
     inside = ((rows >= 0) & (rows < height) & (columns >= 0) & (columns < width))[:, None]  # (N, 1, s, s)
     cells = level[image[:, None, None], :, rows.clamp(0, height - 1), columns.clamp(0, width - 1)].movedim(3, 1)
-    for conv in convs:
-        cells = F.relu(F.conv2d(cells * inside, conv[0].weight, conv[0].bias))
+    for block in convs.children():
+        conv = next(block.children())
+        assert isinstance(conv, nn.Conv2d)
+        cells = F.relu(F.conv2d(cells * inside, conv.weight, conv.bias))
         inside = inside[:, :, 1:-1, 1:-1]
     return cells
 
