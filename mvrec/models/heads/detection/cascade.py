@@ -93,12 +93,9 @@ class CascadeHeads(nn.Module):
             return solid if any(map(len, solid)) else refined  # normalisation needs a number
         boxes = []
         for each, before, objects, labels, target in zip(refined, *samples, targets, strict=True):
-            # True boxes among the samples are added again, and positive ones go first.
-            order = (labels == 0).int().argsort(stable=True)
-            if len(target["boxes"]):
-                is_truth = (before == target["boxes"][objects]).all(1) & (labels > 0)
-                order = order[~is_truth[order]]
-            boxes.append(each[order])
+            if len(target["boxes"]):  # of which those among the samples are added again
+                each = each[~((before == target["boxes"][objects]).all(1) & (labels > 0))]
+            boxes.append(each)
         return boxes
 
     def forward(
