@@ -37,6 +37,7 @@ class Parts(NamedTuple):
         box_stages: Branches of boxes of a cascade, one after the other; 0 for no cascade.
         mask_stages: Branches of masks of a cascade; 0 for a single branch.
         towers: Convolutions of each tower of RetinaNet.
+        tower_norms: Norms of a tower; only none or some are told apart.
     """
 
     levels: int
@@ -46,6 +47,7 @@ class Parts(NamedTuple):
     box_stages: int = 0
     mask_stages: int = 0
     towers: int = 0
+    tower_norms: int = 0
 
 
 # Patterns of the names of modules, by the fields of `Parts`.
@@ -57,6 +59,7 @@ OURS = {
     "box_stages": r".*\.roi_heads\.boxes\.(\d+)\.box_predictor\.cls_score",
     "mask_stages": r".*\.roi_heads\.masks\.(\d+)\.mask_predictor\.mask_fcn_logits",
     "towers": r".*\.classification_head\.conv\.(\d+)\.0",
+    "tower_norms": r".*\.classification_head\.conv\.(\d+)\.1",
 }
 THEIRS: dict[Library, dict[str, str]] = {
     "mmdetection": {
@@ -67,6 +70,7 @@ THEIRS: dict[Library, dict[str, str]] = {
         "box_stages": r"roi_head\.bbox_head\.(\d+)\.fc_cls",
         "mask_stages": r"roi_head\.mask_head\.(\d+)\.conv_logits",
         "towers": r"bbox_head\.cls_convs\.(\d+)\.conv",
+        "tower_norms": r"bbox_head\.cls_convs\.(\d+)\.gn",
     },
     "detectron2": {
         "levels": r"backbone\.fpn_lateral(\d+)",
@@ -75,7 +79,8 @@ THEIRS: dict[Library, dict[str, str]] = {
         "mask_convs": r"roi_heads\.mask_head\.mask_fcn(\d+)",
         "box_stages": r"roi_heads\.box_predictor\.(\d+)\.cls_score",
         "mask_stages": r"()never",  # one branch for all stages
-        "towers": r"head\.cls_subnet\.(\d*[02468])",
+        "towers": r"head\.cls_subnet\.(\d*[02468])",  # four of each kind, with norms between them and without
+        "tower_norms": r"head\.cls_subnet\.(1)",
     },
 }
 
@@ -117,8 +122,15 @@ def detector_arguments(tensors: Mapping[str, Tensor], style: Library) -> dict[st
         widest = _size(tensors, f"{NECK}inner_blocks.{parts.levels - 1}.0.weight", 1)
         # Of equal widths the libraries with a rule take the output.
         is_input = p6 == widest and (p6 != channels or style == "mmdetection")
-        return {"detector": "retinanet", "p6_source": "input" if is_input else "output", **common}
+        return {
+            "detector": "retinanet",
+            **common,
+            "p6_source": "input" if is_input else "output",
+            "head_norm": parts.tower_norms > 0,
+            "max_detections": 300 if style == "torchvision" else 100,
+        }
     has_masks = any(MASK_ROWS.search(name) for name in tensors)
+    mask_width = next((tensor.shape[1] for name, tensor in tensors.items() if name.endswith("conv5_mask.weight")), None)
     name = "mask_rcnn" if has_masks else "rcnn" if parts.box_stages else "faster_rcnn"
     return {
         "detector": f"cascade_{name}" if parts.box_stages else name,
@@ -128,6 +140,7 @@ def detector_arguments(tensors: Mapping[str, Tensor], style: Library) -> dict[st
         "box_width": next(tensor.shape[1] for name, tensor in tensors.items() if name.endswith("cls_score.weight")),
         "box_convs": parts.box_convs,
         "mask_convs": parts.mask_convs or 4,
+        "mask_width": None if mask_width == channels else mask_width,
     }
 
 
@@ -175,9 +188,11 @@ detector.rpn.head.bbox_pred       rpn_head.rpn_reg                    {p}.anchor
 {m}.mask_head.{i}.1               {k}.convs.{i}.bn                    roi_heads.mask_head.mask_fcn{n}.norm mask_convs
 {m}.mask_predictor.conv5_mask     {k}.upsample                        roi_heads.mask_head.deconv        masks
 {m}.mask_predictor.mask_fcn_logits {k}.conv_logits                    roi_heads.mask_head.predictor     masks
-{c}.conv.{i}.0                    bbox_head.cls_convs.{i}.conv        head.cls_subnet.{double}          towers
+{c}.conv.{i}.0                    bbox_head.cls_convs.{i}.conv        head.cls_subnet.{tower}           towers
+{c}.conv.{i}.1                    bbox_head.cls_convs.{i}.gn          head.cls_subnet.{norm}            tower_norms
 {c}.cls_logits                    bbox_head.retina_cls                head.cls_score                    once
-{r}.conv.{i}.0                    bbox_head.reg_convs.{i}.conv        head.bbox_subnet.{double}         towers
+{r}.conv.{i}.0                    bbox_head.reg_convs.{i}.conv        head.bbox_subnet.{tower}          towers
+{r}.conv.{i}.1                    bbox_head.reg_convs.{i}.gn          head.bbox_subnet.{norm}           tower_norms
 {r}.bbox_reg                      bbox_head.retina_reg                head.bbox_pred                    once
 """
 PLACES = {
@@ -193,7 +208,9 @@ def module_names(library: Library, parts: Parts) -> dict[str, str]:
     fixed = PLACES | {"levels": parts.levels, "after": parts.levels + 1}
     several = ".{i}.conv" if is_mmdetection else ".conv{i}"
     layers = [f"{parts.box_convs + 1}"] if parts.box_convs else ["fc6", "fc7"]
-    counts = {**parts._asdict(), "box_layers": len(layers)}
+    tower_norms = parts.towers if parts.tower_norms else 0
+    step = 3 if tower_norms else 2  # a convolution, a norm if there are any, and a ReLU
+    counts = {**parts._asdict(), "box_layers": len(layers), "tower_norms": tower_norms}
     stages = {"box": parts.box_stages, "mask": parts.mask_stages}
     names = {}
     for module, *others, layer in map(str.split, MODULES.strip().splitlines()):
@@ -201,7 +218,13 @@ def module_names(library: Library, parts: Parts) -> dict[str, str]:
             for i in range(counts.get(layer, 1)):
                 values = {
                     **fixed,
-                    **{"i": i, "n": i + 1, "double": 2 * i, "level": COARSEST - parts.levels + i + 1},
+                    **{
+                        "i": i,
+                        "n": i + 1,
+                        "tower": step * i,
+                        "norm": step * i + 1,
+                        "level": COARSEST - parts.levels + i + 1,
+                    },
                     "layer": layers[min(i, len(layers) - 1)],
                     "rpn": several.format(i=i) if parts.rpn_convs > 1 else "",
                     **_branches(stage, parts),
