@@ -83,7 +83,7 @@ MVIT_V2 = MVIT_V1 | {
 }
 VIDEO = {"num_frames": 4, "image_size": 32}
 IMAGE = {"num_frames": None, "image_size": 32, "pool_kernel": (1, 3, 3)}
-WINDOWS = {"window": 4, "double_last_kv_stride": True}
+WINDOWS = {"window": 8, "double_last_kv_stride": True, "image_size": 64}  # with more than one key in each
 MVIT_SHALLOWER = {"depth": 2, "dim_mults": {1: 2}, "head_mults": {1: 2}, "q_strides": {1: 2}}
 # A bias of all keys shifts all scores of a query alike, and a softmax does not see that.
 KEY_BIAS = (".attn.norm_k.bias",)
