@@ -49,7 +49,7 @@ def data_of_folder(settings: Sequence[Entry]) -> Entry:
     root = last_value(settings, "data.root")
     assert root is not None
     try:
-        if not _is_annotations(at_home(root.value)):
+        if not is_annotations(at_home(root.value)):
             check_root(at_home(root.value))
         name = _with_places(settings, at_home(root.value)) or DATA[kind_of(at_home(root.value))]
     except UserError as error:
@@ -78,7 +78,7 @@ def _has_objects(task: str | None, root: Path) -> bool:
     return has_objects(root)
 
 
-def _is_annotations(root: Path) -> bool:
+def is_annotations(root: Path) -> bool:
     """Return whether a root is a file of annotations, which names its images."""
     return root.is_file() and has_objects(root)
 

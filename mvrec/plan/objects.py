@@ -24,7 +24,7 @@ from mvrec.runs.weights_origin import StartingPoint
 
 HEAD_KEYS = ("detector", "style", "channels")  # of a detector's weights
 SMALL_NECK = 64  # channels
-STEP, SMALLEST = 32, 64  # pixels: networks halve an image five times
+STEP, SMALLEST = 16, 64  # pixels
 SCALES = (0.75, 0.875, 1.0)  # of the short side in training
 LONGEST = 5 / 3  # of the short side, as 1333 of 800
 MOST_IN_BATCH = 4

@@ -30,14 +30,14 @@ def test_objects_are_counted_split_and_measured(tmp_path):
 def test_init_writes_a_detector(command, tmp_path, place):
     root, output = write(tmp_path / "scenes", shapes=place == "folder"), tmp_path / "plan.yaml"
     root = root if place == "folder" else root / "annotations.json"
-    code, out, err = command("init", root, "-o", output)
+    code, _, err = command("init", root, "-o", output)
     assert code == 0, err
-    assert "10 images with 15 objects of 2 classes: cat 5, dog 10" in out + err
+    assert "10 images with 15 objects of 2 classes: cat 5, dog 10" in output.read_text()
     plan = yaml.safe_load(output.read_text())
     assert plan["model"]["class_path"] == "mvrec.tasks.Detection"
     assert plan["model"]["init_args"]["detector"] == ("mask_rcnn" if place == "folder" else "faster_rcnn")
     assert plan["data"]["class_path"] == "mvrec.data.ObjectFolder"
-    assert plan["data"]["init_args"]["protocol"] == "mmdetection-96x64"
+    assert plan["data"]["init_args"]["protocol"] == "mmdetection-128x80"
     assert "label_smoothing" not in plan["model"]["init_args"]
 
 

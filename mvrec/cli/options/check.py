@@ -29,13 +29,14 @@ from mvrec.cli.config_check import (
 from mvrec.cli.help.hints import stray_hint
 from mvrec.cli.options import Row, class_names, class_options, command_options, is_installed
 from mvrec.cli.parse_errors import HOMES, PLAIN_KINDS, WHICH_NETWORK, not_expected, said_of_key
-from mvrec.cli.planning import data_of_folder, is_planned, task_of_folder
+from mvrec.cli.planning import data_of_folder, is_annotations, is_planned, task_of_folder
 from mvrec.cli.value_check import as_number, check_values
 from mvrec.data import GENERATED
 from mvrec.data.listing.root import check_root
 from mvrec.data.views.presets import preset
 from mvrec.errors import UserError, nearest, nearest_path
 from mvrec.files import at_home, stand_in, weights_in
+from mvrec.plan.kinds import ANNOTATED
 from mvrec.weights.cache import fetched_path
 from mvrec.weights.table import FILES
 
@@ -287,6 +288,7 @@ def _check_root(settings: Sequence[Entry]) -> None:
     ):
         return
     try:
-        check_root(at_home(root.value))
+        if path != f"mvrec.data.{ANNOTATED}" or not is_annotations(at_home(root.value)):
+            check_root(at_home(root.value))
     except UserError as error:
         raise UserError(said_of_key(str(error), settings)) from None
