@@ -112,9 +112,9 @@ def test_a_million_objects_with_outlines_of_hundredths_take_less_than_300_megaby
     rng = np.random.default_rng(1)
     packed = ObjectPacking("train.json")
     polygons = [[float(f"{value:.2f}") for value in rng.uniform(-10, 5000, 40)] for _ in range(700)]
-    for number, polygon in enumerate(polygons):  # 20 points each, 7 in an image, as in COCO
-        image = packed.add_image(f"{number:012d}.jpg", 480, 640) if number % 7 == 0 else image
-        packed.add_object(image, 0, box_of_polygons([polygon]), polygons=[polygon])
+    images = [packed.add_image(f"{number:012d}.jpg", 480, 640) for number in range(100)]  # as many as in COCO
+    for number, polygon in enumerate(polygons):
+        packed.add_object(images[number // 7], 0, box_of_polygons([polygon]), polygons=[polygon])
     table = packed.table(["thing"])
     assert [table.shapes.polygons(number)[0].ravel().tolist() for number in range(700)] == polygons
     assert table.nbytes / 700 * 1e6 < 300e6
