@@ -18,7 +18,7 @@ class HeadParts:
     """Sizes of a detector's parts; the defaults are the papers', for COCO.
 
     Attributes:
-        anchor_scale: Side of a square anchor in cells of its map; by default 8, or 4 for RetinaNet.
+        anchor_scale: Side of a square anchor in cells of its map, in detectors of two stages.
         p6_source: Whether RetinaNet's coarser maps are made before the pyramid ("input"), or after it ("output").
         neck_norm: Whether the pyramid has batch normalisation.
         head_norm: Whether convolutions of boxes and masks have batch normalisation.
@@ -32,7 +32,7 @@ class HeadParts:
         mask_convs: Convolutions of the branch of masks.
     """
 
-    anchor_scale: float | None = None
+    anchor_scale: float = 8.0
     p6_source: Literal["input", "output"] = "input"
     neck_norm: bool = False
     head_norm: bool = False
