@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from mvrec.data.listing.archive import ArchiveMember, read_tar_listing
 from mvrec.data.listing.index import Sample
 from mvrec.data.loading.file_views import file_views
-from mvrec.data.views.protocol import KeyFrameProtocol, Protocol
+from mvrec.data.views.protocol import DetectionProtocol, KeyFrameProtocol, Protocol
 from mvrec.errors import DecodeError, UserError
 
 JPEG_QUALITY = 82
-WIDER = 2  # times for key frames, of which there is one and in which boxes are drawn
+WIDER = 2  # times for key frames and images with objects, of which there is one and in which boxes are drawn
 
 
 def thumbnails(
@@ -29,14 +29,14 @@ def thumbnails(
 ) -> list[bytes]:
     """Return frames of the central clip of a video or part of it, cropped in the centre, by protocol.
 
-    There is one picture of an image, and one of a key frame: the whole of it.
+    There is one picture of an image, and one of a key frame: the whole of it, as of an image with objects.
 
     Args:
         path: The file.
         protocol: Its protocol; the central view is taken.
         span: Start and end of the part in seconds; `None` for those of the video.
         frames: Most frames of a clip.
-        pixels: Largest side of a picture, of a key frame twice as many.
+        pixels: Largest side of a picture, of a key frame or image with objects twice as many.
 
     Returns:
         JPEG files.
@@ -48,7 +48,7 @@ def thumbnails(
     view = view.transpose(0, 1) if protocol.is_video else view[None]  # (T, C, h, w)
     count = min(frames, len(view))
     view = view[[(2 * place + 1) * len(view) // (2 * count) for place in range(count)]]
-    side = WIDER * pixels if isinstance(protocol, KeyFrameProtocol) else pixels
+    side = WIDER * pixels if isinstance(protocol, KeyFrameProtocol | DetectionProtocol) else pixels
     return [_jpeg(picture) for picture in _small(view, side)]
 
 

@@ -2,7 +2,7 @@
 
 import shlex
 
-from mvrec.report.markup import Html, facts, join, name_of, table, tag
+from mvrec.report.markup import Html, facts, folded, join, name_of, table, tag
 from mvrec.report.sections import RunResults, TaskReport, chosen_on, mapping, number
 from mvrec.tasks.score_text import split_text
 
@@ -14,16 +14,21 @@ def score_section(report: TaskReport) -> Html:
         return _not_tested(results)
     score = results.score
     counted = number(score.get("expected" if score.get("failed_are_wrong", True) else "scored"))
+    metrics = {name: float(value) for name, value in mapping(score.get("metrics")).items() if number(value) is not None}
     cards = [
-        _card(report, name, float(value), int(counted or 0))
-        for name, value in mapping(score.get("metrics")).items()
-        if number(value) is not None
+        _card(report, name, value, int(counted or 0)) for name, value in metrics.items() if report.in_headline(name)
+    ]
+    others = [
+        (report.metric_title(name), report.metric_text(name, value))
+        for name, value in metrics.items()
+        if not report.in_headline(name)
     ]
     checkpoint = score.get("checkpoint")
     digest = score.get("checkpoint_sha256")
     return join(
         [
             tag("div", *cards, class_="cards"),
+            folded(f"{len(others)} more figures", table(("figure", "value"), others, numeric={1})) if others else None,
             facts(
                 [
                     ("Counts", _counts(report)),

@@ -115,6 +115,10 @@ class TaskReport(ABC):
         """Return the phrases below the run's name."""
         return []
 
+    def in_headline(self, name: str) -> bool:
+        """Return whether a metric is shown at once; others are in a table that opens."""
+        return True
+
     def metric_title(self, name: str) -> str:
         """Return a metric's name for readers."""
         return name.replace("_", " ")

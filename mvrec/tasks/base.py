@@ -364,7 +364,8 @@ class Task(L.LightningModule, ABC):
         if stage != "val" and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._write_results(self.scores, stage)
         if stage != "predict":  # Lightning logs nothing there
-            self.log_dict({f"{stage}/{name}": value for name, value in self.scores.metrics().items()})
+            values = self.scores.headline() if stage == "val" else self.scores.metrics()
+            self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
         fate = "counted as wrong" if self.failed_files == "wrong" else "left out of the score"
         for line in failures(self.scores, noun=self.noun):
             log.warning("failed, %s: %s", fate, line)

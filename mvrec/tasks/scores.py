@@ -69,7 +69,7 @@ class Scores(Extent, ABC):
         """Return values by name; the first one ranks models."""
 
     def headline(self) -> dict[str, float]:
-        """Return the values of a score line: all of them by default."""
+        """Return the values of a score line and a validation's curves: all of `metrics` by default."""
         return self.metrics()
 
     def chance(self) -> dict[str, float]:

@@ -14,7 +14,7 @@ from mvrec.report.sections import RunResults, Section, TaskReport, Thumbnails, c
 from mvrec.tasks.classification.report import confusion_section
 from mvrec.tasks.classification.run_results import read_confusion
 from mvrec.tasks.detection.predictions import BACKGROUND, CURVES, WORST
-from mvrec.tasks.detection.scores import MASKS
+from mvrec.tasks.detection.scores import MASKS, in_headline
 
 FOUND, MISSED, FALSE, CROWD = "#1a7f37", "#c21e14", "#1f5fbf", "#8a8a8a"
 _SIZES = {"small": "small objects (below 32² pixels)", "medium": "medium objects", "large": "large objects (from 96²)"}
@@ -63,8 +63,11 @@ class DetectionReport(TaskReport):
         self.failed = results.read("predictions.csv", read_failed) or []
 
     def subtitle(self) -> list[str]:
-        """Return the number of classes."""
-        return [f"objects of {len(self.classes)} classes" if self.classes else ""]
+        """Return the number of classes, and how outputs became objects."""
+        return [
+            f"objects of {len(self.classes)} classes" if self.classes else "",
+            str(self.results.score.get("rule") or ""),
+        ]
 
     def sections(self, *, thumbnails: Thumbnails, most_mistakes: int) -> list[Section]:
         """Return classes, curves, mistakes, confusions, the worst images, and unreadable files."""
@@ -77,12 +80,16 @@ class DetectionReport(TaskReport):
             Section("Files that could not be read", failures_table(("file", "cause"), self.failed)),
         ]
 
+    def in_headline(self, name: str) -> bool:
+        """Return whether a figure is one of the first that papers print."""
+        return in_headline(name)
+
     def metric_title(self, name: str) -> str:
         """Return a metric's name for readers."""
         of = "masks" if name.startswith(MASKS) else "boxes"
         figure, _, part = name.removeprefix(MASKS).partition("_")
         if figure == "map":
-            where = f"at IoU 0.{part}" if part.isdigit() else _SIZES.get(part, "")
+            where = f"at IoU 0.{part}".rstrip("0") if part.isdigit() else _SIZES.get(part, "")
             return f"AP of {of}{where and f', {where}'}"
         where = f"{part} detections an image" if part.isdigit() else _SIZES.get(part, part)
         return f"Recall of {of}, {where}"

@@ -39,6 +39,11 @@ def metric_names(*, masks: bool, ranked_by_masks: bool = False) -> list[str]:
     return [*of_masks, *METRICS] if ranked_by_masks else [*METRICS, *of_masks]
 
 
+def in_headline(name: str) -> bool:
+    """Return whether a figure is one of the first that papers print."""
+    return name.removeprefix(MASKS) in METRICS[:3]
+
+
 class RegionTally(Tally):
     """The objects of each image.
 
@@ -167,7 +172,7 @@ class RegionScores(Scores):
 
     def headline(self) -> dict[str, float]:
         """Return the figures of a score line: over all thresholds, at 0.5 and at 0.75."""
-        return {name: value for name, value in self.metrics().items() if name.removeprefix(MASKS) in METRICS[:3]}
+        return {name: value for name, value in self.metrics().items() if in_headline(name)}
 
     def text_of(self, name: str, value: float) -> str:
         """Return a share in percent."""
@@ -194,9 +199,10 @@ class RegionScores(Scores):
         return confusion(self.every_image, self.mistakes, self.num_classes)
 
     def facts(self) -> dict[str, Any]:
-        """Return the counts of objects and detections, the mistakes, and the score from which these are counted."""
+        """Return the rule, the counts of objects and detections, and the mistakes from the best score on."""
         truths = [image.truth for image in self.every_image]
         return {
+            "rule": self.rule,
             "objects": self._num_objects,
             "crowds": sum(int(truth.crowd.sum()) for truth in truths),
             "images_without_objects": sum(not len(truth) for truth in truths),

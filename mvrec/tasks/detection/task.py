@@ -30,7 +30,7 @@ from mvrec.tasks.detection.predictions import (
     write_predictions,
     write_worst,
 )
-from mvrec.tasks.detection.scores import RegionScores, RegionTally, metric_names
+from mvrec.tasks.detection.scores import RegionScores, RegionTally, in_headline, metric_names
 from mvrec.tasks.maps_heads import KEY
 from mvrec.training.precision import HALF
 
@@ -201,7 +201,8 @@ class Detection(Task):
     def score_names(self) -> list[str]:
         """Return the logged scores of a validation."""
         masks = self.head_arguments["detector"] in WITH_MASKS  # the head is made later
-        return [f"val/{name}" for name in metric_names(masks=masks, ranked_by_masks=self.ranked_by_masks)]
+        names = metric_names(masks=masks, ranked_by_masks=self.ranked_by_masks)
+        return [f"val/{name}" for name in names if in_headline(name)]
 
     def as_scored(self, batch: ClipBatch) -> ClipBatch:
         """Return a batch with the checkpoint's class numbers."""
