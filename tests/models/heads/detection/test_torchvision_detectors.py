@@ -129,4 +129,5 @@ def test_losses_and_gradients_are_those_of_torchvision(name: str) -> None:
     for key, parameter in model.named_parameters():
         if not key.startswith("backbone.body."):
             difference = (parameters[our_name(key)].grad - parameter.grad).norm()
-            assert difference <= 1e-4 * parameter.grad.norm() + 1e-6, key
+            # Rounding turns a ReLU of the many off or on.
+            assert difference <= 1e-3 * parameter.grad.norm() + 1e-6, key
