@@ -1,5 +1,6 @@
 """Datasets of images with objects: index x image x pixels, boxes and masks."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -14,7 +15,8 @@ from mvrec.data.views.objects.augment import ObjectAugment, choose_angle, choose
 from mvrec.data.views.own_augment import apply_own
 from mvrec.data.views.protocol import DetectionProtocol
 from mvrec.data.views.targets import Target
-from mvrec.data.views.transforms import MEAN_COLOUR, Colour, padded_frames, train_view
+from mvrec.data.views.transforms import MEAN_COLOUR, Colour, crop_and_resize, padded_frames
+from mvrec.seeds import derive_seed
 
 _LIBRARIES = (*LIBRARIES, "faster_coco_eval.core.mask")
 _NO_COLOUR: Colour = (0, 0, 0)  # of padding, which the task clears after normalising
@@ -52,7 +54,11 @@ class TrainObjects(TrainImages):
             angle = choose_angle(augment, seed=seed)
             frames, target = turned_frames(frames, angle, padding=self.padding), target.turned(angle)
         way = choose_object_geometry(*frames.shape[1:3], augment=augment, seed=seed)
-        view = train_view(frames, replace(way, padded=None), rand_augment=augment.photometric, seed=seed)
+        scaling = {"interpolation": way.interpolation, "antialias": way.antialias}
+        view = crop_and_resize(frames, way.box, way.size, **scaling).contiguous()
+        view = view.flip(-1) if way.flip else view
+        if augment.photometric is not None:
+            view = augment.photometric(view, random.Random(derive_seed("photometric", seed)))
         if augment.after_crop is not None:
             view = apply_own(view, augment.after_crop, key="after_crop", seed=seed)
         return view if way.padded is None else padded_frames(view, way.padded, _NO_COLOUR), (target.moved(way),)

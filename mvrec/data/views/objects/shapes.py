@@ -97,7 +97,7 @@ class Movement:
         rows = np.floor(inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2]).astype(np.int64)
         inside = (columns >= 0) & (columns < mask.shape[1]) & (rows >= 0) & (rows < mask.shape[0])
         pixels = mask[rows.clip(0, mask.shape[0] - 1), columns.clip(0, mask.shape[1] - 1)] * inside
-        return trimmed(pixels.astype(np.uint8), top, left)
+        return _trimmed(pixels.astype(np.uint8), top, left)
 
 
 def _rotation(angle: float, frame: tuple[int, int]) -> npt.NDArray[np.float64]:
@@ -131,7 +131,11 @@ def filled(polygons: Sequence[Points], height: int, width: int) -> Piece | None:
         return None
     parts = [_shifted(polygon, left, top).ravel().tolist() for polygon in points]
     encoded = coco.frPyObjects(parts, bottom - top, right - left)
-    return trimmed(coco.decode(encoded[0] if len(encoded) == 1 else coco.merge(encoded)), top, left)
+    union = encoded[0] if len(encoded) == 1 else coco.merge(encoded)
+    x, y, box_width, box_height = (int(side) for side in np.ravel(coco.toBbox(union)))
+    if not box_width:
+        return None
+    return Piece(top + y, left + x, coco.decode(union)[y : y + box_height, x : x + box_width])
 
 
 def _shifted(polygon: Points, left: int, top: int) -> Points:
@@ -141,19 +145,13 @@ def _shifted(polygon: Points, left: int, top: int) -> Points:
     return np.where(shift > 0, rounded, polygon)  # without a shift negative points stay, which are rounded up
 
 
-def trimmed(pixels: npt.NDArray[np.uint8], top: int, left: int) -> Piece | None:
-    """Return a mask (h, w) without empty rows and columns at its sides, or `None` if it is empty.
-
-    Args:
-        pixels: 1 in the object.
-        top: Rows of the view above it.
-        left: Columns of the view to its left.
-    """
+def _trimmed(pixels: npt.NDArray[np.uint8], top: int, left: int) -> Piece | None:
+    """Return a mask at a place of the view without empty rows and columns at its sides, or `None` if it is empty."""
     rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
     if not len(rows):
         return None
     cut = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return Piece(top + int(rows[0]), left + int(columns[0]), np.ascontiguousarray(cut))
+    return Piece(top + int(rows[0]), left + int(columns[0]), cut)
 
 
 def stacked(pieces: Sequence[Piece | None], height: int, width: int) -> npt.NDArray[np.uint8]:
