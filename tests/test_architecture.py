@@ -79,10 +79,10 @@ pyarrow: export/feature_table
 safetensors: models/checkpoints/files export/model_card
 onnx: export/onnx_file
 onnxscript: export/onnx_file
-onnxruntime: export/onnx_file export/exporting
+onnxruntime: export/onnx_file export/exporting export/detectors/writing
 huggingface_hub: export/hub inference/hub_files
 PIL: data/loading/images data/loading/masks data/generated/digit_images data/generated/digit_scenes
-PIL: inference/overlay inference/actions/drawing plan/media prep/transcode
+PIL: inference/overlay inference/objects/box_drawing plan/media prep/transcode
 torch.distributed: tasks/scores cluster/heartbeat cluster/launch_check cluster/preflight cluster/watchdog
 torch.distributed: runs/preemption runs/run_directory training/sharding training/non_finite
 matplotlib: runs/curves tasks/classification/figures

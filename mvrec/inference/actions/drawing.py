@@ -1,6 +1,5 @@
 """Boxes of people with their names and actions, drawn over the frames of a video."""
 
-import colorsys
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mvrec.inference.actions.results import ActionPrediction
-from mvrec.inference.overlay import font_for
-
-Pixels = npt.NDArray[np.uint8]
+from mvrec.inference.objects.box_drawing import BoxLabel, Colour, Pixels, draw_boxes
 
 LEAST_SCORE = 0.5  # of an action that is drawn
 MOST_ACTIONS = 3  # that are drawn for a person
-_TURN = 0.381966  # of the circle of hues from one person to the next, the golden section: neighbours differ most
-_LETTERS, _LEAST_LETTERS = 1 / 36, 13  # pixels of letters: a share of the picture's height, and at least so many
-_GAP = 3  # pixels around text
-_INK, _PAPER_SHARE = (255, 255, 255), 0.55  # of text, and the share of the frame's brightness that stays below it
 
 
 class Label(NamedTuple):
@@ -114,72 +107,10 @@ def _nearest(times: Sequence[float], seconds: float) -> int:
     return min(places, key=lambda place: abs(times[place] - seconds))
 
 
-def colour_of(number: int) -> tuple[int, int, int]:
-    """Return the colour of a person by number, RGB: bright, and unlike that of the numbers before."""
-    red, green, blue = colorsys.hsv_to_rgb(0.33 + number * _TURN, 0.75, 1.0)
-    return round(255 * red), round(255 * green), round(255 * blue)
-
-
-def drawn(picture: Pixels, labels: Sequence[Label], colours: dict[str, tuple[int, int, int]]) -> Pixels:
-    """Draw boxes with names and actions over a picture; texts stay inside it and do not cover one another.
-
-    Args:
-        picture: uint8 (H, W, 3).
-        labels: The boxes, in its pixels.
-        colours: Of each name.
-
-    Returns:
-        uint8 (H, W, 3).
-    """
-    from PIL import Image, ImageDraw
-
-    height = picture.shape[0]
-    letters = max(round(height * _LETTERS), _LEAST_LETTERS)
-    texts = [_lines(label) for label in labels]
-    font = font_for("".join(line for lines in texts for line in lines), letters)
-    canvas = Image.fromarray(picture)
-    draw = ImageDraw.Draw(canvas)
-    for label in labels:
-        draw.rectangle(tuple(label.corners.tolist()), outline=colours[label.name], width=max(letters // 6, 2))
-    places: list[_Rectangle] = []
-    for label, lines in sorted(zip(labels, texts, strict=True), key=lambda pair: float(pair[0].corners[1])):
-        size = (
-            round(max(map(font.getlength, lines))) + 4 * _GAP,
-            len(lines) * (letters + _GAP) + _GAP,
-        )
-        place = _free_place(label.corners, size, (picture.shape[1], height), places)
-        places.append(place)
-        below = canvas.crop(place).point([round(value * _PAPER_SHARE * 0.6) for value in range(256)] * 3)
-        canvas.paste(below, place[:2])
-        draw.rectangle((place[0], place[1], place[0] + _GAP - 1, place[3] - 1), fill=colours[label.name])
-        for row, line in enumerate(lines):
-            top = place[1] + _GAP / 2 + row * (letters + _GAP)
-            draw.text((place[0] + 2 * _GAP, top), line, fill=_INK, font=font)
-    return np.asarray(canvas)
-
-
-_Rectangle = tuple[int, int, int, int]  # left, top, right, bottom
+def drawn(picture: Pixels, labels: Sequence[Label], colours: dict[str, Colour]) -> Pixels:
+    """Draw boxes with names and actions over a picture uint8 (H, W, 3), each in the colour of its name."""
+    return draw_boxes(picture, [BoxLabel(label.corners, _lines(label), colours[label.name]) for label in labels])
 
 
 def _lines(label: Label) -> list[str]:
     return [label.name, *(f"{name} {score:.2f}" for name, score in label.actions)]
-
-
-def _free_place(
-    corners: npt.NDArray[np.float32], size: tuple[int, int], limits: tuple[int, int], others: Sequence[_Rectangle]
-) -> _Rectangle:
-    """Return the place of a text: above its box, below or inside it, the first that covers no other text.
-
-    A text that does not fit above or below is moved into the picture, if the other places are worse.
-    """
-    width, height = size
-    left = int(np.clip(corners[0], 0, max(limits[0] - width, 0)))
-    tops = [int(top) for top in (corners[1] - height, corners[3], corners[1], corners[3] - height)]
-    whole = [top for top in tops if 0 <= top <= limits[1] - height]
-    moved = [min(max(top, 0), max(limits[1] - height, 0)) for top in tops]
-    places = [(left, top, min(left + width, limits[0]), min(top + height, limits[1])) for top in (*whole, *moved)]
-    return next((place for place in places if not any(_meet(place, other) for other in others)), places[0])
-
-
-def _meet(first: _Rectangle, second: _Rectangle) -> bool:
-    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]

@@ -12,9 +12,10 @@ from mvrec.data.loading.guarded_files import open_video
 from mvrec.data.video.video import Decoder, Video
 from mvrec.data.views.timeline import timeline_of
 from mvrec.errors import DecodeError, UserError
-from mvrec.inference.actions.drawing import LEAST_SCORE, Pixels, Scene, colour_of, drawn
+from mvrec.inference.actions.drawing import LEAST_SCORE, Scene, drawn
 from mvrec.inference.actions.results import ActionPrediction, Sighting
 from mvrec.inference.actions.tracks import longest_gap
+from mvrec.inference.objects.box_drawing import Pixels, colour_of
 from mvrec.inference.overlay import Mp4Writer, enlarged
 from mvrec.inference.results import writing
 

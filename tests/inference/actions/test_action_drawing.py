@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from mvrec.inference.actions.drawing import Label, Scene, colour_of, drawn
+from mvrec.inference.actions.drawing import Label, Scene, drawn
 from mvrec.inference.actions.results import ActionPrediction, Person, Sighting
+from mvrec.inference.objects.box_drawing import colour_of
 
 NAMES = ("sit", "walk", "wave", "talk")
 
