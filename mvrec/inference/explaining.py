@@ -16,19 +16,21 @@ from mvrec.data.listing.index import Sample
 from mvrec.data.loading.clips import clip_views, timed_frames
 from mvrec.data.loading.images import protocol_view
 from mvrec.data.views.geometry import Geometry
-from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, MaskProtocol
+from mvrec.data.views.protocol import ClipProtocol, DetectionProtocol, ImageProtocol, MaskProtocol
 from mvrec.data.views.timeline import timeline_of
 from mvrec.data.views.transforms import views_of
 from mvrec.errors import UserError, nearest
 from mvrec.files import at_home, shown
 from mvrec.inference.heat import Method, default_method, heat_map
 from mvrec.inference.inputs import Item, as_item
+from mvrec.inference.objects.explaining import object_heat
 from mvrec.inference.overlay import (
     Crop,
     Pixels,
     captioned,
     contact_sheet,
     enlarged,
+    framed,
     in_range,
     overlaid,
     side_by_side,
@@ -73,6 +75,7 @@ class Heat(Prediction):
         probability: Its probability in this view; for a segmenter its share of the image.
         method: The method.
         shown_view: The view: `shown_view.view` uint8 (1, C, [T,] H, W) has its pixels.
+        box: Of a detector: the box of the explained object in the image.
     """
 
     heat: npt.NDArray[np.float32] | None = field(default=None, repr=False)
@@ -80,6 +83,7 @@ class Heat(Prediction):
     probability: float = 0.0
     method: str = ""
     shown_view: Seen | None = field(default=None, repr=False)
+    box: Crop | None = None
 
     @property
     def frames(self) -> Pixels:
@@ -112,7 +116,8 @@ class Heat(Prediction):
         caption = [place, f"{self.method} for {self.subject}"]
         assert self.heat is not None
         try:
-            _write(path, shown_view, self.heat, full_frame=full_frame, caption=[shown(line) for line in caption])
+            lines = [shown(line) for line in caption]
+            _write(path, shown_view, self.heat, full_frame=full_frame, caption=lines, box=self.box)
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
@@ -143,6 +148,7 @@ def explained(
     stage: int | None = None,
     clip: int | None = None,
     crop: int | None = None,
+    detection: int | None = None,
 ) -> Heat:
     """Explain the score of a class for one view.
 
@@ -154,15 +160,20 @@ def explained(
         stage: See `heat_map`.
         clip: See `seen_by`.
         crop: See `seen_by`.
+        detection: Of a detector: which object, 0 for the one with the highest score; of `class_name` alone if given.
 
     Raises:
         DecodeError: The file cannot be read.
-        UserError: The network is for another task, or has no such class, method, stage, clip or crop.
+        UserError: The network is for another task, or has no such class, method, stage, clip, crop or object.
     """
     check_explainable(recogniser, command="explaining")
     number = None if class_name is None else class_number(class_name, recogniser.class_names)
     item = as_item(file)
     shown_view = seen_by(recogniser, item, clip=clip, crop=crop)
+    if isinstance(recogniser.protocol, DetectionProtocol):
+        return _object_explained(recogniser, item.source, shown_view, detection or 0, number, method, stage)
+    if detection is not None:
+        raise UserError(f"a detection is explained of a detector, and {recogniser.source} is for another task")
     output: Any = recogniser.outputs.output(recogniser.raw(shown_view.view), torch.ones(1, dtype=torch.float64))
     values = list(output.shares.values()) if isinstance(output, PixelOutput) else output.probabilities.tolist()
     number = values.index(max(values)) if number is None else number
@@ -185,13 +196,41 @@ def explained(
     )
 
 
+def _object_explained(
+    recogniser: Recogniser,
+    source: str,
+    shown_view: Seen,
+    rank: int,
+    label: int | None,
+    method: Method | None,
+    stage: int | None,
+) -> Heat:
+    image = shown_view.view[0]
+    heat, objects, row, method = object_heat(recogniser, image, rank=rank, label=label, method=method, stage=stage)
+    on_image = F.interpolate(heat[None, None], tuple(image.shape[-2:]), mode="bilinear")[0, 0]
+    height, width = image.shape[-2:]
+    left, top, right, bottom = (round(side) for side in objects.boxes[row].tolist())
+    left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
+    return Heat(
+        source,
+        *shown_view.span,
+        output=objects,
+        heat=in_range(on_image.numpy()),
+        class_name=objects.names[row],
+        probability=float(objects.scores[row]),
+        method=method,
+        shown_view=shown_view,
+        box=Crop(top, left, max(min(bottom, height) - top, 1), max(min(right, width) - left, 1)),
+    )
+
+
 def check_explainable(recogniser: Recogniser, *, command: str) -> None:
-    """Check that a network gives classes, to files or to pixels.
+    """Check that a network gives classes, to files, pixels or objects.
 
     Raises:
         UserError: It is for another task.
     """
-    if not isinstance(recogniser.protocol, MaskProtocol):
+    if not isinstance(recogniser.protocol, MaskProtocol | DetectionProtocol):
         need_task(recogniser.outputs, CLASSIFICATION, command=command, source=recogniser.source)
 
 
@@ -252,7 +291,9 @@ def _clip_seen(protocol: ClipProtocol, item: Item, clip: int | None, crop: int |
     return Seen(view, frames, box, min(1 / step, MAX_FPS), where, (start, end) if item.has_seconds else (None, None))
 
 
-def _whole_image_seen(protocol: MaskProtocol, item: Item, clip: int | None, crop: int | None) -> Seen:
+def _whole_image_seen(
+    protocol: MaskProtocol | DetectionProtocol, item: Item, clip: int | None, crop: int | None
+) -> Seen:
     _chosen("clip", clip, 1)
     _chosen("crop", crop, 1)
     image = item.image(upright=protocol.upright)
@@ -264,6 +305,7 @@ _SEEN: dict[str, Callable[..., Seen]] = {
     ClipProtocol.kind: _clip_seen,
     ImageProtocol.kind: _image_seen,
     MaskProtocol.kind: _whole_image_seen,
+    DetectionProtocol.kind: _whole_image_seen,
 }
 
 
@@ -283,7 +325,13 @@ def _scaled(frames: Pixels, geometry: Geometry) -> tuple[Pixels, Crop]:
 
 
 def _write(
-    path: Path, shown_view: Seen, heat: npt.NDArray[np.float32], *, full_frame: bool, caption: Sequence[str]
+    path: Path,
+    shown_view: Seen,
+    heat: npt.NDArray[np.float32],
+    *,
+    full_frame: bool,
+    caption: Sequence[str],
+    box: Crop | None,
 ) -> None:
     """Draw and write; without `full_frame` it is the view's own pixels."""
     view, about = shown_view.view[0], ": ".join(reversed(caption))
@@ -293,6 +341,8 @@ def _write(
         frames, drawn = shown_view.frames, overlaid(shown_view.frames, hot, crop=shown_view.crop)
     else:
         drawn = overlaid(frames, hot)
+    if box is not None:
+        frames, drawn = framed(frames.copy(), box), framed(drawn, box)
     frames, drawn = enlarged(frames), enlarged(drawn)
     if path.suffix.lower() == ".mp4":
         write_mp4(path, captioned(side_by_side(frames, drawn), caption), fps=shown_view.fps, about=about)

@@ -9,7 +9,7 @@ The networks' own code has no part in this: hooks take maps and attention from a
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from threading import get_ident
@@ -31,7 +31,15 @@ METHODS = get_args(Method)
 _QUERIES_AT_ONCE = 4096  # queries whose attention is in memory at once: a large clip has 100,000
 
 
-def heat_map(backbone: Backbone, x: Tensor, classes: Tensor, *, method: Method, stage: int | None = None) -> Tensor:
+def heat_map(
+    backbone: Backbone,
+    x: Tensor,
+    classes: Tensor,
+    *,
+    method: Method,
+    stage: int | None = None,
+    score: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Compute how much each pixel of each frame contributes to the score of a class.
 
     "cam" is Grad-CAM on one of the network's `feature_maps`, which weighs every channel by its mean gradient.
@@ -46,6 +54,7 @@ def heat_map(backbone: Backbone, x: Tensor, classes: Tensor, *, method: Method, 
         classes: int64 (B,), the class to explain for each sample.
         method: See above.
         stage: Number of the feature map for "cam" and "layercam", 0 for the finest; the coarsest by default.
+        score: From such an input to the number that is explained, in place of the score of `classes`.
 
     Returns:
         float32 (B, [T,] H, W), 0 or more, of no particular scale.
@@ -56,10 +65,11 @@ def heat_map(backbone: Backbone, x: Tensor, classes: Tensor, *, method: Method, 
     if method not in METHODS:
         raise UserError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if method in ("cam", "layercam"):
-        return _class_activation(backbone, x, classes, stage=-1 if stage is None else stage, by_cell=method != "cam")
+        score = score or (lambda pixels: _score(backbone, pixels, classes))
+        return _class_activation(backbone, x, score, stage=-1 if stage is None else stage, by_cell=method != "cam")
     if isinstance(backbone.head, MapsHead):
         raise UserError(
-            f"{method} follows attention to one score, and a segmenter has one per pixel: use cam or layercam"
+            f"{method} follows attention to one score, and this network has one per place: use cam or layercam"
         )
     if stage is not None:
         raise UserError(f"a stage is for cam and layercam; {method} follows all blocks")
@@ -76,7 +86,9 @@ def default_method(backbone: Backbone, *, stage: int | None = None) -> Method:
 # -- class activation ------------------------------------------------------------------------------------------------
 
 
-def _class_activation(backbone: Backbone, x: Tensor, classes: Tensor, *, stage: int, by_cell: bool) -> Tensor:
+def _class_activation(
+    backbone: Backbone, x: Tensor, score_of: Callable[[Tensor], Tensor], *, stage: int, by_cell: bool
+) -> Tensor:
     all_levels = backbone.levels(tuple(x.shape))
     if not all_levels:
         raise UserError(f"class activation needs `levels`, which {type(backbone).__name__} does not define")
@@ -84,7 +96,7 @@ def _class_activation(backbone: Backbone, x: Tensor, classes: Tensor, *, stage: 
         raise UserError(f"there is no stage {stage}: this network has the stages 0..{len(all_levels) - 1}")
     level = all_levels[stage]
     with _recorded(level) as tensors:
-        score = _score(backbone, x, classes)
+        score = score_of(x)
     gradients = torch.autograd.grad(score, tensors)
     activation, gradient = (level.to_map(torch.cat(list(parts)).detach()).float() for parts in (tensors, gradients))
     weight = gradient.relu() if by_cell else gradient.mean(tuple(range(2, gradient.ndim)), keepdim=True)

@@ -61,9 +61,15 @@ def overlaid(frames: Pixels, heat: npt.NDArray[np.float32], *, crop: Crop | None
     y, x = slice(crop.top, crop.top + crop.height), slice(crop.left, crop.left + crop.width)
     drawn = frames // 2
     drawn[:, y, x] = _blended(frames[:, y, x], heat)
+    return framed(drawn, crop)
+
+
+def framed(pictures: Pixels, crop: Crop) -> Pixels:
+    """Draw a line along the border of a part of pictures (T, H, W, 3), in place; return them."""
+    y, x = slice(crop.top, crop.top + crop.height), slice(crop.left, crop.left + crop.width)
     for edge in ((crop.top, x), (crop.top + crop.height - 1, x), (y, crop.left), (y, crop.left + crop.width - 1)):
-        drawn[(slice(None), *edge)] = _FRAME
-    return drawn
+        pictures[(slice(None), *edge)] = _FRAME
+    return pictures
 
 
 def _blended(frames: Pixels, heat: npt.NDArray[np.float32]) -> Pixels:
