@@ -18,8 +18,15 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
-from mvrec.data.views.protocol import KeyFrameProtocol, MaskProtocol
+from mvrec.data.views.protocol import DetectionProtocol, KeyFrameProtocol, MaskProtocol
 from mvrec.errors import UserError, nearest, need
+from mvrec.export.detectors.writing import (
+    ExportedDetector,
+    Form,
+    export_detector,
+    export_detector_weights,
+    write_decoder,
+)
 from mvrec.export.free_sides import (
     MULTIPLE,
     checked_sides,
@@ -28,13 +35,12 @@ from mvrec.export.free_sides import (
     side_unit,
     with_free_sides,
 )
-from mvrec.export.model_card import BOXES, card_of, check_portable, input_shape, save_weights
+from mvrec.export.model_card import BOXES, METADATA, card_of, check_portable, input_shape, save_weights
 from mvrec.files import at_home, atomic_path
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.models.backbone import Backbone
 from mvrec.ranges import Range, check_range
 
-METADATA = "mvrec"  # the key in ONNX and safetensors, and with .json the extra file in .pt2
 LARGEST_DIFFERENCE = 1e-4  # of logits up to LARGE_LOGIT; larger ones, whose last bits are coarser, in proportion
 LARGE_LOGIT = 10.0
 TRACED_BATCH = 2  # torch.export treats a size of 1 as a constant
@@ -107,13 +113,22 @@ class Exported:
         return "\n".join(lines)
 
 
-def export(recogniser: Recogniser, output: str | Path, *, opset: int | None = None) -> Exported:
-    """Write a network in the format of the suffix, read it back, and compare the logits.
+def export(
+    recogniser: Recogniser,
+    output: str | Path,
+    *,
+    opset: int | None = None,
+    form: Form | None = None,
+    sides: tuple[int, int] | None = None,
+) -> Exported | ExportedDetector:
+    """Write a network in the format of the suffix, read it back, and compare the logits, or a detector's detections.
 
     Args:
         recogniser: The network, on the CPU.
         output: Ends in .onnx, .pt2 or .safetensors.
         opset: Version of ONNX's operators; 20 by default.
+        form: Of a detector in .onnx and .pt2: "whole" up to objects, or "raw" with a decoder for numpy next to it.
+        sides: Of a detector in .onnx and .pt2: (height, width) of the graph's image in pixels.
 
     Raises:
         UserError: The suffix is unknown, packages are missing, the network cannot be traced, the disk is full, or the
@@ -121,7 +136,10 @@ def export(recogniser: Recogniser, output: str | Path, *, opset: int | None = No
     """
     output = at_home(output)
     check_request(output, source=recogniser.source, opset=opset)
+    check_detector_request(recogniser, output, form=form, sides=sides)
     card = card_of(recogniser)
+    if isinstance(recogniser.protocol, DetectionProtocol):
+        return _export_detector(recogniser, card, output, opset=opset or DEFAULT_OPSET, form=form, sides=sides)
     write = WRITERS[output.suffix.lower()]
     try:
         with atomic_path(output) as temporary:
@@ -134,6 +152,41 @@ def export(recogniser: Recogniser, output: str | Path, *, opset: int | None = No
     except OSError as error:
         raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
     return exported
+
+
+def _export_detector(
+    recogniser: Recogniser,
+    card: dict[str, Any],
+    output: Path,
+    *,
+    opset: int,
+    form: Form | None,
+    sides: tuple[int, int] | None,
+) -> ExportedDetector:
+    try:
+        with atomic_path(output) as temporary:
+            if output.suffix.lower() == ".safetensors":
+                return export_detector_weights(recogniser, card, temporary, output)
+            values: dict[str, Any] = {"form": form or "whole", "sides": sides, "opset": opset}
+            exported = export_detector(recogniser, card, temporary, output, **values)
+        return write_decoder(exported) if form == "raw" else exported
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
+
+
+def check_detector_request(
+    recogniser: Recogniser, output: Path, *, form: Form | None, sides: tuple[int, int] | None
+) -> None:
+    """Raise UserError for choices of a graph of detectors where none is written."""
+    flag = "form" if form is not None else "sides" if sides is not None else None
+    if flag is None:
+        return
+    if not isinstance(recogniser.protocol, DetectionProtocol):
+        raise UserError(f"--{flag} is for detectors, and {recogniser.source} is for {recogniser.outputs.task}")
+    if output.suffix.lower() == ".safetensors":
+        raise UserError(f"--{flag} is for .onnx and .pt2, --output is {output}")
+    for side in sides or ():
+        check_range("--sides", side, Range(32, 16384))
 
 
 def check_request(output: Path, *, source: Path, opset: int | None = None) -> None:
@@ -189,7 +242,7 @@ def _onnx(recogniser: Recogniser, card: dict[str, Any], path: Path, opset: int) 
         path,
         opset=opset,
         input_names=[card[key]["name"] for key in ("input", BOXES) if key in card],
-        output_name=card["output"]["name"],
+        output_names=[card["output"]["name"]],
         metadata={METADATA: json.dumps(card)},
     )
     return f"onnxruntime {onnxruntime.__version__} (opset {opset})", OnnxNetwork(path)

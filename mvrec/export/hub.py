@@ -239,7 +239,7 @@ def readme(card: dict[str, Any], repo_id: str) -> str:
         "",
         f"# {repo_id.rpartition('/')[2]}",
         "",
-        f"A network for {kind} {card['task']}: {name}, {card['parameters'] / 1e6:.2f} M parameters, "
+        f"A network for {card['pipeline_tag'].replace('-', ' ')}: {name}, {card['parameters'] / 1e6:.2f} M parameters, "
         f"{card['num_classes']} classes, as a file of mvrec {card['mvrec_version']}.",
         "",
         "```python",
@@ -269,7 +269,7 @@ def _facts(card: dict[str, Any]) -> list[str]:
         "input": f"{takes['layout']} ({', '.join(map(str, takes['shape'][1:]))}) after the batch, {takes['channels']}, "
         f"{takes['pixels']} with mean {takes['mean']} and std {takes['std']}",
         "boxes": ", ".join(card[BOXES]["columns"]) if BOXES in card else "",
-        "output": f"raw logits; {gives['activation']} gives scores",
+        "output": gives.get("values") or f"raw logits; {gives['activation']} gives scores",
         **outputs_of(card, source="this card").rows_of(card),
         "protocol": f"`{json.dumps(protocol)}`",
         "paper of the network": card["paper"],

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from mvrec import __version__
-from mvrec.data.views.protocol import KeyFrameProtocol, MaskProtocol
+from mvrec.data.views.protocol import DetectionProtocol, KeyFrameProtocol, MaskProtocol
 from mvrec.errors import UserError
 from mvrec.files import at_home, sha256
 from mvrec.inference.recogniser import Recogniser
@@ -23,11 +23,14 @@ from mvrec.published import PUBLISHED
 from mvrec.runs.weights_origin import StartingPoint, foreign_classes, starting_point
 from mvrec.tasks.outputs import identity, outputs_of
 
+METADATA = "mvrec"  # the key in ONNX and safetensors, and with .json the extra file in .pt2
 BOXES = "boxes"  # key in the card of an action detector, which says what they are
 _BOX_INPUT = {
     **{"name": "boxes", "dtype": "float32", "shape": ["boxes", 5]},
     "columns": ["number of the clip in the batch", "left", "top", "right", "bottom in pixels of the clip"],
 }
+_PIPELINES = {"detection": "object-detection"}  # of the Hub, where it is not named as usual
+_OBJECTS = {"name": "objects", "shape": ["objects"], "values": "boxes, scores, classes and masks"}
 THIS_FILE = "this file"  # stands for the file that contains the card, in a network built from weights
 
 
@@ -48,7 +51,7 @@ def model_card(
     return {
         "library_name": "mvrec",
         "mvrec_version": __version__,
-        "pipeline_tag": f"{'video' if is_video else 'image'}-{task.task}",
+        "pipeline_tag": _PIPELINES.get(task.task, f"{'video' if is_video else 'image'}-{task.task}"),
         **identity(task),
         "name": name,
         "num_classes": network.num_classes,
@@ -78,7 +81,8 @@ def card_of(recogniser: Recogniser) -> dict[str, Any]:
     start = starting_point(recogniser.source, where=str(recogniser.source))
     network, protocol = recogniser.backbone, recogniser.protocol.as_dict()
     task = recogniser.outputs
-    free = ["height", "width"] if isinstance(recogniser.protocol, MaskProtocol) else []
+    is_detector = isinstance(recogniser.protocol, DetectionProtocol)
+    free = ["height", "width"] if is_detector or isinstance(recogniser.protocol, MaskProtocol) else []
     details = {**identity(type(task)), **task.facts(), "protocol": protocol}
     boxes = isinstance(recogniser.protocol, KeyFrameProtocol)
     # Through JSON and back, so that it compares equal to a card that was read.
@@ -101,6 +105,7 @@ def card_of(recogniser: Recogniser) -> dict[str, Any]:
             "shape": ["boxes" if boxes else "batch", network.num_classes, *free],
             "activation": task.activation(),
         },
+        **({"output": _OBJECTS} if is_detector else {}),
     }
     return json.loads(json.dumps(card))
 
@@ -118,7 +123,7 @@ def save_weights(path: Path, network: Backbone, card: dict[str, Any]) -> None:
     """
     tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
     try:
-        save_file(tensors, path, metadata={"format": "pt", "mvrec": json.dumps(card)})
+        save_file(tensors, path, metadata={"format": "pt", METADATA: json.dumps(card)})
     except SafetensorError as error:  # only its message tells a full disk from other faults
         number = int(match[1]) if (match := re.search(r"os error (\d+)", str(error))) else errno.EIO
         raise OSError(number, os.strerror(number), str(path)) from error

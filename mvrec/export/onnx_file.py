@@ -1,7 +1,7 @@
 """ONNX files: written from a traced network, run with onnxruntime. Needs the extra `export`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ def write_onnx(
     *,
     opset: int,
     input_names: Sequence[str],
-    output_name: str,
+    output_names: Sequence[str],
     metadata: dict[str, str],
 ) -> None:
     """Write a traced network with its weights into one ONNX file.
@@ -30,7 +30,7 @@ def write_onnx(
         path: The file.
         opset: Version of ONNX's operators.
         input_names: Names of the inputs in order.
-        output_name: Name of the output.
+        output_names: Names of the outputs in order.
         metadata: The file's metadata.
     """
     translated = torch.onnx.export(
@@ -38,7 +38,7 @@ def write_onnx(
         dynamo=True,
         verbose=False,
         input_names=list(input_names),
-        output_names=[output_name],
+        output_names=list(output_names),
         opset_version=opset,
         custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
     )
@@ -76,6 +76,17 @@ class OnnxNetwork:
         (logits,) = self.session.run(None, feed)
         orders: Sequence[np.ndarray] = self._sorting.run(self._orders, feed) if self._sorting is not None else []
         return torch.from_numpy(logits), [torch.from_numpy(order) for order in orders]
+
+
+def run_onnx(path: Path) -> Callable[..., tuple[Tensor, ...]]:
+    """Return a function from the inputs of an ONNX file to all its outputs, in onnxruntime on the CPU."""
+    session = _session(os.fspath(path))
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        feed = {entry.name: x.numpy() for entry, x in zip(session.get_inputs(), inputs, strict=True)}
+        return tuple(map(torch.from_numpy, session.run(None, feed)))
+
+    return run
 
 
 def _session(source: str | bytes) -> onnxruntime.InferenceSession:
