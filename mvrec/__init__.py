@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mvrec.inference.actions.results import ActionPrediction
     from mvrec.inference.explaining import Heat
     from mvrec.inference.model import Model, load
+    from mvrec.inference.objects.knobs import ObjectKnobs
+    from mvrec.inference.objects.results import ObjectPrediction
     from mvrec.inference.results import Features, Prediction
     from mvrec.models import create_model
     from mvrec.script.running import Run, fit, test
@@ -33,6 +35,8 @@ _HOMES = {
     "Features": "inference.results",
     "Heat": "inference.explaining",
     "Model": "inference.model",
+    "ObjectKnobs": "inference.objects.knobs",
+    "ObjectPrediction": "inference.objects.results",
     "Prediction": "inference.results",
     "Run": "script.running",
     "TorchvisionDetector": "inference.actions.detectors",
@@ -53,6 +57,8 @@ __all__ = [
     "Features",
     "Heat",
     "Model",
+    "ObjectKnobs",
+    "ObjectPrediction",
     "Prediction",
     "Run",
     "TorchvisionDetector",

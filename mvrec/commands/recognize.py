@@ -2,44 +2,47 @@
 
 import argparse
 import contextlib
-import csv
 import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, get_args
 
+from mvrec.commands.writers import ACTION_WRITERS, OBJECT_WRITERS, WRITERS, Writer, least_action
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
 from mvrec.data.listing.index import Sample
 from mvrec.data.video.own_decoder import check_decoder
 from mvrec.data.video.stream import Stream, is_stream
 from mvrec.data.video.video import BuiltInDecoder
 from mvrec.data.views.presets import PRESETS
-from mvrec.data.views.protocol import NAMED_MASK_PROTOCOLS, KeyFrameProtocol, MaskProtocol
+from mvrec.data.views.protocol import (
+    NAMED_DETECTION_PROTOCOLS,
+    NAMED_MASK_PROTOCOLS,
+    DetectionProtocol,
+    KeyFrameProtocol,
+)
 from mvrec.errors import UserError
-from mvrec.files import at_home, atomic_path, json_text
-from mvrec.inference.actions.drawing import LEAST_SCORE
+from mvrec.files import at_home, atomic_path
 from mvrec.inference.actions.files import ActionVideos
 from mvrec.inference.actions.flags import add_action_flags, check_action_flags, detector_of, knobs_of
 from mvrec.inference.actions.knobs import actions_of
 from mvrec.inference.actions.results import ActionPrediction
-from mvrec.inference.class_maps.files import MapFiles
+from mvrec.inference.class_maps.files import PictureFiles
 from mvrec.inference.inputs import as_item
+from mvrec.inference.objects.knobs import ObjectKnobs, add_object_flags, check_object_flags, object_knobs_of
 from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
-from mvrec.inference.recognising import recognise_files, recognise_stream
+from mvrec.inference.recognising import OF_IMAGES, recognise_files, recognise_stream
 from mvrec.inference.results import Prediction
 from mvrec.inference.sources import find_sources, output_names
 from mvrec.messages import CommandParser
 from mvrec.ranges import POSITIVE, check_range
-from mvrec.tasks.outputs import TaskOutputs
 
 SOME_FAILED = 1  # exit code
 EACH_FRAME = 1e-3  # seconds from window to window, less than from frame to frame
 LONG_SECONDS = 60.0  # above it a hint says that there are windows
-FORMATS = ("table", "csv", "jsonl")
-CORNERS = ("x1", "y1", "x2", "y2")
-BOX_COLUMNS = ("path", "time", *CORNERS, "label", "person", "score")  # of a list of boxes, as training reads it
+ENDINGS = {".csv": "csv", ".jsonl": "jsonl", ".json": "coco"}  # and the form that a file with it gets
+FORMATS = ("table", *ENDINGS.values())
 
 log = logging.getLogger("mvrec")
 
@@ -54,6 +57,10 @@ def main(arguments: list[str]) -> None:
     A segmenter gives the share of each class in an image, with --overlays its colours over the image and with --masks
     the class of each pixel; videos, cameras and streams go frame by frame.
 
+    A detector finds objects: their classes, scores, boxes and masks. --overlays draws them, --format csv, jsonl or coco
+    writes them, and --tiles looks at large images in parts, for small objects. Boxes that overlap from frame to frame
+    of a video are one track.
+
     An action detector tells what each person does, key frame by key frame: people are those of --boxes, or a detector
     finds them (--people auto). Boxes that overlap from moment to moment are one person, whose scores are averaged over
     the neighbouring key frames. --overlays writes videos with boxes, names and actions.
@@ -64,6 +71,7 @@ def main(arguments: list[str]) -> None:
     recogniser = load_recogniser(options.ckpt, classes=options.classes, device=options.device)
     is_of_people = isinstance(recogniser.protocol, KeyFrameProtocol)
     check_action_flags(recogniser, options)
+    check_object_flags(recogniser, options)
     if options.protocol is not None:
         recogniser = recogniser.under_name(options.protocol)
     recogniser = recogniser.sliding() if options.slide else recogniser
@@ -79,22 +87,23 @@ def main(arguments: list[str]) -> None:
     log.info("%s: %s, %s", recogniser.source, recogniser.outputs.describe(), recogniser.protocol)
     failed = []
     results: Iterator[Any]
-    pictures: ActionVideos | MapFiles
+    pictures: ActionVideos | PictureFiles
     if is_of_people:
         results, pictures = _of_people(recogniser, options), _action_videos(options)
     else:
         results = _of_stream(recogniser, options) if streams else _of_files(recogniser, options)
-        pictures = MapFiles(overlays=options.overlays, masks=options.masks, names=_names(options))
-    ending = options.output.suffix[1:] if options.output else ""
-    form = options.format or (ending if ending in FORMATS else "table")
-    with _output(options.output, form, live=bool(streams)) as file, pictures, contextlib.suppress(KeyboardInterrupt):
-        writer = (ACTION_WRITERS if is_of_people else WRITERS)[form](file, recogniser.outputs, options)
-        for result in results:
-            writer.write(result)
-            file.flush()
-            pictures.write(result)  # type: ignore[arg-type]  # of the same kind of network
-            if result.error:
-                failed.append(result)
+        pictures = PictureFiles(overlays=options.overlays, masks=options.masks, names=_names(options))
+    form, make_writer = _form(recogniser, options)
+    with _output(options.output, form, live=bool(streams)) as file:
+        writer = make_writer(file, recogniser.outputs, options)
+        with pictures, contextlib.suppress(KeyboardInterrupt):
+            for result in results:
+                writer.write(result)
+                file.flush()
+                pictures.write(result)  # type: ignore[arg-type]  # of the same kind of network
+                if result.error:
+                    failed.append(result)
+        writer.finish()
     for result in failed:
         log.warning("unreadable: %s: %s", result.source, result.error)
     if failed:
@@ -113,12 +122,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes per result (default: %(default)s)")
     parser.add_argument("--window", type=float, metavar="S", help="cut videos into pieces of this many seconds")
     parser.add_argument("--stride", type=float, metavar="S", help="seconds from piece to piece (default: --window)")
-    parser.add_argument("--format", choices=FORMATS, help="default: as --output ends (.csv, .jsonl), else table")
+    endings = ", ".join(ENDINGS)
+    parser.add_argument("--format", choices=FORMATS, help=f"default: as --output ends ({endings}), else table")
     parser.add_argument("-o", "--output", type=at_home, metavar="FILE", help="write there (default: print)")
-    protocols = ", ".join([*PRESETS, *NAMED_MASK_PROTOCOLS])
+    protocols = ", ".join(dict.fromkeys([*PRESETS, *NAMED_MASK_PROTOCOLS, *NAMED_DETECTION_PROTOCOLS]))
     parser.add_argument("--protocol", metavar="NAME", help=f"in place of the checkpoint's: {protocols}")
     parser.add_argument(
-        "--overlays", type=at_home, metavar="FOLDER", help="segmenters, action detectors: pictures as PNG, MP4"
+        "--overlays", type=at_home, metavar="FOLDER", help="segmenters and detectors: pictures as PNG, MP4"
     )
     parser.add_argument(
         "--masks", type=at_home, metavar="FOLDER", help="segmenters: class numbers, as PNG with palette"
@@ -132,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--decoder", default="auto", metavar="NAME", help=decoders)
     parser.add_argument("--classes", metavar="LIST", help="names of the classes, where the checkpoint has none")
     parser.add_argument("--device", default="auto", help="default: the first GPU where there is one, else the CPU")
+    add_object_flags(parser)
     add_action_flags(parser)
     add_limits(parser)
     return parser
@@ -151,14 +162,34 @@ def _check(options: argparse.Namespace) -> None:
 def _check_maps(recogniser: Recogniser, options: argparse.Namespace) -> None:
     """Refuse files of class maps from a network without, before the first result."""
     flag = "--overlays" if options.overlays else "--masks" if options.masks else None
-    if flag is not None and not isinstance(recogniser.protocol, MaskProtocol | KeyFrameProtocol):
-        raise UserError(
-            f"{flag} is for segmenters and action detectors, and {recogniser.source} is for {recogniser.outputs.task}"
-        )
+    if flag is not None and not isinstance(recogniser.protocol, (*OF_IMAGES, KeyFrameProtocol)):
+        task = recogniser.outputs.task
+        raise UserError(f"{flag} is for segmenters and detectors, and {recogniser.source} is for {task}")
     if options.overlays is not None and options.overlays == options.masks:
         raise UserError(
             f"--overlays and --masks are the same folder, and their files have the same names: {options.masks}"
         )
+
+
+def _form(recogniser: Recogniser, options: argparse.Namespace) -> tuple[str, type[Writer]]:
+    """Return the name of the form of results, and its writer.
+
+    Raises:
+        UserError: COCO's form is asked for of a network that finds no objects, or of a stream.
+    """
+    form = options.format or ENDINGS.get(options.output.suffix.lower() if options.output else "", "table")
+    if isinstance(recogniser.protocol, DetectionProtocol):
+        writers: dict[str, type[Writer]] = OBJECT_WRITERS
+    else:
+        writers = ACTION_WRITERS if isinstance(recogniser.protocol, KeyFrameProtocol) else WRITERS
+    if form not in writers:
+        flag = f"--format {form}" if options.format else f"--output {options.output}"
+        raise UserError(
+            f"{flag} is for detectors, and {recogniser.source} is for {recogniser.outputs.task}: use .jsonl"
+        )
+    if form == "coco" and is_stream(options.sources[0]):
+        raise UserError(f"COCO's form is for images, and {options.sources[0]} is a stream: --format jsonl or csv")
+    return form, writers[form]
 
 
 def _names(options: argparse.Namespace) -> dict[str, Path]:
@@ -190,6 +221,7 @@ def _of_files(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[P
         window_seconds=options.window,
         stride_seconds=options.stride,
         views_per_forward=options.views_per_forward,
+        objects=_knobs(recogniser, options),
         decoder=options.decoder,
         num_threads=options.threads,
     )
@@ -231,15 +263,11 @@ def _action_videos(options: argparse.Namespace) -> ActionVideos:
     twice = next((name for name in places if places.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"two sources would both be written as {twice}.mp4: recognize them apart")
-    return ActionVideos(options.overlays, samples, least_score=_least_action(options), decoder=options.decoder)
-
-
-def _least_action(options: argparse.Namespace) -> float:
-    return LEAST_SCORE if options.min_action is None else options.min_action
+    return ActionVideos(options.overlays, samples, least_score=least_action(options), decoder=options.decoder)
 
 
 def _of_stream(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[Prediction]:
-    window = options.window or (EACH_FRAME if isinstance(recogniser.protocol, MaskProtocol) else None)
+    window = options.window or (EACH_FRAME if isinstance(recogniser.protocol, OF_IMAGES) else None)
     window = window or _clip_seconds(recogniser.protocol)
     with Stream(options.sources[0]) as stream:
         yield from recognise_stream(
@@ -248,7 +276,12 @@ def _of_stream(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[
             window_seconds=window,
             stride_seconds=options.stride or window,
             views_per_forward=options.views_per_forward,
+            objects=_knobs(recogniser, options),
         )
+
+
+def _knobs(recogniser: Recogniser, options: argparse.Namespace) -> ObjectKnobs | None:
+    return object_knobs_of(options) if isinstance(recogniser.protocol, DetectionProtocol) else None
 
 
 def _clip_seconds(protocol: Any) -> float:
@@ -276,107 +309,3 @@ def _output(path: Path | None, form: str, *, live: bool) -> Iterator[IO[str]]:
     else:
         with atomic_path(path) as temporary, temporary.open("w", **options) as file:
             yield file
-
-
-class Writer:
-    """Writes results as they come.
-
-    Args:
-        file: Where to.
-        outputs: Of the task.
-        options: `top` is the number of predictions per result, where they have an order.
-    """
-
-    def __init__(self, file: IO[str], outputs: TaskOutputs, options: argparse.Namespace) -> None:
-        self.file, self.outputs, self.options, self.top = file, outputs, options, options.top
-
-    def write(self, result: Any) -> None:
-        """Write one result."""
-        raise NotImplementedError
-
-
-class TableWriter(Writer):
-    """A line per result, for people."""
-
-    def write(self, result: Prediction) -> None:
-        """Write source, time span and prediction."""
-        span = ""
-        if result.start_seconds is not None or result.end_seconds is not None:
-            end = "end" if result.end_seconds is None else _clock(result.end_seconds)
-            span = f"  {_clock(result.start_seconds or 0)}-{end}"
-        text = f"unreadable: {result.error}" if result.output is None else result.output.text(self.top)
-        self.file.write(f"{result.source}{span}  {text}\n")
-
-
-class CsvWriter(Writer):
-    """A row per result, with the columns of `predictions.csv`."""
-
-    def __init__(self, file: IO[str], outputs: TaskOutputs, options: argparse.Namespace) -> None:
-        super().__init__(file, outputs, options)
-        self._rows = csv.writer(file, lineterminator="\n")
-        self._rows.writerow(["path", "start_seconds", "end_seconds", *outputs.columns(self.top), "error"])
-
-    def write(self, result: Prediction) -> None:
-        """Write times in seconds, empty if there are none."""
-        span = ["" if value is None else f"{value:.3f}" for value in (result.start_seconds, result.end_seconds)]
-        cells = [""] * len(self.outputs.columns(self.top)) if result.output is None else result.output.cells(self.top)
-        self._rows.writerow([result.source, *span, *cells, result.error])
-
-
-class JsonWriter(Writer):
-    """A JSON object per line."""
-
-    def write(self, result: Prediction) -> None:
-        """Write numbers in full."""
-        line = result.as_dict(self.top)
-        if result.error:
-            line = {**self.outputs.no_fields(), **line}
-        self.file.write(json_text(line) + "\n")
-
-
-class PeopleTableWriter(Writer):
-    """A line per key frame and person, for people."""
-
-    def write(self, result: ActionPrediction) -> None:
-        """Write source, time, person and actions."""
-        if result.error:
-            self.file.write(f"{result.source}  unreadable: {result.error}\n")
-        least = _least_action(self.options)
-        for person in result.people:
-            actions = [f"{name} {100 * score:.1f} %" for name, score in person.top(self.top) if score >= least]
-            text = ", ".join(actions) or f"no action of {100 * least:g} % or more"
-            self.file.write(f"{result.source}  {_clock(result.seconds)}  {person.name}: {text}\n")
-
-
-class PeopleCsvWriter(Writer):
-    """A row per key frame, person and action, in the form of a list of boxes."""
-
-    def __init__(self, file: IO[str], outputs: TaskOutputs, options: argparse.Namespace) -> None:
-        super().__init__(file, outputs, options)
-        self._rows = csv.DictWriter(file, BOX_COLUMNS, lineterminator="\n")
-        self._rows.writeheader()
-
-    def write(self, result: ActionPrediction) -> None:
-        """Write boxes in pixels; a video that cannot be read has no row."""
-        for row in result.as_rows(self.top):
-            numbers = {"time": f"{row['time']:.3f}", "score": f"{row['score']:.6f}"}
-            self._rows.writerow({**row, **{name: f"{row[name]:.2f}" for name in CORNERS}, **numbers})
-
-
-class PeopleJsonWriter(Writer):
-    """A JSON object per key frame and person."""
-
-    def write(self, result: ActionPrediction) -> None:
-        """Write numbers in full."""
-        lines = [{"path": result.source, "error": result.error}] if result.error else result.as_dicts(self.top)
-        self.file.write("".join(json_text(line) + "\n" for line in lines))
-
-
-WRITERS = {"table": TableWriter, "csv": CsvWriter, "jsonl": JsonWriter}
-ACTION_WRITERS = {"table": PeopleTableWriter, "csv": PeopleCsvWriter, "jsonl": PeopleJsonWriter}
-
-
-def _clock(seconds: float) -> str:
-    minutes, tenths = divmod(round(10 * seconds), 600)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{tenths / 10:04.1f}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mvrec.data.video.video import Decoder
-from mvrec.data.views.protocol import KeyFrameProtocol, MaskProtocol, Protocol
+from mvrec.data.views.protocol import DetectionProtocol, KeyFrameProtocol, Protocol
 from mvrec.errors import DecodeError, UserError, nearest
 from mvrec.files import at_home
 from mvrec.inference.actions.knobs import ActionKnobs, actions_of
@@ -19,8 +19,10 @@ from mvrec.inference.explaining import Heat, explained
 from mvrec.inference.features import Selection, features_of
 from mvrec.inference.heat import Method
 from mvrec.inference.inputs import Item, items_of
+from mvrec.inference.objects.knobs import ObjectKnobs
 from mvrec.inference.recogniser import Recogniser, load_recogniser, scaled_input
 from mvrec.inference.recognising import (
+    OF_IMAGES,
     Part,
     is_video_file,
     item_views,
@@ -103,6 +105,7 @@ class Model(Recogniser):
         boxes: Any = None,
         people: Detector | None = None,
         actions: ActionKnobs | None = None,
+        objects: ObjectKnobs | None = None,
         views_per_forward: int | None = None,
         decoder: Decoder = "auto",
         num_threads: int = 2,
@@ -121,21 +124,25 @@ class Model(Recogniser):
             people: In place of `boxes`: a function from a frame uint8 (H, W, 3) to boxes (N, 4) and scores (N,), such
                 as `mvrec.TorchvisionDetector(name, weights)`.
             actions: Of an action detector: the times of key frames, smoothing, and the pixels of its view.
+            objects: Of a detector: the least score of an object, and tiles of large images.
             views_per_forward: Views per forward pass, also of several files; by default those of one video, or 16
                 images, or one key frame.
             decoder: Name of the decoder of videos.
             num_threads: Files decoded at the same time.
 
         Returns:
-            A `Prediction`, of a segmenter a `PixelPrediction`; of several, with `window`, or of the frames of a video
-            for a segmenter, an iterator of them in order, in which an unreadable file is a result with `error`. Of an
-            action detector an iterator of `ActionPrediction`s, one per key frame.
+            A `Prediction`, of a segmenter a `PixelPrediction`, of a detector an `ObjectPrediction`; of several, with
+            `window`, or of the frames of a video for a segmenter or detector, an iterator of them in order, in which an
+            unreadable file is a result with `error`. Of an action detector an iterator of `ActionPrediction`s, one per
+            key frame.
 
         Raises:
             DecodeError: The single file cannot be read.
             UserError: There is no such file, or the array is not what the network takes.
         """
         check_range("num_threads", num_threads)
+        if objects is not None and not isinstance(self.protocol, DetectionProtocol):
+            raise UserError(f"objects is for detectors, and {self.source} is for {self.outputs.task}")
         knobs = {"boxes": boxes, "people": people, "actions": actions}
         if isinstance(self.protocol, KeyFrameProtocol):
             if window is not None or stride is not None:
@@ -151,6 +158,7 @@ class Model(Recogniser):
             window_seconds=window,
             stride_seconds=stride,
             views_per_forward=views_per_forward or self._at_once,
+            objects=objects,
             decoder=decoder,
             num_threads=num_threads,
         )
@@ -219,6 +227,7 @@ class Model(Recogniser):
         stage: int | None = None,
         clip: int | None = None,
         crop: int | None = None,
+        detection: int | None = None,
     ) -> Any:
         """Show on which pixels the score of a class rests, as `mvrec explain` does.
 
@@ -230,17 +239,19 @@ class Model(Recogniser):
             stage: Of "cam" and "layercam": the feature map, 0 for the finest; the coarsest by default.
             clip: Which of the protocol's clips; the middle one by default.
             crop: Which of its crops; the middle one by default.
+            detection: Of a detector: which object, 0 for the one with the highest score.
 
         Returns:
             A `Heat` with `heat` float32 (T, H, W) from 0 to 1 and `save`; of several, an iterator of them in order.
 
         Raises:
             DecodeError: The single file cannot be read.
-            UserError: There is no such file, class, method, stage, clip or crop, or the array is not what the network
-                takes.
+            UserError: There is no such file, class, method, stage, clip, crop or object, or the array is not what the
+                network takes.
         """
         is_single, items = items_of(source, self.protocol, fps=fps)
         knobs: Any = {"class_name": class_name, "method": method, "stage": stage, "clip": clip, "crop": crop}
+        knobs["detection"] = detection
         results = (_explained(self, item, knobs) for item in items)
         return _single(results) if is_single else results
 
@@ -265,7 +276,7 @@ class Model(Recogniser):
             raise UserError(f"window is for videos, and {self.source} is a network for images")
         is_single, items = items_of(source, self.protocol, fps=fps, in_seconds=window is not None)
         is_path = isinstance(source, str | os.PathLike)
-        in_frames = isinstance(self.protocol, MaskProtocol) and is_path and is_video_file(os.fspath(source))
+        in_frames = isinstance(self.protocol, OF_IMAGES) and is_path and is_video_file(os.fspath(source))
         return is_single and not in_frames, items
 
     def __repr__(self) -> str:

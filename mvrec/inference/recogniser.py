@@ -18,7 +18,9 @@ from mvrec.data.video.video import Decoder
 from mvrec.data.views.geometry import Sides
 from mvrec.data.views.presets import preset
 from mvrec.data.views.protocol import (
+    NAMED_DETECTION_PROTOCOLS,
     NAMED_MASK_PROTOCOLS,
+    DetectionProtocol,
     KeyFrameProtocol,
     MaskProtocol,
     Protocol,
@@ -26,12 +28,14 @@ from mvrec.data.views.protocol import (
     protocol_of,
 )
 from mvrec.data.views.protocols.masks import windows_as_large_as
+from mvrec.data.views.transforms import views_of
 from mvrec.errors import UserError, nearest
 from mvrec.inference.hub_files import local_path
 from mvrec.models.backbone import Backbone
 from mvrec.models.checkpoints import load_weights
 from mvrec.models.checkpoints.files import each_file_once
 from mvrec.models.fast.accelerate import accelerate
+from mvrec.models.heads.detection.head import padded
 from mvrec.models.zoo import create_model
 from mvrec.published import input_settings
 from mvrec.runs.weights_origin import StartingPoint, checkpoint_of, starting_point
@@ -106,14 +110,17 @@ class Recogniser:
         protocol = self.protocol
         if isinstance(protocol, KeyFrameProtocol):
             raise UserError(f"{where}: {self.source} detects actions, and the protocols of that differ in scores alone")
-        if not isinstance(protocol, MaskProtocol):
+        if not isinstance(protocol, MaskProtocol | DetectionProtocol):
             return self.under(preset(name, where=where).applied(protocol))
-        names = ("split", "size", "normalisation", "upright")
-        values: dict[str, Any] = {key: getattr(protocol, key) for key in names} | _windows_of(protocol)
+        is_of_masks = isinstance(protocol, MaskProtocol)
+        names = ("split", "normalisation", "upright", *(("size",) if is_of_masks else ()))
+        values: dict[str, Any] = {key: getattr(protocol, key) for key in names}
+        values |= _windows_of(protocol) if isinstance(protocol, MaskProtocol) else {}
         try:
-            return self.under(MaskProtocol.named(name, **values))
+            return self.under(type(protocol).named(name, **values))
         except ValueError as error:
-            raise UserError(f"{where}: {error}{nearest(name, NAMED_MASK_PROTOCOLS)}") from None
+            names_there = NAMED_MASK_PROTOCOLS if is_of_masks else NAMED_DETECTION_PROTOCOLS
+            raise UserError(f"{where}: {error}{nearest(name, names_there)}") from None
 
     def sliding(self) -> "Recogniser":
         """Return a segmenter that looks at images in their own size through windows.
@@ -133,9 +140,9 @@ class Recogniser:
         return self.protocol.normalisation(views.to(self.device))
 
     def network_input(self, views: Tensor) -> Tensor:
-        """Return what the network takes of uint8 views: normalised, and a segmenter's images scaled by its protocol.
+        """Return what the network takes of uint8 views: normalised, and images in their own size scaled by protocol.
 
-        Windows and several sizes of a protocol do not apply: an image is one input.
+        Windows and several sizes of a protocol do not apply: an image is one input. A detector's is padded with 0.
         """
         return scaled_input(self.protocol, views.to(self.device))
 
@@ -163,6 +170,10 @@ class Recogniser:
 
 def scaled_input(protocol: Protocol, views: Tensor) -> Tensor:
     """Return a network's input from uint8 views; see `Recogniser.network_input`."""
+    if isinstance(protocol, DetectionProtocol):  # whose loader scales uint8
+        pictures = [view.permute(1, 2, 0).cpu().numpy()[None] for view in views]
+        scaled = [views_of(each, protocol.geometries(*each.shape[1:3]))[0] for each in pictures]
+        return padded(protocol.normalisation(torch.cat(scaled).to(views.device)))
     x = protocol.normalisation(views)
     if not isinstance(protocol, MaskProtocol):
         return x

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,11 +23,21 @@ from mvrec.data.loading.clips import timed_frames, views_of_clips
 from mvrec.data.loading.images import protocol_view
 from mvrec.data.video.stream import Stream
 from mvrec.data.video.video import Decoder, Video
-from mvrec.data.views.protocol import ClipProtocol, ImageProtocol, KeyFrameProtocol, MaskProtocol, Protocol
+from mvrec.data.views.protocol import (
+    ClipProtocol,
+    DetectionProtocol,
+    ImageProtocol,
+    KeyFrameProtocol,
+    MaskProtocol,
+    Protocol,
+)
 from mvrec.data.views.timeline import Timeline, timeline, timeline_of, windows
 from mvrec.data.views.transforms import views_of
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.inputs import Item, as_item
+from mvrec.inference.objects.detecting import object_prediction, objects_in_views
+from mvrec.inference.objects.following import followed
+from mvrec.inference.objects.knobs import ObjectKnobs
 from mvrec.inference.recogniser import Recogniser
 from mvrec.inference.results import PixelPrediction, Prediction, Result
 from mvrec.tasks.outputs import PixelOutput, joined
@@ -34,6 +45,8 @@ from mvrec.tasks.outputs import PixelOutput, joined
 log = logging.getLogger("mvrec")
 
 T = TypeVar("T")
+
+OF_IMAGES = (MaskProtocol, DetectionProtocol)  # networks that look at images in their own size, and videos by frames
 
 AHEAD = 2  # decoded parts waiting for the network, per thread
 FRAMES_AT_ONCE = 8  # of a video that is recognised frame by frame: a call of the decoder may have to seek
@@ -70,6 +83,7 @@ def recognise_files(
     window_seconds: float | None = None,
     stride_seconds: float | None = None,
     views_per_forward: int | None = None,
+    objects: ObjectKnobs | None = None,
     decoder: Decoder = "auto",
     num_threads: int = 2,
 ) -> Iterator[Prediction]:
@@ -83,6 +97,7 @@ def recognise_files(
         window_seconds: Cut videos into windows of this length, each scored like a video of its own.
         stride_seconds: From window to window; adjacent by default.
         views_per_forward: Views per forward pass, also of several files; all of one part by default.
+        objects: Choices of a detector.
         decoder: Name of the decoder of videos.
         num_threads: Files decoded at the same time. Windows of a file are decoded one after the other.
 
@@ -98,7 +113,7 @@ def recognise_files(
         decoder=decoder,
         num_threads=num_threads,
     )
-    yield from _predictions(recogniser, parts, views_per_forward)
+    yield from followed(_predictions(recogniser, parts, views_per_forward, objects))
 
 
 def parts_of(
@@ -119,7 +134,7 @@ def parts_of(
         return next(_parts(protocol, item, None, None, decoder))
 
     with ThreadPoolExecutor(num_threads) as pool:
-        if isinstance(protocol, MaskProtocol):
+        if isinstance(protocol, OF_IMAGES):
             parts = _images_and_frames(pool, whole, items, decoder, ahead=AHEAD * num_threads)
         elif window_seconds is None:
             parts = _in_order(pool, whole, items, ahead=AHEAD * num_threads)
@@ -178,14 +193,23 @@ def _outputs(
 
 
 def _predictions(
-    recogniser: Recogniser, parts: Iterable[Part | Result], views_per_forward: int | None
+    recogniser: Recogniser,
+    parts: Iterable[Part | Result],
+    views_per_forward: int | None,
+    objects: ObjectKnobs | None = None,
 ) -> Iterator[Prediction]:
-    for part, raw in outputs_of_parts(parts, recogniser.raw, views_per_forward=views_per_forward):
+    protocol = recogniser.protocol
+    forward = recogniser.raw
+    if isinstance(protocol, DetectionProtocol):
+        forward = partial(objects_in_views, recogniser, knobs=objects or ObjectKnobs())
+    for part, raw in outputs_of_parts(parts, forward, views_per_forward=views_per_forward):
         place = (part.source, part.start_seconds, part.end_seconds)
         if not isinstance(part, Part):
             yield Prediction(*place, error=part.error)
-        elif isinstance(recogniser.protocol, MaskProtocol):
+        elif isinstance(protocol, MaskProtocol):
             yield _of_pixels(recogniser, part, raw)
+        elif isinstance(protocol, DetectionProtocol):
+            yield object_prediction(raw[0], part.views[0], *place)
         else:
             yield Prediction(*place, output=recogniser.outputs.output(raw, part.weights))
 
@@ -300,7 +324,7 @@ def item_views(item: Item, protocol: Protocol) -> Tensor:
     """
     if isinstance(protocol, KeyFrameProtocol):
         raise UserError(f"{item.source}: an action detector has views of key frames only: use predict, with boxes")
-    if isinstance(protocol, MaskProtocol):
+    if isinstance(protocol, OF_IMAGES):
         image = np.require(item.image(upright=protocol.upright), requirements="W")  # of PIL's views that is a copy
         return torch.from_numpy(image).permute(2, 0, 1)[None]
     if isinstance(protocol, ImageProtocol):
@@ -331,14 +355,16 @@ def recognise_stream(
     window_seconds: float,
     stride_seconds: float,
     views_per_forward: int | None = None,
+    objects: ObjectKnobs | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Prediction]:
     """Recognise a stream, window after window, until it ends.
 
     Every `stride_seconds` the last `window_seconds` are scored like a video; image networks take the newest frame, and
-    segmenters begin with the first one. The rest after the last whole window is scored too, also if the stream breaks
-    off. Frames are cropped and scaled on arrival, so that a window needs little memory. If a live stream is faster than
-    the network, windows are skipped so that results do not lag. Skipped windows are counted, like lost pictures.
+    segmenters and detectors begin with the first one. The rest after the last whole window is scored too, also if the
+    stream breaks off. Frames are cropped and scaled on arrival, so that a window needs little memory. If a live stream
+    is faster than the network, windows are skipped so that results do not lag. Skipped windows are counted, like lost
+    pictures.
 
     Args:
         recogniser: The network.
@@ -346,6 +372,7 @@ def recognise_stream(
         window_seconds: Length of a window.
         stride_seconds: From window to window.
         views_per_forward: Views per forward pass; all by default.
+        objects: Choices of a detector.
         clock: Returns seconds, to detect a lag.
 
     Yields:
@@ -354,8 +381,21 @@ def recognise_stream(
     Raises:
         UserError: The stream broke off.
     """
+    spans = (window_seconds, stride_seconds)
+    return followed(_windows_of_stream(recogniser, stream, *spans, views_per_forward, objects, clock))
+
+
+def _windows_of_stream(
+    recogniser: Recogniser,
+    stream: Stream,
+    window_seconds: float,
+    stride_seconds: float,
+    views_per_forward: int | None,
+    objects: ObjectKnobs | None,
+    clock: Callable[[], float],
+) -> Iterator[Prediction]:
     frames: deque[tuple[float, Tensor]] = deque()  # time, and uint8 (crops, C, size, size)
-    first_due = 0.0 if isinstance(recogniser.protocol, MaskProtocol) else window_seconds
+    first_due = 0.0 if isinstance(recogniser.protocol, OF_IMAGES) else window_seconds
     begin, due, scored, left_out = clock(), first_due, -math.inf, 0
     cut: UserError | KeyboardInterrupt | None = None
     try:
@@ -371,13 +411,13 @@ def recognise_stream(
                 left_out += 1
                 continue
             part = _part_of_stream(stream.source, frames, recogniser.protocol)
-            yield from _predictions(recogniser, [part], views_per_forward)
+            yield from _predictions(recogniser, [part], views_per_forward, objects)
     except (UserError, KeyboardInterrupt) as error:
         cut = error
     rest = [(seconds, view) for seconds, view in frames if seconds >= due - window_seconds]
     if rest and rest[-1][0] > scored:
         part = _part_of_stream(stream.source, rest, recogniser.protocol)
-        yield from _predictions(recogniser, [part], views_per_forward)
+        yield from _predictions(recogniser, [part], views_per_forward, objects)
     if stream.num_lost:
         log.warning("%s: pictures lost or damaged on the way: at least %d", stream.source, stream.num_lost)
     if left_out:
@@ -388,6 +428,8 @@ def recognise_stream(
 
 def _view(frame: npt.NDArray[np.uint8], protocol: Protocol) -> Tensor:
     """Return crops of a frame of a stream, uint8 (crops, C, size, size)."""
+    if isinstance(protocol, OF_IMAGES):
+        return torch.from_numpy(frame).permute(2, 0, 1)[None]
     return views_of(frame[None], protocol.geometries(*frame.shape[:2]))[:, 0]
 
 

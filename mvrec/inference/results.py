@@ -112,15 +112,45 @@ class Prediction(Result):
 
 
 @dataclass(frozen=True, eq=False)
-class PixelPrediction(Prediction):
+class PicturePrediction(Prediction):
+    """A prediction that can be drawn over its image, frame of a video, or array.
+
+    Attributes:
+        pixels: The image, uint8 (H, W, 3).
+    """
+
+    pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
+
+    def overlay(self, opacity: float = OPACITY) -> npt.NDArray[np.uint8]:
+        """Return the image with the prediction over it, uint8 (H', W', 3).
+
+        Args:
+            opacity: Share of the colours, from 0 to 1.
+
+        Raises:
+            DecodeError: The file could not be read.
+        """
+        raise NotImplementedError
+
+    def save_overlay(self, path: str | os.PathLike[str], *, opacity: float = OPACITY) -> None:
+        """Write the overlay as PNG.
+
+        Raises:
+            DecodeError: The file could not be read.
+            UserError: The picture cannot be written.
+        """
+        with writing(at_home(path)) as path:
+            write_png(path, self.overlay(opacity), about=self.source)
+
+
+@dataclass(frozen=True, eq=False)
+class PixelPrediction(PicturePrediction):
     """The class of each pixel of an image, of a frame of a video, or of an array.
 
     Attributes:
         output: The prediction: `output.classes` uint8 (H, W), and `output.shares` of the image by class name.
         pixels: The image, uint8 (H, W, 3).
     """
-
-    pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
 
     def overlay(self, opacity: float = OPACITY) -> npt.NDArray[np.uint8]:
         """Return the image under the colours of its classes, uint8 (H, W, 3).
@@ -134,16 +164,6 @@ class PixelPrediction(Prediction):
         output = cast("PixelOutput", self._output())
         assert self.pixels is not None
         return painted(self.pixels, output.classes, output.colours, opacity=opacity)
-
-    def save_overlay(self, path: str | os.PathLike[str], *, opacity: float = OPACITY) -> None:
-        """Write the overlay as PNG.
-
-        Raises:
-            DecodeError: The file could not be read.
-            UserError: The picture cannot be written.
-        """
-        with writing(at_home(path)) as path:
-            write_png(path, self.overlay(opacity), about=self.source)
 
     def save_mask(self, path: str | os.PathLike[str]) -> None:
         """Write the class numbers as a PNG with a palette, which `mvrec.data.MaskFolder` reads.

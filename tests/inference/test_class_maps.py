@@ -8,7 +8,7 @@ import pytest
 
 from mvrec.errors import UserError
 from mvrec.inference.class_maps.drawing import painted
-from mvrec.inference.class_maps.files import MapFiles
+from mvrec.inference.class_maps.files import PictureFiles
 from mvrec.inference.overlay import Mp4Writer, legend_picture
 from mvrec.inference.results import PixelPrediction
 from mvrec.tasks.segmentation.colours import colours
@@ -58,7 +58,7 @@ def frame_of(source: str, seconds: float, size: tuple[int, int]) -> PixelPredict
 
 def test_several_videos_are_files_of_their_own_and_another_size_is_one_line(tmp_path):
     names = {"x": Path("below/x"), "y": Path("y")}
-    with MapFiles(overlays=tmp_path / "over", masks=tmp_path / "masks", names=names) as files:
+    with PictureFiles(overlays=tmp_path / "over", masks=tmp_path / "masks", names=names) as files:
         for source in names:
             for number in range(3):
                 files.write(frame_of(source, 5 + 0.1 * number, (40, 50)))
@@ -72,6 +72,6 @@ def test_several_videos_are_files_of_their_own_and_another_size_is_one_line(tmp_
 
 
 def draw_two_sizes(folder: Path, names: dict[str, Path]) -> None:
-    with MapFiles(overlays=folder, masks=None, names=names) as files:
+    with PictureFiles(overlays=folder, masks=None, names=names) as files:
         files.write(frame_of("x", 0, (40, 50)))
         files.write(frame_of("x", 0.1, (50, 40)))

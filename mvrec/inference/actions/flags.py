@@ -2,7 +2,7 @@
 
 import argparse
 
-from mvrec.data.views.protocol import KeyFrameProtocol
+from mvrec.data.views.protocol import DetectionProtocol, KeyFrameProtocol
 from mvrec.errors import UserError
 from mvrec.files import at_home
 from mvrec.inference.actions.detectors import DEFAULT, check_detector, load_detector
@@ -32,7 +32,7 @@ def add_action_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--every", type=float, metavar="S", help=f"seconds between key frames (default: {EVERY:g})")
     smooth = f"average a person's scores within so many seconds; 0: leave them (default: {SMOOTH:g})"
     group.add_argument("--smooth", type=float, metavar="S", help=smooth)
-    least = f"least score of a detector's box (default: {AUTO_SCORE:g}; for --boxes that of training)"
+    least = f"least score of a box (default: {AUTO_SCORE:g}; for --boxes that of training; of objects 0.5)"
     group.add_argument("--min_score", type=float, metavar="P", help=least)
     group.add_argument(
         "--min_action", type=float, metavar="P", help="least score of a drawn or printed action (default: 0.5)"
@@ -49,6 +49,8 @@ def check_action_flags(recogniser: Recogniser, options: argparse.Namespace) -> N
     """
     named = [name for name in FLAGS if getattr(options, name) is not None]
     if not isinstance(recogniser.protocol, KeyFrameProtocol):
+        if isinstance(recogniser.protocol, DetectionProtocol):  # whose objects have scores too
+            named = [name for name in named if name != "min_score"]
         if named:
             task = recogniser.outputs.task
             raise UserError(f"--{named[0]} is for action detectors, and {recogniser.source} is for {task}")
