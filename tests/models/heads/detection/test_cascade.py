@@ -18,6 +18,7 @@ from detection_golden import (
     objects,
 )
 from torch import Tensor, nn
+from torchvision.ops import box_area
 
 from mvrec.models.backbone import FeatureInfo
 from mvrec.models.heads.detection import cascade
@@ -186,3 +187,18 @@ def test_every_parameter_of_a_cascade_has_a_gradient_without_objects() -> None:
         )
         sum(head(levels, size, images, [empty, empty]).values()).backward()
         assert not [name for name, parameter in head.named_parameters() if parameter.grad is None]
+
+
+def test_detectron2_trains_on_boxes_with_an_area_unless_there_are_none() -> None:
+    torch.manual_seed(0)
+    head, inputs = detectron2_head(), detectron2_inputs()
+    first, second = head.detector.roi_heads.boxes[:2]
+    areas: list[Tensor] = []
+    second.register_forward_pre_hook(lambda _module, call: areas.append(box_area(torch.cat(call[1]))))
+    for shift in (20, 1e6):  # to the right by two widths, and out of the image
+        nn.init.constant_(first.box_predictor.bbox_pred.bias[0], shift)
+        losses = head(*inputs)
+        assert torch.stack([*losses.values()]).isfinite().all()
+    some, none = areas
+    assert 0 < len(some) < len(none) == 48
+    assert some.min() > 0 == none.max()
