@@ -16,7 +16,8 @@ CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem
 PUBLISHED = [path for path in CONFIGS if not path.stem.startswith("demo")]
 SEGMENTERS = [path for path in PUBLISHED if path.stem.startswith("ade20k")]
 ACTIONS = [path for path in PUBLISHED if path.stem.startswith("ava_")]
-RECIPES = [path for path in PUBLISHED if path not in (*SEGMENTERS, *ACTIONS)]  # of classifiers
+DETECTORS = [path for path in PUBLISHED if path.stem.startswith("coco_")]
+RECIPES = [path for path in PUBLISHED if path not in (*SEGMENTERS, *ACTIONS, *DETECTORS)]  # of classifiers
 
 
 class Built(Exception):  # noqa: N818 - not an error
