@@ -94,7 +94,7 @@ INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 def load_config(text: str) -> Any:
     """Read YAML like jsonargparse, with this version's class paths and the task's arguments directly in `model`."""
-    return renewed(expand_backbones(flattened(get_loader("yaml")(text))))
+    return renewed(expand_backbones(flattened(get_loader("yaml")(text), MvrecParser.task)))
 
 
 set_loader(PARSER_MODE, load_config, exceptions=(yaml.YAMLError,))

@@ -23,21 +23,26 @@ if TYPE_CHECKING:
 SEGMENTATION = "Segmentation"  # the task of folders with masks
 DETECTION = "ActionDetection"  # the task of folders with boxes
 OBJECTS = "Detection"  # the task of images with objects
+OF_CLASSES = ("label_smoothing", "mixing")  # arguments of the recipe `finetune` that only classification takes
 
 
 def is_planned(command: str, settings: Sequence[Entry]) -> bool:
     """Return whether a run follows from its folder: something names a root, and nothing a data module.
 
-    With a recipe, weights decide the network and the data module as they always have.
+    With a recipe, weights decide the network and the data module as they always have, but for objects in images, whose
+    task and detector no recipe for all tasks can name.
 
     Args:
         command: "fit" and so on.
         settings: Entries of configs and flags.
     """
-    if command != "fit" or last_value(settings, "data") is not None or last_value(settings, "data.root") is None:
+    root = last_value(settings, "data.root")
+    if command != "fit" or last_value(settings, "data") is not None or root is None:
         return False
     weights, backbone = last_value(settings, "model.weights"), last_value(settings, "model.backbone")
-    return weights is None or backbone is not None or not has_recipe(settings)
+    if weights is None or backbone is not None or not has_recipe(settings):
+        return True
+    return _has_objects(_task_name(settings), at_home(root.value))
 
 
 def data_of_folder(settings: Sequence[Entry]) -> Entry:
@@ -59,8 +64,7 @@ def data_of_folder(settings: Sequence[Entry]) -> Entry:
 
 def _with_places(settings: Sequence[Entry], root: Path) -> str | None:
     """Return the data module of a folder's boxes or masks; `None` if the user names a task that does not learn them."""
-    named = next((entry for entry in reversed(settings) if entry.key == "model" and isinstance(entry.value, str)), None)
-    task = None if named is None else named.value.rpartition(".")[2]
+    task = _task_name(settings)
     if _has_objects(task, root):
         return ANNOTATED
     if task in (None, DETECTION) and (release := release_of(root)):
@@ -69,6 +73,20 @@ def _with_places(settings: Sequence[Entry], root: Path) -> str | None:
     if task in (None, DETECTION) and _has_boxes(settings, root):
         return BOXED
     return MASKED if task in (None, SEGMENTATION) and has_masks(root, splits=("train",)) else None
+
+
+def _task_name(settings: Sequence[Entry]) -> str | None:
+    """Return the name of the task's class that the user names."""
+    named = next((entry for entry in reversed(settings) if entry.key == "model" and isinstance(entry.value, str)), None)
+    return None if named is None else named.value.rpartition(".")[2]
+
+
+def of_folders_task(settings: Sequence[Entry], task: Entry | None) -> list[Entry]:
+    """Return the settings without those of recipes that only classification takes, for another task of a folder."""
+    if task is None:
+        return list(settings)
+    unused = {f"model.{name}" for name in OF_CLASSES}
+    return [entry for entry in settings if entry.where.startswith("-") or entry.key not in unused]
 
 
 def _has_objects(task: str | None, root: Path) -> bool:

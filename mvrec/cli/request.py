@@ -17,7 +17,7 @@ from mvrec.cli.config_check import (
     last_value,
     trust_named,
 )
-from mvrec.cli.planning import is_planned, plan_of, planned_run_dir, task_of_folder
+from mvrec.cli.planning import is_planned, of_folders_task, plan_of, planned_run_dir, task_of_folder
 from mvrec.cli.run_defaults import (
     checkpoint_file,
     deep_merged,
@@ -87,6 +87,7 @@ def read_request(args: Sequence[str]) -> Request:
     named = named_task(settings)
     if named is None and planned and checkpoint is None:
         named = task_of_folder(settings)
+        settings = of_folders_task(settings, named)
     task = _task(named, from_files.pop("model", None), checkpoint)
     plan = plan_of(settings, task=task) if planned and checkpoint is None else None
     if plan is not None:

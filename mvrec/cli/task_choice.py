@@ -10,6 +10,7 @@ from typing import Any
 from mvrec import tasks
 from mvrec.class_paths import imported, is_class_path
 from mvrec.cli.config_check import Entry, class_path_of, reads_as_null
+from mvrec.cli.planning import OF_CLASSES
 from mvrec.errors import UserError, nearest
 from mvrec.published import PUBLISHED
 from mvrec.tasks.base import Task
@@ -78,11 +79,16 @@ def without_task(arguments: Sequence[str]) -> Iterator[str]:
             yield argument
 
 
-def flattened(config: Any) -> Any:
-    """Return a loaded configuration with the task's arguments directly below `model`."""
+def flattened(config: Any, task: type[Task] = Classification) -> Any:
+    """Return a loaded configuration with the task's arguments directly below `model`.
+
+    Where it names no task, those of classification alone are left out for another one, which a folder has decided.
+    """
     model = config.get("model") if isinstance(config, dict) else None
     if isinstance(model, dict) and "class_path" in model:
         return {**config, "model": model.get("init_args") or {}}
+    if isinstance(model, dict) and task is not Classification:
+        return {**config, "model": {name: value for name, value in model.items() if name not in OF_CLASSES}}
     return {name: value for name, value in config.items() if name != "model"} if isinstance(model, str) else config
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mvrec.plan.learning import Choice
 from mvrec.plan.machine import Machine
 from mvrec.plan.media import probed
 from mvrec.runs.weights_origin import StartingPoint
+from mvrec.tasks.detection.head import HeadParts
 
 HEAD_KEYS = ("detector", "style", "channels")  # of a detector's weights
 SMALL_NECK = 64  # channels
@@ -109,6 +111,9 @@ def object_settings(findings: Findings, machine: Machine, start: StartingPoint |
     head = {} if start is None else start.details.get("head") or {}
     if "detector" in head:
         yield from (Choice(f"model.{key}", head[key], "as the weights have it") for key in HEAD_KEYS if key in head)
+        usual = asdict(HeadParts())
+        if parts := {name: head[name] for name, value in usual.items() if head.get(name, value) != value}:
+            yield Choice("model.head", parts, "as the weights have it")
         return
     name, reason = ("mask_rcnn", "outlines") if findings.has_shapes else ("faster_rcnn", "boxes without outlines")
     yield Choice("model.detector", name, f"the objects are {reason}" if not findings.has_shapes else f"there are {reason}")

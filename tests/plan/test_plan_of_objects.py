@@ -2,10 +2,14 @@
 
 import object_trees as trees
 import pytest
+import torch
 import yaml
 from mask_trees import write_mask, quarters
 
 from mvrec.data.listing.objects.finding import has_objects
+from mvrec.models import create_model
+from mvrec.models.checkpoints.detector_files import as_detector_file
+from mvrec.models.heads.detection.head import DetectionHead
 from mvrec.plan.objects import look_at_objects
 
 
@@ -51,3 +55,21 @@ def test_a_folder_with_masks_too_needs_the_name_of_the_task(command, tmp_path):
         assert code == 0, err
         assert yaml.safe_load(output.read_text())["model"]["class_path"] == f"mvrec.tasks.{task}"
         output.unlink()
+
+
+def test_a_recipe_for_all_tasks_fits_a_detector_of_another_library(command, tmp_path):
+    root, weights = write(tmp_path / "scenes"), tmp_path / "det.pth"
+    network = create_model("cloformer_xxs")
+    network.head = DetectionHead(network.feature_info, 3, detector="cascade_mask_rcnn", channels=64, box_width=32)
+    names = ["cat", "dog", "bird"]
+    torch.save(as_detector_file(network.state_dict(), "mmdetection", class_names=names, facts={}), weights)
+    flags = ["--config", "finetune", "--data.root", root, "--model.weights", weights]
+    code, out, err = command("fit", *flags, "--print_config")
+    assert code == 0, err
+    config = yaml.safe_load(out)
+    model, data = (config[name]["init_args"] for name in ("model", "data"))
+    assert config["model"]["class_path"] == "mvrec.tasks.Detection"
+    assert (model["detector"], model["channels"], model["head"]["box_width"]) == ("cascade_mask_rcnn", 64, 32)
+    assert model["backbone"]["class_path"] == "mvrec.models.cloformer_xxs"
+    assert (model["layer_decay"], data["batch_size"]) == (0.75, 8)  # the recipe's
+    assert config["data"]["class_path"] == "mvrec.data.ObjectFolder"

@@ -29,7 +29,7 @@ from mvrec.cli.config_check import (
 from mvrec.cli.help.hints import stray_hint
 from mvrec.cli.options import Row, class_names, class_options, command_options, is_installed
 from mvrec.cli.parse_errors import HOMES, PLAIN_KINDS, WHICH_NETWORK, not_expected, said_of_key
-from mvrec.cli.planning import data_of_folder, is_annotations, is_planned, task_of_folder
+from mvrec.cli.planning import data_of_folder, is_annotations, is_planned, of_folders_task, task_of_folder
 from mvrec.cli.value_check import as_number, check_values
 from mvrec.data import GENERATED
 from mvrec.data.listing.root import check_root
@@ -138,7 +138,7 @@ def check_early(args: Sequence[str]) -> None:
     if has_plan and is_run and not has_checkpoint:
         try:
             task = task_of_folder(settings)
-            settings = [data_of_folder(settings), *([task] if task else []), *settings]
+            settings = [data_of_folder(settings), *([task] if task else []), *of_folders_task(settings, task)]
         except UserError as error:  # another mistake comes first, as of any root
             fault = error
     elif is_run and not has_checkpoint:
