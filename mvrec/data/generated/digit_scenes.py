@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,51 +108,85 @@ def generate_digit_scenes(root: Path, *, images: Mapping[str, int], seed: int = 
         return
     digits = split_digits(seed)
     with appearing_at_once(root, parameters, noun=NOUN) as draft:
-        for path, pixels, classes in _scenes(parameters, digits):
-            _write(draft, path, pixels, classes)
+        for path, scene in scenes(parameters, digits):
+            write_image(draft / "images" / path, scene.pixels)
+            _write_mask(draft / "masks" / path, scene.classes)
         (draft / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
         (draft / RECORD).write_text(json.dumps(parameters, indent=2) + "\n")
 
 
-def split_digits(seed: int) -> dict[str, Floats]:
-    """Return handwritten digits (n, 8, 8) from 0 to 1 for each split; no two splits share one."""
-    images, _ = handwritten_digits(noun=NOUN)
-    images = np.random.default_rng(seed).permutation(images)
+@dataclass(frozen=True)
+class Scene:
+    """A drawn scene.
+
+    Attributes:
+        pixels: uint8 (H, W, 3).
+        classes: uint8 (H, W), the class of each pixel.
+        owners: uint8 (H, W), 1 where the ink is that of the first digit and so on, 0 where there is none.
+        digits: The number of each digit among the handwriting, in the order of drawing.
+    """
+
+    pixels: Bytes
+    classes: Bytes
+    owners: Bytes
+    digits: tuple[int, ...]
+
+
+def split_digits(seed: int, *, noun: str = NOUN) -> dict[str, tuple[Floats, npt.NDArray[np.int64]]]:
+    """Return handwriting (n, 8, 8) from 0 to 1 and its digits (n,) for each split; no two splits share any.
+
+    Args:
+        seed: Determines the splits.
+        noun: The name of the data set in messages.
+
+    Raises:
+        UserError: Scikit-learn is not installed.
+    """
+    images, digits = handwritten_digits(noun=noun)
+    order = np.random.default_rng(seed).permutation(len(images))
     ends = [round(len(images) * _SPLIT_ENDS[split]) for split in SPLITS]
-    return dict(zip(SPLITS, np.split(images, ends[:-1]), strict=True))
+    parts = np.split(order, ends[:-1])
+    return {split: (images[part], digits[part]) for split, part in zip(SPLITS, parts, strict=True)}
 
 
-def _scenes(parameters: Mapping[str, Any], digits: Mapping[str, Floats]) -> Iterator[tuple[str, Bytes, Bytes]]:
-    """Yield path, pixels (H, W, 3) and classes (H, W) of every scene."""
+def scenes(
+    parameters: Mapping[str, Any], digits: Mapping[str, tuple[Floats, npt.NDArray[np.int64]]]
+) -> Iterator[tuple[str, Scene]]:
+    """Yield path and scene for each of a data set.
+
+    Args:
+        parameters: Those of `generate_digit_scenes`: images, seed and size.
+        digits: See `split_digits`.
+    """
     for split_number, split in enumerate(SPLITS):
         for number in range(parameters["images"][split]):
             rng = np.random.default_rng((parameters["seed"], split_number, number))
-            yield f"{split}/{number:05d}.png", *draw_scene(digits[split], rng, size=parameters["size"])
+            yield f"{split}/{number:05d}.png", draw_scene(digits[split][0], rng, size=parameters["size"])
 
 
-def draw_scene(digits: Floats, rng: np.random.Generator, *, size: int) -> tuple[Bytes, Bytes]:
+def draw_scene(digits: Floats, rng: np.random.Generator, *, size: int) -> Scene:
     """Draw 2 to 4 regions of textures and 1 to 5 digits over them; later digits hide earlier ones.
 
     Args:
         digits: Handwriting (n, h, w), ink from 0 to 1.
         rng: Source of all random choices.
         size: Height and width in pixels.
-
-    Returns:
-        Pixels uint8 (size, size, 3), and the class of each, uint8 (size, size).
     """
     regions = _regions(rng, size)
     pixels = np.zeros((size, size, 3), np.float32)
-    classes = np.zeros((size, size), np.uint8)
+    classes, owners = np.zeros((2, size, size), np.uint8)
     for region in range(int(regions.max()) + 1):
         texture = int(rng.integers(INK))
         inside = regions == region
         pixels[inside] = _texture(texture, rng, size)[inside]
         classes[inside] = texture
-    for _ in range(int(rng.integers(1, 6))):
-        _add_digit(pixels, classes, digits[rng.integers(len(digits))], rng)
+    chosen = []
+    for number in range(int(rng.integers(1, 6))):
+        chosen.append(int(rng.integers(len(digits))))
+        is_ink = _add_digit(pixels, digits[chosen[-1]], rng)
+        classes[is_ink], owners[is_ink] = INK, number + 1
     pixels += rng.normal(0, 4, pixels.shape).astype(np.float32)
-    return np.clip(pixels, 0, 255).astype(np.uint8), classes
+    return Scene(np.clip(pixels, 0, 255).astype(np.uint8), classes, owners, tuple(chosen))
 
 
 def _regions(rng: np.random.Generator, size: int) -> npt.NDArray[np.intp]:
@@ -189,8 +224,8 @@ def _grid(size: int, nodes: int) -> tuple[Floats, Floats]:
     return np.broadcast_to(at[:, None], (size, size)), np.broadcast_to(at, (size, size))
 
 
-def _add_digit(pixels: Floats, classes: Bytes, digit: Floats, rng: np.random.Generator) -> None:
-    """Draw a digit of random place, size and slant over a scene, in place."""
+def _add_digit(pixels: Floats, digit: Floats, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Draw a digit of random place, size and slant over a scene, in place; return where its ink is: (H, W)."""
     size = len(pixels)
     extent = rng.uniform(*_DIGIT_PIXELS) * size / _SCENE
     top, left = rng.uniform(0, size - extent, 2)
@@ -203,7 +238,7 @@ def _add_digit(pixels: Floats, classes: Bytes, digit: Floats, rng: np.random.Gen
     ink = inside * np.clip(1.4 * _sampled(digit, along * height - 0.5, across * width - 0.5), 0, 1)
     pen = rng.uniform(185, 255, 3).astype(np.float32)
     pixels += ink[..., None] * (pen - pixels)
-    classes[ink > _IS_INK] = INK
+    return ink > _IS_INK
 
 
 def _sampled(image: Floats, rows: Floats, columns: Floats) -> Floats:
@@ -217,11 +252,14 @@ def _sampled(image: Floats, rows: Floats, columns: Floats) -> Floats:
     return upper * (1 - down) + lower * down
 
 
-def _write(root: Path, path: str, pixels: Bytes, classes: Bytes) -> None:
-    image, mask = root / "images" / path, root / "masks" / path
-    for place in (image, mask):
-        place.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(image, compress_level=1)  # twice as quick
+def write_image(path: Path, pixels: Bytes) -> None:
+    """Write pixels (H, W, 3) as a PNG, and its folder before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, compress_level=1)  # twice as quick
+
+
+def _write_mask(path: Path, classes: Bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     indexed = Image.fromarray(classes).convert("P")
     indexed.putpalette([value for colour in PALETTE for value in colour])
-    indexed.save(mask)
+    indexed.save(path)

@@ -27,7 +27,7 @@ def is_generated(root: Path, parameters: Mapping[str, Any], *, noun: str) -> boo
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     if not (root / RECORD).is_file():
-        readers = {"scenes": "MaskFolder", "image": "ImageFolder", "several": "VideoBoxes"}
+        readers = {"objects": "ObjectFolder", "scenes": "MaskFolder", "image": "ImageFolder", "several": "VideoBoxes"}
         data_module = next((reader for word, reader in readers.items() if word in noun), "VideoFolder")
         raise UserError(
             f"{root} exists and holds no {noun}: choose a new folder for them, or add --data {data_module} to read "

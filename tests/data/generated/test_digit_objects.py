@@ -1,0 +1,91 @@
+"""Scenes with a box and a mask per digit: their files in both layouts say the same."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from mvrec.data.generated.digit_objects import CLASSES, generate_digit_objects
+from mvrec.errors import UserError
+
+IMAGES = {"train": 12, "val": 3, "test": 3}
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    root = tmp_path_factory.mktemp("objects") / "coco"
+    generate_digit_objects(root, images=IMAGES)
+    return root
+
+
+def pixels_of(rle):
+    """The mask that run lengths describe, column by column."""
+    counts = rle["counts"]
+    values = np.arange(len(counts)) % 2 == 1
+    return np.repeat(values, counts).reshape(rle["size"], order="F")
+
+
+def test_masks_are_on_the_ink_and_boxes_around_the_masks(coco):
+    labels = set()
+    for split, count in IMAGES.items():
+        file = json.loads((coco / f"annotations/instances_{split}.json").read_text())
+        assert [category["name"] for category in file["categories"]] == list(CLASSES)
+        assert [image["id"] for image in file["images"]] == list(range(1, count + 1))
+        covered = {image["id"]: np.zeros((image["height"], image["width"]), int) for image in file["images"]}
+        names = {image["id"]: image["file_name"] for image in file["images"]}
+        for annotation in file["annotations"]:
+            mask = pixels_of(annotation["segmentation"])
+            left, top, width, height = annotation["bbox"]
+            inside = mask[top : top + height, left : left + width]
+            assert inside.sum() == mask.sum() == annotation["area"] >= 40
+            assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()  # noqa: PT018
+            image_id = annotation["image_id"]
+            covered[image_id] += mask
+            with Image.open(coco / split / names[image_id]) as image:
+                assert np.asarray(image)[mask].mean() > 140  # light ink
+            labels.add(annotation["category_id"])
+        assert max(cover.max() for cover in covered.values()) == 1  # no pixel has two owners
+        assert {annotation["image_id"] for annotation in file["annotations"]} <= names.keys()
+    assert len(labels) > 7
+
+
+def test_a_hidden_digit_is_no_object(coco, monkeypatch, tmp_path):
+    monkeypatch.setattr("mvrec.data.generated.digit_objects._LEAST_INK", 0)
+    generate_digit_objects(tmp_path / "all", images={"train": 60, "val": 1, "test": 1})
+    file = json.loads((tmp_path / "all/annotations/instances_train.json").read_text())
+    areas = [annotation["area"] for annotation in file["annotations"]]
+    assert min(areas) < 40 < np.median(areas)
+
+
+def test_a_yolo_folder_has_the_same_images_and_boxes(coco, tmp_path):
+    root = tmp_path / "yolo"
+    generate_digit_objects(root, images=IMAGES, layout="yolo")
+    about = yaml.safe_load((root / "data.yaml").read_text())
+    assert about["names"] == dict(enumerate(CLASSES))
+    for split, count in IMAGES.items():
+        file = json.loads((coco / f"annotations/instances_{split}.json").read_text())
+        folder = root / about["path"] / about[split]
+        assert len([*folder.iterdir()]) == count
+        for image in file["images"]:
+            assert (folder / image["file_name"]).read_bytes() == (coco / split / image["file_name"]).read_bytes()
+            lines = (root / "labels" / split / image["file_name"]).with_suffix(".txt").read_text().splitlines()
+            boxes = [(int(line.split()[0]), [128 * float(word) for word in line.split()[1:]]) for line in lines]
+            annotations = [each for each in file["annotations"] if each["image_id"] == image["id"]]
+            assert [label for label, _ in boxes] == [each["category_id"] - 1 for each in annotations]
+            for (_, (x, y, width, height)), each in zip(boxes, annotations, strict=True):
+                assert each["bbox"] == pytest.approx([x - width / 2, y - height / 2, width, height], abs=1e-3)
+
+
+def test_a_folder_of_something_else_is_refused(coco, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in coco.rglob("*")}
+    generate_digit_objects(coco, images=IMAGES)
+    assert {path: path.stat().st_mtime_ns for path in coco.rglob("*")} == before
+    with pytest.raises(UserError, match="layout is coco, not yolo"):
+        generate_digit_objects(coco, images=IMAGES, layout="yolo")
+    (tmp_path / "a.png").touch()
+    with pytest.raises(UserError, match="holds no scenes with objects: choose a new folder .* --data ObjectFolder"):
+        generate_digit_objects(tmp_path, images=IMAGES)
+    with pytest.raises(UserError, match="layout must be one of coco, yolo, got 'voc'"):
+        generate_digit_objects(tmp_path / "b", images=IMAGES, layout="voc")
