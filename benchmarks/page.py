@@ -38,6 +38,7 @@ BENCHMARKS: dict[str, tuple[tuple[str, ...], float]] = {
 LEFT_OUT = {
     "gpu": "needs a GPU: python benchmarks/gpu.py --json",
     "cost_curves": "most of an hour, and a page of its own: docs/cost_curves.md",
+    "detection": "minutes, and a GPU would say more: python benchmarks/detection.py --json",
     "segmentation": "minutes per head, and a GPU would say more: python benchmarks/segmentation.py --json",
     "small_sets": "hours of training, and a page of its own: docs/small_sets.md",
 }
