@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE :=
 SYSTEM := slurm or browser or torchcodec
 QUICK := not slow and not ($(SYSTEM))
 
-.PHONY: help demo demo-images demo-segmentation demo-actions test test-system test-all wheel-test golden docs lint format bench clean constraints
+.PHONY: help demo demo-images demo-segmentation demo-actions demo-detection test test-system test-all wheel-test golden docs lint format bench clean constraints
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
@@ -36,6 +36,9 @@ demo-segmentation: $(VENV)/.installed-demo  ## learn the class of every pixel of
 
 demo-actions: $(VENV)/.installed-demo  ## learn how each of several digits moves, and who does what in a video (minutes)
 	$(BIN)/mvrec demo-actions
+
+demo-detection: $(VENV)/.installed-demo  ## learn the box, mask and name of every digit of generated scenes (minutes)
+	$(BIN)/mvrec demo-detection
 
 test: $(VENV)/.installed-test  ## the quick tests, which need nothing but Python
 	$(BIN)/python -m pytest -m "$(QUICK)" --numprocesses auto --dist worksteal

@@ -49,6 +49,7 @@ others:
   demo-images  the same with images of digits and a network of every family
   demo-segmentation  the same with the class of every pixel
   demo-actions  the same with videos of several digits, and which of them does what
+  demo-detection  the same with images of several digits, and the box and mask of each
 
 A checkpoint of a network of one's own: `--trust FOLDER/my_models.py` with any command lets files name its classes.
 `--debug` with any command shows where an error of one's own code comes from.
@@ -81,7 +82,7 @@ LIGHTNING = ("fit", "validate", "test", "predict")
 MODULES = (
     *("recognize", "report", "explain", "extract", "export", "hub"),
     *("init", "doctor", "models", "benchmark", "convert", "recipes", "prep", "demos.demo", "demos.demo-images"),
-    *("demos.demo-segmentation", "demos.demo-actions"),
+    *("demos.demo-segmentation", "demos.demo-actions", "demos.demo-detection"),
 )
 COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
     **dict.fromkeys(LIGHTNING, _lightning),
