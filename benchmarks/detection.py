@@ -27,9 +27,10 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from mvrec import models
 from mvrec.models.backbone import Backbone
-from mvrec.models.heads.detection.head import DetectionHead, ImageSize
+from mvrec.models.heads.detection.head import DetectionHead
 from mvrec.models.heads.detection.paste import paste_masks
-from mvrec.models.heads.detection.pooler import LevelPooler
+from mvrec.models.heads.detection.pooler import Pooler
+from mvrec.models.heads.detection.results import ImageSize
 
 CLASSES, SIZE, OBJECTS = 80, (800, 1088), 8
 GOALS = {"step": 1.3, "paste": 2.5, "loader": 3.0}
@@ -56,10 +57,9 @@ class LabelledDetector(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         sizes = [ImageSize(height, width, 1.0, 1.0)] * len(images)
-        head, maps = self.network.head, self.network.feature_maps(images)
         if self.training:
-            return torch.stack(list(head(maps, (height, width), sizes, self.targets).values())).sum()
-        detections = head(maps, (height, width), sizes)
+            return torch.stack(list(self.network(images, sizes, self.targets).values())).sum()
+        detections = self.network(images, sizes)
         return torch.cat([paste_masks(each.mask_probabilities, each.boxes, height, width) for each in detections])
 
 
@@ -157,7 +157,7 @@ def parts(size: tuple[int, int], repeats: int) -> list[Figure]:
         for stride in strides
     ]
     for side, count in ((7, 512), (14, 128)):
-        ours, peer = LevelPooler(side, strides), MultiScaleRoIAlign(["0", "1", "2", "3"], side, 2)
+        ours, peer = Pooler(strides, side, style="mmdetection"), MultiScaleRoIAlign(["0", "1", "2", "3"], side, 2)
         named = {str(level): each for level, each in enumerate(maps)}
         pool = {
             "mvrec": lambda ours=ours, count=count: ours(maps, [boxes[:count]]).sum().backward(),

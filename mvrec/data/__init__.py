@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mvrec.data.generated.digit_boxes import DigitBoxes
     from mvrec.data.generated.digit_images import DigitImages
     from mvrec.data.generated.digit_motions import DigitMotions
+    from mvrec.data.generated.digit_objects import DigitObjects
     from mvrec.data.generated.digit_scenes import DigitScenes
     from mvrec.data.generated.moving_digits import MovingDigits
     from mvrec.data.loading.images import read_image
@@ -42,6 +43,7 @@ _HOMES = {
     "DigitBoxes": "generated.digit_boxes",
     "DigitImages": "generated.digit_images",
     "DigitMotions": "generated.digit_motions",
+    "DigitObjects": "generated.digit_objects",
     "DigitScenes": "generated.digit_scenes",
     "HMDB51": "sets.hmdb51",
     "ImageDataset": "sets.own",
@@ -79,6 +81,7 @@ __all__ = [
     "DigitBoxes",
     "DigitImages",
     "DigitMotions",
+    "DigitObjects",
     "DigitScenes",
     "ImageDataset",
     "ImageFolder",

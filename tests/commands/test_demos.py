@@ -77,6 +77,22 @@ def test_the_demo_of_actions_learns_boxes_and_prints_its_controls(command, tmp_p
     assert open_video(run_dir / "overlays/play.mp4").num_frames == 128
 
 
+def test_the_demo_of_detection_learns_from_a_coco_file_and_draws_what_it_finds(command, tmp_path):
+    root, run_dir = tmp_path / "data", tmp_path / "run"
+    counts = {"train_images": 16, "val_images": 2, "test_images": 8, "num_workers": 0}
+    small = [f"--data.{key}={value}" for key, value in {"root": root, **counts}.items()]
+    small += ["--model.backbone.depth=3", "--model.backbone.embed_dim=16", "--trainer.max_epochs=1"]
+    code, out, err = command("demo-detection", "--run_dir", run_dir, *small)
+    assert code == 0, err
+    lines = out.strip().splitlines()[-5:]
+    assert lines[0] == f"scenes: 16 training images with boxes and masks of digits in {root}"
+    assert re.fullmatch(r"trained Mask R-CNN on an MViT, \d\.\d\d M parameters, for 1 epochs in [\d.]+ minutes", lines[1])
+    assert re.fullmatch(r"test box AP: [\d.]+ %, at IoU 0\.5: [\d.]+ % \(8/8 images scored, 0 failed\)", lines[2])
+    assert re.fullmatch(r"test mask AP: [\d.]+ %, at IoU 0\.5: [\d.]+ %", lines[3])
+    assert sorted(path.stem for path in (run_dir / "overlays").iterdir()) == [f"{number:05d}" for number in range(6)]
+    assert (root / "annotations/instances_train.json").is_file()
+
+
 def test_the_configs_differ_in_the_network_alone():
     whole = [yaml.safe_load((ROOT / f"configs/{config}.yaml").read_text()) for config in CONFIGS]
     assert {path.stem for path in ROOT.glob("configs/demo_images*.yaml")} == set(CONFIGS)

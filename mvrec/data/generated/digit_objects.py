@@ -12,6 +12,8 @@ import numpy.typing as npt
 from mvrec.data.generated.digit_scenes import SPLITS, Scene, scenes, split_digits, write_image
 from mvrec.data.generated.moving_digits_video import appearing_at_once
 from mvrec.data.generated.splits import RECORD, is_generated
+from mvrec.data.sets.detection.object_folder import ObjectFolder
+from mvrec.data.views.objects.augment import ObjectAugment
 from mvrec.errors import UserError
 from mvrec.ranges import COUNT_OR_NONE, Range, check_range
 
@@ -25,6 +27,50 @@ _VERSION = 1
 _LEAST_PIXELS = 64
 _SCENE = 128
 _LEAST_INK = 40  # visible pixels of a digit that is an object, of a scene of 128 x 128 pixels
+
+
+class DigitObjects(ObjectFolder):
+    """`ObjectFolder` on generated scenes: handwritten digits with boxes and masks on regions of four textures.
+
+    A toy to see that detectors learn, not a benchmark. The files are a COCO data set as anybody would bring it.
+
+    Args:
+        root: The folder of the scenes, generated if it does not exist.
+        train_images: Scenes in the training split.
+        val_images: Scenes in the validation split.
+        test_images: Scenes in the test split.
+        protocol: See `DetectionData`; by default the scenes in their own size.
+        augment: See `DetectionData`. By default none: a mirrored digit is none.
+        batch_size: See `DetectionData`.
+        max_bad_fraction: See `DetectionData`.
+        **knobs: See `ObjectFolder`.
+
+    Raises:
+        UserError: From `prepare_data`: `root` holds something else, or scikit-learn is missing.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/digit_objects",
+        *,
+        train_images: int = 600,
+        val_images: int = 50,
+        test_images: int = 100,
+        protocol: str = "whole",
+        augment: ObjectAugment = ObjectAugment(short_sides=None, flip_probability=0.0),  # noqa: B008 - frozen
+        batch_size: int = 8,
+        max_bad_fraction: float = 0.0,
+        **knobs: Any,
+    ) -> None:
+        super().__init__(
+            root, protocol=protocol, augment=augment, batch_size=batch_size, max_bad_fraction=max_bad_fraction, **knobs
+        )
+        self.images = {"train": train_images, "val": val_images, "test": test_images}
+
+    def prepare_data(self) -> None:
+        """Generate the scenes unless they exist."""
+        generate_digit_objects(self.root, images=self.images)
+        super().prepare_data()
 
 
 @dataclass(frozen=True)
