@@ -4,9 +4,10 @@ python benchmarks/detection.py [--quick] [--only {network,parts,loader}] [--netw
 
 One image of 800 x 1088 with 8 objects of 80 classes, float32 on one thread. CPU and wall seconds of a training step and
 of inference with masks of pixels, and the memory of a training step. mvrec is the accelerated network with its head,
-torchvision its `MaskRCNN` on `FeaturePyramid` of the network before `accelerate`. Both have the same weights. Then the
-parts alone: masks of 100 detections pasted into the image, the pooling of 512 boxes and of 128 masks, and the way of an
-image of 640 x 480 from its file to the network, where torchvision resizes whole masks.
+torchvision its `MaskRCNN` on `FeaturePyramid` of the network before `accelerate`, each with its own rules. Both have
+random weights, and 100 detections. Then the parts alone: masks of 100 detections pasted into the image, the pooling of
+512 boxes and of 128 masks, and the way of an image of 640 x 480 from its file to the network, where torchvision resizes
+whole masks.
 """
 
 import argparse
@@ -79,8 +80,9 @@ def targets_of(size: tuple[int, int], *, count: int = OBJECTS) -> dict[str, Tens
     return {"boxes": boxes, "labels": labels, "masks": torch.stack(masks).byte(), "size": torch.tensor(size)}
 
 
-def networks(name: str, size: tuple[int, int]) -> dict[str, nn.Module]:
-    """Return our detector and torchvision's."""
+def networks(name: str, images: Tensor) -> dict[str, nn.Module]:
+    """Return our detector and torchvision's for an image (1, 3, H, W)."""
+    size = images.shape[-2], images.shape[-1]
     targets = [targets_of(size)]
     plain = getattr(models, name)(drop_path_rate=0.0)
     peer = mask_rcnn(plain, CLASSES, size)
@@ -89,7 +91,11 @@ def networks(name: str, size: tuple[int, int]) -> dict[str, nn.Module]:
     network = models.accelerate(network)
     for predictor in class_predictors(peer, network):
         nn.init.normal_(predictor.weight, std=0.5)  # so that some boxes pass the least score
-    return {"mvrec": LabelledDetector(network, targets), "torchvision": LabelledMaskRCNN(peer, targets)}
+    pair = {"mvrec": LabelledDetector(network, targets), "torchvision": LabelledMaskRCNN(peer, targets)}
+    with torch.no_grad():
+        counts = {library: len(detector.eval()(images)) for library, detector in pair.items()}
+    assert set(counts.values()) == {100}, f"detections whose masks are pasted: {counts}"
+    return pair
 
 
 def class_predictors(*detectors: nn.Module) -> list[nn.Module]:
@@ -156,9 +162,9 @@ def parts(size: tuple[int, int], repeats: int) -> list[Figure]:
         torch.randn(1, 256, -(-height // stride), -(-width // stride), generator=generator).requires_grad_()
         for stride in strides
     ]
+    named = {str(level): each for level, each in enumerate(maps)}
     for side, count in ((7, 512), (14, 128)):
         ours, peer = Pooler(strides, side, style="mmdetection"), MultiScaleRoIAlign(["0", "1", "2", "3"], side, 2)
-        named = {str(level): each for level, each in enumerate(maps)}
         pool = {
             "mvrec": lambda ours=ours, count=count: ours(maps, [boxes[:count]]).sum().backward(),
             "torchvision": lambda peer=peer, count=count: peer(named, [boxes[:count]], [size]).sum().backward(),
@@ -207,10 +213,10 @@ def main() -> None:
     kinds = [options.only] if options.only else ["network", "parts", "loader"]
     if "network" in kinds:
         images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
-        pair, subject = networks(name, size), f"{name}, Mask R-CNN"
+        pair, subject = networks(name, images), f"{name}, Mask R-CNN"
         for row in ROWS:
             figures.add(*measure(subject, pair, images, row._replace(goal={subject: GOALS["step"]}), repeats))
-        figures.add(*measure_memory(subject, pair, images, None))
+        figures.add(*measure_memory(subject, pair, images, None, autocast=(False,)))
     if "parts" in kinds:
         figures.add(*parts(size, repeats))
     if "loader" in kinds:

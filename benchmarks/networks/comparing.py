@@ -180,10 +180,25 @@ def measure(
     return rows
 
 
-def measure_memory(name: str, nets: dict[str, nn.Module], clip: Tensor, goal: float | None) -> list[figures.Row]:
-    """Measure the bytes that training steps of every network keep, and peak resident memory; return a line per peer."""
+def measure_memory(
+    name: str,
+    nets: dict[str, nn.Module],
+    clip: Tensor,
+    goal: float | None,
+    *,
+    autocast: tuple[bool, ...] = (True, False),
+) -> list[figures.Row]:
+    """Measure the bytes that training steps of every network keep, and peak resident memory; return a line per peer.
+
+    Args:
+        name: Name of the network.
+        nets: "mvrec" and the peers.
+        clip: Their input.
+        goal: The ratio to reach of the bytes that a step under autocast keeps.
+        autocast: Whether bfloat16 autocast is on, for each measured step.
+    """
     rows = []
-    for bf16 in (True, False):
+    for bf16 in autocast:
         row = Row(train=True, bf16=bf16, goal={})
         stored = {library: kept_bytes(network, clip, bf16=bf16) for library, network in nets.items()}
         resident = {library: resident_bytes(network, clip, row) for library, network in nets.items()}

@@ -18,7 +18,9 @@ def main() -> None:
     pictures = []
     for path in sorted(OVERLAYS.glob("*.png"))[:COLUMNS]:
         with Image.open(path) as image:
-            pictures.append(np.asarray(image.resize((image.width * SCALE, image.height * SCALE), Image.Resampling.LANCZOS)))
+            pictures.append(
+                np.asarray(image.resize((image.width * SCALE, image.height * SCALE), Image.Resampling.LANCZOS))
+            )
     padded = [np.pad(each, ((0, 0), (0, GAP), (0, 0)), constant_values=255) for each in pictures]
     sheet = np.concatenate(padded, axis=1)[:, :-GAP]
     Image.fromarray(sheet).save(Path(__file__).with_name("detection.jpg"), quality=85, optimize=True)

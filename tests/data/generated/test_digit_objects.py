@@ -86,7 +86,7 @@ def test_a_folder_of_something_else_is_refused(coco, tmp_path):
     with pytest.raises(UserError, match="layout is coco, not yolo"):
         generate_digit_objects(coco, images=IMAGES, layout="yolo")
     (tmp_path / "a.png").touch()
-    with pytest.raises(UserError, match="holds no scenes with objects: choose a new folder .* --data ObjectFolder"):
+    with pytest.raises(UserError, match=r"holds no scenes with objects: choose a new folder .* --data ObjectFolder"):
         generate_digit_objects(tmp_path, images=IMAGES)
     with pytest.raises(UserError, match="layout must be one of coco, yolo, got 'voc'"):
         generate_digit_objects(tmp_path / "b", images=IMAGES, layout="voc")
