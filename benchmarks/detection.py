@@ -164,9 +164,9 @@ def parts(size: tuple[int, int], repeats: int) -> list[Figure]:
     ]
     named = {str(level): each for level, each in enumerate(maps)}
     for side, count in ((7, 512), (14, 128)):
-        ours, peer = Pooler(strides, side, style="mmdetection"), MultiScaleRoIAlign(["0", "1", "2", "3"], side, 2)
+        pooler, peer = Pooler(strides, side, style="mmdetection"), MultiScaleRoIAlign(["0", "1", "2", "3"], side, 2)
         pool = {
-            "mvrec": lambda ours=ours, count=count: ours(maps, [boxes[:count]]).sum().backward(),
+            "mvrec": lambda pooler=pooler, count=count: pooler(maps, [boxes[:count]]).sum().backward(),
             "torchvision": lambda peer=peer, count=count: peer(named, [boxes[:count]], [size]).sum().backward(),
         }
         figures.append(compare(f"pooling of {count} boxes to {side} x {side}, with gradients", pool, repeats))

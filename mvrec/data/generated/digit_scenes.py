@@ -180,13 +180,13 @@ def draw_scene(digits: Floats, rng: np.random.Generator, *, size: int) -> Scene:
         inside = regions == region
         pixels[inside] = _texture(texture, rng, size)[inside]
         classes[inside] = texture
-    chosen = []
+    numbers = []
     for number in range(int(rng.integers(1, 6))):
-        chosen.append(int(rng.integers(len(digits))))
-        is_ink = _add_digit(pixels, digits[chosen[-1]], rng)
+        numbers.append(int(rng.integers(len(digits))))
+        is_ink = _add_digit(pixels, digits[numbers[-1]], rng)
         classes[is_ink], owners[is_ink] = INK, number + 1
     pixels += rng.normal(0, 4, pixels.shape).astype(np.float32)
-    return Scene(np.clip(pixels, 0, 255).astype(np.uint8), classes, owners, tuple(chosen))
+    return Scene(np.clip(pixels, 0, 255).astype(np.uint8), classes, owners, tuple(numbers))
 
 
 def _regions(rng: np.random.Generator, size: int) -> npt.NDArray[np.intp]:
