@@ -91,6 +91,8 @@ def _remarks(layout: ObjectLayout) -> Iterator[str]:
         yield f"{counted(empty, 'training images')} without objects: learned as background"
     if missing := [name for name, count in _classes(layout, "train").items() if not count]:
         yield f"no object to train on for {counted(len(missing), 'classes')}, such as {missing[0]!r}"
+    if layout.has("val") and not layout.table("val").num_objects:
+        yield "no validation image has an object: there will be no score"
     yield from (text for _, text in layout.notes)
     layout.notes.clear()
 

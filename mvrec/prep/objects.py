@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mvrec.errors import UserError
 from mvrec.files import remove_leftovers
+from mvrec.messages import counted
 from mvrec.prep import console
 from mvrec.prep.console import shown
 from mvrec.prep.jobs import Failure, run_jobs
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 LAYOUTS = ("objects",)
 SIDES = {"small": 0.0, "medium": 32.0, "large": 96.0}  # COCO's sizes by the root of the area, from this on
 _NAMED = 20  # classes in the table; report.json has all
-_REPEATS = {"duplicates": "images repeat within a split", "leaks": "images are in more than one split"}
+_REPEATS = {  # of one image, and of several
+    "duplicates": ("image repeats within a split", "images repeat within a split"),
+    "leaks": ("image is in more than one split", "images are in more than one split"),
+}
 # fmt: off
 FAULTS = {  # of one image, and of several
     "missing": ("image is missing", "images are missing"),
@@ -284,9 +288,9 @@ def _fault_lines(content: dict[str, Any], nouns: dict[Any, tuple[str, str]]) -> 
     for kind, texts in content["image_faults"].items():
         single, several = FAULTS[kind]
         yield f"{len(texts)} {single if len(texts) == 1 else several}, for example {shown(texts[0])}"
-    for kind, words in _REPEATS.items():
+    for kind, (single, several) in _REPEATS.items():
         if groups := content.get(kind, []):
             example = " = ".join(shown(place["path"]) for place in groups[0][:3])
-            yield f"{len(groups)} {words}, for example {example}"
+            yield f"{len(groups)} {single if len(groups) == 1 else several}, for example {example}"
     if missing := [name for name, of_split in content["objects_per_class"].items() if of_split.get("train") == 0]:
-        yield f"{len(missing)} classes have no object in train, for example {shown(missing[0])}"
+        yield f"no object in train for {counted(len(missing), 'classes')}, for example {shown(missing[0])}"
