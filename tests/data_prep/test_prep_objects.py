@@ -73,7 +73,7 @@ def test_index_names_every_kind_of_fault_and_leaves_it_out(tmp_path):
     assert f"{tmp_path}/images/d.png: 24x20 pixels, and 20x20 in " in out
     assert f"1 image cannot be read, for example {tmp_path}/images/e.png" in out
     assert "1 image is in more than one split, for example images/c.png = images/g.png" in out
-    assert "no object in train for 1 class, for example dog" not in out  # its one object is faulty, but there
+    assert "no object in train for 1 class, for example dog" in out  # whose one object is left out
     written = json.loads((tmp_path / "lists/train.json").read_text())
     assert [image["file_name"].rpartition("/")[2] for image in written["images"]] == ["a.png", "c.png", "f.png"]
     assert written["annotations"] == []
