@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from object_images import write_coco
+from PIL import Image
 
 from mvrec.data import COCO, ObjectFolder
 from mvrec.data.views.objects.augment import ObjectAugment, ScaleJitter
@@ -156,6 +157,29 @@ def test_a_bad_image_is_replaced_in_training_and_counts_with_its_truth_in_evalua
     (bad,) = [entry for batch in data.val_dataloader() for entry in batch.bad]
     (single,) = type(bad.target).batched([bad.target])
     assert len(single["truth_boxes"]) == len(single["truth_masks"]) == 2
+
+
+def test_boxes_of_a_turned_picture_fit_it_as_viewers_show_it_or_as_it_is_stored(tmp_path):
+    content = write_coco(tmp_path, "objects", [(40, 60)] * 5)
+    for path in (tmp_path / "images").iterdir():
+        with Image.open(path) as image:
+            image.save(path, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0")
+    turned = ObjectFolder(str(tmp_path), **KNOBS)
+    turned.setup("fit")
+    with pytest.raises(UserError, match=r"60x40 \(image \d+\): its EXIF block turns it; .* set data\.upright false"):
+        list(turned.train_dataloader())
+    data = ObjectFolder(str(tmp_path), **KNOBS, upright=False)
+    data.setup("fit")
+    (batch,) = data.val_dataloader()
+    assert (batch.bad, batch.targets[0]["frame"].tolist()) == ((), [40, 60])
+    assert "not turned as their EXIF blocks say" in str(data.val_protocol)
+    for image in content["images"]:
+        image |= {"height": 60, "width": 40}
+    for entry in content["annotations"]:
+        entry |= {"bbox": [1, 2, 3, 4], "segmentation": []}
+    (tmp_path / "objects.json").write_text(json.dumps(content))
+    shown = fitted(tmp_path)
+    assert all(not batch.bad for batch in shown.train_dataloader())
 
 
 def test_data_that_cannot_be_learned_are_one_line(root, tmp_path):

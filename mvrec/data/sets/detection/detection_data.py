@@ -222,8 +222,9 @@ class DetectionData(RecognitionData):
 
     @property
     def class_counts(self) -> list[int]:
-        """The number of training objects of each class, in label order; available after `setup`."""
-        return [int(count) for count in self._tables["train"].class_counts()]
+        """The number of training objects of each class without crowds, in label order; available after `setup`."""
+        table = self._tables["train"]
+        return np.bincount(table.labels[~table.crowd], minlength=len(self._names)).tolist()
 
     @property
     def target_of(self) -> ObjectTargets:

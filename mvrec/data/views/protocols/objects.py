@@ -21,6 +21,7 @@ class DetectionProtocol(Protocol):
     """Whole images in which objects are detected, scored in pixels of their files.
 
     An image is scaled in the loader and is a batch of its own, because padding to a common size would change features.
+    Scaled pixels are whole grey levels, as mmdetection's and detectron2's are; torchvision does not round them.
 
     Attributes:
         name: The name of these settings; see `named`.
