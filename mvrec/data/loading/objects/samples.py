@@ -54,8 +54,9 @@ class TrainObjects(TrainImages):
             angle = choose_angle(augment, seed=seed)
             frames, target = turned_frames(frames, angle, padding=self.padding), target.turned(angle)
         way = choose_object_geometry(*frames.shape[1:3], augment=augment, seed=seed)
-        scaling = {"interpolation": way.interpolation, "antialias": way.antialias}
-        view = crop_and_resize(frames, way.box, way.size, **scaling).contiguous()
+        view = crop_and_resize(
+            frames, way.box, way.size, interpolation=way.interpolation, antialias=way.antialias
+        ).contiguous()
         view = view.flip(-1) if way.flip else view
         if augment.photometric is not None:
             view = augment.photometric(view, random.Random(derive_seed("photometric", seed)))
