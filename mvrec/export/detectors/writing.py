@@ -61,7 +61,7 @@ class ExportedDetector:
     def __str__(self) -> str:
         name = self.card["name"] or self.card["architecture"]
         text = f"{self.path}: {name}, {self.path.stat().st_size / 1e6:.3g} MB"
-        if "outputs" in self.card:
+        if isinstance(self.card["outputs"], list):  # weights alone name the class of their task there
             height, width = self.card["input"]["shape"][2:]
             gives = ", ".join(f"{each['name']} ({', '.join(map(str, each['shape']))})" for each in self.card["outputs"])
             text += f", an image of {height} x {width} pixels and its size to {gives}"
