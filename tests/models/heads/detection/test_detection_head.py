@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import FeaturePyramidNetwork, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from two_stage_recordings import RecordingSampler
 
@@ -129,6 +129,28 @@ def test_a_box_is_read_on_the_map_of_its_size() -> None:
     boxes = torch.stack([sides * 0, sides * 0, sides, sides], 1)
     assert Pooler((4, 8, 16, 32), 7, style="mmdetection").levels_of(boxes).tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 3, 3]
     assert Pooler((8, 16), 7, style="mmdetection").levels_of(boxes).tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("style", "arguments"), [("mmdetection", (0, True)), ("torchvision", (2, False))])
+def test_the_gradient_of_pooled_features_is_that_of_roi_align(style: str, arguments: tuple[int, bool]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = torch.rand(30, 2, generator=generator) * torch.tensor([110.0, 70]) - 10
+    boxes = torch.cat([start, start + torch.rand(30, 2, generator=generator) * 90], 1)
+    boxes[:3] = torch.tensor([[5.0, 5, 5, 5], [0, 0, 96, 64], [-40, -40, -20, -20]])
+    gradients = []
+    for pool in (Pooler((8,), 7, style=style), None):
+        level = torch.rand(2, 4, 8, 12, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        if pool is None:
+            rows = torch.cat([torch.tensor([0.0] * 20 + [1.0] * 10)[:, None], boxes], 1)
+            features = roi_align(level, rows, 7, 1 / 8, *arguments)
+        else:
+            features = pool([level], [boxes[:20], boxes[20:]])
+        (features * torch.rand(features.shape, generator=torch.Generator().manual_seed(2))).sum().backward()
+        gradients.append(level.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+    level = torch.rand(1, 4, 8, 12).requires_grad_()
+    Pooler((8,), 7, style=style)([level], [boxes[:0]]).sum().backward()
+    assert not level.grad.any()
 
 
 def test_detectron2_divides_by_the_samples_that_it_wants_and_cuts_boxes_to_the_file() -> None:
