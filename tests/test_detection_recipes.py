@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from config_builds import DETECTORS, ROOT, stopped_at
+
 from mvrec.tasks.detection.head import make_head
 
 pytestmark = pytest.mark.usefixtures("lean_parser")
