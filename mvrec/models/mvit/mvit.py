@@ -243,6 +243,9 @@ class MViT(Backbone):
             level = level if self.cls_token is None else level[:, 1:]
             level_map = level.unflatten(1, grid).permute(0, 4, 1, 2, 3)  # (B, C, t, h, w)
             maps.append(level_map if x.ndim == 5 else level_map.squeeze(2))
+        if self.level_norms is not None and torch.is_grad_enabled():
+            # Some heads read no fine maps. DDP waits for the gradients of their norms, which are zero then.
+            maps[-1] = maps[-1] + sum(0.0 * parameter.sum() for parameter in self.level_norms.parameters())
         return maps
 
     def levels(self, shape: tuple[int, ...]) -> list[Level]:

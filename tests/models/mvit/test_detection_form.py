@@ -74,6 +74,13 @@ def test_every_map_is_normed_and_heads_add_no_norms() -> None:
     assert tables <= model.no_weight_decay()
 
 
+def test_norms_of_maps_that_a_head_does_not_read_have_a_gradient_of_zero() -> None:
+    model = small_form()
+    model.feature_maps(torch.randn(1, 3, 32, 32))[-1].square().sum().backward()
+    gradients = [parameter.grad for parameter in model.level_norms.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
 def test_windows_are_filled_with_zeros_and_joined_again() -> None:
     tokens = torch.arange(1.0, 2 * 2 * 5 * 7 * 3 + 1).view(2, 2 * 5 * 7, 3)
     windows = as_windows(tokens, (2, 5, 7), 4)
