@@ -73,3 +73,21 @@ def test_a_recipe_for_all_tasks_fits_a_detector_of_another_library(command, tmp_
     assert model["backbone"]["class_path"] == "mvrec.models.cloformer_xxs"
     assert (model["layer_decay"], data["batch_size"]) == (0.75, 8)  # the recipe's
     assert config["data"]["class_path"] == "mvrec.data.ObjectFolder"
+
+
+def test_labels_of_yolo_train_are_scored_and_used_without_a_config(command, tmp_path):
+    root, run = tmp_path / "parts", tmp_path / "run"
+    for split in ("train", "val"):
+        trees.write_yolo(root, split=split)
+    (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat, dog]\n")
+    small = ["--model.channels", 8, "--model.head.box_width", 16, "--model.head.test_proposals", 20]
+    code, _, err = command("fit", "--data.root", root, "--run_dir", run, "--trainer.max_steps", 1, *small)
+    assert code == 0, err
+    assert "6 images with 6 objects of 2 classes: cat 4, dog 2" in err
+    assert "3 train, 3 val, by images/train/, images/val/" in err
+    code, out, err = command("test", run)
+    assert code == 0, err
+    assert "3/3 images scored, 0 failed, 3 objects" in out + err
+    code, _, err = command("recognize", root / "images/val", "--ckpt", run, "-o", tmp_path / "objects.json")
+    assert code == 0, err
+    assert len(yaml.safe_load((tmp_path / "objects.json").read_text())["images"]) == 3

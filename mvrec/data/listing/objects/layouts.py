@@ -70,7 +70,7 @@ class ObjectLayout(Layout):
     def place(self, split: str) -> str:
         """Return the annotations of a split."""
         source = self.sources[split if split in self.sources else WHOLE]
-        return str(source.listed or source.place)
+        return str(source.images[0] if source.format == "yolo" else source.listed or source.place)
 
     def expected(self) -> str:
         """Return where annotations may be."""
