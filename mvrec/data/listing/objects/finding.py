@@ -1,6 +1,7 @@
 """The annotations of objects in a root, by names and beginnings of files; needs no torch."""
 
 from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -19,6 +20,7 @@ TITLES: dict[Format, str] = {
 WHOLE = ""  # the split of annotations of all images
 _CSV_STEMS = ("objects", "boxes", "annotations", "labels")
 _FOLDERS = ("", "Annotations", "annotations", "labels", "xml", "xmls", "json", "jsons")  # of files per image
+_FEW = 20  # JSON files of a folder that are all looked into
 _OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")  # of COCO's own files
 
 
@@ -91,32 +93,35 @@ def _of_yaml(path: Path) -> dict[str, Source]:
 
 
 def _json(root: Path) -> dict[str, Source]:
-    folders = [root, root / "annotations", root / "Annotations"]
+    # Folders are listed once: a glob for each pattern would read a folder of a million images twenty times.
+    tops = [list(_files(folder, (".json",))) for folder in (root, root / "annotations", root / "Annotations")]
     sources = {}
     for split, names in SPLIT_FOLDERS.items():
-        patterns = [pattern for name in names for pattern in (f"{name}.json", f"instances_{name}*.json")]
-        patterns += [f"{name}/_annotations.coco.json" for name in names]
-        patterns += [pattern for name in names for pattern in (f"*_{name}*.json", f"{name}*.json", f"{name}/*.json")]
-        if (path := _only_json(folders, patterns, split)) is not None:
+        inside = [list(_files(root / name, (".json",))) for name in names]
+        steps = [(tops, pattern) for name in names for pattern in (f"{name}.json", f"instances_{name}*.json")]
+        steps.append((inside, "_annotations.coco.json"))
+        steps += [(tops, pattern) for name in names for pattern in (f"*_{name}*.json", f"{name}*.json")]
+        steps.append((inside, "*.json"))
+        if (path := _only_json(steps, split)) is not None:
             sources[split] = Source("coco", path)
-    if not sources and (path := _only_json(folders, ["*.json"], "all images")) is not None:
+    if not sources and (path := _only_json([(tops, "*.json")], "all images")) is not None:
         sources[WHOLE] = Source("coco", path)
     return sources
 
 
-def _only_json(folders: Sequence[Path], patterns: Sequence[str], noun: str) -> Path | None:
-    """Return the one file that the first matching pattern has in one of the folders."""
-    for pattern in patterns:
-        for folder in folders:
-            files = [path for path in sorted(folder.glob(pattern)) if not path.name.startswith((".", *_OTHER_TASKS))]
+def _only_json(steps: Sequence[tuple[Sequence[Sequence[Path]], str]], noun: str) -> Path | None:
+    """Return the one file of COCO's form that the first step has: a pattern of names, and files by folder."""
+    for folders, pattern in steps:
+        for files in folders:
+            paths = [path for path in files if fnmatch(path.name, pattern) and not path.name.startswith(_OTHER_TASKS)]
             # A folder with a file per image has many, of another form.
-            files = [path for path in files if is_coco(path)] if len(files) <= 20 or is_coco(files[0]) else []
-            if len(files) > 1:
+            paths = [path for path in paths if is_coco(path)] if len(paths) <= _FEW or is_coco(paths[0]) else []
+            if len(paths) > 1:
                 raise UserError(
-                    f"{files[0]} and {files[1]} are both annotations of {noun}: remove one, or name one as data.root"
+                    f"{paths[0]} and {paths[1]} are both annotations of {noun}: remove one, or name one as data.root"
                 )
-            if files:
-                return files[0]
+            if paths:
+                return paths[0]
     return None
 
 
