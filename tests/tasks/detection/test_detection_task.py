@@ -21,8 +21,8 @@ from mvrec.tasks.detection.coco_figures import FIGURES
 FSDP = f"--config={Path(__file__).parents[3] / 'configs/overlays/fsdp.yaml'}"
 CONFIG = """
 trainer:
-  max_epochs: 16
-  check_val_every_n_epoch: 8
+  max_epochs: 12
+  check_val_every_n_epoch: 6
   accelerator: cpu
   devices: 1
   log_every_n_steps: 1
