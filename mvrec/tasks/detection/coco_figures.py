@@ -54,7 +54,10 @@ class CocoFigures:
     @cached_property
     def figures(self) -> dict[str, float]:
         """The twelve figures, 0..1; nan without an object of the area."""
-        return {name: self._figure(*where) for name, *where in FIGURES}
+        return {
+            name: self._figure(is_precision, threshold, area, most)
+            for name, is_precision, threshold, area, most in FIGURES
+        }
 
     def by_class(self, *, threshold: float | None = None, area: str = "all") -> Values:
         """Return the average precision of each class, (K,); nan for a class without objects.
