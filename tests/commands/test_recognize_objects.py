@@ -17,6 +17,8 @@ from PIL import Image
 from segmenters import scene, write_scene
 
 import mvrec
+from mvrec.data.listing.objects.coco import read_coco
+from mvrec.data.listing.objects.own import read_own
 from mvrec.inference.overlay import write_mp4
 from mvrec.inference.recogniser import load_recogniser
 from mvrec.models.heads.detection.paste import paste_masks
@@ -97,11 +99,14 @@ def test_images_give_rows_lines_and_pictures_under_their_own_names(command, run,
     assert not (tmp_path / "over/legend.png").exists()
 
 
-def test_coco_s_form_is_a_data_set_of_the_same_objects(command, run, images, tmp_path):
-    (tmp_path / "images").symlink_to(images)
+def test_coco_s_form_and_rows_are_data_of_the_same_objects(command, run, images, tmp_path):
     output = images / "found.json"
-    code, _, err = command("recognize", images / "ä.png", images / "below", "--ckpt", run, "-o", output)
+    sources = [images / "ä.png", images / "below"]
+    code, _, err = command("recognize", *sources, "--ckpt", run, "-o", output)
     assert code == 0, err
+    tables = [read_coco(output)]
+    code, _, err = command("recognize", *sources, "--ckpt", run, "-o", tmp_path / "found.csv")
+    tables.append(read_own(tmp_path / "found.csv"))
     answer = COCO(str(output), print_function=lambda *_: None)
     assert [entry["name"] for entry in answer.loadCats(IDS)] == NAMES
     names = {entry["file_name"]: entry for entry in answer.loadImgs(answer.getImgIds())}
@@ -117,6 +122,11 @@ def test_coco_s_form_is_a_data_set_of_the_same_objects(command, run, images, tmp
         corners[:, 2:] += corners[:, :2]
         assert np.abs(corners - boxes).max() < 1e-3
         assert [each["score"] for each in annotations] == pytest.approx(scores.tolist(), abs=1e-5)
+        for table in tables:
+            (row,) = (row for row in range(2) if table.objects(row).path.endswith(name))
+            assert np.abs(table.objects(row).boxes - np.array([each["bbox"] for each in annotations])).max() < 0.02
+    first = tables[0].objects(0)
+    assert rle.area(first.rle(0, first.height, first.width)) == first.areas[0]
     output.unlink()
 
 
@@ -146,7 +156,9 @@ def test_tiles_a_least_score_and_arrays_from_python(run, images):
     single = model.predict(images / "ä.png")
     assert isinstance(single, mvrec.ObjectPrediction)
     assert single.top(1)[0][0] == single.objects.names[0]
-    assert model.features(images / "ä.png").values.shape == (model.backbone.num_features,)
+    vectors = [model.features(source).values for source in (images / "ä.png", single.pixels)]
+    assert np.array_equal(*vectors)
+    assert vectors[0].shape == (model.backbone.num_features,)
     several = list(model.predict([pixels, scene(90, 70)]))
     assert [each.pixels.shape for each in several] == [(200, 260, 3), (90, 70, 3)]
 

@@ -25,6 +25,8 @@ from mvrec.data.views.protocol import (
 def file_views(sample: Sample, protocol: Protocol, *, decoder: Decoder = "auto") -> Tensor:
     """Return the views of a file under a protocol, as `mvrec test` scores them.
 
+    Images whose pixels or objects are recognised come whole and in their own size.
+
     Args:
         sample: A video and the relevant part of it, or an image, to match the protocol.
         protocol: Frames and pixels of the views.
@@ -43,11 +45,11 @@ def _clips(sample: Sample, protocol: ClipProtocol, decoder: Decoder) -> Tensor:
     return video_views(sample, protocol, decoder=decoder, opener=open_video).pixels.transpose(1, 2)
 
 
-def _image(sample: Sample, protocol: ImageProtocol | DetectionProtocol, decoder: Decoder) -> Tensor:
+def _image(sample: Sample, protocol: ImageProtocol, decoder: Decoder) -> Tensor:
     return protocol_view(read_image(sample.path, upright=protocol.upright), protocol)
 
 
-def _whole_image(sample: Sample, protocol: MaskProtocol, decoder: Decoder) -> Tensor:
+def _whole_image(sample: Sample, protocol: MaskProtocol | DetectionProtocol, decoder: Decoder) -> Tensor:
     return torch.from_numpy(read_image(sample.path, upright=protocol.upright)).permute(2, 0, 1)[None]
 
 
@@ -60,5 +62,5 @@ _READERS: dict[str, Callable[[Sample, Any, Decoder], Tensor]] = {
     ImageProtocol.kind: _image,
     MaskProtocol.kind: _whole_image,
     KeyFrameProtocol.kind: _key_frame,
-    DetectionProtocol.kind: _image,
+    DetectionProtocol.kind: _whole_image,
 }

@@ -46,9 +46,12 @@ def painted_masks(pixels: Pixels, masks: Sequence[Mask], colours: Sequence[Colou
         raise ValueError(f"opacity must lie between 0 and 1, got {opacity}")
     painted = pixels.copy()
     for mask, colour in reversed(list(zip(masks, colours, strict=False))):  # none of a network without masks
-        covered: npt.NDArray[np.bool_] = rle.decode(mask).astype(bool)
-        under = pixels[covered].astype(np.float32)
-        painted[covered] = np.rint(under * (1 - opacity) + np.array(colour, np.float32) * opacity).astype(np.uint8)
+        left, top, width, height = (int(side) for side in rle.toBbox(mask))
+        place = slice(top, top + height), slice(left, left + width)
+        covered: npt.NDArray[np.bool_] = rle.decode(mask)[place].astype(bool)
+        under = pixels[place][covered].astype(np.float32)
+        mixed = under * (1 - opacity) + np.array(colour, np.float32) * opacity
+        painted[place][covered] = np.rint(mixed).astype(np.uint8)
     return painted
 
 
