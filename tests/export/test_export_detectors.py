@@ -76,7 +76,8 @@ def test_graphs_give_the_detections_of_the_network(detector_name, style, tmp_pat
 
 
 @pytest.mark.parametrize(("detector_name", "form"), [("mask_rcnn", "whole"), ("retinanet", "raw")])
-def test_onnx_files_give_the_detections_of_the_network(detector_name, form, tmp_path):
+def test_onnx_files_give_the_detections_of_the_network(detector_name, form, tmp_path, monkeypatch):
+    monkeypatch.setattr(fixed_sizes, "ROUNDS", 8)  # of which exporters take seconds
     recogniser = detector(tmp_path, kind="two_stages", detector=detector_name, **PROPOSALS)
     image, size, detections = image_and_size(recogniser)
     result = export(recogniser, tmp_path / "x.onnx", form=form, sides=SIDES)

@@ -109,9 +109,9 @@ class RawDetector(nn.Module):
         return [1.0] * 4 if self.is_cascade else list(self.head.detector.roi_heads.boxes.box_coder.weights)
 
     def maps(self, image: Tensor) -> list[Tensor]:
-        """Return the maps of the pyramid."""
+        """Return the maps of the pyramid, in the order of memory that exporters assume."""
         pairs = zip(self.head.level_norms, self.network.feature_maps(image)[self.head.first_level :], strict=True)
-        return self.head.neck([norm(level) for norm, level in pairs])
+        return [level.contiguous() for level in self.head.neck([norm(level) for norm, level in pairs])]
 
     def forward(self, image: Tensor, size: Tensor) -> tuple[Tensor, ...]:
         """Return boxes, scores and deltas, see `Raw`."""
