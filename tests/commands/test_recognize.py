@@ -121,7 +121,7 @@ def test_formats_say_the_same(command, small_run, small_data):
 
 
 def test_a_file_appears_when_it_is_whole(command, small_run, small_data, tmp_path, monkeypatch):
-    from mvrec.commands import recognize as module
+    from mvrec.commands import writers as module
 
     path, output = next((small_data / "test/grow").glob("*.mp4")), tmp_path / "deep/out.csv"
     arguments = ["recognize", path, path.parent, "--ckpt", small_run, "--format=csv", "-o", output]
