@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign
 
 from mvrec import models
+from mvrec.data.loading.batch import SampleKey
+from mvrec.data.sets.detection.object_folder import ObjectFolder
+from mvrec.data.views.objects import Objects
 from mvrec.models.backbone import Backbone
 from mvrec.models.heads.detection.head import DetectionHead
 from mvrec.models.heads.detection.paste import paste_masks
@@ -173,22 +177,36 @@ def parts(size: tuple[int, int], repeats: int) -> list[Figure]:
     return figures
 
 
+class OurViews:
+    """Training views of the images of a COCO data set, with masks as the network gets them."""
+
+    def __init__(self, root: Path) -> None:
+        data = ObjectFolder(str(root), seed=0)
+        data.setup("validate")
+        index = data.index("train")
+        self.samples, self.count = data.train_dataset(index, seed=0), len(index)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> tuple[Tensor, dict[str, Any]]:
+        if number >= self.count:
+            raise IndexError(number)
+        item = self.samples[SampleKey(epoch=0, index=number)]
+        (view,) = Objects.batched(item.targets)
+        return item.views[0], view
+
+
 def loader(repeats: int, *, count: int) -> list[Figure]:
     """Measure the way of an image with its objects from the file to the network's pixels."""
-    from mvrec.data.sets.detection.object_folder import ObjectFolder
-
     figures = []
     for objects in (OBJECTS, 40):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "data"
             annotations = write_images(root, count=count, objects=objects)
-            data = ObjectFolder(str(root))
-            data.setup("fit")
-            training = data.train_dataset
-            peer = WholeMasks(root / "train", annotations, (800, 1333))
             read = {
-                "mvrec": lambda training=training: [training[number] for number in range(len(training))],
-                "torchvision": lambda peer=peer: [peer[number] for number in range(len(peer))],
+                "mvrec": partial(list, OurViews(root)),
+                "torchvision": partial(list, WholeMasks(root / "train", annotations, (800, 1333))),
             }
             figures.append(
                 compare(f"image of 640 x 480 with {objects} objects", read, repeats, per=count, goal=GOALS["loader"])

@@ -84,6 +84,8 @@ class WholeMasks:
         return len(self.images)
 
     def __getitem__(self, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        if number >= len(self.images):
+            raise IndexError(number)
         about = self.images[number]
         height, width = about["height"], about["width"]
         objects = self.objects[about["id"]]
