@@ -219,12 +219,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one repeat at 256 x 320 on the smallest network")
     parser.add_argument("--only", choices=("network", "parts", "loader"), help="one kind of rows")
     parser.add_argument("--network", choices=NAMES, default="shunted_t", help="the backbone")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="turns after a warm-up")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="turns of networks after a warm-up")
     add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     size, repeats = ((256, 320), 1) if options.quick else (SIZE, options.repeats)
+    turns = 1 if options.quick else 5  # of parts, which take little time
     name = NAMES[0] if options.quick else options.network
     figures = Figures.of(options, "detection", packages=("torch", "torchvision"))
     print(f"{figures.title}; {size[0]} x {size[1]}, one thread; CPU seconds (wall seconds), medians\n\n{HEADER}")
@@ -236,9 +237,9 @@ def main() -> None:
             figures.add(*measure(subject, pair, images, row._replace(goal={subject: GOALS["step"]}), repeats))
         figures.add(*measure_memory(subject, pair, images, None, autocast=(False,)))
     if "parts" in kinds:
-        figures.add(*parts(size, repeats))
+        figures.add(*parts(size, turns))
     if "loader" in kinds:
-        figures.add(*loader(repeats, count=4 if options.quick else 24))
+        figures.add(*loader(turns, count=4 if options.quick else 24))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ def main(arguments: list[str]) -> None:
         f"{fit.datamodule.root}",
         f"trained Mask R-CNN on an MViT, {parameters / 1e6:.2f} M parameters, for {fit.trainer.max_epochs} epochs in "
         f"{minutes:.1f} minutes",
-        f"test box AP: {metrics['map']} %, at IoU 0.5: {metrics['map_50']} % ({scores.counts('images')})",
+        f"test box AP: {metrics['map']} %, at IoU 0.5: {metrics['map_50']} % ({len(scores.images)} images, "
+        f"{scores.facts()['objects']} objects)",
         f"test mask AP: {metrics['mask_map']} %, at IoU 0.5: {metrics['mask_map_50']} %",
         f"what it sees in {len(images)} test images: {overlays}; everything else: {options.run_dir}",
     ]
