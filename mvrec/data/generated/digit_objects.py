@@ -39,7 +39,7 @@ class DigitObjects(ObjectFolder):
         train_images: Scenes in the training split.
         val_images: Scenes in the validation split.
         test_images: Scenes in the test split.
-        protocol: See `DetectionData`; by default the scenes in their own size.
+        protocol: See `DetectionData`; by default the scenes in their own size, which is also that of the network.
         augment: See `DetectionData`. By default none: a mirrored digit is none.
         batch_size: See `DetectionData`.
         max_bad_fraction: See `DetectionData`.
@@ -56,7 +56,7 @@ class DigitObjects(ObjectFolder):
         train_images: int = 600,
         val_images: int = 50,
         test_images: int = 100,
-        protocol: str = "whole",
+        protocol: str = "mmdetection-128x128",
         augment: ObjectAugment = ObjectAugment(short_sides=None, flip_probability=0.0),  # noqa: B008 - frozen
         batch_size: int = 8,
         max_bad_fraction: float = 0.0,
