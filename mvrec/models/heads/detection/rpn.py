@@ -154,8 +154,8 @@ class ProposalNetwork(nn.Module):
             cell, shape = anchor // shapes, anchor % shapes
             hidden = _convolved_at(self.head.conv, level, image, cell // level.shape[3], cell % level.shape[3])
             numbers = torch.arange(len(image), device=image.device)
-            logits.append(self.head.cls_logits(hidden).float().flatten(1)[numbers, shape])
-            deltas.append(self.head.bbox_pred(hidden).float().unflatten(1, (shapes, 4)).flatten(2)[numbers, shape])
+            logits.append(_whole(hidden, self.head.cls_logits).float()[numbers, shape])
+            deltas.append(_whole(hidden, self.head.bbox_pred).float().unflatten(1, (shapes, 4))[numbers, shape])
             images.append(image)
             anchors.append(anchor + offset)
             offset += flag.shape[1]
@@ -163,7 +163,7 @@ class ProposalNetwork(nn.Module):
 
 
 def _convolved_at(convs: nn.Sequential, level: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Return what 3 x 3 convolutions with a bias and ReLU give for some cells of a map: (N, C, 1, 1).
+    """Return what 3 x 3 convolutions with a bias and ReLU give for some cells of a map: (N, C).
 
     A training step looks at a few cells of some ten thousand, so the gradient of the whole map is all but empty, and
     would take a third of the time of the step.
@@ -183,9 +183,15 @@ def _convolved_at(convs: nn.Sequential, level: Tensor, image: Tensor, row: Tenso
     for block in convs.children():
         conv = next(block.children())
         assert isinstance(conv, nn.Conv2d)
-        cells = F.relu(F.conv2d(cells * inside, conv.weight, conv.bias))
-        inside = inside[:, :, 1:-1, 1:-1]
+        cells, inside = cells * inside, inside[:, :, 1:-1, 1:-1]
+        is_last = cells.shape[2:] == conv.weight.shape[2:]
+        cells = F.relu(_whole(cells, conv) if is_last else F.conv2d(cells, conv.weight, conv.bias))
     return cells
+
+
+def _whole(cells: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Return a convolution's outputs (N, D) for inputs (N, C, s, s) of the size of its kernel, as one product."""
+    return F.linear(cells.flatten(1), conv.weight.flatten(1), conv.bias)
 
 
 def box_loss(deltas: Tensor, targets: Tensor, *, beta: float) -> Tensor:
