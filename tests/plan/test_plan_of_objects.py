@@ -30,6 +30,21 @@ def test_objects_are_counted_split_and_measured(tmp_path):
     assert look_at_objects(tmp_path, fold="2/5").files == {"train": 8, "val": 2}
 
 
+def test_what_spoils_a_score_is_a_remark(tmp_path):
+    for split, name in (("train", "b.png"), ("val", "c.png")):
+        boxes = {f"{split}.png": trees.BOXES[name], f"{split}2.png": []}
+        trees.write_images(tmp_path / split, dict.fromkeys(boxes, (50, 50)), seed=len(split))
+        trees.write_json(tmp_path / f"{split}.json", trees.coco(boxes, dict.fromkeys(boxes, (50, 50))))
+    (tmp_path / "val/val.png").write_bytes((tmp_path / "train/train.png").read_bytes())
+    assert look_at_objects(tmp_path).remarks == (
+        "train/train.png and val/val.png are the same image, in train and in val: keep it in one, or the score will be "
+        "too good",
+        "1 image to train on without objects: learned as background",
+        "no object to train on for 1 class, such as 'dog'",
+        "no validation image has an object: there will be no score",
+    )
+
+
 @pytest.mark.parametrize("place", ["folder", "file"])
 def test_init_writes_a_detector(command, tmp_path, place):
     root, output = write(tmp_path / "scenes", shapes=place == "folder"), tmp_path / "plan.yaml"
