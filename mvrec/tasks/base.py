@@ -237,10 +237,14 @@ class Task(L.LightningModule, ABC):
             layout = torch.channels_last if len(self.backbone.input_shape) == 3 else torch.channels_last_3d
             self.backbone.to(memory_format=layout)
         if self.compiled:
-            self.backbone.compile()
+            self.compile_backbone()
         if is_sharded(self.trainer):
             blocks = shard(self.backbone, self.backbone.parameter_stages(), self.device_mesh)
             log.info("%d blocks are sharded over %d processes", blocks, self.trainer.world_size)
+
+    def compile_backbone(self) -> None:
+        """Compile the network with its head."""
+        self.backbone.compile()
 
     def train(self, mode: bool = True) -> "Task":
         """Set training or evaluation mode; frozen layers stay in evaluation mode, with their running statistics."""

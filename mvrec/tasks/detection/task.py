@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
+import torch
 from torch import Tensor
 
 from mvrec.data.loading.batch import ClipBatch
@@ -160,6 +161,10 @@ class Detection(Task):
         )
         if saved is not None:
             self._numbers = ObjectNumbers(saved, names)
+
+    def compile_backbone(self) -> None:
+        """Compile the maps alone: a head chooses boxes, whose number differs from image to image."""
+        self.backbone.feature_maps = torch.compile(self.backbone.feature_maps)  # type: ignore[method-assign]
 
     @property
     def _data_have_masks(self) -> bool:

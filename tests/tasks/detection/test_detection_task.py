@@ -294,6 +294,14 @@ def test_a_run_with_a_setting_of_its_own(config, tmp_path, flags, no_pictures):
     assert all(loss == loss for loss in losses)
 
 
+def test_the_maps_are_compiled_and_the_head_is_not(config, tmp_path, monkeypatch, no_pictures):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function.__name__) or function)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    run(["fit", *config, f"--run_dir={tmp_path}", "--trainer.max_steps=1", "--model.compile=true"])
+    assert compiled == ["feature_maps"]
+
+
 def test_true_half_precision_is_refused(config, tmp_path):
     with pytest.raises(UserError, match="bf16-true rounds the corners of boxes: use bf16-mixed"):
         run(["fit", *config, f"--run_dir={tmp_path}", "--trainer.precision=bf16-true"])
