@@ -317,5 +317,5 @@ def described(layout: Layout, root: Path) -> str:
         return "class folders"
     if isinstance(layout, Folds):
         return f"{described(layout.layout, root)}, fold {layout.fold}"
-    places = [layout.place(split) for split in SPLITS if layout.has(split)]
+    places = dict.fromkeys(layout.place(split) for split in SPLITS if layout.has(split))  # one file may list all
     return ", ".join(place.removeprefix(f"{root}/") + ("/" if Path(place).is_dir() else "") for place in places)

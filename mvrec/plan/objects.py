@@ -88,7 +88,7 @@ def _classes(layout: ObjectLayout, split: str) -> Counter[str]:
 def _remarks(layout: ObjectLayout) -> Iterator[str]:
     table = layout.table("train")
     if empty := int((np.diff(table.starts) == 0).sum()):
-        yield f"{counted(empty, 'images to train on')} without objects: learned as background"
+        yield f"{counted(empty, 'images')} to train on without objects: learned as background"
     if missing := [name for name, count in _classes(layout, "train").items() if not count]:
         yield f"no object to train on for {counted(len(missing), 'classes')}, such as {missing[0]!r}"
     if layout.has("val") and not layout.table("val").num_objects:
