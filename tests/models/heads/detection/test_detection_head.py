@@ -12,6 +12,7 @@ from two_stage_recordings import RecordingSampler
 
 from mvrec.models.backbone import FeatureInfo
 from mvrec.models.heads.detection.head import DetectionHead, padded
+from mvrec.models.heads.detection.masks import mask_targets
 from mvrec.models.heads.detection.pooler import Pooler
 from mvrec.models.heads.detection.results import ImageSize
 
@@ -151,6 +152,18 @@ def test_the_gradient_of_pooled_features_is_that_of_roi_align(style: str, argume
     level = torch.rand(1, 4, 8, 12).requires_grad_()
     Pooler((8,), 7, style=style)([level], [boxes[:0]]).sum().backward()
     assert not level.grad.any()
+
+
+def test_masks_of_mmdetection_go_on_in_the_padding_of_the_batch() -> None:
+    full, corner = torch.ones(1, 20, 30, dtype=torch.uint8), torch.tensor([[26.0, 16, 30, 20]])
+    for size, style, value in (
+        ((32, 32), "mmdetection", 0),
+        ((20, 30), "mmdetection", 1),
+        ((32, 32), "detectron2", 1),
+    ):
+        cells = mask_targets(full, corner, torch.tensor([0]), 28, size=size, style=style)
+        assert cells[0, -1, -1] == value
+        assert cells[0, :-4, :-4].all()
 
 
 def test_detectron2_divides_by_the_samples_that_it_wants_and_cuts_boxes_to_the_file() -> None:
