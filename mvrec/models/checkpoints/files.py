@@ -51,12 +51,17 @@ class _Settings:
 
 TORCH_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")  # of files before version 1.6
 NUMPY_SCALAR: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
+NUMPY_ARRAY: Callable[..., Any] = np.zeros(0).__reduce__()[0]  # type: ignore[assignment]
 NUMPY_KINDS = (np.float64, np.float32, np.int64, np.int32, np.bool_)
 # Settings and scores in published files, read as plain containers: none of their code runs.
 HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_Settings, "argparse.Namespace"),
     (OrderedDict, "yacs.config.CfgNode"),
     (OrderedDict, "fvcore.common.config.CfgNode"),
+    (_Settings, "mmengine.logging.history_buffer.HistoryBuffer"),  # curves of losses, which are arrays
+    np.ndarray,
+    (NUMPY_ARRAY, "numpy._core.multiarray._reconstruct"),
+    (NUMPY_ARRAY, "numpy.core.multiarray._reconstruct"),
     (NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
     (NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
     np.dtype,

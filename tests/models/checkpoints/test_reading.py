@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections import Counter, UserDict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,25 @@ def test_settings_and_scores_of_the_authors_files_do_not_stop_the_weights(model:
         "epoch": np.int64(3),
     }
     check_loads(saved(tree, tmp_path / "x.pth"), model)
+
+
+def test_curves_in_checkpoints_of_mmengine_do_not_stop_the_weights(
+    model: MViT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every checkpoint that mmdetection 3 or mmsegmentation 1 writes while training has them."""
+    names = ("mmengine", "mmengine.logging", "mmengine.logging.history_buffer")
+    modules = {name: ModuleType(name) for name in names}
+    kind = type("HistoryBuffer", (), {"__module__": names[-1]})
+    modules[names[-1]].HistoryBuffer = kind
+    curve = kind()
+    curve.__dict__.update(_max_length=10, _log_history=np.array([0.5, 0.25]), _count_history=np.array([1, 1]))
+    with monkeypatch.context() as patch:
+        for name, module in modules.items():
+            patch.setitem(sys.modules, name, module)
+        path = saved(
+            {"state_dict": model.state_dict(), "message_hub": {"log_scalars": {"loss": curve}}}, tmp_path / "a.pth"
+        )
+    check_loads(path, model)
 
 
 class Harmful:
