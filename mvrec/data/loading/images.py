@@ -140,8 +140,8 @@ def image_size(path: FilePath, *, upright: bool = True) -> tuple[int, int]:
         with warnings.catch_warnings(), _opened(path) as image:
             warnings.simplefilter("ignore")
             width, height = image.size
-            # A PNG without this block before its pixels would be decoded in full for it.
-            may_be_turned = upright and (image.format != "PNG" or "exif" in image.info)
+            # Of a TIFF Pillow turns the size itself; a PNG without this block in front would be decoded in full for it.
+            may_be_turned = upright and image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
             is_turned = may_be_turned and image.getexif().get(_ORIENTATION, 1) in _LYING
             return (width, height) if is_turned else (height, width)
     except (MemoryError, DecodeError):

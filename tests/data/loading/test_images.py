@@ -17,7 +17,7 @@ from mvrec.data.listing.index import Row, SampleIndex
 from mvrec.data.listing.layouts import find_split
 from mvrec.data.loading import images as module
 from mvrec.data.loading.batch import SampleKey, collate
-from mvrec.data.loading.images import EvalImages, TrainImages, protocol_view
+from mvrec.data.loading.images import EvalImages, TrainImages, image_size, protocol_view
 from mvrec.data.views.geometry import choose_geometry, random_crop_box
 from mvrec.data.views.protocol import ImageProtocol
 from mvrec.data.views.transforms import Augment, crop_and_resize, train_view
@@ -335,3 +335,14 @@ def test_test_reads_val_where_there_is_no_test_split_and_says_so(tree, tmp_path,
     for options, result in (({}, (2, "test images")), ({"test_split": "val"}, (4, "val images"))):
         assert tested(tmp_path, **options) == result
         assert "no test split" not in caplog.text
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("upright", [True, False])
+def test_the_header_says_the_size_of_the_pixels_however_they_are_turned(tmp_path, ending, upright):
+    for orientation in (1, 3, 6, 8):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / f"{orientation}.{ending}"
+        Image.new("RGB", (30, 20)).save(path, exif=exif)
+        assert image_size(path, upright=upright) == read_image(path, upright=upright).shape[:2]
