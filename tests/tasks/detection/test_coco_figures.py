@@ -13,7 +13,10 @@ from faster_coco_eval.core import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mvrec.data.listing.objects.shapes import ShapePacking
+from mvrec.data.listing.objects.table import ImageObjects
 from mvrec.data.loading.batch import BadSample
+from mvrec.data.views.objects import Objects
 from mvrec.data.views.targets import NoTarget
 from mvrec.tasks.detection.coco_figures import FIGURES, coco_figures
 from mvrec.tasks.detection.detecting import ImageDetections
@@ -238,6 +241,23 @@ def test_an_image_whose_outputs_are_not_finite_is_missed():
     assert failed.facts()["objects"] == expected.facts()["objects"]
     assert "1 failed" in failed.counts("images")
     assert failed.metrics()["map"] < scored(images).metrics()["map"]
+
+
+@pytest.mark.parametrize("size", [(0, 0), (20, 30)])
+def test_an_unreadable_image_has_missed_objects_and_masks_also_if_nobody_knows_its_size(size):
+    images, shapes = random_set(8), ShapePacking()
+    shapes.add(polygons=[[1, 1, 9, 1, 9, 9]])
+    one, box = np.zeros(1, np.int32), np.array([[1.0, 1, 8, 8]])
+    crowd, areas, ids = np.zeros(1, bool), np.array([32.0]), np.ones(1, np.int64)
+    objects = ImageObjects("a.png", *size, 5, box, one, crowd, areas, ids, shapes.shapes())
+    keeper = ScoreKeeper(RegionTally(4, masks=True), num_views=1, expected=len(images) + 1)
+    for sample, image in enumerate(images):
+        keeper.add([output_of(image)], [view_of(image)], torch.tensor([sample]))
+    keeper.fail((BadSample(99, "a.png", "damaged", target=Objects(objects, Path("a.png"))),))
+    scores, whole = keeper.gather(), scored(images)
+    assert scores.facts()["objects"] == whole.facts()["objects"] + 1
+    for kind in ("recall_100", "mask_recall_100"):
+        assert scores.metrics()[kind] < whole.metrics()[kind]
 
 
 def test_masks_rank_if_asked_and_need_masks():

@@ -163,8 +163,8 @@ def test_scores_are_those_of_one_process(trained, tested, tmp_path, world):
     assert metrics_of(tmp_path)["metrics"] == metrics_of(tested)["metrics"]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_train_also_where_one_has_no_objects(config, scenes, tmp_path, strategy):
+@pytest.mark.parametrize(("strategy", "detector"), [("ddp", "mask_rcnn"), ("fsdp", "cascade_mask_rcnn")])
+def test_two_processes_train_also_where_one_has_no_objects(config, scenes, tmp_path, strategy, detector):
     """All images of one process are empty at every step: batches are shared out by rank, image by image."""
     root = tmp_path / "objects"
     shutil.copytree(scenes, root)
@@ -174,6 +174,7 @@ def test_two_processes_train_also_where_one_has_no_objects(config, scenes, tmp_p
     content["annotations"] = [row for row in content["annotations"] if row["image_id"] == first]
     path.write_text(json.dumps(content))
     flags = [f"--data.root={root}", "--data.batch_size=1", "--trainer.max_epochs=1", f"--run_dir={tmp_path / 'run'}"]
+    flags.append(f"--model.detector={detector}")
     options = {} if strategy == "ddp" else {"strategy": None}
     more = [FSDP] if strategy == "fsdp" else []
     for process in run_ranks(2, "fit", *config, *flags, *more, **options):
@@ -248,6 +249,7 @@ def test_its_report_shows_classes_curves_mistakes_and_the_worst_images(command, 
     titles = ("classes", "precision-and-recall", "mistakes", "confusions", "worst-images")
     assert [title for title in titles if f'<h2 id="{title}">' not in page] == []
     assert "AP of boxes, at IoU 0.5" in page
+    assert " more figures</summary>" in page
     assert page.count('alt="objects in') == len(entries) > 0
     assert "no picture" not in page
     drawn = sum(len(entry["true"]) + sum(bool(box["mistake"]) for box in entry["detected"]) for entry in entries)
