@@ -9,19 +9,15 @@ import numpy as np
 from PIL import Image
 
 OVERLAYS = Path("runs/demo_detection/overlays")
-COLUMNS, SCALE = 6, 2
 GAP = 8  # pixels
 
 
 def main() -> None:
-    """Write the picture next to this file."""
-    pictures = []
-    for path in sorted(OVERLAYS.glob("*.png"))[:COLUMNS]:
+    """Write the test images with their objects in a row, next to this file."""
+    padded = []
+    for path in sorted(OVERLAYS.glob("*.png")):
         with Image.open(path) as image:
-            pictures.append(
-                np.asarray(image.resize((image.width * SCALE, image.height * SCALE), Image.Resampling.LANCZOS))
-            )
-    padded = [np.pad(each, ((0, 0), (0, GAP), (0, 0)), constant_values=255) for each in pictures]
+            padded.append(np.pad(np.asarray(image), ((0, 0), (0, GAP), (0, 0)), constant_values=255))
     sheet = np.concatenate(padded, axis=1)[:, :-GAP]
     Image.fromarray(sheet).save(Path(__file__).with_name("detection.jpg"), quality=85, optimize=True)
 

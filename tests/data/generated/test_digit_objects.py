@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
-from mvrec.data.generated.digit_objects import CLASSES, generate_digit_objects, visible_digits
+from mvrec.data.generated.digit_objects import CLASSES, DigitObjects, generate_digit_objects, visible_digits
 from mvrec.data.generated.digit_scenes import Scene
+from mvrec.data.sets.detection.object_folder import ObjectFolder
 from mvrec.errors import UserError
 
 IMAGES = {"train": 12, "val": 3, "test": 3}
@@ -60,23 +60,25 @@ def test_a_hidden_digit_is_no_object():
     assert (visible.digit, visible.box()) == (3, (60, 5, 40, 1))
 
 
-def test_a_yolo_folder_has_the_same_images_and_boxes(coco, tmp_path):
+def test_both_layouts_are_read_with_the_same_boxes_and_masks_fit_them(coco, tmp_path):
     root = tmp_path / "yolo"
     generate_digit_objects(root, images=IMAGES, layout="yolo")
-    about = yaml.safe_load((root / "data.yaml").read_text())
-    assert about["names"] == dict(enumerate(CLASSES))
-    for split, count in IMAGES.items():
-        file = json.loads((coco / f"annotations/instances_{split}.json").read_text())
-        folder = root / about["path"] / about[split]
-        assert len([*folder.iterdir()]) == count
-        for image in file["images"]:
-            assert (folder / image["file_name"]).read_bytes() == (coco / split / image["file_name"]).read_bytes()
-            lines = (root / "labels" / split / image["file_name"]).with_suffix(".txt").read_text().splitlines()
-            boxes = [(int(line.split()[0]), [128 * float(word) for word in line.split()[1:]]) for line in lines]
-            annotations = [each for each in file["annotations"] if each["image_id"] == image["id"]]
-            assert [label for label, _ in boxes] == [each["category_id"] - 1 for each in annotations]
-            for (_, (x, y, width, height)), each in zip(boxes, annotations, strict=True):
-                assert each["bbox"] == pytest.approx([x - width / 2, y - height / 2, width, height], abs=1e-3)
+    data = DigitObjects(str(coco), train_images=12, val_images=3, test_images=3, batch_size=4, num_workers=0)
+    data.prepare_data()  # keeps what is there
+    boxes = ObjectFolder(str(root), num_workers=0)
+    for module in (data, boxes):
+        module.setup("fit")
+        assert module.class_names == CLASSES
+    for split in ("train", "val"):
+        table, yolo = data.table(split), boxes.table(split)
+        assert (table.labels == yolo.labels).all()
+        np.testing.assert_allclose(table.boxes, yolo.boxes, atol=1e-3)
+    batch = next(iter(data.train_dataloader()))
+    assert tuple(batch.clips.shape) == (4, 3, 128, 128)
+    for view in batch.targets:
+        for box, mask in zip(view["boxes"].tolist(), view["masks"], strict=True):
+            rows, columns = mask.nonzero().unbind(1)
+            assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
 def test_a_folder_of_something_else_is_refused(coco, tmp_path):
