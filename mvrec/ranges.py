@@ -55,6 +55,7 @@ RANGES: Mapping[str, Range] = {
     "mlp_ratio": Range(0, 1000, above=True),
     "drop_path_rate": SHARE_BELOW_1,
     "head_dropout": SHARE_BELOW_1,
+    "norm_eps": SHARE,
     "dropout": SHARE_BELOW_1,
     "channels": Range(1, 65_536),
     # training

@@ -62,6 +62,7 @@ def create_baseline(
     in_channels: int | None = None,
     drop_path_rate: float | None = None,
     head_dropout: float | None = None,
+    norm_eps: float | None = None,
 ) -> Backbone:
     """Return another library's network with random weights; None leaves a knob to the library.
 
@@ -73,6 +74,8 @@ def create_baseline(
         in_channels: Channels of the input.
         drop_path_rate: Stochastic depth of the last block.
         head_dropout: Dropout before the classifier.
+        norm_eps: Number that batch normalisation adds to variances. torchvision's first weights for COCO (COCO_V1 of
+            its detectors) need 0, with which they were trained.
 
     Raises:
         UserError: The network does not exist or does not support a knob, or its library is not installed.
@@ -86,8 +89,20 @@ def create_baseline(
         raise UserError(f"{name}: {error}") from None
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise UserError(f"{name} cannot be built like that: {one_line(error)}") from error
+    if norm_eps is not None:
+        _set_norm_eps(net, norm_eps, name)
     kind = TimmBaseline if library == "timm" else Baseline
     return kind(net, origin=origin, num_classes=num_classes)
+
+
+def _set_norm_eps(net: nn.Module, eps: float, name: str) -> None:
+    norms = [each for each in net.modules() if isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)]
+    if not norms:
+        raise UserError(f"{name} has no batch normalisation: leave norm_eps unset")
+    if eps < 0:
+        raise UserError(f"{name}: norm_eps must be 0 or more, got {eps}")
+    for norm in norms:
+        norm.eps = eps
 
 
 def list_baselines(library: str) -> list[str]:

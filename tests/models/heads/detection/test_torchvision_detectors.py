@@ -1,12 +1,21 @@
 """Heads in torchvision's style next to torchvision's detectors with the same random weights."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import detection
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection._utils import overwrite_eps
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import FrozenBatchNorm2d
 
 from mvrec.models.backbone import FeatureInfo
+from mvrec.models.baselines.names import create_baseline
+from mvrec.models.checkpoints import load_weights
+from mvrec.models.checkpoints.files import read_weights
 from mvrec.models.heads.detection.head import DetectionHead
 from mvrec.models.heads.detection.paste import paste_masks
 from mvrec.models.heads.detection.results import Detections, ImageSize
@@ -78,7 +87,7 @@ def inputs(model: nn.Module) -> tuple[ImageList, list[dict[str, Tensor]], dict[s
 def sizes_of(batch: ImageList) -> list[ImageSize]:
     return [
         ImageSize(height, width, width / frame[1], height / frame[0])
-        for (height, width), frame in zip(batch.image_sizes, FRAMES, strict=True)
+        for (height, width), frame in zip(batch.image_sizes, FRAMES, strict=False)  # of the first, or both
     ]
 
 
@@ -131,3 +140,33 @@ def test_losses_and_gradients_are_those_of_torchvision(name: str) -> None:
             difference = (parameters[our_name(key)].grad - parameter.grad).norm()
             # Rounding turns a ReLU of the many off or on.
             assert difference <= 1e-3 * parameter.grad.norm() + 1e-6, key
+
+
+def test_a_file_of_a_detector_with_frozen_norms_has_its_detections_with_their_eps(tmp_path: Path) -> None:
+    """COCO_V1 was trained with an eps of 0."""
+    torch.manual_seed(0)
+    body = resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=FrozenBatchNorm2d)
+    model = MaskRCNN(body, num_classes=NUM_CLASSES + 1, **FEW).eval()
+    overwrite_eps(model, 0.0)
+    for module in model.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.running_var.uniform_(1e-5, 2e-5)
+            module.weight.mul_(4e-3)  # outputs remain about 1
+    torch.save(model.state_dict(), tmp_path / "v1.pth")
+    errors = []
+    for eps in (0.0, None):
+        network = create_baseline("torchvision/resnet18", num_classes=2, norm_eps=eps)
+        arguments = read_weights(tmp_path / "v1.pth").details["head"] | {"max_detections": 20, "test_proposals": 60}
+        network.place_head(DetectionHead(network.feature_info, NUM_CLASSES, **arguments), NUM_CLASSES)
+        assert load_weights(network, tmp_path / "v1.pth").complete
+        picture = torch.rand(3, *FRAMES[0], generator=torch.Generator().manual_seed(1))
+        batch, _ = model.transform([picture])
+        with torch.no_grad():
+            answer = model([picture])[0]
+            image = network.eval()(batch.tensors, sizes_of(batch))[0]
+        assert len(image.boxes) == len(answer["boxes"]) == 20
+        errors.append((image.scores - answer["scores"]).abs().max())
+        if eps == 0:
+            assert torch.equal(image.labels + 1, answer["labels"])
+            torch.testing.assert_close(image.boxes, answer["boxes"], rtol=0, atol=1e-3)
+    assert errors[0] < 1e-5 < errors[1]
