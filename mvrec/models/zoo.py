@@ -71,6 +71,7 @@ def create_model(
     branches: Branches | None = None,
     unpooled_kv_blocks: tuple[int, ...] | None = None,
     detection: bool | None = None,
+    norm_eps: float | None = None,
     allow_partial: bool = False,
 ) -> Backbone:
     """Build a network by name, accelerated (see `accelerate`), with random weights or those of a file.
@@ -93,6 +94,7 @@ def create_model(
         branches: The kinds of attention (CloFormer).
         unpooled_kv_blocks: Blocks whose keys and values are not pooled (MViT-B 16x4).
         detection: Attend in windows and norm all maps, as detectors need it (MViTv2 for images).
+        norm_eps: Eps of batch normalisation (baselines); 0 for the detectors of torchvision's COCO_V1.
         allow_partial: Load only the tensors of the file that fit.
 
     Raises:
@@ -109,6 +111,7 @@ def create_model(
         "branches": branches,
         "unpooled_kv_blocks": unpooled_kv_blocks,
         "detection": detection,
+        "norm_eps": norm_eps,
     }
     knobs = {knob: value for knob, value in values.items() if value is not None}
     if "/" in name:
