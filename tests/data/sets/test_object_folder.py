@@ -204,6 +204,16 @@ def test_classes_without_objects_and_objects_without_outlines_are_named(root, ca
     assert "classes without a training object: 'cow'" in caplog.text
     assert "1 of 20 objects have no outline: their masks are their boxes" in caplog.text
     assert data.class_names == ("cat", "dog", "cow")
+    assert data.class_counts[2] == 0
+    ordered = fitted(root, classes=["dog", "cow", "cat"])
+    assert (ordered.class_names, ordered.class_ids) == (("dog", "cow", "cat"), (7, 9, 3))
+    (single,) = next(iter(ordered.val_dataloader())).targets
+    (before,) = next(iter(data.val_dataloader())).targets
+    assert [("dog", "cow", "cat")[label] for label in single["truth_labels"]] == [
+        data.class_names[label] for label in before["truth_labels"]
+    ]
+    with pytest.raises(UserError, match=r"train\.json: object \d+ of .*: 'cat' is none of the 1 classes: dog"):
+        fitted(root, classes=["dog"])
 
 
 def test_coco_is_read_in_the_layout_of_its_release(tmp_path, root):
