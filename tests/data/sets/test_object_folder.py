@@ -172,6 +172,7 @@ def test_boxes_of_a_turned_picture_fit_it_as_viewers_show_it_or_as_it_is_stored(
     data.setup("fit")
     (batch,) = data.val_dataloader()
     assert (batch.bad, batch.targets[0]["frame"].tolist()) == ((), [40, 60])
+    assert not any(batch.bad for batch in data.train_dataloader())
     assert "not turned as their EXIF blocks say" in str(data.val_protocol)
     for image in content["images"]:
         image |= {"height": 60, "width": 40}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mvrec.data.loading.images import EvalImages, TrainImages
@@ -54,10 +55,11 @@ class TrainObjects(TrainImages):
             angle = choose_angle(augment, seed=seed)
             frames, target = turned_frames(frames, angle, padding=self.padding), target.turned(angle)
         way = choose_object_geometry(*frames.shape[1:3], augment=augment, seed=seed)
-        view = crop_and_resize(
+        scaled = crop_and_resize(
             frames, way.box, way.size, interpolation=way.interpolation, antialias=way.antialias
-        ).contiguous()
-        view = view.flip(-1) if way.flip else view
+        ).numpy()
+        # Mirrored and put into order in one copy.
+        view = torch.from_numpy(np.ascontiguousarray(scaled[..., ::-1] if way.flip else scaled))
         if augment.photometric is not None:
             view = augment.photometric(view, random.Random(derive_seed("photometric", seed)))
         if augment.after_crop is not None:

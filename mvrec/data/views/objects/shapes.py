@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mvrec.data.listing.objects.shapes import run_lengths
 from mvrec.data.views.geometry import Box, Geometry
 
 Points = npt.NDArray[np.float64]  # (n, 2), x and y in pixels
@@ -135,7 +136,7 @@ def filled(polygons: Sequence[Points], height: int, width: int) -> Piece | None:
     x, y, box_width, box_height = (int(side) for side in np.ravel(coco.toBbox(union)))
     if not box_width:
         return None
-    return Piece(top + y, left + x, coco.decode(union)[y : y + box_height, x : x + box_width])
+    return Piece(top + y, left + x, decoded(union)[y : y + box_height, x : x + box_width])
 
 
 def _shifted(polygon: Points, left: int, top: int) -> Points:
@@ -162,6 +163,15 @@ def stacked(pieces: Sequence[Piece | None], height: int, width: int) -> npt.NDAr
             left, top, right, bottom = piece.corners
             mask[top:bottom, left:right] = piece.pixels
     return masks
+
+
+def decoded(rle: dict[str, Any]) -> npt.NDArray[np.uint8]:
+    """Return the mask (h, w) of compressed run lengths of COCO; many times faster than decoding it run by run."""
+    height, width = rle["size"]
+    lengths = run_lengths(counts_of(rle))
+    assert lengths is not None
+    bits = np.arange(len(lengths), dtype=np.uint8) & 1  # out of the mask and in it in turn
+    return np.repeat(bits, lengths).reshape(width, height).T
 
 
 def rectangle(box: Sequence[float]) -> Points:

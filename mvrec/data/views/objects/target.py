@@ -12,7 +12,7 @@ from torch import Tensor
 from mvrec.data.listing.archive import FilePath
 from mvrec.data.listing.objects.table import ImageObjects
 from mvrec.data.views.geometry import Geometry
-from mvrec.data.views.objects.shapes import Movement, Piece, counts_of, filled, rectangle, stacked
+from mvrec.data.views.objects.shapes import Movement, Piece, counts_of, decoded, filled, rectangle, stacked
 from mvrec.data.views.targets import Target
 from mvrec.errors import DecodeError
 
@@ -138,9 +138,7 @@ class Objects(Target):
         assert self.frame is not None
         outlines = [polygon for polygon in self.annotations.polygons(number) if len(polygon) > 2]
         if not outlines and (runs := self.annotations.rle(number, *self.frame)) is not None:
-            from faster_coco_eval.core import mask as coco  # imported where masks are made only
-
-            return movement.resampled(coco.decode(runs), corners.tolist())
+            return movement.resampled(decoded(runs), corners.tolist())
         outlines = outlines or [rectangle(self.annotations.boxes[number])]
         return filled([movement.points(outline) for outline in outlines], *movement.size)
 
@@ -152,7 +150,7 @@ class Objects(Target):
     def _rle(self, number: int, height: int, width: int) -> dict[str, Any]:
         rle = self.annotations.rle(number, height, width)
         if rle is None:
-            from faster_coco_eval.core import mask as coco
+            from faster_coco_eval.core import mask as coco  # imported where masks are made only
 
             rle = coco.frPyObjects([rectangle(self.annotations.boxes[number]).ravel().tolist()], height, width)[0]
         return rle
