@@ -222,6 +222,9 @@ class Detection(Task):
         write_predictions(path, scores, paths=paths, columns=index.columns())
         write_detections(detections, scores, class_ids=self.class_ids)
         log.info("images in %s, detections as COCO results in %s", path, detections)
+        if not scores.facts()["detections"]:
+            threshold = self.head.arguments["score_threshold"]
+            log.warning("no detection has a score above %g: train longer, or lower model.score_threshold", threshold)
         if stage == "predict":
             return
         write_per_class(folder / "per_class.csv", scores, class_names=self.class_names)

@@ -224,6 +224,11 @@ def test_a_test_may_have_other_thresholds(trained, tmp_path, caplog):
     assert min(row["score"] for row in results) > 0.5
     assert len({row["image_id"] for row in results}) == len(results)
     assert "scores above 0.5, NMS 0.5, at most 1 an image" in caplog.text
+    assert "no detection" not in caplog.text
+    run(["test", str(trained), "--model.score_threshold=1", f"--run_dir={tmp_path / 'none'}"])
+    assert "no detection has a score above 1: train longer, or lower model.score_threshold" in caplog.text
+    assert json.loads((tmp_path / "none/detections.json").read_text()) == []
+    assert metrics_of(tmp_path / "none")["metrics"]["map"] == 0
 
 
 def test_exported_weights_score_as_the_run_does(command, trained, tested, config, tmp_path):
