@@ -38,7 +38,7 @@ def test_objects_keep_their_tracks_through_gaps_crossings_and_other_classes():
         frame("v", 0.1, [[110, 0, 150, 40], [10, 0, 50, 40], [100, 50, 140, 90]], [0, 0, 1]),
         frame("v", 0.2, [[120, 0, 160, 40]]),
         frame("v", 0.3, [[30, 0, 70, 40], [130, 0, 170, 40], [30, 0, 70, 40]], [0, 0, 1]),
-        frame("w", 0.0, [[0, 0, 40, 40]]),
+        frame("w", 0.3, [[130, 0, 170, 40]]),  # where car 2 was in the other video
     ]
     image = ObjectPrediction("x.png", None, None, output=regions([[0, 0, 9, 9]]), pixels=frames[0].pixels)
     broken = Prediction("y.mp4", None, None, error="damaged")
