@@ -19,9 +19,9 @@ def test_a_run_is_its_best_checkpoint(image_run, tmp_path, capsys) -> None:
     assert len(load_recogniser(tmp_path / "out" / "m.safetensors").class_names) == 5
 
 
-def test_the_opset_and_an_ending_in_capitals_reach_the_export(image_run, tmp_path, monkeypatch, capsys) -> None:
+def test_flags_and_an_ending_in_capitals_reach_the_export(image_run, tmp_path, monkeypatch, capsys) -> None:
     calls = []
-    monkeypatch.setattr(command, "export", lambda recogniser, path, *, opset: calls.append((path, opset)) or "said")
-    main([str(image_run), "-o", str(tmp_path / "M.ONNX"), "--opset", "23"])
-    assert calls == [(tmp_path / "M.ONNX", 23)]
+    monkeypatch.setattr(command, "export", lambda recogniser, path, **flags: calls.append((path, flags)) or "said")
+    main([str(image_run), "-o", str(tmp_path / "M.ONNX"), "--opset=23", "--form=raw", "--sides", "64", "96"])
+    assert calls == [(tmp_path / "M.ONNX", {"opset": 23, "form": "raw", "sides": (64, 96)})]
     assert capsys.readouterr().out == "said\n"
