@@ -55,6 +55,14 @@ def test_every_recipe_has_a_row():
     assert set(TABLE) == {path.stem for path in DETECTORS}
 
 
+def test_one_flag_names_another_size_which_keeps_its_windows(tmp_path):
+    config = ROOT / "configs/coco_mvit_cascade_3x.yaml"
+    flags = (f"--config={config}", f"--run_dir={tmp_path}", "--model.backbone=mvit_v2_s")
+    network = stopped_at("after_instantiate_classes", *flags).model.backbone
+    assert (len(network.blocks), network.blocks[0].attn.q_window, network.map_norm) == (16, 56, "none")
+    assert network.blocks[-1].drop_path.p == pytest.approx(0.2)
+
+
 @pytest.mark.parametrize("name", TABLE)
 def test_recipe_trains_as_published(name, tmp_path, monkeypatch):
     recipe = TABLE[name]
