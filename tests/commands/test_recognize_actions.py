@@ -10,7 +10,7 @@ import pytest
 from walkers import ACTIONS, boxes_at, save_detector, write_boxes, write_walk
 
 from mvrec.data.listing.boxes.reading import read_boxes
-from mvrec.inference.actions.drawing import colour_of
+from mvrec.inference.objects.box_drawing import colour_of
 
 
 @pytest.fixture(scope="module")
