@@ -239,7 +239,7 @@ def _learning(
     findings: Findings, machine: Machine, overrides: Mapping[str, Any], *, has_weights: bool
 ) -> Iterator[Choice]:
     """Yield how to learn, without what contradicts the user's settings."""
-    num_train, epochs = findings.num_train, 1
+    num_train, epochs, batch = findings.num_train, 1, _number(overrides, "data.batch_size")
     for choice in learning(
         num_train=num_train,
         num_classes=len(findings.class_names) if findings.has_classes else 1,
@@ -254,9 +254,12 @@ def _learning(
             continue  # the last epoch may be one without validation
         if choice.key == "data.batch_size" and findings.num_objects:
             choice = replace(choice, value=min(choice.value, MOST_IN_BATCH))
-        if choice.key == "model.schedule.warmup_epochs":  # keeps its share of the user's epochs
-            share = (_number(overrides, "trainer.max_epochs") or epochs) / epochs
-            choice = replace(choice, value=round(choice.value * share, 1))
+        if choice.key == "data.batch_size":
+            batch = batch or int(choice.value)
+        if choice.key == "model.schedule.warmup_epochs":  # keeps its share of the user's epochs or steps
+            steps = _number(overrides, "trainer.max_steps") or 0
+            length = _number(overrides, "trainer.max_epochs") or steps * (batch or 1) / num_train or epochs
+            choice = replace(choice, value=round(choice.value * length / epochs, 1))
         yield choice
     if num_train < 100:
         yield Choice("data.max_bad_fraction", 0.1, "a few broken files of a small set do not end the run")

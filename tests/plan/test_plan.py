@@ -62,6 +62,8 @@ def test_a_size_or_end_that_the_user_sets_goes_before_the_plan(monkeypatch):
     epochs = planned(monkeypatch).value("trainer.max_epochs")
     changed = planned(monkeypatch, trainer__max_epochs=str(2 * epochs))
     assert changed.value("model.schedule.warmup_epochs") == pytest.approx(2 * warmup, abs=0.1)
+    few_steps = planned(monkeypatch, trainer__max_steps="6")
+    assert 0 < few_steps.value("model.schedule.warmup_epochs") < warmup / 2
 
 
 def test_classes_that_a_mirror_changes_are_not_flipped(monkeypatch):

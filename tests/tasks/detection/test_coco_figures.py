@@ -247,9 +247,9 @@ def test_an_image_whose_outputs_are_not_finite_is_missed():
 def test_an_unreadable_image_has_missed_objects_and_masks_also_if_nobody_knows_its_size(size):
     images, shapes = random_set(8), ShapePacking()
     shapes.add(polygons=[[1, 1, 9, 1, 9, 9]])
-    one, box = np.zeros(1, np.int32), np.array([[1.0, 1, 8, 8]])
+    labels, box = np.zeros(1, np.int32), np.array([[1.0, 1, 8, 8]])
     crowd, areas, ids = np.zeros(1, bool), np.array([32.0]), np.ones(1, np.int64)
-    objects = ImageObjects("a.png", *size, 5, box, one, crowd, areas, ids, shapes.shapes())
+    objects = ImageObjects("a.png", *size, 5, box, labels, crowd, areas, ids, shapes.shapes())
     keeper = ScoreKeeper(RegionTally(4, masks=True), num_views=1, expected=len(images) + 1)
     for sample, image in enumerate(images):
         keeper.add([output_of(image)], [view_of(image)], torch.tensor([sample]))
