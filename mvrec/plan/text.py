@@ -1,5 +1,6 @@
 """A plan in words: about ten lines, each with the flag that changes it."""
 
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from shlex import quote
 from statistics import fmean
@@ -223,6 +224,9 @@ def _learning_lines(plan: Plan, run: Resolved) -> Iterator[Line]:
 def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, Mapping | Namespace):  # the parser's form of several keys
+        parts = value if isinstance(value, Mapping) else vars(value)
+        return f"({', '.join(f'{name} {_plain(part)}' for name, part in parts.items())})"
     return "none" if value is None else str(value)
 
 

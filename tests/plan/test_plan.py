@@ -1,6 +1,7 @@
 """The decisions of a plan, on files and machines of any kind."""
 
 import os
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +118,8 @@ def test_the_lines_say_what_is_unreadable_what_is_cut_and_for_how_many_files_a_r
     assert "ends" not in square["input"]
     assert "cannot be read" not in square["split"]
     assert "AdamW with 0.008, layer decay 1" in square["rate"]
+    group = {"model.schedule.warmup_epochs": Namespace(scale=8.0, source="input")}
+    assert "schedule.warmup_epochs (scale 8, source input)" in lines(planned(monkeypatch), **group)["besides"]
 
 
 def test_a_machine_without_gpu_is_its_cores(monkeypatch):
