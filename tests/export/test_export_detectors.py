@@ -1,7 +1,11 @@
 """Export of detectors: graphs of fixed sizes, the decoder in numpy, weights, and the Hub's card."""
 
 import json
+import re
 import runpy
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -9,9 +13,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectors import NAMES, save_detector
-from segmenters import scene
+from segmenters import scene, write_scene
 from torchvision.ops import batched_nms
 
+from mvrec.data.views.protocol import DetectionProtocol
 from mvrec.errors import UserError
 from mvrec.export.detectors import fixed_sizes
 from mvrec.export.detectors.decode import decode
@@ -25,6 +30,7 @@ from mvrec.inference.objects.knobs import ObjectKnobs
 from mvrec.inference.recogniser import load_recogniser
 from mvrec.models.heads.detection.results import ImageSize
 
+DOCS = Path(__file__).parents[2] / "docs/export.md"
 SIDES = (96, 128)
 PROPOSALS = {"test_proposals": 60, "max_detections": 20}
 
@@ -78,9 +84,10 @@ def test_graphs_give_the_detections_of_the_network(detector_name, style, tmp_pat
 @pytest.mark.parametrize(("detector_name", "form"), [("mask_rcnn", "whole"), ("retinanet", "raw")])
 def test_onnx_files_give_the_detections_of_the_network(detector_name, form, tmp_path, monkeypatch):
     monkeypatch.setattr(fixed_sizes, "ROUNDS", 8)  # of which exporters take seconds
-    recogniser = detector(tmp_path, kind="two_stages", detector=detector_name, **PROPOSALS)
+    whole = DetectionProtocol.named("whole")
+    recogniser = detector(tmp_path, kind="two_stages", detector=detector_name, protocol=whole, **PROPOSALS)
     image, size, detections = image_and_size(recogniser)
-    result = export(recogniser, tmp_path / "x.onnx", form=form, sides=SIDES)
+    result = export(recogniser, tmp_path / "parts.onnx", form=form, sides=SIDES)
     assert result.equal >= 0.95 * result.compared > 0
     assert f"{result.equal} of {result.compared} detections are the network's in onnxruntime" in str(result)
     session = onnxruntime.InferenceSession(result.path)
@@ -90,7 +97,15 @@ def test_onnx_files_give_the_detections_of_the_network(detector_name, form, tmp_
     assert [list(each.shape) for each in session.get_outputs()] == [each["shape"] for each in card["outputs"]]
     outputs = session.run(None, {"image": image.numpy(), "size": size.numpy()})
     if form == "raw":
-        outputs = runpy.run_path(str(tmp_path / "x_decode.py"))["decode"](*outputs, size.numpy(), card["decode"])
+        outputs = runpy.run_path(str(tmp_path / "parts_decode.py"))["decode"](*outputs, size.numpy(), card["decode"])
+        write_scene(tmp_path / "x.png", 80, 120)
+        (script,) = re.findall(r"```python\n(import sys, json.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+        command = [sys.executable, "-c", script, str(result.path), str(tmp_path / "x.png")]
+        text = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        names = [NAMES[label] for label in outputs[2].tolist()]
+        firsts = [f"{name} {score:.2f} " for name, score in zip(names, outputs[1].tolist(), strict=True)]
+        assert all(map(str.startswith, text.splitlines(), firsts))
+        assert len(text.splitlines()) == len(firsts)
     count = int((outputs[1] > 0.05).sum())
     assert_same(detections, *(each[:count] for each in outputs[:3]))
     if form == "whole":
