@@ -212,11 +212,12 @@ def test_an_evaluation_on_four_processes_scores_every_file(jobs, tmp_path):
     assert len((tmp_path / "four/predictions.csv").read_text().splitlines()) == 1 + 24
 
 
-def test_a_segmenter_trains_and_is_scored_on_four_processes(jobs, tmp_path):
+@pytest.mark.parametrize("task", ["segmentation", "detection"])
+def test_a_task_of_places_trains_and_is_scored_on_four_processes(jobs, tmp_path, task):
     run_dir, counts = tmp_path / "run", {"train": 16, "val": 6, "test": 6}
-    flags = [f"--data.root={tmp_path / 'scenes'}", "--data.size=64", "--data.batch_size=2", "--data.num_workers=0"]
+    flags = [f"--data.root={tmp_path / 'scenes'}", "--data.batch_size=2", "--data.num_workers=0"]
     flags += [*(f"--data.{split}_images={count}" for split, count in counts.items()), "--trainer.max_steps=2"]
-    fit = [ROOT / "slurm/fit.sbatch", ROOT / "configs/demo_segmentation.yaml", *flags, "--trainer.strategy=ddp"]
+    fit = [ROOT / "slurm/fit.sbatch", ROOT / f"configs/demo_{task}.yaml", *flags, "--trainer.strategy=ddp"]
     test = [ROOT / "slurm/test.sbatch", run_dir / "checkpoints/last.ckpt", "--trainer.strategy=ddp"]
     for name, script, folder in (("fit", fit, run_dir), ("test", test, tmp_path / "tested")):
         output, environment = tmp_path / f"{name}.out", jobs.environment | {"RUN_DIR": str(folder)}
