@@ -1,5 +1,6 @@
 """The faults of objects that would spoil training: boxes without area or outside the image, and shapes of two points."""
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -41,11 +42,16 @@ class Fault(NamedTuple):
         return f"{len(self.objects)} {single if len(self.objects) == 1 else several}, such as {self.first}"
 
 
-def find_faults(table: ObjectTable) -> list[Fault]:
-    """Return the faults of a table by kind; an object has one of "empty" and "outside" at most."""
-    masks = _masks(table)
+def find_faults(table: ObjectTable, where: Callable[[int], str] | None = None) -> list[Fault]:
+    """Return the faults of a table by kind; an object has one of "empty" and "outside" at most.
+
+    Args:
+        table: The objects.
+        where: Returns the place of an object, for messages; by default the table's file with ids.
+    """
+    masks, where = _masks(table), where or table.where
     return [
-        Fault(kind, np.flatnonzero(mask), f"{table.where(number)}: {_problem(kind, table, number)}")
+        Fault(kind, np.flatnonzero(mask), f"{where(number)}: {_problem(kind, table, number)}")
         for kind, mask in masks.items()
         if mask.any() and (number := int(mask.argmax())) >= 0
     ]
@@ -76,13 +82,20 @@ def _problem(kind: FaultKind, table: ObjectTable, number: int) -> str:
     return f"the box {corners} lies {'outside' if kind == 'outside' else 'over the border of'} an image of {side}"
 
 
-def without_faults(table: ObjectTable, bad_boxes: BadBoxes) -> tuple[ObjectTable, list[Fault]]:
+def without_faults(
+    table: ObjectTable, bad_boxes: BadBoxes, where: Callable[[int], str] | None = None
+) -> tuple[ObjectTable, list[Fault]]:
     """Return a table without the objects that have faults, and the faults; boxes over the border stay.
+
+    Args:
+        table: The objects.
+        bad_boxes: Whether faults are refused, or their objects left out.
+        where: See `find_faults`.
 
     Raises:
         UserError: There are some, and they are not left out.
     """
-    keep, faults = np.ones(table.num_objects, np.bool_), find_faults(table)
+    keep, faults = np.ones(table.num_objects, np.bool_), find_faults(table, where)
     for fault in faults:
         if fault.kind in HARMLESS:
             continue

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from mvrec.data.listing.objects.media import ImageNames, SizeOf, placed_paths
 from mvrec.data.listing.objects.own import read_own
 from mvrec.data.listing.objects.table import ObjectTable
 from mvrec.data.listing.objects.voc import read_voc
-from mvrec.data.listing.objects.yolo import names_without_yaml, read_yolo
+from mvrec.data.listing.objects.yolo import names_without_yaml, read_yolo, yolo_line
 from mvrec.errors import UserError
 
 class ObjectLayout(Layout):
@@ -121,7 +122,8 @@ class ObjectLayout(Layout):
         """Return a table without faults, with the classes of `classes.txt`."""
         if split in ("train", WHOLE) and not table.num_objects:
             raise UserError(f"{table.source}: none of its {len(table)} images has an object: there is nothing to learn")
-        table, faults = without_faults(table, self.bad_boxes)
+        is_yolo = self.sources[split].format == "yolo"
+        table, faults = without_faults(table, self.bad_boxes, partial(yolo_line, self.root, table) if is_yolo else None)
         for fault in faults:
             level, verdict = (logging.INFO, "cut there") if fault.kind in HARMLESS else (logging.WARNING, "left out")
             self.notes.append((level, f"{fault.text}; {verdict}"))

@@ -2,9 +2,12 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+
+import numpy as np
 
 from mvrec.data.listing.class_files import read_class_names
 from mvrec.data.listing.file_kinds import IMAGES, SPLIT_FOLDERS
@@ -14,6 +17,7 @@ from mvrec.data.listing.objects.media import SizeOf, relative
 from mvrec.data.listing.objects.shapes import box_of_polygons, polygon_area
 from mvrec.data.listing.objects.table import ObjectPacking, ObjectTable
 from mvrec.errors import DecodeError, UserError
+from mvrec.messages import counted
 
 _READERS = 8  # threads that read the sizes of images
 _ROUNDING = 0.01  # by which shares may be above 1
@@ -56,7 +60,8 @@ def read_yolo(
     Raises:
         UserError: A list or file of labels is malformed, with file and line, or there are no images.
     """
-    images = [image for place in places for image in _images(place)]
+    by_place = {place: [*_images(place)] for place in places}
+    images = [image for of_place in by_place.values() for image in of_place]
     if not images:
         raise UserError(f"{source}: no images in {', '.join(map(str, places))}")
     with ThreadPoolExecutor(_READERS) as threads:
@@ -83,10 +88,30 @@ def read_yolo(
                 packed.add_object(number, label, box_of_polygons([pixels]), area=area, polygons=[pixels])
     if unlabelled == len(images):
         raise UserError(f"{source}: no image has labels, such as {label_file(images[0])} for {images[0]}")
+    notes += [note for place, of_place in by_place.items() if place.is_dir() for note in _orphans(place, of_place)]
     faults = [size for size in sizes if not isinstance(size, tuple)]
     if faults:
         notes.append(f"{source}: {len(faults)} of {len(images)} images cannot be read, such as {faults[0]}")
     return packed.table(names or [str(number) for number in range(highest + 1)])
+
+
+def yolo_line(root: Path, table: ObjectTable, number: int) -> str:
+    """Return the file and line of an object of a whole table from `read_yolo`."""
+    image = int(np.searchsorted(table.starts, number, side="right")) - 1
+    lines = _lines(label_file(root / table.path(image)))
+    return next(islice((where for where, _ in lines), number - int(table.starts[image]), None), table.where(number))
+
+
+def _orphans(folder: Path, images: Iterable[Path]) -> Iterator[str]:
+    """Yield a remark about the labels of a folder of images that are of no image."""
+    labels = {label_file(image) for image in images}
+    below = label_file(folder / "x.jpg").parent
+    if below == folder or not below.is_dir():
+        return
+    texts = (Path(place) / name for place, _, names in os.walk(below) for name in names if name.endswith(".txt"))
+    orphans = sorted(path for path in texts if path not in labels and path.name != "classes.txt")
+    if orphans:
+        yield f"{counted(len(orphans), 'files of labels')} without an image, such as {orphans[0]}; left out"
 
 
 def _size(image: Path, size_of: SizeOf) -> tuple[int, int] | str:
