@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import shutil
 
 import numpy as np
 import object_trees as trees
@@ -31,6 +32,12 @@ WRITERS = {
 
 def layout_of(root, **options):
     return find_object_layout(root, image_size, **{"val_fraction": 0.0, **options})
+
+
+def write_xml(root):
+    """A file for each image without lists of splits."""
+    trees.write_voc(root)
+    shutil.rmtree(root / "ImageSets")
 
 
 def contents(layout, splits=("train",)):
@@ -225,7 +232,7 @@ def test_faults_of_coco_are_one_line_with_file_and_id(tmp_path, change, message)
         (json.dumps(trees.coco())[:-300], "it ends in the middle"),
         (json.dumps(trees.coco())[:-1], "it ends in the middle"),
         (json.dumps(trees.coco()).replace('"annotations"', "annotations"), "train.json:1: not valid JSON at character"),
-        ("[]", "detections, not the annotations"),
+        ("[]", "it is a list, as detections are"),
     ],
 )
 def test_json_that_is_cut_or_malformed_is_one_line(tmp_path, text, message):
@@ -261,11 +268,25 @@ def test_faulty_objects_are_left_out_on_request(tmp_path):
         (trees.write_yolo, ("labels/a.txt", "1 12 20 5 5"), "labels/a.txt:1: .*expected shares of the image"),
         (trees.write_yolo, ("labels/a.txt", "1 0.1 0.2 0.3"), "labels/a.txt:1: 4 fields"),
         (trees.write_yolo, ("labels/a.txt", "1 0.1 0.2 0.3 0.1 0.9"), "labels/a.txt:1: 6 fields"),
-        (trees.write_yolo, ("labels/a.txt", "1 0.5 0.5 0 0.1"), r"data.yaml: object 1 of images/a.png \(image 1\).*no area"),
-        (trees.write_yolo, ("data.yaml", "train: images\nnames: [cat, cat]"), "data.yaml: the class 'cat' is named twice"),
+        (
+            trees.write_yolo,
+            ("labels/a.txt", "1 0.5 0.5 0 0.1"),
+            r"labels/a.txt:1: the box has no area",
+        ),
+        (
+            trees.write_yolo,
+            ("data.yaml", "train: images\nnames: [cat, cat]"),
+            "data.yaml: the class 'cat' is named twice",
+        ),
         (trees.write_yolo, ("data.yaml", "train: pictures\nnames: [cat, dog]"), "data.yaml: train: there is no "),
         (trees.write_yolo, ("data.yaml", "train: images\nnames: [cat, dog]\nnc: 3"), "data.yaml: nc is 3"),
+        (trees.write_yolo, ("data.yaml", "train: images\nnc: 2"), "data.yaml: it names no classes"),
+        (trees.write_yolo, ("data.yaml", "names: [cat, dog]"), "data.yaml: it names no images"),
+        (trees.write_yolo, ("data.yaml", "train: ["), "data.yaml:1: not valid YAML: "),
+        (trees.write_yolo, ("data.yaml", ""), "data.yaml: it has no keys"),
         (trees.write_voc, ("Annotations/a.xml", "<annotation><object>"), "a.xml: not XML, or cut short"),
+        (trees.write_voc, ("JPEGImages", None), "there is no .*JPEGImages"),
+        (write_xml, ("Annotations/a.xml", ""), "a.xml: not XML, or cut short"),
         (
             trees.write_voc,
             ("Annotations/a.xml", "<annotation><object><name>dog</name></object></annotation>"),
@@ -277,6 +298,14 @@ def test_faulty_objects_are_left_out_on_request(tmp_path):
             ("a.json", '{"imagePath": "a.png", "shapes": [{"label": "x", "shape_type": "line", "points": [[1, 2]]}]}'),
             "a.json: shape 1: a line of 1 points is no object",
         ),
+        (trees.write_labelme, ("a.json", ""), "a.json:1: not valid JSON, or cut short"),
+        (trees.write_coco, ("annotations.json", ""), "annotations.json: the file is empty"),
+        (trees.write_coco, ("annotations.json", "{}"), "annotations.json: it has no 'categories'"),
+        (trees.write_coco, ("annotations/instances_val.json", "[]"), "instances_val.json: it is a list"),
+        (trees.write_coco, ("annotations/instances_train.json", '{"a": 1}'), "_train.json: it has no 'categories'"),
+        (trees.write_coco, ("train/_annotations.coco.json", '[{"bbox": []}]'), "coco.json: it is a list"),
+        (trees.write_csv, ("objects.csv", ""), "objects.csv:1: expected the columns path,x1"),
+        (trees.write_csv, ("objects.csv", "path,x1,y1,x2,label"), "objects.csv:1: expected the columns path,x1"),
         (trees.write_csv, ("objects.csv", "path,x1,y1,x2,y2,label\na.png,1,2,x,4,cat"), "objects.csv:2: x2 'x'"),
         (trees.write_csv, ("objects.csv", "path,x1,y1,x2,y2,label\na.png,1,2,3,4,"), "objects.csv:2: the label is empty"),
         (trees.write_csv, ("objects.csv", "path,x1,y1,x2,y2,label\na.png,.1,.2,.3,.4,cat"), "objects.csv:2: corners are"),
@@ -286,9 +315,13 @@ def test_faulty_objects_are_left_out_on_request(tmp_path):
 def test_faults_of_other_formats_are_one_line_with_the_file(tmp_path, write, change, message):
     write(tmp_path)
     name, text = change
-    (tmp_path / name).write_text(text)
+    if text is None:
+        shutil.rmtree(tmp_path / name)
+    else:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message) as error:
-        layout_of(tmp_path).table("train")
+        layout_of(tmp_path).class_names()
     assert re.match(str(tmp_path), str(error.value))
 
 
@@ -318,10 +351,14 @@ def test_layouts_of_yolo(tmp_path, name):
     else:
         for split in ("train", "val"):
             trees.write_yolo(tmp_path / split, yaml=False)
+        (tmp_path / "train/labels/0.txt").write_text("0 0.5 0.5 0.1 0.1\n")  # of no image
         (tmp_path / "classes.txt").write_text("cat\ndog\n")
     layout = layout_of(tmp_path)
     counts = [len(layout.table(split)) for split in ("train", "val")]
     assert counts == ([2, 1] if name == "lists" else [3, 3])
+    notes = [text for _, text in layout.notes if "without an image" in text]
+    orphan = f"1 file of labels without an image, such as {tmp_path}/train/labels/0.txt; left out"
+    assert notes == ([orphan] if name == "no yaml" else [])
     assert layout.table("val").class_names == trees.NAMES
 
 

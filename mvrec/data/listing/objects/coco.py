@@ -43,20 +43,12 @@ class _Reader:
     def table(self) -> ObjectTable:
         cursor = JsonCursor(self.path)
         if cursor.peek() != "{":
-            self._fail("it holds detections, not the annotations of images" if cursor.peek() == "[" else "no JSON object")
-        early: int | None = None  # the place of annotations in front of their images
-        for name in cursor.members():
-            if name == "images":
-                for entry in cursor.entries():
-                    self._add_image(entry)
-            elif name == "annotations" and self.images:
-                for entry in cursor.entries():
-                    self._add_object(entry)
-            elif name == "categories":
-                self.categories = cursor.value()
-            else:
-                early = cursor.place if name == "annotations" else early
-                cursor.value()
+            self._fail(
+                "it is a list, as detections are, not COCO's annotations with images, annotations and categories"
+                if cursor.peek() == "["
+                else "it is no JSON object with images, annotations and categories"
+            )
+        early = self._read(cursor)
         if self.categories is None:
             self._fail("it has no 'categories': COCO's annotations have images, annotations and categories")
         names, ids = self._classes()
@@ -160,7 +152,7 @@ class _Reader:
                 return box_of_polygons(polygons)
             if runs:
                 return box_of_runs(runs, *self.packed.size_of(image))
-            self._fail(f"{where} has neither a bbox nor a segmentation")
+            self._fail(f"{where} has neither a bbox nor a segmentation: add one, or remove the annotation")
         if not isinstance(box, list) or len(box) != 4 or not _are_numbers(box):
             self._fail(f"{where}: the bbox {_short(box)} is not x, y, width and height")
         return box[0], box[1], box[2], box[3]
@@ -190,6 +182,7 @@ class _Reader:
         elif [height, width] != size:
             self._fail(
                 f"{where}: its run lengths are of a mask of {size[1]}x{size[0]} pixels, the image has {width}x{height}"
+                ": write the mask again at this size, or correct the size of the image"
             )
         if isinstance(counts, list) and all(_is_whole(count) and count >= 0 for count in counts):
             total = sum(counts)

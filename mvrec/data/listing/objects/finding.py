@@ -2,11 +2,20 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mvrec.data.listing.file_kinds import IMAGE_EXTENSIONS, IMAGE_FOLDERS, SPLIT_FOLDERS
-from mvrec.data.listing.objects.forms import is_coco, is_labelme, is_own, is_voc, is_yolo, read_yaml
+from mvrec.data.listing.objects.forms import (
+    is_coco,
+    is_labelme,
+    is_own,
+    is_spoilt_coco,
+    is_voc,
+    is_yolo,
+    read_yaml,
+)
 from mvrec.errors import UserError
 
 Format = Literal["coco", "voc", "yolo", "labelme", "csv"]
@@ -18,9 +27,10 @@ TITLES: dict[Format, str] = {
     "csv": "a CSV of objects",
 }
 WHOLE = ""  # the split of annotations of all images
-_CSV_STEMS = ("objects", "boxes", "annotations", "labels")
+_STEMS = ("objects", "boxes", "annotations", "labels")  # of a file of all images
+_COCO_NAMES = ("instances", "_annotations.coco")  # which begin names of COCO's annotations, whatever the files hold
 _FOLDERS = ("", "Annotations", "annotations", "labels", "xml", "xmls", "json", "jsons")  # of files per image
-_FEW = 20  # JSON files of a folder that are all looked into
+_FEW = 20  # files of a folder that are looked into
 _OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")  # of COCO's own files
 
 
@@ -58,19 +68,19 @@ def find_sources(root: Path) -> dict[str, Source]:
 
 
 def has_objects(root: Path) -> bool:
-    """Return whether a root has annotations of objects in images to train on.
+    """Return whether a root has annotations of objects in images, whatever their faults.
 
     Raises:
         UserError: See `find_sources`.
     """
-    return bool(find_sources(root).keys() & {"train", WHOLE})
+    return bool(find_sources(root))
 
 
 def _of_file(path: Path) -> dict[str, Source]:
     ending = path.suffix.lower()
-    if ending == ".json" and is_coco(path):
+    if ending == ".json":
         return {WHOLE: Source("coco", path)}
-    if ending in (".yaml", ".yml") and is_yolo(path):
+    if ending in (".yaml", ".yml"):
         return _of_yaml(path)
     if ending in (".csv", ".tsv") and is_own(path):
         return {WHOLE: Source("csv", path)}
@@ -115,7 +125,8 @@ def _only_json(steps: Sequence[tuple[Sequence[Sequence[Path]], str]], noun: str)
         for files in folders:
             paths = [path for path in files if fnmatch(path.name, pattern) and not path.name.startswith(_OTHER_TASKS)]
             # A folder with a file per image has many, of another form.
-            paths = [path for path in paths if is_coco(path)] if len(paths) <= _FEW or is_coco(paths[0]) else []
+            is_few = len(paths) <= _FEW or is_coco(paths[0])
+            paths = [path for path in paths if _is_meant(path, pattern)] if is_few else []
             if len(paths) > 1:
                 raise UserError(
                     f"{paths[0]} and {paths[1]} are both annotations of {noun}: remove one, or name one as data.root"
@@ -125,13 +136,20 @@ def _only_json(steps: Sequence[tuple[Sequence[Sequence[Path]], str]], noun: str)
     return None
 
 
+def _is_meant(path: Path, pattern: str) -> bool:
+    """Return whether a file is of COCO's form, or has a name by which it should be: its reader says the fault."""
+    if is_coco(path) or path.name.startswith(_COCO_NAMES):
+        return True
+    return (pattern != "*.json" or path.stem in _STEMS) and is_spoilt_coco(path)
+
+
 def _csv(root: Path) -> dict[str, Source]:
     sources = {}
     for split, names in SPLIT_FOLDERS.items():
         stems = [*names, *(f"{name}/_annotations" for name in names), *(f"{name}_labels" for name in names)]
         if (path := _only_csv(root, stems)) is not None:
             sources[split] = Source("csv", path)
-    if not sources and (path := _only_csv(root, _CSV_STEMS)) is not None:
+    if not sources and (path := _only_csv(root, _STEMS)) is not None:
         sources[WHOLE] = Source("csv", path)
     return sources
 
@@ -154,10 +172,12 @@ def _voc_lists(root: Path) -> dict[str, Source]:
     if not lists["train"].is_file():
         lists["train"] = base / "ImageSets/Main/trainval.txt"
     images = (base / "JPEGImages",)
+    if not images[0].is_dir():
+        raise UserError(f"{base}/ImageSets/Main has lists of images, and there is no {images[0]}: put them there")
     return {
         split: Source("voc", base / "Annotations", images, listed)
         for split, listed in lists.items()
-        if listed.is_file() and images[0].is_dir()
+        if listed.is_file()
     }
 
 
@@ -187,9 +207,9 @@ def _pairs(place: Path) -> Iterator[tuple[Path, list[Path]]]:
 
 def _of_pair(place: Path, images: Sequence[Path]) -> Source | None:
     folders = tuple(dict.fromkeys(folder for folder in images if folder.is_dir()))
-    if (xml := next(_files(place, (".xml",)), None)) is not None and is_voc(xml):
+    if any(map(is_voc, islice(_files(place, (".xml",)), _FEW))):  # one that is empty must not hide the others
         return Source("voc", place, folders)
-    if (json := next(_files(place, (".json",)), None)) is not None and is_labelme(json):
+    if any(map(is_labelme, islice(_files(place, (".json",)), _FEW))):
         return Source("labelme", place, folders)
     return None
 
@@ -208,10 +228,10 @@ def _yolo(root: Path) -> dict[str, Source]:
 
 
 def _is_yolo_pair(images: Path, labels: Path) -> bool:
-    stems = (path.stem for path in _files(labels, (".txt",)) if path.name != "classes.txt")
-    if not images.is_dir() or (stem := next(stems, None)) is None:
+    if not images.is_dir():
         return False
-    return any((images / f"{stem}{ending}").is_file() for ending in sorted(IMAGE_EXTENSIONS))
+    stems = islice((path.stem for path in _files(labels, (".txt",)) if path.name != "classes.txt"), _FEW)
+    return any((images / f"{stem}{ending}").is_file() for stem in stems for ending in sorted(IMAGE_EXTENSIONS))
 
 
 def _files(folder: Path, endings: Sequence[str]) -> Iterator[Path]:

@@ -1,5 +1,6 @@
 """The formats of annotations of objects, told by the beginnings of files; needs no torch."""
 
+import codecs
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +9,15 @@ from typing import Any, NamedTuple
 from mvrec.data.listing.file_kinds import SPLIT_FOLDERS
 from mvrec.data.listing.lists import open_text, read_header
 from mvrec.errors import UserError
+from mvrec.files import stand_in
 
 CORNERS = ("x1", "y1", "x2", "y2")
 NEEDED = ("path", *CORNERS, "label")  # columns of a CSV
 # Other tools' names for these columns, of which a header has all.
-_OTHER_NAMES = ("filename", "xmin", "ymin", "xmax", "ymax", "class")
+OTHER_NAMES = ("filename", "xmin", "ymin", "xmax", "ymax", "class")
 _DELIMITERS = ",;\t"
+_YOLO_KEYS = frozenset({"names", "nc", "path", *SPLIT_FOLDERS})
+_YOLO_FILES = ("data.yaml", "data.yml")  # which are YOLO's, whatever they hold
 _FIRST_BYTES = 1 << 16  # of a file that tell its format
 _COCO_NAMES = (b'"images"', b'"annotations"', b'"categories"', b'"info"', b'"licenses"')
 
@@ -24,6 +28,13 @@ def is_coco(path: Path) -> bool:
     return head[:1] == b"{" and any(name in head for name in _COCO_NAMES) and b'"shapes"' not in head
 
 
+def is_spoilt_coco(path: Path) -> bool:
+    """Return whether a file that is named like annotations has none: it is empty, no UTF-8, or holds detections."""
+    head = _head(path)
+    is_bare = b"".join(head.split()) in (b"{}", b"[]") or bool(stand_in(path))
+    return is_bare or head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) or (head[:1] == b"[" and b'"bbox"' in head)
+
+
 def is_voc(path: Path) -> bool:
     """Return whether a file is XML of VOC's form; CVAT's outermost element has another name."""
     head = _head(path)
@@ -32,23 +43,25 @@ def is_voc(path: Path) -> bool:
 
 def is_labelme(path: Path) -> bool:
     """Return whether a file is JSON of LabelMe's form, whose shapes may come behind the content of the image."""
-    if _head(path)[:1] != b"{":
-        return False
-    content = path.read_bytes()
-    return b'"shapes"' in content and b'"imagePath"' in content
+    return _head(path)[:1] == b"{" and b'"shapes"' in path.read_bytes()
 
 
 def is_own(path: Path) -> bool:
-    """Return whether a file is a CSV of objects; lists of videos have a time too."""
+    """Return whether a file is a CSV of objects, also one that lacks a column; lists of videos have a time too."""
     with open_text(path) as file:
-        header = own_header(file.readline())
-    return header is not None and "time" not in header[0]
+        line = file.readline()
+    if not line.strip():
+        return path.stem == "objects"
+    columns = {field.strip(' "\r\n').lower() for field in re.split(f"[{_DELIMITERS}]", line)}
+    if own_header(line) is None and path.stem == "boxes":  # of videos
+        return False
+    return "time" not in columns and any(len(columns & {*names}) > 1 for names in (CORNERS, OTHER_NAMES[1:5]))
 
 
 def own_header(line: str) -> tuple[list[str], str] | None:
     """Return columns, by our names, and delimiter of a CSV's first line; `None` for another one."""
-    if (header := read_header(line, needed=_OTHER_NAMES, delimiters=_DELIMITERS)) is not None:
-        names = dict(zip(_OTHER_NAMES, NEEDED, strict=True))
+    if (header := read_header(line, needed=OTHER_NAMES, delimiters=_DELIMITERS)) is not None:
+        names = dict(zip(OTHER_NAMES, NEEDED, strict=True))
         return [names.get(column, column) for column in header[0]], header[1]
     return read_header(line, needed=NEEDED, delimiters=_DELIMITERS)
 
@@ -74,13 +87,15 @@ class YoloData(NamedTuple):
 
 
 def is_yolo(path: Path) -> bool:
-    """Return whether a YAML file has the keys of `data.yaml`, the first of which begin their lines."""
+    """Return whether a YAML file is `data.yaml`, or has its keys, the first of which begin their lines."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
     keys = {line.partition(":")[0].strip() for line in text.splitlines() if ":" in line and line[:1] not in " \t#-"}
-    return "names" in keys and bool(keys & {"train", "val", "test"})
+    if path.name in _YOLO_FILES:
+        return not keys or bool(keys & _YOLO_KEYS)
+    return bool(keys & {"names", "nc"}) and bool(keys & SPLIT_FOLDERS.keys())
 
 
 def read_yaml(path: Path) -> YoloData:
@@ -89,17 +104,10 @@ def read_yaml(path: Path) -> YoloData:
     Raises:
         UserError: It is malformed, its names are no list, or a folder is missing.
     """
-    import yaml
-
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: it has no keys such as names and train")
+    tree = _tree(path)
     names = _names(tree.get("names"), path)
     if "nc" in tree and tree["nc"] != len(names):
-        raise UserError(f"{path}: nc is {tree['nc']!r}, but it names {len(names)} classes")
+        raise UserError(f"{path}: nc is {tree['nc']!r}, but it names {len(names)} classes: correct nc or names")
     base = Path(str(tree.get("path") or "."))
     bases = [base, path.parent] if base.is_absolute() else [path.parent / base, path.parent]
     places = {}
@@ -110,12 +118,35 @@ def read_yaml(path: Path) -> YoloData:
             raise UserError(f"{path}: {split} must be a folder of images, or a list of folders, got {entries!r}")
         if entries:
             places[split] = tuple(_place(entry, bases, f"{path}: {split}") for entry in entries)
+    if not places:
+        raise UserError(f"{path}: it names no images: add their folder, such as train: images/train")
     return YoloData(names, places)
+
+
+def _tree(path: Path) -> dict[Any, Any]:
+    import yaml
+
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8: save it as UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{line}: not valid YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: it has no keys such as names and train")
+    return tree
 
 
 def _names(names: Any, path: Path) -> tuple[str, ...]:
     if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
         names = [names[number] for number in range(len(names))]
+    if names is None:
+        raise UserError(f"{path}: it names no classes: add names: [FIRST, SECOND], in the order of their numbers")
     if not isinstance(names, list) or not names:
         raise UserError(f"{path}: names must be a list, or numbers from 0 on with names, got {str(names)[:60]!r}")
     texts = [str(name) for name in names]
@@ -129,5 +160,5 @@ def _place(entry: str, bases: Sequence[Path], where: str) -> Path:
     texts = [entry, entry.removeprefix("../")]
     place = next((place for base in bases for text in texts if (place := base / text).exists()), None)
     if place is None:
-        raise UserError(f"{where}: there is no {bases[0] / entry}")
+        raise UserError(f"{where}: there is no {bases[0] / entry}: correct the folder, relative to this file")
     return Path(os.path.normpath(place))

@@ -32,7 +32,7 @@ class JsonCursor:
         except OSError as error:
             raise UserError(f"{path}: {error.strerror or error}") from None
         except UnicodeDecodeError as error:
-            raise UserError(f"{path}: byte {error.start} is not UTF-8") from None
+            raise UserError(f"{path}: byte {error.start} is not UTF-8: save it as UTF-8") from None
 
     def peek(self) -> str:
         """Return the next sign after blanks; "" at the end."""

@@ -56,7 +56,7 @@ def _tree(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8") from None
+        raise UserError(f"{path}: byte {error.start} is not UTF-8: save it as UTF-8") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not valid JSON, or cut short: {error.msg}") from None
     if not isinstance(tree, dict) or not isinstance(tree.get("shapes"), list):

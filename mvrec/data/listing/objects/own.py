@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mvrec.data.listing.boxes.rows import read_number
 from mvrec.data.listing.lists import csv_lines, open_text
-from mvrec.data.listing.objects.forms import CORNERS, NEEDED, own_header
+from mvrec.data.listing.objects.forms import CORNERS, NEEDED, OTHER_NAMES, own_header
 from mvrec.data.listing.objects.labels import Labels
 from mvrec.data.listing.objects.table import ObjectPacking, ObjectTable
 from mvrec.errors import UserError
@@ -24,7 +24,9 @@ def read_own(path: Path) -> ObjectTable:
     with open_text(path) as file:
         header = own_header(file.readline())
         if header is None:
-            raise UserError(f"{path}:1: expected the columns {','.join(NEEDED)}")
+            raise UserError(
+                f"{path}:1: expected the columns {','.join(NEEDED)} (or {','.join(OTHER_NAMES)}) in the first line"
+            )
         columns, delimiter = header
         file.seek(0)
         lines = csv_lines(path, file, delimiter=delimiter)
