@@ -60,6 +60,27 @@ def test_init_writes_a_detector(command, tmp_path, place):
     assert "label_smoothing" not in plan["model"]["init_args"]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("annotations/instances_train.json", "{}", "instances_train.json: it has no 'categories'"),
+        ("annotations/instances_val.json", "[]", "instances_val.json: it is a list"),
+        ("data.yaml", "train: [", "data.yaml:1: not valid YAML"),
+        ("objects.csv", "path,x1,y1,x2,label", "objects.csv:1: expected the columns"),
+    ],
+)
+@pytest.mark.parametrize("flags", [[], ["--print_config"]])
+def test_the_fault_of_annotations_comes_before_keys_of_the_detector(command, tmp_path, name, text, message, flags):
+    root = tmp_path / "scenes"
+    trees.write_images(root / "images")
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_text(text)
+    line = ["--data.root", root, "--model.channels", 8, "--data.bad_boxes", "drop", *flags]
+    code, _, err = command("fit", *line)
+    assert code == 2
+    assert message in err
+
+
 def test_a_folder_with_masks_too_needs_the_name_of_the_task(command, tmp_path):
     root, output = write(tmp_path / "scenes"), tmp_path / "plan.yaml"
     for number in range(10):

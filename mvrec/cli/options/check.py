@@ -132,10 +132,11 @@ def check_early(args: Sequence[str]) -> None:
         _check_files(settings)
     has_checkpoint |= any(last_value(settings, key) is not None for key in ("ckpt_path", "resume"))
     names = [name for name, _ in flags(arguments)]
-    is_run = not any(name.startswith("--print_config") or name.endswith(".help") for name in names)
+    is_help = any(name.endswith(".help") for name in names)
+    is_run = not is_help and not any(name.startswith("--print_config") for name in names)
     fault: UserError | None = None
     has_plan = is_planned(command, settings)
-    if has_plan and is_run and not has_checkpoint:
+    if has_plan and not is_help and not has_checkpoint:
         try:
             task = task_of_folder(settings)
             settings = [data_of_folder(settings), *([task] if task else []), *of_folders_task(settings, task)]
@@ -143,7 +144,8 @@ def check_early(args: Sequence[str]) -> None:
             fault = error
     elif is_run and not has_checkpoint:
         _check_data(command, settings)
-    accepted = ListedKeys(command, settings, open_model=has_checkpoint or _has_own_task(settings))
+    is_open = has_checkpoint or fault is not None or _has_own_task(settings)  # the folder that has it names the task
+    accepted = ListedKeys(command, settings, open_model=is_open)
     keys = [entry for entry in settings if entry.key != "model"]
     refuse_unknown(keys, accepted)
     check_values(keys, accepted)
