@@ -265,7 +265,7 @@ class BadFiles:
             raise UserError(
                 f"{len(self.bad)} of the first {looked_at} {self.noun}s cannot be read, more than "
                 f"data.max_bad_fraction={self.max_fraction:g} allows; the first: {first.path}: {first.cause}; "
-                "mvrec prep check names them all"
+                "mvrec prep check names all that cannot be read, mvrec prep index all that do not fit their annotations"
             )
 
 
