@@ -300,10 +300,12 @@ def test_faulty_objects_are_left_out_on_request(tmp_path):
         ),
         (trees.write_labelme, ("a.json", ""), "a.json:1: not valid JSON, or cut short"),
         (trees.write_coco, ("annotations.json", ""), "annotations.json: the file is empty"),
+        (trees.write_coco, ("annotations.json", '{"ima'), "annotations.json:1: .*the file is cut short"),
         (trees.write_coco, ("annotations.json", "{}"), "annotations.json: it has no 'categories'"),
         (trees.write_coco, ("annotations/instances_val.json", "[]"), "instances_val.json: it is a list"),
         (trees.write_coco, ("annotations/instances_train.json", '{"a": 1}'), "_train.json: it has no 'categories'"),
         (trees.write_coco, ("train/_annotations.coco.json", '[{"bbox": []}]'), "coco.json: it is a list"),
+        (trees.write_csv, ("objects.csv", "a.png,1,2,3,4,cat"), "objects.csv:1: expected the columns path,x1"),
         (trees.write_csv, ("objects.csv", ""), "objects.csv:1: expected the columns path,x1"),
         (trees.write_csv, ("objects.csv", "path,x1,y1,x2,label"), "objects.csv:1: expected the columns path,x1"),
         (trees.write_csv, ("objects.csv", "path,x1,y1,x2,y2,label\na.png,1,2,x,4,cat"), "objects.csv:2: x2 'x'"),
@@ -360,6 +362,11 @@ def test_layouts_of_yolo(tmp_path, name):
     orphan = f"1 file of labels without an image, such as {tmp_path}/train/labels/0.txt; left out"
     assert notes == ([orphan] if name == "no yaml" else [])
     assert layout.table("val").class_names == trees.NAMES
+    if name == "no yaml":
+        (tmp_path / "classes.txt").unlink()
+        layout = layout_of(tmp_path)
+        assert layout.class_names() == ["0", "1"]
+        assert [text for _, text in layout.notes if "the classes have no names" in text]
 
 
 def test_labels_of_a_turned_photograph_are_shares_of_the_upright_one(tmp_path):

@@ -29,10 +29,16 @@ def is_coco(path: Path) -> bool:
 
 
 def is_spoilt_coco(path: Path) -> bool:
-    """Return whether a file that is named like annotations has none: it is empty, no UTF-8, or holds detections."""
+    """Return whether a file that is named like annotations has none: it is empty, cut, UTF-16, or of detections."""
     head = _head(path)
     is_bare = b"".join(head.split()) in (b"{}", b"[]") or bool(stand_in(path))
-    return is_bare or head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) or (head[:1] == b"[" and b'"bbox"' in head)
+    is_cut = head[:1] == b"{" and len(head) < _FIRST_BYTES // 2 and not head.rstrip().endswith(b"}")
+    return (
+        is_bare
+        or is_cut
+        or head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        or (head[:1] == b"[" and b'"bbox"' in head)
+    )
 
 
 def is_voc(path: Path) -> bool:
@@ -50,11 +56,11 @@ def is_own(path: Path) -> bool:
     """Return whether a file is a CSV of objects, also one that lacks a column; lists of videos have a time too."""
     with open_text(path) as file:
         line = file.readline()
-    if not line.strip():
-        return path.stem == "objects"
     columns = {field.strip(' "\r\n').lower() for field in re.split(f"[{_DELIMITERS}]", line)}
     if own_header(line) is None and path.stem == "boxes":  # of videos
         return False
+    if "time" not in columns and path.stem == "objects":  # whatever it holds
+        return True
     return "time" not in columns and any(len(columns & {*names}) > 1 for names in (CORNERS, OTHER_NAMES[1:5]))
 
 

@@ -169,6 +169,8 @@ class ObjectLayout(Layout):
         names = read_yaml(source.place).names if is_yaml else names_without_yaml(self.root)
         remarks: list[str] = []
         table = read_yolo(self.root, source.images, names, self.size_of, remarks, source=str(source.place))
+        if not names:
+            remarks.append(f"{source.place}: the classes have no names but their numbers: name them in classes.txt")
         self.notes += [(logging.WARNING, remark) for remark in remarks]
         return table
 
