@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import mvrec.data.views.pixel_operations as tvf
 from mvrec.data.views.geometry import Box
 from mvrec.inference.objects.knobs import ObjectKnobs
 from mvrec.inference.objects.results import ObjectPrediction
@@ -48,7 +49,9 @@ def objects_in(recogniser: Recogniser, image: Tensor, knobs: ObjectKnobs) -> Reg
     whole = Box(0, 0, height, width)
     tiles = [] if knobs.tiles is None else tiles_of(height, width, side=knobs.tiles, overlap=knobs.overlap)
     boxes = [whole, *(tile for tile in tiles if tile != whole)]
-    parts = [_found_in(recogniser, image, box) for box in boxes]
+    protocol: Any = recogniser.protocol
+    longest = knobs.tiles if protocol.scale is None else None  # its own size may be too large for a network
+    parts = [_found_in(recogniser, image, box, longest=longest) for box in boxes]
     if any(part is None for part in parts):
         return None
     detections = _together([part for part in parts if part is not None])
@@ -92,13 +95,17 @@ def size_of(recogniser: Recogniser, height: int, width: int) -> ImageSize:
     return ImageSize(rows, columns, columns / width, rows / height)
 
 
-def _found_in(recogniser: Recogniser, image: Tensor, box: Box) -> Detections | None:
-    """Return the detections in a part of an image, in pixels of the image."""
+def _found_in(recogniser: Recogniser, image: Tensor, box: Box, *, longest: int | None = None) -> Detections | None:
+    """Return the detections in a part of an image, in pixels of the image; a part above `longest` is scaled down."""
     part = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
+    if longest is not None and max(box.height, box.width) > longest:
+        factor = longest / max(box.height, box.width)
+        part = tvf.resize(part, [max(round(side * factor), 1) for side in (box.height, box.width)], antialias=True)
     detections = found_in(recogniser, part)
     if detections is None:
         return None
-    return detections._replace(boxes=detections.boxes + torch.tensor([box.left, box.top] * 2))
+    scale = torch.tensor([box.width / part.shape[-1], box.height / part.shape[-2]] * 2)
+    return detections._replace(boxes=detections.boxes * scale + torch.tensor([box.left, box.top] * 2))
 
 
 def _together(parts: list[Detections]) -> Detections:

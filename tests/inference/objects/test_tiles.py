@@ -40,8 +40,8 @@ class Finder(nn.Module):
         return [Detections(images[0].in_frame(corners), scores, torch.tensor(labels))]
 
 
-def recogniser() -> Recogniser:
-    protocol = DetectionProtocol.named("mmdetection-600x400")
+def recogniser(protocol_name: str = "mmdetection-600x400") -> Recogniser:
+    protocol = DetectionProtocol.named(protocol_name)
     return Recogniser(Finder(), DetectionOutputs(["white", "green"], {}), protocol, Path("weights"))
 
 
@@ -65,6 +65,16 @@ def test_small_objects_in_a_large_image_are_found_once_each_and_a_large_one_is_w
     sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
     assert np.array_equal(objects.labels, sides[:, 1] > sides[:, 0])
     assert (np.diff(objects.scores) <= 0).all()
+
+
+def test_the_whole_image_next_to_tiles_is_as_large_as_one_if_the_network_sees_images_in_their_own_size():
+    detector, sides = recogniser("whole"), []
+    detector.backbone.register_forward_pre_hook(lambda _, inputs: sides.append(max(inputs[0].shape[-2:])))
+    image = torch.zeros(3, 400, 600, dtype=torch.uint8)
+    image[:, 100:300, 200:500] = 255
+    objects = objects_in(detector, image, ObjectKnobs(tiles=128))
+    assert max(sides) == 128
+    np.testing.assert_allclose(objects.boxes, [[200, 100, 500, 300]], atol=3)
 
 
 def test_tiles_cover_an_image_and_overlap():
