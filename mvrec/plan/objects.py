@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mvrec.data.listing.class_names import mirrored_classes
 from mvrec.data.listing.file_kinds import IMAGES
 from mvrec.data.listing.folds import Fold, Folds
@@ -87,6 +89,10 @@ def _remarks(layout: ObjectLayout) -> Iterator[str]:
     table = layout.table("train")
     if empty := int((table.learned_counts == 0).sum()):  # crowds are not learned
         yield f"{counted(empty, 'images to train on')} without objects: learned as background"
+    bare = np.flatnonzero(~table.shapes.present)
+    if 0 < len(bare) < table.num_objects:
+        count = f"{len(bare)} of {counted(table.num_objects, 'objects')}"
+        yield f"{count} have no outline, such as {table.where(int(bare[0]))}: masks need all"
     if missing := [name for name, count in _classes(layout, "train").items() if not count]:
         yield f"no object to train on for {counted(len(missing), 'classes')}, such as {missing[0]!r}"
     if layout.has("val") and not layout.table("val").num_objects:

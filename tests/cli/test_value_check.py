@@ -40,5 +40,5 @@ def test_whatever_yaml_reads_as_null_is_null():
 
 
 def test_a_kind_of_data_that_does_not_exist_is_said_before_its_arguments_are():
-    assert "one of ADE20K, AVA, Charades, Cityscapes" in refused("data", "open_video")  # no kind of data
+    assert "one of ADE20K, AVA, COCO, Charades, Cityscapes" in refused("data", "open_video")  # no kind of data
     assert refused("data", "-1", "--data") == "--data must be a class such as VideoFolder, got '-1'"

@@ -1,5 +1,7 @@
 """The plan of a folder of images with objects."""
 
+import json
+
 import object_trees as trees
 import pytest
 import torch
@@ -43,6 +45,16 @@ def test_what_spoils_a_score_is_a_remark(tmp_path):
         "no object to train on for 1 class, such as 'dog'",
         "no validation image has an object: there will be no score",
     )
+
+
+def test_objects_without_outline_among_others_are_a_remark(tmp_path):
+    path = write(tmp_path) / "annotations.json"
+    annotations = json.loads(path.read_text())
+    annotations["annotations"][3].pop("segmentation")
+    path.write_text(json.dumps(annotations))
+    (remark,) = look_at_objects(tmp_path, val_fraction=0.01).remarks
+    assert remark.startswith("1 of 14 objects have no outline, such as ")
+    assert remark.endswith(": masks need all")
 
 
 @pytest.mark.parametrize("place", ["folder", "file"])
