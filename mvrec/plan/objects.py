@@ -95,12 +95,6 @@ def _remarks(layout: ObjectLayout) -> Iterator[str]:
         yield f"{count} have no outline, such as {table.where(int(bare[0]))}: masks need all"
     if missing := [name for name, count in _classes(layout, "train").items() if not count]:
         yield f"no object to train on for {counted(len(missing), 'classes')}, such as {missing[0]!r}"
-    bare = np.flatnonzero(~table.shapes.present)
-    if 0 < len(bare) < table.num_objects:
-        yield (
-            f"{len(bare)} of {counted(table.num_objects, 'objects')} to train on without an outline, so that only boxes"
-            f" are learned: outline or remove it, such as {table.where(int(bare[0]))}"
-        )
     if layout.has("val") and not layout.table("val").num_objects:
         yield "no validation image has an object: there will be no score"
     yield from (text for _, text in layout.notes)
