@@ -87,7 +87,7 @@ def test_the_demo_of_detection_learns_from_a_coco_file_and_draws_what_it_finds(c
     lines = out.strip().splitlines()[-5:]
     assert lines[0] == f"scenes: 16 training images with boxes and masks of digits in {root}"
     assert re.fullmatch(
-        r"trained Mask R-CNN on an MViT, \d\.\d\d M parameters, for 1 epochs in [\d.]+ minutes", lines[1]
+        r"trained Mask R-CNN on an MViT of \d\.\d\d M parameters for 1 epochs in [\d.]+ minutes", lines[1]
     )
     assert re.fullmatch(r"test box AP: [\d.]+ %, at IoU 0\.5: [\d.]+ % \(8 images, 32 objects\)", lines[2])
     assert re.fullmatch(r"test mask AP: [\d.]+ %, at IoU 0\.5: [\d.]+ %", lines[3])

@@ -1,17 +1,11 @@
 """`mvrec demo-actions`: from videos and boxes to who does what, with proofs that time and place decide it."""
 
-import time
-from pathlib import Path
 from typing import Any
 
-from mvrec.cli.lightning import run
 from mvrec.commands import recognize
-from mvrec.files import at_home
-from mvrec.messages import CommandParser
-from mvrec.recipes import find_config
+from mvrec.commands.demos.training import train_by_options
 from mvrec.tasks.action_detection.scores import ActionScores
 
-CONFIG = "demo_actions"
 PLAY = ("play.mp4", "play.csv")  # of the generated data: a longer video, and its boxes
 EVERY = "0.25"  # seconds between the boxes of it
 LEAST = "0.3"  # score of an action that is drawn
@@ -19,41 +13,31 @@ LEAST = "0.3"  # score of an action that is drawn
 
 def main(arguments: list[str]) -> None:
     """Generate moving digits with boxes, train, test, test with two wrong inputs, and draw what is found."""
-    parser = CommandParser(prog="mvrec demo-actions", description=main.__doc__)
-    parser.add_argument("--config", default=CONFIG, help="the run's configuration (default: %(default)s)")
-    parser.add_argument("--run_dir", type=at_home, default=Path("runs/demo_actions"), help="default: %(default)s")
-    options, overrides = parser.parse_known_args(arguments)
-    common = ["--config", find_config(options.config), "--run_dir", str(options.run_dir), *overrides]
-
-    begin = time.monotonic()
-    fit = run(["fit", *common])
-    minutes = (time.monotonic() - begin) / 60
-    checkpoint = str(fit.run_dir / "checkpoints/best.ckpt")
+    trained = train_by_options("demo-actions", main.__doc__, arguments)
     # The controls come first, so that the files they write are not what stays.
-    shuffled = run(["test", *common, "--ckpt_path", checkpoint, "--data.frame_order", "shuffled"]).model.scores
-    tested = run(["test", *common, "--ckpt_path", checkpoint])
+    shuffled = trained.test("--data.frame_order", "shuffled").model.scores
+    tested = trained.test()
     misplaced = _scored_misplaced(tested)
     scores: ActionScores = tested.model.scores
     video, boxes = (tested.datamodule.root / name for name in PLAY)
-    overlays = options.run_dir / "overlays"
+    run_dir, data = trained.fit.run_dir, trained.fit.datamodule
+    overlays = run_dir / "overlays"
     flags = ["--every", EVERY, "--smooth", "0", "--min_action", LEAST, "--overlays", str(overlays)]
-    flags += ["-o", str(options.run_dir / "play.csv")]
-    recognize.main([str(video), "--ckpt", checkpoint, "--boxes", str(boxes), *flags])
+    flags += ["-o", str(run_dir / "play.csv")]
+    recognize.main([str(video), "--ckpt", trained.checkpoint, "--boxes", str(boxes), *flags])
 
-    parameters = sum(parameter.numel() for parameter in fit.model.backbone.parameters())
     names, precisions = tested.model.class_names, scores.average_precisions
     width = max(map(len, names))
     report = [
-        f"moving digits: {len(fit.datamodule.index('train'))} training videos of two or three digits with a box each "
-        f"in {fit.datamodule.root}",
-        f"trained an MViT of {parameters / 1e6:.2f} M parameters for {fit.trainer.max_epochs} epochs in "
-        f"{minutes:.1f} minutes",
+        f"moving digits: {len(data.index('train'))} training videos of two or three digits with a box each "
+        f"in {data.root}",
+        trained.text("an MViT"),
         f"test mAP: {_percent(scores)} ({scores.counts('key frames')}); equal scores for all boxes: "
         f"{100 * scores.chance()['map']:.1f} %",
         f"control, the same weights on the same videos with their frames shuffled: {_percent(shuffled)}",
         f"control, the same weights with boxes at twice their places: {_percent(misplaced)}",
         *(f"  {name:<{width}} {100 * precision:.1f} %" for name, precision in zip(names, precisions, strict=True)),
-        f"what it sees in a longer video: {overlays / video.name}; everything else: {options.run_dir}",
+        f"what it sees in a longer video: {overlays / video.name}; everything else: {run_dir}",
     ]
     print("\n" + "\n".join(report))  # noqa: T201
 

@@ -1,14 +1,12 @@
 """`mvrec demo-images`: every family of networks learns from files of images, from nothing to a test score."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvrec.cli.lightning import run
+from mvrec.commands.demos.training import train
 from mvrec.files import at_home
 from mvrec.messages import CommandParser
-from mvrec.recipes import find_config
 from mvrec.tasks.classification.scores import SingleLabelScores
 
 CONFIGS = tuple(f"demo_images_{name}" for name in ("shunted", "sgformer", "cloformer", "mvit"))
@@ -43,22 +41,17 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--run_dir", type=at_home, default=Path("runs/demo_images"), help="default: %(default)s")
     options, overrides = parser.parse_known_args(arguments)
     results = []
-    for config in [Path(find_config(name)) for name in options.configs]:
-        results.append(_train_and_test(config, options.run_dir / config.stem, overrides))
+    for config in options.configs:
+        results.append(_train_and_test(config, options.run_dir / Path(config).stem, overrides))
         print("\n" + "\n".join(table(results)), flush=True)  # noqa: T201
     print(f"everything about the runs: {options.run_dir}")  # noqa: T201
 
 
-def _train_and_test(config: Path, run_dir: Path, overrides: Sequence[str]) -> Result:
-    common = ["--config", str(config), "--run_dir", str(run_dir), *overrides]
-    begin = time.monotonic()
-    fit = run(["fit", *common])
-    minutes = (time.monotonic() - begin) / 60
-    checkpoint = str(fit.run_dir / "checkpoints/best.ckpt")
-    scores = run(["test", *common, "--ckpt_path", checkpoint]).model.scores
+def _train_and_test(config: str, run_dir: Path, overrides: Sequence[str]) -> Result:
+    trained = train(config, run_dir, overrides)
+    scores = trained.test().model.scores
     assert isinstance(scores, SingleLabelScores)
-    backbone = fit.model.backbone
-    return Result(type(backbone).__name__, sum(p.numel() for p in backbone.parameters()), minutes, scores)
+    return Result(type(trained.fit.model.backbone).__name__, trained.parameters, trained.minutes, scores)
 
 
 def table(results: Sequence[Result]) -> list[str]:
