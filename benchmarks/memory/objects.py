@@ -89,7 +89,8 @@ def main() -> None:
     numbers = len(table.shapes.coordinates)
     print(f"{options.objects:,} objects with {numbers:,} numbers in {len(table):,} images, a file of {size:.0f} MiB:")
     print(f"  {seconds:.1f} s, peak {peak:.0f} MiB above the start, {table.nbytes / 1e6:.0f} MB kept")
-    print(f"  with {options.workers} workers {total_pss(table, options.workers):.0f} MiB in all, alone {pss(os.getpid()):.0f}")
+    total, alone = total_pss(table, options.workers), pss(os.getpid())
+    print(f"  this process {alone:.0f} MiB, with {options.workers} workers {total:.0f} MiB in all")
 
 
 if __name__ == "__main__":

@@ -122,7 +122,9 @@ def object_settings(findings: Findings, machine: Machine, start: StartingPoint |
             yield Choice("model.head", parts, "as the weights have it")
         return
     name, reason = ("mask_rcnn", "outlines") if findings.has_shapes else ("faster_rcnn", "boxes without outlines")
-    yield Choice("model.detector", name, f"the objects are {reason}" if not findings.has_shapes else f"there are {reason}")
+    yield Choice(
+        "model.detector", name, f"the objects are {reason}" if not findings.has_shapes else f"there are {reason}"
+    )
     if start is None and not machine.gpu:
         yield Choice("model.channels", SMALL_NECK, "a detector as small as the network")
 

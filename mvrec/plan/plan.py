@@ -16,7 +16,6 @@ from mvrec.plan.kinds import ANNOTATED, BOXED, DATA, MASKED, kind_of
 from mvrec.plan.learning import Choice, learning
 from mvrec.plan.machine import Machine, this_machine
 from mvrec.plan.masks import look_at_masks
-from mvrec.plan.objects import MOST_IN_BATCH, look_at_objects, object_settings
 from mvrec.plan.networks import MANY_FILES, Network, clip_for, crop_size, network_for
 from mvrec.plan.objects import MOST_IN_BATCH, look_at_objects, object_settings
 from mvrec.runs.weights_origin import StartingPoint

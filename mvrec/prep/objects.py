@@ -104,7 +104,9 @@ def index(layout: "ObjectLayout", options: argparse.Namespace) -> int:
     for split, table in good.items():
         target = options.out / f"{split}.json"
         if target.exists() and target.resolve() == Path(layout.place(split)).resolve():
-            raise UserError(f"{target} has the annotations of this data set and would be overwritten: choose another --out")
+            raise UserError(
+                f"{target} has the annotations of this data set and would be overwritten: choose another --out"
+            )
         options.out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target)
         write_coco(target, table, [relative(layout.root / path, options.out) for path in table.paths()])
@@ -152,9 +154,9 @@ def _images(root: Path, tables: "dict[str, ObjectTable]", options: argparse.Name
         for path, height, width in zip(table.paths(), table.heights.tolist(), table.widths.tolist(), strict=True):
             size = sizes.get(path, (height, width))
             if height and width and size != (height, width):
-                said = f"{root / path}: {size[1]}x{size[0]} pixels, and {width}x{height} in {table.source}"
+                text = f"{root / path}: {size[1]}x{size[0]} pixels, and {width}x{height} in {table.source}"
                 turned = ", which is the size before its EXIF block turns it" if size == (width, height) else ""
-                faults["size"][path] = f"{said}{turned}"
+                faults["size"][path] = f"{text}{turned}"
     return Images(sizes, {kind: dict(sorted(of_kind.items())) for kind, of_kind in faults.items() if of_kind})
 
 
@@ -166,7 +168,9 @@ def _sized(table: "ObjectTable", sizes: dict[str, tuple[int, int]]) -> "ObjectTa
         return table
     actual = np.array([sizes.get(path, (0, 0)) for path in table.paths()], np.int32).reshape(-1, 2)
     is_unknown = (table.heights == 0) | (table.widths == 0)
-    heights, widths = (np.where(is_unknown, actual[:, at], side) for at, side in enumerate((table.heights, table.widths)))
+    heights, widths = (
+        np.where(is_unknown, actual[:, at], side) for at, side in enumerate((table.heights, table.widths))
+    )
     return replace(table, heights=heights, widths=widths)
 
 
@@ -177,8 +181,8 @@ def _good(table: "ObjectTable", images: Images) -> "ObjectTable":
     from mvrec.data.listing.objects.faults import without_faults
 
     faulty = {path for of_kind in images.faults.values() for path in of_kind}
-    kept = table.only_images(np.array([path not in faulty for path in table.paths()], np.bool_))
-    return without_faults(kept, "drop")[0]
+    present = table.only_images(np.array([path not in faulty for path in table.paths()], np.bool_))
+    return without_faults(present, "drop")[0]
 
 
 def _repeats(root: Path, tables: "dict[str, ObjectTable]", options: argparse.Namespace) -> Repeats:
@@ -188,9 +192,7 @@ def _repeats(root: Path, tables: "dict[str, ObjectTable]", options: argparse.Nam
     rows = {split: [Row(path, "") for path in table.paths()] for split, table in tables.items()}
     with Journal(options.out / "index.jsonl") as journal:
         limits = Limits(options.timeout, options.memory)
-        return find_repeats(
-            rows, root, None if options.no_hash else journal, workers=options.workers, limits=limits
-        )
+        return find_repeats(rows, root, None if options.no_hash else journal, workers=options.workers, limits=limits)
 
 
 def report(
@@ -239,8 +241,10 @@ def _facts(table: "ObjectTable") -> dict[str, Any]:
     """Return the numbers of a split."""
     import numpy as np
 
-    known = [(width, height) for height, width in zip(table.heights.tolist(), table.widths.tolist(), strict=True) if height]
-    ordered = sorted(known, key=lambda size: size[0] * size[1])
+    pairs = [
+        (width, height) for height, width in zip(table.heights.tolist(), table.widths.tolist(), strict=True) if height
+    ]
+    ordered = sorted(pairs, key=lambda size: size[0] * size[1])
     return {
         "images": len(table),
         "without_objects": int((np.diff(table.starts) == 0).sum()),
@@ -267,7 +271,10 @@ def summary(content: dict[str, Any]) -> str:
     text = f"{content['layout']} in {shown(content['root'])}\n\n"
     text += console.table(
         ["split", "images", "without objects", "objects", "crowds", "with shape", "sizes"],
-        [[split, *list(facts.values())[:-1], " to ".join(dict.fromkeys(facts["sizes"]))] for split, facts in splits.items()],
+        [
+            [split, *list(facts.values())[:-1], " to ".join(dict.fromkeys(facts["sizes"]))]
+            for split, facts in splits.items()
+        ],
     )
     counts = content["objects_per_class"]
     ordered = sorted(counts.items(), key=lambda entry: (-sum(entry[1].values()), entry[0]))

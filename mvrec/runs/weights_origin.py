@@ -167,7 +167,11 @@ def _of_weights(stored: StoredWeights) -> StartingPoint:
 def _settings_of(protocol: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a data module under which it has a protocol."""
     if protocol.get("kind") == "objects":
-        return {"normalisation": protocol["normalisation"], "protocol": protocol["name"], "upright": protocol["upright"]}
+        return {
+            "normalisation": protocol["normalisation"],
+            "protocol": protocol["name"],
+            "upright": protocol["upright"],
+        }
     shared = {"size": protocol["size"], "normalisation": protocol["normalisation"]}
     if protocol.get("kind") == "masks":
         return {**shared, "protocol": protocol["name"]}

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 @pytest.mark.parametrize("write", [trees.write_voc, trees.write_yolo, trees.write_labelme, trees.write_csv])
 def test_every_format_becomes_json_of_coco(tmp_path, write):
     write(tmp_path / "set")
-    code, out, err = run("index", tmp_path / "set", "--out", tmp_path / "lists", "--val-fraction", "0")
+    code, _, err = run("index", tmp_path / "set", "--out", tmp_path / "lists", "--val-fraction", "0")
     assert (code, err.count("error")) == (0, 0)
     splits = ["train", "val"] if write is trees.write_voc else ["train"]
     boxes, sizes = {}, {}
@@ -50,7 +50,12 @@ def test_index_counts_classes_sizes_and_images_without_objects(tmp_path):
 
 def test_index_names_every_kind_of_fault_and_leaves_it_out(tmp_path):
     sizes = {**trees.SIZES, "d.png": (20, 20), "e.png": (20, 20), "f.png": (20, 20)}
-    boxes = {**trees.BOXES, "d.png": [("cat", 1, 1, 5, 5)], "e.png": [("cat", 1, 1, 5, 5)], "f.png": [("cat", 30, 1, 5, 5)]}
+    boxes = {
+        **trees.BOXES,
+        "d.png": [("cat", 1, 1, 5, 5)],
+        "e.png": [("cat", 1, 1, 5, 5)],
+        "f.png": [("cat", 30, 1, 5, 5)],
+    }
     tree = trees.coco(boxes, sizes)
     tree["annotations"][0]["bbox"][3] = 0
     tree["annotations"][1]["segmentation"] = [[1, 2, 3, 4]]
@@ -82,6 +87,6 @@ def test_index_names_every_kind_of_fault_and_leaves_it_out(tmp_path):
 def test_other_jobs_refuse_to_part_images_from_their_objects(tmp_path):
     trees.write_yolo(tmp_path / "set")
     for job in ("resize", "shard"):
-        code, _, err = run(job, tmp_path / "set", "--out", tmp_path / "out")
+        code, _, err = run(job, tmp_path / "set", tmp_path / "out")
         assert code == 2
         assert "data.yaml has objects of the images" in err

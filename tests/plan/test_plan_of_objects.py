@@ -6,7 +6,7 @@ import object_trees as trees
 import pytest
 import torch
 import yaml
-from mask_trees import write_mask, quarters
+from mask_trees import quarters, write_mask
 
 from mvrec.data.listing.objects.finding import has_objects
 from mvrec.models import create_model

@@ -24,8 +24,8 @@ def read_coco(path: Path) -> ObjectTable:
     Boxes and polygons stay as they are in the file. Polygons, run lengths and compressed run lengths are shapes.
 
     Raises:
-        UserError: The file is missing, cut short or in another form; an id is there twice, or refers to nothing; a box or
-            a shape is malformed; with the file and the id.
+        UserError: The file is missing, cut short or in another form; an id is there twice, or refers to nothing; a box
+            or a shape is malformed; with the file and the id.
     """
     return _Reader(path).table()
 
@@ -56,9 +56,28 @@ class _Reader:
             self._fail("it has no images")
         if early is not None:
             cursor.place = early
-            for entry in cursor.entries():
-                self._add_object(entry)
+            self._add_objects(cursor)
         return self._with_labels(self.packed.table(names, ids))
+
+    def _read(self, cursor: JsonCursor) -> int | None:
+        """Read all members, and return the place of annotations in front of their images, which are left out."""
+        early: int | None = None
+        for name in cursor.members():
+            if name == "images":
+                for entry in cursor.entries():
+                    self._add_image(entry)
+            elif name == "annotations" and self.images:
+                self._add_objects(cursor)
+            elif name == "categories":
+                self.categories = cursor.value()
+            else:
+                early = cursor.place if name == "annotations" else early
+                cursor.value()
+        return early
+
+    def _add_objects(self, cursor: JsonCursor) -> None:
+        for entry in cursor.entries():
+            self._add_object(entry)
 
     def _with_labels(self, table: ObjectTable) -> ObjectTable:
         """Return the table with numbers of classes in place of the ids of categories."""
@@ -66,8 +85,8 @@ class _Reader:
         labels = np.searchsorted(ids, table.labels).clip(max=len(ids) - 1)
         if len(strange := np.flatnonzero(ids[labels] != table.labels)):
             number = int(strange[0])
-            known = ", ".join(map(str, table.class_ids[:10])) + (", ..." if len(ids) > 10 else "")
-            raise UserError(f"{table.where(number)}: there is no category {table.labels[number]}, only {known}")
+            listed = ", ".join(map(str, table.class_ids[:10])) + (", ..." if len(ids) > 10 else "")
+            raise UserError(f"{table.where(number)}: there is no category {table.labels[number]}, only {listed}")
         return replace(table, labels=labels.astype(np.int32))
 
     def _fail(self, problem: str) -> NoReturn:
@@ -117,12 +136,12 @@ class _Reader:
         if object_id in self.ids:
             self._fail(f"{where} is there twice")
         self.ids.add(object_id)
-        image, category = _looked_up(self.images, entry.get("image_id")), entry.get("category_id")
+        image, category = _looked_up(self.images, entry.get("image_id")), _whole(entry.get("category_id"))
         if image is None:
             self._fail(f"{where}: there is no image {_short(entry.get('image_id'))}")
         where = f"{where} of image {entry['image_id']}"
-        if not _is_whole(category) or abs(category) > _MOST_ID:
-            self._fail(f"{where}: the category {_short(category)} is no whole number")
+        if category is None or abs(category) > _MOST_ID:
+            self._fail(f"{where}: the category {_short(entry.get('category_id'))} is no whole number")
         polygons, runs = self._shape(entry.get("segmentation"), image, where)
         box = self._box(entry, polygons, runs, image, where)
         area = entry.get("area")
@@ -197,6 +216,10 @@ class _Reader:
 
 def _looked_up(numbers: Mapping[Any, int], key: Any) -> int | None:
     return numbers.get(key) if _is_whole(key) else None
+
+
+def _whole(value: Any) -> int | None:
+    return value if _is_whole(value) else None
 
 
 def _is_whole(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The faults of objects that would spoil training: boxes without area or outside the image, and shapes of two points."""
+"""Faults of objects that would spoil training: boxes without area or outside the image, shapes of two points."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -37,7 +37,7 @@ class Fault(NamedTuple):
 
     @property
     def text(self) -> str:
-        """How many there are, and the first."""
+        """Their number, and the first."""
         single, several = NOUNS[self.kind]
         return f"{len(self.objects)} {single if len(self.objects) == 1 else several}, such as {self.first}"
 

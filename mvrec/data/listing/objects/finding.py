@@ -1,5 +1,6 @@
 """The annotations of objects in a root, by names and beginnings of files; needs no torch."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
 from itertools import islice
@@ -165,7 +166,9 @@ def _only_csv(root: Path, stems: Sequence[str]) -> Path | None:
 def _voc_lists(root: Path) -> dict[str, Source]:
     """Return the splits of VOC's own layout: lists of names in `ImageSets/Main`."""
     bases = [root, *sorted(root.glob("VOC20*")), *sorted(root.glob("VOCdevkit/VOC20*"))]
-    base = next((base for base in bases if (base / "ImageSets/Main").is_dir() and (base / "Annotations").is_dir()), None)
+    base = next(
+        (base for base in bases if (base / "ImageSets/Main").is_dir() and (base / "Annotations").is_dir()), None
+    )
     if base is None:
         return {}
     lists = {split: base / f"ImageSets/Main/{split}.txt" for split in SPLIT_FOLDERS}
@@ -237,6 +240,5 @@ def _is_yolo_pair(images: Path, labels: Path) -> bool:
 def _files(folder: Path, endings: Sequence[str]) -> Iterator[Path]:
     """Yield the files of a folder with some endings, sorted, without hidden ones."""
     if folder.is_dir():
-        yield from (
-            path for path in sorted(folder.iterdir()) if path.suffix.lower() in endings and path.name[0] != "."
-        )
+        names = [entry.name for entry in os.scandir(folder) if os.path.splitext(entry.name)[1].lower() in endings]  # noqa: PTH122
+        yield from (folder / name for name in sorted(names) if name[0] != ".")

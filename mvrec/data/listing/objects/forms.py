@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,13 +20,13 @@ _DELIMITERS = ",;\t"
 _YOLO_KEYS = frozenset({"names", "nc", "path", *SPLIT_FOLDERS})
 _YOLO_FILES = ("data.yaml", "data.yml")  # which are YOLO's, whatever they hold
 _FIRST_BYTES = 1 << 16  # of a file that tell its format
-_COCO_NAMES = (b'"images"', b'"annotations"', b'"categories"', b'"info"', b'"licenses"')
+_COCO_LISTS = re.compile(rb'"(images|annotations|categories|licenses)"\s*:\s*\[|"info"\s*:\s*\{')
 
 
 def is_coco(path: Path) -> bool:
     """Return whether a file begins like COCO's annotations, a JSON object with one of its lists."""
     head = _head(path)
-    return head[:1] == b"{" and any(name in head for name in _COCO_NAMES) and b'"shapes"' not in head
+    return head[:1] == b"{" and _COCO_LISTS.search(head) is not None and b'"shapes"' not in head
 
 
 def is_spoilt_coco(path: Path) -> bool:

@@ -44,9 +44,7 @@ def read_labelme(files: Iterable[Path], images: ImageNames, source: str) -> Obje
             key = (label, number if group is None else f"group {group}")
             objects.setdefault(key, []).append(_polygon(shape, where))
         for (label, _), polygons in objects.items():
-            packed.add_object(
-                image, label, box_of_polygons(polygons), area=polygon_area(polygons), polygons=polygons
-            )
+            packed.add_object(image, label, box_of_polygons(polygons), area=polygon_area(polygons), polygons=polygons)
     return labels.table(packed)
 
 

@@ -1,6 +1,7 @@
 """Layouts of images with objects: the annotations of each split as a packed table."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from mvrec.data.listing.class_files import read_class_names
 from mvrec.data.listing.file_kinds import IMAGES
 from mvrec.data.listing.folds import path_share, usual_val_fraction
-from mvrec.data.listing.layouts import SPLITS, Layout, find_prefix
+from mvrec.data.listing.layouts import SPLITS, Layout
 from mvrec.data.listing.lists import Row, open_text
 from mvrec.data.listing.objects.coco import read_coco
 from mvrec.data.listing.objects.faults import HARMLESS, BadBoxes, Fault, without_faults
@@ -24,6 +25,7 @@ from mvrec.data.listing.objects.voc import read_voc
 from mvrec.data.listing.objects.yolo import names_without_yaml, read_yolo, yolo_line
 from mvrec.errors import UserError
 
+
 class ObjectLayout(Layout):
     """Images with objects: a table per split.
 
@@ -36,8 +38,8 @@ class ObjectLayout(Layout):
         size_of: Returns height and width of an image, turned as its EXIF block says.
         val_fraction: The share of the images for val if there are no splits, those with the lowest hashes of their
             paths; `None` for that of `usual_val_fraction`.
-        bad_boxes: Whether objects without area, outside the image or of fewer than three points are a fault, or are left
-            out.
+        bad_boxes: Whether objects without area, outside the image or of fewer than three points are a fault, or are
+            left out.
 
     Attributes:
         keeps_empty: Whether training has images without objects to learn from; crowds are none.
@@ -198,8 +200,8 @@ def _listed_names(path: Path) -> list[str]:
 
 def _repeated(paths: list[str]) -> str | None:
     """Return the first path that is there twice."""
-    seen: set[str] = set()
-    return next((path for path in paths if path in seen or seen.add(path)), None)  # type: ignore[func-returns-value]
+    counts = Counter(paths)
+    return next((path for path in paths if counts[path] > 1), None) if len(counts) < len(paths) else None
 
 
 def find_object_layout(

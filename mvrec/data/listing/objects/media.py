@@ -40,7 +40,9 @@ class ImageNames:
         name = PureWindowsPath(name).name  # tools on Windows write their paths
         places = [folder / name for folder in (*self.folders, annotation.parent)] if name else []
         place = next((place for place in places if place.is_file()), None)
-        return relative(place or (self.folders or [annotation.parent])[0] / (name or f"{annotation.stem}.jpg"), self.root)
+        return relative(
+            place or (self.folders or [annotation.parent])[0] / (name or f"{annotation.stem}.jpg"), self.root
+        )
 
     def unnamed(self, annotations: Iterable[Path]) -> list[str]:
         """Return the images without an annotation file."""
@@ -91,7 +93,9 @@ def placed_paths(root: Path, source: Path, split: str, names: Sequence[str]) -> 
             f"into {root}/images or next to this file"
         )
     if twice := repeated & {PureWindowsPath(name).name for name in names}:
-        raise UserError(f"{source}: {min(twice)} is the name of two images below {root}: give their folders in the file")
+        raise UserError(
+            f"{source}: {min(twice)} is the name of two images below {root}: give their folders in the file"
+        )
     return paths, f"{source}: its images are found by their names below {root}"
 
 

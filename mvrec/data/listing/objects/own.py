@@ -9,6 +9,7 @@ from mvrec.data.listing.objects.labels import Labels
 from mvrec.data.listing.objects.table import ObjectPacking, ObjectTable
 from mvrec.errors import UserError
 
+
 def read_own(path: Path) -> ObjectTable:
     """Return the images and objects of a list, whose corners are pixels.
 

@@ -6,6 +6,7 @@ Run lengths are those of COCO: https://github.com/cocodataset/cocoapi, common/ma
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ class Shapes:
         """Return the polygons of an object, in pixels: a list of float64 (n, 2), x and y."""
         first, last = self.ring_starts[number], self.ring_starts[number + 1]
         starts = self.point_starts[first : last + 1]
-        return [self._pixels(begin, end).reshape(-1, 2) for begin, end in zip(starts[:-1], starts[1:], strict=True)]
+        return [self._pixels(begin, end).reshape(-1, 2) for begin, end in pairwise(starts)]
 
     def compressed(self, number: int) -> bytes:
         """Return the compressed run lengths of an object; b"" without them."""
@@ -92,12 +93,13 @@ class Shapes:
             return self
         chunks = [order[begin : begin + _CHUNK] for begin in range(0, len(order), _CHUNK)]
         rings = [_positions(self.ring_starts, chunk) for chunk in chunks]
+        numbers: list[npt.NDArray[np.int32] | Floats] = [self.coordinates[:0]]
+        numbers += [self.coordinates[_positions(self.point_starts, chunk)] for chunk in rings]
+        coordinates: Any = np.concatenate(numbers)
         return Shapes(
             _starts(np.diff(self.ring_starts)[order]),
             _starts(np.concatenate([np.diff(self.point_starts)[chunk] for chunk in [*rings, order[:0]]])),
-            np.concatenate(
-                [self.coordinates[_positions(self.point_starts, chunk)] for chunk in rings] + [self.coordinates[:0]]
-            ),
+            coordinates,
             _starts(np.diff(self.run_starts)[order]),
             np.concatenate([self.runs[_positions(self.run_starts, chunk)] for chunk in chunks] + [self.runs[:0]]),
         )

@@ -201,12 +201,14 @@ class ObjectTable:
         numbers = np.array([number_of.get(name, NO_CLASS) for name in self.class_names], np.int32)
         labels = numbers[self.labels] if self.num_objects else self.labels
         if len(strange := np.flatnonzero(labels == NO_CLASS)):
-            name, known = self.class_names[self.labels[strange[0]]], ", ".join(list(names)[:10])
-            raise UserError(f"{self.where(int(strange[0]))}: {name!r} is none of the {len(names)} classes: {known}")
+            name, first_names = self.class_names[self.labels[strange[0]]], ", ".join(list(names)[:10])
+            raise UserError(
+                f"{self.where(int(strange[0]))}: {name!r} is none of the {len(names)} classes: {first_names}"
+            )
         if ids is None:
-            own = dict(zip(self.class_names, self.class_ids, strict=True))
+            present_ids = dict(zip(self.class_names, self.class_ids, strict=True))
             free = iter(range(max(self.class_ids, default=0) + 1, max(self.class_ids, default=0) + 1 + len(names)))
-            ids = [own[name] if name in own else next(free) for name in names]
+            ids = [present_ids[name] if name in present_ids else next(free) for name in names]
         return replace(self, labels=labels, class_names=tuple(names), class_ids=tuple(ids))
 
     def only_objects(self, mask: Bools) -> "ObjectTable":
