@@ -1,7 +1,7 @@
 """The common part of data modules of images: views, and how they are scored."""
 
 import logging
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from mvrec.data.listing.file_kinds import IMAGES, Kind
 from mvrec.data.listing.index import SampleIndex
@@ -22,11 +22,43 @@ IMAGENET_AUGMENT = Augment(
 log = logging.getLogger(__name__)
 
 
-class ImageData(RecognitionData):
-    """Images. A subclass describes its data set on disk; see `RecognitionData.find_layout`.
+class ImageFiles(RecognitionData):
+    """Images with targets of any kind.
 
     Most image data sets have no labelled test split; `test` and `predict` then read val, and say so next to the
     score.
+
+    Args:
+        root: The data set.
+        test_split: What `test` and `predict` read; by default "test" where there is one, else "val".
+        knobs: See `RecognitionData`.
+    """
+
+    kind: ClassVar[Kind] = IMAGES
+
+    def __init__(self, root: str, *, test_split: Literal["val", "test"] | None = None, **knobs: Any) -> None:
+        super().__init__(root, **knobs)
+        self._wanted_test_split = test_split
+
+    @property
+    def clips_per_step(self) -> int:
+        """Images per step on which this process trains."""
+        return self.batch_size
+
+    @property
+    def test_split(self) -> Literal["val", "test"]:
+        """The split of `test` and `predict`."""
+        return self._wanted_test_split or ("test" if self.layout.has("test") else "val")
+
+    def setup(self, stage: str) -> None:
+        """Read the lists or folders of a stage; no image is opened."""
+        super().setup(stage)
+        if stage in ("test", "predict") and self._wanted_test_split is None and self.test_split == "val":
+            log.info("%s has no test split: reading the images of val instead", self.root)
+
+
+class ImageData(ImageFiles):
+    """Images. A subclass describes its data set on disk; see `RecognitionData.find_layout`.
 
     An epoch has as many views as there are training images, whatever `repeats` is; see `TrainBatches`.
 
@@ -67,7 +99,6 @@ class ImageData(RecognitionData):
             folder.
     """
 
-    kind: ClassVar[Kind] = IMAGES
     upright: ClassVar[bool] = False  # whether EXIF rotations apply; the published recipes ignore them
 
     def __init__(
@@ -97,6 +128,7 @@ class ImageData(RecognitionData):
     ) -> None:
         super().__init__(
             root,
+            test_split=test_split,
             size=size,
             augment=augment,
             repeats=repeats,
@@ -117,28 +149,11 @@ class ImageData(RecognitionData):
         )
         check_ranges("data.", {"crop_fraction": crop_fraction})
         self.crop_fraction, self.interpolation = crop_fraction, interpolation
-        self._wanted_test_split = test_split
-
-    @property
-    def clips_per_step(self) -> int:
-        """Images per step on which this process trains."""
-        return self.batch_size
 
     @property
     def draws_per_sample(self) -> int:
         """Draws in a row of the same file: repeats are draws of the training order."""
         return self.repeats
-
-    @property
-    def test_split(self) -> Literal["val", "test"]:
-        """The split of `test` and `predict`."""
-        return self._wanted_test_split or ("test" if self.layout.has("test") else "val")
-
-    def setup(self, stage: str) -> None:
-        """Read the lists or folders of a stage; no image is opened."""
-        super().setup(stage)
-        if stage in ("test", "predict") and self._wanted_test_split is None and self.test_split == "val":
-            log.info("%s has no test split: reading the images of val instead", self.root)
 
     def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainImages:
         """Return random views of the images of an index."""

@@ -280,13 +280,6 @@ class BoxData(VideoData):
         """The split of `test` and `predict`."""
         return "test" if self.files.has("test") else "val"
 
-    @property
-    def most_folds(self) -> int:
-        """The number of folds into which `fold` could split the videos; 0 if they have their own validation split."""
-        if not self.layout.splits_files:
-            return 0
-        return len({video for frames in self._key_frames.values() for video in frames.truth.videos})
-
     def _check_classes(self) -> None:
         """Refuse boxes with nothing to tell apart; a single action is told from boxes without it."""
         if len(self._names) == 1 and "train" in self._key_frames:

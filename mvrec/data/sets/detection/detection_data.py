@@ -5,13 +5,12 @@ from abc import abstractmethod
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from mvrec.data.listing.class_names import known_class_names, spelt_alike
-from mvrec.data.listing.file_kinds import IMAGES, Kind
 from mvrec.data.listing.index import SampleIndex
 from mvrec.data.listing.layouts import SPLITS, Layout
 from mvrec.data.listing.objects.faults import BadBoxes
@@ -22,7 +21,8 @@ from mvrec.data.loading.images import image_size
 from mvrec.data.loading.loader import ClipLoader, TrainBatches
 from mvrec.data.loading.objects.samples import EvalObjects, TrainObjects
 from mvrec.data.loading.objects.targets import ObjectTargets
-from mvrec.data.sets.recognition_data import RecognitionData, Split
+from mvrec.data.sets.image_data import ImageFiles
+from mvrec.data.sets.recognition_data import Split
 from mvrec.data.views.normalisation import IMAGENET_NORMALISATION, Normalisation
 from mvrec.data.views.objects import Objects
 from mvrec.data.views.objects.augment import ObjectAugment
@@ -36,7 +36,7 @@ _NAMED = 3  # classes that a warning names
 log = logging.getLogger(__name__)
 
 
-class DetectionData(RecognitionData):
+class DetectionData(ImageFiles):
     """Images with objects: boxes, classes and, where there are, outlines. A subclass finds the annotations on disk.
 
     Training sees views of several sizes, padded to the largest of a batch, whose images are upright or wide alike.
@@ -75,8 +75,6 @@ class DetectionData(RecognitionData):
             or empty root or split, a malformed annotation, or rotation of objects without outlines.
     """
 
-    kind: ClassVar[Kind] = IMAGES
-
     def __init__(
         self,
         root: str,
@@ -104,8 +102,9 @@ class DetectionData(RecognitionData):
             raise UserError(f"data.protocol: {error}{nearest(protocol, NAMED_DETECTION_PROTOCOLS)}") from None
         super().__init__(
             root,
+            test_split=test_split,
             size=size,
-            augment=augment,  # type: ignore[arg-type]  # has places of its own
+            augment=augment,
             repeats=1,
             normalisation=normalisation,
             batch_size=batch_size,
@@ -128,7 +127,6 @@ class DetectionData(RecognitionData):
             raise UserError("data.fold: images without objects count in a score: set data.empty keep")
         self.object_augment, self.protocol_name, self.upright = augment, protocol, upright
         self.with_masks, self.keeps_empty, self.bad_boxes = masks, empty == "keep", bad_boxes
-        self._wanted_test_split = test_split
         self._names: tuple[str, ...] = ()
         self._tables: dict[str, ObjectTable] = {}
         self._targets = ObjectTargets(self.root, {})
@@ -157,8 +155,6 @@ class DetectionData(RecognitionData):
         """Read the annotations of a stage; no image is opened."""
         self._read({"fit": ("train", "val"), "validate": ("train", "val")}.get(stage, ("train", self.test_split)))
         super().setup(stage)
-        if stage in ("test", "predict") and self._wanted_test_split is None and self.test_split == "val":
-            log.info("%s has no test split: reading the images of val instead", self.root)
 
     def size_of(self, path: Path) -> tuple[int, int]:
         """Return (height, width) of an image file in pixels."""
@@ -237,29 +233,12 @@ class DetectionData(RecognitionData):
         return Objects
 
     @property
-    def clips_per_step(self) -> int:
-        """Images per step on which this process trains."""
-        return self.batch_size
-
-    @property
-    def test_split(self) -> Literal["val", "test"]:
-        """The split of `test` and `predict`."""
-        return self._wanted_test_split or ("test" if self.files.has("test") else "val")
-
-    @property
     def clip_shape(self) -> tuple[int, ...]:
         """The shape (C, H, W) of the largest view of a wide image; in their own size that of the largest image."""
         sizes = [(int(table.heights.max()), int(table.widths.max())) for table in self._tables.values() if len(table)]
         if DetectionProtocol.named(self.protocol_name).scale is None and sizes and min(min(size) for size in sizes) > 0:
             return 3, max(size[0] for size in sizes), max(size[1] for size in sizes)
         return self.val_protocol.view_shape
-
-    @property
-    def most_folds(self) -> int:
-        """The number of folds into which `fold` could split the images; 0 if they have their own validation split."""
-        if not self.layout.splits_files:
-            return 0
-        return sum(len(self._splits[split]) for split in ("train", "val") if split in self._splits)
 
     def _check_training(self, index: SampleIndex) -> None:
         """Tell what training will learn from, and refuse what it cannot."""

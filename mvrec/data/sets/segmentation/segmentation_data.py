@@ -4,10 +4,9 @@ import logging
 from abc import abstractmethod
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from mvrec.data.listing.class_names import known_class_names
-from mvrec.data.listing.file_kinds import IMAGES, Kind
 from mvrec.data.listing.index import SampleIndex
 from mvrec.data.listing.layouts import SPLITS, Layout
 from mvrec.data.listing.mask_classes import read_mask_classes
@@ -15,7 +14,8 @@ from mvrec.data.listing.root import check_root
 from mvrec.data.listing.row_targets import TargetOf
 from mvrec.data.loading.mask_samples import EvalMasks, MaskTargets, TrainMasks
 from mvrec.data.loading.masks import Colours, MaskCoding, read_mask
-from mvrec.data.sets.recognition_data import RecognitionData, Split
+from mvrec.data.sets.image_data import ImageFiles
+from mvrec.data.sets.recognition_data import Split
 from mvrec.data.sets.segmentation.values import ClassList, ValueCounts, count_values, values_text
 from mvrec.data.views.geometry import Sides, height_and_width
 from mvrec.data.views.mask_augment import MaskAugment
@@ -35,7 +35,7 @@ SAMPLED = 64  # masks whose values are checked at set-up if the classes have nam
 log = logging.getLogger(__name__)
 
 
-class SegmentationData(RecognitionData):
+class SegmentationData(ImageFiles):
     """Images and a mask for each. A subclass describes its data set on disk; see `RecognitionData.find_layout`.
 
     Training sees crops of scaled images. Evaluation sees whole images in their own size, one per batch, because
@@ -71,8 +71,6 @@ class SegmentationData(RecognitionData):
             that holds no class numbers, or a value that is of no class.
     """
 
-    kind: ClassVar[Kind] = IMAGES
-
     def __init__(
         self,
         root: str,
@@ -97,8 +95,9 @@ class SegmentationData(RecognitionData):
             check_range("data.size", side, PIXELS)
         super().__init__(
             root,
+            test_split=test_split,
             size=max(height_and_width(size)),
-            augment=augment,  # type: ignore[arg-type]  # has places of its own
+            augment=augment,
             repeats=1,
             normalisation=normalisation,
             batch_size=batch_size,
@@ -124,7 +123,6 @@ class SegmentationData(RecognitionData):
         for value in self.ignored:
             check_range("data.ignore", value, Range(0, NOT_LABELLED))
         self.reduce_zero_label = reduce_zero_label
-        self._wanted_test_split = test_split
         self._targets: MaskTargets | None = None
 
     # -- what a subclass may say --------------------------------------------------------------------------------
@@ -152,8 +150,6 @@ class SegmentationData(RecognitionData):
         if self._targets is None:
             self._targets = self._find_targets()
         super().setup(stage)
-        if stage in ("test", "predict") and self._wanted_test_split is None and self.test_split == "val":
-            log.info("%s has no test split: reading the images of val instead", self.root)
 
     def _find_targets(self) -> MaskTargets:
         classes, masks, colours = self.class_list(), self._masks(), self.colours()
@@ -204,13 +200,6 @@ class SegmentationData(RecognitionData):
         return {**super().record(), "mask_values": values, "not_labelled": list(coding.ignored)}
 
     @property
-    def most_folds(self) -> int:
-        """The number of folds into which `fold` could split the data; 0 if they have their own validation split."""
-        if not self.layout.splits_files:
-            return 0
-        return sum(len(self._splits[split]) for split in ("train", "val") if split in self._splits)
-
-    @property
     def class_counts(self) -> list[int]:
         """An empty list: an image has many classes."""
         return []
@@ -220,16 +209,6 @@ class SegmentationData(RecognitionData):
         """The function that reads the masks of rows; it holds no data module, whose loaders a process would end."""
         assert self._targets is not None
         return self._targets
-
-    @property
-    def clips_per_step(self) -> int:
-        """Crops per step on which this process trains."""
-        return self.batch_size
-
-    @property
-    def test_split(self) -> Literal["val", "test"]:
-        """The split of `test` and `predict`."""
-        return self._wanted_test_split or ("test" if self.layout.has("test") else "val")
 
     def train_dataset(self, index: SampleIndex, *, seed: int) -> TrainMasks:
         """Return random crops of the images of an index, with their classes."""
