@@ -14,7 +14,6 @@ from mvrec.inference.objects.tiles import Candidates, is_cut, merged, tiles_of
 from mvrec.inference.recogniser import Recogniser
 from mvrec.inference.results import Prediction
 from mvrec.models.heads.detection.results import Detections, ImageSize
-from mvrec.models.heads.detection.rle import encoded
 from mvrec.tasks.regions import Regions
 
 
@@ -58,16 +57,10 @@ def objects_in(recogniser: Recogniser, image: Tensor, knobs: ObjectKnobs) -> Reg
     if len(parts) > 1:
         pairs = zip([part for part in parts if part is not None], boxes, strict=True)
         cut = np.concatenate([is_cut(part.boxes.numpy(), box, height=height, width=width) for part, box in pairs])
-        detections = _rows(
-            detections, _distinct(detections, cut, threshold=head_arguments(recogniser)["nms_threshold"])
-        )
-    detections = _rows(detections, torch.where(detections.scores >= knobs.min_score)[0])
-    masks = None
-    if detections.mask_probabilities is not None:
-        style = head_arguments(recogniser)["style"]
-        rles = encoded(detections.mask_probabilities, detections.boxes, height, width, style=style)
-        masks = [mask["counts"] for mask in rles]
-    return Regions.of((*detections[:3], masks), recogniser.class_names, (height, width))
+        head: Any = recogniser.backbone.head
+        detections = _rows(detections, _distinct(detections, cut, threshold=head.arguments["nms_threshold"]))
+    outputs: Any = recogniser.outputs
+    return outputs.regions(_rows(detections, torch.where(detections.scores >= knobs.min_score)[0]), (height, width))
 
 
 def found_in(recogniser: Recogniser, image: Tensor) -> Detections | None:
@@ -80,12 +73,10 @@ def found_in(recogniser: Recogniser, image: Tensor) -> Detections | None:
     Returns:
         On the CPU, boxes in pixels of the image; `None` if outputs of the network are not finite.
     """
+    outputs: Any = recogniser.outputs
     size = size_of(recogniser, *image.shape[-2:])
-    network: Any = recogniser.backbone
-    detections: Detections = network(recogniser.network_input(image[None]), [size])[0]
-    if not detections.scores.isfinite().all():
-        return None
-    return Detections(*(None if each is None else each.cpu() for each in detections))  # type: ignore[arg-type]
+    (detections,) = outputs.detections(recogniser.backbone, recogniser.network_input(image[None]), [size])
+    return detections
 
 
 def size_of(recogniser: Recogniser, height: int, width: int) -> ImageSize:
@@ -122,9 +113,3 @@ def _distinct(detections: Detections, cut: Any, *, threshold: float) -> Tensor:
     """Return the numbers of the objects of all parts that stay, best first."""
     candidates = Candidates(detections.boxes.numpy(), detections.scores.numpy(), detections.labels.numpy(), cut)
     return torch.from_numpy(merged(candidates, threshold=threshold))
-
-
-def head_arguments(recogniser: Recogniser) -> dict[str, Any]:
-    """Return the arguments of a detector's head, such as thresholds and style."""
-    head: Any = recogniser.backbone.head
-    return head.arguments

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from mvrec.models.heads.detection.head import padded
 from mvrec.models.heads.detection.results import Detections, ImageSize, Style
-
-MULTIPLE = 32  # of the sides of a network's input: mmdetection, detectron2 and torchvision pad to it
 
 
 class ImageDetections(NamedTuple):
@@ -31,7 +29,7 @@ class ImageDetections(NamedTuple):
     masks: list[bytes] | None = None
 
 
-def padded(clips: Tensor, images: Sequence[ImageSize]) -> Tensor:
+def batch_input(clips: Tensor, images: Sequence[ImageSize]) -> Tensor:
     """Return normalised images whose sides are multiples of 32, with 0 outside of each image.
 
     Args:
@@ -39,8 +37,7 @@ def padded(clips: Tensor, images: Sequence[ImageSize]) -> Tensor:
         images: The part of each that is image, from the upper left corner.
     """
     rows, columns = (max(sides) for sides in zip(*((image.height, image.width) for image in images), strict=True))
-    clips = clips[:, :, :rows, :columns]
-    clips = F.pad(clips, (0, -columns % MULTIPLE, 0, -rows % MULTIPLE))
+    clips = padded(clips[:, :, :rows, :columns])
     for clip, image in zip(clips, images, strict=True):
         clip[:, image.height :] = 0
         clip[:, :, image.width :] = 0
@@ -86,7 +83,7 @@ def detections_in(network: Any, clips: Tensor, images: Sequence[ImageSize]) -> l
     """
     results: list[Detections | None] = []
     for clip, image in zip(clips, images, strict=True):
-        (detections,) = network(padded(clip[None], [image]), [image])
+        (detections,) = network(batch_input(clip[None], [image]), [image])
         detections = Detections(*(None if values is None else values.cpu() for values in detections))  # type: ignore[arg-type]
         results.append(detections if bool(detections.boxes.isfinite().all()) else None)
     return results

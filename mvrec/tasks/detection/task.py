@@ -17,7 +17,7 @@ from mvrec.models.heads.detection.results import ImageSize, Style
 from mvrec.ranges import check_ranges
 from mvrec.run_data import RunData
 from mvrec.tasks.base import Stage, Task
-from mvrec.tasks.detection.detecting import ImageDetections, detect, padded
+from mvrec.tasks.detection.detecting import ImageDetections, batch_input, detect
 from mvrec.tasks.detection.head import HEADS, HeadParts, fitting_norm, with_weights
 from mvrec.tasks.detection.object_numbers import ObjectNumbers
 from mvrec.tasks.detection.outputs import CLASS_IDS, head_rule
@@ -184,7 +184,7 @@ class Detection(Task):
         """Return the sum of the losses of all stages, and each of them."""
         targets = batch.targets if self._numbers is None else self._numbers.labels(batch.targets)
         images = [ImageSize(*view["size"].tolist()) for view in targets]
-        parts = self(padded(batch.clips, images), images, targets)
+        parts = self(batch_input(batch.clips, images), images, targets)
         return {"loss": sum(parts.values()), **{f"{name}_loss": part.detach() for name, part in parts.items()}}
 
     # -- scores -------------------------------------------------------------------------------------------------

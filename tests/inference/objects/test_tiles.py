@@ -27,7 +27,7 @@ class Finder(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
         self.head = nn.Identity()
-        self.head.arguments = {"nms_threshold": 0.5, "style": "mmdetection"}
+        self.head.arguments = {"nms_threshold": 0.5}
 
     def forward(self, x, images):
         boxes, labels = [], []
@@ -42,7 +42,9 @@ class Finder(nn.Module):
 
 def recogniser(protocol_name: str = "mmdetection-600x400") -> Recogniser:
     protocol = DetectionProtocol.named(protocol_name)
-    return Recogniser(Finder(), DetectionOutputs(["white", "green"], {}), protocol, Path("weights"))
+    return Recogniser(
+        Finder(), DetectionOutputs(["white", "green"], {"style": "mmdetection"}), protocol, Path("weights")
+    )
 
 
 def test_small_objects_in_a_large_image_are_found_once_each_and_a_large_one_is_whole():

@@ -14,7 +14,7 @@ from mvrec.models.heads.level_norms import LevelNorm, norm_of_level
 DetectorName = Literal["mask_rcnn", "faster_rcnn", "retinanet", "cascade_mask_rcnn", "cascade_rcnn"]
 WITH_MASKS = {"mask_rcnn", "cascade_mask_rcnn"}
 FINEST_STRIDE = {"retinanet": 8}  # of the maps that are read; 4 for the others
-MULTIPLE = 32  # pixels; sides of a padded batch are multiples of it
+MULTIPLE = 32  # pixels; sides of a padded batch are multiples of it, as in the three libraries
 LEAST = {
     **{"num_classes": 1, "channels": 1, "max_detections": 1, "anchor_scale": 0.1, "rpn_convs": 1, "rpn_samples": 2},
     **{"train_proposals": 1, "test_proposals": 1, "box_width": 1, "box_convs": 0, "box_samples": 4},
@@ -152,10 +152,10 @@ def _not_finite(detections: Detections) -> Detections:
     return Detections(nan, nan[:, 0], detections.labels.new_zeros(1), no_mask)
 
 
-def padded(images: Tensor, multiple: int = MULTIPLE) -> Tensor:
-    """Return images `(B, C, H, W)` with zeros at the bottom and the right, up to multiples of so many pixels."""
+def padded(images: Tensor) -> Tensor:
+    """Return a copy of images `(B, C, H, W)` with zeros at the bottom and the right, up to multiples of 32 pixels."""
     height, width = images.shape[-2:]
-    return F.pad(images, (0, -width % multiple, 0, -height % multiple))
+    return F.pad(images, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
 
 
 def _check(levels: Sequence[FeatureInfo], num_classes: int, arguments: Mapping[str, Any]) -> None:
