@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import groupby
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, Literal
 
@@ -326,8 +327,12 @@ class ClipLoader(DataLoader[ClipBatch]):
             atexit.register(_close, weakref.ref(self))
             for library in self.dataset.libraries if CAN_FORK else ():  # type: ignore[attr-defined]
                 import_module(library)
+        others = set(active_children())
+        received = super().__iter__()
+        for worker in set(active_children()) - others:
+            worker.terminate = worker.kill  # type: ignore[method-assign]  # torch ends late ones, which ignore SIGTERM
         self._has_workers = True
-        for batch in super().__iter__():
+        for batch in received:
             last = next((entry for entry in batch.bad if entry.stop), None)
             if last is not None:
                 raise UserError(f"{last.stop}; the last: {last.path}: {last.cause}" if last.cause else last.stop)

@@ -17,9 +17,11 @@ from torch.utils.data import DataLoader
 from mvrec import machine
 from mvrec.data.listing.index import Row, SampleIndex
 from mvrec.data.loading.batch import SampleKey
+from mvrec.data.loading.images import EvalImages
 from mvrec.data.loading.loader import ClipLoader, EvalBatches
 from mvrec.data.loading.samples import EvalSamples, TrainSamples
 from mvrec.data.loading.workers import SMALL_BYTES, start_worker
+from mvrec.data.views.protocol import ImageProtocol
 from mvrec.errors import DecodeError, UserError
 
 
@@ -66,6 +68,23 @@ def test_a_script_that_leaves_a_loader_in_the_middle_ends(tmp_path):
         (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
         Image.new("RGB", (40, 40)).save(tmp_path / "ab"[number % 2] / f"{number}.png")
     assert warm.run(str(tmp_path), program=LEFT).returncode == 0
+
+
+def test_a_worker_that_does_not_end_in_time_is_killed(tmp_path, monkeypatch):
+    Image.new("RGB", (30, 30)).save(tmp_path / "a.png")
+    index = SampleIndex([Row("a.png", "a")], root=tmp_path, class_names=["a", "b"])
+    samples = EvalImages(index, ImageProtocol(short_side=30, size=30))
+    batches = EvalBatches(1, batch_size=1, rank=0, world_size=1)
+    loader = ClipLoader(samples, batches, num_workers=1, pin_memory=False)
+    list(loader)
+    (worker,) = loader._iterator._workers
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)  # seconds to end by itself
+    os.kill(worker.pid, signal.SIGSTOP)  # as a machine without memory does for minutes
+    loader.close()
+    worker.join(10)
+    is_alive = worker.is_alive()
+    worker.kill()
+    assert not is_alive
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memory without a file")
