@@ -88,7 +88,7 @@ def mask_of(box: np.ndarray, height: int, width: int) -> bytes:
     return rle.frPyObjects([points], height, width)[0]["counts"]
 
 
-def by_pycocotools(images: list[ImageRegions], num_classes: int, kind: str) -> COCOeval:
+def by_pycocotools(images: list[ImageRegions], num_classes: int, kind: str, *, keeps_boxes: bool = False) -> COCOeval:
     """The evaluator of the reference, from the JSON that files would have."""
     frames = [{"id": image.truth.image_id, "height": image.height, "width": image.width} for image in images]
     rows = []
@@ -100,7 +100,7 @@ def by_pycocotools(images: list[ImageRegions], num_classes: int, kind: str) -> C
             rows.append(row | {"iscrowd": int(image.truth.crowd[place])})
     categories = [{"id": number, "name": str(number)} for number in range(num_classes)]
     results = [row for image in images for row in coco_results(image, class_ids=range(num_classes))]
-    if kind == "segm":
+    if kind == "segm" and not keeps_boxes:
         for row in results:
             del row["bbox"]  # as mmdetection and detectron2 do: areas are those of masks
     with contextlib.redirect_stdout(io.StringIO()):
@@ -169,6 +169,8 @@ def test_figures_are_the_recorded_ones(name, kind):
     figures = coco_figures(images, number, kind)
     expected = np.array([spec["outputs"][kind][key] for key in RECORDED])
     if kind == "segm":
+        with_boxes = by_pycocotools(images, number, kind, keeps_boxes=True).stats
+        np.testing.assert_allclose(with_boxes, expected, rtol=0, atol=1e-12)
         by_mask = by_pycocotools(images, number, kind).stats
         assert {key for key, equal in zip(RECORDED, by_mask == expected, strict=True) if not equal} <= OF_AREAS
         expected = by_mask
