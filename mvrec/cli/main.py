@@ -34,6 +34,8 @@ others:
   init       write that plan as a file instead, to read and change
   recognize  name what is to be seen in videos, images, cameras or streams
   report     one HTML file about a run: curves, scores, confusions, worst mistakes
+  compare    which of several runs is better, and how sure that is
+  sweep      a run for every line of a file of values, or a search
   explain    where a network looks: heat over a video or image
   extract    features of videos or images as files
   export     ONNX, torch.export or safetensors, with class names and preprocessing inside
@@ -87,7 +89,7 @@ MODULES = (
 COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
     **dict.fromkeys(LIGHTNING, _lightning),
     **{name.rpartition(".")[2]: _of_module(f"commands.{name.replace('-', '_')}") for name in MODULES},
-    "weights": _of_module("weights.command"),
+    **{name: _of_module(f"{name}.command") for name in ("weights", "compare", "sweep")},
 }
 
 
