@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
     report = read_run(run)
     results = report.results
     panels = _panels(results)
-    pictures = _pictures(report, options.root)
+    pictures = pictures_of(report, options.root)
     try:
         figures = _figures(report, output.with_suffix(""))
         write_atomically(
@@ -91,7 +91,7 @@ def _panels(results: RunResults) -> list[Panel]:
     ]
 
 
-def _pictures(report: TaskReport, root: Path | None) -> Thumbnails:
+def pictures_of(report: TaskReport, root: Path | None) -> Thumbnails:
     """Return the function for pictures of a file; also fill in the protocol's text if the test wrote none."""
     results = report.results
     recorded = mapping(results.score.get("protocol")) or mapping(results.data.get("protocol"))

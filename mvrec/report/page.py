@@ -39,20 +39,33 @@ def render_report(
         most_mistakes: The largest number of mistakes.
     """
     results = report.results
-    name = results.run_dir.resolve().name
     of_task = report.sections(thumbnails=thumbnails, most_mistakes=most_mistakes)
-    sections = [section for section in _sections(report, panels, of_task) if section.content]
-    links = [tag("a", section.title, href=f"#{section.anchor}") for section in sections]
+    sections = _sections(report, panels, of_task)
+    return page(results.run_dir.resolve().name, "report", sections, subtitle=_subtitle(report), notes=results.notes)
+
+
+def page(name: str, kind: str, sections: Sequence[Section], *, subtitle: str = "", notes: Sequence[str] = ()) -> str:
+    """Return sections as one HTML file that loads nothing.
+
+    Args:
+        name: What the page is about.
+        kind: The command that writes it, for the title.
+        sections: Empty ones are skipped.
+        subtitle: A line below the name.
+        notes: Remarks before the sections.
+    """
+    shown = [section for section in sections if section.content]
+    links = [tag("a", section.title, href=f"#{section.anchor}") for section in shown]
     body = [
-        tag("header", tag("h1", name_of(name)), tag("p", _subtitle(report), class_="faint"), tag("nav", *links)),
-        _notes(results.notes),
-        tag("main", *(_framed(section) for section in sections)),
+        tag("header", tag("h1", name_of(name)), tag("p", subtitle, class_="faint"), tag("nav", *links)),
+        _notes(notes),
+        tag("main", *(_framed(section) for section in shown)),
     ]
     head = [
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"{name} - mvrec report"),
+        tag("title", f"{name} - mvrec {kind}"),
         tag("style", Html(STYLE)),
     ]
     return f"<!DOCTYPE html>\n{tag('html', tag('head', *head), tag('body', *body), lang='en')}\n"

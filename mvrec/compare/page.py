@@ -1,0 +1,101 @@
+"""A comparison as one HTML file."""
+
+from collections.abc import Sequence
+
+from mvrec.compare.result import Change, Comparison, changes, class_changes, compare, configuration_changes, ranked
+from mvrec.compare.scored import ScoredRun
+from mvrec.compare.text import Cells, pair_lines, ranking
+from mvrec.report.charts import Panel, bar, line_chart
+from mvrec.report.markup import Html, join, name_of, table, tag
+from mvrec.report.page import page
+from mvrec.report.sections import Section, Thumbnails, film
+from mvrec.runs.curves import read_columns
+
+MOST_FILES = 24
+
+
+def comparison_page(runs: Sequence[ScoredRun], thumbnails: Thumbnails) -> str:
+    """Return the page over runs: the table, of two runs also all that changed, curves and configurations.
+
+    Args:
+        runs: At least two.
+        thumbnails: Pictures of a file; see `TaskReport.sections`.
+    """
+    sections = [Section("Runs", _ranking(ranking(runs)))]
+    if len(runs) == 2:
+        result = compare(*runs)
+        sections += [
+            Section("Difference", tag("pre", "\n".join(pair_lines(result)))),
+            Section("Classes", _classes(result)),
+            Section("Files that changed", _files(result, thumbnails)),
+        ]
+    sections += [Section("Curves", _curves(runs)), Section("Configuration", _configuration(runs))]
+    first = runs[0]
+    subtitle = f"{first.counted} {first.report.results.noun} \N{MIDDLE DOT} {first.score.get('protocol_text') or ''}"
+    notes = [f"{run.name}: {note}" for run in runs for note in run.report.results.notes]
+    name = " and ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs"
+    return page(name, "compare", sections, subtitle=subtitle, notes=notes)
+
+
+def _ranking(rows: Cells) -> Html:
+    return table(rows[0], [[name_of(row[0]), *row[1:]] for row in rows[1:]], numeric={1, 2, 3, 4, 5})
+
+
+def _classes(result: Comparison) -> Html:
+    rows = class_changes(result.first, result.second)
+    if not rows:
+        return Html("")
+    header = ("class", "files", *(f"right in {run.name}" for run in (result.first, result.second)), "change", "")
+    cells = [
+        (name_of(row.name), row.files, row.first, row.second, f"{row.second - row.first:+d}",
+         tag("div", bar(abs(row.second - row.first) / row.files), class_="barcell"))
+        for row in rows
+    ]  # fmt: skip
+    return table(header, cells, numeric={1, 2, 3, 4})
+
+
+def _files(result: Comparison, thumbnails: Thumbnails) -> Html:
+    found = changes(result.first, result.second)
+    if not found:
+        return Html("")
+    parts = []
+    for is_gain, run in ((False, result.first), (True, result.second)):
+        side = [change for change in found if change.is_gain is is_gain]
+        title = f"{run.name} is better on {len(side)}" + (f", of which {MOST_FILES}" if len(side) > MOST_FILES else "")
+        shown = [_file(change, result, thumbnails) for change in side[:MOST_FILES]]
+        parts += [tag("h3", title), tag("div", *shown, class_="mistakes")]
+    return join(parts)
+
+
+def _file(change: Change, result: Comparison, thumbnails: Thumbnails) -> Html:
+    pictures, style = film(change.first.row, thumbnails, about=change.path)
+    lines = [tag("p", tag("b", "true: "), name_of(change.truth))]
+    for run, file in ((result.first, change.first), (result.second, change.second)):
+        lines.append(tag("p", tag("b", f"{run.name}: "), name_of(file.answer)))
+    return tag("div", pictures, tag("div", *lines, tag("p", name_of(change.path), class_="path")), class_=style)
+
+
+def _curves(runs: Sequence[ScoredRun]) -> Html:
+    columns = {run.name: _columns(run) for run in runs}
+    names = ("train/loss", "val/loss", f"val/{runs[0].metric}")
+    panels = [
+        Panel(name, {run: found[name] for run, found in columns.items() if name in found}, caption="")
+        for name in dict.fromkeys(names)
+    ]
+    charts = [chart for panel in panels if (chart := line_chart(panel))]
+    return tag("div", *charts, class_="grid") if charts else Html("")
+
+
+def _columns(run: ScoredRun) -> dict[str, tuple[list[int], list[float]]]:
+    path = run.folder / "metrics.csv"
+    try:
+        return read_columns(path) if path.is_file() else {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        run.report.results.notes.append(f"metrics.csv is damaged and was left out ({error})")
+        return {}
+
+
+def _configuration(runs: Sequence[ScoredRun]) -> Html:
+    ordered = ranked(runs)
+    rows = [(tag("code", key), *values) for key, values in configuration_changes(ordered)]
+    return table(("key", *(run.name for run in ordered)), rows) if rows else Html("")

@@ -1,0 +1,168 @@
+"""The comparison of runs: which is better by how much, and what changed."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from mvrec.compare.scored import File, Key, ScoredRun, check_alike, groups_of, paired
+from mvrec.compare.statistics import McNemar, difference_interval, mcnemar
+from mvrec.report.sections import mapping
+from mvrec.tasks.chance import wilson
+from mvrec.tasks.classification.report import ClassificationReport
+
+SURE = 0.05  # a smaller p counts as a difference
+# Keys of a configuration that name a run and do not shape it.
+NAMES_OF_RUNS = ("run_dir", "trainer.logger", "trainer.default_root_dir", "ckpt_path", "resume")
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """How many files of a class each run has right."""
+
+    name: str
+    files: int
+    first: int
+    second: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """A file that one run has right and the other wrong; of values, one whose error changed most."""
+
+    path: str
+    truth: str
+    first: File
+    second: File
+    is_gain: bool  # whether the second run is the better one
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on the same files; differences are the second minus the first.
+
+    Attributes:
+        first: The run that is compared with.
+        second: The run that is compared.
+        values: The mean value of each over files, or the score where files have no value of their own.
+        interval: The 95 % interval of the difference; `None` where files have no value of their own.
+        test: McNemar's test; `None` where files are not right or wrong.
+        num_groups: The number of videos that rows are parts of; `None` if each file is one row.
+    """
+
+    first: ScoredRun
+    second: ScoredRun
+    values: tuple[float, float]
+    interval: tuple[float, float] | None
+    test: McNemar | None
+    num_groups: int | None
+
+    @property
+    def difference(self) -> float:
+        """The second run's value minus the first's."""
+        return self.values[1] - self.values[0]
+
+    @property
+    def verdict(self) -> str:
+        """One sentence on whether the difference is one."""
+        name, other = self.second.name, self.first.name
+        if self.interval is None:
+            return f"this task has no result per file: how sure the difference of {name} and {other} is, is not known"
+        low, high = self.interval
+        is_sure = not low <= 0 <= high and (self.test is None or self.num_groups is not None or self.test.p < SURE)
+        if not is_sure:
+            return f"{name} and {other} do not differ by more than chance on these files"
+        lower = self.first.measure == "error"
+        better = name if (self.difference < 0) == lower else other
+        return f"{better} is better"
+
+
+def compare(first: ScoredRun, second: ScoredRun) -> Comparison:
+    """Compare two runs.
+
+    Raises:
+        UserError: They were not scored on the same files under the same protocol.
+    """
+    check_alike(first, second)
+    if not first.files:
+        metric = first.metric
+        return Comparison(
+            first, second, (first.metrics[metric], second.metrics.get(metric, math.nan)), None, None, None
+        )
+    keys, one, other = paired(first, second)
+    groups = groups_of(keys)
+    test = mcnemar(one > 0, other > 0) if first.measure == "right" else None
+    interval = difference_interval(other - one, groups)
+    num_groups = None if groups is None else int(groups.max()) + 1
+    return Comparison(first, second, (float(one.mean()), float(other.mean())), interval, test, num_groups)
+
+
+def interval_of(run: ScoredRun) -> tuple[float, float] | None:
+    """Return the 95 % interval of a run's own score, if it is a share of files."""
+    return wilson(run.metrics[run.metric], run.counted) if run.metric == "top1" and run.counted else None
+
+
+def ranked(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
+    """Return runs with the best first; equal ones keep their order."""
+    sign = 1 if runs[0].is_error else -1
+    return sorted(runs, key=lambda run: sign * run.metrics.get(run.metric, math.inf * sign))
+
+
+def class_changes(first: ScoredRun, second: ScoredRun) -> list[ClassChange]:
+    """Return the classes of files with one class each, those whose share of right files changed most first."""
+    counts: dict[str, list[int]] = {}
+    if not isinstance(first.report, ClassificationReport) or first.report.multi_label:
+        return []
+    for key, file in first.files.items():
+        count = counts.setdefault(", ".join(file.truth), [0, 0, 0])
+        for place, value in enumerate((1, file.value, second.files[key].value)):
+            count[place] += int(value)
+    changes = [ClassChange(name, *count) for name, count in counts.items()]
+    return sorted(changes, key=lambda change: (-abs(change.second - change.first) / change.files, change.name))
+
+
+def changes(first: ScoredRun, second: ScoredRun) -> list[Change]:
+    """Return the files whose value changed, the largest change first."""
+    found = [
+        (abs(file.value - second.files[key].value), key, file)
+        for key, file in first.files.items()
+        if file.value != second.files[key].value
+    ]
+    found.sort(key=lambda item: (-item[0], item[1][0]))
+    sign = 1 if first.measure == "right" else -1
+    return [
+        Change(shown_name(key), truth_text(file.truth), file, other, sign * (other.value - file.value) > 0)
+        for _, key, file in found
+        for other in (second.files[key],)
+    ]
+
+
+def shown_name(key: Key) -> str:
+    """Return a file's name, with its span if it is a part."""
+    path, (start, end) = key
+    return (
+        path if start is None and end is None else f"{path} {start or 0:g} to {'end' if end is None else f'{end:g}'} s"
+    )
+
+
+def truth_text(truth: Any) -> str:
+    """Return a file's classes or values as text."""
+    parts = [part if isinstance(part, str) else f"{part[0]} {part[1]:.4g}" for part in truth]
+    return ", ".join(parts) or "no class"
+
+
+def configuration_changes(runs: Sequence[ScoredRun]) -> list[tuple[str, list[str]]]:
+    """Return the keys in which the runs' config.yaml differ, each with its value in every run."""
+    configs = [_flat(yaml.safe_load(run.report.results.configs.get("config.yaml", "")) or {}) for run in runs]
+    keys = sorted({key for config in configs for key in config if not key.startswith(NAMES_OF_RUNS)})
+    rows = [(key, [config.get(key, "-") for config in configs]) for key in keys]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def _flat(content: Any, at: str = "") -> dict[str, str]:
+    if isinstance(content, dict) and content:
+        parts = [_flat(value, f"{at}.{key}" if at else str(key)) for key, value in mapping(content).items()]
+        return {key: value for part in parts for key, value in part.items()}
+    return {at: "" if content is None else str(content)}

@@ -1,0 +1,200 @@
+"""Scored runs, file by file, and whether two of them can be compared."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mvrec.errors import UserError
+from mvrec.report.reading import read_run
+from mvrec.report.sections import TaskReport, mapping, number
+from mvrec.runs.monitors import mode_of
+from mvrec.tasks.classification.report import ClassificationReport
+from mvrec.tasks.regression.report import RegressionReport
+
+Key = tuple[str, tuple[float | None, float | None]]  # a file, relative to the data's folder, and its part
+MEASURES = {"right": "share of files that are right", "error": "mean error, in standard deviations of the values"}
+
+
+@dataclass(frozen=True)
+class File:
+    """One file's result in a run.
+
+    Attributes:
+        row: Its prediction, with `path` and `span`.
+        truth: Its class, classes or values.
+        answer: What the run predicts, as text.
+        value: 1 for right and 0 for wrong, or the error of predicted values.
+    """
+
+    row: Any
+    truth: Any
+    answer: str
+    value: float
+
+
+class ScoredRun:
+    """A run directory and its scores.
+
+    Args:
+        folder: The run directory.
+        name: Its name in tables.
+        stage: "test" or "validation".
+
+    Raises:
+        UserError: The directory is no run, or has no such score.
+    """
+
+    def __init__(self, folder: Path, name: str, stage: str) -> None:
+        self.folder, self.name, self.stage = folder, name, stage
+        self.report: TaskReport = read_run(folder)
+        results = self.report.results
+        tested = (folder / "metrics.json").is_file() and bool(mapping(results.score.get("metrics")))
+        self.score: Mapping[str, Any] = results.score if self.stage == "test" and tested else {}
+        if self.stage == "validation":
+            self.score = results.validation
+        if not mapping(self.score.get("metrics")):
+            checkpoint = results.checkpoint
+            how = f"mvrec test {checkpoint}" if checkpoint else "it has no checkpoint yet"
+            raise UserError(f"{folder}: this run has no {self.stage} score ({how})")
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The scores by name, the most telling one first."""
+        found = {name: number(value) for name, value in mapping(self.score["metrics"]).items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def metric(self) -> str:
+        """The score that ranks runs of this task."""
+        names = [name.removeprefix("val/") for name in self.report.monitors]
+        return next((name for name in names if name in self.metrics), next(iter(self.metrics)))
+
+    @property
+    def is_error(self) -> bool:
+        """Whether a lower score is better."""
+        return mode_of(self.metric) == "min"
+
+    @property
+    def counted(self) -> int:
+        """The number of files in the score."""
+        return int(number(self.score.get("expected" if self.score.get("failed_are_wrong", True) else "scored")) or 0)
+
+    @property
+    def measure(self) -> str | None:
+        """What a file's value is, a key of `MEASURES`; `None` if the task has none."""
+        if self.stage != "test":
+            return None
+        if isinstance(self.report, ClassificationReport):
+            return "right"
+        return "error" if isinstance(self.report, RegressionReport) else None
+
+    @cached_property
+    def files(self) -> dict[Key, File]:
+        """The result of each file; none if the task has none per file."""
+        if self.measure is None:
+            return {}
+        root = mapping(self.score.get("data")).get("root") or self.report.results.data.get("root")
+        return {(_below(file.row.path, root), file.row.span): file for file in self._found()}
+
+    def _found(self) -> Iterator[File]:
+        report = self.report
+        leaves_out = not self.score.get("failed_are_wrong", True)
+        if isinstance(report, ClassificationReport):
+            for row in report.predictions:
+                if not (row.error and leaves_out):
+                    answers = row.ranked[:1] if row.predicted is None else [(name, 1.0) for name in row.predicted]
+                    answer = row.error or ", ".join(name for name, _ in answers) or "no class"
+                    yield File(row, row.labels, answer, float(not row.error and not row.is_mistake))
+        elif isinstance(report, RegressionReport):
+            deviations = {name: _deviation([row.pairs[name][0] for row in report.scored]) for name in report.names}
+            for values in report.scored:
+                truth = tuple((name, true) for name, (true, _) in values.pairs.items())
+                answer = ", ".join(f"{name} {predicted:.4g}" for name, (_, predicted) in values.pairs.items())
+                yield File(values, truth, answer, values.distance(deviations))
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return float(np.std(values)) or 1.0
+
+
+def _below(path: str, root: Any) -> str:
+    """Return a recorded path without the data's folder, which may have moved between two runs."""
+    prefix = f"{root}/" if root else ""
+    return path.removeprefix(prefix) if prefix else path
+
+
+def check_alike(first: ScoredRun, second: ScoredRun) -> None:
+    """Check that two runs were scored on the same files under the same protocol.
+
+    Raises:
+        UserError: What differs.
+    """
+    where = f"{first.folder} and {second.folder} cannot be compared"
+    if first.stage != second.stage:
+        raise UserError(f"{where}: one has a {first.stage} score, the other a {second.stage} score")
+    for key, noun in (("task", "task"), ("split", "split"), ("failed_are_wrong", "count of unreadable files")):
+        if first.score.get(key) != second.score.get(key):
+            raise UserError(f"{where}: {noun} {first.score.get(key)} and {second.score.get(key)}")
+    if difference := first_difference(first.score.get("protocol"), second.score.get("protocol")):
+        raise UserError(f"{where}: their protocols differ in {difference}")
+    _check_classes(where, *(run.score.get("class_names") or run.report.results.data.get("class_names") or []
+                            for run in (first, second)))  # fmt: skip
+    if first.counted != second.counted:
+        raise UserError(f"{where}: scores of {first.counted} and of {second.counted} files")
+    if first.files or second.files:
+        _check_files(where, first, second)
+    elif (one := _digest(first)) != (other := _digest(second)):
+        raise UserError(f"{where}: their lists of files differ (SHA-256 {str(one)[:12]} and {str(other)[:12]})")
+
+
+def first_difference(one: Any, other: Any, at: str = "") -> str:
+    """Return the first place where two contents of JSON files differ, with both values; "" if they are equal."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in [*one, *(key for key in other if key not in one)]:
+            if text := first_difference(one.get(key), other.get(key), f"{at}.{key}" if at else str(key)):
+                return text
+        return ""
+    return "" if one == other else f"{at or 'their kind'}: {one} and {other}"
+
+
+def _check_classes(where: str, one: Sequence[str], other: Sequence[str]) -> None:
+    if list(one) == list(other):
+        return
+    if sorted(one) == sorted(other):
+        raise UserError(f"{where}: their classes have another order")
+    alone = [name for name in one if name not in other] or [name for name in other if name not in one]
+    raise UserError(f"{where}: {len(one)} and {len(other)} classes, {alone[0]!r} in one of them only")
+
+
+def _digest(run: ScoredRun) -> Any:
+    split = run.score.get("split") or "val"
+    data = {**run.report.results.data, **mapping(run.score.get("data"))}
+    return mapping(mapping(data.get("splits")).get(str(split))).get("sha256")
+
+
+def _check_files(where: str, first: ScoredRun, second: ScoredRun) -> None:
+    for one, other in ((first, second), (second, first)):
+        if alone := [path for path, span in one.files if (path, span) not in other.files]:
+            raise UserError(f"{where}: {len(alone)} files are in {one.folder} only, such as {alone[0]}")
+    for key, file in first.files.items():
+        if file.truth != second.files[key].truth:
+            raise UserError(f"{where}: {key[0]} has another label in each, {file.truth} and {second.files[key].truth}")
+
+
+def paired(first: ScoredRun, second: ScoredRun) -> tuple[list[Key], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the files of two runs, and each run's value of each file, (N,)."""
+    keys = list(first.files)
+    one, other = (np.array([run.files[key].value for key in keys]) for run in (first, second))
+    return keys, one, other
+
+
+def groups_of(keys: Sequence[Key]) -> npt.NDArray[np.int64] | None:
+    """Return the number of each row's video, (N,); `None` if each is of another file."""
+    numbers: dict[str, int] = {}
+    found = np.array([numbers.setdefault(path, len(numbers)) for path, _ in keys])
+    return None if len(numbers) == len(keys) else found

@@ -1,0 +1,92 @@
+"""Paired comparison of two runs on the same files: an exact test, and an interval of the difference."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+REPEATS = 10_000
+_BLOCK = 2**22  # numbers drawn at a time
+
+Floats = npt.NDArray[np.float64]
+
+
+class McNemar(NamedTuple):
+    """McNemar's exact test.
+
+    Attributes:
+        only_first: Files that only the first run has right.
+        only_second: Files that only the second run has right.
+        p: Probability of so uneven a split if both runs are equally good, two-sided.
+    """
+
+    only_first: int
+    only_second: int
+    p: float
+
+
+def mcnemar(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> McNemar:
+    """Test whether one of two runs is right more often (McNemar 1947, by the exact binomial distribution).
+
+    Args:
+        first: Whether each file is right in the first run, (N,).
+        second: The same of the second run.
+    """
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    return McNemar(only_first, only_second, _two_sided(min(only_first, only_second), only_first + only_second))
+
+
+def _two_sided(fewer: int, total: int) -> float:
+    """Return the probability of at most `fewer` heads or tails in `total` throws of a fair coin."""
+    log_half = -total * math.log(2)
+    terms = [
+        math.exp(math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) + log_half)
+        for k in range(fewer + 1)
+    ]
+    return min(1.0, 2 * math.fsum(terms))
+
+
+def difference_interval(
+    differences: Floats, groups: npt.NDArray[np.int64] | None = None, *, repeats: int = REPEATS, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % interval of a mean difference, by a bootstrap of whole groups of files.
+
+    Args:
+        differences: The second run's value minus the first's of each file, (N,).
+        groups: Number 0..G-1 of each file's group, (N,), such as the video that clips are cut from; each file is its
+            own by default.
+        repeats: Draws.
+        seed: Of the draws: the same files give the same interval.
+
+    Returns:
+        The 2.5th and the 97.5th percentile of the mean over draws.
+    """
+    generator = np.random.default_rng(seed)
+    if groups is None:
+        return _percentiles(_means_of_files(differences, repeats, generator))
+    sums, counts = np.bincount(groups, differences), np.bincount(groups)
+    means = []
+    for drawn in _draws(len(sums), repeats, generator):
+        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    return _percentiles(np.concatenate(means))
+
+
+def _means_of_files(differences: Floats, repeats: int, generator: np.random.Generator) -> Floats:
+    values, counts = np.unique(differences, return_counts=True)
+    if len(values) <= 3:  # right or wrong: how often each difference is drawn suffices
+        drawn = generator.multinomial(len(differences), counts / len(differences), repeats)
+        means: Floats = drawn @ values / len(differences)
+        return means
+    return np.concatenate([differences[drawn].mean(axis=1) for drawn in _draws(len(differences), repeats, generator)])
+
+
+def _draws(count: int, repeats: int, generator: np.random.Generator) -> list[npt.NDArray[np.int64]]:
+    """Return `repeats` draws of `count` from `count`, a block of rows at a time."""
+    rows = max(1, _BLOCK // count)
+    return [generator.integers(count, size=(min(rows, repeats - begin), count)) for begin in range(0, repeats, rows)]
+
+
+def _percentiles(means: Floats) -> tuple[float, float]:
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,109 @@
+"""A comparison as text and as a table."""
+
+from collections.abc import Sequence
+
+from mvrec.compare.result import Comparison, class_changes, compare, configuration_changes, interval_of, ranked
+from mvrec.compare.scored import MEASURES, ScoredRun
+
+MOST_CLASSES = 5
+Cells = list[list[str]]
+
+
+def pair_lines(result: Comparison) -> list[str]:
+    """Return the comparison of two runs as lines for a terminal."""
+    first, second = result.first, result.second
+    noun = first.report.results.noun
+    lines = [f"{first.counted} {noun}, the same in both runs; {first.score.get('protocol_text')}"]
+    lines += [f"  {run.name}: {_own_score(run)}" for run in (first, second)]
+    unit = first.measure
+    if result.interval is None:
+        lines.append(f"  difference of {first.metric}: {_difference_text(result)}")
+    else:
+        text = (
+            f"{value_text(result.difference, unit, signed=True)}, 95 % interval {interval_text(result.interval, unit)}"
+        )
+        per = "" if result.num_groups is None else f", by {result.num_groups} whole files of which these are parts"
+        lines.append(f"  difference ({MEASURES[unit or 'right']}): {text}{per}")
+    if result.test is not None:
+        test = result.test
+        uneven = f"only {first.name} right {test.only_first}, only {second.name} right {test.only_second}"
+        note = "" if result.num_groups is None else " (as if parts of one file were independent)"
+        lines.append(f"  {uneven}; McNemar's exact test: p = {test.p:.3g}{note}")
+    lines += _class_lines(first, second)
+    lines += [f"  {key}: {' -> '.join(values)}" for key, values in configuration_changes((first, second))]
+    return [*lines, result.verdict]
+
+
+def _own_score(run: ScoredRun) -> str:
+    interval = interval_of(run)
+    extent = f" (95 % interval {interval_text(interval, 'right')})" if interval else ""
+    return f"{run.metric} {run.report.metric_text(run.metric, run.metrics[run.metric])}{extent}"
+
+
+def _class_lines(first: ScoredRun, second: ScoredRun) -> list[str]:
+    changed = [row for row in class_changes(first, second) if row.first != row.second]
+    lines = [f"  {row.name}: {row.first} -> {row.second} of {row.files} right" for row in changed[:MOST_CLASSES]]
+    if len(changed) > MOST_CLASSES:
+        lines.append(f"  {len(changed) - MOST_CLASSES} more classes changed (--html FILE shows all)")
+    return lines
+
+
+def _difference_text(result: Comparison) -> str:
+    """Return the difference of two runs in the unit of their score."""
+    first = result.first
+    is_share = first.measure == "right" or first.report.metric_text(first.metric, 0.5).endswith("%")
+    return value_text(result.difference, "right" if is_share else None, signed=True)
+
+
+def value_text(value: float, measure: str | None, *, signed: bool = False) -> str:
+    """Return a value of files for readers: shares in percent, differences of shares in points."""
+    sign = "+" if signed else ""
+    if measure == "right":
+        return f"{100 * value:{sign}.2f} {'points' if signed else '%'}"
+    return f"{value:{sign}.4f}"
+
+
+def interval_text(interval: tuple[float, float], measure: str | None) -> str:
+    """Return both ends of an interval."""
+    factor, digits = (100, 2) if measure == "right" else (1, 4)
+    return f"{factor * interval[0]:.{digits}f} to {factor * interval[1]:.{digits}f}"
+
+
+def ranking(runs: Sequence[ScoredRun]) -> Cells:
+    """Return a table over any number of runs, the best first, with the difference of each to the best.
+
+    Raises:
+        UserError: Two runs were not scored on the same files under the same protocol.
+    """
+    ordered = ranked(runs)
+    best = ordered[0]
+    settings = configuration_changes(ordered)
+    header = [
+        "run",
+        best.metric,
+        "95 % interval",
+        "difference to the best",
+        "its 95 % interval",
+        "p",
+        *(key for key, _ in settings),
+    ]
+    rows = [header]
+    for place, run in enumerate(ordered):
+        own = interval_of(run)
+        cells = [run.name, run.report.metric_text(best.metric, run.metrics[best.metric])]
+        cells.append(interval_text(own, "right") if own else "")
+        cells += ["", "", ""] if run is best else _to_the_best(compare(best, run))
+        rows.append([*cells, *(values[place] for _, values in settings)])
+    return rows
+
+
+def _to_the_best(result: Comparison) -> list[str]:
+    measure = result.first.measure
+    interval = interval_text(result.interval, measure) if result.interval else ""
+    return [_difference_text(result), interval, f"{result.test.p:.3g}" if result.test else ""]
+
+
+def aligned(rows: Cells) -> list[str]:
+    """Return rows as columns of text."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,113 @@
+import csv
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from mvrec.cli.main import main
+from mvrec.compare.statistics import difference_interval, mcnemar
+
+PROTOCOL = {"kind": "images", "size": 32, "resize": 40}
+NAMES = ["cat", "<dog>"]
+
+
+def write_run(folder, answers, **changes):
+    """A tested run whose answer to each file, by name, is right or not; `changes` replace parts of metrics.json."""
+    folder.mkdir(parents=True)
+    columns = ["path", "label", "class_1", "probability_1", "error"]
+    rows = [
+        (f"{changes.get('root', '/data')}/{name}", NAMES[place % 2], NAMES[(place + 1 - right) % 2], 0.9, "")
+        for place, (name, right) in enumerate(answers.items())
+    ]
+    with (folder / "predictions.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+    score = {"metrics": {"top1": sum(answers.values()) / len(answers)}, "task": "classification", "split": "test"}
+    score |= {"expected": len(answers), "noun": "images", "protocol": PROTOCOL, "class_names": NAMES}
+    score |= {"data": {"root": changes.pop("root", "/data")}, "protocol_text": "test images"} | changes
+    (folder / "metrics.json").write_text(json.dumps(score))
+    (folder / "config.yaml").write_text(f"run_dir: {folder}\nmodel: {{name: {folder.name}}}\n")
+    return folder
+
+
+def answers_of(rights):
+    return {f"{number}.jpg": int(right) for number, right in enumerate(rights)}
+
+
+def simulated(generator, files, *, first, second, both):
+    """Whether each of two runs is right on each file, with their shares and that of files both have right."""
+    cells = generator.choice(4, size=files, p=[both, first - both, second - both, 1 - first - second + both])
+    return np.isin(cells, (0, 1)), np.isin(cells, (0, 2))
+
+
+def test_the_interval_covers_the_true_difference_as_often_as_it_says_and_alarms_are_as_rare():
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(1000):
+        one, other = simulated(generator, 400, first=0.7, second=0.76, both=0.6)
+        low, high = difference_interval(other.astype(float) - one, repeats=1000)
+        covered += low <= 0.06 <= high
+    assert 930 <= covered <= 970
+    alarms = sum(mcnemar(*simulated(generator, 400, first=0.7, second=0.7, both=0.6)).p < 0.05 for _ in range(1000))
+    assert alarms <= 50
+
+
+def test_clips_of_one_video_count_as_one_draw():
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):  # 60 videos of 10 clips, which are right or wrong together
+        one, other = simulated(generator, 60, first=0.6, second=0.7, both=0.5)
+        differences = np.repeat(other.astype(float) - one, 10)
+        low, high = difference_interval(differences, np.repeat(np.arange(60), 10), repeats=1000)
+        covered += low <= 0.1 <= high
+    assert covered >= 182
+    assert math.isclose(mcnemar(np.array([1] * 9 + [0] * 2, bool), np.array([0] * 9 + [1] * 2, bool)).p, 134 / 2048)
+
+
+def test_two_runs_are_compared_on_files_that_have_moved(tmp_path, capsys):
+    one = write_run(tmp_path / "one", answers_of([1] * 40 + [0] * 60))
+    other = write_run(tmp_path / "other", answers_of([0] * 4 + [1] * 76 + [0] * 20), root="/moved")
+    main(["compare", str(one), str(other), "--html", str(tmp_path / "c.html"), "--csv", str(tmp_path / "c.csv")])
+    lines = capsys.readouterr().out.splitlines()
+    assert "only one right 4, only other right 40; McNemar's exact test: p = 1.71e-08" in lines[4]
+    assert "difference (share of files that are right): +36.00 points" in lines[3]
+    assert "  model.name: one -> other" in lines
+    assert "other is better" in lines
+    page = (tmp_path / "c.html").read_text()
+    assert "other is better on 40, of which 24" in page
+    assert "&lt;dog&gt;" in page
+    assert "<dog>" not in page
+    with (tmp_path / "c.csv").open(encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["run"], row["top1"]) for row in rows] == [("other", "76.00 %"), ("one", "40.00 %")]
+
+
+def test_a_folder_stands_for_its_runs(tmp_path, capsys):
+    for name, right in (("a", 50), ("b", 80), ("c", 10)):
+        write_run(tmp_path / "runs" / name, answers_of([1] * right + [0] * (100 - right)))
+    main(["compare", str(tmp_path / "runs")])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["run", "b", "a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "changes", "fault"),
+    [
+        (answers_of([1] * 9), {}, "scores of 10 and of 9 files"),
+        ({**answers_of([1] * 9), "x.jpg": 1}, {}, "1 files are in .*one only, such as 9.jpg"),
+        (answers_of([1] * 10), {"protocol": {**PROTOCOL, "resize": 32}}, "protocols differ in resize: 40 and 32"),
+        (answers_of([1] * 10), {"class_names": NAMES[::-1]}, "their classes have another order"),
+        (answers_of([1] * 10), {"class_names": [*NAMES, "cow"]}, "2 and 3 classes, 'cow' in one of them only"),
+        (answers_of([1] * 10), {"split": "val"}, "split test and val"),
+        (answers_of([1] * 10), {"metrics": {}}, "this run has no test score"),
+        (dict(reversed(answers_of([1] * 10).items())), {}, "has another label in each"),
+    ],
+)
+def test_runs_that_differ_in_more_than_the_network_are_refused(tmp_path, capsys, answers, changes, fault):
+    one = write_run(tmp_path / "one", answers_of([1] * 10))
+    other = write_run(tmp_path / "other", answers, **changes)
+    with pytest.raises(SystemExit):
+        main(["compare", str(one), str(other)])
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(fault, error), error
