@@ -33,7 +33,7 @@ FLOORS = (
     *("tasks.classification", "tasks.regression", "tasks.segmentation", "tasks.action_detection", "tasks.detection"),
     *("tasks", "report"),
     *("inference", "export", "doctor", "prep"),
-    *("plan", "cli", "script", "commands", "cli.main", "__main__"),
+    *("plan", "cli", "script", "commands", "compare", "sweep", "cli.main", "__main__"),
 )
 # What the order allows and the design does not: these rooms meet only in tasks, inference and what stands on them.
 STRANGERS = {
@@ -86,7 +86,7 @@ PIL: inference/overlay inference/objects/box_drawing plan/media prep/transcode
 torch.distributed: tasks/scores cluster/heartbeat cluster/launch_check cluster/preflight cluster/watchdog
 torch.distributed: runs/preemption runs/run_directory training/sharding training/non_finite
 matplotlib: runs/curves tasks/classification/figures
-yaml: cli/config_check cli/lightning plan/as_yaml data/listing/objects/forms
+yaml: compare/result sweep/values cli/config_check cli/lightning plan/as_yaml data/listing/objects/forms
 jsonargparse: cli/lightning cli/jsonargparse_private cli/input_size cli/request inference/recogniser
 """
 # The only files that may touch private names of other libraries, and which; that of a seam has them all.

@@ -1,1 +1,1 @@
-"""Which of several runs is better, and how sure that is."""
+"""Comparisons of runs, with how sure they are."""

@@ -57,15 +57,15 @@ def run_folders(places: Sequence[Path]) -> list[Path]:
     Raises:
         UserError: A place is missing or has no run in it; fewer than two runs in all.
     """
-    found: list[Path] = []
+    folders: list[Path] = []
     for place in places:
         if not place.is_dir():
             raise UserError(f"{place}: there is no such run directory{nearest_path(place, folders_only=True)}")
         inside = [place] if is_run(place) else sorted(folder for folder in place.iterdir() if is_run(folder))
         if not inside:
             raise UserError(f"{place} is no run directory and has none in it")
-        found += inside
-    folders = list({folder.resolve(): folder for folder in found}.values())
+        folders += inside
+    folders = list({folder.resolve(): folder for folder in folders}.values())
     if len(folders) < 2:
         raise UserError(f"only one run is given, {folders[0]}: name those to compare it with")
     return folders

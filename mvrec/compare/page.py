@@ -55,12 +55,12 @@ def _classes(result: Comparison) -> Html:
 
 
 def _files(result: Comparison, thumbnails: Thumbnails) -> Html:
-    found = changes(result.first, result.second)
-    if not found:
+    changed = changes(result.first, result.second)
+    if not changed:
         return Html("")
     parts = []
     for is_gain, run in ((False, result.first), (True, result.second)):
-        side = [change for change in found if change.is_gain is is_gain]
+        side = [change for change in changed if change.is_gain is is_gain]
         title = f"{run.name} is better on {len(side)}" + (f", of which {MOST_FILES}" if len(side) > MOST_FILES else "")
         shown = [_file(change, result, thumbnails) for change in side[:MOST_FILES]]
         parts += [tag("h3", title), tag("div", *shown, class_="mistakes")]
@@ -79,7 +79,7 @@ def _curves(runs: Sequence[ScoredRun]) -> Html:
     columns = {run.name: _columns(run) for run in runs}
     names = ("train/loss", "val/loss", f"val/{runs[0].metric}")
     panels = [
-        Panel(name, {run: found[name] for run, found in columns.items() if name in found}, caption="")
+        Panel(name, {run: changed[name] for run, changed in columns.items() if name in changed}, caption="")
         for name in dict.fromkeys(names)
     ]
     charts = [chart for panel in panels if (chart := line_chart(panel))]

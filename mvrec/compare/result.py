@@ -20,7 +20,7 @@ NAMES_OF_RUNS = ("run_dir", "trainer.logger", "trainer.default_root_dir", "ckpt_
 
 @dataclass(frozen=True)
 class ClassChange:
-    """How many files of a class each run has right."""
+    """The files of a class, and those that each run has right."""
 
     name: str
     files: int
@@ -91,12 +91,12 @@ def compare(first: ScoredRun, second: ScoredRun) -> Comparison:
         return Comparison(
             first, second, (first.metrics[metric], second.metrics.get(metric, math.nan)), None, None, None
         )
-    keys, one, other = paired(first, second)
+    keys, base, other = paired(first, second)
     groups = groups_of(keys)
-    test = mcnemar(one > 0, other > 0) if first.measure == "right" else None
-    interval = difference_interval(other - one, groups)
+    test = mcnemar(base > 0, other > 0) if first.measure == "right" else None
+    interval = difference_interval(other - base, groups)
     num_groups = None if groups is None else int(groups.max()) + 1
-    return Comparison(first, second, (float(one.mean()), float(other.mean())), interval, test, num_groups)
+    return Comparison(first, second, (float(base.mean()), float(other.mean())), interval, test, num_groups)
 
 
 def interval_of(run: ScoredRun) -> tuple[float, float] | None:
@@ -125,16 +125,16 @@ def class_changes(first: ScoredRun, second: ScoredRun) -> list[ClassChange]:
 
 def changes(first: ScoredRun, second: ScoredRun) -> list[Change]:
     """Return the files whose value changed, the largest change first."""
-    found = [
+    changed = [
         (abs(file.value - second.files[key].value), key, file)
         for key, file in first.files.items()
         if file.value != second.files[key].value
     ]
-    found.sort(key=lambda item: (-item[0], item[1][0]))
+    changed.sort(key=lambda item: (-item[0], item[1][0]))
     sign = 1 if first.measure == "right" else -1
     return [
         Change(shown_name(key), truth_text(file.truth), file, other, sign * (other.value - file.value) > 0)
-        for _, key, file in found
+        for _, key, file in changed
         for other in (second.files[key],)
     ]
 

@@ -59,14 +59,14 @@ class ScoredRun:
             self.score = results.validation
         if not mapping(self.score.get("metrics")):
             checkpoint = results.checkpoint
-            how = f"mvrec test {checkpoint}" if checkpoint else "it has no checkpoint yet"
-            raise UserError(f"{folder}: this run has no {self.stage} score ({how})")
+            hint = f"mvrec test {checkpoint}" if checkpoint else "it has no checkpoint yet"
+            raise UserError(f"{folder}: this run has no {self.stage} score ({hint})")
 
     @property
     def metrics(self) -> dict[str, float]:
         """The scores by name, the most telling one first."""
-        found = {name: number(value) for name, value in mapping(self.score["metrics"]).items()}
-        return {name: value for name, value in found.items() if value is not None}
+        values = {name: number(value) for name, value in mapping(self.score["metrics"]).items()}
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def metric(self) -> str:
@@ -86,7 +86,7 @@ class ScoredRun:
 
     @property
     def measure(self) -> str | None:
-        """What a file's value is, a key of `MEASURES`; `None` if the task has none."""
+        """The kind of a file's value, a key of `MEASURES`; `None` if the task has none per file."""
         if self.stage != "test":
             return None
         if isinstance(self.report, ClassificationReport):
@@ -148,27 +148,27 @@ def check_alike(first: ScoredRun, second: ScoredRun) -> None:
         raise UserError(f"{where}: scores of {first.counted} and of {second.counted} files")
     if first.files or second.files:
         _check_files(where, first, second)
-    elif (one := _digest(first)) != (other := _digest(second)):
-        raise UserError(f"{where}: their lists of files differ (SHA-256 {str(one)[:12]} and {str(other)[:12]})")
+    elif (base := _digest(first)) != (other := _digest(second)):
+        raise UserError(f"{where}: their lists of files differ (SHA-256 {str(base)[:12]} and {str(other)[:12]})")
 
 
-def first_difference(one: Any, other: Any, at: str = "") -> str:
+def first_difference(base: Any, other: Any, at: str = "") -> str:
     """Return the first place where two contents of JSON files differ, with both values; "" if they are equal."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for key in [*one, *(key for key in other if key not in one)]:
-            if text := first_difference(one.get(key), other.get(key), f"{at}.{key}" if at else str(key)):
+    if isinstance(base, Mapping) and isinstance(other, Mapping):
+        for key in [*base, *(key for key in other if key not in base)]:
+            if text := first_difference(base.get(key), other.get(key), f"{at}.{key}" if at else str(key)):
                 return text
         return ""
-    return "" if one == other else f"{at or 'their kind'}: {one} and {other}"
+    return "" if base == other else f"{at or 'their kind'}: {base} and {other}"
 
 
-def _check_classes(where: str, one: Sequence[str], other: Sequence[str]) -> None:
-    if list(one) == list(other):
+def _check_classes(where: str, base: Sequence[str], other: Sequence[str]) -> None:
+    if list(base) == list(other):
         return
-    if sorted(one) == sorted(other):
+    if sorted(base) == sorted(other):
         raise UserError(f"{where}: their classes have another order")
-    alone = [name for name in one if name not in other] or [name for name in other if name not in one]
-    raise UserError(f"{where}: {len(one)} and {len(other)} classes, {alone[0]!r} in one of them only")
+    alone = [name for name in base if name not in other] or [name for name in other if name not in base]
+    raise UserError(f"{where}: {len(base)} and {len(other)} classes, {alone[0]!r} in one of them only")
 
 
 def _digest(run: ScoredRun) -> Any:
@@ -178,9 +178,9 @@ def _digest(run: ScoredRun) -> Any:
 
 
 def _check_files(where: str, first: ScoredRun, second: ScoredRun) -> None:
-    for one, other in ((first, second), (second, first)):
-        if alone := [path for path, span in one.files if (path, span) not in other.files]:
-            raise UserError(f"{where}: {len(alone)} files are in {one.folder} only, such as {alone[0]}")
+    for base, other in ((first, second), (second, first)):
+        if alone := [path for path, span in base.files if (path, span) not in other.files]:
+            raise UserError(f"{where}: {len(alone)} files are in {base.folder} only, such as {alone[0]}")
     for key, file in first.files.items():
         if file.truth != second.files[key].truth:
             raise UserError(f"{where}: {key[0]} has another label in each, {file.truth} and {second.files[key].truth}")
@@ -189,12 +189,12 @@ def _check_files(where: str, first: ScoredRun, second: ScoredRun) -> None:
 def paired(first: ScoredRun, second: ScoredRun) -> tuple[list[Key], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the files of two runs, and each run's value of each file, (N,)."""
     keys = list(first.files)
-    one, other = (np.array([run.files[key].value for key in keys]) for run in (first, second))
-    return keys, one, other
+    base, other = (np.array([run.files[key].value for key in keys]) for run in (first, second))
+    return keys, base, other
 
 
 def groups_of(keys: Sequence[Key]) -> npt.NDArray[np.int64] | None:
     """Return the number of each row's video, (N,); `None` if each is of another file."""
     numbers: dict[str, int] = {}
-    found = np.array([numbers.setdefault(path, len(numbers)) for path, _ in keys])
-    return None if len(numbers) == len(keys) else found
+    videos = np.array([numbers.setdefault(path, len(numbers)) for path, _ in keys])
+    return None if len(numbers) == len(keys) else videos

@@ -89,9 +89,9 @@ def ranking(runs: Sequence[ScoredRun]) -> Cells:
     ]
     rows = [header]
     for place, run in enumerate(ordered):
-        own = interval_of(run)
+        interval = interval_of(run)
         cells = [run.name, run.report.metric_text(best.metric, run.metrics[best.metric])]
-        cells.append(interval_text(own, "right") if own else "")
+        cells.append(interval_text(interval, "right") if interval else "")
         cells += ["", "", ""] if run is best else _to_the_best(compare(best, run))
         rows.append([*cells, *(values[place] for _, values in settings)])
     return rows

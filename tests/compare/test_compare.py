@@ -36,7 +36,7 @@ def answers_of(rights):
 
 
 def simulated(generator, files, *, first, second, both):
-    """Whether each of two runs is right on each file, with their shares and that of files both have right."""
+    """Return whether each of two runs is right on each file, with their shares and that of files both have right."""
     cells = generator.choice(4, size=files, p=[both, first - both, second - both, 1 - first - second + both])
     return np.isin(cells, (0, 1)), np.isin(cells, (0, 2))
 
@@ -45,8 +45,8 @@ def test_the_interval_covers_the_true_difference_as_often_as_it_says_and_alarms_
     generator = np.random.default_rng(0)
     covered = 0
     for _ in range(1000):
-        one, other = simulated(generator, 400, first=0.7, second=0.76, both=0.6)
-        low, high = difference_interval(other.astype(float) - one, repeats=1000)
+        base, other = simulated(generator, 400, first=0.7, second=0.76, both=0.6)
+        low, high = difference_interval(other.astype(float) - base, repeats=1000)
         covered += low <= 0.06 <= high
     assert 930 <= covered <= 970
     alarms = sum(mcnemar(*simulated(generator, 400, first=0.7, second=0.7, both=0.6)).p < 0.05 for _ in range(1000))
@@ -57,8 +57,8 @@ def test_clips_of_one_video_count_as_one_draw():
     generator = np.random.default_rng(0)
     covered = 0
     for _ in range(200):  # 60 videos of 10 clips, which are right or wrong together
-        one, other = simulated(generator, 60, first=0.6, second=0.7, both=0.5)
-        differences = np.repeat(other.astype(float) - one, 10)
+        base, other = simulated(generator, 60, first=0.6, second=0.7, both=0.5)
+        differences = np.repeat(other.astype(float) - base, 10)
         low, high = difference_interval(differences, np.repeat(np.arange(60), 10), repeats=1000)
         covered += low <= 0.1 <= high
     assert covered >= 182
@@ -66,13 +66,13 @@ def test_clips_of_one_video_count_as_one_draw():
 
 
 def test_two_runs_are_compared_on_files_that_have_moved(tmp_path, capsys):
-    one = write_run(tmp_path / "one", answers_of([1] * 40 + [0] * 60))
+    base = write_run(tmp_path / "base", answers_of([1] * 40 + [0] * 60))
     other = write_run(tmp_path / "other", answers_of([0] * 4 + [1] * 76 + [0] * 20), root="/moved")
-    main(["compare", str(one), str(other), "--html", str(tmp_path / "c.html"), "--csv", str(tmp_path / "c.csv")])
+    main(["compare", str(base), str(other), "--html", str(tmp_path / "c.html"), "--csv", str(tmp_path / "c.csv")])
     lines = capsys.readouterr().out.splitlines()
-    assert "only one right 4, only other right 40; McNemar's exact test: p = 1.71e-08" in lines[4]
+    assert "only base right 4, only other right 40; McNemar's exact test: p = 1.71e-08" in lines[4]
     assert "difference (share of files that are right): +36.00 points" in lines[3]
-    assert "  model.name: one -> other" in lines
+    assert "  model.name: base -> other" in lines
     assert "other is better" in lines
     page = (tmp_path / "c.html").read_text()
     assert "other is better on 40, of which 24" in page
@@ -80,7 +80,7 @@ def test_two_runs_are_compared_on_files_that_have_moved(tmp_path, capsys):
     assert "<dog>" not in page
     with (tmp_path / "c.csv").open(encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["run"], row["top1"]) for row in rows] == [("other", "76.00 %"), ("one", "40.00 %")]
+    assert [(row["run"], row["top1"]) for row in rows] == [("other", "76.00 %"), ("base", "40.00 %")]
 
 
 def test_a_folder_stands_for_its_runs(tmp_path, capsys):
@@ -94,7 +94,7 @@ def test_a_folder_stands_for_its_runs(tmp_path, capsys):
     ("answers", "changes", "fault"),
     [
         (answers_of([1] * 9), {}, "scores of 10 and of 9 files"),
-        ({**answers_of([1] * 9), "x.jpg": 1}, {}, "1 files are in .*one only, such as 9.jpg"),
+        ({**answers_of([1] * 9), "x.jpg": 1}, {}, "1 files are in .*base only, such as 9.jpg"),
         (answers_of([1] * 10), {"protocol": {**PROTOCOL, "resize": 32}}, "protocols differ in resize: 40 and 32"),
         (answers_of([1] * 10), {"class_names": NAMES[::-1]}, "their classes have another order"),
         (answers_of([1] * 10), {"class_names": [*NAMES, "cow"]}, "2 and 3 classes, 'cow' in one of them only"),
@@ -104,10 +104,10 @@ def test_a_folder_stands_for_its_runs(tmp_path, capsys):
     ],
 )
 def test_runs_that_differ_in_more_than_the_network_are_refused(tmp_path, capsys, answers, changes, fault):
-    one = write_run(tmp_path / "one", answers_of([1] * 10))
+    base = write_run(tmp_path / "base", answers_of([1] * 10))
     other = write_run(tmp_path / "other", answers, **changes)
     with pytest.raises(SystemExit):
-        main(["compare", str(one), str(other)])
+        main(["compare", str(base), str(other)])
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert re.search(fault, error), error

@@ -1,0 +1,1 @@
+"""A run for every line of a file of values, or a search over ranges."""
