@@ -33,6 +33,9 @@ train and evaluate (each takes --config FILE and single values such as --trainer
 others:
   init       write that plan as a file instead, to read and change
   recognize  name what is to be seen in videos, images, cameras or streams
+  serve      a page in the browser: drop a video or image, or use the camera
+  data       look before training: `data show` what the network gets, `data audit` what is wrong with the files
+  probe      what a network's features give on these data, before training it
   report     one HTML file about a run: curves, scores, confusions, worst mistakes
   compare    which of several runs is better, and how sure that is
   sweep      a run for every line of a file of values, or a search
@@ -89,7 +92,8 @@ MODULES = (
 COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
     **dict.fromkeys(LIGHTNING, _lightning),
     **{name.rpartition(".")[2]: _of_module(f"commands.{name.replace('-', '_')}") for name in MODULES},
-    **{name: _of_module(f"{name}.command") for name in ("weights", "compare", "sweep")},
+    **{name: _of_module(f"{name}.command") for name in ("weights", "serve", "probe", "compare", "sweep")},
+    "data": _of_module("looking.command"),
 }
 
 
