@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
 from mvrec.data.listing.folds import Fold, Folds
+from mvrec.data.listing.groups.rules import AUTO
 from mvrec.data.listing.layouts import SPLITS, Layout
 from mvrec.data.listing.lists import VALUE, Row
 from mvrec.data.listing.row_targets import row_values
@@ -99,6 +100,7 @@ def look(
     *,
     val_fraction: float | None = None,
     fold: str | None = None,
+    group: str = AUTO,
     has_classes: bool = True,
     values: Sequence[str] | None = None,
 ) -> Findings:
@@ -110,6 +112,7 @@ def look(
         val_fraction: Share of the files that validate in a folder without splits; by default it follows from their
             number.
         fold: `data.fold`, which splits the training files in place of `val_fraction`.
+        group: `data.group`, which says what a split keeps together.
         has_classes: Whether the task learns classes.
         values: Columns with the numbers that the task learns, none for the column "value"; `None` if it learns none.
 
@@ -119,12 +122,12 @@ def look(
     """
     planned_fold = ""
     if fold is None:
-        layout = find_folder_layout(root, kind, val_fraction=val_fraction)
+        layout = find_folder_layout(root, kind, val_fraction=val_fraction, group=group)
         if values is not None and layout.has("train") and not (layout.has("val") or isinstance(layout, HashSplit)):
             fold = planned_fold = f"1/{_folds(layout)}"
     if fold is not None:
         folder = find_folder_layout(root, kind, val_fraction=0.0)
-        layout = Folds(folder, Fold.parse(fold), target_of=lambda row: None)
+        layout = Folds(folder, Fold.parse(fold), target_of=lambda row: None, group=group)
     has_splits = not isinstance(layout, HashSplit)
     rows = {split: list(layout.rows(split)) for split in SPLITS if layout.has(split)}
     _check_rows(rows, layout)

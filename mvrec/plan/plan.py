@@ -8,6 +8,7 @@ from typing import Any
 
 from mvrec.data.listing.class_names import mirrored_classes
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS, Kind
+from mvrec.data.listing.groups.rules import AUTO, check_rule
 from mvrec.data.listing.mask_layouts import Naming
 from mvrec.errors import UserError
 from mvrec.plan.boxes import look_at_boxes
@@ -163,7 +164,8 @@ def _look(
     if masks:
         named = {key: overrides[f"data.{key}"] for key in Naming.__dataclass_fields__ if f"data.{key}" in overrides}
         return look_at_masks(root, val_fraction=fraction, fold=fold, naming=Naming(**named))
-    return look(root, kind, val_fraction=fraction, fold=fold, has_classes=has_classes, values=values)
+    group = check_rule(str(overrides.get("data.group", AUTO)))
+    return look(root, kind, val_fraction=fraction, fold=fold, group=group, has_classes=has_classes, values=values)
 
 
 def _splits(findings: Findings) -> Iterator[Choice]:

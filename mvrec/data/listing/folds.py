@@ -1,10 +1,12 @@
 """Cross-validation: the files of a training split in parts, each of which is the validation split of one run."""
 
-import hashlib
+import logging
 import re
 from collections.abc import Iterator
 from typing import NamedTuple, Self
 
+from mvrec.data.listing.groups.rules import NONE
+from mvrec.data.listing.groups.splits import folded, grouping_of
 from mvrec.data.listing.layouts import Layout
 from mvrec.data.listing.lists import Row
 from mvrec.data.listing.row_targets import TargetOf, declared_type
@@ -41,19 +43,21 @@ class Folds(Layout):
     """A layout whose training files are split into training and validation, as one of several folds has them.
 
     Over all folds each file is in the validation split once. Each class is spread evenly over the folds, by the hashes
-    of its paths. All rows of a file are in the same fold.
+    of its paths. All rows of a file are in the same fold, and all files of a group; groups make folds less even.
 
     Args:
         layout: The layout of the data set, without a validation split.
         fold: The fold.
         target_of: See `RecognitionData.target`; files that have other targets than classes are spread as one class.
+        group: See `groups`.
 
     Raises:
         UserError: The layout has a validation split, or lacks a training split.
     """
 
-    def __init__(self, layout: Layout, fold: Fold, *, target_of: TargetOf) -> None:
+    def __init__(self, layout: Layout, fold: Fold, *, target_of: TargetOf, group: str = NONE) -> None:
         super().__init__(layout.root, layout.kind)
+        self.group, self._said = group, False
         self.layout, self.fold, self.target_of = layout, fold, target_of
         self.notes = layout.notes
         self.title = f"{layout.title}, fold {fold}"  # type: ignore[misc]  # of this object
@@ -104,17 +108,21 @@ class Folds(Layout):
         for row in rows:
             stratum = stratum_of.setdefault(row.path, row.label if one_class else ALL_FILES)
             strata.setdefault(stratum, {})[row.path] = None
-        validated, place = set(), 0
         for stratum in sorted(strata):
-            paths = sorted(strata[stratum], key=lambda path: (path_share(path), path))
-            if len(paths) < self.fold.folds:
-                raise UserError(self._too_few(stratum, len(paths)))
-            # The next class goes on where this one ended, so that folds differ by one file at most.
-            validated |= {
-                path for place, path in enumerate(paths, place) if place % self.fold.folds + 1 == self.fold[0]
-            }
-            place += len(paths)
-        return validated
+            if len(strata[stratum]) < self.fold.folds:
+                raise UserError(self._too_few(stratum, len(strata[stratum])))
+        grouping = grouping_of(list({row.path: row for row in rows}.values()), self.group)
+        if grouping.note and not self._said:
+            self._said = True
+            self.notes.append((logging.INFO, grouping.note))
+        number = len(set(grouping.of))
+        if number < self.fold.folds:
+            raise UserError(
+                f"data.fold {self.fold}: {self.root} has {number} groups of {self.kind.noun}s, fewer than the "
+                f"{self.fold.folds} folds: take {number} folds at most, or --data.group none"
+            )
+        group_of = dict(zip(stratum_of, grouping.of, strict=True))
+        return folded({name: list(paths) for name, paths in strata.items()}, group_of, self.fold)
 
     def _too_few(self, stratum: str, count: int) -> str:
         of = f"class {stratum!r}" if stratum else str(self.root)
@@ -126,9 +134,3 @@ class Folds(Layout):
 def usual_val_fraction(num_files: int) -> float:
     """Return the share of val in a folder without splits: a fifth of a small set, a tenth of any other."""
     return 0.2 if num_files < SMALL_SET else 0.1
-
-
-def path_share(path: str) -> float:
-    """Return a number in 0..1 derived from a path, evenly distributed."""
-    digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64

@@ -14,7 +14,8 @@ from mvrec.data.listing.file_kinds import (
     SPLIT_FOLDERS,
     Kind,
 )
-from mvrec.data.listing.folds import path_share, usual_val_fraction
+from mvrec.data.listing.folds import usual_val_fraction
+from mvrec.data.listing.groups.splits import path_share
 from mvrec.data.listing.layouts import SPLITS, Layout, files_below, skipped_text
 from mvrec.data.listing.lists import Row, open_text, read_rows
 from mvrec.errors import UserError

@@ -1,12 +1,14 @@
 """Folders of classes without splits, which are split here."""
 
+import logging
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mvrec.data.listing.file_kinds import Kind
-from mvrec.data.listing.folds import path_share, usual_val_fraction
+from mvrec.data.listing.folds import usual_val_fraction
+from mvrec.data.listing.groups.rules import AUTO, NONE, check_rule
+from mvrec.data.listing.groups.splits import grouping_of, validated
 from mvrec.data.listing.layouts import SPLITS, Layout, ListsAndFolders, class_folders
 from mvrec.data.listing.lists import Row
 from mvrec.data.sets.image_data import ImageData
@@ -25,10 +27,14 @@ class VideoFolder(VideoData):
         root: The data set.
         val_fraction: Share of each class in val if the root has no splits. A hash of the paths chooses, so most files
             stay where they are when others are added or removed. `fold` replaces it.
+        group: Files that a split or fold keeps together: "auto" guesses from stems that differ in their last counter
+            (`v_Punch_g01_c03`, `game12_0003`) and says so, "none" keeps none together, "folder:2" those of one folder
+            two levels deep, "column:NAME" those with the same value in a list without val. Anything else is a regular
+            expression on the path, of which the first capture group counts.
         **knobs: See `VideoData`.
 
     Raises:
-        UserError: A fraction outside 0..1; from `setup`: a missing or empty root or class folder.
+        UserError: A fraction outside 0..1, a malformed group; from `setup`: a missing or empty root or class folder.
     """
 
     def __init__(
@@ -36,10 +42,12 @@ class VideoFolder(VideoData):
         root: str,
         *,
         val_fraction: float = 0.1,
+        group: str = AUTO,
         **knobs: Any,
     ) -> None:
         super().__init__(root, **knobs)
         self.val_fraction = checked_fraction(val_fraction)
+        self.group = check_rule(group)
 
     @property
     def test_split(self) -> Literal["val", "test"]:
@@ -48,7 +56,8 @@ class VideoFolder(VideoData):
 
     def find_layout(self) -> Layout:
         """Return the root's own splits, else a split by hash."""
-        return find_folder_layout(self.root, self.kind, val_fraction=0 if self.fold else self.val_fraction)
+        fraction = 0 if self.fold else self.val_fraction
+        return find_folder_layout(self.root, self.kind, val_fraction=fraction, group=self.group)
 
 
 class ImageFolder(ImageData):
@@ -60,10 +69,11 @@ class ImageFolder(ImageData):
     Args:
         root: The data set.
         val_fraction: See `VideoFolder`.
+        group: See `VideoFolder`.
         **knobs: See `ImageData`.
 
     Raises:
-        UserError: A fraction outside 0..1; from `setup`: a missing or empty root or class folder.
+        UserError: A fraction outside 0..1, a malformed group; from `setup`: a missing or empty root or class folder.
     """
 
     upright: ClassVar[bool] = True
@@ -73,14 +83,17 @@ class ImageFolder(ImageData):
         root: str,
         *,
         val_fraction: float = 0.1,
+        group: str = AUTO,
         **knobs: Any,
     ) -> None:
         super().__init__(root, **knobs)
         self.val_fraction = checked_fraction(val_fraction)
+        self.group = check_rule(group)
 
     def find_layout(self) -> Layout:
         """Return the root's own splits, else a split by hash."""
-        return find_folder_layout(self.root, self.kind, val_fraction=0 if self.fold else self.val_fraction)
+        fraction = 0 if self.fold else self.val_fraction
+        return find_folder_layout(self.root, self.kind, val_fraction=fraction, group=self.group)
 
 
 def checked_fraction(val_fraction: float) -> float:
@@ -89,7 +102,7 @@ def checked_fraction(val_fraction: float) -> float:
     return val_fraction
 
 
-def find_folder_layout(root: Path, kind: Kind, *, val_fraction: float | None) -> Layout:
+def find_folder_layout(root: Path, kind: Kind, *, val_fraction: float | None, group: str = AUTO) -> Layout:
     """Return the splits of a root, else `HashSplit`; without a share of val that of `usual_val_fraction`."""
     split = ListsAndFolders(root, kind)
     if any(split.has(name) for name in SPLITS):
@@ -97,26 +110,29 @@ def find_folder_layout(root: Path, kind: Kind, *, val_fraction: float | None) ->
     if val_fraction is None:
         files = split.rows_of_folders(root) if class_folders(root) else ()
         val_fraction = usual_val_fraction(sum(1 for _ in files))
-    return HashSplit(root, kind, val_fraction=val_fraction)
+    return HashSplit(root, kind, val_fraction=val_fraction, group=group)
 
 
 class HashSplit(Layout):
     """`root/<class name>/<file>`, with a share of each class as val: the files with the lowest hashes of their paths.
 
-    A class with more than one file has at least one in each split; a single file is for training.
+    Files of one group stay together: the hash is that of the group. A class with more than one file has at least one in
+    each split, as far as its groups allow; a single file is for training.
 
     Args:
         root: The folder of the class folders.
         kind: The kind of the files.
         val_fraction: The share of val.
+        group: See `groups`.
     """
 
     title = "class folders"
     splits_files = True
 
-    def __init__(self, root: Path, kind: Kind, *, val_fraction: float) -> None:
+    def __init__(self, root: Path, kind: Kind, *, val_fraction: float, group: str = NONE) -> None:
         super().__init__(root, kind)
-        self.val_fraction = val_fraction
+        self.val_fraction, self.group = val_fraction, group
+        self._said = self._groups_repeat = False
 
     def has(self, split: str) -> bool:
         """Return whether the root has class folders and the fraction leaves the split something."""
@@ -141,16 +157,19 @@ class HashSplit(Layout):
         Raises:
             UserError: Each class has a single file, so that none is left for validation.
         """
-        is_empty = True
-        for _, rows in groupby(self.rows_of_folders(self.root), lambda row: row.label):
-            for row in self._share(list(rows), split):
-                is_empty = False
-                yield row
-        if is_empty and split == "val":
+        rows = list(self.rows_of_folders(self.root))
+        val = self._validated(rows)
+        if split == "val" and not val:
             noun = self.kind.noun
-            raise UserError(f"{self.root}: each class has a single {noun}, none is left for validation: add some")
+            single = f"{noun} or group of {noun}s" if self._groups_repeat else noun
+            advice = "add some, or see data.group" if self._groups_repeat else "add some"
+            raise UserError(f"{self.root}: each class has a single {single}, none is left for validation: {advice}")
+        yield from (row for row in rows if (row.path in val) == (split == "val"))
 
-    def _share(self, rows: list[Row], split: str) -> list[Row]:
-        number = min(max(round(self.val_fraction * len(rows)), 1), len(rows) - 1) if self.val_fraction else 0
-        val = set(sorted((row.path for row in rows), key=lambda path: (path_share(path), path))[:number])
-        return [row for row in rows if (row.path in val) == (split == "val")]
+    def _validated(self, rows: list[Row]) -> set[str]:
+        grouping = grouping_of(rows, self.group)
+        self._groups_repeat = grouping.repeats
+        if grouping.note and not self._said:
+            self._said = True
+            self.notes.append((logging.INFO, grouping.note))
+        return validated([(row.path, row.label) for row in rows], grouping.of, fraction=self.val_fraction)

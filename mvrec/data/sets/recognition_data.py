@@ -12,6 +12,7 @@ import lightning as L
 from mvrec.data.listing.class_names import ClassNames, known_class_names
 from mvrec.data.listing.file_kinds import Kind
 from mvrec.data.listing.folds import Fold, Folds
+from mvrec.data.listing.groups.rules import NONE
 from mvrec.data.listing.index import SampleIndex
 from mvrec.data.listing.layouts import Layout, ListsAndFolders
 from mvrec.data.listing.lists import Row
@@ -76,6 +77,7 @@ class RecognitionData(WholeSignature, L.LightningDataModule):
     """
 
     kind: ClassVar[Kind]
+    group: str = NONE  # files that folds keep together; see `groups`
 
     def __init__(
         self,
@@ -221,7 +223,9 @@ class RecognitionData(WholeSignature, L.LightningDataModule):
         if self._layout is None:
             check_root(self.root)
             layout = self.find_layout()
-            self._layout = layout if self.fold is None else Folds(layout, self.fold, target_of=self.target_of)
+            self._layout = layout
+            if self.fold is not None:
+                self._layout = Folds(layout, self.fold, target_of=self.target_of, group=self.group)
         return self._layout
 
     def index(self, split: Split) -> SampleIndex:

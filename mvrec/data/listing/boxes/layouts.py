@@ -14,7 +14,8 @@ from mvrec.data.listing.boxes.targets import KeyFrames
 from mvrec.data.listing.class_files import read_class_names
 from mvrec.data.listing.class_names import ClassNames, class_names_of
 from mvrec.data.listing.file_kinds import VIDEOS
-from mvrec.data.listing.folds import path_share, usual_val_fraction
+from mvrec.data.listing.folds import usual_val_fraction
+from mvrec.data.listing.groups.splits import path_share
 from mvrec.data.listing.layouts import PROBED, SPLITS, Layout, find_prefix
 from mvrec.data.listing.lists import Row
 from mvrec.errors import UserError

@@ -10,7 +10,8 @@ import numpy as np
 
 from mvrec.data.listing.class_files import read_class_names
 from mvrec.data.listing.file_kinds import IMAGES
-from mvrec.data.listing.folds import path_share, usual_val_fraction
+from mvrec.data.listing.folds import usual_val_fraction
+from mvrec.data.listing.groups.splits import path_share
 from mvrec.data.listing.layouts import SPLITS, Layout
 from mvrec.data.listing.lists import Row, open_text
 from mvrec.data.listing.objects.coco import read_coco

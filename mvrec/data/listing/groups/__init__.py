@@ -1,0 +1,1 @@
+"""Groups of files that a split or fold keeps together."""
