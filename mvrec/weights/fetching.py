@@ -220,7 +220,7 @@ def _alone(place: Path) -> Iterator[IO[bytes]]:
             try:
                 yield part
             finally:
-                if not place.is_file() and path.exists() and not path.stat().st_size:
+                if path.exists() and not path.stat().st_size:
                     path.unlink()
                     _state_of(path).unlink(missing_ok=True)
             return

@@ -226,6 +226,14 @@ def test_a_full_disk_and_a_closed_cache_are_one_line(site: SimpleNamespace, monk
         fetch(site.file)
 
 
+def test_a_process_that_begins_right_after_another_has_finished_leaves_no_empty_file(site: SimpleNamespace) -> None:
+    site.place.parent.mkdir(parents=True)
+    site.place.touch()  # by the other one, after this one has looked for it
+    with fetching._alone(site.place):
+        pass
+    assert leftovers(site.place) == [site.place.name]
+
+
 def test_of_two_at_once_one_fetches_and_the_other_takes_its_file(site: SimpleNamespace) -> None:
     server = site.server
     server.started, server.may_end = threading.Event(), threading.Event()
