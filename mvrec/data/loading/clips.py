@@ -63,7 +63,7 @@ class TrainClips(TrainSamples):
     def frames(self, sample: Sample, rng: random.Random) -> np.ndarray:
         """Decode one clip: uint8 (T, H, W, C)."""
         with stage("decode"), self.open(sample.path, decoder=self.decoder) as video:
-            numbers = _random_frames(sample, timeline_of(video), self.clip, rng)
+            numbers = random_frames(sample, timeline_of(video), self.clip, rng)
             return video.frames(numbers.tolist())
 
     def open(self, path: FilePath, *, decoder: Decoder) -> Video:
@@ -173,7 +173,7 @@ def clip_views(frames: np.ndarray, protocol: ClipProtocol, *, number: int = 0) -
     return views_of(in_order(frames, protocol.views.frame_order, number), protocol.geometries(*frames.shape[1:3]))
 
 
-def _random_frames(sample: Sample, timeline: Timeline, clip: ClipSpec, rng: random.Random) -> Tensor:
+def random_frames(sample: Sample, timeline: Timeline, clip: ClipSpec, rng: random.Random) -> Tensor:
     """Choose the frame numbers (T,) of a clip to train on."""
     timeline.check_span(sample)
     counted, numbers = timeline.counted_for(clip)

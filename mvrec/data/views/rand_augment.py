@@ -10,7 +10,7 @@ Cubuk et al. 2020, https://arxiv.org/abs/1909.13719, in the variant made popular
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -55,12 +55,18 @@ class RandAugment:
         Returns:
             uint8 (T, C, H, W).
         """
+        for _, _, augmented in self.steps(clip, rng):
+            clip = augmented
+        return clip
+
+    def steps(self, clip: Tensor, rng: random.Random) -> Iterator[tuple[str, float, Tensor]]:
+        """Yield the name and magnitude of each applied operation, and the clip after it."""
         for name in rng.choices(list(OPERATIONS), k=self.num_ops):
             if rng.random() >= self.probability:
                 continue
             magnitude = min(max(rng.gauss(self.magnitude, self.magnitude_std), 0.0), MAX_MAGNITUDE)
             clip = OPERATIONS[name](clip, magnitude / MAX_MAGNITUDE, rng, self.fill)
-        return clip
+            yield name, magnitude, clip
 
 
 Fill = tuple[int, int, int]

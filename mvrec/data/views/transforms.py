@@ -182,6 +182,11 @@ def train_view(frames: np.ndarray, geometry: Geometry, *, rand_augment: RandomPi
     return clip.contiguous()
 
 
+def drawn_operations(clip: Tensor, rand_augment: RandAugment, *, seed: int) -> list[tuple[str, float]]:
+    """Return name and magnitude of the operations that `train_view` applies to a cropped clip for a seed."""
+    return [(name, magnitude) for name, magnitude, _ in rand_augment.steps(clip, _rand_augment_rng(seed))]
+
+
 def batch_pixels(clips: Tensor, seeds: Tensor, augment: Augment | None, *, normalisation: Normalisation) -> Tensor:
     """Augment and normalise a batch: RandAugment, normalisation, the user's own augmentation, erasing.
 

@@ -6,11 +6,24 @@ torchvision's refuse 5-D input, and common others cut time and height instead of
 import math
 import random
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mvrec.ranges import check_ranges
+
+
+class Draw(NamedTuple):
+    """The drawn way to mix a batch.
+
+    Attributes:
+        is_cutmix: CutMix in place of Mixup.
+        keep: The share of each sample's own pixels, of CutMix before its rectangle is cut off at the border.
+    """
+
+    is_cutmix: bool
+    keep: float
 
 
 @dataclass(frozen=True)
@@ -51,16 +64,23 @@ class Mixing:
             Mixed clips and targets of the same shapes.
         """
         rng = random.Random(seed)
-        if rng.random() >= self.probability:
+        draw = self.draw(rng)
+        if draw is None:
             return clips, targets
-        use_cutmix = self.mixup_alpha == 0 or (self.cutmix_alpha > 0 and rng.random() < self.switch_probability)
-        alpha = self.cutmix_alpha if use_cutmix else self.mixup_alpha
-        keep = rng.betavariate(alpha, alpha)
-        if use_cutmix:
+        keep = draw.keep
+        if draw.is_cutmix:
             clips, keep = cutmix(clips, keep, rng)
         else:
             clips = clips.lerp(clips.flip(0), 1 - keep)
         return clips, targets.lerp(targets.flip(0), 1 - keep)
+
+    def draw(self, rng: random.Random) -> Draw | None:
+        """Draw how a batch is mixed; `None` for one that is not."""
+        if rng.random() >= self.probability:
+            return None
+        is_cutmix = self.mixup_alpha == 0 or (self.cutmix_alpha > 0 and rng.random() < self.switch_probability)
+        alpha = self.cutmix_alpha if is_cutmix else self.mixup_alpha
+        return Draw(is_cutmix, rng.betavariate(alpha, alpha))
 
 
 def cutmix(clips: Tensor, keep: float, rng: random.Random) -> tuple[Tensor, float]:

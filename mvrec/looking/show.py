@@ -1,0 +1,72 @@
+"""`mvrec data show`: one page with the clips or images as the network gets them."""
+
+from pathlib import Path
+
+from mvrec.errors import UserError, nearest_path
+from mvrec.files import at_home, write_atomically
+from mvrec.messages import CommandParser
+from mvrec.ranges import check_range
+
+
+def main(arguments: list[str]) -> None:
+    """Write a page with clips or images as the network gets them, for training and validation side by side.
+
+    Those of training come from the first steps of the first epoch, after sampling, crop, augmentation and mixing, with
+    the parameters of each. The page needs no network; its clips play in any browser.
+    """
+    parser = CommandParser(
+        prog="mvrec data show",
+        description=main.__doc__,
+        usage="mvrec data show [CONFIG|RUN] [--per-class N] [--seed S] [--out FILE] ...",
+        epilog="All other arguments are those of `mvrec fit`: --data.root FOLDER, --data.size 64, ...",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--per-class", type=int, default=4, metavar="N", help="views of each class (default: 4)")
+    parser.add_argument("--seed", type=int, metavar="S", help="of order and augmentation (default: the run's)")
+    parser.add_argument("--out", type=at_home, default=Path("data.html"), metavar="FILE", help="default: data.html")
+    named = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    options, rest = parser.parse_known_args(arguments if named is None else arguments[1:])
+    check_range("--per-class", options.per_class)
+    if options.out.is_dir():
+        raise UserError(f"--out={options.out} is a folder: name the file in it")
+    if named is not None:
+        rest = ["--config", str(config_of(at_home(named))), *rest]
+    if not rest:
+        raise UserError("mvrec data show: name a configuration, a run directory, or the files with --data.root FOLDER")
+    from mvrec.cli.lightning import instantiate
+    from mvrec.looking.page import data_page
+    from mvrec.looking.views import first_views
+
+    cli = instantiate(["fit", *rest])
+    data, task = cli.datamodule, cli.model
+    if options.seed is not None:
+        data.seed = options.seed
+    data.prepare_data()
+    data.setup("fit")
+    views, notes = first_views(data, getattr(task, "mixing", None), per_class=options.per_class)
+    try:
+        write_atomically(options.out, data_page(data, views, notes))
+    except OSError as error:
+        raise UserError(f"{options.out} cannot be written: {error.strerror}") from None
+    counts = {split: sum(view.split == split for view in views) for split in ("train", "val")}
+    print(f"{options.out}: {counts['train']} views of training, {counts['val']} of validation")  # noqa: T201
+
+
+def config_of(place: Path) -> Path:
+    """Return the configuration at a place: itself, or that of a run.
+
+    Raises:
+        UserError: There is none.
+    """
+    if place.is_dir():
+        if not (place / "config.yaml").is_file():
+            raise UserError(f"{place} is no run directory: it has no config.yaml; for a folder of files: --data.root")
+        return place / "config.yaml"
+    if not place.exists() and not place.suffix:
+        from mvrec.recipes import recipes
+
+        if str(place) in recipes():
+            return place
+    if not place.is_file():
+        raise UserError(f"{place}: there is no such configuration or run{nearest_path(place)}")
+    return place

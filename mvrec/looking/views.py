@@ -1,0 +1,259 @@
+"""Views of files as the network gets them, and the random choices behind each."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mvrec.data.loading.batch import BadSample, ClipBatch, Item, SampleKey, collate
+from mvrec.data.loading.clips import EvalClips, TrainClips, random_frames, timed_frames
+from mvrec.data.loading.images import TrainImages
+from mvrec.data.loading.loader import TrainBatches
+from mvrec.data.loading.samples import EvalSamples, TrainSamples
+from mvrec.data.sets.recognition_data import RecognitionData
+from mvrec.data.views.geometry import Geometry, choose_geometry
+from mvrec.data.views.normalisation import Normalisation
+from mvrec.data.views.own_augment import own_frames
+from mvrec.data.views.targets import ClassIndex, MultiHot, Target, Values
+from mvrec.data.views.timeline import timeline_of
+from mvrec.data.views.transforms import batch_pixels, drawn_operations, pixel_seed, views_of
+from mvrec.errors import DecodeError, UserError
+from mvrec.seeds import derive_seed
+from mvrec.tasks.classification.mixing import Mixing
+from mvrec.tasks.classification.targets import make_targets
+
+MOST_STEPS = 200  # training steps looked through for views of rare classes
+SHOWN_SHARE = 0.005  # of a mixed label, below which it is left out
+
+
+@dataclass(frozen=True)
+class ShownView:
+    """A view as the network gets it.
+
+    Attributes:
+        split: "train" or "val".
+        path: Its file.
+        classes: The names under which it is shown: its true classes, or "" without classes.
+        label: Its target in words, after mixing.
+        pixels: uint8 (T, H, W, 3), of images T is 1: the network's input without its normalisation.
+        choices: Name and value of the random choices, and the span in seconds.
+    """
+
+    split: str
+    path: str
+    classes: tuple[str, ...]
+    label: str
+    pixels: npt.NDArray[np.uint8] = field(repr=False)
+    choices: tuple[tuple[str, str], ...] = ()
+
+
+def first_views(data: RecognitionData, mixing: Mixing | None, *, per_class: int) -> tuple[list[ShownView], list[str]]:
+    """Return views of training from its first steps, and of validation, up to a number per class.
+
+    Args:
+        data: A data module after `setup("fit")`.
+        mixing: That of the task.
+        per_class: Views of each class and split; of data without classes ten times as many in all.
+
+    Returns:
+        The views, and one line about each file that could not be read.
+
+    Raises:
+        UserError: The targets are places in the picture, or no file can be read.
+    """
+    if not issubclass(data.target_type, ClassIndex | MultiHot | Values):
+        raise UserError(
+            f"mvrec data show shows data with classes or values, and {data.root} gives {data.target_type.noun} per file"
+        )
+    quota = Quota(data, per_class)
+    notes: list[str] = []
+    views = [*_train_views(data, mixing, quota, notes)]
+    if data.layout.has("val"):
+        views += _val_views(data, Quota(data, per_class), notes)
+    if not views:
+        raise UserError(f"{data.root}: no {data.kind.noun} could be read: {notes[0] if notes else 'there is none'}")
+    return views, list(dict.fromkeys(notes))
+
+
+class Quota:
+    """The number of views that each class still needs.
+
+    Args:
+        data: The data module.
+        per_class: Views of each class.
+    """
+
+    def __init__(self, data: RecognitionData, per_class: int) -> None:
+        self.names = data.class_names if issubclass(data.target_type, ClassIndex | MultiHot) else ()
+        self.most = per_class if self.names else 10 * per_class
+        self.counts: Counter[str] = Counter()
+
+    def classes_of(self, target: Target) -> tuple[str, ...]:
+        """Return the names under which a view is shown."""
+        numbers = target.classes if isinstance(target, ClassIndex | MultiHot) else ()
+        return tuple(self.names[number] for number in numbers) or ("",)
+
+    def has_room(self, target: Target) -> bool:
+        """Return whether a view of this target is still needed."""
+        return any(self.counts[name] < self.most for name in self.classes_of(target))
+
+    def take(self, target: Target) -> None:
+        """Count a view."""
+        self.counts.update(self.classes_of(target))
+
+
+def _train_views(data: RecognitionData, mixing: Mixing | None, quota: Quota, notes: list[str]) -> Iterator[ShownView]:
+    index, seed = data.index("train"), data.seed or 0
+    dataset = data.train_dataset(index, seed=seed)
+    loader = data.train_dataloader()
+    assert isinstance(loader.batches, TrainBatches)
+    for step, keys in enumerate(loader.batches):
+        if step == MOST_STEPS:
+            break
+        if not any(quota.has_room(index.target(key.index)) for key in keys):
+            continue
+        items = [dataset[key] for key in keys]
+        _note(notes, [bad for item in items for bad in item.bad])
+        batch = collate(items)
+        if not len(batch):
+            continue
+        clips, targets, mixed = _as_trained(data, batch, mixing)
+        origins = [
+            (key, item, place) for key, item in zip(keys, items, strict=True) for place in range(len(item.seeds))
+        ]
+        for row, (key, item, place) in enumerate(origins):
+            true = item.targets[place]
+            if quota.has_room(true):
+                quota.take(true)
+                choices = [*_train_choices(data, dataset, key, item, place), *mixed]
+                label = _label(true, None if targets is None else targets[row], quota.names)
+                path = str(index[item.sample_id].path)
+                pixels = frames_of(clips[row], data.normalisation)
+                yield ShownView("train", path, quota.classes_of(true), label, pixels, tuple(choices))
+
+
+def _as_trained(
+    data: RecognitionData, batch: ClipBatch, mixing: Mixing | None
+) -> tuple[Tensor, Tensor | None, list[tuple[str, str]]]:
+    """Return the network's input, its soft targets if it is mixed, and how."""
+    clips = batch_pixels(batch.clips, batch.seeds, data.device_augment, normalisation=data.normalisation)
+    if mixing is None or batch.targets is None:
+        return clips, None, []
+    targets = make_targets(batch.targets, data.num_classes, smoothing=0.0)
+    seed = derive_seed("mix", int(batch.seeds[0]))
+    clips, targets = mixing(clips, targets, seed=seed)
+    draw = mixing.draw(random.Random(seed))
+    if draw is None:
+        return clips, targets, [("mixing", "none")]
+    return clips, targets, [("mixing", f"{'CutMix' if draw.is_cutmix else 'Mixup'}, lambda {draw.keep:.2f}")]
+
+
+def _train_choices(
+    data: RecognitionData, dataset: TrainSamples, key: SampleKey, item: Item, place: int
+) -> Iterator[tuple[str, str]]:
+    """Yield the choices behind a view, drawn once more from its seeds."""
+    sample, seed = dataset.index[item.sample_id], item.seeds[place]
+    rng_state = derive_seed(dataset.seed, key.epoch, key.index, "clip")
+    if isinstance(dataset, TrainClips):
+        with dataset.open(sample.path, decoder=dataset.decoder) as video:
+            numbers = random_frames(sample, timeline_of(video), dataset.clip, random.Random(rng_state))
+            yield "span", _span(video.times, numbers)
+    if not isinstance(dataset, TrainClips | TrainImages):
+        return
+    frames = dataset.frames(sample, random.Random(rng_state))
+    augment, pixels_of = data.augment, pixel_seed(seed)
+    if augment.before_crop is not None:
+        frames = own_frames(frames, augment.before_crop, seed=pixels_of)
+    height, width = frames.shape[1:3]
+    way = choose_geometry(height, width, size=dataset.size, augment=augment, seed=pixels_of)
+    yield "crop", f"{_box(way)} of {width} x {height}"
+    yield "flip", "yes" if way.flip else "no"
+    if augment.rand_augment is not None:
+        clip = views_of(frames, [way])[0].contiguous()
+        drawn = drawn_operations(clip, augment.rand_augment, seed=pixels_of)
+        yield "RandAugment", ", ".join(f"{name} {magnitude:.1f}" for name, magnitude in drawn) or "nothing"
+    if augment.random_erasing is not None:
+        erased = augment.random_erasing.box(dataset.size, dataset.size, random.Random(derive_seed("erase", seed)))
+        shown = erased and f"{erased.width} x {erased.height} at {erased.left}, {erased.top}"
+        yield "erased", shown or "nothing"
+
+
+def _val_views(data: RecognitionData, quota: Quota, notes: list[str]) -> Iterator[ShownView]:
+    dataset = data.eval_dataset("val")
+    index = data.index("val")
+    for number in range(len(index)):
+        true = index.target(number)
+        if not quota.has_room(true):
+            continue
+        item = dataset[SampleKey(0, number)]
+        _note(notes, item.bad)
+        if item.views is None:
+            continue
+        batch = collate([item])
+        middle = len(batch) // 2
+        clips = batch_pixels(batch.clips, batch.seeds, None, normalisation=data.normalisation)
+        quota.take(true)
+        choices = (*_val_span(dataset, number, middle), *_number_of_views(len(batch)))
+        pixels = frames_of(clips[middle], data.normalisation)
+        path = str(index[number].path)
+        yield ShownView("val", path, quota.classes_of(true), _label(true, None, quota.names), pixels, choices)
+
+
+def _number_of_views(count: int) -> Iterator[tuple[str, str]]:
+    if count > 1:
+        yield "view", f"the middle one of {count}"
+
+
+def _val_span(dataset: EvalSamples, number: int, view: int) -> Iterator[tuple[str, str]]:
+    if isinstance(dataset, EvalClips):
+        sample = dataset.index[number]
+        with dataset.open(sample.path, decoder=dataset.decoder) as video:
+            numbers = timed_frames(sample, timeline_of(video), dataset.protocol)
+            yield "span", _span(video.times, numbers[view // dataset.protocol.views.num_crops])
+
+
+def frames_of(view: Tensor, normalisation: Normalisation) -> npt.NDArray[np.uint8]:
+    """Return the pixels that become a view when normalised, rounded and cut to 0..255.
+
+    Args:
+        view: Normalised float (C, T, H, W) or (C, H, W).
+        normalisation: Mean and standard deviation.
+
+    Returns:
+        uint8 (T, H, W, C).
+    """
+    shape = (3,) + (1,) * (view.ndim - 1)
+    mean, std = (torch.tensor(values).view(shape) for values in (normalisation.mean, normalisation.std))
+    pixels = ((view.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    frames = pixels if pixels.ndim == 4 else pixels[:, None]
+    return frames.permute(1, 2, 3, 0).contiguous().numpy()
+
+
+def _label(true: Target, soft: Tensor | None, names: Sequence[str]) -> str:
+    if soft is not None:
+        shares = [(float(share), name) for share, name in zip(soft, names, strict=True) if share > SHOWN_SHARE]
+        return ", ".join(f"{name} {share:.2f}" for share, name in sorted(shares, reverse=True)) or "no class"
+    if isinstance(true, ClassIndex | MultiHot):
+        return ", ".join(names[number] for number in true.classes) or "no class"
+    return ", ".join(f"{value:g}" for value in true.values) if isinstance(true, Values) else ""
+
+
+def _span(times: npt.NDArray[np.float64], numbers: Tensor) -> str:
+    seconds = times[numbers.numpy()]
+    return f"{seconds.min():.2f} to {seconds.max():.2f} s"
+
+
+def _box(way: Geometry) -> str:
+    return f"{way.box.width} x {way.box.height} at {way.box.left}, {way.box.top}"
+
+
+def _note(notes: list[str], bad: Sequence[BadSample]) -> None:
+    for sample in bad:
+        if sample.stop and not sample.cause:
+            raise UserError(sample.stop)
+        notes.append(str(DecodeError(sample.path, sample.cause)))
