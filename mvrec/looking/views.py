@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from mvrec.tasks.classification.mixing import Mixing
 from mvrec.tasks.classification.targets import make_targets
 
 MOST_STEPS = 200  # training steps looked through for views of rare classes
+MOST_EPOCHS = 5
 SHOWN_SHARE = 0.005  # of a mixed label, below which it is left out
 
 
@@ -98,6 +100,11 @@ class Quota:
         numbers = target.classes if isinstance(target, ClassIndex | MultiHot) else ()
         return tuple(self.names[number] for number in numbers) or ("",)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no class needs a view any more."""
+        return all(self.counts[name] >= self.most for name in self.names or ("",))
+
     def has_room(self, target: Target) -> bool:
         """Return whether a view of this target is still needed."""
         return any(self.counts[name] < self.most for name in self.classes_of(target))
@@ -112,10 +119,12 @@ def _train_views(data: RecognitionData, mixing: Mixing | None, quota: Quota, not
     dataset = data.train_dataset(index, seed=seed)
     loader = data.train_dataloader()
     assert isinstance(loader.batches, TrainBatches)
-    for step, keys in enumerate(loader.batches):
-        if step == MOST_STEPS:
+    shown_files: set[int] = set()
+    for epoch, keys in islice(_steps(loader.batches), MOST_STEPS):
+        if quota.is_full:
             break
-        if not any(quota.has_room(index.target(key.index)) for key in keys):
+        fresh = [key for key in keys if not epoch or key.index not in shown_files]
+        if not any(quota.has_room(index.target(key.index)) for key in fresh):
             continue
         items = [dataset[key] for key in keys]
         _note(notes, [bad for item in items for bad in item.bad])
@@ -128,13 +137,22 @@ def _train_views(data: RecognitionData, mixing: Mixing | None, quota: Quota, not
         ]
         for row, (key, item, place) in enumerate(origins):
             true = item.targets[place]
-            if quota.has_room(true):
+            if quota.has_room(true) and key in fresh:
                 quota.take(true)
+                shown_files.add(key.index)
                 choices = [*_train_choices(data, dataset, key, item, place), *mixed]
                 label = _label(true, None if targets is None else targets[row], quota.names)
                 path = str(index[item.sample_id].path)
                 pixels = frames_of(clips[row], data.normalisation)
                 yield ShownView("train", path, quota.classes_of(true), label, pixels, tuple(choices))
+
+
+def _steps(batches: TrainBatches) -> Iterator[tuple[int, list[SampleKey]]]:
+    """Yield epoch and keys of training steps; an epoch leaves out the files that do not fill its last step."""
+    for epoch in range(MOST_EPOCHS):
+        batches.set_epoch(epoch)
+        for keys in batches:
+            yield epoch, keys
 
 
 def _as_trained(
