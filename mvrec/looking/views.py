@@ -70,7 +70,7 @@ def first_views(data: RecognitionData, mixing: Mixing | None, *, per_class: int)
     """
     if not issubclass(data.target_type, ClassIndex | MultiHot | Values):
         raise UserError(
-            f"mvrec data show shows data with classes or values, and {data.root} gives {data.target_type.noun} per file"
+            f"mvrec data show shows files with classes or values, and those of {data.root} have {data.target_type.noun}"
         )
     quota = Quota(data, per_class)
     notes: list[str] = []
