@@ -1,0 +1,98 @@
+"""`mvrec serve`: a page in the browser, and a JSON endpoint, for a trained network."""
+
+import argparse
+import logging
+import socket
+
+from mvrec.errors import UserError
+from mvrec.messages import CommandParser
+from mvrec.processes import Limits
+from mvrec.ranges import POSITIVE, Range, check_range
+
+log = logging.getLogger("mvrec")
+
+MOST_THREADS = 2  # that read files
+
+
+def main(arguments: list[str]) -> None:
+    """Serve a page on which a video or image can be dropped, or a camera used, until Ctrl-C.
+
+    The page asks nothing of other servers. Its answers are those of `mvrec recognize`, and programs get them as JSON:
+
+        curl -F file=@clip.mp4 http://127.0.0.1:8000/api/recognize
+
+    Only this machine can reach it, unless --host says otherwise. Uploads are deleted after the answer.
+    """
+    options = _parser().parse_args(arguments)
+    for name, allowed in (("port", Range(0, 65535)), ("max_upload_mb", POSITIVE), ("time_limit", POSITIVE)):
+        check_range(f"--{name.replace('_', '-')}", getattr(options, name), allowed)
+    check_range("--queue", options.queue)
+    try:
+        import multipart
+        import starlette
+        import uvicorn
+    except ImportError as error:
+        raise UserError(f"mvrec serve needs {error.name}: pip install 'mvrec[serve]'") from None
+    del multipart, starlette, uvicorn
+    _serve(options)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    import uvicorn
+
+    from mvrec.data.loading.guarded_files import readers
+    from mvrec.inference.recogniser import load_recogniser
+    from mvrec.serve.answers import check_servable
+    from mvrec.serve.app import Bounds, make_app
+    from mvrec.serve.door import LOOPBACK
+
+    limits = Limits()
+    readers.limits = Limits(min(options.time_limit, limits.seconds or options.time_limit), limits.memory)
+    readers.start(MOST_THREADS)  # before a network is loaded
+    recogniser = load_recogniser(options.ckpt, classes=options.classes, device=options.device)
+    check_servable(recogniser)
+    recogniser = recogniser if options.protocol is None else recogniser.under_name(options.protocol)
+    log.info("%s: %s, %s", recogniser.source, recogniser.outputs.describe(), recogniser.protocol)
+    if options.host not in LOOPBACK:
+        log.warning("--host %s: everybody who reaches this machine can use the page; it has no password", options.host)
+    bounds = Bounds(round(options.max_upload_mb * 1e6), options.time_limit, options.queue)
+    app = make_app(recogniser, bounds=bounds, host=options.host)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    try:
+        with _bound(options.host, options.port) as listener:
+            address = f"[{options.host}]" if ":" in options.host else options.host
+            log.info("open http://%s:%d/ (Ctrl-C ends)", address, listener.getsockname()[1])
+            uvicorn.Server(config).run(sockets=[listener])
+    except KeyboardInterrupt:
+        pass
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot listen on --host {host} --port {port}: {reason}; --port 0 takes a free one") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
+        prog="mvrec serve", description=main.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("ckpt", metavar="RUN_OR_CKPT", help="a run directory, a checkpoint or weights")
+    parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s, this machine alone")
+    parser.add_argument("--port", type=int, default=8000, help="0: a free one (default: %(default)s)")
+    parser.add_argument(
+        "--max-upload-mb", type=float, default=200.0, metavar="MB", help="of one request (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--time-limit", type=float, default=120.0, metavar="S", help="for one answer (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--queue", type=int, default=8, metavar="N", help="requests that may wait (default: %(default)s)"
+    )
+    parser.add_argument("--classes", metavar="LIST", help="names of the classes, where the checkpoint has none")
+    parser.add_argument("--protocol", metavar="NAME", help="in place of the checkpoint's, as of mvrec recognize")
+    parser.add_argument("--device", default="auto", help="default: the first GPU where there is one, else the CPU")
+    return parser

@@ -1,0 +1,196 @@
+"""The server of `mvrec serve`: the answers of `recognize`, what it refuses, and that nothing stays behind."""
+
+import json
+import socket
+import tempfile
+import threading
+
+import pytest
+from starlette.testclient import TestClient
+
+from mvrec.inference.recogniser import load_recogniser
+from mvrec.serve import answers, app
+from mvrec.serve.app import Bounds, make_app
+
+
+@pytest.fixture(scope="module")
+def recogniser(small_run):
+    return load_recogniser(small_run)
+
+
+@pytest.fixture
+def uploads(tmp_path, monkeypatch):
+    """The folder of temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def client_of(recogniser, **bounds):
+    server = make_app(recogniser, bounds=Bounds(**bounds))
+    return TestClient(server, base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
+
+
+@pytest.fixture
+def client(recogniser, uploads):
+    with client_of(recogniser) as client:
+        yield client
+
+
+@pytest.fixture
+def video(small_data):
+    return min((small_data / "test/grow").iterdir())
+
+
+def test_answers_are_those_of_recognize_and_uploads_are_deleted(client, command, small_run, video, uploads):
+    for fields in ({}, {"window": "0.5", "stride": "0.25", "top": "2"}):
+        answer = client.post("/api/recognize", data=fields, files={"file": ("ein ü.mp4", video.read_bytes())})
+        assert answer.status_code == 200, answer.text
+        flags = [f"--{name}={value}" for name, value in fields.items()]
+        code, out, err = command("recognize", video, "--ckpt", small_run, "--format=jsonl", *flags)
+        assert code == 0, err
+        expected = [{**json.loads(line), "path": "ein ü.mp4"} for line in out.splitlines()]
+        assert len(expected) > bool(fields)
+        for actual, entry in zip(answer.json()["results"], expected, strict=True):
+            pairs = zip(actual.pop("classes"), entry.pop("classes"), strict=True)
+            assert all(one == {**other, "probability": pytest.approx(other["probability"], abs=1e-5)} for one, other in pairs)
+            assert actual == entry
+    assert not list(uploads.iterdir())
+
+
+def test_heat_is_a_picture_of_the_class_asked_for(client, video):
+    files = {"file": ("a.mp4", video.read_bytes())}
+    answers = [client.post("/api/explain", data={"class": name}, files=files) for name in ("grow", "move_left", "grov")]
+    assert all(answer.content.startswith(b"\x89PNG") for answer in answers[:2])
+    assert answers[0].content != answers[1].content
+    assert answers[2].status_code == 422
+    assert "did you mean 'grow'" in answers[2].json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fields", "status", "cause"),
+    [
+        ("a.mp4", b"no video at all" * 100, {}, 422, "a.mp4: "),
+        ("a.mp4", b"", {}, 422, "a.mp4: the file is empty"),
+        ("a.exe", b"x", {}, 415, "a.exe: neither a video nor an image"),
+        ("../../etc/passwd", b"x", {}, 415, "passwd: neither"),
+        ("a.mp4", b"x", {"top": "many"}, 400, "top must be a number, got 'many'"),
+        ("a.mp4", b"x", {"window": "-1"}, 400, "window must be above 0"),
+        ("a.mp4", b"x", {"windw": "1"}, 400, "unknown field 'windw'"),
+        ("a.mp4", b"x", {"stride": "1"}, 422, "send window as well"),
+    ],
+)
+def test_bad_requests_get_one_line_with_the_cause(client, uploads, name, content, fields, status, cause):
+    answer = client.post("/api/recognize", data=fields, files={"file": (name, content)})
+    assert answer.status_code == status
+    assert cause in answer.json()["error"]
+    assert "\n" not in answer.json()["error"]
+    assert str(uploads) not in answer.text
+    assert not list(uploads.iterdir())
+
+
+def test_nothing_of_a_senders_name_but_its_ending_names_a_file(client, uploads, monkeypatch):
+    seen = []
+    monkeypatch.setattr(app, "recognised", lambda recogniser, question: seen.append(question.path) or [])
+    for name in ("../../../a/b.mp4", "..\\..\\b.MP4", "/etc/b.mp4"):
+        assert client.post("/api/recognize", files={"file": (name, b"x")}).status_code == 200
+    assert [path.name for path in seen] == ["upload.mp4"] * 3
+    assert all(path.parent.parent == uploads for path in seen)
+
+
+def test_oversized_uploads_break_off_also_without_a_length(recogniser, uploads):
+    sent = []
+
+    def endless():
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
+        for _ in range(200):
+            sent.append(1)
+            yield b"0" * 1000
+
+    with client_of(recogniser, upload_bytes=50_000) as client:
+        as_form = {"Content-Type": "multipart/form-data; boundary=x"}
+        refused = [
+            client.post("/api/recognize", files={"file": ("a.mp4", b"0" * 60_000)}),
+            client.post("/api/recognize", content=endless(), headers=as_form),
+        ]
+    for answer in refused:
+        assert answer.status_code == 413
+        assert "larger than 0.05 MB" in answer.json()["error"]
+    assert not list(uploads.iterdir())
+
+
+def test_other_hosts_and_pages_are_refused(client):
+    for headers in (
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example:8000"},
+        {"Host": "[::1"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+    ):
+        assert client.get("/api/about", headers=headers).status_code == 403, headers
+    for headers in ({"Host": "localhost:8000"}, {"Host": "[::1]:8000"}, {"Origin": "http://127.0.0.1:8000"}):
+        assert client.get("/api/about", headers=headers).json()["classes"] == ["grow", "move_left", "orbit_clockwise"]
+
+
+def test_requests_wait_in_turn_and_more_than_may_wait_are_refused(recogniser, uploads, monkeypatch):
+    begun, free = threading.Event(), threading.Event()
+
+    def slow(recogniser, question):
+        begun.set()
+        assert free.wait(60)
+        return []
+
+    monkeypatch.setattr(app, "recognised", slow)
+    statuses = []
+    with client_of(recogniser, waiting=1) as client:
+
+        def ask():
+            statuses.append(client.post("/api/recognize", files={"file": ("a.mp4", b"x")}).status_code)
+
+        first, *others = [threading.Thread(target=ask) for _ in range(3)]
+        first.start()
+        assert begun.wait(60)
+        for other in others:
+            other.start()
+        while not statuses:  # one of the two finds no place
+            others[0].join(0.01)
+        free.set()
+        for thread in (first, *others):
+            thread.join(60)
+    assert statuses == [503, 200, 200]
+
+
+def test_an_answer_that_takes_too_long_is_given_up(recogniser, uploads, video, monkeypatch):
+    check, given_up = answers._check_time, threading.Event()
+
+    def slow(question):
+        threading.Event().wait(0.5)
+        try:
+            check(question)
+        except answers.LateError:
+            given_up.set()
+            raise
+
+    monkeypatch.setattr(answers, "_check_time", slow)
+    with client_of(recogniser, seconds=0.4) as client:
+        answer = client.post("/api/recognize", data={"window": "0.1"}, files={"file": ("a.mp4", video.read_bytes())})
+        assert given_up.wait(30)  # the thread is free for the next one
+    assert answer.status_code == 504
+    assert "no answer within 0.4 s" in answer.json()["error"]
+    assert not list(uploads.iterdir())
+
+
+def test_the_page_may_load_nothing_from_elsewhere(client):
+    page = client.get("/")
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+
+
+def test_ports_in_use_are_named(command, small_run):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, _, err = command("serve", small_run, "--port", port)
+    assert code != 0
+    assert f"cannot listen on --host 127.0.0.1 --port {port}: Address already in use" in err
