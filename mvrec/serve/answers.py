@@ -27,7 +27,7 @@ class LateError(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a file.
+    """A request about a file.
 
     Attributes:
         path: The uploaded file.
@@ -123,10 +123,10 @@ def heat(recogniser: Recogniser, question: Question) -> bytes:
         UserError: The file cannot be read, or the network has no such class.
     """
     _check_time(question)
-    found = explained(recogniser, question.path, class_name=question.class_name)
+    explanation = explained(recogniser, question.path, class_name=question.class_name)
     with tempfile.TemporaryDirectory(prefix="mvrec-heat-") as folder:
         picture = Path(folder) / "heat.png"
-        replace(found, source=question.name).save(picture)
+        replace(explanation, source=question.name).save(picture)
         return picture.read_bytes()
 
 

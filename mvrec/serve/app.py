@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import Message
 
@@ -128,7 +128,9 @@ class _Service:
     async def _stored(self, form: FormData, folder: Path) -> Question:
         upload = form.get("file")
         if not isinstance(upload, UploadFile):
-            raise HTTPException(400, "send the file as the form's field 'file': curl -F file=@clip.mp4 .../api/recognize")
+            raise HTTPException(
+                400, "send the file as the form's field 'file': curl -F file=@clip.mp4 .../api/recognize"
+            )
         # Of the sender's name nothing but a known ending becomes part of a path.
         name = PurePosixPath((upload.filename or "").replace("\\", "/")).name[-LONGEST_NAME:] or "file"
         try:

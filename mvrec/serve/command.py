@@ -28,12 +28,12 @@ def main(arguments: list[str]) -> None:
         check_range(f"--{name.replace('_', '-')}", getattr(options, name), allowed)
     check_range("--queue", options.queue)
     try:
-        import multipart
+        import python_multipart
         import starlette
         import uvicorn
     except ImportError as error:
         raise UserError(f"mvrec serve needs {error.name}: pip install 'mvrec[serve]'") from None
-    del multipart, starlette, uvicorn
+    del python_multipart, starlette, uvicorn
     _serve(options)
 
 

@@ -1,4 +1,4 @@
-"""What stands before every answer: who may ask, and the headers that keep the page to itself."""
+"""The checks before every answer: who may ask, and the headers that keep the page to itself."""
 
 from collections.abc import Sequence
 from urllib.parse import urlsplit

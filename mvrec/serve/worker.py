@@ -8,7 +8,7 @@ from typing import Any
 
 
 class QueueFullError(Exception):
-    """As many requests wait as may wait."""
+    """The queue has no place."""
 
 
 class Worker:
