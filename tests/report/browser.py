@@ -33,7 +33,7 @@ class Browser:
         complaints: Errors of the console and of the network.
     """
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile: Path, *flags: str) -> None:
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
         # The browser reads from 3 and writes to 4; out of the way first, for these may be among the new ones.
@@ -44,7 +44,7 @@ class Browser:
             os.dup2(ends[1], 4)
 
         self._process = subprocess.Popen(
-            [str(find_browser()), *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            [str(find_browser()), *FLAGS, *flags, f"--user-data-dir={profile}", "about:blank"],
             **{"pass_fds": (3, 4), "preexec_fn": place},
             **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL},
         )
@@ -79,13 +79,13 @@ class Browser:
         assert "error" not in answer, (method, answer["error"])
         return answer["result"]
 
-    def open(self, path: Path, *, width: int = 1200, dark: bool = False) -> None:
-        """Load a file and wait until all of it is there."""
+    def open(self, page: Path | str, *, width: int = 1200, dark: bool = False) -> None:
+        """Load a file or address and wait until all of it is there."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.requests, self.complaints, self._loaded = [], [], False
-        answer = self.call("Page.navigate", url=path.absolute().as_uri())
+        answer = self.call("Page.navigate", url=page if isinstance(page, str) else page.absolute().as_uri())
         assert "errorText" not in answer, answer
         if not self._loaded:
             next(message for message in self._messages() if self._loaded)

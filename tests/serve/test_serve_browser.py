@@ -1,0 +1,93 @@
+"""`mvrec serve` as a process: its page in a real browser with a file and a camera, and its memory."""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
+from browser import Browser, find_browser
+
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+DONE = "document.body.dataset.done"
+ROWS = "[...document.querySelectorAll('#answer span')].map(cell => cell.textContent)"
+
+
+@pytest.fixture(scope="module")
+def server(small_run):
+    """The process and its address."""
+    arguments = [sys.executable, "-m", "mvrec", "serve", str(small_run), "--port", "0"]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            line = next(line for line in process.stderr if "open http" in line)
+            yield process, line.split()[2]
+        finally:
+            process.terminate()
+
+
+def wait_for(browser, script, wanted=True, *, seconds=60):
+    end = time.monotonic() + seconds
+    while (value := browser.evaluate(script)) != wanted:
+        state = browser.evaluate("document.getElementById('state').textContent")
+        assert time.monotonic() < end, (script, value, state, browser.complaints)
+        time.sleep(0.1)
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium: apt install chromium-headless-shell")
+def test_the_page_answers_a_file_and_a_camera(server, command, small_run, small_data, tmp_path):
+    video = min((small_data / "test/grow").iterdir())
+    code, out, err = command("recognize", video, "--ckpt", small_run, "--format=jsonl")
+    assert code == 0, err
+    expected = [(row["class"], row["probability"]) for row in json.loads(out)["classes"]]
+    _, address = server
+    with Browser(tmp_path / "profile", *CAMERA) as browser:
+        browser.open(address)
+        wait_for(browser, "document.body.dataset.ready", "1")
+        chooser = browser.call("Runtime.evaluate", expression="document.getElementById('file')")["result"]["objectId"]
+        browser.call("DOM.setFileInputFiles", files=[str(video)], objectId=chooser)
+        wait_for(browser, DONE, "1")
+        cells = browser.evaluate(ROWS)
+        assert cells[::2] == [name for name, _ in expected]
+        assert cells[1::2] == [f"{100 * probability:.1f} %" for _, probability in expected]
+        browser.evaluate("document.getElementById('show').click()")
+        wait_for(browser, "document.getElementById('heat').naturalWidth > 0")
+        (tmp_path / "file.png").write_bytes(browser.screenshot())
+        browser.evaluate("document.getElementById('window').value = 0.4; document.getElementById('again').click()")
+        wait_for(browser, DONE, "2")
+        assert browser.evaluate("document.querySelectorAll('#bar rect').length") >= 1
+        browser.evaluate("document.getElementById('camera').click()")
+        wait_for(browser, "!document.getElementById('live').hidden")
+        browser.evaluate("document.getElementById('seconds').value = 1; document.getElementById('take').click()")
+        wait_for(browser, DONE, "3")
+        assert browser.evaluate("document.getElementById('name').textContent").startswith("camera.")
+        assert len(browser.evaluate(ROWS)) == 2 * len(expected)
+        (tmp_path / "camera.png").write_bytes(browser.screenshot())
+        assert not browser.complaints
+        assert all(request.startswith((address, f"blob:{address}")) for request in browser.requests)
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_200_requests(server, small_data):
+    process, address = server
+    content = min((small_data / "test/grow").iterdir()).read_bytes()
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
+    form = urllib.request.Request(
+        f"{address}api/recognize",
+        data=head + content + b"\r\n--x--\r\n",
+        headers={"Content-Type": "multipart/form-data; boundary=x"},
+    )
+
+    def megabytes_after(requests: int) -> float:
+        for _ in range(requests):
+            with urllib.request.urlopen(form) as answer:
+                assert len(json.load(answer)["results"]) == 1
+        status = Path(f"/proc/{process.pid}/status").read_text().split()
+        return int(status[status.index("VmRSS:") + 1]) / 1024
+
+    begin = megabytes_after(50)
+    assert megabytes_after(200) < begin + 10
