@@ -1,0 +1,124 @@
+"""Planted faults in moving digits, all of which an audit names, and nothing else."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from mvrec.cli.main import main
+from mvrec.data.generated.moving_digits_video import encode, generate_moving_digits
+from mvrec.data.video.opening import open_video
+from mvrec.looking.audit.copies import copies
+from mvrec.looking.audit.labels import doubts
+from mvrec.looking.audit.looks import look_of
+from mvrec.looking.audit.reading import see, video_look
+from mvrec.processes import Limits
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("audited") / "digits"
+    generate_moving_digits(root, clips_per_class={"train": 12, "val": 2, "test": 1}, num_frames=16)
+    return root
+
+
+def frames_of(path: Path) -> np.ndarray:
+    with open_video(path) as video:
+        return np.asarray(video.frames(range(video.num_frames)))
+
+
+def write(path: Path, frames: np.ndarray, crf: int) -> None:
+    """Write frames by another encoder setting than that of the original."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=16, options={"crf": str(crf), "preset": "ultrafast"})
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def changed(frames: np.ndarray, number: int) -> np.ndarray:
+    """A coarser encoding alone, or of a cut or of an enlarged picture."""
+    if number % 3 == 1:
+        return frames[:, 4:-4, 4:-4]
+    return frames.repeat(2, 1).repeat(2, 2) if number % 3 == 2 else frames
+
+
+def test_copies_are_found_and_nothing_else(digits: Path, tmp_path: Path) -> None:
+    originals = sorted(digits.rglob("*.mp4"))
+    planted = originals[::4]
+    again = [tmp_path / f"{number}.mp4" for number in range(len(planted))]
+    for number, (path, copy) in enumerate(zip(planted, again, strict=True)):
+        write(copy, changed(frames_of(path), number), 33)
+    paths = [*originals, *again]
+    reads = see(paths, is_video=True, limits=Limits(), jobs=2)
+    pairs = {
+        (paths[copy.first], paths[copy.second]) for copy in copies([each.look for each in reads], [""] * len(reads))
+    }
+    true = set(zip(planted, again, strict=True))
+    assert len(pairs & true) >= 0.95 * len(true)
+    assert len(pairs & true) >= 0.95 * len(pairs)
+
+
+def test_one_camera_is_no_copy() -> None:
+    rng = np.random.default_rng(0)
+    paper = rng.integers(0, 255, (8, 8, 3)).repeat(16, 0).repeat(16, 1)
+    looks = []
+    for left in (10, 70):  # the same background, a square that moves elsewhere
+        frames = np.stack([paper] * 3).astype(np.uint8)
+        for moment in range(3):
+            frames[moment, 30 * moment : 30 * moment + 24, left : left + 24] = 255
+        looks.append(look_of(frames, seconds=1.0, count=3))
+    assert copies(looks, ["", ""]) == []
+    assert [copy.kind for copy in copies([looks[0]] * 2, ["a", "a"])] == ["same bytes"]
+
+
+def test_wrong_labels_rank_first() -> None:
+    rng = np.random.default_rng(0)
+    classes, rows = 10, 1000
+    true = rng.integers(classes, size=rows)
+    labels = true.copy()
+    wrong = rng.choice(rows, rows // 20, replace=False)
+    labels[wrong] = (true[wrong] + rng.integers(1, classes, size=len(wrong))) % classes
+    logits = rng.normal(0, 1, (rows, classes))
+    logits[np.arange(rows), true] += np.where(true == 0, 2.0, 4.0)  # of class 0 the network is less sure
+    logits[np.arange(rows), labels] += 0.5  # it has learned a part of the wrong labels
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    probabilities[7] = np.nan
+    ranked = [doubt.number for doubt in doubts(probabilities, labels)]
+    assert 7 not in ranked
+    assert len(set(ranked[: rows // 10]) & set(wrong.tolist())) >= 0.8 * len(wrong)
+
+
+def test_command_names_planted_faults(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "my \u00fcber digits"
+    shutil.copytree(digits, root)
+    source = next((root / "train" / "grow").glob("*.mp4"))
+    encode(root / "val" / "grow" / "leak.mp4", frames_of(source), 16)
+    (root / "train" / "grow" / "broken.mp4").write_bytes(b"no video")
+    for split, name in (("val", "leak"), ("train", "broken")):
+        with (root / f"{split}.csv").open("a", newline="") as file:
+            csv.writer(file).writerow([f"{split}/grow/{name}.mp4", "grow"])
+    arguments = ["data", "audit", str(root), "--data.augment.flip_probability", "0.5", "--jobs", "2"]
+    with pytest.raises(SystemExit, match="1"):
+        main([*arguments, "--json", "--strict"])
+    audit = json.loads(capsys.readouterr().out)
+    kinds = {finding["kind"]: finding for finding in audit["findings"]}
+    assert [Path(path).name for path in kinds["copies across splits"]["files"][0]["paths"]] == [source.name, "leak.mp4"]
+    assert [Path(path).name for path in kinds["unreadable"]["files"][0]["paths"]] == ["broken.mp4"]
+    assert "move_left" in kinds["flipped directions"]["text"]
+    page = tmp_path / "audit.html"
+    main([*arguments, "--out", str(page)])
+    assert "leak.mp4" in page.read_text()
+    assert "http://" not in page.read_text()
+
+
+def test_looks_of_videos_have_their_lengths(digits: Path) -> None:
+    look = video_look(next(digits.rglob("*.mp4")))
+    assert look.size == (64, 64)
+    assert look.frames == 16
+    assert look.seconds == pytest.approx(1.0)
