@@ -101,11 +101,11 @@ def _copies(files: Sequence[File], pairs: Sequence[Copy]) -> Iterator[Finding]:
         "copies with other labels": (torn, "have different labels: look which one is right, delete the other file"),
         "copies": (within, "show the same within a split: delete one of each pair, or keep them as weight"),
     }
-    for kind, (chosen, text) in texts.items():
-        if chosen:
-            remarks = tuple(f"{copy.kind}, likeness {copy.likeness:.3f}" for copy in chosen)
-            numbers = tuple((copy.first, copy.second) for copy in chosen)
-            yield Finding(kind, f"{counted(len(chosen), 'pairs')} of files {text}", numbers, remarks)
+    for kind, (alike, text) in texts.items():
+        if alike:
+            remarks = tuple(f"{copy.kind}, likeness {copy.likeness:.3f}" for copy in alike)
+            numbers = tuple((copy.first, copy.second) for copy in alike)
+            yield Finding(kind, f"{counted(len(alike), 'pairs')} of files {text}", numbers, remarks)
 
 
 def _unreadable(reads: Sequence[Seen]) -> Iterator[Finding]:
