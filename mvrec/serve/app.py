@@ -95,7 +95,7 @@ class _Service:
             "protocol": str(recogniser.protocol),
             "kind": recogniser.protocol.kind,
             "is_video": recogniser.is_video,
-            "checkpoint": str(recogniser.source),
+            "checkpoint": "/".join(recogniser.source.parts[-3:]),  # of a folder of the server no more
             "explains": bool(recogniser.class_names),
             "upload_bytes": self.bounds.upload_bytes,
             "seconds": self.bounds.seconds,
