@@ -29,9 +29,9 @@ def server(small_run):
             process.terminate()
 
 
-def wait_for(browser, script, wanted=True, *, seconds=60):
+def wait_for(browser, script, expected=True, *, seconds=60):
     end = time.monotonic() + seconds
-    while (value := browser.evaluate(script)) != wanted:
+    while (value := browser.evaluate(script)) != expected:
         state = browser.evaluate("document.getElementById('state').textContent")
         assert time.monotonic() < end, (script, value, state, browser.complaints)
         time.sleep(0.1)
