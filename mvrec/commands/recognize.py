@@ -18,10 +18,11 @@ from mvrec.data.views.presets import PRESETS
 from mvrec.data.views.protocol import (
     NAMED_DETECTION_PROTOCOLS,
     NAMED_MASK_PROTOCOLS,
+    ClipProtocol,
     DetectionProtocol,
     KeyFrameProtocol,
 )
-from mvrec.errors import UserError
+from mvrec.errors import UserError, nearest
 from mvrec.files import at_home, atomic_path
 from mvrec.inference.actions.files import ActionVideos
 from mvrec.inference.actions.flags import add_action_flags, check_action_flags, detector_of, knobs_of
@@ -35,10 +36,13 @@ from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.recognising import OF_IMAGES, recognise_files, recognise_stream
 from mvrec.inference.results import Prediction
 from mvrec.inference.sources import find_sources, output_names
+from mvrec.inference.timeline.flags import Truth, add_timeline_flags, check_timeline_flags, timeline_knobs
+from mvrec.inference.timeline.prediction import SegmentColumns, timelines
 from mvrec.messages import CommandParser
 from mvrec.ranges import POSITIVE, check_range
 
 SOME_FAILED = 1  # exit code
+WINDOWS_AT_A_TIME = 2  # of a timeline, over each moment
 EACH_FRAME = 1e-3  # seconds from window to window, less than from frame to frame
 LONG_SECONDS = 60.0  # above it a hint says that there are windows
 ENDINGS = {".csv": "csv", ".jsonl": "jsonl", ".json": "coco"}  # and the form that a file with it gets
@@ -86,16 +90,11 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"an action detector takes files: record {streams[0]} first")
     log.info("%s: %s, %s", recogniser.source, recogniser.outputs.describe(), recogniser.protocol)
     failed = []
-    results: Iterator[Any]
-    pictures: ActionVideos | PictureFiles
-    if is_of_people:
-        results, pictures = _of_people(recogniser, options), _action_videos(options)
-    else:
-        results = _of_stream(recogniser, options) if streams else _of_files(recogniser, options)
-        pictures = PictureFiles(overlays=options.overlays, masks=options.masks, names=_names(options))
+    results, pictures = _results(recogniser, options, is_stream=bool(streams))
+    outputs: Any = SegmentColumns() if options.timeline else recogniser.outputs
     form, make_writer = _form(recogniser, options)
     with _output(options.output, form, live=bool(streams)) as file:
-        writer = make_writer(file, recogniser.outputs, options)
+        writer = make_writer(file, outputs, options)
         with pictures, contextlib.suppress(KeyboardInterrupt):
             for result in results:
                 writer.write(result)
@@ -108,6 +107,18 @@ def main(arguments: list[str]) -> None:
         log.warning("unreadable: %s: %s", result.source, result.error)
     if failed:
         sys.exit(SOME_FAILED)
+
+
+def _results(
+    recogniser: Recogniser, options: argparse.Namespace, *, is_stream: bool
+) -> tuple[Iterator[Any], ActionVideos | PictureFiles]:
+    """Return the results as they will be written, and the pictures of them."""
+    if isinstance(recogniser.protocol, KeyFrameProtocol) and not options.timeline:
+        return _of_people(recogniser, options), _action_videos(options)
+    pictures = PictureFiles(overlays=options.overlays, masks=options.masks, names=_names(options))
+    if options.timeline:
+        return _timelines(recogniser, options), pictures
+    return (_of_stream if is_stream else _of_files)(recogniser, options), pictures
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -142,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--decoder", default="auto", metavar="NAME", help=decoders)
     parser.add_argument("--classes", metavar="LIST", help="names of the classes, where the checkpoint has none")
     parser.add_argument("--device", default="auto", help="default: the first GPU where there is one, else the CPU")
+    add_timeline_flags(parser)
     add_object_flags(parser)
     add_action_flags(parser)
     add_limits(parser)
@@ -154,8 +166,9 @@ def _check(options: argparse.Namespace) -> None:
     for name in ("window", "stride"):
         check_range(f"--{name}", getattr(options, name), POSITIVE)
     check_decoder(options.decoder, key="--decoder")
+    check_timeline_flags(options)
     streams = any(is_stream(source) for source in options.sources)
-    if options.stride is not None and options.window is None and not streams:
+    if options.stride is not None and options.window is None and not streams and not options.timeline:
         raise UserError("--stride is the distance between windows: add --window")
 
 
@@ -230,6 +243,28 @@ def _of_files(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[P
         lasts = (result.end_seconds or 0) - (result.start_seconds or 0)
         if options.window is None and not result.error and lasts > LONG_SECONDS:
             log.info("%s lasts %.0f s: --window 10 recognises it piece by piece", result.source, lasts)
+
+
+def _timelines(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[Prediction]:
+    """Return the segments of each video, and score them by their truth at the end.
+
+    Raises:
+        UserError: The network is not one that tells classes of videos, or lacks a class that is named.
+    """
+    names, knobs = recogniser.outputs.class_names, timeline_knobs(options)
+    if not isinstance(recogniser.protocol, ClipProtocol) or not names:
+        raise UserError(
+            f"--timeline is for classes of videos, and {recogniser.source} is for {recogniser.outputs.task}"
+        )
+    if knobs.background is not None and knobs.background not in names:
+        raise UserError(f"--background {knobs.background!r} is no class{nearest(knobs.background, names)}")
+    if options.window is None:
+        options.window = _clip_seconds(recogniser.protocol)
+        log.info("windows of %.2f s, the length of a clip (--window)", options.window)
+    options.stride = options.stride or options.window / WINDOWS_AT_A_TIME
+    truth = None if options.truth is None else Truth(options.truth, names)
+    segments = timelines(_of_files(recogniser, options), names, knobs)
+    return segments if truth is None else truth.scored(segments)
 
 
 def _of_people(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[ActionPrediction]:

@@ -1,0 +1,1 @@
+"""Long videos as segments of time, and the scores of these."""

@@ -1,0 +1,96 @@
+"""The flags of a timeline, and its truth."""
+
+import argparse
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from mvrec.data.listing.lists import read_rows
+from mvrec.data.video.stream import is_stream
+from mvrec.errors import UserError, nearest
+from mvrec.files import at_home
+from mvrec.inference.results import Prediction
+from mvrec.inference.timeline.figures import timeline_figures
+from mvrec.inference.timeline.prediction import SegmentOutput
+from mvrec.inference.timeline.segments import Segment, TimelineKnobs
+
+FLAGS = ("on", "off", "least", "background", "truth")
+
+log = logging.getLogger("mvrec")
+
+
+def add_timeline_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `mvrec recognize --timeline`."""
+    group = parser.add_argument_group("timeline")
+    text = "merge windows into segments: what happens from when to when (--window, by default the length of a clip)"
+    group.add_argument("--timeline", action="store_true", help=text)
+    group.add_argument("--on", type=float, metavar="P", help="probability that begins a segment (default: 0.5)")
+    group.add_argument("--off", type=float, metavar="P", help="probability that keeps it up (default: 0.3)")
+    group.add_argument("--least", type=float, metavar="S", help="shortest segment in seconds (default: 0)")
+    group.add_argument("--background", metavar="CLASS", help="the class that stands for nothing")
+    text = "score the segments by those of a list (path,label,start,end): tIoU mAP by ActivityNet's rule"
+    group.add_argument("--truth", type=at_home, metavar="LIST", help=text)
+
+
+def check_timeline_flags(options: argparse.Namespace) -> None:
+    """Check the flags before a network is loaded.
+
+    Raises:
+        UserError: A flag needs `--timeline`, or a value is out of range.
+    """
+    if options.timeline:
+        timeline_knobs(options)
+        if is_stream(options.sources[0]):
+            raise UserError(f"--timeline is for files, and {options.sources[0]} is a stream without an end")
+        if options.overlays or options.masks:
+            raise UserError("--timeline writes no pictures: leave --overlays and --masks out")
+    elif flag := next((name for name in FLAGS if getattr(options, name) is not None), None):
+        raise UserError(f"--{flag} is for timelines: add --timeline")
+
+
+def timeline_knobs(options: argparse.Namespace) -> TimelineKnobs:
+    """Return the choices of a timeline.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+    values = {name: getattr(options, name) for name in FLAGS if name != "truth"}
+    return TimelineKnobs(**{name: value for name, value in values.items() if value is not None})
+
+
+class Truth:
+    """The true segments of videos, and those recognised.
+
+    Args:
+        path: A list with the columns path, label, start and end in seconds.
+        class_names: Names of the network's classes.
+
+    Raises:
+        UserError: The list cannot be read, a row has no span, or its class is not one of the network's.
+    """
+
+    def __init__(self, path: Path, class_names: Sequence[str]) -> None:
+        self.path = path
+        self.spans: dict[str, list[tuple[float, float, str]]] = {}
+        for row in read_rows(path):
+            where = f"{path}:{row.line}"
+            if math.isnan(row.start_seconds) or math.isnan(row.end_seconds):
+                raise UserError(f"{where}: a true segment needs start and end in seconds")
+            if row.label not in class_names:
+                raise UserError(f"{where}: {row.label!r} is no class of the network{nearest(row.label, class_names)}")
+            video = str((path.parent / row.path).resolve())
+            self.spans.setdefault(video, []).append((row.start_seconds, row.end_seconds, row.label))
+
+    def scored(self, results: Iterable[Prediction]) -> Iterator[Prediction]:
+        """Pass results on, and print their score after the last one; an unreadable video has no segments."""
+        segments: dict[str, list[Segment]] = {}
+        for result in results:
+            of_video = segments.setdefault(str(Path(result.source).resolve()), [])
+            if isinstance(result.output, SegmentOutput):
+                of_video.append(result.output.segment)
+            yield result
+        absent = sorted(set(self.spans) - set(segments))
+        if absent:
+            log.warning("%d videos of %s have no segment, such as %s", len(absent), self.path, absent[0])
+        log.info("%s", timeline_figures(segments, self.spans))
