@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> None:
             for result in results:
                 writer.write(result)
                 file.flush()
-                pictures.write(result)  # type: ignore[arg-type]  # of the same kind of network
+                pictures.write(result)
                 if result.error:
                     failed.append(result)
         writer.finish()
