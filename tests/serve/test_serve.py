@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import tempfile
 import threading
 
@@ -194,3 +195,10 @@ def test_ports_in_use_are_named(command, small_run):
         code, _, err = command("serve", small_run, "--port", port)
     assert code != 0
     assert f"cannot listen on --host 127.0.0.1 --port {port}: Address already in use" in err
+
+
+def test_a_missing_extra_is_named_before_anything_is_loaded(command, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    code, _, err = command("serve", tmp_path / "nothing")
+    assert code != 0
+    assert "mvrec serve needs uvicorn: pip install 'mvrec[serve]'" in err
