@@ -35,7 +35,6 @@ others:
   recognize  name what is to be seen in videos, images, cameras or streams
   serve      a page in the browser: drop a video or image, or use the camera
   data       look before training: `data show` what the network gets, `data audit` what is wrong with the files
-  probe      what a network's features give on these data, before training it
   report     one HTML file about a run: curves, scores, confusions, worst mistakes
   compare    which of several runs is better, and how sure that is
   sweep      a run for every line of a file of values, or a search
@@ -92,7 +91,7 @@ MODULES = (
 COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
     **dict.fromkeys(LIGHTNING, _lightning),
     **{name.rpartition(".")[2]: _of_module(f"commands.{name.replace('-', '_')}") for name in MODULES},
-    **{name: _of_module(f"{name}.command") for name in ("weights", "serve", "probe", "compare", "sweep")},
+    **{name: _of_module(f"{name}.command") for name in ("weights", "serve", "compare", "sweep")},
     "data": _of_module("looking.command"),
 }
 
