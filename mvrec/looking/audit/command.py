@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvrec.errors import UserError
 from mvrec.files import at_home, json_text, write_atomically
-from mvrec.messages import CommandParser
+from mvrec.messages import CommandParser, counted
 from mvrec.ranges import COUNT, check_range
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _audit(options: Any, flags: Sequence[str]) -> bool:
         write_atomically(options.out, audit_page(options.source.name, files, reads, every))
     except OSError as error:
         raise UserError(f"{options.out} cannot be written: {error.strerror or error} (--out FILE)") from None
-    print(f"{options.out}: {len(every)} findings in {len(files)} files")  # noqa: T201
+    print(f"{options.out}: {counted(len(every), 'findings')} in {counted(len(files), 'files')}")  # noqa: T201
     return bool(every)
 
 
