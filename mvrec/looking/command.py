@@ -5,6 +5,7 @@ from importlib import import_module
 from mvrec.errors import UserError
 
 PARTS = {
+    "show": "what the network gets, after sampling, crop, augmentation and mixing",
     "audit": "faults of the files: unreadable ones, copies across splits, doubtful labels",
 }
 HELP = "usage: mvrec data PART ...\n\n" + "".join(f"  {name:<6} {text}\n" for name, text in PARTS.items())
