@@ -4,7 +4,7 @@ import argparse
 import logging
 import socket
 
-from mvrec.errors import UserError
+from mvrec.errors import UserError, need
 from mvrec.messages import CommandParser
 from mvrec.processes import Limits
 from mvrec.ranges import POSITIVE, Range, check_range
@@ -27,13 +27,7 @@ def main(arguments: list[str]) -> None:
     for name, allowed in (("port", Range(0, 65535)), ("max_upload_mb", POSITIVE), ("time_limit", POSITIVE)):
         check_range(f"--{name.replace('_', '-')}", getattr(options, name), allowed)
     check_range("--queue", options.queue)
-    try:
-        import python_multipart
-        import starlette
-        import uvicorn
-    except ImportError as error:
-        raise UserError(f"mvrec serve needs {error.name}: pip install 'mvrec[serve]'") from None
-    del python_multipart, starlette, uvicorn
+    need("serve", "starlette", "uvicorn", "python_multipart")
     _serve(options)
 
 

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvrec.errors import UserError, install_hint
+from mvrec.errors import need
 from mvrec.messages import counted
 from mvrec.runs.curves import read_columns
 from mvrec.runs.monitors import mode_of
@@ -31,12 +31,11 @@ def search(values: Path, folder: Path, children: Children, *, num_trials: int) -
         UserError: Optuna is missing, or a range is none.
     """
     ranges = read_ranges(values)
-    try:
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-    except ImportError:
-        raise UserError(f"--search optuna: {install_hint('optuna')}") from None
+    need("optuna", "optuna")
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("optuna").setLevel(logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
