@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from mvrec.cli.main import main
 from mvrec.data.generated.moving_digits_video import encode, generate_moving_digits
@@ -122,3 +123,24 @@ def test_looks_of_videos_have_their_lengths(digits: Path) -> None:
     assert look.size == (64, 64)
     assert look.frames == 16
     assert look.seconds == pytest.approx(1.0)
+
+
+def test_recordings_in_two_splits_are_named_unless_told_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, generator = tmp_path / "games", np.random.default_rng(0)
+    parts = [("train", game) for game in (0, 1, 2)] + [("val", game) for game in (2, 3)]
+    for number in range(4):
+        for label in ("goal", "pass"):
+            for split, game in parts:
+                place = root / split / label / f"game{game}_{number:04}.png"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(generator.integers(0, 255, (32, 32, 3), np.uint8)).save(place)
+    source = ["data", "audit", str(root), "--json", "--jobs", "1"]
+    main(source)
+    findings = {entry["kind"]: entry for entry in json.loads(capsys.readouterr().out)["findings"]}
+    (group,) = findings["groups across splits"]["files"]
+    assert group["remark"] == "game2"
+    assert len(group["paths"]) == 16
+    main([*source, "--data.group", "none"])
+    assert "groups across splits" not in capsys.readouterr().out

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvrec.errors import UserError
 from mvrec.files import at_home, json_text, write_atomically
+from mvrec.looking.show import config_of
 from mvrec.messages import CommandParser, counted
 from mvrec.ranges import COUNT, check_range
 
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> None:
 def _audit(options: Any, flags: Sequence[str]) -> bool:
     """Read everything, write the page or print JSON; returns whether anything was found."""
     from mvrec.looking.audit.copies import copies
-    from mvrec.looking.audit.findings import as_json, findings
+    from mvrec.looking.audit.findings import as_json, findings, leaks
     from mvrec.looking.audit.page import audit_page
     from mvrec.looking.audit.reading import see
     from mvrec.processes import Limits
@@ -70,6 +71,7 @@ def _audit(options: Any, flags: Sequence[str]) -> bool:
     names = list(next(iter(indices.values())).class_names)
     doubted = _doubted(options.run, indices, names) if options.run is not None else []
     every = findings(files, reads, pairs, class_names=names, settings=settings_of(data), doubted=doubted)
+    every += leaks(files, _groups(data, files))
     if options.json:
         print(json_text(as_json(files, every), indent=2))  # noqa: T201
         return bool(every)
@@ -97,13 +99,8 @@ def data_of(source: Path, flags: Sequence[str] = ()) -> Any:
     from mvrec.data.sets.image_data import ImageData
     from mvrec.data.sets.video_data import VideoData
 
-    config = source / "config.yaml" if source.is_dir() else source
-    if source.is_dir() and not config.is_file():
-        places = ["--data.root", str(source)]
-    elif config.is_file():
-        places = ["--config", str(config)]
-    else:
-        raise UserError(f"{source}: there is no such configuration, run or data set")
+    is_data = source.is_dir() and not (source / "config.yaml").is_file()
+    places = ["--data.root", str(source)] if is_data else ["--config", str(config_of(source))]
     data = instantiate(["fit", *places, *flags]).datamodule
     if not isinstance(data, VideoData | ImageData):
         raise UserError(f"{source}: an audit reads videos and images with classes, not {type(data).__name__}")
@@ -117,6 +114,17 @@ def data_of(source: Path, flags: Sequence[str] = ()) -> Any:
 def indices_of(data: Any) -> "dict[str, SampleIndex]":
     """Return the rows of each split that the data have."""
     return {split: data.index(split) for split in SPLITS if data.layout.has(split)}
+
+
+def _groups(data: Any, files: "Sequence[File]") -> list[str]:
+    """Return the group of each row by `data.group`, or as it is guessed for data without that key."""
+    from mvrec.data.listing.groups.rules import AUTO
+    from mvrec.data.listing.groups.splits import grouping_of
+
+    rows = [row for split in SPLITS if data.layout.has(split) for row in data.layout.rows(split)]
+    grouping = grouping_of(rows, vars(data).get("group", AUTO))
+    group_of = {str(data.root / row.path): group for row, group in zip(rows, grouping.of, strict=True)}
+    return [group_of.get(file.path, file.path) for file in files]
 
 
 def settings_of(data: Any) -> "Settings":

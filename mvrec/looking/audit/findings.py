@@ -91,6 +91,29 @@ def findings(
     ]
 
 
+def leaks(files: Sequence[File], group_of: Sequence[str]) -> list[Finding]:
+    """Return the groups of files, such as clips of one recording, that are in several splits.
+
+    Args:
+        files: All rows.
+        group_of: The group of each, as a split would keep it together.
+    """
+    numbers: dict[str, list[int]] = {}
+    for number, group in enumerate(group_of):
+        numbers.setdefault(group, []).append(number)
+    torn = {
+        group: rows for group, rows in numbers.items()
+        if len({files[row].path for row in rows}) > 1 and len({files[row].split for row in rows}) > 1
+    }  # fmt: skip
+    if not torn:
+        return []
+    text = (
+        f"{counted(len(torn), 'groups')} of files that look like one recording are in several splits, so scores may be "
+        "too good: move each to one split (--data.group names them by another rule, or none)"
+    )
+    return [Finding("groups across splits", text, tuple(map(tuple, torn.values())), tuple(torn))]
+
+
 def _copies(files: Sequence[File], pairs: Sequence[Copy]) -> Iterator[Finding]:
     across = [copy for copy in pairs if files[copy.first].split != files[copy.second].split]
     torn = [copy for copy in pairs if set(files[copy.first].labels) != set(files[copy.second].labels)]
