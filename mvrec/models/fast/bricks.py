@@ -131,7 +131,7 @@ def _is_slow(x: Tensor, conv: nn.Conv2d) -> bool:
     if not conv.groups == conv.in_channels == conv.out_channels > 1 or torch.compiler.is_compiling():
         return False
     padding = cast("tuple[int, int]", conv.padding)
-    return has_slow_backward(x, (1, *conv.kernel_size), conv.stride[0], (0, *padding))
+    return has_slow_backward(x, (conv.in_channels, 1, *conv.kernel_size), conv.stride[0], (0, *padding))
 
 
 def _depthwise_grid(grid: Tensor, conv: nn.Conv2d, weight: Tensor) -> Tensor:

@@ -28,10 +28,12 @@ from mvrec.models.fast.products import HAS_GRADIENTS, is_emulated, precision
 Triple = tuple[int, int, int]
 FAST = 3  # the kernel size for which oneDNN's gradients are fast
 LARGE_SIZE = 5
+MANY_CHANNELS = 1280  # beyond these, oneDNN's gradient of a larger kernel takes six times as long with AVX-512
 
 # The measured operations.
 TIME = "depthwise convolutions over time"
 LARGE, LARGER = "depthwise kernels of 5 x 5", "larger depthwise kernels"
+WIDE = "large depthwise kernels on many channels"
 STRIDED = "strided depthwise convolutions"
 
 
@@ -52,23 +54,25 @@ def depthwise_conv(grid: Tensor, weight: Tensor, bias: Tensor | None = None, *, 
     if (
         needs_gradient
         and not torch.compiler.is_compiling()
-        and has_slow_backward(grid, weight.shape[2:], stride, padding)
+        and has_slow_backward(grid, (len(weight), *weight.shape[2:]), stride, padding)
     ):
         return DepthwiseConv.apply(grid, weight, bias, stride, padding)
     return convolve(grid, weight, bias, stride, padding)
 
 
-def has_slow_backward(grid: Tensor, kernel: Sequence[int], stride: int, padding: Triple) -> bool:
-    """Return whether ours is faster than torch's backward pass of a kernel `(kt, kh, kw)`, or more exact."""
-    if grid.device.type != "cpu" or not HAS_GRADIENTS:
+def has_slow_backward(x: Tensor, kernel: Sequence[int], stride: int, padding: Triple) -> bool:
+    """Return whether ours is faster than torch's backward pass of a kernel `(C, kt, kh, kw)`, or more exact."""
+    if x.device.type != "cpu" or not HAS_GRADIENTS:
         return False
-    dtype, size = precision(grid), max(kernel[1:])
+    channels, depth, *sizes = kernel
+    dtype, size = precision(x), max(sizes)
     if is_emulated(dtype):
         return True
-    if kernel[0] > 1 or padding[0] > 0:
+    if depth > 1 or padding[0] > 0:
         return is_faster(TIME, dtype)
     if size > FAST:
-        return is_faster(LARGE if size <= LARGE_SIZE else LARGER, dtype)
+        few = LARGE if size <= LARGE_SIZE else LARGER
+        return is_faster(WIDE if channels > MANY_CHANNELS else few, dtype)
     return stride > 1 and dtype == torch.bfloat16 and is_faster(STRIDED, dtype)
 
 

@@ -39,6 +39,7 @@ def operations(dtype: torch.dtype) -> Table:
         pairs[depthwise.TIME] = partial(_depthwise, dtype, (1, 4, 28, 28, 192), (3, 3, 3), 2)
         pairs[depthwise.LARGE] = partial(_depthwise, dtype, (4, 1, 28, 28, 128), (1, 5, 5), 1)
         pairs[depthwise.LARGER] = partial(_depthwise, dtype, (8, 1, 14, 14, 128), (1, 7, 7), 1)
+        pairs[depthwise.WIDE] = partial(_depthwise, dtype, (1, 1, 7, 7, 1408), (1, 5, 5), 1)
         if not exact:
             pairs[depthwise.STRIDED] = partial(_depthwise, dtype, (4, 1, 28, 28, 128), (1, 3, 3), 2)
     pairs[products.POINTWISE] = partial(_pointwise, dtype, 8, 28, 64, 256)

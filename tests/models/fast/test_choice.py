@@ -143,6 +143,17 @@ def test_products_are_told_apart_by_channels_and_rows():
     assert products.operation(torch.empty(1024, 64), (0, 1), 512) == 1  # the gradient of 512 outputs
 
 
+def test_large_depthwise_kernels_on_many_channels_are_decided_apart(monkeypatch):
+    monkeypatch.setattr(depthwise, "is_faster", lambda operation, dtype: operation == depthwise.WIDE)
+    monkeypatch.setattr(depthwise, "is_emulated", lambda dtype: False)
+    x = torch.empty(1, 8, 4, 4)  # channels come from the kernel, because callers differ in where theirs are
+    slow = [
+        depthwise.has_slow_backward(x, (channels, 1, size, size), 1, (0, 2, 2))
+        for channels, size in ((1280, 5), (1281, 5), (1281, 9), (1281, 3))
+    ]
+    assert slow == [False, True, True, False]
+
+
 def test_every_operation_has_two_forms_that_run_and_draw_nothing():
     state = torch.get_rng_state()
     names = set()
@@ -154,7 +165,13 @@ def test_every_operation_has_two_forms_that_run_and_draw_nothing():
     measured_names = {products.FEW, products.MANY, products.INPUT_OF_FEW, products.INPUT_OF_MANY, products.WEIGHTS}
     measured_names |= {*gelu.AFTER_PRODUCT, gelu.AFTER_CONVOLUTION}
     measured_names |= {products.POINTWISE, attention.FEW, attention.NARROW, attention.WIDE}
-    assert names == measured_names | {depthwise.TIME, depthwise.LARGE, depthwise.LARGER, depthwise.STRIDED}
+    assert names == measured_names | {
+        depthwise.TIME,
+        depthwise.LARGE,
+        depthwise.LARGER,
+        depthwise.WIDE,
+        depthwise.STRIDED,
+    }
     assert torch.equal(torch.get_rng_state(), state)
     assert operations.operations(torch.float64) == {}
 
