@@ -33,7 +33,7 @@ FLOORS = (
     *("tasks.classification", "tasks.regression", "tasks.segmentation", "tasks.action_detection", "tasks.detection"),
     *("tasks", "report"),
     *("inference", "export", "doctor", "prep"),
-    *("plan", "cli", "script", "commands", "compare", "sweep", "serve", "looking", "cli.main", "__main__"),
+    *("plan", "cli", "script", "commands", "compare", "sweep", "serve", "looking", "probe", "cli.main", "__main__"),
 )
 # What the order allows and the design does not: these rooms meet only in tasks, inference and what stands on them.
 STRANGERS = {

@@ -38,6 +38,7 @@ others:
   report     one HTML file about a run: curves, scores, confusions, worst mistakes
   compare    which of several runs is better, and how sure that is
   sweep      a run for every line of a file of values, or a search
+  probe      are a network's features enough, or fine-tune, or label more?
   explain    where a network looks: heat over a video or image
   extract    features of videos or images as files
   export     ONNX, torch.export or safetensors, with class names and preprocessing inside
@@ -91,7 +92,7 @@ MODULES = (
 COMMANDS: dict[str, Callable[[str, list[str]], None]] = {
     **dict.fromkeys(LIGHTNING, _lightning),
     **{name.rpartition(".")[2]: _of_module(f"commands.{name.replace('-', '_')}") for name in MODULES},
-    **{name: _of_module(f"{name}.command") for name in ("weights", "serve", "compare", "sweep")},
+    **{name: _of_module(f"{name}.command") for name in ("weights", "serve", "compare", "sweep", "probe")},
     "data": _of_module("looking.command"),
 }
 

@@ -1,0 +1,1 @@
+"""Probes of a network's features: small classifiers that tell what they are worth, without training the network."""
