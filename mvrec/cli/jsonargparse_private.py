@@ -3,9 +3,11 @@
 pyproject.toml lets in the one minor version for which `tests/cli/test_jsonargparse_private.py` holds both.
 """
 
-from collections.abc import Callable, Container, Iterator
+import json
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import yaml
 from jsonargparse import ArgumentParser
 
 
@@ -37,3 +39,47 @@ def arguments_of(parser: ArgumentParser) -> Iterator[Argument]:
     for action in parser._actions:
         if (hint := vars(action).get("_typehint")) is not None and not action.dest.endswith(".help"):
             yield Argument(action.dest, hint, action.default, action.required, action.help)
+
+
+def with_deep_nulls(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """Return arguments with null two or more names below a class as a mapping, which means the same.
+
+    jsonargparse reads `--data.clip.target_fps null` and hands it to the class's own parser as the text "None".
+
+    Args:
+        parser: The parser.
+        arguments: Flags and values.
+    """
+    owners = [action.dest for action in parser._actions if "_typehint" in vars(action)]
+    changed = list(arguments)
+    for place, argument in enumerate(arguments):
+        flag, equals, text = argument.partition("=")
+        text = text if equals else "".join(arguments[place + 1 : place + 2])
+        owner = max((name for name in owners if flag.startswith(f"--{name}.")), key=len, default=None)
+        if owner is None or not _has_null(text):
+            continue
+        first, *names = flag.removeprefix(f"--{owner}.").removeprefix("init_args.").split(".")
+        if names:
+            deep = [f"--{owner}.{first}", json.dumps(_nested(names, yaml.safe_load(text)))]
+            changed[place : place + 2 - bool(equals)] = ["=".join(deep)] if equals else deep
+    return changed
+
+
+def _has_null(text: str) -> bool:
+    """Return whether YAML reads null in a text that is not empty."""
+    try:
+        values = [yaml.safe_load(text)] if text else []
+    except (ValueError, yaml.YAMLError):
+        return False
+    while values:
+        value = values.pop()
+        values += value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
+        if value is None:
+            return True
+    return False
+
+
+def _nested(names: Sequence[str], value: Any) -> Any:
+    for name in reversed(names):
+        value = {name: value}
+    return value

@@ -33,7 +33,7 @@ from mvrec.cli.config_check import (
     resolve,
 )
 from mvrec.cli.input_size import fit_to_data, wrap_own_network
-from mvrec.cli.jsonargparse_private import change_types
+from mvrec.cli.jsonargparse_private import change_types, with_deep_nulls
 from mvrec.cli.options.check import check_early, missing_data
 from mvrec.cli.parse_errors import explain, said_of_key
 from mvrec.cli.planning import plan_text
@@ -219,7 +219,7 @@ class MvrecCLI(OpenCLI):
         classes = {"model": {"class_path": path_of(request.task)}}  # whose types say more than the parser's keys
         check_values(settings, check_keys(defaults.keys(), settings, defaults=defaults.as_dict(), fixed=classes))
         self.plan = request.plan
-        self.config = parser.parse_args([request.command, *arguments])
+        self.config = parser.parse_args([request.command, *with_deep_nulls(subparser, arguments)])
         self.input_size = fit_to_data(self.config[request.command], settings, request.from_files)
         wrap_own_network(self.config[request.command])
         MvrecParser.settings = [*settings, *self.input_size.filled]

@@ -1,6 +1,7 @@
 """The private names of jsonargparse, and its words, that mvrec relies on: an upgrade that changes them fails here."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import jsonargparse
@@ -10,7 +11,7 @@ from jsonargparse import ArgumentParser
 
 from mvrec.class_paths import reason
 from mvrec.cli.config_check import Entry
-from mvrec.cli.jsonargparse_private import change_types
+from mvrec.cli.jsonargparse_private import change_types, with_deep_nulls
 from mvrec.cli.parse_errors import explain
 from mvrec.cli.trainer_arguments import whole_first
 
@@ -80,3 +81,24 @@ def test_what_a_class_says_of_its_arguments_comes_out_of_the_pages_around_it(par
     with pytest.raises(ValueError, match="depth -1") as raised:
         parser.instantiate_classes(values)
     assert reason(raised.value).endswith("depth -1 is too little")
+
+
+@dataclass
+class Clip:
+    fps: float | None = 15.0
+    frames: int = 8
+
+
+class Sampled(Base):
+    def __init__(self, clip: Clip = Clip(), scales: dict[str, list[int | None]] | None = None) -> None:  # noqa: B008
+        pass
+
+
+def test_null_deep_below_a_class_is_null_as_in_a_file(parser):
+    base = f"--base={__name__}.Sampled"
+    for deep in (["--base.clip.fps=null"], ["--base.clip.fps", "~"], ["--base.init_args.clip.fps=null"]):
+        arguments = [base, "--base.clip.frames=4", *deep, "--base.clip.frames", "2"]
+        clip = parser.parse_args(with_deep_nulls(parser, arguments)).base.init_args.clip
+        assert (clip.fps, clip.frames) == (None, 2), deep
+    same = [base, "--precision=null", "--base.clip.fps", "4", "--base", "null", "--base.scales={a: [null]}"]
+    assert with_deep_nulls(parser, same) == same
