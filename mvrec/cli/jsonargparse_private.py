@@ -7,8 +7,9 @@ import json
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import yaml
 from jsonargparse import ArgumentParser
+
+from mvrec.cli.config_check import as_value
 
 
 def change_types(parser: ArgumentParser, keys: Container[str], change: Callable[[Any], Any]) -> None:
@@ -60,17 +61,14 @@ def with_deep_nulls(parser: ArgumentParser, arguments: Sequence[str]) -> list[st
             continue
         first, *names = flag.removeprefix(f"--{owner}.").removeprefix("init_args.").split(".")
         if names:
-            deep = [f"--{owner}.{first}", json.dumps(_nested(names, yaml.safe_load(text)))]
+            deep = [f"--{owner}.{first}", json.dumps(_nested(names, as_value(text)))]
             changed[place : place + 2 - bool(equals)] = ["=".join(deep)] if equals else deep
     return changed
 
 
 def _has_null(text: str) -> bool:
     """Return whether YAML reads null in a text that is not empty."""
-    try:
-        values = [yaml.safe_load(text)] if text else []
-    except (ValueError, yaml.YAMLError):
-        return False
+    values = [as_value(text)] if text else []
     while values:
         value = values.pop()
         values += value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
