@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mvrec.inference.objects.knobs import ObjectKnobs
     from mvrec.inference.objects.results import ObjectPrediction
     from mvrec.inference.results import Features, Prediction
+    from mvrec.inference.timeline.prediction import VideoSegments
+    from mvrec.inference.timeline.segments import TimelineKnobs
     from mvrec.models import create_model
     from mvrec.script.running import Run, fit, test
 
@@ -39,8 +41,10 @@ _HOMES = {
     "ObjectPrediction": "inference.objects.results",
     "Prediction": "inference.results",
     "Run": "script.running",
+    "TimelineKnobs": "inference.timeline.segments",
     "TorchvisionDetector": "inference.actions.detectors",
     "UserError": "errors",
+    "VideoSegments": "inference.timeline.prediction",
     "create_model": "models",
     "fit": "script.running",
     "load": "inference.model",
@@ -61,8 +65,10 @@ __all__ = [
     "ObjectPrediction",
     "Prediction",
     "Run",
+    "TimelineKnobs",
     "TorchvisionDetector",
     "UserError",
+    "VideoSegments",
     "create_model",
     "data",
     "fit",

@@ -18,11 +18,10 @@ from mvrec.data.views.presets import PRESETS
 from mvrec.data.views.protocol import (
     NAMED_DETECTION_PROTOCOLS,
     NAMED_MASK_PROTOCOLS,
-    ClipProtocol,
     DetectionProtocol,
     KeyFrameProtocol,
 )
-from mvrec.errors import UserError, nearest
+from mvrec.errors import UserError
 from mvrec.files import at_home, atomic_path
 from mvrec.inference.actions.files import ActionVideos
 from mvrec.inference.actions.flags import add_action_flags, check_action_flags, detector_of, knobs_of
@@ -38,11 +37,11 @@ from mvrec.inference.results import Prediction
 from mvrec.inference.sources import find_sources, output_names
 from mvrec.inference.timeline.flags import Truth, add_timeline_flags, check_timeline_flags, timeline_knobs
 from mvrec.inference.timeline.prediction import SegmentColumns, timelines
+from mvrec.inference.timeline.windows import clip_seconds
 from mvrec.messages import CommandParser
 from mvrec.ranges import POSITIVE, check_range
 
 SOME_FAILED = 1  # exit code
-WINDOWS_AT_A_TIME = 2  # of a timeline, over each moment
 EACH_FRAME = 1e-3  # seconds from window to window, less than from frame to frame
 LONG_SECONDS = 60.0  # above it a hint says that there are windows
 ENDINGS = {".csv": "csv", ".jsonl": "jsonl", ".json": "coco"}  # and the form that a file with it gets
@@ -246,25 +245,20 @@ def _of_files(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[P
 
 
 def _timelines(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[Prediction]:
-    """Return the segments of each video, and score them by their truth at the end.
-
-    Raises:
-        UserError: The network is not one that tells classes of videos, or lacks a class that is named.
-    """
-    names, knobs = recogniser.outputs.class_names, timeline_knobs(options)
-    if not isinstance(recogniser.protocol, ClipProtocol) or not names:
-        raise UserError(
-            f"--timeline is for classes of videos, and {recogniser.source} is for {recogniser.outputs.task}"
-        )
-    if knobs.background is not None and knobs.background not in names:
-        raise UserError(f"--background {knobs.background!r} is no class{nearest(knobs.background, names)}")
-    if options.window is None:
-        options.window = _clip_seconds(recogniser.protocol)
-        log.info("windows of %.2f s, the length of a clip (--window)", options.window)
-    options.stride = options.stride or options.window / WINDOWS_AT_A_TIME
-    truth = None if options.truth is None else Truth(options.truth, names)
-    segments = timelines(_of_files(recogniser, options), names, knobs)
-    return segments if truth is None else truth.scored(segments)
+    """Return the segments of each video, and score them by their truth at the end."""
+    truth = None if options.truth is None else Truth(options.truth, recogniser.outputs.class_names)
+    videos = timelines(
+        recogniser,
+        map(as_item, find_sources(options.sources, kind=VIDEOS)),
+        timeline_knobs(options),
+        window=options.window,
+        stride=options.stride,
+        views_per_forward=options.views_per_forward,
+        decoder=options.decoder,
+        num_threads=options.threads,
+    )
+    for video in videos if truth is None else truth.scored(videos):
+        yield from video.as_predictions()
 
 
 def _of_people(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[ActionPrediction]:
@@ -303,8 +297,8 @@ def _action_videos(options: argparse.Namespace) -> ActionVideos:
 
 def _of_stream(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[Prediction]:
     window = options.window or (EACH_FRAME if isinstance(recogniser.protocol, OF_IMAGES) else None)
-    window = window or _clip_seconds(recogniser.protocol)
     with Stream(options.sources[0]) as stream:
+        window = window or clip_seconds(recogniser.protocol, stream.fps)
         yield from recognise_stream(
             recogniser,
             stream,
@@ -317,16 +311,6 @@ def _of_stream(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[
 
 def _knobs(recogniser: Recogniser, options: argparse.Namespace) -> ObjectKnobs | None:
     return object_knobs_of(options) if isinstance(recogniser.protocol, DetectionProtocol) else None
-
-
-def _clip_seconds(protocol: Any) -> float:
-    """Return the length of a clip, the default for a window of a stream."""
-    if not protocol.is_video:
-        return 1.0
-    clip = protocol.clip
-    if clip.sampling == "segments":
-        raise UserError("this network looks at segments of a whole action: say with --window how long one may take")
-    return clip.num_frames * clip.stride_frames / (clip.target_fps or 30.0)
 
 
 @contextlib.contextmanager

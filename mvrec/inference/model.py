@@ -31,6 +31,8 @@ from mvrec.inference.recognising import (
     recognise_files,
 )
 from mvrec.inference.results import Features, Result
+from mvrec.inference.timeline.prediction import timelines
+from mvrec.inference.timeline.segments import TimelineKnobs
 from mvrec.published import list_models
 from mvrec.ranges import POSITIVE, check_range
 
@@ -163,6 +165,54 @@ class Model(Recogniser):
             num_threads=num_threads,
         )
         return _single(results) if is_single and window is None else results
+
+    def segments(
+        self,
+        source: Any,
+        *,
+        timeline: TimelineKnobs | None = None,
+        fps: float | None = None,
+        window: float | None = None,
+        stride: float | None = None,
+        views_per_forward: int | None = None,
+        decoder: Decoder = "auto",
+        num_threads: int = 2,
+    ) -> Any:
+        """Find what happens from when to when in a long video, as `mvrec recognize --timeline` does.
+
+        Args:
+            source: As `predict` takes it.
+            timeline: Thresholds, the shortest segment, and the class that stands for nothing.
+            fps: As in `predict`.
+            window: Seconds that the network sees at a time; the length of a clip by default.
+            stride: Seconds from window to window; half a window by default.
+            views_per_forward: As in `predict`.
+            decoder: As in `predict`.
+            num_threads: As in `predict`.
+
+        Returns:
+            `VideoSegments`, which has the `Segment`s; of several, an iterator of them in order.
+
+        Raises:
+            DecodeError: The single file cannot be read.
+            UserError: There is no such file, the network is not one for classes of videos or lacks the background.
+        """
+        check_range("num_threads", num_threads)
+        check_range("views_per_forward", views_per_forward)
+        for name, value in (("window", window), ("stride", stride)):
+            check_range(name, value, POSITIVE)
+        is_single, items = items_of(source, self.protocol, fps=fps, in_seconds=True)
+        results = timelines(
+            self,
+            items,
+            timeline or TimelineKnobs(),
+            window=window,
+            stride=stride,
+            views_per_forward=views_per_forward,
+            decoder=decoder,
+            num_threads=num_threads,
+        )
+        return _single(results) if is_single else results
 
     def features(
         self,

@@ -1,8 +1,11 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from video_files import write_video
 
+import mvrec
 from mvrec.inference.timeline.segments import TimelineKnobs, merge
 
 
@@ -10,9 +13,9 @@ from mvrec.inference.timeline.segments import TimelineKnobs, merge
 def recognize(command, small_run, small_data):
     """The JSON lines of `mvrec recognize` of the test videos, and its messages."""
 
-    def call(*arguments):
-        code, out, err = command("recognize", small_data / "test", "--ckpt", small_run, "--format=jsonl", *arguments)
-        assert code == 0, err
+    def call(*arguments, source=small_data / "test", expected=0):
+        code, out, err = command("recognize", source, "--ckpt", small_run, "--format=jsonl", *arguments)
+        assert code == expected, err
         return [json.loads(line) for line in out.splitlines()], err
 
     return call
@@ -56,3 +59,30 @@ def test_a_timeline_that_cannot_be_is_refused_in_one_line(command, small_run, sm
     code, _, err = command("recognize", small_data / "test", "--ckpt", small_run, *flags)
     assert code == 2
     assert fault in err.splitlines()[-1]
+
+
+def test_python_gets_the_segments_of_the_command(recognize, small_run, tmp_path):
+    write_video(tmp_path / "a.mp4", num_frames=60, size=(64, 64), fps=10)
+    (tmp_path / "nö.mp4").write_bytes(b"no video")
+    videos = list(mvrec.load(small_run).segments(tmp_path, timeline=mvrec.TimelineKnobs(on=0.1, off=0.05)))
+    rows = [row for video in videos for row in video.as_rows()]
+    lines, _ = recognize("--timeline", "--on=0.1", "--off=0.05", source=tmp_path, expected=1)
+    keys = ("path", "start_seconds", "confidence", "error")
+    assert [[row.get(key) for key in keys] for row in rows] == [[line.get(key) for key in keys] for line in lines]
+    assert [len(video) > 0 for video in videos] == [True, False]
+    with pytest.raises(mvrec.DecodeError, match="nö"):
+        mvrec.load(small_run).segments(tmp_path / "nö.mp4")
+
+
+def test_windows_are_as_long_as_a_clip_at_the_rate_of_each_file(small_run, tmp_path):
+    protocol = mvrec.load(small_run).protocol
+    protocol = replace(protocol, clip=replace(protocol.clip, target_fps=None))
+    model = mvrec.load(small_run, protocol=protocol)
+    knobs = mvrec.TimelineKnobs(on=0.1, off=0.05)
+    for fps in (10, 20):
+        write_video(tmp_path / f"{fps}.mp4", num_frames=60, size=(64, 64), fps=fps)
+        window = protocol.clip.num_frames * protocol.clip.stride_frames / fps
+        video = model.segments(tmp_path / f"{fps}.mp4", timeline=knobs)
+        expected = model.segments(tmp_path / f"{fps}.mp4", timeline=knobs, window=window, stride=window / 2)
+        assert list(video) == list(expected) != []
+        assert video.span == (0.0, 60 / fps)

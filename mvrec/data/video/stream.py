@@ -87,6 +87,11 @@ class Stream:
             raise UserError(f"stream {self.source}: none of its frames can be decoded")
 
     @property
+    def fps(self) -> float:
+        """Frames per second by the stream's own word; 30 if it tells none."""
+        return float(self._video.average_rate or self._video.guessed_rate or 30)
+
+    @property
     def num_lost(self) -> int:
         """The least number of pictures so far that were damaged or lost."""
         return max(self._num_bad_packets, self._num_bad_frames)  # both may count the same pictures

@@ -10,9 +10,8 @@ from mvrec.data.listing.lists import read_rows
 from mvrec.data.video.stream import is_stream
 from mvrec.errors import UserError, nearest
 from mvrec.files import at_home
-from mvrec.inference.results import Prediction
-from mvrec.inference.timeline.figures import timeline_figures
-from mvrec.inference.timeline.prediction import SegmentOutput
+from mvrec.inference.timeline.figures import TimelineFigures, timeline_figures
+from mvrec.inference.timeline.prediction import VideoSegments
 from mvrec.inference.timeline.segments import Segment, TimelineKnobs
 
 FLAGS = ("on", "off", "least", "background", "truth")
@@ -66,6 +65,10 @@ class Truth:
         path: A list with the columns path, label, start and end in seconds.
         class_names: Names of the network's classes.
 
+    Attributes:
+        spans: Start, end and class of the segments of each video, by its whole path.
+        figures: The score, after the last result.
+
     Raises:
         UserError: The list cannot be read, a row has no span, or its class is not one of the network's.
     """
@@ -73,6 +76,7 @@ class Truth:
     def __init__(self, path: Path, class_names: Sequence[str]) -> None:
         self.path = path
         self.spans: dict[str, list[tuple[float, float, str]]] = {}
+        self.figures: TimelineFigures | None = None
         for row in read_rows(path):
             where = f"{path}:{row.line}"
             if math.isnan(row.start_seconds) or math.isnan(row.end_seconds):
@@ -82,15 +86,14 @@ class Truth:
             video = str((path.parent / row.path).resolve())
             self.spans.setdefault(video, []).append((row.start_seconds, row.end_seconds, row.label))
 
-    def scored(self, results: Iterable[Prediction]) -> Iterator[Prediction]:
+    def scored(self, results: Iterable[VideoSegments]) -> Iterator[VideoSegments]:
         """Pass results on, and print their score after the last one; an unreadable video has no segments."""
         segments: dict[str, list[Segment]] = {}
         for result in results:
-            of_video = segments.setdefault(str(Path(result.source).resolve()), [])
-            if isinstance(result.output, SegmentOutput):
-                of_video.append(result.output.segment)
+            segments.setdefault(str(Path(result.source).resolve()), []).extend(result)
             yield result
-        absent = sorted(set(self.spans) - set(segments))
+        absent = sorted(set(self.spans) - {video for video, found in segments.items() if found})
         if absent:
             log.warning("%d videos of %s have no segment, such as %s", len(absent), self.path, absent[0])
-        log.info("%s", timeline_figures(segments, self.spans))
+        self.figures = timeline_figures(segments, self.spans)
+        log.info("%s", self.figures)

@@ -8,9 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from mvrec.errors import UserError
-from mvrec.inference.results import Prediction
+from mvrec.data.video.video import Decoder
+from mvrec.data.views.protocol import ClipProtocol
+from mvrec.errors import DecodeError, UserError, nearest
+from mvrec.inference.inputs import Item
+from mvrec.inference.recogniser import Recogniser
+from mvrec.inference.recognising import recognise_files
+from mvrec.inference.results import Prediction, Result
 from mvrec.inference.timeline.segments import Segment, TimelineKnobs, merge
+from mvrec.inference.timeline.windows import WINDOWS_AT_A_TIME, clip_seconds, needs_rate
 from mvrec.tasks.outputs import Output
 
 COLUMNS = ("label", "confidence")
@@ -53,35 +59,143 @@ class SegmentColumns:
         return dict.fromkeys(COLUMNS)
 
 
-def timelines(windows: Iterable[Prediction], names: Sequence[str], knobs: TimelineKnobs) -> Iterator[Prediction]:
-    """Merge the windows of each video; only its probabilities are kept meanwhile.
+@dataclass(frozen=True)
+class VideoSegments(Result):
+    """What happens from when to when in a video.
+
+    Attributes:
+        segments: By start, then by class; none in an unreadable file.
+    """
+
+    segments: tuple[Segment, ...] = ()
+
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(self.segments)
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    def as_predictions(self) -> list[Prediction]:
+        """Return a prediction per segment, for a writer, and one with the error of an unreadable file."""
+        if self.error:
+            return [Prediction(*self._file(), error=self.error)]
+        return [
+            Prediction(self.source, segment.start, segment.end, output=SegmentOutput(segment)) for segment in self
+        ]
+
+    def as_rows(self) -> list[dict[str, Any]]:
+        """Return flat values, for a table: path, start_seconds, end_seconds, label, confidence."""
+        return [prediction.as_dict() for prediction in self.as_predictions()]
+
+    def _file(self) -> tuple[str, float | None, float | None]:
+        return self.source, self.start_seconds, self.end_seconds
+
+
+def merged(source: str, windows: Iterable[Prediction], names: Sequence[str], knobs: TimelineKnobs) -> VideoSegments:
+    """Merge the windows of a video; only their probabilities are kept.
 
     Args:
-        windows: Predictions of windows, video by video, as `recognise_files` yields them.
+        source: The video.
+        windows: Their predictions; after an unreadable one the earlier ones count.
         names: Names of the classes.
         knobs: Thresholds, the shortest segment, and the background.
-
-    Yields:
-        A prediction per segment, and the unreadable ones as they are.
 
     Raises:
         UserError: The network predicts no probabilities of classes.
     """
-    for source, parts in groupby(windows, lambda part: part.source):
-        rows, spans, failed = [], [], []
-        for part in parts:
-            probabilities = getattr(part.output, "probabilities", None)
-            if part.error:
-                failed.append(part)
-            elif probabilities is None or part.start_seconds is None or part.end_seconds is None:
-                raise UserError(f"{source}: a timeline needs a video and a network that gives probabilities of classes")
-            else:
-                rows.append(np.asarray(probabilities, np.float32))
-                spans.append((part.start_seconds, part.end_seconds))
-        starts, ends = np.array(spans or [(0.0, 0.0)]).T
-        segments = merge(np.stack(rows), starts, ends, names, knobs) if rows else []
-        for segment in segments:
-            yield Prediction(source, segment.start, segment.end, output=SegmentOutput(segment))
-        if rows and not segments:
+    rows, spans, error = [], [], ""
+    for window in windows:
+        probabilities = getattr(window.output, "probabilities", None)
+        error = error or window.error
+        if window.error:
+            continue
+        if probabilities is None or window.start_seconds is None or window.end_seconds is None:
+            raise UserError(f"{source}: a timeline needs a video and a network that gives probabilities of classes")
+        rows.append(np.asarray(probabilities, np.float32))
+        spans.append((window.start_seconds, window.end_seconds))
+    if not rows:
+        return VideoSegments(source, None, None, error)
+    starts, ends = np.array(spans).T
+    segments = merge(np.stack(rows), starts, ends, names, knobs)
+    return VideoSegments(source, float(starts.min()), float(ends.max()), error, tuple(segments))
+
+
+def timelines(
+    recogniser: Recogniser,
+    items: Iterable[Item],
+    knobs: TimelineKnobs,
+    *,
+    window: float | None = None,
+    stride: float | None = None,
+    views_per_forward: int | None = None,
+    decoder: Decoder = "auto",
+    num_threads: int = 2,
+) -> Iterator[VideoSegments]:
+    """Return the segments of videos, window by window, so that memory does not grow with their length.
+
+    Args:
+        recogniser: A network for classes of videos.
+        items: The videos. Parts of a video that follow one another have one timeline.
+        knobs: Thresholds, the shortest segment, and the background.
+        window: Seconds of a window; by default the length of a clip, at the file's own rate where clips have it.
+        stride: Seconds from window to window; by default half a window.
+        views_per_forward: Views per forward pass; all of a window by default.
+        decoder: Name of the decoder of videos.
+        num_threads: Windows decoded at the same time as the network works.
+
+    Raises:
+        UserError: The network is of another kind, lacks the background, or needs `window`.
+    """
+    _check(recogniser, knobs)
+    if window is None and not needs_rate(recogniser.protocol):
+        window = clip_seconds(recogniser.protocol, 0.0)
+        log.info("windows of %.2f s, the length of a clip (--window)", window)
+    return _timelines(recogniser, items, knobs, window, stride, (views_per_forward, decoder, num_threads))
+
+
+def _timelines(
+    recogniser: Recogniser,
+    items: Iterable[Item],
+    knobs: TimelineKnobs,
+    window: float | None,
+    stride: float | None,
+    reading: tuple[int | None, Decoder, int],
+) -> Iterator[VideoSegments]:
+    views_per_forward, decoder, num_threads = reading
+    for source, parts in groupby(items, lambda item: item.source):
+        of_video = list(parts)
+        try:
+            seconds = window or _clip_seconds(recogniser, of_video[0], decoder)
+        except DecodeError as error:
+            yield VideoSegments(source, None, None, error.cause)
+            continue
+        windows = recognise_files(
+            recogniser,
+            of_video,
+            window_seconds=seconds,
+            stride_seconds=stride or seconds / WINDOWS_AT_A_TIME,
+            views_per_forward=views_per_forward,
+            decoder=decoder,
+            num_threads=num_threads,
+        )
+        result = merged(source, windows, recogniser.outputs.class_names, knobs)
+        if not result.segments and not result.error:
             log.info("%s: no segment reaches %g (--on)", source, knobs.on)
-        yield from failed
+        yield result
+
+
+def _check(recogniser: Recogniser, knobs: TimelineKnobs) -> None:
+    names = recogniser.outputs.class_names
+    if not isinstance(recogniser.protocol, ClipProtocol) or not names:
+        raise UserError(
+            f"--timeline is for classes of videos, and {recogniser.source} is for {recogniser.outputs.task}"
+        )
+    if knobs.background is not None and knobs.background not in names:
+        raise UserError(f"--background {knobs.background!r} is no class{nearest(knobs.background, names)}")
+
+
+def _clip_seconds(recogniser: Recogniser, item: Item, decoder: Decoder) -> float:
+    with item.open(decoder) as video:
+        seconds = clip_seconds(recogniser.protocol, video.fps)
+        log.info("%s: windows of %.2f s, the length of a clip at %.3g fps (--window)", item.source, seconds, video.fps)
+        return seconds
