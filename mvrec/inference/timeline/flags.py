@@ -92,7 +92,7 @@ class Truth:
         for result in results:
             segments.setdefault(str(Path(result.source).resolve()), []).extend(result)
             yield result
-        absent = sorted(set(self.spans) - {video for video, found in segments.items() if found})
+        absent = sorted(set(self.spans) - {video for video, parts in segments.items() if parts})
         if absent:
             log.warning("%d videos of %s have no segment, such as %s", len(absent), self.path, absent[0])
         self.figures = timeline_figures(segments, self.spans)

@@ -61,7 +61,7 @@ class SegmentColumns:
 
 @dataclass(frozen=True)
 class VideoSegments(Result):
-    """What happens from when to when in a video.
+    """The segments of a video: classes with start and end.
 
     Attributes:
         segments: By start, then by class; none in an unreadable file.
@@ -79,9 +79,7 @@ class VideoSegments(Result):
         """Return a prediction per segment, for a writer, and one with the error of an unreadable file."""
         if self.error:
             return [Prediction(*self._file(), error=self.error)]
-        return [
-            Prediction(self.source, segment.start, segment.end, output=SegmentOutput(segment)) for segment in self
-        ]
+        return [Prediction(self.source, segment.start, segment.end, output=SegmentOutput(segment)) for segment in self]
 
     def as_rows(self) -> list[dict[str, Any]]:
         """Return flat values, for a table: path, start_seconds, end_seconds, label, confidence."""

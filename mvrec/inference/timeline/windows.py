@@ -1,4 +1,4 @@
-"""How long the windows are in which a video is looked at."""
+"""The length of the windows in which a video is looked at."""
 
 from mvrec.data.views.protocol import ClipProtocol, Protocol
 from mvrec.errors import UserError
