@@ -13,10 +13,13 @@ from mvrec.data.listing.index import Sample
 from mvrec.data.views.protocol import ImageProtocol, KeyFrameProtocol
 from mvrec.errors import UserError
 from mvrec.inference.explaining import explained
+from mvrec.inference.inputs import Item
 from mvrec.inference.overlay import write_png
 from mvrec.inference.recogniser import Recogniser
 from mvrec.inference.recognising import is_video_file, recognise_files
 from mvrec.inference.results import PicturePrediction, Prediction
+from mvrec.inference.timeline.prediction import check_timeline, merged, windows_of
+from mvrec.inference.timeline.segments import TimelineKnobs
 
 PICTURE_SECONDS, MOST_PICTURES = 1.0, 40  # of a video that is recognised frame by frame
 
@@ -35,7 +38,8 @@ class Question:
         deadline: By `time.monotonic`, when the sender is no longer waiting.
         top: Classes per result.
         window: Seconds of a piece, where a video is to be answered piece by piece.
-        stride: Seconds from piece to piece; adjacent ones by default.
+        stride: Seconds from piece to piece; adjacent ones by default, of a timeline half a piece.
+        timeline: Thresholds of segments, where they are asked for; pieces are as long as a clip by default.
         pictures: Whether boxes and masks are drawn.
         class_name: The class whose heat is asked for; the most probable one by default.
     """
@@ -46,6 +50,7 @@ class Question:
     top: int = 5
     window: float | None = None
     stride: float | None = None
+    timeline: TimelineKnobs | None = None
     pictures: bool = False
     class_name: str | None = None
 
@@ -76,10 +81,11 @@ def check_file(recogniser: Recogniser, name: str) -> None:
         raise UserError(f"{name} is a video, and this network takes images: send a single frame as .png or .jpg")
 
 
-def recognised(recogniser: Recogniser, question: Question) -> list[dict[str, Any]]:
-    """Answer as `mvrec recognize --format jsonl` does, one entry per line of it.
+def recognised(recogniser: Recogniser, question: Question) -> dict[str, Any]:
+    """Answer as `mvrec recognize --format jsonl` does, one entry per line of it: `results`.
 
     With `pictures` the entry of a segmenter or detector also has `picture`, a PNG as data URI; of a video one a second.
+    With a timeline there are also its `segments`, one entry per line of `mvrec recognize --timeline --format jsonl`.
 
     Raises:
         LateError: The deadline passes.
@@ -87,25 +93,34 @@ def recognised(recogniser: Recogniser, question: Question) -> list[dict[str, Any
     """
     if question.window is not None and not recogniser.is_video:
         raise UserError("window is for networks that take videos, and this one takes images")
-    if question.stride is not None and question.window is None:
+    if question.stride is not None and question.window is None and question.timeline is None:
         raise UserError("stride is the distance between windows: send window as well")
-    results = recognise_files(
-        recogniser,
-        [Sample(question.path, 0)],
-        window_seconds=question.window,
-        stride_seconds=question.stride,
-        num_threads=1,
-    )
-    entries = list(_entries(results, question))
+    item = Item(Sample(question.path, 0))
+    spans = (question.window, question.stride)
+    if question.timeline is None:
+        results = recognise_files(recogniser, [item], window_seconds=spans[0], stride_seconds=spans[1], num_threads=1)
+        answer = {"results": list(_entries(results, question))}
+    else:
+        check_timeline(recogniser, question.timeline)
+        windows = list(_in_time(windows_of(recogniser, [item], *spans, num_threads=1), question))
+        video = merged(question.name, windows, recogniser.outputs.class_names, question.timeline)
+        segments = [segment.as_dict() for segment in video.as_predictions()]
+        answer = {"results": list(_entries(iter(windows), question)), "segments": segments}
+    entries = answer["results"]
     if all("error" in entry for entry in entries):
         raise UserError(f"{question.name}: {entries[0]['error']}" if entries else f"{question.name}: it has no frames")
-    return entries
+    return answer
+
+
+def _in_time(results: Iterator[Prediction], question: Question) -> Iterator[Prediction]:
+    for result in results:
+        _check_time(question)
+        yield result
 
 
 def _entries(results: Iterator[Prediction], question: Question) -> Iterator[dict[str, Any]]:
     shown, next_seconds = 0, 0.0
-    for result in results:
-        _check_time(question)
+    for result in _in_time(results, question):
         entry = replace(result, source=question.name).as_dict(question.top)
         seconds = result.start_seconds or 0.0
         is_due = question.pictures and shown < MOST_PICTURES and seconds >= next_seconds

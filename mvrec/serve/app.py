@@ -25,6 +25,8 @@ from starlette.types import Message
 from mvrec.errors import DecodeError, UserError
 from mvrec.files import json_text
 from mvrec.inference.recogniser import Recogniser
+from mvrec.inference.timeline.prediction import has_timeline
+from mvrec.inference.timeline.segments import TimelineKnobs
 from mvrec.ranges import COUNT, POSITIVE, check_range
 from mvrec.serve.answers import LateError, Question, check_file, heat, recognised
 from mvrec.serve.door import LOOPBACK, Door
@@ -95,6 +97,7 @@ class _Service:
             "protocol": str(recogniser.protocol),
             "kind": recogniser.protocol.kind,
             "is_video": recogniser.is_video,
+            "has_timeline": has_timeline(recogniser),
             "checkpoint": "/".join(recogniser.source.parts[-3:]),  # of a folder of the server no more
             "explains": bool(recogniser.class_names),
             "upload_bytes": self.bounds.upload_bytes,
@@ -104,8 +107,8 @@ class _Service:
 
     async def recognize(self, request: Request) -> Response:
         async with self._question(request) as question:
-            entries = await self._answer(partial(recognised, self.recogniser, question))
-        return _json({"results": entries})
+            answer = await self._answer(partial(recognised, self.recogniser, question))
+        return _json(answer)
 
     async def explain(self, request: Request) -> Response:
         async with self._question(request) as question:
@@ -175,7 +178,12 @@ def _fields(form: FormData) -> dict[str, Any]:
         "top": ("top", int, COUNT),
         "window": ("window", float, POSITIVE),
         "stride": ("stride", float, POSITIVE),
-        "pictures": ("pictures", lambda text: {"0": False, "1": True}[text], None),
+        "timeline": ("timeline", _yes_or_no, None),
+        "on": ("on", float, None),
+        "off": ("off", float, None),
+        "least": ("least", float, None),
+        "background": ("background", str, None),
+        "pictures": ("pictures", _yes_or_no, None),
         "class": ("class_name", str, None),
     }
     values: dict[str, Any] = {}
@@ -188,10 +196,19 @@ def _fields(form: FormData) -> dict[str, Any]:
         try:
             values[name] = read(str(text))
         except (ValueError, KeyError):
-            raise UserError(f"{key} must be {'0 or 1' if allowed is None else 'a number'}, got {text!r}") from None
+            raise UserError(f"{key} must be {'0 or 1' if read is _yes_or_no else 'a number'}, got {text!r}") from None
         if allowed is not None:
             check_range(key, values[name], allowed)
+    knobs = {key: values.pop(key) for key in ("on", "off", "least", "background") if key in values}
+    if values.pop("timeline", False):
+        values["timeline"] = TimelineKnobs(**knobs)
+    elif knobs:
+        raise UserError(f"{next(iter(knobs))} is for timelines: send timeline=1 as well")
     return values
+
+
+def _yes_or_no(text: str) -> bool:
+    return {"0": False, "1": True}[text]
 
 
 def _limited(request: Request, most_bytes: int) -> Request:

@@ -60,6 +60,24 @@ def test_answers_are_those_of_recognize_and_uploads_are_deleted(client, command,
     assert not list(uploads.iterdir())
 
 
+def test_segments_are_those_of_recognize(client, command, small_run, video):
+    fields = {"on": "0.15", "off": "0.1", "least": "0.2", "background": "move_left"}
+    for more in ({}, {"window": "0.4", "stride": "0.1"}):
+        answer = client.post(
+            "/api/recognize", data={"timeline": "1", **fields, **more}, files={"file": ("a.mp4", video.read_bytes())}
+        )
+        assert answer.status_code == 200, answer.text
+        flags = [f"--{name}={value}" for name, value in {**fields, **more}.items()]
+        code, out, err = command("recognize", video, "--ckpt", small_run, "--format=jsonl", "--timeline", *flags)
+        assert code == 0, err
+        expected = [{**json.loads(line), "path": "a.mp4"} for line in out.splitlines()]
+        actual = answer.json()["segments"]
+        for entry, other in zip(actual, expected, strict=True):
+            assert entry.pop("confidence") == pytest.approx(other.pop("confidence"), abs=1e-5)
+        assert actual == expected != []
+        assert len(answer.json()["results"]) > 1
+
+
 def test_heat_is_a_picture_of_the_class_asked_for(client, video):
     files = {"file": ("a.mp4", video.read_bytes())}
     answers = [client.post("/api/explain", data={"class": name}, files=files) for name in ("grow", "move_left", "grov")]
@@ -80,6 +98,10 @@ def test_heat_is_a_picture_of_the_class_asked_for(client, video):
         ("a.mp4", b"x", {"window": "-1"}, 400, "window must be above 0"),
         ("a.mp4", b"x", {"windw": "1"}, 400, "unknown field 'windw'"),
         ("a.mp4", b"x", {"stride": "1"}, 422, "send window as well"),
+        ("a.mp4", b"x", {"on": "0.4"}, 400, "on is for timelines: send timeline=1"),
+        ("a.mp4", b"x", {"timeline": "1", "off": "nan"}, 400, "0 < off <= on <= 1"),
+        ("a.mp4", b"x", {"timeline": "1", "background": "grov"}, 422, "'grov' is no class; did you mean 'grow'"),
+        ("a.mp4", b"no video at all" * 100, {"timeline": "1"}, 422, "a.mp4: "),
     ],
 )
 def test_bad_requests_get_one_line_with_the_cause(client, uploads, name, content, fields, status, cause):
@@ -93,7 +115,7 @@ def test_bad_requests_get_one_line_with_the_cause(client, uploads, name, content
 
 def test_nothing_of_a_senders_name_but_its_ending_names_a_file(client, uploads, monkeypatch):
     paths = []
-    monkeypatch.setattr(app, "recognised", lambda recogniser, question: paths.append(question.path) or [])
+    monkeypatch.setattr(app, "recognised", lambda recogniser, question: paths.append(question.path) or {})
     for name in ("../../../a/b.mp4", "..\\..\\b.MP4", "/etc/b.mp4"):
         assert client.post("/api/recognize", files={"file": (name, b"x")}).status_code == 200
     assert [path.name for path in paths] == ["upload.mp4"] * 3

@@ -16,6 +16,8 @@ CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"
 DONE = "document.body.dataset.done"
 ROWS = "[...document.querySelectorAll('#answer span')].map(cell => cell.textContent)"
 
+NAMES = "[...document.querySelectorAll('#segments td:nth-child(3)')].map(cell => cell.textContent)"
+
 
 @pytest.fixture(scope="module")
 def server(small_run):
@@ -35,6 +37,13 @@ def wait_for(browser, script, expected=True, *, seconds=60):
         state = browser.evaluate("document.getElementById('state').textContent")
         assert time.monotonic() < end, (script, value, state, browser.complaints)
         time.sleep(0.1)
+
+
+def drop(browser, path):
+    """Drag a file from outside to the page and let go."""
+    dragged = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        browser.call("Input.dispatchDragEvent", type=kind, x=400, y=150, data=dragged)
 
 
 @pytest.mark.browser
@@ -57,13 +66,24 @@ def test_the_page_answers_a_file_and_a_camera(server, command, small_run, small_
         browser.evaluate("document.getElementById('show').click()")
         wait_for(browser, "document.getElementById('heat').naturalWidth > 0")
         (tmp_path / "file.png").write_bytes(browser.screenshot())
-        browser.evaluate("document.getElementById('window').value = 0.4; document.getElementById('again').click()")
+        drop(browser, video)
         wait_for(browser, DONE, "2")
-        assert browser.evaluate("document.querySelectorAll('#bar rect').length") >= 1
+        assert browser.evaluate(ROWS) == cells
+        chosen = {"window": 0.4, "on": 15, "off": 10}
+        values = "".join(f"document.getElementById('{key}').value = {value};" for key, value in chosen.items())
+        browser.evaluate(f"{values} document.getElementById('again').click()")
+        wait_for(browser, DONE, "3")
+        flags = ("--timeline", "--window=0.4", "--on=0.15", "--off=0.1")
+        _, out, _ = command("recognize", video, "--ckpt", small_run, "--format=jsonl", *flags)
+        labels = [json.loads(line)["label"] for line in out.splitlines()]
+        assert browser.evaluate(NAMES) == labels
+        assert browser.evaluate("document.querySelectorAll('#bar rect').length") == len(labels) > 0
+        browser.evaluate("document.querySelector('#bar rect').onclick()")
+        (tmp_path / "timeline.png").write_bytes(browser.screenshot())
         browser.evaluate("document.getElementById('camera').click()")
         wait_for(browser, "!document.getElementById('live').hidden")
         browser.evaluate("document.getElementById('seconds').value = 1; document.getElementById('take').click()")
-        wait_for(browser, DONE, "3")
+        wait_for(browser, DONE, "4")
         assert browser.evaluate("document.getElementById('name').textContent").startswith("camera.")
         assert len(browser.evaluate(ROWS)) == 2 * len(expected)
         (tmp_path / "camera.png").write_bytes(browser.screenshot())

@@ -144,56 +144,66 @@ def timelines(
     Raises:
         UserError: The network is of another kind, lacks the background, or needs `window`.
     """
-    _check(recogniser, knobs)
+    check_timeline(recogniser, knobs)
     if window is None and not needs_rate(recogniser.protocol):
         window = clip_seconds(recogniser.protocol, 0.0)
         log.info("windows of %.2f s, the length of a clip (--window)", window)
-    return _timelines(recogniser, items, knobs, window, stride, (views_per_forward, decoder, num_threads))
-
-
-def _timelines(
-    recogniser: Recogniser,
-    items: Iterable[Item],
-    knobs: TimelineKnobs,
-    window: float | None,
-    stride: float | None,
-    reading: tuple[int | None, Decoder, int],
-) -> Iterator[VideoSegments]:
-    views_per_forward, decoder, num_threads = reading
+    spans = (window, stride)
     for source, parts in groupby(items, lambda item: item.source):
-        of_video = list(parts)
-        try:
-            seconds = window or _clip_seconds(recogniser, of_video[0], decoder)
-        except DecodeError as error:
-            yield VideoSegments(source, None, None, error.cause)
-            continue
-        windows = recognise_files(
-            recogniser,
-            of_video,
-            window_seconds=seconds,
-            stride_seconds=stride or seconds / WINDOWS_AT_A_TIME,
-            views_per_forward=views_per_forward,
-            decoder=decoder,
-            num_threads=num_threads,
-        )
+        windows = windows_of(recogniser, list(parts), *spans, views_per_forward, decoder, num_threads)
         result = merged(source, windows, recogniser.outputs.class_names, knobs)
         if not result.segments and not result.error:
             log.info("%s: no segment reaches %g (--on)", source, knobs.on)
         yield result
 
 
-def _check(recogniser: Recogniser, knobs: TimelineKnobs) -> None:
+def windows_of(
+    recogniser: Recogniser,
+    parts: Sequence[Item],
+    window: float | None = None,
+    stride: float | None = None,
+    views_per_forward: int | None = None,
+    decoder: Decoder = "auto",
+    num_threads: int = 2,
+) -> Iterator[Prediction]:
+    """Recognise the windows of a video, or of parts of it; the arguments are those of `timelines`."""
+    try:
+        window = window or _clip_seconds(recogniser, parts[0], decoder)
+    except DecodeError as error:
+        yield Prediction(parts[0].source, None, None, error.cause)
+        return
+    yield from recognise_files(
+        recogniser,
+        parts,
+        window_seconds=window,
+        stride_seconds=stride or window / WINDOWS_AT_A_TIME,
+        views_per_forward=views_per_forward,
+        decoder=decoder,
+        num_threads=num_threads,
+    )
+
+
+def check_timeline(recogniser: Recogniser, knobs: TimelineKnobs) -> None:
+    """Check that a network tells classes of videos, the background among them.
+
+    Raises:
+        UserError: It does not.
+    """
     names = recogniser.outputs.class_names
-    if not isinstance(recogniser.protocol, ClipProtocol) or not names:
-        raise UserError(
-            f"--timeline is for classes of videos, and {recogniser.source} is for {recogniser.outputs.task}"
-        )
+    if not has_timeline(recogniser):
+        raise UserError(f"a timeline is of classes of videos, and {recogniser.source} is for {recogniser.outputs.task}")
     if knobs.background is not None and knobs.background not in names:
-        raise UserError(f"--background {knobs.background!r} is no class{nearest(knobs.background, names)}")
+        raise UserError(f"background {knobs.background!r} is no class{nearest(knobs.background, names)}")
+
+
+def has_timeline(recogniser: Recogniser) -> bool:
+    """Return whether a network tells classes of videos."""
+    return isinstance(recogniser.protocol, ClipProtocol) and bool(recogniser.outputs.class_names)
 
 
 def _clip_seconds(recogniser: Recogniser, item: Item, decoder: Decoder) -> float:
     with item.open(decoder) as video:
         seconds = clip_seconds(recogniser.protocol, video.fps)
+    if needs_rate(recogniser.protocol):
         log.info("%s: windows of %.2f s, the length of a clip at %.3g fps (--window)", item.source, seconds, video.fps)
-        return seconds
+    return seconds

@@ -50,7 +50,7 @@ class TimelineKnobs:
     def __post_init__(self) -> None:
         if not 0 < self.off <= self.on <= 1:
             raise UserError(f"a timeline needs 0 < off <= on <= 1, not off {self.off:g} and on {self.on:g}")
-        if self.least < 0:
+        if not self.least >= 0:
             raise UserError(f"the shortest segment of a timeline has 0 seconds or more, not {self.least:g}")
 
 
@@ -77,7 +77,7 @@ def merge(
     """
     knobs = knobs or TimelineKnobs()
     if knobs.background is not None and knobs.background not in names:
-        raise UserError(f"--background {knobs.background!r} is no class{nearest(knobs.background, names)}")
+        raise UserError(f"background {knobs.background!r} is no class{nearest(knobs.background, names)}")
     moments, means = _means(np.asarray(probabilities, np.float64), np.asarray(starts), np.asarray(ends))
     if knobs.background is not None:
         is_background = means.argmax(axis=1) == list(names).index(knobs.background)
