@@ -30,7 +30,7 @@ from mvrec.inference.timeline.segments import TimelineKnobs
 from mvrec.ranges import COUNT, POSITIVE, check_range
 from mvrec.serve.answers import LateError, Question, check_file, heat, recognised
 from mvrec.serve.door import LOOPBACK, Door
-from mvrec.serve.worker import QueueFullError, Worker
+from mvrec.serve.worker import QueueFullError, StuckError, Worker
 
 PAGE = Path(__file__).with_name("page.html")
 COPIED_AT_ONCE = 1 << 20  # bytes
@@ -51,11 +51,15 @@ class Bounds:
         upload_bytes: Of a request's body.
         seconds: From the end of the upload to the answer, waiting included.
         waiting: Requests that may wait for their turn.
+        upload_seconds: From the request to the end of the upload.
+        patience: Seconds for which an answer that came too late may keep the following ones waiting.
     """
 
     upload_bytes: int = 200 * 10**6
     seconds: float = 120.0
     waiting: int = 8
+    upload_seconds: float = 300.0
+    patience: float = 10.0
 
 
 def make_app(recogniser: Recogniser, *, bounds: Bounds, host: str = LOOPBACK[0]) -> Starlette:
@@ -120,8 +124,14 @@ class _Service:
         """Store the upload for the time of the block, and read what is asked of it."""
         with tempfile.TemporaryDirectory(prefix="mvrec-upload-", ignore_cleanup_errors=True) as folder:
             try:
-                async with _limited(request, self.bounds.upload_bytes).form(max_files=1, max_fields=16) as form:
+                async with (
+                    asyncio.timeout(self.bounds.upload_seconds),
+                    _limited(request, self.bounds.upload_bytes).form(max_files=1, max_fields=16) as form,
+                ):
                     question = await self._stored(form, Path(folder))
+            except TimeoutError:
+                text = f"the upload took longer than {self.bounds.upload_seconds:g} s (--upload-time-limit)"
+                raise HTTPException(408, text, {"Connection": "close"}) from None
             except MultiPartException as error:
                 raise HTTPException(400, f"the request is no form with a file: {error.message}") from None
             except ClientDisconnect:
@@ -157,9 +167,12 @@ class _Service:
         except QueueFullError:
             text = f"{self.bounds.waiting} requests are waiting already: try again in a moment"
             raise HTTPException(503, text, {"Retry-After": "5"}) from None
+        except StuckError:
+            raise HTTPException(503, "earlier answers do not end: restart the server") from None
         try:
             return await asyncio.wait_for(asyncio.wrap_future(waiting), self.bounds.seconds)
         except (LateError, TimeoutError):
+            asyncio.get_running_loop().call_later(self.bounds.patience, self.worker.leave, waiting)
             text = f"no answer within {self.bounds.seconds:g} s: send a shorter file, or raise --time-limit"
             raise HTTPException(504, text) from None
         except DecodeError as error:

@@ -12,6 +12,11 @@ from mvrec.ranges import POSITIVE, Range, check_range
 log = logging.getLogger("mvrec")
 
 MOST_THREADS = 2  # that read files
+ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # all addresses of the machine, and the one by which it reaches itself
+OPEN_TO_ALL = (
+    "--host %s: everybody who reaches this machine can use the page, at %s; it has no password, and browsers give no "
+    "camera to pages without https"
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -24,8 +29,9 @@ def main(arguments: list[str]) -> None:
     Only this machine can reach it, unless --host says otherwise. Uploads are deleted after the answer.
     """
     options = _parser().parse_args(arguments)
-    for name, allowed in (("port", Range(0, 65535)), ("max_upload_mb", POSITIVE), ("time_limit", POSITIVE)):
-        check_range(f"--{name.replace('_', '-')}", getattr(options, name), allowed)
+    check_range("--port", options.port, Range(0, 65535))
+    for name in ("max_upload_mb", "time_limit", "upload_time_limit"):
+        check_range(f"--{name.replace('_', '-')}", getattr(options, name), POSITIVE)
     check_range("--queue", options.queue)
     need("serve", "starlette", "uvicorn", "python_multipart")
     _serve(options)
@@ -47,18 +53,31 @@ def _serve(options: argparse.Namespace) -> None:
     check_servable(recogniser)
     recogniser = recogniser if options.protocol is None else recogniser.under_name(options.protocol)
     log.info("%s: %s, %s", recogniser.source, recogniser.outputs.describe(), recogniser.protocol)
-    if options.host not in LOOPBACK:
-        log.warning("--host %s: everybody who reaches this machine can use the page; it has no password", options.host)
-    bounds = Bounds(round(options.max_upload_mb * 1e6), options.time_limit, options.queue)
+    bounds = Bounds(
+        round(options.max_upload_mb * 1e6),
+        options.time_limit,
+        options.queue,
+        upload_seconds=options.upload_time_limit,
+    )
     app = make_app(recogniser, bounds=bounds, host=options.host)
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
     try:
         with _bound(options.host, options.port) as listener:
-            address = f"[{options.host}]" if ":" in options.host else options.host
-            log.info("open http://%s:%d/ (Ctrl-C ends)", address, listener.getsockname()[1])
+            port = listener.getsockname()[1]
+            if options.host not in LOOPBACK:
+                log.warning(OPEN_TO_ALL, options.host, _address(_name_of_machine(options.host), port))
+            log.info("open %s (Ctrl-C ends)", _address(ANY.get(options.host, options.host), port))
             uvicorn.Server(config).run(sockets=[listener])
     except KeyboardInterrupt:
         pass
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def _name_of_machine(host: str) -> str:
+    return socket.gethostname() if host in ANY else host
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -75,13 +94,16 @@ def _parser() -> argparse.ArgumentParser:
         prog="mvrec serve", description=main.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("ckpt", metavar="RUN_OR_CKPT", help="a run directory, a checkpoint or weights")
-    parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s, this machine alone")
+    parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s, this machine alone; 0.0.0.0: all")
     parser.add_argument("--port", type=int, default=8000, help="0: a free one (default: %(default)s)")
     parser.add_argument(
         "--max-upload-mb", type=float, default=200.0, metavar="MB", help="of one request (default: %(default)g)"
     )
     parser.add_argument(
         "--time-limit", type=float, default=120.0, metavar="S", help="for one answer (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--upload-time-limit", type=float, default=300.0, metavar="S", help="for one upload (default: %(default)g)"
     )
     parser.add_argument(
         "--queue", type=int, default=8, metavar="N", help="requests that may wait (default: %(default)s)"

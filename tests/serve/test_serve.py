@@ -1,17 +1,23 @@
 """The server of `mvrec serve`: the answers of `recognize`, what it refuses, and that nothing stays behind."""
 
+import contextlib
 import importlib.util
 import json
 import socket
 import tempfile
 import threading
+import time
+import urllib.request
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
+from mvrec.errors import UserError
 from mvrec.inference.recogniser import load_recogniser
 from mvrec.serve import answers, app
 from mvrec.serve.app import Bounds, make_app
+from mvrec.serve.command import _bound as bound
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +208,81 @@ def test_an_answer_that_takes_too_long_is_given_up(recogniser, uploads, video, m
     assert answer.status_code == 504
     assert "no answer within 0.4 s" in answer.json()["error"]
     assert not list(uploads.iterdir())
+
+
+@contextlib.contextmanager
+def listening(application, host="127.0.0.1"):
+    """A real server in a thread; yields its port."""
+    with bound(host, 0) as listener:
+        server = uvicorn.Server(uvicorn.Config(application, log_level="error"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(30)
+
+
+def test_slow_uploads_end(recogniser, uploads):
+    head = b"POST /api/recognize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
+    head += b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+    answer, end = b"", time.monotonic() + 20
+    with (
+        listening(make_app(recogniser, bounds=Bounds(upload_seconds=0.5))) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=0.05) as connection,
+    ):
+        connection.sendall(head)
+        while time.monotonic() < end:
+            with contextlib.suppress(TimeoutError):
+                part = connection.recv(4096)
+                answer += part
+                if not part:
+                    break
+            with contextlib.suppress(OSError):
+                connection.sendall(b"0")
+    assert b" 408 " in answer
+    assert b"the upload took longer than 0.5 s (--upload-time-limit)" in answer
+    assert time.monotonic() < end
+    assert not list(uploads.iterdir())
+
+
+def test_loopback_of_ipv6_answers(recogniser):
+    try:
+        with (
+            listening(make_app(recogniser, bounds=Bounds(), host="::1"), "::1") as port,
+            urllib.request.urlopen(f"http://[::1]:{port}/api/about") as answer,
+        ):
+            assert json.load(answer)["has_timeline"]
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def test_an_answer_that_never_ends_does_not_keep_the_next_ones_waiting(recogniser, uploads, monkeypatch, caplog):
+    free, names = threading.Event(), []
+
+    def job(recogniser, question):
+        names.append(question.name)
+        assert not question.name.startswith("stuck") or free.wait(60)
+        return {}
+
+    def status(client, name):
+        return client.post("/api/recognize", files={"file": (name, b"x")}).status_code
+
+    monkeypatch.setattr(app, "recognised", job)
+    with client_of(recogniser, seconds=0.3, patience=0.0) as client:
+        for _ in range(2):
+            assert status(client, "stuck.mp4") == 504
+            assert status(client, "good.mp4") == 200
+        assert status(client, "stuck.mp4") == 504
+        refused = client.post("/api/recognize", files={"file": ("good.mp4", b"x")})
+        assert (refused.status_code, refused.json()["error"]) == (503, "earlier answers do not end: restart the server")
+        free.set()
+        while (again := status(client, "good.mp4")) == 503:
+            time.sleep(0.01)
+        assert again == 200
+    assert names.count("good.mp4") == 3
+    assert "an answer does not end" in caplog.text
 
 
 def test_the_page_may_load_nothing_from_elsewhere(client):

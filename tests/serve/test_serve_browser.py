@@ -69,8 +69,8 @@ def test_the_page_answers_a_file_and_a_camera(server, command, small_run, small_
         drop(browser, video)
         wait_for(browser, DONE, "2")
         assert browser.evaluate(ROWS) == cells
-        chosen = {"window": 0.4, "on": 15, "off": 10}
-        values = "".join(f"document.getElementById('{key}').value = {value};" for key, value in chosen.items())
+        knobs = {"window": 0.4, "on": 15, "off": 10}
+        values = "".join(f"document.getElementById('{key}').value = {value};" for key, value in knobs.items())
         browser.evaluate(f"{values} document.getElementById('again').click()")
         wait_for(browser, DONE, "3")
         flags = ("--timeline", "--window=0.4", "--on=0.15", "--off=0.1")
