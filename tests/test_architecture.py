@@ -19,7 +19,7 @@ FLOORS = (
     *("data.views.pixel_operations", "data.views.geometry", "data.views.targets"),
     *("data.listing", "data.video", "data.views", "data.loading", "data.sets", "data.generated", "data"),
     *("cluster", "training", "runs"),
-    *("report.markup", "report.charts", "report.style", "report.sections"),
+    *("report.markup", "report.charts", "report.style", "report.file_results", "report.sections"),
     *(
         "tasks.chance",
         "tasks.scores",
@@ -27,6 +27,7 @@ FLOORS = (
         "tasks.start",
         "tasks.outputs",
         "tasks.regions",
+        "tasks.ranked_claims",
         "tasks.maps_heads",
         "tasks.base",
     ),

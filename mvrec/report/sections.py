@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from mvrec.data.views.protocol import kind_of
 from mvrec.errors import DecodeError
 from mvrec.report.charts import jpeg_data
+from mvrec.report.file_results import FileResults
 from mvrec.report.markup import Html, join, table, tag
 
 SHOWN_FAILURES = 50  # files that a page lists
@@ -134,6 +135,13 @@ class TaskReport(ABC):
     def failed_samples(self) -> str:
         """Return how unreadable files count in the score."""
         return "count as wrong"
+
+    def file_results(self) -> FileResults | None:
+        """Return results of files from which the score that ranks runs can be computed for any draw of files.
+
+        `None` by default: of tasks whose score is a mean over files, and of runs without such a file.
+        """
+        return None
 
     def figures(self, folder: Path) -> list[str]:
         """Draw PNGs into a folder; return their names."""

@@ -87,6 +87,10 @@ class Scores(Extent, ABC):
         """Return the entries of `metrics.json` about these scores besides their values."""
         return {}
 
+    def all_ids(self) -> list[int]:
+        """Return the ids of all samples, those that failed included, ascending: the rows of `predictions.csv`."""
+        return sorted([*self.sample_ids.tolist(), *(bad.index for bad in self.failed)])
+
     def counts(self, noun: str = "videos") -> str:
         """Return the number of samples in the score, as text with the caller's noun."""
         counted = " and left out" if self.failed and not self.failed_are_wrong else ""

@@ -9,12 +9,14 @@ from typing import Any
 
 from mvrec.errors import DecodeError
 from mvrec.report.charts import Panel, bar, jpeg_data, line_chart
+from mvrec.report.file_results import FileResults
 from mvrec.report.markup import Html, join, name_of, table, tag
 from mvrec.report.sections import RunResults, Section, TaskReport, Thumbnails, csv_rows, failures_table, mapping
 from mvrec.tasks.classification.report import confusion_section
 from mvrec.tasks.classification.run_results import read_confusion
 from mvrec.tasks.detection.predictions import BACKGROUND, CURVES, WORST
 from mvrec.tasks.detection.scores import MASKS, in_headline
+from mvrec.tasks.ranked_claims import CLAIMS, read_claims
 
 FOUND, MISSED, FALSE, CROWD = "#1a7f37", "#c21e14", "#1f5fbf", "#8a8a8a"
 _SIZES = {"small": "small objects (below 32² pixels)", "medium": "medium objects", "large": "large objects (from 96²)"}
@@ -43,10 +45,30 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """An image, with the names that `Thumbnails` read."""
+    """A row of `predictions.csv`, with the names that `Thumbnails` read.
+
+    Attributes:
+        path: The file, as recorded by the run.
+        objects: True objects without crowds.
+        right: Right detections from the best score on.
+        wrong: Wrong ones.
+        missed: Objects that no detection touches.
+        error: Why the file could not be read, or "".
+    """
 
     path: str
+    objects: int = 0
+    right: int = 0
+    wrong: int = 0
+    missed: int = 0
+    error: str = ""
     span: tuple[float | None, float | None] = (None, None)
+
+    @property
+    def balance(self) -> float:
+        """Precision and recall as one number (F1), 0..1; 1 without objects and detections."""
+        whole = self.right + self.wrong + self.objects
+        return 2 * self.right / whole if whole else float(not self.error)
 
 
 class DetectionReport(TaskReport):
@@ -60,7 +82,7 @@ class DetectionReport(TaskReport):
         self.curves = results.read(CURVES, read_curves) or {}
         self.confusion = results.read("confusion.csv", read_confusion)
         self.worst = results.read(WORST, read_worst) or []
-        self.failed = results.read("predictions.csv", read_failed) or []
+        self.images = results.read("predictions.csv", read_images) or []
 
     def subtitle(self) -> list[str]:
         """Return the number of classes, and how outputs became objects."""
@@ -77,8 +99,15 @@ class DetectionReport(TaskReport):
             Section("Mistakes", self._mistakes()),
             Section("Confusions", self._confusions()),
             Section("Worst images", self._worst(most_mistakes, thumbnails)),
-            Section("Files that could not be read", failures_table(("file", "cause"), self.failed)),
+            Section("Files that could not be read", failures_table(("file", "cause"), self._failed())),
         ]
+
+    def _failed(self) -> list[tuple[Html, str]]:
+        return [(name_of(row.path), row.error) for row in self.images if row.error]
+
+    def file_results(self) -> FileResults | None:
+        """Return the claims of all detections."""
+        return self.results.read(CLAIMS, read_claims)
 
     def in_headline(self, name: str) -> bool:
         """Return whether a figure is one of the first that papers print."""
@@ -248,9 +277,13 @@ def read_worst(path: Path) -> list[dict[str, Any]]:
     return [{"path": entry["path"], "true": entry["true"], "detected": entry["detected"]} for entry in content]
 
 
-def read_failed(path: Path) -> list[tuple[Html, str]]:
-    """Return path and cause of the rows of `predictions.csv` that could not be read."""
-    return [(name_of(row["path"]), row["error"]) for row in csv_rows(path) if row["error"]]
+def read_images(path: Path) -> list[ImageRow]:
+    """Return the rows of `predictions.csv`."""
+    names = ("objects", "right", "wrong", "missed")
+    return [
+        ImageRow(row["path"], **{name: int(row[name] or 0) for name in names}, error=row["error"])  # type: ignore[arg-type]
+        for row in csv_rows(path)
+    ]
 
 
 def percent(value: float) -> str:

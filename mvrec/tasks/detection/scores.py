@@ -103,10 +103,12 @@ class RegionTally(Tally):
         masks = self.masks and all(image.truth.masks is not None for image in images if len(image.truth))
         if self.ranked_by_masks and not masks:
             raise UserError("model.rank_by masks: the data have objects without masks; set it to boxes")
+        failed = {bad.index: image for bad in extent["failed"] if (image := self._failed(bad)) is not None}
         return RegionScores(
             sample_ids=tensor(samples, dtype=int64),
             images=images,
-            failed_images=tuple(filter(None, map(self._failed, extent["failed"]))),
+            failed_images=tuple(failed.values()),
+            failed_ids=tuple(failed),
             num_classes=self.num_classes,
             masks=masks,
             ranked_by_masks=self.ranked_by_masks,
@@ -131,6 +133,7 @@ class RegionScores(Scores):
     Attributes:
         images: The scored images.
         failed_images: The images that failed, without detections.
+        failed_ids: Their sample ids.
         num_classes: K.
         masks: Whether masks are scored too.
         ranked_by_masks: Whether the figure of masks ranks checkpoints.
@@ -139,6 +142,7 @@ class RegionScores(Scores):
 
     images: tuple[ImageRegions, ...]
     failed_images: tuple[ImageRegions, ...] = ()
+    failed_ids: tuple[int, ...] = ()
     num_classes: int
     masks: bool = False
     ranked_by_masks: bool = False
@@ -148,6 +152,11 @@ class RegionScores(Scores):
     def every_image(self) -> tuple[ImageRegions, ...]:
         """The images that count, the failed ones last unless they are left out."""
         return (*self.images, *(self.failed_images if self.failed_are_wrong else ()))
+
+    def by_sample(self) -> list[tuple[int, ImageRegions]]:
+        """Return the images that count, each with its sample id."""
+        ids = [*self.sample_ids.tolist(), *(self.failed_ids if self.failed_are_wrong else ())]
+        return list(zip(ids, self.every_image, strict=True))
 
     @cached_property
     def _ordered(self) -> tuple[ImageRegions, ...]:

@@ -19,6 +19,7 @@ from mvrec.run_data import RunData
 from mvrec.tasks.base import Stage, Task
 from mvrec.tasks.detection.detecting import ImageDetections, batch_input, detect
 from mvrec.tasks.detection.head import HEADS, HeadParts, fitting_norm, with_weights
+from mvrec.tasks.detection.matching import ranked_claims
 from mvrec.tasks.detection.object_numbers import ObjectNumbers
 from mvrec.tasks.detection.outputs import CLASS_IDS, head_rule
 from mvrec.tasks.detection.predictions import (
@@ -33,6 +34,7 @@ from mvrec.tasks.detection.predictions import (
 )
 from mvrec.tasks.detection.scores import RegionScores, RegionTally, in_headline, metric_names
 from mvrec.tasks.maps_heads import KEY
+from mvrec.tasks.ranked_claims import CLAIMS
 from mvrec.training.precision import HALF
 
 _WITHOUT_MASKS = {"mask_rcnn": "faster_rcnn", "cascade_mask_rcnn": "cascade_rcnn"}
@@ -231,6 +233,7 @@ class Detection(Task):
         write_confusion(folder / "confusion.csv", scores, class_names=self.class_names)
         write_curves(folder / CURVES, scores)
         write_worst(folder / WORST, scores, paths=paths, class_names=self.class_names)
+        ranked_claims(scores).write(folder / CLAIMS)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -10,11 +10,13 @@ import numpy.typing as npt
 
 from mvrec.data.views.targets import NOT_LABELLED
 from mvrec.report.charts import bar, png_data
+from mvrec.report.file_results import FileResults
 from mvrec.report.markup import Html, folded, join, name_of, table, tag
 from mvrec.report.sections import RunResults, Section, TaskReport, Thumbnails, csv_rows, failures_table, film
 from mvrec.tasks.classification.report import confusion_section
 from mvrec.tasks.classification.run_results import read_confusion
 from mvrec.tasks.segmentation.colours import colours
+from mvrec.tasks.segmentation.image_counts import IMAGES, read_counts
 from mvrec.tasks.segmentation.predictions import WORST
 
 MOST_SIDE = 320  # pixels of a map in the page
@@ -32,12 +34,16 @@ class ImageScore:
         path: The file, as recorded by the run.
         accuracy: Share of the labelled pixels with the right class; nan without labelled pixels.
         error: Why the file could not be read, or "".
+        miou: Mean intersection over union of the classes in it; nan without labelled pixels.
+        pixels: Labelled pixels; 0 for a file that could not be read.
     """
 
     number: int
     path: str
     accuracy: float
     error: str
+    miou: float = math.nan
+    pixels: int = 0
     span: tuple[float | None, float | None] = (None, None)
 
 
@@ -87,6 +93,10 @@ class SegmentationReport(TaskReport):
             Section("Worst images", self._worst(most_mistakes, thumbnails)),
             Section("Files that could not be read", self._failures()),
         ]
+
+    def file_results(self) -> FileResults | None:
+        """Return the pixels of each image by class."""
+        return self.results.read(IMAGES, read_counts)
 
     def metric_title(self, name: str) -> str:
         """Return a metric's name for readers."""
@@ -197,7 +207,14 @@ def _percent(value: float) -> str:
 def read_images(path: Path) -> list[ImageScore]:
     """Return the rows of `predictions.csv`."""
     return [
-        ImageScore(number, row["path"], _share(row["pixel_accuracy"]), row["error"])
+        ImageScore(
+            number,
+            row["path"],
+            _share(row["pixel_accuracy"]),
+            row["error"],
+            _share(row["miou"]),
+            int(row["labelled_pixels"] or 0),
+        )
         for number, row in enumerate(csv_rows(path))
     ]
 

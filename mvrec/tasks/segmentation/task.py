@@ -20,6 +20,7 @@ from mvrec.tasks.base import Stage, Task
 from mvrec.tasks.maps_heads import KEY
 from mvrec.tasks.segmentation.class_numbers import ClassNumbers
 from mvrec.tasks.segmentation.head import HEADS, fitting_norm
+from mvrec.tasks.segmentation.image_counts import IMAGES, PixelCounts
 from mvrec.tasks.segmentation.modes import label_map
 from mvrec.tasks.segmentation.predictions import write_confusion, write_per_class, write_predictions, write_worst
 from mvrec.tasks.segmentation.scores import METRICS, MaskScores, MaskTally
@@ -181,6 +182,7 @@ class Segmentation(Task):
         write_per_class(folder / "per_class.csv", scores, class_names=self.class_names)
         write_confusion(folder / "confusion.csv", scores, class_names=self.class_names)
         write_worst(folder / "worst.npz", scores)
+        PixelCounts.of(scores).write(folder / IMAGES)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -21,8 +21,9 @@ from mvrec.data.views.targets import NoTarget
 from mvrec.tasks.detection.coco_figures import FIGURES, coco_figures
 from mvrec.tasks.detection.detecting import ImageDetections
 from mvrec.tasks.detection.image_regions import ImageRegions, Truth
+from mvrec.tasks.detection.matching import ranked_claims
 from mvrec.tasks.detection.predictions import coco_results
-from mvrec.tasks.detection.scores import RegionTally
+from mvrec.tasks.detection.scores import RegionScores, RegionTally
 from mvrec.tasks.scores import ScoreKeeper
 
 GOLDEN = Path(__file__).parents[2] / "golden/dense"
@@ -129,6 +130,33 @@ def test_figures_are_those_of_pycocotools(kind, seed):
         part = judge.eval["precision"][0, :, number, 0, -1]
         expected = part[part > -1].mean() if (part > -1).any() else np.nan
         np.testing.assert_allclose(value, expected, rtol=0, atol=1e-12)
+
+
+def region_scores(images: list[ImageRegions], *, by_masks: bool) -> RegionScores:
+    extent = {"failed": (), "expected": len(images), "num_classes": 4}
+    ids = torch.arange(len(images))
+    return RegionScores(sample_ids=ids, images=tuple(images), masks=True, ranked_by_masks=by_masks, **extent)
+
+
+@pytest.mark.parametrize("by_masks", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_claims_give_the_figure_of_any_draw_of_images(seed, by_masks):
+    scores = region_scores(random_set(seed, num_images=12), by_masks=by_masks)
+    once = ranked_claims(scores).scores(np.ones((1, 12)))
+    assert once[0] == pytest.approx(scores.metrics()["mask_map" if by_masks else "map"], abs=1e-12)
+    generator = np.random.default_rng(seed)
+    counts = generator.integers(0, 3, 12)
+    images = [replace(image, scores=generator.random(len(image.scores)).astype(np.float32)) for image in scores.images]
+    repeated = [
+        replace(image, truth=replace(image.truth, image_id=2000 - 3 * place + copy))
+        for place, (image, count) in enumerate(zip(images, counts, strict=True))
+        for copy in range(count)
+    ]
+    figure = next(iter(region_scores(repeated, by_masks=by_masks).metrics().values()))
+    claims = ranked_claims(region_scores(images, by_masks=by_masks))
+    assert claims.scores(counts[None].astype(float))[0] == pytest.approx(figure, abs=1e-12)
+    both = claims.joined(claims).scores(np.stack([np.append(counts, 0 * counts), np.append(0 * counts, counts)]) * 1.0)
+    assert both == pytest.approx(figure, abs=1e-12)
 
 
 def recorded_images(spec: dict) -> list[ImageRegions]:

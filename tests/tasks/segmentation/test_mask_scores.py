@@ -12,6 +12,7 @@ from mvrec.data.loading.batch import BadSample
 from mvrec.data.views.targets import NOT_LABELLED, MaskMap
 from mvrec.tasks.scores import ScoreKeeper
 from mvrec.tasks.segmentation.class_numbers import ClassNumbers
+from mvrec.tasks.segmentation.image_counts import PixelCounts
 from mvrec.tasks.segmentation.scores import KEPT, MaskTally, confusions
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/dense/seg_iou_mmseg_k6.json").read_text())
@@ -54,6 +55,20 @@ def test_counts_and_means_are_those_of_mmsegmentation():
     np.testing.assert_allclose(scores.accuracies(), nan, atol=1e-6)
     assert scores.metrics()["miou"] == pytest.approx(recorded["mIoU_float64"], abs=1e-9)
     assert scores.metrics()["pixel_accuracy"] == pytest.approx(recorded["aAcc"], abs=1e-6)
+
+
+def test_counts_of_images_give_the_score_of_any_draw_of_them():
+    predicted, true = golden_maps()
+    failed = (1,)
+    scores = scored(predicted, true, num_classes=6, failed=failed)
+    counts = PixelCounts.of(scores)
+    whole = np.ones((1, len(true)))
+    assert counts.scores(whole)[0] == pytest.approx(scores.metrics()["miou"], abs=1e-12)
+    drawn = np.array([2, *([1] * (len(true) - 2)), 0])
+    maps = [[values[place] for place in np.repeat(np.arange(len(true)), drawn)] for values in (predicted, true)]
+    figure = scored(*maps, num_classes=6, failed=(2,)).metrics()["miou"]
+    assert counts.scores(drawn[None] * 1.0)[0] == pytest.approx(figure, abs=1e-12)
+    assert counts.joined(counts).scores(np.append(0 * drawn, drawn)[None] * 1.0)[0] == pytest.approx(figure, abs=1e-12)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4])

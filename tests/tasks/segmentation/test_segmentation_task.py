@@ -137,6 +137,7 @@ def test_counts_are_those_of_one_process(trained, tested, tmp_path, world):
         assert process.returncode == 0, process.stderr
     for name in ("predictions.csv", "per_class.csv", "confusion.csv"):
         assert (tmp_path / name).read_text() == (tested / name).read_text(), name
+    assert (tmp_path / "images.npz").read_bytes() == (tested / "images.npz").read_bytes()
     assert metrics_of(tmp_path)["metrics"] == metrics_of(tested)["metrics"]
 
 
