@@ -88,10 +88,10 @@ def read_runs(folders: Sequence[Path], *, is_validation: bool) -> "list[ScoredRu
 
 def comparison_lines(runs: "Sequence[ScoredRun]") -> list[str]:
     """Return the comparison of two runs, or the table over more of them."""
-    from mvrec.compare.result import compare
+    from mvrec.compare.result import compare, tested
     from mvrec.compare.text import aligned, pair_lines
 
-    return pair_lines(compare(*runs)) if len(runs) == 2 else aligned(ranking_of(runs))
+    return pair_lines(tested(compare(*runs))) if len(runs) == 2 else aligned(ranking_of(runs))
 
 
 def ranking_of(runs: "Sequence[ScoredRun]") -> list[list[str]]:

@@ -2,7 +2,16 @@
 
 from collections.abc import Sequence
 
-from mvrec.compare.result import Change, Comparison, changes, class_changes, compare, configuration_changes, ranked
+from mvrec.compare.result import (
+    Change,
+    Comparison,
+    changes,
+    class_changes,
+    compare,
+    configuration_changes,
+    ranked,
+    tested,
+)
 from mvrec.compare.scored import ScoredRun
 from mvrec.compare.text import Cells, pair_lines, ranking
 from mvrec.report.charts import Panel, bar, line_chart
@@ -23,7 +32,7 @@ def comparison_page(runs: Sequence[ScoredRun], thumbnails: Thumbnails) -> str:
     """
     sections = [Section("Runs", _ranking(ranking(runs)))]
     if len(runs) == 2:
-        result = compare(*runs)
+        result = tested(compare(*runs))
         sections += [
             Section("Difference", tag("pre", "\n".join(pair_lines(result)))),
             Section("Classes", _classes(result)),

@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
 
-from mvrec.compare.scored import File, Key, ScoredRun, check_alike, groups_of, paired
-from mvrec.compare.statistics import McNemar, difference_interval, mcnemar
+from mvrec.compare.scored import File, Key, ScoredRun, check_alike, every_group, groups_of, paired, sorted_keys
+from mvrec.compare.statistics import McNemar, difference_interval, mcnemar, percentiles, swap_test
 from mvrec.report.sections import mapping
 from mvrec.tasks.chance import wilson
 from mvrec.tasks.classification.report import ClassificationReport
+from mvrec.tasks.detection.report import DetectionReport
+from mvrec.tasks.segmentation.report import SegmentationReport
 
 SURE = 0.05  # a smaller p counts as a difference
 # Keys of a configuration that name a run and do not shape it.
@@ -49,6 +51,7 @@ class Comparison:
         values: The mean value of each over files, or the score where files have no value of their own.
         interval: The 95 % interval of the difference; `None` where files have no value of their own.
         test: McNemar's test; `None` where files are not right or wrong.
+        p: The probability of so great a difference between equally good runs, of that test or another.
         num_groups: The number of videos that rows are parts of; `None` if each file is one row.
     """
 
@@ -58,6 +61,7 @@ class Comparison:
     interval: tuple[float, float] | None
     test: McNemar | None
     num_groups: int | None
+    p: float | None = None
 
     @property
     def difference(self) -> float:
@@ -69,14 +73,23 @@ class Comparison:
         """One sentence on whether the difference is one."""
         name, other = self.second.name, self.first.name
         if self.interval is None:
-            return f"this task has no result per file: how sure the difference of {name} and {other} is, is not known"
+            return f"without results per file nothing says how sure the difference of {name} and {other} is{self._hint}"
         low, high = self.interval
-        is_sure = not low <= 0 <= high and (self.test is None or self.num_groups is not None or self.test.p < SURE)
+        is_sure = not low <= 0 <= high and (self.p is None or self.p < SURE)
         if not is_sure:
             return f"{name} and {other} do not differ by more than chance on these files"
         lower = self.first.measure == "error"
         better = name if (self.difference < 0) == lower else other
         return f"{better} is better"
+
+    @property
+    def _hint(self) -> str:
+        """The way to get results per file."""
+        if self.first.stage != "test":
+            return ": validations have none, tests have (mvrec test RUN)"
+        older = [run.folder for run in (self.first, self.second) if run.measure is None]
+        has_them = isinstance(self.first.report, SegmentationReport | DetectionReport)
+        return f": test again with this version of mvrec (mvrec test {older[0]})" if older and has_them else ""
 
 
 def compare(first: ScoredRun, second: ScoredRun) -> Comparison:
@@ -86,21 +99,41 @@ def compare(first: ScoredRun, second: ScoredRun) -> Comparison:
         UserError: They were not scored on the same files under the same protocol.
     """
     check_alike(first, second)
-    if not first.files:
-        metric = first.metric
-        return Comparison(
-            first, second, (first.metrics[metric], second.metrics.get(metric, math.nan)), None, None, None
-        )
+    metric = first.metric
+    if first.measure in (None, "score"):
+        scores = first.metrics[metric], second.metrics.get(metric, math.nan)
+        if first.measure is None or second.measure is None:
+            return Comparison(first, second, scores, None, None, None)
+        keys = sorted_keys(first)
+        groups = groups_of(keys)
+        interval = percentiles(second.drawn - first.drawn)
+        num_groups = None if groups is None else int(groups.max()) + 1
+        return Comparison(first, second, scores, interval, None, num_groups)
     keys, base, other = paired(first, second)
     groups = groups_of(keys)
     test = mcnemar(base > 0, other > 0) if first.measure == "right" else None
     interval = difference_interval(other - base, groups)
     num_groups = None if groups is None else int(groups.max()) + 1
-    return Comparison(first, second, (float(base.mean()), float(other.mean())), interval, test, num_groups)
+    p = test.p if test is not None and groups is None else None
+    return Comparison(first, second, (float(base.mean()), float(other.mean())), interval, test, num_groups, p)
+
+
+def tested(result: Comparison) -> Comparison:
+    """Return a comparison with the test that takes as long as the interval: swaps of results where a score is drawn."""
+    first, second = result.first, result.second
+    if result.interval is None or first.measure != "score":
+        return result
+    assert first.drawable is not None, "the measure says so"
+    assert second.drawable is not None, "the measure says so"
+    keys = sorted_keys(first)
+    sides = (first.drawable, first.rows_of(keys)), (second.drawable, second.rows_of(keys))
+    return replace(result, p=swap_test(*sides, every_group(keys)))
 
 
 def interval_of(run: ScoredRun) -> tuple[float, float] | None:
-    """Return the 95 % interval of a run's own score, if it is a share of files."""
+    """Return the 95 % interval of a run's own score, if it is a share of files or can be drawn."""
+    if run.measure == "score":
+        return percentiles(run.drawn)
     return wilson(run.metrics[run.metric], run.counted) if run.metric == "top1" and run.counted else None
 
 
@@ -131,7 +164,7 @@ def changes(first: ScoredRun, second: ScoredRun) -> list[Change]:
         if file.value != second.files[key].value
     ]
     changed.sort(key=lambda item: (-item[0], item[1][0]))
-    sign = 1 if first.measure == "right" else -1
+    sign = -1 if first.measure == "error" else 1
     return [
         Change(shown_name(key), truth_text(file.truth), file, other, sign * (other.value - file.value) > 0)
         for _, key, file in changed

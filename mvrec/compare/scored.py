@@ -1,5 +1,6 @@
 """Scored runs, file by file, and whether two of them can be compared."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,15 +10,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mvrec.compare.statistics import Floats, Numbers, drawn_scores
 from mvrec.errors import UserError
+from mvrec.report.file_results import FileResults
 from mvrec.report.reading import read_run
 from mvrec.report.sections import TaskReport, mapping, number
 from mvrec.runs.monitors import mode_of
 from mvrec.tasks.classification.report import ClassificationReport
+from mvrec.tasks.detection.report import ImageRow
 from mvrec.tasks.regression.report import RegressionReport
+from mvrec.tasks.segmentation.report import ImageScore
 
 Key = tuple[str, tuple[float | None, float | None]]  # a file, relative to the data's folder, and its part
-MEASURES = {"right": "share of files that are right", "error": "mean error, in standard deviations of the values"}
+MEASURES = {
+    "right": "share of files that are right",
+    "error": "mean error, in standard deviations of the values",
+    "score": "the score of all files, which are drawn again",
+}
 
 
 @dataclass(frozen=True)
@@ -28,13 +37,15 @@ class File:
         row: Its prediction, with `path` and `span`.
         truth: Its class, classes or values.
         answer: What the run predicts, as text.
-        value: 1 for right and 0 for wrong, or the error of predicted values.
+        value: 1 for right and 0 for wrong, the error of predicted values, or a score of this file alone.
+        number: Its row in `predictions.csv`, from 0.
     """
 
     row: Any
     truth: Any
     answer: str
     value: float
+    number: int = 0
 
 
 class ScoredRun:
@@ -72,7 +83,7 @@ class ScoredRun:
     def metric(self) -> str:
         """The score that ranks runs of this task."""
         names = [name.removeprefix("val/") for name in self.report.monitors]
-        return next((name for name in names if name in self.metrics), next(iter(self.metrics)))
+        return next((name for name in self.metrics if name in names), next(iter(self.metrics)))
 
     @property
     def is_error(self) -> bool:
@@ -91,7 +102,40 @@ class ScoredRun:
             return None
         if isinstance(self.report, ClassificationReport):
             return "right"
-        return "error" if isinstance(self.report, RegressionReport) else None
+        if isinstance(self.report, RegressionReport):
+            return "error"
+        return "score" if self.drawable is not None else None
+
+    @cached_property
+    def drawable(self) -> FileResults | None:
+        """The results of files from which the score of any draw is computed; `None` if the run has none.
+
+        Raises:
+            UserError: They are not those of the recorded score.
+        """
+        results = self.report.file_results()
+        if results is None:
+            return None
+        score = float(results.scores(np.ones((1, results.num_files)))[0])
+        if math.isnan(score):  # no file has a class
+            return None
+        if not math.isclose(score, self.metrics[self.metric], abs_tol=1e-6):
+            raise UserError(
+                f"{self.folder}: its files give a {self.metric} of {score:.6f}, metrics.json has "
+                f"{self.metrics[self.metric]:.6f}: test the run again (mvrec test {self.folder})"
+            )
+        return results
+
+    @cached_property
+    def drawn(self) -> Floats:
+        """The score of each draw of files, (R,): the same draws in all runs on the same files."""
+        assert self.drawable is not None, "only such runs are drawn"
+        keys = sorted_keys(self)
+        return drawn_scores(self.drawable, self.rows_of(keys), every_group(keys))
+
+    def rows_of(self, keys: Sequence[Key]) -> Numbers:
+        """Return the row of each file in `predictions.csv`, (N,)."""
+        return np.array([self.files[key].number for key in keys])
 
     @cached_property
     def files(self) -> dict[Key, File]:
@@ -116,6 +160,20 @@ class ScoredRun:
                 truth = tuple((name, true) for name, (true, _) in values.pairs.items())
                 answer = ", ".join(f"{name} {predicted:.4g}" for name, (_, predicted) in values.pairs.items())
                 yield File(values, truth, answer, values.distance(deviations))
+        else:
+            images = getattr(report, "images", [])
+            yield from (_of_image(number, row) for number, row in enumerate(images) if not (row.error and leaves_out))
+
+
+def _of_image(number: int, row: ImageScore | ImageRow) -> File:
+    """Return the result of an image with masks or objects."""
+    if isinstance(row, ImageScore):
+        value = 0.0 if math.isnan(row.miou) else row.miou
+        truth, answer = "" if row.error else f"{row.pixels} labelled pixels", f"mIoU {100 * value:.1f} %"
+    else:
+        value = row.balance
+        truth, answer = "" if row.error else f"{row.objects} objects", f"{row.right} right, {row.wrong} wrong"
+    return File(row, (truth,), row.error or answer, value, number)
 
 
 def _deviation(values: Sequence[float]) -> float:
@@ -146,7 +204,7 @@ def check_alike(first: ScoredRun, second: ScoredRun) -> None:
                             for run in (first, second)))  # fmt: skip
     if first.counted != second.counted:
         raise UserError(f"{where}: scores of {first.counted} and of {second.counted} files")
-    if first.files or second.files:
+    if first.measure == second.measure is not None:
         _check_files(where, first, second)
     elif (base := _digest(first)) != (other := _digest(second)):
         raise UserError(f"{where}: their lists of files differ (SHA-256 {str(base)[:12]} and {str(other)[:12]})")
@@ -191,6 +249,17 @@ def paired(first: ScoredRun, second: ScoredRun) -> tuple[list[Key], npt.NDArray[
     keys = list(first.files)
     base, other = (np.array([run.files[key].value for key in keys]) for run in (first, second))
     return keys, base, other
+
+
+def sorted_keys(run: ScoredRun) -> list[Key]:
+    """Return the files of a run in an order that runs on the same files share."""
+    return sorted(run.files, key=lambda key: (key[0], *(-1.0 if second is None else second for second in key[1])))
+
+
+def every_group(keys: Sequence[Key]) -> Numbers:
+    """Return the number of each row's video, (N,), also where each is of another file."""
+    groups = groups_of(keys)
+    return np.arange(len(keys)) if groups is None else groups
 
 
 def groups_of(keys: Sequence[Key]) -> npt.NDArray[np.int64] | None:

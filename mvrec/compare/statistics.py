@@ -1,15 +1,20 @@
 """Paired comparison of two runs on the same files: an exact test, and an interval of the difference."""
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from mvrec.report.file_results import FileResults
+
 REPEATS = 10_000
+SCORE_REPEATS = 1_000  # where each draw needs a score of all files
 _BLOCK = 2**22  # numbers drawn at a time
 
 Floats = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.int64]
 
 
 class McNemar(NamedTuple):
@@ -64,12 +69,12 @@ def difference_interval(
     """
     generator = np.random.default_rng(seed)
     if groups is None:
-        return _percentiles(_means_of_files(differences, repeats, generator))
+        return percentiles(_means_of_files(differences, repeats, generator))
     sums, counts = np.bincount(groups, differences), np.bincount(groups)
     means = []
     for drawn in _draws(len(sums), repeats, generator):
         means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    return _percentiles(np.concatenate(means))
+    return percentiles(np.concatenate(means))
 
 
 def _means_of_files(differences: Floats, repeats: int, generator: np.random.Generator) -> Floats:
@@ -87,6 +92,80 @@ def _draws(count: int, repeats: int, generator: np.random.Generator) -> list[npt
     return [generator.integers(count, size=(min(rows, repeats - begin), count)) for begin in range(0, repeats, rows)]
 
 
-def _percentiles(means: Floats) -> tuple[float, float]:
-    low, high = np.percentile(means, [2.5, 97.5])
+def percentiles(values: Floats) -> tuple[float, float]:
+    """Return the 95 % interval of values of draws, the 2.5th and the 97.5th percentile of the defined ones."""
+    low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def drawn_scores(
+    results: FileResults, rows: Numbers, groups: Numbers, *, repeats: int = SCORE_REPEATS, seed: int = 0
+) -> Floats:
+    """Return the score of draws of whole groups of files, (R,): equal draws for all runs over the same files.
+
+    Args:
+        results: The files of a run.
+        rows: (N,), the row of each file there.
+        groups: Number 0..G-1 of each file's group, (N,).
+        repeats: R.
+        seed: Of the draws.
+    """
+    generator = np.random.default_rng(seed)
+    number = int(groups.max()) + 1
+    scores = []
+    for size in _blocks(repeats, results.numbers_per_draw):
+        drawn = generator.multinomial(number, np.full(number, 1 / number), size)
+        scores.append(results.scores(_counts(results, [(rows, drawn[:, groups])])))
+    return np.concatenate(scores)
+
+
+def swap_test(
+    first: tuple[FileResults, Numbers],
+    second: tuple[FileResults, Numbers],
+    groups: Numbers,
+    *,
+    repeats: int = SCORE_REPEATS,
+    seed: int = 0,
+) -> float:
+    """Return the probability of so great a difference of scores if both runs are equally good, two-sided.
+
+    By approximate randomization (Noreen 1989): the two runs' results of random groups of files are swapped.
+
+    Args:
+        first: A run's files, and the row of each, (N,).
+        second: The same of the other run, in the same order.
+        groups: Number 0..G-1 of each file's group, (N,).
+        repeats: Random swaps.
+        seed: Of these.
+    """
+    generator = np.random.default_rng(seed)
+    both = first[0].joined(second[0])
+    sides = (first[1], second[1] + first[0].num_files)
+
+    def differences(swapped: Numbers) -> Floats:
+        of_two = [
+            both.scores(_counts(both, list(zip(sides, weights, strict=True))))
+            for weights in ((1 - swapped, swapped), (swapped, 1 - swapped))
+        ]
+        return of_two[1] - of_two[0]
+
+    least = abs(differences(np.zeros((1, len(groups)), np.int64))[0]) * (1 - 1e-9)
+    reached = 0
+    for size in _blocks(repeats, both.numbers_per_draw):
+        swapped = generator.integers(2, size=(size, int(groups.max()) + 1))[:, groups]
+        reached += int((np.abs(differences(swapped)) >= least).sum())
+    return (1 + reached) / (1 + repeats)
+
+
+def _counts(results: FileResults, parts: list[tuple[Numbers, Numbers]]) -> Floats:
+    counts = np.zeros((len(parts[0][1]), results.num_files))
+    for rows, values in parts:
+        counts[:, rows] = values
+    return counts
+
+
+def _blocks(repeats: int, numbers: int) -> Iterator[int]:
+    """Yield numbers of draws at a time, `repeats` in all."""
+    rows = max(1, _BLOCK // numbers)
+    for begin in range(0, repeats, rows):
+        yield min(rows, repeats - begin)

@@ -15,7 +15,7 @@ def pair_lines(result: Comparison) -> list[str]:
     noun = first.report.results.noun
     lines = [f"{first.counted} {noun}, the same in both runs; {first.score.get('protocol_text')}"]
     lines += [f"  {run.name}: {_own_score(run)}" for run in (first, second)]
-    unit = first.measure
+    unit = _unit(first) if first.measure == "score" else first.measure
     if result.interval is None:
         lines.append(f"  difference of {first.metric}: {_difference_text(result)}")
     else:
@@ -23,12 +23,14 @@ def pair_lines(result: Comparison) -> list[str]:
             f"{value_text(result.difference, unit, signed=True)}, 95 % interval {interval_text(result.interval, unit)}"
         )
         per = "" if result.num_groups is None else f", by {result.num_groups} whole files of which these are parts"
-        lines.append(f"  difference ({MEASURES[unit or 'right']}): {text}{per}")
+        lines.append(f"  difference ({MEASURES[first.measure or 'right']}): {text}{per}")
     if result.test is not None:
         test = result.test
         uneven = f"only {first.name} right {test.only_first}, only {second.name} right {test.only_second}"
         note = "" if result.num_groups is None else " (as if parts of one file were independent)"
         lines.append(f"  {uneven}; McNemar's exact test: p = {test.p:.3g}{note}")
+    elif result.p is not None:
+        lines.append(f"  test by swaps of the runs' results: p = {result.p:.3g}")
     lines += _class_lines(first, second)
     lines += [f"  {key}: {' -> '.join(values)}" for key, values in configuration_changes((first, second))]
     return [*lines, result.verdict]
@@ -36,7 +38,7 @@ def pair_lines(result: Comparison) -> list[str]:
 
 def _own_score(run: ScoredRun) -> str:
     interval = interval_of(run)
-    extent = f" (95 % interval {interval_text(interval, 'right')})" if interval else ""
+    extent = f" (95 % interval {interval_text(interval, _unit(run))})" if interval else ""
     return f"{run.metric} {run.report.metric_text(run.metric, run.metrics[run.metric])}{extent}"
 
 
@@ -50,9 +52,12 @@ def _class_lines(first: ScoredRun, second: ScoredRun) -> list[str]:
 
 def _difference_text(result: Comparison) -> str:
     """Return the difference of two runs in the unit of their score."""
-    first = result.first
-    is_share = first.measure == "right" or first.report.metric_text(first.metric, 0.5).endswith("%")
-    return value_text(result.difference, "right" if is_share else None, signed=True)
+    return value_text(result.difference, _unit(result.first), signed=True)
+
+
+def _unit(run: ScoredRun) -> str | None:
+    """Return "right" for shares, which readers get in percent."""
+    return "right" if run.measure == "right" or run.report.metric_text(run.metric, 0.5).endswith("%") else None
 
 
 def value_text(value: float, measure: str | None, *, signed: bool = False) -> str:
@@ -91,15 +96,16 @@ def ranking(runs: Sequence[ScoredRun]) -> Cells:
     for place, run in enumerate(ordered):
         interval = interval_of(run)
         cells = [run.name, run.report.metric_text(best.metric, run.metrics[best.metric])]
-        cells.append(interval_text(interval, "right") if interval else "")
+        cells.append(interval_text(interval, _unit(run)) if interval else "")
         cells += ["", "", ""] if run is best else _to_the_best(compare(best, run))
         rows.append([*cells, *(values[place] for _, values in settings)])
     return rows
 
 
 def _to_the_best(result: Comparison) -> list[str]:
-    measure = result.first.measure
-    interval = interval_text(result.interval, measure) if result.interval else ""
+    first = result.first
+    unit = _unit(first) if first.measure == "score" else first.measure
+    interval = interval_text(result.interval, unit) if result.interval else ""
     return [_difference_text(result), interval, f"{result.test.p:.3g}" if result.test else ""]
 
 

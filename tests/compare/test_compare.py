@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mvrec.cli.main import main
-from mvrec.compare.statistics import difference_interval, mcnemar
+from mvrec.compare.statistics import difference_interval, drawn_scores, mcnemar, percentiles, swap_test
+from mvrec.tasks.segmentation.image_counts import PixelCounts
 
 PROTOCOL = {"kind": "images", "size": 32, "resize": 40}
 NAMES = ["cat", "<dog>"]
@@ -63,6 +64,31 @@ def test_clips_of_one_video_count_as_one_draw():
         covered += low <= 0.1 <= high
     assert covered >= 182
     assert math.isclose(mcnemar(np.array([1] * 9 + [0] * 2, bool), np.array([0] * 9 + [1] * 2, bool)).p, 134 / 2048)
+
+
+def simulated_pixels(generator, images, *, share):
+    """Counts of images with 5 classes, most of them in few images; their mean IoU is about the share."""
+    true = generator.poisson(200, (images, 5)) * (generator.random((images, 5)) < 0.5)
+    easy = generator.beta(8 * share, 8 * (1 - share), (images, 1))  # an image is hard or easy in all classes
+    right = generator.binomial(true, easy)
+    return PixelCounts(right, true, right + generator.binomial(50, 1 - share, (images, 5)))
+
+
+def test_a_score_that_is_no_mean_over_files_has_an_interval_and_a_test_that_hold():
+    generator = np.random.default_rng(0)
+    rows = groups = np.arange(80)
+    ones = np.ones((1, 100_000))
+    truth = np.subtract(*(simulated_pixels(generator, 100_000, share=share).scores(ones)[0] for share in (0.7, 0.6)))
+    covered = alarms = 0
+    for _ in range(300):
+        base, other = (simulated_pixels(generator, 80, share=share) for share in (0.6, 0.7))
+        drawn = [drawn_scores(run, rows, groups, repeats=400) for run in (base, other)]
+        low, high = percentiles(drawn[1] - drawn[0])
+        covered += low <= truth <= high
+        equal = simulated_pixels(generator, 80, share=0.6)
+        alarms += swap_test((base, rows), (equal, rows[::-1]), groups, repeats=100) < 0.05
+    assert 0.92 * 300 <= covered <= 0.98 * 300
+    assert alarms <= 0.08 * 300
 
 
 def test_two_runs_are_compared_on_files_that_have_moved(tmp_path, capsys):
