@@ -42,11 +42,16 @@ def write(path: Path, frames: np.ndarray, crf: int) -> None:
         container.mux(stream.encode())
 
 
-def changed(frames: np.ndarray, number: int) -> np.ndarray:
-    """A coarser encoding alone, or of a cut or of an enlarged picture."""
-    if number % 3 == 1:
-        return frames[:, 4:-4, 4:-4]
-    return frames.repeat(2, 1).repeat(2, 2) if number % 3 == 2 else frames
+CHANGES = (
+    lambda frames: frames,
+    lambda frames: frames[:, 4:-4, 4:-4],
+    lambda frames: frames.repeat(2, 1).repeat(2, 2),
+    lambda frames: frames[:, :, 10:],
+    lambda frames: frames[:, :-14],
+    lambda frames: frames[:, :, ::-1],
+    lambda frames: frames[:, 2:, :-12, ::-1],
+    lambda frames: frames[4:14],
+)
 
 
 def test_copies_are_found_and_nothing_else(digits: Path, tmp_path: Path) -> None:
@@ -54,7 +59,7 @@ def test_copies_are_found_and_nothing_else(digits: Path, tmp_path: Path) -> None
     planted = originals[::4]
     again = [tmp_path / f"{number}.mp4" for number in range(len(planted))]
     for number, (path, copy) in enumerate(zip(planted, again, strict=True)):
-        write(copy, changed(frames_of(path), number), 33)
+        write(copy, CHANGES[number % len(CHANGES)](frames_of(path)), 33)
     paths = [*originals, *again]
     reads = see(paths, is_video=True, limits=Limits(), jobs=2)
     pairs = {

@@ -1,20 +1,27 @@
 """Exact and near copies among many files, found by an index of hashes and decided by small pictures."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, combinations, product
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from mvrec.looking.audit.looks import CUTS, Look
+from mvrec.looking.audit.looks import PARTS, SMALL, Bits, Bytes, Floats, Look, Part, shrunk
 
-BANDS, BAND_BITS = 4, 16  # hashes that differ in up to 3 bits share a band
+BLOCKS = (11, 11, 11, 11, 10, 10)  # bits; hashes that differ in up to 4 bits have two blocks in common
 MOST_BITS = 12  # of 64, by which the hashes of a candidate's best frames may differ
 LEAST_LIKENESS = 0.95  # correlation of small pictures
+LEAST_CUT_LIKENESS = 0.97  # of parts, of which there are many to choose from
 LEAST_MOTION = 1.5  # grey levels that change between two moments, for their change to be compared
 LEAST_MOTION_LIKENESS = 0.8
-MOST_IN_BUCKET = 200  # files with one band: a title card or a black border says nothing
+MOST_ALIKE = 200  # hashes with two blocks in common: a title card or a black border says nothing
+WIDTHS = tuple(number / 80 for number in range(-4, 5))  # shares of a frame by which cuts are adjusted
+LEAST_ADJUSTED, STEPS = 0.85, (-0.05, -0.025, 0.0125, 0.025, 0.05)  # likeness from which on sides move one by one
+PIECE_SHARE = 0.5  # of the shorter video, which a common piece covers
+PIECE_FRAMES, LEAST_PIECE_FRAMES = 5, 3  # compared frames of a common piece
+MOST_SHIFTS = 4  # places in time at which a video is tried in another one
+CHUNK = 4_000_000  # pairs of hashes compared at a time
 
 
 class Copy(NamedTuple):
@@ -23,7 +30,7 @@ class Copy(NamedTuple):
     Attributes:
         first: Number of the earlier file.
         second: Number of the later file.
-        kind: "same bytes", "re-encoded" or "cut".
+        kind: "same bytes", "re-encoded", "cut", "mirrored", "cut and mirrored" or "a piece of the other".
         likeness: Correlation of their small pictures, 1 for equal ones.
     """
 
@@ -47,61 +54,187 @@ def copies(looks: Sequence[Look | None], digests: Sequence[str]) -> list[Copy]:
             pairs[first, number] = Copy(first, number, "same bytes", 1.0)
     repeated = {copy.second for copy in pairs.values()}
     alone = {number: look for number, look in enumerate(looks) if look is not None and number not in repeated}
-    for first, second in sorted(_candidates(alone)):
-        if (copy := _verified(first, second, alone[first], alone[second])) is not None:
-            pairs[first, second] = copy
+    for is_video in (False, True):
+        group = {number: look for number, look in alone.items() if (len(look.large) > 1) == is_video}
+        for first, second in _candidates(group):
+            if (copy := _verified(first, second, group[first], group[second])) is not None:
+                pairs[first, second] = copy
     return [pairs[numbers] for numbers in sorted(pairs)]
 
 
-def _candidates(looks: Mapping[int, Look]) -> set[tuple[int, int]]:
-    """Return pairs of files of which one, whole, shares a band of a hash with the other, whole or cut."""
-    buckets: dict[tuple[int, int], tuple[set[int], set[int]]] = defaultdict(lambda: (set(), set()))
-    for number, look in looks.items():
-        for cut, moment in np.ndindex(look.hashes.shape):
-            for key in _bands(int(look.hashes[cut, moment])):
-                buckets[key][cut > 0].add(number)
-    pairs: set[tuple[int, int]] = set()
-    for whole, cut_files in buckets.values():
-        if len(whole) <= MOST_IN_BUCKET and len(cut_files) <= MOST_IN_BUCKET:
-            pairs.update((min(a, b), max(a, b)) for a in whole for b in whole | cut_files if a != b)
-    return pairs
+# -- candidates --------------------------------------------------------------------------------------------------------
 
 
-def _bands(bits: int) -> Iterator[tuple[int, int]]:
-    if bits:
-        for band in range(BANDS):
-            yield band, bits >> (band * BAND_BITS) & ((1 << BAND_BITS) - 1)
+class _Hashes(NamedTuple):
+    """Hashes (n,) and the number of the file of each."""
+
+    bits: Bits
+    files: npt.NDArray[np.int64]
+
+
+def _candidates(looks: Mapping[int, Look]) -> list[tuple[int, int]]:
+    """Return pairs of files of which one, whole, has a hash close to one of the other: whole, a part, or later."""
+    whole = _gathered((number, look.hashes[0]) for number, look in looks.items())
+    parts = _gathered((number, look.hashes) for number, look in looks.items())
+    moments = _gathered((number, look.moments) for number, look in looks.items())
+    most = max(looks, default=0) + 1
+    codes = np.union1d(_near(whole, parts, most), _near(moments, moments, most))
+    return list(zip((codes // most).tolist(), (codes % most).tolist(), strict=True))
+
+
+def _gathered(hashes: Iterable[tuple[int, Bits]]) -> _Hashes:
+    """Return different hashes of each file, without those of plain frames."""
+    unique = [(number, np.unique(bits[bits > 0])) for number, bits in hashes]
+    counts = [len(bits) for _, bits in unique]
+    numbers = np.repeat(np.array([number for number, _ in unique], np.int64), counts)
+    return _Hashes(np.concatenate([np.zeros(0, np.uint64), *(bits for _, bits in unique)]), numbers)
+
+
+def _masks() -> tuple[np.uint64, ...]:
+    ends = list(accumulate(BLOCKS))
+    blocks = [((1 << size) - 1) << (end - size) for size, end in zip(BLOCKS, ends, strict=True)]
+    return tuple(np.uint64(first | second) for first, second in combinations(blocks, 2))
+
+
+def _near(first: _Hashes, second: _Hashes, most: int) -> npt.NDArray[np.int64]:
+    """Return the pairs of files with close hashes, each as `smaller * most + greater`, sorted."""
+    codes = [np.zeros(0, np.int64)]
+    for mask in _masks():
+        order = np.argsort(second.bits & mask, kind="stable")
+        keys = (second.bits & mask)[order]
+        asked = np.argsort(first.bits & mask, kind="stable")
+        begins = np.searchsorted(keys, (first.bits & mask)[asked], "left")
+        counts = np.searchsorted(keys, (first.bits & mask)[asked], "right") - begins
+        counts[counts > MOST_ALIKE] = 0
+        for chunk in _chunks(counts):
+            number = counts[chunk]
+            ones = np.repeat(asked[chunk], number)
+            places = np.arange(len(ones)) - np.repeat(np.cumsum(number) - number, number)
+            others = order[np.repeat(begins[chunk], number) + places]
+            close = differing_bits(first.bits[ones], second.bits[others]) <= MOST_BITS
+            a, b = first.files[ones[close]], second.files[others[close]]
+            codes.append(np.unique((np.minimum(a, b) * most + np.maximum(a, b))[a != b]))
+    return np.unique(np.concatenate(codes))
+
+
+def _chunks(counts: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield the places of counts above 0 in parts whose counts add up to about `CHUNK`."""
+    places = np.flatnonzero(counts)
+    if len(places):
+        yield from np.split(places, np.flatnonzero(np.diff(np.cumsum(counts[places]) // CHUNK)) + 1)
+
+
+_BIT_COUNTS = np.array([number.bit_count() for number in range(1 << 16)], np.uint8)
+
+
+def differing_bits(first: Bits, second: Bits) -> npt.NDArray[np.int64]:
+    """Return the number of bits in which hashes (...) differ; numpy 1 has no function for it."""
+    differing = np.ascontiguousarray(first ^ second)
+    return _BIT_COUNTS[differing.view(np.uint16).reshape(*differing.shape, 4)].sum(-1, dtype=np.int64)
+
+
+# -- verdicts ----------------------------------------------------------------------------------------------------------
 
 
 def _verified(first: int, second: int, base: Look, other: Look) -> Copy | None:
-    """Return the copy if the pictures agree, whole or one whole with the other cut."""
-    if base.hashes.shape != other.hashes.shape:
-        return None  # an image and a video
-    best: Copy | None = None
-    for a, b in [(0, 0), *((0, cut) for cut in range(1, len(CUTS))), *((cut, 0) for cut in range(1, len(CUTS)))]:
-        bits = min(int(x ^ y).bit_count() for x, y in zip(base.hashes[a], other.hashes[b], strict=True))
-        if bits > MOST_BITS:
-            continue
-        alike = likeness(base.pictures[a], other.pictures[b])
-        if alike >= LEAST_LIKENESS and (best is None or alike > best.likeness):
-            best = Copy(first, second, "re-encoded" if a == b else "cut", alike)
+    """Return the copy if the pictures agree: both whole, one whole with a part of the other, or in a piece of time."""
+    if (alike := likeness(_small(base), _small(other))) >= LEAST_LIKENESS:
+        return Copy(first, second, "re-encoded", alike)
+    alike, part = max((_best_part(base, other), _best_part(other, base)), key=lambda best: best[0])
+    if alike >= LEAST_CUT_LIKENESS:
+        kind = " and ".join(name for name, holds in (("cut", part.is_cut), ("mirrored", part.mirrored)) if holds)
+        return Copy(first, second, kind, alike)
+    alike = _piece_likeness(base, other) if len(base.pictures) > 1 else 0.0
+    return Copy(first, second, "a piece of the other", alike) if alike >= LEAST_LIKENESS else None
+
+
+def _small(look: Look, part: Part = PARTS[0]) -> Floats:
+    return shrunk(look.large, SMALL, part)
+
+
+def _best_part(whole: Look, other: Look) -> tuple[float, Part]:
+    """Return the part of a file that is most like another one, whole, and how like it is."""
+    bits = differing_bits(other.hashes[1:], whole.hashes[0]).min(1)
+    best = (0.0, PARTS[0])
+    for number in np.flatnonzero(bits <= MOST_BITS).tolist():
+        part = PARTS[1 + number]
+        for width in WIDTHS if part.is_cut else (0.0,):
+            adjusted = part.widened(width)
+            best = max(best, (likeness(_small(whole), _small(other, adjusted)), adjusted))
+    return _adjusted(whole, other, best) if best[0] >= LEAST_ADJUSTED else best
+
+
+def _adjusted(whole: Look, other: Look, best: tuple[float, Part]) -> tuple[float, Part]:
+    """Return the best part after each of its sides was moved a little, one after the other."""
+    for side, step in product(Part._fields[:4], STEPS):
+        moved = best[1]._replace(**{side: max(getattr(best[1], side) + step, 0.0)})
+        best = max(best, (likeness(_small(whole), _small(other, moved)), moved))
     return best
 
 
-def likeness(base: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
+def likeness(base: Floats, other: Floats) -> float:
     """Return the least correlation of two files' small pictures (moments, h, w), 0 if they move in another way.
 
     Recordings of one unmoved camera share their background, so the changes between moments count as well.
     """
     a, b = (pictures.reshape(len(pictures), -1).astype(np.float32) for pictures in (base, other))
-    for x, y in zip(np.diff(a, axis=0), np.diff(b, axis=0), strict=True):
-        moves = max(float(x.std()), float(y.std())) >= LEAST_MOTION
-        if moves and _correlation(x, y) < LEAST_MOTION_LIKENESS:
-            return 0.0
-    return min(_correlation(x, y) for x, y in zip(a, b, strict=True))
+    least = float(_correlations(a, b).min())
+    if least < LEAST_ADJUSTED or len(a) == 1:
+        return least
+    x, y = np.diff(a, axis=0), np.diff(b, axis=0)
+    moves = np.maximum(x.std(1), y.std(1)) >= LEAST_MOTION
+    return least if (_correlations(x, y)[moves] >= LEAST_MOTION_LIKENESS).all() else 0.0
 
 
-def _correlation(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> float:
-    x, y = x - x.mean(), y - y.mean()
-    norm = float(np.linalg.norm(x) * np.linalg.norm(y))
-    return float(x @ y) / norm if norm else 0.0
+def _piece_likeness(base: Look, other: Look) -> float:
+    """Return how like two videos are in the time that they have in common; 0 without such a time.
+
+    A video that hardly moves looks like any other moment of the same camera, so it is no piece of another one.
+    """
+    alike = _normed(base.pictures) @ _normed(other.pictures).T  # (M, M)
+    places = np.argwhere(alike >= LEAST_LIKENESS)
+    shifts: list[float] = []
+    for a, b in places[np.argsort(-alike[tuple(places.T)], kind="stable")].tolist():
+        shift = float(base.times[a] - other.times[b])
+        if len(shifts) < MOST_SHIFTS and all(abs(shift - known) > 0.5 / max(base.fps, 1.0) for known in shifts):
+            shifts.append(shift)
+    return max((_shifted_likeness(base, other, shift) for shift in shifts), default=0.0)
+
+
+def _shifted_likeness(base: Look, other: Look, shift: float) -> float:
+    """Return how like two videos are if the second begins `shift` seconds after the first; 0 if too little is common."""
+    common = min(base.seconds, shift + other.seconds) - max(0.0, shift)
+    if common < PIECE_SHARE * min(base.seconds, other.seconds):
+        return 0.0
+    times = other.times + shift
+    gaps = np.abs(base.times[:, None] - times)  # (M, M)
+    nearest = gaps.argmin(0)
+    inside = np.flatnonzero((times >= 0) & (times <= base.seconds))
+    order = inside[np.argsort(gaps[nearest[inside], inside], kind="stable")]
+    chosen: dict[int, int] = {}  # frames of the first video, and those of the second next to them in time
+    for place in order.tolist():
+        if len(chosen) < PIECE_FRAMES:
+            chosen.setdefault(int(nearest[place]), place)
+    if len(chosen) < LEAST_PIECE_FRAMES:
+        return 0.0
+    first, second = (pictures.astype(np.float32) for pictures in (base.pictures, other.pictures))
+    frames = sorted(chosen)
+    a, b = first[frames], second[[chosen[frame] for frame in frames]]
+    if np.diff(a.reshape(len(a), -1), axis=0).std(1).max() < LEAST_MOTION:
+        return 0.0
+    return likeness(a, b)
+
+
+def _normed(pictures: Bytes) -> Floats:
+    """Return pictures as rows of mean 0 and length 1, plain ones as 0."""
+    rows = pictures.reshape(len(pictures), -1).astype(np.float32)
+    rows -= rows.mean(1, keepdims=True)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(lengths > 0, lengths, 1)
+
+
+def _correlations(x: Floats, y: Floats) -> Floats:
+    """Return the correlation of each row of two arrays (n, d): float32 (n,), 0 for a plain row."""
+    x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    return (x * y).sum(1) / np.where(norms > 0, norms, 1)

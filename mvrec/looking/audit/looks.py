@@ -1,9 +1,12 @@
-"""A file's frames in a few hundred bytes: as hashes and small pictures, which copies share.
+"""A file's frames in a few kilobytes: as hashes and small pictures, which copies share.
 
-Hashes find candidates among many files, small pictures decide. Each frame is taken whole and as central cuts, so that
-a copy whose borders were cut off looks like a cut of its original.
+Hashes find candidates among many files, small pictures decide. Some frames are taken whole and in parts, such as
+without a strip at one side, each also mirrored, so that a copy that was cut or mirrored looks like a part of its
+original. All frames are taken whole, so that a piece of a video looks like some frames of it.
 """
 
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -11,69 +14,139 @@ import numpy.typing as npt
 
 Bits = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
 
-MOMENTS = (1 / 6, 1 / 2, 5 / 6)  # of a video, at which frames are compared
-CUTS = (1.0, 0.9, 0.8, 0.7)  # shares of both sides; the first is the whole frame
+MOMENTS = tuple((number + 0.5) / 15 for number in range(15))  # of a video, at which frames are taken
+COMPARED = (1 / 6, 1 / 2, 5 / 6)  # of these frames, which are compared in parts as well
+STRIPS = (0.1, 0.2, 0.3)  # shares of a side that are cut off
+FINE = 96  # side of the picture out of which parts are cut
+LARGE = 32  # side of the pictures that are kept of the compared frames
 SMALL = 16  # side of the pictures that decide
 GRID = 32  # side of the picture whose frequencies are hashed
 FREQUENCIES = 8  # lowest ones along each side in a hash
 LEAST_CONTRAST = 2.0  # standard deviation of 8-bit grey; plain frames have no hash
 
 
+class Part(NamedTuple):
+    """A part of a frame: what is cut off at each side, as a share of the frame, and whether the rest is mirrored."""
+
+    top: float = 0.0
+    left: float = 0.0
+    bottom: float = 0.0
+    right: float = 0.0
+    mirrored: bool = False
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether something is cut off."""
+        return any(self[:4])
+
+    def widened(self, share: float) -> "Part":
+        """Return the part with this share of the frame more at each side that is cut, or less if negative."""
+        sides = [max(side - share, 0.0) if side else 0.0 for side in self[:4]]
+        return Part(*sides, self.mirrored)
+
+
+def _parts() -> tuple[Part, ...]:
+    cuts = [Part()]
+    for strip in STRIPS:
+        half = strip / 2
+        cuts += [Part(top=strip), Part(left=strip), Part(bottom=strip), Part(right=strip)]
+        cuts += [Part(half, half, half, half), Part(top=half, bottom=half), Part(left=half, right=half)]
+    return (*cuts, *(cut._replace(mirrored=True) for cut in cuts))
+
+
+PARTS = _parts()  # the first is the whole frame
+
+
 class Look(NamedTuple):
-    """Hashes and small pictures of a file.
+    """Hashes and small pictures of a file. M is 15 of a video, 1 of an image; C is 3 and 1.
 
     Attributes:
-        hashes: uint64 (cuts, moments), by `hash_of`; 0 for a plain frame.
-        pictures: uint8 (cuts, moments, SMALL, SMALL), grey.
+        hashes: uint64 (PARTS, C), by `hashes_of`; 0 for a plain frame.
+        moments: uint64 (M,), of all whole frames.
+        pictures: uint8 (M, SMALL, SMALL), grey.
+        large: uint8 (C, LARGE, LARGE), grey.
         size: Height and width in pixels.
         seconds: Length of a video; 0 of an image.
         frames: Number of frames; 1 of an image.
     """
 
     hashes: Bits
-    pictures: npt.NDArray[np.uint8]
+    moments: Bits
+    pictures: Bytes
+    large: Bytes
     size: tuple[int, int]
     seconds: float
     frames: int
 
+    @property
+    def times(self) -> Floats:
+        """Seconds of `pictures`: float32 (M,)."""
+        if len(self.pictures) == 1:
+            return np.zeros(1, np.float32)
+        return (np.array(frame_numbers(self.frames)) * (self.seconds / self.frames)).astype(np.float32)
 
-def look_of(frames: npt.NDArray[np.uint8], *, seconds: float, count: int) -> Look:
+    @property
+    def fps(self) -> float:
+        """Frames per second; 0 of an image."""
+        return self.frames / self.seconds if self.seconds else 0.0
+
+
+def frame_numbers(count: int) -> list[int]:
+    """Return the numbers of the frames at `MOMENTS` in a video of some frames."""
+    return [min(int(share * count), count - 1) for share in MOMENTS]
+
+
+def look_of(frames: Iterable[Bytes], *, seconds: float, count: int) -> Look:
     """Return what a file shows.
 
     Args:
-        frames: uint8 (moments, H, W, 3), at `MOMENTS`; one of an image.
+        frames: uint8 (H, W, 3) each, at `MOMENTS`; one of an image.
         seconds: Length of a video; 0 of an image.
         count: Number of frames in the file.
     """
-    grey = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)  # (T, H, W)
-    hashes, pictures = [], []
-    for cut in CUTS:
-        part = _central(grey, cut)
-        hashes.append([hash_of(frame) for frame in shrunk(part, GRID)])
-        pictures.append(shrunk(part, SMALL).round().clip(0, 255).astype(np.uint8))
-    height, width = grey.shape[1:]
-    return Look(np.array(hashes, np.uint64), np.stack(pictures), (height, width), seconds, count)
+    fine, size = [], (0, 0)
+    for frame in frames:  # one by one, because those of a large video fill the memory
+        grey = frame.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+        size = grey.shape[0], grey.shape[1]
+        fine.append(shrunk(grey[None], FINE)[0])
+    whole = np.stack(fine)  # (M, FINE, FINE)
+    compared = whole[sorted({int(share * len(whole)) for share in COMPARED})]
+    cuts = np.stack([shrunk(compared, GRID, part) for part in PARTS])  # (PARTS, C, GRID, GRID)
+    return Look(
+        hashes_of(cuts),
+        hashes_of(shrunk(whole, GRID)),
+        as_bytes(shrunk(whole, SMALL)),
+        as_bytes(shrunk(compared, LARGE)),
+        size,
+        seconds,
+        count,
+    )
 
 
-def _central(frames: Floats, share: float) -> Floats:
+def as_bytes(pictures: Floats) -> Bytes:
+    """Return grey levels rounded to uint8."""
+    return pictures.round().clip(0, 255).astype(np.uint8)
+
+
+def shrunk(frames: npt.NDArray[np.uint8] | Floats, side: int, part: Part = PARTS[0]) -> Floats:
+    """Return a part of frames (T, H, W) as squares (T, side, side), each pixel the mean of the area that it covers."""
     height, width = frames.shape[1:]
-    top, left = (round(side * (1 - share) / 2) for side in (height, width))
-    return frames[:, top : height - top, left : width - left]
+    down = _means(height, side, part.top, 1 - part.bottom)
+    across = _means(width, side, part.left, 1 - part.right)
+    squares = np.matmul(np.matmul(down, frames.astype(np.float32)), across.T)
+    return squares[..., ::-1] if part.mirrored else squares
 
 
-def shrunk(frames: Floats, side: int) -> Floats:
-    """Return frames (T, H, W) as squares (T, side, side), each pixel the mean of the area that it covers."""
-    down, across = (_means(length, side) for length in frames.shape[1:])
-    return np.einsum("ih,thw,jw->tij", down, frames, across, optimize=True).astype(np.float32)
-
-
-def _means(length: int, side: int) -> Floats:
-    """Return the weights (side, length) of means over equal areas."""
-    ends = np.arange(side + 1) * length / side
+@lru_cache(maxsize=512)
+def _means(length: int, side: int, begin: float, end: float) -> Floats:
+    """Return the weights (side, length) of means over equal areas from one share of the length to another."""
+    step = (end - begin) * length / side
+    ends = begin * length + np.arange(side + 1) * step
     places = np.arange(length)
     covered = np.minimum(places + 1, ends[1:, None]) - np.maximum(places, ends[:-1, None])
-    return (covered.clip(0) * side / length).astype(np.float32)
+    return (covered.clip(0) / step).astype(np.float32)
 
 
 def _cosines() -> Floats:
@@ -82,15 +155,17 @@ def _cosines() -> Floats:
 
 
 _COSINES = _cosines()
-_POWERS = np.uint64(1) << np.arange(64, dtype=np.uint64)
+_POWERS = np.uint64(1) << np.arange(FREQUENCIES**2, dtype=np.uint64)
 
 
-def hash_of(frame: Floats) -> int:
-    """Return 64 bits of a grey frame (GRID, GRID): which of its lowest frequencies lie above their median.
+def hashes_of(frames: Floats) -> Bits:
+    """Return 64 bits of each grey frame (..., GRID, GRID): which of its lowest frequencies lie above their median.
 
     0 for a plain frame.
     """
-    if frame.std() < LEAST_CONTRAST:
-        return 0
-    waves = (_COSINES @ (frame - frame.mean()) @ _COSINES.T).ravel()
-    return int(_POWERS[waves > np.median(waves[1:])].sum())
+    mean = frames.mean((-2, -1), keepdims=True)
+    waves = np.matmul(np.matmul(_COSINES, frames - mean), _COSINES.T).reshape(*frames.shape[:-2], -1)
+    bits = waves > np.median(waves[..., 1:], axis=-1, keepdims=True)
+    hashes = np.where(bits, _POWERS, np.uint64(0)).sum(-1, dtype=np.uint64)
+    hashes[frames.std((-2, -1)) < LEAST_CONTRAST] = 0
+    return hashes

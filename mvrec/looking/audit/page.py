@@ -12,7 +12,7 @@ from mvrec.report.page import page
 from mvrec.report.sections import Section
 
 SHOWN = 60  # groups of files per finding; the JSON has all
-ENLARGED = 6  # times, the small pictures that were compared
+ENLARGED = 4  # times, the small pictures that were compared
 
 
 def audit_page(name: str, files: Sequence[File], reads: Sequence[Seen], every: Sequence[Finding]) -> str:
@@ -46,7 +46,7 @@ def _card(group: Sequence[int], remark: str, files: Sequence[File], reads: Seque
         if look is None:
             parts.append(tag("div", "no picture", class_="missing"))
         else:
-            grey = [picture.repeat(ENLARGED, 0).repeat(ENLARGED, 1) for picture in look.pictures[0]]
+            grey = [picture.repeat(ENLARGED, 0).repeat(ENLARGED, 1) for picture in look.large]
             shown = [
                 tag("img", src=png_data(np.repeat(each[..., None], 3, axis=2)), alt=f"{file.path}, frame {place}")
                 for place, each in enumerate(grey, 1)

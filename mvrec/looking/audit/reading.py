@@ -1,23 +1,29 @@
 """Reading all files of a data set for their looks, in several processes that can be killed."""
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from mvrec.data.listing.archive import ArchiveMember
 from mvrec.data.loading.guard import Reader
 from mvrec.data.loading.images import read_image
 from mvrec.data.video.opening import open_video
+from mvrec.data.video.pyav import load_library
 from mvrec.errors import DecodeError
 from mvrec.files import sha256
-from mvrec.looking.audit.looks import MOMENTS, Look, look_of
+from mvrec.looking.audit.cache import LookCache
+from mvrec.looking.audit.looks import Look, frame_numbers, look_of
 from mvrec.processes import ChildError, Limits
 
 FilePath = Path | ArchiveMember
+
+AT_ONCE = 3  # frames in memory
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,20 @@ def video_look(path: FilePath) -> Look:
         DecodeError: The file cannot be read.
     """
     with open_video(path) as video:
-        moments = [min(int(share * video.num_frames), video.num_frames - 1) for share in MOMENTS]
-        return look_of(np.asarray(video.frames(moments)), seconds=video.duration, count=video.num_frames)
+        numbers = frame_numbers(video.num_frames)
+        shares = (numbers[first : first + AT_ONCE] for first in range(0, len(numbers), AT_ONCE))
+        frames = (np.asarray(frame) for share in shares for frame in video.frames(share))
+        return look_of(frames, seconds=video.duration, count=video.num_frames)
 
 
-def see(paths: Sequence[FilePath], *, is_video: bool, limits: Limits, jobs: int | None = None) -> list[Seen]:
+def see(
+    paths: Sequence[FilePath],
+    *,
+    is_video: bool,
+    limits: Limits,
+    jobs: int | None = None,
+    cache: LookCache | None = None,
+) -> list[Seen]:
     """Return what each file shows; a file that hangs or crashes its process is one that cannot be read.
 
     Args:
@@ -86,23 +101,46 @@ def see(paths: Sequence[FilePath], *, is_video: bool, limits: Limits, jobs: int 
         is_video: Whether they are videos.
         limits: Of each file.
         jobs: Processes; by default the cores of this process.
+        cache: Looks of files that need not be read; it gets those that are.
     """
-    jobs = min(jobs or len(os.sched_getaffinity(0)), max(len(paths), 1))
-    files = Files(paths, is_video)
-    with ThreadPoolExecutor(jobs) as pool:
-        shares = list(pool.map(lambda first: _share(files, range(first, len(paths), jobs), limits), range(jobs)))
-    return [shares[number % jobs][number // jobs] for number in range(len(paths))]
+    seen: dict[int, Seen] = {}
+    for number, path in enumerate(paths):
+        if cache is not None and (kept := cache.get(path)) is not None:
+            seen[number] = Seen(*kept)
+    left = [number for number in range(len(paths)) if number not in seen]
+    jobs = min(jobs or len(os.sched_getaffinity(0)), len(left))
+    files, stop = Files(paths, is_video), threading.Event()
+    load_library()  # a fork of a process with threads should load no library
+    with tqdm(total=len(left), disable=None, unit="file") as bar, ThreadPoolExecutor(max(jobs, 1)) as pool:
 
+        def keep(number: int, each: Seen) -> None:
+            bar.update()
+            if cache is not None and each.look is not None:
+                cache.put(paths[number], each.look, each.digest)
 
-def _share(files: Files, numbers: Sequence[int], limits: Limits) -> list[Seen]:
-    share: list[Seen] = []
-    while len(share) < len(numbers):
-        reader = Reader(files, limits)
         try:
-            for each in reader.read(numbers[len(share) :], {}):
-                share.append(each)
+            for share in pool.map(lambda first: _share(files, left[first::jobs], limits, keep, stop), range(jobs)):
+                seen.update(share)
+        finally:
+            stop.set()  # the pool waits for its threads, also after Ctrl-C
+    return [seen[number] for number in range(len(paths))]
+
+
+def _share(
+    files: Files, numbers: Sequence[int], limits: Limits, keep: Callable[[int, Seen], None], stop: threading.Event
+) -> dict[int, Seen]:
+    """Read files in a process of their own, a new one after each that hangs or crashes it."""
+    share: dict[int, Seen] = {}
+    while len(share) < len(numbers) and not stop.is_set():
+        reader, left = Reader(files, limits), numbers[len(share) :]
+        try:
+            for number, each in zip(left, reader.read(left, {}), strict=True):
+                share[number] = each
+                keep(number, each)
+                if stop.is_set():
+                    break
         except ChildError as fault:
-            share.append(Seen(None, fault=f"the process reading it {fault}"))
+            share[numbers[len(share)]] = Seen(None, fault=f"the process reading it {fault}")
         finally:
             reader.kill()
     return share
