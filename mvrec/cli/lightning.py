@@ -369,16 +369,26 @@ class InstantiatedCLI(MvrecCLI):
         """Do nothing."""
 
 
-def instantiate(args: list[str]) -> MvrecCLI:
+class SilentCLI(InstantiatedCLI):
+    """The same, without a word about a plan."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and forget the plan after its settings are in."""
+        super().parse_arguments(parser, args)
+        self.plan = None
+
+
+def instantiate(args: list[str], *, tells_plan: bool = True) -> MvrecCLI:
     """Build what `run` would run: data module, model and trainer.
 
     Args:
         args: The sub-command and its arguments.
+        tells_plan: Whether to log the plan of a run that only its folder describes, with its expected time.
 
     Raises:
         UserError: Bad input.
     """
-    return build(InstantiatedCLI, args)
+    return build(InstantiatedCLI if tells_plan else SilentCLI, args)
 
 
 def build(kind: type[MvrecCLI], args: list[str]) -> MvrecCLI:

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     from mvrec.looking.page import data_page
     from mvrec.looking.views import first_views
 
-    cli = instantiate(["fit", *rest])
+    cli = instantiate(["fit", *rest], tells_plan=False)
     data, task = cli.datamodule, cli.model
     if options.seed is not None:
         data.seed = options.seed

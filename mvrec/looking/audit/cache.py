@@ -39,9 +39,10 @@ class LookCache:
 
     Args:
         path: The file of the cache.
+        clear: Forget what it holds.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, clear: bool = False) -> None:
         self.path = path
         self._lock = threading.Lock()
         self._committed = time.monotonic()
@@ -49,14 +50,14 @@ class LookCache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, timeout=5.0, check_same_thread=False)
-            self._prepare()
+            self._prepare(VERSION if not clear else None)
         except (OSError, sqlite3.Error) as error:
             self._give_up(error)
 
-    def _prepare(self) -> None:
+    def _prepare(self, kept: str | None) -> None:
         assert self._database is not None
         self._database.execute("CREATE TABLE IF NOT EXISTS versions (version TEXT)")
-        if self._database.execute("SELECT version FROM versions").fetchall() != [(VERSION,)]:
+        if self._database.execute("SELECT version FROM versions").fetchall() != [(kept,)]:
             self._database.execute("DROP TABLE IF EXISTS looks")
             self._database.execute("DELETE FROM versions")
             self._database.execute("INSERT INTO versions VALUES (?)", (VERSION,))

@@ -1,5 +1,6 @@
 """`mvrec data audit`: faults of a data set, before they cost a training."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,17 +13,21 @@ from mvrec.ranges import COUNT, check_range
 
 if TYPE_CHECKING:
     from mvrec.data.listing.index import SampleIndex
-    from mvrec.looking.audit.findings import File, Settings
+    from mvrec.looking.audit.findings import File, Finding, Settings
     from mvrec.looking.audit.labels import Doubt
+    from mvrec.looking.audit.reading import Seen
 
 SPLITS = ("train", "val", "test")
+
+log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> None:
     """Look for faults in all files of a data set: unreadable and odd ones, copies across splits, flips of directions.
 
-    Copies are found after re-encoding, scaling, and cutting off borders evenly. With --run a trained network names
-    labels that it doubts. Each finding says what to do; the page shows the files.
+    Copies are found after re-encoding, scaling, mirroring, cutting off borders, and cutting in time. With --run a
+    trained network names labels that it doubts. Each finding says what to do; the page shows the files. Files that an
+    earlier audit has read are not read again unless they change.
     """
     parser = CommandParser(prog="mvrec data audit", description=main.__doc__, allow_abbrev=False)
     parser.add_argument("source", type=at_home, metavar="CONFIG|RUN|FOLDER", help="a configuration, run, or data set")
@@ -31,6 +36,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=at_home, default=Path("audit.html"), metavar="FILE", help=text)
     parser.add_argument("--json", action="store_true", help="print the findings for programs, and write no page")
     parser.add_argument("--strict", action="store_true", help="end with status 1 if anything was found")
+    parser.add_argument("--fresh", action="store_true", help="read all files again")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes that read (default: one per core)")
     options, flags = parser.parse_known_args(arguments)
     check_range("--jobs", options.jobs, COUNT)
@@ -47,31 +53,14 @@ def main(arguments: list[str]) -> None:
 
 def _audit(options: Any, flags: Sequence[str]) -> bool:
     """Read everything, write the page or print JSON; returns whether anything was found."""
-    from mvrec.looking.audit.copies import copies
-    from mvrec.looking.audit.findings import as_json, findings, leaks
+    from mvrec.looking.audit.findings import as_json
     from mvrec.looking.audit.page import audit_page
-    from mvrec.looking.audit.reading import see
-    from mvrec.processes import Limits
 
     data = data_of(options.source, flags)
     indices = indices_of(data)
-    is_video = hasattr(data, "clip")
-    files = [file for split, index in indices.items() for file in _rows(split, index)]
-    paths = [sample.path for index in indices.values() for sample in index]
-    unique = list(dict.fromkeys(paths))
-    limits = Limits(data.decode_timeout, data.decode_memory)
-    by_path = dict(zip(unique, see(unique, is_video=is_video, limits=limits, jobs=options.jobs), strict=True))
-    reads = [by_path[path] for path in paths]
-    first = {path: number for number, path in reversed(list(enumerate(paths)))}
-    rows = [first[path] for path in unique]
-    pairs = [
-        copy._replace(first=rows[copy.first], second=rows[copy.second])
-        for copy in copies([by_path[path].look for path in unique], [by_path[path].digest for path in unique])
-    ]
-    names = list(next(iter(indices.values())).class_names)
-    doubted = _doubted(options.run, indices, names) if options.run is not None else []
-    every = findings(files, reads, pairs, class_names=names, settings=settings_of(data), doubted=doubted)
-    every += leaks(files, _groups(data, files))
+    files = [file for split, index in indices.items() for file in _rows(split, index, list(data.class_names))]
+    reads = _read(data, indices, options)
+    every = _findings(data, indices, files, reads, options)
     if options.json:
         print(json_text(as_json(files, every), indent=2))  # noqa: T201
         return bool(every)
@@ -89,6 +78,50 @@ def _audit(options: Any, flags: Sequence[str]) -> bool:
     return bool(every)
 
 
+def _read(data: Any, indices: "dict[str, SampleIndex]", options: Any) -> "list[Seen]":
+    """Return what the file of each row shows; each file is read once, or was read by an earlier audit."""
+    from mvrec.looking.audit.cache import LookCache, cache_of
+    from mvrec.looking.audit.reading import see
+    from mvrec.processes import Limits
+
+    paths = [sample.path for index in indices.values() for sample in index]
+    unique = list(dict.fromkeys(paths))
+    limits = Limits(data.decode_timeout, data.decode_memory)
+    cache = LookCache(cache_of(data.root), clear=options.fresh)
+    try:
+        seen = see(unique, is_video=hasattr(data, "clip"), limits=limits, jobs=options.jobs, cache=cache)
+    finally:
+        cache.close()
+    by_path = dict(zip(unique, seen, strict=True))
+    return [by_path[path] for path in paths]
+
+
+def _findings(
+    data: Any, indices: "dict[str, SampleIndex]", files: "list[File]", reads: "list[Seen]", options: Any
+) -> "list[Finding]":
+    """Return all faults of a data set."""
+    from mvrec.data.views.targets import ActionBoxes
+    from mvrec.looking.audit.copies import copies
+    from mvrec.looking.audit.findings import findings, leaks
+    from mvrec.looking.audit.left_out import cropped_boxes, left_out
+
+    rows = list({file.path: number for number, file in reversed(list(enumerate(files)))}.values())[::-1]
+    pairs = [
+        copy._replace(first=rows[copy.first], second=rows[copy.second])
+        for copy in copies([reads[row].look for row in rows], [reads[row].digest for row in rows])
+    ]
+    names = list(data.class_names) if any(file.labels for file in files) else []
+    settings = settings_of(data)
+    doubted = _doubted(data, indices, reads, options) if options.run is not None else []
+    every = findings(files, reads, pairs, class_names=names, settings=settings, doubted=doubted)
+    if has_places(data):
+        every += cropped_boxes(data, files, reads)
+    else:
+        every += left_out(files, reads, settings, data.val_protocol)
+    leaking = [] if issubclass(data.target_type, ActionBoxes) else leaks(files, _groups(data, files))
+    return [*every, *leaking]
+
+
 def data_of(source: Path, flags: Sequence[str] = ()) -> Any:
     """Return the data module of a configuration, a run or a data set.
 
@@ -96,19 +129,27 @@ def data_of(source: Path, flags: Sequence[str] = ()) -> Any:
         UserError: The source is missing, or its data are of a task that an audit does not know.
     """
     from mvrec.cli.lightning import instantiate
-    from mvrec.data.sets.image_data import ImageData
+    from mvrec.data.sets.image_data import ImageFiles
     from mvrec.data.sets.video_data import VideoData
 
     is_data = source.is_dir() and not (source / "config.yaml").is_file()
     places = ["--data.root", str(source)] if is_data else ["--config", str(config_of(source))]
-    data = instantiate(["fit", *places, *flags]).datamodule
-    if not isinstance(data, VideoData | ImageData):
-        raise UserError(f"{source}: an audit reads videos and images with classes, not {type(data).__name__}")
+    data = instantiate(["fit", *places, *flags], tells_plan=False).datamodule
+    if not isinstance(data, VideoData | ImageFiles):
+        raise UserError(f"{source}: an audit reads videos and images, not {type(data).__name__}")
     data.prepare_data()
     data.setup("fit")
     if data.layout.has("test"):
         data.setup("test")
     return data
+
+
+def has_places(data: Any) -> bool:
+    """Return whether the targets of a data module are places in the picture: masks, objects or boxes with actions."""
+    from mvrec.data.views.objects import Objects
+    from mvrec.data.views.targets import ActionBoxes, MaskMap
+
+    return issubclass(data.target_type, ActionBoxes | MaskMap | Objects)
 
 
 def indices_of(data: Any) -> "dict[str, SampleIndex]":
@@ -117,12 +158,14 @@ def indices_of(data: Any) -> "dict[str, SampleIndex]":
 
 
 def _groups(data: Any, files: "Sequence[File]") -> list[str]:
-    """Return the group of each row by `data.group`, or as it is guessed for data without that key."""
+    """Return the group of each row by `data.group`, or as it is guessed for data without that key; tell of a guess."""
     from mvrec.data.listing.groups.rules import AUTO
     from mvrec.data.listing.groups.splits import grouping_of
 
-    rows = [row for split in SPLITS if data.layout.has(split) for row in data.layout.rows(split)]
+    rows = list({row.path: row for split in SPLITS if data.layout.has(split) for row in data.layout.rows(split)}.values())
     grouping = grouping_of(rows, vars(data).get("group", AUTO))
+    if grouping.note:
+        log.info("%s", grouping.note)
     group_of = {str(data.root / row.path): group for row, group in zip(rows, grouping.of, strict=True)}
     return [group_of.get(file.path, file.path) for file in files]
 
@@ -131,40 +174,52 @@ def settings_of(data: Any) -> "Settings":
     """Return what the data module will do with its files."""
     from mvrec.looking.audit.findings import Settings
 
-    clip = getattr(data, "clip", None)
-    seconds = None
-    if clip is not None and clip.sampling == "dense" and clip.target_fps:
-        seconds = clip.num_frames * clip.stride_frames / clip.target_fps
     side = data.size if isinstance(data.size, int) else min(data.size)
-    return Settings(data.augment.flip_probability, side, seconds)
+    return Settings(data.augment.flip_probability, side, None if has_places(data) else getattr(data, "clip", None))
 
 
-def _rows(split: str, index: "SampleIndex") -> "list[File]":
+def _rows(split: str, index: "SampleIndex", names: Sequence[str]) -> "list[File]":
+    """Return the rows of a split with the names of their classes; of masks, which are in files, without names."""
     from mvrec.looking.audit.findings import File
 
     files = []
-    for sample in index:
-        numbers = sample.label if isinstance(sample.label, tuple) else (sample.label,)
-        labels = tuple(index.class_names[number] for number in numbers) if index.class_names else ()
-        files.append(File(split, str(sample.path), labels, (sample.start_seconds, sample.end_seconds)))
+    for number, sample in enumerate(index):
+        labels = () if index.target_type.in_file else _classes_in(index.target(number))
+        span = sample.start_seconds, sample.end_seconds
+        files.append(File(split, str(sample.path), tuple(names[label] for label in labels), span))
     return files
 
 
-def _doubted(run: Path, indices: "dict[str, SampleIndex]", names: Sequence[str]) -> "list[Doubt]":
+def _classes_in(target: Any) -> tuple[int, ...]:
+    """Return the numbers of all classes in a target, each once."""
+    import numpy as np
+
+    from mvrec.data.views.objects import Objects
+    from mvrec.data.views.targets import ActionBoxes, classes_of
+
+    if isinstance(target, Objects):
+        return tuple(np.unique(target.annotations.labels).tolist())
+    if isinstance(target, ActionBoxes):
+        return tuple(np.flatnonzero(target.true_actions.any(0)).tolist())
+    return classes_of(target)
+
+
+def _doubted(data: Any, indices: "dict[str, SampleIndex]", reads: "Sequence[Seen]", options: Any) -> "list[Doubt]":
     """Return the labels that a run's network doubts.
 
     Raises:
-        UserError: The run has no checkpoint or other classes, or files have several labels.
+        UserError: The run has no checkpoint or other classes, or files have several labels or none.
     """
     import numpy as np
 
-    from mvrec.errors import DecodeError
+    from mvrec.data.views.targets import ClassIndex
     from mvrec.inference.recogniser import load_recogniser
     from mvrec.looking.audit.labels import doubts
+    from mvrec.looking.audit.scoring import scored
     from mvrec.report.reading import read_run
 
-    samples = [sample for index in indices.values() for sample in index]
-    if not names or any(isinstance(sample.label, tuple) for sample in samples):
+    run, names = options.run, data.class_names
+    if not issubclass(data.target_type, ClassIndex):
         raise UserError("--run judges files of one class each, and these have several or none: leave --run out")
     checkpoint = read_run(run).results.checkpoint
     if checkpoint is None:
@@ -172,11 +227,9 @@ def _doubted(run: Path, indices: "dict[str, SampleIndex]", names: Sequence[str])
     recogniser = load_recogniser(checkpoint, where="--run")
     if list(recogniser.class_names) != list(names):
         raise UserError(f"--run={run}: its {len(recogniser.class_names)} classes are not the {len(names)} of the data")
-    probabilities = np.full((len(samples), len(names)), np.nan)
-    for number, sample in enumerate(samples):
-        try:
-            views = recogniser.views(sample.path, start_seconds=sample.start_seconds, end_seconds=sample.end_seconds)
-        except DecodeError:
-            continue
-        probabilities[number] = recogniser.probabilities(views).mean(0).numpy()
-    return doubts(probabilities, np.array([sample.label for sample in samples]))
+    parts, begin = [], 0
+    for index in indices.values():
+        readable = [row for row in range(len(index)) if reads[begin + row].look is not None]
+        parts.append(scored(data, index, recogniser, rows=readable, jobs=options.jobs))
+        begin += len(index)
+    return doubts(np.concatenate(parts), np.concatenate([index.labels for index in indices.values()]))

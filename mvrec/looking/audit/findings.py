@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mvrec.data.listing.class_names import mirrored_classes
+from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.looking.audit.copies import Copy
 from mvrec.looking.audit.labels import Doubt
 from mvrec.looking.audit.reading import Seen
@@ -17,7 +18,6 @@ FEW = 10  # training files of a class, below which it is hardly learned
 UNEVEN = 20  # times as many files in the largest class as in the smallest
 SHORTER = 0.25  # of the usual length
 SCALED_UP = 0.5  # short side as a share of the network's input
-CLIP_SHARE = 0.25  # of a video that a training clip shows
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Settings:
     Attributes:
         flip_probability: Chance of a horizontal flip in training.
         side: Short side of the network's input in pixels.
-        clip_seconds: Time from the first to the last frame of a training clip.
+        clip: Frames of a training clip; `None` for images, and for clips around key frames.
     """
 
     flip_probability: float | None = None
     side: int | None = None
-    clip_seconds: float | None = None
+    clip: ClipSpec | None = None
 
 
 def counts_of(files: Sequence[File]) -> dict[str, Counter[str]]:
@@ -216,12 +216,6 @@ def _odd(reads: Sequence[Seen], settings: Settings) -> Iterator[Finding]:
     if short:
         text = f"{counted(len(short), 'videos')} are under a quarter of the usual {usual:.1f} s: are they cut off?"
         yield Finding("short videos", text, tuple((n,) for n in short), tuple(f"{lengths[n]:.2f} s" for n in short))
-    if settings.clip_seconds and settings.clip_seconds < CLIP_SHARE * usual:
-        text = (
-            f"a training clip shows {settings.clip_seconds:.1f} s of a usual video of {usual:.1f} s, and may miss what "
-            "the label means: raise data.clip.stride_frames, sample segments, or list start and end"
-        )
-        yield Finding("short clips", text)
 
 
 def as_json(files: Sequence[File], every: Sequence[Finding]) -> dict[str, Any]:
