@@ -13,11 +13,20 @@ from PIL import Image
 from mvrec.cli.main import main
 from mvrec.data.generated.moving_digits_video import encode, generate_moving_digits
 from mvrec.data.video.opening import open_video
+from mvrec.looking.audit import reading
+from mvrec.looking.audit.cache import LookCache, cache_of
 from mvrec.looking.audit.copies import copies
 from mvrec.looking.audit.labels import doubts
 from mvrec.looking.audit.looks import look_of
-from mvrec.looking.audit.reading import see, video_look
+from mvrec.looking.audit.reading import Seen, see, video_look
 from mvrec.processes import Limits
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of what audits have read."""
+    monkeypatch.setenv("MVREC_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +130,41 @@ def test_command_names_planted_faults(digits: Path, tmp_path: Path, capsys: pyte
     main([*arguments, "--out", str(page)])
     assert "leak.mp4" in page.read_text()
     assert "http://" not in page.read_text()
+
+
+def test_a_second_or_interrupted_audit_reads_only_what_is_new(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(digits / "train" / "grow", tmp_path / "grow")
+    paths = sorted((tmp_path / "grow").glob("*.mp4"))
+    numbers_read: list[Path] = []
+    share = reading._share
+    monkeypatch.setattr(
+        reading,
+        "_share",
+        lambda files, numbers, *others: (numbers_read.extend(numbers), share(files, numbers, *others))[1],
+    )
+
+    def audit(count: int) -> tuple[list[str], list[Seen]]:
+        numbers_read.clear()
+        cache = LookCache(cache_of(tmp_path))
+        reads = see(paths[:count], is_video=True, limits=Limits(), jobs=1, cache=cache)
+        cache.close()
+        return [paths[number].name for number in numbers_read], reads
+
+    assert audit(5)[0] == [path.name for path in paths[:5]]
+    names, reads = audit(len(paths))
+    assert names == [path.name for path in paths[5:]]
+    write(paths[2], frames_of(paths[7]), 20)
+    paths[3].write_bytes(b"no video")
+    names, again = audit(len(paths))
+    assert names == [paths[2].name, paths[3].name]
+    assert again[3].fault
+    for earlier, read in zip(again[4:], reads[4:], strict=True):
+        assert earlier.digest == read.digest
+        assert all(np.array_equal(a, b) for a, b in zip(earlier.look, read.look, strict=True))
+    cache_of(tmp_path).write_bytes(b"no database, but long enough to be taken for one" * 100)
+    assert len(audit(4)[0]) == 4
 
 
 def test_looks_of_videos_have_their_lengths(digits: Path) -> None:

@@ -54,10 +54,10 @@ class LookCache:
         except (OSError, sqlite3.Error) as error:
             self._give_up(error)
 
-    def _prepare(self, kept: str | None) -> None:
+    def _prepare(self, version: str | None) -> None:
         assert self._database is not None
         self._database.execute("CREATE TABLE IF NOT EXISTS versions (version TEXT)")
-        if self._database.execute("SELECT version FROM versions").fetchall() != [(kept,)]:
+        if self._database.execute("SELECT version FROM versions").fetchall() != [(version,)]:
             self._database.execute("DROP TABLE IF EXISTS looks")
             self._database.execute("DELETE FROM versions")
             self._database.execute("INSERT INTO versions VALUES (?)", (VERSION,))
@@ -135,11 +135,13 @@ def _unpacked(row: Sequence[Any]) -> tuple[Look, str] | None:
         (np.uint8, (compared, LARGE, LARGE)),
     ]
     try:
-        content, place, arrays = zlib.decompress(packed), 0, []
+        content, place = zlib.decompress(packed), 0
+        arrays: list[Any] = []
         for kind, shape in shapes:
             count = int(np.prod(shape))
             arrays.append(np.frombuffer(content, kind, count, place).reshape(shape))
             place += arrays[-1].nbytes
     except (zlib.error, ValueError):
         return None
-    return Look(*arrays, (height, width), seconds, frames), digest
+    hashes, of_moments, pictures, large = arrays
+    return Look(hashes, of_moments, pictures, large, (height, width), seconds, frames), digest

@@ -89,10 +89,10 @@ def _read(data: Any, indices: "dict[str, SampleIndex]", options: Any) -> "list[S
     limits = Limits(data.decode_timeout, data.decode_memory)
     cache = LookCache(cache_of(data.root), clear=options.fresh)
     try:
-        seen = see(unique, is_video=hasattr(data, "clip"), limits=limits, jobs=options.jobs, cache=cache)
+        looks = see(unique, is_video=hasattr(data, "clip"), limits=limits, jobs=options.jobs, cache=cache)
     finally:
         cache.close()
-    by_path = dict(zip(unique, seen, strict=True))
+    by_path = dict(zip(unique, looks, strict=True))
     return [by_path[path] for path in paths]
 
 
@@ -162,7 +162,9 @@ def _groups(data: Any, files: "Sequence[File]") -> list[str]:
     from mvrec.data.listing.groups.rules import AUTO
     from mvrec.data.listing.groups.splits import grouping_of
 
-    rows = list({row.path: row for split in SPLITS if data.layout.has(split) for row in data.layout.rows(split)}.values())
+    rows = list(
+        {row.path: row for split in SPLITS if data.layout.has(split) for row in data.layout.rows(split)}.values()
+    )
     grouping = grouping_of(rows, vars(data).get("group", AUTO))
     if grouping.note:
         log.info("%s", grouping.note)

@@ -13,6 +13,7 @@ BLOCKS = (11, 11, 11, 11, 10, 10)  # bits; hashes that differ in up to 4 bits ha
 MOST_BITS = 12  # of 64, by which the hashes of a candidate's best frames may differ
 LEAST_LIKENESS = 0.95  # correlation of small pictures
 LEAST_CUT_LIKENESS = 0.97  # of parts, of which there are many to choose from
+LEAST_IMAGE_LIKENESS = 0.98  # of images, whole or in part: written digits and signs look alike at one moment
 LEAST_MOTION = 1.5  # grey levels that change between two moments, for their change to be compared
 LEAST_MOTION_LIKENESS = 0.8
 MOST_ALIKE = 200  # hashes with two blocks in common: a title card or a black border says nothing
@@ -102,13 +103,13 @@ def _near(first: _Hashes, second: _Hashes, most: int) -> npt.NDArray[np.int64]:
     for mask in _masks():
         order = np.argsort(second.bits & mask, kind="stable")
         keys = (second.bits & mask)[order]
-        asked = np.argsort(first.bits & mask, kind="stable")
-        begins = np.searchsorted(keys, (first.bits & mask)[asked], "left")
-        counts = np.searchsorted(keys, (first.bits & mask)[asked], "right") - begins
+        queries = np.argsort(first.bits & mask, kind="stable")
+        begins = np.searchsorted(keys, (first.bits & mask)[queries], "left")
+        counts = np.searchsorted(keys, (first.bits & mask)[queries], "right") - begins
         counts[counts > MOST_ALIKE] = 0
         for chunk in _chunks(counts):
             number = counts[chunk]
-            ones = np.repeat(asked[chunk], number)
+            ones = np.repeat(queries[chunk], number)
             places = np.arange(len(ones)) - np.repeat(np.cumsum(number) - number, number)
             others = order[np.repeat(begins[chunk], number) + places]
             close = differing_bits(first.bits[ones], second.bits[others]) <= MOST_BITS
@@ -138,13 +139,14 @@ def differing_bits(first: Bits, second: Bits) -> npt.NDArray[np.int64]:
 
 def _verified(first: int, second: int, base: Look, other: Look) -> Copy | None:
     """Return the copy if the pictures agree: both whole, one whole with a part of the other, or in a piece of time."""
-    if (alike := likeness(_small(base), _small(other))) >= LEAST_LIKENESS:
+    is_video = len(base.large) > 1
+    if (alike := likeness(_small(base), _small(other))) >= (LEAST_LIKENESS if is_video else LEAST_IMAGE_LIKENESS):
         return Copy(first, second, "re-encoded", alike)
     alike, part = max((_best_part(base, other), _best_part(other, base)), key=lambda best: best[0])
-    if alike >= LEAST_CUT_LIKENESS:
+    if alike >= (LEAST_CUT_LIKENESS if is_video else LEAST_IMAGE_LIKENESS):
         kind = " and ".join(name for name, holds in (("cut", part.is_cut), ("mirrored", part.mirrored)) if holds)
         return Copy(first, second, kind, alike)
-    alike = _piece_likeness(base, other) if len(base.pictures) > 1 else 0.0
+    alike = _piece_likeness(base, other) if is_video else 0.0
     return Copy(first, second, "a piece of the other", alike) if alike >= LEAST_LIKENESS else None
 
 
@@ -196,13 +198,15 @@ def _piece_likeness(base: Look, other: Look) -> float:
     shifts: list[float] = []
     for a, b in places[np.argsort(-alike[tuple(places.T)], kind="stable")].tolist():
         shift = float(base.times[a] - other.times[b])
-        if len(shifts) < MOST_SHIFTS and all(abs(shift - known) > 0.5 / max(base.fps, 1.0) for known in shifts):
+        if len(shifts) < MOST_SHIFTS and all(
+            abs(shift - other_shift) > 0.5 / max(base.fps, 1.0) for other_shift in shifts
+        ):
             shifts.append(shift)
     return max((_shifted_likeness(base, other, shift) for shift in shifts), default=0.0)
 
 
 def _shifted_likeness(base: Look, other: Look, shift: float) -> float:
-    """Return how like two videos are if the second begins `shift` seconds after the first; 0 if too little is common."""
+    """Return how like two videos are if the second begins `shift` seconds later; 0 if too little is common."""
     common = min(base.seconds, shift + other.seconds) - max(0.0, shift)
     if common < PIECE_SHARE * min(base.seconds, other.seconds):
         return 0.0
@@ -211,15 +215,15 @@ def _shifted_likeness(base: Look, other: Look, shift: float) -> float:
     nearest = gaps.argmin(0)
     inside = np.flatnonzero((times >= 0) & (times <= base.seconds))
     order = inside[np.argsort(gaps[nearest[inside], inside], kind="stable")]
-    chosen: dict[int, int] = {}  # frames of the first video, and those of the second next to them in time
+    partners: dict[int, int] = {}  # frames of the first video, and those of the second next to them in time
     for place in order.tolist():
-        if len(chosen) < PIECE_FRAMES:
-            chosen.setdefault(int(nearest[place]), place)
-    if len(chosen) < LEAST_PIECE_FRAMES:
+        if len(partners) < PIECE_FRAMES:
+            partners.setdefault(int(nearest[place]), place)
+    if len(partners) < LEAST_PIECE_FRAMES:
         return 0.0
     first, second = (pictures.astype(np.float32) for pictures in (base.pictures, other.pictures))
-    frames = sorted(chosen)
-    a, b = first[frames], second[[chosen[frame] for frame in frames]]
+    frames = sorted(partners)
+    a, b = first[frames], second[[partners[frame] for frame in frames]]
     if np.diff(a.reshape(len(a), -1), axis=0).std(1).max() < LEAST_MOTION:
         return 0.0
     return likeness(a, b)
@@ -230,11 +234,13 @@ def _normed(pictures: Bytes) -> Floats:
     rows = pictures.reshape(len(pictures), -1).astype(np.float32)
     rows -= rows.mean(1, keepdims=True)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(lengths > 0, lengths, 1)
+    normed: Floats = rows / np.where(lengths > 0, lengths, np.float32(1))
+    return normed
 
 
 def _correlations(x: Floats, y: Floats) -> Floats:
     """Return the correlation of each row of two arrays (n, d): float32 (n,), 0 for a plain row."""
     x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
     norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    return (x * y).sum(1) / np.where(norms > 0, norms, 1)
+    correlations: Floats = (x * y).sum(1) / np.where(norms > 0, norms, np.float32(1))
+    return correlations

@@ -1,4 +1,4 @@
-"""What clips and crops leave out: parts of videos, movement at the border, and boxes."""
+"""Parts of files that clips and crops leave out: parts of videos, movement at the border, and boxes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -63,13 +63,14 @@ def _clips(files: Sequence[File], reads: Sequence[Seen], clip: ClipSpec, num_cli
         noun = "labelled parts" if has_span else "training videos"
         missed = {row: pair for row, pair in of_rows.items() if pair[1] < SHOWN_SHARE * pair[0]}
         if missed and len(missed) >= OFTEN * len(of_rows):
+            parts, clips = zip(*missed.values(), strict=True)
             shares = [shown / part for part, shown in missed.values()]
             all_clips = np.median([min(num_clips * share, 1.0) for share in shares])
-            evaluated = f", and the {num_clips} clips of evaluation {all_clips:.0%}" if num_clips else ""
+            evaluated = f", and the {num_clips} clips of evaluation {100 * all_clips:.0f} %" if num_clips else ""
             text = (
-                f"of {len(missed)} of {len(of_rows)} {noun}, usually {np.median([p for p, _ in missed.values()]):.1f} s "
-                f"long, a training clip of {np.median([s for _, s in missed.values()]):.1f} s shows "
-                f"{np.median(shares):.0%}{evaluated}: it may miss what the label means; raise "
+                f"of {len(missed)} of {len(of_rows)} {noun}, usually {np.median(parts):.1f} s "
+                f"long, a training clip of {np.median(clips):.1f} s shows "
+                f"{100 * np.median(shares):.0f} %{evaluated}: it may miss what the label means; raise "
                 f"data.clip.stride_frames, {'or' if has_span else 'list start and end, or'} sample segments"
             )
             yield _timed("short clips", text, missed)
@@ -77,7 +78,7 @@ def _clips(files: Sequence[File], reads: Sequence[Seen], clip: ClipSpec, num_cli
         if has_span and repeated and len(repeated) >= OFTEN * len(of_rows):
             text = (
                 f"{len(repeated)} of {len(of_rows)} {noun} are under half as long as a clip, usually "
-                f"{np.median([p for p, _ in repeated.values()]):.2f} s, so most of its frames repeat: lower "
+                f"{np.median([part for part, _ in repeated.values()]):.2f} s, so most of its frames repeat: lower "
                 "data.clip.stride_frames or data.clip.num_frames"
             )
             yield _timed("long clips", text, repeated)
@@ -104,18 +105,18 @@ def _movement(files: Sequence[File], reads: Sequence[Seen], protocol: ClipProtoc
     for number, (file, each) in enumerate(zip(files, reads, strict=True)):
         if each.look is not None and file.path not in first and (movement := movement_of(each.look)) is not None:
             first[file.path] = number
-            seen = _seen_grid([region_of(geometry) for geometry in protocol.geometries(*each.look.size)], each.look)
-            shares[file.path] = float((movement * (1 - seen)).sum() / movement.sum())
+            coverage = _seen_grid([region_of(geometry) for geometry in protocol.geometries(*each.look.size)], each.look)
+            shares[file.path] = float((movement * (1 - coverage)).sum() / movement.sum())
     outside = sorted((path for path, share in shares.items() if share > 0.5), key=lambda path: -shares[path])
     if outside and len(outside) >= OFTEN * len(shares):
         views = protocol.views
         advice = "test_views.num_crops 3 and val_views.num_crops 3" if views.num_crops == 1 else "squarer videos"
         text = (
             f"of {len(outside)} of {len(shares)} videos most of the movement lies outside what evaluation sees "
-            f"(short side {views.short_side}, crop {protocol.size}, {counted(views.num_crops, 'crops')}), which may miss "
-            f"what the label means: try {advice}, or cut the videos around their subject"
+            f"(short side {views.short_side}, crop {protocol.size}, {counted(views.num_crops, 'crops')}): it may miss "
+            f"what the label means; try {advice}, or cut the videos around their subject"
         )
-        remarks = tuple(f"{shares[path]:.0%} of the movement is outside" for path in outside)
+        remarks = tuple(f"{100 * shares[path]:.0f} % of the movement is outside" for path in outside)
         yield Finding("movement outside the crop", text, tuple((first[path],) for path in outside), remarks)
 
 
@@ -132,7 +133,7 @@ def movement_of(look: Look) -> npt.NDArray[np.float32] | None:
 
 
 def region_of(geometry: Geometry) -> Corners:
-    """Return the part of a frame that a view shows: float64 (4,), left, top, right and bottom in pixels of the frame."""
+    """Return the part of a frame that a view shows: float64 (4,), left, top, right, bottom in pixels of the frame."""
     box, (height, width) = geometry.box, geometry.size
     crop = geometry.crop or Box(0, 0, height, width)
     left, top = box.left + crop.left * box.width / width, box.top + crop.top * box.height / height
@@ -142,14 +143,14 @@ def region_of(geometry: Geometry) -> Corners:
 def _seen_grid(regions: Sequence[Corners], look: Look) -> npt.NDArray[np.float64]:
     """Return the share of each place (SMALL, SMALL) of a video's pictures that lies in one of some regions."""
     height, width = look.size
-    seen = np.zeros((SMALL, SMALL))
+    coverage = np.zeros((SMALL, SMALL))
     ends = np.arange(SMALL + 1)
     for region in regions:
         left, top, right, bottom = region * SMALL / np.array([width, height, width, height])
         across = (np.minimum(ends[1:], right) - np.maximum(ends[:-1], left)).clip(0)
         down = (np.minimum(ends[1:], bottom) - np.maximum(ends[:-1], top)).clip(0)
-        seen = np.maximum(seen, down[:, None] * across)
-    return seen
+        coverage = np.maximum(coverage, down[:, None] * across)
+    return coverage
 
 
 # -- boxes -------------------------------------------------------------------------------------------------------------
@@ -174,9 +175,11 @@ def cropped_boxes(data: Any, files: Sequence[File], reads: Sequence[Seen]) -> It
                 continue
             is_training = split == "train"
             regions = _training_regions(data, row, look) if is_training else [_evaluated_region(data, split, look)]
-            seen = np.stack([seen_shares(corners, region) for region in regions])  # (draws, N)
-            shares[not is_training].add(begin + row, seen)
-    settings = "crop or data.augment.jitter" if hasattr(data, "object_augment") else "crop_side or data.augment.crop_area"
+            coverage = np.stack([seen_shares(corners, region) for region in regions])  # (draws, N)
+            shares[not is_training].add(begin + row, coverage)
+    settings = (
+        "crop or data.augment.jitter" if hasattr(data, "object_augment") else "crop_side or data.augment.crop_area"
+    )
     advice = f"draw larger crops (data.augment.{settings})"
     yield from shares[0].findings("training's random crops", TRAINING_SHARE, advice)
     yield from shares[1].findings("evaluation's crop", EVALUATION_SHARE, "let it see full frames (--data.pixels full)")
@@ -186,20 +189,20 @@ class _Shares:
     """Shares of boxes that crops show, by row."""
 
     def __init__(self) -> None:
-        self.seen: dict[int, npt.NDArray[np.float64]] = {}
+        self.coverage: dict[int, npt.NDArray[np.float64]] = {}
 
-    def add(self, row: int, seen: npt.NDArray[np.float64]) -> None:
-        self.seen[row] = seen
+    def add(self, row: int, coverage: npt.NDArray[np.float64]) -> None:
+        self.coverage[row] = coverage
 
     def findings(self, noun: str, least: float, advice: str) -> Iterator[Finding]:
-        lost = {row: float((seen < LEAST_SEEN).mean()) for row, seen in self.seen.items()}
-        boxes = sum(seen.shape[1] for seen in self.seen.values())
-        share = sum(lost[row] * seen.shape[1] for row, seen in self.seen.items()) / max(boxes, 1)
+        lost = {row: float((coverage < LEAST_SEEN).mean()) for row, coverage in self.coverage.items()}
+        boxes = sum(coverage.shape[1] for coverage in self.coverage.values())
+        share = sum(lost[row] * coverage.shape[1] for row, coverage in self.coverage.items()) / max(boxes, 1)
         if share < least:
             return
         rows = sorted((row for row, value in lost.items() if value), key=lambda row: -lost[row])
-        text = f"{noun} show less than half of {share:.0%} of {counted(boxes, 'boxes')}: {advice}"
-        remarks = tuple(f"{lost[row]:.0%} of its boxes are left out" for row in rows)
+        text = f"{noun} show less than half of {100 * share:.0f} % of {counted(boxes, 'boxes')}: {advice}"
+        remarks = tuple(f"{100 * lost[row]:.0f} % of its boxes are left out" for row in rows)
         yield Finding("cropped boxes", text, tuple((row,) for row in rows), remarks)
 
 

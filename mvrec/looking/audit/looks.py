@@ -43,8 +43,8 @@ class Part(NamedTuple):
 
     def widened(self, share: float) -> "Part":
         """Return the part with this share of the frame more at each side that is cut, or less if negative."""
-        sides = [max(side - share, 0.0) if side else 0.0 for side in self[:4]]
-        return Part(*sides, self.mirrored)
+        top, left, bottom, right = (max(side - share, 0.0) if side else 0.0 for side in self[:4])
+        return Part(top, left, bottom, right, self.mirrored)
 
 
 def _parts() -> tuple[Part, ...]:

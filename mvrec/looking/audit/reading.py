@@ -103,11 +103,11 @@ def see(
         jobs: Processes; by default the cores of this process.
         cache: Looks of files that need not be read; it gets those that are.
     """
-    seen: dict[int, Seen] = {}
+    reads: dict[int, Seen] = {}
     for number, path in enumerate(paths):
-        if cache is not None and (kept := cache.get(path)) is not None:
-            seen[number] = Seen(*kept)
-    left = [number for number in range(len(paths)) if number not in seen]
+        if cache is not None and (entry := cache.get(path)) is not None:
+            reads[number] = Seen(*entry)
+    left = [number for number in range(len(paths)) if number not in reads]
     jobs = min(jobs or len(os.sched_getaffinity(0)), len(left))
     files, stop = Files(paths, is_video), threading.Event()
     load_library()  # a fork of a process with threads should load no library
@@ -120,10 +120,10 @@ def see(
 
         try:
             for share in pool.map(lambda first: _share(files, left[first::jobs], limits, keep, stop), range(jobs)):
-                seen.update(share)
+                reads.update(share)
         finally:
             stop.set()  # the pool waits for its threads, also after Ctrl-C
-    return [seen[number] for number in range(len(paths))]
+    return [reads[number] for number in range(len(paths))]
 
 
 def _share(
