@@ -234,8 +234,8 @@ def _normed(pictures: Bytes) -> Floats:
     rows = pictures.reshape(len(pictures), -1).astype(np.float32)
     rows -= rows.mean(1, keepdims=True)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    normed: Floats = rows / np.where(lengths > 0, lengths, np.float32(1))
-    return normed
+    rows /= np.where(lengths > 0, lengths, 1)
+    return rows
 
 
 def _correlations(x: Floats, y: Floats) -> Floats:
