@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> None:
     parser = CommandParser(
         prog="mvrec data show",
         description=main.__doc__,
-        usage="mvrec data show [CONFIG|RUN] [--per-class N] [--seed S] [--out FILE] ...",
+        usage="mvrec data show [CONFIG|RUN|FOLDER] [--per-class N] [--seed S] [--out FILE] ...",
         epilog="All other arguments are those of `mvrec fit`: --data.root FOLDER, --data.size 64, ...",
         allow_abbrev=False,
     )
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     if options.out.is_dir():
         raise UserError(f"--out={options.out} is a folder: name the file in it")
     if named is not None:
-        rest = ["--config", str(config_of(at_home(named))), *rest]
+        rest = [*source_flags(at_home(named)), *rest]
     if not rest:
         raise UserError("mvrec data show: name a configuration, a run directory, or the files with --data.root FOLDER")
     from mvrec.cli.lightning import instantiate
@@ -52,21 +52,20 @@ def main(arguments: list[str]) -> None:
     print(f"{options.out}: {counts['train']} views of training, {counts['val']} of validation")  # noqa: T201
 
 
-def config_of(place: Path) -> Path:
-    """Return the configuration at a place: itself, or that of a run.
+def source_flags(place: Path) -> list[str]:
+    """Return the flags of `mvrec fit` that name what is at a place: a configuration, a run, or a data set.
 
     Raises:
-        UserError: There is none.
+        UserError: There is nothing.
     """
     if place.is_dir():
-        if not (place / "config.yaml").is_file():
-            raise UserError(f"{place} is no run directory: it has no config.yaml; for a folder of files: --data.root")
-        return place / "config.yaml"
+        is_run = (place / "config.yaml").is_file()
+        return ["--config", str(place / "config.yaml")] if is_run else ["--data.root", str(place)]
     if not place.exists() and not place.suffix:
         from mvrec.recipes import recipes
 
         if str(place) in recipes():
-            return place
+            return ["--config", str(place)]
     if not place.is_file():
-        raise UserError(f"{place}: there is no such configuration or run{nearest_path(place)}")
-    return place
+        raise UserError(f"{place}: there is no such configuration, run or folder{nearest_path(place)}")
+    return ["--data.root" if place.suffix == ".json" else "--config", str(place)]

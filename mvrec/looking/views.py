@@ -12,18 +12,15 @@ import torch
 from torch import Tensor
 
 from mvrec.data.loading.batch import BadSample, ClipBatch, Item, SampleKey, collate
-from mvrec.data.loading.clips import EvalClips, TrainClips, random_frames, timed_frames
-from mvrec.data.loading.images import TrainImages
 from mvrec.data.loading.loader import TrainBatches
-from mvrec.data.loading.samples import EvalSamples, TrainSamples
+from mvrec.data.loading.samples import TrainSamples
 from mvrec.data.sets.recognition_data import RecognitionData
-from mvrec.data.views.geometry import Geometry, choose_geometry
 from mvrec.data.views.normalisation import Normalisation
-from mvrec.data.views.own_augment import own_frames
-from mvrec.data.views.targets import ClassIndex, MultiHot, Target, Values
-from mvrec.data.views.timeline import timeline_of
-from mvrec.data.views.transforms import batch_pixels, drawn_operations, pixel_seed, views_of
+from mvrec.data.views.targets import ClassIndex, MultiHot, Target, Values, classes_of
+from mvrec.data.views.transforms import batch_pixels
 from mvrec.errors import DecodeError, UserError
+from mvrec.looking.choices import eval_choices, train_choices
+from mvrec.looking.places import drawing_of, has_places
 from mvrec.seeds import derive_seed
 from mvrec.tasks.classification.mixing import Mixing
 from mvrec.tasks.classification.targets import make_targets
@@ -44,6 +41,7 @@ class ShownView:
         label: Its target in words, after mixing.
         pixels: uint8 (T, H, W, 3), of images T is 1: the network's input without its normalisation.
         choices: Name and value of the random choices, and the span in seconds.
+        drawn: uint8 (H, W, 3), the view with masks or boxes over it; `None` for other targets.
     """
 
     split: str
@@ -52,6 +50,7 @@ class ShownView:
     label: str
     pixels: npt.NDArray[np.uint8] = field(repr=False)
     choices: tuple[tuple[str, str], ...] = ()
+    drawn: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
 
 
 def first_views(data: RecognitionData, mixing: Mixing | None, *, per_class: int) -> tuple[list[ShownView], list[str]]:
@@ -60,17 +59,18 @@ def first_views(data: RecognitionData, mixing: Mixing | None, *, per_class: int)
     Args:
         data: A data module after `setup("fit")`.
         mixing: That of the task.
-        per_class: Views of each class and split; of data without classes ten times as many in all.
+        per_class: Views of each class and split; of data without classes, and of places, ten times as many in all.
 
     Returns:
         The views, and one line about each file that could not be read.
 
     Raises:
-        UserError: The targets are places in the picture, or no file can be read.
+        UserError: The targets are of a kind of the user's own, or no file can be read.
     """
-    if not issubclass(data.target_type, ClassIndex | MultiHot | Values):
+    if not issubclass(data.target_type, ClassIndex | MultiHot | Values) and not has_places(data.target_type):
         raise UserError(
-            f"mvrec data show shows files with classes or values, and those of {data.root} have {data.target_type.noun}"
+            f"mvrec data show shows files with classes, values, masks or boxes, and those of {data.root} have "
+            f"{data.target_type.noun}"
         )
     quota = Quota(data, per_class)
     notes: list[str] = []
@@ -97,8 +97,7 @@ class Quota:
 
     def classes_of(self, target: Target) -> tuple[str, ...]:
         """Return the names under which a view is shown."""
-        numbers = target.classes if isinstance(target, ClassIndex | MultiHot) else ()
-        return tuple(self.names[number] for number in numbers) or ("",)
+        return names_of(target, self.names)
 
     @property
     def is_full(self) -> bool:
@@ -107,11 +106,16 @@ class Quota:
 
     def has_room(self, target: Target) -> bool:
         """Return whether a view of this target is still needed."""
-        return any(self.counts[name] < self.most for name in self.classes_of(target))
+        return self.has_classes(self.classes_of(target))
 
-    def take(self, target: Target) -> None:
-        """Count a view."""
-        self.counts.update(self.classes_of(target))
+    def has_classes(self, classes: Sequence[str]) -> bool:
+        """Return whether a view of one of these classes is still needed."""
+        return any(self.counts[name] < self.most for name in classes)
+
+
+def names_of(target: Target, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of a target's classes; ("",) without any, and of places."""
+    return tuple(names[number] for number in classes_of(target)) or ("",)
 
 
 def _train_views(data: RecognitionData, mixing: Mixing | None, quota: Quota, notes: list[str]) -> Iterator[ShownView]:
@@ -126,25 +130,58 @@ def _train_views(data: RecognitionData, mixing: Mixing | None, quota: Quota, not
         fresh = [key for key in keys if not epoch or key.index not in shown_files]
         if not any(quota.has_room(index.target(key.index)) for key in fresh):
             continue
-        items = [dataset[key] for key in keys]
-        _note(notes, [bad for item in items for bad in item.bad])
-        batch = collate(items)
-        if not len(batch):
+        # Mixing needs the whole batch; views of several sizes would be padded in one.
+        parts = [keys] if mixing is not None else [[key] for key in fresh]
+        for part in parts:
+            items = [dataset[key] for key in part]
+            _note(notes, [bad for item in items for bad in item.bad])
+            for key, view in _views_of_batch(data, dataset, list(zip(part, items, strict=True)), mixing, quota):
+                if key in fresh:
+                    quota.counts.update(view.classes)
+                    shown_files.add(key.index)
+                    yield view
+
+
+def _views_of_batch(
+    data: RecognitionData,
+    dataset: TrainSamples,
+    read: Sequence[tuple[SampleKey, Item]],
+    mixing: Mixing | None,
+    quota: Quota,
+) -> Iterator[tuple[SampleKey, ShownView]]:
+    """Yield the views that are still needed of what was read for some keys of a training batch, or for all of them."""
+    items = [item for _, item in read]
+    batch = collate(items)
+    if not len(batch):
+        return
+    clips, targets, mixed = _as_trained(data, batch, mixing)
+    origins = [(key, item, place) for key, item in read for place in range(len(item.seeds))]
+    for row, (key, item, place) in enumerate(origins):
+        true = item.targets[place]
+        if not quota.has_room(true):
             continue
-        clips, targets, mixed = _as_trained(data, batch, mixing)
-        origins = [
-            (key, item, place) for key, item in zip(keys, items, strict=True) for place in range(len(item.seeds))
-        ]
-        for row, (key, item, place) in enumerate(origins):
-            true = item.targets[place]
-            if quota.has_room(true) and key in fresh:
-                quota.take(true)
-                shown_files.add(key.index)
-                choices = [*_train_choices(data, dataset, key, item, place), *mixed]
-                label = _label(true, None if targets is None else targets[row], quota.names)
-                path = str(index[item.sample_id].path)
-                pixels = frames_of(clips[row], data.normalisation)
-                yield ShownView("train", path, quota.classes_of(true), label, pixels, tuple(choices))
+        pixels = frames_of(clips[row], data.normalisation)
+        erasing = data.augment.random_erasing if hasattr(data.augment, "random_erasing") else None
+        choices = train_choices(dataset, key, item, place, erasing=erasing, size=pixels.shape[1:3])
+        label = _label(true, None if targets is None else targets[row], data.class_names)
+        path = str(dataset.index[item.sample_id].path)
+        yield key, _shown(data, ("train", path), pixels, true, label, (*choices, *mixed))
+
+
+def _shown(
+    data: RecognitionData,
+    source: tuple[str, str],
+    pixels: npt.NDArray[np.uint8],
+    true: Target,
+    label: str,
+    choices: Sequence[tuple[str, str]],
+) -> ShownView:
+    """Return a view, with its target over it if that is a place."""
+    classes, drawn = names_of(true, data.class_names), None
+    if has_places(type(true)):
+        protocol = data.protocol("val") if source[0] == "val" else None
+        drawn, label = drawing_of(pixels, true, data.class_names, protocol=protocol)
+    return ShownView(*source, classes, label, pixels, tuple(choices), drawn)
 
 
 def _steps(batches: TrainBatches) -> Iterator[tuple[int, list[SampleKey]]]:
@@ -171,36 +208,6 @@ def _as_trained(
     return clips, targets, [("mixing", f"{'CutMix' if draw.is_cutmix else 'Mixup'}, lambda {draw.keep:.2f}")]
 
 
-def _train_choices(
-    data: RecognitionData, dataset: TrainSamples, key: SampleKey, item: Item, place: int
-) -> Iterator[tuple[str, str]]:
-    """Yield the choices behind a view, drawn once more from its seeds."""
-    sample, seed = dataset.index[item.sample_id], item.seeds[place]
-    rng_state = derive_seed(dataset.seed, key.epoch, key.index, "clip")
-    if isinstance(dataset, TrainClips):
-        with dataset.open(sample.path, decoder=dataset.decoder) as video:
-            numbers = random_frames(sample, timeline_of(video), dataset.clip, random.Random(rng_state))
-            yield "span", _span(video.times, numbers)
-    if not isinstance(dataset, TrainClips | TrainImages):
-        return
-    frames = dataset.frames(sample, random.Random(rng_state))
-    augment, pixels_of = data.augment, pixel_seed(seed)
-    if augment.before_crop is not None:
-        frames = own_frames(frames, augment.before_crop, seed=pixels_of)
-    height, width = frames.shape[1:3]
-    way = choose_geometry(height, width, size=dataset.size, augment=augment, seed=pixels_of)
-    yield "crop", f"{_box(way)} of {width} x {height}"
-    yield "flip", "yes" if way.flip else "no"
-    if augment.rand_augment is not None:
-        clip = views_of(frames, [way])[0].contiguous()
-        drawn = drawn_operations(clip, augment.rand_augment, seed=pixels_of)
-        yield "RandAugment", ", ".join(f"{name} {magnitude:.1f}" for name, magnitude in drawn) or "nothing"
-    if augment.random_erasing is not None:
-        erased = augment.random_erasing.box(dataset.size, dataset.size, random.Random(derive_seed("erase", seed)))
-        shown = erased and f"{erased.width} x {erased.height} at {erased.left}, {erased.top}"
-        yield "erased", shown or "nothing"
-
-
 def _val_views(data: RecognitionData, quota: Quota, notes: list[str]) -> Iterator[ShownView]:
     dataset = data.eval_dataset("val")
     index = data.index("val")
@@ -215,24 +222,16 @@ def _val_views(data: RecognitionData, quota: Quota, notes: list[str]) -> Iterato
         batch = collate([item])
         middle = len(batch) // 2
         clips = batch_pixels(batch.clips, batch.seeds, None, normalisation=data.normalisation)
-        quota.take(true)
-        choices = (*_val_span(dataset, number, middle), *_number_of_views(len(batch)))
+        quota.counts.update(quota.classes_of(true))
+        choices = (*eval_choices(dataset, number, middle), *_number_of_views(len(batch)))
         pixels = frames_of(clips[middle], data.normalisation)
-        path = str(index[number].path)
-        yield ShownView("val", path, quota.classes_of(true), _label(true, None, quota.names), pixels, choices)
+        label, path = _label(true, None, data.class_names), str(index[number].path)
+        yield _shown(data, ("val", path), pixels, item.targets[middle], label, choices)
 
 
 def _number_of_views(count: int) -> Iterator[tuple[str, str]]:
     if count > 1:
         yield "view", f"the middle one of {count}"
-
-
-def _val_span(dataset: EvalSamples, number: int, view: int) -> Iterator[tuple[str, str]]:
-    if isinstance(dataset, EvalClips):
-        sample = dataset.index[number]
-        with dataset.open(sample.path, decoder=dataset.decoder) as video:
-            numbers = timed_frames(sample, timeline_of(video), dataset.protocol)
-            yield "span", _span(video.times, numbers[view // dataset.protocol.views.num_crops])
 
 
 def frames_of(view: Tensor, normalisation: Normalisation) -> npt.NDArray[np.uint8]:
@@ -259,15 +258,6 @@ def _label(true: Target, soft: Tensor | None, names: Sequence[str]) -> str:
     if isinstance(true, ClassIndex | MultiHot):
         return ", ".join(names[number] for number in true.classes) or "no class"
     return ", ".join(f"{value:g}" for value in true.values) if isinstance(true, Values) else ""
-
-
-def _span(times: npt.NDArray[np.float64], numbers: Tensor) -> str:
-    seconds = times[numbers.numpy()]
-    return f"{seconds.min():.2f} to {seconds.max():.2f} s"
-
-
-def _box(way: Geometry) -> str:
-    return f"{way.box.width} x {way.box.height} at {way.box.left}, {way.box.top}"
 
 
 def _note(notes: list[str], bad: Sequence[BadSample]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvrec.errors import UserError
 from mvrec.files import at_home, json_text, write_atomically
-from mvrec.looking.show import config_of
+from mvrec.looking.show import source_flags
 from mvrec.messages import CommandParser, counted
 from mvrec.ranges import COUNT, check_range
 
@@ -132,9 +132,7 @@ def data_of(source: Path, flags: Sequence[str] = ()) -> Any:
     from mvrec.data.sets.image_data import ImageFiles
     from mvrec.data.sets.video_data import VideoData
 
-    is_data = source.is_dir() and not (source / "config.yaml").is_file()
-    places = ["--data.root", str(source)] if is_data else ["--config", str(config_of(source))]
-    data = instantiate(["fit", *places, *flags], tells_plan=False).datamodule
+    data = instantiate(["fit", *source_flags(source), *flags], tells_plan=False).datamodule
     if not isinstance(data, VideoData | ImageFiles):
         raise UserError(f"{source}: an audit reads videos and images, not {type(data).__name__}")
     data.prepare_data()

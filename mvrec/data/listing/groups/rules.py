@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from mvrec.errors import UserError
+from mvrec.messages import counted
 
 AUTO, NONE = "auto", "none"
 # The last counter of a stem: "_c03", "-part2", " (2)", or the two seconds of a span, "_000010_000020".
@@ -92,8 +93,8 @@ def _guessed(paths: Sequence[str]) -> Grouping:
     first = [PurePosixPath(path).name for path, group in zip(paths, of, strict=True) if group == example][:2]
     return Grouping(
         of,
-        f"{number} groups of files with a common stem stay together in a split, such as {first[0]} and {first[1]} "
-        f"({example}); if they are unrelated: --data.group none",
+        f"{counted(number, 'groups')} of files with a common stem stay together in a split, such as {first[0]} and "
+        f"{first[1]} ({example}); if they are unrelated: --data.group none",
     )
 
 
