@@ -96,7 +96,7 @@ def _painted_piece(picture: Pixels, piece: Piece, tone: Colour) -> Pixels:
 
 def _of_actions(picture: Pixels, target: ActionBoxes, names: Sequence[str]) -> Drawing:
     assert target.corners is not None
-    is_inside: list[bool] = (target.corners[:, 2:] > target.corners[:, :2]).all(1).tolist()
+    is_inside: Any = np.all(target.corners[:, 2:] > target.corners[:, :2], axis=1)  # bool (N,)
     texts = [[names[label] for label in np.flatnonzero(row).tolist()] for row in target.actions]
     shown = [number for number in range(len(texts)) if is_inside[number]]
     lines = [texts[number][:NAMES] + [f"and {len(texts[number]) - NAMES} more"] * (len(texts[number]) > NAMES) or ["-"]
