@@ -49,6 +49,7 @@ def find_layout(
     annotations: Path | None = None,
     number: int = 1,
     val_fraction: float | None = None,
+    group: str = "auto",
 ) -> "Layout":
     """Return the layout of a data set on disk.
 
@@ -58,13 +59,15 @@ def find_layout(
         annotations: The folder of its lists, if it is not the usual one.
         number: The number of the official split of UCF101 and HMDB51.
         val_fraction: Share of val for class folders without splits; by default that of `mvrec fit --data.root`.
+        group: Files that such a split keeps together; see `groups`.
 
     Raises:
         UserError: The folder is missing, or has no known layout.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
-    for candidate in _candidates(root, name, annotations=annotations, number=number, val_fraction=val_fraction):
+    split = {"val_fraction": val_fraction, "group": group}
+    for candidate in _candidates(root, name, annotations=annotations, number=number, split=split):
         if any(candidate.has(split) for split in sources.SPLITS):
             return candidate
     raise UserError(
@@ -73,7 +76,7 @@ def find_layout(
 
 
 def _candidates(
-    root: Path, name: str, *, annotations: Path | None, number: int, val_fraction: float | None
+    root: Path, name: str, *, annotations: Path | None, number: int, split: dict[str, Any]
 ) -> Iterator["Layout"]:
     from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
     from mvrec.data.sets.folder import find_folder_layout
@@ -99,7 +102,7 @@ def _candidates(
         yield find_kinetics_layout(root, annotations=annotations)
     if includes("auto", "videos", "images"):
         kind = IMAGES if includes("images") or holds_images else VIDEOS
-        yield find_folder_layout(root, kind, val_fraction=val_fraction)
+        yield find_folder_layout(root, kind, **split)
 
 
 def _holds_images(root: Path) -> bool:
@@ -318,6 +321,8 @@ def arguments() -> CommandParser:
     parser.add_argument(
         "--val-fraction", type=float, help="share of val in folders without splits; by default that of a plan"
     )
+    text = "files that stay together in such a split, as data.group names them (default: auto, a guess that is printed)"
+    parser.add_argument("--group", default="auto", metavar="RULE", help=text)
     parser.add_argument("--no-hash", action="store_true", help="look only for repeated paths, not for repeated content")
     console.add_limits(parser, seconds=600.0)
     masks.add_arguments(parser)
@@ -338,6 +343,8 @@ def main(words: list[str]) -> int:
     options = arguments().parse_args(words)
     if options.val_fraction is not None and not 0 <= options.val_fraction < 1:
         raise UserError(f"--val-fraction must lie in 0..1 and not be 1, got {options.val_fraction}")
+    from mvrec.data.listing.groups.rules import check_rule
+
     if (data := masks.find_data(options)) is not None:
         return masks.index(data, options)
     if (annotated := objects.find_data(options)) is not None:
@@ -350,6 +357,7 @@ def main(words: list[str]) -> int:
         annotations=options.annotations,
         number=options.split_number,
         val_fraction=options.val_fraction,
+        group=check_rule(options.group),
     )
     splits = find_splits(layout)
     for _, note in layout.notes:

@@ -222,3 +222,25 @@ def test_what_holds_nothing_known_or_nothing_at_all_is_one_line(clip, tmp_path):
     assert (tmp_path / "data/train.csv").read_text().splitlines()[1] == "train/a b/0.mp4,a b"
     code, _, err = run(*words)
     assert (code, "would be overwritten" in err) == (2, True)
+
+
+def test_frames_of_a_video_stay_together_unless_told_otherwise(tmp_path):
+    for number, name in enumerate(
+        f"{label}/vid {video}/frame_{frame:04}.png" for label in ("a", "é") for video in range(4) for frame in range(3)
+    ):
+        write_image(tmp_path / "data" / name, size=(8, 8), seed=number)
+
+    def torn(*flags):
+        code, _, err = run("index", tmp_path / "data", "--out", tmp_path / "out", "--val-fraction", 0.3, *flags)
+        assert code == 0
+        folders = [
+            {Path(row.path).parent for row in read_rows(tmp_path / f"out/{split}.csv")} for split in ("train", "val")
+        ]
+        return len(folders[0] & folders[1]), err
+
+    count, note = torn()
+    assert count == 0
+    assert "8 folders of numbered files, such as a/vid 0, stay together" in note
+    assert torn("--group", "none")[0] > 0
+    assert torn("--group", "folder:2")[0] == 0
+    assert run("index", tmp_path / "data", "--out", tmp_path / "out", "--group", "(")[0] == 2

@@ -27,10 +27,10 @@ class VideoFolder(VideoData):
         root: The data set.
         val_fraction: Share of each class in val if the root has no splits. A hash of the paths chooses, so most files
             stay where they are when others are added or removed. `fold` replaces it.
-        group: Files that a split or fold keeps together: "auto" guesses from stems that differ in their last counter
-            (`v_Punch_g01_c03`, `game12_0003`) and says so, "none" keeps none together, "folder:2" those of one folder
-            two levels deep, "column:NAME" those with the same value in a list without val. Anything else is a regular
-            expression on the path, of which the first capture group counts.
+        group: Files that a split or fold keeps together: "auto" guesses from folders of numbered frames, or stems that
+            differ in their last counter (`v_Punch_g01_c03`, `game12_0003`), and says so, "none" keeps none together,
+            "folder:2" those of one folder two levels deep, "column:NAME" those with the same value in a list without
+            val. Anything else is a regular expression on the path, of which the first capture group counts.
         **knobs: See `VideoData`.
 
     Raises:

@@ -61,6 +61,27 @@ def test_no_guess(paths: list[str]) -> None:
     assert groups(paths) == groups(paths, "none")
 
 
+FRAMES = [
+    f"{name}/vid {video}/frame_{number:04}.jpg"
+    for name in "ab"
+    for video in "xyz"
+    for number in range(2 + 5 * (video == "x"))
+]
+
+
+def test_folders_of_numbered_files_below_classes_are_guessed_as_videos() -> None:
+    grouping = groups([*FRAMES, "a/alone.jpg"])
+    assert grouping.of == [path.rpartition("/")[0] for path in FRAMES] + ["a/alone.jpg"]
+    assert grouping.note.startswith("6 folders of numbered files, such as a/vid x, ")
+    named = [path.replace("frame", f"{place}") for place, path in enumerate(FRAMES)]  # each with a name of its own
+    assert groups(named) == groups(named, "none")
+
+
+def test_folders_of_splits_and_classes_are_no_videos() -> None:
+    paths = [f"train/{name}/{number}.jpg" for name in "ab" for number in range(4)]
+    assert groups(paths, labels=list("aaaabbbb")) == groups(paths, "none")
+
+
 def test_rules() -> None:
     paths = ["a/one/1.mp4", "a/one/2.mp4", "b/two/1.mp4"]
     assert groups(paths, "folder:2").of == ["a/one", "a/one", "b/two"]

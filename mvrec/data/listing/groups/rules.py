@@ -16,6 +16,7 @@ COUNTER = re.compile(
     r"(?:_\d{6}_\d{6}|[ _.\-]*\(\d+\)|[ _.\-]+(?:part|clip|scene|shot|frame|take|seg|[a-z])?[ _\-]?\d+)",
     re.IGNORECASE,
 )
+NUMBERED = re.compile(r"(?P<stem>.*?)[ _.\-]*\d+")  # the stem of a frame: "frame_0001", "0001"
 MOST_OF_CLASS = 0.5  # a guessed group with more of a class's files says nothing about recordings
 
 
@@ -36,17 +37,25 @@ class Grouping(NamedTuple):
         return len(set(self.of)) < len(self.of)
 
 
-def groups(paths: Sequence[str], rule: str = AUTO, *, columns: Sequence[dict[str, str]] | None = None) -> Grouping:
+def groups(
+    paths: Sequence[str],
+    rule: str = AUTO,
+    *,
+    columns: Sequence[dict[str, str]] | None = None,
+    labels: Sequence[str] | None = None,
+) -> Grouping:
     """Return which of the files belong together.
 
     Args:
         paths: Files, each once, relative to the data set: `class/.../name.mp4`.
-        rule: "auto" guesses from stems that differ in their last counter (`v_Punch_g01_c03`, `game12_0003`,
-            `name-part2`). It does not guess if one group had over half the files of a folder of several. "none"
-            leaves each file alone. "folder:N" takes the first N folders of a path, "column:NAME" a column of the
-            list. Anything else is a regular expression on the path: its first capture group, else the whole match;
-            files that it does not match stay alone.
+        rule: "auto" guesses. Folders below those of classes are groups if they hold numbered files, as frames of
+            videos do (`Punch/video_7/frame_0001.jpg`), and most classes have several. Else files are groups whose
+            stems differ in their last counter (`v_Punch_g01_c03`, `game12_0003`, `name-part2`), unless one group had
+            over half the files of a folder of several. "none" leaves each file alone. "folder:N" takes the first N
+            folders of a path, "column:NAME" a column of the list. Anything else is a regular expression on the path:
+            its first capture group, else the whole match; files that it does not match stay alone.
         columns: The columns of each file's row, for "column:NAME".
+        labels: The class of each file; by default the first folder of its path.
 
     Raises:
         UserError: The rule is malformed, or fits none of the files.
@@ -54,7 +63,7 @@ def groups(paths: Sequence[str], rule: str = AUTO, *, columns: Sequence[dict[str
     if rule == NONE or not paths:
         return Grouping(list(paths))
     if rule == AUTO:
-        return _guessed(paths)
+        return _frames_of_folders(paths, labels) or _guessed(paths)
     kind, _, value = rule.partition(":")
     if kind == "folder" and value:
         return _by_folder(paths, rule, value)
@@ -75,6 +84,31 @@ def check_rule(rule: str) -> str:
     elif kind != "column":
         _compiled(rule)
     return rule
+
+
+def _frames_of_folders(paths: Sequence[str], labels: Sequence[str] | None) -> Grouping | None:
+    """Return the folders of numbered files below folders of classes as groups; `None` if files do not lie so."""
+    folders = [PurePosixPath(path).parent for path in paths]
+    stems: dict[PurePosixPath, set[str]] = {}
+    counts, labels_of = Counter(folders), labels or [folder.parts[0] if folder.parts else "" for folder in folders]
+    for path, folder in zip(paths, folders, strict=True):
+        match = NUMBERED.fullmatch(PurePosixPath(path).stem)
+        stems.setdefault(folder, set()).add(match["stem"] if match else path)
+    numbered = {f for f, of_folder in stems.items() if len(f.parts) > 1 and len(of_folder) == 1 and counts[f] > 1}
+    several: dict[str, set[PurePosixPath]] = {label: set() for label in labels_of}
+    for folder, label in zip(folders, labels_of, strict=True):
+        if folder in numbered:
+            several[label].add(folder)
+    is_numbered = sum(counts[folder] for folder in numbered) > MOST_OF_CLASS * len(paths)
+    if not is_numbered or 2 * sum(len(of_label) > 1 for of_label in several.values()) <= len(several):
+        return None
+    of = [str(folder) if folder in numbered else path for folder, path in zip(folders, paths, strict=True)]
+    example = next(folder for folder in folders if folder in numbered)
+    return Grouping(
+        of,
+        f"{counted(len(numbered), 'folders')} of numbered files, such as {example}, stay together in a split, each as "
+        "frames of one video; if they are unrelated: --data.group none",
+    )
 
 
 def _guessed(paths: Sequence[str]) -> Grouping:

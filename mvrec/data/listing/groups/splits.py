@@ -21,7 +21,8 @@ def hash_order(names: Iterable[str]) -> list[str]:
 
 def grouping_of(rows: Sequence[Row], rule: str) -> Grouping:
     """Return the groups of rows, one per file; see `groups`."""
-    return groups([row.path for row in rows], rule, columns=[dict(row.others) for row in rows])
+    columns = [dict(row.others) for row in rows]
+    return groups([row.path for row in rows], rule, columns=columns, labels=[row.label for row in rows])
 
 
 def validated(files: Sequence[tuple[str, str]], group_of: Sequence[str], *, fraction: float) -> set[str]:
