@@ -80,7 +80,7 @@ def open_source(network: str, flags: Sequence[str], *, split: Split, device: str
     from mvrec.tasks.classification.outputs import ClassificationOutputs
 
     used = usable_device(device)
-    cli = instantiate(["fit", *_places(network, flags)])
+    cli = instantiate(["fit", *_places(network, flags)], tells_plan=False)
     data, task = cli.datamodule, cli.model
     if not isinstance(data, VideoData | ImageData):
         raise UserError(f"{network}: a probe takes videos or images with classes, not {type(data).__name__}")
