@@ -78,8 +78,8 @@ def test_folders_of_numbered_files_below_classes_are_guessed_as_videos() -> None
 
 
 def test_folders_of_splits_and_classes_are_no_videos() -> None:
-    paths = [f"train/{name}/{number}.jpg" for name in "ab" for number in range(4)]
-    assert groups(paths, labels=list("aaaabbbb")) == groups(paths, "none")
+    paths = [f"{split}/{name}/{number}.jpg" for split in ("train", "val") for name in "ab" for number in range(4)]
+    assert groups(paths, labels=list("aaaabbbb") * 2) == groups(paths, "none")
 
 
 def test_rules() -> None:

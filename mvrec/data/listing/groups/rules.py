@@ -95,12 +95,14 @@ def _frames_of_folders(paths: Sequence[str], labels: Sequence[str] | None) -> Gr
         match = NUMBERED.fullmatch(PurePosixPath(path).stem)
         stems.setdefault(folder, set()).add(match["stem"] if match else path)
     numbered = {f for f, of_folder in stems.items() if len(f.parts) > 1 and len(of_folder) == 1 and counts[f] > 1}
-    several: dict[str, set[PurePosixPath]] = {label: set() for label in labels_of}
+    # Side by side: train/grow and val/grow are folders of a class in two splits.
+    neighbours: dict[tuple[str, PurePosixPath], set[PurePosixPath]] = {}
     for folder, label in zip(folders, labels_of, strict=True):
         if folder in numbered:
-            several[label].add(folder)
+            neighbours.setdefault((label, folder.parent), set()).add(folder)
+    several = {label for (label, _), of_label in neighbours.items() if len(of_label) > 1}
     is_numbered = sum(counts[folder] for folder in numbered) > MOST_OF_CLASS * len(paths)
-    if not is_numbered or 2 * sum(len(of_label) > 1 for of_label in several.values()) <= len(several):
+    if not is_numbered or 2 * len(several) <= len(set(labels_of)):
         return None
     of = [str(folder) if folder in numbered else path for folder, path in zip(folders, paths, strict=True)]
     example = next(folder for folder in folders if folder in numbered)
