@@ -83,7 +83,8 @@ def _name_of_machine(host: str) -> str:
 def _bound(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
+        both = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"cannot listen on --host {host} --port {port}: {reason}; --port 0 takes a free one") from None
