@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, get_args
 
@@ -22,7 +22,7 @@ from mvrec.data.views.protocol import (
     KeyFrameProtocol,
 )
 from mvrec.errors import UserError
-from mvrec.files import at_home, atomic_path
+from mvrec.files import at_home, atomic_path, write_atomically
 from mvrec.inference.actions.files import ActionVideos
 from mvrec.inference.actions.flags import add_action_flags, check_action_flags, detector_of, knobs_of
 from mvrec.inference.actions.knobs import actions_of
@@ -35,11 +35,14 @@ from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.recognising import OF_IMAGES, recognise_files, recognise_stream
 from mvrec.inference.results import Prediction
 from mvrec.inference.sources import find_sources, output_names
+from mvrec.inference.timeline.drawing import write_timelines
 from mvrec.inference.timeline.flags import Truth, add_timeline_flags, check_timeline_flags, timeline_knobs
-from mvrec.inference.timeline.prediction import SegmentColumns, timelines
+from mvrec.inference.timeline.prediction import SegmentColumns, VideoSegments, timelines
 from mvrec.inference.timeline.windows import clip_seconds
 from mvrec.messages import CommandParser
 from mvrec.ranges import POSITIVE, check_range
+from mvrec.report.page import page
+from mvrec.report.timelines import Bar, timeline_sections
 
 SOME_FAILED = 1  # exit code
 EACH_FRAME = 1e-3  # seconds from window to window, less than from frame to frame
@@ -114,9 +117,9 @@ def _results(
     """Return the results as they will be written, and the pictures of them."""
     if isinstance(recogniser.protocol, KeyFrameProtocol) and not options.timeline:
         return _of_people(recogniser, options), _action_videos(options)
-    pictures = PictureFiles(overlays=options.overlays, masks=options.masks, names=_names(options))
     if options.timeline:
-        return _timelines(recogniser, options), pictures
+        return _timelines(recogniser, options), PictureFiles(overlays=None, masks=None, names={})
+    pictures = PictureFiles(overlays=options.overlays, masks=options.masks, names=_names(options))
     return (_of_stream if is_stream else _of_files)(recogniser, options), pictures
 
 
@@ -174,7 +177,11 @@ def _check(options: argparse.Namespace) -> None:
 def _check_maps(recogniser: Recogniser, options: argparse.Namespace) -> None:
     """Refuse files of class maps from a network without, before the first result."""
     flag = "--overlays" if options.overlays else "--masks" if options.masks else None
-    if flag is not None and not isinstance(recogniser.protocol, (*OF_IMAGES, KeyFrameProtocol)):
+    if (
+        flag is not None
+        and not options.timeline
+        and not isinstance(recogniser.protocol, (*OF_IMAGES, KeyFrameProtocol))
+    ):
         task = recogniser.outputs.task
         raise UserError(f"{flag} is for segmenters and detectors, and {recogniser.source} is for {task}")
     if options.overlays is not None and options.overlays == options.masks:
@@ -257,8 +264,38 @@ def _timelines(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[
         decoder=options.decoder,
         num_threads=options.threads,
     )
+    shown = []  # without pixels
     for video in videos if truth is None else truth.scored(videos):
         yield from video.as_predictions()
+        shown.append(video)
+    if options.overlays is not None:
+        true = {} if truth is None else {video.source: truth.of(video.source) for video in shown}
+        write_timelines(shown, options.overlays, _written_videos(options), truth=true, decoder=options.decoder)
+    if options.page is not None:
+        write_atomically(options.page, _page(recogniser, shown, truth))
+
+
+def _page(recogniser: Recogniser, videos: Sequence[VideoSegments], truth: Truth | None) -> str:
+    """Return timelines as a page."""
+    bars = [
+        Bar(
+            video.source,
+            video.segments,
+            None if truth is None else truth.of(video.source),
+            video.error,
+            video.end_seconds or 0.0,
+        )
+        for video in videos
+    ]
+    figures = truth.figures if truth is not None else None
+    sections = timeline_sections(
+        bars,
+        recogniser.outputs.class_names,
+        score="" if figures is None else str(figures),
+        precisions=None if figures is None else figures.by_class,
+    )
+    about = f"{recogniser.outputs.describe()}, {recogniser.protocol}"
+    return page(f"Timelines of {len(videos)} videos", "recognize", sections, subtitle=f"{recogniser.source}: {about}")
 
 
 def _of_people(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[ActionPrediction]:
@@ -278,8 +315,12 @@ def _of_people(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[
 
 
 def _action_videos(options: argparse.Namespace) -> ActionVideos:
-    if options.overlays is None:
-        return ActionVideos(None, {})
+    samples = {} if options.overlays is None else _written_videos(options)
+    return ActionVideos(options.overlays, samples, least_score=least_action(options), decoder=options.decoder)
+
+
+def _written_videos(options: argparse.Namespace) -> dict[str, tuple[Path, Sample]]:
+    """Return the name of each source in the folder of overlays, without ending, and its video or part of one."""
     samples: dict[str, tuple[Path, Sample]] = {}
     for name, sample in output_names(options.sources, kind=VIDEOS).items():
         if str(sample.path) in samples:
@@ -292,7 +333,7 @@ def _action_videos(options: argparse.Namespace) -> ActionVideos:
     twice = next((name for name in places if places.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"two sources would both be written as {twice}.mp4: recognize them apart")
-    return ActionVideos(options.overlays, samples, least_score=least_action(options), decoder=options.decoder)
+    return samples
 
 
 def _of_stream(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[Prediction]:

@@ -14,7 +14,8 @@ from mvrec.report.charts import Panel
 from mvrec.report.folds import pool_runs
 from mvrec.report.page import render_report
 from mvrec.report.reading import read_run
-from mvrec.report.sections import RunResults, TaskReport, Thumbnails, mapping
+from mvrec.report.sections import RunResults, Section, TaskReport, Thumbnails, mapping
+from mvrec.report.timelines import Bar, timeline_sections
 from mvrec.runs.curves import draw_curves, panels_of, read_columns
 
 
@@ -39,8 +40,14 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--root", type=at_home, metavar="DIR", help="where the data are now, if they have moved")
     parser.add_argument("--mistakes", type=int, default=24, metavar="N", help="how many mistakes to show (default: 24)")
+    text = "segments of long videos, as mvrec recognize --timeline -o FILE.csv writes them: a bar per video"
+    parser.add_argument("--segments", type=at_home, metavar="FILE.csv", help=text)
+    text = "the true ones (path,label,start,end) in a row above, and their score"
+    parser.add_argument("--truth", type=at_home, metavar="LIST", help=text)
     options = parser.parse_args(arguments)
     check_range("--mistakes", options.mistakes, COUNT_OR_NONE)
+    if options.truth is not None and options.segments is None:
+        raise UserError("--truth is for segments: add --segments FILE.csv, which mvrec recognize --timeline -o writes")
     if options.root is not None and not options.root.is_dir():
         raise UserError(f"--root={options.root}: there is no such directory")
     several = len(options.runs) > 1
@@ -55,18 +62,44 @@ def main(arguments: list[str]) -> None:
     report = read_run(run)
     results = report.results
     panels = _panels(results)
+    more = _timelines(report, options.segments, options.truth)
     pictures = pictures_of(report, options.root)
     try:
         figures = _figures(report, output.with_suffix(""))
-        write_atomically(
-            output, render_report(report, panels=panels, thumbnails=pictures, most_mistakes=options.mistakes)
-        )
+        shown = {"panels": panels, "thumbnails": pictures, "most_mistakes": options.mistakes, "more": more}
+        write_atomically(output, render_report(report, **shown))
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error} (-o FILE puts it elsewhere)") from None
     for note in results.notes:
         print(f"mvrec: {note}")  # noqa: T201
     figure_text = f", figures in {output.with_suffix('')}: {', '.join(figures)}" if figures else ""
     print(f"{output} ({output.stat().st_size / 1e3:.0f} kB){figure_text}")  # noqa: T201
+
+
+def _timelines(report: TaskReport, path: Path | None, truth_path: Path | None) -> list[Section]:
+    """Return the sections about segments of long videos.
+
+    Raises:
+        UserError: A file cannot be read.
+    """
+    if path is None:
+        return []
+    from mvrec.inference.timeline.flags import Truth
+    from mvrec.inference.timeline.segments_file import read_segments
+
+    results = report.results
+    names = [str(name) for name in results.score.get("class_names") or results.data.get("class_names") or ()]
+    videos = read_segments(path, names)
+    truth = None if truth_path is None else Truth(truth_path, names)
+    figures = None if truth is None else truth.score(videos)
+    sources = [*videos, *sorted(set(truth.spans if truth else ()) - set(videos))]
+    bars = [Bar(source, videos.get(source, ()), None if truth is None else truth.of(source)) for source in sources]
+    return timeline_sections(
+        bars,
+        names,
+        score="" if figures is None else str(figures),
+        precisions=None if figures is None else figures.by_class,
+    )
 
 
 def _panels(results: RunResults) -> list[Panel]:

@@ -29,6 +29,7 @@ def render_report(
     panels: Sequence[Panel] = (),
     thumbnails: Thumbnails = no_thumbnails,
     most_mistakes: int = 24,
+    more: Sequence[Section] = (),
 ) -> str:
     """Return the report as HTML.
 
@@ -37,9 +38,10 @@ def render_report(
         panels: The training curves.
         thumbnails: Returns the network's view of a file as JPEGs, or raises `DecodeError`.
         most_mistakes: The largest number of mistakes.
+        more: Sections after those of the task.
     """
     results = report.results
-    of_task = report.sections(thumbnails=thumbnails, most_mistakes=most_mistakes)
+    of_task = [*report.sections(thumbnails=thumbnails, most_mistakes=most_mistakes), *more]
     sections = _sections(report, panels, of_task)
     return page(results.run_dir.resolve().name, "report", sections, subtitle=_subtitle(report), notes=results.notes)
 

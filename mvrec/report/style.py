@@ -71,6 +71,10 @@ svg .level { stroke: var(--faint); stroke-width: 1.4; stroke-dasharray: 5 4; }
 .key.level::before { background: repeating-linear-gradient(90deg, var(--faint) 0 4px, transparent 4px 7px); }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: .2rem 0 0; padding: 0; list-style: none; }
 .legend { font-size: .82rem; }
+.swatch { display: inline-block; width: .8rem; height: .8rem; margin-right: .4rem; border-radius: 2px; }
+.timeline { margin: 1.25rem 0; }
+.timeline svg { min-width: 44rem; }
+svg text.inside { fill: #10131a; }
 .key::before {
   content: ""; display: inline-block; width: .9rem; height: .25rem; margin-right: .4rem; vertical-align: middle;
 }

@@ -102,7 +102,7 @@ def test_of_a_damaged_video_the_beginning_is_drawn_and_it_counts_as_unreadable(c
     code, out, err = command("recognize", videos / "ü.mp4", "--ckpt", run, *auto, "--overlays", tmp_path)
     assert code == 1
     assert len(out.splitlines()) == 3 * 2 + 1
-    assert "the video with its actions ends at 2.40 s" in err
+    assert "the written video ends at 2.40 s" in err
     assert len(frames_of(tmp_path / "ü.mp4")) == 24
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -51,7 +52,8 @@ def test_a_timeline_merges_the_windows_of_each_video(recognize, tmp_path, small_
         (["--on=0.4"], "--on is for timelines: add --timeline"),
         (["--timeline", "--off=0.9"], "0 < off <= on <= 1"),
         (["--timeline", "--background=nothing"], "'nothing' is no class"),
-        (["--timeline", "--overlays=o"], "--timeline writes no pictures"),
+        (["--timeline", "--masks=o"], "--timeline writes no masks"),
+        (["--page=o.html"], "--page is for timelines: add --timeline"),
         (["--timeline", "--truth=absent.csv"], "absent.csv"),
     ],
 )
@@ -86,3 +88,50 @@ def test_windows_are_as_long_as_a_clip_at_the_rate_of_each_file(small_run, tmp_p
         expected = model.segments(tmp_path / f"{fps}.mp4", timeline=knobs, window=window, stride=window / 2)
         assert list(video) == list(expected) != []
         assert video.span == (0.0, 60 / fps)
+
+
+def test_segments_are_drawn_into_the_videos_and_a_page(recognize, tmp_path):
+    folder = tmp_path / "vídeos <b>"
+    folder.mkdir()
+    write_video(folder / "a b.mp4", num_frames=20, size=(64, 64), fps=10)
+    (folder / "bad.mp4").write_bytes(b"no video")
+    (tmp_path / "truth.csv").write_text("path,label,start,end\nvídeos <b>/a b.mp4,move_left,0.5,1\n", encoding="utf-8")
+    flags = ("--timeline", "--on=0.1", "--off=0.05", "--window=1")
+    page, videos = tmp_path / "new/page.html", tmp_path / "drawn"
+    lines, _ = recognize(
+        *(*flags, f"--truth={tmp_path}/truth.csv", f"--page={page}", f"--overlays={videos}"), source=folder, expected=1
+    )
+    text = page.read_text(encoding="utf-8")
+    assert "vídeos &lt;b&gt;/a b.mp4" in text
+    assert "<b>/" not in text
+    assert "tIoU mAP" in text
+    assert all(f"{line['label']}, 0:00.0 to 0:02.0, {100 * line['confidence']:.1f} %" in text for line in lines[:-1])
+    assert "move_left, 0:00.5 to 0:01.0<" in text
+    assert [path.name for path in videos.iterdir()] == ["a b.mp4"]
+    with mvrec.open_video(videos / "a b.mp4") as video:
+        assert video.num_frames == 20
+        assert video.times[10] == pytest.approx(1.0)
+        assert video.size == (320 + 2 * 20, 320)
+
+
+def test_the_report_of_a_run_shows_segments_and_their_score(command, recognize, small_run, small_data, tmp_path):
+    run = shutil.copytree(small_run, tmp_path / "run")
+    segments, truth = tmp_path / "segments.csv", tmp_path / "truth.csv"
+    recognize("--timeline", "--on=0.1", "--off=0.05", "--format=csv", f"--output={segments}")
+    (path,) = {line.split(",")[0] for line in segments.read_text("utf-8-sig").splitlines()[1:2]}
+    truth.write_text(f"path,label,start,end\n{path},grow,0,1\n{path[:-4]}x.mp4,grow,0,1\n")
+    code, _, err = command("report", run, "--segments", segments, "--truth", truth)
+    assert code == 0, err
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "(2 segments of 1 classes in" in page
+    assert f"<bdi>{path}</bdi>" in page
+    assert "grow, 0:00.0 to 0:01.0<" in page
+    for text, fault in (
+        ("path,label\na,grow\n", ": no column start_seconds"),
+        ("path,start_seconds,end_seconds,label,confidence\na,0,1,grov,1\n", ":2: 'grov' is no class of the run; did"),
+        ("path,start_seconds,end_seconds,label,confidence\na,0,x,grow,1\n", ":2: could not convert"),
+    ):
+        segments.write_text(text)
+        code, _, err = command("report", run, "--segments", segments)
+        assert code == 2
+        assert f"segments.csv{fault}" in err

@@ -100,14 +100,14 @@ def write_video(
     colours = {name: colour_of(number) for number, name in enumerate(scene.names)}
     begin = sample.start_seconds or 0.0
     with writing(path), Mp4Writer(path, fps=NOMINAL_FPS, about=f"{sample.path}: actions of people") as writer:
-        for seconds, picture in _pictures(video, sample):
+        for seconds, picture in pictures(video, sample):
             large = enlarged(picture[None], least=LEAST_PIXELS)[0]
             factor = np.float32(large.shape[0] / picture.shape[0])
             labels = [label._replace(corners=label.corners * factor) for label in scene.at(seconds)]
             writer.write(drawn(large, labels, colours), seconds=max(seconds - begin, 0.0))
 
 
-def _pictures(video: Video, sample: Sample) -> Iterator[tuple[float, Pixels]]:
+def pictures(video: Video, sample: Sample) -> Iterator[tuple[float, Pixels]]:
     """Yield the time and the pixels uint8 (H, W, 3) of each frame, up to damage."""
     times = timeline_of(video)
     window = times.window(sample.start_seconds, sample.end_seconds)
@@ -117,7 +117,7 @@ def _pictures(video: Video, sample: Sample) -> Iterator[tuple[float, Pixels]]:
         try:
             frames = video.frames(numbers.tolist())
         except DecodeError as error:
-            log.warning("%s: the video with its actions ends at %.2f s", error, times.start_of(numbers)[0])
+            log.warning("%s: the written video ends at %.2f s", error, times.start_of(numbers)[0])
             return
         yield from zip(times.start_of(numbers), frames, strict=True)
 

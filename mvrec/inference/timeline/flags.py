@@ -3,7 +3,7 @@
 import argparse
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mvrec.data.listing.lists import read_rows
@@ -14,7 +14,8 @@ from mvrec.inference.timeline.figures import TimelineFigures, timeline_figures
 from mvrec.inference.timeline.prediction import VideoSegments
 from mvrec.inference.timeline.segments import Segment, TimelineKnobs
 
-FLAGS = ("on", "off", "least", "background", "truth")
+KNOBS = ("on", "off", "least", "background")
+FLAGS = (*KNOBS, "truth", "page")
 
 log = logging.getLogger("mvrec")
 
@@ -30,6 +31,8 @@ def add_timeline_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--background", metavar="CLASS", help="the class that stands for nothing")
     text = "score the segments by those of a list (path,label,start,end): tIoU mAP by ActivityNet's rule"
     group.add_argument("--truth", type=at_home, metavar="LIST", help=text)
+    text = "write the segments as a page with a bar per video, the true ones above the predicted ones"
+    group.add_argument("--page", type=at_home, metavar="FILE.html", help=text)
 
 
 def check_timeline_flags(options: argparse.Namespace) -> None:
@@ -42,8 +45,8 @@ def check_timeline_flags(options: argparse.Namespace) -> None:
         timeline_knobs(options)
         if is_stream(options.sources[0]):
             raise UserError(f"--timeline is for files, and {options.sources[0]} is a stream without an end")
-        if options.overlays or options.masks:
-            raise UserError("--timeline writes no pictures: leave --overlays and --masks out")
+        if options.masks:
+            raise UserError("--timeline writes no masks: --overlays FOLDER draws the segments into the videos")
     elif flag := next((name for name in FLAGS if getattr(options, name) is not None), None):
         raise UserError(f"--{flag} is for timelines: add --timeline")
 
@@ -54,7 +57,7 @@ def timeline_knobs(options: argparse.Namespace) -> TimelineKnobs:
     Raises:
         UserError: A value is out of range.
     """
-    values = {name: getattr(options, name) for name in FLAGS if name != "truth"}
+    values = {name: getattr(options, name) for name in KNOBS}
     return TimelineKnobs(**{name: value for name, value in values.items() if value is not None})
 
 
@@ -74,7 +77,7 @@ class Truth:
     """
 
     def __init__(self, path: Path, class_names: Sequence[str]) -> None:
-        self.path = path
+        self.path, self.class_names = path, list(class_names)
         self.spans: dict[str, list[tuple[float, float, str]]] = {}
         self.figures: TimelineFigures | None = None
         for row in read_rows(path):
@@ -86,6 +89,16 @@ class Truth:
             video = str((path.parent / row.path).resolve())
             self.spans.setdefault(video, []).append((row.start_seconds, row.end_seconds, row.label))
 
+    def of(self, source: str) -> list[Segment]:
+        """Return the true segments of a video, by start."""
+        parts = sorted(self.spans.get(str(Path(source).resolve()), ()))
+        return [Segment(start, end, self.class_names.index(name), name, 1.0) for start, end, name in parts]
+
+    def score(self, segments: Mapping[str, Sequence[Segment]]) -> TimelineFigures:
+        """Score the segments of videos by their whole paths."""
+        self.figures = timeline_figures(segments, self.spans)
+        return self.figures
+
     def scored(self, results: Iterable[VideoSegments]) -> Iterator[VideoSegments]:
         """Pass results on, and print their score after the last one; an unreadable video has no segments."""
         segments: dict[str, list[Segment]] = {}
@@ -95,5 +108,4 @@ class Truth:
         absent = sorted(set(self.spans) - {video for video, parts in segments.items() if parts})
         if absent:
             log.warning("%d videos of %s have no segment, such as %s", len(absent), self.path, absent[0])
-        self.figures = timeline_figures(segments, self.spans)
-        log.info("%s", self.figures)
+        log.info("%s", self.score(segments))

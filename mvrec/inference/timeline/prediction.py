@@ -64,7 +64,7 @@ class VideoSegments(Result):
     """The segments of a video: classes with start and end.
 
     Attributes:
-        segments: By start, then by class; none in an unreadable file.
+        segments: By start, then by class; of a damaged file those before the damage.
     """
 
     segments: tuple[Segment, ...] = ()
@@ -77,16 +77,14 @@ class VideoSegments(Result):
 
     def as_predictions(self) -> list[Prediction]:
         """Return a prediction per segment, for a writer, and one with the error of an unreadable file."""
-        if self.error:
-            return [Prediction(*self._file(), error=self.error)]
-        return [Prediction(self.source, segment.start, segment.end, output=SegmentOutput(segment)) for segment in self]
+        segments = [
+            Prediction(self.source, segment.start, segment.end, output=SegmentOutput(segment)) for segment in self
+        ]
+        return [*segments, Prediction(self.source, None, None, self.error)] if self.error else segments
 
     def as_rows(self) -> list[dict[str, Any]]:
         """Return flat values, for a table: path, start_seconds, end_seconds, label, confidence."""
         return [prediction.as_dict() for prediction in self.as_predictions()]
-
-    def _file(self) -> tuple[str, float | None, float | None]:
-        return self.source, self.start_seconds, self.end_seconds
 
 
 def merged(source: str, windows: Iterable[Prediction], names: Sequence[str], knobs: TimelineKnobs) -> VideoSegments:
