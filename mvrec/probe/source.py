@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -126,18 +126,16 @@ def _has_own(cli: Any) -> bool:
     return arguments.get("weights") is not None
 
 
-def _groups(data: Any) -> dict[str, int]:
-    """Return the number of each file's group, by its path."""
+def _groups(data: Any) -> dict[str, str]:
+    """Return each file's group, by its path."""
     from mvrec.data.listing.groups.rules import AUTO
-    from mvrec.data.listing.groups.splits import grouping_of
+    from mvrec.data.listing.groups.splits import groups_of_files
 
-    rows = [row for split in ("train", "val", "test") if data.layout.has(split) for row in data.layout.rows(split)]
-    names = grouping_of(rows, vars(data).get("group", AUTO)).of
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return {str(data.root / row.path): numbers[name] for row, name in zip(rows, names, strict=True)}
+    rows = (row for split in get_args(Split) if data.layout.has(split) for row in data.layout.rows(split))
+    return groups_of_files(rows, data.root, vars(data).get("group", AUTO))[0]
 
 
-def _files(index: "SampleIndex", groups: dict[str, int], num_classes: int, is_single: bool) -> Files:
+def _files(index: "SampleIndex", groups: dict[str, str], num_classes: int, is_single: bool) -> Files:
     samples = list(index)
     if is_single:
         labels = np.array([sample.label for sample in samples], np.int64)
@@ -145,6 +143,6 @@ def _files(index: "SampleIndex", groups: dict[str, int], num_classes: int, is_si
         labels = np.zeros((len(samples), num_classes), bool)
         for number, sample in enumerate(samples):
             labels[number, list(cast("tuple[int, ...]", sample.label))] = True
-    others = {path: len(groups) + number for number, path in enumerate(dict.fromkeys(str(s.path) for s in samples))}
-    of = [groups.get(str(sample.path), others[str(sample.path)]) for sample in samples]
-    return Files(samples, labels, np.array(of, np.int64))
+    paths = [str(sample.path) for sample in samples]
+    _, numbers = np.unique([groups.get(path, path) for path in paths], return_inverse=True)
+    return Files(samples, labels, numbers)

@@ -158,15 +158,12 @@ def indices_of(data: Any) -> "dict[str, SampleIndex]":
 def _groups(data: Any, files: "Sequence[File]") -> list[str]:
     """Return the group of each row by `data.group`, or as it is guessed for data without that key; tell of a guess."""
     from mvrec.data.listing.groups.rules import AUTO
-    from mvrec.data.listing.groups.splits import grouping_of
+    from mvrec.data.listing.groups.splits import groups_of_files
 
-    rows = list(
-        {row.path: row for split in SPLITS if data.layout.has(split) for row in data.layout.rows(split)}.values()
-    )
-    grouping = grouping_of(rows, vars(data).get("group", AUTO))
-    if grouping.note:
-        log.info("%s", grouping.note)
-    group_of = {str(data.root / row.path): group for row, group in zip(rows, grouping.of, strict=True)}
+    rows = (row for split in SPLITS if data.layout.has(split) for row in data.layout.rows(split))
+    group_of, note = groups_of_files(rows, data.root, vars(data).get("group", AUTO))
+    if note:
+        log.info("%s", note)
     return [group_of.get(file.path, file.path) for file in files]
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from mvrec.data.listing.groups.rules import Grouping, groups
 from mvrec.data.listing.lists import Row
@@ -23,6 +24,13 @@ def grouping_of(rows: Sequence[Row], rule: str) -> Grouping:
     """Return the groups of rows, one per file; see `groups`."""
     columns = [dict(row.others) for row in rows]
     return groups([row.path for row in rows], rule, columns=columns, labels=[row.label for row in rows])
+
+
+def groups_of_files(rows: Iterable[Row], root: Path, rule: str) -> tuple[dict[str, str], str]:
+    """Return the group of each file by its path below `root`, and the line about a guess; rows may repeat files."""
+    unique = list({row.path: row for row in rows}.values())
+    grouping = grouping_of(unique, rule)
+    return {str(root / row.path): group for row, group in zip(unique, grouping.of, strict=True)}, grouping.note
 
 
 def validated(files: Sequence[tuple[str, str]], group_of: Sequence[str], *, fraction: float) -> set[str]:
