@@ -85,7 +85,7 @@ PARSE = argparse.ArgumentParser.parse_known_args
 def parse_only(parser, *arguments):
     """Check arguments and run nothing."""
     _, unknown = PARSE(parser, *arguments)
-    if parser.prog in ("mvrec sweep", "mvrec probe"):  # which hand other flags on to `fit`
+    if parser.prog in ("mvrec sweep", "mvrec probe", "mvrec data show"):  # which hand other flags on to `fit`
         unknown = [word for word in unknown if word.startswith("--") and not is_key("fit", word[2:])]
     assert unknown == []
     raise ParsedError

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import socket
+from inspect import getdoc
 
 from mvrec.errors import UserError, need
 from mvrec.messages import CommandParser
@@ -92,7 +93,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
-        prog="mvrec serve", description=main.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="mvrec serve", description=getdoc(main), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("ckpt", metavar="RUN_OR_CKPT", help="a run directory, a checkpoint or weights")
     parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s, this machine alone; 0.0.0.0: all")
