@@ -52,7 +52,7 @@ WRONG_FLAGS = [
     ("--model.optimizer=/etc/hosts", "--model.optimizer"),
     ("--model.optimizer.lr=abc", "--model.optimizer.lr"),
     ("--trainer.strategy=foo", "--trainer.strategy: 'foo' is not one of auto, ddp,"),
-    ("--trainer.logger=WandbLogger", "lightning.pytorch.loggers.WandbLogger: "),
+    ("--trainer.logger=CometLogger", "lightning.pytorch.loggers.CometLogger: "),
     ("--trainer.max_epochs=0", "--trainer.max_epochs=0: nothing would be trained"),
     ("--trainer.devices=abc", "--trainer.devices"),
     ("--model=-1", "--model: a task such as Classification or package.module.Class is expected, got '-1'"),

@@ -28,6 +28,7 @@ from mvrec.cli.config_check import (
 )
 from mvrec.cli.help.hints import stray_hint
 from mvrec.cli.options import Row, class_names, class_options, command_options, is_installed
+from mvrec.cli.options.loggers import check_loggers
 from mvrec.cli.parse_errors import HOMES, PLAIN_KINDS, WHICH_NETWORK, not_expected, said_of_key
 from mvrec.cli.planning import data_of_folder, is_annotations, is_planned, of_folders_task, task_of_folder
 from mvrec.cli.value_check import as_number, check_values
@@ -150,6 +151,8 @@ def check_early(args: Sequence[str]) -> None:
     refuse_unknown(keys, accepted)
     check_values(keys, accepted)
     _check_kinds(keys, accepted.rows)
+    if is_run:
+        check_loggers(keys)
     if fault is not None:
         raise fault
     if is_run:
