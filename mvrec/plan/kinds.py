@@ -22,6 +22,14 @@ DATA = {VIDEOS: "VideoFolder", IMAGES: "ImageFolder"}
 MASKED = "MaskFolder"  # the data module of images with masks
 BOXED = "VideoBoxes"  # the data module of videos with boxes
 ANNOTATED = "ObjectFolder"  # the data module of images with objects
+# What a network works on, by the data module that its weights prescribe.
+SUBJECTS = {
+    "VideoFolder": "videos",
+    "ImageFolder": "images",
+    MASKED: "masks of images",
+    BOXED: "boxes in videos",
+    ANNOTATED: "objects in images",
+}
 
 
 class Counts(NamedTuple):

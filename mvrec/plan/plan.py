@@ -13,7 +13,7 @@ from mvrec.data.listing.mask_layouts import Naming
 from mvrec.errors import UserError
 from mvrec.plan.boxes import look_at_boxes
 from mvrec.plan.findings import Findings, look
-from mvrec.plan.kinds import ANNOTATED, BOXED, DATA, MASKED, kind_of
+from mvrec.plan.kinds import ANNOTATED, BOXED, DATA, MASKED, SUBJECTS, kind_of
 from mvrec.plan.learning import Choice, learning
 from mvrec.plan.machine import Machine, this_machine
 from mvrec.plan.masks import look_at_masks
@@ -112,7 +112,7 @@ def make_plan(
     data = f"mvrec.data.{placed or DATA[kind]}"
     others = [IMAGE_DATA] if masks or objects is not None else [VIDEO_DATA] if boxes is not None else []
     if start is not None and start.data["class_path"] not in (data, *others):
-        other, weights = "videos" if kind.noun == "image" else "images", start.summary.partition(",")[0]
+        other, weights = SUBJECTS[start.data["class_path"].rpartition(".")[2]], start.summary.partition(",")[0]
         raise UserError(f"data.root: {str(root)!r} holds {kind.noun}s, and {weights} is a network for {other}")
     findings = _look(
         root, kind, overrides, masks=masks, boxes=boxes, objects=objects, has_classes=has_classes, values=values

@@ -88,6 +88,9 @@ def test_layers_decay_with_weights_alone_which_decide_network_and_size(monkeypat
     assert plan.value("data.size") is plan.value("model.backbone") is plan.network is None
     with pytest.raises(UserError, match=r"holds images, and a\.pth: mvit_b_16x4 is a network for videos"):
         planned(monkeypatch, start=start, kind=IMAGES)
+    start = start._replace(data={"class_path": "mvrec.data.ObjectFolder", "init_args": {}})
+    with pytest.raises(UserError, match=r"holds images, and a\.pth: mvit_b_16x4 is a network for objects in images"):
+        planned(monkeypatch, start=start, kind=IMAGES)
 
 
 def test_choices_become_defaults_whose_arguments_a_later_choice_replaces(monkeypatch):
