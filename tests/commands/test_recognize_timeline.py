@@ -7,7 +7,9 @@ import pytest
 from video_files import write_video
 
 import mvrec
+from mvrec.data.video.stream import Stream
 from mvrec.inference.timeline.segments import TimelineKnobs, merge
+from mvrec.inference.timeline.windows import clip_seconds
 
 
 @pytest.fixture
@@ -88,6 +90,10 @@ def test_windows_are_as_long_as_a_clip_at_the_rate_of_each_file(small_run, tmp_p
         expected = model.segments(tmp_path / f"{fps}.mp4", timeline=knobs, window=window, stride=window / 2)
         assert list(video) == list(expected) != []
         assert video.span == (0.0, 60 / fps)
+        with Stream(f"file://{tmp_path}/{fps}.mp4") as stream:
+            assert clip_seconds(protocol, stream.fps) == window
+    with pytest.raises(mvrec.UserError, match="'nothing' is no class"):
+        model.segments(tmp_path, timeline=mvrec.TimelineKnobs(background="nothing"))
 
 
 def test_segments_are_drawn_into_the_videos_and_a_page(recognize, tmp_path):

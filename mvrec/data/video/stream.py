@@ -20,6 +20,7 @@ from mvrec.errors import UserError
 CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
 LIVE = ("rtsp", "rtmp", "rtp", "udp", "srt", "mms")
 OPEN_SECONDS, READ_SECONDS = 10.0, 30.0
+MOST_FPS = 240.0
 _DISORDER_SECONDS = 1.0  # by which times may fall without a restart of the clock
 
 
@@ -88,8 +89,9 @@ class Stream:
 
     @property
     def fps(self) -> float:
-        """Frames per second by the stream's own word; 30 if it tells none."""
-        return float(self._video.average_rate or self._video.guessed_rate or 30)
+        """Frames per second by the stream's own word; 30 if it tells none that a camera may have."""
+        rate = float(self._video.guessed_rate or self._video.average_rate or 0)
+        return rate if 1 <= rate <= MOST_FPS else 30.0
 
     @property
     def num_lost(self) -> int:

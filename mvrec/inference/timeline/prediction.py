@@ -146,13 +146,16 @@ def timelines(
     if window is None and not needs_rate(recogniser.protocol):
         window = clip_seconds(recogniser.protocol, 0.0)
         log.info("windows of %.2f s, the length of a clip (--window)", window)
-    spans = (window, stride)
-    for source, parts in groupby(items, lambda item: item.source):
-        windows = windows_of(recogniser, list(parts), *spans, views_per_forward, decoder, num_threads)
-        result = merged(source, windows, recogniser.outputs.class_names, knobs)
-        if not result.segments and not result.error:
-            log.info("%s: no segment reaches %g (--on)", source, knobs.on)
-        yield result
+
+    def results() -> Iterator[VideoSegments]:
+        for source, parts in groupby(items, lambda item: item.source):
+            windows = windows_of(recogniser, list(parts), window, stride, views_per_forward, decoder, num_threads)
+            result = merged(source, windows, recogniser.outputs.class_names, knobs)
+            if not result.segments and not result.error:
+                log.info("%s: no segment reaches %g (--on)", source, knobs.on)
+            yield result
+
+    return results()
 
 
 def windows_of(
