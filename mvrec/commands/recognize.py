@@ -33,7 +33,7 @@ from mvrec.inference.objects.knobs import ObjectKnobs, add_object_flags, check_o
 from mvrec.inference.reading import add_limits, start_readers
 from mvrec.inference.recogniser import Recogniser, load_recogniser
 from mvrec.inference.recognising import OF_IMAGES, recognise_files, recognise_stream
-from mvrec.inference.results import Prediction
+from mvrec.inference.results import Prediction, writing
 from mvrec.inference.sources import find_sources, output_names
 from mvrec.inference.timeline.drawing import write_timelines
 from mvrec.inference.timeline.flags import Truth, add_timeline_flags, check_timeline_flags, timeline_knobs
@@ -254,6 +254,10 @@ def _of_files(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[P
 def _timelines(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[Prediction]:
     """Return the segments of each video, and score them by their truth at the end."""
     truth = None if options.truth is None else Truth(options.truth, recogniser.outputs.class_names)
+    written = {} if options.overlays is None else _written_videos(options)
+    if options.page is not None:
+        with writing(options.page):  # before the work
+            pass
     videos = timelines(
         recogniser,
         map(as_item, find_sources(options.sources, kind=VIDEOS)),
@@ -270,9 +274,10 @@ def _timelines(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[
         shown.append(video)
     if options.overlays is not None:
         true = {} if truth is None else {video.source: truth.of(video.source) for video in shown}
-        write_timelines(shown, options.overlays, _written_videos(options), truth=true, decoder=options.decoder)
+        write_timelines(shown, options.overlays, written, truth=true, decoder=options.decoder)
     if options.page is not None:
-        write_atomically(options.page, _page(recogniser, shown, truth))
+        with writing(options.page) as path:
+            write_atomically(path, _page(recogniser, shown, truth))
 
 
 def _page(recogniser: Recogniser, videos: Sequence[VideoSegments], truth: Truth | None) -> str:

@@ -147,7 +147,10 @@ def _video(video: Bar, colours: Mapping[str, str]) -> Html:
         for part in parts
     ]
     header = ("", "from", "to", "class", "confidence", "best tIoU with its class")
-    listing = table(header if video.true is not None else header[:-1], rows, numeric={1, 2, 4, 5})
+    if video.true is None:
+        listing = table(header[1:-1], [row[1:-1] for row in rows], numeric={0, 1, 3})
+    else:
+        listing = table(header, rows, numeric={1, 2, 4, 5})
     return tag("figure", heading, tag("div", picture, class_="scroll"), folded("segments", listing), class_="timeline")
 
 

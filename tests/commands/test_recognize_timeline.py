@@ -57,6 +57,8 @@ def test_a_timeline_merges_the_windows_of_each_video(recognize, tmp_path, small_
         (["--timeline", "--masks=o"], "--timeline writes no masks"),
         (["--page=o.html"], "--page is for timelines: add --timeline"),
         (["--timeline", "--truth=absent.csv"], "absent.csv"),
+        (["--timeline", "--page=."], "--page . is a folder"),
+        (["--timeline", "--page=/proc/none/page.html"], "cannot write /proc/none/page.html: "),
     ],
 )
 def test_a_timeline_that_cannot_be_is_refused_in_one_line(command, small_run, small_data, flags, fault):
@@ -113,6 +115,11 @@ def test_segments_are_drawn_into_the_videos_and_a_page(recognize, tmp_path):
     assert "tIoU mAP" in text
     assert all(f"{line['label']}, 0:00.0 to 0:02.0, {100 * line['confidence']:.1f} %" in text for line in lines[:-1])
     assert "move_left, 0:00.5 to 0:01.0<" in text
+    recognize(*flags, f"--page={page}", source=folder, expected=1)
+    text = page.read_text(encoding="utf-8")
+    for line in lines[:-1]:
+        assert f'<bdi>{line["label"]}</bdi></td><td class="num">{100 * line["confidence"]:.1f} %</td>' in text
+    assert "tIoU" not in text
     assert [path.name for path in videos.iterdir()] == ["a b.mp4"]
     with mvrec.open_video(videos / "a b.mp4") as video:
         assert video.num_frames == 20

@@ -47,6 +47,8 @@ def check_timeline_flags(options: argparse.Namespace) -> None:
             raise UserError(f"--timeline is for files, and {options.sources[0]} is a stream without an end")
         if options.masks:
             raise UserError("--timeline writes no masks: --overlays FOLDER draws the segments into the videos")
+        if options.page is not None and options.page.is_dir():
+            raise UserError(f"--page {options.page} is a folder: name the HTML file in it")
     elif flag := next((name for name in FLAGS if getattr(options, name) is not None), None):
         raise UserError(f"--{flag} is for timelines: add --timeline")
 
