@@ -13,7 +13,7 @@ from mvrec.compare.result import (
     tested,
 )
 from mvrec.compare.scored import ScoredRun
-from mvrec.compare.text import Cells, pair_lines, ranking
+from mvrec.compare.text import RESULTS, Cells, pair_lines, ranking
 from mvrec.report.charts import Panel, bar, line_chart
 from mvrec.report.markup import Html, join, name_of, table, tag
 from mvrec.report.page import page
@@ -47,20 +47,28 @@ def comparison_page(runs: Sequence[ScoredRun], thumbnails: Thumbnails) -> str:
 
 
 def _ranking(rows: Cells) -> Html:
-    return table(rows[0], [[name_of(row[0]), *row[1:]] for row in rows[1:]], numeric={1, 2, 3, 4, 5})
+    numeric = {place for place, name in enumerate(rows[0]) if place == 1 or name in RESULTS}
+    return table(rows[0], [[name_of(row[0]), *row[1:]] for row in rows[1:]], numeric=numeric)
 
 
 def _classes(result: Comparison) -> Html:
     rows = class_changes(result.first, result.second)
     if not rows:
         return Html("")
-    header = ("class", "files", *(f"right in {run.name}" for run in (result.first, result.second)), "change", "")
+    runs = (result.first, result.second)
+    if rows[0].files is None:
+        header = ["class", *(f"score in {run.name}" for run in runs), "change in points", ""]
+        values = [[f"{100 * row.first:.2f} %", f"{100 * row.second:.2f} %", f"{100 * row.change:+.2f}"] for row in rows]
+    else:
+        header = ["class", "files", *(f"right in {run.name}" for run in runs), "change", ""]
+        values = [
+            [str(row.files), f"{row.first:.0f}", f"{row.second:.0f}", f"{row.second - row.first:+.0f}"] for row in rows
+        ]
     cells = [
-        (name_of(row.name), row.files, row.first, row.second, f"{row.second - row.first:+d}",
-         tag("div", bar(abs(row.second - row.first) / row.files), class_="barcell"))
-        for row in rows
-    ]  # fmt: skip
-    return table(header, cells, numeric={1, 2, 3, 4})
+        [name_of(row.name), *texts, tag("div", bar(abs(row.change)), class_="barcell")]
+        for row, texts in zip(rows, values, strict=True)
+    ]
+    return table(header, cells, numeric=set(range(1, len(header) - 1)))
 
 
 def _files(result: Comparison, thumbnails: Thumbnails) -> Html:

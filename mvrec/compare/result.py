@@ -1,7 +1,7 @@
 """The comparison of runs: which is better by how much, and what changed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,9 +10,11 @@ import yaml
 from mvrec.compare.scored import File, Key, ScoredRun, check_alike, every_group, groups_of, paired, sorted_keys
 from mvrec.compare.statistics import McNemar, difference_interval, mcnemar, percentiles, swap_test
 from mvrec.report.sections import mapping
+from mvrec.tasks.action_detection.report import ActionReport
 from mvrec.tasks.chance import wilson
 from mvrec.tasks.classification.report import ClassificationReport
 from mvrec.tasks.detection.report import DetectionReport
+from mvrec.tasks.detection.scores import MASKS
 from mvrec.tasks.segmentation.report import SegmentationReport
 
 SURE = 0.05  # a smaller p counts as a difference
@@ -22,12 +24,24 @@ NAMES_OF_RUNS = ("run_dir", "trainer.logger", "trainer.default_root_dir", "ckpt_
 
 @dataclass(frozen=True)
 class ClassChange:
-    """The files of a class, and those that each run has right."""
+    """A class in two runs: its files that each has right, or its own score in each.
+
+    Attributes:
+        name: The class.
+        files: Its files; `None` where the class has a score of its own.
+        first: Files that the first run has right, or its score, 0..1.
+        second: The same of the second run.
+    """
 
     name: str
-    files: int
-    first: int
-    second: int
+    files: int | None
+    first: float
+    second: float
+
+    @property
+    def change(self) -> float:
+        """The second run's share minus the first's, -1..1."""
+        return (self.second - self.first) / (self.files or 1)
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,7 @@ class Comparison:
         if self.first.stage != "test":
             return ": validations have none, tests have (mvrec test RUN)"
         older = [run.folder for run in (self.first, self.second) if run.measure is None]
-        has_them = isinstance(self.first.report, SegmentationReport | DetectionReport)
+        has_them = isinstance(self.first.report, SegmentationReport | DetectionReport | ActionReport)
         return f": test again with this version of mvrec (mvrec test {older[0]})" if older and has_them else ""
 
 
@@ -144,7 +158,9 @@ def ranked(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
 
 
 def class_changes(first: ScoredRun, second: ScoredRun) -> list[ClassChange]:
-    """Return the classes of files with one class each, those whose share of right files changed most first."""
+    """Return the classes of files with one class each, or those with scores of their own, the largest change first."""
+    if first.measure == "score":
+        return _scored_classes(first, second)
     counts: dict[str, list[int]] = {}
     if not isinstance(first.report, ClassificationReport) or first.report.multi_label:
         return []
@@ -152,8 +168,30 @@ def class_changes(first: ScoredRun, second: ScoredRun) -> list[ClassChange]:
         count = counts.setdefault(", ".join(file.truth), [0, 0, 0])
         for place, value in enumerate((1, file.value, second.files[key].value)):
             count[place] += int(value)
-    changes = [ClassChange(name, *count) for name, count in counts.items()]
-    return sorted(changes, key=lambda change: (-abs(change.second - change.first) / change.files, change.name))
+    return _largest_first(ClassChange(name, *count) for name, count in counts.items())
+
+
+def _scored_classes(first: ScoredRun, second: ScoredRun) -> list[ClassChange]:
+    """Return the classes that have a score in both runs, such as intersection over union."""
+    base, other = (class_scores(run) for run in (first, second))
+    return _largest_first(ClassChange(name, None, base[name], other[name]) for name in base if name in other)
+
+
+def _largest_first(changes: Iterable[ClassChange]) -> list[ClassChange]:
+    return sorted(changes, key=lambda change: (-abs(change.change), change.name))
+
+
+def class_scores(run: ScoredRun) -> dict[str, float]:
+    """Return the score of each class in a run whose score is a mean of those; undefined ones are left out."""
+    report = run.report
+    scores: dict[str, float] = {}
+    if isinstance(report, SegmentationReport):
+        scores = {row.name: row.iou for row in report.classes}
+    elif isinstance(report, DetectionReport):
+        scores = {row.name: row.masks if run.metric.startswith(MASKS) else row.boxes for row in report.classes}
+    elif isinstance(report, ActionReport):
+        scores = {row.name: row.value for row in report.classes}
+    return {name: score for name, score in scores.items() if not math.isnan(score)}
 
 
 def changes(first: ScoredRun, second: ScoredRun) -> list[Change]:

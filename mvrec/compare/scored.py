@@ -14,8 +14,10 @@ from mvrec.compare.statistics import Floats, Numbers, drawn_scores
 from mvrec.errors import UserError
 from mvrec.report.file_results import FileResults
 from mvrec.report.reading import read_run
-from mvrec.report.sections import TaskReport, mapping, number
+from mvrec.report.sections import RunResults, TaskReport, mapping, number
+from mvrec.runs.curves import read_columns
 from mvrec.runs.monitors import mode_of
+from mvrec.tasks.action_detection.report import ActionReport, FrameScore
 from mvrec.tasks.classification.report import ClassificationReport
 from mvrec.tasks.detection.report import ImageRow
 from mvrec.tasks.regression.report import RegressionReport
@@ -25,7 +27,6 @@ Key = tuple[str, tuple[float | None, float | None]]  # a file, relative to the d
 MEASURES = {
     "right": "share of files that are right",
     "error": "mean error, in standard deviations of the values",
-    "score": "the score of all files, which are drawn again",
 }
 
 
@@ -67,7 +68,7 @@ class ScoredRun:
         tested = (folder / "metrics.json").is_file() and bool(mapping(results.score.get("metrics")))
         self.score: Mapping[str, Any] = results.score if self.stage == "test" and tested else {}
         if self.stage == "validation":
-            self.score = results.validation
+            self.score = results.validation or _last_validation(results)
         if not mapping(self.score.get("metrics")):
             checkpoint = results.checkpoint
             hint = f"mvrec test {checkpoint}" if checkpoint else "it has no checkpoint yet"
@@ -161,19 +162,34 @@ class ScoredRun:
                 answer = ", ".join(f"{name} {predicted:.4g}" for name, (_, predicted) in values.pairs.items())
                 yield File(values, truth, answer, values.distance(deviations))
         else:
-            images = getattr(report, "images", [])
-            yield from (_of_image(number, row) for number, row in enumerate(images) if not (row.error and leaves_out))
+            rows = getattr(report, "frames" if isinstance(report, ActionReport) else "images", [])
+            yield from (_of_image(number, row) for number, row in enumerate(rows) if not (row.error and leaves_out))
 
 
-def _of_image(number: int, row: ImageScore | ImageRow) -> File:
-    """Return the result of an image with masks or objects."""
-    if isinstance(row, ImageScore):
+def _of_image(number: int, row: ImageScore | ImageRow | FrameScore) -> File:
+    """Return the result of an image with masks or objects, or of a key frame."""
+    if isinstance(row, FrameScore):
+        value = row.answered / row.actions if row.actions else float(not row.error)
+        truth, answer = "" if row.error else f"{row.actions} actions", f"{row.answered} found"
+    elif isinstance(row, ImageScore):
         value = 0.0 if math.isnan(row.miou) else row.miou
         truth, answer = "" if row.error else f"{row.pixels} labelled pixels", f"mIoU {100 * value:.1f} %"
     else:
         value = row.balance
         truth, answer = "" if row.error else f"{row.objects} objects", f"{row.right} right, {row.wrong} wrong"
     return File(row, (truth,), row.error or answer, value, number)
+
+
+def _last_validation(results: RunResults) -> dict[str, Any]:
+    """Return the last validation of a run whose task writes no `validation.json`, from `metrics.csv`."""
+    path = results.run_dir / "metrics.csv"
+    columns = results.read(path.name, read_columns) or {}
+    metrics = {
+        name.removeprefix("val/"): values[-1] for name, (_, values) in columns.items() if name.startswith("val/")
+    }
+    files = mapping(mapping(results.data.get("splits")).get("val")).get("files")
+    facts = {name: results.environment.get(name) for name in ("task", "outputs")}
+    return {**facts, "metrics": metrics, "protocol": results.data.get("protocol"), "expected": files}
 
 
 def _deviation(values: Sequence[float]) -> float:

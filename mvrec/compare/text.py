@@ -2,10 +2,19 @@
 
 from collections.abc import Sequence
 
-from mvrec.compare.result import Comparison, class_changes, compare, configuration_changes, interval_of, ranked
+from mvrec.compare.result import (
+    ClassChange,
+    Comparison,
+    class_changes,
+    compare,
+    configuration_changes,
+    interval_of,
+    ranked,
+)
 from mvrec.compare.scored import MEASURES, ScoredRun
 
 MOST_CLASSES = 5
+RESULTS = ("95 % interval", "difference to the best", "its 95 % interval", "p")  # columns of a table after the score
 Cells = list[list[str]]
 
 
@@ -23,14 +32,15 @@ def pair_lines(result: Comparison) -> list[str]:
             f"{value_text(result.difference, unit, signed=True)}, 95 % interval {interval_text(result.interval, unit)}"
         )
         per = "" if result.num_groups is None else f", by {result.num_groups} whole files of which these are parts"
-        lines.append(f"  difference ({MEASURES[first.measure or 'right']}): {text}{per}")
+        measured = f"of {first.metric}" if first.measure == "score" else f"({MEASURES[first.measure or 'right']})"
+        lines.append(f"  difference {measured}: {text}{per}")
     if result.test is not None:
         test = result.test
         uneven = f"only {first.name} right {test.only_first}, only {second.name} right {test.only_second}"
         note = "" if result.num_groups is None else " (as if parts of one file were independent)"
         lines.append(f"  {uneven}; McNemar's exact test: p = {test.p:.3g}{note}")
     elif result.p is not None:
-        lines.append(f"  test by swaps of the runs' results: p = {result.p:.3g}")
+        lines.append(f"  random swaps of the two runs' {noun} differ as much with p = {result.p:.3g}")
     lines += _class_lines(first, second)
     lines += [f"  {key}: {' -> '.join(values)}" for key, values in configuration_changes((first, second))]
     return [*lines, result.verdict]
@@ -44,10 +54,16 @@ def _own_score(run: ScoredRun) -> str:
 
 def _class_lines(first: ScoredRun, second: ScoredRun) -> list[str]:
     changed = [row for row in class_changes(first, second) if row.first != row.second]
-    lines = [f"  {row.name}: {row.first} -> {row.second} of {row.files} right" for row in changed[:MOST_CLASSES]]
+    lines = [f"  {row.name}: {_change_text(row)}" for row in changed[:MOST_CLASSES]]
     if len(changed) > MOST_CLASSES:
         lines.append(f"  {len(changed) - MOST_CLASSES} more classes changed (--html FILE shows all)")
     return lines
+
+
+def _change_text(row: ClassChange) -> str:
+    if row.files is None:
+        return f"{value_text(row.first, 'right')} -> {value_text(row.second, 'right')}"
+    return f"{row.first:.0f} -> {row.second:.0f} of {row.files} right"
 
 
 def _difference_text(result: Comparison) -> str:
@@ -83,23 +99,16 @@ def ranking(runs: Sequence[ScoredRun]) -> Cells:
     ordered = ranked(runs)
     best = ordered[0]
     settings = configuration_changes(ordered)
-    header = [
-        "run",
-        best.metric,
-        "95 % interval",
-        "difference to the best",
-        "its 95 % interval",
-        "p",
-        *(key for key, _ in settings),
-    ]
-    rows = [header]
+    header = ["run", best.metric, *RESULTS, *(key for key, _ in settings)]
+    rows: Cells = [header]
     for place, run in enumerate(ordered):
         interval = interval_of(run)
         cells = [run.name, run.report.metric_text(best.metric, run.metrics[best.metric])]
         cells.append(interval_text(interval, _unit(run)) if interval else "")
         cells += ["", "", ""] if run is best else _to_the_best(compare(best, run))
         rows.append([*cells, *(values[place] for _, values in settings)])
-    return rows
+    shown = [column for column in range(len(header)) if any(row[column] for row in rows[1:])]
+    return [[row[column] for column in shown] for row in rows]
 
 
 def _to_the_best(result: Comparison) -> list[str]:

@@ -8,11 +8,13 @@ from typing import Any
 
 from mvrec.errors import DecodeError
 from mvrec.report.charts import bar, jpeg_data
+from mvrec.report.file_results import FileResults
 from mvrec.report.markup import Html, join, name_of, tag
 from mvrec.report.sections import RunResults, Section, TaskReport, Thumbnails, csv_rows, failures_table
 from mvrec.tasks.action_detection.predictions import WORST, read_worst
 from mvrec.tasks.classification.report import confusion_section
 from mvrec.tasks.classification.run_results import read_confusion
+from mvrec.tasks.ranked_claims import CLAIMS, read_claims
 
 RIGHT, WRONG = "#1a7f37", "#c21e14"  # of true boxes whose actions are all found, and of others
 ASKED = "#8a8a8a"  # of the boxes that the network was asked about
@@ -37,6 +39,25 @@ class FrameRow:
     span: tuple[float | None, float | None]
 
 
+@dataclass(frozen=True)
+class FrameScore:
+    """A row of `predictions.csv`.
+
+    Attributes:
+        path: The video, as recorded by the run.
+        actions: Actions of all true boxes.
+        answered: Those among the answers.
+        error: Why the key frame could not be read, or "".
+        span: Its time in the list, in seconds, and no end.
+    """
+
+    path: str
+    actions: int
+    answered: int
+    error: str
+    span: tuple[float | None, float | None]
+
+
 class ActionReport(TaskReport):
     """Actions, confusions, and the key frames with the fewest found actions."""
 
@@ -47,7 +68,7 @@ class ActionReport(TaskReport):
         self.classes = results.read("per_class.csv", read_classes) or []
         self.confusion = results.read("confusion.csv", read_confusion)
         self.worst = results.read(WORST, read_worst) or []
-        self.failed = results.read("predictions.csv", read_failed) or []
+        self.frames = results.read("predictions.csv", read_frames) or []
 
     def subtitle(self) -> list[str]:
         """Return the number of actions, and the score of equal answers."""
@@ -63,8 +84,15 @@ class ActionReport(TaskReport):
             Section("Actions", classes_table(self.classes) if self.classes else Html("")),
             Section("Confusions", self._confusions()),
             Section("Worst key frames", self._worst(most_mistakes, thumbnails)),
-            Section("Files that could not be read", failures_table(("file", "cause"), self.failed)),
+            Section("Files that could not be read", failures_table(("file", "cause"), self._failed())),
         ]
+
+    def file_results(self) -> FileResults | None:
+        """Return the claims of all boxes."""
+        return self.results.read(CLAIMS, read_claims)
+
+    def _failed(self) -> list[tuple[Html, str]]:
+        return [(name_of(row.path), row.error) for row in self.frames if row.error]
 
     def metric_title(self, name: str) -> str:
         """Return a metric's name for readers."""
@@ -178,6 +206,15 @@ def read_classes(path: Path) -> list[ActionScore]:
     ]
 
 
-def read_failed(path: Path) -> list[tuple[Html, str]]:
-    """Return path and cause of the rows of `predictions.csv` that could not be read."""
-    return [(name_of(row["path"]), row["error"]) for row in csv_rows(path) if row["error"]]
+def read_frames(path: Path) -> list[FrameScore]:
+    """Return the rows of `predictions.csv`."""
+    return [
+        FrameScore(
+            row["path"],
+            int(row["actions"] or 0),
+            int(row["found"] or 0),
+            row["error"],
+            (float(row["start_seconds"]) if row.get("start_seconds") else None, None),
+        )
+        for row in csv_rows(path)
+    ]

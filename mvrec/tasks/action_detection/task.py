@@ -16,6 +16,7 @@ from mvrec.models.heads.actions import ActionHead
 from mvrec.ranges import check_ranges
 from mvrec.run_data import RunData
 from mvrec.tasks.action_detection.action_numbers import ActionNumbers
+from mvrec.tasks.action_detection.frame_claims import ranked_claims
 from mvrec.tasks.action_detection.head import HEADS
 from mvrec.tasks.action_detection.loss import LossName, action_loss
 from mvrec.tasks.action_detection.predictions import (
@@ -31,6 +32,7 @@ from mvrec.tasks.action_detection.probabilities import box_logits, box_probabili
 from mvrec.tasks.action_detection.scores import METRICS, ActionScores, ActionTally
 from mvrec.tasks.base import Stage, Task
 from mvrec.tasks.maps_heads import KEY
+from mvrec.tasks.ranked_claims import CLAIMS
 from mvrec.training.precision import HALF
 
 log = logging.getLogger(__name__)
@@ -174,6 +176,7 @@ class ActionDetection(Task):
         write_confusion(folder / "confusion.csv", scores, class_names=self.class_names)
         offset = getattr(getattr(self.data, "times", None), "offset", 0.0)
         write_worst(folder / WORST, scores, samples=samples, class_names=self.class_names, offset=offset)
+        ranked_claims(scores).write(folder / CLAIMS)
 
     @property
     def class_names(self) -> tuple[str, ...]:

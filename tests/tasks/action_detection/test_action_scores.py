@@ -13,6 +13,7 @@ from mvrec.data.listing.index import Sample
 from mvrec.data.loading.batch import BadSample
 from mvrec.data.views.targets import ActionBoxes
 from mvrec.tasks.action_detection.action_numbers import ActionNumbers
+from mvrec.tasks.action_detection.frame_claims import ranked_claims
 from mvrec.tasks.action_detection.predictions import (
     frame_names,
     write_confusion,
@@ -81,6 +82,22 @@ def test_scores_are_equal_on_any_number_of_processes_in_any_order(processes):
     assert shared.sample_ids.tolist() == list(range(12))
     assert [table.tolist() for table in shared.confusion()] == [table.tolist() for table in whole.confusion()]
     assert shared.counts() == whole.counts()
+
+
+@pytest.mark.parametrize("only_with_truth", [False, True])
+def test_claims_give_the_score_of_any_draw_of_key_frames(only_with_truth):
+    views, rule = random_views(), {"only_with_truth": only_with_truth, "failed": (4,)}
+    scores = scored(views, **rule)
+    claims = ranked_claims(scores)
+    assert claims.scores(np.ones((1, 12)))[0] == pytest.approx(scores.metrics()["map"], abs=1e-12)
+    views = [
+        (torch.rand(len(scores), 3, generator=torch.manual_seed(place)), truth)
+        for place, (scores, truth) in enumerate(views)
+    ]
+    counts = np.array([2, 0, 1, 3, 1, 1, 1, 2, 0, 1, 1, 1])
+    drawn = np.repeat(np.arange(12), counts)
+    figure = scored([views[place] for place in drawn], only_with_truth=only_with_truth, failed=(6,)).metrics()["map"]
+    assert ranked_claims(scored(views, **rule)).scores(counts[None] * 1.0)[0] == pytest.approx(figure, abs=1e-12)
 
 
 def test_true_boxes_of_an_unreadable_key_frame_are_missed():
