@@ -20,8 +20,12 @@ KNOWN_FILES = (
 )
 
 
-def read_run(run_dir: Path) -> TaskReport:
+def read_run(run_dir: Path, *, is_whole: bool = True) -> TaskReport:
     """Read a run directory by the reader of its task; skip damaged files with a note.
+
+    Args:
+        run_dir: The run directory.
+        is_whole: Whether results of files are read, and checkpoints compared with the tested one; else only scores.
 
     Raises:
         UserError: The directory is missing or has no run, or its task is foreign code.
@@ -45,7 +49,9 @@ def read_run(run_dir: Path) -> TaskReport:
     results.unreadable = results.read("unreadable.jsonl", read_unreadable) or []
     task = results.score if results.score.get("outputs") else results.environment
     report = outputs_of(task, source=str(run_dir)).report(results)
-    _check_checkpoint(results)
+    if is_whole:
+        report.read_files()
+        _check_checkpoint(results)
     _check_extent(results)
     return report
 

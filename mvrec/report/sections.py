@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,6 +98,20 @@ class TaskReport(ABC):
 
     def __init__(self, results: RunResults) -> None:
         self.results = results
+
+    def read_files(self) -> None:
+        """Read the files that are otherwise read when they are needed, so that notes name the damaged ones."""
+        for name in self._parts():
+            getattr(self, name)
+
+    def forget_files(self) -> None:
+        """Free the memory of these files; they are read again when they are needed."""
+        for name in self._parts():
+            vars(self).pop(name, None)
+
+    def _parts(self) -> list[str]:
+        kinds = type(self).__mro__
+        return [name for kind in kinds for name, value in vars(kind).items() if isinstance(value, cached_property)]
 
     @abstractmethod
     def sections(self, *, thumbnails: Thumbnails, most_mistakes: int) -> list[Section]:

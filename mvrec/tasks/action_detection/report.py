@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,16 @@ class ActionReport(TaskReport):
         super().__init__(results)
         self.classes = results.read("per_class.csv", read_classes) or []
         self.confusion = results.read("confusion.csv", read_confusion)
-        self.worst = results.read(WORST, read_worst) or []
-        self.frames = results.read("predictions.csv", read_frames) or []
+
+    @cached_property
+    def worst(self) -> list[dict[str, Any]]:
+        """The key frames with the fewest found actions."""
+        return self.results.read(WORST, read_worst) or []
+
+    @cached_property
+    def frames(self) -> list[FrameScore]:
+        """The rows of `predictions.csv`."""
+        return self.results.read("predictions.csv", read_frames) or []
 
     def subtitle(self) -> list[str]:
         """Return the number of actions, and the score of equal answers."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from mvrec.report.markup import Html, folded, join, name_of, table, tag
 from mvrec.report.sections import RunResults, Section, TaskReport, Thumbnails, failures_table, film
 from mvrec.tasks.chance import wilson
 from mvrec.tasks.classification.run_results import (
+    ClassResults,
     ClassScore,
     Confusion,
     Prediction,
@@ -41,17 +43,33 @@ class ClassificationReport(TaskReport):
 
     def __init__(self, results: RunResults) -> None:
         super().__init__(results)
-        class_results = read_class_results(results)
-        self.predictions, self.classes, self.confusion = (
-            class_results.predictions,
-            class_results.classes,
-            class_results.confusion,
-        )
+        if not results.score:
+            self.read_files()  # the score is computed from them
+
+    @cached_property
+    def class_results(self) -> ClassResults:
+        """The files of predictions, classes and confusions."""
+        return read_class_results(self.results)
+
+    @property
+    def predictions(self) -> list[Prediction]:
+        """The rows of `predictions.csv`."""
+        return self.class_results.predictions
+
+    @property
+    def classes(self) -> list[ClassScore]:
+        """The scores of the classes."""
+        return self.class_results.classes
+
+    @property
+    def confusion(self) -> Confusion | None:
+        """The matrix of data with one class per file."""
+        return self.class_results.confusion
 
     @property
     def multi_label(self) -> bool:
         """Whether a file may have several classes, or none."""
-        return is_multi_label(self.results, self.predictions)
+        return bool(self.results.score.get("multi_label")) or is_multi_label(self.results, self.predictions)
 
     @property
     def was_tested(self) -> bool:

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,16 @@ class DetectionReport(TaskReport):
         self.classes = results.read("per_class.csv", read_classes) or []
         self.curves = results.read(CURVES, read_curves) or {}
         self.confusion = results.read("confusion.csv", read_confusion)
-        self.worst = results.read(WORST, read_worst) or []
-        self.images = results.read("predictions.csv", read_images) or []
+
+    @cached_property
+    def worst(self) -> list[dict[str, Any]]:
+        """The images with the most mistakes."""
+        return self.results.read(WORST, read_worst) or []
+
+    @cached_property
+    def images(self) -> list[ImageRow]:
+        """The rows of `predictions.csv`."""
+        return self.results.read("predictions.csv", read_images) or []
 
     def subtitle(self) -> list[str]:
         """Return the number of classes, and how outputs became objects."""

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from mvrec.report.charts import scatter_chart
 from mvrec.report.markup import Html, join, name_of, tag
 from mvrec.report.sections import (
-    RunResults,
     Section,
     TaskReport,
     Thumbnails,
@@ -51,9 +51,10 @@ class RegressionReport(TaskReport):
 
     monitors = ("val/r2",)
 
-    def __init__(self, results: RunResults) -> None:
-        super().__init__(results)
-        self.predictions = results.read("predictions.csv", read_predictions) or []
+    @cached_property
+    def predictions(self) -> list[Prediction]:
+        """The rows of `predictions.csv`."""
+        return self.results.read("predictions.csv", read_predictions) or []
 
     @property
     def scored(self) -> list[Prediction]:

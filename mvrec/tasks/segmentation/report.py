@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +65,18 @@ class SegmentationReport(TaskReport):
 
     def __init__(self, results: RunResults) -> None:
         super().__init__(results)
-        self.images = results.read("predictions.csv", read_images) or []
         self.classes = results.read("per_class.csv", read_classes) or []
         self.confusion = results.read("confusion.csv", read_confusion)
-        self.maps = results.read(WORST, read_maps) or {}
+
+    @cached_property
+    def images(self) -> list[ImageScore]:
+        """The rows of `predictions.csv`."""
+        return self.results.read("predictions.csv", read_images) or []
+
+    @cached_property
+    def maps(self) -> dict[str, Maps]:
+        """The maps of the worst images."""
+        return self.results.read(WORST, read_maps) or {}
 
     @property
     def names(self) -> list[str]:
