@@ -33,26 +33,29 @@ def main(arguments: list[str]) -> None:
             raise UserError(f"{name}={path} is a folder: name the file in it")
     if options.root is not None and not options.root.is_dir():
         raise UserError(f"--root={options.root}: there is no such directory")
-    from mvrec.compare.page import comparison_page
-
-    runs = read_runs(run_folders(options.runs), is_validation=options.val)
-    lines = comparison_lines(runs)
+    folders, is_strict = run_folders(options.runs)
+    runs, notes = read_runs(folders, is_validation=options.val, is_strict=is_strict)
+    lines = [*comparison_lines(runs, is_strict=is_strict), *notes]
     try:
         if options.csv is not None:
-            write_csv(options.csv, ranking_of(runs))
+            from mvrec.compare.tables import table_file, tables
+
+            write_csv(options.csv, table_file(tables(runs)))
             lines.append(str(options.csv))
         if options.html is not None:
             from mvrec.commands.report import pictures_of
+            from mvrec.compare.page import comparison_page
 
-            write_atomically(options.html, comparison_page(runs, pictures_of(runs[0].report, options.root)))
+            pictures = pictures_of(runs[0].report, options.root)
+            write_atomically(options.html, comparison_page(runs, pictures, notes=notes))
             lines.append(str(options.html))
     except OSError as error:
         raise UserError(f"{error.filename} cannot be written: {error.strerror}") from None
     print("\n".join(lines))  # noqa: T201
 
 
-def run_folders(places: Sequence[Path]) -> list[Path]:
-    """Return run directories; a folder that is none stands for those in it.
+def run_folders(places: Sequence[Path]) -> tuple[list[Path], bool]:
+    """Return run directories, and whether each is named; a folder that is none stands for those in it.
 
     Raises:
         UserError: A place is missing or has no run in it; fewer than two runs in all.
@@ -68,7 +71,7 @@ def run_folders(places: Sequence[Path]) -> list[Path]:
     folders = list({folder.resolve(): folder for folder in folders}.values())
     if len(folders) < 2:
         raise UserError(f"only one run is given, {folders[0]}: name those to compare it with")
-    return folders
+    return folders, all(map(is_run, places))
 
 
 def is_run(folder: Path) -> bool:
@@ -76,29 +79,53 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("metrics.json", "validation.json", "environment.json"))
 
 
-def read_runs(folders: Sequence[Path], *, is_validation: bool) -> "list[ScoredRun]":
-    """Read runs by their test, or by their last validation if that is asked for or none was tested."""
+def read_runs(
+    folders: Sequence[Path], *, is_validation: bool, is_strict: bool = True
+) -> "tuple[list[ScoredRun], list[str]]":
+    """Read runs by their test, or by their last validation if that is asked for or none was tested.
+
+    Args:
+        folders: The run directories.
+        is_validation: Whether tested runs count by their validation too.
+        is_strict: Whether all runs must have such a score.
+
+    Returns:
+        The runs, and a line for each that was left out.
+
+    Raises:
+        UserError: A run has no such score; without `is_strict`, none has.
+    """
     from mvrec.compare.scored import ScoredRun
 
-    names = _names(folders)
     tested = [(folder / "metrics.json").is_file() for folder in folders]
     stage = "validation" if is_validation or not any(tested) else "test"
-    return [ScoredRun(folder, name, stage) for folder, name in zip(folders, names, strict=True)]
+    runs, notes = [], []
+    for folder, name in zip(folders, _names(folders), strict=True):
+        try:
+            run = ScoredRun(folder, name, stage)
+            _ = run.measure  # whether its files can be read
+            runs.append(run)
+        except UserError as error:
+            if is_strict:
+                raise
+            notes.append(f"left out: {error}")
+    if not runs:
+        raise UserError(f"none of {len(folders)} runs can be compared, such as {notes[0].removeprefix('left out: ')}")
+    return runs, notes
 
 
-def comparison_lines(runs: "Sequence[ScoredRun]") -> list[str]:
-    """Return the comparison of two runs, or the table over more of them."""
+def comparison_lines(runs: "Sequence[ScoredRun]", *, is_strict: bool) -> list[str]:
+    """Return the comparison of two runs, or the tables over more of them."""
     from mvrec.compare.result import compare, tested
-    from mvrec.compare.text import aligned, pair_lines
+    from mvrec.compare.tables import tables
+    from mvrec.compare.text import pair_lines
 
-    return pair_lines(tested(compare(*runs))) if len(runs) == 2 else aligned(ranking_of(runs))
-
-
-def ranking_of(runs: "Sequence[ScoredRun]") -> list[list[str]]:
-    """Return the table over runs; see `ranking`."""
-    from mvrec.compare.text import ranking
-
-    return ranking(runs)
+    if len(runs) == 2 and is_strict:
+        return pair_lines(tested(compare(*runs)))
+    parts = tables(runs, is_strict=is_strict)
+    if len(runs) == 2 and len(parts) == 1:
+        return pair_lines(tested(compare(*runs)))
+    return [line for part in parts for line in (*part.lines, "")][:-1]
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

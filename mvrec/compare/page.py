@@ -13,7 +13,8 @@ from mvrec.compare.result import (
     tested,
 )
 from mvrec.compare.scored import ScoredRun
-from mvrec.compare.text import RESULTS, Cells, pair_lines, ranking
+from mvrec.compare.tables import RESULTS, Table, seed_lines, tables
+from mvrec.compare.text import pair_lines
 from mvrec.report.charts import Panel, bar, line_chart
 from mvrec.report.markup import Html, join, name_of, table, tag
 from mvrec.report.page import page
@@ -23,15 +24,17 @@ from mvrec.runs.curves import read_columns
 MOST_FILES = 24
 
 
-def comparison_page(runs: Sequence[ScoredRun], thumbnails: Thumbnails) -> str:
-    """Return the page over runs: the table, of two runs also all that changed, curves and configurations.
+def comparison_page(runs: Sequence[ScoredRun], thumbnails: Thumbnails, *, notes: Sequence[str] = ()) -> str:
+    """Return the page over runs: the tables, of two runs also all that changed, curves and configurations.
 
     Args:
-        runs: At least two.
+        runs: The runs.
         thumbnails: Pictures of a file; see `TaskReport.sections`.
+        notes: Remarks, such as runs that were left out.
     """
-    sections = [Section("Runs", _ranking(ranking(runs)))]
-    if len(runs) == 2:
+    parts = tables(runs)
+    sections = [Section("Runs" if not part.remark else f"Runs {part.runs[0].name}", _table(part)) for part in parts]
+    if len(runs) == 2 and len(parts) == 1:
         result = tested(compare(*runs))
         sections += [
             Section("Difference", tag("pre", "\n".join(pair_lines(result)))),
@@ -41,14 +44,23 @@ def comparison_page(runs: Sequence[ScoredRun], thumbnails: Thumbnails) -> str:
     sections += [Section("Curves", _curves(runs)), Section("Configuration", _configuration(runs))]
     first = runs[0]
     subtitle = f"{first.counted} {first.report.results.noun} \N{MIDDLE DOT} {first.score.get('protocol_text') or ''}"
-    notes = [f"{run.name}: {note}" for run in runs for note in run.report.results.notes]
+    remarks = [f"{run.name}: {note}" for run in runs for note in run.report.results.notes]
     name = " and ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs"
-    return page(name, "compare", sections, subtitle=subtitle, notes=notes)
+    return page(name, "compare", sections, subtitle=subtitle, notes=[*notes, *remarks])
 
 
-def _ranking(rows: Cells) -> Html:
-    numeric = {place for place, name in enumerate(rows[0]) if place == 1 or name in RESULTS}
-    return table(rows[0], [[name_of(row[0]), *row[1:]] for row in rows[1:]], numeric=numeric)
+def _table(part: Table) -> Html:
+    header, *rows = part.rows
+    numeric = {place for place, name in enumerate(header) if place == 1 or name in RESULTS}
+    body = table(header, [[name_of(row[0]), *row[1:]] for row in rows], numeric=numeric)
+    seeds = seed_lines(part.runs)
+    return join(
+        [
+            tag("p", part.remark) if part.remark else Html(""),
+            body,
+            tag("pre", "\n".join(seeds[1:])) if seeds else Html(""),
+        ]
+    )
 
 
 def _classes(result: Comparison) -> Html:

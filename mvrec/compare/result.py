@@ -5,21 +5,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
-from mvrec.compare.scored import File, Key, ScoredRun, check_alike, every_group, groups_of, paired, sorted_keys
-from mvrec.compare.statistics import McNemar, difference_interval, mcnemar, percentiles, swap_test
-from mvrec.report.sections import mapping
+from mvrec.compare.scored import (
+    File,
+    Key,
+    ScoredRun,
+    check_alike,
+    check_files,
+    every_group,
+    groups_of,
+    paired,
+    sorted_keys,
+)
+from mvrec.compare.statistics import Interval, McNemar, difference_interval, mcnemar, percentiles, swap_test
 from mvrec.tasks.action_detection.report import ActionReport
-from mvrec.tasks.chance import wilson
 from mvrec.tasks.classification.report import ClassificationReport
 from mvrec.tasks.detection.report import DetectionReport
 from mvrec.tasks.detection.scores import MASKS
 from mvrec.tasks.segmentation.report import SegmentationReport
 
 SURE = 0.05  # a smaller p counts as a difference
-# Keys of a configuration that name a run and do not shape it.
-NAMES_OF_RUNS = ("run_dir", "trainer.logger", "trainer.default_root_dir", "ckpt_path", "resume")
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Comparison:
     first: ScoredRun
     second: ScoredRun
     values: tuple[float, float]
-    interval: tuple[float, float] | None
+    interval: Interval | None
     test: McNemar | None
     num_groups: int | None
     p: float | None = None
@@ -113,6 +117,7 @@ def compare(first: ScoredRun, second: ScoredRun) -> Comparison:
         UserError: They were not scored on the same files under the same protocol.
     """
     check_alike(first, second)
+    check_files(first, second)
     metric = first.metric
     if first.measure in (None, "score"):
         scores = first.metrics[metric], second.metrics.get(metric, math.nan)
@@ -142,13 +147,6 @@ def tested(result: Comparison) -> Comparison:
     keys = sorted_keys(first)
     sides = (first.drawable, first.rows_of(keys)), (second.drawable, second.rows_of(keys))
     return replace(result, p=swap_test(*sides, every_group(keys)))
-
-
-def interval_of(run: ScoredRun) -> tuple[float, float] | None:
-    """Return the 95 % interval of a run's own score, if it is a share of files or can be drawn."""
-    if run.measure == "score":
-        return percentiles(run.drawn)
-    return wilson(run.metrics[run.metric], run.counted) if run.metric == "top1" and run.counted else None
 
 
 def ranked(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
@@ -226,14 +224,6 @@ def truth_text(truth: Any) -> str:
 
 def configuration_changes(runs: Sequence[ScoredRun]) -> list[tuple[str, list[str]]]:
     """Return the keys in which the runs' config.yaml differ, each with its value in every run."""
-    configs = [_flat(yaml.safe_load(run.report.results.configs.get("config.yaml", "")) or {}) for run in runs]
-    keys = sorted({key for config in configs for key in config if not key.startswith(NAMES_OF_RUNS)})
-    rows = [(key, [config.get(key, "-") for config in configs]) for key in keys]
+    keys = sorted({key for run in runs for key in run.settings})
+    rows = [(key, [run.settings.get(key, "-") for run in runs]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
-
-
-def _flat(content: Any, at: str = "") -> dict[str, str]:
-    if isinstance(content, dict) and content:
-        parts = [_flat(value, f"{at}.{key}" if at else str(key)) for key, value in mapping(content).items()]
-        return {key: value for part in parts for key, value in part.items()}
-    return {at: "" if content is None else str(content)}

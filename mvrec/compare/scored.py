@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from mvrec.compare.statistics import Floats, Numbers, drawn_scores
 from mvrec.errors import UserError
@@ -23,11 +24,13 @@ from mvrec.tasks.detection.report import ImageRow
 from mvrec.tasks.regression.report import RegressionReport
 from mvrec.tasks.segmentation.report import ImageScore
 
+# Keys of a configuration that name a run and do not shape it.
+NAMES_OF_RUNS = ("run_dir", "trainer.logger", "trainer.default_root_dir", "ckpt_path", "resume")
 Key = tuple[str, tuple[float | None, float | None]]  # a file, relative to the data's folder, and its part
 MEASURES = {
     "right": "share of files that are right",
     "error": "mean error, in standard deviations of the values",
-}
+}  # of the values of files
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class ScoredRun:
 
     def __init__(self, folder: Path, name: str, stage: str) -> None:
         self.folder, self.name, self.stage = folder, name, stage
-        self.report: TaskReport = read_run(folder)
+        self.report: TaskReport = read_run(folder, is_whole=False)
         results = self.report.results
         tested = (folder / "metrics.json").is_file() and bool(mapping(results.score.get("metrics")))
         self.score: Mapping[str, Any] = results.score if self.stage == "test" and tested else {}
@@ -96,9 +99,9 @@ class ScoredRun:
         """The number of files in the score."""
         return int(number(self.score.get("expected" if self.score.get("failed_are_wrong", True) else "scored")) or 0)
 
-    @property
+    @cached_property
     def measure(self) -> str | None:
-        """The kind of a file's value, a key of `MEASURES`; `None` if the task has none per file."""
+        """The kind of a file's value: "right", "error", "score" of draws; `None` if the task has none per file."""
         if self.stage != "test":
             return None
         if isinstance(self.report, ClassificationReport):
@@ -143,8 +146,27 @@ class ScoredRun:
         """The result of each file; none if the task has none per file."""
         if self.measure is None:
             return {}
-        root = mapping(self.score.get("data")).get("root") or self.report.results.data.get("root")
-        return {(_below(file.row.path, root), file.row.span): file for file in self._found()}
+        root = root_of(self)
+        return {(below(file.row.path, root), file.row.span): file for file in self._found()}
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """The keys of its configuration that shape it, with their values as text."""
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        text = self.report.results.configs.get("config.yaml", "")
+        try:
+            content = yaml.load(text, Loader=loader)
+        except yaml.YAMLError as error:
+            self.report.results.notes.append(f"config.yaml is damaged and was left out ({type(error).__name__})")
+            return {}
+        return {key: value for key, value in _flat(content or {}).items() if not key.startswith(NAMES_OF_RUNS)}
+
+    def forget_files(self) -> None:
+        """Free the memory of results of files; they are read again when they are needed."""
+        assert self.measure is not None, "it is kept"
+        for name in ("files", "drawable", "drawn"):
+            vars(self).pop(name, None)
+        self.report.forget_files()
 
     def _found(self) -> Iterator[File]:
         report = self.report
@@ -196,19 +218,31 @@ def _deviation(values: Sequence[float]) -> float:
     return float(np.std(values)) or 1.0
 
 
-def _below(path: str, root: Any) -> str:
+def _flat(content: Any, at: str = "") -> dict[str, str]:
+    if isinstance(content, dict) and content:
+        parts = [_flat(value, f"{at}.{key}" if at else str(key)) for key, value in content.items()]
+        return {key: value for part in parts for key, value in part.items()}
+    return {at: "" if content is None else str(content)}
+
+
+def root_of(run: ScoredRun) -> Any:
+    """Return the data's folder when a run was scored."""
+    return mapping(run.score.get("data")).get("root") or run.report.results.data.get("root")
+
+
+def below(path: str, root: Any) -> str:
     """Return a recorded path without the data's folder, which may have moved between two runs."""
     prefix = f"{root}/" if root else ""
     return path.removeprefix(prefix) if prefix else path
 
 
 def check_alike(first: ScoredRun, second: ScoredRun) -> None:
-    """Check that two runs were scored on the same files under the same protocol.
+    """Check that two runs were scored alike, as far as their records say; `check_files` compares results of files.
 
     Raises:
         UserError: What differs.
     """
-    where = f"{first.folder} and {second.folder} cannot be compared"
+    where = _where(first, second)
     if first.stage != second.stage:
         raise UserError(f"{where}: one has a {first.stage} score, the other a {second.stage} score")
     for key, noun in (("task", "task"), ("split", "split"), ("failed_are_wrong", "count of unreadable files")):
@@ -221,8 +255,8 @@ def check_alike(first: ScoredRun, second: ScoredRun) -> None:
     if first.counted != second.counted:
         raise UserError(f"{where}: scores of {first.counted} and of {second.counted} files")
     if first.measure == second.measure is not None:
-        _check_files(where, first, second)
-    elif (base := _digest(first)) != (other := _digest(second)):
+        return
+    if (base := _digest(first)) != (other := _digest(second)):
         raise UserError(f"{where}: their lists of files differ (SHA-256 {str(base)[:12]} and {str(other)[:12]})")
 
 
@@ -251,7 +285,19 @@ def _digest(run: ScoredRun) -> Any:
     return mapping(mapping(data.get("splits")).get(str(split))).get("sha256")
 
 
-def _check_files(where: str, first: ScoredRun, second: ScoredRun) -> None:
+def _where(first: ScoredRun, second: ScoredRun) -> str:
+    return f"{first.folder} and {second.folder} cannot be compared"
+
+
+def check_files(first: ScoredRun, second: ScoredRun) -> None:
+    """Check that two runs have results of the same files with the same truth, if they have results of files.
+
+    Raises:
+        UserError: What differs.
+    """
+    where = _where(first, second)
+    if first.measure != second.measure:
+        return
     for base, other in ((first, second), (second, first)):
         if alone := [path for path, span in base.files if (path, span) not in other.files]:
             raise UserError(f"{where}: {len(alone)} files are in {base.folder} only, such as {alone[0]}")

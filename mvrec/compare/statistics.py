@@ -12,9 +12,11 @@ from mvrec.report.file_results import FileResults
 REPEATS = 10_000
 SCORE_REPEATS = 1_000  # where each draw needs a score of all files
 _BLOCK = 2**22  # numbers drawn at a time
+_MOST = 2**26  # numbers drawn in all; an interval of many files needs fewer draws
 
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
+Interval = tuple[float, float]
 
 
 class McNemar(NamedTuple):
@@ -54,7 +56,7 @@ def _two_sided(fewer: int, total: int) -> float:
 
 def difference_interval(
     differences: Floats, groups: npt.NDArray[np.int64] | None = None, *, repeats: int = REPEATS, seed: int = 0
-) -> tuple[float, float]:
+) -> Interval:
     """Return the 95 % interval of a mean difference, by a bootstrap of whole groups of files.
 
     Args:
@@ -68,22 +70,16 @@ def difference_interval(
         The 2.5th and the 97.5th percentile of the mean over draws.
     """
     generator = np.random.default_rng(seed)
-    if groups is None:
-        return percentiles(_means_of_files(differences, repeats, generator))
+    groups = np.arange(len(differences)) if groups is None else groups
     sums, counts = np.bincount(groups, differences), np.bincount(groups)
+    kinds, numbers = np.unique(np.stack([sums, counts]), axis=1, return_counts=True)
+    if kinds.shape[1] <= len(sums) // 4:  # such as right and wrong: how often each kind is drawn suffices
+        drawn = generator.multinomial(len(sums), numbers / len(sums), repeats)
+        return percentiles((drawn @ kinds[0]) / (drawn @ kinds[1]))
     means = []
-    for drawn in _draws(len(sums), repeats, generator):
-        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    for places in _draws(len(sums), max(min(repeats, _MOST // len(sums)), min(repeats, 1000)), generator):
+        means.append(sums[places].sum(axis=1) / counts[places].sum(axis=1))
     return percentiles(np.concatenate(means))
-
-
-def _means_of_files(differences: Floats, repeats: int, generator: np.random.Generator) -> Floats:
-    values, counts = np.unique(differences, return_counts=True)
-    if len(values) <= 3:  # right or wrong: how often each difference is drawn suffices
-        drawn = generator.multinomial(len(differences), counts / len(differences), repeats)
-        means: Floats = drawn @ values / len(differences)
-        return means
-    return np.concatenate([differences[drawn].mean(axis=1) for drawn in _draws(len(differences), repeats, generator)])
 
 
 def _draws(count: int, repeats: int, generator: np.random.Generator) -> list[npt.NDArray[np.int64]]:
@@ -92,7 +88,7 @@ def _draws(count: int, repeats: int, generator: np.random.Generator) -> list[npt
     return [generator.integers(count, size=(min(rows, repeats - begin), count)) for begin in range(0, repeats, rows)]
 
 
-def percentiles(values: Floats) -> tuple[float, float]:
+def percentiles(values: Floats) -> Interval:
     """Return the 95 % interval of values of draws, the 2.5th and the 97.5th percentile of the defined ones."""
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)

@@ -1,20 +1,10 @@
 """A comparison as text and as a table."""
 
-from collections.abc import Sequence
-
-from mvrec.compare.result import (
-    ClassChange,
-    Comparison,
-    class_changes,
-    compare,
-    configuration_changes,
-    interval_of,
-    ranked,
-)
+from mvrec.compare.outcomes import interval_of
+from mvrec.compare.result import ClassChange, Comparison, class_changes, configuration_changes
 from mvrec.compare.scored import MEASURES, ScoredRun
 
 MOST_CLASSES = 5
-RESULTS = ("95 % interval", "difference to the best", "its 95 % interval", "p")  # columns of a table after the score
 Cells = list[list[str]]
 
 
@@ -24,9 +14,9 @@ def pair_lines(result: Comparison) -> list[str]:
     noun = first.report.results.noun
     lines = [f"{first.counted} {noun}, the same in both runs; {first.score.get('protocol_text')}"]
     lines += [f"  {run.name}: {_own_score(run)}" for run in (first, second)]
-    unit = _unit(first) if first.measure == "score" else first.measure
+    unit = unit_of(first)
     if result.interval is None:
-        lines.append(f"  difference of {first.metric}: {_difference_text(result)}")
+        lines.append(f"  difference of {first.metric}: {difference_text(result.difference, unit)}")
     else:
         text = (
             f"{value_text(result.difference, unit, signed=True)}, 95 % interval {interval_text(result.interval, unit)}"
@@ -48,7 +38,7 @@ def pair_lines(result: Comparison) -> list[str]:
 
 def _own_score(run: ScoredRun) -> str:
     interval = interval_of(run)
-    extent = f" (95 % interval {interval_text(interval, _unit(run))})" if interval else ""
+    extent = f" (95 % interval {interval_text(interval, unit_of(run))})" if interval else ""
     return f"{run.metric} {run.report.metric_text(run.metric, run.metrics[run.metric])}{extent}"
 
 
@@ -66,14 +56,17 @@ def _change_text(row: ClassChange) -> str:
     return f"{row.first:.0f} -> {row.second:.0f} of {row.files} right"
 
 
-def _difference_text(result: Comparison) -> str:
-    """Return the difference of two runs in the unit of their score."""
-    return value_text(result.difference, _unit(result.first), signed=True)
+def difference_text(difference: float, unit: str | None, *, signed: bool = True) -> str:
+    """Return a difference of two runs in the unit of their score."""
+    return (
+        value_text(difference, unit, signed=signed) if signed or unit != "right" else f"{100 * difference:.2f} points"
+    )
 
 
-def _unit(run: ScoredRun) -> str | None:
+def unit_of(run: ScoredRun) -> str | None:
     """Return "right" for shares, which readers get in percent."""
-    return "right" if run.measure == "right" or run.report.metric_text(run.metric, 0.5).endswith("%") else None
+    is_share = run.measure == "right" or run.report.metric_text(run.metric, 0.5).endswith("%")
+    return "right" if is_share and run.measure != "error" else None
 
 
 def value_text(value: float, measure: str | None, *, signed: bool = False) -> str:
@@ -88,37 +81,3 @@ def interval_text(interval: tuple[float, float], measure: str | None) -> str:
     """Return both ends of an interval."""
     factor, digits = (100, 2) if measure == "right" else (1, 4)
     return f"{factor * interval[0]:.{digits}f} to {factor * interval[1]:.{digits}f}"
-
-
-def ranking(runs: Sequence[ScoredRun]) -> Cells:
-    """Return a table over any number of runs, the best first, with the difference of each to the best.
-
-    Raises:
-        UserError: Two runs were not scored on the same files under the same protocol.
-    """
-    ordered = ranked(runs)
-    best = ordered[0]
-    settings = configuration_changes(ordered)
-    header = ["run", best.metric, *RESULTS, *(key for key, _ in settings)]
-    rows: Cells = [header]
-    for place, run in enumerate(ordered):
-        interval = interval_of(run)
-        cells = [run.name, run.report.metric_text(best.metric, run.metrics[best.metric])]
-        cells.append(interval_text(interval, _unit(run)) if interval else "")
-        cells += ["", "", ""] if run is best else _to_the_best(compare(best, run))
-        rows.append([*cells, *(values[place] for _, values in settings)])
-    shown = [column for column in range(len(header)) if any(row[column] for row in rows[1:])]
-    return [[row[column] for column in shown] for row in rows]
-
-
-def _to_the_best(result: Comparison) -> list[str]:
-    first = result.first
-    unit = _unit(first) if first.measure == "score" else first.measure
-    interval = interval_text(result.interval, unit) if result.interval else ""
-    return [_difference_text(result), interval, f"{result.test.p:.3g}" if result.test else ""]
-
-
-def aligned(rows: Cells) -> list[str]:
-    """Return rows as columns of text."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,144 @@
+"""Tables over many runs: the best first, a table for each set of files and protocol, and what seeds alone change."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from mvrec.compare.outcomes import TableRun, check_comparable
+from mvrec.compare.result import configuration_changes, ranked
+from mvrec.compare.scored import ScoredRun
+from mvrec.compare.text import Cells, difference_text, interval_text, unit_of
+from mvrec.errors import UserError
+
+RESULTS = ("95 % interval", "difference to the best", "its 95 % interval", "p")  # columns of a table after the score
+SEED = "seed_everything"
+
+
+@dataclass(frozen=True)
+class Table:
+    """The runs that can be compared with one another.
+
+    Attributes:
+        runs: The best first.
+        rows: The header, and a row per run.
+        remark: Why they are not in the first table; "" for the first one.
+    """
+
+    runs: list[ScoredRun]
+    rows: Cells
+    remark: str = ""
+
+    @property
+    def lines(self) -> list[str]:
+        """The table as text, and the mean over runs that differ by seed alone."""
+        return [*([self.remark] if self.remark else []), *aligned(self.rows), *seed_lines(self.runs)]
+
+
+def tables(runs: Sequence[ScoredRun], *, is_strict: bool = False) -> list[Table]:
+    """Return a table for each set of runs on the same files under the same protocol, the one of most runs first.
+
+    Args:
+        runs: At least one.
+        is_strict: Whether all must be comparable.
+
+    Raises:
+        UserError: They are not.
+    """
+    sets: list[list[TableRun]] = []
+    for run in map(TableRun, runs):
+        for members in sets:
+            try:
+                check_comparable(members[0], run)
+            except UserError:
+                if is_strict:
+                    raise
+                continue
+            members.append(run)
+            break
+        else:
+            sets.append([run])
+    sets.sort(key=len, reverse=True)
+    return [Table(*_ranking(members), remark=_remark(sets[0][0], members[0])) for members in sets]
+
+
+def _remark(first: TableRun, other: TableRun) -> str:
+    try:
+        check_comparable(first, other)
+    except UserError as error:
+        return f"apart, because {error}"
+    return ""
+
+
+def _ranking(members: Sequence[TableRun]) -> tuple[list[ScoredRun], Cells]:
+    """Return runs with the best first, and their rows; columns without any value are left out."""
+    row_of = {id(member.run): member for member in members}
+    ordered = ranked([member.run for member in members])
+    best = ordered[0]
+    settings = configuration_changes(ordered)
+    rows: Cells = [["run", best.metric, *RESULTS, *(key for key, _ in settings)]]
+    for place, run in enumerate(ordered):
+        member = row_of[id(run)]
+        value = run.metrics.get(best.metric, math.nan)
+        interval = interval_text(member.interval, unit_of(run)) if member.interval else ""
+        cells = [run.name, "none" if math.isnan(value) else run.report.metric_text(best.metric, value), interval]
+        cells += ["", "", ""] if run is best else _to_the_best(member, row_of[id(best)])
+        rows.append([*cells, *(values[place] for _, values in settings)])
+    shown = [column for column in range(len(rows[0])) if column < 2 or any(row[column] for row in rows[1:])]
+    return ordered, [[row[column] for column in shown] for row in rows]
+
+
+def _to_the_best(member: TableRun, best: TableRun) -> list[str]:
+    difference, interval, p = member.difference(best)
+    unit = unit_of(member.run)
+    extent = interval_text(interval, unit) if interval else ""
+    return [difference_text(difference, unit), extent, "" if p is None else f"{p:.3g}"]
+
+
+def seed_lines(runs: Sequence[ScoredRun]) -> list[str]:
+    """Return mean and standard deviation of each set of runs that differ by seed alone, the best first.
+
+    Args:
+        runs: Runs that can be compared, the best first.
+    """
+    sets: dict[tuple[tuple[str, str], ...], list[ScoredRun]] = {}
+    for run in runs:
+        if not math.isnan(run.metrics.get(runs[0].metric, math.nan)):
+            settings = tuple((key, value) for key, value in run.settings.items() if key != SEED)
+            sets.setdefault(settings, []).append(run)
+    repeated = [members for members in sets.values() if len({run.settings.get(SEED) for run in members}) > 1]
+    if not repeated:
+        return []
+    metric, sign = runs[0].metric, 1 if runs[0].is_error else -1
+    values = {id(members): [run.metrics[metric] for run in members] for members in repeated}
+    repeated.sort(key=lambda members: sign * fmean(values[id(members)]))
+    changed = [key for key, _ in configuration_changes([members[0] for members in repeated]) if key != SEED]
+    header = ["runs that differ by seed alone", f"mean {metric}", "standard deviation", "from", "to", *changed]
+    rows = [header]
+    for members in repeated:
+        scores = values[id(members)]
+        texts = [members[0].report.metric_text(metric, value) for value in (fmean(scores), min(scores), max(scores))]
+        spread = difference_text(stdev(scores), unit_of(members[0]), signed=False)
+        names = f"{len(members)}: {', '.join(run.name for run in members)}"
+        rows.append([names, texts[0], spread, *texts[1:], *(members[0].settings.get(key, "-") for key in changed)])
+    return ["", *aligned(rows)]
+
+
+def aligned(rows: Cells) -> list[str]:
+    """Return rows as columns of text."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def table_file(parts: Sequence[Table]) -> Cells:
+    """Return all tables as one, with a column that numbers them if there are several, and all settings that differ."""
+    if len(parts) == 1:
+        return parts[0].rows
+    names = list(dict.fromkeys(name for part in parts for name in part.rows[0]))
+    names = ["table", "run", *(name for name in names if name != "run")]
+    lines = []
+    for number, part in enumerate(parts, 1):
+        for row in part.rows[1:]:
+            cells = dict(zip(part.rows[0], row, strict=True), table=str(number))
+            lines.append([cells.get(name, "") for name in names])
+    return [names, *lines]
