@@ -58,8 +58,7 @@ class Children:
             The exit status; `None` if it was asked to end.
         """
         trial.folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "mvrec", "fit", "--config", self.config, "--run_dir", str(trial.folder)]
-        command += ["--resume", "auto", *trial.flags, *self.flags]
+        command = self.command(trial)
         with (trial.folder / LOG).open("ab") as log:
             child = self._start(command, log.fileno())
             is_stopped = False
@@ -72,6 +71,11 @@ class Children:
             finally:
                 self._finished(child)
         return None if is_stopped or self.is_ending else child.returncode
+
+    def command(self, trial: Trial) -> list[str]:
+        """Return the command of a run."""
+        start = [sys.executable, "-m", "mvrec", "fit", "--config", self.config, "--run_dir", str(trial.folder)]
+        return [*start, "--resume", "auto", *trial.flags, *self.flags]
 
     def end(self) -> None:
         """Ask all runs to write a checkpoint and end, and start none any more."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mvrec.errors import UserError
+from mvrec.errors import UserError, need
 from mvrec.files import at_home
 from mvrec.messages import CommandParser, counted
 from mvrec.ranges import COUNT, check_range
@@ -40,12 +40,19 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"unexpected {flags[0]!r}: mvrec sweep takes a configuration, a file of values and flags")
     folder = options.run_dir or Path("runs") / options.values.stem
 
+    from mvrec.runs.run_lock import RunLock
     from mvrec.sweep.children import Children
+    from mvrec.sweep.finished import begin
 
     children = Children(options.config, flags, jobs=options.jobs)
-    failed = _ending_by_signals(
-        _work(options.values, folder, children, trials=options.trials * bool(options.search)), children
-    )
+    work = _work(options.values, folder, children, trials=options.trials * bool(options.search))
+    lock = RunLock(folder)
+    lock.acquire()
+    try:
+        begin(folder, options.config, flags)
+        failed = _ending_by_signals(work, children)
+    finally:
+        lock.release()
     if children.is_ending:
         print("mvrec: interrupted; the same command goes on")  # noqa: T201
         raise SystemExit(INTERRUPTED)
@@ -59,8 +66,11 @@ def _work(values: Path, folder: Path, children: "Children", *, trials: int) -> C
     """Return what runs everything, once the file of values is read."""
     if trials:
         from mvrec.sweep.search import search
+        from mvrec.sweep.values import read_ranges
 
-        return lambda: search(values, folder, children, num_trials=trials)
+        ranges = read_ranges(values)
+        need("optuna", "optuna")
+        return lambda: search(ranges, folder, children, num_trials=trials)
     from mvrec.sweep.lines import run_lines
     from mvrec.sweep.values import read_lines
 
@@ -82,12 +92,16 @@ def _ending_by_signals(work: Callable[[], list[str]], children: "Children") -> l
 
 
 def table(folder: Path) -> list[str]:
-    """Return the table of `mvrec compare` over the finished runs of a folder, by their last validation."""
+    """Return the tables of `mvrec compare` over the finished runs of a folder, by their last validation."""
     from mvrec.compare.command import read_runs
-    from mvrec.compare.text import aligned, ranking
+    from mvrec.compare.tables import tables
     from mvrec.sweep.finished import finished_runs
 
-    folders = [folder / name for name in finished_runs(folder)]
-    if not folders:
+    finished = finished_runs(folder)
+    if not finished:
         return [f"no run in {folder} has finished"]
-    return aligned(ranking(read_runs(folders, is_validation=True)))
+    runs, notes = read_runs([folder / name for name in finished], is_validation=True, is_strict=False)
+    for run in runs:
+        if finished[run.folder.name].is_pruned:
+            run.name += " (pruned)"
+    return [line for part in tables(runs) for line in (*part.lines, "")][:-1] + notes

@@ -1,40 +1,85 @@
-"""The record of the runs of a sweep that have ended well."""
+"""The record of a sweep: its configuration, and its runs that have ended well."""
 
 import json
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mvrec.errors import UserError
-from mvrec.files import json_text, write_atomically
+from mvrec.files import json_text, sha256, write_atomically
+from mvrec.recipes import recipes
 from mvrec.sweep.children import Trial
 
-RECORD = "sweep.json"  # the flags of each finished run, by the name of its folder
+RECORD = "sweep.json"
 _lock = threading.Lock()
 
 
-def finished_runs(folder: Path) -> dict[str, list[str]]:
-    """Return the flags of the finished runs in a sweep's folder, by the name of their folder.
+@dataclass(frozen=True)
+class Finished:
+    """A run that has ended well.
+
+    Attributes:
+        flags: Its flags.
+        is_pruned: Whether a search ended it early.
+    """
+
+    flags: list[str]
+    is_pruned: bool = False
+
+
+def begin(folder: Path, config: str, flags: Sequence[str]) -> None:
+    """Record what all runs of a folder have in common; an earlier sweep there must have had the same.
+
+    Raises:
+        UserError: It had not, or its record is damaged.
+    """
+    path = recipes().get(config, Path(config))
+    digest = sha256(path) if path.is_file() else None
+    common = {"config": config, "config_sha256": digest, "flags": list(flags)}
+    record = _read(folder)
+    for key, noun in (("config", "configuration"), ("flags", "further flags"), ("config_sha256", "configuration")):
+        if record and record.get(key) != common[key]:
+            earlier = record.get(key) if key != "config_sha256" else f"an earlier version of {config}"
+            text = " ".join(earlier) if isinstance(earlier, list) else earlier
+            raise UserError(
+                f"{folder} holds a sweep with another {noun}, {text or 'none'}: choose another folder with --run_dir, "
+                f"or remove {folder / RECORD} to let each run go on with the new one"
+            )
+    if not record:
+        write_atomically(folder / RECORD, json_text({**common, "runs": {}}, indent=2) + "\n")
+
+
+def finished_runs(folder: Path) -> dict[str, Finished]:
+    """Return the finished runs in a sweep's folder, by the name of their folder.
 
     Raises:
         UserError: The record is damaged.
     """
+    return {name: Finished(**run) for name, run in _read(folder).get("runs", {}).items()}
+
+
+def finish(folder: Path, trial: Trial, *, is_pruned: bool = False) -> int:
+    """Record that a run has ended well; return how many have."""
+    with _lock:
+        record = _read(folder)
+        runs = record.get("runs", {}) | {trial.name: {"flags": list(trial.flags), "is_pruned": is_pruned}}
+        write_atomically(folder / RECORD, json_text({**record, "runs": runs}, indent=2) + "\n")
+        return len(runs)
+
+
+def _read(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}): without it, every run is asked again whether it is finished"
-        ) from None
-
-
-def finish(folder: Path, trial: Trial) -> int:
-    """Record that a run has ended well; return how many have."""
-    with _lock:
-        runs = finished_runs(folder) | {trial.name: list(trial.flags)}
-        write_atomically(folder / RECORD, json_text(runs, indent=2) + "\n")
-        return len(runs)
+        record = json.loads(path.read_text(encoding="utf-8"))
+        for run in record["runs"].values():
+            Finished(**run)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it to let each run say whether it has finished") from None
+    return dict(record)
 
 
 def say(text: str) -> None:

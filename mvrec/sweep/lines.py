@@ -12,7 +12,7 @@ from mvrec.sweep.finished import finish, finished_runs, say
 def run_lines(trials: Sequence[Trial], folder: Path, children: Children) -> list[str]:
     """Run all trials that have not finished; return a line for each that failed."""
     finished, failed = finished_runs(folder), []
-    waiting = [trial for trial in trials if finished.get(trial.name) != list(trial.flags)]
+    waiting = [trial for trial in trials if trial.name not in finished or finished[trial.name].is_pruned]
     if len(waiting) < len(trials):
         say(f"{counted(len(trials) - len(waiting), 'runs')} finished earlier")
     with ThreadPoolExecutor(children.jobs) as pool:

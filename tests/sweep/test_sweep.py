@@ -1,9 +1,16 @@
 import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
 
 import pytest
 
 from mvrec.cli.main import main
 from mvrec.data.generated.digit_images import generate_digit_images
+from mvrec.sweep.children import Children
 from mvrec.sweep.values import read_lines
 
 GOOD, BAD = "--model.optimizer.lr 1e-3", "--model.optimizer.lrr 1e-3"
@@ -25,7 +32,7 @@ def test_each_line_is_trained_once_and_a_failed_one_does_not_end_the_others(tmp_
         command("values.txt", "--jobs", "2")
     out = capsys.readouterr().out
     assert "runs/values/lrr=1e-3: --model.optimizer.lrr: unknown key 'model.optimizer.lrr'; did you mean 'lr'?" in out
-    assert list(json.loads((tmp_path / "runs/values/sweep.json").read_text())) == ["lr=1e-3"]
+    assert list(json.loads((tmp_path / "runs/values/sweep.json").read_text())["runs"]) == ["lr=1e-3"]
     finished = (tmp_path / "runs/values/lr=1e-3/checkpoints/last.ckpt").stat().st_mtime_ns
     (tmp_path / "values.txt").write_text(f"{GOOD}\n")
     command("values.txt")
@@ -41,13 +48,113 @@ def test_a_search_tries_values_of_its_ranges_and_goes_on(tmp_path, capsys, comma
     command("ranges.yaml", "--search", "optuna", "--trials", "2")
     out = capsys.readouterr().out
     assert "1 trial finished earlier" in out
-    runs = json.loads((tmp_path / "runs/ranges/sweep.json").read_text())
+    runs = json.loads((tmp_path / "runs/ranges/sweep.json").read_text())["runs"]
     assert len(runs) == 2
-    for flags in runs.values():
+    for flags in (run["flags"] for run in runs.values()):
         values = dict(zip(flags[::2], flags[1::2], strict=True))
         assert 1e-4 <= float(values["--model.optimizer.lr"]) <= 1e-2
         assert values["--data.batch_size"] in ("4", "8")
     assert all(name in out for name in runs)
+
+
+# A run of six validations, with scores that its learning rate sets. One that waits goes on to half of the
+# validations that are left, and to its end on request.
+TRAINING = """
+import json, math, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+folder, is_bad = pathlib.Path(sys.argv[1]), float(sys.argv[2]) > 0.01
+path = folder / "metrics.csv"
+begun = path.read_text() if path.is_file() else "step,val/top1\\n"
+(folder / "environment.json").write_text(json.dumps({"task": "classification"}))
+waits = sys.argv[3] == "waits" or sys.argv[3] == "bad waits" and is_bad
+left = 7 - begun.count("\\n")
+for step in range(left // 2 if waits else left):
+    begun += f"{10 * step},{0.1 if is_bad else 0.5 + 0.05 * step}\\n"
+path.write_text(begun)
+time.sleep(60 if waits else 0)
+"""
+
+
+@pytest.fixture
+def trained_by(monkeypatch):
+    """Let sweeps run this script in place of `mvrec fit`."""
+
+    def replace(way):
+        monkeypatch.setattr(
+            Children,
+            "command",
+            lambda self, trial: [sys.executable, "-c", TRAINING, str(trial.folder), trial.flags[1], way],
+        )
+
+    return replace
+
+
+def interrupt_at(rows, folder):
+    """Press Ctrl-C once two runs in a folder have so many lines of metrics."""
+
+    def wait():
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if [path.read_text().count("\n") for path in folder.glob("*/metrics.csv")].count(rows) == 2:
+                break
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=wait).start()
+
+
+def search(tmp_path, trials, *flags):
+    (tmp_path / "rates.yaml").write_text("model.optimizer.lr: {choices: [1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 0.5]}\n")
+    main(["sweep", "demo_images_shunted", "rates.yaml", "--search", "optuna", "--trials", str(trials), *flags])
+
+
+def test_a_run_that_falls_behind_is_pruned_and_marked_and_equal_values_are_tried_once(
+    tmp_path, monkeypatch, capsys, trained_by
+):
+    monkeypatch.chdir(tmp_path)
+    trained_by("bad waits")
+    search(tmp_path, 18)
+    runs = json.loads((tmp_path / "runs/rates/sweep.json").read_text())["runs"]
+    assert runs["lr=0.5"]["is_pruned"]
+    assert [name for name, run in runs.items() if run["is_pruned"]] == ["lr=0.5"]
+    lines = (tmp_path / "runs/rates/lr=0.5/metrics.csv").read_text().splitlines()
+    assert len(lines) < 7
+    out = capsys.readouterr().out
+    assert out.count("lr=0.5 begins") == 1
+    assert f"lr=0.5 pruned after {len(lines) - 1} validation" in out
+    assert "was tried before" in out
+    assert "the best validation of all trials, 0.7500, has --model.optimizer.lr" in out
+    assert re.search(r"lr=0.5 \(pruned\) +10.00 %", out)
+
+
+def test_an_interrupted_search_goes_on_in_the_same_folders(tmp_path, monkeypatch, capsys, trained_by):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs/rates"
+    trained_by("waits")
+    for rows in (4, 5):
+        interrupt_at(rows, folder)
+        with pytest.raises(SystemExit, match="130"):
+            search(tmp_path, 2, "--jobs", "2")
+    assert "interrupted; the same command goes on" in capsys.readouterr().out
+    begun = {path.parent.name for path in folder.glob("*/metrics.csv")}
+    assert len(begun) == 2
+    trained_by("")
+    search(tmp_path, 2)
+    assert json.loads((folder / "sweep.json").read_text())["runs"].keys() == begun
+    assert [path.read_text().count("\n") for path in folder.glob("*/metrics.csv")] == [7, 7]
+
+
+def test_another_sweep_in_a_folder_is_refused(tmp_path, monkeypatch, capsys, trained_by):
+    monkeypatch.chdir(tmp_path)
+    trained_by("")
+    search(tmp_path, 1)
+    with pytest.raises(SystemExit):
+        search(tmp_path, 1, "--data.root", "elsewhere")
+    assert "runs/rates holds a sweep with another further flags, none" in capsys.readouterr().err
+    (tmp_path / "rates.yaml").write_text("model.optimizer.lr: {choices: [1e-3]}\n")
+    with pytest.raises(SystemExit):
+        main(["sweep", "demo_images_shunted", "rates.yaml", "--search", "optuna", "--trials", "9"])
+    assert "runs/rates holds a search with other choices of model.optimizer.lr" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
