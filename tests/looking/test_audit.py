@@ -193,3 +193,20 @@ def test_recordings_in_two_splits_are_named_unless_told_otherwise(
     assert len(group["paths"]) == 16
     main([*source, "--data.group", "none"])
     assert "groups across splits" not in capsys.readouterr().out
+
+
+def test_frames_of_a_video_in_two_splits_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, generator = tmp_path / "frames", np.random.default_rng(0)
+    for split, videos in (("train", (0, 1, 2)), ("val", (2, 3))):
+        for label in ("goal", "pass"):
+            for video in videos:
+                for frame in range(2):
+                    place = root / split / label / f"{label} {video}" / f"{split == 'val'}{frame:04}.png"
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(generator.integers(0, 255, (32, 32, 3), np.uint8)).save(place)
+    main(["data", "audit", str(root), "--json", "--jobs", "1"])
+    out, err = capsys.readouterr()
+    findings = {entry["kind"]: entry for entry in json.loads(out)["findings"]}
+    assert [group["remark"] for group in findings["groups across splits"]["files"]] == ["goal/goal 2", "pass/pass 2"]
+    assert "10 folders of numbered files, such as train/goal/goal 0, stay together" in err
+    assert "the plan for" not in err

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mvrec.looking.audit.reading import Seen
 
 SPLITS = ("train", "val", "test")
+INTERRUPT_EXIT = 130  # 128 + SIGINT, as shells have it
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,11 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"unexpected {flags[0]!r}: mvrec data audit takes one source and --data. flags")
     if options.run is not None and not options.run.is_dir():
         raise UserError(f"--run={options.run}: there is no such run directory")
-    has_findings = _audit(options, flags)
+    try:
+        has_findings = _audit(options, flags)
+    except KeyboardInterrupt:
+        log.warning("interrupted: the next audit goes on with the files that were not read")
+        raise SystemExit(INTERRUPT_EXIT) from None
     if options.strict and has_findings:
         raise SystemExit(1)
 
@@ -156,14 +161,24 @@ def indices_of(data: Any) -> "dict[str, SampleIndex]":
 
 
 def _groups(data: Any, files: "Sequence[File]") -> list[str]:
-    """Return the group of each row by `data.group`, or as it is guessed for data without that key; tell of a guess."""
+    """Return the group of each row by `data.group`, or as it is guessed for data without that key; tell of a guess.
+
+    Folders of splits are no part of a guess, so that a recording in two of them is one group.
+    """
+    from mvrec.data.listing.file_kinds import SPLIT_FOLDERS
     from mvrec.data.listing.groups.rules import AUTO
     from mvrec.data.listing.groups.splits import groups_of_files
 
     rows = (row for split in SPLITS if data.layout.has(split) for row in data.layout.rows(split))
-    group_of, note = groups_of_files(rows, data.root, vars(data).get("group", AUTO))
+    rule = vars(data).get("group", AUTO)
+    group_of, note = groups_of_files(rows, data.root, rule)
     if note:
         log.info("%s", note)
+    split_folders = {name for names in SPLIT_FOLDERS.values() for name in names}
+    for path, group in group_of.items():
+        first, _, rest = group.partition("/")
+        if rule == AUTO and first in split_folders and rest and path != str(data.root / group):
+            group_of[path] = rest
     return [group_of.get(file.path, file.path) for file in files]
 
 

@@ -1,26 +1,33 @@
 """Exact and near copies among many files, found by an index of hashes and decided by small pictures."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, combinations, product
+from itertools import accumulate, combinations
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from mvrec.looking.audit.looks import PARTS, SMALL, Bits, Bytes, Floats, Look, Part, shrunk
+from mvrec.looking.audit.looks import PARTS, SMALL, Bits, Floats, Look, Part, shrunk
+from mvrec.looking.audit.promising import (
+    LEAST_LIKENESS,
+    LEAST_PIECE_FRAMES,
+    MOST_BITS,
+    ROUGH_LIKENESS,
+    differing_bits,
+    normed,
+    promising,
+)
 
 BLOCKS = (11, 11, 11, 11, 10, 10)  # bits; hashes that differ in up to 4 bits have two blocks in common
-MOST_BITS = 12  # of 64, by which the hashes of a candidate's best frames may differ
-LEAST_LIKENESS = 0.95  # correlation of small pictures
 LEAST_CUT_LIKENESS = 0.97  # of parts, of which there are many to choose from
 LEAST_IMAGE_LIKENESS = 0.98  # of images, whole or in part: written digits and signs look alike at one moment
 LEAST_MOTION = 1.5  # grey levels that change between two moments, for their change to be compared
 LEAST_MOTION_LIKENESS = 0.8
 MOST_ALIKE = 200  # hashes with two blocks in common: a title card or a black border says nothing
 WIDTHS = tuple(number / 80 for number in range(-4, 5))  # shares of a frame by which cuts are adjusted
-LEAST_ADJUSTED, STEPS = 0.85, (-0.05, -0.025, 0.0125, 0.025, 0.05)  # likeness from which on sides move one by one
+LEAST_ADJUSTED, STEPS = 0.85, (-0.05, -0.025, 0.0, 0.0125, 0.025, 0.05)  # likeness from which on sides move one by one
 PIECE_SHARE = 0.5  # of the shorter video, which a common piece covers
-PIECE_FRAMES, LEAST_PIECE_FRAMES = 5, 3  # compared frames of a common piece
+PIECE_FRAMES = 5  # compared frames of a common piece, at most
 MOST_SHIFTS = 4  # places in time at which a video is tried in another one
 CHUNK = 4_000_000  # pairs of hashes compared at a time
 
@@ -57,7 +64,7 @@ def copies(looks: Sequence[Look | None], digests: Sequence[str]) -> list[Copy]:
     alone = {number: look for number, look in enumerate(looks) if look is not None and number not in repeated}
     for is_video in (False, True):
         group = {number: look for number, look in alone.items() if (len(look.large) > 1) == is_video}
-        for first, second in _candidates(group):
+        for first, second in promising(group, _candidates(group)):
             if (copy := _verified(first, second, group[first], group[second])) is not None:
                 pairs[first, second] = copy
     return [pairs[numbers] for numbers in sorted(pairs)]
@@ -125,15 +132,6 @@ def _chunks(counts: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
         yield from np.split(places, np.flatnonzero(np.diff(np.cumsum(counts[places]) // CHUNK)) + 1)
 
 
-_BIT_COUNTS = np.array([number.bit_count() for number in range(1 << 16)], np.uint8)
-
-
-def differing_bits(first: Bits, second: Bits) -> npt.NDArray[np.int64]:
-    """Return the number of bits in which hashes (...) differ; numpy 1 has no function for it."""
-    differing = np.ascontiguousarray(first ^ second)
-    return _BIT_COUNTS[differing.view(np.uint16).reshape(*differing.shape, 4)].sum(-1, dtype=np.int64)
-
-
 # -- verdicts ----------------------------------------------------------------------------------------------------------
 
 
@@ -157,21 +155,25 @@ def _small(look: Look, part: Part = PARTS[0]) -> Floats:
 def _best_part(whole: Look, other: Look) -> tuple[float, Part]:
     """Return the part of a file that is most like another one, whole, and how like it is."""
     bits = differing_bits(other.hashes[1:], whole.hashes[0]).min(1)
-    best = (0.0, PARTS[0])
-    for number in np.flatnonzero(bits <= MOST_BITS).tolist():
-        part = PARTS[1 + number]
-        for width in WIDTHS if part.is_cut else (0.0,):
-            adjusted = part.widened(width)
-            best = max(best, (likeness(_small(whole), _small(other, adjusted)), adjusted))
-    return _adjusted(whole, other, best) if best[0] >= LEAST_ADJUSTED else best
+    near = [PARTS[1 + number] for number in np.flatnonzero(bits <= MOST_BITS).tolist()]
+    if not near:
+        return 0.0, PARTS[0]
+    rows = normed(_small(whole))  # (C, d)
+    rough, part = _most_alike(rows, other, near)
+    if rough >= ROUGH_LIKENESS and part.is_cut:
+        rough, part = _most_alike(rows, other, [part.widened(width) for width in WIDTHS])
+    if rough >= LEAST_ADJUSTED:
+        for side in Part._fields[:4]:
+            moved = [max(getattr(part, side) + step, 0.0) for step in STEPS]
+            rough, part = _most_alike(rows, other, [part._replace(**{side: share}) for share in moved])
+    return (likeness(_small(whole), _small(other, part)), part) if rough >= LEAST_ADJUSTED else (rough, part)
 
 
-def _adjusted(whole: Look, other: Look, best: tuple[float, Part]) -> tuple[float, Part]:
-    """Return the best part after each of its sides was moved a little, one after the other."""
-    for side, step in product(Part._fields[:4], STEPS):
-        moved = best[1]._replace(**{side: max(getattr(best[1], side) + step, 0.0)})
-        best = max(best, (likeness(_small(whole), _small(other, moved)), moved))
-    return best
+def _most_alike(rows: Floats, other: Look, parts: Sequence[Part]) -> tuple[float, Part]:
+    """Return the least correlation over the moments for the part for which it is greatest, and that part."""
+    squares = normed(np.stack([_small(other, part) for part in parts]))  # (parts, C, d)
+    alike = (squares * rows).sum(-1).min(1)
+    return float(alike.max()), parts[int(alike.argmax())]
 
 
 def likeness(base: Floats, other: Floats) -> float:
@@ -179,7 +181,7 @@ def likeness(base: Floats, other: Floats) -> float:
 
     Recordings of one unmoved camera share their background, so the changes between moments count as well.
     """
-    a, b = (pictures.reshape(len(pictures), -1).astype(np.float32) for pictures in (base, other))
+    a, b = _rows(base), _rows(other)
     least = float(_correlations(a, b).min())
     if least < LEAST_ADJUSTED or len(a) == 1:
         return least
@@ -188,12 +190,16 @@ def likeness(base: Floats, other: Floats) -> float:
     return least if (_correlations(x, y)[moves] >= LEAST_MOTION_LIKENESS).all() else 0.0
 
 
+def _rows(pictures: Floats) -> Floats:
+    return pictures.reshape(len(pictures), -1).astype(np.float32)
+
+
 def _piece_likeness(base: Look, other: Look) -> float:
     """Return how like two videos are in the time that they have in common; 0 without such a time.
 
     A video that hardly moves looks like any other moment of the same camera, so it is no piece of another one.
     """
-    alike = _normed(base.pictures) @ _normed(other.pictures).T  # (M, M)
+    alike = normed(base.pictures) @ normed(other.pictures).T  # (M, M)
     places = np.argwhere(alike >= LEAST_LIKENESS)
     shifts: list[float] = []
     for a, b in places[np.argsort(-alike[tuple(places.T)], kind="stable")].tolist():
@@ -227,15 +233,6 @@ def _shifted_likeness(base: Look, other: Look, shift: float) -> float:
     if np.diff(a.reshape(len(a), -1), axis=0).std(1).max() < LEAST_MOTION:
         return 0.0
     return likeness(a, b)
-
-
-def _normed(pictures: Bytes) -> Floats:
-    """Return pictures as rows of mean 0 and length 1, plain ones as 0."""
-    rows = pictures.reshape(len(pictures), -1).astype(np.float32)
-    rows -= rows.mean(1, keepdims=True)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows /= np.where(lengths > 0, lengths, 1)
-    return rows
 
 
 def _correlations(x: Floats, y: Floats) -> Floats:

@@ -18,7 +18,7 @@ Bytes = npt.NDArray[np.uint8]
 
 MOMENTS = tuple((number + 0.5) / 15 for number in range(15))  # of a video, at which frames are taken
 COMPARED = (1 / 6, 1 / 2, 5 / 6)  # of these frames, which are compared in parts as well
-STRIPS = (0.1, 0.2, 0.3)  # shares of a side that are cut off
+STRIPS = (0.06, 0.12, 0.18, 0.24, 0.3)  # shares of a side that are cut off
 FINE = 96  # side of the picture out of which parts are cut
 LARGE = 32  # side of the pictures that are kept of the compared frames
 SMALL = 16  # side of the pictures that decide
