@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mvrec.data.listing.index import SampleIndex
 from mvrec.data.loading.batch import BadSample, ClipBatch, Item, SampleKey, collate
 from mvrec.data.loading.loader import TrainBatches
 from mvrec.data.loading.samples import TrainSamples
@@ -108,6 +109,10 @@ class Quota:
         """Return whether a view of this target is still needed."""
         return self.has_classes(self.classes_of(target))
 
+    def needs(self, index: SampleIndex, number: int) -> bool:
+        """Return whether a view of a row is still needed; targets that may be files are not read."""
+        return self.has_room(index.target(number)) if self.names else not self.is_full
+
     def has_classes(self, classes: Sequence[str]) -> bool:
         """Return whether a view of one of these classes is still needed."""
         return any(self.counts[name] < self.most for name in classes)
@@ -128,7 +133,7 @@ def _train_views(data: RecognitionData, mixing: Mixing | None, quota: Quota, not
         if quota.is_full:
             break
         fresh = [key for key in keys if not epoch or key.index not in shown_files]
-        if not any(quota.has_room(index.target(key.index)) for key in fresh):
+        if not any(quota.needs(index, key.index) for key in fresh):
             continue
         # Mixing needs the whole batch; views of several sizes would be padded in one.
         parts = [keys] if mixing is not None else [[key] for key in fresh]
@@ -212,8 +217,9 @@ def _val_views(data: RecognitionData, quota: Quota, notes: list[str]) -> Iterato
     dataset = data.eval_dataset("val")
     index = data.index("val")
     for number in range(len(index)):
-        true = index.target(number)
-        if not quota.has_room(true):
+        if quota.is_full:
+            break
+        if not quota.needs(index, number):
             continue
         item = dataset[SampleKey(0, number)]
         _note(notes, item.bad)
@@ -222,11 +228,12 @@ def _val_views(data: RecognitionData, quota: Quota, notes: list[str]) -> Iterato
         batch = collate([item])
         middle = len(batch) // 2
         clips = batch_pixels(batch.clips, batch.seeds, None, normalisation=data.normalisation)
+        true = item.targets[middle]
         quota.counts.update(quota.classes_of(true))
         choices = (*eval_choices(dataset, number, middle), *_number_of_views(len(batch)))
         pixels = frames_of(clips[middle], data.normalisation)
         label, path = _label(true, None, data.class_names), str(index[number].path)
-        yield _shown(data, ("val", path), pixels, item.targets[middle], label, choices)
+        yield _shown(data, ("val", path), pixels, true, label, choices)
 
 
 def _number_of_views(count: int) -> Iterator[tuple[str, str]]:

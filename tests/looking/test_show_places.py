@@ -67,6 +67,19 @@ def test_masks_are_painted_in_the_colour_of_each_class(tmp_path: Path) -> None:
         assert view.split == "val" or {"crop", "scaled to", "flip"} == dict(view.choices).keys()
 
 
+def test_a_broken_mask_is_a_note(tmp_path: Path) -> None:
+    generate_digit_scenes(tmp_path / "scenes", images=COUNTS, size=64)
+    broken = [f"masks/{split}/00000.png" for split in ("train", "val")]
+    for name in broken:
+        (tmp_path / "scenes" / name).write_bytes(b"no mask")
+    data = MaskFolder(str(tmp_path / "scenes"), size=64, batch_size=3, num_workers=0, max_bad_fraction=1.0)
+    data.setup("fit")
+    views, notes = first_views(data, None, per_class=1)
+    assert {view.split for view in views} == {"train", "val"}
+    assert len(notes) == 2
+    assert all(f"mask {name}" in note for name, note in zip(broken, notes, strict=True))
+
+
 def test_objects_are_drawn_where_the_loader_has_them(tmp_path: Path) -> None:
     generate_digit_objects(tmp_path / "objects", images=COUNTS, size=64)
     augment = ObjectAugment(short_sides=(320, 384, 448))  # as large as pictures under boxes
