@@ -48,6 +48,10 @@ PLAIN_WORDS = [
         r"Requirement '(transformer_engine\S*)' not met.*",
         r"trainer.precision: transformer-engine needs the package \1: choose 16-mixed or bf16-mixed, or install it",
     ),
+    (
+        r"The filesystem tracking backend \(e\.g\., './mlruns'\).*",
+        "trainer.logger: MLflow keeps runs in a database: add --trainer.logger.tracking_uri sqlite:///mlflow.db",
+    ),
     (r"When passing string value for the `profiler` parameter.*one of \[(.*)\]", r"trainer.profiler is one of \1"),
 ]
 

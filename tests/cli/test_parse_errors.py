@@ -15,6 +15,7 @@ GIVEN = [
     Entry("data.clip.num_frames", "8", "--data.clip.num_frames"),
     Entry("trainer.accelerator", "gpu", "--trainer.accelerator"),
     Entry("trainer.callbacks", "EarlyStopping", "--trainer.callbacks"),
+    Entry("trainer.logger", "MLFlowLogger", "a.yaml:6", is_class=True),
     Entry("data.root", "", "--data.root"),
 ]
 
@@ -29,6 +30,8 @@ def test_a_refusal_is_told_with_the_place_of_the_value_that_it_is_about():
         "the size of the root is unknown": "the size of the root is unknown",
         "No supported gpu backend found!": "--trainer.accelerator gpu: torch finds no GPU here: use "
         "--trainer.accelerator cpu, or run mvrec doctor",
+        "The filesystem tracking backend (e.g., './mlruns') is in maintenance mode. See https://x": "a.yaml:6: "
+        "trainer.logger: MLflow keeps runs in a database: add --trainer.logger.tracking_uri sqlite:///mlflow.db",
         "model.optimizer: Invalid beta parameter at index 0: 1.5": "--model.optimizer.betas: Invalid beta parameter "
         "at index 0: 1.5 (got [1.5,0.9])",
         "model.optimizer: it is closed": "a.yaml:4: model.optimizer: it is closed",
