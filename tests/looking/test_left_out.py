@@ -9,6 +9,7 @@ from mvrec.data.generated.digit_boxes import generate_digit_boxes
 from mvrec.data.views.clip_spec import ClipSpec
 from mvrec.data.views.geometry import Box, Geometry
 from mvrec.data.views.protocol import ClipProtocol, Views
+from mvrec.data.views.transforms import Augment
 from mvrec.looking.audit.command import data_of, indices_of
 from mvrec.looking.audit.findings import File, Settings
 from mvrec.looking.audit.left_out import cropped_boxes, left_out, region_of, seen_shares
@@ -52,6 +53,15 @@ def test_movement_at_the_border_is_named_unless_crops_cover_it() -> None:
     assert finding.files == ((0,),)
     three = ClipProtocol(CLIP, Views(num_clips=1, num_crops=3, short_side=32), size=32)
     assert not [*left_out(files, reads, Settings(), three)]
+
+
+def test_random_crops_that_lose_the_movement_are_named() -> None:
+    protocol = ClipProtocol(CLIP, Views(num_clips=1, num_crops=3, short_side=32), size=32)
+    files, reads = [file()] * 20, [seen(1.0, left=28)] * 20
+    (finding,) = left_out(files, reads, Settings(), protocol, Augment(crop_area=(0.05, 0.3)))
+    assert finding.kind == "crops without the movement"
+    assert "(crop_area 0.05 to 0.3) show less than a quarter" in finding.text
+    assert not [*left_out(files, reads, Settings(), protocol, Augment(crop_area=(0.9, 1.0)))]
 
 
 def test_a_region_is_that_of_the_frame_and_boxes_count_by_their_area_in_it() -> None:

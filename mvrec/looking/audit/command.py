@@ -122,7 +122,7 @@ def _findings(
     if has_places(data):
         every += cropped_boxes(data, files, reads)
     else:
-        every += left_out(files, reads, settings, data.val_protocol)
+        every += left_out(files, reads, settings, data.val_protocol, data.augment)
     leaking = [] if issubclass(data.target_type, ActionBoxes) else leaks(files, _groups(data, files))
     return [*every, *leaking]
 

@@ -22,6 +22,7 @@ SHOWN_SHARE = 0.25  # of a part of a video, below which a clip may miss what its
 LONG_CLIP = 2.0  # times the length of the part
 OFTEN = 0.05  # of rows, from which on a finding is made of them
 LEAST_MOVEMENT = 1.5  # grey levels that change between moments, for a video to have movement
+LOST_SHARE, LOST_OFTEN = 0.25, 0.2  # of the movement, below which a crop has lost it; share of crops
 DRAWS = 8  # random crops of each file
 MOST_ROWS = 2000  # of a split whose boxes are looked at
 LEAST_SEEN = 0.5  # of a box, below which a crop leaves it out
@@ -31,21 +32,23 @@ Corners = npt.NDArray[np.float64]  # (N, 4), left, top, right and bottom in pixe
 
 
 def left_out(
-    files: Sequence[File], reads: Sequence[Seen], settings: Settings, protocol: Any = None
+    files: Sequence[File], reads: Sequence[Seen], settings: Settings, protocol: Any = None, augment: Any = None
 ) -> Iterator[Finding]:
-    """Yield what clips and the evaluation's crop leave out of videos with classes.
+    """Yield what clips and crops leave out of videos with classes.
 
     Args:
         files: All rows.
         reads: The file of each.
         settings: What training does.
         protocol: How an evaluation makes views; `None` if that is not known.
+        augment: The ranges of training's random crops; `None` if they are not known.
     """
     if settings.clip is not None and settings.clip.sampling == "dense":
         clips = protocol.views.num_clips if isinstance(protocol, ClipProtocol) else 0
         yield from _clips(files, reads, settings.clip, clips)
     if isinstance(protocol, ClipProtocol):
         yield from _movement(files, reads, protocol)
+        yield from [] if augment is None else _cropped_movement(files, reads, augment, protocol.size)
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
@@ -118,6 +121,32 @@ def _movement(files: Sequence[File], reads: Sequence[Seen], protocol: ClipProtoc
         )
         remarks = tuple(f"{100 * shares[path]:.0f} % of the movement is outside" for path in outside)
         yield Finding("movement outside the crop", text, tuple((first[path],) for path in outside), remarks)
+
+
+def _cropped_movement(files: Sequence[File], reads: Sequence[Seen], augment: Any, size: int) -> Iterator[Finding]:
+    """Yield training videos whose movement random crops often leave out."""
+    lost: dict[int, float] = {}  # share of draws that lose it, by row
+    for number, (file, each) in enumerate(zip(files, reads, strict=True)):
+        if file.split != "train" or each.look is None or (movement := movement_of(each.look)) is None:
+            continue
+        draws = []
+        for draw in range(DRAWS):
+            seed = derive_seed(0, "audit", number, draw)
+            way = choose_geometry(*each.look.size, size=size, augment=augment, seed=seed)
+            draws.append((movement * _seen_grid([region_of(way)], each.look)).sum() < LOST_SHARE * movement.sum())
+        lost[number] = float(np.mean(draws))
+    share = float(np.mean(list(lost.values()))) if lost else 0.0
+    if share < LOST_OFTEN:
+        return
+    rows = sorted((row for row, value in lost.items() if value >= LOST_OFTEN), key=lambda row: -lost[row])
+    low, high = augment.crop_side or augment.crop_area
+    key = "crop_area" if augment.crop_side is None else "crop_side"
+    text = (
+        f"{100 * share:.0f} % of training's random crops ({key} {low:g} to {high:g}) show less than a quarter of the "
+        f"movement in their video, and may miss what the label means: raise the first number of data.augment.{key}"
+    )
+    remarks = tuple(f"{100 * lost[row]:.0f} % of its crops" for row in rows)
+    yield Finding("crops without the movement", text, tuple((row,) for row in rows), remarks)
 
 
 def movement_of(look: Look) -> npt.NDArray[np.float32] | None:
