@@ -87,7 +87,7 @@ PIL: inference/overlay inference/objects/box_drawing plan/media prep/transcode
 torch.distributed: tasks/scores cluster/heartbeat cluster/launch_check cluster/preflight cluster/watchdog
 torch.distributed: runs/preemption runs/run_directory training/sharding training/non_finite
 matplotlib: runs/curves tasks/classification/figures
-yaml: compare/result sweep/values cli/config_check cli/lightning plan/as_yaml data/listing/objects/forms
+yaml: compare/scored sweep/values cli/config_check cli/lightning plan/as_yaml data/listing/objects/forms
 jsonargparse: cli/lightning cli/jsonargparse_private cli/input_size cli/request inference/recogniser
 """
 # The only files that may touch private names of other libraries, and which; that of a seam has them all.

@@ -10,6 +10,7 @@ from mvrec.messages import CommandParser
 
 if TYPE_CHECKING:
     from mvrec.compare.scored import ScoredRun
+    from mvrec.compare.tables import Table
 
 
 def main(arguments: list[str]) -> None:
@@ -33,21 +34,22 @@ def main(arguments: list[str]) -> None:
             raise UserError(f"{name}={path} is a folder: name the file in it")
     if options.root is not None and not options.root.is_dir():
         raise UserError(f"--root={options.root}: there is no such directory")
+    from mvrec.compare.tables import table_file, tables
+
     folders, is_strict = run_folders(options.runs)
     runs, notes = read_runs(folders, is_validation=options.val, is_strict=is_strict)
-    lines = [*comparison_lines(runs, is_strict=is_strict), *notes]
+    parts = tables(runs, is_strict=is_strict)
+    lines = [*comparison_lines(parts), *notes]
     try:
         if options.csv is not None:
-            from mvrec.compare.tables import table_file, tables
-
-            write_csv(options.csv, table_file(tables(runs)))
+            write_csv(options.csv, table_file(parts))
             lines.append(str(options.csv))
         if options.html is not None:
             from mvrec.commands.report import pictures_of
             from mvrec.compare.page import comparison_page
 
             pictures = pictures_of(runs[0].report, options.root)
-            write_atomically(options.html, comparison_page(runs, pictures, notes=notes))
+            write_atomically(options.html, comparison_page(runs, parts, pictures, notes=notes))
             lines.append(str(options.html))
     except OSError as error:
         raise UserError(f"{error.filename} cannot be written: {error.strerror}") from None
@@ -66,7 +68,9 @@ def run_folders(places: Sequence[Path]) -> tuple[list[Path], bool]:
             raise UserError(f"{place}: there is no such run directory{nearest_path(place, folders_only=True)}")
         inside = [place] if is_run(place) else sorted(folder for folder in place.iterdir() if is_run(folder))
         if not inside:
-            raise UserError(f"{place} is no run directory and has none in it")
+            deeper = [folder.parent for folder in sorted(place.glob("*/*")) if is_run(folder)]
+            hint = f": did you mean {deeper[0]}?" if deeper else ""
+            raise UserError(f"{place} is no run directory and has none in it{hint}")
         folders += inside
     folders = list({folder.resolve(): folder for folder in folders}.values())
     if len(folders) < 2:
@@ -114,17 +118,13 @@ def read_runs(
     return runs, notes
 
 
-def comparison_lines(runs: "Sequence[ScoredRun]", *, is_strict: bool) -> list[str]:
+def comparison_lines(parts: "Sequence[Table]") -> list[str]:
     """Return the comparison of two runs, or the tables over more of them."""
     from mvrec.compare.result import compare, tested
-    from mvrec.compare.tables import tables
     from mvrec.compare.text import pair_lines
 
-    if len(runs) == 2 and is_strict:
-        return pair_lines(tested(compare(*runs)))
-    parts = tables(runs, is_strict=is_strict)
-    if len(runs) == 2 and len(parts) == 1:
-        return pair_lines(tested(compare(*runs)))
+    if len(parts) == 1 and len(parts[0].runs) == 2:
+        return pair_lines(tested(compare(*parts[0].unranked)))
     return [line for part in parts for line in (*part.lines, "")][:-1]
 
 

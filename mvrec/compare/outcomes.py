@@ -1,19 +1,23 @@
 """The results of the files of a run as numbers, small enough for tables over many runs."""
 
+import csv
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from mvrec.compare.scored import Key, ScoredRun, below, check_alike, check_files, every_group, root_of
+from mvrec.compare.scored import ScoredRun, below, check_alike, check_files, every_group, root_of
 from mvrec.compare.statistics import Floats, Interval, Numbers, difference_interval, mcnemar, percentiles
 from mvrec.errors import UserError
 from mvrec.tasks.chance import wilson
 from mvrec.tasks.classification.report import ClassificationReport
 from mvrec.tasks.classification.run_results import read_answers
+
+Span = tuple[float | None, float | None]
+NO_SPAN: Span = (None, None)
+ANY_NAME = ("utf-8", "surrogateescape")  # names of files need not be UTF-8
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +55,19 @@ class TableRun:
         run = self.run
         if run.measure is None:
             return None
-        rows = sorted(_rows(run), key=_place)
-        keys = [key for key, _, _ in rows]
+        paths, spans, truths, values = _columns(run)
+        order = sorted(
+            range(len(paths)),
+            key=paths.__getitem__ if spans is None else lambda place: _place(paths[place], spans[place]),
+        )
         digest = hashlib.sha256()
-        for (path, (start, end)), truth, _ in rows:
-            digest.update(f"{path}\0{start}\0{end}\0{truth}\n".encode("utf-8", "surrogateescape"))
-        values = run.drawn if run.measure == "score" else np.array([value for _, _, value in rows])
+        for column in (paths, spans or [], truths):
+            digest.update("\n".join(str(column[place]) for place in order[: len(column)]).encode(*ANY_NAME))
+            digest.update(b"\0")
+        numbers = run.drawn if run.measure == "score" else values[order]
+        outcome = Outcome(digest.hexdigest(), numbers, every_group([paths[place] for place in order]))
         run.forget_files()
-        return Outcome(digest.hexdigest(), values, every_group(keys))
+        return outcome
 
     @cached_property
     def interval(self) -> Interval | None:
@@ -90,24 +99,28 @@ def interval_of(run: ScoredRun) -> Interval | None:
     return wilson(run.metrics[run.metric], run.counted) if run.metric == "top1" and run.counted else None
 
 
-def _rows(run: ScoredRun) -> Iterable[tuple[Key, Any, float]]:
-    """Yield key, truth and value of each file."""
-    path, root = run.folder / "predictions.csv", root_of(run)
+def _columns(run: ScoredRun) -> tuple[list[str], list[Span] | None, list[Any], Floats]:
+    """Return names, parts (`None` where no file has any), truth and value of all files."""
+    path = run.folder / "predictions.csv"
     if not isinstance(run.report, ClassificationReport) or not path.is_file():
-        return [(key, file.truth, file.value) for key, file in run.files.items()]
-    leaves_out = not run.score.get("failed_are_wrong", True)
+        keys, files = list(run.files), run.files.values()
+        spans = [span for _, span in keys] if any(span != NO_SPAN for _, span in keys) else None
+        return [name for name, _ in keys], spans, [file.truth for file in files], np.array([f.value for f in files])
     try:
-        return [
-            ((below(name, root), span), labels, float(is_right))
-            for name, span, labels, is_right, failed in read_answers(path)
-            if not (failed and leaves_out)
-        ]
-    except (OSError, ValueError, KeyError, IndexError, StopIteration) as error:
-        raise UserError(f"{path} is damaged ({error or type(error).__name__}): mvrec test {run.folder}") from None
+        answers = read_answers(path)
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise UserError(f"{path} is damaged ({error}): mvrec test {run.folder}") from None
+    root, right = root_of(run), np.array(answers.right, np.float64)
+    paths = [below(name, root) for name in answers.paths]
+    if run.score.get("failed_are_wrong", True) or not any(answers.failed):
+        return paths, answers.spans, list(answers.labels), right
+    readable = [place for place, failed in enumerate(answers.failed) if not failed]
+    spans = answers.spans and [answers.spans[place] for place in readable]
+    return [paths[place] for place in readable], spans, [answers.labels[place] for place in readable], right[readable]
 
 
-def _place(row: tuple[Key, Any, float]) -> tuple[str, float, float]:
-    (path, (start, end)), _, _ = row
+def _place(path: str, span: Span) -> tuple[str, float, float]:
+    start, end = span
     return path, -1.0 if start is None else start, -1.0 if end is None else end
 
 

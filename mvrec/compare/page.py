@@ -13,7 +13,7 @@ from mvrec.compare.result import (
     tested,
 )
 from mvrec.compare.scored import ScoredRun
-from mvrec.compare.tables import RESULTS, Table, seed_lines, tables
+from mvrec.compare.tables import RESULTS, Table, seed_lines
 from mvrec.compare.text import pair_lines
 from mvrec.report.charts import Panel, bar, line_chart
 from mvrec.report.markup import Html, join, name_of, table, tag
@@ -24,15 +24,17 @@ from mvrec.runs.curves import read_columns
 MOST_FILES = 24
 
 
-def comparison_page(runs: Sequence[ScoredRun], thumbnails: Thumbnails, *, notes: Sequence[str] = ()) -> str:
+def comparison_page(
+    runs: Sequence[ScoredRun], parts: Sequence[Table], thumbnails: Thumbnails, *, notes: Sequence[str] = ()
+) -> str:
     """Return the page over runs: the tables, of two runs also all that changed, curves and configurations.
 
     Args:
         runs: The runs.
+        parts: Their tables; see `tables`.
         thumbnails: Pictures of a file; see `TaskReport.sections`.
         notes: Remarks, such as runs that were left out.
     """
-    parts = tables(runs)
     sections = [Section("Runs" if not part.remark else f"Runs {part.runs[0].name}", _table(part)) for part in parts]
     if len(runs) == 2 and len(parts) == 1:
         result = tested(compare(*runs))

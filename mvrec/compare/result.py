@@ -146,7 +146,7 @@ def tested(result: Comparison) -> Comparison:
     assert second.drawable is not None, "the measure says so"
     keys = sorted_keys(first)
     sides = (first.drawable, first.rows_of(keys)), (second.drawable, second.rows_of(keys))
-    return replace(result, p=swap_test(*sides, every_group(keys)))
+    return replace(result, p=swap_test(*sides, every_group([path for path, _ in keys])))
 
 
 def ranked(runs: Sequence[ScoredRun]) -> list[ScoredRun]:

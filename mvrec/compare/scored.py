@@ -26,6 +26,8 @@ from mvrec.tasks.segmentation.report import ImageScore
 
 # Keys of a configuration that name a run and do not shape it.
 NAMES_OF_RUNS = ("run_dir", "trainer.logger", "trainer.default_root_dir", "ckpt_path", "resume")
+SEED = "seed_everything"
+CANNOT = "cannot be compared: "
 Key = tuple[str, tuple[float | None, float | None]]  # a file, relative to the data's folder, and its part
 MEASURES = {
     "right": "share of files that are right",
@@ -135,7 +137,7 @@ class ScoredRun:
         """The score of each draw of files, (R,): the same draws in all runs on the same files."""
         assert self.drawable is not None, "only such runs are drawn"
         keys = sorted_keys(self)
-        return drawn_scores(self.drawable, self.rows_of(keys), every_group(keys))
+        return drawn_scores(self.drawable, self.rows_of(keys), every_group([path for path, _ in keys]))
 
     def rows_of(self, keys: Sequence[Key]) -> Numbers:
         """Return the row of each file in `predictions.csv`, (N,)."""
@@ -286,7 +288,7 @@ def _digest(run: ScoredRun) -> Any:
 
 
 def _where(first: ScoredRun, second: ScoredRun) -> str:
-    return f"{first.folder} and {second.folder} cannot be compared"
+    return f"{first.folder} and {second.folder} {CANNOT.removesuffix(': ')}"
 
 
 def check_files(first: ScoredRun, second: ScoredRun) -> None:
@@ -318,14 +320,13 @@ def sorted_keys(run: ScoredRun) -> list[Key]:
     return sorted(run.files, key=lambda key: (key[0], *(-1.0 if second is None else second for second in key[1])))
 
 
-def every_group(keys: Sequence[Key]) -> Numbers:
+def every_group(paths: Sequence[str]) -> Numbers:
     """Return the number of each row's video, (N,), also where each is of another file."""
-    groups = groups_of(keys)
-    return np.arange(len(keys)) if groups is None else groups
+    numbers = {path: number for number, path in enumerate(dict.fromkeys(paths))}
+    return np.arange(len(paths)) if len(numbers) == len(paths) else np.array([numbers[path] for path in paths])
 
 
-def groups_of(keys: Sequence[Key]) -> npt.NDArray[np.int64] | None:
+def groups_of(keys: Sequence[Key]) -> Numbers | None:
     """Return the number of each row's video, (N,); `None` if each is of another file."""
-    numbers: dict[str, int] = {}
-    videos = np.array([numbers.setdefault(path, len(numbers)) for path, _ in keys])
-    return None if len(numbers) == len(keys) else videos
+    groups = every_group([path for path, _ in keys])
+    return None if groups[-1] == len(keys) - 1 else groups

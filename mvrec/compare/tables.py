@@ -7,12 +7,11 @@ from statistics import fmean, stdev
 
 from mvrec.compare.outcomes import TableRun, check_comparable
 from mvrec.compare.result import configuration_changes, ranked
-from mvrec.compare.scored import ScoredRun
+from mvrec.compare.scored import CANNOT, SEED, ScoredRun
 from mvrec.compare.text import Cells, difference_text, interval_text, unit_of
 from mvrec.errors import UserError
 
 RESULTS = ("95 % interval", "difference to the best", "its 95 % interval", "p")  # columns of a table after the score
-SEED = "seed_everything"
 
 
 @dataclass(frozen=True)
@@ -22,11 +21,13 @@ class Table:
     Attributes:
         runs: The best first.
         rows: The header, and a row per run.
+        unranked: The runs in the given order.
         remark: Why they are not in the first table; "" for the first one.
     """
 
     runs: list[ScoredRun]
     rows: Cells
+    unranked: list[ScoredRun]
     remark: str = ""
 
     @property
@@ -59,19 +60,19 @@ def tables(runs: Sequence[ScoredRun], *, is_strict: bool = False) -> list[Table]
         else:
             sets.append([run])
     sets.sort(key=len, reverse=True)
-    return [Table(*_ranking(members), remark=_remark(sets[0][0], members[0])) for members in sets]
+    return [_table(members, _remark(sets[0][0], members[0])) for members in sets]
 
 
 def _remark(first: TableRun, other: TableRun) -> str:
     try:
         check_comparable(first, other)
     except UserError as error:
-        return f"apart, because {error}"
+        return f"not comparable with the runs above: {str(error).partition(CANNOT)[2]}"
     return ""
 
 
-def _ranking(members: Sequence[TableRun]) -> tuple[list[ScoredRun], Cells]:
-    """Return runs with the best first, and their rows; columns without any value are left out."""
+def _table(members: Sequence[TableRun], remark: str) -> Table:
+    """Return the table of runs that can be compared; columns without any value are left out."""
     row_of = {id(member.run): member for member in members}
     ordered = ranked([member.run for member in members])
     best = ordered[0]
@@ -85,7 +86,9 @@ def _ranking(members: Sequence[TableRun]) -> tuple[list[ScoredRun], Cells]:
         cells += ["", "", ""] if run is best else _to_the_best(member, row_of[id(best)])
         rows.append([*cells, *(values[place] for _, values in settings)])
     shown = [column for column in range(len(rows[0])) if column < 2 or any(row[column] for row in rows[1:])]
-    return ordered, [[row[column] for column in shown] for row in rows]
+    return Table(
+        ordered, [[row[column] for column in shown] for row in rows], [member.run for member in members], remark
+    )
 
 
 def _to_the_best(member: TableRun, best: TableRun) -> list[str]:
@@ -134,11 +137,13 @@ def table_file(parts: Sequence[Table]) -> Cells:
     """Return all tables as one, with a column that numbers them if there are several, and all settings that differ."""
     if len(parts) == 1:
         return parts[0].rows
-    names = list(dict.fromkeys(name for part in parts for name in part.rows[0]))
-    names = ["table", "run", *(name for name in names if name != "run")]
-    lines = []
+    settings = dict(configuration_changes([run for part in parts for run in part.runs]))
+    scores = dict.fromkeys(part.rows[0][1] for part in parts)
+    names = ["table", "run", *scores, *RESULTS]
+    lines: Cells = []
     for number, part in enumerate(parts, 1):
         for row in part.rows[1:]:
             cells = dict(zip(part.rows[0], row, strict=True), table=str(number))
-            lines.append([cells.get(name, "") for name in names])
-    return [names, *lines]
+            place = len(lines)
+            lines.append([*(cells.get(name, "") for name in names), *(values[place] for values in settings.values())])
+    return [[*names, *settings], *lines]

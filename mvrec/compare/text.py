@@ -2,7 +2,7 @@
 
 from mvrec.compare.outcomes import interval_of
 from mvrec.compare.result import ClassChange, Comparison, class_changes, configuration_changes
-from mvrec.compare.scored import MEASURES, ScoredRun
+from mvrec.compare.scored import MEASURES, SEED, ScoredRun
 
 MOST_CLASSES = 5
 Cells = list[list[str]]
@@ -32,7 +32,10 @@ def pair_lines(result: Comparison) -> list[str]:
     elif result.p is not None:
         lines.append(f"  random swaps of the two runs' {noun} differ as much with p = {result.p:.3g}")
     lines += _class_lines(first, second)
-    lines += [f"  {key}: {' -> '.join(values)}" for key, values in configuration_changes((first, second))]
+    changes = configuration_changes((first, second))
+    lines += [f"  {key}: {' -> '.join(values)}" for key, values in changes]
+    if [key for key, _ in changes] == [SEED]:
+        lines.append("  they differ by seed alone: such a difference comes from training again")
     return [*lines, result.verdict]
 
 

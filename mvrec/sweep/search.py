@@ -44,7 +44,9 @@ def search(ranges: list[Range], folder: Path, children: Children, *, num_trials:
     )
     earlier = study.get_trials(deepcopy=False)
     study.sampler = optuna.samplers.TPESampler(seed=len(earlier))
-    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=4)
+    study.pruner = optuna.pruners.MedianPruner(
+        n_startup_trials=4, n_warmup_steps=2
+    )  # the first validation is mostly chance
     for values in _interrupted(earlier, set(finished_runs(folder))):
         study.enqueue_trial(values)
     objective = Objective(ranges, folder, children)

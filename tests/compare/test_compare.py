@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from mvrec.cli.main import main
+from mvrec.compare.outcomes import TableRun
+from mvrec.compare.scored import ScoredRun, sorted_keys
 from mvrec.compare.statistics import difference_interval, drawn_scores, mcnemar, percentiles, swap_test
 from mvrec.tasks.segmentation.image_counts import PixelCounts
 
@@ -28,7 +30,9 @@ def write_run(folder, answers, **changes):
     score |= {"expected": len(answers), "noun": "images", "protocol": PROTOCOL, "class_names": NAMES}
     score |= {"data": {"root": changes.pop("root", "/data")}, "protocol_text": "test images"} | changes
     (folder / "metrics.json").write_text(json.dumps(score))
-    (folder / "config.yaml").write_text(f"run_dir: {folder}\nmodel: {{name: {folder.name}}}\n")
+    seed = changes.get("seed")
+    settings = f"model: {{name: {folder.name}}}" if seed is None else f"seed_everything: {seed}\nmodel: {{name: same}}"
+    (folder / "config.yaml").write_text(f"run_dir: {folder}\n{settings}\n")
     return folder
 
 
@@ -109,11 +113,51 @@ def test_two_runs_are_compared_on_files_that_have_moved(tmp_path, capsys):
     assert [(row["run"], row["top1"]) for row in rows] == [("other", "76.00 %"), ("base", "40.00 %")]
 
 
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("failed_are_wrong", [False, True])
+def test_a_table_counts_the_files_that_a_pair_counts(tmp_path, several, failed_are_wrong):
+    folder = write_run(tmp_path / "run", {"b.mp4": 1, "a.mp4": 0}, failed_are_wrong=failed_are_wrong)
+    header = "path,labels,predicted" if several else "path,label,class_1"
+    rows = ["b.mp4,cat,cat,1,2", "b.mp4,cat,cat,0,1", "c.mp4,cow,cat,,", "d.mp4,cow,cow,,", "a.mp4,cat,,,"]
+    if several:
+        rows += ["e.mp4,cat;cow,cow;cat,,", "f.mp4,cat;cow,cat,,", "g.mp4,,,,"]
+    errors = ["", "", "", "damaged", "", "", "", ""]
+    text = "".join(f"/data/{row},{error},cat,0.9\n" for row, error in zip(rows, errors, strict=False))
+    columns = "start_seconds,end_seconds,error," + ("class_1" if several else "") + ",probability_1"
+    (folder / "predictions.csv").write_text(f"{header},{columns}\n{text}")
+    run = ScoredRun(folder, "run", "test")
+    values = [run.files[key].value for key in sorted_keys(run)]
+    assert TableRun(run).outcome.values.tolist() == values
+    assert len(values) == len(rows) - (not failed_are_wrong)
+    assert sum(values) == 2 + 2 * several
+
+
 def test_a_folder_stands_for_its_runs(tmp_path, capsys):
     for name, right in (("a", 50), ("b", 80), ("c", 10)):
         write_run(tmp_path / "runs" / name, answers_of([1] * right + [0] * (100 - right)))
     main(["compare", str(tmp_path / "runs")])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["run", "b", "a", "c"]
+
+
+def test_a_folder_of_odd_runs_has_a_table_per_protocol_means_over_seeds_and_names_what_is_left_out(tmp_path, capsys):
+    folder = tmp_path / "runs"
+    for seed, right in ((0, 6), (1, 7), (2, 8)):
+        write_run(folder / f"seed ü {seed}", answers_of([1] * right + [0] * (10 - right)), seed=seed)
+    write_run(folder / "b", answers_of([1] * 9 + [0]))
+    write_run(folder / "other", answers_of([1] * 10), protocol={**PROTOCOL, "resize": 32})
+    write_run(folder / "untested", answers_of([1] * 10), metrics={})
+    (folder / "no run").mkdir()
+    main(["compare", str(folder), "--csv", str(tmp_path / "t.csv"), "--html", str(tmp_path / "t.html")])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:5]] == ["b", "seed ü 2", "seed ü 1", "seed ü 0"]
+    at = next(place for place, line in enumerate(lines) if line.startswith("runs that differ by seed alone"))
+    cells = ["3: seed ü 2, seed ü 1, seed ü 0", "70.00 %", "10.00 points", "60.00 %", "80.00 %"]
+    assert re.split(r"  +", lines[at + 1]) == cells
+    assert "not comparable with the runs above: their protocols differ in resize: 40 and 32" in lines
+    assert any(line.startswith(f"left out: {folder}/untested: this run has no test score") for line in lines)
+    with (tmp_path / "t.csv").open(encoding="utf-8-sig") as file:
+        assert [(row["table"], row["run"]) for row in csv.DictReader(file)][-1] == ("2", "other")
+    assert "10.00 points" in (tmp_path / "t.html").read_text()
 
 
 @pytest.mark.parametrize(
