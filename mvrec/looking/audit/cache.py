@@ -16,7 +16,7 @@ from mvrec.data.listing.archive import ArchiveMember
 from mvrec.files import user_cache
 from mvrec.looking.audit.looks import GRID, LARGE, PARTS, SMALL, Look
 
-VERSION = f"1 {len(PARTS)} {GRID} {LARGE} {SMALL}"  # of what is stored; another one begins afresh
+VERSION = f"2 {len(PARTS)} {GRID} {LARGE} {SMALL}"  # of what is stored; another one begins afresh
 COMMIT_SECONDS = 5.0  # of work that an interruption may cost
 TABLE = (
     "CREATE TABLE IF NOT EXISTS looks (path TEXT PRIMARY KEY, changed TEXT, digest TEXT, height INT, width INT, "
@@ -84,7 +84,7 @@ class LookCache:
         database = self._database
         if database is None or not changed:
             return
-        arrays: Sequence[Any] = (look.hashes, look.moments, look.pictures, look.large)
+        arrays: Sequence[Any] = (look.hashes, look.moments, look.pictures, look.large, look.colours)
         packed = zlib.compress(b"".join(array.tobytes() for array in arrays), 1)
         row = (_text(str(path)), changed, digest, *look.size, look.seconds, look.frames, len(look.moments))
         try:
@@ -133,6 +133,7 @@ def _unpacked(row: Sequence[Any]) -> tuple[Look, str] | None:
         (np.uint64, (moments,)),
         (np.uint8, (moments, SMALL, SMALL)),
         (np.uint8, (compared, LARGE, LARGE)),
+        (np.uint8, (compared, 3, SMALL, SMALL)),
     ]
     try:
         content, place = zlib.decompress(packed), 0
@@ -143,5 +144,5 @@ def _unpacked(row: Sequence[Any]) -> tuple[Look, str] | None:
             place += arrays[-1].nbytes
     except (zlib.error, ValueError):
         return None
-    hashes, of_moments, pictures, large = arrays
-    return Look(hashes, of_moments, pictures, large, (height, width), seconds, frames), digest
+    hashes, of_moments, pictures, large, colours = arrays
+    return Look(hashes, of_moments, pictures, large, colours, (height, width), seconds, frames), digest

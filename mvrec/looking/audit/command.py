@@ -106,15 +106,18 @@ def _findings(
 ) -> "list[Finding]":
     """Return all faults of a data set."""
     from mvrec.data.views.targets import ActionBoxes
-    from mvrec.looking.audit.copies import copies
+    from mvrec.looking.audit.copies import WHOLE, copies
     from mvrec.looking.audit.findings import findings, leaks
     from mvrec.looking.audit.left_out import cropped_boxes, left_out
 
     rows = list({file.path: number for number, file in reversed(list(enumerate(files)))}.values())[::-1]
+    group_of = [file.path for file in files] if issubclass(data.target_type, ActionBoxes) else _groups(data, files)
     pairs = [
         copy._replace(first=rows[copy.first], second=rows[copy.second])
         for copy in copies([reads[row].look for row in rows], [reads[row].digest for row in rows])
     ]
+    # Clips of one recording look like parts and pieces of each other; `leaks` names those in several splits.
+    pairs = [copy for copy in pairs if copy.kind in WHOLE or group_of[copy.first] != group_of[copy.second]]
     names = list(data.class_names) if any(file.labels for file in files) else []
     settings = settings_of(data)
     doubted = _doubted(data, indices, reads, options) if options.run is not None else []
@@ -122,9 +125,8 @@ def _findings(
     if has_places(data):
         every += cropped_boxes(data, files, reads)
     else:
-        every += left_out(files, reads, settings, data.val_protocol, data.augment)
-    leaking = [] if issubclass(data.target_type, ActionBoxes) else leaks(files, _groups(data, files))
-    return [*every, *leaking]
+        every += left_out(files, reads, settings, data.val_protocol)
+    return [*every, *leaks(files, group_of)]
 
 
 def data_of(source: Path, flags: Sequence[str] = ()) -> Any:

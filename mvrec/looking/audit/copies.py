@@ -20,7 +20,9 @@ from mvrec.looking.audit.promising import (
 
 BLOCKS = (11, 11, 11, 11, 10, 10)  # bits; hashes that differ in up to 4 bits have two blocks in common
 LEAST_CUT_LIKENESS = 0.97  # of parts, of which there are many to choose from
+LEAST_PIECE_LIKENESS = 0.975  # of pieces in time, of which there are several to choose from
 LEAST_IMAGE_LIKENESS = 0.98  # of images, whole or in part: written digits and signs look alike at one moment
+MOST_DIFFERENT = 6.0  # levels of 8 bits by which colours of the compared frames differ, on average
 LEAST_MOTION = 1.5  # grey levels that change between two moments, for their change to be compared
 LEAST_MOTION_LIKENESS = 0.8
 MOST_ALIKE = 200  # hashes with two blocks in common: a title card or a black border says nothing
@@ -30,6 +32,8 @@ PIECE_SHARE = 0.5  # of the shorter video, which a common piece covers
 PIECE_FRAMES = 5  # compared frames of a common piece, at most
 MOST_SHIFTS = 4  # places in time at which a video is tried in another one
 CHUNK = 4_000_000  # pairs of hashes compared at a time
+
+WHOLE = ("same bytes", "re-encoded")  # kinds of copies that show all of the other file
 
 
 class Copy(NamedTuple):
@@ -138,14 +142,25 @@ def _chunks(counts: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
 def _verified(first: int, second: int, base: Look, other: Look) -> Copy | None:
     """Return the copy if the pictures agree: both whole, one whole with a part of the other, or in a piece of time."""
     is_video = len(base.large) > 1
-    if (alike := likeness(_small(base), _small(other))) >= (LEAST_LIKENESS if is_video else LEAST_IMAGE_LIKENESS):
+    alike, least = likeness(_small(base), _small(other)), LEAST_LIKENESS if is_video else LEAST_IMAGE_LIKENESS
+    if alike >= least and have_like_colours(base, other):
         return Copy(first, second, "re-encoded", alike)
-    alike, part = max((_best_part(base, other), _best_part(other, base)), key=lambda best: best[0])
-    if alike >= (LEAST_CUT_LIKENESS if is_video else LEAST_IMAGE_LIKENESS):
+    (alike, part), (whole, cut) = max(
+        (_best_part(base, other), (base, other)), (_best_part(other, base), (other, base)), key=lambda best: best[0][0]
+    )
+    if alike >= (LEAST_CUT_LIKENESS if is_video else LEAST_IMAGE_LIKENESS) and have_like_colours(whole, cut, part):
         kind = " and ".join(name for name, holds in (("cut", part.is_cut), ("mirrored", part.mirrored)) if holds)
         return Copy(first, second, kind, alike)
     alike = _piece_likeness(base, other) if is_video else 0.0
-    return Copy(first, second, "a piece of the other", alike) if alike >= LEAST_LIKENESS else None
+    return Copy(first, second, "a piece of the other", alike) if alike >= LEAST_PIECE_LIKENESS else None
+
+
+def have_like_colours(whole: Look, other: Look, part: Part = PARTS[0]) -> bool:
+    """Return whether the colours of a file and of a part of another one differ as little as those of copies."""
+    pictures = [
+        shrunk(look.colours.reshape(-1, SMALL, SMALL), SMALL, of) for look, of in ((whole, PARTS[0]), (other, part))
+    ]
+    return float(np.abs(pictures[0] - pictures[1]).mean()) <= MOST_DIFFERENT
 
 
 def _small(look: Look, part: Part = PARTS[0]) -> Floats:
@@ -232,7 +247,7 @@ def _shifted_likeness(base: Look, other: Look, shift: float) -> float:
     a, b = first[frames], second[[partners[frame] for frame in frames]]
     if np.diff(a.reshape(len(a), -1), axis=0).std(1).max() < LEAST_MOTION:
         return 0.0
-    return likeness(a, b)
+    return likeness(a, b) if np.abs(a - b).mean() <= MOST_DIFFERENT else 0.0
 
 
 def _correlations(x: Floats, y: Floats) -> Floats:

@@ -21,7 +21,8 @@ COMPARED = (1 / 6, 1 / 2, 5 / 6)  # of these frames, which are compared in parts
 STRIPS = (0.06, 0.12, 0.18, 0.24, 0.3)  # shares of a side that are cut off
 FINE = 96  # side of the picture out of which parts are cut
 LARGE = 32  # side of the pictures that are kept of the compared frames
-SMALL = 16  # side of the pictures that decide
+SMALL = 16  # side of the pictures that decide, and of those in colour
+GREY = np.array([0.299, 0.587, 0.114], np.float32)  # shares of red, green and blue
 GRID = 32  # side of the picture whose frequencies are hashed
 FREQUENCIES = 8  # lowest ones along each side in a hash
 LEAST_CONTRAST = 2.0  # standard deviation of 8-bit grey; plain frames have no hash
@@ -67,6 +68,7 @@ class Look(NamedTuple):
         moments: uint64 (M,), of all whole frames.
         pictures: uint8 (M, SMALL, SMALL), grey.
         large: uint8 (C, LARGE, LARGE), grey.
+        colours: uint8 (C, 3, SMALL, SMALL), of the same frames.
         size: Height and width in pixels.
         seconds: Length of a video; 0 of an image.
         frames: Number of frames; 1 of an image.
@@ -76,6 +78,7 @@ class Look(NamedTuple):
     moments: Bits
     pictures: Bytes
     large: Bytes
+    colours: Bytes
     size: tuple[int, int]
     seconds: float
     frames: int
@@ -106,19 +109,22 @@ def look_of(frames: Iterable[Bytes], *, seconds: float, count: int) -> Look:
         seconds: Length of a video; 0 of an image.
         count: Number of frames in the file.
     """
-    fine, size = [], (0, 0)
+    fine, coloured, size = [], [], (0, 0)
     for frame in frames:  # one by one, because those of a large video fill the memory
-        grey = frame.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-        size = grey.shape[0], grey.shape[1]
-        fine.append(shrunk(grey[None], FINE)[0])
+        pixels = frame.astype(np.float32)
+        size = frame.shape[0], frame.shape[1]
+        fine.append(shrunk((pixels @ GREY)[None], FINE)[0])
+        coloured.append(shrunk(pixels.transpose(2, 0, 1), SMALL))
     whole = np.stack(fine)  # (M, FINE, FINE)
-    compared = whole[sorted({int(share * len(whole)) for share in COMPARED})]
+    places = sorted({int(share * len(whole)) for share in COMPARED})
+    compared = whole[places]
     cuts = np.stack([shrunk(compared, GRID, part) for part in PARTS])  # (PARTS, C, GRID, GRID)
     return Look(
         hashes_of(cuts),
         hashes_of(shrunk(whole, GRID)),
         as_bytes(shrunk(whole, SMALL)),
         as_bytes(shrunk(compared, LARGE)),
+        as_bytes(np.stack(coloured)[places]),
         size,
         seconds,
         count,
@@ -147,6 +153,14 @@ def _means(length: int, side: int, begin: float, end: float) -> Floats:
     places = np.arange(length)
     covered = np.minimum(places + 1, ends[1:, None]) - np.maximum(places, ends[:-1, None])
     return (covered.clip(0) / step).astype(np.float32)
+
+
+def coloured(look: Look) -> Bytes:
+    """Return the compared frames in colour, uint8 (C, LARGE, LARGE, 3): the grey ones with the coarser colours."""
+    colours = (
+        look.colours.astype(np.float32).repeat(LARGE // SMALL, -2).repeat(LARGE // SMALL, -1).transpose(0, 2, 3, 1)
+    )
+    return as_bytes(colours + (look.large - colours @ GREY)[..., None])
 
 
 def _cosines() -> Floats:

@@ -46,10 +46,10 @@ def _card(group: Sequence[int], remark: str, files: Sequence[File], reads: Seque
         if look is None:
             parts.append(tag("div", "no picture", class_="missing"))
         else:
-            grey = [picture.repeat(ENLARGED, 0).repeat(ENLARGED, 1) for picture in look.large]
+            pictures = [picture.repeat(ENLARGED, 0).repeat(ENLARGED, 1) for picture in coloured(look)]
             shown = [
-                tag("img", src=png_data(np.repeat(each[..., None], 3, axis=2)), alt=f"{file.path}, frame {place}")
-                for place, each in enumerate(grey, 1)
+                tag("img", src=png_data(picture), alt=f"{file.path}, frame {place}")
+                for place, picture in enumerate(pictures, 1)
             ]
             parts.append(tag("div", *shown, class_="film"))
         parts.append(tag("p", tag("b", f"{file.split}: "), name_of(", ".join(file.labels) or "no class")))
