@@ -113,7 +113,9 @@ def _movement(files: Sequence[File], reads: Sequence[Seen], protocol: ClipProtoc
     outside = sorted((path for path, share in shares.items() if share > 0.5), key=lambda path: -shares[path])
     if outside and len(outside) >= OFTEN * len(shares):
         views = protocol.views
-        advice = "test_views.num_crops 3 and val_views.num_crops 3" if views.num_crops == 1 else "squarer videos"
+        advice = (
+            "data.test_views.num_crops 3 and data.val_views.num_crops 3" if views.num_crops == 1 else "squarer videos"
+        )
         text = (
             f"of {len(outside)} of {len(shares)} videos most of the movement lies outside what evaluation sees "
             f"(short side {views.short_side}, crop {protocol.size}, {counted(views.num_crops, 'crops')}): it may miss "
@@ -143,7 +145,8 @@ def _cropped_movement(files: Sequence[File], reads: Sequence[Seen], augment: Any
     key = "crop_area" if augment.crop_side is None else "crop_side"
     text = (
         f"{100 * share:.0f} % of training's random crops ({key} {low:g} to {high:g}) show less than a quarter of the "
-        f"movement in their video, and may miss what the label means: raise the first number of data.augment.{key}"
+        f"movement in their video, and may miss what the label means: raise the first number of data.augment.{key}, "
+        "or cut the videos around their subject"
     )
     remarks = tuple(f"{100 * lost[row]:.0f} % of its crops" for row in rows)
     yield Finding("crops without the movement", text, tuple((row,) for row in rows), remarks)
