@@ -9,8 +9,10 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from mvrec.cli.main import main
+from mvrec.data.generated.digit_images import generate_digit_images
 from mvrec.data.generated.moving_digits_video import encode, generate_moving_digits
 from mvrec.data.video.opening import open_video
 from mvrec.looking.audit import reading
@@ -18,7 +20,7 @@ from mvrec.looking.audit.cache import LookCache, cache_of
 from mvrec.looking.audit.copies import copies
 from mvrec.looking.audit.labels import doubts
 from mvrec.looking.audit.looks import look_of
-from mvrec.looking.audit.reading import Seen, see, video_look
+from mvrec.looking.audit.reading import Seen, image_look, see, video_look
 from mvrec.processes import Limits
 
 
@@ -75,6 +77,29 @@ def test_copies_are_found_and_nothing_else(digits: Path, tmp_path: Path) -> None
         (paths[copy.first], paths[copy.second]) for copy in copies([each.look for each in reads], [""] * len(reads))
     }
     true = set(zip(planted, again, strict=True))
+    assert len(pairs & true) >= 0.95 * len(true)
+    assert len(pairs & true) >= 0.95 * len(pairs)
+
+
+def test_copies_of_images_are_found_and_neither_others_nor_plain_drawings(tmp_path: Path) -> None:
+    generate_digit_images(tmp_path / "digits", images_per_class={"train": 12, "val": 1, "test": 1}, size=64)
+    paths = sorted((tmp_path / "digits" / "train").rglob("*.*g"))
+    changes = (
+        lambda image: image.resize((48, 48)),
+        lambda image: image.crop((11, 0, 64, 64)),
+        lambda image: image.crop((0, 0, 64, 57)),
+        lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        lambda image: image.crop((0, 15, 64, 64)).transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        lambda image: image.crop((5, 5, 59, 59)),
+    )
+    looks = [image_look(path) for path in paths]
+    for number, path in enumerate(paths[:60]):
+        changes[number % len(changes)](Image.open(path).convert("RGB")).save(tmp_path / "again.jpg", quality=50)
+        looks.append(image_look(tmp_path / "again.jpg"))
+    rough = load_digits().images[:150].repeat(4, 1).repeat(4, 2)  # drawings of 8 x 8 pixels, many of which look alike
+    looks += [look_of([(drawing * 15)[..., None].repeat(3, 2)], seconds=0.0, count=1) for drawing in rough]
+    pairs = {(copy.first, copy.second) for copy in copies(looks, [""] * len(looks))}
+    true = {(number, len(paths) + number) for number in range(60)}
     assert len(pairs & true) >= 0.95 * len(true)
     assert len(pairs & true) >= 0.95 * len(pairs)
 
