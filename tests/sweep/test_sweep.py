@@ -103,8 +103,8 @@ def interrupt_at(rows, folder):
     threading.Thread(target=wait).start()
 
 
-def search(tmp_path, trials, *flags):
-    (tmp_path / "rates.yaml").write_text("model.optimizer.lr: {choices: [1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 0.5]}\n")
+def search(tmp_path, trials, *flags, rates="{choices: [1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 0.5]}"):
+    (tmp_path / "rates.yaml").write_text(f"model.optimizer.lr: {rates}\n")
     main(["sweep", "demo_images_shunted", "rates.yaml", "--search", "optuna", "--trials", str(trials), *flags])
 
 
@@ -129,17 +129,17 @@ def test_a_run_that_falls_behind_is_pruned_and_marked_and_equal_values_are_tried
 
 def test_an_interrupted_search_goes_on_in_the_same_folders(tmp_path, monkeypatch, capsys, trained_by):
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "runs/rates"
+    folder, rates = tmp_path / "runs/rates", "{low: 1e-3, high: 9e-3}"  # of choices two trials may have the same
     trained_by("waits")
     for rows in (4, 5):
         interrupt_at(rows, folder)
         with pytest.raises(SystemExit, match="130"):
-            search(tmp_path, 2, "--jobs", "2")
+            search(tmp_path, 2, "--jobs", "2", rates=rates)
     assert "interrupted; the same command goes on" in capsys.readouterr().out
     begun = {path.parent.name for path in folder.glob("*/metrics.csv")}
     assert len(begun) == 2
     trained_by("")
-    search(tmp_path, 2)
+    search(tmp_path, 2, rates=rates)
     assert json.loads((folder / "sweep.json").read_text())["runs"].keys() == begun
     assert [path.read_text().count("\n") for path in folder.glob("*/metrics.csv")] == [7, 7]
 
