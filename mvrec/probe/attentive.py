@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from mvrec.errors import UserError
 from mvrec.probe.gather import load
@@ -100,7 +101,7 @@ def attentive(
     scores: dict[str, float] = {}
     decays = {f"weight decay {decay:g}": decay for decay in DECAYS}
     try:
-        for name, decay in decays.items():
+        for name, decay in tqdm(decays.items(), disable=None, unit="setting"):
             of_folds = []
             for learned, held_out in folds:
                 model = _trained(tokens, labels, learned, decay, num_classes, device)

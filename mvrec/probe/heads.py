@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from mvrec.errors import UserError
 
@@ -151,7 +152,7 @@ def _chosen(
 ) -> tuple[dict[str, float], str]:
     """Return the mean score over folds by setting, and the best setting, the first of equal ones."""
     scores = {}
-    for name, value in names.items():
+    for name, value in tqdm(names.items(), disable=None, unit="setting"):
         of_folds = []
         for learned, held_out in folds:
             model = fitted(value, vectors[learned], labels[learned])

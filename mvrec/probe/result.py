@@ -92,8 +92,9 @@ def advice(result: Result) -> str:
     interval = result.interval(best)
     if (interval[0] if interval else score) <= result.chance:
         return (
-            f"fine-tune: {best.name} reaches {_percent(score)} and chance {_percent(result.chance)}, so the features "
-            "tell nothing sure of these classes; `mvrec data audit` finds wrong labels"
+            f"fine-tune: {best.name} reaches {_percent(score)} of {len(result.truth)} files and chance "
+            f"{_percent(result.chance)}, so the features tell nothing sure of these classes; `mvrec data audit` finds "
+            "wrong labels"
         )
     if score >= result.enough:
         return f"a probe is enough: {best.name} reaches {_percent(score)} (--enough {result.enough:g})"

@@ -113,7 +113,7 @@ POINTS = [Point(count, 10 * count, score, score - 0.02, score + 0.02, 5) for cou
 @pytest.mark.parametrize(
     ("right", "points", "start"),
     [
-        (30, POINTS, "fine-tune: linear reaches 30.0 % and chance 25.0 %"),
+        (30, POINTS, "fine-tune: linear reaches 30.0 % of 100 files and chance 25.0 %"),
         (96, POINTS, "a probe is enough: linear reaches 96.0 %"),
         (70, POINTS, "more labels: from 5 to 10 files per class the linear probe gained 10.0 points"),
         (70, [POINTS[1], Point(20, 200, 0.715, 0.715, 0.715, 1)], "fine-tune: linear stays at 70.0 %, and with more"),
