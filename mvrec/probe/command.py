@@ -121,7 +121,7 @@ def _probed(source: "Source", options: Any, names: Sequence[str]) -> "Result":
         files=len(train.labels),
         groups=len(np.unique(train.groups)),
         truth=truth,
-        chance=chance_of(train.labels, truth),
+        chance=chance_of(truth),
         probes=probes,
         points=points,
         enough=options.enough,

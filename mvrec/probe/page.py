@@ -39,14 +39,14 @@ def _curve(result: Result) -> Html:
     if len(result.points) < 2:
         return Html("")
     counts = [point.per_class for point in result.points]
-    names = {"mean": "score", "lower end": "low", "upper end": "high"}
-    lines = {name: (counts, [100 * getattr(point, key) for point in result.points]) for name, key in names.items()}
+    scores, low, high = ([100 * getattr(point, key) for point in result.points] for key in ("score", "low", "high"))
     panel = Panel(
         f"linear probe, {result.metric} in %",
-        lines,
+        {"mean over draws": (counts, scores)},
+        bands={"mean over draws": (low, high)},
         across="labels per class",
         levels={"chance": 100 * result.chance, "enough": 100 * result.enough},
-        caption="95 % interval of the mean over draws of labels; the last point has all labels",
+        caption="band: 95 % interval of the mean over draws of labels; the last point has all labels",
     )
     rows = [
         (point.per_class, f"{point.files:.0f}", f"{100 * point.score:.2f}", f"{100 * point.low:.2f}",

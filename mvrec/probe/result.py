@@ -9,7 +9,7 @@ import numpy as np
 from mvrec.messages import counted
 from mvrec.probe.curve import Point
 from mvrec.probe.heads import Labels, Probe, score_of
-from mvrec.tasks.chance import wilson
+from mvrec.tasks.chance import chance, wilson
 
 GAIN = 0.01  # of twice the labels; a smaller one is not worth labelling for
 
@@ -32,7 +32,7 @@ class Result:
         files: Files that the probes learned from.
         groups: Groups that folds kept together.
         truth: Classes of the scored files, (M,) or (M, K).
-        chance: The score of always naming the largest class; of several classes that of random ranks.
+        chance: The score of the best constant answer; see `mvrec.tasks.chance`.
         probes: The probes, in the order they were asked for.
         points: The learning curve; empty without the linear probe.
         enough: The score that is enough.
@@ -78,11 +78,11 @@ class Result:
         return (halves[-1], self.points[-1]) if halves else None
 
 
-def chance_of(labels: Labels, truth: Labels) -> float:
-    """Return what needs no features: the largest class of training, or the mean share of the scored classes."""
-    if labels.ndim == 1:
-        return float((truth == np.bincount(labels).argmax()).mean())
-    return float(truth[:, truth.any(0)].mean())
+def chance_of(truth: Labels) -> float:
+    """Return the score of the best constant answer for files of classes (M,) or (M, K)."""
+    counts = np.bincount(truth) if truth.ndim == 1 else truth.sum(0)
+    constant = chance(counts.tolist(), num_files=len(truth), multi_label=truth.ndim == 2)
+    return constant["top1" if truth.ndim == 1 else "map"]
 
 
 def advice(result: Result) -> str:

@@ -90,7 +90,6 @@ def open_source(network: str, flags: Sequence[str], *, split: Split, device: str
         data.setup("test")
     if not data.class_names:
         raise UserError(f"{network}: a probe predicts classes, and these data have none")
-    task.start.load(task.backbone)
     backbone = accelerate(task.backbone.eval().to(used))
     is_single = data.target_type is ClassIndex
     outputs = ClassificationOutputs(data.class_names, multi_label=not is_single)

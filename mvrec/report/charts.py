@@ -31,6 +31,7 @@ class Panel:
         across: The name of the steps.
         levels: Values drawn as dashed lines across the chart, by name.
         caption: A remark below the chart.
+        bands: Lower and upper ends around a line at each of its steps, by the line's name.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Panel:
     across: str = "optimiser step"
     levels: Mapping[str, float] = field(default_factory=dict)
     caption: str = ""
+    bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,14 @@ def line_chart(panel: Panel) -> Html:
         return Html("")
     steps = [step for points in lines.values() for step, _ in points]
     values = [value for points in lines.values() for _, value in points] + list(panel.levels.values())
+    values += [value for ends in panel.bands.values() for end in ends for value in end]
     across = _Axis(*_widened(min(steps), max(steps)), _LEFT, _WIDTH - _RIGHT)
     low, high = _widened(min(values), max(values), logarithmic=panel.logarithmic)
     up = _Axis(low, high, _HEIGHT - _BOTTOM, _TOP, panel.logarithmic)
     drawn = [_grid(across, up, panel.across)]
-    for number, points in enumerate(lines.values()):
+    for number, (name, points) in enumerate(lines.items()):
+        if name in panel.bands:
+            drawn.append(_band(panel.lines[name][0], panel.bands[name], across, up, f"band line{number % 6}"))
         drawn.append(_line(points, across, up, f"line line{number % 6}"))
     for value in panel.levels.values():
         y = f"{up.place(value):.1f}"
@@ -150,6 +155,14 @@ def _line(points: list[tuple[int, float]], across: _Axis, up: _Axis, style: str)
     if marked:
         drawn += [tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r="2.2", class_=style) for x, y in places]
     return join(drawn)
+
+
+def _band(
+    steps: Sequence[int], ends: tuple[Sequence[float], Sequence[float]], across: _Axis, up: _Axis, style: str
+) -> Html:
+    low, high = (list(zip(steps, end, strict=True)) for end in ends)
+    text = " ".join(f"{across.place(step):.1f},{up.place(value):.1f}" for step, value in [*low, *reversed(high)])
+    return tag("polygon", points=text, class_=style)
 
 
 def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:

@@ -57,16 +57,17 @@ figcaption { font-size: .9rem; font-weight: 600; }
 svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--faint); font-size: 11px; font-family: inherit; }
 svg .grid { stroke: var(--rule); stroke-width: 1; }
-svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
-svg circle.line { stroke: none; }
+svg .line { fill: none; stroke: var(--own); stroke-width: 1.8; stroke-linejoin: round; }
+svg circle.line { stroke: none; fill: var(--own); }
+svg .band { fill: var(--own); fill-opacity: .18; }
 svg .point { fill-opacity: .55; }
 svg .equal { stroke: var(--faint); stroke-width: 1; stroke-dasharray: 5 4; }
-.line0 { stroke: var(--line0); } circle.line0 { fill: var(--line0); } .key.line0::before { background: var(--line0); }
-.line1 { stroke: var(--line1); } circle.line1 { fill: var(--line1); } .key.line1::before { background: var(--line1); }
-.line2 { stroke: var(--line2); } circle.line2 { fill: var(--line2); } .key.line2::before { background: var(--line2); }
-.line3 { stroke: var(--line3); } circle.line3 { fill: var(--line3); } .key.line3::before { background: var(--line3); }
-.line4 { stroke: var(--line4); } circle.line4 { fill: var(--line4); } .key.line4::before { background: var(--line4); }
-.line5 { stroke: var(--line5); } circle.line5 { fill: var(--line5); } .key.line5::before { background: var(--line5); }
+.line0 { --own: var(--line0); }
+.line1 { --own: var(--line1); }
+.line2 { --own: var(--line2); }
+.line3 { --own: var(--line3); }
+.line4 { --own: var(--line4); }
+.line5 { --own: var(--line5); }
 svg .level { stroke: var(--faint); stroke-width: 1.4; stroke-dasharray: 5 4; }
 .key.level::before { background: repeating-linear-gradient(90deg, var(--faint) 0 4px, transparent 4px 7px); }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: .2rem 0 0; padding: 0; list-style: none; }
@@ -77,6 +78,7 @@ svg .level { stroke: var(--faint); stroke-width: 1.4; stroke-dasharray: 5 4; }
 svg text.inside { fill: #10131a; }
 .key::before {
   content: ""; display: inline-block; width: .9rem; height: .25rem; margin-right: .4rem; vertical-align: middle;
+  background: var(--own);
 }
 .confusion { width: auto; border-collapse: separate; border-spacing: 1px; }
 .confusion th, .confusion td { border: 0; padding: .25rem .4rem; text-align: center; }

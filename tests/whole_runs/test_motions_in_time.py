@@ -62,7 +62,7 @@ def test_motions_are_found_in_concatenated_clips_with_gaps(command, tmp_path):
     run = tmp_path / "run"
     clip = ["--data.clip.num_frames=8", "--data.clip.stride_frames=2", "--data.size=64"]
     flags = [*clip, "--trainer.max_epochs=8", "--trainer.accelerator=cpu", f"--run_dir={run}"]
-    code, _, err = command("fit", "--config=demo", f"--data.root={root}", *flags)
+    code, _, err = command("fit", "--config=demo", "--data=VideoFolder", f"--data.root={root}", *flags)
     assert code == 0, err
     code, _, err = command(
         *("recognize", truth.parent, "--ckpt", run, "--timeline", "--background", "still"),

@@ -66,7 +66,7 @@ class LoadReport:
             ("reshaped", self.reshaped),
             ("interpolated", self.interpolated),
             ("inflated", self.inflated),
-            ("not in the file and left at their initial values", self.missing),
+            ("not from the file and left at their initial values", self.missing),
             ("of another shape and left at their initial values", self.mismatched),
             ("in the file without a place in the network", self.unexpected),
             ("ignored", self.ignored),
