@@ -22,6 +22,7 @@ from mvrec.report.sections import Section, Thumbnails, film
 from mvrec.runs.curves import read_columns
 
 MOST_FILES = 24
+MOST_REMARKS = 10  # one per run: its own report has the others
 
 
 def comparison_page(
@@ -46,7 +47,9 @@ def comparison_page(
     sections += [Section("Curves", _curves(runs)), Section("Configuration", _configuration(runs))]
     first = runs[0]
     subtitle = f"{first.counted} {first.report.results.noun} \N{MIDDLE DOT} {first.score.get('protocol_text') or ''}"
-    remarks = [f"{run.name}: {note}" for run in runs for note in run.report.results.notes]
+    remarks = [f"{run.name}: {run.report.results.notes[0]}" for run in runs if run.report.results.notes]
+    if len(remarks) > MOST_REMARKS:
+        remarks[MOST_REMARKS:] = [f"{len(remarks) - MOST_REMARKS} more runs have remarks: mvrec report RUN"]
     name = " and ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs"
     return page(name, "compare", sections, subtitle=subtitle, notes=[*notes, *remarks])
 

@@ -13,6 +13,7 @@ import yaml
 
 from mvrec.compare.statistics import Floats, Numbers, drawn_scores
 from mvrec.errors import UserError
+from mvrec.messages import counted
 from mvrec.report.file_results import FileResults
 from mvrec.report.reading import read_run
 from mvrec.report.sections import RunResults, TaskReport, mapping, number
@@ -141,7 +142,14 @@ class ScoredRun:
 
     def rows_of(self, keys: Sequence[Key]) -> Numbers:
         """Return the row of each file in `predictions.csv`, (N,)."""
-        return np.array([self.files[key].number for key in keys])
+        rows = np.array([self.files[key].number for key in keys])
+        assert self.drawable is not None, "only such runs are drawn"
+        if rows.max() >= self.drawable.num_files:
+            raise UserError(
+                f"{self.folder}: predictions.csv has more rows than the {self.drawable.num_files} files of the score: "
+                f"test the run again (mvrec test {self.folder})"
+            )
+        return rows
 
     @cached_property
     def files(self) -> dict[Key, File]:
@@ -194,13 +202,13 @@ def _of_image(number: int, row: ImageScore | ImageRow | FrameScore) -> File:
     """Return the result of an image with masks or objects, or of a key frame."""
     if isinstance(row, FrameScore):
         value = row.answered / row.actions if row.actions else float(not row.error)
-        truth, answer = "" if row.error else f"{row.actions} actions", f"{row.answered} found"
+        truth, answer = "" if row.error else counted(row.actions, "actions"), f"{row.answered} found"
     elif isinstance(row, ImageScore):
         value = 0.0 if math.isnan(row.miou) else row.miou
-        truth, answer = "" if row.error else f"{row.pixels} labelled pixels", f"mIoU {100 * value:.1f} %"
+        truth, answer = "" if row.error else counted(row.pixels, "pixels with a class"), f"mIoU {100 * value:.1f} %"
     else:
         value = row.balance
-        truth, answer = "" if row.error else f"{row.objects} objects", f"{row.right} right, {row.wrong} wrong"
+        truth, answer = "" if row.error else counted(row.objects, "objects"), f"{row.right} right, {row.wrong} wrong"
     return File(row, (truth,), row.error or answer, value, number)
 
 

@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +18,8 @@ from mvrec.report.charts import jpeg_data
 from mvrec.report.file_results import FileResults
 from mvrec.report.markup import Html, join, table, tag
 
+# The exceptions of readers at damaged files; those of arrays are zip files.
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error)
 SHOWN_FAILURES = 50  # files that a page lists
 Read = TypeVar("Read")
 Thumbnails = Callable[[Any], Sequence[bytes]]  # for a row with `path` and `span`
@@ -79,7 +83,7 @@ class RunResults:
             return None
         try:
             return read(path)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        except DAMAGE as error:
             self.notes.append(f"{name} is damaged and was skipped ({error or type(error).__name__})")
             return None
 

@@ -111,7 +111,7 @@ class RankedClaims(FileResults):
 
 def read_claims(path: Path) -> RankedClaims:
     """Return the claims of a file of arrays."""
-    with np.load(path, allow_pickle=False) as stored:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         return RankedClaims(**{field.name: stored[field.name] for field in fields(RankedClaims)})
 
 

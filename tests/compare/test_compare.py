@@ -113,6 +113,45 @@ def test_two_runs_are_compared_on_files_that_have_moved(tmp_path, capsys):
     assert [(row["run"], row["top1"]) for row in rows] == [("other", "76.00 %"), ("base", "40.00 %")]
 
 
+def write_segmentation(folder, share, order):
+    """A tested run of segmentation over 30 images, whose rows have an order."""
+    generator = np.random.default_rng(0)
+    true = generator.poisson(200, (30, 2))
+    right = np.rint(true * share * generator.uniform(0.9, 1.0, (30, 1))).astype(np.int64)
+    wrong = true - right
+    counts = PixelCounts(right[order], true[order], (right + wrong[:, ::-1])[order])
+    folder.mkdir(parents=True)
+    counts.write(folder / "images.npz")
+    rows = "".join(f"/data/{place}.png,0.5,{share},{true[place].sum()},\n" for place in order)
+    (folder / "predictions.csv").write_text(f"path,pixel_accuracy,miou,labelled_pixels,error\n{rows}")
+    score = {"metrics": {"miou": counts.scores(np.ones((1, 30)))[0]}, "task": "segmentation", "split": "test"}
+    score |= {"outputs": "mvrec.tasks.segmentation.outputs.SegmentationOutputs", "expected": 30, "noun": "images"}
+    (folder / "metrics.json").write_text(
+        json.dumps(score | {"data": {"root": "/data"}, "protocol_text": "test images"})
+    )
+    return folder
+
+
+def test_segmentation_runs_are_compared_by_draws_of_images_in_any_order(tmp_path, capsys):
+    order = np.arange(30)
+    base = write_segmentation(tmp_path / "base", 0.8, order)
+    other = write_segmentation(tmp_path / "other", 0.85, order[::-1])
+    main(["compare", str(base), str(other)])
+    lines = capsys.readouterr().out.splitlines()
+    low, high = map(float, re.search(r"95 % interval (\S+) to (\S+)", lines[3]).groups())
+    assert lines[3].startswith("  difference of miou: +")
+    assert high - low < 1  # the images are equally hard for both, so only paired draws have so little spread
+    assert lines[-1] == "other is better"
+    assert "images differ as much with p = 0.000999" in lines[4]
+    (base / "images.npz").write_bytes((base / "images.npz").read_bytes()[:300])
+    main(["compare", str(base), str(other)])
+    assert f"test again with this version of mvrec (mvrec test {base})" in capsys.readouterr().out
+    (base / "images.npz").write_bytes((other / "images.npz").read_bytes())
+    with pytest.raises(SystemExit):
+        main(["compare", str(base), str(other)])
+    assert "its files give a miou of 0." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("failed_are_wrong", [False, True])
 def test_a_table_counts_the_files_that_a_pair_counts(tmp_path, several, failed_are_wrong):

@@ -78,5 +78,5 @@ class PixelCounts(FileResults):
 
 def read_counts(path: Path) -> PixelCounts:
     """Return the counts of a file of arrays."""
-    with np.load(path, allow_pickle=False) as stored:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         return PixelCounts(*(stored[name] for name in ("right", "true", "predicted")))

@@ -238,7 +238,7 @@ def read_classes(path: Path) -> list[ClassScore]:
 
 def read_maps(path: Path) -> dict[str, Maps]:
     """Return the maps of `worst.npz` by sample id: predicted over true classes, uint8 (2, H, W)."""
-    with np.load(path, allow_pickle=False) as stored:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
 
 
