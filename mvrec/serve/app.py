@@ -27,6 +27,7 @@ from mvrec.files import json_text
 from mvrec.inference.recogniser import Recogniser
 from mvrec.inference.timeline.prediction import has_timeline
 from mvrec.inference.timeline.segments import TimelineKnobs
+from mvrec.inference.timeline.windows import has_clips
 from mvrec.ranges import COUNT, POSITIVE, check_range
 from mvrec.serve.answers import LateError, Question, check_file, heat, recognised
 from mvrec.serve.door import LOOPBACK, Door
@@ -102,6 +103,7 @@ class _Service:
             "kind": recogniser.protocol.kind,
             "is_video": recogniser.is_video,
             "has_timeline": has_timeline(recogniser),
+            "has_windows": has_timeline(recogniser) and has_clips(recogniser.protocol),  # of itself
             "checkpoint": "/".join(recogniser.source.parts[-3:]),  # of a folder of the server no more
             "explains": bool(recogniser.class_names),
             "upload_bytes": self.bounds.upload_bytes,
@@ -173,7 +175,8 @@ class _Service:
             return await asyncio.wait_for(asyncio.wrap_future(waiting), self.bounds.seconds)
         except (LateError, TimeoutError):
             asyncio.get_running_loop().call_later(self.bounds.patience, self.worker.leave, waiting)
-            text = f"no answer within {self.bounds.seconds:g} s: send a shorter file, or raise --time-limit"
+            shorter = "a shorter file or longer windows" if self.recogniser.is_video else "a shorter file"
+            text = f"no answer within {self.bounds.seconds:g} s: send {shorter}, or raise --time-limit"
             raise HTTPException(504, text) from None
         except DecodeError as error:
             raise HTTPException(422, error.cause) from None

@@ -69,21 +69,29 @@ def test_the_page_answers_a_file_and_a_camera(server, command, small_run, small_
         drop(browser, video)
         wait_for(browser, DONE, "2")
         assert browser.evaluate(ROWS) == cells
-        knobs = {"window": 0.4, "on": 15, "off": 10}
-        values = "".join(f"document.getElementById('{key}').value = {value};" for key, value in knobs.items())
-        browser.evaluate(f"{values} document.getElementById('again').click()")
-        wait_for(browser, DONE, "3")
-        flags = ("--timeline", "--window=0.4", "--on=0.15", "--off=0.1")
-        _, out, _ = command("recognize", video, "--ckpt", small_run, "--format=jsonl", *flags)
-        labels = [json.loads(line)["label"] for line in out.splitlines()]
-        assert browser.evaluate(NAMES) == labels
-        assert browser.evaluate("document.querySelectorAll('#bar rect').length") == len(labels) > 0
+        browser.evaluate("document.getElementById('long').click()")
+        for number, spans in enumerate(({}, {"window": 0.4, "stride": 0.1}), 3):
+            knobs = {"on": 15, "off": 10, **spans}
+            values = "".join(f"document.getElementById('{key}').value = {value};" for key, value in knobs.items())
+            browser.evaluate(f"{values} document.getElementById('again').click()")
+            wait_for(browser, DONE, str(number))
+            flags = ("--timeline", "--on=0.15", "--off=0.1", *(f"--{key}={value}" for key, value in spans.items()))
+            _, out, _ = command("recognize", video, "--ckpt", small_run, "--format=jsonl", *flags)
+            lines = [json.loads(line) for line in out.splitlines()]
+            segments = json.loads(browser.evaluate("document.getElementById('json').textContent"))["segments"]
+            for keys in (("label",), ("start_seconds", "end_seconds")):
+                assert [[part[key] for key in keys] for part in segments] == [
+                    [line[key] for key in keys] for line in lines
+                ]
+            assert browser.evaluate(NAMES) == [line["label"] for line in lines]
+            assert browser.evaluate("document.querySelectorAll('#bar rect').length") == len(lines) > 0
+        assert browser.evaluate("document.getElementById('spans').textContent").startswith("windows of 0.4 s, 0.1 s")
         browser.evaluate("document.querySelector('#bar rect').onclick()")
         (tmp_path / "timeline.png").write_bytes(browser.screenshot())
         browser.evaluate("document.getElementById('camera').click()")
         wait_for(browser, "!document.getElementById('live').hidden")
         browser.evaluate("document.getElementById('seconds').value = 1; document.getElementById('take').click()")
-        wait_for(browser, DONE, "4")
+        wait_for(browser, DONE, "5")
         assert browser.evaluate("document.getElementById('name').textContent").startswith("camera.")
         assert len(browser.evaluate(ROWS)) == 2 * len(expected)
         (tmp_path / "camera.png").write_bytes(browser.screenshot())

@@ -11,6 +11,11 @@ def needs_rate(protocol: Protocol) -> bool:
     return isinstance(protocol, ClipProtocol) and not protocol.clip.target_fps
 
 
+def has_clips(protocol: Protocol) -> bool:
+    """Return whether clips have a length, so that windows have one without being told."""
+    return isinstance(protocol, ClipProtocol) and protocol.clip.sampling != "segments"
+
+
 def clip_seconds(protocol: Protocol, fps: float) -> float:
     """Return the seconds of a clip of the network, the default for a window.
 
@@ -24,6 +29,6 @@ def clip_seconds(protocol: Protocol, fps: float) -> float:
     if not isinstance(protocol, ClipProtocol):
         return 1.0
     clip = protocol.clip
-    if clip.sampling == "segments":
+    if not has_clips(protocol):
         raise UserError("this network looks at segments of a whole action: say with --window how long one may take")
     return clip.num_frames * clip.stride_frames / (clip.target_fps or fps)
