@@ -253,14 +253,17 @@ def _of_files(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[P
 
 def _timelines(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[Prediction]:
     """Return the segments of each video, and score them by their truth at the end."""
+    samples = find_sources(options.sources, kind=VIDEOS)
     truth = None if options.truth is None else Truth(options.truth, recogniser.outputs.class_names)
+    if truth is not None:
+        truth.check_videos(str(sample.path) for sample in samples)
     written = {} if options.overlays is None else _written_videos(options)
     if options.page is not None:
         with writing(options.page):  # before the work
             pass
     videos = timelines(
         recogniser,
-        map(as_item, find_sources(options.sources, kind=VIDEOS)),
+        map(as_item, samples),
         timeline_knobs(options),
         window=options.window,
         stride=options.stride,

@@ -91,6 +91,8 @@ def _timelines(report: TaskReport, path: Path | None, truth_path: Path | None) -
     names = [str(name) for name in results.score.get("class_names") or results.data.get("class_names") or ()]
     videos = read_segments(path, names)
     truth = None if truth_path is None else Truth(truth_path, names)
+    if truth is not None and videos:
+        truth.check_videos(videos, where=f"those of {path}")
     figures = None if truth is None else truth.score(videos)
     sources = [*videos, *sorted(set(truth.spans if truth else ()) - set(videos))]
     bars = [Bar(source, videos.get(source, ()), None if truth is None else truth.of(source)) for source in sources]

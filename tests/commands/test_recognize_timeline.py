@@ -48,6 +48,22 @@ def test_a_timeline_merges_the_windows_of_each_video(recognize, tmp_path, small_
     assert "tIoU mAP 100.00 % at 0.5" in err
 
 
+def test_a_truth_of_other_videos_is_refused_and_of_some_is_said(recognize, small_data, tmp_path):
+    videos = sorted((small_data / "test").rglob("*.*"))
+    truth = tmp_path / "truth.csv"
+    truth.write_text(f"path,label,start,end\n{videos[0].name},grow,0,1\n")
+    lines, err = recognize("--timeline", f"--truth={truth}", expected=2)
+    assert lines == []
+    assert "none of its videos is among the recognised files" in err.splitlines()[-1]
+    assert f"it has {tmp_path / videos[0].name} (there is no such file), and they have {videos[0]};" in err
+    truth.write_text(f"path,label,start,end\n{videos[0]},grow,0,1\n{videos[1].name},grow,0,1\n")
+    _, err = recognize("--timeline", f"--truth={truth}")
+    assert "1 video of" in err
+    assert f"not among the recognised files, so true segments there count as missed: {tmp_path}" in err
+    assert f"{len(videos) - 1} videos not in {truth}, so all segments there count as wrong: {videos[1]}" in err
+    assert "(2 segments of 1 class in" in err
+
+
 @pytest.mark.parametrize(
     ("flags", "fault"),
     [
@@ -136,9 +152,13 @@ def test_the_report_of_a_run_shows_segments_and_their_score(command, recognize, 
     code, _, err = command("report", run, "--segments", segments, "--truth", truth)
     assert code == 0, err
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert "(2 segments of 1 classes in" in page
+    assert "(2 segments of 1 class in" in page
     assert f"<bdi>{path}</bdi>" in page
     assert "grow, 0:00.0 to 0:01.0<" in page
+    truth.write_text(f"path,label,start,end\n{path[:-4]}x.mp4,grow,0,1\n")
+    code, _, err = command("report", run, "--segments", segments, "--truth", truth)
+    assert code == 2
+    assert f"none of its videos is among those of {segments}" in err
     for text, fault in (
         ("path,label\na,grow\n", ": no column start_seconds"),
         ("path,start_seconds,end_seconds,label,confidence\na,0,1,grov,1\n", ":2: 'grov' is no class of the run; did"),

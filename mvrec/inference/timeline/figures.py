@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mvrec.inference.timeline.segments import Segment
+from mvrec.messages import counted
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 Spans = Sequence[tuple[float, float]]
@@ -44,7 +45,8 @@ class TimelineFigures(NamedTuple):
         parts = [f"{100 * self.by_threshold[at]:.2f} % at {at:g}" for at in (0.5, 0.75, 0.95)]
         return (
             f"tIoU mAP {', '.join(parts)}, mean of 0.5 to 0.95 {100 * self.mean:.2f} % "
-            f"({self.num_true} segments of {len(self.by_class)} classes in {self.num_videos} videos)"
+            f"({counted(self.num_true, 'segments')} of {counted(len(self.by_class), 'classes')} "
+            f"in {counted(self.num_videos, 'videos')})"
         )
 
 

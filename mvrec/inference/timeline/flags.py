@@ -13,6 +13,7 @@ from mvrec.files import at_home
 from mvrec.inference.timeline.figures import TimelineFigures, timeline_figures
 from mvrec.inference.timeline.prediction import VideoSegments
 from mvrec.inference.timeline.segments import Segment, TimelineKnobs
+from mvrec.messages import counted
 
 KNOBS = ("on", "off", "least", "background")
 FLAGS = (*KNOBS, "truth", "page")
@@ -96,6 +97,32 @@ class Truth:
         parts = sorted(self.spans.get(str(Path(source).resolve()), ()))
         return [Segment(start, end, self.class_names.index(name), name, 1.0) for start, end, name in parts]
 
+    def check_videos(self, sources: Iterable[str], *, where: str = "the recognised files") -> None:
+        """Check that the list is about the videos, and say which of it are not among them.
+
+        Args:
+            sources: The videos.
+            where: What they are, for messages.
+
+        Raises:
+            UserError: No video of the list is among them.
+        """
+        videos = {str(Path(source).resolve()): source for source in sources}
+        absent = [video for video in self.spans if video not in videos]
+        cause = "" if not absent or Path(absent[0]).exists() else " (there is no such file)"
+        if self.spans and len(absent) == len(self.spans):
+            raise UserError(
+                f"{self.path}: none of its videos is among {where}: it has {absent[0]}{cause}, and they have "
+                f"{next(iter(videos))}; its paths are relative to its own folder"
+            )
+        if absent:
+            count = counted(len(absent), "videos")
+            text = f"{count} of {self.path} not among {where}, so true segments there count as missed"
+            log.warning("%s: %s%s", text, absent[0], cause)
+        if unlisted := [video for video in videos if video not in self.spans]:
+            count = counted(len(unlisted), "videos")
+            log.info("%s not in %s, so all segments there count as wrong: %s", count, self.path, videos[unlisted[0]])
+
     def score(self, segments: Mapping[str, Sequence[Segment]]) -> TimelineFigures:
         """Score the segments of videos by their whole paths."""
         self.figures = timeline_figures(segments, self.spans)
@@ -107,7 +134,8 @@ class Truth:
         for result in results:
             segments.setdefault(str(Path(result.source).resolve()), []).extend(result)
             yield result
-        absent = sorted(set(self.spans) - {video for video, parts in segments.items() if parts})
-        if absent:
-            log.warning("%d videos of %s have no segment, such as %s", len(absent), self.path, absent[0])
+        empty = [video for video, parts in segments.items() if not parts and video in self.spans]
+        if empty:
+            count = counted(len(empty), "videos")
+            log.warning("%s of %s without any segment, such as %s", count, self.path, empty[0])
         log.info("%s", self.score(segments))
