@@ -42,7 +42,7 @@ from mvrec.inference.timeline.windows import clip_seconds
 from mvrec.messages import CommandParser
 from mvrec.ranges import POSITIVE, check_range
 from mvrec.report.page import page
-from mvrec.report.timelines import Bar, timeline_sections
+from mvrec.report.timelines import Bar, colours_of, timeline_sections
 
 SOME_FAILED = 1  # exit code
 EACH_FRAME = 1e-3  # seconds from window to window, less than from frame to frame
@@ -277,7 +277,10 @@ def _timelines(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[
         shown.append(video)
     if options.overlays is not None:
         true = {} if truth is None else {video.source: truth.of(video.source) for video in shown}
-        write_timelines(shown, options.overlays, written, truth=true, decoder=options.decoder)
+        names = {part.name for video in shown for part in video}
+        names |= {part.name for parts in true.values() for part in parts}
+        colours = colours_of(names, recogniser.outputs.class_names)
+        write_timelines(shown, options.overlays, written, truth=true, colours=colours, decoder=options.decoder)
     if options.page is not None:
         with writing(options.page) as path:
             write_atomically(path, _page(recogniser, shown, truth))

@@ -1,6 +1,7 @@
 """Segments of long videos in a page: a bar per video, the true segments above the predicted ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from colorsys import hls_to_rgb
 from typing import NamedTuple, Protocol
 
 from mvrec.report.charts import bar, ticks
@@ -10,7 +11,7 @@ from mvrec.report.sections import Section
 MOST_VIDEOS = 200  # with a bar each
 _LEFT, _WIDTH, _LANE, _BELOW = 74, 1000, 22, 20  # pixels: of names of rows, of time, of a row, of the axis
 _LETTER = 6.8  # pixels of width
-_TURN = 137.508  # degrees of hue from class to class, the golden section: neighbours differ most
+_MANY = 6  # colours at one lightness
 
 
 class Part(Protocol):
@@ -58,11 +59,11 @@ def timeline_sections(
 
     Args:
         bars: The videos.
-        class_names: Names of all classes, whose order decides their colours.
+        class_names: Names of all classes, whose order decides the colours of those that are shown.
         score: The score as a line, if the true segments are known.
         precisions: Average precision of each class at a tIoU of 0.5, if they are.
     """
-    colours = {name: f"hsl({(118.8 + number * _TURN) % 360:.0f} 60% 55%)" for number, name in enumerate(class_names)}
+    colours = {name: f"rgb{colour}" for name, colour in colours_of(_shown(bars), class_names).items()}
     unread = [(name_of(video.name), video.error) for video in bars if video.error]
     readable = [video for video in bars if video.predicted or not video.error]
     content = [_legend(readable, colours), *(_video(video, colours) for video in readable[:MOST_VIDEOS])]
@@ -73,6 +74,26 @@ def timeline_sections(
         Section("Timelines", join(content) if readable else Html("")),
         Section("Videos that could not be read", table(("video", "cause"), unread) if unread else Html("")),
     ]
+
+
+def colours_of(shown: Container[str], class_names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """Return colours as far apart as the number of classes allows, RGB 0..255.
+
+    Args:
+        shown: Names of the classes that are shown.
+        class_names: Names of all classes, whose order decides.
+    """
+    names = [name for name in class_names if name in shown]
+    colours = {}
+    for rank, name in enumerate(names):
+        lightness = 0.55 if len(names) <= _MANY else 0.75 if rank % 2 else 0.45
+        red, green, blue = hls_to_rgb((0.33 + rank / len(names)) % 1, lightness, 0.6)
+        colours[name] = (round(255 * red), round(255 * green), round(255 * blue))
+    return colours
+
+
+def _shown(bars: Sequence[Bar]) -> set[str]:
+    return {part.name for video in bars for part in (*_true(video), *video.predicted)}
 
 
 def _classes(bars: Sequence[Bar], precisions: Mapping[str, float]) -> Html:
@@ -102,7 +123,7 @@ def _true(video: Bar) -> Sequence[Part]:
 
 
 def _legend(bars: Sequence[Bar], colours: Mapping[str, str]) -> Html:
-    shown = {part.name for video in bars for part in (*_true(video), *video.predicted)}
+    shown = _shown(bars)
     keys = [
         tag("li", tag("i", class_="swatch", style=f"background:{colour}"), name_of(name))
         for name, colour in colours.items()

@@ -10,7 +10,7 @@ from mvrec.data.loading.guarded_files import open_video
 from mvrec.data.video.video import Decoder
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.actions.files import LEAST_PIXELS, NOMINAL_FPS, pictures
-from mvrec.inference.objects.box_drawing import BoxLabel, Pixels, colour_of, draw_boxes
+from mvrec.inference.objects.box_drawing import BoxLabel, Colour, Pixels, draw_boxes
 from mvrec.inference.overlay import Mp4Writer, enlarged
 from mvrec.inference.results import writing
 from mvrec.inference.timeline.prediction import VideoSegments
@@ -25,6 +25,7 @@ def write_timelines(
     samples: Mapping[str, tuple[Path, Sample]],
     *,
     truth: Mapping[str, Sequence[Segment]],
+    colours: Mapping[str, Colour],
     decoder: Decoder = "auto",
 ) -> None:
     """Write videos with their segments: those predicted in the last row of the bar, the true ones above.
@@ -34,6 +35,7 @@ def write_timelines(
         folder: Where to.
         samples: The name of each source in the folder, without ending, and the video or the part of one.
         truth: The true segments by source, as far as they are known.
+        colours: Of each class that is shown.
         decoder: Name of the decoder.
 
     Raises:
@@ -56,17 +58,24 @@ def write_timelines(
                 end = opened.duration if sample.end_seconds is None else sample.end_seconds
                 for seconds, picture in pictures(opened, sample):
                     large = enlarged(picture[None], least=LEAST_PIXELS)[0]
-                    writer.write(drawn(large, rows, (begin, end), seconds), seconds=max(seconds - begin, 0.0))
+                    writer.write(drawn(large, rows, colours, (begin, end), seconds), seconds=max(seconds - begin, 0.0))
         except DecodeError as error:
             raise UserError(str(error)) from None
 
 
-def drawn(picture: Pixels, rows: Sequence[Sequence[Segment]], span: tuple[float, float], seconds: float) -> Pixels:
+def drawn(
+    picture: Pixels,
+    rows: Sequence[Sequence[Segment]],
+    colours: Mapping[str, Colour],
+    span: tuple[float, float],
+    seconds: float,
+) -> Pixels:
     """Draw a bar of segments below a picture, and the present ones of the last row into it.
 
     Args:
         picture: uint8 (H, W, 3).
         rows: Segments, a row above the other; those of the last one have a confidence.
+        colours: Of each class.
         span: Start and end of the bar in seconds.
         seconds: The present time.
 
@@ -81,7 +90,7 @@ def drawn(picture: Pixels, rows: Sequence[Sequence[Segment]], span: tuple[float,
         top, bottom = row * row_height + 2, (row + 1) * row_height - 1
         for segment in segments:
             left, right = (_column(time, span, width) for time in (segment.start, segment.end))
-            colour = colour_of(segment.label)
+            colour = colours[segment.name]
             band[top:bottom, left : max(right, left + 1)] = colour
             if row == len(rows) - 1 and segment.start <= seconds < segment.end:
                 corners = np.array([left, height, left, height], np.float32)  # the text is put above the bar
