@@ -55,7 +55,8 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     """Return the 95 % interval of a share of `count` independent samples (Wilson 1927)."""
     z = 1.959964
     centre, spread = share + z * z / (2 * count), z * math.sqrt(share * (1 - share) / count + z * z / (4 * count**2))
-    return (centre - spread) / (1 + z * z / count), (centre + spread) / (1 + z * z / count)
+    low, high = (centre - spread) / (1 + z * z / count), (centre + spread) / (1 + z * z / count)
+    return max(low, 0.0), min(high, 1.0)
 
 
 def uncertainty(count: int) -> float:

@@ -17,7 +17,8 @@ from mvrec.data.generated.moving_digits_video import encode, generate_moving_dig
 from mvrec.data.video.opening import open_video
 from mvrec.looking.audit import reading
 from mvrec.looking.audit.cache import LookCache, cache_of
-from mvrec.looking.audit.copies import copies
+from mvrec.looking.audit.copies import Copy, copies
+from mvrec.looking.audit.findings import File, Settings, findings
 from mvrec.looking.audit.labels import doubts
 from mvrec.looking.audit.looks import look_of
 from mvrec.looking.audit.reading import Seen, image_look, see, video_look
@@ -147,6 +148,22 @@ def test_wrong_labels_rank_first() -> None:
     ranked = [doubt.number for doubt in doubts(probabilities, labels)]
     assert 7 not in ranked
     assert len(set(ranked[: rows // 10]) & set(wrong.tolist())) >= 0.8 * len(wrong)
+
+
+def test_a_mirrored_copy_belongs_to_the_mirrored_class() -> None:
+    names = ["push_left", "push_right", "jump"]
+    files = [
+        File("train", name, (name,), (None, None)) for name in ("push_left", "push_right", "push_left", "jump", "jump")
+    ]
+    pairs = [Copy(0, 1, "mirrored", 1.0), Copy(0, 2, "cut and mirrored", 1.0), Copy(3, 4, "mirrored", 1.0)]
+    pairs += [Copy(0, 3, "mirrored", 1.0), Copy(1, 2, "re-encoded", 1.0)]
+    of_kind = {
+        each.kind: each.files
+        for each in findings(files, [Seen(None)] * 5, pairs, class_names=names, settings=Settings())
+    }
+    assert of_kind["mirrored copies with one label"] == ((0, 2),)
+    assert of_kind["copies with other labels"] == ((0, 3), (1, 2))
+    assert of_kind["copies"] == ((0, 1), (3, 4))
 
 
 def test_command_names_planted_faults(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

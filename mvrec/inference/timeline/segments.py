@@ -78,7 +78,9 @@ def merge(
     knobs = knobs or TimelineKnobs()
     if knobs.background is not None and knobs.background not in names:
         raise UserError(f"background {knobs.background!r} is no class{nearest(knobs.background, names)}")
-    moments, means = _means(np.asarray(probabilities, np.float64), np.asarray(starts), np.asarray(ends))
+    # An end that differs from the next start by rounding alone would leave a segment of no length between them.
+    starts, ends = (np.round(np.asarray(seconds, np.float64), 6) for seconds in (starts, ends))
+    moments, means = _means(np.asarray(probabilities, np.float64), starts, ends)
     if knobs.background is not None:
         is_background = means.argmax(axis=1) == list(names).index(knobs.background)
         means[is_background] = 0

@@ -81,7 +81,7 @@ def findings(
 ) -> list[Finding]:
     """Return all faults of a data set, those that spoil a score first."""
     return [
-        *_copies(files, pairs),
+        *_copies(files, pairs, set(mirrored_classes(class_names))),
         *_unreadable(reads),
         *_doubted(files, doubted, class_names),
         *_classes(files, class_names),
@@ -114,14 +114,25 @@ def leaks(files: Sequence[File], group_of: Sequence[str]) -> list[Finding]:
     return [Finding("groups across splits", text, tuple(map(tuple, torn.values())), tuple(torn))]
 
 
-def _copies(files: Sequence[File], pairs: Sequence[Copy]) -> Iterator[Finding]:
+def _copies(files: Sequence[File], pairs: Sequence[Copy], directions: set[str]) -> Iterator[Finding]:
+    """Yield findings about copies; a mirrored one has another class where a mirror exchanges classes."""
+    labels = [{*files[copy.first].labels, *files[copy.second].labels} for copy in pairs]
+    turned = ["mirrored" in copy.kind and names <= directions for copy, names in zip(pairs, labels, strict=True)]
+    is_other = [set(files[copy.first].labels) != set(files[copy.second].labels) for copy in pairs]
     across = [copy for copy in pairs if files[copy.first].split != files[copy.second].split]
-    torn = [copy for copy in pairs if set(files[copy.first].labels) != set(files[copy.second].labels)]
-    outside = {*across, *torn}
+    torn = [copy for copy, mirrors, differs in zip(pairs, turned, is_other, strict=True) if differs and not mirrors]
+    same_label = [
+        copy for copy, mirrors, differs in zip(pairs, turned, is_other, strict=True) if mirrors and not differs
+    ]
+    outside = {*across, *torn, *same_label}
     within = [copy for copy in pairs if copy not in outside]
     texts: Mapping[str, tuple[list[Copy], str]] = {
         "copies across splits": (across, "are in two splits, so scores are too good: delete one of each pair"),
         "copies with other labels": (torn, "have different labels: look which one is right, delete the other file"),
+        "mirrored copies with one label": (
+            same_label,
+            "mirror each other in a class that a mirror changes: correct a label",
+        ),
         "copies": (within, "show the same within a split: delete one of each pair, or keep them as weight"),
     }
     for kind, (alike, text) in texts.items():

@@ -48,6 +48,15 @@ def test_a_gap_between_windows_ends_a_segment():
     assert len(parts) == 6
 
 
+def test_moments_that_differ_by_rounding_are_one():
+    starts = np.arange(12) * 0.8  # where a window ends, the one after next begins, but for 1e-15
+    ends = starts + 1.6
+    assert 0 < np.diff(np.unique(np.concatenate([starts, ends]))).min() < 1e-12
+    probabilities = np.tile([[0.9, 0.1, 0.0], [0.1, 0.2, 0.7]], (6, 1))
+    parts = merge(probabilities, starts, ends, NAMES, TimelineKnobs(on=0.6, off=0.55))
+    assert spans(parts) == [("run", 0.0, 0.8), ("none", 9.6, 10.4)]
+
+
 def plain_average_precision(predicted, truth, name, threshold):
     """The rule as loops over sorted lists, claim by claim."""
     claims = [(part.confidence, video, part) for video in predicted for part in predicted[video] if part.name == name]

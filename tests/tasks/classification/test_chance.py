@@ -34,6 +34,8 @@ def test_of_equal_classes_it_is_one_in_k_and_without_files_there_is_none():
 def test_wilson_interval_is_the_known_one():
     assert wilson(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
     assert wilson(1.0, 20) == pytest.approx((0.8389, 1.0), abs=1e-4)
+    assert max(wilson(1.0, count)[1] for count in range(1, 200)) == 1.0
+    assert min(wilson(0.0, count)[0] for count in range(1, 200)) == 0.0
     assert uncertainty(12) == pytest.approx(0.2462, abs=1e-4)
 
 
