@@ -51,6 +51,22 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
+def check_target(path: Path, *, flag: str) -> None:
+    """Check, before long work, that a file can be written; its folder is made.
+
+    Raises:
+        UserError: It is a folder, or its own folder cannot be written.
+    """
+    if path.is_dir():
+        raise UserError(f"{flag}={path} is a folder: name the file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{flag}={path} cannot be written: {error.strerror or error}") from None
+
+
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV for people: UTF-8 with a byte order mark, by which spreadsheets show all alphabets rightly."""
     text = io.StringIO()

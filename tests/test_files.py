@@ -6,7 +6,7 @@ import pytest
 
 from mvrec.cli.config_check import entries
 from mvrec.errors import UserError
-from mvrec.files import append_whole, atomic_path, remove_leftovers, write_atomically
+from mvrec.files import append_whole, atomic_path, check_target, remove_leftovers, write_atomically
 from mvrec.machine import closed_path
 
 
@@ -51,3 +51,13 @@ def test_what_a_killed_process_leaves_of_a_file_is_removed_and_nothing_else(tmp_
 def test_a_name_that_only_begins_like_a_home_directory_is_a_name():
     with pytest.raises(UserError, match=r"config file '~b.yaml' does not exist"):
         entries(["--config", "~b.yaml"])
+
+
+def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path):
+    check_target(tmp_path / "new" / "a.html", flag="--out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["new"]
+    with pytest.raises(UserError, match=r"--out=.* is a folder: name the file in it"):
+        check_target(tmp_path, flag="--out")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--out=.*/file/a.html cannot be written: (File exists|Not a directory)"):
+        check_target(tmp_path / "file" / "a.html", flag="--out")

@@ -7,7 +7,7 @@ from typing import Any
 
 from mvrec.data.views.protocol import Protocol, protocol_of
 from mvrec.errors import DecodeError, UserError, install_hint
-from mvrec.files import at_home, write_atomically
+from mvrec.files import at_home, check_target, write_atomically
 from mvrec.messages import CommandParser
 from mvrec.ranges import COUNT_OR_NONE, check_range
 from mvrec.report.charts import Panel
@@ -53,8 +53,8 @@ def main(arguments: list[str]) -> None:
     several = len(options.runs) > 1
     run = options.runs[0].parent / "folds" if several else options.runs[0]
     output = options.output or run / "report.html"
-    if output.is_dir():
-        raise UserError(f"--output={output} is a folder: name the HTML file in it")
+    if options.output is not None:
+        check_target(output, flag="--output")
     if several:
         run = output.parent
         for line in pool_runs(options.runs, run):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mvrec.errors import UserError, nearest_path
-from mvrec.files import at_home, write_atomically
+from mvrec.files import at_home, check_target, write_atomically
 from mvrec.messages import CommandParser
 from mvrec.ranges import check_range
 
@@ -27,8 +27,7 @@ def main(arguments: list[str]) -> None:
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
     options, rest = parser.parse_known_args(arguments if named is None else arguments[1:])
     check_range("--per-class", options.per_class)
-    if options.out.is_dir():
-        raise UserError(f"--out={options.out} is a folder: name the file in it")
+    check_target(options.out, flag="--out")
     if named is not None:
         rest = [*source_flags(at_home(named)), *rest]
     if not rest:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvrec.errors import UserError, nearest, need
-from mvrec.files import at_home, json_text, write_atomically
+from mvrec.files import at_home, check_target, json_text, write_atomically
 from mvrec.messages import CommandParser
 from mvrec.ranges import COUNT, Range, check_range
 
@@ -57,6 +57,7 @@ def main(arguments: list[str]) -> None:
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out={options.out} is a file: name a folder")
     need("probe", "sklearn")
+    check_target(options.out / "probe.html", flag="--out")
     from mvrec.probe.page import probe_page
     from mvrec.probe.result import as_json, lines
     from mvrec.probe.source import open_source

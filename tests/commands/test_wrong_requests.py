@@ -97,7 +97,7 @@ WRONG = {
         ("file", "not a file in it"),
         (". --mistakes -1", "must be at least 0"),
         (". --root nowhere", "no such directory"),
-        (". -o ''", "is a folder: name the HTML file in it"),
+        (". -o ''", "is a folder: name the file in it"),
         ("run -o file/report.html", "cannot be written"),
     ],
     "doctor": [

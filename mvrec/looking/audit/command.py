@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvrec.errors import UserError
-from mvrec.files import at_home, json_text, write_atomically
+from mvrec.files import at_home, check_target, json_text, write_atomically
 from mvrec.looking.show import source_flags
 from mvrec.messages import CommandParser, counted
 from mvrec.ranges import COUNT, check_range
@@ -41,8 +41,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--jobs", type=int, metavar="N", help="processes that read (default: one per core)")
     options, flags = parser.parse_known_args(arguments)
     check_range("--jobs", options.jobs, COUNT)
-    if options.out.is_dir():
-        raise UserError(f"--out={options.out} is a folder: name the HTML file in it")
+    if not options.json:
+        check_target(options.out, flag="--out")
     if flags and not flags[0].startswith("--data."):
         raise UserError(f"unexpected {flags[0]!r}: mvrec data audit takes one source and --data. flags")
     if options.run is not None and not options.run.is_dir():
