@@ -1,7 +1,9 @@
 """`mvrec serve`: a page in the browser, and a JSON endpoint, for a trained network."""
 
 import argparse
+import errno
 import logging
+import os
 import socket
 from inspect import getdoc
 
@@ -86,9 +88,12 @@ def _bound(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         both = host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server((host, port), family=family, dualstack_ipv6=both)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"cannot listen on --host {host} --port {port}: {reason}; --port 0 takes a free one") from None
+    except (OSError, UnicodeError) as error:  # the latter of a name such as a..b
+        number = None if isinstance(error, socket.gaierror | UnicodeError) else error.errno
+        reason = "there is no such host name" if number is None else os.strerror(number)  # without what Python adds
+        is_port = number in (errno.EADDRINUSE, errno.EACCES)
+        advice = "--port 0 takes a free one" if is_port else "--host 127.0.0.1 is this machine alone, 0.0.0.0 all of it"
+        raise UserError(f"cannot listen on --host {host} --port {port}: {reason}; {advice}") from None
 
 
 def _parser() -> argparse.ArgumentParser:

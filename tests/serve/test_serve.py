@@ -292,12 +292,15 @@ def test_the_page_may_load_nothing_from_elsewhere(client):
     assert "https://" not in page.text
 
 
-def test_ports_in_use_are_named(command, small_run):
+def test_addresses_that_cannot_be_had_are_named(command, small_run):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         code, _, err = command("serve", small_run, "--port", port)
     assert code != 0
-    assert f"cannot listen on --host 127.0.0.1 --port {port}: Address already in use" in err
+    fault = f"cannot listen on --host 127.0.0.1 --port {port}: Address already in use; --port 0 takes a free one"
+    assert err.splitlines()[-1].endswith(fault)
+    with pytest.raises(UserError, match=r"--host a\.\.b --port 0: there is no such host name; --host 127.0.0.1 is"):
+        bound("a..b", 0)
 
 
 def test_a_missing_extra_is_named_before_anything_is_loaded(command, tmp_path, monkeypatch):
