@@ -39,7 +39,7 @@ from mvrec.inference.timeline.drawing import write_timelines
 from mvrec.inference.timeline.flags import Truth, add_timeline_flags, check_timeline_flags, timeline_knobs
 from mvrec.inference.timeline.prediction import SegmentColumns, VideoSegments, timelines
 from mvrec.inference.timeline.windows import clip_seconds
-from mvrec.messages import CommandParser
+from mvrec.messages import CommandParser, counted
 from mvrec.ranges import POSITIVE, check_range
 from mvrec.report.page import page
 from mvrec.report.timelines import Bar, colours_of, timeline_sections
@@ -306,7 +306,12 @@ def _page(recogniser: Recogniser, videos: Sequence[VideoSegments], truth: Truth 
         precisions=None if figures is None else figures.by_class,
     )
     about = f"{recogniser.outputs.describe()}, {recogniser.protocol}"
-    return page(f"Timelines of {len(videos)} videos", "recognize", sections, subtitle=f"{recogniser.source}: {about}")
+    return page(
+        f"Timelines of {counted(len(videos), 'videos')}",
+        "recognize",
+        sections,
+        subtitle=f"{recogniser.source}: {about}",
+    )
 
 
 def _of_people(recogniser: Recogniser, options: argparse.Namespace) -> Iterator[ActionPrediction]:

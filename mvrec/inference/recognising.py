@@ -40,6 +40,7 @@ from mvrec.inference.objects.following import followed
 from mvrec.inference.objects.knobs import ObjectKnobs
 from mvrec.inference.recogniser import Recogniser
 from mvrec.inference.results import PixelPrediction, Prediction, Result
+from mvrec.messages import counted
 from mvrec.tasks.outputs import PixelOutput, joined
 
 log = logging.getLogger("mvrec")
@@ -421,7 +422,9 @@ def _windows_of_stream(
     if stream.num_lost:
         log.warning("%s: pictures lost or damaged on the way: at least %d", stream.source, stream.num_lost)
     if left_out:
-        log.warning("%s: skipped %d windows: the network is slower than the stream", stream.source, left_out)
+        log.warning(
+            "%s: skipped %s: the network is slower than the stream", stream.source, counted(left_out, "windows")
+        )
     if cut is not None:
         raise cut
 

@@ -4,6 +4,7 @@ from collections.abc import Container, Mapping, Sequence
 from colorsys import hls_to_rgb
 from typing import NamedTuple, Protocol
 
+from mvrec.messages import counted
 from mvrec.report.charts import bar, ticks
 from mvrec.report.markup import Html, folded, join, name_of, table, tag
 from mvrec.report.sections import Section
@@ -68,7 +69,8 @@ def timeline_sections(
     readable = [video for video in bars if video.predicted or not video.error]
     content = [_legend(readable, colours), *(_video(video, colours) for video in readable[:MOST_VIDEOS])]
     if len(readable) > MOST_VIDEOS:
-        content.append(tag("p", f"{len(readable) - MOST_VIDEOS} more videos are in the written file (-o)."))
+        more = counted(len(readable) - MOST_VIDEOS, "videos")
+        content.append(tag("p", f"Without a bar: {more}, whose segments are in the written file (-o)."))
     return [
         Section("Segments", join([tag("p", score) if score else "", _classes(bars, precisions or {})])),
         Section("Timelines", join(content) if readable else Html("")),

@@ -15,9 +15,14 @@ from video_files import write_video
 
 import mvrec
 from mvrec.data.views.clip_spec import ClipSpec
+from mvrec.data.views.protocol import KeyFrameProtocol
 from mvrec.errors import DecodeError, UserError
 from mvrec.inference.model import Model, load
 from mvrec.inference.recognising import recognise_files
+from mvrec.inference.timeline.prediction import check_timeline
+from mvrec.inference.timeline.segments import TimelineKnobs
+from mvrec.tasks.regression.outputs import RegressionOutputs
+from mvrec.tasks.regression.scale import ValueScale
 
 EARLIER = Path(__file__).parents[1] / "golden/earlier_run"
 
@@ -307,3 +312,16 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path):
     for arguments, knobs, message in rows:
         with pytest.raises(UserError, match=message):
             load(*arguments, **{"device": "cpu", **knobs})
+
+
+def test_a_network_without_a_timeline_is_called_what_it_is():
+    recogniser = video_recogniser()
+    detector = replace(recogniser, protocol=KeyFrameProtocol(size=32, pixels="full"))
+    regressor = replace(recogniser, outputs=RegressionOutputs(ValueScale(["speed"], [0.0], [1.0])))
+    for other, kind in (
+        (image_recogniser(), "a network for images"),
+        (detector, "an action detector, which tells what each person does when"),
+        (regressor, "for regression"),
+    ):
+        with pytest.raises(UserError, match=f"a timeline is of the classes of a video, and weights is {kind}$"):
+            check_timeline(other, TimelineKnobs())

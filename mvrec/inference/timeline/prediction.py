@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mvrec.data.video.video import Decoder
-from mvrec.data.views.protocol import ClipProtocol
+from mvrec.data.views.protocol import ClipProtocol, KeyFrameProtocol
 from mvrec.errors import DecodeError, UserError, nearest
 from mvrec.inference.inputs import Item
 from mvrec.inference.recogniser import Recogniser
@@ -192,7 +192,13 @@ def check_timeline(recogniser: Recogniser, knobs: TimelineKnobs) -> None:
     """
     names = recogniser.outputs.class_names
     if not has_timeline(recogniser):
-        raise UserError(f"a timeline is of classes of videos, and {recogniser.source} is for {recogniser.outputs.task}")
+        if not recogniser.is_video:
+            kind = "a network for images"
+        elif isinstance(recogniser.protocol, KeyFrameProtocol):
+            kind = "an action detector, which tells what each person does when"
+        else:
+            kind = f"for {recogniser.outputs.task}"
+        raise UserError(f"a timeline is of the classes of a video, and {recogniser.source} is {kind}")
     if knobs.background is not None and knobs.background not in names:
         raise UserError(f"background {knobs.background!r} is no class{nearest(knobs.background, names)}")
 
