@@ -22,7 +22,7 @@ from mvrec.data.views.transforms import views_of
 from mvrec.errors import UserError, nearest
 from mvrec.files import at_home, shown
 from mvrec.inference.heat import Method, default_method, heat_map
-from mvrec.inference.inputs import Item, as_item
+from mvrec.inference.inputs import Item, as_item, warn_of_still
 from mvrec.inference.objects.explaining import object_heat
 from mvrec.inference.overlay import (
     Crop,
@@ -279,6 +279,7 @@ def _clip_seen(protocol: ClipProtocol, item: Item, clip: int | None, crop: int |
     clip, crop = _chosen("clip", clip, views.num_clips), _chosen("crop", crop, views.num_crops)
     with item.open("auto") as video:
         times = timeline_of(video)
+        warn_of_still(item, video)
         numbers = timed_frames(item.sample, times, protocol)[clip]
         pixels = video.frames(numbers.tolist())
     frames, box = _scaled(pixels, protocol.geometries(*pixels.shape[1:3])[crop])

@@ -1,6 +1,7 @@
 """The input of a network from Python: files, frames and images as arrays, and lists and folders of them."""
 
 import glob
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ from mvrec.errors import UserError
 from mvrec.files import at_home
 from mvrec.inference.pixels import array_of, rgb_pixels
 from mvrec.inference.sources import LISTS, find_sources
+
+STILL = "it is a single picture, so this network of videos sees no motion in it and its answer says little"
+
+log = logging.getLogger("mvrec")
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -101,6 +106,17 @@ class Item:
 def as_item(file: "Path | Sample | Item") -> Item:
     """Return a file, or a part of one, as an item."""
     return file if isinstance(file, Item) else Item(file if isinstance(file, Sample) else Sample(file, 0))
+
+
+def is_still(video: Video) -> bool:
+    """Return whether a video is a single picture, of which each frame of a clip is a copy."""
+    return video.num_frames == 1
+
+
+def warn_of_still(item: Item, video: Video) -> None:
+    """Say that a network of videos sees no motion in a single picture."""
+    if is_still(video):
+        log.warning("%s: %s", item.source, STILL)
 
 
 def items_of(

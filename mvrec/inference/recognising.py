@@ -34,7 +34,7 @@ from mvrec.data.views.protocol import (
 from mvrec.data.views.timeline import Timeline, timeline, timeline_of, windows
 from mvrec.data.views.transforms import views_of
 from mvrec.errors import DecodeError, UserError
-from mvrec.inference.inputs import Item, as_item
+from mvrec.inference.inputs import Item, as_item, warn_of_still
 from mvrec.inference.objects.detecting import object_prediction, objects_in_views
 from mvrec.inference.objects.following import followed
 from mvrec.inference.objects.knobs import ObjectKnobs
@@ -300,6 +300,7 @@ def _parts(
         with item.open(decoder) as video:
             times = timeline_of(video)
             times.check_span(sample)
+            warn_of_still(item, video)
             start, end = sample.start_seconds or 0.0, sample.end_seconds
             if window is None:
                 part = _part(sample, video, times, protocol, start, times.seconds if end is None else end)

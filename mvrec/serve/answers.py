@@ -11,9 +11,9 @@ from typing import Any
 from mvrec.data.listing.file_kinds import IMAGES, VIDEOS
 from mvrec.data.listing.index import Sample
 from mvrec.data.views.protocol import ImageProtocol, KeyFrameProtocol
-from mvrec.errors import UserError
+from mvrec.errors import DecodeError, UserError
 from mvrec.inference.explaining import explained
-from mvrec.inference.inputs import Item
+from mvrec.inference.inputs import STILL, Item, is_still
 from mvrec.inference.overlay import write_png
 from mvrec.inference.recogniser import Recogniser
 from mvrec.inference.recognising import is_video_file, recognise_files
@@ -85,6 +85,7 @@ def recognised(recogniser: Recogniser, question: Question) -> dict[str, Any]:
     """Answer as `mvrec recognize --format jsonl` does, one entry per line of it: `results`.
 
     With `pictures` the entry of a segmenter or detector also has `picture`, a PNG as data URI; of a video one a second.
+    Of a single picture, where the network takes videos, there are `notes`: lines that say so.
     With a timeline there are also its `segments`, one entry per line of `mvrec recognize --timeline --format jsonl`.
 
     Raises:
@@ -99,17 +100,27 @@ def recognised(recogniser: Recogniser, question: Question) -> dict[str, Any]:
     spans = (question.window, question.stride)
     if question.timeline is None:
         results = recognise_files(recogniser, [item], window_seconds=spans[0], stride_seconds=spans[1], num_threads=1)
-        answer = {"results": list(_entries(results, question))}
+        answer: dict[str, Any] = {"results": list(_entries(results, question))}
     else:
         check_timeline(recogniser, question.timeline)
         windows = list(_in_time(windows_of(recogniser, [item], *spans, num_threads=1), question))
         video = merged(question.name, windows, recogniser.outputs.class_names, question.timeline)
         segments = [segment.as_dict() for segment in video.as_predictions()]
         answer = {"results": list(_entries(iter(windows), question)), "segments": segments}
+    if recogniser.is_video and _is_still(item):
+        answer["notes"] = [f"{question.name}: {STILL}"]
     entries = answer["results"]
     if all("error" in entry for entry in entries):
         raise UserError(f"{question.name}: {entries[0]['error']}" if entries else f"{question.name}: it has no frames")
     return answer
+
+
+def _is_still(item: Item) -> bool:
+    try:
+        with item.open("auto") as video:
+            return is_still(video)
+    except DecodeError:  # which the results say
+        return False
 
 
 def _in_time(results: Iterator[Prediction], question: Question) -> Iterator[Prediction]:

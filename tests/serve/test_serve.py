@@ -11,6 +11,7 @@ import urllib.request
 
 import pytest
 import uvicorn
+from PIL import Image
 from starlette.testclient import TestClient
 
 from mvrec.errors import UserError
@@ -301,6 +302,19 @@ def test_addresses_that_cannot_be_had_are_named(command, small_run):
     assert err.splitlines()[-1].endswith(fault)
     with pytest.raises(UserError, match=r"--host a\.\.b --port 0: there is no such host name; --host 127.0.0.1 is"):
         bound("a..b", 0)
+
+
+def test_a_picture_for_a_network_of_videos_is_answered_with_a_note(client, command, small_run, tmp_path):
+    picture = tmp_path / "a.mp4"  # by its name alone
+    Image.new("RGB", (64, 64), "grey").save(picture, "PNG")
+    answer = client.post("/api/recognize", files={"file": ("a.mp4", picture.read_bytes())}).json()
+    assert len(answer["results"]) == 1
+    (note,) = answer["notes"]
+    assert note.startswith("a.mp4: it is a single picture")
+    for verb, *flags in (("recognize", "--timeline"), ("explain", "-o", tmp_path / "heat.png")):
+        code, _, err = command(verb, picture, "--ckpt", small_run, *flags)
+        assert code == 0, err
+        assert err.count(f"{picture}: it is a single picture") == 1
 
 
 def test_a_missing_extra_is_named_before_anything_is_loaded(command, tmp_path, monkeypatch):
