@@ -88,8 +88,8 @@ def colours_of(shown: Container[str], class_names: Sequence[str]) -> dict[str, t
     names = [name for name in class_names if name in shown]
     colours = {}
     for rank, name in enumerate(names):
-        lightness = 0.55 if len(names) <= _MANY else 0.75 if rank % 2 else 0.45
-        red, green, blue = hls_to_rgb((0.33 + rank / len(names)) % 1, lightness, 0.6)
+        lightness = 0.62 if len(names) <= _MANY else 0.78 if rank % 2 else 0.52
+        red, green, blue = hls_to_rgb((0.33 + rank / len(names)) % 1, lightness, 0.7)
         colours[name] = (round(255 * red), round(255 * green), round(255 * blue))
     return colours
 
