@@ -42,8 +42,9 @@ def main(arguments: list[str]) -> None:
 
     from mvrec.runs.run_lock import RunLock
     from mvrec.sweep.children import Children
-    from mvrec.sweep.finished import begin
+    from mvrec.sweep.finished import begin, configs
 
+    configs(options.config, flags)  # whether all exist, before anything is written
     children = Children(options.config, flags, jobs=options.jobs)
     work = _work(options.values, folder, children, trials=options.trials * bool(options.search))
     lock = RunLock(folder)

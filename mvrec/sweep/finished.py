@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mvrec.errors import UserError
-from mvrec.files import json_text, sha256, write_atomically
-from mvrec.recipes import recipes
+from mvrec.files import at_home, json_text, sha256, write_atomically
+from mvrec.recipes import find_config
 from mvrec.sweep.children import Trial
 
 RECORD = "sweep.json"
@@ -35,20 +35,33 @@ def begin(folder: Path, config: str, flags: Sequence[str]) -> None:
     Raises:
         UserError: It had not, or its record is damaged.
     """
-    path = recipes().get(config, Path(config))
-    digest = sha256(path) if path.is_file() else None
-    common = {"config": config, "config_sha256": digest, "flags": list(flags)}
+    named = configs(config, flags)
+    digests = [sha256(at_home(path)) for path in named]
+    common = {"config": config, "config_sha256": digests, "flags": list(flags)}
     record = _read(folder)
     for key, noun in (("config", "configuration"), ("flags", "further flags"), ("config_sha256", "configuration")):
         if record and record.get(key) != common[key]:
-            earlier = record.get(key) if key != "config_sha256" else f"an earlier version of {config}"
+            earlier = record.get(key) if key != "config_sha256" else "an earlier version of " + " or of ".join(named)
             text = " ".join(earlier) if isinstance(earlier, list) else earlier
             raise UserError(
                 f"{folder} holds a sweep with another {noun}, {text or 'none'}: choose another folder with --run_dir, "
-                f"or remove {folder / RECORD} to let each run go on with the new one"
+                "or delete this one"
             )
     if not record:
         write_atomically(folder / RECORD, json_text({**common, "runs": {}}, indent=2) + "\n")
+
+
+def configs(config: str, flags: Sequence[str]) -> list[str]:
+    """Return the configurations of all runs: the one of the sweep, then those of `--config` among further flags.
+
+    Raises:
+        UserError: One does not exist.
+    """
+    names = [config]
+    for flag, after in zip(flags, [*flags, ""][1:], strict=True):
+        if flag == "--config" or flag.startswith("--config="):
+            names.append(flag.partition("=")[2] or after)
+    return [find_config(name) for name in names]
 
 
 def finished_runs(folder: Path) -> dict[str, Finished]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mvrec.errors import UserError
-from mvrec.messages import counted
+from mvrec.messages import USAGE_ERROR, counted
 from mvrec.runs.curves import read_columns
 from mvrec.runs.monitors import mode_of
 from mvrec.sweep.children import Children, Trial, last_error
@@ -101,6 +101,7 @@ class Objective:
     def __init__(self, ranges: list[Range], folder: Path, children: Children) -> None:
         self.ranges, self.folder, self.children = ranges, folder, children
         self.failed: list[str] = []
+        self.is_refused = False
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
 
@@ -147,6 +148,8 @@ class Objective:
             fault = f"{run.folder}: {last_error(run) if status else 'it has no validation score to search by'}"
             self.failed.append(fault)
             say(f"{fault}, exit status {status}")
+            if status == USAGE_ERROR and not finished_runs(self.folder):
+                self._refuse(trial)
             raise RuntimeError(fault)
         finish(self.folder, run, is_pruned=status is None)
         if status is None:
@@ -160,6 +163,13 @@ class Objective:
         trial.set_user_attr(INTERRUPTED, True)
         trial.study.stop()
         raise KeyboardInterrupt
+
+    def _refuse(self, trial: "optuna.Trial") -> None:
+        """End the search: a fault of configuration, flags or keys is that of every trial."""
+        trial.study.stop()
+        if not self.is_refused:
+            say("no other trial begins, because each would be refused like this one")
+        self.is_refused = True
 
     def _suggested(self, trial: "optuna.Trial", entry: Range) -> Any:
         try:

@@ -13,6 +13,7 @@ from mvrec.data.generated.digit_images import generate_digit_images
 from mvrec.sweep.children import Children
 from mvrec.sweep.values import read_lines
 
+RECIPE = "demo_images_shunted"
 GOOD, BAD = "--model.optimizer.lr 1e-3", "--model.optimizer.lrr 1e-3"
 
 
@@ -23,7 +24,7 @@ def command(tmp_path, monkeypatch):
     generate_digit_images(tmp_path / "digits", images_per_class={"train": 2, "val": 1, "test": 1}, size=32)
     few = ["--data", "mvrec.data.ImageFolder", "--data.root", "digits", "--data.num_workers", "0"]
     few += ["--trainer.max_epochs", "1", "--data.size", "32"]
-    return lambda values, *flags: main(["sweep", "demo_images_shunted", values, *few, *flags])
+    return lambda values, *flags: main(["sweep", RECIPE, values, *few, *flags])
 
 
 def test_each_line_is_trained_once_and_a_failed_one_does_not_end_the_others(tmp_path, capsys, command):
@@ -90,22 +91,22 @@ def trained_by(monkeypatch):
 
 
 def interrupt_at(rows, folder):
-    """Press Ctrl-C once two runs in a folder have so many lines of metrics."""
+    """Press Ctrl-C once two runs in a folder have so many lines of metrics; never press it later, in another test."""
 
     def wait():
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if [path.read_text().count("\n") for path in folder.glob("*/metrics.csv")].count(rows) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
                 break
             time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=wait).start()
 
 
-def search(tmp_path, trials, *flags, rates="{choices: [1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 0.5]}"):
+def search(tmp_path, trials, *flags, rates="{choices: [1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 0.5]}", config=RECIPE):
     (tmp_path / "rates.yaml").write_text(f"model.optimizer.lr: {rates}\n")
-    main(["sweep", "demo_images_shunted", "rates.yaml", "--search", "optuna", "--trials", str(trials), *flags])
+    main(["sweep", config, "rates.yaml", "--search", "optuna", "--trials", str(trials), *flags])
 
 
 def test_a_run_that_falls_behind_is_pruned_and_marked_and_equal_values_are_tried_once(
@@ -144,16 +145,41 @@ def test_an_interrupted_search_goes_on_in_the_same_folders(tmp_path, monkeypatch
     assert [path.read_text().count("\n") for path in folder.glob("*/metrics.csv")] == [7, 7]
 
 
+def test_a_search_of_a_key_that_does_not_exist_ends_with_its_first_run(tmp_path, capsys, command):
+    (tmp_path / "ranges.yaml").write_text("model.optimizer.lrr: {low: 1e-4, high: 1e-2}\n")
+    with pytest.raises(SystemExit, match="1"):
+        command("ranges.yaml", "--search", "optuna")
+    captured = capsys.readouterr()
+    assert captured.out.count(" begins\n") == 1
+    assert captured.out.count("unknown key 'model.optimizer.lrr'; did you mean 'lr'?") == 2  # at once, and at the end
+    assert captured.err == ""
+
+
 def test_another_sweep_in_a_folder_is_refused(tmp_path, monkeypatch, capsys, trained_by):
     monkeypatch.chdir(tmp_path)
     trained_by("")
-    search(tmp_path, 1)
-    with pytest.raises(SystemExit):
-        search(tmp_path, 1, "--data.root", "elsewhere")
-    assert "runs/rates holds a sweep with another further flags, none" in capsys.readouterr().err
+    (tmp_path / "mine.yaml").write_text("seed_everything: 1\n")
+    (tmp_path / "over.yaml").write_text("seed_everything: 2\n")
+    search(tmp_path, 1, "--config", "over.yaml", config="mine.yaml")
+
+    def fault(*flags, config="mine.yaml"):
+        with pytest.raises(SystemExit):
+            search(tmp_path, 1, *flags, config=config)
+        return capsys.readouterr().err
+
+    assert "runs/rates holds a sweep with another further flags, --config over.yaml" in fault()
+    assert "runs/rates holds a sweep with another configuration, mine.yaml" in fault(
+        "--config=over.yaml", config="over"
+    )
+    assert "config file 'mime.yaml' does not exist; did you mean 'mine.yaml'?" in fault(config="mime.yaml")
+    assert "config file 'none.yaml' does not exist" in fault("--run_dir", "new", "--config=none.yaml")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "over.yaml").write_text("seed_everything: 3\n")
+    assert "another configuration, an earlier version of mine.yaml or of over.yaml" in fault("--config", "over.yaml")
+    (tmp_path / "over.yaml").write_text("seed_everything: 2\n")
     (tmp_path / "rates.yaml").write_text("model.optimizer.lr: {choices: [1e-3]}\n")
     with pytest.raises(SystemExit):
-        main(["sweep", "demo_images_shunted", "rates.yaml", "--search", "optuna", "--trials", "9"])
+        main(["sweep", "mine.yaml", "rates.yaml", "--search", "optuna", "--trials", "9", "--config", "over.yaml"])
     assert "runs/rates holds a search with other choices of model.optimizer.lr" in capsys.readouterr().err
 
 
@@ -175,7 +201,7 @@ def test_a_damaged_file_of_values_is_named_before_anything_runs(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "values").write_text(text)
     with pytest.raises(SystemExit):
-        main(["sweep", "demo_images_shunted", "values", *search])
+        main(["sweep", RECIPE, "values", *search])
     assert fault in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
