@@ -15,7 +15,7 @@ from mvrec.compare.result import (
 from mvrec.compare.scored import ScoredRun
 from mvrec.compare.tables import RESULTS, Table, seed_lines
 from mvrec.compare.text import pair_lines
-from mvrec.report.charts import Panel, bar, line_chart
+from mvrec.report.charts import Panel, change_bar, line_chart
 from mvrec.report.markup import Html, join, name_of, table, tag
 from mvrec.report.page import page
 from mvrec.report.sections import Section, Thumbnails, film
@@ -46,7 +46,7 @@ def comparison_page(
         ]
     sections += [Section("Curves", _curves(runs)), Section("Configuration", _configuration(runs))]
     first = runs[0]
-    subtitle = f"{first.counted} {first.report.results.noun} \N{MIDDLE DOT} {first.score.get('protocol_text') or ''}"
+    subtitle = f"{first.counted} {first.noun} \N{MIDDLE DOT} {first.scored_on}"
     remarks = [f"{run.name}: {run.report.results.notes[0]}" for run in runs if run.report.results.notes]
     if len(remarks) > MOST_REMARKS:
         remarks[MOST_REMARKS:] = [f"{len(remarks) - MOST_REMARKS} more runs have remarks: mvrec report RUN"]
@@ -61,8 +61,9 @@ def _table(part: Table) -> Html:
     seeds = seed_lines(part.runs)
     return join(
         [
-            tag("p", part.remark) if part.remark else Html(""),
+            *(tag("p", line) for line in part.headings),
             body,
+            *(tag("p", line) for line in part.cautions),
             tag("pre", "\n".join(seeds[1:])) if seeds else Html(""),
         ]
     )
@@ -75,17 +76,25 @@ def _classes(result: Comparison) -> Html:
     runs = (result.first, result.second)
     if rows[0].files is None:
         header = ["class", *(f"score in {run.name}" for run in runs), "change in points", ""]
-        values = [[f"{100 * row.first:.2f} %", f"{100 * row.second:.2f} %", f"{100 * row.change:+.2f}"] for row in rows]
+        values = [
+            [f"{100 * row.first:.2f} %", f"{100 * row.second:.2f} %", _signed(100 * row.change, 2)] for row in rows
+        ]
     else:
         header = ["class", "files", *(f"right in {run.name}" for run in runs), "change", ""]
         values = [
-            [str(row.files), f"{row.first:.0f}", f"{row.second:.0f}", f"{row.second - row.first:+.0f}"] for row in rows
+            [str(row.files), f"{row.first:.0f}", f"{row.second:.0f}", _signed(row.second - row.first, 0)]
+            for row in rows
         ]
     cells = [
-        [name_of(row.name), *texts, tag("div", bar(abs(row.change)), class_="barcell")]
+        [name_of(row.name), *texts, tag("div", change_bar(row.change), class_="barcell")]
         for row, texts in zip(rows, values, strict=True)
     ]
     return table(header, cells, numeric=set(range(1, len(header) - 1)))
+
+
+def _signed(value: float, digits: int) -> str:
+    text = f"{value:+.{digits}f}"
+    return text if float(text) else text[1:]
 
 
 def _files(result: Comparison, thumbnails: Thumbnails) -> Html:

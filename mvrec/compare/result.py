@@ -91,7 +91,8 @@ class Comparison:
         """One sentence on whether the difference is one."""
         name, other = self.second.name, self.first.name
         if self.interval is None:
-            return f"without results per file nothing says how sure the difference of {name} and {other} is{self._hint}"
+            hint = self.first.hint if self.first.measure is None else self.second.hint
+            return f"without results per file nothing says how sure the difference of {name} and {other} is{hint}"
         low, high = self.interval
         is_sure = not low <= 0 <= high and (self.p is None or self.p < SURE)
         if not is_sure:
@@ -99,15 +100,6 @@ class Comparison:
         lower = self.first.measure == "error"
         better = name if (self.difference < 0) == lower else other
         return f"{better} is better"
-
-    @property
-    def _hint(self) -> str:
-        """The way to get results per file."""
-        if self.first.stage != "test":
-            return ": validations have none, tests have (mvrec test RUN)"
-        older = [run.folder for run in (self.first, self.second) if run.measure is None]
-        has_them = isinstance(self.first.report, SegmentationReport | DetectionReport | ActionReport)
-        return f": test again with this version of mvrec (mvrec test {older[0]})" if older and has_them else ""
 
 
 def compare(first: ScoredRun, second: ScoredRun) -> Comparison:

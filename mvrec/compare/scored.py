@@ -21,9 +21,9 @@ from mvrec.runs.curves import read_columns
 from mvrec.runs.monitors import mode_of
 from mvrec.tasks.action_detection.report import ActionReport, FrameScore
 from mvrec.tasks.classification.report import ClassificationReport
-from mvrec.tasks.detection.report import ImageRow
+from mvrec.tasks.detection.report import DetectionReport, ImageRow
 from mvrec.tasks.regression.report import RegressionReport
-from mvrec.tasks.segmentation.report import ImageScore
+from mvrec.tasks.segmentation.report import ImageScore, SegmentationReport
 
 # Keys of a configuration that name a run and do not shape it.
 NAMES_OF_RUNS = ("run_dir", "trainer.logger", "trainer.default_root_dir", "ckpt_path", "resume")
@@ -101,6 +101,27 @@ class ScoredRun:
     def counted(self) -> int:
         """The number of files in the score."""
         return int(number(self.score.get("expected" if self.score.get("failed_are_wrong", True) else "scored")) or 0)
+
+    @property
+    def noun(self) -> str:
+        """The files of the score, in the plural."""
+        return str(self.score.get("noun") or self.report.results.noun)
+
+    @property
+    def scored_on(self) -> str:
+        """The stage and the protocol of the scores, as text."""
+        protocol = str(self.score.get("protocol_text") or "")
+        if self.stage == "test":
+            return protocol or self.stage
+        return f"last validation{', ' if protocol else ''}{protocol}"
+
+    @property
+    def hint(self) -> str:
+        """The way to get results per file, behind what is missing without them; "" if there is none."""
+        if self.stage != "test":
+            return ": validations have no results per file, tests have (mvrec test RUN)"
+        has_them = isinstance(self.report, SegmentationReport | DetectionReport | ActionReport)
+        return f": test again with this version of mvrec (mvrec test {self.folder})" if has_them else ""
 
     @cached_property
     def measure(self) -> str | None:

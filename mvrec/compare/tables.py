@@ -8,9 +8,11 @@ from statistics import fmean, stdev
 from mvrec.compare.outcomes import TableRun, check_comparable
 from mvrec.compare.result import configuration_changes, ranked
 from mvrec.compare.scored import CANNOT, SEED, ScoredRun
+from mvrec.compare.statistics import Interval
 from mvrec.compare.text import Cells, difference_text, interval_text, unit_of
 from mvrec.errors import UserError
 
+NUMBERS = ("low", "high", "difference", "difference_low", "difference_high", "p")  # the same in a CSV
 RESULTS = ("95 % interval", "difference to the best", "its 95 % interval", "p")  # columns of a table after the score
 
 
@@ -21,19 +23,44 @@ class Table:
     Attributes:
         runs: The best first.
         rows: The header, and a row per run.
+        values: Score and `NUMBERS` of each run.
         unranked: The runs in the given order.
         remark: Why they are not in the first table; "" for the first one.
     """
 
     runs: list[ScoredRun]
     rows: Cells
+    values: list[list[float | None]]
     unranked: list[ScoredRun]
     remark: str = ""
 
     @property
     def lines(self) -> list[str]:
         """The table as text, and the mean over runs that differ by seed alone."""
-        return [*([self.remark] if self.remark else []), *aligned(self.rows), *seed_lines(self.runs)]
+        return [*self.headings, *aligned(self.rows), *self.cautions, *seed_lines(self.runs)]
+
+    @property
+    def metric(self) -> str:
+        """The score that ranks the runs."""
+        return self.runs[0].metric
+
+    @property
+    def headings(self) -> list[str]:
+        """The files and the protocol of the scores, and why a column is missing."""
+        first = self.runs[0]
+        same = f", the same in all {len(self.runs)} runs" if len(self.runs) > 1 else ""
+        lines = [f"{first.counted} {first.noun}{same}; {first.scored_on}"]
+        without = [run for run in self.runs if run.measure is None]
+        if without and len(self.runs) > 1:
+            lines.append(f"differences without interval and test{without[0].hint}")
+        return [*([self.remark] if self.remark else []), *lines]
+
+    @property
+    def cautions(self) -> list[str]:
+        """A remark on the luck of the best of many runs."""
+        if len(self.runs) < 3:
+            return []
+        return [f"the best of {len(self.runs)} runs looks better than it is: test it on files that did not choose it"]
 
 
 def tables(runs: Sequence[ScoredRun], *, is_strict: bool = False) -> list[Table]:
@@ -78,24 +105,32 @@ def _table(members: Sequence[TableRun], remark: str) -> Table:
     best = ordered[0]
     settings = configuration_changes(ordered)
     rows: Cells = [["run", best.metric, *RESULTS, *(key for key, _ in settings)]]
+    values: list[list[float | None]] = []
     for place, run in enumerate(ordered):
         member = row_of[id(run)]
         value = run.metrics.get(best.metric, math.nan)
-        interval = interval_text(member.interval, unit_of(run)) if member.interval else ""
-        cells = [run.name, "none" if math.isnan(value) else run.report.metric_text(best.metric, value), interval]
-        cells += ["", "", ""] if run is best else _to_the_best(member, row_of[id(best)])
-        rows.append([*cells, *(values[place] for _, values in settings)])
+        difference = (None, None, None) if run is best else member.difference(row_of[id(best)])
+        values.append(_numbers(value, member.interval, *difference))
+        score = "none" if math.isnan(value) else run.report.metric_text(best.metric, value)
+        cells = [run.name, score, *_texts(member.interval, *difference, unit=unit_of(run))]
+        rows.append([*cells, *(texts[place] for _, texts in settings)])
     shown = [column for column in range(len(rows[0])) if column < 2 or any(row[column] for row in rows[1:])]
-    return Table(
-        ordered, [[row[column] for column in shown] for row in rows], [member.run for member in members], remark
-    )
+    rows = [[row[column] for column in shown] for row in rows]
+    return Table(ordered, rows, values, [member.run for member in members], remark)
 
 
-def _to_the_best(member: TableRun, best: TableRun) -> list[str]:
-    difference, interval, p = member.difference(best)
-    unit = unit_of(member.run)
-    extent = interval_text(interval, unit) if interval else ""
-    return [difference_text(difference, unit), extent, "" if p is None else f"{p:.3g}"]
+def _numbers(
+    value: float, extent: Interval | None, difference: float | None, interval: Interval | None, p: float | None
+) -> list[float | None]:
+    return [value, *(extent or (None, None)), difference, *(interval or (None, None)), p]
+
+
+def _texts(
+    extent: Interval | None, difference: float | None, interval: Interval | None, p: float | None, *, unit: str | None
+) -> list[str]:
+    texts = [interval_text(each, unit) if each else "" for each in (extent, interval)]
+    changed = "" if difference is None else difference_text(difference, unit)
+    return [texts[0], changed, texts[1], "" if p is None else f"{p:.3g}"]
 
 
 def seed_lines(runs: Sequence[ScoredRun]) -> list[str]:
@@ -134,16 +169,20 @@ def aligned(rows: Cells) -> list[str]:
 
 
 def table_file(parts: Sequence[Table]) -> Cells:
-    """Return all tables as one, with a column that numbers them if there are several, and all settings that differ."""
-    if len(parts) == 1:
-        return parts[0].rows
-    settings = dict(configuration_changes([run for part in parts for run in part.runs]))
-    scores = dict.fromkeys(part.rows[0][1] for part in parts)
-    names = ["table", "run", *scores, *RESULTS]
-    lines: Cells = []
+    """Return all tables as one of plain numbers, such as 0.12 for 12 %, and all settings that differ.
+
+    The column `table` numbers the tables; a cell without a value is empty.
+    """
+    settings = configuration_changes([run for part in parts for run in part.runs])
+    scores = list(dict.fromkeys(part.metric for part in parts))
+    lines: Cells = [["table", "run", *scores, *NUMBERS, *(key for key, _ in settings)]]
     for number, part in enumerate(parts, 1):
-        for row in part.rows[1:]:
-            cells = dict(zip(part.rows[0], row, strict=True), table=str(number))
-            place = len(lines)
-            lines.append([*(cells.get(name, "") for name in names), *(values[place] for values in settings.values())])
-    return [[*names, *settings], *lines]
+        for run, (score, *others) in zip(part.runs, part.values, strict=True):
+            cells = [_plain(score) if name == part.metric else "" for name in scores]
+            texts = [values[len(lines) - 1] for _, values in settings]
+            lines.append([str(number), run.name, *cells, *map(_plain, others), *texts])
+    return lines
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.6g}"

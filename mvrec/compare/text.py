@@ -11,8 +11,8 @@ Cells = list[list[str]]
 def pair_lines(result: Comparison) -> list[str]:
     """Return the comparison of two runs as lines for a terminal."""
     first, second = result.first, result.second
-    noun = first.report.results.noun
-    lines = [f"{first.counted} {noun}, the same in both runs; {first.score.get('protocol_text') or first.stage}"]
+    noun = first.noun
+    lines = [f"{first.counted} {noun}, the same in both runs; {first.scored_on}"]
     lines += [f"  {run.name}: {_own_score(run)}" for run in (first, second)]
     unit = unit_of(first)
     if result.interval is None:

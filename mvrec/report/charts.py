@@ -214,6 +214,15 @@ def bar(share: float) -> Html:
     return tag("span", class_="bar", style=f"width:{100 * min(max(share, 0.0), 1.0):.1f}%", aria_hidden="true")
 
 
+def change_bar(change: float) -> Html:
+    """Return a bar of a change of -1..1: from the column's middle to the right, or of a loss to the left and red."""
+    length = 50 * min(abs(change), 1.0)
+    begin = 50 - length * (change < 0)
+    kind = "bar loss" if change < 0 else "bar"
+    drawn = tag("span", class_=kind, style=f"margin-left:{begin:.1f}%;width:{length:.1f}%") if change else Html("")
+    return tag("span", drawn, class_="changebar", aria_hidden="true")
+
+
 def jpeg_data(content: bytes) -> str:
     """Return a JPEG as a URI."""
     return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"

@@ -49,6 +49,8 @@ th { color: var(--faint); font-weight: 600; white-space: nowrap; }
 .classes td:first-child, .pairs td { overflow-wrap: anywhere; min-width: 7rem; }
 .barcell { width: 45%; min-width: 8rem; vertical-align: middle; }
 .bar { display: block; height: .7rem; min-width: 2px; border-radius: 2px; background: rgb(var(--heat)); }
+.bar.loss { background: rgb(var(--bad)); }
+.changebar { display: block; background: linear-gradient(var(--rule), var(--rule)) center/1px no-repeat; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: .5rem 2rem; }
 details { margin: .5rem 0; }
 summary { cursor: pointer; color: var(--accent); overflow-wrap: anywhere; }

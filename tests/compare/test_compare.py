@@ -10,6 +10,7 @@ from mvrec.cli.main import main
 from mvrec.compare.outcomes import TableRun
 from mvrec.compare.scored import ScoredRun, sorted_keys
 from mvrec.compare.statistics import difference_interval, drawn_scores, mcnemar, percentiles, swap_test
+from mvrec.compare.tables import NUMBERS
 from mvrec.tasks.segmentation.image_counts import PixelCounts
 
 PROTOCOL = {"kind": "images", "size": 32, "resize": 40}
@@ -110,7 +111,12 @@ def test_two_runs_are_compared_on_files_that_have_moved(tmp_path, capsys):
     assert "<dog>" not in page
     with (tmp_path / "c.csv").open(encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["run"], row["top1"]) for row in rows] == [("other", "76.00 %"), ("base", "40.00 %")]
+    assert [(row["run"], row["top1"]) for row in rows] == [("other", "0.76"), ("base", "0.4")]
+    low, high, difference, *others, p = (float(rows[1][name]) for name in NUMBERS)
+    assert (low, difference, p) == (0.309401, -0.36, 1.70514e-08)
+    assert low < 0.4 < high
+    assert others[0] < -0.36 < others[1] < 0
+    assert [rows[0][name] for name in NUMBERS[2:]] == [""] * 4
 
 
 def write_segmentation(folder, share, order):
@@ -175,7 +181,36 @@ def test_a_folder_stands_for_its_runs(tmp_path, capsys):
     for name, right in (("a", 50), ("b", 80), ("c", 10)):
         write_run(tmp_path / "runs" / name, answers_of([1] * right + [0] * (100 - right)))
     main(["compare", str(tmp_path / "runs")])
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["run", "b", "a", "c"]
+    first, *rows, last = capsys.readouterr().out.splitlines()
+    assert first == "100 images, the same in all 3 runs; test images"
+    assert [line.split()[0] for line in rows] == ["run", "b", "a", "c"]
+    assert last == "the best of 3 runs looks better than it is: test it on files that did not choose it"
+
+
+def test_a_table_of_validations_says_so_and_why_it_has_no_test(tmp_path, capsys):
+    for name in "abc":
+        folder = write_run(tmp_path / name, answers_of([1, 0]), split="val", protocol_text="val images")
+        (folder / "metrics.json").rename(folder / "validation.json")
+        (folder / "environment.json").write_text('{"task": "classification"}')
+    main(["compare", str(tmp_path), "--csv", str(tmp_path / "t.csv")])
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "2 images, the same in all 3 runs; last validation, val images"
+    reason = "validations have no results per file, tests have (mvrec test RUN)"
+    assert second == f"differences without interval and test: {reason}"
+
+
+def test_a_gain_and_a_loss_look_different(tmp_path):
+    base = write_run(tmp_path / "base", {"0": 1, "1": 0, "2": 0, "3": 0})
+    other = write_run(tmp_path / "other", {"0": 0, "1": 1, "2": 0, "3": 0})
+    main(["compare", str(base), str(other), "--html", str(tmp_path / "c.html")])
+    page = (tmp_path / "c.html").read_text()
+    assert '<span class="bar" style="margin-left:50.0%;width:25.0%">' in page
+    assert '<span class="bar loss" style="margin-left:25.0%;width:25.0%">' in page
+    same = write_run(tmp_path / "same", {"0": 1, "1": 0, "2": 0, "3": 0})
+    main(["compare", str(base), str(same), "--html", str(tmp_path / "c.html")])
+    page = (tmp_path / "c.html").read_text()
+    assert "margin-left:" not in page
+    assert ">+0<" not in page
 
 
 def test_a_folder_of_odd_runs_has_a_table_per_protocol_means_over_seeds_and_names_what_is_left_out(tmp_path, capsys):
@@ -188,7 +223,7 @@ def test_a_folder_of_odd_runs_has_a_table_per_protocol_means_over_seeds_and_name
     (folder / "no run").mkdir()
     main(["compare", str(folder), "--csv", str(tmp_path / "t.csv"), "--html", str(tmp_path / "t.html")])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in lines[1:5]] == ["b", "seed ü 2", "seed ü 1", "seed ü 0"]
+    assert [line.split("  ")[0] for line in lines[2:6]] == ["b", "seed ü 2", "seed ü 1", "seed ü 0"]
     at = next(place for place, line in enumerate(lines) if line.startswith("runs that differ by seed alone"))
     cells = ["3: seed ü 2, seed ü 1, seed ü 0", "70.00 %", "10.00 points", "60.00 %", "80.00 %"]
     assert re.split(r"  +", lines[at + 1]) == cells
