@@ -48,7 +48,8 @@ class Table:
     def headings(self) -> list[str]:
         """The files and the protocol of the scores, and why a column is missing."""
         first = self.runs[0]
-        same = f", the same in all {len(self.runs)} runs" if len(self.runs) > 1 else ""
+        number = len(self.runs)
+        same = "" if number == 1 else f", the same in {'both' if number == 2 else f'all {number}'} runs"
         lines = [f"{first.counted} {first.noun}{same}; {first.scored_on}"]
         without = [run for run in self.runs if run.measure is None]
         if without and len(self.runs) > 1:
