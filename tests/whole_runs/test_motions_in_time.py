@@ -61,7 +61,8 @@ def test_motions_are_found_in_concatenated_clips_with_gaps(command, tmp_path):
     truth = concatenate(root, tmp_path / "long", rng, count=8)
     run = tmp_path / "run"
     clip = ["--data.clip.num_frames=8", "--data.clip.stride_frames=2", "--data.clip.target_fps=null", "--data.size=64"]
-    views = [f"--data.{split}_views.{key}=1" for split in ("val", "test") for key in ("num_clips", "num_crops")]
+    view = "{num_clips: 1, num_crops: 1, short_side: 64}"
+    views = [f"--data.val_views={view}", f"--data.test_views={view}"]
     mild = ["--data.augment.flip_probability=0", "--data.augment.rand_augment=null", "--data.augment.crop_area=[0.8,1]"]
     flags = [*clip, *views, *mild, "--trainer.max_epochs=8", "--trainer.accelerator=cpu", f"--run_dir={run}"]
     code, _, err = command("fit", "--config=demo", "--data=VideoFolder", f"--data.root={root}", *flags)
