@@ -174,6 +174,7 @@ def test_another_sweep_in_a_folder_is_refused(tmp_path, monkeypatch, capsys, tra
     assert "config file 'mime.yaml' does not exist; did you mean 'mine.yaml'?" in fault(config="mime.yaml")
     assert "config file 'none.yaml' does not exist" in fault("--run_dir", "new", "--config=none.yaml")
     assert not (tmp_path / "new").exists()
+    assert "rates.yaml: cannot be the directory of a run (File exists)" in fault("--run_dir", "rates.yaml")
     (tmp_path / "over.yaml").write_text("seed_everything: 3\n")
     assert "another configuration, an earlier version of mine.yaml or of over.yaml" in fault("--config", "over.yaml")
     (tmp_path / "over.yaml").write_text("seed_everything: 2\n")
