@@ -30,7 +30,7 @@ class Finished:
 
 
 def begin(folder: Path, config: str, flags: Sequence[str]) -> None:
-    """Record what all runs of a folder have in common; an earlier sweep there must have had the same.
+    """Record what all runs of a folder have in common; an earlier sweep that has trained there must have had the same.
 
     Raises:
         UserError: It had not, or its record is damaged.
@@ -39,12 +39,18 @@ def begin(folder: Path, config: str, flags: Sequence[str]) -> None:
     digests = [sha256(at_home(path)) for path in named]
     common = {"config": config, "config_sha256": digests, "flags": list(flags)}
     record = _read(folder)
-    for key, noun in (("config", "configuration"), ("flags", "further flags"), ("config_sha256", "configuration")):
+    if record and not record["runs"] and not any(folder.glob("*/checkpoints/*.ckpt")):
+        record = {}  # all failed at once, perhaps by the flags that are now corrected
+    for key, noun in (
+        ("config", "another configuration"),
+        ("flags", "other flags"),
+        ("config_sha256", "another configuration"),
+    ):
         if record and record.get(key) != common[key]:
             earlier = record.get(key) if key != "config_sha256" else "an earlier version of " + " or of ".join(named)
             text = " ".join(earlier) if isinstance(earlier, list) else earlier
             raise UserError(
-                f"{folder} holds a sweep with another {noun}, {text or 'none'}: choose another folder with --run_dir, "
+                f"{folder} holds a sweep with {noun}, {text or 'none'}: choose another folder with --run_dir, "
                 "or delete this one"
             )
     if not record:

@@ -10,7 +10,9 @@ import pytest
 
 from mvrec.cli.main import main
 from mvrec.data.generated.digit_images import generate_digit_images
+from mvrec.errors import UserError
 from mvrec.sweep.children import Children
+from mvrec.sweep.finished import begin
 from mvrec.sweep.values import read_lines
 
 RECIPE = "demo_images_shunted"
@@ -155,6 +157,15 @@ def test_a_search_of_a_key_that_does_not_exist_ends_with_its_first_run(tmp_path,
     assert captured.err == ""
 
 
+def test_flags_can_be_corrected_until_a_run_has_trained(tmp_path):
+    begin(tmp_path, RECIPE, ["--data.rot", "digits"])
+    begin(tmp_path, RECIPE, ["--data.root", "digits"])
+    (tmp_path / "lr=1/checkpoints").mkdir(parents=True)
+    (tmp_path / "lr=1/checkpoints/last.ckpt").touch()
+    with pytest.raises(UserError, match=r"other flags, --data\.root digits"):
+        begin(tmp_path, RECIPE, ["--data.root", "others"])
+
+
 def test_another_sweep_in_a_folder_is_refused(tmp_path, monkeypatch, capsys, trained_by):
     monkeypatch.chdir(tmp_path)
     trained_by("")
@@ -167,7 +178,7 @@ def test_another_sweep_in_a_folder_is_refused(tmp_path, monkeypatch, capsys, tra
             search(tmp_path, 1, *flags, config=config)
         return capsys.readouterr().err
 
-    assert "runs/rates holds a sweep with another further flags, --config over.yaml" in fault()
+    assert "runs/rates holds a sweep with other flags, --config over.yaml" in fault()
     assert "runs/rates holds a sweep with another configuration, mine.yaml" in fault(
         "--config=over.yaml", config="over"
     )
