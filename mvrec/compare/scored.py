@@ -79,6 +79,16 @@ class ScoredRun:
             checkpoint = results.checkpoint
             hint = f"mvrec test {checkpoint}" if checkpoint else "it has no checkpoint yet"
             raise UserError(f"{folder}: this run has no {self.stage} score ({hint})")
+        if self.stage == "test":
+            self._check_files(results)
+
+    def _check_files(self, results: RunResults) -> None:
+        """Check that the test's files are there and whole; a report can do without them."""
+        damaged = [note for note in results.notes if note.startswith("metrics.json is damaged")]
+        has_rows = isinstance(self.report, ClassificationReport | RegressionReport)
+        if damaged or (has_rows and not (self.folder / "predictions.csv").is_file()):
+            fault = "metrics.json is damaged" if damaged else "predictions.csv is missing"
+            raise UserError(f"{self.folder}: {fault}: mvrec test {self.folder}")
 
     @property
     def metrics(self) -> dict[str, float]:

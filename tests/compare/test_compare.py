@@ -235,6 +235,20 @@ def test_a_folder_of_odd_runs_has_a_table_per_protocol_means_over_seeds_and_name
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "fault"),
+    [("metrics.json", "{x", "metrics.json is damaged"), ("predictions.csv", None, "predictions.csv is missing")],
+)
+def test_a_run_whose_test_is_not_whole_is_refused(tmp_path, capsys, name, text, fault):
+    base, other = (write_run(tmp_path / folder, answers_of([1] * 10)) for folder in ("base", "other"))
+    (other / name).unlink()
+    if text:
+        (other / name).write_text(text)
+    with pytest.raises(SystemExit):
+        main(["compare", str(base), str(other)])
+    assert capsys.readouterr().err == f"mvrec: error: {other}: {fault}: mvrec test {other}\n"
+
+
+@pytest.mark.parametrize(
     ("answers", "changes", "fault"),
     [
         (answers_of([1] * 9), {}, "scores of 10 and of 9 files"),
