@@ -125,7 +125,7 @@ def _findings(
     if has_places(data):
         every += cropped_boxes(data, files, reads)
     else:
-        every += left_out(files, reads, settings, data.val_protocol)
+        every += left_out(files, reads, settings, data.val_protocol, data.augment)
     return [*every, *leaks(files, group_of)]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mvrec.looking.audit.findings import File, Finding, counts_of
+from mvrec.looking.audit.looks import coloured
 from mvrec.looking.audit.reading import Seen
 from mvrec.report.charts import bar, png_data
 from mvrec.report.markup import Html, name_of, table, tag
