@@ -18,7 +18,7 @@ from mvrec.data.video.opening import open_video
 from mvrec.looking.audit import reading
 from mvrec.looking.audit.cache import LookCache, cache_of
 from mvrec.looking.audit.copies import Copy, copies
-from mvrec.looking.audit.findings import File, Settings, findings
+from mvrec.looking.audit.findings import File, Settings, far_values, findings
 from mvrec.looking.audit.labels import doubts
 from mvrec.looking.audit.looks import look_of
 from mvrec.looking.audit.reading import Seen, image_look, see, video_look
@@ -163,7 +163,16 @@ def test_a_mirrored_copy_belongs_to_the_mirrored_class() -> None:
     }
     assert of_kind["mirrored copies with one label"] == ((0, 2),)
     assert of_kind["copies with other labels"] == ((0, 3), (1, 2))
-    assert of_kind["copies"] == ((0, 1), (3, 4))
+    assert of_kind["copies"] == ((3, 4),)
+
+
+def test_a_value_without_its_decimal_point_is_named() -> None:
+    values = np.random.default_rng(0).normal(17, 2, (150, 2))
+    values[7, 1] = 5000
+    (finding,) = far_values(["age", "angle"], values)
+    assert finding.files == ((7,),)
+    assert finding.remarks == ("angle 5000",)
+    assert list(far_values(["age"], np.full((9, 1), 3.0))) == []
 
 
 def test_command_names_planted_faults(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ NAMED = 5  # classes that a warning names, the rest is counted
 
 _SPAN_COLUMNS = ("start_seconds", "end_seconds")  # of predictions
 
+OTHER_SEPARATORS = (",", "|", "/", "+")  # that lists for other tools have between labels
 log = logging.getLogger(__name__)
 
 
@@ -252,8 +253,18 @@ class SampleIndex:
                 text = "%s: %r is one class here: several per file need a column %r instead of 'label'"
                 log.warning(text, beginning, label, SEVERAL)
                 break
+        if self._sets is not None and (other := _joined_otherwise(self.class_names)):
+            text = "%s: %r is one class here: the labels of a file are separated by %r"
+            log.warning(text, beginning, other, LABEL_SEPARATOR)
         if alike := spelt_alike(self.class_names):
             log.warning("%s: %a and %a are two classes that differ only in spelling", beginning, *alike)
+
+
+def _joined_otherwise(names: Sequence[str]) -> str | None:
+    """Return a class that consists of other classes with another separator between them, if there is one."""
+    classes = {name.strip() for name in names}
+    parts = ((name, [part.strip() for part in name.split(mark)]) for name in names for mark in OTHER_SEPARATORS)
+    return next((name for name, labels in parts if len(labels) > 1 and classes >= set(labels)), None)
 
 
 def _decoded(name: bytes) -> str:

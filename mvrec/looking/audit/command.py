@@ -105,9 +105,11 @@ def _findings(
     data: Any, indices: "dict[str, SampleIndex]", files: "list[File]", reads: "list[Seen]", options: Any
 ) -> "list[Finding]":
     """Return all faults of a data set."""
-    from mvrec.data.views.targets import ActionBoxes
+    import numpy as np
+
+    from mvrec.data.views.targets import ActionBoxes, Values
     from mvrec.looking.audit.copies import WHOLE, copies
-    from mvrec.looking.audit.findings import findings, leaks
+    from mvrec.looking.audit.findings import far_values, findings, leaks
     from mvrec.looking.audit.left_out import cropped_boxes, left_out
 
     rows = list({file.path: number for number, file in reversed(list(enumerate(files)))}.values())[::-1]
@@ -122,11 +124,17 @@ def _findings(
     settings = settings_of(data)
     doubted = _doubted(data, indices, reads, options) if options.run is not None else []
     every = findings(files, reads, pairs, class_names=names, settings=settings, doubted=doubted)
+    if issubclass(data.target_type, Values):
+        every += far_values(data.value_names, np.array([target.values for target in _targets(indices)]))
     if has_places(data):
         every += cropped_boxes(data, files, reads)
     else:
         every += left_out(files, reads, settings, data.val_protocol, data.augment)
     return [*every, *leaks(files, group_of)]
+
+
+def _targets(indices: "dict[str, SampleIndex]") -> list[Any]:
+    return [index.target(number) for index in indices.values() for number in range(len(index))]
 
 
 def data_of(source: Path, flags: Sequence[str] = ()) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mvrec.data.listing.class_names import mirrored_classes
 from mvrec.data.views.clip_spec import ClipSpec
@@ -17,6 +18,7 @@ from mvrec.messages import counted
 FEW = 10  # training files of a class, below which it is hardly learned
 UNEVEN = 20  # times as many files in the largest class as in the smallest
 SHORTER = 0.25  # of the usual length
+FAR = 8  # times the interquartile range
 SCALED_UP = 0.5  # short side as a share of the network's input
 
 
@@ -91,6 +93,25 @@ def findings(
     ]
 
 
+def far_values(names: Sequence[str], values: npt.NDArray[np.float64]) -> Iterator[Finding]:
+    """Yield the numbers to predict that lie far from all others, such as those without their decimal point.
+
+    Args:
+        names: Names of the numbers.
+        values: Those of each row, (N, D).
+    """
+    for name, column in zip(names, values.T, strict=True):
+        low, middle, high = np.percentile(column, (25, 50, 75))
+        far = np.flatnonzero((high > low) & (np.abs(column - middle) > FAR * (high - low)))
+        if len(far):
+            text = (
+                f"{counted(len(far), 'values')} of {name} are more than {FAR} times the middle half's width from the "
+                f"median {middle:.4g} (middle half {low:.4g} to {high:.4g}): look at them"
+            )
+            remarks = tuple(f"{name} {column[number]:.6g}" for number in far)
+            yield Finding("far values", text, tuple((int(number),) for number in far), remarks)
+
+
 def leaks(files: Sequence[File], group_of: Sequence[str]) -> list[Finding]:
     """Return the groups of files, such as clips of one recording, that are in several splits.
 
@@ -124,7 +145,8 @@ def _copies(files: Sequence[File], pairs: Sequence[Copy], directions: set[str]) 
     same_label = [
         copy for copy, mirrors, differs in zip(pairs, turned, is_other, strict=True) if mirrors and not differs
     ]
-    outside = {*across, *torn, *same_label}
+    doubled = {copy for copy, mirrors, differs in zip(pairs, turned, is_other, strict=True) if mirrors and differs}
+    outside = {*across, *torn, *same_label, *doubled}
     within = [copy for copy in pairs if copy not in outside]
     texts: Mapping[str, tuple[list[Copy], str]] = {
         "copies across splits": (across, "are in two splits, so scores are too good: delete one of each pair"),

@@ -66,7 +66,7 @@ class LoadReport:
             ("reshaped", self.reshaped),
             ("interpolated", self.interpolated),
             ("inflated", self.inflated),
-            ("not from the file and left at their initial values", self.missing),
+            (_left_out(self.missing), self.missing),
             ("of another shape and left at their initial values", self.mismatched),
             ("in the file without a place in the network", self.unexpected),
             ("ignored", self.ignored),
@@ -74,6 +74,11 @@ class LoadReport:
             if items:
                 parts.append(f"{len(items)} {text} ({listed(items)})")
         return ", ".join(parts)
+
+
+def _left_out(names: Sequence[str]) -> str:
+    is_head = all(name.startswith("head.") for name in names)
+    return "of a new head" if is_head else "not from the file and left at their initial values"
 
 
 def listed(items: Sequence[object]) -> str:

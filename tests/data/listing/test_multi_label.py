@@ -195,3 +195,9 @@ def test_collate_keeps_the_kind_of_labels():
     assert collate([item(labels, 2), item(none, 1)]).targets.tolist() == [[1, 0, 1], [1, 0, 1], [0, 0, 0]]
     lone = collate([Item(None, (labels,), 4, bad=(BadSample(4, "x", "empty", target=labels),))])
     assert (len(lone), lone.targets.shape, lone.targets.dtype) == (0, (0, 3), torch.float32)
+
+
+def test_labels_with_another_separator_between_them_are_named(tmp_path, caplog):
+    rows = [Row(f"{number}.mp4", label, multi_label=True) for number, label in enumerate(("walk", "run", "walk|run"))]
+    SampleIndex(rows, root=tmp_path)
+    assert "'walk|run' is one class here: the labels of a file are separated by ';'" in caplog.text

@@ -131,7 +131,7 @@ def test_network_without_a_head_loads_the_rest_and_a_file_without_one_is_reporte
     torch.testing.assert_close(model(inputs(model)), other.forward_features(inputs(model)))
     report = load_weights(other, model.state_dict())
     assert report.missing == ("head.projection.weight", "head.projection.bias")
-    assert "2 not from the file and left at their initial values" in caplog.text
+    assert "2 of a new head (head.projection.weight, head.projection.bias)" in caplog.text
 
 
 def test_weights_that_do_not_fit_are_one_line_and_change_nothing() -> None:
